@@ -1,0 +1,22 @@
+"""vladapt: adapt a pretrained vision-language model to one image domain, from a handful of labels."""
+
+from .core.lazy import lazy_exports
+
+__version__ = "0.1.0"
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "core.registry.build": "build_adapter build_loss load_adapter load_domain",
+        "core.backbones.load": "load_backbone",
+        "core.contracts": "Adapter Backbone Batch Domain DomainData FeatureSet FitReport Item Loss TextClassifier "
+        "VladaptError DataError ConfigError CapabilityError UnknownNameError",
+        "core.features.files": "load_features",
+        "core.features.store": "FeatureStore",
+        "core.prompts.classifier": "build_classifier",
+        "core.engine.fit": "fit",
+        "core.engine.evaluate": "evaluate",
+        "core.engine.predict": "predict",
+        "core.engine.compare": "compare",
+    },
+)

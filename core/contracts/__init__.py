@@ -1,0 +1,16 @@
+"""The nouns all parts share: Adapter, Backbone, Domain, FeatureSet, TextClassifier, Loss, and the errors."""
+
+from ..lazy import lazy_exports
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "adapter": "NEEDS Adapter Batch FitReport require",
+        "backbone": "CAPABILITIES Backbone Block normalized",
+        "domain": "SPLITS Decoded Domain DomainData Item check_items",
+        "errors": "CapabilityError ConfigError DataError UnknownNameError VladaptError",
+        "features": "PRE_PROJECTION PROJECTED FeatureSet",
+        "loss": "Loss",
+        "text": "TextClassifier",
+    },
+)

@@ -1,0 +1,226 @@
+"""What is learned on top of a frozen or trainable backbone: the contract that every method meets."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from .errors import CapabilityError, ConfigError
+from .features import FeatureSet
+from .text import TextClassifier
+
+NEEDS = frozenset(
+    "features raw_features views pre_projection text_encoder pixels images unlabeled descriptions captions boxes "
+    "support_folder".split()
+)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What an adapter may see of B images. Only what it declared in `needs` and `at_predict` is filled.
+
+    Args:
+        features: (B, D) float32, not normalised.
+        pixels: (B, 3, H, W) float32, preprocessed for the backbone.
+        images: B decoded images at native size, (H, W, 3).
+        ids: B identifiers.
+    """
+
+    features: Tensor | None = None
+    pixels: Tensor | None = None
+    images: Sequence[Any] | None = None
+    ids: tuple[str, ...] | None = None
+
+    @property
+    def unit(self) -> Tensor:
+        """(B, D), rows of unit length."""
+        if self.features is None:
+            raise CapabilityError("this batch carries no features; pass Batch(features=...)")
+        return torch.nn.functional.normalize(self.features.float(), dim=-1)
+
+    @classmethod
+    def of(cls, value: Batch | FeatureSet | Tensor) -> Batch:
+        """A bare (B, D) tensor or a FeatureSet counts as a batch of features."""
+        if isinstance(value, Batch):
+            return value
+        if isinstance(value, FeatureSet):
+            return cls(features=value.features, ids=value.ids)
+        return cls(features=value)
+
+
+@dataclass
+class FitReport:
+    """What a fit did.
+
+    Args:
+        adapter: its name.
+        chosen: hyper-parameter name -> value used at prediction.
+        chosen_on: on what they were chosen, in words ("val (20 images)", "defaults: fewer than 4 shots").
+        val_score: the score reached there (accuracy, or macro AUROC with several labels), or None.
+        history: one dict a training epoch (epoch, loss, lr, ...); empty where nothing is trained.
+        notes: sentences a user should read.
+    """
+
+    adapter: str
+    chosen: dict[str, Any] = field(default_factory=dict)
+    chosen_on: str = "nothing to choose"
+    val_score: float | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(eq=False)
+class Adapter(ABC):
+    """Base of all methods. A method is a `@dataclass(eq=False, kw_only=True)` whose fields are its options.
+
+    Class attributes a method sets:
+        needs: what `fit` needs, a subset of `NEEDS`.
+        at_predict: the part of it still needed by `logits`.
+        multilabel: whether labels (N, C) are accepted.
+        transductive: whether the engine passes the whole unlabelled test set once.
+        state: names of the attributes that a fit makes: tensors, numbers, strings, lists of them. They are what
+            `save` writes.
+
+    A method implements `_fit` and `_logits`; options are validated in `__post_init__` with `ConfigError`.
+    """
+
+    name: ClassVar[str] = ""
+    needs: ClassVar[frozenset[str]] = frozenset({"features"})
+    at_predict: ClassVar[frozenset[str]] = frozenset({"features"})
+    multilabel: ClassVar[bool] = False
+    transductive: ClassVar[bool] = False
+    state: ClassVar[tuple[str, ...]] = ()
+
+    def fit(
+        self,
+        support: FeatureSet,
+        classifier: TextClassifier,
+        *,
+        val: FeatureSet | None = None,
+        unlabeled: FeatureSet | None = None,
+        backbone=None,
+        resources: dict[str, Any] | None = None,
+        seed: int = 0,
+    ) -> FitReport:
+        """Learn from labelled support features.
+
+        Args:
+            support: the shots, with labels.
+            classifier: the zero-shot text classifier of the same classes.
+            val: labelled features for choosing hyper-parameters; never the test set.
+            unlabeled: features without labels, for methods that need them.
+            backbone: the backbone, for methods with "text_encoder" or "pixels" in `needs`.
+            resources: whatever else the method's docstring asks for.
+            seed: fixes every random choice.
+
+        Raises:
+            CapabilityError: something in `needs` is missing, or the labels are of a kind the method refuses.
+        """
+        self._check_support(support, classifier, backbone, unlabeled)
+        self.class_names_ = tuple(classifier.class_names or support.class_names)
+        self.backbone_ = support.backbone
+        self.dim_ = support.dim
+        device = support.features.device
+        report = self._fit(
+            support,
+            classifier.to(device),
+            val=None if val is None else val.to(device),
+            unlabeled=None if unlabeled is None else unlabeled.to(device),
+            backbone=backbone,
+            resources=resources or {},
+            seed=seed,
+        )
+        self.fitted_ = True
+        return report
+
+    def logits(self, batch: Batch | FeatureSet | Tensor) -> Tensor:
+        """(B, C) logits of a batch, or of a bare (B, D) tensor of features.
+
+        Raises:
+            CapabilityError: not fitted, or features of another width than those of the fit.
+        """
+        if not getattr(self, "fitted_", False):
+            raise CapabilityError(f"adapter '{self.name}' is not fitted; call fit() or load_adapter() first")
+        batch = Batch.of(batch)
+        if batch.features is not None and batch.features.shape[-1] != self.dim_:
+            raise CapabilityError(
+                f"adapter '{self.name}' was fitted on features of width {self.dim_}, "
+                f"these have {batch.features.shape[-1]}; use the backbone of the fit"
+            )
+        return self._logits(batch)
+
+    def predict(self, batch: Batch | FeatureSet | Tensor) -> Tensor:
+        """(B,) class indices, or (B, C) probabilities of each label where there are several an image."""
+        logits = self.logits(batch)
+        return logits.sigmoid() if getattr(self, "multilabel_", False) else logits.argmax(dim=-1)
+
+    @abstractmethod
+    def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
+        """Set every attribute named in `state`."""
+
+    @abstractmethod
+    def _logits(self, batch: Batch) -> Tensor:
+        """(B, C) logits."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments this adapter was built with, defaults included."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+
+    def to(self, device) -> Adapter:
+        """Move what was learned to `device`; returns self."""
+        for name in self.state:
+            value = getattr(self, name, None)
+            if isinstance(value, Tensor):
+                setattr(self, name, value.to(device))
+        return self
+
+    def save(self, path: str | Path) -> Path:
+        """Write what was learned to one safetensors file (tensors, and JSON in its header). Returns the path."""
+        from .adapter_file import write_adapter
+
+        return write_adapter(self, Path(path))
+
+    def _check_support(self, support, classifier, backbone, unlabeled) -> None:
+        if support.labels is None or not len(support):
+            raise CapabilityError(f"adapter '{self.name}' needs labelled support images; there are none")
+        self.multilabel_ = support.multilabel
+        if support.multilabel and not self.multilabel:
+            raise CapabilityError(
+                f"adapter '{self.name}' takes one label an image, these have several; "
+                "use zero-shot, linear-probe, tip-adapter, tip-adapter-f or coop"
+            )
+        if support.num_classes > len(classifier):
+            raise CapabilityError(f"labels name {support.num_classes} classes, the text classifier {len(classifier)}")
+        if support.dim != classifier.weights.shape[1]:
+            raise CapabilityError(
+                f"image features are {support.dim} wide, text features {classifier.weights.shape[1]}; "
+                "both must come from one backbone"
+            )
+        if "raw_features" in self.needs and not support.raw_norms:
+            raise CapabilityError(
+                f"adapter '{self.name}' needs features before normalisation; this file's norms are gone"
+            )
+        if "text_encoder" in self.needs and backbone is None:
+            raise CapabilityError(
+                f"adapter '{self.name}' trains through the text tower, which a features file does not have; "
+                "give --data and --backbone"
+            )
+        if "unlabeled" in self.needs and unlabeled is None:
+            raise CapabilityError(f"adapter '{self.name}' needs unlabelled images; pass unlabeled=")
+
+
+def require(condition: bool, option: str, value, wanted: str) -> None:
+    """Raise the one-line `ConfigError` for a bad option value."""
+    if not condition:
+        raise ConfigError(f"option {option}={json.dumps(value, default=str)} is not usable; {wanted}")

@@ -1,0 +1,88 @@
+"""A fitted adapter as one safetensors file: tensors in the body, everything else as JSON in the header. No pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .adapter import Adapter
+from .errors import DataError
+
+FORMAT = 1
+
+
+def write_adapter(adapter: Adapter, path: Path) -> Path:
+    """Write atomically: a reader sees the old file or the whole new one."""
+    if not getattr(adapter, "fitted_", False):
+        raise DataError(f"adapter '{adapter.name}' is not fitted; there is nothing to save")
+    values = {name: getattr(adapter, name) for name in adapter.state}
+    tensors = {k: v.detach().cpu().contiguous() for k, v in values.items() if isinstance(v, Tensor)}
+    header = {
+        "format": FORMAT,
+        "adapter": adapter.name,
+        "options": adapter.options,
+        "scalars": {k: v for k, v in values.items() if not isinstance(v, Tensor)},
+        "class_names": list(adapter.class_names_),
+        "backbone": adapter.backbone_,
+        "dim": adapter.dim_,
+        "multilabel": adapter.multilabel_,
+    }
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        save_file(tensors, partial, metadata={"vladapt": json.dumps(header)})
+        os.chmod(partial, 0o644)
+        os.replace(partial, path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def read_adapter_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The header and the tensors of an adapter file.
+
+    Raises:
+        DataError: no such file, damaged, not an adapter file, or of a format this version does not read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such adapter file; give the adapter.safetensors of a run")
+    try:
+        with safe_open(str(path), framework="pt") as f:
+            header = json.loads((f.metadata() or {}).get("vladapt", "null"))
+            tensors = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118 (safe_open is no mapping)
+    except (SafetensorError, ValueError, OSError) as error:
+        raise DataError(f"{path}: not a readable safetensors file ({error}); fit again or copy it again") from None
+    if not isinstance(header, dict) or "adapter" not in header:
+        raise DataError(f"{path}: a safetensors file, but not one that an adapter wrote; give a run's adapter.safetensors")
+    if header.get("format") != FORMAT:
+        raise DataError(
+            f"{path}: written in format {header.get('format')}, this version reads {FORMAT}; fit again with this version"
+        )
+    return header, tensors
+
+
+def restore_state(adapter: Adapter, header: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Adapter:
+    """Put a file's content into a newly built adapter."""
+    values = {**header["scalars"], **tensors}
+    missing = [name for name in adapter.state if name not in values]
+    if missing:
+        raise DataError(f"{path}: lacks {', '.join(missing)} of adapter '{adapter.name}'; fit again")
+    for name in adapter.state:
+        setattr(adapter, name, values[name])
+    adapter.class_names_ = tuple(header["class_names"])
+    adapter.backbone_ = header["backbone"]
+    adapter.dim_ = header["dim"]
+    adapter.multilabel_ = header["multilabel"]
+    adapter.fitted_ = True
+    return adapter

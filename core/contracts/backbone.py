@@ -1,0 +1,205 @@
+"""A two-tower model behind one interface, frozen or trainable."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .errors import CapabilityError
+
+CAPABILITIES = {
+    "prompt": "embed_tokens and encode_prompt (prompt learning)",
+    "trim": "prompts cut to the longest one without changing the result",
+    "image_blocks": "transformer blocks of the image tower",
+    "text_blocks": "transformer blocks of the text tower",
+    "image_tokens": "one feature a patch or grid cell, in the shared space",
+    "hidden": "image features before the projection",
+    "feature_maps": "maps of several depths",
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    """One transformer block under uniform names; `forward` runs it whole.
+
+    `qkv(x)` gives the stacked (.., 3 * W) projections whether the tower keeps them in one matrix or three.
+    """
+
+    ln_1: nn.Module
+    qkv: Callable[[Tensor], Tensor]
+    out: nn.Module
+    ln_2: nn.Module
+    mlp: nn.Module
+    num_heads: int
+    forward: Callable[..., Tensor]
+
+    def __call__(self, x: Tensor, **kwargs) -> Tensor:
+        return self.forward(x, **kwargs)
+
+
+class Backbone(ABC):
+    """Base of all backbones. Everything in "whole" is required; the rest is what `capabilities` lists.
+
+    Known without building the model: `spec`, `embed_dim`, `image_size`, `image_mean`, `image_std`, `context_length`,
+    `fingerprint`, `capabilities`, `licence`. The model itself (`model`) is built at first use.
+    """
+
+    family: ClassVar[str] = ""
+
+    spec: str
+    embed_dim: int
+    image_size: int
+    image_mean: tuple[float, float, float]
+    image_std: tuple[float, float, float]
+    context_length: int
+    fingerprint: str
+    capabilities: frozenset[str]
+    licence: str = "unknown"
+    device: torch.device
+
+    # whole ------------------------------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def model(self) -> nn.Module:
+        """The torch module with both towers, on `device`, built at first use, in eval mode with frozen parameters."""
+
+    @property
+    @abstractmethod
+    def logit_scale(self) -> Tensor:
+        """What cosines are multiplied by: a scalar tensor, already exponentiated; differentiable when trainable."""
+
+    @property
+    def logit_bias(self) -> Tensor | None:
+        """Added to the scaled cosines (SigLIP), or None."""
+        return None
+
+    @abstractmethod
+    def preprocess(self, train: bool = False) -> Callable[[Any], Tensor]:
+        """A callable: PIL image or array (H, W), (H, W, 3), uint8 or float in 0..1 -> pixels (3, S, S) float32.
+
+        It has an attribute `spec`, a JSON-able dict that says exactly what it does (part of the feature store's key).
+        """
+
+    @abstractmethod
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """(N, context_length) int64."""
+
+    @abstractmethod
+    def token_mask(self, tokens: Tensor) -> Tensor:
+        """(N, L) bool: tokens that take part (for causal towers: up to and including end-of-text)."""
+
+    @abstractmethod
+    def encode_image(self, pixels: Tensor, normalize: bool = True) -> Tensor:
+        """(B, 3, S, S) -> (B, D) float32."""
+
+    @abstractmethod
+    def encode_text(self, texts: Sequence[str] | Tensor, normalize: bool = True) -> Tensor:
+        """Texts or (N, L) tokens -> (N, D) float32."""
+
+    def to(self, device) -> Backbone:
+        """Move the towers; returns self."""
+        self.device = torch.device(device)
+        self.model.to(self.device)
+        return self
+
+    # prompts ----------------------------------------------------------------------------------------------------
+
+    def embed_tokens(self, tokens: Tensor) -> Tensor:
+        """(N, L) tokens -> (N, L, W) word embeddings, before positions."""
+        self.need("prompt")
+        raise AssertionError("a backbone with 'prompt' implements embed_tokens")
+
+    def encode_prompt(self, embeddings: Tensor, mask: Tensor, normalize: bool = True) -> Tensor:
+        """(N, L, W) embeddings before positions and an (N, L) bool validity mask -> (N, D), differentiable.
+
+        L may be shorter than `context_length` only where "trim" is in `capabilities`.
+        """
+        self.need("prompt")
+        raise AssertionError("a backbone with 'prompt' implements encode_prompt")
+
+    # inside -----------------------------------------------------------------------------------------------------
+
+    def blocks(self, tower: str) -> Sequence[Block]:
+        """The transformer blocks of "image" or "text"."""
+        self.need(f"{tower}_blocks")
+        raise AssertionError("a backbone with blocks implements blocks()")
+
+    def embed_image(self, pixels: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, T, W): what the first block takes."""
+        self.need("image_blocks")
+        raise AssertionError("a backbone with 'image_blocks' implements embed_image")
+
+    def run_blocks(
+        self,
+        tower: str,
+        x: Tensor,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        insert: Callable[[int, Tensor], Tensor] | None = None,
+        attention: Callable[..., Tensor] | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Run blocks `start` to `stop` (exclusive) on x (B, T, W).
+
+        Args:
+            insert: called as insert(i, x) before block i; what it returns goes into the block (prompt tuning).
+            attention: replaces the attention of each block: attention(i, block, x_normalised) -> (B, T, W).
+            mask: (B, T) bool validity mask, for masked text towers.
+        """
+        self.need(f"{tower}_blocks")
+        raise AssertionError("a backbone with blocks implements run_blocks")
+
+    def pool_image(self, x: Tensor, normalize: bool = True) -> Tensor:
+        """(B, T, W) after the last block -> (B, D)."""
+        self.need("image_blocks")
+        raise AssertionError("a backbone with 'image_blocks' implements pool_image")
+
+    def pool_text(self, x: Tensor, mask: Tensor, normalize: bool = True) -> Tensor:
+        """(N, L, W) after the last text block and the (N, L) mask -> (N, D)."""
+        self.need("text_blocks")
+        raise AssertionError("a backbone with 'text_blocks' implements pool_text")
+
+    def embed_prompt(self, embeddings: Tensor, mask: Tensor) -> Tensor:
+        """(N, L, W) word embeddings before positions -> (N, L, W): what the first text block takes."""
+        self.need("text_blocks")
+        raise AssertionError("a backbone with 'text_blocks' implements embed_prompt")
+
+    def hidden(self, pixels: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, W): image features before the projection."""
+        self.need("hidden")
+        raise AssertionError("a backbone with 'hidden' implements it")
+
+    def image_tokens(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """(B, 3, S, S) -> (B, P, D) in the shared space, and the grid (h, w) with h * w = P."""
+        self.need("image_tokens")
+        raise AssertionError("a backbone with 'image_tokens' implements it")
+
+    def feature_maps(self, pixels: Tensor) -> list[Tensor]:
+        """(B, 3, S, S) -> maps (B, W_i, h_i, w_i) from shallow to deep."""
+        self.need("feature_maps")
+        raise AssertionError("a backbone with 'feature_maps' implements it")
+
+    def need(self, capability: str) -> None:
+        """Raise the CapabilityError that names towers with `capability`, unless this one has it."""
+        if capability in self.capabilities:
+            return
+        from ..backbones.catalogue import families_with
+
+        holders = ", ".join(families_with(capability)) or "no backbone of this version"
+        raise CapabilityError(
+            f"backbone '{self.spec}' has no {CAPABILITIES.get(capability, capability)}; towers that have it: {holders}"
+        )
+
+
+def normalized(features: Tensor, normalize: bool) -> Tensor:
+    """float32, unit rows if asked."""
+    features = features.float()
+    return F.normalize(features, dim=-1) if normalize else features

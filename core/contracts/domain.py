@@ -1,0 +1,167 @@
+"""A domain: how its data is read, how its pixels become inputs, which words name its classes, what fits it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .errors import ConfigError, DataError
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One sample, not yet decoded.
+
+    Args:
+        id: unique within its data set, shown to the user; never a patient's name.
+        source: the file its bytes come from.
+        decode: JSON-able: which part of the file and how (frame, slice, axis, window, box, array and index).
+        label: class index, or None.
+        labels: one 0/1/NaN a class where an image has several labels.
+        boxes: (n, 4) x0, y0, x1, y1 in pixels, with `box_labels`.
+        mask: file of the mask.
+        captions: texts of the image.
+        identity: person or object identity.
+        group: patient, identity, video or volume: never on both sides of a split.
+        split: "train", "val", "test" or "" where the data does not say.
+    """
+
+    id: str
+    source: Path
+    decode: dict[str, Any] = field(default_factory=dict)
+    label: int | None = None
+    labels: tuple[float, ...] | None = None
+    boxes: tuple[tuple[float, float, float, float], ...] | None = None
+    box_labels: tuple[int, ...] | None = None
+    mask: Path | None = None
+    captions: tuple[str, ...] | None = None
+    identity: str | None = None
+    group: str | None = None
+    split: str = ""
+
+    def with_(self, **changes) -> Item:
+        return replace(self, **changes)
+
+
+Decoded = np.ndarray
+"""A decoded image: (H, W, 3) uint8, or (H, W, 3) float32 in 0..1 where the source is deeper than 8 bits."""
+
+
+@dataclass
+class DomainData:
+    """A data set as read: items, names, and how to decode one.
+
+    Args:
+        items: all samples, of all splits.
+        class_names: what `label` indexes, in order.
+        load: decodes one item, raising DataError if it cannot; shape (H, W, 3), or (T, H, W, 3) for clips.
+        kind: "labels", "multilabel", "clips", "boxes", "masks" or "captions".
+        name: what the set is called in reports.
+        skipped: (file, reason) of everything left out while reading.
+        notes: sentences for the user (a synthetic set says so here).
+        licence: of the data, where known.
+        total: files looked at, for the share of skipped ones.
+    """
+
+    items: list[Item]
+    class_names: tuple[str, ...]
+    load: Callable[[Item], Decoded]
+    kind: str = "labels"
+    name: str = ""
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    licence: str = "unknown"
+
+    @property
+    def total(self) -> int:
+        return len(self.items) + len(self.skipped)
+
+    def split(self, name: str) -> list[Item]:
+        return [item for item in self.items if item.split == name]
+
+    def with_items(self, items: Sequence[Item]) -> DomainData:
+        return replace(self, items=list(items))
+
+
+class Domain(ABC):
+    """Base of all domains. Subclasses set `name`, `tasks` and implement `read`, `sample` and `templates`.
+
+    The first of `tasks` is the default one.
+    """
+
+    name: ClassVar[str] = ""
+    tasks: ClassVar[tuple[str, ...]] = ("classification",)
+    default_adapter: ClassVar[str] = "tip-adapter"
+
+    @abstractmethod
+    def read(self, path: str | Path, task: str, **options) -> DomainData:
+        """Read a labelled data set by looking at `path`.
+
+        Raises:
+            DataError: nothing usable there; one line with the path and what would be read.
+        """
+
+    def read_images(self, paths: Sequence[str | Path], **options) -> DomainData:
+        """Unlabelled images for `predict`, `embed`: files, or folders searched for files."""
+        from ..data.unlabelled import read_unlabelled
+
+        return read_unlabelled(paths)
+
+    @abstractmethod
+    def sample(self, task: str) -> DomainData:
+        """A small set that needs no download."""
+
+    @abstractmethod
+    def templates(self, task: str) -> list[str]:
+        """Prompt templates with one `{}` for the class name."""
+
+    def negative_templates(self, task: str) -> list[str]:
+        """Templates that say a finding is absent, for sets with several labels an image."""
+        return ["a photo without {}."]
+
+    def transforms(self, backbone, train: bool, task: str) -> Callable[[Decoded], Any]:
+        """Decoded image -> pixels (3, S, S). Has an attribute `spec` (JSON-able), part of the feature store's key."""
+        return backbone.preprocess(train)
+
+    def losses(self, task: str) -> list[str]:
+        """Names of losses that fit, the default first."""
+        return ["cross-entropy"]
+
+    def metrics(self, task: str) -> list[str]:
+        """Names of metrics to report, the one that decides first."""
+        return ["accuracy"]
+
+    @cached_property
+    def recipes(self) -> dict[str, Path]:
+        """Recipe name -> file, from the folder `recipes/` beside the domain's module."""
+        import inspect
+
+        folder = Path(inspect.getfile(type(self))).parent / "recipes"
+        return {p.stem.replace("_", "-"): p for p in sorted(folder.glob("*.py"))} if folder.is_dir() else {}
+
+    def check_task(self, task: str | None) -> str:
+        """`task`, or the default one; raises ConfigError for one the domain does not have."""
+        if not task:
+            return self.tasks[0]
+        if task not in self.tasks:
+            raise ConfigError(f"--task {task}: domain '{self.name}' has {', '.join(self.tasks)}")
+        return task
+
+
+def check_items(data: DomainData, path: str | Path) -> DomainData:
+    """The checks every read set passes: some images, two classes at least."""
+    if not data.items:
+        raise DataError(f"{path}: no readable image found; give a folder of class folders, or a manifest")
+    if data.kind in ("labels", "clips"):
+        used = {item.label for item in data.items if item.label is not None}
+        if len(used) < 2:
+            raise DataError(f"{path}: {len(used)} class with images; a classifier needs two classes at least")
+    return data

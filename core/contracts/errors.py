@@ -1,0 +1,28 @@
+"""The few error types of the project: raised where the cause is known, caught once, in `cli.py`.
+
+Each message is one line that names the file or option, what is wrong with it, and what to do.
+"""
+
+
+class VladaptError(Exception):
+    """Base of all expected errors. `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class DataError(VladaptError):
+    """The user's data, a run folder or a checkpoint cannot be used as it is."""
+
+
+class ConfigError(VladaptError):
+    """An option, a recipe or a name is wrong: a usage error."""
+
+    exit_code = 2
+
+
+class UnknownNameError(ConfigError):
+    """A name (adapter, domain, backbone, loss, option) that nothing carries; the message says the nearest right ones."""
+
+
+class CapabilityError(VladaptError):
+    """A backbone, a feature file or an adapter was asked for something it does not have."""

@@ -1,0 +1,7 @@
+"""Names without imports (`catalogue`), and building by name (`build`)."""
+
+from ..lazy import lazy_exports
+
+__getattr__, __dir__ = lazy_exports(
+    __name__, {"build": "adapter_class build_adapter build_loss load_adapter load_domain"}
+)

@@ -1,0 +1,132 @@
+"""From a name to the thing: the one module that carries it is imported, nothing else."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from ..contracts.adapter import Adapter
+from ..contracts.adapter_file import read_adapter_file, restore_state
+from ..contracts.domain import Domain
+from ..contracts.errors import CapabilityError, ConfigError, UnknownNameError
+from . import catalogue
+from .catalogue import Entry, did_you_mean, find
+
+PACKAGE = __name__.rsplit(".core.", 1)[0]
+
+
+def adapter_class(name: str) -> type[Adapter]:
+    """The class of an adapter.
+
+    Raises:
+        UnknownNameError: no adapter has that name.
+    """
+    cls = _load(find(name, catalogue.adapters(), "adapter"), Adapter)
+    cls.name = name
+    return cls
+
+
+def build_adapter(name: str, **options: Any) -> Adapter:
+    """A new adapter with the given options.
+
+    Raises:
+        UnknownNameError: no adapter has that name, or it has no option of that name.
+        ConfigError: an option's value is not usable.
+    """
+    cls = adapter_class(name)
+    known = [f.name for f in fields(cls) if f.init]
+    for option in options:
+        if option not in known:
+            raise UnknownNameError(f"adapter '{name}' has no option '{option}'; {did_you_mean(option, known)}")
+    return cls(**options)
+
+
+def load_adapter(path: str | Path, backbone=None) -> Adapter:
+    """A fitted adapter from its file.
+
+    Args:
+        path: what `Adapter.save` wrote.
+        backbone: if given, its fingerprint must be that of the fit.
+
+    Raises:
+        DataError: the file is missing, damaged or of another format.
+        CapabilityError: the backbone is another one than that of the fit.
+    """
+    header, tensors = read_adapter_file(Path(path))
+    if backbone is not None and header["backbone"] and backbone.fingerprint != header["backbone"]:
+        raise CapabilityError(
+            f"{path}: was fitted on backbone {header['backbone']}, this one is {backbone.fingerprint} "
+            f"('{backbone.spec}'); load the backbone of the fit"
+        )
+    adapter = build_adapter(header["adapter"], **header["options"])
+    return restore_state(adapter, header, tensors, Path(path))
+
+
+def load_domain(name: str) -> Domain:
+    """A domain plug-in by name.
+
+    Raises:
+        UnknownNameError: no domain has that name.
+    """
+    domain = _load(find(name, catalogue.domains(), "domain"), Domain)
+    domain = domain() if isinstance(domain, type) else domain
+    if not domain.name:
+        type(domain).name = name
+    return domain
+
+
+def build_loss(name: str, dims: dict[str, int] | None = None, **options: Any):
+    """A loss module by name. `dims` names the widths its heads need.
+
+    Raises:
+        UnknownNameError: no loss, or no option, has that name.
+    """
+    from ..contracts.loss import Loss
+
+    cls = _load(find(name, catalogue.losses(), "loss"), Loss)
+    known = [p for p in inspect.signature(cls.__init__).parameters if p not in ("self", "dims")]
+    for option in options:
+        if option not in known:
+            raise UnknownNameError(f"loss '{name}' has no option '{option}'; {did_you_mean(option, known)}")
+    return cls(dims=dims or {}, **options)
+
+
+def _load(entry: Entry, base: type):
+    """The class (or, from an entry point, the instance) of `base` that an entry names."""
+    if entry.entry_point is not None:
+        try:
+            found = entry.entry_point.load()
+        except Exception as error:
+            raise ConfigError(f"{entry.kind} '{entry.name}' ({entry.origin}) does not import: {error}") from error
+        if inspect.ismodule(found):
+            found = _only_subclass(found, base, entry)
+        if not (isinstance(found, base) or (isinstance(found, type) and issubclass(found, base))):
+            raise ConfigError(f"{entry.kind} '{entry.name}' ({entry.origin}) is no {base.__name__}")
+        return found
+    try:
+        module = importlib.import_module(f"{PACKAGE}.{entry.module}")
+    except ModuleNotFoundError as error:
+        if error.name and error.name.startswith(PACKAGE):
+            raise
+        extra = f" with: pip install 'vladapt[{entry.name}]'" if entry.kind == "domain" else ""
+        raise CapabilityError(f"{entry.kind} '{entry.name}' needs the package '{error.name}'; install it{extra}") from None
+    return _only_subclass(module, base, entry)
+
+
+def _only_subclass(module, base: type, entry: Entry) -> type:
+    own = [
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value)
+        and issubclass(value, base)
+        and not inspect.isabstract(value)
+        and value.__module__.startswith(module.__name__)
+        and not value.__name__.startswith("_")
+    ]
+    own = [cls for cls in own if not any(cls is not other and issubclass(other, cls) for other in own)]
+    if len(own) != 1:
+        raise ConfigError(f"{entry.kind} '{entry.name}' ({entry.origin}) must define one {base.__name__}, has {len(own)}")
+    return own[0]
