@@ -1,0 +1,157 @@
+"""Image files: every mode and depth Pillow reads, brought to (H, W, 3), upright; what is no sound image is refused.
+
+* Transparent pixels are laid over white, as viewers show them: the colour hidden under them means nothing.
+* 16-bit grey is divided by 65535. 32-bit integers too, unless they leave 0..65535: then their own minimum and maximum
+  become 0 and 1. Floats in 0..1 stay, others are brought there by minimum and maximum.
+* 16-bit RGB is read at 8 bits, which is all Pillow keeps of it.
+* Animated files and multi-page TIFFs give the frame `decode["frame"]`, by default the first.
+* `decode["box"]` = [x0, y0, x1, y1], in pixels of the upright image, cuts out a part.
+* The content decides about the format, not the name: a PNG called .jpg is read.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from ..contracts.domain import Decoded
+from ..contracts.errors import DataError
+from .formats import Format
+
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
+    *(".webp", ".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k"),
+)
+# Formats that Pillow decodes itself. The others it knows include some that start a program (EPS) or have weak marks.
+PILLOW_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "AVIF", "PPM", "JPEG2000")
+
+ORIENTATION_TAG = 0x0112
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def decode_image(path: str | Path, decode: dict[str, Any]) -> Decoded:
+    """The pixels of an image file.
+
+    Args:
+        path: the file.
+        decode: "frame" (index) and "box" ([x0, y0, x1, y1]), both optional.
+
+    Returns:
+        (H, W, 3) uint8, or float32 in 0..1 where the source is deeper than 8 bits.
+
+    Raises:
+        DataError: no such file, or it is empty, cut short, no image, or a decompression bomb; or it lacks the frame
+            or the box that is asked for.
+    """
+    path = Path(path)
+    if _size(path) == 0:
+        raise DataError(f"{path}: empty file (0 bytes); replace it or leave it out")
+    try:
+        with _open(path) as image:
+            _seek(image, int(decode.get("frame", 0)), path)
+            _check_pixel_count(image, path)
+            image.load()
+            pixels = _to_array(_turn_upright(image), path)
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:  # damaged files make decoders raise nearly anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path}: damaged image ({reason}); replace it or leave it out") from error
+    return _cut(pixels, decode["box"], path) if "box" in decode else pixels
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
+
+
+def _open(path: Path) -> Image.Image:
+    """The image, header read only. Pillow's own warning about its size is replaced by `_check_pixel_count`."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(path, formats=_formats())
+    except UnidentifiedImageError as error:
+        raise DataError(f"{path}: no image in it, whatever its name says; replace it or leave it out") from error
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path}: {_bomb_reason('more')}") from error
+
+
+@lru_cache(maxsize=1)
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in PILLOW_FORMATS if name in Image.OPEN)
+
+
+def _check_pixel_count(image: Image.Image, path: Path) -> None:
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise DataError(f"{path}: {_bomb_reason(f'{image.width} x {image.height}')}")
+
+
+def _bomb_reason(pixels: str) -> str:
+    return f"{pixels} pixels, the limit is {Image.MAX_IMAGE_PIXELS} (a decompression bomb?); cut it into tiles"
+
+
+def _seek(image: Image.Image, frame: int, path: Path) -> None:
+    if frame == 0:
+        return
+    try:
+        image.seek(frame)
+    except EOFError as error:
+        raise DataError(f"{path}: has no frame {frame}; correct the frame") from error
+
+
+def _turn_upright(image: Image.Image) -> Image.Image:
+    turn = UPRIGHT.get(image.getexif().get(ORIENTATION_TAG))
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_array(image: Image.Image, path: Path) -> Decoded:
+    if image.mode == "F" or image.mode.startswith("I"):
+        grey = _unit_range(np.asarray(image), path)  # (H, W)
+        return np.repeat(grey[:, :, None], 3, axis=2)  # (H, W, 3)
+    if image.has_transparency_data:
+        on_white = Image.new("RGBA", image.size, "white")
+        on_white.alpha_composite(image.convert("RGBA"))
+        image = on_white
+    return np.array(image.convert("RGB"))  # (H, W, 3)
+
+
+def _unit_range(values: np.ndarray, path: Path) -> np.ndarray:
+    """float32 in 0..1, see the module's docstring."""
+    if not np.isfinite(values).all():
+        raise DataError(f"{path}: holds NaN or infinity; replace it or leave it out")
+    low, high = float(values.min()), float(values.max())
+    full = 1.0 if values.dtype.kind == "f" else 65535.0
+    if low < 0 or high > full:
+        low, full = low, high - low
+        return ((values.astype(np.float64) - low) / (full or 1.0)).astype(np.float32)
+    return (values / full).astype(np.float32)
+
+
+def _cut(pixels: Decoded, box: list[float], path: Path) -> Decoded:
+    height, width = pixels.shape[:2]
+    x0, y0 = max(0, int(np.floor(box[0]))), max(0, int(np.floor(box[1])))
+    x1, y1 = min(width, int(np.ceil(box[2]))), min(height, int(np.ceil(box[3])))
+    if x0 >= x1 or y0 >= y1:
+        raise DataError(f"{path}: box {list(box)} lies outside its {width} x {height} pixels; correct the box")
+    return np.ascontiguousarray(pixels[y0:y1, x0:x1])
+
+
+IMAGE = Format(name="image", suffixes=IMAGE_SUFFIXES, load=decode_image)

@@ -1,0 +1,99 @@
+"""File hashes are right, remembered, and shared without harm."""
+
+import hashlib
+import os
+import subprocess
+import sys
+
+import pytest
+
+from vladapt.core.contracts.domain import Item
+from vladapt.core.contracts.errors import DataError
+from vladapt.core.data import identity
+from vladapt.core.data.identity import FileHashes, content_key
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Paths that were really read."""
+    read, real = [], identity._hash_file
+    monkeypatch.setattr(identity, "_hash_file", lambda path: read.append(str(path)) or real(path))
+    return read
+
+
+def test_digest_is_the_files_sha256(tmp_path):
+    (tmp_path / "a").write_bytes(b"x" * (3 << 20))
+    assert FileHashes(tmp_path / "cache").sha256(tmp_path / "a") == hashlib.sha256(b"x" * (3 << 20)).hexdigest()
+
+
+def test_a_second_object_reads_no_file_again(tmp_path, counted):
+    (tmp_path / "a").write_bytes(b"abc")
+    first = FileHashes(tmp_path / "cache").sha256(tmp_path / "a")
+    assert FileHashes(tmp_path / "cache").sha256(tmp_path / "a") == first
+    assert len(counted) == 1
+
+
+def test_a_changed_file_is_hashed_anew(tmp_path):
+    file, hashes = tmp_path / "a", FileHashes(tmp_path / "cache")
+    file.write_bytes(b"abc")
+    before = hashes.sha256(file)
+    file.write_bytes(b"abd")
+    os.utime(file, ns=(1, 1))
+    assert hashes.sha256(file) != before
+
+
+def test_damaged_lines_are_ignored_and_hashed_again(tmp_path, counted):
+    for name in "ab":
+        (tmp_path / name).write_bytes(name.encode())
+    hashes = FileHashes(tmp_path / "cache")
+    hashes.sha256(tmp_path / "a")
+    whole = hashes.path.read_bytes()
+    hashes.path.write_bytes(b'\n{"not": "a record"}\n\xff\xfe\n' + whole[: len(whole) // 2])  # killed while writing
+    assert FileHashes(tmp_path / "cache").sha256(tmp_path / "b") == hashlib.sha256(b"b").hexdigest()
+    FileHashes(tmp_path / "cache").sha256(tmp_path / "a")
+    FileHashes(tmp_path / "cache").sha256(tmp_path / "b")
+    assert [os.path.basename(p) for p in counted] == ["a", "b", "a"]
+
+
+def test_two_processes_write_one_memory(tmp_path):
+    names = [f"{i}.bin" for i in range(60)]
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode())
+    code = (
+        "import sys; from vladapt.core.data.identity import FileHashes; h = FileHashes(sys.argv[1]);"
+        "[h.sha256(p) for p in sys.argv[2:]]"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "cache"), *(str(tmp_path / n) for n in names)]
+    processes = [subprocess.Popen(command) for _ in range(2)]
+    assert [p.wait() for p in processes] == [0, 0]
+    records = identity._read_records(FileHashes(tmp_path / "cache").path)
+    assert {os.path.basename(k[0]): v for k, v in records.items()} == {
+        n: hashlib.sha256(n.encode()).hexdigest() for n in names
+    }
+
+
+def test_default_folder_is_the_cache_variable(tmp_path, monkeypatch):
+    monkeypatch.setenv("VLADAPT_CACHE", str(tmp_path / "elsewhere"))
+    assert FileHashes().path.parent == tmp_path / "elsewhere"
+
+
+def test_unreadable_file_and_unwritable_memory_are_data_errors(tmp_path):
+    with pytest.raises(DataError, match=r"none\.png"):
+        FileHashes(tmp_path / "cache").sha256(tmp_path / "none.png")
+    (tmp_path / "a").write_bytes(b"abc")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DataError, match="VLADAPT_CACHE"):
+        FileHashes(tmp_path / "file" / "cache").sha256(tmp_path / "a")
+
+
+def test_content_key_tells_bytes_and_part_not_name(tmp_path):
+    for name, content in [("a", b"same"), ("b", b"same"), ("c", b"other")]:
+        (tmp_path / name).write_bytes(content)
+    hashes = FileHashes(tmp_path / "cache")
+
+    def key(name, **decode):
+        return content_key(Item(id=name, source=tmp_path / name, decode=decode), hashes)
+
+    assert key("a") == key("b") != key("c")
+    assert key("a", frame=1, axis=0) == key("b", axis=0, frame=1) != key("a", frame=2, axis=0)
+    assert key("a", digest="d1", index=0) == key("c", digest="d1", index=0) != key("a", index=0)
