@@ -17,8 +17,20 @@ from .features import FeatureSet
 from .text import TextClassifier
 
 NEEDS = frozenset(
-    "features raw_features views pre_projection text_encoder pixels images unlabeled descriptions captions boxes "
-    "support_folder".split()
+    {
+        "features",
+        "raw_features",
+        "views",
+        "pre_projection",
+        "text_encoder",
+        "pixels",
+        "images",
+        "unlabeled",
+        "descriptions",
+        "captions",
+        "boxes",
+        "support_folder",
+    }
 )
 
 

@@ -64,7 +64,9 @@ def read_adapter_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except (SafetensorError, ValueError, OSError) as error:
         raise DataError(f"{path}: not a readable safetensors file ({error}); fit again or copy it again") from None
     if not isinstance(header, dict) or "adapter" not in header:
-        raise DataError(f"{path}: a safetensors file, but not one that an adapter wrote; give a run's adapter.safetensors")
+        raise DataError(
+            f"{path}: a safetensors file, but not one that an adapter wrote; give a run's adapter.safetensors"
+        )
     if header.get("format") != FORMAT:
         raise DataError(
             f"{path}: written in format {header.get('format')}, this version reads {FORMAT}; fit again with this version"

@@ -108,9 +108,7 @@ class FeatureSet:
         def moved(t):
             return None if t is None else t.to(device)
 
-        return replace(
-            self, features=moved(self.features), labels=moved(self.labels), views=moved(self.views)
-        )
+        return replace(self, features=moved(self.features), labels=moved(self.labels), views=moved(self.views))
 
     def without_labels(self) -> FeatureSet:
         """The same images with labels removed: what a transductive method may see."""

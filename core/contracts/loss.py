@@ -38,7 +38,9 @@ class Loss(nn.Module, ABC):
         """
         lacking = sorted(self.needs - set(out))
         if lacking:
-            raise CapabilityError(f"loss '{type(self).__name__}' needs {', '.join(lacking)}; the model gives {sorted(out)}")
+            raise CapabilityError(
+                f"loss '{type(self).__name__}' needs {', '.join(lacking)}; the model gives {sorted(out)}"
+            )
         return self.compute(out, progress)
 
     @abstractmethod

@@ -112,7 +112,9 @@ def _load(entry: Entry, base: type):
         if error.name and error.name.startswith(PACKAGE):
             raise
         extra = f" with: pip install 'vladapt[{entry.name}]'" if entry.kind == "domain" else ""
-        raise CapabilityError(f"{entry.kind} '{entry.name}' needs the package '{error.name}'; install it{extra}") from None
+        raise CapabilityError(
+            f"{entry.kind} '{entry.name}' needs the package '{error.name}'; install it{extra}"
+        ) from None
     return _only_subclass(module, base, entry)
 
 
@@ -128,5 +130,7 @@ def _only_subclass(module, base: type, entry: Entry) -> type:
     ]
     own = [cls for cls in own if not any(cls is not other and issubclass(other, cls) for other in own)]
     if len(own) != 1:
-        raise ConfigError(f"{entry.kind} '{entry.name}' ({entry.origin}) must define one {base.__name__}, has {len(own)}")
+        raise ConfigError(
+            f"{entry.kind} '{entry.name}' ({entry.origin}) must define one {base.__name__}, has {len(own)}"
+        )
     return own[0]

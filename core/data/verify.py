@@ -1,0 +1,119 @@
+"""Finding unreadable images before anything is trained: each sample is decoded once, and the verdict remembered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from ..contracts.domain import DomainData, Item
+from ..contracts.errors import DataError
+from .identity import FileHashes, content_key
+
+MAX_SKIPPED_SHARE = 0.05
+VERIFY_ALL_UP_TO = 20_000
+"""Samples in a set that is checked whole; of a larger one only what is used is checked, when it is used."""
+
+
+def drop_unreadable(
+    data: DomainData,
+    hashes: FileHashes,
+    *,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> DomainData:
+    """The set without samples that cannot be decoded; those are added to `skipped` with the reason.
+
+    Raises:
+        DataError: more than 5 % of the set is unreadable.
+    """
+    if len(data.items) <= VERIFY_ALL_UP_TO:
+        verdicts = _Verdicts(hashes)
+        reasons = verdicts.of(data, workers or os.cpu_count() or 1, progress)
+        bad = [(str(item.id), reason) for item, reason in zip(data.items, reasons) if reason]
+        good = [item for item, reason in zip(data.items, reasons) if not reason]
+        data = data.with_items(good)
+        data.skipped = [*data.skipped, *bad]
+    check_skipped(data.skipped, data.total)
+    return data
+
+
+def check_skipped(skipped: Sequence[tuple[str, str]], total: int) -> None:
+    """Stop if too many samples had to be left out.
+
+    Raises:
+        DataError: more than 5 % of `total`; the message names the first of them.
+    """
+    if len(skipped) > MAX_SKIPPED_SHARE * total:
+        name, reason = skipped[0]
+        raise DataError(
+            f"{len(skipped)} of {total} images cannot be read, more than {MAX_SKIPPED_SHARE:.0%}; "
+            f"the first is {name} ({reason}); repair or remove them"
+        )
+
+
+class _Verdicts:
+    """What is known of each sample's readability, by content, in one append-only file."""
+
+    def __init__(self, hashes: FileHashes):
+        self.hashes = hashes
+        self.file = Path(hashes.root) / "readable.jsonl"
+        self.known = self._load()
+
+    def of(self, data: DomainData, workers: int, progress) -> list[str]:
+        """ "" for a readable sample, else the reason, in the order of `data.items`."""
+        found: list[str] = []
+        fresh: dict[str, str] = {}
+        with ThreadPoolExecutor(workers) as pool:
+            for done, (key, reason) in enumerate(pool.map(lambda item: self._judge(data, item), data.items), 1):
+                found.append(reason)
+                if key and key not in self.known:
+                    fresh[key] = reason
+                if progress:
+                    progress(done, len(data.items))
+        self._append(fresh)
+        return found
+
+    def _judge(self, data: DomainData, item: Item) -> tuple[str, str]:
+        try:
+            key = hashlib.sha256(f"{content_key(item, self.hashes)}{item.source.suffix}".encode()).hexdigest()
+        except (DataError, OSError) as error:
+            return "", one_line(error)
+        if key in self.known:
+            return key, self.known[key]
+        return key, decoding_error(data, item)
+
+    def _load(self) -> dict[str, str]:
+        known: dict[str, str] = {}
+        if self.file.is_file():
+            for line in self.file.read_text(encoding="utf-8", errors="replace").splitlines():
+                try:
+                    key, reason = json.loads(line)
+                    known[str(key)] = str(reason)
+                except (ValueError, TypeError):
+                    continue  # a line torn by a crash: that sample is judged again
+        return known
+
+    def _append(self, fresh: dict[str, str]) -> None:
+        if fresh:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with self.file.open("a", encoding="utf-8") as f:
+                f.write("".join(json.dumps([key, reason]) + "\n" for key, reason in fresh.items()))
+
+
+def decoding_error(data: DomainData, item: Item) -> str:
+    """Why a sample cannot be decoded, or ""."""
+    try:
+        data.load(item)
+    except Exception as error:  # a decoder of any library may raise anything on a damaged file
+        return one_line(error)
+    return ""
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error, or its type where it says nothing."""
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__

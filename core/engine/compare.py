@@ -1,0 +1,154 @@
+"""`compare`: methods x shots x seeds on shared features; a table, a CSV and the curve of accuracy over shots."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine import Config
+
+from ..contracts.errors import ConfigError, VladaptError
+from ..registry import build_adapter, catalogue
+from ..registry.catalogue import find
+from ..runs.plots import accuracy_over_shots
+from .evaluate import fitted_zero_shot, score
+from .fit import fit_adapter, prepared_of
+from .prepare import fewer_views, views_wanted
+from .progress import Reporter
+from .recipe import adapter_options
+
+
+@dataclass
+class Comparison:
+    """What `compare` measured.
+
+    Attributes:
+        rows: one dict a fit: adapter, shots, seed, accuracy and the other metrics.
+        csv: file of the rows.
+        plot: PNG of accuracy over shots; an SVG lies beside it.
+        refused: adapter -> why it could not run on this data.
+    """
+
+    rows: list[dict[str, Any]]
+    csv: Path
+    plot: Path
+    refused: dict[str, str]
+    notes: list[str]
+
+    def summary(self) -> list[dict[str, Any]]:
+        """One dict an adapter and shots: mean and standard deviation (population) of the deciding metric over seeds."""
+        metric = deciding_metric(self.rows)
+        groups: dict[tuple[str, int], list[float]] = {}
+        for row in self.rows:
+            groups.setdefault((row["adapter"], row["shots"]), []).append(row[metric])
+        return [
+            {
+                "adapter": a,
+                "shots": k,
+                "metric": metric,
+                "mean": statistics.fmean(v),
+                "std": statistics.pstdev(v),
+                "seeds": len(v),
+            }
+            for (a, k), v in groups.items()
+        ]
+
+
+def compare(
+    recipe: Config,
+    adapters: Sequence[str],
+    shots: Sequence[int],
+    seeds: Sequence[int],
+    *,
+    out: str | Path | None = None,
+    reporter: Reporter | None = None,
+) -> Comparison:
+    """Fit every adapter at every number of shots and seed, on the same splits and features.
+
+    Args:
+        recipe: the data, backbone and domain; `adapter` options apply to the adapter the recipe names.
+        adapters: names; zero-shot is added, once, as the base line.
+        shots: numbers of labelled images a class.
+        seeds: seeds of the draws.
+        out: folder for the CSV and the plot; by default `runs/<time>-compare`.
+
+    Raises:
+        UnknownNameError: an adapter's name. DataError, ConfigError: as in `fit`.
+    """
+    names = list(dict.fromkeys(["zero-shot", *adapters]))
+    for name in names:
+        find(name, catalogue.adapters(), "adapter")
+    if not shots or min(shots) < 1:
+        raise ConfigError(f"--shots {','.join(map(str, shots))}: give whole numbers of 1 or more, comma-separated")
+    reporter = reporter or Reporter(quiet=True)
+    prepared = prepared_of(recipe, reporter)
+    rows, refused = _all_fits(recipe, prepared, names, shots, seeds, reporter)
+    folder = Path(out) if out else Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-compare"
+    folder.mkdir(parents=True, exist_ok=True)
+    table = write_csv(rows, folder / "compare.csv")
+    accuracy_over_shots(rows, folder / "accuracy_over_shots")
+    return Comparison(rows, table, folder / "accuracy_over_shots.png", refused, prepared.notes)
+
+
+def deciding_metric(rows: Sequence[dict[str, Any]]) -> str:
+    """Accuracy; macro AUROC where images have several labels."""
+    return "auroc" if rows and any(key.startswith("auroc/") for key in rows[0]) else "accuracy"
+
+
+def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> Path:
+    """One row a fit: adapter, shots, seed, accuracy, the other metrics."""
+    first = ["adapter", "shots", "seed", "accuracy"]
+    columns = first + [key for key in (rows[0] if rows else {}) if key not in first]
+    with path.open("w", newline="", encoding="utf-8") as f:
+        writer = csv.DictWriter(f, fieldnames=columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def _all_fits(recipe, prepared, names, shots, seeds, reporter):
+    recipes = {name: _recipe_for(recipe, name) for name in names}
+    views = {name: views_wanted(build_adapter(name, **adapter_options(recipes[name]))) for name in names}
+    rows: list[dict[str, Any]] = []
+    refused: dict[str, str] = {}
+    total = len(names) * len(shots) * len(seeds)
+    with reporter.task("Comparing", unit="fits") as progress:
+        for seed in seeds:
+            for count in shots:
+                drawn = prepared.draw(count, seed, views=max(views.values()))
+                for name in names:
+                    if name not in refused:
+                        row = _one_fit(recipes[name], prepared, drawn, views[name], seed, refused)
+                        rows += [{"adapter": name, "shots": count, "seed": seed, **row}] if row else []
+                    progress(len(rows) + len(refused), total)
+    order = {name: i for i, name in enumerate(names)}
+    return sorted(rows, key=lambda r: (order[r["adapter"]], r["shots"], r["seed"])), refused
+
+
+def _one_fit(recipe, prepared, drawn, views: int, seed: int, refused: dict[str, str]) -> dict[str, Any] | None:
+    """Metrics of one fit, or None where the method refuses the data (said once)."""
+    from dataclasses import replace
+
+    shots = replace(drawn, support=fewer_views(drawn.support, views))
+    name = recipe.adapter.name
+    try:
+        if name == "zero-shot":
+            adapter = fitted_zero_shot(shots.support, prepared.classifier)
+        else:
+            adapter, _ = fit_adapter(recipe, prepared, shots, seed, Reporter(quiet=True))
+    except VladaptError as error:
+        refused[name] = str(error)
+        return None
+    return score(adapter, None, shots.test, prepared.class_names).metrics["adapted"]
+
+
+def _recipe_for(recipe: Config, name: str) -> Config:
+    own = Config(recipe.to_dict())
+    if recipe.adapter.name != name:
+        own.adapter = {"name": name}
+    return own

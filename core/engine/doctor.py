@@ -1,0 +1,131 @@
+"""`doctor`: what is installed, which device, which caches, what is missing and how to get it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+EXTRAS = ("embedded", "open-clip", "hf", "medical", "remote-sensing", "person", "video", "open-vocab", "dev")
+OPENCV_WHEELS = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's table: what was looked at, ok or not, what was found, what to do."""
+
+    what: str
+    ok: bool
+    found: str
+    cure: str = ""
+
+
+def examine() -> list[Finding]:
+    """All findings, importing torch but no model library."""
+    return [_python(), _device(), _opencv(), *_extras(), _cache(), _offline()]
+
+
+def _python() -> Finding:
+    return Finding("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+
+
+def _device() -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+        return Finding("device", True, f"torch {torch.__version__}, CUDA {torch.version.cuda}: {names}")
+    return Finding("device", True, f"torch {torch.__version__}, CPU with {torch.get_num_threads()} threads")
+
+
+def _opencv() -> Finding:
+    """Two OpenCV wheels overwrite one `cv2`: their versions must agree, and it must import without a display."""
+    there = {name: found for name in OPENCV_WHEELS if (found := _version(name))}
+    listed = ", ".join(f"{name} {found}" for name, found in there.items()) or "no OpenCV wheel"
+    if len(set(there.values())) > 1:
+        newest = max(there.values())
+        wanted = " ".join(f"{name}=={newest}" for name in there)
+        return Finding(
+            "opencv", False, f"{listed}: two versions share one cv2", f"pip install --force-reinstall {wanted}"
+        )
+    try:
+        import cv2
+    except ImportError as error:
+        names = " ".join(there) or "opencv-python-headless"
+        return Finding("opencv", False, f"cv2 does not import ({error})", f"pip install --force-reinstall {names}")
+    claimed = next(iter(there.values()), cv2.__version__)
+    if not claimed.startswith(cv2.__version__):
+        names = " ".join(f"{name}=={claimed}" for name in there)
+        return Finding(
+            "opencv",
+            False,
+            f"cv2 is {cv2.__version__}, the wheels say {claimed}",
+            f"pip install --force-reinstall {names}",
+        )
+    return Finding("opencv", True, listed)
+
+
+def _extras() -> list[Finding]:
+    wanted: dict[str, list[Requirement]] = {extra: [] for extra in EXTRAS}
+    try:
+        declared = requires("vladapt") or []
+    except PackageNotFoundError:
+        return [Finding("vladapt", False, "not installed as a package", "pip install -e . in its folder")]
+    for text in declared:
+        requirement = Requirement(text)
+        for extra in EXTRAS:
+            marker = requirement.marker
+            if marker and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""}):
+                wanted[extra].append(requirement)
+    return [_extra(extra, requirements) for extra, requirements in wanted.items()]
+
+
+def _extra(extra: str, requirements: list[Requirement]) -> Finding:
+    requirements = [r for r in requirements if r.name != "vladapt"]
+    missing = [r.name for r in requirements if _version(r.name) is None]
+    wrong = [
+        f"{r.name} {found} (wants {r.specifier})"
+        for r in requirements
+        if (found := _version(r.name)) and not r.specifier.contains(found, prereleases=True)
+    ]
+    cure = f"pip install 'vladapt[{extra}]'"
+    if missing or wrong:
+        lacks = ", ".join([*(f"no {name}" for name in missing), *wrong])
+        return Finding(f"extra {extra}", False, lacks, cure)
+    return Finding(f"extra {extra}", True, ", ".join(f"{r.name} {_version(r.name)}" for r in requirements))
+
+
+def _cache() -> Finding:
+    from ..features.store import default_root
+
+    root = Path(default_root())
+    size = sum(f.stat().st_size for f in root.rglob("*") if f.is_file()) if root.is_dir() else 0
+    parent = next(p for p in [root, *root.parents] if p.exists())
+    free = shutil.disk_usage(parent).free
+    writable = os.access(parent, os.W_OK)
+    found = f"{root}: {size / 2**20:.1f} MiB used, {free / 2**30:.1f} GiB free"
+    return Finding(
+        "feature cache", writable, found, "" if writable else "set VLADAPT_CACHE to a folder you may write to"
+    )
+
+
+def _offline() -> Finding:
+    offline = os.environ.get("HF_HUB_OFFLINE") == "1"
+    state = (
+        "HF_HUB_OFFLINE=1: remote models only from the local hub cache"
+        if offline
+        else ("used only for a remote model you name (open_clip:<arch>/<tag>, hf:<repo id>)")
+    )
+    return Finding("network", True, state)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,94 @@
+"""`embed`: features of a data set or of loose images, in the layout that `--features` reads."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine import Config
+from safetensors.torch import save_file
+
+from ..contracts.domain import DomainData
+from ..contracts.errors import ConfigError
+from ..contracts.features import FeatureSet
+from ..contracts.text import TextClassifier
+from .predict import readable
+from .prepare import Prepared, prepare
+from .progress import Reporter
+from .recipe import data_options
+
+SUFFIXES = (".safetensors", ".npz")
+
+
+@dataclass
+class Embedded:
+    """What was written: the file, how many images, how wide, what was left out."""
+
+    file: Path
+    images: int
+    dim: int
+    skipped: list[tuple[str, str]]
+    encoded: int
+    from_store: int
+
+
+def embed(
+    recipe: Config, out: str | Path, *, images: Sequence[str | Path] = (), reporter: Reporter | None = None
+) -> Embedded:
+    """Write features of the recipe's data set (with labels, splits and text features), or of loose images.
+
+    Args:
+        recipe: data, domain and backbone.
+        out: a .safetensors or .npz file.
+        images: files or folders without labels; then the recipe's data is not read.
+
+    Raises:
+        ConfigError: another file ending. DataError: nothing readable.
+    """
+    out = Path(out)
+    if out.suffix not in SUFFIXES:
+        raise ConfigError(f"--out {out}: features are written as .safetensors or .npz")
+    reporter = reporter or Reporter(quiet=True)
+    prepared = _unlabelled(recipe, images, reporter) if images else prepare(recipe, reporter)
+    features = prepared.features(prepared.data.items, "images")
+    by_id = {item.id: item for item in prepared.data.items}
+    splits = [by_id[i].split for i in features.ids]
+    _write(out, features, None if images else prepared.classifier, splits)
+    skipped = [*prepared.data.skipped, *prepared.skipped]
+    return Embedded(out, len(features), features.dim, skipped, prepared.counts.computed, prepared.counts.cached)
+
+
+def _unlabelled(recipe: Config, images, reporter: Reporter) -> Prepared:
+    from ..backbones.load import load_backbone
+    from ..features.store import FeatureStore
+    from ..registry import load_domain
+
+    domain = load_domain(recipe.domain)
+    data: DomainData = readable(domain.read_images(list(images), **data_options(recipe)))
+    backbone = load_backbone(recipe.backbone, device=recipe.device, image_size=recipe.image_size)
+    return Prepared(recipe, domain, domain.check_task(recipe.task), data, backbone, FeatureStore(), reporter)
+
+
+def _write(out: Path, features: FeatureSet, classifier: TextClassifier | None, splits: list[str]) -> None:
+    tensors: dict[str, torch.Tensor] = {"image_features": features.features.cpu().contiguous()}
+    words: dict[str, list[str]] = {"ids": list(features.ids or ())}
+    if features.labels is not None:
+        tensors["labels"] = features.labels.cpu().contiguous()
+    if classifier is not None:
+        tensors["text_features"] = classifier.weights.cpu().contiguous()
+        tensors["logit_scale"] = torch.tensor(classifier.logit_scale)
+        words.update(class_names=list(classifier.class_names), split=splits)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.partial")
+    if out.suffix == ".npz":
+        with partial.open("wb") as f:
+            np.savez(f, **{k: v.numpy() for k, v in tensors.items()}, **{k: np.array(v) for k, v in words.items()})
+    else:
+        metadata = {key: json.dumps(value) for key, value in words.items()}
+        save_file(tensors, str(partial), metadata={**metadata, "backbone": features.backbone})
+    os.replace(partial, out)

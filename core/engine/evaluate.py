@@ -1,0 +1,182 @@
+"""Scores of a fitted adapter and of zero-shot on the same test set; `evaluate(run)` does it again later."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..contracts.adapter import Adapter
+from ..contracts.errors import CapabilityError, DataError
+from ..contracts.features import FeatureSet
+from ..contracts.text import TextClassifier
+from ..metrics.classification import classification_metrics, multilabel_metrics
+from ..metrics.significance import mcnemar, wilson_interval
+from ..registry import build_adapter, load_adapter
+from ..runs.folder import Run
+from .progress import Reporter
+from .recipe import resolve
+
+ROWS_AT_ONCE = 4096
+SMALL_TEST_SET = 100
+
+
+@dataclass
+class Scores:
+    """Logits and metrics of zero-shot and of the adapted model on one test set.
+
+    Attributes:
+        zero_shot_logits: (N, C), or None where zero-shot means nothing.
+        adapted_logits: (N, C).
+        metrics: {"zero_shot": {...}, "adapted": {...}, "intervals": {...}, "mcnemar": {...}, "test_images": N}.
+    """
+
+    labels: Tensor
+    zero_shot_logits: Tensor | None
+    adapted_logits: Tensor
+    metrics: dict[str, Any]
+
+
+def score(adapter: Adapter, zero_shot: Adapter | None, test: FeatureSet, class_names) -> Scores:
+    """Evaluate both on the same images."""
+    adapted = batched_logits(adapter, test)
+    before = None if zero_shot is None else batched_logits(zero_shot, test)
+    metrics: dict[str, Any] = {
+        "zero_shot": None if before is None else metrics_of(before, test, class_names),
+        "adapted": metrics_of(adapted, test, class_names),
+        "test_images": len(test),
+    }
+    if not test.multilabel:
+        metrics.update(_certainty(before, adapted, test.labels))
+    return Scores(test.labels.cpu(), None if before is None else before.cpu(), adapted.cpu(), metrics)
+
+
+@torch.inference_mode()
+def batched_logits(adapter: Adapter, features: FeatureSet) -> Tensor:
+    """(N, C) logits, rows at a time."""
+    parts = [adapter.logits(rows) for rows in features.features.split(ROWS_AT_ONCE)]
+    return torch.cat(parts)
+
+
+def metrics_of(logits: Tensor, test: FeatureSet, class_names) -> dict[str, float]:
+    """Metric name -> value, all between 0 and 1."""
+    logits, labels = logits.float().cpu(), test.labels.cpu()
+    if test.multilabel:
+        return multilabel_metrics(logits, labels, list(class_names))
+    return classification_metrics(logits, labels, len(class_names))
+
+
+def fitted_zero_shot(support: FeatureSet, classifier: TextClassifier) -> Adapter:
+    """The zero-shot adapter of a classifier."""
+    adapter = build_adapter("zero-shot")
+    adapter.fit(support, classifier)
+    return adapter
+
+
+def harmonic_mean(base: float, new: float) -> float:
+    """2bn / (b + n), how base-to-new results are summed up."""
+    return 0.0 if base + new == 0 else 2 * base * new / (base + new)
+
+
+def evaluate(
+    run: str | Path,
+    *,
+    data: str | None = None,
+    features: str | None = None,
+    split: str = "test",
+    device: str = "auto",
+    workers: int | None = None,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Evaluate a run again, on its own test split or on other data of the same classes.
+
+    Args:
+        run: a run folder.
+        data: another data set; its test split if it has one, else all of it.
+        features: a features file instead, for runs made from one.
+        split: "test", "val", "train" or "all".
+        device: "auto", "cpu", "cuda", ...
+        workers: decoding threads.
+
+    Returns:
+        {"run", "data", "split", "test_images", "zero_shot", "adapted", "intervals", "mcnemar"}.
+
+    Raises:
+        DataError: the run is damaged, or the data does not fit it. CapabilityError: another backbone.
+    """
+    from .fit import prepared_of
+
+    opened = Run.open(run)
+    flags: dict[str, Any] = {"device": device, "workers": workers}
+    if features:
+        flags["features"] = str(features)
+    if data:
+        flags["data.path"] = str(data)
+        flags["features"] = None
+    recipe = resolve(sets=(), flags=None)
+    recipe.merge_from_dict(opened.info["recipe"])
+    recipe.merge_from_dict({key: value for key, value in flags.items() if value is not None})
+    if data:
+        recipe.features = None
+    prepared = prepared_of(recipe, reporter or Reporter(quiet=True))
+    adapter = load_adapter(opened.adapter_path, prepared.backbone).to(_device_of(prepared))
+    chosen = _split(prepared, split, everything=bool(data or features))
+    chosen = _in_order_of(chosen, prepared.class_names, adapter.class_names_, str(data or features or ""))
+    zero_shot = fitted_zero_shot(chosen, prepared.classifier_of(adapter.class_names_))
+    scores = score(adapter, zero_shot, chosen, adapter.class_names_)
+    return {"run": str(opened.path), "data": prepared.data.name, "split": split, **scores.metrics}
+
+
+def _certainty(before: Tensor | None, adapted: Tensor, labels: Tensor) -> dict[str, Any]:
+    right = adapted.argmax(dim=1) == labels.to(adapted.device)
+    intervals = {"adapted": list(wilson_interval(int(right.sum()), len(right)))}
+    if before is None:
+        return {"intervals": intervals, "mcnemar": None}
+    right_before = before.argmax(dim=1) == labels.to(before.device)
+    intervals["zero_shot"] = list(wilson_interval(int(right_before.sum()), len(right)))
+    test = mcnemar(right_before.cpu(), right.cpu())
+    return {
+        "intervals": intervals,
+        "mcnemar": {"gained": test.gained, "lost": test.lost, "p_value": test.p_value},
+    }
+
+
+def _device_of(prepared) -> torch.device:
+    return prepared.backbone.device if prepared.backbone is not None else prepared.device
+
+
+def _split(prepared, split: str, everything: bool) -> FeatureSet:
+    """The rows of a split; "all", or another data set without a split of its own, gives every row."""
+    given = {item.split for item in prepared.data.items}
+    if split == "all" or (everything and not prepared.had_splits and split == "test"):
+        items = prepared.data.items
+    elif split in given:
+        items = prepared.data.split(split)
+    else:
+        raise DataError(f"--split {split}: {prepared.data.name} has {', '.join(sorted(given))}")
+    if prepared.backbone is None:
+        return prepared._rows(items)
+    return prepared.features(items, f"{split} images")
+
+
+def _in_order_of(features: FeatureSet, have, want, source: str) -> FeatureSet:
+    """Labels renumbered to the classes of the fit, by name."""
+    from dataclasses import replace
+
+    have, want = list(have), list(want)
+    if have == want:
+        return features
+    unknown = [name for name in have if name not in want]
+    if unknown:
+        raise DataError(
+            f"{source}: class '{unknown[0]}' is none of the run's ({', '.join(want[:8])}); rename or remove it"
+        )
+    if features.multilabel:
+        if len(have) != len(want):
+            raise CapabilityError(f"{source}: has {len(have)} labels, the run {len(want)}; give all of them")
+        return replace(features, labels=features.labels[:, [have.index(n) for n in want]], class_names=tuple(want))
+    position = torch.tensor([want.index(name) for name in have], device=features.labels.device)
+    return replace(features, labels=position[features.labels], class_names=tuple(want))

@@ -1,0 +1,264 @@
+"""`fit`: from a recipe to a run folder with an adapted model, its scores beside zero-shot, and a report."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import time
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from mmengine import Config
+
+from ..contracts.adapter import Adapter, FitReport
+from ..contracts.errors import CapabilityError
+from ..data.sampling import short_classes
+from ..registry import build_adapter
+from ..runs.folder import Run
+from ..runs.report import ReportInput, write_report
+from ..training.distributed import is_main, run_on_all
+from .evaluate import Scores, fitted_zero_shot, harmonic_mean, score
+from .prepare import Prepared, Shots, prepare, read_data, restrict_classes, split_counts, views_wanted
+from .prepare_features import PreparedFeatures, prepare_features
+from .progress import Reporter
+from .recipe import adapter_options, as_data, resolve
+
+VERSIONS_OF = ("vladapt", "torch", "torchvision", "numpy", "scikit-learn", "mmengine", "torchmetrics")
+
+
+@dataclass
+class FitResult:
+    """What a fit made.
+
+    Attributes:
+        run: the run folder.
+        adapter: the fitted adapter.
+        report: what the fit chose.
+        metrics: as in metrics.json.
+        summary: the object `vladapt fit --json` prints.
+        notes: sentences for the user.
+        encoded, from_store: images the backbone ran on, and images whose features were there already.
+    """
+
+    run: Path
+    adapter: Adapter
+    report: FitReport
+    metrics: dict[str, Any]
+    summary: dict[str, Any]
+    notes: list[str]
+    encoded: int
+    from_store: int
+
+
+def fit(
+    recipe: Config | None = None, *, reporter: Reporter | None = None, resume: str | Path | None = None, **flags: Any
+) -> FitResult | None:
+    """Adapt a model and write a run.
+
+    Args:
+        recipe: a resolved recipe; if None, one is made of `flags`.
+        reporter: who tells the user; by default nobody.
+        flags: recipe keys, dotted ones as `adapter__alpha` (`fit(domain="medical", adapter="ape", shots=4)`).
+
+    Returns:
+        The result; None on every rank but the first under torchrun.
+
+    Raises:
+        DataError, ConfigError, CapabilityError: one line each.
+    """
+    if recipe is None:
+        recipe = resolve(flags={key.replace("__", "."): value for key, value in flags.items()})
+    reporter = reporter or Reporter(quiet=True)
+    return run_on_all(lambda: _fit(recipe, reporter if is_main() else Reporter(quiet=True)))
+
+
+def prepared_of(recipe: Config, reporter: Reporter) -> Prepared | PreparedFeatures:
+    """The data side of a recipe: a features file, or images and a backbone."""
+    return prepare_features(recipe, reporter) if recipe.features else prepare(recipe, reporter)
+
+
+def fit_adapter(recipe: Config, prepared, shots: Shots, seed: int, reporter: Reporter) -> tuple[Adapter, FitReport]:
+    """Build the recipe's adapter and fit it on one draw."""
+    adapter = build_adapter(recipe.adapter.name, **adapter_options(recipe))
+    reporter.say(f"Fitting {adapter.name} on {len(shots.support)} images")
+    report = adapter.fit(
+        shots.support,
+        prepared.classifier,
+        val=shots.val,
+        unlabeled=shots.test.without_labels() if adapter.transductive else None,
+        backbone=prepared.backbone,
+        seed=seed,
+    )
+    return adapter, report
+
+
+def _fit(recipe: Config, reporter: Reporter) -> FitResult | None:
+    started = time.monotonic()
+    wanted = views_wanted(build_adapter(recipe.adapter.name, **adapter_options(recipe)))
+    prepared = prepared_of(recipe, reporter)
+    shots = prepared.draw(recipe.shots, recipe.seed, views=wanted)
+    adapter, report = fit_adapter(recipe, prepared, shots, recipe.seed, reporter)
+    zero_shot = fitted_zero_shot(shots.support, prepared.classifier)
+    scores = score(adapter, zero_shot, shots.test, prepared.class_names)
+    if recipe.novel:
+        scores.metrics["novel"] = _novel(recipe, prepared, adapter, scores)
+    seconds = time.monotonic() - started
+    notes = _notes(prepared, recipe.shots, report, shots)
+    if not is_main():
+        return None
+    info = _info(recipe, prepared, adapter, report, shots, notes, seconds, scores)
+    run = Run.create(recipe.out, recipe.domain, adapter.name)
+    try:
+        adapter.save(run.adapter_path)
+        run.write(info, scores.metrics)
+        run.log("\n".join(_log_lines(info, scores.metrics)))
+        write_report(run.path, _report_input(prepared, info, scores))
+        run.finish()
+    except BaseException:
+        run.discard()
+        raise
+    counts = prepared.counts
+    return FitResult(
+        run.path,
+        adapter,
+        report,
+        scores.metrics,
+        _summary(run, info, scores, seconds),
+        notes,
+        counts.computed,
+        counts.cached,
+    )
+
+
+def _novel(recipe: Config, prepared: Prepared | PreparedFeatures, adapter: Adapter, scores: Scores) -> dict[str, Any]:
+    """Scores on the classes left out by `classes`, of an adapter that can name classes it never saw."""
+    for_classes = getattr(adapter, "for_classes", None)
+    if for_classes is None:
+        raise CapabilityError(
+            f"--novel: adapter '{adapter.name}' has no scores for classes it never saw; use coop or zero-shot"
+        )
+    others = Config(recipe.to_dict())
+    seen = set(prepared.class_names)
+    all_names = _all_class_names(recipe, prepared)
+    others.classes = [name for name in all_names if name not in seen]
+    if len(others.classes) < 2:
+        raise CapabilityError("--novel: no two classes are left out; give --classes base, or a list")
+    unseen = prepared_of(others, Reporter(quiet=True))
+    moved = for_classes(prepared.backbone, unseen.classifier)
+    result = score(moved, fitted_zero_shot(unseen.test, unseen.classifier), unseen.test, unseen.class_names).metrics
+    for side in ("zero_shot", "adapted"):
+        base = scores.metrics[side]["accuracy"]
+        result[side]["harmonic_mean"] = harmonic_mean(base, result[side]["accuracy"])
+    return result
+
+
+def _all_class_names(recipe: Config, prepared) -> list[str]:
+    if isinstance(prepared, PreparedFeatures):
+        from ..features.files import load_features
+
+        return list(load_features(recipe.features).classifier.class_names)
+    return list(restrict_classes(read_data(recipe, prepared.domain, prepared.task), None).class_names)
+
+
+def _notes(prepared, shots: int, report: FitReport, drawn: Shots) -> list[str]:
+    notes = [*prepared.notes, *report.notes]
+    short = short_classes(prepared.data.split("train"), shots, num_classes=len(prepared.class_names))
+    if short:
+        listed = ", ".join(f"{prepared.class_names[c]} ({n})" for c, n in sorted(short.items()))
+        notes.append(f"Fewer than {shots} training images, all used: {listed}.")
+    if len(drawn.test) < 100:
+        notes.append(f"The test set has {len(drawn.test)} images; with fewer than 100 the interval is wide.")
+    return list(dict.fromkeys(notes))
+
+
+def _info(recipe, prepared, adapter, report, shots, notes, seconds, scores) -> dict[str, Any]:
+    backbone = prepared.backbone
+    return {
+        "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "domain": recipe.domain,
+        "task": prepared.task,
+        "adapter": adapter.name,
+        "adapter_options": adapter.options,
+        "backbone": None
+        if backbone is None
+        else {
+            "spec": backbone.spec,
+            "fingerprint": backbone.fingerprint,
+            "licence": backbone.licence,
+            "image_size": backbone.image_size,
+        },
+        "data": {
+            "name": prepared.data.name,
+            "path": str(recipe.features or recipe.data.path),
+            "kind": prepared.data.kind,
+            "licence": prepared.data.licence,
+            "counts": split_counts(prepared.data),
+        },
+        "class_names": list(prepared.class_names),
+        "templates": list(prepared.templates),
+        "shots": recipe.shots,
+        "seed": recipe.seed,
+        "fit": report.to_dict(),
+        "splits": {
+            "support": list(shots.support.ids or ()),
+            "val": list((shots.val.ids if shots.val is not None else None) or ()),
+            "test": list(shots.test.ids or ()),
+        },
+        "skipped": [list(pair) for pair in [*prepared.data.skipped, *prepared.skipped]],
+        "notes": notes,
+        "encoded_images": prepared.counts.computed,
+        "stored_images": prepared.counts.cached,
+        "seconds": round(seconds, 3),
+        "versions": versions(),
+        "recipe": as_data(recipe),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in VERSIONS_OF:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _summary(run: Run, info: dict[str, Any], scores: Scores, seconds: float) -> dict[str, Any]:
+    return {
+        "run": str(run.path),
+        **{key: info[key] for key in ("domain", "task", "adapter")},
+        "backbone": None if info["backbone"] is None else info["backbone"]["spec"],
+        "shots": info["shots"],
+        "seed": info["seed"],
+        **{key: value for key, value in scores.metrics.items()},
+        "seconds": round(seconds, 3),
+    }
+
+
+def _report_input(prepared, info: dict[str, Any], scores: Scores) -> ReportInput:
+    return ReportInput(
+        info=info,
+        class_names=list(prepared.class_names),
+        labels=scores.labels,
+        zero_shot_logits=scores.zero_shot_logits,
+        adapted_logits=scores.adapted_logits,
+        ids=info["splits"]["test"],
+        thumbnails=prepared.thumbnail,
+        metrics=scores.metrics,
+        skipped=[tuple(pair) for pair in info["skipped"]],
+    )
+
+
+def _log_lines(info: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
+    lines = [
+        f"{key}: {info[key]}" for key in ("created", "domain", "task", "adapter", "adapter_options", "shots", "seed")
+    ]
+    lines += [f"fit: {info['fit']['chosen']} chosen on {info['fit']['chosen_on']}"]
+    lines += [f"note: {note}" for note in info["notes"]]
+    lines += [f"skipped: {name}: {reason}" for name, reason in info["skipped"]]
+    lines += [f"{side}: {metrics[side]}" for side in ("zero_shot", "adapted")]
+    return lines

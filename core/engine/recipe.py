@@ -1,0 +1,186 @@
+"""What to run: a recipe's defaults, a recipe file, `--set key=value` and named flags, merged in that order."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine import Config
+
+from ..contracts.errors import ConfigError, UnknownNameError
+from ..registry import catalogue, load_domain
+from ..registry.catalogue import did_you_mean, find
+
+DEFAULTS: dict[str, Any] = {
+    "domain": "medical",
+    "task": None,
+    "data": {"path": "sample"},
+    "features": None,
+    "adapter": {"name": "tip-adapter"},
+    "shots": 16,
+    "seed": 1,
+    "split_seed": 0,
+    "backbone": "embedded",
+    "image_size": None,
+    "device": "auto",
+    "amp": None,
+    "batch_size": None,
+    "workers": None,
+    "templates": None,
+    "descriptions": None,
+    "classes": None,
+    "novel": False,
+    "out": None,
+}
+"""Every key a recipe may have. `data` also holds the domain's reading options, `adapter` the adapter's own."""
+
+AMP_MODES = (None, "bf16", "fp16")
+
+
+def resolve(
+    *,
+    recipe: str | None = None,
+    config: str | Path | None = None,
+    sets: Iterable[str] = (),
+    flags: Mapping[str, Any] | None = None,
+) -> Config:
+    """The recipe that runs.
+
+    Args:
+        recipe: name of a packaged recipe ("medical/chest-xray", or "chest-xray" where only one domain has it).
+        config: a recipe file of the user's (.py, .json, .yaml); it wins over `recipe`.
+        sets: "key=value" overrides; dotted keys reach inside ("adapter.alpha=2").
+        flags: named command-line flags; None values are left out. Dotted keys as in `sets`.
+
+    Raises:
+        ConfigError: a file that cannot be read, or a value out of range.
+        UnknownNameError: a recipe or a key that does not exist.
+    """
+    merged = Config(_copy(DEFAULTS))
+    if recipe:
+        _merge(merged, _read(recipe_file(recipe)), recipe)
+    if config:
+        _merge(merged, _read(Path(config)), str(config))
+    given = dict(_parse_set(text) for text in sets)
+    given.update({key: value for key, value in (flags or {}).items() if value is not None})
+    for key, value in sorted(given.items(), key=lambda pair: pair[0].count(".")):
+        _put(merged, key, value)
+    _check(merged)
+    return merged
+
+
+def recipe_file(name: str) -> Path:
+    """The file of a packaged recipe."""
+    known = recipes()
+    if name in known:
+        return known[name]
+    short = {full: path for full, path in known.items() if full.split("/", 1)[1] == name}
+    if len(short) == 1:
+        return next(iter(short.values()))
+    if short:
+        raise UnknownNameError(f"recipe '{name}' is in several domains; give one of {', '.join(short)}")
+    domain, _, rest = name.partition("/")
+    if rest and domain in catalogue.domains():
+        outside = load_domain(domain).recipes
+        if rest in outside:
+            return outside[rest]
+        known = {**known, **{f"{domain}/{own}": path for own, path in outside.items()}}
+    raise UnknownNameError(f"unknown recipe '{name}'; {did_you_mean(name, known)}")
+
+
+def recipes() -> dict[str, Path]:
+    """ "domain/recipe" -> file of this package's own domains, from file names."""
+    files = sorted((catalogue.PACKAGE_ROOT / "domains").glob("*/recipes/*.py"))
+    return {f"{_kebab(f.parents[1].name)}/{_kebab(f.stem)}": f for f in files}
+
+
+def adapter_options(recipe: Config) -> dict[str, Any]:
+    """The options the recipe gives its adapter."""
+    return {key: value for key, value in recipe.adapter.to_dict().items() if key != "name"}
+
+
+def data_options(recipe: Config) -> dict[str, Any]:
+    """The options the recipe gives the domain's reader."""
+    return {key: value for key, value in recipe.data.to_dict().items() if key != "path"}
+
+
+def as_data(recipe: Config) -> dict[str, Any]:
+    """The recipe as plain JSON-able data, for run.json."""
+    return recipe.to_dict()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError(f"--config {path}: no such file; give a recipe file (.py, .json or .yaml)")
+    try:
+        return Config.fromfile(str(path)).to_dict()
+    except Exception as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(f"--config {path}: cannot be read as a recipe ({first_line})") from error
+
+
+def _merge(into: Config, given: dict[str, Any], source: str) -> None:
+    for key, value in given.items():
+        if key not in DEFAULTS:
+            raise UnknownNameError(f"{source}: a recipe has no key '{key}'; {did_you_mean(key, DEFAULTS)}")
+        _put(into, key, value)
+
+
+def _put(into: Config, key: str, value: Any) -> None:
+    head, _, rest = key.partition(".")
+    if head not in DEFAULTS:
+        raise UnknownNameError(f"--set {key}: a recipe has no key '{head}'; {did_you_mean(head, DEFAULTS)}")
+    if rest and not isinstance(DEFAULTS[head], dict):
+        raise ConfigError(f"--set {key}: '{head}' holds one value, not a group; write --set {head}=...")
+    if head == "adapter" and not rest and isinstance(value, str):
+        key, value = "adapter.name", value
+    if key == "adapter.name" and value != into.adapter.name:
+        into.adapter = {"name": value}
+        return
+    if isinstance(value, Mapping):
+        for inner, inner_value in sorted(value.items(), key=lambda pair: pair[0] != "name"):
+            _put(into, f"{key}.{inner}", inner_value)
+        return
+    into.merge_from_dict({key: value})
+
+
+def _parse_set(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text}: write key=value, for instance --set adapter.alpha=2")
+    return key.strip(), parse_value(value.strip())
+
+
+def parse_value(text: str) -> Any:
+    """A Python literal where it is one (2, 1e-3, (7, 3), None, True), else the text itself."""
+    if text.lower() in ("true", "false", "none", "null"):
+        return {"true": True, "false": False}.get(text.lower())
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _check(recipe: Config) -> None:
+    if not isinstance(recipe.shots, int) or isinstance(recipe.shots, bool) or recipe.shots < 1:
+        raise ConfigError(f"--shots {recipe.shots}: give a whole number of labelled images a class, 1 or more")
+    if not isinstance(recipe.seed, int) or recipe.seed < 0:
+        raise ConfigError(f"--seed {recipe.seed}: give a whole number, 0 or more")
+    if recipe.amp not in AMP_MODES:
+        raise ConfigError(f"--amp {recipe.amp}: there are bf16 and fp16 (none: full precision)")
+    for key in ("batch_size", "workers", "image_size"):
+        value = recipe[key]
+        if value is not None and (not isinstance(value, int) or value < (0 if key == "workers" else 1)):
+            raise ConfigError(f"--{key.replace('_', '-')} {value}: give a whole number above 0")
+    find(recipe.domain, catalogue.domains(), "domain")
+    find(recipe.adapter.name, catalogue.adapters(), "adapter")
+
+
+def _copy(value: Any) -> Any:
+    return {k: _copy(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def _kebab(stem: str) -> str:
+    return stem.replace("_", "-")

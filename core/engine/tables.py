@@ -1,0 +1,111 @@
+"""Results as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+SHOWN = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "auroc": "AUROC",
+    "mean_average_precision": "mean average precision",
+    "ece": "calibration error",
+}
+
+
+def metrics_table(metrics: Mapping[str, Any]) -> Table:
+    """Zero-shot and adapted side by side, with the gain and the interval of the accuracy."""
+    table = Table(title=f"{metrics['test_images']} test images", title_justify="left")
+    for name in ("", "zero-shot", "adapted", "gain"):
+        table.add_column(name, justify="left" if not name else "right")
+    before, after = metrics["zero_shot"] or {}, metrics["adapted"]
+    for key in [*(k for k in SHOWN if k in after), *(k for k in after if k.startswith("auroc/"))]:
+        old, new = before.get(key), after[key]
+        gain = "" if old is None or new is None else f"{new - old:+.1%}"
+        intervals = (metrics.get("intervals") or {}) if key == "accuracy" else {}
+        table.add_row(
+            SHOWN.get(key, key.replace("auroc/", "AUROC ")),
+            _percent(old) + _interval(intervals.get("zero_shot")),
+            _percent(new) + _interval(intervals.get("adapted")),
+            gain,
+        )
+    return table
+
+
+def verdict(metrics: Mapping[str, Any]) -> str:
+    """One sentence: is the difference to zero-shot more than chance?"""
+    test = metrics.get("mcnemar")
+    if not test:
+        return ""
+    changed = f"{test['gained']} images right that zero-shot got wrong, {test['lost']} the other way round"
+    if test["p_value"] >= 0.05:
+        return f"{changed}: this difference could be chance (McNemar p = {test['p_value']:.2g})."
+    kind = "gain" if test["gained"] > test["lost"] else "LOSS"
+    return f"{changed}: a {kind} beyond chance (McNemar p = {test['p_value']:.2g})."
+
+
+def comparison_table(summary: Sequence[Mapping[str, Any]]) -> Table:
+    """Adapters down, shots across, mean and standard deviation over seeds."""
+    shots = sorted({row["shots"] for row in summary})
+    metric = summary[0]["metric"] if summary else "accuracy"
+    seeds = max((row["seeds"] for row in summary), default=0)
+    table = Table(
+        title=f"{SHOWN.get(metric, metric)} in %, mean ± std over {seeds} seed{'s' * (seeds != 1)}",
+        title_justify="left",
+    )
+    table.add_column("adapter")
+    for k in shots:
+        table.add_column(f"{k} shot{'s' * (k != 1)}", justify="right")
+    cells = {(row["adapter"], row["shots"]): f"{100 * row['mean']:.1f} ± {100 * row['std']:.1f}" for row in summary}
+    for adapter in dict.fromkeys(row["adapter"] for row in summary):
+        table.add_row(adapter, *[cells.get((adapter, k), "–") for k in shots])
+    return table
+
+
+def comparison_markdown(summary: Sequence[Mapping[str, Any]]) -> str:
+    """The same table for a document."""
+    shots = sorted({row["shots"] for row in summary})
+    cells = {(row["adapter"], row["shots"]): f"{100 * row['mean']:.1f} ± {100 * row['std']:.1f}" for row in summary}
+    lines = ["| adapter | " + " | ".join(f"{k} shot{'s' * (k != 1)}" for k in shots) + " |"]
+    lines += ["|---|" + "---:|" * len(shots)]
+    for adapter in dict.fromkeys(row["adapter"] for row in summary):
+        lines.append(f"| {adapter} | " + " | ".join(cells.get((adapter, k), "–") for k in shots) + " |")
+    return "\n".join(lines)
+
+
+def predictions_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """One row an image: what it is, how sure, and the runners-up."""
+    table = Table()
+    for name in ("image", "prediction", "confidence", "next"):
+        table.add_column(name, justify="right" if name == "confidence" else "left", overflow="fold")
+    for row in rows:
+        if "labels" in row:
+            label, sure = ", ".join(row["labels"]) or "none", ""
+            rest = row["top"]
+        else:
+            label, sure = row["label"], f"{row['confidence']:.1%}"
+            rest = row["top"][1:]
+        table.add_row(row["id"], label, sure, ", ".join(f"{t['class']} {t['probability']:.1%}" for t in rest))
+    return table
+
+
+def findings_table(findings: Sequence) -> Table:
+    """The doctor's table."""
+    table = Table()
+    for name in ("", "what", "found", "cure"):
+        table.add_column(name, overflow="fold")
+    for finding in findings:
+        table.add_row("ok" if finding.ok else "--", finding.what, finding.found, finding.cure)
+    return table
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
+
+
+def _interval(bounds: Sequence[float] | None) -> str:
+    return f" ({bounds[0]:.0%} to {bounds[1]:.0%})" if bounds else ""
