@@ -69,7 +69,7 @@ def read_adapter_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         )
     if header.get("format") != FORMAT:
         raise DataError(
-            f"{path}: written in format {header.get('format')}, this version reads {FORMAT}; fit again with this version"
+            f"{path}: written in format {header.get('format')}, this version reads {FORMAT}; fit again"
         )
     return header, tensors
 

@@ -21,7 +21,7 @@ class ConfigError(VladaptError):
 
 
 class UnknownNameError(ConfigError):
-    """A name (adapter, domain, backbone, loss, option) that nothing carries; the message says the nearest right ones."""
+    """A name (adapter, domain, backbone, loss, option) that nothing has; the message says the nearest right ones."""
 
 
 class CapabilityError(VladaptError):

@@ -13,6 +13,7 @@ from typing import Any
 from mmengine import Config
 
 from ..contracts.adapter import Adapter, FitReport
+from ..contracts.domain import Domain
 from ..contracts.errors import CapabilityError
 from ..data.sampling import short_classes
 from ..registry import build_adapter
@@ -53,14 +54,15 @@ class FitResult:
 
 
 def fit(
-    recipe: Config | None = None, *, reporter: Reporter | None = None, resume: str | Path | None = None, **flags: Any
+    recipe: Config | None = None, *, domain: str | Domain | None = None, reporter: Reporter | None = None, **flags: Any
 ) -> FitResult | None:
     """Adapt a model and write a run.
 
     Args:
         recipe: a resolved recipe; if None, one is made of `flags`.
+        domain: a domain's name, or a domain of your own that is not installed as a plug-in.
         reporter: who tells the user; by default nobody.
-        flags: recipe keys, dotted ones as `adapter__alpha` (`fit(domain="medical", adapter="ape", shots=4)`).
+        flags: recipe keys: `fit(domain="medical", data="./scans", adapter={"name": "ape", "alpha": 2.0}, shots=4)`.
 
     Returns:
         The result; None on every rank but the first under torchrun.
@@ -69,14 +71,17 @@ def fit(
         DataError, ConfigError, CapabilityError: one line each.
     """
     if recipe is None:
-        recipe = resolve(flags={key.replace("__", "."): value for key, value in flags.items()})
+        recipe = resolve(flags=flags)
+    own = domain if isinstance(domain, Domain) else None
+    if domain is not None:
+        recipe.domain = domain if own is None else own.name
     reporter = reporter or Reporter(quiet=True)
-    return run_on_all(lambda: _fit(recipe, reporter if is_main() else Reporter(quiet=True)))
+    return run_on_all(lambda: _fit(recipe, reporter if is_main() else Reporter(quiet=True), own))
 
 
-def prepared_of(recipe: Config, reporter: Reporter) -> Prepared | PreparedFeatures:
+def prepared_of(recipe: Config, reporter: Reporter, domain: Domain | None = None) -> Prepared | PreparedFeatures:
     """The data side of a recipe: a features file, or images and a backbone."""
-    return prepare_features(recipe, reporter) if recipe.features else prepare(recipe, reporter)
+    return prepare_features(recipe, reporter) if recipe.features else prepare(recipe, reporter, domain)
 
 
 def fit_adapter(recipe: Config, prepared, shots: Shots, seed: int, reporter: Reporter) -> tuple[Adapter, FitReport]:
@@ -94,10 +99,10 @@ def fit_adapter(recipe: Config, prepared, shots: Shots, seed: int, reporter: Rep
     return adapter, report
 
 
-def _fit(recipe: Config, reporter: Reporter) -> FitResult | None:
+def _fit(recipe: Config, reporter: Reporter, domain: Domain | None) -> FitResult | None:
     started = time.monotonic()
     wanted = views_wanted(build_adapter(recipe.adapter.name, **adapter_options(recipe)))
-    prepared = prepared_of(recipe, reporter)
+    prepared = prepared_of(recipe, reporter, domain)
     shots = prepared.draw(recipe.shots, recipe.seed, views=wanted)
     adapter, report = fit_adapter(recipe, prepared, shots, recipe.seed, reporter)
     zero_shot = fitted_zero_shot(shots.support, prepared.classifier)
@@ -145,7 +150,7 @@ def _novel(recipe: Config, prepared: Prepared | PreparedFeatures, adapter: Adapt
     others.classes = [name for name in all_names if name not in seen]
     if len(others.classes) < 2:
         raise CapabilityError("--novel: no two classes are left out; give --classes base, or a list")
-    unseen = prepared_of(others, Reporter(quiet=True))
+    unseen = prepared_of(others, Reporter(quiet=True), getattr(prepared, "domain", None))
     moved = for_classes(prepared.backbone, unseen.classifier)
     result = score(moved, fitted_zero_shot(unseen.test, unseen.classifier), unseen.test, unseen.class_names).metrics
     for side in ("zero_shot", "adapted"):
@@ -234,7 +239,7 @@ def _summary(run: Run, info: dict[str, Any], scores: Scores, seconds: float) -> 
         "backbone": None if info["backbone"] is None else info["backbone"]["spec"],
         "shots": info["shots"],
         "seed": info["seed"],
-        **{key: value for key, value in scores.metrics.items()},
+        **scores.metrics,
         "seconds": round(seconds, 3),
     }
 

@@ -64,6 +64,7 @@ def predict(
     run: str | Path,
     images: Sequence[str | Path],
     *,
+    domain: Domain | None = None,
     device: str = "auto",
     batch_size: int | None = None,
     workers: int | None = None,
@@ -74,6 +75,7 @@ def predict(
     Args:
         run: a run folder.
         images: files or folders, of any kind the run's domain reads.
+        domain: a domain of your own that is not installed as a plug-in; by default the run's, by name.
         device: "auto", "cpu", "cuda", ...
         batch_size: images at once; by default measured.
         workers: decoding threads.
@@ -87,7 +89,7 @@ def predict(
             f"{opened.path}: made from a features file, so there is no backbone to encode images with"
         )
     recipe = Config(opened.info["recipe"])
-    domain = load_domain(opened.info["domain"])
+    domain = domain or load_domain(opened.info["domain"])
     backbone = load_backbone(opened.info["backbone"]["spec"], device=device, image_size=recipe.image_size)
     adapter = load_adapter(opened.adapter_path, backbone).to(backbone.device)
     data = readable(domain.read_images(list(images), **data_options(recipe)))

@@ -24,7 +24,7 @@ from ..data.verify import check_skipped, drop_unreadable
 from ..features.store import FeatureStore
 from ..prompts.classifier import build_classifier
 from ..prompts.descriptions import read_descriptions
-from ..registry import load_domain
+from ..registry import catalogue, load_domain
 from ..registry.catalogue import did_you_mean
 from .progress import Reporter
 from .recipe import data_options
@@ -154,13 +154,13 @@ class Prepared:
         return self.data.load(self.test_items[index])
 
 
-def prepare(recipe: Config, reporter: Reporter) -> Prepared:
+def prepare(recipe: Config, reporter: Reporter, domain: Domain | None = None) -> Prepared:
     """Read, check, restrict and split the data; load the backbone (its model is built only when it runs).
 
     Raises:
         DataError, ConfigError, CapabilityError: one line each, as DESIGN says.
     """
-    domain = load_domain(recipe.domain)
+    domain = domain or named_domain(recipe)
     task = domain.check_task(recipe.task)
     data = read_data(recipe, domain, task)
     data = restrict_classes(data, recipe.classes)
@@ -171,6 +171,17 @@ def prepare(recipe: Config, reporter: Reporter) -> Prepared:
     data = assign_splits(data, seed=recipe.split_seed, hashes=hashes)
     backbone = load_backbone(recipe.backbone, device=recipe.device, image_size=recipe.image_size)
     return Prepared(recipe, domain, task, data, backbone, FeatureStore(), reporter, had_splits=had_splits)
+
+
+def named_domain(recipe: Config) -> Domain:
+    """The domain that the recipe names.
+
+    Raises:
+        ConfigError: it names none. UnknownNameError: nothing has that name.
+    """
+    if not recipe.domain:
+        raise ConfigError(f"--domain is missing; there are: {', '.join(sorted(catalogue.domains()))}")
+    return load_domain(recipe.domain)
 
 
 def read_data(recipe: Config, domain: Domain, task: str) -> DomainData:
@@ -184,7 +195,7 @@ def read_data(recipe: Config, domain: Domain, task: str) -> DomainData:
 
 
 def restrict_classes(data: DomainData, classes: Any) -> DomainData:
-    """Only some classes: None or "all", "base", "new", a comma-separated list, a list, or a text file with one a line."""
+    """Only some classes: None or "all", "base", "new", a list, comma-separated names, or a file with one a line."""
     indices = class_indices(data.class_names, classes)
     return data if indices is None else restrict(data, indices)
 

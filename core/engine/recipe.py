@@ -14,7 +14,7 @@ from ..registry import catalogue, load_domain
 from ..registry.catalogue import did_you_mean, find
 
 DEFAULTS: dict[str, Any] = {
-    "domain": "medical",
+    "domain": None,
     "task": None,
     "data": {"path": "sample"},
     "features": None,
@@ -35,6 +35,9 @@ DEFAULTS: dict[str, Any] = {
     "out": None,
 }
 """Every key a recipe may have. `data` also holds the domain's reading options, `adapter` the adapter's own."""
+
+SHORT_FORMS = {"adapter": "name", "data": "path"}
+"""Groups that may be given as one word: `adapter="ape"` means `adapter.name="ape"`."""
 
 AMP_MODES = (None, "bf16", "fp16")
 
@@ -134,8 +137,8 @@ def _put(into: Config, key: str, value: Any) -> None:
         raise UnknownNameError(f"--set {key}: a recipe has no key '{head}'; {did_you_mean(head, DEFAULTS)}")
     if rest and not isinstance(DEFAULTS[head], dict):
         raise ConfigError(f"--set {key}: '{head}' holds one value, not a group; write --set {head}=...")
-    if head == "adapter" and not rest and isinstance(value, str):
-        key, value = "adapter.name", value
+    if not rest and head in SHORT_FORMS and isinstance(value, str):
+        key = f"{head}.{SHORT_FORMS[head]}"
     if key == "adapter.name" and value != into.adapter.name:
         into.adapter = {"name": value}
         return
@@ -174,7 +177,6 @@ def _check(recipe: Config) -> None:
         value = recipe[key]
         if value is not None and (not isinstance(value, int) or value < (0 if key == "workers" else 1)):
             raise ConfigError(f"--{key.replace('_', '-')} {value}: give a whole number above 0")
-    find(recipe.domain, catalogue.domains(), "domain")
     find(recipe.adapter.name, catalogue.adapters(), "adapter")
 
 
