@@ -1,0 +1,140 @@
+"""Class folders: `root/<class>/*.jpg`, with or without train, val and test above them.
+
+Also one level further down, as archives unpack (`root/images/<class>/`). Names of classes are those of the folders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..contracts.domain import DomainData, check_items
+from ..contracts.errors import DataError
+from .files import Found, folders, licence_of, shown, stays_inside, visible, walk
+from .formats import Format, format_of, loader
+from .images import IMAGE
+
+SPLIT_FOLDERS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+CONTAINERS = frozenset({"images", "image", "imgs", "img", "data", "dataset", "jpegimages"})
+NOT_CLASSES = CONTAINERS | {"masks", "mask", "annotations", "labels"}
+
+
+def read_class_folders(path: str | Path, formats: Sequence[Format] = (IMAGE,)) -> DomainData:
+    """A labelled set from folders named as the classes.
+
+    Hidden files and files of no known format are ignored; empty files and links that leave the folder are skipped and
+    listed.
+
+    Args:
+        path: the folder.
+        formats: what counts as an image.
+
+    Raises:
+        DataError: no such folder, no class folders in it, or fewer than two classes with images.
+    """
+    root = Path(path)
+    layout = find_layout(root, formats)
+    if layout is None:
+        raise DataError(f"{root}: no class folders with images; put the images of each class into a folder of its name")
+    found, notes, label_of = Found(), list(layout.notes), {name: i for i, name in enumerate(layout.class_names)}
+    for split, folder in layout.parts:
+        for class_folder in _class_folders(folder, formats):
+            if not stays_inside(class_folder, root):
+                found.skip(shown(class_folder, root), "a linked folder outside the data folder; copy it there")
+                continue
+            for file in walk(class_folder, root, found):
+                if format_of(file, formats) is not None:
+                    label = label_of[class_folder.name]
+                    found.add_file(file, shown(file, root), formats, label=label, split=split)
+    data = DomainData(
+        items=found.items,
+        class_names=layout.class_names,
+        load=loader(formats),
+        name=root.resolve().name,
+        skipped=found.skipped,
+        notes=notes,
+        licence=licence_of(root),
+    )
+    return check_items(data, root)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the class folders lie: (split or "", folder that holds class folders), and what was left aside."""
+
+    parts: tuple[tuple[str, Path], ...]
+    class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def find_layout(root: Path, formats: Sequence[Format]) -> Layout | None:
+    """How `root` is laid out, or None if it holds no class folders."""
+    if not root.is_dir():
+        return None
+    for folder in (root, *_containers(root, formats)):
+        layout = _split_layout(folder, formats) or _plain_layout(folder, formats, _holds_directly)
+        if layout is not None:
+            return layout
+    return _plain_layout(root, formats, _holds)
+
+
+def _containers(root: Path, formats: Sequence[Format]) -> list[Path]:
+    """Folders that may stand between the root and its class folders: one called "images", or the only one there is."""
+    inner = folders(root)
+    named = [folder for folder in inner if folder.name.lower() in CONTAINERS]
+    holding = [folder for folder in inner if _holds(folder, formats)]
+    return named or (holding if len(holding) == 1 else [])
+
+
+def _split_layout(folder: Path, formats: Sequence[Format]) -> Layout | None:
+    parts, notes = [], []
+    for inner in folders(folder):
+        split = SPLIT_FOLDERS.get(inner.name.lower())
+        if split is None:
+            continue
+        if _class_folders(inner, formats):
+            parts.append((split, inner))
+        elif _holds(inner, formats):
+            notes.append(f"Folder '{inner.name}' holds images but no class folders: left out.")
+    names = {class_folder.name for _, inner in parts for class_folder in _class_folders(inner, formats)}
+    return Layout(tuple(parts), tuple(sorted(names)), tuple(notes)) if parts else None
+
+
+def _plain_layout(folder: Path, formats: Sequence[Format], holds) -> Layout | None:
+    """Two folders at least that hold images, as `holds` tells, and are not images beside their masks."""
+    counted = [inner for inner in folders(folder) if holds(inner, formats)]
+    if len(counted) < 2 or all(inner.name.lower() in NOT_CLASSES for inner in counted):
+        return None
+    classes = _class_folders(folder, formats)
+    empty = [inner.name for inner in folders(folder) if inner not in classes]
+    loose = sum(_is_image(Path(entry.path), formats) for entry in visible(folder))
+    notes = []
+    if empty:
+        notes.append(f"Folders without images left out: {', '.join(empty)}.")
+    if loose:
+        notes.append(f"{loose} images beside the class folders left out: they have no class.")
+    return Layout((("", folder),), tuple(inner.name for inner in classes), tuple(notes))
+
+
+def _class_folders(folder: Path, formats: Sequence[Format]) -> list[Path]:
+    return [inner for inner in folders(folder) if _holds(inner, formats)]
+
+
+def _holds_directly(folder: Path, formats: Sequence[Format]) -> bool:
+    return any(_is_image(Path(entry.path), formats) for entry in visible(folder))
+
+
+def _holds(folder: Path, formats: Sequence[Format]) -> bool:
+    """Whether an image lies in the folder, at any depth."""
+    if _holds_directly(folder, formats):
+        return True
+    return any(_holds(inner, formats) for inner in folders(folder) if not inner.is_symlink())
+
+
+def _is_image(path: Path, formats: Sequence[Format]) -> bool:
+    return format_of(path, formats) is not None and path.is_file()

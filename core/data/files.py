@@ -1,0 +1,137 @@
+"""Files of a data set: found without leaving its folder, and expanded into items."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..contracts.domain import Item
+from ..contracts.errors import DataError
+from .formats import Format, format_of
+
+LICENCE_LINE = re.compile(r"^\W*licen[cs]e\W*:\s*(.+)$", re.IGNORECASE | re.MULTILINE)
+
+
+@dataclass
+class Found:
+    """What reading has gathered so far: items, and (file, reason) of what was left out."""
+
+    items: list[Item] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+    def add_file(self, path: Path, name: str, formats: Sequence[Format], **fields: Any) -> None:
+        """The samples of one file, by its format; a file that cannot hold any is skipped.
+
+        Args:
+            path: the file.
+            name: what its items' ids begin with; several samples of a file are told apart by "#1", "#2".
+            formats: the first that matches expands the file and says its group, unless `fields` has one.
+            fields: of each `Item` (label, split, ...); `decode` is merged into the format's.
+        """
+        fmt = format_of(path, formats)
+        if fmt is None:
+            known = " ".join(suffix for f in formats for suffix in f.suffixes)
+            return self.skip(name, f"no reader for this kind of file; known: {known}")
+        decode = fields.pop("decode", {})
+        try:
+            if path.stat().st_size == 0:
+                return self.skip(name, "empty file (0 bytes)")
+            samples = fmt.expand(path)
+            group = fields.pop("group", None) or fmt.group(path)
+        except OSError as error:
+            return self.skip(name, f"cannot be read ({error.strerror})")
+        except DataError as error:
+            return self.skip(name, str(error))
+        for number, part in enumerate(samples, start=1):
+            id_ = name if len(samples) == 1 else f"{name}#{number}"
+            self.items.append(Item(id=id_, source=path, decode={**part, **decode}, group=group, **fields))
+        return None
+
+    def skip(self, name: str, reason: str) -> None:
+        self.skipped.append((name, reason))
+
+
+def walk(folder: Path, root: Path, found: Found) -> Iterator[Path]:
+    """Visible files below `folder`, sorted by name. Links that leave `root`, and linked folders, are skipped."""
+    for entry in sorted(visible(folder), key=lambda entry: entry.name):
+        path = Path(entry.path)
+        if entry.is_symlink() and not stays_inside(path, root):
+            found.skip(shown(path, root), "a link that leaves the data folder; copy the file there")
+        elif entry.is_dir(follow_symlinks=False):
+            yield from walk(path, root, found)
+        elif entry.is_dir():
+            found.skip(shown(path, root), "a linked folder, not followed")
+        else:
+            yield path
+
+
+def visible(folder: Path) -> list[os.DirEntry]:
+    """Entries of a folder but the hidden ones.
+
+    Raises:
+        DataError: it cannot be listed.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not entry.name.startswith(".") and entry.name != "__MACOSX"]
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be listed ({error.strerror}); check the path and its permissions") from error
+
+
+def folders(folder: Path) -> list[Path]:
+    """Visible folders in a folder, sorted by name."""
+    return sorted(Path(entry.path) for entry in visible(folder) if entry.is_dir())
+
+
+def locate(name: str, roots: Sequence[Path], listed_in: str) -> Path | None:
+    """The file that a list names, below the first of `roots` that has it, or None.
+
+    Args:
+        name: relative path, or an absolute one inside a root.
+        roots: folders to look in.
+        listed_in: "labels.csv line 3", for the message.
+
+    Raises:
+        DataError: the path leaves the folders.
+    """
+    spellings = [name] if "\\" not in name else [name, name.replace("\\", "/")]  # lists made on Windows
+    for spelling in spellings:
+        inside = [root / spelling for root in roots if stays_inside(root / spelling, root)]
+        if not inside:
+            raise DataError(f"{listed_in}: '{name}' leaves the folder {roots[0]}; list only files inside it")
+        for path in inside:
+            if path.is_file():
+                return path
+    return None
+
+
+def shown(path: Path, root: Path) -> str:
+    """How a file is named in ids and lists: relative to the set's folder, "/" between parts."""
+    return Path(os.path.relpath(path, root)).as_posix()
+
+
+def stays_inside(path: Path, root: Path) -> bool:
+    """Whether a path, links resolved, lies in the folder."""
+    return path.resolve().is_relative_to(root.resolve())
+
+
+def licence_of(folder: Path) -> str:
+    """What README or LICENSE in a data folder says, in one line, or "unknown"."""
+    for name in ("README.md", "README.txt", "README"):
+        if match := LICENCE_LINE.search(_head(folder / name)):
+            return match.group(1).strip()
+    for name in ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE"):
+        if lines := _head(folder / name).split("\n", 1)[0].strip("# \r"):
+            return lines
+    return "unknown"
+
+
+def _head(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return file.read(4000).strip()

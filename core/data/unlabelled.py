@@ -1,0 +1,38 @@
+"""Images without labels: files, and folders searched for files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..contracts.domain import DomainData
+from ..contracts.errors import DataError
+from .files import Found, walk
+from .formats import Format, format_of, loader
+from .images import IMAGE
+
+
+def read_unlabelled(paths: Sequence[str | Path], formats: Sequence[Format] = (IMAGE,)) -> DomainData:
+    """Items without labels; `id` is the path as the user gave it.
+
+    Args:
+        paths: files, or folders that are searched at any depth. A file named twice counts once.
+        formats: what counts as an image.
+
+    Raises:
+        DataError: a path does not exist, or none of them holds an image.
+    """
+    found, seen = Found(), set()
+    for given in map(Path, paths):
+        if not given.exists():
+            raise DataError(f"{given}: no such file or folder; check the spelling")
+        for file in walk(given, given, found) if given.is_dir() else [given]:
+            known = format_of(file, formats) is not None or file == given
+            if known and file.resolve() not in seen:
+                seen.add(file.resolve())
+                found.add_file(file, file.as_posix(), formats)
+    if not found.items:
+        reason = f" ({found.skipped[0][0]}: {found.skipped[0][1]})" if found.skipped else ""
+        known = " ".join(suffix for fmt in formats for suffix in fmt.suffixes)
+        raise DataError(f"{', '.join(map(str, paths))}: no readable image found{reason}; known kinds: {known}")
+    return DomainData(found.items, (), loader(formats), name="images", skipped=found.skipped)
