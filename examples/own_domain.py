@@ -3,6 +3,9 @@
     python examples/own_domain.py
 """
 
+import hashlib
+from pathlib import Path
+
 import numpy as np
 from sklearn.datasets import load_digits
 
@@ -21,10 +24,11 @@ class Digits(Domain):
             grey = digits.images[item.decode["row"]] / 16
             return np.repeat(np.kron(grey, np.ones((8, 8)))[..., None], 3, axis=2).astype(np.float32)
 
-        items = [
-            Item(id=f"digit-{i}", source=__file__, decode={"row": i, "digest": str(i)}, label=int(label))
-            for i, label in enumerate(digits.target[:600])
-        ]
+        def item(row, label):
+            digest = hashlib.sha256(digits.images[row].tobytes()).hexdigest()  # no file of its own: the content's hash
+            return Item(f"digit-{row}", Path(__file__), {"row": row, "digest": digest}, label=int(label))
+
+        items = [item(row, label) for row, label in enumerate(digits.target[:600])]
         return DomainData(items, self.words, load, name="scikit-learn digits", licence="BSD-3-Clause")
 
     def sample(self, task):

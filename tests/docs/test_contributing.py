@@ -1,0 +1,52 @@
+"""The examples of CONTRIBUTING.md run as they stand there, as an installed third-party package."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BLOCK = re.compile(r"`(?P<file>[\w.]+)`[^`\n]*:\n\n```\w+\n(?P<text>.*?)```", re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def plug_in(tmp_path_factory) -> Path:
+    """The files of CONTRIBUTING.md, laid out as pip would install them."""
+    folder = tmp_path_factory.mktemp("plug-in")
+    blocks = {m["file"]: m["text"] for m in BLOCK.finditer((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))}
+    assert set(blocks) == {"nearest_mean.py", "stripes.py", "pyproject.toml"}
+    for name in ("nearest_mean.py", "stripes.py"):
+        (folder / name).write_text(blocks[name])
+    info = folder / "vladapt_stripes-0.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: vladapt-stripes\nVersion: 0.1\n")
+    groups = re.findall(r'\[project\.entry-points\."(.*?)"\]\n(.*?)\n\n', blocks["pyproject.toml"], re.DOTALL)
+    text = "\n".join(f"[{group}]\n{lines}" for group, lines in groups).replace('"', "")
+    (info / "entry_points.txt").write_text(text)
+    return folder
+
+
+def run(plug_in: Path, *arguments: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(plug_in)}
+    return subprocess.run([sys.executable, "-m", "vladapt", *arguments], capture_output=True, text=True, env=environment)
+
+
+def test_the_example_names_are_listed(plug_in):
+    assert "nearest-mean" in run(plug_in, "list", "adapters").stdout
+    assert "stripes" in run(plug_in, "list", "domains").stdout
+
+
+def test_the_example_command_runs(plug_in, tmp_path):
+    pytest.importorskip("efficientnet_lite_pytorch")
+    line = re.search(r"^vladapt (fit .*)$", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.MULTILINE)[1]
+    done = run(plug_in, *line.split(), "--out", str(tmp_path / "runs"), "--json")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["adapter"] == "nearest-mean" and summary["domain"] == "stripes"
+    assert summary["adapted"]["accuracy"] > 0.9
