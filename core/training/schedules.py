@@ -1,0 +1,79 @@
+"""The optimiser and learning rates of Dassl, which CoOp and most prompt learners after it train with.
+
+Zhou et al., Domain Adaptive Ensemble Learning, 2020, arXiv 2003.07325 (Dassl.pytorch). Its warm-up schedulers do not
+run on a recent torch; here the rates are a closed form, told before the training starts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from ..contracts.adapter import require
+
+WARMUPS = (None, "constant", "linear")
+
+
+def dassl_learning_rates(
+    lr: float,
+    epochs: int,
+    *,
+    warmup: str | None = "constant",
+    warmup_epochs: int = 1,
+    warmup_lr: float = 1e-5,
+    recount: bool = True,
+) -> list[float]:
+    """The learning rate of each epoch: a warm-up, then a cosine over `epochs` that is stepped once an epoch.
+
+    Args:
+        lr: the peak.
+        epochs: how many rates to give; also the half period of the cosine, warm-up or not.
+        warmup: "constant" holds `warmup_lr`; "linear" starts there, then rises by lr / warmup_epochs an epoch; None.
+        warmup_epochs: its length, ignored where `warmup` is None.
+        warmup_lr: the rate of the first epoch.
+        recount: Dassl's WARMUP_RECOUNT. True starts the cosine after the warm-up, so that it does not reach its end;
+            False counts the warm-up's epochs as steps of the cosine, which still starts from the full `lr`.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+    _check(lr, epochs, warmup, warmup_epochs, warmup_lr)
+    length = warmup_epochs if warmup else 0
+    rates = [_warm(e, lr, length, warmup, warmup_lr) for e in range(min(length, epochs))]
+    if recount or not length:
+        return rates + [lr * _cosine(e - length, epochs) for e in range(length, epochs)]
+    # Dassl's cosine multiplies the rate by the ratio of two neighbouring values, so a late start keeps its offset.
+    start = _cosine(length, epochs)
+    return rates + [lr * _cosine(e, epochs) / start for e in range(length, epochs)]
+
+
+def dassl_sgd(parameters: Iterable[Tensor], lr: float, momentum: float = 0.9, weight_decay: float = 5e-4):
+    """Plain SGD as Dassl sets it up: momentum 0.9, weight decay 5e-4, no Nesterov."""
+    return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give all parameter groups the rate of the epoch."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def _check(lr, epochs, warmup, warmup_epochs, warmup_lr) -> None:
+    require(lr > 0, "lr", lr, "give a number above 0")
+    require(isinstance(epochs, int) and epochs >= 1, "epochs", epochs, "give a whole number, 1 or more")
+    require(warmup in WARMUPS, "warmup", warmup, "there are constant, linear and None")
+    require(isinstance(warmup_epochs, int) and warmup_epochs >= 0, "warmup_epochs", warmup_epochs, "give 0 or more")
+    require(warmup_lr >= 0, "warmup_lr", warmup_lr, "give 0 or more")
+
+
+def _warm(epoch: int, lr: float, length: int, warmup: str | None, warmup_lr: float) -> float:
+    if warmup == "constant" or epoch == 0:
+        return warmup_lr
+    return lr * epoch / length
+
+
+def _cosine(epoch: int, epochs: int) -> float:
+    return 0.5 * (1 + math.cos(math.pi * epoch / epochs))

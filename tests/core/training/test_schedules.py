@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vladapt.core.contracts import ConfigError
+from vladapt.core.training.schedules import dassl_learning_rates, dassl_sgd, set_learning_rate
+
+KINDS = json.loads((Path(__file__).parent / "dassl_schedule.json").read_text())["kinds"]
+"""Numbers that Dassl itself gave: base 0.0035, 10 epochs."""
+
+
+def rates(kind: str, lr: float, epochs: int) -> list[float]:
+    warmup, recount = kind.split("_")
+    return dassl_learning_rates(lr, epochs, warmup=None if warmup == "none" else warmup, recount=recount == "recount")
+
+
+def descend(learning_rates) -> torch.Tensor:
+    """The fixture's problem: one SGD step an epoch on a square from weights of one."""
+    weight = torch.ones(3, requires_grad=True)
+    optimizer = dassl_sgd([weight], lr=1.0)
+    for lr in learning_rates:
+        set_learning_rate(optimizer, lr)
+        optimizer.zero_grad()
+        (weight - torch.tensor([0.3, -1.0, 2.0])).square().sum().backward()
+        optimizer.step()
+    return weight.detach()
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_rates_and_weights_are_those_of_dassl(kind):
+    ours = rates(kind, 0.0035, 10)
+    assert ours == pytest.approx(KINDS[kind]["lr"], rel=1e-6, abs=1e-9)
+    assert descend(ours).tolist() == pytest.approx(KINDS[kind]["weight"], rel=1e-5)
+
+
+def test_all_schedules_of_the_reference(parity_dir):
+    from safetensors.torch import load_file
+
+    found = load_file(parity_dir / "dev" / "dassl_sgd_schedule.safetensors")
+    cases = [name[len("lr_") :] for name in found if name.startswith("lr_")]
+    assert len(cases) == 12
+    for case in cases:
+        epochs, _, kind = case[1:].partition("_")
+        ours = rates(kind, 0.0035 if epochs == "10" else 0.002, int(epochs))
+        assert torch.allclose(torch.tensor(ours), found[f"lr_{case}"], rtol=1e-6, atol=1e-9), case
+        assert torch.allclose(descend(ours), found[f"w_{case}"], rtol=1e-5, atol=1e-9), case
+
+
+def test_linear_warmup_rises_from_its_first_rate():
+    assert dassl_learning_rates(0.4, 8, warmup="linear", warmup_epochs=4)[:5] == pytest.approx([1e-5, 0.1, 0.2, 0.3, 0.4])
+
+
+def test_without_recount_a_longer_warmup_still_peaks_at_the_full_rate():
+    lr = dassl_learning_rates(0.4, 10, warmup_epochs=3, recount=False)
+    assert lr[:3] == [1e-5] * 3
+    assert lr[3] == pytest.approx(0.4)
+    assert lr[9] < dassl_learning_rates(0.4, 10, warmup_epochs=3)[9]
+
+
+def test_warmup_rate_is_used():
+    assert dassl_learning_rates(0.4, 3, warmup_lr=0.1)[0] == 0.1
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 60), st.sampled_from([None, "constant", "linear"]), st.integers(0, 70), st.booleans())
+def test_any_schedule_has_a_rate_for_each_epoch_and_falls_after_the_warmup(epochs, warmup, length, recount):
+    lr = dassl_learning_rates(0.1, epochs, warmup=warmup, warmup_epochs=length, recount=recount)
+    assert len(lr) == epochs
+    assert all(0 <= value <= 0.1 + 1e-12 for value in lr)
+    after = lr[length if warmup else 0 :]
+    assert after == sorted(after, reverse=True)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"lr": 0}, {"epochs": 0}, {"warmup": "cosine"}, {"warmup_epochs": -1}, {"warmup_lr": -1.0}]
+)
+def test_values_out_of_range_are_named(bad):
+    with pytest.raises(ConfigError, match=next(iter(bad))):
+        dassl_learning_rates(**{"lr": 0.1, "epochs": 5, **bad})
