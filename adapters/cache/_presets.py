@@ -1,0 +1,104 @@
+"""Published settings of Tip-Adapter and APE for the eleven sets of the few-shot protocol, and their names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...core.contracts.errors import UnknownNameError
+from ...core.registry.catalogue import did_you_mean
+
+APE_WIDTH = 1024  # of RN50, for which APE's channel counts were published
+
+_SPELLINGS = {
+    "caltech101": "caltech",
+    "dtd": "describable_textures",
+    "eurosat": "euro_sat",
+    "fgvc_aircraft": "fgvc aircraft",
+    "food101": "food",
+    "imagenet": "imagenet1k",
+    "oxford_flowers": "flowers flowers102 oxford_flowers102",
+    "oxford_pets": "pets oxford_iiit_pets",
+    "stanford_cars": "cars",
+    "sun397": "sun",
+    "ucf101": "ucf",
+}
+
+
+@dataclass(frozen=True)
+class TipSetting:
+    """Tip-Adapter's search scale (beta, alpha), alpha where none is searched, and -F's epochs."""
+
+    search_scale: tuple[float, float] = (7, 3)
+    alpha: float = 1.17
+    search_step: tuple[int, int] = (200, 20)
+    epochs: int = 20
+
+
+@dataclass(frozen=True)
+class ApeSetting:
+    """APE's (`w`, `top_q`) and APE-T's (`train_*`) settings; `top_q` counts channels of RN50's 1024."""
+
+    search_scale: tuple[float, float, float] = (7, 7, 1)
+    search_step: tuple[int, int, int] = (200, 20, 20)
+    alpha: float = 3.0
+    top_q: float = 0.7 * APE_WIDTH
+    w: tuple[float, float] = (0.5, 0.5)
+    train_top_q: float = 0.8 * APE_WIDTH
+    lr: float = 1e-3
+    eps: float = 1e-3
+    few_shot_eps: float | None = None  # with 1 or 2 shots
+    epochs: int = 30
+
+
+TIP = {
+    "caltech101": TipSetting((12, 5), 3),
+    "dtd": TipSetting((13, 13), 2),
+    "eurosat": TipSetting((12, 10), 2, epochs=100),
+    "fgvc_aircraft": TipSetting((30, 30), 5),
+    "food101": TipSetting((10, 10), 1.17),
+    "imagenet": TipSetting((7, 3), 1.17),
+    "oxford_flowers": TipSetting((50, 50), 10),
+    "oxford_pets": TipSetting((7, 3), 1.17),
+    "stanford_cars": TipSetting((20, 10), 3),
+    "sun397": TipSetting((12, 10), 1.17),
+    "ucf101": TipSetting((7, 3), 3),
+}
+
+APE = {
+    "caltech101": ApeSetting(alpha=1, top_q=800, w=(0.5, 0.5), train_top_q=900),
+    "dtd": ApeSetting(alpha=3, top_q=400, w=(0.5, 0.5), train_top_q=700, epochs=20),
+    "eurosat": ApeSetting((30, 5, 1.5), alpha=1, top_q=700, w=(0.9, 0.1), train_top_q=900, epochs=200),
+    "fgvc_aircraft": ApeSetting((20, 10, 1), alpha=5, top_q=800, w=(0.1, 0.9), train_top_q=900),
+    "food101": ApeSetting(alpha=0.8, top_q=700, w=(0.3, 0.7), train_top_q=900, lr=1e-4, few_shot_eps=1e-2),
+    "imagenet": ApeSetting(
+        (7, 7, 0.5), (200, 20, 5), alpha=2, top_q=500, w=(0.7, 0.3), train_top_q=500, lr=1e-4, epochs=20
+    ),
+    "oxford_flowers": ApeSetting(alpha=3, top_q=700, w=(0.4, 0.6), train_top_q=800, epochs=60),
+    "oxford_pets": ApeSetting(alpha=2, top_q=800, w=(0.7, 0.3), train_top_q=800, lr=1e-4, eps=2e-3),
+    "stanford_cars": ApeSetting((10, 7, 1), alpha=1, top_q=500, w=(0.6, 0.4), train_top_q=800, eps=5e-3),
+    "sun397": ApeSetting((10, 7, 1), alpha=1, top_q=800, w=(0.7, 0.3), train_top_q=800, lr=1e-4),
+    "ucf101": ApeSetting((10, 7, 1.5), alpha=2, top_q=700, w=(0.3, 0.7), train_top_q=800, eps=2e-3),
+}
+
+
+def tip_setting(preset: str | None) -> TipSetting:
+    """Tip-Adapter's setting of a set; for None, of a set without a published one."""
+    return TipSetting() if preset is None else TIP[set_name(preset)]
+
+
+def ape_setting(preset: str | None) -> ApeSetting:
+    """APE's setting of a set; for None, of a set without a published one."""
+    return ApeSetting() if preset is None else APE[set_name(preset)]
+
+
+def set_name(name: str) -> str:
+    """The protocol's name of a set in any usual spelling ("Flowers102", "oxford-flowers").
+
+    Raises:
+        UnknownNameError: no set has that name; the message has the nearest right ones.
+    """
+    plain = str(name).strip().lower().replace("-", "_").replace(" ", "_")
+    for known, others in _SPELLINGS.items():
+        if plain == known or plain in others.split():
+            return known
+    raise UnknownNameError(f"option preset='{name}' names no published setting; {did_you_mean(plain, _SPELLINGS)}")

@@ -1,0 +1,246 @@
+"""The grid search over beta, alpha (and APE's gamma) of cache models, all points scored on val in one sweep.
+
+The affinity of val and keys is computed once, the class sums of exp(-beta (1 - affinity)) once a beta (and gamma), and
+alphas only rescale those sums. Rows of val are taken in blocks, so memory is bounded by `BUDGET`, not by N_val.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...core.contracts.adapter import require
+from ...core.data.holdout import Selection
+from ...core.metrics.selection import macro_auroc
+
+BUDGET = 48 * 2**20  # bytes of working memory
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One hyper-parameter: the value the user gave, else a grid to search, else a default.
+
+    Args:
+        name: "beta", "alpha" or "gamma".
+        given: used as it is, not searched.
+        default: used where there is nothing to choose on.
+        grid: values to search.
+    """
+
+    name: str
+    given: float | None
+    default: float
+    grid: tuple[float, ...]
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        return self.grid if self.given is None else (float(self.given),)
+
+    @property
+    def fallback(self) -> float:
+        return float(self.default if self.given is None else self.given)
+
+
+def check_options(adapter, names: tuple[str, ...]) -> None:
+    """ConfigError unless the hyper-parameters `names`, their grid and `views` can be used."""
+    for name in names:
+        value = getattr(adapter, name)
+        require(value is None or value >= 0, name, value, "give 0 or more, or leave it out to search it")
+    scale, step, axes = adapter.search_scale, adapter.search_step, ", ".join(names)
+    require(scale is None or _above(scale, len(names), 0.1), "search_scale", scale, f"give {axes}, each above 0.1")
+    require(step is None or _above(step, len(names), 0), "search_step", step, f"give {axes}, each at least 1")
+    require(adapter.views >= 0, "views", adapter.views, "give 0 or more")
+
+
+def grid_axes(adapter, names: tuple[str, ...], setting) -> tuple[Axis, ...]:
+    """The axes of an adapter: its options where given, else those of a published or default setting."""
+    scale, step = adapter.search_scale or setting.search_scale, adapter.search_step or setting.search_step
+    default = {"beta": 1.0, "alpha": setting.alpha, "gamma": 0.1}
+    start = {"beta": 0.1, "alpha": 0.1, "gamma": 0.0}
+    return tuple(
+        Axis(name, getattr(adapter, name), default[name], grid(scale[i], step[i], start[name]))
+        for i, name in enumerate(names)
+    )
+
+
+def grid(scale: float, steps: int, start: float = 0.1) -> tuple[float, ...]:
+    """`steps` values from `start` on towards `scale`, which is excluded, as published."""
+    return tuple(i * (scale - start) / steps + start for i in range(steps))
+
+
+def choose(
+    axes: Sequence[Axis], selection: Selection, search: Callable[..., tuple[tuple[float, ...], float]]
+) -> tuple[dict[str, float], str, float | None]:
+    """Hyper-parameters by search where there is val, by default else.
+
+    Args:
+        axes: in the order of the search's loops, the outermost first.
+        selection: what to choose on.
+        search: called with one sequence of values an axis, gives the best point and its score.
+
+    Returns:
+        name -> value, on what it was chosen in words, and the score there or None.
+    """
+    names = [axis.name for axis in axes]
+    if all(axis.given is not None for axis in axes):
+        return dict(zip(names, [axis.fallback for axis in axes])), "given as options", None
+    if selection.val is None:
+        return dict(zip(names, [axis.fallback for axis in axes])), selection.words, None
+    best, score = search(*[axis.values for axis in axes])
+    return dict(zip(names, best)), selection.words, score
+
+
+def search_cache(
+    queries: Tensor,
+    labels: Tensor,
+    zero_shot: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    betas: Sequence[float],
+    alphas: Sequence[float],
+    gammas: Sequence[float] = (0.0,),
+    *,
+    exponent: Tensor | None = None,
+    alpha_factor: float = 1.0,
+) -> tuple[tuple[float, float, float], float]:
+    """The first best point of zero_shot + alpha * factor * exp(-beta (1 - queries keys^T)) (values * exp(gamma e)).
+
+    Args:
+        queries: (V, D) unit val features.
+        labels: (V,) class indices, scored by accuracy; or (V, C) with NaN for unknown, scored by macro AUROC.
+        zero_shot: (V, C) logits the cache adds to.
+        keys: (N, D).
+        values: (N, C).
+        betas, alphas, gammas: the grid; the first point in loop order (beta outside, gamma inside) wins a tie.
+        exponent: (N,) e, or None for 0.
+        alpha_factor: what alphas are multiplied by, logit_scale / 100.
+
+    Returns:
+        (beta, alpha, gamma), and their score.
+    """
+    sums = _ClassSums(keys, values, gammas, exponent)
+    scaled = [alpha * alpha_factor for alpha in alphas]
+    sweep = _sweep_accuracy if labels.ndim == 1 else _sweep_auroc
+    with torch.no_grad():
+        scores = sweep(sums, queries, labels, zero_shot, betas, scaled)  # (B, A, G)
+    b, a, g = np.unravel_index(int(np.argmax(scores)), scores.shape)
+    return (float(betas[b]), float(alphas[a]), float(gammas[g])), float(scores[b, a, g])
+
+
+class _ClassSums:
+    """exp(-beta (1 - A)) summed into classes, laid out (C, G, rows) so that all later reductions run over rows at once.
+
+    Where each key has one class, keys are put into (C, K) slots, the empty ones with weight 0, and a small product a
+    class does the sum; otherwise it is one product with the (C, N) values.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, gammas: Sequence[float], exponent: Tensor | None):
+        boost = [torch.ones_like(keys[:, 0]) if exponent is None else torch.exp(gamma * exponent) for gamma in gammas]
+        boost = torch.stack(boost)  # (G, N)
+        self.num_classes, self.num_gammas = values.shape[1], len(boost)
+        slots = _slots(values)
+        if slots is None:
+            self.keys, self.boost, self.values = keys, boost, values.T.contiguous()
+            self.weights = None
+        else:
+            index, filled = slots  # (C * K,)
+            self.keys = keys[index]
+            weights = boost[:, index] * (values.sum(dim=1)[index] * filled)  # (G, C * K)
+            self.weights = weights.view(len(boost), self.num_classes, -1).transpose(0, 1).contiguous()  # (C, G, K)
+
+    def rows_within(self, budget: int) -> int:
+        """How many val rows fit the budget at once."""
+        floats = 2 * len(self.keys) + 3 * self.num_classes * self.num_gammas
+        return max(1, budget // (4 * floats))
+
+    def affinity(self, queries: Tensor) -> Tensor:
+        """(S, V) cosines minus 1."""
+        return self.keys @ queries.T - 1
+
+    def at(self, affinity: Tensor, beta: float, buffer: Tensor) -> Tensor:
+        """(C, G, V) sums; `buffer` is overwritten."""
+        kernel = torch.mul(affinity, beta, out=buffer).exp_()
+        if self.weights is not None:
+            return torch.bmm(self.weights, kernel.view(self.num_classes, -1, kernel.shape[1]))
+        return torch.stack([self.values @ (weight[:, None] * kernel) for weight in self.boost], dim=1)
+
+
+def _slots(values: Tensor) -> tuple[Tensor, Tensor] | None:
+    """(C * K,) key index of each slot and whether it is filled; None if a key has several classes or slots waste."""
+    num_keys, num_classes = values.shape
+    if not bool(((values != 0).sum(dim=1) == 1).all()):
+        return None
+    classes = values.abs().argmax(dim=1)
+    counts = torch.bincount(classes, minlength=num_classes)
+    width = int(counts.max())
+    if num_classes * width > 4 * num_keys:
+        return None
+    order = torch.argsort(classes, stable=True)
+    starts = counts.cumsum(0) - counts
+    within = torch.arange(num_keys, device=values.device) - starts[classes[order]]
+    slot = classes[order] * width + within
+    index = torch.zeros(num_classes * width, dtype=torch.long, device=values.device)
+    filled = torch.zeros(num_classes * width, dtype=values.dtype, device=values.device)
+    index[slot], filled[slot] = order, 1.0
+    return index, filled
+
+
+def _sweep_accuracy(sums: _ClassSums, queries, labels, zero_shot, betas, alphas) -> np.ndarray:
+    """(B, A, G) accuracies. Rows are independent, so each block of them is swept whole and counts are added."""
+    right = torch.zeros(len(betas), len(alphas), sums.num_gammas, dtype=torch.long, device=queries.device)
+    for rows in torch.arange(len(queries), device=queries.device).split(sums.rows_within(BUDGET)):
+        rival = zero_shot[rows].T.contiguous()  # (C, V)
+        truth = labels[rows][None]  # (1, V)
+        own = rival.gather(0, truth)
+        rival = rival.scatter(0, truth, -torch.inf)[:, None]  # (C, 1, V): the strongest other class
+        affinity = sums.affinity(queries[rows])
+        buffer = torch.empty_like(affinity)
+        for b, beta in enumerate(betas):
+            cache = sums.at(affinity, beta, buffer)  # (C, G, V)
+            own_cache = cache.gather(0, truth[None].expand(1, *cache.shape[1:]))[0]  # (G, V)
+            for a, alpha in enumerate(alphas):
+                right[b, a] += _right(rival, own, cache, own_cache, alpha, truth)
+    return right.cpu().numpy() / len(queries)
+
+
+def _right(rival, own, cache, own_cache, alpha, truth) -> Tensor:
+    """(G,) rows whose first largest logit is the true class."""
+    logits = torch.add(rival, cache, alpha=alpha)  # (C, G, V)
+    best = logits.amax(dim=0)
+    mine = torch.add(own, own_cache, alpha=alpha)
+    right, tied = mine > best, mine == best
+    if tied.any():
+        right[tied] = truth.expand_as(best)[tied] < logits[:, tied].argmax(dim=0)
+    return right.sum(dim=-1)
+
+
+def _sweep_auroc(sums: _ClassSums, queries, labels, zero_shot, betas, alphas) -> np.ndarray:
+    """(B, A, G) macro AUROCs."""
+    base, truth = zero_shot.T, labels.T  # (C, V)
+    scores = np.empty((len(betas), len(alphas), sums.num_gammas))
+    for b, cache in enumerate(_whole_sums(sums, queries, betas)):
+        for a, alpha in enumerate(alphas):
+            logits = torch.add(base[:, None], cache, alpha=alpha).transpose(0, 1)  # (G, C, V)
+            scores[b, a] = macro_auroc(logits.contiguous(), truth).cpu().numpy()
+    return scores
+
+
+def _whole_sums(sums: _ClassSums, queries: Tensor, betas: Sequence[float]) -> Iterator[Tensor]:
+    """(C, G, V) of each beta; the affinity is kept where it fits the budget, else made again block by block."""
+    blocks = queries.split(sums.rows_within(BUDGET))
+    kept = sums.affinity(queries) if len(blocks) == 1 else None
+    for beta in betas:
+        parts = [kept] if kept is not None else (sums.affinity(block) for block in blocks)
+        yield torch.cat([sums.at(part, beta, torch.empty_like(part)) for part in parts], dim=-1)
+
+
+def _above(values: Sequence[float], count: int, least: float) -> bool:
+    return (
+        isinstance(values, Sequence)
+        and len(values) == count
+        and all(isinstance(value, (int, float)) and value > least for value in values)
+    )

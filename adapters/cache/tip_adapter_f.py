@@ -1,0 +1,140 @@
+"""Tip-Adapter-F: the cache's keys trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+from torch import Tensor
+
+from ...core.contracts.adapter import Adapter, Batch, FitReport
+from ...core.data.holdout import selection_split
+from ...core.losses.binary_cross_entropy import BinaryCrossEntropy
+from ...core.losses.cross_entropy import CrossEntropy
+from ...core.metrics.selection import val_score
+from ._cache import (
+    REFERENCE_SCALE,
+    cache_keys,
+    cache_logits,
+    cache_values,
+    keys_note,
+    training_images,
+    zero_shot_logits,
+    zero_shot_text,
+)
+from ._presets import tip_setting
+from ._search import check_options, grid_axes, search_cache
+from ._training import Schedule, check_schedule, train_and_choose, train_keeping_best
+
+AXES = ("beta", "alpha")
+
+
+@dataclass(eq=False, kw_only=True)
+class TipAdapterF(Adapter):
+    """Tip-Adapter-F, of Tip-Adapter (Zhang et al., 2022, arXiv 2207.09519): the keys start as Tip-Adapter's and train.
+
+    logits = s x W^T + alpha s/100 exp(-beta (1 - x F^T)) L; only F (N, D) learns and is not normalised again. AdamW,
+    cosine a step, cross-entropy (binary cross-entropy with several labels an image). While training, beta and alpha are
+    the given ones, else 1 and the preset's alpha (1.17); then they are searched with the trained keys.
+
+    Epoch, beta and alpha are chosen on val. The released code keeps the epoch of best TEST accuracy, a leak: here test
+    is never seen, and `select="last"` keeps the last epoch. Without val and with 4 shots or more, floor(K/4) images a
+    class are held out, a first run on the rest chooses epoch, beta and alpha, and a second one on all, with the same
+    cosine, ends after that epoch. With fewer shots the last epoch and the default beta and alpha are used.
+
+    Where the support has views, epoch e trains on view e mod V of every image (the released code draws new
+    augmentations each epoch), and a key is the mean of the views.
+
+    `resources={"batch_order": (epochs, N) int64}` overrides the shuffle of the run on the whole support.
+
+    Args:
+        alpha, beta, search_scale, search_step, preset, views: as in tip-adapter; given alpha and beta are used while
+            training too.
+        lr: AdamW's rate at the start of the cosine.
+        eps: AdamW's epsilon.
+        weight_decay: AdamW's.
+        epochs: length of the cosine; None: the preset's, or 20.
+        batch_size: images a step.
+        select: "best_val" or "last".
+
+    Raises:
+        ConfigError: an option is out of range.
+        UnknownNameError: no such preset.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
+    multilabel: ClassVar[bool] = True
+    state: ClassVar[tuple[str, ...]] = ("text", "logit_scale", "logit_bias", "keys", "values", "beta_", "alpha_")
+
+    alpha: float | None = None
+    beta: float | None = None
+    search_scale: tuple[float, float] | None = None
+    search_step: tuple[int, int] = (200, 20)
+    preset: str | None = None
+    views: int = 10
+    lr: float = 1e-3
+    eps: float = 1e-4
+    weight_decay: float = 0.01
+    epochs: int | None = None
+    batch_size: int = 256
+    select: str = "best_val"
+
+    def __post_init__(self):
+        check_options(self, AXES)
+        check_schedule(self)
+        tip_setting(self.preset)
+
+    def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
+        self.text, self.logit_bias = zero_shot_text(classifier)
+        self.logit_scale = classifier.logit_scale
+        axes = grid_axes(self, AXES, tip_setting(self.preset))
+        self.beta_, self.alpha_ = (axis.fallback for axis in axes)
+        selection = selection_split(support, val, seed)
+
+        def search(betas, alphas):
+            queries = selection.val.unit
+            (beta, alpha, _), score = search_cache(
+                queries,
+                selection.val.labels,
+                zero_shot_logits(queries, self.text, self.logit_scale, self.logit_bias),
+                self.keys,
+                self.values,
+                betas,
+                alphas,
+                alpha_factor=self.logit_scale / REFERENCE_SCALE,
+            )
+            return (beta, alpha), score
+
+        train = partial(self._train, seed=seed)
+        trained = train_and_choose(support, selection, axes, train, search, resources.get("batch_order"))
+        self.beta_, self.alpha_ = trained.chosen["beta"], trained.chosen["alpha"]
+        notes = [keys_note(support, self.views)]
+        return FitReport(self.name, trained.chosen, trained.words, trained.score, trained.history, notes)
+
+    def _train(self, support, *, seed, val=None, stop=None, order=None) -> tuple[int, list[dict[str, float]]]:
+        """Set keys and values; the kept epoch and the history."""
+        self.values = cache_values(support, len(self.text))  # (N, C)
+        self.keys = cache_keys(support, self.views).clone().requires_grad_()  # (N, D)
+        criterion = BinaryCrossEntropy() if support.multilabel else CrossEntropy()
+
+        def loss_of(epoch: int, index: Tensor) -> Tensor:
+            images = training_images(support, self.views, epoch)[index]
+            return criterion({"logits": self._unit_logits(images), "labels": support.labels[index]})["loss"]
+
+        epochs = self.epochs or tip_setting(self.preset).epochs
+        schedule = Schedule(epochs, self.batch_size, self.lr, self.eps, self.weight_decay, seed, stop)
+        score = None if val is None else lambda: val_score(self._unit_logits(val.unit), val.labels)
+        kept = train_keeping_best(
+            [self.keys], loss_of, len(support), schedule, order=order, score=score, select=self.select
+        )
+        self.keys = self.keys.detach()
+        return kept
+
+    def _unit_logits(self, unit: Tensor) -> Tensor:
+        zero_shot = zero_shot_logits(unit, self.text, self.logit_scale, self.logit_bias)  # (B, C)
+        cache = cache_logits(unit, self.keys, self.values, self.beta_)  # (B, C)
+        return zero_shot + self.alpha_ * self.logit_scale / REFERENCE_SCALE * cache
+
+    def _logits(self, batch: Batch) -> Tensor:
+        return self._unit_logits(batch.unit)

@@ -1,0 +1,160 @@
+"""Linear probe: logistic regression on image features, the text tower unused."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...core.contracts.adapter import Adapter, Batch, FitReport, require
+from ...core.contracts.errors import CapabilityError
+from ...core.data.holdout import selection_split
+from ...core.metrics.selection import val_score
+
+COARSE = (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)
+DEFAULT_C = 1.0
+NEVER = -1e4  # bias of a class without support images: probability 0, and still a finite logit
+
+
+@dataclass(eq=False, kw_only=True)
+class LinearProbe(Adapter):
+    """The linear probe of CLIP (Radford et al., 2021, arXiv 2103.00020), searched as in CoOp (Zhou et al., 2021,
+    Learning to Prompt for Vision-Language Models, arXiv 2109.01134).
+
+    L2-regularised logistic regression (lbfgs) on features as the tower gives them, not normalised; where only unit
+    features are left it runs on them and says so. C is the best of 1e6, 1e4, ... 1e-6 on val, then bisected in log10
+    between a tenth and ten times of it, the better end kept. Without val on floor(K/4) images a class held out of the
+    support, then refitted on all; with fewer than 4 shots C is 1. With several labels an image, one-vs-rest: each
+    label on the images where it is known, one C for all, chosen by macro AUROC.
+
+    A class without support images is never predicted; a label that is always or never there in the support gets a
+    constant logit.
+
+    Args:
+        C: inverse strength of regularisation, None to search it.
+        steps: bisection steps; 0 keeps the best of the coarse list.
+        max_iter: lbfgs iterations a fit.
+
+    Raises:
+        ConfigError: an option is out of range.
+        CapabilityError: the support has one class only.
+    """
+
+    multilabel: ClassVar[bool] = True
+    state: ClassVar[tuple[str, ...]] = ("weight", "bias")
+
+    C: float | None = None
+    steps: int = 8
+    max_iter: int = 1000
+
+    def __post_init__(self):
+        require(self.C is None or self.C > 0, "C", self.C, "give a positive number, or leave it out to search it")
+        require(self.steps >= 0, "steps", self.steps, "give 0 or more")
+        require(self.max_iter >= 1, "max_iter", self.max_iter, "give at least 1")
+
+    def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
+        num_classes = len(classifier)
+        chosen, words, score = self.C, "given as options", None
+        if self.C is None:
+            selection = selection_split(support, val, seed)
+            chosen, words = DEFAULT_C, selection.words
+            if selection.val is not None:
+                chosen, score = search_c(lambda c: self._score(selection, num_classes, c), self.steps)
+        self.weight, self.bias = self._regress(support, num_classes, chosen)
+        return FitReport(self.name, {"C": chosen}, words, score, notes=_notes(support, self.class_names_, num_classes))
+
+    def _score(self, selection, num_classes: int, c: float) -> float:
+        weight, bias = self._regress(selection.train, num_classes, c)
+        return val_score(selection.val.features @ weight.T + bias, selection.val.labels)
+
+    def _regress(self, support, num_classes: int, c: float) -> tuple[Tensor, Tensor]:
+        """(C, D) and (C,) on the support's device."""
+        features = support.features.cpu().numpy().astype(np.float64)
+        labels = support.labels.cpu().numpy()
+        fit = _one_vs_rest if support.multilabel else _multinomial
+        weight, bias = fit(features, labels, num_classes, c, self.max_iter)
+        device = support.features.device
+        return torch.from_numpy(weight).float().to(device), torch.from_numpy(bias).float().to(device)
+
+    def _logits(self, batch: Batch) -> Tensor:
+        return batch.features.float() @ self.weight.T + self.bias
+
+
+def search_c(score: Callable[[float], float], steps: int) -> tuple[float, float]:
+    """The C that CoOp's search ends with, and its score.
+
+    Args:
+        score: C -> val score; called once a value.
+        steps: bisection steps.
+    """
+    scores: dict[float, float] = {}
+
+    def scored(c: float) -> float:
+        if c not in scores:
+            scores[c] = score(c)
+        return scores[c]
+
+    best = max(COARSE, key=scored)  # the first, largest C of a tie
+    low, high = math.log10(best) - 1, math.log10(best) + 1
+    for _ in range(steps):
+        middle = (low + high) / 2
+        if scored(10**low) < scored(10**high):
+            best, low = 10**high, middle
+        else:
+            best, high = 10**low, middle
+    return best, scored(best)
+
+
+def _multinomial(features, labels, num_classes: int, c: float, max_iter: int) -> tuple[np.ndarray, np.ndarray]:
+    seen = np.unique(labels)
+    if len(seen) < 2:
+        raise CapabilityError("adapter 'linear-probe' needs support images of two classes at least; there is one")
+    model = _solve(features, labels, c, max_iter)
+    weight, bias = model.coef_, model.intercept_
+    if len(seen) == 2:  # one row for the second class: halves of it give the same probabilities
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    whole, offsets = np.zeros((num_classes, features.shape[1])), np.full(num_classes, NEVER)
+    whole[seen], offsets[seen] = weight, bias
+    return whole, offsets
+
+
+def _one_vs_rest(features, labels, num_classes: int, c: float, max_iter: int) -> tuple[np.ndarray, np.ndarray]:
+    weight, bias = np.zeros((num_classes, features.shape[1])), np.zeros(num_classes)
+    for label in range(labels.shape[1]):
+        known = ~np.isnan(labels[:, label])
+        target = labels[known, label] > 0.5
+        positives, negatives = target.sum(), (~target).sum()
+        if positives and negatives:
+            model = _solve(features[known], target, c, max_iter)
+            weight[label], bias[label] = model.coef_[0], model.intercept_[0]
+        else:
+            bias[label] = math.log((positives + 0.5) / (negatives + 0.5))
+    return weight, bias
+
+
+def _solve(features, target, c: float, max_iter: int):
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    with warnings.catch_warnings():
+        # At the search's largest C separable shots have no finite optimum; the last iterate is scored, as published.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return LogisticRegression(C=c, solver="lbfgs", max_iter=max_iter).fit(features, target)
+
+
+def _notes(support, class_names, num_classes: int) -> list[str]:
+    notes = []
+    if not support.raw_norms:
+        notes.append("the features' norms are gone: fitted on unit features, the published probe uses raw ones")
+    if not support.multilabel:
+        seen = set(support.labels.unique().tolist())
+        absent = [class_names[i] if class_names else str(i) for i in range(num_classes) if i not in seen]
+        if absent:
+            notes.append(f"never predicted, for want of support images: {', '.join(absent)}")
+    return notes
