@@ -68,18 +68,14 @@ def content_key(item: Item, hashes: FileHashes) -> str:
     Raises:
         DataError: the file cannot be read.
     """
+    digest = item.decode.get("digest") or hashes.sha256(item.source)
+    return hashlib.sha256(f"{digest}\n{part_text(item)}".encode()).hexdigest()
+
+
+def part_text(item: Item) -> str:
+    """Which part of its file an item is, as canonical JSON."""
     part = {key: value for key, value in item.decode.items() if key != "digest"}
-    text = json.dumps(part, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(f"{source_digest(item, hashes)}\n{text}".encode()).hexdigest()
-
-
-def source_digest(item: Item, hashes: FileHashes) -> str:
-    """Hex digest of the image, volume or array row a sample is cut from.
-
-    Raises:
-        DataError: the file cannot be read.
-    """
-    return item.decode.get("digest") or hashes.sha256(item.source)
+    return json.dumps(part, sort_keys=True, separators=(",", ":"))
 
 
 def _hash_file(path: str | Path) -> str:

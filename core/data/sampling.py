@@ -1,0 +1,133 @@
+"""Which labelled images a fit may see: K a class, the same for one seed whatever the order of the files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+from math import ceil, isnan
+
+from ..contracts.domain import DomainData, Item
+from ..contracts.errors import ConfigError
+
+
+def sample_shots(
+    items: Sequence[Item], shots: int | None, seed: int, *, num_classes: int, exclude: Collection[str] = frozenset()
+) -> list[Item]:
+    """K labelled items a class, or all it has, grouped by class in class order.
+
+    Each item has a rank that depends on the seed and its id alone, so that excluding an unreadable one pulls in the
+    next of its class and changes nothing else. Where items have several labels, K positives a label are taken, the
+    rarest label first; an image counts for each label it carries. A label that is nowhere negative among them gets up
+    to K images without it.
+
+    Args:
+        items: candidates, usually a train split; those without a label are passed over.
+        shots: K, at least 1, or None for all.
+        seed: fixes the choice.
+        num_classes: number of classes.
+        exclude: ids that must not be taken.
+
+    Raises:
+        ConfigError: shots is not a positive whole number.
+    """
+    if shots is not None and (isinstance(shots, bool) or not isinstance(shots, int) or shots < 1):
+        raise ConfigError(f"--shots {shots}: give a whole number of images a class, 1 or more")
+    ranked = sorted((item for item in items if item.id not in exclude), key=lambda item: rank(seed, item.id))
+    if any(item.labels is not None for item in ranked):
+        return _several_labels(ranked, shots, num_classes)
+    by_class: list[list[Item]] = [[] for _ in range(num_classes)]
+    for item in ranked:
+        if item.label is not None and (shots is None or len(by_class[item.label]) < shots):
+            by_class[item.label].append(item)
+    return [item for chosen in by_class for item in chosen]
+
+
+def rank(seed: int, item_id: str) -> str:
+    """Where an item stands in the shuffled order of a seed."""
+    return hashlib.sha256(f"{seed}:{item_id}".encode()).hexdigest()
+
+
+def class_counts(items: Sequence[Item], num_classes: int) -> list[int]:
+    """Items of each class; with several labels, positives of each label."""
+    counts = [0] * num_classes
+    for item in items:
+        for label in positive_classes(item):
+            counts[label] += 1
+    return counts
+
+
+def short_classes(
+    items: Sequence[Item], shots: int, *, num_classes: int, exclude: Collection[str] = frozenset()
+) -> dict[int, int]:
+    """Class index -> images it has, of the classes with fewer than `shots`."""
+    counts = class_counts([item for item in items if item.id not in exclude], num_classes)
+    return {label: count for label, count in enumerate(counts) if count < shots}
+
+
+def positive_classes(item: Item) -> tuple[int, ...]:
+    """Class indices an item carries: its label, or the labels that are 1, or those of its boxes."""
+    if item.labels is not None:
+        return tuple(index for index, value in enumerate(item.labels) if value == 1)
+    if item.label is not None:
+        return (item.label,)
+    return tuple(sorted(set(item.box_labels or ())))
+
+
+def base_new(class_names: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Class indices of the base half (the first ceil(C/2), as CoCoOp has it) and of the new half.
+
+    Conditional Prompt Learning for Vision-Language Models, 2022, arXiv 2203.05557.
+    """
+    half = ceil(len(class_names) / 2)
+    return list(range(half)), list(range(half, len(class_names)))
+
+
+def restrict(data: DomainData, indices: Sequence[int]) -> DomainData:
+    """The set with only the classes in `indices`, relabelled 0, 1, ... in that order.
+
+    Items of other classes go; with several labels, those go of which nothing is known about the classes that stay.
+
+    Raises:
+        ConfigError: an index is out of range or given twice.
+    """
+    chosen = list(indices)
+    if len(set(chosen)) != len(chosen) or not all(0 <= index < len(data.class_names) for index in chosen):
+        raise ConfigError(f"classes {chosen}: give different indices from 0 to {len(data.class_names) - 1}")
+    relabelled = {old: new for new, old in enumerate(chosen)}
+    kept = []
+    for item in data.items:
+        if item.labels is not None:
+            labels = tuple(item.labels[index] for index in chosen)
+            if not all(map(isnan, labels)):
+                kept.append(item.with_(labels=labels))
+        elif item.label in relabelled:
+            kept.append(item.with_(label=relabelled[item.label]))
+    smaller = data.with_items(kept)
+    smaller.class_names = tuple(data.class_names[index] for index in chosen)
+    return smaller
+
+
+def _several_labels(ranked: list[Item], shots: int | None, num_classes: int) -> list[Item]:
+    known = [item for item in ranked if item.labels is not None and not all(map(isnan, item.labels))]
+    if shots is None:
+        return known
+    counts = class_counts(known, num_classes)
+    chosen: dict[str, Item] = {}
+    for label in sorted(range(num_classes), key=lambda label: (counts[label], label)):
+        _take(known, chosen, label, 1.0, shots)
+    for label in range(num_classes):
+        if not any(item.labels[label] == 0 for item in chosen.values()):
+            _take(known, chosen, label, 0.0, shots)
+    first_label = {item.id: min(positive_classes(item), default=num_classes) for item in chosen.values()}
+    return sorted(chosen.values(), key=lambda item: first_label[item.id])
+
+
+def _take(known: list[Item], chosen: dict[str, Item], label: int, value: float, shots: int) -> None:
+    """Add items whose `label` has that value, by rank, until `shots` of those chosen have it."""
+    have = sum(item.labels[label] == value for item in chosen.values())
+    for item in known:
+        if have >= shots:
+            return
+        if item.labels[label] == value and item.id not in chosen:
+            chosen[item.id] = item
+            have += 1
