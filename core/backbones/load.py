@@ -1,0 +1,60 @@
+"""A backbone from its spec: `embedded`, `open_clip:...`, `hf:...`."""
+
+from __future__ import annotations
+
+import importlib
+
+import torch
+
+from ..contracts.backbone import Backbone
+from ..contracts.errors import CapabilityError, ConfigError, UnknownNameError
+from ..registry.catalogue import did_you_mean
+from .catalogue import FAMILIES
+
+
+def load_backbone(spec: str = "embedded", device: str | torch.device = "auto", image_size: int | None = None) -> Backbone:
+    """The backbone that `spec` names, its towers not yet built.
+
+    Args:
+        spec: "family" or "family:rest"; see `FAMILIES`.
+        device: "auto" is the GPU where there is one, else the CPU; or any torch device.
+        image_size: side of the square the image tower takes, where it is to differ from the model's own.
+
+    Raises:
+        UnknownNameError: no family, architecture or tag has that name; the message has the nearest ones.
+        ConfigError: the spec, the device or the size is not usable.
+        DataError: a file is missing or damaged, or a remote model cannot be reached.
+        CapabilityError: the family's library is not installed.
+    """
+    family, _, rest = str(spec).partition(":")
+    if family not in FAMILIES:
+        raise UnknownNameError(f"unknown backbone '{spec}'; {did_you_mean(family, FAMILIES)}")
+    if image_size is not None and image_size < 1:
+        raise ConfigError(f"image_size={image_size} is not usable; give a side in pixels")
+    target = _device(device)
+    module = _family_module(family)
+    return module.build(rest, spec=str(spec), device=target, image_size=image_size)
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        target = torch.device(device)
+    except RuntimeError:
+        raise ConfigError(f"--device {device}: no such device; give auto, cpu, cuda or cuda:0") from None
+    if target.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"--device {device}: this torch sees no GPU; give --device cpu or install a CUDA build of torch")
+    return target
+
+
+def _family_module(family: str):
+    try:
+        return importlib.import_module(f".{family}", __package__)
+    except ModuleNotFoundError as error:
+        if error.name and error.name.startswith(__package__):
+            raise
+        extra = FAMILIES[family]["extra"]
+        raise CapabilityError(
+            f"backbone '{family}' needs the package '{error.name}'; install it with: pip install 'vladapt[{extra}]'"
+        ) from None
