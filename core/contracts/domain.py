@@ -128,7 +128,11 @@ class Domain(ABC):
         return ["a photo without {}."]
 
     def transforms(self, backbone, train: bool, task: str) -> Callable[[Decoded], Any]:
-        """Decoded image -> pixels (3, S, S). Has an attribute `spec` (JSON-able), part of the feature store's key."""
+        """Decoded image -> pixels (3, S, S); of a clip (T, H, W, 3) -> (T, 3, S, S), whose features are averaged.
+
+        Called as transform(decoded, seed=None): what is random is a function of the seed alone. Has an attribute
+        `spec` (JSON-able), part of the feature store's key.
+        """
         return backbone.preprocess(train)
 
     def losses(self, task: str) -> list[str]:
@@ -138,6 +142,26 @@ class Domain(ABC):
     def metrics(self, task: str) -> list[str]:
         """Names of metrics to report, the one that decides first."""
         return ["accuracy"]
+
+    # tasks a domain owns whole (detection, segmentation, retrieval) --------------------------------------------------
+
+    def owns(self, task: str) -> bool:
+        """Whether the task is trained and scored by the domain itself, not by an adapter on image features."""
+        return False
+
+    def plan(self, task: str, recipe, data: DomainData, backbone) -> Any:
+        """An mmengine Config of a whole training (model, train_dataloader, train_cfg, optim_wrapper, ...), or None
+        where there is nothing to train. mmengine's Runner runs it. `model` must be a plain dict: it is kept in
+        run.json, and built again from the registries at prediction."""
+        return None
+
+    def evaluate(self, task: str, model, data: DomainData, backbone) -> dict[str, float]:
+        """Metrics on the items of the test split. `model` is the trained module, or None without a plan."""
+        raise ConfigError(f"domain '{self.name}' owns the task '{task}' but does not evaluate it")
+
+    def predict(self, task: str, model, data: DomainData, backbone) -> list[dict[str, Any]]:
+        """One JSON-able dict an item, with its `id`."""
+        raise ConfigError(f"domain '{self.name}' owns the task '{task}' but does not predict")
 
     @cached_property
     def recipes(self) -> dict[str, Path]:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import datetime
-import platform
 import time
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +18,11 @@ from ..runs.folder import Run
 from ..runs.report import ReportInput, write_report
 from ..training.distributed import is_main, run_on_all
 from .evaluate import Scores, fitted_zero_shot, harmonic_mean, score
-from .prepare import Prepared, Shots, prepare, read_data, restrict_classes, split_counts, views_wanted
+from .prepare import Prepared, Shots, named_domain, prepare, read_data, restrict_classes, split_counts, views_wanted
 from .prepare_features import PreparedFeatures, prepare_features
 from .progress import Reporter
 from .recipe import adapter_options, as_data, resolve
-
-VERSIONS_OF = ("vladapt", "torch", "torchvision", "numpy", "scikit-learn", "mmengine", "torchmetrics")
+from .versions import now, versions
 
 
 @dataclass
@@ -35,7 +31,7 @@ class FitResult:
 
     Attributes:
         run: the run folder.
-        adapter: the fitted adapter.
+        adapter: the fitted adapter; None where the domain owns the task.
         report: what the fit chose.
         metrics: as in metrics.json.
         summary: the object `vladapt fit --json` prints.
@@ -44,7 +40,7 @@ class FitResult:
     """
 
     run: Path
-    adapter: Adapter
+    adapter: Adapter | None
     report: FitReport
     metrics: dict[str, Any]
     summary: dict[str, Any]
@@ -101,6 +97,11 @@ def fit_adapter(recipe: Config, prepared, shots: Shots, seed: int, reporter: Rep
 
 def _fit(recipe: Config, reporter: Reporter, domain: Domain | None) -> FitResult | None:
     started = time.monotonic()
+    if not recipe.features:
+        domain = domain or named_domain(recipe)
+        task = domain.check_task(recipe.task)
+        if domain.owns(task):
+            return _owned(recipe, domain, task, reporter)
     wanted = views_wanted(build_adapter(recipe.adapter.name, **adapter_options(recipe)))
     prepared = prepared_of(recipe, reporter, domain)
     shots = prepared.draw(recipe.shots, recipe.seed, views=wanted)
@@ -135,6 +136,16 @@ def _fit(recipe: Config, reporter: Reporter, domain: Domain | None) -> FitResult
         counts.computed,
         counts.cached,
     )
+
+
+def _owned(recipe: Config, domain: Domain, task: str, reporter: Reporter) -> FitResult | None:
+    """A task that the domain trains and scores itself."""
+    from .owned import fit_owned
+
+    done = fit_owned(recipe, domain, task, reporter)
+    if not is_main():
+        return None
+    return FitResult(done["run"], None, done["report"], done["metrics"], done["summary"], done["notes"], 0, 0)
 
 
 def _novel(recipe: Config, prepared: Prepared | PreparedFeatures, adapter: Adapter, scores: Scores) -> dict[str, Any]:
@@ -181,7 +192,7 @@ def _notes(prepared, shots: int, report: FitReport, drawn: Shots) -> list[str]:
 def _info(recipe, prepared, adapter, report, shots, notes, seconds, scores) -> dict[str, Any]:
     backbone = prepared.backbone
     return {
-        "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "created": now(),
         "domain": recipe.domain,
         "task": prepared.task,
         "adapter": adapter.name,
@@ -219,17 +230,6 @@ def _info(recipe, prepared, adapter, report, shots, notes, seconds, scores) -> d
         "versions": versions(),
         "recipe": as_data(recipe),
     }
-
-
-def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
-    found = {"python": platform.python_version()}
-    for name in VERSIONS_OF:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 def _summary(run: Run, info: dict[str, Any], scores: Scores, seconds: float) -> dict[str, Any]:
