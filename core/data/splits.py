@@ -1,0 +1,166 @@
+"""Train, val and test: given ones are kept, missing ones are made; no copy and no group lies in two of them.
+
+Made from nothing, a class is divided 50 : 20 : 30 into train, val and test, the shares CoOp used where a data set had
+no split of its own (Learning to Prompt for Vision-Language Models, 2021, arXiv 2109.01134); a given train split without
+val gives up 20 % of each class, as there.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..contracts.domain import DomainData, Item
+from ..contracts.errors import DataError
+from .allocation import Part, allocate
+from .identity import FileHashes
+from .links import Links, link_items
+from .sampling import positive_classes, rank
+
+FRESH_SHARES = {"test": 0.3, "val": 0.2, "train": 0.5}
+CARVED_SHARES = {"val": 0.2, "train": 0.8}
+ALL, NO_LABEL = -1, -2  # balanced beside the labels where an image has several
+
+
+def assign_splits(data: DomainData, *, seed: int, hashes: FileHashes) -> DomainData:
+    """The set with every item's split filled in, and notes on what a user should know.
+
+    * No split given, or only one: every class that lies in two groups gets a test image first, then a train image;
+      the rest is shared out by class, whole groups at a time. A class that cannot be divided trains and is not tested.
+    * Two or three splits given: kept. Items without one train. Without test, val is the test set; without train, val
+      trains; where val is then missing, it is taken from train.
+    * A copy of a test image, or an image of a test group, leaves the given train and val; the test set never changes.
+      What is in train and val alike trains.
+
+    Args:
+        data: as read.
+        seed: fixes the choice.
+        hashes: tells copies; groups are links too, and so is being cut from the same file.
+
+    Raises:
+        DataError: nothing can be tested, or nothing is left to train on.
+    """
+    links = link_items(data.items, hashes)
+    notes = _notes_on_copies(data.items, links)
+    given = sorted({item.split for item in data.items if item.split})
+    if len(given) < 2:
+        if given:
+            notes.append(f"The data name no split but {given[0]}: train, val and test were made anew.")
+        splits = _share_out(data, links.parts, FRESH_SHARES, seed)
+    else:
+        splits = _repair(data, links.parts, seed, notes)
+    items = [item.with_(split=split) for item, split in zip(data.items, splits, strict=True) if split]
+    _check_both_sides(items, data.name or "the data")
+    notes += _notes_on_classes(items, data.class_names)
+    return replace(data, items=items, notes=[*data.notes, *notes])
+
+
+def _share_out(data: DomainData, parts: Sequence[list[int]], shares: dict[str, float], seed: int) -> list[str]:
+    """One split an item of the parts, "" for all others."""
+    as_parts = [
+        Part(
+            counts=sum((_countable(data.items[position], data.kind) for position in part), Counter()),
+            rank=min(rank(seed, data.items[position].id) for position in part),
+        )
+        for part in parts
+    ]
+    splits = [""] * len(data.items)
+    for part, split in zip(parts, allocate(as_parts, shares, reserve_test="test" in shares), strict=True):
+        for position in part:
+            splits[position] = split
+    return splits
+
+
+def _countable(item: Item, kind: str) -> Counter:
+    classes = positive_classes(item)
+    if kind not in ("labels", "clips"):
+        classes = (*(classes or (NO_LABEL,)), ALL)
+    return Counter(dict.fromkeys(classes, 1))
+
+
+def _repair(data: DomainData, parts: Sequence[list[int]], seed: int, notes: list[str]) -> list[str]:
+    """Given splits without straddling; "" for what is left out. Adds to `notes` what was changed."""
+    splits = _complete([item.split for item in data.items], notes)
+    left_out = moved = 0
+    for part in parts:
+        present = {splits[position] for position in part}
+        for position in part:
+            if "test" in present and splits[position] != "test":
+                splits[position] = ""
+                left_out += 1
+            elif present == {"train", "val"} and splits[position] == "val":
+                splits[position] = "train"
+                moved += 1
+    if left_out:
+        notes.append(f"{left_out} train or val images left out: their group, or a copy, is in the given test split.")
+    if moved:
+        notes.append(f"{moved} val images moved to train: their group, or a copy, is in the given train split.")
+    if "val" not in splits:
+        training = [part for part in parts if splits[part[0]] == "train"]
+        for position, split in enumerate(_share_out(data, training, CARVED_SHARES, seed)):
+            splits[position] = split or splits[position]
+    return splits
+
+
+def _complete(splits: list[str], notes: list[str]) -> list[str]:
+    """Given splits with train and test among them."""
+    blank = splits.count("")
+    if blank:
+        notes.append(f"{blank} images without a split train.")
+        splits = [split or "train" for split in splits]
+    if "test" not in splits:
+        notes.append("The data name no test split: val is the test set, and a new val was taken from train.")
+        return ["test" if split == "val" else split for split in splits]
+    if "train" not in splits:
+        notes.append("The data name no train split: val trains, and a new val was taken from it.")
+        return ["train" if split == "val" else split for split in splits]
+    return splits
+
+
+def _check_both_sides(items: Sequence[Item], name: str) -> None:
+    present = {item.split for item in items}
+    if "test" not in present:
+        raise DataError(f"{name}: no class has two images of different groups, so nothing can be tested; add images")
+    if "train" not in present:
+        raise DataError(
+            f"{name}: every train image is a copy of a test image or of its group; split by group, or give no split"
+        )
+
+
+def _notes_on_copies(items: Sequence[Item], links: Links) -> list[str]:
+    notes = []
+    if links.copies:
+        extra = sum(len(positions) - 1 for positions in links.copies)
+        notes.append(f"{extra} images are exact copies of others; copies are never in two splits.")
+    contradictory = [
+        positions for positions in links.copies if len({_label_text(items[position]) for position in positions}) > 1
+    ]
+    if contradictory:
+        first = ", ".join(items[position].id for position in contradictory[0][:2])
+        notes.append(f"{len(contradictory)} images appear with different labels in their copies, for instance {first}.")
+    return notes
+
+
+def _label_text(item: Item) -> str:
+    return repr((item.label, item.labels))
+
+
+def _notes_on_classes(items: Sequence[Item], class_names: Sequence[str]) -> list[str]:
+    classes = {
+        split: {label for item in items if item.split == split for label in positive_classes(item)}
+        for split in ("train", "test")
+    }
+    untested = sorted(classes["train"] - classes["test"])
+    untrained = sorted(classes["test"] - classes["train"])
+    notes = []
+    if untested:
+        notes.append(f"Trained but not tested, for want of test images: {_listed(untested, class_names)}.")
+    if untrained:
+        notes.append(f"Tested without a training image: {_listed(untrained, class_names)}.")
+    return notes
+
+
+def _listed(labels: Sequence[int], class_names: Sequence[str], most: int = 10) -> str:
+    names = [class_names[label] for label in labels]
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
