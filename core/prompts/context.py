@@ -118,8 +118,6 @@ def _given_start(backbone: Backbone, ctx: Tensor | None, ctx_init: str | None, l
         return None
     tokens = backbone.tokenize([spoken(ctx_init)]).to(backbone.device)
     count = int(layout.words(tokens))
-    if layout.lead + count + layout.trail > tokens.shape[1]:
-        raise ConfigError(f"option ctx_init: {count} tokens do not fit into {tokens.shape[1]}; give fewer words")
     with torch.no_grad():
         return backbone.embed_tokens(tokens)[0, layout.lead : layout.lead + count].float()  # (M, W)
 
@@ -133,8 +131,8 @@ def _tokenize(backbone, class_names: Sequence[str], n_ctx: int, layout: _Layout)
     if int(lengths.max()) > room:
         worst = class_names[int(lengths.argmax())]
         raise ConfigError(
-            f"class '{worst}' takes {int(lengths.max())} tokens, {max(room, 0)} are left beside n_ctx={n_ctx} in this "
-            f"tower's {context_length}; shorten the class name or lower n_ctx"
+            f"class '{worst}' takes {int(lengths.max())} tokens, {max(room, 0)} are left beside {n_ctx} of context in "
+            f"this tower's {context_length}; shorten the class name, or the context (n_ctx, ctx_init)"
         )
     place = " ".join([PLACEHOLDER] * n_ctx)
     return backbone.tokenize([f"{place} {name}." for name in names]).to(backbone.device), lengths

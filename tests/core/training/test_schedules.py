@@ -53,7 +53,8 @@ def test_all_schedules_of_the_reference(parity_dir):
 
 
 def test_linear_warmup_rises_from_its_first_rate():
-    assert dassl_learning_rates(0.4, 8, warmup="linear", warmup_epochs=4)[:5] == pytest.approx([1e-5, 0.1, 0.2, 0.3, 0.4])
+    lr = dassl_learning_rates(0.4, 8, warmup="linear", warmup_epochs=4)
+    assert lr[:5] == pytest.approx([1e-5, 0.1, 0.2, 0.3, 0.4])
 
 
 def test_without_recount_a_longer_warmup_still_peaks_at_the_full_rate():

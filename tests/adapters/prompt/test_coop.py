@@ -1,0 +1,362 @@
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from vladapt.core.contracts import CapabilityError, ConfigError, FeatureSet, TextClassifier
+from vladapt.core.prompts.classifier import build_classifier
+from vladapt.core.registry import build_adapter, load_adapter
+
+NAMES = ("sea", "polka_dotted", "X-ray", "Boeing 737-800")
+FAST = {"epochs": 4, "lr": 0.05, "n_ctx": 4, "batch_size": 8}
+
+
+def make_support(backbone, per_class=5, names=NAMES, views=0, seed=0) -> FeatureSet:
+    """Noisy images around what the tower says of "a blurry <name> drawing", not normalised."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        centres = backbone.encode_text([f"a blurry {n.replace('_', ' ')} drawing" for n in names])
+    labels = torch.arange(len(names)).repeat_interleave(per_class)
+
+    def noisy(*shape):
+        return torch.randn(*shape, centres.shape[1], generator=generator) * 0.1
+
+    features = 3 * (centres[labels] + noisy(len(labels)))
+    extra = 2 * (centres[labels][:, None] + noisy(len(labels), views)) if views else None
+    return FeatureSet(features, labels, names, views=extra, backbone=backbone.fingerprint)
+
+
+@pytest.fixture(scope="module")
+def classifier(small_clip) -> TextClassifier:
+    return build_classifier(small_clip, NAMES, ["a photo of a {}."])
+
+
+@pytest.fixture(scope="module")
+def support(small_clip) -> FeatureSet:
+    return make_support(small_clip)
+
+
+def fitted(support, classifier, backbone, *, seed=0, resources=None, **options):
+    adapter = build_adapter("coop", **{**FAST, **options})
+    adapter.report = adapter.fit(support, classifier, backbone=backbone, seed=seed, resources=resources)
+    return adapter
+
+
+def test_training_is_coop_written_out(small_clip, support, classifier):
+    """Dassl's loop step by step on the untrimmed prompt: momentum and decay by hand, warm-up, dropped last batch."""
+    order = torch.stack([torch.randperm(20, generator=torch.Generator().manual_seed(e)) for e in range(4)])
+    start = 0.5 * torch.randn(4, 32, generator=torch.Generator().manual_seed(9))
+    ours = fitted(support, classifier, small_clip, resources={"batch_order": order, "ctx": start})
+
+    tokens = small_clip.tokenize([f"X X X X {name.replace('_', ' ')}." for name in NAMES])
+    words = small_clip.embed_tokens(tokens).detach()
+    ctx, velocity, losses = start.clone().requires_grad_(), torch.zeros_like(start), []
+    for epoch in range(4):
+        lr = 1e-5 if epoch == 0 else 0.05 * 0.5 * (1 + math.cos(math.pi * (epoch - 1) / 4))
+        for rows in (order[epoch, :8], order[epoch, 8:16]):  # 20 = 8 + 8 + 4 dropped
+            prompts = torch.cat([words[:, :1], ctx.expand(4, -1, -1), words[:, 5:]], dim=1)
+            text = F.normalize(small_clip.encode_prompt(prompts, small_clip.token_mask(tokens), normalize=False), dim=-1)
+            logits = float(small_clip.logit_scale) * F.normalize(support.features[rows], dim=-1) @ text.T
+            loss = F.cross_entropy(logits, support.labels[rows])
+            (gradient,) = torch.autograd.grad(loss, ctx)
+            velocity = 0.9 * velocity + gradient + 5e-4 * ctx.detach()
+            ctx = (ctx.detach() - lr * velocity).requires_grad_()
+            losses.append(loss.item())
+    assert (ours.ctx - start).abs().max() > 0.01
+    assert torch.allclose(ours.ctx, ctx.detach(), atol=1e-5)
+    assert [h["loss"] for h in ours.report.history] == pytest.approx([sum(losses[i : i + 2]) / 2 for i in (0, 2, 4, 6)])
+
+
+def test_agrees_with_the_reference_training_run(parity_dir):
+    from safetensors.torch import load_file
+
+    from vladapt.core.backbones.load import load_backbone
+
+    backbone = load_backbone(f"open_clip:{parity_dir / 'tiny_clip.json'}@{parity_dir / 'tiny_clip.safetensors'}")
+    found, names = load_file(parity_dir / "dev" / "coop_train.safetensors"), reference_names(parity_dir)
+    support = FeatureSet(found["raw_image_features"], found["labels"], names)
+    classifier = build_classifier(backbone, names, ["a photo of a {}."])
+    adapter = build_adapter("coop", n_ctx=4, lr=0.02, epochs=4, batch_size=16)
+    resources = {"ctx": found["ctx_init"], "batch_order": found["batch_order"]}
+    report = adapter.fit(support, classifier, backbone=backbone, resources=resources)
+    want_losses = found["loss_per_step"].reshape(4, 2).mean(dim=1)
+    assert torch.allclose(torch.tensor([h["loss"] for h in report.history]), want_losses, rtol=1e-3, atol=1e-4)
+    assert torch.allclose(torch.tensor([h["lr"] for h in report.history]), found["lr_per_step"][::2], rtol=1e-6)
+    assert torch.allclose(adapter.ctx, found["ctx_final"], rtol=1e-3, atol=1e-4)
+    assert torch.allclose(adapter.logits(support), found["logits_final"], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("trim", [True, False])
+def test_agrees_with_the_reference_forward_and_gradients(parity_dir, trim):
+    from safetensors.torch import load_file
+
+    from vladapt.core.backbones.load import load_backbone
+    from vladapt.core.prompts.context import PromptLearner
+
+    backbone = load_backbone(f"open_clip:{parity_dir / 'tiny_clip.json'}@{parity_dir / 'tiny_clip.safetensors'}")
+    found, names = load_file(parity_dir / "dev" / "coop.safetensors"), reference_names(parity_dir)
+    images = backbone.encode_image(found["pixels"]).detach()
+    near = {"rtol": 1e-4, "atol": 1e-4}
+    cases = [f"{kind}_n{n}_{position}" for kind in ("generic", "csc") for n in (4, 16) for position in
+             ("end", "middle", "front")]
+    for case in cases:
+        kind, n, position = case.split("_")
+        learner = PromptLearner(backbone, names, position=position, ctx=found[f"ctx_{kind}_{n}"], trim=trim)
+        length = learner.tokens.shape[1]
+        assert torch.equal(learner.tokens, found[f"tokenized_prompts_{n}"][:, :length])
+        assert length == (77 if not trim else int(learner.mask.sum(dim=1).max()))
+        text = learner.encode(normalize=False)
+        logits = backbone.logit_scale.detach() * images @ F.normalize(text, dim=-1).T
+        loss = F.cross_entropy(logits, found["labels"])
+        loss.backward()
+        assert torch.allclose(text, found[f"text_features_{case}"], **near), case
+        assert torch.allclose(logits, found[f"logits_{case}"], **near), case
+        assert torch.allclose(loss, found[f"loss_{case}"], **near), case
+        assert torch.allclose(learner.ctx.grad, found[f"grad_ctx_{case}"], **near), case
+    learner = PromptLearner(backbone, names, ctx_init="a photo of a", trim=trim)
+    logits = backbone.logit_scale.detach() * images @ learner.encode().T
+    assert torch.allclose(learner.ctx, found["ctx_init_vectors"], **near)
+    assert torch.allclose(logits, found["logits_ctx_init"], **near)
+
+
+def reference_names(parity_dir) -> tuple[str, ...]:
+    import json
+
+    return tuple(json.loads((parity_dir / "dev" / "coop.json").read_text())["hyper_parameters"]["classnames"])
+
+
+def test_learning_lowers_the_loss_and_moves_the_context(small_clip, support, classifier):
+    adapter = fitted(support, classifier, small_clip, epochs=15, lr=0.3)
+    losses = [h["loss"] for h in adapter.report.history]
+    assert losses[-1] < 0.7 * losses[0]
+    zero_shot = (classifier.logits(support.unit).argmax(dim=1) == support.labels).float().mean()
+    assert (adapter.predict(support) == support.labels).float().mean() > zero_shot
+
+
+def test_logits_come_from_the_learned_context(small_clip, support, classifier):
+    """Without the learned vectors the prompts would be bare names, and two starts would agree."""
+    adapter = fitted(support, classifier, small_clip)
+    bare = build_classifier(small_clip, NAMES, ["{}."]).logits(support.unit)
+    again = fitted(support, classifier, small_clip)
+    assert torch.equal(adapter.logits(support), again.logits(support))
+    assert not torch.allclose(adapter.logits(support), bare, atol=0.05)
+    with torch.no_grad():
+        same = adapter.for_classes(small_clip, NAMES).logits(support)
+    assert torch.allclose(same, adapter.logits(support), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"n_ctx": 6},
+        {"csc": True},
+        {"class_token_position": "middle"},
+        {"class_token_position": "front"},
+        {"ctx_init": "a photo of a"},
+        {"lr": 0.02},
+        {"epochs": 5},
+        {"batch_size": 5},
+        {"momentum": 0.5},
+        {"weight_decay": 0.1},
+        {"warmup": None},
+        {"views": 2},
+        {"views": 3},
+        {"amp": "bf16"},
+    ],
+    ids=str,
+)
+def test_every_option_changes_what_is_learned(small_clip, classifier, changed):
+    support = make_support(small_clip, views=3)
+    usual, other = (fitted(support, classifier, small_clip, **options) for options in ({}, changed))
+    assert not torch.allclose(usual.text_features, other.text_features, atol=1e-6)
+    assert other.options[next(iter(changed))] == next(iter(changed.values()))
+
+
+def test_linear_and_constant_warmup_are_told_apart_by_the_schedule_only():
+    with pytest.raises(ConfigError, match="warmup"):
+        build_adapter("coop", warmup="cosine")
+    assert build_adapter("coop", warmup="linear").warmup == "linear"
+
+
+def test_trimming_changes_speed_only(small_clip, support, classifier):
+    cut, whole = (fitted(support, classifier, small_clip, trim=trim) for trim in (True, False))
+    assert torch.allclose(cut.ctx, whole.ctx, atol=1e-5)
+    assert torch.allclose(cut.logits(support), whole.logits(support), atol=1e-4)
+
+
+def test_the_seed_fixes_the_fit_and_only_it(small_clip, support, classifier):
+    first, again, other = (fitted(support, classifier, small_clip, seed=s) for s in (3, 3, 4))
+    assert torch.equal(first.ctx, again.ctx)
+    assert not torch.equal(first.ctx, other.ctx)
+
+
+@pytest.mark.parametrize(("per_class", "epochs"), [(1, 50), (2, 100), (4, 100), (8, 200)])
+def test_epochs_follow_the_shots_as_published(small_clip, per_class, epochs):
+    names = NAMES[:2]
+    support = make_support(small_clip, per_class, names)
+    adapter = build_adapter("coop", n_ctx=1)
+    report = adapter.fit(support, build_classifier(small_clip, names, ["{}"]), backbone=small_clip)
+    assert report.chosen["epochs"] == len(report.history) == epochs
+    assert adapter.logits(support).shape == (2 * per_class, 2)
+
+
+def test_a_thousand_classes(small_clip):
+    names = tuple(f"thing {i}" for i in range(1000))
+    text = F.normalize(torch.randn(1000, 24, generator=torch.Generator().manual_seed(0)), dim=-1)
+    support = FeatureSet(text[:8], torch.arange(8), names)
+    classifier = TextClassifier(weights=text, class_names=names, logit_scale=14.0)
+    adapter = fitted(support, classifier, small_clip, epochs=1)
+    assert adapter.logits(support).shape == (8, 1000)
+
+
+def multilabel_support(small_clip) -> FeatureSet:
+    support = make_support(small_clip)
+    labels = F.one_hot(support.labels, 4).float()
+    labels[::3, 0] = float("nan")
+    return FeatureSet(support.features, labels, NAMES)
+
+
+@pytest.mark.parametrize("negative_templates", [None, ["a photo without {}."]])
+def test_several_labels_an_image_learn_calibrated_logits(small_clip, negative_templates):
+    support = multilabel_support(small_clip)
+    classifier = build_classifier(small_clip, NAMES, ["{}."], negative_templates=negative_templates)
+    adapter = fitted(support, classifier, small_clip, epochs=20, lr=0.1)
+    losses = [h["loss"] for h in adapter.report.history]
+    assert losses[-1] < losses[0]
+    probabilities = adapter.predict(support)
+    assert probabilities.shape == (20, 4)
+    known = ~torch.isnan(support.labels)
+    assert probabilities[known & (support.labels == 1)].mean() > probabilities[known & (support.labels == 0)].mean()
+    assert 0.05 < probabilities.mean() < 0.95
+
+
+def test_negative_prompts_are_what_the_logits_are_relative_to(small_clip):
+    support = multilabel_support(small_clip)
+    classifier = build_classifier(small_clip, NAMES, ["{}."], negative_templates=["a photo without {}."])
+    adapter = fitted(support, classifier, small_clip)
+    difference = support.unit @ (adapter.text_features - classifier.negative).T
+    assert torch.allclose(adapter.logits(support), classifier.logit_scale * difference, atol=1e-4)
+
+
+def test_a_logit_bias_is_kept(small_clip, support, classifier):
+    biased = TextClassifier(weights=classifier.weights, class_names=NAMES, logit_scale=14.0, logit_bias=-10.0)
+    with_bias, without = (
+        fitted(support, c, small_clip).logits(support)
+        for c in (biased, TextClassifier(weights=classifier.weights, class_names=NAMES, logit_scale=14.0))
+    )
+    assert torch.allclose(with_bias, without - 10, atol=1e-3)
+
+
+def test_the_context_serves_other_classes(small_clip, support, classifier, tmp_path):
+    adapter = fitted(support, classifier, small_clip)
+    new = ("golden retriever", "sushi")
+    other = adapter.for_classes(small_clip, new)
+    images = make_support(small_clip, names=new)
+    assert other.logits(images).shape == (10, 2)
+    reread = load_adapter(other.save(tmp_path / "new.safetensors"), small_clip)
+    assert reread.class_names_ == new
+    assert torch.equal(reread.logits(images), other.logits(images))
+    later = load_adapter(adapter.save(tmp_path / "base.safetensors")).for_classes(small_clip, new)
+    assert torch.allclose(later.logits(images), other.logits(images), atol=1e-5)
+    assert adapter.class_names_ == NAMES
+
+
+def test_what_cannot_serve_other_classes_says_so(small_clip, support, classifier):
+    with pytest.raises(CapabilityError, match="not fitted"):
+        build_adapter("coop").for_classes(small_clip, NAMES)
+    with pytest.raises(CapabilityError, match="csc=True"):
+        fitted(support, classifier, small_clip, csc=True, epochs=1).for_classes(small_clip, NAMES)
+    several = fitted(multilabel_support(small_clip), classifier, small_clip, epochs=1)
+    with pytest.raises(CapabilityError, match="one label"):
+        several.for_classes(small_clip, NAMES)
+    elsewhere = fitted(support, classifier, small_clip, epochs=1)
+    elsewhere.backbone_ = "another"
+    with pytest.raises(CapabilityError, match="not the one"):
+        elsewhere.for_classes(small_clip, NAMES)
+
+
+def test_another_process_predicts_the_same_without_a_backbone(small_clip, support, classifier, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    adapter = fitted(support, classifier, small_clip)
+    adapter.save(tmp_path / "adapter.safetensors")
+    save_file({"features": support.features}, tmp_path / "in.safetensors")
+    code = (
+        "import sys; from safetensors.torch import load_file, save_file; from vladapt.core.registry import load_adapter;"
+        "a = load_adapter(sys.argv[1] + '/adapter.safetensors');"
+        "x = load_file(sys.argv[1] + '/in.safetensors')['features'];"
+        "save_file({'logits': a.logits(x)}, sys.argv[1] + '/out.safetensors')"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    there = load_file(tmp_path / "out.safetensors")["logits"]
+    assert torch.allclose(there, adapter.logits(support), atol=1e-6)
+
+
+def test_needs_are_said_in_one_line(small_clip, support, classifier):
+    with pytest.raises(CapabilityError, match="trains through the text tower"):
+        build_adapter("coop").fit(support, classifier)
+    with pytest.raises(CapabilityError, match=r"views=2: the support has 0"):
+        fitted(support, classifier, small_clip, views=2)
+    assert "views" in build_adapter("coop", views=1).needs
+    assert "views" not in build_adapter("coop").needs
+    nameless = TextClassifier(weights=classifier.weights)
+    with pytest.raises(ConfigError, match="class names"):
+        fitted(FeatureSet(support.features, support.labels), nameless, small_clip)
+    with pytest.raises(ConfigError, match="batch_order"):
+        fitted(support, classifier, small_clip, resources={"batch_order": torch.zeros(1, 20, dtype=torch.long)})
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"n_ctx": 0},
+        {"class_token_position": "start"},
+        {"ctx_init": ""},
+        {"lr": 0.0},
+        {"epochs": 0},
+        {"batch_size": 0},
+        {"momentum": 1.0},
+        {"weight_decay": -1.0},
+        {"views": -1},
+        {"amp": "fp16"},
+    ],
+    ids=str,
+)
+def test_options_out_of_range_are_named(bad):
+    with pytest.raises(ConfigError, match=next(iter(bad))):
+        build_adapter("coop", **bad)
+
+
+def test_a_trainable_tower_gets_no_gradient(small_clip_spec, support, classifier):
+    from vladapt.core.backbones.load import load_backbone
+
+    backbone = load_backbone(small_clip_spec, device="cpu")
+    backbone.model.requires_grad_(True)
+    fitted(support, classifier, backbone, epochs=1)
+    assert all(p.grad is None for p in backbone.model.parameters())
+
+
+def test_learns_through_the_embedded_tower():
+    from vladapt.core.backbones.load import load_backbone
+
+    try:
+        backbone = load_backbone("embedded", device="cpu")
+        names = ("sea", "polka_dotted", "annual crop land")
+        classifier = build_classifier(backbone, names, ["a photo of a {}."])
+    except CapabilityError as error:
+        pytest.skip(str(error))
+    centres = F.normalize(torch.randn(3, backbone.embed_dim, generator=torch.Generator().manual_seed(1)), dim=-1)
+    centres = F.normalize(classifier.weights[[1, 2, 0]] + 0.5 * centres, dim=-1)  # what text says of them is wrong
+    labels = torch.arange(3).repeat_interleave(6)
+    noise = torch.randn(18, backbone.embed_dim, generator=torch.Generator().manual_seed(2))
+    support = FeatureSet(centres[labels] + 0.01 * noise, labels, names, backbone=backbone.fingerprint)
+    adapter = build_adapter("coop", n_ctx=4, epochs=8, lr=0.02, csc=True)
+    report = adapter.fit(support, classifier, backbone=backbone)
+    zero_shot = (classifier.logits(support.unit).argmax(dim=1) == labels).float().mean()
+    assert report.history[-1]["loss"] < report.history[0]["loss"]
+    assert (adapter.predict(support) == labels).float().mean() > zero_shot
