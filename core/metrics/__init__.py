@@ -1,0 +1,16 @@
+"""How good a classifier is, and how sure one can be of it. All take logits (N, C) and labels, (N,) or (N, C)."""
+
+from ..lazy import lazy_exports
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "bootstrap": "auroc_certainty bootstrap_interval",
+        "calibration": "CalibrationBin calibration_curve",
+        "classification": "classification_metrics confusion_matrix multilabel_metrics",
+        "mistakes": "LabelMistake Mistake top_label_mistakes top_mistakes",
+        "per_class": "ClassRow per_class_table",
+        "probabilities": "probabilities",
+        "significance": "McNemar mcnemar wilson_interval",
+    },
+)

@@ -1,0 +1,137 @@
+"""The scores of a classifier, by torchmetrics: one label an image, or several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..contracts.errors import DataError
+from .probabilities import probabilities
+
+BINS = 15
+
+
+def classification_metrics(logits: Tensor, labels: Tensor, num_classes: int) -> dict[str, float | None]:
+    """Scores of a classifier with one label an image.
+
+    The macro averages (balanced accuracy, macro-F1, AUROC) run over the classes that occur in `labels`: a class
+    without a test image has no recall, and counting it as 0 would say the model failed where it was not asked.
+
+    Args:
+        logits: (N, C).
+        labels: (N,) class indices.
+        num_classes: C.
+
+    Returns:
+        accuracy; balanced_accuracy: mean recall of classes; macro_f1: mean F1 of classes; auroc: mean of one-vs-rest
+        AUROC of the softmax, None where only one class occurs; ece: expected calibration error of the top class, 15
+        equal bins. Floats in 0..1.
+
+    Raises:
+        DataError: as `probabilities`.
+    """
+    from torchmetrics.functional.classification import (
+        multiclass_accuracy,
+        multiclass_calibration_error,
+        multiclass_f1_score,
+    )
+
+    probs, labels = _checked(logits, labels, num_classes)
+    predicted = logits.detach().cpu().argmax(dim=1)  # (N,) of the logits: a softmax can tie what they tell apart
+    present = labels.bincount(minlength=num_classes) > 0  # (C,)
+    of_class = {"num_classes": num_classes, "average": "none"}
+    recall = multiclass_accuracy(predicted, labels, **of_class)  # (C,)
+    f1 = multiclass_f1_score(predicted, labels, **of_class)  # (C,)
+    return {
+        "accuracy": float(multiclass_accuracy(predicted, labels, num_classes=num_classes, average="micro")),
+        "balanced_accuracy": float(recall[present].mean()),
+        "macro_f1": float(f1[present].mean()),
+        "auroc": _one_vs_rest_auroc(probs, labels, present),
+        "ece": float(multiclass_calibration_error(_below_one(probs), labels, num_classes, n_bins=BINS)),
+    }
+
+
+def multilabel_metrics(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> dict[str, float | None]:
+    """Scores of a classifier with several labels an image; unknown labels (NaN) are left out.
+
+    A label of which the known values are all 0 or all 1 cannot be ranked: its AUROC is None, and auroc,
+    mean_average_precision and macro_f1 leave it out.
+
+    Args:
+        logits: (N, C), one sigmoid a label.
+        labels: (N, C) 0, 1 or NaN.
+        class_names: C names of labels.
+
+    Returns:
+        auroc, mean_average_precision, macro_f1 (at a probability of 0.5): means over labels, None where no label has
+        both values; accuracy: share of known labels right at 0.5; ece: expected calibration error over all known
+        labels, 15 equal bins; "auroc/<label>": of each. Floats in 0..1.
+
+    Raises:
+        DataError: as `probabilities`, or no label is known.
+    """
+    from torchmetrics.functional.classification import (
+        binary_accuracy,
+        binary_auroc,
+        binary_average_precision,
+        binary_calibration_error,
+        binary_f1_score,
+    )
+
+    probs, labels = _checked(logits, labels, len(class_names))
+    known = ~labels.isnan()  # (N, C)
+    if not known.any():
+        raise DataError("the test set has no known label; mark labels as 0 or 1")
+    pairs = probs[known], labels[known].long()  # (K,) twice
+    auroc: dict[str, float | None] = {f"auroc/{name}": None for name in class_names}
+    precision, f1 = [], []
+    for c, name in enumerate(class_names):
+        scores, truth = probs[known[:, c], c], labels[known[:, c], c].long()
+        if truth.unique().numel() < 2:
+            continue
+        auroc[f"auroc/{name}"] = float(binary_auroc(scores, truth))
+        precision.append(float(binary_average_precision(scores, truth)))
+        f1.append(float(binary_f1_score(scores, truth)))
+    return {
+        "auroc": _mean([value for value in auroc.values() if value is not None]),
+        "mean_average_precision": _mean(precision),
+        "macro_f1": _mean(f1),
+        "accuracy": float(binary_accuracy(*pairs)),
+        "ece": float(binary_calibration_error(_below_one(pairs[0]), pairs[1], n_bins=BINS)),
+        **auroc,
+    }
+
+
+def confusion_matrix(logits: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """(C, C) int64: how many images of class row were called class column."""
+    from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+    _, labels = _checked(logits, labels, num_classes)
+    return multiclass_confusion_matrix(logits.detach().cpu().argmax(dim=1), labels, num_classes)
+
+
+def _checked(logits: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    if logits.ndim == 2 and logits.shape[1] != num_classes:
+        raise DataError(f"scores are of {logits.shape[1]} classes, {num_classes} are named")
+    return probabilities(logits, labels)
+
+
+def _one_vs_rest_auroc(probs: Tensor, labels: Tensor, present: Tensor) -> float | None:
+    from torchmetrics.functional.classification import multilabel_auroc
+
+    classes = present.nonzero().flatten()  # (P,)
+    if len(classes) < 2:
+        return None
+    is_class = (labels[:, None] == classes).long()  # (N, P)
+    return float(multilabel_auroc(probs[:, classes], is_class, num_labels=len(classes), average="macro"))
+
+
+def _below_one(probs: Tensor) -> Tensor:
+    """Torchmetrics gives a confidence of exactly 1 a bin of its own; just below 1 it falls in the last one."""
+    return probs.float().clamp(max=1 - torch.finfo(torch.float32).eps)
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None

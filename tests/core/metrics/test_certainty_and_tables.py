@@ -1,0 +1,124 @@
+"""Intervals and tests of an accuracy, calibration, the table of classes, the surest mistakes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vladapt.core.contracts import DataError
+from vladapt.core.metrics import (
+    calibration_curve,
+    classification_metrics,
+    mcnemar,
+    multilabel_metrics,
+    per_class_table,
+    top_label_mistakes,
+    top_mistakes,
+    wilson_interval,
+)
+
+
+def test_wilson_interval_has_the_published_values():
+    low, high = wilson_interval(81, 263)  # Newcombe 1998, table I: 0.2553 to 0.3662
+    assert (low, high) == (pytest.approx(0.2553, abs=1e-4), pytest.approx(0.3662, abs=1e-4))
+    assert wilson_interval(0, 20) == (pytest.approx(0.0), pytest.approx(0.1611, abs=1e-4))
+
+
+@settings(max_examples=30, deadline=None)
+@given(total=st.integers(1, 500), data=st.data())
+def test_wilson_interval_holds_the_share_and_stays_in_range(total, data):
+    correct = data.draw(st.integers(0, total))
+    low, high = wilson_interval(correct, total)
+    assert 0 <= low <= correct / total + 1e-12 and correct / total - 1e-12 <= high <= 1
+    mirrored = wilson_interval(total - correct, total)
+    assert (1 - mirrored[1], 1 - mirrored[0]) == pytest.approx((low, high), abs=1e-9)
+
+
+def test_a_higher_level_gives_a_wider_interval():
+    narrow, wide = wilson_interval(30, 60, level=0.8), wilson_interval(30, 60, level=0.99)
+    assert wide[0] < narrow[0] and narrow[1] < wide[1]
+
+
+@pytest.mark.parametrize(("correct", "total"), [(0, 0), (5, 4), (-1, 4)])
+def test_wilson_interval_refuses_impossible_counts(correct, total):
+    with pytest.raises(DataError, match="no accuracy"):
+        wilson_interval(correct, total)
+
+
+def test_mcnemar_counts_only_where_the_two_differ():
+    before = torch.tensor([1, 1, 0, 0, 0, 0, 0, 1]).bool()
+    after = torch.tensor([1, 0, 1, 1, 1, 1, 1, 1]).bool()
+    found = mcnemar(before, after)
+    assert (found.gained, found.lost) == (5, 1)
+    assert found.p_value == pytest.approx(2 * (1 + 6) / 2**6)
+    back = mcnemar(after, before)
+    assert (back.gained, back.lost, back.p_value) == (1, 5, pytest.approx(found.p_value))
+
+
+def test_mcnemar_of_a_model_and_itself_is_chance():
+    right = torch.tensor([True, False, True])
+    assert mcnemar(right, right).p_value == 1.0
+    with pytest.raises(DataError, match="same images"):
+        mcnemar(right, right[:2])
+
+
+def random_case(seed: int, n: int = 80, classes: int = 4):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, classes, generator=generator) * 2, torch.randint(classes, (n,), generator=generator)
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_the_calibration_curve_adds_up_to_the_expected_calibration_error(seed):
+    logits, labels = random_case(seed)
+    curve = calibration_curve(logits, labels)
+    assert sum(b.count for b in curve) == len(labels)
+    gap = sum(b.count / len(labels) * abs(b.accuracy - b.confidence) for b in curve if b.count)
+    assert gap == pytest.approx(classification_metrics(logits, labels, 4)["ece"], abs=1e-5)
+
+
+def test_full_confidence_falls_in_the_last_bin_and_bins_can_be_chosen():
+    curve = calibration_curve(torch.tensor([[900.0, 0.0], [900.0, 0.0]]), torch.tensor([0, 1]), bins=5)
+    assert [b.count for b in curve] == [0, 0, 0, 0, 2]
+    assert (curve[-1].confidence, curve[-1].accuracy, curve[-1].high) == (1.0, 0.5, 1.0)
+    assert curve[0].accuracy is None
+
+
+def test_the_calibration_curve_of_several_labels_skips_unknown_ones():
+    logits, labels = torch.tensor([[2.0, -2.0], [0.5, 3.0]]), torch.tensor([[1.0, float("nan")], [0.0, 1.0]])
+    curve = calibration_curve(logits, labels)
+    assert sum(b.count for b in curve) == 3
+    gap = sum(b.count / 3 * abs(b.accuracy - b.confidence) for b in curve if b.count)
+    assert gap == pytest.approx(multilabel_metrics(logits, labels, ["a", "b"])["ece"], abs=1e-5)
+
+
+def test_the_table_of_classes_says_what_is_found_and_what_is_right():
+    labels = torch.tensor([0, 0, 0, 1, 1])
+    after = torch.eye(4)[[0, 0, 1, 1, 1]]
+    before = torch.eye(4)[[0, 1, 1, 2, 2]]
+    rows = per_class_table(labels, before, after, ["a", "b", "c", "d"])
+    assert [row.images for row in rows] == [3, 2, 0, 0]
+    assert rows[0].zero_shot_recall == pytest.approx(1 / 3) and rows[0].recall == pytest.approx(2 / 3)
+    assert rows[0].precision == 1.0 and rows[1].precision == pytest.approx(2 / 3)
+    assert rows[1].f1 == pytest.approx(0.8)
+    assert rows[2].recall is None and rows[2].precision is None and rows[2].f1 is None
+    assert per_class_table(labels, None, after, ["a", "b", "c", "d"])[0].zero_shot_recall is None
+
+
+def test_the_surest_mistakes_come_first():
+    logits = torch.tensor([[4.0, 0.0], [6.0, 0.0], [1.0, 0.0], [9.0, 0.0]])
+    found = top_mistakes(logits, torch.tensor([1, 1, 1, 0]), k=2)
+    assert [(m.index, m.true, m.predicted) for m in found] == [(1, 1, 0), (0, 1, 0)]
+    assert found[0].confidence == pytest.approx(float(torch.tensor(6.0).sigmoid()))
+    assert top_mistakes(logits, torch.zeros(4).long(), k=5) == []
+
+
+def test_the_surest_wrong_labels_come_first_and_unknown_ones_never():
+    logits = torch.tensor([[3.0, -5.0], [9.0, 2.0]])
+    labels = torch.tensor([[0.0, 1.0], [float("nan"), 1.0]])
+    found = top_label_mistakes(logits, labels, k=5)
+    assert [(m.index, m.label, m.present) for m in found] == [(0, 1, True), (0, 0, False)]
+    assert found[0].confidence == pytest.approx(1 - float(torch.tensor(-5.0).sigmoid()), abs=1e-6)
+    assert len(top_label_mistakes(logits, labels, k=1)) == 1
