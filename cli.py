@@ -26,7 +26,7 @@ Data = Annotated[str | None, typer.Option(help="Data set: a folder or file, or `
 Features = Annotated[str | None, typer.Option(help="Features file (.safetensors, .npz) instead of images.")]
 AdapterName = Annotated[str | None, typer.Option(help="Method (`vladapt list adapters`).")]
 Backbone = Annotated[
-    str | None, typer.Option(help="embedded, open_clip:<arch>/<tag>, open_clip:<arch>@<file>, hf:<id>.")
+    str | None, typer.Option(help="embedded, open_clip:<arch>/<tag>, open_clip:<arch>@<file>, hf:<id>")
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 Amp = Annotated[str | None, typer.Option(help="Mixed precision of the backbone: bf16 or fp16.")]
