@@ -1,0 +1,260 @@
+"""Feature files (`--features FILE`): image features, labels and text features that the user brings."""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..contracts.domain import SPLITS
+from ..contracts.errors import DataError
+from ..contracts.features import FeatureSet
+from ..contracts.text import TextClassifier
+
+OTHER_SPELLING = {"text_features": "text_average", "class_names": "classnames"}
+NEEDED = ("image_features", "labels", "text_features", "class_names")
+WORDS = ("class_names", "classnames", "split", "ids", "logit_scale", "backbone")
+"""What a .safetensors file keeps in its header, as JSON or plain text: safetensors has no strings."""
+UNIT_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class FeatureFile:
+    """What a feature file holds.
+
+    Args:
+        features: (N, D) with labels; `raw_norms` is False where the file's rows are of unit length.
+        classifier: of the C text features.
+        split: N of "train", "val", "test" or "" (the file does not say), or None.
+    """
+
+    features: FeatureSet
+    classifier: TextClassifier
+    split: tuple[str, ...] | None = None
+
+
+def load_features(path: str | Path) -> FeatureFile:
+    """Read a `.safetensors` or `.npz` file of features.
+
+    Arrays: `image_features` (N, D); `labels` (N,) class indices, or (N, C) of 0, 1 and NaN; `text_features` or
+    `text_average` (C, D), or (D, C); `class_names` or `classnames` (C,); optional: `text_prompts` (P, C, D),
+    `logit_scale` (100 by default), `split` (N,), `ids` (N,). In .safetensors, lists of texts are JSON in the metadata.
+    Half-precision features are cast to float32 and normalised again. Pickled arrays are refused, never run.
+
+    Raises:
+        DataError: no such file, not readable, an array missing, of a wrong shape or with unusable values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; give a .safetensors or .npz file of features")
+    readers = {".npz": _read_npz, ".safetensors": _read_safetensors}
+    if path.suffix.lower() not in readers:
+        raise DataError(f"{path}: '{path.suffix}' is no format of feature files; give a .safetensors or .npz file")
+    arrays = _Arrays(path, readers[path.suffix.lower()](path))
+    names = arrays.names()
+    images, raw_norms = arrays.features("image_features", ndim=2)
+    count, width = images.shape
+    features = FeatureSet(
+        features=images,
+        labels=arrays.labels(count, len(names)),
+        class_names=names,
+        ids=arrays.words("ids", count),
+        backbone=arrays.text("backbone"),
+        raw_norms=raw_norms,
+    )
+    text = arrays.text_features(len(names), width)
+    classifier = TextClassifier(
+        weights=text,
+        raw=text,
+        prototypes=arrays.prototypes(len(names), width),
+        class_names=names,
+        logit_scale=arrays.logit_scale(),
+    )
+    return FeatureFile(features, classifier, arrays.split(count))
+
+
+def _read_npz(path: Path) -> dict[str, Any]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise DataError(f"{path}: holds one array, not several; save it with numpy.savez")
+            return {name: file[name] for name in file.files}
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        if "pickle" in str(error).lower():
+            raise DataError(
+                f"{path}: holds pickled objects, which are never run; save names as plain text arrays (dtype '<U')"
+            ) from None
+        raise DataError(f"{path}: not a readable .npz file ({_line(error)}); save or copy it again") from None
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            arrays: dict[str, Any] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path}: not a readable .safetensors file ({_line(error)}); save or copy it again") from None
+    for name in WORDS:
+        if name in metadata and name not in arrays:
+            arrays[name] = _from_json(metadata[name])
+    return arrays
+
+
+def _from_json(text: str) -> Any:
+    """The JSON value, or the text itself where it is none (a fingerprint)."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+class _Arrays:
+    """The arrays of one file, each checked as it is taken."""
+
+    def __init__(self, path: Path, arrays: Mapping[str, Any]):
+        self.path = path
+        self._arrays = dict(arrays)
+        for name, other in OTHER_SPELLING.items():
+            if name not in self._arrays and other in self._arrays:
+                self._arrays[name] = self._arrays[other]
+        missing = [name for name in NEEDED if name not in self._arrays]
+        if missing:
+            has = ", ".join(sorted(arrays)) or "nothing"
+            raise self._error(f"lacks {', '.join(missing)} (it has {has}); add what is missing")
+
+    def names(self) -> tuple[str, ...]:
+        names = self.words("class_names", None)
+        if len(names) < 2:
+            raise self._error(f"class_names holds {len(names)} name; a classifier needs two classes at least")
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise self._error(f"class_names holds '{twice}' twice; name each class once")
+        return names
+
+    def words(self, name: str, count: int | None) -> tuple[str, ...] | None:
+        """A list of texts of length `count`, if given; None if the file has none of that name."""
+        value = self._arrays.get(name)
+        if value is None:
+            return None
+        array = np.asarray(value)
+        if array.ndim != 1 or array.dtype.kind not in "US":
+            raise self._error(f"{name} is not a list of texts; save one text a row")
+        if count is not None and len(array) != count:
+            raise self._error(f"{name} has {len(array)} rows for {count} image features; give one a row")
+        try:
+            return tuple(v.decode() if isinstance(v, bytes) else str(v) for v in array.tolist())
+        except UnicodeDecodeError:
+            raise self._error(f"{name} holds bytes that are not UTF-8; save texts as unicode") from None
+
+    def text(self, name: str) -> str:
+        value = self._arrays.get(name, "")
+        return value if isinstance(value, str) else str(np.asarray(value)[()])
+
+    def split(self, count: int) -> tuple[str, ...] | None:
+        split = self.words("split", count)
+        for row, value in enumerate(split or ()):
+            if value and value not in SPLITS:
+                raise self._error(f"split[{row}] is '{value}'; there are {', '.join(SPLITS)}")
+        return split if split and any(split) else None
+
+    def features(self, name: str, ndim: int) -> tuple[Tensor, bool]:
+        """float32 rows, and whether their norms are still those of the tower."""
+        tensor = self._numbers(name)
+        if tensor.ndim != ndim or not tensor.numel():
+            wanted = "(N, D)" if ndim == 2 else "(P, C, D)"
+            raise self._error(f"{name} has shape {tuple(tensor.shape)}; {wanted} is needed")
+        half = tensor.dtype in (torch.float16, torch.bfloat16)
+        if not tensor.is_floating_point():
+            raise self._error(f"{name} holds {tensor.dtype} values; features are floating-point numbers")
+        tensor = tensor.float()
+        bad = (~torch.isfinite(tensor)).flatten(0, -2).any(dim=-1).nonzero().flatten()
+        if len(bad):
+            raise self._error(f"{name} holds NaN or infinity in row {int(bad[0])}; extract the features again")
+        if half:
+            return F.normalize(tensor, dim=-1), False
+        unit = bool(((tensor.norm(dim=-1) - 1).abs() < UNIT_TOLERANCE).all())
+        return tensor, not unit
+
+    def labels(self, count: int, classes: int) -> Tensor:
+        labels = self._numbers("labels")
+        if labels.ndim == 0 or len(labels) != count:
+            raise self._error(f"labels has shape {tuple(labels.shape)} for {count} image features; give one a row")
+        if labels.ndim == 2:
+            return self._several_labels(labels, classes)
+        if labels.ndim != 1:
+            raise self._error(f"labels has shape {tuple(labels.shape)}; (N,) is needed")
+        whole = labels.double()
+        if not bool((whole == whole.round()).all()):
+            raise self._error("labels are not whole numbers; give class indices from 0")
+        outside = ((whole < 0) | (whole >= classes)).nonzero().flatten()
+        if len(outside):
+            row = int(outside[0])
+            raise self._error(f"labels[{row}] is {int(whole[row])}; class_names allows 0 to {classes - 1}")
+        return whole.long()
+
+    def text_features(self, classes: int, width: int) -> Tensor:
+        text, _ = self.features("text_features", ndim=2)
+        if text.shape == (classes, width):
+            return text
+        if text.shape == (width, classes):
+            return text.T.contiguous()
+        raise self._error(
+            f"text features have shape {tuple(text.shape)}; {classes} classes and image features of width {width} "
+            f"need ({classes}, {width})"
+        )
+
+    def prototypes(self, classes: int, width: int) -> tuple[Tensor, ...] | None:
+        """C tensors (P, D) of unit rows, from text_prompts (P, C, D); None if the file has none."""
+        if "text_prompts" not in self._arrays:
+            return None
+        prompts, _ = self.features("text_prompts", ndim=3)
+        if prompts.shape[1:] != (classes, width):
+            raise self._error(f"text_prompts has shape {tuple(prompts.shape)}; (P, {classes}, {width}) is needed")
+        return tuple(F.normalize(prompts, dim=-1).transpose(0, 1).contiguous().unbind(0))
+
+    def logit_scale(self) -> float:
+        value = self._arrays.get("logit_scale", 100.0)
+        try:
+            scale = float(np.asarray(value).reshape(()))
+        except (TypeError, ValueError):
+            raise self._error(f"logit_scale is {value!r}; give one number, 100 for a trained CLIP") from None
+        if not math.isfinite(scale) or scale <= 0:
+            raise self._error(f"logit_scale is {scale}; give a number above 0, 100 for a trained CLIP")
+        return scale
+
+    def _several_labels(self, labels: Tensor, classes: int) -> Tensor:
+        labels = labels.float()
+        if labels.shape[1] != classes:
+            raise self._error(f"labels has {labels.shape[1]} columns for {classes} class names; give one a class")
+        if not bool(((labels == 0) | (labels == 1) | labels.isnan()).all()):
+            raise self._error("labels (N, C) holds other values than 0, 1 and NaN (unknown)")
+        return labels
+
+    def _numbers(self, name: str) -> Tensor:
+        value = self._arrays[name]
+        if isinstance(value, Tensor):
+            return value
+        array = np.asarray(value)
+        if array.dtype.kind not in "biuf":
+            raise self._error(f"{name} holds {array.dtype} values; numbers are needed")
+        if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+            array = array.astype(np.int64)
+        return torch.from_numpy(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="))))
+
+    def _error(self, problem: str) -> DataError:
+        return DataError(f"{self.path}: {problem}")
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,78 @@
+"""What a stored feature is found by: everything that its value depends on, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import PurePath
+from typing import Any
+
+from ..contracts.backbone import Backbone
+from ..contracts.errors import ConfigError
+
+FORMAT = 1
+KEY_BYTES = 32
+
+
+def space_of(backbone: Backbone, tap: str, dtype: str) -> str:
+    """Canonical JSON of what all features of one folder share."""
+    return canonical_json({"format": FORMAT, "backbone": backbone.fingerprint, "tap": tap, "dtype": dtype})
+
+
+def folder_name(space: str) -> str:
+    """The folder of a space."""
+    return hashlib.sha256(space.encode()).hexdigest()[:32]
+
+
+def image_key(space: str, content: str, transform: str, view: int | None = None, seed: int = 0) -> bytes:
+    """Key of one image feature, 32 bytes.
+
+    Args:
+        space: of `space_of`.
+        content: of `core.data.identity.content_key`: the image's bytes, which part of them, and how it is decoded.
+        transform: of `transform_spec`.
+        view: index of the augmented view, None for the image as it is (which no seed changes).
+        seed: of the augmentation.
+    """
+    seeded = None if view is None else [view, seed]
+    return hashlib.sha256(canonical_json([space, content, transform, seeded]).encode()).digest()
+
+
+def text_key(space: str, text: str) -> bytes:
+    """Key of one text feature, 32 bytes."""
+    return hashlib.sha256(canonical_json([space, "text", text]).encode()).digest()
+
+
+def view_seed(seed: int, content: str, view: int) -> int:
+    """The seed of one augmented view, 31 bits: a pure function of the run's seed, the image and the view."""
+    return int.from_bytes(hashlib.sha256(f"{seed}|{content}|{view}".encode()).digest()[:4], "big") >> 1
+
+
+def transform_spec(transform) -> str:
+    """Canonical JSON of what a transform does.
+
+    Raises:
+        ConfigError: it does not say.
+    """
+    spec = getattr(transform, "spec", None)
+    if spec is None:
+        raise ConfigError(
+            f"transform {transform!r} has no attribute `spec`; give it a JSON-able dict that says exactly what it "
+            "does, so that its features can be stored"
+        )
+    return canonical_json(spec)
+
+
+def canonical_json(value: Any) -> str:
+    """One text for equal values: keys sorted, no spaces; numpy values and paths as plain ones."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):  # numpy scalars and arrays, tensors
+        return value.tolist()
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    raise ConfigError(f"{value!r} in a transform or a decode dict is not JSON-able; use numbers, texts, lists, dicts")

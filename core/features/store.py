@@ -1,0 +1,256 @@
+"""The feature store: each image and text goes through a tower once, ever, for one way of looking at it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..contracts.backbone import Backbone
+from ..contracts.domain import DomainData, Item
+from ..contracts.features import PROJECTED, FeatureSet
+from ..data.identity import FileHashes
+from ..training.distributed import rank, run_on_all, world_size
+from .atomic import write_whole
+from .extract import Unreadable, encoder, extract, renderer
+from .gather import Part, gathered
+from .keys import canonical_json, folder_name, space_of, text_key
+from .micro_batch import CPU_SIZES, GPU_SIZES, MicroBatch
+from .request import Request
+from .shards import ShardFolder, ShardWriter
+from .table import Table
+
+TEXTS_AT_ONCE = 64
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class Extraction:
+    """What `get_or_compute` gives.
+
+    Args:
+        features: of the items that could be read, in the order asked for, on the CPU.
+        items: those items.
+        skipped: (id, reason in one line) of the others.
+        computed: images and views that went through the tower now.
+        cached: images and views that did not need to.
+    """
+
+    features: FeatureSet
+    items: list[Item]
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    computed: int = 0
+    cached: int = 0
+
+
+def default_root() -> Path:
+    """The folder `features` in $VLADAPT_CACHE, or in ~/.cache/vladapt."""
+    return Path(os.environ.get("VLADAPT_CACHE") or Path.home() / ".cache" / "vladapt") / "features"
+
+
+class FeatureStore:
+    """Features on disk, found by what they are made of: backbone, precision, tap, bytes, decoding and transform.
+
+    Several processes may use one store at once. A damaged part of it is removed and computed again.
+
+    Args:
+        root: its folder; by default `default_root()`.
+        flush_rows, flush_seconds: computed rows are written at the latest after so many, or so long.
+    """
+
+    def __init__(self, root: str | Path | None = None, *, flush_rows: int = 1024, flush_seconds: float = 10.0):
+        self.root = default_root() if root is None else Path(root)
+        self.flush_rows, self.flush_seconds = flush_rows, flush_seconds
+        self._hashes = FileHashes(root)
+        self._folders: dict[str, ShardFolder] = {}
+        self._micro_batches: dict[tuple[str, ...], MicroBatch] = {}
+
+    def get_or_compute(
+        self,
+        data: DomainData,
+        items: Sequence[Item],
+        backbone: Backbone,
+        transform: Callable,
+        *,
+        tap: str = PROJECTED,
+        views: int = 0,
+        view_transform: Callable | None = None,
+        seed: int = 0,
+        batch_size: int | None = None,
+        workers: int | None = None,
+        amp: str | None = None,
+        progress: Progress | None = None,
+    ) -> Extraction:
+        """Features of items, from the store where they are there; only the others are decoded and encoded.
+
+        Under torch.distributed the items are split by rank, and every rank returns the same whole.
+
+        Args:
+            data: whose `load` decodes the items.
+            items: N samples; one that cannot be read is left out and listed.
+            backbone: its model is built only if something is to be computed.
+            transform: decoded image -> pixels (3, S, S), with a JSON-able `spec`.
+            tap: "projected" or "pre_projection".
+            views: V augmented views of each image besides; the result's `views` is then (N, V, D).
+            view_transform: called as view_transform(decoded, seed=int), with a JSON-able `spec`.
+            seed: of the views.
+            batch_size: images at once; None measures the best. It changes results by rounding at most.
+            workers: decoding threads; None takes one a CPU core.
+            amp: None, "bf16" or "fp16".
+            progress: called as progress(done, total) in this thread while something is computed.
+
+        Raises:
+            ConfigError: an option is not usable; CapabilityError: the backbone has no such tap.
+            DataError: the store cannot be written (no space left); what was written before stays.
+        """
+        request = Request(data, backbone, transform, view_transform, tap, views, seed, amp, workers)
+        micro_batch = self._micro_batch(request, batch_size)
+        own = list(range(rank(), len(items), world_size()))
+
+        def on_this_rank() -> Part:
+            table = Table(request, [items[i] for i in own], self._hashes)
+            computed = self._fill(table, micro_batch, progress)
+            return Part.of(table, own, computed, backbone.embed_dim)
+
+        whole = gathered(run_on_all(on_this_rank))
+        return _extraction(whole, request, items)
+
+    def text_features(self, backbone: Backbone, texts: Sequence[str]) -> Tensor:
+        """(N, D) float32 on the CPU, not normalised. The model is built only for texts not met before.
+
+        Raises:
+            DataError: the store cannot be written.
+        """
+        space = space_of(backbone, "text", "float32")
+        folder = self._folder(space)
+        keys = [text_key(space, text) for text in texts]
+        found: dict[bytes, np.ndarray] = {}
+        for some, rows in folder.find(keys):
+            found.update(zip(some, rows))
+        todo = {key: text for key, text in zip(keys, texts) if key not in found}
+        writer = ShardWriter(folder, self.flush_rows, self.flush_seconds)
+        try:
+            for some, rows in _encoded_texts(backbone, todo):
+                writer.add(some, rows)
+                found.update(zip(some, rows))
+        finally:
+            writer.flush()
+        if todo:
+            folder.merge()
+        return torch.from_numpy(np.stack([found[key] for key in keys])) if keys else torch.zeros(0, backbone.embed_dim)
+
+    def backbone_facts(self, backbone: Backbone) -> dict[str, float | None]:
+        """{"logit_scale", "logit_bias"} as numbers, stored, so that a second run builds no model.
+
+        Raises:
+            DataError: the store cannot be written.
+        """
+        path = self.root / "facts" / f"{folder_name(backbone.fingerprint)}.json"
+        facts = _read_facts(path)
+        if facts is None:
+            with torch.no_grad():
+                scale, bias = backbone.logit_scale, backbone.logit_bias
+                facts = {"logit_scale": float(scale), "logit_bias": None if bias is None else float(bias)}
+            write_whole(path, canonical_json(facts).encode())
+        return facts
+
+    def _fill(self, table: Table, micro_batch: MicroBatch, progress: Progress | None) -> int:
+        """Find or compute all cells; returns how many were computed. What is computed is stored, come what may."""
+        request = table.request
+        folder = self._folder(request.space)
+        for keys, rows in folder.find(table.missing()):
+            table.put(keys, rows)
+        jobs = table.jobs()
+        if not jobs:
+            return 0
+        total = sum(len(job.keys) for job in jobs)
+        computed = failed = 0
+        writer = ShardWriter(folder, self.flush_rows, self.flush_seconds)
+        render = renderer(request.data.load, request.transform, request.view_transform)
+        encode = encoder(request.backbone, request.tap, request.amp)
+        pin = request.backbone.device.type == "cuda"
+        try:
+            with closing(extract(jobs, render, encode, micro_batch, request.workers, pin)) as results:
+                for result in results:
+                    if isinstance(result, Unreadable):
+                        table.fail(result.keys, result.reason)
+                        failed += len(result.keys)
+                    else:
+                        writer.add(result.keys, result.rows)
+                        table.put(result.keys, result.rows)
+                        computed += len(result.keys)
+                    if progress is not None:
+                        progress(computed + failed, total)
+        finally:
+            writer.flush()
+        folder.merge()
+        return computed
+
+    def _folder(self, space: str) -> ShardFolder:
+        if space not in self._folders:
+            self._folders[space] = ShardFolder(self.root / folder_name(space), space)
+        return self._folders[space]
+
+    def _micro_batch(self, request: Request, batch_size: int | None) -> MicroBatch:
+        """A fixed size, or the measurement for such work as far as this store's earlier calls brought it."""
+        if batch_size is not None:
+            return MicroBatch(batch_size)
+        device = request.backbone.device
+        work = (request.space, request.specs[0], str(device))
+        if work not in self._micro_batches:
+            self._micro_batches[work] = MicroBatch(sizes=CPU_SIZES if device.type == "cpu" else GPU_SIZES)
+        return self._micro_batches[work]
+
+
+def _extraction(whole: Part, request: Request, items: Sequence[Item]) -> Extraction:
+    kept = [items[i] for i in whole.positions]
+    groups = tuple(item.group or item.id for item in kept)
+    features = FeatureSet(
+        features=whole.values[:, 0].contiguous(),
+        labels=_labels(kept),
+        class_names=request.data.class_names,
+        views=whole.values[:, 1:].contiguous() if request.views else None,
+        tap=request.tap,
+        groups=groups if any(item.group for item in kept) else None,
+        ids=tuple(item.id for item in kept),
+        backbone=request.backbone.fingerprint,
+    )
+    skipped = [(items[position].id, reason) for position, reason in whole.reasons]
+    return Extraction(features, kept, skipped, whole.computed, whole.cached)
+
+
+def _labels(items: Sequence[Item]) -> Tensor | None:
+    """(N,) int64, or (N, C) float where images have several labels; None if one of them has none."""
+    if items and all(item.labels is not None for item in items):
+        return torch.tensor([item.labels for item in items], dtype=torch.float32)
+    if items and all(item.label is not None for item in items):
+        return torch.tensor([item.label for item in items], dtype=torch.int64)
+    return None
+
+
+def _encoded_texts(backbone: Backbone, todo: dict[bytes, str]):
+    """Yield keys and rows (n, D), some texts at a time."""
+    pairs = list(todo.items())
+    for i in range(0, len(pairs), TEXTS_AT_ONCE):
+        some = pairs[i : i + TEXTS_AT_ONCE]
+        with torch.no_grad():
+            rows = backbone.encode_text([text for _, text in some], normalize=False)
+        yield [key for key, _ in some], rows.float().cpu().numpy()
+
+
+def _read_facts(path: Path) -> dict[str, float | None] | None:
+    """What an earlier run stored; None if there is nothing, or nothing sound."""
+    try:
+        facts = json.loads(path.read_bytes())
+        bias = facts["logit_bias"]
+        return {"logit_scale": float(facts["logit_scale"]), "logit_bias": None if bias is None else float(bias)}
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
