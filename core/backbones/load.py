@@ -12,7 +12,9 @@ from ..registry.catalogue import did_you_mean
 from .catalogue import FAMILIES
 
 
-def load_backbone(spec: str = "embedded", device: str | torch.device = "auto", image_size: int | None = None) -> Backbone:
+def load_backbone(
+    spec: str = "embedded", device: str | torch.device = "auto", image_size: int | None = None
+) -> Backbone:
     """The backbone that `spec` names, its towers not yet built.
 
     Args:
@@ -32,8 +34,16 @@ def load_backbone(spec: str = "embedded", device: str | torch.device = "auto", i
     if image_size is not None and image_size < 1:
         raise ConfigError(f"image_size={image_size} is not usable; give a side in pixels")
     target = _device(device)
-    module = _family_module(family)
-    return module.build(rest, spec=str(spec), device=target, image_size=image_size)
+    try:
+        module = importlib.import_module(f".{family}", __package__)
+        return module.build(rest, spec=str(spec), device=target, image_size=image_size)
+    except ModuleNotFoundError as error:
+        if error.name and error.name.startswith(__package__):
+            raise
+        raise CapabilityError(
+            f"backbone '{spec}' needs the package '{error.name}'; "
+            f"install it with: pip install 'vladapt[{FAMILIES[family]['extra']}]'"
+        ) from None
 
 
 def _device(device: str | torch.device) -> torch.device:
@@ -44,17 +54,6 @@ def _device(device: str | torch.device) -> torch.device:
     except RuntimeError:
         raise ConfigError(f"--device {device}: no such device; give auto, cpu, cuda or cuda:0") from None
     if target.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"--device {device}: this torch sees no GPU; give --device cpu or install a CUDA build of torch")
+        raise ConfigError(f"--device {device}: this torch sees no GPU; give --device cpu or install torch for CUDA")
     return target
 
-
-def _family_module(family: str):
-    try:
-        return importlib.import_module(f".{family}", __package__)
-    except ModuleNotFoundError as error:
-        if error.name and error.name.startswith(__package__):
-            raise
-        extra = FAMILIES[family]["extra"]
-        raise CapabilityError(
-            f"backbone '{family}' needs the package '{error.name}'; install it with: pip install 'vladapt[{extra}]'"
-        ) from None

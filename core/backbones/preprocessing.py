@@ -51,10 +51,11 @@ class Preprocess:
         if self.mode not in MODES:
             raise ConfigError(f"resize mode '{self.mode}' is not known; there are: {', '.join(MODES)}")
         if self.interpolation not in INTERPOLATIONS:
-            raise ConfigError(f"interpolation '{self.interpolation}' is not known; there are: {', '.join(INTERPOLATIONS)}")
+            known = ", ".join(INTERPOLATIONS)
+            raise ConfigError(f"interpolation '{self.interpolation}' is not known; there are: {known}")
         low, high = self.scale
         if not 0 < low <= high <= 1:
-            raise ConfigError(f"scale={self.scale} is not usable; give two shares of the area, 0 < smallest <= largest <= 1")
+            raise ConfigError(f"scale={self.scale} is not usable; give two shares, 0 < smallest <= largest <= 1")
         for name in ("mean", "std", "scale"):
             object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
 

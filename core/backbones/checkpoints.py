@@ -1,0 +1,121 @@
+"""Weights from files: safetensors, or torch files read without running what is in them."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ..contracts.errors import DataError
+
+WRAPPERS = ("state_dict", "model_state_dict", "model")
+PREFIXES = ("module.", "_orig_mod.")
+# OpenAI's files carry these facts as tensors among the weights.
+FACTS = ("input_resolution", "context_length", "vocab_size")
+NAMED = 3
+
+
+def require_file(path: Path, what: str) -> None:
+    """Raise the DataError of a missing file."""
+    if not path.is_file():
+        found = "is a folder" if path.is_dir() else "no such file"
+        raise DataError(f"{path}: {found}; give the {what}")
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """Name -> float32 (or integer) tensor, free of wrappers (`state_dict`) and prefixes (`module.`).
+
+    Raises:
+        DataError: the file is missing, truncated, holds code, or holds no weights.
+    """
+    require_file(path, "checkpoint file (.safetensors, or .pt of tensors only)")
+    found = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    for wrapper in WRAPPERS:
+        if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
+            found = found[wrapper]
+    if not isinstance(found, Mapping):
+        raise DataError(f"{path}: holds no weights but one {type(found).__name__}; give a state dict")
+    state = {k: v for k, v in found.items() if isinstance(v, Tensor) and k not in FACTS}
+    if not state:
+        raise DataError(f"{path}: holds no weights; give a state dict")
+    for prefix in PREFIXES:
+        if all(key.startswith(prefix) for key in state):
+            state = {key[len(prefix) :]: value for key, value in state.items()}
+    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+
+
+def _read_safetensors(path: Path):
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DataError(f"{path}: truncated or damaged ({_first_line(error)}); copy or download it again") from error
+
+
+def _read_torch(path: Path):
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise DataError(
+            f"{path}: refused, it holds more than tensors and reading it could run code; "
+            "save its state dict as .safetensors where you trust it"
+        ) from error
+    except Exception as error:  # torch raises RuntimeError, EOFError, KeyError and others for a damaged file
+        if "TorchScript" in str(error):
+            raise DataError(
+                f"{path}: refused, a TorchScript archive holds code; give the state dict as .safetensors"
+            ) from error
+        raise DataError(f"{path}: truncated or damaged ({_first_line(error)}); copy or download it again") from error
+
+
+def fit_weights(model: nn.Module, state: Mapping[str, Tensor], path: Path, architecture: str, optional=()) -> None:
+    """Copy the weights into the model, all of them or none.
+
+    Args:
+        architecture: what the model is called, for the message.
+        optional: names that the file may lack.
+
+    Raises:
+        DataError: names or shapes differ; the message has the first few.
+    """
+    own = {key: value.shape for key, value in model.state_dict().items()}
+    missing = [key for key in own.keys() - state.keys() - set(optional) if not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in state if key not in own]
+    reshaped = [
+        f"{key}: {tuple(state[key].shape)} for {tuple(shape)}"
+        for key, shape in own.items()
+        if key in state and state[key].shape != shape
+    ]
+    groups = (("missing", sorted(missing)), ("unexpected", unexpected), ("of another shape", reshaped))
+    wrong = [f"{len(names)} {kind} ({_few(names)})" for kind, names in groups if names]
+    if wrong:
+        raise DataError(
+            f"{path}: these are not the weights of {architecture}: {', '.join(wrong)}; "
+            "name the architecture they were trained with"
+        )
+    model.load_state_dict(state, strict=False)
+
+
+def resize_positions(table: Tensor, grid: tuple[int, int], prefix: int) -> Tensor:
+    """Position embeddings (prefix + P, W) of a square grid, resampled to (prefix + h * w, W)."""
+    height, width = grid
+    first, patches = table[:prefix], table[prefix:]
+    if len(patches) == height * width:
+        return table
+    side = round(len(patches) ** 0.5)
+    square = patches.view(1, side, side, -1).permute(0, 3, 1, 2)  # (1, W, side, side)
+    resampled = F.interpolate(square, size=grid, mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([first, resampled.permute(0, 2, 3, 1).reshape(height * width, -1)])
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,111 @@
+"""Files of models on the Hugging Face hub: from its cache, or downloaded because the user named the model."""
+
+from __future__ import annotations
+
+import logging
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..contracts.errors import DataError
+
+PROBE_SECONDS = 5
+
+
+def cached_file(repo: str, names: Sequence[str]) -> Path | None:
+    """The first of the named files that the hub's cache holds; asks no network."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in names:
+        found = try_to_load_from_cache(repo, name)
+        if isinstance(found, str):
+            return Path(found)
+    return None
+
+
+def hub_file(repo: str, names: Sequence[str], local_way: str) -> Path:
+    """The first of the named files that the repository has: cached, else downloaded.
+
+    Args:
+        local_way: what to do without a network, for the message.
+
+    Raises:
+        DataError: not cached, and offline or not to be had; says so at once.
+    """
+    found = cached_file(repo, names)
+    if found is not None:
+        return found
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    require_hub(repo, local_way)
+    for name in names:
+        with _one_line(repo, local_way):
+            try:
+                return Path(hf_hub_download(repo, name))
+            except LocalEntryNotFoundError:
+                raise
+            except EntryNotFoundError:
+                continue
+    raise DataError(f"hub repository '{repo}' has none of {', '.join(names)}; {local_way}")
+
+
+def hub_folder(repo: str, local_way: str) -> Path:
+    """A folder with the configuration, tokenizer and weights of a repository: cached, else downloaded.
+
+    Raises:
+        DataError: not cached, and offline or not to be had; says so at once.
+    """
+    found = cached_file(repo, ["config.json"])
+    if found is not None and any(file.suffix in (".safetensors", ".bin") for file in found.parent.iterdir()):
+        return found.parent
+    from huggingface_hub import HfApi, snapshot_download
+
+    require_hub(repo, local_way)
+    with _one_line(repo, local_way):
+        files = HfApi().list_repo_files(repo)
+        safe = any(name.endswith(".safetensors") and "/" not in name for name in files)
+        weights = ["*.safetensors", "*.safetensors.index.json"] if safe else ["pytorch_model*.bin*"]
+        wanted = ["*.json", "*.txt", "*.model", *weights]
+        return Path(snapshot_download(repo, allow_patterns=wanted, ignore_patterns=["*/*"]))
+
+
+def require_hub(what: str, local_way: str) -> None:
+    """Find out in one short try whether the hub can be reached: its own client would retry for half a minute.
+
+    Raises:
+        DataError: offline by HF_HUB_OFFLINE, or no answer.
+    """
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        raise DataError(f"'{what}' is not in the hub's cache and HF_HUB_OFFLINE forbids the network; {local_way}")
+    try:
+        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=PROBE_SECONDS).close()
+    except urllib.error.HTTPError:
+        return  # an answer, if not a friendly one: the hub is there
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        raise DataError(
+            f"'{what}' is not in the hub's cache and {constants.ENDPOINT} does not answer ({reason}); {local_way}"
+        ) from error
+
+
+@contextmanager
+def _one_line(repo: str, local_way: str):
+    """The hub client's warnings and long errors as one line of ours."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"hub repository '{repo}' cannot be had ({reason}); {local_way}") from error
+    finally:
+        logger.setLevel(level)

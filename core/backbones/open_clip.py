@@ -1,0 +1,227 @@
+"""Backbones of open_clip: `open_clip:<arch>/<tag>`, `open_clip:<arch or config.json>@<checkpoint>`.
+
+Reproducible scaling laws for contrastive language-image learning, 2023, arXiv 2212.07143, and the many models that
+library carries: CLIP (arXiv 2103.00020), SigLIP (arXiv 2303.15343), CoCa, and others.
+
+A checkpoint of OpenAI's own needs the `-quickgelu` spelling of its architecture (`ViT-B-32-quickgelu@file`). With
+`<arch>@<checkpoint>` pixels are made as all released weights of that architecture want them, where they agree, else as
+CLIP does; a `config.json` says it in `preprocess_cfg`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from open_clip import model as models
+from open_clip import tokenizer as tokenizers
+from torch import Tensor, nn
+
+from ..contracts.errors import CapabilityError, ConfigError, DataError
+from .checkpoints import fit_weights, read_checkpoint, resize_positions
+from .fingerprints import fingerprint
+from .open_clip_source import Source, find_source
+from .open_clip_towers import OpenClipTextTower, ResNetTower, TimmVitTower, VitTower
+from .two_tower import ImageTower, TextTower, TwoTower
+
+CUSTOM_BLOCK = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")
+POSITIONS = {"visual.positional_embedding": 1, "visual.attnpool.positional_embedding": 1}
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json")
+
+
+def build(rest: str, *, spec: str, device: torch.device, image_size: int | None) -> OpenClipBackbone:
+    """The backbone `open_clip:<rest>`; see `load_backbone`."""
+    return OpenClipBackbone(find_source(rest, image_size), spec, device)
+
+
+class OpenClipBackbone(TwoTower):
+    """A model of open_clip.
+
+    Args:
+        source: its configuration, weights and preprocessing.
+        spec: as the user wrote it.
+        device: where its towers go when they are built.
+    """
+
+    family = "open_clip"
+
+    def __init__(self, source: Source, spec: str, device: torch.device):
+        super().__init__()
+        text = source.config.get("text_cfg") or {}
+        self.source, self.spec, self.device = source, spec, device
+        self.transform = source.transform
+        self.licence = source.licence
+        self.embed_dim = source.config["embed_dim"]
+        self.context_length = text.get("context_length", 77)
+        self.capabilities = image_capabilities(source.config["vision_cfg"]) | text_capabilities(source.config)
+        self.fingerprint = fingerprint("open_clip", source.config, source.identity, source.transform.spec)
+
+    def build_model(self) -> nn.Module:
+        source = self.source
+        state = read_checkpoint(source.weights)
+        model = _empty_model(source)
+        if isinstance(model, models.CustomTextCLIP) and "text_projection" in state:
+            state = models.convert_to_custom_text_state_dict(state)
+        for name in ("logit_scale", "logit_bias"):
+            own = getattr(model, name, None)
+            if own is not None and name in state:
+                state[name] = state[name].reshape(own.shape)
+        if source.resized:
+            _resize(state, model, source.config["vision_cfg"]["image_size"])
+        optional = ("logit_scale",) if isinstance(model, ImageOnly) else ()
+        fit_weights(model, state, source.weights, source.name, optional)
+        if source.resized and hasattr(model.visual, "trunk"):
+            _set_timm_size(model.visual, source)
+        return model
+
+    def build_towers(self, model: nn.Module) -> tuple[ImageTower | None, TextTower | None]:
+        vision, text = self.source.config["vision_cfg"], self.source.config.get("text_cfg") or {}
+        image_tower = text_tower = None
+        if "hidden" in self.capabilities:
+            image_tower = _image_tower_class(vision)(model.visual)
+        if "prompt" in self.capabilities:
+            owner = model.text if hasattr(model, "text") else model
+            causal = not text.get("no_causal_mask", False)
+            text_tower = OpenClipTextTower(owner, text.get("pool_type", "argmax"), causal)
+        return image_tower, text_tower
+
+    def build_tokenizer(self) -> Callable[[list[str]], Tensor]:
+        text = self._text_config()
+        options = dict(text.get("tokenizer_kwargs") or {})
+        name = text.get("hf_tokenizer_name")
+        if not name:
+            return tokenizers.SimpleTokenizer(context_length=self.context_length, **options)
+        folder = self.source.folder
+        if folder is not None and any((folder / file).is_file() for file in TOKENIZER_FILES):
+            name = str(folder)
+        if text.get("tokenizer_mode"):
+            options["tokenizer_mode"] = text["tokenizer_mode"]
+        return _hub_tokenizer(name, self.context_length, options, self.spec)
+
+    def token_mask(self, tokens: Tensor) -> Tensor:
+        text = self._text_config()
+        pool = text.get("pool_type", "argmax")
+        if text.get("hf_model_name") or pool not in ("argmax", "eos"):
+            return torch.ones_like(tokens, dtype=torch.bool)
+        marks = tokens if pool == "argmax" else (tokens == text.get("eos_id", 2)).int()
+        return torch.arange(tokens.shape[1], device=tokens.device) <= marks.argmax(dim=1, keepdim=True)
+
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        features = self.model.visual(pixels)
+        return features[0] if isinstance(features, tuple) else features
+
+    def encode_tokens(self, tokens: Tensor) -> Tensor:
+        self._text_config()
+        return self.model.encode_text(tokens, normalize=False)
+
+    def _text_config(self) -> dict:
+        text = self.source.config.get("text_cfg")
+        if not text:
+            raise CapabilityError(
+                f"backbone '{self.spec}' has an image tower only; give a configuration with text_cfg and its weights"
+            )
+        return text
+
+
+class ImageOnly(nn.Module):
+    """The image tower alone, of a configuration without `text_cfg`."""
+
+    def __init__(self, embed_dim: int, vision_cfg: dict, quick_gelu: bool = False):
+        super().__init__()
+        self.visual = models._build_vision_tower(embed_dim, vision_cfg, quick_gelu)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+
+def image_capabilities(vision: dict) -> frozenset[str]:
+    """What the tower of a `vision_cfg` can do."""
+    tower = _image_tower_class(vision)
+    if tower is None:
+        return frozenset()
+    return frozenset({"hidden", "image_tokens", "feature_maps"} | (set() if tower is ResNetTower else {"image_blocks"}))
+
+
+def text_capabilities(config: dict) -> frozenset[str]:
+    """What the text tower of a configuration can do. Trimming is exact where what follows end-of-text is never seen."""
+    text = config.get("text_cfg") or {}
+    if not text or text.get("hf_model_name") or text.get("embed_cls") or _custom_blocks(text):
+        return frozenset()
+    causal, at_end = not text.get("no_causal_mask"), text.get("pool_type", "argmax") in ("argmax", "eos")
+    return frozenset({"prompt", "text_blocks"} | ({"trim"} if causal and at_end else set()))
+
+
+def _image_tower_class(vision: dict) -> type[ImageTower] | None:
+    if vision.get("timm_model_name"):
+        return TimmVitTower if _is_timm_vit(vision["timm_model_name"]) else None
+    if isinstance(vision.get("layers"), (list, tuple)):
+        return ResNetTower
+    if isinstance(vision.get("attentional_pool"), str) or _custom_blocks(vision):
+        return None
+    return VitTower
+
+
+def _custom_blocks(tower: dict) -> bool:
+    return tower.get("block_type") == "custom" or any(tower.get(key) for key in CUSTOM_BLOCK)
+
+
+def _is_timm_vit(name: str) -> bool:
+    """Whether timm builds the name as its plain vision transformer."""
+    import timm
+
+    bare = name.partition(".")[0]
+    return timm.is_model(bare) and timm.models.model_entrypoint(bare).__module__ == "timm.models.vision_transformer"
+
+
+def _empty_model(source: Source) -> nn.Module:
+    """The architecture with random weights; asks no network."""
+    config = deepcopy(source.config)
+    text = config.get("text_cfg")
+    custom = config.pop("custom_text", False)
+    if config["vision_cfg"].get("timm_model_name"):
+        config["vision_cfg"]["timm_model_pretrained"] = False
+    try:
+        if not text:
+            return ImageOnly(config["embed_dim"], config["vision_cfg"], config.get("quick_gelu", False))
+        if text.get("hf_model_name"):
+            text["hf_model_pretrained"], custom = False, True
+        if "multimodal_cfg" in config:
+            from open_clip.coca_model import CoCa
+
+            return CoCa(**config)
+        return (models.CustomTextCLIP if custom else models.CLIP)(**config)
+    except (TypeError, ValueError, RuntimeError, AssertionError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{source.name}: open_clip cannot build this configuration ({reason})") from error
+
+
+def _resize(state: dict[str, Tensor], model: nn.Module, size: int) -> None:
+    """Resample the image tower's positions to those of the model."""
+    for name, prefix in POSITIONS.items():
+        if name in state:
+            side = round((model.state_dict()[name].shape[0] - prefix) ** 0.5)
+            if side < 1:
+                raise ConfigError(f"image_size={size} is smaller than one patch of this backbone; give a larger one")
+            state[name] = resize_positions(state[name], (side, side), prefix)
+
+
+def _set_timm_size(visual: nn.Module, source: Source) -> None:
+    size = source.config["vision_cfg"]["image_size"]
+    if not hasattr(visual, "set_input_size"):
+        raise ConfigError(f"image_size={size}: this open_clip cannot resize {source.name}; update open_clip_torch")
+    visual.set_input_size(size)
+
+
+def _hub_tokenizer(name: str, context_length: int, options: dict, spec: str):
+    """A tokenizer of transformers, from a folder or the hub."""
+    from .hub import hub_file
+
+    local_way = "put its tokenizer.json beside config.json and give open_clip:<config.json>@<checkpoint>"
+    if not Path(name).is_dir():
+        hub_file(name, list(TOKENIZER_FILES), f"this is the tokenizer of '{spec}'; {local_way}")
+    try:
+        return tokenizers.HFTokenizer(name, context_length=context_length, **options)
+    except (OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"tokenizer '{name}' of backbone '{spec}' cannot be read ({reason}); {local_way}") from error

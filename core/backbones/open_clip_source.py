@@ -1,0 +1,217 @@
+"""What an open_clip spec names: an architecture, a file of weights, how its pixels are made. Builds no model."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..contracts.errors import ConfigError, DataError, UnknownNameError
+from ..registry.catalogue import did_you_mean
+from .checkpoints import require_file
+from .fingerprints import file_digests
+from .hub import hub_file
+from .preprocessing import Preprocess
+
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+FORM = "open_clip:<arch>/<tag> or open_clip:<arch or config.json>@<checkpoint>"
+MODEL_KEYS = (
+    "embed_dim",
+    "vision_cfg",
+    "text_cfg",
+    "multimodal_cfg",
+    "quick_gelu",
+    "custom_text",
+    "init_logit_scale",
+    "init_logit_bias",
+    "nonscalar_logit_scale",
+)
+# Licences of released weights, by the start of the tag, where the release states one.
+LICENCES = {
+    "openai": "MIT",
+    "laion": "MIT",
+    "datacomp": "MIT",
+    "commonpool": "MIT",
+    "webli": "Apache-2.0",
+    "metaclip": "CC-BY-NC-4.0",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Everything about the model that is known before it is built.
+
+    Args:
+        name: the architecture's name, or the configuration's file.
+        config: open_clip's model configuration, with the image size in force.
+        weights: the checkpoint.
+        identity: what tells these weights from others: the file's digest, or the registry's entry.
+        transform: how pixels are made.
+        resized: whether positions are to be resampled, the image size being another than that of the weights.
+        folder: of the configuration file, where a tokenizer may lie beside it.
+        licence: of the weights, where known.
+    """
+
+    name: str
+    config: dict[str, Any]
+    weights: Path
+    identity: Any
+    transform: Preprocess
+    resized: bool = False
+    folder: Path | None = None
+    licence: str = "unknown"
+
+
+def find_source(rest: str, image_size: int | None) -> Source:
+    """What `open_clip:<rest>` names.
+
+    Raises:
+        ConfigError: the spec has another form.
+        UnknownNameError: no such architecture or tag.
+        DataError: a file is missing or no configuration; a tag's weights are not cached and cannot be downloaded.
+    """
+    source = _local_source(rest) if "@" in rest else _tagged_source(rest)
+    own = source.config["vision_cfg"].get("image_size", 224)
+    if isinstance(own, (list, tuple)):
+        if len(set(own)) != 1 and image_size is None:
+            raise ConfigError(f"open_clip:{rest} takes images of {own}; only squares are supported, give image_size")
+        own = own[0]
+    size = image_size or own
+    config = deepcopy(source.config)
+    config["vision_cfg"]["image_size"] = size
+    return replace(
+        source, config=config, transform=replace(source.transform, image_size=size), resized=size != own
+    )
+
+
+def _local_source(rest: str) -> Source:
+    name, checkpoint = _split_local(rest)
+    if name.endswith(".json"):
+        config, overrides = _read_config(Path(name))
+        folder = Path(name).parent
+    else:
+        name = known_architecture(name)
+        config, overrides, folder = _registered_config(name), _usual_preprocessing(name), None
+    weights = Path(checkpoint).expanduser()
+    require_file(weights, "checkpoint file (.safetensors, or .pt of tensors only)")
+    return Source(name, config, weights, file_digests([weights]), _transform(overrides), folder=folder)
+
+
+def _split_local(rest: str) -> tuple[str, str]:
+    """At the "@" after the configuration; paths may hold others."""
+    name, _, checkpoint = rest.partition("@")
+    if ".json@" in rest:
+        head, _, checkpoint = rest.partition(".json@")
+        name = f"{head}.json"
+    if not name or not checkpoint:
+        raise ConfigError(f"backbone 'open_clip:{rest}' has another form than {FORM}")
+    return name, checkpoint
+
+
+def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Model and preprocessing part of open_clip's JSON, in either of its two layouts."""
+    require_file(path.expanduser(), "configuration file (open_clip's JSON)")
+    try:
+        read = json.loads(path.expanduser().read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: no JSON ({error}); give an open_clip configuration") from error
+    model = read.get("model_cfg", read) if isinstance(read, dict) else {}
+    if not all(isinstance(model.get(key), kind) for key, kind in (("embed_dim", int), ("vision_cfg", dict))):
+        raise DataError(f"{path}: no open_clip configuration; it needs embed_dim, vision_cfg and text_cfg")
+    return {key: model[key] for key in MODEL_KEYS if key in model}, read.get("preprocess_cfg") or {}
+
+
+def _tagged_source(rest: str) -> Source:
+    import open_clip
+
+    name, _, tag = rest.rpartition("/")
+    if not name:
+        tags = open_clip.list_pretrained_tags_by_model(known_architecture(tag))
+        some = ", ".join(tags[:4]) + (", ..." if len(tags) > 4 else "")
+        raise ConfigError(
+            f"backbone 'open_clip:{rest}' names no weights; give open_clip:{tag}/<tag> "
+            f"({some or 'there is none'}) or open_clip:{tag}@<checkpoint>"
+        )
+    name = known_architecture(name)
+    entry = open_clip.get_pretrained_cfg(name, tag)
+    if not entry:
+        known = open_clip.list_pretrained_tags_by_model(name)
+        raise UnknownNameError(f"open_clip has no weights '{tag}' for {name}; {did_you_mean(tag, known)}")
+    config = _registered_config(name)
+    # The activation belongs to the weights: ViT-B-32 by OpenAI is a quick-GELU model whatever its configuration says.
+    config["quick_gelu"] = bool(entry.get("quick_gelu", config.get("quick_gelu", False)))
+    plain = config["quick_gelu"] and not _registered_config(name).get("quick_gelu")
+    weights = _tagged_weights(f"{name}-quickgelu" if plain else name, tag, entry)
+    licence = next((value for start, value in LICENCES.items() if tag.lower().startswith(start)), "unknown")
+    return Source(name, config, weights, dict(entry), _transform(entry), licence=licence)
+
+
+def _tagged_weights(name: str, tag: str, entry: dict[str, Any]) -> Path:
+    """From the hub's cache, from open_clip's own cache, else from the hub."""
+    local_way = f"give a checkpoint you have: open_clip:{name}@<checkpoint>"
+    own_cache = Path("~/.cache/clip").expanduser() / Path(entry.get("url") or "none").name
+    if own_cache.is_file() and own_cache.suffix == ".safetensors":
+        return own_cache
+    if not entry.get("hf_hub"):
+        raise DataError(f"open_clip's weights '{tag}' for {name} are not on the hub; {local_way}")
+    repo, _, filename = entry["hf_hub"].rpartition("/")
+    filename = filename or "open_clip_pytorch_model.bin"
+    safe = ["open_clip_model.safetensors"] if filename == "open_clip_pytorch_model.bin" else []
+    safe += [str(Path(filename).with_suffix(".safetensors"))] if not filename.endswith(".safetensors") else []
+    return hub_file(repo, [*safe, filename], local_way)
+
+
+def known_architecture(name: str) -> str:
+    """open_clip's own spelling of an architecture ("ViT-B/32" is "ViT-B-32").
+
+    Raises:
+        UnknownNameError: there is none of that name.
+    """
+    import open_clip
+
+    known = {arch.lower(): arch for arch in open_clip.list_models()}
+    wanted = name.replace("/", "-").lower()
+    if wanted in known:
+        return known[wanted]
+    near = [known[arch] for arch in difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"open_clip.list_models() has all; the form is {FORM}"
+    raise UnknownNameError(f"unknown open_clip architecture '{name}'; {hint}")
+
+
+def _registered_config(name: str) -> dict[str, Any]:
+    import open_clip
+
+    config = open_clip.get_model_config(name)
+    return {key: config[key] for key in MODEL_KEYS if key in config}
+
+
+def _usual_preprocessing(name: str) -> dict[str, Any]:
+    """What all released weights of an architecture agree on; nothing where they do not."""
+    import open_clip
+
+    entries = [open_clip.get_pretrained_cfg(name, tag) for tag in open_clip.list_pretrained_tags_by_model(name)]
+    agreed = {}
+    for key in ("mean", "std", "interpolation", "resize_mode"):
+        values = {entry.get(key) for entry in entries}
+        if len(values) == 1:
+            agreed[key] = values.pop()
+    return agreed
+
+
+def _transform(overrides: dict[str, Any]) -> Preprocess:
+    interpolation = overrides.get("interpolation") or "bicubic"
+    return Preprocess(
+        image_size=224,
+        mean=_triple(overrides.get("mean") or OPENAI_MEAN),
+        std=_triple(overrides.get("std") or OPENAI_STD),
+        interpolation="bicubic" if interpolation == "random" else interpolation,
+        mode=overrides.get("resize_mode") or "shortest",
+    )
+
+
+def _triple(value) -> tuple[float, float, float]:
+    return tuple(value) if isinstance(value, (list, tuple)) else (value,) * 3

@@ -1,0 +1,305 @@
+"""The whole Backbone interface, written once over an image tower and a text tower that say what each step is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from ..contracts.backbone import Backbone, Block, normalized
+from ..contracts.errors import CapabilityError, ConfigError
+from .preprocessing import Preprocess
+
+FEATURE_MAP_DEPTHS = (0.25, 0.5, 0.75, 1.0)
+
+
+class ImageTower:
+    """The steps of an image tower. A tower without blocks has `blocks` empty and overrides `hidden` and `tokens`.
+
+    Attributes:
+        blocks: its transformer blocks.
+        prefix: how many tokens stand before the patches.
+    """
+
+    blocks: Sequence[Block] = ()
+    prefix: int = 0
+
+    def grid(self, pixels: Tensor) -> tuple[int, int]:
+        """(h, w) of the patches of (B, 3, H, W)."""
+        raise AssertionError("a tower with blocks implements grid")
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, T, W)."""
+        raise AssertionError("a tower with blocks implements embed")
+
+    def pool(self, x: Tensor) -> Tensor:
+        """(B, T, W) after the last block -> (B, W'): before the projection."""
+        raise AssertionError("a tower with blocks implements pool")
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """(..., W') -> (..., D)."""
+        return hidden
+
+    def project_patches(self, x: Tensor) -> Tensor:
+        """(B, T, W) after the last block -> (B, P, D): each patch as if it alone were pooled."""
+        patches = x[:, self.prefix :]
+        alone = patches.reshape(-1, 1, patches.shape[-1])  # (B * P, 1, W)
+        return self.project(self.pool(alone)).view(*patches.shape[:2], -1)
+
+    def hidden(self, pixels: Tensor) -> Tensor:
+        return self.pool(run(self.blocks, self.embed(pixels)))
+
+    def tokens(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        return self.project_patches(run(self.blocks, self.embed(pixels))), self.grid(pixels)
+
+    def maps(self, pixels: Tensor) -> list[Tensor]:
+        """The patches after a quarter, a half, three quarters and all of the blocks, (B, W, h, w) each."""
+        depth = len(self.blocks)
+        stops = sorted({max(1, round(share * depth)) for share in FEATURE_MAP_DEPTHS})
+        height, width = self.grid(pixels)
+        x, start, maps = self.embed(pixels), 0, []
+        for stop in stops:
+            x, start = run(self.blocks[start:stop], x), stop
+            maps.append(x[:, self.prefix :].transpose(1, 2).reshape(len(x), -1, height, width))
+        return maps
+
+
+class TextTower(ABC):
+    """The steps of a text tower.
+
+    Attributes:
+        blocks: its transformer blocks.
+        causal: each token sees itself and those before it, so that what follows the last valid one changes nothing.
+        masked: attention looks at valid tokens only.
+        table: the word embeddings.
+    """
+
+    blocks: Sequence[Block] = ()
+    causal: bool = False
+    masked: bool = False
+    table: nn.Module
+
+    @abstractmethod
+    def embed(self, embeddings: Tensor, mask: Tensor) -> Tensor:
+        """(N, L, W) word embeddings -> (N, L, W): positions added."""
+
+    @abstractmethod
+    def pool(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(N, L, W) after the last block -> (N, D)."""
+
+
+def run(blocks: Sequence[Block], x: Tensor, **kwargs) -> Tensor:
+    for block in blocks:
+        x = block(x, **kwargs)
+    return x
+
+
+def at_last_valid(x: Tensor, mask: Tensor) -> Tensor:
+    """(N, L, W) and (N, L) bool -> (N, W) at the last valid position of each row."""
+    last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(dim=1)  # (N,)
+    return x[torch.arange(len(x), device=x.device), last]
+
+
+class TwoTower(Backbone):
+    """Base of the backbones that another library builds.
+
+    A family implements `build_model`, `build_towers`, `build_tokenizer`, `encode_pixels` and `encode_tokens`, the last
+    two by the library's own forward pass, and `token_mask`.
+    """
+
+    transform: Preprocess
+
+    def __init__(self):
+        self._model: nn.Module | None = None
+        self._towers: tuple[ImageTower | None, TextTower | None] | None = None
+        self._tokenizer: Callable[[list[str]], Tensor] | None = None
+
+    def __getstate__(self):
+        # Towers hold closures over the modules; a copy must make its own over its own modules.
+        return {**self.__dict__, "_towers": None}
+
+    # What a family implements -----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def build_model(self) -> nn.Module:
+        """The module with its weights, on the CPU."""
+
+    @abstractmethod
+    def build_towers(self, model: nn.Module) -> tuple[ImageTower | None, TextTower | None]:
+        """The steps of both towers; None for one whose inside is not open."""
+
+    @abstractmethod
+    def build_tokenizer(self) -> Callable[[list[str]], Tensor]:
+        """Texts -> (N, context_length) int64."""
+
+    @abstractmethod
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, D) by the library's forward pass."""
+
+    @abstractmethod
+    def encode_tokens(self, tokens: Tensor) -> Tensor:
+        """(N, context_length) -> (N, D) by the library's forward pass."""
+
+    # Whole ------------------------------------------------------------------------------------------------------
+
+    @property
+    def model(self) -> nn.Module:
+        if self._model is None:
+            # Random initialisation, thrown away for the weights, must not move the seed of the run.
+            with torch.random.fork_rng(devices=[]):
+                model = self.build_model()
+            self._model = model.float().eval().requires_grad_(False).to(self.device)
+        return self._model
+
+    @property
+    def image_mean(self) -> tuple[float, float, float]:
+        return self.transform.mean
+
+    @property
+    def image_std(self) -> tuple[float, float, float]:
+        return self.transform.std
+
+    @property
+    def image_size(self) -> int:
+        return self.transform.image_size
+
+    @property
+    def logit_scale(self) -> Tensor:
+        return self.model.logit_scale.exp().reshape(())
+
+    @property
+    def logit_bias(self) -> Tensor | None:
+        bias = getattr(self.model, "logit_bias", None)
+        return None if bias is None else bias.reshape(())
+
+    def preprocess(self, train: bool = False) -> Preprocess:
+        return replace(self.transform, train=train)
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        if self._tokenizer is None:
+            self._tokenizer = self.build_tokenizer()
+        return self._tokenizer([texts] if isinstance(texts, str) else list(texts)).long()
+
+    def encode_image(self, pixels: Tensor, normalize: bool = True) -> Tensor:
+        pixels = pixels.to(self.device)
+        own_size = tuple(pixels.shape[-2:]) == (self.image_size, self.image_size)
+        if own_size:
+            return normalized(self.encode_pixels(pixels), normalize)
+        if "image_blocks" not in self.capabilities:
+            raise ConfigError(
+                f"pixels of shape {tuple(pixels.shape)} do not fit backbone '{self.spec}', which takes squares of "
+                f"{self.image_size}; use its preprocess(), or load it with image_size={pixels.shape[-1]}"
+            )
+        return self.pool_image(self.run_blocks("image", self.embed_image(pixels)), normalize)
+
+    def encode_text(self, texts: Sequence[str] | Tensor, normalize: bool = True) -> Tensor:
+        tokens = (texts if isinstance(texts, Tensor) else self.tokenize(texts)).to(self.device)
+        if "trim" not in self.capabilities:
+            return normalized(self.encode_tokens(tokens), normalize)
+        mask = self.token_mask(tokens)
+        longest = int(mask.sum(dim=1).max()) if len(mask) else 1
+        return self.encode_prompt(self.embed_tokens(tokens[:, :longest]), mask[:, :longest], normalize)
+
+    # Prompts ----------------------------------------------------------------------------------------------------
+
+    def embed_tokens(self, tokens: Tensor) -> Tensor:
+        self.need("prompt")
+        return self._text.table(tokens.to(self.device))
+
+    def encode_prompt(self, embeddings: Tensor, mask: Tensor, normalize: bool = True) -> Tensor:
+        self.need("prompt")
+        mask = mask.to(embeddings.device)
+        x = self._run(self._text.blocks, self.embed_prompt(embeddings, mask), mask, self._text)
+        return self.pool_text(x, mask, normalize)
+
+    def embed_prompt(self, embeddings: Tensor, mask: Tensor) -> Tensor:
+        self.need("prompt")
+        length = embeddings.shape[1]
+        if length > self.context_length:
+            raise ConfigError(
+                f"a prompt of {length} tokens does not fit backbone '{self.spec}', which takes {self.context_length}; "
+                "use fewer context tokens or shorter class names"
+            )
+        if length < self.context_length and "trim" not in self.capabilities:
+            raise CapabilityError(
+                f"backbone '{self.spec}' reads its text at all {self.context_length} positions; "
+                f"this prompt has {length}, pad it"
+            )
+        return self._text.embed(embeddings, mask)
+
+    def pool_text(self, x: Tensor, mask: Tensor, normalize: bool = True) -> Tensor:
+        self.need("prompt")
+        return normalized(self._text.pool(x, mask.to(x.device)), normalize)
+
+    # Inside -----------------------------------------------------------------------------------------------------
+
+    def blocks(self, tower: str) -> Sequence[Block]:
+        return self._tower(tower).blocks
+
+    def embed_image(self, pixels: Tensor) -> Tensor:
+        self.need("image_blocks")
+        return self._image.embed(pixels.to(self.device))
+
+    def run_blocks(self, tower, x, start=0, stop=None, *, insert=None, attention=None, mask=None):
+        steps = self._tower(tower)
+        stop = len(steps.blocks) if stop is None else stop
+        numbered = [(i, steps.blocks[i]) for i in range(*slice(start, stop).indices(len(steps.blocks)))]
+        chosen = [_hooked(i, block, insert, attention) for i, block in numbered]
+        return self._run(chosen, x, mask, steps)
+
+    def pool_image(self, x: Tensor, normalize: bool = True) -> Tensor:
+        self.need("image_blocks")
+        return normalized(self._image.project(self._image.pool(x)), normalize)
+
+    def hidden(self, pixels: Tensor) -> Tensor:
+        self.need("hidden")
+        return self._image.hidden(pixels.to(self.device)).float()
+
+    def image_tokens(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        self.need("image_tokens")
+        tokens, grid = self._image.tokens(pixels.to(self.device))
+        return tokens.float(), grid
+
+    def feature_maps(self, pixels: Tensor) -> list[Tensor]:
+        self.need("feature_maps")
+        return self._image.maps(pixels.to(self.device))
+
+    def _tower(self, tower: str):
+        if tower not in ("image", "text"):
+            raise ConfigError(f"tower '{tower}' is not known; there are: image, text")
+        self.need(f"{tower}_blocks")
+        return self._image if tower == "image" else self._text
+
+    def _run(self, blocks, x: Tensor, mask: Tensor | None, tower) -> Tensor:
+        masked = getattr(tower, "masked", False) and mask is not None
+        causal = getattr(tower, "causal", False)
+        return run(blocks, x, mask=mask.to(x.device) if masked else None, causal=causal)
+
+    @property
+    def _image(self) -> ImageTower:
+        return self._opened()[0]
+
+    @property
+    def _text(self) -> TextTower:
+        return self._opened()[1]
+
+    def _opened(self):
+        if self._towers is None:
+            self._towers = self.build_towers(self.model)
+        return self._towers
+
+
+def _hooked(index: int, block: Block, insert, attention) -> Callable[..., Tensor]:
+    """The block with what a caller puts before it and in place of its attention."""
+    if insert is None and attention is None:
+        return block
+
+    def forward(x: Tensor, **kwargs) -> Tensor:
+        x = x if insert is None else insert(index, x)
+        return block(x, attention=None if attention is None else partial(attention, index, block), **kwargs)
+
+    return forward
