@@ -54,13 +54,14 @@ def test_training_is_coop_written_out(small_clip, support, classifier):
     ours = fitted(support, classifier, small_clip, resources={"batch_order": order, "ctx": start})
 
     tokens = small_clip.tokenize([f"X X X X {name.replace('_', ' ')}." for name in NAMES])
+    mask = small_clip.token_mask(tokens)
     words = small_clip.embed_tokens(tokens).detach()
     ctx, velocity, losses = start.clone().requires_grad_(), torch.zeros_like(start), []
     for epoch in range(4):
         lr = 1e-5 if epoch == 0 else 0.05 * 0.5 * (1 + math.cos(math.pi * (epoch - 1) / 4))
         for rows in (order[epoch, :8], order[epoch, 8:16]):  # 20 = 8 + 8 + 4 dropped
             prompts = torch.cat([words[:, :1], ctx.expand(4, -1, -1), words[:, 5:]], dim=1)
-            text = F.normalize(small_clip.encode_prompt(prompts, small_clip.token_mask(tokens), normalize=False), dim=-1)
+            text = F.normalize(small_clip.encode_prompt(prompts, mask, normalize=False), dim=-1)
             logits = float(small_clip.logit_scale) * F.normalize(support.features[rows], dim=-1) @ text.T
             loss = F.cross_entropy(logits, support.labels[rows])
             (gradient,) = torch.autograd.grad(loss, ctx)
@@ -131,11 +132,11 @@ def reference_names(parity_dir) -> tuple[str, ...]:
 
 
 def test_learning_lowers_the_loss_and_moves_the_context(small_clip, support, classifier):
-    adapter = fitted(support, classifier, small_clip, epochs=15, lr=0.3)
+    adapter = fitted(support, classifier, small_clip, epochs=30, lr=2e-3)
     losses = [h["loss"] for h in adapter.report.history]
-    assert losses[-1] < 0.7 * losses[0]
+    assert losses[-1] < 0.5 * losses[0]
     zero_shot = (classifier.logits(support.unit).argmax(dim=1) == support.labels).float().mean()
-    assert (adapter.predict(support) == support.labels).float().mean() > zero_shot
+    assert (adapter.predict(support) == support.labels).float().mean() > zero_shot + 0.1
 
 
 def test_logits_come_from_the_learned_context(small_clip, support, classifier):
@@ -225,14 +226,15 @@ def multilabel_support(small_clip) -> FeatureSet:
 def test_several_labels_an_image_learn_calibrated_logits(small_clip, negative_templates):
     support = multilabel_support(small_clip)
     classifier = build_classifier(small_clip, NAMES, ["{}."], negative_templates=negative_templates)
-    adapter = fitted(support, classifier, small_clip, epochs=20, lr=0.1)
+    adapter = fitted(support, classifier, small_clip, epochs=20, lr=2e-3)
     losses = [h["loss"] for h in adapter.report.history]
-    assert losses[-1] < losses[0]
+    assert losses[-1] < 0.5 * losses[0]
     probabilities = adapter.predict(support)
     assert probabilities.shape == (20, 4)
     known = ~torch.isnan(support.labels)
-    assert probabilities[known & (support.labels == 1)].mean() > probabilities[known & (support.labels == 0)].mean()
-    assert 0.05 < probabilities.mean() < 0.95
+    positive = probabilities[known & (support.labels == 1)].mean()
+    assert positive > probabilities[known & (support.labels == 0)].mean() + 0.2
+    assert 0.15 < probabilities.mean() < 0.4  # a quarter of the labels are set
 
 
 def test_negative_prompts_are_what_the_logits_are_relative_to(small_clip):
@@ -287,7 +289,8 @@ def test_another_process_predicts_the_same_without_a_backbone(small_clip, suppor
     adapter.save(tmp_path / "adapter.safetensors")
     save_file({"features": support.features}, tmp_path / "in.safetensors")
     code = (
-        "import sys; from safetensors.torch import load_file, save_file; from vladapt.core.registry import load_adapter;"
+        "import sys; from safetensors.torch import load_file, save_file;"
+        "from vladapt.core.registry import load_adapter;"
         "a = load_adapter(sys.argv[1] + '/adapter.safetensors');"
         "x = load_file(sys.argv[1] + '/in.safetensors')['features'];"
         "save_file({'logits': a.logits(x)}, sys.argv[1] + '/out.safetensors')"
