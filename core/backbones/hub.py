@@ -69,7 +69,7 @@ def hub_folder(repo: str, local_way: str) -> Path:
         files = HfApi().list_repo_files(repo)
         safe = any(name.endswith(".safetensors") and "/" not in name for name in files)
         weights = ["*.safetensors", "*.safetensors.index.json"] if safe else ["pytorch_model*.bin*"]
-        wanted = ["*.json", "*.txt", "*.model", *weights]
+        wanted = ["*.json", "*.txt", "*.model", "README.md", *weights]
         return Path(snapshot_download(repo, allow_patterns=wanted, ignore_patterns=["*/*"]))
 
 

@@ -1,0 +1,173 @@
+"""Backbones of transformers: `hf:<repo id or folder>`.
+
+CLIP (arXiv 2103.00020), MetaCLIP 2 (arXiv 2507.22062), SigLIP (arXiv 2303.15343), SigLIP 2 (arXiv 2502.14786),
+Chinese-CLIP (arXiv 2211.01335), AltCLIP (arXiv 2211.06679), ALIGN (arXiv 2102.05918).
+
+Code that comes with a repository is never run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from ..contracts.errors import DataError
+from .fingerprints import fingerprint
+from .hf_source import TOKENIZER_FILES, Source, find_source, quiet
+from .hf_towers import (
+    AlignImageTower,
+    BertTextTower,
+    ClipImageTower,
+    ClipTextTower,
+    NaflexImageTower,
+    RobertaTextTower,
+    SiglipImageTower,
+    SiglipTextTower,
+)
+from .two_tower import ImageTower, TextTower, TwoTower
+
+TOWERS: dict[str, tuple[type[ImageTower], type[TextTower]]] = {
+    "clip": (ClipImageTower, ClipTextTower),
+    "metaclip_2": (ClipImageTower, ClipTextTower),
+    "altclip": (ClipImageTower, RobertaTextTower),
+    "chinese_clip": (ClipImageTower, BertTextTower),
+    "siglip": (SiglipImageTower, SiglipTextTower),
+    "siglip2": (NaflexImageTower, SiglipTextTower),
+    "align": (AlignImageTower, BertTextTower),
+}
+# Before transformers 4.31 CLIP's configurations named this end-of-text token, which no text has.
+LEGACY_EOS = 2
+
+
+def build(rest: str, *, spec: str, device: torch.device, image_size: int | None) -> HfBackbone:
+    """The backbone `hf:<rest>`; see `load_backbone`."""
+    return HfBackbone(find_source(rest, image_size), spec, device)
+
+
+class HfBackbone(TwoTower):
+    """A model of transformers.
+
+    Args:
+        source: its configuration, files and preprocessing.
+        spec: as the user wrote it.
+        device: where its towers go when they are built.
+    """
+
+    family = "hf"
+
+    def __init__(self, source: Source, spec: str, device: torch.device):
+        super().__init__()
+        self.source, self.spec, self.device = source, spec, device
+        self.transform, self.licence = source.transform, source.licence
+        self.embed_dim, self.context_length = source.embed_dim, source.context_length
+        self.capabilities = _capabilities(source.kind)
+        self.fingerprint = fingerprint("hf", source.stated, source.digests, source.transform.spec)
+
+    @property
+    def logit_scale(self) -> Tensor:
+        if self.source.kind == "align":
+            return 1 / self.model.temperature.reshape(())
+        return super().logit_scale
+
+    def build_model(self) -> nn.Module:
+        folder = self.source.folder
+        try:
+            with quiet():
+                model, info = transformers.AutoModel.from_pretrained(
+                    folder,
+                    config=self.source.config,
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    weights_only=True,
+                    output_loading_info=True,
+                )
+        except Exception as error:  # transformers, safetensors and torch raise many kinds for a bad file
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise DataError(
+                f"{folder}: its weights cannot be read ({reason}); copy or download them again"
+            ) from error
+        missing = sorted(key for key in info["missing_keys"] if not key.endswith("position_ids"))
+        if missing:
+            few = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+            raise DataError(
+                f"{folder}: the weights are not those of config.json, {len(missing)} are missing ({few}); "
+                "put both files of one model there"
+            )
+        return model
+
+    def build_towers(self, model: nn.Module) -> tuple[ImageTower, TextTower]:
+        image, text = TOWERS[self.source.kind]
+        return image(model), text(model)
+
+    def build_tokenizer(self) -> Callable[[list[str]], Tensor]:
+        folder = self.source.folder
+        if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+            raise DataError(
+                f"{folder}: has no tokenizer, so it can encode images but no texts; "
+                "put the model's tokenizer.json (or vocab files) there"
+            )
+        try:
+            with quiet():
+                tokenizer = transformers.AutoTokenizer.from_pretrained(
+                    folder, local_files_only=True, trust_remote_code=False
+                )
+        except Exception as error:  # transformers raises many kinds for a bad file
+            reason = " ".join(str(error).split())[:200]
+            raise DataError(f"{folder}: its tokenizer cannot be read ({reason}); copy or download it again") from error
+        tokenizer.padding_side = "right"
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return _Tokenize(tokenizer, self.context_length)
+
+    def token_mask(self, tokens: Tensor) -> Tensor:
+        text = self.source.config.text_config
+        tower = TOWERS[self.source.kind][1]
+        if tower.masked:
+            return tokens != text.pad_token_id
+        if not tower.causal:
+            return torch.ones_like(tokens, dtype=torch.bool)
+        marks = tokens if text.eos_token_id == LEGACY_EOS else (tokens == text.eos_token_id).int()
+        return torch.arange(tokens.shape[1], device=tokens.device) <= marks.argmax(dim=1, keepdim=True)
+
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        if self.source.kind == "siglip2":
+            patches, mask, grid = self._image.patches(pixels)
+            given = {"pixel_values": patches, "pixel_attention_mask": mask, "spatial_shapes": grid}
+            return _features(self.model.get_image_features(**given))
+        if self.image_size != self.source.native_size and "image_blocks" in self.capabilities:
+            return self.pool_image(self.run_blocks("image", self.embed_image(pixels)), normalize=False)
+        return _features(self.model.get_image_features(pixel_values=pixels))
+
+    def encode_tokens(self, tokens: Tensor) -> Tensor:
+        mask = self.token_mask(tokens).long() if "trim" in self.capabilities else None
+        return _features(self.model.get_text_features(input_ids=tokens, attention_mask=mask))
+
+
+class _Tokenize:
+    """Texts -> (N, context_length) int64, padded and cut."""
+
+    def __init__(self, tokenizer, context_length: int):
+        self.tokenizer, self.context_length = tokenizer, context_length
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        return self.tokenizer(
+            texts, padding="max_length", truncation=True, max_length=self.context_length, return_tensors="pt"
+        )["input_ids"]
+
+
+def _capabilities(kind: str) -> frozenset[str]:
+    image, text = TOWERS[kind]
+    found = {"prompt", "text_blocks", "hidden", "image_tokens", "feature_maps"}
+    if image is not AlignImageTower:
+        found.add("image_blocks")
+    if text.causal or text.masked:
+        found.add("trim")
+    return frozenset(found)
+
+
+def _features(given) -> Tensor:
+    """transformers 4 gives the tensor, 5 an output with it."""
+    return given if isinstance(given, Tensor) else given.pooler_output

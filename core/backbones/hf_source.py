@@ -1,0 +1,233 @@
+"""What an `hf:` spec names: a folder with a configuration, weights and, for texts, a tokenizer. Builds no model."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..contracts.errors import ConfigError, DataError
+from .fingerprints import file_digests
+from .hub import hub_folder
+from .open_clip_source import OPENAI_MEAN, OPENAI_STD
+from .preprocessing import Preprocess
+
+HALF = (0.5, 0.5, 0.5)
+# The usual preprocessing of a kind, for folders that do not say theirs: mean, std, interpolation, mode.
+KINDS = {
+    "clip": (OPENAI_MEAN, OPENAI_STD, "bicubic", "shortest"),
+    "metaclip_2": (OPENAI_MEAN, OPENAI_STD, "bicubic", "shortest"),
+    "altclip": (OPENAI_MEAN, OPENAI_STD, "bicubic", "shortest"),
+    "chinese_clip": (OPENAI_MEAN, OPENAI_STD, "bicubic", "squash"),
+    "siglip": (HALF, HALF, "bicubic", "squash"),
+    "siglip2": (HALF, HALF, "bilinear", "squash"),
+    "align": (HALF, HALF, "bilinear", "squash"),
+}
+# Where a text tower has more positions than it was trained with.
+TRAINED_CONTEXT = {"chinese_clip": 52, "align": 64, "altclip": 77}
+PILLOW_FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
+LOCAL_WAY = "give a folder with the same files: hf:<folder>"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Everything about the model that is known before it is built.
+
+    Args:
+        folder: with config.json and the weights.
+        kind: transformers' model type.
+        config: transformers' configuration object.
+        stated: config.json as it is written, less what does not change a result.
+        digests: of the files of weights and of the tokenizer.
+        transform: how pixels are made.
+        native_size: side of the images the weights were made for.
+        licence: of the weights, where the folder says it.
+    """
+
+    folder: Path
+    kind: str
+    config: Any
+    stated: dict[str, Any]
+    digests: list[str]
+    transform: Preprocess
+    native_size: int
+    licence: str
+
+    @property
+    def embed_dim(self) -> int:
+        if self.kind.startswith("siglip"):
+            return self.config.text_config.projection_size or self.config.text_config.hidden_size
+        return self.config.projection_dim
+
+    @property
+    def context_length(self) -> int:
+        text = self.config.text_config
+        positions = text.max_position_embeddings
+        if self.kind == "altclip":
+            positions -= text.pad_token_id + 1  # RoBERTa counts positions from after the padding's
+        return min(positions, TRAINED_CONTEXT.get(self.kind, positions))
+
+
+def find_source(rest: str, image_size: int | None) -> Source:
+    """What `hf:<rest>` names.
+
+    Raises:
+        ConfigError: the spec is empty.
+        DataError: no such folder, a file is missing or damaged, the model is of another kind, or it is on the hub and
+            neither cached nor to be had.
+    """
+    folder = _folder(rest)
+    stated = _read_json(folder / "config.json", "config.json of the model")
+    kind = stated.get("model_type", "")
+    if kind not in KINDS:
+        raise DataError(
+            f"{folder}: config.json names a model of type '{kind}'; backbones of hf are {', '.join(KINDS)}"
+        )
+    config = _config(folder)
+    native = _native_size(config, kind)
+    weights = _weight_files(folder)
+    tokenizer = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    return Source(
+        folder=folder,
+        kind=kind,
+        config=config,
+        stated=_lasting(stated),
+        digests=file_digests(weights + tokenizer),
+        transform=_transform(folder, kind, image_size or native),
+        native_size=native,
+        licence=_licence(folder),
+    )
+
+
+def _folder(rest: str) -> Path:
+    if not rest:
+        raise ConfigError("backbone 'hf:' names no model; give hf:<repo id or folder>")
+    path = Path(rest).expanduser()
+    if path.is_dir():
+        return path
+    if rest.count("/") != 1 or rest.startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+/[\w.-]+", rest):
+        found = "is a file" if path.exists() else "no such folder, and no repository of the hub (owner/name)"
+        raise DataError(f"{rest}: {found}; {LOCAL_WAY}")
+    return hub_folder(rest, LOCAL_WAY)
+
+
+def _read_json(path: Path, what: str) -> dict[str, Any]:
+    if not path.is_file():
+        raise DataError(f"{path.parent}: has no {path.name}; give a folder with the {what}")
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: no JSON ({error}); copy or download it again") from error
+    if not isinstance(read, dict):
+        raise DataError(f"{path}: no JSON object; copy or download it again")
+    return read
+
+
+def _config(folder: Path):
+    from transformers import AutoConfig
+
+    try:
+        with quiet():
+            return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers validates with exceptions of many kinds
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{folder / 'config.json'}: not usable ({reason}); copy or download it again") from error
+
+
+def _native_size(config, kind: str) -> int:
+    vision = config.vision_config
+    if kind == "siglip2":
+        return round(vision.num_patches**0.5) * vision.patch_size
+    size = vision.image_size
+    return size if isinstance(size, int) else size[0]
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """One file or all shards: safetensors where there are any."""
+    for pattern in ("model*.safetensors", "pytorch_model*.bin"):
+        found = sorted(folder.glob(pattern))
+        if found:
+            return found
+    raise DataError(f"{folder}: has no weights; give a folder with model.safetensors (or pytorch_model.bin of tensors)")
+
+
+def _lasting(stated: dict[str, Any]) -> dict[str, Any]:
+    passing = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "architectures")
+    return {
+        key: _lasting(value) if isinstance(value, dict) else value
+        for key, value in stated.items()
+        if key not in passing
+    }
+
+
+def _transform(folder: Path, kind: str, size: int) -> Preprocess:
+    mean, std, interpolation, mode = KINDS[kind]
+    stated = _stated_preprocessing(folder)
+    if stated:
+        interpolation = PILLOW_FILTERS.get(stated.get("resample"), interpolation)
+        mean, std = _scaled(stated, mean, std)
+        mode = _mode(stated, mode)
+    return Preprocess(image_size=size, mean=mean, std=std, interpolation=interpolation, mode=mode)
+
+
+def _stated_preprocessing(folder: Path) -> dict[str, Any]:
+    if (folder / "preprocessor_config.json").is_file():
+        return _read_json(folder / "preprocessor_config.json", "preprocessing")
+    if (folder / "processor_config.json").is_file():
+        return _read_json(folder / "processor_config.json", "preprocessing").get("image_processor") or {}
+    return {}
+
+
+def _scaled(stated: dict[str, Any], mean, std):
+    """transformers' rescale, offset and normalise as one mean and one std of values in 0..1."""
+    normalise = stated.get("do_normalize", True)
+    mean = stated.get("image_mean") or mean if normalise else (0.0, 0.0, 0.0)
+    std = stated.get("image_std") or std if normalise else (1.0, 1.0, 1.0)
+    gain = 255 * stated.get("rescale_factor", 1 / 255)
+    offset = 1.0 if stated.get("rescale_offset") else 0.0
+    return tuple((offset + value) / gain for value in mean), tuple(value / gain for value in std)
+
+
+def _mode(stated: dict[str, Any], mode: str) -> str:
+    size = stated.get("size")
+    if isinstance(size, dict):
+        return "shortest" if "shortest_edge" in size else "squash" if "height" in size else mode
+    return "shortest" if isinstance(size, int) and stated.get("do_center_crop") else mode
+
+
+def _licence(folder: Path) -> str:
+    """From the model card's head, where there is one."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return "unknown"
+    head = card.read_text(encoding="utf-8", errors="replace").partition("\n---")[0]
+    stated = re.search(r"^license:\s*([\w.-]+)\s*$", head, flags=re.MULTILINE)
+    return stated.group(1) if stated else "unknown"
+
+
+@contextmanager
+def quiet():
+    """transformers' warnings and progress bars would break the one clear line."""
+    import transformers
+
+    logging = transformers.utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
