@@ -71,12 +71,11 @@ class _State:
             free = [index for index in self.holders[label] if not self.split_of[index]]
             if self.got[split][label] or not free or (split == "test" and len(self.holders[label]) < 2):
                 continue
-            sparing = [index for index in free if split == "train" or not self._last_to_train_on(index)]
-            self.put((sparing or free)[0], split)
+            self.put(free[0] if split == "train" else min(free, key=self._left_without_training), split)
 
-    def _last_to_train_on(self, index: int) -> bool:
-        """Whether a class of this part would be left without any part that trains or still may."""
-        return any(
+    def _left_without_training(self, index: int) -> int:
+        """Classes of this part that would have no part left that trains or still may."""
+        return sum(
             all(other == index or self.split_of[other] not in ("", "train") for other in self.holders[label])
             for label in self.parts[index].counts
             if label >= 0

@@ -40,7 +40,7 @@ def read_class_folders(path: str | Path, formats: Sequence[Format] = (IMAGE,)) -
     root = Path(path)
     layout = find_layout(root, formats)
     if layout is None:
-        raise DataError(f"{root}: no class folders with images; put the images of each class into a folder of its name")
+        raise DataError(f"{root}: {_what_lacks(root, formats)}; put the images of each class into a folder of its name")
     found, notes, label_of = Found(), list(layout.notes), {name: i for i, name in enumerate(layout.class_names)}
     for split, folder in layout.parts:
         for class_folder in _class_folders(folder, formats):
@@ -83,6 +83,16 @@ def find_layout(root: Path, formats: Sequence[Format]) -> Layout | None:
     return _plain_layout(root, formats, _holds)
 
 
+def _what_lacks(root: Path, formats: Sequence[Format]) -> str:
+    if not root.is_dir():
+        return "no such folder"
+    if not _holds(root, formats):
+        return f"no image in it (known: {' '.join(suffix for fmt in formats for suffix in fmt.suffixes)})"
+    classes = _class_folders(root, formats)
+    alone = len(classes) == 1 and classes[0].name.lower() not in NOT_CLASSES
+    return f"only one class, '{classes[0].name}', has images" if alone else "no class folders with images in it"
+
+
 def _containers(root: Path, formats: Sequence[Format]) -> list[Path]:
     """Folders that may stand between the root and its class folders: one called "images", or the only one there is."""
     inner = folders(root)
@@ -117,7 +127,7 @@ def _plain_layout(folder: Path, formats: Sequence[Format], holds) -> Layout | No
     if empty:
         notes.append(f"Folders without images left out: {', '.join(empty)}.")
     if loose:
-        notes.append(f"{loose} images beside the class folders left out: they have no class.")
+        notes.append(f"Images beside the class folders, left out for want of a class: {loose}.")
     return Layout((("", folder),), tuple(inner.name for inner in classes), tuple(notes))
 
 

@@ -99,13 +99,16 @@ def locate(name: str, roots: Sequence[Path], listed_in: str) -> Path | None:
         DataError: the path leaves the folders.
     """
     spellings = [name] if "\\" not in name else [name, name.replace("\\", "/")]  # lists made on Windows
-    for spelling in spellings:
-        inside = [root / spelling for root in roots if stays_inside(root / spelling, root)]
-        if not inside:
-            raise DataError(f"{listed_in}: '{name}' leaves the folder {roots[0]}; list only files inside it")
-        for path in inside:
-            if path.is_file():
+    candidates = [(root, root / spelling) for spelling in spellings for root in roots]
+    try:
+        for root, path in candidates:
+            if stays_inside(path, root) and path.is_file():
                 return path
+        leaves = any(not any(stays_inside(path, root) for root in roots) for _, path in candidates)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{listed_in}: {name[:80]!r} is no usable path; correct it") from error
+    if leaves:
+        raise DataError(f"{listed_in}: '{name}' leaves the folder {roots[0]}; list only files inside it")
     return None
 
 

@@ -93,9 +93,9 @@ def _repair(data: DomainData, parts: Sequence[list[int]], seed: int, notes: list
                 splits[position] = "train"
                 moved += 1
     if left_out:
-        notes.append(f"{left_out} train or val images left out: their group, or a copy, is in the given test split.")
+        notes.append(f"Left out of train and val, their group or a copy being in the given test split: {left_out}.")
     if moved:
-        notes.append(f"{moved} val images moved to train: their group, or a copy, is in the given train split.")
+        notes.append(f"Moved from val to train, their group or a copy being in the given train split: {moved}.")
     if "val" not in splits:
         training = [part for part in parts if splits[part[0]] == "train"]
         for position, split in enumerate(_share_out(data, training, CARVED_SHARES, seed)):
@@ -107,7 +107,7 @@ def _complete(splits: list[str], notes: list[str]) -> list[str]:
     """Given splits with train and test among them."""
     blank = splits.count("")
     if blank:
-        notes.append(f"{blank} images without a split train.")
+        notes.append(f"Images without a split, which train: {blank}.")
         splits = [split or "train" for split in splits]
     if "test" not in splits:
         notes.append("The data name no test split: val is the test set, and a new val was taken from train.")
@@ -132,13 +132,13 @@ def _notes_on_copies(items: Sequence[Item], links: Links) -> list[str]:
     notes = []
     if links.copies:
         extra = sum(len(positions) - 1 for positions in links.copies)
-        notes.append(f"{extra} images are exact copies of others; copies are never in two splits.")
+        notes.append(f"Exact copies of other images: {extra}; copies are never in two splits.")
     contradictory = [
         positions for positions in links.copies if len({_label_text(items[position]) for position in positions}) > 1
     ]
     if contradictory:
         first = ", ".join(items[position].id for position in contradictory[0][:2])
-        notes.append(f"{len(contradictory)} images appear with different labels in their copies, for instance {first}.")
+        notes.append(f"Copies with different labels: {len(contradictory)} images, for instance {first}.")
     return notes
 
 

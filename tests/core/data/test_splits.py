@@ -159,7 +159,7 @@ def test_copies_are_told_from_the_bytes(tmp_path):
     data = made(items, cache=tmp_path / "cache")
     sides = splits_of(data)
     assert all(sides[f"{n}.png"] == sides[f"{n + 1}.png"] for n in range(0, 40, 2))
-    assert "20 images are exact copies of others; copies are never in two splits." in data.notes
+    assert "Exact copies of other images: 20; copies are never in two splits." in data.notes
 
 
 def test_files_of_a_size_of_their_own_are_not_read(tmp_path):
@@ -212,7 +212,7 @@ def test_a_single_given_split_is_made_anew_and_said():
 def test_items_without_a_split_train_beside_given_ones():
     data = made([item(n, n % 2, split="test" if n < 10 else "") for n in range(30)] + [item(99, 0, split="val")])
     assert Counter(i.split for i in data.items) == {"test": 10, "train": 20, "val": 1}
-    assert "20 images without a split train." in data.notes
+    assert "Images without a split, which train: 20." in data.notes
 
 
 def test_given_splits_that_straddle_lose_train_images_never_test_images():
@@ -225,8 +225,8 @@ def test_given_splits_that_straddle_lose_train_images_never_test_images():
     assert set(splits_of(data)) == {i.id for i in (*fixed, patient[2], *both)}
     assert {i.id for i in data.split("test")} == {i.id for i in (*fixed[14:], patient[2])}
     assert splits_of(data)["0025"] == "train"
-    assert any(note.startswith("3 train or val images left out") for note in data.notes)
-    assert any(note.startswith("1 val images moved to train") for note in data.notes)
+    assert any(note.startswith("Left out") and note.endswith(": 3.") for note in data.notes)
+    assert any(note.startswith("Moved from val to train") and note.endswith(": 1.") for note in data.notes)
 
 
 def test_val_that_repeats_the_test_set_is_replaced():

@@ -1,0 +1,97 @@
+"""Boxes as a classification set: one item a box, cut from its image; all crops of an image stay in one split."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..contracts.domain import DomainData, check_items
+from .files import Found, licence_of, locate, shown
+from .formats import Format, loader
+
+MIN_SIDE = 4.0
+IMAGE_FOLDERS = ("", "JPEGImages", "images")
+
+
+@dataclass(frozen=True)
+class BoxedImage:
+    """An image as an annotation file lists it.
+
+    Args:
+        name: its path as listed.
+        listed_in: the annotation file, for messages.
+        roots: folders the path may be relative to.
+        boxes: (class name, (x0, y0, x1, y1) in pixels).
+        split: "train", "val", "test" or "".
+    """
+
+    name: str
+    listed_in: Path
+    roots: tuple[Path, ...]
+    boxes: tuple[tuple[str, tuple[float, float, float, float]], ...]
+    split: str = ""
+
+
+def image_folders(folder: Path) -> tuple[Path, ...]:
+    """Where the images of an annotation folder may lie."""
+    return tuple(folder / name if name else folder for name in IMAGE_FOLDERS)
+
+
+def crops_of(
+    images: Iterable[BoxedImage],
+    class_names: Sequence[str],
+    folder: Path,
+    formats: Sequence[Format],
+    min_side: float,
+    notes: Sequence[str] = (),
+) -> DomainData:
+    """The classification set of all boxes.
+
+    Args:
+        images: with their boxes.
+        class_names: in order; those without a usable box are left out and named in a note.
+        folder: of the set, for ids and name.
+        formats: what counts as an image.
+        min_side: boxes with a shorter side, in pixels, are left out and counted in a note.
+        notes: of the reader.
+
+    Raises:
+        DataError: a path leaves the folder, or fewer than two classes have boxes.
+    """
+    found, small, used = Found(), 0, Counter()
+    position = {name: index for index, name in enumerate(class_names)}
+    for image in images:
+        kept = [(name, box) for name, box in image.boxes if min(box[2] - box[0], box[3] - box[1]) >= min_side]
+        small += len(image.boxes) - len(kept)
+        path = locate(image.name, image.roots, str(image.listed_in))
+        if path is None:
+            found.skip(image.name, f"no such file; looked in {', '.join(map(str, image.roots))}")
+            continue
+        id_ = shown(path, folder)
+        for number, (name, box) in enumerate(kept, start=1):
+            used[name] += 1
+            fields = {"label": position[name], "group": id_, "split": image.split, "decode": {"box": list(box)}}
+            found.add_file(path, f"{id_}#box{number}", formats, **fields)
+    return check_items(_relabelled(found, class_names, used, folder, formats, small, min_side, notes), folder)
+
+
+def _relabelled(found, class_names, used, folder, formats, small, min_side, notes) -> DomainData:
+    """The set with only the classes that have a box."""
+    present = [name for name in class_names if used[name]]
+    new = {class_names.index(name): index for index, name in enumerate(present)}
+    notes = [*notes, f"Each box is one sample: {len(found.items)} crops."]
+    if small:
+        notes.append(f"Boxes with a side under {min_side:g} pixels, left out: {small}.")
+    if len(present) < len(class_names):
+        notes.append(f"Classes without a box, left out: {len(class_names) - len(present)}.")
+    return DomainData(
+        items=[item.with_(label=new[item.label]) for item in found.items],
+        class_names=tuple(present),
+        load=loader(formats),
+        name=folder.resolve().name,
+        skipped=found.skipped,
+        notes=notes,
+        licence=licence_of(folder),
+    )

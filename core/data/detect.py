@@ -1,0 +1,94 @@
+"""Which reader fits, told by looking at the path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..contracts.domain import DomainData
+from ..contracts.errors import ConfigError, DataError
+from .class_folders import find_layout, read_class_folders
+from .coco import find_coco_files, is_coco, read_coco_crops
+from .files import visible
+from .formats import Format
+from .images import IMAGE
+from .manifests import read_manifest
+from .tables import TABLE_SUFFIXES, parse_json
+from .voc import find_voc_files, read_voc_crops
+from .zhou_split import is_zhou_split, read_zhou_split
+
+MANIFEST_STEMS = ("manifest", "metadata", "labels")
+WHAT_IS_READ = (
+    "a folder of class folders (also below train, val, test), a manifest (csv, tsv, jsonl), a split_zhou_*.json, "
+    "COCO instances*.json, or VOC Annotations/"
+)
+
+READERS: dict[str, tuple[Callable[..., DomainData], tuple[str, ...]]] = {
+    "a split_zhou file": (read_zhou_split, ("root",)),
+    "a manifest": (read_manifest, ("class_names", "root")),
+    "COCO boxes": (read_coco_crops, ("min_side",)),
+    "VOC boxes": (read_voc_crops, ("min_side",)),
+    "class folders": (read_class_folders, ()),
+}
+
+
+def read_any(path: str | Path, formats: Sequence[Format] = (IMAGE,), **options: Any) -> DomainData:
+    """A labelled set of whatever kind lies at `path`.
+
+    A file is judged by suffix and content. In a folder the first of these counts: `split_zhou_*.json`, a table called
+    manifest, metadata or labels, COCO's `instances*.json`, VOC's `Annotations/`, class folders, else the only table.
+
+    Args:
+        path: file or folder.
+        formats: what counts as an image.
+        options: `class_names`, `root` (manifests), `root` (split_zhou), `min_side` (boxes). None counts as not given.
+
+    Raises:
+        DataError: nothing there that can be read; the message says what would be.
+        ConfigError: an option that does not apply to the kind of set found.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder; give {WHAT_IS_READ}")
+    kind, source = _kind_of_folder(path, formats) if path.is_dir() else (_kind_of_file(path), path)
+    reader, known = READERS[kind]
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in given:
+        if name not in known:
+            takes = f"; they take {', '.join(known)}" if known else ""
+            raise ConfigError(f"option '{name}' does not apply to {kind} ({source}){takes}; leave it out")
+    return reader(source, formats=formats, **given)
+
+
+def _kind_of_file(path: Path) -> str:
+    suffix = path.suffix.lower()
+    if suffix == ".json":
+        content = parse_json(path, path.read_text(encoding="utf-8-sig", errors="replace"))
+        if is_zhou_split(content):
+            return "a split_zhou file"
+        return "COCO boxes" if is_coco(content) else "a manifest"
+    if suffix not in TABLE_SUFFIXES:
+        raise DataError(f"{path}: not a kind of data set known here; give {WHAT_IS_READ}")
+    return "a manifest"
+
+
+def _kind_of_folder(path: Path, formats: Sequence[Format]) -> tuple[str, Path]:
+    names = sorted(entry.name for entry in visible(path))
+    if not names:
+        raise DataError(f"{path}: empty folder; give {WHAT_IS_READ}")
+    zhou = [name for name in names if name.startswith("split_zhou_") and name.endswith(".json")]
+    tables = [name for name in names if Path(name).suffix.lower() in (".csv", ".tsv", ".jsonl")]
+    manifests = [name for name in tables if Path(name).stem.lower() in MANIFEST_STEMS]
+    for kind, files in (("a split_zhou file", zhou), ("a manifest", manifests)):
+        if len(files) > 1:
+            raise DataError(f"{path}: holds {', '.join(files)}; give one of them")
+        if files:
+            return kind, path / files[0]
+    if find_coco_files(path):
+        return "COCO boxes", path
+    if find_voc_files(path):
+        return "VOC boxes", path
+    if find_layout(path, formats) is None and len(tables) == 1:
+        return "a manifest", path / tables[0]
+    return "class folders", path

@@ -1,0 +1,99 @@
+"""Tables of text: CSV, TSV, JSONL and JSON lists as rows that know where they stand."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..contracts.errors import DataError
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line: values by column name, and "labels.csv line 3"."""
+
+    values: dict[str, Any]
+    place: str
+
+    def text(self, column: str | None) -> str:
+        """The value as stripped text, "" where there is none."""
+        value = self.values.get(column)
+        return "" if value is None else str(value).strip()
+
+
+@dataclass(frozen=True)
+class Table:
+    path: Path
+    columns: tuple[str, ...]
+    rows: list[Row]
+
+
+def read_table(path: Path) -> Table:
+    """A table with a header row, or one JSON object a row.
+
+    Raises:
+        DataError: the file is missing, empty, no UTF-8, or malformed; the message names the line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    if not text.strip():
+        raise DataError(f"{path}: empty file; give a header row and one row an image")
+    suffix = path.suffix.lower()
+    rows = _json_rows(path, text, whole=suffix == ".json") if suffix.startswith(".json") else _csv_rows(path, text)
+    if not rows:
+        raise DataError(f"{path}: no rows below the header; give one row an image")
+    return Table(path, tuple(dict.fromkeys(column for row in rows for column in row.values)), rows)
+
+
+def _csv_rows(path: Path, text: str) -> list[Row]:
+    header = text.lstrip().splitlines()[0]
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
+    reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter)
+    rows, columns = [], None
+    try:
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            if columns is None:
+                columns = [cell.strip() for cell in cells]
+                continue
+            place = f"{path} line {reader.line_num}"
+            if len(cells) > len(columns) and any(cell.strip() for cell in cells[len(columns) :]):
+                raise DataError(f"{place}: {len(cells)} cells, {len(columns)} columns; quote cells with {delimiter!r}")
+            padded = cells[: len(columns)] + [""] * (len(columns) - len(cells))
+            rows.append(Row(dict(zip(columns, padded, strict=True)), place))
+    except csv.Error as error:
+        raise DataError(f"{path} line {reader.line_num}: not a table ({error}); correct the line") from error
+    return rows
+
+
+def _json_rows(path: Path, text: str, whole: bool) -> list[Row]:
+    if whole:
+        content = parse_json(path, text)
+        if not isinstance(content, list):
+            raise DataError(f"{path}: no list of objects; give one object an image, or a split_zhou or COCO file")
+        listed = [(f"{path} entry {n}", entry) for n, entry in enumerate(content, 1)]
+    else:
+        lines = [(f"{path} line {n}", line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+        listed = [(place, parse_json(place, line)) for place, line in lines]
+    for place, entry in listed:
+        if not isinstance(entry, dict):
+            raise DataError(f"{place}: no JSON object; give one object an image")
+    return [Row(entry, place) for place, entry in listed]
+
+
+def parse_json(place: str | Path, text: str) -> Any:
+    """JSON as Python values; raises a DataError that begins with `place`."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{place}: not valid JSON ({error}); correct it") from error

@@ -1,0 +1,99 @@
+"""What the rows of a table say about classes: one label, several, or one indicator column a class."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..contracts.errors import DataError
+from ..registry.catalogue import did_you_mean
+from .tables import Row
+
+INDICATORS = {"1": 1.0, "1.0": 1.0, "true": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0}
+UNKNOWN = dict.fromkeys(("", "nan", "na", "-1", "-1.0"), float("nan"))
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Class names, kind of set, and for each row the label fields of its item, or None where it has no label."""
+
+    class_names: tuple[str, ...]
+    kind: str
+    per_row: list[dict[str, Any] | None]
+
+
+def targets_of_cells(rows: Sequence[Row], column: str, class_names: Sequence[str] | None) -> Targets:
+    """From a column of labels; the set has several labels an image if any row has more than one.
+
+    Raises:
+        DataError: a label is not in `class_names`.
+    """
+    named = [_names_in(row.values.get(column)) for row in rows]
+    occurring = {name for names in named for name in names or ()}
+    classes = tuple(class_names) if class_names is not None else _in_order(occurring)
+    index = {name: position for position, name in enumerate(classes)}
+    if class_names is not None:  # a list given beforehand may be meant by numbers
+        index = {**{str(position): position for position in range(len(classes))}, **index}
+    for row, names in zip(rows, named, strict=True):
+        for name in names or ():
+            if name not in index:
+                raise DataError(f"{row.place}: label '{name}' is not in the class list; {did_you_mean(name, classes)}")
+    found = [None if names is None else [index[name] for name in names] for names in named]
+    if any(len(labels) > 1 for labels in found if labels is not None):
+        return Targets(classes, "multilabel", [None if f is None else _indicators(f, len(classes)) for f in found])
+    return Targets(classes, "labels", [{"label": labels[0]} if labels else None for labels in found])
+
+
+def targets_of_columns(rows: Sequence[Row], columns: Sequence[str]) -> Targets:
+    """From one column a class with 1, 0 or unknown; exactly one 1 in every row makes it a set of single labels.
+
+    Raises:
+        DataError: a cell is none of these.
+    """
+    table = [tuple(_indicator(row, column) for column in columns) for row in rows]
+    if all(sorted(values) == [0.0] * (len(columns) - 1) + [1.0] for values in table):
+        return Targets(tuple(columns), "labels", [{"label": values.index(1.0)} for values in table])
+    known = [any(value == value for value in values) for values in table]  # NaN differs from itself
+    return Targets(
+        tuple(columns), "multilabel", [{"labels": v} if k else None for v, k in zip(table, known, strict=True)]
+    )
+
+
+def is_indicator_column(rows: Sequence[Row], column: str) -> bool:
+    """Whether a column holds nothing but 1, 0 and marks for unknown, a 1 or 0 at least once."""
+    texts = {row.text(column).lower() for row in rows}
+    return bool(texts & set(INDICATORS)) and texts <= set(INDICATORS) | set(UNKNOWN)
+
+
+def _names_in(cell: Any) -> list[str] | None:
+    """Names in a cell, or None where it says nothing. An empty JSON list says that none applies."""
+    if isinstance(cell, str) and cell.strip().startswith("["):
+        try:
+            cell = json.loads(cell)
+        except ValueError:  # a name that begins with a bracket
+            return [cell.strip()]
+    if isinstance(cell, list):
+        return list(dict.fromkeys(str(name).strip() for name in cell))
+    text = "" if cell is None or cell != cell else str(cell).strip()
+    if text.lower() in ("", "nan"):
+        return None
+    return list(dict.fromkeys(name.strip() for name in re.split(r"[|;]", text) if name.strip())) or None
+
+
+def _in_order(names: set[str]) -> tuple[str, ...]:
+    """Sorted, by value where all are whole numbers."""
+    return tuple(sorted(names, key=int if all(name.isdecimal() for name in names) else None))
+
+
+def _indicators(labels: Sequence[int], num_classes: int) -> dict[str, Any]:
+    return {"labels": tuple(float(index in labels) for index in range(num_classes))}
+
+
+def _indicator(row: Row, column: str) -> float:
+    text = row.text(column).lower()
+    if text not in INDICATORS and text not in UNKNOWN:
+        raise DataError(f"{row.place}: '{row.text(column)}' in column '{column}'; give 1, 0, or blank for unknown")
+    return INDICATORS[text] if text in INDICATORS else UNKNOWN[text]

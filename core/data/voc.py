@@ -1,0 +1,98 @@
+"""Pascal VOC XML: `Annotations/*.xml` with their boxes, as a classification set of crops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+from xml.parsers import expat
+
+from ..contracts.domain import DomainData
+from ..contracts.errors import DataError
+from .crops import MIN_SIDE, BoxedImage, crops_of, image_folders
+from .formats import Format
+from .images import IMAGE
+
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+def read_voc_crops(path: str | Path, formats: Sequence[Format] = (IMAGE,), min_side: float = MIN_SIDE) -> DomainData:
+    """One item a box; classes sorted by name.
+
+    Args:
+        path: a folder with `Annotations/`, or a folder of XML files. Images are sought in it, in `JPEGImages/` and
+            `images/`, and beside the annotations. `ImageSets/Main/{train,val,test}.txt` give the splits.
+        formats: what counts as an image.
+        min_side: shortest side of a box in pixels.
+
+    Raises:
+        DataError: no annotations there, one is malformed or declares a document type (entities could be expanded
+            without end), a path leaves the folder, or fewer than two classes have boxes.
+    """
+    path = Path(path)
+    files = find_voc_files(path)
+    if not files:
+        raise DataError(f"{path}: no VOC annotations; put the XML files into Annotations/")
+    folder = path.parent if path.name == "Annotations" else path
+    splits = _splits(folder)
+    roots = (*image_folders(folder), files[0].parent)
+    images = [_read_annotation(file, roots, splits.get(file.stem, ""), formats) for file in files]
+    class_names = sorted({name for image in images for name, _ in image.boxes})
+    return crops_of([image for image in images if image.boxes], class_names, folder, formats, min_side)
+
+
+def find_voc_files(folder: Path) -> list[Path]:
+    """XML files in `Annotations/`, or in the folder itself."""
+    return sorted((folder / "Annotations").glob("*.xml")) or sorted(folder.glob("*.xml"))
+
+
+def _splits(folder: Path) -> dict[str, str]:
+    """Stem of an image -> split; test wins over val over train where lists overlap."""
+    splits = {}
+    for split in ("train", "val", "test"):
+        listing = folder / "ImageSets" / "Main" / f"{split}.txt"
+        if listing.is_file():
+            lines = listing.read_text(encoding="utf-8", errors="replace").splitlines()
+            splits.update({line.split()[0]: split for line in lines if line.strip()})
+    return splits
+
+
+def _read_annotation(file: Path, roots: tuple[Path, ...], split: str, formats: Sequence[Format]) -> BoxedImage:
+    tree = _parse(file)
+    boxes = []
+    for entry in tree.iter("object"):
+        name, corners = entry.findtext("name", "").strip(), entry.find("bndbox")
+        try:
+            box = tuple(float(corners.findtext(corner)) for corner in CORNERS)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise DataError(f"{file}: object '{name}' has no usable bndbox; correct the file") from error
+        if not name:
+            raise DataError(f"{file}: an object has no name; correct the file")
+        boxes.append((name, box))
+    return BoxedImage(_image_name(tree, file, roots, formats), file, roots, tuple(boxes), split)
+
+
+def _image_name(tree: ElementTree.Element, file: Path, roots: tuple[Path, ...], formats: Sequence[Format]) -> str:
+    """The image's name as written, or, where that is missing or stale, the annotation's own with a known suffix."""
+    written = tree.findtext("filename", "").strip()
+    if any((root / written).is_file() for root in roots if written):
+        return written
+    guesses = [file.stem + suffix for fmt in formats for suffix in fmt.suffixes]
+    found = next((guess for guess in guesses if any((root / guess).is_file() for root in roots)), None)
+    return found or written or guesses[0]
+
+
+def _parse(file: Path) -> ElementTree.Element:
+    def refuse(*_):
+        raise DataError(f"{file}: declares a document type, which VOC has no use for; remove the DOCTYPE")
+
+    try:
+        content = file.read_bytes()
+        guard = expat.ParserCreate()
+        guard.StartDoctypeDeclHandler = refuse
+        guard.Parse(content, True)
+        return ElementTree.fromstring(content)
+    except (expat.ExpatError, ElementTree.ParseError, ValueError, LookupError) as error:
+        raise DataError(f"{file}: not valid XML ({error}); correct it") from error
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror}); check the path and its permissions") from error

@@ -1,0 +1,97 @@
+"""CoOp's `split_zhou_*.json`: {"train": [[image, label, class name], ...], "val": [...], "test": [...]}.
+
+Learning to Prompt for Vision-Language Models, 2021, arXiv 2109.01134.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..contracts.domain import SPLITS, DomainData, check_items
+from ..contracts.errors import DataError
+from .files import Found, folders, licence_of, locate
+from .formats import Format, loader
+from .images import IMAGE
+from .tables import parse_json
+
+PROBED = 20  # images looked for when the image folder is sought
+
+
+def read_zhou_split(
+    path: str | Path, root: str | Path | None = None, formats: Sequence[Format] = (IMAGE,)
+) -> DomainData:
+    """A labelled set with the splits of the file.
+
+    Args:
+        path: the JSON file.
+        root: folder the image paths are relative to; by default the file's own or one in it, whichever has the images.
+        formats: what counts as an image.
+
+    Raises:
+        DataError: the file is missing or malformed, a label has two names, a path leaves the folder, or no image is
+            found.
+    """
+    path = Path(path)
+    entries = list(_entries(path))
+    folder = Path(root) if root is not None else _image_folder(path, [entry[1] for entry in entries])
+    names = _class_names(path, entries)
+    index = {label: position for position, label in enumerate(sorted(names))}
+    found = Found()
+    for split, name, label, _ in entries:
+        file = locate(name, (folder,), str(path))
+        if file is None:
+            found.skip(name, f"no such file below {folder}")
+        else:
+            found.add_file(file, name, formats, label=index[label], split=split)
+    if not found.items:
+        raise DataError(f"{path}: none of its {len(entries)} images lies below {folder}; put them beside the file")
+    data = DomainData(
+        items=found.items,
+        class_names=tuple(names[label] for label in sorted(names)),
+        load=loader(formats),
+        name=path.stem.removeprefix("split_zhou_"),
+        skipped=found.skipped,
+        licence=licence_of(path.parent),
+    )
+    return check_items(data, path)
+
+
+def is_zhou_split(content: Any) -> bool:
+    """Whether parsed JSON has the shape of such a file."""
+    return isinstance(content, dict) and {"train", "test"} <= set(content) <= set(SPLITS)
+
+
+def _entries(path: Path) -> Iterator[tuple[str, str, int, str]]:
+    """(split, image, label, class name), each image once: where val repeats test (ImageNet), test keeps it."""
+    try:
+        content = parse_json(path, path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); check the path and its permissions") from error
+    if not is_zhou_split(content):
+        raise DataError(f"{path}: has no 'train' and 'test' lists; give a split file as CoOp writes it")
+    seen: set[str] = set()
+    for split in ("test", "val", "train"):
+        for number, entry in enumerate(content.get(split, []), start=1):
+            sound = isinstance(entry, list) and [type(value) for value in entry] == [str, int, str]
+            if not sound:
+                raise DataError(f"{path}: {split} entry {number} is not [image, label, class name]; correct it")
+            if entry[0] not in seen:
+                seen.add(entry[0])
+                yield (split, *entry)
+
+
+def _class_names(path: Path, entries: Sequence[tuple[str, str, int, str]]) -> dict[int, str]:
+    names: dict[int, str] = {}
+    for _, _, label, name in entries:
+        if names.setdefault(label, name) != name:
+            raise DataError(f"{path}: label {label} is called '{names[label]}' and '{name}'; give it one name")
+    return names
+
+
+def _image_folder(path: Path, names: Sequence[str]) -> Path:
+    """The file's folder or the folder in it that has most of the first images."""
+    candidates = [path.parent, *folders(path.parent)]
+    probes = names[:PROBED]
+    return max(candidates, key=lambda folder: sum((folder / name).is_file() for name in probes))
