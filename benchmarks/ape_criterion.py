@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from timing import median_seconds
 
-from vladapt.adapters.cache.ape import channel_criterion
+from vladapt.adapters.cache._channels import channel_criterion
 
 
 def problem(classes: int, shots: int, dim: int, seed: int = 0):
@@ -39,12 +39,12 @@ def plain_similarity(text, keys, classes: int, shots: int, pairs=None) -> torch.
 
 def main() -> None:
     text, keys, labels = problem(12, 3, 64)
-    ours = channel_criterion(text, keys, labels, (0.5, 0.5))
+    ours = channel_criterion(text, (0.5, 0.5), keys, F.one_hot(labels).float())
     loops = -0.5 * plain_similarity(text, keys, 12, 3) + 0.5 * text.var(dim=0)
     same = torch.equal(ours.topk(40).indices, loops.topk(40).indices)
     print(f"same 40 of 64 channels, in the same order (C 12, K 3): {same}")
     text, keys, labels = problem(100, 16, 1024)
-    fast = median_seconds(lambda: channel_criterion(text, keys, labels, (0.5, 0.5)).topk(716))
+    fast = median_seconds(lambda: channel_criterion(text, (0.5, 0.5), keys, F.one_hot(labels).float()).topk(716))
     pairs = {(i, i + 1) for i in range(20)}
     started = time.perf_counter()
     plain_similarity(text, keys, 100, 16, pairs)

@@ -41,7 +41,7 @@ def backbone():
 
 def step(learner: PromptLearner, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     learner.ctx.grad = None
-    text = torch.nn.functional.normalize(learner(), dim=-1)
+    text = learner.encode()
     torch.nn.functional.cross_entropy(100 * images @ text.T, labels).backward()
     return learner.ctx.grad
 

@@ -210,7 +210,7 @@ class Adapter(ABC):
         if support.multilabel and not self.multilabel:
             raise CapabilityError(
                 f"adapter '{self.name}' takes one label an image, these have several; "
-                "use zero-shot, linear-probe, tip-adapter, tip-adapter-f or coop"
+                "choose one that takes several (its class says `multilabel = True`)"
             )
         if support.num_classes > len(classifier):
             raise CapabilityError(f"labels name {support.num_classes} classes, the text classifier {len(classifier)}")

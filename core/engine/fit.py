@@ -16,7 +16,7 @@ from ..data.sampling import short_classes
 from ..registry import build_adapter
 from ..runs.folder import Run
 from ..runs.report import ReportInput, write_report
-from ..training.distributed import is_main, run_on_all
+from ..training.distributed import is_main, run_on_all, start_from_environment, stop
 from .evaluate import Scores, fitted_zero_shot, harmonic_mean, score
 from .prepare import Prepared, Shots, named_domain, prepare, read_data, restrict_classes, split_counts, views_wanted
 from .prepare_features import PreparedFeatures, prepare_features
@@ -72,7 +72,12 @@ def fit(
     if domain is not None:
         recipe.domain = domain if own is None else own.name
     reporter = reporter or Reporter(quiet=True)
-    return run_on_all(lambda: _fit(recipe, reporter if is_main() else Reporter(quiet=True), own))
+    joined = start_from_environment()
+    try:
+        return run_on_all(lambda: _fit(recipe, reporter if is_main() else Reporter(quiet=True), own))
+    finally:
+        if joined:
+            stop()
 
 
 def prepared_of(recipe: Config, reporter: Reporter, domain: Domain | None = None) -> Prepared | PreparedFeatures:
@@ -115,16 +120,11 @@ def _fit(recipe: Config, reporter: Reporter, domain: Domain | None) -> FitResult
     if not is_main():
         return None
     info = _info(recipe, prepared, adapter, report, shots, notes, seconds, scores)
-    run = Run.create(recipe.out, recipe.domain, adapter.name)
-    try:
+    with Run.create(recipe.out, recipe.domain or "features", adapter.name) as run:
         adapter.save(run.adapter_path)
         run.write(info, scores.metrics)
         run.log("\n".join(_log_lines(info, scores.metrics)))
         write_report(run.path, _report_input(prepared, info, scores))
-        run.finish()
-    except BaseException:
-        run.discard()
-        raise
     counts = prepared.counts
     return FitResult(
         run.path,
@@ -153,7 +153,7 @@ def _novel(recipe: Config, prepared: Prepared | PreparedFeatures, adapter: Adapt
     for_classes = getattr(adapter, "for_classes", None)
     if for_classes is None:
         raise CapabilityError(
-            f"--novel: adapter '{adapter.name}' has no scores for classes it never saw; use coop or zero-shot"
+            f"--novel: adapter '{adapter.name}' has no scores for classes it never saw; learn a prompt instead (coop)"
         )
     others = Config(recipe.to_dict())
     seen = set(prepared.class_names)
@@ -162,7 +162,7 @@ def _novel(recipe: Config, prepared: Prepared | PreparedFeatures, adapter: Adapt
     if len(others.classes) < 2:
         raise CapabilityError("--novel: no two classes are left out; give --classes base, or a list")
     unseen = prepared_of(others, Reporter(quiet=True), getattr(prepared, "domain", None))
-    moved = for_classes(prepared.backbone, unseen.classifier)
+    moved = for_classes(prepared.backbone, unseen.class_names)
     result = score(moved, fitted_zero_shot(unseen.test, unseen.classifier), unseen.test, unseen.class_names).metrics
     for side in ("zero_shot", "adapted"):
         base = scores.metrics[side]["accuracy"]

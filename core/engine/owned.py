@@ -25,8 +25,6 @@ from .progress import Reporter
 from .recipe import as_data
 from .versions import now, versions
 
-MODEL_FILE = "model.safetensors"
-
 
 def fit_owned(recipe: Config, domain: Domain, task: str, reporter: Reporter) -> dict[str, Any]:
     """Train and score a task by the domain's own plan.
@@ -45,20 +43,15 @@ def fit_owned(recipe: Config, domain: Domain, task: str, reporter: Reporter) -> 
     data = assign_splits(data, seed=recipe.split_seed, hashes=hashes)
     backbone = load_backbone(recipe.backbone, device=recipe.device, image_size=recipe.image_size)
     plan = domain.plan(task, recipe, data, backbone)
-    run = Run.create(recipe.out, recipe.domain, recipe.adapter.name if plan is None else "own")
-    try:
+    with Run.create(recipe.out, recipe.domain, "own") as run:
         model = None if plan is None else train_plan(plan, run.path, recipe.seed)
         scores = domain.evaluate(task, model, data, backbone)
         metrics = {"zero_shot": None, "adapted": scores, "test_images": len(data.split("test"))}
         info = _info(recipe, domain, task, data, backbone, plan, time.monotonic() - started)
-        if model is not None:
-            save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, str(run.path / MODEL_FILE))
+        weights = {} if model is None else model.state_dict()
+        save_file({name: value.cpu().contiguous() for name, value in weights.items()}, str(run.adapter_path))
         run.write(info, metrics)
         run.log("\n".join([f"{domain.name} {task}", *[f"note: {note}" for note in data.notes], f"adapted: {scores}"]))
-        run.finish()
-    except BaseException:
-        run.discard()
-        raise
     keys = ("domain", "task", "adapter", "shots", "seed", "seconds")
     summary = {
         "run": str(run.path),
@@ -109,7 +102,7 @@ def load_owned(run: Run, device: torch.device) -> nn.Module | None:
 
     init_default_scope("vladapt")
     model = MODELS.build(dict(plan))
-    path = run.path / MODEL_FILE
+    path = run.adapter_path
     try:
         model.load_state_dict(load_file(str(path)))
     except Exception as error:
@@ -123,7 +116,7 @@ def _info(recipe, domain, task, data: DomainData, backbone, plan, seconds: float
         "owned": True,
         "domain": recipe.domain,
         "task": task,
-        "adapter": "own" if plan is not None else recipe.adapter.name,
+        "adapter": "own",
         "backbone": {"spec": backbone.spec, "fingerprint": backbone.fingerprint, "licence": backbone.licence},
         "data": {
             "name": data.name,
