@@ -40,7 +40,9 @@ class Format:
     recognise: Callable[[Path], bool] = lambda path: False
 
     def matches(self, path: Path) -> bool:
-        return path.name.lower().endswith(self.suffixes) or (not path.suffix and self.recognise(path))
+        # names that are dotted numbers (DICOM UIDs, "1.2.840.5") have no suffix but a last part
+        bare = not path.suffix or path.suffix[1:].isdigit()
+        return path.name.lower().endswith(self.suffixes) or (bare and self.recognise(path))
 
 
 def format_of(path: Path, formats: Sequence[Format]) -> Format | None:

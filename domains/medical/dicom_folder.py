@@ -1,0 +1,98 @@
+"""A folder of DICOM files that is not sorted into class folders: an attribute of the header names the class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...core.contracts.domain import DomainData, check_items
+from ...core.contracts.errors import DataError, UnknownNameError
+from ...core.data.files import Found, licence_of, shown, walk
+from ...core.data.formats import Format, format_of, loader
+from ...core.registry.catalogue import did_you_mean
+
+LABEL_TAGS = ("BodyPartExamined", "ImageLaterality", "Laterality", "Modality", "ViewPosition")
+"""Attributes of fixed vocabularies that say nothing of a person; others are refused."""
+
+MODALITIES = {
+    "CR": "radiograph",
+    "CT": "computed tomography",
+    "DX": "radiograph",
+    "MG": "mammography",
+    "MR": "magnetic resonance imaging",
+    "NM": "nuclear medicine scan",
+    "OCT": "optical coherence tomography",
+    "OP": "fundus photograph",
+    "PT": "positron emission tomography",
+    "RTDOSE": "radiotherapy dose map",
+    "SEG": "segmentation mask",
+    "SM": "slide microscopy",
+    "US": "ultrasound",
+    "XA": "angiography",
+}
+
+
+def read_dicom_folder(path: str | Path, formats: Sequence[Format], label_tag: str) -> DomainData:
+    """All DICOM files below a folder, the class of each told by its header.
+
+    Args:
+        path: the folder.
+        formats: one of them named "DICOM"; only its files are read.
+        label_tag: "Modality", "BodyPartExamined", "ViewPosition", "Laterality" or "ImageLaterality".
+
+    Raises:
+        UnknownNameError: another attribute.
+        DataError: fewer than two classes. Files without the attribute are skipped and listed.
+    """
+    if label_tag not in LABEL_TAGS:
+        raise UnknownNameError(f"option label_tag: '{label_tag}' is no attribute for classes; {_known(label_tag)}")
+    root, dicom = Path(path), [fmt for fmt in formats if fmt.name == "DICOM"]
+    found, labels = Found(), []
+    for file in walk(root, root, found):
+        if format_of(file, dicom) is None:
+            continue
+        name, before = shown(file, root), len(found.items)
+        found.add_file(file, name, dicom)
+        if len(found.items) > before and not (label := _label(file, label_tag)):
+            del found.items[before:]
+            found.skip(name, f"its header has no {label_tag}, which names the class")
+        elif len(found.items) > before:
+            labels += [label] * (len(found.items) - before)
+    class_names = sorted(set(labels))
+    data = DomainData(
+        items=[item.with_(label=class_names.index(label)) for item, label in zip(found.items, labels, strict=True)],
+        class_names=tuple(class_names),
+        load=loader(dicom),
+        name=root.resolve().name,
+        skipped=found.skipped,
+        licence=licence_of(root),
+    )
+    return check_items(data, root)
+
+
+def has_dicom_files(path: Path, formats: Sequence[Format]) -> bool:
+    """Whether a DICOM file lies below a folder."""
+    dicom = [fmt for fmt in formats if fmt.name == "DICOM"]
+    return any(format_of(file, dicom) is not None for file in walk(path, path, Found()))
+
+
+def no_classes(path: Path) -> DataError:
+    """What to say of DICOM files that nothing names the classes of."""
+    return DataError(
+        f"{path}: DICOM files, but nothing names their classes; put them into class folders, add a labels.csv, "
+        f"or give the option label_tag ({', '.join(LABEL_TAGS)})"
+    )
+
+
+def _label(file: Path, label_tag: str) -> str:
+    from .dicom_header import open_data_set
+
+    data_set = open_data_set(file, specific_tags=[label_tag], stop_before_pixels=True)
+    value = str(data_set.get(label_tag) or "").strip()
+    if not value.replace(" ", "").isalnum() or len(value) > 16:  # the vocabulary's own form: short, plain words
+        return ""
+    return MODALITIES.get(value, value) if label_tag == "Modality" else value.lower()
+
+
+def _known(label_tag: str) -> str:
+    return did_you_mean(label_tag, LABEL_TAGS)

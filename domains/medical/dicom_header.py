@@ -1,0 +1,125 @@
+"""What a DICOM file's header says, as far as it is needed: frames, kind, and whose it is, told by a hash only.
+
+No value of a header reaches a message, a log or a warning, because it may name the patient: pydicom's own warnings and
+log records, which quote values, are held back, and errors say what was wrong in words of this module.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydicom
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from ...core.contracts.errors import DataError
+from .dicom_mark import has_dicom_mark
+from .header_cache import remember_by_file
+
+PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+HEADER_KEYWORDS = (
+    "Modality", "PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "StudyInstanceUID",
+    "SeriesInstanceUID", "NumberOfFrames", "Rows", "Columns", *PIXEL_KEYWORDS,
+)  # fmt: skip
+NO_PATIENT = frozenset({"", "0", "anon", "anonymous", "anonymized", "anonymised", "none", "n/a", "unknown", "removed"})
+DEFER_BYTES = 1024
+
+
+@dataclass(frozen=True)
+class Header:
+    """Args:
+    frames: images in the file, 0 where it holds no pixels.
+    modality: "CT", "MR", ..., or "".
+    patient: short hash of the patient's id (else name and birth date, else study), or None.
+    is_whole_read: whether pixels can only be reached by reading the whole file: it is deflated, or lacks a meta header.
+    """
+
+    frames: int
+    modality: str
+    patient: str | None
+    is_whole_read: bool
+
+
+@remember_by_file(size=65536)
+def read_header(path: Path) -> Header:
+    """The header of a file.
+
+    Raises:
+        DataError: no DICOM file.
+    """
+    data_set = open_data_set(path, defer_size=DEFER_BYTES, specific_tags=list(HEADER_KEYWORDS))
+    try:
+        modality = str(data_set.get("Modality") or "").strip().upper()
+        has_pixels = any(keyword in data_set for keyword in PIXEL_KEYWORDS) and bool(data_set.get("Rows"))
+        is_marked = has_dicom_mark(path)
+        if not has_pixels and not is_marked:
+            raise DataError(f"{path}: no DICOM file, whatever its name says; replace it or leave it out")
+        frames = max(1, int(data_set.get("NumberOfFrames") or 1)) if has_pixels else 0
+        modality = modality if modality.isalnum() and len(modality) <= 16 else ""
+        deflated = getattr(data_set.file_meta.get("TransferSyntaxUID"), "is_deflated", False)
+        return Header(frames, modality, _patient(data_set), is_whole_read=deflated or not is_marked)
+    except DataError:
+        raise
+    except Exception as error:  # pydicom converts values at first use and raises many types on damaged ones
+        raise DataError(f"{path}: damaged DICOM header ({type(error).__name__}); replace it or leave it out") from None
+
+
+def open_data_set(path: Path, **options) -> pydicom.Dataset:
+    """`pydicom.dcmread`, silent, also for old files without the "DICM" mark.
+
+    Raises:
+        DataError: no DICOM file.
+    """
+    hush_pydicom()
+    try:
+        try:
+            return pydicom.dcmread(path, **options)
+        except InvalidDicomError:
+            return _with_syntax(pydicom.dcmread(path, force=True, **options))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or 'read error'}); check it") from None
+    except Exception as error:
+        reason = f"no readable DICOM file ({type(error).__name__})"
+        raise DataError(f"{path}: {reason}; replace it or leave it out") from None
+
+
+def hush_pydicom() -> None:
+    """Hold back pydicom's warnings and log records. Called before each use, as test runners reset warning filters."""
+    logging.getLogger("pydicom").propagate = False
+    known = any(
+        action == "ignore" and module is not None and module.pattern.startswith("pydicom")
+        for action, _, _, module, _ in warnings.filters
+    )
+    if not known:
+        warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
+
+
+def _with_syntax(data_set: pydicom.Dataset) -> pydicom.Dataset:
+    """Files without a meta header are uncompressed; their byte order is what was found in reading them."""
+    if "TransferSyntaxUID" not in data_set.file_meta:
+        implicit, little = data_set.original_encoding
+        explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        data_set.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+    return data_set
+
+
+def _patient(data_set: pydicom.Dataset) -> str | None:
+    def text(keyword: str) -> str:
+        value = str(data_set.get(keyword) or "").strip()
+        return "" if value.lower() in NO_PATIENT else value
+
+    name, born = text("PatientName"), text("PatientBirthDate")
+    if text("PatientID"):
+        key = ("id", text("PatientID"), text("IssuerOfPatientID"))
+    elif name and born:
+        key = ("name", name, born)
+    else:
+        study = text("StudyInstanceUID") or text("SeriesInstanceUID")
+        if not study:
+            return None
+        key = ("study", study)
+    return "patient-" + hashlib.sha256("\0".join(key).encode()).hexdigest()[:16]

@@ -1,0 +1,187 @@
+"""The pixels of one DICOM frame: decoded, brought to measured values, windowed, as (H, W, 3).
+
+The order is the standard's (PS3.3 C.11): modality LUT or rescale slope and intercept, then the VOI LUT or window, then
+MONOCHROME1 turned over, so that bright is always bright.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom import Dataset
+from pydicom.datadict import tag_for_keyword
+from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, pixel_array
+
+from ...core.contracts.domain import Decoded
+from ...core.contracts.errors import DataError
+from .dicom_header import hush_pydicom, open_data_set, read_header
+from .intensity import MINMAX, is_preset, robust_range, scale_to_unit, to_rgb, window_range
+
+PALETTE = [
+    f"{prefix}{colour}PaletteColorLookupTable{part}"
+    for colour in ("Red", "Green", "Blue")
+    for prefix, part in (("", "Descriptor"), ("", "Data"), ("Segmented", "Data"))
+]
+WANTED_TAGS = [
+    tag_for_keyword(keyword)
+    for keyword in (
+        "Modality", "RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence", "VOILUTSequence",
+        "VOILUTFunction", "WindowCenter", "WindowWidth", "PixelPaddingValue", "SharedFunctionalGroupsSequence",
+        "PerFrameFunctionalGroupsSequence", *PALETTE,
+    )
+]  # fmt: skip
+GROUP_MACROS = {
+    "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept", "RescaleType"),
+    "FrameVOILUTSequence": ("WindowCenter", "WindowWidth", "VOILUTFunction"),
+}
+
+
+def load_dicom(path: str | Path, decode: dict[str, Any]) -> Decoded:
+    """One frame of a DICOM file.
+
+    Args:
+        path: the file.
+        decode: "frame" (index, default 0) and "window" (as `check_window` gives it; default: what the file says).
+
+    Returns:
+        (H, W, 3): uint8 for 8-bit colour and 8-bit grey without a window, else float32 in 0..1.
+
+    Raises:
+        DataError: no DICOM file, no pixels, a frame that is not there, pixels that cannot be decoded, NaN, or a window
+            in Hounsfield units on something else than CT.
+    """
+    path, frame, window = Path(path), int(decode.get("frame", 0)), decode.get("window")
+    header = read_header(path)
+    check_has_pixels(path, header.frames)
+    if not 0 <= frame < header.frames:
+        raise DataError(f"{path}: has no frame {frame}, only 0 to {header.frames - 1}; correct the frame")
+    stored, data_set = _decode(path, frame, header.is_whole_read)
+    if is_preset(window) and not _in_hounsfield(data_set):
+        unit = f"window '{window}' is in Hounsfield units, this is no CT image ({header.modality})"
+        raise DataError(f'{path}: {unit}; give window="centre,width" or "minmax"')
+    try:
+        if stored.ndim == 3:
+            return _colour(stored, data_set)
+        if data_set.get("PhotometricInterpretation") == "PALETTE COLOR":
+            return _palette_colour(stored, data_set)
+        _use_frame_groups(data_set, frame)
+        return _grey(path, stored, data_set, window)  # (H, W, 3)
+    except DataError:
+        raise
+    except Exception as error:  # values converted at first use; their text may be personal and is not shown
+        raise DataError(f"{path}: damaged DICOM header ({type(error).__name__}); replace it or leave it out") from None
+
+
+def check_has_pixels(path: Path, frames: int) -> None:
+    """Raise the DataError of a file without images."""
+    if frames == 0:
+        raise DataError(f"{path}: DICOM without pixels (a structured report, a plan, ...); leave it out")
+
+
+def _decode(path: Path, frame: int, is_whole_read: bool) -> tuple[np.ndarray, Dataset]:
+    """Stored values (H, W) or (H, W, 3), colour already RGB, and the part of the header that says what they mean."""
+    hush_pydicom()
+    try:
+        if is_whole_read:
+            data_set = open_data_set(path)
+            return pixel_array(data_set, index=frame), data_set
+        data_set = Dataset()
+        return pixel_array(path, ds_out=data_set, specific_tags=WANTED_TAGS, index=frame), data_set
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"{path}: pixels cannot be decoded, {_syntax(path)} ({type(error).__name__})") from None
+
+
+def _syntax(path: Path) -> str:
+    meta = open_data_set(path, stop_before_pixels=True, specific_tags=["Rows"]).file_meta
+    uid = meta.get("TransferSyntaxUID")
+    if uid is None or not uid.is_transfer_syntax or uid.is_private:
+        return "their encoding is unknown"
+    if uid.is_compressed:
+        return f"encoded as {uid.name}: the file is damaged, or no installed decoder reads it; store it uncompressed"
+    return "the file is cut short or damaged"
+
+
+def _in_hounsfield(data_set: Dataset) -> bool:
+    return data_set.get("Modality") in ("CT", None, "") or data_set.get("RescaleType") == "HU"
+
+
+def _colour(stored: np.ndarray, data_set: Dataset) -> Decoded:
+    rgb = stored[..., :3]
+    if rgb.dtype == np.uint8:
+        return np.ascontiguousarray(rgb)
+    return np.ascontiguousarray(rgb / float(2 ** int(data_set.BitsStored) - 1), dtype=np.float32)
+
+
+def _palette_colour(stored: np.ndarray, data_set: Dataset) -> Decoded:
+    rgb = apply_color_lut(stored, data_set)[..., :3]  # (H, W, 3), uint8 or uint16
+    if rgb.dtype == np.uint8 or rgb.max(initial=0) <= 255:  # tables of 8-bit entries may be stored in 16 bits
+        return np.ascontiguousarray(rgb, dtype=np.uint8)
+    return np.ascontiguousarray(rgb / 65535.0, dtype=np.float32)
+
+
+def _use_frame_groups(data_set: Dataset, frame: int) -> None:
+    """Enhanced multi-frame files keep rescale and window in functional groups: bring those of `frame` to the top."""
+    groups = list(data_set.get("SharedFunctionalGroupsSequence") or [])
+    per_frame = data_set.get("PerFrameFunctionalGroupsSequence") or []
+    groups += [per_frame[frame]] if frame < len(per_frame) else []
+    for group in groups:
+        for macro, keywords in GROUP_MACROS.items():
+            for item in group.get(macro) or []:
+                for keyword in keywords:
+                    if keyword in item:
+                        setattr(data_set, keyword, item[keyword].value)
+
+
+def _grey(path: Path, stored: np.ndarray, data_set: Dataset, window: str | None) -> Decoded:
+    values = apply_modality_lut(stored, data_set)
+    if not np.isfinite(values).all():
+        raise DataError(f"{path}: holds NaN or infinity; replace it or leave it out")
+    is_inverse = data_set.get("PhotometricInterpretation") == "MONOCHROME1"
+    if window is None and _is_plain_8_bit(stored, values, data_set):
+        return to_rgb(255 - stored if is_inverse else stored)
+    unit = _windowed(values, _not_padding(stored, data_set), data_set, window)
+    return to_rgb(1.0 - unit if is_inverse else unit)
+
+
+def _is_plain_8_bit(stored: np.ndarray, values: np.ndarray, data_set: Dataset) -> bool:
+    tells = any(data_set.get(k) is not None for k in ("WindowCenter", "VOILUTSequence"))
+    return stored.dtype == np.uint8 and int(data_set.BitsStored) == 8 and not tells and np.array_equal(values, stored)
+
+
+def _not_padding(stored: np.ndarray, data_set: Dataset) -> np.ndarray:
+    """(H, W) bool: pixels inside the scanned field. Padding would spoil minimum and percentiles."""
+    padding = data_set.get("PixelPaddingValue")
+    inside = np.ones(stored.shape, dtype=bool) if padding is None else stored != padding
+    return inside if inside.any() else np.ones(stored.shape, dtype=bool)
+
+
+def _windowed(values: np.ndarray, inside: np.ndarray, data_set: Dataset, window: str | None) -> np.ndarray:
+    """(H, W) float32 in 0..1."""
+    if window is not None:
+        return scale_to_unit(values, *window_range(window, values[inside]))
+    if data_set.get("VOILUTSequence"):
+        depth = int(data_set.VOILUTSequence[0].LUTDescriptor[2])
+        return (apply_voi(values.astype(np.int64), data_set) / float(2**depth - 1)).astype(np.float32)
+    centre, width = _first(data_set.get("WindowCenter")), _first(data_set.get("WindowWidth"))
+    if centre is None or width is None or width <= 0:
+        whole = values.min() == values.max() or int(data_set.get("BitsStored") or 16) == 1
+        return scale_to_unit(values, *(window_range(MINMAX, values) if whole else robust_range(values[inside])))
+    function = str(data_set.get("VOILUTFunction") or "LINEAR").upper()
+    if function == "SIGMOID":  # PS3.3 C.11.2.1.3.1
+        return (1.0 / (1.0 + np.exp(np.clip(-4.0 * (values - centre) / width, -80, 80)))).astype(np.float32)
+    if function == "LINEAR" and width > 1:  # PS3.3 C.11.2.1.2.1
+        centre, width = centre - 0.5, width - 1
+    return scale_to_unit(values, centre - width / 2, centre + width / 2)
+
+
+def _first(value) -> float | None:
+    """The first of one or several numbers: files with several windows name the usual one first."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__len__"):
+        return float(value)
+    return float(value[0]) if len(value) else None

@@ -1,0 +1,175 @@
+"""The medical domain: images, DICOM, NIfTI and MedMNIST files, classified."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ...core.contracts.domain import Decoded, Domain, DomainData, Item
+from ...core.contracts.errors import DataError
+from .prompts import GENERAL, prompts
+
+
+class Medical(Domain):
+    """Medical image classification from a handful of labels.
+
+    `modality` chooses the prompts. It is set by the option of that name at `read` (in a recipe:
+    `data = dict(modality="histology")`), by the name of a MedMNIST file, or by hand; "general" else.
+    """
+
+    name = "medical"
+    tasks = ("classification",)
+
+    def __init__(self, modality: str = GENERAL):
+        from .prompts import check_modality
+
+        self.modality = check_modality(modality)
+
+    def read(self, path: str | Path, task: str | None = None, **options: Any) -> DomainData:
+        """A labelled set of whatever kind lies at `path`.
+
+        Class folders, manifests (csv, tsv, jsonl) and box annotations (COCO, VOC) of images, DICOM files and NIfTI
+        volumes; MedMNIST `.npz` files; folders of DICOM files with `label_tag`. A DICOM file's group is its patient's
+        hashed id, a NIfTI slice's group its subject or volume, so that splits share neither.
+
+        Args:
+            path: file or folder.
+            task: "classification".
+            options: fields of `reading.Reading`.
+
+        Raises:
+            DataError: nothing there that can be read.
+            UnknownNameError: no option of that name, or a value that is the name of nothing.
+            ConfigError: a value out of range, or an option that does not apply.
+        """
+        from .reading import Reading
+
+        self.check_task(task)
+        reading, path = Reading.of(options), Path(path)
+        data = self._read(path, reading)
+        if reading.modality is not None:
+            self.modality = reading.modality
+        data.notes = [*data.notes, *reading.notes_on_unused(data)]
+        return data
+
+    def read_images(self, paths: Sequence[str | Path], **options: Any) -> DomainData:
+        """Unlabelled images: image, DICOM, NIfTI and MedMNIST files, and folders of them.
+
+        Args:
+            paths: files and folders.
+            options: as for `read`; what concerns labels is not used.
+
+        Raises:
+            DataError: a path does not exist, or nothing there can be read.
+        """
+        from ...core.data.unlabelled import read_unlabelled
+        from .reading import Reading
+
+        reading = Reading.of(options)
+        arrays = [Path(p) for p in paths if Path(p).suffix.lower() == ".npz" and Path(p).is_file()]
+        others = [p for p in paths if Path(p) not in arrays]
+        parts = [_without_labels(path, reading) for path in arrays]
+        parts += [read_unlabelled(others, formats=reading.formats)] if others or not arrays else []
+        return _joined(parts)
+
+    def sample(self, task: str | None = None) -> DomainData:
+        """300 synthetic cell images of 5 kinds, drawn on demand; no download."""
+        from .synthetic_cells import synthetic_cells
+
+        self.check_task(task)
+        self.modality = "microscopy"
+        return synthetic_cells()
+
+    def templates(self, task: str | None = None) -> list[str]:
+        """Templates of the modality."""
+        return list(prompts()[self.modality]["templates"])
+
+    def negative_templates(self, task: str | None = None) -> list[str]:
+        """Templates of the modality that say a finding is absent."""
+        return list(prompts()[self.modality]["negative"])
+
+    def transforms(self, backbone, train: bool, task: str | None = None) -> Callable[[Decoded], Any]:
+        """The backbone's own preprocessing; for training a mild augmentation before its normalisation."""
+        if not train:
+            return backbone.preprocess(False)
+        from .augment import MedicalAugment
+
+        return MedicalAugment(backbone.image_size, tuple(backbone.image_mean), tuple(backbone.image_std))
+
+    def losses(self, task: str | None = None) -> list[str]:
+        """Cross-entropy, and binary cross-entropy for several labels an image."""
+        return ["cross-entropy", "binary-cross-entropy"]
+
+    def metrics(self, task: str | None = None) -> list[str]:
+        """Accuracy first; balanced accuracy and AUROC, since classes are seldom of one size."""
+        return ["accuracy", "balanced_accuracy", "macro_f1", "auroc", "ece"]
+
+    def _read(self, path: Path, reading) -> DomainData:
+        from ...core.data.detect import read_any
+        from .dicom_folder import has_dicom_files, no_classes, read_dicom_folder
+        from .medmnist import known_set
+
+        if (array_file := _array_file(path)) is not None:
+            self.modality = known_set(array_file).get("modality", self.modality)
+            return _read_arrays(array_file, reading)
+        if reading.label_tag is not None and path.is_dir():
+            return read_dicom_folder(path, reading.formats, reading.label_tag)
+        named = {"class_names": reading.class_names, "root": reading.root, "min_side": reading.min_side}
+        try:
+            return read_any(path, reading.formats, **named)
+        except DataError:
+            if path.is_dir() and _lacks_classes(path, reading) and has_dicom_files(path, reading.formats):
+                raise no_classes(path) from None
+            raise
+
+
+def _array_file(path: Path) -> Path | None:
+    """The .npz to read: the path itself, or the only one in a folder that holds nothing else of use."""
+    if path.suffix.lower() == ".npz" and path.is_file():
+        return path
+    inside = sorted(path.glob("*.npz")) if path.is_dir() else []
+    alone = len(inside) == 1 and not any(entry.is_dir() for entry in path.iterdir())
+    return inside[0] if alone else None
+
+
+def _read_arrays(path: Path, reading) -> DomainData:
+    from .medmnist import is_medmnist, read_medmnist
+    from .npz_rows import array_names
+
+    if not is_medmnist(path):
+        held = ", ".join(array_names(path)[:6]) or "nothing"
+        raise DataError(
+            f"{path}: no MedMNIST file, which holds train_images, train_labels, ...; this one holds {held} "
+            "(features go to --features)"
+        )
+    return read_medmnist(path, axis=reading.axis, slice_at=reading.slice, class_names=reading.class_names)
+
+
+def _lacks_classes(path: Path, reading) -> bool:
+    from ...core.data.class_folders import find_layout
+    from ...core.data.tables import TABLE_SUFFIXES
+
+    return find_layout(path, reading.formats) is None and not any(
+        file.suffix.lower() in TABLE_SUFFIXES for file in path.iterdir()
+    )
+
+
+def _without_labels(path: Path, reading) -> DomainData:
+    data = _read_arrays(path, replace(reading, class_names=None))
+    rows = [item.with_(id=f"{path.name}/{item.id}", label=None, labels=None, split="") for item in data.items]
+    return replace(data.with_items(rows), class_names=())
+
+
+def _joined(parts: Sequence[DomainData]) -> DomainData:
+    """One set of several; each item is decoded as its own part would."""
+    if len(parts) == 1:
+        return parts[0]
+    from .medmnist import load_row
+
+    def load(item: Item) -> Decoded:
+        return load_row(item) if "array" in item.decode else parts[-1].load(item)
+
+    items = [item for part in parts for item in part.items]
+    return DomainData(items, (), load, name="images", skipped=[pair for part in parts for pair in part.skipped])

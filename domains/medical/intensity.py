@@ -1,0 +1,96 @@
+"""From measured values (Hounsfield units, MR signal, dose) to intensities in 0..1.
+
+A window is told by a preset's name, by "centre,width", or is "minmax". Scaling is MONAI's.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...core.contracts.errors import ConfigError, UnknownNameError
+from ...core.registry.catalogue import did_you_mean
+
+PRESETS: dict[str, tuple[float, float]] = {
+    "abdomen": (60.0, 400.0),
+    "angiography": (300.0, 600.0),
+    "bone": (400.0, 1800.0),
+    "brain": (40.0, 80.0),
+    "liver": (60.0, 160.0),
+    "lung": (-600.0, 1500.0),
+    "mediastinum": (40.0, 350.0),
+    "soft-tissue": (40.0, 400.0),
+    "spine": (50.0, 300.0),
+    "stroke": (35.0, 35.0),
+    "subdural": (75.0, 215.0),
+}
+"""Name -> centre and width in Hounsfield units, as radiology workstations commonly set them."""
+
+MINMAX = "minmax"
+LOW_PERCENTILE, HIGH_PERCENTILE = 0.5, 99.5
+SAMPLED_VALUES = 1 << 20
+
+
+def check_window(window: str | tuple[float, float] | list[float] | None) -> str | None:
+    """A window option in its one spelling: a preset's name, "centre,width", "minmax", or None (as the file says).
+
+    Raises:
+        UnknownNameError: no preset has that name.
+        ConfigError: a width that is not above 0.
+    """
+    if window is None:
+        return None
+    if isinstance(window, (tuple, list)):
+        window = ",".join(str(value) for value in window)
+    name = str(window).strip().lower().replace("_", "-").replace(" ", "-")
+    if name in PRESETS or name == MINMAX:
+        return name
+    if "," not in name:
+        raise UnknownNameError(
+            f"option window: no preset '{window}'; {did_you_mean(name, [*PRESETS, MINMAX])} Or give \"centre,width\""
+        )
+    try:
+        centre, width = (float(part) for part in str(window).split(","))
+    except ValueError:
+        raise ConfigError(f'option window={window}: give a preset\'s name, or two numbers "centre,width"') from None
+    if not (np.isfinite(centre) and np.isfinite(width) and width > 0):
+        raise ConfigError(f"option window={window}: centre and width must be finite, the width above 0")
+    return f"{centre:g},{width:g}"
+
+
+def is_preset(window: str | None) -> bool:
+    """Whether a window is meant in Hounsfield units."""
+    return window in PRESETS
+
+
+def window_range(window: str, values: np.ndarray) -> tuple[float, float]:
+    """The values that become 0 and 1 under a window that `check_window` gave."""
+    if window == MINMAX:
+        return float(values.min()), float(values.max())
+    centre, width = PRESETS.get(window) or (float(part) for part in window.split(","))
+    return centre - width / 2, centre + width / 2
+
+
+def robust_range(values: np.ndarray) -> tuple[float, float]:
+    """Percentiles 0.5 and 99.5 (of evenly spaced values where there are more than a million), free of outliers.
+
+    Where nearly everything is one value, as in a mask or around a small object, minimum and maximum instead.
+    """
+    flat = values.reshape(-1)
+    flat = flat[:: max(1, flat.size // SAMPLED_VALUES)]
+    low, high = (float(v) for v in np.percentile(flat, (LOW_PERCENTILE, HIGH_PERCENTILE)))
+    return (low, high) if high > low else (float(values.min()), float(values.max()))
+
+
+def scale_to_unit(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Same shape, float32: `low` becomes 0, `high` 1, what lies outside is cut off. A flat image becomes 0."""
+    if not high > low:
+        return np.zeros(values.shape, dtype=np.float32)
+    from monai.transforms.intensity.array import ScaleIntensityRange
+
+    scaled = ScaleIntensityRange(low, high, 0.0, 1.0, clip=True)(values.astype(np.float32))
+    return np.asarray(scaled, dtype=np.float32)
+
+
+def to_rgb(grey: np.ndarray) -> np.ndarray:
+    """(H, W) -> (H, W, 3)."""
+    return np.ascontiguousarray(np.repeat(grey[:, :, None], 3, axis=2))

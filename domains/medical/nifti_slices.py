@@ -1,0 +1,195 @@
+"""One slice of a NIfTI volume: found in canonical orientation, read, scaled to 0..1, pixels made square."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from nibabel.orientations import io_orientation
+
+from ...core.contracts.domain import Decoded
+from ...core.contracts.errors import DataError
+from .header_cache import remember_by_file
+from .intensity import MINMAX, robust_range, scale_to_unit, to_rgb, window_range
+from .nifti import AXES
+
+KEEPING = threading.Lock()
+KEPT_VOLUMES = 2
+KEPT_BYTES = 512 << 20
+"""A decompressed volume up to this size is kept while its slices are read; of a larger one each slice is read anew."""
+
+
+def load_slice(path: str | Path, decode: dict[str, Any]) -> Decoded:
+    """One slice as an image.
+
+    Args:
+        path: the file.
+        decode: "axis" ("axial", ...), "slice" (index along that axis in RAS+ orientation), "volume" (of a 4-D file) and
+            "window", all but "slice" optional.
+
+    Returns:
+        (H, W, 3) float32 in 0..1, or uint8 for RGB volumes.
+
+    Raises:
+        DataError: no NIfTI file, damaged, cut short, NaN or infinity in the volume, or no such slice or volume.
+    """
+    path, volume = Path(path), int(decode.get("volume", 0))
+    axis, index, window = AXES[decode.get("axis", "axial")], int(decode["slice"]), decode.get("window")
+    count = count_slices(path, axis)
+    if not 0 <= index < count:
+        raise DataError(f"{path}: has no slice {index}, only 0 to {count - 1}; correct the slice")
+    plane, zooms = _read_plane(path, axis, index, volume)  # (x, y) or (x, y, 3), RAS+
+    plane = plane.swapaxes(0, 1)[::-1, ::-1]  # rows downwards, columns as radiologists see them
+    if plane.ndim == 3:
+        return np.ascontiguousarray(plane)
+    low, high = _range(path, volume, window)
+    return to_rgb(_square_pixels(scale_to_unit(plane, low, high), zooms[::-1]))
+
+
+@remember_by_file(size=4096)
+def count_slices(path: Path, axis: int) -> int:
+    """Slices along an axis of the RAS+ orientation.
+
+    Raises:
+        DataError: no NIfTI file.
+    """
+    image = _open(path)
+    shape = _shape_3d(path, image)
+    return shape[_file_axis(image, axis)]
+
+
+@remember_by_file(size=4096)
+def check_volume(path: Path, volume: int) -> None:
+    """Refuse a file that cannot give whole slices. Volumes of whole numbers can hold no NaN and are not read for it.
+
+    Raises:
+        DataError: no such volume, or NaN or infinity in it.
+    """
+    image = _open(path)
+    count = image.shape[3] if len(image.shape) > 3 else 1
+    if not 0 <= volume < count:
+        raise DataError(f"{path}: has no volume {volume}, only 0 to {count - 1}; correct the option volume")
+    if np.issubdtype(image.get_data_dtype(), np.floating):
+        _volume_range(path, volume)
+
+
+def _range(path: Path, volume: int, window: str | None) -> tuple[float, float]:
+    if window not in (None, MINMAX):
+        return window_range(window, np.empty(0))
+    low, high, minimum, maximum = _volume_range(path, volume)
+    return (minimum, maximum) if window == MINMAX else (low, high)
+
+
+@remember_by_file(size=4096)
+def _volume_range(path: Path, volume: int) -> tuple[float, float, float, float]:
+    """Robust low and high, minimum and maximum of one volume."""
+    values = _kept_volume(path, volume) if _is_kept(path, _open(path)) else _read_volume(path, volume)
+    finite = np.isfinite(values)
+    if not finite.all():
+        raise DataError(
+            f"{path}: {int((~finite).sum())} voxels are NaN or infinity; replace them by a number or leave the file out"
+        )
+    return (*robust_range(values), float(values.min()), float(values.max()))
+
+
+def _read_plane(path: Path, axis: int, index: int, volume: int) -> tuple[np.ndarray, tuple[float, float]]:
+    """The slice as (x, y[, 3]) in RAS+ order, and the size of its pixels."""
+    image = _open(path)
+    shape = _shape_3d(path, image)
+    orientation = io_orientation(image.affine)
+    across = _file_axis(image, axis)
+    position = index if orientation[across, 1] > 0 else shape[across] - 1 - index
+    where: list[Any] = [slice(None)] * 3
+    where[across] = position
+    if _is_kept(path, image):
+        plane = _kept_volume(path, volume)[tuple(where)]
+    else:
+        plane = _read(path, image, [*where[: len(image.shape)], *_volume_index(image, volume)])
+        plane = plane.reshape([n for a, n in enumerate(shape) if a != across])
+    if plane.dtype.fields:
+        plane = np.stack([plane[name] for name in ("R", "G", "B")], axis=-1)  # (x, y, 3)
+    kept = [a for a in range(3) if a != across]
+    for position_in_plane, a in enumerate(kept):
+        if orientation[a, 1] < 0:
+            plane = np.flip(plane, position_in_plane)
+    zooms = [*image.header.get_zooms()[:3], 1.0, 1.0][:3]
+    if orientation[kept[0], 0] > orientation[kept[1], 0]:
+        plane, kept = plane.swapaxes(0, 1), kept[::-1]
+    return plane, (abs(float(zooms[kept[0]])), abs(float(zooms[kept[1]])))
+
+
+def _is_kept(path: Path, image) -> bool:
+    """Whether a volume is decompressed once for all its slices."""
+    return path.name.lower().endswith(".gz") and 4 * np.prod(_shape_3d(path, image)) <= KEPT_BYTES
+
+
+def _kept_volume(path: Path, volume: int) -> np.ndarray:
+    with KEEPING:  # threads that want slices of one volume wait for the one that reads it
+        return _remembered_volume(path, volume)
+
+
+@remember_by_file(size=KEPT_VOLUMES)
+def _remembered_volume(path: Path, volume: int) -> np.ndarray:
+    return _read_volume(path, volume)
+
+
+def _read_volume(path: Path, volume: int) -> np.ndarray:
+    """(X, Y, Z) in the file's own order."""
+    image = _open(path)
+    part = [slice(None)] * min(3, len(image.shape))
+    return _read(path, image, [*part, *_volume_index(image, volume)]).reshape(_shape_3d(path, image))
+
+
+def _volume_index(image, volume: int) -> list[int]:
+    return [volume, *[0] * (len(image.shape) - 4)] if len(image.shape) > 3 else []
+
+
+def _read(path: Path, image, where: list[Any]) -> np.ndarray:
+    try:
+        values = np.asanyarray(image.dataobj[tuple(where)])
+    except (OSError, EOFError, ValueError, MemoryError) as error:
+        raise DataError(f"{path}: voxels cannot be read, cut short or damaged ({type(error).__name__})") from None
+    if np.iscomplexobj(values):
+        raise DataError(f"{path}: holds complex numbers, not intensities; store their magnitude")
+    return values if values.dtype.fields else values.astype(np.float32, copy=False)
+
+
+def _open(path: Path):
+    """The image, header read only; nibabel's remarks on odd headers are held back."""
+    logging.getLogger("nibabel").propagate = False
+    try:
+        image = nibabel.load(path)
+    except Exception as error:  # damaged headers make nibabel raise many types
+        reason = f"no readable NIfTI file ({type(error).__name__})"
+        raise DataError(f"{path}: {reason}; replace it or leave it out") from None
+    if not isinstance(image, nibabel.Nifti1Image):
+        raise DataError(f"{path}: a {type(image).__name__}, not a NIfTI volume; leave it out")
+    return image
+
+
+def _shape_3d(path: Path, image) -> tuple[int, int, int]:
+    shape = image.shape
+    if len(shape) < 2 or any(n != 1 for n in shape[4:]) or 0 in shape:
+        raise DataError(f"{path}: has shape {tuple(shape)}; a volume (X, Y, Z) or (X, Y, Z, T) is needed")
+    return (*shape[:3], 1)[:3]
+
+
+def _file_axis(image, axis: int) -> int:
+    """Which axis of the file is `axis` of the RAS+ orientation."""
+    return int(np.flatnonzero(io_orientation(image.affine)[:, 0] == axis)[0])
+
+
+def _square_pixels(plane: np.ndarray, zooms: tuple[float, float]) -> np.ndarray:
+    """(H, W) stretched along its coarser side, so that shapes are true; sizes that differ by under 2 % stay."""
+    height, width = zooms
+    if not (height > 0 and width > 0) or 0.98 < height / width < 1.02:
+        return plane
+    fine = min(height, width)
+    size = (max(1, round(plane.shape[0] * height / fine)), max(1, round(plane.shape[1] * width / fine)))
+    from monai.transforms.spatial.array import Resize
+
+    return np.clip(np.asarray(Resize(size, mode="bilinear")(plane[None])[0], dtype=np.float32), 0.0, 1.0)
