@@ -6,6 +6,7 @@ they wait in, and none hangs.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 from collections.abc import Callable
@@ -43,7 +44,7 @@ def start_from_environment() -> bool:
     """Join the processes that torchrun started (its variables say how), unless joined already or alone.
 
     Returns:
-        True if this call joined; then `stop()` is the caller's to call.
+        True if this call joined; the process leaves by itself when it ends.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
         return False
@@ -51,6 +52,7 @@ def start_from_environment() -> bool:
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=TIMEOUT)
+    atexit.register(stop)  # a process that ends inside the group may abort, and its exit code would be lost
     return True
 
 
@@ -90,7 +92,7 @@ def all_gather_rows(rows: Tensor) -> Tensor:
     if world_size() == 1:
         return rows.cpu()
     headers = _exchange(*rows.shape)
-    width = max((width for count, width in headers if count), default=rows.shape[1])
+    width = max((width for count, width in headers if count), default=headers[0][1])
     longest = max(count for count, _ in headers)
     padded = torch.zeros(longest, width, dtype=rows.dtype)
     if len(rows):

@@ -226,7 +226,8 @@ from vladapt import FeatureStore
 for _ in range(3):
     for start in range(0, 60, 5):
         data = drawn_set(30, start=start)
-        found = FeatureStore({root!r}, flush_rows=1).get_or_compute(data, data.items, TinyTower(), Transform(), batch_size=3)
+        store = FeatureStore({root!r}, flush_rows=1)
+        found = store.get_or_compute(data, data.items, TinyTower(), Transform(), batch_size=3)
         assert len(found.features) == 30 and not found.skipped
 """
 
@@ -236,7 +237,7 @@ def test_two_processes_share_a_store(tmp_path, drawn, monkeypatch):
     code = SHARER.format(here=str(HERE), root=str(root))
     running = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(2)]
     for process in running:
-        _, errors = process.communicate(timeout=100)
+        _, errors = process.communicate(timeout=180)
         assert process.returncode == 0, errors
     data = drawn(85)
     shared = extracted(FeatureStore(root), data, Unbuildable())
@@ -282,7 +283,8 @@ def test_no_space_left_is_one_line_and_leaves_nothing_half_written(tower, drawn,
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(DataError, match="No space left on device") as caught:
         extracted(store, drawn(12), tower, batch_size=2)
-    assert "\n" not in str(caught.value) and str(store.root) in str(caught.value) and "VLADAPT_CACHE" in str(caught.value)
+    said = str(caught.value)
+    assert "\n" not in said and str(store.root) in said and "VLADAPT_CACHE" in said
     monkeypatch.undo()
     monkeypatch.setenv("VLADAPT_CACHE", str(store.root.parent))
     files = [path for path in store.root.rglob("*") if path.is_file()]

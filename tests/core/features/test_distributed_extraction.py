@@ -1,0 +1,85 @@
+"""Two ranks share the work and hold the same whole, which is that of one process."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from tiny_tower import TinyTower, Transform, drawn_set
+
+from vladapt import FeatureStore
+
+HERE = Path(__file__).parent
+
+CODE = """
+import sys
+sys.path.insert(0, {here!r})
+import torch
+from tiny_tower import TinyTower, Transform, drawn_set
+from vladapt import DataError, FeatureStore
+from vladapt.core.training.distributed import rank, start_from_environment, stop
+start_from_environment()
+good = drawn_set(11)
+def load(item):
+    if item.id in {bad!r}:
+        raise DataError(item.id + ": unreadable")
+    return good.load(item)
+tower, data = TinyTower(), drawn_set(11, load=load)
+def before(batch):
+    if {fails} and rank() == 1:
+        raise DataError("rank 1 has no space left")
+tower.before_batch = before
+found = FeatureStore({root!r}).get_or_compute(
+    data, data.items, tower, Transform(), views=2, view_transform=Transform(), batch_size=2
+)
+torch.save([found.features.features, found.features.views, found.features.labels], {out!r} + str(rank()))
+print(tower.images, found.computed, found.cached, found.skipped, found.features.ids)
+stop()
+"""
+
+
+def run_ranks(root, out, bad=(), fails=False):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    code = CODE.format(here=str(HERE), root=str(root), out=str(out), bad=list(bad), fails=fails)
+    ranks = []
+    for rank in range(2):
+        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+        environment = {**os.environ, **place, "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+        command, pipe = [sys.executable, "-c", code], subprocess.PIPE
+        ranks.append(subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True))
+    try:
+        return [(*process.communicate(timeout=180), process.returncode) for process in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
+
+
+def test_ranks_split_the_work_and_hold_the_same_whole(tmp_path):
+    first = run_ranks(tmp_path / "store", tmp_path / "rank", bad=["3", "6"])
+    assert [code for *_, code in first] == [0, 0], first
+    # rank 0 has items 0 2 4 6 8 10, of which 6 is unreadable; rank 1 has 1 3 5 7 9, of which 3 is.
+    said = "27 0 [('3', '3: unreadable'), ('6', '6: unreadable')] ('0', '1', '2', '4', '5', '7', '8', '9', '10')"
+    assert [out.strip() for out, *_ in first] == [f"15 {said}", f"12 {said}"]
+    of_ranks = [torch.load(tmp_path / f"rank{rank}", weights_only=True) for rank in range(2)]
+    assert all(torch.equal(a, b) for a, b in zip(*of_ranks))
+    data = drawn_set(11)
+    items = [item for item in data.items if item.id not in "36"]
+    options = {"views": 2, "view_transform": Transform(), "batch_size": 2}
+    alone = FeatureStore(tmp_path / "own").get_or_compute(data, items, TinyTower(), Transform(), **options).features
+    for theirs, own in zip(of_ranks[0], (alone.features, alone.views, alone.labels)):
+        torch.testing.assert_close(theirs, own)
+    # What each rank stored serves all.
+    shared = FeatureStore(tmp_path / "store").get_or_compute(data, items, TinyTower(), Transform(), **options)
+    assert (shared.computed, shared.cached) == (0, 27)
+
+
+def test_an_error_on_one_rank_ends_both_with_its_line(tmp_path):
+    for _, errors, code in run_ranks(tmp_path / "store", tmp_path / "rank", fails=True):
+        assert code == 1
+        assert errors.strip().splitlines()[-1].endswith("DataError: rank 1 has no space left")

@@ -1,0 +1,156 @@
+"""Decoding runs a bounded way ahead, the micro-batch is found by measuring, and neither changes a feature."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_tower import TinyTower, Transform
+
+from vladapt import CapabilityError, FeatureStore
+from vladapt.core.features.extract import Job, extract
+from vladapt.core.features.micro_batch import MicroBatch
+
+HERE = Path(__file__).parent
+
+
+def run(store, data, tower, **options):
+    return store.get_or_compute(data, data.items, tower, Transform(), **options)
+
+
+def measured(times: dict[int, float], batches: int = 100) -> MicroBatch:
+    """A search over sizes with given times an image."""
+    search = MicroBatch(sizes=tuple(times))
+    for _ in range(batches):
+        search.record(search.size, times[search.size] * search.size)
+    return search
+
+
+def test_the_fastest_size_is_kept():
+    assert measured({1: 5.0, 2: 3.0, 4: 1.0, 8: 1.05}).size == 4
+    assert measured({1: 5.0, 2: 3.0, 4: 2.0, 8: 1.0}).size == 8
+    assert not measured({1: 1.0, 2: 2.0}).measuring
+
+
+def test_the_search_ends_where_larger_batches_are_clearly_slower():
+    search = measured({1: 2.0, 2: 1.0, 4: 1.5, 8: 1.6, 16: 0.1})
+    assert search.size == 2
+
+
+def test_a_disturbed_measurement_and_a_last_smaller_batch_do_not_mislead():
+    search = MicroBatch(sizes=(1, 2))
+    search.record(1, 1.0)
+    search.record(1, 90.0)
+    search.record(1, 1.0)
+    for seconds in (3.0, 3.0, 3.0):
+        search.record(1, 0.0)  # of another size than the one asked for
+        search.record(2, seconds)
+    assert search.size == 1
+
+
+def test_a_given_size_is_used_and_without_one_several_are_tried(drawn, tmp_path):
+    fixed, free = TinyTower(), TinyTower()
+    run(FeatureStore(tmp_path / "a"), drawn(10), fixed, batch_size=4)
+    assert fixed.batches == [4, 4, 2]
+    run(FeatureStore(tmp_path / "b"), drawn(200), free)
+    assert set(free.batches) >= {1, 2, 4} and sum(free.batches) == 200
+
+
+def test_what_was_measured_serves_the_store_s_next_call(drawn, tmp_path):
+    store, tower = FeatureStore(tmp_path / "s"), TinyTower()
+    run(store, drawn(400), tower)
+    tower.batches.clear()
+    run(store, drawn(60, start=400), tower)
+    assert len(set(tower.batches[:-1])) <= 1
+
+
+def test_neither_batches_nor_threads_change_a_feature(drawn, tmp_path):
+    found = [
+        run(FeatureStore(tmp_path / f"{i}"), drawn(37), TinyTower(), batch_size=size, workers=workers).features.features
+        for i, (size, workers) in enumerate([(1, 0), (8, 4), (None, None), (64, 2)])
+    ]
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=1e-5, atol=1e-6)
+
+
+def test_pixels_are_never_held_for_more_than_two_batches_and_the_threads(drawn):
+    held, most, lock = 0, 0, threading.Lock()
+
+    def render(job):
+        nonlocal held, most
+        with lock:
+            held += 1
+            most = max(most, held)
+        return [torch.zeros(3, 2, 2)]
+
+    def encode(pixels):
+        nonlocal held
+        with lock:
+            held -= len(pixels)
+        return pixels.flatten(1)
+
+    jobs = [Job(item, (bytes([i]),), (None,)) for i, item in enumerate(drawn(200).items)]
+    results = list(extract(jobs, render, encode, MicroBatch(4), workers=3))
+    assert [key[0] for result in results for key in result.keys] == list(range(200)), "in the order of the jobs"
+    assert most <= 2 * 4 + 4 + 3
+
+
+def test_too_little_memory_for_a_batch_halves_it_and_all_later_ones(drawn, tmp_path):
+    tower = TinyTower()
+
+    def small_device(batch):
+        if batch > 3:
+            raise torch.cuda.OutOfMemoryError("out of memory")
+
+    tower.before_batch = small_device
+    found = run(FeatureStore(tmp_path / "s"), drawn(24), tower, batch_size=8)
+    assert found.computed == 24 and max(tower.batches) == 2
+    torch.testing.assert_close(
+        found.features.features, run(FeatureStore(tmp_path / "t"), drawn(24), TinyTower()).features.features
+    )
+
+
+def test_too_little_memory_for_one_image_is_one_line(drawn):
+    tower = TinyTower()
+
+    def no_device(batch):
+        raise torch.cuda.OutOfMemoryError("out of memory")
+
+    tower.before_batch = no_device
+    with pytest.raises(CapabilityError, match="--device cpu"):
+        run(FeatureStore(), drawn(2), tower)
+
+
+BOUNDED = """
+import resource, sys
+sys.path.insert(0, {here!r})
+from tiny_tower import TinyTower, Transform, drawn_set
+from vladapt import FeatureStore
+
+def peak_mib():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+def extract(count, start):
+    data = drawn_set(count, side={side}, start=start)
+    found = FeatureStore({root!r}).get_or_compute(data, data.items, TinyTower(), Transform(), workers=2)
+    assert found.computed == count
+
+extract(8, start=0)
+before = peak_mib()
+extract({count}, start=8)
+print(peak_mib() - before)
+"""
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
+    side, count, bound_mib = 1500, 60, 80
+    decoded_mib = count * side * side * 3 / 2**20
+    assert decoded_mib > 4 * bound_mib, "the set is several times larger than what may be held of it"
+    code = BOUNDED.format(here=str(HERE), root=str(tmp_path / "store"), side=side, count=count)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < bound_mib
