@@ -75,10 +75,11 @@ class LinearProbe(Adapter):
 
     def _regress(self, support, num_classes: int, c: float) -> tuple[Tensor, Tensor]:
         """(C, D) and (C,) on the support's device."""
-        features = support.features.cpu().numpy().astype(np.float64)
+        features, basis = _span(support.features.cpu().numpy().astype(np.float64))
         labels = support.labels.cpu().numpy()
         fit = _one_vs_rest if support.multilabel else _multinomial
         weight, bias = fit(features, labels, num_classes, c, self.max_iter)
+        weight = weight if basis is None else weight @ basis
         device = support.features.device
         return torch.from_numpy(weight).float().to(device), torch.from_numpy(bias).float().to(device)
 
@@ -109,6 +110,18 @@ def search_c(score: Callable[[float], float], steps: int) -> tuple[float, float]
         else:
             best, high = 10**low, middle
     return best, scored(best)
+
+
+def _span(features: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Coordinates (N, N) in an orthonormal basis (N, D) of the rows, where there are fewer rows than columns.
+
+    L2 keeps the weights in the span of the rows, and a rotation changes neither them nor lbfgs' path: the same result,
+    sooner.
+    """
+    if features.shape[0] >= features.shape[1]:
+        return features, None
+    basis, coordinates = np.linalg.qr(features.T)
+    return coordinates.T, basis.T
 
 
 def _multinomial(features, labels, num_classes: int, c: float, max_iter: int) -> tuple[np.ndarray, np.ndarray]:
@@ -145,6 +158,7 @@ def _solve(features, target, c: float, max_iter: int):
     with warnings.catch_warnings():
         # At the search's largest C separable shots have no finite optimum; the last iterate is scored, as published.
         warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)  # one shot is meant
         return LogisticRegression(C=c, solver="lbfgs", max_iter=max_iter).fit(features, target)
 
 

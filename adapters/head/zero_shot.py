@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ...core.contracts.adapter import Adapter, Batch, FitReport
+from ...core.contracts.errors import CapabilityError
 from ...core.contracts.text import TextClassifier
 
 
@@ -37,4 +38,9 @@ class ZeroShot(Adapter):
         """Zero-shot needs no labels, so a support without any passes."""
         if support.labels is not None and len(support):
             super()._check_support(support, classifier, backbone, unlabeled)
-        self.multilabel_ = support.multilabel
+        elif support.dim != classifier.weights.shape[1]:
+            raise CapabilityError(
+                f"image features are {support.dim} wide, text features {classifier.weights.shape[1]}; "
+                "both must come from one backbone"
+            )
+        self.multilabel_ = support.multilabel or classifier.negative is not None

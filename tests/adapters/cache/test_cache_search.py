@@ -1,0 +1,109 @@
+"""The vectorised grid search against the plain loop it replaces."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vladapt.adapters.cache import _search
+from vladapt.adapters.cache._search import grid, search_cache
+from vladapt.core.metrics.selection import val_score
+
+
+def problem(seed, classes, keys, val, dim=12):
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(classes, dim, generator=generator)
+    key_labels = torch.arange(keys) % classes
+    labels = torch.randint(classes, (val,), generator=generator)
+    noisy = lambda y: F.normalize(centres[y] + 1.5 * torch.randn(len(y), dim, generator=generator), dim=-1)  # noqa: E731
+    queries, cached = noisy(labels), noisy(key_labels)
+    text = F.normalize(centres + 2 * torch.randn(classes, dim, generator=generator), dim=-1)
+    exponent = 3 * torch.rand(keys, generator=generator)
+    return queries, labels, 100 * queries @ text.T, cached, F.one_hot(key_labels, classes).float(), exponent
+
+
+def plain_loop(queries, labels, zero_shot, keys, values, betas, alphas, gammas=(0.0,), exponent=None, factor=1.0):
+    """As the papers' code searches: everything again at every point, the first strict improvement kept."""
+    best, found = -1.0, None
+    for beta, alpha, gamma in itertools.product(betas, alphas, gammas):
+        weighted = values if exponent is None else values * torch.exp(gamma * exponent)[:, None]
+        logits = zero_shot + alpha * factor * torch.exp(-beta * (1 - queries @ keys.T)) @ weighted
+        score = val_score(logits, labels)
+        if score > best:
+            best, found = score, (beta, alpha, gamma)
+    return found, best
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 10**6), classes=st.integers(2, 7), shots=st.integers(1, 5), uneven=st.integers(0, 3),
+    val=st.integers(1, 30), budget=st.sampled_from([1, 5000, _search.BUDGET]),
+)  # fmt: skip
+def test_search_is_the_plain_loop(seed, classes, shots, uneven, val, budget):
+    """On small val sets most points tie, so the order of the grid decides. Any block size gives the same."""
+    *task, exponent = problem(seed, classes, classes * shots + uneven, val)
+    axes = grid(7, 9), grid(5, 6), grid(1, 3, start=0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_search, "BUDGET", budget)
+        ours = search_cache(*task, *axes, exponent=exponent, alpha_factor=0.7)
+    found, score = plain_loop(*task, *axes, exponent, 0.7)
+    assert ours[0] == pytest.approx(found)
+    assert ours[1] == pytest.approx(score)
+
+
+def test_equal_logits_count_as_the_first_class():
+    """Two classes with the same text and the same keys tie in every logit: the first of them is what argmax says."""
+    queries, _, zero_shot, keys, _, _ = problem(0, 3, 6, 8)
+    twins = torch.cat([keys[:2], keys[:2]]), torch.eye(4)
+    zero_shot = torch.cat([zero_shot[:, :2], zero_shot[:, :2]], dim=1)
+    for labels in (torch.zeros(8, dtype=torch.long), torch.full((8,), 2), torch.full((8,), 3)):
+        ours = search_cache(queries, labels, zero_shot, *twins, grid(7, 5), grid(3, 4))
+        assert ours[1] == plain_loop(queries, labels, zero_shot, *twins, grid(7, 5), grid(3, 4))[1]
+
+
+def test_a_class_without_keys_and_scaled_values():
+    queries, labels, zero_shot, keys, values, _ = problem(3, 5, 20, 40)
+    kept = values[:, 2] == 0
+    keys, values = keys[kept], values[kept] * torch.linspace(0.5, 2, int(kept.sum()))[:, None]
+    args = queries, labels, zero_shot, keys, values, grid(7, 8), grid(3, 8)
+    assert search_cache(*args) == (pytest.approx(plain_loop(*args)[0]), pytest.approx(plain_loop(*args)[1]))
+
+
+@pytest.mark.parametrize("budget", [200, _search.BUDGET])
+def test_several_labels_are_searched_by_macro_auroc(monkeypatch, budget):
+    queries, _, zero_shot, keys, _, _ = problem(4, 5, 20, 25)
+    generator = torch.Generator().manual_seed(1)
+    values = (torch.rand(20, 5, generator=generator) < 0.4).float()
+    labels = (torch.rand(25, 5, generator=generator) < 0.4).float()
+    labels[torch.rand(25, 5, generator=generator) < 0.1] = torch.nan
+    args = queries, labels, zero_shot, keys, values, grid(7, 6), grid(30, 5)
+    monkeypatch.setattr(_search, "BUDGET", budget)
+    found, score = search_cache(*args)
+    assert (found, score) == (pytest.approx(plain_loop(*args)[0]), pytest.approx(plain_loop(*args)[1]))
+
+
+def test_very_unequal_shots_do_not_pad():
+    """One class of 60 among classes of 1 would fill 60 slots a class; the product with the values is used instead."""
+    queries, labels, zero_shot, keys, _, _ = problem(5, 8, 67, 30)
+    values = F.one_hot(torch.tensor([0] * 60 + list(range(1, 8))), 8).float()
+    assert _search._slots(values) is None
+    args = queries, labels, zero_shot, keys, values, grid(7, 8), grid(3, 8)
+    assert search_cache(*args)[0] == pytest.approx(plain_loop(*args)[0])
+
+
+def test_working_memory_is_bounded_by_the_budget():
+    *_, keys, values, _ = problem(6, 100, 1600, 2)
+    sums = _search._ClassSums(keys, values, (0.0,), None)
+    rows = sums.rows_within(_search.BUDGET)
+    assert 0 < rows * 4 * (2 * 1600 + 3 * 100) <= _search.BUDGET < 300 * 2**20
+
+
+def test_the_grid_leaves_its_upper_end_out():
+    assert grid(7, 200)[0] == pytest.approx(0.1)
+    assert grid(7, 200)[-1] == pytest.approx(199 * 6.9 / 200 + 0.1)
+    assert grid(1, 4, start=0.0) == (0.0, 0.25, 0.5, 0.75)

@@ -1,0 +1,234 @@
+"""What all adapters on features have in common: hard shapes, saving, choosing, options, several labels."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import fields, replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+
+from vladapt.core.contracts import FeatureSet, TextClassifier
+from vladapt.core.registry import adapter_class, build_adapter
+
+LEARNING = ("linear-probe", "tip-adapter", "tip-adapter-f", "ape", "ape-t")
+ALL = ("zero-shot", *LEARNING)
+SEARCHING = ("linear-probe", "tip-adapter", "ape")
+QUICK = {
+    "zero-shot": {}, "linear-probe": {"steps": 2}, "tip-adapter": {"search_step": (8, 4)},
+    "tip-adapter-f": {"search_step": (8, 4), "epochs": 3}, "ape": {"search_step": (8, 4, 3)},
+    "ape-t": {"search_step": (8, 4), "epochs": 3},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(
+    "case",
+    [
+        {"classes": 2, "shots": 1}, {"classes": 2, "shots": 8}, {"classes": 200, "shots": 1, "dim": 8},
+        {"shots": [1, 7, 2, 16, 5]}, {"shots": [4, 0, 4, 4, 4]}, {"dim": 3}, {"dim": 512},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_hard_shapes(make_task, name, case):
+    """Two classes, one shot, many classes, unequal shots, a class without shots, other widths."""
+    task = make_task(**case)
+    adapter = build_adapter(name, **QUICK[name])
+    report = adapter.fit(task.support, task.text)
+    logits = adapter.logits(task.test)
+    assert logits.shape == (len(task.test), len(task.text))
+    assert torch.isfinite(logits).all()
+    assert report.adapter == name and report.to_dict()["chosen_on"]
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if n != "linear-probe"])
+def test_a_thousand_classes(name):
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(1000, 32, generator=generator)
+    options = {**QUICK[name], **({"epochs": 1} if name.endswith(("-f", "-t")) else {})}
+    adapter = build_adapter(name, **options)
+    adapter.fit(FeatureSet(features, torch.arange(1000)), TextClassifier(features + torch.randn(1000, 32)))
+    assert (adapter.logits(features).argmax(dim=-1) == torch.arange(1000)).float().mean() > 0.9
+
+
+@pytest.fixture(scope="module")
+def read_back(make_task, make_multilabel_task, tmp_path_factory):
+    """Every adapter saved, then loaded in another process: name -> (features, logits here, logits there)."""
+    folder = tmp_path_factory.mktemp("adapters")
+    kept = {}
+    for kind, task in (("one", make_task(shots=5, views=3)), ("many", make_multilabel_task())):
+        for name in ALL:
+            if kind == "many" and not adapter_class(name).multilabel:
+                continue
+            adapter = build_adapter(name, **QUICK[name])
+            adapter.fit(task.support, task.text, val=task.val)
+            adapter.save(folder / f"{kind}-{name}.safetensors")
+            kept[kind, name] = adapter.logits(task.test)
+            save_file({"features": task.test.features}, folder / f"{kind}.features")
+    script = """
+import sys
+from pathlib import Path
+from safetensors.torch import load_file, save_file
+from vladapt.core.registry import load_adapter
+for path in sorted(Path(sys.argv[1]).glob("*.safetensors")):
+    features = load_file(path.with_name(path.name.split("-")[0] + ".features"))["features"]
+    save_file({"logits": load_adapter(path).logits(features)}, path.with_suffix(".logits"))
+"""
+    subprocess.run([sys.executable, "-c", script, str(folder)], check=True)
+    return {
+        (kind, name): (logits, load_file(folder / f"{kind}-{name}.logits")["logits"])
+        for (kind, name), logits in kept.items()
+    }
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_another_process_reads_the_same_logits(read_back, name):
+    for (_, saved), (here, there) in read_back.items():
+        if saved == name:
+            torch.testing.assert_close(there, here, atol=1e-5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_same_seed_same_numbers(make_task, name):
+    task, logits = make_task(shots=8, noise=1.5), []
+    for _ in range(2):
+        adapter = build_adapter(name, **QUICK[name])
+        adapter.fit(task.support, task.text, seed=3)
+        logits.append(adapter.logits(task.test))
+    assert torch.equal(*logits)
+
+
+@pytest.mark.parametrize("name", ["tip-adapter-f", "ape-t"])
+def test_the_seed_orders_the_batches(make_task, name):
+    task, logits = make_task(shots=8, noise=1.5), []
+    for seed in (0, 1):
+        adapter = build_adapter(name, batch_size=4, epochs=2, alpha=1.0, beta=1.0)
+        adapter.fit(task.support, task.text, val=task.val, seed=seed)
+        logits.append(adapter.logits(task.test))
+    assert not torch.equal(*logits)
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_what_was_chosen_on_what(make_task, name):
+    task, few = make_task(shots=8), make_task(shots=3)
+    on_val = build_adapter(name, **QUICK[name]).fit(task.support, task.text, val=task.val)
+    assert on_val.chosen_on == "val (30 images)" and 0 < on_val.val_score <= 1
+    held = build_adapter(name, **QUICK[name]).fit(task.support, task.text)
+    assert held.chosen_on == "10 images held out of the support" and 0 < held.val_score <= 1
+    default = build_adapter(name, **QUICK[name]).fit(few.support, few.text)
+    assert default.chosen_on.startswith("defaults") and default.val_score is None
+
+
+def test_defaults_of_sets_without_val_or_shots(make_task):
+    task = make_task(shots=2)
+    chosen = {name: build_adapter(name).fit(task.support, task.text).chosen for name in LEARNING}
+    assert chosen["tip-adapter"] == {"beta": 1.0, "alpha": 1.17}
+    assert chosen["tip-adapter-f"] == {"beta": 1.0, "alpha": 1.17, "epoch": 20}
+    assert chosen["ape"] == {"beta": 1.0, "alpha": 3.0, "gamma": 0.1}
+    assert chosen["ape-t"] == {"beta": 1.0, "alpha": 3.0, "epoch": 30}
+    assert chosen["linear-probe"] == {"C": 1.0}
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_held_out_images_are_not_learned_from_while_choosing(make_task, monkeypatch, name):
+    """Images that are keys of the cache would be found in it, and any sharp setting would look perfect."""
+    task = make_task(shots=8)
+    ids = tuple(str(i) for i in range(len(task.support)))
+    seen = []
+    cls = adapter_class(name)
+    method = {"linear-probe": "_regress", "tip-adapter": "_remember", "ape": "_remember"}.get(name, "_train")
+    original = getattr(cls, method)
+    monkeypatch.setattr(
+        cls, method, lambda self, support, *a, **k: seen.append(support.ids) or original(self, support, *a, **k)
+    )
+    build_adapter(name, **QUICK[name]).fit(replace(task.support, ids=ids), task.text)
+    assert len(seen[0]) == 30 and seen[-1] == ids
+
+
+@pytest.mark.parametrize("name", ["tip-adapter", "tip-adapter-f", "ape", "ape-t"])
+def test_given_values_are_used_and_not_searched(make_task, name):
+    task = make_task(shots=8)
+    options = {**QUICK[name], "alpha": 0.77}
+    report = build_adapter(name, **options).fit(task.support, task.text, val=task.val)
+    assert report.chosen["alpha"] == 0.77 and report.chosen_on.startswith("val")
+    given = {"alpha": 0.77, "beta": 3.3, **({"gamma": 0.2} if name == "ape" else {})}
+    report = build_adapter(name, **QUICK[name], **given).fit(task.support, task.text, val=task.val)
+    assert given.items() <= report.chosen.items() and report.chosen_on == "given as options"
+
+
+CHANGES = {
+    "linear-probe": {"C": (0.01, 100.0), "steps": (0, 1), "max_iter": (1, 100)},
+    "tip-adapter": {
+        "alpha": (0.5, 5.0), "beta": (0.5, 5.0), "search_scale": ((7, 3), (30, 30)), "search_step": ((200, 20), (3, 2)),
+        "preset": (None, "flowers"), "views": (0, 3),
+    },
+}  # fmt: skip
+TRAINED = {
+    "lr": (1e-3, 1e-1), "eps": (1e-4, 1.0), "weight_decay": (0.0, 10.0), "epochs": (1, 5), "batch_size": (4, 100),
+    "select": ("last", "best_val"),
+}  # fmt: skip
+CHANGES["tip-adapter-f"] = {**CHANGES["tip-adapter"], **TRAINED}
+CHANGES["ape"] = {
+    **CHANGES["tip-adapter"], "gamma": (0.0, 2.0), "top_q": (2, 14), "w": ((1.0, 0.0), (0.0, 1.0)),
+    "search_scale": ((7, 7, 1), (30, 30, 4)), "search_step": ((200, 20, 20), (3, 2, 2)), "preset": (None, "eurosat"),
+}  # fmt: skip
+CHANGES["ape-t"] = {
+    **CHANGES["tip-adapter-f"], "top_q": (2, 14), "w": ((1.0, 0.0), (0.0, 1.0)), "criterion": ("text", "image_text"),
+    "preset": (None, "eurosat"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name, option", [(n, o) for n, options in CHANGES.items() for o in options])
+def test_every_option_changes_the_result(make_task, name, option):
+    task = make_task(classes=6, shots=6, noise=1.5, text_noise=8.0, views=3)
+    base = {"lr": 1e-2, "epochs": 4, "select": "last"} if "epochs" in CHANGES[name] else {}
+    if option == "criterion":
+        base |= {"top_q": 6, "w": (1.0, 0.0)}
+    if option == "select":  # overtrained, so that the best epoch is not the last
+        base = {"lr": 0.5, "epochs": 10}
+    logits = []
+    for value in CHANGES[name][option]:
+        adapter = build_adapter(name, **{**base, option: value})
+        adapter.fit(task.support, task.text, val=task.val)
+        logits.append(adapter.logits(task.test))
+    assert not torch.allclose(*logits, atol=1e-4)
+
+
+def test_no_option_goes_untested():
+    for name in LEARNING:
+        assert {f.name for f in fields(adapter_class(name))} == set(CHANGES[name])
+
+
+@pytest.mark.parametrize("name", ["zero-shot", "linear-probe", "tip-adapter", "tip-adapter-f"])
+def test_several_labels_an_image(make_multilabel_task, name):
+    """Unknown labels (NaN) are no obstacle in support or val; the result ranks images of every label."""
+    from vladapt.core.metrics.selection import val_score
+
+    task = make_multilabel_task(images=60)
+    adapter = build_adapter(name, **QUICK[name])
+    report = adapter.fit(task.support, task.text, val=task.val)
+    logits = adapter.logits(task.test)
+    assert torch.isfinite(logits).all() and logits.shape == task.test.labels.shape
+    assert val_score(logits, task.test.labels) > 0.7
+    assert adapter.predict(task.test).max() <= 1
+    if name != "zero-shot":
+        assert report.val_score > 0.7
+
+
+@pytest.mark.parametrize("name", ["linear-probe", "tip-adapter", "tip-adapter-f"])
+def test_several_labels_without_val_hold_out_positives(make_multilabel_task, name):
+    task = make_multilabel_task(images=60, negative=False)
+    report = build_adapter(name, **QUICK[name]).fit(task.support, task.text)
+    assert report.chosen_on.endswith("held out of the support")
+
+
+def test_tip_adapter_f_trains_several_labels_by_binary_cross_entropy(make_multilabel_task):
+    task = make_multilabel_task(negative=False)
+    adapter = build_adapter("tip-adapter-f", alpha=1.0, beta=1.0, epochs=1, lr=1e-12, batch_size=1000)
+    report = adapter.fit(task.support, task.text, val=task.val)
+    known = ~torch.isnan(task.support.labels)
+    loss = F.binary_cross_entropy_with_logits(adapter.logits(task.support)[known], task.support.labels[known])
+    assert report.history[0]["loss"] == pytest.approx(float(loss), rel=1e-4)
