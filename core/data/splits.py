@@ -60,7 +60,7 @@ def _share_out(data: DomainData, parts: Sequence[list[int]], shares: dict[str, f
     """One split an item of the parts, "" for all others."""
     as_parts = [
         Part(
-            counts=sum((_countable(data.items[position], data.kind) for position in part), Counter()),
+            counts=Counter(label for position in part for label in _balanced(data.items[position], data.kind)),
             rank=min(rank(seed, data.items[position].id) for position in part),
         )
         for part in parts
@@ -72,11 +72,10 @@ def _share_out(data: DomainData, parts: Sequence[list[int]], shares: dict[str, f
     return splits
 
 
-def _countable(item: Item, kind: str) -> Counter:
+def _balanced(item: Item, kind: str) -> tuple[int, ...]:
+    """What an item counts for when shares are balanced: its classes and, where it may have several, itself."""
     classes = positive_classes(item)
-    if kind not in ("labels", "clips"):
-        classes = (*(classes or (NO_LABEL,)), ALL)
-    return Counter(dict.fromkeys(classes, 1))
+    return classes if kind in ("labels", "clips") else (*(classes or (NO_LABEL,)), ALL)
 
 
 def _repair(data: DomainData, parts: Sequence[list[int]], seed: int, notes: list[str]) -> list[str]:

@@ -97,6 +97,11 @@ def test_several_labels_give_k_positives_each_and_count_shared_images():
     assert all(count >= 2 for count in class_counts(both, 2))
 
 
+def test_several_labels_begin_with_the_rarest_so_that_few_images_serve():
+    chosen = sample_shots(tagged([[1, 0, 0]] * 50 + [[1, 1, 0]] * 4 + [[0, 0, 1]] * 4), 4, 0, num_classes=3)
+    assert class_counts(chosen, 3) == [4, 4, 4] and len(chosen) == 8
+
+
 def test_several_labels_bring_negatives_where_a_label_has_none():
     chosen = sample_shots(tagged([[1]] * 10 + [[0]] * 10), 3, 0, num_classes=1)
     assert Counter(item.labels[0] for item in chosen) == {1.0: 3, 0.0: 3}

@@ -1,0 +1,30 @@
+"""Sharing out parts that hold several classes."""
+
+from vladapt.core.data.allocation import Part, allocate
+
+SHARES = {"test": 0.3, "val": 0.2, "train": 0.5}
+
+
+def shared(**counts):
+    parts = [Part(count, name) for name, count in counts.items()]
+    return dict(zip(counts, allocate(parts, SHARES, reserve_test=True), strict=True))
+
+
+def test_the_only_part_of_a_class_is_spared_for_training():
+    assert shared(alone={0: 1, 1: 1}, other={1: 2}) == {"alone": "train", "other": "test"}
+
+
+def test_a_class_trains_although_its_part_would_fill_another_split_better():
+    splits = shared(large={1: 50}, mixed={0: 1, 1: 30}, small={1: 1}, rare={0: 1})
+    assert splits["rare"] == "test" and splits["mixed"] == "train"
+
+
+def test_parts_without_a_class_train():
+    assert shared(a={0: 1}, b={0: 1}, unlabelled={})["unlabelled"] == "train"
+
+
+def test_ranks_decide_not_the_order():
+    parts = [Part({0: 1}, str(rank)) for rank in range(20)]
+    forward = allocate(parts, SHARES, reserve_test=True)
+    assert forward == allocate(parts[::-1], SHARES, reserve_test=True)[::-1]
+    assert [forward.count(split) for split in ("test", "val", "train")] == [6, 4, 10]
