@@ -1,0 +1,182 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from vladapt.core.backbones.load import load_backbone
+from vladapt.core.contracts.errors import CapabilityError, ConfigError
+
+TEXTS = ["a photo of a cat.", "a much longer photo of a very old dog", "sea"]
+
+
+@pytest.fixture
+def pixels():
+    return torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def test_equals_the_reference_code_on_the_tiny_clip(parity_dir):
+    recorded = json.loads((parity_dir / "dev" / "tiny_clip_features.json").read_text())
+    given = load_file(parity_dir / "dev" / "tiny_clip_features.safetensors")
+    backbone = load_backbone(f"open_clip:{parity_dir / 'tiny_clip.json'}@{parity_dir / 'tiny_clip.safetensors'}", "cpu")
+    names, template = recorded["hyper_parameters"]["classnames"], recorded["hyper_parameters"]["template"]
+    tokens = backbone.tokenize([template.format(name) for name in names])
+    assert torch.equal(tokens, given["tokens"])
+    images = backbone.encode_image(given["pixels"], normalize=False)
+    texts = backbone.encode_text(tokens, normalize=False)
+    logits = backbone.logit_scale * backbone.encode_image(given["pixels"]) @ backbone.encode_text(tokens).T
+    tolerance = recorded["tolerance"]
+    torch.testing.assert_close(images, given["image_features"], **tolerance)
+    torch.testing.assert_close(texts, given["text_features"], **tolerance)
+    torch.testing.assert_close(logits, given["logits_per_image"], **tolerance)
+
+
+def test_an_image_tower_alone_has_no_text(parity_dir, pixels):
+    spec = f"open_clip:{parity_dir / 'tiny_vit_mh.json'}@{parity_dir / 'tiny_vit_mh.safetensors'}"
+    backbone = load_backbone(spec, "cpu")
+    assert backbone.encode_image(pixels).shape == (3, 48)
+    assert backbone.capabilities == {"image_blocks", "hidden", "image_tokens", "feature_maps"}
+    with pytest.raises(CapabilityError, match="image tower only"):
+        backbone.encode_text(TEXTS)
+
+
+def test_everything_but_the_towers_is_known_before_they_are_built(open_clip_vit):
+    backbone = load_backbone(open_clip_vit, "cpu")
+    assert (backbone.embed_dim, backbone.image_size, backbone.context_length) == (24, 32, 16)
+    assert backbone.image_mean == pytest.approx((0.48145466, 0.4578275, 0.40821073))
+    assert backbone.image_std == pytest.approx((0.26862954, 0.26130258, 0.27577711))
+    assert len(backbone.fingerprint) == 16
+    assert "trim" in backbone.capabilities
+    assert backbone.preprocess().spec["image_size"] == 32
+    assert backbone.tokenize(TEXTS).shape == (3, 16)
+    assert backbone._model is None
+
+
+def test_building_is_frozen_in_eval_mode_and_leaves_the_seed_alone(open_clip_vit, pixels):
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    backbone = load_backbone(open_clip_vit, "cpu")
+    assert not backbone.model.training
+    assert not any(p.requires_grad for p in backbone.model.parameters())
+    assert torch.equal(torch.rand(1), expected)
+    backbone.model.requires_grad_(True)
+    (backbone.encode_image(pixels).sum() + backbone.encode_text(TEXTS).sum() + backbone.logit_scale).backward()
+    without = [name for name, p in backbone.model.named_parameters() if p.grad is None]
+    assert without == []
+
+
+def test_features_are_the_librarys(open_clip_vit, pixels):
+    import open_clip
+
+    backbone = load_backbone(open_clip_vit, "cpu")
+    config = json.loads(backbone.source.folder.joinpath("tiny.json").read_text())
+    model = open_clip.model.CLIP(**config).eval()
+    model.load_state_dict(load_file(backbone.source.weights))
+    tokens = backbone.tokenize(TEXTS)
+    assert torch.equal(tokens, open_clip.SimpleTokenizer(context_length=16)(TEXTS))
+    with torch.no_grad():
+        images, texts = model.encode_image(pixels), model.encode_text(tokens)
+        torch.testing.assert_close(backbone.encode_image(pixels, False), images, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(backbone.encode_text(TEXTS, False), texts, atol=1e-5, rtol=1e-5)
+        assert backbone.encode_text(TEXTS).norm(dim=-1).sub(1).abs().max() < 1e-6
+        assert torch.equal(backbone.logit_scale, model.logit_scale.exp())
+
+
+@pytest.mark.parametrize("wrap", ["plain", "state_dict", "module", "openai", "half"])
+def test_checkpoints_of_every_packing_are_the_same_weights(open_clip_vit, tmp_path, wrap, pixels):
+    backbone = load_backbone(open_clip_vit, "cpu")
+    state = load_file(backbone.source.weights)
+    packed = {
+        "plain": state,
+        "state_dict": {"epoch": 3, "state_dict": state},
+        "module": {"state_dict": {f"module.{key}": value for key, value in state.items()}},
+        "openai": {**state, "input_resolution": torch.tensor(32), "context_length": torch.tensor(16)},
+        "half": {key: value.half() for key, value in state.items()},
+    }[wrap]
+    torch.save(packed, tmp_path / "w.pt")
+    other = load_backbone(f"open_clip:{backbone.source.folder / 'tiny.json'}@{tmp_path / 'w.pt'}", "cpu")
+    tolerance = 2e-2 if wrap == "half" else 1e-6
+    assert (other.encode_image(pixels) - backbone.encode_image(pixels)).abs().max() < tolerance
+    assert next(other.model.parameters()).dtype == torch.float32
+
+
+def test_weights_of_the_old_layout_fit_a_model_with_a_text_module_of_its_own(open_clip_vit, tmp_path):
+    backbone = load_backbone(open_clip_vit, "cpu")
+    config = json.loads((backbone.source.folder / "tiny.json").read_text())
+    (tmp_path / "custom.json").write_text(json.dumps({**config, "custom_text": True}))
+    custom = load_backbone(f"open_clip:{tmp_path / 'custom.json'}@{backbone.source.weights}", "cpu")
+    torch.testing.assert_close(custom.encode_text(TEXTS), backbone.encode_text(TEXTS), atol=1e-6, rtol=1e-6)
+
+
+def test_the_fingerprint_follows_weights_architecture_and_preprocessing(open_clip_vit, tmp_path):
+    one = load_backbone(open_clip_vit, "cpu")
+    config = json.loads((one.source.folder / "tiny.json").read_text())
+    state = load_file(one.source.weights)
+
+    def variant(name, config=config, state=state):
+        (tmp_path / f"{name}.json").write_text(json.dumps(config))
+        save_file(state, tmp_path / f"{name}.safetensors")
+        return load_backbone(f"open_clip:{tmp_path / name}.json@{tmp_path / name}.safetensors", "cpu").fingerprint
+
+    assert variant("same") == one.fingerprint == load_backbone(open_clip_vit, "cpu").fingerprint
+    others = [
+        variant("gelu", {**config, "quick_gelu": False}),
+        variant("weights", state={**state, "logit_scale": state["logit_scale"] + 1}),
+        variant("mean", {"model_cfg": config, "preprocess_cfg": {"mean": [0.5, 0.5, 0.5]}}),
+        load_backbone(open_clip_vit, "cpu", image_size=48).fingerprint,
+    ]
+    assert len({one.fingerprint, *others}) == 5
+
+
+def test_the_configurations_preprocessing_is_obeyed(open_clip_vit, tmp_path):
+    one = load_backbone(open_clip_vit, "cpu")
+    config = json.loads((one.source.folder / "tiny.json").read_text())
+    stated = {"mean": [0.1, 0.2, 0.3], "std": 0.5, "interpolation": "bilinear", "resize_mode": "squash"}
+    (tmp_path / "c.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": stated}))
+    transform = load_backbone(f"open_clip:{tmp_path / 'c.json'}@{one.source.weights}", "cpu").preprocess()
+    assert (transform.mean, transform.std) == ((0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
+    assert (transform.interpolation, transform.mode) == ("bilinear", "squash")
+
+
+def test_an_architecture_brings_its_usual_preprocessing(open_clip_vit):
+    weights = load_backbone(open_clip_vit, "cpu").source.weights
+    siglip = load_backbone(f"open_clip:ViT-B-16-SigLIP@{weights}", "cpu").preprocess()
+    assert (siglip.mean, siglip.mode) == ((0.5, 0.5, 0.5), "squash")
+    assert load_backbone(f"open_clip:RN50@{weights}", "cpu").preprocess().mode == "shortest"
+
+
+def test_capabilities_are_those_of_the_tower_at_hand(open_clip_vit, open_clip_resnet):
+    whole = {"image_blocks", "text_blocks", "prompt", "trim", "hidden", "image_tokens", "feature_maps"}
+    assert load_backbone(open_clip_vit, "cpu").capabilities == whole
+    assert load_backbone(open_clip_resnet, "cpu").capabilities == whole - {"image_blocks"}
+
+
+@pytest.mark.parametrize(("fixture", "size"), [("open_clip_vit", 48), ("open_clip_resnet", 96)])
+def test_another_image_size_resamples_the_positions(request, fixture, size):
+    spec = request.getfixturevalue(fixture)
+    own, larger = load_backbone(spec, "cpu"), load_backbone(spec, "cpu", image_size=size)
+    assert larger.image_size == larger.preprocess().image_size == size
+    flat = torch.full((1, 3, size, size), 0.3)
+    # On a flat image only the positions tell patches apart: what was learnt must survive their resampling.
+    near = (larger.encode_image(flat) * own.encode_image(flat[..., : own.image_size, : own.image_size])).sum()
+    assert near > 0.9
+    with pytest.raises(ConfigError, match="smaller than one patch"):
+        load_backbone(spec, "cpu", image_size=4).encode_image(torch.zeros(1, 3, 4, 4))
+
+
+def test_a_vit_takes_pixels_of_another_size_as_they_are(open_clip_vit):
+    backbone = load_backbone(open_clip_vit, "cpu")
+    wide = torch.randn(2, 3, 48, 64)
+    tokens, grid = backbone.image_tokens(wide)
+    assert grid == (6, 8) and tokens.shape == (2, 48, 24)
+    assert backbone.encode_image(wide).shape == (2, 24)
+
+
+def test_a_resnet_names_the_size_it_takes(open_clip_resnet):
+    with pytest.raises(ConfigError, match="takes squares of 64"):
+        load_backbone(open_clip_resnet, "cpu").encode_image(torch.zeros(1, 3, 32, 32))
+
+
+def test_licence_of_released_weights(open_clip_vit):
+    assert load_backbone(open_clip_vit, "cpu").licence == "unknown"
