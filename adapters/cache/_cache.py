@@ -33,11 +33,11 @@ def cache_values(support: FeatureSet, num_classes: int) -> Tensor:
     return F.pad(values, (0, num_classes - values.shape[1])).to(support.features.device)
 
 
-def training_images(support: FeatureSet, views: int, epoch: int) -> Tensor:
-    """(N, D) unit features an epoch trains on: one augmented view an image, another one each epoch, where there are."""
+def training_images(support: FeatureSet, index: Tensor, views: int, epoch: int) -> Tensor:
+    """(B, D) unit features of a batch: one augmented view an image, another one each epoch, where there are views."""
     if views and support.views is not None:
-        return F.normalize(support.views[:, epoch % min(views, support.views.shape[1])].float(), dim=-1)
-    return support.unit
+        return F.normalize(support.views[index, epoch % min(views, support.views.shape[1])].float(), dim=-1)
+    return F.normalize(support.features[index], dim=-1)
 
 
 def zero_shot_text(classifier: TextClassifier) -> tuple[Tensor, float]:

@@ -138,7 +138,7 @@ class APET(Adapter):
             return self._unit_logits(unit, *compose(residual, value_scale))
 
         def loss_of(epoch: int, index: Tensor) -> Tensor:
-            images = training_images(support, self.views, epoch)[index]
+            images = training_images(support, index, self.views, epoch)
             return criterion({"logits": logits(images), "labels": support.labels[index]})["loss"]
 
         kept = train_keeping_best(

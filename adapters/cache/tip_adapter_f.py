@@ -119,7 +119,7 @@ class TipAdapterF(Adapter):
         criterion = BinaryCrossEntropy() if support.multilabel else CrossEntropy()
 
         def loss_of(epoch: int, index: Tensor) -> Tensor:
-            images = training_images(support, self.views, epoch)[index]
+            images = training_images(support, index, self.views, epoch)
             return criterion({"logits": self._unit_logits(images), "labels": support.labels[index]})["loss"]
 
         epochs = self.epochs or tip_setting(self.preset).epochs
