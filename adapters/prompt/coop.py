@@ -54,7 +54,8 @@ class Coop(Adapter):
         weight_decay: of SGD.
         warmup: "constant" (first epoch at 1e-5), "linear" or None.
         views: augmented views of each support image to train on, 0 for none.
-        trim: cut prompts to the longest one, where the text tower allows it without changing the result.
+        trim: cut prompts to the longest one, and compute a context that all prompts begin with once, where the text
+            tower allows it; False runs every prompt at full length, as published. It changes speed only.
         amp: None for float32, "bf16" to run the text tower in bfloat16 while training.
 
     Resources:
@@ -154,6 +155,7 @@ class Coop(Adapter):
             ctx_init=self.ctx_init,
             ctx=ctx,
             trim=self.trim,
+            share=self.trim,
             seed=seed,
         )
 

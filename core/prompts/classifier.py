@@ -79,7 +79,7 @@ def _encode_distinct(backbone: Backbone, texts: Sequence[str], store) -> dict[st
     """Text -> (D,) feature."""
     distinct = list(dict.fromkeys(texts))
     if store is not None:
-        features = store.text_features(backbone, distinct)
+        features = store.text_features(backbone, distinct).to(backbone.device)
     else:
         chunks = [distinct[i : i + CHUNK] for i in range(0, len(distinct), CHUNK)]
         with torch.no_grad():

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..contracts.adapter import require
 from ..contracts.backbone import Backbone
 from ..contracts.errors import CapabilityError, ConfigError, DataError
+from .shared_start import encode_sharing, is_causal
 from .templates import spoken
 
 POSITIONS = ("end", "middle", "front")
@@ -38,6 +39,8 @@ class PromptLearner(nn.Module):
             starts from them. Without it the context starts from N(0, 0.02^2).
         ctx: a context to start from, for instance a learned one; overrides `n_ctx` and `ctx_init`.
         trim: cut the prompts to the longest one where the backbone's capabilities allow it.
+        share: compute the context that all prompts begin with once, where the text tower is causal. Like `trim`, it
+            changes no result.
         seed: fixes the random start.
 
     Attributes:
@@ -60,6 +63,7 @@ class PromptLearner(nn.Module):
         ctx_init: str | None = None,
         ctx: Tensor | None = None,
         trim: bool = True,
+        share: bool = True,
         seed: int = 0,
     ):
         super().__init__()
@@ -90,6 +94,8 @@ class PromptLearner(nn.Module):
         self.register_buffer("_rows", rows, persistent=False)
         self.register_buffer("_slots", slots, persistent=False)
         self.register_buffer("_fixed", fixed[rows, order], persistent=False)
+        alike = layout.lead + _before(position, n_ctx) if self.ctx.ndim == 2 else 0
+        self._alike = alike if share and is_causal(backbone, fixed[:1]) else 0
 
     def forward(self) -> Tensor:
         """(C, L, W) embeddings of the prompts, before positions."""
@@ -98,6 +104,8 @@ class PromptLearner(nn.Module):
 
     def encode(self, normalize: bool = True) -> Tensor:
         """(C, D) text features of the prompts, differentiable in `ctx`."""
+        if self._alike:
+            return encode_sharing(self._backbone, self(), self.mask, self._alike, normalize)
         return self._backbone.encode_prompt(self(), self.mask, normalize=normalize)
 
 
@@ -145,7 +153,7 @@ def _arrange(position: str, name_lengths: Tensor, n_ctx: int, lead: int, length:
         order: (C, L), for each place the place-holder prompt's token that belongs there.
         slots: (C, M), the places of the context vectors.
     """
-    before = {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[position]
+    before = _before(position, n_ctx)
     place = torch.arange(length, device=name_lengths.device)
     name = name_lengths[:, None]  # (C, 1)
     is_name = (place >= lead + before) & (place < lead + before + name)
@@ -153,6 +161,11 @@ def _arrange(position: str, name_lengths: Tensor, n_ctx: int, lead: int, length:
     index = torch.arange(n_ctx, device=name_lengths.device)
     slots = lead + index + (index >= before) * name
     return order, slots
+
+
+def _before(position: str, n_ctx: int) -> int:
+    """How many context vectors stand before the class name."""
+    return {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[position]
 
 
 def _random_start(shape: tuple[int, ...], seed: int) -> Tensor:

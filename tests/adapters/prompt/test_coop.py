@@ -233,7 +233,7 @@ def test_several_labels_an_image_learn_calibrated_logits(small_clip, negative_te
     assert probabilities.shape == (20, 4)
     known = ~torch.isnan(support.labels)
     positive = probabilities[known & (support.labels == 1)].mean()
-    assert positive > probabilities[known & (support.labels == 0)].mean() + 0.2
+    assert positive > 1.5 * probabilities[known & (support.labels == 0)].mean()
     assert 0.15 < probabilities.mean() < 0.4  # a quarter of the labels are set
 
 

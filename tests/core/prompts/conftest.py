@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import zlib
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vladapt.core.contracts import Backbone, normalized
+from vladapt.core.contracts import Backbone, Block, normalized
 
 VOCABULARY, EOT, PAD = 400, 399, 0
 
@@ -18,11 +19,13 @@ VOCABULARY, EOT, PAD = 400, 399, 0
 class ToyBackbone(Backbone):
     """Words of more than four letters take several tokens. `lead` tokens stand before the first word."""
 
-    def __init__(self, capabilities=("prompt", "trim"), lead=1, context_length=24, width=8, embed_dim=6, pad=PAD):
+    def __init__(self, capabilities=("prompt", "trim"), lead=1, context_length=24, pad=PAD, causal=True):
+        width, embed_dim = 8, 6
         self.spec, self.family, self.fingerprint = "toy", "toy", "toy-fingerprint"
         self.embed_dim, self.context_length, self.pad = embed_dim, context_length, pad
         self.image_size, self.image_mean, self.image_std = 8, (0.5,) * 3, (0.5,) * 3
         self.capabilities, self.device, self.lead = frozenset(capabilities), torch.device("cpu"), lead
+        self.causal = causal
         generator = torch.Generator().manual_seed(0)
 
         def weight(*shape):
@@ -76,14 +79,45 @@ class ToyBackbone(Backbone):
 
     def tower(self, embeddings, mask):
         """In the precision of `embeddings`."""
-        kind, length = embeddings.dtype, embeddings.shape[1]
-        x = embeddings + self.positions[:length].to(kind)
-        for qkv, mlp in zip(self.qkv, self.mlp):
-            q, k, v = (x @ qkv.to(kind).T).chunk(3, dim=-1)
-            causal = torch.full((length, length), float("-inf"), dtype=kind).triu(1)
-            x = x + (q @ k.transpose(1, 2) / q.shape[-1] ** 0.5 + causal).softmax(dim=-1) @ v
-            x = x + F.gelu(x @ mlp.to(kind).T)
-        return x[torch.arange(len(x)), mask.sum(dim=1) - 1] @ self.projection.to(kind)
+        x = embeddings + self.positions[: embeddings.shape[1]].to(embeddings.dtype)
+        return self.pool(self.run_blocks("text", x), mask)
+
+    def pool(self, x, mask):
+        return x[torch.arange(len(x)), mask.sum(dim=1) - 1] @ self.projection.to(x.dtype)
+
+    def embed_prompt(self, embeddings, mask):
+        return embeddings + self.positions[: embeddings.shape[1]]
+
+    def pool_text(self, x, mask, normalize=True):
+        return normalized(self.pool(x, mask), normalize)
+
+    def blocks(self, tower):
+        return [self._block(*weights) for weights in zip(self.qkv, self.mlp)]
+
+    def run_blocks(self, tower, x, start=0, stop=None, *, insert=None, attention=None, mask=None):
+        for index, block in enumerate(self.blocks(tower)):
+            x = block(x, attention=attention and partial(attention, index, block))
+        return x
+
+    def _block(self, qkv, mlp):
+        """Pre-norm without norms, two heads."""
+
+        def stacked(x):
+            return x @ qkv.to(x.dtype).T
+
+        def attend(x):
+            q, k, v = stacked(x).unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
+            weights = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5
+            if self.causal:
+                weights = weights + torch.full_like(weights[0, 0], float("-inf")).triu(1)
+            return (weights.softmax(dim=-1) @ v).transpose(1, 2).flatten(2)
+
+        def forward(x, attention=None):
+            x = x + (attention or attend)(x)
+            return x + F.gelu(x @ mlp.to(x.dtype).T)
+
+        nothing = nn.Identity()
+        return Block(ln_1=nothing, qkv=stacked, out=nothing, ln_2=nothing, mlp=nothing, num_heads=2, forward=forward)
 
 
 @pytest.fixture
