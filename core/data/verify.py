@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from ..contracts.domain import DomainData, Item
 from ..contracts.errors import DataError
@@ -60,7 +59,7 @@ class _Verdicts:
 
     def __init__(self, hashes: FileHashes):
         self.hashes = hashes
-        self.file = Path(hashes.root) / "readable.jsonl"
+        self.file = hashes.path.with_name("readable.jsonl")
         self.known = self._load()
 
     def of(self, data: DomainData, workers: int, progress) -> list[str]:
@@ -98,10 +97,16 @@ class _Verdicts:
         return known
 
     def _append(self, fresh: dict[str, str]) -> None:
-        if fresh:
+        if not fresh:
+            return
+        try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             with self.file.open("a", encoding="utf-8") as f:
-                f.write("".join(json.dumps([key, reason]) + "\n" for key, reason in fresh.items()))
+                f.write("".join("\n" + json.dumps([key, reason]) for key, reason in fresh.items()))
+        except OSError as error:
+            raise DataError(
+                f"{self.file}: cannot be written ({error.strerror}); free some space or point VLADAPT_CACHE elsewhere"
+            ) from error
 
 
 def decoding_error(data: DomainData, item: Item) -> str:

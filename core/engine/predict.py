@@ -25,6 +25,18 @@ from .recipe import data_options
 
 
 @dataclass
+class OwnedPredictions:
+    """What a domain that owns its task says of some images: its own rows, one an image."""
+
+    own_rows: list[dict[str, Any]]
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+    def rows(self, top: int = 3) -> list[dict[str, Any]]:
+        """The domain's rows, each with its `id`."""
+        return self.own_rows
+
+
+@dataclass
 class Predictions:
     """What a run says of some images.
 
@@ -69,7 +81,7 @@ def predict(
     batch_size: int | None = None,
     workers: int | None = None,
     reporter: Reporter | None = None,
-) -> Predictions:
+) -> Predictions | OwnedPredictions:
     """Classify files, or all files of folders.
 
     Args:
@@ -90,6 +102,8 @@ def predict(
         )
     recipe = Config(opened.info["recipe"])
     domain = domain or load_domain(opened.info["domain"])
+    if opened.info.get("owned"):
+        return predict_owned(opened, domain, list(images), device)
     backbone = load_backbone(opened.info["backbone"]["spec"], device=device, image_size=recipe.image_size)
     adapter = load_adapter(opened.adapter_path, backbone).to(backbone.device)
     data = readable(domain.read_images(list(images), **data_options(recipe)))
@@ -97,6 +111,17 @@ def predict(
     multilabel = adapter.multilabel_
     probabilities = logits.sigmoid() if multilabel else logits.softmax(dim=1)
     return Predictions(adapter.class_names_, ids, probabilities.cpu(), multilabel, [*data.skipped, *skipped])
+
+
+def predict_owned(run: Run, domain: Domain, images: list, device: str) -> OwnedPredictions:
+    """Predictions of a task that the domain owns, by its own rule."""
+    from .owned import load_owned
+
+    recipe = Config(run.info["recipe"])
+    backbone = load_backbone(run.info["backbone"]["spec"], device=device, image_size=recipe.image_size)
+    data = readable(domain.read_images(images, **data_options(recipe)))
+    model = load_owned(run, backbone.device)
+    return OwnedPredictions(domain.predict(run.info["task"], model, data, backbone), data.skipped)
 
 
 def readable(data: DomainData) -> DomainData:

@@ -18,7 +18,7 @@ from ..contracts.errors import ConfigError, DataError
 from ..contracts.features import FeatureSet
 from ..contracts.text import TextClassifier
 from ..data.identity import FileHashes
-from ..data.sampling import base_new, restrict, sample_shots
+from ..data.sampling import base_new, positive_classes, restrict, sample_shots
 from ..data.splits import assign_splits
 from ..data.verify import check_skipped, drop_unreadable
 from ..features.store import FeatureStore
@@ -242,13 +242,6 @@ def split_counts(data: DomainData) -> dict[str, dict[str, int]]:
     """Split -> class -> number of images."""
     counts = {split: dict.fromkeys(data.class_names, 0) for split in ("train", "val", "test")}
     for item in data.items:
-        for label in item_labels(item):
+        for label in positive_classes(item):
             counts[item.split][data.class_names[label]] += 1
     return counts
-
-
-def item_labels(item: Item) -> list[int]:
-    """The classes an item shows."""
-    if item.labels is not None:
-        return [i for i, value in enumerate(item.labels) if value == 1]
-    return [] if item.label is None else [item.label]

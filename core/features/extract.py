@@ -113,7 +113,7 @@ def renderer(
 def encoder(backbone: Backbone, tap: str, amp: str | None) -> Callable[[Tensor], Tensor]:
     """Pixels (B, 3, S, S) on the CPU -> features (B, D) float32 on the backbone's device, not normalised.
 
-    The backbone's model is built at the first call.
+    Of clips (B, T, 3, S, S) the frames' features are averaged. The backbone's model is built at the first call.
 
     Raises:
         ConfigError: an unknown tap or amp; CapabilityError: the backbone has no such tap.
@@ -130,8 +130,10 @@ def encoder(backbone: Backbone, tap: str, amp: str | None) -> Callable[[Tensor],
         autocast = torch.autocast(backbone.device.type, dtype=AMP[amp], enabled=amp is not None)
         with torch.inference_mode(), autocast:
             pixels = pixels.to(backbone.device, non_blocking=True)
+            clips = pixels.shape[:2] if pixels.ndim == 5 else None
+            pixels = pixels.flatten(0, 1) if clips else pixels  # (B * T, 3, S, S)
             features = backbone.hidden(pixels) if tap == PRE_PROJECTION else backbone.encode_image(pixels, False)
-            return features.float()
+            return (features.unflatten(0, clips).mean(dim=1) if clips else features).float()
 
     return encode
 

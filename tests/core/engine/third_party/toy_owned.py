@@ -1,0 +1,194 @@
+"""Third-party domains that own their task: boxes and masks by an mmengine plan, captions by retrieval."""
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+from mmengine import Config
+from mmengine.model import BaseModel
+from torch.utils.data import Dataset
+from toy_targets import COLOURS, drawn, item_of
+
+from vladapt import Domain, DomainData
+from vladapt.registry import DATASETS, MODELS
+
+SIZE = 16
+
+
+def scene(item):
+    """A bright square on dark ground; where it is follows from the index."""
+    image = drawn(item, (0.1, 0.1, 0.1), noise=0.02, size=(SIZE, SIZE))
+    x0, y0, x1, y1 = square(item.decode["index"])
+    image[y0:y1, x0:x1] = 0.9
+    return image
+
+
+def square(index):
+    x0, y0 = index % 8, index // 8 % 8
+    return x0, y0, x0 + 6, y0 + 6
+
+
+def pixels(data, items):
+    return torch.stack([torch.from_numpy(data.load(item)).permute(2, 0, 1) for item in items])
+
+
+@DATASETS.register_module()
+class ToyScenes(Dataset):
+    """Scenes and boxes by index, as an mm config names them."""
+
+    def __init__(self, indices):
+        self.indices = list(indices)
+
+    def __len__(self):
+        return len(self.indices)
+
+    def __getitem__(self, i):
+        item = item_of("scenes", self.indices[i])
+        box = torch.tensor(square(self.indices[i]), dtype=torch.float32)
+        return {"inputs": torch.from_numpy(scene(item)).permute(2, 0, 1), "boxes": box}
+
+
+@MODELS.register_module()
+class ToyBoxModel(BaseModel):
+    """Four numbers an image."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.head = torch.nn.Linear(2 * size, 4)
+
+    def forward(self, inputs, boxes=None, mode="tensor"):
+        inputs = torch.stack(list(inputs)) if not isinstance(inputs, torch.Tensor) else inputs
+        grey = inputs.mean(dim=1)
+        found = self.head(torch.cat([grey.mean(dim=1), grey.mean(dim=2)], dim=1)) * SIZE
+        if mode == "loss":
+            return {"loss": (found - torch.stack(list(boxes))).abs().mean()}
+        return found
+
+
+@MODELS.register_module()
+class ToyMaskModel(BaseModel):
+    """One logit a pixel, from its colour."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = torch.nn.Conv2d(3, 1, 1)
+
+    def forward(self, inputs, boxes=None, mode="tensor"):
+        inputs = torch.stack(list(inputs)) if not isinstance(inputs, torch.Tensor) else inputs
+        logits = self.head(inputs)[:, 0]
+        if mode == "loss":
+            target = torch.stack([mask_of(box) for box in boxes])
+            return {"loss": torch.nn.functional.binary_cross_entropy_with_logits(logits, target)}
+        return logits
+
+
+def mask_of(box):
+    mask = torch.zeros(SIZE, SIZE)
+    x0, y0, x1, y1 = (int(v) for v in box)
+    mask[y0:y1, x0:x1] = 1
+    return mask
+
+
+class ToyBoxes(Domain):
+    """Detection, owned whole."""
+
+    name = "toy-boxes"
+    tasks = ("detection",)
+    model: ClassVar = {"type": "ToyBoxModel", "size": SIZE}
+
+    def read(self, path, task, **options):
+        items = [item_of("scenes", i, boxes=(tuple(float(v) for v in square(i)),), box_labels=(0,)) for i in range(64)]
+        return DomainData(items, ("square",), scene, kind="boxes", name="toy scenes")
+
+    def sample(self, task):
+        return self.read("sample", task)
+
+    def templates(self, task):
+        return ["a {}."]
+
+    def owns(self, task):
+        return True
+
+    def plan(self, task, recipe, data, backbone):
+        indices = [item.decode["index"] for item in data.split("train")]
+        return Config(
+            {
+                "model": self.model,
+                "train_dataloader": {
+                    "batch_size": 16,
+                    "dataset": {"type": "ToyScenes", "indices": indices},
+                    "sampler": {"type": "DefaultSampler", "shuffle": True},
+                    "collate_fn": {"type": "pseudo_collate"},
+                },
+                "train_cfg": {"by_epoch": True, "max_epochs": 60},
+                "optim_wrapper": {"optimizer": {"type": "Adam", "lr": 0.03}},
+            }
+        )
+
+    def evaluate(self, task, model, data, backbone):
+        items = data.split("test")
+        with torch.no_grad():
+            found = model(pixels(data, items))
+        wanted = torch.tensor([item.boxes[0] for item in items])
+        return {"mean_error": float((found - wanted).abs().mean())}
+
+    def predict(self, task, model, data, backbone):
+        with torch.no_grad():
+            found = model(pixels(data, data.items))
+        return [{"id": item.id, "boxes": [box.tolist()]} for item, box in zip(data.items, found)]
+
+    def read_images(self, paths, **options):
+        return self.read("sample", "detection").with_items([item_of("scenes", int(p)) for p in paths])
+
+
+class ToyMasks(ToyBoxes):
+    """Segmentation, owned whole."""
+
+    name = "toy-masks"
+    tasks = ("segmentation",)
+    model: ClassVar = {"type": "ToyMaskModel"}
+
+    def read(self, path, task, **options):
+        from dataclasses import replace
+
+        return replace(super().read(path, task, **options), kind="masks")
+
+    def evaluate(self, task, model, data, backbone):
+        items = data.split("test")
+        with torch.no_grad():
+            found = model(pixels(data, items)) > 0
+        wanted = torch.stack([mask_of(item.boxes[0]) for item in items]) > 0
+        return {"iou": float((found & wanted).sum() / (found | wanted).sum())}
+
+
+class ToyCaptions(Domain):
+    """Retrieval: nothing is trained, the towers rank captions."""
+
+    name = "toy-captions"
+    tasks = ("retrieval",)
+
+    def read(self, path, task, **options):
+        names = list(COLOURS)
+        items = [item_of("captions", i, captions=(f"a {names[i % 3]} patch",)) for i in range(30)]
+        return DomainData(items, (), self._draw, kind="captions", name="toy captions")
+
+    def sample(self, task):
+        return self.read("sample", task)
+
+    def templates(self, task):
+        return ["{}"]
+
+    def owns(self, task):
+        return True
+
+    def evaluate(self, task, model, data, backbone):
+        items = data.split("test")
+        transform = self.transforms(backbone, False, task)
+        images = backbone.encode_image(torch.stack([transform(data.load(item)) for item in items]))
+        captions = [item.captions[0] for item in items]
+        texts = backbone.encode_text(captions)
+        best = (images @ texts.T).argmax(dim=1)
+        return {"recall_at_1": float(np.mean([captions[i] == captions[j] for i, j in enumerate(best.tolist())]))}
+
+    def _draw(self, item):
+        return drawn(item, list(COLOURS.values())[item.decode["index"] % 3])
