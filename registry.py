@@ -1,6 +1,6 @@
 """mmengine registries of this package: children of mmengine's roots, scope `vladapt`.
 
-mmengine looks for `<scope>.registry` by itself: with `default_scope = "vladapt"` a config finds what is registered here.
+mmengine looks for `<scope>.registry` by itself: with `default_scope = "vladapt"` a config finds what is here.
 """
 
 from mmengine.registry import DATASETS as ROOT_DATASETS

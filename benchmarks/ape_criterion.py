@@ -49,8 +49,10 @@ def main() -> None:
     started = time.perf_counter()
     plain_similarity(text, keys, 100, 16, pairs)
     slow = (time.perf_counter() - started) / len(pairs) * 100 * 99
-    print(f"C 100, K 16, D 1024: closed form {fast * 1000:.1f} ms; loops {slow:.0f} s (extrapolated from 20 of 9,900 pairs);"
-          f" ratio {slow / fast:,.0f} x")
+    print(
+        f"C 100, K 16, D 1024: closed form {fast * 1000:.1f} ms; loops {slow:.0f} s (extrapolated from 20 of 9,900 pairs);"
+        f" ratio {slow / fast:,.0f} x"
+    )
 
 
 if __name__ == "__main__":

@@ -113,7 +113,9 @@ def tip_adapter(f: Fixtures) -> Iterator[Check]:
             adapter = vladapt.build_adapter("tip-adapter", beta=beta, alpha=alpha)
             adapter.fit(f.supports[shots], f.text)
             logits = adapter.logits(f.test_set)
-            yield f.compare("tip-adapter", name, f"logits at beta {beta}, alpha {alpha}", logits, f"tip_logits_test_{key}")
+            yield f.compare(
+                "tip-adapter", name, f"logits at beta {beta}, alpha {alpha}", logits, f"tip_logits_test_{key}"
+            )
         adapter = vladapt.build_adapter("tip-adapter", preset="dtd")
         chosen = adapter.fit(f.supports[shots], f.text, val=f.val).chosen
         yield f.compare("tip-adapter", name, "searched beta", chosen["beta"], "search_best_beta")
@@ -128,7 +130,9 @@ def tip_adapter_f(f: Fixtures) -> Iterator[Check]:
     resources = {"batch_order": f.tensors(name)["batch_order"]}
     adapter.fit(f.supports[16], f.text, val=f.val, resources=resources)
     yield f.compare("tip-adapter-f", name, "keys after 20 steps", adapter.keys, "adapter_weight_final")
-    yield f.compare("tip-adapter-f", name, "test logits", adapter.logits(f.test_set), "test_logits_after_each_epoch_last")
+    yield f.compare(
+        "tip-adapter-f", name, "test logits", adapter.logits(f.test_set), "test_logits_after_each_epoch_last"
+    )
 
 
 def ape(f: Fixtures) -> Iterator[Check]:
@@ -138,7 +142,9 @@ def ape(f: Fixtures) -> Iterator[Check]:
             images = (support.unit, support.one_hot()) if key.startswith("img") else ()
             channels = select_channels(channel_criterion(f.text.weights, w, *images), 40)
             yield f.compare("ape", name, f"channels, {key}", channels, f"indices_{key}")
-            yield f.compare("ape", name, f"similarity, {key}", channel_similarity(f.text.weights, *images), f"sim_{key}")
+            yield f.compare(
+                "ape", name, f"similarity, {key}", channel_similarity(f.text.weights, *images), f"sim_{key}"
+            )
         adapter = vladapt.build_adapter("ape", top_q=40, alpha=3.0, beta=1.0, gamma=0.1)
         adapter.fit(support, f.text)
         yield f.compare("ape", name, "logits", adapter.logits(f.test_set), "ape_logits_init")
@@ -179,8 +185,9 @@ def coop_train(f: Fixtures) -> Iterator[Check]:
     found, names = f.tensors("coop_train"), f.json("coop_train")["hyper_parameters"]["classnames"]
     adapter = vladapt.build_adapter("coop", n_ctx=4, lr=0.02, epochs=4, batch_size=16)
     support = FeatureSet(found["raw_image_features"], found["labels"], names)
-    text = TextClassifier(torch.eye(len(names), support.dim), class_names=names,
-                          logit_scale=float(f.backbone.logit_scale))
+    text = TextClassifier(
+        torch.eye(len(names), support.dim), class_names=names, logit_scale=float(f.backbone.logit_scale)
+    )
     resources = {"batch_order": found["batch_order"], "ctx": found["ctx_init"]}
     adapter.fit(support, text, backbone=f.backbone, resources=resources)
     yield f.compare("coop", "coop_train", "context after 8 steps", adapter.ctx, "ctx_final")
@@ -206,7 +213,10 @@ def table(checks: list[Check]) -> str:
     rows: dict[tuple[str, str], list[Check]] = {}
     for check in checks:
         rows.setdefault((check.method, check.fixture), []).append(check)
-    lines = ["| method | fixture | comparisons | largest error | of its tolerance | worst in |", "|---|---|---:|---:|---:|---|"]
+    lines = [
+        "| method | fixture | comparisons | largest error | of its tolerance | worst in |",
+        "|---|---|---:|---:|---:|---|",
+    ]
     for (method, fixture), group in rows.items():
         worst = max(group, key=lambda c: c.share)
         lines.append(
@@ -230,7 +240,9 @@ def main() -> None:
         print(f"* **{method}**: {text}.")
     failed = [check for check in checks if not check.share <= 1]
     if failed:
-        raise SystemExit("\n".join(f"outside its tolerance: {c.method} {c.fixture} {c.what}: {c.error:.3g}" for c in failed))
+        raise SystemExit(
+            "\n".join(f"outside its tolerance: {c.method} {c.fixture} {c.what}: {c.error:.3g}" for c in failed)
+        )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What a command costs before it works: `import vladapt`, `vladapt --help`, and `tip-adapter` on stored features.
 
-    python benchmarks/startup.py
+python benchmarks/startup.py
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ def main() -> None:
         summary = json.loads(run(*command, VLADAPT_CACHE=f"{folder}/cache"))
         second = time.perf_counter() - second
     print(f"vladapt fit --domain medical, nothing stored:   {first:6.2f} s wall")
-    print(f"vladapt fit --domain medical, features stored:  {second:6.2f} s wall, of it {summary['seconds']:.2f} s in fit")
+    print(
+        f"vladapt fit --domain medical, features stored:  {second:6.2f} s wall, of it {summary['seconds']:.2f} s in fit"
+    )
 
 
 if __name__ == "__main__":

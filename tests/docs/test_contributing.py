@@ -34,7 +34,9 @@ def plug_in(tmp_path_factory) -> Path:
 
 def run(plug_in: Path, *arguments: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": str(plug_in)}
-    return subprocess.run([sys.executable, "-m", "vladapt", *arguments], capture_output=True, text=True, env=environment)
+    return subprocess.run(
+        [sys.executable, "-m", "vladapt", *arguments], capture_output=True, text=True, env=environment
+    )
 
 
 def test_the_example_names_are_listed(plug_in):

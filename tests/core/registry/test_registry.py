@@ -40,10 +40,18 @@ class Outside(Adapter):
 
 def test_the_seven_adapters_are_listed_with_their_groups():
     groups = {name: entry.group for name, entry in catalogue.adapters().items()}
-    assert groups.items() >= {
-        "zero-shot": "head", "linear-probe": "head", "tip-adapter": "cache", "tip-adapter-f": "cache", "ape": "cache",
-        "ape-t": "cache", "coop": "prompt",
-    }.items()
+    assert (
+        groups.items()
+        >= {
+            "zero-shot": "head",
+            "linear-probe": "head",
+            "tip-adapter": "cache",
+            "tip-adapter-f": "cache",
+            "ape": "cache",
+            "ape-t": "cache",
+            "coop": "prompt",
+        }.items()
+    )
 
 
 def test_unknown_names_get_the_nearest_right_ones():
@@ -92,7 +100,9 @@ def test_an_adapter_of_another_package_is_listed_and_built(tmp_path, monkeypatch
 def test_a_name_taken_twice_names_both(tmp_path, monkeypatch):
     points = "[vladapt.adapters]\nape = mine:Mine\n"
     monkeypatch.syspath_prepend(str(distribution(tmp_path, "rival", {}, points)))
-    with pytest.raises(ConfigError, match=r"'ape' is taken twice: by vladapt\.adapters\.cache\.ape and by mine:Mine of rival"):
+    with pytest.raises(
+        ConfigError, match=r"'ape' is taken twice: by vladapt\.adapters\.cache\.ape and by mine:Mine of rival"
+    ):
         catalogue.adapters()
 
 
