@@ -154,3 +154,16 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < bound_mib
+
+
+def test_a_clip_s_feature_is_the_mean_of_its_frames(drawn):
+    class Frames(Transform):
+        def __call__(self, image, seed=None):
+            pixels = super().__call__(image, seed)
+            return torch.stack([pixels, pixels.flip(0), pixels * 0.5])  # (T, 3, S, S)
+
+    data, tower = drawn(5), TinyTower()
+    found = FeatureStore().get_or_compute(data, data.items, tower, Frames(), batch_size=2).features.features
+    clips = torch.stack([Frames()(data.load(item)) for item in data.items])
+    frames = tower.encode_image(clips.flatten(0, 1), normalize=False)
+    torch.testing.assert_close(found, frames.unflatten(0, (5, 3)).mean(dim=1))
