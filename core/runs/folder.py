@@ -1,0 +1,248 @@
+"""A run: a folder with what was fitted, how, on what and how well. Data only; opening one runs no code of it."""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import json
+import math
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from ... import __version__
+from ..contracts.errors import DataError
+
+FORMAT = 1
+RUNS = Path("runs")
+UNFINISHED = ".unfinished"
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+KEYS = ("vladapt", "domain", "task", "adapter", "class_names", "backbone", "recipe")
+
+
+@dataclass(eq=False)
+class Run:
+    """A run folder: run.json, metrics.json, adapter.safetensors, log.txt, report.html.
+
+    While it is being written it holds a marker, and `open` refuses it. As a context manager it is finished where the
+    block ends well, and removed where it does not:
+
+        with Run.create(None, "medical", "ape") as run:
+            adapter.save(run.adapter_path)
+            run.write(info, metrics)
+
+    Attributes:
+        path: the folder.
+        info: what run.json holds.
+        metrics: what metrics.json holds.
+    """
+
+    path: Path
+    info: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    _made: list[Path] = field(default_factory=list, repr=False)
+
+    @classmethod
+    def create(cls, out: str | Path | None, domain: str, adapter: str) -> Run:
+        """A new folder `<time>-<domain>-<adapter>-<4 random hex digits>`.
+
+        Args:
+            out: the folder that holds runs; by default `runs`.
+            domain, adapter: names, for the folder's name.
+
+        Raises:
+            DataError: nothing can be written there.
+        """
+        parent = Path(out) if out else RUNS
+        made = [folder for folder in [parent, *parent.parents] if not folder.exists()]
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            path = _new_folder(parent, f"{domain}-{adapter}")
+            (path / UNFINISHED).touch()
+        except OSError as error:
+            raise _refused(parent, error) from error
+        return cls(path, _made=made)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """The run in a folder; a folder that holds a single run stands for it.
+
+        Raises:
+            DataError: no such folder, no run, unfinished, of another version, or a missing or damaged file.
+        """
+        path = _run_folder(Path(path))
+        info = _read_json(path / "run.json")
+        _check_version(path, info)
+        missing = [key for key in KEYS if key not in info]
+        if missing:
+            raise DataError(f"{path / 'run.json'}: damaged, lacks {', '.join(missing)}; fit again")
+        if not (path / "adapter.safetensors").is_file():
+            raise DataError(f"{path}: adapter.safetensors is missing; copy the whole run folder, or fit again")
+        metrics = _read_json(path / "metrics.json") if (path / "metrics.json").exists() else info.get("metrics", {})
+        return cls(path, info, metrics)
+
+    @property
+    def adapter_path(self) -> Path:
+        return self.path / "adapter.safetensors"
+
+    @property
+    def report_path(self) -> Path:
+        return self.path / "report.html"
+
+    def write(self, info: dict[str, Any], metrics: dict[str, Any]) -> None:
+        """Write run.json (`info`, the metrics, the format and this version) and metrics.json.
+
+        Values are JSON-able or paths; NaN and infinity become null, which is all that JSON has for them.
+
+        Raises:
+            DataError: nothing can be written there.
+        """
+        self.metrics = _plain(metrics)
+        stamp = {"format": FORMAT, "vladapt": __version__}
+        self.info = {**stamp, **_plain(info), **stamp, "metrics": self.metrics}
+        write_whole(self.path / "run.json", _dumped(self.info))
+        write_whole(self.path / "metrics.json", _dumped(self.metrics))
+
+    def log(self, text: str) -> None:
+        """Append lines to log.txt, each with the time.
+
+        Raises:
+            DataError: nothing can be written there.
+        """
+        now = f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M:%S%z}"
+        try:
+            with (self.path / "log.txt").open("a", encoding="utf-8") as f:
+                f.writelines(f"{now} {line}\n" for line in text.splitlines())
+        except OSError as error:
+            raise _refused(self.path, error) from error
+
+    def finish(self) -> None:
+        """Take the marker away: from now on `open` reads the run."""
+        (self.path / UNFINISHED).unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Remove an unfinished run, and the folders that `create` made for it where nothing else is in them."""
+        if not (self.path / UNFINISHED).exists():
+            return
+        shutil.rmtree(self.path, ignore_errors=True)
+        for folder in self._made:
+            with suppress(OSError):  # another run lies there
+                folder.rmdir()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        if error is None:
+            self.finish()
+            return
+        self.discard()
+        if isinstance(error, SafetensorError) or getattr(error, "errno", None) in NO_SPACE:
+            raise _refused(self.path.parent, error) from error
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader sees the old one or the whole new one, and a failure leaves nothing.
+
+    Raises:
+        DataError: no space left, no permission, or another refusal of the file system.
+    """
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        partial.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        os.replace(partial, path)
+    except BaseException as error:
+        with suppress(OSError):  # the folder itself may be the trouble; the error says so
+            partial.unlink()
+        if isinstance(error, OSError):
+            raise _refused(path.parent, error) from error
+        raise
+
+
+def _new_folder(parent: Path, what: str) -> Path:
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", what)
+    while True:
+        path = parent / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{safe}-{secrets.token_hex(2)}"
+        with suppress(FileExistsError):  # two fits in one second drew the same four digits
+            path.mkdir()
+            return path
+
+
+def _run_folder(path: Path) -> Path:
+    if not path.exists():
+        raise DataError(f"{path}: no such run folder; give one that `vladapt fit` wrote")
+    if not path.is_dir():
+        raise DataError(f"{path}: a file, not a run folder; give the folder that holds run.json")
+    if (path / UNFINISHED).exists():
+        raise DataError(f"{path}: this run did not finish; fit again")
+    if (path / "run.json").is_file():
+        return path
+    runs = sorted(found.parent for found in path.glob("*/run.json"))
+    if len(runs) == 1:
+        return _run_folder(runs[0])
+    if runs:
+        raise DataError(f"{path}: holds {len(runs)} runs; give one of them, for instance {runs[-1]}")
+    raise DataError(f"{path}: no run.json there; give a run folder that `vladapt fit` wrote")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path}: damaged, not readable as JSON ({error}); copy the run again, or fit again") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{path}: damaged, holds no JSON object; copy the run again, or fit again")
+    return found
+
+
+def _check_version(path: Path, info: dict[str, Any]) -> None:
+    """Older runs of the same format are read; newer ones may mean something else by the same words."""
+    written_by = str(info.get("vladapt", "an unknown version"))
+    if info.get("format") != FORMAT:
+        raise DataError(
+            f"{path}: written by vladapt {written_by} in run format {info.get('format')}, "
+            f"vladapt {__version__} reads format {FORMAT}; use that version, or fit again"
+        )
+    if _release(written_by) > _release(__version__):
+        raise DataError(
+            f"{path}: written by vladapt {written_by}, newer than this {__version__}; upgrade vladapt, or fit again"
+        )
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """(major, minor)."""
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON can hold it."""
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if getattr(value, "ndim", None) == 0:  # a numpy or torch scalar
+        return _plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Iterable):
+        return [_plain(inner) for inner in value]
+    return value
+
+
+def _dumped(value: dict[str, Any]) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _refused(folder: Path, error: Exception) -> DataError:
+    reason = getattr(error, "strerror", None) or str(error)
+    return DataError(f"{folder}: the run cannot be written there ({reason}); free some space or give another --out")

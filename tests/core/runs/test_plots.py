@@ -1,0 +1,86 @@
+"""The curve of accuracy over shots."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from vladapt.core.contracts import DataError
+from vladapt.core.runs.plots import accuracy_over_shots, mean_and_error, spread_apart
+
+NAMES = ["zero-shot", "linear-probe", "tip-adapter", "tip-adapter-f", "ape", "ape-t", "coop"]
+
+
+def rows(shots=(1, 4, 16), **extra):
+    return [
+        {"adapter": name, "shots": count, "seed": seed, "accuracy": 0.3 + 0.01 * i * count / 4 + 0.01 * seed, **extra}
+        for i, name in enumerate(NAMES)
+        for count in shots
+        for seed in (1, 2, 3)
+    ]
+
+
+def test_it_writes_a_png_and_an_svg_that_name_every_adapter(tmp_path):
+    png, svg = accuracy_over_shots(rows(), tmp_path / "curve")
+    assert (png, svg) == (tmp_path / "curve.png", tmp_path / "curve.svg")
+    assert Image.open(png).size[0] > 1000
+    text = svg.read_text()
+    assert all(f">{name}</text>" in text for name in NAMES)
+    assert "accuracy (%)" in text and all(f">{count}</text>" in text for count in (1, 4, 16))
+
+
+def test_the_same_rows_make_the_same_files(tmp_path):
+    first = [path.read_bytes() for path in accuracy_over_shots(rows(), tmp_path / "a")]
+    second = [path.read_bytes() for path in accuracy_over_shots(rows(), tmp_path / "b")]
+    other = [path.read_bytes() for path in accuracy_over_shots(rows(shots=(1, 2, 16)), tmp_path / "c")]
+    assert first == second
+    assert first[0] != other[0] and first[1] != other[1]
+
+
+def test_several_labels_are_drawn_by_auroc_and_undefined_scores_are_left_out(tmp_path):
+    scored = rows(auroc=0.8, **{"auroc/opacity": 0.8})
+    scored[0]["auroc"] = None
+    _, svg = accuracy_over_shots(scored, tmp_path / "curve")
+    assert "macro AUROC" in svg.read_text() and "accuracy (%)" not in svg.read_text()
+    _, svg = accuracy_over_shots(scored, tmp_path / "asked", metric="accuracy")
+    assert "accuracy (%)" in svg.read_text()
+
+
+def test_one_number_of_shots_and_no_zero_shot_can_be_drawn(tmp_path):
+    only = [row for row in rows(shots=(4,)) if row["adapter"] == "ape"]
+    _, svg = accuracy_over_shots(only, tmp_path / "curve")
+    assert ">ape</text>" in svg.read_text() and "zero-shot" not in svg.read_text()
+
+
+def test_zero_shot_is_a_dashed_line(tmp_path):
+    _, svg = accuracy_over_shots([row for row in rows() if row["adapter"] == "zero-shot"], tmp_path / "dashed")
+    assert "stroke-dasharray" in svg.read_text()
+    _, svg = accuracy_over_shots([row for row in rows() if row["adapter"] == "ape"], tmp_path / "solid")
+    assert "stroke-dasharray" not in svg.read_text()
+
+
+def test_where_nothing_can_be_written_one_line_says_so(tmp_path):
+    with pytest.raises(DataError, match="cannot be written"):
+        accuracy_over_shots(rows(), tmp_path / "nowhere" / "curve")
+
+
+def test_the_error_bar_is_the_standard_error_of_the_mean():
+    assert mean_and_error([1.0, 2.0, 3.0]) == (2.0, pytest.approx(3**-0.5))
+    assert mean_and_error([4.0]) == (4.0, 0.0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(places=st.lists(st.floats(0, 1), max_size=8).map(sorted))
+def test_names_keep_their_order_and_their_distance(places):
+    moved = spread_apart(places, 0.05)
+    assert len(moved) == len(places)
+    assert all(b - a >= 0.05 - 1e-9 for a, b in pairwise(moved))
+    assert sum(moved) == pytest.approx(sum(places))  # a crowd stays where it was
+
+
+def test_names_that_do_not_touch_stay_at_their_place():
+    assert spread_apart([0.1, 0.5, 0.9], 0.05) == pytest.approx([0.1, 0.5, 0.9])
