@@ -100,7 +100,6 @@ def class_names() -> list[str]:
     return list(EfficientNet_B0_Weights.IMAGENET1K_V1.meta["categories"])
 
 
-@torch.inference_mode(False)
 @torch.no_grad()
 def embed_names(tower: minilm.MiniLM, tokenize, names: list[str]) -> Tensor:
     """(C, 384) unit embeddings, computed in batches of like length: names take from 3 to 11 tokens."""
@@ -141,11 +140,14 @@ def _read(path: Path) -> dict[str, Tensor] | None:
     try:
         with safe_open(str(path), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in ("rotation", "names", "centre")}
-            whole = (file.metadata() or {}).get("sha256") == _digest(tensors)
+            told = (file.metadata() or {}).get("sha256")
     except (SafetensorError, OSError) as error:
-        warnings.warn(f"{path}: damaged ({error}); it is made again", stacklevel=2)
-        return None
-    return tensors if whole else None
+        return _damaged(path, error)
+    return tensors if told == _digest(tensors) else _damaged(path, "sha256 differs")
+
+
+def _damaged(path: Path, reason: object) -> None:
+    warnings.warn(f"{path}: damaged ({reason}); it is made again", stacklevel=2)
 
 
 def _keep(path: Path, tensors: dict[str, Tensor]) -> None:

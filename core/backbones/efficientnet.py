@@ -1,8 +1,9 @@
 """The image tower of the embedded backbone: EfficientNet-Lite0 with its 1000-class head.
 
-"EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks" (2019, arXiv 1905.11946); Lite0 is its variant
-without squeeze-and-excitation, with ReLU6. Network and weights come from two packages; each batch norm is folded into the
-convolution before it and padding into stride-1 convolutions, which changes no result and takes a third off the time.
+"EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks" (2019, arXiv 1905.11946); Lite0 is its
+variant without squeeze-and-excitation, with ReLU6. Network and weights come from two packages. Each batch norm is
+folded into the convolution before it, and padding into stride-1 convolutions: the same result in two thirds of the
+time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Weights that arrive inside a Python package: found without importing it, and used only if they are the known bytes."""
+"""Weights that arrive inside a Python package: found without importing it, used only if known."""
 
 from __future__ import annotations
 
