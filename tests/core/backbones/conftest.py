@@ -87,7 +87,7 @@ def write_hf(folder: Path, kind: str, tokenizer: bool = True, seed: int = 0) -> 
     return folder
 
 
-WORDS = ("a", "photo", "of", "the", "cat", "dog", "green", "small", "sea", "lake", ".", "big", "satellite", "old", "new")
+WORDS = ("a", "photo", "of", "the", "cat", "dog", "green", "small", "sea", "lake", ".", "big", "old", "new")
 SPECIAL = {"pad": 0, "unknown": 1, "start": 2, "end": 3}
 
 
