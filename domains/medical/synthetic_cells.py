@@ -69,8 +69,8 @@ class _Canvas:
     def __init__(self, rng: np.random.Generator):
         self.rng = rng
         self.red, self.cytoplasm, self.nucleus = (np.zeros((SIDE, SIDE)) for _ in range(3))
-        self.centre = SIDE / 2 + rng.uniform(-6, 6, 2)
-        self.radius = rng.uniform(21, 28)
+        self.centre = SIDE / 2 + rng.uniform(-3, 3, 2)
+        self.radius = rng.uniform(24, 29)
         self.turn = rng.uniform(0, 2 * np.pi)
         self.y, self.x = np.mgrid[:SIDE, :SIDE].astype(float)
 
@@ -90,7 +90,7 @@ class _Canvas:
 
     def draw_background(self) -> None:
         """Pale red cells anywhere, the cell in the middle over them."""
-        for _ in range(self.rng.integers(2, 7)):
+        for _ in range(self.rng.integers(2, 5)):
             at, radius = self.rng.uniform(-5, SIDE + 5, 2), self.rng.uniform(9, 14)
             pale_middle = self.blob(at, radius * self.rng.uniform(0.3, 0.5), edge=5) * self.rng.uniform(0.2, 0.6)
             disc = self.blob(at, radius, self.rng.uniform(1, 1.3), self.rng.uniform(0, 3))
@@ -120,14 +120,14 @@ class _Canvas:
 
         rng = self.rng
         stains = np.array([[0.10, 0.45, 0.40], [0.25, 0.35, 0.12], [0.75, 1.05, 0.35]])
-        stains = stains * rng.uniform(0.75, 1.25, (3, 1)) * rng.uniform(0.85, 1.15, (3, 3))
+        stains = stains * rng.uniform(0.85, 1.15, (3, 1)) * rng.uniform(0.92, 1.08, (3, 3))
         texture = 1 + 0.25 * gaussian_filter(rng.normal(size=(SIDE, SIDE)), 1.5) / 0.19
         layers = np.stack([self.red, self.cytoplasm, self.nucleus * np.clip(texture, 0.5, 1.5)])  # (3, SIDE, SIDE)
         absorbed = np.einsum("sc,shw->hwc", stains, layers)
-        light = rng.uniform(0.82, 1.0) * (1 + 0.1 * (self.x - SIDE / 2) / SIDE * rng.normal())
-        image = light[..., None] * rng.uniform(0.93, 1.0, 3) * np.exp(-absorbed)
-        image = gaussian_filter(image, (*[rng.uniform(0.3, 1.0)] * 2, 0))
-        image = image + rng.normal(scale=rng.uniform(0.01, 0.03), size=image.shape)
+        light = rng.uniform(0.9, 1.0) * (1 + 0.1 * (self.x - SIDE / 2) / SIDE * rng.uniform(-1, 1))
+        image = light[..., None] * rng.uniform(0.96, 1.0, 3) * np.exp(-absorbed)
+        image = gaussian_filter(image, (*[rng.uniform(0.3, 0.8)] * 2, 0))
+        image = image + rng.normal(scale=rng.uniform(0.01, 0.02), size=image.shape)
         return (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
 
 

@@ -1,6 +1,6 @@
 """Single cells of stained blood smears: few channels tell them apart, which is what APE chooses."""
 
 domain = "medical"
-data = dict(modality="haematology")
-adapter = dict(name="ape")
+data = {"modality": "haematology"}
+adapter = {"name": "ape"}
 shots = 16

@@ -1,12 +1,12 @@
 """Chest radiographs with one or several findings an image: the cache is fine-tuned."""
 
 domain = "medical"
-data = dict(modality="radiology")
+data = {"modality": "radiology"}
 templates = [
     "a chest x-ray of {}.",
     "a chest radiograph showing {}.",
     "frontal chest x-ray, findings consistent with {}.",
     "there is {} in the lungs.",
 ]
-adapter = dict(name="tip-adapter-f")
+adapter = {"name": "tip-adapter-f"}
 shots = 16

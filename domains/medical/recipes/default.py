@@ -1,5 +1,5 @@
 """Tip-Adapter on 16 labelled images a class: nothing is trained, seconds on a CPU."""
 
 domain = "medical"
-adapter = dict(name="tip-adapter")
+adapter = {"name": "tip-adapter"}
 shots = 16
