@@ -167,8 +167,8 @@ def compare(
     adapters: Annotated[str, typer.Option(help="Methods, comma-separated; zero-shot is always added.")],
     domain: Domain = None,
     task: Task = None,
-    data: Data = None,
-    features: Features = None,
+    data: Annotated[list[str] | None, typer.Option(help="Data set, or `sample`. Repeatable.")] = None,
+    features: Annotated[list[str] | None, typer.Option(help="Features file instead of images. Repeatable.")] = None,
     shots: Annotated[str, typer.Option(help="Labelled images a class, comma-separated.")] = "1,2,4,8,16",
     seeds: Annotated[str, typer.Option(help="Seeds, comma-separated.")] = "1,2,3",
     backbone: Backbone = None,
@@ -192,12 +192,14 @@ def compare(
     from .core.engine.compare import compare as engine_compare
     from .core.engine.tables import comparison_markdown, comparison_table
 
-    flags = _data_flags(domain, task, data, features, backbone, device, amp, batch_size, workers, classes)
+    flags = _data_flags(domain, task, None, None, backbone, device, amp, batch_size, workers, classes)
+    sources = [{"data": path} for path in data or ()] + [{"features": file} for file in features or ()]
     result = engine_compare(
         _recipe(recipe, config, sets, flags),
         _names(adapters),
         _numbers("--shots", shots),
         _numbers("--seeds", seeds),
+        sources=sources,
         out=out,
         reporter=_reporter(),
     )

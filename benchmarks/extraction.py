@@ -2,8 +2,8 @@
 
     python benchmarks/extraction.py
 
-Decoded arrays of 224 x 224 go through the feature store (hashing, keys, micro-batches, writing) and through a plain loop
-over the same pixels at the best micro-batch, in turn. Then JPEG files are decoded as well.
+Decoded arrays of 224 x 224 go through the feature store (hashing, keys, micro-batches, writing) and through a plain
+loop over the same pixels at the best micro-batch, in turn. Then JPEG files are decoded as well.
 """
 
 from __future__ import annotations

@@ -41,21 +41,23 @@ class Comparison:
     notes: list[str]
 
     def summary(self) -> list[dict[str, Any]]:
-        """One dict an adapter and shots: mean and standard deviation (population) of the deciding metric over seeds."""
+        """One dict an adapter, shots and data set: mean and population standard deviation of the deciding metric over
+        seeds. `data` is "" where there is one set."""
         metric = deciding_metric(self.rows)
-        groups: dict[tuple[str, int], list[float]] = {}
+        groups: dict[tuple[str, int, str], list[float]] = {}
         for row in self.rows:
-            groups.setdefault((row["adapter"], row["shots"]), []).append(row[metric])
+            groups.setdefault((row["adapter"], row["shots"], row.get("data", "")), []).append(row[metric])
         return [
             {
                 "adapter": a,
                 "shots": k,
+                "data": data,
                 "metric": metric,
                 "mean": statistics.fmean(v),
                 "std": statistics.pstdev(v),
                 "seeds": len(v),
             }
-            for (a, k), v in groups.items()
+            for (a, k, data), v in groups.items()
         ]
 
 
@@ -65,6 +67,7 @@ def compare(
     shots: Sequence[int],
     seeds: Sequence[int],
     *,
+    sources: Sequence[dict[str, Any]] = (),
     out: str | Path | None = None,
     reporter: Reporter | None = None,
 ) -> Comparison:
@@ -75,6 +78,7 @@ def compare(
         adapters: names; zero-shot is added, once, as the base line.
         shots: numbers of labelled images a class.
         seeds: seeds of the draws.
+        sources: several data sets in place of the recipe's, as recipe flags: {"data": path} or {"features": file}.
         out: folder for the CSV and the plot; by default `runs/<time>-compare`.
 
     Raises:
@@ -86,13 +90,30 @@ def compare(
     if not shots or min(shots) < 1:
         raise ConfigError(f"--shots {','.join(map(str, shots))}: give whole numbers of 1 or more, comma-separated")
     reporter = reporter or Reporter(quiet=True)
-    prepared = prepared_of(recipe, reporter)
-    rows, refused = _all_fits(recipe, prepared, names, shots, seeds, reporter)
+    rows, refused, notes, plots = [], {}, [], {}
+    for own in [_with_source(recipe, source) for source in sources] or [recipe]:
+        prepared = prepared_of(own, reporter)
+        found, said = _all_fits(own, prepared, names, shots, seeds, reporter)
+        refused.update(said)
+        notes += [note for note in prepared.notes if note not in notes]
+        name = prepared.data.name
+        rows += [{**row, "data": name} for row in found] if len(sources) > 1 else found
+        plots[f"accuracy_over_shots-{name}" if len(sources) > 1 else "accuracy_over_shots"] = found
     folder = Path(out) if out else Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-compare"
     folder.mkdir(parents=True, exist_ok=True)
     table = write_csv(rows, folder / "compare.csv")
-    accuracy_over_shots(rows, folder / "accuracy_over_shots")
-    return Comparison(rows, table, folder / "accuracy_over_shots.png", refused, prepared.notes)
+    for stem, found in plots.items():
+        accuracy_over_shots(found, folder / stem)
+    return Comparison(rows, table, folder / f"{next(iter(plots))}.png", refused, notes)
+
+
+def _with_source(recipe: Config, source: dict[str, Any]) -> Config:
+    """The recipe on another data set."""
+    own = Config(recipe.to_dict())
+    own.features = source.get("features")
+    if "data" in source:
+        own.data.path = source["data"]
+    return own
 
 
 def deciding_metric(rows: Sequence[dict[str, Any]]) -> str:
@@ -101,9 +122,9 @@ def deciding_metric(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> Path:
-    """One row a fit: adapter, shots, seed, accuracy, the other metrics."""
-    first = ["adapter", "shots", "seed", "accuracy"]
-    columns = first + [key for key in (rows[0] if rows else {}) if key not in first]
+    """One row a fit: adapter, shots, seed, accuracy, the other metrics; the data set last where there are several."""
+    columns = list(dict.fromkeys(["adapter", "shots", "seed", "accuracy", *(key for row in rows for key in row)]))
+    columns.sort(key="data".__eq__)
     with path.open("w", newline="", encoding="utf-8") as f:
         writer = csv.DictWriter(f, fieldnames=columns, extrasaction="ignore")
         writer.writeheader()

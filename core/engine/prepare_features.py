@@ -104,7 +104,7 @@ def prepare_features(recipe: Config, reporter: Reporter) -> PreparedFeatures:
         items=_as_items(file, path),
         class_names=names,
         load=_no_pixels,
-        name=path.name,
+        name=path.stem,
         kind="multilabel" if file.features.multilabel else "labels",
     )
     data = assign_splits(data, seed=recipe.split_seed, hashes=FileHashes())

@@ -49,32 +49,42 @@ def verdict(metrics: Mapping[str, Any]) -> str:
 
 
 def comparison_table(summary: Sequence[Mapping[str, Any]]) -> Table:
-    """Adapters down, shots across, mean and standard deviation over seeds."""
-    shots = sorted({row["shots"] for row in summary})
+    """Adapters down, data sets and shots across, mean and standard deviation over seeds."""
     metric = summary[0]["metric"] if summary else "accuracy"
     seeds = max((row["seeds"] for row in summary), default=0)
-    table = Table(
-        title=f"{SHOWN.get(metric, metric)} in %, mean ± std over {seeds} seed{'s' * (seeds != 1)}",
-        title_justify="left",
-    )
-    table.add_column("adapter")
-    for k in shots:
-        table.add_column(f"{k} shot{'s' * (k != 1)}", justify="right")
-    cells = {(row["adapter"], row["shots"]): f"{100 * row['mean']:.1f} ± {100 * row['std']:.1f}" for row in summary}
-    for adapter in dict.fromkeys(row["adapter"] for row in summary):
-        table.add_row(adapter, *[cells.get((adapter, k), "–") for k in shots])
+    shots = {row["shots"] for row in summary}
+    title = f"{SHOWN.get(metric, metric)} in %, mean ± std over {seeds} seed{'s' * (seeds != 1)}"
+    title += f", {_shots(*shots)}" if len(shots) == 1 else ""
+    table = Table(title=title, title_justify="left")
+    header, *rows = comparison_cells(summary)
+    for name in header:
+        table.add_column(name, justify="left" if name == "adapter" else "right")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
 def comparison_markdown(summary: Sequence[Mapping[str, Any]]) -> str:
     """The same table for a document."""
-    shots = sorted({row["shots"] for row in summary})
-    cells = {(row["adapter"], row["shots"]): f"{100 * row['mean']:.1f} ± {100 * row['std']:.1f}" for row in summary}
-    lines = ["| adapter | " + " | ".join(f"{k} shot{'s' * (k != 1)}" for k in shots) + " |"]
-    lines += ["|---|" + "---:|" * len(shots)]
-    for adapter in dict.fromkeys(row["adapter"] for row in summary):
-        lines.append(f"| {adapter} | " + " | ".join(cells.get((adapter, k), "–") for k in shots) + " |")
-    return "\n".join(lines)
+    header, *rows = comparison_cells(summary)
+    ruler = ["---"] + ["---:"] * (len(header) - 1)
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, ruler, *rows))
+
+
+def comparison_cells(summary: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Rows of text, the header first."""
+    columns = sorted({(row["data"], row["shots"]) for row in summary})
+    order = list(dict.fromkeys(row["data"] for row in summary))
+    columns.sort(key=lambda column: (order.index(column[0]), column[1]))
+    cells = {
+        (row["adapter"], row["data"], row["shots"]): f"{100 * row['mean']:.1f} ± {100 * row['std']:.1f}"
+        for row in summary
+    }
+    several, same = len(order) > 1, len({k for _, k in columns}) == 1
+    names = [data if several and same else f"{data} {_shots(k)}".strip() for data, k in columns]
+    header = ["adapter", *names]
+    adapters = dict.fromkeys(row["adapter"] for row in summary)
+    return [header, *([name, *(cells.get((name, data, k), "–") for data, k in columns)] for name in adapters)]
 
 
 def predictions_table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -101,6 +111,10 @@ def findings_table(findings: Sequence) -> Table:
     for finding in findings:
         table.add_row("ok" if finding.ok else "--", finding.what, finding.found, finding.cure)
     return table
+
+
+def _shots(count: int) -> str:
+    return f"{count} shot{'s' * (count != 1)}"
 
 
 def _percent(value: float | None) -> str:
