@@ -134,7 +134,8 @@ def _tokenize(backbone, class_names: Sequence[str], n_ctx: int, layout: _Layout)
     """Tokens (C, L) of the prompts with place-holders, and how many tokens each name takes, (C,)."""
     names = [spoken(name) for name in class_names]
     context_length = backbone.context_length
-    lengths = layout.words(backbone.tokenize(names).to(backbone.device))
+    # Counted behind another word, as it stands in the prompt: some tokenizers split a text's first word differently.
+    lengths = layout.words(backbone.tokenize([f"{PLACEHOLDER} {name}" for name in names]).to(backbone.device)) - 1
     room = context_length - layout.lead - layout.trail - layout.stop - n_ctx
     if int(lengths.max()) > room:
         worst = class_names[int(lengths.argmax())]
@@ -189,14 +190,14 @@ class _Layout:
         lead = int((tokens[:3] != tokens[0]).any(dim=0).int().argmax())  # the first place where words differ
         pad = int(tokens[0, -1])
         single, stopped, double = _lengths(tokens, pad)[[0, 3, 4]].tolist()
-        if double != single + 1 or tokens[4, lead] != tokens[4, lead + 1]:
+        if double != single + 1:
             raise CapabilityError(
                 f"backbone '{backbone.spec}': its tokenizer has no token for '{PLACEHOLDER}', which prompt "
                 "learning puts in the context's place; use another tower"
             )
-        # Some tokenizers pad with the end-of-text token, so one place is always kept for it.
-        trail = max(1, single - lead - 1)
-        return cls(lead=lead, trail=trail, stop=stopped - single, pad=pad, single=single)
+        # Some tokenizers pad with the end-of-text token or drop full stops; a place is kept for each all the same.
+        trail, stop = max(1, single - lead - 1), max(1, stopped - single)
+        return cls(lead=lead, trail=trail, stop=stop, pad=pad, single=single)
 
     def words(self, tokens: Tensor) -> Tensor:
         """(N, L) tokens -> (N,) how many the text itself takes."""

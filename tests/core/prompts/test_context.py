@@ -128,6 +128,18 @@ def test_a_tokenizer_that_pads_with_its_end_of_text_token_is_understood(toy):
     assert torch.allclose(plain.encode(), odd.encode(), atol=1e-6)
 
 
+def test_a_tokenizer_that_splits_the_first_word_otherwise_is_understood(toy):
+    class Marked(toy):
+        def tokenize(self, texts):
+            return super().tokenize([text.replace(" ", " xx") for text in texts])
+
+    backbone = Marked()
+    learner = PromptLearner(backbone, ["sea", "lake"], n_ctx=2, position="front")
+    words = backbone.words[backbone.tokenize(["X X sea."])][0]
+    assert torch.equal(learner()[0][1:3], words[3:5])  # "xxsea" takes two tokens, "sea" one
+    assert torch.equal(learner()[0][3:5], learner.ctx)
+
+
 def test_a_name_that_does_not_fit_is_named_with_what_to_do(toy):
     room = 24 - 2 - 1 - 16
     assert PromptLearner(toy(), ["abc " * room, "sea"]).mask.all(dim=1).any()
