@@ -2,8 +2,7 @@
 
 "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks" (2019, arXiv 1905.11946); Lite0 is its
 variant without squeeze-and-excitation, with ReLU6. Network and weights come from two packages. Each batch norm is
-folded into the convolution before it, and padding into stride-1 convolutions: the same result in two thirds of the
-time.
+folded into the convolution before it, and padding into stride-1 convolutions: the same result in less time.
 """
 
 from __future__ import annotations
