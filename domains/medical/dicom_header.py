@@ -27,6 +27,7 @@ HEADER_KEYWORDS = (
 )  # fmt: skip
 NO_PATIENT = frozenset({"", "0", "anon", "anonymous", "anonymized", "anonymised", "none", "n/a", "unknown", "removed"})
 DEFER_BYTES = 1024
+PYDICOM_MODULES = r"pydicom(\.|$)"
 
 
 @dataclass(frozen=True)
@@ -88,14 +89,11 @@ def open_data_set(path: Path, **options) -> pydicom.Dataset:
 
 
 def hush_pydicom() -> None:
-    """Hold back pydicom's warnings and log records. Called before each use, as test runners reset warning filters."""
+    """Hold back pydicom's warnings and log records. Called before each use, as filters may have been set since."""
     logging.getLogger("pydicom").propagate = False
-    known = any(
-        action == "ignore" and module is not None and module.pattern.startswith("pydicom")
-        for action, _, _, module, _ in warnings.filters
-    )
-    if not known:
-        warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
+    action, _, _, module, _ = warnings.filters[0] if warnings.filters else (None,) * 5
+    if action != "ignore" or getattr(module, "pattern", "") != PYDICOM_MODULES:  # filters set later go before ours
+        warnings.filterwarnings("ignore", module=PYDICOM_MODULES)
 
 
 def _with_syntax(data_set: pydicom.Dataset) -> pydicom.Dataset:

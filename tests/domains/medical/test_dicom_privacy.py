@@ -1,0 +1,132 @@
+"""Nothing of a patient reaches ids, groups, messages, logs, warnings or the terminal."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+import numpy as np
+import pytest
+from pydicom.uid import RLELossless
+
+from vladapt.core.contracts import DataError
+from vladapt.core.data.identity import FileHashes
+from vladapt.core.data.splits import assign_splits
+from vladapt.domains.medical import Medical
+from vladapt.domains.medical.dicom import dicom_format
+
+SECRETS = ("Quixote", "MRN-99731", "19470229", "Rocinante Clinic")
+PERSON = {"PatientName": "Quixote^Alonso", "PatientID": "MRN-99731", "InstitutionName": "Rocinante Clinic"}
+MISUSED = "Quixote, born 19470229"  # no modality: pydicom warns of it and quotes it
+
+
+@pytest.fixture
+def person_folder(write_dicom, tmp_path):
+    rng = np.random.default_rng(0)
+    for label in ("healthy", "ill"):
+        for i in range(8):
+            pixels = rng.integers(0, 4000, (12, 12)).astype(np.uint16)
+            who = {**PERSON, "PatientID": f"MRN-99731-{label}-{i // 2}"}
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                write_dicom(tmp_path / "set" / label / f"{i}.dcm", pixels, Modality=MISUSED, **who)
+    return tmp_path / "set"
+
+
+def assert_silent(text: str) -> None:
+    for secret in SECRETS:
+        assert secret not in text
+
+
+@pytest.fixture
+def everything_said(caplog, capfd, recwarn):
+    """Call it for all that was logged, warned and printed since the last call."""
+    caplog.set_level(logging.DEBUG)
+    warnings.simplefilter("always")
+
+    def said() -> str:
+        captured = capfd.readouterr()
+        text = "\n".join([captured.out, captured.err, caplog.text, *[str(w.message) for w in recwarn.list]])
+        caplog.clear()
+        recwarn.clear()
+        return text
+
+    return said
+
+
+def test_reading_and_decoding_tell_nothing(person_folder, everything_said):
+    everything_said()
+    data = Medical().read(person_folder, "classification")
+    for item in data.items:
+        data.load(item)
+    assert len(data.items) == 16
+    assert_silent(everything_said())
+    assert_silent(repr(data))
+
+
+def test_patients_stay_on_one_side_by_their_hash_alone(person_folder, tmp_path):
+    data = Medical().read(person_folder, "classification")
+    split = assign_splits(data, seed=0, hashes=FileHashes(tmp_path / "hashes"))
+    sides = {}
+    for item in split.items:
+        sides.setdefault(item.group, set()).add(item.split)
+    assert len(sides) == 8 and all(len(side) == 1 for side in sides.values())
+    assert {item.split for item in split.items} >= {"train", "test"}
+
+
+def test_errors_tell_nothing(write_dicom, tmp_path, everything_said):
+    pixels = np.zeros((12, 12), dtype=np.uint16)
+    damaged = {
+        "slope.dcm": {"RescaleSlope": "1", "RescaleIntercept": "0", "WindowCenter": "5", "WindowWidth": "7"},
+        "rows.dcm": {"Rows": 500},
+        "bits.dcm": {"BitsAllocated": 12},
+        "photometric.dcm": {"PhotometricInterpretation": "Quixote"},
+        "window.dcm": {"Modality": "MR"},
+        "frames.dcm": {"NumberOfFrames": 30},
+    }
+    paths = [write_dicom(tmp_path / name, pixels, **PERSON, **attributes) for name, attributes in damaged.items()]
+    # a number replaced by a name, in place
+    paths[0].write_bytes(paths[0].read_bytes().replace(b"DS\x02\x001 ", b"DS\x02\x00Qu"))
+    said = said_of_damaged(paths, everything_said)
+    assert len(said) >= 6
+    assert_silent("\n".join(said) + everything_said())
+    assert all("\n" not in line for line in said)
+
+
+def said_of_damaged(paths, everything_said):
+    everything_said()  # writing such files makes pydicom speak: that is not ours
+    said = []
+    for path in paths:
+        for decode in ({}, {"window": "lung"}, {"frame": 20}):
+            try:
+                dicom_format().expand(path)
+                dicom_format().load(path, decode)
+            except DataError as error:
+                said.append(str(error))
+                assert error.__suppress_context__ or error.__context__ is None
+    return said
+
+
+def test_damaged_compressed_pixels_tell_nothing(write_dicom, tmp_path, everything_said):
+    path = write_dicom(tmp_path / "a.dcm", np.zeros((12, 12), dtype=np.uint16), **PERSON)
+    old, new = b"1.2.840.10008.1.2.1\0", str(RLELossless).encode() + b"\0"
+    path.write_bytes(path.read_bytes().replace(old, new))
+    with pytest.raises(DataError, match=r"a\.dcm") as caught:
+        dicom_format().load(path, {})
+    assert_silent(str(caught.value) + everything_said())
+
+
+def test_a_personal_attribute_is_no_class(person_folder):
+    with pytest.raises(Exception, match="label_tag: 'PatientName' is no attribute for classes"):
+        Medical().read(person_folder, "classification", label_tag="PatientName")
+
+
+def test_a_free_text_in_a_class_attribute_is_not_shown(write_dicom, tmp_path):
+    pixels = np.zeros((12, 12), dtype=np.uint16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for i, part in enumerate(["CHEST", "CHEST", "HEAD", "HEAD", MISUSED]):
+            write_dicom(tmp_path / f"{i}.dcm", pixels + i, BodyPartExamined=part)
+    data = Medical().read(tmp_path, "classification", label_tag="BodyPartExamined")
+    assert data.class_names == ("chest", "head") and len(data.skipped) == 1
+    assert_silent(repr(data))
