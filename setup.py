@@ -1,11 +1,21 @@
 """The repository root is the package `vladapt`, so its package list is computed here."""
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOMS = ["core*", "adapters*", "domains*"]
+
+
+class BuildWithoutThisFile(build_py):
+    """This file lies in the package's folder and would be installed with it."""
+
+    def find_package_modules(self, package, package_dir):
+        return [found for found in super().find_package_modules(package, package_dir) if found[1] != "setup"]
+
 
 setup(
     package_dir={"vladapt": "."},
     packages=["vladapt", *(f"vladapt.{name}" for name in find_packages(include=ROOMS))],
-    package_data={"": ["*.json", "*.txt", "recipes/*", "*.j2", "*.css", "py.typed"]},
+    package_data={"": ["*.json", "*.txt", "recipes/*", "*.j2"]},
+    cmdclass={"build_py": BuildWithoutThisFile},
 )
