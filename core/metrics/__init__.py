@@ -10,7 +10,6 @@ __getattr__, __dir__ = lazy_exports(
         "classification": "classification_metrics confusion_matrix multilabel_metrics",
         "mistakes": "LabelMistake Mistake top_label_mistakes top_mistakes",
         "per_class": "ClassRow per_class_table",
-        "probabilities": "probabilities",
         "significance": "McNemar mcnemar wilson_interval",
     },
 )

@@ -13,6 +13,7 @@ from torch import Tensor
 from .probabilities import probabilities
 
 SAMPLES = 1000
+LEVEL = 0.95
 NUMBERS_AT_ONCE = 4_000_000
 
 
@@ -22,7 +23,7 @@ def bootstrap_interval(
     *,
     baseline: Tensor | None = None,
     samples: int = SAMPLES,
-    level: float = 0.95,
+    level: float = LEVEL,
     seed: int = 0,
 ) -> tuple[float, float] | None:
     """The interval of the macro AUROC over labels, or of its gain over a baseline on the same draws.
@@ -44,12 +45,7 @@ def bootstrap_interval(
     draws = _macro_auroc_draws(logits, labels, samples, seed)  # (S,)
     if baseline is not None:
         draws = draws - _macro_auroc_draws(baseline, labels, samples, seed)
-    draws = draws[draws.isfinite()]
-    if not len(draws):
-        return None
-    tail = (1 - level) / 2
-    low, high = draws.quantile(torch.tensor([tail, 1 - tail], dtype=draws.dtype)).tolist()
-    return low, high
+    return _percentiles(draws, level)
 
 
 def auroc_certainty(zero_shot: Tensor | None, adapted: Tensor, labels: Tensor, *, seed: int = 0) -> dict[str, Any]:
@@ -63,16 +59,15 @@ def auroc_certainty(zero_shot: Tensor | None, adapted: Tensor, labels: Tensor, *
     Returns:
         {"intervals": {"adapted": [low, high], "zero_shot": ...}, "gain_interval": [low, high] or None}, of macro AUROC.
     """
-    intervals = {"adapted": _as_list(bootstrap_interval(adapted, labels, seed=seed))}
-    if zero_shot is None:
-        return {"intervals": intervals, "gain_interval": None}
-    intervals["zero_shot"] = _as_list(bootstrap_interval(zero_shot, labels, seed=seed))
-    gain = bootstrap_interval(adapted, labels, baseline=zero_shot, seed=seed)
-    return {"intervals": intervals, "gain_interval": _as_list(gain)}
-
-
-def _as_list(interval: tuple[float, float] | None) -> list[float] | None:
-    return None if interval is None else list(interval)
+    after = _macro_auroc_draws(adapted, labels, SAMPLES, seed)
+    intervals = {"adapted": _percentiles(after, LEVEL)}
+    gain = None
+    if zero_shot is not None:
+        before = _macro_auroc_draws(zero_shot, labels, SAMPLES, seed)
+        intervals["zero_shot"] = _percentiles(before, LEVEL)
+        gain = _percentiles(after - before, LEVEL)
+    as_lists = {side: None if found is None else list(found) for side, found in intervals.items()}
+    return {"intervals": as_lists, "gain_interval": None if gain is None else list(gain)}
 
 
 def _macro_auroc_draws(logits: Tensor, labels: Tensor, samples: int, seed: int) -> Tensor:
@@ -89,16 +84,28 @@ def _macro_auroc_draws(logits: Tensor, labels: Tensor, samples: int, seed: int) 
     return torch.cat(parts)
 
 
-def _ranked(scores: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Rows of positives and of negatives, and each row's rank among the distinct scores."""
-    distinct, rank = scores.unique(return_inverse=True)  # (U,), (N,)
-    return (truth == 1).nonzero().flatten(), (truth == 0).nonzero().flatten(), rank, len(distinct)
+def _ranked(scores: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rows of positives; rows of negatives by rising score; of each positive, how many negatives are below, and not
+    above."""
+    positive, negative = (truth == 1).nonzero().flatten(), (truth == 0).nonzero().flatten()
+    rising, order = scores[negative].sort()
+    wanted = scores[positive].contiguous()
+    below, level = (torch.searchsorted(rising, wanted, right=side) for side in (False, True))
+    return positive, negative[order], below, level
 
 
-def _weighted_auroc(weight: Tensor, positive: Tensor, negative: Tensor, rank: Tensor, distinct: int) -> Tensor:
+def _weighted_auroc(weight: Tensor, positive: Tensor, negative: Tensor, below: Tensor, level: Tensor) -> Tensor:
     """(s,) chance that a drawn positive scores above a drawn negative, ties counted half."""
-    positives, negatives = weight[:, positive].double(), weight[:, negative].double()  # (s, P), (s, M)
-    per_rank = positives.new_zeros(len(weight), distinct).index_add_(1, rank[negative], negatives)
-    below = per_rank.cumsum(dim=1) - per_rank / 2  # (s, U) negatives below, and half of those level
-    wins = (positives * below[:, rank[positive]]).sum(dim=1)
-    return wins / (positives.sum(dim=1) * negatives.sum(dim=1))  # 0 / 0 is NaN: nothing to rank in this draw
+    positives = weight[:, positive].double()  # (s, P)
+    reached = torch.nn.functional.pad(weight[:, negative].double().cumsum(dim=1), (1, 0))  # (s, M + 1)
+    wins = (positives * (reached[:, below] + reached[:, level])).sum(dim=1) / 2
+    return wins / (positives.sum(dim=1) * reached[:, -1])  # 0 / 0 is NaN: nothing to rank in this draw
+
+
+def _percentiles(draws: Tensor, level: float) -> tuple[float, float] | None:
+    draws = draws[draws.isfinite()]
+    if not len(draws):
+        return None
+    tail = (1 - level) / 2
+    low, high = draws.quantile(torch.tensor([tail, 1 - tail], dtype=draws.dtype)).tolist()
+    return low, high

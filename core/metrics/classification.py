@@ -11,6 +11,7 @@ from ..contracts.errors import DataError
 from .probabilities import probabilities
 
 BINS = 15
+CLASSES_AT_ONCE = 64
 
 
 def classification_metrics(logits: Tensor, labels: Tensor, num_classes: int) -> dict[str, float | None]:
@@ -124,8 +125,11 @@ def _one_vs_rest_auroc(probs: Tensor, labels: Tensor, present: Tensor) -> float 
     classes = present.nonzero().flatten()  # (P,)
     if len(classes) < 2:
         return None
-    is_class = (labels[:, None] == classes).long()  # (N, P)
-    return float(multilabel_auroc(probs[:, classes], is_class, num_labels=len(classes), average="macro"))
+    found = []
+    for part in classes.tensor_split(max(1, len(classes) // CLASSES_AT_ONCE)):  # a thousand classes at once fill the memory
+        is_class = (labels[:, None] == part).long()  # (N, p)
+        found.append(multilabel_auroc(probs[:, part], is_class, num_labels=len(part), average="none").reshape(-1))
+    return float(torch.cat(found).mean())
 
 
 def _below_one(probs: Tensor) -> Tensor:
