@@ -27,6 +27,7 @@ HEADER_KEYWORDS = (
 )  # fmt: skip
 NO_PATIENT = frozenset({"", "0", "anon", "anonymous", "anonymized", "anonymised", "none", "n/a", "unknown", "removed"})
 DEFER_BYTES = 1024
+SILENT = logging.CRITICAL + 1
 PYDICOM_MODULES = r"pydicom(\.|$)"
 
 
@@ -90,7 +91,7 @@ def open_data_set(path: Path, **options) -> pydicom.Dataset:
 
 def hush_pydicom() -> None:
     """Hold back pydicom's warnings and log records. Called before each use, as filters may have been set since."""
-    logging.getLogger("pydicom").propagate = False
+    logging.getLogger("pydicom").setLevel(SILENT)
     action, _, _, module, _ = warnings.filters[0] if warnings.filters else (None,) * 5
     if action != "ignore" or getattr(module, "pattern", "") != PYDICOM_MODULES:  # filters set later go before ours
         warnings.filterwarnings("ignore", module=PYDICOM_MODULES)

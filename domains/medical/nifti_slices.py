@@ -160,7 +160,7 @@ def _read(path: Path, image, where: list[Any]) -> np.ndarray:
 
 def _open(path: Path):
     """The image, header read only; nibabel's remarks on odd headers are held back."""
-    logging.getLogger("nibabel").propagate = False
+    logging.getLogger("nibabel").setLevel(logging.CRITICAL)
     try:
         image = nibabel.load(path)
     except Exception as error:  # damaged headers make nibabel raise many types

@@ -17,7 +17,8 @@ from vladapt.domains.medical.dicom import dicom_format
 
 SECRETS = ("Quixote", "MRN-99731", "19470229", "Rocinante Clinic")
 PERSON = {"PatientName": "Quixote^Alonso", "PatientID": "MRN-99731", "InstitutionName": "Rocinante Clinic"}
-MISUSED = "Quixote, born 19470229"  # no modality: pydicom warns of it and quotes it
+MISUSED = "Quixote, born 19470229"  # in a field for a short code
+NO_CHARSET = "Quixote"  # reading text makes pydicom warn of it and quote it
 
 
 @pytest.fixture
@@ -27,10 +28,16 @@ def person_folder(write_dicom, tmp_path):
         for i in range(8):
             pixels = rng.integers(0, 4000, (12, 12)).astype(np.uint16)
             who = {**PERSON, "PatientID": f"MRN-99731-{label}-{i // 2}"}
+            who |= {"Modality": MISUSED, "SpecificCharacterSet": "ISO_IR 100"}
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                write_dicom(tmp_path / "set" / label / f"{i}.dcm", pixels, Modality=MISUSED, **who)
+                charset_as(NO_CHARSET, write_dicom(tmp_path / "set" / label / f"{i}.dcm", pixels, **who))
     return tmp_path / "set"
+
+
+def charset_as(name: str, path) -> None:
+    """Write a false name of a character set into a finished file, in place."""
+    path.write_bytes(path.read_bytes().replace(b"ISO_IR 100", name.ljust(10).encode()))
 
 
 def assert_silent(text: str) -> None:
