@@ -25,7 +25,16 @@ FORMAT = 1
 RUNS = Path("runs")
 UNFINISHED = ".unfinished"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-KEYS = ("vladapt", "domain", "task", "adapter", "class_names", "backbone", "recipe")
+KEYS = {
+    "vladapt": str,
+    "domain": (str, type(None)),
+    "task": str,
+    "adapter": str,
+    "class_names": list,
+    "backbone": (dict, type(None)),
+    "recipe": dict,
+}
+"""What run.json cannot do without, and of which kind it is."""
 
 
 @dataclass(eq=False)
@@ -84,6 +93,9 @@ class Run:
         missing = [key for key in KEYS if key not in info]
         if missing:
             raise DataError(f"{path / 'run.json'}: damaged, lacks {', '.join(missing)}; fit again")
+        wrong = [key for key, kind in KEYS.items() if not isinstance(info[key], kind)]
+        if wrong:
+            raise DataError(f"{path / 'run.json'}: damaged, {wrong[0]} is {str(info[wrong[0]])[:40]!r}; fit again")
         if not (path / "adapter.safetensors").is_file():
             raise DataError(f"{path}: adapter.safetensors is missing; copy the whole run folder, or fit again")
         metrics = _read_json(path / "metrics.json") if (path / "metrics.json").exists() else info.get("metrics", {})
