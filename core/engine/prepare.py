@@ -93,7 +93,7 @@ class Prepared:
             self.backbone,
             list(class_names),
             self.templates,
-            descriptions=read_descriptions(described, list(class_names)) if described else None,
+            descriptions=read_descriptions(described, list(class_names), others=True) if described else None,
             negative_templates=negatives,
             store=self.store,
         )

@@ -7,40 +7,61 @@ from typing import Any
 
 from rich.table import Table
 
+from ..contracts.adapter import FitReport
+
 SHOWN = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
     "macro_f1": "macro F1",
     "auroc": "AUROC",
     "mean_average_precision": "mean average precision",
-    "ece": "calibration error",
+    "ece": "calibration error (0 is best)",
 }
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> Table:
-    """Zero-shot and adapted side by side, with the gain and the interval of the accuracy."""
+    """Zero-shot and adapted side by side, with the change and the interval of the accuracy."""
     table = Table(title=f"{metrics['test_images']} test images", title_justify="left")
-    for name in ("", "zero-shot", "adapted", "gain"):
+    for name in ("", "zero-shot", "adapted", "change"):
         table.add_column(name, justify="left" if not name else "right")
     before, after = metrics["zero_shot"] or {}, metrics["adapted"]
-    for key in [*(k for k in SHOWN if k in after), *(k for k in after if k.startswith("auroc/"))]:
+    decides = "auroc" if "gain_interval" in metrics else "accuracy"
+    intervals = metrics.get("intervals") or {}
+    for key in [*(k for k in SHOWN if k in after), *(k for k in after if k not in SHOWN)]:
         old, new = before.get(key), after[key]
-        gain = "" if old is None or new is None else f"{new - old:+.1%}"
-        intervals = (metrics.get("intervals") or {}) if key == "accuracy" else {}
+        low_high = intervals if key == decides else {}
         table.add_row(
-            SHOWN.get(key, key.replace("auroc/", "AUROC ")),
-            _percent(old) + _interval(intervals.get("zero_shot")),
-            _percent(new) + _interval(intervals.get("adapted")),
-            gain,
+            SHOWN.get(key, key.replace("auroc/", "AUROC ").replace("_", " ")),
+            _number(key, old) + _interval(low_high.get("zero_shot")),
+            _number(key, new) + _interval(low_high.get("adapted")),
+            "" if old is None or new is None else f"{new - old:+.1%}",
         )
     return table
 
 
+def choice(report: FitReport) -> str:
+    """One line on what the fit chose and on what, or "" where there was nothing to choose."""
+    if not report.chosen:
+        return ""
+    return f"Chosen: {in_words(report.chosen)} – {report.chosen_on}."
+
+
+def in_words(values: Mapping[str, Any]) -> str:
+    """{"alpha": 2.1300000000000003} -> "alpha 2.13"."""
+    return ", ".join(f"{name} {_value(value)}" for name, value in values.items())
+
+
 def verdict(metrics: Mapping[str, Any]) -> str:
     """One sentence: is the difference to zero-shot more than chance?"""
+    if metrics.get("gain_interval"):
+        low, high = metrics["gain_interval"]
+        words = "a gain beyond chance" if low > 0 else "a LOSS beyond chance" if high < 0 else "this could be chance"
+        return f"AUROC changes by {low:+.1%} to {high:+.1%} (95 % bootstrap interval): {words}."
     test = metrics.get("mcnemar")
     if not test:
         return ""
+    if not test["gained"] and not test["lost"]:
+        return "The same images are right as with zero-shot: nothing gained, nothing lost."
     changed = f"{test['gained']} images right that zero-shot got wrong, {test['lost']} the other way round"
     if test["p_value"] >= 0.05:
         return f"{changed}: this difference could be chance (McNemar p = {test['p_value']:.2g})."
@@ -117,8 +138,21 @@ def _shots(count: int) -> str:
     return f"{count} shot{'s' * (count != 1)}"
 
 
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}"
+def _value(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no"}.get(value, "none")
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        return " ".join(_value(inner) for inner in value)
+    return str(value)
+
+
+def _number(key: str, value: float | None) -> str:
+    """Shares as percentages; a metric of a domain's own, which may be of any unit, as it is."""
+    if value is None:
+        return "–"
+    return f"{value:.1%}" if key in SHOWN or key.startswith("auroc/") else f"{value:.4g}"
 
 
 def _interval(bounds: Sequence[float] | None) -> str:
