@@ -1,7 +1,4 @@
-"""A domain of your own in one class: how it reads, which words name its classes. Here: hand-written digits.
-
-    python examples/own_domain.py
-"""
+"""A domain of your own in one class: how it reads, which words name its classes. Here: hand-written digits."""
 
 import hashlib
 from pathlib import Path
@@ -21,8 +18,8 @@ class Digits(Domain):
         digits = load_digits()  # 1,797 real scans of 8 x 8 pixels that come with scikit-learn
 
         def load(item):
-            grey = digits.images[item.decode["row"]] / 16
-            return np.repeat(np.kron(grey, np.ones((8, 8)))[..., None], 3, axis=2).astype(np.float32)
+            grey = np.kron(digits.images[item.decode["row"]] / 16, np.ones((8, 8)))
+            return np.repeat(grey[..., None], 3, axis=2).astype(np.float32)
 
         def item(row, label):
             digest = hashlib.sha256(digits.images[row].tobytes()).hexdigest()  # no file of its own: the content's hash
@@ -38,5 +35,5 @@ class Digits(Domain):
         return ["a scan of the hand-written number {}."]
 
 
-result = vladapt.fit(domain=Digits(), adapter="tip-adapter", shots=8)
+result = vladapt.fit(domain=Digits(), adapter="linear-probe", shots=16)
 print(f"zero-shot {result.metrics['zero_shot']['accuracy']:.1%}, adapted {result.metrics['adapted']['accuracy']:.1%}")

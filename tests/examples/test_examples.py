@@ -1,0 +1,67 @@
+"""The example scripts run as they are, and are short."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+def run(name: str, *arguments: str, cwd: Path) -> str:
+    command = [sys.executable, str(EXAMPLES / name), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_each_is_at_most_forty_lines():
+    for script in EXAMPLES.glob("*.py"):
+        assert len(script.read_text(encoding="utf-8").splitlines()) <= 40, script.name
+
+
+def test_few_shot_folder(tmp_path):
+    pytest.importorskip("efficientnet_lite_pytorch")
+    rng = np.random.default_rng(0)
+    stripes = np.kron(np.arange(8) % 2 * 200, np.ones(8))[:, None, None] * np.ones((1, 64, 3))
+    for name, pattern in {"striped": stripes, "plain": np.full((64, 64, 3), 100.0)}.items():
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(12):
+            pixels = np.clip(pattern + rng.normal(0, 20, (64, 64, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / name / f"{i}.png")
+    out = run("few_shot_folder.py", "data", "data/striped/0.png", cwd=tmp_path)
+    assert "adapted 100.0%" in out and "0.png: striped" in out
+    assert list(tmp_path.glob("runs/*/report.html"))
+
+
+def test_few_shot_features(tmp_path):
+    lines = run("few_shot_features.py", cwd=tmp_path).splitlines()
+    found = {line.split()[0]: float(line.split()[1].rstrip("%")) for line in lines}
+    assert set(found) == {"zero-shot", "linear-probe", "tip-adapter", "tip-adapter-f", "ape", "ape-t"}
+    assert all(found[name] > found["zero-shot"] for name in found if name != "zero-shot")
+
+
+def test_few_shot_features_from_a_file(tmp_path):
+    rng = np.random.default_rng(0)
+    centres, labels = rng.normal(size=(3, 16)), np.arange(3).repeat(30)
+    np.savez(
+        tmp_path / "f.npz",
+        image_features=centres[labels] + 0.2 * rng.normal(size=(90, 16)),
+        labels=labels,
+        text_features=centres,
+        class_names=np.array(["a", "b", "c"]),
+    )
+    assert "tip-adapter    100.0%" in run("few_shot_features.py", "f.npz", cwd=tmp_path)
+
+
+def test_own_domain(tmp_path):
+    pytest.importorskip("efficientnet_lite_pytorch")
+    words = run("own_domain.py", cwd=tmp_path).split()
+    zero_shot, adapted = (float(word.rstrip(",%")) for word in words if "%" in word)
+    assert adapted > zero_shot + 40
