@@ -77,7 +77,7 @@ def fit(
     Example: vladapt fit --domain medical --data ./xrays --adapter tip-adapter --shots 16
     """
     from .core.engine.fit import fit as engine_fit
-    from .core.engine.tables import metrics_table, verdict
+    from .core.engine.tables import choice, metrics_table, verdict
 
     flags = {
         **_data_flags(domain, task, data, features, backbone, device, amp, batch_size, workers, classes),
@@ -98,12 +98,16 @@ def fit(
         return
     _show(metrics_table(result.metrics))
     _say(verdict(result.metrics))
-    _say(f"Chosen: {result.report.chosen or 'nothing'} on {result.report.chosen_on}.")
+    _say(choice(result.report))
     for note in result.notes:
         _say(f"Note: {note}")
-    _say(f"Features: {result.encoded} images encoded, {result.from_store} from the store.")
+    for name, reason in result.skipped:
+        _say(f"Skipped: {name}: {reason}")
+    if result.encoded or result.from_store:
+        _say(f"Features: {result.encoded} images encoded, {result.from_store} from the store.")
     _say(f"Run:    {result.run}")
-    _say(f"Report: {result.run / 'report.html'}")
+    if (report := result.run / "report.html").is_file():  # a task that its domain owns may have none
+        _say(f"Report: {report}")
 
 
 @app.command("eval")
@@ -317,11 +321,15 @@ def doctor(as_json: Json = False, debug: Debug = False) -> None:
         _show(findings_table(findings))
 
 
+NUMBERS = {"integer": "a whole number", "float": "a number", "number": "a number"}
+"""What the parser calls a number -> how we do."""
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the app; every expected error becomes one line on stderr and its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        code = app(arguments, standalone_mode=False)
+        code = app(arguments, prog_name="vladapt", standalone_mode=False)
     except VladaptError as error:
         code = _fail(str(error), error.exit_code, error, arguments)
     except (typer.Abort, KeyboardInterrupt):
@@ -330,10 +338,22 @@ def main(arguments: list[str] | None = None) -> None:
         code = _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1, error, arguments)
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error of the parser, whichever click typer carries
-            sys.exit(_fail(error.format_message(), 2, error, arguments))
+            sys.exit(_fail(_usage(error, arguments), 2, error, arguments))
         text = str(error).strip().splitlines()
         code = _fail(f"{type(error).__name__}: {text[0] if text else ''} (--debug shows where)", 1, error, arguments)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage(error: Any, arguments: list[str]) -> str:
+    """What the parser says, and where to read more; of a number that is none, what was given."""
+    said, options = error.format_message(), getattr(getattr(error, "param", None), "opts", ())
+    kind = next((text for word, text in NUMBERS.items() if word in said), None) if "Invalid value" in said else None
+    for i, argument in enumerate(arguments if kind else ()):
+        option, _, value = argument.partition("=")
+        if option in options:
+            return f"{option} {value or ' '.join(arguments[i + 1 : i + 2])}: give {kind}"
+    command = error.ctx.command_path if getattr(error, "ctx", None) else "vladapt"
+    return f"{said.rstrip('.')}; see `{command} --help`"
 
 
 def _fail(message: str, code: int, error: BaseException, arguments: list[str]) -> int:
@@ -394,15 +414,18 @@ def _numbers(option: str, text: str) -> list[int]:
 
 
 def _show(table) -> None:
+    if not _is_main_rank():
+        return
     from rich.console import Console
 
-    Console(highlight=False).print(table)
+    Console(highlight=False, markup=False).print(table)
 
 
 def _say(text: str) -> None:
-    if text:
+    if text and _is_main_rank():
         typer.echo(text)
 
 
 def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, default=str, allow_nan=False))
+    if _is_main_rank():
+        typer.echo(json.dumps(value, default=str, allow_nan=False))

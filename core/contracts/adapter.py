@@ -203,15 +203,32 @@ class Adapter(ABC):
 
         return write_adapter(self, Path(path))
 
+    def check_kind(self, *, several_labels: bool, text_encoder: bool) -> None:
+        """Refuse what no fit could use, before anything is computed for it.
+
+        Args:
+            several_labels: whether images have several labels.
+            text_encoder: whether there is a backbone with a text tower.
+
+        Raises:
+            CapabilityError: the method takes one label an image, or needs a text tower.
+        """
+        if several_labels and not self.multilabel:
+            raise CapabilityError(
+                f"adapter '{self.name}' takes one label an image, these have several; "
+                "choose a method that takes several, for instance linear-probe"
+            )
+        if "text_encoder" in self.needs and not text_encoder:
+            raise CapabilityError(
+                f"adapter '{self.name}' trains through the text tower, which a features file does not have; "
+                "give --data and --backbone"
+            )
+
     def _check_support(self, support, classifier, backbone, unlabeled) -> None:
         if support.labels is None or not len(support):
             raise CapabilityError(f"adapter '{self.name}' needs labelled support images; there are none")
         self.multilabel_ = support.multilabel
-        if support.multilabel and not self.multilabel:
-            raise CapabilityError(
-                f"adapter '{self.name}' takes one label an image, these have several; "
-                "choose one that takes several (its class says `multilabel = True`)"
-            )
+        self.check_kind(several_labels=support.multilabel, text_encoder=backbone is not None)
         if support.num_classes > len(classifier):
             raise CapabilityError(f"labels name {support.num_classes} classes, the text classifier {len(classifier)}")
         if support.dim != classifier.weights.shape[1]:
@@ -222,11 +239,6 @@ class Adapter(ABC):
         if "raw_features" in self.needs and not support.raw_norms:
             raise CapabilityError(
                 f"adapter '{self.name}' needs features before normalisation; this file's norms are gone"
-            )
-        if "text_encoder" in self.needs and backbone is None:
-            raise CapabilityError(
-                f"adapter '{self.name}' trains through the text tower, which a features file does not have; "
-                "give --data and --backbone"
             )
         if "unlabeled" in self.needs and unlabeled is None:
             raise CapabilityError(f"adapter '{self.name}' needs unlabelled images; pass unlabeled=")

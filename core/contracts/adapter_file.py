@@ -76,6 +76,9 @@ def read_adapter_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def restore_state(adapter: Adapter, header: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Adapter:
     """Put a file's content into a newly built adapter."""
+    lacking = [key for key in ("scalars", "class_names", "backbone", "dim", "multilabel") if key not in header]
+    if lacking:
+        raise DataError(f"{path}: its header lacks {', '.join(lacking)}; fit again")
     values = {**header["scalars"], **tensors}
     missing = [name for name in adapter.state if name not in values]
     if missing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from pathlib import Path
 
 from ..contracts.domain import Item
@@ -14,7 +15,7 @@ CHUNK_BYTES = 1 << 20
 
 
 class FileHashes:
-    """sha256 of files, remembered by (path, size, mtime) in an append-only file that processes may share.
+    """sha256 of files, remembered by (path, size, mtime) in an append-only file that processes and threads may share.
 
     Args:
         root: folder of the memory; by default $VLADAPT_CACHE, else ~/.cache/vladapt.
@@ -24,6 +25,7 @@ class FileHashes:
         default = os.environ.get("VLADAPT_CACHE") or Path.home() / ".cache" / "vladapt"
         self.path = Path(root or default) / "file-hashes.jsonl"
         self._known: dict[tuple[str, int, int], str] | None = None
+        self._loading = threading.Lock()  # threads that read the memory each for itself would forget what others add
 
     def sha256(self, path: str | Path) -> str:
         """Hex digest of a file's bytes.
@@ -31,8 +33,9 @@ class FileHashes:
         Raises:
             DataError: the file cannot be read, or the memory cannot be written.
         """
-        if self._known is None:
-            self._known = _read_records(self.path)
+        with self._loading:
+            if self._known is None:
+                self._known = _read_records(self.path)
         try:
             stat = os.stat(path)
             key = (os.path.abspath(path), stat.st_size, stat.st_mtime_ns)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import io
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +16,18 @@ from mmengine import Config
 from ..contracts.errors import ConfigError, VladaptError
 from ..registry import build_adapter, catalogue
 from ..registry.catalogue import find
+from ..runs.folder import write_whole
 from ..runs.plots import accuracy_over_shots
+from ..training.distributed import is_main
 from .evaluate import fitted_zero_shot, score
 from .fit import fit_adapter, prepared_of
+from .outputs import all_or_none
 from .prepare import fewer_views, views_wanted
 from .progress import Reporter
+from .ranks import together
 from .recipe import adapter_options
+
+TABLE = "compare.csv"
 
 
 @dataclass
@@ -46,7 +53,8 @@ class Comparison:
         metric = deciding_metric(self.rows)
         groups: dict[tuple[str, int, str], list[float]] = {}
         for row in self.rows:
-            groups.setdefault((row["adapter"], row["shots"], row.get("data", "")), []).append(row[metric])
+            if row[metric] is not None:
+                groups.setdefault((row["adapter"], row["shots"], row.get("data", "")), []).append(row[metric])
         return [
             {
                 "adapter": a,
@@ -85,11 +93,12 @@ def compare(
         UnknownNameError: an adapter's name. DataError, ConfigError: as in `fit`.
     """
     names = list(dict.fromkeys(["zero-shot", *adapters]))
-    for name in names:
-        find(name, catalogue.adapters(), "adapter")
-    if not shots or min(shots) < 1:
-        raise ConfigError(f"--shots {','.join(map(str, shots))}: give whole numbers of 1 or more, comma-separated")
+    _check(names, shots, seeds)
     reporter = reporter or Reporter(quiet=True)
+    return together(lambda: _compare(recipe, names, shots, seeds, sources, out, reporter))
+
+
+def _compare(recipe, names, shots, seeds, sources, out, reporter) -> Comparison:
     rows, refused, notes, plots = [], {}, [], {}
     for own in [_with_source(recipe, source) for source in sources] or [recipe]:
         prepared = prepared_of(own, reporter)
@@ -100,11 +109,27 @@ def compare(
         rows += [{**row, "data": name} for row in found] if len(sources) > 1 else found
         plots[f"accuracy_over_shots-{name}" if len(sources) > 1 else "accuracy_over_shots"] = found
     folder = Path(out) if out else Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-compare"
-    folder.mkdir(parents=True, exist_ok=True)
-    table = write_csv(rows, folder / "compare.csv")
-    for stem, found in plots.items():
-        accuracy_over_shots(found, folder / stem)
-    return Comparison(rows, table, folder / f"{next(iter(plots))}.png", refused, notes)
+    if is_main():
+        _write(folder, rows, plots)
+    return Comparison(rows, folder / TABLE, folder / f"{next(iter(plots))}.png", refused, notes)
+
+
+def _check(names: Sequence[str], shots: Sequence[int], seeds: Sequence[int]) -> None:
+    if names == ["zero-shot"]:
+        raise ConfigError("--adapters: none given; give methods, comma-separated, for instance tip-adapter,ape")
+    for name in names:
+        find(name, catalogue.adapters(), "adapter")
+    for option, values, least in (("--shots", shots, 1), ("--seeds", seeds, 0)):
+        if not values or min(values) < least:
+            given = ",".join(map(str, values)) or "(none)"
+            raise ConfigError(f"{option} {given}: give whole numbers of {least} or more, comma-separated")
+
+
+def _write(folder: Path, rows: Sequence[dict[str, Any]], plots: dict[str, list[dict[str, Any]]]) -> None:
+    with all_or_none(folder, [TABLE, *(f"{stem}{suffix}" for stem in plots for suffix in (".png", ".svg"))]):
+        write_csv(rows, folder / TABLE)
+        for stem, found in plots.items():
+            accuracy_over_shots(found, folder / stem)
 
 
 def _with_source(recipe: Config, source: dict[str, Any]) -> Config:
@@ -125,10 +150,11 @@ def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> Path:
     """One row a fit: adapter, shots, seed, accuracy, the other metrics; the data set last where there are several."""
     columns = list(dict.fromkeys(["adapter", "shots", "seed", "accuracy", *(key for row in rows for key in row)]))
     columns.sort(key="data".__eq__)
-    with path.open("w", newline="", encoding="utf-8") as f:
-        writer = csv.DictWriter(f, fieldnames=columns, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue())
     return path
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,12 @@ from ..contracts.domain import DomainData
 from ..contracts.errors import ConfigError
 from ..contracts.features import FeatureSet
 from ..contracts.text import TextClassifier
+from ..training.distributed import is_main
+from .outputs import all_or_none
 from .predict import readable
-from .prepare import Prepared, prepare
+from .prepare import Prepared, named_domain, prepare
 from .progress import Reporter
+from .ranks import together
 from .recipe import data_options
 
 SUFFIXES = (".safetensors", ".npz")
@@ -54,11 +58,17 @@ def embed(
     if out.suffix not in SUFFIXES:
         raise ConfigError(f"--out {out}: features are written as .safetensors or .npz")
     reporter = reporter or Reporter(quiet=True)
+    return together(lambda: _embed(recipe, out, images, reporter))
+
+
+def _embed(recipe: Config, out: Path, images: Sequence[str | Path], reporter: Reporter) -> Embedded:
     prepared = _unlabelled(recipe, images, reporter) if images else prepare(recipe, reporter)
     features = prepared.features(prepared.data.items, "images")
     by_id = {item.id: item for item in prepared.data.items}
     splits = [by_id[i].split for i in features.ids]
-    _write(out, features, None if images else prepared.classifier, splits)
+    classifier = None if images else prepared.classifier
+    if is_main():
+        _write(out, features, classifier, splits)
     skipped = [*prepared.data.skipped, *prepared.skipped]
     return Embedded(out, len(features), features.dim, skipped, prepared.counts.computed, prepared.counts.cached)
 
@@ -66,9 +76,8 @@ def embed(
 def _unlabelled(recipe: Config, images, reporter: Reporter) -> Prepared:
     from ..backbones.load import load_backbone
     from ..features.store import FeatureStore
-    from ..registry import load_domain
 
-    domain = load_domain(recipe.domain)
+    domain = named_domain(recipe)
     data: DomainData = readable(domain.read_images(list(images), **data_options(recipe)))
     backbone = load_backbone(recipe.backbone, device=recipe.device, image_size=recipe.image_size)
     return Prepared(recipe, domain, domain.check_task(recipe.task), data, backbone, FeatureStore(), reporter)
@@ -83,12 +92,12 @@ def _write(out: Path, features: FeatureSet, classifier: TextClassifier | None, s
         tensors["text_features"] = classifier.weights.cpu().contiguous()
         tensors["logit_scale"] = torch.tensor(classifier.logit_scale)
         words.update(class_names=list(classifier.class_names), split=splits)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    if out.suffix == ".npz":
-        with partial.open("wb") as f:
-            np.savez(f, **{k: v.numpy() for k, v in tensors.items()}, **{k: np.array(v) for k, v in words.items()})
-    else:
-        metadata = {key: json.dumps(value) for key, value in words.items()}
-        save_file(tensors, str(partial), metadata={**metadata, "backbone": features.backbone})
-    os.replace(partial, out)
+    partial = out.with_name(f".{secrets.token_hex(4)}.{out.name}")
+    with all_or_none(out.parent, [partial.name]):
+        if out.suffix == ".npz":
+            with partial.open("wb") as f:
+                np.savez(f, **{k: v.numpy() for k, v in tensors.items()}, **{k: np.array(v) for k, v in words.items()})
+        else:
+            metadata = {key: json.dumps(value) for key, value in words.items()}
+            save_file(tensors, str(partial), metadata={**metadata, "backbone": features.backbone})
+        os.replace(partial, out)

@@ -7,21 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine import Config
 from torch import Tensor
 
 from ..contracts.adapter import Adapter
-from ..contracts.errors import CapabilityError, DataError
+from ..contracts.domain import SPLITS, Domain
+from ..contracts.errors import CapabilityError, ConfigError, DataError, UnknownNameError
 from ..contracts.features import FeatureSet
 from ..contracts.text import TextClassifier
+from ..metrics.bootstrap import auroc_certainty
 from ..metrics.classification import classification_metrics, multilabel_metrics
 from ..metrics.significance import mcnemar, wilson_interval
-from ..registry import build_adapter, load_adapter
+from ..registry import build_adapter, load_adapter, load_domain
+from ..registry.catalogue import did_you_mean
 from ..runs.folder import Run
 from .progress import Reporter
+from .ranks import together
 from .recipe import resolve
 
 ROWS_AT_ONCE = 4096
 SMALL_TEST_SET = 100
+SPLIT_NAMES = (*SPLITS, "all")
 
 
 @dataclass
@@ -49,7 +55,9 @@ def score(adapter: Adapter, zero_shot: Adapter | None, test: FeatureSet, class_n
         "adapted": metrics_of(adapted, test, class_names),
         "test_images": len(test),
     }
-    if not test.multilabel:
+    if test.multilabel:
+        metrics.update(auroc_certainty(_on_cpu(before), _on_cpu(adapted), test.labels.cpu()))
+    else:
         metrics.update(_certainty(before, adapted, test.labels))
     return Scores(test.labels.cpu(), None if before is None else before.cpu(), adapted.cpu(), metrics)
 
@@ -107,24 +115,57 @@ def evaluate(
     Raises:
         DataError: the run is damaged, or the data does not fit it. CapabilityError: another backbone.
     """
+    if split not in SPLIT_NAMES:
+        raise UnknownNameError(f"--split {split}: no such split; {did_you_mean(split, SPLIT_NAMES)}")
+    if data and features:
+        raise ConfigError("--data and --features: give one of them")
+    opened = Run.open(run)
+    if opened.info.get("owned"):
+        raise CapabilityError(f"{opened.path}: its domain scores this task only while it is fitted; fit again")
+    recipe = _recipe_of(opened, data, features)
+    recipe.merge_from_dict({"device": device} | ({} if workers is None else {"workers": workers}))
+    return together(lambda: _evaluate(opened, recipe, split, data or features or "", reporter or Reporter(quiet=True)))
+
+
+def domain_of(run: Run) -> Domain:
+    """The domain that a run was made with.
+
+    Raises:
+        CapabilityError: it is not installed here.
+    """
+    try:
+        return load_domain(run.info["domain"])
+    except UnknownNameError as error:
+        raise CapabilityError(
+            f"{run.path}: made with domain '{run.info['domain']}', which is not installed here; install its package"
+        ) from error
+
+
+def _recipe_of(run: Run, data: str | None, features: str | None) -> Config:
+    """The run's own recipe, on the data that is to be used."""
+    recipe = resolve()
+    recipe.merge_from_dict(run.info["recipe"])
+    if data or features:
+        recipe.features = features and str(features)
+        recipe.data.path = str(data) if data else "sample"
+        return recipe
+    place = (run.info.get("data") or {}).get("path", recipe.data.path)
+    if place != "sample" and not Path(place).exists():
+        raise DataError(f"{place}: the run's own data is not there any more; give other data with --data or --features")
+    if recipe.features:
+        recipe.features = place
+    else:
+        recipe.data.path = place
+    return recipe
+
+
+def _evaluate(opened: Run, recipe: Config, split: str, source: str, reporter: Reporter) -> dict[str, Any]:
     from .fit import prepared_of
 
-    opened = Run.open(run)
-    flags: dict[str, Any] = {"device": device, "workers": workers}
-    if features:
-        flags["features"] = str(features)
-    if data:
-        flags["data.path"] = str(data)
-        flags["features"] = None
-    recipe = resolve(sets=(), flags=None)
-    recipe.merge_from_dict(opened.info["recipe"])
-    recipe.merge_from_dict({key: value for key, value in flags.items() if value is not None})
-    if data:
-        recipe.features = None
-    prepared = prepared_of(recipe, reporter or Reporter(quiet=True))
+    prepared = prepared_of(recipe, reporter, None if recipe.features else domain_of(opened))
     adapter = load_adapter(opened.adapter_path, prepared.backbone).to(_device_of(prepared))
-    chosen = _split(prepared, split, everything=bool(data or features))
-    chosen = _in_order_of(chosen, prepared.class_names, adapter.class_names_, str(data or features or ""))
+    chosen = _split(prepared, split, everything=bool(source))
+    chosen = _in_order_of(chosen, prepared.class_names, adapter.class_names_, str(source))
     zero_shot = fitted_zero_shot(chosen, prepared.classifier_of(adapter.class_names_))
     scores = score(adapter, zero_shot, chosen, adapter.class_names_)
     return {"run": str(opened.path), "data": prepared.data.name, "split": split, **scores.metrics}
@@ -180,3 +221,7 @@ def _in_order_of(features: FeatureSet, have, want, source: str) -> FeatureSet:
         return replace(features, labels=features.labels[:, [have.index(n) for n in want]], class_names=tuple(want))
     position = torch.tensor([want.index(name) for name in have], device=features.labels.device)
     return replace(features, labels=position[features.labels], class_names=tuple(want))
+
+
+def _on_cpu(logits: Tensor | None) -> Tensor | None:
+    return None if logits is None else logits.float().cpu()

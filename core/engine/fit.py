@@ -11,17 +11,19 @@ from mmengine import Config
 
 from ..contracts.adapter import Adapter, FitReport
 from ..contracts.domain import Domain
-from ..contracts.errors import CapabilityError
+from ..contracts.errors import CapabilityError, ConfigError
 from ..data.sampling import short_classes
 from ..registry import build_adapter
 from ..runs.folder import Run
 from ..runs.report import ReportInput, write_report
-from ..training.distributed import is_main, run_on_all, start_from_environment, stop
+from ..training.distributed import is_main
 from .evaluate import Scores, fitted_zero_shot, harmonic_mean, score
 from .prepare import Prepared, Shots, named_domain, prepare, read_data, restrict_classes, split_counts, views_wanted
 from .prepare_features import PreparedFeatures, prepare_features
 from .progress import Reporter
+from .ranks import together
 from .recipe import adapter_options, as_data, resolve
+from .tables import choice, in_words
 from .versions import now, versions
 
 
@@ -36,6 +38,7 @@ class FitResult:
         metrics: as in metrics.json.
         summary: the object `vladapt fit --json` prints.
         notes: sentences for the user.
+        skipped: (image, reason) of what could not be read and was left out.
         encoded, from_store: images the backbone ran on, and images whose features were there already.
     """
 
@@ -45,6 +48,7 @@ class FitResult:
     metrics: dict[str, Any]
     summary: dict[str, Any]
     notes: list[str]
+    skipped: list[tuple[str, str]]
     encoded: int
     from_store: int
 
@@ -72,12 +76,7 @@ def fit(
     if domain is not None:
         recipe.domain = domain if own is None else own.name
     reporter = reporter or Reporter(quiet=True)
-    joined = start_from_environment()
-    try:
-        return run_on_all(lambda: _fit(recipe, reporter if is_main() else Reporter(quiet=True), own))
-    finally:
-        if joined:
-            stop()
+    return together(lambda: _fit(recipe, reporter, own))
 
 
 def prepared_of(recipe: Config, reporter: Reporter, domain: Domain | None = None) -> Prepared | PreparedFeatures:
@@ -107,8 +106,10 @@ def _fit(recipe: Config, reporter: Reporter, domain: Domain | None) -> FitResult
         task = domain.check_task(recipe.task)
         if domain.owns(task):
             return _owned(recipe, domain, task, reporter)
-    wanted = views_wanted(build_adapter(recipe.adapter.name, **adapter_options(recipe)))
+    planned = build_adapter(recipe.adapter.name, **adapter_options(recipe))
+    wanted = views_wanted(planned)
     prepared = prepared_of(recipe, reporter, domain)
+    _refuse_early(recipe, planned, prepared)
     shots = prepared.draw(recipe.shots, recipe.seed, views=wanted)
     adapter, report = fit_adapter(recipe, prepared, shots, recipe.seed, reporter)
     zero_shot = fitted_zero_shot(shots.support, prepared.classifier)
@@ -123,7 +124,7 @@ def _fit(recipe: Config, reporter: Reporter, domain: Domain | None) -> FitResult
     with Run.create(recipe.out, recipe.domain or "features", adapter.name) as run:
         adapter.save(run.adapter_path)
         run.write(info, scores.metrics)
-        run.log("\n".join(_log_lines(info, scores.metrics)))
+        run.log("\n".join(_log_lines(info, report, scores.metrics)))
         write_report(run.path, _report_input(prepared, info, scores))
     counts = prepared.counts
     return FitResult(
@@ -133,9 +134,22 @@ def _fit(recipe: Config, reporter: Reporter, domain: Domain | None) -> FitResult
         scores.metrics,
         _summary(run, info, scores, seconds),
         notes,
+        [tuple(pair) for pair in info["skipped"]],
         counts.computed,
         counts.cached,
     )
+
+
+def _refuse_early(recipe: Config, adapter: Adapter, prepared: Prepared | PreparedFeatures) -> None:
+    """Raise what can be told before anything is encoded or fitted."""
+    adapter.check_kind(several_labels=prepared.data.kind == "multilabel", text_encoder=prepared.backbone is not None)
+    if recipe.novel and not hasattr(adapter, "for_classes"):
+        raise CapabilityError(
+            f"--novel: adapter '{adapter.name}' has no scores for classes it never saw; learn a prompt instead (coop)"
+        )
+    if recipe.novel and len(_left_out(recipe, prepared)) < 2:
+        raise ConfigError("--novel: no two classes are left out; give --classes base, or a list")
+    prepared.classifier  # noqa: B018 (descriptions and templates that cannot be used are found out here)
 
 
 def _owned(recipe: Config, domain: Domain, task: str, reporter: Reporter) -> FitResult | None:
@@ -145,29 +159,26 @@ def _owned(recipe: Config, domain: Domain, task: str, reporter: Reporter) -> Fit
     done = fit_owned(recipe, domain, task, reporter)
     if not is_main():
         return None
-    return FitResult(done["run"], None, done["report"], done["metrics"], done["summary"], done["notes"], 0, 0)
+    return FitResult(run=done.pop("run"), adapter=None, encoded=0, from_store=0, **done)
 
 
 def _novel(recipe: Config, prepared: Prepared | PreparedFeatures, adapter: Adapter, scores: Scores) -> dict[str, Any]:
     """Scores on the classes left out by `classes`, of an adapter that can name classes it never saw."""
-    for_classes = getattr(adapter, "for_classes", None)
-    if for_classes is None:
-        raise CapabilityError(
-            f"--novel: adapter '{adapter.name}' has no scores for classes it never saw; learn a prompt instead (coop)"
-        )
     others = Config(recipe.to_dict())
-    seen = set(prepared.class_names)
-    all_names = _all_class_names(recipe, prepared)
-    others.classes = [name for name in all_names if name not in seen]
-    if len(others.classes) < 2:
-        raise CapabilityError("--novel: no two classes are left out; give --classes base, or a list")
+    others.classes = _left_out(recipe, prepared)
     unseen = prepared_of(others, Reporter(quiet=True), getattr(prepared, "domain", None))
-    moved = for_classes(prepared.backbone, unseen.class_names)
+    moved = adapter.for_classes(prepared.backbone, unseen.class_names)
     result = score(moved, fitted_zero_shot(unseen.test, unseen.classifier), unseen.test, unseen.class_names).metrics
     for side in ("zero_shot", "adapted"):
         base = scores.metrics[side]["accuracy"]
         result[side]["harmonic_mean"] = harmonic_mean(base, result[side]["accuracy"])
     return result
+
+
+def _left_out(recipe: Config, prepared: Prepared | PreparedFeatures) -> list[str]:
+    """Names of the classes that `classes` leaves out."""
+    seen = set(prepared.class_names)
+    return [name for name in _all_class_names(recipe, prepared) if name not in seen]
 
 
 def _all_class_names(recipe: Config, prepared) -> list[str]:
@@ -186,7 +197,7 @@ def _notes(prepared, shots: int, report: FitReport, drawn: Shots) -> list[str]:
         notes.append(f"Fewer than {shots} training images, all used: {listed}.")
     if len(drawn.test) < 100:
         notes.append(f"The test set has {len(drawn.test)} images; with fewer than 100 the interval is wide.")
-    return list(dict.fromkeys(notes))
+    return list(dict.fromkeys(note[0].upper() + note[1:].rstrip(".") + "." for note in notes if note))
 
 
 def _info(recipe, prepared, adapter, report, shots, notes, seconds, scores) -> dict[str, Any]:
@@ -207,7 +218,7 @@ def _info(recipe, prepared, adapter, report, shots, notes, seconds, scores) -> d
         },
         "data": {
             "name": prepared.data.name,
-            "path": str(recipe.features or recipe.data.path),
+            "path": _place(recipe),
             "kind": prepared.data.kind,
             "licence": prepared.data.licence,
             "counts": split_counts(prepared.data),
@@ -222,7 +233,7 @@ def _info(recipe, prepared, adapter, report, shots, notes, seconds, scores) -> d
             "val": list((shots.val.ids if shots.val is not None else None) or ()),
             "test": list(shots.test.ids or ()),
         },
-        "skipped": [list(pair) for pair in [*prepared.data.skipped, *prepared.skipped]],
+        "skipped": [list(pair) for pair in _skipped(prepared)],
         "notes": notes,
         "encoded_images": prepared.counts.computed,
         "stored_images": prepared.counts.cached,
@@ -230,6 +241,17 @@ def _info(recipe, prepared, adapter, report, shots, notes, seconds, scores) -> d
         "versions": versions(),
         "recipe": as_data(recipe),
     }
+
+
+def _skipped(prepared: Prepared | PreparedFeatures) -> list[tuple[str, str]]:
+    """What was left out while reading and while encoding, each once."""
+    return list(dict.fromkeys((str(name), reason) for name, reason in [*prepared.data.skipped, *prepared.skipped]))
+
+
+def _place(recipe: Config) -> str:
+    """Where the data lies, whatever folder a later command is called from."""
+    given = str(recipe.features or recipe.data.path)
+    return given if given == "sample" else str(Path(given).absolute())
 
 
 def _summary(run: Run, info: dict[str, Any], scores: Scores, seconds: float) -> dict[str, Any]:
@@ -258,12 +280,10 @@ def _report_input(prepared, info: dict[str, Any], scores: Scores) -> ReportInput
     )
 
 
-def _log_lines(info: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
-    lines = [
-        f"{key}: {info[key]}" for key in ("created", "domain", "task", "adapter", "adapter_options", "shots", "seed")
-    ]
-    lines += [f"fit: {info['fit']['chosen']} chosen on {info['fit']['chosen_on']}"]
+def _log_lines(info: dict[str, Any], report: FitReport, metrics: dict[str, Any]) -> list[str]:
+    lines = [f"{key}: {info[key]}" for key in ("created", "domain", "task", "adapter", "shots", "seed")]
+    lines += [f"options: {in_words(info['adapter_options'])}", choice(report)]
     lines += [f"note: {note}" for note in info["notes"]]
     lines += [f"skipped: {name}: {reason}" for name, reason in info["skipped"]]
-    lines += [f"{side}: {metrics[side]}" for side in ("zero_shot", "adapted")]
-    return lines
+    lines += [f"{side}: {in_words(metrics[side])}" for side in ("zero_shot", "adapted")]
+    return [line for line in lines if line]

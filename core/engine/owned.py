@@ -30,7 +30,8 @@ def fit_owned(recipe: Config, domain: Domain, task: str, reporter: Reporter) -> 
     """Train and score a task by the domain's own plan.
 
     Returns:
-        {"run": Path, "metrics": {...}, "summary": the `--json` object, "notes": [...]}. `zero_shot` is None.
+        {"run": Path, "metrics": {...}, "summary": the `--json` object, "notes", "skipped", "report"}.
+        `zero_shot` is None.
 
     Raises:
         ConfigError: the plan is no mmengine config, or its model is no plain dict.
@@ -59,7 +60,8 @@ def fit_owned(recipe: Config, domain: Domain, task: str, reporter: Reporter) -> 
         "backbone": backbone.spec,
         **metrics,
     }
-    return {"run": run.path, "metrics": metrics, "summary": summary, "notes": list(data.notes), "report": _report(plan)}
+    said = {"notes": list(data.notes), "skipped": list(data.skipped), "report": _report(plan)}
+    return {"run": run.path, "metrics": metrics, "summary": summary, **said}
 
 
 def train_plan(plan: Config, work_dir: Path, seed: int) -> nn.Module:

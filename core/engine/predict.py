@@ -17,9 +17,9 @@ from ..contracts.domain import Domain, DomainData
 from ..contracts.errors import CapabilityError, DataError
 from ..data.verify import decoding_error
 from ..features.store import FeatureStore
-from ..registry import load_adapter, load_domain
+from ..registry import load_adapter
 from ..runs.folder import Run
-from .evaluate import batched_logits
+from .evaluate import batched_logits, domain_of
 from .progress import Reporter
 from .recipe import data_options
 
@@ -101,7 +101,7 @@ def predict(
             f"{opened.path}: made from a features file, so there is no backbone to encode images with"
         )
     recipe = Config(opened.info["recipe"])
-    domain = domain or load_domain(opened.info["domain"])
+    domain = domain or domain_of(opened)
     if opened.info.get("owned"):
         return predict_owned(opened, domain, list(images), device)
     backbone = load_backbone(opened.info["backbone"]["spec"], device=device, image_size=recipe.image_size)

@@ -40,6 +40,8 @@ SHORT_FORMS = {"adapter": "name", "data": "path"}
 """Groups that may be given as one word: `adapter="ape"` means `adapter.name="ape"`."""
 
 AMP_MODES = (None, "bf16", "fp16")
+LEAST = {"shots": 1, "seed": 0, "split_seed": 0, "batch_size": 1, "workers": 0, "image_size": 1}
+FLAGS = ("shots", "seed", "batch_size", "workers", "novel", "domain", "task", "features", "backbone", "device", "out")
 
 
 def resolve(
@@ -66,9 +68,11 @@ def resolve(
         _merge(merged, _read(recipe_file(recipe)), recipe)
     if config:
         _merge(merged, _read(Path(config)), str(config))
+    if (flags or {}).get("features") and (flags or {}).get("data.path"):
+        raise ConfigError("--data and --features: give one of them")
     given = dict(_parse_set(text) for text in sets)
     given.update({key: value for key, value in (flags or {}).items() if value is not None})
-    for key, value in sorted(given.items(), key=lambda pair: pair[0].count(".")):
+    for key, value in sorted(given.items(), key=_names_first):
         _put(merged, key, value)
     _check(merged)
     return merged
@@ -149,6 +153,11 @@ def _put(into: Config, key: str, value: Any) -> None:
     into.merge_from_dict({key: value})
 
 
+def _names_first(pair: tuple[str, Any]) -> tuple[int, bool]:
+    """Groups before what is inside them, and an adapter's name before its options, which a new name takes away."""
+    return pair[0].count("."), pair[0] != "adapter.name"
+
+
 def _parse_set(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
@@ -167,17 +176,37 @@ def parse_value(text: str) -> Any:
 
 
 def _check(recipe: Config) -> None:
-    if not isinstance(recipe.shots, int) or isinstance(recipe.shots, bool) or recipe.shots < 1:
-        raise ConfigError(f"--shots {recipe.shots}: give a whole number of labelled images a class, 1 or more")
-    if not isinstance(recipe.seed, int) or recipe.seed < 0:
-        raise ConfigError(f"--seed {recipe.seed}: give a whole number, 0 or more")
     if recipe.amp not in AMP_MODES:
         raise ConfigError(f"--amp {recipe.amp}: there are bf16 and fp16 (none: full precision)")
-    for key in ("batch_size", "workers", "image_size"):
+    for key, least in LEAST.items():
         value = recipe[key]
-        if value is not None and (not isinstance(value, int) or value < (0 if key == "workers" else 1)):
-            raise ConfigError(f"--{key.replace('_', '-')} {value}: give a whole number above 0")
+        optional = DEFAULTS[key] is None
+        if not (optional and value is None) and (type(value) is not int or value < least):
+            raise ConfigError(f"{_option(key)} {value}: give a whole number, {least} or more")
+    if not isinstance(recipe.novel, bool):
+        raise ConfigError(f"{_option('novel')} {recipe.novel}: give True or False")
+    for key in ("domain", "task", "features", "backbone", "device", "descriptions", "out"):
+        if recipe[key] is not None and not isinstance(recipe[key], (str, Path)):
+            raise ConfigError(f"{_option(key)} {recipe[key]}: give a name or a path")
+    if not isinstance(recipe.data.get("path"), (str, Path)):
+        raise ConfigError(f"--data {recipe.data.get('path')}: give a path, or 'sample'")
+    _check_templates(recipe.templates)
     find(recipe.adapter.name, catalogue.adapters(), "adapter")
+
+
+def _check_templates(templates: Any) -> None:
+    if templates is None:
+        return
+    if not isinstance(templates, (str, list, tuple)):
+        raise ConfigError(f"--set templates={templates}: give a text with {{}} for the class name, or a list of them")
+    from ..prompts.templates import check_templates
+
+    check_templates(templates)
+
+
+def _option(key: str) -> str:
+    """How a user writes a key: as a flag where there is one."""
+    return f"--{key.replace('_', '-')}" if key in FLAGS else f"--set {key}"
 
 
 def _copy(value: Any) -> Any:

@@ -56,12 +56,12 @@ def load_adapter(path: str | Path, backbone=None) -> Adapter:
         CapabilityError: the backbone is another one than that of the fit.
     """
     header, tensors = read_adapter_file(Path(path))
-    if backbone is not None and header["backbone"] and backbone.fingerprint != header["backbone"]:
+    if backbone is not None and header.get("backbone") not in (None, "", backbone.fingerprint):
         raise CapabilityError(
             f"{path}: was fitted on backbone {header['backbone']}, this one is {backbone.fingerprint} "
             f"('{backbone.spec}'); load the backbone of the fit"
         )
-    adapter = build_adapter(header["adapter"], **header["options"])
+    adapter = build_adapter(header["adapter"], **header.get("options", {}))
     return restore_state(adapter, header, tensors, Path(path))
 
 

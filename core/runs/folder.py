@@ -257,4 +257,4 @@ def _dumped(value: dict[str, Any]) -> str:
 
 def _refused(folder: Path, error: Exception) -> DataError:
     reason = getattr(error, "strerror", None) or str(error)
-    return DataError(f"{folder}: the run cannot be written there ({reason}); free some space or give another --out")
+    return DataError(f"{folder}: cannot be written there ({reason}); free some space or give another --out")

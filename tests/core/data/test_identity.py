@@ -4,6 +4,8 @@ import hashlib
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -24,6 +26,20 @@ def counted(monkeypatch):
 def test_digest_is_the_files_sha256(tmp_path):
     (tmp_path / "a").write_bytes(b"x" * (3 << 20))
     assert FileHashes(tmp_path / "cache").sha256(tmp_path / "a") == hashlib.sha256(b"x" * (3 << 20)).hexdigest()
+
+
+def test_threads_that_start_together_lose_no_hash(tmp_path, monkeypatch):
+    files = [tmp_path / str(i) for i in range(8)]
+    for file in files:
+        file.write_text(file.name)
+    hashes, read = FileHashes(tmp_path / "cache"), identity._read_records
+    hashes.sha256(files[0])  # there is something to read
+    delays = iter(range(8))
+    monkeypatch.setattr(identity, "_read_records", lambda path: (time.sleep(0.02 * next(delays)), read(path))[1])
+    fresh = FileHashes(tmp_path / "cache")
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(fresh.sha256, files))
+    assert found == [hashlib.sha256(file.name.encode()).hexdigest() for file in files]
 
 
 def test_a_second_object_reads_no_file_again(tmp_path, counted):
