@@ -22,7 +22,7 @@ from PIL import Image
 import vladapt
 from vladapt import DomainData, FeatureStore, Item
 
-IMAGES = 300
+IMAGES = 600
 SIZES = (1, 2, 4, 8, 16, 32)
 
 
