@@ -255,6 +255,8 @@ def embed(
                 "images": written.images,
                 "dim": written.dim,
                 "skipped": [list(pair) for pair in written.skipped],
+                "encoded": written.encoded,
+                "from_store": written.from_store,
             }
         )
         return

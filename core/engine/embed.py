@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,7 +86,7 @@ def _unlabelled(recipe: Config, images, reporter: Reporter) -> Prepared:
 
 def _write(out: Path, features: FeatureSet, classifier: TextClassifier | None, splits: list[str]) -> None:
     tensors: dict[str, torch.Tensor] = {"image_features": features.features.cpu().contiguous()}
-    words: dict[str, list[str]] = {"ids": list(features.ids or ())}
+    words: dict[str, Any] = {"ids": list(features.ids or ()), "backbone": features.backbone}
     if features.labels is not None:
         tensors["labels"] = features.labels.cpu().contiguous()
     if classifier is not None:
@@ -98,6 +99,6 @@ def _write(out: Path, features: FeatureSet, classifier: TextClassifier | None, s
             with partial.open("wb") as f:
                 np.savez(f, **{k: v.numpy() for k, v in tensors.items()}, **{k: np.array(v) for k, v in words.items()})
         else:
-            metadata = {key: json.dumps(value) for key, value in words.items()}
-            save_file(tensors, str(partial), metadata={**metadata, "backbone": features.backbone})
+            metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in words.items()}
+            save_file(tensors, str(partial), metadata=metadata)
         os.replace(partial, out)

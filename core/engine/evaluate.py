@@ -164,6 +164,7 @@ def _evaluate(opened: Run, recipe: Config, split: str, source: str, reporter: Re
 
     prepared = prepared_of(recipe, reporter, None if recipe.features else domain_of(opened))
     adapter = load_adapter(opened.adapter_path, prepared.backbone).to(_device_of(prepared))
+    _check_same_backbone(adapter, prepared, source)
     chosen = _split(prepared, split, everything=bool(source))
     chosen = _in_order_of(chosen, prepared.class_names, adapter.class_names_, str(source))
     zero_shot = fitted_zero_shot(chosen, prepared.classifier_of(adapter.class_names_))
@@ -183,6 +184,15 @@ def _certainty(before: Tensor | None, adapted: Tensor, labels: Tensor) -> dict[s
         "intervals": intervals,
         "mcnemar": {"gained": test.gained, "lost": test.lost, "p_value": test.p_value},
     }
+
+
+def _check_same_backbone(adapter: Adapter, prepared, source: str) -> None:
+    """Features files may say which backbone made them."""
+    made_by = "" if prepared.backbone is not None else prepared.file.features.backbone
+    if made_by and adapter.backbone_ and made_by != adapter.backbone_:
+        raise CapabilityError(
+            f"--features {source}: made by backbone {made_by}, the run by {adapter.backbone_}; use that one"
+        )
 
 
 def _device_of(prepared) -> torch.device:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -85,7 +85,8 @@ class PreparedFeatures:
         return self.data.split("test")
 
     def _rows(self, items: Sequence[Item]) -> FeatureSet:
-        return self.file.features.select([int(item.id) for item in items]).to(self.device)
+        rows = self.file.features.select([item.decode["row"] for item in items])
+        return replace(rows, ids=tuple(item.id for item in items)).to(self.device)
 
 
 def prepare_features(recipe: Config, reporter: Reporter) -> PreparedFeatures:
@@ -113,8 +114,6 @@ def prepare_features(recipe: Config, reporter: Reporter) -> PreparedFeatures:
 
 def _restricted(file: FeatureFile, classes) -> FeatureFile:
     """The file with only the chosen classes, relabelled."""
-    from dataclasses import replace
-
     indices = class_indices(file.classifier.class_names, classes)
     if indices is None:
         return file
@@ -136,11 +135,12 @@ def _restricted(file: FeatureFile, classes) -> FeatureFile:
 def _as_items(file: FeatureFile, path: Path) -> list[Item]:
     features = file.features
     rows = features.features.numpy()
+    named = features.ids is not None and len(set(features.ids)) == len(features)
     items = []
     for i in range(len(features)):
         digest = hashlib.sha256(rows[i].tobytes()).hexdigest()
         item = Item(
-            id=str(i),
+            id=features.ids[i] if named else str(i),  # shots are drawn by id: as from the images, if it names them
             source=path,
             decode={"digest": digest, "row": i},
             group=None if features.groups is None else features.groups[i],
@@ -154,4 +154,4 @@ def _as_items(file: FeatureFile, path: Path) -> list[Item]:
 
 
 def _no_pixels(item: Item):
-    raise DataError(f"row {item.id} of {item.source}: a features file holds no pixels")
+    raise DataError(f"row {item.decode['row']} of {item.source}: a features file holds no pixels")

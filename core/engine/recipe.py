@@ -10,8 +10,9 @@ from typing import Any
 from mmengine import Config
 
 from ..contracts.errors import ConfigError, UnknownNameError
-from ..registry import catalogue, load_domain
+from ..registry import catalogue
 from ..registry.catalogue import did_you_mean, find
+from .recipe_files import recipe_file
 
 DEFAULTS: dict[str, Any] = {
     "domain": None,
@@ -76,31 +77,6 @@ def resolve(
         _put(merged, key, value)
     _check(merged)
     return merged
-
-
-def recipe_file(name: str) -> Path:
-    """The file of a packaged recipe."""
-    known = recipes()
-    if name in known:
-        return known[name]
-    short = {full: path for full, path in known.items() if full.split("/", 1)[1] == name}
-    if len(short) == 1:
-        return next(iter(short.values()))
-    if short:
-        raise UnknownNameError(f"recipe '{name}' is in several domains; give one of {', '.join(short)}")
-    domain, _, rest = name.partition("/")
-    if rest and domain in catalogue.domains():
-        outside = load_domain(domain).recipes
-        if rest in outside:
-            return outside[rest]
-        known = {**known, **{f"{domain}/{own}": path for own, path in outside.items()}}
-    raise UnknownNameError(f"unknown recipe '{name}'; {did_you_mean(name, known)}")
-
-
-def recipes() -> dict[str, Path]:
-    """ "domain/recipe" -> file of this package's own domains, from file names."""
-    files = sorted((catalogue.PACKAGE_ROOT / "domains").glob("*/recipes/*.py"))
-    return {f"{_kebab(f.parents[1].name)}/{_kebab(f.stem)}": f for f in files}
 
 
 def adapter_options(recipe: Config) -> dict[str, Any]:
@@ -211,7 +187,3 @@ def _option(key: str) -> str:
 
 def _copy(value: Any) -> Any:
     return {k: _copy(v) for k, v in value.items()} if isinstance(value, dict) else value
-
-
-def _kebab(stem: str) -> str:
-    return stem.replace("_", "-")
