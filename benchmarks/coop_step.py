@@ -3,8 +3,8 @@
     python benchmarks/coop_step.py
 
 `coop` cuts prompts to the longest one and, since a causal tower sees nothing of what follows, runs the context that all
-classes begin with once. C 100, batch 32, a text tower of ViT-B/16's size (12 layers, width 512, 8 heads), longest prompt 24 tokens; the weights
-are random, which changes no timing. The gradients of the context are compared in the same run.
+classes begin with once. C 100, batch 32, a text tower of ViT-B/16's size (12 layers, width 512, 8 heads), longest
+prompt 24 tokens; the weights are random, which changes no timing. The gradients are compared in the same run.
 """
 
 from __future__ import annotations
