@@ -323,6 +323,9 @@ def doctor(as_json: Json = False, debug: Debug = False) -> None:
         _show(findings_table(findings))
 
 
+INTERRUPTED = 130
+"""What the parser returns after Ctrl-C, which it catches itself."""
+
 NUMBERS = {"integer": "a whole number", "float": "a number", "number": "a number"}
 """What the parser calls a number -> how we do."""
 
@@ -332,6 +335,8 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         code = app(arguments, prog_name="vladapt", standalone_mode=False)
+        if code == INTERRUPTED:
+            code = _interrupted()
     except VladaptError as error:
         code = _fail(str(error), error.exit_code, error, arguments)
     except (typer.Abort, KeyboardInterrupt):
@@ -369,7 +374,8 @@ def _fail(message: str, code: int, error: BaseException, arguments: list[str]) -
 
 
 def _interrupted() -> int:
-    typer.echo("vladapt: stopped; what was computed is kept, the same command goes on from it", err=True)
+    if _is_main_rank():
+        typer.echo("vladapt: stopped; what was computed is kept, the same command goes on from it", err=True)
     return 1
 
 
