@@ -148,7 +148,7 @@ def _read_rows(
             found.add_file(file, name if times == 1 else f"{name}#row{times}", formats, **fields)
     notes = []
     if unlabelled:
-        notes.append(f"Rows without a label, left out: {unlabelled} (write [] for an image that shows none of several labels).")
+        notes.append(f"Rows without a label, left out: {unlabelled} (write [] where none of several labels applies).")
     if repeated:
         notes.append(f"Repeated rows, left out: {repeated}.")
     return found, notes
