@@ -93,11 +93,17 @@ def _extra(extra: str, requirements: list[Requirement]) -> Finding:
         for r in requirements
         if (found := _version(r.name)) and not r.specifier.contains(found, prereleases=True)
     ]
-    cure = f"pip install 'vladapt[{extra}]'"
+    cure = f"pip install {_where_from()}[{extra}]'"
     if missing or wrong:
         lacks = ", ".join([*(f"no {name}" for name in missing), *wrong])
         return Finding(f"extra {extra}", False, lacks, cure)
     return Finding(f"extra {extra}", True, ", ".join(f"{r.name} {_version(r.name)}" for r in requirements))
+
+
+def _where_from() -> str:
+    """The opening of a pip requirement: the checkout this runs from, else the package's name."""
+    editable = Path(__file__).resolve().parents[2]
+    return f"-e '{editable}" if (editable / "pyproject.toml").is_file() else "'vladapt"
 
 
 def _cache() -> Finding:

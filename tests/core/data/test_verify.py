@@ -1,0 +1,63 @@
+"""Unreadable samples are found before anything is trained, and the verdict is remembered."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vladapt.core.contracts import DataError
+from vladapt.core.data.class_folders import read_class_folders
+from vladapt.core.data.identity import FileHashes
+from vladapt.core.data.verify import check_skipped, drop_unreadable
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        path = tmp_path / "data" / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(path)
+    return tmp_path / "data"
+
+
+def test_a_truncated_image_is_left_out_and_listed(folder):
+    broken = folder / "a" / "0.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    data = drop_unreadable(read_class_folders(folder), FileHashes())
+    assert len(data.items) == 39
+    [(name, reason)] = data.skipped
+    assert "0.png" in name and reason and "\n" not in reason
+
+
+def test_more_than_five_percent_stops(folder):
+    for name in ("a/0.png", "a/2.png", "b/1.png"):
+        (folder / name).write_text("no image")
+    with pytest.raises(DataError, match=r"3 of 40 images cannot be read, more than 5%; the first is .*0\.png"):
+        drop_unreadable(read_class_folders(folder), FileHashes())
+
+
+@pytest.mark.parametrize(("bad", "total", "stops"), [(1, 20, False), (2, 39, True), (5, 100, False), (6, 100, True)])
+def test_the_limit_is_five_percent(bad, total, stops):
+    skipped = [(str(i), "broken") for i in range(bad)]
+    if stops:
+        with pytest.raises(DataError):
+            check_skipped(skipped, total)
+    else:
+        check_skipped(skipped, total)
+
+
+def test_a_second_check_decodes_nothing(folder, monkeypatch):
+    data = read_class_folders(folder)
+    drop_unreadable(data, FileHashes())
+
+    def fails(item):
+        raise AssertionError("decoded again")
+
+    data.load = fails
+    assert len(drop_unreadable(data, FileHashes()).items) == 40
+
+
+def test_changed_bytes_are_judged_anew(folder):
+    drop_unreadable(read_class_folders(folder), FileHashes())
+    (folder / "a" / "0.png").write_text("no image")
+    assert len(drop_unreadable(read_class_folders(folder), FileHashes()).skipped) == 1

@@ -1,0 +1,43 @@
+"""The doctor names what is wrong and how to mend it."""
+
+import pytest
+
+from vladapt.core.engine import doctor
+
+
+def versions(monkeypatch, **found):
+    names = {name.replace("_", "-"): version for name, version in found.items()}
+    monkeypatch.setattr(doctor, "_version", lambda name: names.get(name))
+
+
+def test_two_opencv_wheels_of_different_versions_are_named(monkeypatch):
+    versions(monkeypatch, opencv_python="4.10.0.84", opencv_python_headless="4.12.0.88")
+    finding = doctor._opencv()
+    assert not finding.ok
+    assert "opencv-python 4.10.0.84" in finding.found and "two versions share one cv2" in finding.found
+    assert finding.cure == "pip install --force-reinstall opencv-python==4.12.0.88 opencv-python-headless==4.12.0.88"
+
+
+def test_a_cv2_that_is_not_the_wheels_is_named(monkeypatch):
+    cv2 = pytest.importorskip("cv2")
+    versions(monkeypatch, opencv_python="3.1.0.0", opencv_python_headless="3.1.0.0")
+    finding = doctor._opencv()
+    assert not finding.ok and f"cv2 is {cv2.__version__}, the wheels say 3.1.0.0" in finding.found
+
+
+def test_this_installation_has_one_working_cv2():
+    assert doctor._opencv().ok
+
+
+def test_a_missing_extra_says_how_to_get_it(monkeypatch):
+    real = doctor._version
+    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "pydicom" else real(name))
+    finding = next(f for f in doctor.examine() if f.what == "extra medical")
+    assert not finding.ok and "no pydicom" in finding.found and "[medical]'" in finding.cure
+
+
+def test_a_package_outside_its_range_is_named(monkeypatch):
+    real = doctor._version
+    monkeypatch.setattr(doctor, "_version", lambda name: "1.0" if name == "pydicom" else real(name))
+    finding = next(f for f in doctor.examine() if f.what == "extra medical")
+    assert not finding.ok and "pydicom 1.0 (wants" in finding.found

@@ -1,0 +1,62 @@
+"""A recipe is defaults, a file, --set and flags, in that order."""
+
+import pytest
+
+from vladapt.core.contracts import ConfigError, UnknownNameError
+from vladapt.core.engine.recipe import adapter_options, data_options, resolve
+from vladapt.core.engine.recipe_files import recipes
+
+
+def test_later_sources_win(tmp_path):
+    file = tmp_path / "mine.json"
+    file.write_text('{"shots": 2, "seed": 5, "adapter": {"name": "ape", "gamma": 0.2}}')
+    found = resolve(recipe="medical/default", config=file, sets=["seed=6", "adapter.gamma=0.3"], flags={"seed": 7})
+    assert (found.shots, found.seed, found.adapter.name, found.adapter.gamma) == (2, 7, "ape", 0.3)
+
+
+def test_an_adapters_name_never_takes_away_options_given_beside_it():
+    found = resolve(sets=["adapter.epochs=5"], flags={"adapter.name": "coop"})
+    assert found.adapter.name == "coop" and adapter_options(found) == {"epochs": 5}
+
+
+def test_another_adapter_drops_the_options_of_the_recipes_own():
+    assert adapter_options(resolve(recipe="blood-cells", flags={"adapter.name": "coop"})) == {}
+
+
+def test_short_forms():
+    found = resolve(flags={"adapter": "ape", "data": "./here"})
+    assert found.adapter.name == "ape" and found.data.path == "./here" and data_options(found) == {}
+    assert resolve(flags={"adapter": {"name": "ape", "alpha": 2.0}}).adapter.alpha == 2.0
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("2", 2), ("1e-3", 1e-3), ("(7, 3)", (7, 3)), ("none", None), ("true", True), ("words", "words")],
+)
+def test_values_of_set(text, value):
+    found = resolve(sets=[f"adapter.x={text}"]).adapter.x
+    assert (tuple(found) if isinstance(value, tuple) else found) == value
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "says"),
+    [
+        ({"sets": ["shotz=3"]}, UnknownNameError, "did you mean shots"),
+        ({"sets": ["shots"]}, ConfigError, "write key=value"),
+        ({"sets": ["seed.x=1"]}, ConfigError, "holds one value"),
+        ({"recipe": "chest-xra"}, UnknownNameError, "medical/chest-xray"),
+        ({"config": "none.py"}, ConfigError, "no such file"),
+        ({"flags": {"shots": 0}}, ConfigError, "--shots 0"),
+        ({"flags": {"amp": "fp8"}}, ConfigError, "--amp fp8"),
+        ({"flags": {"adapter.name": "apee"}}, UnknownNameError, "did you mean ape"),
+    ],
+)
+def test_mistakes_are_named(kwargs, error, says):
+    with pytest.raises(error, match=says):
+        resolve(**kwargs)
+
+
+def test_every_packaged_recipe_resolves():
+    assert "medical/default" in recipes()
+    for name in recipes():
+        assert resolve(recipe=name).domain == name.split("/")[0]
