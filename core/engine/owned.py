@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +76,23 @@ def train_plan(plan: Config, work_dir: Path, seed: int) -> nn.Module:
     plan.setdefault("default_scope", "vladapt")
     plan.setdefault("randomness", {"seed": seed, "deterministic": True})
     plan.setdefault("log_level", "WARNING")
-    runner = Runner.from_cfg(plan)
-    runner.train()
+    with _restored_determinism():
+        runner = Runner.from_cfg(plan)
+        runner.train()
     return runner.model.eval()
+
+
+@contextmanager
+def _restored_determinism() -> Iterator[None]:
+    """mmengine asks all of torch for deterministic kernels; what comes after the training (torchmetrics' counting
+    among it, which then takes memory without bound) must not inherit that."""
+    cudnn, enabled = torch.backends.cudnn, torch.are_deterministic_algorithms_enabled()
+    kept = cudnn.deterministic, cudnn.benchmark
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(enabled)
+        cudnn.deterministic, cudnn.benchmark = kept
 
 
 def check_plan(plan: Config) -> None:

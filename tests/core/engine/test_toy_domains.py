@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 import vladapt
 from vladapt.core.contracts import ConfigError
@@ -75,6 +76,12 @@ def test_boxes_are_trained_by_the_domains_plan_and_predicted_by_the_run(small_cl
 
 def test_masks_are_trained_by_the_domains_plan(small_clip_spec):
     assert fit(small_clip_spec, "toy-masks").metrics["adapted"]["iou"] > 0.9
+
+
+def test_a_training_leaves_torch_as_it_was(small_clip_spec):
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic
+    fit(small_clip_spec, "toy-masks")
+    assert (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic) == before
 
 
 def test_captions_are_scored_by_the_towers_with_nothing_trained(small_clip_spec):
