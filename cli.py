@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from typing import Annotated, Any
 
 import typer
 
 from .core.contracts.errors import ConfigError, VladaptError
+from .core.engine.exits import INTERRUPTED, fail, interrupted, is_main_rank, usage
 
 app = typer.Typer(
     name="vladapt",
@@ -249,16 +249,7 @@ def embed(
     flags = _data_flags(domain, task, data, None, backbone, device, amp, batch_size, workers, None)
     written = engine_embed(_recipe(None, None, sets, flags), out, images=images or (), reporter=_reporter())
     if as_json:
-        _print_json(
-            {
-                "file": str(written.file),
-                "images": written.images,
-                "dim": written.dim,
-                "skipped": [list(pair) for pair in written.skipped],
-                "encoded": written.encoded,
-                "from_store": written.from_store,
-            }
-        )
+        _print_json({**vars(written), "skipped": [list(pair) for pair in written.skipped]})
         return
     for name, reason in written.skipped:
         _say(f"Skipped: {name}: {reason}")
@@ -323,64 +314,25 @@ def doctor(as_json: Json = False, debug: Debug = False) -> None:
         _show(findings_table(findings))
 
 
-INTERRUPTED = 130
-"""What the parser returns after Ctrl-C, which it catches itself."""
-
-NUMBERS = {"integer": "a whole number", "float": "a number", "number": "a number"}
-"""What the parser calls a number -> how we do."""
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run the app; every expected error becomes one line on stderr and its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         code = app(arguments, prog_name="vladapt", standalone_mode=False)
         if code == INTERRUPTED:
-            code = _interrupted()
+            code = interrupted()
     except VladaptError as error:
-        code = _fail(str(error), error.exit_code, error, arguments)
+        code = fail(str(error), error.exit_code, error, arguments)
     except (typer.Abort, KeyboardInterrupt):
-        code = _interrupted()
+        code = interrupted()
     except OSError as error:
-        code = _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1, error, arguments)
+        code = fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1, error, arguments)
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error of the parser, whichever click typer carries
-            sys.exit(_fail(_usage(error, arguments), 2, error, arguments))
+            sys.exit(fail(usage(error, arguments), 2, error, arguments))
         text = str(error).strip().splitlines()
-        code = _fail(f"{type(error).__name__}: {text[0] if text else ''} (--debug shows where)", 1, error, arguments)
+        code = fail(f"{type(error).__name__}: {text[0] if text else ''} (--debug shows where)", 1, error, arguments)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _usage(error: Any, arguments: list[str]) -> str:
-    """What the parser says, and where to read more; of a number that is none, what was given."""
-    said, options = error.format_message(), getattr(getattr(error, "param", None), "opts", ())
-    kind = next((text for word, text in NUMBERS.items() if word in said), None) if "Invalid value" in said else None
-    for i, argument in enumerate(arguments if kind else ()):
-        option, _, value = argument.partition("=")
-        if option in options:
-            return f"{option} {value or ' '.join(arguments[i + 1 : i + 2])}: give {kind}"
-    command = error.ctx.command_path if getattr(error, "ctx", None) else "vladapt"
-    return f"{said.rstrip('.')}; see `{command} --help`"
-
-
-def _fail(message: str, code: int, error: BaseException, arguments: list[str]) -> int:
-    if "--debug" in arguments:
-        import traceback
-
-        traceback.print_exception(error)
-    if message and _is_main_rank():
-        typer.echo(f"vladapt: {' '.join(message.split())}", err=True)
-    return code
-
-
-def _interrupted() -> int:
-    if _is_main_rank():
-        typer.echo("vladapt: stopped; what was computed is kept, the same command goes on from it", err=True)
-    return 1
-
-
-def _is_main_rank() -> bool:
-    return os.environ.get("RANK", "0") == "0"
 
 
 def _recipe(recipe, config, sets, flags: dict[str, Any]):
@@ -407,7 +359,7 @@ def _data_flags(domain, task, data, features, backbone, device, amp, batch_size,
 def _reporter():
     from .core.engine.progress import Reporter
 
-    return Reporter(quiet=not _is_main_rank())
+    return Reporter(quiet=not is_main_rank())
 
 
 def _names(text: str) -> list[str]:
@@ -422,7 +374,7 @@ def _numbers(option: str, text: str) -> list[int]:
 
 
 def _show(table) -> None:
-    if not _is_main_rank():
+    if not is_main_rank():
         return
     from rich.console import Console
 
@@ -430,10 +382,10 @@ def _show(table) -> None:
 
 
 def _say(text: str) -> None:
-    if text and _is_main_rank():
+    if text and is_main_rank():
         typer.echo(text)
 
 
 def _print_json(value: Any) -> None:
-    if _is_main_rank():
+    if is_main_rank():
         typer.echo(json.dumps(value, default=str, allow_nan=False))

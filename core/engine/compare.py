@@ -106,6 +106,8 @@ def _compare(recipe, names, shots, seeds, sources, out, reporter) -> Comparison:
         refused.update(said)
         notes += [note for note in prepared.notes if note not in notes]
         name = prepared.data.name
+        while f"accuracy_over_shots-{name}" in plots:  # two folders of one name
+            name += "+"
         rows += [{**row, "data": name} for row in found] if len(sources) > 1 else found
         plots[f"accuracy_over_shots-{name}" if len(sources) > 1 else "accuracy_over_shots"] = found
     folder = Path(out) if out else Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-compare"

@@ -147,8 +147,10 @@ def _refuse_early(recipe: Config, adapter: Adapter, prepared: Prepared | Prepare
         raise CapabilityError(
             f"--novel: adapter '{adapter.name}' has no scores for classes it never saw; learn a prompt instead (coop)"
         )
-    if recipe.novel and len(_left_out(recipe, prepared)) < 2:
-        raise ConfigError("--novel: no two classes are left out; give --classes base, or a list")
+    if recipe.novel and (count := len(_left_out(recipe, prepared))) < 2:
+        raise ConfigError(f"--novel: --classes leaves out {count}, two are needed at least; name fewer classes")
+    if recipe.out and Path(recipe.out).is_file():
+        raise ConfigError(f"--out {recipe.out}: a file, not a folder; give the folder that is to hold the run")
     prepared.classifier  # noqa: B018 (descriptions and templates that cannot be used are found out here)
 
 

@@ -441,6 +441,16 @@ def test_novel_classes_need_a_method_that_can_name_them(fit, refused, colours):
     refused(outcome, FAILED, "--novel", "tip-adapter", "coop")
 
 
+def test_novel_needs_two_classes_that_are_left_out(fit, refused, colours):
+    outcome = fit("--data", colours, "--classes", "base", "--novel", "--adapter", "coop")
+    refused(outcome, USAGE, "--novel", "leaves out 1", "name fewer")
+
+
+def test_out_that_is_a_file_is_refused_before_anything_is_fitted(fit, refused, colours):
+    place = colours / "red" / "00.png"
+    refused(fit("--data", colours, "--out", place), USAGE, f"--out {place}", "a file, not a folder")
+
+
 def test_a_run_made_from_features_cannot_encode_images(fit, vladapt, tmp_path, colours):
     made = fit("--features", features_file(tmp_path / "f.npz"), "--json").json["run"]
     outcome = vladapt("predict", made, colours / "red" / "00.png")

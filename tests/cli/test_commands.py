@@ -102,6 +102,15 @@ def test_json_of_compare_and_its_files(vladapt, base):
     assert Path(found["plot"]).with_suffix(".svg").read_text().lstrip().startswith("<?xml")
 
 
+def test_compare_of_two_data_sets_of_one_name_keeps_them_apart(vladapt, base, colours, class_folders):
+    other = class_folders(each=9, name="other/data")
+    arguments = ["--adapters", "ape", "--shots", "1", "--seeds", "1", "--out", "compared", "--json"]
+    found = vladapt("compare", *base, "--data", other, *arguments).json
+    assert [row["data"] for row in found["rows"]] == ["data", "data", "data+", "data+"]
+    plots = {path.name for path in Path("compared").glob("*.png")}
+    assert plots == {"accuracy_over_shots-data.png", "accuracy_over_shots-data+.png"}
+
+
 def test_compare_gives_the_numbers_of_fit(vladapt, fit, base, colours):
     made = fit("--data", colours, "--adapter", "ape", "--shots", 2, "--seed", 5, "--json").json
     rows = vladapt("compare", *base, "--adapters", "ape", "--shots", "2", "--seeds", "5", "--json").json["rows"]
