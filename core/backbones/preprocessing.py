@@ -17,7 +17,7 @@ from ..contracts.errors import ConfigError, DataError
 MODES = ("shortest", "squash")
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos")
 ASPECT_RATIOS = (3 / 4, 4 / 3)
-LONGEST_ASPECT = 16
+LONGEST_ASPECT = 100
 
 
 @dataclass(frozen=True)
