@@ -16,6 +16,7 @@ from torch import Tensor
 from ...core.contracts.adapter import require
 from ...core.data.holdout import Selection
 from ...core.metrics.selection import macro_auroc
+from ._cache import REFERENCE_SCALE, zero_shot_logits
 
 BUDGET = 48 * 2**20  # bytes of working memory
 
@@ -92,6 +93,26 @@ def choose(
         return dict(zip(names, [axis.fallback for axis in axes])), selection.words, None
     best, score = search(*[axis.values for axis in axes])
     return dict(zip(names, best)), selection.words, score
+
+
+def search_as(adapter, selection: Selection) -> Callable[..., tuple[tuple[float, float], float]]:
+    """The search over (betas, alphas) of an adapter's `text`, `keys` and `values`, as they are when it is called."""
+
+    def search(betas, alphas):
+        queries = selection.val.unit
+        (beta, alpha, _), score = search_cache(
+            queries,
+            selection.val.labels,
+            zero_shot_logits(queries, adapter.text, adapter.logit_scale, adapter.logit_bias),
+            adapter.keys,
+            adapter.values,
+            betas,
+            alphas,
+            alpha_factor=adapter.logit_scale / REFERENCE_SCALE,
+        )
+        return (beta, alpha), score
+
+    return search
 
 
 def search_cache(

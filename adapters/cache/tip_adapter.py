@@ -19,7 +19,7 @@ from ._cache import (
     zero_shot_text,
 )
 from ._presets import tip_setting
-from ._search import check_options, choose, grid_axes, search_cache
+from ._search import check_options, choose, grid_axes, search_as
 
 AXES = ("beta", "alpha")
 
@@ -69,22 +69,8 @@ class TipAdapter(Adapter):
         self.logit_scale = classifier.logit_scale
         selection = selection_split(support, val, seed)
         self._remember(selection.train)
-
-        def search(betas, alphas):
-            queries = selection.val.unit
-            (beta, alpha, _), score = search_cache(
-                queries,
-                selection.val.labels,
-                zero_shot_logits(queries, self.text, self.logit_scale, self.logit_bias),
-                self.keys,
-                self.values,
-                betas,
-                alphas,
-                alpha_factor=self.logit_scale / REFERENCE_SCALE,
-            )
-            return (beta, alpha), score
-
-        chosen, words, score = choose(grid_axes(self, AXES, tip_setting(self.preset)), selection, search)
+        axes = grid_axes(self, AXES, tip_setting(self.preset))
+        chosen, words, score = choose(axes, selection, search_as(self, selection))
         self._remember(support)
         self.beta_, self.alpha_ = chosen["beta"], chosen["alpha"]
         return FitReport(self.name, chosen, words, score, notes=[keys_note(support, self.views)])

@@ -24,7 +24,7 @@ from ._cache import (
     zero_shot_text,
 )
 from ._presets import tip_setting
-from ._search import check_options, grid_axes, search_cache
+from ._search import check_options, grid_axes, search_as
 from ._training import Schedule, check_schedule, train_and_choose, train_keeping_best
 
 AXES = ("beta", "alpha")
@@ -92,22 +92,9 @@ class TipAdapterF(Adapter):
         self.beta_, self.alpha_ = (axis.fallback for axis in axes)
         selection = selection_split(support, val, seed)
 
-        def search(betas, alphas):
-            queries = selection.val.unit
-            (beta, alpha, _), score = search_cache(
-                queries,
-                selection.val.labels,
-                zero_shot_logits(queries, self.text, self.logit_scale, self.logit_bias),
-                self.keys,
-                self.values,
-                betas,
-                alphas,
-                alpha_factor=self.logit_scale / REFERENCE_SCALE,
-            )
-            return (beta, alpha), score
-
         train = partial(self._train, seed=seed)
-        trained = train_and_choose(support, selection, axes, train, search, resources.get("batch_order"))
+        search, order = search_as(self, selection), resources.get("batch_order")
+        trained = train_and_choose(support, selection, axes, train, search, order)
         self.beta_, self.alpha_ = trained.chosen["beta"], trained.chosen["alpha"]
         notes = [keys_note(support, self.views)]
         return FitReport(self.name, trained.chosen, trained.words, trained.score, trained.history, notes)
