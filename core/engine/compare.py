@@ -20,12 +20,13 @@ from ..runs.folder import write_whole
 from ..runs.plots import accuracy_over_shots
 from ..training.distributed import is_main
 from .evaluate import fitted_zero_shot, score
-from .fit import fit_adapter, prepared_of
+from .fit import fit_adapter
 from .outputs import all_or_none
 from .prepare import fewer_views, views_wanted
 from .progress import Reporter
 from .ranks import together
 from .recipe import adapter_options
+from .source import prepared_of
 
 TABLE = "compare.csv"
 

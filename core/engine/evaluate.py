@@ -24,6 +24,7 @@ from ..runs.folder import Run
 from .progress import Reporter
 from .ranks import together
 from .recipe import resolve
+from .source import prepared_of
 
 ROWS_AT_ONCE = 4096
 SMALL_TEST_SET = 100
@@ -160,7 +161,6 @@ def _recipe_of(run: Run, data: str | None, features: str | None) -> Config:
 
 
 def _evaluate(opened: Run, recipe: Config, split: str, source: str, reporter: Reporter) -> dict[str, Any]:
-    from .fit import prepared_of
 
     prepared = prepared_of(recipe, reporter, None if recipe.features else domain_of(opened))
     adapter = load_adapter(opened.adapter_path, prepared.backbone).to(_device_of(prepared))

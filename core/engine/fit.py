@@ -18,11 +18,12 @@ from ..runs.folder import Run
 from ..runs.report import ReportInput, write_report
 from ..training.distributed import is_main
 from .evaluate import Scores, fitted_zero_shot, harmonic_mean, score
-from .prepare import Prepared, Shots, named_domain, prepare, read_data, restrict_classes, split_counts, views_wanted
-from .prepare_features import PreparedFeatures, prepare_features
+from .prepare import Prepared, Shots, named_domain, read_data, restrict_classes, split_counts, views_wanted
+from .prepare_features import PreparedFeatures
 from .progress import Reporter
 from .ranks import together
 from .recipe import adapter_options, as_data, resolve
+from .source import prepared_of
 from .tables import choice, in_words
 from .versions import now, versions
 
@@ -77,11 +78,6 @@ def fit(
         recipe.domain = domain if own is None else own.name
     reporter = reporter or Reporter(quiet=True)
     return together(lambda: _fit(recipe, reporter, own))
-
-
-def prepared_of(recipe: Config, reporter: Reporter, domain: Domain | None = None) -> Prepared | PreparedFeatures:
-    """The data side of a recipe: a features file, or images and a backbone."""
-    return prepare_features(recipe, reporter) if recipe.features else prepare(recipe, reporter, domain)
 
 
 def fit_adapter(recipe: Config, prepared, shots: Shots, seed: int, reporter: Reporter) -> tuple[Adapter, FitReport]:
