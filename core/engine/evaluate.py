@@ -161,7 +161,6 @@ def _recipe_of(run: Run, data: str | None, features: str | None) -> Config:
 
 
 def _evaluate(opened: Run, recipe: Config, split: str, source: str, reporter: Reporter) -> dict[str, Any]:
-
     prepared = prepared_of(recipe, reporter, None if recipe.features else domain_of(opened))
     adapter = load_adapter(opened.adapter_path, prepared.backbone).to(_device_of(prepared))
     _check_same_backbone(adapter, prepared, source)
