@@ -66,9 +66,6 @@ def fit(
         bool | None, typer.Option("--novel", help="Also test on the classes that --classes leaves out.")
     ] = None,
     out: Out = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from stored features (always done; kept for scripts).")
-    ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:

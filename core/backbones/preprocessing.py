@@ -31,7 +31,8 @@ class Preprocess:
         interpolation: "bicubic", "bilinear", "nearest" or "lanczos" (images of 8 bits only).
         mode: "shortest" resizes the shortest side to S and crops the centre; "squash" resizes both sides to S.
         train: a random resized crop and a random flip instead, a pure function of the image and the seed.
-        scale: the share of the area that the random crop keeps, (smallest, largest).
+        scale: the share of the area that the random crop keeps, (smallest, largest). The default is that of
+            Tip-Adapter and APE, whose keys average such views; CoOp publishes (0.08, 1).
 
     Raises:
         ConfigError: an argument is not one of those.
@@ -43,7 +44,7 @@ class Preprocess:
     interpolation: str = "bicubic"
     mode: str = "shortest"
     train: bool = False
-    scale: tuple[float, float] = (0.08, 1.0)
+    scale: tuple[float, float] = (0.5, 1.0)
 
     def __post_init__(self):
         if self.image_size < 1:

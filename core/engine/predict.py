@@ -15,7 +15,6 @@ from ..contracts.adapter import Adapter
 from ..contracts.backbone import Backbone
 from ..contracts.domain import Domain, DomainData
 from ..contracts.errors import CapabilityError, DataError
-from ..data.verify import decoding_error
 from ..features.store import FeatureStore
 from ..registry import load_adapter
 from ..runs.folder import Run
@@ -125,18 +124,15 @@ def predict_owned(run: Run, domain: Domain, images: list, device: str) -> OwnedP
 
 
 def readable(data: DomainData) -> DomainData:
-    """The set without what cannot be decoded.
+    """The set, if there is anything in it; what cannot be decoded is found where it is decoded.
 
     Raises:
-        DataError: nothing is left.
+        DataError: nothing in it.
     """
-    reasons = [decoding_error(data, item) for item in data.items] if len(data.items) == 1 else [""] * len(data.items)
-    kept = data.with_items([item for item, reason in zip(data.items, reasons) if not reason])
-    kept.skipped = [*data.skipped, *[(item.id, reason) for item, reason in zip(data.items, reasons) if reason]]
-    if not kept.items:
-        why = f"; {kept.skipped[0][0]}: {kept.skipped[0][1]}" if kept.skipped else ""
+    if not data.items:
+        why = f"; {data.skipped[0][0]}: {data.skipped[0][1]}" if data.skipped else ""
         raise DataError(f"no readable image among what was given{why}")
-    return kept
+    return data
 
 
 def _logits(

@@ -140,7 +140,7 @@ def test_spec_is_json_and_tells_every_choice_apart():
         made(interpolation="bilinear"),
         made(mode="squash"),
         made(train=True),
-        made(train=True, scale=(0.5, 1.0)),
+        made(train=True, scale=(0.08, 1.0)),
     ]
     assert len({json.dumps(variant.spec, sort_keys=True) for variant in variants}) == len(variants)
     assert made(scale=(0.5, 1.0)).spec == made().spec  # without augmentation it changes nothing
@@ -163,3 +163,7 @@ def test_it_travels_to_workers():
 def test_a_wrong_choice_is_named(changes, said):
     with pytest.raises(ConfigError, match=said):
         made(**changes)
+
+
+def test_views_keep_at_least_half_the_image_as_the_cache_adapters_publish():
+    assert made(train=True).scale == (0.5, 1.0)
