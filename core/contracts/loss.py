@@ -3,24 +3,42 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from .errors import CapabilityError
+from .outputs import OUTPUTS, SHARED
 
 
 class Loss(nn.Module, ABC):
     """Base of all losses. A loss owns its heads and buffers, which are optimised and checkpointed with the model.
 
-    Class attributes:
-        needs: names that `out` must hold ("image_features", "text_features", "logit_scale", "logits", "labels", ...).
+    A loss is a plain function of the global batch. `forward` gathers the outputs of all ranks before `compute` sees
+    them, so that no loss knows of ranks: its value is that of one process with the whole batch, on every rank, and so
+    are the gradients of what towers and heads hold, once they are averaged over ranks as DistributedDataParallel does.
+    It computes in float32 at least, whatever the towers' precision.
 
-    Optional hooks a trainer calls when they exist: `before_epoch(extract)`, `after_step(model)`.
+    `compute` changes nothing but what it notes for `after_step`: queues, means and prototypes move there, once a step.
+
+    Class attributes:
+        needs: names that `out` must hold, of `core/contracts/outputs.py`.
+        teacher: None; "ema", the mean of the student over time, where `teacher.*` outputs are asked for; or "frozen".
+        experimental: what in this loss is ours, where the paper's equation could not be had; "" otherwise.
+
+    Optional hooks a trainer calls when they exist:
+        prepare(backbone): once, before the first step; may change the towers (a longer context, for instance).
+        before_epoch(extract): `extract(names)` gives outputs (N, ...) of the whole training set in its order.
+        text_prompt(embeddings, mask, batch): (B, L, T) word embeddings before the text tower -> what goes in.
+        teacher_momentum(progress): share of itself that the "ema" teacher keeps in a step.
+        after_step(model): once after each optimiser step.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
+    teacher: ClassVar[str | None] = None
+    experimental: ClassVar[str] = ""
 
     def __init__(self, dims: Mapping[str, int] | None = None):
         super().__init__()
@@ -30,19 +48,59 @@ class Loss(nn.Module, ABC):
         """`{"loss": scalar, part: scalar, ...}`.
 
         Args:
-            out: named outputs of towers and views.
+            out: named outputs of towers and views, of this rank.
             progress: share of training done, 0 to 1.
 
         Raises:
             CapabilityError: `out` lacks something in `needs`.
+            ConfigError: ranks hold different numbers of samples.
         """
-        lacking = sorted(self.needs - set(out))
+        from ..training.gather import global_batch
+
+        lacking = sorted(name for name in self.needs if out.get(name) is None)
         if lacking:
             raise CapabilityError(
-                f"loss '{type(self).__name__}' needs {', '.join(lacking)}; the model gives {sorted(out)}"
+                f"loss '{type(self).__name__}' needs {', '.join(map(in_words, lacking))}; the model gives {sorted(out)}"
             )
-        return self.compute(out, progress)
+        given = {name: value for name, value in out.items() if value is not None}
+        return self.of_whole_batch(global_batch(given, SHARED), progress)
+
+    def of_whole_batch(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
+        """The same of outputs that hold the rows of all ranks already."""
+        with _full_precision(out):
+            return self.compute({name: _at_least_float32(value) for name, value in out.items()}, progress)
 
     @abstractmethod
     def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
-        """The loss and its parts."""
+        """The loss and its parts, of the whole batch."""
+
+    def dim(self, name: str, used_for: str) -> int:
+        """A width the loss was told of.
+
+        Raises:
+            CapabilityError: it was not.
+        """
+        if name not in self.dims:
+            raise CapabilityError(
+                f"loss '{type(self).__name__}' needs dims['{name}'] for {used_for}; it was given {sorted(self.dims)}"
+            )
+        return int(self.dims[name])
+
+
+Extract = Callable[[list[str]], dict[str, Tensor]]
+"""What `before_epoch` is given: names of outputs -> (N, ...) of the training set, on the CPU."""
+
+
+def in_words(name: str) -> str:
+    """A name with its meaning, for messages."""
+    return f"'{name}' ({OUTPUTS[name].meaning})" if name in OUTPUTS else f"'{name}'"
+
+
+def _at_least_float32(value: Any) -> Any:
+    half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
+    return value.float() if half else value
+
+
+def _full_precision(out: Mapping[str, Any]):
+    device = next((value.device.type for value in out.values() if isinstance(value, Tensor)), "cpu")
+    return torch.autocast(device, enabled=False)

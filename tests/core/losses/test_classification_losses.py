@@ -46,7 +46,7 @@ def test_pos_weight_scales_the_positive_term():
 
 
 def test_what_is_missing_is_named():
-    with pytest.raises(CapabilityError, match="needs labels"):
+    with pytest.raises(CapabilityError, match="needs 'labels'"):
         build_loss("cross-entropy")({"logits": torch.ones(1, 2)})
 
 
