@@ -1,0 +1,65 @@
+"""Features as a file: `embed`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .options import (
+    Amp,
+    Backbone,
+    BatchSize,
+    Data,
+    Debug,
+    Device,
+    Domain,
+    Json,
+    Sets,
+    Task,
+    Workers,
+    data_flags,
+    recipe_of,
+)
+from .printing import print_json, reporter, say
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the app, in the order of `vladapt --help`."""
+    app.command()(embed)
+
+
+def embed(
+    out: Annotated[str, typer.Option(help="File to write: .safetensors or .npz.")],
+    images: Annotated[
+        list[str] | None, typer.Argument(help="Image files or folders; none: the data set of --data.")
+    ] = None,
+    domain: Domain = None,
+    task: Task = None,
+    data: Data = None,
+    backbone: Backbone = None,
+    device: Device = None,
+    amp: Amp = None,
+    batch_size: BatchSize = None,
+    workers: Workers = None,
+    sets: Sets = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write features of a data set, or of loose images, in the layout that --features reads.
+
+    Example: vladapt embed --domain medical --data ./xrays --out xrays.safetensors
+    """
+    from ..engine.embed import embed as engine_embed
+
+    flags = data_flags(domain, task, data, None, backbone, device, amp, batch_size, workers, None)
+    written = engine_embed(recipe_of(None, None, sets, flags), out, images=images or (), reporter=reporter())
+    if as_json:
+        print_json({**vars(written), "skipped": [list(pair) for pair in written.skipped]})
+        return
+    for name, reason in written.skipped:
+        say(f"Skipped: {name}: {reason}")
+    say(
+        f"{written.images} images, {written.dim} wide: {written.file} "
+        f"({written.encoded} encoded, {written.from_store} from the store)"
+    )

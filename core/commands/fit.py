@@ -1,0 +1,214 @@
+"""Fit, and what follows a fit: `fit`, `eval`, `predict`, `compare`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .options import (
+    AdapterName,
+    Amp,
+    Backbone,
+    BatchSize,
+    Classes,
+    ConfigFile,
+    Data,
+    Debug,
+    Device,
+    Domain,
+    Features,
+    Json,
+    Out,
+    RecipeName,
+    Sets,
+    Task,
+    Workers,
+    data_flags,
+    names,
+    numbers,
+    recipe_of,
+)
+from .printing import print_json, reporter, say, show_table
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the app, in the order of `vladapt --help`."""
+    app.command()(fit)
+    app.command("eval")(evaluate)
+    app.command()(predict)
+    app.command()(compare)
+
+
+def fit(
+    domain: Domain = None,
+    task: Task = None,
+    data: Data = None,
+    features: Features = None,
+    adapter: AdapterName = None,
+    loss: Annotated[str | None, typer.Option(help="Loss, for adapters that let it be chosen.")] = None,
+    shots: Annotated[int | None, typer.Option(help="Labelled images a class.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Fixes the draw of the shots and all else that is random.")] = None,
+    backbone: Backbone = None,
+    device: Device = None,
+    amp: Amp = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs, for adapters that train.")] = None,
+    batch_size: BatchSize = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate, for adapters that train.")] = None,
+    workers: Workers = None,
+    recipe: RecipeName = None,
+    config: ConfigFile = None,
+    sets: Sets = None,
+    classes: Classes = None,
+    novel: Annotated[
+        bool | None, typer.Option("--novel", help="Also test on the classes that --classes leaves out.")
+    ] = None,
+    out: Out = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Adapt a model to a data set and write a run with a report.
+
+    Example: vladapt fit --domain medical --data ./xrays --adapter tip-adapter --shots 16
+    """
+    from ..engine.fit import fit as engine_fit
+    from ..engine.tables import choice, metrics_table, verdict
+
+    flags = {
+        **data_flags(domain, task, data, features, backbone, device, amp, batch_size, workers, classes),
+        "adapter.name": adapter,
+        "adapter.loss": loss,
+        "adapter.epochs": epochs,
+        "adapter.lr": lr,
+        "shots": shots,
+        "seed": seed,
+        "novel": novel,
+        "out": out,
+    }
+    result = engine_fit(recipe_of(recipe, config, sets, flags), reporter=reporter())
+    if result is None:
+        return
+    if as_json:
+        print_json(result.summary)
+        return
+    show_table(metrics_table(result.metrics))
+    say(verdict(result.metrics))
+    say(choice(result.report))
+    for note in result.notes:
+        say(f"Note: {note}")
+    for name, reason in result.skipped:
+        say(f"Skipped: {name}: {reason}")
+    if result.encoded or result.from_store:
+        say(f"Features: {result.encoded} images encoded, {result.from_store} from the store.")
+    say(f"Run:    {result.run}")
+    if (report := result.run / "report.html").is_file():  # a task that its domain owns may have none
+        say(f"Report: {report}")
+
+
+def evaluate(
+    run: Annotated[str, typer.Argument(help="A run folder.")],
+    data: Data = None,
+    features: Features = None,
+    split: Annotated[str, typer.Option(help="test, val, train or all.")] = "test",
+    device: Device = None,
+    workers: Workers = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Evaluate a run again, on its own test images or on other data of the same classes.
+
+    Example: vladapt eval runs/20260101-120000-medical-ape-1a2b --data ./other_hospital
+    """
+    from ..engine.evaluate import evaluate as engine_evaluate
+    from ..engine.tables import metrics_table, verdict
+
+    result = engine_evaluate(
+        run, data=data, features=features, split=split, device=device or "auto", workers=workers, reporter=reporter()
+    )
+    if as_json:
+        print_json(result)
+        return
+    show_table(metrics_table(result))
+    say(verdict(result))
+
+
+def predict(
+    run: Annotated[str, typer.Argument(help="A run folder.")],
+    images: Annotated[list[str], typer.Argument(help="Image files or folders.")],
+    device: Device = None,
+    batch_size: BatchSize = None,
+    workers: Workers = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Classify new images with a run.
+
+    Example: vladapt predict runs/20260101-120000-medical-ape-1a2b new_scans/
+    """
+    from ..engine.predict import predict as engine_predict
+    from ..engine.tables import predictions_table
+
+    found = engine_predict(
+        run, images, device=device or "auto", batch_size=batch_size, workers=workers, reporter=reporter()
+    )
+    if as_json:
+        print_json({"run": run, "predictions": found.rows(), "skipped": [list(pair) for pair in found.skipped]})
+        return
+    show_table(predictions_table(found.rows()))
+    for name, reason in found.skipped:
+        say(f"Skipped: {name}: {reason}")
+
+
+def compare(
+    adapters: Annotated[str, typer.Option(help="Methods, comma-separated; zero-shot is always added.")],
+    domain: Domain = None,
+    task: Task = None,
+    data: Annotated[list[str] | None, typer.Option(help="Data set, or `sample`. Repeatable.")] = None,
+    features: Annotated[list[str] | None, typer.Option(help="Features file instead of images. Repeatable.")] = None,
+    shots: Annotated[str, typer.Option(help="Labelled images a class, comma-separated.")] = "1,2,4,8,16",
+    seeds: Annotated[str, typer.Option(help="Seeds, comma-separated.")] = "1,2,3",
+    backbone: Backbone = None,
+    device: Device = None,
+    amp: Amp = None,
+    batch_size: BatchSize = None,
+    workers: Workers = None,
+    recipe: RecipeName = None,
+    config: ConfigFile = None,
+    sets: Sets = None,
+    classes: Classes = None,
+    out: Out = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Compare methods over shots and seeds on the same features: a table, a CSV and a plot.
+
+    Example: vladapt compare --domain medical --adapters tip-adapter,ape --shots 1,4,16 --seeds 1,2,3
+    """
+    from ..engine.compare import compare as engine_compare
+    from ..engine.tables import comparison_markdown, comparison_table
+
+    flags = data_flags(domain, task, None, None, backbone, device, amp, batch_size, workers, classes)
+    sources = [{"data": path} for path in data or ()] + [{"features": file} for file in features or ()]
+    result = engine_compare(
+        recipe_of(recipe, config, sets, flags),
+        names(adapters),
+        numbers("--shots", shots),
+        numbers("--seeds", seeds),
+        sources=sources,
+        out=out,
+        reporter=reporter(),
+    )
+    if as_json:
+        print_json({"rows": result.rows, "csv": str(result.csv), "plot": str(result.plot), "refused": result.refused})
+        return
+    if markdown:
+        say(comparison_markdown(result.summary()))
+    else:
+        show_table(comparison_table(result.summary()))
+    for name, reason in result.refused.items():
+        say(f"Refused: {name}: {reason}")
+    for note in result.notes:
+        say(f"Note: {note}")
+    say(f"Rows: {result.csv}")
+    say(f"Plot: {result.plot}")

@@ -1,0 +1,65 @@
+"""Options that commands share, and what they become: recipe flags, lists of names and numbers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from ..contracts.errors import ConfigError
+
+Domain = Annotated[str | None, typer.Option(help="Domain plug-in (`vladapt list domains`).")]
+Task = Annotated[str | None, typer.Option(help="Task of the domain; its first one by default.")]
+Data = Annotated[str | None, typer.Option(help="Data set: a folder or file, or `sample`.")]
+Features = Annotated[str | None, typer.Option(help="Features file (.safetensors, .npz) instead of images.")]
+AdapterName = Annotated[str | None, typer.Option(help="Method (`vladapt list adapters`).")]
+Backbone = Annotated[
+    str | None, typer.Option(help="embedded, open_clip:<arch>/<tag>, open_clip:<arch>@<file>, hf:<id>")
+]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Amp = Annotated[str | None, typer.Option(help="Mixed precision of the backbone: bf16 or fp16.")]
+Workers = Annotated[int | None, typer.Option(help="Threads that decode images.")]
+BatchSize = Annotated[int | None, typer.Option(help="Images at once through the backbone; measured by default.")]
+RecipeName = Annotated[str | None, typer.Option(help="Packaged recipe (`vladapt list recipes`).")]
+ConfigFile = Annotated[str | None, typer.Option(help="A recipe file of your own (.py, .json, .yaml).")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="key=value, for instance adapter.alpha=2. Repeatable.")]
+Classes = Annotated[str | None, typer.Option(help="base, new, a,b,c or a text file with one class a line.")]
+Out = Annotated[str | None, typer.Option(help="Where to write.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")]
+
+
+def recipe_of(recipe, config, sets, flags: dict[str, Any]):
+    """The recipe that a packaged one, a file, `--set` and the named flags make, in this order of weight."""
+    from ..engine.recipe import resolve
+
+    return resolve(recipe=recipe, config=config, sets=sets or (), flags=flags)
+
+
+def data_flags(domain, task, data, features, backbone, device, amp, batch_size, workers, classes) -> dict[str, Any]:
+    """Recipe key -> what was given for it, of the flags that say which data and how it is encoded."""
+    return {
+        "domain": domain,
+        "task": task,
+        "data.path": data,
+        "features": features,
+        "backbone": backbone,
+        "device": device,
+        "amp": amp,
+        "batch_size": batch_size,
+        "workers": workers,
+        "classes": classes,
+    }
+
+
+def names(text: str) -> list[str]:
+    """ "a, b" -> ["a", "b"]."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def numbers(option: str, text: str) -> list[int]:
+    """ "1,4" -> [1, 4]; raises ConfigError, naming the option."""
+    try:
+        return [int(number) for number in names(text)]
+    except ValueError:
+        raise ConfigError(f"{option} {text}: give whole numbers, comma-separated, for instance 1,4,16") from None
