@@ -1,0 +1,31 @@
+"""NegCLIP: each caption's hard negative stands among the captions that an image must tell apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from ..contracts.loss import Loss
+from ._hard_negatives import contrast_with_hard_negatives
+
+
+class NegClip(Loss):
+    """When and Why Vision-Language Models Behave like Bags-of-Words, and What to Do About It?
+    (Yuksekgonul et al., 2022, arXiv 2210.01936).
+
+    CLIP's loss, where an image chooses among the captions of the batch and a hard negative of each (words swapped, for
+    instance); a caption chooses among the images alone. L = (CE([s I T^T | s I N^T]) + CE(s T I^T)) / 2.
+
+    The part "accuracy" is the share of right choices in the batch, over both directions.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "text_negative", "logit_scale"})
+    logit_scale_bounds: ClassVar[tuple[float, float]] = (1.0, 100.0)
+
+    def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
+        loss, accuracy = contrast_with_hard_negatives(
+            out["image_features"], out["text_features"], out["text_negative"], out["logit_scale"]
+        )
+        return {"loss": loss, "accuracy": accuracy}

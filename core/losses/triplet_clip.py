@@ -1,0 +1,39 @@
+"""TripletCLIP: hard negative captions and hard negative images, each the other's positive."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from ..contracts.loss import Loss
+from ._hard_negatives import contrast_with_hard_negatives
+
+
+class TripletClip(Loss):
+    """TripletCLIP: Improving Compositional Reasoning of CLIP via Synthetic Vision-Language Negatives
+    (Patel et al., 2024, arXiv 2411.02545).
+
+    Each pair comes with a hard negative caption and an image made of that caption. L = NegCLIP(I, T, N) +
+    NegCLIP(J, N, T), with J the negative images: in the second term the negative pair is the positive one, and the
+    captions are its hard negatives.
+
+    Parts: "positives" and "negatives" are the two terms, "accuracy" the share of right choices over both.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset(
+        {"image_features", "text_features", "image_negative", "text_negative", "logit_scale"}
+    )
+    logit_scale_bounds: ClassVar[tuple[float, float]] = (1.0, 100.0)
+
+    def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
+        text, negative_text, scale = out["text_features"], out["text_negative"], out["logit_scale"]
+        positives, hits = contrast_with_hard_negatives(out["image_features"], text, negative_text, scale)
+        negatives, negative_hits = contrast_with_hard_negatives(out["image_negative"], negative_text, text, scale)
+        return {
+            "loss": positives + negatives,
+            "positives": positives,
+            "negatives": negatives,
+            "accuracy": (hits + negative_hits) / 2,
+        }
