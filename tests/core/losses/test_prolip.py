@@ -1,0 +1,218 @@
+"""ProLIP beside the reference's numbers and its equations written out."""
+
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from vladapt import CapabilityError, ConfigError, build_loss
+from vladapt.core.losses.prolip import inclusion_loss, inclusion_test, pairwise_logits
+
+NAMES = {
+    "image_features": "image_mean",
+    "image_log_variance": "image_logvar",
+    "text_features": "text_mean",
+    "text_log_variance": "text_logvar",
+}
+MASKED = {
+    "image_masked": "masked_image_mean",
+    "image_masked_log_variance": "masked_image_logvar",
+    "text_masked": "masked_text_mean",
+    "text_masked_log_variance": "masked_text_logvar",
+}
+OPTIONS = ("inclusion_alpha", "inclusion_alpha_occ", "vib_beta", "inclusion_loss_scale", "inclusion_loss_eps")
+
+
+@pytest.fixture(scope="module")
+def reference(parity_dir):
+    """Tensors, the json, and `near(name)`: its tolerance."""
+    told = json.loads((parity_dir / "dev" / "loss_prolip.json").read_text())
+    tensors = load_file(parity_dir / "dev" / "loss_prolip.safetensors")
+
+    def near(name):
+        return {"rtol": told["tensors"][name]["rtol"], "atol": told["tensors"][name]["atol"]}
+
+    return tensors, told["hyper_parameters"], near
+
+
+def test_every_term_and_gradient_is_the_references(reference):
+    tensors, given_, near = reference
+    loss = build_loss("prolip", **{name: given_[name] for name in OPTIONS})
+    out = {ours: tensors[theirs].clone().requires_grad_() for ours, theirs in NAMES.items()}
+    out.update({ours: tensors[theirs] for ours, theirs in MASKED.items()})
+    out.update(logit_scale=torch.tensor(given_["scale"]), logit_bias=torch.tensor(given_["bias"]))
+    parts = loss(out)
+    parts["loss"].backward()
+    weighted = {
+        "total": parts["loss"],
+        "term_ppcl": parts["ppcl"],
+        "term_img_inclusion": given_["inclusion_alpha_occ"] * parts["image_masked_inclusion"],
+        "term_txt_inclusion": given_["inclusion_alpha_occ"] * parts["text_masked_inclusion"],
+        "term_inclusion": given_["inclusion_alpha"] * parts["inclusion"],
+        "term_vib": given_["vib_beta"] * parts["vib"],
+    }
+    for name, value in weighted.items():
+        torch.testing.assert_close(value.detach(), tensors[name], **near(name), msg=lambda m, n=name: f"{n}: {m}")
+    for ours, theirs in NAMES.items():
+        torch.testing.assert_close(out[ours].grad, tensors[f"grad_{theirs}"], **near(f"grad_{theirs}"))
+
+
+def test_logits_and_the_inclusion_test_are_the_references(reference):
+    tensors, given_, near = reference
+    image, text = (tensors["image_mean"], tensors["image_logvar"]), (tensors["text_mean"], tensors["text_logvar"])
+    logits = pairwise_logits(*image, *text, given_["scale"], given_["bias"])
+    torch.testing.assert_close(logits, tensors["logits"], **near("logits"))
+    test = inclusion_test(*image, *text, given_["inclusion_loss_eps"])
+    torch.testing.assert_close(test, tensors["inclusion_test_i_in_t"], **near("inclusion_test_i_in_t"))
+
+
+def test_a_soft_inclusion_loss_is_the_references_with_its_gradient(reference):
+    tensors, _, near = reference
+    mean, log_variance = (tensors[name].clone().requires_grad_() for name in ("image_mean", "image_logvar"))
+    soft = inclusion_loss(mean, log_variance, tensors["text_mean"], tensors["text_logvar"], scale=0.05, eps=0.0)
+    soft.backward()
+    torch.testing.assert_close(soft.detach(), tensors["soft_inclusion"], **near("soft_inclusion"))
+    torch.testing.assert_close(mean.grad, tensors["soft_inclusion_grad_mean"], **near("soft_inclusion_grad_mean"))
+    torch.testing.assert_close(
+        log_variance.grad, tensors["soft_inclusion_grad_logvar"], **near("soft_inclusion_grad_logvar")
+    )
+
+
+def released_inclusion(m1, s1, m2, s2, eps, sigma=1.0):
+    """The paper's A, B and C, one number at a time."""
+    v1, v2 = math.exp(-s1 + eps), math.exp(-s2 + eps)
+    a, b, c = v1 + v2 / 2, 2 * m1 * v1 + m2 * v2, m1**2 * v1 + m2**2 * v2 / 2
+    return sigma * (-2 * s1 - s2) - 0.5 * math.log(a) + b**2 / (4 * a) - c
+
+
+@settings(max_examples=40, deadline=None)
+@given(*[st.floats(-1, 1)] * 2, *[st.floats(-4, 4)] * 2, st.floats(-3, 1), st.booleans())
+def test_the_inclusion_test_is_the_papers_a_b_c(m1, m2, s1, s2, eps, exact):
+    gaussians = [torch.tensor([[value]], dtype=torch.float64) for value in (m1, s1, m2, s2)]
+    got = inclusion_test(*gaussians, eps, exact)
+    expected = released_inclusion(m1, s1, m2, s2, eps, 0.5 if exact else 1.0)
+    assert got.item() == pytest.approx(expected, rel=1e-7, abs=1e-7)
+
+
+@settings(max_examples=10, deadline=None)
+@given(*[st.floats(-1, 1)] * 2, *[st.floats(-2, 1)] * 2)
+def test_exact_inclusion_is_the_log_of_the_integral(m1, m2, s1, s2):
+    """Up to its constant, by summing p_1^2 p_2 over a fine grid."""
+    x = torch.linspace(-15, 15, 60_001, dtype=torch.float64)
+    normal = [torch.exp(-((x - m) ** 2) / (2 * math.exp(s))) / math.exp(s / 2) for m, s in ((m1, s1), (m2, s2))]
+    integral = torch.trapezoid(normal[0] ** 2 * normal[1], x)
+    gaussians = [torch.tensor([[value]], dtype=torch.float64) for value in (m1, s1, m2, s2)]
+    got = inclusion_test(*gaussians, 0.0, exact=True)
+    assert got.item() == pytest.approx(math.log(integral.item()) - 0.5 * math.log(math.pi), abs=1e-5)
+
+
+def test_the_narrow_lies_in_the_wide_and_not_the_wide_in_the_narrow():
+    mean, narrow, wide = torch.zeros(1, 3), torch.full((1, 3), -3.0), torch.full((1, 3), 0.0)
+    assert inclusion_loss(mean, narrow, mean, wide, 1.0, 0.0) < 0.1
+    assert inclusion_loss(mean, wide, mean, narrow, 1.0, 0.0) > 1
+
+
+def test_extreme_variances_stay_finite():
+    mean = torch.nn.functional.normalize(torch.randn(2, 4, generator=torch.Generator().manual_seed(0)), dim=-1)
+    low = torch.full((2, 4), -80.0, requires_grad=True)
+    loss = inclusion_loss(mean, low, -mean, torch.full((2, 4), 20.0), 1000.0, -10.0)
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(low.grad).all()
+
+
+@pytest.fixture
+def out(example_out):
+    """An example with masked views of all samples."""
+    return example_out(build_loss("prolip", masked=True).needs)
+
+
+def test_ppcl_is_the_sigmoid_loss_of_the_equation(out):
+    image, text = out["image_features"].double(), out["text_features"].double()
+    out = {name: value - 4 if name.endswith("log_variance") else value for name, value in out.items()}
+    variances = [out[f"{tower}_log_variance"].double().exp().sum(dim=1) for tower in ("image", "text")]
+    total = 0.0
+    for i in range(8):
+        for j in range(8):
+            logit = 11.3 * (image[i] @ text[j] - (variances[0][i] + variances[1][j]) / 2) - 10
+            total += torch.log1p((-logit if i == j else logit).exp())
+    assert build_loss("prolip")(out)["ppcl"].item() == pytest.approx(total.item() / 8, rel=1e-4)
+
+
+def test_vib_is_the_divergence_from_the_unit_gaussian(out):
+    exact = build_loss("prolip", exact_gaussians=True)(out)["vib"]
+    expected = 0.0
+    for tower in ("image", "text"):
+        ours = torch.distributions.Normal(out[f"{tower}_features"], (out[f"{tower}_log_variance"] / 2).exp())
+        expected += torch.distributions.kl_divergence(ours, torch.distributions.Normal(0.0, 1.0)).mean()
+    torch.testing.assert_close(exact, expected)
+
+
+def test_a_bias_of_its_own_learns_where_the_model_has_none(out):
+    loss = build_loss("prolip", init_bias=-3.0)
+    parts = loss(out)
+    parts["loss"].backward()
+    assert loss.bias.grad.abs() > 0
+    torch.testing.assert_close(parts["loss"], loss({**out, "logit_bias": torch.tensor(-3.0)})["loss"])
+    assert not torch.allclose(parts["loss"], loss({**out, "logit_bias": torch.tensor(-9.0)})["loss"])
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"ppcl_lambda": 0.5},
+        {"inclusion_alpha": 1e-2},
+        {"inclusion_alpha_occ": 0.0},
+        {"vib_beta": 1e-1},
+        {"inclusion_loss_scale": 1.0},
+        {"inclusion_loss_eps": 1.0},
+        {"masked_share": 0.5},
+        {"exact_gaussians": True},
+        {"init_bias": -5.0},
+    ],
+)
+def test_each_option_changes_the_loss(changed, out):
+    assert not torch.allclose(build_loss("prolip")(out)["loss"], build_loss("prolip", **changed)(out)["loss"])
+
+
+def test_masked_views_are_asked_for_or_used_where_given(out):
+    without = {name: value for name, value in out.items() if "masked" not in name}
+    assert "image_masked_inclusion" not in build_loss("prolip")(without)
+    assert "image_masked_inclusion" in build_loss("prolip")(out)
+    with pytest.raises(CapabilityError, match="'image_masked'"):
+        build_loss("prolip", masked=True)(without)
+
+
+def test_fewer_masked_rows_are_those_of_the_first_samples(out):
+    fewer = {name: value[:4] if "masked" in name else value for name, value in out.items()}
+    given_ = build_loss("prolip")(fewer)
+    torch.testing.assert_close(given_["loss"], build_loss("prolip", masked_share=0.5)(out)["loss"])
+
+
+def test_a_caption_and_its_image_are_treated_alike_but_for_inclusion(out):
+    """PPCL and VIB are symmetric; the inclusion of the image in the caption is not."""
+    swapped = {
+        name.replace("image", "x").replace("text", "image").replace("x_", "text_"): value for name, value in out.items()
+    }
+    ours, theirs = build_loss("prolip")(out), build_loss("prolip")(swapped)
+    torch.testing.assert_close(ours["ppcl"], theirs["ppcl"])
+    torch.testing.assert_close(ours["vib"], theirs["vib"])
+    assert not torch.allclose(ours["inclusion"], theirs["inclusion"])
+
+
+def test_gradients_by_differences():
+    generator = torch.Generator().manual_seed(0)
+    loss = build_loss("prolip", inclusion_alpha=0.1, inclusion_loss_scale=0.5, vib_beta=0.1).double()
+    names = (*NAMES, "logit_scale", "logit_bias")
+    values = [torch.randn(3, 4, generator=generator, dtype=torch.float64).requires_grad_() for _ in NAMES]
+    values += [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (2.0, -1.0)]
+    assert torch.autograd.gradcheck(lambda *given_: loss(dict(zip(names, given_, strict=True)))["loss"], values)
+
+
+@pytest.mark.parametrize("wrong", [{"vib_beta": -1.0}, {"inclusion_loss_scale": 0.0}, {"masked_share": 0.0}])
+def test_options_are_checked(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        build_loss("prolip", **wrong)
