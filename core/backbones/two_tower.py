@@ -9,6 +9,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..contracts.backbone import Backbone, Block, normalized
 from ..contracts.errors import CapabilityError, ConfigError
@@ -55,6 +56,21 @@ class ImageTower:
 
     def tokens(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
         return self.project_patches(run(self.blocks, self.embed(pixels))), self.grid(pixels)
+
+    def several(self, pixels: Tensor, names: frozenset[str]) -> dict[str, Tensor]:
+        """What is named of "image_features", "image_hidden", "image_tokens", not normalised; one pass with blocks."""
+        if not self.blocks:
+            hidden = self.hidden(pixels)
+            made = {"image_tokens": self.tokens(pixels)[0]} if "image_tokens" in names else {}
+        else:
+            x = run(self.blocks, self.embed(pixels))
+            hidden = self.pool(x)
+            made = {"image_tokens": self.project_patches(x)} if "image_tokens" in names else {}
+        if "image_hidden" in names:
+            made["image_hidden"] = hidden
+        if "image_features" in names:
+            made["image_features"] = self.project(hidden)
+        return made
 
     def maps(self, pixels: Tensor) -> list[Tensor]:
         """The patches after a quarter, a half, three quarters and all of the blocks, (B, W, h, w) each."""
@@ -264,6 +280,18 @@ class TwoTower(Backbone):
         tokens, grid = self._image.tokens(pixels.to(self.device))
         return tokens.float(), grid
 
+    def image_outputs(self, pixels: Tensor, names: frozenset[str]) -> dict[str, Tensor]:
+        """What is named of "image_features" (B, D) unit, "image_hidden" (B, W) and "image_tokens" (B, P, D)."""
+        self.need("hidden")
+        made = self._image.several(pixels.to(self.device), names)
+        return {name: normalized(value, name == "image_features") for name, value in made.items()}
+
+    @property
+    def image_prefix(self) -> int:
+        """Tokens of the image tower that stand before its patches."""
+        self.need("image_blocks")
+        return self._image.prefix
+
     def feature_maps(self, pixels: Tensor) -> list[Tensor]:
         self.need("feature_maps")
         return self._image.maps(pixels.to(self.device))
@@ -287,10 +315,31 @@ class TwoTower(Backbone):
     def _text(self) -> TextTower:
         return self._opened()[1]
 
+    def checkpoint_blocks(self) -> None:
+        """In training, hold of each block only what goes into it, and run it again in the backward pass."""
+        for tower in self._opened():
+            if tower is not None:
+                tower.blocks = [_recomputed(block, self.model) for block in tower.blocks]
+
+    @property
+    def vocab_size(self) -> int:
+        """Words of the text tower."""
+        self.need("prompt")
+        return self._text.table.num_embeddings
+
     def _opened(self):
         if self._towers is None:
             self._towers = self.build_towers(self.model)
         return self._towers
+
+
+def _recomputed(block: Block, model: nn.Module) -> Block:
+    def forward(x: Tensor, **kwargs) -> Tensor:
+        if not (model.training and torch.is_grad_enabled()):
+            return block(x, **kwargs)
+        return checkpoint(block, x, use_reentrant=False, **kwargs)
+
+    return replace(block, forward=forward)
 
 
 def _hooked(index: int, block: Block, insert, attention) -> Callable[..., Tensor]:

@@ -1,0 +1,55 @@
+"""Which samples a step sees: a function of (seed, epoch, step), cut over processes in the order of ranks.
+
+The batch of a step is the same whatever the number of processes or micro-batches; a run that is resumed starts at its
+step and reads nothing before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch.utils.data import Sampler
+
+from ..contracts.errors import ConfigError
+from .distributed import rank, world_size
+from .minibatches import epoch_order
+
+
+class GlobalBatches(Sampler):
+    """Yields, for each step of an epoch, this rank's part of the batch: a list of (epoch, row).
+
+    Args:
+        size: samples of the training set.
+        batch_size: of all ranks together; cut to what a small training set has.
+        seed: fixes the order of every epoch.
+
+    Attributes:
+        epoch: of the next pass.
+        start: steps of it that are left out, done before a resume.
+
+    Raises:
+        ConfigError: the batch cannot be cut into equal parts, or there are fewer samples than processes.
+    """
+
+    def __init__(self, size: int, batch_size: int, seed: int):
+        ranks = world_size()
+        if size < ranks:
+            raise ConfigError(f"{size} training samples for {ranks} processes; give more data or fewer processes")
+        if batch_size % ranks:
+            raise ConfigError(
+                f"--batch-size {batch_size} is not a multiple of the {ranks} processes; it counts all of them together"
+            )
+        self.size, self.seed = size, seed
+        self.batch_size = min(batch_size, size // ranks * ranks)
+        self.epoch = self.start = 0
+
+    def __len__(self) -> int:
+        """Steps of an epoch. Samples that fill no batch come in other epochs: each has its own order."""
+        return self.size // self.batch_size
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = epoch_order(self.size, self.epoch, self.seed)
+        share = self.batch_size // world_size()
+        for step in range(self.start, len(self)):
+            first = step * self.batch_size + rank() * share
+            yield [(self.epoch, row) for row in order[first : first + share].tolist()]

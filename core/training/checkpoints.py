@@ -1,0 +1,104 @@
+"""Checkpoints that survive a power cut: written whole or not at all, proven by their digest, the one before kept.
+
+One file a checkpoint, of tensors and plain values, read with torch's `weights_only`; beside it its sha256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..contracts.errors import DataError
+
+NAME = re.compile(r"step-(\d+)\.pt")
+
+
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
+    """Write a checkpoint; older ones beyond `keep` are removed after it stands.
+
+    Args:
+        folder: is made if need be.
+        step: optimiser steps done.
+        state: nested dicts and lists of tensors, numbers, texts and None.
+        keep: how many stay.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step-{step:08d}.pt"
+    _write(path, lambda handle: torch.save(state, handle))
+    digest = _sha256(path)
+    _write(_digest_file(path), lambda handle: handle.write(digest.encode()))
+    for old in checkpoints(folder)[:-keep]:
+        _digest_file(old).unlink(missing_ok=True)
+        old.unlink(missing_ok=True)
+    return path
+
+
+def newest_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, Path | None, list[str]]:
+    """The newest checkpoint that is whole.
+
+    Returns:
+        (state, its file, sentences about damaged ones that were passed over); (None, None, ...) where there is none.
+
+    Raises:
+        DataError: there are checkpoints, and all are damaged.
+    """
+    found, notes = checkpoints(folder), []
+    for path in reversed(found):
+        reason = _damage(path)
+        if reason is None:
+            return torch.load(path, map_location="cpu", weights_only=True), path, notes
+        notes.append(f"{path}: damaged ({reason}), the checkpoint before it is used")
+    if found:
+        raise DataError(f"{folder}: all {len(found)} checkpoints are damaged; start again without --resume")
+    return None, None, notes
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Files of checkpoints, the oldest first."""
+    return sorted(path for path in folder.glob("step-*.pt") if NAME.fullmatch(path.name))
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint, or None."""
+    digest = _digest_file(path)
+    if not digest.is_file():
+        return "its digest is missing"
+    return (
+        None if digest.read_text(encoding="utf-8").strip() == _sha256(path) else "its content is not what was written"
+    )
+
+
+def _write(path: Path, write) -> None:
+    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as handle:
+            write(handle)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _slow(handle)
+
+
+def _slow(handle) -> str:
+    """For Python 3.10."""
+    digest = hashlib.sha256()
+    while block := handle.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _digest_file(path: Path) -> Path:
+    return path.with_suffix(".sha256")

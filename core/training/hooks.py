@@ -1,0 +1,227 @@
+"""What happens around the steps of a run: progress, resume, the watch over the loss, validation, averages."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+
+from ..contracts.errors import DataError
+from .checkpoints import newest_checkpoint, save_checkpoint
+from .distributed import is_main, run_on_all
+from .history import History
+from .random_states import all_random_states, set_random_states
+from .samples import BrokenSamples
+from .settings import TrainingSettings
+from .teacher import follow
+
+EXPLODED = 30.0
+"""A loss this many times its mean over the first steps has run away."""
+FIRST_STEPS = 20
+
+
+class StepHook(Hook):
+    """Before a step the model learns how far the training is; after it, history and broken samples are noted.
+
+    Args:
+        history: of the run.
+        broken: where unreadable samples are noted.
+        tell: called with (steps done, all steps, values) after each.
+    """
+
+    priority = "VERY_HIGH"
+
+    def __init__(self, history: History, broken: BrokenSamples, tell: Callable[[int, int, dict], None]):
+        self.history, self.broken, self.tell = history, broken, tell
+
+    def before_train_epoch(self, runner) -> None:
+        if runner.train_loop.fresh_epoch:
+            self.history.start_epoch(runner.epoch)
+
+    def after_train_epoch(self, runner) -> None:
+        self.broken.gather()
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        model_of(runner).progress = runner.iter / max(1, runner.max_iters)
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        self.broken.note(data_batch["broken"])
+        values = {name: float(value) for name, value in outputs.items()}
+        values["lr"] = max(group["lr"] for group in runner.optim_wrapper.param_groups)
+        watch(values, runner, data_batch)
+        self.history.add(values)
+        self.tell(runner.iter + 1, runner.max_iters, values)
+
+
+def watch(values: dict[str, float], runner, data_batch: dict[str, Any]) -> None:
+    """Stop a run whose loss or gradient is no number, or has run away.
+
+    Raises:
+        DataError: names the step and its samples, and what to try.
+    """
+    loss, norm = values["loss"], values["grad_norm"]
+    scaled = runner.optim_wrapper.scaler.is_enabled()  # an infinite gradient is then a step left out, no more
+    early = runner.message_hub.get_info("vladapt_first_losses") if runner.iter else []
+    early = list(early or [])
+    if math.isfinite(loss) and (math.isfinite(norm) or scaled):
+        if len(early) < FIRST_STEPS:
+            runner.message_hub.update_info("vladapt_first_losses", [*early, abs(loss)])
+            return
+        if abs(loss) <= EXPLODED * max(1.0, sum(early) / len(early)):
+            return
+    what = f"loss {loss:.4g}, gradient norm {norm:.4g}"
+    rows = data_batch["index"].tolist()
+    named = ", ".join(map(str, rows[:8])) + (", ..." if len(rows) > 8 else "")
+    raise DataError(
+        f"training stopped at step {runner.iter + 1} (epoch {runner.epoch + 1}, {what}) on rows {named}; try a smaller "
+        f"--lr (now {values['lr']:.3g}), more warm-up, clip_grad=1, or --amp bf16 in place of fp16; checkpoints before "
+        "it are kept"
+    )
+
+
+class BeforeEpochHook(Hook):
+    """Losses that look at the whole training set first (prototypes) are given a way to do it.
+
+    Args:
+        extract: names of outputs -> (N, ...) of the training set.
+    """
+
+    def __init__(self, extract: Callable[[list[str]], dict[str, torch.Tensor]]):
+        self.extract = extract
+
+    def before_train_epoch(self, runner) -> None:
+        if runner.train_loop.fresh_epoch:  # after a resume within an epoch, what was made then is in the checkpoint
+            model_of(runner).objective.call("before_epoch", self.extract)
+
+
+class AverageHook(Hook):
+    """A moving average of the towers' weights.
+
+    Args:
+        average: a copy of the towers.
+        keep: share of itself it keeps in a step.
+    """
+
+    def __init__(self, average: torch.nn.Module, keep: float):
+        self.average, self.keep = average, keep
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        done = runner.iter + 1
+        follow(self.average, model_of(runner).towers, min(self.keep, (1 + done) / (10 + done)))
+
+
+class ValidationHook(Hook):
+    """After each epoch a score on val; the best weights are kept, and too long without a better one ends the run.
+
+    Args:
+        validate: () -> score, the higher the better; runs on all ranks.
+        history: of the run.
+        patience: epochs without a better score, or None.
+        best: holds "score", "epoch" and "state" of the best epoch.
+        state_of: () -> what is to be kept of the best epoch.
+    """
+
+    def __init__(self, validate, history: History, patience: int | None, best: dict[str, Any], state_of):
+        self.validate, self.history, self.patience, self.best, self.state_of = (
+            validate,
+            history,
+            patience,
+            best,
+            state_of,
+        )
+
+    def after_train_epoch(self, runner) -> None:
+        score = self.validate()
+        self.history.end_epoch(val=score)
+        if self.best.get("score") is None or score > self.best["score"]:
+            self.best.update(score=score, epoch=runner.epoch, state=self.state_of())
+        if self.patience is not None and runner.epoch - self.best["epoch"] >= self.patience:
+            runner.train_loop.stop_training = True
+
+
+class ResumeHook(Hook):
+    """Saves all a run is made of, and starts from there again: weights, optimiser, schedule, queues, random states.
+
+    Args:
+        folder: of the checkpoints.
+        settings: how often, how many.
+        identity: what must be the same for a checkpoint to be of this run.
+        history: of the run.
+        extra: name -> (read, write) of further states.
+        resume: whether to look for a checkpoint.
+        say: told what was found.
+    """
+
+    priority = "LOWEST"
+
+    def __init__(self, folder: Path, settings: TrainingSettings, identity: dict, history, extra, resume: bool, say):
+        self.folder, self.settings, self.identity = folder, settings, identity
+        self.history, self.extra, self.resume, self.say = history, extra, resume, say
+
+    def before_train(self, runner) -> None:
+        if self.resume:
+            self._restore(runner)
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        every = self.settings.save_every or runner.train_loop.steps_an_epoch
+        done = runner.iter + 1
+        if done % every == 0 or done == runner.max_iters:
+            self._save(runner, done)
+
+    def _save(self, runner, done: int) -> None:
+        states = all_random_states()
+        if not is_main():
+            run_on_all(lambda: None)
+            return
+        state = {
+            "step": done,
+            "identity": json.dumps(self.identity, sort_keys=True),
+            "model": model_of(runner).state_dict(),
+            "optimizer": runner.optim_wrapper.state_dict(),
+            "schedulers": [scheduler.state_dict() for scheduler in runner.param_schedulers or []],
+            "random": json.dumps(states),
+            "history": json.dumps(self.history.state()),
+            "first_losses": list(runner.message_hub.get_info("vladapt_first_losses") or []),
+            "extra": {name: read() for name, (read, _) in self.extra.items()},
+        }
+        run_on_all(lambda: save_checkpoint(self.folder, done, state, self.settings.keep))
+
+    def _restore(self, runner) -> None:
+        state, path, notes = newest_checkpoint(self.folder)
+        for note in notes:
+            self.say(note)
+        if state is None:
+            return
+        self._check_identity(json.loads(state["identity"]), path)
+        model_of(runner).load_state_dict(state["model"])
+        runner.optim_wrapper.load_state_dict(state["optimizer"])
+        for scheduler, saved in zip(runner.param_schedulers or [], state["schedulers"]):
+            scheduler.load_state_dict(saved)
+        for name, (_, write) in self.extra.items():
+            write(state["extra"][name])
+        self.history.restore(json.loads(state["history"]))
+        runner.message_hub.update_info("vladapt_first_losses", state["first_losses"])
+        loop = runner.train_loop
+        loop._iter = state["step"]
+        # The end of an epoch comes after its last checkpoint, so it is gone through again.
+        loop._epoch = max(0, (state["step"] - 1)) // loop.steps_an_epoch
+        set_random_states(json.loads(state["random"]))
+        self.say(f"Resumed at step {state['step']} of {runner.max_iters} from {path}")
+
+    def _check_identity(self, saved: dict, path: Path) -> None:
+        for name in sorted(set(saved) | set(self.identity)):
+            if saved.get(name) != self.identity.get(name):
+                raise DataError(
+                    f"{path}: is of a run with {name}={saved.get(name)}, this one has {self.identity.get(name)}; "
+                    "give the same, or start without --resume in another --out"
+                )
+
+
+def model_of(runner):
+    """The model inside whatever wraps it."""
+    return getattr(runner.model, "module", runner.model)

@@ -1,0 +1,149 @@
+"""Towers and objective as the module that mmengine's Runner trains: one optimiser step a global batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from mmengine.model import BaseModel, MMDistributedDataParallel
+from torch import Tensor, nn
+
+from ..contracts.backbone import Backbone
+from .distributed import world_size
+from .grad_cache import cached_backward, surrogate
+from .objective import Objective
+from .outputs import Outputs
+from .settings import TrainingSettings
+from .teacher import follow
+
+AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
+LARGEST_LOGIT_SCALE = 100.0
+
+
+class PairModel(BaseModel):
+    """The towers of a backbone, what the outputs need beyond them, the objective, and a teacher where there is one.
+
+    Args:
+        backbone: its model is trained.
+        objective: what is minimised; its heads are trained too.
+        outputs: makes what the objective needs.
+        settings: micro-batch and precision.
+    """
+
+    def __init__(self, backbone: Backbone, objective: Objective, outputs: Outputs, settings: TrainingSettings):
+        super().__init__()
+        self.towers = backbone.model
+        self.objective, self.outputs, self.settings = objective, outputs, settings
+        self.teacher_towers: nn.Module | None = outputs.teacher.model if outputs.teacher is not None else None
+        self._held = [backbone]
+        self.progress = 0.0
+        self.largest_scale = max(LARGEST_LOGIT_SCALE, float(backbone.logit_scale.detach()))
+
+    @property
+    def backbone(self) -> Backbone:
+        return self._held[0]
+
+    def init_weights(self) -> None:
+        """Nothing: the weights are the backbone's."""
+
+    def train(self, mode: bool = True) -> PairModel:
+        super().train(mode)
+        if self.teacher_towers is not None:
+            self.teacher_towers.eval()
+        return self
+
+    def forward(self, batch: Mapping[str, Any], mode: str, gradients: Mapping[str, Tensor] | None = None) -> Any:
+        """mode "loss": {"loss", parts} of the batch; "encode": its outputs; "objective": the loss of outputs that are
+        given as the batch; "replay": a scalar whose gradient by the outputs is `gradients`."""
+        if mode == "objective":
+            return self.objective({**batch, **self.outputs.shared()}, self.progress)
+        with self._autocast(batch):
+            made = self.outputs.per_sample(batch)
+        if mode == "encode":
+            return {name: value.float() if value.is_floating_point() else value for name, value in made.items()}
+        if mode == "replay":
+            return surrogate({name: made[name].float() for name in gradients}, gradients)
+        return self.objective({**made, **self.outputs.shared()}, self.progress)
+
+    def train_step(self, data: dict[str, Any], optim_wrapper) -> dict[str, Tensor]:
+        """One optimiser step; see `global_step`."""
+        return global_step(self, self, data, optim_wrapper)
+
+    def after_step(self) -> None:
+        """What moves once a step: the logit scale's bounds, queues and means of the losses, the teacher."""
+        clamp_logit_scale(self.towers, self.largest_scale)
+        self.objective.call("after_step", self)
+        if self.objective.teacher == "ema":
+            keeps = [
+                loss.teacher_momentum(self.progress) for loss in self.objective.losses.values() if loss.teacher == "ema"
+            ]
+            follow(self.teacher_towers, self.towers, keeps[0])
+
+    def _autocast(self, batch: Mapping[str, Any]):
+        if self.settings.amp is None:
+            return nullcontext()
+        return torch.autocast(self.backbone.device.type, dtype=AMP[self.settings.amp])
+
+
+class GlobalBatchParallel(MMDistributedDataParallel):
+    """The same step on several processes. Losses see the batch of all of them, so gradients only need averaging."""
+
+    def __init__(self, module: PairModel):
+        devices = [torch.cuda.current_device()] if module.backbone.device.type == "cuda" else None
+        # Buffers are alike on all ranks, made from the same global batch: sending them round would be waste. A head
+        # that this step's outputs do not reach would be waited for, were unused parameters not looked for.
+        super().__init__(module, device_ids=devices, broadcast_buffers=False, find_unused_parameters=True)
+
+    def train_step(self, data: dict[str, Any], optim_wrapper) -> dict[str, Tensor]:
+        return global_step(self, self.module, data, optim_wrapper)
+
+
+def global_step(wrapped: nn.Module, model: PairModel, data: dict[str, Any], optim_wrapper) -> dict[str, Tensor]:
+    """Forward, backward and update for one global batch, of which `data` is this process's part.
+
+    Returns:
+        {"loss": ..., parts, "grad_norm": ...}, detached.
+    """
+    batch = {n: v.to(model.backbone.device, non_blocking=True) for n, v in data.items() if isinstance(v, Tensor)}
+    parts = micro_batches(batch, model.settings.micro_batch_size)
+    if len(parts) == 1:
+        values = wrapped(batch, mode="loss")
+        optim_wrapper.backward(values["loss"])
+    else:
+        values = cached_backward(
+            parts,
+            encode=lambda part: model(part, mode="encode"),
+            loss_of=lambda out: model(out, mode="objective"),
+            backward=optim_wrapper.backward,
+            replay=lambda part, gradients, last: _replay(wrapped, part, gradients, last),
+        )
+    norm = optim_wrapper.gradient_norm()
+    optim_wrapper.step()
+    optim_wrapper.zero_grad()
+    with torch.no_grad():
+        model.after_step()
+    return {**{name: value.detach() for name, value in values.items()}, "grad_norm": norm}
+
+
+def micro_batches(batch: dict[str, Tensor], size: int | None) -> list[dict[str, Tensor]]:
+    """The batch in parts of at most `size` samples."""
+    count = len(next(iter(batch.values())))
+    if size is None or size >= count:
+        return [batch]
+    return [{name: value[i : i + size] for name, value in batch.items()} for i in range(0, count, size)]
+
+
+def clamp_logit_scale(towers: nn.Module, largest: float) -> None:
+    """Keep the logit scale within 1 and `largest` (100, as CLIP publishes, or where a backbone starts above that)."""
+    parameter = getattr(towers, "logit_scale", None)
+    if isinstance(parameter, nn.Parameter) and parameter.requires_grad:
+        parameter.data.clamp_(0.0, float(torch.tensor(largest).log()))
+
+
+def _replay(wrapped: nn.Module, part: dict[str, Tensor], gradients: Mapping[str, Tensor], last: bool) -> None:
+    """Gradients add up on each process and are averaged over processes with the last part."""
+    alone = world_size() == 1 or not hasattr(wrapped, "no_sync")
+    with nullcontext() if last or alone else wrapped.no_sync():
+        wrapped(part, mode="replay", gradients=gradients).backward()

@@ -1,0 +1,88 @@
+"""The optimiser of a run behind mmengine's wrapper: which rates, how gradients are scaled and clipped."""
+
+from __future__ import annotations
+
+import torch
+from mmengine.optim import OptimWrapper
+from torch import Tensor, nn
+
+from ..contracts.backbone import Backbone
+from .layers import parameter_groups
+from .settings import TrainingSettings, warmup_steps
+
+
+class StepOptimWrapper(OptimWrapper):
+    """Backward, clip and step once a global batch, with the loss scaled where fp16 asks for it.
+
+    Args:
+        optimizer: as mmengine's.
+        device: type of device the gradients lie on.
+        fp16: scale the loss, so that small gradients do not vanish; steps with infinite ones are left out.
+        clip_norm: largest norm, or None.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, device: str, fp16: bool, clip_norm: float | None):
+        super().__init__(optimizer)
+        self.scaler = torch.amp.GradScaler(device, enabled=fp16)
+        self.clip_norm = clip_norm
+
+    def backward(self, loss: Tensor, **kwargs) -> None:
+        self.scaler.scale(loss).backward(**kwargs)
+        self._inner_count += 1
+
+    def gradient_norm(self) -> Tensor:
+        """Norm of all gradients, unscaled and then clipped; before a step."""
+        self.scaler.unscale_(self.optimizer)
+        found = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if not found:
+            return torch.zeros(())
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(found)))
+        if self.clip_norm is not None:
+            torch._foreach_mul_(found, (self.clip_norm / (norm + 1e-6)).clamp(max=1.0))
+        return norm
+
+    def step(self, **kwargs) -> None:
+        self.scaler.step(self.optimizer, **kwargs)
+        self.scaler.update()
+
+    def state_dict(self) -> dict:
+        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        self.scaler.load_state_dict(state_dict["scaler"])
+
+
+def build_optimizer(backbone: Backbone, heads: list[nn.Module], settings: TrainingSettings) -> StepOptimWrapper:
+    """The wrapper over what is trainable of the towers, and over the heads (losses, outputs) at the full rate."""
+    groups = parameter_groups(
+        backbone, lr=settings.lr, weight_decay=settings.weight_decay, layer_decay=settings.layer_decay
+    )
+    groups += _groups_of_heads(heads, settings)
+    groups = [group for group in groups if group["params"]]
+    if settings.optimizer == "sgd":
+        optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=0.9)
+    else:
+        optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps)
+    return StepOptimWrapper(optimizer, backbone.device.type, settings.amp == "fp16", settings.clip_grad)
+
+
+def rate_schedulers(settings: TrainingSettings, steps: int) -> list[dict]:
+    """mmengine's schedulers of a run of so many steps: a linear rise, then a cosine, or nothing after it."""
+    rise = warmup_steps(settings.warmup, steps)
+    schedulers = []
+    if rise > 1:
+        linear = {"type": "LinearLR", "start_factor": 1 / rise, "by_epoch": False}
+        schedulers.append({**linear, "begin": 0, "end": rise - 1})
+    if settings.schedule == "cosine" and steps > rise:
+        cosine = {"type": "CosineAnnealingLR", "eta_min": settings.end_lr, "by_epoch": False}
+        schedulers.append({**cosine, "T_max": steps - rise, "begin": rise, "end": steps})
+    return schedulers
+
+
+def _groups_of_heads(heads: list[nn.Module], settings: TrainingSettings) -> list[dict]:
+    found = [p for head in heads for p in head.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in found if p.ndim > 1], "lr": settings.lr, "weight_decay": settings.weight_decay},
+        {"params": [p for p in found if p.ndim <= 1], "lr": settings.lr, "weight_decay": 0.0},
+    ]

@@ -1,0 +1,227 @@
+"""From a batch to the named outputs that losses ask for, each tower run once a view."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..contracts.backbone import Backbone
+from .masked_words import MaskedWords
+from .uncertainty import Uncertainty
+
+CAPABILITY = {
+    "image_hidden": "hidden",
+    "image_tokens": "image_tokens",
+    "text_tokens": "text_blocks",
+    "masked_tokens": "text_blocks",
+    "hidden_view1": "hidden",
+    "hidden_view2": "hidden",
+    "hidden_local": "hidden",
+    "teacher.image_hidden": "hidden",
+    "image_log_variance": "image_blocks",
+    "image_masked": "image_blocks",
+    "image_masked_log_variance": "image_blocks",
+    "text_log_variance": "text_blocks",
+    "text_masked": "text_blocks",
+    "text_masked_log_variance": "text_blocks",
+}
+"""What a backbone must have for an output; all others any backbone gives."""
+
+VARIANCES = frozenset(
+    {
+        "image_log_variance",
+        "text_log_variance",
+        "image_masked",
+        "image_masked_log_variance",
+        "text_masked",
+        "text_masked_log_variance",
+    }
+)
+
+
+class Outputs(nn.Module):
+    """What the towers of a backbone give for a batch. Owns what an output needs beyond the towers.
+
+    Args:
+        backbone: the towers; not a submodule of this.
+        wanted: names of outputs.
+        teacher: the towers that `teacher.*` come from, or None.
+        text_prompt: changes word embeddings before the text tower: (embeddings, mask, batch) -> (embeddings, mask).
+        classes: C lists of prompts, where "logits" is wanted.
+
+    Raises:
+        CapabilityError: the backbone has no such output.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        wanted: Iterable[str],
+        teacher: Backbone | None = None,
+        text_prompt: Callable | None = None,
+        class_tokens: Tensor | None = None,
+    ):
+        super().__init__()
+        self.wanted = frozenset(wanted)
+        for name in sorted(self.wanted & set(CAPABILITY)):
+            backbone.need(CAPABILITY[name])
+        self._held = [backbone, teacher]  # in a list: no submodules, whose parameters would be listed twice
+        self.text_prompt = text_prompt
+        self.register_buffer("class_tokens", class_tokens, persistent=False)
+        self.uncertainty = Uncertainty(backbone) if self.wanted & VARIANCES else None
+        self.masked_words = MaskedWords(backbone) if "masked_tokens" in self.wanted else None
+
+    @property
+    def backbone(self) -> Backbone:
+        return self._held[0]
+
+    @property
+    def teacher(self) -> Backbone | None:
+        return self._held[1]
+
+    def per_sample(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Outputs with one row a sample."""
+        out: dict[str, Tensor] = {}
+        out.update(self._of_image(batch))
+        out.update(self._of_text(batch))
+        out.update(self._of_further_views(batch))
+        out.update(self._of_further_texts(batch))
+        out.update(self._of_teacher(batch))
+        if self.uncertainty is not None:
+            out.update(self.uncertainty(batch["pixels"], batch["tokens"], self.wanted))
+        if self.masked_words is not None:
+            out.update(self.masked_words(batch["tokens"]))
+        if "logits" in self.wanted:
+            out["logits"] = self._logits(out["image_features"])
+        for name in ("labels", "index"):
+            if name in self.wanted:
+                out[name] = batch[name]
+        return out
+
+    def shared(self) -> dict[str, Tensor]:
+        """Outputs that are the same for all samples."""
+        backbone, teacher = self.backbone, self.teacher
+        out = {"logit_scale": backbone.logit_scale}
+        if backbone.logit_bias is not None:
+            out["logit_bias"] = backbone.logit_bias
+        if teacher is not None:
+            out["teacher.logit_scale"] = teacher.logit_scale.detach()
+        return out
+
+    def _of_image(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        names = self.wanted & {"image_features", "image_hidden", "image_tokens"}
+        if "logits" in self.wanted:
+            names = names | {"image_features"}
+        return image_outputs(self.backbone, batch["pixels"], names) if names else {}
+
+    def _of_text(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        out: dict[str, Tensor] = {}
+        if "text_features" in self.wanted:
+            out["text_features"] = self._text(batch["tokens"], batch)
+        if "text_tokens" in self.wanted:
+            out["text_tokens"] = text_tokens(self.backbone, batch["tokens"])
+        if "text_mask" in self.wanted:
+            out["text_mask"] = self.backbone.token_mask(batch["tokens"])
+        return out
+
+    def _of_further_views(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        backbone, out = self.backbone, {}
+        for name, field in (("image_view2", "pixels_view2"), ("image_negative", "pixels_negative")):
+            if name in self.wanted:
+                out[name] = backbone.encode_image(batch[field])
+        for name, field in (("hidden_view1", "pixels_strong1"), ("hidden_view2", "pixels_strong2")):
+            if name in self.wanted:
+                out[name] = backbone.hidden(batch[field])
+        if "hidden_local" in self.wanted:
+            crops = batch["pixels_local"]  # (B, V, 3, s, s)
+            out["hidden_local"] = backbone.hidden(crops.flatten(0, 1)).unflatten(0, crops.shape[:2])
+        return out
+
+    def _of_further_texts(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        pairs = {
+            "text_view2": "tokens_view2",
+            "text_short": "tokens_short",
+            "text_synthetic": "tokens_synthetic",
+            "text_negative": "tokens_negative",
+        }
+        out = {name: self._text(batch[field], batch) for name, field in pairs.items() if name in self.wanted}
+        if "text_positives" in self.wanted:
+            tokens = batch["tokens_positives"]  # (B, N, L)
+            out["text_positives"] = self.backbone.encode_text(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
+        return out
+
+    def _of_teacher(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        import torch
+
+        teacher, out = self.teacher, {}
+        if teacher is None:
+            return out
+        with torch.no_grad():
+            if "teacher.image" in self.wanted:
+                out["teacher.image"] = teacher.encode_image(seen_by(teacher, self.backbone, batch["pixels"]))
+            if "teacher.image_hidden" in self.wanted:
+                out["teacher.image_hidden"] = teacher.hidden(seen_by(teacher, self.backbone, batch["pixels"]))
+            if "teacher.text" in self.wanted:
+                out["teacher.text"] = teacher.encode_text(self._teacher_tokens(batch))
+        return out
+
+    def _teacher_tokens(self, batch: Mapping[str, Any]) -> Tensor:
+        return batch["teacher_tokens"] if "teacher_tokens" in batch else batch["tokens"]
+
+    def _text(self, tokens: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        backbone = self.backbone
+        if self.text_prompt is None:
+            return backbone.encode_text(tokens)
+        mask = backbone.token_mask(tokens)
+        embeddings, mask = self.text_prompt(backbone.embed_tokens(tokens), mask, batch)
+        return backbone.encode_prompt(embeddings, mask)
+
+    def _logits(self, image_features: Tensor) -> Tensor:
+        """Scores of all classes, their prompts encoded anew, as CLIP-LoRA does in each step."""
+        classes, prompts, length = self.class_tokens.shape
+        encoded = self.backbone.encode_text(self.class_tokens.view(classes * prompts, length))
+        weights = F.normalize(encoded.view(classes, prompts, -1).mean(dim=1), dim=-1)  # (C, D)
+        scores = self.backbone.logit_scale * image_features @ weights.T
+        bias = self.backbone.logit_bias
+        return scores if bias is None else scores + bias
+
+
+def image_outputs(backbone: Backbone, pixels: Tensor, names: frozenset[str]) -> dict[str, Tensor]:
+    """ "image_features" (B, D) unit, "image_hidden" (B, W) and "image_tokens" (B, P, D), as far as they are named."""
+    if names == {"image_features"}:
+        return {"image_features": backbone.encode_image(pixels)}
+    several = getattr(backbone, "image_outputs", None)
+    if several is not None:
+        return several(pixels, names)
+    makers = {
+        "image_features": lambda: backbone.encode_image(pixels),
+        "image_hidden": lambda: backbone.hidden(pixels),
+        "image_tokens": lambda: backbone.image_tokens(pixels)[0],
+    }
+    return {name: makers[name]() for name in sorted(names)}
+
+
+def text_tokens(backbone: Backbone, tokens: Tensor, embeddings: Tensor | None = None) -> Tensor:
+    """(B, L) -> (B, L, W): what the last block gives at each token."""
+    mask = backbone.token_mask(tokens)
+    words = backbone.embed_tokens(tokens) if embeddings is None else embeddings
+    return backbone.run_blocks("text", backbone.embed_prompt(words, mask), mask=mask)
+
+
+def seen_by(teacher: Backbone, student: Backbone, pixels: Tensor) -> Tensor:
+    """Pixels made for the student as the teacher wants them: its mean, its deviation, its size."""
+    same = (teacher.image_mean, teacher.image_std) == (student.image_mean, student.image_std)
+    if not same:
+
+        def channels(values):
+            return pixels.new_tensor(values)[:, None, None]
+
+        plain = pixels * channels(student.image_std) + channels(student.image_mean)
+        pixels = (plain - channels(teacher.image_mean)) / channels(teacher.image_std)
+    side = teacher.image_size
+    if pixels.shape[-1] == side:
+        return pixels
+    return F.interpolate(pixels, size=(side, side), mode="bicubic", antialias=True, align_corners=False)

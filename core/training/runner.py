@@ -1,0 +1,107 @@
+"""mmengine's Runner, given what is built already, and kept from talking and from leaving empty folders."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from mmengine.hooks import Hook
+from torch import nn
+
+from .distributed import world_size
+from .loop import ResumableLoop
+from .model import PairModel
+from .optimizer import build_optimizer, rate_schedulers
+from .parallel import parallel
+from .settings import TrainingSettings
+
+UNUSED_HOOKS = ("runtime_info", "timer", "sampler_seed", "logger", "checkpoint")
+"""mmengine's own: what they tell and save, ours do, in a form that a run can be resumed from exactly."""
+
+
+def run_with_hooks(
+    model: PairModel,
+    heads: list[nn.Module],
+    samples: torch.utils.data.DataLoader,
+    settings: TrainingSettings,
+    hooks: list[Hook],
+    steps: int,
+    folder: Path,
+) -> int:
+    """Train; afterwards all modules are in eval mode and the towers frozen.
+
+    Returns:
+        The step it started from, above 0 after a resume.
+    """
+    from mmengine.runner import Runner
+    from mmengine.visualization import Visualizer
+
+    optimizer = build_optimizer(model.backbone, heads, settings)
+    name = f"vladapt-{time.time_ns()}"
+    start = _StartStep()
+    with restored_determinism(), _quiet(folder):
+        runner = Runner(
+            model=parallel(model, settings),
+            work_dir=str(folder),
+            train_dataloader=samples,
+            train_cfg={"type": ResumableLoop, "max_epochs": settings.epochs},
+            optim_wrapper=optimizer,
+            param_scheduler=rate_schedulers(settings, steps) or None,
+            default_hooks=dict.fromkeys(UNUSED_HOOKS),
+            custom_hooks=[*hooks, start],
+            launcher="pytorch" if world_size() > 1 else "none",
+            randomness={"seed": settings.seed, "deterministic": True},
+            log_level="ERROR",
+            visualizer=Visualizer.get_instance(name),
+            default_scope="mmengine",
+            experiment_name=name,
+        )
+        runner.train()
+    for module in (model.towers, *heads):
+        module.eval().requires_grad_(False)
+    return start.step
+
+
+@contextmanager
+def restored_determinism() -> Iterator[None]:
+    """mmengine asks all of torch for deterministic kernels; what comes after the training (torchmetrics' counting
+    among it, which then takes memory without bound) must not inherit that."""
+    cudnn, enabled = torch.backends.cudnn, torch.are_deterministic_algorithms_enabled()
+    kept = cudnn.deterministic, cudnn.benchmark
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(enabled)
+        cudnn.deterministic, cudnn.benchmark = kept
+
+
+class _StartStep(Hook):
+    """Notes where the training starts, after a resume."""
+
+    priority = "LOWEST"
+    step = 0
+
+    def before_train(self, runner) -> None:
+        self.step = runner.iter
+
+
+@contextmanager
+def _quiet(folder: Path) -> Iterator[None]:
+    """Warnings of mmengine about what we do otherwise are kept back; its empty log folders are removed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    before = set(folder.iterdir())
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+        for made in set(folder.iterdir()) - before:
+            if made.name[:8].isdigit() and made.is_dir():
+                shutil.rmtree(made, ignore_errors=True)
+            elif made.name[:8].isdigit() and made.suffix == ".py":
+                made.unlink(missing_ok=True)

@@ -1,0 +1,147 @@
+"""A training set as torch's DataLoader wants it: each sample a function of (seed, epoch, row), made in any process."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ..contracts.errors import DataError
+from .batches import GlobalBatches
+from .distributed import all_gather_json
+from .fields import TEXT_KINDS
+from .sources import Source
+from .views import View
+
+LOCAL_CROPS = 6
+"""Small crops of an image in one step, where a loss asks for them (DINO uses 6 to 10)."""
+MAX_BROKEN_SHARE = 0.05
+TRIES = 50
+
+
+@dataclass
+class Samples(Dataset):
+    """Samples with the fields that a model asks for.
+
+    Args:
+        source: images, texts and labels.
+        fields: names of `core/training/fields.py`.
+        views: "light", "strong" and "local" -> (decoded image, seed) -> pixels.
+        tokenize: N texts -> (N, L) int64.
+        seed: with the epoch and the row it fixes every view and every drawn text.
+    """
+
+    source: Source
+    fields: frozenset[str]
+    views: dict[str, View]
+    tokenize: Callable[[list[str]], Tensor]
+    seed: int
+
+    metainfo: dict = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
+        """The sample of (epoch, row). A row that cannot be read is replaced by one after it, and named in "broken"."""
+        epoch, row = place
+        broken: list[tuple[str, str]] = []
+        for attempt in range(min(TRIES, len(self))):
+            tried = (row + attempt) % len(self)
+            try:
+                return {**self._fields(epoch, tried), "index": torch.tensor(tried), "broken": broken}
+            except DataError as error:
+                broken.append((self.source.name(tried), " ".join(str(error).split())))
+        raise DataError(f"{len(broken)} samples one after the other cannot be read; {broken[0][0]}: {broken[0][1]}")
+
+    def _fields(self, epoch: int, row: int) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        if any(name.startswith("pixels") and name != "pixels_negative" for name in self.fields):
+            made.update(self._pixels(self.source.image(row), epoch, row))
+        if "pixels_negative" in self.fields:
+            made["pixels_negative"] = self._view("light", self.source.negative_image(row), epoch, row, 90)
+        for name in self.fields & set(TEXT_KINDS):
+            text = self.source.text(TEXT_KINDS[name], row, epoch)
+            tokens = self.tokenize([text] if isinstance(text, str) else list(text))  # (1 or N, L)
+            made[name] = tokens[0] if isinstance(text, str) else tokens
+        if "labels" in self.fields:
+            made["labels"] = torch.tensor(self.source.label(row))
+        return made
+
+    def _pixels(self, decoded: Any, epoch: int, row: int) -> dict[str, Tensor]:
+        makers = {
+            "pixels": lambda: self._view("light", decoded, epoch, row, 0),
+            "pixels_view2": lambda: self._view("light", decoded, epoch, row, 1),
+            "pixels_strong1": lambda: self._view("strong", decoded, epoch, row, 2),
+            "pixels_strong2": lambda: self._view("strong", decoded, epoch, row, 3),
+            "pixels_local": lambda: torch.stack(
+                [self._view("local", decoded, epoch, row, 10 + i) for i in range(LOCAL_CROPS)]
+            ),
+        }
+        return {name: make() for name, make in makers.items() if name in self.fields}
+
+    def _view(self, kind: str, decoded: Any, epoch: int, row: int, number: int) -> Tensor:
+        return self.views[kind](decoded, seed_of(self.seed, epoch, row, number))
+
+
+def seed_of(*numbers: int) -> int:
+    """One seed from several numbers, without the patterns that sums of them have."""
+    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:7], "big")
+
+
+def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Fields stacked, (B, ...); "broken" as one list."""
+    batch: dict[str, Any] = {"broken": [pair for sample in samples for pair in sample["broken"]]}
+    for name in samples[0]:
+        if name != "broken":
+            batch[name] = torch.stack([sample[name] for sample in samples])
+    return batch
+
+
+def loader(samples: Samples, batches: GlobalBatches, workers: int, pin: bool) -> DataLoader:
+    """Batches in their order. Its own generator keeps torch's where it is, however often an epoch is started."""
+    return DataLoader(
+        samples,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pin,
+        generator=torch.Generator().manual_seed(0),
+        persistent_workers=False,
+        multiprocessing_context="fork" if workers else None,
+    )
+
+
+@dataclass
+class BrokenSamples:
+    """What could not be read while training: counted once each, and too many stop the run.
+
+    Attributes:
+        found: name -> reason.
+    """
+
+    total: int
+    found: dict[str, str] = field(default_factory=dict)
+
+    def note(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Those of this process."""
+        self.found.update(pairs)
+
+    def gather(self) -> None:
+        """Those of all processes; to be called on all of them.
+
+        Raises:
+            DataError: more than 5 % of the training set.
+        """
+        for found in all_gather_json(self.found):
+            self.found.update(found)
+        if len(self.found) > MAX_BROKEN_SHARE * self.total:
+            name, reason = next(iter(sorted(self.found.items())))
+            raise DataError(
+                f"{len(self.found)} of {self.total} training samples cannot be read, more than 5 %; {name}: {reason}"
+            )

@@ -1,0 +1,123 @@
+"""Where a training sample comes from: pairs of images and texts, or labelled images with a prompt a class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..contracts.domain import Decoded, Item
+
+SUB_CAPTIONS = 3
+"""Sub-captions of an image in one step, where a loss asks for several."""
+
+
+class Source(Protocol):
+    """What a training set must offer. `texts` says which of its texts it can give."""
+
+    texts: frozenset[str]
+    labelled: bool
+
+    def __len__(self) -> int: ...
+
+    def name(self, row: int) -> str:
+        """For messages."""
+
+    def image(self, row: int) -> Decoded:
+        """The decoded image; raises DataError for one that cannot be read."""
+
+    def negative_image(self, row: int) -> Decoded:
+        """A hard negative image."""
+
+    def text(self, kind: str, row: int, epoch: int) -> str | list[str]:
+        """Of "caption", "view2", "short", "synthetic", "negative", or a list for "positives"."""
+
+    def label(self, row: int) -> int:
+        """Class or identity; -1 where there is none."""
+
+
+@dataclass
+class PairSource:
+    """Image-text pairs.
+
+    Args:
+        pairs: a PairSet.
+        choose: how one of several captions is chosen: a CaptionSampler.
+    """
+
+    pairs: Any
+    choose: Any
+
+    @property
+    def texts(self) -> frozenset[str]:
+        kinds = {"caption", "view2", "positives", "short"} | {"synthetic", "negative"} & set(self.pairs.fields)
+        return frozenset(kinds | ({"negative_image"} & set(self.pairs.fields)))
+
+    @property
+    def labelled(self) -> bool:
+        return "label" in self.pairs.fields
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def name(self, row: int) -> str:
+        return self.pairs[row].id
+
+    def image(self, row: int) -> Decoded:
+        return self.pairs.load_image(row)
+
+    def negative_image(self, row: int) -> Decoded:
+        return self.pairs.load_negative_image(row)
+
+    def text(self, kind: str, row: int, epoch: int) -> str | list[str]:
+        pair = self.pairs[row]
+        if kind == "caption":
+            return self.choose.choose(pair, epoch, row)
+        if kind == "view2":
+            return self.choose.second(pair, epoch, row)
+        if kind == "positives":
+            return self.choose.several(pair, epoch, row, SUB_CAPTIONS)
+        if kind == "short":
+            return self.choose.short(pair, epoch, row)
+        return self.choose.other(pair, kind, epoch, row)
+
+    def label(self, row: int) -> int:
+        label = self.pairs[row].label
+        return -1 if label is None else label
+
+
+@dataclass
+class LabelledSource:
+    """Labelled images; the text of an image is a prompt of its class.
+
+    Args:
+        items: with `label`.
+        load: item -> decoded image.
+        prompts: C lists of prompts; an epoch uses one of them in turn.
+    """
+
+    items: Sequence[Item]
+    load: Callable[[Item], Decoded]
+    prompts: Sequence[Sequence[str]]
+
+    texts = frozenset({"caption", "view2"})
+    labelled = True
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def name(self, row: int) -> str:
+        return self.items[row].id
+
+    def image(self, row: int) -> Decoded:
+        return self.load(self.items[row])
+
+    def negative_image(self, row: int) -> Decoded:
+        raise AssertionError("a labelled set has no negative images, and does not say it has")
+
+    def text(self, kind: str, row: int, epoch: int) -> str:
+        prompts = self.prompts[self.items[row].label]
+        return prompts[(epoch + row + (kind == "view2")) % len(prompts)]
+
+    def label(self, row: int) -> int:
+        return self.items[row].label

@@ -1,0 +1,275 @@
+"""One training of the towers of a backbone by mmengine's Runner, from a source of samples to the weights in place."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..contracts.backbone import Backbone
+from ..contracts.errors import CapabilityError, ConfigError
+from .batches import GlobalBatches
+from .checkpointing import checkpoint_blocks
+from .dims import dims_of
+from .extract_outputs import extract_outputs
+from .fields import fields_of
+from .history import History
+from .hooks import AverageHook, BeforeEpochHook, ResumeHook, StepHook, ValidationHook
+from .layers import freeze_batch_norm, set_trainable
+from .model import PairModel
+from .objective import Objective, build_objective
+from .outputs import Outputs
+from .runner import run_with_hooks
+from .samples import BrokenSamples, Samples, loader
+from .settings import TrainingSettings
+from .sources import Source
+from .teacher import copy_of, swapped
+from .views import View, light_view, local_view, strong_view
+
+
+@dataclass
+class Task:
+    """What a training is about, beside its settings.
+
+    Args:
+        source: the training set.
+        losses: name -> weight.
+        loss_options: name -> keyword arguments of the loss.
+        class_prompts: C lists of prompts, where a loss needs "logits".
+        teacher: a backbone, where a loss has a frozen teacher.
+        view: augments an image for training: (decoded, seed) -> pixels; by default a crop and a flip.
+        select: chooses what is trained: called with the backbone; by default `lock` and `train_last` say it.
+        validate: () -> score on val, the higher the better; or None.
+        identity: facts that a checkpoint must share to be resumed, beside the settings.
+    """
+
+    source: Source
+    losses: Mapping[str, float]
+    loss_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    class_prompts: Sequence[Sequence[str]] | None = None
+    teacher: Backbone | None = None
+    view: View | None = None
+    select: Callable[[Backbone], Any] | None = None
+    validate: Callable[[], float] | None = None
+    identity: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Trained:
+    """What a training did; the weights are in the backbone.
+
+    Attributes:
+        history: one row an epoch.
+        objective: the losses, with what they learnt.
+        notes: sentences for the user.
+        broken: (sample, reason) of those that could not be read.
+        steps: optimiser steps of the whole run.
+        best_epoch: whose weights were kept, from 1; None where there was no validation.
+        samples_per_second: of all processes, what was done before a resume left out.
+        trained_parameters: of the towers.
+    """
+
+    history: list[dict[str, float]]
+    objective: Objective
+    notes: list[str]
+    broken: list[tuple[str, str]]
+    steps: int
+    best_epoch: int | None
+    samples_per_second: float
+    trained_parameters: int
+
+
+def train(
+    backbone: Backbone,
+    task: Task,
+    settings: TrainingSettings,
+    folder: str | Path,
+    *,
+    resume: bool = False,
+    tell: Callable[[int, int, dict[str, float]], None] = lambda done, total, values: None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Trained:
+    """Train the towers in place; afterwards they are frozen and in eval mode again.
+
+    Args:
+        folder: for checkpoints.
+        resume: go on from the newest whole checkpoint in it.
+        tell: called after each step with (steps done, all steps, values).
+        say: called with sentences about resuming.
+
+    Raises:
+        CapabilityError: a loss needs what backbone or data do not have.
+        ConfigError: settings that do not go together.
+        DataError: too many unreadable samples, checkpoints of another run or damaged, or a loss that is no number.
+    """
+    started = time.monotonic()
+    seed_everything(settings.seed)
+    made = _Parts(backbone, task, settings)
+    model, notes = made.model(), made.notes
+    batches = GlobalBatches(len(task.source), settings.batch_size, settings.seed)
+    samples = loader(made.samples(), batches, settings.workers, pin=backbone.device.type == "cuda")
+    history, broken, best = History(), BrokenSamples(len(task.source)), {}
+    average = deepcopy(backbone.model).requires_grad_(False).eval() if settings.ema else None
+    folder = Path(folder)
+    extra = {"best": (lambda: dict(best), best.update)}
+    if average is not None:
+        extra["average"] = (average.state_dict, average.load_state_dict)
+    identity = {**_lasting(settings), "losses": dict(task.losses), "samples": len(task.source), **task.identity}
+    step_hook = StepHook(history, broken, tell)
+    saving = ResumeHook(folder / "checkpoints", settings, identity, history, extra, resume, say)
+    hooks = [step_hook, BeforeEpochHook(lambda names: extract_outputs(model, made.samples(), batches, names)), saving]
+    if average is not None:
+        hooks.append(AverageHook(average, settings.ema))
+    if task.validate is not None:
+        validate = _validated(task.validate, backbone, average)
+        hooks.append(ValidationHook(validate, history, settings.patience, best, lambda: _weights(backbone, average)))
+    steps = settings.epochs * len(batches)
+    heads = [made.objective, made.outputs]
+    first_step = run_with_hooks(model, heads, samples, settings, hooks, steps, folder)
+    _keep_best(backbone, average, best)
+    seconds = time.monotonic() - started
+    return Trained(
+        history=history.finished(),
+        objective=made.objective,
+        notes=notes,
+        broken=sorted(broken.found.items()),
+        steps=steps,
+        best_epoch=best["epoch"] + 1 if "epoch" in best else None,
+        samples_per_second=(steps - first_step) * batches.batch_size / max(seconds, 1e-9),
+        trained_parameters=made.trained_parameters,
+    )
+
+
+def seed_everything(seed: int) -> None:
+    """The same start on every process, for all that draws before the first step."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+class _Parts:
+    """The pieces of a run, made in the order in which they need each other."""
+
+    def __init__(self, backbone: Backbone, task: Task, settings: TrainingSettings):
+        self.backbone, self.task, self.settings = backbone, task, settings
+        self.notes: list[str] = []
+        dims = dims_of(backbone, len(task.source), task.class_prompts, task.teacher)
+        self.objective = build_objective(task.losses, dims, task.loss_options).to(backbone.device)
+        self._say_what_is_experimental()
+        self.objective.call("prepare", backbone)
+        self._select()
+        self.needs = set(self.objective.needs)
+        asking = f"loss {' + '.join(self.objective.losses)}"
+        self.fields = fields_of(self.needs, task.source, asking)
+        self.outputs = self._outputs().to(backbone.device)
+        self.trained_parameters = sum(p.numel() for p in backbone.model.parameters() if p.requires_grad)
+
+    def model(self) -> PairModel:
+        frozen_norms = freeze_batch_norm(self.backbone)
+        if frozen_norms:
+            self.notes.append(
+                f"The {len(frozen_norms)} BatchNorm layers of the towers keep their statistics: a batch's own would "
+                "depend on how it is split."
+            )
+        if self.settings.checkpointing:
+            checkpoint_blocks(self.backbone)
+        if self.settings.compile:
+            self.outputs.per_sample = torch.compile(self.outputs.per_sample)
+        return PairModel(self.backbone, self.objective, self.outputs, self.settings)
+
+    def samples(self) -> Samples:
+        task, backbone = self.task, self.backbone
+        views: dict[str, View] = {"light": task.view or light_view(backbone, self.settings.crop_scale)}
+        if self.fields & {"pixels_strong1", "pixels_strong2"}:
+            views["strong"] = strong_view(backbone)
+        if "pixels_local" in self.fields:
+            views["local"] = local_view(backbone)
+        return Samples(task.source, self.fields, views, backbone.tokenize, self.settings.seed)
+
+    def _select(self) -> None:
+        backbone, task = self.backbone, self.task
+        if task.select is not None:
+            task.select(backbone)
+        else:
+            set_trainable(backbone, lock=self._locked(), last=self.settings.train_last)
+        if not any(p.requires_grad for p in backbone.model.parameters()):
+            raise ConfigError("nothing of the towers is trained; unlock one, or train more of its last layers")
+
+    def _locked(self) -> tuple[str, ...]:
+        wanted = {tower for loss in self.objective.losses.values() for tower in getattr(loss, "frozen_towers", ())}
+        return tuple(sorted(wanted | set(self.settings.lock)))
+
+    def _outputs(self) -> Outputs:
+        prompts = [loss.text_prompt for loss in self.objective.losses.values() if getattr(loss, "n_prefix", 0)]
+        return Outputs(
+            self.backbone,
+            self.needs,
+            teacher=self._teacher(),
+            text_prompt=prompts[0] if prompts else None,
+            class_tokens=self._class_tokens(),
+        )
+
+    def _teacher(self) -> Backbone | None:
+        if self.objective.teacher == "ema":
+            return copy_of(self.backbone)
+        if self.objective.teacher == "frozen":
+            if self.task.teacher is None:
+                raise CapabilityError(f"loss {', '.join(self.objective.losses)} needs a teacher; give --teacher SPEC")
+            return self.task.teacher
+        return None
+
+    def _class_tokens(self) -> Tensor | None:
+        if "logits" not in self.needs:
+            return None
+        prompts = self.task.class_prompts
+        if prompts is None:
+            raise CapabilityError("a loss needs 'logits' (scores of all classes); pairs have no classes, use clip")
+        most = max(len(each) for each in prompts)
+        rows = [self.backbone.tokenize([each[i % len(each)] for i in range(most)]) for each in prompts]
+        return torch.stack(rows)  # (C, T, L)
+
+    def _say_what_is_experimental(self) -> None:
+        for name, loss in self.objective.losses.items():
+            if loss.experimental:
+                self.notes.append(f"Loss '{name}' is experimental: {loss.experimental}")
+
+
+def _validated(validate: Callable[[], float], backbone: Backbone, average) -> Callable[[], float]:
+    """Validation in eval mode, of the averaged weights where there are any; random states stay as they were."""
+
+    def score() -> float:
+        training = backbone.model.training
+        backbone.model.eval()
+        with torch.random.fork_rng(), swapped(backbone.model, average):
+            value = validate()
+        backbone.model.train(training)
+        return value
+
+    return score
+
+
+def _weights(backbone: Backbone, average) -> dict[str, Tensor]:
+    kept = backbone.model if average is None else average
+    return {name: value.detach().cpu().clone() for name, value in kept.state_dict().items()}
+
+
+def _keep_best(backbone: Backbone, average, best: dict[str, Any]) -> None:
+    """The weights that stay: of the best epoch on val, else the average, else the last."""
+    if best.get("state") is not None:
+        backbone.model.load_state_dict(best["state"])
+    elif average is not None:
+        backbone.model.load_state_dict(average.state_dict())
+
+
+def _lasting(settings: TrainingSettings) -> dict[str, Any]:
+    """The settings that make a run what it is; how it is split over memory and processes does not."""
+    passing = ("micro_batch_size", "workers", "save_every", "keep", "compile", "checkpointing", "parallel")
+    return {name: value for name, value in settings.to_dict().items() if name not in passing}

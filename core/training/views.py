@@ -1,0 +1,85 @@
+"""Augmented views of one image, each a pure function of the image and a seed.
+
+The strong views are those of SimCLR (A Simple Framework for Contrastive Learning of Visual Representations, 2020,
+arXiv 2002.05709), which SLIP uses; the local crops are those of DINO (Emerging Properties in Self-Supervised Vision
+Transformers, 2021, arXiv 2104.14294), which SILC uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+from ..contracts.backbone import Backbone
+
+STRONG_SCALE = (0.08, 1.0)
+LOCAL_SCALE = (0.05, 0.4)
+LOCAL_SHARE = 96 / 224
+"""Side of a local crop beside that of the whole view, as DINO publishes."""
+
+View = Callable[[Any, int], Tensor]
+
+
+def light_view(backbone: Backbone, scale: tuple[float, float]) -> View:
+    """A random crop and flip, as the backbone's own training transform makes it."""
+    transform = replace(backbone.preprocess(train=True), scale=scale)
+    return lambda decoded, seed: transform(decoded, seed=seed)
+
+
+def strong_view(backbone: Backbone) -> View:
+    """SimCLR's: a small crop, a flip, jittered colours, grey at times, blur at times."""
+    size = backbone.image_size
+    jitter = v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8)
+    blur = v2.RandomApply([v2.GaussianBlur(max(3, size // 10 // 2 * 2 + 1), sigma=(0.1, 2.0))], p=0.5)
+    return _augmented(backbone, size, STRONG_SCALE, [jitter, v2.RandomGrayscale(p=0.2), blur])
+
+
+def local_view(backbone: Backbone) -> View:
+    """DINO's local crop: a small part of the image at a smaller size."""
+    return _augmented(backbone, local_size(backbone), LOCAL_SCALE, [])
+
+
+def local_size(backbone: Backbone) -> int:
+    """Side of a local crop: whole patches, where the tower has patches."""
+    side = backbone.image_size
+    if "image_blocks" not in backbone.capabilities:
+        return max(32, round(side * LOCAL_SHARE))
+    patch = patch_size(backbone)
+    return max(1, round(side * LOCAL_SHARE / patch)) * patch
+
+
+def patch_size(backbone: Backbone) -> int:
+    """Side of a patch of the image tower, in pixels."""
+    with torch.no_grad():
+        side = backbone.image_size
+        _, (rows, _) = backbone.image_tokens(torch.zeros(1, 3, side, side))
+    return side // rows
+
+
+def _augmented(backbone: Backbone, size: int, scale: tuple[float, float], more: list) -> View:
+    crop = v2.RandomResizedCrop(size, scale=scale, interpolation=v2.InterpolationMode.BICUBIC, antialias=True)
+    steps = v2.Compose([crop, v2.RandomHorizontalFlip(), *more])
+    normalise = v2.Normalize(list(backbone.image_mean), list(backbone.image_std))
+
+    def view(decoded: Any, seed: int) -> Tensor:
+        pixels = as_tensor(decoded)
+        with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's own generator
+            torch.manual_seed(seed)
+            return normalise(steps(pixels).clamp(0, 1))
+
+    return view
+
+
+def as_tensor(decoded: Any) -> Tensor:
+    """(H, W, 3) uint8 or float in 0..1 -> (3, H, W) float32 in 0..1."""
+    array = np.asarray(decoded)
+    array = array[..., None] if array.ndim == 2 else array
+    scaled = array.astype(np.float32) / 255 if array.dtype == np.uint8 else array.astype(np.float32)
+    pixels = torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))  # (3, H, W)
+    return pixels.expand(3, -1, -1) if len(pixels) == 1 else pixels
