@@ -10,6 +10,7 @@ __getattr__, __dir__ = lazy_exports(
         "classification": "classification_metrics confusion_matrix multilabel_metrics",
         "mistakes": "LabelMistake Mistake top_label_mistakes top_mistakes",
         "per_class": "ClassRow per_class_table",
+        "retrieval": "Ranking image_text_rankings rankings retrieval_metrics retrieval_metrics_by_label",
         "significance": "McNemar mcnemar wilson_interval",
     },
 )

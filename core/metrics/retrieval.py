@@ -1,0 +1,250 @@
+"""How well a query finds what belongs to it in a gallery: recall at K, ranks, mean average precision.
+
+**Ties.** Items of equal score have no order of their own, so the worst one is assumed: of equal scores, those that are
+not relevant come first. A rank is then 1 + the number of irrelevant items that score at least as high, whatever the
+order of the gallery; and a tower that gives everything the same feature finds nothing, rather than all by luck. A
+matrix product rounds by position, so equal features of the gallery (one text for many images) are scored once and
+share that score.
+
+R@K and ranks over several captions an image are those of "VSE++: Improving Visual-Semantic Embeddings with Hard
+Negatives" (Faghri et al. 2017, arXiv 1707.05612): an image counts by its best caption among the captions of all images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..contracts.errors import DataError
+from .significance import wilson_interval
+
+RECALL_AT = (1, 5, 10)
+NUMBERS_AT_ONCE = 1 << 24
+"""Scores held at a time, whatever the sizes of queries and gallery."""
+ROWS_AT_ONCE = 8192
+IMAGE_TO_TEXT, TEXT_TO_IMAGE = "image_to_text", "text_to_image"
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Where Q queries found what is relevant to them. Ranks begin at 1.
+
+    Attributes:
+        query: (Q,) int64, positions of the queries. One without any relevant item in the gallery is left out.
+        best, last: (Q,) int64, ranks of the first and of the last relevant item.
+        relevant: (Q,) int64, how many items are relevant.
+        average_precision: (Q,) float64, the mean over relevant items of precision at their rank.
+    """
+
+    query: Tensor
+    best: Tensor
+    last: Tensor
+    relevant: Tensor
+    average_precision: Tensor
+
+    def __len__(self) -> int:
+        return len(self.query)
+
+    def recall(self, k: int) -> float:
+        """R@K: the share of queries with a relevant item among the first K, in 0..1."""
+        return float((self.best <= k).double().mean())
+
+    def cmc(self, ranks: int) -> list[float]:
+        """The cumulative matching curve: R@1 to R@`ranks`, in 0..1."""
+        return [self.recall(k) for k in range(1, ranks + 1)]
+
+    def recall_interval(self, k: int = 1, level: float = 0.95) -> tuple[float, float]:
+        """Wilson's interval of R@K. A little narrow where several captions of one image are queries."""
+        return wilson_interval(int((self.best <= k).sum()), len(self), level)
+
+    def metrics(self) -> dict[str, float]:
+        """r1, r5, r10 in 0..1; median_rank (of an even number of queries the mean of the middle two) and mean_rank of
+        the best relevant item; map, the mean average precision over all relevant items, in 0..1."""
+        return {
+            **{f"r{k}": self.recall(k) for k in RECALL_AT},
+            "median_rank": float(self.best.double().quantile(0.5)),
+            "mean_rank": float(self.best.double().mean()),
+            "map": float(self.average_precision.mean()),
+        }
+
+
+def retrieval_metrics(
+    image_features: Tensor, text_features: Tensor, image_of_text: Tensor, *, one_per_image: bool = False
+) -> dict[str, dict[str, float]]:
+    """Image-to-text and text-to-image retrieval of images with one or several captions each.
+
+    Args:
+        image_features: (N, D) unit rows.
+        text_features: (M, D) unit rows.
+        image_of_text: (M,) int64, which image each text describes.
+        one_per_image: image-to-text ranks images by their best caption each, so that an image with many captions
+            takes one place only. This is how text-video work with several sentences a video counts ("CLIP4Clip", Luo
+            et al. 2021, arXiv 2104.08860).
+
+    Returns:
+        {"image_to_text": {"r1", "r5", "r10", "median_rank", "mean_rank", "map"}, "text_to_image": {...}}; see
+        `Ranking.metrics`. An image without a caption is no query, but stays in the gallery.
+
+    Raises:
+        DataError: sizes disagree, no rows, or a feature is not finite.
+    """
+    found = image_text_rankings(image_features, text_features, image_of_text, one_per_image=one_per_image)
+    return {direction: ranking.metrics() for direction, ranking in found.items()}
+
+
+def retrieval_metrics_by_label(
+    query: Tensor, gallery: Tensor, query_labels: Tensor, gallery_labels: Tensor
+) -> dict[str, float]:
+    """Retrieval where all gallery items of the query's label are relevant: person search by text, re-identification.
+
+    Args:
+        query: (Q, D) unit rows.
+        gallery: (G, D) unit rows.
+        query_labels: (Q,) int64, for instance identities.
+        gallery_labels: (G,) int64.
+
+    Returns:
+        As `Ranking.metrics`, and "minp": mean inverse negative penalty, the mean of relevant items / rank of the last
+        ("Deep Learning for Person Re-identification: A Survey and Outlook", Ye et al. 2020, arXiv 2001.04193).
+
+    Raises:
+        DataError: as `rankings`.
+    """
+    found = rankings(query, gallery, query_labels, gallery_labels)
+    return {**found.metrics(), "minp": float((found.relevant / found.last.double()).mean())}
+
+
+def image_text_rankings(
+    image_features: Tensor, text_features: Tensor, image_of_text: Tensor, *, one_per_image: bool = False
+) -> dict[str, Ranking]:
+    """The rankings behind `retrieval_metrics`, by direction; same arguments and errors."""
+    image_of_text = torch.as_tensor(image_of_text, device=text_features.device).long()
+    images = torch.arange(len(image_features), device=image_features.device)
+    if len(image_of_text) and not 0 <= int(image_of_text.min()) <= int(image_of_text.max()) < len(images):
+        raise DataError(f"image_of_text names an image outside 0..{len(images) - 1}; give positions of images")
+    return {
+        IMAGE_TO_TEXT: rankings(image_features, text_features, images, image_of_text, one_per_label=one_per_image),
+        TEXT_TO_IMAGE: rankings(text_features, image_features, image_of_text, images),
+    }
+
+
+@torch.no_grad()
+def rankings(
+    query: Tensor,
+    gallery: Tensor,
+    query_labels: Tensor,
+    gallery_labels: Tensor,
+    *,
+    one_per_label: bool = False,
+    numbers_at_once: int = NUMBERS_AT_ONCE,
+) -> Ranking:
+    """Ranks of the relevant items: those whose label is the query's.
+
+    Args:
+        query: (Q, D).
+        gallery: (G, D).
+        query_labels: (Q,) int64.
+        gallery_labels: (G,) int64.
+        one_per_label: all gallery items of one label count as one, scored by the best of them.
+        numbers_at_once: scores held at a time, for memory. Q x G are never held.
+
+    Raises:
+        DataError: sizes disagree, a feature is not finite, or no query has a relevant item.
+    """
+    query_labels, gallery_labels = _checked(query, gallery, query_labels, gallery_labels)
+    labels, gallery_labels, count = gallery_labels.unique(return_inverse=True, return_counts=True)
+    where = torch.searchsorted(labels, query_labels).clamp(max=len(labels) - 1)
+    answerable = (labels[where] == query_labels).nonzero().flatten()  # (Q',)
+    if not len(answerable):
+        raise DataError("no query has a relevant item in the gallery; give labels that occur on both sides")
+    if one_per_label:
+        members = torch.arange(len(labels), device=gallery.device)[:, None]  # (labels, 1)
+    else:
+        members = _members(gallery_labels, count)
+    distinct, place = gallery.float().unique(dim=0, return_inverse=True)  # (U, D), (G,)
+    parts, rows = [], max(1, numbers_at_once // len(gallery))
+    for some in answerable.split(rows):
+        scores = _scores(query[some].float(), distinct, place)  # (q, G)
+        if one_per_label:
+            scores = _best_of_each(scores, gallery_labels, len(labels))  # (q, labels)
+        parts.append(_ranked(scores, members[where[some]]))
+    best, last, relevant, precision = (torch.cat(column).cpu() for column in zip(*parts))
+    return Ranking(answerable.cpu(), best, last, relevant, precision)
+
+
+def _checked(query: Tensor, gallery: Tensor, query_labels, gallery_labels) -> tuple[Tensor, Tensor]:
+    sides = []
+    for name, features, labels in (("query", query, query_labels), ("gallery", gallery, gallery_labels)):
+        labels = torch.as_tensor(labels, device=features.device)
+        if features.ndim != 2 or not len(features) or labels.shape != features.shape[:1]:
+            raise DataError(
+                f"{name} has features {tuple(features.shape)} and labels {tuple(labels.shape)}; "
+                "(n, D) and (n,) are needed, n of 1 or more"
+            )
+        if not all(torch.isfinite(some).all() for some in features.split(ROWS_AT_ONCE)):
+            raise DataError(f"{name} features hold NaN or infinity; extract them again")
+        sides.append(labels.long())
+    if query.shape[1] != gallery.shape[1]:
+        raise DataError(f"queries are {query.shape[1]} wide, the gallery {gallery.shape[1]}; use one backbone for both")
+    return sides[0], sides[1]
+
+
+def _members(label: Tensor, count: Tensor) -> Tensor:
+    """(labels, R) gallery positions of each label, -1 where it has fewer than R.
+
+    Args:
+        label: (G,) of each gallery item, 0 to labels - 1.
+        count: (labels,) how many items have it.
+    """
+    order = label.argsort(stable=True)  # (G,)
+    start = count.cumsum(0) - count
+    place = torch.arange(len(label), device=label.device) - start[label[order]]  # (G,) within its label
+    members = torch.full((len(count), int(count.max())), -1, device=label.device)
+    members[label[order], place] = order
+    return members
+
+
+def _scores(query: Tensor, distinct: Tensor, place: Tensor) -> Tensor:
+    """(q, G) dot products with the U distinct rows of the gallery, each where it stands there.
+
+    Args:
+        query: (q, D).
+        distinct: (U, D).
+        place: (G,), which distinct row each gallery item is.
+    """
+    return (query @ distinct.T).index_select(1, place)
+
+
+def _best_of_each(scores: Tensor, label: Tensor, labels: int) -> Tensor:
+    """(q, G) -> (q, labels), the highest score of each label."""
+    lowest = torch.full((len(scores), labels), -torch.inf, device=scores.device)
+    return lowest.scatter_reduce(1, label.expand(scores.shape), scores, "amax")
+
+
+def _ranked(scores: Tensor, members: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rank of the first and of the last relevant item, their number and the average precision, each (q,).
+
+    Args:
+        scores: (q, G).
+        members: (q, R) positions of relevant items, -1 where there are fewer than R.
+    """
+    known = members >= 0  # (q, R)
+    wanted = scores.gather(1, members.clamp(min=0)).masked_fill(~known, -torch.inf)
+    wanted = wanted.sort(dim=1).values  # (q, R) rising, what fills the rows up first
+    others = _counts_by_bucket(scores, wanted) - _counts_by_bucket(wanted, wanted)
+    above = others.flip(1).cumsum(dim=1)[:, :-1]  # (q, R) irrelevant items at or above each, the best relevant first
+    place = torch.arange(1, members.shape[1] + 1, device=scores.device).expand_as(above)  # among the relevant ones
+    rank = above + place  # (q, R)
+    relevant = known.sum(dim=1)  # (q,)
+    precision = (place / rank.double()).masked_fill(place > relevant[:, None], 0.0).sum(dim=1) / relevant
+    return rank[:, 0], rank.gather(1, relevant[:, None] - 1).squeeze(1), relevant, precision
+
+
+def _counts_by_bucket(scores: Tensor, edges: Tensor) -> Tensor:
+    """(q, R + 1): of each row, how many scores reach exactly b of its R rising edges."""
+    buckets = edges.shape[1] + 1
+    reached = torch.searchsorted(edges, scores, right=True)  # (q, n) in 0..R
+    reached += torch.arange(len(scores), device=scores.device)[:, None] * buckets
+    return torch.bincount(reached.flatten(), minlength=len(scores) * buckets).view(-1, buckets)
