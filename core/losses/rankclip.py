@@ -1,0 +1,101 @@
+"""RankCLIP: images and texts rank one another, and themselves, in the same order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..contracts.adapter import require
+from ..contracts.loss import Loss
+from ._info_nce import info_nce
+
+STEEPNESS, HIGHEST_WEIGHT = 3.0, 2.0
+
+
+class Rankclip(Loss):
+    """RankCLIP: Ranking-Consistent Language-Image Pretraining (Zhang et al., 2024, arXiv 2404.09387).
+
+    CLIP's loss, and two consistency terms that grow with time: each image should rank the texts as its text ranks the
+    images (cross-modal), and the images as its text ranks the texts (in-modal), both ways. A ranking is learned by
+    ListMLE (Listwise Approach to Learning to Rank, Xia et al., 2008): the likelihood of the other side's order.
+
+    L = L_clip + w (lambda_cross R_cross + lambda_in R_in) / B, with R the sum of both directions' ListMLE, mean over
+    rows and divided by 32, and w = 3 progress, at most 2. Epoch e of E has the published weight at progress
+    (e - 1) / (E - 1).
+
+    The divisor, the 1 / B and `eps` are not in the paper's formula; they are what its models were trained with, and
+    have options. Equal scores are ranked in the order of the batch, where the released code shuffles them; and a score
+    of exactly -1 counts as any other, where that code takes it for padding.
+
+    Args:
+        lambda_cross: weight of the cross-modal term, 0 for none; the released code's lambda2.
+        lambda_in: weight of the in-modal term, 0 for none; lambda1.
+        divisor: of both terms.
+        per_sample: whether both terms are divided by the batch size too.
+        eps: added to each sum of exponentials, the largest of which is 1; it bounds what the last ranks can cost, and
+            0 leaves the plain likelihood.
+
+    Parts: "clip", "cross_modal", "in_modal" (both with divisors, without w), "weight" (w).
+
+    Raises:
+        ConfigError: an option is out of range.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "logit_scale"})
+    logit_scale_bounds: ClassVar[tuple[float, float]] = (1.0, 100.0)
+
+    def __init__(
+        self,
+        dims: Mapping[str, int] | None = None,
+        lambda_cross: float = 1.0,
+        lambda_in: float = 1.0,
+        divisor: float = 32.0,
+        per_sample: bool = True,
+        eps: float = 1e-10,
+    ):
+        super().__init__(dims)
+        for name, value in {"lambda_cross": lambda_cross, "lambda_in": lambda_in, "eps": eps}.items():
+            require(value >= 0, name, value, "give 0 or more")
+        require(divisor > 0, "divisor", divisor, "give a number above 0")
+        self.lambda_cross, self.lambda_in, self.eps = lambda_cross, lambda_in, eps
+        self.divisor, self.per_sample = divisor, per_sample
+
+    def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
+        image, text, scale = out["image_features"], out["text_features"], out["logit_scale"]
+        parts = {"clip": info_nce(image, text, scale), "weight": image.new_tensor(ranking_weight(progress))}
+        loss = parts["clip"]
+        if self.lambda_cross:
+            scores = scale * image @ text.T  # (B, B)
+            parts["cross_modal"] = self._consistency(scores, scores.T)
+            loss = loss + parts["weight"] * self.lambda_cross * parts["cross_modal"]
+        if self.lambda_in:
+            parts["in_modal"] = self._consistency(scale * image @ image.T, scale * text @ text.T)
+            loss = loss + parts["weight"] * self.lambda_in * parts["in_modal"]
+        return {"loss": loss, **parts}
+
+    def _consistency(self, one: Tensor, other: Tensor) -> Tensor:
+        both = list_mle(one, other, self.eps) + list_mle(other, one, self.eps)
+        return both / self.divisor / (len(one) if self.per_sample else 1)
+
+
+def ranking_weight(progress: float) -> float:
+    """How much the rankings count at a share of training, 0 to 1."""
+    return min(max(STEEPNESS * progress, 0.0), HIGHEST_WEIGHT)
+
+
+def list_mle(scores: Tensor, order_by: Tensor, eps: float = 0.0) -> Tensor:
+    """Minus the log likelihood, mean over rows, of ranking by descending `order_by` (N, M), if `scores` (N, M) rank.
+
+    Equal values of `order_by` keep their order. No gradient reaches it.
+    """
+    order = order_by.detach().argsort(dim=1, descending=True, stable=True)
+    ranked = scores.gather(1, order)  # (N, M)
+    ranked = ranked - ranked.max(dim=1, keepdim=True).values
+    still_there = ranked.flip(1).logcumsumexp(dim=1).flip(1)  # of this rank and all below
+    if eps:
+        still_there = torch.logaddexp(still_there, still_there.new_tensor(math.log(eps)))
+    return (still_there - ranked).sum(dim=1).mean()

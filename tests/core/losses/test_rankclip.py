@@ -1,0 +1,142 @@
+"""RankCLIP beside the reference's numbers and ListMLE written out."""
+
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from vladapt import ConfigError, build_loss
+from vladapt.core.losses.rankclip import list_mle, ranking_weight
+
+
+@pytest.fixture(scope="module")
+def reference(parity_dir):
+    told = json.loads((parity_dir / "dev" / "loss_rankclip.json").read_text())
+    return load_file(parity_dir / "dev" / "loss_rankclip.safetensors"), told["hyper_parameters"], told["tensors"]
+
+
+@pytest.mark.parametrize("epoch", [1, 20, 64])
+def test_value_and_gradients_are_the_references(epoch, reference):
+    tensors, given_, told = reference
+    image, text = (tensors[name].clone().requires_grad_() for name in ("image", "text"))
+    out = {"image_features": image, "text_features": text, "logit_scale": torch.tensor(given_["scale"])}
+    loss = build_loss("rankclip", lambda_in=given_["lambda1"], lambda_cross=given_["lambda2"])
+    parts = loss(out, progress=(epoch - 1) / (given_["epochs_total"] - 1))
+    parts["loss"].backward()
+    ranking = parts["weight"] * (parts["cross_modal"] + parts["in_modal"])
+    for name, value in {
+        "loss": parts["loss"],
+        "contrastive": parts["clip"],
+        "rank": ranking,
+        "grad_image": image.grad,
+        "grad_text": text.grad,
+    }.items():
+        key = f"{name}_epoch{epoch}"
+        torch.testing.assert_close(
+            value.detach(),
+            tensors[key],
+            rtol=told[key]["rtol"],
+            atol=told[key]["atol"],
+            msg=lambda m, k=key: f"{k} {m}",
+        )
+
+
+def test_list_mle_is_the_references(reference):
+    tensors, _, told = reference
+    ours = list_mle(tensors["listmle_pred"], tensors["listmle_true"], eps=1e-10)
+    torch.testing.assert_close(ours, tensors["listmle"], rtol=told["listmle"]["rtol"], atol=told["listmle"]["atol"])
+
+
+def likelihood(scores, order_by):
+    """Of drawing items one by one in the given order, each with the softmax of what is left."""
+    total = 0.0
+    for row, keys in zip(scores.tolist(), order_by.tolist(), strict=True):
+        left = sorted(range(len(row)), key=lambda i, keys=keys: -keys[i])
+        while left:
+            total += row[left[0]] - math.log(sum(math.exp(row[i]) for i in left))
+            left = left[1:]
+    return total / len(scores)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 6), st.integers(1, 6))
+def test_list_mle_is_the_likelihood_of_the_order(seed, rows, columns):
+    generator = torch.Generator().manual_seed(seed)
+    scores, order_by = 3 * torch.randn(2, rows, columns, generator=generator, dtype=torch.float64)
+    assert list_mle(scores, order_by).item() == pytest.approx(-likelihood(scores, order_by), abs=1e-9)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10_000))
+def test_ranking_as_the_other_does_is_cheapest(seed):
+    scores = torch.randn(1, 5, generator=torch.Generator().manual_seed(seed))
+    right = list_mle(scores, scores)
+    assert all(list_mle(scores, torch.tensor([other])) >= right - 1e-6 for other in [[1, 2, 3, 4, 5], [5, 1, 4, 2, 3]])
+
+
+def test_ties_keep_the_order_of_the_batch():
+    scores = torch.tensor([[1.0, 5.0, 2.0]])
+    tied = list_mle(scores, torch.zeros(1, 3))
+    assert tied.item() == pytest.approx(-likelihood(scores, torch.tensor([[3, 2, 1]])), rel=1e-6)
+    assert all(torch.equal(tied, list_mle(scores, torch.zeros(1, 3))) for _ in range(5))
+
+
+def test_no_gradient_reaches_what_gives_the_order():
+    order_by = torch.randn(2, 3, requires_grad=True)
+    scores = torch.randn(2, 3, requires_grad=True)
+    list_mle(scores, order_by).backward()
+    assert order_by.grad is None and scores.grad.abs().max() > 0
+
+
+def test_large_scales_stay_exact():
+    scores = torch.tensor([[100.0, -100.0, 0.0]], requires_grad=True)
+    value = list_mle(scores, torch.tensor([[1.0, 3.0, 2.0]]))
+    value.backward()
+    assert value.item() == pytest.approx(300.0) and torch.isfinite(scores.grad).all()
+
+
+def test_the_weight_grows_to_two():
+    assert [ranking_weight(share) for share in (0.0, 0.25, 0.5, 2 / 3, 1.0)] == pytest.approx([0, 0.75, 1.5, 2, 2])
+
+
+def test_it_starts_as_clip(example_out):
+    out = example_out(build_loss("rankclip").needs)
+    parts = build_loss("rankclip")(out, progress=0.0)
+    torch.testing.assert_close(parts["loss"], parts["clip"])
+    assert build_loss("rankclip")(out, progress=0.5)["loss"] > parts["loss"] + 1e-3
+
+
+def test_images_and_texts_may_be_exchanged(example_out):
+    out = example_out(build_loss("rankclip").needs)
+    exchanged = {**out, "image_features": out["text_features"], "text_features": out["image_features"]}
+    torch.testing.assert_close(build_loss("rankclip")(out, 0.5)["loss"], build_loss("rankclip")(exchanged, 0.5)["loss"])
+
+
+@pytest.mark.parametrize(
+    "changed", [{"lambda_cross": 0.0}, {"lambda_in": 0.0}, {"divisor": 1.0}, {"per_sample": False}, {"eps": 0.0}]
+)
+def test_each_option_changes_the_loss(changed, example_out):
+    out = {**example_out(build_loss("rankclip").needs), "logit_scale": torch.tensor(100.0)}
+    ours, other = build_loss("rankclip")(out, 0.5)["loss"], build_loss("rankclip", **changed)(out, 0.5)["loss"]
+    assert not torch.allclose(ours, other, rtol=1e-4)
+
+
+def test_gradients_by_differences():
+    generator = torch.Generator().manual_seed(0)
+    image, text = torch.randn(2, 4, 5, generator=generator, dtype=torch.float64)
+    scale, loss = torch.tensor(2.0, dtype=torch.float64), build_loss("rankclip", eps=1e-3)
+
+    def value(image, text, scale):
+        return loss({"image_features": image, "text_features": text, "logit_scale": scale}, 0.5)["loss"]
+
+    assert torch.autograd.gradcheck(value, [tensor.requires_grad_() for tensor in (image, text, scale)])
+
+
+@pytest.mark.parametrize("wrong", [{"lambda_in": -1.0}, {"divisor": 0.0}, {"eps": -1.0}])
+def test_options_are_checked(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        build_loss("rankclip", **wrong)
