@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -114,6 +115,13 @@ def resize_positions(table: Tensor, grid: tuple[int, int], prefix: int) -> Tenso
     square = patches.view(1, side, side, -1).permute(0, 3, 1, 2)  # (1, W, side, side)
     resampled = F.interpolate(square, size=grid, mode="bicubic", antialias=True, align_corners=False)
     return torch.cat([first, resampled.permute(0, 2, 3, 1).reshape(height * width, -1)])
+
+
+def copy_files(source: Path, target: Path, names: Iterable[str]) -> None:
+    """Copy those of the named files that are there."""
+    for name in names:
+        if (source / name).is_file() and source.resolve() != target.resolve():
+            shutil.copyfile(source / name, target / name)
 
 
 def _few(names: list[str]) -> str:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,8 @@ from torch import Tensor, nn
 from ..contracts.errors import ConfigError, UnknownNameError
 from . import alignment, efficientnet, minilm
 from .catalogue import FAMILIES
-from .fingerprints import fingerprint
+from .checkpoints import fit_weights, read_checkpoint
+from .fingerprints import file_digests, fingerprint
 from .packaged import package_folder
 from .preprocessing import Preprocess
 from .two_tower import ImageTower, TextTower, TwoTower
@@ -65,6 +67,13 @@ def build(rest: str, *, spec: str, device: torch.device, image_size: int | None)
     return EmbeddedBackbone(device=device, image_size=image_size or IMAGE_SIZE)
 
 
+def rebuild(
+    description: dict, weights: Path, *, spec: str, device: torch.device, image_size: int | None
+) -> EmbeddedBackbone:
+    """The backbone with weights that were trained here."""
+    return EmbeddedBackbone(device, image_size or description["image_size"], weights, spec)
+
+
 class EmbeddedBackbone(TwoTower):
     """Image features are `[cos(phi) P(x); sin(phi) x / |x|]`, times |x| where they are not normalised; texts `[t; 0]`.
 
@@ -78,23 +87,43 @@ class EmbeddedBackbone(TwoTower):
     """
 
     family = "embedded"
-    spec = "embedded"
     embed_dim = minilm.WIDTH + efficientnet.WIDTH
     context_length = minilm.CONTEXT_LENGTH
     capabilities = FAMILIES["embedded"]["capabilities"]
     licence = "Apache-2.0 (EfficientNet-Lite0; all-MiniLM-L6-v2)"
-    notes = NOTES
     best_batch_size = BEST_BATCH_SIZE
 
-    def __init__(self, device: torch.device | str = "cpu", image_size: int = IMAGE_SIZE):
+    def __init__(
+        self,
+        device: torch.device | str = "cpu",
+        image_size: int = IMAGE_SIZE,
+        weights: Path | None = None,
+        spec: str = "embedded",
+    ):
         super().__init__()
-        self.device = torch.device(device)
+        self.device, self.weights, self.spec = torch.device(device), weights, spec
         self.transform = Preprocess(image_size, efficientnet.MEAN, efficientnet.STD)
-        self.fingerprint = _fingerprint(self.transform)
+        self.fingerprint = _fingerprint(self.transform, weights)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences a user should read; once it was trained on pairs, the first is no longer so."""
+        return NOTES if self.weights is None else ()
+
+    @property
+    def description(self) -> dict:
+        """All but the weights, JSON-able."""
+        return {"image_size": self.image_size}
+
+    def save_companions(self, folder: Path) -> None:
+        """Nothing: the packages hold the rest."""
 
     @torch.inference_mode(False)  # built while a caller infers, the towers must still serve one that trains
     def build_model(self) -> nn.Module:
-        return _Towers(efficientnet.load_efficientnet(), minilm.load_minilm(), alignment.load_alignment(PHI))
+        towers = _Towers(efficientnet.load_efficientnet(), minilm.load_minilm(), alignment.load_alignment(PHI))
+        if self.weights is not None:
+            fit_weights(towers, read_checkpoint(self.weights), self.weights, "the embedded backbone")
+        return towers
 
     def build_towers(self, model: nn.Module) -> tuple[ImageTower, TextTower]:
         return _ImageTower(model), _TextTower(model)
@@ -169,7 +198,9 @@ class _TextTower(TextTower):
             return self.alignment.text(minilm.mean_over(x.float(), mask))
 
 
-def _fingerprint(transform: Preprocess) -> str:
+def _fingerprint(transform: Preprocess, trained: Path | None) -> str:
+    if trained is not None:
+        return fingerprint("embedded", PHI, file_digests([trained]), transform.spec)
     weights = [efficientnet.WEIGHTS.sha256, minilm.WEIGHTS.sha256, minilm.TOKENIZER.sha256]
     shared = [alignment.VERSION, alignment.CONSE_NAMES, alignment.CONSE_TEMPERATURE, PHI, ALIGNED_LOGIT_SCALE]
     return fingerprint("embedded", shared, weights, transform.spec)

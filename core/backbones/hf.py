@@ -9,12 +9,14 @@ Code that comes with a repository is never run.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import transformers
 from torch import Tensor, nn
 
 from ..contracts.errors import DataError
+from .checkpoints import copy_files
 from .fingerprints import fingerprint
 from .hf_source import TOKENIZER_FILES, Source, find_source, quiet
 from .hf_towers import (
@@ -38,6 +40,11 @@ TOWERS: dict[str, tuple[type[ImageTower], type[TextTower]]] = {
     "siglip2": (NaflexImageTower, SiglipTextTower),
     "align": (AlignImageTower, BertTextTower),
 }
+COMPANIONS = (
+    *TOKENIZER_FILES,
+    *("tokenizer_config.json", "special_tokens_map.json", "merges.txt", "added_tokens.json"),
+    *("preprocessor_config.json", "processor_config.json", "README.md"),
+)
 # Before transformers 4.31 CLIP's configurations named this end-of-text token, which no text has.
 LEGACY_EOS = 2
 
@@ -45,6 +52,11 @@ LEGACY_EOS = 2
 def build(rest: str, *, spec: str, device: torch.device, image_size: int | None) -> HfBackbone:
     """The backbone `hf:<rest>`; see `load_backbone`."""
     return HfBackbone(find_source(rest, image_size), spec, device)
+
+
+def rebuild(description: dict, weights: Path, *, spec: str, device: torch.device, image_size: int | None) -> HfBackbone:
+    """The backbone of weights that were trained here, with the configuration beside them."""
+    return HfBackbone(find_source(str(weights.parent), image_size or description["image_size"]), spec, device)
 
 
 class HfBackbone(TwoTower):
@@ -71,6 +83,16 @@ class HfBackbone(TwoTower):
         if self.source.kind == "align":
             return 1 / self.model.temperature.reshape(())
         return super().logit_scale
+
+    @property
+    def description(self) -> dict:
+        """What the folder's own files do not say."""
+        return {"kind": self.source.kind, "image_size": self.image_size}
+
+    def save_companions(self, folder: Path) -> None:
+        """The configuration and the files of tokenizer and preprocessing."""
+        self.model.config.save_pretrained(folder)
+        copy_files(self.source.folder, folder, COMPANIONS)
 
     def build_model(self) -> nn.Module:
         folder = self.source.folder

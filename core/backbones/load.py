@@ -1,4 +1,4 @@
-"""A backbone from its spec: `embedded`, `open_clip:...`, `hf:...`."""
+"""A backbone from its spec: `embedded`, `open_clip:...`, `hf:...`, or the `model.safetensors` of a training."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from ..contracts.backbone import Backbone
 from ..contracts.errors import CapabilityError, ConfigError, UnknownNameError
 from ..registry.catalogue import did_you_mean
 from .catalogue import FAMILIES
+from .fine_tuned import build as build_fine_tuned
+from .fine_tuned import is_fine_tuned
 
 
 def load_backbone(
@@ -18,7 +20,7 @@ def load_backbone(
     """The backbone that `spec` names, its towers not yet built.
 
     Args:
-        spec: "family" or "family:rest"; see `FAMILIES`.
+        spec: "family" or "family:rest"; see `FAMILIES`. Or the path of a `model.safetensors` that a training wrote.
         device: "auto" is the GPU where there is one, else the CPU; or any torch device.
         image_size: side of the square the image tower takes, where it is to differ from the model's own.
 
@@ -28,21 +30,25 @@ def load_backbone(
         DataError: a file is missing or damaged, or a remote model cannot be reached.
         CapabilityError: the family's library is not installed.
     """
-    family, _, rest = str(spec).partition(":")
-    if family not in FAMILIES:
+    spec = str(spec)
+    trained = is_fine_tuned(spec)
+    family, _, rest = spec.partition(":")
+    if not trained and family not in FAMILIES:
         raise UnknownNameError(f"unknown backbone '{spec}'; {did_you_mean(family, FAMILIES)}")
     if image_size is not None and image_size < 1:
         raise ConfigError(f"image_size={image_size} is not usable; give a side in pixels")
     target = _device(device)
     try:
+        if trained:
+            return build_fine_tuned(spec, target, image_size)
         module = importlib.import_module(f".{family}", __package__)
-        return module.build(rest, spec=str(spec), device=target, image_size=image_size)
+        return module.build(rest, spec=spec, device=target, image_size=image_size)
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith(__package__):
             raise
         raise CapabilityError(
             f"backbone '{spec}' needs the package '{error.name}'; "
-            f"install it with: pip install 'vladapt[{FAMILIES[family]['extra']}]'"
+            f"install it with: pip install 'vladapt[{FAMILIES.get(family, {}).get('extra', 'all')}]'"
         ) from None
 
 

@@ -10,9 +10,11 @@ CLIP does; a `config.json` says it in `preprocess_cfg`.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -21,20 +23,28 @@ from open_clip import tokenizer as tokenizers
 from torch import Tensor, nn
 
 from ..contracts.errors import CapabilityError, ConfigError, DataError
-from .checkpoints import fit_weights, read_checkpoint, resize_positions
+from .checkpoints import copy_files, fit_weights, read_checkpoint, resize_positions
 from .fingerprints import fingerprint
-from .open_clip_source import Source, find_source
+from .open_clip_source import Source, described_source, find_source
 from .open_clip_towers import OpenClipTextTower, ResNetTower, TimmVitTower, VitTower
 from .two_tower import ImageTower, TextTower, TwoTower
 
 CUSTOM_BLOCK = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")
 POSITIONS = {"visual.positional_embedding": 1, "visual.attnpool.positional_embedding": 1}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json")
+COMPANIONS = (*TOKENIZER_FILES, "special_tokens_map.json", "merges.txt")
 
 
 def build(rest: str, *, spec: str, device: torch.device, image_size: int | None) -> OpenClipBackbone:
     """The backbone `open_clip:<rest>`; see `load_backbone`."""
     return OpenClipBackbone(find_source(rest, image_size), spec, device)
+
+
+def rebuild(
+    description: dict, weights: Path, *, spec: str, device: torch.device, image_size: int | None
+) -> OpenClipBackbone:
+    """The backbone of weights that were trained here; `description` is that of the backbone they came from."""
+    return OpenClipBackbone(described_source(description, weights, image_size), spec, device)
 
 
 class OpenClipBackbone(TwoTower):
@@ -58,6 +68,21 @@ class OpenClipBackbone(TwoTower):
         self.context_length = text.get("context_length", 77)
         self.capabilities = image_capabilities(source.config["vision_cfg"]) | text_capabilities(source.config)
         self.fingerprint = fingerprint("open_clip", source.config, source.identity, source.transform.spec)
+
+    @property
+    def description(self) -> dict:
+        """All but the weights, JSON-able."""
+        source = self.source
+        return {"name": source.name, "config": source.config, "pixels": asdict(source.transform)}
+
+    def save_companions(self, folder: Path) -> None:
+        """open_clip's own configuration, and the tokenizer's files where it has its own."""
+        transform = self.transform
+        pixels = {"mean": transform.mean, "std": transform.std, "interpolation": transform.interpolation}
+        config = {"model_cfg": self.source.config, "preprocess_cfg": {**pixels, "resize_mode": transform.mode}}
+        (folder / "open_clip_config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+        if self.source.folder is not None:
+            copy_files(self.source.folder, folder, COMPANIONS)
 
     def build_model(self) -> nn.Module:
         source = self.source

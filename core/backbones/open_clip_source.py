@@ -75,10 +75,25 @@ def find_source(rest: str, image_size: int | None) -> Source:
         DataError: a file is missing or no configuration; a tag's weights are not cached and cannot be downloaded.
     """
     source = _local_source(rest) if "@" in rest else _tagged_source(rest)
+    return _sized(source, image_size, f"open_clip:{rest}")
+
+
+def described_source(description: dict[str, Any], weights: Path, image_size: int | None) -> Source:
+    """What a file of weights that were trained here says of itself."""
+    transform = Preprocess(**description["pixels"])
+    folder = weights.parent
+    source = Source(
+        description["name"], description["config"], weights, file_digests([weights]), transform, folder=folder
+    )
+    return _sized(source, image_size, str(weights))
+
+
+def _sized(source: Source, image_size: int | None, spec: str) -> Source:
+    """The source with the image size in force."""
     own = source.config["vision_cfg"].get("image_size", 224)
     if isinstance(own, (list, tuple)):
         if len(set(own)) != 1 and image_size is None:
-            raise ConfigError(f"open_clip:{rest} takes images of {own}; only squares are supported, give image_size")
+            raise ConfigError(f"{spec} takes images of {own}; only squares are supported, give image_size")
         own = own[0]
     size = image_size or own
     config = deepcopy(source.config)
