@@ -1,0 +1,93 @@
+"""ALIP: raw and synthetic captions, each sample and pair weighted by how well they agree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..contracts.adapter import require
+from ..contracts.loss import Loss
+
+
+class Alip(Loss):
+    """ALIP: Adaptive Language-Image Pre-training with Synthetic Caption (Yang et al., 2023, arXiv 2308.08428).
+
+    CLIP's loss of the image with its raw text, and again with a synthetic caption, each sample weighted. The language
+    gate compares the similarity c of both texts with its running mean H_c: W_s = min(1, exp(gamma_s (c - H_c))). The
+    description gate compares the image's similarity to each text with that one's mean: W_p = exp(gamma_p (r - H_r))
+    where W_s < 1, else 1. L = mean(W_s W_p CE) over both texts, CE being the mean of both directions. No gradient
+    passes through weights.
+
+    The means take the batch in before they are compared with, as in the released code, and are kept once a step. They
+    start at 1, so that all weights are small for the first hundreds of steps.
+
+    Args:
+        ema: share of itself that a running mean keeps in a step, 0 to below 1.
+        gamma_s: sharpness of the language gate, 0 for none.
+        gamma_p: sharpness of the description gate, 0 for none.
+        init_mean: where the means start.
+
+    Parts: "raw" and "caption" are the two weighted losses; "sample_weight" is the mean of W_s.
+
+    Raises:
+        ConfigError: an option is out of range.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "text_synthetic", "logit_scale"})
+    logit_scale_bounds: ClassVar[tuple[float, float]] = (1.0, 100.0)
+
+    means: Tensor
+    """(3,): running means of the similarities text to caption, image to text, image to caption."""
+
+    def __init__(
+        self,
+        dims: Mapping[str, int] | None = None,
+        ema: float = 0.99,
+        gamma_s: float = 2.0,
+        gamma_p: float = 2.0,
+        init_mean: float = 1.0,
+    ):
+        super().__init__(dims)
+        require(0 <= ema < 1, "ema", ema, "give 0 to below 1")
+        for name, value in {"gamma_s": gamma_s, "gamma_p": gamma_p}.items():
+            require(value >= 0, name, value, "give 0 or more")
+        self.ema, self.gamma_s, self.gamma_p = ema, gamma_s, gamma_p
+        self.register_buffer("means", torch.full((3,), float(init_mean)))
+        self._seen: Tensor | None = None
+
+    def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
+        image, raw, caption = out["image_features"], out["text_features"], out["text_synthetic"]
+        with torch.no_grad():
+            sample, of_raw, of_caption = self._weights(image, raw, caption)
+        parts = {
+            "raw": weighted_contrast(image, raw, out["logit_scale"], sample * of_raw),
+            "caption": weighted_contrast(image, caption, out["logit_scale"], sample * of_caption),
+        }
+        return {"loss": parts["raw"] + parts["caption"], **parts, "sample_weight": sample.mean()}
+
+    def _weights(self, image: Tensor, raw: Tensor, caption: Tensor) -> Tensor:
+        """(3, B): of the samples, of the pairs with the raw text, of those with the caption."""
+        alike = torch.stack([(raw * caption).sum(dim=1), (image * raw).sum(dim=1), (image * caption).sum(dim=1)])
+        self._seen = self.ema * self.means + (1 - self.ema) * alike.mean(dim=1).to(self.means.dtype)
+        above = alike - self._seen[:, None]  # (3, B)
+        sample = (self.gamma_s * above[0]).exp()
+        pairs = torch.where(sample < 1, (self.gamma_p * above[1:]).exp(), 1.0)  # (2, B)
+        return torch.cat([sample.clamp(max=1)[None], pairs])
+
+    @torch.no_grad()
+    def after_step(self, model: nn.Module | None) -> None:
+        """The means move on."""
+        if self._seen is not None:
+            self.means.copy_(self._seen)
+
+
+def weighted_contrast(image: Tensor, text: Tensor, scale: Tensor, weights: Tensor) -> Tensor:
+    """CLIP's loss of (B, D) pairs, the share of each multiplied by its weight (B,)."""
+    logits = scale * image @ text.T  # (B, B)
+    own = torch.arange(len(logits), device=logits.device)
+    each = F.cross_entropy(logits, own, reduction="none") + F.cross_entropy(logits.T, own, reduction="none")
+    return (weights * each / 2).mean()
