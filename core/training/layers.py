@@ -1,0 +1,214 @@
+"""Which parameter lies how deep in which tower, and what follows from it: what trains, and at which rate.
+
+Depth 0 is what stands before the first block (patches, words, positions), 1 to n are the blocks, n + 1 is what comes
+after them (final norm, pooling, projection).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..backbones.tower_names import ROOTS, tower_of
+from ..contracts.adapter import require
+from ..contracts.backbone import Backbone
+from ..contracts.errors import CapabilityError, ConfigError
+
+__all__ = ["depth_of", "depths", "freeze_batch_norm", "parameter_groups", "set_trainable", "tower_of"]
+
+# What the libraries call the neighbours of the stack of blocks that come before it.
+_BEFORE = re.compile(
+    r"\w*embed\w*|conv\d|bn\d|stem|cls_\w+|reg_token|ln_pre|norm_pre|pre_layrnorm|words|positions|token_type|ln"
+)
+
+
+def depths(backbone: Backbone, tower: str) -> int:
+    """n, the number of blocks of "image" or "text": residual blocks, stages of a ResNet, inverted bottlenecks.
+
+    Raises:
+        ConfigError: no such tower. CapabilityError: this backbone lacks it.
+    """
+    return _layout(backbone, tower).count
+
+
+def depth_of(backbone: Backbone, name: str) -> int:
+    """0 before the blocks, 1 to n in them, n + 1 after them.
+
+    Args:
+        name: of a parameter of `backbone.model`.
+
+    Raises:
+        UnknownNameError: no such parameter.
+        ConfigError: it is shared by both towers (the logit scale), and so lies in none.
+    """
+    tower = tower_of(backbone, name)
+    if tower == "shared":
+        raise ConfigError(f"parameter '{name}' of backbone '{backbone.spec}' is in no tower, so it has no depth")
+    return _layout(backbone, tower).depth(name)
+
+
+def set_trainable(backbone: Backbone, *, lock: Collection[str] = (), last: int | None = None) -> list[str]:
+    """Let everything train but the locked towers.
+
+    "LiT: Zero-Shot Transfer with Locked-image text Tuning" (2021, arXiv 2111.07991) locks the image tower;
+    Chinese-CLIP (2022, arXiv 2211.01335) does so in the first of two stages. A locked tower's batch norms still move
+    their statistics in train mode: see `freeze_batch_norm`.
+
+    Args:
+        lock: towers that stay as they are, of "image" and "text".
+        last: of each other tower only this many last layers train: 1 is what comes after the blocks, 2 also the last
+            block, and so on. What the towers share trains in any case.
+
+    Returns:
+        The names of the parameters that train.
+
+    Raises:
+        ConfigError: an unknown tower, or `last` below 1.
+    """
+    lock = {lock} if isinstance(lock, str) else set(lock)
+    require(lock <= set(ROOTS), "lock", sorted(lock), "give image, text or both")
+    require(last is None or last >= 1, "last", last, "give 1 or more layers, or lock the tower")
+    layouts: dict[str, _Layout] = {}
+    chosen = []
+    for name, parameter in backbone.model.named_parameters():
+        tower = tower_of(backbone, name)
+        trains = tower not in lock
+        if trains and last is not None and tower != "shared":
+            layout = layouts.setdefault(tower, _layout(backbone, tower))
+            trains = layout.depth(name) > layout.count + 1 - last
+        parameter.requires_grad_(trains)
+        if trains:
+            chosen.append(name)
+    return chosen
+
+
+def parameter_groups(
+    backbone: Backbone,
+    *,
+    lr: float,
+    weight_decay: float,
+    layer_decay: float = 1.0,
+    text_layer_decay: float | None = None,
+) -> list[dict]:
+    """Groups for a torch optimiser, of the parameters that train.
+
+    A layer at depth d of n blocks learns at lr * layer_decay ** (n + 1 - d) ("BEiT: BERT Pre-Training of Image
+    Transformers", 2021, arXiv 2106.08254); what the towers share learns at lr. As in open_clip, biases and whatever
+    has fewer than two axes (norms, logit scale, class embedding) are not decayed; tables of positions are.
+
+    Args:
+        layer_decay: factor from a layer to the one before it, above 0 to 1.
+        text_layer_decay: the text tower's own; by default the same.
+
+    Raises:
+        ConfigError: a factor out of range.
+    """
+    factors = {"image": layer_decay, "text": layer_decay if text_layer_decay is None else text_layer_decay}
+    for option, value in (("layer_decay", factors["image"]), ("text_layer_decay", factors["text"])):
+        require(0 < value <= 1, option, value, "give above 0 to 1")
+    layouts: dict[str, _Layout] = {}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in backbone.model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        tower, rate = tower_of(backbone, name), lr
+        if tower != "shared" and factors[tower] != 1:
+            layout = layouts.setdefault(tower, _layout(backbone, tower))
+            rate = lr * factors[tower] ** (layout.count + 1 - layout.depth(name))
+        decay = 0.0 if parameter.ndim < 2 or "bias" in name else weight_decay
+        groups.setdefault((rate, decay), []).append(parameter)
+    return [{"params": found, "lr": rate, "weight_decay": decay} for (rate, decay), found in groups.items()]
+
+
+def freeze_batch_norm(backbone: Backbone) -> list[str]:
+    """Keep every batch norm of both towers on the statistics it has, also after `model.train()`.
+
+    A sample's features then do not depend on the batch it came in. Scales and shifts train as before.
+
+    Returns:
+        The names of the modules.
+    """
+    found = [(name, module) for name, module in backbone.model.named_modules() if isinstance(module, _BatchNorm)]
+    for _, module in found:
+        # A partial over the module, not a closure: a copy of the model then holds the copy of the module.
+        module.train = partial(_train_all_but_statistics, module)
+        module.train(module.training)
+    return [name for name, _ in found]
+
+
+def _train_all_but_statistics(module: nn.Module, mode: bool = True) -> nn.Module:
+    type(module).train(module, mode)
+    module.training = False
+    return module
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where the blocks of a tower are.
+
+    Args:
+        count: n.
+        blocks: path of each block, in order.
+        given: depths that the library itself states, by name.
+    """
+
+    count: int
+    blocks: tuple[str, ...] = ()
+    given: dict[str, int] = field(default_factory=dict)
+
+    def depth(self, name: str) -> int:
+        if name in self.given:
+            return self.given[name]
+        for index, path in enumerate(self.blocks):
+            if name.startswith(path + "."):
+                return index + 1
+        return 0 if _BEFORE.fullmatch(self._neighbour(name)) else self.count + 1
+
+    def _neighbour(self, name: str) -> str:
+        """The part of the name that first leaves the way to the blocks."""
+        way = self.blocks[0].split(".") if self.blocks else []
+        parts = name.split(".")
+        shared = 0
+        while shared < min(len(way), len(parts) - 1) and way[shared] == parts[shared]:
+            shared += 1
+        return parts[shared]
+
+
+def _layout(backbone: Backbone, tower: str) -> _Layout:
+    require(tower in ROOTS, "tower", tower, "give image or text")
+    roots = [(name, child) for name, child in backbone.model.named_children() if name in ROOTS[tower]]
+    if not any(True for _, child in roots for _ in child.parameters()):
+        raise CapabilityError(f"backbone '{backbone.spec}' has no {tower} tower to train")
+    name, first = roots[0]
+    if hasattr(first, "trunk") and not (hasattr(first.trunk, "patch_embed") and hasattr(first.trunk, "blocks")):
+        return _timm_layout(first.trunk, f"{name}.trunk.")  # no plain transformer: stages of blocks
+    stacks = [stack for name, child in roots for stack in _outermost_stacks(name, child)]
+    if not stacks:
+        return _Layout(0)
+    largest, stack = max(stacks, key=lambda found: sum(p.numel() for p in found[1].parameters()))
+    stages = [name for name, _ in stacks if name.rstrip("0123456789") == largest.rstrip("0123456789")]
+    blocks = stages if len(stages) > 1 else [f"{largest}.{index}" for index in range(len(stack))]  # ResNet: layer1 to 4
+    return _Layout(len(blocks), tuple(blocks))
+
+
+def _outermost_stacks(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    if isinstance(module, (nn.ModuleList, nn.Sequential)):
+        yield name, module
+        return
+    for child, inner in module.named_children():
+        yield from _outermost_stacks(f"{name}.{child}", inner)
+
+
+def _timm_layout(trunk: nn.Module, prefix: str) -> _Layout:
+    """timm says of each network in which order its layers come; a name that it does not know comes after them."""
+    from timm.models._manipulate import group_with_matcher
+
+    after = "after all layers"
+    named = [*trunk.named_parameters(), (after, None)]
+    given = group_with_matcher(named, trunk.group_matcher(coarse=False), reverse=True)
+    return _Layout(given.pop(after) - 1, given={prefix + name: depth for name, depth in given.items()})
