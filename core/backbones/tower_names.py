@@ -5,8 +5,8 @@ from __future__ import annotations
 from ..contracts.backbone import Backbone
 from ..contracts.errors import UnknownNameError
 
-# Children of the models of open_clip, transformers and the embedded backbone. Whatever else hangs there (logit scale and
-# bias, temperature, alignment, a decoder that sees both) is shared.
+# Children of the models of open_clip, transformers and the embedded backbone. Whatever else hangs there (logit scale,
+# logit bias, temperature, alignment, a decoder that sees both) is shared.
 ROOTS = {
     "image": frozenset({"visual", "vision_model", "visual_projection", "image"}),
     "text": frozenset(

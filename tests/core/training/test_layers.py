@@ -165,7 +165,7 @@ def test_aligns_image_tower_is_counted_by_its_blocks(built):
 def test_what_is_in_no_tower_has_no_depth(built, parity_dir):
     tower = built("open_clip")
     assert tower_of(tower, "logit_scale") == "shared"
-    with pytest.raises(ConfigError, match="'logit_scale' .* is in no tower"):
+    with pytest.raises(ConfigError, match=r"'logit_scale' .* is in no tower"):
         depth_of(tower, "logit_scale")
     for missing in ("visual.nothing", "nothing", ""):
         with pytest.raises(UnknownNameError, match="no parameter"):
