@@ -1,12 +1,33 @@
-"""The small models that the tests of backbones write, for tests that train them."""
+"""The small models that the tests of backbones write, and a training set made of numbers."""
 
 from __future__ import annotations
 
+import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # toy_pairs is also used in processes of their own
+
+from toy_pairs import ToyPairs
 
 _spec = spec_from_file_location("small_models", Path(__file__).parents[1] / "backbones" / "conftest.py")
 _models = module_from_spec(_spec)
 _spec.loader.exec_module(_models)
 
 hf_folder, open_clip_resnet, small = _models.hf_folder, _models.open_clip_resnet, _models.small
+
+
+@pytest.fixture
+def toy_pairs():
+    """`toy_pairs(count=24, broken=...)`."""
+    return ToyPairs
+
+
+@pytest.fixture
+def fresh_clip(small_clip_spec):
+    """A small CLIP of one's own, to train."""
+    from vladapt.core.backbones.load import load_backbone
+
+    return load_backbone(small_clip_spec, device="cpu")

@@ -1,0 +1,253 @@
+"""One training run: what each setting does, and that the batch may be cut in any way."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from vladapt import CapabilityError, ConfigError, DataError
+from vladapt.core.training.settings import TrainingSettings
+from vladapt.core.training.train import Task, train
+
+SETTINGS = {"epochs": 2, "batch_size": 8, "lr": 1e-3, "warmup": 0.0, "weight_decay": 0.1, "seed": 3}
+
+
+def run(backbone, source, folder, losses=None, task=None, **settings):
+    task = Task(source, losses or {"neg-clip": 1.0}, **(task or {}))
+    return train(backbone, task, TrainingSettings(**{**SETTINGS, **settings}), folder)
+
+
+def weights(backbone):
+    return {name: value.clone() for name, value in backbone.model.state_dict().items()}
+
+
+def distance(one, other):
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+def test_the_loss_falls_and_the_towers_end_frozen(fresh_clip, toy_pairs, tmp_path):
+    before = weights(fresh_clip)
+    done = run(fresh_clip, toy_pairs(), tmp_path, epochs=6)
+    assert done.history[-1]["loss"] < done.history[0]["loss"] - 0.3
+    assert [row["epoch"] for row in done.history] == [1, 2, 3, 4, 5, 6]
+    assert done.steps == 18
+    assert distance(before, weights(fresh_clip)) > 0
+    assert not fresh_clip.model.training
+    assert not any(p.requires_grad for p in fresh_clip.model.parameters())
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(small_clip_spec, toy_pairs, tmp_path):
+    found = [weights_after(small_clip_spec, toy_pairs(), tmp_path / str(i), seed=seed) for i, seed in enumerate([3, 3, 4])]
+    assert distance(found[0], found[1]) == 0
+    assert distance(found[0], found[2]) > 0
+
+
+def weights_after(spec, source, folder, **kwargs):
+    from vladapt.core.backbones.load import load_backbone
+
+    backbone = load_backbone(spec, device="cpu")
+    run(backbone, source, folder, **kwargs)
+    return weights(backbone)
+
+
+@pytest.mark.parametrize("micro", [1, 3, 4])
+def test_micro_batches_change_no_weight(small_clip_spec, toy_pairs, tmp_path, micro):
+    plain = {"optimizer": "sgd", "lr": 0.05}
+    whole = weights_after(small_clip_spec, toy_pairs(), tmp_path / "whole", **plain)
+    parts = weights_after(small_clip_spec, toy_pairs(), tmp_path / "parts", micro_batch_size=micro, **plain)
+    assert distance(whole, parts) < 1e-5
+
+
+def test_recomputed_activations_change_no_weight(small_clip_spec, toy_pairs, tmp_path, monkeypatch):
+    from vladapt.core.training import checkpointing
+
+    calls = []
+    original = checkpointing.checkpoint
+    monkeypatch.setattr(checkpointing, "checkpoint", lambda *a, **k: calls.append(1) or original(*a, **k))
+    whole = weights_after(small_clip_spec, toy_pairs(), tmp_path / "whole")
+    assert not calls
+    again = weights_after(small_clip_spec, toy_pairs(), tmp_path / "again", checkpointing=True)
+    assert calls
+    assert distance(whole, again) < 1e-6
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"lr": 2e-3},
+        {"optimizer": "sgd"},
+        {"betas": (0.5, 0.9)},
+        {"eps": 1e-2},
+        {"weight_decay": 0.9},
+        {"schedule": "constant"},
+        {"warmup": 3},
+        {"end_lr": 5e-4},
+        {"layer_decay": 0.5},
+        {"clip_grad": 1e-3},
+        {"amp": "bf16"},
+        {"ema": 0.5},
+        {"lock": "image"},
+        {"train_last": 1},
+        {"crop_scale": (0.1, 0.2)},
+        {"epochs": 3},
+        {"batch_size": 12},
+    ],
+    ids=lambda s: next(iter(s)),
+)
+def test_each_setting_changes_the_weights(small_clip_spec, toy_pairs, tmp_path, settings):
+    plain = weights_after(small_clip_spec, toy_pairs(), tmp_path / "plain")
+    other = weights_after(small_clip_spec, toy_pairs(), tmp_path / "other", **settings)
+    assert distance(plain, other) > 0
+
+
+def test_a_locked_tower_stays(fresh_clip, toy_pairs, tmp_path):
+    before = weights(fresh_clip)
+    run(fresh_clip, toy_pairs(), tmp_path, lock="image")
+    after = weights(fresh_clip)
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert not any(name.startswith("visual.") for name in moved)
+    assert "transformer.resblocks.0.mlp.c_fc.weight" in moved
+
+
+def test_fp16_scales_its_loss(small_clip_spec, toy_pairs, tmp_path):
+    plain = weights_after(small_clip_spec, toy_pairs(), tmp_path / "plain")
+    half = weights_after(small_clip_spec, toy_pairs(), tmp_path / "half", amp="fp16")
+    assert 0 < distance(plain, half) < 0.1
+
+
+def test_the_rate_rises_and_falls(fresh_clip, toy_pairs, tmp_path):
+    rates = []
+    settings = TrainingSettings(**{**SETTINGS, "warmup": 3, "epochs": 3, "end_lr": 1e-4})
+    train(fresh_clip, Task(toy_pairs(), {"neg-clip": 1.0}), settings, tmp_path, tell=lambda d, t, v: rates.append(v["lr"]))
+    rise = [1e-3 * (i + 1) / 3 for i in range(3)]
+    fall = [1e-4 + 9e-4 * 0.5 * (1 + math.cos(math.pi * i / 6)) for i in range(6)]
+    assert rates == pytest.approx(rise + fall)
+
+
+def test_the_average_of_the_weights_is_kept(small_clip_spec, toy_pairs, tmp_path):
+    steps = []
+    from vladapt.core.backbones.load import load_backbone
+
+    backbone = load_backbone(small_clip_spec, device="cpu")
+    expected = weights(backbone)
+    task = Task(toy_pairs(), {"neg-clip": 1.0})
+    settings = TrainingSettings(**{**SETTINGS, "ema": 0.4})
+    train(backbone, task, settings, tmp_path, tell=lambda done, total, values: steps.append(weights(backbone)))
+    for done, now in enumerate(steps, start=1):
+        keep = min(0.4, (1 + done) / (10 + done))
+        expected = {n: keep * expected[n] + (1 - keep) * now[n] for n in expected}
+    assert distance(expected, weights(backbone)) < 1e-6
+
+
+def test_the_best_epoch_on_val_is_kept_and_patience_ends_the_run(fresh_clip, toy_pairs, tmp_path):
+    scores, seen = iter([0.2, 0.9, 0.5, 0.4, 0.3, 0.2]), []
+
+    def validate():
+        assert not fresh_clip.model.training
+        seen.append(weights(fresh_clip))
+        return next(scores)
+
+    done = run(fresh_clip, toy_pairs(), tmp_path, epochs=6, patience=2, task={"validate": validate})
+    assert done.best_epoch == 2
+    assert len(seen) == 4
+    assert distance(seen[1], weights(fresh_clip)) == 0
+    assert [row["val"] for row in done.history] == [0.2, 0.9, 0.5, 0.4]
+
+
+def test_unreadable_samples_are_replaced_and_listed(fresh_clip, toy_pairs, tmp_path):
+    done = run(fresh_clip, toy_pairs(48, broken=frozenset({5})), tmp_path)
+    assert done.broken == [("toy-5", "toy-5: damaged on purpose")]
+
+
+def test_too_many_of_them_end_the_run(fresh_clip, toy_pairs, tmp_path):
+    with pytest.raises(DataError, match="more than 5 %"):
+        run(fresh_clip, toy_pairs(24, broken=frozenset({5, 6})), tmp_path)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(fresh_clip, toy_pairs, tmp_path):
+    with pytest.raises(DataError, match=r"step \d+ \(epoch 1.*try a smaller --lr"):
+        run(fresh_clip, toy_pairs(), tmp_path, optimizer="sgd", lr=1e30)
+
+
+def test_what_neither_data_nor_towers_have_is_said_at_once(fresh_clip, toy_pairs, tmp_path):
+    class Bare(toy_pairs):
+        texts = frozenset({"caption"})
+        labelled = False
+
+    with pytest.raises(CapabilityError, match="'text_negative'.*give a column 'negative'"):
+        run(fresh_clip, Bare(), tmp_path)
+    with pytest.raises(CapabilityError, match="'labels'"):
+        run(fresh_clip, Bare(), tmp_path, losses={"cross-entropy": 1.0})
+
+
+def test_labels_train_by_the_scores_of_all_classes(fresh_clip, toy_pairs, tmp_path):
+    prompts = [[f"a {colour} area", f"{colour}"] for colour in ("red", "green", "blue", "yellow")]
+    done = run(fresh_clip, toy_pairs(), tmp_path, losses={"cross-entropy": 1.0}, task={"class_prompts": prompts}, epochs=8)
+    assert done.history[-1]["loss"] < done.history[0]["loss"]
+
+
+def test_losses_add_up_by_weight(small_clip_spec, toy_pairs, tmp_path):
+    from vladapt.core.backbones.load import load_backbone
+
+    rows = [
+        run(load_backbone(small_clip_spec, device="cpu"), toy_pairs(), tmp_path / str(i), losses=losses, epochs=1).history[0]
+        for i, losses in enumerate([{"neg-clip": 1.0}, {"neg-clip": 1.0, "triplet-clip": 0.5}])
+    ]
+    total = rows[1]["neg-clip"] + 0.5 * rows[1]["triplet-clip"]
+    assert rows[1]["loss"] == pytest.approx(total, rel=1e-5)
+
+
+def test_more_processes_than_fit_a_batch_are_refused(monkeypatch):
+    from vladapt.core.training import batches
+
+    monkeypatch.setattr(batches, "world_size", lambda: 3)
+    with pytest.raises(ConfigError, match="--batch-size 8 is not a multiple of the 3 processes"):
+        batches.GlobalBatches(24, 8, seed=1)
+    with pytest.raises(ConfigError, match="2 training samples for 3 processes"):
+        batches.GlobalBatches(2, 3, seed=1)
+
+
+def test_every_rank_has_its_part_of_the_same_batches(monkeypatch):
+    from vladapt.core.training import batches
+
+    def rows(world, epoch=1, start=0):
+        monkeypatch.setattr(batches, "world_size", lambda: world)
+        found = []
+        for me in range(world):
+            monkeypatch.setattr(batches, "rank", lambda me=me: me)
+            sampler = batches.GlobalBatches(20, 6, seed=2)
+            sampler.epoch, sampler.start = epoch, start
+            found.append(list(sampler))
+        return [sum(parts, []) for parts in zip(*found)]
+
+    assert rows(1) == rows(2) == rows(3)
+    assert rows(1)[1:] == rows(1, start=1)
+    assert rows(1) != rows(1, epoch=2)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("epochs", 0),
+        ("batch_size", 1),
+        ("micro_batch_size", 0),
+        ("lr", 0.0),
+        ("schedule", "linear"),
+        ("amp", "int8"),
+        ("lock", ("image", "text")),
+        ("ema", 1.0),
+        ("layer_decay", 0.0),
+        ("unlock_after", 1),
+        ("keep", 1),
+        ("captions", "last"),
+        ("crop_scale", (0.9, 0.1)),
+        ("parallel", "pipeline"),
+        ("optimizer", "adam"),
+        ("patience", 0),
+    ],
+)
+def test_settings_out_of_range_are_refused(option, value):
+    with pytest.raises(ConfigError, match=option):
+        TrainingSettings(**{option: value})
