@@ -99,12 +99,13 @@ class GenericProbe:
         """
         require(most >= 1, "most", most, "give 1 or more")
         data = read_class_folders(path)
-        check_skipped(data.skipped, data.total)
-        data = drop_unreadable(replace(data, items=_spread(data.items, most), skipped=[]), FileHashes())
         names = tuple(spoken(name) for name in data.class_names)
         if len(distinct := {name.lower() for name in names}) < len(names):
             raise DataError(f"{path}: {len(names)} class folders have {len(distinct)} names; join those spoken alike")
-        return cls(data, (*names, *_unlike(names)), PHOTO_TEMPLATES)
+        check_skipped(data.skipped, data.total)
+        part = drop_unreadable(replace(data, items=_spread(data.items, most), skipped=[]), FileHashes())
+        part.skipped = [*data.skipped, *part.skipped]
+        return cls(part, (*names, *_unlike(names)), PHOTO_TEMPLATES)
 
     def accuracy(
         self,

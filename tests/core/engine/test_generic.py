@@ -267,8 +267,10 @@ def test_damaged_images_are_left_out_before_anything_is_compared(tmp_path):
     put(tmp_path, "dog", 30)
     put(tmp_path, "sun", 30)
     (tmp_path / "dog" / "bad.png").write_bytes(b"no image")
+    (tmp_path / "sun" / "empty.png").write_bytes(b"")
     found = GenericProbe.from_folder(tmp_path)
-    assert len(found.data.items) == 60 and [name for name, _ in found.data.skipped] == ["dog/bad.png"]
+    assert len(found.data.items) == 60
+    assert [name for name, _ in found.data.skipped] == ["sun/empty.png", "dog/bad.png"]
     for i in range(10):
         (tmp_path / "sun" / f"bad{i}.png").write_bytes(b"no image")
     with pytest.raises(DataError, match="cannot be read"):
