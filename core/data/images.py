@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from functools import lru_cache
 from pathlib import Path
@@ -57,20 +58,38 @@ def decode_image(path: str | Path, decode: dict[str, Any]) -> Decoded:
             or the box that is asked for.
     """
     path = Path(path)
-    if _size(path) == 0:
-        raise DataError(f"{path}: empty file (0 bytes); replace it or leave it out")
+    return _decode(path, path, _size(path), decode)
+
+
+def decode_bytes(data: bytes, name: str, decode: dict[str, Any] | None = None) -> Decoded:
+    """The pixels of an encoded image in memory, by the same rules.
+
+    Args:
+        data: what would be in the file.
+        name: for messages.
+        decode: as of `decode_image`.
+
+    Raises:
+        DataError: as `decode_image`.
+    """
+    return _decode(io.BytesIO(data), name, len(data), decode or {})
+
+
+def _decode(source: Path | io.BytesIO, name: str | Path, size: int, decode: dict[str, Any]) -> Decoded:
+    if size == 0:
+        raise DataError(f"{name}: empty file (0 bytes); replace it or leave it out")
     try:
-        with _open(path) as image:
-            _seek(image, int(decode.get("frame", 0)), path)
-            _check_pixel_count(image, path)
+        with _open(source, name) as image:
+            _seek(image, int(decode.get("frame", 0)), name)
+            _check_pixel_count(image, name)
             image.load()
-            pixels = _to_array(_turn_upright(image), path)
+            pixels = _to_array(_turn_upright(image), name)
     except (DataError, MemoryError):
         raise
     except Exception as error:  # damaged files make decoders raise nearly anything
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path}: damaged image ({reason}); replace it or leave it out") from error
-    return _cut(pixels, decode["box"], path) if "box" in decode else pixels
+        raise DataError(f"{name}: damaged image ({reason}); replace it or leave it out") from error
+    return _cut(pixels, decode["box"], name) if "box" in decode else pixels
 
 
 def _size(path: Path) -> int:
@@ -80,16 +99,16 @@ def _size(path: Path) -> int:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
 
 
-def _open(path: Path) -> Image.Image:
+def _open(source: Path | io.BytesIO, name: str | Path) -> Image.Image:
     """The image, header read only. Pillow's own warning about its size is replaced by `_check_pixel_count`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(path, formats=_formats())
+            return Image.open(source, formats=_formats())
     except UnidentifiedImageError as error:
-        raise DataError(f"{path}: no image in it, whatever its name says; replace it or leave it out") from error
+        raise DataError(f"{name}: no image in it, whatever its name says; replace it or leave it out") from error
     except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: {_bomb_reason('more')}") from error
+        raise DataError(f"{name}: {_bomb_reason('more')}") from error
 
 
 @lru_cache(maxsize=1)
@@ -98,23 +117,23 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in PILLOW_FORMATS if name in Image.OPEN)
 
 
-def _check_pixel_count(image: Image.Image, path: Path) -> None:
+def _check_pixel_count(image: Image.Image, name: str | Path) -> None:
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
-        raise DataError(f"{path}: {_bomb_reason(f'{image.width} x {image.height}')}")
+        raise DataError(f"{name}: {_bomb_reason(f'{image.width} x {image.height}')}")
 
 
 def _bomb_reason(pixels: str) -> str:
     return f"{pixels} pixels, the limit is {Image.MAX_IMAGE_PIXELS} (a decompression bomb?); cut it into tiles"
 
 
-def _seek(image: Image.Image, frame: int, path: Path) -> None:
+def _seek(image: Image.Image, frame: int, name: str | Path) -> None:
     if frame == 0:
         return
     try:
         image.seek(frame)
     except EOFError as error:
-        raise DataError(f"{path}: has no frame {frame}; correct the frame") from error
+        raise DataError(f"{name}: has no frame {frame}; correct the frame") from error
 
 
 def _turn_upright(image: Image.Image) -> Image.Image:
@@ -122,9 +141,9 @@ def _turn_upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _to_array(image: Image.Image, path: Path) -> Decoded:
+def _to_array(image: Image.Image, name: str | Path) -> Decoded:
     if image.mode == "F" or image.mode.startswith("I"):
-        grey = _unit_range(np.asarray(image), path)  # (H, W)
+        grey = _unit_range(np.asarray(image), name)  # (H, W)
         return np.repeat(grey[:, :, None], 3, axis=2)  # (H, W, 3)
     if image.has_transparency_data:
         on_white = Image.new("RGBA", image.size, "white")
@@ -133,10 +152,10 @@ def _to_array(image: Image.Image, path: Path) -> Decoded:
     return np.array(image.convert("RGB"))  # (H, W, 3)
 
 
-def _unit_range(values: np.ndarray, path: Path) -> np.ndarray:
+def _unit_range(values: np.ndarray, name: str | Path) -> np.ndarray:
     """float32 in 0..1, see the module's docstring."""
     if not np.isfinite(values).all():
-        raise DataError(f"{path}: holds NaN or infinity; replace it or leave it out")
+        raise DataError(f"{name}: holds NaN or infinity; replace it or leave it out")
     low, high = float(values.min()), float(values.max())
     full = 1.0 if values.dtype.kind == "f" else 65535.0
     if low < 0 or high > full:
@@ -145,12 +164,12 @@ def _unit_range(values: np.ndarray, path: Path) -> np.ndarray:
     return (values / full).astype(np.float32)
 
 
-def _cut(pixels: Decoded, box: list[float], path: Path) -> Decoded:
+def _cut(pixels: Decoded, box: list[float], name: str | Path) -> Decoded:
     height, width = pixels.shape[:2]
     x0, y0 = max(0, int(np.floor(box[0]))), max(0, int(np.floor(box[1])))
     x1, y1 = min(width, int(np.ceil(box[2]))), min(height, int(np.ceil(box[3])))
     if x0 >= x1 or y0 >= y1:
-        raise DataError(f"{path}: box {list(box)} lies outside its {width} x {height} pixels; correct the box")
+        raise DataError(f"{name}: box {list(box)} lies outside its {width} x {height} pixels; correct the box")
     return np.ascontiguousarray(pixels[y0:y1, x0:x1])
 
 

@@ -1,0 +1,172 @@
+"""Rows of image-text pairs gathered into columns; rows of one image become one row."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ...contracts.errors import DataError
+from .columns import RaggedBuilder, StringsBuilder
+from .joining import first_given, leaders_of, regrouped
+from .pair_images import PairImages, StoredImages
+from .pair_set import SPLIT_CODES, PairColumns, PairSet
+
+
+class PairBuilder:
+    """Takes rows in the order of a list and makes a PairSet of them, without keeping a Python object a row.
+
+    Args:
+        base: folder that file names are relative to.
+        listed_in: the file that lists the rows, for messages.
+    """
+
+    def __init__(self, base: str | Path, listed_in: str | Path):
+        self.base, self.listed_in = str(base), Path(listed_in)
+        self.skipped: list[tuple[str, str]] = []
+        self.notes: list[str] = []
+        self._names, self._captions, self._negatives = StringsBuilder(), RaggedBuilder(), StringsBuilder()
+        self._texts: dict[str, RaggedBuilder] = {}
+        self._digests = bytearray()
+        self._labels, self._splits, self._places = array("i"), bytearray(), array("Q")
+        self._label_numbers: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def add(
+        self,
+        name: str,
+        captions: Iterable[str],
+        *,
+        texts: Mapping[str, Iterable[str]] | None = None,
+        negative_image: str = "",
+        label: str = "",
+        split: str = "",
+        place: int = 0,
+    ) -> None:
+        """One row.
+
+        Args:
+            name: the image's file, relative to the base; rows with the same name are joined.
+            captions: one or more.
+            texts: field of `TEXT_FIELDS` -> texts.
+            negative_image: file of an image, relative to the base, or "".
+            label: name of its class, or "".
+            split: "train", "val", "test" or "".
+            place: number of its line, for messages.
+        """
+        for field, more in (texts or {}).items():
+            column = self._texts.setdefault(field, RaggedBuilder())
+            column.pad(len(self))
+            column.add(more)
+        self._names.add(name)
+        self._captions.add(captions)
+        self._negatives.add(negative_image)
+        self._digests += hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        self._labels.append(self._label_numbers.setdefault(label, len(self._label_numbers)) if label else -1)
+        self._splits.append(SPLIT_CODES[split])
+        self._places.append(place)
+
+    def skip(self, name: str, reason: str) -> None:
+        self.skipped.append((name, reason))
+
+    def build(self, *, name: str, licence: str = "unknown", images: PairImages | None = None) -> PairSet:
+        """The set of all rows added.
+
+        Raises:
+            DataError: there is none.
+        """
+        if not len(self):
+            raise DataError(nothing_left(self.listed_in, self.skipped))
+        class_names, labels = sorted_labels(list(self._label_numbers), np.frombuffer(self._labels, np.int32))
+        columns, splits = self._joined(labels)
+        pairs = PairSet(
+            columns=columns,
+            rows=np.arange(len(columns)),
+            split_codes=splits,
+            class_names=class_names,
+            images=images or StoredImages(),
+            name=name,
+            licence=licence,
+            skipped=self.skipped,
+            total=len(columns) + len(self.skipped),
+        )
+        pairs.notes.extend([*self.notes, *field_notes(pairs)])
+        return pairs
+
+    def _joined(self, labels: np.ndarray) -> tuple[PairColumns, np.ndarray]:
+        """Columns with one row an image, and its split. A row that contradicts an earlier one is skipped."""
+        splits = np.frombuffer(self._splits, np.uint8)
+        names, captions, negatives = self._names.build(), self._captions.build(), self._negatives.build()
+        texts = {}
+        for field, column in self._texts.items():
+            column.pad(len(self))
+            texts[field] = column.build()
+        leaders = leaders_of(np.frombuffer(self._digests, np.uint64).reshape(-1, 2))
+        if leaders is not None:
+            agreed_labels, agreed_splits = (
+                first_given(labels, labels >= 0, leaders),
+                first_given(splits, splits > 0, leaders),
+            )
+            against = (labels >= 0) & (labels != agreed_labels)
+            self._skip_contradicting(against, leaders, "a class")
+            against_split = (splits > 0) & (splits != agreed_splits) & ~against
+            self._skip_contradicting(against_split, leaders, "a split")
+            kept = np.flatnonzero(~(against | against_split))
+            firsts = np.flatnonzero(leaders == np.arange(len(leaders)))
+            negatives = negatives.take(first_given(np.arange(len(leaders)), negatives.lengths > 0, leaders)[firsts])
+            names, captions = names.take(firsts), regrouped(captions, leaders, kept)
+            texts = {field: regrouped(column, leaders, kept) for field, column in texts.items()}
+            labels, splits = agreed_labels[firsts], agreed_splits[firsts]
+        columns = PairColumns(
+            base=self.base,
+            files=names,
+            captions=captions,
+            labels=labels,
+            texts=texts,
+            negative_images=negatives if negatives.lengths.any() else None,
+        )
+        return columns, splits
+
+    def _skip_contradicting(self, rows: np.ndarray, leaders: np.ndarray, what: str) -> None:
+        for row in np.flatnonzero(rows):
+            first = self._places[int(leaders[row])]
+            reason = f"gives its image {what} that differs from line {first}"
+            self.skip(f"{self.listed_in.name} line {self._places[int(row)]}", reason)
+
+
+def sorted_labels(names: list[str], labels: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
+    """Class names in order, numbers as numbers, and labels (N,) int32 that index them; -1 stays."""
+    order = sorted(range(len(names)), key=lambda number: natural(names[number]))
+    position = np.full(len(names) + 1, -1, np.int32)  # the last is that of -1
+    position[order] = np.arange(len(names))
+    return tuple(names[number] for number in order), position[labels]
+
+
+def natural(name: str) -> tuple[int, int, str]:
+    """Sorting key: whole numbers by value, before all other names."""
+    return (0, int(name), name) if name.isascii() and name.isdigit() else (1, 0, name)
+
+
+def nothing_left(listed_in: str | Path, skipped: list[tuple[str, str]]) -> str:
+    """The message of a set without a single usable pair."""
+    if not skipped:
+        return f"{listed_in}: holds no image-text pair; give an image and a caption a row"
+    name, reason = skipped[0]
+    return f"{listed_in}: none of its {len(skipped)} rows can be used; the first is {name} ({reason}); correct them"
+
+
+def field_notes(pairs: PairSet) -> list[str]:
+    """Sentences about fields that only some of the rows have."""
+    notes = []
+    for field, count in sorted(pairs.field_counts.items()):
+        if field == "several_captions" or count == len(pairs):
+            continue
+        rest = len(pairs) - count
+        verdict = "used where it is" if field in pairs.fields else "too few for losses that need it"
+        notes.append(f"'{field}' is missing from {rest} of {len(pairs)} images: {verdict}.")
+    return notes

@@ -1,0 +1,259 @@
+"""Image-text pairs of any number: columns of numbers and one block of text, nothing decoded before it is asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+
+from ...contracts.domain import SPLITS, Decoded
+from ...contracts.errors import DataError
+from .columns import Ragged, Strings
+from .pair_images import PairImages, StoredImages
+
+TEXT_FIELDS = ("synthetic", "negative", "short")
+MOST = 0.95
+"""Share of rows that must have a field for the set to have it."""
+SPLIT_CODES = {"": 0, **{name: code for code, name in enumerate(SPLITS, start=1)}}
+SPLIT_NAMES = tuple(SPLIT_CODES)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One image and what is said about it, not yet decoded.
+
+    Args:
+        id: unique within the set.
+        source: the file its bytes come from.
+        offset: where they begin in a tar file; None for a file of its own.
+        size: how many they are, with `offset`.
+        captions: one text or more, the original first.
+        texts: further texts by field: "synthetic" (captions and rewrites by a model), "negative" (captions that are
+            wrong by a detail), "short" (short captions beside long ones).
+        negative_image: file of an image that is wrong by a detail, or None.
+        label: index into the set's `class_names`, or None.
+        split: "train", "val", "test" or "".
+        image: which of the set's distinct images it is.
+    """
+
+    id: str
+    source: str
+    offset: int | None
+    size: int | None
+    captions: tuple[str, ...]
+    texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    negative_image: str | None = None
+    label: int | None = None
+    split: str = ""
+    image: int = 0
+
+
+@dataclass(frozen=True)
+class PairColumns:
+    """The rows as columns, N each.
+
+    Args:
+        base: folder that file names are relative to.
+        files: names of files, each once.
+        captions: one or more a row.
+        labels: int32 indices of classes, -1 for none.
+        file_of: which of `files` a row's image is in; None where row i is in file i.
+        ids: None where the file's name is the id.
+        offsets: byte of a tar file where the image begins, int64; None for files of their own.
+        sizes: bytes of it, int64, with `offsets`.
+        texts: field -> none or more a row.
+        negative_images: names of files, "" for none.
+    """
+
+    base: str
+    files: Strings
+    captions: Ragged
+    labels: np.ndarray
+    file_of: np.ndarray | None = None
+    ids: Strings | None = None
+    offsets: np.ndarray | None = None
+    sizes: np.ndarray | None = None
+    texts: Mapping[str, Ragged] = field(default_factory=dict)
+    negative_images: Strings | None = None
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all columns."""
+        parts = [self.files, self.captions, self.labels, self.file_of, self.ids, self.offsets, self.sizes]
+        parts += [*self.texts.values(), self.negative_images]
+        return sum(part.nbytes for part in parts if part is not None)
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """N image-text pairs, one row an image with all that is said about it.
+
+    Made by `read_pairs` and `sample_pairs`. Parts of it (`split`, `select`) share its columns.
+
+    Args:
+        columns: of all rows as read.
+        rows: (N,) which rows of `columns` these are.
+        split_codes: (N,) uint8, positions in `SPLIT_NAMES`.
+        class_names: what `Pair.label` indexes.
+        images: how pixels are got.
+        name: what the set is called in reports.
+        licence: of the data, where known.
+        skipped: (file or line, reason) of everything left out while reading.
+        notes: sentences for the user.
+        total: images looked at while reading, skipped ones included.
+    """
+
+    columns: PairColumns
+    rows: np.ndarray
+    split_codes: np.ndarray
+    class_names: tuple[str, ...] = ()
+    images: PairImages = field(default_factory=StoredImages)
+    name: str = ""
+    licence: str = "unknown"
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    total: int = 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Pair:
+        row, (source, offset, size) = self._row(index), self._place(index)
+        columns = self.columns
+        label = int(columns.labels[row])
+        texts = {name: found for name, column in columns.texts.items() if (found := column[row])}
+        return Pair(
+            id=(columns.ids or columns.files)[row],
+            source=source,
+            offset=offset,
+            size=size,
+            captions=columns.captions[row],
+            texts=texts,
+            negative_image=self._negative(row),
+            label=None if label < 0 else label,
+            split=SPLIT_NAMES[self.split_codes[index]],
+            image=int(self.image_numbers[index]),
+        )
+
+    def __iter__(self) -> Iterator[Pair]:
+        return (self[index] for index in range(len(self)))
+
+    # pixels ----------------------------------------------------------------------------------------------------------
+
+    def load_image(self, index: int) -> Decoded:
+        """The pixels of one image, (H, W, 3); uint8, or float32 in 0..1 where the source is deeper than 8 bits.
+
+        Raises:
+            DataError: it cannot be read or decoded, or is too large.
+        """
+        return self.images.decode(*self._place(index))
+
+    def load_negative_image(self, index: int) -> Decoded:
+        """The pixels of its hard negative image.
+
+        Raises:
+            DataError: it has none, or it cannot be decoded.
+        """
+        source = self._negative(self._row(index))
+        if source is None:
+            raise DataError(f"{self[index].id}: has no negative image; add one, or train without a loss that needs it")
+        return self.images.decode(source, None, None)
+
+    def image_bytes(self, index: int) -> bytes:
+        """The encoded image.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        return self.images.read(*self._place(index))
+
+    # parts -----------------------------------------------------------------------------------------------------------
+
+    def split(self, name: str) -> PairSet:
+        """The rows of "train", "val", "test" or ""."""
+        return self.select(np.flatnonzero(self.split_codes == SPLIT_CODES[name]))
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Those of train, val and test that have rows."""
+        present = set(np.unique(self.split_codes).tolist())
+        return tuple(name for name in SPLITS if SPLIT_CODES[name] in present)
+
+    def select(self, indices: Sequence[int] | np.ndarray) -> PairSet:
+        """The rows at some indices, in their order; one may come more than once.
+
+        Raises:
+            IndexError: there is no such row.
+        """
+        chosen = np.asarray(indices, dtype=np.int64)
+        if chosen.size and (chosen.min() < 0 or chosen.max() >= len(self)):
+            raise IndexError(f"rows {chosen.min()} to {chosen.max()} of a set of {len(self)}")
+        return replace(self, rows=self.rows[chosen], split_codes=self.split_codes[chosen])
+
+    def with_split(self, assignments: Sequence[str] | np.ndarray) -> PairSet:
+        """The same rows in other splits.
+
+        Args:
+            assignments: N names of splits, "" for none.
+        """
+        codes = np.fromiter((SPLIT_CODES[name] for name in assignments), np.uint8)
+        if len(codes) != len(self):
+            raise ValueError(f"{len(codes)} splits for {len(self)} pairs")
+        return replace(self, split_codes=codes)
+
+    # what rows have --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def field_counts(self) -> dict[str, int]:
+        """Rows that have each of the fields, those that no row has left out."""
+        columns = self.columns
+        has = {name: column.counts > 0 for name, column in columns.texts.items()}
+        has["several_captions"] = columns.captions.counts > 1
+        has["label"] = columns.labels >= 0
+        if columns.negative_images is not None:
+            has["negative_image"] = columns.negative_images.lengths > 0
+        counts = {name: int(np.count_nonzero(rows[self.rows])) for name, rows in has.items()}
+        return {name: count for name, count in counts.items() if count}
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """Of "synthetic", "negative", "short", "negative_image", "label" and "several_captions" those that 95 % of the
+        rows have, or all of them."""
+        return frozenset(name for name, count in self.field_counts.items() if count >= MOST * len(self))
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(N,) class indices, -1 for none."""
+        return self.columns.labels[self.rows]
+
+    @cached_property
+    def image_numbers(self) -> np.ndarray:
+        """(N,) which of the set's distinct images each row has."""
+        return np.unique(self.rows, return_inverse=True)[1].reshape(-1)
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _row(self, index: int) -> int:
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of a set of {len(self)}")
+        return int(self.rows[index])
+
+    def _place(self, index: int) -> tuple[str, int | None, int | None]:
+        """(file, offset, size) of an image."""
+        row, columns = self._row(index), self.columns
+        name = columns.files[row if columns.file_of is None else columns.file_of[row]]
+        source = os.path.join(columns.base, name)
+        if columns.offsets is None or columns.sizes is None:
+            return source, None, None
+        return source, int(columns.offsets[row]), int(columns.sizes[row])
+
+    def _negative(self, row: int) -> str | None:
+        column = self.columns.negative_images
+        name = "" if column is None else column[row]
+        return os.path.join(self.columns.base, name) if name else None
