@@ -1,0 +1,91 @@
+"""Images and texts found by what they show: `index`, `search`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .options import Amp, Backbone, BatchSize, Debug, Device, Domain, Json, Sets, Task, Workers, data_flags, recipe_of
+from .printing import print_json, reporter, say, show_table
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the app, in the order of `vladapt --help`."""
+    app.command()(index)
+    app.command()(search)
+
+
+def index(
+    out: Annotated[str, typer.Option(help="Folder for the index.")],
+    images: Annotated[
+        list[str] | None, typer.Argument(metavar="DATA", help="Image files or folders; with --domain also `sample`.")
+    ] = None,
+    texts: Annotated[str | None, typer.Option(help="Index a text file, one text a line, instead of images.")] = None,
+    kind: Annotated[
+        str, typer.Option(help="flat (exact), hnsw (a graph, for millions) or ivf (cells, quick to build).")
+    ] = "flat",
+    domain: Domain = None,
+    task: Task = None,
+    backbone: Backbone = None,
+    device: Device = None,
+    amp: Amp = None,
+    batch_size: BatchSize = None,
+    workers: Workers = None,
+    sets: Sets = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Encode images, or texts, once, so that `vladapt search` finds them.
+
+    Example: vladapt index ./photos --out photos.index
+    """
+    from ..engine.index import index as engine_index
+
+    flags = data_flags(domain, task, None, None, backbone, device, amp, batch_size, workers, None)
+    made = engine_index(
+        recipe_of(None, None, sets, flags), out, images=images or (), texts=texts, kind=kind, reporter=reporter()
+    )
+    if as_json:
+        print_json({**vars(made), "skipped": [list(pair) for pair in made.skipped]})
+        return
+    for name, reason in made.skipped:
+        say(f"Skipped: {name}: {reason}")
+    if made.encoded or made.from_store:
+        say(f"Features: {made.encoded} images encoded, {made.from_store} from the store.")
+    say(f"Index:  {made.index} ({made.entries:,} {made.holds}, {made.kind}, {made.dims} wide)")
+    say(f'Search: vladapt search {made.index} "what you look for"')
+
+
+def search(
+    index: Annotated[str, typer.Argument(help="A folder that `vladapt index` wrote.")],
+    query: Annotated[str | None, typer.Argument(help="What to look for, in words.")] = None,
+    image: Annotated[str | None, typer.Option(help="An image to look for, alone or together with the words.")] = None,
+    weight: Annotated[
+        float | None, typer.Option(help="Share of the words where there are both, 0 to 1; 0.5 by default.")
+    ] = None,
+    top: Annotated[int, typer.Option(help="How many results.")] = 10,
+    html: Annotated[str | None, typer.Option(help="Write a page of the pictures found to this file.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="The index's backbone, if it lies elsewhere now; it must be the same one.")
+    ] = None,
+    device: Device = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Search an index by words, by an image, or by both.
+
+    Example: vladapt search photos.index "a dog on the beach" --html found.html
+    """
+    from ..engine.retrieval_tables import hits_table
+    from ..engine.search import search as engine_search
+
+    found = engine_search(
+        index, query, image=image, weight=weight, top=top, html=html, backbone=backbone, device=device or "auto"
+    )
+    if as_json:
+        print_json({**vars(found), "hits": found.rows()})
+        return
+    show_table(hits_table(found.hits))
+    if found.html:
+        say(f"Page: {found.html}")

@@ -1,0 +1,187 @@
+"""`index`: images or texts through a backbone once, to be searched from disk.
+
+Both go through the feature store, some thousands at a time: what was computed is kept if the work is stopped, a second
+index of the same images runs no backbone, and memory does not grow with their number but for the index itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+from mmengine import Config
+
+from ..backbones.load import load_backbone
+from ..contracts.backbone import Backbone
+from ..contracts.domain import Domain
+from ..contracts.errors import ConfigError, DataError
+from ..data.verify import check_skipped
+from ..features.store import FeatureStore
+from ..retrieval.build import IndexBuilder
+from ..retrieval.entries import Entry
+from ..training.distributed import is_main
+from .image_reader import ImageReader
+from .progress import Reporter
+from .ranks import together
+from .versions import now, versions
+
+AT_ONCE = 4096
+IMAGES, TEXTS = "images", "texts"
+
+
+@dataclass
+class Indexed:
+    """What an index was made of.
+
+    Attributes:
+        index: its folder.
+        holds: "images" or "texts".
+        kind, dims, entries: of its rows.
+        skipped: (id, reason) of what was left out.
+        encoded, from_store: images the backbone ran on, and images whose features were there already.
+    """
+
+    index: Path
+    holds: str
+    kind: str
+    dims: int
+    entries: int = 0
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    encoded: int = 0
+    from_store: int = 0
+    seconds: float = 0.0
+
+
+def index(
+    recipe: Config,
+    out: str | Path,
+    *,
+    images: Sequence[str | Path] = (),
+    texts: str | Path | None = None,
+    kind: str = "flat",
+    domain: Domain | None = None,
+    reporter: Reporter | None = None,
+) -> Indexed:
+    """Write an index of images, or of the lines of a text file.
+
+    Args:
+        recipe: backbone, device, precision; the domain whose files the images are, where it names one.
+        out: folder of the index. An index that is there already is replaced when the new one is whole.
+        images: files and folders; ["sample"] is the domain's own sample.
+        texts: a UTF-8 file with one text a line, instead of images. The two lie apart in the shared space of most
+            backbones (one kind would fill the first places), so an index holds one of them.
+        kind: "flat" (exact), "hnsw" or "ivf".
+        domain: a domain of your own that is not installed as a plug-in.
+
+    Raises:
+        ConfigError: neither or both of images and texts, or no such kind. DataError: nothing readable, over 5 % of
+        the images unreadable, or `out` cannot be written. CapabilityError: faiss is not installed.
+    """
+    if bool(images) == (texts is not None):
+        raise ConfigError("give images (files or folders) or --texts FILE, one of them: an index holds one kind")
+    if texts is not None and (recipe.domain or domain):
+        raise ConfigError(f"--domain {recipe.domain}: says how images are read; leave it out with --texts")
+    reporter = reporter or Reporter(quiet=True)
+    return together(lambda: _index(recipe, Path(out), list(images), texts, kind, domain, reporter))
+
+
+def _index(recipe: Config, out: Path, images: list, texts, kind: str, domain, reporter: Reporter) -> Indexed:
+    started = time.monotonic()
+    backbone = load_backbone(recipe.backbone, device=recipe.device, image_size=recipe.image_size)
+    made = Indexed(out, IMAGES if images else TEXTS, kind, backbone.embed_dim)
+    builder = IndexBuilder(out, dims=backbone.embed_dim, kind=kind) if is_main() else None
+    try:
+        if images:
+            reader = ImageReader.of(recipe, domain)
+            how: dict[str, Any] = reader.facts(backbone)
+            _add_images(builder, reader, images, backbone, recipe, made, reporter)
+        else:
+            how = {}
+            _add_texts(builder, Path(texts), backbone, made, reporter)
+        if builder is not None:
+            given = [str(path) for path in (images or [texts])]
+            reporter.say(f"Building the index of {made.entries:,} {made.holds}")
+            builder.finish(_facts(recipe, backbone, made, how, given))
+    finally:
+        if builder is not None:
+            builder.discard()
+    made.seconds = round(time.monotonic() - started, 3)
+    return made
+
+
+def _facts(recipe: Config, backbone: Backbone, made: Indexed, how: dict[str, Any], given: list[str]) -> dict[str, Any]:
+    return {
+        "created": now(),
+        "holds": made.holds,
+        "backbone": {
+            "spec": backbone.spec,
+            "fingerprint": backbone.fingerprint,
+            "licence": backbone.licence,
+            "image_size": recipe.image_size,
+        },
+        "made_of": given,
+        "reading": how,
+        "amp": recipe.amp,
+        "skipped": [list(pair) for pair in made.skipped],
+        "versions": versions(),
+    }
+
+
+def _add_images(builder, reader: ImageReader, images, backbone: Backbone, recipe, made: Indexed, reporter) -> None:
+    data = reader.read(images)
+    made.skipped += [(str(name), reason) for name, reason in data.skipped]
+    check_skipped(made.skipped, data.total)
+    store, transform, total = FeatureStore(), reader.transform(backbone), len(data.items)
+    with reporter.task("Encoding images") as progress:
+        for start in range(0, total, AT_ONCE):
+            found = store.get_or_compute(
+                data,
+                data.items[start : start + AT_ONCE],
+                backbone,
+                transform,
+                batch_size=recipe.batch_size,
+                workers=recipe.workers,
+                amp=recipe.amp,
+                progress=lambda done, _, before=start: progress(before + done, total),
+            )
+            made.skipped += found.skipped
+            check_skipped(made.skipped, data.total)
+            made.encoded, made.from_store = made.encoded + found.computed, made.from_store + found.cached
+            made.entries += len(found.items)
+            if builder is not None and found.items:
+                builder.add(found.features.unit.numpy(), [Entry.of(item) for item in found.items])
+
+
+def _add_texts(builder, file: Path, backbone: Backbone, made: Indexed, reporter: Reporter) -> None:
+    store, total = FeatureStore(), sum(map(len, _lines(file)))
+    if not total:
+        raise DataError(f"--texts {file}: empty; write one text a line")
+    with reporter.task("Encoding texts", unit="texts") as progress:
+        for lines in _lines(file):
+            rows = F.normalize(store.text_features(backbone, [text for _, text in lines]), dim=-1)
+            made.entries += len(lines)
+            if builder is not None:
+                builder.add(rows.numpy(), [Entry(f"line {number}", captions=(text,)) for number, text in lines])
+            progress(made.entries, total)
+
+
+def _lines(file: Path) -> Iterator[list[tuple[int, str]]]:
+    """(line number, text) of the lines that are not blank, some at a time."""
+    some: list[tuple[int, str]] = []
+    try:
+        with file.open(encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    some.append((number, line.strip()))
+                if len(some) == AT_ONCE:
+                    yield some
+                    some = []
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "no UTF-8 text"
+        raise DataError(f"--texts {file}: cannot be read ({reason}); give a text file with one text a line") from error
+    if some:
+        yield some

@@ -1,0 +1,139 @@
+"""`search`: what an index holds that fits a text, an image, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..backbones.load import load_backbone
+from ..contracts.backbone import Backbone
+from ..contracts.domain import Decoded, Domain
+from ..contracts.errors import CapabilityError, ConfigError
+from ..contracts.features import PROJECTED
+from ..features.extract import encoder
+from ..features.keys import transform_spec
+from ..retrieval.index import Hit, RetrievalIndex
+from ..retrieval.page import Asked, write_page
+from ..retrieval.query import mixed
+from .image_reader import ImageReader
+from .index import TEXTS
+
+WEIGHT = 0.5
+
+
+@dataclass
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        index: the folder.
+        holds: "images" or "texts".
+        query: {"text", "image", "weight"}; what was not given is None.
+        hits: the best first.
+        html: the page of pictures that was written, or None.
+    """
+
+    index: Path
+    holds: str
+    query: dict[str, Any]
+    hits: list[Hit]
+    html: Path | None = None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One dict a hit: rank, score, id, source, decode, captions."""
+        return [{"rank": hit.rank, "score": round(hit.score, 6), **vars(hit.entry)} for hit in self.hits]
+
+
+def search(
+    index: str | Path,
+    text: str | None = None,
+    *,
+    image: str | Path | None = None,
+    weight: float | None = None,
+    top: int = 10,
+    html: str | Path | None = None,
+    backbone: str | None = None,
+    device: str = "auto",
+    domain: Domain | None = None,
+) -> SearchResult:
+    """Search an index by a text, an image, or both.
+
+    Args:
+        index: a folder that `index` wrote.
+        text: what is looked for, in words.
+        image: a file that shows it, of a kind the index was made of.
+        weight: share of the text where there are both, 0..1; by default 0.5.
+        top: how many results.
+        html: a file for a page of the pictures found.
+        backbone: where the backbone of the index lies now, if not where its index.json says.
+        device: "auto", "cpu", "cuda", ...
+        domain: a domain of your own that is not installed as a plug-in.
+
+    Raises:
+        ConfigError: an option is not usable. DataError: the index is damaged, or the image cannot be read.
+        CapabilityError: another backbone or preprocessing than that of the index.
+    """
+    _check(text, image, weight, top, html)
+    opened = RetrievalIndex.open(index)
+    made_by = opened.info["backbone"]
+    tower = load_backbone(backbone or made_by["spec"], device=device, image_size=made_by.get("image_size"))
+    opened.check_backbone(tower)
+    reader = ImageReader.again(opened.info.get("reading") or {}, opened.path, domain)
+    _check_transform(opened, reader, tower)
+    picture = None if image is None else reader.one(image)[1]
+    query = mixed(
+        None if text is None else _encoded_text(tower, text),
+        None if picture is None else _encoded_image(tower, reader, picture),
+        WEIGHT if weight is None else weight,
+    )
+    share = (WEIGHT if weight is None else weight) if text is not None and image is not None else None
+    asked = {"text": text, "image": None if image is None else str(image), "weight": share}
+    found = SearchResult(opened.path, opened.info["holds"], asked, opened.search(query, top))
+    if html is not None:
+        found.html = Path(html)
+        _write_page(found, opened, reader, picture)
+    return found
+
+
+def _check(text: str | None, image, weight: float | None, top: int, html) -> None:
+    if text is not None and not text.strip():
+        raise ConfigError("the query is empty; give a text, --image FILE, or both")
+    if text is None and image is None:
+        raise ConfigError("nothing to search for: give a text, --image FILE, or both")
+    if weight is not None and (text is None or image is None):
+        raise ConfigError(f"--weight {weight}: mixes a text and an image; give both, or leave it out")
+    if weight is not None and not 0 <= weight <= 1:
+        raise ConfigError(f"--weight {weight}: give the text's share, from 0 (image only) to 1 (text only)")
+    if top < 1:
+        raise ConfigError(f"--top {top}: give 1 or more")
+    if html is not None and Path(html).is_dir():
+        raise ConfigError(f"--html {html}: a folder; give a file to write, for instance {Path(html) / 'found.html'}")
+
+
+def _check_transform(opened: RetrievalIndex, reader: ImageReader, backbone: Backbone) -> None:
+    made_with = (opened.info.get("reading") or {}).get("transform")
+    if opened.info["holds"] != TEXTS and made_with != transform_spec(reader.transform(backbone)):
+        raise CapabilityError(f"{opened.path}: made with another preprocessing of images than today's; index again")
+
+
+def _encoded_text(backbone: Backbone, text: str) -> Tensor:
+    with torch.inference_mode():
+        return backbone.encode_text([text])[0].cpu()  # (D,)
+
+
+def _encoded_image(backbone: Backbone, reader: ImageReader, picture: Decoded) -> Tensor:
+    pixels = reader.transform(backbone)(picture)
+    return encoder(backbone, PROJECTED, None)(pixels[None])[0].cpu()  # (D,)
+
+
+def _write_page(found: SearchResult, opened: RetrievalIndex, reader: ImageReader, picture: Decoded | None) -> None:
+    sources: Sequence[str] = [hit.entry.source for hit in found.hits if hit.entry.source]
+    load = reader.loader(sources, opened.info.get("made_of") or ())
+    text, image, weight = (found.query[key] for key in ("text", "image", "weight"))
+    asked = Asked(text or "", image or "", picture, WEIGHT if weight is None else weight)
+    write_page(found.html, asked, found.hits, opened.info, load)

@@ -1,0 +1,173 @@
+"""An index being written: rows come a few at a time, and the folder appears when it is whole.
+
+Besides the finished index, which faiss builds in memory, memory does not grow with the number of rows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import time
+import zlib
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ... import __version__
+from ..contracts.errors import ConfigError, DataError
+from .entries import ENTRIES, OFFSETS, Entry, EntryWriter
+from .kinds import KINDS, built, faiss_library
+
+FORMAT = 1
+FACTS, VECTORS_FILE = "index.json", "index.faiss"
+FILES = (VECTORS_FILE, ENTRIES, OFFSETS)
+STALE_AFTER_S = 24 * 3600.0
+CHUNK_BYTES = 1 << 22
+
+
+class IndexBuilder:
+    """Writes an index into a new folder, or over an index that was there. A context manager.
+
+        with IndexBuilder(out, dims=512, kind="flat") as builder:
+            builder.add(rows, entries)
+            builder.finish({"backbone": ...})
+
+    Left without `finish`, nothing is there that was not there before.
+
+    Args:
+        out: the folder.
+        dims: D.
+        kind: a key of `KINDS`.
+
+    Raises:
+        ConfigError: no such kind. DataError: the folder holds something else, or cannot be written.
+        CapabilityError: faiss is not installed.
+    """
+
+    def __init__(self, out: str | Path, *, dims: int, kind: str = "flat"):
+        if kind not in KINDS:
+            raise ConfigError(f"--kind {kind}: there are {', '.join(KINDS)}")
+        faiss_library()
+        self.out, self.dims, self.kind = Path(out), dims, kind
+        _check_free(self.out)
+        self._made = [folder for folder in self.out.absolute().parents if not folder.exists()]
+        self._folder = self.out.absolute().with_name(f"{_mark(self.out)}{secrets.token_hex(4)}")
+        try:
+            self._folder.mkdir(parents=True)
+            self._entries = EntryWriter(self._folder)
+            self._vectors = (self._folder / "vectors").open("wb")
+        except OSError as error:
+            raise _refused(self.out, error) from error
+        _remove_stale(self.out)
+
+    def add(self, rows: np.ndarray, entries: Sequence[Entry]) -> None:
+        """Append rows (n, D), unit, float32, and what is known of each.
+
+        Raises:
+            DataError: they cannot be written.
+        """
+        if rows.shape != (len(entries), self.dims):
+            raise DataError(f"rows {rows.shape} for {len(entries)} entries; ({len(entries)}, {self.dims}) is needed")
+        try:
+            self._vectors.write(np.ascontiguousarray(rows, "<f4"))
+            self._entries.add(entries)
+        except OSError as error:
+            raise _refused(self.out, error) from error
+
+    def finish(self, facts: dict[str, Any]) -> Path:
+        """Build the index and put the folder in its place.
+
+        Args:
+            facts: JSON-able, into index.json: the backbone, what was indexed, when, with which versions.
+
+        Raises:
+            DataError: no row was added, or nothing can be written there.
+        """
+        rows = self._entries.count
+        if not rows:
+            raise DataError(f"--out {self.out}: nothing to index; give images or texts that can be read")
+        try:
+            self._vectors.close()
+            self._entries.close()
+            index = built(self.kind, self._folder / "vectors", rows, self.dims)
+            (self._folder / "vectors").unlink()
+            faiss_library().write_index(index, str(self._folder / VECTORS_FILE))
+            written = {name: facts_of(self._folder / name) for name in FILES}
+            own = {"format": FORMAT, "vladapt": __version__, "kind": self.kind, "dims": self.dims, "entries": rows}
+            text = json.dumps({**own, **facts, "files": written}, indent=2, ensure_ascii=False)
+            (self._folder / FACTS).write_text(text + "\n", encoding="utf-8")
+            self._publish()
+        except (OSError, RuntimeError) as error:  # faiss raises RuntimeError where it cannot write
+            raise _refused(self.out, error) from error
+        return self.out
+
+    def discard(self) -> None:
+        """Take away what is unfinished; after `finish` there is nothing to do."""
+        for file in (self._vectors, self._entries):
+            with suppress(OSError):  # a full disk shows once more when a file is closed; the error says so
+                file.close()
+        if not self._folder.exists():
+            return
+        shutil.rmtree(self._folder, ignore_errors=True)
+        for folder in self._made:
+            with suppress(OSError):  # others have put something there meanwhile
+                folder.rmdir()
+
+    def __enter__(self) -> IndexBuilder:
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.discard()
+
+    def _publish(self) -> None:
+        """Swap folders: an index that was there stays until the new one is whole."""
+        old = self._folder.with_name(f"{self._folder.name}-old")
+        if self.out.exists():
+            os.replace(self.out, old)
+        try:
+            os.replace(self._folder, self.out)
+        except OSError:
+            if old.exists():
+                os.replace(old, self.out)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def facts_of(path: Path) -> dict[str, int]:
+    """{"bytes", "crc32"} of a file, by which damage is found out."""
+    crc = size = 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            crc, size = zlib.crc32(chunk, crc), size + len(chunk)
+    return {"bytes": size, "crc32": crc}
+
+
+def _check_free(out: Path) -> None:
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise DataError(f"--out {out}: a file, not a folder; give the folder that is to hold the index")
+    if not (out / FACTS).is_file() and any(out.iterdir()):
+        raise DataError(f"--out {out}: holds other things than an index; give a new folder")
+
+
+def _mark(out: Path) -> str:
+    return f".{out.absolute().name}.unfinished-"
+
+
+def _remove_stale(out: Path) -> None:
+    """Remove what killed builds left beside `out`, long enough ago that none can still be writing it."""
+    for folder in out.absolute().parent.glob(f"{_mark(out)}*"):
+        with suppress(FileNotFoundError):  # another process was quicker
+            if time.time() - folder.stat().st_mtime > STALE_AFTER_S:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _refused(out: Path, error: Exception) -> DataError:
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+    return DataError(f"--out {out}: cannot be written there ({reason}); free some space or give another --out")

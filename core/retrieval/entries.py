@@ -1,0 +1,99 @@
+"""What is known of each row of an index, on disk: one JSON object a line, found by its offset.
+
+Neither writing nor reading holds more than one entry, so memory does not grow with their number.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..contracts.domain import Item
+from ..contracts.errors import DataError
+
+ENTRIES, OFFSETS = "entries.jsonl", "entries.offsets"
+OFFSET = np.dtype("<u8")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of an index.
+
+    Args:
+        id: what a user knows it by: the path as given, or the line of a text file.
+        source: the file an image's bytes come from; None for a text.
+        decode: which part of that file, as `Item.decode`.
+        captions: of an image, or the indexed text itself.
+    """
+
+    id: str
+    source: str | None = None
+    decode: dict[str, Any] = field(default_factory=dict)
+    captions: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, item: Item) -> Entry:
+        """The entry of an image. Its file is named in full, so that it is found from any folder."""
+        return cls(item.id, str(Path(item.source).absolute()), dict(item.decode), tuple(item.captions or ()))
+
+    def item(self) -> Item:
+        """The image again, for a domain's `load`."""
+        return Item(self.id, Path(self.source or ""), self.decode, captions=self.captions or None)
+
+
+class EntryWriter:
+    """Appends entries to a folder, and an offset of 8 bytes each."""
+
+    def __init__(self, folder: Path):
+        self._lines = (folder / ENTRIES).open("wb")
+        self._offsets = (folder / OFFSETS).open("wb")
+        self.count = 0
+
+    def add(self, entries: Iterable[Entry]) -> None:
+        for entry in entries:
+            self._offsets.write(np.array(self._lines.tell(), OFFSET).tobytes())
+            self._lines.write(json.dumps(asdict(entry), ensure_ascii=False).encode() + b"\n")
+            self.count += 1
+
+    def close(self) -> None:
+        try:
+            self._lines.close()
+        finally:
+            self._offsets.close()
+
+
+class Entries:
+    """Entries of a folder, each read from disk when asked for.
+
+    Raises:
+        DataError: as many offsets as `count` are not there.
+    """
+
+    def __init__(self, folder: Path, count: int):
+        self.path = folder / ENTRIES
+        if (folder / OFFSETS).stat().st_size != count * OFFSET.itemsize:
+            raise damaged(folder / OFFSETS, f"does not hold the places of {count} entries")
+        self._offsets = np.memmap(folder / OFFSETS, OFFSET, "r", shape=(count,))
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def __getitem__(self, position: int) -> Entry:
+        with self.path.open("rb") as file:
+            file.seek(int(self._offsets[position]))
+            line = file.readline()
+        try:
+            found = json.loads(line)
+            return Entry(found["id"], found["source"], found["decode"], tuple(found["captions"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise damaged(self.path, f"entry {position} is no entry") from error
+
+
+def damaged(path: Path, why: str) -> DataError:
+    """The error of an index file that is not what was written."""
+    return DataError(f"{path}: damaged, {why}; copy the index again, or make it again with `vladapt index`")

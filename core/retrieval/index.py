@@ -1,0 +1,133 @@
+"""An index on disk, opened: checked, searched, its entries read one by one.
+
+A folder holds `index.faiss` (the rows), `entries.jsonl` (what each row is), `entries.offsets` (where each line begins)
+and `index.json` (the backbone and its fingerprint, the kind, sizes and checksums). Data only: opening one runs no code
+of it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ... import __version__
+from ..contracts.backbone import Backbone
+from ..contracts.errors import CapabilityError, DataError
+from .build import FACTS, FILES, FORMAT, VECTORS_FILE, facts_of
+from .entries import Entries, Entry, damaged
+from .kinds import KINDS, faiss_library, look_further
+
+KEYS = {"kind": str, "dims": int, "entries": int, "files": dict, "backbone": dict, "holds": str}
+"""What index.json cannot do without, and of which kind it is."""
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One result: its rank from 1, its cosine with the query, and what it is."""
+
+    rank: int
+    score: float
+    entry: Entry
+
+
+class RetrievalIndex:
+    """See `open`.
+
+    Attributes:
+        path: the folder.
+        info: what index.json holds.
+        entries: what each row is, read from disk when asked for.
+    """
+
+    def __init__(self, path: Path, info: dict[str, Any], entries: Entries, rows: Any):
+        self.path, self.info, self.entries, self._rows = path, info, entries, rows
+
+    @classmethod
+    def open(cls, path: str | Path) -> RetrievalIndex:
+        """The index in a folder, its files checked against what was written.
+
+        Raises:
+            DataError: no index there, of another format, or a missing or damaged file. CapabilityError: no faiss.
+        """
+        path = Path(path)
+        info = _info(path)
+        for name in FILES:
+            if not (path / name).is_file():
+                raise DataError(f"{path / name}: missing; copy the whole folder, or make the index again")
+            if facts_of(path / name) != info["files"].get(name):
+                raise damaged(path / name, "not what was written")
+        faiss = faiss_library()
+        try:
+            rows = faiss.read_index(str(path / VECTORS_FILE))
+        except (RuntimeError, MemoryError) as error:
+            raise damaged(path / VECTORS_FILE, "faiss cannot read it") from error
+        if (rows.ntotal, rows.d) != (info["entries"], info["dims"]):
+            raise damaged(path / VECTORS_FILE, f"holds {rows.ntotal} rows of width {rows.d}")
+        return cls(path, info, Entries(path, info["entries"]), rows)
+
+    def __len__(self) -> int:
+        return self.info["entries"]
+
+    def check_backbone(self, backbone: Backbone) -> None:
+        """Refuse another backbone than that of the rows.
+
+        Raises:
+            CapabilityError: the fingerprints differ.
+        """
+        made_by = self.info["backbone"]
+        if backbone.fingerprint != made_by.get("fingerprint"):
+            raise CapabilityError(
+                f"{self.path}: made with backbone '{made_by.get('spec')}' ({str(made_by.get('fingerprint'))[:12]}), "
+                f"'{backbone.spec}' is another now ({backbone.fingerprint[:12]}); give that one, or index again"
+            )
+
+    def search(self, query: Tensor, top: int = 10) -> list[Hit]:
+        """The nearest entries, the best first; of equal scores the one indexed first.
+
+        Args:
+            query: (D,) unit.
+            top: how many at most; an approximate kind may find fewer.
+
+        Raises:
+            CapabilityError: the query is of another width.
+        """
+        if query.shape != (self.info["dims"],):
+            raise CapabilityError(
+                f"{self.path}: holds rows of width {self.info['dims']}, the query is {tuple(query.shape)}; "
+                "encode it with the backbone of the index"
+            )
+        top = min(top, len(self))
+        look_further(self._rows, top)
+        row = np.ascontiguousarray(query.detach().to("cpu", torch.float32).numpy()[None])  # (1, D)
+        scores, places = self._rows.search(row, top)  # (1, top) each, -1 where an approximate kind found none
+        found = sorted((-float(score), int(place)) for score, place in zip(scores[0], places[0]) if place >= 0)
+        return [Hit(rank, -score, self.entries[place]) for rank, (score, place) in enumerate(found, start=1)]
+
+
+def _info(path: Path) -> dict[str, Any]:
+    file = path / FACTS
+    if not path.exists():
+        raise DataError(f"{path}: no such index; give a folder that `vladapt index` wrote")
+    if not file.is_file():
+        raise DataError(f"{path}: no {FACTS} there; give a folder that `vladapt index` wrote")
+    try:
+        info = json.loads(file.read_bytes())
+    except (ValueError, OSError) as error:
+        raise damaged(file, "not readable as JSON") from error
+    if not isinstance(info, dict):
+        raise damaged(file, "holds no JSON object")
+    if info.get("format") != FORMAT:
+        raise DataError(
+            f"{file}: of index format {info.get('format')} (vladapt {info.get('vladapt')}), vladapt {__version__} "
+            f"reads format {FORMAT}; use that version, or index again"
+        )
+    wrong = [key for key, kind in KEYS.items() if not isinstance(info.get(key), kind)]
+    if wrong or info["kind"] not in KINDS or info["entries"] < 1:
+        raise damaged(file, f"'{(wrong or ['kind'])[0]}' is not usable")
+    return info
