@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..contracts.backbone import Block
 from .blocks import post_norm_block, pre_norm_block
 from .checkpoints import resize_positions
+from .positions import ImagePositions
 from .two_tower import ImageTower, TextTower, at_last_valid
 
 
@@ -63,6 +64,10 @@ class ClipImageTower(ImageTower):
         positions = resize_positions(embeddings.position_embedding.weight, self.grid(pixels), self.prefix)
         return self.vision.pre_layrnorm(torch.cat([first, patches], dim=1) + positions)
 
+    def positions(self) -> ImagePositions:
+        """Where positions are added to the patches."""
+        return _positions(self.vision, self.prefix)
+
     def pool(self, x: Tensor) -> Tensor:
         return self.vision.post_layernorm(x[:, 0])
 
@@ -86,12 +91,20 @@ class SiglipImageTower(ImageTower):
         patches = embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)  # (B, P, W)
         return patches + resize_positions(embeddings.position_embedding.weight, self.grid(pixels), self.prefix)
 
+    def positions(self) -> ImagePositions | None:
+        """Where positions are added to the patches, None where they do not come as a grid."""
+        return _positions(self.vision, self.prefix)
+
     def pool(self, x: Tensor) -> Tensor:
         return self.vision.head(self.vision.post_layernorm(x))
 
 
 class NaflexImageTower(SiglipImageTower):
     """SigLIP 2's vision transformer for any aspect ratio, given squares."""
+
+    def positions(self) -> None:
+        """None: the patches come as rows."""
+        return None
 
     def embed(self, pixels: Tensor) -> Tensor:
         return self.vision.embeddings(*self.patches(pixels)[::2])
@@ -105,6 +118,11 @@ class NaflexImageTower(SiglipImageTower):
         mask = torch.ones(flat.shape[:2], dtype=torch.long, device=flat.device)
         grid = torch.tensor([[rows, columns]], device=flat.device).expand(len(flat), 2)
         return flat, mask, grid
+
+
+def _positions(vision: nn.Module, prefix: int) -> ImagePositions:
+    embeddings = vision.embeddings
+    return ImagePositions(embeddings.patch_embedding, embeddings.position_embedding, "weight", prefix)
 
 
 class AlignImageTower(ImageTower):

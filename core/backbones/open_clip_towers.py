@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..contracts.backbone import Block
 from .blocks import attend, pre_norm_block
 from .checkpoints import resize_positions
+from .positions import ImagePositions
 from .two_tower import ImageTower, TextTower, at_last_valid
 
 
@@ -52,6 +53,10 @@ class VitTower(ImageTower):
         positions = resize_positions(visual.positional_embedding, self.grid(pixels), self.prefix)
         x = torch.cat([first, patches], dim=1) + positions.to(patches.dtype)  # (B, 1 + P, W)
         return visual.ln_pre(visual.patch_dropout(x))
+
+    def positions(self) -> ImagePositions:
+        """Where positions are added to the patches."""
+        return ImagePositions(self.visual.conv1, self.visual, "positional_embedding", self.prefix)
 
     def pool(self, x: Tensor) -> Tensor:
         visual = self.visual
@@ -118,6 +123,13 @@ class TimmVitTower(ImageTower):
     def embed(self, pixels: Tensor) -> Tensor:
         trunk = self.trunk
         return trunk.norm_pre(trunk.patch_drop(trunk._pos_embed(trunk.patch_embed(pixels))))
+
+    def positions(self) -> ImagePositions | None:
+        """Where positions are added to the patches; None where they are not added one to each patch, as it comes."""
+        trunk = self.trunk
+        if trunk.pos_embed is None or not isinstance(getattr(trunk.patch_embed, "norm", None), nn.Identity):
+            return None
+        return ImagePositions(trunk.patch_embed.proj, trunk, "pos_embed", 0 if trunk.no_embed_class else self.prefix)
 
     def pool(self, x: Tensor) -> Tensor:
         return self.trunk.forward_head(self.trunk.norm(x))
