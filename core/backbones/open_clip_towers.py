@@ -12,6 +12,7 @@ from ..contracts.backbone import Block
 from .blocks import attend, pre_norm_block
 from .checkpoints import resize_positions
 from .positions import ImagePositions
+from .separate_projections import SplitAttention
 from .two_tower import ImageTower, TextTower, at_last_valid
 
 
@@ -30,6 +31,8 @@ def transformer_block(block: nn.Module) -> Block:
 
 
 def _packed(attention: nn.Module, x: Tensor) -> Tensor:
+    if isinstance(attention, SplitAttention):
+        return attention.qkv(x)
     return F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
 
 
