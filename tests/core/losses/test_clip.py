@@ -1,0 +1,62 @@
+"""CLIP's loss, beside open_clip's."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vladapt import ConfigError, build_loss
+from vladapt.core.losses import _blocks
+
+
+@pytest.fixture
+def reference(parity_dir):
+    """Tensors of the fixture, and a check of one of them within its own tolerance."""
+    told = json.loads((parity_dir / "dev" / "loss_open_clip.json").read_text())["tensors"]
+    tensors = load_file(parity_dir / "dev" / "loss_open_clip.safetensors")
+
+    def check(value, name):
+        torch.testing.assert_close(value, tensors[name], rtol=told[name]["rtol"], atol=told[name]["atol"])
+
+    return tensors, check
+
+
+@pytest.mark.parametrize("entries", [30, 1 << 22])
+def test_value_and_gradients_are_open_clips(reference, entries, monkeypatch):
+    monkeypatch.setattr(_blocks, "ENTRIES", entries)
+    tensors, check = reference
+    image, text, scale = (tensors[name].requires_grad_() for name in ("image", "text", "scale"))
+    loss = build_loss("clip")({"image_features": image, "text_features": text, "logit_scale": scale})["loss"]
+    loss.backward()
+    check(loss.detach(), "clip_loss")
+    check(image.grad, "clip_grad_image")
+    check(text.grad, "clip_grad_text")
+    check(scale.grad, "clip_grad_scale")
+
+
+def test_a_bias_is_added_and_cancels(example_out):
+    out = example_out(build_loss("clip").needs)
+    biased = {**out, "logit_bias": torch.tensor(-10.0, requires_grad=True)}
+    loss = build_loss("clip")(biased)["loss"]
+    torch.testing.assert_close(loss, build_loss("clip")(out)["loss"])
+    loss.backward()
+    assert abs(biased["logit_bias"].grad) < 1e-6
+
+
+def test_image_and_text_are_alike_to_it(example_out):
+    out = example_out(build_loss("clip").needs)
+    swapped = {**out, "image_features": out["text_features"], "text_features": out["image_features"]}
+    for loss in (build_loss("clip"), build_loss("clip", label_smoothing=0.2)):
+        torch.testing.assert_close(loss(out)["loss"], loss(swapped)["loss"])
+
+
+def test_label_smoothing_is_that_of_cross_entropy(example_out):
+    out = example_out(build_loss("clip").needs)
+    logits = out["logit_scale"] * out["image_features"] @ out["text_features"].T
+    own = torch.arange(len(logits))
+    both = [torch.nn.functional.cross_entropy(x, own, label_smoothing=0.1) for x in (logits, logits.T)]
+    torch.testing.assert_close(build_loss("clip", label_smoothing=0.1)(out)["loss"], sum(both) / 2)
+    assert abs(build_loss("clip")(out)["loss"] - sum(both) / 2) > 1e-3
+    with pytest.raises(ConfigError, match=r"label_smoothing=1\.0"):
+        build_loss("clip", label_smoothing=1.0)
