@@ -1,0 +1,150 @@
+"""SILC: CLIP, and small crops that are to find what a slow teacher sees in the whole image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..contracts.adapter import require
+from ..contracts.errors import ConfigError
+from ..contracts.loss import Loss
+from ._info_nce import info_nce
+
+PAIRS = frozenset({"image_features", "text_features", "logit_scale"})
+CROPS = frozenset({"hidden_local", "teacher.image_hidden"})
+
+
+class Silc(Loss):
+    """SILC: Improving Vision Language Pretraining with Self-Distillation (Naeem et al., 2023, arXiv 2310.13355).
+
+    CLIP's loss, plus DINO's from local to global views (2021, arXiv 2104.14294): a head maps features to scores of K
+    prototypes; from local crops the student is to give the softmax that the teacher, the mean of the student over
+    time, gives from the whole image. The teacher's scores are centred on their mean over time and sharpened.
+
+    As published: K 65536, temperatures 0.04 and 0.1, centre momentum 0.9, and a fixed teacher momentum of 0.966: one
+    that ends at 1, as DINO's does, would keep the teacher from learning of texts. The paper sees two global views,
+    0.4 to 1 of the image, and eight local ones, 0.05 to 0.4; here the global view is the one that CLIP's loss sees, so
+    that it is aligned with the text, as the paper asks, and local ones are as many as given.
+
+    Experimental: the head is DINO's, three layers with GELU to a bottleneck, unit length, and unit prototypes; it
+    reads features before the projection, where the paper's starts from the shared space; and the weight of both terms
+    is 1. None of the three could be read in the paper.
+
+    Args:
+        contrastive: weight of CLIP's loss, 0 or more. A term of weight 0 is left out with what only it needs.
+        distill: weight of the self-distillation, 0 or more.
+        momentum: share of itself that the teacher keeps in a step, 0 to 1.
+        final_momentum: that of the last step, reached along a cosine (DINO: 0.996 to 1); None: the same.
+        centre_momentum: share of itself that the centre keeps in a step, 0 to 1.
+        teacher_temperature: above 0; the lower, the sharper.
+        student_temperature: above 0.
+        out_dim: prototypes.
+        hidden_dim: width of the head's hidden layers.
+        bottleneck_dim: width of its last layer but one.
+
+    Raises:
+        ConfigError: an option is out of range, or both weights are 0.
+        CapabilityError: dims lacks image_width where it is needed.
+    """
+
+    needs: ClassVar[frozenset[str]] = PAIRS | CROPS
+    teacher: ClassVar[str | None] = "ema"
+    experimental: ClassVar[str] = "the head's layers and what it reads, and the weight of the self-distillation"
+    logit_scale_bounds: ClassVar[tuple[float, float]] = (1.0, 100.0)
+
+    def __init__(
+        self,
+        dims: Mapping[str, int] | None = None,
+        contrastive: float = 1.0,
+        distill: float = 1.0,
+        momentum: float = 0.966,
+        final_momentum: float | None = None,
+        centre_momentum: float = 0.9,
+        teacher_temperature: float = 0.04,
+        student_temperature: float = 0.1,
+        out_dim: int = 65536,
+        hidden_dim: int = 2048,
+        bottleneck_dim: int = 256,
+    ):
+        super().__init__(dims)
+        momenta = {"momentum": momentum, "final_momentum": final_momentum, "centre_momentum": centre_momentum}
+        for name, value in momenta.items():
+            require(value is None or 0 <= value <= 1, name, value, "give 0 to 1")
+        for name, value in (("contrastive", contrastive), ("distill", distill)):
+            require(value >= 0, name, value, "give 0 or more")
+        for name, value in (("teacher_temperature", teacher_temperature), ("student_temperature", student_temperature)):
+            require(value > 0, name, value, "give a number above 0")
+        for name, value in (("out_dim", out_dim), ("hidden_dim", hidden_dim), ("bottleneck_dim", bottleneck_dim)):
+            require(value >= 1, name, value, "give 1 or more")
+        if not (contrastive or distill):
+            raise ConfigError("loss 'silc': both weights are 0; give one above 0")
+        self.weights = {"contrastive": contrastive, "distill": distill}
+        self.momentum, self.final_momentum, self.centre_momentum = momentum, final_momentum, centre_momentum
+        self.teacher_temperature, self.student_temperature = teacher_temperature, student_temperature
+        self.needs = (PAIRS if contrastive else frozenset()) | (CROPS if distill else frozenset())
+        self.teacher = "ema" if distill else None
+        self._seen: Tensor | None = None
+        self._progress = 0.0
+        if distill:
+            self.head = _Head(self.dim("image_width", "its head"), hidden_dim, bottleneck_dim, out_dim)
+            self.teacher_head = deepcopy(self.head).requires_grad_(False)
+            self.register_buffer("centre", torch.zeros(out_dim))
+
+    def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
+        terms = {"contrastive": self._contrastive, "distill": self._distill}
+        self._progress = progress
+        parts = {name: term(out) for name, term in terms.items() if self.weights[name]}
+        return {"loss": sum(self.weights[name] * part for name, part in parts.items()), **parts}
+
+    def _contrastive(self, out: Mapping[str, Any]) -> Tensor:
+        return info_nce(out["image_features"], out["text_features"], out["logit_scale"])
+
+    def _distill(self, out: Mapping[str, Any]) -> Tensor:
+        with torch.no_grad():
+            scores = self.teacher_head(out["teacher.image_hidden"])  # (B, K)
+            targets = ((scores - self.centre) / self.teacher_temperature).softmax(dim=-1)
+            self._seen = scores.mean(dim=0)
+        found = F.log_softmax(self.head(out["hidden_local"]) / self.student_temperature, dim=-1)  # (B, V, K)
+        return -torch.einsum("bk,bvk->bv", targets, found).mean()
+
+    def teacher_momentum(self, progress: float) -> float:
+        """Share of itself that the teacher keeps in the step at this share of the training."""
+        if self.final_momentum is None:
+            return self.momentum
+        left = (1 + math.cos(math.pi * progress)) / 2
+        return self.final_momentum + (self.momentum - self.final_momentum) * left
+
+    @torch.no_grad()
+    def after_step(self, model: nn.Module | None) -> None:
+        """Moves the centre towards what the teacher gave, and the teacher's head towards the student's."""
+        if self._seen is None:
+            return
+        self.centre.lerp_(self._seen.to(self.centre), 1 - self.centre_momentum)
+        step = 1 - self.teacher_momentum(self._progress)
+        for own, theirs in zip(self.teacher_head.parameters(), self.head.parameters()):
+            own.lerp_(theirs, step)
+        self._seen = None
+
+
+class _Head(nn.Module):
+    """DINO's: an MLP to a bottleneck of unit length, scored by its cosine to each prototype."""
+
+    def __init__(self, width: int, hidden: int, bottleneck: int, prototypes: int):
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, bottleneck)
+        )
+        for layer in self.mlp[::2]:
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+        self.prototypes = nn.Parameter(torch.empty(prototypes, bottleneck))
+        nn.init.trunc_normal_(self.prototypes, std=0.02)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return F.normalize(self.mlp(hidden), dim=-1) @ F.normalize(self.prototypes, dim=-1).T
