@@ -1,31 +1,16 @@
 """CLIP's loss, beside open_clip's."""
 
-import json
-
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from vladapt import ConfigError, build_loss
 from vladapt.core.losses import _blocks
 
 
-@pytest.fixture
-def reference(parity_dir):
-    """Tensors of the fixture, and a check of one of them within its own tolerance."""
-    told = json.loads((parity_dir / "dev" / "loss_open_clip.json").read_text())["tensors"]
-    tensors = load_file(parity_dir / "dev" / "loss_open_clip.safetensors")
-
-    def check(value, name):
-        torch.testing.assert_close(value, tensors[name], rtol=told[name]["rtol"], atol=told[name]["atol"])
-
-    return tensors, check
-
-
 @pytest.mark.parametrize("entries", [30, 1 << 22])
 def test_value_and_gradients_are_open_clips(reference, entries, monkeypatch):
     monkeypatch.setattr(_blocks, "ENTRIES", entries)
-    tensors, check = reference
+    tensors, check = reference("loss_open_clip")
     image, text, scale = (tensors[name].requires_grad_() for name in ("image", "text", "scale"))
     loss = build_loss("clip")({"image_features": image, "text_features": text, "logit_scale": scale})["loss"]
     loss.backward()
