@@ -16,6 +16,11 @@ from vladapt.core.registry import catalogue
 from vladapt.core.training.grad_cache import cached_backward, surrogate
 
 NAMES = sorted(name for name, entry in catalogue.losses().items() if entry.entry_point is None)
+NARROW = {
+    "silc": {"out_dim": 40, "hidden_dim": 16, "bottleneck_dim": 8},
+    "slip": {"mlp_dim": 16, "emb_dim": 8},
+}
+"""Heads whose published widths would take most of the time of these tests."""
 SHARED_OF_TEACHER = {name for name in SHARED if name.startswith("teacher.")}
 
 
@@ -35,7 +40,8 @@ def compute():
 @pytest.fixture(params=NAMES)
 def job(request, dims, example_out):
     """Two steps of a loss on random outputs."""
-    needs = build_loss(request.param, dims).needs
+    options = NARROW.get(request.param, {})
+    needs = build_loss(request.param, dims, **options).needs
     batches = [example_out(needs, seed) for seed in (1, 2)]
     if request.param == "binary-cross-entropy":
         for batch in batches:
@@ -43,7 +49,7 @@ def job(request, dims, example_out):
     training_set = example_out(set(OUTPUTS) - SHARED - {"index"}, seed=3, B=dims["num_samples"])
     return {
         "loss": request.param,
-        "options": {},
+        "options": options,
         "dims": dims,
         "batches": batches,
         "training_set": training_set,
@@ -107,7 +113,7 @@ def test_no_gradient_reaches_a_teacher(job, compute):
 
 
 def test_it_says_what_it_lacks(job):
-    loss = build_loss(job["loss"], job["dims"])
+    loss = build_loss(job["loss"], job["dims"], **job["options"])
     for name in loss.needs:
         without = {n: v for n, v in job["batches"][0].items() if n != name}
         with pytest.raises(CapabilityError, match=f"needs '{name}'"):
@@ -133,7 +139,7 @@ def test_micro_batches_give_the_gradient_of_the_whole(job):
 
 def _loss_of(job):
     torch.manual_seed(0)
-    loss = build_loss(job["loss"], job["dims"])
+    loss = build_loss(job["loss"], job["dims"], **job["options"])
     if hasattr(loss, "before_epoch"):
         loss.before_epoch(lambda names: {name: job["training_set"][name] for name in names})
     return loss
