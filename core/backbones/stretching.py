@@ -36,8 +36,13 @@ def stretch_positions(table: Tensor, keep: int = 20, factor: int = 4) -> Tensor:
         ConfigError: an option is out of range, or the table has fewer than 2 rows.
     """
     require(len(table) >= 2, "table", len(table), "give 2 positions at least")
-    require(0 <= keep < len(table), "keep", keep, f"give 0 to below the {len(table)} positions there are")
-    require(factor >= 1, "factor", factor, "give a whole number, 1 or more")
+    require(
+        type(keep) is int and 0 <= keep < len(table),
+        "keep",
+        keep,
+        f"give a whole number below {len(table)}, the positions there are",
+    )
+    require(type(factor) is int and factor >= 1, "factor", factor, "give a whole number, 1 or more")
     rest = table[keep:]  # (R, W)
     steps = torch.cat([rest[1:] - rest[:-1], table[-1:] - table[-2:-1]])  # (R, W)
     shares = torch.arange(factor, device=table.device, dtype=table.dtype) / factor

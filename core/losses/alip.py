@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from ..contracts.adapter import require
 from ..contracts.loss import Loss
 
+ROUNDING = 1e-6  # two equal texts are not below a mean of 1, whatever the last digit of their cosine
+
 
 class Alip(Loss):
     """ALIP: Adaptive Language-Image Pre-training with Synthetic Caption (Yang et al., 2023, arXiv 2308.08428).
@@ -74,9 +76,10 @@ class Alip(Loss):
         alike = torch.stack([(raw * caption).sum(dim=1), (image * raw).sum(dim=1), (image * caption).sum(dim=1)])
         self._seen = self.ema * self.means + (1 - self.ema) * alike.mean(dim=1).to(self.means.dtype)
         above = alike - self._seen[:, None]  # (3, B)
-        sample = (self.gamma_s * above[0]).exp()
-        pairs = torch.where(sample < 1, (self.gamma_p * above[1:]).exp(), 1.0)  # (2, B)
-        return torch.cat([sample.clamp(max=1)[None], pairs])
+        below = self.gamma_s * above[0] < -ROUNDING  # where W_s < 1
+        sample = (self.gamma_s * above[0]).exp().clamp(max=1)
+        pairs = torch.where(below, (self.gamma_p * above[1:]).exp(), 1.0)  # (2, B)
+        return torch.cat([sample[None], pairs])
 
     @torch.no_grad()
     def after_step(self, model: nn.Module | None) -> None:

@@ -54,10 +54,10 @@ class LongClip(Loss):
     ):
         super().__init__(dims)
         require(short_weight >= 0, "short_weight", short_weight, "give 0 or more")
-        require(components >= 1, "components", components, "give 1 or more")
         require(0 <= label_smoothing < 1, "label_smoothing", label_smoothing, "give 0 to below 1")
-        require(keep >= 0, "keep", keep, "give 0 or more")
-        require(factor >= 1, "factor", factor, "give a whole number, 1 or more")
+        least = {"components": (components, 1), "keep": (keep, 0), "factor": (factor, 1)}
+        for name, (value, lowest) in {**least, "stretch_up_to": (stretch_up_to, 0)}.items():
+            require(type(value) is int and value >= lowest, name, value, f"give a whole number, {lowest} or more")
         self.short_weight, self.components, self.label_smoothing = short_weight, components, label_smoothing
         self.keep, self.factor, self.stretch_up_to = keep, factor, stretch_up_to
         self._kept: KeptPositions | None = None

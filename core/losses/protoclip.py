@@ -89,9 +89,11 @@ class Protoclip(Loss):
         require(teacher_temperature >= 0, "teacher_temperature", teacher_temperature, "give 0 or more")
         require(1 <= init_scale_proto <= HIGHEST_SCALE, "init_scale_proto", init_scale_proto, "give 1 to 100")
         require(kmeans in KINDS, "kmeans", kmeans, f"give one of {', '.join(KINDS)}")
-        for name, value in {"kmeans_iterations": kmeans_iterations, "kmeans_restarts": kmeans_restarts}.items():
-            require(value >= 1, name, value, "give 1 or more")
-        require(warmup_episodes >= 0, "warmup_episodes", warmup_episodes, "give 0 or more")
+        counts = {"kmeans_iterations": kmeans_iterations, "kmeans_restarts": kmeans_restarts}
+        for name, value in {**counts, "projection_dim": projection_dim, "hidden_dim": hidden_dim}.items():
+            require(type(value) is int and value >= 1, name, value, "give a whole number, 1 or more")
+        for name, value in {"warmup_episodes": warmup_episodes, "seed": seed}.items():
+            require(type(value) is int and value >= 0, name, value, "give a whole number, 0 or more")
         self.clip_weight, self.proto_weight, self.temperature = clip_weight, proto_weight, teacher_temperature
         self.back_translation, self.warmup_episodes, self.seed = back_translation, warmup_episodes, seed
         self.k_means = {"iterations": kmeans_iterations, "restarts": kmeans_restarts, "kind": kmeans}
@@ -185,7 +187,8 @@ def _head(width: int, hidden: int, projected: int) -> nn.Sequential:
 
 
 def _cluster_count(samples: int, clusters: int, ratio: float) -> int:
-    require(clusters == 0 or 2 <= clusters <= samples, "clusters", clusters, f"give 2 to {samples} (samples), or 0")
+    usable = type(clusters) is int and (clusters == 0 or 2 <= clusters <= samples)
+    require(usable, "clusters", clusters, f"give a whole number, 2 to {samples} (the samples), or 0")
     require(0 < ratio <= 1, "proto_ratio", ratio, "give a share above 0, up to 1")
     require(samples >= 2, "num_samples", samples, "prototypes need 2 samples at least")
     return clusters or min(max(round(ratio * samples), 2), MOST_CLUSTERS)

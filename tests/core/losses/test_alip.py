@@ -92,6 +92,14 @@ def test_agreeing_texts_are_counted_in_full(example_out):
     torch.testing.assert_close(loss(out)["raw"], plain)
 
 
+@pytest.mark.parametrize("nudge", [1 - 3e-7, 1.0, 1 + 3e-7])
+def test_the_last_digit_of_equal_texts_does_not_open_or_shut_a_gate(nudge, example_out):
+    out = example_out(build_loss("alip").needs)
+    out["text_synthetic"] = out["text_features"] * nudge
+    plain = weighted_contrast(out["image_features"], out["text_features"], out["logit_scale"], torch.ones(8))
+    torch.testing.assert_close(build_loss("alip")(out)["raw"], plain, rtol=1e-4, atol=1e-4)
+
+
 def test_no_gradient_passes_through_weights(example_out):
     out = example_out(build_loss("alip").needs)
     image = out["image_features"].clone().requires_grad_()

@@ -165,7 +165,15 @@ def test_other_towers_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"short_weight": -1.0}, {"components": 0}, {"label_smoothing": 1.0}, {"keep": -1}, {"factor": 0}]
+    "wrong",
+    [
+        {"short_weight": -1.0},
+        {"components": 0},
+        {"components": 2.5},
+        {"label_smoothing": 1.0},
+        {"keep": -1},
+        {"factor": 0},
+    ],
 )
 def test_options_are_checked(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
