@@ -79,12 +79,9 @@ class Prolip(Loss):
             require(value >= 0, name, value, "give 0 or more")
         require(inclusion_loss_scale > 0, "inclusion_loss_scale", inclusion_loss_scale, "give a number above 0")
         require(0 < masked_share <= 1, "masked_share", masked_share, "give a share above 0, up to 1")
-        self.ppcl_lambda, self.inclusion_alpha, self.inclusion_alpha_occ = (
-            ppcl_lambda,
-            inclusion_alpha,
-            inclusion_alpha_occ,
-        )
-        self.vib_beta, self.scale, self.eps = vib_beta, inclusion_loss_scale, inclusion_loss_eps
+        self.ppcl_lambda, self.vib_beta = ppcl_lambda, vib_beta
+        self.inclusion_alpha, self.inclusion_alpha_occ = inclusion_alpha, inclusion_alpha_occ
+        self.scale, self.eps = inclusion_loss_scale, inclusion_loss_eps
         self.masked_share, self.exact_gaussians = masked_share, exact_gaussians
         self.bias = nn.Parameter(torch.tensor(float(init_bias)))
         if masked:
