@@ -107,7 +107,7 @@ print(peak() - before)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
-@pytest.mark.parametrize("name", ["clip"])
+@pytest.mark.parametrize("name", ["clip", "siglip"])
 def test_the_matrix_is_never_held(name):
     """The 12,288 x 12,288 matrix alone would be 576 MiB."""
     done = subprocess.run([sys.executable, "-c", MEASURE, name], capture_output=True, text=True)
