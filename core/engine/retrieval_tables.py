@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.table import Table
 
+from ..metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
 from ..retrieval.index import Hit
+from ..runs.verdict import SIGNIFICANT
+
+DIRECTIONS = (IMAGE_TO_TEXT, TEXT_TO_IMAGE)
+WORDS = {IMAGE_TO_TEXT: "image to text", TEXT_TO_IMAGE: "text to image"}
+SHOWN = {
+    "r1": "R@1",
+    "r5": "R@5",
+    "r10": "R@10",
+    "median_rank": "median rank",
+    "mean_rank": "mean rank",
+    "map": "mAP",
+}
+RANKS = ("median_rank", "mean_rank")
 
 
 def hits_table(hits: Sequence[Hit]) -> Table:
@@ -21,3 +36,86 @@ def hits_table(hits: Sequence[Hit]) -> Table:
         cells = [str(hit.rank), f"{hit.score:.4f}", hit.entry.id]
         table.add_row(*cells, *(["\n".join(hit.entry.captions)] if captioned else []))
     return table
+
+
+def retrieval_table(metrics: Mapping[str, Any]) -> Table:
+    """Retrieval before and after, with the change and the interval of R@1.
+
+    Args:
+        metrics: of `before_and_after`, or of one `RetrievalScores`: then there is one column.
+    """
+    if IMAGE_TO_TEXT in metrics:
+        return _table(metrics["images"], metrics["texts"], _one_column(metrics))
+    before, after, intervals = metrics["zero_shot"], metrics["adapted"], metrics["intervals"]
+    rows = {}
+    for side in DIRECTIONS:
+        for name, shown in SHOWN.items():
+            key = f"{side}/{name}"
+            old, new = (before or {}).get(key), after[key]
+            cells = {
+                "zero-shot": _number(name, old) + _interval(name, (intervals.get("zero_shot") or {}).get(side)),
+                "adapted": _number(name, new) + _interval(name, intervals["adapted"][side]),
+                "change": "" if old is None else _change(name, new - old),
+            }
+            rows[f"{WORDS[side]}: {shown}"] = cells if before else {"adapted": cells["adapted"]}
+    return _table(metrics["test_images"], metrics["test_texts"], rows)
+
+
+def retrieval_verdict(metrics: Mapping[str, Any]) -> str:
+    """One sentence a direction: is the change of R@1 more than chance? "" without scores before.
+
+    Args:
+        metrics: of `before_and_after`.
+    """
+    sentences = []
+    for side, test in (metrics["mcnemar"] or {}).items():
+        queries = "images" if side == IMAGE_TO_TEXT else "texts"
+        if not test["gained"] and not test["lost"]:
+            sentences.append(f"{WORDS[side]}: the same {queries} find theirs first as before.")
+            continue
+        kind = "a gain" if test["gained"] > test["lost"] else "a LOSS"
+        judged = "could be chance" if test["p_value"] >= SIGNIFICANT else f"{kind} beyond chance"
+        sentences.append(
+            f"{WORDS[side]}: {test['gained']} {queries} find theirs first that did not before, {test['lost']} no "
+            f"longer do: {judged} (McNemar p = {test['p_value']:.2g})."
+        )
+    return "\n".join(sentence[0].upper() + sentence[1:] for sentence in sentences)
+
+
+def _one_column(metrics: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    return {
+        f"{WORDS[side]}: {shown}": {
+            "score": _number(name, metrics[side][name]) + _interval(name, metrics["intervals"][side])
+        }
+        for side in DIRECTIONS
+        for name, shown in SHOWN.items()
+    }
+
+
+def _table(images: int, texts: int, rows: Mapping[str, Mapping[str, str]]) -> Table:
+    table = Table(
+        title=f"{images:,} images, {texts:,} texts",
+        title_justify="left",
+        caption="rank 1 is the best",
+        caption_justify="left",
+    )
+    columns = next(iter(rows.values()))
+    for name in ("", *columns):
+        table.add_column(name, justify="right" if name else "left")
+    for name, cells in rows.items():
+        table.add_row(name, *cells.values(), end_section=name.endswith(SHOWN["map"]))
+    return table
+
+
+def _number(name: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,.1f}" if name in RANKS else f"{value:.1%}"
+
+
+def _change(name: str, value: float) -> str:
+    return f"{value:+,.1f}" if name in RANKS else f"{value:+.1%}"
+
+
+def _interval(name: str, bounds: Sequence[float] | None) -> str:
+    return f" ({bounds[0]:.0%} to {bounds[1]:.0%})" if bounds and name == "r1" else ""
