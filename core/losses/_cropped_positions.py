@@ -7,6 +7,8 @@ of the image, stands for the positions of the whole.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -52,15 +54,16 @@ def random_regions(count: int, scale: tuple[float, float], aspect: tuple[float, 
         scale: range of their areas, drawn uniformly.
         aspect: range of their width over height, whose logarithm is drawn uniformly.
     """
-    areas = torch.empty(count, TRIES).uniform_(*scale)
-    lowest, highest = (torch.tensor(end).log().item() for end in aspect)
-    aspects = torch.empty(count, TRIES).uniform_(lowest, highest).exp()
+    drawn = torch.rand(count, 2 * TRIES + 2)  # at once, so that parts of a batch draw what the whole would
+    areas = scale[0] + (scale[1] - scale[0]) * drawn[:, :TRIES]
+    lowest, highest = (math.log(end) for end in aspect)
+    aspects = (lowest + (highest - lowest) * drawn[:, TRIES:-2]).exp()
     heights, widths = (areas / aspects).sqrt(), (areas * aspects).sqrt()
     fits = (heights <= 1) & (widths <= 1)  # (count, tries)
     first = fits.int().argmax(dim=1, keepdim=True)
     sides = torch.cat([each.gather(1, first) for each in (heights, widths)], dim=1)  # (count, 2)
     sides = torch.where(fits.any(dim=1, keepdim=True), sides, 1.0)
-    return torch.cat([torch.rand(count, 2) * (1 - sides), sides], dim=1)
+    return torch.cat([drawn[:, -2:] * (1 - sides), sides], dim=1)
 
 
 def crop_grid(table: Tensor, regions: Tensor, grid: tuple[int, int], fine_grid: int) -> Tensor:

@@ -78,6 +78,14 @@ def test_regions_are_within_the_square_and_their_ranges(seed, smallest, narrowes
     assert (((aspects >= narrowest - 1e-5) & (aspects <= 2 + 1e-5)) | whole).all()
 
 
+def test_parts_of_a_batch_draw_what_the_whole_draws():
+    ranges = ((0.1, 1.0), (0.5, 2.0))
+    torch.manual_seed(0)
+    whole = random_regions(7, *ranges)
+    torch.manual_seed(0)
+    assert torch.equal(whole, torch.cat([random_regions(3, *ranges), random_regions(4, *ranges)]))
+
+
 def test_the_whole_is_taken_where_no_region_fits():
     regions = random_regions(3, (0.99, 1.0), (4.0, 4.0))
     assert torch.equal(regions, torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(3, 4))
