@@ -52,7 +52,7 @@ class StepHook(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         self.broken.note(data_batch["broken"])
         values = {name: float(value) for name, value in outputs.items()}
-        values["lr"] = max(group["lr"] for group in runner.optim_wrapper.param_groups)
+        values["lr"] = max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups)
         watch(values, runner, data_batch)
         self.history.add(values)
         self.tell(runner.iter + 1, runner.max_iters, values)

@@ -73,7 +73,7 @@ def rate_schedulers(settings: TrainingSettings, steps: int) -> list[dict]:
     schedulers = []
     if rise > 1:
         linear = {"type": "LinearLR", "start_factor": 1 / rise, "by_epoch": False}
-        schedulers.append({**linear, "begin": 0, "end": rise - 1})
+        schedulers.append({**linear, "begin": 0, "end": rise})
     if settings.schedule == "cosine" and steps > rise:
         cosine = {"type": "CosineAnnealingLR", "eta_min": settings.end_lr, "by_epoch": False}
         schedulers.append({**cosine, "T_max": steps - rise, "begin": rise, "end": steps})

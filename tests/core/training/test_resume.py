@@ -1,0 +1,152 @@
+"""A real process, killed at any step and started again, ends with the weights of one that was left alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from vladapt import DataError
+from vladapt.core.training.checkpoints import checkpoints, newest_checkpoint, save_checkpoint
+
+SETTINGS = {"epochs": 3, "batch_size": 8, "lr": 1e-3, "save_every": 2, "seed": 3, "ema": 0.5}
+ONE_STEP_EACH = {**SETTINGS, "epochs": 2}
+
+
+def start(job: dict, ranks: int = 1) -> list[subprocess.Popen]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    script = Path(__file__).with_name("training_process.py")
+    command = [sys.executable, str(script), json.dumps(job)]
+    found = []
+    for rank in range(ranks):
+        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1"}
+        environment = {**os.environ, **place, "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+        found.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+    return found
+
+
+def run(job: dict, ranks: int = 1, expect: int = 0) -> dict | None:
+    processes = start(job, ranks)
+    for process in processes:
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode == expect, errors[-3000:]
+    return torch.load(Path(job["folder"]) / "done.pt") if expect == 0 else None
+
+
+def assert_same(one: dict, other: dict, tolerance: float = 0.0) -> None:
+    for part in ("weights", "losses"):
+        assert set(one[part]) == set(other[part])
+        for name, value in one[part].items():
+            assert torch.allclose(value.float(), other[part][name].float(), rtol=0, atol=tolerance), name
+
+
+@pytest.fixture(scope="module")
+def job(small_clip_spec):
+    small_heads = {"slip": {"mlp_dim": 32, "emb_dim": 16}}
+    losses = {"slip": 1.0, "alip": 0.5}
+    return {"spec": small_clip_spec, "losses": losses, "loss_options": small_heads, "settings": SETTINGS}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(job, tmp_path_factory):
+    return run({**job, "folder": str(tmp_path_factory.mktemp("undisturbed"))})
+
+
+@pytest.mark.parametrize("step", [1, 5, 6])
+def test_a_killed_run_ends_as_if_it_had_not_been(job, undisturbed, tmp_path, step):
+    place = {**job, "folder": str(tmp_path)}
+    run({**place, "kill_at": step}, expect=-signal.SIGKILL)
+    again = run({**place, "resume": True})
+    assert_same(undisturbed, again)
+    assert again["history"] == undisturbed["history"]
+    if step > 2:
+        assert f"Resumed at step {(step - 1) // 2 * 2} of 9" in again["said"][0]
+
+
+def test_a_damaged_checkpoint_falls_back_and_says_so(job, undisturbed, tmp_path):
+    place = {**job, "folder": str(tmp_path)}
+    run({**place, "kill_at": 7}, expect=-signal.SIGKILL)
+    newest = checkpoints(tmp_path / "checkpoints")[-1]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    again = run({**place, "resume": True})
+    assert_same(undisturbed, again)
+    assert "damaged" in again["said"][0]
+    assert "Resumed at step 4 of 9" in again["said"][1]
+
+
+def test_workers_change_nothing(job, undisturbed, tmp_path):
+    place = {**job, "folder": str(tmp_path), "settings": {**SETTINGS, "workers": 2}}
+    run({**place, "kill_at": 6}, expect=-signal.SIGKILL)
+    assert_same(undisturbed, run({**place, "resume": True}))
+
+
+def test_a_checkpoint_of_another_run_is_refused(job, tmp_path, small_clip_spec, toy_pairs):
+    from vladapt.core.backbones.load import load_backbone
+    from vladapt.core.training.settings import TrainingSettings
+    from vladapt.core.training.train import Task, train
+
+    backbone = load_backbone(small_clip_spec, device="cpu")
+    train(backbone, Task(toy_pairs(), {"clip": 1.0}), TrainingSettings(epochs=1, batch_size=8), tmp_path)
+    with pytest.raises(DataError, match="lr=1e-05, this one has 0.5"):
+        settings = TrainingSettings(epochs=1, batch_size=8, lr=0.5)
+        train(backbone, Task(toy_pairs(), {"clip": 1.0}), settings, tmp_path, resume=True)
+
+
+def test_a_finished_run_resumes_to_its_end(job, undisturbed, tmp_path):
+    place = {**job, "folder": str(tmp_path)}
+    run(place)
+    assert_same(undisturbed, run({**place, "resume": True}))
+
+
+def test_checkpoints_are_whole_or_not_there(tmp_path):
+    assert newest_checkpoint(tmp_path) == (None, None, [])
+    for step in (1, 2, 3):
+        save_checkpoint(tmp_path, step, {"step": step, "tensor": torch.full((3,), float(step))}, keep=2)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-00000002.pt", "step-00000003.pt"]
+    (tmp_path / ".step-00000004.pt.abc").write_bytes(b"half")
+    assert newest_checkpoint(tmp_path)[0]["step"] == 3
+    (tmp_path / "step-00000003.sha256").unlink()
+    state, path, notes = newest_checkpoint(tmp_path)
+    assert state["step"] == 2 and path.name == "step-00000002.pt" and "digest is missing" in notes[0]
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match="all 2 checkpoints are damaged"):
+        newest_checkpoint(tmp_path)
+
+
+def test_a_failed_write_leaves_the_one_before(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path, 1, {"step": 1}, keep=2)
+    monkeypatch.setattr(torch, "save", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        save_checkpoint(tmp_path, 2, {"step": 2}, keep=2)
+    assert newest_checkpoint(tmp_path)[0] == {"step": 1}
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("micro", [None, 3])
+def test_two_processes_train_as_one(job, tmp_path, micro):
+    """Weights, queues, heads with BatchNorm and means: all as one process makes them of the same batches."""
+    settings = {**ONE_STEP_EACH, "optimizer": "sgd", "lr": 2e-5, "micro_batch_size": micro}
+    one = run({**job, "folder": str(tmp_path / "one"), "settings": {**settings, "micro_batch_size": None}})
+    two = run({**job, "folder": str(tmp_path / "two"), "settings": settings}, ranks=2)
+    assert_same(one, two, tolerance=1e-6)
+
+
+def test_two_processes_resume_as_they_were(job, tmp_path):
+    settings = {**ONE_STEP_EACH, "optimizer": "sgd", "lr": 2e-5}
+    one = run({**job, "folder": str(tmp_path / "one"), "settings": settings}, ranks=2)
+    place = {**job, "folder": str(tmp_path / "two"), "settings": settings}
+    processes = start({**place, "kill_at": 5}, ranks=2)
+    for process in processes:
+        process.wait(timeout=240)
+        process.stderr.close()
+    two = run({**place, "resume": True}, ranks=2)
+    assert_same(one, two)

@@ -1,0 +1,48 @@
+"""A training in a process of its own, for tests that kill it or run it on several ranks.
+
+Arguments: a JSON object {"spec", "folder", "losses", "settings", "kill_at", "resume", "count", "loss_options"}. Rank 0 writes the
+weights, the losses' state and the history to `folder`/done.pt.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from toy_pairs import ToyPairs
+
+from vladapt.core.backbones.load import load_backbone
+from vladapt.core.training.distributed import is_main, start_from_environment
+from vladapt.core.training.settings import TrainingSettings
+from vladapt.core.training.train import Task, train
+
+
+def main(job: dict) -> None:
+    start_from_environment()
+    backbone = load_backbone(job["spec"], device="cpu")
+    said = []
+
+    def tell(done: int, total: int, values: dict) -> None:
+        if done == job.get("kill_at"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    task = Task(ToyPairs(job.get("count", 24)), job["losses"], job.get("loss_options", {}))
+    settings = TrainingSettings(**job["settings"])
+    folder = Path(job["folder"])
+    done = train(backbone, task, settings, folder, resume=job.get("resume", False), tell=tell, say=said.append)
+    if is_main():
+        state = {
+            "weights": backbone.model.state_dict(),
+            "losses": done.objective.state_dict(),
+            "history": done.history,
+            "said": said,
+        }
+        torch.save(state, folder / "done.pt")
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
