@@ -13,10 +13,10 @@ from mmengine.hooks import Hook
 
 from ..contracts.errors import DataError
 from .checkpoints import newest_checkpoint, save_checkpoint
-from .distributed import is_main, run_on_all
+from .distributed import is_main, rank, run_on_all
 from .history import History
 from .random_states import all_random_states, set_random_states
-from .samples import BrokenSamples
+from .samples import BrokenSamples, seed_of
 from .settings import TrainingSettings
 from .teacher import follow
 
@@ -32,12 +32,16 @@ class StepHook(Hook):
         history: of the run.
         broken: where unreadable samples are noted.
         tell: called with (steps done, all steps, values) after each.
+        seed: of what towers draw, on each rank its own.
     """
 
     priority = "VERY_HIGH"
 
-    def __init__(self, history: History, broken: BrokenSamples, tell: Callable[[int, int, dict], None]):
-        self.history, self.broken, self.tell = history, broken, tell
+    def __init__(self, history: History, broken: BrokenSamples, tell: Callable[[int, int, dict], None], seed: int):
+        self.history, self.broken, self.tell, self.seed = history, broken, tell, seed
+
+    def before_train(self, runner) -> None:
+        torch.manual_seed(seed_of(self.seed, rank()))  # each rank drops out units of its own; a resume sets it again
 
     def before_train_epoch(self, runner) -> None:
         if runner.train_loop.fresh_epoch:

@@ -17,7 +17,7 @@ IGNORED = -100
 
 
 class MaskedWords(nn.Module):
-    """Masked captions through the text tower; draws from torch's generator, so that a replay hides the same words."""
+    """Masked captions through the text tower. What is hidden of a sample is a function of the sample's own lots."""
 
     def __init__(self, backbone: Backbone):
         super().__init__()
@@ -25,19 +25,25 @@ class MaskedWords(nn.Module):
         width = backbone.embed_tokens(backbone.tokenize(["a"])).shape[-1]
         self.hidden = nn.Parameter(0.02 * torch.randn(width))
 
-    def forward(self, tokens: Tensor) -> dict[str, Tensor]:
-        """(B, L) -> {"masked_tokens": (B, L, W), "masked_labels": (B, L), -100 where nothing is asked}."""
+    def forward(self, tokens: Tensor, lots: Tensor) -> dict[str, Tensor]:
+        """Tokens (B, L) and lots (B, 4, K) in 0..1 -> "masked_tokens" (B, L, W) and "masked_labels" (B, L), -100 where
+        nothing is asked."""
         from .outputs import text_tokens
 
         backbone = self._held[0]
-        asked = words_of(backbone, tokens) & (torch.rand(tokens.shape, device=tokens.device) < SHARE)
-        lot = torch.rand(tokens.shape, device=tokens.device)
-        others = tokens.flatten()[torch.randint(tokens.numel(), tokens.shape, device=tokens.device)]
-        shown = torch.where(asked & (lot >= HIDDEN) & (lot < HIDDEN + REPLACED), others, tokens)
+        chosen, fate, other = (lots_for(lots, row, tokens.shape[1]) for row in range(3))
+        asked = words_of(backbone, tokens) & (chosen < SHARE)
+        others = (other * backbone.vocab_size).long()
+        shown = torch.where(asked & (fate >= HIDDEN) & (fate < HIDDEN + REPLACED), others, tokens)
         embeddings = backbone.embed_tokens(shown)
-        embeddings = torch.where((asked & (lot < HIDDEN))[..., None], self.hidden.to(embeddings.dtype), embeddings)
+        embeddings = torch.where((asked & (fate < HIDDEN))[..., None], self.hidden.to(embeddings.dtype), embeddings)
         labels = torch.where(asked, tokens, IGNORED)
         return {"masked_tokens": text_tokens(backbone, tokens, embeddings), "masked_labels": labels}
+
+
+def lots_for(lots: Tensor, row: int, count: int) -> Tensor:
+    """(B, 4, K) -> (B, count): one number each, used again where there are more than K."""
+    return lots[:, row, torch.arange(count, device=lots.device) % lots.shape[2]]
 
 
 def words_of(backbone: Backbone, tokens: Tensor) -> Tensor:

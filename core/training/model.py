@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import nullcontext
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -15,11 +16,11 @@ from .distributed import world_size
 from .grad_cache import cached_backward, surrogate
 from .objective import Objective
 from .outputs import Outputs
+from .samples import seed_of
 from .settings import TrainingSettings
 from .teacher import follow
 
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
-LARGEST_LOGIT_SCALE = 100.0
 
 
 class PairModel(BaseModel):
@@ -39,7 +40,7 @@ class PairModel(BaseModel):
         self.teacher_towers: nn.Module | None = outputs.teacher.model if outputs.teacher is not None else None
         self._held = [backbone]
         self.progress = 0.0
-        self.largest_scale = max(LARGEST_LOGIT_SCALE, float(backbone.logit_scale.detach()))
+        self.scale_bounds = scale_bounds(objective, float(backbone.logit_scale.detach()))
 
     @property
     def backbone(self) -> Backbone:
@@ -58,14 +59,14 @@ class PairModel(BaseModel):
         """mode "loss": {"loss", parts} of the batch; "encode": its outputs; "objective": the loss of outputs that are
         given as the batch; "replay": a scalar whose gradient by the outputs is `gradients`."""
         if mode == "objective":
-            return self.objective({**batch, **self.outputs.shared()}, self.progress)
+            return self._loss(batch)
         with self._autocast(batch):
             made = self.outputs.per_sample(batch)
         if mode == "encode":
             return {name: value.float() if value.is_floating_point() else value for name, value in made.items()}
         if mode == "replay":
             return surrogate({name: made[name].float() for name in gradients}, gradients)
-        return self.objective({**made, **self.outputs.shared()}, self.progress)
+        return self._loss(made)
 
     def train_step(self, data: dict[str, Any], optim_wrapper) -> dict[str, Tensor]:
         """One optimiser step; see `global_step`."""
@@ -73,7 +74,7 @@ class PairModel(BaseModel):
 
     def after_step(self) -> None:
         """What moves once a step: the logit scale's bounds, queues and means of the losses, the teacher."""
-        clamp_logit_scale(self.towers, self.largest_scale)
+        clamp_logit_scale(self.towers, self.scale_bounds)
         self.objective.call("after_step", self)
         if self.objective.teacher == "ema":
             keeps = [
@@ -81,10 +82,22 @@ class PairModel(BaseModel):
             ]
             follow(self.teacher_towers, self.towers, keeps[0])
 
+    def _loss(self, made: Mapping[str, Any]) -> dict[str, Tensor]:
+        with _alike_on_all_ranks(self.settings.seed, self.progress):
+            return self.objective({**made, **self.outputs.shared()}, self.progress)
+
     def _autocast(self, batch: Mapping[str, Any]):
         if self.settings.amp is None:
             return nullcontext()
         return torch.autocast(self.backbone.device.type, dtype=AMP[self.settings.amp])
+
+
+@contextmanager
+def _alike_on_all_ranks(seed: int, progress: float) -> Iterator[None]:
+    """What a loss draws is drawn alike on every rank, each of which computes it of the whole batch."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
+        torch.manual_seed(seed_of(seed, progress))
+        yield
 
 
 class GlobalBatchParallel(MMDistributedDataParallel):
@@ -135,11 +148,20 @@ def micro_batches(batch: dict[str, Tensor], size: int | None) -> list[dict[str, 
     return [{name: value[i : i + size] for name, value in batch.items()} for i in range(0, count, size)]
 
 
-def clamp_logit_scale(towers: nn.Module, largest: float) -> None:
-    """Keep the logit scale within 1 and `largest` (100, as CLIP publishes, or where a backbone starts above that)."""
+def scale_bounds(objective: Objective, start: float) -> tuple[float, float] | None:
+    """Within what the losses want the logit scale to stay; a backbone that starts above it keeps its own as the top."""
+    published = [loss.logit_scale_bounds for loss in objective.losses.values() if loss.logit_scale_bounds]
+    if not published:
+        return None
+    lowest, highest = max(low for low, _ in published), min(high for _, high in published)
+    return lowest, max(highest, start)
+
+
+def clamp_logit_scale(towers: nn.Module, bounds: tuple[float, float] | None) -> None:
+    """Bring the logit scale, kept as its logarithm, back within its bounds."""
     parameter = getattr(towers, "logit_scale", None)
-    if isinstance(parameter, nn.Parameter) and parameter.requires_grad:
-        parameter.data.clamp_(0.0, float(torch.tensor(largest).log()))
+    if bounds is not None and isinstance(parameter, nn.Parameter) and parameter.requires_grad:
+        parameter.data.clamp_(math.log(bounds[0]), math.log(bounds[1]))
 
 
 def _replay(wrapped: nn.Module, part: dict[str, Tensor], gradients: Mapping[str, Tensor], last: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -91,9 +92,9 @@ class Outputs(nn.Module):
         out.update(self._of_further_texts(batch))
         out.update(self._of_teacher(batch))
         if self.uncertainty is not None:
-            out.update(self.uncertainty(batch["pixels"], batch["tokens"], self.wanted))
+            out.update(self.uncertainty(batch["pixels"], batch["tokens"], batch.get("lots"), self.wanted))
         if self.masked_words is not None:
-            out.update(self.masked_words(batch["tokens"]))
+            out.update(self.masked_words(batch["tokens"], batch["lots"]))
         if "logits" in self.wanted:
             out["logits"] = self._logits(out["image_features"])
         for name in ("labels", "index"):
@@ -154,8 +155,6 @@ class Outputs(nn.Module):
         return out
 
     def _of_teacher(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        import torch
-
         teacher, out = self.teacher, {}
         if teacher is None:
             return out

@@ -18,8 +18,10 @@ from .fields import TEXT_KINDS
 from .sources import Source
 from .views import View
 
-LOCAL_CROPS = 6
-"""Small crops of an image in one step, where a loss asks for them (DINO uses 6 to 10)."""
+LOCAL_CROPS = 8
+"""Small crops of an image in one step, where a loss asks for them, as SILC has them."""
+LOTS = 1024
+"""Numbers drawn for a sample, where patches or words of it are hidden: a tower of more patches uses them again."""
 MAX_BROKEN_SHARE = 0.05
 TRIES = 50
 
@@ -71,6 +73,9 @@ class Samples(Dataset):
             made[name] = tokens[0] if isinstance(text, str) else tokens
         if "labels" in self.fields:
             made["labels"] = torch.tensor(self.source.label(row))
+        if "lots" in self.fields:
+            generator = torch.Generator().manual_seed(seed_of(self.seed, epoch, row, 50))
+            made["lots"] = torch.rand(4, LOTS, generator=generator)
         return made
 
     def _pixels(self, decoded: Any, epoch: int, row: int) -> dict[str, Tensor]:

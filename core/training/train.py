@@ -123,7 +123,7 @@ def train(
     if average is not None:
         extra["average"] = (average.state_dict, average.load_state_dict)
     identity = {**_lasting(settings), "losses": dict(task.losses), "samples": len(task.source), **task.identity}
-    step_hook = StepHook(history, broken, tell)
+    step_hook = StepHook(history, broken, tell, settings.seed)
     saving = ResumeHook(folder / "checkpoints", settings, identity, history, extra, resume, say)
     hooks = [step_hook, BeforeEpochHook(lambda names: extract_outputs(model, made.samples(), batches, names)), saving]
     if average is not None:
