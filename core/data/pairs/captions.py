@@ -1,0 +1,134 @@
+"""Which of an image's texts a training step sees: each choice a function of (seed, epoch, row) and nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ...contracts.adapter import require
+from .augment_text import TextAugment
+from .draws import generator_of
+from .negatives import swap_negative
+from .pair_set import Pair
+
+MODES = ("first", "captions", "uniform", "shear")
+SENTENCE_END = re.compile(r"[.!?]+(?:\s+|$)|\n+|</s>")
+
+
+@dataclass(frozen=True)
+class CaptionSampler:
+    """Chooses texts of a `Pair`.
+
+    Modes of `choose`:
+        * "first": the original, always.
+        * "captions": any of the captions.
+        * "uniform": any of the captions and rewrites ("synthetic"); the original where that has fewer than two words.
+          Improving CLIP Training with Language Rewrites (LaCLIP; Fan et al., 2023, arXiv 2305.20088).
+        * "shear": the same, a rewrite cut to as many words as the original has, which keeps what a model invented at
+          its end away. MLLMs-Augmented Visual-Language Representation Learning (Liu et al., 2023, arXiv 2311.18765);
+          there all of an image's texts are in every step, here one a step as in LaCLIP.
+
+    Args:
+        mode: one of these.
+        seed: fixes every draw.
+        augment: how `second` changes a text.
+
+    Raises:
+        ConfigError: there is no such mode.
+    """
+
+    mode: str = "uniform"
+    seed: int = 0
+    augment: TextAugment = field(default_factory=TextAugment)
+
+    def __post_init__(self) -> None:
+        require(self.mode in MODES, "captions", self.mode, f"give one of {', '.join(MODES)}")
+
+    def choose(self, pair: Pair, epoch: int, index: int, view: int = 0) -> str:
+        """The text of an image in an epoch.
+
+        Args:
+            pair: the image's texts.
+            epoch: from 0.
+            index: the row of the pair.
+            view: another number, another draw.
+        """
+        original = pair.captions[0]
+        if self.mode == "first":
+            return original
+        pool = [*pair.captions]
+        if self.mode == "uniform":
+            pool += pair.texts.get("synthetic", ())
+        elif self.mode == "shear":
+            pool += [sheared(text, original) for text in pair.texts.get("synthetic", ())]
+        chosen = pool[int(self._generator("choose", epoch, index, view).integers(len(pool)))]
+        return chosen if len(chosen.split()) > 1 else original
+
+    def second(self, pair: Pair, epoch: int, index: int) -> str:
+        """The text of a second view: another draw, augmented (DeCLIP, Li et al., 2021, arXiv 2110.05208)."""
+        return self.augment(self.choose(pair, epoch, index, view=1), self._generator("second", epoch, index))
+
+    def several(self, pair: Pair, epoch: int, index: int, count: int) -> list[str]:
+        """The original and `count` sub-captions, N = count + 1 texts that all fit the image.
+
+        Sub-captions are sentences of the other captions and rewrites; where there are none, of the original.
+        """
+        texts = (*pair.captions[1:], *pair.texts.get("synthetic", ())) or pair.captions
+        pool = [sentence for text in texts for sentence in sentences_of(text)]
+        return [pair.captions[0], *draw(pool, count, self._generator("several", epoch, index))]
+
+    def short(self, pair: Pair, epoch: int, index: int) -> str:
+        """One of the short captions; where there are none, the first sentence of the chosen one (Long-CLIP)."""
+        texts = pair.texts.get("short") or (first_sentence(self.choose(pair, epoch, index)),)
+        return texts[int(self._generator("short", epoch, index).integers(len(texts)))]
+
+    def other(self, pair: Pair, kind: str, epoch: int, index: int) -> str:
+        """One of the texts "synthetic" or "negative"; where an image lacks them, a caption, or a made negative."""
+        generator = self._generator(kind, epoch, index)
+        texts = pair.texts.get(kind, ())
+        if texts:
+            return texts[int(generator.integers(len(texts)))]
+        caption = self.choose(pair, epoch, index)
+        return swap_negative(caption, generator) if kind == "negative" else caption
+
+    def _generator(self, purpose: str, *numbers: int) -> np.random.Generator:
+        return generator_of(self.seed, purpose, *numbers)
+
+
+def sheared(text: str, original: str) -> str:
+    """The first words of `text`, as many as `original` has."""
+    return " ".join(text.split()[: len(original.split())])
+
+
+def sub_captions(text: str, count: int, generator: np.random.Generator) -> list[str]:
+    """Sentences of a long caption: different ones where it has enough, else with repeats.
+
+    DreamLIP: Language-Image Pre-training with Long Captions (Zheng et al., 2024, arXiv 2403.17007). The released code
+    cuts at every full stop, in "3.5 m" too, and never draws the last sentence; here sentences end where a space or the
+    text's end follows, and each can be drawn.
+
+    Args:
+        text: the long caption.
+        count: how many, 1 or more.
+        generator: the source of chance.
+    """
+    return draw(sentences_of(text), count, generator)
+
+
+def sentences_of(text: str) -> list[str]:
+    """The sentences of a text without their full stops; the text itself where it has none."""
+    parts = [part.strip() for part in SENTENCE_END.split(text)]
+    return [part for part in parts if part] or [text.strip()]
+
+
+def draw(pool: Sequence[str], count: int, generator: np.random.Generator) -> list[str]:
+    """`count` of the pool, none twice if it has enough."""
+    return [pool[int(place)] for place in generator.choice(len(pool), count, replace=len(pool) < count)]
+
+
+def first_sentence(text: str) -> str:
+    """What comes before the first ". ", as Long-CLIP (Zhang et al., 2024, arXiv 2403.15378) shortens ShareGPT4V."""
+    return text.replace("\n", " ").split(". ")[0].strip()
