@@ -128,6 +128,8 @@ def _info(path: Path) -> dict[str, Any]:
             f"reads format {FORMAT}; use that version, or index again"
         )
     wrong = [key for key, kind in KEYS.items() if not isinstance(info.get(key), kind)]
-    if wrong or info["kind"] not in KINDS or info["entries"] < 1:
-        raise damaged(file, f"'{(wrong or ['kind'])[0]}' is not usable")
+    sound = {"kind": lambda kind: kind in KINDS, "entries": lambda count: count > 0}
+    wrong = wrong or [key for key, fits in sound.items() if not fits(info[key])]
+    if wrong:
+        raise damaged(file, f"'{wrong[0]}' is not usable")
     return info

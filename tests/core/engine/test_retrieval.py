@@ -1,0 +1,310 @@
+"""Retrieval of pairs and of a domain's captions: each image once, in the towers' own mode, before and after."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from vladapt import DataError, DomainData, FeatureStore, Item
+from vladapt.core.contracts.errors import ConfigError
+from vladapt.core.data.pairs.sample import sample_pairs
+from vladapt.core.engine.retrieval import before_and_after, evaluate_retrieval, pairs_of
+from vladapt.core.engine.retrieval_features import TEXTS_AT_ONCE
+from vladapt.core.engine.retrieval_tables import retrieval_table, retrieval_verdict
+from vladapt.core.metrics.retrieval import retrieval_metrics
+from vladapt.core.metrics.significance import wilson_interval
+
+SIDES = ("image_to_text", "text_to_image")
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    return sample_pairs(60)
+
+
+@pytest.fixture(scope="module")
+def scores(small_clip, pairs):
+    return evaluate_retrieval(small_clip, pairs, batch_size=4)
+
+
+def captioned(count: int = 6, broken: tuple[int, ...] = (), split: str = "test") -> DomainData:
+    """Images of one grey each, two captions an image; some cannot be read."""
+
+    def load(item):
+        if int(item.id) in broken:
+            raise DataError(f"{item.id}: damaged image")
+        return np.full((20, 20, 3), 40 * int(item.id) % 256, np.uint8)
+
+    items = [Item(str(i), f"/gone/{i}", captions=(f"grey {i}", f"shade {i}"), split=split) for i in range(count)]
+    return DomainData(items, (), load, kind="captions", name="greys")
+
+
+def test_scores_are_those_of_the_features(small_clip, pairs, scores):
+    test = pairs.split("test")
+    pixels = torch.stack([small_clip.preprocess()(test.load_image(i)) for i in range(len(test))])
+    captions = [(i, text) for i in range(len(test)) for text in test[i].captions]
+    with torch.inference_mode():
+        images, texts = small_clip.encode_image(pixels), small_clip.encode_text([text for _, text in captions])
+    wanted = retrieval_metrics(images, texts, torch.tensor([i for i, _ in captions]))
+    for side in SIDES:
+        assert scores.metrics[side] == pytest.approx(wanted[side], abs=1e-9)
+    assert (scores.metrics["images"], scores.metrics["texts"]) == (6, 24)
+    assert scores.ids == tuple(pair.id for pair in test) and scores.skipped == []
+
+
+def test_intervals_are_wilsons_of_recall_at_one(scores):
+    for side, queries in zip(SIDES, (6, 24)):
+        right = round(scores.metrics[side]["r1"] * queries)
+        assert scores.metrics["intervals"][side] == pytest.approx(list(wilson_interval(right, queries)))
+
+
+@pytest.mark.parametrize(("split", "images"), [("val", 6), ("train", 48), (None, 60)])
+def test_the_split_says_which_images(small_clip, pairs, split, images):
+    assert evaluate_retrieval(small_clip, pairs, split=split).metrics["images"] == images
+
+
+def test_batches_and_threads_change_nothing(small_clip, pairs, scores):
+    assert evaluate_retrieval(small_clip, pairs, batch_size=1, workers=1).metrics == scores.metrics
+
+
+def test_the_store_gives_the_same_and_runs_no_tower_twice(small_clip, pairs, scores, tmp_path, monkeypatch):
+    store = FeatureStore(tmp_path / "store")
+    assert evaluate_retrieval(small_clip, pairs, store=store).metrics == scores.metrics
+
+    def never(*args, **kwargs):
+        raise AssertionError("the backbone ran")
+
+    monkeypatch.setattr(small_clip, "encode_image", never)
+    monkeypatch.setattr(small_clip, "encode_text", never)
+    assert evaluate_retrieval(small_clip, pairs, store=FeatureStore(tmp_path / "store")).metrics == scores.metrics
+
+
+def test_mixed_precision_and_the_transform_reach_the_towers(small_clip, pairs):
+    dark = small_clip.preprocess()
+
+    def black(image):
+        return dark(np.zeros_like(image))
+
+    plain = evaluate_retrieval(small_clip, pairs, split=None)
+    assert evaluate_retrieval(small_clip, pairs, split=None, transform=black).metrics != plain.metrics
+    assert evaluate_retrieval(small_clip, pairs, split=None, amp="bf16").metrics != plain.metrics
+    with pytest.raises(ConfigError, match="--amp int4"):
+        evaluate_retrieval(small_clip, pairs, amp="int4")
+
+
+def test_towers_are_evaluated_in_eval_mode_and_left_as_they_were(small_clip, pairs, scores):
+    modules, tower = list(small_clip.model.modules()), small_clip.model.visual
+    tower.training = True
+    modes = [module.training for module in modules]
+    try:
+        seen = []
+        handle = tower.register_forward_pre_hook(lambda module, inputs: seen.append(module.training))
+        assert evaluate_retrieval(small_clip, pairs).metrics == scores.metrics
+        handle.remove()
+        assert [module.training for module in modules] == modes and seen and not any(seen)
+    finally:
+        small_clip.model.eval()
+
+
+def test_equal_captions_have_equal_features_whatever_batch_they_fall_in(small_clip):
+    """The same words many batches apart: of 300 images, each finds its caption behind all the others."""
+    data = captioned(300)
+    data = data.with_items([item.with_(captions=("the same words",)) for item in data.items])
+    data.load = lambda item: np.full((20, 20, 3), int(item.id) % 256, np.uint8)
+    assert len(data.items) > TEXTS_AT_ONCE
+    found = evaluate_retrieval(small_clip, pairs_of(data))
+    assert found.rankings["image_to_text"].best.unique().tolist() == [300]
+
+
+def test_rows_of_one_image_are_one_image(small_clip, pairs, scores):
+    twice = pairs.select([*range(60), *range(60)])
+    assert evaluate_retrieval(small_clip, twice).metrics == scores.metrics
+
+
+def test_an_unreadable_image_leaves_with_its_captions(small_clip):
+    found = evaluate_retrieval(small_clip, pairs_of(captioned(40, broken=(3,))))
+    assert (found.metrics["images"], found.metrics["texts"]) == (39, 78)
+    assert found.skipped == [("3", "3: damaged image")] and "3" not in found.ids
+    with pytest.raises(DataError, match=r"3 of 40 images cannot be read, more than 5%"):
+        evaluate_retrieval(small_clip, pairs_of(captioned(40, broken=(3, 4, 5))))
+
+
+def test_a_missing_file_is_left_out_with_a_store_too(small_clip, tmp_path):
+    found = evaluate_retrieval(small_clip, pairs_of(captioned(40, broken=(3,))), store=FeatureStore(tmp_path / "store"))
+    assert found.metrics["images"] == 39 and [name for name, _ in found.skipped] == ["3"]
+
+
+def test_a_domains_captions_are_pairs():
+    data = captioned(3)
+    data.items[0] = data.items[0].with_(split="val", label=2, decode={"frame": 1})
+    pairs = pairs_of(data)
+    assert (len(pairs), len(pairs.split("val")), pairs.splits) == (3, 1, ("val", "test"))
+    pair = pairs[0]
+    assert (pair.id, pair.captions, pair.label, pair.split, pair.decode) == (
+        *("0", ("grey 0", "shade 0")),
+        *(2, "val", {"frame": 1}),
+    )
+    assert np.array_equal(pairs.load_image(1), data.load(data.items[1]))
+
+
+def test_what_cannot_be_evaluated_is_refused_in_one_line(small_clip):
+    data = captioned(3)
+    with pytest.raises(DataError, match="greys: no image has a caption"):
+        pairs_of(data.with_items([item.with_(captions=None) for item in data.items]))
+    with pytest.raises(DataError, match=r"--split val: .* no such pairs; its splits: test"):
+        evaluate_retrieval(small_clip, pairs_of(data), split="val")
+
+
+# Before and after
+
+
+def shuffled_towers(small_clip):
+    """The scores of another model: the images' projection turned round."""
+    from vladapt.core.backbones.load import load_backbone
+
+    other = load_backbone(small_clip.spec, device="cpu")
+    with torch.no_grad():
+        other.model.visual.proj.copy_(other.model.visual.proj.flip(1))
+    return other
+
+
+def test_before_and_after_have_the_shape_of_metrics_json(small_clip, pairs):
+    before = evaluate_retrieval(small_clip, pairs, split=None)
+    after = evaluate_retrieval(shuffled_towers(small_clip), pairs, split=None)
+    metrics = before_and_after(before, after)
+    assert json.loads(json.dumps(metrics)) == metrics
+    assert (metrics["test_images"], metrics["test_texts"]) == (60, 240)
+    for side in SIDES:
+        assert metrics["zero_shot"][f"{side}/r1"] == before.metrics[side]["r1"]
+        assert metrics["adapted"][f"{side}/map"] == after.metrics[side]["map"]
+        gained = int(((before.rankings[side].best > 1) & (after.rankings[side].best == 1)).sum())
+        lost = int(((before.rankings[side].best == 1) & (after.rankings[side].best > 1)).sum())
+        assert (metrics["mcnemar"][side]["gained"], metrics["mcnemar"][side]["lost"]) == (gained, lost)
+        assert metrics["intervals"]["zero_shot"][side] == before.metrics["intervals"][side]
+    alone = before_and_after(None, after)
+    assert alone["zero_shot"] is None and alone["mcnemar"] is None
+
+
+def test_scores_of_different_sets_are_not_compared(small_clip, pairs, scores):
+    with pytest.raises(DataError, match="different images or texts"):
+        before_and_after(evaluate_retrieval(small_clip, pairs, split="val"), scores)
+
+
+def printed(table) -> str:
+    console = Console(file=io.StringIO(), width=160)
+    console.print(table)
+    return console.file.getvalue()
+
+
+def test_the_table_shows_both_the_change_and_the_interval(scores):
+    metrics = before_and_after(scores, scores)
+    metrics["zero_shot"]["text_to_image/r5"], metrics["adapted"]["text_to_image/r5"] = 0.25, 0.5
+    metrics["zero_shot"]["image_to_text/mean_rank"], metrics["adapted"]["image_to_text/mean_rank"] = 1234.5, 7.25
+    text = printed(retrieval_table(metrics))
+    rows = {line.split("│")[1].strip(): line for line in text.splitlines() if "│" in line}
+    assert "25.0%" in rows["text to image: R@5"] and "+25.0%" in rows["text to image: R@5"]
+    assert "1,234.5" in rows["image to text: mean rank"] and "-1,227.2" in rows["image to text: mean rank"]
+    low, high = metrics["intervals"]["adapted"]["image_to_text"]
+    assert rows["image to text: R@1"].count(f"({low:.0%} to {high:.0%})") == 2
+    assert "6 images, 24 texts" in text and len(rows) == 12
+
+
+def test_without_scores_before_there_is_one_column(scores):
+    for metrics in (scores.metrics, before_and_after(None, scores)):
+        text = printed(retrieval_table(metrics))
+        assert "zero-shot" not in text and "change" not in text and "image to text: R@10" in text
+
+
+def test_the_verdict_says_whether_it_could_be_chance(scores):
+    metrics = before_and_after(scores, scores)
+    assert retrieval_verdict(metrics).count("the same") == 2
+    metrics["mcnemar"] = {
+        "image_to_text": {"gained": 20, "lost": 2, "p_value": 0.0001},
+        "text_to_image": {"gained": 2, "lost": 3, "p_value": 0.9},
+    }
+    first, second = retrieval_verdict(metrics).splitlines()
+    assert first.startswith("Image to text: 20 images") and "a gain beyond chance" in first
+    assert second.startswith("Text to image: 2 texts") and "could be chance" in second
+    metrics["mcnemar"]["image_to_text"] = {"gained": 1, "lost": 20, "p_value": 0.0001}
+    assert "a LOSS beyond chance" in retrieval_verdict(metrics)
+    assert retrieval_verdict(before_and_after(None, scores)) == ""
+
+
+# Two processes
+
+CODE = """
+import json
+from vladapt.core.backbones.load import load_backbone
+from vladapt.core.data.pairs.sample import sample_pairs
+from vladapt.core.engine.retrieval import evaluate_retrieval
+from vladapt.core.training.distributed import start_from_environment, stop
+start_from_environment()
+tower = load_backbone({spec!r}, device="cpu")
+ran = []
+encode = tower.encode_image
+tower.encode_image = lambda pixels, normalize=True: ran.append(len(pixels)) or encode(pixels, normalize)
+scores = evaluate_retrieval(tower, sample_pairs(60), split="train", batch_size=4)
+print(json.dumps([sum(ran), scores.metrics]))
+stop()
+"""
+
+
+def test_two_ranks_share_the_work_and_say_the_same(small_clip, small_clip_spec, pairs):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    ranks = []
+    for rank in range(2):
+        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+        environment = {**os.environ, **place, "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-c", CODE.format(spec=small_clip_spec)]
+        ranks.append(
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
+    try:
+        told = [process.communicate(timeout=180) for process in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
+    assert [process.returncode for process in ranks] == [0, 0], told
+    ran, metrics = zip(*(json.loads(out) for out, _ in told))
+    assert ran == (24, 24) and metrics[0] == metrics[1]
+    alone = evaluate_retrieval(small_clip, pairs, split="train", batch_size=4).metrics
+    for side in SIDES:
+        assert metrics[0][side] == pytest.approx(alone[side], abs=1e-9)
+
+
+# Real images
+
+
+def test_captions_of_real_photographs_are_found_by_the_default_backbone(data_dir, tmp_path):
+    pytest.importorskip("efficientnet_lite_pytorch", reason="extra embedded is not installed")
+    from vladapt import load_backbone
+    from vladapt.core.data.formats import loader
+    from vladapt.core.data.images import IMAGE
+
+    folder = data_dir / "detection_seg" / "coco_val128"
+    if not (folder / "captions.json").is_file():
+        pytest.skip("no coco_val128 here")
+    listed = json.loads((folder / "captions.json").read_text())
+    captions: dict[int, list[str]] = {}
+    for row in listed["annotations"]:
+        captions.setdefault(row["image_id"], []).append(row["caption"])
+    items = [
+        Item(row["file_name"], folder / row["file_name"], captions=tuple(captions[row["id"]]), split="test")
+        for row in listed["images"]
+    ]
+    data = DomainData(items, (), loader((IMAGE,)), kind="captions", name="coco_val128")
+    found = evaluate_retrieval(load_backbone("embedded", device="cpu"), pairs_of(data)).metrics
+    assert found["images"] == 77 and found["texts"] == 386
+    assert found["text_to_image"]["r1"] > 0.35 and found["text_to_image"]["r10"] > 0.8
+    assert found["image_to_text"]["r1"] > 0.3
