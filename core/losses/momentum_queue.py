@@ -1,0 +1,86 @@
+"""Cross-modal contrast against queues of keys that a slow teacher made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..contracts.adapter import require
+from ..contracts.loss import Loss
+from ._feature_queue import FeatureQueue
+
+
+class MomentumQueue(Loss):
+    """Each image picks its caption's key among a queue of earlier captions' keys, each caption its image's likewise.
+
+    BriVL of WenLan: Bridging Vision and Language by Large-Scale Multi-Modal Pre-Training, 2021, arXiv 2103.06561, which
+    brings MoCo (Momentum Contrast for Unsupervised Visual Representation Learning, 2019, arXiv 1911.05722) to pairs.
+    Keys come from the teacher, the mean of the student over time. The positive of a sample is the teacher's key of the
+    same sample; its negatives are the queue, and none but the queue. Thus their number does not hang on the batch.
+
+    Queue size and momentum are those of the released configuration. It trains at a fixed temperature of 0.07, which is
+    where CLIP's learnable `logit_scale` starts, and adds both directions up; here their mean is taken. Released queues
+    take batches that divide their size; here any batch goes in, in its order, and wraps around. Queues start with
+    random unit vectors, as released.
+
+    Args:
+        queue_size: keys of each modality, 1 or more.
+        momentum: share of itself that the teacher keeps in a step, 0 to 1.
+
+    Raises:
+        ConfigError: an option is out of range.
+        CapabilityError: dims lacks embed_dim.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset(
+        {"image_features", "text_features", "logit_scale", "teacher.image", "teacher.text"}
+    )
+    teacher: ClassVar[str | None] = "ema"
+
+    def __init__(self, dims: Mapping[str, int] | None = None, queue_size: int = 9600, momentum: float = 0.99):
+        super().__init__(dims)
+        require(queue_size >= 1, "queue_size", queue_size, "give 1 or more")
+        require(0 <= momentum <= 1, "momentum", momentum, "give 0 to 1")
+        self.momentum = float(momentum)
+        width = self.dim("embed_dim", "its queues")
+        self.images, self.texts = FeatureQueue(queue_size, width), FeatureQueue(queue_size, width)
+        self._seen: tuple[Tensor, Tensor] | None = None
+
+    def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
+        images, texts = out["teacher.image"].detach(), out["teacher.text"].detach()
+        self._seen = (images, texts)
+        scale = out["logit_scale"]
+        to_text = contrast(out["image_features"], texts, self.texts.rows, scale)
+        to_image = contrast(out["text_features"], images, self.images.rows, scale)
+        return {"loss": (to_text + to_image) / 2, "image_to_text": to_text, "text_to_image": to_image}
+
+    def teacher_momentum(self, progress: float) -> float:
+        """Share of itself that the teacher keeps in a step."""
+        return self.momentum
+
+    def after_step(self, model: nn.Module | None) -> None:
+        """Puts the keys of the step in place of the oldest."""
+        if self._seen is not None:
+            self.images.push(self._seen[0])
+            self.texts.push(self._seen[1])
+            self._seen = None
+
+
+def contrast(queries: Tensor, keys: Tensor, negatives: Tensor, scale: Tensor) -> Tensor:
+    """Mean cross-entropy of each query's own key among itself and the negatives.
+
+    Args:
+        queries: (B, D).
+        keys: (B, D), one a query.
+        negatives: (K, D).
+        scale: what the products are multiplied by.
+    """
+    own = (queries * keys).sum(dim=1, keepdim=True)  # (B, 1)
+    # The copy is the backward pass's own, should the queue move before that.
+    others = queries @ negatives.to(queries, copy=True).T  # (B, K)
+    logits = scale * torch.cat([own, others], dim=1)
+    return F.cross_entropy(logits, torch.zeros(len(queries), dtype=torch.int64, device=queries.device))
