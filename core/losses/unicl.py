@@ -1,0 +1,119 @@
+"""Contrast in the space of images, texts and labels, with prefixes that say where a text comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..contracts.adapter import require
+from ..contracts.loss import Loss
+from ._info_nce import log_sums
+
+SOURCES = ("caption", "label")
+"""Where a text comes from: written for the image, or a template filled with the name of its class."""
+
+
+class Unicl(Loss):
+    """Images and texts of one label are all positives of each other; a pair without a label has itself alone.
+
+    Unified Contrastive Learning in Image-Text-Label Space, 2022, arXiv 2204.03610: the target of a row is spread evenly
+    over its positives, in both directions. Without labels this is CLIP's loss, with labels alone the supervised
+    contrast. The positives enter through the means of their features, so that the N x N matrix is never held.
+
+    With `n_prefix` above 0, Prefix Conditioning Unifies Language and Label Supervision, 2022, arXiv 2206.01125: learned
+    vectors go between the start token and the words, one set for captions and one for label prompts, so that the text
+    tower knows which kind it reads. Prompts of classes are later read with the prefix of captions, the richer kind.
+    That paper draws each batch from one source, which is the sampler's business.
+
+    Args:
+        n_prefix: vectors put before the words, 0 for none.
+
+    Raises:
+        ConfigError: n_prefix is below 0, or leaves no place for words.
+        CapabilityError: dims lacks text_width or context_length where there are prefixes.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "logit_scale", "labels"})
+    logit_scale_bounds: ClassVar[tuple[float, float] | None] = (1.0, 100.0)
+
+    def __init__(self, dims: Mapping[str, int] | None = None, n_prefix: int = 0):
+        super().__init__(dims)
+        require(n_prefix >= 0, "n_prefix", n_prefix, "give 0 or more")
+        self.n_prefix = int(n_prefix)
+        if n_prefix:
+            self.longest = self.dim("context_length", "its prefixes")
+            require(n_prefix <= self.longest - 3, "n_prefix", n_prefix, f"a text has {self.longest} tokens in all")
+            self.prefixes = nn.Parameter(torch.empty(len(SOURCES), n_prefix, self.dim("text_width", "its prefixes")))
+            nn.init.normal_(self.prefixes, std=0.02)  # as word embeddings start
+
+    def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
+        images, texts, scale = out["image_features"], out["text_features"], out["logit_scale"]
+        rows, columns, _ = log_sums(images, texts, scale)  # (B,)
+        # The mean logit of an image with its positives is its logit with their mean, and as many texts share a label
+        # as images do: averaged over the batch, both directions have one answer.
+        answer = scale * (images * means_of_groups(texts, groups_of(out["labels"]))).sum(dim=1).mean()
+        return {"loss": (rows.mean() + columns.mean()) / 2 - answer}
+
+    def text_prompt(self, embeddings: Tensor, mask: Tensor, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Word embeddings with the prefix of each text's source after the start token, and their mask.
+
+        Args:
+            embeddings: (B, L, T), the start token first.
+            mask: (B, L) tokens up to the end token.
+            batch: "labels" (B,) at 0 or above where the text is a label prompt; without it all are read as captions.
+        """
+        if not self.n_prefix:
+            return embeddings, mask
+        labels = batch.get("labels")
+        source = torch.zeros(len(embeddings), dtype=torch.int64) if labels is None else (labels >= 0).long()
+        prefix = self.prefixes[source.to(self.prefixes.device)].to(embeddings)  # (B, n_prefix, T)
+        return insert_after_start(embeddings, mask, prefix, self.longest)
+
+    def prompt_prefix(self, source: str = "caption") -> Tensor:
+        """(n_prefix, T): what a text of this source is given, for models that go on without this loss.
+
+        Raises:
+            ConfigError: no such source, or there are no prefixes.
+        """
+        require(source in SOURCES, "source", source, f"give one of {', '.join(SOURCES)}")
+        require(self.n_prefix > 0, "n_prefix", self.n_prefix, "this loss was made without prefixes")
+        return self.prefixes[SOURCES.index(source)].detach()
+
+
+def groups_of(labels: Tensor) -> Tensor:
+    """(B,) numbers from 0, equal where labels are equal and 0 or above; a sample with another label is alone."""
+    alone = -1 - torch.arange(len(labels), device=labels.device)
+    return torch.where(labels >= 0, labels, alone).unique(return_inverse=True)[1]
+
+
+def means_of_groups(features: Tensor, groups: Tensor) -> Tensor:
+    """(B, D): for each row the mean of its group's rows."""
+    count = len(features)
+    sums = torch.zeros_like(features).index_add(0, groups, features)
+    sizes = torch.bincount(groups, minlength=count).clamp(min=1)
+    return (sums / sizes[:, None])[groups]
+
+
+def insert_after_start(embeddings: Tensor, mask: Tensor, prefix: Tensor, longest: int) -> tuple[Tensor, Tensor]:
+    """Prefix vectors between the start token and the words; where that is too long, the last words go, not the end.
+
+    Args:
+        embeddings: (B, L, T).
+        mask: (B, L) bool, tokens up to the end token.
+        prefix: (B, n, T).
+        longest: tokens the tower takes at most.
+
+    Returns:
+        (B, min(L + n, longest), T) and its mask.
+    """
+    n, words = prefix.shape[1], mask.sum(dim=1)  # (B,)
+    length = min(embeddings.shape[1] + n, longest)
+    kept = (words + n).clamp(max=length)
+    taken = torch.arange(1, length - n, device=embeddings.device).expand(len(embeddings), -1)
+    taken = torch.where(taken == kept[:, None] - n - 1, words[:, None] - 1, taken)  # the end token stays the last
+    rest = embeddings.gather(1, taken[:, :, None].expand(-1, -1, embeddings.shape[2]))
+    whole = torch.cat([embeddings[:, :1], prefix, rest], dim=1)
+    return whole, torch.arange(length, device=mask.device) < kept[:, None]
