@@ -61,6 +61,7 @@ OUTPUTS: dict[str, Output] = {
     "logits": Output("scores of all classes", ("B", "C"), "raw"),
     # what the data says
     "labels": Output("class or identity", ("B",), "class"),
+    "image_ids": Output("which image it is, where an image comes with several captions", ("B",), "class"),
     "image_findings": Output("findings in the image: 1 present, 0 uncertain, -1 absent", ("B", "E"), "finding"),
     "text_findings": Output("findings in the caption: 1 present, 0 uncertain, -1 absent", ("B", "E"), "finding"),
     "index": Output("the sample's row in the training set", ("B",), "row"),
