@@ -26,6 +26,7 @@ class Loss(nn.Module, ABC):
     Class attributes:
         needs: names that `out` must hold, of `core/contracts/outputs.py`.
         teacher: None; "ema", the mean of the student over time, where `teacher.*` outputs are asked for; or "frozen".
+        frozen_towers: towers ("image", "text") that the loss wants frozen.
         logit_scale_bounds: lowest and highest exponentiated logit scale, as published; None leaves it free.
         experimental: what in this loss is ours, where the paper's equation could not be had; "" otherwise.
 
@@ -39,6 +40,7 @@ class Loss(nn.Module, ABC):
 
     needs: ClassVar[frozenset[str]] = frozenset()
     teacher: ClassVar[str | None] = None
+    frozen_towers: ClassVar[frozenset[str]] = frozenset()
     logit_scale_bounds: ClassVar[tuple[float, float] | None] = None
     experimental: ClassVar[str] = ""
 
