@@ -6,11 +6,11 @@ import sys
 
 import typer
 
-from .core.commands import embed, fit, inspect, retrieval
+from .core.commands import embed, fit, inspect, pretrain, retrieval
 from .core.contracts.errors import VladaptError
 from .core.engine.exits import INTERRUPTED, fail, interrupted, usage
 
-COMMAND_GROUPS = (fit, embed, retrieval, inspect)
+COMMAND_GROUPS = (fit, pretrain, embed, retrieval, inspect)
 """In the order of `vladapt --help`."""
 
 app = typer.Typer(

@@ -1,4 +1,5 @@
-"""Backbones of open_clip: `open_clip:<arch>/<tag>`, `open_clip:<arch or config.json>@<checkpoint>`.
+"""Backbones of open_clip: `open_clip:<arch>/<tag>`, `open_clip:<arch or config.json>@<checkpoint>`; with `@random` or
+`@random:<seed>` weights that nothing has trained, to start from.
 
 Reproducible scaling laws for contrastive language-image learning, 2023, arXiv 2212.07143, and the many models that
 library carries: CLIP (arXiv 2103.00020), SigLIP (arXiv 2303.15343), CoCa, and others.
@@ -86,6 +87,9 @@ class OpenClipBackbone(TwoTower):
 
     def build_model(self) -> nn.Module:
         source = self.source
+        if source.weights is None:
+            torch.manual_seed(source.seed)  # the caller puts the state back that the run is in
+            return _empty_model(source)
         state = read_checkpoint(source.weights)
         model = _empty_model(source)
         if isinstance(model, models.CustomTextCLIP) and "text_projection" in state:

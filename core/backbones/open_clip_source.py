@@ -18,7 +18,7 @@ from .preprocessing import Preprocess
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
-FORM = "open_clip:<arch>/<tag> or open_clip:<arch or config.json>@<checkpoint>"
+FORM = "open_clip:<arch>/<tag> or open_clip:<arch or config.json>@<checkpoint, or random>"
 MODEL_KEYS = (
     "embed_dim",
     "vision_cfg",
@@ -48,22 +48,24 @@ class Source:
     Args:
         name: the architecture's name, or the configuration's file.
         config: open_clip's model configuration, with the image size in force.
-        weights: the checkpoint.
+        weights: the checkpoint; None for random weights.
         identity: what tells these weights from others: the file's digest, or the registry's entry.
         transform: how pixels are made.
         resized: whether positions are to be resampled, the image size being another than that of the weights.
         folder: of the configuration file, where a tokenizer may lie beside it.
         licence: of the weights, where known.
+        seed: of random weights.
     """
 
     name: str
     config: dict[str, Any]
-    weights: Path
+    weights: Path | None
     identity: Any
     transform: Preprocess
     resized: bool = False
     folder: Path | None = None
     licence: str = "unknown"
+    seed: int = 0
 
 
 def find_source(rest: str, image_size: int | None) -> Source:
@@ -111,9 +113,22 @@ def _local_source(rest: str) -> Source:
     else:
         name = known_architecture(name)
         config, overrides, folder = _registered_config(name), _usual_preprocessing(name), None
+    if (seed := _random_seed(checkpoint)) is not None:
+        identity = f"random weights, seed {seed}"
+        return Source(name, config, None, identity, _transform(overrides), folder=folder, licence="none", seed=seed)
     weights = Path(checkpoint).expanduser()
     require_file(weights, "checkpoint file (.safetensors, or .pt of tensors only)")
     return Source(name, config, weights, file_digests([weights]), _transform(overrides), folder=folder)
+
+
+def _random_seed(checkpoint: str) -> int | None:
+    """The seed of "random" or "random:SEED": weights that nothing has trained; None for a file."""
+    word, _, seed = checkpoint.partition(":")
+    if word != "random" or Path(checkpoint).is_file():
+        return None
+    if seed and not seed.isdigit():
+        raise ConfigError(f"backbone '...@{checkpoint}': the seed of random weights is a whole number, as in @random:3")
+    return int(seed or 0)
 
 
 def _split_local(rest: str) -> tuple[str, str]:

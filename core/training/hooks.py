@@ -18,6 +18,7 @@ from .history import History
 from .random_states import all_random_states, set_random_states
 from .samples import BrokenSamples, seed_of
 from .settings import TrainingSettings
+from .sharding import cut_as, load_plain, plain, whole
 from .teacher import follow
 
 EXPLODED = 30.0
@@ -100,7 +101,8 @@ class BeforeEpochHook(Hook):
 
     def before_train_epoch(self, runner) -> None:
         if runner.train_loop.fresh_epoch:  # after a resume within an epoch, what was made then is in the checkpoint
-            model_of(runner).objective.call("before_epoch", self.extract)
+            with whole(model_of(runner)):
+                model_of(runner).objective.call("before_epoch", self.extract)
 
 
 class AverageHook(Hook):
@@ -140,7 +142,8 @@ class ValidationHook(Hook):
         )
 
     def after_train_epoch(self, runner) -> None:
-        score = self.validate()
+        with whole(model_of(runner)):
+            score = self.validate()
         self.history.end_epoch(val=score)
         if self.best.get("score") is None or score > self.best["score"]:
             self.best.update(score=score, epoch=runner.epoch, state=self.state_of())
@@ -178,22 +181,18 @@ class ResumeHook(Hook):
             self._save(runner, done)
 
     def _save(self, runner, done: int) -> None:
-        states = all_random_states()
-        if not is_main():
-            run_on_all(lambda: None)
-            return
         state = {
             "step": done,
             "identity": json.dumps(self.identity, sort_keys=True),
-            "model": model_of(runner).state_dict(),
-            "optimizer": runner.optim_wrapper.state_dict(),
+            "model": plain(model_of(runner).state_dict()),
+            "optimizer": plain(runner.optim_wrapper.state_dict()),
             "schedulers": [scheduler.state_dict() for scheduler in runner.param_schedulers or []],
-            "random": json.dumps(states),
+            "random": json.dumps(all_random_states()),
             "history": json.dumps(self.history.state()),
             "first_losses": list(runner.message_hub.get_info("vladapt_first_losses") or []),
             "extra": {name: read() for name, (read, _) in self.extra.items()},
         }
-        run_on_all(lambda: save_checkpoint(self.folder, done, state, self.settings.keep))
+        run_on_all(lambda: save_checkpoint(self.folder, done, state, self.settings.keep) if is_main() else None)
 
     def _restore(self, runner) -> None:
         state, path, notes = newest_checkpoint(self.folder)
@@ -202,8 +201,11 @@ class ResumeHook(Hook):
         if state is None:
             return
         self._check_identity(json.loads(state["identity"]), path)
-        model_of(runner).load_state_dict(state["model"])
-        runner.optim_wrapper.load_state_dict(state["optimizer"])
+        load_plain(model_of(runner), state["model"])
+        wrapper = runner.optim_wrapper
+        parameters = [p for group in wrapper.optimizer.param_groups for p in group["params"]]
+        optimizer = cut_as(state["optimizer"]["optimizer"], parameters)
+        wrapper.load_state_dict({**state["optimizer"], "optimizer": optimizer})
         for scheduler, saved in zip(runner.param_schedulers or [], state["schedulers"]):
             scheduler.load_state_dict(saved)
         for name, (_, write) in self.extra.items():

@@ -18,6 +18,7 @@ from .objective import Objective
 from .outputs import Outputs
 from .samples import seed_of
 from .settings import TrainingSettings
+from .sharding import average_replicated, is_sharded
 from .teacher import follow
 
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -132,6 +133,8 @@ def global_step(wrapped: nn.Module, model: PairModel, data: dict[str, Any], opti
             backward=optim_wrapper.backward,
             replay=lambda part, gradients, last: _replay(wrapped, part, gradients, last),
         )
+    if is_sharded(model):
+        average_replicated([p for p in model.parameters() if p.requires_grad])
     norm = optim_wrapper.gradient_norm()
     optim_wrapper.step()
     optim_wrapper.zero_grad()

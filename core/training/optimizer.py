@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..contracts.backbone import Backbone
 from .layers import parameter_groups
 from .settings import TrainingSettings, warmup_steps
+from .sharding import squared_norm
 
 
 class StepOptimWrapper(OptimWrapper):
@@ -36,9 +37,11 @@ class StepOptimWrapper(OptimWrapper):
         found = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         if not found:
             return torch.zeros(())
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(found)))
+        norm = squared_norm(found).sqrt()
         if self.clip_norm is not None:
-            torch._foreach_mul_(found, (self.clip_norm / (norm + 1e-6)).clamp(max=1.0))
+            factor = float((self.clip_norm / (norm + 1e-6)).clamp(max=1.0))
+            for gradient in found:
+                gradient.mul_(factor)
         return norm
 
     def step(self, **kwargs) -> None:
@@ -63,7 +66,10 @@ def build_optimizer(backbone: Backbone, heads: list[nn.Module], settings: Traini
     if settings.optimizer == "sgd":
         optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=0.9)
     else:
-        optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps)
+        # Weights that are cut over processes cannot be updated in one list with those that are not.
+        together = None if settings.parallel == "ddp" else False
+        options = {"betas": settings.betas, "eps": settings.eps, "foreach": together}
+        optimizer = torch.optim.AdamW(groups, lr=settings.lr, **options)
     return StepOptimWrapper(optimizer, backbone.device.type, settings.amp == "fp16", settings.clip_grad)
 
 

@@ -7,8 +7,11 @@ from torch import nn
 from .distributed import world_size
 from .model import GlobalBatchParallel, PairModel
 from .settings import TrainingSettings
+from .sharding import shard
 
 
 def parallel(model: PairModel, settings: TrainingSettings) -> nn.Module:
     """The model as it is where one process trains, else wrapped."""
-    return model if world_size() == 1 else GlobalBatchParallel(model)
+    if world_size() == 1:
+        return model
+    return shard(model, model.backbone.device) if settings.parallel == "fsdp" else GlobalBatchParallel(model)

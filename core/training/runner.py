@@ -11,14 +11,15 @@ from pathlib import Path
 
 import torch
 from mmengine.hooks import Hook
+from mmengine.runner import Runner
 from torch import nn
 
-from .distributed import world_size
 from .loop import ResumableLoop
 from .model import PairModel
 from .optimizer import build_optimizer, rate_schedulers
 from .parallel import parallel
 from .settings import TrainingSettings
+from .sharding import make_whole
 
 UNUSED_HOOKS = ("runtime_info", "timer", "sampler_seed", "logger", "checkpoint")
 """mmengine's own: what they tell and save, ours do, in a form that a run can be resumed from exactly."""
@@ -38,15 +39,15 @@ def run_with_hooks(
     Returns:
         The step it started from, above 0 after a resume.
     """
-    from mmengine.runner import Runner
     from mmengine.visualization import Visualizer
 
+    wrapped = parallel(model, settings)
     optimizer = build_optimizer(model.backbone, heads, settings)
     name = f"vladapt-{time.time_ns()}"
     start = _StartStep()
     with restored_determinism(), _quiet(folder):
-        runner = Runner(
-            model=parallel(model, settings),
+        runner = TowerRunner(
+            model=wrapped,
             work_dir=str(folder),
             train_dataloader=samples,
             train_cfg={"type": ResumableLoop, "max_epochs": settings.epochs},
@@ -54,7 +55,7 @@ def run_with_hooks(
             param_scheduler=rate_schedulers(settings, steps) or None,
             default_hooks=dict.fromkeys(UNUSED_HOOKS),
             custom_hooks=[*hooks, start],
-            launcher="pytorch" if world_size() > 1 else "none",
+            launcher="none",  # the processes are joined and the model is wrapped already
             randomness={"seed": settings.seed, "deterministic": True},
             log_level="ERROR",
             visualizer=Visualizer.get_instance(name),
@@ -63,8 +64,16 @@ def run_with_hooks(
         )
         runner.train()
     for module in (model.towers, *heads):
+        make_whole(module)
         module.eval().requires_grad_(False)
     return start.step
+
+
+class TowerRunner(Runner):
+    """A Runner that takes the weights as they are: they come from a backbone, alike on all processes."""
+
+    def _init_model_weights(self) -> None:
+        """Nothing to initialise, and nothing to send round, which weights that are cut over processes do not allow."""
 
 
 @contextmanager

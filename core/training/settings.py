@@ -41,6 +41,9 @@ class TrainingSettings:
         lock: towers that stay as they are (LiT locks "image").
         unlock_after: epochs with locked towers, then a second stage of the rest without (Chinese-CLIP); 0: one stage.
         train_last: only so many of each tower's last layers are trained; None: all.
+        lora: rank of LoRA on the attention of both towers, in place of training their weights; 0: none.
+        lora_alpha: its scale.
+        lora_dropout: share of its inputs left out in training.
         captions: which of several captions an epoch uses: "uniform" (drawn), "first", or "shear" (drawn, rewrites cut
             to the length of the original).
         crop_scale: shares of an image's area that the random crop keeps.
@@ -75,6 +78,9 @@ class TrainingSettings:
     lock: tuple[str, ...] = ()
     unlock_after: int = 0
     train_last: int | None = None
+    lora: int = 0
+    lora_alpha: float = 1.0
+    lora_dropout: float = 0.25
     captions: str = "uniform"
     crop_scale: tuple[float, float] = (0.5, 1.0)
     save_every: int | None = None
@@ -94,13 +100,15 @@ class TrainingSettings:
         require(self.optimizer in OPTIMIZERS, "optimizer", self.optimizer, "there are adamw and sgd")
         require(self.amp in PRECISIONS, "amp", self.amp, "there are bf16 and fp16 (none: full precision)")
         require(self.parallel in PARALLEL, "parallel", self.parallel, "there are ddp and fsdp")
+        averaged = self.parallel == "fsdp" and self.ema is not None
+        require(not averaged, "ema", self.ema, "weights that fsdp cuts over processes are not averaged; use ddp")
         require(self.captions in CAPTIONS, "captions", self.captions, "there are uniform, first and shear")
         require(set(self.lock) < set(TOWERS), "lock", list(self.lock), "lock image or text, not both")
         require(not self.unlock_after or self.lock, "unlock_after", self.unlock_after, "name the tower in lock")
         require(self.unlock_after < self.epochs, "unlock_after", self.unlock_after, "give fewer than epochs")
 
     def _check_counts(self) -> None:
-        least_of = {"epochs": 1, "batch_size": 2, "unlock_after": 0, "keep": 2, "workers": 0, "seed": 0}
+        least_of = {"epochs": 1, "batch_size": 2, "unlock_after": 0, "keep": 2, "workers": 0, "seed": 0, "lora": 0}
         for name, least in least_of.items():
             value = getattr(self, name)
             require(type(value) is int and value >= least, name, value, f"give a whole number, {least} or more")
@@ -114,6 +122,8 @@ class TrainingSettings:
             require(getattr(self, name) > 0, name, getattr(self, name), "give a number above 0")
         for name in ("weight_decay", "warmup", "end_lr"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "give 0 or more")
+        require(self.lora_alpha > 0, "lora_alpha", self.lora_alpha, "give a number above 0")
+        require(0 <= self.lora_dropout < 1, "lora_dropout", self.lora_dropout, "give a share, 0 to below 1")
         require(0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "give a factor above 0, at most 1")
         require(self.clip_grad is None or self.clip_grad > 0, "clip_grad", self.clip_grad, "give a norm above 0")
         require(self.ema is None or 0 < self.ema < 1, "ema", self.ema, "give a share between 0 and 1")

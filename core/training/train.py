@@ -24,6 +24,7 @@ from .fields import fields_of
 from .history import History
 from .hooks import AverageHook, BeforeEpochHook, ResumeHook, StepHook, ValidationHook
 from .layers import freeze_batch_norm, set_trainable
+from .lora import add_lora, merge_lora
 from .model import PairModel
 from .objective import Objective, build_objective
 from .outputs import Outputs
@@ -46,7 +47,7 @@ class Task:
         class_prompts: C lists of prompts, where a loss needs "logits".
         teacher: a backbone, where a loss has a frozen teacher.
         view: augments an image for training: (decoded, seed) -> pixels; by default a crop and a flip.
-        select: chooses what is trained: called with the backbone; by default `lock` and `train_last` say it.
+        select: chooses what is trained: called with the backbone; by default `lock`, `train_last` and `lora` say it.
         validate: () -> score on val, the higher the better; or None.
         identity: facts that a checkpoint must share to be resumed, beside the settings.
     """
@@ -135,6 +136,8 @@ def train(
     heads = [made.objective, made.outputs]
     first_step = run_with_hooks(model, heads, samples, settings, hooks, steps, folder)
     _keep_best(backbone, average, best)
+    if settings.lora and task.select is None:
+        merge_lora(backbone)
     seconds = time.monotonic() - started
     return Trained(
         history=history.finished(),
@@ -196,8 +199,13 @@ class _Parts:
 
     def _select(self) -> None:
         backbone, task = self.backbone, self.task
+        settings = self.settings
         if task.select is not None:
             task.select(backbone)
+        elif settings.lora:
+            towers = [tower for tower in ("image", "text") if tower not in self._locked()]
+            options = {"alpha": settings.lora_alpha, "dropout": settings.lora_dropout}
+            add_lora(backbone, r=settings.lora, towers=towers, **options)
         else:
             set_trainable(backbone, lock=self._locked(), last=self.settings.train_last)
         if not any(p.requires_grad for p in backbone.model.parameters()):

@@ -17,7 +17,7 @@ from vladapt import DataError
 from vladapt.core.training.checkpoints import checkpoints, newest_checkpoint, save_checkpoint
 
 SETTINGS = {"epochs": 3, "batch_size": 8, "lr": 1e-3, "save_every": 2, "seed": 3, "ema": 0.5}
-ONE_STEP_EACH = {**SETTINGS, "epochs": 2}
+ON_TWO = {**SETTINGS, "epochs": 2, "ema": None, "optimizer": "sgd", "lr": 1e-4, "clip_grad": 5.0}
 
 
 def start(job: dict, ranks: int = 1) -> list[subprocess.Popen]:
@@ -131,17 +131,18 @@ def test_a_failed_write_leaves_the_one_before(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-@pytest.mark.parametrize("micro", [None, 3])
-def test_two_processes_train_as_one(job, tmp_path, micro):
-    """Weights, queues, heads with BatchNorm and means: all as one process makes them of the same batches."""
-    settings = {**ONE_STEP_EACH, "optimizer": "sgd", "lr": 2e-5, "micro_batch_size": micro}
+@pytest.mark.parametrize(("parallel", "micro"), [("ddp", None), ("ddp", 3), ("fsdp", 3)])
+def test_two_processes_train_as_one(job, tmp_path, parallel, micro):
+    """Weights, heads with BatchNorm and means: all as one process makes them of the same batches."""
+    settings = {**ON_TWO, "micro_batch_size": micro, "parallel": parallel}
     one = run({**job, "folder": str(tmp_path / "one"), "settings": {**settings, "micro_batch_size": None}})
     two = run({**job, "folder": str(tmp_path / "two"), "settings": settings}, ranks=2)
     assert_same(one, two, tolerance=1e-6)
 
 
-def test_two_processes_resume_as_they_were(job, tmp_path):
-    settings = {**ONE_STEP_EACH, "optimizer": "sgd", "lr": 2e-5}
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_resume_as_they_were(job, tmp_path, parallel):
+    settings = {**ON_TWO, "parallel": parallel}
     one = run({**job, "folder": str(tmp_path / "one"), "settings": settings}, ranks=2)
     place = {**job, "folder": str(tmp_path / "two"), "settings": settings}
     processes = start({**place, "kill_at": 5}, ranks=2)

@@ -90,6 +90,7 @@ def test_recomputed_activations_change_no_weight(small_clip_spec, toy_pairs, tmp
         {"ema": 0.5},
         {"lock": "image"},
         {"train_last": 1},
+        {"lora": 2},
         {"crop_scale": (0.1, 0.2)},
         {"epochs": 3},
         {"batch_size": 12},
@@ -109,6 +110,21 @@ def test_a_locked_tower_stays(fresh_clip, toy_pairs, tmp_path):
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert not any(name.startswith("visual.") for name in moved)
     assert "transformer.resblocks.0.mlp.c_fc.weight" in moved
+
+
+@pytest.mark.parametrize("settings", [{"lora_alpha": 8.0}, {"lora_dropout": 0.0}, {"lora": 4}], ids=str)
+def test_each_choice_of_lora_changes_the_weights(small_clip_spec, toy_pairs, tmp_path, settings):
+    plain = weights_after(small_clip_spec, toy_pairs(), tmp_path / "plain", lora=2, lr=1e-2)
+    other = weights_after(small_clip_spec, toy_pairs(), tmp_path / "other", **{"lora": 2, "lr": 1e-2, **settings})
+    assert distance(plain, other) > 0
+
+
+def test_lora_leaves_all_but_attention_as_it_was(fresh_clip, toy_pairs, tmp_path):
+    before = weights(fresh_clip)
+    run(fresh_clip, toy_pairs(), tmp_path, lora=2, lr=1e-2)
+    after = weights(fresh_clip)
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved and all(name.endswith("attn.in_proj_weight") for name in moved)
 
 
 def test_fp16_scales_its_loss(small_clip_spec, toy_pairs, tmp_path):
@@ -246,6 +262,9 @@ def test_every_rank_has_its_part_of_the_same_batches(monkeypatch):
         ("parallel", "pipeline"),
         ("optimizer", "adam"),
         ("patience", 0),
+        ("lora", -1),
+        ("lora_alpha", 0.0),
+        ("lora_dropout", 1.0),
     ],
 )
 def test_settings_out_of_range_are_refused(option, value):

@@ -1,0 +1,103 @@
+"""`pretrain`: a backbone on image-text pairs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .options import Backbone, Debug, Device, Json, Sets
+from .printing import print_json, reporter, say, show_table
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command()(pretrain)
+
+
+def pretrain(
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Pairs: CSV, TSV, JSONL, COCO or Karpathy JSON, WebDataset tars, a folder of images with texts, "
+            "or `sample`."
+        ),
+    ],
+    out: Annotated[str, typer.Option(help="Folder for the model, its report and its checkpoints.")],
+    loss: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME or NAME=WEIGHT (`vladapt list losses`); clip by default. Repeatable."),
+    ] = None,
+    backbone: Backbone = "embedded",
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training pairs.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Pairs of one step, over all processes and micro-batches together.")
+    ] = None,
+    micro_batch_size: Annotated[
+        int | None, typer.Option(help="Pairs of one forward pass; fewer need less memory and change no result.")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Fixes order, augmentation and initialisation.")] = None,
+    device: Device = None,
+    amp: Annotated[str | None, typer.Option(help="Mixed precision: bf16 or fp16.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that decode images; 0: none beside this one.")] = None,
+    lock: Annotated[str | None, typer.Option(help="Tower that stays as it is: image (LiT) or text.")] = None,
+    lora: Annotated[int | None, typer.Option(help="Train LoRA of this rank in place of the weights.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="Backbone that teaches, for losses that distil.")] = None,
+    generic: Annotated[
+        str | None, typer.Option(help="Class folders of generic images, to see what is forgotten; drawings by default.")
+    ] = None,
+    sets: Sets = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where this training was stopped.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train a backbone on image-text pairs, from its weights or from none; the model is a --backbone afterwards.
+
+    With --set any other choice: a setting (`--set layer_decay=0.7`), an option of a loss
+    (`--set loss.silc.momentum=0.99`) or of the reader (`--set data.root=images`).
+
+    Example: vladapt pretrain --data pairs.csv --loss clip=1 --loss silc=0.5 --epochs 10 --out models/mine
+    """
+    from ..engine.pretrain import pretrain as engine_pretrain
+    from ..engine.pretrain_options import plan_of
+    from ..engine.retrieval_tables import retrieval_table
+
+    flags = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "micro_batch_size": micro_batch_size,
+        "lr": lr,
+        "seed": seed,
+        "amp": amp,
+        "workers": workers,
+        "lock": lock,
+        "lora": lora,
+    }
+    plan = plan_of(
+        data=data,
+        out=out,
+        losses=loss or ["clip"],
+        backbone=backbone or "embedded",
+        teacher=teacher,
+        generic=generic,
+        device=device or "auto",
+        settings=flags,
+        sets=sets or (),
+    )
+    result = engine_pretrain(plan, resume=resume, reporter=reporter())
+    if result is None:
+        return
+    if as_json:
+        print_json(result.summary)
+        return
+    if result.finished_before:
+        say("This training was finished before; these are its results.")
+    if result.metrics.get("adapted"):
+        show_table(retrieval_table(result.metrics))
+    for note in result.notes:
+        say(note)
+    for name, reason in result.skipped:
+        say(f"Skipped: {name}: {reason}")
+    say(f"Model:  {result.model}")
+    say(f"Report: {result.model.parent / 'report.html'}")
