@@ -22,10 +22,11 @@ class PairBuilder:
     Args:
         base: folder that file names are relative to.
         listed_in: the file that lists the rows, for messages.
+        unit: what the place of a row counts: "line", "image".
     """
 
-    def __init__(self, base: str | Path, listed_in: str | Path):
-        self.base, self.listed_in = str(base), Path(listed_in)
+    def __init__(self, base: str | Path, listed_in: str | Path, unit: str = "line"):
+        self.base, self.listed_in, self._unit = str(base), Path(listed_in), unit
         self.skipped: list[tuple[str, str]] = []
         self.notes: list[str] = []
         self._names, self._captions, self._negatives = StringsBuilder(), RaggedBuilder(), StringsBuilder()
@@ -135,8 +136,8 @@ class PairBuilder:
     def _skip_contradicting(self, rows: np.ndarray, leaders: np.ndarray, what: str) -> None:
         for row in np.flatnonzero(rows):
             first = self._places[int(leaders[row])]
-            reason = f"gives its image {what} that differs from line {first}"
-            self.skip(f"{self.listed_in.name} line {self._places[int(row)]}", reason)
+            reason = f"gives its image {what} that differs from {self._unit} {first}"
+            self.skip(f"{self.listed_in.name} {self._unit} {self._places[int(row)]}", reason)
 
 
 def sorted_labels(names: list[str], labels: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:

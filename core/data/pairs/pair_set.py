@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ import numpy as np
 
 from ...contracts.domain import SPLITS, Decoded
 from ...contracts.errors import DataError
+from ..identity import FileHashes
 from .columns import Ragged, Strings
 from .pair_images import PairImages, StoredImages
 
@@ -61,7 +63,7 @@ class PairColumns:
         captions: one or more a row.
         labels: int32 indices of classes, -1 for none.
         file_of: which of `files` a row's image is in; None where row i is in file i.
-        ids: None where the file's name is the id.
+        ids: names within their files, for images in tar files; None where the file's name is the id.
         offsets: byte of a tar file where the image begins, int64; None for files of their own.
         sizes: bytes of it, int64, with `offsets`.
         texts: field -> none or more a row.
@@ -129,7 +131,7 @@ class PairSet:
         label = int(columns.labels[row])
         texts = {name: found for name, column in columns.texts.items() if (found := column[row])}
         return Pair(
-            id=(columns.ids or columns.files)[row],
+            id=self.id(index),
             source=source,
             offset=offset,
             size=size,
@@ -143,6 +145,12 @@ class PairSet:
 
     def __iter__(self) -> Iterator[Pair]:
         return (self[index] for index in range(len(self)))
+
+    def id(self, index: int) -> str:
+        """The id of a row alone: "FILE", or "FILE:NAME" in a tar file."""
+        row, columns = self._row(index), self.columns
+        name = columns.files[self._file(row)]
+        return name if columns.ids is None else f"{name}:{columns.ids[row]}"
 
     # pixels ----------------------------------------------------------------------------------------------------------
 
@@ -172,6 +180,27 @@ class PairSet:
             DataError: it cannot be read.
         """
         return self.images.read(*self._place(index))
+
+    def image_size(self, index: int) -> int:
+        """Bytes of the encoded image, 0 where its file is gone.
+
+        Needs no reading; equal images have equal sizes.
+        """
+        source, _, size = self._place(index)
+        if size is not None:
+            return size
+        return os.path.getsize(source) if os.path.isfile(source) else 0
+
+    def content_hash(self, index: int, hashes: FileHashes) -> str:
+        """Hex sha256 of the encoded image; that of a whole file is remembered.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        source, offset, _ = self._place(index)
+        if offset is None:
+            return hashes.sha256(source)
+        return hashlib.sha256(self.image_bytes(index)).hexdigest()
 
     # parts -----------------------------------------------------------------------------------------------------------
 
@@ -205,6 +234,10 @@ class PairSet:
         codes = np.fromiter((SPLIT_CODES[name] for name in assignments), np.uint8)
         if len(codes) != len(self):
             raise ValueError(f"{len(codes)} splits for {len(self)} pairs")
+        return self.with_split_codes(codes)
+
+    def with_split_codes(self, codes: np.ndarray) -> PairSet:
+        """The same rows in other splits, given as (N,) uint8 positions in `SPLIT_NAMES`."""
         return replace(self, split_codes=codes)
 
     # what rows have --------------------------------------------------------------------------------------------------
@@ -244,11 +277,13 @@ class PairSet:
             raise IndexError(f"row {index} of a set of {len(self)}")
         return int(self.rows[index])
 
+    def _file(self, row: int) -> int:
+        return row if self.columns.file_of is None else int(self.columns.file_of[row])
+
     def _place(self, index: int) -> tuple[str, int | None, int | None]:
         """(file, offset, size) of an image."""
         row, columns = self._row(index), self.columns
-        name = columns.files[row if columns.file_of is None else columns.file_of[row]]
-        source = os.path.join(columns.base, name)
+        source = os.path.join(columns.base, columns.files[self._file(row)])
         if columns.offsets is None or columns.sizes is None:
             return source, None, None
         return source, int(columns.offsets[row]), int(columns.sizes[row])

@@ -1,0 +1,217 @@
+"""Image-text pairs of whatever kind lies at a path."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...contracts.domain import SPLITS
+from ...contracts.errors import ConfigError, DataError
+from ..files import visible
+from ..identity import FileHashes
+from .coco_captions import is_coco_captions, read_coco_captions
+from .json_files import read_json
+from .karpathy import is_karpathy, read_karpathy
+from .pair_set import SPLIT_CODES, PairSet
+from .pair_splits import assign_pair_splits
+from .person_search import is_person_search, read_person_search
+from .sample import sample_pairs
+from .shards import BRACES, expanded, read_shards, shards_in
+from .table_pairs import read_table_pairs
+from .text_beside import holds_texts_beside, read_texts_beside
+
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
+PACKED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip")
+WHAT_IS_READ = (
+    "a table with an image and a caption column (.csv, .tsv, .jsonl), COCO captions*.json, Karpathy's dataset_*.json, "
+    "a CUHK-PEDES-like .json, WebDataset .tar shards (a file, a folder, or shard-{000..012}.tar), "
+    "a folder of images with a .txt beside each, or 'sample'"
+)
+JSON_NAMES = (
+    *("captions*.json", "annotations/captions*.json", "dataset*.json", "*_captions.json", "reid_raw.json"),
+    *("ICFG*.json", "caption_all.json"),
+)
+SAMPLE = "sample"
+
+
+def read_pairs(
+    path: str | Path,
+    *,
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    root: str | Path | None = None,
+    split: str | None = None,
+    rewrites: Sequence[str | Path] = (),
+    hashes: FileHashes | None = None,
+    seed: int = 0,
+) -> PairSet:
+    """The image-text pairs at `path`, one row an image with all its captions.
+
+    A file is judged by suffix and content. In a folder the first of these counts: tar shards, an annotation file
+    (COCO, Karpathy, CUHK-PEDES), a table if there is one only, images with texts beside.
+
+    Rows without a split are train where others have one; where none has, a tenth of the images is val and a tenth
+    test, in person search a tenth of the persons (`assign_pair_splits`).
+
+    Args:
+        path: file, folder, name with braces, or "sample" for generated pairs.
+        image_column, caption_column: of a table, where their names are unusual.
+        root: folder of the images of a table or annotation file.
+        split: "train", "val" or "test": these rows alone; all rows, where the data has no splits.
+        rewrites: LaCLIP's text files of a table, one caption a line.
+        hashes: memory of file hashes: its folder keeps the indices of shards, and copies of an image under other
+            names go to one split.
+        seed: of the division into splits.
+
+    Raises:
+        DataError: nothing there that can be read; the message says what would be.
+        ConfigError: an option that does not apply to the kind of data found, or an unknown split.
+    """
+    if split is not None and split not in SPLITS:
+        raise ConfigError(f"split '{split}': give one of {', '.join(SPLITS)}")
+    options = {"image_column": image_column, "caption_column": caption_column, "root": root, "rewrites": rewrites}
+    source = _source(str(path), hashes)
+    given = {name: _as_paths(name, value) for name, value in options.items() if value}
+    for name in given:
+        if name not in source.options:
+            raise ConfigError(f"option {name} does not apply to {source.kind} ({path}); leave it out")
+    pairs = source.read(**given)
+    return _of_split(pairs, split, path) if split else _with_splits(pairs, source, seed, hashes)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """How a path is read: a name for messages, options that apply, and what reads it."""
+
+    kind: str
+    options: frozenset[str]
+    read: Callable[..., PairSet]
+    divide_by_class: bool = False
+
+
+def _as_paths(name: str, value: Any) -> Any:
+    if name == "root":
+        root = Path(os.path.abspath(value))
+        if not root.is_dir():
+            raise DataError(f"{value}: no such folder; give the folder of the images as root")
+        return root
+    return [Path(file) for file in value] if name == "rewrites" else value
+
+
+# which reader ----------------------------------------------------------------------------------------------------
+
+
+def _source(name: str, hashes: FileHashes | None) -> _Source:
+    path = Path(os.path.abspath(name))
+    if path.is_dir():
+        return _source_of_folder(path, hashes)
+    if path.is_file():
+        return _source_of_file(path, hashes)
+    if name == SAMPLE:
+        return _Source("the sample", frozenset(), sample_pairs)
+    if BRACES.search(name):
+        return _shards(expanded(str(path)), hashes)
+    raise DataError(f"{name}: no such file or folder; give {WHAT_IS_READ}")
+
+
+def _source_of_folder(folder: Path, hashes: FileHashes | None) -> _Source:
+    entries = visible(folder)
+    if shards := shards_in(folder):
+        return _shards(shards, hashes, folder)
+    lists = list(dict.fromkeys(file for pattern in JSON_NAMES for file in sorted(folder.glob(pattern))))
+    if lists:
+        return _source_of_lists(folder, lists)
+    tables = sorted(Path(entry.path) for entry in entries if Path(entry.name).suffix.lower() in TABLES)
+    if len(tables) > 1:
+        raise DataError(f"{folder}: holds {', '.join(table.name for table in tables)}; give one of them")
+    if tables:
+        return _source_of_file(tables[0], hashes)
+    if holds_texts_beside(folder):
+        return _Source("images with texts beside", frozenset(), lambda: read_texts_beside(folder))
+    raise DataError(f"{folder}: no image-text pairs found in it; give {WHAT_IS_READ}")
+
+
+def _source_of_lists(folder: Path, files: list[Path]) -> _Source:
+    if len(files) == 1:
+        return _source_of_json(files[0])
+    coco = [file for file in files if file.name.startswith("captions")]
+    if len(coco) == len(files):
+        return _coco(files)
+    raise DataError(f"{folder}: holds {', '.join(file.name for file in files)}; give one of them")
+
+
+def _source_of_file(path: Path, hashes: FileHashes | None) -> _Source:
+    suffix = path.suffix.lower()
+    if suffix == ".tar":
+        return _shards([path], hashes)
+    if suffix == ".json":
+        return _source_of_json(path)
+    if suffix in TABLES:
+        return _table(path)
+    if suffix in PACKED:
+        raise DataError(f"{path}: packed; unpack it first (a .tar can stay as it is)")
+    raise DataError(f"{path}: not a kind of pairs known here; give {WHAT_IS_READ}")
+
+
+def _source_of_json(path: Path) -> _Source:
+    content = read_json(path)
+    if is_coco_captions(content):
+        return _coco([path])
+    if is_karpathy(content):
+        return _listing("Karpathy's JSON", lambda root=None: read_karpathy(path, content, root))
+    if is_person_search(content):
+        source = _listing("person search JSON", lambda root=None: read_person_search(path, content, root))
+        return replace(source, divide_by_class=True)
+    if isinstance(content, list) and content and all(isinstance(entry, dict) for entry in content):
+        return _table(path, content)
+    raise DataError(f"{path}: JSON of another kind (boxes only?); give {WHAT_IS_READ}")
+
+
+def _coco(files: list[Path]) -> _Source:
+    return _listing("COCO captions", lambda root=None: read_coco_captions(files, root))
+
+
+def _listing(kind: str, read: Callable[..., PairSet]) -> _Source:
+    return _Source(kind, frozenset({"root"}), read)
+
+
+def _table(path: Path, content: list[dict[str, Any]] | None = None) -> _Source:
+    def read(**options: Any) -> PairSet:
+        rows: Iterator[tuple[int, dict[str, Any]]] | None = enumerate(content, start=1) if content else None
+        return read_table_pairs(path, rows=rows, **options)
+
+    return _Source("a table", frozenset({"image_column", "caption_column", "root", "rewrites"}), read)
+
+
+def _shards(paths: list[Path], hashes: FileHashes | None, base: Path | None = None) -> _Source:
+    base = base or Path(os.path.commonpath([path.parent for path in paths]))
+    return _Source("tar shards", frozenset(), lambda: read_shards(paths, base, hashes))
+
+
+# splits ----------------------------------------------------------------------------------------------------------
+
+
+def _of_split(pairs: PairSet, split: str, path: str | Path) -> PairSet:
+    if not pairs.splits:
+        return pairs.with_split([split] * len(pairs))
+    if split not in pairs.splits:
+        raise DataError(f"{path}: has no rows of split '{split}'; it has {', '.join(pairs.splits)}")
+    return pairs.split(split)
+
+
+def _with_splits(pairs: PairSet, source: _Source, seed: int, hashes: FileHashes | None) -> PairSet:
+    if not pairs.splits:
+        divided = assign_pair_splits(pairs, seed, hashes=hashes, by_class=source.divide_by_class)
+        what = "persons" if source.divide_by_class else "images"
+        return replace(divided, notes=[*pairs.notes, f"No splits given: a tenth of the {what} is val, a tenth test."])
+    without = pairs.split_codes == 0
+    if not without.any():
+        return pairs
+    codes = np.where(without, SPLIT_CODES["train"], pairs.split_codes).astype(np.uint8)
+    note = f"Rows without a split, taken as train: {int(without.sum())}."
+    return replace(pairs.with_split_codes(codes), notes=[*pairs.notes, note])

@@ -1,0 +1,186 @@
+"""What the columns of a list of pairs are usually called, and what their values mean."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ...contracts.errors import DataError
+from ...registry.catalogue import did_you_mean
+from ..class_folders import SPLIT_FOLDERS
+from ..manifests import SPLIT_COLUMNS
+
+SPLITS_BY_NAME = {**SPLIT_FOLDERS, "restval": "train"}  # Karpathy's: images of COCO's val set that train
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "image": (
+        *("image", "image_path", "img_path", "filepath", "file_path", "file_name", "filename", "image_name"),
+        *("image_file", "img", "path", "file"),
+    ),
+    "caption": (
+        *("caption", "captions", "title", "text", "texts", "sentence", "sentences", "report", "description"),
+        *("comment", "raw"),
+    ),
+    "synthetic": (
+        *("synthetic", "synthetic_caption", "synthetic_captions", "rewrite", "rewrites", "rewritten_caption"),
+        *("generated_caption", "generated_captions", "llm_caption", "blip_caption", "recaption"),
+    ),
+    "negative": (
+        *("negative", "negatives", "negative_caption", "negative_captions", "neg_caption", "neg_captions"),
+        *("hard_negative", "hard_negatives"),
+    ),
+    "short": ("short", "short_caption", "short_captions"),
+    "negative_image": ("negative_image", "negative_image_path", "neg_image_path"),
+    "label": ("label", "labels", "class", "class_name", "category", "identity", "person_id", "pid"),
+    "split": SPLIT_COLUMNS,
+}
+"""Field -> names of its column in lower case, "_" for blanks; the first that a table has counts."""
+ONE_TEXT = frozenset({"caption", "title", "text", "sentence", "report", "description", "comment"})
+"""Columns whose cells are never lists, whatever they look like."""
+
+
+class BrokenRow(Exception):
+    """A row that cannot be used; the reader lists it with this reason and goes on."""
+
+
+class Columns:
+    """Which column of a table holds which field.
+
+    Args:
+        names: all columns.
+        image, caption: names of columns that the user gave.
+
+    Attributes:
+        of: field -> column, for fields that have one.
+    """
+
+    def __init__(self, names: Iterable[str], image: str | None = None, caption: str | None = None):
+        names = list(names)
+        by_name = {_normal(name): name for name in reversed(names)}
+        self.of = {
+            field: by_name[found]
+            for field, usual in COLUMNS.items()
+            if (found := next((name for name in usual if name in by_name), None)) is not None
+        }
+        for field, given in (("image", image), ("caption", caption)):
+            if given is not None:
+                self.of.pop(field, None)
+                if (column := by_name.get(_normal(given))) is not None:
+                    self.of[field] = column
+
+    def texts(self, record: Mapping[str, Any], field: str) -> list[str]:
+        """The texts of a field, none of them empty.
+
+        Raises:
+            BrokenRow: a value that is no text.
+        """
+        column = self.of.get(field)
+        if column is None:
+            return []
+        return texts_of(record.get(column), field, lists=_normal(column) not in ONE_TEXT)
+
+    def further_texts(self, record: Mapping[str, Any]) -> dict[str, list[str]]:
+        """Texts of the fields "synthetic", "negative" and "short" that the row has."""
+        fields = ("synthetic", "negative", "short")
+        return {field: texts for field in fields if (texts := self.texts(record, field))}
+
+    def word(self, record: Mapping[str, Any], field: str) -> str:
+        """The value of a field as one stripped text, "" where there is none.
+
+        Raises:
+            BrokenRow: it is a list of several, or an object.
+        """
+        column = self.of.get(field)
+        if column is None:
+            return ""
+        return word_of(record.get(column), column)
+
+    def split(self, record: Mapping[str, Any], place: str | Path) -> str:
+        """The split that a row names, or "".
+
+        Raises:
+            DataError: an unknown one.
+        """
+        return split_named(self.word(record, "split"), place)
+
+
+def _normal(name: str) -> str:
+    return name.strip().lower().replace(" ", "_")
+
+
+def texts_of(value: Any, what: str, lists: bool = True) -> list[str]:
+    """A value as texts without blanks around them; empty ones are left out.
+
+    Args:
+        value: text, number, None, or a list of these; a text that is a JSON or Python list counts as one.
+        what: name of the field, for the message.
+        lists: whether a text may be a list.
+
+    Raises:
+        BrokenRow: anything else.
+    """
+    if isinstance(value, str):
+        listed = _listed(value) if lists and value.lstrip().startswith("[") else None
+        return texts_of(listed, what, lists=False) if listed is not None else _not_empty(cleaned(value))
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return []
+    if isinstance(value, list):
+        return [text for part in value for text in texts_of(part, what, lists=False)]
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return [str(value)]
+    raise BrokenRow(f"{what} is no text: {json.dumps(value, default=str)[:60]}")
+
+
+def _listed(text: str) -> list[str] | None:
+    """The texts of a list written as text, or None if it is none."""
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            found = parse(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(found, list) and all(isinstance(part, str) for part in found):
+            return found
+    return None
+
+
+def _not_empty(text: str) -> list[str]:
+    return [text] if text else []
+
+
+def cleaned(text: str) -> str:
+    """Without blanks around it, NULs, and halves of characters that no tokenizer takes."""
+    text = text.replace("\0", "").strip()
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def word_of(value: Any, what: str) -> str:
+    """A value as one text, or "" for none.
+
+    Raises:
+        BrokenRow: there are several, or it is no text.
+    """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool):
+        value = int(value)
+    words = texts_of(value, what, lists=False)
+    if len(words) > 1:
+        raise BrokenRow(f"{what} has {len(words)} values; give one")
+    return words[0] if words else ""
+
+
+def split_named(name: str, place: str | Path) -> str:
+    """ "train", "val" or "test" for the many names they have, "" for none.
+
+    Raises:
+        DataError: another name.
+    """
+    if not name:
+        return ""
+    split = SPLITS_BY_NAME.get(name.lower())
+    if split is None:
+        raise DataError(f"{place}: split '{name}'; {did_you_mean(name, ('train', 'val', 'test'))}")
+    return split

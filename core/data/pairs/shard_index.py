@@ -1,0 +1,247 @@
+"""The samples of one WebDataset shard as columns, made once and kept: later the file is only read where images lie."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import zipfile
+from array import array
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from ...contracts.errors import DataError
+from ...features.atomic import write_whole
+from ..images import IMAGE_SUFFIXES
+from .columns import Ragged, RaggedBuilder, Strings, StringsBuilder
+from .pair_set import SPLIT_CODES, TEXT_FIELDS
+from .record_fields import BrokenRow, Columns, cleaned, texts_of
+from .tar_members import Member, TarFile
+
+LAYOUT = 1
+"""Of the kept file; another number makes all indices anew."""
+KEY = re.compile(r"^((?:.*/)?[^/.]+)\.([^/]+)$")
+IMAGE_EXTENSIONS = frozenset({*(suffix[1:] for suffix in IMAGE_SUFFIXES), "img_content"})
+TEXT_EXTENSIONS = ("txt", "caption")
+LONGEST_TEXT = 1 << 20
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """N samples of a tar file.
+
+    Args:
+        keys: what the names of a sample's members share.
+        offsets, sizes: (N,) int64, where the bytes of the image are.
+        captions: one or more a sample.
+        texts: further texts by field.
+        labels: names of classes, "" for none.
+        splits: (N,) uint8, positions in `SPLIT_NAMES`.
+        skipped: (name, reason) of what was left out.
+        notes: about the file.
+    """
+
+    keys: Strings
+    offsets: np.ndarray
+    sizes: np.ndarray
+    captions: Ragged
+    texts: dict[str, Ragged]
+    labels: Strings
+    splits: np.ndarray
+    skipped: list[tuple[str, str]]
+    notes: list[str]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def shard_index(path: Path, cache: Path) -> ShardIndex:
+    """The index of a shard, from the cache, or made by walking through its headers.
+
+    It is found by the shard's path, size and time of change; one that is damaged is made again.
+
+    Raises:
+        DataError: the shard cannot be read or is no plain tar file, or the cache cannot be written.
+    """
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
+    identity = f"{LAYOUT}\n{os.path.abspath(path)}\n{stat.st_size}\n{stat.st_mtime_ns}"
+    kept = cache / "shards" / f"{hashlib.sha256(identity.encode(errors='surrogatepass')).hexdigest()}.npz"
+    index = _load(kept)
+    if index is None:
+        index = _walk(path)
+        write_whole(kept, _packed(index))
+    return index
+
+
+def _walk(path: Path) -> ShardIndex:
+    tar = TarFile(path)
+    samples: dict[str, _Sample] = {}
+    try:
+        with path.open("rb") as file:
+            for member in tar.members(file):
+                _sort(member, file, samples, tar)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
+    return _columns(path.name, samples, tar)
+
+
+@dataclass
+class _Sample:
+    """Members of one key: where the image is, and the bytes of the texts."""
+
+    image: tuple[int, int] | None = None
+    contents: dict[str, bytes] = field(default_factory=dict)
+
+
+def _sort(member: Member, file: BinaryIO, samples: dict[str, _Sample], tar: TarFile) -> None:
+    """Put a member to its sample, whatever stands between the sample's members."""
+    match = KEY.match(member.name)
+    if match is None:
+        return tar.skip(member.name, "has no extension, which says what it is")
+    sample, extension = samples.setdefault(match.group(1), _Sample()), match.group(2).lower()
+    if extension in IMAGE_EXTENSIONS:
+        if sample.image is not None:
+            return tar.skip(member.name, "a second image of its sample")
+        sample.image = member.offset, member.size
+    elif extension in (*TEXT_EXTENSIONS, "json", "cls"):
+        if extension in sample.contents:
+            return tar.skip(member.name, "comes twice")
+        if member.size > LONGEST_TEXT:
+            return tar.skip(member.name, f"a text of more than {LONGEST_TEXT} bytes")
+        file.seek(member.offset)
+        sample.contents[extension] = file.read(member.size)
+    return None
+
+
+def _columns(shard: str, samples: dict[str, _Sample], tar: TarFile) -> ShardIndex:
+    keys, captions, labels = StringsBuilder(), RaggedBuilder(), StringsBuilder()
+    texts = {name: RaggedBuilder() for name in TEXT_FIELDS}
+    offsets, sizes, splits = array("q"), array("q"), bytearray()
+    for key, sample in samples.items():
+        try:
+            said = _said(sample, f"{shard}:{key}")
+        except BrokenRow as error:
+            tar.skip(key, str(error))
+            continue
+        keys.add(key)
+        offsets.append(sample.image[0])
+        sizes.append(sample.image[1])
+        captions.add(said.captions)
+        for name, column in texts.items():
+            column.add(said.texts.get(name, ()))
+        labels.add(said.label)
+        splits.append(SPLIT_CODES[said.split])
+    return ShardIndex(
+        keys=keys.build(),
+        offsets=np.frombuffer(offsets, np.int64),
+        sizes=np.frombuffer(sizes, np.int64),
+        captions=captions.build(),
+        texts={name: column.build() for name, column in texts.items()},
+        labels=labels.build(),
+        splits=np.frombuffer(splits, np.uint8),
+        skipped=tar.skipped,
+        notes=tar.notes,
+    )
+
+
+@dataclass(frozen=True)
+class _Said:
+    captions: list[str]
+    texts: dict[str, list[str]]
+    label: str
+    split: str
+
+
+def _said(sample: _Sample, place: str) -> _Said:
+    """What a sample's texts say: `.txt` first, then what its `.json` adds.
+
+    Raises:
+        BrokenRow: it has no image, no caption, or a text that cannot be read.
+    """
+    if sample.image is None:
+        raise BrokenRow("no image")
+    if sample.image[1] == 0:
+        raise BrokenRow("empty image (0 bytes)")
+    captions = [text for name in TEXT_EXTENSIONS if (text := cleaned(_decoded(sample, name)))]
+    texts, split, label = {}, "", cleaned(_decoded(sample, "cls"))
+    if "json" in sample.contents:
+        record = _record(_decoded(sample, "json"))
+        columns = Columns(record)
+        captions += [text for text in columns.texts(record, "caption") if text not in captions]
+        texts = columns.further_texts(record)
+        label, split = label or columns.word(record, "label"), columns.split(record, place)
+    if not captions:
+        raise BrokenRow("no caption (.txt, or .json with a caption)")
+    return _Said(captions, texts, label, split)
+
+
+def _decoded(sample: _Sample, name: str) -> str:
+    try:
+        return sample.contents.get(name, b"").decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BrokenRow(f"its .{name} is not UTF-8 text") from error
+
+
+def _record(text: str) -> dict:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BrokenRow(f"its .json is not valid JSON ({error})") from error
+    return content if isinstance(content, dict) else {"captions": texts_of(content, "caption")}
+
+
+# the kept file ----------------------------------------------------------------------------------------------------
+
+
+def _packed(index: ShardIndex) -> bytes:
+    about = json.dumps({"skipped": index.skipped, "notes": index.notes}).encode()
+    arrays = {"offsets": index.offsets, "sizes": index.sizes, "splits": index.splits}
+    arrays["about"] = np.frombuffer(about, np.uint8)
+    for name, strings in (("keys", index.keys), ("labels", index.labels), ("captions", index.captions.strings)):
+        arrays.update(_strings_out(name, strings))
+    arrays["captions.first"] = index.captions.first
+    for name, column in index.texts.items():
+        arrays.update(_strings_out(name, column.strings))
+        arrays[f"{name}.first"] = column.first
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def _load(path: Path) -> ShardIndex | None:
+    """The index in a file, or None where there is none that can be used."""
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = dict(stored)
+        about = json.loads(arrays["about"].tobytes())
+        return ShardIndex(
+            keys=_strings_in("keys", arrays),
+            offsets=arrays["offsets"],
+            sizes=arrays["sizes"],
+            captions=Ragged(_strings_in("captions", arrays), arrays["captions.first"]),
+            texts={name: Ragged(_strings_in(name, arrays), arrays[f"{name}.first"]) for name in TEXT_FIELDS},
+            labels=_strings_in("labels", arrays),
+            splits=arrays["splits"],
+            skipped=[(str(name), str(reason)) for name, reason in about["skipped"]],
+            notes=[str(note) for note in about["notes"]],
+        )
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        return None  # torn or damaged: it is made again from the shard
+
+
+def _strings_out(name: str, strings: Strings) -> dict[str, np.ndarray]:
+    return {f"{name}.blob": strings.blob, f"{name}.starts": strings.starts, f"{name}.lengths": strings.lengths}
+
+
+def _strings_in(name: str, arrays: dict[str, np.ndarray]) -> Strings:
+    return Strings(arrays[f"{name}.blob"], arrays[f"{name}.starts"], arrays[f"{name}.lengths"])

@@ -1,0 +1,156 @@
+"""WebDataset shards: tar files whose members with the same name but for the extension are one sample.
+
+They are indexed once; then every sample is read by itself where it lies, by whichever process and worker needs it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ...contracts.errors import DataError
+from ..class_folders import SPLIT_FOLDERS
+from ..files import licence_of, stays_inside, visible
+from ..identity import FileHashes
+from .builder import field_notes, nothing_left, sorted_labels
+from .columns import Ragged, Strings, firsts, narrow, strings_of
+from .pair_images import StoredImages
+from .pair_set import SPLIT_CODES, TEXT_FIELDS, PairColumns, PairSet
+from .shard_index import ShardIndex, shard_index
+
+BRACES = re.compile(r"\{([^{}]*)\}")
+NUMBERS = re.compile(r"^(\d+)\.\.(\d+)$")
+MOST_SHARDS = 1_000_000
+
+
+def read_shards(paths: Sequence[Path], base: Path, hashes: FileHashes | None = None) -> PairSet:
+    """The samples of some shards: an image, and a `.txt`, or a `.json` with the fields of a table's row; `.cls` is the
+    class. An image's bytes stay where they are.
+
+    Where the names of shards or folders tell several splits ("train-0001.tar", "val/"), they count; a "split" in a
+    `.json` counts more.
+
+    Args:
+        paths: the tar files.
+        base: folder that they are named relative to.
+        hashes: its folder keeps the indices; by default $VLADAPT_CACHE, else ~/.cache/vladapt.
+
+    Raises:
+        DataError: a shard cannot be read or is no plain tar file, an unknown split, or no sample can be used.
+    """
+    cache = (hashes or FileHashes()).path.parent
+    indices = [shard_index(path, cache) for path in paths]
+    skipped = [pair for index in indices for pair in index.skipped]
+    if not any(len(index) for index in indices):
+        raise DataError(nothing_left(paths[0] if len(paths) == 1 else base, skipped))
+    class_names, labels = _labels(indices)
+    counts = np.array([len(index) for index in indices])
+    columns = PairColumns(
+        base=str(base),
+        files=strings_of(os.path.relpath(path, base) for path in paths),
+        file_of=np.repeat(np.arange(len(indices), dtype=np.uint32), counts),
+        ids=joined_strings([index.keys for index in indices]),
+        offsets=np.concatenate([index.offsets for index in indices]),
+        sizes=np.concatenate([index.sizes for index in indices]),
+        captions=joined_rows([index.captions for index in indices]),
+        texts={name: joined_rows([index.texts[name] for index in indices]) for name in TEXT_FIELDS},
+        labels=labels,
+    )
+    pairs = PairSet(
+        columns=columns,
+        rows=np.arange(len(columns)),
+        split_codes=_splits(paths, base, indices),
+        class_names=class_names,
+        images=StoredImages(),
+        name=base.name,
+        licence=licence_of(base),
+        skipped=skipped,
+        total=len(columns) + len(skipped),
+    )
+    pairs.notes.extend([*(note for index in indices for note in index.notes), *field_notes(pairs)])
+    return pairs
+
+
+def shards_in(folder: Path) -> list[Path]:
+    """The .tar files of a folder, and of the folders train, val and test in it; links that leave it are no shards."""
+    inner = [folder, *(folder / e.name for e in visible(folder) if e.is_dir() and e.name.lower() in SPLIT_FOLDERS)]
+    entries = [Path(entry.path) for place in inner for entry in visible(place)]
+    return sorted(path for path in entries if path.suffix.lower() == ".tar" and stays_inside(path, folder))
+
+
+def expanded(pattern: str) -> list[Path]:
+    """The files that a name with braces stands for: `shard-{000..012}.tar`, `{train,val}.tar`.
+
+    Raises:
+        DataError: braces that mean nothing, or one of the files is missing.
+    """
+    pieces = BRACES.split(pattern)  # text and the insides of braces in turn
+    choices = [[piece] if place % 2 == 0 else _choices(piece, pattern) for place, piece in enumerate(pieces)]
+    if np.prod([float(len(choice)) for choice in choices]) > MOST_SHARDS:
+        raise DataError(f"{pattern}: stands for more than {MOST_SHARDS:,} files; correct the numbers")
+    paths = [Path("".join(parts)) for parts in itertools.product(*choices)]
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise DataError(f"{pattern}: {len(missing)} of {len(paths)} files are missing, the first is {missing[0]}")
+    return paths
+
+
+def _choices(inside: str, pattern: str) -> Sequence[str]:
+    if match := NUMBERS.match(inside):
+        first, last = match.groups()
+        width = len(first) if first.startswith("0") else 0
+        if 0 <= int(last) - int(first) < MOST_SHARDS:
+            return [f"{number:0{width}d}" for number in range(int(first), int(last) + 1)]
+    if "," in inside and ".." not in inside:
+        return inside.split(",")
+    raise DataError(f"{pattern}: braces {{{inside}}} mean nothing; write {{000..012}} or {{a,b}}")
+
+
+def _labels(indices: Sequence[ShardIndex]) -> tuple[tuple[str, ...], np.ndarray]:
+    """Class names in order, and (N,) int32 that index them."""
+    numbers: dict[str, int] = {}
+    labels = [
+        numbers.setdefault(index.labels[row], len(numbers)) if length else -1
+        for index in indices
+        for row, length in enumerate(index.labels.lengths.tolist())
+    ]
+    return sorted_labels(list(numbers), np.array(labels, np.int32))
+
+
+def _splits(paths: Sequence[Path], base: Path, indices: Sequence[ShardIndex]) -> np.ndarray:
+    """(N,) uint8: by the samples' own word, else by the names of the shards if these tell several splits."""
+    named = [_split_of(path, base) for path in paths]
+    told = len(set(named) - {""}) > 1
+    return np.concatenate(
+        [
+            np.where(index.splits == 0, SPLIT_CODES[name] if told else 0, index.splits).astype(np.uint8)
+            for index, name in zip(indices, named, strict=True)
+        ]
+    )
+
+
+def _split_of(path: Path, base: Path) -> str:
+    words: Iterator[str] = itertools.chain(
+        [path.parent.name] if path.parent != base else [], re.split(r"[-_.]", path.stem)
+    )
+    return next((SPLIT_FOLDERS[word.lower()] for word in words if word.lower() in SPLIT_FOLDERS), "")
+
+
+def joined_strings(parts: Sequence[Strings]) -> Strings:
+    """One column after the other."""
+    shifts = np.cumsum([0, *(len(part.blob) for part in parts[:-1])])
+    starts = np.concatenate([part.starts.astype(np.int64) + shift for part, shift in zip(parts, shifts, strict=True)])
+    blob = np.concatenate([part.blob for part in parts])
+    return Strings(blob, narrow(starts), np.concatenate([part.lengths for part in parts]))
+
+
+def joined_rows(parts: Sequence[Ragged]) -> Ragged:
+    """One column after the other."""
+    return Ragged(
+        joined_strings([part.strings for part in parts]), firsts(np.concatenate([part.counts for part in parts]))
+    )

@@ -1,0 +1,143 @@
+"""Pairs listed in a table: CSV, TSV, JSONL, or a JSON list of objects, one image and its texts a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...contracts.errors import DataError
+from ..files import licence_of
+from .builder import PairBuilder
+from .file_finder import FileFinder
+from .pair_set import PairSet
+from .record_fields import COLUMNS, BrokenRow, Columns, cleaned
+from .table_rows import Rows, table_rows, text_lines
+
+
+def read_table_pairs(
+    path: Path,
+    *,
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    root: Path | None = None,
+    rewrites: Sequence[Path] = (),
+    rows: Rows | None = None,
+) -> PairSet:
+    """The pairs of a table. Rows of the same image become one, with all their captions.
+
+    Args:
+        path: the table; columns are found by their usual names (`COLUMNS`), whatever their case.
+        image_column, caption_column: their names where they are unusual.
+        root: folder that images are relative to; by default the table's own, then `images/` in it.
+        rewrites: text files with one caption a line, line n for the table's n-th row: field "synthetic", as LaCLIP
+            (2023, arXiv 2305.20088) stores its rewrites.
+        rows: (place, values) of each row, where they are at hand already.
+
+    Raises:
+        DataError: a file is malformed, a column is missing, rewrites and rows differ in number, an image leaves the
+            folder, or no row can be used.
+    """
+    base = root or path.parent
+    finder = FileFinder(base, [base, base / "images"])
+    builder = PairBuilder(base, path)
+    reader = _RowReader(path, image_column, caption_column)
+    lines = [_Lines(file) for file in rewrites]
+    for line, record in rows if rows is not None else table_rows(path):
+        more = [next_line for source in lines if (next_line := source.next(path))]
+        try:
+            _add(builder, finder, reader.columns(record, line), record, more, line)
+        except BrokenRow as error:
+            builder.skip(f"{path.name} line {line}", str(error))
+    for source in lines:
+        source.check_end(path)
+    return builder.build(name=path.parent.name, licence=licence_of(path.parent))
+
+
+class _RowReader:
+    """Finds the columns of each row; a JSONL file's rows need not all have the same."""
+
+    def __init__(self, path: Path, image: str | None, caption: str | None):
+        self._path, self._given = path, (image, caption)
+        self._names: tuple[str, ...] | None = None
+        self._columns = Columns([])
+
+    def columns(self, record: dict[str, Any], line: int) -> Columns:
+        names = tuple(record)
+        if names != self._names:
+            first = self._names is None
+            self._names, self._columns = names, Columns(names, *self._given)
+            if first:
+                self._check(names, line)
+        return self._columns
+
+    def _check(self, names: tuple[str, ...], line: int) -> None:
+        for field, given in zip(("image", "caption"), self._given, strict=True):
+            if field not in self._columns.of:
+                wanted = f"'{given}'" if given is not None else f"{field} ({', '.join(COLUMNS[field][:4])}, ...)"
+                raise DataError(
+                    f"{self._path} line {line}: no column {wanted}; it has: {', '.join(names)}; "
+                    f"name the right one as {field}_column"
+                )
+
+
+class _Lines:
+    """The lines of a file of rewrites, in step with the rows of the table."""
+
+    def __init__(self, path: Path):
+        self._path, self._count = path, 0
+        self._lines = text_lines(path)
+
+    def next(self, table: Path) -> str:
+        line = next(self._lines, None)
+        if line is None:
+            raise DataError(f"{self._path}: {self._count} lines, but {table.name} has more rows; give one line a row")
+        self._count += 1
+        return cleaned(line)
+
+    def check_end(self, table: Path) -> None:
+        if any(line.strip() for line in self._lines):
+            raise DataError(
+                f"{self._path}: more lines than the {self._count} rows of {table.name}; give one line a row"
+            )
+
+
+def _add(
+    builder: PairBuilder,
+    finder: FileFinder,
+    columns: Columns,
+    record: dict[str, Any],
+    rewrites: list[str],
+    line: int,
+) -> None:
+    place = f"{builder.listed_in} line {line}"
+    listed = columns.word(record, "image")
+    if not listed:
+        raise BrokenRow("names no image")
+    captions = columns.texts(record, "caption")
+    if not captions:
+        raise BrokenRow(f"{listed}: empty caption")
+    name, reason = finder.find(listed, place)
+    if reason:
+        raise BrokenRow(f"{listed}: {reason}")
+    texts = columns.further_texts(record)
+    if rewrites:
+        texts["synthetic"] = [*texts.get("synthetic", ()), *rewrites]
+    builder.add(
+        name,
+        captions,
+        texts=texts,
+        negative_image=_negative(finder, columns.word(record, "negative_image"), place),
+        label=columns.word(record, "label"),
+        split=columns.split(record, place),
+        place=line,
+    )
+
+
+def _negative(finder: FileFinder, listed: str, place: str) -> str:
+    if not listed:
+        return ""
+    name, reason = finder.find(listed, place)
+    if reason:
+        raise BrokenRow(f"negative image {listed}: {reason}")
+    return name

@@ -1,0 +1,80 @@
+"""Made splits: repeatable, of the right sizes, and no image on two sides."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from vladapt.core.contracts.errors import ConfigError
+from vladapt.core.data.identity import FileHashes
+from vladapt.core.data.pairs.builder import PairBuilder
+from vladapt.core.data.pairs.pair_splits import assign_pair_splits
+from vladapt.core.data.pairs.sample import sample_pairs
+
+
+def sides(pairs):
+    return {pair.id: pair.split for pair in pairs}
+
+
+def unsplit(n, seed=0):
+    return sample_pairs(n, seed).with_split([""] * n)
+
+
+def test_a_tenth_is_val_and_a_tenth_test():
+    assert Counter(sides(assign_pair_splits(unsplit(200))).values()) == {"train": 160, "val": 20, "test": 20}
+    shares = Counter(sides(assign_pair_splits(unsplit(200), val=0.25, test=0)).values())
+    assert shares == {"train": 150, "val": 50}
+
+
+@pytest.mark.parametrize(("n", "counts"), [(3, [1, 1, 1]), (2, [2, 0, 0]), (4, [2, 1, 1])])
+def test_small_sets_have_one_of_each_where_they_can(n, counts):
+    divided = assign_pair_splits(unsplit(n))
+    assert [len(divided.split(name)) for name in ("train", "val", "test")] == counts
+
+
+@given(st.permutations(range(30)), st.integers(0, 5))
+def test_the_order_of_rows_does_not_matter(order, seed):
+    pairs = unsplit(30)
+    assert sides(assign_pair_splits(pairs, seed)) == sides(assign_pair_splits(pairs.select(order), seed))
+
+
+def test_another_seed_divides_otherwise():
+    assert sides(assign_pair_splits(unsplit(60), 0)) != sides(assign_pair_splits(unsplit(60), 1))
+
+
+def test_rows_of_one_image_stay_together():
+    pairs = unsplit(20).select(np.arange(60) % 20)
+    divided = assign_pair_splits(pairs)
+    by_image = {}
+    for pair in divided:
+        by_image.setdefault(pair.image, set()).add(pair.split)
+    assert all(len(found) == 1 for found in by_image.values()) and divided.splits == ("train", "val", "test")
+
+
+def test_given_splits_are_kept():
+    pairs = sample_pairs(40)
+    divided = assign_pair_splits(pairs.with_split(["test"] * 5 + [""] * 35))
+    assert all(divided[row].split == "test" for row in range(5)) and divided.splits == ("train", "val", "test")
+
+
+def test_copies_stay_together_when_files_are_compared(tmp_path):
+    builder = PairBuilder(tmp_path, "list")
+    for number in range(40):
+        Image.new("RGB", (4, 4), (number // 2, 0, 0)).save(tmp_path / f"{number:02d}.bmp")  # all of one size
+        builder.add(f"{number:02d}.bmp", ["x"])
+    pairs = builder.build(name="copies")
+
+    def apart(divided):
+        return sum(divided[2 * i].split != divided[2 * i + 1].split for i in range(20))
+
+    assert apart(assign_pair_splits(pairs, hashes=FileHashes(tmp_path / "cache"))) == 0
+    assert apart(assign_pair_splits(pairs)) > 0
+
+
+@pytest.mark.parametrize("shares", [{"val": -0.1}, {"val": 1.0}, {"val": 0.5, "test": 0.5}])
+def test_impossible_shares_are_refused(shares):
+    with pytest.raises(ConfigError, match="share"):
+        assign_pair_splits(unsplit(5), **shares)
