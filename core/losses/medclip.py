@@ -1,0 +1,60 @@
+"""The semantic matching of MedCLIP: images and reports meet by their findings, paired or not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..contracts.loss import Loss
+
+
+class Medclip(Loss):
+    """An image matches a text as far as their findings agree, whether or not they come from one study.
+
+    MedCLIP: Contrastive Learning from Unpaired Medical Images and Text, 2022, arXiv 2210.10163. Findings are 1 where
+    present, -1 where absent and 0 where uncertain or not told. The softmax of an image's agreement with all texts is
+    the soft target of its logits, and the other way round; the loss is the mean of both cross-entropies. Features of an
+    augmented text (`text_view2`) have the same targets, and the mean of both texts is taken.
+
+    Args:
+        cosine: whether findings agree by the cosine of their vectors, as the paper writes, or by their dot product, as
+            the released code computes.
+        augmented_text: whether to ask for `text_view2`; it is used wherever it is given.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset(
+        {"image_features", "text_features", "logit_scale", "image_findings", "text_findings"}
+    )
+    logit_scale_bounds: ClassVar[tuple[float, float] | None] = (1.0, 100.0)
+
+    def __init__(self, dims: Mapping[str, int] | None = None, cosine: bool = False, augmented_text: bool = False):
+        super().__init__(dims)
+        self.cosine = bool(cosine)
+        if augmented_text:
+            self.needs = type(self).needs | {"text_view2"}
+
+    def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
+        agreement = self._agreement(out)  # (B, B)
+        parts = {
+            part: soft_match(out["logit_scale"] * out["image_features"] @ out[text].T, agreement)
+            for part, text in (("text", "text_features"), ("augmented_text", "text_view2"))
+            if text in out
+        }
+        return {"loss": sum(parts.values()) / len(parts), **parts}
+
+    def _agreement(self, out: Mapping[str, Any]) -> Tensor:
+        of_images, of_texts = out["image_findings"].to(out["image_features"]), out["text_findings"]
+        of_texts = of_texts.to(of_images)
+        if self.cosine:
+            of_images, of_texts = F.normalize(of_images, dim=1), F.normalize(of_texts, dim=1)
+        return of_images @ of_texts.T
+
+
+def soft_match(logits: Tensor, agreement: Tensor) -> Tensor:
+    """Mean over both directions of the cross-entropy of (N, M) logits with the softmax of (N, M) agreements."""
+    to_text = F.cross_entropy(logits, agreement.softmax(dim=1))
+    to_image = F.cross_entropy(logits.T, agreement.T.softmax(dim=1))
+    return (to_text + to_image) / 2
