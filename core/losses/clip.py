@@ -27,7 +27,7 @@ class Clip(Loss):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "logit_scale"})
-    logit_scale_bounds: ClassVar[tuple[float, float]] = (1.0, 100.0)
+    logit_scale_bounds: ClassVar[tuple[float, float] | None] = (1.0, 100.0)
 
     def __init__(self, dims: Mapping[str, int] | None = None, label_smoothing: float = 0.0):
         super().__init__(dims)

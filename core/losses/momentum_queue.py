@@ -40,6 +40,7 @@ class MomentumQueue(Loss):
         {"image_features", "text_features", "logit_scale", "teacher.image", "teacher.text"}
     )
     teacher: ClassVar[str | None] = "ema"
+    logit_scale_bounds: ClassVar[tuple[float, float] | None] = (1.0, 100.0)
 
     def __init__(self, dims: Mapping[str, int] | None = None, queue_size: int = 9600, momentum: float = 0.99):
         super().__init__(dims)
