@@ -11,17 +11,17 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..contracts.backbone import Backbone
 from ..contracts.domain import Decoded, DomainData, Item
 from ..contracts.errors import ConfigError, DataError
-from ..contracts.features import PROJECTED
 from ..data.verify import check_skipped
-from ..features.extract import AMP, Job, Unreadable, encoder, extract
+from ..features.extract import AMP, Job, Unreadable, extract
 from ..features.micro_batch import CPU_SIZES, GPU_SIZES, MicroBatch
 from ..features.store import FeatureStore
 from ..training.distributed import all_gather_json, all_gather_rows, rank, run_on_all, world_size
+from .eval_mode import in_eval_mode
 from .progress import Reporter
 
 TEXTS_AT_ONCE = 256
@@ -82,7 +82,7 @@ def features_of(backbone: Backbone, pairs: Pairs, how: How) -> PairFeatures:
     if how.store is not None:
         images, skipped = _stored_images(backbone, pairs, listed, how)
     else:
-        with _in_eval_mode(backbone.model):
+        with _frozen(backbone):
             images, skipped = _encoded_images(backbone, pairs, listed, how)
     ids = [pair.id for _, pair in listed]
     reasons = [(ids[place], reason) for place, reason in sorted(skipped.items())]
@@ -120,7 +120,7 @@ def _encoded_images(backbone: Backbone, pairs: Pairs, listed, how: How) -> tuple
 
     def on_this_rank() -> tuple[Tensor, dict[int, str]]:
         rows, failed, done = torch.zeros(len(own), backbone.embed_dim), {}, 0
-        encode, pin = encoder(backbone, PROJECTED, how.amp), backbone.device.type == "cuda"
+        encode, pin = _image_encoder(backbone, how.amp), backbone.device.type == "cuda"
         with (
             how.reporter.task("Encoding images") as progress,
             closing(extract(jobs, render, encode, micro_batch, how.workers, pin)) as results,
@@ -138,6 +138,19 @@ def _encoded_images(backbone: Backbone, pairs: Pairs, listed, how: How) -> tuple
     rows, failed = run_on_all(on_this_rank)
     reasons = {place: reason for said in all_gather_json(list(failed.items())) for place, reason in said}
     return F.normalize(_from_all_ranks(rows, len(listed)), dim=-1), reasons
+
+
+def _image_encoder(backbone: Backbone, amp: str | None) -> Callable[[Tensor], Tensor]:
+    """Pixels (B, 3, S, S) -> features (B, D); of clips (B, T, 3, S, S) the frames' features are averaged."""
+
+    def encode(pixels: Tensor) -> Tensor:
+        clips = pixels.shape[:2] if pixels.ndim == 5 else None
+        pixels = pixels.flatten(0, 1) if clips else pixels  # (B * T, 3, S, S)
+        with torch.autocast(backbone.device.type, dtype=AMP[amp], enabled=amp is not None):
+            features = backbone.encode_image(pixels.to(backbone.device, non_blocking=True), normalize=False).float()
+        return features.unflatten(0, clips).mean(dim=1) if clips else features
+
+    return encode
 
 
 def _stored_images(backbone: Backbone, pairs: Pairs, listed, how: How) -> tuple[Tensor, dict[int, str]]:
@@ -168,7 +181,7 @@ def _text_rows(backbone: Backbone, texts: list[str], how: How) -> Tensor:
     if how.store is not None:
         rows = how.store.text_features(backbone, list(distinct))
     else:
-        with _in_eval_mode(backbone.model):
+        with _frozen(backbone):
             rows = _encoded_texts(backbone, list(distinct), how)
     return F.normalize(rows, dim=-1)[[distinct[text] for text in texts]]
 
@@ -176,7 +189,6 @@ def _text_rows(backbone: Backbone, texts: list[str], how: How) -> Tensor:
 def _encoded_texts(backbone: Backbone, texts: list[str], how: How) -> Tensor:
     own = texts[rank() :: world_size()]
 
-    @torch.inference_mode()
     def on_this_rank() -> Tensor:
         parts = [torch.zeros(0, backbone.embed_dim)]
         with how.reporter.task("Encoding texts", unit="texts") as progress:
@@ -215,17 +227,12 @@ def _with_digest(item: Item, pairs: Any, row: int) -> Item:
     return item.with_(decode={"digest": hashlib.sha256(pixels.tobytes()).hexdigest()})
 
 
+@contextmanager
+def _frozen(backbone: Backbone) -> Iterator[None]:
+    """No gradients, eval mode. Not inference mode: what a tower keeps of a pass must serve it when it trains on."""
+    with torch.inference_mode(False), torch.no_grad(), in_eval_mode(backbone.model):
+        yield
+
+
 def _place(key: bytes) -> int:
     return int.from_bytes(key, "big")
-
-
-@contextmanager
-def _in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Every module as it was afterwards: a training may keep some of them in eval mode all along."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training

@@ -107,7 +107,11 @@ def test_towers_are_evaluated_in_eval_mode_and_left_as_they_were(small_clip, pai
     modes = [module.training for module in modules]
     try:
         seen = []
-        handle = tower.register_forward_pre_hook(lambda module, inputs: seen.append(module.training))
+        handle = tower.register_forward_pre_hook(
+            lambda module, inputs: seen.append(
+                module.training or torch.is_grad_enabled() or torch.is_inference_mode_enabled()
+            )
+        )
         assert evaluate_retrieval(small_clip, pairs).metrics == scores.metrics
         handle.remove()
         assert [module.training for module in modules] == modes and seen and not any(seen)
