@@ -109,6 +109,7 @@ def insert_after_start(embeddings: Tensor, mask: Tensor, prefix: Tensor, longest
     Returns:
         (B, min(L + n, longest), T) and its mask.
     """
+    mask = mask.to(embeddings.device)
     n, words = prefix.shape[1], mask.sum(dim=1)  # (B,)
     length = min(embeddings.shape[1] + n, longest)
     kept = (words + n).clamp(max=length)
