@@ -150,7 +150,8 @@ def sorted_labels(names: list[str], labels: np.ndarray) -> tuple[tuple[str, ...]
 
 def natural(name: str) -> tuple[int, int, str]:
     """Sorting key: whole numbers by value, before all other names."""
-    return (0, int(name), name) if name.isascii() and name.isdigit() else (1, 0, name)
+    number = name.isascii() and name.isdigit() and len(name) < 1000  # Python refuses to parse the longest
+    return (0, int(name), name) if number else (1, 0, name)
 
 
 def nothing_left(listed_in: str | Path, skipped: list[tuple[str, str]]) -> str:

@@ -25,11 +25,13 @@ class CaptionSampler:
     Modes of `choose`:
         * "first": the original, always.
         * "captions": any of the captions.
-        * "uniform": any of the captions and rewrites ("synthetic"); the original where that has fewer than two words.
+        * "uniform": any of the captions and rewrites ("synthetic").
           Improving CLIP Training with Language Rewrites (LaCLIP; Fan et al., 2023, arXiv 2305.20088).
         * "shear": the same, a rewrite cut to as many words as the original has, which keeps what a model invented at
           its end away. MLLMs-Augmented Visual-Language Representation Learning (Liu et al., 2023, arXiv 2311.18765);
-          there all of an image's texts are in every step, here one a step as in LaCLIP.
+          one text a step, as in LaCLIP.
+
+    As in LaCLIP a text of fewer than two words gives way to the original.
 
     Args:
         mode: one of these.

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from vladapt.core.contracts.errors import ConfigError, DataError
-from vladapt.core.data.pairs.read_pairs import read_pairs
+from vladapt.core.data.pairs.reading import read_pairs
 
 
 def images(root, *names):

@@ -6,6 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -105,6 +106,11 @@ def test_fields_are_what_most_rows_have():
     assert pairs.select([0]).fields == {"label", "several_captions"}
 
 
+def test_labels_of_very_many_digits_are_names():
+    long = "9" * 5000
+    assert built(("a", ["x"], {"label": long}), ("b", ["x"], {"label": "9"})).class_names == ("9", long)
+
+
 def test_an_empty_set_is_refused():
     builder = PairBuilder("", "list.csv")
     with pytest.raises(DataError, match=r"list.csv: holds no image-text pair"):
@@ -162,6 +168,27 @@ def test_images_are_read_from_files(tmp_path):
 def test_a_set_travels_to_a_worker():
     pairs = built(("a.jpg", ["x"], {"label": "c"}), ("b.jpg", ["y"], {"texts": {"short": ["s"]}}))
     assert list(pickle.loads(pickle.dumps(pairs.select([1, 0])))) == list(pairs.select([1, 0]))
+
+
+class _Decoded(torch.utils.data.Dataset):
+    def __init__(self, pairs):
+        self.pairs = pairs
+
+    def __len__(self):
+        return len(self.pairs)
+
+    def __getitem__(self, row):
+        return torch.from_numpy(self.pairs.load_image(row)), self.pairs[row].captions[0]
+
+
+def test_workers_of_a_loader_read_what_this_process_reads():
+    pairs = sample_pairs(8)
+    loader = torch.utils.data.DataLoader(
+        _Decoded(pairs), batch_size=4, num_workers=2, multiprocessing_context="fork", generator=torch.Generator()
+    )
+    images, captions = zip(*loader)
+    assert np.array_equal(torch.cat(images).numpy(), np.stack([pairs.load_image(row) for row in range(8)]))
+    assert [text for batch in captions for text in batch] == [pair.captions[0] for pair in pairs]
 
 
 def test_a_row_costs_little_beside_its_text_and_building_is_fast():

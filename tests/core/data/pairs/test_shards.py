@@ -17,7 +17,7 @@ from vladapt.core.data.identity import FileHashes
 from vladapt.core.data.images import decode_bytes
 from vladapt.core.data.pairs import shard_index as shard_index_module
 from vladapt.core.data.pairs.pair_splits import assign_pair_splits
-from vladapt.core.data.pairs.read_pairs import read_pairs
+from vladapt.core.data.pairs.reading import read_pairs
 
 
 def png(value=0):
