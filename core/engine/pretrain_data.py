@@ -67,7 +67,7 @@ def read_pair_splits(path: str, seed: int, options: dict[str, Any]) -> PairSplit
     Raises:
         DataError: nothing usable there, more than 5 % of it broken, or no pairs to train on.
     """
-    from ..data.pairs.reading import read_pairs
+    from ..data.pairs.read_pairs import read_pairs
     from ..data.pairs.sample import sample_pairs
     from ..data.pairs.pair_splits import assign_pair_splits
 

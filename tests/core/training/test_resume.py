@@ -96,7 +96,7 @@ def test_a_checkpoint_of_another_run_is_refused(job, tmp_path, small_clip_spec, 
 
     backbone = load_backbone(small_clip_spec, device="cpu")
     train(backbone, Task(toy_pairs(), {"clip": 1.0}), TrainingSettings(epochs=1, batch_size=8), tmp_path)
-    with pytest.raises(DataError, match="lr=1e-05, this one has 0.5"):
+    with pytest.raises(DataError, match=r"lr=1e-05, this one has 0\.5"):
         settings = TrainingSettings(epochs=1, batch_size=8, lr=0.5)
         train(backbone, Task(toy_pairs(), {"clip": 1.0}), settings, tmp_path, resume=True)
 

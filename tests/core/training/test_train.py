@@ -39,7 +39,8 @@ def test_the_loss_falls_and_the_towers_end_frozen(fresh_clip, toy_pairs, tmp_pat
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(small_clip_spec, toy_pairs, tmp_path):
-    found = [weights_after(small_clip_spec, toy_pairs(), tmp_path / str(i), seed=seed) for i, seed in enumerate([3, 3, 4])]
+    seeds = [3, 3, 4]
+    found = [weights_after(small_clip_spec, toy_pairs(), tmp_path / str(i), seed=s) for i, s in enumerate(seeds)]
     assert distance(found[0], found[1]) == 0
     assert distance(found[0], found[2]) > 0
 
@@ -136,7 +137,8 @@ def test_fp16_scales_its_loss(small_clip_spec, toy_pairs, tmp_path):
 def test_the_rate_rises_and_falls(fresh_clip, toy_pairs, tmp_path):
     rates = []
     settings = TrainingSettings(**{**SETTINGS, "warmup": 3, "epochs": 3, "end_lr": 1e-4})
-    train(fresh_clip, Task(toy_pairs(), {"neg-clip": 1.0}), settings, tmp_path, tell=lambda d, t, v: rates.append(v["lr"]))
+    task = Task(toy_pairs(), {"neg-clip": 1.0})
+    train(fresh_clip, task, settings, tmp_path, tell=lambda done, total, values: rates.append(values["lr"]))
     rise = [1e-3 * (i + 1) / 3 for i in range(3)]
     fall = [1e-4 + 9e-4 * 0.5 * (1 + math.cos(math.pi * i / 6)) for i in range(6)]
     assert rates == pytest.approx(rise + fall)
@@ -192,7 +194,7 @@ def test_what_neither_data_nor_towers_have_is_said_at_once(fresh_clip, toy_pairs
         texts = frozenset({"caption"})
         labelled = False
 
-    with pytest.raises(CapabilityError, match="'text_negative'.*give a column 'negative'"):
+    with pytest.raises(CapabilityError, match=r"'text_negative'.*give a column 'negative'"):
         run(fresh_clip, Bare(), tmp_path)
     with pytest.raises(CapabilityError, match="'labels'"):
         run(fresh_clip, Bare(), tmp_path, losses={"cross-entropy": 1.0})
@@ -200,17 +202,18 @@ def test_what_neither_data_nor_towers_have_is_said_at_once(fresh_clip, toy_pairs
 
 def test_labels_train_by_the_scores_of_all_classes(fresh_clip, toy_pairs, tmp_path):
     prompts = [[f"a {colour} area", f"{colour}"] for colour in ("red", "green", "blue", "yellow")]
-    done = run(fresh_clip, toy_pairs(), tmp_path, losses={"cross-entropy": 1.0}, task={"class_prompts": prompts}, epochs=8)
+    task = {"class_prompts": prompts}
+    done = run(fresh_clip, toy_pairs(), tmp_path, losses={"cross-entropy": 1.0}, task=task, epochs=8)
     assert done.history[-1]["loss"] < done.history[0]["loss"]
 
 
 def test_losses_add_up_by_weight(small_clip_spec, toy_pairs, tmp_path):
     from vladapt.core.backbones.load import load_backbone
 
-    rows = [
-        run(load_backbone(small_clip_spec, device="cpu"), toy_pairs(), tmp_path / str(i), losses=losses, epochs=1).history[0]
-        for i, losses in enumerate([{"neg-clip": 1.0}, {"neg-clip": 1.0, "triplet-clip": 0.5}])
-    ]
+    rows = []
+    for i, losses in enumerate([{"neg-clip": 1.0}, {"neg-clip": 1.0, "triplet-clip": 0.5}]):
+        backbone = load_backbone(small_clip_spec, device="cpu")
+        rows.append(run(backbone, toy_pairs(), tmp_path / str(i), losses=losses, epochs=1).history[0])
     total = rows[1]["neg-clip"] + 0.5 * rows[1]["triplet-clip"]
     assert rows[1]["loss"] == pytest.approx(total, rel=1e-5)
 
@@ -236,7 +239,7 @@ def test_every_rank_has_its_part_of_the_same_batches(monkeypatch):
             sampler = batches.GlobalBatches(20, 6, seed=2)
             sampler.epoch, sampler.start = epoch, start
             found.append(list(sampler))
-        return [sum(parts, []) for parts in zip(*found)]
+        return [[row for part in parts for row in part] for parts in zip(*found)]
 
     assert rows(1) == rows(2) == rows(3)
     assert rows(1)[1:] == rows(1, start=1)

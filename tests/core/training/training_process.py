@@ -1,7 +1,7 @@
 """A training in a process of its own, for tests that kill it or run it on several ranks.
 
-Arguments: a JSON object {"spec", "folder", "losses", "settings", "kill_at", "resume", "count", "loss_options"}. Rank 0 writes the
-weights, the losses' state and the history to `folder`/done.pt.
+Argument: a JSON object {"spec", "folder", "losses", "loss_options", "settings", "kill_at", "resume", "count"}. Rank 0
+writes the weights, the losses' state and the history to `folder`/done.pt.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from toy_pairs import ToyPairs
 
 from vladapt.core.backbones.load import load_backbone
-from vladapt.core.training.distributed import is_main, start_from_environment
+from vladapt.core.training.distributed import is_main, run_on_all, start_from_environment, stop
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.train import Task, train
 
@@ -34,14 +34,14 @@ def main(job: dict) -> None:
     settings = TrainingSettings(**job["settings"])
     folder = Path(job["folder"])
     done = train(backbone, task, settings, folder, resume=job.get("resume", False), tell=tell, say=said.append)
-    if is_main():
-        state = {
-            "weights": backbone.model.state_dict(),
-            "losses": done.objective.state_dict(),
-            "history": done.history,
-            "said": said,
-        }
-        torch.save(state, folder / "done.pt")
+    state = {
+        "weights": backbone.model.state_dict(),
+        "losses": done.objective.state_dict(),
+        "history": done.history,
+        "said": said,
+    }
+    run_on_all(lambda: torch.save(state, folder / "done.pt") if is_main() else None)  # none leaves before the others
+    stop()
 
 
 if __name__ == "__main__":
