@@ -19,7 +19,8 @@ def register(app: typer.Typer) -> None:
 def index(
     out: Annotated[str, typer.Option(help="Folder for the index.")],
     images: Annotated[
-        list[str] | None, typer.Argument(metavar="DATA", help="Image files or folders; with --domain also `sample`.")
+        list[str] | None,
+        typer.Argument(metavar="DATA", help="Image files or folders, or a file of pairs (CSV, JSON, tar)."),
     ] = None,
     texts: Annotated[str | None, typer.Option(help="Index a text file, one text a line, instead of images.")] = None,
     kind: Annotated[

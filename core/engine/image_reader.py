@@ -12,12 +12,14 @@ from mmengine import Config
 from ..contracts.backbone import Backbone
 from ..contracts.domain import Decoded, Domain, DomainData, Item
 from ..contracts.errors import CapabilityError, ConfigError, DataError, UnknownNameError
+from ..data.pairs.pair_images import StoredImages
 from ..data.unlabelled import read_unlabelled
 from ..features.keys import transform_spec
 from ..registry import load_domain
 from .recipe import data_options
 
 SAMPLE = "sample"
+PAIR_FILES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".tar")
 
 
 @dataclass
@@ -73,13 +75,13 @@ class ImageReader:
         }
 
     def read(self, paths: Sequence[str | Path]) -> DomainData:
-        """Unlabelled images: files and folders, or the domain's own sample.
+        """Unlabelled images: files and folders, the domain's own sample, or without a domain a file of pairs.
 
         Raises:
             DataError: a path does not exist, or holds no image.
         """
         if self.domain is None:
-            return read_unlabelled(paths)
+            return _captioned(paths[0]) if _is_pair_file(paths) else read_unlabelled(paths)
         if [str(path) for path in paths] == [SAMPLE]:
             return self.domain.sample(self.task)
         return self.domain.read_images(list(paths), **self.options)
@@ -112,8 +114,33 @@ class ImageReader:
 
         if self.domain is not None and list(given) == [SAMPLE]:
             return self.read(given).load
+        if self.domain is None and _is_pair_file(given):
+            return _stored
         there = [source for source in dict.fromkeys(sources) if Path(source).is_file()]
         if not there:
             return gone
         load = self.read(there).load
         return lambda item: load(item) if Path(item.source).is_file() else gone(item)
+
+
+def _is_pair_file(paths: Sequence[str | Path]) -> bool:
+    return len(paths) == 1 and Path(paths[0]).suffix.lower() in PAIR_FILES
+
+
+def _captioned(path: str | Path) -> DomainData:
+    """The images of a file of image-text pairs, with what is said of them."""
+    from ..data.pairs.reading import read_pairs
+
+    pairs = read_pairs(path)
+    return DomainData([pair_item(pair) for pair in pairs], (), _stored, "captions", pairs.name, pairs.skipped)
+
+
+def pair_item(pair: Any) -> Item:
+    """The image of a pair: which file, which part of it, what is said of it, and its split."""
+    part = {} if pair.offset is None else {"offset": pair.offset, "size": pair.size}
+    decode = {**part, **getattr(pair, "decode", {})}
+    return Item(pair.id, Path(pair.source), decode, captions=pair.captions or None, split=pair.split)
+
+
+def _stored(item: Item) -> Decoded:
+    return StoredImages().decode(str(item.source), item.decode.get("offset"), item.decode.get("size"))

@@ -71,7 +71,8 @@ def index(
     Args:
         recipe: backbone, device, precision; the domain whose files the images are, where it names one.
         out: folder of the index. An index that is there already is replaced when the new one is whole.
-        images: files and folders; ["sample"] is the domain's own sample.
+        images: files and folders; or one file of image-text pairs, whose captions are shown with the images; or with a
+            domain ["sample"], its own sample.
         texts: a UTF-8 file with one text a line, instead of images. The two lie apart in the shared space of most
             backbones (one kind would fill the first places), so an index holds one of them.
         kind: "flat" (exact), "hnsw" or "ivf".

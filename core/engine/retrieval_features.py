@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -22,6 +21,7 @@ from ..features.micro_batch import CPU_SIZES, GPU_SIZES, MicroBatch
 from ..features.store import FeatureStore
 from ..training.distributed import all_gather_json, all_gather_rows, rank, run_on_all, world_size
 from .eval_mode import in_eval_mode
+from .image_reader import pair_item
 from .progress import Reporter
 
 TEXTS_AT_ONCE = 256
@@ -112,7 +112,7 @@ def _distinct_images(pairs: Pairs) -> list[tuple[int, Any]]:
 def _encoded_images(backbone: Backbone, pairs: Pairs, listed, how: How) -> tuple[Tensor, dict[int, str]]:
     """(N, D) unit rows, and place -> why an image could not be read; its row is zero."""
     own = list(range(rank(), len(listed), world_size()))
-    jobs = [Job(_item(listed[place][1]), (place.to_bytes(8, "big"),), (None,)) for place in own]
+    jobs = [Job(pair_item(listed[place][1]), (place.to_bytes(8, "big"),), (None,)) for place in own]
     micro_batch = MicroBatch(how.batch_size, CPU_SIZES if backbone.device.type == "cpu" else GPU_SIZES)
 
     def render(job: Job) -> list[Tensor]:
@@ -156,7 +156,7 @@ def _image_encoder(backbone: Backbone, amp: str | None) -> Callable[[Tensor], Te
 def _stored_images(backbone: Backbone, pairs: Pairs, listed, how: How) -> tuple[Tensor, dict[int, str]]:
     """The same by the feature store."""
     place_of = {pair.id: place for place, (_, pair) in enumerate(listed)}
-    items = [_item(pair) for _, pair in listed]
+    items = [pair_item(pair) for _, pair in listed]
     items = [item if item.source.is_file() else _with_digest(item, pairs, row) for item, (row, _) in zip(items, listed)]
     data = DomainData(items, (), lambda item: pairs.load_image(listed[place_of[item.id]][0]), kind="captions")
     with how.reporter.task("Encoding images") as progress:
@@ -210,12 +210,6 @@ def _from_all_ranks(rows: Tensor, total: int) -> Tensor:
     whole = torch.empty(total, rows.shape[1])
     whole[order] = all_gather_rows(rows)
     return whole
-
-
-def _item(pair: Any) -> Item:
-    """The image for the feature store: which file, and which part of it."""
-    part = {} if getattr(pair, "offset", None) is None else {"offset": pair.offset, "size": pair.size}
-    return Item(pair.id, Path(pair.source), {**part, **getattr(pair, "decode", {})})
 
 
 def _with_digest(item: Item, pairs: Any, row: int) -> Item:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +103,31 @@ def test_a_domains_files_are_read_as_the_domain_reads_them(index, vladapt, tmp_p
     assert made["entries"] == 300
     found = vladapt("search", "photos.index", "a round cell", "--top", 3, "--html", "found.html", "--json").json
     assert len(found["hits"]) == 3
+    assert (tmp_path / "found.html").read_text().count("data:image/jpeg") == 3
+
+
+def test_a_file_of_pairs_gives_its_images_and_shows_their_captions(index, vladapt, colours, tmp_path):
+    table = colours / "pairs.csv"
+    table.write_text("image,caption\nred/00.png,a red thing\nred/00.png,still red\nblue/01.png,a blue thing\n")
+    assert index(table, "--json").json["entries"] == 2
+    hits = vladapt("search", "photos.index", "--image", colours / "red" / "00.png", "--json").json["hits"]
+    assert hits[0]["captions"] == ["a red thing", "still red"] and hits[0]["source"] == str(colours / "red" / "00.png")
+    shown = vladapt("search", "photos.index", "red", "--html", "found.html")
+    assert "still red" in shown.out and "a blue thing" in shown.out
+    assert (tmp_path / "found.html").read_text().count("data:image/jpeg") == 2
+
+
+def test_images_in_a_tar_file_are_found_and_shown(index, vladapt, colours, tmp_path):
+    with tarfile.open(tmp_path / "shard.tar", "w") as shard:
+        for name in ("red", "blue"):
+            for file, content in ((f"{name}.png", (colours / name / "00.png").read_bytes()), (f"{name}.txt", b"words")):
+                member = tarfile.TarInfo(file)
+                member.size = len(content)
+                shard.addfile(member, io.BytesIO(content))
+    assert index("shard.tar", "--json").json["entries"] == 2
+    query = ("--image", colours / "blue" / "00.png", "--html", "found.html", "--json")
+    hits = vladapt("search", "photos.index", *query).json["hits"]
+    assert "blue" in hits[0]["id"] and hits[0]["score"] == pytest.approx(1, abs=1e-5)
     assert (tmp_path / "found.html").read_text().count("data:image/jpeg") == 3
 
 
