@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
+from ..contracts.errors import CapabilityError
+from .class_scores import ClassScores
 from .masked_words import MaskedWords
 from .uncertainty import Uncertainty
 
@@ -51,7 +53,7 @@ class Outputs(nn.Module):
         wanted: names of outputs.
         teacher: the towers that `teacher.*` come from, or None.
         text_prompt: changes word embeddings before the text tower: (embeddings, mask, batch) -> (embeddings, mask).
-        classes: C lists of prompts, where "logits" is wanted.
+        class_scores: where "logits" is wanted.
 
     Raises:
         CapabilityError: the backbone has no such output.
@@ -63,7 +65,7 @@ class Outputs(nn.Module):
         wanted: Iterable[str],
         teacher: Backbone | None = None,
         text_prompt: Callable | None = None,
-        class_tokens: Tensor | None = None,
+        class_scores: ClassScores | None = None,
     ):
         super().__init__()
         self.wanted = frozenset(wanted)
@@ -71,7 +73,7 @@ class Outputs(nn.Module):
             backbone.need(CAPABILITY[name])
         self._held = [backbone, teacher]  # in a list: no submodules, whose parameters would be listed twice
         self.text_prompt = text_prompt
-        self.register_buffer("class_tokens", class_tokens, persistent=False)
+        self.class_scores = class_scores
         self.uncertainty = Uncertainty(backbone) if self.wanted & VARIANCES else None
         self.masked_words = MaskedWords(backbone) if "masked_tokens" in self.wanted else None
 
@@ -96,7 +98,7 @@ class Outputs(nn.Module):
         if self.masked_words is not None:
             out.update(self.masked_words(batch["tokens"], batch["lots"]))
         if "logits" in self.wanted:
-            out["logits"] = self._logits(out["image_features"])
+            out["logits"] = self.class_scores(out["image_features"])
         for name in ("labels", "index"):
             if name in self.wanted:
                 out[name] = batch[name]
@@ -132,7 +134,7 @@ class Outputs(nn.Module):
         backbone, out = self.backbone, {}
         for name, field in (("image_view2", "pixels_view2"), ("image_negative", "pixels_negative")):
             if name in self.wanted:
-                out[name] = backbone.encode_image(batch[field])
+                out[name] = image_features(backbone, batch[field])
         for name, field in (("hidden_view1", "pixels_strong1"), ("hidden_view2", "pixels_strong2")):
             if name in self.wanted:
                 out[name] = backbone.hidden(batch[field])
@@ -178,20 +180,22 @@ class Outputs(nn.Module):
         embeddings, mask = self.text_prompt(backbone.embed_tokens(tokens), mask, batch)
         return backbone.encode_prompt(embeddings, mask)
 
-    def _logits(self, image_features: Tensor) -> Tensor:
-        """Scores of all classes, their prompts encoded anew, as CLIP-LoRA does in each step."""
-        classes, prompts, length = self.class_tokens.shape
-        encoded = self.backbone.encode_text(self.class_tokens.view(classes * prompts, length))
-        weights = F.normalize(encoded.view(classes, prompts, -1).mean(dim=1), dim=-1)  # (C, D)
-        scores = self.backbone.logit_scale * image_features @ weights.T
-        bias = self.backbone.logit_bias
-        return scores if bias is None else scores + bias
+
+def image_features(backbone: Backbone, pixels: Tensor) -> Tensor:
+    """(B, 3, S, S) -> (B, D) unit. Of clips (B, T, 3, S, S) the frames' features are averaged, as the store does."""
+    if pixels.ndim == 4:
+        return backbone.encode_image(pixels)
+    frames = backbone.encode_image(pixels.flatten(0, 1), normalize=False)  # (B * T, D)
+    return F.normalize(frames.unflatten(0, pixels.shape[:2]).mean(dim=1), dim=-1)
 
 
 def image_outputs(backbone: Backbone, pixels: Tensor, names: frozenset[str]) -> dict[str, Tensor]:
     """ "image_features" (B, D) unit, "image_hidden" (B, W) and "image_tokens" (B, P, D), as far as they are named."""
     if names == {"image_features"}:
-        return {"image_features": backbone.encode_image(pixels)}
+        return {"image_features": image_features(backbone, pixels)}
+    if pixels.ndim == 5:
+        lacking = ", ".join(sorted(names - {"image_features"}))
+        raise CapabilityError(f"a loss needs {lacking}, which clips of several frames do not have; use clip")
     several = getattr(backbone, "image_outputs", None)
     if several is not None:
         return several(pixels, names)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +20,7 @@ from ..contracts.backbone import Backbone
 from ..contracts.errors import CapabilityError, ConfigError
 from .batches import GlobalBatches
 from .checkpointing import checkpoint_blocks
+from .class_scores import ClassScores
 from .dims import dims_of
 from .extract_outputs import extract_outputs
 from .fields import fields_of
@@ -45,6 +48,7 @@ class Task:
         losses: name -> weight.
         loss_options: name -> keyword arguments of the loss.
         class_prompts: C lists of prompts, where a loss needs "logits".
+        negative_prompts: C lists of prompts that say the class is absent, for samples of several labels.
         teacher: a backbone, where a loss has a frozen teacher.
         view: augments an image for training: (decoded, seed) -> pixels; by default a crop and a flip.
         select: chooses what is trained: called with the backbone; by default `lock`, `train_last` and `lora` say it.
@@ -56,6 +60,7 @@ class Task:
     losses: Mapping[str, float]
     loss_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     class_prompts: Sequence[Sequence[str]] | None = None
+    negative_prompts: Sequence[Sequence[str]] | None = None
     teacher: Backbone | None = None
     view: View | None = None
     select: Callable[[Backbone], Any] | None = None
@@ -92,7 +97,7 @@ def train(
     backbone: Backbone,
     task: Task,
     settings: TrainingSettings,
-    folder: str | Path,
+    folder: str | Path | None,
     *,
     resume: bool = False,
     tell: Callable[[int, int, dict[str, float]], None] = lambda done, total, values: None,
@@ -101,7 +106,7 @@ def train(
     """Train the towers in place; afterwards they are frozen and in eval mode again.
 
     Args:
-        folder: for checkpoints.
+        folder: for checkpoints; None keeps none.
         resume: go on from the newest whole checkpoint in it.
         tell: called after each step with (steps done, all steps, values).
         say: called with sentences about resuming.
@@ -119,14 +124,15 @@ def train(
     samples = loader(made.samples(), batches, settings.workers, pin=backbone.device.type == "cuda")
     history, broken, best = History(), BrokenSamples(len(task.source)), {}
     average = deepcopy(backbone.model).requires_grad_(False).eval() if settings.ema else None
-    folder = Path(folder)
     extra = {"best": (lambda: dict(best), best.update)}
     if average is not None:
         extra["average"] = (average.state_dict, average.load_state_dict)
     identity = {**_lasting(settings), "losses": dict(task.losses), "samples": len(task.source), **task.identity}
     step_hook = StepHook(history, broken, tell, settings.seed)
-    saving = ResumeHook(folder / "checkpoints", settings, identity, history, extra, resume, say)
-    hooks = [step_hook, BeforeEpochHook(lambda names: extract_outputs(model, made.samples(), batches, names)), saving]
+    hooks = [step_hook, BeforeEpochHook(lambda names: extract_outputs(model, made.samples(), batches, names))]
+    if folder is not None:
+        place = Path(folder) / "checkpoints"
+        hooks.append(ResumeHook(place, settings, identity, history, extra, resume, say))
     if average is not None:
         hooks.append(AverageHook(average, settings.ema))
     if task.validate is not None:
@@ -134,7 +140,8 @@ def train(
         hooks.append(ValidationHook(validate, history, settings.patience, best, lambda: _weights(backbone, average)))
     steps = settings.epochs * len(batches)
     heads = [made.objective, made.outputs]
-    first_step = run_with_hooks(model, heads, samples, settings, hooks, steps, folder)
+    with _work_folder(folder) as work:
+        first_step = run_with_hooks(model, heads, samples, settings, hooks, steps, work)
     _keep_best(backbone, average, best)
     if settings.lora and task.select is None:
         merge_lora(backbone)
@@ -149,6 +156,16 @@ def train(
         samples_per_second=(steps - first_step) * batches.batch_size / max(seconds, 1e-9),
         trained_parameters=made.trained_parameters,
     )
+
+
+@contextmanager
+def _work_folder(folder: str | Path | None) -> Iterator[Path]:
+    """What mmengine needs to have, though nothing of ours may go there."""
+    if folder is not None:
+        yield Path(folder)
+        return
+    with tempfile.TemporaryDirectory() as made:
+        yield Path(made)
 
 
 def seed_everything(seed: int) -> None:
@@ -222,7 +239,7 @@ class _Parts:
             self.needs,
             teacher=self._teacher(),
             text_prompt=prompts[0] if prompts else None,
-            class_tokens=self._class_tokens(),
+            class_scores=self._class_scores(),
         )
 
     def _teacher(self) -> Backbone | None:
@@ -234,15 +251,12 @@ class _Parts:
             return self.task.teacher
         return None
 
-    def _class_tokens(self) -> Tensor | None:
+    def _class_scores(self) -> ClassScores | None:
         if "logits" not in self.needs:
             return None
-        prompts = self.task.class_prompts
-        if prompts is None:
+        if self.task.class_prompts is None:
             raise CapabilityError("a loss needs 'logits' (scores of all classes); pairs have no classes, use clip")
-        most = max(len(each) for each in prompts)
-        rows = [self.backbone.tokenize([each[i % len(each)] for i in range(most)]) for each in prompts]
-        return torch.stack(rows)  # (C, T, L)
+        return ClassScores(self.backbone, self.task.class_prompts, self.task.negative_prompts)
 
     def _say_what_is_experimental(self) -> None:
         for name, loss in self.objective.losses.items():

@@ -1,0 +1,74 @@
+"""Scores of all classes from image features: the text weights are made anew where a training step can change them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..backbones.tower_names import tower_of
+from ..contracts.backbone import Backbone
+
+SCALES = ("logit_scale", "logit_bias")
+
+
+class ClassScores(nn.Module):
+    """logit_scale * cosine to each class, plus the logit bias where the backbone has one.
+
+    A class is the unit mean of its unit prompts. With negative prompts its score is the difference to theirs, so that
+    its sigmoid is the probability of the positive one, as in `TextClassifier.logits`.
+
+    Args:
+        backbone: what is trained of it is decided already.
+        prompts: C lists of texts.
+        negative: C lists of texts that say the class is absent, or None.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        prompts: Sequence[Sequence[str]],
+        negative: Sequence[Sequence[str]] | None = None,
+    ):
+        super().__init__()
+        self._held = [backbone]  # in a list: no submodule
+        self.num_classes, self.has_negatives = len(prompts), negative is not None
+        groups = [*prompts, *(negative or ())]
+        texts = list(dict.fromkeys(text for group in groups for text in group))
+        place = {text: i for i, text in enumerate(texts)}
+        shares = torch.zeros(len(groups), len(texts))
+        for row, group in enumerate(groups):
+            for text in group:
+                shares[row, place[text]] += 1 / len(group)
+        self.register_buffer("tokens", backbone.tokenize(texts), persistent=False)  # (P, L)
+        self.register_buffer("shares", shares, persistent=False)  # (C or 2 C, P)
+        with torch.no_grad():
+            fixed = self._encoded() if text_stays(backbone) else None
+        self.register_buffer("fixed", fixed, persistent=False)
+
+    def forward(self, unit: Tensor) -> Tensor:
+        """(B, D) unit image features -> (B, C). In float32 under autocast too: scaled cosines need its precision."""
+        backbone = self._held[0]
+        weights = self._encoded() if self.fixed is None else self.fixed  # (C or 2 C, D)
+        with torch.autocast(unit.device.type, enabled=False):
+            scores = backbone.logit_scale.float() * unit.float() @ weights.T
+        if self.has_negatives:
+            return scores[:, : self.num_classes] - scores[:, self.num_classes :]
+        bias = backbone.logit_bias
+        return scores if bias is None else scores + bias
+
+    def _encoded(self) -> Tensor:
+        encoded = self._held[0].encode_text(self.tokens).float()  # (P, D) unit
+        with torch.autocast(encoded.device.type, enabled=False):
+            return F.normalize(self.shares.to(encoded.device) @ encoded, dim=-1)
+
+
+def text_stays(backbone: Backbone) -> bool:
+    """Whether no training step can change what a text is encoded to."""
+    return not any(
+        parameter.requires_grad and tower_of(backbone, name) != "image"
+        for name, parameter in backbone.model.named_parameters()
+        if name not in SCALES
+    )

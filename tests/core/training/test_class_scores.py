@@ -1,0 +1,84 @@
+"""Scores of all classes: means of unequal numbers of prompts, negatives, texts that stay, precision, clips."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from vladapt import CapabilityError, build_classifier
+from vladapt.core.training.class_scores import ClassScores
+from vladapt.core.training.layers import set_trainable
+from vladapt.core.training.outputs import Outputs, image_features
+from vladapt.core.training.settings import TrainingSettings
+from vladapt.core.training.train import Task, train
+
+PROMPTS = [["a red thing", "red", "very red"], ["a green thing"]]
+
+
+@pytest.fixture
+def unit():
+    return F.normalize(torch.randn(5, 24, generator=torch.Generator().manual_seed(0)), dim=-1)
+
+
+def test_scores_are_those_of_the_zero_shot_classifier(small_clip, unit):
+    """Each prompt counts alike within its class, whatever number of them the others have."""
+    classifier = build_classifier(small_clip, ["x", "y"], [], descriptions={"x": PROMPTS[0], "y": PROMPTS[1]})
+    torch.testing.assert_close(ClassScores(small_clip, PROMPTS)(unit), classifier.logits(unit), atol=1e-4, rtol=1e-5)
+
+
+def test_negative_prompts_make_differences(small_clip, unit):
+    negative = [["nothing red"], ["no green", "without green"]]
+    classifier = build_classifier(
+        small_clip, ["red", "green"], ["a {}", "{}"], negative_templates=["no {}", "without {}"]
+    )
+    prompts = [["a red", "red"], ["a green", "green"]]
+    scores = ClassScores(small_clip, prompts, [["no red", "without red"], ["no green", "without green"]])(unit)
+    torch.testing.assert_close(scores, classifier.logits(unit), atol=1e-4, rtol=1e-5)
+    assert not torch.allclose(scores, ClassScores(small_clip, prompts, negative)(unit), atol=1e-2)
+
+
+def test_texts_are_encoded_once_where_they_stay(small_clip, unit, monkeypatch):
+    backbone = copy.deepcopy(small_clip)
+    set_trainable(backbone, lock="text")
+    scores, calls = ClassScores(backbone, PROMPTS), []
+    original = type(backbone).encode_text
+    monkeypatch.setattr(type(backbone), "encode_text", lambda self, *a, **k: calls.append(1) or original(self, *a, **k))
+    scores(unit)
+    assert not calls
+    set_trainable(backbone)
+    trained = ClassScores(backbone, PROMPTS)
+    calls.clear()
+    out = trained(unit)
+    assert calls == [1] and out.requires_grad
+    torch.testing.assert_close(scores(unit), out, atol=1e-4, rtol=1e-5)
+
+
+def test_scores_keep_full_precision_under_autocast(small_clip, unit):
+    backbone = copy.deepcopy(small_clip)
+    set_trainable(backbone, lock="text")
+    scores = ClassScores(backbone, PROMPTS)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = scores(unit)
+    assert half.dtype == torch.float32 and torch.equal(half, scores(unit))
+
+
+def test_frames_of_clips_are_averaged(small_clip):
+    clips = torch.randn(2, 3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    frames = torch.stack([small_clip.encode_image(clip, normalize=False).mean(dim=0) for clip in clips])
+    torch.testing.assert_close(image_features(small_clip, clips), F.normalize(frames, dim=-1))
+    with pytest.raises(CapabilityError, match=r"image_tokens.*clips"):
+        Outputs(small_clip, ["image_tokens"]).per_sample({"pixels": clips})
+
+
+def test_no_folder_keeps_no_checkpoint(fresh_clip, toy_pairs, tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    from vladapt.core.training import hooks
+
+    monkeypatch.setattr(hooks, "save_checkpoint", lambda *a: pytest.fail("a checkpoint was written"))
+    done = train(fresh_clip, Task(toy_pairs(), {"clip": 1.0}), TrainingSettings(epochs=1, batch_size=8), None)
+    assert done.steps == 3 and not list((tmp_path / "temporary").iterdir())
