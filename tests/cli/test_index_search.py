@@ -60,6 +60,15 @@ def test_a_second_index_of_the_same_images_runs_no_backbone(index, colours, phot
     assert (made["encoded"], made["from_store"], made["entries"]) == (0, 36, 36)
 
 
+def test_options_reach_the_backbone(index, colours, photos, tmp_path):
+    rows = (tmp_path / "photos.index" / "index.faiss").read_bytes()
+    assert index(colours, "--amp", "bf16", "--json").json["encoded"] == 36  # other features than those in the store
+    assert (tmp_path / "photos.index" / "index.faiss").read_bytes() != rows
+    for option, value in (("--amp", "int4"), ("--batch-size", 0), ("--workers", -1), ("--device", "tpu9")):
+        refused = index(colours, option, value)
+        assert refused.code == 2 and f"{option} {value}" in refused.error
+
+
 def test_json_of_index_has_its_facts(index, colours, small_clip):
     made = index(colours, "--kind", "ivf", "--json").json
     assert (made["holds"], made["kind"], made["dims"], made["skipped"]) == ("images", "ivf", 24, [])
