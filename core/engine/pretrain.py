@@ -191,7 +191,9 @@ class _Measures:
     def validate(self) -> float:
         """Mean R@1 of both directions on val."""
         metrics = self._retrieval(self.splits.val_part(MOST_VALIDATED)).metrics
-        return (metrics["image_to_text"]["r1"] + metrics["text_to_image"]["r1"]) / 2
+        score = (metrics["image_to_text"]["r1"] + metrics["text_to_image"]["r1"]) / 2
+        self.reporter.say(f"Mean R@1 of both directions on val: {score:.1%}")
+        return score
 
     def compared(self, before: _Measured, after: _Measured) -> dict[str, Any]:
         """The shape of metrics.json."""

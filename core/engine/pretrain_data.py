@@ -10,7 +10,7 @@ import numpy as np
 
 from ..contracts.errors import DataError
 from ..data.pairs.pair_set import PairSet
-from ..data.verify import MAX_SKIPPED_SHARE
+from ..data.verify import check_skipped
 
 
 @dataclass(frozen=True)
@@ -67,16 +67,10 @@ def read_pair_splits(path: str, seed: int, options: dict[str, Any]) -> PairSplit
     Raises:
         DataError: nothing usable there, more than 5 % of it broken, or no pairs to train on.
     """
-    from ..data.pairs.read_pairs import read_pairs
-    from ..data.pairs.sample import sample_pairs
-    from ..data.pairs.pair_splits import assign_pair_splits
+    from ..data.pairs.reading import read_pairs
 
-    whole = sample_pairs(**options) if path == "sample" else read_pairs(path, **options)
-    if len(whole.skipped) > MAX_SKIPPED_SHARE * whole.total:
-        name, reason = whole.skipped[0]
-        raise DataError(f"--data {path}: {len(whole.skipped)} of {whole.total} pairs are broken; {name}: {reason}")
-    if not whole.splits:
-        whole = assign_pair_splits(whole, seed=seed)
+    whole = read_pairs(path, **{"seed": seed, **options})
+    check_skipped(whole.skipped, whole.total)
     train = whole.split("train")
     if len(train) < 2:
         raise DataError(f"--data {path}: {len(train)} pairs to train on; give more, or mark more rows as train")

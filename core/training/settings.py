@@ -12,7 +12,7 @@ PRECISIONS = (None, "bf16", "fp16")
 TOWERS = ("image", "text")
 PARALLEL = ("ddp", "fsdp")
 OPTIMIZERS = ("adamw", "sgd")
-CAPTIONS = ("uniform", "first", "shear")
+CAPTIONS = ("uniform", "captions", "first", "shear")
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,9 @@ class TrainingSettings:
         lora: rank of LoRA on the attention of both towers, in place of training their weights; 0: none.
         lora_alpha: its scale.
         lora_dropout: share of its inputs left out in training.
-        captions: which of several captions an epoch uses: "uniform" (drawn), "first", or "shear" (drawn, rewrites cut
-            to the length of the original).
+        captions: which of several captions an epoch uses: "uniform" (drawn of captions and rewrites, as LaCLIP does),
+            "captions" (drawn, without rewrites), "first", or "shear" (as "uniform", rewrites cut to the original's
+            length).
         crop_scale: shares of an image's area that the random crop keeps.
         save_every: steps between checkpoints; None: once an epoch.
         keep: how many checkpoints are kept, 2 at least, so that a damaged one has one before it.
@@ -102,7 +103,7 @@ class TrainingSettings:
         require(self.parallel in PARALLEL, "parallel", self.parallel, "there are ddp and fsdp")
         averaged = self.parallel == "fsdp" and self.ema is not None
         require(not averaged, "ema", self.ema, "weights that fsdp cuts over processes are not averaged; use ddp")
-        require(self.captions in CAPTIONS, "captions", self.captions, "there are uniform, first and shear")
+        require(self.captions in CAPTIONS, "captions", self.captions, f"there are {', '.join(CAPTIONS)}")
         require(set(self.lock) < set(TOWERS), "lock", list(self.lock), "lock image or text, not both")
         require(not self.unlock_after or self.lock, "unlock_after", self.unlock_after, "name the tower in lock")
         require(self.unlock_after < self.epochs, "unlock_after", self.unlock_after, "give fewer than epochs")

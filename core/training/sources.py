@@ -32,8 +32,8 @@ class Source(Protocol):
     def text(self, kind: str, row: int, epoch: int) -> str | list[str]:
         """Of "caption", "view2", "short", "synthetic", "negative", or a list for "positives"."""
 
-    def label(self, row: int) -> int:
-        """Class or identity; -1 where there is none."""
+    def label(self, row: int) -> int | tuple[float, ...]:
+        """Class or identity, -1 where there is none; 0/1/NaN a class where an image has several labels."""
 
 
 @dataclass
@@ -50,8 +50,10 @@ class PairSource:
 
     @property
     def texts(self) -> frozenset[str]:
-        kinds = {"caption", "view2", "positives", "short"} | {"synthetic", "negative"} & set(self.pairs.fields)
-        return frozenset(kinds | ({"negative_image"} & set(self.pairs.fields)))
+        # A negative is made of the caption where the data has none; a synthetic caption cannot be.
+        return frozenset({"caption", "view2", "positives", "short", "negative"}) | (
+            {"synthetic", "negative_image"} & set(self.pairs.fields)
+        )
 
     @property
     def labelled(self) -> bool:
@@ -88,10 +90,10 @@ class PairSource:
 
 @dataclass
 class LabelledSource:
-    """Labelled images; the text of an image is a prompt of its class.
+    """Labelled images; the text of an image is a prompt of its class. One with several labels has no text of its own.
 
     Args:
-        items: with `label`.
+        items: with `label`, or all with `labels`.
         load: item -> decoded image.
         prompts: C lists of prompts; an epoch uses one of them in turn.
     """
@@ -100,8 +102,12 @@ class LabelledSource:
     load: Callable[[Item], Decoded]
     prompts: Sequence[Sequence[str]]
 
-    texts = frozenset({"caption", "view2"})
     labelled = True
+
+    @property
+    def texts(self) -> frozenset[str]:
+        several = any(item.labels is not None for item in self.items)
+        return frozenset() if several else frozenset({"caption", "view2"})
 
     def __len__(self) -> int:
         return len(self.items)
@@ -119,5 +125,6 @@ class LabelledSource:
         prompts = self.prompts[self.items[row].label]
         return prompts[(epoch + row + (kind == "view2")) % len(prompts)]
 
-    def label(self, row: int) -> int:
-        return self.items[row].label
+    def label(self, row: int) -> int | tuple[float, ...]:
+        item = self.items[row]
+        return item.label if item.labels is None else item.labels

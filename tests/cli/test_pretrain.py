@@ -1,0 +1,225 @@
+"""`vladapt pretrain`, as a user runs it: what it writes, what changes it, stopped and resumed, on one process and two."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+COLOURS = {"red": (220, 40, 40), "green": (40, 190, 60), "blue": (50, 70, 220), "yellow": (230, 220, 60)}
+PLACES = ("left", "right", "top")
+
+
+@pytest.fixture(scope="module")
+def pairs_csv(tmp_path_factory) -> Path:
+    """72 images whose captions name a colour and a side."""
+    folder = tmp_path_factory.mktemp("pairs")
+    rows = []
+    for i in range(72):
+        colour, place = list(COLOURS)[i % 4], PLACES[i // 4 % 3]
+        pixels = np.random.default_rng(i).integers(0, 70, (20, 20, 3)).astype(np.uint8)
+        part = {"left": np.s_[:, :10], "right": np.s_[:, 10:], "top": np.s_[:10]}[place]
+        pixels[part] = COLOURS[colour]
+        Image.fromarray(pixels).save(folder / f"{i:02}.png")
+        split = "test" if i >= 60 else "val" if i >= 48 else "train"
+        rows.append([f"{i:02}.png", f"a {colour} area at the {place}", split])
+    with (folder / "pairs.csv").open("w", newline="") as handle:
+        csv.writer(handle).writerows([["image", "caption", "split"], *rows])
+    return folder / "pairs.csv"
+
+
+@pytest.fixture(scope="module")
+def generic(tmp_path_factory) -> Path:
+    """A few images of two classes, so that measuring what is forgotten is quick."""
+    folder = tmp_path_factory.mktemp("generic")
+    for name, colour in (("apple", (200, 30, 30)), ("sky", (120, 170, 240))):
+        (folder / name).mkdir()
+        for i in range(3):
+            Image.new("RGB", (16, 16), tuple(min(255, part + 5 * i) for part in colour)).save(
+                folder / name / f"{i}.png"
+            )
+    return folder
+
+
+@pytest.fixture
+def options(pairs_csv, generic, small_clip_spec):
+    return [
+        *("--data", pairs_csv, "--backbone", small_clip_spec, "--generic", generic, "--device", "cpu"),
+        *("--epochs", 2, "--batch-size", 16, "--lr", 1e-3, "--seed", 3),
+    ]
+
+
+def weights(folder) -> dict[str, torch.Tensor]:
+    return load_file(Path(folder) / "model.safetensors")
+
+
+def distance(one, other) -> float:
+    a, b = weights(one), weights(other)
+    return max(float((a[name] - b[name]).abs().max()) for name in a)
+
+
+def test_it_writes_a_backbone_and_says_what_changed(vladapt, options, tmp_path):
+    done = vladapt("pretrain", *options, "--epochs", 6, "--out", "model", "--json")
+    assert done.code == 0, done.err
+    summary = done.json
+    assert summary["adapted"]["text_to_image/r5"] > summary["zero_shot"]["text_to_image/r5"]
+    assert summary["losses"] == {"clip": 1.0} and summary["steps"] == 18
+    assert {"before", "after"} <= set(summary["generic"])
+    written = {path.name for path in (tmp_path / "model").iterdir()}
+    assert {"model.safetensors", "run.json", "metrics.json", "history.json", "log.txt", "report.html"} <= written
+    assert not any(name.startswith("stage") for name in written)
+    assert len(json.loads((tmp_path / "model" / "history.json").read_text())) == 6
+    embedded = vladapt(
+        "embed",
+        "--domain",
+        "medical",
+        "--backbone",
+        "model/model.safetensors",
+        "--out",
+        "f.npz",
+        options[1].parent / "00.png",
+    )
+    assert embedded.code == 0, embedded.err
+
+
+def test_what_it_prints_can_be_read(vladapt, options):
+    done = vladapt("pretrain", *options, "--out", "model")
+    assert done.code == 0
+    assert "Epoch 1/2: loss" in done.err and "on val:" in done.err
+    assert "image to text: R@1" in done.out and "Generic vocabulary" in done.out
+    assert "Model:  model/model.safetensors" in done.out
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ["--loss", "siglip"],
+        ["--loss", "clip=1", "--loss", "neg-clip=0.5"],
+        ["--seed", "4"],
+        ["--lock", "image"],
+        ["--lora", "2"],
+        ["--amp", "bf16"],
+        ["--set", "layer_decay=0.5"],
+        ["--set", "loss.clip.label_smoothing=0.3"],
+        ["--set", "image_size=24"],
+        ["--set", "captions=first", "--set", "crop_scale=(0.1,0.3)"],
+        ["--lock", "image", "--set", "unlock_after=1"],
+    ],
+    ids=lambda change: " ".join(change),
+)
+def test_each_option_changes_the_model(vladapt, options, tmp_path, change, plain_model):
+    done = vladapt("pretrain", *options, *change, "--out", "other")
+    assert done.code == 0, done.err
+    other = weights(tmp_path / "other")
+    assert any(other[n].shape != v.shape or not torch.equal(other[n], v) for n, v in plain_model.items())
+
+
+@pytest.fixture(scope="module")
+def plain_model(pairs_csv, generic, small_clip_spec, tmp_path_factory):
+    """The weights of the plain run."""
+    out = tmp_path_factory.mktemp("plain") / "model"
+    subprocess.run(command(pairs_csv, generic, small_clip_spec, out), check=True, env=quiet(), capture_output=True)
+    return weights(out)
+
+
+def command(pairs, generic, spec, out, *more) -> list[str]:
+    fixed = ["--epochs", "2", "--batch-size", "16", "--lr", "1e-3", "--seed", "3", "--device", "cpu"]
+    places = ["--data", pairs, "--backbone", spec, "--generic", generic, "--out", out]
+    return [sys.executable, "-m", "vladapt", "pretrain", *map(str, [*places, *fixed, *more])]
+
+
+def quiet() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def test_micro_batches_and_workers_do_not_change_the_model(vladapt, options, tmp_path, plain_model):
+    done = vladapt("pretrain", *options, "--micro-batch-size", 5, "--workers", 2, "--out", "other")
+    assert done.code == 0, done.err
+    other = weights(tmp_path / "other")
+    assert max(float((other[n] - v).abs().max()) for n, v in plain_model.items()) < 1e-4
+
+
+def test_a_killed_training_goes_on_and_ends_the_same(pairs_csv, generic, small_clip_spec, tmp_path, plain_model):
+    out = tmp_path / "model"
+    start = command(pairs_csv, generic, small_clip_spec, out, "--set", "save_every=1")
+    process = subprocess.Popen(start, env=quiet(), stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while len(list(out.glob("stage-1/checkpoints/step-*.sha256"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    assert not (out / "model.safetensors").exists()
+    again = subprocess.run(start, env=quiet(), capture_output=True, text=True)
+    assert again.returncode == 2 and "add --resume to go on with it" in again.stderr
+    resumed = subprocess.run([*start, "--resume"], env=quiet(), capture_output=True, text=True)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "Resumed at step" in resumed.stderr
+    assert all(torch.equal(weights(out)[name], value) for name, value in plain_model.items())
+    finished = subprocess.run([*start, "--resume", "--json"], env=quiet(), capture_output=True, text=True)
+    assert finished.returncode == 0 and json.loads(finished.stdout)["model"] == str(out / "model.safetensors")
+
+
+def test_two_processes_make_the_model_of_one(pairs_csv, generic, small_clip_spec, tmp_path):
+    more = ["--set", "optimizer=sgd", "--set", "lr=1e-4", "--epochs", "1"]
+    for name, launcher in (
+        ("one", []),
+        ("two", ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]),
+    ):
+        plain = command(pairs_csv, generic, small_clip_spec, tmp_path / name, *more)
+        line = [plain[0], *launcher, *plain[1:]] if launcher else plain
+        done = subprocess.run(line, env=quiet(), capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert distance(tmp_path / "one", tmp_path / "two") < 1e-6
+    assert done.stdout.count("Model:") == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        (["--loss", "clop"], 2, "did you mean clip"),
+        (["--loss", "clip=much"], 2, "write NAME or NAME=WEIGHT"),
+        (["--loss", "clip", "--loss", "clip=2"], 2, "given twice"),
+        (["--set", "lerning_rate=1"], 2, "there is no such setting"),
+        (["--set", "loss.siglip.init_bias=1"], 2, "not among the losses"),
+        (["--set", "loss.clip.smoothing=1"], 2, "has no option 'smoothing'"),
+        (["--data", "nothing.csv"], 1, "nothing.csv"),
+        (["--loss", "alip"], 1, "give a column 'synthetic'"),
+        (["--loss", "distill"], 1, "--teacher"),
+        (["--loss", "sdm"], 1, "give a column 'label'"),
+        (["--batch-size", "1"], 2, "batch_size"),
+        (["--backbone", "no/model.safetensors"], 1, "no such file"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_bad_input_is_told_in_one_line(vladapt, options, change, code, words):
+    done = vladapt("pretrain", *options, *change, "--out", "model")
+    assert done.code == code, done.err
+    assert words in done.err.strip().splitlines()[-1]
+
+
+def test_a_folder_with_a_model_is_left_alone(vladapt, options, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"precious")
+    done = vladapt("pretrain", *options, "--out", "model")
+    assert done.code == 2 and "holds a model already" in done.error
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == b"precious"
+
+
+def test_a_tower_that_nothing_trained_is_a_start(vladapt, options, small_clip_spec, tmp_path):
+    config = small_clip_spec.removeprefix("open_clip:").partition("@")[0]
+    for seed in (1, 2):
+        spec = f"open_clip:{config}@random:{seed}"
+        assert vladapt("pretrain", *options, "--backbone", spec, "--epochs", 1, "--out", f"m{seed}").code == 0
+    assert distance(tmp_path / "m1", tmp_path / "m2") > 0
