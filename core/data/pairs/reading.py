@@ -49,14 +49,16 @@ def read_pairs(
     rewrites: Sequence[str | Path] = (),
     hashes: FileHashes | None = None,
     seed: int = 0,
+    val: float = 0.1,
+    test: float = 0.1,
 ) -> PairSet:
     """The image-text pairs at `path`, one row an image with all its captions.
 
     A file is judged by suffix and content. In a folder the first of these counts: tar shards, an annotation file
     (COCO, Karpathy, CUHK-PEDES), a table if there is one only, images with texts beside.
 
-    Rows without a split are train where others have one; where none has, a tenth of the images is val and a tenth
-    test, in person search a tenth of the persons (`assign_pair_splits`).
+    Rows without a split are train where others have one; where none has, a share of the images is val and one is
+    test, in person search of the persons (`assign_pair_splits`).
 
     Args:
         path: file, folder, name with braces, or "sample" for generated pairs.
@@ -67,6 +69,7 @@ def read_pairs(
         hashes: memory of file hashes: its folder keeps the indices of shards, and copies of an image under other
             names go to one split.
         seed: of the division into splits.
+        val, test: shares of the images that are held out where the data has no splits of its own.
 
     Raises:
         DataError: nothing there that can be read; the message says what would be.
@@ -81,7 +84,7 @@ def read_pairs(
         if name not in source.options:
             raise ConfigError(f"option {name} does not apply to {source.kind} ({path}); leave it out")
     pairs = source.read(**given)
-    return _of_split(pairs, split, path) if split else _with_splits(pairs, source, seed, hashes)
+    return _of_split(pairs, split, path) if split else _with_splits(pairs, source, hashes, seed=seed, val=val, test=test)
 
 
 @dataclass(frozen=True)
@@ -204,11 +207,12 @@ def _of_split(pairs: PairSet, split: str, path: str | Path) -> PairSet:
     return pairs.split(split)
 
 
-def _with_splits(pairs: PairSet, source: _Source, seed: int, hashes: FileHashes | None) -> PairSet:
+def _with_splits(pairs: PairSet, source: _Source, hashes: FileHashes | None, **shares: Any) -> PairSet:
     if not pairs.splits:
-        divided = assign_pair_splits(pairs, seed, hashes=hashes, by_class=source.divide_by_class)
+        divided = assign_pair_splits(pairs, hashes=hashes, by_class=source.divide_by_class, **shares)
         what = "persons" if source.divide_by_class else "images"
-        return replace(divided, notes=[*pairs.notes, f"No splits given: a tenth of the {what} is val, a tenth test."])
+        held_out = f"{shares['val']:.0%} of the {what} are val, {shares['test']:.0%} test"
+        return replace(divided, notes=[*pairs.notes, f"No splits given: {held_out}."])
     without = pairs.split_codes == 0
     if not without.any():
         return pairs

@@ -120,7 +120,7 @@ def test_a_person_is_on_one_side(tmp_path):
     sides = {pair.label: {other.split for other in pairs if other.label == pair.label} for pair in pairs}
     assert all(len(side) == 1 for side in sides.values())
     assert sorted(side for (side,) in sides.values()) == ["test", *["train"] * 8, "val"]
-    assert "No splits given: a tenth of the persons is val, a tenth test." in pairs.notes
+    assert "No splits given: 10% of the persons are val, 10% test." in pairs.notes
 
 
 def test_person_entries_must_be_objects(tmp_path):

@@ -78,3 +78,17 @@ def test_copies_stay_together_when_files_are_compared(tmp_path):
 def test_impossible_shares_are_refused(shares):
     with pytest.raises(ConfigError, match="share"):
         assign_pair_splits(unsplit(5), **shares)
+
+
+def test_shares_of_the_splits_are_the_users(tmp_path):
+    from vladapt.core.data.pairs.reading import read_pairs
+
+    pairs = read_pairs("sample", val=0, test=0.5)
+    assert pairs.splits  # the sample has its own
+    rows = ["image,caption", *(f"{i}.png,a thing {i}" for i in range(20))]
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    for i in range(20):
+        (tmp_path / f"{i}.png").write_bytes(b"not looked at")
+    shared = read_pairs(tmp_path / "t.csv", val=0, test=0.5)
+    assert (len(shared.split("train")), len(shared.split("val")), len(shared.split("test"))) == (10, 0, 10)
+    assert "No splits given: 0% of the images are val, 50% test." in shared.notes
