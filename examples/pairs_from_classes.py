@@ -16,13 +16,13 @@ described = {}
 if descriptions:
     described = {row["class"]: row["description"] for row in json.loads(Path(descriptions[0]).read_text("utf-8"))}
 
+images = sorted(Path(folder).resolve().glob("*/*.*"))
 with open(table, "w", newline="", encoding="utf-8") as handle:
     rows = csv.writer(handle)
     rows.writerow(["image", "caption", "label"])
-    for image in sorted(Path(folder).resolve().glob("*/*.*")):
+    for image in images:
         name = image.parent.name
-        captions = [template.format(name.replace("-", " ").replace("_", " "))]
-        captions += [described[name]] if name in described else []
-        for caption in captions:
-            rows.writerow([image, caption, name])
-print(f"{table}: {sum(1 for _ in open(table, encoding='utf-8')) - 1} rows")
+        rows.writerow([image, template.format(name.replace("-", " ").replace("_", " ")), name])
+        if name in described:
+            rows.writerow([image, described[name], name])
+print(f"{table}: {len(images)} images")

@@ -84,7 +84,9 @@ def read_pairs(
         if name not in source.options:
             raise ConfigError(f"option {name} does not apply to {source.kind} ({path}); leave it out")
     pairs = source.read(**given)
-    return _of_split(pairs, split, path) if split else _with_splits(pairs, source, hashes, seed=seed, val=val, test=test)
+    if split:
+        return _of_split(pairs, split, path)
+    return _with_splits(pairs, source, hashes, seed=seed, val=val, test=test)
 
 
 @dataclass(frozen=True)
