@@ -13,8 +13,9 @@ from ..contracts.domain import Decoded, DomainData, Item
 from ..contracts.errors import DataError
 from ..data.pairs.pair_set import Pair
 from ..features.store import FeatureStore
+from ..metrics.caption_accuracy import named_rightly
 from ..metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE, Ranking, image_text_rankings
-from ..metrics.significance import mcnemar
+from ..metrics.significance import mcnemar, wilson_interval
 from .progress import Reporter
 from .retrieval_features import How, Pairs, features_of
 
@@ -27,15 +28,18 @@ class RetrievalScores:
 
     Attributes:
         metrics: {"image_to_text": {"r1", "r5", "r10", "median_rank", "mean_rank", "map"}, "text_to_image": {...},
-            "images": N, "texts": M, "intervals": {"image_to_text": [low, high] of r1, "text_to_image": ...}}.
+            "images": N, "texts": M, "intervals": {"image_to_text": [low, high] of r1, "text_to_image": ...}}; where
+            all images have a class also "accuracy" of naming it by the captions, with its interval.
         rankings: direction -> the ranks behind them.
         ids: N images, what `rankings` count.
+        right: (N,) bool, whether an image's class is named rightly by the captions; None without classes.
         skipped: (id, reason) of images left out, with their captions.
     """
 
     metrics: dict[str, Any]
     rankings: dict[str, Ranking]
     ids: tuple[str, ...]
+    right: torch.Tensor | None = None
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -84,7 +88,13 @@ def evaluate_retrieval(
         "texts": len(found.texts),
         "intervals": {direction: list(ranking.recall_interval()) for direction, ranking in rankings.items()},
     }
-    return RetrievalScores(metrics, rankings, found.ids, found.skipped)
+    right = None
+    if found.labels is not None:
+        right = named_rightly(found.images, found.texts, found.image_of_text, found.labels)
+    if right is not None:
+        metrics["accuracy"] = float(right.float().mean())
+        metrics["intervals"]["accuracy"] = list(wilson_interval(int(right.sum()), len(right)))
+    return RetrievalScores(metrics, rankings, found.ids, right, found.skipped)
 
 
 def before_and_after(before: RetrievalScores | None, after: RetrievalScores) -> dict[str, Any]:
@@ -93,8 +103,9 @@ def before_and_after(before: RetrievalScores | None, after: RetrievalScores) -> 
     Returns:
         {"zero_shot": {"image_to_text/r1": ..., "text_to_image/map": ...} or None, "adapted": {...}, "test_images": N,
         "test_texts": M, "intervals": {"adapted": {direction: [low, high]}, ...}, "mcnemar": {direction: {"gained",
-        "lost", "p_value"}} or None}. McNemar's test pairs the queries whose first result is right; several captions of
-        one image are no independent queries, so that for them its p is a little small.
+        "lost", "p_value"}} or None}; where images have classes also "accuracy" on both sides and "accuracy_mcnemar".
+        McNemar's test pairs the queries whose first result is right; several captions of one image are no independent
+        queries, so that for them its p is a little small.
 
     Raises:
         DataError: the two are of different images or texts.
@@ -110,6 +121,9 @@ def before_and_after(before: RetrievalScores | None, after: RetrievalScores) -> 
     if before is not None:
         metrics["intervals"]["zero_shot"] = before.metrics["intervals"]
         metrics["mcnemar"] = _paired(before, after)
+        if before.right is not None and after.right is not None:
+            test = mcnemar(before.right, after.right)
+            metrics["accuracy_mcnemar"] = {"gained": test.gained, "lost": test.lost, "p_value": test.p_value}
     return metrics
 
 
@@ -181,7 +195,8 @@ def _part(pairs: Pairs, split: str | None) -> Pairs:
 
 
 def _flat(metrics: dict[str, Any]) -> dict[str, float]:
-    return {f"{side}/{name}": value for side in DIRECTIONS for name, value in metrics[side].items()}
+    flat = {f"{side}/{name}": value for side in DIRECTIONS for name, value in metrics[side].items()}
+    return flat | ({"accuracy": metrics["accuracy"]} if "accuracy" in metrics else {})
 
 
 def _paired(before: RetrievalScores, after: RetrievalScores) -> dict[str, dict[str, float]]:

@@ -48,6 +48,7 @@ class PairFeatures:
         texts: (M, D) unit; equal texts have equal rows.
         image_of_text: (M,) int64.
         ids: N.
+        labels: (N,) int64 where every image has a class, else None.
         skipped: (id, reason) of images left out, with their captions.
     """
 
@@ -55,6 +56,7 @@ class PairFeatures:
     texts: Tensor
     image_of_text: Tensor
     ids: tuple[str, ...]
+    labels: Tensor | None = None
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -96,8 +98,14 @@ def features_of(backbone: Backbone, pairs: Pairs, how: How) -> PairFeatures:
         texts=_text_rows(backbone, [text for _, text in captions], how),
         image_of_text=torch.tensor([image for image, _ in captions]),
         ids=tuple(ids[place] for place in kept),
+        labels=_labels([listed[place][1] for place in kept]),
         skipped=reasons,
     )
+
+
+def _labels(pairs: list[Any]) -> Tensor | None:
+    labels = [getattr(pair, "label", None) for pair in pairs]
+    return None if any(label is None for label in labels) else torch.tensor(labels)
 
 
 def _distinct_images(pairs: Pairs) -> list[tuple[int, Any]]:

@@ -21,6 +21,7 @@ SHOWN = {
     "mean_rank": "mean rank",
     "map": "mAP",
 }
+ACCURACY = "class, named by captions"
 RANKS = ("median_rank", "mean_rank")
 
 
@@ -58,6 +59,8 @@ def retrieval_table(metrics: Mapping[str, Any]) -> Table:
                 "change": "" if old is None else _change(name, new - old),
             }
             rows[f"{WORDS[side]}: {shown}"] = cells if before else {"adapted": cells["adapted"]}
+    if "accuracy" in after:
+        rows[ACCURACY] = _accuracy_row(before, after, intervals)
     return _table(metrics["test_images"], metrics["test_texts"], rows)
 
 
@@ -73,13 +76,32 @@ def retrieval_verdict(metrics: Mapping[str, Any]) -> str:
         if not test["gained"] and not test["lost"]:
             sentences.append(f"{WORDS[side]}: the same {queries} find theirs first as before.")
             continue
-        kind = "a gain" if test["gained"] > test["lost"] else "a LOSS"
-        judged = "could be chance" if test["p_value"] >= SIGNIFICANT else f"{kind} beyond chance"
         sentences.append(
             f"{WORDS[side]}: {test['gained']} {queries} find theirs first that did not before, {test['lost']} no "
-            f"longer do: {judged} (McNemar p = {test['p_value']:.2g})."
+            f"longer do: {_judged(test)}."
+        )
+    if test := metrics.get("accuracy_mcnemar"):
+        sentences.append(
+            f"classes: {test['gained']} images are named rightly that were not before, {test['lost']} no longer are: "
+            f"{_judged(test)}."
         )
     return "\n".join(sentence[0].upper() + sentence[1:] for sentence in sentences)
+
+
+def _judged(test: Mapping[str, float]) -> str:
+    kind = "a gain" if test["gained"] > test["lost"] else "a LOSS"
+    judged = "could be chance" if test["p_value"] >= SIGNIFICANT else f"{kind} beyond chance"
+    return f"{judged} (McNemar p = {test['p_value']:.2g})"
+
+
+def _accuracy_row(before, after: Mapping[str, float], intervals: Mapping[str, Any]) -> dict[str, str]:
+    new, bounds = after["accuracy"], intervals["adapted"]["accuracy"]
+    adapted = _number("accuracy", new) + _interval("r1", bounds)
+    if not before:
+        return {"adapted": adapted}
+    old = before["accuracy"]
+    zero_shot = _number("accuracy", old) + _interval("r1", intervals["zero_shot"]["accuracy"])
+    return {"zero-shot": zero_shot, "adapted": adapted, "change": _change("accuracy", new - old)}
 
 
 def _one_column(metrics: Mapping[str, Any]) -> dict[str, dict[str, str]]:

@@ -219,7 +219,7 @@ def test_the_table_shows_both_the_change_and_the_interval(scores):
     assert "1,234.5" in rows["image to text: mean rank"] and "-1,227.2" in rows["image to text: mean rank"]
     low, high = metrics["intervals"]["adapted"]["image_to_text"]
     assert rows["image to text: R@1"].count(f"({low:.0%} to {high:.0%})") == 2
-    assert "6 images, 24 texts" in text and len(rows) == 12
+    assert "6 images, 24 texts" in text and len(rows) == 13
 
 
 def test_without_scores_before_there_is_one_column(scores):
@@ -235,7 +235,7 @@ def test_the_verdict_says_whether_it_could_be_chance(scores):
         "image_to_text": {"gained": 20, "lost": 2, "p_value": 0.0001},
         "text_to_image": {"gained": 2, "lost": 3, "p_value": 0.9},
     }
-    first, second = retrieval_verdict(metrics).splitlines()
+    first, second, _classes = retrieval_verdict(metrics).splitlines()
     assert first.startswith("Image to text: 20 images") and "a gain beyond chance" in first
     assert second.startswith("Text to image: 2 texts") and "could be chance" in second
     metrics["mcnemar"]["image_to_text"] = {"gained": 1, "lost": 20, "p_value": 0.0001}
@@ -312,3 +312,15 @@ def test_captions_of_real_photographs_are_found_by_the_default_backbone(data_dir
     assert found["images"] == 77 and found["texts"] == 386
     assert found["text_to_image"]["r1"] > 0.35 and found["text_to_image"]["r10"] > 0.8
     assert found["image_to_text"]["r1"] > 0.3
+
+
+def test_pairs_with_classes_also_say_how_often_the_class_is_named(small_clip, pairs, scores):
+    assert scores.metrics["accuracy"] == pytest.approx(float(scores.right.float().mean()))
+    compared = before_and_after(scores, scores)
+    assert compared["adapted"]["accuracy"] == compared["zero_shot"]["accuracy"] == scores.metrics["accuracy"]
+    assert compared["accuracy_mcnemar"] == {"gained": 0, "lost": 0, "p_value": 1.0}
+    assert "Classes: 0 images are named rightly" in retrieval_verdict(compared)
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(retrieval_table(compared))
+    assert "class, named by captions" in console.export_text()
+    assert evaluate_retrieval(small_clip, pairs_of(captioned())).right is None
