@@ -162,10 +162,23 @@ class ShardFolder:
             ) from error
 
 
+class NoShards:
+    """In place of a `ShardFolder`, where rows are not to be kept: nothing is found, nothing is written."""
+
+    def find(self, wanted: Collection[bytes]) -> Iterator[tuple[list[bytes], np.ndarray]]:
+        return iter(())
+
+    def append(self, keys: Sequence[bytes], rows: np.ndarray) -> None:
+        """The rows are let go."""
+
+    def merge(self) -> None:
+        """There is nothing to merge."""
+
+
 class ShardWriter:
     """Collects computed rows and appends them every so many rows or seconds, so that a killed run loses little."""
 
-    def __init__(self, folder: ShardFolder, flush_rows: int, flush_seconds: float):
+    def __init__(self, folder: ShardFolder | NoShards, flush_rows: int, flush_seconds: float):
         self.folder, self.flush_rows, self.flush_seconds = folder, flush_rows, flush_seconds
         self._keys: list[bytes] = []
         self._rows: list[np.ndarray] = []

@@ -24,7 +24,7 @@ from .gather import Part, gathered
 from .keys import canonical_json, folder_name, space_of, text_key
 from .micro_batch import CPU_SIZES, GPU_SIZES, MicroBatch
 from .request import Request
-from .shards import ShardFolder, ShardWriter
+from .shards import NoShards, ShardFolder, ShardWriter
 from .table import Table
 
 TEXTS_AT_ONCE = 64
@@ -64,10 +64,20 @@ class FeatureStore:
     Args:
         root: its folder; by default `default_root()`.
         flush_rows, flush_seconds: computed rows are written at the latest after so many, or so long.
+        keep: False looks nothing up and writes nothing: for towers that a fit made, whose features nobody asks for
+            again.
     """
 
-    def __init__(self, root: str | Path | None = None, *, flush_rows: int = 1024, flush_seconds: float = 10.0):
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        *,
+        flush_rows: int = 1024,
+        flush_seconds: float = 10.0,
+        keep: bool = True,
+    ):
         self.root = default_root() if root is None else Path(root)
+        self.keep = keep
         self.flush_rows, self.flush_seconds = flush_rows, flush_seconds
         self._hashes = FileHashes(root)
         self._folders: dict[str, ShardFolder] = {}
@@ -154,12 +164,13 @@ class FeatureStore:
             DataError: the store cannot be written.
         """
         path = self.root / "facts" / f"{folder_name(backbone.fingerprint)}.json"
-        facts = _read_facts(path)
+        facts = _read_facts(path) if self.keep else None
         if facts is None:
             with torch.no_grad():
                 scale, bias = backbone.logit_scale, backbone.logit_bias
                 facts = {"logit_scale": float(scale), "logit_bias": None if bias is None else float(bias)}
-            write_whole(path, canonical_json(facts).encode())
+            if self.keep:
+                write_whole(path, canonical_json(facts).encode())
         return facts
 
     def _fill(self, table: Table, micro_batch: MicroBatch, progress: Progress | None) -> int:
@@ -194,7 +205,9 @@ class FeatureStore:
         folder.merge()
         return computed
 
-    def _folder(self, space: str) -> ShardFolder:
+    def _folder(self, space: str) -> ShardFolder | NoShards:
+        if not self.keep:
+            return NoShards()
         if space not in self._folders:
             self._folders[space] = ShardFolder(self.root / folder_name(space), space)
         return self._folders[space]

@@ -404,3 +404,16 @@ def test_a_cached_read_holds_labels_of_now_not_of_then(tower, drawn):
     data.items = [item.with_(label=1) for item in data.items]
     again = extracted(FeatureStore(), data, Unbuildable())
     assert np.array_equal(again.features.labels.numpy(), [1, 1, 1, 1])
+
+
+def test_a_store_that_keeps_nothing_looks_nothing_up_and_writes_nothing(tower, drawn, tmp_path):
+    kept = extracted(FeatureStore(tmp_path / "kept"), drawn(4), tower)
+    before = sorted((tmp_path / "kept").rglob("*"))
+    passing = FeatureStore(tmp_path / "kept", keep=False)
+    for _ in range(2):
+        found = extracted(passing, drawn(4), tower)
+        assert (found.computed, found.cached) == (4, 0)
+    assert torch.equal(found.features.features, kept.features.features)
+    assert passing.text_features(tower, ["a", "b"]).shape == (2, tower.embed_dim)
+    assert passing.backbone_facts(tower)["logit_scale"] > 0
+    assert sorted((tmp_path / "kept").rglob("*")) == before
