@@ -10,6 +10,7 @@ __getattr__, __dir__ = lazy_exports(
         "domain": "SPLITS Decoded Domain DomainData Item check_items",
         "errors": "CapabilityError ConfigError DataError UnknownNameError VladaptError",
         "features": "PRE_PROJECTION PROJECTED FeatureSet",
+        "images": "TrainingImages TrainingPlace",
         "loss": "Loss",
         "text": "TextClassifier",
     },

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from torch import Tensor
 from .errors import CapabilityError, ConfigError
 from .features import FeatureSet
 from .text import TextClassifier
+
+if TYPE_CHECKING:
+    from .backbone import Backbone
 
 NEEDS = frozenset(
     {
@@ -100,10 +103,12 @@ class Adapter(ABC):
         at_predict: the part of it still needed by `logits`.
         multilabel: whether labels (N, C) are accepted.
         transductive: whether the engine passes the whole unlabelled test set once.
-        state: names of the attributes that a fit makes: tensors, numbers, strings, lists of them. They are what
-            `save` writes.
+        state: names of the attributes that a fit makes: tensors, numbers, strings, lists of them, and dicts of tensors
+            (what a training changed of a model, by name). They are what `save` writes.
 
-    A method implements `_fit` and `_logits`; options are validated in `__post_init__` with `ConfigError`.
+    A method implements `_fit` and `_logits`; options are validated in `__post_init__` with `ConfigError`. One that
+    trains the towers has "pixels" in `needs`, finds the images in `resources["images"]` (`TrainingImages`), trains a
+    copy of the backbone, and implements `adapted`: its `logits` are then of features that the adapted backbone makes.
     """
 
     name: ClassVar[str] = ""
@@ -132,13 +137,15 @@ class Adapter(ABC):
             val: labelled features for choosing hyper-parameters; never the test set.
             unlabeled: features without labels, for methods that need them.
             backbone: the backbone, for methods with "text_encoder" or "pixels" in `needs`.
-            resources: whatever else the method's docstring asks for.
+            resources: whatever else the method's docstring asks for; `"images"`, with "pixels" in `needs`, and
+                optionally `"place"` (`TrainingPlace`), where a training keeps its checkpoints.
             seed: fixes every random choice.
 
         Raises:
             CapabilityError: something in `needs` is missing, or the labels are of a kind the method refuses.
         """
         self._check_support(support, classifier, backbone, unlabeled)
+        self._check_images(support, resources or {})
         self.class_names_ = tuple(classifier.class_names or support.class_names)
         self.backbone_ = support.backbone
         self.dim_ = support.dim
@@ -184,13 +191,25 @@ class Adapter(ABC):
     def _logits(self, batch: Batch) -> Tensor:
         """(B, C) logits."""
 
+    def adapted(self, backbone: Backbone) -> Backbone:
+        """The backbone whose features `logits` takes: the one given, unless the method changed the towers.
+
+        Args:
+            backbone: that of the fit. It stays as it is; where towers were changed, the result is another backbone
+                with another fingerprint, built once and kept.
+
+        Raises:
+            CapabilityError: towers were changed, and not of this backbone.
+        """
+        return backbone
+
     @property
     def options(self) -> dict[str, Any]:
         """The keyword arguments this adapter was built with, defaults included."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.init}
 
     def to(self, device) -> Adapter:
-        """Move what was learned to `device`; returns self."""
+        """Move what was learned to `device`; returns self. Dicts of tensors stay: they go into a backbone."""
         for name in self.state:
             value = getattr(self, name, None)
             if isinstance(value, Tensor):
@@ -223,6 +242,18 @@ class Adapter(ABC):
                 f"adapter '{self.name}' trains through the text tower, which a features file does not have; "
                 "give --data and --backbone"
             )
+
+    def _check_images(self, support: FeatureSet, resources: dict[str, Any]) -> None:
+        if "pixels" not in self.needs:
+            return
+        images = resources.get("images")
+        if images is None:
+            raise CapabilityError(
+                f"adapter '{self.name}' trains on the images themselves; "
+                "pass resources={'images': TrainingImages(...)}"
+            )
+        if len(images.items) != len(support):
+            raise CapabilityError(f"{len(images.items)} training images for {len(support)} rows of the support")
 
     def _check_support(self, support, classifier, backbone, unlabeled) -> None:
         if support.labels is None or not len(support):

@@ -1,4 +1,7 @@
-"""A fitted adapter as one safetensors file: tensors in the body, everything else as JSON in the header. No pickle."""
+"""A fitted adapter as one safetensors file: tensors in the body, everything else as JSON in the header. No pickle.
+
+A dict of tensors lies in the body as "<attribute>/<key>".
+"""
 
 from __future__ import annotations
 
@@ -23,12 +26,17 @@ def write_adapter(adapter: Adapter, path: Path) -> Path:
     if not getattr(adapter, "fitted_", False):
         raise DataError(f"adapter '{adapter.name}' is not fitted; there is nothing to save")
     values = {name: getattr(adapter, name) for name in adapter.state}
+    dicts = [name for name, value in values.items() if _holds_tensors(value)]
     tensors = {k: v.detach().cpu().contiguous() for k, v in values.items() if isinstance(v, Tensor)}
+    for name in dicts:
+        # Cloned: tensors that share memory, as tied weights do, could not be written.
+        tensors.update({f"{name}/{k}": v.detach().cpu().contiguous().clone() for k, v in values[name].items()})
     header = {
         "format": FORMAT,
         "adapter": adapter.name,
         "options": adapter.options,
-        "scalars": {k: v for k, v in values.items() if not isinstance(v, Tensor)},
+        "scalars": {k: v for k, v in values.items() if not isinstance(v, Tensor) and k not in dicts},
+        "dicts": dicts,
         "class_names": list(adapter.class_names_),
         "backbone": adapter.backbone_,
         "dim": adapter.dim_,
@@ -68,9 +76,7 @@ def read_adapter_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{path}: a safetensors file, but not one that an adapter wrote; give a run's adapter.safetensors"
         )
     if header.get("format") != FORMAT:
-        raise DataError(
-            f"{path}: written in format {header.get('format')}, this version reads {FORMAT}; fit again"
-        )
+        raise DataError(f"{path}: written in format {header.get('format')}, this version reads {FORMAT}; fit again")
     return header, tensors
 
 
@@ -80,6 +86,8 @@ def restore_state(adapter: Adapter, header: dict[str, Any], tensors: dict[str, T
     if lacking:
         raise DataError(f"{path}: its header lacks {', '.join(lacking)}; fit again")
     values = {**header["scalars"], **tensors}
+    for name in header.get("dicts", ()):
+        values[name] = {k.removeprefix(f"{name}/"): v for k, v in tensors.items() if k.startswith(f"{name}/")}
     missing = [name for name in adapter.state if name not in values]
     if missing:
         raise DataError(f"{path}: lacks {', '.join(missing)} of adapter '{adapter.name}'; fit again")
@@ -91,3 +99,8 @@ def restore_state(adapter: Adapter, header: dict[str, Any], tensors: dict[str, T
     adapter.multilabel_ = header["multilabel"]
     adapter.fitted_ = True
     return adapter
+
+
+def _holds_tensors(value: Any) -> bool:
+    """Whether a value is a dict of tensors. An empty dict is one: nothing of a model was changed."""
+    return isinstance(value, dict) and all(isinstance(inner, Tensor) for inner in value.values())

@@ -171,3 +171,49 @@ def test_state_missing_from_a_file_is_named(problem, tmp_path):
     tensors.pop("mean_")
     with pytest.raises(DataError, match="lacks mean_"):
         restore_state(Shift(), header, tensors, tmp_path / "a.safetensors")
+
+
+@dataclass(eq=False, kw_only=True)
+class Retrained(Shift):
+    """Keeps what a training changed of a model."""
+
+    needs: ClassVar = frozenset({"features", "pixels"})
+    state: ClassVar = ("weights_", "mean_", "scale_", "changed_", "nothing_")
+
+    def _fit(self, support, classifier, **options):
+        tied = torch.randn(2, 3)
+        self.changed_, self.nothing_ = {"a.weight": tied, "b.weight": tied, "c": torch.tensor(2.0)}, {}
+        return super()._fit(support, classifier, **options)
+
+
+def test_a_dict_of_tensors_is_saved_and_comes_back(problem, tmp_path):
+    """Weights that share memory too; a dict of nothing is one."""
+    support, classifier = problem
+    adapter = Retrained()
+    adapter.fit(support, classifier, resources={"images": images_of(6)})
+    header, tensors = read_adapter_file(adapter.save(tmp_path / "a.safetensors"))
+    assert {"changed_/a.weight", "changed_/b.weight", "changed_/c"} < set(tensors)
+    again = restore_state(Retrained(), header, tensors, tmp_path)
+    assert again.nothing_ == {} and set(again.changed_) == set(adapter.changed_)
+    assert all(torch.equal(again.changed_[name], value) for name, value in adapter.changed_.items())
+
+
+def test_a_method_that_trains_on_pixels_says_what_it_lacks(problem):
+    support, classifier = problem
+    with pytest.raises(CapabilityError, match=r"resources=\{'images'"):
+        Retrained().fit(support, classifier)
+    with pytest.raises(CapabilityError, match="2 training images for 6 rows"):
+        Retrained().fit(support, classifier, resources={"images": images_of(2)})
+
+
+def test_a_method_that_trains_no_tower_leaves_the_backbone(problem):
+    support, classifier = problem
+    adapter, backbone = Shift(), object()
+    adapter.fit(support, classifier)
+    assert adapter.adapted(backbone) is backbone
+
+
+def images_of(count):
+    from vladapt.core.contracts import Item, TrainingImages
+
+    return TrainingImages([Item(str(i), "x.png", label=0) for i in range(count)], None, None, None, prompts=[["a"]])

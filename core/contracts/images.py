@@ -1,0 +1,63 @@
+"""Images for methods that train towers: how each is loaded and looked at, and which words name the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from .domain import Decoded, Item
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """The images behind a support set: what an adapter with "pixels" in `needs` finds in `resources["images"]`.
+
+    Args:
+        items: N samples, in the order of the support's rows.
+        load: decodes one; raises DataError if it cannot.
+        train_transform: augments: called as train_transform(decoded, seed=int) -> pixels (3, S, S), of a clip
+            (T, 3, S, S); a pure function of both.
+        eval_transform: decoded image -> pixels, without chance.
+        prompts: C lists of texts, what is said of each class.
+        negative: C lists of texts that say the class is absent, where images have several labels; or None.
+        templates: texts with `{}` that prompts are made of, for classes to come.
+        val: samples held out, for choosing an epoch.
+    """
+
+    items: Sequence[Item]
+    load: Callable[[Item], Decoded]
+    train_transform: Callable[..., Tensor]
+    eval_transform: Callable[[Decoded], Tensor]
+    prompts: Sequence[Sequence[str]]
+    negative: Sequence[Sequence[str]] | None = None
+    templates: Sequence[str] = ()
+    val: Sequence[Item] = ()
+
+
+def _tell_nobody(done: int, total: int, values: dict[str, Any]) -> None:
+    """Progress that nobody waits for."""
+
+
+def _say_nothing(line: str) -> None:
+    """Words that nobody reads."""
+
+
+@dataclass(frozen=True)
+class TrainingPlace:
+    """Where a training keeps its checkpoints, and who hears of it: `resources["place"]`.
+
+    Args:
+        folder: of the checkpoints, which several processes share; None keeps none.
+        resume: go on from the newest whole checkpoint there.
+        tell: called after each step with (steps done, all steps, values).
+        say: called with sentences about resuming.
+    """
+
+    folder: Path | None
+    resume: bool = False
+    tell: Callable[[int, int, dict[str, Any]], None] = _tell_nobody
+    say: Callable[[str], None] = _say_nothing
