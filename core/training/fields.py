@@ -54,6 +54,8 @@ TEXT_KINDS = {
 """Field -> kind of text that the source is asked for."""
 
 CURES = {
+    "tokens": "captions, or one label an image",
+    "tokens_view2": "captions, or one label an image",
     "tokens_synthetic": "a column 'synthetic', or rewrites",
     "tokens_negative": "a column 'negative'",
     "tokens_positives": "long captions or several an image",

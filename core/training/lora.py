@@ -67,7 +67,7 @@ def add_lora(
         ConfigError: an option is not usable, or no block has such a position.
         CapabilityError: no tower has attention blocks, LoRA is there already, or peft is not installed.
     """
-    _check_options(r, alpha, dropout, params, positions)
+    check_lora_options(r, alpha, dropout, params, positions)
     if any(True for _ in _lora_layers(backbone.model)):
         raise CapabilityError(f"backbone '{backbone.spec}' carries LoRA already; call merge_lora() first")
     peft = _peft()
@@ -89,6 +89,20 @@ def add_lora(
         backbone.model.get_submodule(name).train(mode)
     backbone._towers = None  # they hold the modules that stood here before
     return list(_matrices(backbone.model).values())
+
+
+def check_lora_options(r: int, alpha: float, dropout: float, params: Collection[str], positions: str) -> None:
+    """Refuse what `add_lora` could not use, before there is a backbone.
+
+    Raises:
+        ConfigError: an option is out of range.
+    """
+    require(isinstance(r, int) and r >= 1, "r", r, "give a whole number from 1 on")
+    require(alpha > 0, "alpha", alpha, "give above 0")
+    require(0 <= dropout < 1, "dropout", dropout, "give 0 to below 1")
+    require(len(params) > 0 and set(params) <= set(PARAMS), "params", list(params), "give some of q, k, v, out")
+    known = [*SHARES, *TOPS]
+    require(positions in known, "positions", positions, f"give one of {', '.join(known)}")
 
 
 def lora_state(backbone: Backbone) -> dict[str, Tensor]:
@@ -138,15 +152,6 @@ def merge_lora(backbone: Backbone) -> None:
         setattr(backbone.model.get_submodule(parent), child, layer.get_base_layer())
     del backbone.model.peft_config
     merge_attention(backbone)
-
-
-def _check_options(r: int, alpha: float, dropout: float, params: Collection[str], positions: str) -> None:
-    require(isinstance(r, int) and r >= 1, "r", r, "give a whole number from 1 on")
-    require(alpha > 0, "alpha", alpha, "give above 0")
-    require(0 <= dropout < 1, "dropout", dropout, "give 0 to below 1")
-    require(len(params) > 0 and set(params) <= set(PARAMS), "params", list(params), "give some of q, k, v, out")
-    known = [*SHARES, *TOPS]
-    require(positions in known, "positions", positions, f"give one of {', '.join(known)}")
 
 
 def _peft():

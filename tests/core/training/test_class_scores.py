@@ -82,3 +82,16 @@ def test_no_folder_keeps_no_checkpoint(fresh_clip, toy_pairs, tmp_path, monkeypa
     monkeypatch.setattr(hooks, "save_checkpoint", lambda *a: pytest.fail("a checkpoint was written"))
     done = train(fresh_clip, Task(toy_pairs(), {"clip": 1.0}), TrainingSettings(epochs=1, batch_size=8), None)
     assert done.steps == 3 and not list((tmp_path / "temporary").iterdir())
+
+
+def test_images_of_several_labels_have_no_text_of_their_own():
+    from vladapt import Item
+    from vladapt.core.training.fields import fields_of
+    from vladapt.core.training.sources import LabelledSource
+
+    one = LabelledSource([Item("a", "a.png", label=1)], None, PROMPTS)
+    several = LabelledSource([Item("a", "a.png", labels=(1.0, float("nan")))], None, PROMPTS)
+    assert one.text("caption", 0, 0) == "a green thing" and one.label(0) == 1
+    assert several.label(0)[0] == 1.0 and fields_of({"logits", "labels"}, several, "x") == {"pixels", "labels"}
+    with pytest.raises(CapabilityError, match=r"loss 'clip' needs.*one label an image"):
+        fields_of({"image_features", "text_features"}, several, "loss 'clip'")
