@@ -1,0 +1,312 @@
+"""What methods that train the towers share: from labelled images or pairs to changed weights and class weights."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ...core.contracts.adapter import Adapter, Batch, FitReport, require
+from ...core.contracts.backbone import Backbone
+from ...core.contracts.errors import CapabilityError
+from ...core.contracts.images import TrainingImages, TrainingPlace
+from ...core.contracts.text import TextClassifier
+from ...core.prompts.classifier import build_classifier
+from ...core.prompts.templates import fill
+from ...core.registry.build import build_adapter
+from ...core.training.batches import GlobalBatches
+from ...core.training.outputs import image_features
+from ...core.training.settings import TrainingSettings
+from ...core.training.sources import LabelledSource, Source
+from ...core.training.teacher import copy_of
+from ...core.training.train import Task, Trained, train
+from ._changes import changed_tensors, digest_of, put_tensors
+from ._training import identity_of, losses_of, settings_of, view_of
+from ._validation import score_on_val
+
+SELECT = ("last", "best_val")
+
+
+@dataclass(eq=False, kw_only=True)
+class TowerAdapter(Adapter):
+    """Base of the methods that train towers. A method says what trains (`_choose`) and, where it hangs something on the
+    towers, what is kept of it (`_learned`) and how that goes into another copy of the backbone (`_put`).
+
+    The backbone given to `fit` stays as it is: a copy of its towers is trained, so that memory holds both. After the
+    fit, logits are scaled cosines between features of `adapted(backbone)` and the class prompts as its text tower
+    encodes them, plus its logit bias where it has one. Several labels per image: binary cross-entropy on the difference
+    to the negative prompts.
+
+    Args:
+        epochs: passes over the training images; None takes the method's own number.
+        batch_size: images of one step, of all processes together; a last batch that is not full is left out.
+        micro_batch_size: images of one forward pass of one process; None: all it has. Fewer need less memory, cost a
+            second forward pass and change no result.
+        lr: peak learning rate of AdamW, followed by a cosine.
+        weight_decay: on matrices.
+        warmup: steps of linear rise, as a share of all steps (below 1) or a count.
+        loss: a name, or several with weights ("clip=1,distill=0.5"); None takes the method's own.
+        loss_options: loss name -> its options.
+        prompts_a_class: how many of a class's prompts make its text, the first ones; None: all.
+        crop_scale: shares of an image's area that the training crop keeps; None leaves that to the domain.
+        layer_decay: factor on the rate for each layer below the top; 1 is none.
+        clip_grad: largest norm of the gradient, or None.
+        amp: None, "bf16" or "fp16".
+        ema: share that a moving average of the weights keeps in a step; it is the average that is kept. None: none.
+        checkpointing: recompute activations in the backward pass instead of holding them; changes no result.
+        select: "last" keeps the last weights, "best_val" those of the epoch that did best on val.
+        patience: epochs without a better val score after which training stops, with select="best_val"; None: never.
+        save_every: steps between checkpoints; None: an epoch, 100 steps at least.
+        workers: processes that decode images; None: none on a CPU, up to 8 beside a GPU.
+
+    Resources:
+        images: `TrainingImages`.
+        place: `TrainingPlace`; without it no checkpoints are kept.
+
+    Raises:
+        ConfigError: an option out of range.
+        CapabilityError: the loss needs what data or backbone do not have, or there is no val to select on.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"features", "pixels", "text_encoder"})
+    multilabel: ClassVar[bool] = True
+    state: ClassVar[tuple[str, ...]] = ("changed", "weights", "negative", "logit_scale", "logit_bias", "templates")
+
+    epochs: int | None = None
+    batch_size: int = 32
+    micro_batch_size: int | None = None
+    lr: float = 1e-5
+    weight_decay: float = 0.1
+    warmup: float = 0.1
+    loss: str | None = None
+    loss_options: dict[str, dict[str, Any]] | None = None
+    prompts_a_class: int | None = None
+    crop_scale: tuple[float, float] | None = None
+    layer_decay: float = 1.0
+    clip_grad: float | None = None
+    amp: str | None = None
+    ema: float | None = None
+    checkpointing: bool = False
+    select: str = "last"
+    patience: int | None = None
+    save_every: int | None = None
+    workers: int | None = None
+
+    # what a method says of itself
+    own_loss: ClassVar[str] = "cross-entropy"
+    own_epochs: ClassVar[int] = 20
+    own_crop: ClassVar[tuple[float, float] | None] = None
+    end_lr: ClassVar[float] = 0.0
+
+    def __post_init__(self):
+        require(self.epochs is None or self.epochs >= 1, "epochs", self.epochs, "give 1 or more, or None")
+        some = self.prompts_a_class
+        require(some is None or some >= 1, "prompts_a_class", some, "give 1 or more, or None for all")
+        require(self.select in SELECT, "select", self.select, "there are last and best_val")
+        require(self.patience is None or self.select == "best_val", "patience", self.patience, "add select=best_val")
+        if self.crop_scale is not None:
+            self.crop_scale = tuple(self.crop_scale)
+        settings_of(self, epochs=1, steps=1, seed=0, device=torch.device("cpu"))
+        losses_of(self.loss, self.own_loss)
+        self._made: Backbone | None = None
+
+    # what a method implements
+
+    @abstractmethod
+    def _choose(self, backbone: Backbone) -> list[str]:
+        """Let train what is to be trained, and nothing else; sentences on what could not be."""
+
+    def _learned(self, trained: Backbone, base: Backbone) -> dict[str, Tensor]:
+        """What the training changed, on the CPU. Whatever was hung on the towers is merged into them."""
+        return changed_tensors(trained, base)
+
+    def _put(self, backbone: Backbone) -> None:
+        """Put `changed` into a fresh copy of the base, in place."""
+        put_tensors(backbone, self.changed)
+
+    # what users call
+
+    def fit_pairs(
+        self,
+        source: Source,
+        backbone: Backbone,
+        *,
+        view: Callable[..., Tensor] | None = None,
+        validate: Callable[[Backbone], float] | None = None,
+        place: TrainingPlace | None = None,
+        seed: int = 0,
+    ) -> FitReport:
+        """Learn from image-text pairs in place of labelled images; `adapted` gives the result, `logits` has no classes.
+
+        Args:
+            source: the pairs to train on; `PairSource`.
+            view: (decoded, seed=int) -> pixels; by default the backbone's own crop and flip.
+            validate: score of a backbone on val, the higher the better; for select="best_val".
+
+        Raises:
+            CapabilityError: the loss needs what the pairs do not have, or there is no val to select on.
+        """
+        self.class_names_, self.multilabel_ = (), False
+        self.backbone_, self.dim_ = backbone.fingerprint, backbone.embed_dim
+        task = Task(
+            source=source,
+            losses=losses_of(self.loss, "clip"),
+            view=view_of(view or backbone.preprocess(True), self.crop_scale, self.own_crop),
+            identity={"pairs": _digest([source.name(row) for row in range(len(source))])},
+        )
+        report = self._train(task, self.epochs or self.own_epochs, backbone, validate, place, seed)
+        self.weights = self.negative = None
+        self.templates = []
+        self._note_scale(self._made)
+        self.fitted_ = True
+        return report
+
+    def adapted(self, backbone: Backbone) -> Backbone:
+        self._check_base(backbone)
+        if self._made is None or self._made.device != backbone.device:
+            made = copy_of(backbone)
+            with torch.random.fork_rng(devices=[]):
+                self._put(made)
+            self._made = self._named(made)
+        return self._made
+
+    def for_classes(self, backbone: Backbone, class_names: Sequence[str]) -> TowerAdapter:
+        """A fitted copy for other classes, named by the templates of the fit (base-to-new generalisation).
+
+        Raises:
+            CapabilityError: not fitted, fitted without templates or on several labels, or another backbone.
+        """
+        towers = self.adapted(backbone)
+        if self.multilabel_:
+            raise CapabilityError(f"{self.name} names other classes only where an image has one label")
+        if not self.templates:
+            raise CapabilityError(f"{self.name} was fitted without templates, so it cannot name other classes")
+        other = build_adapter(self.name, **self.options)
+        for name in (*self.state, "backbone_", "dim_", "multilabel_", "_made"):
+            setattr(other, name, getattr(self, name))
+        other.class_names_, other.fitted_ = tuple(class_names), True
+        other._name_classes(towers, [self._some(fill(self.templates, name)) for name in class_names], None)
+        return other
+
+    # the fit
+
+    def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
+        images: TrainingImages = resources["images"]
+        prompts = [self._some(texts) for texts in images.prompts]
+        negative = [self._some(texts) for texts in images.negative] if self.multilabel_ and images.negative else None
+        task = Task(
+            source=LabelledSource(images.items, images.load, prompts),
+            losses=losses_of(self.loss, "binary-cross-entropy" if self.multilabel_ else self.own_loss),
+            class_prompts=prompts,
+            negative_prompts=negative,
+            view=view_of(images.train_transform, self.crop_scale, self.own_crop),
+            identity={"classes": list(self.class_names_), "images": _digest([item.id for item in images.items])},
+        )
+
+        def on_val(towers: Backbone) -> float:
+            return score_on_val(towers, images, prompts, negative, self.batch_size, self.amp)
+
+        self.backbone_ = backbone.fingerprint
+        epochs = self._epochs(
+            steps=len(GlobalBatches(len(images.items), self.batch_size, seed)),
+            shots=max(1, int(support.one_hot().sum(dim=0).max())),
+        )
+        report = self._train(task, epochs, backbone, on_val if images.val else None, resources.get("place"), seed)
+        self.templates = list(images.templates)
+        self._name_classes(self._made, prompts, negative)
+        return report
+
+    def _train(self, task: Task, epochs: int, backbone: Backbone, on_val, place, seed: int) -> FitReport:
+        """Train a copy of the towers, and keep what it learned."""
+        if self.select == "best_val" and on_val is None:
+            raise CapabilityError("option select='best_val': there are no val images; give a val split, or select=last")
+        towers, place, notes = copy_of(backbone), place or TrainingPlace(None), []
+        steps = len(GlobalBatches(len(task.source), self.batch_size, seed))
+        settings = settings_of(self, epochs=epochs, steps=steps, seed=seed, device=backbone.device)
+        task = replace(
+            task,
+            loss_options=self.loss_options or {},
+            teacher=backbone,
+            select=lambda model: notes.extend(self._choose(model)),
+            validate=(lambda: on_val(towers)) if self.select == "best_val" else None,
+            identity={**task.identity, "adapter": self.name, "backbone": backbone.fingerprint, **identity_of(self)},
+        )
+        done = train(towers, task, settings, place.folder, resume=place.resume, tell=place.tell, say=place.say)
+        self.changed = self._learned(towers, backbone)
+        self._made = self._named(towers)
+        return self._report(done, settings, notes)
+
+    def _epochs(self, steps: int, shots: int) -> int:
+        """How many passes, of so many steps each, where the largest class has so many images."""
+        return self.epochs or self.own_epochs
+
+    def _some(self, texts: Sequence[str]) -> list[str]:
+        return list(texts)[: self.prompts_a_class]
+
+    def _report(self, done: Trained, settings: TrainingSettings, notes: list[str]) -> FitReport:
+        notes = [*notes, *done.notes]
+        notes += [f"Not read while training: {name} ({reason})" for name, reason in done.broken]
+        chosen = {"epochs": settings.epochs, "steps": done.steps, "lr": settings.lr}
+        chosen["trained parameters"] = done.trained_parameters
+        if done.best_epoch is None:
+            return FitReport(self.name, chosen, "options and published settings", None, done.history, notes)
+        best = max(row["val"] for row in done.history if "val" in row)
+        return FitReport(self.name, {**chosen, "epoch": done.best_epoch}, "val", best, done.history, notes)
+
+    # what was learned
+
+    def _name_classes(self, towers: Backbone, prompts: Sequence[Sequence[str]], negative) -> None:
+        """The text side, as the adapted text tower reads it."""
+        self.weights = _encoded(towers, prompts)
+        self.negative = None if negative is None else _encoded(towers, negative)
+        self._note_scale(towers)
+
+    def _note_scale(self, towers: Backbone) -> None:
+        bias = towers.logit_bias
+        self.logit_scale = float(towers.logit_scale)
+        self.logit_bias = None if bias is None else float(bias)
+
+    def _logits(self, batch: Batch) -> Tensor:
+        if self.weights is None:
+            raise CapabilityError(f"adapter '{self.name}' was fitted on pairs, which have no classes; use adapted()")
+        classifier = TextClassifier(
+            self.weights, logit_scale=self.logit_scale, logit_bias=self.logit_bias, negative=self.negative
+        )
+        return classifier.logits(self._unit(batch))
+
+    def _unit(self, batch: Batch) -> Tensor:
+        if batch.features is not None or batch.pixels is None:
+            return batch.unit
+        if self._made is None:
+            raise CapabilityError(f"adapter '{self.name}' has no towers to encode pixels; call adapted(backbone) first")
+        with torch.no_grad():
+            return image_features(self._made, batch.pixels.to(self._made.device))
+
+    def _named(self, towers: Backbone) -> Backbone:
+        """The backbone under a fingerprint of its own."""
+        text = f"{self.backbone_} {digest_of(self.changed)}"
+        towers.fingerprint = hashlib.sha256(text.encode()).hexdigest()[: len(self.backbone_)]
+        return towers
+
+    def _check_base(self, backbone: Backbone) -> None:
+        if not getattr(self, "fitted_", False):
+            raise CapabilityError(f"adapter '{self.name}' is not fitted; call fit() or load_adapter() first")
+        if backbone.fingerprint != self.backbone_:
+            raise CapabilityError(
+                f"backbone '{backbone.spec}' is not the one that adapter '{self.name}' was fitted on; load that one"
+            )
+
+
+def _encoded(towers: Backbone, prompts: Sequence[Sequence[str]]) -> Tensor:
+    """(C, D) unit rows."""
+    named = {str(number): texts for number, texts in enumerate(prompts)}
+    return build_classifier(towers, list(named), [], descriptions=named).weights
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:16]

@@ -1,0 +1,96 @@
+"""From a method's options to one training: its settings, its view of an image, its losses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...core.backbones.preprocessing import Preprocess
+from ...core.contracts.errors import ConfigError
+from ...core.features.extract import cores
+from ...core.training.objective import parse_losses
+from ...core.training.settings import TrainingSettings
+
+SETTINGS = (
+    "batch_size",
+    "micro_batch_size",
+    "lr",
+    "weight_decay",
+    "warmup",
+    "layer_decay",
+    "clip_grad",
+    "amp",
+    "ema",
+    "checkpointing",
+    "patience",
+)
+"""Options that are settings of the training under the same name, and are checked there."""
+PASSING = ("micro_batch_size", "checkpointing", "save_every", "workers")
+"""Options that change speed and memory alone."""
+SAVE_AT_LEAST = 100
+"""Steps between checkpoints at least, where `save_every` does not say: an epoch of a few shots has a step or two."""
+MOST_WORKERS = 8
+
+
+def settings_of(method, *, epochs: int, steps: int, seed: int, device: torch.device) -> TrainingSettings:
+    """The settings of a training with so many steps an epoch.
+
+    Raises:
+        ConfigError: an option is out of range.
+    """
+    return TrainingSettings(
+        epochs=epochs,
+        seed=seed,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        end_lr=method.end_lr,
+        save_every=max(steps, SAVE_AT_LEAST) if method.save_every is None else method.save_every,
+        workers=_workers(device) if method.workers is None else method.workers,
+        **({} if method.crop_scale is None else {"crop_scale": method.crop_scale}),
+        **{name: getattr(method, name) for name in SETTINGS},
+    )
+
+
+def view_of(
+    transform: Callable[..., Tensor], scale: tuple[float, float] | None, own_scale: tuple[float, float] | None
+) -> Callable[[Any, int], Tensor]:
+    """The training transform, its crop as asked for.
+
+    Args:
+        scale: shares of the area that the crop keeps, or None.
+        own_scale: the method's published ones, used where the transform is the backbone's and no domain's.
+
+    Raises:
+        ConfigError: `scale` is given, and the transform has no crop.
+    """
+    wanted = scale or (own_scale if isinstance(transform, Preprocess) else None)
+    if wanted is not None:
+        if not hasattr(transform, "scale"):
+            raise ConfigError("option crop_scale: this domain's augmentation has no crop that it could change")
+        transform = replace(transform, scale=tuple(wanted))
+    return lambda decoded, seed: transform(decoded, seed=seed)
+
+
+def losses_of(loss: str | None, default: str) -> dict[str, float]:
+    """ "clip=1,distill=0.5" -> {"clip": 1.0, "distill": 0.5}.
+
+    Raises:
+        ConfigError: a weight that is no number, or a name given twice.
+    """
+    return parse_losses((loss or default).split(","))
+
+
+def identity_of(method) -> dict[str, Any]:
+    """Options that a checkpoint must share, and that are no settings of the training; as JSON gives them back."""
+    lasting = {name: value for name, value in method.options.items() if name not in (*PASSING, *SETTINGS)}
+    return json.loads(json.dumps(lasting))
+
+
+def _workers(device: torch.device) -> int:
+    """A CPU is busy with the towers; a GPU waits for images."""
+    return 0 if device.type == "cpu" else min(MOST_WORKERS, cores())

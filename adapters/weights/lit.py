@@ -1,0 +1,45 @@
+"""LiT: one tower locked, the other trained to meet it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...core.contracts.adapter import require
+from ...core.contracts.backbone import Backbone
+from ...core.training.layers import set_trainable
+from ._towers import TowerAdapter
+
+TOWERS = ("image", "text")
+
+
+@dataclass(eq=False, kw_only=True)
+class Lit(TowerAdapter):
+    """Locked-image tuning: the text tower learns to read out what the image tower sees.
+
+    Zhai et al., LiT: Zero-Shot Transfer with Locked-image text Tuning, 2021, arXiv 2111.07991.
+
+    The image tower stays bit for bit, the text tower and the logit scale train by the contrastive loss between images
+    and texts: on labelled images, a prompt of each one's class, drawn in turn. Only tensors that changed are saved.
+
+    The paper trains a text tower from scratch, with batches of 16,384 and a learning rate of 1e-3; here one that can
+    read is tuned further, so the settings are those of `full`.
+
+    Args:
+        lock: the tower that stays: "image", or "text" for the mirror image.
+        last: train only so many of the other tower's last layers; None trains all.
+    """
+
+    own_loss: ClassVar[str] = "clip"
+
+    lock: str = "image"
+    last: int | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self.lock in TOWERS, "lock", self.lock, "give image or text")
+        require(self.last is None or self.last >= 1, "last", self.last, "give 1 or more layers, or None for all")
+
+    def _choose(self, backbone: Backbone) -> list[str]:
+        set_trainable(backbone, lock=self.lock, last=self.last)
+        return []
