@@ -16,13 +16,13 @@ described = {}
 if descriptions:
     described = {row["class"]: row["description"] for row in json.loads(Path(descriptions[0]).read_text("utf-8"))}
 
-images = sorted(Path(folder).resolve().glob("*/*.*"))
+images = sorted(Path(folder).glob("*/*.*"))
 with open(table, "w", newline="", encoding="utf-8") as handle:
     rows = csv.writer(handle)
     rows.writerow(["image", "caption", "label"])
     for image in images:
         name = image.parent.name
-        rows.writerow([image, template.format(name.replace("-", " ").replace("_", " ")), name])
+        rows.writerow([image.relative_to(folder), template.format(name.replace("-", " ").replace("_", " ")), name])
         if name in described:
-            rows.writerow([image, described[name], name])
-print(f"{table}: {len(images)} images")
+            rows.writerow([image.relative_to(folder), described[name], name])
+print(f"{table}: {len(images)} images. Next: vladapt pretrain --data {table} --set data.root={folder} --out MODEL")
