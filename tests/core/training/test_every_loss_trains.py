@@ -1,0 +1,58 @@
+"""Every objective, from pairs to weights: what it needs is made, and micro-batches change nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vladapt import CapabilityError
+from vladapt.core.backbones.load import load_backbone
+from vladapt.core.registry import catalogue
+from vladapt.core.training.settings import TrainingSettings
+from vladapt.core.training.train import Task, train
+
+NAMES = sorted(name for name, entry in catalogue.losses().items() if entry.entry_point is None)
+NOT_OF_PAIRS = {"medclip": "'image_findings'", "binary-cross-entropy": None}
+NARROW = {
+    "slip": {"mlp_dim": 32, "emb_dim": 16},
+    "silc": {"out_dim": 64, "hidden_dim": 32, "bottleneck_dim": 16},
+    "protoclip": {"hidden_dim": 32, "projection_dim": 16},
+    "declip": {"queue_size": 64, "projector_width": 32, "predictor_width": 16},
+    "prolip": {"masked": True},
+    "unicl": {"n_prefix": 2},
+    "long-clip": {"components": 4},
+}
+
+
+def trained(spec, source, folder, name, micro=None):
+    backbone = load_backbone(spec, device="cpu")
+    before = {key: value.clone() for key, value in backbone.model.state_dict().items()}
+    prompts = [[f"a {colour} area"] for colour in ("red", "green", "blue", "yellow")]
+    teacher = load_backbone(spec, device="cpu") if name == "distill" else None
+    task = Task(source, {name: 1.0}, {name: NARROW.get(name, {})}, class_prompts=prompts, teacher=teacher)
+    settings = TrainingSettings(
+        epochs=1, batch_size=8, micro_batch_size=micro, lr=1e-4, optimizer="sgd", warmup=0, crop_scale=(0.9, 1.0)
+    )
+    done = train(backbone, task, settings, folder)
+    return before, backbone.model.state_dict(), done
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in NOT_OF_PAIRS])
+def test_it_trains_towers_and_micro_batches_change_nothing(name, small_clip_spec, toy_pairs, tmp_path):
+    before, after, whole = trained(small_clip_spec, toy_pairs(16), tmp_path / "whole", name)
+    assert any(before[key].shape != value.shape or not torch.equal(before[key], value) for key, value in after.items())
+    assert whole.history[0]["loss"] == pytest.approx(whole.history[0][name])
+    _, again, parts = trained(small_clip_spec, toy_pairs(16), tmp_path / "parts", name, micro=3)
+    assert parts.history[0]["loss"] == pytest.approx(whole.history[0]["loss"], rel=1e-4)
+    assert max(float((after[key] - again[key]).abs().max()) for key in after) < 1e-5
+
+
+def test_what_no_pairs_hold_is_said(small_clip_spec, toy_pairs, tmp_path):
+    with pytest.raises(CapabilityError, match=r"'image_findings' .*a domain's own trainer gives it"):
+        trained(small_clip_spec, toy_pairs(16), tmp_path, "medclip")
+
+
+def test_what_a_tower_lacks_is_said(open_clip_resnet, toy_pairs, tmp_path):
+    """A ResNet has no transformer blocks for an uncertainty token."""
+    with pytest.raises(CapabilityError, match="transformer blocks of the image tower"):
+        trained(open_clip_resnet, toy_pairs(16), tmp_path, "prolip")
