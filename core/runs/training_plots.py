@@ -45,15 +45,15 @@ def training_curves(
         best_epoch: whose weights were kept, from 1; None where nothing chose.
     """
     epochs = [int(row.get("epoch", place)) for place, row in enumerate(history, start=1)]
-    curves = []
+    starts, curves = _stage_starts(history, epochs), []
     for key in _shown(history, losses):
         values = [_number(row.get(key)) for row in history]
         if any(map(math.isfinite, values)):
             name = _named(key, losses)
             kept = best_epoch if best_epoch in epochs else None
-            picture = _png(epochs, values, kept, _stage_starts(history, epochs), marks_kept=key == "val")
-            main = key in FIRST or key in losses
-            curves.append(Curve(name, _note(key, epochs, kept), picture, _in_words(name, epochs, values), main))
+            picture = _png(epochs, values, kept, starts, marks_kept=key == "val")
+            main, note = key in FIRST or key in losses, _note(key, epochs, kept, bool(starts))
+            curves.append(Curve(name, note, picture, _in_words(name, epochs, values), main))
     return curves
 
 
@@ -76,9 +76,9 @@ def _named(key: str, losses: Mapping[str, float]) -> str:
     return key.replace(".", ": ", 1).replace("_", " ")
 
 
-def _note(key: str, epochs: Sequence[int], kept: int | None) -> str:
+def _note(key: str, epochs: Sequence[int], kept: int | None, staged: bool) -> str:
     if key == "loss":
-        return "mean of each epoch, on augmented images"
+        return "mean of each epoch, on augmented images" + ("; at a dotted line another stage begins" if staged else "")
     if key == "lr":
         return "mean of each epoch"
     if key != "val":
@@ -86,7 +86,7 @@ def _note(key: str, epochs: Sequence[int], kept: int | None) -> str:
     if kept is None:
         return "the higher the better"
     last = " It is the last one: more epochs may help." if kept == epochs[-1] and len(epochs) > 1 else ""
-    return f"the higher the better; the weights of epoch {kept} were kept.{last}"
+    return f"the higher the better; the weights of epoch {kept}, the bar, were kept.{last}"
 
 
 def _stage_starts(history: Sequence[Mapping[str, float]], epochs: Sequence[int]) -> list[int]:
@@ -128,7 +128,7 @@ def _mark_kept(axes, epochs, values, kept: int, with_ring: bool) -> None:
 def _dress(axes, epochs: Sequence[int]) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
     axes.margins(y=0.1)

@@ -59,8 +59,8 @@ def test_the_kept_epoch_is_marked_in_words_and_in_the_picture():
     kept = {epoch: training_curves(only("loss", "val"), LOSSES, epoch) for epoch in (None, 2, 3)}
     notes = {epoch: curves[1].note for epoch, curves in kept.items()}
     assert notes[None] == "the higher the better"
-    assert notes[2] == "the higher the better; the weights of epoch 2 were kept."
-    assert "epoch 3 were kept. It is the last one: more epochs may help." in notes[3]
+    assert notes[2] == "the higher the better; the weights of epoch 2, the bar, were kept."
+    assert "epoch 3, the bar, were kept. It is the last one: more epochs may help." in notes[3]
     for place in range(2):
         assert len({curves[place].image for curves in kept.values()}) == 3
 
@@ -86,6 +86,7 @@ def test_a_second_stage_is_marked_and_is_no_curve():
     staged = [{**row, "stage": 1 + (row["epoch"] > 1)} for row in only("loss")]
     (with_stages,), (without,) = training_curves(staged, {}, None), training_curves(only("loss"), {}, None)
     assert with_stages.name == "Loss" and with_stages.image != without.image
+    assert "dotted line" in with_stages.note and "dotted line" not in without.note
 
 
 def test_one_epoch_and_hundreds_of_epochs_have_curves():

@@ -328,7 +328,7 @@ def test_nothing_measured_still_makes_a_page(metrics):
 def test_little_known_of_a_run_still_makes_a_page():
     text = Page(render_training_report("runs/x", {}, {}, [])).text
     assert "a backbone, trained on image-text pairs" in text and "How to use it" not in text
-    assert "not known; find out before you share" in text
+    assert "What was trained" not in text and "not known; find out before you share" in text
     empty = dict.fromkeys(info(), None)
     assert "a backbone, trained on image-text pairs" in Page(render_training_report("runs/x", empty, {}, [])).text
 
