@@ -11,7 +11,10 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-EXTRAS = ("embedded", "open-clip", "hf", "medical", "remote-sensing", "person", "video", "open-vocab", "dev")
+EXTRAS = (
+    *("embedded", "open-clip", "hf", "fine-tune", "retrieval"),
+    *("medical", "remote-sensing", "person", "video", "open-vocab", "dev"),
+)
 OPENCV_WHEELS = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 
 

@@ -30,7 +30,7 @@ def train_in_stages(
         What the last stage did, with the histories of all.
     """
     stages = stages_of(settings)
-    all_epochs, before, history, trained = settings.epochs, 0, [], None
+    all_epochs, before, history, trained, best = settings.epochs, 0, [], None, None
     for number, stage in enumerate(stages, start=1):
         if len(stages) > 1:
             locked = f"{', '.join(stage.lock)} tower locked" if stage.lock else "all towers trained"
@@ -42,9 +42,10 @@ def train_in_stages(
 
         place = folder / f"stage-{number}"
         trained = train(backbone, task, stage, place, resume=resume, tell=told, say=say)
+        best = None if trained.best_epoch is None else trained.best_epoch + before
         history += [{**row, "epoch": row["epoch"] + before, "stage": number} for row in trained.history]
         before += stage.epochs
-    return replace(trained, history=history, steps=_steps(trained, stages, all_epochs))
+    return replace(trained, history=history, best_epoch=best, steps=_steps(trained, stages, all_epochs))
 
 
 def stages_of(settings: TrainingSettings) -> list[TrainingSettings]:
