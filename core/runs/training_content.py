@@ -99,6 +99,12 @@ def _scores(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
         for when, key in (("before", "zero_shot"), ("after", "adapted")):
             rows[0][f"{when}_interval"] = (intervals.get(key) or {}).get(side)
         groups.append({"title": title, "rows": rows})
+    if "accuracy" in after:
+        words = ("Accuracy", "its class, named by what is said of images of each", "share")
+        row = _score_row("accuracy", words, before, after)
+        for when, key in (("before", "zero_shot"), ("after", "adapted")):
+            row[f"{when}_interval"] = (intervals.get(key) or {}).get("accuracy")
+        groups.append({"title": "The class of an image", "rows": [row]})
     return groups if after else []
 
 

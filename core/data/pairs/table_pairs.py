@@ -51,7 +51,7 @@ def read_table_pairs(
             builder.skip(f"{path.name} line {line}", str(error))
     for source in lines:
         source.check_end(path)
-    return builder.build(name=path.parent.name, licence=licence_of(path.parent))
+    return builder.build(name=path.stem, licence=licence_of(path.parent))
 
 
 class _RowReader:
