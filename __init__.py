@@ -18,5 +18,9 @@ __getattr__, __dir__ = lazy_exports(
         "core.engine.evaluate": "evaluate",
         "core.engine.predict": "predict",
         "core.engine.compare": "compare",
+        "core.engine.pretrain": "pretrain PretrainPlan",
+        "core.engine.retrieval": "evaluate_retrieval",
+        "core.training.settings": "TrainingSettings",
+        "core.data.pairs.reading": "read_pairs",
     },
 )

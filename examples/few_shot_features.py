@@ -1,6 +1,6 @@
 """Compare methods on features you already have.
 
-    python examples/few_shot_features.py features.npz      (no argument: seeded random features)
+python examples/few_shot_features.py features.npz      (no argument: seeded random features)
 """
 
 import sys

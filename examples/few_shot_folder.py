@@ -1,6 +1,6 @@
 """Adapt to a folder of class folders, see the gain, classify an image.
 
-    python examples/few_shot_folder.py ./xrays scan.png      (no arguments: the medical sample set)
+python examples/few_shot_folder.py ./xrays scan.png      (no arguments: the medical sample set)
 """
 
 import sys

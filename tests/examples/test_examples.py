@@ -65,3 +65,24 @@ def test_own_domain(tmp_path):
     words = run("own_domain.py", cwd=tmp_path).split()
     zero_shot, adapted = (float(word.rstrip(",%")) for word in words if "%" in word)
     assert adapted > zero_shot + 40
+
+
+def test_pretrain_pairs(tmp_path, small_clip_spec):
+    out = run("pretrain_pairs.py", "sample", "models/first", small_clip_spec, cwd=tmp_path)
+    assert "text to image R@5:" in out and " finds " in out
+    assert (tmp_path / "models" / "first" / "model.safetensors").is_file()
+
+
+def test_pairs_from_classes(tmp_path):
+    for name in ("bare-land", "forest"):
+        (tmp_path / "scenes" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "scenes" / name / "0.png")
+    (tmp_path / "classes.json").write_text('[{"class": "forest", "description": "many trees"}]')
+    out = run("pairs_from_classes.py", "scenes", "pairs.csv", "a satellite photo of {}", "classes.json", cwd=tmp_path)
+    assert "2 images" in out
+    rows = (tmp_path / "pairs.csv").read_text().splitlines()
+    assert rows[1:] == [
+        "bare-land/0.png,a satellite photo of bare land,bare-land",
+        "forest/0.png,a satellite photo of forest,forest",
+        "forest/0.png,many trees,forest",
+    ]

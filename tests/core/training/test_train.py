@@ -273,3 +273,27 @@ def test_every_rank_has_its_part_of_the_same_batches(monkeypatch):
 def test_settings_out_of_range_are_refused(option, value):
     with pytest.raises(ConfigError, match=option):
         TrainingSettings(**{option: value})
+
+
+def test_the_towers_are_compiled_where_asked(small_clip_spec, toy_pairs, tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function: compiled.append(function) or function)
+    plain = weights_after(small_clip_spec, toy_pairs(), tmp_path / "plain")
+    assert not compiled
+    assert distance(plain, weights_after(small_clip_spec, toy_pairs(), tmp_path / "other", compile=True)) == 0
+    assert len(compiled) == 1
+
+
+def test_the_logit_scale_stays_within_its_published_bounds(fresh_clip, toy_pairs, tmp_path):
+    with torch.no_grad():
+        fresh_clip.model.logit_scale.fill_(math.log(99.9))
+    run(fresh_clip, toy_pairs(), tmp_path, losses={"clip": 1.0}, optimizer="sgd", lr=5.0, train_last=1, clip_grad=1.0)
+    assert 1.0 <= float(fresh_clip.logit_scale) <= 100.0 + 1e-3
+
+
+def test_a_scale_that_starts_above_its_bounds_keeps_its_own(fresh_clip, toy_pairs, tmp_path):
+    """The embedded backbone's is about 430: bringing it to 100 at once would be a jump."""
+    with torch.no_grad():
+        fresh_clip.model.logit_scale.fill_(math.log(430.0))
+    run(fresh_clip, toy_pairs(), tmp_path, losses={"clip": 1.0}, lr=1e-6)
+    assert 400 < float(fresh_clip.logit_scale) <= 430.0 + 1e-2
