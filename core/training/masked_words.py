@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
+from .tower_passes import text_tokens
 
 SHARE = 0.15
 HIDDEN, REPLACED = 0.8, 0.1
@@ -28,8 +29,6 @@ class MaskedWords(nn.Module):
     def forward(self, tokens: Tensor, lots: Tensor) -> dict[str, Tensor]:
         """Tokens (B, L) and lots (B, 4, K) in 0..1 -> "masked_tokens" (B, L, W) and "masked_labels" (B, L), -100 where
         nothing is asked."""
-        from .outputs import text_tokens
-
         backbone = self._held[0]
         chosen, fate, other = (lots_for(lots, row, tokens.shape[1]) for row in range(3))
         asked = words_of(backbone, tokens) & (chosen < SHARE)
