@@ -20,6 +20,7 @@ WRAPPERS = ("state_dict", "model_state_dict", "model")
 PREFIXES = ("module.", "_orig_mod.")
 # OpenAI's files carry these facts as tensors among the weights.
 FACTS = ("input_resolution", "context_length", "vocab_size")
+OUR_OWN = "vladapt."
 NAMED = 3
 
 
@@ -43,7 +44,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             found = found[wrapper]
     if not isinstance(found, Mapping):
         raise DataError(f"{path}: holds no weights but one {type(found).__name__}; give a state dict")
-    state = {k: v for k, v in found.items() if isinstance(v, Tensor) and k not in FACTS}
+    state = {k: v for k, v in found.items() if isinstance(v, Tensor) and k not in FACTS and not k.startswith(OUR_OWN)}
     if not state:
         raise DataError(f"{path}: holds no weights; give a state dict")
     for prefix in PREFIXES:

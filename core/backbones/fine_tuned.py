@@ -21,6 +21,8 @@ from ..contracts.errors import CapabilityError, DataError
 
 FILE = "model.safetensors"
 FORMAT = 1
+PREFIX = "vladapt.text_prefix"
+"""In the file only where the training gave texts a prefix; other libraries have no place for it."""
 
 
 def save_fine_tuned(backbone: Backbone, folder: str | Path) -> Path:
@@ -44,6 +46,8 @@ def save_fine_tuned(backbone: Backbone, folder: str | Path) -> Path:
         "description": backbone.description,
     }
     state = {name: value.detach().cpu().contiguous().clone() for name, value in backbone.model.state_dict().items()}
+    if getattr(backbone, "text_prefix", None) is not None:
+        state[PREFIX] = backbone.text_prefix.detach().cpu().contiguous().clone()
     path, partial = folder / FILE, folder / f".{FILE}.{os.getpid()}"
     try:
         save_file(state, str(partial), metadata={"format": "pt", "vladapt": json.dumps(header)})
@@ -71,7 +75,10 @@ def build(spec: str, device: torch.device, image_size: int | None) -> Backbone:
     path = path / FILE if path.is_dir() else path
     header = _header(path)
     module = import_module(f".{header['family']}", __package__)
-    return module.rebuild(header["description"], path, spec=spec, device=device, image_size=image_size)
+    backbone = module.rebuild(header["description"], path, spec=spec, device=device, image_size=image_size)
+    with safe_open(str(path), framework="pt") as f:
+        backbone.text_prefix = f.get_tensor(PREFIX) if PREFIX in f.keys() else None  # noqa: SIM118 (no mapping)
+    return backbone
 
 
 def _header(path: Path) -> dict[str, Any]:

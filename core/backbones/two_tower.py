@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from ..contracts.backbone import Backbone, Block, normalized
 from ..contracts.errors import CapabilityError, ConfigError
 from .preprocessing import Preprocess
+from .text_prefix import insert_after_start
 
 FEATURE_MAP_DEPTHS = (0.25, 0.5, 0.75, 1.0)
 
@@ -125,6 +126,10 @@ class TwoTower(Backbone):
 
     A family implements `build_model`, `build_towers`, `build_tokenizer`, `encode_pixels` and `encode_tokens`, the last
     two by the library's own forward pass, and `token_mask`.
+
+    Attributes:
+        text_prefix: (n, W) vectors that `encode_text` puts after the start token, or None. Prompts that are learned
+            through `encode_prompt` go without.
     """
 
     transform: Preprocess
@@ -133,6 +138,7 @@ class TwoTower(Backbone):
         self._model: nn.Module | None = None
         self._towers: tuple[ImageTower | None, TextTower | None] | None = None
         self._tokenizer: Callable[[list[str]], Tensor] | None = None
+        self.text_prefix: Tensor | None = None
 
     def __getstate__(self):
         # Towers hold closures over the modules; a copy must make its own over its own modules.
@@ -214,11 +220,18 @@ class TwoTower(Backbone):
 
     def encode_text(self, texts: Sequence[str] | Tensor, normalize: bool = True) -> Tensor:
         tokens = (texts if isinstance(texts, Tensor) else self.tokenize(texts)).to(self.device)
+        if self.text_prefix is not None:
+            return self._encode_prefixed(tokens, normalize)
         if "trim" not in self.capabilities:
             return normalized(self.encode_tokens(tokens), normalize)
         mask = self.token_mask(tokens)
         longest = int(mask.sum(dim=1).max()) if len(mask) else 1
         return self.encode_prompt(self.embed_tokens(tokens[:, :longest]), mask[:, :longest], normalize)
+
+    def _encode_prefixed(self, tokens: Tensor, normalize: bool) -> Tensor:
+        embeddings, mask = self.embed_tokens(tokens), self.token_mask(tokens)
+        prefix = self.text_prefix.to(embeddings).expand(len(tokens), -1, -1)
+        return self.encode_prompt(*insert_after_start(embeddings, mask, prefix, self.context_length), normalize)
 
     # Prompts ----------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..backbones.text_prefix import insert_after_start
 from ..contracts.adapter import require
 from ..contracts.loss import Loss
 from ._info_nce import log_sums
@@ -25,7 +26,8 @@ class Unicl(Loss):
 
     With `n_prefix` above 0, Prefix Conditioning Unifies Language and Label Supervision, 2022, arXiv 2206.01125: learned
     vectors go between the start token and the words, one set for captions and one for label prompts, so that the text
-    tower knows which kind it reads. Prompts of classes are later read with the prefix of captions, the richer kind.
+    tower knows which kind it reads. Prompts of classes are later read with the prefix of captions, the richer kind: a
+    trained backbone keeps it, and `encode_text` puts it in.
     That paper draws each batch from one source, which is the sampler's business.
 
     Args:
@@ -95,26 +97,3 @@ def means_of_groups(features: Tensor, groups: Tensor) -> Tensor:
     sums = torch.zeros_like(features).index_add(0, groups, features)
     sizes = torch.bincount(groups, minlength=count).clamp(min=1)
     return (sums / sizes[:, None])[groups]
-
-
-def insert_after_start(embeddings: Tensor, mask: Tensor, prefix: Tensor, longest: int) -> tuple[Tensor, Tensor]:
-    """Prefix vectors between the start token and the words; where that is too long, the last words go, not the end.
-
-    Args:
-        embeddings: (B, L, T).
-        mask: (B, L) bool, tokens up to the end token.
-        prefix: (B, n, T).
-        longest: tokens the tower takes at most.
-
-    Returns:
-        (B, min(L + n, longest), T) and its mask.
-    """
-    mask = mask.to(embeddings.device)
-    n, words = prefix.shape[1], mask.sum(dim=1)  # (B,)
-    length = min(embeddings.shape[1] + n, longest)
-    kept = (words + n).clamp(max=length)
-    taken = torch.arange(1, length - n, device=embeddings.device).expand(len(embeddings), -1)
-    taken = torch.where(taken == kept[:, None] - n - 1, words[:, None] - 1, taken)  # the end token stays the last
-    rest = embeddings.gather(1, taken[:, :, None].expand(-1, -1, embeddings.shape[2]))
-    whole = torch.cat([embeddings[:, :1], prefix, rest], dim=1)
-    return whole, torch.arange(length, device=mask.device) < kept[:, None]

@@ -40,6 +40,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "logits": ("pixels", "labels"),
     "labels": ("labels",),
     "index": ("index",),
+    "image_ids": ("image_ids",),
 }
 """Output -> fields of the batch it is made from. What is missing here, no data set of this version has."""
 

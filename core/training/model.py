@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -108,7 +109,11 @@ class GlobalBatchParallel(MMDistributedDataParallel):
         devices = [torch.cuda.current_device()] if module.backbone.device.type == "cuda" else None
         # Buffers are alike on all ranks, made from the same global batch: sending them round would be waste. A head
         # that this step's outputs do not reach would be waited for, were unused parameters not looked for.
-        super().__init__(module, device_ids=devices, broadcast_buffers=False, find_unused_parameters=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", FutureWarning
+            )  # torch renames `broadcast_buffers`; older ones know no other
+            super().__init__(module, device_ids=devices, broadcast_buffers=False, find_unused_parameters=True)
 
     def train_step(self, data: dict[str, Any], optim_wrapper) -> dict[str, Tensor]:
         return global_step(self, self.module, data, optim_wrapper)

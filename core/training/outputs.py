@@ -98,7 +98,7 @@ class Outputs(nn.Module):
             out.update(self.masked_words(batch["tokens"], batch["lots"]))
         if "logits" in self.wanted:
             out["logits"] = self.class_scores(out["image_features"])
-        for name in ("labels", "index"):
+        for name in ("labels", "index", "image_ids"):
             if name in self.wanted:
                 out[name] = batch[name]
         return out

@@ -73,6 +73,8 @@ class Samples(Dataset):
             made[name] = tokens[0] if isinstance(text, str) else tokens
         if "labels" in self.fields:
             made["labels"] = torch.tensor(self.source.label(row))
+        if "image_ids" in self.fields:
+            made["image_ids"] = torch.tensor(self.source.image_id(row))
         if "lots" in self.fields:
             generator = torch.Generator().manual_seed(seed_of(self.seed, epoch, row, 50))
             made["lots"] = torch.rand(4, LOTS, generator=generator)

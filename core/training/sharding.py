@@ -109,6 +109,9 @@ def cut_as(states: dict[str, Any], parameters: list[nn.Parameter]) -> dict[str, 
 def make_whole(module: nn.Module) -> None:
     """Replace every cut parameter by a whole one, for good; to be called on all processes."""
     for owner in module.modules():
+        for hooks in (owner._load_state_dict_post_hooks, owner._load_state_dict_pre_hooks, owner._state_dict_pre_hooks):
+            for key in [key for key, hook in hooks.items() if _of_fsdp(hook)]:  # they expect cut parameters
+                del hooks[key]
         for name, parameter in list(owner.named_parameters(recurse=False)):
             if _is_cut(parameter):
                 full = nn.Parameter(parameter.detach().full_tensor(), requires_grad=parameter.requires_grad)
@@ -120,6 +123,10 @@ def _sum_of_squares(tensors: list[Tensor], like: list[Tensor]) -> Tensor:
     if not tensors:
         return torch.zeros((), device=device)
     return torch.stack([tensor.float().square().sum() for tensor in tensors]).sum()
+
+
+def _of_fsdp(hook: Any) -> bool:
+    return str(getattr(getattr(hook, "hook", hook), "__module__", "")).startswith("torch.distributed.fsdp")
 
 
 def _is_cut(value: Any) -> bool:

@@ -35,6 +35,9 @@ class Source(Protocol):
     def label(self, row: int) -> int | tuple[float, ...]:
         """Class or identity, -1 where there is none; 0/1/NaN a class where an image has several labels."""
 
+    def image_id(self, row: int) -> int:
+        """Which image it is; rows of one image share it."""
+
 
 @dataclass
 class PairSource:
@@ -87,6 +90,9 @@ class PairSource:
         label = self.pairs[row].label
         return -1 if label is None else label
 
+    def image_id(self, row: int) -> int:
+        return self.pairs[row].image
+
 
 @dataclass
 class LabelledSource:
@@ -128,3 +134,6 @@ class LabelledSource:
     def label(self, row: int) -> int | tuple[float, ...]:
         item = self.items[row]
         return item.label if item.labels is None else item.labels
+
+    def image_id(self, row: int) -> int:
+        return row

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..backbones.fine_tuned import PREFIX
 from ..contracts.backbone import Backbone
 from ..contracts.errors import CapabilityError, ConfigError
 from .batches import GlobalBatches
@@ -34,6 +35,7 @@ from .outputs import Outputs
 from .runner import run_with_hooks
 from .samples import BrokenSamples, Samples, loader
 from .settings import TrainingSettings
+from .sharding import plain
 from .sources import Source
 from .teacher import copy_of, swapped
 from .views import View, light_view, local_view, strong_view
@@ -233,7 +235,10 @@ class _Parts:
         return tuple(sorted(wanted | set(self.settings.lock)))
 
     def _outputs(self) -> Outputs:
-        prompts = [loss.text_prompt for loss in self.objective.losses.values() if getattr(loss, "n_prefix", 0)]
+        prefixed = [loss for loss in self.objective.losses.values() if getattr(loss, "n_prefix", 0)]
+        prompts = [loss.text_prompt for loss in prefixed]
+        if prefixed:  # a view of what is learned, so that what is measured in between has it too
+            self.backbone.text_prefix = prefixed[0].prompt_prefix()
         return Outputs(
             self.backbone,
             self.needs,
@@ -280,13 +285,18 @@ def _validated(validate: Callable[[], float], backbone: Backbone, average) -> Ca
 
 def _weights(backbone: Backbone, average) -> dict[str, Tensor]:
     kept = backbone.model if average is None else average
-    return {name: value.detach().cpu().clone() for name, value in kept.state_dict().items()}
+    state = {name: value.detach().cpu().clone() for name, value in plain(kept.state_dict()).items()}
+    prefix = getattr(backbone, "text_prefix", None)
+    return state if prefix is None else {**state, PREFIX: prefix.detach().cpu().clone()}
 
 
 def _keep_best(backbone: Backbone, average, best: dict[str, Any]) -> None:
     """The weights that stay: of the best epoch on val, else the average, else the last."""
     if best.get("state") is not None:
-        backbone.model.load_state_dict(best["state"])
+        state = dict(best["state"])
+        if PREFIX in state:
+            backbone.text_prefix = state.pop(PREFIX)
+        backbone.model.load_state_dict(state)
     elif average is not None:
         backbone.model.load_state_dict(average.state_dict())
 

@@ -87,7 +87,7 @@ def test_what_is_no_such_file_is_told_in_one_line(tmp_path, make):
     if make == "newer":
         header = json.dumps({"format": 99, "family": "embedded", "description": {}})
         save_file({"a": torch.zeros(1)}, str(path), metadata={"vladapt": header})
-    with pytest.raises(DataError, match="model.safetensors") as caught:
+    with pytest.raises(DataError, match=r"model\.safetensors") as caught:
         load_backbone(str(path), device="cpu")
     assert "\n" not in str(caught.value)
 
@@ -95,3 +95,14 @@ def test_what_is_no_such_file_is_told_in_one_line(tmp_path, make):
 def test_the_file_holds_the_names_of_its_library(small_clip_spec, tmp_path):
     trained = load_backbone(small_clip_spec, device="cpu")
     assert set(load_file(save_fine_tuned(trained, tmp_path))) == set(trained.model.state_dict())
+
+
+@pytest.mark.parametrize("spec", ["small", "embedded"])
+def test_a_prefix_of_texts_is_kept(small_clip_spec, tmp_path, spec):
+    trained = load_backbone(small_clip_spec if spec == "small" else "embedded", device="cpu")
+    plain = trained.encode_text(TEXTS)
+    width = trained.embed_tokens(trained.tokenize(["a"])).shape[-1]
+    trained.text_prefix = torch.randn(3, width, generator=torch.Generator().manual_seed(1))
+    assert not torch.allclose(plain, trained.encode_text(TEXTS), atol=1e-3)
+    again = load_backbone(str(save_fine_tuned(trained, tmp_path)), device="cpu")
+    assert_same_towers(trained, again)

@@ -21,6 +21,7 @@ NARROW = {
     "prolip": {"masked": True},
     "unicl": {"n_prefix": 2},
     "long-clip": {"components": 4},
+    "sdm": {"image_ids": True},
 }
 
 

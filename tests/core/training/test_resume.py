@@ -135,6 +135,7 @@ def test_a_failed_write_leaves_the_one_before(tmp_path, monkeypatch):
 def test_two_processes_train_as_one(job, tmp_path, parallel, micro):
     """Weights, heads with BatchNorm and means: all as one process makes them of the same batches."""
     settings = {**ON_TWO, "micro_batch_size": micro, "parallel": parallel}
+    job = {**job, "validate": True}
     one = run({**job, "folder": str(tmp_path / "one"), "settings": {**settings, "micro_batch_size": None}})
     two = run({**job, "folder": str(tmp_path / "two"), "settings": settings}, ranks=2)
     assert_same(one, two, tolerance=1e-6)

@@ -297,3 +297,17 @@ def test_a_scale_that_starts_above_its_bounds_keeps_its_own(fresh_clip, toy_pair
         fresh_clip.model.logit_scale.fill_(math.log(430.0))
     run(fresh_clip, toy_pairs(), tmp_path, losses={"clip": 1.0}, lr=1e-6)
     assert 400 < float(fresh_clip.logit_scale) <= 430.0 + 1e-2
+
+
+def test_a_learned_prefix_stays_with_the_towers(fresh_clip, toy_pairs, tmp_path):
+    seen = []
+
+    def validate():
+        seen.append(fresh_clip.encode_text(["a red area"]))
+        return float(len(seen))
+
+    task = {"loss_options": {"unicl": {"n_prefix": 2}}, "validate": validate}
+    done = run(fresh_clip, toy_pairs(), tmp_path, losses={"unicl": 1.0}, task=task, lr=1e-2)
+    learned = done.objective.losses["unicl"].prompt_prefix("caption")
+    assert torch.equal(fresh_clip.text_prefix, learned) and learned.abs().max() > 0.02
+    assert not torch.allclose(seen[0], seen[1])

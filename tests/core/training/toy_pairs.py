@@ -46,3 +46,6 @@ class ToyPairs:
 
     def label(self, row: int) -> int:
         return row % 4
+
+    def image_id(self, row: int) -> int:
+        return row // 2

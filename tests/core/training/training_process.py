@@ -30,7 +30,15 @@ def main(job: dict) -> None:
         if done == job.get("kill_at"):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    task = Task(ToyPairs(job.get("count", 24)), job["losses"], job.get("loss_options", {}))
+    def validate() -> float:
+        return float(backbone.encode_text(["a red area"])[0, 0])
+
+    task = Task(
+        ToyPairs(job.get("count", 24)),
+        job["losses"],
+        job.get("loss_options", {}),
+        validate=validate if job.get("validate") else None,
+    )
     settings = TrainingSettings(**job["settings"])
     folder = Path(job["folder"])
     done = train(backbone, task, settings, folder, resume=job.get("resume", False), tell=tell, say=said.append)
