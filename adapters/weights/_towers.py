@@ -26,7 +26,7 @@ from ...core.training.sources import LabelledSource, Source
 from ...core.training.teacher import copy_of
 from ...core.training.train import Task, Trained, train
 from ._changes import changed_tensors, digest_of, put_tensors
-from ._training import identity_of, losses_of, settings_of, view_of
+from ._training import PASSING, identity_of, losses_of, settings_of, view_of
 from ._validation import score_on_val
 
 SELECT = ("last", "best_val")
@@ -76,6 +76,7 @@ class TowerAdapter(Adapter):
     needs: ClassVar[frozenset[str]] = frozenset({"features", "pixels", "text_encoder"})
     multilabel: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("changed", "weights", "negative", "logit_scale", "logit_bias", "templates")
+    passing: ClassVar[frozenset[str]] = frozenset(PASSING)
 
     epochs: int | None = None
     batch_size: int = 32

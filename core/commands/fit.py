@@ -46,7 +46,10 @@ def fit(
     data: Data = None,
     features: Features = None,
     adapter: AdapterName = None,
-    loss: Annotated[str | None, typer.Option(help="Loss, for adapters that let it be chosen.")] = None,
+    loss: Annotated[
+        list[str] | None,
+        typer.Option(help="Loss, for adapters that let it be chosen: NAME or NAME=WEIGHT. Repeatable."),
+    ] = None,
     shots: Annotated[int | None, typer.Option(help="Labelled images a class.")] = None,
     seed: Annotated[int | None, typer.Option(help="Fixes the draw of the shots and all else that is random.")] = None,
     backbone: Backbone = None,
@@ -63,7 +66,19 @@ def fit(
     novel: Annotated[
         bool | None, typer.Option("--novel", help="Also test on the classes that --classes leaves out.")
     ] = None,
+    generic: Annotated[
+        str | None,
+        typer.Option(help="Class folders of generic images, to see what trained towers forget; drawings by default."),
+    ] = None,
     out: Out = None,
+    resume: Annotated[
+        bool | None,
+        typer.Option(
+            "--resume",
+            help="Go on where the same fit was stopped. For adapters that train towers; others keep no checkpoints "
+            "and start anew.",
+        ),
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -77,13 +92,15 @@ def fit(
     flags = {
         **data_flags(domain, task, data, features, backbone, device, amp, batch_size, workers, classes),
         "adapter.name": adapter,
-        "adapter.loss": loss,
+        "adapter.loss": ",".join(loss) if loss else None,
         "adapter.epochs": epochs,
         "adapter.lr": lr,
         "shots": shots,
         "seed": seed,
         "novel": novel,
+        "generic": generic,
         "out": out,
+        "resume": resume,
     }
     result = engine_fit(recipe_of(recipe, config, sets, flags), reporter=reporter())
     if result is None:

@@ -18,8 +18,16 @@ Backbone = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 Amp = Annotated[str | None, typer.Option(help="Mixed precision of the backbone: bf16 or fp16.")]
-Workers = Annotated[int | None, typer.Option(help="Threads that decode images.")]
-BatchSize = Annotated[int | None, typer.Option(help="Images at once through the backbone; measured by default.")]
+Workers = Annotated[
+    int | None, typer.Option(help="Threads that decode images; processes, for adapters that train towers.")
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        help="Images at once through the backbone; measured by default. For adapters that train towers: images of a "
+        "training step, over all processes."
+    ),
+]
 RecipeName = Annotated[str | None, typer.Option(help="Packaged recipe (`vladapt list recipes`).")]
 ConfigFile = Annotated[str | None, typer.Option(help="A recipe file of your own (.py, .json, .yaml).")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="key=value, for instance adapter.alpha=2. Repeatable.")]

@@ -105,6 +105,7 @@ class Adapter(ABC):
         transductive: whether the engine passes the whole unlabelled test set once.
         state: names of the attributes that a fit makes: tensors, numbers, strings, lists of them, and dicts of tensors
             (what a training changed of a model, by name). They are what `save` writes.
+        passing: names of options that change speed and memory but no result.
 
     A method implements `_fit` and `_logits`; options are validated in `__post_init__` with `ConfigError`. One that
     trains the towers has "pixels" in `needs`, finds the images in `resources["images"]` (`TrainingImages`), trains a
@@ -117,6 +118,7 @@ class Adapter(ABC):
     multilabel: ClassVar[bool] = False
     transductive: ClassVar[bool] = False
     state: ClassVar[tuple[str, ...]] = ()
+    passing: ClassVar[frozenset[str]] = frozenset()
 
     def fit(
         self,

@@ -19,7 +19,7 @@ from ..registry.catalogue import find
 from ..runs.folder import write_whole
 from ..runs.plots import accuracy_over_shots
 from ..training.distributed import is_main
-from .evaluate import fitted_zero_shot, score
+from .evaluate import fitted_zero_shot, on_adapted, score
 from .fit import fit_adapter
 from .outputs import all_or_none
 from .prepare import fewer_views, views_wanted
@@ -194,7 +194,9 @@ def _one_fit(recipe, prepared, drawn, views: int, seed: int, refused: dict[str, 
     except VladaptError as error:
         refused[name] = str(error)
         return None
-    return score(adapter, None, shots.test, prepared.class_names).metrics["adapted"]
+    moved = on_adapted(prepared, adapter)
+    seen = None if moved is prepared else moved.test
+    return score(adapter, None, shots.test, prepared.class_names, seen).metrics["adapted"]
 
 
 def _recipe_for(recipe: Config, name: str) -> Config:

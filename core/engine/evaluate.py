@@ -47,9 +47,24 @@ class Scores:
     metrics: dict[str, Any]
 
 
-def score(adapter: Adapter, zero_shot: Adapter | None, test: FeatureSet, class_names) -> Scores:
-    """Evaluate both on the same images."""
-    adapted = batched_logits(adapter, test)
+def score(
+    adapter: Adapter, zero_shot: Adapter | None, test: FeatureSet, class_names, seen: FeatureSet | None = None
+) -> Scores:
+    """Evaluate both on the same images.
+
+    Args:
+        test: features of the backbone.
+        seen: of the same images, by the towers that the adapter changed; by default `test`.
+
+    Raises:
+        DataError: the changed towers have no features for some of the images.
+    """
+    if seen is not None and seen.ids != test.ids:
+        raise DataError(
+            f"the trained towers give no finite features for {len(test) - len(seen)} of {len(test)} test images; "
+            "train with a smaller --lr"
+        )
+    adapted = batched_logits(adapter, test if seen is None else seen)
     before = None if zero_shot is None else batched_logits(zero_shot, test)
     metrics: dict[str, Any] = {
         "zero_shot": None if before is None else metrics_of(before, test, class_names),
@@ -68,6 +83,11 @@ def batched_logits(adapter: Adapter, features: FeatureSet) -> Tensor:
     """(N, C) logits, rows at a time."""
     parts = [adapter.logits(rows) for rows in features.features.split(ROWS_AT_ONCE)]
     return torch.cat(parts)
+
+
+def on_adapted(prepared, adapter: Adapter):
+    """The data on the backbone that the adapter's logits are of: the same, unless it changed the towers."""
+    return prepared if prepared.backbone is None else prepared.on(adapter.adapted(prepared.backbone))
 
 
 def metrics_of(logits: Tensor, test: FeatureSet, class_names) -> dict[str, float]:
@@ -167,7 +187,10 @@ def _evaluate(opened: Run, recipe: Config, split: str, source: str, reporter: Re
     chosen = _split(prepared, split, everything=bool(source))
     chosen = _in_order_of(chosen, prepared.class_names, adapter.class_names_, str(source))
     zero_shot = fitted_zero_shot(chosen, prepared.classifier_of(adapter.class_names_))
-    scores = score(adapter, zero_shot, chosen, adapter.class_names_)
+    seen = None
+    if (moved := on_adapted(prepared, adapter)) is not prepared:
+        seen = _split(moved, split, everything=bool(source))
+    scores = score(adapter, zero_shot, chosen, adapter.class_names_, seen)
     return {"run": str(opened.path), "data": prepared.data.name, "split": split, **scores.metrics}
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,20 +14,22 @@ from mmengine import Config
 from ..contracts.adapter import Adapter, FitReport
 from ..contracts.domain import Domain
 from ..contracts.errors import CapabilityError, ConfigError
-from ..data.sampling import short_classes
+from ..contracts.images import TrainingPlace
 from ..registry import build_adapter
 from ..runs.folder import Run
-from ..runs.report import ReportInput, write_report
+from ..runs.report import write_report
 from ..training.distributed import is_main
-from .evaluate import Scores, fitted_zero_shot, harmonic_mean, score
-from .prepare import Prepared, Shots, named_domain, read_data, restrict_classes, split_counts, views_wanted
+from .evaluate import Scores, fitted_zero_shot, harmonic_mean, on_adapted, score
+from .fit_record import info_of, log_lines, notes_of, report_input, summary_of
+from .forgetting import forgetting, probe_of
+from .prepare import Prepared, Shots, named_domain, read_data, restrict_classes, views_wanted
 from .prepare_features import PreparedFeatures
 from .progress import Reporter
 from .ranks import together
-from .recipe import adapter_options, as_data, resolve
+from .recipe import adapter_options, resolve, trains_towers
+from .resume import kept_checkpoints
 from .source import prepared_of
-from .tables import choice, in_words
-from .versions import now, versions
+from .training_lines import training_lines
 
 
 @dataclass
@@ -80,19 +84,40 @@ def fit(
     return together(lambda: _fit(recipe, reporter, own))
 
 
-def fit_adapter(recipe: Config, prepared, shots: Shots, seed: int, reporter: Reporter) -> tuple[Adapter, FitReport]:
-    """Build the recipe's adapter and fit it on one draw."""
+def fit_adapter(
+    recipe: Config, prepared, shots: Shots, seed: int, reporter: Reporter, folder: Path | None = None
+) -> tuple[Adapter, FitReport]:
+    """Build the recipe's adapter and fit it on one draw.
+
+    Args:
+        folder: of checkpoints, for adapters that train towers.
+    """
     adapter = build_adapter(recipe.adapter.name, **adapter_options(recipe))
     reporter.say(f"Fitting {adapter.name} on {len(shots.support)} images")
-    report = adapter.fit(
-        shots.support,
-        prepared.classifier,
-        val=shots.val,
-        unlabeled=shots.test.without_labels() if adapter.transductive else None,
-        backbone=prepared.backbone,
-        seed=seed,
-    )
+    with _resources(recipe, adapter, prepared, shots, reporter, folder) as resources:
+        report = adapter.fit(
+            shots.support,
+            prepared.classifier,
+            val=shots.val,
+            unlabeled=shots.test.without_labels() if adapter.transductive else None,
+            backbone=prepared.backbone,
+            resources=resources,
+            seed=seed,
+        )
     return adapter, report
+
+
+@contextmanager
+def _resources(
+    recipe, adapter: Adapter, prepared, shots: Shots, reporter: Reporter, folder
+) -> Iterator[dict[str, Any]]:
+    """What an adapter needs besides features: the images, and a place to train."""
+    if "pixels" not in adapter.needs:
+        yield {}
+        return
+    with training_lines(reporter, f"Training {adapter.name}") as tell:
+        place = TrainingPlace(folder, bool(recipe.resume and folder), tell, reporter.say)
+        yield {"images": prepared.training_images(shots), "place": place}
 
 
 def _fit(recipe: Config, reporter: Reporter, domain: Domain | None) -> FitResult | None:
@@ -107,33 +132,47 @@ def _fit(recipe: Config, reporter: Reporter, domain: Domain | None) -> FitResult
     prepared = prepared_of(recipe, reporter, domain)
     _refuse_early(recipe, planned, prepared)
     shots = prepared.draw(recipe.shots, recipe.seed, views=wanted)
-    adapter, report = fit_adapter(recipe, prepared, shots, recipe.seed, reporter)
-    zero_shot = fitted_zero_shot(shots.support, prepared.classifier)
-    scores = score(adapter, zero_shot, shots.test, prepared.class_names)
-    if recipe.novel:
-        scores.metrics["novel"] = _novel(recipe, prepared, adapter, scores)
-    seconds = time.monotonic() - started
-    notes = _notes(prepared, recipe.shots, report, shots)
-    if not is_main():
-        return None
-    info = _info(recipe, prepared, adapter, report, shots, notes, seconds, scores)
-    with Run.create(recipe.out, recipe.domain or "features", adapter.name) as run:
-        adapter.save(run.adapter_path)
-        run.write(info, scores.metrics)
-        run.log("\n".join(_log_lines(info, report, scores.metrics)))
-        write_report(run.path, _report_input(prepared, info, scores))
+    with kept_checkpoints(recipe, planned, prepared, shots, reporter) as folder:
+        adapter, report = fit_adapter(recipe, prepared, shots, recipe.seed, reporter, folder)
+        scores, said = _scored(recipe, prepared, adapter, shots, reporter)
+        seconds = time.monotonic() - started
+        notes = notes_of(prepared, recipe.shots, [*said, *report.notes], shots)
+        if not is_main():
+            return None
+        info = info_of(recipe, prepared, adapter, report, shots, notes, seconds)
+        with Run.create(recipe.out, recipe.domain or "features", adapter.name) as run:
+            adapter.save(run.adapter_path)
+            run.write(info, scores.metrics)
+            run.log("\n".join(log_lines(info, report, scores.metrics)))
+            write_report(run.path, report_input(prepared, info, scores))
     counts = prepared.counts
     return FitResult(
         run.path,
         adapter,
         report,
         scores.metrics,
-        _summary(run, info, scores, seconds),
+        summary_of(run, info, scores, seconds),
         notes,
         [tuple(pair) for pair in info["skipped"]],
         counts.computed,
         counts.cached,
     )
+
+
+def _scored(recipe: Config, prepared, adapter: Adapter, shots: Shots, reporter: Reporter) -> tuple[Scores, list[str]]:
+    """Zero-shot and the adapted model on the test set, on novel classes, and, where towers changed, on generic images;
+    with sentences on the latter."""
+    zero_shot = fitted_zero_shot(shots.support, prepared.classifier)
+    moved = on_adapted(prepared, adapter)
+    changed = moved is not prepared
+    scores = score(adapter, zero_shot, shots.test, prepared.class_names, moved.test if changed else None)
+    if recipe.novel:
+        scores.metrics["novel"] = _novel(recipe, prepared, adapter, scores)
+    if not changed:
+        return scores, []
+    numbers, sentence = forgetting(recipe, prepared.backbone, moved.backbone, reporter)
+    scores.metrics.update(numbers)
+    return scores, [sentence]
 
 
 def _refuse_early(recipe: Config, adapter: Adapter, prepared: Prepared | PreparedFeatures) -> None:
@@ -145,6 +184,8 @@ def _refuse_early(recipe: Config, adapter: Adapter, prepared: Prepared | Prepare
         )
     if recipe.novel and (count := len(_left_out(recipe, prepared))) < 2:
         raise ConfigError(f"--novel: --classes leaves out {count}, two are needed at least; name fewer classes")
+    if recipe.generic and trains_towers(recipe):
+        probe_of(recipe.generic)  # a folder that cannot be used is found out here
     if recipe.out and Path(recipe.out).is_file():
         raise ConfigError(f"--out {recipe.out}: a file, not a folder; give the folder that is to hold the run")
     prepared.classifier  # noqa: B018 (descriptions and templates that cannot be used are found out here)
@@ -166,7 +207,9 @@ def _novel(recipe: Config, prepared: Prepared | PreparedFeatures, adapter: Adapt
     others.classes = _left_out(recipe, prepared)
     unseen = prepared_of(others, Reporter(quiet=True), getattr(prepared, "domain", None))
     moved = adapter.for_classes(prepared.backbone, unseen.class_names)
-    result = score(moved, fitted_zero_shot(unseen.test, unseen.classifier), unseen.test, unseen.class_names).metrics
+    seen = on_adapted(unseen, moved)
+    zero_shot = fitted_zero_shot(unseen.test, unseen.classifier)
+    result = score(moved, zero_shot, unseen.test, unseen.class_names, None if seen is unseen else seen.test).metrics
     for side in ("zero_shot", "adapted"):
         base = scores.metrics[side]["accuracy"]
         result[side]["harmonic_mean"] = harmonic_mean(base, result[side]["accuracy"])
@@ -185,103 +228,3 @@ def _all_class_names(recipe: Config, prepared) -> list[str]:
 
         return list(load_features(recipe.features).classifier.class_names)
     return list(restrict_classes(read_data(recipe, prepared.domain, prepared.task), None).class_names)
-
-
-def _notes(prepared, shots: int, report: FitReport, drawn: Shots) -> list[str]:
-    notes = [*prepared.notes, *report.notes]
-    short = short_classes(prepared.data.split("train"), shots, num_classes=len(prepared.class_names))
-    if short:
-        listed = ", ".join(f"{prepared.class_names[c]} ({n})" for c, n in sorted(short.items()))
-        notes.append(f"Fewer than {shots} training images, all used: {listed}.")
-    if len(drawn.test) < 100:
-        notes.append(f"The test set has {len(drawn.test)} images; with fewer than 100 the interval is wide.")
-    return list(dict.fromkeys(note[0].upper() + note[1:].rstrip(".") + "." for note in notes if note))
-
-
-def _info(recipe, prepared, adapter, report, shots, notes, seconds, scores) -> dict[str, Any]:
-    backbone = prepared.backbone
-    return {
-        "created": now(),
-        "domain": recipe.domain,
-        "task": prepared.task,
-        "adapter": adapter.name,
-        "adapter_options": adapter.options,
-        "backbone": None
-        if backbone is None
-        else {
-            "spec": backbone.spec,
-            "fingerprint": backbone.fingerprint,
-            "licence": backbone.licence,
-            "image_size": backbone.image_size,
-        },
-        "data": {
-            "name": prepared.data.name,
-            "path": _place(recipe),
-            "kind": prepared.data.kind,
-            "licence": prepared.data.licence,
-            "counts": split_counts(prepared.data),
-        },
-        "class_names": list(prepared.class_names),
-        "templates": list(prepared.templates),
-        "shots": recipe.shots,
-        "seed": recipe.seed,
-        "fit": report.to_dict(),
-        "splits": {
-            "support": list(shots.support.ids or ()),
-            "val": list((shots.val.ids if shots.val is not None else None) or ()),
-            "test": list(shots.test.ids or ()),
-        },
-        "skipped": [list(pair) for pair in _skipped(prepared)],
-        "notes": notes,
-        "encoded_images": prepared.counts.computed,
-        "stored_images": prepared.counts.cached,
-        "seconds": round(seconds, 3),
-        "versions": versions(),
-        "recipe": as_data(recipe),
-    }
-
-
-def _skipped(prepared: Prepared | PreparedFeatures) -> list[tuple[str, str]]:
-    """What was left out while reading and while encoding, each once."""
-    return list(dict.fromkeys((str(name), reason) for name, reason in [*prepared.data.skipped, *prepared.skipped]))
-
-
-def _place(recipe: Config) -> str:
-    """Where the data lies, whatever folder a later command is called from."""
-    given = str(recipe.features or recipe.data.path)
-    return given if given == "sample" else str(Path(given).absolute())
-
-
-def _summary(run: Run, info: dict[str, Any], scores: Scores, seconds: float) -> dict[str, Any]:
-    return {
-        "run": str(run.path),
-        **{key: info[key] for key in ("domain", "task", "adapter")},
-        "backbone": None if info["backbone"] is None else info["backbone"]["spec"],
-        "shots": info["shots"],
-        "seed": info["seed"],
-        **scores.metrics,
-        "seconds": round(seconds, 3),
-    }
-
-
-def _report_input(prepared, info: dict[str, Any], scores: Scores) -> ReportInput:
-    return ReportInput(
-        info=info,
-        class_names=list(prepared.class_names),
-        labels=scores.labels,
-        zero_shot_logits=scores.zero_shot_logits,
-        adapted_logits=scores.adapted_logits,
-        ids=info["splits"]["test"],
-        thumbnails=prepared.thumbnail,
-        metrics=scores.metrics,
-        skipped=[tuple(pair) for pair in info["skipped"]],
-    )
-
-
-def _log_lines(info: dict[str, Any], report: FitReport, metrics: dict[str, Any]) -> list[str]:
-    lines = [f"{key}: {info[key]}" for key in ("created", "domain", "task", "adapter", "shots", "seed")]
-    lines += [f"options: {in_words(info['adapter_options'])}", choice(report)]
-    lines += [f"note: {note}" for note in info["notes"]]
-    lines += [f"skipped: {name}: {reason}" for name, reason in info["skipped"]]
-    lines += [f"{side}: {in_words(metrics[side])}" for side in ("zero_shot", "adapted")]
-    return [line for line in lines if line]

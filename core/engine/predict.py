@@ -106,7 +106,8 @@ def predict(
     backbone = load_backbone(opened.info["backbone"]["spec"], device=device, image_size=recipe.image_size)
     adapter = load_adapter(opened.adapter_path, backbone).to(backbone.device)
     data = readable(domain.read_images(list(images), **data_options(recipe)))
-    logits, ids, skipped = _logits(adapter, domain, data, backbone, opened.info["task"], batch_size, workers, reporter)
+    rendered = domain.transforms(backbone, False, opened.info["task"])
+    logits, ids, skipped = _logits(adapter, data, backbone, rendered, recipe.get("amp"), batch_size, workers, reporter)
     multilabel = adapter.multilabel_
     probabilities = logits.sigmoid() if multilabel else logits.softmax(dim=1)
     return Predictions(adapter.class_names_, ids, probabilities.cpu(), multilabel, [*data.skipped, *skipped])
@@ -135,21 +136,21 @@ def readable(data: DomainData) -> DomainData:
     return data
 
 
-def _logits(
-    adapter: Adapter, domain: Domain, data: DomainData, backbone: Backbone, task: str, batch_size, workers, reporter
-):
+def _logits(adapter: Adapter, data: DomainData, backbone: Backbone, transform, amp, batch_size, workers, reporter):
     needed = adapter.at_predict - {"features"}
     if needed:
         raise CapabilityError(f"adapter '{adapter.name}' needs {', '.join(sorted(needed))} at prediction")
     reporter = reporter or Reporter(quiet=True)
+    towers = adapter.adapted(backbone)
     with reporter.task("Encoding images") as progress:
-        found = FeatureStore().get_or_compute(
+        found = FeatureStore(keep=towers is backbone).get_or_compute(
             data,
             data.items,
-            backbone,
-            domain.transforms(backbone, False, task),
+            towers,
+            transform,
             batch_size=batch_size,
             workers=workers,
+            amp=amp,
             progress=progress,
         )
     if not len(found.features):

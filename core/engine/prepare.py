@@ -16,6 +16,7 @@ from ..contracts.backbone import Backbone
 from ..contracts.domain import Domain, DomainData, Item
 from ..contracts.errors import ConfigError, DataError
 from ..contracts.features import FeatureSet
+from ..contracts.images import TrainingImages
 from ..contracts.text import TextClassifier
 from ..data.identity import FileHashes
 from ..data.sampling import base_new, positive_classes, restrict, sample_shots
@@ -24,10 +25,11 @@ from ..data.verify import check_skipped, drop_unreadable
 from ..features.store import FeatureStore
 from ..prompts.classifier import build_classifier
 from ..prompts.descriptions import read_descriptions
+from ..prompts.templates import fill
 from ..registry import catalogue, load_domain
 from ..registry.catalogue import did_you_mean
 from .progress import Reporter
-from .recipe import data_options
+from .recipe import data_options, encoding_batch_size
 
 VAL_SHOTS = 4
 """Images a class that hyper-parameters are chosen on, at most: min(K, 4), as CoOp and its successors publish."""
@@ -43,11 +45,13 @@ class Counts:
 
 @dataclass
 class Shots:
-    """One few-shot draw as features."""
+    """One few-shot draw as features, and the samples behind the support and val, where there are images."""
 
     support: FeatureSet
     val: FeatureSet | None
     test: FeatureSet
+    items: tuple[Item, ...] = ()
+    val_items: tuple[Item, ...] = ()
 
 
 @dataclass
@@ -111,7 +115,31 @@ class Prepared:
         pool = self.data.split("val")
         val = sample_shots(pool, min(shots, VAL_SHOTS), seed, num_classes=len(self.class_names)) if pool else []
         support = self.features(chosen, "support images", views=views, seed=seed)
-        return Shots(support, self.features(val, "validation images") if val else None, self.test)
+        held = self.features(val, "validation images") if val else None
+        return Shots(support, held, self.test, _behind(support, chosen), _behind(held, val) if val else ())
+
+    def training_images(self, shots: Shots) -> TrainingImages:
+        """The images of a draw, for adapters that train towers."""
+        negative = None
+        if self.data.kind == "multilabel":
+            against = self.domain.negative_templates(self.task)
+            negative = [fill(against, name) for name in self.class_names]
+        return TrainingImages(
+            items=shots.items,
+            load=self.data.load,
+            train_transform=self.domain.transforms(self.backbone, True, self.task),
+            eval_transform=self.domain.transforms(self.backbone, False, self.task),
+            prompts=self.classifier.texts,
+            negative=negative,
+            templates=self.templates,
+            val=shots.val_items,
+        )
+
+    def on(self, backbone: Backbone) -> Prepared:
+        """The same data on towers that a fit changed, whose features are not stored."""
+        if backbone is self.backbone:
+            return self
+        return replace(self, backbone=backbone, store=FeatureStore(keep=False))
 
     @cached_property
     def test(self) -> FeatureSet:
@@ -138,7 +166,7 @@ class Prepared:
                 views=views,
                 view_transform=self.domain.transforms(self.backbone, True, self.task) if views else None,
                 seed=seed,
-                batch_size=self.recipe.batch_size,
+                batch_size=encoding_batch_size(self.recipe),
                 workers=self.recipe.workers,
                 amp=self.recipe.amp,
                 progress=progress,
@@ -152,6 +180,12 @@ class Prepared:
     def thumbnail(self, index: int):
         """The decoded image of a row of `test`, for the report."""
         return self.data.load(self.test_items[index])
+
+
+def _behind(features: FeatureSet, items: Sequence[Item]) -> tuple[Item, ...]:
+    """The samples that could be read, in the order of their features."""
+    by_id = {item.id: item for item in items}
+    return tuple(by_id[i] for i in features.ids)
 
 
 def prepare(recipe: Config, reporter: Reporter, domain: Domain | None = None) -> Prepared:

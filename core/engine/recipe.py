@@ -33,16 +33,22 @@ DEFAULTS: dict[str, Any] = {
     "descriptions": None,
     "classes": None,
     "novel": False,
+    "generic": None,
     "out": None,
+    "resume": False,
 }
 """Every key a recipe may have. `data` also holds the domain's reading options, `adapter` the adapter's own."""
+
+TRAINED = ("batch_size", "amp", "workers")
+"""Keys that say how images are encoded, and, for adapters that train towers, how these are trained."""
 
 SHORT_FORMS = {"adapter": "name", "data": "path"}
 """Groups that may be given as one word: `adapter="ape"` means `adapter.name="ape"`."""
 
 AMP_MODES = (None, "bf16", "fp16")
 LEAST = {"shots": 1, "seed": 0, "split_seed": 0, "batch_size": 1, "workers": 0, "image_size": 1}
-FLAGS = ("shots", "seed", "batch_size", "workers", "novel", "domain", "task", "features", "backbone", "device", "out")
+FLAGS = ("shots", "seed", "batch_size", "workers", "novel", "resume", "generic")
+FLAGS += ("domain", "task", "features", "backbone", "device", "out")
 
 
 def resolve(
@@ -80,8 +86,27 @@ def resolve(
 
 
 def adapter_options(recipe: Config) -> dict[str, Any]:
-    """The options the recipe gives its adapter."""
-    return {key: value for key, value in recipe.adapter.to_dict().items() if key != "name"}
+    """The options the recipe gives its adapter. One that trains towers takes the batch size, precision and workers of
+    the recipe, unless it has its own."""
+    given = {key: value for key, value in recipe.adapter.to_dict().items() if key != "name"}
+    if trains_towers(recipe):
+        given = {**{key: recipe[key] for key in TRAINED if recipe[key] is not None}, **given}
+    return given
+
+
+def encoding_batch_size(recipe: Config) -> int | None:
+    """Images at once through the towers where nothing is trained; None measures it.
+
+    Where towers are trained, `batch_size` counts the images of a training step.
+    """
+    return None if trains_towers(recipe) else recipe.batch_size
+
+
+def trains_towers(recipe: Config) -> bool:
+    """Whether the recipe's adapter trains on images themselves."""
+    from ..registry import adapter_class
+
+    return "pixels" in adapter_class(recipe.adapter.name).needs
 
 
 def data_options(recipe: Config) -> dict[str, Any]:
@@ -159,9 +184,10 @@ def _check(recipe: Config) -> None:
         optional = DEFAULTS[key] is None
         if not (optional and value is None) and (type(value) is not int or value < least):
             raise ConfigError(f"{_option(key)} {value}: give a whole number, {least} or more")
-    if not isinstance(recipe.novel, bool):
-        raise ConfigError(f"{_option('novel')} {recipe.novel}: give True or False")
-    for key in ("domain", "task", "features", "backbone", "device", "descriptions", "out"):
+    for key in ("novel", "resume"):
+        if not isinstance(recipe[key], bool):
+            raise ConfigError(f"{_option(key)} {recipe[key]}: give True or False")
+    for key in ("domain", "task", "features", "backbone", "device", "descriptions", "generic", "out"):
         if recipe[key] is not None and not isinstance(recipe[key], (str, Path)):
             raise ConfigError(f"{_option(key)} {recipe[key]}: give a name or a path")
     if not isinstance(recipe.data.get("path"), (str, Path)):

@@ -46,6 +46,7 @@ def content(given, run_name: str) -> dict[str, Any]:
         "counts": share_of_counts(info, given.class_names),
         "scores": _scores(metrics),
         "novel": metrics.get("novel"),
+        "generic": metrics.get("generic"),
         "calibration": _calibration(given),
         "pictures": given.thumbnails is not None,
         "skipped": list(given.skipped)[:SKIPPED_ROWS],

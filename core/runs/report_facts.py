@@ -71,6 +71,8 @@ def snippets(info: dict[str, Any], run_name: str, multilabel: bool) -> dict[str,
         return {**commands, "predict": None, "python": None}
     answer = "dict(zip(adapter.class_names_, adapter.predict(features)[0].tolist()))"
     size = (info.get("recipe") or {}).get("image_size")
+    changed = (info.get("backbone") or {}).get("adapted_fingerprint")
+    moved = "\nbackbone = adapter.adapted(backbone)  # its towers were trained" if changed else ""
     python = f"""\
 import numpy as np
 import vladapt
@@ -78,7 +80,7 @@ from PIL import Image
 
 run = {_text(run_name)}
 backbone = vladapt.load_backbone({_text(backbone["spec"])}{f", image_size={size}" if size else ""})
-adapter = vladapt.load_adapter(f"{{run}}/adapter.safetensors", backbone).to(backbone.device)
+adapter = vladapt.load_adapter(f"{{run}}/adapter.safetensors", backbone).to(backbone.device){moved}
 domain = vladapt.load_domain({_text(info.get("domain", ""))})
 transform = domain.transforms(backbone, False, {_text(info.get("task", ""))})
 

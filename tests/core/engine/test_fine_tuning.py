@@ -1,0 +1,254 @@
+"""Adapters that train towers, through the engine: fit, eval, predict, compare, novel classes, clips, several labels."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import vladapt
+from vladapt.core.contracts import CapabilityError, ConfigError, DataError
+from vladapt.core.engine.compare import compare
+from vladapt.core.engine.prepare import prepare
+from vladapt.core.engine.progress import Reporter
+from vladapt.core.engine.recipe import adapter_options, encoding_batch_size, resolve
+
+THIRD_PARTY = Path(__file__).parent / "third_party"
+QUICK = {"full": {"lr": 2e-3, "epochs": 8}, "lora": {"lr": 5e-2, "epochs": 8}, "lit": {"lr": 2e-3, "epochs": 8}}
+
+
+@pytest.fixture(autouse=True)
+def installed(monkeypatch, tmp_path):
+    pytest.importorskip("peft", reason="extra fine-tune is not installed")
+    monkeypatch.syspath_prepend(str(THIRD_PARTY))
+    monkeypatch.chdir(tmp_path)
+
+
+def fit(spec, name="full", domain="toy-labels", options=(), **flags):
+    adapter = {"name": name, **QUICK[name], **dict(options)}
+    flags = {"shots": 8, "seed": 1, **flags}
+    return vladapt.fit(domain=domain, backbone=spec, adapter=adapter, **flags)
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_labelled_images_are_learned_and_eval_gives_the_same_numbers(small_clip_spec, name):
+    result = fit(small_clip_spec, name)
+    assert result.metrics["adapted"]["accuracy"] > result.metrics["zero_shot"]["accuracy"] + 0.2
+    again = vladapt.evaluate(result.run)
+    for side in ("zero_shot", "adapted"):
+        assert again[side] == pytest.approx(result.metrics[side], abs=1e-5)
+    assert len(result.report.history) == 8
+    assert result.report.history[-1]["loss"] < result.report.history[0]["loss"]
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_another_process_predicts_the_same(small_clip_spec, class_folders, name, tmp_path):
+    data = class_folders()
+    adapter = {"name": name, **QUICK[name]}
+    result = vladapt.fit(domain="medical", backbone=small_clip_spec, adapter=adapter, data=str(data), shots=4)
+    ids = json.loads((result.run / "run.json").read_text())["splits"]["test"]
+    here = vladapt.predict(result.run, [data / i for i in ids]).probabilities
+    code = (
+        "import sys, torch, vladapt\ntorch.save(vladapt.predict(sys.argv[1], sys.argv[3:]).probabilities, sys.argv[2])"
+    )
+    files = [str(data / i) for i in ids]
+    subprocess.run([sys.executable, "-c", code, str(result.run), str(tmp_path / "there.pt"), *files], check=True)
+    there = torch.load(tmp_path / "there.pt")
+    torch.testing.assert_close(there, here, atol=1e-5, rtol=1e-4)
+    right = np.mean([name.split("/")[-2] == result.adapter.class_names_[i] for name, i in zip(files, there.argmax(1))])
+    assert right == pytest.approx(result.metrics["adapted"]["accuracy"])
+    assert there.max(dim=1).values.min() < 1
+
+
+@pytest.fixture
+def class_folders(tmp_path):
+    """Red and green squares with noise, 10 each."""
+
+    def make():
+        rng = np.random.default_rng(0)
+        for name, colour in {"red": (200, 60, 60), "green": (60, 200, 60)}.items():
+            (tmp_path / "data" / name).mkdir(parents=True)
+            for i in range(10):
+                pixels = np.clip(rng.normal(0, 30, (24, 24, 3)) + colour, 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "data" / name / f"{i}.png")
+        return tmp_path / "data"
+
+    return make
+
+
+def test_features_of_trained_towers_are_not_stored(small_clip_spec, tmp_path):
+    def stored():
+        return {p.name: p.stat().st_size for p in (tmp_path / "vladapt-cache" / "features").rglob("*.safetensors")}
+
+    first = fit(small_clip_spec)
+    tests, before = first.metrics["test_images"], stored()
+    second = fit(small_clip_spec)
+    assert (first.from_store, second.encoded) == (0, tests)
+    assert second.from_store + tests == first.encoded
+    vladapt.evaluate(first.run)
+    assert stored() == before
+
+
+def test_the_base_backbone_is_left_as_it_was(small_clip_spec):
+    recipe = resolve(
+        flags={"domain": "toy-labels", "backbone": small_clip_spec, "adapter": {"name": "full", **QUICK["full"]}}
+    )
+    one = compare(recipe, ["full", "linear-probe"], [4], [1])
+    other = compare(recipe, ["linear-probe"], [4], [1])
+    rows = {row["adapter"]: row["accuracy"] for row in one.rows}
+    assert rows["linear-probe"] == {row["adapter"]: row["accuracy"] for row in other.rows}["linear-probe"]
+    assert one.refused == {}
+    alone = fit(small_clip_spec, shots=4)
+    assert rows["full"] == alone.metrics["adapted"]["accuracy"]
+    assert rows["zero-shot"] == alone.metrics["zero_shot"]["accuracy"]
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_clips_are_learned_from_all_their_frames(small_clip_spec, name):
+    result = fit(small_clip_spec, name, domain="toy-clips")
+    assert result.metrics["adapted"]["accuracy"] > 0.9
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_several_labels_an_image(small_clip_spec, name):
+    result = fit(small_clip_spec, name, domain="toy-findings", shots=16)
+    assert result.metrics["adapted"]["auroc"] > result.metrics["zero_shot"]["auroc"] + 0.1
+    assert result.adapter.negative is not None
+    again = vladapt.evaluate(result.run)
+    assert again["adapted"]["auroc"] == pytest.approx(result.metrics["adapted"]["auroc"], abs=1e-5)
+
+
+def test_a_loss_of_captions_is_refused_for_several_labels(small_clip_spec):
+    with pytest.raises(CapabilityError, match=r"loss clip needs.*one label an image"):
+        fit(small_clip_spec, domain="toy-findings", options={"loss": "clip"})
+
+
+def test_what_the_towers_forgot_is_in_notes_metrics_log_and_report(small_clip_spec):
+    result = fit(small_clip_spec)
+    generic = result.metrics["generic"]
+    assert (generic["images"], generic["words"]) == (150, 130)
+    sentence = next(note for note in result.notes if note.startswith("Generic vocabulary (130 words, 150 drawings): "))
+    assert sentence in (result.run / "log.txt").read_text()
+    page = (result.run / "report.html").read_text()
+    assert "What the towers still know of other things" in page and "150 drawings" in page
+    assert "adapter.adapted(backbone)" in page
+    assert json.loads((result.run / "metrics.json").read_text())["generic"]["before"] == generic["before"]
+
+
+def test_a_frozen_backbone_has_nothing_to_forget(small_clip_spec):
+    result = vladapt.fit(domain="toy-labels", backbone=small_clip_spec, adapter="linear-probe", shots=2)
+    assert "generic" not in result.metrics
+    assert "still know" not in (result.run / "report.html").read_text()
+    assert "adapted(" not in (result.run / "report.html").read_text()
+
+
+def test_generic_images_may_be_the_user_s(small_clip_spec, class_folders):
+    result = fit(small_clip_spec, generic=str(class_folders()))
+    assert (result.metrics["generic"]["name"], result.metrics["generic"]["images"]) == ("data", 20)
+    with pytest.raises(DataError, match="nowhere"):
+        fit(small_clip_spec, generic="nowhere")
+
+
+class Shades(vladapt.Domain):
+    """Four colours."""
+
+    name = "shades"
+    COLOURS: ClassVar = {"red": (220, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 220), "yellow": (220, 210, 40)}
+
+    def read(self, path, task, **options):
+        return self.sample(task)
+
+    def sample(self, task):
+        items = [vladapt.Item(f"{i}", Path(__file__), {"index": i, "digest": f"{i}"}, label=i % 4) for i in range(80)]
+        return vladapt.DomainData(items, tuple(self.COLOURS), self.draw, name="shades")
+
+    def templates(self, task):
+        return ["a {} patch.", "{}"]
+
+    def draw(self, item):
+        noise = np.random.default_rng(item.decode["index"]).normal(0, 20, (24, 24, 3))
+        return np.clip(noise + list(self.COLOURS.values())[item.label], 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", ["full", "lora"])
+def test_classes_it_was_not_trained_on(small_clip_spec, name):
+    result = fit(small_clip_spec, name, classes="red,green", novel=True, domain=Shades())
+    novel = result.metrics["novel"]
+    assert novel["test_images"] > 0
+    assert 0 <= novel["adapted"]["harmonic_mean"] <= 1
+    other = result.adapter.for_classes(vladapt.load_backbone(small_clip_spec, device="cpu"), ["blue", "yellow"])
+    assert other.weights.shape == (2, 24) and other.class_names_ == ("blue", "yellow")
+
+
+def test_the_batch_size_of_a_recipe_is_that_of_the_training(small_clip_spec):
+    flags = {"domain": "toy-labels", "adapter": "lora", "batch_size": 4, "amp": "bf16", "workers": 0}
+    recipe = resolve(flags=flags)
+    assert adapter_options(recipe) == {"batch_size": 4, "amp": "bf16", "workers": 0}
+    assert encoding_batch_size(recipe) is None
+    recipe = resolve(flags={**flags, "adapter": {"name": "lora", "batch_size": 8}})
+    assert adapter_options(recipe)["batch_size"] == 8
+    frozen = resolve(flags={**flags, "adapter": "ape"})
+    assert adapter_options(frozen) == {} and encoding_batch_size(frozen) == 4
+
+
+def test_mixed_precision_on_a_cpu(small_clip_spec):
+    result = fit(small_clip_spec, amp="bf16")
+    assert result.metrics["adapted"]["accuracy"] > 0.9
+    assert json.loads((result.run / "run.json").read_text())["adapter_options"]["amp"] == "bf16"
+
+
+def test_a_features_file_is_refused_in_one_line(tmp_path):
+    np.savez(
+        tmp_path / "f.npz",
+        image_features=np.random.default_rng(0).normal(size=(30, 8)).astype("f4"),
+        labels=np.arange(30) % 3,
+        text_features=np.eye(8)[:3],
+        class_names=np.array(["a", "b", "c"]),
+    )
+    with pytest.raises(CapabilityError, match=r"'full' trains.*give --data"):
+        vladapt.fit(features=str(tmp_path / "f.npz"), adapter="full")
+
+
+def test_val_images_choose_the_epoch(small_clip_spec):
+    result = fit(small_clip_spec, options={"select": "best_val", "epochs": 3})
+    assert result.report.chosen_on == "val" and 0 < result.report.val_score <= 1
+    assert [row["val"] for row in result.report.history].index(result.report.val_score) + 1 == result.report.chosen[
+        "epoch"
+    ]
+
+
+def test_a_training_that_loses_its_numbers_says_so(small_clip_spec):
+    with pytest.raises(DataError, match=r"training stopped at step.*smaller --lr"):
+        fit(small_clip_spec, options={"lr": 1e20, "warmup": 0.0})
+    assert not list(Path("runs").glob("[!.]*"))
+
+
+def test_resume_is_not_for_adapters_that_train_no_tower(small_clip_spec, capsys):
+    result = vladapt.fit(
+        domain="toy-labels", backbone=small_clip_spec, adapter="ape", shots=2, resume=True, reporter=Reporter()
+    )
+    assert result.metrics["adapted"]["accuracy"] > 0
+    assert "--resume: ape keeps no checkpoints, there is nothing to go on from" in capsys.readouterr().err
+
+
+def test_images_behind_a_draw_are_in_the_order_of_its_features(small_clip_spec):
+    recipe = resolve(flags={"domain": "toy-labels", "backbone": small_clip_spec})
+    prepared = prepare(recipe, Reporter(quiet=True))
+    shots = prepared.draw(4, seed=1)
+    images = prepared.training_images(shots)
+    assert tuple(item.id for item in images.items) == shots.support.ids
+    assert tuple(item.id for item in images.val) == shots.val.ids
+    assert images.prompts == prepared.classifier.texts and images.templates == ["a {} patch."]
+
+
+def test_settings_that_do_not_fit_are_refused_before_anything_is_encoded(small_clip_spec, tmp_path):
+    with pytest.raises(ConfigError, match="option r=0"):
+        vladapt.fit(domain="toy-labels", backbone=small_clip_spec, adapter={"name": "lora", "r": 0})
+    assert not (tmp_path / "vladapt-cache" / "features").exists()
