@@ -75,7 +75,10 @@ class TowerAdapter(Adapter):
 
     needs: ClassVar[frozenset[str]] = frozenset({"features", "pixels", "text_encoder"})
     multilabel: ClassVar[bool] = True
-    state: ClassVar[tuple[str, ...]] = ("changed", "weights", "negative", "logit_scale", "logit_bias", "templates")
+    state: ClassVar[tuple[str, ...]] = (
+        *("changed", "prefix"),  # of the towers; a prefix of texts, where the loss learned one
+        *("weights", "negative", "logit_scale", "logit_bias", "templates"),  # of the classes
+    )
     passing: ClassVar[frozenset[str]] = frozenset(PASSING)
 
     epochs: int | None = None
@@ -173,6 +176,7 @@ class TowerAdapter(Adapter):
             made = copy_of(backbone)
             with torch.random.fork_rng(devices=[]):
                 self._put(made)
+            made.text_prefix = self.prefix
             self._made = self._named(made)
         return self._made
 
@@ -229,16 +233,26 @@ class TowerAdapter(Adapter):
         towers, place, notes = copy_of(backbone), place or TrainingPlace(None), []
         steps = len(GlobalBatches(len(task.source), self.batch_size, seed))
         settings = settings_of(self, epochs=epochs, steps=steps, seed=seed, device=backbone.device)
+
+        def choose(model: Backbone) -> None:
+            if model.context_length != backbone.context_length:
+                raise CapabilityError(
+                    f"option loss='{self.loss}': only `vladapt pretrain` keeps a text tower it stretches"
+                )
+            notes.extend(self._choose(model))
+
         task = replace(
             task,
             loss_options=self.loss_options or {},
             teacher=backbone,
-            select=lambda model: notes.extend(self._choose(model)),
+            select=choose,
             validate=(lambda: on_val(towers)) if self.select == "best_val" else None,
             identity={**task.identity, "adapter": self.name, "backbone": backbone.fingerprint, **identity_of(self)},
         )
         done = train(towers, task, settings, place.folder, resume=place.resume, tell=place.tell, say=place.say)
         self.changed = self._learned(towers, backbone)
+        prefix = getattr(towers, "text_prefix", None)
+        self.prefix = towers.text_prefix = None if prefix is None else prefix.detach().cpu().clone()
         self._made = self._named(towers)
         return self._report(done, settings, notes)
 
@@ -290,7 +304,8 @@ class TowerAdapter(Adapter):
 
     def _named(self, towers: Backbone) -> Backbone:
         """The backbone under a fingerprint of its own."""
-        text = f"{self.backbone_} {digest_of(self.changed)}"
+        learned = self.changed if self.prefix is None else {**self.changed, "text_prefix": self.prefix}
+        text = f"{self.backbone_} {digest_of(learned)}"
         towers.fingerprint = hashlib.sha256(text.encode()).hexdigest()[: len(self.backbone_)]
         return towers
 

@@ -67,6 +67,9 @@ class ClassScores(nn.Module):
 
 def text_stays(backbone: Backbone) -> bool:
     """Whether no training step can change what a text is encoded to."""
+    prefix = getattr(backbone, "text_prefix", None)
+    if prefix is not None and prefix.requires_grad:
+        return False
     return not any(
         parameter.requires_grad and tower_of(backbone, name) != "image"
         for name, parameter in backbone.model.named_parameters()

@@ -1,0 +1,97 @@
+"""Options of methods that train towers: each one counts, and only usable ones are taken."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from trained_towers import ALL, fitted, logits
+
+from vladapt import CapabilityError, ConfigError, build_adapter
+from vladapt.core.registry import adapter_class
+
+pytest.importorskip("peft", reason="extra fine-tune is not installed")
+
+
+TRAINING = {
+    "epochs": (1, 3), "batch_size": (4, 12), "lr": (1e-3, 1e-2), "weight_decay": (0.0, 5.0), "warmup": (0.0, 3),
+    "loss": (None, "unicl"), "prompts_a_class": (1, None), "crop_scale": ((0.1, 0.2), (0.9, 1.0)),
+    "layer_decay": (1.0, 0.3), "clip_grad": (None, 1e-4), "amp": (None, "bf16"), "ema": (None, 0.5),
+    "loss_options": ({"cross-entropy": {"label_smoothing": 0.0}}, {"cross-entropy": {"label_smoothing": 0.5}}),
+}  # fmt: skip
+CHANGES = {
+    "full": {**TRAINING, "last": (None, 1)},
+    "lit": {**TRAINING, "lock": ("image", "text"), "last": (None, 1)},
+    "lora": {
+        **TRAINING, "r": (1, 4), "alpha": (1.0, 4.0), "dropout": (0.0, 0.9), "params": ("q", ("v", "out")),
+        "towers": ("image", "both"), "positions": ("all", "top1"), "iterations": (1, 3),
+    },
+}  # fmt: skip
+SAME = {"micro_batch_size": (None, 3), "checkpointing": (False, True), "save_every": (None, 1), "workers": (0, 2)}
+TOGETHER = {"select", "patience"}
+
+
+@pytest.mark.parametrize("name, option", [(n, o) for n, options in CHANGES.items() for o in options])
+def test_every_option_changes_the_result(make_problem, name, option):
+    problem, found = make_problem(), []
+    base = {"epochs": None} if option == "iterations" else {}
+    if option == "loss_options":
+        base = {"loss": "cross-entropy"}
+    for value in CHANGES[name][option]:
+        found.append(logits(fitted(problem, name, **{"batch_size": 6, **base, option: value}), problem))
+    assert not torch.allclose(*found, atol=1e-4)
+
+
+@pytest.mark.parametrize("option", SAME)
+def test_options_of_speed_and_memory_change_nothing(make_problem, option):
+    problem = make_problem()
+    tight = {"lr": 1e-4, "epochs": 2, "batch_size": 6}
+    found = [logits(fitted(problem, "full", **tight, **{option: value}), problem) for value in SAME[option]]
+    torch.testing.assert_close(*found, atol=2e-3, rtol=1e-4)
+    assert set(SAME) == adapter_class("full").passing
+
+
+def test_no_option_goes_untested():
+    for name in ALL:
+        assert {f.name for f in fields(adapter_class(name))} == {*CHANGES[name], *SAME, *TOGETHER}
+
+
+def test_the_best_epoch_on_val_is_kept(make_problem):
+    problem = make_problem()
+    report = problem.fit(adapter := build_adapter("full", lr=3e-2, epochs=8, select="best_val"))
+    scores = [row["val"] for row in report.history]
+    assert report.val_score == max(scores) and report.chosen["epoch"] == scores.index(max(scores)) + 1
+    labels = torch.tensor([item.label for item in problem.images.val])
+    assert float((logits(adapter, problem).argmax(1) == labels).double().mean()) == pytest.approx(max(scores))
+    early = problem.fit(build_adapter("full", lr=3e-2, epochs=8, select="best_val", patience=1))
+    assert len(early.history) < 8
+    with pytest.raises(CapabilityError, match="no val images"):
+        problem.fit(build_adapter("full", select="best_val"), images=replace(problem.images, val=()))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("full", {"epochs": 0}, "epochs=0"),
+        ("full", {"lr": 0}, "lr=0"),
+        ("full", {"last": 0}, "last=0"),
+        ("full", {"select": "first"}, "select="),
+        ("full", {"patience": 3}, "patience=3"),
+        ("full", {"crop_scale": (0.9, 0.1)}, "crop_scale="),
+        ("full", {"prompts_a_class": 0}, "prompts_a_class=0"),
+        ("full", {"workers": -1}, "workers=-1"),
+        ("full", {"save_every": 0}, "save_every=0"),
+        ("lora", {"r": 0}, "r=0"),
+        ("lora", {"dropout": 1.0}, "dropout=1.0"),
+        ("lora", {"params": "q,z"}, "params="),
+        ("lora", {"towers": "none"}, "towers="),
+        ("lora", {"positions": "top9"}, "positions="),
+        ("lora", {"iterations": 0}, "iterations=0"),
+        ("lit", {"lock": "both"}, "lock="),
+        ("lit", {"loss": "clip=x"}, "--loss clip=x"),
+    ],
+)
+def test_options_out_of_range_are_refused(name, options, said):
+    with pytest.raises(ConfigError, match=said):
+        build_adapter(name, **options)
