@@ -21,14 +21,17 @@ from ..runs.plots import accuracy_over_shots
 from ..training.distributed import is_main
 from .evaluate import fitted_zero_shot, on_adapted, score
 from .fit import fit_adapter
+from .fit_retrieval import is_retrieval
 from .outputs import all_or_none
 from .prepare import fewer_views, views_wanted
 from .progress import Reporter
 from .ranks import together
 from .recipe import adapter_options
+from .retrieval_run import compare_on_pairs, deciding
 from .source import prepared_of
 
 TABLE = "compare.csv"
+DEFAULT_SHOTS = (1, 2, 4, 8, 16)
 
 
 @dataclass
@@ -102,11 +105,9 @@ def compare(
 def _compare(recipe, names, shots, seeds, sources, out, reporter) -> Comparison:
     rows, refused, notes, plots = [], {}, [], {}
     for own in [_with_source(recipe, source) for source in sources] or [recipe]:
-        prepared = prepared_of(own, reporter)
-        found, said = _all_fits(own, prepared, names, shots, seeds, reporter)
+        found, said, name, told = _on_one_set(own, names, shots, seeds, reporter)
         refused.update(said)
-        notes += [note for note in prepared.notes if note not in notes]
-        name = prepared.data.name
+        notes += [note for note in told if note not in notes]
         while f"accuracy_over_shots-{name}" in plots:  # two folders of one name
             name += "+"
         rows += [{**row, "data": name} for row in found] if len(sources) > 1 else found
@@ -115,6 +116,17 @@ def _compare(recipe, names, shots, seeds, sources, out, reporter) -> Comparison:
     if is_main():
         _write(folder, rows, plots)
     return Comparison(rows, folder / TABLE, folder / f"{next(iter(plots))}.png", refused, notes)
+
+
+def _on_one_set(recipe, names, shots, seeds, reporter):
+    """(rows, refused adapters, name of the data, notes)."""
+    if is_retrieval(recipe, None):
+        if list(shots) != list(DEFAULT_SHOTS):
+            raise ConfigError("--shots counts images a class; --task retrieval trains on all pairs, leave it out")
+        return compare_on_pairs(recipe, names, seeds, reporter)
+    prepared = prepared_of(recipe, reporter)
+    rows, refused = _all_fits(recipe, prepared, names, shots, seeds, reporter)
+    return rows, refused, prepared.data.name, prepared.notes
 
 
 def _check(names: Sequence[str], shots: Sequence[int], seeds: Sequence[int]) -> None:
@@ -132,7 +144,7 @@ def _write(folder: Path, rows: Sequence[dict[str, Any]], plots: dict[str, list[d
     with all_or_none(folder, [TABLE, *(f"{stem}{suffix}" for stem in plots for suffix in (".png", ".svg"))]):
         write_csv(rows, folder / TABLE)
         for stem, found in plots.items():
-            accuracy_over_shots(found, folder / stem)
+            accuracy_over_shots(found, folder / stem, deciding_metric(found))
 
 
 def _with_source(recipe: Config, source: dict[str, Any]) -> Config:
@@ -145,7 +157,9 @@ def _with_source(recipe: Config, source: dict[str, Any]) -> Config:
 
 
 def deciding_metric(rows: Sequence[dict[str, Any]]) -> str:
-    """Accuracy; macro AUROC where images have several labels."""
+    """Accuracy; macro AUROC where images have several labels; of retrieval R@1 from text to image."""
+    if found := deciding(rows):
+        return found
     return "auroc" if rows and any(key.startswith("auroc/") for key in rows[0]) else "accuracy"
 
 

@@ -21,9 +21,11 @@ from ..metrics.significance import mcnemar, wilson_interval
 from ..registry import build_adapter, load_adapter, load_domain
 from ..registry.catalogue import did_you_mean
 from ..runs.folder import Run
+from .fit_retrieval import TASK
 from .progress import Reporter
 from .ranks import together
 from .recipe import resolve
+from .retrieval_run import evaluate_pairs
 from .source import prepared_of
 
 ROWS_AT_ONCE = 4096
@@ -145,6 +147,8 @@ def evaluate(
         raise CapabilityError(f"{opened.path}: its domain scores this task only while it is fitted; fit again")
     recipe = _recipe_of(opened, data, features)
     recipe.merge_from_dict({"device": device} | ({} if workers is None else {"workers": workers}))
+    if opened.info["task"] == TASK:
+        return together(lambda: evaluate_pairs(opened, recipe, split, reporter or Reporter(quiet=True)))
     return together(lambda: _evaluate(opened, recipe, split, data or features or "", reporter or Reporter(quiet=True)))
 
 

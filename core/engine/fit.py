@@ -21,6 +21,7 @@ from ..runs.report import write_report
 from ..training.distributed import is_main
 from .evaluate import Scores, fitted_zero_shot, harmonic_mean, on_adapted, score
 from .fit_record import info_of, log_lines, notes_of, report_input, summary_of
+from .fit_retrieval import TASK, is_retrieval
 from .forgetting import forgetting, probe_of
 from .prepare import Prepared, Shots, named_domain, read_data, restrict_classes, views_wanted
 from .prepare_features import PreparedFeatures
@@ -28,6 +29,7 @@ from .progress import Reporter
 from .ranks import together
 from .recipe import adapter_options, resolve, trains_towers
 from .resume import kept_checkpoints
+from .retrieval_run import fit_on_pairs
 from .source import prepared_of
 from .training_lines import training_lines
 
@@ -122,11 +124,14 @@ def _resources(
 
 def _fit(recipe: Config, reporter: Reporter, domain: Domain | None) -> FitResult | None:
     started = time.monotonic()
-    if not recipe.features:
+    if not recipe.features and (domain is not None or recipe.domain or recipe.task != TASK):
         domain = domain or named_domain(recipe)
         task = domain.check_task(recipe.task)
         if domain.owns(task):
             return _owned(recipe, domain, task, reporter)
+    if is_retrieval(recipe, domain):
+        done = fit_on_pairs(recipe, domain, reporter)
+        return None if done is None else FitResult(**done)
     planned = build_adapter(recipe.adapter.name, **adapter_options(recipe))
     wanted = views_wanted(planned)
     prepared = prepared_of(recipe, reporter, domain)

@@ -19,6 +19,7 @@ from ..features.store import FeatureStore
 from ..registry import load_adapter
 from ..runs.folder import Run
 from .evaluate import batched_logits, domain_of
+from .fit_retrieval import TASK
 from .progress import Reporter
 from .recipe import data_options
 
@@ -95,6 +96,11 @@ def predict(
         DataError: the run or all images cannot be read. CapabilityError: the run was made from a features file.
     """
     opened = Run.open(run)
+    if opened.info["task"] == TASK and not opened.info.get("owned"):
+        raise CapabilityError(
+            f"{opened.path}: its model names no classes; find images with it: "
+            f"vladapt index IMAGES --backbone {opened.path} --out INDEX"
+        )
     if opened.info["backbone"] is None:
         raise CapabilityError(
             f"{opened.path}: made from a features file, so there is no backbone to encode images with"

@@ -43,8 +43,20 @@ def kept_checkpoints(
             reporter.say(f"--resume: {adapter.name} keeps no checkpoints, there is nothing to go on from")
         yield None
         return
-    folder = Path(recipe.out or RUNS) / PLACE / fit_key(recipe, adapter, prepared, shots)
-    run_on_all(lambda: _refuse_unfinished(folder, recipe.resume))
+    key = fit_key(recipe, adapter, prepared, shots)
+    with checkpoints_of(Path(recipe.out or RUNS), key, recipe.resume, reporter) as folder:
+        yield folder
+
+
+@contextmanager
+def checkpoints_of(runs: Path, key: str, resume: bool, reporter: Reporter) -> Iterator[Path]:
+    """`<runs>/.resume/<key>`, removed where the block ends well.
+
+    Raises:
+        ConfigError: an unfinished training is there and it is not to be resumed.
+    """
+    folder = runs / PLACE / key
+    run_on_all(lambda: _refuse_unfinished(folder, resume))
     try:
         yield folder
     except BaseException:

@@ -154,6 +154,11 @@ class DomainPairs:
     def __iter__(self) -> Iterator[Pair]:
         return (self[row] for row in range(len(self)))
 
+    @property
+    def fields(self) -> frozenset[str]:
+        labelled = all(item.label is not None for item in self.items)
+        return frozenset({"label"} if labelled else ())
+
     def load_image(self, row: int) -> Decoded:
         return self.data.load(self.items[row])
 

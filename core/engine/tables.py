@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from ..contracts.adapter import FitReport
+from .retrieval_tables import retrieval_table, retrieval_verdict
 
 SHOWN = {
     "accuracy": "accuracy",
@@ -20,7 +21,9 @@ SHOWN = {
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> Table:
-    """Zero-shot and adapted side by side, with the change and the interval of the accuracy."""
+    """Zero-shot and adapted side by side, with the change and the interval of the accuracy (of retrieval, of R@1)."""
+    if "test_texts" in metrics:
+        return retrieval_table(metrics)
     table = Table(title=f"{metrics['test_images']} test images", title_justify="left")
     for name in ("", "zero-shot", "adapted", "change"):
         table.add_column(name, justify="left" if not name else "right")
@@ -52,7 +55,9 @@ def in_words(values: Mapping[str, Any]) -> str:
 
 
 def verdict(metrics: Mapping[str, Any]) -> str:
-    """One sentence: is the difference to zero-shot more than chance?"""
+    """One sentence: is the difference to zero-shot more than chance? Of retrieval one a direction."""
+    if "test_texts" in metrics:
+        return retrieval_verdict(metrics)
     if metrics.get("gain_interval"):
         low, high = metrics["gain_interval"]
         words = "a gain beyond chance" if low > 0 else "a LOSS beyond chance" if high < 0 else "this could be chance"
