@@ -200,6 +200,8 @@ def compare(
 ) -> None:
     """Compare methods over shots and seeds on the same features: a table, a CSV and a plot.
 
+    Options of each method: --set adapters.lora.epochs=20 --set adapters.ape.alpha=2
+
     Example: vladapt compare --domain medical --adapters tip-adapter,ape --shots 1,4,16 --seeds 1,2,3
     """
     from ..engine.compare import compare as engine_compare

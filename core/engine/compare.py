@@ -26,7 +26,7 @@ from .outputs import all_or_none
 from .prepare import fewer_views, views_wanted
 from .progress import Reporter
 from .ranks import together
-from .recipe import adapter_options
+from .recipe import adapter_options, check_named
 from .retrieval_run import compare_on_pairs, deciding
 from .source import prepared_of
 
@@ -86,7 +86,8 @@ def compare(
     """Fit every adapter at every number of shots and seed, on the same splits and features.
 
     Args:
-        recipe: the data, backbone and domain; `adapter` options apply to the adapter the recipe names.
+        recipe: the data, backbone and domain; `adapter` options apply to the adapter the recipe names, `adapters` holds
+            options of any by name.
         adapters: names; zero-shot is added, once, as the base line.
         shots: numbers of labelled images a class.
         seeds: seeds of the draws.
@@ -98,6 +99,7 @@ def compare(
     """
     names = list(dict.fromkeys(["zero-shot", *adapters]))
     _check(names, shots, seeds)
+    check_named(recipe, names)
     reporter = reporter or Reporter(quiet=True)
     return together(lambda: _compare(recipe, names, shots, seeds, sources, out, reporter))
 

@@ -27,7 +27,7 @@ from .prepare import Prepared, Shots, named_domain, read_data, restrict_classes,
 from .prepare_features import PreparedFeatures
 from .progress import Reporter
 from .ranks import together
-from .recipe import adapter_options, resolve, trains_towers
+from .recipe import adapter_options, check_named, resolve, trains_towers
 from .resume import kept_checkpoints
 from .retrieval_run import fit_on_pairs
 from .source import prepared_of
@@ -124,6 +124,7 @@ def _resources(
 
 def _fit(recipe: Config, reporter: Reporter, domain: Domain | None) -> FitResult | None:
     started = time.monotonic()
+    check_named(recipe, [recipe.adapter.name])
     if not recipe.features and (domain is not None or recipe.domain or recipe.task != TASK):
         domain = domain or named_domain(recipe)
         task = domain.check_task(recipe.task)

@@ -20,6 +20,7 @@ DEFAULTS: dict[str, Any] = {
     "data": {"path": "sample"},
     "features": None,
     "adapter": {"name": "tip-adapter"},
+    "adapters": {},
     "shots": 16,
     "seed": 1,
     "split_seed": 0,
@@ -37,7 +38,8 @@ DEFAULTS: dict[str, Any] = {
     "out": None,
     "resume": False,
 }
-"""Every key a recipe may have. `data` also holds the domain's reading options, `adapter` the adapter's own."""
+"""Every key a recipe may have. `data` also holds the domain's reading options, `adapter` the adapter's own, `adapters`
+those of each by name, for a comparison: `adapters.lora.epochs`."""
 
 TRAINED = ("batch_size", "amp", "workers")
 """Keys that say how images are encoded, and, for adapters that train towers, how these are trained."""
@@ -89,9 +91,21 @@ def adapter_options(recipe: Config) -> dict[str, Any]:
     """The options the recipe gives its adapter. One that trains towers takes the batch size, precision and workers of
     the recipe, unless it has its own."""
     given = {key: value for key, value in recipe.adapter.to_dict().items() if key != "name"}
+    given = {**recipe.adapters.to_dict().get(recipe.adapter.name, {}), **given}
     if trains_towers(recipe):
         given = {**{key: recipe[key] for key in TRAINED if recipe[key] is not None}, **given}
     return given
+
+
+def check_named(recipe: Config, names: Iterable[str]) -> None:
+    """Refuse options of adapters that are not fitted.
+
+    Raises:
+        ConfigError: `adapters` names another one.
+    """
+    for name in recipe.adapters:
+        if name not in names:
+            raise ConfigError(f"--set adapters.{name}: {name} is not fitted here; leave it out, or name the adapter")
 
 
 def encoding_batch_size(recipe: Config) -> int | None:
@@ -193,7 +207,11 @@ def _check(recipe: Config) -> None:
     if not isinstance(recipe.data.get("path"), (str, Path)):
         raise ConfigError(f"--data {recipe.data.get('path')}: give a path, or 'sample'")
     _check_templates(recipe.templates)
-    find(recipe.adapter.name, catalogue.adapters(), "adapter")
+    for name in (recipe.adapter.name, *recipe.adapters):
+        find(name, catalogue.adapters(), "adapter")
+    for name, options in recipe.adapters.items():
+        if not isinstance(options, Mapping):
+            raise ConfigError(f"--set adapters.{name}={options}: write --set adapters.{name}.OPTION=value")
 
 
 def _check_templates(templates: Any) -> None:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import vladapt
-from vladapt.core.contracts import CapabilityError, ConfigError, DataError
+from vladapt.core.contracts import CapabilityError, ConfigError, DataError, UnknownNameError
 from vladapt.core.engine.compare import compare
 from vladapt.core.engine.prepare import prepare
 from vladapt.core.engine.progress import Reporter
@@ -108,6 +108,24 @@ def test_the_base_backbone_is_left_as_it_was(small_clip_spec):
     alone = fit(small_clip_spec, shots=4)
     assert rows["full"] == alone.metrics["adapted"]["accuracy"]
     assert rows["zero-shot"] == alone.metrics["zero_shot"]["accuracy"]
+
+
+def test_a_comparison_takes_options_of_each_method(small_clip_spec):
+    sets = ["adapters.full.epochs=1", "adapters.lora.epochs=2", "adapters.lora.params=q,v"]
+    recipe = resolve(sets=sets, flags={"domain": "toy-labels", "backbone": small_clip_spec})
+    assert adapter_options(recipe) == {}
+    found = compare(recipe, ["full", "lora", "ape"], [2], [1, 2])
+    assert found.refused == {} and len(found.rows) == 8
+    with pytest.raises(ConfigError, match=r"adapters\.lora: lora is not fitted here"):
+        compare(recipe, ["full"], [2], [1])
+    with pytest.raises(ConfigError, match=r"adapters\.full: full is not fitted here"):
+        vladapt.fit(recipe)
+    recipe = resolve(sets=[*sets, "adapter=lora", "adapter.epochs=3"])
+    assert adapter_options(recipe) == {"epochs": 3, "params": "q,v"}
+    with pytest.raises(UnknownNameError, match="did you mean lora"):
+        resolve(sets=["adapters.lorra.epochs=1"])
+    with pytest.raises(ConfigError, match=r"adapters\.lora\.OPTION"):
+        resolve(sets=["adapters.lora=2"])
 
 
 @pytest.mark.parametrize("name", QUICK)
