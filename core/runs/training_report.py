@@ -71,11 +71,10 @@ def render_training_report(
 
 @cache
 def _template():
-    from jinja2 import ChoiceLoader, DictLoader, Environment, FileSystemLoader, StrictUndefined
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    here = Path(__file__).parent
     environment = Environment(
-        loader=ChoiceLoader([FileSystemLoader(here), DictLoader(_shared_parts(here / "report.html.j2"))]),
+        loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -83,10 +82,3 @@ def _template():
     )
     environment.filters.update(percent=percent, decimal=decimal, score=score, points=points)
     return environment.get_template("training_report.html.j2")
-
-
-def _shared_parts(report: Path) -> dict[str, str]:
-    """The macros and the style of the report of a fit: both reports look alike, and change together."""
-    macros, _, page = report.read_text(encoding="utf-8").partition("<!doctype html>")
-    style = page.partition("<style>")[2].partition("</style>")[0]
-    return {"report_macros": macros, "report_style": style}
