@@ -26,7 +26,7 @@ from ...core.training.sources import LabelledSource, Source
 from ...core.training.teacher import copy_of
 from ...core.training.train import Task, Trained, train
 from ._changes import changed_tensors, digest_of, put_tensors
-from ._training import PASSING, identity_of, losses_of, settings_of, view_of
+from ._training import PASSING, Remembered, identity_of, losses_of, settings_of, view_of
 from ._validation import score_on_val
 
 SELECT = ("last", "best_val")
@@ -62,7 +62,7 @@ class TowerAdapter(Adapter):
         select: "last" keeps the last weights, "best_val" those of the epoch that did best on val.
         patience: epochs without a better val score after which training stops, with select="best_val"; None: never.
         save_every: steps between checkpoints; None: an epoch, 100 steps at least.
-        workers: processes that decode images; None: none on a CPU, up to 8 beside a GPU.
+        workers: processes that decode images; None: none on a CPU or for epochs of a few steps, else up to 8.
 
     Resources:
         images: `TrainingImages`.
@@ -205,7 +205,7 @@ class TowerAdapter(Adapter):
         prompts = [self._some(texts) for texts in images.prompts]
         negative = [self._some(texts) for texts in images.negative] if self.multilabel_ and images.negative else None
         task = Task(
-            source=LabelledSource(images.items, images.load, prompts),
+            source=LabelledSource(images.items, Remembered(images.load), prompts),
             losses=losses_of(self.loss, "binary-cross-entropy" if self.multilabel_ else self.own_loss),
             class_prompts=prompts,
             negative_prompts=negative,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...core.backbones.preprocessing import Preprocess
+from ...core.contracts.domain import Decoded, Item
 from ...core.contracts.errors import ConfigError
 from ...core.features.extract import cores
 from ...core.training.objective import parse_losses
@@ -35,6 +36,9 @@ PASSING = ("micro_batch_size", "checkpointing", "save_every", "workers")
 SAVE_AT_LEAST = 100
 """Steps between checkpoints at least, where `save_every` does not say: an epoch of a few shots has a step or two."""
 MOST_WORKERS = 8
+STEPS_WORTH_WORKERS = 10
+"""Steps of an epoch above which processes that decode are worth their start, which comes with each epoch."""
+REMEMBERED_BYTES = 256 << 20
 
 
 def settings_of(method, *, epochs: int, steps: int, seed: int, device: torch.device) -> TrainingSettings:
@@ -50,7 +54,7 @@ def settings_of(method, *, epochs: int, steps: int, seed: int, device: torch.dev
         eps=1e-8,
         end_lr=method.end_lr,
         save_every=max(steps, SAVE_AT_LEAST) if method.save_every is None else method.save_every,
-        workers=_workers(device) if method.workers is None else method.workers,
+        workers=_workers(device, steps) if method.workers is None else method.workers,
         **({} if method.crop_scale is None else {"crop_scale": method.crop_scale}),
         **{name: getattr(method, name) for name in SETTINGS},
     )
@@ -91,6 +95,29 @@ def identity_of(method) -> dict[str, Any]:
     return json.loads(json.dumps(lasting))
 
 
-def _workers(device: torch.device) -> int:
-    """A CPU is busy with the towers; a GPU waits for images."""
-    return 0 if device.type == "cpu" else min(MOST_WORKERS, cores())
+class Remembered:
+    """Decodes an image once, as long as all fit into memory: a few shots are looked at thousands of times.
+
+    Args:
+        load: item -> decoded image.
+        most: bytes.
+    """
+
+    def __init__(self, load: Callable[[Item], Decoded], most: int = REMEMBERED_BYTES):
+        self.load, self.left = load, most
+        self._kept: dict[str, Decoded] = {}
+
+    def __call__(self, item: Item) -> Decoded:
+        kept = self._kept.get(item.id)
+        if kept is not None:
+            return kept.copy()  # whoever gets it may write into it
+        decoded = self.load(item)
+        if decoded.nbytes <= self.left:
+            self._kept[item.id] = decoded.copy()
+            self.left -= decoded.nbytes
+        return decoded
+
+
+def _workers(device: torch.device, steps: int) -> int:
+    """A CPU is busy with the towers; a GPU waits for images, but not where an epoch is over before workers run."""
+    return 0 if device.type == "cpu" or steps < STEPS_WORTH_WORKERS else min(MOST_WORKERS, cores())

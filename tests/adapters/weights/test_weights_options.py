@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 
+import numpy as np
 import pytest
 import torch
 from trained_towers import ALL, fitted, logits
 
 from vladapt import CapabilityError, ConfigError, build_adapter
+from vladapt.adapters.weights._training import Remembered, settings_of
 from vladapt.core.registry import adapter_class
 
 pytest.importorskip("peft", reason="extra fine-tune is not installed")
@@ -95,3 +97,35 @@ def test_the_best_epoch_on_val_is_kept(make_problem):
 def test_options_out_of_range_are_refused(name, options, said):
     with pytest.raises(ConfigError, match=said):
         build_adapter(name, **options)
+
+
+def test_a_few_images_are_decoded_once(make_problem):
+    problem, calls = make_problem(), []
+
+    def load(item):
+        calls.append(item.id)
+        return problem.images.load(item)
+
+    adapter = build_adapter("full", lr=2e-3, epochs=4)
+    problem.fit(adapter, images=replace(problem.images, load=load))
+    assert sorted(calls) == sorted(item.id for item in problem.images.items)
+    assert torch.equal(logits(adapter, problem), logits(fitted(problem, "full", epochs=4), problem))
+
+
+def test_only_so_many_images_are_kept(make_problem):
+    items, calls = make_problem(val=0).images.items[:3], []
+    remembered = Remembered(lambda item: calls.append(item.id) or np.full((2, 2, 3), 7, np.uint8), most=24)
+    for item in [*items, *items]:
+        found = remembered(item)
+        assert (found == 7).all()
+        found[:] = 0  # changes nothing for the next
+    assert calls == [items[0].id, items[1].id, items[2].id, items[2].id]
+
+
+def test_processes_that_decode_are_for_long_epochs_beside_a_gpu():
+    def workers(device, steps, **options):
+        method = build_adapter("full", **options)
+        return settings_of(method, epochs=1, steps=steps, seed=0, device=torch.device(device)).workers
+
+    assert workers("cpu", 100) == workers("cuda", 2) == 0
+    assert 1 <= workers("cuda", 100) <= 8 and workers("cpu", 100, workers=3) == 3
