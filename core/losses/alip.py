@@ -76,7 +76,7 @@ class Alip(Loss):
         alike = torch.stack([(raw * caption).sum(dim=1), (image * raw).sum(dim=1), (image * caption).sum(dim=1)])
         self._seen = self.ema * self.means + (1 - self.ema) * alike.mean(dim=1).to(self.means.dtype)
         above = alike - self._seen[:, None]  # (3, B)
-        below = self.gamma_s * above[0] < -ROUNDING  # where W_s < 1
+        below = (above[0] < -ROUNDING) & (self.gamma_s > 0)  # where W_s < 1
         sample = (self.gamma_s * above[0]).exp().clamp(max=1)
         pairs = torch.where(below, (self.gamma_p * above[1:]).exp(), 1.0)  # (2, B)
         return torch.cat([sample[None], pairs])
