@@ -13,13 +13,13 @@ has 39 % among its first five words, where guessing has 0.8 and 3.8 %.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..contracts.adapter import require
 from ..contracts.backbone import Backbone
@@ -35,6 +35,7 @@ from ..features.extract import AMP, Encoded, Job, extract, renderer
 from ..features.micro_batch import MicroBatch
 from ..prompts.classifier import build_classifier
 from ..prompts.templates import spoken
+from .eval_mode import in_eval_mode
 from .generic_score import DRAWN, GenericScore
 from .generic_score import generic_metrics as generic_metrics
 from .generic_score import generic_sentence as generic_sentence
@@ -132,7 +133,7 @@ class GenericProbe:
         if amp not in AMP:
             raise ConfigError(f"--amp {amp}: there are bf16 and fp16 (none: full precision)")
         # What a tower keeps of its first pass (masks, positions) must still serve one that trains: not inference mode.
-        with torch.inference_mode(False), torch.no_grad(), _in_eval(backbone.model):
+        with torch.inference_mode(False), torch.no_grad(), in_eval_mode(backbone.model):
             texts = build_classifier(backbone, self.words, self.templates).weights.cpu()  # (W, D)
             images = self._encoded(backbone, batch_size, workers, amp)  # (N, D)
         similarity = images @ texts.T  # (N, W)
@@ -200,18 +201,6 @@ def _stems(name: str) -> set[str]:
     """The words of a name, with and without the ending of a plural."""
     words = name.lower().split()
     return {word.removesuffix(ending) for word in words for ending in ("", "s", "es")}
-
-
-@contextmanager
-def _in_eval(model: nn.Module) -> Iterator[None]:
-    """In eval mode for a while; then each module is as it was, for some may be frozen in a model that trains."""
-    found = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in found:
-            module.training = training
 
 
 def _encoder(backbone: Backbone, amp: str | None) -> Callable[[Tensor], Tensor]:

@@ -60,11 +60,12 @@ def render_report(given: ReportInput, run_name: str) -> str:
     """The page as text. It loads nothing, runs nothing, and escapes every name it is given."""
     from .report_content import content
 
-    return _template().render(content(given, run_name))
+    return template("report.html.j2").render(content(given, run_name))
 
 
 @cache
-def _template():
+def template(name: str):
+    """A template of this folder, with the filters that all reports share."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -75,7 +76,7 @@ def _template():
         lstrip_blocks=True,
     )
     environment.filters.update(percent=percent, decimal=decimal, score=score, points=points)
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
 
 
 def percent(value: float | None, digits: int = 1) -> str:

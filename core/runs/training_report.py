@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from .folder import write_whole
-from .report import decimal, percent, points, score
+from .report import template
 
 
 class Examples(Protocol):
@@ -66,19 +65,4 @@ def render_training_report(
     """The page as text. It loads nothing, runs nothing, and escapes every name it is given."""
     from .training_content import training_content
 
-    return _template().render(training_content(str(folder), info, metrics, history, examples, before, after))
-
-
-@cache
-def _template():
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(percent=percent, decimal=decimal, score=score, points=points)
-    return environment.get_template("training_report.html.j2")
+    return template("training_report.html.j2").render(training_content(str(folder), info, metrics, history, examples, before, after))

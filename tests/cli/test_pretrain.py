@@ -1,4 +1,4 @@
-"""`vladapt pretrain`, as a user runs it: what it writes, what changes it, stopped and resumed, on one process and two."""
+"""`vladapt pretrain`: what it writes, what changes it, stopped and resumed, on one process and two."""
 
 from __future__ import annotations
 
