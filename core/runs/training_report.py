@@ -65,4 +65,5 @@ def render_training_report(
     """The page as text. It loads nothing, runs nothing, and escapes every name it is given."""
     from .training_content import training_content
 
-    return template("training_report.html.j2").render(training_content(str(folder), info, metrics, history, examples, before, after))
+    content = training_content(str(folder), info, metrics, history, examples, before, after)
+    return template("training_report.html.j2").render(content)
