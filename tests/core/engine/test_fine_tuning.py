@@ -266,6 +266,21 @@ def test_images_behind_a_draw_are_in_the_order_of_its_features(small_clip_spec):
     assert images.prompts == prepared.classifier.texts and images.templates == ["a {} patch."]
 
 
+@pytest.mark.parametrize("name", QUICK)
+def test_trained_towers_become_a_backbone_of_their_own(small_clip_spec, name):
+    from vladapt.core.backbones.fine_tuned import save_fine_tuned
+
+    result = fit(small_clip_spec, name)
+    backbone = vladapt.load_backbone(small_clip_spec, device="cpu")
+    adapter = vladapt.load_adapter(result.run / "adapter.safetensors", backbone)
+    path = save_fine_tuned(adapter.adapted(backbone), "model")
+    moved = vladapt.load_backbone(str(path), device="cpu")
+    pixels = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(moved.encode_image(pixels), adapter.adapted(backbone).encode_image(pixels))
+    again = vladapt.fit(domain="toy-labels", backbone=str(path), adapter="zero-shot", templates="a {} patch.")
+    assert again.metrics["zero_shot"]["accuracy"] > 0.9
+
+
 def test_settings_that_do_not_fit_are_refused_before_anything_is_encoded(small_clip_spec, tmp_path):
     with pytest.raises(ConfigError, match="option r=0"):
         vladapt.fit(domain="toy-labels", backbone=small_clip_spec, adapter={"name": "lora", "r": 0})
