@@ -19,6 +19,8 @@ from vladapt.core.engine.compare import compare
 from vladapt.core.engine.prepare import prepare
 from vladapt.core.engine.progress import Reporter
 from vladapt.core.engine.recipe import adapter_options, encoding_batch_size, resolve
+from vladapt.core.engine.resume import fit_key
+from vladapt.core.registry import build_adapter
 
 THIRD_PARTY = Path(__file__).parent / "third_party"
 QUICK = {"full": {"lr": 2e-3, "epochs": 8}, "lora": {"lr": 5e-2, "epochs": 8}, "lit": {"lr": 2e-3, "epochs": 8}}
@@ -254,6 +256,34 @@ def test_resume_is_not_for_adapters_that_train_no_tower(small_clip_spec, capsys)
     )
     assert result.metrics["adapted"]["accuracy"] > 0
     assert "--resume: ape keeps no checkpoints, there is nothing to go on from" in capsys.readouterr().err
+
+
+def test_a_fit_is_known_by_what_it_learns_from_what(small_clip_spec, class_folders):
+    data = class_folders()
+
+    def key(**flags):
+        given = {"domain": "medical", "backbone": small_clip_spec, "data.path": str(data), "adapter.name": "full"}
+        recipe = resolve(flags={**given, "shots": 4, **flags})
+        prepared = prepare(recipe, Reporter(quiet=True))
+        return fit_key(
+            recipe, build_adapter("full", **adapter_options(recipe)), prepared, prepared.draw(recipe.shots, 1)
+        )
+
+    first = key()
+    same = [key(workers=1), key(**{"adapter.micro_batch_size": 2}), key(**{"adapter.save_every": 7}), key(out="else")]
+    assert set(same) == {first} and len(first) == 16
+    other = [
+        key(**{"adapter.lr": 1.0}),
+        key(seed=2),
+        key(shots=3),
+        key(templates="{}"),
+        key(batch_size=8),
+        key(amp="bf16"),
+    ]
+    assert len({first, *other}) == 7
+    for image in (data / "red").iterdir():
+        Image.fromarray(255 - np.asarray(Image.open(image))).save(image)
+    assert key() not in {first, *other}
 
 
 def test_images_behind_a_draw_are_in_the_order_of_its_features(small_clip_spec):
