@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -28,6 +29,7 @@ for group in COMMAND_GROUPS:
 def main(arguments: list[str] | None = None) -> None:
     """Run the app; every expected error becomes one line on stderr and its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # warnings of torch's own about what is meant as it is
     try:
         code = app(arguments, prog_name="vladapt", standalone_mode=False)
         if code == INTERRUPTED:

@@ -183,6 +183,7 @@ def test_two_processes_make_the_model_of_one(pairs_csv, generic, small_clip_spec
         assert done.returncode == 0, done.stderr[-3000:]
     assert distance(tmp_path / "one", tmp_path / "two") < 1e-6
     assert done.stdout.count("Model:") == 1
+    assert "[W" not in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize(
