@@ -71,7 +71,7 @@ def assert_same(one: dict, other: dict, tolerance: float = 0.0) -> None:
         assert torch.allclose(value, other[name], rtol=0, atol=tolerance), name
 
 
-@pytest.mark.parametrize("name", ["full", "lora"])
+@pytest.mark.parametrize("name", ["lora"])
 def test_a_killed_fit_goes_on_and_ends_as_if_it_had_not_been(arguments, process, tmp_path, name):
     arguments = [*arguments, "--adapter", name, *OPTIONS[name], "--json"]
     whole = learned(process([*arguments, "--out", "whole"]), tmp_path)
