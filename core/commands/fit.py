@@ -87,7 +87,6 @@ def fit(
     Example: vladapt fit --domain medical --data ./xrays --adapter tip-adapter --shots 16
     """
     from ..engine.fit import fit as engine_fit
-    from ..engine.tables import choice, metrics_table, verdict
 
     flags = {
         **data_flags(domain, task, data, features, backbone, device, amp, batch_size, workers, classes),
@@ -107,7 +106,14 @@ def fit(
         return
     if as_json:
         print_json(result.summary)
-        return
+    else:
+        _show(result)
+
+
+def _show(result) -> None:
+    """Scores, what was chosen, and where the run lies."""
+    from ..engine.tables import choice, metrics_table, verdict
+
     show_table(metrics_table(result.metrics))
     say(verdict(result.metrics))
     say(choice(result.report))

@@ -61,7 +61,6 @@ def pretrain(
     """
     from ..engine.pretrain import pretrain as engine_pretrain
     from ..engine.pretrain_options import plan_of
-    from ..engine.retrieval_tables import retrieval_table
 
     flags = {
         "epochs": epochs,
@@ -90,7 +89,14 @@ def pretrain(
         return
     if as_json:
         print_json(result.summary)
-        return
+    else:
+        _show(result)
+
+
+def _show(result) -> None:
+    """What the training changed, and where it lies."""
+    from ..engine.retrieval_tables import retrieval_table
+
     if result.finished_before:
         say("This training was finished before; these are its results.")
     if result.metrics.get("adapted"):
