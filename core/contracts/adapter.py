@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,10 +14,12 @@ from torch import Tensor
 
 from .errors import CapabilityError, ConfigError
 from .features import FeatureSet
+from .resources import REQUIRED
 from .text import TextClassifier
 
 if TYPE_CHECKING:
     from .backbone import Backbone
+    from .resources import Detection
 
 NEEDS = frozenset(
     {
@@ -33,6 +35,8 @@ NEEDS = frozenset(
         "captions",
         "boxes",
         "support_folder",
+        "synonyms",
+        "further_backbones",
     }
 )
 
@@ -44,14 +48,23 @@ class Batch:
     Args:
         features: (B, D) float32, not normalised.
         pixels: (B, 3, H, W) float32, preprocessed for the backbone.
-        images: B decoded images at native size, (H, W, 3).
+        images: B decoded images at native size, (H, W, 3) uint8, or float32 in 0..1.
         ids: B identifiers.
+        pre_projection: (B, W) float32, image features before the tower's projection.
+        further: (B, D_i) features of the same images by each further backbone, in the order of the fit.
+        boxes: B lists of what a detector found in each image.
+        transform: decoded image or a part of it -> pixels (3, S, S), as `features` were made; by default the
+            backbone's own preprocessing.
     """
 
     features: Tensor | None = None
     pixels: Tensor | None = None
     images: Sequence[Any] | None = None
     ids: tuple[str, ...] | None = None
+    pre_projection: Tensor | None = None
+    further: tuple[Tensor, ...] | None = None
+    boxes: Sequence[Sequence[Detection]] | None = None
+    transform: Callable[[Any], Tensor] | None = None
 
     @property
     def unit(self) -> Tensor:
@@ -100,6 +113,7 @@ class Adapter(ABC):
 
     Class attributes a method sets:
         needs: what `fit` needs, a subset of `NEEDS`.
+        optional: what `fit` uses where it is given, a subset of `NEEDS`.
         at_predict: the part of it still needed by `logits`.
         multilabel: whether labels (N, C) are accepted.
         transductive: whether the engine passes the whole unlabelled test set once.
@@ -114,6 +128,7 @@ class Adapter(ABC):
 
     name: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
+    optional: ClassVar[frozenset[str]] = frozenset()
     at_predict: ClassVar[frozenset[str]] = frozenset({"features"})
     multilabel: ClassVar[bool] = False
     transductive: ClassVar[bool] = False
@@ -139,8 +154,9 @@ class Adapter(ABC):
             val: labelled features for choosing hyper-parameters; never the test set.
             unlabeled: features without labels, for methods that need them.
             backbone: the backbone, for methods with "text_encoder" or "pixels" in `needs`.
-            resources: whatever else the method's docstring asks for; `"images"`, with "pixels" in `needs`, and
-                optionally `"place"` (`TrainingPlace`), where a training keeps its checkpoints.
+            resources: whatever else the method's docstring asks for, under the names of `core/contracts/resources.py`;
+                `"images"`, with "pixels" in `needs`, and optionally `"place"` (`TrainingPlace`), where a training keeps
+                its checkpoints.
             seed: fixes every random choice.
 
         Raises:
@@ -148,6 +164,9 @@ class Adapter(ABC):
         """
         self._check_support(support, classifier, backbone, unlabeled)
         self._check_images(support, resources or {})
+        self._check_resources(resources or {})
+        if backbone is not None:
+            self.attach(backbone)
         self.class_names_ = tuple(classifier.class_names or support.class_names)
         self.backbone_ = support.backbone
         self.dim_ = support.dim
@@ -184,6 +203,26 @@ class Adapter(ABC):
         """(B,) class indices, or (B, C) probabilities of each label where there are several an image."""
         logits = self.logits(batch)
         return logits.sigmoid() if getattr(self, "multilabel_", False) else logits.argmax(dim=-1)
+
+    def attach(self, backbone: Backbone) -> Adapter:
+        """Remember the backbone, for methods that run it at prediction ("text_encoder" or "images" in `at_predict`).
+        `fit` and `load_adapter` do it where they are given one. Returns self."""
+        self._attached = backbone
+        return self
+
+    @property
+    def towers(self) -> Backbone:
+        """The attached backbone.
+
+        Raises:
+            CapabilityError: there is none.
+        """
+        backbone = getattr(self, "_attached", None)
+        if backbone is None:
+            raise CapabilityError(
+                f"adapter '{self.name}' runs the backbone at prediction; give it one: load_adapter(path, backbone)"
+            )
+        return backbone
 
     @abstractmethod
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
@@ -256,6 +295,11 @@ class Adapter(ABC):
             )
         if len(images.items) != len(support):
             raise CapabilityError(f"{len(images.items)} training images for {len(support)} rows of the support")
+
+    def _check_resources(self, resources: dict[str, Any]) -> None:
+        for name in sorted(REQUIRED.keys() & self.needs):
+            if resources.get(name) is None:
+                raise CapabilityError(f"adapter '{self.name}' needs {REQUIRED[name]}; pass resources={{'{name}': ...}}")
 
     def _check_support(self, support, classifier, backbone, unlabeled) -> None:
         if support.labels is None or not len(support):

@@ -49,7 +49,7 @@ def load_adapter(path: str | Path, backbone=None) -> Adapter:
 
     Args:
         path: what `Adapter.save` wrote.
-        backbone: if given, its fingerprint must be that of the fit.
+        backbone: if given, its fingerprint must be that of the fit; methods that run it at prediction need it.
 
     Raises:
         DataError: the file is missing, damaged or of another format.
@@ -62,7 +62,8 @@ def load_adapter(path: str | Path, backbone=None) -> Adapter:
             f"('{backbone.spec}'); load the backbone of the fit"
         )
     adapter = build_adapter(header["adapter"], **header.get("options", {}))
-    return restore_state(adapter, header, tensors, Path(path))
+    restore_state(adapter, header, tensors, Path(path))
+    return adapter if backbone is None else adapter.attach(backbone)
 
 
 def load_domain(name: str) -> Domain:

@@ -1,0 +1,101 @@
+"""What a fit may be given besides features: `resources[name]`, of the types below.
+
+| name | type | whose `needs` or `optional` |
+|---|---|---|
+| `images` | `TrainingImages` | "pixels", "images" |
+| `place` | `TrainingPlace` | "pixels" |
+| `pre_projection` | `PreProjection` | "pre_projection" |
+| `descriptions` | C tuples of sentences, in the order of the classes | "descriptions" |
+| `templates` | texts with `{}` for a class name | any with "text_encoder" |
+| `captions` | `TextPool` | "captions" |
+| `support_folder` | `FeatureSet` of images found or made for class names, labelled | "support_folder" |
+| `support_captions` | `TextPool`, one text a row of `support_folder`, or absent | "support_folder" |
+| `synonyms` | C tuples of (name, how often it was met), the class's own name among them | "synonyms" |
+| `boxes` | `Detections` | "boxes" |
+| `further_backbones` | tuple of `FurtherBackbone` | "further_backbones" |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .features import FeatureSet
+from .text import TextClassifier
+
+REQUIRED = {
+    "pre_projection": "image features before the projection",
+    "descriptions": "sentences about each class",
+    "captions": "a pool of captions",
+    "synonyms": "synonyms of the class names",
+    "boxes": "boxes that a detector found",
+    "support_folder": "a folder of images for the class names",
+    "further_backbones": "features of further backbones",
+}
+"""Names without which a method that lists them in `needs` cannot be fitted, in words."""
+
+
+@dataclass(frozen=True)
+class PreProjection:
+    """Image features before the projection, row by row those of the fit.
+
+    Args:
+        support: (N, W) features with `tap` "pre_projection"; `views` (N, V, W) where the method asked for views.
+        val: likewise of the val images, or None.
+    """
+
+    support: FeatureSet
+    val: FeatureSet | None = None
+
+
+@dataclass(frozen=True)
+class TextPool:
+    """Texts to search in.
+
+    Args:
+        texts: N texts.
+        features: (N, D), not normalised.
+    """
+
+    texts: tuple[str, ...]
+    features: Tensor
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One box that a detector found.
+
+    Args:
+        box: x0, y0, x1, y1 in pixels of the image at native size.
+        score: the detector's confidence, 0 to 1.
+        label: the name of what was found, or "" where the detector does not say.
+    """
+
+    box: tuple[float, float, float, float]
+    score: float = 1.0
+    label: str = ""
+
+
+Detections = Mapping[str, Sequence[Detection]]
+"""Image id -> what was found in it; an image without an entry has none."""
+
+
+@dataclass(frozen=True)
+class FurtherBackbone:
+    """What another backbone makes of the same images and classes.
+
+    Args:
+        spec: its name, or the features file's.
+        support, val: its features, row by row those of the fit.
+        classifier: its text classifier of the same classes.
+    """
+
+    spec: str
+    support: FeatureSet
+    val: FeatureSet | None
+    classifier: TextClassifier
