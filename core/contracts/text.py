@@ -24,6 +24,8 @@ class TextClassifier:
         logit_scale: what cosines are multiplied by (100 for a trained CLIP), already exponentiated.
         logit_bias: added to the scaled cosines (SigLIP), or None.
         negative: (C, D) unit rows of the "without" prompts for sets with several labels an image, or None.
+        unnormalized: (C, D) means over a class's texts of features as the tower gives them, their norms kept; None
+            where those are gone (a file of unit text features).
 
     Raises:
         DataError: weights are not (C, D), or sizes disagree.
@@ -37,6 +39,7 @@ class TextClassifier:
     logit_scale: float = 100.0
     logit_bias: float | None = None
     negative: Tensor | None = None
+    unnormalized: Tensor | None = None
 
     def __post_init__(self):
         if self.weights.ndim != 2:
@@ -49,7 +52,7 @@ class TextClassifier:
             object.__setattr__(self, "prototypes", tuple(row[None] for row in weights))
         object.__setattr__(self, "class_names", tuple(self.class_names))
         object.__setattr__(self, "logit_scale", float(self.logit_scale))
-        for name in ("raw", "prototypes", "texts", "negative"):
+        for name in ("raw", "prototypes", "texts", "negative", "unnormalized"):
             value = getattr(self, name)
             if value is not None and len(value) != len(weights):
                 raise DataError(f"{name} has {len(value)} rows for {len(weights)} classes")
@@ -81,6 +84,7 @@ class TextClassifier:
             texts=None if self.texts is None else tuple(self.texts[i] for i in picked),
             class_names=tuple(self.class_names[i] for i in picked) if self.class_names else (),
             negative=None if self.negative is None else self.negative[rows],
+            unnormalized=None if self.unnormalized is None else self.unnormalized[rows],
         )
 
     def to(self, device) -> TextClassifier:
@@ -91,4 +95,5 @@ class TextClassifier:
             raw=self.raw.to(device),
             prototypes=tuple(p.to(device) for p in self.prototypes),
             negative=None if self.negative is None else self.negative.to(device),
+            unnormalized=None if self.unnormalized is None else self.unnormalized.to(device),
         )

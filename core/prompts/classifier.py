@@ -29,7 +29,7 @@ def build_classifier(
     """The zero-shot classifier of some classes.
 
     A class's texts are its filled templates followed by its descriptions; each text feature is made unit, their mean
-    is `raw`, the mean made unit is the weight.
+    is `raw`, the mean made unit is the weight. The mean of the features as they are is `unnormalized`.
 
     Args:
         backbone: encodes the texts.
@@ -60,6 +60,7 @@ def build_classifier(
         logit_scale=facts["logit_scale"],
         logit_bias=facts["logit_bias"],
         negative=None if negatives is None else _weights(encoded, negatives),
+        unnormalized=torch.stack([_rows(encoded, group).mean(dim=0) for group in texts]),
     )
 
 

@@ -1,5 +1,7 @@
 """FeatureSet and TextClassifier: sizes, units, selections."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -69,7 +71,9 @@ def test_bias_and_negative_prompts_change_logits():
 
 def test_classifier_select_keeps_names_and_prototypes_together():
     classifier = TextClassifier(torch.eye(3), class_names=("a", "b", "c"), texts=(("x",), ("y",), ("z",)))
+    classifier = replace(classifier, unnormalized=7 * torch.eye(3))
     picked = classifier.select([2, 0])
+    assert torch.equal(picked.unnormalized, 7 * torch.eye(3)[[2, 0]])
     assert picked.class_names == ("c", "a") and picked.texts == (("z",), ("x",))
     assert torch.equal(picked.prototypes[0], torch.eye(3)[2:3])
 

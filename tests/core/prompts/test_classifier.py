@@ -33,7 +33,9 @@ def test_weights_are_the_normalised_mean_of_normalised_prompts(toy):
     backbone = toy()
     made = build_classifier(backbone, NAMES, TEMPLATES)
     for c, name in enumerate(["polka dotted", "banded", "sea"]):
-        rows = F.normalize(backbone.encode_text([t.format(name) for t in TEMPLATES], normalize=False), dim=-1)
+        plain = backbone.encode_text([t.format(name) for t in TEMPLATES], normalize=False)
+        rows = F.normalize(plain, dim=-1)
+        assert torch.allclose(made.unnormalized[c], plain.mean(dim=0), atol=1e-6)
         assert torch.allclose(made.prototypes[c], rows, atol=1e-6)
         assert torch.allclose(made.raw[c], rows.mean(dim=0), atol=1e-6)
         assert torch.allclose(made.weights[c], F.normalize(rows.mean(dim=0), dim=0), atol=1e-6)
