@@ -1,0 +1,204 @@
+"""What a detector found, from COCO JSON: boxes by the ids of a data set's images.
+
+Two forms are read: the list of results that detectors write, `[{image_id, category_id, bbox, score}, ...]`, and a whole
+COCO file with `images`, `annotations` and `categories`, where a score may be missing and counts as 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ..contracts.errors import DataError
+from ..contracts.resources import Detection
+from .tables import parse_json
+
+
+def read_detections(
+    path: str | Path, ids: Sequence[str], *, coco: str | Path | None = None
+) -> dict[str, tuple[Detection, ...]]:
+    """Item id -> what was found in that image, the highest score first; an image without boxes has no entry.
+
+    A result refers to an image by the `id` it has in `images`, or without such a list by its file name or number. That
+    name is sought among `ids` as `match_images` does. Boxes of images that are not among them are left out, as are
+    crowds (`iscrowd`) and boxes without area.
+
+    Args:
+        path: the JSON file.
+        ids: of the data set's items (`Item.id`).
+        coco: a COCO file that says what the results' image and category numbers mean; by default what is in `path`.
+
+    Raises:
+        DataError: a file cannot be read or has another shape; an entry lacks its image or has no usable box, score or
+            category; an image's name fits several items; there are no boxes, or none of these images.
+    """
+    path = Path(path)
+    content = _read(path)
+    entries = content if isinstance(content, list) else content["annotations"]
+    about = _read(Path(coco)) if coco is not None else content
+    if coco is not None and isinstance(about, list):
+        raise DataError(f"{coco}: is a list of results; give the COCO file with their 'images' and 'categories'")
+    source = path if coco is None else Path(coco)
+    names = _table(source, about, "images", "file_name")
+    found = _by_image(path, entries, names, _table(source, about, "categories", "name"))
+    if not found:
+        raise DataError(f"{path}: holds no box; give what a detector wrote with some")
+    listed = list(found) if names is None else list(names.values())
+    items = match_images(path, listed, ids)
+    ranked: dict[str, tuple[Detection, ...]] = {}
+    for name, boxes in found.items():
+        if name in items:
+            ranked[items[name]] = tuple(sorted(boxes, key=lambda box: -box.score))
+    return ranked
+
+
+def _read(path: Path) -> Any:
+    """A list of results, or a dict with a list of `annotations`."""
+    try:
+        content = parse_json(path, path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); check the path and its permissions") from error
+    if not isinstance(content, list) and not (
+        isinstance(content, dict) and isinstance(content.get("annotations"), list)
+    ):
+        raise DataError(f"{path}: no list of results and no 'annotations' list; give a detector's COCO JSON")
+    return content
+
+
+def _table(path: Path, content: Any, key: str, name: str) -> dict[Hashable, str] | None:
+    """id -> name of the `images` or `categories`, or None where there is no such list."""
+    if isinstance(content, list) or content.get(key) is None:
+        return None
+    try:
+        return {entry["id"]: str(entry[name]) for entry in content[key]}
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path}: one of its {key} lacks its id or {name} ({error!r}); correct the file") from error
+
+
+def _by_image(
+    path: Path,
+    entries: Iterable[Any],
+    names: Mapping[Hashable, str] | None,
+    labels: Mapping[Hashable, str] | None,
+) -> dict[str, list[Detection]]:
+    """Image name -> its boxes with an area."""
+    found: dict[str, list[Detection]] = defaultdict(list)
+    for number, entry in enumerate(entries):
+        place = f"{path}: entry {number}"
+        if not isinstance(entry, dict) or "image_id" not in entry:
+            raise DataError(f"{place} has no image_id; write one object a box, with image_id and bbox")
+        if entry.get("iscrowd"):
+            continue
+        label = "" if labels is None or "category_id" not in entry else _named(place, "category_id", entry, labels)
+        detection = Detection(_corners(place, entry.get("bbox")), _score(place, entry.get("score")), label)
+        image = str(entry["image_id"]) if names is None else _named(place, "image_id", entry, names)
+        x0, y0, x1, y1 = detection.box
+        if x1 > x0 and y1 > y0:
+            found[image].append(detection)
+    return dict(found)
+
+
+def _named(place: str, key: str, entry: Mapping[str, Any], names: Mapping[Hashable, str]) -> str:
+    try:
+        return names[entry[key]]
+    except (KeyError, TypeError):
+        raise DataError(
+            f"{place} has {key} {entry[key]!r}, which the file does not explain; add or correct it"
+        ) from None
+
+
+def _corners(place: str, bbox: Any) -> tuple[float, float, float, float]:
+    """x0, y0, x1, y1 of a COCO box [x, y, width, height]."""
+    try:
+        x, y, width, height = map(float, bbox)
+    except (TypeError, ValueError):
+        raise DataError(f"{place} has bbox {bbox!r}; give [x, y, width, height]") from None
+    if not all(map(math.isfinite, (x, y, width, height))) or width < 0 or height < 0:
+        raise DataError(f"{place} has bbox {bbox!r}; give finite numbers, width and height not below 0")
+    return x, y, x + width, y + height
+
+
+def _score(place: str, score: Any) -> float:
+    if score is None:
+        return 1.0
+    if not isinstance(score, int | float) or not 0 <= score <= 1:
+        raise DataError(f"{place} has score {score!r}; give a confidence from 0 to 1, or none")
+    return float(score)
+
+
+def match_images(path: Path, listed: Sequence[str], ids: Sequence[str]) -> dict[str, str]:
+    """Image as a file lists it -> the item's id, for those that are among `ids`.
+
+    Tried in this order: the whole name, the file's name, its stem, and the number that a stem is ("000000000139" for
+    139). An item found by one is not sought by the next. Folders before an equal file name or stem must agree as far as
+    both have them; where they do not, the name counts if the file lists no other image of that name.
+
+    Args:
+        path: the file, for messages.
+        listed: names of images, or their numbers as text.
+        ids: of items; parts of a file ("scan.dcm#2") are found by their whole name only.
+
+    Raises:
+        DataError: a name fits several items, several names fit one, or none fits.
+    """
+    matched: dict[str, str] = {}
+    free = list(dict.fromkeys(ids))
+    for key in (_plain, _file_name, _stem, _number):
+        left = [name for name in dict.fromkeys(listed) if name not in matched]
+        found = _match_by(path, key, left, free)
+        matched.update(found)
+        taken = set(found.values())
+        free = [id_ for id_ in free if id_ not in taken]
+    if not matched:
+        first = ", ".join(repr(names[0]) for names in (listed, ids) if names)
+        raise DataError(f"{path}: none of its {len(listed)} images is in the data ({first}); name files as there")
+    return matched
+
+
+def _match_by(path: Path, key: Callable[[str], Hashable], listed: Sequence[str], ids: Sequence[str]) -> dict[str, str]:
+    """Name -> id of those with the same key."""
+    by_key: dict[Hashable, list[str]] = defaultdict(list)
+    for id_ in ids:
+        by_key[key(id_)].append(id_)
+    times = Counter(map(key, listed))
+    matched: dict[str, str] = {}
+    owner: dict[str, str] = {}
+    for name in listed:
+        fitting = [] if key(name) is None else by_key.get(key(name), [])
+        agreeing = [id_ for id_ in fitting if _folders_agree(name, id_)]
+        fitting = agreeing or (fitting if times[key(name)] == 1 else [])
+        if len(fitting) > 1:
+            raise DataError(f"{path}: image '{name}' may be '{fitting[0]}' or '{fitting[1]}'; write the folder too")
+        for id_ in fitting:
+            if id_ in owner:
+                raise DataError(f"{path}: '{owner[id_]}' and '{name}' may both be '{id_}'; write names as '{id_}'")
+            matched[name], owner[id_] = id_, name
+    return matched
+
+
+def _plain(name: str) -> str:
+    """A path with "/" between its parts and no "./" before them."""
+    return str(PurePosixPath(name.replace("\\", "/")))
+
+
+def _file_name(name: str) -> str:
+    return PurePosixPath(_plain(name)).name
+
+
+def _stem(name: str) -> str | None:
+    file = PurePosixPath(_plain(name))
+    return None if "#" in file.suffix else file.stem
+
+
+def _number(name: str) -> int | None:
+    stem = _stem(name)
+    return int(stem) if stem is not None and stem.isascii() and stem.isdigit() else None
+
+
+def _folders_agree(one: str, other: str) -> bool:
+    """Whether the folders before two file names are the same as far as both have some."""
+    pairs = zip(reversed(PurePosixPath(_plain(one)).parts[:-1]), reversed(PurePosixPath(_plain(other)).parts[:-1]))
+    return all(a == b for a, b in pairs)
