@@ -1,0 +1,208 @@
+"""TransCLIP: all test images are classified together, by text, by a Gaussian mixture and by their neighbours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...core.contracts.adapter import Adapter, Batch, FitReport, require
+from ...core.contracts.errors import CapabilityError
+from ...core.data.holdout import selection_split
+from ._mixture import Mixture, Queries, Shots, Solution, first_mixture, solve
+from ._neighbours import Links, mutual_links, nearest, row_prints, support_links
+
+FEW_SHOT, ZERO_SHOT = "few-shot", "zero-shot"
+DEFAULT_GAMMA = 0.02
+SAME = 1e-5  # largest difference of two unit features that are of one image
+
+
+@dataclass(eq=False, kw_only=True)
+class TransClip(Adapter):
+    """Boosting Vision-Language Models with Transduction (Zanella, Gerin and Ben Ayed, 2024, arXiv 2406.01837).
+
+    For Q unlabelled images with unit features x, text predictions y = softmax(text logits) and temperature T, in turn:
+
+        z_i ~ y_i^lambda exp(log N(x_i; m_k, diag(s)) / T + (sum_j (w_ij + w_ji) z_j + sum_shots w_si z_s) / 2n)
+        m_k = mean of z_ik x_i, plus gamma T times the mean of z_sk x_s over the shots, to unit length
+        s   = the same weighted mean of (x - m_k)^2, one diagonal for all classes
+
+    w_ij is the cosine (not below 0) where j is one of the n nearest images of i; a shot s, whose z_s is its label, is
+    linked to its n nearest images. The first z is y, the first s is 1/D; the first means come from the shots, or, in
+    zero-shot mode and for a class without shots, from the images the text is surest of.
+
+    Gamma is chosen by accuracy on val, where a val image takes the answer of the nearest unlabelled image; without val
+    on floor(K/4) images a class held out of the support; with fewer than 4 shots the default is used.
+
+    Prediction: an image of the unlabelled set (the same feature) gets its z of the joint solution; copies of one image
+    share the mean of theirs. Any other image gets one update of its own with the solution kept: text, likelihood, and
+    its n nearest unlabelled images, counted both ways: sum_j w_ij z_j / n. So no answer depends on the batch.
+
+    Where it differs from the released code: each gamma starts anew (there z, means and variance go on from the gamma
+    before); z of shots and of images is in the order of the links (there rows are mixed up); a shot keeps its nearest
+    image (there it is dropped, as if it were itself); the classes are those of the text, no label of a query is looked
+    at; scale and bias of y are the backbone's, not 100.
+
+    Args:
+        mode: "few-shot", or "zero-shot": the support, with or without labels, is not looked at.
+        text_weight: lambda; None: 0.5 in few-shot mode, 1 in zero-shot mode, as published.
+        gamma: weight of the shots, None to search it; only in few-shot mode.
+        gammas: values to search; the first best is taken.
+        n_neighbors: n; 0 leaves neighbours out.
+        iterations: how often z, means and variance are updated.
+        inner_iterations: updates of z each time.
+        temperature: T.
+        confident_images: how many images a first mean is made of, where there are no shots.
+
+    Raises:
+        ConfigError: an option is out of range.
+        CapabilityError: no unlabelled images, or of another width; several labels an image.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"features", "unlabeled"})
+    transductive: ClassVar[bool] = True
+    state: ClassVar[tuple[str, ...]] = (
+        "text", "logit_scale", "means", "variance", "queries", "prints", "log_assignments", "lambda_", "gamma_",
+    )  # fmt: skip
+
+    mode: str = FEW_SHOT
+    text_weight: float | None = None
+    gamma: float | None = None
+    gammas: tuple[float, ...] = (0.002, 0.01, 0.02, 0.2)
+    n_neighbors: int = 3
+    iterations: int = 10
+    inner_iterations: int = 5
+    temperature: float = 50.0
+    confident_images: int = 8
+
+    def __post_init__(self):
+        require(self.mode in (FEW_SHOT, ZERO_SHOT), "mode", self.mode, f"give {FEW_SHOT} or {ZERO_SHOT}")
+        for name in ("text_weight", "gamma"):
+            value = getattr(self, name)
+            require(value is None or value >= 0, name, value, "give 0 or more, or leave it out")
+        require(
+            len(self.gammas) > 0 and min(self.gammas) >= 0,
+            "gammas",
+            self.gammas,
+            "give one value or more, none below 0",
+        )
+        require(self.n_neighbors >= 0, "n_neighbors", self.n_neighbors, "give 0 or more")
+        require(self.temperature > 0, "temperature", self.temperature, "give more than 0")
+        for name in ("iterations", "inner_iterations", "confident_images"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "give at least 1")
+
+    def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
+        self.text, self.logit_scale = classifier.weights, classifier.logit_scale
+        self.lambda_ = self._text_weight
+        self.queries = unlabeled.unit
+        logits = classifier.logits(self.queries)  # (Q, C)
+        links = mutual_links(self.queries, self.n_neighbors)
+        if self.mode == ZERO_SHOT:
+            self.gamma_, chosen, words, score = 0.0, {}, "nothing to choose", None
+            solution = self._solve(logits, links, None)
+        else:
+            self.gamma_, words, score = self._choose(logits, links, support, val, seed)
+            chosen = {"gamma": self.gamma_}
+            solution = self._solve(logits, links, support, self.gamma_)
+        notes = self._remember(solution, logits)
+        return FitReport(self.name, chosen, words, score, notes=notes)
+
+    @property
+    def _text_weight(self) -> float:
+        if self.text_weight is not None:
+            return float(self.text_weight)
+        return 1.0 if self.mode == ZERO_SHOT else 0.5
+
+    def _choose(self, logits: Tensor, links: Links, support, val, seed) -> tuple[float, str, float | None]:
+        """Gamma, on what it was chosen, and the score there or None."""
+        if self.gamma is not None:
+            return float(self.gamma), "given as options", None
+        selection = selection_split(support, val, seed)
+        if selection.val is None:
+            return DEFAULT_GAMMA, selection.words, None
+        closest = nearest(selection.val.unit, self.queries, 1)[1][:, 0]  # (V,)
+        scores = []
+        for gamma in self.gammas:
+            guess = self._solve(logits, links, selection.train, gamma).log_assignments[closest].argmax(dim=1)
+            scores.append(float((guess == selection.val.labels).double().mean()))
+        best = max(scores)
+        return float(self.gammas[scores.index(best)]), selection.words, best
+
+    def _solve(self, logits: Tensor, links: Links, support, gamma: float = 0.0) -> Solution:
+        """The joint solution, from the start."""
+        pull, shots = self.lambda_ * logits.log_softmax(dim=1), None
+        if support is not None:
+            labels = support.one_hot()
+            labels = F.pad(labels, (0, logits.shape[1] - labels.shape[1])).to(logits.device)  # (S, C)
+            shots = Shots(support.unit, labels, gamma * self.temperature)
+            pull = pull + support_links(shots.features, self.queries, self.n_neighbors).spread(labels)
+        start = Solution(logits.softmax(dim=1), first_mixture(self.queries, logits, self.confident_images, shots))
+        return solve(
+            Queries(self.queries, pull, links),
+            start,
+            shots,
+            iterations=self.iterations,
+            inner_iterations=self.inner_iterations,
+            temperature=self.temperature,
+        )
+
+    def _remember(self, solution: Solution, logits: Tensor) -> list[str]:
+        """Keep the solution, each image once, in the order of prints; a note for the report."""
+        self.means, self.variance = solution.mixture.means, solution.mixture.variance
+        prints = row_prints(self.queries)
+        self.prints, place, copies = torch.unique(prints, return_inverse=True, return_counts=True)
+        rows = torch.arange(len(prints), device=prints.device)
+        merged = Links.of(place, rows, 1 / copies[place], len(copies))
+        self.log_assignments = merged.spread(solution.log_assignments).log_softmax(dim=1)
+        self.queries = self.queries[merged.columns[merged.starts]]
+        moved = int((solution.log_assignments.argmax(dim=1) != logits.argmax(dim=1)).sum())
+        return [f"{len(prints)} unlabelled images classified together; {moved} left the class their text logits gave"]
+
+    def _logits(self, batch: Batch) -> Tensor:
+        unit = batch.unit
+        place = torch.searchsorted(self.prints, row_prints(unit)).clamp_max(len(self.prints) - 1)
+        logits = self.log_assignments[place]
+        others = (~self._same(unit, place)).nonzero().flatten()
+        if len(others):
+            logits[others] = self._outside(unit[others])
+        return logits
+
+    def _outside(self, unit: Tensor) -> Tensor:
+        """(B, C) answers for rows whose bits are not those of a query: the nearest query's, if that is the image after
+        all (features of one image may differ in the last bits), else one update."""
+        cosines, index = nearest(unit, self.queries, max(1, self.n_neighbors))
+        centre = self.means.mean(dim=0)
+        mixture = Mixture(self.means, self.variance)
+        update = mixture.log_likelihood(unit - centre, centre) / self.temperature
+        update += self.lambda_ * (self.logit_scale * unit @ self.text.T).log_softmax(dim=1)
+        for k in range(min(self.n_neighbors, cosines.shape[1])):
+            weight = cosines[:, k, None].clamp_min(0) / cosines.shape[1]
+            update += weight * self.log_assignments[index[:, k]].exp()
+        known = self._same(unit, index[:, 0])
+        return torch.where(known[:, None], self.log_assignments[index[:, 0]], update.log_softmax(dim=1))
+
+    def _same(self, unit: Tensor, place: Tensor) -> Tensor:
+        """(B,) whether each row is the query at its place."""
+        return (self.queries[place] - unit).abs().amax(dim=1) <= SAME
+
+    def _check_support(self, support, classifier, backbone, unlabeled) -> None:
+        """Zero-shot mode needs no labels; both modes need images to classify, of the width of the text."""
+        if self.mode == FEW_SHOT:
+            super()._check_support(support, classifier, backbone, unlabeled)
+        self.check_kind(
+            several_labels=support.multilabel or classifier.negative is not None, text_encoder=backbone is not None
+        )
+        self.multilabel_ = False
+        if unlabeled is None or not len(unlabeled):
+            raise CapabilityError(
+                f"adapter '{self.name}' classifies unlabelled images together; pass some as unlabeled="
+            )
+        widths = {support.dim, unlabeled.dim, classifier.weights.shape[1]}
+        if len(widths) > 1:
+            raise CapabilityError(
+                f"support, unlabelled images and text have features of width {sorted(widths)}; "
+                "all must come from one backbone"
+            )
