@@ -1,0 +1,212 @@
+"""TIP-X: a cache that also compares how images spread over the classes, of shots or of images found by class name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...core.contracts.adapter import Adapter, Batch, FitReport, require
+from ...core.contracts.features import FeatureSet
+from ...core.data.found_images import found_images
+from ...core.data.holdout import Selection, selection_split
+from ._cache import (
+    CHUNK_ELEMENTS,
+    REFERENCE_SCALE,
+    cache_keys,
+    cache_logits,
+    cache_values,
+    keys_note,
+    zero_shot_logits,
+    zero_shot_text,
+)
+from ._search import Axis, check_options, choose, grid
+from ._two_terms import search_two_terms
+
+AXES = ("beta", "alpha", "gamma")
+STARTS = (1.0, 0.1, 0.1)  # where the published grids begin
+
+
+@dataclass(eq=False, kw_only=True)
+class TipX(Adapter):
+    """SuS-X: Training-Free Name-Only Transfer of Vision-Language Models (Udandarao, Gupta and Albanie, 2022,
+    arXiv 2211.16198).
+
+    logits = s x W^T + s/100 (gamma phi L + alpha exp(-beta (1 - x F^T)) L), with s the logit scale (100 where the
+    weights were published), x the unit image feature, F the unit keys and L their one-hot labels. phi compares
+    signatures softmax(x W^T / T), an image's spread over the classes: phi = -scale(KL(image || key)), where scale maps
+    the least and largest divergence to the least and largest cosine of image and key.
+
+    With a support folder (SuS: images retrieved or generated for the class names) the cache holds its images, and the
+    shots only serve to choose the weights; without one it holds the shots. Alpha, beta and gamma are searched on val,
+    else on shots that the cache lacks: all of them where it holds a folder only, else floor(K/4) a class held out;
+    with fewer than 4 shots the defaults are used (ours: none were published).
+
+    Where it differs from the released code: least and largest divergence and cosine are those of the images that the
+    weights were chosen on (where there are none: of pairs of different keys) and then stay. The released code takes
+    those of the test images among them, so that an image's logits depend on which others are tested with it, and maps
+    them to the cosines of val. Every image is compared; there the last of the rows that do not fill a hundred are not.
+    phi L adds a class's keys up, which says something of classes with equally many only: here it is the class's mean
+    times the mean number of keys a class, the same where they are equal; a class without keys counts as unlike as the
+    most unlike.
+
+    Args:
+        alpha: weight of the cache, None to search it.
+        beta: sharpness of the cache, None to search it.
+        gamma: weight of the signatures, None to search it.
+        search_scale: upper ends (beta, alpha, gamma) of the grid, which starts at (1, 0.1, 0.1).
+        search_step: points of the grid.
+        temperature: T; cosines are divided by it and nothing else.
+        use_shots: whether the cache holds the shots beside the images of a support folder.
+        views: how many augmented views a key averages; 0 for the plain feature.
+
+    Resources:
+        support_folder: `FeatureSet` of labelled images, optional.
+
+    Raises:
+        ConfigError: an option is out of range.
+        DataError: the support folder does not fit the classes.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
+    optional: ClassVar[frozenset[str]] = frozenset({"support_folder"})
+    state: ClassVar[tuple[str, ...]] = (
+        "text", "logit_scale", "logit_bias", "keys", "values", "signatures", "mean_keys", "ranges",
+        "beta_", "alpha_", "gamma_",
+    )  # fmt: skip
+
+    alpha: float | None = None
+    beta: float | None = None
+    gamma: float | None = None
+    search_scale: tuple[float, float, float] = (50, 50, 30)
+    search_step: tuple[int, int, int] = (200, 20, 50)
+    temperature: float = 0.5
+    use_shots: bool = False
+    views: int = 10
+
+    def __post_init__(self):
+        check_options(self, AXES)
+        require(self.search_scale[0] > 1, "search_scale", self.search_scale, "its grid of beta starts at 1: give more")
+        require(self.temperature > 0, "temperature", self.temperature, "give a number above 0")
+
+    def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
+        self.text, self.logit_bias = zero_shot_text(classifier)
+        self.logit_scale = classifier.logit_scale
+        found = found_images(resources, support, classifier)
+        selection = self._selection(found, support, val, seed)
+        self._remember(found, selection.train)
+        self.ranges = self._ranges(None if selection.val is None else selection.val.unit)
+
+        def search(alphas, betas, gammas):
+            unit = selection.val.unit
+            zero_shot = zero_shot_logits(unit, self.text, self.logit_scale, self.logit_bias)
+            return search_two_terms(
+                unit, selection.val.labels, zero_shot, self.keys, self.values, self._likeness(unit),
+                alphas, betas, gammas, factor=self.logit_scale / REFERENCE_SCALE,
+            )  # fmt: skip
+
+        chosen, words, score = choose(self._axes(), selection, search)
+        self._remember(found, support)
+        self.alpha_, self.beta_, self.gamma_ = chosen["alpha"], chosen["beta"], chosen["gamma"]
+        return FitReport(self.name, chosen, words, score, notes=self._notes(found, support))
+
+    def _selection(self, found: FeatureSet | None, support: FeatureSet, val, seed: int) -> Selection:
+        """As elsewhere, but shots that are no keys need not be held out of the keys."""
+        selection = selection_split(support, val, seed)
+        if found is None or self.use_shots or (selection.val is not None and not selection.held_out):
+            return selection
+        return Selection(support, support, f"the {len(support)} shots, none of which the cache holds")
+
+    def _axes(self) -> tuple[Axis, ...]:
+        """In the order of the published loops. Defaults: Tip-Adapter's, and a gamma too small to decide alone."""
+        given = dict(zip(AXES, zip(self.search_scale, self.search_step, STARTS)))
+        default = {"alpha": 1.17, "beta": 1.0, "gamma": 3.0}
+        return tuple(
+            Axis(name, getattr(self, name), default[name], grid(*given[name])) for name in ("alpha", "beta", "gamma")
+        )
+
+    def _remember(self, found: FeatureSet | None, shots: FeatureSet) -> None:
+        """Keys, values, and each class's mean signature."""
+        parts = [part for part in (found, shots if found is None or self.use_shots else None) if part is not None]
+        self.keys = torch.cat([cache_keys(part, self.views) for part in parts])  # (N, D)
+        self.values = torch.cat([cache_values(part, len(self.text)) for part in parts])  # (N, C)
+        counts = self.values.sum(dim=0)  # (C,)
+        self.signatures = torch.zeros(len(self.text), len(self.text), device=self.keys.device)
+        for rows in self._key_blocks():
+            self.signatures += self.values[rows].T @ self._log_signature(self.keys[rows])
+        self.signatures /= counts.clamp(min=1)[:, None]  # (C, C): mean over a class's keys
+        self.mean_keys = float(counts.sum() / (counts > 0).sum())
+
+    def _ranges(self, queries: Tensor | None) -> list[float]:
+        """Least and largest divergence, least and largest cosine, of queries and keys or of keys among themselves."""
+        pairs = _Extremes(), _Extremes()
+        others = self.keys if queries is None else queries
+        log_signatures = self._log_signature(others)  # (V, C)
+        for rows in self._key_blocks(len(others)):
+            themselves = rows[:, None] == torch.arange(len(others), device=rows.device) if queries is None else None
+            pairs[0].see(divergences(log_signatures, self._log_signature(self.keys[rows])).T, themselves)
+            pairs[1].see(self.keys[rows] @ others.T, themselves)
+        return [*pairs[0].ends, *pairs[1].ends]
+
+    def _key_blocks(self, others: int = 1) -> tuple[Tensor, ...]:
+        """Numbers of keys, as many at once as have a bounded matrix with classes or `others`."""
+        rows = max(1, CHUNK_ELEMENTS // max(len(self.text), others))
+        return torch.arange(len(self.keys), device=self.keys.device).split(rows)
+
+    def _log_signature(self, unit: Tensor) -> Tensor:
+        """(B, C) log of C softmax(unit text^T / T): relative to an even spread, so that it is small and exact."""
+        scores = unit @ self.text.T / self.temperature
+        scores = scores - scores.mean(dim=-1, keepdim=True)
+        return scores - scores.exp().mean(dim=-1, keepdim=True).log()
+
+    def _likeness(self, unit: Tensor) -> Tensor:
+        """(B, C): phi L, with the divergences of a class's keys averaged before anything (B, N) is made."""
+        divergence = divergences(self._log_signature(unit), self.signatures)  # (B, C)
+        least, most, low, high = self.ranges
+        absent = self.values.sum(dim=0) == 0
+        divergence = torch.where(absent, most, divergence)
+        slope = (high - low) / (most - least) if most > least else 0.0
+        return -self.mean_keys * (slope * (divergence - least) + low)
+
+    def _notes(self, found: FeatureSet | None, support: FeatureSet) -> list[str]:
+        if found is None:
+            return ["the cache holds the shots; no support folder was given", keys_note(support, self.views)]
+        beside = f" and the {len(support)} shots" if self.use_shots else "; the shots are not in it"
+        return [f"the cache holds the {len(found)} images of the support folder{beside}", keys_note(found, self.views)]
+
+    def _logits(self, batch: Batch) -> Tensor:
+        unit = batch.unit
+        zero_shot = zero_shot_logits(unit, self.text, self.logit_scale, self.logit_bias)  # (B, C)
+        cache = cache_logits(unit, self.keys, self.values, self.beta_)  # (B, C)
+        factor = self.logit_scale / REFERENCE_SCALE
+        return zero_shot + factor * (self.gamma_ * self._likeness(unit) + self.alpha_ * cache)
+
+
+def divergences(images: Tensor, keys: Tensor) -> Tensor:
+    """(B, N) KL(image || key) of signatures, as one matrix product: nothing of size B x N x C is made.
+
+    Args:
+        images: (B, C) logs of signatures, up to one constant for all of both.
+        keys: (N, C) likewise; a mean of them gives the mean divergence.
+    """
+    spread = F.softmax(images, dim=-1)
+    return (spread * images).sum(dim=-1, keepdim=True) - spread @ keys.T
+
+
+class _Extremes:
+    """The least and the largest of all numbers seen."""
+
+    def __init__(self):
+        self.low, self.high = float("inf"), float("-inf")
+
+    def see(self, numbers: Tensor, left_out: Tensor | None) -> None:
+        mask = torch.zeros_like(numbers, dtype=torch.bool) if left_out is None else left_out
+        self.low = min(self.low, float(numbers.masked_fill(mask, float("inf")).min()))
+        self.high = max(self.high, float(numbers.masked_fill(mask, float("-inf")).max()))
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        return (self.low, self.high) if self.low <= self.high else (0.0, 0.0)

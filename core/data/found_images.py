@@ -1,0 +1,45 @@
+"""Images found or made for class names (`resources["support_folder"]`), checked against the classes of a fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..contracts.errors import DataError
+from ..contracts.features import FeatureSet
+from ..contracts.text import TextClassifier
+
+
+def found_images(resources: dict[str, Any], support: FeatureSet, classifier: TextClassifier) -> FeatureSet | None:
+    """The labelled images of the support folder, on the device of the support; None where there is no folder.
+
+    Args:
+        resources: of the fit.
+        support: the shots.
+        classifier: of the classes that the folder's labels must index.
+
+    Raises:
+        DataError: no image, no label or several an image, features of another width, other classes or their order.
+    """
+    found = resources.get("support_folder")
+    if found is None:
+        return None
+    if not len(found) or found.labels is None or found.multilabel:
+        raise DataError("support folder: each image needs one label; lay them out as one folder a class")
+    if found.dim != support.dim:
+        raise DataError(
+            f"support folder: features are {found.dim} wide, those of the shots {support.dim}; "
+            "both must come from one backbone"
+        )
+    names = classifier.class_names or support.class_names
+    if found.class_names and names and tuple(found.class_names) != tuple(names):
+        raise DataError(
+            f"support folder: its classes ({_few(found.class_names)}) are not those of the fit ({_few(names)}), "
+            "in that order; name its folders after the classes"
+        )
+    if int(found.labels.max()) >= len(classifier):
+        raise DataError(f"support folder: labels reach {int(found.labels.max())}, there are {len(classifier)} classes")
+    return found.to(support.features.device)
+
+
+def _few(names) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
