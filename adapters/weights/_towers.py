@@ -125,6 +125,19 @@ class TowerAdapter(Adapter):
     def _choose(self, backbone: Backbone) -> list[str]:
         """Let train what is to be trained, and nothing else; sentences on what could not be."""
 
+    def _own_settings(self, epochs: int) -> dict[str, Any]:
+        """Settings of a training of so many epochs that are no options: by default AdamW's, down a cosine to `end_lr`.
+        `DASSL` of `_training.py` is the other choice."""
+        return {"betas": (0.9, 0.999), "eps": 1e-8, "end_lr": self.end_lr}
+
+    def _class_texts(self, images: TrainingImages, backbone: Backbone) -> tuple[list[list[str]], list[str]]:
+        """The prompts of each class, and the templates that name other classes alike."""
+        return [self._some(texts) for texts in images.prompts], list(images.templates)
+
+    def _completed(self, task: Task, base: Backbone) -> Task:
+        """The task with what the method's own losses need beyond it."""
+        return task
+
     def _learned(self, trained: Backbone, base: Backbone) -> dict[str, Tensor]:
         """What the training changed, on the CPU. Whatever was hung on the towers is merged into them."""
         return changed_tensors(trained, base)
@@ -202,7 +215,7 @@ class TowerAdapter(Adapter):
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         images: TrainingImages = resources["images"]
-        prompts = [self._some(texts) for texts in images.prompts]
+        prompts, self.templates = self._class_texts(images, backbone)
         negative = [self._some(texts) for texts in images.negative] if self.multilabel_ and images.negative else None
         task = Task(
             source=LabelledSource(images.items, Remembered(images.load), prompts),
@@ -222,7 +235,6 @@ class TowerAdapter(Adapter):
             shots=max(1, int(support.one_hot().sum(dim=0).max())),
         )
         report = self._train(task, epochs, backbone, on_val if images.val else None, resources.get("place"), seed)
-        self.templates = list(images.templates)
         self._name_classes(self._made, prompts, negative)
         return report
 
@@ -249,6 +261,7 @@ class TowerAdapter(Adapter):
             validate=(lambda: on_val(towers)) if self.select == "best_val" else None,
             identity={**task.identity, "adapter": self.name, "backbone": backbone.fingerprint, **identity_of(self)},
         )
+        task = self._completed(task, backbone)
         done = train(towers, task, settings, place.folder, resume=place.resume, tell=place.tell, say=place.say)
         self.changed = self._learned(towers, backbone)
         prefix = getattr(towers, "text_prefix", None)

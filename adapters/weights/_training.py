@@ -31,6 +31,8 @@ SETTINGS = (
     "patience",
 )
 """Options that are settings of the training under the same name, and are checked there."""
+DASSL = {"optimizer": "sgd", "decayed": "all", "schedule": "epochs"}
+"""How prompt learners train: SGD with momentum 0.9 on all that trains, one rate an epoch. `warmup` counts epochs."""
 PASSING = ("micro_batch_size", "checkpointing", "save_every", "workers")
 """Options that change speed and memory alone."""
 SAVE_AT_LEAST = 100
@@ -50,13 +52,11 @@ def settings_of(method, *, epochs: int, steps: int, seed: int, device: torch.dev
     return TrainingSettings(
         epochs=epochs,
         seed=seed,
-        betas=(0.9, 0.999),
-        eps=1e-8,
-        end_lr=method.end_lr,
         save_every=max(steps, SAVE_AT_LEAST) if method.save_every is None else method.save_every,
         workers=_workers(device, steps) if method.workers is None else method.workers,
         **({} if method.crop_scale is None else {"crop_scale": method.crop_scale}),
         **{name: getattr(method, name) for name in SETTINGS},
+        **method._own_settings(epochs),
     )
 
 

@@ -13,7 +13,7 @@ class Output:
         meaning: in words, for messages.
         shape: symbols of its axes: B batch, D embed_dim, W image_width, T text_width, P patches, L text tokens,
             N sub-captions of an image, V local views, E findings,
-            C classes. () is one number for the whole batch.
+            C classes. What does not begin with B is one value for the whole batch.
         kind: "unit" (rows of length 1), "raw", "mask" (bool), "positive" (one number above 0), "number", "class",
             "row" (of the training set), "token" (-100 where nothing is asked) or "finding" (-1, 0, 1).
     """
@@ -59,6 +59,8 @@ OUTPUTS: dict[str, Output] = {
     "teacher.image_hidden": Output("the teacher's image features before its projection", ("B", "W"), "raw"),
     # classifiers
     "logits": Output("scores of all classes", ("B", "C"), "raw"),
+    "class_features": Output("text features of all classes", ("C", "D")),
+    "teacher.class_features": Output("the teacher's text features of all classes", ("C", "D")),
     # what the data says
     "labels": Output("class or identity", ("B",), "class"),
     "image_ids": Output("which image it is, where an image comes with several captions", ("B",), "class"),
@@ -68,5 +70,5 @@ OUTPUTS: dict[str, Output] = {
 }
 """What this version's trainer knows. A loss of another package may ask for further names that its data gives."""
 
-SHARED = frozenset(name for name, output in OUTPUTS.items() if not output.shape)
-"""Names that hold one value for the whole batch, the same on all ranks."""
+SHARED = frozenset(name for name, output in OUTPUTS.items() if output.shape[:1] != ("B",))
+"""Names that hold no row a sample, but one value for the whole batch, the same on all ranks."""

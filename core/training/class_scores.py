@@ -48,10 +48,18 @@ class ClassScores(nn.Module):
             fixed = self._encoded() if text_stays(backbone) else None
         self.register_buffer("fixed", fixed, persistent=False)
 
-    def forward(self, unit: Tensor) -> Tensor:
-        """(B, D) unit image features -> (B, C). In float32 under autocast too: scaled cosines need its precision."""
+    def weights(self) -> Tensor:
+        """(C, D) unit rows, or (2 C, D) with the negatives below, as the text tower now reads them."""
+        return self._encoded() if self.fixed is None else self.fixed
+
+    def forward(self, unit: Tensor, weights: Tensor | None = None) -> Tensor:
+        """(B, D) unit image features -> (B, C). In float32 under autocast too: scaled cosines need its precision.
+
+        Args:
+            weights: what `weights()` gives, where that is known already.
+        """
         backbone = self._held[0]
-        weights = self._encoded() if self.fixed is None else self.fixed  # (C or 2 C, D)
+        weights = self.weights() if weights is None else weights
         with torch.autocast(unit.device.type, enabled=False):
             scores = backbone.logit_scale.float() * unit.float() @ weights.T
         if self.has_negatives:

@@ -94,6 +94,7 @@ def parameter_groups(
     weight_decay: float,
     layer_decay: float = 1.0,
     text_layer_decay: float | None = None,
+    decay_all: bool = False,
 ) -> list[dict]:
     """Groups for a torch optimiser, of the parameters that train.
 
@@ -104,6 +105,7 @@ def parameter_groups(
     Args:
         layer_decay: factor from a layer to the one before it, above 0 to 1.
         text_layer_decay: the text tower's own; by default the same.
+        decay_all: decay whatever trains.
 
     Raises:
         ConfigError: a factor out of range.
@@ -120,7 +122,8 @@ def parameter_groups(
         if tower != "shared" and factors[tower] != 1:
             layout = layouts.setdefault(tower, _layout(backbone, tower))
             rate = lr * factors[tower] ** (layout.count + 1 - layout.depth(name))
-        decay = 0.0 if parameter.ndim < 2 or "bias" in name else weight_decay
+        spared = not decay_all and (parameter.ndim < 2 or "bias" in name)
+        decay = 0.0 if spared else weight_decay
         groups.setdefault((rate, decay), []).append(parameter)
     return [{"params": found, "lr": rate, "weight_decay": decay} for (rate, decay), found in groups.items()]
 

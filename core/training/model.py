@@ -62,13 +62,14 @@ class PairModel(BaseModel):
         given as the batch; "replay": a scalar whose gradient by the outputs is `gradients`."""
         if mode == "objective":
             return self._loss(batch)
-        with self._autocast(batch):
-            made = self.outputs.per_sample(batch)
+        with self._autocast():
+            classes = self.outputs.classes()
+            made = self.outputs.per_sample(batch, classes)
         if mode == "encode":
             return {name: value.float() if value.is_floating_point() else value for name, value in made.items()}
         if mode == "replay":
             return surrogate({name: made[name].float() for name in gradients}, gradients)
-        return self._loss(made)
+        return self._loss(made, classes)
 
     def train_step(self, data: dict[str, Any], optim_wrapper) -> dict[str, Tensor]:
         """One optimiser step; see `global_step`."""
@@ -84,11 +85,13 @@ class PairModel(BaseModel):
             ]
             follow(self.teacher_towers, self.towers, keeps[0])
 
-    def _loss(self, made: Mapping[str, Any]) -> dict[str, Tensor]:
+    def _loss(self, made: Mapping[str, Any], classes: Tensor | None = None) -> dict[str, Tensor]:
         with _alike_on_all_ranks(self.settings.seed, self.progress):
-            return self.objective({**made, **self.outputs.shared()}, self.progress)
+            with self._autocast():
+                shared = self.outputs.shared(classes)
+            return self.objective({**made, **shared}, self.progress)
 
-    def _autocast(self, batch: Mapping[str, Any]):
+    def _autocast(self):
         if self.settings.amp is None:
             return nullcontext()
         return torch.autocast(self.backbone.device.type, dtype=AMP[self.settings.amp])

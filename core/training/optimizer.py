@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
 from .layers import parameter_groups
+from .schedules import dassl_learning_rates
 from .settings import TrainingSettings, warmup_steps
 from .sharding import squared_norm
 
@@ -59,7 +60,11 @@ class StepOptimWrapper(OptimWrapper):
 def build_optimizer(backbone: Backbone, heads: list[nn.Module], settings: TrainingSettings) -> StepOptimWrapper:
     """The wrapper over what is trainable of the towers, and over the heads (losses, outputs) at the full rate."""
     groups = parameter_groups(
-        backbone, lr=settings.lr, weight_decay=settings.weight_decay, layer_decay=settings.layer_decay
+        backbone,
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+        layer_decay=settings.layer_decay,
+        decay_all=settings.decayed == "all",
     )
     groups += _groups_of_heads(heads, settings)
     groups = [group for group in groups if group["params"]]
@@ -74,7 +79,10 @@ def build_optimizer(backbone: Backbone, heads: list[nn.Module], settings: Traini
 
 
 def rate_schedulers(settings: TrainingSettings, steps: int) -> list[dict]:
-    """mmengine's schedulers of a run of so many steps: a linear rise, then a cosine, or nothing after it."""
+    """mmengine's schedulers of a run of so many steps: a linear rise, then a cosine, or nothing after it. A schedule
+    of epochs is not theirs: see `epoch_rates`."""
+    if settings.schedule == "epochs":
+        return []
     rise = warmup_steps(settings.warmup, steps)
     schedulers = []
     if rise > 1:
@@ -86,9 +94,21 @@ def rate_schedulers(settings: TrainingSettings, steps: int) -> list[dict]:
     return schedulers
 
 
+def epoch_rates(settings: TrainingSettings) -> list[float] | None:
+    """The rate of each epoch, as a share of the peak; None where rates change from step to step."""
+    if settings.schedule != "epochs":
+        return None
+    warmup = {"warmup": "constant", "warmup_epochs": int(settings.warmup), "warmup_lr": settings.warmup_lr}
+    return [rate / settings.lr for rate in dassl_learning_rates(settings.lr, settings.epochs, **warmup)]
+
+
 def _groups_of_heads(heads: list[nn.Module], settings: TrainingSettings) -> list[dict]:
     found = [p for head in heads for p in head.parameters() if p.requires_grad]
     return [
         {"params": [p for p in found if p.ndim > 1], "lr": settings.lr, "weight_decay": settings.weight_decay},
-        {"params": [p for p in found if p.ndim <= 1], "lr": settings.lr, "weight_decay": 0.0},
+        {
+            "params": [p for p in found if p.ndim <= 1],
+            "lr": settings.lr,
+            "weight_decay": settings.weight_decay if settings.decayed == "all" else 0.0,
+        },
     ]

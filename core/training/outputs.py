@@ -52,7 +52,8 @@ class Outputs(nn.Module):
         wanted: names of outputs.
         teacher: the towers that `teacher.*` come from, or None.
         text_prompt: changes word embeddings before the text tower: (embeddings, mask, batch) -> (embeddings, mask).
-        class_scores: where "logits" is wanted.
+        class_scores: where "logits" or "class_features" is wanted.
+        teacher_classes: (C, D) unit rows, where "teacher.class_features" is wanted.
 
     Raises:
         CapabilityError: the backbone has no such output.
@@ -65,6 +66,7 @@ class Outputs(nn.Module):
         teacher: Backbone | None = None,
         text_prompt: Callable | None = None,
         class_scores: ClassScores | None = None,
+        teacher_classes: Tensor | None = None,
     ):
         super().__init__()
         self.wanted = frozenset(wanted)
@@ -73,6 +75,7 @@ class Outputs(nn.Module):
         self._held = [backbone, teacher]  # in a list: no submodules, whose parameters would be listed twice
         self.text_prompt = text_prompt
         self.class_scores = class_scores
+        self.register_buffer("teacher_classes", teacher_classes, persistent=False)
         self.uncertainty = Uncertainty(backbone) if self.wanted & VARIANCES else None
         self.masked_words = MaskedWords(backbone) if "masked_tokens" in self.wanted else None
 
@@ -84,8 +87,16 @@ class Outputs(nn.Module):
     def teacher(self) -> Backbone | None:
         return self._held[1]
 
-    def per_sample(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Outputs with one row a sample."""
+    def classes(self) -> Tensor | None:
+        """Text features of the classes, as `ClassScores.weights`, where both parts of the outputs need them."""
+        return self.class_scores.weights() if "class_features" in self.wanted else None
+
+    def per_sample(self, batch: Mapping[str, Any], classes: Tensor | None = None) -> dict[str, Tensor]:
+        """Outputs with one row a sample.
+
+        Args:
+            classes: what `classes()` gives, where that is known already.
+        """
         out: dict[str, Tensor] = {}
         out.update(self._of_image(batch))
         out.update(self._of_text(batch))
@@ -97,20 +108,25 @@ class Outputs(nn.Module):
         if self.masked_words is not None:
             out.update(self.masked_words(batch["tokens"], batch["lots"]))
         if "logits" in self.wanted:
-            out["logits"] = self.class_scores(out["image_features"])
+            out["logits"] = self.class_scores(out["image_features"], classes)
         for name in ("labels", "index", "image_ids"):
             if name in self.wanted:
                 out[name] = batch[name]
         return out
 
-    def shared(self) -> dict[str, Tensor]:
-        """Outputs that are the same for all samples."""
+    def shared(self, classes: Tensor | None = None) -> dict[str, Tensor]:
+        """Outputs that are the same for all samples; `classes` as in `per_sample`."""
         backbone, teacher = self.backbone, self.teacher
         out = {"logit_scale": backbone.logit_scale}
         if backbone.logit_bias is not None:
             out["logit_bias"] = backbone.logit_bias
         if teacher is not None:
             out["teacher.logit_scale"] = teacher.logit_scale.detach()
+        if "class_features" in self.wanted:
+            classes = self.class_scores.weights() if classes is None else classes
+            out["class_features"] = classes[: self.class_scores.num_classes]
+        if "teacher.class_features" in self.wanted:
+            out["teacher.class_features"] = self.teacher_classes
         return out
 
     def _of_image(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..contracts.adapter import require
 
-SCHEDULES = ("cosine", "constant")
+SCHEDULES = ("cosine", "constant", "epochs")
 PRECISIONS = (None, "bf16", "fp16")
 TOWERS = ("image", "text")
 PARALLEL = ("ddp", "fsdp")
 OPTIMIZERS = ("adamw", "sgd")
+DECAYED = ("matrices", "all")
 CAPTIONS = ("uniform", "captions", "first", "shear")
 
 
@@ -29,13 +31,18 @@ class TrainingSettings:
         betas: of AdamW. CLIP publishes (0.9, 0.98).
         eps: of AdamW.
         weight_decay: on matrices; biases, norms and the logit scale have none.
-        schedule: "cosine" to `end_lr`, or "constant", a value for each step.
-        warmup: steps of linear rise, as a share of all steps (below 1) or a count.
+        decayed: "matrices", or "all" that trains, as Dassl does.
+        schedule: "cosine" to `end_lr`, or "constant", a value for each step; "epochs" is Dassl's, one rate an epoch:
+            `warmup` epochs at `warmup_lr`, then a cosine that starts after them.
+        warmup: steps of linear rise, as a share of all steps (below 1) or a count; epochs, with schedule="epochs".
+        warmup_lr: the rate of those epochs.
         end_lr: where the cosine ends.
         layer_decay: factor on the rate for each layer below the top; 1 is none.
         clip_grad: largest norm of the gradient, or None.
         amp: None, "bf16" or "fp16" autocast.
         ema: share that a moving average of the weights keeps in a step, or None. The average is kept at the end.
+        epoch_average: (mean, deviation), in epochs counted from 1, of a Gaussian; the weights at the ends of epochs,
+            averaged by it, are kept at the end (PromptSRC). None: no such average.
         checkpointing: recompute activations in the backward pass instead of holding them.
         compile: torch.compile the towers.
         lock: towers that stay as they are (LiT locks "image").
@@ -67,13 +74,16 @@ class TrainingSettings:
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6
     weight_decay: float = 0.2
+    decayed: str = "matrices"
     schedule: str = "cosine"
     warmup: float = 0.1
+    warmup_lr: float = 1e-5
     end_lr: float = 0.0
     layer_decay: float = 1.0
     clip_grad: float | None = None
     amp: str | None = None
     ema: float | None = None
+    epoch_average: tuple[float, float] | None = None
     checkpointing: bool = False
     compile: bool = False
     lock: tuple[str, ...] = ()
@@ -97,16 +107,30 @@ class TrainingSettings:
         object.__setattr__(self, "lock", _names(self.lock))
         self._check_counts()
         self._check_rates()
-        require(self.schedule in SCHEDULES, "schedule", self.schedule, "there are cosine and constant")
+        require(self.schedule in SCHEDULES, "schedule", self.schedule, "there are cosine, constant and epochs")
+        require(self.decayed in DECAYED, "decayed", self.decayed, "there are matrices and all")
         require(self.optimizer in OPTIMIZERS, "optimizer", self.optimizer, "there are adamw and sgd")
         require(self.amp in PRECISIONS, "amp", self.amp, "there are bf16 and fp16 (none: full precision)")
         require(self.parallel in PARALLEL, "parallel", self.parallel, "there are ddp and fsdp")
-        averaged = self.parallel == "fsdp" and self.ema is not None
-        require(not averaged, "ema", self.ema, "weights that fsdp cuts over processes are not averaged; use ddp")
+        self._check_averages()
         require(self.captions in CAPTIONS, "captions", self.captions, f"there are {', '.join(CAPTIONS)}")
         require(set(self.lock) < set(TOWERS), "lock", list(self.lock), "lock image or text, not both")
         require(not self.unlock_after or self.lock, "unlock_after", self.unlock_after, "name the tower in lock")
         require(self.unlock_after < self.epochs, "unlock_after", self.unlock_after, "give fewer than epochs")
+
+    def _check_averages(self) -> None:
+        for name in ("ema", "epoch_average"):
+            value = getattr(self, name)
+            whole = self.parallel == "ddp" or value is None
+            require(whole, name, value, "weights that fsdp cuts over processes are not averaged; use ddp")
+        require(self.ema is None or 0 < self.ema < 1, "ema", self.ema, "give a share between 0 and 1")
+        if self.epoch_average is None:
+            return
+        pair = tuple(float(value) for value in self.epoch_average)
+        object.__setattr__(self, "epoch_average", pair)
+        fine = len(pair) == 2 and all(map(math.isfinite, pair)) and pair[1] > 0
+        require(fine, "epoch_average", list(pair), "give a mean and a deviation above 0, in epochs")
+        require(self.ema is None, "epoch_average", list(pair), "there is one average: leave ema out")
 
     def _check_counts(self) -> None:
         least_of = {"epochs": 1, "batch_size": 2, "unlock_after": 0, "keep": 2, "workers": 0, "seed": 0, "lora": 0}
@@ -121,13 +145,14 @@ class TrainingSettings:
     def _check_rates(self) -> None:
         for name in ("lr", "eps"):
             require(getattr(self, name) > 0, name, getattr(self, name), "give a number above 0")
-        for name in ("weight_decay", "warmup", "end_lr"):
+        for name in ("weight_decay", "warmup", "warmup_lr", "end_lr"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "give 0 or more")
+        whole = self.schedule != "epochs" or self.warmup == int(self.warmup)
+        require(whole, "warmup", self.warmup, "give a whole number of epochs")
         require(self.lora_alpha > 0, "lora_alpha", self.lora_alpha, "give a number above 0")
         require(0 <= self.lora_dropout < 1, "lora_dropout", self.lora_dropout, "give a share, 0 to below 1")
         require(0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "give a factor above 0, at most 1")
         require(self.clip_grad is None or self.clip_grad > 0, "clip_grad", self.clip_grad, "give a norm above 0")
-        require(self.ema is None or 0 < self.ema < 1, "ema", self.ema, "give a share between 0 and 1")
         low, high = self.crop_scale
         fine = 0 < low <= high <= 1
         require(fine, "crop_scale", list(self.crop_scale), "give two shares, 0 < smallest <= largest <= 1")

@@ -14,15 +14,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.hooks import Hook
 from torch import Tensor
 
 from ..backbones.fine_tuned import PREFIX
 from ..contracts.backbone import Backbone
 from ..contracts.errors import CapabilityError, ConfigError
+from ..contracts.loss import in_words
 from .batches import GlobalBatches
 from .checkpointing import checkpoint_blocks
 from .class_scores import ClassScores
 from .dims import dims_of
+from .epoch_hooks import EpochAverageHook, EpochRateHook
 from .extract_outputs import extract_outputs
 from .fields import fields_of
 from .history import History
@@ -31,6 +34,7 @@ from .layers import freeze_batch_norm, set_trainable
 from .lora import add_lora, merge_lora
 from .model import PairModel
 from .objective import Objective, build_objective
+from .optimizer import epoch_rates
 from .outputs import Outputs
 from .runner import run_with_hooks
 from .samples import BrokenSamples, Samples, loader
@@ -39,6 +43,8 @@ from .sharding import plain
 from .sources import Source
 from .teacher import copy_of, swapped
 from .views import View, light_view, local_view, strong_view
+
+OF_CLASSES = frozenset({"logits", "class_features", "teacher.class_features"})
 
 
 @dataclass
@@ -49,9 +55,11 @@ class Task:
         source: the training set.
         losses: name -> weight.
         loss_options: name -> keyword arguments of the loss.
-        class_prompts: C lists of prompts, where a loss needs "logits".
+        class_prompts: C lists of prompts, where a loss needs "logits" or "class_features".
         negative_prompts: C lists of prompts that say the class is absent, for samples of several labels.
         teacher: a backbone, where a loss has a frozen teacher.
+        teacher_classes: (C, D) unit rows, the teacher's text features of the classes; by default what it makes of
+            `class_prompts`.
         view: augments an image for training: (decoded, seed) -> pixels; by default a crop and a flip.
         select: chooses what is trained: called with the backbone; by default `lock`, `train_last` and `lora` say it.
         validate: () -> score on val, the higher the better; or None.
@@ -64,6 +72,7 @@ class Task:
     class_prompts: Sequence[Sequence[str]] | None = None
     negative_prompts: Sequence[Sequence[str]] | None = None
     teacher: Backbone | None = None
+    teacher_classes: Tensor | None = None
     view: View | None = None
     select: Callable[[Backbone], Any] | None = None
     validate: Callable[[], float] | None = None
@@ -125,7 +134,8 @@ def train(
     batches = GlobalBatches(len(task.source), settings.batch_size, settings.seed)
     samples = loader(made.samples(), batches, settings.workers, pin=backbone.device.type == "cuda")
     history, broken, best = History(), BrokenSamples(len(task.source)), {}
-    average = deepcopy(backbone.model).requires_grad_(False).eval() if settings.ema else None
+    averaged = settings.ema is not None or settings.epoch_average is not None
+    average = deepcopy(backbone.model).requires_grad_(False).eval() if averaged else None
     extra = {"best": (lambda: dict(best), best.update)}
     if average is not None:
         extra["average"] = (average.state_dict, average.load_state_dict)
@@ -135,8 +145,7 @@ def train(
     if folder is not None:
         place = Path(folder) / "checkpoints"
         hooks.append(ResumeHook(place, settings, identity, history, extra, resume, say))
-    if average is not None:
-        hooks.append(AverageHook(average, settings.ema))
+    hooks.extend(_rates_and_averages(settings, average))
     if task.validate is not None:
         validate = _validated(task.validate, backbone, average)
         hooks.append(ValidationHook(validate, history, settings.patience, best, lambda: _weights(backbone, average)))
@@ -158,6 +167,18 @@ def train(
         samples_per_second=(steps - first_step) * batches.batch_size / max(seconds, 1e-9),
         trained_parameters=made.trained_parameters,
     )
+
+
+def _rates_and_averages(settings: TrainingSettings, average) -> list[Hook]:
+    """Before the hook of validation, which is of the average."""
+    rates, hooks = epoch_rates(settings), []
+    if rates is not None:
+        hooks.append(EpochRateHook(rates))
+    if settings.ema is not None:
+        hooks.append(AverageHook(average, settings.ema))
+    if settings.epoch_average is not None:
+        hooks.append(EpochAverageHook(average, settings.epoch_average))
+    return hooks
 
 
 @contextmanager
@@ -239,12 +260,14 @@ class _Parts:
         prompts = [loss.text_prompt for loss in prefixed]
         if prefixed:  # a view of what is learned, so that what is measured in between has it too
             self.backbone.text_prefix = prefixed[0].prompt_prefix()
+        teacher = self._teacher()
         return Outputs(
             self.backbone,
             self.needs,
-            teacher=self._teacher(),
+            teacher=teacher,
             text_prompt=prompts[0] if prompts else None,
             class_scores=self._class_scores(),
+            teacher_classes=self._teacher_classes(teacher),
         )
 
     def _teacher(self) -> Backbone | None:
@@ -257,11 +280,26 @@ class _Parts:
         return None
 
     def _class_scores(self) -> ClassScores | None:
-        if "logits" not in self.needs:
+        if not self.needs & {"logits", "class_features"}:
             return None
-        if self.task.class_prompts is None:
-            raise CapabilityError("a loss needs 'logits' (scores of all classes); pairs have no classes, use clip")
+        self._check_classes()
         return ClassScores(self.backbone, self.task.class_prompts, self.task.negative_prompts)
+
+    def _teacher_classes(self, teacher: Backbone | None) -> Tensor | None:
+        if "teacher.class_features" not in self.needs:
+            return None
+        if self.objective.teacher != "frozen":
+            raise CapabilityError("a loss needs 'teacher.class_features', which only a teacher that stays has")
+        if self.task.teacher_classes is not None:
+            return self.task.teacher_classes
+        self._check_classes()
+        with torch.no_grad():
+            return ClassScores(teacher, self.task.class_prompts).to(teacher.device).weights()
+
+    def _check_classes(self) -> None:
+        if self.task.class_prompts is None:
+            wanted = ", ".join(in_words(need) for need in sorted(self.needs & OF_CLASSES))
+            raise CapabilityError(f"a loss needs {wanted}; pairs have no classes, use clip")
 
     def _say_what_is_experimental(self) -> None:
         for name, loss in self.objective.losses.items():
