@@ -5,28 +5,28 @@ Zhou et al., Learning to Prompt for Vision-Language Models (CoOp), 2021, arXiv 2
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ..contracts.adapter import require
 from ..contracts.backbone import Backbone
-from ..contracts.errors import CapabilityError, ConfigError, DataError
+from ..contracts.errors import DataError
+from .chunks import CHUNK_TOKENS, encode_in_chunks
+from .placeholders import POSITIONS, Layout, arrange, before, tokenize, used_lengths
 from .shared_start import encode_sharing, is_causal
 from .templates import spoken
 
-POSITIONS = ("end", "middle", "front")
 INIT_STD = 0.02
-PLACEHOLDER = "X"
 
 
 class PromptLearner(nn.Module):
-    """Prompts of C classes with M context vectors to learn; everything else in them is encoded once and fixed.
+    """Prompts of C classes with M context vectors to learn; everything else in them is fixed.
 
     A prompt is tokenised as "X X ... X name." and the embeddings of the M place-holders are replaced by the context,
-    so the end-of-text token and the validity mask come from the tower's own tokenizer.
+    so the end-of-text token and the validity mask come from the tower's own tokenizer. Only token ids are kept; they
+    are embedded when they are encoded.
 
     Args:
         backbone: a backbone with "prompt"; its parameters are not touched.
@@ -41,10 +41,15 @@ class PromptLearner(nn.Module):
         trim: cut the prompts to the longest one where the backbone's capabilities allow it.
         share: compute the context that all prompts begin with once, where the text tower is causal. Like `trim`, it
             changes no result.
+        class_chunk: prompts that go through the tower at once. None: `CHUNK_TOKENS` tokens, or all prompts where their
+            activations are kept for a backward pass anyway. It changes no result.
+        checkpointing: keep no activations for the backward pass, and encode each chunk again there. Memory is then that
+            of one chunk; it changes no result.
         seed: fixes the random start.
 
     Attributes:
         ctx: the parameter to optimise, (M, W) or (C, M, W), float32.
+        tokens: (C, L) int64, the prompts with place-holders.
         mask: (C, L) bool, the tokens that take part; L is the longest prompt, or the context length untrimmed.
 
     Raises:
@@ -64,49 +69,107 @@ class PromptLearner(nn.Module):
         ctx: Tensor | None = None,
         trim: bool = True,
         share: bool = True,
+        class_chunk: int | None = None,
+        checkpointing: bool = False,
         seed: int = 0,
     ):
         super().__init__()
         backbone.need("prompt")
         check_context_options(n_ctx, position, ctx_init)
+        check_chunk(class_chunk)
         if not class_names:
             raise DataError("there are no class names to learn prompts for")
-        layout = _Layout.of(backbone)
+        layout = Layout.of(backbone)
         start = _given_start(backbone, ctx, ctx_init, layout)
         n_ctx = n_ctx if start is None else start.shape[-2]
-        tokens, name_lengths = _tokenize(backbone, class_names, n_ctx, layout)  # (C, L), (C,)
+        tokens, name_lengths = tokenize(backbone, class_names, n_ctx, layout)  # (C, L), (C,)
         mask = backbone.token_mask(tokens)
-        if trim and "trim" in backbone.capabilities:
-            longest = int(mask.any(dim=0).nonzero().max()) + 1
-            tokens, mask = tokens[:, :longest], mask[:, :longest]
-        with torch.no_grad():
-            fixed = backbone.embed_tokens(tokens).detach().float()  # (C, L, W)
-        order, slots = _arrange(position, name_lengths, n_ctx, layout.lead, tokens.shape[1])  # (C, L), (C, M)
-        rows = torch.arange(len(class_names), device=fixed.device)[:, None]
-        if start is None:
-            start = _random_start((*((len(class_names),) if csc else ()), n_ctx, fixed.shape[-1]), seed)
-        if csc and start.ndim == 2:
-            start = start.expand(len(class_names), -1, -1)
-        self._backbone = backbone
-        self.ctx = nn.Parameter(start.to(fixed.device).clone())
+        self._trim = trim and "trim" in backbone.capabilities
+        longest = int(used_lengths(mask).max()) if self._trim else tokens.shape[1]
+        tokens, mask = tokens[:, :longest], mask[:, :longest]
+        order, slots = arrange(position, name_lengths, n_ctx, layout.lead, longest)  # (C, L), (C, M)
+        self._backbone, self.class_chunk, self.checkpointing = backbone, class_chunk, checkpointing
         self.register_buffer("tokens", tokens, persistent=False)
         self.register_buffer("mask", mask, persistent=False)
-        self.register_buffer("_rows", rows, persistent=False)
+        self.register_buffer("_arranged", tokens.gather(1, order), persistent=False)
         self.register_buffer("_slots", slots, persistent=False)
-        self.register_buffer("_fixed", fixed[rows, order], persistent=False)
-        alike = layout.lead + _before(position, n_ctx) if self.ctx.ndim == 2 else 0
-        self._alike = alike if share and is_causal(backbone, fixed[:1]) else 0
+        word = self._embed(self._arranged[:1])  # (1, L, W)
+        if start is None:
+            start = _random_start((*((len(class_names),) if csc else ()), n_ctx, word.shape[-1]), seed)
+        if csc and start.ndim == 2:
+            start = start.expand(len(class_names), -1, -1)
+        self.ctx = nn.Parameter(start.to(word.device).clone())
+        alike = layout.lead + before(position, n_ctx) if self.ctx.ndim == 2 else 0
+        self._alike = alike if share and is_causal(backbone, word) else 0
 
-    def forward(self) -> Tensor:
-        """(C, L, W) embeddings of the prompts, before positions."""
-        ctx = self.ctx if self.ctx.ndim == 3 else self.ctx.expand(len(self._rows), -1, -1)  # (C, M, W)
-        return self._fixed.index_put((self._rows, self._slots), ctx)
+    def forward(self, rows: Tensor | None = None) -> Tensor:
+        """(C, L, W) embeddings of the prompts, before positions; of the classes in `rows` alone where it is given."""
+        rows = self._all() if rows is None else rows
+        return self._prompts(self._own(rows), rows, self.mask.shape[1])[0]
 
-    def encode(self, normalize: bool = True) -> Tensor:
-        """(C, D) text features of the prompts, differentiable in `ctx`."""
+    def encode(self, normalize: bool = True, rows: Tensor | None = None) -> Tensor:
+        """(C, D) text features of the prompts, differentiable in `ctx`.
+
+        Args:
+            normalize: unit rows.
+            rows: (R,) int64, the classes to encode, (R, D), instead of all.
+        """
+        rows = self._all() if rows is None else rows
+        return self._encode(lambda part: self._own(part), rows, 1, normalize)[0]
+
+    def encode_each(self, ctx: Tensor, normalize: bool = True) -> Tensor:
+        """(G, C, D) text features of all classes in each of G contexts (G, M, W), differentiable in them."""
+        return self._encode(lambda part: ctx[:, None], self._all(), len(ctx), normalize)
+
+    def at_once(self) -> int:
+        """Prompts that go through the tower at once, where no activations are kept."""
+        return self.class_chunk or max(1, CHUNK_TOKENS // self.mask.shape[1])
+
+    def _all(self) -> Tensor:
+        return torch.arange(len(self.tokens), device=self.tokens.device)
+
+    def _own(self, rows: Tensor) -> Tensor:
+        """(1, 1 or R, M, W), the context of each class in `rows`."""
+        return (self.ctx[rows] if self.ctx.ndim == 3 else self.ctx[None])[None]
+
+    def _encode(self, contexts: Callable[[Tensor], Tensor], rows: Tensor, groups: int, normalize: bool) -> Tensor:
+        """(G, R, D). `contexts` gives those of some rows, (G, 1 or r, M, W)."""
+        keeps_all = torch.is_grad_enabled() and not self.checkpointing and self.class_chunk is None
+        chunk = len(rows) if keeps_all else max(1, self.at_once() // groups)
+        lengths = used_lengths(self.mask)[rows]
+
+        def encode(part: Tensor) -> Tensor:
+            return self._encode_part(contexts(part), part, normalize)
+
+        return encode_in_chunks(encode, rows, lengths, chunk, recompute=self.checkpointing)
+
+    def _encode_part(self, ctx: Tensor, rows: Tensor, normalize: bool) -> Tensor:
+        mask = self.mask[rows]
+        mask = mask[:, : int(used_lengths(mask).max())] if self._trim else mask
+        prompts = self._prompts(ctx, rows, mask.shape[1])  # (G, R, L, W)
         if self._alike:
-            return encode_sharing(self._backbone, self(), self.mask, self._alike, normalize)
-        return self._backbone.encode_prompt(self(), self.mask, normalize=normalize)
+            return encode_sharing(self._backbone, prompts, mask, self._alike, normalize)
+        each = mask.repeat(len(prompts), 1)
+        features = self._backbone.encode_prompt(prompts.flatten(0, 1), each, normalize=normalize)
+        return features.unflatten(0, prompts.shape[:2])
+
+    def _prompts(self, ctx: Tensor, rows: Tensor, length: int) -> Tensor:
+        """Contexts (G, 1 or R, M, W) in the prompts of R rows -> (G, R, L, W)."""
+        words = self._embed(self._arranged[rows, :length])  # (R, L, W)
+        groups, width = len(ctx), words.shape[-1]
+        places = self._slots[rows][None, :, :, None].expand(groups, -1, -1, width)
+        ctx = ctx.expand(-1, len(rows), -1, -1).to(words.dtype)
+        return words.expand(groups, -1, -1, -1).scatter(2, places, ctx)
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self._backbone.embed_tokens(tokens).detach().float()
+
+
+def check_chunk(class_chunk: int | None) -> None:
+    """Raise the ConfigError of a `class_chunk` out of range."""
+    wanted = "give a number of prompts, 1 or more, or None"
+    require(class_chunk is None or class_chunk >= 1, "class_chunk", class_chunk, wanted)
 
 
 def check_context_options(n_ctx: int, position: str, ctx_init: str | None, name: str = "position") -> None:
@@ -118,7 +181,7 @@ def check_context_options(n_ctx: int, position: str, ctx_init: str | None, name:
     require(words, "ctx_init", ctx_init, "give words such as 'a photo of a', or None")
 
 
-def _given_start(backbone: Backbone, ctx: Tensor | None, ctx_init: str | None, layout: _Layout) -> Tensor | None:
+def _given_start(backbone: Backbone, ctx: Tensor | None, ctx_init: str | None, layout: Layout) -> Tensor | None:
     """The context to start from, (M, W) or (C, M, W), where one is given."""
     if ctx is not None:
         return ctx.detach().float()
@@ -130,81 +193,6 @@ def _given_start(backbone: Backbone, ctx: Tensor | None, ctx_init: str | None, l
         return backbone.embed_tokens(tokens)[0, layout.lead : layout.lead + count].float()  # (M, W)
 
 
-def _tokenize(backbone, class_names: Sequence[str], n_ctx: int, layout: _Layout) -> tuple[Tensor, Tensor]:
-    """Tokens (C, L) of the prompts with place-holders, and how many tokens each name takes, (C,)."""
-    names = [spoken(name) for name in class_names]
-    context_length = backbone.context_length
-    # Counted behind another word, as it stands in the prompt: some tokenizers split a text's first word differently.
-    lengths = layout.words(backbone.tokenize([f"{PLACEHOLDER} {name}" for name in names]).to(backbone.device)) - 1
-    room = context_length - layout.lead - layout.trail - layout.stop - n_ctx
-    if int(lengths.max()) > room:
-        worst = class_names[int(lengths.argmax())]
-        raise ConfigError(
-            f"class '{worst}' takes {int(lengths.max())} tokens, {max(room, 0)} are left beside {n_ctx} of context in "
-            f"this tower's {context_length}; shorten the class name, or the context (n_ctx, ctx_init)"
-        )
-    place = " ".join([PLACEHOLDER] * n_ctx)
-    return backbone.tokenize([f"{place} {name}." for name in names]).to(backbone.device), lengths
-
-
-def _arrange(position: str, name_lengths: Tensor, n_ctx: int, lead: int, length: int) -> tuple[Tensor, Tensor]:
-    """Where the fixed tokens and the context go.
-
-    Returns:
-        order: (C, L), for each place the place-holder prompt's token that belongs there.
-        slots: (C, M), the places of the context vectors.
-    """
-    before = _before(position, n_ctx)
-    place = torch.arange(length, device=name_lengths.device)
-    name = name_lengths[:, None]  # (C, 1)
-    is_name = (place >= lead + before) & (place < lead + before + name)
-    order = place + is_name * (n_ctx - before)  # names stand behind all M place-holders
-    index = torch.arange(n_ctx, device=name_lengths.device)
-    slots = lead + index + (index >= before) * name
-    return order, slots
-
-
-def _before(position: str, n_ctx: int) -> int:
-    """How many context vectors stand before the class name."""
-    return {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[position]
-
-
 def _random_start(shape: tuple[int, ...], seed: int) -> Tensor:
     """N(0, 0.02^2), drawn on the CPU so that every device starts alike."""
     return INIT_STD * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """What a tokenizer adds: `lead` tokens before the first word, `trail` after the last, `stop` for a full stop."""
-
-    lead: int
-    trail: int
-    stop: int
-    pad: int
-    single: int
-
-    @classmethod
-    def of(cls, backbone: Backbone) -> _Layout:
-        tokens = backbone.tokenize([PLACEHOLDER, "dog", "red", f"{PLACEHOLDER}.", f"{PLACEHOLDER} {PLACEHOLDER}"])
-        lead = int((tokens[:3] != tokens[0]).any(dim=0).int().argmax())  # the first place where words differ
-        pad = int(tokens[0, -1])
-        single, stopped, double = _lengths(tokens, pad)[[0, 3, 4]].tolist()
-        if double != single + 1:
-            raise CapabilityError(
-                f"backbone '{backbone.spec}': its tokenizer has no token for '{PLACEHOLDER}', which prompt "
-                "learning puts in the context's place; use another tower"
-            )
-        # Some tokenizers pad with the end-of-text token or drop full stops; a place is kept for each all the same.
-        trail, stop = max(1, single - lead - 1), max(1, stopped - single)
-        return cls(lead=lead, trail=trail, stop=stop, pad=pad, single=single)
-
-    def words(self, tokens: Tensor) -> Tensor:
-        """(N, L) tokens -> (N,) how many the text itself takes."""
-        return _lengths(tokens, self.pad) - self.single + 1
-
-
-def _lengths(tokens: Tensor, pad: int) -> Tensor:
-    """(N, L) -> (N,) tokens up to the last that is no padding."""
-    place = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
-    return (place * (tokens != pad)).amax(dim=1)

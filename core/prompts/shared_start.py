@@ -15,25 +15,26 @@ from ..contracts.backbone import Backbone, Block
 
 
 def encode_sharing(backbone: Backbone, embeddings: Tensor, mask: Tensor, shared: int, normalize: bool) -> Tensor:
-    """What `backbone.encode_prompt(embeddings, mask, normalize)` gives, (C, D), where the tower is causal.
+    """What `backbone.encode_prompt(prompts, mask, normalize)` gives of each group, (G, C, D); the tower is causal.
 
     Args:
-        embeddings: (C, L, W) before positions, the first `shared` places alike in all rows.
-        mask: (C, L) bool.
+        embeddings: (G, C, L, W) before positions, the first `shared` places alike in all C rows of a group.
+        mask: (C, L) bool, of every group.
         shared: P, at least 1 and below L.
     """
-    prompts, length, width = embeddings.shape
-    x = backbone.embed_prompt(embeddings, mask)  # (C, L, W)
-    packed = torch.cat([x[0, :shared], x[:, shared:].flatten(0, 1)])[None]  # (1, P + C * S, W)
+    groups, prompts, length, width = embeddings.shape
+    mask = mask.repeat(groups, 1)  # (G * C, L)
+    x = backbone.embed_prompt(embeddings.flatten(0, 1), mask).unflatten(0, (groups, prompts))  # (G, C, L, W)
+    packed = torch.cat([x[:, 0, :shared], x[:, :, shared:].flatten(1, 2)], dim=1)  # (G, P + C * S, W)
     seen = torch.ones(length - shared, length, dtype=torch.bool, device=x.device).tril(shared)  # (S, P + S)
 
     def attention(index: int, block: Block, normal: Tensor) -> Tensor:
-        return block.out(_attend(block.qkv(normal)[0], block.num_heads, shared, prompts, seen)[None])
+        return block.out(_attend(block.qkv(normal), block.num_heads, shared, prompts, seen))
 
-    packed = backbone.run_blocks("text", packed, attention=attention)[0]
-    start = packed[:shared].expand(prompts, -1, -1)
-    whole = torch.cat([start, packed[shared:].view(prompts, length - shared, width)], dim=1)  # (C, L, W)
-    return backbone.pool_text(whole, mask, normalize)
+    packed = backbone.run_blocks("text", packed, attention=attention)
+    start = packed[:, None, :shared].expand(-1, prompts, -1, -1)  # (G, C, P, W)
+    whole = torch.cat([start, packed[:, shared:].view(groups, prompts, length - shared, width)], dim=2)
+    return backbone.pool_text(whole.flatten(0, 1), mask, normalize).unflatten(0, (groups, prompts))
 
 
 def is_causal(backbone: Backbone, embeddings: Tensor) -> bool:
@@ -52,12 +53,13 @@ def is_causal(backbone: Backbone, embeddings: Tensor) -> bool:
 
 
 def _attend(qkv: Tensor, num_heads: int, shared: int, prompts: int, seen: Tensor) -> Tensor:
-    """(P + C * S, 3W) -> (P + C * S, W): the start attends to itself, each end to the start and to itself."""
-    split = qkv.unflatten(-1, (3, num_heads, -1))  # (T, 3, H, W / H)
-    start = split[:shared].permute(1, 2, 0, 3)[:, None]  # (3, 1, H, P, d)
-    ends = split[shared:].unflatten(0, (prompts, -1)).permute(2, 0, 3, 1, 4)  # (3, C, H, S, d)
-    key, value = torch.cat([start[1:].expand(-1, prompts, -1, -1, -1), ends[1:]], dim=3)  # each (C, H, P + S, d)
-    mixed_start = F.scaled_dot_product_attention(*start, is_causal=True)  # (1, H, P, d)
-    mixed_ends = F.scaled_dot_product_attention(ends[0], key, value, attn_mask=seen)  # (C, H, S, d)
-    parts = [mixed.permute(0, 2, 1, 3).flatten(2).flatten(0, 1) for mixed in (mixed_start, mixed_ends)]
-    return torch.cat(parts)
+    """(G, P + C * S, 3W) -> (G, P + C * S, W): a start attends to itself, each end to its start and to itself."""
+    split = qkv.unflatten(-1, (3, num_heads, -1))  # (G, T, 3, H, d)
+    start = split[:, :shared].permute(2, 0, 3, 1, 4)  # (3, G, H, P, d)
+    ends = split[:, shared:].unflatten(1, (prompts, -1)).permute(3, 0, 1, 4, 2, 5)  # (3, G, C, H, S, d)
+    before = start[1:, :, None].expand(-1, -1, prompts, -1, -1, -1)
+    key, value = torch.cat([before, ends[1:]], dim=4).flatten(1, 2)  # each (G * C, H, P + S, d)
+    mixed_start = F.scaled_dot_product_attention(*start, is_causal=True)  # (G, H, P, d)
+    mixed_ends = F.scaled_dot_product_attention(ends[0].flatten(0, 1), key, value, attn_mask=seen)  # (G * C, H, S, d)
+    mixed_ends = mixed_ends.unflatten(0, (-1, prompts)).permute(0, 1, 3, 2, 4)  # (G, C, S, H, d)
+    return torch.cat([mixed_start.transpose(1, 2).flatten(2), mixed_ends.flatten(3).flatten(1, 2)], dim=1)

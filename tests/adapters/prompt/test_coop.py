@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -14,31 +12,6 @@ from vladapt.core.registry import build_adapter, load_adapter
 
 NAMES = ("sea", "polka_dotted", "X-ray", "Boeing 737-800")
 FAST = {"epochs": 4, "lr": 0.05, "n_ctx": 4, "batch_size": 8}
-
-
-def make_support(backbone, per_class=5, names=NAMES, views=0, seed=0) -> FeatureSet:
-    """Noisy images around what the tower says of "a blurry <name> drawing", not normalised."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        centres = backbone.encode_text([f"a blurry {n.replace('_', ' ')} drawing" for n in names])
-    labels = torch.arange(len(names)).repeat_interleave(per_class)
-
-    def noisy(*shape):
-        return torch.randn(*shape, centres.shape[1], generator=generator) * 0.1
-
-    features = 3 * (centres[labels] + noisy(len(labels)))
-    extra = 2 * (centres[labels][:, None] + noisy(len(labels), views)) if views else None
-    return FeatureSet(features, labels, names, views=extra, backbone=backbone.fingerprint)
-
-
-@pytest.fixture(scope="module")
-def classifier(small_clip) -> TextClassifier:
-    return build_classifier(small_clip, NAMES, ["a photo of a {}."])
-
-
-@pytest.fixture(scope="module")
-def support(small_clip) -> FeatureSet:
-    return make_support(small_clip)
 
 
 def fitted(support, classifier, backbone, *, seed=0, resources=None, **options):
@@ -103,8 +76,12 @@ def test_agrees_with_the_reference_forward_and_gradients(parity_dir, trim):
     found, names = load_file(parity_dir / "dev" / "coop.safetensors"), reference_names(parity_dir)
     images = backbone.encode_image(found["pixels"]).detach()
     near = {"rtol": 1e-4, "atol": 1e-4}
-    cases = [f"{kind}_n{n}_{position}" for kind in ("generic", "csc") for n in (4, 16) for position in
-             ("end", "middle", "front")]
+    cases = [
+        f"{kind}_n{n}_{position}"
+        for kind in ("generic", "csc")
+        for n in (4, 16)
+        for position in ("end", "middle", "front")
+    ]
     for case in cases:
         kind, n, position = case.split("_")
         learner = PromptLearner(backbone, names, position=position, ctx=found[f"ctx_{kind}_{n}"], trim=trim)
@@ -171,7 +148,7 @@ def test_logits_come_from_the_learned_context(small_clip, support, classifier):
     ],
     ids=str,
 )
-def test_every_option_changes_what_is_learned(small_clip, classifier, changed):
+def test_every_option_changes_what_is_learned(make_support, small_clip, classifier, changed):
     support = make_support(small_clip, views=3)
     usual, other = (fitted(support, classifier, small_clip, **options) for options in ({}, changed))
     assert not torch.allclose(usual.text_features, other.text_features, atol=1e-6)
@@ -197,7 +174,7 @@ def test_the_seed_fixes_the_fit_and_only_it(small_clip, support, classifier):
 
 
 @pytest.mark.parametrize(("per_class", "epochs"), [(1, 50), (2, 100), (4, 100), (8, 200)])
-def test_epochs_follow_the_shots_as_published(small_clip, per_class, epochs):
+def test_epochs_follow_the_shots_as_published(make_support, small_clip, per_class, epochs):
     names = NAMES[:2]
     support = make_support(small_clip, per_class, names)
     adapter = build_adapter("coop", n_ctx=1)
@@ -215,16 +192,9 @@ def test_a_thousand_classes(small_clip):
     assert adapter.logits(support).shape == (8, 1000)
 
 
-def multilabel_support(small_clip) -> FeatureSet:
-    support = make_support(small_clip)
-    labels = F.one_hot(support.labels, 4).float()
-    labels[::3, 0] = float("nan")
-    return FeatureSet(support.features, labels, NAMES)
-
-
 @pytest.mark.parametrize("negative_templates", [None, ["a photo without {}."]])
-def test_several_labels_an_image_learn_calibrated_logits(small_clip, negative_templates):
-    support = multilabel_support(small_clip)
+def test_several_labels_an_image_learn_calibrated_logits(small_clip, several_labels, negative_templates):
+    support = several_labels
     classifier = build_classifier(small_clip, NAMES, ["{}."], negative_templates=negative_templates)
     adapter = fitted(support, classifier, small_clip, epochs=20, lr=2e-3)
     losses = [h["loss"] for h in adapter.report.history]
@@ -237,8 +207,8 @@ def test_several_labels_an_image_learn_calibrated_logits(small_clip, negative_te
     assert 0.15 < probabilities.mean() < 0.4  # a quarter of the labels are set
 
 
-def test_negative_prompts_are_what_the_logits_are_relative_to(small_clip):
-    support = multilabel_support(small_clip)
+def test_negative_prompts_are_what_the_logits_are_relative_to(small_clip, several_labels):
+    support = several_labels
     classifier = build_classifier(small_clip, NAMES, ["{}."], negative_templates=["a photo without {}."])
     adapter = fitted(support, classifier, small_clip)
     difference = support.unit @ (adapter.text_features - classifier.negative).T
@@ -254,7 +224,7 @@ def test_a_logit_bias_is_kept(small_clip, support, classifier):
     assert torch.allclose(with_bias, without - 10, atol=1e-3)
 
 
-def test_the_context_serves_other_classes(small_clip, support, classifier, tmp_path):
+def test_the_context_serves_other_classes(make_support, small_clip, support, classifier, tmp_path):
     adapter = fitted(support, classifier, small_clip)
     new = ("golden retriever", "sushi")
     other = adapter.for_classes(small_clip, new)
@@ -268,12 +238,12 @@ def test_the_context_serves_other_classes(small_clip, support, classifier, tmp_p
     assert adapter.class_names_ == NAMES
 
 
-def test_what_cannot_serve_other_classes_says_so(small_clip, support, classifier):
+def test_what_cannot_serve_other_classes_says_so(small_clip, support, several_labels, classifier):
     with pytest.raises(CapabilityError, match="not fitted"):
         build_adapter("coop").for_classes(small_clip, NAMES)
     with pytest.raises(CapabilityError, match="csc=True"):
         fitted(support, classifier, small_clip, csc=True, epochs=1).for_classes(small_clip, NAMES)
-    several = fitted(multilabel_support(small_clip), classifier, small_clip, epochs=1)
+    several = fitted(several_labels, classifier, small_clip, epochs=1)
     with pytest.raises(CapabilityError, match="one label"):
         several.for_classes(small_clip, NAMES)
     elsewhere = fitted(support, classifier, small_clip, epochs=1)
@@ -282,22 +252,9 @@ def test_what_cannot_serve_other_classes_says_so(small_clip, support, classifier
         elsewhere.for_classes(small_clip, NAMES)
 
 
-def test_another_process_predicts_the_same_without_a_backbone(small_clip, support, classifier, tmp_path):
-    from safetensors.torch import load_file, save_file
-
+def test_another_process_predicts_the_same_without_a_backbone(small_clip, support, classifier, logits_elsewhere):
     adapter = fitted(support, classifier, small_clip)
-    adapter.save(tmp_path / "adapter.safetensors")
-    save_file({"features": support.features}, tmp_path / "in.safetensors")
-    code = (
-        "import sys; from safetensors.torch import load_file, save_file;"
-        "from vladapt.core.registry import load_adapter;"
-        "a = load_adapter(sys.argv[1] + '/adapter.safetensors');"
-        "x = load_file(sys.argv[1] + '/in.safetensors')['features'];"
-        "save_file({'logits': a.logits(x)}, sys.argv[1] + '/out.safetensors')"
-    )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
-    there = load_file(tmp_path / "out.safetensors")["logits"]
-    assert torch.allclose(there, adapter.logits(support), atol=1e-6)
+    assert torch.allclose(logits_elsewhere(adapter, support.features), adapter.logits(support), atol=1e-6)
 
 
 def test_needs_are_said_in_one_line(small_clip, support, classifier):
@@ -326,6 +283,7 @@ def test_needs_are_said_in_one_line(small_clip, support, classifier):
         {"momentum": 1.0},
         {"weight_decay": -1.0},
         {"views": -1},
+        {"class_chunk": 0},
         {"amp": "fp16"},
     ],
     ids=str,
@@ -344,22 +302,42 @@ def test_a_trainable_tower_gets_no_gradient(small_clip_spec, support, classifier
     assert all(p.grad is None for p in backbone.model.parameters())
 
 
-def test_learns_through_the_embedded_tower():
-    from vladapt.core.backbones.load import load_backbone
-
-    try:
-        backbone = load_backbone("embedded", device="cpu")
-        names = ("sea", "polka_dotted", "annual crop land")
-        classifier = build_classifier(backbone, names, ["a photo of a {}."])
-    except CapabilityError as error:
-        pytest.skip(str(error))
-    centres = F.normalize(torch.randn(3, backbone.embed_dim, generator=torch.Generator().manual_seed(1)), dim=-1)
-    centres = F.normalize(classifier.weights[[1, 2, 0]] + 0.5 * centres, dim=-1)  # what text says of them is wrong
-    labels = torch.arange(3).repeat_interleave(6)
-    noise = torch.randn(18, backbone.embed_dim, generator=torch.Generator().manual_seed(2))
-    support = FeatureSet(centres[labels] + 0.01 * noise, labels, names, backbone=backbone.fingerprint)
+def test_learns_through_the_embedded_tower(embedded_task):
+    backbone, support, classifier = embedded_task
     adapter = build_adapter("coop", n_ctx=4, epochs=8, lr=0.02, csc=True)
     report = adapter.fit(support, classifier, backbone=backbone)
-    zero_shot = (classifier.logits(support.unit).argmax(dim=1) == labels).float().mean()
+    zero_shot = (classifier.logits(support.unit).argmax(dim=1) == support.labels).float().mean()
     assert report.history[-1]["loss"] < report.history[0]["loss"]
-    assert (adapter.predict(support) == labels).float().mean() > zero_shot
+    assert (adapter.predict(support) == support.labels).float().mean() > zero_shot
+
+
+@pytest.mark.parametrize(
+    "options", [{"class_chunk": 3}, {"checkpointing": True}, {"class_chunk": 1, "checkpointing": True}], ids=str
+)
+def test_chunks_and_checkpointing_change_memory_only(small_clip, support, classifier, options):
+    usual, chunked = (fitted(support, classifier, small_clip, **given) for given in ({}, options))
+    assert torch.allclose(usual.ctx, chunked.ctx, atol=1e-5)
+    assert torch.allclose(usual.logits(support), chunked.logits(support), atol=1e-4)
+    assert set(options) <= type(chunked).passing
+
+
+@pytest.mark.parametrize(
+    ("options", "runs"),
+    [({}, [4]), ({"class_chunk": 3}, [3, 1]), ({"class_chunk": 2, "checkpointing": True}, [2, 2] * 2)],
+    ids=str,
+)
+def test_how_many_prompts_a_training_step_encodes_at_once(small_clip_spec, support, classifier, options, runs):
+    """In the forward pass; with checkpointing again in the backward pass."""
+    from vladapt.core.backbones.load import load_backbone
+
+    backbone = load_backbone(small_clip_spec, device="cpu")
+    prompts, pool = [], backbone.pool_text
+
+    def pool_text(x, *args):
+        prompts.append(len(x))
+        return pool(x, *args)
+
+    backbone.pool_text = pool_text
+    fitted(support, classifier, backbone, epochs=1, batch_size=20, **options)
+    assert prompts[: len(runs)] == runs
+    assert sum(prompts) == sum(runs) + 4  # and once at the end, for good

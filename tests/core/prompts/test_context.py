@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vladapt.core.contracts import CapabilityError, ConfigError, DataError
-from vladapt.core.prompts.context import POSITIONS, PromptLearner, _arrange
+from vladapt.core.prompts.context import POSITIONS, PromptLearner
+from vladapt.core.prompts.placeholders import arrange
 
 NAMES = ["sea", "polka_dotted", "X-ray", "Boeing 737-800"]
 
@@ -80,7 +81,7 @@ def test_a_tower_that_may_not_be_trimmed_is_not(toy):
     st.lists(st.integers(1, 4), min_size=1, max_size=4),
 )
 def test_every_token_and_every_context_vector_has_one_place(position, n_ctx, lead, lengths):
-    order, slots = _arrange(position, torch.tensor(lengths), n_ctx, lead, 14)
+    order, slots = arrange(position, torch.tensor(lengths), n_ctx, lead, 14)
     for row, places, length in zip(order.tolist(), slots.tolist(), lengths):
         assert len(set(places)) == n_ctx
         kept = [source for place, source in enumerate(row) if place not in places]

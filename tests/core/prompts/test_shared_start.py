@@ -60,6 +60,6 @@ def test_only_what_is_alike_may_be_shared(toy):
     learner = PromptLearner(backbone, NAMES, n_ctx=6, csc=True)
     with torch.no_grad():
         learner.ctx.mul_(30)
-        wrong = encode_sharing(backbone, learner(), learner.mask, 7, True)
+        wrong = encode_sharing(backbone, learner()[None], learner.mask, 7, True)[0]
     assert torch.allclose(wrong[0], learner.encode()[0], atol=1e-5)
     assert not torch.allclose(wrong[1:], learner.encode()[1:], atol=1e-3)

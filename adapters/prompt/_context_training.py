@@ -1,0 +1,128 @@
+"""What methods that learn context vectors share: their options, Dassl's training loop, and moving to other classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...core.contracts.adapter import Adapter, require
+from ...core.contracts.backbone import Backbone
+from ...core.contracts.errors import CapabilityError, ConfigError
+from ...core.contracts.features import FeatureSet
+from ...core.prompts.context import check_chunk
+from ...core.training.minibatches import minibatches
+from ...core.training.schedules import WARMUPS, dassl_learning_rates, dassl_sgd, set_learning_rate
+
+PASSING = ("trim", "class_chunk", "checkpointing")
+"""Options that change speed and memory alone."""
+
+
+def check_training_options(adapter) -> None:
+    """ConfigError for options of `train_epochs` and of the text tower that cannot be used."""
+    require(adapter.lr > 0, "lr", adapter.lr, "give a number above 0")
+    require(adapter.epochs is None or adapter.epochs >= 1, "epochs", adapter.epochs, "give 1 or more, or None")
+    require(adapter.batch_size >= 1, "batch_size", adapter.batch_size, "give 1 or more")
+    require(0 <= adapter.momentum < 1, "momentum", adapter.momentum, "give 0 to below 1")
+    require(adapter.weight_decay >= 0, "weight_decay", adapter.weight_decay, "give 0 or more")
+    require(adapter.warmup in WARMUPS, "warmup", adapter.warmup, "there are constant, linear and None")
+    require(adapter.views >= 0, "views", adapter.views, "give the number of augmented views, 0 for none")
+    check_encoding_options(adapter)
+
+
+def check_encoding_options(adapter) -> None:
+    """ConfigError for options of the towers that cannot be used."""
+    require(adapter.amp in (None, "bf16"), "amp", adapter.amp, "there are bf16 and None (float32)")
+    check_chunk(adapter.class_chunk)
+
+
+def check_task(adapter: Adapter, support: FeatureSet) -> None:
+    """ConfigError where classes have no names to write prompts around, CapabilityError where views are lacking."""
+    check_named(adapter)
+    if adapter.views and (support.views is None or support.views.shape[1] < adapter.views):
+        held = 0 if support.views is None else support.views.shape[1]
+        raise CapabilityError(f"option views={adapter.views}: the support has {held} augmented views an image")
+
+
+def check_named(adapter: Adapter) -> None:
+    if not adapter.class_names_:
+        raise ConfigError(
+            f"{adapter.name} writes prompts around class names, and none are given; name them in the classifier"
+        )
+
+
+def check_transfer(adapter: Adapter, backbone: Backbone) -> None:
+    """CapabilityError where what was learned cannot serve other classes of this backbone."""
+    if not getattr(adapter, "fitted_", False):
+        raise CapabilityError(f"adapter '{adapter.name}' is not fitted; call fit() or load_adapter() first")
+    if adapter.multilabel_:
+        raise CapabilityError(f"{adapter.name} carries its context to other classes only where an image has one label")
+    if adapter.backbone_ and backbone.fingerprint != adapter.backbone_:
+        raise CapabilityError(
+            f"backbone '{backbone.spec}' is not the one that {adapter.name} was fitted on; load that one"
+        )
+
+
+def mark_fitted(other: Adapter, adapter: Adapter, class_names: Sequence[str]) -> None:
+    """What a fit notes, on a copy of a fitted adapter for other classes."""
+    other.class_names_, other.backbone_, other.dim_ = tuple(class_names), adapter.backbone_, adapter.dim_
+    other.multilabel_, other.fitted_ = False, True
+
+
+def train_epochs(
+    adapter,
+    parameters: list[Tensor],
+    loss_of: Callable[[Tensor, Tensor, float], Tensor],
+    support: FeatureSet,
+    epochs: int,
+    order: Tensor | None,
+    seed: int,
+) -> list[dict[str, float]]:
+    """Train `parameters` in place by SGD as Dassl sets it up, with the options of the adapter; the last step is kept.
+
+    Args:
+        adapter: has the options that `check_training_options` checks.
+        parameters: leaf tensors; nothing else gets a gradient.
+        loss_of: (unit image features (B, D), labels, share of the training done) -> loss.
+        support: N labelled images on the towers' device.
+        epochs: passes over them.
+        order: (epochs, N) int64 overriding the shuffle.
+
+    Returns:
+        One dict an epoch (epoch, loss, lr).
+    """
+    optimizer = dassl_sgd(parameters, adapter.lr, adapter.momentum, adapter.weight_decay)
+    device = support.features.device
+    history = []
+    for epoch, lr in enumerate(dassl_learning_rates(adapter.lr, epochs, warmup=adapter.warmup)):
+        set_learning_rate(optimizer, lr)
+        losses = []
+        for index in minibatches(len(support), adapter.batch_size, epoch, seed, order=order, drop_last=True):
+            index = index.to(device)
+            unit = _unit(support, index, adapter.views, epoch)  # (B, D)
+            loss = loss_of(unit, support.labels[index], epoch / epochs)
+            optimizer.zero_grad()
+            loss.backward(inputs=parameters)  # a trainable tower's own weights get no gradient
+            optimizer.step()
+            losses.append(loss.detach())
+        history.append({"epoch": epoch, "loss": float(torch.stack(losses).mean()), "lr": lr})
+    return history
+
+
+def half_where_asked(adapter, device: torch.device) -> torch.autocast:
+    """bfloat16 inside, if the option `amp` says so."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=adapter.amp is not None)
+
+
+def shots_of(support: FeatureSet) -> int:
+    """Images of the largest class; 1 at least."""
+    counts = support.one_hot().sum(dim=0) if support.multilabel else support.labels.bincount()
+    return max(1, int(counts.max()))
+
+
+def _unit(support: FeatureSet, index: Tensor, views: int, epoch: int) -> Tensor:
+    """(B, D) unit features of a batch: one augmented view an image, another one each epoch, where there are views."""
+    features = support.views[index, epoch % views] if views else support.features[index]
+    return F.normalize(features.float(), dim=-1)

@@ -1,0 +1,206 @@
+"""Base of the methods that learn one context and keep the text features it makes: `coop` and its descendants."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ...core.contracts.adapter import Adapter, Batch, FitReport
+from ...core.contracts.backbone import Backbone
+from ...core.contracts.errors import CapabilityError
+from ...core.contracts.features import FeatureSet
+from ...core.contracts.loss import Loss
+from ...core.contracts.text import TextClassifier
+from ...core.prompts.context import PromptLearner, check_context_options
+from ...core.registry.build import build_adapter, build_loss
+from ._context_training import (
+    PASSING,
+    check_task,
+    check_training_options,
+    check_transfer,
+    half_where_asked,
+    mark_fitted,
+    shots_of,
+    train_epochs,
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one training step looks at.
+
+    Args:
+        learner: the prompts.
+        classifier: the zero-shot text classifier of the fit.
+        unit: (B, D) image features.
+        labels: (B,), or (B, C) with several labels an image.
+        progress: share of the training done, 0 to 1.
+        label_loss: cross-entropy, or binary cross-entropy with several labels an image.
+        generator: of the whole training, on the CPU.
+    """
+
+    learner: PromptLearner
+    classifier: TextClassifier
+    unit: Tensor
+    labels: Tensor
+    progress: float
+    label_loss: Loss
+    generator: torch.Generator
+
+
+@dataclass(eq=False, kw_only=True)
+class SharedContext(Adapter):
+    """A method says how a step is scored (`_loss`) and how long it trains (`own_epochs`).
+
+    Args:
+        n_ctx: number of context vectors M.
+        csc: one context a class instead of one for all.
+        class_token_position: where the class name stands, "end", "middle" or "front".
+        ctx_init: words to start from ("a photo of a"), which then set `n_ctx`; None starts from N(0, 0.02^2).
+        lr: peak learning rate.
+        epochs: None takes the published number, of `coop` for the shots of the support (its largest class).
+        batch_size: an incomplete last batch is dropped where there is a full one.
+        momentum: of SGD.
+        weight_decay: of SGD.
+        warmup: "constant" (first epoch at 1e-5), "linear" or None.
+        views: augmented views of each support image to train on, 0 for none.
+        trim: cut prompts to the longest one, and compute a context that all prompts begin with once, where the text
+            tower allows it; False runs every prompt at full length, as published. It changes speed only.
+        class_chunk: prompts that go through the text tower at once; None leaves it to `PromptLearner`. It changes speed
+            and memory only.
+        checkpointing: encode the prompts again, chunk by chunk, in the backward pass, instead of holding their
+            activations: the memory of one chunk however many classes, for a third more time. It changes no result.
+        amp: None for float32, "bf16" to run the text tower in bfloat16 while training.
+
+    Resources:
+        batch_order: (epochs, N) int64, the order of samples in each epoch instead of a seeded shuffle.
+        ctx: (M, W) or (C, M, W), the context to start from instead of `ctx_init` or a seeded one.
+
+    Raises:
+        ConfigError: an option out of range, a prompt longer than the tower's context.
+        CapabilityError: the backbone has no "prompt", or `views` more than the support has.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"features", "text_encoder"})
+    state: ClassVar[tuple[str, ...]] = ("ctx", "text_features", "logit_scale", "offset", "negative")
+    passing: ClassVar[frozenset[str]] = frozenset(PASSING)
+
+    n_ctx: int = 16
+    csc: bool = False
+    class_token_position: str = "end"
+    ctx_init: str | None = None
+    lr: float = 2e-3
+    epochs: int | None = None
+    batch_size: int = 32
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup: str | None = "constant"
+    views: int = 0
+    trim: bool = True
+    class_chunk: int | None = None
+    checkpointing: bool = False
+    amp: str | None = None
+
+    own_epochs: ClassVar[tuple[tuple[int, int], ...]]
+    """(shots, epochs), most shots first: the published epochs for at least so many shots."""
+
+    def __post_init__(self):
+        check_context_options(self.n_ctx, self.class_token_position, self.ctx_init, name="class_token_position")
+        check_training_options(self)
+        if self.views:
+            self.needs = self.needs | {"views"}
+
+    def _loss(self, step: Step) -> Tensor:
+        """The loss of one step."""
+        return self._fit_to_labels(step, self._text(step.learner))
+
+    def for_classes(self, backbone: Backbone, class_names: Sequence[str]) -> SharedContext:
+        """A fitted copy for other classes, with the context learned here (base-to-new generalisation).
+
+        Raises:
+            CapabilityError: not fitted, class-specific contexts, several labels an image, or another backbone.
+        """
+        check_transfer(self, backbone)
+        if self.csc:
+            raise CapabilityError(
+                f"{self.name} with csc=True has a context for its own classes only; fit with csc=False"
+            )
+        other = build_adapter(self.name, **self.options)
+        with torch.no_grad():
+            text = self._learner(backbone, class_names, ctx=self.ctx).encode()
+        other.ctx, other.logit_scale, other.negative = self.ctx.clone(), self.logit_scale, None
+        other.text_features = text.to(self.text_features.device)
+        other.offset = self.offset[:1].expand(len(class_names)).clone()  # the backbone's bias, alike for all classes
+        mark_fitted(other, self, class_names)
+        return other
+
+    def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
+        check_task(self, support)
+        device = support.features.device
+        support, classifier = support.to(backbone.device), classifier.to(backbone.device)
+        self._set_frame(support, classifier)
+        learner = self._learner(backbone, self.class_names_, ctx=resources.get("ctx"), seed=seed)
+        shots, generator = shots_of(support), torch.Generator().manual_seed(seed)
+        epochs = self.epochs or next(epochs for least, epochs in self.own_epochs if shots >= least)
+
+        label_loss = build_loss("binary-cross-entropy" if self.multilabel_ else "cross-entropy")
+
+        def loss_of(unit: Tensor, labels: Tensor, progress: float) -> Tensor:
+            return self._loss(Step(learner, classifier, unit, labels, progress, label_loss, generator))
+
+        history = train_epochs(self, [learner.ctx], loss_of, support, epochs, resources.get("batch_order"), seed)
+        with torch.no_grad():
+            self.text_features = learner.encode()  # (C, D)
+        self.ctx = learner.ctx.detach()
+        self.to(device)
+        return FitReport(
+            adapter=self.name,
+            chosen={"epochs": epochs, "n_ctx": self.ctx.shape[-2], "lr": self.lr},
+            chosen_on=f"published settings for {shots} shots" if self.epochs is None else "options",
+            history=history,
+        )
+
+    def _set_frame(self, support: FeatureSet, classifier: TextClassifier) -> None:
+        """What logits are relative to: the scale, an offset a class, and negative prompts for several labels."""
+        self.logit_scale = classifier.logit_scale
+        self.negative = classifier.negative if self.multilabel_ else None
+        self.offset = classifier.weights.new_full((len(classifier),), classifier.logit_bias or 0.0)
+        if self.multilabel_ and self.negative is None and classifier.logit_bias is None:
+            self.offset = -classifier.logits(support.unit).mean(dim=0)
+
+    def _learner(self, backbone, class_names, *, ctx: Tensor | None = None, seed: int = 0) -> PromptLearner:
+        return PromptLearner(
+            backbone,
+            class_names,
+            n_ctx=self.n_ctx,
+            csc=self.csc,
+            position=self.class_token_position,
+            ctx_init=self.ctx_init,
+            ctx=ctx,
+            trim=self.trim,
+            share=self.trim,
+            class_chunk=self.class_chunk,
+            checkpointing=self.checkpointing,
+            seed=seed,
+        )
+
+    def _text(self, learner: PromptLearner, rows: Tensor | None = None) -> Tensor:
+        """(C, D) text features while training, of the classes in `rows` where they are given."""
+        with half_where_asked(self, learner.ctx.device):
+            return learner.encode(rows=rows).float()
+
+    def _fit_to_labels(self, step: Step, text: Tensor) -> Tensor:
+        """How well the scaled cosines fit the labels."""
+        return step.label_loss({"logits": self._scores(step.unit, text), "labels": step.labels}, step.progress)["loss"]
+
+    def _scores(self, unit: Tensor, text: Tensor) -> Tensor:
+        """(B, D) image and (C, D) text features -> (B, C) logits."""
+        scores = self.logit_scale * unit @ text.T + self.offset
+        return scores if self.negative is None else scores - self.logit_scale * unit @ self.negative.T
+
+    def _logits(self, batch: Batch) -> Tensor:
+        return self._scores(batch.unit, self.text_features)

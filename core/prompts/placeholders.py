@@ -1,0 +1,95 @@
+"""Prompts with place-holders where learned vectors go: how a tower's own tokenizer writes them, and what goes where."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..contracts.backbone import Backbone
+from ..contracts.errors import CapabilityError, ConfigError
+from .templates import spoken
+
+POSITIONS = ("end", "middle", "front")
+PLACEHOLDER = "X"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a tokenizer adds: `lead` tokens before the first word, `trail` after the last, `stop` for a full stop."""
+
+    lead: int
+    trail: int
+    stop: int
+    pad: int
+    single: int
+
+    @classmethod
+    def of(cls, backbone: Backbone) -> Layout:
+        tokens = backbone.tokenize([PLACEHOLDER, "dog", "red", f"{PLACEHOLDER}.", f"{PLACEHOLDER} {PLACEHOLDER}"])
+        lead = int((tokens[:3] != tokens[0]).any(dim=0).int().argmax())  # the first place where words differ
+        pad = int(tokens[0, -1])
+        single, stopped, double = used_lengths(tokens, pad)[[0, 3, 4]].tolist()
+        if double != single + 1:
+            raise CapabilityError(
+                f"backbone '{backbone.spec}': its tokenizer has no token for '{PLACEHOLDER}', which prompt "
+                "learning puts in the context's place; use another tower"
+            )
+        # Some tokenizers pad with the end-of-text token or drop full stops; a place is kept for each all the same.
+        trail, stop = max(1, single - lead - 1), max(1, stopped - single)
+        return cls(lead=lead, trail=trail, stop=stop, pad=pad, single=single)
+
+    def words(self, tokens: Tensor) -> Tensor:
+        """(N, L) tokens -> (N,) how many the text itself takes."""
+        return used_lengths(tokens, self.pad) - self.single + 1
+
+
+def tokenize(backbone, class_names: Sequence[str], n_ctx: int, layout: Layout) -> tuple[Tensor, Tensor]:
+    """Tokens (C, L) of the prompts "X ... X name.", and how many tokens each name takes, (C,).
+
+    Raises:
+        ConfigError: a name that does not fit beside the context.
+    """
+    names = [spoken(name) for name in class_names]
+    context_length = backbone.context_length
+    # Counted behind another word, as it stands in the prompt: some tokenizers split a text's first word differently.
+    lengths = layout.words(backbone.tokenize([f"{PLACEHOLDER} {name}" for name in names]).to(backbone.device)) - 1
+    room = context_length - layout.lead - layout.trail - layout.stop - n_ctx
+    if int(lengths.max()) > room:
+        worst = class_names[int(lengths.argmax())]
+        raise ConfigError(
+            f"class '{worst}' takes {int(lengths.max())} tokens, {max(room, 0)} are left beside {n_ctx} of context in "
+            f"this tower's {context_length}; shorten the class name, or the context (n_ctx, ctx_init)"
+        )
+    place = " ".join([PLACEHOLDER] * n_ctx)
+    return backbone.tokenize([f"{place} {name}." for name in names]).to(backbone.device), lengths
+
+
+def arrange(position: str, name_lengths: Tensor, n_ctx: int, lead: int, length: int) -> tuple[Tensor, Tensor]:
+    """Where the fixed tokens and the context go.
+
+    Returns:
+        order: (C, L), for each place the place-holder prompt's token that belongs there.
+        slots: (C, M), the places of the context vectors.
+    """
+    first = before(position, n_ctx)
+    place = torch.arange(length, device=name_lengths.device)
+    name = name_lengths[:, None]  # (C, 1)
+    is_name = (place >= lead + first) & (place < lead + first + name)
+    order = place + is_name * (n_ctx - first)  # names stand behind all M place-holders
+    index = torch.arange(n_ctx, device=name_lengths.device)
+    slots = lead + index + (index >= first) * name
+    return order, slots
+
+
+def before(position: str, n_ctx: int) -> int:
+    """How many context vectors stand before the class name."""
+    return {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[position]
+
+
+def used_lengths(tokens: Tensor, pad: int = 0) -> Tensor:
+    """(N, L) tokens, or a mask -> (N,) places up to the last that is no padding."""
+    place = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
+    return (place * (tokens != pad)).amax(dim=1)
