@@ -21,6 +21,7 @@ from .options import (
     Json,
     Out,
     RecipeName,
+    Resource,
     Sets,
     Task,
     Workers,
@@ -28,6 +29,8 @@ from .options import (
     names,
     numbers,
     recipe_of,
+    resource_flags,
+    resources_of,
 )
 from .printing import print_json, reporter, say, show_table
 
@@ -62,6 +65,7 @@ def fit(
     recipe: RecipeName = None,
     config: ConfigFile = None,
     sets: Sets = None,
+    resource: Resource = None,
     classes: Classes = None,
     novel: Annotated[
         bool | None, typer.Option("--novel", help="Also test on the classes that --classes leaves out.")
@@ -90,6 +94,7 @@ def fit(
 
     flags = {
         **data_flags(domain, task, data, features, backbone, device, amp, batch_size, workers, classes),
+        **resource_flags(resource),
         "adapter.name": adapter,
         "adapter.loss": ",".join(loss) if loss else None,
         "adapter.epochs": epochs,
@@ -135,6 +140,7 @@ def evaluate(
     split: Annotated[str, typer.Option(help="test, val, train or all.")] = "test",
     device: Device = None,
     workers: Workers = None,
+    resource: Resource = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -146,7 +152,14 @@ def evaluate(
     from ..engine.tables import metrics_table, verdict
 
     result = engine_evaluate(
-        run, data=data, features=features, split=split, device=device or "auto", workers=workers, reporter=reporter()
+        run,
+        data=data,
+        features=features,
+        split=split,
+        device=device or "auto",
+        workers=workers,
+        resources=resources_of(resource),
+        reporter=reporter(),
     )
     if as_json:
         print_json(result)
@@ -161,6 +174,7 @@ def predict(
     device: Device = None,
     batch_size: BatchSize = None,
     workers: Workers = None,
+    resource: Resource = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -172,7 +186,13 @@ def predict(
     from ..engine.tables import predictions_table
 
     found = engine_predict(
-        run, images, device=device or "auto", batch_size=batch_size, workers=workers, reporter=reporter()
+        run,
+        images,
+        device=device or "auto",
+        batch_size=batch_size,
+        workers=workers,
+        resources=resources_of(resource),
+        reporter=reporter(),
     )
     if as_json:
         print_json({"run": run, "predictions": found.rows(), "skipped": [list(pair) for pair in found.skipped]})
@@ -198,6 +218,7 @@ def compare(
     recipe: RecipeName = None,
     config: ConfigFile = None,
     sets: Sets = None,
+    resource: Resource = None,
     classes: Classes = None,
     out: Out = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
@@ -214,6 +235,7 @@ def compare(
     from ..engine.tables import comparison_markdown, comparison_table
 
     flags = data_flags(domain, task, None, None, backbone, device, amp, batch_size, workers, classes)
+    flags.update(resource_flags(resource))
     sources = [{"data": path} for path in data or ()] + [{"features": file} for file in features or ()]
     result = engine_compare(
         recipe_of(recipe, config, sets, flags),

@@ -31,6 +31,14 @@ BatchSize = Annotated[
 RecipeName = Annotated[str | None, typer.Option(help="Packaged recipe (`vladapt list recipes`).")]
 ConfigFile = Annotated[str | None, typer.Option(help="A recipe file of your own (.py, .json, .yaml).")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="key=value, for instance adapter.alpha=2. Repeatable.")]
+Resource = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--resource",
+        help="NAME=PATH of what some methods need besides images: descriptions, captions, boxes, support-folder, "
+        "synonyms; further-backbones=SPEC,SPEC. Repeatable.",
+    ),
+]
 Classes = Annotated[str | None, typer.Option(help="base, new, a,b,c or a text file with one class a line.")]
 Out = Annotated[str | None, typer.Option(help="Where to write.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
@@ -58,6 +66,31 @@ def data_flags(domain, task, data, features, backbone, device, amp, batch_size, 
         "workers": workers,
         "classes": classes,
     }
+
+
+def resources_of(given: list[str] | None) -> dict[str, str]:
+    """["support-folder=DIR"] -> {"support_folder": "DIR"}.
+
+    Raises:
+        ConfigError: not NAME=PATH, or a name given twice.
+    """
+    found: dict[str, str] = {}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or not name or not value.strip():
+            raise ConfigError(f"--resource {text}: write NAME=PATH, for instance --resource captions=captions.txt")
+        if name in found:
+            raise ConfigError(f"--resource {name.replace('_', '-')}: given twice; leave one out")
+        found[name] = value.strip()
+    return found
+
+
+def resource_flags(given: list[str] | None) -> dict[str, Any]:
+    """The same as recipe flags; descriptions are a key of their own."""
+    found = resources_of(given)
+    flags = {"descriptions": found.pop("descriptions", None)}
+    return {**flags, **{f"resources.{name}": value for name, value in found.items()}}
 
 
 def names(text: str) -> list[str]:

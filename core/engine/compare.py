@@ -6,6 +6,7 @@ import csv
 import datetime
 import io
 import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from ..registry.catalogue import find
 from ..runs.folder import write_whole
 from ..runs.plots import accuracy_over_shots
 from ..training.distributed import is_main
-from .evaluate import fitted_zero_shot, on_adapted, score
+from .evaluate import fitted_zero_shot, score_on
 from .fit import fit_adapter
 from .fit_retrieval import is_retrieval
 from .outputs import all_or_none
@@ -27,6 +28,7 @@ from .prepare import fewer_views, views_wanted
 from .progress import Reporter
 from .ranks import together
 from .recipe import adapter_options, check_named
+from .resources import check_needs, check_resources
 from .retrieval_run import compare_on_pairs, deciding
 from .source import prepared_of
 
@@ -179,7 +181,9 @@ def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> Path:
 
 def _all_fits(recipe, prepared, names, shots, seeds, reporter):
     recipes = {name: _recipe_for(recipe, name) for name in names}
-    views = {name: views_wanted(build_adapter(name, **adapter_options(recipes[name]))) for name in names}
+    planned = [build_adapter(name, **adapter_options(recipes[name])) for name in names]
+    check_resources(recipe, planned)
+    views = {adapter.name: views_wanted(adapter) for adapter in planned}
     rows: list[dict[str, Any]] = []
     refused: dict[str, str] = {}
     total = len(names) * len(shots) * len(seeds)
@@ -202,17 +206,19 @@ def _one_fit(recipe, prepared, drawn, views: int, seed: int, refused: dict[str, 
 
     shots = replace(drawn, support=fewer_views(drawn.support, views))
     name = recipe.adapter.name
+    started = time.perf_counter()
     try:
         if name == "zero-shot":
             adapter = fitted_zero_shot(shots.support, prepared.classifier)
         else:
+            check_needs(recipe, build_adapter(name, **adapter_options(recipe)), prepared.backbone is not None)
             adapter, _ = fit_adapter(recipe, prepared, shots, seed, Reporter(quiet=True))
     except VladaptError as error:
         refused[name] = str(error)
         return None
-    moved = on_adapted(prepared, adapter)
-    seen = None if moved is prepared else moved.test
-    return score(adapter, None, shots.test, prepared.class_names, seen).metrics["adapted"]
+    seconds = time.perf_counter() - started
+    scores = score_on(prepared, adapter, shots.test, prepared.class_names, None, Reporter(quiet=True))
+    return {**scores.metrics["adapted"], "seconds": round(seconds, 3)}
 
 
 def _recipe_for(recipe: Config, name: str) -> Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from mmengine import Config
 from torch import Tensor
 
-from ..contracts.adapter import Adapter
+from ..contracts.adapter import Adapter, Batch
 from ..contracts.domain import SPLITS, Domain
 from ..contracts.errors import CapabilityError, ConfigError, DataError, UnknownNameError
 from ..contracts.features import FeatureSet
@@ -21,14 +22,15 @@ from ..metrics.significance import mcnemar, wilson_interval
 from ..registry import build_adapter, load_adapter, load_domain
 from ..registry.catalogue import did_you_mean
 from ..runs.folder import Run
+from .extras import PLAIN, logits_of, plain_batches
 from .fit_retrieval import TASK
 from .progress import Reporter
 from .ranks import together
 from .recipe import resolve
+from .resources import check_at_prediction, with_resources
 from .retrieval_run import evaluate_pairs
 from .source import prepared_of
 
-ROWS_AT_ONCE = 4096
 SMALL_TEST_SET = 100
 SPLIT_NAMES = (*SPLITS, "all")
 
@@ -50,13 +52,22 @@ class Scores:
 
 
 def score(
-    adapter: Adapter, zero_shot: Adapter | None, test: FeatureSet, class_names, seen: FeatureSet | None = None
+    adapter: Adapter,
+    zero_shot: Adapter | None,
+    test: FeatureSet,
+    class_names,
+    seen: FeatureSet | None = None,
+    *,
+    batched: Callable[[Adapter, FeatureSet], Iterable[Batch]] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Scores:
     """Evaluate both on the same images.
 
     Args:
         test: features of the backbone.
         seen: of the same images, by the towers that the adapter changed; by default `test`.
+        batched: (adapter, features) -> batches with all that the adapter needs to predict; by default features alone.
+        progress: called as progress(done, total) while the adapter predicts.
 
     Raises:
         DataError: the changed towers have no features for some of the images.
@@ -66,7 +77,9 @@ def score(
             f"the trained towers give no finite features for {len(test) - len(seen)} of {len(test)} test images; "
             "train with a smaller --lr"
         )
-    adapted = batched_logits(adapter, test if seen is None else seen)
+    seen = test if seen is None else seen
+    rows = plain_batches(seen) if batched is None else batched(adapter, seen)
+    adapted = logits_of(adapter, rows, len(seen), progress)
     before = None if zero_shot is None else batched_logits(zero_shot, test)
     metrics: dict[str, Any] = {
         "zero_shot": None if before is None else metrics_of(before, test, class_names),
@@ -80,11 +93,24 @@ def score(
     return Scores(test.labels.cpu(), None if before is None else before.cpu(), adapted.cpu(), metrics)
 
 
-@torch.inference_mode()
+def score_on(prepared, adapter: Adapter, test: FeatureSet, class_names, zero_shot: Adapter | None, reporter: Reporter):
+    """Scores on rows of the prepared data, with all that the adapter needs to predict.
+
+    Args:
+        prepared: the data on the backbone of the fit; where the adapter changed the towers its images are encoded anew.
+        test: features by the backbone of the fit.
+    """
+    moved = on_adapted(prepared, adapter)
+    seen = None if moved is prepared else moved.of_ids(test.ids)
+    if adapter.at_predict <= PLAIN:
+        return score(adapter, zero_shot, test, class_names, seen, batched=moved.batches)
+    with reporter.task(f"Predicting with {adapter.name}") as progress:
+        return score(adapter, zero_shot, test, class_names, seen, batched=moved.batches, progress=progress)
+
+
 def batched_logits(adapter: Adapter, features: FeatureSet) -> Tensor:
-    """(N, C) logits, rows at a time."""
-    parts = [adapter.logits(rows) for rows in features.features.split(ROWS_AT_ONCE)]
-    return torch.cat(parts)
+    """(N, C) logits of features, rows at a time."""
+    return logits_of(adapter, plain_batches(features), len(features))
 
 
 def on_adapted(prepared, adapter: Adapter):
@@ -120,6 +146,7 @@ def evaluate(
     split: str = "test",
     device: str = "auto",
     workers: int | None = None,
+    resources: Mapping[str, str] | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Evaluate a run again, on its own test split or on other data of the same classes.
@@ -131,6 +158,7 @@ def evaluate(
         split: "test", "val", "train" or "all".
         device: "auto", "cpu", "cuda", ...
         workers: decoding threads.
+        resources: name -> path, in place of the run's own ("boxes" of other images).
 
     Returns:
         {"run", "data", "split", "test_images", "zero_shot", "adapted", "intervals", "mcnemar"}.
@@ -147,9 +175,11 @@ def evaluate(
         raise CapabilityError(f"{opened.path}: its domain scores this task only while it is fitted; fit again")
     recipe = _recipe_of(opened, data, features)
     recipe.merge_from_dict({"device": device} | ({} if workers is None else {"workers": workers}))
+    recipe = with_resources(recipe, resources)
     if opened.info["task"] == TASK:
         return together(lambda: evaluate_pairs(opened, recipe, split, reporter or Reporter(quiet=True)))
-    return together(lambda: _evaluate(opened, recipe, split, data or features or "", reporter or Reporter(quiet=True)))
+    source, reporter = data or features or "", reporter or Reporter(quiet=True)
+    return together(lambda: _evaluate(opened, recipe, split, source, resources, reporter))
 
 
 def domain_of(run: Run) -> Domain:
@@ -184,17 +214,15 @@ def _recipe_of(run: Run, data: str | None, features: str | None) -> Config:
     return recipe
 
 
-def _evaluate(opened: Run, recipe: Config, split: str, source: str, reporter: Reporter) -> dict[str, Any]:
+def _evaluate(opened: Run, recipe: Config, split: str, source: str, resources, reporter: Reporter) -> dict[str, Any]:
     prepared = prepared_of(recipe, reporter, None if recipe.features else domain_of(opened))
     adapter = load_adapter(opened.adapter_path, prepared.backbone).to(_device_of(prepared))
+    check_at_prediction(adapter, recipe, resources)
     _check_same_backbone(adapter, prepared, source)
     chosen = _split(prepared, split, everything=bool(source))
     chosen = _in_order_of(chosen, prepared.class_names, adapter.class_names_, str(source))
     zero_shot = fitted_zero_shot(chosen, prepared.classifier_of(adapter.class_names_))
-    seen = None
-    if (moved := on_adapted(prepared, adapter)) is not prepared:
-        seen = _split(moved, split, everything=bool(source))
-    scores = score(adapter, zero_shot, chosen, adapter.class_names_, seen)
+    scores = score_on(prepared, adapter, chosen, adapter.class_names_, zero_shot, reporter)
     return {"run": str(opened.path), "data": prepared.data.name, "split": split, **scores.metrics}
 
 

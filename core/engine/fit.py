@@ -19,7 +19,7 @@ from ..registry import build_adapter
 from ..runs.folder import Run
 from ..runs.report import write_report
 from ..training.distributed import is_main
-from .evaluate import Scores, fitted_zero_shot, harmonic_mean, on_adapted, score
+from .evaluate import Scores, fitted_zero_shot, harmonic_mean, on_adapted, score_on
 from .fit_record import info_of, log_lines, notes_of, report_input, summary_of
 from .fit_retrieval import TASK, is_retrieval
 from .forgetting import forgetting, probe_of
@@ -28,6 +28,7 @@ from .prepare_features import PreparedFeatures
 from .progress import Reporter
 from .ranks import together
 from .recipe import adapter_options, check_named, resolve, trains_towers
+from .resources import check_needs, check_resources
 from .resume import kept_checkpoints
 from .retrieval_run import fit_on_pairs
 from .source import prepared_of
@@ -113,13 +114,14 @@ def fit_adapter(
 def _resources(
     recipe, adapter: Adapter, prepared, shots: Shots, reporter: Reporter, folder
 ) -> Iterator[dict[str, Any]]:
-    """What an adapter needs besides features: the images, and a place to train."""
+    """What an adapter needs besides features, and a place to train."""
+    found = prepared.resources.collect(adapter, shots)
     if "pixels" not in adapter.needs:
-        yield {}
+        yield found
         return
     with training_lines(reporter, f"Training {adapter.name}") as tell:
         place = TrainingPlace(folder, bool(recipe.resume and folder), tell, reporter.say)
-        yield {"images": prepared.training_images(shots), "place": place}
+        yield {**found, "place": place}
 
 
 def _fit(recipe: Config, reporter: Reporter, domain: Domain | None) -> FitResult | None:
@@ -134,6 +136,7 @@ def _fit(recipe: Config, reporter: Reporter, domain: Domain | None) -> FitResult
         done = fit_on_pairs(recipe, domain, reporter)
         return None if done is None else FitResult(**done)
     planned = build_adapter(recipe.adapter.name, **adapter_options(recipe))
+    check_resources(recipe, [planned])
     wanted = views_wanted(planned)
     prepared = prepared_of(recipe, reporter, domain)
     _refuse_early(recipe, planned, prepared)
@@ -170,11 +173,10 @@ def _scored(recipe: Config, prepared, adapter: Adapter, shots: Shots, reporter: 
     with sentences on the latter."""
     zero_shot = fitted_zero_shot(shots.support, prepared.classifier)
     moved = on_adapted(prepared, adapter)
-    changed = moved is not prepared
-    scores = score(adapter, zero_shot, shots.test, prepared.class_names, moved.test if changed else None)
+    scores = score_on(prepared, adapter, shots.test, prepared.class_names, zero_shot, reporter)
     if recipe.novel:
         scores.metrics["novel"] = _novel(recipe, prepared, adapter, scores)
-    if not changed:
+    if moved is prepared:
         return scores, []
     numbers, sentence = forgetting(recipe, prepared.backbone, moved.backbone, reporter)
     scores.metrics.update(numbers)
@@ -183,6 +185,7 @@ def _scored(recipe: Config, prepared, adapter: Adapter, shots: Shots, reporter: 
 
 def _refuse_early(recipe: Config, adapter: Adapter, prepared: Prepared | PreparedFeatures) -> None:
     """Raise what can be told before anything is encoded or fitted."""
+    check_needs(recipe, adapter, has_images=prepared.backbone is not None)
     adapter.check_kind(several_labels=prepared.data.kind == "multilabel", text_encoder=prepared.backbone is not None)
     if recipe.novel and not hasattr(adapter, "for_classes"):
         raise CapabilityError(
@@ -213,9 +216,8 @@ def _novel(recipe: Config, prepared: Prepared | PreparedFeatures, adapter: Adapt
     others.classes = _left_out(recipe, prepared)
     unseen = prepared_of(others, Reporter(quiet=True), getattr(prepared, "domain", None))
     moved = adapter.for_classes(prepared.backbone, unseen.class_names)
-    seen = on_adapted(unseen, moved)
     zero_shot = fitted_zero_shot(unseen.test, unseen.classifier)
-    result = score(moved, zero_shot, unseen.test, unseen.class_names, None if seen is unseen else seen.test).metrics
+    result = score_on(unseen, moved, unseen.test, unseen.class_names, zero_shot, Reporter(quiet=True)).metrics
     for side in ("zero_shot", "adapted"):
         base = scores.metrics[side]["accuracy"]
         result[side]["harmonic_mean"] = harmonic_mean(base, result[side]["accuracy"])

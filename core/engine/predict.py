@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,18 @@ from mmengine import Config
 from ..backbones.load import load_backbone
 from ..contracts.adapter import Adapter
 from ..contracts.backbone import Backbone
-from ..contracts.domain import Domain, DomainData
+from ..contracts.domain import Domain, DomainData, Item
 from ..contracts.errors import CapabilityError, DataError
-from ..features.store import FeatureStore
+from ..contracts.features import PROJECTED
+from ..features.store import Extraction, FeatureStore
 from ..registry import load_adapter
 from ..runs.folder import Run
-from .evaluate import batched_logits, domain_of
+from .evaluate import domain_of
+from .extras import PLAIN, Extras, batches, logits_of
 from .fit_retrieval import TASK
 from .progress import Reporter
 from .recipe import data_options
+from .resources import check_at_prediction, further_specs, with_resources
 
 
 @dataclass
@@ -80,6 +83,7 @@ def predict(
     device: str = "auto",
     batch_size: int | None = None,
     workers: int | None = None,
+    resources: Mapping[str, str] | None = None,
     reporter: Reporter | None = None,
 ) -> Predictions | OwnedPredictions:
     """Classify files, or all files of folders.
@@ -91,6 +95,7 @@ def predict(
         device: "auto", "cpu", "cuda", ...
         batch_size: images at once; by default measured.
         workers: decoding threads.
+        resources: name -> path of what the adapter needs of these images ("boxes"), in place of the run's own.
 
     Raises:
         DataError: the run or all images cannot be read. CapabilityError: the run was made from a features file.
@@ -105,15 +110,16 @@ def predict(
         raise CapabilityError(
             f"{opened.path}: made from a features file, so there is no backbone to encode images with"
         )
-    recipe = Config(opened.info["recipe"])
+    recipe = with_resources(Config(opened.info["recipe"]), resources)
     domain = domain or domain_of(opened)
     if opened.info.get("owned"):
         return predict_owned(opened, domain, list(images), device)
     backbone = load_backbone(opened.info["backbone"]["spec"], device=device, image_size=recipe.image_size)
     adapter = load_adapter(opened.adapter_path, backbone).to(backbone.device)
     data = readable(domain.read_images(list(images), **data_options(recipe)))
-    rendered = domain.transforms(backbone, False, opened.info["task"])
-    logits, ids, skipped = _logits(adapter, data, backbone, rendered, recipe.get("amp"), batch_size, workers, reporter)
+    check_at_prediction(adapter, recipe, resources)
+    source = _Source(recipe, domain, opened.info["task"], data, backbone, batch_size, workers, reporter)
+    logits, ids, skipped = source.logits(adapter)
     multilabel = adapter.multilabel_
     probabilities = logits.sigmoid() if multilabel else logits.softmax(dim=1)
     return Predictions(adapter.class_names_, ids, probabilities.cpu(), multilabel, [*data.skipped, *skipped])
@@ -142,24 +148,65 @@ def readable(data: DomainData) -> DomainData:
     return data
 
 
-def _logits(adapter: Adapter, data: DomainData, backbone: Backbone, transform, amp, batch_size, workers, reporter):
-    needed = adapter.at_predict - {"features"}
-    if needed:
-        raise CapabilityError(f"adapter '{adapter.name}' needs {', '.join(sorted(needed))} at prediction")
-    reporter = reporter or Reporter(quiet=True)
-    towers = adapter.adapted(backbone)
-    with reporter.task("Encoding images") as progress:
-        found = FeatureStore(keep=towers is backbone).get_or_compute(
-            data,
-            data.items,
-            towers,
-            transform,
-            batch_size=batch_size,
-            workers=workers,
-            amp=amp,
+@dataclass
+class _Source:
+    """Images to predict, and how to look at them."""
+
+    recipe: Config
+    domain: Domain
+    task: str
+    data: DomainData
+    backbone: Backbone
+    batch_size: int | None
+    workers: int | None
+    reporter: Reporter | None
+
+    def logits(self, adapter: Adapter) -> tuple[torch.Tensor, list[str], list[tuple[str, str]]]:
+        """(N, C) logits, N ids, and what could not be read.
+
+        Raises:
+            DataError: nothing could be read.
+        """
+        reporter = self.reporter or Reporter(quiet=True)
+        towers = adapter.adapted(self.backbone)
+        with reporter.task("Encoding images") as progress:
+            found = self._encoded(self.data.items, towers, PROJECTED, progress, keep=towers is self.backbone)
+        if not len(found.features):
+            name, why = found.skipped[0]
+            raise DataError(f"no readable image among what was given; {name}: {why}")
+        features = found.features.to(self.backbone.device)
+        rows = batches(adapter, features, self._extras(adapter, towers, found.items))
+        if adapter.at_predict <= PLAIN:
+            return logits_of(adapter, rows, len(features)), list(features.ids), list(found.skipped)
+        with reporter.task(f"Predicting with {adapter.name}") as progress:
+            return logits_of(adapter, rows, len(features), progress), list(features.ids), list(found.skipped)
+
+    def _extras(self, adapter: Adapter, towers: Backbone, items: Sequence[Item]) -> Extras:
+        from ..data.detections import read_detections
+
+        boxes = self.recipe.resources.get("boxes") if "boxes" in adapter.at_predict else None
+        specs = further_specs(self.recipe) if "further_backbones" in adapter.at_predict else []
+        return Extras(
+            items=items,
+            load=self.data.load,
+            transform=self.domain.transforms(self.backbone, False, self.task),
+            encode=self._encoder(towers),
+            further=[self._encoder(load_backbone(spec, device=str(self.backbone.device))) for spec in specs],
+            boxes=read_detections(boxes, [item.id for item in items]) if boxes else None,
+        )
+
+    def _encoder(self, backbone: Backbone):
+        return lambda items, tap: self._encoded(items, backbone, tap).features
+
+    def _encoded(self, items, backbone: Backbone, tap: str, progress=None, keep: bool = True) -> Extraction:
+        return FeatureStore(keep=keep).get_or_compute(
+            self.data,
+            list(items),
+            backbone,
+            self.domain.transforms(backbone, False, self.task),
+            tap=tap,
+            batch_size=self.batch_size,
+            workers=self.workers,
+            amp=self.recipe.get("amp"),
             progress=progress,
         )
-    if not len(found.features):
-        raise DataError(f"no readable image among what was given; {found.skipped[0][0]}: {found.skipped[0][1]}")
-    features = found.features.to(backbone.device)
-    return batched_logits(adapter, features), [item.id for item in found.items], list(found.skipped)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,11 +11,11 @@ from typing import Any
 from mmengine import Config
 
 from ..backbones.load import load_backbone
-from ..contracts.adapter import Adapter
+from ..contracts.adapter import Adapter, Batch
 from ..contracts.backbone import Backbone
 from ..contracts.domain import Domain, DomainData, Item
 from ..contracts.errors import ConfigError, DataError
-from ..contracts.features import FeatureSet
+from ..contracts.features import PROJECTED, FeatureSet
 from ..contracts.images import TrainingImages
 from ..contracts.text import TextClassifier
 from ..data.identity import FileHashes
@@ -28,8 +28,10 @@ from ..prompts.descriptions import read_descriptions
 from ..prompts.templates import fill
 from ..registry import catalogue, load_domain
 from ..registry.catalogue import did_you_mean
+from .extras import Extras, batches
 from .progress import Reporter
 from .recipe import data_options, encoding_batch_size
+from .resources import Resources
 
 VAL_SHOTS = 4
 """Images a class that hyper-parameters are chosen on, at most: min(K, 4), as CoOp and its successors publish."""
@@ -52,6 +54,7 @@ class Shots:
     test: FeatureSet
     items: tuple[Item, ...] = ()
     val_items: tuple[Item, ...] = ()
+    seed: int = 0
 
 
 @dataclass
@@ -116,7 +119,7 @@ class Prepared:
         val = sample_shots(pool, min(shots, VAL_SHOTS), seed, num_classes=len(self.class_names)) if pool else []
         support = self.features(chosen, "support images", views=views, seed=seed)
         held = self.features(val, "validation images") if val else None
-        return Shots(support, held, self.test, _behind(support, chosen), _behind(held, val) if val else ())
+        return Shots(support, held, self.test, _behind(support, chosen), _behind(held, val) if val else (), seed)
 
     def training_images(self, shots: Shots) -> TrainingImages:
         """The images of a draw, for adapters that train towers."""
@@ -134,6 +137,39 @@ class Prepared:
             templates=self.templates,
             val=shots.val_items,
         )
+
+    @cached_property
+    def resources(self) -> Resources:
+        """What the recipe names besides data and backbone."""
+        return Resources(self)
+
+    def batches(self, adapter: Adapter, features: FeatureSet) -> Iterator[Batch]:
+        """Rows of this data, with all that the adapter needs to predict."""
+        return batches(adapter, features, self._extras(adapter))
+
+    def _extras(self, adapter: Adapter) -> Extras:
+        several = "further_backbones" in adapter.at_predict
+        return Extras(
+            items=self.data.items,
+            load=self.data.load,
+            transform=self.domain.transforms(self.backbone, False, self.task),
+            encode=self.encode_items,
+            further=[other.encode_items for other in self.resources.further] if several else (),
+            boxes=self.resources.boxes if "boxes" in adapter.at_predict else None,
+        )
+
+    def encode_items(self, items: Sequence[Item], tap: str) -> FeatureSet:
+        """Features of some items by this backbone."""
+        return self.features(items, f"images by {self.backbone.spec}", tap=tap)
+
+    def of_ids(self, ids: Sequence[str]) -> FeatureSet:
+        """Features of some items by their ids, in that order."""
+        by_id = {item.id: item for item in self.data.items}
+        return self.encode_items([by_id[i] for i in ids], PROJECTED)
+
+    def on_further(self, spec: str) -> Prepared:
+        """The same data on another backbone, whose features are stored as well."""
+        return replace(self, backbone=load_backbone(spec, device=str(self.backbone.device)))
 
     def on(self, backbone: Backbone) -> Prepared:
         """The same data on towers that a fit changed, whose features are not stored."""
@@ -155,7 +191,9 @@ class Prepared:
         by_id = {item.id: item for item in self.data.split("test")}
         return [by_id[i] for i in self.test.ids]
 
-    def features(self, items: Sequence[Item], title: str, views: int = 0, seed: int = 0) -> FeatureSet:
+    def features(
+        self, items: Sequence[Item], title: str, views: int = 0, seed: int = 0, tap: str = PROJECTED
+    ) -> FeatureSet:
         """Features of some items, from the store where they are there."""
         with self.reporter.task(f"Encoding {title}") as progress:
             found = self.store.get_or_compute(
@@ -163,6 +201,7 @@ class Prepared:
                 list(items),
                 self.backbone,
                 self.domain.transforms(self.backbone, False, self.task),
+                tap=tap,
                 views=views,
                 view_transform=self.domain.transforms(self.backbone, True, self.task) if views else None,
                 seed=seed,
@@ -261,8 +300,10 @@ def class_indices(class_names: Sequence[str], classes: Any) -> list[int] | None:
 
 
 def views_wanted(adapter: Adapter) -> int:
-    """How many augmented views of each support image the adapter asks for."""
-    return int(getattr(adapter, "views", 0) or 0) if "views" in adapter.needs else 0
+    """How many augmented views of each support image the adapter asks for, as projected features."""
+    if "views" not in adapter.needs or "pre_projection" in adapter.needs:
+        return 0
+    return int(getattr(adapter, "views", 0) or 0)
 
 
 def fewer_views(support: FeatureSet, views: int) -> FeatureSet:

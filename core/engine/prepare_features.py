@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from mmengine import Config
 
+from ..contracts.adapter import Adapter, Batch
 from ..contracts.domain import DomainData, Item
 from ..contracts.errors import CapabilityError, DataError
 from ..contracts.features import FeatureSet
@@ -19,8 +20,10 @@ from ..data.identity import FileHashes
 from ..data.sampling import sample_shots
 from ..data.splits import assign_splits
 from ..features.files import FeatureFile, load_features
+from .extras import Extras, batches
 from .prepare import VAL_SHOTS, Counts, Shots, class_indices
 from .progress import Reporter
+from .resources import Resources
 
 
 @dataclass
@@ -71,7 +74,43 @@ class PreparedFeatures:
         chosen = sample_shots(self.data.split("train"), shots, seed, num_classes=len(self.class_names))
         pool = self.data.split("val")
         val = sample_shots(pool, min(shots, VAL_SHOTS), seed, num_classes=len(self.class_names)) if pool else []
-        return Shots(self._rows(chosen), self._rows(val) if val else None, self.test)
+        return Shots(self._rows(chosen), self._rows(val) if val else None, self.test, seed=seed)
+
+    @cached_property
+    def resources(self) -> Resources:
+        """What the recipe names besides the features."""
+        return Resources(self)
+
+    def batches(self, adapter: Adapter, features: FeatureSet) -> Iterator[Batch]:
+        """Rows of this file, with those of further files where the adapter needs them to predict."""
+        several = "further_backbones" in adapter.at_predict
+        further = [other.encode_items for other in self.resources.further] if several else ()
+        return batches(adapter, features, Extras(self.data.items, further=further))
+
+    def encode_items(self, items: Sequence[Item], tap: str) -> FeatureSet:
+        """Rows of some items."""
+        return self._rows(items)
+
+    def of_ids(self, ids: Sequence[str]) -> FeatureSet:
+        """Rows by their ids, in that order."""
+        by_id = {item.id: item for item in self.data.items}
+        return self._rows([by_id[i] for i in ids])
+
+    def on_further(self, path: str) -> PreparedFeatures:
+        """The same rows in another file, made by another backbone.
+
+        Raises:
+            DataError: its rows or classes are others.
+        """
+        other = _restricted(load_features(path), self.recipe.classes)
+        own, names = self.file.features, self.file.classifier.class_names
+        if tuple(other.classifier.class_names) != tuple(names):
+            raise DataError(f"--resource further-backbones={path}: its classes are not those of {self.recipe.features}")
+        if other.features.labels is None or not _same_labels(other.features.labels, own.labels):
+            raise DataError(
+                f"--resource further-backbones={path}: its labels are not those of {self.recipe.features}, row by row"
+            )
+        return replace(self, file=other)
 
     @cached_property
     def test(self) -> FeatureSet:
@@ -110,6 +149,10 @@ def prepare_features(recipe: Config, reporter: Reporter) -> PreparedFeatures:
     )
     data = assign_splits(data, seed=recipe.split_seed, hashes=FileHashes())
     return PreparedFeatures(recipe, file, data, reporter)
+
+
+def _same_labels(first: torch.Tensor, second: torch.Tensor) -> bool:
+    return first.shape == second.shape and torch.equal(first.nan_to_num(-1), second.nan_to_num(-1))
 
 
 def _restricted(file: FeatureFile, classes) -> FeatureFile:

@@ -32,6 +32,7 @@ DEFAULTS: dict[str, Any] = {
     "workers": None,
     "templates": None,
     "descriptions": None,
+    "resources": {},
     "classes": None,
     "novel": False,
     "generic": None,
@@ -39,7 +40,7 @@ DEFAULTS: dict[str, Any] = {
     "resume": False,
 }
 """Every key a recipe may have. `data` also holds the domain's reading options, `adapter` the adapter's own, `adapters`
-those of each by name, for a comparison: `adapters.lora.epochs`."""
+those of each by name, for a comparison: `adapters.lora.epochs`; `resources` what some adapters need besides images."""
 
 TRAINED = ("batch_size", "amp", "workers")
 """Keys that say how images are encoded, and, for adapters that train towers, how these are trained."""
@@ -84,6 +85,7 @@ def resolve(
     for key, value in sorted(given.items(), key=_names_first):
         _put(merged, key, value)
     _check(merged)
+    merged.resources = {name: _lasting(value) for name, value in merged.resources.items()}
     return merged
 
 
@@ -204,6 +206,10 @@ def _check(recipe: Config) -> None:
     for key in ("domain", "task", "features", "backbone", "device", "descriptions", "generic", "out"):
         if recipe[key] is not None and not isinstance(recipe[key], (str, Path)):
             raise ConfigError(f"{_option(key)} {recipe[key]}: give a name or a path")
+    for name, value in recipe.resources.items():
+        listed = value if isinstance(value, (list, tuple)) else [value]
+        if not listed or not all(isinstance(part, (str, Path)) and str(part) for part in listed):
+            raise ConfigError(f"--resource {name}={value}: give a path, or backbones comma-separated")
     if not isinstance(recipe.data.get("path"), (str, Path)):
         raise ConfigError(f"--data {recipe.data.get('path')}: give a path, or 'sample'")
     _check_templates(recipe.templates)
@@ -227,6 +233,14 @@ def _check_templates(templates: Any) -> None:
 def _option(key: str) -> str:
     """How a user writes a key: as a flag where there is one."""
     return f"--{key.replace('_', '-')}" if key in FLAGS else f"--set {key}"
+
+
+def _lasting(value: Any) -> Any:
+    """Names of files as they are said from any folder; names of backbones as they are."""
+    if isinstance(value, (list, tuple)):
+        return [_lasting(part) for part in value]
+    parts = [part.strip() for part in str(value).split(",")]
+    return ",".join(str(Path(part).absolute()) if Path(part).exists() else part for part in parts)
 
 
 def _copy(value: Any) -> Any:

@@ -1,0 +1,41 @@
+"""A pool of captions without regard to their images: a text file, or whatever image-text pairs are read from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..contracts.errors import DataError
+
+PLAIN = (".txt",)
+
+
+def read_caption_pool(path: str | Path) -> tuple[str, ...]:
+    """Every distinct caption, in the order of the file.
+
+    Args:
+        path: a .txt file with one caption a line, or anything `read_pairs` reads.
+
+    Raises:
+        DataError: no such file, not readable, or without a caption.
+    """
+    path = Path(path)
+    texts = _lines(path) if path.suffix.lower() in PLAIN else _of_pairs(path)
+    pool = tuple(dict.fromkeys(text for text in (" ".join(text.split()) for text in texts) if text))
+    if not pool:
+        raise DataError(f"{path}: holds no caption; write one a line")
+    return pool
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); give a .txt with one caption a line") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: is not UTF-8 text; save it as UTF-8 with one caption a line") from None
+
+
+def _of_pairs(path: Path) -> list[str]:
+    from .pairs.reading import read_pairs
+
+    return [text for pair in read_pairs(path) for text in pair.captions]
