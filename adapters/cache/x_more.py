@@ -1,0 +1,160 @@
+"""X-MoRe: what the captions nearest to an image say, weighed against what the image says."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...core.contracts.adapter import Adapter, Batch, FitReport, require
+from ...core.contracts.errors import CapabilityError, DataError
+from ._cache import CHUNK_ELEMENTS, zero_shot_logits, zero_shot_text
+from ._nearest_texts import SEARCHES, NearestTexts
+
+LEAST = 1e-12  # a weight of 0 would be a logit of minus infinity
+
+
+@dataclass(eq=False, kw_only=True)
+class XMoRe(Adapter):
+    """Cross-Modal Retrieval Meets Inference: Improving Zero-Shot Classification with Cross-Modal Retrieval (Eom, Ho, Oh
+    and Yun, 2023, arXiv 2308.15273).
+
+    Nothing is trained and no label is looked at. An image retrieves its K nearest captions of a pool, and
+
+        score = w_img softmax(s x W^T) + w_cap mean over captions c of softmax(s c W^T),
+
+    with w = a / (mean of a) of each modality and its confidence a = 1 - H / log C, where H is the entropy of the
+    image's probabilities, or of the mean over captions. Logits are the logs of the scores, made to sum to 1: their
+    softmax is the mixture.
+
+    Where it differs from the released code: there a confidence is divided by the sum of those of all images tested so
+    far, in an order that is shuffled, so that an image's weights depend on the images before it and the first image
+    has two weights of 1. What counts is the ratio of the two weights, and over many images it tends to the ratio of
+    confidences relative to their means: the means are taken once, at the fit, over `unlabeled` images where they are
+    given, else over those of the support and val. The released code retrieves captions through the images they belong
+    to, from an index of LAION-400M; here a pool has captions only, and those nearest to the image are taken. Captions
+    are taken as they are, without the words "a_photo_of_a" before them.
+
+    The adapter's file holds the features of the whole pool, for any of them may be nearest to a new image, in float32:
+    rounded to float16, captions of nearly the same cosine change places.
+
+    Args:
+        top_k: K; all captions where the pool has fewer.
+        search: "torch", "faiss", or "auto": faiss for 100,000 captions and more on the CPU, if it is installed. It
+            changes speed only.
+
+    Resources:
+        captions: `TextPool`.
+
+    Raises:
+        ConfigError: an option is out of range.
+        CapabilityError: no captions, or no image to take means over; "faiss" is not installed.
+        DataError: captions of another width, or none in the pool.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"features", "captions"})
+    optional: ClassVar[frozenset[str]] = frozenset({"unlabeled"})
+    state: ClassVar[tuple[str, ...]] = ("text", "logit_scale", "captions", "image_confidence", "caption_confidence")
+    passing: ClassVar[frozenset[str]] = frozenset({"search"})
+
+    top_k: int = 16
+    search: str = "auto"
+
+    def __post_init__(self):
+        require(self.top_k >= 1, "top_k", self.top_k, "give 1 or more")
+        require(self.search in SEARCHES, "search", self.search, f"give one of {', '.join(SEARCHES)}")
+
+    def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
+        self.text, _ = zero_shot_text(classifier)  # a bias is the same for all classes and falls out of the softmax
+        self.logit_scale = classifier.logit_scale
+        self.captions = _unit_captions(resources["captions"], support)
+        images, words = _images(support, val, unlabeled)
+        image, caption = self._log_probabilities(images)
+        self.image_confidence = float(confidence(image).mean())
+        self.caption_confidence = float(confidence(caption).mean())
+        notes = [
+            f"each image retrieves {min(self.top_k, len(self.captions))} of {len(self.captions)} captions",
+            f"mean confidence over {words}: {self.image_confidence:.3f} of images, "
+            f"{self.caption_confidence:.3f} of their captions",
+        ]
+        return FitReport(self.name, {"top_k": self.top_k}, "published settings", notes=notes)
+
+    def _log_probabilities(self, unit: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C) of the images, and (B, C) of the mean over each image's captions."""
+        image = zero_shot_logits(unit, self.text, self.logit_scale, 0.0).log_softmax(dim=-1)
+        nearest = self._nearest_texts()
+        rows = max(1, CHUNK_ELEMENTS // (self.top_k * max(self.text.shape)))
+        return image, torch.cat([self._said_by(nearest(block, self.top_k)) for block in unit.split(rows)])
+
+    def _nearest_texts(self) -> NearestTexts:
+        """Kept as long as the pool is the same: to index a large one takes seconds."""
+        kept = getattr(self, "_kept", None)
+        if kept is None or kept.pool is not self.captions:
+            self._kept = kept = NearestTexts(self.captions, self.search)
+        return kept
+
+    def _said_by(self, places: Tensor) -> Tensor:
+        """(B, K) captions -> (B, C) log of their mean probabilities; a caption met often is classified once."""
+        distinct, place = places.unique(return_inverse=True)
+        said = zero_shot_logits(self.captions[distinct], self.text, self.logit_scale, 0.0).softmax(dim=-1)
+        mean = F.embedding_bag(place, said, mode="mean")  # (B, C): no (B, K, C) is made
+        return mean.clamp(min=torch.finfo(mean.dtype).tiny).log()
+
+    def _logits(self, batch: Batch) -> Tensor:
+        image, caption = self._log_probabilities(batch.unit)
+        return mixture(
+            image,
+            caption,
+            confidence(image) / max(self.image_confidence, LEAST),
+            confidence(caption) / max(self.caption_confidence, LEAST),
+        )
+
+    def _check_support(self, support, classifier, backbone, unlabeled) -> None:
+        """No label is needed, so a support without any passes."""
+        if support.labels is not None and len(support):
+            super()._check_support(support, classifier, backbone, unlabeled)
+        elif support.dim != classifier.weights.shape[1]:
+            raise CapabilityError(
+                f"image features are {support.dim} wide, text features {classifier.weights.shape[1]}; "
+                "both must come from one backbone"
+            )
+        self.multilabel_ = False
+
+
+def confidence(log_probabilities: Tensor) -> Tensor:
+    """(..,) 1 - entropy / log C of (.., C) log probabilities: 1 where one class has all, 0 where all have as much."""
+    entropy = -(log_probabilities.exp() * log_probabilities).sum(dim=-1)
+    return 1 - entropy / math.log(max(2, log_probabilities.shape[-1]))
+
+
+def mixture(image: Tensor, caption: Tensor, image_weight: Tensor, caption_weight: Tensor) -> Tensor:
+    """(B, C) log of the weighted mean of two (B, C) log probabilities, of (B,) weights that need not sum to 1."""
+    weights = torch.stack([image_weight, caption_weight]).clamp(min=LEAST).log()  # (2, B)
+    weights = weights.log_softmax(dim=0)[..., None]
+    return torch.logaddexp(weights[0] + image, weights[1] + caption)
+
+
+def _unit_captions(pool, support) -> Tensor:
+    if not len(pool):
+        raise DataError("captions: there are none in the pool; give a file with at least one")
+    if pool.features.shape[1] != support.dim:
+        raise DataError(
+            f"captions: features are {pool.features.shape[1]} wide, those of the images {support.dim}; "
+            "both must come from one backbone"
+        )
+    return F.normalize(pool.features.to(support.features.device).float(), dim=-1)
+
+
+def _images(support, val, unlabeled) -> tuple[Tensor, str]:
+    """(M, D) unit features to take mean confidences over, and which they are."""
+    if unlabeled is not None and len(unlabeled):
+        return unlabeled.unit, f"{len(unlabeled)} unlabelled images"
+    parts = [part.unit for part in (support, val) if part is not None]
+    images = torch.cat(parts)
+    if not len(images):
+        raise CapabilityError("adapter 'x-more' takes mean confidences over images, and there are none; give some")
+    return images, f"{len(images)} images of support{' and val' if len(parts) == 2 else ''}"
