@@ -94,6 +94,7 @@ class FitReport:
         val_score: the score reached there (accuracy, or macro AUROC with several labels), or None.
         history: one dict a training epoch (epoch, loss, lr, ...); empty where nothing is trained.
         notes: sentences a user should read.
+        trained_parameters: how many numbers were learned by gradient descent; 0 where nothing is trained.
     """
 
     adapter: str
@@ -102,6 +103,7 @@ class FitReport:
     val_score: float | None = None
     history: list[dict[str, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    trained_parameters: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -55,23 +55,24 @@ class Comparison:
 
     def summary(self) -> list[dict[str, Any]]:
         """One dict an adapter, shots and data set: mean and population standard deviation of the deciding metric over
-        seeds. `data` is "" where there is one set."""
+        seeds, and the mean seconds of a fit. `data` is "" where there is one set."""
         metric = deciding_metric(self.rows)
-        groups: dict[tuple[str, int, str], list[float]] = {}
+        groups: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
         for row in self.rows:
             if row[metric] is not None:
-                groups.setdefault((row["adapter"], row["shots"], row.get("data", "")), []).append(row[metric])
+                groups.setdefault((row["adapter"], row["shots"], row.get("data", "")), []).append(row)
         return [
             {
-                "adapter": a,
-                "shots": k,
+                "adapter": adapter,
+                "shots": shots,
                 "data": data,
                 "metric": metric,
-                "mean": statistics.fmean(v),
-                "std": statistics.pstdev(v),
-                "seeds": len(v),
+                "mean": statistics.fmean(row[metric] for row in rows),
+                "std": statistics.pstdev(row[metric] for row in rows),
+                "seeds": len(rows),
+                "seconds": statistics.fmean(row["seconds"] for row in rows),
             }
-            for (a, k, data), v in groups.items()
+            for (adapter, shots, data), rows in groups.items()
         ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -101,14 +102,16 @@ def compare_on_pairs(
             if own.adapter.name != name:
                 own.adapter = {"name": name}
             for seed in seeds:
+                started = time.perf_counter()
                 try:
                     check_retrieval(own, to_fit=False)
                     _, _, towers = train_on_pairs(own, data, backbone, seed, Reporter(quiet=True), None)
                 except VladaptError as error:
                     refused[name] = str(error)
                     break
+                seconds = round(time.perf_counter() - started, 3)
                 found = before_and_after(None, scored(towers, data, "test", own))["adapted"]
-                rows.append({"adapter": name, "shots": count, "seed": seed, "accuracy": None, **found})
+                rows.append({"adapter": name, "shots": count, "seed": seed, "accuracy": None, **found, "seconds": seconds})
                 progress(len(rows), len(names) * len(seeds))
     if not rows:
         raise DataError(f"no adapter could be fitted: {next(iter(refused.values()))}")

@@ -108,9 +108,12 @@ def comparison_cells(summary: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     }
     several, same = len(order) > 1, len({k for _, k in columns}) == 1
     names = [data if several and same else f"{data} {_shots(k)}".strip() for data, k in columns]
-    header = ["adapter", *names]
-    adapters = dict.fromkeys(row["adapter"] for row in summary)
-    return [header, *([name, *(cells.get((name, data, k), "–") for data, k in columns)] for name in adapters)]
+    adapters: dict[str, list[float]] = {}
+    for row in summary:
+        adapters.setdefault(row["adapter"], []).append(row["seconds"])
+    header = ["adapter", *names, "seconds a fit"]
+    rows = [[name, *(cells.get((name, data, k), "–") for data, k in columns)] for name in adapters]
+    return [header, *([*row, _seconds(adapters[row[0]])] for row in rows)]
 
 
 def predictions_table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -141,6 +144,11 @@ def findings_table(findings: Sequence) -> Table:
 
 def _shots(count: int) -> str:
     return f"{count} shot{'s' * (count != 1)}"
+
+
+def _seconds(of_fits: Sequence[float]) -> str:
+    mean = sum(of_fits) / len(of_fits)
+    return f"{mean:.2f}" if mean < 10 else f"{mean:.0f}"
 
 
 def _value(value: Any) -> str:
