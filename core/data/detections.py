@@ -134,7 +134,8 @@ def match_images(path: Path, listed: Sequence[str], ids: Sequence[str]) -> dict[
 
     Tried in this order: the whole name, the file's name, its stem, and the number that a stem is ("000000000139" for
     139). An item found by one is not sought by the next. Folders before an equal file name or stem must agree as far as
-    both have them; where they do not, the name counts if the file lists no other image of that name.
+    both have them, and the item that shares the most of them is meant; where they do not agree, the name counts if the
+    file lists no other image of that name.
 
     Args:
         path: the file, for messages.
@@ -145,31 +146,37 @@ def match_images(path: Path, listed: Sequence[str], ids: Sequence[str]) -> dict[
         DataError: a name fits several items, several names fit one, or none fits.
     """
     matched: dict[str, str] = {}
-    free = list(dict.fromkeys(ids))
+    names, free = list(dict.fromkeys(listed)), list(dict.fromkeys(ids))
     for key in (_plain, _file_name, _stem, _number):
-        left = [name for name in dict.fromkeys(listed) if name not in matched]
+        alike = Counter(map(key, names))
+        left = [(name, alike[key(name)] == 1) for name in names if name not in matched]
         found = _match_by(path, key, left, free)
         matched.update(found)
         taken = set(found.values())
         free = [id_ for id_ in free if id_ not in taken]
     if not matched:
-        first = ", ".join(repr(names[0]) for names in (listed, ids) if names)
-        raise DataError(f"{path}: none of its {len(listed)} images is in the data ({first}); name files as there")
+        first = ", ".join(repr(some[0]) for some in (names, ids) if some)
+        raise DataError(f"{path}: none of its {len(names)} images is in the data ({first}); name files as there")
     return matched
 
 
-def _match_by(path: Path, key: Callable[[str], Hashable], listed: Sequence[str], ids: Sequence[str]) -> dict[str, str]:
-    """Name -> id of those with the same key."""
+def _match_by(
+    path: Path, key: Callable[[str], Hashable], names: Sequence[tuple[str, bool]], ids: Sequence[str]
+) -> dict[str, str]:
+    """Name -> id of those with the same key; a name comes with whether its key is its own among all that are listed."""
     by_key: dict[Hashable, list[str]] = defaultdict(list)
     for id_ in ids:
         by_key[key(id_)].append(id_)
-    times = Counter(map(key, listed))
     matched: dict[str, str] = {}
     owner: dict[str, str] = {}
-    for name in listed:
+    for name, own in names:
         fitting = [] if key(name) is None else by_key.get(key(name), [])
-        agreeing = [id_ for id_ in fitting if _folders_agree(name, id_)]
-        fitting = agreeing or (fitting if times[key(name)] == 1 else [])
+        shared = [_shared_folders(name, id_) for id_ in fitting]
+        if any(count is not None for count in shared):
+            most = max(count for count in shared if count is not None)
+            fitting = [id_ for id_, count in zip(fitting, shared, strict=True) if count == most]
+        elif not own:
+            fitting = []
         if len(fitting) > 1:
             raise DataError(f"{path}: image '{name}' may be '{fitting[0]}' or '{fitting[1]}'; write the folder too")
         for id_ in fitting:
@@ -198,7 +205,8 @@ def _number(name: str) -> int | None:
     return int(stem) if stem is not None and stem.isascii() and stem.isdigit() else None
 
 
-def _folders_agree(one: str, other: str) -> bool:
-    """Whether the folders before two file names are the same as far as both have some."""
-    pairs = zip(reversed(PurePosixPath(_plain(one)).parts[:-1]), reversed(PurePosixPath(_plain(other)).parts[:-1]))
-    return all(a == b for a, b in pairs)
+def _shared_folders(one: str, other: str) -> int | None:
+    """How many folders before two file names are the same, as far as both have some; None where one of them differs."""
+    folders, others = (PurePosixPath(_plain(name)).parts[-2::-1] for name in (one, other))  # the nearest first
+    count = min(len(folders), len(others))
+    return count if folders[:count] == others[:count] else None
