@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vladapt import CapabilityError
+from vladapt import CapabilityError, build_loss
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.registry import catalogue
+from vladapt.core.training.dims import dims_of
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.train import Task, train
 
@@ -29,13 +30,24 @@ def trained(spec, source, folder, name, micro=None):
     backbone = load_backbone(spec, device="cpu")
     before = {key: value.clone() for key, value in backbone.model.state_dict().items()}
     prompts = [[f"a {colour} area"] for colour in ("red", "green", "blue", "yellow")]
-    teacher = load_backbone(spec, device="cpu") if name == "distill" else None
+    built = build_loss(name, dims_of(backbone, len(source), prompts, None), **NARROW.get(name, {}))
+    teacher = another(spec) if built.teacher == "frozen" else None
     task = Task(source, {name: 1.0}, {name: NARROW.get(name, {})}, class_prompts=prompts, teacher=teacher)
     settings = TrainingSettings(
         epochs=1, batch_size=8, micro_batch_size=micro, lr=1e-4, optimizer="sgd", warmup=0, crop_scale=(0.9, 1.0)
     )
     done = train(backbone, task, settings, folder)
     return before, backbone.model.state_dict(), done
+
+
+def another(spec):
+    """A teacher that differs from the student a little."""
+    teacher = load_backbone(spec, device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in teacher.model.parameters():
+            parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+    return teacher
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in NOT_OF_PAIRS])
