@@ -1,0 +1,219 @@
+"""NMTune: a small residual network on frozen features, kept near them and shaped by their singular values."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...core.contracts.adapter import Adapter, Batch, FitReport, require
+from ...core.contracts.features import FeatureSet
+from ...core.training.minibatches import minibatches
+
+
+@dataclass(eq=False, kw_only=True)
+class NMTune(Adapter):
+    """Understanding and Mitigating the Label Noise in Pre-training on Downstream Tasks (Chen et al., 2024,
+    arXiv 2309.17002).
+
+    z = s MLP(f) + f, with f the frozen feature as the tower gives it, MLP = linear (D to `ratio` D), batch
+    normalisation, ReLU, linear (back to D), and s a learned factor a channel that starts at 1; logits = a linear head
+    on z, which is not made unit. Each step sees two augmented views of B images, 2 B rows, and minimises
+
+    * the cross-entropy of all rows,
+    * `mse_weight` times the mean squared difference of unit z of one view and unit f of the other (mean over B D),
+    * `cov_weight` times the sum of squared covariances of different channels of z (unbiased, over 2 B rows) over D,
+    * minus `svd_weight` times the mean share of the largest singular values of z, not centred, in the sum of all.
+
+    AdamW with a cosine over all steps; the model of the last step is kept, nothing is chosen. The text tower has no
+    part in it.
+
+    Where it differs from the released code: there an epoch draws two new crops of each image (scale 0.8 to 1); here
+    epoch e takes views 2e and 2e + 1, modulo their number. Without views an image stands for both, and is one row: the
+    same one twice would change no term but for the one that unbiased covariances subtract from the number of rows. An
+    image left over alone joins the batch before it. Defaults are those of the published commands, which differ from
+    those of the released argument parser. The code overwrites z by its centred rows after the singular values are
+    taken; here each term takes what it names. Only singular values are differentiated, which equal ones do not upset.
+
+    Args:
+        ratio: width of the hidden layer, in widths of the features.
+        mse_weight, cov_weight, svd_weight: of the three terms.
+        singular_values: how many of the largest count.
+        lr: peak learning rate.
+        weight_decay: of AdamW, on all parameters.
+        epochs: passes over the support.
+        batch_size: images of a step, which makes twice as many rows.
+        views: augmented views of each image to draw pairs from, where the support has them; 0 for the image itself.
+
+    Resources:
+        batch_order: (epochs, N) int64, the order of images in each epoch instead of a seeded shuffle.
+
+    Raises:
+        ConfigError: an option out of range.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
+    state: ClassVar[tuple[str, ...]] = ("hidden", "hidden_bias", "out", "out_bias", "head", "head_bias")
+
+    ratio: int = 4
+    mse_weight: float = 1.0
+    cov_weight: float = 0.04
+    svd_weight: float = 0.001
+    singular_values: int = 5
+    lr: float = 1e-3
+    weight_decay: float = 1e-4
+    epochs: int = 30
+    batch_size: int = 64
+    views: int = 10
+
+    def __post_init__(self):
+        for name in ("ratio", "singular_values", "epochs", "batch_size"):
+            value = getattr(self, name)
+            require(isinstance(value, int) and value >= 1, name, value, "give a whole number, 1 or more")
+        for name in ("mse_weight", "cov_weight", "svd_weight", "weight_decay"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "give 0 or more")
+        require(self.lr > 0, "lr", self.lr, "give a positive rate")
+        require(self.views >= 0, "views", self.views, "give 0 or more")
+
+    def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
+        generator = torch.Generator().manual_seed(seed)
+        model = _Tuned(support.dim, self.ratio * support.dim, len(classifier), generator, support.features.device)
+        history = self._train(model, support, resources.get("batch_order"), seed)
+        self._remember(model)
+        return FitReport(self.name, history=history, notes=self._notes(support))
+
+    def _train(self, model: _Tuned, support: FeatureSet, order: Tensor | None, seed: int) -> list[dict[str, float]]:
+        parameters = list(model.parameters.values())
+        device = support.features.device
+        fused = device.type in ("cpu", "cuda")
+        optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
+        steps = self.epochs * len(_batches(len(support), self.batch_size, 0, seed, order))
+        cosine = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (1 + math.cos(math.pi * step / steps)) / 2)
+        history = []
+        for epoch in range(self.epochs):
+            lr, losses = optimizer.param_groups[0]["lr"], []
+            views = self._pair(support, epoch)  # (N, D) once or twice
+            for index in _batches(len(support), self.batch_size, epoch, seed, order):
+                index = index.to(device)
+                loss = self._loss(model, [view[index] for view in views], support.labels[index])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                cosine.step()
+                losses.append(loss.detach())
+            history.append({"epoch": epoch + 1, "loss": float(torch.stack(losses).mean()), "lr": lr})
+        return history
+
+    def _loss(self, model: _Tuned, views: list[Tensor], labels: Tensor) -> Tensor:
+        """Of B images, from raw features (B, D) of two views of each, or of one that stands for both."""
+        views = views * 2 if len(views) == len(labels) == 1 else views  # a row alone has no variance
+        tuned = model.tune(torch.cat(views))  # (R, D)
+        loss = F.cross_entropy(model.classify(tuned), labels.repeat(len(views)))
+        loss = loss + self.mse_weight * consistency(tuned[-len(labels) :], views[0])
+        loss = loss + self.cov_weight * off_diagonal_covariance(tuned)
+        return loss - self.svd_weight * dominance(tuned, self.singular_values)
+
+    def _pair(self, support: FeatureSet, epoch: int) -> list[Tensor]:
+        """Features of the two views of an epoch, as the tower gives them, or of the images."""
+        if not self.views or support.views is None:
+            return [support.features]
+        number = min(self.views, support.views.shape[1])
+        return [support.views[:, (2 * epoch + i) % number].float() for i in (0, 1)]
+
+    def _remember(self, model: _Tuned) -> None:
+        """The tuned network with its batch normalisation and channel factors written into the linear layers."""
+        with torch.no_grad():
+            p = model.parameters
+            gain = p["gain"] * torch.rsqrt(model.variance + _Tuned.EPS)
+            self.hidden = gain[:, None] * p["hidden"]
+            self.hidden_bias = gain * (p["hidden_bias"] - model.mean) + p["shift"]
+            self.out, self.out_bias = p["scale"][:, None] * p["out"], p["scale"] * p["out_bias"]
+            self.head, self.head_bias = p["head"].detach(), p["head_bias"].detach()
+
+    def _logits(self, batch: Batch) -> Tensor:
+        features = batch.features.float()
+        hidden = F.relu(F.linear(features, self.hidden, self.hidden_bias))
+        return F.linear(F.linear(hidden, self.out, self.out_bias) + features, self.head, self.head_bias)
+
+    def _notes(self, support: FeatureSet) -> list[str]:
+        notes = []
+        if not self.views or support.views is None:
+            notes.append("no augmented views: each image is both of its views")
+        if not support.raw_norms:
+            notes.append("the features' norms are gone: fitted on unit features, the published method takes raw ones")
+        return notes
+
+
+def consistency(tuned: Tensor, features: Tensor) -> Tensor:
+    """Mean squared difference of (B, D) tuned and original features, rows of both made unit."""
+    return F.mse_loss(F.normalize(tuned, dim=-1), F.normalize(features, dim=-1))
+
+
+def off_diagonal_covariance(tuned: Tensor) -> Tensor:
+    """Sum of squared unbiased covariances of different channels of (R, D) rows, over D."""
+    centered = tuned - tuned.mean(dim=0)
+    rows, width = tuned.shape
+    gram = centered @ centered.T if rows < width else centered.T @ centered  # both have the squares of the covariances
+    variances = centered.square().sum(dim=0)
+    return (gram.square().sum() - variances.square().sum()) / (rows - 1) ** 2 / width
+
+
+def dominance(tuned: Tensor, count: int) -> Tensor:
+    """Mean of the `count` largest singular values of (R, D) rows, each as its share of the sum of all."""
+    values = torch.linalg.svdvals(tuned)
+    return (values / values.sum())[:count].mean()
+
+
+class _Tuned:
+    """The residual network and its head, with running statistics for the batch normalisation.
+
+    Args:
+        width: D.
+        hidden: of the inner layer.
+        num_classes: C.
+        generator: of the first weights, on the CPU.
+    """
+
+    EPS = 1e-5
+    MOMENTUM = 0.1
+
+    def __init__(self, width: int, hidden: int, num_classes: int, generator: torch.Generator, device):
+        def uniform(bound: float, *shape: int) -> Tensor:
+            return bound * (2 * torch.rand(*shape, generator=generator) - 1)
+
+        first = {
+            "hidden": uniform(width**-0.5, hidden, width),
+            "hidden_bias": uniform(width**-0.5, hidden),
+            "gain": torch.ones(hidden),
+            "shift": torch.zeros(hidden),
+            "out": uniform(hidden**-0.5, width, hidden),
+            "out_bias": uniform(hidden**-0.5, width),
+            "scale": torch.ones(width),
+            "head": uniform((6 / width) ** 0.5, num_classes, width),  # kaiming_uniform
+            "head_bias": torch.zeros(num_classes),
+        }
+        self.parameters = {name: value.to(device).requires_grad_() for name, value in first.items()}
+        self.mean, self.variance = torch.zeros(hidden, device=device), torch.ones(hidden, device=device)
+
+    def tune(self, features: Tensor) -> Tensor:
+        """(R, D) -> (R, D), R at least 2; the running statistics move."""
+        p = self.parameters
+        inner = F.linear(features, p["hidden"], p["hidden_bias"])  # (R, hidden)
+        inner = F.batch_norm(inner, self.mean, self.variance, p["gain"], p["shift"], True, self.MOMENTUM, self.EPS)
+        return p["scale"] * F.linear(F.relu(inner), p["out"], p["out_bias"]) + features
+
+    def classify(self, tuned: Tensor) -> Tensor:
+        """(R, D) -> (R, C) logits."""
+        return F.linear(tuned, self.parameters["head"], self.parameters["head_bias"])
+
+
+def _batches(size: int, batch_size: int, epoch: int, seed: int, order: Tensor | None) -> list[Tensor]:
+    """Of an epoch; an image left over alone joins the batch before, for its own rows would have no variance."""
+    batches = minibatches(size, batch_size, epoch, seed, order=order)
+    if len(batches) > 1 and len(batches[-1]) == 1 < batch_size:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
