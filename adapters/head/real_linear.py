@@ -1,0 +1,199 @@
+"""REAL: class names replaced by their most frequent synonyms, and a linear head trained on few found images a class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ...core.contracts.adapter import Adapter, Batch, FitReport, require
+from ...core.contracts.errors import DataError
+from ...core.contracts.features import FeatureSet
+from ...core.contracts.resources import TextPool
+from ...core.data.found_images import found_images
+from ...core.losses.cross_entropy import CrossEntropy
+from ...core.training.minibatches import minibatches
+from ...core.training.schedules import dassl_learning_rates, set_learning_rate
+from ._class_texts import ClassTexts, checked_synonyms, spoken_of, texts_of, texts_of_synonyms
+from ._retrieved import most_alike
+
+ASSUMED_IMAGES = 100  # a class, in the published number of iterations
+PASSES, LONGEST = 10, 32_000
+PUBLISHED_BATCH = 32
+TAIL = 0.2  # share of classes, the rarest, that are reported apart
+
+
+@dataclass(eq=False, kw_only=True)
+class RealLinear(Adapter):
+    """The Neglected Tails in Vision-Language Models (Parashar, Lin, Liu, Dong, Li, Ramanan, Caverlee and Kong, 2024,
+    arXiv 2401.12425): REAL-Prompt and REAL-Linear.
+
+    REAL-Prompt: where synonyms and a text tower are given, the zero-shot weights W are those of each class's most
+    frequent synonym in the templates. REAL-Linear: a head without bias starts at W and learns, with logits s x W^T and
+    cross-entropy, from batches of 32 images and 32 prompts together; AdamW, a linear warm-up from 1e-5, a cosine. The
+    head that predicts is half the trained one and half W.
+
+    The images are those of the support folder: of each class the 100 whose captions are most like its texts (mean of
+    the cosines to the classifiers of all its synonyms), none of them below 0. Without captions of the images, the
+    images' own features are ranked. Without a folder the shots are the images, all of them.
+
+    Where it differs from the released code: the number of iterations is the published min(32000, 100 C 10 / 32) also
+    where classes have other than 100 images; the logit scale is the model's, which for CLIP is the published 100;
+    fewer images or prompts than a batch are taken whole, where the released code finds no batch. Nothing is chosen on
+    val; with synonyms its accuracy on the fifth of the classes that are rarest is noted, as the paper reports it.
+
+    Args:
+        per_class: images a class that the folder gives at most; None for all with a similarity of 0 or more.
+        use_shots: whether the shots are learned from beside the folder's images.
+        iterations: steps; None for the published number.
+        batch_size: images, and prompts, a step.
+        lr: peak rate of AdamW.
+        weight_decay: AdamW's.
+        warmup: steps of the warm-up, which the cosine follows.
+        trained_share: weight of the trained head in the one that predicts; 0 is REAL-Prompt.
+
+    Resources:
+        support_folder: `FeatureSet` of labelled images, optional.
+        support_captions: `TextPool`, a caption each of them, optional.
+        synonyms: C tuples of (name, count), optional; needs a backbone with a text tower.
+        templates: texts with `{}` for the synonyms; "a photo of a {}." where there are none.
+
+    Raises:
+        ConfigError: an option is out of range.
+        CapabilityError: synonyms without a backbone.
+        DataError: folder, captions or synonyms do not fit the classes, or no image is like its class.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"features"})
+    optional: ClassVar[frozenset[str]] = frozenset({"support_folder", "synonyms", "text_encoder"})
+    state: ClassVar[tuple[str, ...]] = ("weights", "logit_scale", "logit_bias")
+
+    per_class: int | None = 100
+    use_shots: bool = False
+    iterations: int | None = None
+    batch_size: int = PUBLISHED_BATCH
+    lr: float = 1e-4
+    weight_decay: float = 0.01
+    warmup: int = 50
+    trained_share: float = 0.5
+
+    def __post_init__(self):
+        require(self.per_class is None or self.per_class >= 1, "per_class", self.per_class, "give 1 or more, or None")
+        require(self.iterations is None or self.iterations >= 1, "iterations", self.iterations, "give 1 or more")
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "give 1 or more")
+        require(self.lr > 0, "lr", self.lr, "give a number above 0")
+        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "give 0 or more")
+        require(self.warmup >= 0, "warmup", self.warmup, "give 0 or more")
+        require(0 <= self.trained_share <= 1, "trained_share", self.trained_share, "give 0 to 1")
+
+    def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
+        self.logit_scale, self.logit_bias = classifier.logit_scale, classifier.logit_bias
+        synonyms = checked_synonyms(resources.get("synonyms"), classifier, backbone)
+        if synonyms is None:
+            texts = texts_of(classifier)
+        else:
+            texts = texts_of_synonyms(synonyms, backbone, resources.get("templates"), support.features.device)
+        images, labels, notes = self._images(support, classifier, resources, texts)
+        iterations = self.iterations or min(LONGEST, ASSUMED_IMAGES * len(classifier) * PASSES // PUBLISHED_BATCH)
+        head, history = self._train(texts, images, labels, iterations, seed)
+        self.weights = self.trained_share * head + (1 - self.trained_share) * texts.zero_shot  # (C, D)
+        if synonyms is not None:
+            notes += [spoken_of(synonyms), *self._tail_note(synonyms, val)]
+        chosen = {"iterations": iterations, "images": len(images), "prompts": len(texts.prompts)}
+        return FitReport(
+            self.name, chosen, "published settings", history=history, notes=notes, trained_parameters=head.numel()
+        )
+
+    def _images(
+        self, support: FeatureSet, classifier, resources, texts: ClassTexts
+    ) -> tuple[Tensor, Tensor, list[str]]:
+        """(M, D) unit features and (M,) labels to learn from, and what they are in words."""
+        found = found_images(resources, support, classifier)
+        if found is None:
+            note = f"the {len(support)} shots take the place of retrieved images; no support folder was given"
+            return support.unit, support.labels, [note]
+        words, by = _words_of(found, resources.get("support_captions"))
+        similarity = (words * texts.ranking[found.labels]).sum(dim=-1)  # (N,)
+        kept = found.select(most_alike(similarity, found.labels, self.per_class))
+        if not len(kept):
+            raise DataError(f"support folder: by {by} no image is like its class; check that folders are classes")
+        notes = [f"{len(kept)} of {len(found)} images of the support folder, ranked by {by}"]
+        if not self.use_shots:
+            return kept.unit, kept.labels, notes
+        notes.append(f"and the {len(support)} shots")
+        return torch.cat([kept.unit, support.unit]), torch.cat([kept.labels, support.labels]), notes
+
+    def _train(self, texts: ClassTexts, images, labels, iterations: int, seed: int) -> tuple[Tensor, list[dict]]:
+        """The (C, D) head after the last step, and the history in ten parts."""
+        head = texts.zero_shot.clone().requires_grad_()
+        optimizer = torch.optim.AdamW([head], lr=self.lr, weight_decay=self.weight_decay)
+        of_images = _endless(len(images), self.batch_size, 2 * seed)
+        of_prompts = _endless(len(texts.prompts), self.batch_size, 2 * seed + 1)
+        loss_of, losses, history = CrossEntropy(), [], []
+        parts = {iterations * part // PASSES for part in range(1, PASSES + 1)}
+        for step, lr in enumerate(self._rates(iterations), start=1):
+            image, prompt = next(of_images).to(head.device), next(of_prompts).to(head.device)
+            features = torch.cat([images[image], texts.prompts[prompt]])  # (2B, D)
+            targets = torch.cat([labels[image], texts.classes[prompt]])
+            loss = loss_of({"logits": self.logit_scale * features @ head.T, "labels": targets})["loss"]
+            set_learning_rate(optimizer, lr)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.detach())
+            if step in parts:
+                history.append({"epoch": len(history), "loss": float(torch.stack(losses).mean()), "lr": lr})
+                losses = []
+        return head.detach(), history
+
+    def _rates(self, iterations: int) -> list[float]:
+        """The rate of each step. The warm-up of a peak of 5e-5 or less starts lower, as published."""
+        kind = "linear" if self.warmup else None
+        start = 1e-5 if self.lr > 5e-5 else 5e-6
+        return dassl_learning_rates(self.lr, iterations, warmup=kind, warmup_epochs=self.warmup, warmup_lr=start)
+
+    def _tail_note(self, synonyms, val: FeatureSet | None) -> list[str]:
+        """Accuracy on val of the rarest fifth of the classes, and of the others."""
+        if val is None or val.labels is None or not len(val):
+            return []
+        often = torch.tensor([sum(count for _, count in names) for names in synonyms])
+        rare = torch.zeros(len(often), dtype=torch.bool)
+        rare[often.argsort(stable=True)[: max(1, round(TAIL * len(often)))]] = True
+        right = (self._scores(val.unit).argmax(dim=-1) == val.labels).double().cpu()
+        of_rare = rare[val.labels.cpu()]
+        if of_rare.all() or not of_rare.any():
+            return []
+        return [
+            f"accuracy on val: {100 * float(right[of_rare].mean()):.1f} of the {int(rare.sum())} rarest classes, "
+            f"{100 * float(right[~of_rare].mean()):.1f} of the others"
+        ]
+
+    def _scores(self, unit: Tensor) -> Tensor:
+        return self.logit_scale * unit @ self.weights.T + (self.logit_bias or 0.0)
+
+    def _logits(self, batch: Batch) -> Tensor:
+        return self._scores(batch.unit)
+
+
+def _words_of(found: FeatureSet, captions: TextPool | None) -> tuple[Tensor, str]:
+    """(N, D) unit features that images are ranked by, and what they are."""
+    if captions is None:
+        return found.unit, "their own features, for want of captions"
+    if len(captions) != len(found) or captions.features.shape[1] != found.dim:
+        raise DataError(
+            f"support captions: {len(captions)} of width {captions.features.shape[1]} for {len(found)} images "
+            f"of width {found.dim}; give one caption an image"
+        )
+    features = captions.features.to(found.features.device).float()
+    return torch.nn.functional.normalize(features, dim=-1), "their captions"
+
+
+def _endless(size: int, batch_size: int, seed: int) -> Iterator[Tensor]:
+    """Batches of shuffled passes over `size` samples, an incomplete last one of a pass left out."""
+    epoch = 0
+    while True:
+        yield from minibatches(size, batch_size, epoch, seed, drop_last=True)
+        epoch += 1
