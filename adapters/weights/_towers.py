@@ -134,8 +134,8 @@ class TowerAdapter(Adapter):
         """The prompts of each class, and the templates that name other classes alike."""
         return [self._some(texts) for texts in images.prompts], list(images.templates)
 
-    def _completed(self, task: Task, base: Backbone) -> Task:
-        """The task with what the method's own losses need beyond it."""
+    def _completed(self, task: Task, base: Backbone, images: TrainingImages | None) -> Task:
+        """The task with what the method's own losses need beyond it; on pairs there are no `images`."""
         return task
 
     def _learned(self, trained: Backbone, base: Backbone) -> dict[str, Tensor]:
@@ -173,9 +173,11 @@ class TowerAdapter(Adapter):
         task = Task(
             source=source,
             losses=losses_of(self.loss, "clip"),
+            loss_options=self.loss_options or {},
             view=view_of(view or backbone.preprocess(True), self.crop_scale, self.own_crop),
             identity={"pairs": _digest([source.name(row) for row in range(len(source))])},
         )
+        task = self._completed(task, backbone, None)
         report = self._train(task, self.epochs or self.own_epochs, backbone, validate, place, seed)
         self.weights = self.negative = None
         self.templates = []
@@ -220,6 +222,7 @@ class TowerAdapter(Adapter):
         task = Task(
             source=LabelledSource(images.items, Remembered(images.load), prompts),
             losses=losses_of(self.loss, "binary-cross-entropy" if self.multilabel_ else self.own_loss),
+            loss_options=self.loss_options or {},
             class_prompts=prompts,
             negative_prompts=negative,
             view=view_of(images.train_transform, self.crop_scale, self.own_crop),
@@ -234,6 +237,7 @@ class TowerAdapter(Adapter):
             steps=len(GlobalBatches(len(images.items), self.batch_size, seed)),
             shots=max(1, int(support.one_hot().sum(dim=0).max())),
         )
+        task = self._completed(task, backbone, images)
         report = self._train(task, epochs, backbone, on_val if images.val else None, resources.get("place"), seed)
         self._name_classes(self._made, prompts, negative)
         return report
@@ -255,13 +259,11 @@ class TowerAdapter(Adapter):
 
         task = replace(
             task,
-            loss_options=self.loss_options or {},
             teacher=backbone,
             select=choose,
             validate=(lambda: on_val(towers)) if self.select == "best_val" else None,
             identity={**task.identity, "adapter": self.name, "backbone": backbone.fingerprint, **identity_of(self)},
         )
-        task = self._completed(task, backbone)
         done = train(towers, task, settings, place.folder, resume=place.resume, tell=place.tell, say=place.say)
         self.changed = self._learned(towers, backbone)
         prefix = getattr(towers, "text_prefix", None)
@@ -281,10 +283,19 @@ class TowerAdapter(Adapter):
         notes += [f"Not read while training: {name} ({reason})" for name, reason in done.broken]
         chosen = {"epochs": settings.epochs, "steps": done.steps, "lr": settings.lr}
         chosen["trained parameters"] = done.trained_parameters
-        if done.best_epoch is None:
-            return FitReport(self.name, chosen, "options and published settings", None, done.history, notes)
-        best = max(row["val"] for row in done.history if "val" in row)
-        return FitReport(self.name, {**chosen, "epoch": done.best_epoch}, "val", best, done.history, notes)
+        best = None
+        if done.best_epoch is not None:
+            best = max(row["val"] for row in done.history if "val" in row)
+            chosen["epoch"] = done.best_epoch
+        return FitReport(
+            adapter=self.name,
+            chosen=chosen,
+            chosen_on="options and published settings" if best is None else "val",
+            val_score=best,
+            history=done.history,
+            notes=notes,
+            trained_parameters=done.trained_parameters,
+        )
 
     # what was learned
 
