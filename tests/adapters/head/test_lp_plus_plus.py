@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+
+from vladapt.core.contracts import ConfigError, FeatureSet, TextClassifier
+from vladapt.core.registry import build_adapter
+
+
+def fitted(task, val=False, resources=None, seed=0, **options):
+    adapter = build_adapter("lp-plus-plus", **options)
+    adapter.report = adapter.fit(task.support, task.text, val=task.val if val else None, resources=resources, seed=seed)
+    return adapter
+
+
+def reference(parity_dir, shots: int):
+    """Support, val, test and text of the reference run, and what it gave."""
+    common = load_file(parity_dir / "dev" / "_features.safetensors")
+    prefix = "support1_" if shots == 1 else "support_"
+    support, val, test = (
+        FeatureSet(common[f"{name}features"], common[f"{name}labels"]) for name in (prefix, "val_", "test_")
+    )
+    return (
+        support,
+        val,
+        test,
+        TextClassifier(common["text_features"]),
+        load_file(parity_dir / "dev" / f"lpp_{shots}shot.safetensors"),
+    )
+
+
+def near(ours, theirs):
+    torch.testing.assert_close(torch.as_tensor(ours, dtype=torch.float32), theirs, atol=2e-4, rtol=2e-4)
+
+
+@pytest.mark.parametrize("shots", [1, 16])
+def test_agrees_with_the_reference_training_run(parity_dir, shots):
+    """With 16 shots the best val epoch is the last one, with one shot nothing can be held out: both end at epoch 25."""
+    support, val, test, text, wanted = reference(parity_dir, shots)
+    adapter = build_adapter("lp-plus-plus", epochs=25)
+    report = adapter.fit(support, text, val=val if shots == 16 else None, resources={"bias": wanted["bias_init"]})
+    assert report.chosen["epoch"] == 25
+    for name, theirs in (("alpha", "alpha_init"), ("lr_w", "lr_w"), ("lr_alpha", "lr_alpha")):
+        near(report.chosen[name], wanted[theirs])
+    near([row["loss"] for row in report.history], wanted["loss_per_epoch"])
+    near(adapter.weight, wanted["w_final"])
+    near(adapter.bias, wanted["bias_final"])
+    near(adapter.alpha[None], wanted["alpha_final"])
+    near(adapter.logits(test), wanted["test_logits_final"])
+
+
+@pytest.mark.parametrize("shots", [1, 16])
+def test_tests_at_the_epoch_of_the_reference(parity_dir, shots):
+    support, val, test, text, wanted = reference(parity_dir, shots)
+    adapter = build_adapter("lp-plus-plus", epochs=25)
+    adapter.fit(support, text, val=val, resources={"bias": wanted["bias_init"]})
+    accuracy = 100 * (adapter.predict(test) == test.labels).double().mean()
+    near(accuracy, wanted["test_accuracy_at_best_val"][0])
+
+
+@pytest.mark.parametrize("accumulate", [True, False])
+@pytest.mark.parametrize("shots", [3, [1, 6, 2, 0, 3]], ids=str)
+def test_training_is_written_out_with_autograd(make_task, accumulate, shots):
+    """Torch's own SGD on w and b; alpha by hand, its gradient zeroed or not. Unequal shots: N / C in place of K."""
+    task = make_task(shots=shots, dim=7)
+    ours = fitted(task, epochs=23, momentum=0.7, alpha_scale=90.0, alpha_every=4, accumulate=accumulate)
+    x, y, t = task.support.unit, task.support.labels, task.text.weights
+    seen = [c for c in range(5) if (y == c).any()]
+    layer = torch.nn.Linear(7, 5)
+    bound = 7**-0.5
+    with torch.no_grad():
+        layer.weight.copy_(torch.stack([x[y == c].sum(dim=0) for c in range(5)]))
+        layer.bias.copy_(2 * bound * torch.rand(5, generator=torch.Generator().manual_seed(0)) - bound)
+    start = 90 * torch.stack([(x[y == c] @ t[c]).mean() for c in seen]).mean()
+    alpha = torch.full((5,), float(start), requires_grad=True)
+    optimizer = torch.optim.SGD(
+        layer.parameters(), 4 * len(x) / torch.linalg.eigvalsh(x.T @ x)[-1].item(), momentum=0.7
+    )
+    rate = len(x) / (4 * (x @ t.T).square().sum(dim=0).max())
+    losses = []
+    for epoch in range(1, 24):
+        loss = F.cross_entropy(layer(x) + alpha * (x @ t.T), y)
+        optimizer.zero_grad()
+        if not accumulate:
+            alpha.grad = None
+        loss.backward()
+        optimizer.step()
+        if epoch % 4 == 0:
+            alpha.data -= rate * alpha.grad
+        losses.append(loss.item())
+    assert [row["loss"] for row in ours.report.history] == pytest.approx(losses, rel=1e-4)
+    torch.testing.assert_close(ours.weight, layer.weight.data, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(ours.bias, layer.bias.data, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(ours.alpha, alpha.data, atol=1e-4, rtol=1e-4)
+    assert (ours.alpha - start).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("dim", [6, 40])
+def test_steps_are_told_by_the_data(make_task, dim):
+    """The largest eigenvalue comes from the smaller Gram matrix, of rows or of columns."""
+    task = make_task(dim=dim)
+    chosen, x = fitted(task, epochs=1).report.chosen, task.support.unit.double()
+    assert chosen["lr_w"] == pytest.approx(4 * len(x) / torch.linalg.matrix_norm(x, 2).item() ** 2, rel=1e-5)
+    sums = (x @ task.text.weights.double().T).square().sum(dim=0)
+    assert chosen["lr_alpha"] == pytest.approx(len(x) / (4 * sums.max().item()), rel=1e-5)
+
+
+def test_the_latest_best_epoch_on_val_is_kept(make_task):
+    task = make_task(shots=2, noise=2.0)
+    adapter = fitted(task, val=True, epochs=60)
+    scores = [row["val_score"] for row in adapter.report.history]
+    epoch = max(i + 1 for i, score in enumerate(scores) if score == max(scores))
+    assert scores[0] < max(scores) and epoch < 60
+    assert adapter.report.chosen["epoch"] == epoch and adapter.report.val_score == max(scores)
+    assert torch.equal(adapter.logits(task.test), fitted(task, epochs=epoch).logits(task.test))
+
+
+def test_without_val_the_epoch_comes_from_a_part_held_out(make_task):
+    task = make_task(shots=8, noise=2.0)
+    report = fitted(task, epochs=40).report
+    first, again = ([row for row in report.history if row["refit"] == refit] for refit in (0, 1))
+    assert len(first) == 40 and len(again) == report.chosen["epoch"] and report.chosen_on.startswith("10 images held")
+    assert "val_score" in first[0] and "val_score" not in again[0]
+    everything = fitted(task, val=True, epochs=1).report.chosen["lr_w"]
+    assert report.chosen["lr_w"] == everything  # of the whole support, as are the weights
+    few = fitted(make_task(shots=2), epochs=7).report
+    assert few.chosen["epoch"] == 7 and few.val_score is None and few.chosen_on.startswith("defaults")
+
+
+def test_neither_logit_scale_nor_bias_has_a_part(make_task):
+    task = make_task()
+    other = replace(task, text=replace(task.text, logit_scale=430.0, logit_bias=-12.0))
+    assert torch.equal(fitted(task, epochs=20).logits(task.test), fitted(other, epochs=20).logits(task.test))
+
+
+def test_the_order_of_samples_and_classes_does_not_matter(make_task):
+    task, bias = make_task(), torch.linspace(-0.1, 0.1, 5)
+    base = fitted(task, epochs=30, resources={"bias": bias}).logits(task.test)
+    shuffled = replace(
+        task, support=task.support.select(torch.randperm(20, generator=torch.Generator().manual_seed(1)))
+    )
+    torch.testing.assert_close(fitted(shuffled, epochs=30, resources={"bias": bias}).logits(task.test), base)
+    order = torch.tensor([3, 0, 4, 1, 2])  # new class i is old class order[i]
+    support = FeatureSet(task.support.features, order.argsort()[task.support.labels])
+    renamed = replace(task, support=support, text=TextClassifier(task.text.weights[order]))
+    moved = fitted(renamed, epochs=30, resources={"bias": bias[order]}).logits(task.test)
+    torch.testing.assert_close(moved, base[:, order])
+
+
+def test_one_augmented_view_an_image(make_task):
+    task = make_task(views=3)
+    report = fitted(task, epochs=5).report
+    assert report.notes == ["learned from one augmented view an image"]
+    alone = replace(task, support=replace(task.support, features=task.support.views[:, 0], views=None))
+    assert torch.equal(fitted(task, epochs=5).logits(task.test), fitted(alone, epochs=5).logits(task.test))
+    assert fitted(alone, epochs=5).report.notes == ["learned from the images as they are"]
+
+
+CHANGES = {
+    "epochs": (5, 6), "momentum": (0.0, 0.9), "alpha_scale": (250.0, 0.0), "alpha_every": (1, 3),
+    "accumulate": (True, False), "views": (0, 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("option", CHANGES)
+def test_every_option_changes_the_result(make_task, option):
+    task = make_task(shots=3, views=2, noise=1.5)
+    base = {"epochs": 6, "alpha_every": 2}
+    logits = [fitted(task, **{**base, option: value}).logits(task.test) for value in CHANGES[option]]
+    assert not torch.allclose(*logits, atol=1e-3)
+
+
+def test_no_option_goes_untested():
+    assert set(build_adapter("lp-plus-plus").options) == set(CHANGES)
+
+
+@pytest.mark.parametrize(
+    "option, value",
+    [("epochs", 0), ("momentum", 1.0), ("alpha_scale", -1.0), ("alpha_every", 0), ("views", 2)],
+)
+def test_options_out_of_range(option, value):
+    with pytest.raises(ConfigError, match=f"option {option}="):
+        build_adapter("lp-plus-plus", **{option: value})
+
+
+def test_a_bias_of_another_shape(make_task):
+    with pytest.raises(ConfigError, match=r"resources\['bias'\] has shape \(4,\)"):
+        fitted(make_task(), epochs=1, resources={"bias": torch.zeros(4)})
