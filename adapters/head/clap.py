@@ -1,0 +1,201 @@
+"""CLAP: a linear probe that starts from the text and is held near it, class by class."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...core.contracts.adapter import Adapter, Batch, FitReport, require
+from ...core.contracts.features import FeatureSet
+from ...core.training.minibatches import minibatches
+from ...core.training.schedules import dassl_learning_rates, dassl_sgd
+from ._text_rows import REFERENCE_LENGTH, Frame, frame_of, relative_scale, text_base, unit_rows
+from ._training import check_training, label_loss, train_epochs, views_note
+
+CONSTRAINTS = ("l2", "cosine", "none")
+MULTIPLIERS = ("zero-shot", "corrected", "constant", "balanced")
+INITS = ("zero-shot", "random")
+
+
+@dataclass(eq=False, kw_only=True)
+class Clap(Adapter):
+    """CLass-Adaptive linear Probe, of A Closer Look at the Few-Shot Adaptation of Large Vision-Language Models
+    (Silva-Rodriguez et al., 2024, arXiv 2312.12730).
+
+    logits = s x (w_c/|w_c|); the prototypes w (C, D) start from the text features t as the tower gives them and are
+    trained by SGD on cross-entropy + (1/C) sum_c lambda_c |w_c - t_c|^2. lambda_c is the mean zero-shot probability of
+    class c over its training samples, set before training: where the text knows a class, it is held near the text.
+    Hyper-parameters are the same for every set, nothing is chosen on val, the last step's prototypes are kept.
+    `constraint="none"` is the paper's ZS-LP.
+
+    Training samples are all `views` of all N images as rows, V N of them. An epoch permutes them all and takes as many
+    batches as N images make, floor(N / batch_size); with fewer images than a batch, one batch of rows.
+
+    Where it differs from the released code: `adaptive` measures the distance that `constraint` names (there always l2);
+    lambda is of the zero-shot classifier also with `init="random"` (there of the random one); a class without samples
+    gets the mean lambda of the others (there NaN). Published rates and penalties go with text features as long as
+    CLIP's and its logit scale of 100: where text features are unit (a features file, some towers), t is the unit
+    classifier brought to length 10 sqrt(s/100), at which a step turns the prototypes, and the penalty weighs against
+    cross-entropy, as with CLIP.
+
+    Several labels an image (not in the paper): binary cross-entropy, sigmoid instead of softmax, lambda_c over the
+    images known to have label c; each label's logit is relative to its negative prompts, without them to the backbone's
+    logit bias, or else to the label's mean zero-shot score over the support.
+
+    Args:
+        constraint: distance of prototypes and text that is penalised, "l2" (squared), "cosine" (1 - cosine) or "none".
+        multipliers: lambda: "zero-shot" as above; "corrected", these times C over their sum; "constant", their mean for
+            every class; "balanced", 1 for every class.
+        adaptive: the augmented Lagrangian's outer step after each epoch: lambda <- max(0, lambda + rho h), rho <- h,
+            with h_c the distance and rho 0 at first.
+        init: "zero-shot", or "random" (normal, variance 2 / D) for the usual linear probe.
+        lr: peak learning rate.
+        epochs: 300 in the paper.
+        batch_size: rows a step.
+        batches: steps an epoch, as far as the rows go; None for the published number.
+        momentum: of SGD.
+        weight_decay: of SGD.
+        warmup: "constant" (first epoch at 1e-5), "linear" or None.
+        views: augmented views of each image, where the support has them; else the images as they are.
+
+    Resources:
+        batch_order: (epochs, V N) int64, the order of rows in each epoch instead of a seeded shuffle; row v N + n is
+            view v of image n.
+
+    Raises:
+        ConfigError: an option out of range, or one that a constraint of "none" leaves without effect.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
+    multilabel: ClassVar[bool] = True
+    state: ClassVar[tuple[str, ...]] = ("prototypes", "penalties", "logit_scale", "offset", "negative")
+
+    constraint: str = "l2"
+    multipliers: str = "zero-shot"
+    adaptive: bool = False
+    init: str = "zero-shot"
+    lr: float = 0.1
+    epochs: int = 300
+    batch_size: int = 256
+    batches: int | None = None
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    warmup: str | None = "constant"
+    views: int = 20
+
+    def __post_init__(self):
+        require(self.constraint in CONSTRAINTS, "constraint", self.constraint, f"there are {', '.join(CONSTRAINTS)}")
+        require(self.multipliers in MULTIPLIERS, "multipliers", self.multipliers, f"there are {', '.join(MULTIPLIERS)}")
+        require(self.init in INITS, "init", self.init, f"there are {', '.join(INITS)}")
+        free = self.constraint == "none"
+        wanted = 'constraint="none" has no penalty to weigh'
+        require(not free or self.multipliers == "zero-shot", "multipliers", self.multipliers, wanted)
+        require(not (free and self.adaptive), "adaptive", self.adaptive, wanted)
+        require(self.epochs is not None, "epochs", self.epochs, "give 1 or more")
+        require(self.batches is None or self.batches >= 1, "batches", self.batches, "give 1 or more, or None")
+        require(0 <= self.momentum < 1, "momentum", self.momentum, "give 0 to below 1")
+        check_training(self)
+
+    def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
+        frame = frame_of(classifier, support)
+        self.logit_scale, self.offset, self.negative = frame.logit_scale, frame.offset, frame.negative
+        base, notes = text_base(classifier, REFERENCE_LENGTH * math.sqrt(relative_scale(classifier)))
+        unit, labels = training_rows(support, self.views)
+        self.penalties = self._penalties(frame.logits(unit, unit_rows(base)), labels)
+        self.prototypes = self._first(base, relative_scale(classifier), seed)
+        history = self._train(unit, labels, base, len(support), resources.get("batch_order"), seed)
+        return FitReport(self.name, history=history, notes=[views_note(support, self.views), *notes])
+
+    def _penalties(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """(C,) lambda before training, from zero-shot logits of the training rows."""
+        confidence = class_confidence(logits, labels)
+        if self.constraint == "none":
+            return torch.zeros_like(confidence)
+        if self.multipliers == "balanced":
+            return torch.ones_like(confidence)
+        if self.multipliers == "constant":
+            return confidence.mean().expand_as(confidence).clone()
+        if self.multipliers == "corrected":
+            return confidence / confidence.mean().clamp(min=torch.finfo(confidence.dtype).tiny)
+        return confidence
+
+    def _first(self, base: Tensor, scale: float, seed: int) -> Tensor:
+        if self.init == "zero-shot":
+            return base.clone()
+        drawn = torch.randn(base.shape, generator=torch.Generator().manual_seed(seed))
+        return (math.sqrt(2 * scale / base.shape[1]) * drawn).to(base.device)
+
+    def _train(self, unit, labels, base: Tensor, images: int, order: Tensor | None, seed: int) -> list[dict]:
+        self.prototypes.requires_grad_()
+        optimizer = dassl_sgd([self.prototypes], self.lr, self.momentum, self.weight_decay)
+        rates = dassl_learning_rates(self.lr, self.epochs, warmup=self.warmup)
+        steps = self.batches or max(1, images // self.batch_size)
+        criterion = label_loss(labels.ndim == 2)
+
+        def loss_of(unit: Tensor, labels: Tensor) -> Tensor:
+            return criterion(self._scores(unit), labels) + self._penalty(base)
+
+        def batches(epoch: int) -> list[Tensor]:
+            return minibatches(len(unit), self.batch_size, epoch, seed, order=order)[:steps]
+
+        history, rho = [], torch.zeros_like(self.penalties)
+        for epoch, losses in train_epochs(optimizer, rates, lambda epoch: (unit, labels), batches, loss_of):
+            history.append({"epoch": epoch + 1, "loss": float(losses.mean()), "lr": rates[epoch]})
+            if self.adaptive:
+                rho = self._outer_step(base, rho)
+                history[-1]["multiplier"] = float(self.penalties.mean())
+        self.prototypes = self.prototypes.detach()
+        return history
+
+    def _penalty(self, base: Tensor) -> Tensor | float:
+        return 0.0 if self.constraint == "none" else (self.penalties * self._distance(base)).mean()
+
+    def _distance(self, base: Tensor) -> Tensor:
+        """(C,) of each prototype from its text."""
+        if self.constraint == "cosine":
+            return 1 - F.cosine_similarity(self.prototypes, base, dim=-1)
+        return (self.prototypes - base).square().sum(dim=-1)
+
+    @torch.no_grad()
+    def _outer_step(self, base: Tensor, rho: Tensor) -> Tensor:
+        """New multipliers; the next rho."""
+        distance = self._distance(base)
+        self.penalties = (self.penalties + rho * distance).clamp(min=0)
+        return distance
+
+    def _scores(self, unit: Tensor) -> Tensor:
+        return Frame(self.logit_scale, self.offset, self.negative).logits(unit, unit_rows(self.prototypes))
+
+    def _logits(self, batch: Batch) -> Tensor:
+        return self._scores(batch.unit)
+
+
+def training_rows(support: FeatureSet, views: int) -> tuple[Tensor, Tensor]:
+    """Unit features (V N, D) and labels of all views of all images, view by view."""
+    if not views or support.views is None:
+        return support.unit, support.labels
+    rows = support.views[:, :views].float().transpose(0, 1)  # (V, N, D)
+    labels = support.labels.repeat(len(rows), *[1] * (support.labels.ndim - 1))
+    return F.normalize(rows.flatten(0, 1), dim=-1), labels
+
+
+def class_confidence(logits: Tensor, labels: Tensor) -> Tensor:
+    """(C,) mean probability of a class over its own rows; the mean of the others where it has none.
+
+    Args:
+        logits: (R, C).
+        labels: (R,) class indices, or (R, C) with NaN for unknown.
+    """
+    if labels.ndim == 1:
+        probability, member = logits.softmax(dim=-1), F.one_hot(labels, logits.shape[1]).to(logits.dtype)
+    else:
+        probability, member = logits.sigmoid(), (labels == 1).to(logits.dtype)
+    counts = member.sum(dim=0)
+    mean = (probability * member).sum(dim=0) / counts.clamp(min=1)
+    seen = counts > 0
+    return torch.where(seen, mean, mean.sum() / seen.sum().clamp(min=1))
