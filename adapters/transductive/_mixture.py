@@ -95,7 +95,7 @@ def first_mixture(features: Tensor, logits: Tensor, count: int, shots: Shots | N
         logits: (Q, C) of the text.
     """
     top = _log_odds(logits).topk(min(count, len(logits)), dim=0).indices  # (M, C)
-    weights = logits.softmax(dim=1).gather(0, top)  # (M, C)
+    weights = logits.log_softmax(dim=1).gather(0, top).softmax(dim=0)  # (M, C), also where no image has a text's class
     means = F.normalize((weights[:, :, None] * features[top]).sum(dim=0), dim=1)  # (C, D)
     if shots is not None:
         seen = shots.labels.sum(dim=0) > 0  # (C,)
