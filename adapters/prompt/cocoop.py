@@ -1,0 +1,205 @@
+"""CoCoOp: a context that each image shifts, through a small network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...core.contracts.adapter import Adapter, Batch, FitReport, require
+from ...core.contracts.backbone import Backbone
+from ...core.prompts.context import PromptLearner, check_context_options
+from ...core.registry.build import build_adapter
+from ._context_training import (
+    PASSING,
+    check_task,
+    check_training_options,
+    check_transfer,
+    half_where_asked,
+    mark_fitted,
+    shots_of,
+    train_epochs,
+)
+
+EPOCHS = 10
+META = ("down_weight", "down_bias", "up_weight", "up_bias")
+
+
+@dataclass(eq=False, kw_only=True)
+class Cocoop(Adapter):
+    """Conditional context optimisation.
+
+    Zhou et al., Conditional Prompt Learning for Vision-Language Models, 2022, arXiv 2203.05557.
+
+    The context of an image x is that of all images plus one vector, added to each of its M tokens:
+
+        v_m(x) = v_m + W_up relu(W_down x + b_down) + b_up,   x of unit length
+
+    Both are trained by SGD on the cross-entropy, the towers stay frozen. Every image has prompts of its own, so that B
+    images of C classes cost B * C runs of the text tower, in training and at prediction, where the backbone is still
+    needed. Published: one image a step, 10 epochs, words "a photo of a", 16 shots.
+
+    Where it differs from the released code: float32 instead of float16, and no augmentation unless `views` asks for it,
+    as in `coop`. Several images a step or at prediction go through the text tower together, as many as fit.
+
+    Args:
+        n_ctx: number of context vectors M.
+        class_token_position: where the class name stands, "end" (published), "middle" or "front".
+        ctx_init: words to start from, which then set `n_ctx`; None starts from N(0, 0.02^2).
+        reduction: how many times narrower than the image features the network's inside is.
+        lr: peak learning rate.
+        epochs: None takes the published number.
+        batch_size: an incomplete last batch is dropped where there is a full one.
+        momentum: of SGD.
+        weight_decay: of SGD, on the network too.
+        warmup: "constant" (first epoch at 1e-5), "linear" or None.
+        views: augmented views of each support image to train on, 0 for none.
+        trim: as in `coop`.
+        class_chunk: prompts (images times classes) that go through the text tower at once; None leaves it to
+            `PromptLearner`. It changes speed and memory only.
+        checkpointing: as in `coop`.
+        amp: None for float32, "bf16" to run the text tower in bfloat16 while training.
+
+    Resources:
+        batch_order: (epochs, N) int64, the order of samples in each epoch instead of a seeded shuffle.
+        ctx: (M, W), the context to start from instead of `ctx_init` or a seeded one.
+
+    Raises:
+        ConfigError: an option out of range, a prompt longer than the tower's context.
+        CapabilityError: the backbone has no "prompt", several labels an image, or `views` more than the support has.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"features", "text_encoder"})
+    at_predict: ClassVar[frozenset[str]] = frozenset({"features", "text_encoder"})
+    state: ClassVar[tuple[str, ...]] = ("ctx", *META, "logit_scale", "logit_bias")
+    passing: ClassVar[frozenset[str]] = frozenset(PASSING)
+
+    n_ctx: int = 4
+    class_token_position: str = "end"
+    ctx_init: str | None = "a photo of a"
+    reduction: int = 16
+    lr: float = 2e-3
+    epochs: int | None = None
+    batch_size: int = 1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup: str | None = "constant"
+    views: int = 0
+    trim: bool = True
+    class_chunk: int | None = None
+    checkpointing: bool = False
+    amp: str | None = None
+
+    def __post_init__(self):
+        check_context_options(self.n_ctx, self.class_token_position, self.ctx_init, name="class_token_position")
+        check_training_options(self)
+        require(self.reduction >= 1, "reduction", self.reduction, "give 1 or more")
+        if self.views:
+            self.needs = self.needs | {"views"}
+        self._prompts: PromptLearner | None = None
+
+    def attach(self, backbone: Backbone) -> Cocoop:
+        self._prompts = None
+        return super().attach(backbone)
+
+    def for_classes(self, backbone: Backbone, class_names: Sequence[str]) -> Cocoop:
+        """A fitted copy for other classes, with the context and network learned here (base-to-new generalisation).
+
+        Raises:
+            CapabilityError: not fitted, or another backbone.
+        """
+        check_transfer(self, backbone)
+        other = build_adapter(self.name, **self.options)
+        for name in self.state:
+            setattr(other, name, getattr(self, name))
+        mark_fitted(other, self, class_names)
+        return other.attach(backbone)
+
+    def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
+        check_task(self, support)
+        device = support.features.device
+        support = support.to(backbone.device)
+        self.logit_scale, self.logit_bias = classifier.logit_scale, classifier.logit_bias
+        learner = self._learner(backbone, ctx=resources.get("ctx"), seed=seed)
+        meta = _new_network(support.dim, learner.ctx.shape[-1], self.reduction, seed, backbone.device)
+        trained = [learner.ctx, *meta]
+
+        def loss_of(unit: Tensor, labels: Tensor, progress: float) -> Tensor:
+            with half_where_asked(self, unit.device):
+                text = learner.encode_each(conditional_contexts(unit, *trained))  # (B, C, D)
+            return F.cross_entropy(self._scores(unit, text.float()), labels)
+
+        epochs = self.epochs or EPOCHS
+        history = train_epochs(self, trained, loss_of, support, epochs, resources.get("batch_order"), seed)
+        for name, value in zip(("ctx", *META), trained):
+            setattr(self, name, value.detach())
+        self.to(device)
+        self._prompts = learner
+        return FitReport(
+            adapter=self.name,
+            chosen={"epochs": epochs, "n_ctx": self.ctx.shape[0], "lr": self.lr},
+            chosen_on=f"published settings for {shots_of(support)} shots" if self.epochs is None else "options",
+            history=history,
+        )
+
+    def _learner(self, backbone: Backbone, *, ctx: Tensor | None = None, seed: int = 0) -> PromptLearner:
+        return PromptLearner(
+            backbone,
+            self.class_names_,
+            n_ctx=self.n_ctx,
+            position=self.class_token_position,
+            ctx_init=self.ctx_init,
+            ctx=ctx,
+            trim=self.trim,
+            share=self.trim,
+            class_chunk=self.class_chunk,
+            checkpointing=self.checkpointing,
+            seed=seed,
+        )
+
+    def _logits(self, batch: Batch) -> Tensor:
+        """(B, C). No more prompts are held at once than go through the text tower, nor their features."""
+        if self._prompts is None:
+            self._prompts = self._learner(self.towers, ctx=self.ctx)
+        learner, unit = self._prompts, batch.unit
+        trained = [getattr(self, name).to(learner.ctx.device) for name in ("ctx", *META)]
+        images = max(1, learner.at_once() // len(self.class_names_))
+        with torch.no_grad():
+            parts = [
+                self._scores(part, learner.encode_each(conditional_contexts(part, *trained)))
+                for part in unit.to(learner.ctx.device).split(images)
+            ]
+        return torch.cat(parts).to(unit.device)
+
+    def _scores(self, unit: Tensor, text: Tensor) -> Tensor:
+        """(B, D) image features and (B, C, D) text features of each image's prompts -> (B, C) logits."""
+        return self.logit_scale * (text @ unit[:, :, None])[:, :, 0] + (self.logit_bias or 0.0)
+
+
+def conditional_contexts(
+    unit: Tensor, ctx: Tensor, down_weight: Tensor, down_bias: Tensor, up_weight: Tensor, up_bias: Tensor
+) -> Tensor:
+    """The context of each image, (B, M, W).
+
+    Args:
+        unit: (B, D) image features of unit length.
+        ctx: (M, W), that of all images.
+        down_weight, down_bias: (R, D) and (R,), first layer of the network.
+        up_weight, up_bias: (W, R) and (W,), second layer.
+    """
+    shift = F.linear(F.relu(F.linear(unit, down_weight, down_bias)), up_weight, up_bias)  # (B, W)
+    return ctx + shift[:, None]
+
+
+def _new_network(dim: int, width: int, reduction: int, seed: int, device: torch.device) -> list[Tensor]:
+    """Weights and biases of both layers, drawn on the CPU so that every device starts alike."""
+    inside = max(1, dim // reduction)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers = [nn.Linear(dim, inside), nn.Linear(inside, width)]
+    drawn = [value for layer in layers for value in (layer.weight, layer.bias)]
+    return [value.detach().to(device).requires_grad_() for value in drawn]
