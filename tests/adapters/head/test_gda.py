@@ -314,8 +314,11 @@ def test_every_option_changes_the_result(make_task, option):
     assert not torch.allclose(*[a.logits(task.test) for a in adapters], atol=1e-3)
 
 
-def test_no_option_goes_untested():
-    assert set(build_adapter("gda").options) == {*CHANGES, *OF_UNSEEN, "keep_rows"}
+def test_no_option_goes_untested_and_defaults_are_published():
+    options = build_adapter("gda").options
+    assert set(options) == {*CHANGES, *OF_UNSEEN, "keep_rows"}
+    assert (options["alpha"], options["views"], options["estimator"]) == (None, 10, "shrunk")
+    assert (options["neighbors"], options["text_copies"]) == (64, 16)
 
 
 @pytest.mark.parametrize(

@@ -174,8 +174,12 @@ def test_every_option_changes_the_result(make_task, option):
     assert not torch.allclose(*logits, atol=1e-3)
 
 
-def test_no_option_goes_untested():
-    assert set(build_adapter("lp-plus-plus").options) == set(CHANGES)
+def test_no_option_goes_untested_and_defaults_are_published():
+    options = build_adapter("lp-plus-plus").options
+    assert set(options) == set(CHANGES)
+    assert options == {
+        "epochs": 300, "momentum": 0.9, "alpha_scale": 250.0, "alpha_every": 10, "accumulate": True, "views": 1,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
