@@ -35,8 +35,9 @@ class Pomp(SharedContext):
 
     Where it differs from the released code: as `coop`. The margin is a natural logarithm as the paper's derivation
     wants; one version of the released code takes that to base 10 (`correction="log10"`). n counts the classes drawn,
-    where the code counts K - 1 even if there are fewer. Classes are drawn evenly, as in the published runs; the code can
-    also draw hard or easy ones. Published: 16 shots of ImageNet-21k, 8 processes of 32 images each; here there is one.
+    where the code counts K - 1 even if there are fewer. Classes are drawn evenly, as in the published runs; the code
+    can also draw hard or easy ones. Published: 16 shots of ImageNet-21k, 20 epochs on 8 processes of 32 images each;
+    here there is one process.
 
     Options, resources and errors are those of `SharedContext`, and:
 

@@ -1,0 +1,248 @@
+"""TPT: the context is tuned on each test image alone, so that views of it agree on one class."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...core.contracts.adapter import Adapter, Batch, FitReport, require
+from ...core.contracts.backbone import Backbone
+from ...core.contracts.errors import CapabilityError, ConfigError
+from ...core.prompts.context import PromptLearner, check_context_options
+from ...core.registry.build import build_adapter
+from ._context_training import (
+    PASSING,
+    check_encoding_options,
+    check_named,
+    check_transfer,
+    half_where_asked,
+    mark_fitted,
+)
+from ._views import random_views
+
+
+@dataclass(eq=False, kw_only=True)
+class Tpt(Adapter):
+    """Test-time prompt tuning.
+
+    Shu et al., Test-Time Prompt Tuning for Zero-Shot Generalization in Vision-Language Models, 2022, arXiv 2209.07511.
+
+    Nothing is trained. At prediction each image gets 64 views: itself, and 63 random crops, flipped at random. With the
+    context at its start, the tenth of the views with the lowest entropy is kept, and AdamW takes one step on the
+    context to lower the entropy of their mean prediction:
+
+        loss = H(mean over kept views of softmax(logits))
+
+    The image itself is then classified with the tuned context, which is thrown away: the next image starts anew. An
+    image costs a forward and a backward pass of all C prompts, a second forward pass, and 64 runs of the image tower.
+
+    Where it differs from the released code: float32 unless `amp` says otherwise (published: fp16 with a scaled loss,
+    whose state lasts from image to image, and whose overflowing steps are left out); crops are resized bicubically, as
+    whole images are, where the code is bilinear; random numbers come from the seed and the image's content, so that
+    results do not depend on the order of images. A context that CoOp learned on other images, from which the paper
+    also starts, goes into `resources["ctx"]`; that of CoCoOp does not.
+
+    Args:
+        n_ctx: number of context vectors M, where no words are given.
+        class_token_position: where the class name stands, "end" (published), "middle" or "front".
+        ctx_init: words to start from, which then set `n_ctx`; None starts from N(0, 0.02^2).
+        n_views: views of a test image, itself included.
+        selection: share of the views that are kept, the most confident ones; rounded down, one at least.
+        steps: steps on each image; the views are chosen before the first.
+        lr: of AdamW, whose first step moves almost every number of the context by just so much.
+        weight_decay: of AdamW.
+        crop_scale: smallest and largest share of the image's area that a crop keeps.
+        augmix: mix each crop with slightly altered ones (AugMix), as published for fine-grained sets.
+        images_at_once: images tuned side by side, each with its own context; more need more memory. Up to rounding it
+            changes no result.
+        trim: as in `coop`.
+        class_chunk: prompts (images times classes) that go through the text tower at once; None leaves it to
+            `PromptLearner`. It changes speed and memory only.
+        checkpointing: as in `coop`.
+        amp: None for float32, "bf16" to run both towers in bfloat16.
+
+    Resources:
+        ctx: (M, W), the context to start from instead of `ctx_init` or a seeded one.
+
+    Raises:
+        ConfigError: an option out of range, one context a class in `ctx`, a prompt longer than the tower's context.
+        CapabilityError: the backbone has no "prompt", several labels an image, or, at prediction, a batch without
+            decoded images.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"features", "text_encoder"})
+    at_predict: ClassVar[frozenset[str]] = frozenset({"features", "images", "text_encoder"})
+    state: ClassVar[tuple[str, ...]] = ("ctx", "logit_scale", "logit_bias", "seed")
+    passing: ClassVar[frozenset[str]] = frozenset({*PASSING, "images_at_once"})
+
+    n_ctx: int = 4
+    class_token_position: str = "end"
+    ctx_init: str | None = "a photo of a"
+    n_views: int = 64
+    selection: float = 0.1
+    steps: int = 1
+    lr: float = 5e-3
+    weight_decay: float = 1e-2
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    augmix: bool = False
+    images_at_once: int = 1
+    trim: bool = True
+    class_chunk: int | None = None
+    checkpointing: bool = False
+    amp: str | None = None
+
+    def __post_init__(self):
+        check_context_options(self.n_ctx, self.class_token_position, self.ctx_init, name="class_token_position")
+        check_encoding_options(self)
+        require(self.n_views >= 2, "n_views", self.n_views, "give 2 or more: the image and crops of it")
+        require(0 < self.selection <= 1, "selection", self.selection, "give a share above 0, 1 at most")
+        require(self.steps >= 1, "steps", self.steps, "give 1 or more")
+        require(self.lr > 0, "lr", self.lr, "give a number above 0")
+        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "give 0 or more")
+        require(self.images_at_once >= 1, "images_at_once", self.images_at_once, "give 1 or more")
+        self.crop_scale = tuple(self.crop_scale)
+        shares = len(self.crop_scale) == 2 and 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1
+        require(shares, "crop_scale", self.crop_scale, "give two shares, 0 < smallest <= largest <= 1")
+        self._prompts: PromptLearner | None = None
+
+    def attach(self, backbone: Backbone) -> Tpt:
+        self._prompts = None
+        return super().attach(backbone)
+
+    def for_classes(self, backbone: Backbone, class_names: Sequence[str]) -> Tpt:
+        """A copy for other classes, from the same start.
+
+        Raises:
+            CapabilityError: not fitted, or another backbone.
+        """
+        check_transfer(self, backbone)
+        other = build_adapter(self.name, **self.options)
+        for name in self.state:
+            setattr(other, name, getattr(self, name))
+        mark_fitted(other, self, class_names)
+        return other.attach(backbone)
+
+    def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
+        check_named(self)
+        given = resources.get("ctx")
+        if given is not None and given.ndim != 2:
+            raise ConfigError(
+                f"resource ctx of shape {tuple(given.shape)}: tpt tunes one context for all classes, give (M, W)"
+            )
+        self.logit_scale, self.logit_bias, self.seed = classifier.logit_scale, classifier.logit_bias, seed
+        self._prompts = self._learner(backbone, ctx=given)
+        self.ctx = self._prompts.ctx.detach().to(support.features.device)
+        return FitReport(self.name, notes=["nothing is learned from the support: each test image tunes a context"])
+
+    def _learner(self, backbone: Backbone, ctx: Tensor | None) -> PromptLearner:
+        return PromptLearner(
+            backbone,
+            self.class_names_,
+            n_ctx=self.n_ctx,
+            position=self.class_token_position,
+            ctx_init=self.ctx_init,
+            ctx=ctx,
+            trim=self.trim,
+            share=self.trim,
+            class_chunk=self.class_chunk,
+            checkpointing=self.checkpointing,
+            seed=self.seed,
+        )
+
+    def _logits(self, batch: Batch) -> Tensor:
+        if batch.images is None:
+            raise CapabilityError("adapter 'tpt' tunes on views of each test image; pass Batch(images=...), decoded")
+        if batch.features is not None and len(batch.images) != len(batch.features):
+            raise CapabilityError(f"{len(batch.images)} images for {len(batch.features)} rows of features")
+        towers = self.towers
+        if self._prompts is None:
+            self._prompts = self._learner(towers, self.ctx)
+        own = None if batch.features is None else batch.unit.to(towers.device)  # (B, D), of view 0
+        parts = []
+        for start in range(0, len(batch.images), self.images_at_once):
+            rows = range(start, min(start + self.images_at_once, len(batch.images)))
+            views = [self._view_features(batch.images[i], batch, None if own is None else own[i]) for i in rows]
+            parts.append(self.tuned_logits(torch.stack(views)))
+        device = self.ctx.device if batch.features is None else batch.features.device
+        return torch.cat(parts).to(device)
+
+    def _view_features(self, image: Any, batch: Batch, own: Tensor | None) -> Tensor:
+        """(V, D) unit features: the image as it is always looked at, then crops."""
+        towers = self.towers
+        transform = batch.transform or towers.preprocess()
+        pixels = random_views(
+            image,
+            self.n_views - 1,
+            towers.image_size,
+            transform,
+            scale=self.crop_scale,
+            augmix=self.augmix,
+            seed=self.seed,
+        )
+        if own is None:
+            pixels = torch.cat([transform(np.asarray(image))[None], pixels])
+        with torch.no_grad(), half_where_asked(self, towers.device):
+            features = towers.encode_image(pixels.to(towers.device)).float()
+        return features if own is None else torch.cat([own[None], features])
+
+    def tuned_logits(self, views: Tensor) -> Tensor:
+        """(I, C) logits of images, each with a context tuned on its own views.
+
+        Args:
+            views: (I, V, D) unit features, view 0 the image itself.
+        """
+        learner = self._prompts
+        with torch.inference_mode(False), torch.enable_grad():
+            views = views.clone()
+            ctx = self.ctx.to(views.device).expand(len(views), -1, -1).clone().requires_grad_()  # (I, M, W)
+            optimizer = torch.optim.AdamW([ctx], lr=self.lr, weight_decay=self.weight_decay)
+            kept = None
+            for _ in range(self.steps):
+                scores = self._scores(views, learner, ctx)  # (I, V, C)
+                kept = confident_views(scores, self.selection) if kept is None else kept  # (I, n)
+                chosen = scores.gather(1, kept[:, :, None].expand(-1, -1, scores.shape[2]))
+                loss = mean_entropy(chosen).sum()
+                optimizer.zero_grad()
+                loss.backward(inputs=[ctx])  # a trainable tower's own weights get no gradient
+                optimizer.step()
+        with torch.no_grad():
+            return self._scores(views[:, :1], learner, ctx)[:, 0]
+
+    def _scores(self, views: Tensor, learner: PromptLearner, ctx: Tensor) -> Tensor:
+        """(I, V, C) logits of views in the context of each image."""
+        with half_where_asked(self, views.device):
+            text = learner.encode_each(ctx)  # (I, C, D)
+        return self.logit_scale * views @ text.float().transpose(1, 2) + (self.logit_bias or 0.0)
+
+    def _check_support(self, support, classifier, backbone, unlabeled) -> None:
+        """No labels are used, so a support without any passes, as for zero-shot."""
+        if support.labels is not None and len(support):
+            super()._check_support(support, classifier, backbone, unlabeled)
+            return
+        self.multilabel_ = False
+        self.check_kind(several_labels=False, text_encoder=backbone is not None)
+        if support.dim != classifier.weights.shape[1]:
+            raise CapabilityError(
+                f"image features are {support.dim} wide, text features {classifier.weights.shape[1]}; "
+                "both must come from one backbone"
+            )
+
+
+def confident_views(scores: Tensor, share: float) -> Tensor:
+    """(I, n) numbers of the views of (I, V, C) logits whose predictions have the lowest entropy, lowest first."""
+    entropy = -(scores.softmax(dim=-1) * scores.log_softmax(dim=-1)).sum(dim=-1)  # (I, V)
+    count = max(1, int(scores.shape[1] * share))
+    return entropy.detach().argsort(dim=1, stable=True)[:, :count]
+
+
+def mean_entropy(scores: Tensor) -> Tensor:
+    """(I,) entropy of the mean prediction over n views, of logits (I, n, C)."""
+    log_mean = scores.log_softmax(dim=-1).logsumexp(dim=1) - math.log(scores.shape[1])  # (I, C)
+    log_mean = log_mean.clamp(min=torch.finfo(log_mean.dtype).min)
+    return -(log_mean.exp() * log_mean).sum(dim=-1)

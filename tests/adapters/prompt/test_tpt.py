@@ -1,0 +1,304 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from vladapt.adapters.prompt._views import random_views
+from vladapt.adapters.prompt.tpt import confident_views, mean_entropy
+from vladapt.core.contracts import Batch, CapabilityError, ConfigError, FeatureSet, TextClassifier
+from vladapt.core.prompts.classifier import build_classifier
+from vladapt.core.prompts.context import PromptLearner
+from vladapt.core.registry import build_adapter, load_adapter
+
+NAMES = ("sea", "polka_dotted", "X-ray", "Boeing 737-800")
+FAST = {"n_views": 8, "selection": 0.25, "lr": 0.05}
+
+
+@pytest.fixture(scope="module")
+def images() -> list[np.ndarray]:
+    """Five of different sizes."""
+    sizes = ((20, 30), (16, 16), (40, 18), (25, 25), (31, 17))
+    return [np.random.default_rng(i).integers(0, 256, (*size, 3), dtype=np.uint8) for i, size in enumerate(sizes)]
+
+
+def prepared(support, classifier, backbone, *, seed=0, resources=None, **options):
+    adapter = build_adapter("tpt", **{**FAST, **options})
+    adapter.report = adapter.fit(support, classifier, backbone=backbone, seed=seed, resources=resources)
+    return adapter
+
+
+def features_of(backbone, images) -> torch.Tensor:
+    with torch.no_grad():
+        return backbone.encode_image(torch.stack([backbone.preprocess()(image) for image in images]), normalize=False)
+
+
+def reference(parity_dir):
+    from safetensors.torch import load_file
+
+    facts = json.loads((parity_dir / "dev" / "tpt.json").read_text())["hyper_parameters"]
+    return load_file(parity_dir / "dev" / "tpt.safetensors"), tuple(facts["classnames"]), facts["variants"]
+
+
+def test_selection_and_entropy_agree_with_the_reference(parity_dir):
+    found, _, _ = reference(parity_dir)
+    logits = found["fn_logits"][None]
+    for share, key in ((0.1, "fn_selected_index"), (0.25, "fn_selected_index_0.25"), (0.5, "fn_selected_index_0.5")):
+        assert torch.equal(confident_views(logits, share)[0], found[key])
+    kept = logits[:, found["fn_selected_index"]]
+    assert torch.allclose(kept[0], found["fn_selected_logits"], rtol=2e-4, atol=5e-5)
+    assert torch.allclose(mean_entropy(kept)[0], found["fn_entropy"], rtol=2e-4, atol=5e-5)
+
+
+@pytest.mark.parametrize("case", ["init_1step", "init_3steps", "rand_1step"])
+def test_tuning_agrees_with_the_reference(parity_dir, tiny_clip, case):
+    found, names, variants = reference(parity_dir)
+    near = {"rtol": 2e-4, "atol": 5e-5}
+    classifier = build_classifier(tiny_clip, names, ["a photo of a {}."])
+    support = FeatureSet(torch.randn(2, 64), torch.arange(2), names)
+    options = {"selection": variants[case].get("selection", 0.1), "steps": variants[case]["steps"], "lr": 5e-3}
+    start = found[f"{case}__ctx_initial"]
+    given = {} if case.startswith("init") else {"ctx": start}
+    adapter = prepared(support, classifier, tiny_clip, n_views=20, resources=given, **options)
+    assert torch.allclose(adapter.ctx, start, **near)
+    with torch.no_grad():
+        views = torch.stack([tiny_clip.encode_image(found[f"views_img{i}"]) for i in range(2)])
+    before = adapter._scores(views, adapter._prompts, adapter.ctx.expand(2, -1, -1))
+    kept = confident_views(before, options["selection"])
+    logits = adapter.tuned_logits(views)
+    for i in range(2):
+        key = f"{case}__img{i}__"
+        assert torch.allclose(before[i], found[f"{key}logits_before"], **near)
+        assert torch.equal(kept[i], found[f"{key}selected"])
+        assert torch.allclose(mean_entropy(before[i : i + 1, kept[i]])[0], found[f"{key}loss_before"], **near)
+        assert torch.allclose(logits[i], found[f"{key}logits_after"][0], **near)
+    assert (logits - before[:, 0]).abs().max() > 1e-2
+
+
+def test_one_image_written_out(small_clip, support, classifier, images):
+    """Views, selection, one step of AdamW by hand, and the image itself with the tuned context."""
+    adapter = prepared(support, classifier, small_clip, n_views=12, weight_decay=0.1, seed=4)
+    image, transform = images[0], small_clip.preprocess()
+    crops = random_views(image, 11, 16, transform, scale=(0.08, 1.0), augmix=False, seed=4)
+    with torch.no_grad():
+        x = small_clip.encode_image(torch.cat([transform(image)[None], crops]))
+    learner = PromptLearner(small_clip, NAMES, ctx_init="a photo of a")
+    start, scale = learner.ctx.detach().clone(), float(small_clip.logit_scale)
+    p = (scale * x @ learner.encode().T).softmax(dim=1)
+    sure = (-(p * p.log()).sum(dim=1)).sort().indices[:3]
+    mean = p[sure].mean(dim=0)
+    (gradient,) = torch.autograd.grad(-(mean * mean.log()).sum(), learner.ctx)
+    tuned = start * (1 - 0.05 * 0.1) - 0.05 * gradient / (gradient.abs() + 1e-8)
+    want = scale * x[:1] @ PromptLearner(small_clip, NAMES, ctx=tuned).encode().T
+    assert torch.allclose(adapter.logits(Batch(images=[image])), want, atol=1e-3)
+    untuned = scale * x[:1] @ PromptLearner(small_clip, NAMES, ctx=start).encode().T
+    assert not torch.allclose(want, untuned, atol=0.05)
+
+
+def test_a_step_lowers_the_entropy_of_the_kept_views(small_clip, support, classifier):
+    adapter = prepared(support, classifier, small_clip, steps=1, lr=1e-4, selection=1.0)
+    views = F.normalize(torch.randn(3, 8, 24, generator=torch.Generator().manual_seed(0)), dim=-1)
+    views = views[:, :1].expand(-1, 8, -1)  # all alike, so that view 0 tells of all
+    before = adapter._scores(views, adapter._prompts, adapter.ctx.expand(3, -1, -1))[:, :1]
+    assert (mean_entropy(adapter.tuned_logits(views)[:, None]) < mean_entropy(before)).all()
+
+
+def test_mean_entropy_of_certain_views_is_finite():
+    sure = torch.zeros(1, 2, 3)
+    sure[:, :, 0] = 1e5
+    assert mean_entropy(sure).tolist() == [0.0]
+    sure[0, 1] = sure[0, 1].flip(0)
+    assert mean_entropy(sure).item() == pytest.approx(float(np.log(2)), rel=1e-5)
+
+
+def test_images_do_not_depend_on_each_other(small_clip, support, classifier, images):
+    adapter = prepared(support, classifier, small_clip)
+    batch = Batch(images=images, features=features_of(small_clip, images))
+    together = adapter.logits(batch)
+    order = [3, 1, 4, 0, 2]
+    shuffled = adapter.logits(Batch(images=[images[i] for i in order], features=batch.features[order]))
+    assert torch.equal(shuffled, together[order])
+    assert torch.allclose(adapter.logits(Batch(images=images[2:3])), together[2:3], atol=1e-4)
+    assert torch.equal(adapter.logits(batch), together)
+
+
+@pytest.mark.parametrize("options", [{"images_at_once": 2}, {"images_at_once": 9}, {"class_chunk": 3},
+                                     {"class_chunk": 2, "checkpointing": True, "images_at_once": 5}, {"trim": False}],
+                         ids=str)  # fmt: skip
+def test_side_by_side_and_in_chunks_it_is_the_same(small_clip, support, classifier, images, options):
+    usual, other = (
+        prepared(support, classifier, small_clip, **given).logits(Batch(images=images)) for given in ({}, options)
+    )
+    assert torch.allclose(usual, other, atol=1e-2)
+    assert set(options) <= type(build_adapter("tpt")).passing
+
+
+def test_the_transform_of_the_batch_is_used(small_clip, support, classifier, images):
+    adapter = prepared(support, classifier, small_clip)
+    plain = small_clip.preprocess()
+    usual = adapter.logits(Batch(images=images))
+    assert torch.equal(adapter.logits(Batch(images=images, transform=plain)), usual)
+    darker = adapter.logits(Batch(images=images, transform=lambda image: plain(image) - 1))
+    assert not torch.allclose(darker, usual, atol=1e-2)
+
+
+def test_features_of_the_batch_are_those_of_the_image_itself(small_clip, support, classifier, images):
+    adapter = prepared(support, classifier, small_clip, selection=0.3)
+    other = features_of(small_clip, images).flip(0)
+    usual, swapped = (adapter.logits(Batch(images=images, features=f)) for f in (None, other))
+    assert not torch.allclose(usual, swapped, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"n_views": 9},
+        {"selection": 0.5},
+        {"steps": 2},
+        {"lr": 0.01},
+        {"weight_decay": 0.5},
+        {"crop_scale": (0.5, 1.0)},
+        {"augmix": True},
+        {"ctx_init": "a picture of the"},
+        {"ctx_init": None},
+        {"class_token_position": "front"},
+        {"amp": "bf16"},
+    ],
+    ids=str,
+)
+def test_every_option_changes_the_result(small_clip, support, classifier, images, changed):
+    usual, other = (
+        prepared(support, classifier, small_clip, **given).logits(Batch(images=images)) for given in ({}, changed)
+    )
+    assert not torch.allclose(usual, other, atol=1e-4)
+
+
+def test_the_seed_draws_the_views_and_the_start(small_clip, support, classifier, images):
+    first, again, other = (
+        prepared(support, classifier, small_clip, seed=s).logits(Batch(images=images)) for s in (1, 1, 2)
+    )
+    assert torch.equal(first, again) and not torch.allclose(first, other, atol=1e-4)
+    assert prepared(support, classifier, small_clip, ctx_init=None, n_ctx=3).ctx.shape == (3, 32)
+
+
+def test_published_settings():
+    adapter = build_adapter("tpt")
+    assert (adapter.n_views, adapter.selection, adapter.steps, adapter.lr) == (64, 0.1, 1, 5e-3)
+    assert (adapter.weight_decay, adapter.crop_scale, adapter.ctx_init) == (0.01, (0.08, 1.0), "a photo of a")
+
+
+def test_it_starts_from_a_learned_context(small_clip, support, classifier, images):
+    coop = build_adapter("coop", n_ctx=3, epochs=2, lr=0.05)
+    coop.fit(support, classifier, backbone=small_clip)
+    adapter = prepared(support, classifier, small_clip, resources={"ctx": coop.ctx}, lr=1e-9)
+    batch = Batch(images=images, features=features_of(small_clip, images))
+    assert torch.allclose(adapter.logits(batch), coop.logits(batch.features), atol=1e-3)  # a step too small to tell
+    own = build_adapter("coop", n_ctx=3, epochs=1, csc=True)
+    own.fit(support, classifier, backbone=small_clip)
+    with pytest.raises(ConfigError, match=r"\(4, 3, 32\).*one context for all classes"):
+        prepared(support, classifier, small_clip, resources={"ctx": own.ctx})
+
+
+def test_no_labels_are_needed(small_clip, support, classifier, images):
+    labelled = prepared(support, classifier, small_clip)
+    nothing = FeatureSet(torch.zeros(0, 24), None, NAMES, backbone=small_clip.fingerprint)
+    for unlabelled in (nothing, support.without_labels()):
+        adapter = prepared(unlabelled, classifier, small_clip)
+        assert torch.equal(adapter.logits(Batch(images=images)), labelled.logits(Batch(images=images)))
+    assert adapter.report.history == [] and "nothing is learned" in adapter.report.notes[0]
+
+
+def test_a_logit_bias_is_kept(small_clip, support, classifier, images):
+    biased = TextClassifier(classifier.weights, class_names=NAMES, logit_scale=14.0, logit_bias=-10.0)
+    plain = TextClassifier(classifier.weights, class_names=NAMES, logit_scale=14.0)
+    with_bias, without = (
+        prepared(support, words, small_clip).logits(Batch(images=images)) for words in (biased, plain)
+    )
+    assert torch.allclose(with_bias, without - 10, atol=1e-2)
+
+
+def test_two_classes_and_many(small_clip, images):
+    for count in (2, 1000):
+        names = tuple(f"thing {i}" for i in range(count))
+        words = TextClassifier(torch.randn(count, 24), class_names=names, logit_scale=430.0)
+        adapter = prepared(FeatureSet(torch.zeros(0, 24), None, names), words, small_clip, checkpointing=count > 2)
+        logits = adapter.logits(Batch(images=images[:2]))
+        assert logits.shape == (2, count) and torch.isfinite(logits).all()
+
+
+def test_other_classes_and_reading_back(small_clip, support, classifier, images, tmp_path):
+    adapter, batch = prepared(support, classifier, small_clip, seed=3), Batch(images=images)
+    reread = load_adapter(adapter.save(tmp_path / "a.safetensors"), small_clip)
+    assert torch.equal(reread.logits(batch), adapter.logits(batch))
+    with pytest.raises(CapabilityError, match="runs the backbone at prediction"):
+        load_adapter(tmp_path / "a.safetensors").logits(batch)
+    other = adapter.for_classes(small_clip, ("golden retriever", "sushi"))
+    assert other.logits(batch).shape == (5, 2)
+    assert torch.equal(other.for_classes(small_clip, NAMES).logits(batch), adapter.logits(batch))
+
+
+def test_another_process_predicts_the_same(small_clip, small_clip_spec, support, classifier, images, tmp_path):
+    adapter = prepared(support, classifier, small_clip, augmix=True)
+    adapter.save(tmp_path / "a.safetensors")
+    np.savez(tmp_path / "images.npz", *images)
+    code = (
+        "import sys, numpy as np; from vladapt import load_backbone, load_adapter;"
+        "from vladapt.core.contracts import Batch;"
+        "a = load_adapter(sys.argv[1] + '/a.safetensors', load_backbone(sys.argv[2], device='cpu'));"
+        "logits = a.logits(Batch(images=list(np.load(sys.argv[1] + '/images.npz').values())));"
+        "np.save(sys.argv[1] + '/logits.npy', logits.numpy())"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path), small_clip_spec], check=True)
+    there = torch.from_numpy(np.load(tmp_path / "logits.npy"))
+    assert torch.allclose(there, adapter.logits(Batch(images=images)), atol=1e-4)
+
+
+def test_inside_inference_mode_it_tunes_all_the_same(small_clip, support, classifier, images):
+    adapter = prepared(support, classifier, small_clip)
+    batch = Batch(images=images, features=features_of(small_clip, images))
+    want = adapter.logits(batch)
+    with torch.inference_mode():
+        assert torch.equal(adapter.logits(Batch(images=images, features=batch.features * 1)), want)
+    assert not want.requires_grad
+
+
+def test_what_cannot_be_is_said(small_clip, support, several_labels, classifier, images):
+    bad = [{"n_views": 1}, {"selection": 0.0}, {"steps": 0}, {"lr": 0.0}, {"weight_decay": -1.0}, {"images_at_once": 0}]
+    for given in [*bad, {"crop_scale": (0.5, 0.2)}, {"crop_scale": (0.5,)}, {"amp": "fp16"}, {"class_chunk": 0}]:
+        with pytest.raises(ConfigError, match=next(iter(given))):
+            build_adapter("tpt", **given)
+    with pytest.raises(CapabilityError, match="'tpt' takes one label an image"):
+        prepared(several_labels, classifier, small_clip)
+    with pytest.raises(CapabilityError, match="text tower"):
+        build_adapter("tpt").fit(support.without_labels(), classifier)
+    with pytest.raises(CapabilityError, match="24 wide, text features 8"):
+        prepared(support.without_labels(), TextClassifier(torch.randn(4, 8), class_names=NAMES), small_clip)
+    with pytest.raises(ConfigError, match="tpt writes prompts around class names"):
+        prepared(FeatureSet(support.features), TextClassifier(classifier.weights), small_clip)
+    with pytest.raises(CapabilityError, match=r"Batch\(images"):
+        prepared(support, classifier, small_clip).logits(support)
+    with pytest.raises(CapabilityError, match="5 images for 20 rows"):
+        prepared(support, classifier, small_clip).logits(Batch(images=images, features=support.features))
+
+
+def test_a_trainable_tower_gets_no_gradient(small_clip_spec, support, classifier, images):
+    from vladapt.core.backbones.load import load_backbone
+
+    backbone = load_backbone(small_clip_spec, device="cpu")
+    backbone.model.requires_grad_(True)
+    prepared(support, classifier, backbone).logits(Batch(images=images[:1]))
+    assert all(p.grad is None for p in backbone.model.parameters())
+
+
+def test_tunes_through_the_embedded_towers(embedded_task, images):
+    backbone, support, classifier = embedded_task
+    adapter = prepared(support, classifier, backbone, n_views=4)
+    batch = Batch(images=images[:2], features=features_of(backbone, images[:2]))
+    logits = adapter.logits(batch)
+    assert logits.shape == (2, 3) and torch.isfinite(logits).all()
+    assert not torch.allclose(logits, classifier.logits(batch.unit), atol=1e-2)
