@@ -1,0 +1,85 @@
+"""Peak memory and time of prompt learning on many classes, through a text tower of ViT-B/16's size.
+
+    python benchmarks/prompt_memory.py
+
+Each row is a fit of two steps in a process of its own: the peak of its resident memory, imports and both towers
+included; the seconds of one training step; and those of the rest: names turned into tokens, and all classes encoded
+once at the end. Weights and image features are random, which changes neither. Names take 2 to 7 tokens, as many as
+those of ImageNet. Last, how far apart the contexts are that were learned with and without checkpointing.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+ARCHITECTURE, WIDTH, BATCH, STEPS = "open_clip:ViT-B-16@random", 512, 32, 2
+ROWS = (
+    ("coop", 1_000, {}),
+    ("coop", 1_000, {"checkpointing": True}),
+    ("pomp", 20_000, {"checkpointing": True}),
+)
+WORDS = ("red", "old", "small", "river", "stone", "glass", "night", "paper", "iron", "field", "garden", "coffee")
+
+
+def measure(name: str, classes: int, options: dict) -> dict:
+    """Peak GB, seconds of a step and of the rest, and the context learned."""
+    from torch.optim.optimizer import register_optimizer_step_post_hook
+
+    import vladapt
+
+    backbone = vladapt.load_backbone(ARCHITECTURE, device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    names = tuple(class_name(i) for i in range(classes))
+    images = torch.randn(STEPS * BATCH, WIDTH, generator=generator)
+    support = vladapt.FeatureSet(images, torch.randint(classes, (len(images),), generator=generator), names)
+    classifier = vladapt.TextClassifier(torch.randn(classes, WIDTH, generator=generator), class_names=names)
+    adapter = vladapt.build_adapter(name, epochs=1, warmup=None, batch_size=BATCH, **options)
+    ends: list[float] = []
+    register_optimizer_step_post_hook(lambda *_: ends.append(time.perf_counter()))
+    started = time.perf_counter()
+    adapter.fit(support, classifier, backbone=backbone)
+    step = ends[1] - ends[0]
+    rest = time.perf_counter() - started - STEPS * step
+    return {"gb": peak_gb(), "step": step, "rest": rest, "ctx": adapter.ctx.flatten().tolist()}
+
+
+def class_name(index: int) -> str:
+    """One to five words and a number."""
+    words = [WORDS[(7 * index + 5 * k) % len(WORDS)] for k in range(1 + index % 5)]
+    return " ".join([*words, str(index % 997)])
+
+
+def peak_gb() -> float:
+    """Resident memory at its peak, in units of 10^9 bytes (Linux)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e9
+
+
+def in_a_process(name: str, classes: int, options: dict) -> dict:
+    command = (sys.executable, __file__, name, str(classes), json.dumps(options))
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def main() -> None:
+    print(f"{ARCHITECTURE}, batch {BATCH}, {torch.get_num_threads()} threads")
+    found = []
+    for name, classes, options in ROWS:
+        row = in_a_process(name, classes, options)
+        found.append(torch.tensor(row["ctx"]))
+        way = "checkpointing" if options.get("checkpointing") else "all kept"
+        times = f"{row['step']:6.1f} s a step, {row['rest']:6.1f} s beside"
+        print(f"{name:5} C {classes:6,}  {way:14} {row['gb']:5.2f} GB  {times}", flush=True)
+    print(f"contexts of coop, with and without checkpointing: {(found[0] - found[1]).abs().max():.1e} apart at most")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        print(json.dumps(measure(sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3]))))
+    else:
+        main()
