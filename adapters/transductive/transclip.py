@@ -39,8 +39,9 @@ class TransClip(Adapter):
     since the fewer the shots, the less their mean says (that default is ours).
 
     Prediction: an image of the unlabelled set (the same feature) gets its z of the joint solution; copies of one image
-    share the mean of theirs. Any other image gets one update of its own with the solution kept: text, likelihood, and
-    its n nearest unlabelled images, counted both ways: sum_j w_ij z_j / n. So no answer depends on the batch.
+    share the mean of their log z. Any other image gets one update of its own with the solution kept: text, likelihood,
+    and its n nearest unlabelled images, counted both ways: sum_j w_ij z_j / n. So no answer depends on the batch.
+    Neither (Q, Q) nor (Q, C, D) numbers are ever held.
 
     Where it differs from the released code: each gamma starts anew (there z, means and variance go on from the gamma
     before); z of shots and of images is in the order of the links (there rows are mixed up); a shot keeps its nearest
@@ -66,7 +67,7 @@ class TransClip(Adapter):
     needs: ClassVar[frozenset[str]] = frozenset({"features", "unlabeled"})
     transductive: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = (
-        "text", "logit_scale", "means", "variance", "queries", "prints", "log_assignments", "lambda_", "gamma_",
+        "text", "logit_scale", "means", "variance", "queries", "prints", "log_assignments", "lambda_",
     )  # fmt: skip
 
     mode: str = FEW_SHOT
@@ -102,12 +103,12 @@ class TransClip(Adapter):
         logits = classifier.logits(self.queries)  # (Q, C)
         links = mutual_links(self.queries, self.n_neighbors)
         if self.mode == ZERO_SHOT:
-            self.gamma_, chosen, words, score = 0.0, {}, "nothing to choose", None
+            chosen, words, score = {}, "nothing to choose", None
             solution = self._solve(logits, links, None)
         else:
-            self.gamma_, words, score = self._choose(logits, links, support, val, seed)
-            chosen = {"gamma": self.gamma_}
-            solution = self._solve(logits, links, support, self.gamma_)
+            gamma, words, score = self._choose(logits, links, support, val, seed)
+            chosen = {"gamma": gamma}
+            solution = self._solve(logits, links, support, gamma)
         notes = self._remember(solution, logits)
         return FitReport(self.name, chosen, words, score, notes=notes)
 

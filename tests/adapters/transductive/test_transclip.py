@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from vladapt.adapters.transductive._mixture import first_mixture
 from vladapt.core.contracts import FeatureSet, TextClassifier
 from vladapt.core.contracts.errors import CapabilityError, ConfigError
 from vladapt.core.registry import build_adapter
@@ -163,6 +164,16 @@ def test_order_does_not_matter(make_task, seed, mode, scale):
     other = replace(task, support=support, text=task.text.select(classes))
     adapter = fitted(other, mode=mode, gamma=0.02, unlabeled=task.test.select(rows).without_labels())
     torch.testing.assert_close(adapter.logits(task.test), expected[:, classes], atol=5e-3, rtol=5e-3)
+
+
+def test_first_means_are_of_the_surest_images_where_all_predictions_are_1():
+    """In float32 the text gives class 0 to 20 images with p = 1; which of them are surest shows in the logits alone."""
+    features = F.normalize(torch.randn(20, 6, generator=torch.Generator().manual_seed(0)), dim=1)
+    logits = torch.stack([100 + (7 * torch.arange(20.0)) % 20, torch.zeros(20), torch.arange(20.0)], dim=1)
+    assert (logits.softmax(dim=1)[:, 0] == 1).all()
+    surest = (logits[:, 0] - logits[:, 2]).topk(2).indices
+    mean = first_mixture(features, logits, 2).means[0]
+    torch.testing.assert_close(mean, F.normalize(features[surest].sum(dim=0), dim=0))
 
 
 @pytest.mark.parametrize(
