@@ -15,6 +15,7 @@ from ...core.contracts.errors import CapabilityError, DataError
 from ._cache import CHUNK_ELEMENTS, zero_shot_logits, zero_shot_text
 from ._nearest_texts import SEARCHES, NearestTexts
 
+PUBLISHED = 16  # captions an image
 LEAST = 1e-12  # a weight of 0 would be a logit of minus infinity
 
 
@@ -61,7 +62,7 @@ class XMoRe(Adapter):
     state: ClassVar[tuple[str, ...]] = ("text", "logit_scale", "captions", "image_confidence", "caption_confidence")
     passing: ClassVar[frozenset[str]] = frozenset({"search"})
 
-    top_k: int = 16
+    top_k: int = PUBLISHED
     search: str = "auto"
 
     def __post_init__(self):
@@ -81,7 +82,8 @@ class XMoRe(Adapter):
             f"mean confidence over {words}: {self.image_confidence:.3f} of images, "
             f"{self.caption_confidence:.3f} of their captions",
         ]
-        return FitReport(self.name, {"top_k": self.top_k}, "published settings", notes=notes)
+        words = "published settings" if self.top_k == PUBLISHED else "given as options"
+        return FitReport(self.name, {"top_k": self.top_k}, words, notes=notes)
 
     def _log_probabilities(self, unit: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C) of the images, and (B, C) of the mean over each image's captions."""

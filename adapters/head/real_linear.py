@@ -103,9 +103,8 @@ class RealLinear(Adapter):
         if synonyms is not None:
             notes += [spoken_of(synonyms), *self._tail_note(synonyms, val)]
         chosen = {"iterations": iterations, "images": len(images), "prompts": len(texts.prompts)}
-        return FitReport(
-            self.name, chosen, "published settings", history=history, notes=notes, trained_parameters=head.numel()
-        )
+        words = "published settings" if self.iterations is None else "given as options"
+        return FitReport(self.name, chosen, words, history=history, notes=notes, trained_parameters=head.numel())
 
     def _images(
         self, support: FeatureSet, classifier, resources, texts: ClassTexts

@@ -205,6 +205,7 @@ def test_blocks_change_nothing(described, monkeypatch):
 def test_options(described):
     task, pool = described
     assert not torch.allclose(*(fitted(task, pool, top_k=k).logits(task.test) for k in (1, 16)), atol=1e-3)
+    assert [fitted(task, pool, top_k=k).report.chosen_on for k in (1, 16)] == ["given as options", "published settings"]
     cls = adapter_class("x-more")
     assert {f.name for f in fields(cls)} == {"top_k", "search"} and cls.passing == {"search"}
     with pytest.raises(ConfigError, match="top_k"):

@@ -142,6 +142,7 @@ def test_history_and_report(prompted):
     report = fitted(prompted, iterations=25, lr=1e-3).report
     assert len(report.history) == 10 and report.history[-1]["loss"] < report.history[0]["loss"]
     assert report.chosen == {"iterations": 25, "images": 30, "prompts": 15} and report.trained_parameters == 80
+    assert report.chosen_on == "given as options"
     assert "the 30 shots take the place of retrieved images" in report.notes[0]
 
 
