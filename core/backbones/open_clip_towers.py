@@ -12,6 +12,7 @@ from ..contracts.backbone import Block
 from .blocks import attend, pre_norm_block
 from .checkpoints import resize_positions
 from .positions import ImagePositions
+from .projection_matrix import ProjectionMatrix
 from .separate_projections import SplitAttention
 from .two_tower import ImageTower, TextTower, at_last_valid
 
@@ -49,13 +50,16 @@ class VitTower(ImageTower):
         rows, columns = self.visual.conv1.kernel_size
         return pixels.shape[-2] // rows, pixels.shape[-1] // columns
 
-    def embed(self, pixels: Tensor) -> Tensor:
+    def start(self, pixels: Tensor) -> Tensor:
         visual = self.visual
         patches = visual.conv1(pixels).flatten(2).transpose(1, 2)  # (B, P, W)
         first = visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
         positions = resize_positions(visual.positional_embedding, self.grid(pixels), self.prefix)
         x = torch.cat([first, patches], dim=1) + positions.to(patches.dtype)  # (B, 1 + P, W)
-        return visual.ln_pre(visual.patch_dropout(x))
+        return visual.patch_dropout(x)
+
+    def enter(self, x: Tensor) -> Tensor:
+        return self.visual.ln_pre(x)
 
     def positions(self) -> ImagePositions:
         """Where positions are added to the patches."""
@@ -74,6 +78,9 @@ class VitTower(ImageTower):
 
     def project(self, hidden: Tensor) -> Tensor:
         return hidden if self.visual.proj is None else hidden @ self.visual.proj
+
+    def matrix(self) -> ProjectionMatrix | None:
+        return None if self.visual.proj is None else ProjectionMatrix(self.visual, "proj")
 
     def project_patches(self, x: Tensor) -> Tensor:
         if self.visual.attn_pool is not None:
@@ -104,6 +111,9 @@ class ResNetTower(ImageTower):
     def project(self, hidden: Tensor) -> Tensor:
         return self.visual.attnpool.c_proj(hidden)
 
+    def matrix(self) -> ProjectionMatrix:
+        return ProjectionMatrix.of(self.visual.attnpool.c_proj)
+
     def tokens(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Each cell's value, projected (MaskCLIP: Extract Free Dense Labels from CLIP, 2022, arXiv 2112.01071)."""
         last = self.maps(pixels)[-1]
@@ -123,9 +133,12 @@ class TimmVitTower(ImageTower):
         rows, columns = self.trunk.patch_embed.patch_size
         return pixels.shape[-2] // rows, pixels.shape[-1] // columns
 
-    def embed(self, pixels: Tensor) -> Tensor:
+    def start(self, pixels: Tensor) -> Tensor:
         trunk = self.trunk
-        return trunk.norm_pre(trunk.patch_drop(trunk._pos_embed(trunk.patch_embed(pixels))))
+        return trunk.patch_drop(trunk._pos_embed(trunk.patch_embed(pixels)))
+
+    def enter(self, x: Tensor) -> Tensor:
+        return self.trunk.norm_pre(x)
 
     def positions(self) -> ImagePositions | None:
         """Where positions are added to the patches; None where they are not added one to each patch, as it comes."""
@@ -139,6 +152,10 @@ class TimmVitTower(ImageTower):
 
     def project(self, hidden: Tensor) -> Tensor:
         return self.visual.head(hidden)
+
+    def matrix(self) -> ProjectionMatrix | None:
+        linear = getattr(self.visual.head, "proj", None)
+        return ProjectionMatrix.of(linear) if isinstance(linear, nn.Linear) else None
 
 
 def _timm_block(block: nn.Module) -> Block:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,11 @@ from torch.utils.checkpoint import checkpoint
 from ..contracts.backbone import Backbone, Block, normalized
 from ..contracts.errors import CapabilityError, ConfigError
 from .preprocessing import Preprocess
+from .projection_matrix import ProjectionMatrix
 from .text_prefix import insert_after_start
+
+if TYPE_CHECKING:
+    from .prompted import TowerPrompts
 
 FEATURE_MAP_DEPTHS = (0.25, 0.5, 0.75, 1.0)
 
@@ -25,18 +30,29 @@ class ImageTower:
     Attributes:
         blocks: its transformer blocks.
         prefix: how many tokens stand before the patches.
+        appended: (B, T, W) -> (B, n, W): learned tokens that come after the patches; see `prompted.py`.
     """
 
     blocks: Sequence[Block] = ()
     prefix: int = 0
+    appended: Callable[[Tensor], Tensor] | None = None
 
     def grid(self, pixels: Tensor) -> tuple[int, int]:
         """(h, w) of the patches of (B, 3, H, W)."""
         raise AssertionError("a tower with blocks implements grid")
 
+    def start(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, T, W): patches and what stands before them, with their positions."""
+        raise AssertionError("a tower with blocks implements start")
+
+    def enter(self, x: Tensor) -> Tensor:
+        """(B, T, W) -> (B, T, W): what stands between the positions and the first block, often a norm."""
+        return x
+
     def embed(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, T, W)."""
-        raise AssertionError("a tower with blocks implements embed")
+        """(B, 3, H, W) -> (B, T, W): what the first block takes."""
+        x = self.start(pixels)
+        return self.enter(x if self.appended is None else torch.cat([x, self.appended(x)], dim=1))
 
     def pool(self, x: Tensor) -> Tensor:
         """(B, T, W) after the last block -> (B, W'): before the projection."""
@@ -45,6 +61,17 @@ class ImageTower:
     def project(self, hidden: Tensor) -> Tensor:
         """(..., W') -> (..., D)."""
         return hidden
+
+    def matrix(self) -> ProjectionMatrix | None:
+        """What `project` multiplies with and adds; None where it does more than that, or nothing."""
+        return None
+
+    def add_to_projection(self, change: Tensor) -> bool:
+        """Let `project` give `change` (W', D) times its input in addition, in place; False where that has no place."""
+        matrix = self.matrix()
+        if matrix is not None:
+            matrix.add(change)
+        return matrix is not None
 
     def project_patches(self, x: Tensor) -> Tensor:
         """(B, T, W) after the last block -> (B, P, D): each patch as if it alone were pooled."""
@@ -81,7 +108,8 @@ class ImageTower:
         x, start, maps = self.embed(pixels), 0, []
         for stop in stops:
             x, start = run(self.blocks[start:stop], x), stop
-            maps.append(x[:, self.prefix :].transpose(1, 2).reshape(len(x), -1, height, width))
+            patches = x[:, self.prefix : self.prefix + height * width]
+            maps.append(patches.transpose(1, 2).reshape(len(x), -1, height, width))
         return maps
 
 
@@ -130,6 +158,8 @@ class TwoTower(Backbone):
     Attributes:
         text_prefix: (n, W) vectors that `encode_text` puts after the start token, or None. Prompts that are learned
             through `encode_prompt` go without.
+        prompts: learned tokens inside the towers (`hang_prompts`), a child of `model`, or None. Every pass goes with
+            them.
     """
 
     transform: Preprocess
@@ -139,6 +169,7 @@ class TwoTower(Backbone):
         self._towers: tuple[ImageTower | None, TextTower | None] | None = None
         self._tokenizer: Callable[[list[str]], Tensor] | None = None
         self.text_prefix: Tensor | None = None
+        self.prompts: TowerPrompts | None = None
 
     def __getstate__(self):
         # Towers hold closures over the modules; a copy must make its own over its own modules.
@@ -174,6 +205,8 @@ class TwoTower(Backbone):
             # Random initialisation, thrown away for the weights, must not move the seed of the run.
             with torch.random.fork_rng(devices=[]):
                 model = self.build_model()
+            if self.prompts is not None:
+                model.prompts = self.prompts
             self._model = model.float().eval().requires_grad_(False).to(self.device)
         return self._model
 
@@ -209,7 +242,7 @@ class TwoTower(Backbone):
     def encode_image(self, pixels: Tensor, normalize: bool = True) -> Tensor:
         pixels = pixels.to(self.device)
         own_size = tuple(pixels.shape[-2:]) == (self.image_size, self.image_size)
-        if own_size:
+        if own_size and not self._prompted("image"):
             return normalized(self.encode_pixels(pixels), normalize)
         if "image_blocks" not in self.capabilities:
             raise ConfigError(
@@ -222,10 +255,11 @@ class TwoTower(Backbone):
         tokens = (texts if isinstance(texts, Tensor) else self.tokenize(texts)).to(self.device)
         if self.text_prefix is not None:
             return self._encode_prefixed(tokens, normalize)
-        if "trim" not in self.capabilities:
+        if "trim" not in self.capabilities and not self._prompted("text"):
             return normalized(self.encode_tokens(tokens), normalize)
-        mask = self.token_mask(tokens)
-        longest = int(mask.sum(dim=1).max()) if len(mask) else 1
+        mask, longest = self.token_mask(tokens), tokens.shape[1]
+        if "trim" in self.capabilities:
+            longest = int(mask.sum(dim=1).max()) if len(mask) else 1
         return self.encode_prompt(self.embed_tokens(tokens[:, :longest]), mask[:, :longest], normalize)
 
     def _encode_prefixed(self, tokens: Tensor, normalize: bool) -> Tensor:
@@ -288,6 +322,22 @@ class TwoTower(Backbone):
         self.need("hidden")
         return self._image.hidden(pixels.to(self.device)).float()
 
+    def project(self, hidden: Tensor, normalize: bool = True) -> Tensor:
+        """(..., W) image features before the projection, as `hidden` gives them -> (..., D)."""
+        self.need("hidden")
+        return normalized(self._image.project(hidden.to(self.device)), normalize)
+
+    def image_projection(self) -> ProjectionMatrix | None:
+        """What `project` does, without the towers; None where it is more than a matrix (embedded), or none (SigLIP)."""
+        self.need("hidden")
+        return self._image.matrix()
+
+    def add_to_projection(self, change: Tensor) -> None:
+        """Let `project` and `encode_image` add hidden @ change, (W, D), in place; CapabilityError if they cannot."""
+        self.need("hidden")
+        if not self._image.add_to_projection(change):
+            raise CapabilityError(f"backbone '{self.spec}' projects its image features by no matrix that could change")
+
     def image_tokens(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
         self.need("image_tokens")
         tokens, grid = self._image.tokens(pixels.to(self.device))
@@ -342,8 +392,12 @@ class TwoTower(Backbone):
 
     def _opened(self):
         if self._towers is None:
-            self._towers = self.build_towers(self.model)
+            towers = self.build_towers(self.model)
+            self._towers = towers if self.prompts is None else self.prompts.inside(*towers, self.context_length)
         return self._towers
+
+    def _prompted(self, tower: str) -> bool:
+        return self.prompts is not None and getattr(self.prompts, tower) is not None
 
 
 def _recomputed(block: Block, model: nn.Module) -> Block:

@@ -1,0 +1,218 @@
+"""Fine-tuning of the image tower's last projection, on features that are taken before it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ...core.contracts.adapter import Adapter, Batch, FitReport, require
+from ...core.contracts.backbone import Backbone
+from ...core.contracts.errors import CapabilityError, DataError
+from ...core.contracts.features import FeatureSet
+from ...core.contracts.resources import PreProjection
+from ...core.data.holdout import Selection, selection_split
+from ...core.metrics.selection import val_score
+from ...core.training.teacher import copy_of
+from ._changes import digest_of
+from ._projections import Run, TextSide, train_runs
+
+RATES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
+PENALTIES = (10.0, 1.0, 0.1, 0.01, 0.001, 0.0001, 0.0)
+DEFAULT_RATE = 1e-5
+BY_SHOTS: dict[str, Callable[[int], float]] = {"1/K": lambda shots: 1 / shots, "1/K^2": lambda shots: 1 / shots**2}
+
+
+@dataclass(eq=False, kw_only=True)
+class Projection(Adapter):
+    """ProLIP, the fine-tuned visual projection.
+
+    Fahes, Vu, Bursuc, Perez, de Charette: CLIP's Visual Embedding Projector is a Few-shot Cornucopia, 2024,
+    arXiv 2410.05270. (Not the probabilistic ProLIP, which is the loss `prolip`.)
+
+    logits = s norm(h P + b) W^T with h (B, W) the pooled image features before the projection. Only P learns, from the
+    tower's own P0, by cross-entropy + lambda ||P - P0||^2 (a sum over entries): Adam with epsilon 1e-4, 300 epochs of
+    one full batch, a cosine to 0. An epoch sees one augmented view of every image, epoch e view e mod V. With several
+    labels an image: binary cross-entropy.
+
+    With val the learning rate is one of 1e-2, 1e-3, ... 1e-8 and lambda one of 10, 1, ... 1e-4, 0: all 49 pairs are
+    trained, together, and the first of the best is kept, of high rates and penalties first. Without val nothing is held
+    out of the support: the published choice is then lr 1e-5 and lambda 1/K, K the images of the largest class.
+
+    Where it differs from the released code: its first view is the second of the list; it is the change P - P0 that is
+    learned, which is the same; losses use the backbone's own logit scale. A tower that does not project by a matrix
+    (the embedded backbone's closed form, SigLIP's none) gets a linear map beside what it does: norm(p(h) + h C), C from
+    0, which is ProLIP where p(h) = h P0 + b. Columns that no class text reads stay as they are; CLIP has none.
+
+    The towers are not needed again to score: `logits` takes `Batch(pre_projection=...)`. `tuned` gives them with the
+    new projection in place.
+
+    Args:
+        views: augmented views asked for; 0: images as they are. `FitReport.chosen` says how many there were.
+        lr: Adam's peak; None: chosen on val, else 1e-5.
+        penalty: lambda, or "1/K" or "1/K^2"; None: chosen on val, else "1/K".
+        epochs: length of the cosine.
+
+    Resources:
+        pre_projection: `PreProjection`, its `support.views` where views are asked for.
+
+    Raises:
+        ConfigError: an option is out of range.
+        CapabilityError: no backbone to fit, or no features before the projection.
+        DataError: these are of other images.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"features", "pre_projection", "views"})
+    at_predict: ClassVar[frozenset[str]] = frozenset({"pre_projection"})
+    multilabel: ClassVar[bool] = True
+    state: ClassVar[tuple[str, ...]] = (
+        *("change", "columns", "weight", "bias"),  # of the projection; `weight` as it was, None if it is no matrix
+        *("text", "logit_scale", "logit_bias"),
+    )
+
+    views: int = 300
+    lr: float | None = None
+    penalty: float | str | None = None
+    epochs: int = 300
+
+    def __post_init__(self):
+        require(self.views >= 0, "views", self.views, "give 0 or more")
+        require(self.lr is None or self.lr > 0, "lr", self.lr, "give a positive rate, or leave it out")
+        require(self.epochs >= 1, "epochs", self.epochs, "give at least 1")
+        number = isinstance(self.penalty, (int, float))
+        fine = self.penalty >= 0 if number else self.penalty is None or self.penalty in BY_SHOTS
+        require(fine, "penalty", self.penalty, "give 0 or more, 1/K or 1/K^2, or leave it out")
+
+    def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
+        given: PreProjection = resources["pre_projection"]
+        _check(backbone, given.support, support)
+        side = TextSide.of(classifier)
+        self._note_what_stays(backbone, side)
+        hidden = given.support.to(support.features.device)
+        views = min(self.views, 0 if hidden.views is None else hidden.views.shape[1])
+
+        def images(epoch: int) -> tuple[Tensor, Tensor]:
+            seen = hidden.views[:, epoch % views].float() if views else hidden.features
+            return seen, self._projected(seen)
+
+        selection = selection_split(support, None if given.val is None else val, seed)
+        runs, words = self._runs(support, selection)
+        score = self._score_on(given.val, selection, side) if len(runs) > 1 else None
+        best, reached = None, None
+        for run in train_runs(images, support.labels, side, runs, self.epochs):
+            found = None if score is None else score(run)
+            if best is None or found > reached:
+                best, reached = run, found
+        self.change = best.change.T.contiguous()  # (W, R)
+        chosen = {"lr": best.lr, "lambda": best.penalty, "views": views}
+        history = [
+            {"epoch": epoch + 1, "loss": loss, "lr": best.rate(epoch, self.epochs)}
+            for epoch, loss in enumerate(best.losses.tolist())
+        ]
+        return FitReport(self.name, chosen, words, reached, history, self._notes(backbone, views))
+
+    def _note_what_stays(self, backbone: Backbone, side: TextSide) -> None:
+        """The texts, and the projection as it was."""
+        matrix, device = backbone.image_projection(), side.rows.device
+        self.weight = None if matrix is None else matrix.weight.to(device)  # (W, D)
+        self.bias = None if matrix is None or matrix.bias is None else matrix.bias.to(device)
+        self.text, self.columns = side.rows, side.columns
+        self.logit_scale, self.logit_bias = side.scale, side.bias
+        self.backbone_ = backbone.fingerprint
+
+    def _runs(self, support: FeatureSet, selection: Selection) -> tuple[list[Run], str]:
+        """Pairs to train, and on what one of them is chosen."""
+        on_val = selection.val is not None and not selection.held_out
+        shots = max(1, int(support.one_hot().sum(dim=0).max()))
+        rates = (self.lr,) if self.lr is not None else RATES if on_val else (DEFAULT_RATE,)
+        penalty = self.penalty if self.penalty is not None or on_val else "1/K"
+        penalty = BY_SHOTS[penalty](shots) if penalty in BY_SHOTS else penalty
+        penalties = PENALTIES if penalty is None else (float(penalty),)
+        runs = [Run(rate, value) for rate in rates for value in penalties]
+        if len(runs) > 1:
+            return runs, selection.words
+        given = self.lr is not None and self.penalty is not None
+        return runs, "given as options" if given else "published choice without val"
+
+    def _score_on(self, val: FeatureSet, selection: Selection, side: TextSide) -> Callable[[Run], float]:
+        _check_rows(val, selection.val, "val")
+        hidden = val.features.to(side.rows.device)
+        projected = self._projected(hidden)
+
+        def score(run: Run) -> float:
+            return val_score(side.logits(projected, (hidden @ run.change.T).unsqueeze(1))[:, 0], selection.val.labels)
+
+        return score
+
+    def _notes(self, backbone: Backbone, views: int) -> list[str]:
+        notes = [] if views else ["trained on features of the images as they are, without augmented views"]
+        if self.weight is None:
+            notes.append(f"backbone '{backbone.spec}' projects by no matrix: what is learned is a linear map beside it")
+        return notes
+
+    # what was learned
+
+    @torch.no_grad()
+    def _projected(self, hidden: Tensor) -> Tensor:
+        """(N, W) -> (N, D), by the projection as it was."""
+        if self.weight is None:
+            return self.towers.project(hidden, normalize=False).to(hidden.device)
+        projected = hidden @ self.weight
+        return projected if self.bias is None else projected + self.bias
+
+    def _logits(self, batch: Batch) -> Tensor:
+        if batch.pre_projection is None:
+            raise CapabilityError(
+                f"adapter '{self.name}' scores image features before the projection; pass Batch(pre_projection=...)"
+            )
+        hidden = batch.pre_projection.float()
+        if hidden.shape[-1] != len(self.change):
+            raise CapabilityError(
+                f"adapter '{self.name}' was fitted on features of width {len(self.change)} before the projection, "
+                f"these have {hidden.shape[-1]}; use the backbone of the fit"
+            )
+        side = TextSide(self.text, self.columns, self.logit_scale, self.logit_bias, self.dim_)
+        return side.logits(self._projected(hidden), (hidden @ self.change).unsqueeze(1))[:, 0]
+
+    def tuned(self, backbone: Backbone) -> Backbone:
+        """A copy of the backbone with the learned projection in place, under a fingerprint of its own.
+
+        Args:
+            backbone: that of the fit. It stays as it is.
+
+        Raises:
+            CapabilityError: not fitted, another backbone, or one whose towers have no place for it (SigLIP).
+        """
+        if not getattr(self, "fitted_", False) or backbone.fingerprint != self.backbone_:
+            raise CapabilityError(
+                f"adapter '{self.name}' was not fitted on backbone '{backbone.spec}'; fit it, or load that of the fit"
+            )
+        made = copy_of(backbone)
+        change = self.change.new_zeros(len(self.change), self.dim_)
+        change[:, self.columns] = self.change
+        made.add_to_projection(change)
+        learned = f"{self.backbone_} {digest_of({'change': change})}"
+        made.fingerprint = hashlib.sha256(learned.encode()).hexdigest()[: len(self.backbone_)]
+        return made
+
+
+def _check(backbone: Backbone | None, hidden: FeatureSet, support: FeatureSet) -> None:
+    if backbone is None:
+        raise CapabilityError("adapter 'projection' starts from a backbone's projection; pass fit(backbone=...)")
+    backbone.need("hidden")
+    if not hasattr(backbone, "image_projection"):
+        raise CapabilityError(f"backbone '{backbone.spec}' does not say how it projects, so that nothing can be tuned")
+    _check_rows(hidden, support, "support")
+
+
+def _check_rows(hidden: FeatureSet, own: FeatureSet, which: str) -> None:
+    same_ids = hidden.ids is None or own.ids is None or hidden.ids == own.ids
+    if len(hidden) != len(own) or not same_ids:
+        raise DataError(
+            f"resource pre_projection: its {which} has {len(hidden)} rows of other images than the {len(own)} of the "
+            "fit; take both of the same images, in one order"
+        )
