@@ -18,11 +18,14 @@ from safetensors.torch import save_file
 
 from ..contracts.backbone import Backbone
 from ..contracts.errors import CapabilityError, DataError
+from .prompted import CHILD, TowerPrompts
 
 FILE = "model.safetensors"
 FORMAT = 1
 PREFIX = "vladapt.text_prefix"
-"""In the file only where the training gave texts a prefix; other libraries have no place for it."""
+PROMPTS = "vladapt.prompts."
+"""In the file only where the training gave texts a prefix, or the towers tokens; other libraries have no place for
+either."""
 
 
 def save_fine_tuned(backbone: Backbone, folder: str | Path) -> Path:
@@ -45,7 +48,11 @@ def save_fine_tuned(backbone: Backbone, folder: str | Path) -> Path:
         "licence": backbone.licence,
         "description": backbone.description,
     }
-    state = {name: value.detach().cpu().contiguous().clone() for name, value in backbone.model.state_dict().items()}
+    state = {
+        name.replace(f"{CHILD}.", PROMPTS, 1) if name.startswith(f"{CHILD}.") else name: value
+        for name, value in backbone.model.state_dict().items()
+    }
+    state = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     if getattr(backbone, "text_prefix", None) is not None:
         state[PREFIX] = backbone.text_prefix.detach().cpu().contiguous().clone()
     path, partial = folder / FILE, folder / f".{FILE}.{os.getpid()}"
@@ -77,7 +84,10 @@ def build(spec: str, device: torch.device, image_size: int | None) -> Backbone:
     module = import_module(f".{header['family']}", __package__)
     backbone = module.rebuild(header["description"], path, spec=spec, device=device, image_size=image_size)
     with safe_open(str(path), framework="pt") as f:
-        backbone.text_prefix = f.get_tensor(PREFIX) if PREFIX in f.keys() else None  # noqa: SIM118 (no mapping)
+        names = set(f.keys())
+        backbone.text_prefix = f.get_tensor(PREFIX) if PREFIX in names else None
+        tokens = {name.removeprefix(PROMPTS): f.get_tensor(name) for name in names if name.startswith(PROMPTS)}
+    backbone.prompts = TowerPrompts.of(tokens) if tokens else None
     return backbone
 
 

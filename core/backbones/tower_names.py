@@ -6,7 +6,8 @@ from ..contracts.backbone import Backbone
 from ..contracts.errors import UnknownNameError
 
 # Children of the models of open_clip, transformers and the embedded backbone. Whatever else hangs there (logit scale,
-# logit bias, temperature, alignment, a decoder that sees both) is shared.
+# logit bias, temperature, alignment, a decoder that sees both) is shared. Prompts hang under "prompts.image" and
+# "prompts.text".
 ROOTS = {
     "image": frozenset({"visual", "vision_model", "visual_projection", "image"}),
     "text": frozenset(
@@ -29,5 +30,5 @@ def tower_of(backbone: Backbone, name: str) -> str:
         found = getattr(found, part, None)
     if found is None:
         raise UnknownNameError(f"backbone '{backbone.spec}' has no parameter '{name}'; see model.named_parameters()")
-    root = name.partition(".")[0]
+    root = name.removeprefix("prompts.").partition(".")[0]
     return next((tower for tower, roots in ROOTS.items() if root in roots), "shared")

@@ -43,13 +43,18 @@ def is_causal(backbone: Backbone, embeddings: Tensor) -> bool:
     Args:
         embeddings: (1, L, W) of any prompt.
     """
-    if "text_blocks" not in backbone.capabilities or embeddings.shape[1] < 2:
+    if "text_blocks" not in backbone.capabilities or embeddings.shape[1] < 2 or _has_tokens_inside(backbone):
         return False
     with torch.no_grad():
         x = backbone.embed_prompt(embeddings, embeddings.new_ones(embeddings.shape[:2], dtype=torch.bool))
         changed = torch.cat([x[:, :-1], x[:, -1:].roll(1, dims=-1)], dim=1)
         before, after = (backbone.run_blocks("text", version)[:, :-1] for version in (x, changed))
     return torch.allclose(before, after, rtol=1e-4, atol=1e-5)
+
+
+def _has_tokens_inside(backbone: Backbone) -> bool:
+    """Whether learned tokens hang in the text tower: they stand before what is shared here."""
+    return getattr(getattr(backbone, "prompts", None), "text", None) is not None
 
 
 def _attend(qkv: Tensor, num_heads: int, shared: int, prompts: int, seen: Tensor) -> Tensor:

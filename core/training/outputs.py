@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
+from ..contracts.errors import CapabilityError
 from .class_scores import ClassScores
 from .masked_words import MaskedWords
 from .tower_passes import image_features, image_outputs, seen_by, text_tokens
@@ -72,6 +73,8 @@ class Outputs(nn.Module):
         self.wanted = frozenset(wanted)
         for name in sorted(self.wanted & set(CAPABILITY)):
             backbone.need(CAPABILITY[name])
+        if self.wanted & VARIANCES and getattr(backbone, "prompts", None) is not None:
+            raise CapabilityError("a loss needs log variances, which towers with learned tokens do not give; use clip")
         self._held = [backbone, teacher]  # in a list: no submodules, whose parameters would be listed twice
         self.text_prompt = text_prompt
         self.class_scores = class_scores

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from vladapt import CapabilityError, build_classifier
+from vladapt.core.contracts.loss import Loss
 from vladapt.core.training.class_scores import ClassScores
 from vladapt.core.training.layers import set_trainable
 from vladapt.core.training.outputs import Outputs, image_features
@@ -95,3 +96,54 @@ def test_images_of_several_labels_have_no_text_of_their_own():
     assert several.label(0)[0] == 1.0 and fields_of({"logits", "labels"}, several, "x") == {"pixels", "labels"}
     with pytest.raises(CapabilityError, match=r"loss 'clip' needs.*one label an image"):
         fields_of({"image_features", "text_features"}, several, "loss 'clip'")
+
+
+def test_losses_see_the_features_of_the_classes(small_clip):
+    """Those of the classes themselves, without the negative prompts, and one encoding serves scores and features."""
+    backbone = copy.deepcopy(small_clip)
+    set_trainable(backbone)
+    scores = ClassScores(backbone, PROMPTS, [["nothing red"], ["no green"]])
+    outputs = Outputs(backbone, ["logits", "class_features"], class_scores=scores)
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    made = {**outputs.per_sample({"pixels": pixels}, known := outputs.classes()), **outputs.shared(known)}
+    assert made["class_features"].shape == (2, 24) and made["class_features"].requires_grad
+    torch.testing.assert_close(made["class_features"], ClassScores(backbone, PROMPTS).weights())
+    torch.testing.assert_close(made["logits"], scores(backbone.encode_image(pixels)))
+    torch.testing.assert_close(outputs.shared()["class_features"], made["class_features"])
+    assert Outputs(backbone, ["logits"], class_scores=scores).classes() is None
+
+
+class Anchor(Loss):
+    """Class features stay near a teacher's."""
+
+    needs = frozenset({"class_features", "teacher.class_features"})
+    teacher = "frozen"
+
+    def compute(self, out, progress):
+        return {"loss": (out["class_features"] - out["teacher.class_features"]).square().sum()}
+
+
+class Followed(Anchor):
+    teacher = "ema"
+
+
+def test_a_teachers_classes_are_its_own_or_given(small_clip_spec, toy_pairs, monkeypatch):
+    from vladapt.core.backbones.load import load_backbone
+    from vladapt.core.training import objective
+
+    given = F.normalize(torch.ones(2, 24), dim=-1)
+
+    def first_loss(kind=Anchor, prompts=PROMPTS, **task):
+        monkeypatch.setattr(objective, "build_loss", lambda name, dims, **options: kind(dims))
+        backbone, teacher = (load_backbone(small_clip_spec, device="cpu") for _ in range(2))
+        task = Task(toy_pairs(), {"anchor": 1.0}, class_prompts=prompts, teacher=teacher, **task)
+        settings = TrainingSettings(epochs=1, batch_size=24, lr=1e-3)
+        return train(backbone, task, settings, None).history[0]["loss"], ClassScores(teacher, PROMPTS).weights()
+
+    assert first_loss()[0] == pytest.approx(0, abs=1e-9)
+    found, own = first_loss(teacher_classes=given)
+    assert found == pytest.approx(float((own - given).square().sum()), rel=1e-4)
+    with pytest.raises(CapabilityError, match=r"'class_features' .*, 'teacher\.class_features' .*; pairs have no"):
+        first_loss(prompts=None)
+    with pytest.raises(CapabilityError, match=r"'teacher\.class_features', which only a teacher that stays has"):
+        first_loss(Followed)
