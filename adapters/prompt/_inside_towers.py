@@ -1,0 +1,139 @@
+"""What methods share that hang learned tokens inside the towers and train them alone."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ...core.backbones.prompted import (
+    CoupledTokens,
+    PromptTokens,
+    TowerPrompts,
+    hang_prompts,
+    start_tokens,
+    width_of,
+)
+from ...core.contracts.adapter import require
+from ...core.contracts.backbone import Backbone
+from ...core.contracts.errors import ConfigError
+from ...core.contracts.images import TrainingImages
+from ...core.prompts.templates import fill, spoken
+from ..weights._towers import TowerAdapter
+from ..weights._training import DASSL
+
+INIT_STD = 0.02
+CROP = (0.08, 1.0)
+"""Dassl's crop."""
+
+
+@dataclass(eq=False, kw_only=True)
+class TokenAdapter(TowerAdapter):
+    """Base of the methods that train tokens inside the towers and nothing else, by SGD with Dassl's schedule.
+
+    `warmup` counts epochs, at a rate of 1e-5.
+    """
+
+    own_crop: ClassVar[tuple[float, float]] = CROP
+    layer_decay: ClassVar[float] = 1.0  # no option: what trains lies beside the layers
+
+    batch_size: int = 4
+    weight_decay: float = 5e-4
+    warmup: float = 1
+
+    @abstractmethod
+    def _tokens(self, backbone: Backbone) -> dict[str, PromptTokens | CoupledTokens]:
+        """ "image" and "text", as far as there are any, to start from."""
+
+    def _own_settings(self, epochs: int) -> dict[str, Any]:
+        return dict(DASSL)
+
+    def _choose(self, backbone: Backbone) -> list[str]:
+        tokens = self._tokens(backbone)
+        hang_prompts(backbone, **tokens)
+        return [f"Trained tokens: {_told(tower, own)}" for tower, own in tokens.items()]
+
+    def _learned(self, trained: Backbone, base: Backbone) -> dict[str, Tensor]:
+        return {name: value.detach().cpu().clone() for name, value in trained.prompts.state_dict().items()}
+
+    def _put(self, backbone: Backbone) -> None:
+        made = TowerPrompts.of(self.changed)
+        hang_prompts(backbone, image=made.image, text=made.text).requires_grad_(False)
+
+
+@dataclass(eq=False, kw_only=True)
+class TextTokenAdapter(TokenAdapter):
+    """Base of those that have tokens in the text tower too, and so choose the words around them.
+
+    A class's text is what `ctx_init` says behind its first tokens, in whose place the learned ones come, and the
+    class's name. The domain's own prompts are not read, as published.
+    """
+
+    prompts_a_class: ClassVar[None] = None  # no option: there is one
+
+    ctx_init: str | None = "a photo of a"
+
+    def _class_texts(self, images: TrainingImages, backbone: Backbone) -> tuple[list[list[str]], list[str]]:
+        if not self.class_names_:
+            raise ConfigError(f"{self.name} writes texts around class names, and none are given; name them in the data")
+        words = words_after(backbone, self.ctx_init, self._text_count())[1]
+        templates = [f"{words} {{}}.".strip()]
+        return [fill(templates, name) for name in self.class_names_], templates
+
+    @abstractmethod
+    def _text_count(self) -> int:
+        """Tokens of the text tower."""
+
+    def _text_tokens(self, backbone: Backbone, depth: int) -> PromptTokens:
+        """The words' own embeddings at first, and random ones before the blocks after it."""
+        count = self._text_count()
+        words, _ = words_after(backbone, self.ctx_init, count)
+        tokens = random_tokens(depth, count, width_of(backbone, "text"))
+        return PromptTokens(tokens if words is None else torch.cat([words[None].cpu(), tokens[1:]]))
+
+
+def random_tokens(depth: int, count: int, width: int) -> Tensor:
+    """(depth, n, W) from N(0, 0.02^2), drawn on the CPU so that every device starts alike."""
+    return INIT_STD * torch.randn(depth, count, width)
+
+
+def check_tokens(**options: int) -> None:
+    """Raise the ConfigError of a number of tokens or blocks out of range."""
+    for name, value in options.items():
+        require(type(value) is int and value >= 1, name, value, "give a whole number, 1 or more")
+
+
+def words_after(backbone: Backbone, words: str | None, count: int) -> tuple[Tensor | None, str]:
+    """(n, W) embeddings of the first n tokens of some words, and the words behind them; (None, "") where there are
+    fewer tokens than that, which then start at random.
+
+    Raises:
+        ConfigError: the tokens end inside a word.
+    """
+    parts = spoken(words or "").split()
+    lengths = [0, *(_token_count(backbone, " ".join(parts[:end])) for end in range(1, len(parts) + 1))]
+    if lengths[-1] < count:
+        return None, ""
+    if count not in lengths:
+        raise ConfigError(
+            f"option ctx_init='{words}': its first {count} tokens end inside a word; give other words, or "
+            f"{', '.join(map(str, lengths[1:]))} tokens"
+        )
+    end = lengths.index(count)
+    first = start_tokens(backbone)
+    with torch.no_grad():
+        found = backbone.embed_tokens(backbone.tokenize([" ".join(parts)]).to(backbone.device))[0]  # (L, W)
+    return found[first : first + count].float(), " ".join(parts[end:])
+
+
+def _token_count(backbone: Backbone, text: str) -> int:
+    """Tokens of a text: those that it shares with a longer one."""
+    short, long = backbone.tokenize([text, f"{text} dog"])
+    return int((short != long).int().argmax()) - start_tokens(backbone)
+
+
+def _told(tower: str, tokens: PromptTokens | CoupledTokens) -> str:
+    return f"{tokens.count} in the {tower} tower, anew before {tokens.depth} of its blocks"

@@ -1,0 +1,68 @@
+"""MaPLe: learned tokens in both towers, those of the image tower made of those of the text tower."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from ...core.backbones.prompted import CoupledTokens, PromptTokens, width_of
+from ...core.contracts.backbone import Backbone
+from ._inside_towers import TextTokenAdapter, check_tokens
+
+
+@dataclass(eq=False, kw_only=True)
+class Maple(TextTokenAdapter):
+    """Multi-modal prompt learning.
+
+    Khattak et al., MaPLe: Multi-modal Prompt Learning, 2022, arXiv 2210.03117.
+
+    n tokens stand between the start and the words of every text; before block i of the text tower, for 0 < i < depth,
+    they are replaced by n others. A linear map for each block makes of them the tokens that come behind the patches in
+    the image tower, and before its block i. Tokens and maps are trained by cross-entropy, the towers stay. The last
+    ones are kept, nothing is chosen on val.
+
+    Where it differs from the released code: float32 unless `amp` says otherwise (published: fp16), any widths and
+    depths of towers (published: 512, 768 and 12; with fewer blocks all of them have tokens), and the domain's
+    augmentation where it has one. Published are the words "a photo of a" whatever the data: with two tokens in place of
+    the first two, a class's text goes on with "of a NAME.", here too. More tokens than `ctx_init` has start at random,
+    before "NAME.".
+
+    Several labels per image: binary cross-entropy on the difference to the negative prompts, which the tokens stand
+    before as well.
+
+    Args:
+        n_ctx: number of tokens n.
+        depth: blocks of both towers that have tokens of their own (published: 9; 3 for transfer between data sets).
+        ctx_init: words that the first tokens start from, in whose place they come; None starts from N(0, 0.02^2).
+        lr: peak learning rate of SGD with momentum 0.9, one rate an epoch down a cosine.
+        weight_decay: on tokens and maps.
+        warmup: epochs at a rate of 1e-5 before the cosine.
+
+    Raises:
+        ConfigError: the tokens end inside a word of `ctx_init`, or leave no place for words.
+        CapabilityError: a tower has no transformer blocks.
+    """
+
+    own_epochs: ClassVar[int] = 5
+
+    n_ctx: int = 2
+    depth: int = 9
+    lr: float = 3.5e-3
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_tokens(n_ctx=self.n_ctx, depth=self.depth)
+
+    def _text_count(self) -> int:
+        return self.n_ctx
+
+    def _tokens(self, backbone: Backbone) -> dict[str, PromptTokens | CoupledTokens]:
+        depth = min(self.depth, *(len(backbone.blocks(tower)) for tower in ("image", "text")))
+        text = self._text_tokens(backbone, depth)
+        widths = (width_of(backbone, "text"), width_of(backbone, "image"))
+        first, later = nn.Linear(*widths), nn.Linear(*widths)  # all but the first start alike, as published
+        couplings = [first, *(deepcopy(later) for _ in range(depth - 1))]
+        return {"image": CoupledTokens(text, couplings), "text": text}

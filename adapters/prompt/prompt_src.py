@@ -1,0 +1,145 @@
+"""PromptSRC: learned tokens in both towers that are held near what the frozen towers say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...core.backbones.prompted import PromptTokens, width_of
+from ...core.contracts.adapter import FitReport, require
+from ...core.contracts.backbone import Backbone
+from ...core.contracts.images import TrainingImages
+from ...core.prompts.classifier import build_classifier
+from ...core.prompts.templates import check_templates
+from ...core.training.train import Task
+from ._inside_towers import TextTokenAdapter, check_tokens, random_tokens
+
+REGULATION = "self-regulation"
+PUBLISHED_EPOCHS = 20
+PUBLISHED_GAUSSIAN = (15, 1)
+PUBLISHED_TEMPLATES = 60
+TEACHERS = ("published", "own")
+
+
+@dataclass(eq=False, kw_only=True)
+class PromptSrc(TextTokenAdapter):
+    """Self-regulating prompts.
+
+    Khattak et al., Self-regulating Prompts: Foundational Model Adaptation without Forgetting, 2023, arXiv 2307.06948.
+
+    Each tower has tokens of its own: n behind the patches, n between the start and the words of every text, replaced
+    before block i for 0 < i < depth. They are trained by cross-entropy + `text_weight` * mean |class features - frozen
+    ones| + `image_weight` * mean |image features - frozen ones| + `scores_weight` * KL(frozen scores || scores), see
+    the loss `self-regulation`. The frozen class features are means over many templates, the frozen image features those
+    of the same augmented image. The tokens at the ends of the epochs are averaged, epoch e of E with the weight that a
+    normal density gives it (`gpa`); the average is kept.
+
+    Where it differs from the released code: float32 unless `amp` says otherwise (published: fp16), any widths and
+    depths of towers (with fewer blocks all of them have tokens), the domain's augmentation where it has one, and the
+    Gaussian of the average moves with the number of epochs, where it is not given. As published, a class's text begins
+    with "a photo of a" whatever the data, with the tokens in place of these words, and the mean over templates is of
+    features with their norms.
+
+    Args:
+        n_text, n_image: tokens in each tower.
+        text_depth, image_depth: blocks of each tower that have tokens of their own.
+        ctx_init: words that the text tower's first tokens start from, in whose place they come; None starts from
+            N(0, 0.02^2), as more tokens than the words have do.
+        text_weight, image_weight, scores_weight: of the three terms; without effect where `loss` leaves them out.
+        teacher_templates: what the frozen class features are made of: "published", the first 60 of CLIP's 80 templates
+            for ImageNet; "own", the domain's prompts; or templates with {} for the class name.
+        gpa: average the tokens of the epochs; False keeps the last ones.
+        gpa_mean, gpa_std: of the normal density, in epochs; None: 15 and 1 of 20 epochs, in proportion. Published
+            besides: 6 and 10 of 20 for transfer between data sets; for few shots, of 50 epochs, 30 and 30 or 45 and 5.
+        lr: peak learning rate of SGD with momentum 0.9, one rate an epoch down a cosine.
+        weight_decay: on the tokens.
+        warmup: epochs at a rate of 1e-5 before the cosine.
+
+    Raises:
+        ConfigError: the tokens end inside a word of `ctx_init`, or leave no place for words.
+        CapabilityError: a tower has no transformer blocks, or an image has several labels.
+    """
+
+    own_loss: ClassVar[str] = f"cross-entropy,{REGULATION}"
+    own_epochs: ClassVar[int] = PUBLISHED_EPOCHS
+    multilabel: ClassVar[bool] = False
+
+    n_text: int = 4
+    n_image: int = 4
+    text_depth: int = 9
+    image_depth: int = 9
+    lr: float = 2.5e-3
+    text_weight: float = 25.0
+    image_weight: float = 10.0
+    scores_weight: float = 1.0
+    teacher_templates: str | Sequence[str] = "published"
+    gpa: bool = True
+    gpa_mean: float | None = None
+    gpa_std: float | None = None
+
+    def __post_init__(self):
+        check_tokens(n_text=self.n_text, n_image=self.n_image, text_depth=self.text_depth, image_depth=self.image_depth)
+        for name in ("text_weight", "image_weight", "scores_weight"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "give 0 or more")
+        some = self.text_weight + self.image_weight + self.scores_weight > 0
+        require(some, "text_weight", self.text_weight, "for no term at all give loss=cross-entropy")
+        require(self.gpa_std is None or self.gpa_std > 0, "gpa_std", self.gpa_std, "give epochs above 0, or None")
+        for name in ("gpa_mean", "gpa_std", "ema"):
+            alone = getattr(self, name) is None or self.gpa == (name != "ema")
+            require(alone, name, getattr(self, name), "gpa=True has mean and std, gpa=False may have ema")
+        if self.teacher_templates not in TEACHERS:
+            self.teacher_templates = tuple(check_templates(self.teacher_templates))
+        super().__post_init__()
+
+    def _text_count(self) -> int:
+        return self.n_text
+
+    def _tokens(self, backbone: Backbone) -> dict[str, PromptTokens]:
+        image_depth = min(self.image_depth, len(backbone.blocks("image")))
+        text_depth = min(self.text_depth, len(backbone.blocks("text")))
+        image = PromptTokens(random_tokens(image_depth, self.n_image, width_of(backbone, "image")))
+        return {"image": image, "text": self._text_tokens(backbone, text_depth)}
+
+    def _own_settings(self, epochs: int) -> dict[str, Any]:
+        if not self.gpa:
+            return super()._own_settings(epochs)
+        given = (self.gpa_mean, self.gpa_std)
+        gaussian = [
+            value * epochs / PUBLISHED_EPOCHS if own is None else own for own, value in zip(given, PUBLISHED_GAUSSIAN)
+        ]
+        return {**super()._own_settings(epochs), "epoch_average": tuple(gaussian)}
+
+    def _completed(self, task: Task, base: Backbone, images: TrainingImages | None) -> Task:
+        if REGULATION not in task.losses:
+            return task
+        weights = {"text": self.text_weight, "image": self.image_weight, "scores": self.scores_weight}
+        options = {**task.loss_options, REGULATION: {**weights, **task.loss_options.get(REGULATION, {})}}
+        frozen = None if images is None else self._frozen_classes(base, images)
+        return replace(task, loss_options=options, teacher_classes=frozen)
+
+    def _frozen_classes(self, base: Backbone, images: TrainingImages) -> Tensor:
+        """(C, D) unit rows: means over templates of the frozen text features, norms and all."""
+        if self.teacher_templates == "own":
+            texts = {str(number): prompts for number, prompts in enumerate(images.prompts)}
+            made = build_classifier(base, list(texts), [], descriptions=texts)
+        else:
+            made = build_classifier(base, self.class_names_, _templates(self.teacher_templates))
+        return F.normalize(made.unnormalized, dim=-1)
+
+    def _report(self, done, settings, notes: list[str]) -> FitReport:
+        report = super()._report(done, settings, notes)
+        if settings.epoch_average is not None:
+            report.chosen.update(zip(("gpa_mean", "gpa_std"), settings.epoch_average))
+        return report
+
+
+def _templates(chosen: str | Sequence[str]) -> list[str]:
+    if chosen != "published":
+        return list(chosen)
+    from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+    return [template("{}") for template in OPENAI_IMAGENET_TEMPLATES[:PUBLISHED_TEMPLATES]]

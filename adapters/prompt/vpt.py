@@ -1,0 +1,57 @@
+"""VPT: learned tokens in the image tower, between its patches and its blocks, with the text as it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...core.backbones.prompted import PromptTokens, width_of
+from ...core.contracts.backbone import Backbone
+from ._inside_towers import TokenAdapter, check_tokens, random_tokens
+
+
+@dataclass(eq=False, kw_only=True)
+class Vpt(TokenAdapter):
+    """Visual prompt tuning of a CLIP.
+
+    Jia et al., Visual Prompt Tuning, 2022, arXiv 2203.12119, as Khattak et al. have it for CLIP in MaPLe: Multi-modal
+    Prompt Learning, 2022, arXiv 2210.03117.
+
+    n tokens come behind the patches of every image, before the first norm and without positions; before block i, for
+    0 < i < depth, they are replaced by n others. They alone are trained, by cross-entropy on the scaled cosines to the
+    first prompt of each class, whose features stay as they are. The last tokens are kept, nothing is chosen on val.
+
+    Where it differs from the released code: float32 unless `amp` says otherwise (published: fp16), the domain's prompt
+    in place of "a photo of a {}.", and its augmentation where it has one. Where a tower has fewer blocks than `depth`,
+    all of them have tokens. After the last block the tokens are taken out, so that a tower which pools over patches
+    does not pool over them. Those of the original VPT, which has no text, stand before the patches; attention does not
+    see the order.
+
+    Several labels per image: binary cross-entropy on the difference to the negative prompts.
+
+    Args:
+        n_ctx: number of tokens n.
+        depth: blocks that have tokens of their own; 1 is "shallow", more is "deep".
+        lr: peak learning rate of SGD with momentum 0.9, one rate an epoch down a cosine.
+        weight_decay: on the tokens.
+        warmup: epochs at a rate of 1e-5 before the cosine.
+        prompts_a_class: how many of a class's prompts make its text, the first ones; None: all.
+
+    Raises:
+        CapabilityError: the image tower has no transformer blocks.
+    """
+
+    own_epochs: ClassVar[int] = 5
+
+    n_ctx: int = 8
+    depth: int = 12
+    lr: float = 2.5e-3
+    prompts_a_class: int | None = 1
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_tokens(n_ctx=self.n_ctx, depth=self.depth)
+
+    def _tokens(self, backbone: Backbone) -> dict[str, PromptTokens]:
+        depth = min(self.depth, len(backbone.blocks("image")))
+        return {"image": PromptTokens(random_tokens(depth, self.n_ctx, width_of(backbone, "image")))}
