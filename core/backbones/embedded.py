@@ -32,7 +32,8 @@ from .checkpoints import fit_weights, read_checkpoint
 from .fingerprints import file_digests, fingerprint
 from .packaged import package_folder
 from .preprocessing import Preprocess
-from .two_tower import ImageTower, TextTower, TwoTower
+from .tower_steps import ImageTower, TextTower
+from .two_tower import TwoTower
 
 PHI = 88.0
 ALIGNED_LOGIT_SCALE = 15.0

@@ -29,7 +29,8 @@ from .hf_towers import (
     SiglipImageTower,
     SiglipTextTower,
 )
-from .two_tower import ImageTower, TextTower, TwoTower
+from .tower_steps import ImageTower, TextTower
+from .two_tower import TwoTower
 
 TOWERS: dict[str, tuple[type[ImageTower], type[TextTower]]] = {
     "clip": (ClipImageTower, ClipTextTower),

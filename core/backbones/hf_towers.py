@@ -12,7 +12,7 @@ from .blocks import post_norm_block, pre_norm_block
 from .checkpoints import resize_positions
 from .positions import ImagePositions
 from .projection_matrix import ProjectionMatrix
-from .two_tower import ImageTower, TextTower, at_last_valid
+from .tower_steps import ImageTower, TextTower, at_last_valid
 
 
 def layer_block(layer: nn.Module) -> Block:

@@ -28,7 +28,8 @@ from .checkpoints import copy_files, fit_weights, read_checkpoint, resize_positi
 from .fingerprints import fingerprint
 from .open_clip_source import Source, described_source, find_source
 from .open_clip_towers import OpenClipTextTower, ResNetTower, TimmVitTower, VitTower
-from .two_tower import ImageTower, TextTower, TwoTower
+from .tower_steps import ImageTower, TextTower
+from .two_tower import TwoTower
 
 CUSTOM_BLOCK = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")
 POSITIONS = {"visual.positional_embedding": 1, "visual.attnpool.positional_embedding": 1}

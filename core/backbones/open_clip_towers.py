@@ -14,7 +14,7 @@ from .checkpoints import resize_positions
 from .positions import ImagePositions
 from .projection_matrix import ProjectionMatrix
 from .separate_projections import SplitAttention
-from .two_tower import ImageTower, TextTower, at_last_valid
+from .tower_steps import ImageTower, TextTower, at_last_valid
 
 
 def transformer_block(block: nn.Module) -> Block:

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from ..contracts.backbone import Backbone, Block
 from ..contracts.errors import CapabilityError, ConfigError
 from .text_prefix import insert_after_start
-from .two_tower import ImageTower, TextTower, TwoTower
+from .tower_steps import ImageTower, TextTower
+from .two_tower import TwoTower
 
 CHILD = "prompts"
 """Under what name they hang on the model."""

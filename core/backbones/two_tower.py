@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,136 +17,10 @@ from ..contracts.errors import CapabilityError, ConfigError
 from .preprocessing import Preprocess
 from .projection_matrix import ProjectionMatrix
 from .text_prefix import insert_after_start
+from .tower_steps import ImageTower, TextTower, run
 
 if TYPE_CHECKING:
     from .prompted import TowerPrompts
-
-FEATURE_MAP_DEPTHS = (0.25, 0.5, 0.75, 1.0)
-
-
-class ImageTower:
-    """The steps of an image tower. A tower without blocks has `blocks` empty and overrides `hidden` and `tokens`.
-
-    Attributes:
-        blocks: its transformer blocks.
-        prefix: how many tokens stand before the patches.
-        appended: (B, T, W) -> (B, n, W): learned tokens that come after the patches; see `prompted.py`.
-    """
-
-    blocks: Sequence[Block] = ()
-    prefix: int = 0
-    appended: Callable[[Tensor], Tensor] | None = None
-
-    def grid(self, pixels: Tensor) -> tuple[int, int]:
-        """(h, w) of the patches of (B, 3, H, W)."""
-        raise AssertionError("a tower with blocks implements grid")
-
-    def start(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, T, W): patches and what stands before them, with their positions."""
-        raise AssertionError("a tower with blocks implements start")
-
-    def enter(self, x: Tensor) -> Tensor:
-        """(B, T, W) -> (B, T, W): what stands between the positions and the first block, often a norm."""
-        return x
-
-    def embed(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, T, W): what the first block takes."""
-        x = self.start(pixels)
-        return self.enter(x if self.appended is None else torch.cat([x, self.appended(x)], dim=1))
-
-    def pool(self, x: Tensor) -> Tensor:
-        """(B, T, W) after the last block -> (B, W'): before the projection."""
-        raise AssertionError("a tower with blocks implements pool")
-
-    def project(self, hidden: Tensor) -> Tensor:
-        """(..., W') -> (..., D)."""
-        return hidden
-
-    def matrix(self) -> ProjectionMatrix | None:
-        """What `project` multiplies with and adds; None where it does more than that, or nothing."""
-        return None
-
-    def add_to_projection(self, change: Tensor) -> bool:
-        """Let `project` give `change` (W', D) times its input in addition, in place; False where that has no place."""
-        matrix = self.matrix()
-        if matrix is not None:
-            matrix.add(change)
-        return matrix is not None
-
-    def project_patches(self, x: Tensor) -> Tensor:
-        """(B, T, W) after the last block -> (B, P, D): each patch as if it alone were pooled."""
-        patches = x[:, self.prefix :]
-        alone = patches.reshape(-1, 1, patches.shape[-1])  # (B * P, 1, W)
-        return self.project(self.pool(alone)).view(*patches.shape[:2], -1)
-
-    def hidden(self, pixels: Tensor) -> Tensor:
-        return self.pool(run(self.blocks, self.embed(pixels)))
-
-    def tokens(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        return self.project_patches(run(self.blocks, self.embed(pixels))), self.grid(pixels)
-
-    def several(self, pixels: Tensor, names: frozenset[str]) -> dict[str, Tensor]:
-        """What is named of "image_features", "image_hidden", "image_tokens", not normalised; one pass with blocks."""
-        if not self.blocks:
-            hidden = self.hidden(pixels)
-            made = {"image_tokens": self.tokens(pixels)[0]} if "image_tokens" in names else {}
-        else:
-            x = run(self.blocks, self.embed(pixels))
-            hidden = self.pool(x)
-            made = {"image_tokens": self.project_patches(x)} if "image_tokens" in names else {}
-        if "image_hidden" in names:
-            made["image_hidden"] = hidden
-        if "image_features" in names:
-            made["image_features"] = self.project(hidden)
-        return made
-
-    def maps(self, pixels: Tensor) -> list[Tensor]:
-        """The patches after a quarter, a half, three quarters and all of the blocks, (B, W, h, w) each."""
-        depth = len(self.blocks)
-        stops = sorted({max(1, round(share * depth)) for share in FEATURE_MAP_DEPTHS})
-        height, width = self.grid(pixels)
-        x, start, maps = self.embed(pixels), 0, []
-        for stop in stops:
-            x, start = run(self.blocks[start:stop], x), stop
-            patches = x[:, self.prefix : self.prefix + height * width]
-            maps.append(patches.transpose(1, 2).reshape(len(x), -1, height, width))
-        return maps
-
-
-class TextTower(ABC):
-    """The steps of a text tower.
-
-    Attributes:
-        blocks: its transformer blocks.
-        causal: each token sees itself and those before it, so that what follows the last valid one changes nothing.
-        masked: attention looks at valid tokens only.
-        table: the word embeddings.
-    """
-
-    blocks: Sequence[Block] = ()
-    causal: bool = False
-    masked: bool = False
-    table: nn.Module
-
-    @abstractmethod
-    def embed(self, embeddings: Tensor, mask: Tensor) -> Tensor:
-        """(N, L, W) word embeddings -> (N, L, W): positions added."""
-
-    @abstractmethod
-    def pool(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(N, L, W) after the last block -> (N, D)."""
-
-
-def run(blocks: Sequence[Block], x: Tensor, **kwargs) -> Tensor:
-    for block in blocks:
-        x = block(x, **kwargs)
-    return x
-
-
-def at_last_valid(x: Tensor, mask: Tensor) -> Tensor:
-    """(N, L, W) and (N, L) bool -> (N, W) at the last valid position of each row."""
-    last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(dim=1)  # (N,)
-    return x[torch.arange(len(x), device=x.device), last]
 
 
 class TwoTower(Backbone):
