@@ -144,6 +144,15 @@ def test_without_val_a_part_is_held_out_and_all_are_trained_on_then(searching, m
     torch.testing.assert_close(adapter.logits(searching.test), alone.logits(searching.test))
 
 
+def test_a_given_order_of_the_whole_support_is_that_of_the_last_training(searching):
+    order = {"batch_order": torch.arange(40).flip(0).repeat(3, 1)}
+    options = {"epochs": 3, "lr": 0.05, "batch_size": 8, "resources": order}
+    adapter = fitted(searching, ratio=None, **options)
+    alone = fitted(searching, ratio=adapter.ratio_, **options)
+    torch.testing.assert_close(adapter.logits(searching.test), alone.logits(searching.test))
+    assert adapter.ratio_ > 0
+
+
 def test_with_too_few_shots_to_search_the_ratio_is_the_published_one(make_task):
     report = fitted(make_task(shots=2), ratio=None, epochs=1).report
     assert report.chosen["ratio"] == 0.2 and report.chosen_on.startswith("defaults") and report.val_score is None

@@ -183,6 +183,19 @@ def test_epoch_e_takes_view_e_modulo_their_number(make_task):
     assert torch.equal(_training.epoch_samples(support, views=0)(1)[0], support.unit)
 
 
+@pytest.mark.parametrize("name", ["clip-adapter", "taskres"])
+def test_each_epoch_trains_on_its_own_view(make_task, name):
+    """With two epochs, the third of three views is not looked at, and the second is."""
+    task, logits = make_task(views=3), []
+    for changed in (None, 2, 1):
+        views = task.support.views.clone()
+        if changed is not None:
+            views[:, changed] = views[:, changed].flip(0)
+        turned = replace(task, support=replace(task.support, views=views))
+        logits.append(fitted(name, turned, lr=0.05, epochs=2).logits(task.test))
+    assert torch.equal(logits[0], logits[1]) and not torch.allclose(logits[0], logits[2], atol=1e-3)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_notes_say_what_was_trained_on(make_task, name):
     with_views, without = make_task(views=3), make_task()
