@@ -113,7 +113,8 @@ class Projection(Adapter):
             {"epoch": epoch + 1, "loss": loss, "lr": best.rate(epoch, self.epochs)}
             for epoch, loss in enumerate(best.losses.tolist())
         ]
-        return FitReport(self.name, chosen, words, reached, history, self._notes(backbone, views))
+        notes = self._notes(backbone, views)
+        return FitReport(self.name, chosen, words, reached, history, notes, self.change.numel())
 
     def _note_what_stays(self, backbone: Backbone, side: TextSide) -> None:
         """The texts, and the projection as it was."""

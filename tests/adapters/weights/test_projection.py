@@ -134,7 +134,7 @@ def test_it_trains_as_the_reference_code(parity_dir, lr, penalty, epochs):
     adapter = build_adapter("projection", lr=lr, penalty=penalty, epochs=epochs)
     resources = {"pre_projection": PreProjection(hidden)}
     report = adapter.fit(support, text, backbone=backbone, resources=resources)
-    assert report.chosen == {"lr": lr, "lambda": penalty, "views": 3}
+    assert report.chosen == {"lr": lr, "lambda": penalty, "views": 3} and report.trained_parameters == 40 * 64
     name = f"lr{lr}_lam{penalty}"
     close = {"atol": 5e-4, "rtol": 2e-4}
     torch.testing.assert_close(given["proj0"] + adapter.change, given[f"proj_{name}"], **close)

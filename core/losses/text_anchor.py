@@ -1,0 +1,26 @@
+"""CLIPFit's anchor: the text features of the classes stay near those before the training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from ..contracts.loss import Loss
+
+
+class TextAnchor(Loss):
+    """Vision-Language Model Fine-Tuning via Simple Parameter-Efficient Modification (CLIPFit; Li et al., 2024,
+    arXiv 2409.16718), which goes beside a loss on the labels, with a weight of 8.
+
+    1 - mean over the classes of the cosine of a class's text features to those of the teacher. KgCoOp (Yao et al.,
+    2023, arXiv 2303.13283) holds its learned prompts by the same term.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"class_features", "teacher.class_features"})
+    teacher: ClassVar[str | None] = "frozen"
+
+    def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
+        cosines = (out["class_features"] * out["teacher.class_features"].detach()).sum(dim=-1)  # (C,)
+        return {"loss": 1 - cosines.mean()}
