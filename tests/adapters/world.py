@@ -20,18 +20,18 @@ VIEWS = 2
 QUICK = {
     "epochs": 2,
     "views": VIEWS,
-    "search_step": None,
+    "iterations": 20,
+    "steps": 20,
     "select": "last",
     "n_views": 4,
     "n_crops": 3,
-    "class_count": None,
 }
-"""Options that make any method fast; only those it has, and never to None."""
+"""Options that make any method fast, of those that it has."""
 
 
 def quick_options(name: str, **options) -> dict:
     known = {field.name for field in fields(adapter_class(name)) if field.init}
-    quick = {option: value for option, value in QUICK.items() if option in known and value is not None}
+    quick = {option: value for option, value in QUICK.items() if option in known}
     return {**quick, **options}
 
 

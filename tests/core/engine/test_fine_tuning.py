@@ -232,7 +232,7 @@ def test_a_features_file_is_refused_in_one_line(tmp_path):
         text_features=np.eye(8)[:3],
         class_names=np.array(["a", "b", "c"]),
     )
-    with pytest.raises(CapabilityError, match=r"'full' trains.*give --data"):
+    with pytest.raises(CapabilityError, match=r"'full' needs the images.*give --data"):
         vladapt.fit(features=str(tmp_path / "f.npz"), adapter="full")
 
 
