@@ -87,6 +87,8 @@ def test_crops_reach_every_side_and_place():
     assert boxes[:, 0].min() == 0 and boxes[:, 2].max() == 140 and boxes[:, 1].min() == 0 and boxes[:, 3].max() == 100
     place = boxes[:, 0].double() / (140 - side)
     assert place.mean() == pytest.approx(0.5, abs=0.02)
+    below = boxes[:, 1].double() / (100 - side)
+    assert torch.corrcoef(torch.stack([place, below, side.double()])).triu(1).abs().max() < 0.1  # each for itself
 
 
 def test_the_seed_follows_pixels_shape_and_kind():
