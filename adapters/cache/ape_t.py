@@ -73,6 +73,7 @@ class APET(Adapter):
     state: ClassVar[tuple[str, ...]] = (
         "text", "logit_scale", "logit_bias", "keys", "values", "channels", "residual", "value_scale", "beta_", "alpha_",
     )  # fmt: skip
+    trained: ClassVar[tuple[str, ...]] = ("residual", "value_scale")
 
     alpha: float | None = None
     beta: float | None = None

@@ -66,6 +66,7 @@ class TipAdapterF(Adapter):
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     multilabel: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("text", "logit_scale", "logit_bias", "keys", "values", "beta_", "alpha_")
+    trained: ClassVar[tuple[str, ...]] = ("keys",)
 
     alpha: float | None = None
     beta: float | None = None

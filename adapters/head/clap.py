@@ -74,6 +74,7 @@ class Clap(Adapter):
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     multilabel: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("prototypes", "penalties", "logit_scale", "offset", "negative")
+    trained: ClassVar[tuple[str, ...]] = ("prototypes",)
 
     constraint: str = "l2"
     multipliers: str = "zero-shot"

@@ -77,6 +77,7 @@ class ClipAdapter(Adapter):
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     multilabel: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("down", "up", "ratio_", "text", "logit_scale", "offset", "negative")
+    trained: ClassVar[tuple[str, ...]] = ("down", "up")
 
     ratio: float | None = RATIO
     reduction: int = 4

@@ -48,6 +48,7 @@ class LinearProbe(Adapter):
 
     multilabel: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("weight", "bias")
+    trained: ClassVar[tuple[str, ...]] = ("weight", "bias")
 
     C: float | None = None
     steps: int = 8

@@ -57,6 +57,7 @@ class LPPlusPlus(Adapter):
 
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     state: ClassVar[tuple[str, ...]] = ("text", "weight", "bias", "alpha")
+    trained: ClassVar[tuple[str, ...]] = ("weight", "bias", "alpha")
 
     epochs: int = 300
     momentum: float = 0.9

@@ -84,7 +84,8 @@ class NMTune(Adapter):
         model = _Tuned(support.dim, self.ratio * support.dim, len(classifier), generator, support.features.device)
         history = self._train(model, support, resources.get("batch_order"), seed)
         self._remember(model)
-        return FitReport(self.name, history=history, notes=self._notes(support))
+        count = sum(parameter.numel() for parameter in model.parameters.values())
+        return FitReport(self.name, history=history, notes=self._notes(support), trained_parameters=count)
 
     def _train(self, model: _Tuned, support: FeatureSet, order: Tensor | None, seed: int) -> list[dict[str, float]]:
         parameters = list(model.parameters.values())

@@ -61,6 +61,7 @@ class Taskres(Adapter):
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     multilabel: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("base", "residual", "logit_scale", "offset", "negative")
+    trained: ClassVar[tuple[str, ...]] = ("residual",)
 
     alpha: float = 0.5
     lr: float = 2e-3

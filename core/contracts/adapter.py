@@ -122,6 +122,7 @@ class Adapter(ABC):
         state: names of the attributes that a fit makes: tensors, numbers, strings, lists of them, and dicts of tensors
             (what a training changed of a model, by name). They are what `save` writes.
         passing: names of options that change speed and memory but no result.
+        trained: names of the state's tensors that gradient descent made; a fit that trains others counts them itself.
 
     A method implements `_fit` and `_logits`; options are validated in `__post_init__` with `ConfigError`. One that
     trains the towers has "pixels" in `needs`, finds the images in `resources["images"]` (`TrainingImages`), trains a
@@ -136,6 +137,7 @@ class Adapter(ABC):
     transductive: ClassVar[bool] = False
     state: ClassVar[tuple[str, ...]] = ()
     passing: ClassVar[frozenset[str]] = frozenset()
+    trained: ClassVar[tuple[str, ...]] = ()
 
     def fit(
         self,
@@ -183,6 +185,7 @@ class Adapter(ABC):
             seed=seed,
         )
         self.fitted_ = True
+        report.trained_parameters = report.trained_parameters or self._trained_numbers()
         return report
 
     def logits(self, batch: Batch | FeatureSet | Tensor) -> Tensor:
@@ -285,6 +288,9 @@ class Adapter(ABC):
                 f"adapter '{self.name}' trains through the text tower, which a features file does not have; "
                 "give --data and --backbone"
             )
+
+    def _trained_numbers(self) -> int:
+        return sum(getattr(self, name).numel() for name in self.trained)
 
     def _check_images(self, support: FeatureSet, resources: dict[str, Any]) -> None:
         if "pixels" not in self.needs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -215,7 +216,10 @@ def _novel(recipe: Config, prepared: Prepared | PreparedFeatures, adapter: Adapt
     others = Config(recipe.to_dict())
     others.classes = _left_out(recipe, prepared)
     unseen = prepared_of(others, Reporter(quiet=True), getattr(prepared, "domain", None))
-    moved = adapter.for_classes(prepared.backbone, unseen.class_names)
+    # A method without prompts of its own takes the text weights that zero-shot has, descriptions and all.
+    wants = "classifier" in inspect.signature(adapter.for_classes).parameters
+    text = {"classifier": unseen.classifier} if wants else {}
+    moved = adapter.for_classes(prepared.backbone, unseen.class_names, **text)
     zero_shot = fitted_zero_shot(unseen.test, unseen.classifier)
     result = score_on(unseen, moved, unseen.test, unseen.class_names, zero_shot, Reporter(quiet=True)).metrics
     for side in ("zero_shot", "adapted"):

@@ -111,7 +111,9 @@ def compare_on_pairs(
                     break
                 seconds = round(time.perf_counter() - started, 3)
                 found = before_and_after(None, scored(towers, data, "test", own))["adapted"]
-                rows.append({"adapter": name, "shots": count, "seed": seed, "accuracy": None, **found, "seconds": seconds})
+                rows.append(
+                    {"adapter": name, "shots": count, "seed": seed, "accuracy": None, **found, "seconds": seconds}
+                )
                 progress(len(rows), len(names) * len(seeds))
     if not rows:
         raise DataError(f"no adapter could be fitted: {next(iter(refused.values()))}")

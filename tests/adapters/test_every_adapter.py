@@ -100,6 +100,15 @@ def test_what_it_says_of_itself(name):
     assert re.search(r"arXiv \d{4}\.\d{4,5}", text) or name in ("full",), "name the paper with its arXiv id"
 
 
+def test_who_trains_says_how_much(world):
+    """A cache, a covariance, crops and neighbours train nothing; whoever has a learning rate does."""
+    for name in ALL:
+        world.fit(name)
+        options = build_adapter(name).options
+        trains = any(option in options for option in ("lr", "epochs", "C"))
+        assert (world.report.trained_parameters > 0) == trains, name
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_a_file_holds_what_state_names_and_no_more(world, name, tmp_path):
     adapter = world.fit(name)
