@@ -87,6 +87,7 @@ class SharedContext(Adapter):
 
     needs: ClassVar[frozenset[str]] = frozenset({"features", "text_encoder"})
     state: ClassVar[tuple[str, ...]] = ("ctx", "text_features", "logit_scale", "offset", "negative")
+    trained: ClassVar[tuple[str, ...]] = ("ctx",)
     passing: ClassVar[frozenset[str]] = frozenset(PASSING)
 
     n_ctx: int = 16

@@ -79,6 +79,7 @@ class Tpt(Adapter):
     needs: ClassVar[frozenset[str]] = frozenset({"features", "text_encoder"})
     at_predict: ClassVar[frozenset[str]] = frozenset({"features", "images", "text_encoder"})
     state: ClassVar[tuple[str, ...]] = ("ctx", "logit_scale", "logit_bias", "seed")
+    trained: ClassVar[tuple[str, ...]] = ("ctx",)  # anew for each image
     passing: ClassVar[frozenset[str]] = frozenset({*PASSING, "images_at_once"})
 
     n_ctx: int = 4

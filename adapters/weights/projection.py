@@ -73,6 +73,7 @@ class Projection(Adapter):
         *("change", "columns", "weight", "bias"),  # of the projection; `weight` as it was, None if it is no matrix
         *("text", "logit_scale", "logit_bias"),
     )
+    trained: ClassVar[tuple[str, ...]] = ("change",)
 
     views: int = 300
     lr: float | None = None

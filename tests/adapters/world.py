@@ -28,11 +28,13 @@ QUICK = {
 }
 """Options that make any method fast, of those that it has."""
 
+OF_ONE = {"lp-plus-plus": {"views": 1}}
+
 
 def quick_options(name: str, **options) -> dict:
     known = {field.name for field in fields(adapter_class(name)) if field.init}
     quick = {option: value for option, value in QUICK.items() if option in known}
-    return {**quick, **options}
+    return {**quick, **OF_ONE.get(name, {}), **options}
 
 
 def draw(item: Item) -> np.ndarray:
