@@ -93,7 +93,7 @@ class GcClip(CropAdapter):
         foreign = sorted(label for label in labels if _key(label) not in known)
         if not foreign:
             return []
-        shown = ", ".join(foreign[:5]) + (", ..." if len(foreign) > 5 else "")
+        shown = ", ".join(foreign[:5]) + (f" and {len(foreign) - 5} more" if len(foreign) > 5 else "")
         return [f"labels of boxes that name no class, taken as saying nothing of it: {shown}"]
 
     def _logits(self, batch: Batch) -> Tensor:
