@@ -43,7 +43,7 @@ def random_views(
         side: of the squares that crops are resized to.
         transform: decoded image -> pixels (3, S, S).
         scale: smallest and largest share of the image's area that a crop keeps.
-        augmix: mix each crop with chains of operations on it: AugMix, Hendrycks et al., 2020, arXiv 1912.02781.
+        augmix: mix each crop with chains of operations on it: AugMix, Hendrycks et al., 2019, arXiv 1912.02781.
         seed: with the content of the image it fixes every draw.
 
     Raises:
