@@ -109,7 +109,7 @@ def test_chunks_hold_prompts_of_like_length_and_are_cut_to_them(toy):
 
 def test_how_many_go_at_once_unless_told(toy):
     backbone = toy(OPEN)
-    learner = PromptLearner(backbone, [f"w{i}" for i in range(2000)], n_ctx=3)
+    learner = PromptLearner(backbone, ["sea"] * 2000, n_ctx=3)
     length = learner.mask.shape[1]
     calls = watched(backbone)
     learner.encode()  # for a backward pass that keeps all of it anyway
