@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...core.contracts.backbone import Backbone
 from ...core.contracts.domain import Item
@@ -20,21 +20,30 @@ from ...core.training.distributed import all_gather_rows, rank, world_size
 from ...core.training.outputs import image_features
 
 
-@torch.no_grad()
 def score_on_val(backbone: Backbone, images: TrainingImages, prompts, negative, size: int, amp: str | None) -> float:
+    """`score_by` of the class prompts, as the text tower now reads them.
+
+    Args:
+        prompts, negative: as in `ClassScores`.
+    """
+    scores = ClassScores(backbone, prompts, negative).to(backbone.device)
+    return score_by(scores, backbone, images, size, amp)
+
+
+@torch.no_grad()
+def score_by(scores: nn.Module, backbone: Backbone, images: TrainingImages, size: int, amp: str | None) -> float:
     """Accuracy on the val images, or macro AUROC where they have several labels; the same on all ranks.
 
     Args:
+        scores: (B, D) unit image features -> (B, C).
         backbone: in eval mode.
-        prompts, negative: as in `ClassScores`.
         size: images at once.
 
     Raises:
         DataError: an image cannot be read, or no label has images with and without it.
     """
     own = list(images.val)[rank() :: world_size()]
-    scores = ClassScores(backbone, prompts, negative).to(backbone.device)
-    parts = [torch.zeros(0, len(prompts))]
+    parts = [torch.zeros(0, len(images.prompts))]
     with ThreadPoolExecutor(cores()) as threads:
         for start in range(0, len(own), size):
             some = own[start : start + size]

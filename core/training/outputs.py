@@ -53,7 +53,8 @@ class Outputs(nn.Module):
         wanted: names of outputs.
         teacher: the towers that `teacher.*` come from, or None.
         text_prompt: changes word embeddings before the text tower: (embeddings, mask, batch) -> (embeddings, mask).
-        class_scores: where "logits" or "class_features" is wanted.
+        class_scores: where "logits" or "class_features" is wanted; for "logits" alone any module that makes them of
+            unit image features.
         teacher_classes: (C, D) unit rows, where "teacher.class_features" is wanted.
 
     Raises:
@@ -66,7 +67,7 @@ class Outputs(nn.Module):
         wanted: Iterable[str],
         teacher: Backbone | None = None,
         text_prompt: Callable | None = None,
-        class_scores: ClassScores | None = None,
+        class_scores: ClassScores | nn.Module | None = None,
         teacher_classes: Tensor | None = None,
     ):
         super().__init__()
@@ -111,7 +112,8 @@ class Outputs(nn.Module):
         if self.masked_words is not None:
             out.update(self.masked_words(batch["tokens"], batch["lots"]))
         if "logits" in self.wanted:
-            out["logits"] = self.class_scores(out["image_features"], classes)
+            unit, scores = out["image_features"], self.class_scores
+            out["logits"] = scores(unit) if classes is None else scores(unit, classes)
         for name in ("labels", "index", "image_ids"):
             if name in self.wanted:
                 out[name] = batch[name]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.hooks import Hook
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..backbones.fine_tuned import PREFIX
 from ..contracts.backbone import Backbone
@@ -57,6 +57,8 @@ class Task:
         loss_options: name -> keyword arguments of the loss.
         class_prompts: C lists of prompts, where a loss needs "logits" or "class_features".
         negative_prompts: C lists of prompts that say the class is absent, for samples of several labels.
+        class_scores: (B, D) unit image features -> (B, C) "logits", in place of the prompts: a module that is trained
+            with the towers.
         teacher: a backbone, where a loss has a frozen teacher.
         teacher_classes: (C, D) unit rows, the teacher's text features of the classes; by default what it makes of
             `class_prompts`.
@@ -71,6 +73,7 @@ class Task:
     loss_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     class_prompts: Sequence[Sequence[str]] | None = None
     negative_prompts: Sequence[Sequence[str]] | None = None
+    class_scores: nn.Module | None = None
     teacher: Backbone | None = None
     teacher_classes: Tensor | None = None
     view: View | None = None
@@ -279,9 +282,11 @@ class _Parts:
             return self.task.teacher
         return None
 
-    def _class_scores(self) -> ClassScores | None:
+    def _class_scores(self) -> nn.Module | None:
         if not self.needs & {"logits", "class_features"}:
             return None
+        if self.task.class_scores is not None:
+            return self.task.class_scores
         self._check_classes()
         return ClassScores(self.backbone, self.task.class_prompts, self.task.negative_prompts)
 
