@@ -173,8 +173,8 @@ class WiseFt(TowerAdapter):
     def _learned(self, trained: Backbone, base: Backbone) -> dict[str, Tensor]:
         """Choose alpha and put the weights in between into the towers and the head."""
         now = self._now
-        end = _weights(trained, now.head)
         start = _weights(base, now.start.to(base.device))
+        end = {name: value.clone() for name, value in _weights(trained, now.head).items()}
         images = replace(now.images, load=Remembered(now.images.load))  # they are looked at once for each alpha
 
         def put(weights: Weights) -> None:
@@ -210,7 +210,7 @@ class WiseFt(TowerAdapter):
         count = report.trained_parameters + sum(parameter.numel() for parameter in self._now.head.parameters())
         chosen = {**report.chosen, "trained parameters": count, "alpha": alpha}
         told = {"chosen": chosen, "chosen_on": words, "val_score": score, "trained_parameters": count}
-        return replace(report, **told, notes=[*notes, *_few(done.steps)])
+        return replace(report, **told, notes=[*report.notes, *_few(done.steps)])
 
     # the linear version
 
@@ -302,8 +302,8 @@ def _few(steps: int) -> list[str]:
 
 
 def _weights(backbone: Backbone, head: LinearHead) -> Weights:
-    """Copies of all that is interpolated."""
-    return {name: parameter.detach().clone() for name, parameter in trained_parts(backbone, head).items()}
+    """All that is interpolated."""
+    return {name: parameter.detach() for name, parameter in trained_parts(backbone, head).items()}
 
 
 @torch.no_grad()

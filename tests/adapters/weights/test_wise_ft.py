@@ -287,9 +287,10 @@ def test_other_towers(make_problem, open_clip_resnet, small, tmp_path, kind):
     spec = spec or f"hf:{small.write_hf(tmp_path / 'clip', 'clip')}"
     backbone = load_backbone(spec, device="cpu", **({"image_size": 64} if kind == "embedded" else {}))
     problem = make_problem(backbone=backbone, shots=2, val=1)
-    adapter, _ = fitted(problem, lr=1e-4, epochs=2, alpha=0.7)
+    adapter, report = fitted(problem, lr=1e-4, epochs=2, alpha=0.7)
     start = {"resnet": "visual.", "hf": ("vision_model.", "visual_projection."), "embedded": "image."}[kind]
     assert moved(adapter, backbone) and all(name.startswith(start) for name in moved(adapter, backbone))
+    assert any("BatchNorm" in note for note in report.notes) == (kind == "resnet")
     features = adapter.adapted(backbone).encode_image(problem.pixels(problem.images.val), normalize=False)
     torch.testing.assert_close(adapter.logits(features), logits(adapter, problem), atol=1e-3, rtol=1e-4)
 
