@@ -57,6 +57,7 @@ class XMoRe(Adapter):
         DataError: captions of another width, or none in the pool.
     """
 
+    label_free: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"features", "captions"})
     optional: ClassVar[frozenset[str]] = frozenset({"unlabeled"})
     state: ClassVar[tuple[str, ...]] = ("text", "logit_scale", "captions", "image_confidence", "caption_confidence")
@@ -114,17 +115,6 @@ class XMoRe(Adapter):
             confidence(image) / max(self.image_confidence, LEAST),
             confidence(caption) / max(self.caption_confidence, LEAST),
         )
-
-    def _check_support(self, support, classifier, backbone, unlabeled) -> None:
-        """No label is needed, so a support without any passes."""
-        if support.labels is not None and len(support):
-            super()._check_support(support, classifier, backbone, unlabeled)
-        elif support.dim != classifier.weights.shape[1]:
-            raise CapabilityError(
-                f"image features are {support.dim} wide, text features {classifier.weights.shape[1]}; "
-                "both must come from one backbone"
-            )
-        self.multilabel_ = False
 
 
 def confidence(log_probabilities: Tensor) -> Tensor:

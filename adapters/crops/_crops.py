@@ -66,19 +66,6 @@ class CropAdapter(Adapter):
         """Where logits are made: beside the features, else beside what was fitted."""
         return self.text.device if batch.features is None else batch.features.device
 
-    def _check_support(self, support, classifier, backbone, unlabeled) -> None:
-        """No labels are used, so a support without any passes, as for zero-shot."""
-        if support.labels is not None and len(support):
-            super()._check_support(support, classifier, backbone, unlabeled)
-            return
-        self.multilabel_ = False
-        self.check_kind(several_labels=False, text_encoder=backbone is not None)
-        if support.dim != classifier.weights.shape[1]:
-            raise CapabilityError(
-                f"image features are {support.dim} wide, text features {classifier.weights.shape[1]}; "
-                "both must come from one backbone"
-            )
-
 
 def cut(image: np.ndarray, box: Box) -> np.ndarray:
     """The part of an image (H, W, ...) inside a box."""

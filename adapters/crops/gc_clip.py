@@ -64,6 +64,7 @@ class GcClip(CropAdapter):
         "the number and formula of margins, the square around the box, the choice among labelled boxes, and the logits "
         "of classes outside the top k"
     )
+    label_free: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"features", "images", "boxes"})
     at_predict: ClassVar[frozenset[str]] = frozenset({"features", "images", "boxes", "text_encoder"})
     state: ClassVar[tuple[str, ...]] = ("text", "logit_scale", "logit_bias")
@@ -82,9 +83,7 @@ class GcClip(CropAdapter):
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self.text = classifier.weights
         self.logit_scale, self.logit_bias = classifier.logit_scale, classifier.logit_bias or 0.0
-        return FitReport(
-            self.name, notes=[f"experimental: {self.experimental}", *self._label_notes(resources["boxes"])]
-        )
+        return FitReport(self.name, notes=self._label_notes(resources["boxes"]))
 
     def _label_notes(self, boxes) -> list[str]:
         """What the detector's labels are to this set of classes."""

@@ -59,6 +59,7 @@ class Wca(CropAdapter):
         DataError: descriptions of another number of classes, or none of one.
     """
 
+    label_free: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"features", "images", "text_encoder"})
     optional: ClassVar[frozenset[str]] = frozenset({"descriptions"})
     at_predict: ClassVar[frozenset[str]] = frozenset({"features", "images", "text_encoder"})

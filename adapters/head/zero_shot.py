@@ -8,7 +8,6 @@ from typing import ClassVar
 from torch import Tensor
 
 from ...core.contracts.adapter import Adapter, Batch, FitReport
-from ...core.contracts.errors import CapabilityError
 from ...core.contracts.text import TextClassifier
 
 
@@ -21,9 +20,11 @@ class ZeroShot(Adapter):
     """
 
     multilabel: ClassVar[bool] = True
+    label_free: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("text", "negative", "logit_scale", "logit_bias")
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
+        self.multilabel_ = self.multilabel_ or classifier.negative is not None
         self.text, self.negative = classifier.weights, classifier.negative
         self.logit_scale, self.logit_bias = classifier.logit_scale, classifier.logit_bias
         return FitReport(self.name)
@@ -33,14 +34,3 @@ class ZeroShot(Adapter):
             self.text, logit_scale=self.logit_scale, logit_bias=self.logit_bias, negative=self.negative
         )
         return classifier.logits(batch.unit)
-
-    def _check_support(self, support, classifier, backbone, unlabeled) -> None:
-        """Zero-shot needs no labels, so a support without any passes."""
-        if support.labels is not None and len(support):
-            super()._check_support(support, classifier, backbone, unlabeled)
-        elif support.dim != classifier.weights.shape[1]:
-            raise CapabilityError(
-                f"image features are {support.dim} wide, text features {classifier.weights.shape[1]}; "
-                "both must come from one backbone"
-            )
-        self.multilabel_ = support.multilabel or classifier.negative is not None

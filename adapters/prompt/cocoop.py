@@ -75,6 +75,7 @@ class Cocoop(Adapter):
 
     needs: ClassVar[frozenset[str]] = frozenset({"features", "text_encoder"})
     at_predict: ClassVar[frozenset[str]] = frozenset({"features", "text_encoder"})
+    optional: ClassVar[frozenset[str]] = frozenset({"ctx"})
     state: ClassVar[tuple[str, ...]] = ("ctx", *META, "logit_scale", "logit_bias")
     trained: ClassVar[tuple[str, ...]] = ("ctx", *META)
     passing: ClassVar[frozenset[str]] = frozenset(PASSING)

@@ -76,8 +76,10 @@ class Tpt(Adapter):
             decoded images.
     """
 
+    label_free: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"features", "text_encoder"})
     at_predict: ClassVar[frozenset[str]] = frozenset({"features", "images", "text_encoder"})
+    optional: ClassVar[frozenset[str]] = frozenset({"ctx"})
     state: ClassVar[tuple[str, ...]] = ("ctx", "logit_scale", "logit_bias", "seed")
     trained: ClassVar[tuple[str, ...]] = ("ctx",)  # anew for each image
     passing: ClassVar[frozenset[str]] = frozenset({*PASSING, "images_at_once"})
@@ -220,19 +222,6 @@ class Tpt(Adapter):
         with half_where_asked(self, views.device):
             text = learner.encode_each(ctx)  # (I, C, D)
         return self.logit_scale * views @ text.float().transpose(1, 2) + (self.logit_bias or 0.0)
-
-    def _check_support(self, support, classifier, backbone, unlabeled) -> None:
-        """No labels are used, so a support without any passes, as for zero-shot."""
-        if support.labels is not None and len(support):
-            super()._check_support(support, classifier, backbone, unlabeled)
-            return
-        self.multilabel_ = False
-        self.check_kind(several_labels=False, text_encoder=backbone is not None)
-        if support.dim != classifier.weights.shape[1]:
-            raise CapabilityError(
-                f"image features are {support.dim} wide, text features {classifier.weights.shape[1]}; "
-                "both must come from one backbone"
-            )
 
 
 def confident_views(scores: Tensor, share: float) -> Tensor:

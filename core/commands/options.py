@@ -36,7 +36,7 @@ Resource = Annotated[
     typer.Option(
         "--resource",
         help="NAME=PATH of what some methods need besides images: descriptions, captions, boxes, support-folder, "
-        "synonyms; further-backbones=SPEC,SPEC. Repeatable.",
+        "synonyms, ctx (a run that learned one); further-backbones=SPEC,SPEC. Repeatable.",
     ),
 ]
 Classes = Annotated[str | None, typer.Option(help="base, new, a,b,c or a text file with one class a line.")]

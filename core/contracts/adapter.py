@@ -37,6 +37,7 @@ NEEDS = frozenset(
         "support_folder",
         "synonyms",
         "further_backbones",
+        "ctx",
     }
 )
 
@@ -118,10 +119,12 @@ class Adapter(ABC):
         optional: what `fit` uses where it is given, a subset of `NEEDS`.
         at_predict: the part of it still needed by `logits`.
         multilabel: whether labels (N, C) are accepted.
+        label_free: whether a support without labels, or without images, will do.
         transductive: whether the engine passes the whole unlabelled test set once.
         state: names of the attributes that a fit makes: tensors, numbers, strings, lists of them, and dicts of tensors
             (what a training changed of a model, by name). They are what `save` writes.
         passing: names of options that change speed and memory but no result.
+        experimental: what of the method is ours, where its formula is not public; "" where it is. A note of the fit.
         trained: names of the state's tensors that gradient descent made; a fit that trains others counts them itself.
 
     A method implements `_fit` and `_logits`; options are validated in `__post_init__` with `ConfigError`. One that
@@ -134,10 +137,12 @@ class Adapter(ABC):
     optional: ClassVar[frozenset[str]] = frozenset()
     at_predict: ClassVar[frozenset[str]] = frozenset({"features"})
     multilabel: ClassVar[bool] = False
+    label_free: ClassVar[bool] = False
     transductive: ClassVar[bool] = False
     state: ClassVar[tuple[str, ...]] = ()
     passing: ClassVar[frozenset[str]] = frozenset()
     trained: ClassVar[tuple[str, ...]] = ()
+    experimental: ClassVar[str] = ""
 
     def fit(
         self,
@@ -186,6 +191,8 @@ class Adapter(ABC):
         )
         self.fitted_ = True
         report.trained_parameters = report.trained_parameters or self._trained_numbers()
+        if self.experimental:
+            report.notes.append(f"experimental, since the published formula is not to be had: {self.experimental}")
         return report
 
     def logits(self, batch: Batch | FeatureSet | Tensor) -> Tensor:
@@ -310,11 +317,12 @@ class Adapter(ABC):
                 raise CapabilityError(f"adapter '{self.name}' needs {REQUIRED[name]}; pass resources={{'{name}': ...}}")
 
     def _check_support(self, support, classifier, backbone, unlabeled) -> None:
-        if support.labels is None or not len(support):
+        labelled = support.labels is not None and len(support) > 0
+        if not labelled and not self.label_free:
             raise CapabilityError(f"adapter '{self.name}' needs labelled support images; there are none")
-        self.multilabel_ = support.multilabel
-        self.check_kind(several_labels=support.multilabel, text_encoder=backbone is not None)
-        if support.num_classes > len(classifier):
+        self.multilabel_ = labelled and support.multilabel
+        self.check_kind(several_labels=self.multilabel_, text_encoder=backbone is not None)
+        if labelled and support.num_classes > len(classifier):
             raise CapabilityError(f"labels name {support.num_classes} classes, the text classifier {len(classifier)}")
         if support.dim != classifier.weights.shape[1]:
             raise CapabilityError(

@@ -12,6 +12,7 @@
 | `support_captions` | `TextPool`, one text a row of `support_folder`, or absent | "support_folder" |
 | `synonyms` | C tuples of (name, how often it was met), the class's own name among them | "synonyms" |
 | `boxes` | `Detections` | "boxes" |
+| `ctx` | (M, W) or (C, M, W) context vectors that another fit learned | "ctx" |
 | `further_backbones` | tuple of `FurtherBackbone` | "further_backbones" |
 """
 

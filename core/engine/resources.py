@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mmengine import Config
+from torch import Tensor
 
 from ..contracts.adapter import Adapter
+from ..contracts.adapter_file import read_adapter_file
 from ..contracts.errors import CapabilityError, ConfigError, DataError, UnknownNameError
 from ..contracts.features import PRE_PROJECTION, FeatureSet
 from ..contracts.resources import REQUIRED, Detections, FurtherBackbone, PreProjection, TextPool
@@ -18,9 +20,10 @@ from ..data.caption_pool import read_caption_pool
 from ..data.synonyms import read_synonyms
 from ..prompts.templates import spoken
 from ..registry.catalogue import did_you_mean
+from ..runs.folder import Run
 from .recipe import resolve
 
-GIVEN = ("captions", "boxes", "support_folder", "synonyms", "further_backbones")
+GIVEN = ("captions", "boxes", "support_folder", "synonyms", "ctx", "further_backbones")
 """What `--resource NAME=...` may name; `descriptions` is a key of the recipe."""
 OF_TOWERS = frozenset({"text_encoder", "images", "pixels", "pre_projection", "captions", "support_folder", "boxes"})
 """What a features file cannot give."""
@@ -92,7 +95,7 @@ class Resources:
         """What `adapter.fit(resources=)` gets of those, and what the data itself gives."""
         wanted = adapter.needs | adapter.optional
         found: dict[str, Any] = {"templates": list(self.prepared.templates)}
-        for name in ("captions", "support_folder", "synonyms", "boxes"):
+        for name in ("captions", "support_folder", "synonyms", "boxes", "ctx"):
             if name in wanted and self._given(name) is not None:
                 found[name] = getattr(self, name)
         if "support_folder" in found and self.support_captions is not None:
@@ -131,6 +134,19 @@ class Resources:
         from ..data.detections import read_detections
 
         return read_detections(self._given("boxes"), [item.id for item in self.prepared.data.items])
+
+    @cached_property
+    def ctx(self) -> Tensor:
+        """The context of another run, on the same backbone."""
+        path = Path(self._given("ctx"))
+        file = Run.open(path).adapter_path if path.is_dir() else path
+        header, tensors = read_adapter_file(file)
+        if "ctx" not in tensors:
+            raise DataError(f"{file}: adapter '{header['adapter']}' learned no context; give a run of coop or its kin")
+        backbone = self.prepared.backbone
+        if header.get("backbone") != backbone.fingerprint:
+            raise CapabilityError(f"{file}: its context is of another backbone than '{backbone.spec}'; use that one")
+        return tensors["ctx"].to(backbone.device)
 
     @cached_property
     def support_folder(self) -> FeatureSet:

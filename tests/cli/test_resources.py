@@ -130,6 +130,18 @@ def test_further_backbones_as_features_files(vladapt, tmp_path):
     assert outcome.code != 0 and "row by row" in outcome.err
 
 
+def test_a_learned_context_is_a_start(fit, colours):
+    quick = ("--set", "adapter.n_ctx=4", "--set", "adapter.epochs=1")
+    learned = fit("--data", colours, "--adapter", "coop", *quick, "--json").json["run"]
+    tuned = ("--data", colours, "--adapter", "tpt", "--set", "adapter.n_views=4", "--json")
+    plain, started = fit(*tuned).json, fit(*tuned, "--resource", f"ctx={learned}").json
+    probabilities = [json.loads((Path(run["run"]) / "metrics.json").read_text()) for run in (plain, started)]
+    assert probabilities[0] != probabilities[1]
+    other = fit("--data", colours, "--adapter", "ape", "--set", "adapter.views=0", "--json").json["run"]
+    outcome = fit(*tuned, "--resource", f"ctx={other}")
+    assert outcome.code != 0 and "'ape' learned no context" in outcome.err
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [
