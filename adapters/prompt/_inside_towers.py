@@ -38,6 +38,7 @@ class TokenAdapter(TowerAdapter):
     """
 
     own_crop: ClassVar[tuple[float, float]] = CROP
+    of_towers: ClassVar[frozenset[str]] = frozenset({"image_blocks"})
     layer_decay: ClassVar[float] = 1.0  # no option: what trains lies beside the layers
 
     batch_size: int = 4
@@ -73,6 +74,7 @@ class TextTokenAdapter(TokenAdapter):
     """
 
     prompts_a_class: ClassVar[None] = None  # no option: there is one
+    of_towers: ClassVar[frozenset[str]] = frozenset({"image_blocks", "text_blocks", "prompt"})
 
     ctx_init: str | None = "a photo of a"
 

@@ -87,6 +87,7 @@ class SharedContext(Adapter):
 
     needs: ClassVar[frozenset[str]] = frozenset({"features", "text_encoder"})
     optional: ClassVar[frozenset[str]] = frozenset({"ctx"})
+    of_towers: ClassVar[frozenset[str]] = frozenset({"prompt"})
     state: ClassVar[tuple[str, ...]] = ("ctx", "text_features", "logit_scale", "offset", "negative")
     trained: ClassVar[tuple[str, ...]] = ("ctx",)
     passing: ClassVar[frozenset[str]] = frozenset(PASSING)

@@ -76,6 +76,7 @@ class Cocoop(Adapter):
     needs: ClassVar[frozenset[str]] = frozenset({"features", "text_encoder"})
     at_predict: ClassVar[frozenset[str]] = frozenset({"features", "text_encoder"})
     optional: ClassVar[frozenset[str]] = frozenset({"ctx"})
+    of_towers: ClassVar[frozenset[str]] = frozenset({"prompt"})
     state: ClassVar[tuple[str, ...]] = ("ctx", *META, "logit_scale", "logit_bias")
     trained: ClassVar[tuple[str, ...]] = ("ctx", *META)
     passing: ClassVar[frozenset[str]] = frozenset(PASSING)

@@ -80,6 +80,7 @@ class Tpt(Adapter):
     needs: ClassVar[frozenset[str]] = frozenset({"features", "text_encoder"})
     at_predict: ClassVar[frozenset[str]] = frozenset({"features", "images", "text_encoder"})
     optional: ClassVar[frozenset[str]] = frozenset({"ctx"})
+    of_towers: ClassVar[frozenset[str]] = frozenset({"prompt"})
     state: ClassVar[tuple[str, ...]] = ("ctx", "logit_scale", "logit_bias", "seed")
     trained: ClassVar[tuple[str, ...]] = ("ctx",)  # anew for each image
     passing: ClassVar[frozenset[str]] = frozenset({*PASSING, "images_at_once"})

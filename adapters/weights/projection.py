@@ -69,6 +69,7 @@ class Projection(Adapter):
     needs: ClassVar[frozenset[str]] = frozenset({"features", "pre_projection", "views"})
     at_predict: ClassVar[frozenset[str]] = frozenset({"pre_projection"})
     multilabel: ClassVar[bool] = True
+    of_towers: ClassVar[frozenset[str]] = frozenset({"hidden"})
     state: ClassVar[tuple[str, ...]] = (
         *("change", "columns", "weight", "bias"),  # of the projection; `weight` as it was, None if it is no matrix
         *("text", "logit_scale", "logit_bias"),

@@ -118,6 +118,7 @@ class Adapter(ABC):
         needs: what `fit` needs, a subset of `NEEDS`.
         optional: what `fit` uses where it is given, a subset of `NEEDS`.
         at_predict: the part of it still needed by `logits`.
+        of_towers: capabilities that the backbone must have, of `contracts/backbone.py`.
         multilabel: whether labels (N, C) are accepted.
         label_free: whether a support without labels, or without images, will do.
         transductive: whether the engine passes the whole unlabelled test set once.
@@ -136,6 +137,7 @@ class Adapter(ABC):
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
     optional: ClassVar[frozenset[str]] = frozenset()
     at_predict: ClassVar[frozenset[str]] = frozenset({"features"})
+    of_towers: ClassVar[frozenset[str]] = frozenset()
     multilabel: ClassVar[bool] = False
     label_free: ClassVar[bool] = False
     transductive: ClassVar[bool] = False
@@ -175,6 +177,7 @@ class Adapter(ABC):
         self._check_images(support, resources or {})
         self._check_resources(resources or {})
         if backbone is not None:
+            self.check_towers(backbone)
             self.attach(backbone)
         self.class_names_ = tuple(classifier.class_names or support.class_names)
         self.backbone_ = support.backbone
@@ -295,6 +298,11 @@ class Adapter(ABC):
                 f"adapter '{self.name}' trains through the text tower, which a features file does not have; "
                 "give --data and --backbone"
             )
+
+    def check_towers(self, backbone: Backbone) -> None:
+        """Raise the CapabilityError that names towers with what the method needs, unless these have it."""
+        for capability in sorted(self.of_towers):
+            backbone.need(capability)
 
     def _trained_numbers(self) -> int:
         return sum(getattr(self, name).numel() for name in self.trained)

@@ -212,7 +212,7 @@ def _one_fit(recipe, prepared, drawn, views: int, seed: int, refused: dict[str, 
         if name == "zero-shot":
             adapter = fitted_zero_shot(shots.support, prepared.classifier)
         else:
-            check_needs(recipe, build_adapter(name, **adapter_options(recipe)), prepared.backbone is not None)
+            check_needs(recipe, build_adapter(name, **adapter_options(recipe)), prepared.backbone)
             adapter, _ = fit_adapter(recipe, prepared, shots, seed, Reporter(quiet=True))
     except VladaptError as error:
         refused[name] = str(error)

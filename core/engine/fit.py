@@ -186,7 +186,7 @@ def _scored(recipe: Config, prepared, adapter: Adapter, shots: Shots, reporter: 
 
 def _refuse_early(recipe: Config, adapter: Adapter, prepared: Prepared | PreparedFeatures) -> None:
     """Raise what can be told before anything is encoded or fitted."""
-    check_needs(recipe, adapter, has_images=prepared.backbone is not None)
+    check_needs(recipe, adapter, prepared.backbone)
     adapter.check_kind(several_labels=prepared.data.kind == "multilabel", text_encoder=prepared.backbone is not None)
     if recipe.novel and not hasattr(adapter, "for_classes"):
         raise CapabilityError(

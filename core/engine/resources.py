@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..contracts.adapter import Adapter
 from ..contracts.adapter_file import read_adapter_file
+from ..contracts.backbone import Backbone
 from ..contracts.errors import CapabilityError, ConfigError, DataError, UnknownNameError
 from ..contracts.features import PRE_PROJECTION, FeatureSet
 from ..contracts.resources import REQUIRED, Detections, FurtherBackbone, PreProjection, TextPool
@@ -61,14 +62,19 @@ def _check_given(given: Mapping[str, Any], used: frozenset[str], who: str) -> No
             raise ConfigError(f"--resource {said}={value}: no such file or folder")
 
 
-def check_needs(recipe: Config, adapter: Adapter, has_images: bool) -> None:
+def check_needs(recipe: Config, adapter: Adapter, backbone: Backbone | None) -> None:
     """Refuse an adapter whose needs cannot be met, before anything is encoded.
 
+    Args:
+        backbone: None where there is a features file.
+
     Raises:
-        CapabilityError: it needs images or towers and there is a features file, or a resource that is not given.
+        CapabilityError: it needs images or towers and there are none, other towers, or a resource that is not given.
     """
     needs = adapter.needs & OF_TOWERS
-    if needs and not has_images:
+    if backbone is not None:
+        adapter.check_towers(backbone)
+    elif needs:
         what = "the text tower" if needs <= {"text_encoder", "captions"} else "the images themselves"
         raise CapabilityError(
             f"adapter '{adapter.name}' needs {what}, which a features file does not have; give --data and --backbone"

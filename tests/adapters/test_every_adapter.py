@@ -141,3 +141,12 @@ def test_a_thousand_classes_with_an_image_each(name):
     support = FeatureSet(features, torch.arange(1000))
     adapter.fit(support, text, unlabeled=support.without_labels() if adapter.transductive else None)
     assert torch.isfinite(adapter.logits(features[:50])).all()
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if adapter_class(n).of_towers])
+def test_towers_that_lack_something_are_refused_before_anything_is_fitted(world, name, monkeypatch):
+    from vladapt import CapabilityError
+
+    monkeypatch.setattr(world.backbone, "capabilities", frozenset())
+    with pytest.raises(CapabilityError, match="towers that have it"):
+        build_adapter(name).check_towers(world.backbone)

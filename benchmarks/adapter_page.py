@@ -1,0 +1,106 @@
+"""The page docs/adapters.md: one row an adapter, from its docstring, its class and the measured rows."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import statistics
+from collections.abc import Sequence
+
+from vladapt.core.registry import adapter_class, catalogue
+
+GROUPS = {
+    "cache": "a memory of the shots beside zero-shot",
+    "head": "a head on the image features",
+    "prompt": "words or tokens that are learned",
+    "weights": "weights of the towers",
+    "transductive": "the test images together",
+    "crops": "parts of the image",
+}
+IN_WORDS = {
+    "views": "augmented views",
+    "pre_projection": "features before the projection",
+    "text_encoder": "text tower",
+    "pixels": "images, trained on",
+    "images": "images",
+    "unlabeled": "all test images at once",
+    "descriptions": "sentences about classes",
+    "captions": "captions",
+    "boxes": "boxes",
+    "support_folder": "folder of found images",
+    "synonyms": "synonyms",
+    "further_backbones": "further backbones",
+}
+
+
+def page(rows: Sequence[dict]) -> str:
+    """Markdown."""
+    names = [name for name, entry in catalogue.adapters().items() if entry.entry_point is None]
+    order = sorted(names, key=lambda name: (list(GROUPS).index(catalogue.adapters()[name].group), name))
+    parts = [HEAD, "\n".join([HEADER, RULER, *(_row(name, rows) for name in order)]), FOOT]
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def _row(name: str, rows: Sequence[dict]) -> str:
+    own = [row for row in rows if row["adapter"] == name]
+    cells = [f"`{name}`{_mark(own)}", _summary(name), _needs(name), *_measured(own), _paper(name)]
+    return f"| {' | '.join(cells)} |"
+
+
+def _mark(own: Sequence[dict]) -> str:
+    return " ²" if own and own[0]["backbone"] != "embedded" else ""
+
+
+def _summary(name: str) -> str:
+    """The first sentence of the method's module, without its name."""
+    module = inspect.getmodule(adapter_class(name))
+    first = " ".join(module.__doc__.split("\n\n")[0].split())
+    return first.partition(": ")[2].rstrip(".") or first.rstrip(".")
+
+
+def _needs(name: str) -> str:
+    cls = adapter_class(name)
+    needed = [IN_WORDS[need] for need in IN_WORDS if need in cls.needs]
+    needed += [f"({IN_WORDS[need]})" for need in IN_WORDS if need in cls.optional]
+    return ", ".join(needed) or "features"
+
+
+def _measured(own: Sequence[dict]) -> list[str]:
+    """Parameters, seconds, MiB, then the gain at each number of shots."""
+    if not own:
+        return ["–"] * 6
+    most = max(row["shots"] for row in own)
+    at_most = [row for row in own if row["shots"] == most]
+    seconds = statistics.fmean(row["seconds"] for row in at_most)
+    trained = max(row["trained_parameters"] for row in at_most)
+    memory = max(row["mebibytes"] for row in at_most)
+    return [f"{trained:,}", _short(seconds), f"{memory:,}", *(_gain(own, shots) for shots in (1, 4, 16))]
+
+
+def _gain(own: Sequence[dict], shots: int) -> str:
+    """Points of accuracy over zero-shot, mean ± population standard deviation over seeds."""
+    gains = [100 * (row["accuracy"] - row["zero_shot"]) for row in own if row["shots"] in (shots, 0)]
+    if not gains:
+        return "–"
+    spread = f" ± {statistics.pstdev(gains):.1f}" if len(gains) > 1 else ""
+    return f"{statistics.fmean(gains):+.1f}{spread}"
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds:.2f}" if seconds < 10 else f"{seconds:.0f}"
+
+
+def _paper(name: str) -> str:
+    cls = adapter_class(name)
+    text = f"{cls.__doc__} {inspect.getmodule(cls).__doc__}"
+    found = re.search(r"arXiv (\d{4}\.\d{4,5})", text)
+    return f"[{found[1]}](https://arxiv.org/abs/{found[1]})" if found else "–"
+
+
+HEADER = (
+    "| adapter | what it is | needs besides features | trained numbers | seconds | MiB | gain, 1 shot | 4 shots "
+    "| 16 shots | paper |"
+)
+RULER = "|---|---|---|---:|---:|---:|---:|---:|---:|---|"
+HEAD = ""
+FOOT = ""

@@ -1,0 +1,228 @@
+"""Every adapter on one small set: what it needs, what it costs, what it gains. The page docs/adapters.md is made of it.
+
+    python benchmarks/adapters.py measure [NAME ...]   # fits all of them; rows go to docs/adapters.csv as they come
+    python benchmarks/adapters.py page > docs/adapters.md
+
+Each method is measured in a process of its own with one thread, two of them at a time: shots 1, 4 and 16, seeds 1, 2
+and 3 (1 alone for methods that train towers; no shots at all for those that need no labels), on the drawn cells of the
+medical domain, by the embedded backbone, or, where a method tunes tokens inside a transformer, by a small open_clip ViT
+that is pre-trained here on drawings. Memory is what the fit adds to the process at its peak, from Linux's own count;
+features are there already.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from adapter_page import page
+
+ROOT = Path(__file__).resolve().parents[1]
+TABLE = ROOT / "docs" / "adapters.csv"
+SHOTS, SEEDS = (1, 4, 16), (1, 2, 3)
+ANY = 0
+"""In the column `shots`: the method looks at none."""
+JOBS = 2
+COLUMNS = (
+    *("adapter", "backbone", "options", "shots", "seed", "zero_shot", "accuracy"),
+    *("seconds", "mebibytes", "trained_parameters"),
+)
+FEWER = {"projection": {"views": 20}, "lora": {"iterations": 20}}
+"""Options that keep the measurement short; the page says so."""
+SMALL_VIT = {
+    "embed_dim": 64,
+    "vision_cfg": {"image_size": 64, "layers": 4, "width": 128, "patch_size": 8, "head_width": 32},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 128, "heads": 4, "layers": 3},
+}
+ABOUT = {
+    "cell with a segmented nucleus": "a nucleus of several lobes joined by threads",
+    "cell with a round nucleus": "one large round dark nucleus",
+    "cell with a kidney-shaped nucleus": "a bent nucleus like a kidney or a bean",
+    "cell with coarse granules": "big orange grains fill the cell",
+    "cell fragment without a nucleus": "a tiny piece, with no nucleus at all",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["measure", "one", "page"])
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--vit", help="folder of the small ViT; pre-trained anew where it is not given")
+    given = parser.parse_args()
+    if given.what == "page":
+        print(page(read(TABLE)), end="")
+    elif given.what == "measure":
+        measure(given.names or sorted(all_names()), given.vit)
+    else:
+        measure_one(given.names[0], given.vit)
+
+
+def all_names() -> list[str]:
+    from vladapt.core.registry import catalogue
+
+    return [name for name, entry in catalogue.adapters().items() if entry.entry_point is None]
+
+
+def measure(names: list[str], vit: str | None) -> None:
+    """One process a method; the table on disk grows row by row."""
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(JOBS) as processes:
+        vit = vit or pretrained_vit(Path(folder))
+        for name, rows in zip(names, processes.map(lambda name: measured(name, vit), names)):
+            if not rows:
+                print(f"{name}: failed", file=sys.stderr)
+                continue
+            write(TABLE, [row for row in read(TABLE) if row["adapter"] != name] + rows)
+            print(f"{name}: {statistics.fmean(row['seconds'] for row in rows):.1f} s a fit", file=sys.stderr)
+
+
+def measured(name: str, vit: str) -> list[dict]:
+    command = [sys.executable, __file__, "one", name, "--vit", vit]
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=one_thread)
+    return [] if done.returncode else [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def pretrained_vit(folder: Path) -> str:
+    """A small open_clip ViT that knows drawings by their names."""
+    (folder / "small_vit.json").write_text(json.dumps(SMALL_VIT))
+    command = [sys.executable, "-m", "vladapt", "pretrain", "--data", "sample", "--epochs", "30", "--lr", "1e-3"]
+    command += ["--backbone", f"open_clip:{folder / 'small_vit.json'}@random", "--out", str(folder / "vit")]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return str(next(iter(folder.rglob("model.safetensors"))).parent)
+
+
+def measure_one(name: str, vit: str) -> None:
+    """Print one JSON object a fit."""
+    from vladapt.core.backbones.load import load_backbone
+    from vladapt.core.engine.evaluate import fitted_zero_shot, score_on
+    from vladapt.core.engine.fit import fit_adapter
+    from vladapt.core.engine.prepare import prepare, views_wanted
+    from vladapt.core.engine.progress import Reporter
+    from vladapt.core.engine.recipe import adapter_options, resolve
+    from vladapt.core.registry import build_adapter
+
+    quiet, folder = Reporter(quiet=True), tempfile.TemporaryDirectory()
+    options = FEWER.get(name, {})
+    adapter = build_adapter(name, **options)
+    flags = {"domain": "medical", "adapter": {"name": name, **options}}
+    flags["resources"] = resources(adapter, Path(folder.name), vit)
+    if adapter.needs & {"descriptions"} or adapter.optional & {"descriptions"}:
+        flags["descriptions"] = described(Path(folder.name))
+    prepared = prepare(resolve(flags={**flags, "backbone": backbone_for(adapter, vit, load_backbone)}), quiet)
+    adapter = build_adapter(name, **adapter_options(prepared.recipe))
+    for shots in [ANY] if adapter.label_free else SHOTS:
+        for seed in SEEDS[:1] if adapter.label_free or "pixels" in adapter.needs else SEEDS:
+            drawn = prepared.draw(shots or SHOTS[0], seed, views=views_wanted(adapter))
+            prepared.resources.collect(adapter, drawn)  # encoded before the clock starts
+            zero_shot = fitted_zero_shot(drawn.support, prepared.classifier)
+            forget_peak()
+            before, started = resident(), time.perf_counter()
+            fitted, report = fit_adapter(prepared.recipe, prepared, drawn, seed, quiet)
+            seconds, peak = time.perf_counter() - started, peak_resident()
+            found = score_on(prepared, fitted, drawn.test, prepared.class_names, zero_shot, quiet).metrics
+            row = {
+                "adapter": name,
+                "backbone": prepared.backbone.family,
+                "options": " ".join(f"{key}={value}" for key, value in options.items()),
+                "shots": shots,
+                "seed": seed,
+                "zero_shot": round(found["zero_shot"]["accuracy"], 4),
+                "accuracy": round(found["adapted"]["accuracy"], 4),
+                "seconds": round(seconds, 3),
+                "mebibytes": round(max(0, peak - before) / 2**20),
+                "trained_parameters": report.trained_parameters,
+            }
+            print(json.dumps(row), flush=True)
+
+
+def backbone_for(adapter, vit: str, load_backbone) -> str:
+    """The embedded one, unless the method needs transformer blocks that its image tower lacks."""
+    return "embedded" if adapter.of_towers <= load_backbone("embedded", device="cpu").capabilities else vit
+
+
+def resources(adapter, folder: Path, vit: str) -> dict[str, str]:
+    """Small files of every kind that the adapter asks for."""
+    wanted, found = adapter.needs | adapter.optional, {}
+    if "captions" in wanted:
+        sayings = ("a stained {} under the microscope", "{}", "a smear with one {} in the middle", "round: {}")
+        lines = [saying.format(text) for pair in ABOUT.items() for text in pair for saying in sayings]
+        found["captions"] = str(folder / "captions.txt")
+        Path(found["captions"]).write_text("\n".join(lines))
+    if "boxes" in adapter.needs:
+        found["boxes"] = str(folder / "boxes.json")
+        Path(found["boxes"]).write_text(json.dumps(centred_boxes()))
+    if "synonyms" in wanted:
+        found["synonyms"] = str(folder / "synonyms.json")
+        Path(found["synonyms"]).write_text(json.dumps({name: {name: 1, other: 2} for name, other in ABOUT.items()}))
+    if "further_backbones" in wanted:
+        found["further_backbones"] = vit
+    return found
+
+
+def described(folder: Path) -> str:
+    path = folder / "descriptions.json"
+    path.write_text(json.dumps({name: [text, f"a cell that shows {text}"] for name, text in ABOUT.items()}))
+    return str(path)
+
+
+def centred_boxes() -> dict:
+    """The middle of each sample image, where its one cell lies, as a detector would write it."""
+    from vladapt.core.registry import load_domain
+
+    data = load_domain("medical").sample("classification")
+    images, found = [], []
+    for number, item in enumerate(data.items):
+        height, width = data.load(item).shape[:2]
+        images.append({"id": number, "file_name": item.id, "height": height, "width": width})
+        box = [0.15 * width, 0.15 * height, 0.7 * width, 0.7 * height]
+        found.append({"id": number, "image_id": number, "category_id": 1, "bbox": box, "score": 0.9})
+    return {"images": images, "annotations": found, "categories": [{"id": 1, "name": "cell"}]}
+
+
+def forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def resident() -> int:
+    return _status("VmRSS")
+
+
+def peak_resident() -> int:
+    return _status("VmHWM")
+
+
+def _status(key: str) -> int:
+    """Bytes."""
+    return 1024 * int(re.search(rf"{key}:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+
+
+def read(path: Path) -> list[dict]:
+    if not path.is_file():
+        return []
+    numbers = {"shots": int, "seed": int, "mebibytes": int, "trained_parameters": int}
+    numbers |= dict.fromkeys(("zero_shot", "accuracy", "seconds"), float)
+    with path.open(newline="") as file:
+        return [{key: numbers.get(key, str)(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def write(path: Path, rows: list[dict]) -> None:
+    partial = path.with_suffix(".partial")
+    with partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(sorted(rows, key=lambda row: (row["adapter"], row["shots"], row["seed"])))
+    os.replace(partial, path)
+
+
+if __name__ == "__main__":
+    main()
