@@ -1,4 +1,4 @@
-"""The page docs/adapters.md: one row an adapter, from its docstring, its class and the measured rows."""
+"""The table of docs/adapters.md: one row an adapter, from its docstring, its class and the measured rows."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from vladapt.core.registry import adapter_class, catalogue
 
+BEGIN, END = "<!-- table: written by benchmarks/adapters.py page -->", "<!-- end of the table -->"
 GROUPS = {
     "cache": "a memory of the shots beside zero-shot",
     "head": "a head on the image features",
@@ -30,15 +31,22 @@ IN_WORDS = {
     "support_folder": "folder of found images",
     "synonyms": "synonyms",
     "further_backbones": "further backbones",
+    "ctx": "a learned context",
 }
 
 
-def page(rows: Sequence[dict]) -> str:
-    """Markdown."""
-    names = [name for name, entry in catalogue.adapters().items() if entry.entry_point is None]
-    order = sorted(names, key=lambda name: (list(GROUPS).index(catalogue.adapters()[name].group), name))
-    parts = [HEAD, "\n".join([HEADER, RULER, *(_row(name, rows) for name in order)]), FOOT]
-    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+def with_table(text: str, rows: Sequence[dict]) -> str:
+    """The page with the table between its two marks written anew."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{table(rows)}\n{END}{after}"
+
+
+def table(rows: Sequence[dict]) -> str:
+    """Markdown, one row an adapter of this package."""
+    entries = {name: entry for name, entry in catalogue.adapters().items() if entry.entry_point is None}
+    order = sorted(entries, key=lambda name: (list(GROUPS).index(entries[name].group), name))
+    return "\n".join([HEADER, RULER, *(_row(name, rows) for name in order)])
 
 
 def _row(name: str, rows: Sequence[dict]) -> str:
@@ -48,7 +56,10 @@ def _row(name: str, rows: Sequence[dict]) -> str:
 
 
 def _mark(own: Sequence[dict]) -> str:
-    return " ²" if own and own[0]["backbone"] != "embedded" else ""
+    if not own:
+        return ""
+    options = f" ({own[0]['options'].replace('=', ' ')})" if own[0]["options"] else ""
+    return options + (" ²" if own[0]["backbone"] != "embedded" else "")
 
 
 def _summary(name: str) -> str:
@@ -60,9 +71,9 @@ def _summary(name: str) -> str:
 
 def _needs(name: str) -> str:
     cls = adapter_class(name)
-    needed = [IN_WORDS[need] for need in IN_WORDS if need in cls.needs]
+    needed = [IN_WORDS[need] for need in IN_WORDS if need in cls.needs | cls.at_predict]
     needed += [f"({IN_WORDS[need]})" for need in IN_WORDS if need in cls.optional]
-    return ", ".join(needed) or "features"
+    return ", ".join(needed) or "–"
 
 
 def _measured(own: Sequence[dict]) -> list[str]:
@@ -102,5 +113,3 @@ HEADER = (
     "| 16 shots | paper |"
 )
 RULER = "|---|---|---|---:|---:|---:|---:|---:|---:|---|"
-HEAD = ""
-FOOT = ""

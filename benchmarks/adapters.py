@@ -1,7 +1,7 @@
 """Every adapter on one small set: what it needs, what it costs, what it gains. The page docs/adapters.md is made of it.
 
     python benchmarks/adapters.py measure [NAME ...]   # fits all of them; rows go to docs/adapters.csv as they come
-    python benchmarks/adapters.py page > docs/adapters.md
+    python benchmarks/adapters.py page                 # writes the table in docs/adapters.md anew
 
 Each method is measured in a process of its own with one thread, two of them at a time: shots 1, 4 and 16, seeds 1, 2
 and 3 (1 alone for methods that train towers; no shots at all for those that need no labels), on the drawn cells of the
@@ -25,10 +25,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from adapter_page import page
+from adapter_page import with_table
 
 ROOT = Path(__file__).resolve().parents[1]
-TABLE = ROOT / "docs" / "adapters.csv"
+TABLE, PAGE = ROOT / "docs" / "adapters.csv", ROOT / "docs" / "adapters.md"
 SHOTS, SEEDS = (1, 4, 16), (1, 2, 3)
 ANY = 0
 """In the column `shots`: the method looks at none."""
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--vit", help="folder of the small ViT; pre-trained anew where it is not given")
     given = parser.parse_args()
     if given.what == "page":
-        print(page(read(TABLE)), end="")
+        PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), read(TABLE)), encoding="utf-8")
     elif given.what == "measure":
         measure(given.names or sorted(all_names()), given.vit)
     else:

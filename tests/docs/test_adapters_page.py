@@ -1,0 +1,39 @@
+"""The table in docs/adapters.md is what the command writes, and has a measured row for every adapter."""
+
+from __future__ import annotations
+
+import csv
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from vladapt.core.registry import catalogue
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "adapters.md"
+
+
+def test_the_table_is_what_the_command_writes():
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1]);"
+        "from adapters import PAGE, TABLE, read; from adapter_page import with_table;"
+        "print(with_table(PAGE.read_text(encoding='utf-8'), read(TABLE)), end='')"
+    )
+    command = [sys.executable, "-c", script, str(ROOT / "benchmarks")]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert printed == PAGE.read_text(encoding="utf-8")
+
+
+def test_every_adapter_was_measured():
+    with (ROOT / "docs" / "adapters.csv").open(newline="") as file:
+        measured = {row["adapter"] for row in csv.DictReader(file)}
+    own = {name for name, entry in catalogue.adapters().items() if entry.entry_point is None}
+    assert measured == own
+    assert set(re.findall(r"^\| `([\w-]+)`", PAGE.read_text(encoding="utf-8"), re.MULTILINE)) >= own
+
+
+def test_the_guide_names_adapters_that_are_there():
+    guide = PAGE.read_text(encoding="utf-8").split("## Side by side")[0]
+    named = set(re.findall(r"`([a-z][a-z-]+)`", guide))
+    assert named <= set(catalogue.adapters())
