@@ -80,7 +80,7 @@ def test_agrees_with_the_reference_from_base_to_new_classes(parity_dir):
     near(precision, wanted["new_cov_inv"], **close)
     near(other.weight.T, wanted["new_W"], **close)
     near(other.bias, wanted["new_b"], **close)
-    near(other.logits(common["test_features"][new]), wanted["new_logits"], atol=1e-3, rtol=2e-4)
+    near(other.logits(common["test_features"][new]), wanted["new_logits"], atol=2e-4, rtol=2e-4)
     right = other.predict(common["test_features"][new]) == common["test_labels"][new] - 5
     near(100 * right.double().mean(), wanted["new_acc"], **close)
 
