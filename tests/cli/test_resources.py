@@ -174,3 +174,21 @@ def test_a_comparison_goes_on_without_what_it_lacks(vladapt, tmp_path):
     assert all(row["seconds"] >= 0 for row in outcome.json["rows"])
     table = vladapt(*common, "--adapters", "tip-adapter").out
     assert "seconds a fit" in table
+
+
+def test_novel_classes_of_a_features_file_have_its_text_weights(vladapt, tmp_path):
+    labels = np.arange(200) % 5
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(5, 16))
+    np.savez(
+        tmp_path / "five.npz",
+        image_features=(centres[labels] + 0.5 * rng.normal(size=(200, 16))).astype(np.float32),
+        labels=labels,
+        text_features=(centres + 0.5 * rng.normal(size=(5, 16))).astype(np.float32),
+        class_names=np.array(list("abcde")),
+    )
+    common = ("fit", "--features", tmp_path / "five.npz", "--shots", "4", "--classes", "base", "--novel", "--json")
+    found = vladapt(*common, "--adapter", "gda").json
+    assert found["novel"]["adapted"]["accuracy"] > 0.6
+    outcome = vladapt(*common, "--adapter", "ape")
+    assert outcome.code != 0 and "no scores for classes it never saw" in outcome.err
