@@ -66,12 +66,13 @@ def _summary(name: str) -> str:
     """The first sentence of the method's module, without its name."""
     module = inspect.getmodule(adapter_class(name))
     first = " ".join(module.__doc__.split("\n\n")[0].split())
-    return first.partition(": ")[2].rstrip(".") or first.rstrip(".")
+    said = (first.partition(": ")[2] or first).rstrip(".")
+    return said[0].lower() + said[1:]
 
 
 def _needs(name: str) -> str:
     cls = adapter_class(name)
-    needed = [IN_WORDS[need] for need in IN_WORDS if need in cls.needs | cls.at_predict]
+    needed = [IN_WORDS[need] for need in IN_WORDS if need in cls.needs | (cls.at_predict - {"text_encoder"})]
     needed += [f"({IN_WORDS[need]})" for need in IN_WORDS if need in cls.optional]
     return ", ".join(needed) or "–"
 
