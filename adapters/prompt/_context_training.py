@@ -13,6 +13,7 @@ from ...core.contracts.backbone import Backbone
 from ...core.contracts.errors import CapabilityError, ConfigError
 from ...core.contracts.features import FeatureSet
 from ...core.prompts.context import check_chunk
+from ...core.registry.build import build_adapter
 from ...core.training.minibatches import minibatches
 from ...core.training.schedules import WARMUPS, dassl_learning_rates, dassl_sgd, set_learning_rate
 
@@ -69,6 +70,20 @@ def mark_fitted(other: Adapter, adapter: Adapter, class_names: Sequence[str]) ->
     """What a fit notes, on a copy of a fitted adapter for other classes."""
     other.class_names_, other.backbone_, other.dim_ = tuple(class_names), adapter.backbone_, adapter.dim_
     other.multilabel_, other.fitted_ = False, True
+
+
+def with_other_classes(adapter: Adapter, backbone: Backbone, class_names: Sequence[str]) -> Adapter:
+    """A fitted copy that names other classes with all that was learned here.
+
+    Raises:
+        CapabilityError: what was learned cannot serve them.
+    """
+    check_transfer(adapter, backbone)
+    other = build_adapter(adapter.name, **adapter.options)
+    for name in adapter.state:
+        setattr(other, name, getattr(adapter, name))
+    mark_fitted(other, adapter, class_names)
+    return other.attach(backbone)
 
 
 def train_epochs(

@@ -13,16 +13,14 @@ from torch import Tensor, nn
 from ...core.contracts.adapter import Adapter, Batch, FitReport, require
 from ...core.contracts.backbone import Backbone
 from ...core.prompts.context import PromptLearner, check_context_options
-from ...core.registry.build import build_adapter
 from ._context_training import (
     PASSING,
     check_task,
     check_training_options,
-    check_transfer,
     half_where_asked,
-    mark_fitted,
     shots_of,
     train_epochs,
+    with_other_classes,
 )
 
 EPOCHS = 10
@@ -115,12 +113,7 @@ class Cocoop(Adapter):
         Raises:
             CapabilityError: not fitted, or another backbone.
         """
-        check_transfer(self, backbone)
-        other = build_adapter(self.name, **self.options)
-        for name in self.state:
-            setattr(other, name, getattr(self, name))
-        mark_fitted(other, self, class_names)
-        return other.attach(backbone)
+        return with_other_classes(self, backbone, class_names)
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         check_task(self, support)

@@ -15,14 +15,12 @@ from ...core.contracts.adapter import Adapter, Batch, FitReport, require
 from ...core.contracts.backbone import Backbone
 from ...core.contracts.errors import CapabilityError, ConfigError
 from ...core.prompts.context import PromptLearner, check_context_options
-from ...core.registry.build import build_adapter
 from ._context_training import (
     PASSING,
     check_encoding_options,
     check_named,
-    check_transfer,
     half_where_asked,
-    mark_fitted,
+    with_other_classes,
 )
 from ._views import random_views
 
@@ -125,12 +123,7 @@ class Tpt(Adapter):
         Raises:
             CapabilityError: not fitted, or another backbone.
         """
-        check_transfer(self, backbone)
-        other = build_adapter(self.name, **self.options)
-        for name in self.state:
-            setattr(other, name, getattr(self, name))
-        mark_fitted(other, self, class_names)
-        return other.attach(backbone)
+        return with_other_classes(self, backbone, class_names)
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         check_named(self)

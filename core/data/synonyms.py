@@ -5,7 +5,6 @@ As counted by Parashar et al., The Neglected Tails in Vision-Language Models, 20
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from ..contracts.errors import DataError
 from ..prompts.templates import spoken
 from ..registry.catalogue import did_you_mean
+from .class_json import read_class_json
 
 SHAPE = "write {class: {synonym: count}}, or {class: [synonyms, the most frequent first]}"
 
@@ -31,7 +31,7 @@ def read_synonyms(path: str | Path, class_names: Sequence[str]) -> tuple[Synonym
     path = Path(path)
     found: dict[str, Synonyms] = {}
     own = {_key(name): name for name in class_names}
-    for name, value in _read_json(path).items():
+    for name, value in read_class_json(path, SHAPE).items():
         if _key(name) not in own:
             raise DataError(f"{path}: names '{name}', no class of the data; {did_you_mean(name, class_names)}")
         found[own[_key(name)]] = _counted(path, name, value)
@@ -53,18 +53,6 @@ def _counted(path: Path, name: str, value: Any) -> Synonyms:
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); {SHAPE}") from None
-    except ValueError as error:
-        raise DataError(f"{path}: is not JSON ({error}); {SHAPE}") from None
-    if not isinstance(content, dict) or not content:
-        raise DataError(f"{path}: holds no object of classes; {SHAPE}")
-    return content
 
 
 def _key(name: str) -> str:

@@ -6,12 +6,12 @@ classification, 2022, arXiv 2209.03320.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..contracts.errors import DataError
+from ..data.class_json import read_class_json
 from ..registry.catalogue import did_you_mean
 from .templates import spoken
 
@@ -30,7 +30,7 @@ def read_descriptions(
         DataError: the file cannot be read, is not JSON or of another shape, lacks a class, or names an unknown one.
     """
     path = Path(path)
-    found = _by_key(_read_json(path), path)
+    found = _by_key(read_class_json(path, "write {class: [sentences]}"), path)
     known = {_key(name): name for name in class_names}
     for key, (name, _) in found.items():
         if key not in known and not others:
@@ -42,18 +42,6 @@ def read_descriptions(
             raise DataError(f"{path}: has no sentences for class '{name}'; {_nearest_there(name, in_file)}")
         described[name] = found[_key(name)][1]
     return described
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); give a JSON file {{class: [sentences]}}") from None
-    except ValueError as error:
-        raise DataError(f"{path}: is not JSON ({error}); write {{class: [sentences]}}") from None
-    if not isinstance(content, dict) or not content:
-        raise DataError(f"{path}: holds no object of classes; write {{class: [sentences]}}")
-    return content
 
 
 def _by_key(content: dict[str, Any], path: Path) -> dict[str, tuple[str, list[str]]]:
