@@ -15,7 +15,7 @@ from typing import Any
 from mmengine import Config
 
 from ..contracts.errors import ConfigError, VladaptError
-from ..registry import build_adapter, catalogue
+from ..registry import adapter_class, build_adapter, catalogue
 from ..registry.catalogue import find
 from ..runs.folder import write_whole
 from ..runs.plots import accuracy_over_shots
@@ -117,6 +117,9 @@ def _compare(recipe, names, shots, seeds, sources, out, reporter) -> Comparison:
             name += "+"
         rows += [{**row, "data": name} for row in found] if len(sources) > 1 else found
         plots[f"accuracy_over_shots-{name}" if len(sources) > 1 else "accuracy_over_shots"] = found
+    if at_once := [name for name in names if adapter_class(name).transductive]:
+        who = ", ".join(at_once)
+        notes.append(f"{who} read all test images at once, without their labels; the others see one at a time")
     folder = Path(out) if out else Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-compare"
     if is_main():
         _write(folder, rows, plots)

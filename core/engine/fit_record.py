@@ -43,6 +43,7 @@ def info_of(recipe, prepared, adapter, report, shots, notes, seconds) -> dict[st
         "task": prepared.task,
         "adapter": adapter.name,
         "adapter_options": adapter.options,
+        "transductive": adapter.transductive,
         "backbone": _backbone_facts(prepared, adapter),
         "data": {
             "name": prepared.data.name,

@@ -41,6 +41,7 @@ def content(given, run_name: str) -> dict[str, Any]:
         "multilabel": given.multilabel,
         "compared": given.zero_shot_logits is not None,
         "test_images": len(given.labels),
+        "seen": "that it saw without their labels" if given.info.get("transductive") else "that it never saw",
         "notes": list(info.get("notes", ())),
         "facts": facts(info, len(given.class_names)),
         "counts": share_of_counts(info, given.class_names),

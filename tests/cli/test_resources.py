@@ -174,6 +174,8 @@ def test_a_comparison_goes_on_without_what_it_lacks(vladapt, tmp_path):
     assert all(row["seconds"] >= 0 for row in outcome.json["rows"])
     table = vladapt(*common, "--adapters", "tip-adapter").out
     assert "seconds a fit" in table
+    assert "at once" not in table
+    assert "Note: transclip read all test images at once" in vladapt(*common, "--adapters", "transclip").out
 
 
 def test_novel_classes_of_a_features_file_have_its_text_weights(vladapt, tmp_path):

@@ -150,6 +150,13 @@ def test_it_says_the_scores_with_their_intervals():
     assert f"right on {test['gained']} images" in text and f"wrong on {test['lost']} that" in text
 
 
+def test_a_method_that_read_the_test_images_together_says_so():
+    names = ("lymphocyte", "monocyte", "basophil")
+    for transductive, words in ((False, "that it never saw"), (True, "that it saw without their labels")):
+        page = render_report(one_label(names, info=info(names, transductive=transductive)), "runs/x")
+        assert words in page
+
+
 def test_it_says_what_was_adapted_on_what_and_how_to_use_it():
     text = page(one_label()).text
     for words in (
