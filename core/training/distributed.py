@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -20,6 +21,8 @@ from torch import Tensor
 from ..contracts import errors
 
 T = TypeVar("T")
+
+SETTLE_S = 0.2
 
 TIMEOUT = timedelta(hours=6)
 """How long a rank waits for the others: the slowest one may still be decoding its images."""
@@ -59,6 +62,9 @@ def start_from_environment() -> bool:
 def stop() -> None:
     """Leave the group, if in one."""
     if dist.is_available() and dist.is_initialized():
+        # The group's threads let go of the tensors of its last step a moment after it is over. One that does so while
+        # the interpreter already ends takes the process down with it.
+        time.sleep(SETTLE_S)
         dist.destroy_process_group()
 
 
