@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,9 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.contracts.adapter import Adapter, Batch, FitReport, require
-from ...core.contracts.backbone import Backbone
-from ...core.prompts.context import PromptLearner, check_context_options
+from ...core.contracts.adapter import Batch, FitReport, require
 from ._context_training import (
     PASSING,
     check_task,
@@ -20,15 +17,15 @@ from ._context_training import (
     half_where_asked,
     shots_of,
     train_epochs,
-    with_other_classes,
 )
+from ._prompts_at_prediction import PromptsAtPrediction
 
 EPOCHS = 10
 META = ("down_weight", "down_bias", "up_weight", "up_bias")
 
 
 @dataclass(eq=False, kw_only=True)
-class Cocoop(Adapter):
+class Cocoop(PromptsAtPrediction):
     """Conditional context optimisation.
 
     Zhou et al., Conditional Prompt Learning for Vision-Language Models, 2022, arXiv 2203.05557.
@@ -73,8 +70,6 @@ class Cocoop(Adapter):
 
     needs: ClassVar[frozenset[str]] = frozenset({"features", "text_encoder"})
     at_predict: ClassVar[frozenset[str]] = frozenset({"features", "text_encoder"})
-    optional: ClassVar[frozenset[str]] = frozenset({"ctx"})
-    of_towers: ClassVar[frozenset[str]] = frozenset({"prompt"})
     state: ClassVar[tuple[str, ...]] = ("ctx", *META, "logit_scale", "logit_bias")
     trained: ClassVar[tuple[str, ...]] = ("ctx", *META)
     passing: ClassVar[frozenset[str]] = frozenset(PASSING)
@@ -96,24 +91,11 @@ class Cocoop(Adapter):
     amp: str | None = None
 
     def __post_init__(self):
-        check_context_options(self.n_ctx, self.class_token_position, self.ctx_init, name="class_token_position")
+        super().__post_init__()
         check_training_options(self)
         require(self.reduction >= 1, "reduction", self.reduction, "give 1 or more")
         if self.views:
             self.needs = self.needs | {"views"}
-        self._prompts: PromptLearner | None = None
-
-    def attach(self, backbone: Backbone) -> Cocoop:
-        self._prompts = None
-        return super().attach(backbone)
-
-    def for_classes(self, backbone: Backbone, class_names: Sequence[str]) -> Cocoop:
-        """A fitted copy for other classes, with the context and network learned here (base-to-new generalisation).
-
-        Raises:
-            CapabilityError: not fitted, or another backbone.
-        """
-        return with_other_classes(self, backbone, class_names)
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         check_task(self, support)
@@ -142,26 +124,9 @@ class Cocoop(Adapter):
             history=history,
         )
 
-    def _learner(self, backbone: Backbone, *, ctx: Tensor | None = None, seed: int = 0) -> PromptLearner:
-        return PromptLearner(
-            backbone,
-            self.class_names_,
-            n_ctx=self.n_ctx,
-            position=self.class_token_position,
-            ctx_init=self.ctx_init,
-            ctx=ctx,
-            trim=self.trim,
-            share=self.trim,
-            class_chunk=self.class_chunk,
-            checkpointing=self.checkpointing,
-            seed=seed,
-        )
-
     def _logits(self, batch: Batch) -> Tensor:
         """(B, C). No more prompts are held at once than go through the text tower, nor their features."""
-        if self._prompts is None:
-            self._prompts = self._learner(self.towers, ctx=self.ctx)
-        learner, unit = self._prompts, batch.unit
+        learner, unit = self._ready(), batch.unit
         trained = [getattr(self, name).to(learner.ctx.device) for name in ("ctx", *META)]
         images = max(1, learner.at_once() // len(self.class_names_))
         with torch.no_grad():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,22 +10,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, Batch, FitReport, require
-from ...core.contracts.backbone import Backbone
+from ...core.contracts.adapter import Batch, FitReport, require
 from ...core.contracts.errors import CapabilityError, ConfigError
-from ...core.prompts.context import PromptLearner, check_context_options
+from ...core.prompts.context import PromptLearner
 from ._context_training import (
     PASSING,
     check_encoding_options,
     check_named,
     half_where_asked,
-    with_other_classes,
 )
+from ._prompts_at_prediction import PromptsAtPrediction
 from ._views import random_views
 
 
 @dataclass(eq=False, kw_only=True)
-class Tpt(Adapter):
+class Tpt(PromptsAtPrediction):
     """Test-time prompt tuning.
 
     Shu et al., Test-Time Prompt Tuning for Zero-Shot Generalization in Vision-Language Models, 2022, arXiv 2209.07511.
@@ -77,8 +75,6 @@ class Tpt(Adapter):
     label_free: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"features", "text_encoder"})
     at_predict: ClassVar[frozenset[str]] = frozenset({"features", "images", "text_encoder"})
-    optional: ClassVar[frozenset[str]] = frozenset({"ctx"})
-    of_towers: ClassVar[frozenset[str]] = frozenset({"prompt"})
     state: ClassVar[tuple[str, ...]] = ("ctx", "logit_scale", "logit_bias", "seed")
     trained: ClassVar[tuple[str, ...]] = ("ctx",)  # anew for each image
     passing: ClassVar[frozenset[str]] = frozenset({*PASSING, "images_at_once"})
@@ -100,7 +96,7 @@ class Tpt(Adapter):
     amp: str | None = None
 
     def __post_init__(self):
-        check_context_options(self.n_ctx, self.class_token_position, self.ctx_init, name="class_token_position")
+        super().__post_init__()
         check_encoding_options(self)
         require(self.n_views >= 2, "n_views", self.n_views, "give 2 or more: the image and crops of it")
         require(0 < self.selection <= 1, "selection", self.selection, "give a share above 0, 1 at most")
@@ -111,19 +107,6 @@ class Tpt(Adapter):
         self.crop_scale = tuple(self.crop_scale)
         shares = len(self.crop_scale) == 2 and 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1
         require(shares, "crop_scale", self.crop_scale, "give two shares, 0 < smallest <= largest <= 1")
-        self._prompts: PromptLearner | None = None
-
-    def attach(self, backbone: Backbone) -> Tpt:
-        self._prompts = None
-        return super().attach(backbone)
-
-    def for_classes(self, backbone: Backbone, class_names: Sequence[str]) -> Tpt:
-        """A copy for other classes, from the same start.
-
-        Raises:
-            CapabilityError: not fitted, or another backbone.
-        """
-        return with_other_classes(self, backbone, class_names)
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         check_named(self)
@@ -133,24 +116,9 @@ class Tpt(Adapter):
                 f"resource ctx of shape {tuple(given.shape)}: tpt tunes one context for all classes, give (M, W)"
             )
         self.logit_scale, self.logit_bias, self.seed = classifier.logit_scale, classifier.logit_bias, seed
-        self._prompts = self._learner(backbone, ctx=given)
+        self._prompts = self._learner(backbone, ctx=given, seed=seed)
         self.ctx = self._prompts.ctx.detach().to(support.features.device)
         return FitReport(self.name, notes=["nothing is learned from the support: each test image tunes a context"])
-
-    def _learner(self, backbone: Backbone, ctx: Tensor | None) -> PromptLearner:
-        return PromptLearner(
-            backbone,
-            self.class_names_,
-            n_ctx=self.n_ctx,
-            position=self.class_token_position,
-            ctx_init=self.ctx_init,
-            ctx=ctx,
-            trim=self.trim,
-            share=self.trim,
-            class_chunk=self.class_chunk,
-            checkpointing=self.checkpointing,
-            seed=self.seed,
-        )
 
     def _logits(self, batch: Batch) -> Tensor:
         if batch.images is None:
@@ -158,8 +126,6 @@ class Tpt(Adapter):
         if batch.features is not None and len(batch.images) != len(batch.features):
             raise CapabilityError(f"{len(batch.images)} images for {len(batch.features)} rows of features")
         towers = self.towers
-        if self._prompts is None:
-            self._prompts = self._learner(towers, self.ctx)
         own = None if batch.features is None else batch.unit.to(towers.device)  # (B, D), of view 0
         parts = []
         for start in range(0, len(batch.images), self.images_at_once):
@@ -194,7 +160,7 @@ class Tpt(Adapter):
         Args:
             views: (I, V, D) unit features, view 0 the image itself.
         """
-        learner = self._prompts
+        learner = self._ready()
         with torch.inference_mode(False), torch.enable_grad():
             views = views.clone()
             ctx = self.ctx.to(views.device).expand(len(views), -1, -1).clone().requires_grad_()  # (I, M, W)

@@ -16,7 +16,7 @@ from ._mixture import Mixture, Queries, Shots, Solution, first_mixture, solve
 from ._neighbours import Links, mutual_links, nearest, row_prints, support_links
 
 FEW_SHOT, ZERO_SHOT = "few-shot", "zero-shot"
-DEFAULT_GAMMA = 0.002
+DEFAULT_GAMMA = 0.02
 SAME = 1e-5  # largest difference of two unit features that are of one image
 
 
@@ -35,8 +35,8 @@ class TransClip(Adapter):
     zero-shot mode and for a class without shots, from the images the text is surest of.
 
     Gamma is chosen by accuracy on val, where a val image takes the answer of the nearest unlabelled image; without val
-    on floor(K/4) images a class held out of the support; with fewer than 4 shots it is 0.002, the least published one,
-    since the fewer the shots, the less their mean says (that default is ours).
+    on floor(K/4) images a class held out of the support; with fewer than 4 shots it is 0.02, in the middle of the
+    published values (that default is ours: the released code always has val).
 
     Prediction: an image of the unlabelled set (the same feature) gets its z of the joint solution; copies of one image
     share the mean of their log z. Any other image gets one update of its own with the solution kept: text, likelihood,

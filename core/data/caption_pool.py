@@ -19,14 +19,19 @@ def read_caption_pool(path: str | Path) -> tuple[str, ...]:
         DataError: no such file, not readable, or without a caption.
     """
     path = Path(path)
-    texts = _lines(path) if path.suffix.lower() in PLAIN else _of_pairs(path)
+    texts = lines_of(path) if path.suffix.lower() in PLAIN else _of_pairs(path)
     pool = tuple(dict.fromkeys(text for text in (" ".join(text.split()) for text in texts) if text))
     if not pool:
         raise DataError(f"{path}: holds no caption; write one a line")
     return pool
 
 
-def _lines(path: Path) -> list[str]:
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text file.
+
+    Raises:
+        DataError: it cannot be read, or is not UTF-8.
+    """
     try:
         return path.read_text(encoding="utf-8").splitlines()
     except OSError as error:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -44,12 +45,12 @@ class Extras:
     transform: Callable[[Any], Tensor] | None = None
     encode: Encode | None = None
     further: Sequence[Encode] = ()
-    boxes: Mapping[str, Sequence[Detection]] | None = field(default=None)
+    boxes: Mapping[str, Sequence[Detection]] | None = None
 
     def columns(self, adapter: Adapter, features: FeatureSet) -> dict[str, Any]:
         """What has one row an image and is made for all of them at once."""
         wanted = adapter.at_predict - PLAIN - OF_IMAGES
-        items = self._behind(features) if wanted else []
+        items = self._behind(features.ids) if wanted else []
         made: dict[str, Any] = {}
         if "pre_projection" in wanted:
             made["pre_projection"] = _rows(self.encode(items, PRE_PROJECTION), features)
@@ -69,7 +70,7 @@ class Extras:
             return {}
         if self.load is None:
             raise CapabilityError(f"adapter '{adapter.name}' needs the images themselves, which are not there")
-        items = self._behind(features)[rows.start : rows.stop]
+        items = self._behind(features.ids[rows.start : rows.stop])
         with ThreadPoolExecutor(cores()) as threads:
             decoded = list(threads.map(self.load, items))
         made: dict[str, Any] = {"transform": self.transform}
@@ -79,9 +80,12 @@ class Extras:
             made["pixels"] = torch.stack([self.transform(image) for image in decoded]).to(features.features.device)
         return made
 
-    def _behind(self, features: FeatureSet) -> list[Item]:
-        by_id = {item.id: item for item in self.items}
-        return [by_id[i] for i in features.ids]
+    def _behind(self, ids: Sequence[str]) -> list[Item]:
+        return [self._by_id[i] for i in ids]
+
+    @cached_property
+    def _by_id(self) -> dict[str, Item]:
+        return {item.id: item for item in self.items}
 
 
 def batches(adapter: Adapter, features: FeatureSet, extras: Extras) -> Iterator[Batch]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,17 +18,18 @@ from ..contracts.backbone import Backbone
 from ..contracts.errors import CapabilityError, ConfigError, DataError, UnknownNameError
 from ..contracts.features import PRE_PROJECTION, FeatureSet
 from ..contracts.resources import REQUIRED, Detections, FurtherBackbone, PreProjection, TextPool
-from ..data.caption_pool import read_caption_pool
+from ..data.caption_pool import lines_of, read_caption_pool
 from ..data.synonyms import read_synonyms
 from ..prompts.templates import spoken
 from ..registry.catalogue import did_you_mean
 from ..runs.folder import Run
-from .recipe import resolve
+from .recipe import data_options, resolve
 
 GIVEN = ("captions", "boxes", "support_folder", "synonyms", "ctx", "further_backbones")
 """What `--resource NAME=...` may name; `descriptions` is a key of the recipe."""
-OF_TOWERS = frozenset({"text_encoder", "images", "pixels", "pre_projection", "captions", "support_folder", "boxes"})
-"""What a features file cannot give."""
+OF_TOWERS = frozenset({"text_encoder", "images", "pixels", "pre_projection"})
+OF_TOWERS |= {"captions", "support_folder", "boxes", "synonyms", "ctx"}
+"""What a features file cannot give, or has no towers for."""
 
 
 def check_resources(recipe: Config, adapters: Sequence[Adapter]) -> None:
@@ -74,6 +76,11 @@ def check_needs(recipe: Config, adapter: Adapter, backbone: Backbone | None) -> 
     needs = adapter.needs & OF_TOWERS
     if backbone is not None:
         adapter.check_towers(backbone)
+    elif used := sorted(OF_TOWERS & adapter.optional & recipe.resources.keys()):
+        raise CapabilityError(
+            f"--resource {used[0].replace('_', '-')}: a features file has no backbone to read it with; "
+            "give --data and --backbone"
+        )
     elif needs:
         what = "the text tower" if needs <= {"text_encoder", "captions"} else "the images themselves"
         raise CapabilityError(
@@ -158,7 +165,8 @@ class Resources:
     def support_folder(self) -> FeatureSet:
         """Images found or made for class names: a data set of the domain's, its classes some of the data's."""
         path = self._given("support_folder")
-        data = self.prepared.domain.read(path, self.prepared.task)
+        # A copy reads it: what a domain notes of a set it reads is of the user's data, not of this.
+        data = copy(self.prepared.domain).read(path, self.prepared.task, **data_options(self.prepared.recipe))
         if data.kind != "labels":
             raise DataError(f"{path}: holds {data.kind}; give one folder of images for each class, named like it")
         own = {spoken(name).casefold(): i for i, name in enumerate(self.prepared.class_names)}
@@ -168,9 +176,12 @@ class Resources:
                 raise DataError(f"{path}: '{name}' is no class of the data; {near}")
         number = [own[spoken(name).casefold()] for name in data.class_names]
         items = [item.with_(label=number[item.label], split="") for item in data.items]
-        on_folder = replace(self.prepared, data=replace(data, items=items, class_names=self.prepared.class_names))
+        relabelled = replace(data, items=items, class_names=self.prepared.class_names)
+        on_folder = replace(self.prepared, data=relabelled, skipped=[])  # counted against this folder's images alone
         self._folder_items = {item.id: item for item in items}
-        return on_folder.features(items, "support folder")
+        found = on_folder.features(items, "support folder")
+        self.prepared.skipped.extend(on_folder.skipped)
+        return found
 
     @cached_property
     def support_captions(self) -> TextPool | None:
@@ -178,7 +189,7 @@ class Resources:
         files = [self._folder_items[i].source.with_suffix(".txt") for i in self.support_folder.ids]
         if not all(file.is_file() for file in files):
             return None
-        return self._pool(tuple(" ".join(file.read_text(encoding="utf-8").split()) for file in files))
+        return self._pool(tuple(" ".join(" ".join(lines_of(file)).split()) for file in files))
 
     @cached_property
     def further(self) -> list[Any]:

@@ -194,3 +194,52 @@ def test_novel_classes_of_a_features_file_have_its_text_weights(vladapt, tmp_pat
     assert found["novel"]["adapted"]["accuracy"] > 0.6
     outcome = vladapt(*common, "--adapter", "ape")
     assert outcome.code != 0 and "no scores for classes it never saw" in outcome.err
+
+
+def test_a_folder_of_images_beside_a_features_file_is_refused_in_one_line(vladapt, tmp_path, class_folders):
+    file, found = features_file(tmp_path / "one.npz", 16, 0), class_folders("red", "green", each=2, name="found")
+    outcome = vladapt("fit", "--features", file, "--adapter", "tip-x", "--resource", f"support-folder={found}")
+    assert outcome.code != 0
+    assert "--resource support-folder: a features file has no backbone to read it with" in outcome.error
+
+
+def test_a_caption_that_is_no_text_is_named(fit, colours, class_folders):
+    found = class_folders("red", "green", "blue", each=2, name="found")
+    for image in found.rglob("*.png"):
+        image.with_suffix(".txt").write_text("a wall", encoding="utf-8")
+    (found / "red" / "00.txt").write_bytes(b"\xff\xfe\x00")
+    outcome = fit("--data", colours, "--adapter", "real-linear", "--resource", f"support-folder={found}")
+    assert outcome.code != 0 and "00.txt: is not UTF-8 text" in outcome.err
+
+
+def test_a_support_folder_is_read_and_counted_apart_from_the_data(small_clip, class_folders):
+    """A domain may note what kind of set it read last, which decides its prompts."""
+    from mmengine import Config
+
+    from vladapt.core.contracts.domain import Domain
+    from vladapt.core.engine.prepare import prepare
+    from vladapt.core.engine.progress import Reporter
+    from vladapt.core.engine.recipe import resolve
+
+    class Noting(Domain):
+        name, read_last = "noting", ""
+
+        def read(self, path, task, **options):
+            from vladapt.core.data.class_folders import read_class_folders
+
+            self.read_last = Path(path).name
+            return read_class_folders(path)
+
+        def sample(self, task):
+            raise AssertionError
+
+        def templates(self, task):
+            return ["{}"]
+
+    data, found = class_folders("red", "green", each=8), class_folders("red", "green", each=2, name="found")
+    flags = {"data.path": str(data), "resources.support_folder": str(found), "backbone": small_clip.spec}
+    domain = Noting()
+    prepared = prepare(Config(resolve(flags=flags).to_dict()), Reporter(quiet=True), domain)
+    prepared.skipped += [(f"{i}.png", "lost while encoding") for i in range(5)]  # of the data, not of the folder's 4
+    assert len(prepared.resources.support_folder) == 4
+    assert domain.read_last == "data" and len(prepared.skipped) == 5

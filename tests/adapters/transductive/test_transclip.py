@@ -231,7 +231,7 @@ def test_gamma_without_val(make_task):
     held = report(8)
     assert held.chosen_on == "10 images held out of the support" and 0 < held.val_score <= 1
     few = report(3)
-    assert few.chosen == {"gamma": 0.002} and few.chosen_on.startswith("defaults") and few.val_score is None
+    assert few.chosen == {"gamma": 0.02} and few.chosen_on.startswith("defaults") and few.val_score is None
     given_one = report(8, gamma=0.07)
     assert given_one.chosen == {"gamma": 0.07} and given_one.chosen_on == "given as options"
     none = report(8, mode="zero-shot")
