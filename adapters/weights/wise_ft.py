@@ -72,7 +72,7 @@ class WiseFt(TowerAdapter):
     with alpha the best of 0, 0.1, ... 1 on the val images (of several the one nearest to 0.5), or 0.5 without val. The
     text tower and the logit scale do not train. AdamW at 3e-5 with weight decay 0.1 on all that trains, 10 epochs, a
     linear warm-up, a cosine to 0 over the steps, gradients clipped to a norm of 1, and the last weights. A batch is of
-    32 images (published: 512), for sets of a few images a class. Only tensors that changed are saved.
+    512 images, 32 of them at a time. Only tensors that changed are saved.
 
     `freeze_encoder` is the linear version: the head alone trains, on features of the images as they are, and only it is
     interpolated; no image is read. Without val alpha is then chosen on floor(K/4) images a class held out of the
@@ -107,6 +107,8 @@ class WiseFt(TowerAdapter):
     patience: ClassVar[None] = None
     ema: ClassVar[None] = None
 
+    batch_size: int = 512
+    micro_batch_size: int | None = 32
     lr: float | None = None
     weight_decay: float = 0.1
     warmup: float = WARMUP

@@ -353,7 +353,7 @@ def test_every_option_of_the_linear_version_changes_its_result(make_task, option
 def test_no_option_goes_untested_and_defaults_are_published():
     assert {f.name for f in fields(adapter_class("wise-ft"))} == {*OF_TOWERS, *SAME}
     adapter = build_adapter("wise-ft")
-    published = {"weight_decay": 0.1, "warmup": 500, "clip_grad": 1.0, "alpha": None, "fisher": 0}
+    published = {"weight_decay": 0.1, "warmup": 500, "clip_grad": 1.0, "alpha": None, "fisher": 0, "batch_size": 512}
     assert published.items() <= adapter.options.items() and adapter.own_epochs == 10
     assert adapter._rate == 3e-5 and linear()._rate == 1e-3 and linear(lr=0.1)._rate == 0.1
     assert adapter._rise(20_000) == 500 and adapter._rise(300) == 30 and adapter._rise(4) == 1
@@ -384,7 +384,7 @@ def test_the_linear_version_on_real_features(data_dir, shots):
         order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
         seen = torch.stack([(data.labels[order] == c).cumsum(0) * (data.labels[order] == c) for c in range(19)]).sum(0)
         support, test = data.select(order[seen <= shots]), data.select(order[seen > 16])
-        adapter = linear(epochs=epochs)
+        adapter = linear(epochs=epochs, batch_size=32)
         report = adapter.fit(support, text, seed=seed)
         assert any("steps are few" in note for note in report.notes) == (report.chosen["steps"] < 500)
         right, zero_shot = (found.argmax(1) == test.labels for found in (adapter.logits(test), text.logits(test.unit)))
