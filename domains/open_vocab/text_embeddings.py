@@ -1,0 +1,81 @@
+"""Class names as a classifier: unit text embeddings that a model carries, and that new names replace at any time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ...core.contracts.errors import CapabilityError
+from .vocabulary import Classes, Vocabulary, embed_classes, text_backbone
+
+
+class TextEmbeddings(nn.Module):
+    """(C, D) unit embeddings of a vocabulary; a buffer, saved with the model that holds it.
+
+    Args:
+        backbone: spec of the backbone whose text tower encodes the names. It is built when they are encoded, kept
+            outside the model, and not trained.
+        classes: as for `Vocabulary.of`.
+        templates: as for `Vocabulary.of`.
+
+    Attributes:
+        names: C names.
+        embeddings: (C, D) float32.
+    """
+
+    embeddings: Tensor
+
+    def __init__(self, backbone: str, classes: Classes, templates: str | Sequence[str] = "photo"):
+        super().__init__()
+        self.spec, self.templates = backbone, templates
+        self.register_buffer("embeddings", torch.zeros(0))
+        self.take_classes(Vocabulary.of(classes, templates))
+
+    @property
+    def embed_dim(self) -> int:
+        """D."""
+        return self.embeddings.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def take_classes(self, vocabulary: Vocabulary) -> None:
+        """Replace the names and their embeddings."""
+        found = embed_classes(vocabulary, text_backbone(self.spec))
+        self.names, self.vocabulary = vocabulary.names, vocabulary
+        self.embeddings = found.to(self.embeddings.device)
+
+    def forward(self) -> Tensor:
+        """(C, D)."""
+        return self.embeddings
+
+    def _load_from_state_dict(self, state, prefix, *args, **kwargs):
+        saved = state.get(f"{prefix}embeddings")
+        if saved is not None and saved.shape != self.embeddings.shape:  # saved with other names: those given now stay
+            state = {**state, f"{prefix}embeddings": self.embeddings}
+        super()._load_from_state_dict(state, prefix, *args, **kwargs)
+
+
+def set_classes(model: nn.Module, classes: Classes, templates: str | Sequence[str] | None = None) -> Vocabulary:
+    """Give all parts of a model that know class names new ones: every module with `take_classes(vocabulary)`.
+
+    Args:
+        classes: as for `Vocabulary.of`.
+        templates: None keeps those each part has.
+
+    Raises:
+        CapabilityError: no part of the model takes names.
+    """
+    takers = [module for module in model.modules() if hasattr(module, "take_classes")]
+    if not takers:
+        raise CapabilityError(
+            f"{type(model).__name__}: nothing in it takes class names, its classes are fixed; give it a text "
+            "classifier (docs/open-vocab.md)"
+        )
+    for module in takers:
+        own = getattr(module, "templates", "photo")
+        vocabulary = Vocabulary.of(classes, own if templates is None else templates)
+        module.take_classes(vocabulary)
+    return vocabulary

@@ -1,0 +1,173 @@
+"""What may be found in an image: names of classes, each with the texts that stand for it.
+
+A class has one query a synonym, a query the mean of its prompts' embeddings: of its templates, filled with the synonym,
+and of its descriptions (Radford et al., CLIP, 2021, arXiv 2103.00020; for several names a class Wang et al., SCLIP, 2023,
+arXiv 2312.01597, take the best of their scores).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...core.backbones.load import load_backbone
+from ...core.contracts.backbone import Backbone
+from ...core.contracts.errors import CapabilityError, ConfigError, DataError
+from ...core.data.class_json import read_class_json
+from ...core.features.store import FeatureStore
+from ...core.prompts.templates import IMAGENET_SEVEN, PHOTO, check_templates, fill, spoken
+from ...core.registry.catalogue import did_you_mean
+
+SETS = ("name", "photo", "imagenet-7", "imagenet-80")
+"""Named sets of templates."""
+JSON_SHAPE = 'write {class: [descriptions]}, or {class: {"synonyms": [...], "descriptions": [...]}}'
+
+Classes = str | Path | Sequence[str] | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """C classes and Q queries, Q at least C.
+
+    Args:
+        names: C names, as in the data.
+        queries: Q tuples of prompts.
+        owners: Q class indices: whose query it is, in ascending order.
+    """
+
+    names: tuple[str, ...]
+    queries: tuple[tuple[str, ...], ...]
+    owners: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @classmethod
+    def of(cls, classes: Classes, templates: str | Sequence[str] = "photo") -> Vocabulary:
+        """The vocabulary that a user names.
+
+        Args:
+            classes: "a, b, c"; a list of names; a text file with one class a line, its synonyms after it, comma-
+                separated; a JSON file or a mapping, {class: [descriptions]} or {class: {"synonyms": [...],
+                "descriptions": [...]}}. A synonym list holds further names; the class's own name counts too.
+            templates: texts with `{}`, or one of `SETS`.
+
+        Raises:
+            ConfigError: no name, a name twice, or templates that cannot be used.
+            DataError: a file that cannot be read, or of another shape.
+        """
+        described = _described(classes)
+        filled = named_templates(templates)
+        queries, owners = [], []
+        for index, (name, (synonyms, descriptions)) in enumerate(described.items()):
+            for said in dict.fromkeys((name, *synonyms)):
+                queries.append((*fill(filled, said), *descriptions))
+                owners.append(index)
+        return cls(tuple(described), tuple(queries), tuple(owners))
+
+
+def named_templates(templates: str | Sequence[str]) -> list[str]:
+    """Templates by the name of their set, or as they are.
+
+    Raises:
+        ConfigError: no set of that name, or a template without `{}`. CapabilityError: the set needs open_clip.
+    """
+    if not isinstance(templates, str) or "{}" in templates:
+        return check_templates(templates)
+    if templates not in SETS:
+        raise ConfigError(f"templates '{templates}': {did_you_mean(templates, SETS)} or a text with {{}}")
+    if templates == "imagenet-80":
+        return _eighty()
+    return list({"name": ("{}",), "photo": PHOTO, "imagenet-7": IMAGENET_SEVEN}[templates])
+
+
+@torch.no_grad()
+def embed_queries(vocabulary: Vocabulary, backbone: Backbone) -> Tensor:
+    """(Q, D) unit rows on the CPU. Every distinct text is encoded once, in chunks, and stored for the next time."""
+    distinct = list(dict.fromkeys(text for query in vocabulary.queries for text in query))
+    place = {text: row for row, text in enumerate(distinct)}
+    encoded = F.normalize(FeatureStore().text_features(backbone, distinct).float(), dim=-1)  # (T, D)
+    sizes = torch.tensor([len(query) for query in vocabulary.queries])
+    rows = torch.tensor([place[text] for query in vocabulary.queries for text in query])
+    owner = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
+    sums = torch.zeros(len(sizes), encoded.shape[1]).index_add_(0, owner, encoded[rows])
+    return F.normalize(sums, dim=-1)
+
+
+def embed_classes(vocabulary: Vocabulary, backbone: Backbone) -> Tensor:
+    """(C, D) unit rows on the CPU: of each class the mean of its queries, made unit."""
+    queries = embed_queries(vocabulary, backbone)
+    owners = torch.tensor(vocabulary.owners)
+    return F.normalize(torch.zeros(len(vocabulary), queries.shape[1]).index_add_(0, owners, queries), dim=-1)
+
+
+@lru_cache(maxsize=4)
+def text_backbone(spec: str, device: str = "cpu") -> Backbone:
+    """A frozen backbone to encode texts with, one for all who ask in this process. Its model is built at first use."""
+    return load_backbone(spec, device=device)
+
+
+def _described(classes: Classes) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Class name -> (synonyms, descriptions)."""
+    if isinstance(classes, Mapping):
+        return _checked({name: _entry(name, value, "classes") for name, value in classes.items()})
+    if isinstance(classes, (str, Path)) and Path(classes).suffix in (".json", ".txt"):
+        return _from_file(Path(classes))
+    listed = classes.split(",") if isinstance(classes, str) else list(classes)
+    names = [str(name).strip() for name in listed]
+    return _checked({name: ((), ()) for name in names if name}, [name for name in names if name])
+
+
+def _from_file(path: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+    if path.suffix == ".json":
+        return _checked({name: _entry(name, value, path) for name, value in read_class_json(path, JSON_SHAPE).items()})
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); write one class a line") from None
+    rows = [[part.strip() for part in line.split(",") if part.strip()] for line in lines if line.strip()]
+    return _checked({row[0]: (tuple(row[1:]), ()) for row in rows if row}, [row[0] for row in rows if row])
+
+
+def _entry(name: str, value: Any, where: str | Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    parts = value if isinstance(value, Mapping) else {"descriptions": value}
+    lists = [parts.get(key, []) for key in ("synonyms", "descriptions")]
+    known = set(parts) <= {"synonyms", "descriptions"}
+    if not known or not all(isinstance(found, (list, tuple)) and all(map(_is_text, found)) for found in lists):
+        raise DataError(f"{where}: class '{name}' is described in another shape; {JSON_SHAPE}")
+    synonyms, descriptions = (tuple(" ".join(text.split()) for text in found) for found in lists)
+    return synonyms, descriptions
+
+
+def _checked(described: dict, listed: Sequence[str] | None = None) -> dict:
+    names = list(described) if listed is None else list(listed)
+    if not names:
+        raise ConfigError("--classes names no class; give names, comma-separated, or a file of them")
+    seen: dict[str, str] = {}
+    for name in names:
+        key = spoken(name).casefold()
+        if key in seen:
+            raise ConfigError(f"--classes: '{seen[key]}' and '{name}' are the same class; leave one out")
+        seen[key] = name
+    return described
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _eighty() -> list[str]:
+    try:
+        from open_clip import OPENAI_IMAGENET_TEMPLATES
+    except ModuleNotFoundError:
+        raise CapabilityError(
+            "templates 'imagenet-80' come with open_clip; install it with: pip install 'vladapt[open-clip]'"
+        ) from None
+    return [template("{}") for template in OPENAI_IMAGENET_TEMPLATES]
