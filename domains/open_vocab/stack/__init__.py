@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from .finder import offer_operators
+
 PACKAGES = ("mmcv", "mmdet", "mmseg")
 
 
 def install() -> None:
     """Make mmdet and mmsegmentation importable; idempotent, and before any of them is imported."""
+    offer_operators()
