@@ -116,9 +116,17 @@ class ResNetTower(ImageTower):
 
     def tokens(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Each cell's value, projected (MaskCLIP: Extract Free Dense Labels from CLIP, 2022, arXiv 2112.01071)."""
+        cells, grid = self._cells(pixels)
+        return self.project(self.visual.attnpool.v_proj(cells)), grid
+
+    def tokens_and_keys(self, pixels: Tensor) -> tuple[Tensor, Tensor | None, tuple[int, int]]:
+        cells, grid = self._cells(pixels)
+        pool = self.visual.attnpool
+        return self.project(pool.v_proj(cells)), pool.k_proj(cells), grid
+
+    def _cells(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
         last = self.maps(pixels)[-1]
-        cells = last.flatten(2).transpose(1, 2)  # (B, P, W)
-        return self.project(self.visual.attnpool.v_proj(cells)), (last.shape[-2], last.shape[-1])
+        return last.flatten(2).transpose(1, 2), (last.shape[-2], last.shape[-1])  # (B, P, W)
 
 
 class TimmVitTower(ImageTower):
@@ -135,7 +143,25 @@ class TimmVitTower(ImageTower):
 
     def start(self, pixels: Tensor) -> Tensor:
         trunk = self.trunk
-        return trunk.patch_drop(trunk._pos_embed(trunk.patch_embed(pixels)))
+        if self._takes(pixels):
+            return trunk.patch_drop(trunk._pos_embed(trunk.patch_embed(pixels)))
+        patches = trunk.patch_embed.norm(trunk.patch_embed.proj(pixels).flatten(2).transpose(1, 2))  # (B, P, W)
+        return trunk.patch_drop(trunk.pos_drop(self._positioned(patches, self.grid(pixels))))
+
+    def _takes(self, pixels: Tensor) -> bool:
+        """Whether timm itself takes pixels of this size."""
+        fixed = self.trunk.patch_embed.strict_img_size and self.trunk.patch_embed.img_size is not None
+        own = tuple(pixels.shape[-2:]) == tuple(self.trunk.patch_embed.img_size or ())
+        return own or not fixed or self.trunk.pos_embed is None
+
+    def _positioned(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
+        """(B, P, W) patches of a grid -> (B, T, W) with what stands before them, at resampled positions."""
+        trunk = self.trunk
+        tokens = [token for token in (trunk.cls_token, getattr(trunk, "reg_token", None)) if token is not None]
+        first = [token.to(patches.dtype).expand(len(patches), -1, -1) for token in tokens]
+        if trunk.no_embed_class:
+            return torch.cat([*first, patches + resize_positions(trunk.pos_embed[0], grid, 0)], dim=1)
+        return torch.cat([*first, patches], dim=1) + resize_positions(trunk.pos_embed[0], grid, self.prefix)
 
     def enter(self, x: Tensor) -> Tensor:
         return self.trunk.norm_pre(x)

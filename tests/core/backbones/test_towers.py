@@ -294,3 +294,15 @@ def test_attend_is_softmax_attention():
     ):
         expected = scores.masked_fill(~allowed, float("-inf")).softmax(-1) @ v
         torch.testing.assert_close(attend(qkv, 2, **given), expected.transpose(1, 2).reshape(2, 5, 8), **CLOSE)
+
+
+@pytest.mark.parametrize("changes", [{}, {"timm_model_name": "vit_wee_patch16_reg1_gap_256", "timm_pool": "avg"}])
+def test_timms_vit_takes_any_size_at_the_positions_that_timm_would_resample(small, tmp_path, changes):
+    vision = {**TIMM, **changes, "image_size": 256 if changes else 224}
+    spec = small.write_open_clip(tmp_path, small.open_clip_config(vision, {}, custom_text=True), seed=2)
+    own, resized = load_backbone(spec, "cpu"), load_backbone(spec, "cpu", image_size=96)
+    pixels = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(4))
+    torch.testing.assert_close(own.embed_image(pixels), resized.embed_image(pixels), **CLOSE)
+    tokens, grid = own.image_tokens(pixels[..., :64])
+    assert grid == (6, 4)
+    assert tokens.shape == (2, 24, 24)
