@@ -1,7 +1,8 @@
 """Backbones of transformers: `hf:<repo id or folder>`.
 
 CLIP (arXiv 2103.00020), MetaCLIP 2 (arXiv 2507.22062), SigLIP (arXiv 2303.15343), SigLIP 2 (arXiv 2502.14786),
-Chinese-CLIP (arXiv 2211.01335), AltCLIP (arXiv 2211.06679), ALIGN (arXiv 2102.05918).
+Chinese-CLIP (arXiv 2211.01335), AltCLIP (arXiv 2211.06679), ALIGN (arXiv 2102.05918), and the towers of the detectors
+OWL-ViT (arXiv 2205.06230) and OWLv2 (arXiv 2306.09683).
 
 Code that comes with a repository is never run.
 """
@@ -25,6 +26,7 @@ from .hf_towers import (
     ClipImageTower,
     ClipTextTower,
     NaflexImageTower,
+    OwlImageTower,
     RobertaTextTower,
     SiglipImageTower,
     SiglipTextTower,
@@ -40,6 +42,8 @@ TOWERS: dict[str, tuple[type[ImageTower], type[TextTower]]] = {
     "siglip": (SiglipImageTower, SiglipTextTower),
     "siglip2": (NaflexImageTower, SiglipTextTower),
     "align": (AlignImageTower, BertTextTower),
+    "owlvit": (OwlImageTower, ClipTextTower),
+    "owlv2": (OwlImageTower, ClipTextTower),
 }
 COMPANIONS = (
     *TOKENIZER_FILES,

@@ -25,6 +25,8 @@ KINDS = {
     "siglip": (HALF, HALF, "bicubic", "squash"),
     "siglip2": (HALF, HALF, "bilinear", "squash"),
     "align": (HALF, HALF, "bilinear", "squash"),
+    "owlvit": (OPENAI_MEAN, OPENAI_STD, "bicubic", "squash"),
+    "owlv2": (OPENAI_MEAN, OPENAI_STD, "bilinear", "squash"),
 }
 # Where a text tower has more positions than it was trained with.
 TRAINED_CONTEXT = {"chinese_clip": 52, "align": 64, "altclip": 77}

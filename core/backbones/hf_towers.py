@@ -82,6 +82,13 @@ class ClipImageTower(ImageTower):
         return ProjectionMatrix.of(self.projection)
 
 
+class OwlImageTower(ClipImageTower):
+    """The vision transformer of OWL-ViT and OWLv2: CLIP's, trained to detect."""
+
+    def enter(self, x: Tensor) -> Tensor:
+        return self.vision.pre_layernorm(x)
+
+
 class SiglipImageTower(ImageTower):
     """The vision transformer of SigLIP: no class token, pooled by attention, no projection."""
 

@@ -20,11 +20,13 @@ class ImageTower:
     Attributes:
         blocks: its transformer blocks.
         prefix: how many tokens stand before the patches.
+        cell: pixels from one cell to the next, in a tower without blocks.
         appended: (B, T, W) -> (B, n, W): learned tokens that come after the patches; see `prompted.py`.
     """
 
     blocks: Sequence[Block] = ()
     prefix: int = 0
+    cell: int = 32
     appended: Callable[[Tensor], Tensor] | None = None
 
     def grid(self, pixels: Tensor) -> tuple[int, int]:
@@ -74,6 +76,15 @@ class ImageTower:
 
     def tokens(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
         return self.project_patches(run(self.blocks, self.embed(pixels))), self.grid(pixels)
+
+    def tokens_and_keys(self, pixels: Tensor) -> tuple[Tensor, Tensor | None, tuple[int, int]]:
+        """`tokens` and, (B, P, W), what the pooling compares them by; None where it compares nothing."""
+        tokens, grid = self.tokens(pixels)
+        return tokens, None, grid
+
+    def stride(self, size: int) -> int:
+        """Pixels from one patch or cell to the next, told by a square of `size`."""
+        return size // self.grid(torch.empty(1, 3, size, size, device="meta"))[0] if self.blocks else self.cell
 
     def several(self, pixels: Tensor, names: frozenset[str]) -> dict[str, Tensor]:
         """What is named of "image_features", "image_hidden", "image_tokens", not normalised; one pass with blocks."""

@@ -192,6 +192,12 @@ class TwoTower(Backbone):
         self.need("image_blocks")
         return normalized(self._image.project(self._image.pool(x)), normalize)
 
+    def norm_tokens(self, x: Tensor) -> Tensor:
+        """(B, T, W) after the last block -> (B, T, W'): each token as if it alone were pooled, before the projection."""
+        self.need("image_blocks")
+        alone = x.reshape(-1, 1, x.shape[-1])  # (B * T, 1, W)
+        return self._image.pool(alone).view(*x.shape[:2], -1)
+
     def hidden(self, pixels: Tensor) -> Tensor:
         self.need("hidden")
         return self._image.hidden(pixels.to(self.device)).float()
@@ -216,6 +222,28 @@ class TwoTower(Backbone):
         self.need("image_tokens")
         tokens, grid = self._image.tokens(pixels.to(self.device))
         return tokens.float(), grid
+
+    def tokens_and_keys(self, pixels: Tensor) -> tuple[Tensor, Tensor | None, tuple[int, int]]:
+        """`image_tokens` and, (B, P, W), what the pooling compares them by; None where it compares nothing."""
+        self.need("image_tokens")
+        tokens, keys, grid = self._image.tokens_and_keys(pixels.to(self.device))
+        return tokens.float(), keys, grid
+
+    def project_patches(self, x: Tensor) -> Tensor:
+        """(B, T, W) after the last block -> (B, P, D): each patch as if it alone were pooled."""
+        self.need("image_blocks")
+        return self._image.project_patches(x).float()
+
+    def image_grid(self, pixels: Tensor) -> tuple[int, int]:
+        """(h, w) of the patches of (B, 3, H, W)."""
+        self.need("image_blocks")
+        return self._image.grid(pixels)
+
+    @property
+    def image_stride(self) -> int:
+        """Pixels from one patch or cell of the image tower to the next."""
+        self.need("image_tokens")
+        return self._image.stride(self.image_size)
 
     def image_outputs(self, pixels: Tensor, names: frozenset[str]) -> dict[str, Tensor]:
         """What is named of "image_features" (B, D) unit, "image_hidden" (B, W) and "image_tokens" (B, P, D)."""
