@@ -86,6 +86,10 @@ class ImageTower:
         """Pixels from one patch or cell to the next, told by a square of `size`."""
         return size // self.grid(torch.empty(1, 3, size, size, device="meta"))[0] if self.blocks else self.cell
 
+    def pool_map(self, last: Tensor) -> Tensor:
+        """(B, W, h, w), the last of `maps` of a tower without blocks -> (B, 1 + h * w, D): the whole and each cell."""
+        raise AssertionError("a tower without blocks implements pool_map")
+
     def several(self, pixels: Tensor, names: frozenset[str]) -> dict[str, Tensor]:
         """What is named of "image_features", "image_hidden", "image_tokens", not normalised; one pass with blocks."""
         if not self.blocks:

@@ -193,7 +193,7 @@ class TwoTower(Backbone):
         return normalized(self._image.project(self._image.pool(x)), normalize)
 
     def norm_tokens(self, x: Tensor) -> Tensor:
-        """(B, T, W) after the last block -> (B, T, W'): each token as if it alone were pooled, before the projection."""
+        """(B, T, W) after the last block -> (B, T, W'): each token as if it alone were pooled, not projected."""
         self.need("image_blocks")
         alone = x.reshape(-1, 1, x.shape[-1])  # (B * T, 1, W)
         return self._image.pool(alone).view(*x.shape[:2], -1)
@@ -260,6 +260,21 @@ class TwoTower(Backbone):
     def feature_maps(self, pixels: Tensor) -> list[Tensor]:
         self.need("feature_maps")
         return self._image.maps(pixels.to(self.device))
+
+    def image_grid(self, pixels: Tensor) -> tuple[int, int]:
+        """(h, w) of the patches of (B, 3, H, W)."""
+        self.need("image_blocks")
+        return self._image.grid(pixels)
+
+    def pool_map(self, last: Tensor) -> Tensor:
+        """(B, W, h, w), the last of `feature_maps` -> (B, 1 + h * w, D) in the shared space: the whole, then each cell.
+
+        For towers without blocks; a ResNet's cells are pooled as its whole is (DenseCLIP, 2021, arXiv 2112.01518).
+        """
+        self.need("feature_maps")
+        if "image_blocks" in self.capabilities:
+            raise CapabilityError(f"backbone '{self.spec}' has blocks: use pool_image and norm_tokens after the last one")
+        return self._image.pool_map(last).float()
 
     def _tower(self, tower: str):
         if tower not in ("image", "text"):
