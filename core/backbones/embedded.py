@@ -180,6 +180,10 @@ class _ImageTower(ImageTower):
     def maps(self, pixels: Tensor) -> list[Tensor]:
         return self.network.maps(pixels)
 
+    def pool_map(self, last: Tensor) -> Tensor:
+        cells = self.network.head(last).float().flatten(2).transpose(1, 2)  # (B, P, 1280)
+        return self.project(torch.cat([cells.mean(dim=1, keepdim=True), cells], dim=1))
+
     def project(self, hidden: Tensor) -> Tensor:
         """(..., 1280) -> (..., 1664). In float32 under autocast too: the ten best names hang on small differences."""
         with torch.autocast(hidden.device.type, enabled=False):

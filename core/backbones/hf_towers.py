@@ -158,6 +158,9 @@ class AlignImageTower(ImageTower):
     def hidden(self, pixels: Tensor) -> Tensor:
         return self.vision.pooler(self.maps(pixels)[-1]).flatten(1)
 
+    def pool_map(self, last: Tensor) -> Tensor:
+        return torch.cat([self.vision.pooler(last).flatten(2), last.flatten(2)], dim=2).transpose(1, 2)
+
     def tokens(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
         last = self.maps(pixels)[-1]
         return last.flatten(2).transpose(1, 2), (last.shape[-2], last.shape[-1])

@@ -102,11 +102,18 @@ class ResNetTower(ImageTower):
         return maps
 
     def hidden(self, pixels: Tensor) -> Tensor:
-        pool = self.visual.attnpool
-        cells = self.maps(pixels)[-1].flatten(2).transpose(1, 2)  # (B, P, W)
-        x = torch.cat([cells.mean(dim=1, keepdim=True), cells], dim=1) + pool.positional_embedding.to(cells.dtype)
+        return self._attention_pool(self.maps(pixels)[-1])[:, 0]
+
+    def pool_map(self, last: Tensor) -> Tensor:
+        return self.project(self._attention_pool(last))
+
+    def _attention_pool(self, last: Tensor) -> Tensor:
+        """(B, W, h, w) -> (B, 1 + P, W): what the mean and each cell see of all, before the projection."""
+        pool, cells = self.visual.attnpool, last.flatten(2).transpose(1, 2)  # (B, P, W)
+        positions = resize_positions(pool.positional_embedding, tuple(last.shape[2:]), 1)
+        x = torch.cat([cells.mean(dim=1, keepdim=True), cells], dim=1) + positions.to(cells.dtype)
         qkv = torch.cat([pool.q_proj(x), pool.k_proj(x), pool.v_proj(x)], dim=-1)  # (B, 1 + P, 3W)
-        return attend(qkv, pool.num_heads)[:, 0]
+        return attend(qkv, pool.num_heads)
 
     def project(self, hidden: Tensor) -> Tensor:
         return self.visual.attnpool.c_proj(hidden)

@@ -261,11 +261,6 @@ class TwoTower(Backbone):
         self.need("feature_maps")
         return self._image.maps(pixels.to(self.device))
 
-    def image_grid(self, pixels: Tensor) -> tuple[int, int]:
-        """(h, w) of the patches of (B, 3, H, W)."""
-        self.need("image_blocks")
-        return self._image.grid(pixels)
-
     def pool_map(self, last: Tensor) -> Tensor:
         """(B, W, h, w), the last of `feature_maps` -> (B, 1 + h * w, D) in the shared space: the whole, then each cell.
 
@@ -273,7 +268,9 @@ class TwoTower(Backbone):
         """
         self.need("feature_maps")
         if "image_blocks" in self.capabilities:
-            raise CapabilityError(f"backbone '{self.spec}' has blocks: use pool_image and norm_tokens after the last one")
+            raise CapabilityError(
+                f"backbone '{self.spec}' has blocks: use pool_image and norm_tokens after the last one"
+            )
         return self._image.pool_map(last).float()
 
     def _tower(self, tower: str):
