@@ -8,6 +8,7 @@ import sys
 import typer
 
 from .core.commands import embed, fit, inspect, pretrain, retrieval
+from .core.commands.options import with_optional_values
 from .core.contracts.errors import VladaptError
 from .core.engine.exits import INTERRUPTED, fail, interrupted, usage
 
@@ -28,7 +29,7 @@ for group in COMMAND_GROUPS:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the app; every expected error becomes one line on stderr and its exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = with_optional_values(sys.argv[1:] if arguments is None else arguments)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # warnings of torch's own about what is meant as it is
     try:
         code = app(arguments, prog_name="vladapt", standalone_mode=False)

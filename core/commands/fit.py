@@ -19,6 +19,7 @@ from .options import (
     Domain,
     Features,
     Json,
+    NewClasses,
     Out,
     RecipeName,
     Resource,
@@ -68,7 +69,12 @@ def fit(
     resource: Resource = None,
     classes: Classes = None,
     novel: Annotated[
-        bool | None, typer.Option("--novel", help="Also test on the classes that --classes leaves out.")
+        str | None,
+        typer.Option(
+            metavar="[NAMES]",
+            help="Also test on the classes that --classes leaves out. In open-vocab: names that are tested and not "
+            "trained, or coco, lvis (the published splits).",
+        ),
     ] = None,
     generic: Annotated[
         str | None,
@@ -101,7 +107,7 @@ def fit(
         "adapter.lr": lr,
         "shots": shots,
         "seed": seed,
-        "novel": novel,
+        "novel": True if novel == "rest" else novel,
         "generic": generic,
         "out": out,
         "resume": resume,
@@ -141,6 +147,7 @@ def evaluate(
     device: Device = None,
     workers: Workers = None,
     resource: Resource = None,
+    classes: NewClasses = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -159,6 +166,7 @@ def evaluate(
         device=device or "auto",
         workers=workers,
         resources=resources_of(resource),
+        classes=classes,
         reporter=reporter(),
     )
     if as_json:
@@ -166,6 +174,8 @@ def evaluate(
         return
     show_table(metrics_table(result))
     say(verdict(result))
+    for note in result.get("notes", ()):
+        say(f"Note: {note}")
 
 
 def predict(
@@ -175,10 +185,14 @@ def predict(
     batch_size: BatchSize = None,
     workers: Workers = None,
     resource: Resource = None,
+    classes: NewClasses = None,
+    out: Annotated[
+        str | None, typer.Option(help="Folder for pictures and files of what was found (detection, segmentation).")
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Classify new images with a run.
+    """Classify new images with a run, or find things in them.
 
     Example: vladapt predict runs/20260101-120000-medical-ape-1a2b new_scans/
     """
@@ -192,14 +206,19 @@ def predict(
         batch_size=batch_size,
         workers=workers,
         resources=resources_of(resource),
+        classes=classes,
+        out=out,
         reporter=reporter(),
     )
+    files = getattr(found, "files", [])
     if as_json:
         print_json({"run": run, "predictions": found.rows(), "skipped": [list(pair) for pair in found.skipped]})
         return
     show_table(predictions_table(found.rows()))
     for name, reason in found.skipped:
         say(f"Skipped: {name}: {reason}")
+    if files:
+        say(f"Written: {len(files)} files in {out}")
 
 
 def compare(

@@ -43,15 +43,18 @@ def show(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show a recipe as it would run, every default filled in.
+    """Show a recipe as it would run, every default filled in; a config for mmdet or mmsegmentation as it is, to copy.
 
     Example: vladapt show medical/default
     """
+    from mmengine import Config
+
     resolved = recipe_of(recipe, None, sets, {})
+    shown = Config(resolved.plan.to_dict()) if resolved.plan else resolved
     if as_json:
-        print_json(resolved.to_dict())
+        print_json(shown.to_dict())
     else:
-        say(resolved.pretty_text.strip())
+        say(shown.pretty_text.strip())
 
 
 def doctor(as_json: Json = False, debug: Debug = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -39,7 +40,17 @@ Resource = Annotated[
         "synonyms, ctx (a run that learned one); further-backbones=SPEC,SPEC. Repeatable.",
     ),
 ]
-Classes = Annotated[str | None, typer.Option(help="base, new, a,b,c or a text file with one class a line.")]
+Classes = Annotated[
+    str | None,
+    typer.Option(help="base, new, a,b,c or a text file with one class a line; in open-vocab also a JSON of descriptions."),
+]
+NewClasses = Annotated[
+    str | None,
+    typer.Option(
+        "--classes", help="Other names to look for, for detection and segmentation: a,b,c, or a .txt or .json file."
+    ),
+]
+OPTIONAL_VALUES = {"--novel": "rest"}
 Out = Annotated[str | None, typer.Option(help="Where to write.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")]
@@ -104,3 +115,14 @@ def numbers(option: str, text: str) -> list[int]:
         return [int(number) for number in names(text)]
     except ValueError:
         raise ConfigError(f"{option} {text}: give whole numbers, comma-separated, for instance 1,4,16") from None
+
+
+def with_optional_values(arguments: Sequence[str]) -> list[str]:
+    """Options that may stand alone or with a value, `--novel` and `--novel NAMES`, always with one."""
+    found = []
+    for place, argument in enumerate(arguments):
+        found.append(argument)
+        following = arguments[place + 1] if place + 1 < len(arguments) else "-"
+        if argument in OPTIONAL_VALUES and following.startswith("-"):
+            found.append(OPTIONAL_VALUES[argument])
+    return found

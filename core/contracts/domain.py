@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .errors import ConfigError, DataError
+from .errors import CapabilityError, ConfigError, DataError
 
 SPLITS = ("train", "val", "test")
 
@@ -27,11 +27,17 @@ class Item:
         label: class index, or None.
         labels: one 0/1/NaN a class where an image has several labels.
         boxes: (n, 4) x0, y0, x1, y1 in pixels, with `box_labels`.
+        segments: one a box, JSON-able: a list of polygons [x0, y0, x1, y1, ...] in pixels, or a COCO RLE
+            {"size": [height, width], "counts": ...}, or None where a box has no outline.
+        ignored: one a box: neither an example nor a mistake to find (a crowd, an object marked difficult).
+        size: (width, height) of the upright image, where the reader had to know it.
         mask: file of the mask.
         captions: texts of the image.
         identity: person or object identity.
         group: patient, identity, video or volume: never on both sides of a split.
         split: "train", "val", "test" or "" where the data does not say.
+        facts: JSON-able: what else the annotation says of the image; detection knows "absent", classes that were
+            looked for and are not there, and "partial", classes of which not every box is drawn (LVIS).
     """
 
     id: str
@@ -46,9 +52,28 @@ class Item:
     identity: str | None = None
     group: str | None = None
     split: str = ""
+    segments: tuple[Any, ...] | None = None
+    ignored: tuple[bool, ...] | None = None
+    size: tuple[int, int] | None = None
+    facts: dict[str, Any] | None = None
 
     def with_(self, **changes) -> Item:
         return replace(self, **changes)
+
+
+@dataclass
+class Evaluation:
+    """How well a model of a domain's own does, and what a report shows of it.
+
+    Args:
+        metrics: name -> value; shares are in 0..1.
+        sections: of the report, in order (`core/runs/sections.py`).
+        notes: sentences for the user.
+    """
+
+    metrics: dict[str, float]
+    sections: list[Any] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 Decoded = np.ndarray
@@ -69,6 +94,8 @@ class DomainData:
         notes: sentences for the user (a synthetic set says so here).
         licence: of the data, where known.
         total: files looked at, for the share of skipped ones.
+        load_mask: decodes an item's mask, where there are masks: (H, W) uint8 class indices, 255 for ignored pixels.
+        frequency: of each class "r", "c" or "f" (rare, common, frequent), where the data say (LVIS).
     """
 
     items: list[Item]
@@ -79,6 +106,8 @@ class DomainData:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     licence: str = "unknown"
+    load_mask: Callable[[Item], np.ndarray] | None = None
+    frequency: tuple[str, ...] | None = None
 
     @property
     def total(self) -> int:
@@ -149,19 +178,37 @@ class Domain(ABC):
         """Whether the task is trained and scored by the domain itself, not by an adapter on image features."""
         return False
 
-    def plan(self, task: str, recipe, data: DomainData, backbone) -> Any:
-        """An mmengine Config of a whole training (model, train_dataloader, train_cfg, optim_wrapper, ...), or None
-        where there is nothing to train. mmengine's Runner runs it. `model` must be a plain dict: it is kept in
-        run.json, and built again from the registries at prediction."""
+    def read_plan(self, task: str, recipe) -> DomainData | None:
+        """The data that a config of the user's own names (`recipe.plan`), where no data set is given; None: it names
+        none."""
         return None
 
-    def evaluate(self, task: str, model, data: DomainData, backbone) -> dict[str, float]:
-        """Metrics on the items of the test split. `model` is the trained module, or None without a plan."""
+    def plan(self, task: str, recipe, data: DomainData, backbone) -> Any:
+        """An mmengine Config of a whole training (model, train_dataloader, train_cfg, optim_wrapper, ...), or None
+        where there is nothing to train. `recipe.plan` is the user's own, or a packaged one, or empty. mmengine's Runner
+        runs it, unless it has no `train_cfg`: its model is then used as it is built. `model` must be a plain dict: it
+        is kept in run.json with `default_scope` and the group `vladapt`, and built again from the registries at
+        prediction; all three are then `model.cfg`."""
+        return None
+
+    def evaluate(self, task: str, model, data: DomainData, backbone) -> dict[str, float] | Evaluation:
+        """Metrics on the items of the test split. `model` is the trained module, or None without a plan; where it has
+        fixed classes, `data.class_names` are to be those."""
         raise ConfigError(f"domain '{self.name}' owns the task '{task}' but does not evaluate it")
 
     def predict(self, task: str, model, data: DomainData, backbone) -> list[dict[str, Any]]:
-        """One JSON-able dict an item, with its `id`."""
+        """One JSON-able dict an item, with its `id` and, for a table, its `summary`."""
         raise ConfigError(f"domain '{self.name}' owns the task '{task}' but does not predict")
+
+    def save_predictions(
+        self, task: str, rows: list[dict[str, Any]], data: DomainData, class_names: Sequence[str], folder: Path
+    ) -> list[Path]:
+        """Write what `predict` gave into a folder, as pictures and files; returns the files."""
+        raise CapabilityError(f"domain '{self.name}' writes no files of its predictions; leave --out away, use --json")
+
+    def set_classes(self, task: str, model, classes: Any) -> tuple[str, ...]:
+        """Give a trained model other class names, in place; returns the names."""
+        raise CapabilityError(f"domain '{self.name}' has fixed classes; leave --classes away")
 
     @cached_property
     def recipes(self) -> dict[str, Path]:

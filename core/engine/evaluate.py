@@ -147,6 +147,8 @@ def evaluate(
     device: str = "auto",
     workers: int | None = None,
     resources: Mapping[str, str] | None = None,
+    classes: Any = None,
+    domain: Domain | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Evaluate a run again, on its own test split or on other data of the same classes.
@@ -159,6 +161,8 @@ def evaluate(
         device: "auto", "cpu", "cuda", ...
         workers: decoding threads.
         resources: name -> path, in place of the run's own ("boxes" of other images).
+        classes: other class names, for runs of detection and segmentation by names.
+        domain: a domain of your own that is not installed as a plug-in; by default the run's, by name.
 
     Returns:
         {"run", "data", "split", "test_images", "zero_shot", "adapted", "intervals", "mcnemar"}.
@@ -171,11 +175,16 @@ def evaluate(
     if data and features:
         raise ConfigError("--data and --features: give one of them")
     opened = Run.open(run)
-    if opened.info.get("owned"):
-        raise CapabilityError(f"{opened.path}: its domain scores this task only while it is fitted; fit again")
     recipe = _recipe_of(opened, data, features)
     recipe.merge_from_dict({"device": device} | ({} if workers is None else {"workers": workers}))
     recipe = with_resources(recipe, resources)
+    if opened.info.get("owned"):
+        from .owned_use import evaluate_owned
+
+        told, elsewhere = reporter or Reporter(quiet=True), bool(data)
+        return evaluate_owned(opened, domain or domain_of(opened), recipe, split, elsewhere, classes, told)
+    if classes is not None:
+        raise CapabilityError("--classes: for detection and segmentation; this run has its own classes")
     if opened.info["task"] == TASK:
         return together(lambda: evaluate_pairs(opened, recipe, split, reporter or Reporter(quiet=True)))
     source, reporter = data or features or "", reporter or Reporter(quiet=True)

@@ -29,7 +29,7 @@ from ..training.sources import PairSource
 from .forgetting import forgetting
 from .prepare import read_data
 from .progress import Reporter
-from .recipe import DEFAULTS, adapter_options, data_options
+from .recipe import DEFAULTS, SHOTS, adapter_options, data_options
 from .retrieval import RetrievalScores, before_and_after, evaluate_retrieval, pairs_of
 from .training_lines import training_lines
 
@@ -107,7 +107,7 @@ def check_retrieval(recipe: Config, to_fit: bool = True) -> None:
     for option in ("classes", "novel", "templates", "descriptions"):
         if recipe[option] != DEFAULTS[option]:
             raise ConfigError(f"{option}: --task retrieval has no classes; leave it out")
-    if recipe.shots != DEFAULTS["shots"]:
+    if recipe.shots != SHOTS:
         raise ConfigError("--shots counts images a class; --task retrieval trains on all training pairs, leave it out")
     name = recipe.adapter.name
     if name == "zero-shot" and not to_fit:

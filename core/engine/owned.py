@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,93 +14,87 @@ from torch import nn
 
 from ..backbones.load import load_backbone
 from ..contracts.adapter import FitReport
-from ..contracts.domain import Domain, DomainData
-from ..contracts.errors import ConfigError, DataError
+from ..contracts.backbone import Backbone
+from ..contracts.domain import Domain, DomainData, Evaluation
+from ..contracts.errors import DataError
 from ..data.identity import FileHashes
 from ..data.splits import assign_splits
 from ..data.verify import drop_unreadable
 from ..runs.folder import Run
+from ..runs.owned_report import write_owned_report
+from ..training.distributed import is_main, run_on_all
+from .owned_training import build_model, kept_of, kept_training, train_plan
 from .prepare import read_data, split_counts
 from .progress import Reporter
 from .recipe import as_data
 from .versions import now, versions
 
 
-def fit_owned(recipe: Config, domain: Domain, task: str, reporter: Reporter) -> dict[str, Any]:
+def fit_owned(recipe: Config, domain: Domain, task: str, reporter: Reporter) -> dict[str, Any] | None:
     """Train and score a task by the domain's own plan.
 
     Returns:
-        {"run": Path, "metrics": {...}, "summary": the `--json` object, "notes", "skipped", "report"}.
-        `zero_shot` is None.
+        {"run": Path, "metrics": {...}, "summary": the `--json` object, "notes", "skipped", "report"}, on the first
+        rank; `zero_shot` is None.
 
     Raises:
-        ConfigError: the plan is no mmengine config, or its model is no plain dict.
+        ConfigError: the plan is no mmengine config, its model is no plain dict, or it cannot be run.
     """
     started = time.monotonic()
-    data = read_data(recipe, domain, task)
+    data = _data(recipe, domain, task, reporter)
+    backbone = load_backbone(recipe.backbone, device=recipe.device, image_size=recipe.image_size)
+    plan = domain.plan(task, recipe, data, backbone)
+    if plan is None:
+        return run_on_all(lambda: _finished(recipe, domain, task, data, backbone, None, None, [], started, reporter))
+    with kept_training(recipe, plan, reporter) as folder:
+        model, history = train_plan(plan, folder, recipe.seed, backbone.device, reporter, recipe.resume)
+        return run_on_all(
+            lambda: _finished(recipe, domain, task, data, backbone, plan, model, history, started, reporter)
+        )
+
+
+def _data(recipe: Config, domain: Domain, task: str, reporter: Reporter) -> DomainData:
+    """The data set as read, without samples that cannot be decoded, divided."""
+    data = None
+    if recipe.plan and recipe.data.path in (None, "sample"):
+        data = domain.read_plan(task, recipe)
+    data = read_data(recipe, domain, task) if data is None else data
+    return divided(data, recipe, reporter)
+
+
+def divided(data: DomainData, recipe: Config, reporter: Reporter) -> DomainData:
+    """The readable samples, each with its split."""
     hashes = FileHashes()
     with reporter.task("Checking samples", unit="samples") as progress:
         data = drop_unreadable(data, hashes, workers=recipe.workers, progress=progress)
-    data = assign_splits(data, seed=recipe.split_seed, hashes=hashes)
-    backbone = load_backbone(recipe.backbone, device=recipe.device, image_size=recipe.image_size)
-    plan = domain.plan(task, recipe, data, backbone)
+    return assign_splits(data, seed=recipe.split_seed, hashes=hashes)
+
+
+def _finished(recipe, domain, task, data, backbone, plan, model, history, started, reporter) -> dict[str, Any] | None:
+    """Score the model and write the run, on the first rank."""
+    if not is_main():
+        return None
+    reporter.say(f"Testing on {len(data.split('test'))} images")
+    found = evaluated(domain, task, model, data, backbone)
+    metrics = {"zero_shot": None, "adapted": found.metrics, "test_images": len(data.split("test"))}
     with Run.create(recipe.out, recipe.domain, "own") as run:
-        model = None if plan is None else train_plan(plan, run.path, recipe.seed)
-        scores = domain.evaluate(task, model, data, backbone)
-        metrics = {"zero_shot": None, "adapted": scores, "test_images": len(data.split("test"))}
+        data = replace(data, notes=[*data.notes, *found.notes])
         info = _info(recipe, domain, task, data, backbone, plan, time.monotonic() - started)
-        weights = {} if model is None else model.state_dict()
-        save_file({name: value.cpu().contiguous() for name, value in weights.items()}, str(run.adapter_path))
+        save_file(_weights(model), str(run.adapter_path))
         run.write(info, metrics)
-        run.log("\n".join([f"{domain.name} {task}", *[f"note: {note}" for note in data.notes], f"adapted: {scores}"]))
+        notes = [f"note: {note}" for note in data.notes]
+        run.log("\n".join([f"{domain.name} {task}", *notes, f"adapted: {found.metrics}"]))
+        write_owned_report(run.path, run.info, run.metrics, found.sections, history)
     keys = ("domain", "task", "adapter", "shots", "seed", "seconds")
-    summary = {
-        "run": str(run.path),
-        **{key: info[key] for key in keys},
-        "backbone": backbone.spec,
-        **metrics,
-    }
+    summary = {"run": str(run.path), **{key: info[key] for key in keys}, "backbone": backbone.spec, **run.metrics}
     said = {"notes": list(data.notes), "skipped": list(data.skipped), "report": _report(plan)}
-    return {"run": run.path, "metrics": metrics, "summary": summary, **said}
+    return {"run": run.path, "metrics": run.metrics, "summary": summary, **said}
 
 
-def train_plan(plan: Config, work_dir: Path, seed: int) -> nn.Module:
-    """Run a plan with mmengine's Runner; returns the trained model in eval mode."""
-    from mmengine.runner import Runner
-
-    check_plan(plan)
-    plan = Config(plan.to_dict())
-    plan.setdefault("work_dir", str(work_dir / "work"))
-    plan.setdefault("default_scope", "vladapt")
-    plan.setdefault("randomness", {"seed": seed, "deterministic": True})
-    plan.setdefault("log_level", "WARNING")
-    with _restored_determinism():
-        runner = Runner.from_cfg(plan)
-        runner.train()
-    return runner.model.eval()
-
-
-@contextmanager
-def _restored_determinism() -> Iterator[None]:
-    """mmengine asks all of torch for deterministic kernels; what comes after the training (torchmetrics' counting
-    among it, which then takes memory without bound) must not inherit that."""
-    cudnn, enabled = torch.backends.cudnn, torch.are_deterministic_algorithms_enabled()
-    kept = cudnn.deterministic, cudnn.benchmark
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(enabled)
-        cudnn.deterministic, cudnn.benchmark = kept
-
-
-def check_plan(plan: Config) -> None:
-    """Raise ConfigError unless the plan is a Config whose model is a plain dict."""
-    if not isinstance(plan, Config) or not isinstance(plan.get("model"), dict):
-        raise ConfigError("a domain's plan must be an mmengine Config with `model` as a dict")
-    try:
-        json.dumps(plan.model.to_dict())
-    except TypeError:
-        raise ConfigError("the plan's `model` must be plain data (it is kept in run.json)") from None
+def evaluated(domain: Domain, task: str, model, data: DomainData, backbone: Backbone) -> Evaluation:
+    """What the domain says of a model on the test split."""
+    found = domain.evaluate(task, model, data, backbone)
+    return found if isinstance(found, Evaluation) else Evaluation(dict(found))
 
 
 def load_owned(run: Run, device: torch.device) -> nn.Module | None:
@@ -111,21 +103,23 @@ def load_owned(run: Run, device: torch.device) -> nn.Module | None:
     Raises:
         DataError: the weights are missing or do not fit the model.
     """
-    plan = run.info.get("plan")
-    if plan is None:
+    kept = run.info.get("plan")
+    if kept is None:
         return None
-    from mmengine.registry import init_default_scope
-
-    from ...registry import MODELS
-
-    init_default_scope("vladapt")
-    model = MODELS.build(dict(plan))
+    model = build_model(kept, device)
     path = run.adapter_path
     try:
         model.load_state_dict(load_file(str(path)))
     except Exception as error:
         raise DataError(f"{path}: does not fit the run's model ({str(error).splitlines()[0]}); fit again") from error
     return model.to(device).eval()
+
+
+def _weights(model: nn.Module | None) -> dict[str, torch.Tensor]:
+    """The state of a model; tensors that share memory get their own."""
+    if model is None:
+        return {}
+    return {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
 
 
 def _info(recipe, domain, task, data: DomainData, backbone, plan, seconds: float) -> dict[str, Any]:
@@ -144,7 +138,7 @@ def _info(recipe, domain, task, data: DomainData, backbone, plan, seconds: float
             "counts": split_counts(data),
         },
         "class_names": list(data.class_names),
-        "plan": None if plan is None else plan.model.to_dict(),
+        "plan": None if plan is None else kept_of(plan),
         "shots": recipe.shots,
         "seed": recipe.seed,
         "splits": {split: [item.id for item in data.split(split)] for split in ("train", "val", "test")},
@@ -157,4 +151,5 @@ def _info(recipe, domain, task, data: DomainData, backbone, plan, seconds: float
 
 
 def _report(plan: Config | None) -> FitReport:
-    return FitReport("own", chosen_on="the domain's own plan" if plan is not None else "nothing to train")
+    trained = plan is not None and bool(plan.get("train_cfg"))
+    return FitReport("own", chosen_on="the domain's own plan" if trained else "nothing to train")

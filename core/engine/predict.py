@@ -22,21 +22,10 @@ from ..runs.folder import Run
 from .evaluate import domain_of
 from .extras import PLAIN, Extras, batches, logits_of
 from .fit_retrieval import TASK
+from .owned_use import OwnedPredictions, predict_owned
 from .progress import Reporter
 from .recipe import data_options
 from .resources import check_at_prediction, further_specs, with_resources
-
-
-@dataclass
-class OwnedPredictions:
-    """What a domain that owns its task says of some images: its own rows, one an image."""
-
-    own_rows: list[dict[str, Any]]
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-
-    def rows(self, top: int = 3) -> list[dict[str, Any]]:
-        """The domain's rows, each with its `id`."""
-        return self.own_rows
 
 
 @dataclass
@@ -84,6 +73,8 @@ def predict(
     batch_size: int | None = None,
     workers: int | None = None,
     resources: Mapping[str, str] | None = None,
+    classes: Any = None,
+    out: str | Path | None = None,
     reporter: Reporter | None = None,
 ) -> Predictions | OwnedPredictions:
     """Classify files, or all files of folders.
@@ -96,6 +87,8 @@ def predict(
         batch_size: images at once; by default measured.
         workers: decoding threads.
         resources: name -> path of what the adapter needs of these images ("boxes"), in place of the run's own.
+        classes: other class names, for runs of detection and segmentation by names.
+        out: a folder for pictures and files, for tasks that a domain owns.
 
     Raises:
         DataError: the run or all images cannot be read. CapabilityError: the run was made from a features file.
@@ -113,7 +106,10 @@ def predict(
     recipe = with_resources(Config(opened.info["recipe"]), resources)
     domain = domain or domain_of(opened)
     if opened.info.get("owned"):
-        return predict_owned(opened, domain, list(images), device)
+        return predict_owned(opened, domain, list(images), device, classes, out)
+    if classes is not None or out is not None:
+        option = "--classes" if classes is not None else "--out"
+        raise CapabilityError(f"{option}: for detection and segmentation; this run classifies its own classes")
     backbone = load_backbone(opened.info["backbone"]["spec"], device=device, image_size=recipe.image_size)
     adapter = load_adapter(opened.adapter_path, backbone).to(backbone.device)
     data = readable(domain.read_images(list(images), **data_options(recipe)))
@@ -123,17 +119,6 @@ def predict(
     multilabel = adapter.multilabel_
     probabilities = logits.sigmoid() if multilabel else logits.softmax(dim=1)
     return Predictions(adapter.class_names_, ids, probabilities.cpu(), multilabel, [*data.skipped, *skipped])
-
-
-def predict_owned(run: Run, domain: Domain, images: list, device: str) -> OwnedPredictions:
-    """Predictions of a task that the domain owns, by its own rule."""
-    from .owned import load_owned
-
-    recipe = Config(run.info["recipe"])
-    backbone = load_backbone(run.info["backbone"]["spec"], device=device, image_size=recipe.image_size)
-    data = readable(domain.read_images(images, **data_options(recipe)))
-    model = load_owned(run, backbone.device)
-    return OwnedPredictions(domain.predict(run.info["task"], model, data, backbone), data.skipped)
 
 
 def readable(data: DomainData) -> DomainData:

@@ -10,7 +10,7 @@ from typing import Any
 from mmengine import Config
 
 from ..contracts.errors import ConfigError, UnknownNameError
-from ..registry import catalogue
+from ..registry import catalogue, load_domain
 from ..registry.catalogue import did_you_mean, find
 from .recipe_files import recipe_file
 
@@ -21,7 +21,7 @@ DEFAULTS: dict[str, Any] = {
     "features": None,
     "adapter": {"name": "tip-adapter"},
     "adapters": {},
-    "shots": 16,
+    "shots": None,
     "seed": 1,
     "split_seed": 0,
     "backbone": "embedded",
@@ -32,6 +32,7 @@ DEFAULTS: dict[str, Any] = {
     "workers": None,
     "templates": None,
     "descriptions": None,
+    "plan": {},
     "resources": {},
     "classes": None,
     "novel": False,
@@ -40,7 +41,12 @@ DEFAULTS: dict[str, Any] = {
     "resume": False,
 }
 """Every key a recipe may have. `data` also holds the domain's reading options, `adapter` the adapter's own, `adapters`
-those of each by name, for a comparison: `adapters.lora.epochs`; `resources` what some adapters need besides images."""
+those of each by name, for a comparison: `adapters.lora.epochs`; `resources` what some adapters need besides images;
+`plan` an mmengine config of a task that its domain owns. `shots` becomes `SHOTS` where an adapter is fitted."""
+
+SHOTS = 16
+PLAN_SIGN = "model"
+"""What an mmengine config has and a recipe has not. Of such a file the group `vladapt` holds keys of a recipe."""
 
 TRAINED = ("batch_size", "amp", "workers")
 """Keys that say how images are encoded, and, for adapters that train towers, how these are trained."""
@@ -65,7 +71,7 @@ def resolve(
 
     Args:
         recipe: name of a packaged recipe ("medical/chest-xray", or "chest-xray" where only one domain has it).
-        config: a recipe file of the user's (.py, .json, .yaml); it wins over `recipe`.
+        config: a recipe file of the user's (.py, .json, .yaml), or an mmengine config; it wins over `recipe`.
         sets: "key=value" overrides; dotted keys reach inside ("adapter.alpha=2").
         flags: named command-line flags; None values are left out. Dotted keys as in `sets`.
 
@@ -74,10 +80,11 @@ def resolve(
         UnknownNameError: a recipe or a key that does not exist.
     """
     merged = Config(_copy(DEFAULTS))
-    if recipe:
-        _merge(merged, _read(recipe_file(recipe)), recipe)
-    if config:
-        _merge(merged, _read(Path(config)), str(config))
+    sources = [(recipe_file(recipe), recipe)] if recipe else []
+    sources += [(Path(config), str(config))] if config else []
+    for path, source in sources:
+        _prepare_bases(source, flags or {})
+        _merge(merged, _read(path), source)
     if (flags or {}).get("features") and (flags or {}).get("data.path"):
         raise ConfigError("--data and --features: give one of them")
     given = dict(_parse_set(text) for text in sets)
@@ -85,6 +92,9 @@ def resolve(
     for key, value in sorted(given.items(), key=_names_first):
         _put(merged, key, value)
     _check(merged)
+    if not _owned_whole(merged):
+        _check_for_adapters(merged, given)
+        merged.shots = SHOTS if merged.shots is None else merged.shots
     merged.resources = {name: _lasting(value) for name, value in merged.resources.items()}
     return merged
 
@@ -145,7 +155,27 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"--config {path}: cannot be read as a recipe ({first_line})") from error
 
 
+def _prepare_bases(source: str, flags: Mapping[str, Any]) -> None:
+    """A domain may bring packages of configs that a file builds on (`_base_ = "package::..."`): it is loaded first."""
+    for name in (flags.get("domain"), source.partition("/")[0]):
+        if name in catalogue.domains():
+            load_domain(name)
+
+
+def _owned_whole(recipe: Config) -> bool:
+    """Whether the recipe's task is trained by its domain and not by an adapter."""
+    if recipe.plan or recipe.domain not in catalogue.domains():
+        return bool(recipe.plan)
+    domain = load_domain(recipe.domain)
+    return domain.owns(recipe.task or domain.tasks[0])
+
+
 def _merge(into: Config, given: dict[str, Any], source: str) -> None:
+    if PLAN_SIGN in given:
+        own = given.get("vladapt") or {}
+        _merge(into, {key: value for key, value in own.items() if key in DEFAULTS}, source)
+        into.plan = given
+        return
     for key, value in given.items():
         if key not in DEFAULTS:
             raise UnknownNameError(f"{source}: a recipe has no key '{key}'; {did_you_mean(key, DEFAULTS)}")
@@ -200,9 +230,10 @@ def _check(recipe: Config) -> None:
         optional = DEFAULTS[key] is None
         if not (optional and value is None) and (type(value) is not int or value < least):
             raise ConfigError(f"{_option(key)} {value}: give a whole number, {least} or more")
-    for key in ("novel", "resume"):
-        if not isinstance(recipe[key], bool):
-            raise ConfigError(f"{_option(key)} {recipe[key]}: give True or False")
+    if not isinstance(recipe.resume, bool):
+        raise ConfigError(f"--resume {recipe.resume}: give True or False")
+    if not isinstance(recipe.novel, (bool, str)):
+        raise ConfigError(f"--novel {recipe.novel}: give True, False, or names of classes")
     for key in ("domain", "task", "features", "backbone", "device", "descriptions", "generic", "out"):
         if recipe[key] is not None and not isinstance(recipe[key], (str, Path)):
             raise ConfigError(f"{_option(key)} {recipe[key]}: give a name or a path")
@@ -218,6 +249,17 @@ def _check(recipe: Config) -> None:
     for name, options in recipe.adapters.items():
         if not isinstance(options, Mapping):
             raise ConfigError(f"--set adapters.{name}={options}: write --set adapters.{name}.OPTION=value")
+
+
+def _check_for_adapters(recipe: Config, given: Mapping[str, Any]) -> None:
+    """What only a domain that trains its task itself takes."""
+    if "shots" in given and given["shots"] is None:
+        raise ConfigError("--shots None: give a whole number, 1 or more")
+    if isinstance(recipe.novel, str):
+        raise ConfigError(
+            f"--novel {recipe.novel}: give True or False; names are for detection and segmentation "
+            "(--domain open-vocab)"
+        )
 
 
 def _check_templates(templates: Any) -> None:

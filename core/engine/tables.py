@@ -117,8 +117,10 @@ def comparison_cells(summary: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def predictions_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """One row an image: what it is, how sure, and the runners-up."""
+    """One row an image: what it is, how sure, and the runners-up; of a domain's own task what it says of itself."""
     table = Table()
+    if any("top" not in row for row in rows):
+        return _summaries(table, rows)
     for name in ("image", "prediction", "confidence", "next"):
         table.add_column(name, justify="right" if name == "confidence" else "left", overflow="fold")
     for row in rows:
@@ -129,6 +131,15 @@ def predictions_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             label, sure = row["label"], f"{row['confidence']:.1%}"
             rest = row["top"][1:]
         table.add_row(row["id"], label, sure, ", ".join(f"{t['class']} {t['probability']:.1%}" for t in rest))
+    return table
+
+
+def _summaries(table: Table, rows: Sequence[Mapping[str, Any]]) -> Table:
+    for name in ("image", "found"):
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        rest = {key: value for key, value in row.items() if key != "id"}
+        table.add_row(row["id"], row.get("summary") or str(rest))
     return table
 
 

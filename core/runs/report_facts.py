@@ -99,7 +99,7 @@ def _joined(separator: str, *values: Any) -> list[str]:
 
 def _shots(info: dict[str, Any], splits: dict[str, Any]) -> list[str]:
     lines = []
-    if "shots" in info:
+    if info.get("shots") is not None:
         lines.append(f"up to {info['shots']} a class")
     if splits.get("support"):
         lines.append(f"{len(splits['support'])} in all, drawn from the training images")

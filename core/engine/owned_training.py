@@ -1,0 +1,266 @@
+"""A domain's own plan, run by mmengine's Runner: on a chosen device or under torchrun, told, and resumed after a stop."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch import nn
+
+from ..contracts.errors import ConfigError, DataError, UnknownNameError
+from ..runs.folder import RUNS
+from ..training.distributed import is_main, rank, run_on_all, world_size
+from ..training.runner import restored_determinism
+from ..training.samples import seed_of
+from .progress import Reporter
+from .resume import PLACE
+from .training_lines import training_lines
+
+KEPT = ("default_scope", "vladapt")
+"""Beside the model, what of a plan its model needs after the training."""
+CHECKPOINTS = {"type": "CheckpointHook", "interval": 1, "max_keep_ckpts": 2}
+MOST_POINTS = 500
+"""Steps of a training that its report shows."""
+STATELESS = ("work_dir", "launcher", "log_level", "resume")
+
+
+def check_plan(plan: Config) -> None:
+    """Raise ConfigError unless the plan is a Config whose model is a plain dict."""
+    if not isinstance(plan, Config) or not isinstance(plan.get("model"), dict):
+        raise ConfigError("a domain's plan must be an mmengine Config with `model` as a dict")
+    try:
+        json.dumps(kept_of(plan))
+    except TypeError:
+        raise ConfigError("the plan's `model` must be plain data (it is kept in run.json)") from None
+
+
+def kept_of(plan: Config) -> dict[str, Any]:
+    """What run.json keeps of a plan, as plain data."""
+    whole = plan.to_dict()
+    return {"model": whole["model"], **{name: whole[name] for name in KEPT if name in whole}}
+
+
+def build_model(kept: dict[str, Any], device: torch.device) -> nn.Module:
+    """The model of a plan, from the registries; `model.cfg` is what is kept of the plan.
+
+    Raises:
+        UnknownNameError: a module that no registry has. ConfigError: it cannot be built.
+    """
+    from mmengine.registry import init_default_scope
+
+    from ...registry import MODELS
+
+    init_default_scope(kept.get("default_scope", "vladapt"))
+    with named_faults(), restored_determinism():
+        model = MODELS.build(json.loads(json.dumps(kept["model"])))
+    model.cfg = Config(kept)
+    return model.to(device)
+
+
+def train_plan(
+    plan: Config, folder: Path, seed: int, device: torch.device, reporter: Reporter, resume: bool = False
+) -> tuple[nn.Module, list[dict[str, float]]]:
+    """Run a plan; without `train_cfg` its model is built and nothing is trained.
+
+    Args:
+        folder: of checkpoints and mmengine's own log.
+        resume: go on from the newest checkpoint in it.
+
+    Returns:
+        The model in eval mode, and a row each of some of the steps: "step", "loss" and its parts.
+
+    Raises:
+        ConfigError, UnknownNameError: the plan cannot be run. DataError: the loss is no number any more.
+    """
+    check_plan(plan)
+    if not plan.get("train_cfg"):
+        return build_model(kept_of(plan), device).eval(), []
+    settings = _settings(plan, folder, seed, resume)
+    with restored_determinism(), _quiet(), training_lines(reporter, "Training") as tell:
+        # Some kernels of a GPU have no deterministic form: they are used, and torch's warnings kept back.
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        told = _Told(tell, seed)
+        with named_faults():
+            runner = _runner(settings, device)
+        runner.register_hook(told, priority="VERY_LOW")
+        with named_faults():
+            runner.train()
+    model = getattr(runner.model, "module", runner.model).eval()
+    model.cfg = Config(kept_of(plan))
+    return model, told.history
+
+
+def plan_key(plan: Config, seed: int) -> str:
+    """16 hex digits that say what is trained: the plan, without what changes speed alone, and the seed."""
+    lasting = {name: value for name, value in plan.to_dict().items() if name not in STATELESS}
+    return hashlib.sha256(f"{json.dumps(lasting, sort_keys=True, default=str)}\n{seed}".encode()).hexdigest()[:16]
+
+
+@contextmanager
+def kept_training(recipe: Config, plan: Config, reporter: Reporter) -> Iterator[Path]:
+    """The folder of a plan's checkpoints, `<out>/.resume/<key>`, removed where the block ends well.
+
+    Raises:
+        ConfigError: an unfinished training of this plan is there and it is not to be resumed.
+    """
+    folder = Path(recipe.out or RUNS) / PLACE / plan_key(plan, recipe.seed)
+    run_on_all(lambda: _refuse_unfinished(folder, recipe.resume))
+    try:
+        yield folder
+    except BaseException:
+        if is_main() and (done := _newest(folder)):
+            reporter.say(f"{done} is kept in {folder}; the same command with --resume goes on from it")
+        raise
+    if is_main():
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # another training's checkpoints lie there
+            folder.parent.rmdir()
+
+
+@contextmanager
+def named_faults() -> Iterator[None]:
+    """What mmengine raises about a config, as one line: which name is unknown, or what cannot be built."""
+    try:
+        yield
+    except KeyError as error:
+        raise _unknown(str(error.args[0]) if error.args else str(error)) from error
+    except (TypeError, AssertionError, ValueError, RuntimeError, FileNotFoundError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        if "registry" in lines[0]:
+            raise _unknown(lines[0]) from error
+        if isinstance(error, RuntimeError):
+            raise
+        raise ConfigError(f"the config cannot be run: {lines[0].rstrip('.')}; --debug shows where") from error
+
+
+class _PlanRunner(Runner):
+    """A Runner on a device of our choice."""
+
+    device: torch.device
+
+    def wrap_model(self, model_wrapper_cfg, model):
+        if self.distributed:
+            return super().wrap_model(model_wrapper_cfg, model)
+        return model.to(type(self).device)
+
+
+class _Told(Hook):
+    """Tells the user of each step, keeps some for the report, stops on a loss that is no number, and draws the random
+    numbers of each epoch from the seed, so that a training resumed at its start goes on as it would have."""
+
+    def __init__(self, tell: Callable[[int, int, dict], None], seed: int):
+        self.tell, self.seed, self.history = tell, seed, []
+
+    def before_train_epoch(self, runner) -> None:
+        torch.manual_seed(seed_of(self.seed, rank(), runner.epoch))
+        dataset = runner.train_dataloader.dataset
+        if hasattr(dataset, "set_epoch"):
+            dataset.set_epoch(runner.epoch)
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        scalars = {name: float(value) for name, value in (outputs or {}).items() if _is_number(value)}
+        loss = scalars.get("loss", math.nan)
+        rate = max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups)
+        if not math.isfinite(loss):
+            raise DataError(
+                f"training stopped at step {runner.iter + 1}: the loss is {loss}; try a smaller --lr (now {rate:.3g}), "
+                "gradient clipping, or --amp bf16 in place of fp16; checkpoints before it are kept"
+            )
+        self.tell(runner.iter + 1, runner.max_iters, {"loss": loss, "lr": rate})
+        every = max(1, runner.max_iters // MOST_POINTS)
+        if (runner.iter + 1) % every == 0:
+            self.history.append({"step": runner.iter + 1, **scalars})
+
+
+def _settings(plan: Config, folder: Path, seed: int, resume: bool) -> Config:
+    settings = Config(plan.to_dict())
+    settings.work_dir = str(folder)
+    settings.resume = resume
+    settings.experiment_name = f"vladapt-{time.time_ns()}"
+    settings.log_level = "ERROR"
+    settings.setdefault("default_scope", "vladapt")
+    settings.setdefault("randomness", {"seed": seed})
+    hooks = settings.setdefault("default_hooks", {})
+    hooks.setdefault("checkpoint", dict(CHECKPOINTS))
+    settings.custom_hooks = list(settings.get("custom_hooks") or [])
+    if world_size() > 1:
+        settings.launcher = "pytorch"
+        settings.setdefault("find_unused_parameters", True)
+    return settings
+
+
+def _runner(settings: Config, device: torch.device) -> Runner:
+    kind = type("PlanRunner", (_PlanRunner,), {"device": device})
+    return kind.from_cfg(settings)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """mmengine's own lines are kept back: what a user needs of them, ours say."""
+    import warnings
+
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _unknown(text: str) -> UnknownNameError | ConfigError:
+    """The line for a KeyError of mmengine's registries; other missing keys are said as they are."""
+    import re
+
+    from ..registry.catalogue import did_you_mean
+
+    found = re.search(r"['\"]?([\w.]+)['\"]? is not in the ([\w:.\- ]+?) registry", text)
+    if found is None:
+        return ConfigError(f"the config lacks the key {text}; --debug shows where")
+    name, registry = found.groups()
+    nearest = did_you_mean(name, _registered())
+    return UnknownNameError(f"the config names '{name}', which no registry has ({registry}); {nearest}")
+
+
+def _registered() -> list[str]:
+    """Names that configs may use, as they would write them."""
+    from mmengine import registry
+
+    roots = (registry.MODELS, registry.DATASETS, registry.TRANSFORMS, registry.METRICS, registry.HOOKS)
+    roots += (registry.OPTIMIZERS, registry.OPTIM_WRAPPERS, registry.PARAM_SCHEDULERS)
+    names: list[str] = []
+    for root in roots:
+        names += list(root.module_dict)
+        for scope, child in root.children.items():
+            names += [*child.module_dict, *(f"{scope}.{name}" for name in child.module_dict)]
+    return names
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) or (isinstance(value, torch.Tensor) and value.numel() == 1)
+
+
+def _refuse_unfinished(folder: Path, resume: bool) -> None:
+    if not resume and (done := _newest(folder)):
+        raise ConfigError(
+            f"{folder}: this fit was stopped after {done}; add --resume to go on with it, or remove that folder to "
+            "start anew"
+        )
+
+
+def _newest(folder: Path) -> str:
+    """ "epoch_3" where that is the newest checkpoint, "" without any."""
+    mark = folder / "last_checkpoint"
+    return Path(mark.read_text(encoding="utf-8").strip()).stem if mark.is_file() else ""

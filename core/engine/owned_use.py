@@ -1,0 +1,96 @@
+"""A run of a task that its domain owns, used again: scored on other data, asked of new images, given other classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmengine import Config
+
+from ..backbones.load import load_backbone
+from ..contracts.domain import Domain, DomainData
+from ..contracts.errors import CapabilityError, DataError
+from ..runs.folder import Run
+from .owned import divided, evaluated, load_owned
+from .prepare import read_data
+from .progress import Reporter
+from .recipe import data_options
+
+
+@dataclass
+class OwnedPredictions:
+    """What a domain that owns its task says of some images: its own rows, one an image."""
+
+    own_rows: list[dict[str, Any]]
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+
+    def rows(self, top: int = 3) -> list[dict[str, Any]]:
+        """The domain's rows, each with its `id`."""
+        return self.own_rows
+
+
+def evaluate_owned(
+    run: Run, domain: Domain, recipe: Config, split: str, elsewhere: bool, classes: Any, reporter: Reporter
+) -> dict[str, Any]:
+    """Score a run's model again; see `evaluate`.
+
+    Args:
+        recipe: the run's own, on the data that is to be used.
+        elsewhere: the data is not the run's own; without splits all of it is tested on.
+        classes: other class names for the model, or None.
+    """
+    task = run.info["task"]
+    backbone = load_backbone(recipe.backbone, device=recipe.device, image_size=recipe.image_size)
+    data = domain.read_plan(task, recipe) if recipe.plan and recipe.data.path in (None, "sample") else None
+    data = read_data(recipe, domain, task) if data is None else data
+    chosen = _chosen(data, recipe, split, elsewhere, reporter)
+    model = load_owned(run, backbone.device)
+    if classes is not None:
+        domain.set_classes(task, model, classes)
+    found = evaluated(domain, task, model, chosen, backbone)
+    scores = {"zero_shot": None, "adapted": found.metrics, "test_images": len(chosen.split("test"))}
+    return {"run": str(run.path), "data": data.name, "split": split, **scores, "notes": found.notes}
+
+
+def predict_owned(
+    run: Run, domain: Domain, images: list, device: str, classes: Any = None, out: str | Path | None = None
+) -> OwnedPredictions:
+    """Predictions of a task that the domain owns, by its own rule, written into `out` where it is given."""
+    from .predict import readable
+
+    task, recipe = run.info["task"], Config(run.info["recipe"])
+    backbone = load_backbone(run.info["backbone"]["spec"], device=device, image_size=recipe.image_size)
+    data = readable(domain.read_images(images, **data_options(recipe)))
+    model = load_owned(run, backbone.device)
+    names: Sequence[str] = run.info["class_names"]
+    if classes is not None:
+        if model is None:
+            raise CapabilityError(f"{run.path}: nothing was trained in this run; leave --classes away")
+        names = domain.set_classes(task, model, classes)
+    rows = domain.predict(task, model, data, backbone)
+    files = domain.save_predictions(task, rows, data, names, _folder(out)) if out else []
+    return OwnedPredictions(rows, data.skipped, files)
+
+
+def _chosen(data: DomainData, recipe: Config, split: str, elsewhere: bool, reporter: Reporter) -> DomainData:
+    """The data with the chosen split as its test split."""
+    given = {item.split for item in data.items}
+    if split == "all" or (elsewhere and split == "test" and given <= {""}):
+        return data.with_items([item.with_(split="test") for item in data.items])
+    data = divided(data, recipe, reporter)
+    items = [item.with_(split="test") for item in data.split(split)]
+    if not items:
+        raise DataError(f"--split {split}: {data.name or 'the data'} has no such images; give another split, or all")
+    return data.with_items(items)
+
+
+def _folder(out: str | Path) -> Path:
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"--out {out}: cannot be made ({error.strerror}); give a folder you may write to") from error
+    return folder

@@ -1,0 +1,130 @@
+"""report.html of a task that its domain trains and scores itself: one self-contained page."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from .folder import write_whole
+from .pictures import data_uri
+from .plots import COLOURS
+from .report import template
+from .report_facts import facts, licences
+from .sections import CurveSection, PictureSection, TableSection
+
+MOST_NAMED = 12
+"""Curves that have a name in the plot."""
+
+
+def write_owned_report(
+    folder: str | Path,
+    info: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    sections: Sequence[Any],
+    history: Sequence[Mapping[str, float]],
+) -> Path:
+    """Write report.html into a run folder. Returns its path.
+
+    Args:
+        info: as in run.json.
+        metrics: as in metrics.json.
+        sections: see `sections.py`.
+        history: a row a step of the training, "step" and values by name; may be empty.
+
+    Raises:
+        DataError: nothing can be written there.
+    """
+    path = Path(folder) / "report.html"
+    write_whole(path, render_owned_report(folder, info, metrics, sections, history))
+    return path
+
+
+def render_owned_report(folder, info, metrics, sections, history) -> str:
+    """The page as text. It loads nothing, runs nothing, and escapes every name it is given."""
+    scores = list(metrics["adapted"].items())
+    shown = [*sections, *_course(history)]
+    content = {
+        "title": f"{info['data'].get('name') or 'data'}: {info['task']}",
+        "created": info.get("created"),
+        "scores": [(name.replace("_", " "), _value(value)) for name, value in scores],
+        "headline": [(name.replace("_", " "), _value(value)) for name, value in scores[:3]],
+        "test_images": metrics["test_images"],
+        "notes": info.get("notes", []),
+        "sections": [_prepared(section) for section in shown],
+        "facts": facts(dict(info), len(info["class_names"])),
+        "classes": info["class_names"],
+        "skipped": info.get("skipped", [])[:100],
+        "skipped_total": len(info.get("skipped", [])),
+        "licences": licences(dict(info)),
+        "versions": info.get("versions", {}),
+        "run_name": str(folder),
+    }
+    return template("owned_report.html.j2").render(content)
+
+
+def _course(history: Sequence[Mapping[str, float]]) -> list[CurveSection]:
+    """The loss over the steps."""
+    steps = [row["step"] for row in history]
+    losses = [row["loss"] for row in history]
+    if len(steps) < 2:
+        return []
+    return [CurveSection("How the training went", {"loss": (steps, losses)}, "step", "loss", unit=False)]
+
+
+def _prepared(section: Any) -> dict[str, Any]:
+    given = {f.name: getattr(section, f.name) for f in fields(section)}
+    if isinstance(section, TableSection):
+        rows = [[_cell(value, section.shares) for value in row] for row in section.rows]
+        return {**given, "rows": rows}
+    if isinstance(section, PictureSection):
+        return {**given, "pictures": [(data_uri(image, section.side), text) for image, text in section.pictures]}
+    return {**given, "image": _plot(section), "alt": _in_words(section)}
+
+
+def _cell(value: Any, shares: bool) -> str:
+    if isinstance(value, float):
+        return _value(value) if shares else f"{value:.4g}"
+    return "–" if value is None else str(value)
+
+
+def _value(value: float | None) -> str:
+    """A share as a percentage; what is no share as it is."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:.1%}" if 0 <= value <= 1 else f"{value:.4g}"
+
+
+def _plot(section: CurveSection) -> str:
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"font.size": 10.5}):
+        figure = Figure(figsize=(7.2, 3.8), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        for place, (name, (xs, ys)) in enumerate(section.curves.items()):
+            axes.plot(xs, ys, color=COLOURS[place % len(COLOURS)], linewidth=1.6, label=name)
+        if 1 < len(section.curves) <= MOST_NAMED:
+            axes.legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        if section.unit:
+            axes.set_xlim(0, 1.01)
+            axes.set_ylim(0, 1.03)
+        axes.set_xlabel(section.x)
+        axes.set_ylabel(section.y)
+        axes.grid(color="#e3e6ea", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _in_words(section: CurveSection) -> str:
+    said = [f"{name}: {ys[0]:.3g} to {ys[-1]:.3g}" for name, (_, ys) in section.curves.items() if len(ys)]
+    return f"{section.y} over {section.x}. " + "; ".join(said[:MOST_NAMED]) + "."
