@@ -1,0 +1,252 @@
+"""The vision tower of a two-tower model as a backbone of mmdet and mmsegmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .....core.backbones.load import load_backbone
+from .....core.backbones.tower_names import ROOTS, tower_of
+from .....core.backbones.tower_steps import FEATURE_MAP_DEPTHS
+from .....core.contracts.adapter import require
+from .....core.contracts.errors import ConfigError
+from .....core.losses.ro_vit import RoVit
+from .....core.training.checkpointing import checkpoint_blocks
+from .....core.training.layers import depth_of, depths, freeze_batch_norm
+from .....core.training.lora import add_lora
+from .....registry import MODELS
+from .feature_pyramid import SCALES, SimpleFeaturePyramid
+
+PYRAMIDS = ("simple", "taps")
+SMALLEST_CNN_IMAGE = 64
+"""Pixels from which channels and strides of a convolutional tower are read."""
+
+
+@MODELS.register_module()
+class CLIPVisionBackbone(BaseModule):
+    """Maps of several resolutions from any vision tower: a vision transformer or ResNet of open_clip, timm's
+    transformers (SigLIP), those of `hf:`, `embedded`.
+
+    Only the image tower's parameters are in it and in its checkpoints. Images may have any size: a transformer's
+    positions are interpolated, and what does not fill a patch is filled up with zeros on the right and below. What
+    comes after the last block (norm, pooling, projection) serves `dense_tokens` alone; it does not train by default.
+
+    Args:
+        backbone: spec, see `load_backbone`.
+        pyramid: "simple", the pyramid of `SimpleFeaturePyramid` on a transformer's last map, with `out_channels` and
+            ready for a head without a neck; or "taps", the tower's own four maps: a CNN's stages, or the patches of a
+            transformer after a quarter, a half, three quarters and all of its blocks, all of one resolution. None is
+            "simple" for transformers and "taps" for CNNs.
+        out_indices: which maps, from fine to coarse or from shallow to deep; None is all.
+        out_channels: of the simple pyramid; None is 256.
+        num_outs: levels of the simple pyramid, 4 or more (5 for Faster R-CNN, 5 from index 1 on for RetinaNet).
+        frozen: nothing of the tower trains, and it stays in evaluation mode.
+        frozen_stages: 0 freezes what stands before the first block, k also the first k blocks (stages of a ResNet), as
+            mmdet's ResNets do; -1 freezes nothing.
+        train_head: whether the norm, pooling and projection after the last block train.
+        norm_eval: batch norms keep the statistics they have. Those of frozen stages do in any case.
+        lora: options of `add_lora` for low-rank updates of the tower's attention, such as `dict(r=4)`; the tower itself
+            is then frozen.
+        cropped_positions: True, or options fine_grid, crop_scale, crop_aspect of `RoVit`: in training an image is taken
+            for a region of a larger one ("Region-Aware Pretraining for Open-Vocabulary Object Detection with Vision
+            Transformers" (RO-ViT), 2023, arXiv 2305.07011).
+        drop_path: chance that the last block of a transformer is left out for an image in training; it grows from 0
+            with depth ("Deep Networks with Stochastic Depth", 2016, arXiv 1603.09382; here a block as a whole).
+        with_cp: activations of the blocks are recomputed in the backward pass.
+
+    Attributes:
+        backbone: the core `Backbone`, for what goes beyond maps; its text tower is not part of this module.
+        out_channels, strides: of each map, pixels a cell.
+
+    Raises:
+        ConfigError: an option is not usable, or two exclude each other.
+        CapabilityError: the tower gives no maps, or lacks what an option needs.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "embedded",
+        *,
+        pyramid: str | None = None,
+        out_indices: Sequence[int] | None = None,
+        out_channels: int | None = None,
+        num_outs: int = len(SCALES),
+        frozen: bool = False,
+        frozen_stages: int = -1,
+        train_head: bool = False,
+        norm_eval: bool = True,
+        lora: Mapping[str, Any] | None = None,
+        cropped_positions: bool | Mapping[str, Any] = False,
+        drop_path: float = 0.0,
+        with_cp: bool = False,
+        init_cfg: dict | None = None,
+    ):
+        super().__init__(init_cfg)
+        require(0 <= drop_path < 1, "drop_path", drop_path, "give 0 to below 1")
+        _check_freezing(frozen, frozen_stages, train_head, lora, cropped_positions)
+        self.backbone = load_backbone(backbone, device="cpu")
+        self.backbone.need("feature_maps")
+        self.is_transformer = "image_blocks" in self.backbone.capabilities
+        self.drop_path, self.with_cp = drop_path, with_cp
+        self._hold_tower()
+        self._let_train(frozen, frozen_stages, train_head, norm_eval)
+        self._add_lora(lora)
+        if cropped_positions:
+            options = cropped_positions if isinstance(cropped_positions, Mapping) else {}
+            RoVit(**options).prepare(self.backbone)
+        if drop_path:
+            self.backbone.need("image_blocks")
+        if with_cp and not self.is_transformer:
+            checkpoint_blocks(self.backbone)
+        self._add_pyramid(pyramid or ("simple" if self.is_transformer else "taps"), out_channels, num_outs)
+        self._choose(out_indices)
+        self.train()
+
+    # What it gives ----------------------------------------------------------------------------------------------
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, H, W), normalised as the tower's own pixels -> maps (B, C_i, h_i, w_i)."""
+        maps = self._maps(pixels)
+        return tuple(maps[index] for index in self.out_indices)
+
+    def dense_tokens(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, D, h, w): each patch or cell in the space that texts share, not normalised."""
+        tokens, grid = self.backbone.image_tokens(self._filled(pixels))
+        return tokens.transpose(1, 2).unflatten(2, grid)
+
+    def train(self, mode: bool = True) -> CLIPVisionBackbone:
+        """What is frozen stays in evaluation mode."""
+        super().train(mode)
+        self.backbone.model.training = mode
+        for module in self.tower.modules():
+            owned = list(module.parameters())
+            if owned and not any(parameter.requires_grad for parameter in owned):
+                module.eval()
+        return self
+
+    def _maps(self, pixels: Tensor) -> list[Tensor]:
+        if not self.is_transformer:
+            return self.backbone.feature_maps(pixels)
+        depth = len(self.backbone.blocks("image"))
+        if self.pyramid is not None:
+            return self.pyramid(self._patch_maps(pixels, [depth])[0])
+        return self._patch_maps(pixels, [max(1, round(share * depth)) for share in FEATURE_MAP_DEPTHS])
+
+    def _patch_maps(self, pixels: Tensor, stops: Sequence[int]) -> list[Tensor]:
+        """The patches after so many blocks, (B, W, h, w) each."""
+        pixels = self._filled(pixels)
+        x, (height, width) = self.backbone.embed_image(pixels), self.backbone.image_grid(pixels)
+        first, after = self.backbone.image_prefix, {}
+        for index in range(max(stops)):
+            x = self._block(index, x)
+            after[index + 1] = x[:, first : first + height * width].transpose(1, 2).unflatten(2, (height, width))
+        return [after[stop] for stop in stops]
+
+    def _block(self, index: int, x: Tensor) -> Tensor:
+        run = partial(self.backbone.run_blocks, "image", start=index, stop=index + 1)
+        recomputed = self.with_cp and self.training and torch.is_grad_enabled()
+        after = checkpoint(run, x, use_reentrant=False) if recomputed else run(x)
+        rate = self.drop_path * index / max(1, len(self.backbone.blocks("image")) - 1)
+        if not (self.training and rate):
+            return after
+        kept = torch.rand(len(x), 1, 1, device=x.device) >= rate
+        return x + (after - x) * kept / (1 - rate)
+
+    def _filled(self, pixels: Tensor) -> Tensor:
+        """Zeros on the right and below up to whole patches."""
+        if not self.is_transformer:
+            return pixels
+        patch = self.backbone.image_stride
+        return F.pad(pixels, (0, -pixels.shape[-1] % patch, 0, -pixels.shape[-2] % patch))
+
+    # How it is made ---------------------------------------------------------------------------------------------
+
+    def _hold_tower(self) -> None:
+        """The image tower becomes part of this module; what else its features need follows to other devices."""
+        children = dict(self.backbone.model.named_children())
+        self.tower = nn.ModuleDict({name: child for name, child in children.items() if name in ROOTS["image"]})
+        known = ROOTS["image"] | ROOTS["text"]
+        self._beside = [child for name, child in children.items() if name not in known]
+
+    def _apply(self, fn, recurse: bool = True):
+        super()._apply(fn, recurse)
+        for module in self._beside:
+            module._apply(fn)
+        self.backbone.device = next(self.tower.parameters()).device
+        return self
+
+    def _let_train(self, frozen: bool, frozen_stages: int, train_head: bool, norm_eval: bool) -> None:
+        model, last = self.backbone.model, depths(self.backbone, "image")
+        require(frozen_stages <= last, "frozen_stages", frozen_stages, f"this tower has {last} blocks")
+        for name, parameter in model.named_parameters():
+            if tower_of(self.backbone, name) == "image" and not frozen:
+                parameter.requires_grad_(frozen_stages < depth_of(self.backbone, name) <= last + train_head)
+        if norm_eval:
+            freeze_batch_norm(self.backbone)
+
+    def _add_lora(self, lora: Mapping[str, Any] | None) -> None:
+        if lora is None:
+            return
+        if "towers" in lora:
+            raise ConfigError("option lora.towers is not for a vision backbone; its LoRA is in the image tower")
+        add_lora(self.backbone, towers=("image",), **lora)
+
+    def _add_pyramid(self, kind: str, out_channels: int | None, num_outs: int) -> None:
+        require(kind in PYRAMIDS, "pyramid", kind, f"give one of {', '.join(PYRAMIDS)}")
+        self.pyramid = None
+        if kind == "simple":
+            self.backbone.need("image_blocks")
+            self.pyramid = SimpleFeaturePyramid(self._width(), out_channels or 256, num_outs)
+            return
+        own = f"pyramid 'taps' gives the tower's own {len(FEATURE_MAP_DEPTHS)} maps; change them by a neck"
+        require(out_channels is None, "out_channels", out_channels, own)
+        require(num_outs == len(FEATURE_MAP_DEPTHS), "num_outs", num_outs, own)
+
+    def _choose(self, out_indices: Sequence[int] | None) -> None:
+        layout = self._layout()
+        self.out_indices = tuple(range(len(layout)) if out_indices is None else out_indices)
+        known = all(0 <= index < len(layout) for index in self.out_indices) and len(self.out_indices) > 0
+        require(known, "out_indices", out_indices, f"this backbone has maps 0 to {len(layout) - 1}")
+        self.out_channels, self.strides = zip(*(layout[index] for index in self.out_indices))
+
+    def _layout(self) -> list[tuple[int, float]]:
+        """Channels and stride of every map."""
+        if self.pyramid is not None:
+            finest = self.backbone.image_stride / SCALES[0]
+            strides = [finest * 2**level for level in range(self.pyramid.num_outs)]
+            return [(self.pyramid.out_channels, int(stride) if stride % 1 == 0 else stride) for stride in strides]
+        if self.is_transformer:
+            return [(self._width(), self.backbone.image_stride)] * len(FEATURE_MAP_DEPTHS)
+        self.eval()
+        with torch.no_grad():
+            maps = self._maps(torch.zeros(1, 3, SMALLEST_CNN_IMAGE, SMALLEST_CNN_IMAGE))
+        return [(each.shape[1], SMALLEST_CNN_IMAGE // each.shape[-1]) for each in maps]
+
+    @torch.no_grad()
+    def _width(self) -> int:
+        side = self.backbone.image_size
+        return self.backbone.embed_image(torch.zeros(1, 3, side, side)).shape[-1]
+
+
+def _check_freezing(frozen: bool, frozen_stages: int, train_head: bool, lora: Any, cropped_positions: Any) -> None:
+    """Refuse options that exclude each other.
+
+    Raises:
+        ConfigError: they do.
+    """
+    require(frozen_stages >= -1, "frozen_stages", frozen_stages, "give -1 or more")
+    still = {"frozen": frozen, "frozen_stages": frozen_stages >= 0, "lora": lora is not None}
+    given = [name for name, value in still.items() if value]
+    if len(given) > 1:
+        raise ConfigError(f"options {' and '.join(given)} exclude each other: each says what stays as it is; give one")
+    if given in (["frozen"], ["lora"]) and train_head:
+        raise ConfigError(f"options {given[0]} and train_head exclude each other; give one")
+    if given and cropped_positions:
+        raise ConfigError(f"option cropped_positions trains the positions, which {given[0]} keeps; give one of the two")
