@@ -1,0 +1,166 @@
+"""Non-maximum suppression, plain, soft and grouping.
+
+Soft-NMS is of "Soft-NMS -- Improving Object Detection With One Line of Code" (2017), arXiv 1704.04503.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torchvision
+from torch import Tensor
+
+from .boxes import box_iou
+from .precision import as_compiled, widened
+
+BLOCK = 512
+NAIVE, LINEAR, GAUSSIAN = range(3)
+
+
+@as_compiled
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
+    """Indices of the kept boxes by falling score; ties are in the order of torch's sort, as in the compiled operator.
+
+    Args:
+        boxes: (N, 4), as x1, y1, x2, y2.
+        scores: (N,).
+        iou_threshold: a box is dropped if its IoU with a kept one is larger.
+        offset: added to widths and heights, 0 or 1.
+
+    Returns:
+        (K,) int64.
+    """
+    dtype = torch.promote_types(widened(boxes).dtype, widened(scores).dtype)
+    boxes, scores = boxes.to(dtype), scores.to(dtype)
+    threshold = _in_float32(iou_threshold)
+    order = _by_falling_score(scores)
+    if offset == 0:
+        return order[torchvision.ops.nms(boxes[order], scores[order], threshold)]
+    return order[_survivors(boxes[order], threshold, offset, operator.gt)]
+
+
+@as_compiled
+def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
+    """For each kept box its index and those of the boxes it dropped, by falling score.
+
+    Args:
+        dets: (N, 5), as x1, y1, x2, y2, score.
+        iou_threshold: a box is dropped if its IoU with a kept one is at least this.
+    """
+    dets = widened(dets)
+    order = _by_falling_score(dets[:, 4])
+    boxes, threshold = dets[order, :4], _in_float32(iou_threshold)
+    survives = _survivors(boxes, threshold, 0, operator.ge)
+    kept, dropped = survives.nonzero()[:, 0], (~survives).nonzero()[:, 0]
+    drops = (box_iou(boxes[kept], boxes[dropped], 0) >= threshold) & (kept[:, None] < dropped)
+    groups = [[int(order[index])] for index in kept]
+    if len(dropped):
+        for index, group in zip(order[dropped].tolist(), drops.int().argmax(dim=0).tolist(), strict=True):
+            groups[group].append(index)
+    return groups
+
+
+def _in_float32(threshold: float) -> float:
+    """What the compiled operators compare with: 0.3 is more than 0.3 there, and an IoU of exactly that stays."""
+    return float(np.float32(threshold))
+
+
+def _by_falling_score(scores: Tensor) -> Tensor:
+    """The order that decides which of tied boxes survive: not a stable one, as the compiled operators ask for none.
+
+    torchvision sorts stably, so that boxes given to it in this order stay in it.
+    """
+    return scores.sort(descending=True).indices
+
+
+def _survivors(boxes: Tensor, threshold: float, offset: int, exceeds: Callable) -> Tensor:
+    """(N,) bool: which boxes, ordered by falling score, no earlier survivor overlaps too much; a block at a time."""
+    alive = torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
+    for start in range(0, len(boxes), BLOCK):
+        end = min(start + BLOCK, len(boxes))
+        drops = exceeds(box_iou(boxes[start:end], boxes[start:], offset), threshold)  # (block, N - start)
+        alive[start:end] = kept = _greedy(alive[start:end], drops[:, : end - start].triu(1))
+        alive[end:] &= ~drops[kept, end - start :].any(dim=0)
+    return alive
+
+
+def _greedy(alive: Tensor, drops: Tensor) -> Tensor:
+    """The one fixed point of "kept unless a kept earlier box drops it", reached in as many steps as chains are long."""
+    kept = alive
+    while True:
+        again = alive & ~(drops & kept[:, None]).any(dim=0)
+        if torch.equal(again, kept):
+            return kept
+        kept = again
+
+
+@as_compiled
+def softnms(
+    boxes: Tensor,
+    scores: Tensor,
+    dets: Tensor,
+    iou_threshold: float,
+    sigma: float,
+    min_score: float,
+    method: int,
+    offset: int,
+) -> Tensor:
+    """Soft-NMS: each step takes the best box left and lowers the scores of those it overlaps.
+
+    Args:
+        boxes: (N, 4).
+        scores: (N,).
+        dets: (N, 5), filled with the taken boxes and their lowered scores, in the order taken.
+        iou_threshold: overlap from which the naive and linear methods lower.
+        sigma: width of the Gaussian method.
+        min_score: a box lowered below it leaves.
+        method: 0 naive, 1 linear, 2 Gaussian.
+        offset: added to widths and heights, 0 or 1.
+
+    Returns:
+        (K,) int64, indices of the taken boxes.
+    """
+    left = torch.cat([boxes.float(), scores.float()[:, None]], dim=1).cpu().numpy()
+    index = np.arange(len(left))
+    taken = 0
+    while taken < len(left):
+        best = taken + left[taken:, 4].argmax()
+        # The exchange, like the refilling in _compacted, decides which of tied scores is taken first later on.
+        left[[taken, best]], index[[taken, best]] = left[[best, taken]], index[[best, taken]]
+        taken += 1
+        overlap = _overlaps(left[taken - 1], left[taken:], offset)
+        left[taken:, 4] *= _decay(overlap, iou_threshold, sigma, method)
+        order = _compacted(left[taken:, 4] >= np.float32(min_score))
+        left = np.concatenate([left[:taken], left[taken:][order]])
+        index = np.concatenate([index[:taken], index[taken:][order]])
+    dets[: len(left)] = torch.from_numpy(left).to(dets)
+    return torch.from_numpy(index).to(boxes.device)
+
+
+def _overlaps(box: np.ndarray, others: np.ndarray, offset: int) -> np.ndarray:
+    low = np.maximum(box[:2], others[:, :2])
+    high = np.minimum(box[2:4], others[:, 2:4])
+    sides = np.maximum(high - low + np.float32(offset), 0)
+    both = sides[:, 0] * sides[:, 1]
+    area = (box[2] - box[0] + np.float32(offset)) * (box[3] - box[1] + np.float32(offset))
+    areas = (others[:, 2] - others[:, 0] + np.float32(offset)) * (others[:, 3] - others[:, 1] + np.float32(offset))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return both / (area + areas - both)
+
+
+def _decay(overlap: np.ndarray, iou_threshold: float, sigma: float, method: int) -> np.ndarray:
+    if method == GAUSSIAN:
+        return np.exp(-(overlap * overlap) / np.float32(sigma))
+    lowered = 1 - overlap if method == LINEAR else np.zeros_like(overlap)
+    return np.where(overlap >= np.float32(iou_threshold), lowered, np.float32(1))
+
+
+def _compacted(stays: np.ndarray) -> np.ndarray:
+    """The order after every leaving entry, first to last, was replaced by the last one that stays."""
+    count = int(stays.sum())
+    order = np.arange(count)
+    order[~stays[:count]] = (count + stays[count:].nonzero()[0])[::-1]
+    return order

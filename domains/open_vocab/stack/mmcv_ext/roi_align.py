@@ -1,0 +1,157 @@
+"""RoIAlign with averaged or largest samples, from "Mask R-CNN" (2017), arXiv 1703.06870."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torchvision
+from torch import Tensor
+
+from .precision import as_compiled, widened
+from .region_grid import chunks_by_grid, pixels_of
+
+MAX_POOL, MEAN_POOL = 0, 1
+# The compiled operator's start of its search for the largest sample; a bin without samples keeps it.
+LOWEST = -10000.0
+
+
+class Corners(NamedTuple):
+    """Along one axis, the pixels beside each coordinate, the second one's share, and whether it counts at all."""
+
+    low: Tensor
+    high: Tensor
+    share: Tensor
+    inside: Tensor
+
+
+@as_compiled
+def roi_align_forward(
+    input: Tensor,
+    rois: Tensor,
+    output: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
+    """Fill `output` (R, C, aligned_height, aligned_width), and with pool_mode 0 where its samples were taken.
+
+    Args:
+        input: (B, C, H, W).
+        rois: (R, 5), image index, x1, y1, x2, y2 in pixels of the image.
+        argmax_y: (R, C, aligned_height, aligned_width) in pixels of `input`; -1 where nothing was sampled.
+        argmax_x: likewise.
+        spatial_scale: size of `input` over that of the image.
+        sampling_ratio: samples a side of a bin; 0 for one a pixel.
+        pool_mode: 0 the largest sample, 1 their mean.
+        aligned: coordinates mean pixel corners, not centres.
+    """
+    features, size = widened(input), (aligned_height, aligned_width)
+    regions = rois.to(features.dtype)
+    if pool_mode == MEAN_POOL:
+        output.copy_(torchvision.ops.roi_align(features, regions, size, spatial_scale, sampling_ratio, aligned))
+        return
+    index = regions[:, 0].long()
+    start, bins = _bins(regions, size, spatial_scale, aligned)
+    grids = bins.ceil().long().clamp(min=0) if sampling_ratio <= 0 else torch.full_like(bins, sampling_ratio).long()
+    for chunk, rows, columns in chunks_by_grid(grids, input.shape[1] * size[0] * size[1]):
+        y = _samples(start[chunk, 0], bins[chunk, 0], size[0], rows)
+        x = _samples(start[chunk, 1], bins[chunk, 1], size[1], columns)
+        largest, at_y, at_x = _largest(_sampled(features, index[chunk], y.flatten(1), x.flatten(1)), y, x)
+        output[chunk], argmax_y[chunk], argmax_x[chunk] = (found.to(output.dtype) for found in (largest, at_y, at_x))
+
+
+@as_compiled
+def roi_align_backward(
+    grad_output: Tensor,
+    rois: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    grad_input: Tensor,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
+    """Fill `grad_input` (B, C, H, W) from `grad_output` (R, C, aligned_height, aligned_width)."""
+    gradient = widened(grad_output)
+    if pool_mode == MEAN_POOL:
+        size, regions = (aligned_height, aligned_width), rois.to(gradient.dtype)
+        grad_input.copy_(
+            torch.ops.torchvision._roi_align_backward(
+                gradient, regions, spatial_scale, *size, *grad_input.shape, sampling_ratio, aligned
+            )
+        )
+        return
+    grad_input.copy_(_scattered(gradient, rois[:, 0].long(), widened(argmax_y), widened(argmax_x), grad_input.shape))
+
+
+def _bins(regions: Tensor, size: tuple[int, int], scale: float, aligned: bool) -> tuple[Tensor, Tensor]:
+    """(R, 2) each, rows and columns: where regions start, in pixels of the features, and how large a bin is."""
+    shift = 0.5 if aligned else 0.0
+    start = regions[:, [2, 1]] * scale - shift
+    extent = regions[:, [4, 3]] * scale - shift - start
+    if not aligned:
+        extent = extent.clamp(min=1)
+    return start, extent / extent.new_tensor(size)
+
+
+def _samples(start: Tensor, bin_size: Tensor, bins: int, grid: int) -> Tensor:
+    """(R, bins, grid) coordinates of the samples along one axis."""
+    first = start[:, None] + torch.arange(bins, device=start.device) * bin_size[:, None]  # (R, bins)
+    within = (torch.arange(grid, device=start.device) + 0.5) * bin_size[:, None] / max(grid, 1)  # (R, grid)
+    return first[:, :, None] + within[:, None, :]
+
+
+def _corners(coordinate: Tensor, size: int) -> Corners:
+    inside = (coordinate >= -1) & (coordinate <= size)
+    coordinate = coordinate.clamp(0, size - 1)
+    low = coordinate.long()
+    return Corners(low, (low + 1).clamp(max=size - 1), coordinate - low, inside)
+
+
+def _sampled(features: Tensor, index: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """(R, C, Y, X) bilinear samples of image `index` (R,) at rows `y` (R, Y) and columns `x` (R, X)."""
+    row, column = _corners(y, features.shape[2]), _corners(x, features.shape[3])
+    down, right = row.share[:, None, :, None], column.share[:, None, None, :]
+    top, bottom = (
+        pixels_of(features, index, rows, column.low) * (1 - right)
+        + pixels_of(features, index, rows, column.high) * right
+        for rows in (row.low, row.high)
+    )
+    inside = row.inside[:, None, :, None] & column.inside[:, None, None, :]
+    return (top * (1 - down) + bottom * down) * inside
+
+
+def _largest(samples: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(R, C, bins, bins) each: the largest sample of a bin, and its row and column coordinate."""
+    (_, height, rows), (_, width, columns) = y.shape, x.shape
+    if rows * columns == 0:
+        nowhere = samples.new_full((*samples.shape[:2], height, width), -1.0)
+        return torch.full_like(nowhere, LOWEST), nowhere, nowhere
+    in_bins = samples.unflatten(3, (width, columns)).unflatten(2, (height, rows)).transpose(3, 4).flatten(4)
+    largest, place = in_bins.max(dim=4)  # (R, C, height, width)
+    at_y = y[:, None, :, None].expand(-1, *largest.shape[1:], -1).gather(4, (place // columns)[..., None])[..., 0]
+    at_x = x[:, None, None].expand(-1, *largest.shape[1:], -1).gather(4, (place % columns)[..., None])[..., 0]
+    found = largest > LOWEST
+    return largest.clamp(min=LOWEST), at_y.where(found, -1.0), at_x.where(found, -1.0)
+
+
+def _scattered(gradient: Tensor, index: Tensor, y: Tensor, x: Tensor, shape: torch.Size) -> Tensor:
+    """(B, C, H, W): each gradient spread over the four pixels beside its sample (y, x)."""
+    row, column = _corners(y, shape[2]), _corners(x, shape[3])
+    plane = index[:, None] * shape[1] + torch.arange(shape[1], device=index.device)  # (R, C)
+    taken = row.inside & column.inside & ~((y == -1) & (x == -1))
+    total = gradient.new_zeros(shape).flatten()
+    for rows, down in ((row.low, 1 - row.share), (row.high, row.share)):
+        for columns, right in ((column.low, 1 - column.share), (column.high, column.share)):
+            where = (plane[:, :, None, None] * shape[2] + rows) * shape[3] + columns
+            total.index_add_(0, where.flatten(), (gradient * down * right * taken).flatten())
+    return total.view(shape)
