@@ -6,9 +6,11 @@ Alpha-CLIP: A CLIP Model Focusing on Wherever You Want, 2023, arXiv 2312.03818.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 from .....core.backbones.checkpoints import read_checkpoint
 from .....core.contracts.errors import CapabilityError, ConfigError, DataError
 from .....registry import MODELS
-from .image_part import ImagePart
+from .clip_vision import CLIPVisionBackbone
 
 ALPHA_MEAN, ALPHA_STD = 0.5, 0.26
 SQUARES = ("pad", "stretch")
@@ -35,9 +37,10 @@ class AlphaCLIPBackbone(BaseModule):
 
     Args:
         backbone: spec of the backbone.
-        trainable: train the tower too, as published for the base models; the alpha convolution is always trained.
-            The released training gives the tower 0.01 of the convolution's learning rate:
+        trainable: train the tower too, as published; the alpha convolution is always trained. The released training
+            gives the tower 0.01 of the convolution's learning rate:
             `paramwise_cfg=dict(custom_keys={"image.tower": dict(lr_mult=0.01)})`.
+        lora: options of `add_lora`, to train low-rank updates of the tower instead (published for the large models).
         square: how `encode_regions` brings an image to a square: "pad" with black, as published, or "stretch".
         region_batch: regions that go through the tower at once in `encode_regions`.
         checkpoint: file of weights as the authors release them (of the vision tower, OpenAI's names), to start from;
@@ -52,6 +55,7 @@ class AlphaCLIPBackbone(BaseModule):
         self,
         backbone: str,
         trainable: bool = True,
+        lora: Mapping[str, Any] | None = None,
         square: str = "pad",
         region_batch: int = 32,
         checkpoint: str | None = None,
@@ -63,7 +67,9 @@ class AlphaCLIPBackbone(BaseModule):
         if region_batch < 1:
             raise ConfigError(f"option region_batch={region_batch} is not usable; give 1 or more")
         self.square, self.region_batch = square, region_batch
-        self.image = ImagePart(backbone, trainable)
+        whole = trainable and lora is None
+        frozen = not trainable and lora is None
+        self.image = CLIPVisionBackbone(backbone, pyramid="taps", frozen=frozen, train_head=whole, lora=lora)
         self.alpha_conv = alpha_convolution(colour_convolution(self.image))
         if checkpoint is not None:
             self._load_published(Path(checkpoint))
@@ -76,7 +82,7 @@ class AlphaCLIPBackbone(BaseModule):
     def forward(self, pixels: Tensor, alpha: Tensor | None = None) -> tuple[Tensor, ...]:
         """(B, 3, H, W), as `encode_image` -> maps (B, W_i, h_i, w_i) from shallow to deep."""
         with self._looking_at(alpha, pixels):
-            return tuple(self.image.backbone.feature_maps(pixels))
+            return self.image(pixels)
 
     def encode_image(self, pixels: Tensor, alpha: Tensor | None = None, normalize: bool = True) -> Tensor:
         """Features of images seen with an eye on a part of each.
@@ -135,7 +141,7 @@ class AlphaCLIPBackbone(BaseModule):
     @contextmanager
     def _looking_at(self, alpha: Tensor | None, pixels: Tensor) -> Iterator[None]:
         added = self.alpha_conv(self._normalised(alpha, pixels))
-        handle = colour_convolution(self.image).register_forward_hook(lambda module, args, out: out + added)
+        handle = colour_convolution(self.image).register_forward_hook(partial(_add, added))
         try:
             yield
         finally:
@@ -170,6 +176,10 @@ class AlphaCLIPBackbone(BaseModule):
             )
         visual.load_state_dict(state)
         self.alpha_conv.weight.data.copy_(alpha)
+
+
+def _add(added: Tensor, module: nn.Module, args: tuple, out: Tensor) -> Tensor:
+    return out + added
 
 
 def colour_convolution(tower: nn.Module) -> nn.Conv2d:

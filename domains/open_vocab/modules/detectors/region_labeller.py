@@ -18,7 +18,8 @@ from .....core.contracts.backbone import Backbone
 from .....core.contracts.errors import DataError
 from ...text_embeddings import TextEmbeddings
 from ...vocabulary import Classes, text_backbone
-from ..backbones.image_part import ImagePart
+from ..backbones.clip_vision import CLIPVisionBackbone
+from ..backbones.preprocessing import preprocessor_cfg
 
 
 class RegionLabeller(BaseDetector):
@@ -42,7 +43,7 @@ class RegionLabeller(BaseDetector):
         image: the image tower.
     """
 
-    image: ImagePart
+    image: CLIPVisionBackbone
 
     def __init__(
         self,
@@ -56,7 +57,7 @@ class RegionLabeller(BaseDetector):
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
     ):
-        super().__init__(data_preprocessor or normalising(backbone), init_cfg)
+        super().__init__(data_preprocessor or preprocessor_cfg(backbone.spec, "detection"), init_cfg)
         self.texts = TextEmbeddings(backbone.spec, classes, templates)
         self.background, self.multiply_objectness = background, multiply_objectness
         self.test_cfg = None if test_cfg is None else ConfigDict(test_cfg)
@@ -104,7 +105,7 @@ class RegionLabeller(BaseDetector):
         return self.add_pred_to_datasample(batch_data_samples, found)
 
     def extract_feat(self, batch_inputs: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.image.backbone.feature_maps(batch_inputs))
+        return self.image(batch_inputs)
 
     def _forward(self, batch_inputs: Tensor, batch_data_samples: list | None = None) -> tuple[Tensor, ...]:
         """Features of the regions of each image; of the images where there are no samples."""
@@ -155,15 +156,3 @@ def captions_of(samples: Sequence[DetDataSample]) -> list[str | None]:
     """Of each image its `caption`, or `text`: a string, or the first of several; None where it has none."""
     found = [sample.get("caption", None) or sample.get("text", None) for sample in samples]
     return [said if isinstance(said, str) or said is None else str(said[0]) for said in found]
-
-
-def normalising(backbone: Backbone) -> dict:
-    """The `data_preprocessor` of mmdet that makes of BGR images what a backbone takes."""
-    return {
-        "type": "mmdet.DetDataPreprocessor",
-        "mean": [255 * value for value in backbone.image_mean],
-        "std": [255 * value for value in backbone.image_std],
-        "bgr_to_rgb": True,
-        "pad_size_divisor": 32,
-        "pad_mask": True,
-    }
