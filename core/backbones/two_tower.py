@@ -269,7 +269,7 @@ class TwoTower(Backbone):
         self.need("feature_maps")
         if "image_blocks" in self.capabilities:
             raise CapabilityError(
-                f"backbone '{self.spec}' has blocks: use pool_image and norm_tokens after the last one"
+                f"backbone '{self.spec}' has blocks: use pool_image and project_patches after the last one"
             )
         return self._image.pool_map(last).float()
 

@@ -33,6 +33,6 @@ def test_the_embedded_towers_whole_is_its_feature_and_its_cells_are_its_tokens()
 
 
 def test_a_tower_with_blocks_says_what_to_use(small_clip):
-    with pytest.raises(CapabilityError, match="has blocks: use pool_image and norm_tokens"):
+    with pytest.raises(CapabilityError, match="has blocks: use pool_image and project_patches"):
         small_clip.pool_map(torch.zeros(1, 32, 2, 2))
     assert small_clip.image_grid(torch.zeros(1, 3, 16, 24)) == (2, 3)

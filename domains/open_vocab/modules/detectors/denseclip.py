@@ -1,0 +1,122 @@
+"""DenseCLIP for detection and instance segmentation: pixel-text score maps guide any mmdet detector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from mmdet.models.detectors.base import BaseDetector
+from mmengine.config import ConfigDict
+from torch import Tensor, nn
+
+from .....registry import MODELS
+from ...vocabulary import Classes, Vocabulary
+from ..backbones.preprocessing import preprocessor_cfg
+from ..segmentors import denseclip_parts as parts
+
+BOX_SCORES = {"type": "vladapt.BoxScoreLoss"}
+
+
+@MODELS.register_module()
+class GivenMaps(nn.Module):
+    """Stands where a detector has its backbone, once its maps are made elsewhere: gives what it is given."""
+
+    def forward(self, maps: Sequence[Tensor]) -> Sequence[Tensor]:
+        return maps
+
+
+@MODELS.register_module()
+class DenseCLIPDetector(BaseDetector):
+    """DenseCLIP: Language-Guided Dense Prediction with Context-Aware Prompting (Rao et al., 2021, arXiv 2112.01518).
+
+    As `DenseCLIPSegmentor`, around a detector of mmdet: scores / tau are appended to one of the maps that its neck
+    reads, and are taught by the boxes. Classes at test time follow the same rule.
+
+    Args:
+        backbone: a spec, or the config of a `vladapt.DenseCLIPBackbone`.
+        classes: C names, as for `Vocabulary.of`.
+        detector: config of a detector such as mmdet's RetinaNet or MaskRCNN, without backbone and data preprocessor;
+            `neck.in_channels` and `num_classes` may be left out.
+        score_loss: config of the auxiliary loss, or None.
+        matching: options of `PixelTextMatching`: n_ctx, prompting, context_std, gamma, decoder.
+        concat_scores: whether scores are appended to a map.
+        score_concat_index: to which, brought to its size. Published: 3.
+        tau: what scores are divided by.
+        data_preprocessor: None is the one that the tower's pixels need.
+
+    Raises:
+        ConfigError: an option is not usable, or a part of the config does not fit the number of classes.
+        CapabilityError: the tower has no maps, or takes no prompts.
+    """
+
+    templates = "name"
+
+    def __init__(
+        self,
+        backbone: str | Mapping[str, Any],
+        classes: Classes,
+        detector: Mapping[str, Any],
+        score_loss: Mapping[str, Any] | None = BOX_SCORES,
+        matching: Mapping[str, Any] | None = None,
+        concat_scores: bool = True,
+        score_concat_index: int = 3,
+        tau: float = 0.07,
+        data_preprocessor: Mapping[str, Any] | None = None,
+        init_cfg: Mapping[str, Any] | None = None,
+    ):
+        tower, spec = parts.build_backbone(backbone)
+        preprocessor = data_preprocessor or preprocessor_cfg(spec, "detection")
+        super().__init__(data_preprocessor=preprocessor, init_cfg=init_cfg)
+        parts.check_scores(tau, score_concat_index, len(tower.out_channels))
+        self.backbone, self.tau = tower, tau
+        self.concat_scores, self.score_concat_index = concat_scores, score_concat_index
+        self.matching = parts.build_matching(spec, classes, tower.embed_dim, matching)
+        count = len(self.matching.prompts)
+        config = {**parts.fit_classes(detector, count), "backbone": {"type": "vladapt.GivenMaps"}}
+        if config.get("neck") is not None:
+            channels = parts.with_scores(tower.out_channels, count, score_concat_index if concat_scores else None)
+            config["neck"] = parts.fitted_neck(config["neck"], channels)
+        self.detector = MODELS.build(ConfigDict(config))
+        self.score_loss = None if score_loss is None else MODELS.build(dict(score_loss))
+
+    def extract_feat(self, batch_inputs: Tensor) -> Sequence[Tensor]:
+        """(B, 3, H, W) -> what the heads read."""
+        return self.detector.extract_feat(self._maps(batch_inputs)[0])
+
+    def loss(self, batch_inputs: Tensor, batch_data_samples: list) -> dict[str, Tensor]:
+        """The detector's losses and `loss_scores`."""
+        maps, scores = self._maps(batch_inputs)
+        losses = self.detector.loss(maps, batch_data_samples)
+        if self.score_loss is not None:
+            losses["loss_scores"] = self._score_loss(scores, maps[0], batch_inputs, batch_data_samples)
+        return losses
+
+    def predict(self, batch_inputs: Tensor, batch_data_samples: list, rescale: bool = True) -> list:
+        """The samples with `pred_instances`."""
+        return self.detector.predict(self._maps(batch_inputs)[0], batch_data_samples, rescale=rescale)
+
+    def _forward(self, batch_inputs: Tensor, batch_data_samples: list | None = None) -> Any:
+        return self.detector._forward(self._maps(batch_inputs)[0], batch_data_samples)
+
+    def take_classes(self, vocabulary: Vocabulary) -> None:
+        """Replace the names.
+
+        Raises:
+            CapabilityError: another number of them than this model can take.
+        """
+        parts.refuse_other_number(self, self.detector, vocabulary)
+        self.matching.take(vocabulary)
+
+    def _maps(self, inputs: Tensor) -> tuple[list[Tensor], Tensor]:
+        """What the neck reads, and the (B, C, h, w) scores / tau."""
+        *maps, (pooled, places) = self.backbone(inputs)
+        scores = self.matching(pooled, places)[1] / self.tau
+        return (parts.beside(maps, scores, self.score_concat_index) if self.concat_scores else maps), scores
+
+    def _score_loss(self, scores: Tensor, finest: Tensor, inputs: Tensor, samples: list) -> Tensor:
+        found = [sample.gt_instances for sample in samples]
+        boxes = [getattr(instances.bboxes, "tensor", instances.bboxes) for instances in found]
+        logits = F.interpolate(scores, size=finest.shape[2:], mode="bilinear", align_corners=False)
+        stride = inputs.shape[-1] / finest.shape[-1]
+        return self.score_loss(logits, boxes, [instances.labels for instances in found], stride)

@@ -1,0 +1,125 @@
+"""What DenseCLIP's segmentor and detector share: scores beside maps, and configs that fit the number of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .....core.contracts.adapter import require
+from .....core.contracts.errors import CapabilityError, ConfigError
+from .....registry import MODELS
+from ...vocabulary import Classes, Vocabulary
+from .denseclip_matching import PixelTextMatching
+
+HEADS = ("decode_head", "bbox_head", "mask_head", "mask_iou_head", "query_head")
+HOLDERS = ("roi_head",)
+
+
+def build_backbone(backbone: str | Mapping[str, Any]) -> tuple[nn.Module, str]:
+    """DenseCLIP's image tower, and the spec of its backbone.
+
+    Args:
+        backbone: a spec, or the config of a `vladapt.DenseCLIPBackbone`.
+
+    Raises:
+        ConfigError: a config that names no backbone.
+    """
+    config = {"backbone": backbone} if isinstance(backbone, str) else dict(backbone)
+    if not isinstance(config.get("backbone"), str):
+        raise ConfigError("option backbone names no tower; give a spec, or dict(type='vladapt.DenseCLIPBackbone', ...)")
+    return MODELS.build({"type": "vladapt.DenseCLIPBackbone", **config}), config["backbone"]
+
+
+def build_matching(spec: str, classes: Classes, embed_dim: int, options: Mapping[str, Any] | None) -> PixelTextMatching:
+    """The pixel-text matching with `options`, its classes read by their names alone."""
+    return PixelTextMatching(spec, Vocabulary.of(classes, "name"), embed_dim, **(options or {}))
+
+
+def check_scores(tau: float, score_concat_index: int, levels: int) -> None:
+    """Raise the ConfigError of an option out of range."""
+    require(tau > 0, "tau", tau, "give a number above 0")
+    known = 0 <= score_concat_index < levels
+    require(known, "score_concat_index", score_concat_index, f"the backbone has maps 0 to {levels - 1}")
+
+
+def beside(maps: Sequence[Tensor], scores: Tensor, index: int) -> list[Tensor]:
+    """The maps, (B, C, h, w) scores appended to the channels of the one at `index`, brought to its size."""
+    joined = list(maps)
+    if scores.shape[2:] != joined[index].shape[2:]:
+        scores = F.interpolate(scores, size=joined[index].shape[2:], mode="bilinear", align_corners=False)
+    joined[index] = torch.cat([joined[index], scores.to(joined[index].dtype)], dim=1)
+    return joined
+
+
+def with_scores(channels: Sequence[int], classes: int, index: int | None) -> list[int]:
+    """Channels of the maps once the scores are beside that at `index`; None leaves them as they are."""
+    return [count + (classes if level == index else 0) for level, count in enumerate(channels)]
+
+
+def fitted_neck(neck: Mapping[str, Any], channels: Sequence[int]) -> dict[str, Any]:
+    """The config of a neck over maps of so many channels, which it may leave out.
+
+    Raises:
+        ConfigError: it names others.
+    """
+    named = neck.get("in_channels")
+    if named is not None and list(named) != list(channels):
+        raise ConfigError(
+            f"neck.in_channels={list(named)} does not fit: the maps, with the score maps of the classes, have "
+            f"{list(channels)} channels; give these, or leave in_channels out"
+        )
+    return {**neck, "in_channels": list(channels)}
+
+
+def fit_classes(config: Mapping[str, Any], classes: int) -> dict[str, Any]:
+    """A config whose heads know the number of classes; they may leave it out.
+
+    Raises:
+        ConfigError: a head names another one.
+    """
+    fitted = dict(config)
+    for name in HEADS:
+        head = fitted.get(name)
+        if isinstance(head, Mapping):
+            fitted[name] = _fitted_head(name, head, classes)
+        elif isinstance(head, (list, tuple)):
+            fitted[name] = [_fitted_head(name, part, classes) for part in head]
+    for name in HOLDERS:
+        if isinstance(fitted.get(name), Mapping):
+            fitted[name] = fit_classes(fitted[name], classes)
+    return fitted
+
+
+def refuse_other_number(model: nn.Module, head: nn.Module, vocabulary: Vocabulary) -> None:
+    """Raise the CapabilityError of a model that cannot take so many classes.
+
+    Args:
+        model: with `matching` and `concat_scores`.
+        head: what classifies behind the maps.
+    """
+    before, now = len(model.matching.prompts), len(vocabulary)
+    if now == before or (not model.concat_scores and any(_takers(head))):
+        return
+    reason = (
+        "its score maps are channels of what the neck reads" if model.concat_scores else "its head's classes are fixed"
+    )
+    raise CapabilityError(
+        f"{type(model).__name__} was built for {before} classes and cannot take {now}: {reason}; give {before} names, or "
+        "train with concat_scores=False and a head that classifies by text"
+    )
+
+
+def _fitted_head(name: str, head: Mapping[str, Any], classes: int) -> dict[str, Any]:
+    if head.get("num_classes", classes) != classes:
+        raise ConfigError(
+            f"{name}.num_classes={head['num_classes']}, but {classes} classes are named; leave num_classes out"
+        )
+    return {**head, "num_classes": classes}
+
+
+def _takers(module: nn.Module) -> Iterator[bool]:
+    return (True for part in module.modules() if hasattr(part, "take_classes"))
