@@ -15,6 +15,7 @@ EXTRAS = (
     *("embedded", "open-clip", "hf", "fine-tune", "retrieval"),
     *("medical", "remote-sensing", "person", "video", "open-vocab", "dev"),
 )
+DISPLAY_FREE = "opencv-contrib-python-headless"
 OPENCV_WHEELS = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 
 
@@ -59,8 +60,10 @@ def _opencv() -> Finding:
     try:
         import cv2
     except ImportError as error:
-        names = " ".join(there) or "opencv-python-headless"
-        return Finding("opencv", False, f"cv2 does not import ({error})", f"pip install --force-reinstall {names}")
+        newest = max(there.values(), default="")
+        headless = f"{DISPLAY_FREE}=={newest}" if newest else DISPLAY_FREE
+        cure = f"pip install --force-reinstall --no-deps {headless}"
+        return Finding("opencv", False, f"cv2 does not import ({error})", cure)
     claimed = next(iter(there.values()), cv2.__version__)
     if not claimed.startswith(cv2.__version__):
         names = " ".join(f"{name}=={claimed}" for name in there)
