@@ -52,9 +52,8 @@ class TextEmbeddings(nn.Module):
         return self.embeddings
 
     def _load_from_state_dict(self, state, prefix, *args, **kwargs):
-        saved = state.get(f"{prefix}embeddings")
-        if saved is not None and saved.shape != self.embeddings.shape:  # saved with other names: those given now stay
-            state = {**state, f"{prefix}embeddings": self.embeddings}
+        # Saved with other names, as many or not: those given now stay, and so do their embeddings.
+        state = {**state, f"{prefix}embeddings": self.embeddings}
         super()._load_from_state_dict(state, prefix, *args, **kwargs)
 
 
@@ -78,4 +77,14 @@ def set_classes(model: nn.Module, classes: Classes, templates: str | Sequence[st
         own = getattr(module, "templates", "photo")
         vocabulary = Vocabulary.of(classes, own if templates is None else templates)
         module.take_classes(vocabulary)
+    _count_again(model)
     return vocabulary
+
+
+def _count_again(model: nn.Module) -> None:
+    """mmseg's segmentors hold copies of their head's counts, from when they were built."""
+    for module in model.modules():
+        head = getattr(module, "decode_head", None)
+        head = head[-1] if isinstance(head, nn.ModuleList) else head
+        if hasattr(head, "take_classes") and not hasattr(module, "take_classes"):
+            module.num_classes, module.out_channels = head.num_classes, head.out_channels

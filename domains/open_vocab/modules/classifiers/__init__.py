@@ -1,0 +1,1 @@
+"""Heads of mmdet and mmsegmentation whose classes are texts."""
