@@ -1,8 +1,8 @@
 """Bipartite matching of predicted to true boxes, and the losses of the pairs.
 
-End-to-End Object Detection with Transformers, 2020, arXiv 2005.12872 (the matching, L1 and GIoU); Deformable DETR, 2020,
-arXiv 2010.04159 (the sigmoid focal class term); Simple Open-Vocabulary Object Detection with Vision Transformers, 2022,
-arXiv 2205.06230 (several labels a box, each image normalised by itself), whose weights are the defaults.
+End-to-End Object Detection with Transformers, 2020, arXiv 2005.12872 (the matching, L1 and GIoU); Deformable DETR,
+2020, arXiv 2010.04159 (the sigmoid focal class term); Simple Open-Vocabulary Object Detection with Vision Transformers,
+2022, arXiv 2205.06230 (several labels a box, each image normalised by itself), whose weights are the defaults.
 """
 
 from __future__ import annotations

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 
 pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 
-import vladapt.domains.open_vocab  # noqa: F401 (the operators)
 from safetensors.torch import load_file
 from torchvision.ops import box_convert, generalized_box_iou
+
+import vladapt.domains.open_vocab  # noqa: F401 (the operators)
 from vladapt import ConfigError
 from vladapt.domains.open_vocab.modules.losses.matching import BoxTargets, MatchingLoss
 from vladapt.registry import MODELS

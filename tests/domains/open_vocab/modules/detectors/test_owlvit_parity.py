@@ -1,0 +1,183 @@
+"""OWL-ViT against transformers' outputs, from its own checkpoint files."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
+transformers = pytest.importorskip("transformers", reason="extra hf is not installed")
+
+import vladapt.domains.open_vocab  # noqa: F401 (the operators)
+from vladapt.domains.open_vocab.modules.detectors.owlvit import OWLViT
+from vladapt.domains.open_vocab.modules.detectors.owlvit_heads import box_bias
+
+
+@pytest.fixture(scope="module")
+def reference(parity_dir):
+    folder = parity_dir / "dev"
+    facts = json.loads((folder / "owlvit.json").read_text())
+    return load_file(folder / "owlvit.safetensors"), facts["tolerance"], facts["hyper_parameters"]["config"]
+
+
+@pytest.fixture(scope="module")
+def folder(reference, tmp_path_factory):
+    """A folder as `save_pretrained` writes it, with the fixture's weights; words are letters."""
+    tensors, _, config = reference
+    target = tmp_path_factory.mktemp("owlvit")
+    (target / "config.json").write_text(json.dumps(config))
+    weights = {name[2:]: value for name, value in tensors.items() if name.startswith("w.")}
+    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    write_tokenizer(target, config["text_config"])
+    return target
+
+
+def write_tokenizer(target, text_config):
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    begin, end = text_config["bos_token_id"], text_config["eos_token_id"]
+    letters = {letter: 1 + i for i, letter in enumerate("abcdefghijklmnopqrstuvwxyz0123456789.,-")}
+    vocabulary = {"<pad>": 0, **letters, "<begin>": begin, "<end>": end}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="-"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split("", "isolated")]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<begin> $A <end>", special_tokens=[("<begin>", begin), ("<end>", end)]
+    )
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<begin>", eos_token="<end>", pad_token="<pad>", model_max_length=16
+    ).save_pretrained(target)
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return OWLViT(f"hf:{folder}", "cat, dog", masked_logit=None).eval()
+
+
+@pytest.fixture(scope="module")
+def published(folder):
+    return transformers.OwlViTForObjectDetection.from_pretrained(folder).eval()
+
+
+@pytest.fixture(scope="module")
+def features(model, reference):
+    with torch.no_grad():
+        return model.extract_feat(reference[0]["pixel_values"])
+
+
+def test_patches_are_those_of_transformers(features, reference):
+    tensors, tolerance, _ = reference
+    patches, grid = features
+    torch.testing.assert_close(patches.unflatten(1, grid), tensors["image_embeds"], **tolerance)
+
+
+@torch.no_grad()
+def test_text_embeddings_are_those_of_transformers(model, reference):
+    tensors, tolerance, _ = reference
+    expected = tensors["text_embeds"].flatten(0, 1)
+    found = model.tower.backbone.encode_text(tensors["input_ids"])
+    torch.testing.assert_close(found[:-1], expected[:-1], **tolerance)
+    torch.testing.assert_close(all_padding(model.tower.backbone, tensors["input_ids"][-1:]), expected[-1:], **tolerance)
+
+
+def all_padding(backbone, tokens):
+    """A text without a single token, which no query is: there is nothing to look at, so attention gives nothing."""
+    mask = torch.zeros_like(tokens, dtype=torch.bool)
+    x = backbone.embed_prompt(backbone.embed_tokens(tokens), mask)
+    x = backbone.run_blocks("text", x, attention=lambda index, block, x: block.out(torch.zeros_like(x)))
+    return backbone.pool_text(x, mask)
+
+
+@torch.no_grad()
+def test_class_embeddings_and_logits_are_those_of_transformers(model, features, reference):
+    tensors, tolerance, _ = reference
+    patches, _ = features
+    embeddings = model.class_head.embed(patches)
+    unit = embeddings / (embeddings.norm(dim=-1, keepdim=True) + 1e-6)
+    torch.testing.assert_close(unit, tensors["class_embeds"], **tolerance)
+    mask = tensors["input_ids"].view(2, 3, -1)[..., 0] > 0
+    assert mask.tolist() == [[True] * 3, [True, True, False]]
+    logits = model.class_head(patches, tensors["text_embeds"], mask)
+    torch.testing.assert_close(logits, tensors["logits"], **tolerance)
+
+
+@torch.no_grad()
+def test_boxes_are_those_of_transformers(model, features, reference):
+    tensors, tolerance, _ = reference
+    torch.testing.assert_close(model.boxes(*features), tensors["pred_boxes"], **tolerance)
+    torch.testing.assert_close(box_bias((4, 4)), tensors["box_bias"], **tolerance)
+
+
+@torch.no_grad()
+def test_detection_by_an_example_image_is_that_of_transformers(model, published, reference):
+    tensors, tolerance, _ = reference
+    pixels, examples = tensors["pixel_values"], tensors["pixel_values"].flip(0)
+    expected = published.image_guided_detection(pixel_values=pixels, query_pixel_values=examples)
+    queries = model.embed_image_queries(examples)  # (B, D)
+    patches, grid = model.extract_feat(pixels)
+    logits = model.class_head(patches, queries[:, None])
+    torch.testing.assert_close(logits, expected.logits, **tolerance)
+    torch.testing.assert_close(model.boxes(patches, grid), expected.target_pred_boxes, **tolerance)
+
+
+@torch.no_grad()
+def test_other_image_sizes_are_those_of_transformers_with_its_interpolation(model, published):
+    pixels = torch.randn(1, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    given = {"input_ids": torch.tensor([[198, 3, 199]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
+    expected = published(pixel_values=pixels, interpolate_pos_encoding=True, **given)
+    patches, grid = model.extract_feat(pixels)
+    assert grid == (6, 6)
+    torch.testing.assert_close(model.boxes(patches, grid), expected.pred_boxes, rtol=2e-3, atol=2e-3)
+
+
+@torch.no_grad()
+def test_texts_of_the_model_are_read_by_the_checkpoints_own_tower(model, published, folder):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    texts = ["itap of a cat", "art of the cat"]
+    model.queries.take_classes(type(model.queries.vocabulary)(("cat",), (tuple(texts),), (0,)))
+    tokens = tokenizer(texts, padding="max_length", max_length=16, truncation=True, return_tensors="pt")
+    given = published.owlvit.get_text_features(tokens.input_ids, attention_mask=tokens.attention_mask)
+    rows = torch.nn.functional.normalize(given if isinstance(given, torch.Tensor) else given.pooler_output, dim=-1)
+    mean = torch.nn.functional.normalize(rows.mean(dim=0, keepdim=True), dim=-1)
+    torch.testing.assert_close(model.queries(), mean, rtol=1e-4, atol=1e-5)
+
+
+def test_the_frozen_text_tower_is_the_checkpoints_too(folder, model):
+    frozen = OWLViT(f"hf:{folder}", "cat, dog", train_text=False).eval()
+    model.queries.take_classes(frozen.queries.vocabulary)
+    with torch.no_grad():
+        torch.testing.assert_close(frozen.queries(), model.queries(), rtol=1e-4, atol=1e-5)
+    assert frozen.text is None
+    assert not any("text" in name for name, _ in frozen.named_parameters())
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory, reference):
+    """OWLv2 of the fixture's size, as transformers saves it, and its folder."""
+    config = {name: value for name, value in reference[2].items() if name not in ("model_type", "transformers_version")}
+    for part in ("text_config", "vision_config"):
+        config[part] = {name: value for name, value in config[part].items() if name != "model_type"}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = transformers.Owlv2ForObjectDetection(transformers.Owlv2Config(**config)).eval()
+        torch.nn.init.normal_(model.objectness_head.dense2.weight)
+    target = tmp_path_factory.mktemp("owlv2")
+    model.save_pretrained(target)
+    write_tokenizer(target, config["text_config"])
+    return model, target
+
+
+@torch.no_grad()
+def test_owlv2_and_its_objectness_are_those_of_transformers(second, reference):
+    published, target = second
+    model = OWLViT(f"hf:{target}", "cat, dog").eval()
+    tensors = {name: reference[0][name][:1] for name in ("pixel_values",)}
+    tokens = reference[0]["input_ids"][:3]
+    expected = published(input_ids=tokens, attention_mask=(tokens > 0).long(), **tensors)
+    patches, grid = model.extract_feat(tensors["pixel_values"])
+    torch.testing.assert_close(model.objectness(patches), expected.objectness_logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.boxes(patches, grid), expected.pred_boxes, rtol=1e-4, atol=1e-5)
+    queries = model.tower.backbone.encode_text(tokens)
+    torch.testing.assert_close(model.class_head(patches, queries), expected.logits, rtol=1e-4, atol=1e-4)
