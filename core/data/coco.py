@@ -18,9 +18,7 @@ from .tables import parse_json
 PATTERNS = ("instances*.json", "_annotations.coco.json", "annotations/instances*.json", "*/_annotations.coco.json")
 
 
-def read_coco_crops(
-    path: str | Path, formats: Sequence[Format] = (IMAGE,), min_side: float = MIN_SIDE
-) -> DomainData:
+def read_coco_crops(path: str | Path, formats: Sequence[Format] = (IMAGE,), min_side: float = MIN_SIDE) -> DomainData:
     """One item a box, in the order of category ids. Crowd boxes are left out.
 
     Args:
@@ -45,7 +43,7 @@ def read_coco_crops(
     images: list[BoxedImage] = []
     crowd = 0
     for file in files:
-        content = _read(file)
+        content = read_coco_file(file)
         names.update(_categories(file, content))
         more, dropped = _boxed_images(file, content, folder, split_of(file, folder))
         images += more
@@ -73,7 +71,18 @@ def split_of(file: Path, folder: Path) -> str:
     return next((SPLIT_FOLDERS[word] for word in words if word in SPLIT_FOLDERS), "")
 
 
-def _read(file: Path) -> dict[str, Any]:
+def image_roots(file: Path, folder: Path) -> tuple[Path, ...]:
+    """Where the images that a COCO file lists may lie, all inside the set's folder."""
+    named_as_file = file.stem.rsplit("_", 1)[-1]  # instances_train2017.json: train2017/
+    return tuple(dict.fromkeys((*image_folders(folder), *image_folders(file.parent), folder / named_as_file)))
+
+
+def read_coco_file(file: Path) -> dict[str, Any]:
+    """The content of a COCO file.
+
+    Raises:
+        DataError: it cannot be read, is no JSON (cut short), or has another shape.
+    """
     try:
         content = parse_json(file, file.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
@@ -90,9 +99,7 @@ def _categories(file: Path, content: dict[str, Any]) -> dict[int, str]:
         raise DataError(f"{file}: a category lacks its id or name ({error}); correct the file") from error
 
 
-def _boxed_images(
-    file: Path, content: dict[str, Any], folder: Path, split: str
-) -> tuple[list[BoxedImage], int]:
+def _boxed_images(file: Path, content: dict[str, Any], folder: Path, split: str) -> tuple[list[BoxedImage], int]:
     """Images with their boxes, and the number of crowd boxes left out."""
     names, boxes, crowd = _categories(file, content), defaultdict(list), 0
     for number, annotation in enumerate(content["annotations"]):
@@ -104,8 +111,7 @@ def _boxed_images(
             boxes[annotation["image_id"]].append((names[annotation["category_id"]], (x, y, x + width, y + height)))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"{file}: annotation {number} has no usable box ({error!r}); correct the file") from error
-    named_as_file = file.stem.rsplit("_", 1)[-1]  # instances_train2017.json: train2017/
-    roots = tuple(dict.fromkeys((*image_folders(folder), *image_folders(file.parent), folder / named_as_file)))
+    roots = image_roots(file, folder)
     try:
         images = [
             BoxedImage(str(image["file_name"]), file, roots, tuple(boxes[image["id"]]), split)

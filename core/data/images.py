@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -75,21 +77,79 @@ def decode_bytes(data: bytes, name: str, decode: dict[str, Any] | None = None) -
     return _decode(io.BytesIO(data), name, len(data), decode or {})
 
 
+def upright_size(path: str | Path) -> tuple[int, int]:
+    """(width, height) of an image file turned upright; only its header is read.
+
+    Raises:
+        DataError: no such file, or it is empty or no image.
+    """
+    path = Path(path)
+    with _opened(path, path, _size(path)) as image:
+        turned = image.getexif().get(ORIENTATION_TAG, 1) > 4
+        return (image.height, image.width) if turned else (image.width, image.height)
+
+
+def decode_values(path: str | Path, colours: bool = False) -> np.ndarray:
+    """What a mask file stores, upright and at full depth: nothing is scaled, and no palette applied but for `colours`.
+
+    Args:
+        path: the file.
+        colours: give the colours that are seen, whatever is stored.
+
+    Returns:
+        (H, W) integers: palette indices or grey values; or (H, W, 3) uint8 with `colours`, or where the file stores
+        colours that are not all grey.
+
+    Raises:
+        DataError: as `decode_image`; or the file is a JPEG, whose values are blurred, or stores fractions.
+    """
+    path = Path(path)
+    with _opened(path, path, _size(path)) as image:
+        if image.format in ("JPEG", "MPO", "JPEG2000"):
+            raise DataError(f"{path}: a {image.format} mask, whose values are blurred; save masks as PNG")
+        _check_pixel_count(image, path)
+        image.load()
+        image = _turn_upright(image)
+        return np.array(image.convert("RGB")) if colours else _stored(image, path)
+
+
+def _stored(image: Image.Image, name: Path) -> np.ndarray:
+    if image.mode in ("P", "L", "1") or image.mode.startswith("I"):
+        return np.asarray(image).astype(np.int32)  # (H, W)
+    if image.mode in ("LA", "PA"):
+        return np.asarray(image.getchannel(0)).astype(np.int32)
+    if image.mode == "F":
+        values = np.asarray(image)
+        if not np.isfinite(values).all() or (values != np.rint(values)).any():
+            raise DataError(f"{name}: a mask with fractions; save whole numbers, one a class")
+        return values.astype(np.int32)
+    colours = np.array(image.convert("RGB"))
+    grey = (colours[..., :1] == colours).all()
+    return colours[..., 0].astype(np.int32) if grey else colours
+
+
 def _decode(source: Path | io.BytesIO, name: str | Path, size: int, decode: dict[str, Any]) -> Decoded:
+    with _opened(source, name, size) as image:
+        _seek(image, int(decode.get("frame", 0)), name)
+        _check_pixel_count(image, name)
+        image.load()
+        pixels = _to_array(_turn_upright(image), name)
+    return _cut(pixels, decode["box"], name) if "box" in decode else pixels
+
+
+@contextmanager
+def _opened(source: Path | io.BytesIO, name: str | Path, size: int) -> Iterator[Image.Image]:
+    """The open image; what a damaged file makes a decoder raise while it is used becomes a DataError."""
     if size == 0:
         raise DataError(f"{name}: empty file (0 bytes); replace it or leave it out")
     try:
         with _open(source, name) as image:
-            _seek(image, int(decode.get("frame", 0)), name)
-            _check_pixel_count(image, name)
-            image.load()
-            pixels = _to_array(_turn_upright(image), name)
+            yield image
     except (DataError, MemoryError):
         raise
     except Exception as error:  # damaged files make decoders raise nearly anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{name}: damaged image ({reason}); replace it or leave it out") from error
-    return _cut(pixels, decode["box"], name) if "box" in decode else pixels
 
 
 def _size(path: Path) -> int:

@@ -34,7 +34,7 @@ def read_voc_crops(path: str | Path, formats: Sequence[Format] = (IMAGE,), min_s
     if not files:
         raise DataError(f"{path}: no VOC annotations; put the XML files into Annotations/")
     folder = path.parent if path.name == "Annotations" else path
-    splits = _splits(folder)
+    splits = voc_splits(folder)
     roots = (*image_folders(folder), files[0].parent)
     images = [_read_annotation(file, roots, splits.get(file.stem, ""), formats) for file in files]
     class_names = sorted({name for image in images for name, _ in image.boxes})
@@ -46,11 +46,11 @@ def find_voc_files(folder: Path) -> list[Path]:
     return sorted((folder / "Annotations").glob("*.xml")) or sorted(folder.glob("*.xml"))
 
 
-def _splits(folder: Path) -> dict[str, str]:
-    """Stem of an image -> split; test wins over val over train where lists overlap."""
+def voc_splits(folder: Path, task: str = "Main") -> dict[str, str]:
+    """Stem of an image -> split, from `ImageSets/<task>/`; test wins over val over train where lists overlap."""
     splits = {}
     for split in ("train", "val", "test"):
-        listing = folder / "ImageSets" / "Main" / f"{split}.txt"
+        listing = folder / "ImageSets" / task / f"{split}.txt"
         if listing.is_file():
             lines = listing.read_text(encoding="utf-8", errors="replace").splitlines()
             splits.update({line.split()[0]: split for line in lines if line.strip()})
@@ -58,7 +58,7 @@ def _splits(folder: Path) -> dict[str, str]:
 
 
 def _read_annotation(file: Path, roots: tuple[Path, ...], split: str, formats: Sequence[Format]) -> BoxedImage:
-    tree = _parse(file)
+    tree = parse_voc(file)
     boxes = []
     for entry in tree.iter("object"):
         name, corners = entry.findtext("name", "").strip(), entry.find("bndbox")
@@ -69,10 +69,10 @@ def _read_annotation(file: Path, roots: tuple[Path, ...], split: str, formats: S
         if not name:
             raise DataError(f"{file}: an object has no name; correct the file")
         boxes.append((name, box))
-    return BoxedImage(_image_name(tree, file, roots, formats), file, roots, tuple(boxes), split)
+    return BoxedImage(voc_image_name(tree, file, roots, formats), file, roots, tuple(boxes), split)
 
 
-def _image_name(tree: ElementTree.Element, file: Path, roots: tuple[Path, ...], formats: Sequence[Format]) -> str:
+def voc_image_name(tree: ElementTree.Element, file: Path, roots: tuple[Path, ...], formats: Sequence[Format]) -> str:
     """The image's name as written, or, where that is missing or stale, the annotation's own with a known suffix."""
     written = tree.findtext("filename", "").strip()
     if any((root / written).is_file() for root in roots if written):
@@ -82,7 +82,13 @@ def _image_name(tree: ElementTree.Element, file: Path, roots: tuple[Path, ...], 
     return found or written or guesses[0]
 
 
-def _parse(file: Path) -> ElementTree.Element:
+def parse_voc(file: Path) -> ElementTree.Element:
+    """The tree of an annotation.
+
+    Raises:
+        DataError: it cannot be read, is not valid XML, or declares a document type.
+    """
+
     def refuse(*_):
         raise DataError(f"{file}: declares a document type, which VOC has no use for; remove the DOCTYPE")
 

@@ -1,0 +1,250 @@
+"""Boxes as annotation files list them, brought to items by the rules of docs/open-vocab-data.md.
+
+What is left out is counted in notes; an image that is not there, or is none, is listed in `skipped`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ....core.contracts.domain import DomainData, Item
+from ....core.contracts.errors import DataError
+from ....core.data.files import licence_of, locate, shown
+from ....core.data.formats import Format, format_of, loader
+from ....core.data.images import IMAGE, upright_size
+from ....core.data.verify import VERIFY_ALL_UP_TO
+from .outlines import corners_of, sound_outline
+
+Corners = tuple[float, float, float, float]
+
+CLIPPED = "Boxes that reached more than a pixel out of their image, cut at its edge"
+OUTSIDE = "Boxes outside their image, left out"
+FLAT = "Boxes without area, left out"
+NOT_FINITE = "Boxes with a coordinate that is no number, left out"
+BAD_OUTLINE = "Outlines that cannot be used, left out while their boxes stay"
+OTHER_SIZE = "Images of another size than their annotation says, whose boxes count in pixels of the file"
+JOINED = "Images listed twice, their boxes joined"
+IGNORED = "Boxes that are neither trained on nor counted (crowds, difficult objects)"
+EMPTY = "Images without a box, kept as background"
+
+
+@dataclass(frozen=True)
+class Box:
+    """One annotated object.
+
+    Args:
+        name: its class.
+        corners: x0, y0, x1, y1 in pixels; None takes those of the outline.
+        outline: polygons or an encoding, as written, or None.
+        ignored: neither an example nor a mistake to find it.
+    """
+
+    name: str
+    corners: Corners | None
+    outline: Any = None
+    ignored: bool = False
+
+
+@dataclass(frozen=True)
+class ListedImage:
+    """An image as an annotation file lists it.
+
+    Args:
+        name: its path as listed.
+        listed_in: the annotation file, for messages.
+        roots: folders the path may be relative to.
+        boxes: annotated objects.
+        split: "train", "val", "test" or "".
+        size: (width, height) as the annotation says, or None.
+        absent: names of classes that were looked for and are not there.
+        partial: names of classes of which not every box is drawn.
+        relative: whether corners and outlines are shares of width and height.
+    """
+
+    name: str
+    listed_in: Path
+    roots: tuple[Path, ...]
+    boxes: tuple[Box, ...]
+    split: str = ""
+    size: tuple[int, int] | None = None
+    absent: tuple[str, ...] = ()
+    partial: tuple[str, ...] = ()
+    relative: bool = False
+
+
+@dataclass
+class BoxSet:
+    """What a reader found.
+
+    Args:
+        images: all of them.
+        class_names: in order.
+        folder: of the set.
+        counts: sentence -> how often; what was dropped.
+        notes: of the reader.
+        skipped: (file, reason).
+        frequency: of each class, or None.
+    """
+
+    images: list[ListedImage]
+    class_names: Sequence[str]
+    folder: Path
+    counts: Counter = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    frequency: tuple[str, ...] | None = None
+
+
+def boxes_of(found: BoxSet, formats: Sequence[Format] = (IMAGE,)) -> DomainData:
+    """The set with one item an image.
+
+    Raises:
+        DataError: a path leaves the folder, no image is there, or no box can be used.
+    """
+    reading = _Reading(found, formats)
+    for image in found.images:
+        reading.add(image)
+    items, counts = reading.items(), reading.counts
+    if not items:
+        reason = f"; the first is {reading.skipped[0][0]}: {reading.skipped[0][1]}" if reading.skipped else ""
+        raise DataError(f"{found.folder}: none of the listed images can be read{reason}; put them into images/")
+    if not any(item.boxes for item in items):
+        raise DataError(f"{found.folder}: no usable box in {len(items)} images{_dropped(counts)}; annotate some")
+    counts[EMPTY] += sum(not item.boxes for item in items)
+    return DomainData(
+        items=items,
+        class_names=tuple(found.class_names),
+        load=loader(formats),
+        kind="boxes",
+        name=found.folder.resolve().name,
+        skipped=[*found.skipped, *reading.skipped],
+        notes=[*found.notes, *(f"{sentence}: {count}." for sentence, count in sorted(counts.items()) if count)],
+        licence=licence_of(found.folder),
+        frequency=found.frequency,
+    )
+
+
+class _Reading:
+    def __init__(self, found: BoxSet, formats: Sequence[Format]):
+        self.folder, self.formats, self.counts = found.folder, formats, Counter(found.counts)
+        self.index = {name: position for position, name in enumerate(found.class_names)}
+        self.trust_sizes = len(found.images) > VERIFY_ALL_UP_TO
+        self.skipped: list[tuple[str, str]] = []
+        self.by_place: dict[tuple[Path, str], tuple[ListedImage, tuple[int, int]]] = {}
+
+    def add(self, image: ListedImage) -> None:
+        path = locate(image.name, image.roots, str(image.listed_in))
+        if path is None:
+            self.skipped.append((image.name, f"no such file; looked in {', '.join(map(str, image.roots))}"))
+            return
+        known = self.by_place.get((path, image.split))
+        if known is not None:
+            self.counts[JOINED] += 1
+            self.by_place[path, image.split] = (replace(known[0], boxes=_joined(known[0].boxes, image.boxes)), known[1])
+            return
+        size = self._size(path, image)
+        if size is not None:
+            self.by_place[path, image.split] = (image, size)
+
+    def items(self) -> list[Item]:
+        used: Counter = Counter()
+        items = []
+        for (path, _), (image, size) in self.by_place.items():
+            name = shown(path, self.folder)
+            used[name] += 1
+            id_ = name if used[name] == 1 else f"{name}#{used[name]}"
+            items.append(self._item(id_, path, image, size))
+        return items
+
+    def _size(self, path: Path, image: ListedImage) -> tuple[int, int] | None:
+        """(width, height), or None for a file that is no image, which is listed."""
+        if self.trust_sizes and image.size is not None:
+            return image.size
+        if format_of(path, self.formats) is None:
+            self.skipped.append((shown(path, self.folder), "no reader for this kind of file"))
+            return None
+        try:
+            size = upright_size(path)
+        except DataError as error:
+            self.skipped.append((shown(path, self.folder), str(error)))
+            return None
+        if image.size not in (None, size):
+            self.counts[OTHER_SIZE] += 1
+        return size
+
+    def _item(self, id_: str, path: Path, image: ListedImage, size: tuple[int, int]) -> Item:
+        kept = [made for box in image.boxes if (made := self._usable(box, size, image.relative)) is not None]
+        facts = {
+            key: sorted(self.index[name] for name in names if name in self.index)
+            for key, names in (("absent", image.absent), ("partial", image.partial))
+            if names
+        }
+        ignored = tuple(box.ignored for box in kept)
+        self.counts[IGNORED] += sum(ignored)
+        outlines = tuple(box.outline for box in kept)
+        return Item(
+            id=id_,
+            source=path,
+            boxes=tuple(box.corners for box in kept),
+            box_labels=tuple(self.index[box.name] for box in kept),
+            segments=outlines if any(outline is not None for outline in outlines) else None,
+            ignored=ignored if any(ignored) else None,
+            size=size,
+            split=image.split,
+            facts=facts or None,
+        )
+
+    def _usable(self, box: Box, size: tuple[int, int], relative: bool) -> Box | None:
+        width, height = size
+        outline = self._outline(_in_pixels(box.outline, size) if relative else box.outline, size)
+        corners = box.corners
+        if corners is None:
+            corners = corners_of(outline, size) if outline is not None else None
+        elif relative:
+            corners = (corners[0] * width, corners[1] * height, corners[2] * width, corners[3] * height)
+        if corners is None:
+            self.counts[FLAT] += 1
+            return None
+        if not all(map(math.isfinite, corners)):
+            self.counts[NOT_FINITE] += 1
+            return None
+        x0, y0, x1, y1 = corners
+        if x1 <= x0 or y1 <= y0:
+            self.counts[FLAT] += 1
+            return None
+        inside = (max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height)))
+        if inside[2] <= inside[0] or inside[3] <= inside[1]:
+            self.counts[OUTSIDE] += 1
+            return None
+        if max(abs(a - b) for a, b in zip(corners, inside, strict=True)) > 1:
+            self.counts[CLIPPED] += 1
+        return replace(box, corners=inside, outline=outline)
+
+    def _outline(self, written: Any, size: tuple[int, int]) -> Any:
+        if not written:
+            return None
+        outline = sound_outline(written, size)
+        self.counts[BAD_OUTLINE] += outline is None
+        return outline
+
+
+def _in_pixels(outline: Any, size: tuple[int, int]) -> Any:
+    if not outline:
+        return None
+    return [[value * size[place % 2] for place, value in enumerate(polygon)] for polygon in outline]
+
+
+def _joined(one: tuple[Box, ...], other: tuple[Box, ...]) -> tuple[Box, ...]:
+    """Boxes of both, those that are in both once."""
+    known = {(box.name, box.corners) for box in one}
+    return (*one, *(box for box in other if (box.name, box.corners) not in known))
+
+
+def _dropped(counts: Counter) -> str:
+    said = [f"{sentence[0].lower()}{sentence[1:]}: {count}" for sentence, count in sorted(counts.items()) if count]
+    return f" ({'; '.join(said)})" if said else ""

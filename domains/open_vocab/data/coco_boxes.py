@@ -1,0 +1,220 @@
+"""COCO and LVIS JSON, read whole: boxes, outlines, crowds, and what LVIS says of classes and images.
+
+Microsoft COCO (2014, arXiv 1405.0312); LVIS (2019, arXiv 1908.03195).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable
+from pathlib import Path
+from typing import Any
+
+from ....core.contracts.errors import DataError
+from ....core.data.coco import find_coco_files, image_roots, is_coco, read_coco_file, split_of
+from .boxes import Box, BoxSet, ListedImage
+
+ANNOTATION_FOLDERS = ("annotations", "annotation", "Annotations")
+UNLISTED_CLASS = "Annotations of a class id that the file does not list, left out"
+UNLISTED_IMAGE = "Annotations of an image id that the file does not list, left out"
+REPEATED = "Annotations that the file holds twice, left out once"
+SAME_ID = "Different annotations with the same id, all kept"
+SAME_NAME = "Class ids with the name of another, taken as one class"
+
+
+def find_coco_annotations(folder: Path) -> list[Path]:
+    """COCO or LVIS files with boxes in a folder: by their usual names, else any JSON file of that shape."""
+    places = (folder, *(folder / name for name in ANNOTATION_FOLDERS))
+    named = find_coco_files(folder) or [file for place in places for file in sorted(place.glob("lvis*.json"))]
+    if named:
+        return named
+    found = ([file for file in sorted(place.glob("*.json")) if _has_boxes(file)] for place in places)
+    return next(filter(None, found), [])
+
+
+def read_coco_boxes(path: Path) -> BoxSet:
+    """All images that a COCO or LVIS file lists, or those of a folder's files, with what is annotated in them.
+
+    Args:
+        path: a JSON file, or a folder with some. Of a folder's files without a split in their names that describe the
+            same images, the one with the most images counts.
+
+    Raises:
+        DataError: no such file; it is cut short or malformed; one image id stands for two files; several files without
+            a split describe different images.
+    """
+    files = find_coco_annotations(path) if path.is_dir() else [path]
+    if not files:
+        raise DataError(f"{path}: no COCO file in it; name it instances*.json")
+    folder = _set_folder(path)
+    files, contents, notes = _chosen(path, files, folder)
+    found = BoxSet([], (), folder, notes=notes)
+    names, labels = _classes(files, contents, found.counts)
+    found.class_names = list(names)
+    if all(names.values()):
+        found.frequency = tuple(names.values())
+    for file, content in zip(files, contents, strict=True):
+        found.images += _images(file, content, folder, labels[file], found.counts)
+    return found
+
+
+def _set_folder(path: Path) -> Path:
+    if path.is_dir():
+        return path
+    return path.parent.parent if path.parent.name in ANNOTATION_FOLDERS else path.parent
+
+
+def _has_boxes(file: Path) -> bool:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8-sig", errors="replace"))
+    except (ValueError, RecursionError, OSError):
+        return False
+    if not is_coco(content) or not isinstance(content.get("categories"), list):
+        return False
+    first = next(iter(content["annotations"]), {})
+    return isinstance(first, dict) and "segments_info" not in first  # panoptic files have these
+
+
+def _chosen(path: Path, files: list[Path], folder: Path) -> tuple[list[Path], list[dict[str, Any]], list[str]]:
+    """The files to read, with their contents and notes."""
+    contents = [read_coco_file(file) for file in files]
+    for file, content in zip(files, contents, strict=True):
+        if not isinstance(content.get("categories"), list):
+            raise DataError(f"{file}: has no list of 'categories', so its classes have no names; add it")
+    if len(files) < 2 or all(split_of(file, folder) for file in files):
+        return files, contents, []
+    listed = [{_file_name(file, image) for image in content["images"]} for file, content in zip(files, contents)]
+    most = max(range(len(files)), key=lambda n: len(listed[n]))
+    if not all(some <= listed[most] for some in listed):
+        names = ", ".join(file.name for file in files)
+        raise DataError(f"{path}: holds {names}, which are no train, val and test files; give one of them")
+    others = ", ".join(file.name for n, file in enumerate(files) if n != most)
+    note = f"Read {files[most].name}; not read: {others}, of the same images. Give a file's path to read that one."
+    return [files[most]], [contents[most]], [note]
+
+
+def _classes(
+    files: list[Path], contents: list[dict[str, Any]], counts: Counter
+) -> tuple[dict[str, str], dict[Path, dict[Hashable, str]]]:
+    """Class name -> frequency ("" where it is not told) in the order of ids, and the names by id of each file."""
+    by_id: dict[Hashable, tuple[str, str]] = {}
+    per_file: dict[Path, dict[Hashable, str]] = {}
+    for file, content in zip(files, contents, strict=True):
+        try:
+            listed = content["categories"]
+            own = {entry["id"]: (str(entry["name"]), str(entry.get("frequency", ""))) for entry in listed}
+        except (AttributeError, KeyError, TypeError) as error:
+            raise DataError(f"{file}: a category lacks its id or name ({error}); correct the file") from error
+        per_file[file] = {number: name for number, (name, _) in own.items()}
+        by_id.update(own)
+    ordered = sorted(by_id, key=lambda number: (isinstance(number, str), number))
+    names: dict[str, str] = {}
+    for number in ordered:
+        name, frequency = by_id[number]
+        names.setdefault(name, frequency)
+    counts[SAME_NAME] += len(ordered) - len(names)
+    return names, per_file
+
+
+def _images(
+    file: Path, content: dict[str, Any], folder: Path, labels: dict[Hashable, str], counts: Counter
+) -> list[ListedImage]:
+    images = _images_by_id(file, content)
+    boxes: dict[Hashable, list[Box]] = defaultdict(list)
+    for number, annotation in enumerate(_once(file, content["annotations"], counts)):
+        box, image = _box(file, number, annotation, labels, counts)
+        if image not in images:
+            counts[UNLISTED_IMAGE] += 1
+        elif box is not None:
+            boxes[image].append(box)
+    roots, split = _roots(file, folder), split_of(file, folder)
+    return [
+        ListedImage(
+            name=_file_name(file, image),
+            listed_in=file,
+            roots=roots,
+            boxes=tuple(boxes[number]),
+            split=split,
+            size=_listed_size(image),
+            absent=_named(image.get("neg_category_ids"), labels),
+            partial=_named(image.get("not_exhaustive_category_ids"), labels),
+        )
+        for number, image in images.items()
+    ]
+
+
+def _images_by_id(file: Path, content: dict[str, Any]) -> dict[Hashable, dict[str, Any]]:
+    images: dict[Hashable, dict[str, Any]] = {}
+    for image in content["images"]:
+        try:
+            number, name = image["id"], _file_name(file, image)
+            known = images.setdefault(number, image)
+        except (KeyError, TypeError) as error:
+            raise DataError(f"{file}: an image lacks its id or file_name ({error}); correct the file") from error
+        if _file_name(file, known) != name:
+            raise DataError(
+                f"{file}: image id {number!r} stands for '{_file_name(file, known)}' and for '{name}'; "
+                "number the images anew"
+            )
+    return images
+
+
+def _file_name(file: Path, image: dict[str, Any]) -> str:
+    """The listed path; LVIS gives an address that ends with it."""
+    if isinstance(image, dict) and "file_name" not in image and isinstance(image.get("coco_url"), str):
+        return "/".join(image["coco_url"].split("/")[-2:])
+    return str(image["file_name"])
+
+
+def _once(file: Path, annotations: Iterable[Any], counts: Counter) -> Iterable[dict[str, Any]]:
+    """Annotations without exact repetitions; ids matter for nothing else."""
+    seen: dict[Hashable, Any] = {}
+    for number, annotation in enumerate(annotations):
+        if not isinstance(annotation, dict):
+            raise DataError(f"{file}: annotation {number} is no object; correct the file")
+        key = annotation.get("id")
+        if isinstance(key, Hashable) and key is not None:
+            known = seen.setdefault(key, annotation)
+            if known is not annotation and known == annotation:
+                counts[REPEATED] += 1
+                continue
+            counts[SAME_ID] += known is not annotation
+        yield annotation
+
+
+def _box(
+    file: Path, number: int, annotation: dict[str, Any], labels: dict[Hashable, str], counts: Counter
+) -> tuple[Box | None, Hashable]:
+    """The object, None where its class is not listed, and the id of its image."""
+    try:
+        image, category = annotation["image_id"], annotation["category_id"]
+        outline = annotation.get("segmentation") or None
+        corners = None
+        if annotation.get("bbox") is not None or outline is None:
+            x, y, width, height = map(float, annotation["bbox"])
+            corners = (x, y, x + width, y + height)
+        name = labels.get(category)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{file}: annotation {number} has no usable box ({error!r}); correct the file") from error
+    if name is None:
+        counts[UNLISTED_CLASS] += 1
+        return None, image
+    return Box(name, corners, outline, bool(annotation.get("iscrowd") or annotation.get("ignore"))), image
+
+
+def _named(numbers: Any, labels: dict[Hashable, str]) -> tuple[str, ...]:
+    return tuple(labels[number] for number in numbers or () if number in labels)
+
+
+def _listed_size(image: dict[str, Any]) -> tuple[int, int] | None:
+    width, height = image.get("width"), image.get("height")
+    return (width, height) if isinstance(width, int) and isinstance(height, int) and min(width, height) > 0 else None
+
+
+def _roots(file: Path, folder: Path) -> tuple[Path, ...]:
+    """Also "images/train2017/" of "instances_train2017.json", and "train/" of "lvis_v1_train.json"."""
+    roots = image_roots(file, folder)
+    named = file.stem.rsplit("_", 1)[-1]
+    more = (folder / "images" / named, *(folder / f"{named}{year}" for year in (2017, 2014)))
+    return tuple(dict.fromkeys((*roots, *more)))

@@ -1,0 +1,90 @@
+"""K examples of each class, for training on little.
+
+For boxes K objects a class, as few-shot detection counts them (Frustratingly Simple Few-Shot Object Detection, 2020,
+arXiv 2003.06957): images are drawn until every class has K. For masks K images a class.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+
+from ....core.contracts.domain import DomainData, Item
+from ....core.contracts.errors import ConfigError
+from ....core.data.sampling import positive_classes, rank
+
+SURPLUS = ("ignore", "keep")
+
+
+def draw_shots(
+    data: DomainData, shots: int | None, seed: int, *, surplus: str = "ignore", exclude: Collection[str] = frozenset()
+) -> DomainData:
+    """The set whose train split is reduced to K examples a class, or all that a class has; other splits stay.
+
+    Drawn by rank, which depends on the seed and an item's id alone; the rarest class first, and what its images show of
+    other classes counts for those.
+
+    Args:
+        data: with splits, of kind "boxes" or "masks".
+        shots: K, or None for all.
+        seed: fixes the choice.
+        surplus: what becomes of a class's boxes beyond K in the drawn images: "ignore" marks them as ignored, so that
+            exactly K are learned from and no object is taught as background; "keep" trains on them too.
+        exclude: ids that must not be drawn.
+
+    Raises:
+        ConfigError: shots is no positive whole number, or an unknown way with surplus.
+    """
+    if shots is None:
+        return data
+    if isinstance(shots, bool) or not isinstance(shots, int) or shots < 1:
+        raise ConfigError(f"--shots {shots}: give a whole number of examples a class, 1 or more")
+    if surplus not in SURPLUS:
+        raise ConfigError(f"surplus '{surplus}': give one of {', '.join(SURPLUS)}")
+    pool = sorted(
+        (item for item in data.split("train") if item.id not in exclude), key=lambda item: rank(seed, item.id)
+    )
+    counted = _boxes_of_class if data.kind == "boxes" else _images_of_class
+    chosen = _drawn(pool, shots, len(data.class_names), counted)
+    if data.kind == "boxes" and surplus == "ignore":
+        chosen = _exactly(chosen, shots)
+    return data.with_items([*chosen, *(item for item in data.items if item.split != "train")])
+
+
+def _drawn(pool: Sequence[Item], shots: int, num_classes: int, counted) -> list[Item]:
+    counts = {item.id: counted(item) for item in pool}
+    totals = sum(counts.values(), Counter())
+    have: Counter = Counter()
+    chosen: dict[str, Item] = {}
+    for label in sorted(range(num_classes), key=lambda label: (totals[label], label)):
+        for item in pool:
+            if have[label] >= shots:
+                break
+            if counts[item.id][label] and item.id not in chosen:
+                chosen[item.id] = item
+                have.update(counts[item.id])
+    return list(chosen.values())
+
+
+def _boxes_of_class(item: Item) -> Counter:
+    ignored = item.ignored or (False,) * len(item.box_labels or ())
+    return Counter(label for label, left_out in zip(item.box_labels or (), ignored, strict=True) if not left_out)
+
+
+def _images_of_class(item: Item) -> Counter:
+    return Counter(positive_classes(item))
+
+
+def _exactly(items: Sequence[Item], shots: int) -> list[Item]:
+    """The items with every box beyond the K-th of its class marked as ignored."""
+    have: Counter = Counter()
+    result = []
+    for item in items:
+        ignored = list(item.ignored or (False,) * len(item.box_labels))
+        for place, label in enumerate(item.box_labels):
+            if ignored[place]:
+                continue
+            ignored[place] = have[label] >= shots
+            have[label] += not ignored[place]
+        result.append(item.with_(ignored=tuple(ignored) if any(ignored) else None))
+    return result

@@ -1,0 +1,143 @@
+"""Masks as class numbers: what a file stores is looked up in the set's table, outlines are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ....core.contracts.domain import Item
+from ....core.contracts.errors import DataError
+from ....core.data.images import decode_values
+from .outlines import draw
+
+IGNORED = 255
+"""The value of pixels that are neither learned from nor counted."""
+MOST_CLASSES = 255
+
+
+@dataclass(frozen=True)
+class MaskReader:
+    """Decodes the mask of an item: called as reader(item).
+
+    Args:
+        values: stored number -> class index; any other number is ignored.
+        colours: (red, green, blue) -> class index, for masks that store colours.
+        classes: class index -> index, applied last, for a choice of classes; None keeps them.
+        background: class index of pixels outside all outlines of an item without a mask file; None ignores them.
+    """
+
+    values: Mapping[int, int] = field(default_factory=dict)
+    colours: Mapping[tuple[int, int, int], int] = field(default_factory=dict)
+    classes: Mapping[int, int] | None = None
+    background: int | None = None
+
+    def __call__(self, item: Item) -> np.ndarray:
+        """(H, W) uint8: class indices, `IGNORED` elsewhere.
+
+        Raises:
+            DataError: the file cannot be read, or is of another kind than the table.
+        """
+        labels = self._drawn(item) if item.mask is None else self._looked_up(Path(item.mask))
+        labels = labels if self.classes is None else self._chosen[labels]
+        only = (item.facts or {}).get("only")
+        return labels if only is None else _lookup({index: index for index in only}, 256)[labels]
+
+    def choose(self, new: Mapping[int, int]) -> MaskReader:
+        """A reader with class indices replaced, and those without a new one ignored."""
+        before = {index: index for index in range(MOST_CLASSES)} if self.classes is None else self.classes
+        classes = {old: new[index] for old, index in before.items() if index in new}
+        return MaskReader(self.values, self.colours, classes, self.background)
+
+    def as_data(self) -> dict[str, Any]:
+        """JSON-able; `MaskReader.of` reads it."""
+        return {
+            "values": sorted(map(list, self.values.items())),
+            "colours": sorted([list(colour), index] for colour, index in self.colours.items()),
+            "classes": None if self.classes is None else sorted(map(list, self.classes.items())),
+            "background": self.background,
+        }
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> MaskReader:
+        """From `as_data`."""
+        return cls(
+            values={int(value): int(index) for value, index in data["values"]},
+            colours={tuple(colour): int(index) for colour, index in data["colours"]},
+            classes=None if data["classes"] is None else {int(old): int(index) for old, index in data["classes"]},
+            background=data["background"],
+        )
+
+    @cached_property
+    def _chosen(self) -> np.ndarray:
+        return _lookup(self.classes, 256)
+
+    @cached_property
+    def _value_table(self) -> np.ndarray:
+        return _lookup(self.values, max(self.values, default=0) + 2)
+
+    @cached_property
+    def _colour_table(self) -> tuple[np.ndarray, np.ndarray]:
+        """Packed colours in ascending order, and their classes."""
+        packed = np.array([_packed(np.array(colour)) for colour in self.colours], dtype=np.int64)
+        order = np.argsort(packed)
+        return packed[order], np.array(list(self.colours.values()), dtype=np.uint8)[order]
+
+    def _looked_up(self, path: Path) -> np.ndarray:
+        stored = decode_values(path, colours=bool(self.colours))
+        if self.colours:
+            return self._from_colours(stored)
+        if stored.ndim == 3:
+            raise DataError(f"{path}: stores colours, and no table says which class each is; add labelmap.txt")
+        table = self._value_table
+        inside = (stored >= 0) & (stored < len(table))
+        return table[np.where(inside, stored, len(table) - 1)]  # the last entry is always an ignored one
+
+    def _from_colours(self, colours: np.ndarray) -> np.ndarray:
+        known, classes = self._colour_table
+        packed = _packed(colours)
+        place = np.minimum(np.searchsorted(known, packed), len(known) - 1)
+        return np.where(known[place] == packed, classes[place], IGNORED).astype(np.uint8)
+
+    def _drawn(self, item: Item) -> np.ndarray:
+        """Outlines on each other, the largest first; boxes without an outline and ignored objects are ignored."""
+        if item.size is None or item.boxes is None:
+            raise DataError(f"{item.id}: has neither a mask file nor outlines; leave it out")
+        width, height = item.size
+        labels = np.full((height, width), IGNORED if self.background is None else self.background, dtype=np.uint8)
+        none = (None,) * len(item.boxes)
+        objects = [
+            (_area(item, outline, box), label, bool(left_out))
+            for box, label, outline, left_out in zip(
+                item.boxes, item.box_labels or (), item.segments or none, item.ignored or none, strict=True
+            )
+        ]
+        for known, label, left_out in sorted(objects, key=lambda entry: (not entry[2], -entry[0][1])):
+            pixels, _, has_outline = known
+            labels[pixels] = IGNORED if left_out or not has_outline else label
+        return labels
+
+
+def _area(item: Item, outline: Any, box: tuple[float, ...]) -> tuple[Any, int, bool]:
+    """Pixels of an object, how many, and whether they are an outline's and not a box's."""
+    if outline is not None:
+        pixels = draw(outline, item.size)
+        return pixels, int(pixels.sum()), True
+    x0, y0, x1, y1 = int(box[0]), int(box[1]), int(np.ceil(box[2])), int(np.ceil(box[3]))
+    return (slice(y0, y1), slice(x0, x1)), (y1 - y0) * (x1 - x0), False
+
+
+def _packed(colours: np.ndarray) -> np.ndarray:
+    wide = colours.astype(np.int64)
+    return (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
+
+
+def _lookup(mapping: Mapping[int, int], size: int) -> np.ndarray:
+    table = np.full(size, IGNORED, dtype=np.uint8)
+    for value, index in mapping.items():
+        table[value] = index
+    return table
