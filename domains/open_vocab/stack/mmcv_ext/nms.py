@@ -127,17 +127,22 @@ def softnms(
     index = np.arange(len(left))
     taken = 0
     while taken < len(left):
-        best = taken + left[taken:, 4].argmax()
+        best = taken + _first_best(left[taken:, 4])
         # The exchange, like the refilling in _compacted, decides which of tied scores is taken first later on.
         left[[taken, best]], index[[taken, best]] = left[[best, taken]], index[[best, taken]]
         taken += 1
         overlap = _overlaps(left[taken - 1], left[taken:], offset)
         left[taken:, 4] *= _decay(overlap, iou_threshold, sigma, method)
-        order = _compacted(left[taken:, 4] >= np.float32(min_score))
+        order = _compacted(~(left[taken:, 4] < np.float32(min_score)))
         left = np.concatenate([left[:taken], left[taken:][order]])
         index = np.concatenate([index[:taken], index[taken:][order]])
     dets[: len(left)] = torch.from_numpy(left).to(dets)
     return torch.from_numpy(index).to(boxes.device)
+
+
+def _first_best(scores: np.ndarray) -> int:
+    """The place of the first largest score. Two boxes of no area make NaN: never larger, and nothing larger than it."""
+    return 0 if np.isnan(scores[0]) else int(np.nanargmax(scores))
 
 
 def _overlaps(box: np.ndarray, others: np.ndarray, offset: int) -> np.ndarray:
