@@ -1,0 +1,108 @@
+"""CLIPer's features: tokens of every layer through the last attention, with weights fused from those of all before.
+
+"CLIPer: Hierarchically Improving Spatial Representation of CLIP for Open-Vocabulary Semantic Segmentation" (2024,
+arXiv 2411.13836).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .....core.contracts.backbone import Backbone, Block
+from .....core.contracts.errors import CapabilityError
+from .attention_heads import join_heads, self_similarity, split_heads
+
+FUSED = "fused"
+ATTENTIONS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "q-q": lambda query, key, value: self_similarity(query),
+    "k-k": lambda query, key, value: self_similarity(key),
+    "v-v": lambda query, key, value: self_similarity(value),
+    "vanilla": lambda query, key, value: _weights(query, key),
+    "identity": lambda query, key, value: torch.eye(query.shape[2], dtype=query.dtype, device=query.device).expand(
+        *query.shape[:2], -1, -1
+    ),
+}
+"""Weights (B, H, T, T) of queries, keys and values (B, H, T, d): what the fused ones are compared with in the paper."""
+
+
+def layer_features(
+    backbone: Backbone, pixels: Tensor, attention: str = FUSED, released: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Every layer's tokens in the space of text, and the weights of the attention they went through last.
+
+    What goes into the last attention is, of each earlier layer, its normalised input, and of the last layer its input;
+    it comes out without residual and MLP.
+
+    Args:
+        pixels: (B, 3, H, W).
+        attention: "fused", or one of `ATTENTIONS`.
+        released: fused weights are `balanced` once more for each layer in turn, as the code's arithmetic in place makes
+            them; else once for all.
+
+    Returns:
+        (L, B, T, D), and (B, H, T, T).
+
+    Raises:
+        CapabilityError: the image tower has no transformer blocks, or one.
+    """
+    if len(backbone.blocks("image")) < 2:
+        raise CapabilityError(
+            f"backbone '{backbone.spec}' has one transformer block, and what those before the last attend to is fused; "
+            "give a deeper vision transformer"
+        )
+    inputs, fused = _run_early(backbone, pixels, attention == FUSED)
+    last = backbone.blocks("image")[-1]
+    outputs = []
+    for index, x in enumerate(inputs):
+        query, key, value = split_heads(last, last.ln_1(x))
+        if attention != FUSED:
+            weights = ATTENTIONS[attention](query, key, value)
+        elif index == 0 or released:
+            fused = balanced(fused)
+            weights = purified(fused)
+        outputs.append(_project_all(backbone, join_heads(last, weights.to(value) @ value)))
+    return torch.stack(outputs), weights
+
+
+def balanced(weights: Tensor) -> Tensor:
+    """Attention weights (B, H, T, T), each column divided by its sum, then each row."""
+    weights = weights / weights.sum(dim=-2, keepdim=True)
+    return weights / weights.sum(dim=-1, keepdim=True)
+
+
+def purified(weights: Tensor) -> Tensor:
+    """Balanced weights (B, H, T, T) that say what belongs together: alike both ways, above average, rows sum to 1."""
+    weights = (weights + weights.transpose(-2, -1)) / 2
+    weights = (weights - weights.mean(dim=-2, keepdim=True)).clamp(min=0)
+    return weights / weights.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
+
+
+def _run_early(backbone: Backbone, pixels: Tensor, fuse: bool) -> tuple[list[Tensor], Tensor]:
+    """What each layer gives to the last attention (B, T, W), and the sum of the weights of all but the last layer."""
+    inputs: list[Tensor] = []
+    total = torch.zeros(())
+
+    def watched(_, block: Block, normal: Tensor) -> Tensor:
+        nonlocal total
+        query, key, value = split_heads(block, normal)
+        weights = _weights(query, key)
+        total = weights.float() + total.to(weights.device) if fuse else total
+        inputs.append(normal)
+        return join_heads(block, weights @ value)
+
+    x = backbone.embed_image(pixels)
+    x = backbone.run_blocks("image", x, 0, len(backbone.blocks("image")) - 1, attention=watched)
+    return [*inputs, x], total
+
+
+def _weights(query: Tensor, key: Tensor) -> Tensor:
+    return torch.softmax(query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5, dim=-1)
+
+
+def _project_all(backbone: Backbone, x: Tensor) -> Tensor:
+    """(B, T, W) -> (B, T, D): what stands before the patches is projected as they are."""
+    before = x.new_zeros(len(x), backbone.image_prefix, x.shape[-1])
+    return backbone.project_patches(torch.cat([before, x], dim=1))
