@@ -156,3 +156,19 @@ def captions_of(samples: Sequence[DetDataSample]) -> list[str | None]:
     """Of each image its `caption`, or `text`: a string, or the first of several; None where it has none."""
     found = [sample.get("caption", None) or sample.get("text", None) for sample in samples]
     return [said if isinstance(said, str) or said is None else str(said[0]) for said in found]
+
+
+def required_captions(samples: Sequence[DetDataSample]) -> list[str]:
+    """One of each image.
+
+    Raises:
+        DataError: an image has none.
+    """
+    captions = captions_of(samples)
+    for sample, caption in zip(samples, captions, strict=True):
+        if caption is None:
+            raise DataError(
+                f"{named(sample)}: no caption for the loss of images and texts; give its sample 'caption' or 'text', "
+                "or set image_text_weight=0"
+            )
+    return captions

@@ -13,17 +13,15 @@ from torch import Tensor
 from .....core.backbones.fine_tuned import save_fine_tuned
 from .....core.backbones.load import load_backbone
 from .....core.contracts.adapter import require
-from .....core.contracts.errors import DataError
 from .....core.registry.build import build_loss
 from .....registry import MODELS
 from ...vocabulary import Classes, Vocabulary, embed_classes, text_backbone
+from ..backbones.clip_c4 import PUBLISHED_FROZEN, modified_resnet
 from ..backbones.clip_vision import CLIPVisionBackbone
 from ..losses.region_concepts import RegionConceptLoss
-from .region_labeller import RegionLabeller, captions_of, named
+from .region_labeller import RegionLabeller, required_captions
 from .regionclip_proposals import RpnProposals, proposals_of
-from .regionclip_regions import modified_resnet, region_features, whole_boxes
-
-PUBLISHED_FROZEN = 1
+from .regionclip_regions import region_features, whole_boxes
 
 
 @MODELS.register_module()
@@ -153,14 +151,7 @@ class RegionCLIP(RegionLabeller):
         return self.concept_loss(features, self.concept_rows, labels)
 
     def _image_text(self, features: Tensor, samples: list[DetDataSample]) -> Tensor:
-        captions = captions_of(samples)
-        for sample, caption in zip(samples, captions, strict=True):
-            if caption is None:
-                raise DataError(
-                    f"{named(sample)}: no caption for RegionCLIP's image-text loss; give its sample 'caption' or "
-                    "'text', or set image_text_weight=0"
-                )
-        texts = self.encode_texts(captions)
+        texts = self.encode_texts(required_captions(samples))
         scale = features.new_tensor(self.logit_scale)
         out = {"image_features": features, "text_features": texts.to(features), "logit_scale": scale}
         return self.image_text_loss(out)["loss"]

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.ops import roi_align
 
 from .....core.contracts.backbone import Backbone
-from .....core.contracts.errors import ConfigError
+from ..backbones.clip_c4 import before_last_stage, modified_resnet, pool_regions, pool_side
 
 DENSE_ROI_SIZE = 7
-STAGES = ("layer1", "layer2", "layer3", "layer4")
-
-
-def modified_resnet(backbone: Backbone) -> nn.Module | None:
-    """CLIP's ResNet with an attention pool, or None where the image tower is something else."""
-    visual = getattr(backbone.model, "visual", None)
-    return visual if all(hasattr(visual, part) for part in (*STAGES, "attnpool", "stem")) else None
 
 
 def region_features(backbone: Backbone, pixels: Tensor, boxes: list[Tensor]) -> list[Tensor]:
@@ -40,34 +33,14 @@ def region_features(backbone: Backbone, pixels: Tensor, boxes: list[Tensor]) -> 
         features = _dense_regions(backbone, pixels, boxes)
     else:
         cells = before_last_stage(visual, pixels.to(backbone.device))
-        crops = aligned(cells, pixels.shape[-2:], boxes, 2 * pool_side(visual))  # (R, W, 2s, 2s)
-        features = pooled(visual, visual.layer4(crops)) if len(crops) else crops.new_zeros(0, backbone.embed_dim)
+        crops = aligned(cells, pixels.shape[-2:], boxes, 2 * pool_side(visual.attnpool))  # (R, C, 2s, 2s)
+        features = pool_regions(visual.attnpool, visual.layer4(crops))
     return list(F.normalize(features.float(), dim=1).split([len(rows) for rows in boxes]))
-
-
-def before_last_stage(visual: nn.Module, pixels: Tensor) -> Tensor:
-    """(B, 3, H, W) -> (B, W, H / 16, W / 16), what C4 detectors take regions from."""
-    return visual.layer3(visual.layer2(visual.layer1(visual.stem(pixels))))
-
-
-def pool_side(visual: nn.Module) -> int:
-    """Side of the map that the attention pool has positions for."""
-    return round((len(visual.attnpool.positional_embedding) - 1) ** 0.5)
-
-
-def pooled(visual: nn.Module, crops: Tensor) -> Tensor:
-    """(R, W, s, s) -> (R, D)."""
-    side = pool_side(visual)
-    if tuple(crops.shape[-2:]) != (side, side):
-        raise ConfigError(
-            f"regions of {tuple(crops.shape[-2:])} do not fit the attention pool, which takes {side} x {side}; "
-            f"give the RoI extractor output_size={2 * side}"
-        )
-    return visual.attnpool(crops)
 
 
 def aligned(cells: Tensor, size: tuple[int, int], boxes: list[Tensor], side: int) -> Tensor:
     """RoIAlign without rounding: maps (B, W, h, w) of images of `size`, boxes in pixels -> (R, W, side, side)."""
+    cells = cells.float()  # coordinates too: 16 bits would move boxes by pixels
     scale = cells.new_tensor([cells.shape[-1] / size[1], cells.shape[-2] / size[0]]).repeat(2)
     rois = [rows.to(cells) * scale for rows in boxes]
     return roi_align(cells, rois, (side, side), spatial_scale=1.0, sampling_ratio=-1, aligned=True)
