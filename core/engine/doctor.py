@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
+import re
 import shutil
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from packaging.requirements import Requirement
+
+from ..contracts.finding import Finding
+from ..registry.catalogue import PACKAGE_ROOT
 
 EXTRAS = (
     *("embedded", "open-clip", "hf", "fine-tune", "retrieval"),
@@ -19,19 +23,9 @@ DISPLAY_FREE = "opencv-contrib-python-headless"
 OPENCV_WHEELS = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line of the doctor's table: what was looked at, ok or not, what was found, what to do."""
-
-    what: str
-    ok: bool
-    found: str
-    cure: str = ""
-
-
 def examine() -> list[Finding]:
     """All findings, importing torch but no model library."""
-    return [_python(), _device(), _opencv(), *_extras(), _cache(), _offline()]
+    return [_python(), _device(), _opencv(), *_extras(), *_domains(), _cache(), _offline()]
 
 
 def _python() -> Finding:
@@ -73,7 +67,9 @@ def _opencv() -> Finding:
             f"cv2 is {cv2.__version__}, the wheels say {claimed}",
             f"pip install --force-reinstall {names}",
         )
-    return Finding("opencv", True, listed)
+    windows = re.search(r"^\s*GUI:\s*(\w+)", cv2.getBuildInformation(), re.MULTILINE)
+    display = "" if windows is None or windows[1] == "NONE" else f"; built with {windows[1]} windows, which want libGL"
+    return Finding("opencv", True, f"{listed}{display}")
 
 
 def _extras() -> list[Finding]:
@@ -104,6 +100,21 @@ def _extra(extra: str, requirements: list[Requirement]) -> Finding:
         lacks = ", ".join([*(f"no {name}" for name in missing), *wrong])
         return Finding(f"extra {extra}", False, lacks, cure)
     return Finding(f"extra {extra}", True, ", ".join(f"{r.name} {_version(r.name)}" for r in requirements))
+
+
+def _domains() -> list[Finding]:
+    """What domains say of what they stand on: `findings()` of the file `doctor.py` in a domain's folder.
+
+    The file runs apart from its package, so that a domain that does not import can say why.
+    """
+    found = []
+    for file in sorted((PACKAGE_ROOT / "domains").glob("*/doctor.py")):
+        package = __name__.rsplit(".core.", 1)[0]
+        spec = importlib.util.spec_from_file_location(f"{package}.domains.{file.parent.name}.doctor", file)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        found += module.findings()
+    return found
 
 
 def _where_from() -> str:

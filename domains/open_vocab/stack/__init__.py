@@ -1,12 +1,31 @@
-"""mmengine, mmdet and mmsegmentation from wheels alone: what they lack without a compiled mmcv, and with today's torch."""
+"""mmengine, mmdet and mmsegmentation from wheels alone: what they lack without compiled mmcv and with today's torch.
+
+What is mended, and where: mmcv's operators (`finder`, `mmcv_ext`), checkpoints (`safe_loading`), packaged configs
+(`packaged_configs`), BERT in GLIP and Grounding DINO (`language_models`).
+"""
 
 from __future__ import annotations
 
+from ....core.contracts.errors import CapabilityError
+from ..doctor import CURE, faults
 from .finder import offer_operators
+from .language_models import mend_language_models
+from .packaged_configs import find_packaged_configs
+from .safe_loading import allow_checkpoints
 
 PACKAGES = ("mmcv", "mmdet", "mmseg")
 
 
 def install() -> None:
-    """Make mmdet and mmsegmentation importable; idempotent, and before any of them is imported."""
+    """Make mmdet and mmsegmentation importable; idempotent, and before any of them is imported.
+
+    Raises:
+        CapabilityError: mmengine, mmcv, mmdet or mmseg is missing, or of a version that does not go with the rest.
+    """
+    wrong = faults()
+    if wrong:
+        raise CapabilityError(f"detection and segmentation need mmdet and mmseg: {', '.join(wrong)}; {CURE}")
     offer_operators()
+    allow_checkpoints()
+    find_packaged_configs()
+    mend_language_models()

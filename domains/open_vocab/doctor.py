@@ -1,0 +1,85 @@
+"""Whether the mm stack is there and usable, told from metadata and files, importing none of it."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+from packaging.specifiers import SpecifierSet
+
+from ...core.contracts.finding import Finding
+
+CURE = "pip install 'vladapt[open-vocab]'"
+WHEELS = {
+    "mmengine": ("mmengine", "mmengine-lite"),
+    "mmcv": ("mmcv-lite", "mmcv", "mmcv-full"),
+    "mmdet": ("mmdet",),
+    "mmseg": ("mmsegmentation",),
+}
+"""Module -> distributions that install it."""
+WANTED = {"mmengine": ">=0.10.4,<0.11", "mmcv": ">=2.0.0rc4,<2.2", "mmdet": ">=3.3,<3.4", "mmseg": ">=1.2.2,<1.3"}
+TRANSFORMERS = ">=4.57"
+
+
+def findings() -> list[Finding]:
+    """Of the stack, mmcv's operators, and the language models of GLIP and Grounding DINO."""
+    return [_stack(), *([_operators()] if find_spec("mmcv") else []), _language_models()]
+
+
+def faults() -> list[str]:
+    """What is missing of the stack or of a version that does not go with the rest: "no mmdet", "mmcv 2.2.0 (...)"."""
+    found = []
+    for module, wanted in WANTED.items():
+        there = _installed(module)
+        if not there and find_spec(module) is None:
+            found.append(f"no {module}")
+        found += [
+            f"{name} {number} (wants {wanted})"
+            for name, number in there.items()
+            if not SpecifierSet(wanted).contains(number, prereleases=True)
+        ]
+    return found
+
+
+def _stack() -> Finding:
+    there = [f"{name} {number}" for module in WANTED for name, number in _installed(module).items()]
+    wrong = faults()
+    return Finding("open-vocab: mm stack", not wrong, ", ".join(wrong or there), CURE if wrong else "")
+
+
+def _operators() -> Finding:
+    what = "open-vocab: operators"
+    both = _installed("mmcv")
+    compiled = list(Path(find_spec("mmcv").origin).parent.glob("_ext.*"))
+    if len(both) > 1:
+        names = " and ".join(both)
+        cure = f"pip uninstall -y {' '.join(both)} && {CURE}"
+        return Finding(what, False, f"{names} are both installed, and share one folder", cure)
+    if not compiled:
+        return Finding(what, True, "mmcv without compiled ones; vladapt's stand in, over torch and torchvision")
+    try:
+        import mmcv._ext  # noqa: F401
+    except ImportError as error:
+        cure = f"pip uninstall -y {' '.join(both) or 'mmcv'} && {CURE}"
+        return Finding(what, False, f"mmcv's compiled ones do not load ({error})", cure)
+    return Finding(what, True, f"mmcv's own, compiled ({compiled[0].name})")
+
+
+def _language_models() -> Finding:
+    what = "open-vocab: GLIP, Grounding DINO"
+    number = _version("transformers")
+    if number is None or not SpecifierSet(TRANSFORMERS).contains(number, prereleases=True):
+        return Finding(what, False, f"transformers {number or 'is missing'} (wants {TRANSFORMERS})", CURE)
+    return Finding(what, True, f"transformers {number}")
+
+
+def _installed(module: str) -> dict[str, str]:
+    return {name: number for name in WHEELS[module] if (number := _version(name))}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
