@@ -15,7 +15,7 @@ INIT_STD = 0.02
 
 
 class ContextDecoder(nn.Module):
-    """Queries attend to each other and to what the image shows: `layers` transformer decoder layers between projections.
+    """Queries attend to each other and to what the image shows: transformer decoder layers between projections.
 
     Args:
         visual_dim: D, width of queries and of visual context.

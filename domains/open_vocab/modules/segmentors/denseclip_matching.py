@@ -87,8 +87,16 @@ class PixelTextMatching(nn.Module):
         """
         pooled, places = pooled.float(), places.float()
         visual = torch.cat([pooled[:, None], places.flatten(2).transpose(1, 2)], dim=1)  # (B, 1 + h * w, D)
-        texts = self.texts_before(visual) if self.prompting == "before" else self.texts_after(self.class_texts(), visual)
+        texts = self.texts_that_see(visual)
         return texts, cosine_map(places, texts)
+
+    def texts_that_see(self, visual: Tensor) -> Tensor:
+        """(B, N, D) visual context -> (B, C, D) class features."""
+        if self.prompting == "before":
+            contexts = self.context_decoder(self.context_queries.expand(len(visual), -1, -1), visual)
+            return self.prompts(contexts.float())
+        texts = self.class_texts().expand(len(visual), -1, -1)
+        return texts if self.prompting == "none" else self.texts_after(texts, visual)
 
     def class_texts(self) -> Tensor:
         """(1, C, D) features of the classes in learned contexts, before they see an image; kept between predictions."""
@@ -100,16 +108,8 @@ class PixelTextMatching(nn.Module):
         return self._kept[1]
 
     def texts_after(self, texts: Tensor, visual: Tensor) -> Tensor:
-        """(1, C, D) class features and (B, N, D) visual context -> (B, C, D), updated by it where that is asked for."""
-        texts = texts.expand(len(visual), -1, -1)
-        if self.prompting == "none":
-            return texts
+        """(B, C, D) class features and (B, N, D) visual context -> (B, C, D), updated by it."""
         return texts + self.gamma * self.context_decoder(texts, visual)
-
-    def texts_before(self, visual: Tensor) -> Tensor:
-        """(B, N, D) visual context -> (B, C, D) features of the classes in contexts that it gives."""
-        contexts = self.context_decoder(self.context_queries.expand(len(visual), -1, -1), visual)
-        return self.prompts(contexts.float())
 
     def take(self, vocabulary: Vocabulary) -> None:
         """Replace the classes."""

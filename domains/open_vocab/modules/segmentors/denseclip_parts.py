@@ -108,8 +108,8 @@ def refuse_other_number(model: nn.Module, head: nn.Module, vocabulary: Vocabular
         "its score maps are channels of what the neck reads" if model.concat_scores else "its head's classes are fixed"
     )
     raise CapabilityError(
-        f"{type(model).__name__} was built for {before} classes and cannot take {now}: {reason}; give {before} names, or "
-        "train with concat_scores=False and a head that classifies by text"
+        f"{type(model).__name__} was built for {before} classes and cannot take {now}: {reason}; give {before} names, "
+        "or train with concat_scores=False and a head that classifies by text"
     )
 
 

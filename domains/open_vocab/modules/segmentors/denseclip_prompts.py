@@ -62,10 +62,10 @@ class ClassPrompts(nn.Module):
         tokens = tower.tokenize(texts)
         mask = tower.token_mask(tokens)
         used = mask.sum(dim=1)
-        if int(used.max()) + self.n_ctx > tower.context_length:
-            worst = texts[int(used.argmax())]
+        room = max(tower.context_length - self.n_ctx, 0)
+        if int(used.max()) > room:
             raise ConfigError(
-                f"'{worst}' takes {int(used.max())} tokens, {max(tower.context_length - self.n_ctx, 0)} are left beside "
+                f"'{texts[int(used.argmax())]}' takes {int(used.max())} tokens, {room} are left beside "
                 f"n_ctx={self.n_ctx} in the text tower of '{self.spec}'; shorten the text, or give a smaller n_ctx"
             )
         longest = int(used.max()) if "trim" in tower.capabilities else tokens.shape[1]
