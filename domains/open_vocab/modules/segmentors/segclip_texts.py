@@ -52,7 +52,7 @@ def part_of_captions(backbone: Backbone, tokens: Tensor, hidden_share: float) ->
 
 @torch.no_grad()
 def class_features(backbone: Backbone, vocabulary: Vocabulary, leave_out: int | None = None) -> Tensor:
-    """(C, D) unit rows: of each class the mean of its queries, each the mean of its texts; one class may be left out."""
+    """(C, D) unit rows: of a class the mean of its queries, each the mean of its texts; one class may be left out."""
     rows = []
     for query, owner in zip(vocabulary.queries, vocabulary.owners):
         if owner != leave_out:
