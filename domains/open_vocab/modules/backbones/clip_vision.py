@@ -95,8 +95,12 @@ class CLIPVisionBackbone(BaseModule):
         self.backbone.need("feature_maps")
         self.is_transformer = "image_blocks" in self.backbone.capabilities
         self.drop_path, self.with_cp = drop_path, with_cp
+        kind = pyramid or ("simple" if self.is_transformer else "taps")
+        self._choose(kind, out_indices, num_outs)
         self._hold_tower()
-        self._let_train(frozen, frozen_stages, train_head, norm_eval)
+        self._let_train(kind, frozen, frozen_stages, train_head)
+        if norm_eval:
+            freeze_batch_norm(self.backbone)
         self._add_lora(lora)
         if cropped_positions:
             options = cropped_positions if isinstance(cropped_positions, Mapping) else {}
@@ -105,16 +109,21 @@ class CLIPVisionBackbone(BaseModule):
             self.backbone.need("image_blocks")
         if with_cp and not self.is_transformer:
             checkpoint_blocks(self.backbone)
-        self._add_pyramid(pyramid or ("simple" if self.is_transformer else "taps"), out_channels, num_outs)
-        self._choose(out_indices)
+        self._add_pyramid(kind, out_channels, num_outs)
+        layout = self._layout(num_outs)
+        self.out_channels, self.strides = zip(*(layout[index] for index in self.out_indices))
         self.train()
 
     # What it gives ----------------------------------------------------------------------------------------------
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W), normalised as the tower's own pixels -> maps (B, C_i, h_i, w_i)."""
-        maps = self._maps(pixels)
-        return tuple(maps[index] for index in self.out_indices)
+        if not self.is_transformer:
+            maps = self.backbone.feature_maps(pixels)
+            return tuple(maps[index] for index in self.out_indices)
+        if self.pyramid is None:
+            return tuple(self._patch_maps(pixels, self._stops()))
+        return tuple(self.pyramid(self._patch_maps(pixels, [len(self.backbone.blocks("image"))])[0]))
 
     def dense_tokens(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, D, h, w): each patch or cell in the space that texts share, not normalised."""
@@ -131,13 +140,10 @@ class CLIPVisionBackbone(BaseModule):
                 module.eval()
         return self
 
-    def _maps(self, pixels: Tensor) -> list[Tensor]:
-        if not self.is_transformer:
-            return self.backbone.feature_maps(pixels)
+    def _stops(self) -> list[int]:
+        """After how many blocks of a transformer each chosen tap is taken."""
         depth = len(self.backbone.blocks("image"))
-        if self.pyramid is not None:
-            return self.pyramid(self._patch_maps(pixels, [depth])[0])
-        return self._patch_maps(pixels, [max(1, round(share * depth)) for share in FEATURE_MAP_DEPTHS])
+        return [max(1, round(FEATURE_MAP_DEPTHS[index] * depth)) for index in self.out_indices]
 
     def _patch_maps(self, pixels: Tensor, stops: Sequence[int]) -> list[Tensor]:
         """The patches after so many blocks, (B, W, h, w) each."""
@@ -168,6 +174,12 @@ class CLIPVisionBackbone(BaseModule):
 
     # How it is made ---------------------------------------------------------------------------------------------
 
+    def _choose(self, kind: str, out_indices: Sequence[int] | None, num_outs: int) -> None:
+        require(kind in PYRAMIDS, "pyramid", kind, f"give one of {', '.join(PYRAMIDS)}")
+        self.out_indices = tuple(range(num_outs) if out_indices is None else out_indices)
+        known = all(0 <= index < num_outs for index in self.out_indices) and len(self.out_indices) > 0
+        require(known, "out_indices", out_indices, f"this backbone has maps 0 to {num_outs - 1}")
+
     def _hold_tower(self) -> None:
         """The image tower becomes part of this module; what else its features need follows to other devices."""
         children = dict(self.backbone.model.named_children())
@@ -182,14 +194,14 @@ class CLIPVisionBackbone(BaseModule):
         self.backbone.device = next(self.tower.parameters()).device
         return self
 
-    def _let_train(self, frozen: bool, frozen_stages: int, train_head: bool, norm_eval: bool) -> None:
-        model, last = self.backbone.model, depths(self.backbone, "image")
+    def _let_train(self, kind: str, frozen: bool, frozen_stages: int, train_head: bool) -> None:
+        last = depths(self.backbone, "image")
         require(frozen_stages <= last, "frozen_stages", frozen_stages, f"this tower has {last} blocks")
-        for name, parameter in model.named_parameters():
+        used = max(self._stops()) if kind == "taps" and self.is_transformer else last
+        deepest = last + 1 if train_head else used
+        for name, parameter in self.backbone.model.named_parameters():
             if tower_of(self.backbone, name) == "image" and not frozen:
-                parameter.requires_grad_(frozen_stages < depth_of(self.backbone, name) <= last + train_head)
-        if norm_eval:
-            freeze_batch_norm(self.backbone)
+                parameter.requires_grad_(frozen_stages < depth_of(self.backbone, name) <= deepest)
 
     def _add_lora(self, lora: Mapping[str, Any] | None) -> None:
         if lora is None:
@@ -199,34 +211,26 @@ class CLIPVisionBackbone(BaseModule):
         add_lora(self.backbone, towers=("image",), **lora)
 
     def _add_pyramid(self, kind: str, out_channels: int | None, num_outs: int) -> None:
-        require(kind in PYRAMIDS, "pyramid", kind, f"give one of {', '.join(PYRAMIDS)}")
         self.pyramid = None
         if kind == "simple":
             self.backbone.need("image_blocks")
-            self.pyramid = SimpleFeaturePyramid(self._width(), out_channels or 256, num_outs)
+            self.pyramid = SimpleFeaturePyramid(self._width(), out_channels or 256, num_outs, self.out_indices)
             return
         own = f"pyramid 'taps' gives the tower's own {len(FEATURE_MAP_DEPTHS)} maps; change them by a neck"
         require(out_channels is None, "out_channels", out_channels, own)
         require(num_outs == len(FEATURE_MAP_DEPTHS), "num_outs", num_outs, own)
 
-    def _choose(self, out_indices: Sequence[int] | None) -> None:
-        layout = self._layout()
-        self.out_indices = tuple(range(len(layout)) if out_indices is None else out_indices)
-        known = all(0 <= index < len(layout) for index in self.out_indices) and len(self.out_indices) > 0
-        require(known, "out_indices", out_indices, f"this backbone has maps 0 to {len(layout) - 1}")
-        self.out_channels, self.strides = zip(*(layout[index] for index in self.out_indices))
-
-    def _layout(self) -> list[tuple[int, float]]:
+    def _layout(self, num_outs: int) -> list[tuple[int, float]]:
         """Channels and stride of every map."""
         if self.pyramid is not None:
             finest = self.backbone.image_stride / SCALES[0]
-            strides = [finest * 2**level for level in range(self.pyramid.num_outs)]
+            strides = [finest * 2**level for level in range(num_outs)]
             return [(self.pyramid.out_channels, int(stride) if stride % 1 == 0 else stride) for stride in strides]
         if self.is_transformer:
-            return [(self._width(), self.backbone.image_stride)] * len(FEATURE_MAP_DEPTHS)
+            return [(self._width(), self.backbone.image_stride)] * num_outs
         self.eval()
         with torch.no_grad():
-            maps = self._maps(torch.zeros(1, 3, SMALLEST_CNN_IMAGE, SMALLEST_CNN_IMAGE))
+            maps = self.backbone.feature_maps(torch.zeros(1, 3, SMALLEST_CNN_IMAGE, SMALLEST_CNN_IMAGE))
         return [(each.shape[1], SMALLEST_CNN_IMAGE // each.shape[-1]) for each in maps]
 
     @torch.no_grad()

@@ -5,6 +5,8 @@ Exploring Plain Vision Transformer Backbones for Object Detection (ViTDet), 2022
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -22,27 +24,35 @@ class SimpleFeaturePyramid(nn.Module):
         in_channels: W, a multiple of 4.
         out_channels: of all levels.
         num_outs: levels; from the fifth on, each is every other cell of the one before.
+        out_indices: the levels that are given, from fine to coarse; what none of them needs is not built. None is all.
 
     Raises:
         ConfigError: an option is out of range.
     """
 
-    def __init__(self, in_channels: int, out_channels: int = 256, num_outs: int = len(SCALES)):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int = 256,
+        num_outs: int = len(SCALES),
+        out_indices: Sequence[int] | None = None,
+    ):
         super().__init__()
         require(in_channels % 4 == 0, "in_channels", in_channels, "give a multiple of 4")
         require(out_channels >= 1, "out_channels", out_channels, "give 1 or more")
-        require(
-            num_outs >= len(SCALES), "num_outs", num_outs, f"give {len(SCALES)} or more; out_indices leaves some out"
-        )
-        self.levels = nn.ModuleList(_level(in_channels, out_channels, scale) for scale in SCALES)
-        self.out_channels, self.num_outs = out_channels, num_outs
+        enough = f"give {len(SCALES)} or more; out_indices leaves some out"
+        require(num_outs >= len(SCALES), "num_outs", num_outs, enough)
+        self.out_channels = out_channels
+        self.out_indices = tuple(range(num_outs) if out_indices is None else out_indices)
+        built = sorted({min(index, len(SCALES) - 1) for index in self.out_indices})
+        self.levels = nn.ModuleDict({str(i): _level(in_channels, out_channels, SCALES[i]) for i in built})
 
     def forward(self, last: Tensor) -> list[Tensor]:
-        """(B, W, h, w) -> maps of `out_channels`, from fine to coarse."""
-        maps = [level(last) for level in self.levels]
-        while len(maps) < self.num_outs:
-            maps.append(F.max_pool2d(maps[-1], kernel_size=1, stride=2))
-        return maps
+        """(B, W, h, w) -> the maps of `out_indices`, of `out_channels`."""
+        maps = {int(index): level(last) for index, level in self.levels.items()}
+        for index in range(len(SCALES), max(self.out_indices) + 1):
+            maps[index] = F.max_pool2d(maps[index - 1], kernel_size=1, stride=2)
+        return [maps[index] for index in self.out_indices]
 
 
 class ChannelNorm(nn.LayerNorm):

@@ -78,11 +78,11 @@ def test_taps_are_the_towers_maps_at_four_depths(towers):
 def test_the_pyramid_comes_from_the_last_map_alone(towers):
     backbone, taps = build(towers["vit"]).eval(), build(towers["vit"], **TAPS).eval()
     last = taps(pixels(32))[-1]
-    deconvolved = F.conv_transpose2d(last, *backbone.pyramid.levels[1][0].parameters(), stride=2)
+    deconvolved = F.conv_transpose2d(last, *backbone.pyramid.levels["1"][0].parameters(), stride=2)
     coarse = F.max_pool2d(last, 2)
     for level, start, tail in ((1, deconvolved, 1), (3, coarse, 1), (2, last, 0)):
         x = start
-        for layer in backbone.pyramid.levels[level][tail:]:
+        for layer in backbone.pyramid.levels[str(level)][tail:]:
             x = layer(x)
         torch.testing.assert_close(backbone(pixels(32))[level], x)
         assert x.mean(dim=1).abs().max() < 1e-4  # a layer norm over channels comes last
@@ -94,7 +94,8 @@ def test_levels_and_channels_are_chosen(towers):
     assert [tuple(each.shape[1:]) for each in maps] == [(12, 16, 16), (12, 2, 2)]
     assert (backbone.strides, backbone.out_channels) == ((4, 32), (12, 12))
     whole = build(towers["vit"], out_channels=12, num_outs=5)
-    whole.load_state_dict(backbone.state_dict())
+    assert set(backbone.pyramid.levels) == {"1", "3"}  # what is not asked for has no parameters without a gradient
+    assert whole.load_state_dict(backbone.state_dict(), strict=False).unexpected_keys == []
     torch.testing.assert_close(whole(pixels(64))[4], whole(pixels(64))[3][..., ::2, ::2])
 
 
@@ -138,6 +139,13 @@ def test_a_frozen_tower_stays_as_it_is(towers):
     assert not any(module.training for module in backbone.tower.modules() if list(module.parameters()))
     assert backbone.pyramid.training
     assert all(parameter.requires_grad for parameter in backbone.pyramid.parameters())
+
+
+def test_blocks_after_the_last_map_do_not_train(towers):
+    backbone = build(towers["vit"], **TAPS, out_indices=(0, 1))
+    assert {name.split(".")[3] for name in trains(backbone) if "resblocks" in name} == {"0", "1"}
+    sum(each.square().mean() for each in backbone(pixels(32))).backward()
+    assert all(p.grad is not None for p in backbone.parameters() if p.requires_grad)
 
 
 def test_frozen_stages_count_from_the_stem(towers):
