@@ -1,0 +1,123 @@
+"""Boxes as a data set of mmdet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmdet.datasets.base_det_dataset import BaseDetDataset
+
+from .....core.contracts.domain import Item
+from .....registry import DATASETS
+from ...data.chosen import chosen_data
+
+
+@DATASETS.register_module()
+class DetectionDataset(BaseDetDataset):
+    """A set that `read_detection` reads, or a file of items, for mmdet's pipelines.
+
+    Class names come from the data and are `metainfo["classes"]`. A sample has img_path, decode (for
+    `vladapt.LoadItemImage`), img_id, item_id, height, width, facts, and instances with bbox, bbox_label, ignore_flag
+    and, where the set has outlines, mask. For `vladapt.OpenVocabDetectionMetric`, PackDetInputs must keep `instances`
+    and `facts` in its meta_keys.
+
+    Args:
+        path: as for `read_detection`.
+        items_json: a file of items, instead of `path`.
+        split: "train", "val", "test" or "all".
+        classes: which classes, in which order.
+        novel: novel classes: "coco", "lvis" or names; train and val then have the base classes alone.
+        shots: K objects a class in train.
+        seed: of the drawing of shots.
+        split_seed: of the splits, where the data give none.
+        surplus: "ignore" or "keep", see `draw_shots`.
+        kwargs: of mmdet's BaseDetDataset: pipeline, test_mode, filter_cfg (filter_empty_gt, min_size), ...
+
+    Raises:
+        ConfigError, DataError: as `chosen_data`.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        path: str | None = None,
+        items_json: str | None = None,
+        split: str = "train",
+        classes: Sequence[str] | str | None = None,
+        novel: str | Sequence[str] | None = None,
+        shots: int | None = None,
+        seed: int = 0,
+        split_seed: int = 0,
+        surplus: str = "ignore",
+        metainfo: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ):
+        named = classes if classes is not None else (metainfo or {}).get("classes")
+        data = chosen_data(
+            "boxes",
+            path=path,
+            items_json=items_json,
+            split=split,
+            classes=named,
+            novel=novel,
+            shots=shots,
+            seed=seed,
+            split_seed=split_seed,
+            surplus=surplus,
+        )
+        self._items = [item if item.size else item.with_(size=data.load(item).shape[1::-1]) for item in data.items]
+        metainfo = {**(metainfo or {}), "classes": tuple(data.class_names)}
+        super().__init__(*args, metainfo=metainfo, **kwargs)
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """One dict an image."""
+        items, self._items = self._items, []
+        with_masks = any(item.segments for item in items)
+        return [self._sample(number, item, with_masks) for number, item in enumerate(items)]
+
+    def filter_data(self) -> list[dict[str, Any]]:
+        """Without images that `filter_cfg` refuses, in training."""
+        if self.test_mode or not self.filter_cfg:
+            return self.data_list
+        empty_too = not self.filter_cfg.get("filter_empty_gt", False)
+        min_size = self.filter_cfg.get("min_size", 0)
+        return [
+            sample
+            for sample in self.data_list
+            if (empty_too or any(not instance["ignore_flag"] for instance in sample["instances"]))
+            and min(sample["width"], sample["height"]) >= min_size
+        ]
+
+    def _sample(self, number: int, item: Item, with_masks: bool) -> dict[str, Any]:
+        width, height = item.size
+        sample = {
+            "img_path": str(item.source),
+            "decode": dict(item.decode),
+            "img_id": number,
+            "item_id": item.id,
+            "seg_map_path": None,
+            "height": int(height),
+            "width": int(width),
+            "facts": item.facts or {},
+            "instances": _instances(item, with_masks),
+        }
+        if self.return_classes:
+            sample |= {
+                "text": self.metainfo["classes"],
+                "caption_prompt": self.caption_prompt,
+                "custom_entities": True,
+            }
+        return sample
+
+
+def _instances(item: Item, with_masks: bool) -> list[dict[str, Any]]:
+    none = (None,) * len(item.boxes or ())
+    instances = []
+    for box, label, outline, ignored in zip(
+        item.boxes or (), item.box_labels or (), item.segments or none, item.ignored or none, strict=True
+    ):
+        instance = {"bbox": list(box), "bbox_label": label, "ignore_flag": int(bool(ignored))}
+        if with_masks:
+            instance["mask"] = outline if outline is not None else []  # mmdet ignores an object whose outline is empty
+        instances.append(instance)
+    return instances

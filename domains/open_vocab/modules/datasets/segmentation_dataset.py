@@ -1,0 +1,102 @@
+"""Masks as a data set of mmseg."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmseg.datasets.basesegdataset import BaseSegDataset
+
+from .....core.contracts.domain import Item
+from .....core.contracts.errors import DataError
+from .....registry import DATASETS
+from ...data.chosen import chosen_data
+from ...data.masks import MaskReader
+
+
+@DATASETS.register_module()
+class SegmentationDataset(BaseSegDataset):
+    """A set that `read_segmentation` reads, or a file of items, for mmseg's pipelines.
+
+    Class names come from the data and are `metainfo["classes"]`. A sample has img_path, decode (for
+    `vladapt.LoadItemImage`), item_id and what `vladapt.LoadSegmentation` decodes the mask by; mmseg's own
+    LoadAnnotations does not know the set's table of values.
+
+    Args:
+        path: as for `read_segmentation`.
+        items_json: a file of items, instead of `path`.
+        split: "train", "val", "test" or "all".
+        classes: which classes, in which order; names of the stored numbers where nothing names them.
+        novel: novel classes: "coco", "lvis" or names; train and val then have the base classes alone.
+        shots: K images a class in train.
+        seed: of the drawing of shots.
+        split_seed: of the splits, where the data give none.
+        reduce_zero_label: 0 is ignored and 1 the first class.
+        background: whether pixels outside all outlines are a class, for COCO JSON.
+        kwargs: of mmseg's BaseSegDataset: pipeline, test_mode, ...
+
+    Raises:
+        ConfigError, DataError: as `chosen_data`.
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        items_json: str | None = None,
+        split: str = "train",
+        classes: Sequence[str] | str | None = None,
+        novel: str | Sequence[str] | None = None,
+        shots: int | None = None,
+        seed: int = 0,
+        split_seed: int = 0,
+        reduce_zero_label: bool = False,
+        background: bool = True,
+        metainfo: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ):
+        named = classes if classes is not None else (metainfo or {}).get("classes")
+        if isinstance(named, str):
+            named = [name.strip() for name in named.split(",") if name.strip()]
+        options = {}
+        if items_json is None:
+            options = {"class_names": named, "reduce_zero_label": reduce_zero_label, "background": background}
+        data = chosen_data(
+            "masks",
+            path=path,
+            items_json=items_json,
+            split=split,
+            classes=None if items_json is None else named,
+            novel=novel,
+            shots=shots,
+            seed=seed,
+            split_seed=split_seed,
+            **options,
+        )
+        if not isinstance(data.load_mask, MaskReader):
+            raise DataError(f"{items_json or path}: its items have no table of mask values; write the file again")
+        self._items, self._table = data.items, data.load_mask.as_data()
+        metainfo = {**(metainfo or {}), "classes": tuple(data.class_names)}
+        super().__init__(metainfo=metainfo, **kwargs)
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """One dict an image."""
+        items, self._items = self._items, []
+        return [self._sample(item) for item in items]
+
+    def _sample(self, item: Item) -> dict[str, Any]:
+        return {
+            "img_path": str(item.source),
+            "decode": dict(item.decode),
+            "item_id": item.id,
+            "seg_map_path": None if item.mask is None else str(item.mask),
+            "mask_table": self._table,
+            "outlines": None if item.mask is not None else _outlines(item),
+            "only": (item.facts or {}).get("only"),
+            "label_map": None,
+            "reduce_zero_label": False,
+            "seg_fields": [],
+        }
+
+
+def _outlines(item: Item) -> dict[str, Any]:
+    return {name: getattr(item, name) for name in ("boxes", "box_labels", "segments", "ignored", "size")}

@@ -1,0 +1,121 @@
+"""Average precision in mmengine's test loops, also of base and novel classes apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.evaluator import BaseMetric
+
+from .....core.contracts.errors import ConfigError
+from .....registry import METRICS
+from ...data.items_file import read_items
+from ...data.novel import split_novel
+from ...data.outlines import encode
+from ...metrics.detection import MOST_BOXES, DetectionScores, Found, Truth, score_detections, truth_of
+
+METRICS_OF = ("bbox", "segm")
+
+
+@METRICS.register_module()
+class OpenVocabDetectionMetric(BaseMetric):
+    """`score_detections` over the data set of a loop; the whole result stays in `.scores`.
+
+    What is true comes from `instances` (and `facts`) of the samples, which PackDetInputs must keep in its meta_keys, or
+    from a file of items.
+
+    Args:
+        metric: "bbox", or "segm" for outlines.
+        novel: novel classes: "coco", "lvis" or names, comma-separated or a list; None for none.
+        items_json: a file of items with the images of the loop, instead of `instances`.
+        frequency: of each class "r", "c" or "f"; that of `items_json` by default.
+        most: boxes an image that count (LVIS 300).
+        collect_device: of mmengine.
+        prefix: before the names of metrics.
+
+    Raises:
+        ConfigError: nothing says what is true, or the model's classes are not those of the data.
+    """
+
+    default_prefix = "open_vocab"
+    scores: DetectionScores | None = None
+
+    def __init__(
+        self,
+        metric: str = "bbox",
+        novel: str | Sequence[str] | None = None,
+        items_json: str | None = None,
+        frequency: Sequence[str] | None = None,
+        most: int = MOST_BOXES,
+        collect_device: str = "cpu",
+        prefix: str | None = None,
+    ):
+        super().__init__(collect_device=collect_device, prefix=prefix)
+        if metric not in METRICS_OF:
+            raise ConfigError(f"OpenVocabDetectionMetric: metric '{metric}'; give one of {', '.join(METRICS_OF)}")
+        self.metric, self.novel, self.most, self.frequency = metric, novel, most, frequency
+        self.truths: dict[str, Truth] | None = None
+        if items_json is not None:
+            data = read_items(items_json)
+            self.truths = {str(item.source): truth_of(item) for item in data.items}
+            self.frequency = frequency or data.frequency
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
+        """Keep what is true and what was found of each sample."""
+        for sample in data_samples:
+            found = sample["pred_instances"]
+            self.results.append((self._truth(sample), _found(found, self.metric == "segm")))
+
+    def compute_metrics(self, results: list[tuple[Truth, Found]]) -> dict[str, float]:
+        """Metric name -> value in 0..1."""
+        names = self.dataset_meta["classes"]
+        novel = () if self.novel is None else split_novel(names, self.novel, self.frequency).novel
+        truths, found = zip(*results, strict=True)
+        self.scores = score_detections(
+            truths,
+            found,
+            names,
+            novel=novel,
+            frequency=self.frequency,
+            outlines=self.metric == "segm",
+            most=self.most,
+        )
+        return dict(self.scores.metrics)
+
+    def _truth(self, sample: dict[str, Any]) -> Truth:
+        if self.truths is not None:
+            if sample["img_path"] not in self.truths:
+                raise ConfigError(f"items_json does not hold {sample['img_path']}; give the file of the loop's images")
+            return self.truths[sample["img_path"]]
+        if "instances" not in sample:
+            raise ConfigError(
+                "OpenVocabDetectionMetric does not see what is true; add 'instances' and 'facts' to the meta_keys of "
+                "PackDetInputs, or give items_json"
+            )
+        instances, facts = sample["instances"], sample.get("facts") or {}
+        height, width = sample["ori_shape"][:2]
+        return Truth(
+            boxes=[instance["bbox"] for instance in instances],
+            labels=[instance["bbox_label"] for instance in instances],
+            ignored=[bool(instance.get("ignore_flag", 0)) for instance in instances],
+            outlines=[instance.get("mask") or None for instance in instances],
+            size=(int(width), int(height)),
+            absent=facts.get("absent", ()) if "absent" in facts or "partial" in facts else None,
+            partial=facts.get("partial", ()),
+        )
+
+
+def _found(instances: Any, outlines: bool) -> Found:
+    masks = instances.get("masks") if outlines else None
+    return Found(
+        boxes=_array(instances["bboxes"]),
+        scores=_array(instances["scores"]),
+        labels=_array(instances["labels"]),
+        outlines=None if masks is None else [m if isinstance(m, dict) else encode(_array(m)) for m in masks],
+    )
+
+
+def _array(values: Any) -> np.ndarray:
+    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
