@@ -21,10 +21,11 @@ from torchvision.ops import batched_nms, box_convert, box_iou, generalized_box_i
 from .....core.contracts.errors import ConfigError
 from .....registry import MODELS
 from ...vocabulary import Classes
+from ..backbones.preprocessing import preprocessor_cfg
 from ..losses.matching import BoxTargets
 from .owlvit_checkpoint import load_published_heads, published_heads
 from .owlvit_heads import ClassHead, PatchMLP, box_bias, most_typical
-from .owlvit_queries import RANDOM_PROMPTS, DrawnQueries, OWLQueries, TextPart
+from .owlvit_queries import PUBLISHED, DrawnQueries, OWLQueries, TextPart
 from .owlvit_targets import box_targets, merge_overlapping
 from .owlvit_tower import PatchTower, drop_layers
 
@@ -70,7 +71,7 @@ class OWLViT(BaseDetector):
         backbone: str,
         classes: Classes,
         templates: str | Sequence[str] = "imagenet-7",
-        train_templates: Sequence[str] | None = RANDOM_PROMPTS,
+        train_templates: str | Sequence[str] | None = PUBLISHED,
         train_text: bool = True,
         canonical_text: bool = True,
         merge_class_token: str = "mul-ln",
@@ -93,7 +94,7 @@ class OWLViT(BaseDetector):
     ):
         _check(box_bias, image_droplayer, text_droplayer, kept_patches)
         tower = PatchTower(backbone, merge_class_token, image_droplayer)
-        super().__init__(data_preprocessor or _preprocessor(tower.backbone), init_cfg)
+        super().__init__(data_preprocessor or _preprocessor(backbone), init_cfg)
         self.tower = tower
         self.text = _text_part(tower.backbone, text_droplayer) if train_text else None
         self.queries = OWLQueries(
@@ -276,9 +277,8 @@ def _check(bias: str, image_droplayer: float, text_droplayer: float, kept_patche
         raise ConfigError(f"OWLViT: kept_patches={kept_patches} is not usable; give a share above 0, 1 at most")
 
 
-def _preprocessor(backbone) -> dict[str, Any]:
-    mean, std = ([255 * value for value in values] for values in (backbone.image_mean, backbone.image_std))
-    return {"type": "mmdet.DetDataPreprocessor", "mean": mean, "std": std, "bgr_to_rgb": True, "pad_size_divisor": 1}
+def _preprocessor(spec: str) -> dict[str, Any]:
+    return preprocessor_cfg(spec, "detection", pad_size_divisor=1, pad_mask=False)  # squares are made here
 
 
 def _text_part(backbone, droplayer: float) -> TextPart:

@@ -14,8 +14,9 @@ from .....core.backbones.tower_names import tower_of
 from .....core.contracts.backbone import Backbone
 from .....core.prompts.templates import fill
 from ...vocabulary import Classes, Vocabulary, embed_classes, named_templates, text_backbone
+from ..segmentors.queries import published_templates
 
-RANDOM_PROMPTS = ("name", "imagenet-80")
+PUBLISHED = "published"
 
 
 class TextPart(nn.Module):
@@ -60,8 +61,9 @@ class OWLQueries(nn.Module):
         spec: of the backbone.
         classes: as for `Vocabulary.of`.
         templates: at test, where the embeddings of a class's prompts are averaged; as for `Vocabulary.of`.
-        train_templates: sets of templates, or templates, of which training draws one a query; None takes in training
-            what is taken at test. A class's synonyms and descriptions are drawn too.
+        train_templates: sets of templates, or templates, of which training draws one a query; "published" is the name
+            alone and CLIP's 80 (seven, where open_clip, which has the 80, is missing); None takes in training what is
+            taken at test. A class's synonyms and descriptions are drawn too.
         trained: the backbone, where its text tower is trained with the model.
         negatives: random classes an image is asked for beside its own. They are drawn as often as they were met in
             training, one time added for each; where the vocabulary has no more, all are taken.
@@ -81,7 +83,7 @@ class OWLQueries(nn.Module):
         spec: str,
         classes: Classes,
         templates: str | Sequence[str] = "imagenet-7",
-        train_templates: Sequence[str] | None = RANDOM_PROMPTS,
+        train_templates: str | Sequence[str] | None = PUBLISHED,
         trained: Backbone | None = None,
         negatives: int = 50,
         max_queries: int = 100,
@@ -90,9 +92,7 @@ class OWLQueries(nn.Module):
         super().__init__()
         self.spec, self.templates, self.canonical = spec, templates, canonical
         self.negatives, self.max_queries = negatives, max_queries
-        self.random_templates = None
-        if train_templates is not None:
-            self.random_templates = list(dict.fromkeys(t for given in train_templates for t in named_templates(given)))
+        self.random_templates = None if train_templates is None else _joined(train_templates)
         self._trained = (trained,)  # no child: the model holds its parts
         self.register_buffer("embeddings", torch.zeros(0))
         self.register_buffer("met", torch.zeros(0))
@@ -205,12 +205,19 @@ class OWLQueries(nn.Module):
         return class_means(self.vocabulary, self.trained)
 
     def _load_from_state_dict(self, state, prefix, *args, **kwargs):
-        for name in ("embeddings", "met"):
-            saved, own = state.get(f"{prefix}{name}"), getattr(self, name)
-            if saved is not None and saved.shape != own.shape:  # saved with other names: those given now stay
-                state = {**state, f"{prefix}{name}": own}
+        # Saved with other names, as many or not: those given now stay, and so do their embeddings.
+        state = {**state, f"{prefix}embeddings": self.embeddings}
+        if state.get(f"{prefix}met", self.met).shape != self.met.shape:
+            state = {**state, f"{prefix}met": self.met}
         self._stale = self.trained is not None and self.vocabulary is not None
         super()._load_from_state_dict(state, prefix, *args, **kwargs)
+
+
+def _joined(templates: str | Sequence[str]) -> list[str]:
+    """The distinct templates of several sets."""
+    given = ("name", published_templates()) if templates == PUBLISHED else templates
+    sets = [given] if isinstance(given, str) else given
+    return list(dict.fromkeys(template for named in sets for template in named_templates(named)))
 
 
 def canonical_text(text: str) -> str:

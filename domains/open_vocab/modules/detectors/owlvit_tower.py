@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .....core.backbones.load import load_backbone
 from .....core.contracts.backbone import Backbone, Block
 from .....core.contracts.errors import CapabilityError, ConfigError
 from ..backbones.image_part import ImagePart
@@ -58,10 +59,10 @@ class PatchTower(nn.Module):
         super().__init__()
         if merge not in MERGES:
             raise ConfigError(f"OWLViT: merge_class_token='{merge}' is not known; give {' or '.join(MERGES)}")
+        load_backbone(spec, device="cpu").need("image_blocks")  # before its towers are built
         self.image = ImagePart(spec)
         self.merge = merge
         backbone = self.backbone
-        backbone.need("image_blocks")
         if merge == "mul-ln" and not backbone.image_prefix:
             raise CapabilityError(
                 f"backbone '{spec}' has no class token for merge_class_token='mul-ln'; give "

@@ -7,9 +7,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
-transformers = pytest.importorskip("transformers", reason="extra hf is not installed")
+pytest.importorskip("vladapt.domains.open_vocab")  # the operators, before modules of mmdet ask for them
+pytest.importorskip("transformers", reason="extra hf is not installed")
 
-import vladapt.domains.open_vocab  # noqa: F401 (the operators)
+import transformers
+
 from vladapt.domains.open_vocab.modules.detectors.owlvit import OWLViT
 from vladapt.domains.open_vocab.modules.detectors.owlvit_heads import box_bias
 
