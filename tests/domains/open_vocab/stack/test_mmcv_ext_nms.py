@@ -7,6 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
+
 from vladapt.domains.open_vocab.stack.mmcv_ext import bbox_overlaps, nms, nms_match, softnms
 from vladapt.domains.open_vocab.stack.mmcv_ext.nms import BLOCK
 

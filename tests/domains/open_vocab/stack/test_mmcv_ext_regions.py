@@ -8,9 +8,11 @@ import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
+
 from mmcv.ops import roi_align, roi_pool
 
-import vladapt.domains.open_vocab  # noqa: F401  mmcv.ops imports only after it
 from vladapt.domains.open_vocab.stack.mmcv_ext import region_grid, roi_align_forward
 
 COORDINATES = st.integers(-8, 60).map(lambda value: value / 2)
