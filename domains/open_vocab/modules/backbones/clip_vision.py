@@ -96,8 +96,9 @@ class CLIPVisionBackbone(BaseModule):
         self.is_transformer = "image_blocks" in self.backbone.capabilities
         self.drop_path, self.with_cp = drop_path, with_cp
         kind = pyramid or ("simple" if self.is_transformer else "taps")
-        self._choose(kind, out_indices, num_outs)
         self._hold_tower()
+        stages = None if self.is_transformer else self._stages()
+        self._choose(kind, out_indices, num_outs if stages is None else len(stages))
         self._let_train(kind, frozen, frozen_stages, train_head)
         if norm_eval:
             freeze_batch_norm(self.backbone)
@@ -110,7 +111,7 @@ class CLIPVisionBackbone(BaseModule):
         if with_cp and not self.is_transformer:
             checkpoint_blocks(self.backbone)
         self._add_pyramid(kind, out_channels, num_outs)
-        layout = self._layout(num_outs)
+        layout = self._levels(num_outs) if stages is None else stages
         self.out_channels, self.strides = zip(*(layout[index] for index in self.out_indices))
         self.train()
 
@@ -119,7 +120,7 @@ class CLIPVisionBackbone(BaseModule):
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W), normalised as the tower's own pixels -> maps (B, C_i, h_i, w_i)."""
         if not self.is_transformer:
-            maps = self.backbone.feature_maps(pixels)
+            maps = self._maps(pixels)
             return tuple(maps[index] for index in self.out_indices)
         if self.pyramid is None:
             return tuple(self._patch_maps(pixels, self._stops()))
@@ -139,6 +140,10 @@ class CLIPVisionBackbone(BaseModule):
             if owned and not any(parameter.requires_grad for parameter in owned):
                 module.eval()
         return self
+
+    def _maps(self, pixels: Tensor) -> list[Tensor]:
+        """The stages of a CNN; a backbone derived from this one may choose others."""
+        return self.backbone.feature_maps(pixels)
 
     def _stops(self) -> list[int]:
         """After how many blocks of a transformer each chosen tap is taken."""
@@ -220,17 +225,18 @@ class CLIPVisionBackbone(BaseModule):
         require(out_channels is None, "out_channels", out_channels, own)
         require(num_outs == len(FEATURE_MAP_DEPTHS), "num_outs", num_outs, own)
 
-    def _layout(self, num_outs: int) -> list[tuple[int, float]]:
-        """Channels and stride of every map."""
-        if self.pyramid is not None:
-            finest = self.backbone.image_stride / SCALES[0]
-            strides = [finest * 2**level for level in range(num_outs)]
-            return [(self.pyramid.out_channels, int(stride) if stride % 1 == 0 else stride) for stride in strides]
-        if self.is_transformer:
+    def _levels(self, num_outs: int) -> list[tuple[int, float]]:
+        """Channels and stride of every map of a transformer."""
+        if self.pyramid is None:
             return [(self._width(), self.backbone.image_stride)] * num_outs
-        self.eval()
-        with torch.no_grad():
-            maps = self.backbone.feature_maps(torch.zeros(1, 3, SMALLEST_CNN_IMAGE, SMALLEST_CNN_IMAGE))
+        finest = self.backbone.image_stride / SCALES[0]
+        strides = [finest * 2**level for level in range(num_outs)]
+        return [(self.pyramid.out_channels, int(stride) if stride % 1 == 0 else stride) for stride in strides]
+
+    @torch.no_grad()
+    def _stages(self) -> list[tuple[int, int]]:
+        """Channels and stride of every map of a CNN."""
+        maps = self._maps(torch.zeros(1, 3, SMALLEST_CNN_IMAGE, SMALLEST_CNN_IMAGE))
         return [(each.shape[1], SMALLEST_CNN_IMAGE // each.shape[-1]) for each in maps]
 
     @torch.no_grad()
