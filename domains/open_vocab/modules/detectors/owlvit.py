@@ -154,12 +154,13 @@ class OWLViT(BaseDetector):
     def loss(self, batch_inputs: Tensor, batch_data_samples: Sequence[DetDataSample]) -> dict[str, Tensor]:
         """The parts of `MatchingLoss`, and "loss_objectness" where there is that head.
 
-        `negative_labels` in a sample's metainfo are classes known not to be there, asked for before random ones.
+        Classes that are known not to be in an image, asked for before random ones, are `facts["absent"]` of its
+        metainfo, as `DetectionDataset` has them.
         """
         truth = [sample.gt_instances for sample in batch_data_samples]
         drawn = self.queries.draw(
             [instances.labels for instances in truth],
-            [sample.metainfo.get("negative_labels", ()) for sample in batch_data_samples],
+            [(sample.metainfo.get("facts") or {}).get("absent", ()) for sample in batch_data_samples],
         )
         patches, grid = self.extract_feat(batch_inputs)
         targets = self._targets(truth, drawn, self.tower.square(batch_inputs).shape[-2:])

@@ -25,14 +25,15 @@ class OWLMosaic(BaseTransform):
     """Lays images out as a square of g x g equal tiles, g drawn anew each time.
 
     Each image is scaled to fit its tile, keeping its proportions, and lies in the tile's upper left corner; boxes,
-    labels and ignore flags go with it. Masks do not: they are left out. It belongs into the pipeline of
-    `mmdet.MultiImageMixDataset`, which gives the other images.
+    labels and ignore flags go with it, and so do classes known to be absent (`facts["absent"]`), but for those that
+    another image shows. Masks do not: they are left out. It belongs into the pipeline of `mmdet.MultiImageMixDataset`,
+    which gives the other images.
 
     Args:
         size: side of the square in pixels; divisible by every grid.
         grids: how many tiles a side has.
         probs: how often each of the grids is drawn; they add up to 1.
-        pad_val: colour of what no image covers, as the image is ordered (mm reads BGR).
+        pad_val: colour of what no image covers, grey by default, as the image is ordered (mm reads BGR).
 
     Raises:
         ConfigError: an option is not usable.
@@ -43,7 +44,7 @@ class OWLMosaic(BaseTransform):
         size: int = 768,
         grids: Sequence[int] = (1, 2, 3),
         probs: Sequence[float] = (0.4, 0.3, 0.3),
-        pad_val: Sequence[float] = (104.1, 116.7, 122.8),
+        pad_val: Sequence[float] = (127.5, 127.5, 127.5),
     ):
         uneven = [grid for grid in grids if grid < 1 or size % grid]
         if uneven:
@@ -75,11 +76,17 @@ class OWLMosaic(BaseTransform):
             boxes.append(_moved(image["gt_bboxes"], scale, left, top))
         mosaic = {key: value for key, value in results.items() if key not in PIXELWISE_KEYS}
         joined = {key: np.concatenate([image[key] for image in images]) for key in INSTANCE_KEYS if key in results}
-        shape = canvas.shape[:2]
-        return {**mosaic, **joined, "img": canvas, "img_shape": shape, "gt_bboxes": HorizontalBoxes.cat(boxes)}
+        joined |= {"img": canvas, "img_shape": canvas.shape[:2], "gt_bboxes": HorizontalBoxes.cat(boxes)}
+        return {**mosaic, **joined, "facts": _absent(images)}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(size={self.size}, grids={self.grids}, probs={self.probs})"
+
+
+def _absent(images: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
+    named = {index for image in images for index in (image.get("facts") or {}).get("absent", ())}
+    shown = {int(label) for image in images for label in image["gt_bboxes_labels"]}
+    return {"absent": sorted(named - shown)} if named else {}
 
 
 def _fitted(image: np.ndarray, tile: int) -> tuple[np.ndarray, tuple[float, float]]:

@@ -386,7 +386,7 @@ def test_known_negatives_of_a_sample_are_asked_for(spec):
     asked = []
     draw = model.queries.draw
     model.queries.draw = lambda *given: asked.append(draw(*given)) or asked[-1]
-    model.train().loss(pixels(1), [sample(negative_labels=[33])])
+    model.train().loss(pixels(1), [sample(facts={"absent": [33, 2]})])
     assert asked[0].classes[0].tolist() == [0, 2, 33]
 
 

@@ -38,7 +38,7 @@ def test_each_image_lies_whole_in_the_corner_of_its_tile(count, tile):
         whole = made["img"][top : top + tile // 2, left : left + tile]
         assert (whole == 10 * (place + 1)).all()
         below = made["img"][top + tile // 2 : top + tile, left : left + tile]
-        assert (below == np.array([104, 116, 122])).all()
+        assert (below == 127).all()
 
 
 def test_boxes_labels_and_flags_go_with_their_images():
@@ -55,6 +55,12 @@ def test_images_of_a_mosaic_stay_as_they_were():
     images = [image(10) for _ in range(4)]
     OWLMosaic(24)({**images[0], "mix_results": images[1:]})
     assert all(one["gt_bboxes"].tensor.tolist() == [[10, 5, 30, 15]] for one in images)
+
+
+def test_absent_classes_are_those_that_no_image_shows():
+    images = [image(1, label=i, facts={"absent": absent}) for i, absent in enumerate(([5, 1], [7], [], [5]))]
+    assert OWLMosaic(24)({**images[0], "mix_results": images[1:]})["facts"] == {"absent": [5, 7]}
+    assert mosaic(4)["facts"] == {}
 
 
 def test_masks_are_left_out_and_plain_boxes_stay_plain():
