@@ -32,7 +32,7 @@ class AlphaCLIPBackbone(BaseModule):
     """A backbone's image tower with a second convolution, for the alpha map, beside the one that reads colours.
 
     Both have the same shape but for their input channels, and their sum goes on. The second begins at zero: until it
-    is trained, features are the backbone's own, bit for bit, whatever alpha is. Any tower does that reads colours by
+    is trained, features are the backbone's own, whatever alpha is. Any tower does that reads colours by
     one convolution: the ViTs of open_clip and hf, CLIP's ResNets, the embedded backbone.
 
     Args:

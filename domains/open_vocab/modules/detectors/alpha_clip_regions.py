@@ -12,10 +12,10 @@ from torch import Tensor
 
 from .....core.contracts.adapter import require
 from .....core.contracts.errors import ConfigError
+from .....core.registry.build import build_loss
 from .....registry import MODELS
 from ...vocabulary import Classes
 from ..backbones.alpha_clip import AlphaCLIPBackbone, box_masks
-from ..losses.region_text import region_text_contrast
 from .region_labeller import RegionLabeller, captions_of
 
 OBJECTIVES = ("contrastive", "classes")
@@ -28,7 +28,8 @@ class AlphaCLIPRegions(RegionLabeller):
 
     A region's alpha map is 1 on its mask (or box) and 0 elsewhere. In training, regions and their texts are contrasted
     as images and captions are in CLIP, with the text tower frozen: `gt_instances.texts` where the data has them, else
-    the names of classes. The published loss takes all texts for different; here equal ones are no negatives.
+    the names of classes (regions of one class share their text evenly). A batch is that of one process, as ranks hold
+    unlike numbers of regions.
 
     Args:
         backbone: spec of the backbone, or the config of an `AlphaCLIPBackbone`.
@@ -76,6 +77,7 @@ class AlphaCLIPRegions(RegionLabeller):
             init_cfg=init_cfg,
         )
         self.backbone = seer
+        self.contrast = build_loss("clip", label_smoothing=label_smoothing)
         self.objective, self.alpha = objective, alpha
         self.label_smoothing, self.whole_share = label_smoothing, whole_share
         self._scale = float(towers.logit_scale if logit_scale is None else logit_scale)
@@ -114,20 +116,20 @@ class AlphaCLIPRegions(RegionLabeller):
         return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
     def _contrast(self, batch_inputs: Tensor, samples: list[DetDataSample]) -> Tensor:
-        features, texts, said = [], [], []
+        features, texts = [], []
         for pixels, sample, caption in zip(batch_inputs, samples, captions_of(samples), strict=True):
             if caption is not None and float(torch.rand(())) < self.whole_share:
                 features.append(self._embed_whole(pixels, sample))
-                rows, words = self.encode_texts([caption]), [caption]
+                texts.append(self.encode_texts([caption]))
             else:
                 features.append(self._embed(pixels, sample.gt_instances, sample))
-                rows, words = self.said_by(sample.gt_instances)
-            texts.append(rows)
-            said += words
+                texts.append(self.said_by(sample.gt_instances))
         regions = torch.cat(features)  # (N, D)
-        if not said:
+        if not len(regions):
             return regions.sum() + self._nothing
-        return region_text_contrast(regions, torch.cat(texts).to(regions), self.logit_scale, said, self.label_smoothing)
+        pairs = {"image_features": regions, "text_features": torch.cat(texts).to(regions)}
+        scale = regions.new_tensor(self.logit_scale)
+        return self.contrast.of_whole_batch({**pairs, "logit_scale": scale}, progress=0.0)["loss"]
 
     @property
     def _nothing(self) -> Tensor:

@@ -19,7 +19,7 @@ from .....core.registry.build import build_loss
 from .....registry import MODELS
 from ...vocabulary import Classes
 from ..backbones.clip_vision import CLIPVisionBackbone
-from ..losses.region_text import box_distance, region_text_contrast
+from ..losses.region_boxes import box_distance
 from .cloc_prompter import BoxHead, Prompter
 from .region_labeller import RegionLabeller, required_captions
 from .regionclip_regions import whole_patches
@@ -97,11 +97,11 @@ class CLOC(RegionLabeller):
         self.prompter = Prompter(image.backbone.embed_dim, **(prompter or {}))
         self.box_head = BoxHead(image.backbone.embed_dim)
         self.log_scale = nn.Parameter(image.backbone.logit_scale.detach().log().reshape(()).clone())
-        self.image_text_loss = build_loss("clip")
+        self.pair_loss = build_loss("clip")
 
     @property
     def logit_scale(self) -> Tensor:
-        low, high = self.image_text_loss.logit_scale_bounds
+        low, high = self.pair_loss.logit_scale_bounds
         return self.log_scale.exp().clamp(low, high)
 
     def embed_regions(self, batch_inputs: Tensor, regions: list[InstanceData], samples: list) -> list[Tensor]:
@@ -166,27 +166,30 @@ class CLOC(RegionLabeller):
         return bbox_cxcywh_to_xyxy(found) * _sides(pixels)  # (B, N, 4)
 
     def _region_losses(self, seen: list[Tensor], pixels: Tensor, samples: list[DetDataSample]) -> dict[str, Tensor]:
-        embedded, grounded, texts, boxes, said = [], [], [], [], []
+        embedded, grounded, texts, boxes = [], [], [], []
         for keys, sample in zip(seen, samples, strict=True):
             region = self._sampled(sample.gt_instances)
-            rows, words = self.said_by(region)
+            rows = self.said_by(region)
             places = _shares(get_box_tensor(region.bboxes), pixels)
             embedded.append(self.prompter.from_boxes(keys, places))
             grounded.append(self.box_head(self.prompter.from_texts(keys, rows.to(keys))))
             texts.append(rows)
             boxes.append(places)
-            said += words
-        regions = F.normalize(torch.cat(embedded).float(), dim=1)  # (N, D)
-        rows = torch.cat(texts).to(regions)
-        nothing = regions.sum() * 0 + self.log_scale * 0
-        contrast = region_text_contrast(regions, rows, self.logit_scale, said) if said else nothing
+        contrast = self._contrast(torch.cat(embedded), torch.cat(texts))
         l1, giou = box_distance(torch.cat(grounded), bbox_xyxy_to_cxcywh(torch.cat(boxes)))
         return {"region": contrast, "grounding": self.box_weights[0] * l1 + self.box_weights[1] * giou}
+
+    def _contrast(self, regions: Tensor, texts: Tensor) -> Tensor:
+        regions = F.normalize(regions.float(), dim=1)  # (N, D)
+        if not len(regions):
+            return regions.sum() + self.log_scale * 0
+        out = {"image_features": regions, "text_features": texts.to(regions), "logit_scale": self.logit_scale}
+        return self.pair_loss.of_whole_batch(out, progress=0.0)["loss"]
 
     def _image_text(self, images: Tensor, samples: list[DetDataSample]) -> Tensor:
         texts = self.encode_texts(required_captions(samples)).to(images)
         out = {"image_features": images, "text_features": texts, "logit_scale": self.logit_scale}
-        return self.image_text_loss(out)["loss"]
+        return self.pair_loss(out)["loss"]
 
     def _sampled(self, regions: InstanceData) -> InstanceData:
         if len(regions) <= self.regions_sampled:

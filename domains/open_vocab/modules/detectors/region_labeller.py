@@ -82,13 +82,11 @@ class RegionLabeller(BaseDetector):
             return logits.softmax(dim=1)
         return torch.cat([logits, torch.zeros_like(logits[:, :1])], dim=1).softmax(dim=1)[:, :-1]
 
-    def said_by(self, regions: InstanceData) -> tuple[Tensor, list[str]]:
-        """Unit embeddings (N, D) of the regions' `texts`, or of their classes where they have none, and those texts."""
+    def said_by(self, regions: InstanceData) -> Tensor:
+        """Unit embeddings (N, D) of the regions' `texts`, or of their classes where they have none."""
         if "texts" in regions:
-            said = [str(text) for text in regions.texts]
-            return self.encode_texts(said), said
-        labels = regions.labels
-        return self.texts()[labels.to(self.texts().device)], [self.texts.names[label] for label in labels.tolist()]
+            return self.encode_texts([str(text) for text in regions.texts])
+        return self.texts()[regions.labels.to(self.texts().device)]
 
     @torch.no_grad()
     def encode_texts(self, texts: list[str]) -> Tensor:
