@@ -78,7 +78,7 @@ def choose_classes(data: DomainData, wanted: Sequence[str]) -> DomainData:
     reader = data.load_mask
     return replace(
         data,
-        items=[relabelled(item, new, chosen) for item in data.items],
+        items=[_relabelled(item, new, chosen, data.kind) for item in data.items],
         class_names=tuple(wanted),
         frequency=None if data.frequency is None else tuple(data.frequency[old] for old in chosen),
         load_mask=reader.choose(new) if hasattr(reader, "choose") else reader,
@@ -92,8 +92,8 @@ def keep_boxes(item: Item, positions: Sequence[int]) -> Item:
     return item.with_(**{k: v if v is None else tuple(v[p] for p in positions) for k, v in values.items()})
 
 
-def relabelled(item: Item, new: Mapping[int, int], chosen: Sequence[int]) -> Item:
-    """The item with old class numbers replaced; boxes of a class without a new number go."""
+def _relabelled(item: Item, new: Mapping[int, int], chosen: Sequence[int], kind: str) -> Item:
+    """The item with old class numbers replaced; boxes of a class without a new number go, but for masks' outlines."""
     if item.labels is not None:
         item = item.with_(labels=tuple(item.labels[old] for old in chosen))
     if item.facts:
@@ -102,7 +102,7 @@ def relabelled(item: Item, new: Mapping[int, int], chosen: Sequence[int]) -> Ite
             for key, value in item.facts.items()
         }
         item = item.with_(facts=kept)
-    if item.box_labels is None:
+    if item.box_labels is None or kind == "masks":  # outlines of masks keep their numbers: the reader replaces them
         return item
     item = keep_boxes(item, [place for place, label in enumerate(item.box_labels) if label in new])
     return item.with_(box_labels=tuple(new[label] for label in item.box_labels))

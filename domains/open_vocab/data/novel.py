@@ -113,7 +113,7 @@ def hold_out(data: DomainData, split: NovelSplit, *, keep_empty: bool = False) -
 
 
 def _base_only(item: Item, base: set[int], kind: str) -> Item:
-    if item.box_labels is not None:
+    if item.box_labels is not None and kind != "masks":
         item = keep_boxes(item, [place for place, label in enumerate(item.box_labels) if label in base])
     if item.labels is not None:
         item = item.with_(labels=tuple(v if place in base else 0.0 for place, v in enumerate(item.labels)))
