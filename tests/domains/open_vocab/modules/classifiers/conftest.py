@@ -30,7 +30,7 @@ def detector(trunk, small_clip_spec):
     """kind, classifier options -> the config of a detector."""
 
     def config(kind: str, head: dict | None = None, **classifier) -> dict:
-        classifier = {"backbone": small_clip_spec, "classes": NAMES, **classifier}
+        classifier = {"backbone": small_clip_spec, "classes": NAMES, "temperature": 0.2, **classifier}
         build = {"retina": _retina, "faster": _two_stage, "mask": _two_stage}[kind]
         made = {
             **trunk,
@@ -81,6 +81,7 @@ def segmentor(trunk, small_clip_spec):
 def _retina(classifier: dict, head: dict) -> dict:
     return {
         "type": "mmdet.RetinaNet",
+        "neck": None,
         "bbox_head": {
             "type": "vladapt.TextRetinaHead",
             "classifier": classifier,
