@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from mmdet.models.detectors import RPN
 from mmdet.structures import DetDataSample
+from mmengine.config import ConfigDict
 from mmengine.runner import load_checkpoint
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
@@ -55,18 +57,20 @@ class RpnProposals(nn.Module):
     """The boxes of a frozen detector that has an RPN, in the images it is used to: its own normalisation is applied.
 
     Args:
-        detector: config of a detector of mmdet with `rpn_head` (`mmdet.RPN`, `mmdet.FasterRCNN`), `checkpoint` in it
+        detector: config of a detector of mmdet with an RPN (`mmdet.RPN`, `mmdet.FasterRCNN`), `checkpoint` in it
             the file of its weights.
         count: best boxes an image.
     """
 
     def __init__(self, detector: dict, count: int = 300):
         super().__init__()
-        config = dict(detector)
+        config = ConfigDict(detector)
         checkpoint = config.pop("checkpoint", None)
         self.detector = MODELS.build(config)
-        if not hasattr(self.detector, "rpn_head"):
-            raise ConfigError(f"option proposals: {config.get('type')} has no rpn_head; give a detector with an RPN")
+        if not isinstance(self.detector, RPN) and not hasattr(self.detector, "rpn_head"):
+            raise ConfigError(
+                f"option proposals: {config.get('type')} has no RPN; give mmdet.RPN or a two-stage detector"
+            )
         self.detector.init_weights()
         if checkpoint is not None:
             load_checkpoint(self.detector, str(Path(checkpoint)), map_location="cpu", strict=True)
@@ -76,9 +80,8 @@ class RpnProposals(nn.Module):
     @torch.no_grad()
     def forward(self, pixels: Tensor, samples: list[DetDataSample]) -> list[InstanceData]:
         """Args: pixels (B, 3, H, W), RGB in 0..255."""
-        found = self.detector.rpn_head.predict(
-            self.detector.extract_feat(self._normalised(pixels)), samples, rescale=False
-        )
+        head = self.detector.bbox_head if isinstance(self.detector, RPN) else self.detector.rpn_head
+        found = head.predict(self.detector.extract_feat(self._normalised(pixels)), samples, rescale=False)
         return [boxes[: self.count] for boxes in found]
 
     def train(self, mode: bool = True) -> RpnProposals:
