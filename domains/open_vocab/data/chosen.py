@@ -37,7 +37,7 @@ def chosen_data(
     """The items of one split.
 
     Splits that the data give are kept where they give two or more; else train, val and test are made from `split_seed`,
-    the same for every data set of a config.
+    the same for every data set of a config. A file of items has the splits that were written.
 
     Args:
         kind: "boxes" or "masks".
@@ -67,7 +67,7 @@ def chosen_data(
         classes = [name.strip() for name in classes.split(",") if name.strip()]
     if classes is not None:
         data = choose_classes(data, classes)
-    if split != "all" and not _is_split(data, split, novel):
+    if split != "all" and items_json is None and not _is_split(data, split, novel):
         data = assign_splits(data, seed=split_seed, hashes=FileHashes())
     if novel is not None:
         parts = split_novel(data.class_names, novel, data.frequency)

@@ -138,7 +138,7 @@ def score_detections(
         **_base_and_novel(of_class, at_50, class_names, novel),
     }
     if frequency is not None:
-        often = np.array(frequency)
+        often = np.array(list(frequency))
         metrics |= {name: _nan_mean(of_class[often == key]) for key, name in FREQUENCIES.items()}
     counts = _object_counts(truths, len(class_names))
     return DetectionScores(
@@ -199,16 +199,21 @@ def _evaluate(truths: Sequence[Truth], found: Sequence[Found], num_classes: int,
         sides = [COCO(), COCO()]
         for side, entries in zip(sides, (_true_objects(truths, outlines), _found_objects(truths, found, outlines))):
             side.dataset = {
-                "images": [{"id": number} for number in range(1, len(truths) + 1)],
+                "images": [_image(number, truth) for number, truth in enumerate(truths, start=1)],
                 "categories": [{"id": label} for label in range(num_classes)],
                 "annotations": entries,
             }
             side.createIndex()
         evaluation = Evaluation(*sides, iouType="segm" if outlines else "bbox")
-        evaluation.params.maxDets = [1, 10, most]
+        evaluation.params.maxDets = [most]
         evaluation.evaluate()
         evaluation.accumulate()
     return evaluation
+
+
+def _image(number: int, truth: Truth) -> dict[str, Any]:
+    width, height = truth.size or (0, 0)
+    return {"id": number, "width": width, "height": height}
 
 
 def _true_objects(truths: Sequence[Truth], outlines: bool) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from typing import Any
 from mmdet.datasets.base_det_dataset import BaseDetDataset
 
 from .....core.contracts.domain import Item
+from .....core.contracts.errors import DataError
 from .....registry import DATASETS
 from ...data.chosen import chosen_data
 
@@ -81,12 +82,15 @@ class DetectionDataset(BaseDetDataset):
             return self.data_list
         empty_too = not self.filter_cfg.get("filter_empty_gt", False)
         min_size = self.filter_cfg.get("min_size", 0)
-        return [
+        kept = [
             sample
             for sample in self.data_list
             if (empty_too or any(not instance["ignore_flag"] for instance in sample["instances"]))
             and min(sample["width"], sample["height"]) >= min_size
         ]
+        if not kept:
+            raise DataError(f"filter_cfg {dict(self.filter_cfg)} leaves none of {len(self.data_list)} images; relax it")
+        return kept
 
     def _sample(self, number: int, item: Item, with_masks: bool) -> dict[str, Any]:
         width, height = item.size

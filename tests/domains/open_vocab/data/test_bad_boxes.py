@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from vladapt import DataError
 from vladapt.domains.open_vocab.data import read_detection
 
@@ -61,7 +62,7 @@ def test_one_image_id_for_two_files_is_refused_and_one_repeated_is_not(write_coc
     change(folder, images=twice)
     assert len(read_detection(folder).items) == 1
     change(folder, images=[twice[0], {"id": 1, "file_name": "b.png"}])
-    with pytest.raises(DataError, match="image id 1 stands for 'a.png' and for 'b.png'; number the images anew"):
+    with pytest.raises(DataError, match=r"image id 1 stands for 'a.png' and for 'b.png'; number the images anew"):
         read_detection(folder)
 
 
@@ -112,18 +113,18 @@ def test_a_file_cut_short_is_one_line(write_coco):
 
 
 def test_an_annotation_without_a_box_or_category_list_is_one_line(write_coco):
-    with pytest.raises(DataError, match="annotation 0 has no usable box"):
+    with pytest.raises(DataError, match=r"annotation 0 has no usable box"):
         read_detection(write_coco([{"image_id": 1, "category_id": 1}]))
     folder = write_coco([GOOD])
     change(folder, categories=None)
-    with pytest.raises(DataError, match="has no list of 'categories'"):
+    with pytest.raises(DataError, match=r"has no list of 'categories'"):
         read_detection(folder)
 
 
 def test_a_path_out_of_the_folder_is_refused(write_coco):
     folder = write_coco([GOOD])
     change(folder, images=[{"id": 1, "file_name": "../../secret.png"}])
-    with pytest.raises(DataError, match="leaves the folder"):
+    with pytest.raises(DataError, match=r"leaves the folder"):
         read_detection(folder)
 
 
@@ -153,7 +154,7 @@ def test_yolo_lines_that_are_no_objects_unlisted_numbers_and_orphans(tmp_path, w
 def test_a_damaged_yaml_is_one_line(tmp_path, write_image):
     write_image(tmp_path / "images" / "a.png")
     (tmp_path / "data.yaml").write_text("names: [cat\n")
-    with pytest.raises(DataError, match="data.yaml: cannot be read") as caught:
+    with pytest.raises(DataError, match=r"data.yaml: cannot be read") as caught:
         read_detection(tmp_path)
     assert "\n" not in str(caught.value)
 

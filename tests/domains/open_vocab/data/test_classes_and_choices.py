@@ -5,6 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+
 from vladapt import ConfigError, DataError
 from vladapt.core.contracts.domain import DomainData, Item
 from vladapt.core.data.identity import FileHashes
@@ -42,9 +43,9 @@ def test_names_that_differ_are_shown_whole_with_the_nearest():
     said = str(caught.value)
     assert "the config has 3 classes (cat, dgo, emu) and the annotation has 2 (cat, dog)" in said
     assert "only in the config: 'dgo' ('dog'?), 'emu'" in said and "only in the annotation: 'dog'" in said
-    with pytest.raises(ConfigError, match="the annotation has 1 classes .* and the prompt has 2"):
+    with pytest.raises(ConfigError, match=r"the annotation has 1 classes .* and the prompt has 2"):
         check_names(None, ["cat"], ["cat", "emu"])
-    with pytest.raises(ConfigError, match="only in the config: 'Cat'"):
+    with pytest.raises(ConfigError, match=r"only in the config: 'Cat'"):
         check_names(["Cat"], ["cat"], exact=True)
 
 
@@ -52,7 +53,7 @@ def test_the_published_coco_split_is_48_to_17():
     assert len(set(COCO_BASE)) == 48 and len(set(COCO_NOVEL)) == 17 and not set(COCO_BASE) & set(COCO_NOVEL)
     split = split_novel([*COCO_NOVEL, "wine glass", *COCO_BASE], "coco")
     assert split.base == COCO_BASE and split.novel == COCO_NOVEL and split.left_out == ("wine glass",)
-    with pytest.raises(ConfigError, match="the data have none of OV-COCO's"):
+    with pytest.raises(ConfigError, match=r"the data have none of OV-COCO's"):
         split_novel(["raccoon"], "coco")
 
 
@@ -65,15 +66,15 @@ def test_the_coco_split_fits_the_names_of_real_data(data_dir):
 def test_rare_classes_of_lvis_are_novel():
     split = split_novel(["a", "b", "c"], "lvis", ["f", "r", "c"])
     assert split.base == ("a", "c") and split.novel == ("b",)
-    with pytest.raises(DataError, match="do not tell how frequent"):
+    with pytest.raises(DataError, match=r"do not tell how frequent"):
         split_novel(["a", "b"], "lvis")
 
 
 def test_named_novel_classes_are_looked_up():
     assert split_novel(["cat", "dog", "emu"], " emu, cat").novel == ("cat", "emu")
-    with pytest.raises(ConfigError, match="no class 'dgo'; did you mean dog?"):
+    with pytest.raises(ConfigError, match=r"no class 'dgo'; did you mean dog?"):
         split_novel(["cat", "dog"], "dgo")
-    with pytest.raises(ConfigError, match="nothing to train on"):
+    with pytest.raises(ConfigError, match=r"nothing to train on"):
         split_novel(["cat"], "cat")
 
 
@@ -118,7 +119,7 @@ def test_drawing_depends_on_the_seed_and_not_on_the_order():
     assert {item.id for item in draw_shots(scenes(*items), 2, seed=1).items} != {item.id for item in drawn[0]}
     first = drawn[0][0].id
     assert first not in {item.id for item in draw_shots(scenes(*items), 2, seed=0, exclude={first}).items}
-    with pytest.raises(ConfigError, match="give a whole number"):
+    with pytest.raises(ConfigError, match=r"give a whole number"):
         draw_shots(scenes(*items), 0, seed=0)
 
 
@@ -164,7 +165,7 @@ def test_made_images_and_masks_are_saved_beside_the_file(tmp_path):
     pixels = np.full((2, 3, 3), 0.5, np.float32)
     data = DomainData(items, ("sky", "sea"), lambda item: pixels, kind="masks")
     data.load_mask = lambda item: np.array([[0, 1, 255], [item.decode["index"]] * 3], np.uint8)
-    with pytest.raises(DataError, match="are made, not stored"):
+    with pytest.raises(DataError, match=r"are made, not stored"):
         write_items(tmp_path / "items.json", data)
     again = read_items(write_items(tmp_path / "items.json", data, images=tmp_path / "pictures"))
     assert [again.load_mask(item).tolist() for item in again.items] == [
@@ -178,10 +179,10 @@ def test_a_damaged_or_later_file_of_items_is_one_line(write_coco, tmp_path):
     path = write_items(tmp_path / "items.json", read_detection(write_coco([(1, 1, [0, 0, 5, 5])])))
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, "version": 99}))
-    with pytest.raises(DataError, match="written by another version"):
+    with pytest.raises(DataError, match=r"written by another version"):
         read_items(path)
     path.write_text(json.dumps(content)[:-9])
-    with pytest.raises(DataError, match="no whole file of items"):
+    with pytest.raises(DataError, match=r"no whole file of items"):
         read_items(path)
 
 
@@ -197,11 +198,11 @@ def test_one_split_of_a_path_or_a_file(write_coco, tmp_path):
     assert chosen_data("boxes", path=folder, split="all", classes="dog").class_names == ("dog",)
     file = write_items(tmp_path / "items.json", parts["test"])
     assert chosen_data("boxes", items_json=file, split="all").items == parts["test"].items
-    with pytest.raises(ConfigError, match="either path"):
+    with pytest.raises(ConfigError, match=r"either path"):
         chosen_data("boxes")
-    with pytest.raises(ConfigError, match="give one of train, val, test, all"):
+    with pytest.raises(ConfigError, match=r"give one of train, val, test, all"):
         chosen_data("boxes", path=folder, split="dev")
-    with pytest.raises(DataError, match="holds boxes, masks are asked for"):
+    with pytest.raises(DataError, match=r"holds boxes, masks are asked for"):
         chosen_data("masks", items_json=file)
 
 

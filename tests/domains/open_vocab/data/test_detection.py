@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from vladapt import DataError
 from vladapt.domains.open_vocab.data import read_detection
 from vladapt.domains.open_vocab.data.outlines import draw
@@ -110,7 +111,7 @@ def test_yolo_without_names_takes_given_ones_or_says_what_is_missing(tmp_path, w
     write_image(tmp_path / "images" / "a.png")
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "a.txt").write_text("1 0.5 0.5 0.5 0.5")
-    with pytest.raises(DataError, match="nothing names its classes; add classes.txt"):
+    with pytest.raises(DataError, match=r"nothing names its classes; add classes.txt"):
         read_detection(tmp_path)
     assert read_detection(tmp_path, class_names=["cat", "dog"]).items[0].box_labels == (1,)
     (tmp_path / "labels" / "classes.txt").write_text("cat\ndog\n")
@@ -124,9 +125,9 @@ def test_class_names_choose_and_order(write_coco):
 
 
 def test_a_folder_says_what_would_be_read(tmp_path):
-    with pytest.raises(DataError, match="empty folder; give COCO or LVIS JSON"):
+    with pytest.raises(DataError, match=r"empty folder; give COCO or LVIS JSON"):
         read_detection(tmp_path)
-    with pytest.raises(DataError, match="no such file or folder"):
+    with pytest.raises(DataError, match=r"no such file or folder"):
         read_detection(tmp_path / "nowhere")
 
 
@@ -136,7 +137,7 @@ def test_files_of_the_same_images_are_told_apart(write_coco):
     data = read_detection(folder)
     assert len(data.items) == 2 and "not read: instances_polygons.json" in data.notes[0]
     write_coco([(1, 1, [4, 5, 9, 9])], name="instances_more.json", images=("c.png",))
-    with pytest.raises(DataError, match="are no train, val and test files; give one of them"):
+    with pytest.raises(DataError, match=r"are no train, val and test files; give one of them"):
         read_detection(folder)
 
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+
 from vladapt import ConfigError, DataError
 from vladapt.domains.open_vocab.data import (
     hold_out,
@@ -76,7 +77,7 @@ def test_colours_are_looked_up(write_masks, file, content):
 
 def test_colours_without_a_table_say_what_to_add(write_masks):
     folder = write_masks({"a": np.array([[(0, 0, 255), (0, 255, 0)]], dtype=np.uint8)})
-    with pytest.raises(DataError, match="store colours and nothing says which class each is; add labelmap.txt"):
+    with pytest.raises(DataError, match=r"store colours and nothing says which class each is; add labelmap.txt"):
         read_segmentation(folder)
 
 
@@ -100,7 +101,7 @@ def test_two_numbers_need_no_names_more_do(write_masks):
     assert named.class_names == ("membrane", "cell") and not named.notes
     write_masks({"a": np.array([[0, 40, 90]], dtype=np.uint8)})
     with pytest.raises(
-        DataError, match="masks store 0, 40, 90 and nothing names them; add classes.json or give class_n"
+        DataError, match=r"masks store 0, 40, 90 and nothing names them; add classes.json or give class_n"
     ):
         read_segmentation(folder)
     assert masks_of(read_segmentation(folder, class_names=["a", "b", "c"]))[0].tolist() == [[0, 1, 2]]
@@ -175,7 +176,7 @@ def test_a_mask_named_after_its_image_with_an_ending_belongs_to_it(tmp_path, wri
     Image.fromarray(np.array([[0, 1]], np.uint8)).save(tmp_path / "masks" / "a_mask.png")
     assert len(read_segmentation(tmp_path).items) == 1
     Image.fromarray(np.array([[0, 1]], np.uint8)).save(tmp_path / "masks" / "a_gt.png")
-    with pytest.raises(DataError, match="may be masks of one image"):
+    with pytest.raises(DataError, match=r"may be masks of one image"):
         read_segmentation(tmp_path)
 
 
@@ -194,7 +195,7 @@ def test_masks_of_another_size_and_without_an_image_are_listed(write_masks, writ
 
 def test_masks_saved_as_jpeg_are_refused(write_masks):
     folder = write_masks({"a": np.array([[0, 1]], np.uint8)}, suffix=".jpg")
-    with pytest.raises(DataError, match="a JPEG mask, whose values are blurred; save masks as PNG"):
+    with pytest.raises(DataError, match=r"a JPEG mask, whose values are blurred; save masks as PNG"):
         read_segmentation(folder)
 
 
@@ -205,7 +206,7 @@ def test_numbers_that_no_class_has_are_ignored_and_named(write_masks):
     assert masks_of(data)[1].tolist() == [[0, 255, 255]] and data.items[1].labels == (1, 0)
     assert "Stored in masks but no class, ignored: 9 (in 2 masks)." in data.notes
     (folder / "classes.txt").write_text("\n".join(f"{n}: class {n}" for n in (50, 51)))
-    with pytest.raises(DataError, match="stored are 0, 1, 9, listed are 50, 51; correct classes.txt"):
+    with pytest.raises(DataError, match=r"stored are 0, 1, 9, listed are 50, 51; correct classes.txt"):
         read_segmentation(folder)
 
 
@@ -234,7 +235,7 @@ def test_outlines_become_masks_small_on_large_and_crowds_ignored(write_coco):
 
 
 def test_boxes_without_outlines_are_no_masks(write_coco):
-    with pytest.raises(DataError, match="has boxes but no outlines, so no masks"):
+    with pytest.raises(DataError, match=r"has boxes but no outlines, so no masks"):
         outlines_as_masks(read_detection(write_coco([(1, 1, [4, 5, 10, 10])])))
 
 
