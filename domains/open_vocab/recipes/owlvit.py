@@ -6,7 +6,9 @@ gradients are clipped image by image, here those of a step together.
 """
 
 vladapt = {"domain": "open-vocab", "task": "detection"}
+default_scope = "mmdet"
 
+data = "sample"
 backbone = "embedded"
 image_size = 768
 rate, text_rate = 5e-5, 2e-6
@@ -32,13 +34,28 @@ test_pipeline = [*load, fit, pack]
 train_dataloader = {
     "batch_size": 8,
     "num_workers": 4,
-    "sampler": {"type": "mmengine.InfiniteSampler", "shuffle": True},
+    "sampler": {"type": "InfiniteSampler", "shuffle": True},
     "dataset": {
         "type": "mmdet.MultiImageMixDataset",
-        "dataset": {"type": "vladapt.DetectionDataset", "path": "sample", "pipeline": tile_pipeline},
+        "dataset": {"type": "vladapt.DetectionDataset", "path": data, "split": "train", "pipeline": tile_pipeline},
         "pipeline": train_pipeline,
     },
 }
+test_dataloader = {
+    "batch_size": 1,
+    "num_workers": 2,
+    "sampler": {"type": "DefaultSampler", "shuffle": False},
+    "dataset": {
+        "type": "vladapt.DetectionDataset",
+        "path": data,
+        "split": "test",
+        "test_mode": True,
+        "pipeline": test_pipeline,
+    },
+}
+test_evaluator = {"type": "vladapt.OpenVocabDetectionMetric"}
+test_cfg = {"type": "TestLoop"}
+
 train_cfg = {"type": "IterBasedTrainLoop", "max_iters": steps, "val_interval": steps}
 
 optim_wrapper = {

@@ -5,7 +5,9 @@ It wants a vision transformer, `--backbone open_clip:ViT-B-16@weights.safetensor
 """
 
 vladapt = {"domain": "open-vocab", "task": "detection"}
+default_scope = "mmdet"
 
+data = "sample"
 backbone = "embedded"
 image_size = 320
 epochs, warm_up = 50, 50
@@ -36,13 +38,28 @@ test_pipeline = [*load, fit, pack]
 train_dataloader = {
     "batch_size": 8,
     "num_workers": 2,
-    "sampler": {"type": "mmengine.DefaultSampler", "shuffle": True},
+    "sampler": {"type": "DefaultSampler", "shuffle": True},
     "dataset": {
         "type": "mmdet.MultiImageMixDataset",
-        "dataset": {"type": "vladapt.DetectionDataset", "path": "sample", "pipeline": tile_pipeline},
+        "dataset": {"type": "vladapt.DetectionDataset", "path": data, "split": "train", "pipeline": tile_pipeline},
         "pipeline": train_pipeline,
     },
 }
+test_dataloader = {
+    "batch_size": 1,
+    "num_workers": 2,
+    "sampler": {"type": "DefaultSampler", "shuffle": False},
+    "dataset": {
+        "type": "vladapt.DetectionDataset",
+        "path": data,
+        "split": "test",
+        "test_mode": True,
+        "pipeline": test_pipeline,
+    },
+}
+test_evaluator = {"type": "vladapt.OpenVocabDetectionMetric"}
+test_cfg = {"type": "TestLoop"}
+
 train_cfg = {"type": "EpochBasedTrainLoop", "max_epochs": epochs, "val_interval": epochs}
 
 optim_wrapper = {
