@@ -9,6 +9,7 @@ __getattr__, __dir__ = lazy_exports(
         "backbone": "CAPABILITIES Backbone Block normalized",
         "domain": "SPLITS Decoded Domain DomainData Evaluation Item check_items",
         "errors": "CapabilityError ConfigError DataError UnknownNameError VladaptError",
+        "finding": "Finding",
         "features": "PRE_PROJECTION PROJECTED FeatureSet",
         "images": "TrainingImages TrainingPlace",
         "loss": "Loss",

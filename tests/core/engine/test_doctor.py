@@ -1,5 +1,7 @@
 """The doctor names what is wrong and how to mend it."""
 
+import sys
+
 import pytest
 
 from vladapt.core.engine import doctor
@@ -41,3 +43,21 @@ def test_a_package_outside_its_range_is_named(monkeypatch):
     monkeypatch.setattr(doctor, "_version", lambda name: "1.0" if name == "pydicom" else real(name))
     finding = next(f for f in doctor.examine() if f.what == "extra medical")
     assert not finding.ok and "pydicom 1.0 (wants" in finding.found
+
+
+def test_a_cv2_that_does_not_import_is_replaced_by_one_that_wants_no_display(monkeypatch):
+    versions(monkeypatch, opencv_python="5.0.0.93")
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    finding = doctor._opencv()
+    assert not finding.ok and "cv2 does not import" in finding.found
+    assert finding.cure == "pip install --force-reinstall --no-deps opencv-contrib-python-headless==5.0.0.93"
+
+
+def test_a_cv2_with_windows_is_named(monkeypatch):
+    cv2 = pytest.importorskip("cv2")
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "\n  GUI:                 QT5\n")
+    assert "built with QT5 windows, which want libGL" in doctor._opencv().found
+
+
+def test_a_domain_says_what_it_stands_on():
+    assert any(finding.what.startswith("open-vocab: ") for finding in doctor.examine())
