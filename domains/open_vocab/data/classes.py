@@ -10,6 +10,7 @@ from ....core.contracts.domain import DomainData, Item
 from ....core.contracts.errors import ConfigError
 from ....core.prompts.templates import spoken
 from ....core.registry.catalogue import did_you_mean
+from .masks import choosable
 
 MOST_NAMES = 20
 CLASS_FACTS = ("absent", "partial", "only")
@@ -81,7 +82,7 @@ def choose_classes(data: DomainData, wanted: Sequence[str]) -> DomainData:
         items=[_relabelled(item, new, chosen, data.kind) for item in data.items],
         class_names=tuple(wanted),
         frequency=None if data.frequency is None else tuple(data.frequency[old] for old in chosen),
-        load_mask=reader.choose(new) if hasattr(reader, "choose") else reader,
+        load_mask=None if reader is None else choosable(reader).choose(new),
     )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -43,15 +43,11 @@ class MaskReader:
             DataError: the file cannot be read, or is of another kind than the table.
         """
         labels = self._drawn(item) if item.mask is None else self._looked_up(Path(item.mask))
-        labels = labels if self.classes is None else self._chosen[labels]
-        only = (item.facts or {}).get("only")
-        return labels if only is None else _lookup({index: index for index in only}, 256)[labels]
+        return _chosen(labels, self.classes, item)
 
     def choose(self, new: Mapping[int, int]) -> MaskReader:
         """A reader with class indices replaced, and those without a new one ignored."""
-        before = {index: index for index in range(MOST_CLASSES)} if self.classes is None else self.classes
-        classes = {old: new[index] for old, index in before.items() if index in new}
-        return MaskReader(self.values, self.colours, classes, self.background)
+        return replace(self, classes=_after(self.classes, new))
 
     def as_data(self) -> dict[str, Any]:
         """JSON-able; `MaskReader.of` reads it."""
@@ -71,10 +67,6 @@ class MaskReader:
             classes=None if data["classes"] is None else {int(old): int(index) for old, index in data["classes"]},
             background=data["background"],
         )
-
-    @cached_property
-    def _chosen(self) -> np.ndarray:
-        return _lookup(self.classes, 256)
 
     @cached_property
     def _value_table(self) -> np.ndarray:
@@ -120,6 +112,44 @@ class MaskReader:
             pixels, _, has_outline = known
             labels[pixels] = IGNORED if left_out or not has_outline else label
         return labels
+
+
+@dataclass(frozen=True)
+class MadeMasks:
+    """The masks of a set that makes them itself, with a choice of classes; called as a `MaskReader` is.
+
+    Args:
+        make: item -> (H, W) uint8.
+        classes: class index -> index; None keeps them.
+    """
+
+    make: Callable[[Item], np.ndarray]
+    classes: Mapping[int, int] | None = None
+
+    def __call__(self, item: Item) -> np.ndarray:
+        return _chosen(np.asarray(self.make(item), dtype=np.uint8), self.classes, item)
+
+    def choose(self, new: Mapping[int, int]) -> MadeMasks:
+        """As of `MaskReader`."""
+        return replace(self, classes=_after(self.classes, new))
+
+
+def choosable(load_mask: Callable[[Item], np.ndarray]) -> MaskReader | MadeMasks:
+    """A reader that takes a choice of classes."""
+    return load_mask if isinstance(load_mask, (MaskReader, MadeMasks)) else MadeMasks(load_mask)
+
+
+def _chosen(labels: np.ndarray, classes: Mapping[int, int] | None, item: Item) -> np.ndarray:
+    """Class indices replaced; then those ignored that the item must not teach (`facts["only"]`)."""
+    labels = labels if classes is None else _lookup(classes, 256)[labels]
+    only = (item.facts or {}).get("only")
+    return labels if only is None else _lookup({index: index for index in only}, 256)[labels]
+
+
+def _after(before: Mapping[int, int] | None, new: Mapping[int, int]) -> dict[int, int]:
+    """Two replacements in one."""
+    first = {index: index for index in range(MOST_CLASSES)} if before is None else before
+    return {old: new[index] for old, index in first.items() if index in new}
 
 
 def _area(item: Item, outline: Any, box: tuple[float, ...]) -> tuple[Any, int, bool]:

@@ -15,6 +15,7 @@ from ....core.contracts.errors import ConfigError, DataError
 from ....core.prompts.templates import spoken
 from ....core.registry.catalogue import did_you_mean
 from .classes import choose_classes, class_positions, keep_boxes
+from .masks import choosable
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -109,7 +110,8 @@ def hold_out(data: DomainData, split: NovelSplit, *, keep_empty: bool = False) -
     ]
     if not any(item.split == "train" for item in items):
         raise DataError(f"{data.name}: no training image has a base class; name fewer classes novel")
-    return replace(data, items=items, notes=notes)
+    reader = None if data.load_mask is None else choosable(data.load_mask)
+    return replace(data, items=items, notes=notes, load_mask=reader)
 
 
 def _base_only(item: Item, base: set[int], kind: str) -> Item:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from vladapt.core.contracts.errors import DataError
-from vladapt.core.data.images import IMAGE, IMAGE_SUFFIXES, decode_image
+from vladapt.core.data.images import IMAGE, IMAGE_SUFFIXES, decode_image, decode_values, upright_size
 
 RED = (200, 30, 40)
 
@@ -196,6 +196,48 @@ def test_decompression_bomb_is_refused_by_its_header(tmp_path, monkeypatch, limi
 def test_suffixes_are_matched_without_regard_to_case(tmp_path):
     assert IMAGE.matches(tmp_path / "A.JPG") and not IMAGE.matches(tmp_path / "notes.txt")
     assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in IMAGE_SUFFIXES)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_size_from_the_header_is_that_of_the_decoded_image(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(noise()).save(tmp_path / "a.jpg", exif=exif)
+    height, width = decode_image(tmp_path / "a.jpg", {}).shape[:2]
+    assert upright_size(tmp_path / "a.jpg") == (width, height)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "I;16", "I", "F", "RGB", "RGBA"])
+def test_masks_give_what_is_stored(tmp_path, mode):
+    values = np.array([[0, 1], [1, 0]], np.uint8)
+    made = {"I;16": np.uint16, "I": np.int32, "F": np.float32}
+    if mode in made:
+        image = Image.fromarray(values.astype(made[mode]))
+    elif mode == "1":
+        image = Image.fromarray(values * 255).convert("1")
+    elif mode == "P":
+        image = Image.fromarray(values)
+        image.putpalette([9, 9, 9, 200, 100, 50])
+    else:
+        image = Image.fromarray(values).convert(mode)
+    image.save(tmp_path / "mask.tif")
+    assert decode_values(tmp_path / "mask.tif").tolist() == values.tolist()
+    if mode == "P":
+        assert decode_values(tmp_path / "mask.tif", colours=True)[0].tolist() == [[9, 9, 9], [200, 100, 50]]
+
+
+def test_masks_that_cannot_hold_class_numbers_are_refused(tmp_path):
+    Image.fromarray(np.full((2, 2), 0.5, np.float32)).save(tmp_path / "half.tif")
+    with pytest.raises(DataError, match="a mask with fractions; save whole numbers"):
+        decode_values(tmp_path / "half.tif")
+    Image.fromarray(noise()).save(tmp_path / "a.jpg")
+    with pytest.raises(DataError, match="a JPEG mask, whose values are blurred"):
+        decode_values(tmp_path / "a.jpg")
+
+
+def test_colours_of_a_mask_stay_colours(tmp_path):
+    Image.fromarray(noise()).save(tmp_path / "a.png")
+    assert (decode_values(tmp_path / "a.png") == noise()).all()
 
 
 def test_importing_the_reader_loads_no_torch():

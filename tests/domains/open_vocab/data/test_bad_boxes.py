@@ -135,6 +135,13 @@ def test_a_listed_size_that_is_wrong_counts_in_pixels_of_the_file(write_coco):
     assert data.items[0].size == (40, 30) and note(data, "Images of another size than") == 1
 
 
+def test_listed_sizes_are_believed_in_large_sets(write_coco, monkeypatch):
+    folder = write_coco([GOOD])
+    change(folder, images=[{"id": 1, "file_name": "a.png", "width": 400, "height": 300}])
+    monkeypatch.setattr("vladapt.domains.open_vocab.data.boxes.VERIFY_ALL_UP_TO", 0)
+    assert read_detection(folder).items[0].size == (400, 300)
+
+
 def test_yolo_lines_that_are_no_objects_unlisted_numbers_and_orphans(tmp_path, write_image):
     write_image(tmp_path / "images" / "a.png")
     (tmp_path / "labels").mkdir()

@@ -12,6 +12,7 @@ from vladapt.core.data.identity import FileHashes
 from vladapt.core.data.splits import assign_splits
 from vladapt.domains.open_vocab.data import (
     check_names,
+    choose_classes,
     draw_shots,
     hold_out,
     read_detection,
@@ -95,6 +96,18 @@ def test_novel_pixels_are_ignored_in_training_and_counted_in_the_test(write_mask
     held = hold_out(data, split_novel(data.class_names, "sea"))
     assert [held.load_mask(item).tolist() for item in held.items] == [[[0, 255]], [[0, 1]]]
     assert held.items[0].labels == (1, 0)
+
+
+def test_masks_that_a_set_makes_itself_take_a_choice_too(tmp_path):
+    items = [Item(f"m{n}", __file__, {"index": n}, labels=(1.0, 1.0), split=s) for n, s in enumerate(("train", "test"))]
+    data = DomainData(items, ("sky", "sea"), lambda item: np.zeros((1, 3, 3), np.uint8), kind="masks")
+    data.load_mask = lambda item: np.array([[0, 1, 255]], np.uint8)
+    held = hold_out(data, split_novel(data.class_names, "sky"))
+    assert [held.load_mask(item).tolist() for item in held.items] == [[[255, 1, 255]], [[0, 1, 255]]]
+    chosen = choose_classes(held, ["sea"])
+    assert [chosen.load_mask(item).tolist() for item in chosen.items] == [[[255, 0, 255]]] * 2
+    again = read_items(write_items(tmp_path / "items.json", chosen, images=tmp_path / "pictures"))
+    assert again.load_mask(again.items[0]).tolist() == [[255, 0, 255]]
 
 
 def test_k_objects_a_class_are_learned_from_and_the_surplus_is_ignored():
