@@ -6,7 +6,7 @@ import json
 import math
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,12 +56,7 @@ def load_features(path: str | Path) -> FeatureFile:
         DataError: no such file, not readable, an array missing, of a wrong shape or with unusable values.
     """
     path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; give a .safetensors or .npz file of features")
-    readers = {".npz": _read_npz, ".safetensors": _read_safetensors}
-    if path.suffix.lower() not in readers:
-        raise DataError(f"{path}: '{path.suffix}' is no format of feature files; give a .safetensors or .npz file")
-    arrays = _Arrays(path, readers[path.suffix.lower()](path))
+    arrays = _Arrays(path, _read(path))
     names = arrays.names()
     images, raw_norms = arrays.features("image_features", ndim=2)
     count, width = images.shape
@@ -82,6 +77,27 @@ def load_features(path: str | Path) -> FeatureFile:
         logit_scale=arrays.logit_scale(),
     )
     return FeatureFile(features, classifier, arrays.split(count))
+
+
+def load_image_features(path: str | Path) -> tuple[Tensor, tuple[str, ...], str]:
+    """What `vladapt embed --images` writes: unit image features (N, D), their ids, and the backbone's fingerprint.
+
+    Raises:
+        DataError: no such file, not readable, no `image_features` or no `ids`, or with unusable values.
+    """
+    path = Path(path)
+    arrays = _Arrays(path, _read(path), needed=("image_features", "ids"))
+    features, _ = arrays.features("image_features", ndim=2)
+    return F.normalize(features, dim=-1), arrays.words("ids", len(features)), arrays.text("backbone")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; give a .safetensors or .npz file of features")
+    readers = {".npz": _read_npz, ".safetensors": _read_safetensors}
+    if path.suffix.lower() not in readers:
+        raise DataError(f"{path}: '{path.suffix}' is no format of feature files; give a .safetensors or .npz file")
+    return readers[path.suffix.lower()](path)
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
@@ -123,13 +139,13 @@ def _from_json(text: str) -> Any:
 class _Arrays:
     """The arrays of one file, each checked as it is taken."""
 
-    def __init__(self, path: Path, arrays: Mapping[str, Any]):
+    def __init__(self, path: Path, arrays: Mapping[str, Any], needed: Sequence[str] = NEEDED):
         self.path = path
         self._arrays = dict(arrays)
         for name, other in OTHER_SPELLING.items():
             if name not in self._arrays and other in self._arrays:
                 self._arrays[name] = self._arrays[other]
-        missing = [name for name in NEEDED if name not in self._arrays]
+        missing = [name for name in needed if name not in self._arrays]
         if missing:
             has = ", ".join(sorted(arrays)) or "nothing"
             raise self._error(f"lacks {', '.join(missing)} (it has {has}); add what is missing")

@@ -33,6 +33,7 @@ class Queries(nn.Module):
         embeddings: (Q, D) float32, those of each class together, in the order of the classes.
         counts: how many queries each class has; further ones belong to no class.
         background_index: which class is the background, or None.
+        asked: the vocabulary of the Q queries.
     """
 
     embeddings: Tensor
@@ -61,7 +62,7 @@ class Queries(nn.Module):
         """Replace the names and their embeddings."""
         self.names, self.vocabulary = vocabulary.names, vocabulary
         self.background_index = self._find_background()
-        asked = self._with_background_words(vocabulary)
+        self.asked = asked = self._with_background_words(vocabulary)
         self.counts = [asked.owners.count(index) for index in range(len(vocabulary))]
         found = embed_queries(asked, text_backbone(self.spec))
         self.embeddings = found.to(self.embeddings.device)
