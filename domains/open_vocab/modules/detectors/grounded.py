@@ -7,9 +7,7 @@ and score boxes by its words. Published weights load unchanged: nothing is added
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from mmcv.ops import batched_nms
@@ -160,11 +158,3 @@ class GroundingDINO(Grounded, MMDET_GROUNDING_DINO):
         found = self.forward_transformer(self.extract_feat(batch_inputs), text, batch_data_samples)
         wanted = ("hidden_states", "references", "memory_text", "text_token_mask")
         return self.bbox_head(*(found[name] for name in wanted))
-
-
-def with_class_names(model: Mapping[str, Any]) -> dict[str, Any]:
-    """The `model` of an mmdet config, so that it takes class names if it is a grounded one; unchanged otherwise."""
-    changed = copy.deepcopy(dict(model))
-    if str(changed.get("type")).removeprefix("mmdet.") in ("GLIP", "GroundingDINO"):
-        changed["type"] = f"vladapt.{str(changed['type']).removeprefix('mmdet.')}"
-    return changed

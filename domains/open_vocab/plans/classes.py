@@ -1,0 +1,46 @@
+"""The classes of a config: names where it has texts, a number where it has none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .grounded import GROUNDED, is_grounded
+from .walking import Node, nodes
+
+COUNTS = ("num_classes", "num_things_classes")
+
+
+def takes_names(model: Node) -> bool:
+    """Whether a part of the model has texts as classes."""
+    return any(_has_texts(node) for node in nodes(model))
+
+
+def with_classes(model: Node, names: Sequence[str], described: Mapping[str, Any] | None) -> list[str]:
+    """Give a model the classes it is trained on, in place.
+
+    Parts with texts get the names, with what is said of each where that is given. Elsewhere `num_classes` is replaced,
+    wherever it stands, if it differs.
+
+    Returns:
+        Notes on what was replaced.
+    """
+    notes, replaced = [], set()
+    if is_grounded(model):
+        model["type"] = GROUNDED[str(model["type"]).rpartition(".")[2]]
+    for node in nodes(model):
+        if _has_texts(node):
+            node["classes"] = {name: described[name] for name in names} if described else list(names)
+        for key in COUNTS:
+            if isinstance(node.get(key), int) and not isinstance(node[key], bool):
+                if node[key] not in (len(names), 1):
+                    replaced.add(node[key])
+                    node[key] = len(names)
+    if replaced:
+        counts = ", ".join(map(str, sorted(replaced)))
+        notes.append(f"Classes in the config: {counts}; the data have {len(names)}, which the model was given")
+    return notes
+
+
+def _has_texts(node: Node) -> bool:
+    return is_grounded(node) or ("classes" in node and isinstance(node.get("backbone"), str))
