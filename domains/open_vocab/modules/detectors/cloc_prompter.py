@@ -40,7 +40,7 @@ class Prompter(nn.Module):
         self.tokens = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden))
         self.place = nn.Linear(2 * 2 * FREQUENCIES, hidden)  # of a cell of the image
         self.box = nn.Sequential(nn.Linear(4 * 2 * FREQUENCIES, hidden), nn.GELU(), nn.Linear(hidden, hidden))
-        self.text = nn.Linear(width, hidden)
+        self.text = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden))
         self.kinds = nn.ParameterDict({kind: nn.Parameter(torch.randn(hidden) * 0.02) for kind in ("box", "text")})
         self.layers = nn.ModuleList(_Layer(hidden, heads) for _ in range(layers))
         self.out = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, width))

@@ -14,6 +14,11 @@ from vladapt.core.contracts.errors import CapabilityError, ConfigError, DataErro
 from vladapt.registry import MODELS
 
 
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
 def build(spec: str, **options):
     return MODELS.build({"type": "vladapt.AlphaCLIPBackbone", "backbone": spec, **options}).eval()
 

