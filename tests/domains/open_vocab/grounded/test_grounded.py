@@ -201,3 +201,13 @@ def test_prompts_in_a_pipeline():
     assert ClassPrompt()({"text": {"0": "cat"}})["text"] == ("cat",)
     with pytest.raises(ConfigError, match="gives no names"):
         ClassPrompt()({})
+
+
+def test_it_trains_in_half_precision(model):
+    model.train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = model(images(), [prompted(), prompted()], mode="loss")
+    total, _ = model.parse_losses(losses)
+    total.backward()
+    assert torch.isfinite(total)
+    model.zero_grad()
