@@ -89,8 +89,9 @@ class CLIPer(TrainingFreeSegmentor):
         require(refine in REFINEMENTS, "refine", refine, f"give one of {', '.join(REFINEMENTS)}")
         wanted = refine == "proxy"
         require((proxy is not None) == wanted, "proxy", proxy, "give a backbone with refine='proxy', and only then")
-        for option, value in (("class_thd", class_thd), ("bg_thd", bg_thd), ("attention_thd", attention_thd)):
-            require(value is None or 0 <= value < 1, option, value, "give 0 to below 1")
+        require(0 <= attention_thd < 1, "attention_thd", attention_thd, "give 0 to below 1")
+        for option, value in (("class_thd", class_thd), ("bg_thd", bg_thd)):
+            require(value is None or value >= 0, option, value, "give 0 or more; scores are about 0 to 1")
         if refine == "diffusion" and maps is None:
             raise CapabilityError(NEEDED)
         if proxy is not None:

@@ -9,7 +9,7 @@ from vladapt.domains.open_vocab.modules.segmentors.pamr import refine_masks
 
 def literal(image, mask, steps, dilations):
     """The paper's sums, pixel by pixel."""
-    channels, height, width = image.shape
+    _, height, width = image.shape
 
     def at(x, row, column):
         return x[:, min(max(row, 0), height - 1), min(max(column, 0), width - 1)]
