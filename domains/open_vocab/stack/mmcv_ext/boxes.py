@@ -10,8 +10,8 @@ from .precision import as_compiled, widened
 
 def box_iou(first: Tensor, second: Tensor, offset: int) -> Tensor:
     """(N, M) IoU of boxes (N, 4) and (M, 4), `offset` added to widths and heights; NaN for two of no area."""
-    both = _intersections(first[:, None], second[None], offset)
-    return both / (_areas(first, offset)[:, None] + _areas(second, offset) - both)
+    first, second = _columns(first), _columns(second)
+    return _iou(first[:, :, None], second[:, None], _area(first, offset)[:, None], _area(second, offset), offset)
 
 
 @as_compiled
@@ -23,20 +23,33 @@ def bbox_overlaps(bboxes1: Tensor, bboxes2: Tensor, ious: Tensor, mode: int, ali
         bboxes2: (M, 4), or (N, 4) if aligned.
         ious: (N, M), or (N,) if aligned: the i-th with the i-th.
     """
-    first, second = widened(bboxes1), widened(bboxes2)
+    first, second = _columns(widened(bboxes1)), _columns(widened(bboxes2))
+    area = _area(first, offset)
     if not aligned:
-        first, second = first[:, None], second[None]
-    both = _intersections(first, second, offset)
-    area = _areas(first, offset)
-    ious.copy_(both / (area + _areas(second, offset) - both if mode == 0 else area))
+        first, second, area = first[:, :, None], second[:, None], area[:, None]
+    if mode == 0:
+        ious.copy_(_iou(first, second, area, _area(second, offset), offset))
+    else:
+        ious.copy_(_intersection(first, second, offset) / area)
 
 
-def _intersections(first: Tensor, second: Tensor, offset: int) -> Tensor:
-    low = torch.maximum(first[..., :2], second[..., :2])
-    high = torch.minimum(first[..., 2:], second[..., 2:])
-    sides = (high - low + offset).clamp(min=0)
-    return sides[..., 0] * sides[..., 1]
+def _columns(boxes: Tensor) -> Tensor:
+    """(4, N): all x1, all y1, and so on, each beside each other in memory, which is what makes the rest fast."""
+    return boxes.T.contiguous()
 
 
-def _areas(boxes: Tensor, offset: int) -> Tensor:
-    return (boxes[..., 2] - boxes[..., 0] + offset) * (boxes[..., 3] - boxes[..., 1] + offset)
+def _iou(first: Tensor, second: Tensor, area: Tensor, other_area: Tensor, offset: int) -> Tensor:
+    both = _intersection(first, second, offset)
+    return both / (area + other_area).sub_(both)
+
+
+def _intersection(first: Tensor, second: Tensor, offset: int) -> Tensor:
+    (x1, y1, x2, y2), (other_x1, other_y1, other_x2, other_y2) = first, second
+    width = torch.minimum(x2, other_x2).sub_(torch.maximum(x1, other_x1)).add_(offset).clamp_(min=0)
+    height = torch.minimum(y2, other_y2).sub_(torch.maximum(y1, other_y1)).add_(offset).clamp_(min=0)
+    return width.mul_(height)
+
+
+def _area(boxes: Tensor, offset: int) -> Tensor:
+    x1, y1, x2, y2 = boxes
+    return (x2 - x1 + offset) * (y2 - y1 + offset)

@@ -16,8 +16,9 @@ from torch import Tensor
 from .boxes import box_iou
 from .precision import as_compiled, widened
 
-BLOCK = 512
+BLOCK = 128
 NAIVE, LINEAR, GAUSSIAN = range(3)
+SCORE, AREA = 4, 5
 
 
 @as_compiled
@@ -56,7 +57,7 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
     survives = _survivors(boxes, threshold, 0, operator.ge)
     kept, dropped = survives.nonzero()[:, 0], (~survives).nonzero()[:, 0]
     drops = (box_iou(boxes[kept], boxes[dropped], 0) >= threshold) & (kept[:, None] < dropped)
-    groups = [[int(order[index])] for index in kept]
+    groups = [[index] for index in order[kept].tolist()]
     if len(dropped):
         for index, group in zip(order[dropped].tolist(), drops.int().argmax(dim=0).tolist(), strict=True):
             groups[group].append(index)
@@ -123,21 +124,29 @@ def softnms(
     Returns:
         (K,) int64, indices of the taken boxes.
     """
-    left = torch.cat([boxes.float(), scores.float()[:, None]], dim=1).cpu().numpy()
-    index = np.arange(len(left))
+    left = _columns_to_take(boxes, scores, offset)
+    index = np.arange(left.shape[1])
     taken = 0
-    while taken < len(left):
-        best = taken + _first_best(left[taken:, 4])
+    while taken < len(index):
+        best = taken + _first_best(left[SCORE, taken:])
         # The exchange, like the refilling in _compacted, decides which of tied scores is taken first later on.
-        left[[taken, best]], index[[taken, best]] = left[[best, taken]], index[[best, taken]]
+        left[:, [taken, best]], index[[taken, best]] = left[:, [best, taken]], index[[best, taken]]
         taken += 1
-        overlap = _overlaps(left[taken - 1], left[taken:], offset)
-        left[taken:, 4] *= _decay(overlap, iou_threshold, sigma, method)
-        order = _compacted(~(left[taken:, 4] < np.float32(min_score)))
-        left = np.concatenate([left[:taken], left[taken:][order]])
-        index = np.concatenate([index[:taken], index[taken:][order]])
-    dets[: len(left)] = torch.from_numpy(left).to(dets)
+        rest = left[:, taken:]
+        rest[SCORE] *= _decay(_overlaps(left[:, taken - 1], rest, offset), iou_threshold, sigma, method)
+        leaves = rest[SCORE] < np.float32(min_score)
+        if leaves.any():
+            order = np.concatenate([np.arange(taken), taken + _compacted(~leaves)])
+            left, index = left[:, order], index[order]
+    dets[: len(index)] = torch.from_numpy(left[: SCORE + 1].T.copy()).to(dets)
     return torch.from_numpy(index).to(boxes.device)
+
+
+def _columns_to_take(boxes: Tensor, scores: Tensor, offset: int) -> np.ndarray:
+    """(6, N) float32: x1, y1, x2, y2, score and area."""
+    columns = torch.cat([boxes.float().T, scores.float()[None]]).cpu().numpy()
+    width, height = columns[2:4] - columns[:2] + np.float32(offset)
+    return np.concatenate([columns, (width * height)[None]])
 
 
 def _first_best(scores: np.ndarray) -> int:
@@ -145,15 +154,13 @@ def _first_best(scores: np.ndarray) -> int:
     return 0 if np.isnan(scores[0]) else int(np.nanargmax(scores))
 
 
-def _overlaps(box: np.ndarray, others: np.ndarray, offset: int) -> np.ndarray:
-    low = np.maximum(box[:2], others[:, :2])
-    high = np.minimum(box[2:4], others[:, 2:4])
-    sides = np.maximum(high - low + np.float32(offset), 0)
-    both = sides[:, 0] * sides[:, 1]
-    area = (box[2] - box[0] + np.float32(offset)) * (box[3] - box[1] + np.float32(offset))
-    areas = (others[:, 2] - others[:, 0] + np.float32(offset)) * (others[:, 3] - others[:, 1] + np.float32(offset))
+def _overlaps(taken: np.ndarray, rest: np.ndarray, offset: int) -> np.ndarray:
+    """(N,) IoU of one column with others."""
+    sides = np.minimum(taken[2:4, None], rest[2:4]) - np.maximum(taken[:2, None], rest[:2])
+    width, height = np.maximum(sides + np.float32(offset), 0)
+    both = width * height
     with np.errstate(invalid="ignore", divide="ignore"):
-        return both / (area + areas - both)
+        return both / (taken[AREA] + rest[AREA] - both)
 
 
 def _decay(overlap: np.ndarray, iou_threshold: float, sigma: float, method: int) -> np.ndarray:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-MAX_SAMPLES = 2**24
+MAX_SAMPLES = 2**18
 
 
 def chunks_by_grid(grids: Tensor, samples_per_cell: int) -> Iterator[tuple[Tensor, int, int]]:
@@ -26,5 +26,21 @@ def chunks_by_grid(grids: Tensor, samples_per_cell: int) -> Iterator[tuple[Tenso
 
 
 def pixels_of(images: Tensor, index: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """(R, C, Y, X): of image `index` (R,) the pixels at `rows` (R, Y) and `columns` (R, X)."""
-    return images[index[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    """(R, Y, X, C): of image `index` (R,) the pixels at `rows` (R, Y) and `columns` (R, X).
+
+    Args:
+        images: (B, H, W, C), channels last, so that one pixel is one stretch of memory.
+    """
+    height, width = images.shape[1:3]
+    pixels = (index[:, None, None] * height + rows[:, :, None]) * width + columns[:, None, :]
+    return images.flatten(0, 2).index_select(0, pixels.flatten()).unflatten(0, pixels.shape)
+
+
+def channels_last(images: Tensor) -> Tensor:
+    """(B, H, W, C) of (B, C, H, W)."""
+    return images.permute(0, 2, 3, 1).contiguous()
+
+
+def in_bins(samples: Tensor, height: int, width: int) -> Tensor:
+    """(R, height, width, rows columns, C) of (R, height rows, width columns, C)."""
+    return samples.unflatten(2, (width, -1)).unflatten(1, (height, -1)).transpose(2, 3).flatten(3, 4)

@@ -9,7 +9,7 @@ import torchvision
 from torch import Tensor
 
 from .precision import as_compiled, widened
-from .region_grid import chunks_by_grid, pixels_of
+from .region_grid import channels_last, chunks_by_grid, in_bins, pixels_of
 
 MAX_POOL, MEAN_POOL = 0, 1
 # The compiled operator's start of its search for the largest sample; a bin without samples keeps it.
@@ -56,14 +56,15 @@ def roi_align_forward(
     if pool_mode == MEAN_POOL:
         output.copy_(torchvision.ops.roi_align(features, regions, size, spatial_scale, sampling_ratio, aligned))
         return
-    index = regions[:, 0].long()
+    images, index = channels_last(features), regions[:, 0].long()
     start, bins = _bins(regions, size, spatial_scale, aligned)
     grids = bins.ceil().long().clamp(min=0) if sampling_ratio <= 0 else torch.full_like(bins, sampling_ratio).long()
     for chunk, rows, columns in chunks_by_grid(grids, input.shape[1] * size[0] * size[1]):
         y = _samples(start[chunk, 0], bins[chunk, 0], size[0], rows)
         x = _samples(start[chunk, 1], bins[chunk, 1], size[1], columns)
-        largest, at_y, at_x = _largest(_sampled(features, index[chunk], y.flatten(1), x.flatten(1)), y, x)
-        output[chunk], argmax_y[chunk], argmax_x[chunk] = (found.to(output.dtype) for found in (largest, at_y, at_x))
+        found = _largest(_sampled(images, index[chunk], y.flatten(1), x.flatten(1)), y, x)
+        for filled, part in zip((output, argmax_y, argmax_x), found, strict=True):
+            filled[chunk] = part.permute(0, 3, 1, 2).to(filled.dtype)
 
 
 @as_compiled
@@ -117,29 +118,27 @@ def _corners(coordinate: Tensor, size: int) -> Corners:
     return Corners(low, (low + 1).clamp(max=size - 1), coordinate - low, inside)
 
 
-def _sampled(features: Tensor, index: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """(R, C, Y, X) bilinear samples of image `index` (R,) at rows `y` (R, Y) and columns `x` (R, X)."""
-    row, column = _corners(y, features.shape[2]), _corners(x, features.shape[3])
-    down, right = row.share[:, None, :, None], column.share[:, None, None, :]
+def _sampled(images: Tensor, index: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """(R, Y, X, C) bilinear samples of image `index` (R,) at rows `y` (R, Y) and columns `x` (R, X)."""
+    row, column = _corners(y, images.shape[1]), _corners(x, images.shape[2])
+    down, right = row.share[:, :, None, None], column.share[:, None, :, None]
     top, bottom = (
-        pixels_of(features, index, rows, column.low) * (1 - right)
-        + pixels_of(features, index, rows, column.high) * right
+        pixels_of(images, index, rows, column.low) * (1 - right) + pixels_of(images, index, rows, column.high) * right
         for rows in (row.low, row.high)
     )
-    inside = row.inside[:, None, :, None] & column.inside[:, None, None, :]
+    inside = row.inside[:, :, None, None] & column.inside[:, None, :, None]
     return (top * (1 - down) + bottom * down) * inside
 
 
 def _largest(samples: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(R, C, bins, bins) each: the largest sample of a bin, and its row and column coordinate."""
+    """(R, height, width, C) each: the largest sample of a bin, and its row and column coordinate."""
     (_, height, rows), (_, width, columns) = y.shape, x.shape
     if rows * columns == 0:
-        nowhere = samples.new_full((*samples.shape[:2], height, width), -1.0)
+        nowhere = samples.new_full((len(samples), height, width, samples.shape[3]), -1.0)
         return torch.full_like(nowhere, LOWEST), nowhere, nowhere
-    in_bins = samples.unflatten(3, (width, columns)).unflatten(2, (height, rows)).transpose(3, 4).flatten(4)
-    largest, place = in_bins.max(dim=4)  # (R, C, height, width)
-    at_y = y[:, None, :, None].expand(-1, *largest.shape[1:], -1).gather(4, (place // columns)[..., None])[..., 0]
-    at_x = x[:, None, None].expand(-1, *largest.shape[1:], -1).gather(4, (place % columns)[..., None])[..., 0]
+    largest, place = in_bins(samples, height, width).max(dim=3)  # (R, height, width, C)
+    at_y = y[:, :, None].expand(-1, -1, width, -1).gather(3, place // columns)
+    at_x = x[:, None].expand(-1, height, -1, -1).gather(3, place % columns)
     found = largest > LOWEST
     return largest.clamp(min=LOWEST), at_y.where(found, -1.0), at_x.where(found, -1.0)
 

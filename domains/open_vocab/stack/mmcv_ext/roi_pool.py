@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .precision import as_compiled, widened
-from .region_grid import chunks_by_grid, pixels_of
+from .region_grid import channels_last, chunks_by_grid, in_bins, pixels_of
 
 
 @as_compiled
@@ -32,19 +32,19 @@ def roi_pool_forward(
     """
     features = widened(input)
     regions = rois.to(features.dtype)
-    index, (height, width) = regions[:, 0].long(), input.shape[2:]
+    images, index, (height, width) = channels_last(features), regions[:, 0].long(), input.shape[2:]
     top, bottom = _bounds(regions[:, 2], regions[:, 4], pooled_height, spatial_scale, height)
     left, right = _bounds(regions[:, 1], regions[:, 3], pooled_width, spatial_scale, width)
     grids = torch.stack([(bottom - top).amax(dim=1), (right - left).amax(dim=1)], dim=1)
     for chunk, rows, columns in chunks_by_grid(grids, input.shape[1] * pooled_height * pooled_width):
-        output[chunk], argmax[chunk] = 0, -1
-        if rows * columns > 0:
-            y, with_y = _pixels(top[chunk], bottom[chunk], rows)
-            x, with_x = _pixels(left[chunk], right[chunk], columns)
-            largest, place = _largest(
-                pixels_of(features, index[chunk], y.flatten(1), x.flatten(1)), y, x, with_y, with_x, width
-            )
-            output[chunk], argmax[chunk] = largest.to(output.dtype), place.to(argmax.dtype)
+        if rows * columns == 0:
+            output[chunk], argmax[chunk] = 0, -1
+            continue
+        y, with_y = _pixels(top[chunk], bottom[chunk], rows)
+        x, with_x = _pixels(left[chunk], right[chunk], columns)
+        pixels = pixels_of(images, index[chunk], y.flatten(1), x.flatten(1))
+        for filled, part in zip((output, argmax), _largest(pixels, y, x, with_y, with_x, width), strict=True):
+            filled[chunk] = part.permute(0, 3, 1, 2).to(filled.dtype)
 
 
 @as_compiled
@@ -84,12 +84,10 @@ def _pixels(first: Tensor, after: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _largest(pixels: Tensor, y: Tensor, x: Tensor, with_y: Tensor, with_x: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """(R, C, bins, bins) each: the largest pixel of a bin and its place in the plane, 0 and -1 for an empty bin."""
-    (_, height_bins, rows), (_, width_bins, columns) = y.shape, x.shape
-    in_bins = pixels.unflatten(3, (width_bins, columns)).unflatten(2, (height_bins, rows)).transpose(3, 4)
-    counted = with_y[:, None, :, None, :, None] & with_x[:, None, None, :, None, :]
-    largest, where = in_bins.masked_fill(~counted, -torch.inf).flatten(4).max(dim=4)
-    place = (y[:, None, :, None, :, None] * width + x[:, None, None, :, None, :]).flatten(4)
-    place = place.expand(-1, largest.shape[1], -1, -1, -1).gather(4, where[..., None])[..., 0]
-    empty = ~counted.flatten(4).any(dim=4)
-    return largest.masked_fill(empty, 0), place.masked_fill(empty, -1)
+    """(R, bins, bins, C) each: the largest pixel of a bin and its place in the plane, 0 and -1 for an empty bin."""
+    counted = (with_y[:, :, None, :, None] & with_x[:, None, :, None, :]).flatten(3)  # (R, bins, bins, pixels)
+    places = (y[:, :, None, :, None] * width + x[:, None, :, None, :]).flatten(3)
+    candidates = in_bins(pixels, y.shape[1], x.shape[1]).masked_fill(~counted[..., None], -torch.inf)
+    largest, where = candidates.max(dim=3)
+    empty = ~counted.any(dim=3, keepdim=True)
+    return largest.masked_fill(empty, 0), places.gather(3, where).masked_fill(empty, -1)
