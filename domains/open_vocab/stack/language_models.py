@@ -6,16 +6,25 @@ BERT layers inside GLIP's head, which call BERT's own attention with arguments i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import wraps
+from inspect import signature
+from pathlib import Path
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from ....core.contracts.errors import CapabilityError
+from ....core.backbones.hub import hub_folder
+from ....core.contracts.errors import CapabilityError, DataError
 from .import_hooks import after_import, before_import
 
+ON_THE_HUB = re.compile(r"[\w.-]+(/[\w.-]+)?")
+LOCAL_WAY = (
+    "set model.language_model.name, and of GLIP model.bbox_head.lang_model_name too, to a folder with config.json, "
+    "vocab.txt and the weights"
+)
 NO_PHRASES = (
     "give class names instead: a caption 'cat . dog' with custom_entities=True, or the transform vladapt.ClassPrompt"
 )
@@ -26,6 +35,7 @@ def mend_language_models() -> None:
     before_import("mmdet.models.utils.vlfuse_helper", _return_chunking)
     after_import("mmdet.models.utils.vlfuse_helper", _mend_fusion)
     after_import("mmdet.models.language_models.bert", _mend_bert)
+    after_import("mmdet.models.dense_heads.atss_vlfusion_head", _mend_head)
     after_import("mmdet.models.detectors.glip", _mend_noun_phrases)
 
 
@@ -76,7 +86,7 @@ def _mend_bert(bert: ModuleType) -> None:
         PreTrainedTokenizerBase.batch_encode_plus = PreTrainedTokenizerBase.__call__
     if not hasattr(bert.HFBertModel, "get_extended_attention_mask"):
         bert.HFBertModel = _with_pair_masks(bert.HFBertModel)
-    bert.BertModel.__init__ = _naming_the_local_way(bert.BertModel.__init__)
+    bert.BertModel.__init__ = _from_folder(bert.BertModel.__init__, "name")
 
 
 def _with_pair_masks(model: type) -> type:
@@ -91,19 +101,40 @@ def _with_pair_masks(model: type) -> type:
     return BertModel
 
 
-def _naming_the_local_way(build: Callable) -> Callable:
+def _mend_head(head: ModuleType) -> None:
+    """GLIP's head asks the language model's configuration how wide it is, before the language model is built."""
+    head.VLFusionModule.__init__ = _from_folder(head.VLFusionModule.__init__, "lang_model_name")
+
+
+def _from_folder(build: Callable, option: str) -> Callable:
+    """`build` with the option, a folder or a name on the hub, as the folder it is found in."""
+
     @wraps(build)
-    def built(self, name: str = "bert-base-uncased", *args, **options) -> None:
+    def built(self, *args, **options) -> None:
+        bound = signature(build).bind(self, *args, **options)
+        bound.apply_defaults()
+        name = bound.arguments[option]
+        bound.arguments[option] = model_folder(name)
         try:
-            build(self, name, *args, **options)
+            build(*bound.args, **bound.kwargs)
         except OSError as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise CapabilityError(
-                f"language model '{name}' cannot be had ({reason}); set model.language_model.name, and of GLIP "
-                "model.bbox_head.lang_model_name too, to a folder with config.json, vocab.txt and the weights"
-            ) from error
+            raise DataError(f"language model '{name}': {reason}; {LOCAL_WAY}") from error
 
     return built
+
+
+def model_folder(name: str) -> str:
+    """The folder of a language model: itself, the hub's cache, or a download because the config names it.
+
+    Raises:
+        DataError: it is none of these.
+    """
+    if Path(name).is_dir():
+        return name
+    if not ON_THE_HUB.fullmatch(name):
+        raise DataError(f"language model '{name}': no such folder; {LOCAL_WAY}")
+    return str(hub_folder(name, LOCAL_WAY))
 
 
 def _mend_noun_phrases(glip: ModuleType) -> None:

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from vladapt.core.contracts.errors import CapabilityError
+from vladapt.core.contracts.errors import CapabilityError, DataError
 from vladapt.domains.open_vocab.stack.language_models import pair_mask
 
 mmdet_bert = pytest.importorskip("mmdet.models.language_models.bert")
@@ -80,9 +80,25 @@ def test_a_language_model_can_be_copied(of_grounding_dino):
     torch.testing.assert_close(twin(["cat. "])["embedded"], of_grounding_dino(["cat. "])["embedded"])
 
 
-def test_a_missing_language_model_names_the_local_way(tmp_path):
-    with pytest.raises(CapabilityError, match=r"model.language_model.name, and of GLIP model.bbox_head") as caught:
-        language_model(str(tmp_path / "nowhere"))
+@pytest.mark.parametrize("name", ["/no/such/folder", "some-one/some-bert"])
+def test_a_missing_language_model_names_the_local_way(name, monkeypatch):
+    """GLIP's head asks for it first, by its own option."""
+    from mmdet.models.dense_heads.atss_vlfusion_head import VLFusionModule
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for build in (
+        lambda: language_model(name),
+        lambda: VLFusionModule(in_channels=8, feat_channels=8, num_base_priors=1, lang_model_name=name),
+    ):
+        with pytest.raises(DataError, match=rf"'{name}'.*model.language_model.name, and of GLIP") as caught:
+            build()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_language_model_is_told_in_one_line(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(DataError, match=r"model.language_model.name") as caught:
+        language_model(str(tmp_path))
     assert "\n" not in str(caught.value)
 
 
