@@ -89,10 +89,12 @@ def write_hf(folder: Path, kind: str, tokenizer: bool = True, seed: int = 0) -> 
 
 WORDS = ("a", "photo", "of", "the", "cat", "dog", "green", "small", "sea", "lake", ".", "big", "old", "new")
 SPECIAL = {"pad": 0, "unknown": 1, "start": 2, "end": 3}
+OWL_SPECIAL = {**SPECIAL, "end": 39}  # these read a text at its highest token
 
 
 def _hf_config(transformers, kind: str):
-    vocab = {"vocab_size": 40, "pad_token_id": 0, "bos_token_id": SPECIAL["start"], "eos_token_id": SPECIAL["end"]}
+    special = _special(kind)
+    vocab = {"vocab_size": 40, "pad_token_id": 0, "bos_token_id": special["start"], "eos_token_id": special["end"]}
     tower = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
     clip_vision = {**tower, "image_size": 32, "patch_size": 8, "projection_dim": 24}
     clip_text = {**tower, **vocab, "max_position_embeddings": 16}
@@ -120,6 +122,12 @@ def _hf_config(transformers, kind: str):
             vision_config=clip_vision,
             projection_dim=24,
         ),
+        "owlvit": lambda: transformers.OwlViTConfig(
+            text_config=clip_text, vision_config=clip_vision, projection_dim=24
+        ),
+        "owlv2": lambda: transformers.Owlv2Config(
+            text_config=clip_text, vision_config=clip_vision, projection_dim=24
+        ),
         "align": lambda: transformers.AlignConfig(
             text_config=bert_text, vision_config=align_vision, projection_dim=24
         ),
@@ -127,15 +135,20 @@ def _hf_config(transformers, kind: str):
     return made[kind]()
 
 
+def _special(kind: str) -> dict[str, int]:
+    return OWL_SPECIAL if kind.startswith("owl") else SPECIAL
+
+
 def _tokenizer(transformers, kind: str):
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-    vocab = {f"<{name}>": index for name, index in SPECIAL.items()}
+    special = _special(kind)
+    vocab = {f"<{name}>": index for name, index in special.items()}
     vocab |= {word: len(SPECIAL) + i for i, word in enumerate(WORDS)}
     inner = Tokenizer(models.WordLevel(vocab, unk_token="<unknown>"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     inner.post_processor = processors.TemplateProcessing(
-        single="<start> $A <end>", special_tokens=[("<start>", SPECIAL["start"]), ("<end>", SPECIAL["end"])]
+        single="<start> $A <end>", special_tokens=[("<start>", special["start"]), ("<end>", special["end"])]
     )
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=inner, pad_token="<pad>", unk_token="<unknown>", bos_token="<start>", eos_token="<end>"

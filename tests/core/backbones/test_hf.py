@@ -11,7 +11,7 @@ from vladapt.core.backbones.load import load_backbone
 from vladapt.core.contracts.errors import DataError
 
 TEXTS = ["a photo of a cat", "the small green sea lake .", "dog"]
-KINDS = ("clip", "siglip", "siglip2", "chinese_clip", "altclip", "align")
+KINDS = ("clip", "siglip", "siglip2", "chinese_clip", "altclip", "align", "owlvit", "owlv2")
 
 
 @pytest.fixture

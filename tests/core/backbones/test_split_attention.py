@@ -23,7 +23,7 @@ OPEN_CLIP = {
     "open_clip-timm": (TIMM, {}, {"custom_text": True}),
     "open_clip-resnet": ({"layers": [1, 1, 1, 1], "width": 8, "image_size": 64, "patch_size": None}, {}, {}),
 }
-HF = ("clip", "siglip", "siglip2", "chinese_clip", "altclip", "align")
+HF = ("clip", "siglip", "siglip2", "chinese_clip", "altclip", "align", "owlvit", "owlv2")
 ALL = [*OPEN_CLIP, *HF, "embedded"]
 TEXT_ONLY = ("open_clip-resnet", "align", "embedded")
 

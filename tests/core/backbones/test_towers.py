@@ -25,7 +25,7 @@ OPEN_CLIP_VARIANTS = {
     "open_clip-timm": (TIMM, {}, {"custom_text": True}),
     "open_clip-resnet": ({"layers": [1, 1, 1, 1], "width": 8, "image_size": 64, "patch_size": None}, {}, {}),
 }
-HF_KINDS = ("clip", "siglip", "siglip2", "chinese_clip", "altclip", "align")
+HF_KINDS = ("clip", "siglip", "siglip2", "chinese_clip", "altclip", "align", "owlvit", "owlv2")
 ALL = [*OPEN_CLIP_VARIANTS, *HF_KINDS]
 WITH_IMAGE_BLOCKS = [name for name in ALL if name not in ("open_clip-resnet", "align")]
 TRIMMING = [name for name in ALL if name not in ("open_clip-siglip", "siglip", "siglip2")]
