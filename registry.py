@@ -11,6 +11,7 @@ from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import METRICS as ROOT_METRICS
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ROOT_OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.registry import OPTIM_WRAPPERS as ROOT_OPTIM_WRAPPERS
 from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
 from mmengine.registry import Registry
 
@@ -28,3 +29,4 @@ HOOKS = Registry("hook", parent=ROOT_HOOKS, scope=SCOPE, locations=LOCATIONS)
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     "optim wrapper constructor", parent=ROOT_OPTIM_WRAPPER_CONSTRUCTORS, scope=SCOPE, locations=LOCATIONS
 )
+OPTIM_WRAPPERS = Registry("optim_wrapper", parent=ROOT_OPTIM_WRAPPERS, scope=SCOPE, locations=LOCATIONS)

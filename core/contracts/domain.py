@@ -178,6 +178,17 @@ class Domain(ABC):
         """Whether the task is trained and scored by the domain itself, not by an adapter on image features."""
         return False
 
+    progress: Callable[[int, int], None] = staticmethod(lambda done, total: None)
+    """Called as progress(done, total) while images are tested or predicted; the engine sets it."""
+
+    def backbone_spec(self, task: str, recipe) -> str:
+        """The backbone of a fit: the recipe's, unless a config of the recipe's stands on one of its own."""
+        return recipe.backbone
+
+    def choose(self, task: str, recipe, data: DomainData) -> DomainData:
+        """What the recipe wants of a set whose splits are assigned: its classes, its shots."""
+        return data
+
     def read_plan(self, task: str, recipe) -> DomainData | None:
         """The data that a config of the user's own names (`recipe.plan`), where no data set is given; None: it names
         none."""

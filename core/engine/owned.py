@@ -41,8 +41,9 @@ def fit_owned(recipe: Config, domain: Domain, task: str, reporter: Reporter) -> 
         ConfigError: the plan is no mmengine config, its model is no plain dict, or it cannot be run.
     """
     started = time.monotonic()
-    data = _data(recipe, domain, task, reporter)
-    backbone = load_backbone(recipe.backbone, device=recipe.device, image_size=recipe.image_size)
+    data = domain.choose(task, recipe, divided(read_owned(recipe, domain, task), recipe, reporter))
+    spec = domain.backbone_spec(task, recipe)
+    backbone = load_backbone(spec, device=recipe.device, image_size=recipe.image_size)
     plan = domain.plan(task, recipe, data, backbone)
     if plan is None:
         return run_on_all(lambda: _finished(recipe, domain, task, data, backbone, None, None, [], started, reporter))
@@ -53,13 +54,11 @@ def fit_owned(recipe: Config, domain: Domain, task: str, reporter: Reporter) -> 
         )
 
 
-def _data(recipe: Config, domain: Domain, task: str, reporter: Reporter) -> DomainData:
-    """The data set as read, without samples that cannot be decoded, divided."""
-    data = None
-    if recipe.plan and recipe.data.path in (None, "sample"):
-        data = domain.read_plan(task, recipe)
-    data = read_data(recipe, domain, task) if data is None else data
-    return divided(data, recipe, reporter)
+def read_owned(recipe: Config, domain: Domain, task: str) -> DomainData:
+    """The data set that is given, else the one that the recipe's config names, else the domain's sample."""
+    given = recipe.data.path not in (None, "sample")
+    data = domain.read_plan(task, recipe) if recipe.plan and not given else None
+    return read_data(recipe, domain, task) if data is None else data
 
 
 def divided(data: DomainData, recipe: Config, reporter: Reporter) -> DomainData:
@@ -74,8 +73,7 @@ def _finished(recipe, domain, task, data, backbone, plan, model, history, starte
     """Score the model and write the run, on the first rank."""
     if not is_main():
         return None
-    reporter.say(f"Testing on {len(data.split('test'))} images")
-    found = evaluated(domain, task, model, data, backbone)
+    found = evaluated(domain, task, model, data, backbone, reporter)
     metrics = {"zero_shot": None, "adapted": found.metrics, "test_images": len(data.split("test"))}
     with Run.create(recipe.out, recipe.domain, "own") as run:
         data = replace(data, notes=[*data.notes, *found.notes])
@@ -91,9 +89,10 @@ def _finished(recipe, domain, task, data, backbone, plan, model, history, starte
     return {"run": run.path, "metrics": run.metrics, "summary": summary, **said}
 
 
-def evaluated(domain: Domain, task: str, model, data: DomainData, backbone: Backbone) -> Evaluation:
+def evaluated(domain: Domain, task: str, model, data: DomainData, backbone: Backbone, reporter: Reporter) -> Evaluation:
     """What the domain says of a model on the test split."""
-    found = domain.evaluate(task, model, data, backbone)
+    with reporter.task("Testing") as domain.progress:
+        found = domain.evaluate(task, model, data, backbone)
     return found if isinstance(found, Evaluation) else Evaluation(dict(found))
 
 

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from .training_lines import training_lines
 KEPT = ("default_scope", "vladapt")
 """Beside the model, what of a plan its model needs after the training."""
 CHECKPOINTS = {"type": "CheckpointHook", "interval": 1, "max_keep_ckpts": 2}
+TUPLE = "__tuple__"
 MOST_POINTS = 500
 """Steps of a training that its report shows."""
 STATELESS = ("work_dir", "launcher", "log_level", "resume")
@@ -47,13 +49,13 @@ def check_plan(plan: Config) -> None:
 
 
 def kept_of(plan: Config) -> dict[str, Any]:
-    """What run.json keeps of a plan, as plain data."""
+    """What run.json keeps of a plan, as plain data, tuples told from lists."""
     whole = plan.to_dict()
-    return {"model": whole["model"], **{name: whole[name] for name in KEPT if name in whole}}
+    return _with_tuples_marked({name: whole[name] for name in ("model", *KEPT) if name in whole})
 
 
 def build_model(kept: dict[str, Any], device: torch.device) -> nn.Module:
-    """The model of a plan, from the registries; `model.cfg` is what is kept of the plan.
+    """The model of a plan, from the registries; `model.cfg` is what is kept of the plan, tuples and all.
 
     Raises:
         UnknownNameError: a module that no registry has. ConfigError: it cannot be built.
@@ -62,10 +64,11 @@ def build_model(kept: dict[str, Any], device: torch.device) -> nn.Module:
 
     from ...registry import MODELS
 
-    init_default_scope(kept.get("default_scope", "vladapt"))
+    plan = _with_tuples(kept)
+    init_default_scope(plan.get("default_scope", "vladapt"))
     with named_faults(), restored_determinism():
-        model = MODELS.build(json.loads(json.dumps(kept["model"])))
-    model.cfg = Config(kept)
+        model = MODELS.build(Config(deepcopy(plan)).model)
+    model.cfg = Config(plan)
     return model.to(device)
 
 
@@ -98,8 +101,26 @@ def train_plan(
         with named_faults():
             runner.train()
     model = getattr(runner.model, "module", runner.model).eval()
-    model.cfg = Config(kept_of(plan))
+    model.cfg = Config(_with_tuples(kept_of(plan)))
     return model, told.history
+
+
+def _with_tuples_marked(value: Any) -> Any:
+    """JSON knows no tuples, and mm's transforms know them from lists."""
+    if isinstance(value, dict):
+        return {key: _with_tuples_marked(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        listed = [_with_tuples_marked(inner) for inner in value]
+        return {TUPLE: listed} if isinstance(value, tuple) else listed
+    return value
+
+
+def _with_tuples(value: Any) -> Any:
+    if isinstance(value, dict) and set(value) == {TUPLE}:
+        return tuple(_with_tuples(inner) for inner in value[TUPLE])
+    if isinstance(value, dict):
+        return {key: _with_tuples(inner) for key, inner in value.items()}
+    return [_with_tuples(inner) for inner in value] if isinstance(value, list) else value
 
 
 def plan_key(plan: Config, seed: int) -> str:

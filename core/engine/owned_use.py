@@ -13,8 +13,7 @@ from ..backbones.load import load_backbone
 from ..contracts.domain import Domain, DomainData
 from ..contracts.errors import CapabilityError, DataError
 from ..runs.folder import Run
-from .owned import divided, evaluated, load_owned
-from .prepare import read_data
+from .owned import divided, evaluated, load_owned, read_owned
 from .progress import Reporter
 from .recipe import data_options
 
@@ -43,20 +42,25 @@ def evaluate_owned(
         classes: other class names for the model, or None.
     """
     task = run.info["task"]
-    backbone = load_backbone(recipe.backbone, device=recipe.device, image_size=recipe.image_size)
-    data = domain.read_plan(task, recipe) if recipe.plan and recipe.data.path in (None, "sample") else None
-    data = read_data(recipe, domain, task) if data is None else data
-    chosen = _chosen(data, recipe, split, elsewhere, reporter)
+    backbone = load_backbone(run.info["backbone"]["spec"], device=recipe.device, image_size=recipe.image_size)
+    data = read_owned(recipe, domain, task)
+    chosen = _chosen(domain, task, data, recipe, split, elsewhere, reporter)
     model = load_owned(run, backbone.device)
     if classes is not None:
         domain.set_classes(task, model, classes)
-    found = evaluated(domain, task, model, chosen, backbone)
+    found = evaluated(domain, task, model, chosen, backbone, reporter)
     scores = {"zero_shot": None, "adapted": found.metrics, "test_images": len(chosen.split("test"))}
     return {"run": str(run.path), "data": data.name, "split": split, **scores, "notes": found.notes}
 
 
 def predict_owned(
-    run: Run, domain: Domain, images: list, device: str, classes: Any = None, out: str | Path | None = None
+    run: Run,
+    domain: Domain,
+    images: list,
+    device: str,
+    reporter: Reporter,
+    classes: Any = None,
+    out: str | Path | None = None,
 ) -> OwnedPredictions:
     """Predictions of a task that the domain owns, by its own rule, written into `out` where it is given."""
     from .predict import readable
@@ -70,17 +74,21 @@ def predict_owned(
         if model is None:
             raise CapabilityError(f"{run.path}: nothing was trained in this run; leave --classes away")
         names = domain.set_classes(task, model, classes)
-    rows = domain.predict(task, model, data, backbone)
+    with reporter.task("Looking at images") as domain.progress:
+        rows = domain.predict(task, model, data, backbone)
     files = domain.save_predictions(task, rows, data, names, _folder(out)) if out else []
     return OwnedPredictions(rows, data.skipped, files)
 
 
-def _chosen(data: DomainData, recipe: Config, split: str, elsewhere: bool, reporter: Reporter) -> DomainData:
-    """The data with the chosen split as its test split."""
+def _chosen(
+    domain: Domain, task: str, data: DomainData, recipe: Config, split: str, elsewhere: bool, reporter: Reporter
+) -> DomainData:
+    """The data with the chosen split as its test split; the recipe's choices are of the run's own data."""
     given = {item.split for item in data.items}
     if split == "all" or (elsewhere and split == "test" and given <= {""}):
         return data.with_items([item.with_(split="test") for item in data.items])
     data = divided(data, recipe, reporter)
+    data = data if elsewhere else domain.choose(task, recipe, data)
     items = [item.with_(split="test") for item in data.split(split)]
     if not items:
         raise DataError(f"--split {split}: {data.name or 'the data'} has no such images; give another split, or all")

@@ -106,7 +106,8 @@ def predict(
     recipe = with_resources(Config(opened.info["recipe"]), resources)
     domain = domain or domain_of(opened)
     if opened.info.get("owned"):
-        return predict_owned(opened, domain, list(images), device, classes, out)
+        told = reporter or Reporter(quiet=True)
+        return predict_owned(opened, domain, list(images), device, told, classes, out)
     if classes is not None or out is not None:
         option = "--classes" if classes is not None else "--out"
         raise CapabilityError(f"{option}: for detection and segmentation; this run classifies its own classes")

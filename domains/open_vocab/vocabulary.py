@@ -114,6 +114,18 @@ def text_backbone(spec: str, device: str = "cpu") -> Backbone:
     return load_backbone(spec, device=device)
 
 
+def described_classes(classes: Classes) -> dict[str, dict[str, list[str]]]:
+    """Class name -> what a user says of it, {"synonyms": [...], "descriptions": [...]} or {} where that is nothing.
+
+    Raises:
+        ConfigError, DataError: as `Vocabulary.of`.
+    """
+    return {
+        name: {"synonyms": list(synonyms), "descriptions": list(said)} if synonyms or said else {}
+        for name, (synonyms, said) in _described(classes).items()
+    }
+
+
 def _described(classes: Classes) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
     """Class name -> (synonyms, descriptions)."""
     if isinstance(classes, Mapping):

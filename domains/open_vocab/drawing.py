@@ -1,0 +1,125 @@
+"""What a model found, drawn on the picture: boxes and masks with names and scores, or a map of classes with its key."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+MASK_SHARE = 0.45
+"""How much of a pixel's colour its mask is."""
+IGNORED = 255
+
+
+def colour_of(label: int) -> tuple[int, int, int]:
+    """A colour for a class, told apart from its neighbours' by the golden ratio."""
+    hue, light = label * 0.618034 % 1, (0.5, 0.4, 0.6)[label % 3]
+    return tuple(round(255 * part) for part in colorsys.hls_to_rgb(hue, light, 0.85))
+
+
+def draw_boxes(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    labels: Sequence[int],
+    texts: Sequence[str],
+    masks: Sequence[np.ndarray] | None = None,
+) -> np.ndarray:
+    """A copy of an image with boxes, their texts above them, and masks in the boxes' colours.
+
+    Args:
+        image: (H, W, 3) uint8.
+        boxes: (n, 4) x0, y0, x1, y1 in pixels.
+        labels: n class indices.
+        texts: n lines.
+        masks: n of (H, W) bool, or None.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    if masks is not None:
+        image = _tinted(image, zip(masks, map(colour_of, labels), strict=True))
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    pen, width, font = ImageDraw.Draw(picture), _line_width(image), _font(image)
+    for box, label in zip(boxes, labels, strict=True):
+        pen.rectangle([float(v) for v in box], outline=colour_of(label), width=width)
+    for box, label, text in zip(boxes, labels, texts, strict=True):
+        _tag(pen, float(box[0]), float(box[1]), text, colour_of(label), font, picture.size)
+    return np.asarray(picture)
+
+
+def draw_classes(
+    image: np.ndarray, classes: np.ndarray, names: Sequence[str], hidden: Sequence[int] = ()
+) -> np.ndarray:
+    """A copy of an image in the colours of its classes, with a key of those that are there below it.
+
+    Args:
+        image: (H, W, 3) uint8.
+        classes: (H, W) class indices; 255 stays as it is.
+        names: C names.
+        hidden: classes that stay uncoloured, such as the background.
+
+    Returns:
+        (H + the key's height, W, 3) uint8.
+    """
+    there = [int(label) for label in np.unique(classes) if label != IGNORED and label not in hidden]
+    tinted = _tinted(image, ((classes == label, colour_of(label)) for label in there))
+    return np.concatenate([tinted, _key([(names[label], colour_of(label)) for label in there], image)])
+
+
+def palette(count: int) -> list[int]:
+    """Colours of `count` classes as a PNG's palette, 768 numbers; what is ignored is white."""
+    colours = [colour_of(label) if label < count else (255, 255, 255) for label in range(256)]
+    return [part for colour in colours for part in colour]
+
+
+def _tinted(image: np.ndarray, masks_and_colours) -> np.ndarray:
+    tinted = image.astype(np.float32)
+    for mask, colour in masks_and_colours:
+        tinted[mask] = (1 - MASK_SHARE) * tinted[mask] + MASK_SHARE * np.array(colour, dtype=np.float32)
+    return tinted.round().astype(np.uint8)
+
+
+def _line_width(image: np.ndarray) -> int:
+    return max(1, round(max(image.shape[:2]) / 300))
+
+
+def _font(image: np.ndarray) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size=min(22, max(10, max(image.shape[:2]) // 40)))
+
+
+def _tag(pen: ImageDraw.ImageDraw, x: float, y: float, text: str, colour, font, size: tuple[int, int]) -> None:
+    """A line of text on its colour, above (x, y) where there is room, and inside the picture."""
+    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+    width, height = right - left + 4, bottom - top + 4
+    x = min(max(0.0, x), max(0.0, size[0] - width))
+    y = y - height if y >= height else y
+    pen.rectangle([x, y, x + width, y + height], fill=colour)
+    pen.text((x + 2 - left, y + 2 - top), text, fill=_readable_on(colour), font=font)
+
+
+def _readable_on(colour: tuple[int, int, int]) -> tuple[int, int, int]:
+    red, green, blue = colour
+    return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else (255, 255, 255)
+
+
+def _key(entries: Sequence[tuple[str, tuple[int, int, int]]], image: np.ndarray) -> np.ndarray:
+    """Names in their colours, in as many lines as it takes, as wide as the image."""
+    width, font = image.shape[1], _font(image)
+    measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    line, gap = round(font.size * 1.6), 8
+    x, y, placed = gap, 0, []
+    for name, colour in entries:
+        needed = round(measure.textlength(name, font=font)) + font.size + 3 * gap
+        if x > gap and x + needed > width:
+            x, y = gap, y + line
+        placed.append((x, y, name, colour))
+        x += needed
+    strip = Image.new("RGB", (width, y + line if entries else 0), (255, 255, 255))
+    pen = ImageDraw.Draw(strip)
+    for x, y, name, colour in placed:
+        top = y + (line - font.size) / 2
+        pen.rectangle([x, top, x + font.size, top + font.size], fill=colour)
+        pen.text((x + font.size + gap, top), name, fill=(20, 20, 20), font=font)
+    return np.asarray(strip).reshape(strip.height, width, 3)

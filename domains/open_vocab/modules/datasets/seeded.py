@@ -1,0 +1,61 @@
+"""Augmentation as a function of the seed, the epoch and the image, whatever the order, the workers, or a stop."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from .....core.training.samples import seed_of
+from .....registry import DATASETS
+
+
+@DATASETS.register_module()
+class SeededDataset(Dataset):
+    """Another data set whose transforms draw their random numbers from (seed, epoch, index).
+
+    Args:
+        dataset: config of the data set, or a built one.
+        seed: of the run.
+    """
+
+    def __init__(self, dataset: Mapping[str, Any] | Dataset, seed: int = 0):
+        self.inner = DATASETS.build(dict(dataset)) if isinstance(dataset, Mapping) else dataset
+        self.seed, self.epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Before an epoch; workers started after it draw accordingly."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __getitem__(self, index: int) -> Any:
+        with _random_from(seed_of(self.seed, self.epoch, int(index))):
+            return self.inner[index]
+
+    def __getattr__(self, name: str) -> Any:
+        """What samplers and the Runner ask of a data set, the inner one answers."""
+        if name == "inner":  # not there yet while a worker unpacks this
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+
+@contextmanager
+def _random_from(seed: int) -> Iterator[None]:
+    """All three generators that transforms may use, seeded, and put back afterwards."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])

@@ -1,0 +1,117 @@
+"""The plan of a training: a config with its data, its classes and what the command line says put in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine import Config
+
+from ....core.contracts.domain import DomainData
+from ....core.contracts.errors import ConfigError
+from ....core.features.store import default_root
+from ....core.training.distributed import is_main, run_on_all, world_size
+from ..data.classes import choose_classes
+from ..data.items_file import write_items
+from ..data.novel import split_novel
+from .classes import takes_names, with_classes
+from .pipelines import ours, testing_pipeline, training_pipeline
+from .schedule import apply_schedule
+from .vision import on_backbone
+from .walking import mapped, nodes, plain
+
+DATASETS = {"detection": "vladapt.DetectionDataset", "segmentation": "vladapt.SegmentationDataset"}
+SCOPES = {"detection": "mmdet", "segmentation": "mmseg"}
+ENGINE = ("model", "train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "default_hooks", "custom_hooks")
+ENGINE += ("custom_imports", "default_scope", "env_cfg", "load_from", "randomness", "find_unused_parameters")
+"""Keys of a config that mmengine's Runner reads in a training; its variables are left behind."""
+LIFELESS = ("SyncBN", "naiveSyncBN", "MMSyncBN")
+
+
+def make_plan(
+    config: Mapping[str, Any],
+    task: str,
+    recipe,
+    data: DomainData,
+    described: Mapping[str, Any] | None = None,
+) -> Config:
+    """The plan of a training, or, of a config without `train_cfg`, of a model that is used as it is.
+
+    Args:
+        config: packaged, or the user's own; it is not changed.
+        task: "detection" or "segmentation".
+        recipe: its epochs, lr, batch_size, workers, amp, novel, backbone (where it is not the default) count.
+        data: with splits, its classes and shots chosen; the train split is what is learned from.
+        described: class name -> synonyms and descriptions, for models with texts.
+
+    Raises:
+        ConfigError: the config lacks a part, or what the recipe asks for does not apply to it.
+    """
+    plan = plain(dict(config))
+    model = plan["model"]
+    if recipe.backbone != "embedded":
+        on_backbone(plan, recipe.backbone, task)
+    novel = split_novel(data.class_names, recipe.novel, data.frequency).novel if recipe.novel else ()
+    learned = [name for name in data.class_names if name not in novel]
+    if novel and not takes_names(model):
+        raise ConfigError("--novel: the config's model has no texts as classes; give it a text classifier first")
+    notes = with_classes(model, learned, described)
+    test_pipeline = testing_pipeline(plan, task)
+    trains = bool(plan.get("train_cfg"))
+    if trains:
+        _give_data(plan, task, data, learned, recipe.seed)
+        apply_schedule(plan, recipe, len(data.split("train")))
+    kept = {key: plan[key] for key in ENGINE if key in plan and (trains or key in ("model", "default_scope"))}
+    kept.setdefault("default_scope", SCOPES[task])
+    kept["vladapt"] = {
+        "task": task,
+        "classes": learned,
+        "novel": list(novel),
+        "described": dict(described or {}),
+        "test_pipeline": test_pipeline,
+        "notes": notes,
+    }
+    return Config(_on_one_process(kept))
+
+
+def _give_data(plan: dict[str, Any], task: str, data: DomainData, learned: list[str], seed: int) -> None:
+    """Put the train split into the plan's loader, in place of whatever data the config had."""
+    train = choose_classes(data.with_items(data.split("train")), learned)
+    own = {"type": DATASETS[task], "items_json": str(_items_file(train)), "split": "train"}
+    given = plan["train_dataloader"].get("dataset") or {}
+    dataset = _in_wrappers(given, own, training_pipeline(plan, task), task)
+    plan["train_dataloader"]["dataset"] = {"type": "vladapt.SeededDataset", "dataset": dataset, "seed": seed}
+
+
+def _in_wrappers(given: dict[str, Any], own: dict[str, Any], pipeline: list, task: str) -> dict[str, Any]:
+    """Our data set where a config's own stands, inside what repeats, balances or mixes it."""
+    if isinstance(given.get("dataset"), dict):
+        mixed = {"pipeline": [ours(t, task) for t in given["pipeline"]]} if given.get("pipeline") else {}
+        return {**given, **mixed, "dataset": _in_wrappers(given["dataset"], own, pipeline, task)}
+    if given.get("datasets"):
+        return _in_wrappers(given["datasets"][0], own, pipeline, task)
+    return {**own, "pipeline": pipeline}
+
+
+def _items_file(data: DomainData) -> Path:
+    """The items as a file in the cache, named by their content: the same plan has the same name again."""
+    listed = json.dumps([str(item) for item in data.items] + list(data.class_names))
+    path = Path(default_root()) / "plans" / f"{hashlib.sha256(listed.encode()).hexdigest()[:24]}.json"
+
+    def write() -> None:
+        if is_main() and not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_items(path, data)
+
+    run_on_all(write)
+    return path
+
+
+def _on_one_process(plan: dict[str, Any]) -> dict[str, Any]:
+    """Batch norms that are shared over processes need some; alone they are plain ones."""
+    if world_size() > 1 or not any(node.get("type") in LIFELESS for node in nodes(plan["model"])):
+        return plan
+    return {**plan, "model": mapped(plan["model"], lambda value: "BN" if value in LIFELESS else value)}

@@ -1,0 +1,93 @@
+"""How long, how fast and in what precision a plan trains: what the command line says of it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ....core.contracts.errors import ConfigError
+from .walking import Node
+
+DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
+OWN_TESTS = ("val_dataloader", "val_cfg", "val_evaluator", "test_dataloader", "test_cfg", "test_evaluator")
+"""Parts of a config that test it: that is done afterwards, on the test split."""
+PICTURES = "visualization"
+
+
+def apply_schedule(plan: Node, recipe, images: int) -> None:
+    """Put epochs, learning rate, batch size, workers and precision of the recipe into a plan, in place.
+
+    Schedules are stretched with the length of the training; a warm-up counted in steps keeps its steps.
+
+    Args:
+        images: in training, for configs whose length is counted in steps.
+
+    Raises:
+        ConfigError: an option out of range, or a plan without what it changes.
+    """
+    options = recipe.adapter
+    loader = plan["train_dataloader"]
+    if recipe.batch_size is not None:
+        loader["batch_size"] = recipe.batch_size
+        loader.pop("batch_sampler", None) if loader.get("batch_size") == 1 else None
+    if recipe.workers is not None:
+        loader["num_workers"] = recipe.workers
+    loader["persistent_workers"] = False  # the data set of each epoch draws its own augmentation
+    if options.get("epochs") is not None:
+        _set_epochs(plan, options.epochs, math.ceil(images / loader.get("batch_size", 1)))
+    if options.get("lr") is not None:
+        _optimizer(plan)["lr"] = _positive("--lr", options.lr)
+    if recipe.amp is not None:
+        plan["optim_wrapper"].update(type="vladapt.AutocastOptimWrapper", dtype=DTYPES[recipe.amp])
+    for key in OWN_TESTS:
+        plan.pop(key, None)
+    hooks = plan.setdefault("default_hooks", {})
+    hooks.pop(PICTURES, None)
+
+
+def _set_epochs(plan: Node, epochs: Any, steps_an_epoch: int) -> None:
+    epochs = _whole("--epochs", epochs)
+    loop = plan["train_cfg"]
+    by_epoch = loop.get("by_epoch", "max_epochs" in loop)
+    key, length = ("max_epochs", epochs) if by_epoch else ("max_iters", epochs * steps_an_epoch)
+    factor = length / loop[key] if loop.get(key) else 1.0
+    loop[key] = length
+    for scheduler in _schedulers(plan):
+        if scheduler.get("by_epoch", True) == by_epoch and not _is_warmup(scheduler):
+            _stretch(scheduler, factor)
+
+
+def _schedulers(plan: Node) -> list[Node]:
+    found = plan.get("param_scheduler") or []
+    return [found] if isinstance(found, dict) else [scheduler for scheduler in found if isinstance(scheduler, dict)]
+
+
+def _is_warmup(scheduler: Node) -> bool:
+    return str(scheduler.get("type", "")).rsplit(".", 1)[-1] in ("LinearLR", "ConstantLR")
+
+
+def _stretch(scheduler: Node, factor: float) -> None:
+    for key in ("begin", "end", "T_max"):
+        if isinstance(scheduler.get(key), (int, float)):
+            scheduler[key] = max(round(scheduler[key] * factor), 0 if key == "begin" else 1)
+    if isinstance(scheduler.get("milestones"), (list, tuple)):
+        scheduler["milestones"] = sorted({max(1, round(stone * factor)) for stone in scheduler["milestones"]})
+
+
+def _optimizer(plan: Node) -> Node:
+    try:
+        return plan["optim_wrapper"]["optimizer"]
+    except (KeyError, TypeError):
+        raise ConfigError("--lr: the config has no optim_wrapper.optimizer to set it in; add one") from None
+
+
+def _positive(option: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise ConfigError(f"{option} {value}: give a number above 0")
+    return float(value)
+
+
+def _whole(option: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{option} {value}: give a whole number, 1 or more")
+    return value

@@ -1,0 +1,48 @@
+"""Finding and changing parts of a config, wherever in it they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+Node = dict[str, Any]
+
+
+def nodes(value: Any) -> Iterator[Node]:
+    """All dicts in a nest of dicts and lists, the outer before the inner."""
+    if isinstance(value, dict):
+        yield value
+        for inner in value.values():
+            yield from nodes(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from nodes(inner)
+
+
+def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    """A copy of a nest in which every value that is no dict or list is what `change` makes of it."""
+    if isinstance(value, dict):
+        return {key: mapped(inner, change) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(mapped(inner, change) for inner in value)
+    return change(value)
+
+
+def plain(value: Any) -> Any:
+    """A copy with names for classes, as configs in Python's own syntax have them."""
+    return mapped(value, _name)
+
+
+def _name(value: Any) -> Any:
+    return f"{value.__module__}.{value.__qualname__}" if isinstance(value, type) else value
+
+
+def inner_dataset(dataset: Node) -> Node:
+    """The data set in its wrappers (RepeatDataset, ClassBalancedDataset, MultiImageMixDataset, ConcatDataset)."""
+    while True:
+        if isinstance(dataset.get("dataset"), dict):
+            dataset = dataset["dataset"]
+        elif isinstance(dataset.get("datasets"), (list, tuple)) and dataset["datasets"]:
+            dataset = dataset["datasets"][0]
+        else:
+            return dataset

@@ -1,0 +1,128 @@
+"""The sample set: coloured shapes on noisy ground, with boxes and outlines, drawn once into the cache.
+
+Classes are all pairs of a colour and a shape, so that some can be held out and yet be named by words that were learned.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from ...core.features.store import default_root
+
+VERSION = 1
+SIDE = 128
+COLOURS = {"red": (214, 40, 40), "green": (46, 160, 67), "blue": (38, 84, 214), "yellow": (240, 205, 40)}
+SHAPES = ("circle", "square", "triangle", "star")
+NAMES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
+HELD_OUT = ("red square", "green triangle", "blue star", "yellow circle")
+"""One of each colour and each shape: what the documentation holds out as novel."""
+COUNTS = {"train": 240, "val": 24, "test": 80}
+SIZES = (26, 48)
+MOST = 4
+TRIES = 20
+
+Outline = list[tuple[float, float]]
+
+
+def shapes_folder() -> Path:
+    """The folder of the drawn set, COCO files and images; it is made at the first call."""
+    folder = Path(default_root()) / "samples" / f"shapes-{VERSION}"
+    if not folder.is_dir():
+        _draw_into(folder)
+    return folder
+
+
+def _draw_into(folder: Path) -> None:
+    """Drawn beside its place and then moved there, so that a stop leaves no half set."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".shapes-"))
+    (partial / "images").mkdir()
+    first = 0
+    for split, count in COUNTS.items():
+        content = _coco(partial / "images", range(first, first + count))
+        (partial / f"instances_{split}.json").write_text(json.dumps(content), encoding="utf-8")
+        first += count
+    try:
+        os.replace(partial, folder)
+    except OSError:  # another process was first
+        shutil.rmtree(partial, ignore_errors=True)
+        if not folder.is_dir():
+            raise
+
+
+def _coco(images: Path, numbers: Sequence[int]) -> dict:
+    listed, annotations = [], []
+    for number in numbers:
+        picture, things = draw(number)
+        name = f"shapes-{number:04d}.png"
+        Image.fromarray(picture).save(images / name)
+        listed.append({"id": number, "file_name": name, "width": SIDE, "height": SIDE})
+        for label, outline in things:
+            annotations.append(_annotation(len(annotations) + 1, number, label, outline))
+    categories = [{"id": place + 1, "name": name} for place, name in enumerate(NAMES)]
+    return {"images": listed, "annotations": annotations, "categories": categories}
+
+
+def _annotation(number: int, image: int, label: int, outline: Outline) -> dict:
+    xs, ys = [x for x, _ in outline], [y for _, y in outline]
+    x, y, width, height = min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
+    flat = [round(value, 2) for point in outline for value in point]
+    return {
+        **{"id": number, "image_id": image, "category_id": label + 1, "iscrowd": 0, "area": _area(outline)},
+        **{"bbox": [round(v, 2) for v in (x, y, width, height)], "segmentation": [flat]},
+    }
+
+
+def draw(number: int) -> tuple[np.ndarray, list[tuple[int, Outline]]]:
+    """One picture (SIDE, SIDE, 3) uint8 and its (label, outline) pairs; a function of its number alone."""
+    random = np.random.default_rng([VERSION, number])
+    ground = random.uniform(90, 165, (8, 8, 3)).astype(np.uint8)
+    picture = Image.fromarray(ground).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    pen, things, taken = ImageDraw.Draw(picture), [], []
+    for _ in range(int(random.integers(1, MOST + 1))):
+        label = int(random.integers(len(NAMES)))
+        place = _free_place(random, taken)
+        if place is None:
+            continue
+        taken.append(place)
+        colour, shape = NAMES[label].split()
+        outline = _outline(shape, *place, turn=random.uniform(-0.3, 0.3))
+        pen.polygon(outline, fill=COLOURS[colour])
+        things.append((label, outline))
+    noisy = np.asarray(picture, dtype=np.float32) + random.normal(0, 8, (SIDE, SIDE, 3))
+    return noisy.clip(0, 255).astype(np.uint8), things
+
+
+def _free_place(random, taken: Sequence[tuple[float, float, float]]) -> tuple[float, float, float] | None:
+    """Centre and radius of a shape that touches no other, or None where no place was found."""
+    for _ in range(TRIES):
+        radius = random.uniform(*SIZES) / 2
+        x, y = random.uniform(radius + 1, SIDE - radius - 1, 2)
+        if all(math.hypot(x - u, y - v) > radius + r + 2 for u, v, r in taken):
+            return float(x), float(y), float(radius)
+    return None
+
+
+def _outline(shape: str, x: float, y: float, radius: float, turn: float) -> Outline:
+    corners = {"circle": 32, "square": 4, "triangle": 3, "star": 10}[shape]
+    start = {"square": math.pi / 4, "triangle": -math.pi / 2, "star": -math.pi / 2}.get(shape, 0.0) + turn
+    points = []
+    for corner in range(corners):
+        reach = radius * (0.42 if shape == "star" and corner % 2 else 1.0)
+        angle = start + 2 * math.pi * corner / corners
+        points.append((x + reach * math.cos(angle), y + reach * math.sin(angle)))
+    return points
+
+
+def _area(outline: Outline) -> float:
+    following = outline[1:] + outline[:1]
+    return round(abs(sum(x * v - u * y for (x, y), (u, v) in zip(outline, following, strict=True))) / 2, 2)

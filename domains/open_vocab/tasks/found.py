@@ -1,0 +1,108 @@
+"""What was found in one image, apart from mm's own classes: boxes with scores and outlines, or a map of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as rle
+
+UNSURE = 0.3
+"""Boxes scored below this are not drawn and not counted in a summary; files have them all."""
+
+
+@dataclass(frozen=True)
+class FoundBoxes:
+    """Boxes in the pixels of the image as it is stored.
+
+    Args:
+        boxes: (n, 4) float x0, y0, x1, y1, the surest first.
+        scores: (n,) in 0..1.
+        labels: (n,) class indices.
+        outlines: n COCO RLEs {"size": [H, W], "counts": text}, or None.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    outlines: list[dict[str, Any]] | None = None
+
+    @classmethod
+    def of(cls, sample: Any) -> FoundBoxes:
+        """Of an mmdet data sample with `pred_instances`."""
+        found = sample.pred_instances.cpu()
+        scores = found.scores.float().numpy()
+        order = np.argsort(-scores, kind="stable")
+        boxes = found.bboxes
+        boxes = (boxes if hasattr(boxes, "numpy") else boxes.tensor).float().numpy().reshape(-1, 4)[order]
+        outlines = None
+        if "masks" in found:
+            masks = np.asarray(found.masks.cpu() if hasattr(found.masks, "cpu") else found.masks).astype(np.uint8)
+            outlines = [encoded(masks[place]) for place in order]
+        return cls(boxes, scores[order], found.labels.numpy()[order], outlines)
+
+    def row(self, class_names: Sequence[str]) -> dict[str, Any]:
+        """As JSON-able lists, with a summary."""
+        row = {
+            "boxes": [[round(float(v), 2) for v in box] for box in self.boxes],
+            "scores": [round(float(score), 5) for score in self.scores],
+            "labels": [class_names[label] for label in self.labels],
+        }
+        if self.outlines is not None:
+            row["masks"] = self.outlines
+        return {**row, "summary": self.summary(class_names)}
+
+    def summary(self, class_names: Sequence[str]) -> str:
+        """ "2 raccoon (0.97), 1 cat (0.41)": how many of each class, and the best score."""
+        sure = self.scores >= UNSURE
+        if not sure.any():
+            best = f"; the best has {self.scores[0]:.2f}" if len(self.scores) else ""
+            return f"nothing scored {UNSURE} or more{best}"
+        labels, counts = np.unique(self.labels[sure], return_counts=True)
+        said = [
+            (count, class_names[label], self.scores[sure & (self.labels == label)].max())
+            for label, count in zip(labels, counts)
+        ]
+        said.sort(key=lambda entry: -entry[2])
+        return ", ".join(f"{count} {name} ({best:.2f})" for count, name, best in said)
+
+
+@dataclass(frozen=True)
+class FoundMap:
+    """A class for each pixel of the image as it is stored.
+
+    Args:
+        classes: (H, W) int class indices.
+    """
+
+    classes: np.ndarray
+
+    @classmethod
+    def of(cls, sample: Any) -> FoundMap:
+        """Of an mmseg data sample with `pred_sem_seg`."""
+        return cls(sample.pred_sem_seg.data.squeeze(0).cpu().numpy())
+
+    def row(self, class_names: Sequence[str]) -> dict[str, Any]:
+        """As JSON-able values: the classes that are there with their share, and a COCO RLE of each."""
+        there = [int(label) for label in np.unique(self.classes)]
+        shares = {class_names[label]: float((self.classes == label).mean()) for label in there}
+        masks = {class_names[label]: encoded((self.classes == label).astype(np.uint8)) for label in there}
+        ranked = sorted(shares.items(), key=lambda pair: -pair[1])
+        return {
+            "shares": {name: round(share, 5) for name, share in ranked},
+            "masks": masks,
+            "summary": ", ".join(f"{name} {share:.0%}" for name, share in ranked),
+        }
+
+
+def encoded(mask: np.ndarray) -> dict[str, Any]:
+    """(H, W) of 0 and 1 -> a COCO RLE with its counts as text."""
+    found = rle.encode(np.asfortranarray(mask))
+    return {"size": [int(side) for side in found["size"]], "counts": found["counts"].decode("ascii")}
+
+
+def decoded(outline: dict[str, Any]) -> np.ndarray:
+    """A COCO RLE -> (H, W) bool."""
+    return rle.decode({"size": outline["size"], "counts": outline["counts"].encode("ascii")}).astype(bool)

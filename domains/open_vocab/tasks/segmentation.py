@@ -1,0 +1,72 @@
+"""Segmentation by a model: scores on the test split, what the report shows of it, and rows of predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ....core.contracts.domain import DomainData, Evaluation, Item
+from ....core.runs.sections import PictureSection, TableSection
+from ..data.items_file import to_uint8
+from ..drawing import draw_classes
+from ..metrics.segmentation import SegmentationScores, confusion, score_segmentation
+from .found import FoundMap
+from .naming import as_in_data, known_names
+from .running import outcomes
+
+SHOWN = 6
+BACKGROUND = "background"
+NO_CLASS = 254
+"""What becomes of a model's class that the data do not have: a mistake wherever it stands."""
+
+
+def evaluate_segmentation(model, data: DomainData, progress: Callable[[int, int], None]) -> Evaluation:
+    """mIoU, pixel and mean accuracy on the test split, per class, on base and novel classes."""
+    items = data.split("test")
+    numbers = as_in_data(model, data.class_names)
+    table = np.where(numbers < 0, NO_CLASS, numbers)
+    novel = [name for name in model.cfg.vladapt.novel if name in data.class_names]
+    shown = set(range(0, len(items), max(1, len(items) // SHOWN)))
+    matrix, pictures = 0, []
+    for place, (item, sample) in enumerate(outcomes(model, data, items, progress)):
+        found, truth = table[FoundMap.of(sample).classes], data.load_mask(item)
+        matrix = matrix + confusion(truth, found, len(data.class_names))
+        if place in shown and len(pictures) < 2 * SHOWN:
+            pictures += _pair(data, item, truth, found)
+    scored = score_segmentation(matrix, data.class_names, novel=novel)
+    sections = [
+        _per_class(scored, novel),
+        PictureSection("What it finds", pictures, "Each test image as it was marked, then as it was found."),
+    ]
+    return Evaluation(scored.metrics, sections, list(model.cfg.vladapt.get("notes") or []))
+
+
+def predict_segmentation(model, data: DomainData, progress: Callable[[int, int], None]) -> list[dict[str, Any]]:
+    """A row an image: which classes, with what share of it, and a mask of each."""
+    names = known_names(model)
+    return [
+        {"id": item.id, **FoundMap.of(sample).row(names)}
+        for item, sample in outcomes(model, data, data.items, progress)
+    ]
+
+
+def _per_class(scored: SegmentationScores, novel: Sequence[str]) -> TableSection:
+    header = ["Class", *(["Trained"] if novel else []), "IoU", "Accuracy", "Pixels"]
+    rows = [
+        [name, *(["no" if name in novel else "yes"] if novel else []), of["IoU"], of["accuracy"], of["pixels"]]
+        for name, of in scored.per_class.items()
+    ]
+    note = "IoU is the overlap of found and marked pixels over their union; accuracy the share of marked pixels found."
+    return TableSection("Class by class", header, rows, note)
+
+
+def _pair(data: DomainData, item: Item, truth: np.ndarray, found: np.ndarray) -> list[tuple[np.ndarray, str]]:
+    pixels = to_uint8(data.load(item))
+    hidden = [place for place, name in enumerate(data.class_names) if name == BACKGROUND]
+    there = np.where(found < len(data.class_names), found, 255)
+    return [
+        (draw_classes(pixels, truth, data.class_names, hidden), f"{item.id}, as marked"),
+        (draw_classes(pixels, there, data.class_names, hidden), f"{item.id}, as found"),
+    ]
