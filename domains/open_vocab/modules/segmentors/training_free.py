@@ -10,13 +10,14 @@ import torch.nn.functional as F
 from mmengine.structures import PixelData
 from mmseg.models.segmentors import BaseSegmentor
 from mmseg.structures import SegDataSample
-from torch import Tensor
+from torch import Tensor, nn
 
 from .....core.backbones.load import load_backbone
 from .....core.contracts.adapter import require
 from .....core.contracts.backbone import Backbone
 from .....core.contracts.errors import CapabilityError
 from ...vocabulary import Classes, text_backbone
+from ..backbones.preprocessing import preprocessor_cfg
 from .queries import Queries, published_templates
 from .windows import slide
 
@@ -43,7 +44,8 @@ class TrainingFreeSegmentor(BaseSegmentor):
         prob_thd: pixels whose best class has a lower probability are background.
         area_thd: classes with no more than this part of what is not background lose their pixels. None for 0.
         crop: side of the windows, pixels of the resized image; 0 sees the image whole. None is the published side
-            where the tower is a transformer, and 0 for convolutions, to which a window shows nothing new.
+            where the tower is a transformer, and 0 for convolutions, which look at the surroundings of a place anyway:
+            one pass does for all windows.
         stride: from one window to the next, pixels.
         short_side: pixels; None takes images as they come.
         windows_per_batch: changes nothing but speed and memory.
@@ -78,7 +80,7 @@ class TrainingFreeSegmentor(BaseSegmentor):
         known = load_backbone(backbone, device="cpu")  # its towers are not built for this
         for capability in self.needs_of(known):
             known.need(capability)
-        super().__init__(data_preprocessor or _preprocessor(known), init_cfg)
+        super().__init__(data_preprocessor or preprocessor_cfg(backbone, "segmentation"), init_cfg)
         require(crop is None or crop >= 0, "crop", crop, "give a side in pixels, or 0 for the whole image")
         require(stride >= 1, "stride", stride, "give pixels, 1 or more")
         require(short_side is None or short_side >= 1, "short_side", short_side, "give pixels, or None")
@@ -89,6 +91,7 @@ class TrainingFreeSegmentor(BaseSegmentor):
         self.backbone_spec, self.logit_scale, self.prob_thd, self.area_thd = backbone, logit_scale, prob_thd, area_thd
         self.crop = crop if crop is not None else self.published_crop if "image_blocks" in known.capabilities else 0
         self.stride, self.short_side, self.windows_per_batch = stride, short_side, windows_per_batch
+        self.nothing = nn.Parameter(torch.zeros(0))  # DistributedDataParallel, for tests on several GPUs, asks for one
         chosen = published_templates() if templates is None else templates
         self.queries = Queries(backbone, classes, chosen, background, background_words)
         self.check_background()
@@ -237,15 +240,6 @@ def resize_to(x: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(x.shape[-2:]) == tuple(size):
         return x
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
-
-
-def _preprocessor(backbone: Backbone) -> dict:
-    return {
-        "type": "mmseg.SegDataPreProcessor",
-        "mean": [255 * value for value in backbone.image_mean],
-        "std": [255 * value for value in backbone.image_std],
-        "bgr_to_rgb": True,
-    }
 
 
 def _of_one_size(images: Sequence[Tensor]) -> list[list[int]]:

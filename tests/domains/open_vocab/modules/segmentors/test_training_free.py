@@ -45,7 +45,7 @@ def test_a_plain_dict_becomes_a_model_that_predicts(build, method):
     assert result.seg_logits.data.shape == (3, 30, 42)
     assert torch.equal(result.seg_logits.data.argmax(dim=0), result.pred_sem_seg.data[0])
     assert result.seg_logits.data.flatten(1).std(dim=1).min() > 0
-    assert not list(model.parameters()) and not model.state_dict()
+    assert not sum(value.numel() for value in model.state_dict().values())
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -80,6 +80,18 @@ def test_the_forward_modes_of_mmseg(build, method):
     torch.testing.assert_close(model(inputs, mode="tensor")[0], model(inputs, mode="predict")[0].seg_logits.data)
     with pytest.raises(CapabilityError, match=f"^{method} has nothing to train; .*$"):
         model(inputs, [], mode="loss")
+
+
+def test_it_may_be_wrapped_for_several_processes(build, tmp_path):
+    import torch.distributed as dist
+    from mmengine.model import MMDistributedDataParallel
+
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1)
+    try:
+        wrapped = MMDistributedDataParallel(build("SCLIP"))
+        torch.testing.assert_close(scores(wrapped), scores(build("SCLIP")))
+    finally:
+        dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("method", METHODS)
