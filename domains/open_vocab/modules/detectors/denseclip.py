@@ -10,6 +10,7 @@ from mmdet.models.detectors.base import BaseDetector
 from mmengine.config import ConfigDict
 from torch import Tensor, nn
 
+from .....core.contracts.adapter import require
 from .....registry import MODELS
 from ...vocabulary import Classes, Vocabulary
 from ..backbones.preprocessing import preprocessor_cfg
@@ -34,14 +35,16 @@ class DenseCLIPDetector(BaseDetector):
     reads, and are taught by the boxes. Classes at test time follow the same rule.
 
     Args:
-        backbone: a spec, or the config of a `vladapt.DenseCLIPBackbone`.
+        backbone: spec of both towers.
         classes: C names, as for `Vocabulary.of`.
         detector: config of a detector such as mmdet's RetinaNet or MaskRCNN, without backbone and data preprocessor;
             `neck.in_channels` and `num_classes` may be left out.
         score_loss: config of the auxiliary loss, or None.
+        tower: options of `DenseCLIPBackbone`: out_indices, norm_cfg, norm_eval, frozen, drop_path.
         matching: options of `PixelTextMatching`: n_ctx, prompting, context_std, gamma, decoder.
         concat_scores: whether scores are appended to a map.
-        score_concat_index: to which, brought to its size. Published: 3.
+        score_concat_index: to which, brought to its size. None is the map of the scores' own stride: as published, 3
+            for a ResNet.
         tau: what scores are divided by.
         data_preprocessor: None is the one that the tower's pixels need.
 
@@ -54,28 +57,31 @@ class DenseCLIPDetector(BaseDetector):
 
     def __init__(
         self,
-        backbone: str | Mapping[str, Any],
+        backbone: str,
         classes: Classes,
         detector: Mapping[str, Any],
         score_loss: Mapping[str, Any] | None = BOX_SCORES,
+        tower: Mapping[str, Any] | None = None,
         matching: Mapping[str, Any] | None = None,
         concat_scores: bool = True,
-        score_concat_index: int = 3,
+        score_concat_index: int | None = None,
         tau: float = 0.07,
         data_preprocessor: Mapping[str, Any] | None = None,
         init_cfg: Mapping[str, Any] | None = None,
     ):
-        tower, spec = parts.build_backbone(backbone)
-        preprocessor = data_preprocessor or preprocessor_cfg(spec, "detection")
+        preprocessor = data_preprocessor or preprocessor_cfg(backbone, "detection")
         super().__init__(data_preprocessor=preprocessor, init_cfg=init_cfg)
-        parts.check_scores(tau, score_concat_index, len(tower.out_channels))
-        self.backbone, self.tau = tower, tau
-        self.concat_scores, self.score_concat_index = concat_scores, score_concat_index
-        self.matching = parts.build_matching(spec, classes, tower.embed_dim, matching)
+        require(tau > 0, "tau", tau, "give a number above 0")
+        self.backbone, self.tau = parts.build_tower(backbone, tower), tau
+        self.concat_scores = concat_scores
+        self.score_concat_index = parts.checked_level(score_concat_index, self.backbone)
+        self.matching = parts.build_matching(backbone, classes, self.backbone.embed_dim, matching)
         count = len(self.matching.prompts)
         config = {**parts.fit_classes(detector, count), "backbone": {"type": "vladapt.GivenMaps"}}
         if config.get("neck") is not None:
-            channels = parts.with_scores(tower.out_channels, count, score_concat_index if concat_scores else None)
+            channels = parts.with_scores(
+                self.backbone.out_channels, count, self.score_concat_index if concat_scores else None
+            )
             config["neck"] = parts.fitted_neck(config["neck"], channels)
         self.detector = MODELS.build(ConfigDict(config))
         self.score_loss = None if score_loss is None else MODELS.build(dict(score_loss))

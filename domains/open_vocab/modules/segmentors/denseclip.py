@@ -10,6 +10,7 @@ from mmseg.models.segmentors import BaseSegmentor, EncoderDecoder
 from mmseg.utils import add_prefix
 from torch import Tensor
 
+from .....core.contracts.adapter import require
 from .....registry import MODELS
 from ...vocabulary import Classes, Vocabulary
 from ..backbones.preprocessing import preprocessor_cfg
@@ -31,15 +32,17 @@ class DenseCLIPSegmentor(EncoderDecoder):
     that classifies by text.
 
     Args:
-        backbone: a spec, or the config of a `vladapt.DenseCLIPBackbone`.
+        backbone: spec of both towers.
         classes: C names, as for `Vocabulary.of`; descriptions of a class are texts of it too.
-        decode_head: of mmseg, or one of ours; `num_classes` may be left out.
+        decode_head: of mmseg, or one of ours; `num_classes` may be left out, here and below.
         neck: of mmseg or mmdet; `in_channels` may be left out.
         auxiliary_head: reads what the neck gives, or the bare maps where there is none.
         identity_head: the head that the scores / tau go to, or None.
+        tower: options of `DenseCLIPBackbone`: out_indices, norm_cfg, norm_eval, frozen, drop_path.
         matching: options of `PixelTextMatching`: n_ctx, prompting, context_std, gamma, decoder.
         concat_scores: whether scores are appended to a map.
-        score_concat_index: to which, brought to its size. Published: 3 for a ResNet, 2 for a ViT-B/16.
+        score_concat_index: to which, brought to its size. None is the map of the scores' own stride: as published, 3
+            for a ResNet and 2 for a ViT-B/16.
         tau: temperature of the scores in their own loss.
         data_preprocessor: None is the one that the tower's pixels need.
 
@@ -52,41 +55,40 @@ class DenseCLIPSegmentor(EncoderDecoder):
 
     def __init__(
         self,
-        backbone: str | Mapping[str, Any],
+        backbone: str,
         classes: Classes,
         decode_head: Mapping[str, Any],
         neck: Mapping[str, Any] | None = None,
         auxiliary_head: Mapping[str, Any] | list[Mapping[str, Any]] | None = None,
         identity_head: Mapping[str, Any] | None = IDENTITY,
+        tower: Mapping[str, Any] | None = None,
         matching: Mapping[str, Any] | None = None,
         concat_scores: bool = True,
-        score_concat_index: int = 3,
+        score_concat_index: int | None = None,
         tau: float = 0.07,
         train_cfg: Mapping[str, Any] | None = None,
         test_cfg: Mapping[str, Any] | None = None,
         data_preprocessor: Mapping[str, Any] | None = None,
         init_cfg: Mapping[str, Any] | None = None,
     ):
-        tower, spec = parts.build_backbone(backbone)
-        preprocessor = data_preprocessor or preprocessor_cfg(spec, "segmentation")
+        preprocessor = data_preprocessor or preprocessor_cfg(backbone, "segmentation")
         BaseSegmentor.__init__(self, data_preprocessor=preprocessor, init_cfg=init_cfg)
-        parts.check_scores(tau, score_concat_index, len(tower.out_channels))
-        self.backbone, self.tau = tower, tau
-        self.concat_scores, self.score_concat_index = concat_scores, score_concat_index
-        self.matching = parts.build_matching(spec, classes, tower.embed_dim, matching)
+        require(tau > 0, "tau", tau, "give a number above 0")
+        self.backbone, self.tau = parts.build_tower(backbone, tower), tau
+        self.concat_scores = concat_scores
+        self.score_concat_index = parts.checked_level(score_concat_index, self.backbone)
+        self.matching = parts.build_matching(backbone, classes, self.backbone.embed_dim, matching)
         count = len(self.matching.prompts)
         if neck is not None:
-            channels = parts.with_scores(tower.out_channels, count, score_concat_index if concat_scores else None)
+            channels = parts.with_scores(
+                self.backbone.out_channels, count, self.score_concat_index if concat_scores else None
+            )
             self.neck = MODELS.build(parts.fitted_neck(neck, channels))
-        self._init_decode_head(parts.fit_classes({"decode_head": decode_head}, count)["decode_head"])
-        self._init_auxiliary_head(auxiliary_head)
+        heads = parts.fit_classes({"decode_head": decode_head, "auxiliary_head": auxiliary_head}, count)
+        self._init_decode_head(heads["decode_head"])
+        self._init_auxiliary_head(heads["auxiliary_head"])
         self.identity_head = None if identity_head is None else MODELS.build({"num_classes": count, **identity_head})
         self.train_cfg, self.test_cfg = ConfigDict(train_cfg or {}), ConfigDict(test_cfg or {"mode": "whole"})
-
-    def _init_decode_head(self, decode_head: Mapping[str, Any]) -> None:
-        self.decode_head = MODELS.build(decode_head)
-        self.align_corners = self.decode_head.align_corners
-        self.num_classes, self.out_channels = self.decode_head.num_classes, self.decode_head.out_channels
 
     def extract_feat(self, inputs: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> what the head reads."""

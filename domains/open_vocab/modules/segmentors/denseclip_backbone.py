@@ -46,6 +46,7 @@ class DenseCLIPBackbone(BaseModule):
     Attributes:
         embed_dim: D, the width of the shared space.
         out_channels: of the four maps.
+        score_level: the map whose places are those of `forward`'s last part, or nearest to them.
 
     Raises:
         CapabilityError: the tower has no maps. ConfigError: an option is not usable.
@@ -73,12 +74,14 @@ class DenseCLIPBackbone(BaseModule):
             self.out_channels = [width] * len(STRIDES)
             norm = norm_cfg or {"type": "BN"}
             self.pyramid = nn.ModuleList(_scaled(width, tower.image_stride / stride, norm) for stride in STRIDES)
+            self.score_level = min(range(len(STRIDES)), key=lambda i: abs(math.log2(tower.image_stride / STRIDES[i])))
         else:
             require(out_indices is None, "out_indices", out_indices, "leave it out, this tower has no blocks")
             require(not drop_path, "drop_path", drop_path, "leave it out, this tower has no blocks")
             with torch.no_grad():
                 maps = tower.feature_maps(torch.zeros(1, 3, PROBE, PROBE))
             self.stops, self.out_channels = None, [found.shape[1] for found in maps]
+            self.score_level = len(maps) - 1
 
     def forward(self, pixels: Tensor) -> tuple[Tensor | tuple[Tensor, Tensor], ...]:
         """(B, 3, H, W) -> four maps, and (B, D) of the whole with (B, D, h, w) of the places."""

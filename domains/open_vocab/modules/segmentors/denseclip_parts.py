@@ -15,23 +15,13 @@ from .....registry import MODELS
 from ...vocabulary import Classes, Vocabulary
 from .denseclip_matching import PixelTextMatching
 
-HEADS = ("decode_head", "bbox_head", "mask_head", "mask_iou_head", "query_head")
+HEADS = ("decode_head", "auxiliary_head", "bbox_head", "mask_head", "mask_iou_head", "query_head")
 HOLDERS = ("roi_head",)
 
 
-def build_backbone(backbone: str | Mapping[str, Any]) -> tuple[nn.Module, str]:
-    """DenseCLIP's image tower, and the spec of its backbone.
-
-    Args:
-        backbone: a spec, or the config of a `vladapt.DenseCLIPBackbone`.
-
-    Raises:
-        ConfigError: a config that names no backbone.
-    """
-    config = {"backbone": backbone} if isinstance(backbone, str) else dict(backbone)
-    if not isinstance(config.get("backbone"), str):
-        raise ConfigError("option backbone names no tower; give a spec, or dict(type='vladapt.DenseCLIPBackbone', ...)")
-    return MODELS.build({"type": "vladapt.DenseCLIPBackbone", **config}), config["backbone"]
+def build_tower(spec: str, options: Mapping[str, Any] | None) -> nn.Module:
+    """DenseCLIP's image tower with `options`."""
+    return MODELS.build({"type": "vladapt.DenseCLIPBackbone", "backbone": spec, **(options or {})})
 
 
 def build_matching(spec: str, classes: Classes, embed_dim: int, options: Mapping[str, Any] | None) -> PixelTextMatching:
@@ -39,11 +29,12 @@ def build_matching(spec: str, classes: Classes, embed_dim: int, options: Mapping
     return PixelTextMatching(spec, Vocabulary.of(classes, "name"), embed_dim, **(options or {}))
 
 
-def check_scores(tau: float, score_concat_index: int, levels: int) -> None:
-    """Raise the ConfigError of an option out of range."""
-    require(tau > 0, "tau", tau, "give a number above 0")
-    known = 0 <= score_concat_index < levels
+def checked_level(score_concat_index: int | None, tower: nn.Module) -> int:
+    """The map that scores go to, the tower's own choice where none is named; ConfigError if there is no such map."""
+    index, levels = tower.score_level if score_concat_index is None else score_concat_index, len(tower.out_channels)
+    known = 0 <= index < levels
     require(known, "score_concat_index", score_concat_index, f"the backbone has maps 0 to {levels - 1}")
+    return index
 
 
 def beside(maps: Sequence[Tensor], scores: Tensor, index: int) -> list[Tensor]:

@@ -124,7 +124,7 @@ def built(spec, detector=None, **options):
     torch.manual_seed(0)
     matching = {"decoder": DECODER, "n_ctx": 4}
     config = {"backbone": spec, "classes": "cat, dog, car", "detector": detector or retinanet(), "matching": matching}
-    model = MODELS.build({"type": "vladapt.DenseCLIPDetector", "score_concat_index": 1, **config, **options})
+    model = MODELS.build({"type": "vladapt.DenseCLIPDetector", **config, **options})
     model.init_weights()
     return model
 
@@ -155,7 +155,8 @@ def total(model, losses):
 
 @pytest.mark.parametrize(("tower", "index"), [("vit", 1), ("resnet", 3)])
 def test_retinanet_trains_and_predicts(region_towers, tower, index):
-    model, (pixels, samples) = built(region_towers[tower], score_concat_index=index), batch()
+    model, (pixels, samples) = built(region_towers[tower]), batch()
+    assert model.score_concat_index == index
     losses = model(pixels, samples, mode="loss")
     assert {"loss_cls", "loss_bbox", "loss_scores"} == set(losses)
     total(model, losses).backward()

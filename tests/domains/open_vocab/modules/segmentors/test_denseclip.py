@@ -37,7 +37,6 @@ def config(spec, **options):
         "neck": {"type": "mmdet.FPN", "out_channels": 8, "num_outs": 4},
         "decode_head": head,
         "matching": matching,
-        "score_concat_index": 1,
         **options,
     }
 
@@ -115,7 +114,7 @@ def test_scores_reach_what_the_head_sees(model):
 
 
 def test_an_auxiliary_head_reads_the_neck_or_the_bare_maps(small_clip_spec):
-    head = {"type": "mmseg.FCNHead", "in_index": 2, "channels": 8, "num_classes": 3, "dropout_ratio": 0.0}
+    head = {"type": "mmseg.FCNHead", "in_index": 2, "channels": 8, "dropout_ratio": 0.0}
     pixels, samples = batch()
     with_neck = built(small_clip_spec, auxiliary_head={**head, "in_channels": 8})
     assert "aux.loss_ce" in with_neck.loss(pixels, samples)
@@ -184,11 +183,10 @@ def test_mismatched_configs_say_what_fits(small_clip_spec):
         ),
         ({"score_concat_index": 4}, "option score_concat_index=4 is not usable; the backbone has maps 0 to 3"),
         ({"tau": 0}, "option tau=0 is not usable"),
-        ({"backbone": {"frozen": True}}, "option backbone names no tower"),
     )
     for options, line in cases:
         with pytest.raises(ConfigError, match=line):
-            built(options.pop("backbone", small_clip_spec), **options)
+            built(small_clip_spec, **options)
 
 
 # Classes at test time -----------------------------------------------------------------------------------------------

@@ -88,6 +88,7 @@ def test_frozen_towers_do_not_train_and_norms_may_keep_their_statistics(small_cl
 
 def test_norms_between_scales_are_those_asked_for(write_tower):
     sixteen = write_tower({**VIT, "patch_size": 16})
+    assert DenseCLIPBackbone(sixteen).score_level == 2
     assert any(isinstance(module, torch.nn.BatchNorm2d) for module in DenseCLIPBackbone(sixteen).modules())
     normed = DenseCLIPBackbone(sixteen, norm_cfg={"type": "GN", "num_groups": 2})
     assert any(isinstance(module, torch.nn.GroupNorm) and module.num_groups == 2 for module in normed.modules())

@@ -1,0 +1,98 @@
+"""DenseCLIP on Semantic FPN (arXiv 2112.01518, 1901.02446): score maps of pixels and class names guide segmentation.
+
+Made narrower for small data and a CPU. As published: `--backbone open_clip:RN50/openai` or another CLIP, crops of 512
+pixels (640 for ViT-B/16, with tower.drop_path 0.1 and norms shared over processes), 256 channels, AdamW at 1e-4 for
+80,000 steps of 32 images, warm-up 1,500. The published model is closed: at test time it takes as many names as it
+learned. For names it never saw take recipe fpn.
+"""
+
+vladapt = {"domain": "open-vocab", "task": "segmentation"}
+default_scope = "mmseg"
+
+backbone = "embedded"
+data = "sample"  # the path of a data set
+image_scale = (256, 256)  # longer and shorter side at most, in pixels
+crop_size = (192, 192)
+channels = 128
+epochs, warm_up = 30, 50
+
+model = {
+    "type": "vladapt.DenseCLIPSegmentor",
+    "backbone": backbone,
+    "classes": ["a class", "another class"],
+    "matching": {"n_ctx": 8, "prompting": "after", "decoder": {"width": 256, "heads": 4, "layers": 3}},
+    "neck": {"type": "mmdet.FPN", "out_channels": channels, "num_outs": 4},
+    "decode_head": {
+        "type": "mmseg.FPNHead",
+        "in_channels": [channels] * 4,
+        "in_index": [0, 1, 2, 3],
+        "feature_strides": [4, 8, 16, 32],
+        "channels": channels,
+        "dropout_ratio": 0.1,
+        "norm_cfg": {"type": "BN", "requires_grad": True},
+        "loss_decode": {"type": "mmseg.CrossEntropyLoss", "use_sigmoid": False, "loss_weight": 1.0},
+    },
+    "identity_head": {
+        "type": "vladapt.IdentityHead",
+        "loss_decode": {"type": "mmseg.CrossEntropyLoss", "use_sigmoid": False, "loss_weight": 0.4},
+    },
+    "test_cfg": {"mode": "whole"},
+}
+
+train_pipeline = [
+    {"type": "vladapt.LoadItemImage"},
+    {"type": "vladapt.LoadSegmentation"},
+    {"type": "RandomResize", "scale": image_scale, "ratio_range": (0.75, 1.5), "keep_ratio": True},
+    {"type": "RandomCrop", "crop_size": crop_size, "cat_max_ratio": 0.95},
+    {"type": "RandomFlip", "prob": 0.5},
+    {"type": "Pad", "size": crop_size, "pad_val": {"img": 0, "seg": 255}},
+    {"type": "PackSegInputs"},
+]
+test_pipeline = [
+    {"type": "vladapt.LoadItemImage"},
+    {"type": "Resize", "scale": image_scale, "keep_ratio": True},
+    {"type": "vladapt.LoadSegmentation"},
+    {"type": "PackSegInputs"},
+]
+
+train_dataloader = {
+    "batch_size": 8,
+    "num_workers": 2,
+    "persistent_workers": True,
+    "sampler": {"type": "DefaultSampler", "shuffle": True},
+    "dataset": {"type": "vladapt.SegmentationDataset", "path": data, "split": "train", "pipeline": train_pipeline},
+}
+test_dataloader = {
+    "batch_size": 1,
+    "num_workers": 2,
+    "sampler": {"type": "DefaultSampler", "shuffle": False},
+    "dataset": {
+        "type": "vladapt.SegmentationDataset",
+        "path": data,
+        "split": "test",
+        "test_mode": True,
+        "pipeline": test_pipeline,
+    },
+}
+test_evaluator = {"type": "vladapt.OpenVocabSegmentationMetric"}
+test_cfg = {"type": "TestLoop"}
+
+train_cfg = {"type": "EpochBasedTrainLoop", "max_epochs": epochs}
+optim_wrapper = {
+    "type": "OptimWrapper",
+    "optimizer": {"type": "AdamW", "lr": 5e-4, "weight_decay": 1e-4},
+    "clip_grad": {"max_norm": 5.0},
+    "paramwise_cfg": {"custom_keys": {"backbone.part": {"lr_mult": 0.1}, "norm": {"decay_mult": 0.0}}},
+}
+param_scheduler = [
+    {"type": "LinearLR", "start_factor": 1e-3, "by_epoch": False, "begin": 0, "end": warm_up},
+    {
+        "type": "PolyLR",
+        "power": 0.9,
+        "eta_min": 1e-6,
+        "begin": 0,
+        "end": epochs,
+        "by_epoch": True,
+        "convert_to_iter_based": True,
+    },
+]
