@@ -13,11 +13,12 @@ import os
 from pathlib import Path
 
 import torch
-from parity_checks import cache, caption_losses, crops, head, losses, prompt, towers, transductive
+from parity_checks import cache, caption_losses, crops, detectors, head, losses, prompt, towers, transductive
 from parity_checks.fixtures import Check, Fixtures
 
 METHODS = (head, cache, prompt, towers, transductive, crops)
 OBJECTIVES = (losses, caption_losses)
+OPEN_VOCABULARY = (detectors,)
 ELSEWHERE = {
     "metrics_retrieval": "in the tests of `core/metrics`",
     "metrics_reid": "in the tests of `core/metrics`",
@@ -41,7 +42,7 @@ def main() -> None:
     folder = parser.parse_args().parity
     fixtures, checks = Fixtures(folder), []
     print(TOP)
-    for title, files in (("Methods", METHODS), ("Objectives", OBJECTIVES)):
+    for title, files in (("Methods", METHODS), ("Objectives", OBJECTIVES), ("Open vocabulary", OPEN_VOCABULARY)):
         found = [check for file in files for group in file.GROUPS for check in group(fixtures)]
         checks += found
         print(f"\n## {title}\n\n{table(found)}\n\n### Where ours differs from the released code, on purpose\n")
