@@ -1,7 +1,7 @@
 """mmengine registries of this package: children of mmengine's roots, scope `vladapt`.
 
-mmengine looks for `<scope>.registry` by itself: with `default_scope = "vladapt"` a config finds what is here, and from any
-other scope as `vladapt.NAME`. What a domain has for configs lies in its folder `modules/`, imported when first asked for.
+mmengine looks for `<scope>.registry` by itself: with `default_scope = "vladapt"` a config finds what is here, and from
+any other scope as `vladapt.NAME`. What a domain has for configs lies in its folder `modules/`, imported at first use.
 """
 
 from pathlib import Path

@@ -42,7 +42,9 @@ Resource = Annotated[
 ]
 Classes = Annotated[
     str | None,
-    typer.Option(help="base, new, a,b,c or a text file with one class a line; in open-vocab also a JSON of descriptions."),
+    typer.Option(
+        help="base, new, a,b,c or a text file with one class a line; in open-vocab also a JSON of descriptions."
+    ),
 ]
 NewClasses = Annotated[
     str | None,

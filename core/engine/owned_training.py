@@ -1,4 +1,4 @@
-"""A domain's own plan, run by mmengine's Runner: on a chosen device or under torchrun, told, and resumed after a stop."""
+"""A domain's own plan, run by mmengine's Runner: on a chosen device or under torchrun, told, resumed after a stop."""
 
 from __future__ import annotations
 

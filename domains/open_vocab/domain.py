@@ -86,7 +86,7 @@ class OpenVocab(Domain):
             data = choose_classes(data, list(self._described(recipe)))
         if recipe.novel:
             if recipe.novel is True:
-                raise ConfigError('--novel: name the classes that are tested and not trained, --novel "a,b", or coco, lvis')
+                raise ConfigError('--novel: name what is tested and not trained, --novel "a,b", or give coco or lvis')
             data = hold_out(data, split_novel(data.class_names, recipe.novel, data.frequency))
         return draw_shots(data, recipe.shots, recipe.seed)
 

@@ -1,8 +1,8 @@
 """What may be found in an image: names of classes, each with the texts that stand for it.
 
 A class has one query a synonym, a query the mean of its prompts' embeddings: of its templates, filled with the synonym,
-and of its descriptions (Radford et al., CLIP, 2021, arXiv 2103.00020; for several names a class Wang et al., SCLIP, 2023,
-arXiv 2312.01597, take the best of their scores).
+and of its descriptions (Radford et al., CLIP, 2021, arXiv 2103.00020; for several names a class Wang et al., SCLIP,
+2023, arXiv 2312.01597, take the best of their scores).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .grounded import GROUNDED, is_grounded
+from .grounded import is_grounded, with_class_names
 from .walking import Node, nodes
 
 COUNTS = ("num_classes", "num_things_classes")
@@ -26,16 +26,16 @@ def with_classes(model: Node, names: Sequence[str], described: Mapping[str, Any]
         Notes on what was replaced.
     """
     notes, replaced = [], set()
-    if is_grounded(model):
-        model["type"] = GROUNDED[str(model["type"]).rpartition(".")[2]]
+    given = {name: described[name] for name in names} if described else list(names)
+    model.update(with_class_names(model))
     for node in nodes(model):
         if _has_texts(node):
-            node["classes"] = {name: described[name] for name in names} if described else list(names)
+            node["classes"] = given
         for key in COUNTS:
-            if isinstance(node.get(key), int) and not isinstance(node[key], bool):
-                if node[key] not in (len(names), 1):
-                    replaced.add(node[key])
-                    node[key] = len(names)
+            counted = isinstance(node.get(key), int) and not isinstance(node[key], bool)
+            if counted and node[key] not in (len(names), 1):
+                replaced.add(node[key])
+                node[key] = len(names)
     if replaced:
         counts = ", ".join(map(str, sorted(replaced)))
         notes.append(f"Classes in the config: {counts}; the data have {len(names)}, which the model was given")

@@ -9,7 +9,7 @@ from .walking import Node, inner_dataset
 
 LOADERS = ("val_dataloader", "test_dataloader")
 IMAGE_LOADERS = ("LoadImageFromFile", "LoadImageFromNDArray")
-TRUTH = ("LoadAnnotations", "LoadPanopticAnnotations")
+TRUTH = ("LoadAnnotations", "LoadPanopticAnnotations", "LoadSegmentation")
 
 
 def training_pipeline(plan: Node, task: str) -> list[Node]:

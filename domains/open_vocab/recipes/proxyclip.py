@@ -1,0 +1,24 @@
+"""Nothing is trained: ProxyCLIP (arXiv 2408.04883): another backbone's features, of `proxy`, as the last attention.
+
+For vision transformers. A class called "background" gets what no other class is sure of; say how sure with prob_thd.
+"""
+
+vladapt = dict(domain="open-vocab", task="segmentation")
+default_scope = "mmseg"
+
+backbone = "embedded"
+classes = ["a class", "another class"]
+
+model = dict(type="vladapt.ProxyCLIP", backbone=backbone, classes=classes, proxy="embedded")
+
+test_pipeline = [dict(type="vladapt.LoadItemImage"), dict(type="vladapt.LoadSegmentation"), dict(type="PackSegInputs")]
+test_dataloader = dict(
+    batch_size=1,
+    num_workers=2,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(
+        type="vladapt.SegmentationDataset", path="sample", split="test", test_mode=True, pipeline=test_pipeline
+    ),
+)
+test_evaluator = dict(type="vladapt.OpenVocabSegmentationMetric")
+test_cfg = dict(type="TestLoop")
