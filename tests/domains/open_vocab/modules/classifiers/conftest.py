@@ -149,7 +149,7 @@ def _two_stage(classifier: dict, head: dict) -> dict:
             },
         },
         "train_cfg": {
-            "rpn": {"assigner": ASSIGN, **common},
+            "rpn": {"assigner": ASSIGN, **common, "sampler": {**SAMPLE, "add_gt_as_proposals": False}},
             "rpn_proposal": rpn_test,
             "rcnn": {"assigner": ASSIGN, "mask_size": 8, **common},
         },
