@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from types import ModuleType
 
 EXTENSION = "mmcv._ext"
@@ -37,8 +38,9 @@ def offer_operators() -> None:
 
 
 def operators_are_ours() -> bool:
-    """True if `mmcv._ext` is, or would be, our stand-in: nothing compiled was found before it."""
-    from importlib.util import find_spec
-
-    spec = find_spec(EXTENSION)
+    """True if `mmcv._ext` is, or would be, our stand-in: mmcv is there, and nothing compiled was found before it."""
+    try:
+        spec = find_spec(EXTENSION)
+    except ModuleNotFoundError:
+        return False
     return spec is not None and isinstance(spec.loader, OperatorLoader)

@@ -51,8 +51,16 @@ class Gradients(NamedTuple):
     bias: Tensor
 
 
+class Kept(NamedTuple):
+    """The weight's gradient of one backward pass: of which convolution, told by its buffer, and of which numbers."""
+
+    buffer: Tensor
+    version: int
+    gradient: Tensor
+
+
 # mmcv asks for the gradients of one backward pass in two calls that share grad_output; one computation gives both.
-_weight_gradients = WeakIdKeyDictionary()
+_kept_gradients = WeakIdKeyDictionary()
 
 
 @as_compiled
@@ -81,7 +89,7 @@ def deform_conv_backward_input(
     gradients = _gradients(geometry, gradOutput, input, weight, offset)
     gradInput.copy_(gradients.image)
     gradOffset.copy_(gradients.offset)
-    _weight_gradients[gradOutput] = gradients.weight
+    _kept_gradients[gradOutput] = Kept(columns, gradOutput._version, gradients.weight)
 
 
 @as_compiled
@@ -90,11 +98,13 @@ def deform_conv_backward_parameters(
     deformable_group, scale, im2col_step,
 ) -> None:  # fmt: skip
     """Add `scale` times the gradient of the weight to `gradWeight`."""
-    known = _weight_gradients.pop(gradOutput, None)
-    if known is None:
+    kept = _kept_gradients.pop(gradOutput, None)
+    if kept is not None and kept.buffer is columns and kept.version == gradOutput._version:
+        gradient = kept.gradient
+    else:
         geometry = Geometry((kH, kW), (dH, dW), (padH, padW), (dilationH, dilationW), group, deformable_group)
-        known = _gradients(geometry, gradOutput, input, torch.zeros_like(gradWeight), offset).weight
-    gradWeight.add_(known, alpha=scale)
+        gradient = _gradients(geometry, gradOutput, input, torch.zeros_like(gradWeight), offset).weight
+    gradWeight.add_(gradient, alpha=scale)
 
 
 @as_compiled

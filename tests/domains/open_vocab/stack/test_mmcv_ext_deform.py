@@ -1,5 +1,7 @@
 """Deformable convolution and attention against their definitions."""
 
+import gc
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -74,11 +76,24 @@ def test_one_backward_pass_calculates_gradients_once(monkeypatch):
 def test_gradients_asked_for_one_by_one_are_those_of_their_own_pass():
     x, offset, weight = (normal(*s).requires_grad_() for s in [(1, 2, 5, 5), (1, 18, 5, 5), (2, 2, 3, 3)])
     out = ops.deform_conv2d(x, offset, weight, 1, 1)
-    first, second = normal(*out.shape, seed=1), normal(*out.shape, seed=2)
-    torch.autograd.grad(out, x, first, retain_graph=True)
-    alone = torch.autograd.grad(out, weight, second, retain_graph=True)[0]
-    torch.testing.assert_close(alone, torch.autograd.grad(out, (x, weight), second)[1])
-    assert len(deform_conv._weight_gradients) == 0
+    gradient = normal(*out.shape, seed=1)
+    torch.autograd.grad(out, x, gradient, retain_graph=True)
+    gradient.mul_(3)
+    alone = torch.autograd.grad(out, weight, gradient, retain_graph=True)[0]
+    torch.testing.assert_close(alone, torch.autograd.grad(out, (x, weight), gradient.clone())[1])
+
+
+def test_convolutions_that_share_a_gradient_keep_their_own():
+    x, offset, frozen, weight = (normal(*s) for s in [(1, 2, 5, 5), (1, 18, 5, 5), (2, 2, 3, 3), (2, 2, 3, 3)])
+    gradient = normal(1, 2, 5, 5, seed=1)
+    expected = torch.autograd.grad(ops.deform_conv2d(x, offset, weight.requires_grad_(), 1, 1), weight, gradient)[0]
+    out = ops.deform_conv2d(x, offset, weight, 1, 1)
+    later = ops.deform_conv2d((2 * x).requires_grad_(), offset, frozen, 1, 1)  # its backward pass comes first
+    (out + later).backward(gradient)
+    torch.testing.assert_close(weight.grad, expected)
+    del gradient, out, later
+    gc.collect()
+    assert len(deform_conv._kept_gradients) == 0
 
 
 def larger_than_output():
