@@ -52,10 +52,9 @@ class Gradients(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """The weight's gradient of one backward pass: of which convolution, told by its buffer, and of which numbers."""
+    """The weight's gradient of one backward pass, and of which convolution it is, told by its buffer."""
 
     buffer: Tensor
-    version: int
     gradient: Tensor
 
 
@@ -89,7 +88,7 @@ def deform_conv_backward_input(
     gradients = _gradients(geometry, gradOutput, input, weight, offset)
     gradInput.copy_(gradients.image)
     gradOffset.copy_(gradients.offset)
-    _kept_gradients[gradOutput] = Kept(columns, gradOutput._version, gradients.weight)
+    _kept_gradients[gradOutput] = Kept(columns, gradients.weight)
 
 
 @as_compiled
@@ -99,7 +98,7 @@ def deform_conv_backward_parameters(
 ) -> None:  # fmt: skip
     """Add `scale` times the gradient of the weight to `gradWeight`."""
     kept = _kept_gradients.pop(gradOutput, None)
-    if kept is not None and kept.buffer is columns and kept.version == gradOutput._version:
+    if kept is not None and kept.buffer is columns:
         gradient = kept.gradient
     else:
         geometry = Geometry((kH, kW), (dH, dW), (padH, padW), (dilationH, dilationW), group, deformable_group)
