@@ -183,3 +183,15 @@ def test_owlv2_and_its_objectness_are_those_of_transformers(second, reference):
     torch.testing.assert_close(model.boxes(patches, grid), expected.pred_boxes, rtol=1e-4, atol=1e-5)
     queries = model.tower.backbone.encode_text(tokens)
     torch.testing.assert_close(model.class_head(patches, queries), expected.logits, rtol=1e-4, atol=1e-4)
+
+
+def test_a_published_checkpoint_can_be_trained_on(folder, reference):
+    from mmdet.structures import DetDataSample
+    from mmengine.structures import InstanceData
+
+    model = OWLViT(f"hf:{folder}", "cat, dog", image_droplayer=0.0, text_droplayer=0.0).train()
+    sample = DetDataSample(metainfo={"img_shape": (32, 32)})
+    sample.gt_instances = InstanceData(bboxes=torch.tensor([[4.0, 4, 20, 28]]), labels=torch.tensor([1]))
+    sum(model.loss(reference[0]["pixel_values"], [sample, sample]).values()).backward()
+    silent = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not silent
