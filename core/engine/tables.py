@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from ..contracts.adapter import FitReport
+from ..runs.owned_report import is_share
 from .retrieval_tables import retrieval_table, retrieval_verdict
 
 SHOWN = {
@@ -25,6 +26,8 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
     if "test_texts" in metrics:
         return retrieval_table(metrics)
     table = Table(title=f"{metrics['test_images']} test images", title_justify="left")
+    if metrics["zero_shot"] is None:
+        return _alone(table, metrics["adapted"])
     for name in ("", "zero-shot", "adapted", "change"):
         table.add_column(name, justify="left" if not name else "right")
     before, after = metrics["zero_shot"] or {}, metrics["adapted"]
@@ -39,6 +42,16 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
             _number(key, new) + _interval(low_high.get("adapted")),
             "" if old is None or new is None else f"{new - old:+.1%}",
         )
+    return table
+
+
+def _alone(table: Table, scores: Mapping[str, Any]) -> Table:
+    """Scores that have nothing to be compared with."""
+    table.add_column("")
+    table.add_column("score", justify="right")
+    for key, value in scores.items():
+        shown = "–" if value is None else f"{value:.1%}" if is_share(key) else f"{value:.4g}"
+        table.add_row(key.replace("_", " "), shown)
     return table
 
 

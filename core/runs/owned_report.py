@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -17,6 +18,7 @@ from .report import template
 from .report_facts import facts, licences
 from .sections import CurveSection, PictureSection, TableSection
 
+SHARES = re.compile(r"(^|_)(AP|AR|[mh]?IoU|accuracy|recall|precision|f1)(\d*|_at_\d+)(_|$)")
 MOST_NAMED = 12
 """Curves that have a name in the plot."""
 
@@ -46,13 +48,13 @@ def write_owned_report(
 
 def render_owned_report(folder, info, metrics, sections, history) -> str:
     """The page as text. It loads nothing, runs nothing, and escapes every name it is given."""
-    scores = list(metrics["adapted"].items())
+    scores = [(name.replace("_", " "), _value(value, is_share(name))) for name, value in metrics["adapted"].items()]
     shown = [*sections, *_course(history)]
     content = {
         "title": f"{info['data'].get('name') or 'data'}: {info['task']}",
         "created": info.get("created"),
-        "scores": [(name.replace("_", " "), _value(value)) for name, value in scores],
-        "headline": [(name.replace("_", " "), _value(value)) for name, value in scores[:3]],
+        "scores": scores,
+        "headline": scores[:3],
         "test_images": metrics["test_images"],
         "notes": info.get("notes", []),
         "sections": [_prepared(section) for section in shown],
@@ -65,6 +67,11 @@ def render_owned_report(folder, info, metrics, sections, history) -> str:
         "run_name": str(folder),
     }
     return template("owned_report.html.j2").render(content)
+
+
+def is_share(name: str) -> bool:
+    """Whether a metric of this name lies in 0..1 and is read as a percentage: AP50, novel_AP, mIoU, pixel_accuracy."""
+    return SHARES.search(name) is not None
 
 
 def _course(history: Sequence[Mapping[str, float]]) -> list[CurveSection]:
@@ -88,15 +95,15 @@ def _prepared(section: Any) -> dict[str, Any]:
 
 def _cell(value: Any, shares: bool) -> str:
     if isinstance(value, float):
-        return _value(value) if shares else f"{value:.4g}"
+        return _value(value, shares)
     return "–" if value is None else str(value)
 
 
-def _value(value: float | None) -> str:
+def _value(value: float | None, share: bool) -> str:
     """A share as a percentage; what is no share as it is."""
     if value is None or not math.isfinite(value):
         return "–"
-    return f"{value:.1%}" if 0 <= value <= 1 else f"{value:.4g}"
+    return f"{value:.1%}" if share else f"{value:.4g}"
 
 
 def _plot(section: CurveSection) -> str:

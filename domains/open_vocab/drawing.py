@@ -11,6 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 MASK_SHARE = 0.45
 """How much of a pixel's colour its mask is."""
 IGNORED = 255
+LEGIBLE = 384
+"""Longer side in pixels from which on names can be read beside what they name; smaller pictures are enlarged."""
 
 
 def colour_of(label: int) -> tuple[int, int, int]:
@@ -36,9 +38,12 @@ def draw_boxes(
         masks: n of (H, W) bool, or None.
 
     Returns:
-        (H, W, 3) uint8.
+        (H, W, 3) uint8; a small image a whole number of times larger.
     """
+    times = _times(image)
+    image, boxes = _enlarged(image, times), np.asarray(boxes, dtype=float).reshape(-1, 4) * times
     if masks is not None:
+        masks = [_enlarged(mask, times) for mask in masks]
         image = _tinted(image, zip(masks, map(colour_of, labels), strict=True))
     picture = Image.fromarray(np.ascontiguousarray(image))
     pen, width, font = ImageDraw.Draw(picture), _line_width(image), _font(image)
@@ -61,8 +66,10 @@ def draw_classes(
         hidden: classes that stay uncoloured, such as the background.
 
     Returns:
-        (H + the key's height, W, 3) uint8.
+        (H + the key's height, W, 3) uint8; a small image a whole number of times larger.
     """
+    times = _times(image)
+    image, classes = _enlarged(image, times), _enlarged(classes, times)
     there = [int(label) for label in np.unique(classes) if label != IGNORED and label not in hidden]
     tinted = _tinted(image, ((classes == label, colour_of(label)) for label in there))
     return np.concatenate([tinted, _key([(names[label], colour_of(label)) for label in there], image)])
@@ -72,6 +79,14 @@ def palette(count: int) -> list[int]:
     """Colours of `count` classes as a PNG's palette, 768 numbers; what is ignored is white."""
     colours = [colour_of(label) if label < count else (255, 255, 255) for label in range(256)]
     return [part for colour in colours for part in colour]
+
+
+def _times(image: np.ndarray) -> int:
+    return max(1, round(LEGIBLE / max(image.shape[:2])))
+
+
+def _enlarged(values: np.ndarray, times: int) -> np.ndarray:
+    return values if times == 1 else values.repeat(times, axis=0).repeat(times, axis=1)
 
 
 def _tinted(image: np.ndarray, masks_and_colours) -> np.ndarray:

@@ -94,7 +94,7 @@ def _pictures(data: DomainData, items: Sequence[Item], found: list[FoundBoxes]) 
     pictures = [
         (_drawn(data, items[i], found[i]), f"{items[i].id}: {found[i].summary(data.class_names)}") for i in chosen
     ]
-    note = f"Every {step}. test image, with boxes that score {UNSURE} or more." if step > 1 else ""
+    note = f"One test image in {step}, with boxes that score {UNSURE} or more."
     return PictureSection("What it finds", pictures, note)
 
 
