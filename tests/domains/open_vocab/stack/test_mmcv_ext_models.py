@@ -135,6 +135,14 @@ def test_a_detector_trains_and_predicts(path, called):
     assert len(found.pred_instances.bboxes) == len(found.pred_instances.scores) > 0
 
 
+def test_a_detector_trains_and_predicts_under_autocast(called):
+    path = "dcn/faster-rcnn_r50-dconv-c3-c5_fpn_1x_coco.py"
+    changes, needed = DETECTORS[path]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        trained_and_tested(build(mmdet, path, changes), boxed())
+    assert needed <= called
+
+
 def test_a_segmentor_trains_and_predicts(called):
     changes = {
         **NARROW_RESNET,
