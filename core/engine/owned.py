@@ -15,7 +15,7 @@ from ..backbones.load import load_backbone
 from ..contracts.adapter import FitReport
 from ..contracts.backbone import Backbone
 from ..contracts.domain import Domain, DomainData, Evaluation
-from ..contracts.errors import DataError
+from ..contracts.errors import ConfigError, DataError
 from ..data.identity import FileHashes
 from ..data.splits import assign_splits
 from ..data.verify import drop_unreadable
@@ -25,8 +25,11 @@ from ..training.distributed import is_main, run_on_all
 from .owned_training import build_model, kept_of, kept_training, train_plan
 from .prepare import read_data, split_counts
 from .progress import Reporter
-from .recipe import as_data
+from .recipe import DEFAULTS, as_data
 from .versions import now, versions
+
+TRAINING = ("epochs", "lr")
+"""Flags of adapters that every training has."""
 
 
 def fit_owned(recipe: Config, domain: Domain, task: str, reporter: Reporter) -> dict[str, Any] | None:
@@ -40,6 +43,7 @@ def fit_owned(recipe: Config, domain: Domain, task: str, reporter: Reporter) -> 
         ConfigError: the plan is no mmengine config, its model is no plain dict, or it cannot be run.
     """
     started = time.monotonic()
+    refuse_unused(recipe, domain, task)
     data = domain.choose(task, recipe, divided(read_owned(recipe, domain, task), recipe, reporter))
     spec = domain.backbone_spec(task, recipe)
     backbone = load_backbone(spec, device=recipe.device, image_size=recipe.image_size)
@@ -50,6 +54,21 @@ def fit_owned(recipe: Config, domain: Domain, task: str, reporter: Reporter) -> 
         model, history = train_plan(plan, folder, recipe.seed, backbone.device, reporter, recipe.resume)
         return run_on_all(
             lambda: _finished(recipe, domain, task, data, backbone, plan, model, history, started, reporter)
+        )
+
+
+def refuse_unused(recipe: Config, domain: Domain, task: str) -> None:
+    """Raise the ConfigError of what a recipe says to adapters, where none is fitted."""
+    given = {key: value for key, value in recipe.adapter.items() if key != "name" and value is not None}
+    wrong = [f"--set adapter.{key}={given[key]}" for key in given if key not in TRAINING]
+    if recipe.adapter.name != DEFAULTS["adapter"]["name"]:
+        wrong.insert(0, f"--adapter {recipe.adapter.name}")
+    wrong += [f"--{key} {recipe[key]}" for key in ("features", "generic") if recipe[key]]
+    wrong += [f"--resource {name}={value}" for name, value in recipe.resources.items()]
+    if wrong:
+        raise ConfigError(
+            f"{wrong[0]}: domain '{domain.name}' trains {task} by its own plan and uses none; leave it out "
+            "(what is trained, --recipe or --config says)"
         )
 
 

@@ -16,6 +16,10 @@ from .vocabulary import described_classes, named_templates
 
 DETECTION, SEGMENTATION = "detection", "segmentation"
 DEFAULT_RECIPES = {DETECTION: "faster-rcnn", SEGMENTATION: "fpn"}
+UNUSED = {
+    "descriptions": "give descriptions with the names, --classes FILE.json",
+    "image_size": "images are resized by the config's pipelines; change those",
+}
 READING = {
     DETECTION: ("class_names",),
     SEGMENTATION: ("class_names", "reduce_zero_label", "background"),
@@ -100,6 +104,9 @@ class OpenVocab(Domain):
         """The packaged config, or the user's own, with this data, these classes and these flags."""
         from .plans.plan import make_plan
 
+        for key, cure in UNUSED.items():
+            if recipe[key] is not None:
+                raise ConfigError(f"--set {key}={recipe[key]}: {cure}")
         said = {} if recipe.classes in (None, "all") else self._described(recipe)
         return make_plan(self._config(task, recipe), task, recipe, data, said if any(said.values()) else None)
 

@@ -16,11 +16,19 @@ def takes_names(model: Node) -> bool:
     return any(_has_texts(node) for node in nodes(model))
 
 
-def with_classes(model: Node, names: Sequence[str], described: Mapping[str, Any] | None) -> list[str]:
+def with_classes(
+    model: Node,
+    names: Sequence[str],
+    described: Mapping[str, Any] | None,
+    templates: str | Sequence[str] | None = None,
+) -> list[str]:
     """Give a model the classes it is trained on, in place.
 
     Parts with texts get the names, with what is said of each where that is given. Elsewhere `num_classes` is replaced,
     wherever it stands, if it differs.
+
+    Args:
+        templates: what texts are made with, in place of the config's own.
 
     Returns:
         Notes on what was replaced.
@@ -31,6 +39,8 @@ def with_classes(model: Node, names: Sequence[str], described: Mapping[str, Any]
     for node in nodes(model):
         if _has_texts(node):
             node["classes"] = given
+            if templates is not None and not is_grounded(node):
+                node["templates"] = templates
         for key in COUNTS:
             counted = isinstance(node.get(key), int) and not isinstance(node[key], bool)
             if counted and node[key] not in (len(names), 1):

@@ -58,7 +58,7 @@ def make_plan(
     learned = [name for name in data.class_names if name not in novel]
     if novel and not takes_names(model):
         raise ConfigError("--novel: the config's model has no texts as classes; give it a text classifier first")
-    notes = with_classes(model, learned, described)
+    notes = with_classes(model, learned, described, recipe.templates)
     test_pipeline = testing_pipeline(plan, task)
     trains = bool(plan.get("train_cfg"))
     if trains:

@@ -1,4 +1,4 @@
-"""Faster R-CNN whose classes are texts, on a frozen vision tower with a feature pyramid; boxes for any names.
+"""Faster R-CNN whose classes are texts, on a vision tower with a feature pyramid: boxes for any names.
 
 Faster R-CNN (arXiv 1506.01497) with FPN (arXiv 1612.03144) as mmdet has it, made narrower for small data and a CPU;
 text embeddings in place of the classification layer as in ViLD (arXiv 2104.13921).
