@@ -1,4 +1,4 @@
-"""OWL-ViT's parts: heads, queries, targets, layers left out, detections, other names and example images."""
+"""OWL-ViT: patches, layers left out, losses, detections, other names and example images."""
 
 import copy
 import json
@@ -19,11 +19,8 @@ from mmengine.structures import InstanceData
 
 from vladapt import CapabilityError, ConfigError
 from vladapt.domains.open_vocab.modules.detectors.owlvit import OWLViT
-from vladapt.domains.open_vocab.modules.detectors.owlvit_heads import ClassHead, PatchMLP, box_bias, most_typical
-from vladapt.domains.open_vocab.modules.detectors.owlvit_queries import OWLQueries, canonical_text
-from vladapt.domains.open_vocab.modules.detectors.owlvit_targets import box_targets, merge_overlapping
-from vladapt.domains.open_vocab.modules.losses.matching import BoxTargets
-from vladapt.domains.open_vocab.text_embeddings import TextEmbeddings, set_classes
+from vladapt.domains.open_vocab.modules.detectors.owlvit_heads import box_bias
+from vladapt.domains.open_vocab.text_embeddings import set_classes
 from vladapt.registry import MODELS
 
 CONFIG = {
@@ -69,38 +66,7 @@ def pixels(batch=2, size=(32, 32), seed=0):
     return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(seed))
 
 
-# Heads ----------------------------------------------------------------------------------------------------------------
-
-
-def test_a_logit_is_a_cosine_shifted_and_scaled_by_its_patch():
-    torch.manual_seed(0)
-    head = ClassHead(6, 4)
-    torch.nn.init.normal_(head.dense0.weight)
-    patches, queries = torch.randn(1, 3, 6), torch.randn(5, 4)
-    logits = head(patches, queries)
-    for row in range(3):
-        for column in range(5):
-            cosine = F.cosine_similarity(head.dense0(patches[0, row]), queries[column], dim=0)
-            patch = patches[0, row]
-            wanted = (cosine + head.logit_shift(patch)) * (F.elu(head.logit_scale(patch)) + 1)
-            torch.testing.assert_close(logits[0, row, column], wanted[0], rtol=1e-4, atol=1e-4)
-
-
-def test_queries_that_an_image_has_not_are_never_found():
-    mask = torch.tensor([[True, False]])
-    patches, queries = torch.randn(1, 3, 6), torch.randn(1, 2, 4)
-    assert (ClassHead(6, 4)(patches, queries, mask)[..., 1] == -1e6).all()
-    lowest = ClassHead(6, 4, masked_logit=None)(patches, queries, mask)[..., 1]
-    assert (lowest == torch.finfo(torch.float32).min).all()
-
-
-@pytest.mark.parametrize("prior", [0.01, 0.2])
-def test_the_shift_begins_at_the_prior(prior):
-    head = ClassHead(6, 4, prior)
-    patch = torch.zeros(1, 1, 6)
-    with torch.no_grad():
-        chance = head(patch, torch.zeros(1, 4)).sigmoid()  # no cosine, and a scale of 1
-    torch.testing.assert_close(chance, torch.full_like(chance, prior))
+# Patches --------------------------------------------------------------------------------------------------------------
 
 
 def test_boxes_begin_where_their_patches_are(model):
@@ -108,23 +74,6 @@ def test_boxes_begin_where_their_patches_are(model):
         boxes = model.boxes(*model.extract_feat(pixels()))
     torch.testing.assert_close(boxes, box_bias((4, 4)).sigmoid().expand_as(boxes))
     assert boxes[0, 5].tolist() == pytest.approx([0.5, 0.5, 0.25, 0.25], abs=1e-3)
-
-
-def test_the_box_bias_is_of_place_of_size_or_of_both():
-    both, place, size = (box_bias((2, 4), kind) for kind in ("both", "location", "size"))
-    torch.testing.assert_close(both, place + size)
-    assert not place[:, 2:].any() and not size[:, :2].any()
-    assert both[0].sigmoid().tolist() == pytest.approx([0.25, 0.5, 0.25, 0.5], abs=1e-3)
-
-
-def test_of_patches_on_the_thing_the_one_least_like_the_image_stands_for_it():
-    embeddings = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.9, 0.1]])
-    assert most_typical(embeddings, torch.tensor([0.9, 0.1, 0.8, 1.0])) == 2
-    assert most_typical(embeddings, torch.tensor([0.9, 0.1, 0.7, 1.0])) == 3, "0.7 is below 0.8 of the best"
-    assert most_typical(embeddings, torch.tensor([-0.9, -0.1, -0.7, -1.0])) == 1
-
-
-# Patches --------------------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -184,77 +133,7 @@ def test_texts_lose_layers_too(spec):
     assert not torch.allclose(*other)
 
 
-# Queries --------------------------------------------------------------------------------------------------------------
-
-
-def test_an_image_is_asked_for_what_it_shows_and_for_random_others(spec):
-    names = [f"thing {i}" for i in range(30)]
-    torch.manual_seed(0)
-    queries = OWLQueries(spec, names, "photo", negatives=5)
-    drawn = queries.draw([torch.tensor([3, 3, 7]), torch.tensor([], dtype=torch.long)])
-    first, second = drawn.classes
-    assert first[:2].tolist() == [3, 7] and len(first) == 7 and len(set(first.tolist())) == 7
-    assert len(second) == 5 and drawn.embeddings.shape == (2, 7, 24)
-    assert drawn.mask.sum(dim=1).tolist() == [7, 5]
-    assert len(OWLQueries(spec, NAMES, "photo").draw([torch.tensor([1])]).classes[0]) == 4, "no more are there"
-    assert len(OWLQueries(spec, names, "photo", max_queries=3).draw([torch.tensor([9, 4])]).classes[0]) == 3
-
-
-def test_classes_known_to_be_absent_come_before_random_ones(spec):
-    queries = OWLQueries(spec, [f"thing {i}" for i in range(30)], "photo", negatives=3)
-    chosen = queries.draw([torch.tensor([3])], [[20, 3, 21]]).classes[0].tolist()
-    assert chosen[:3] == [3, 20, 21] and len(chosen) == 4
-
-
-def test_negatives_are_drawn_as_often_as_they_were_met(spec):
-    torch.manual_seed(0)
-    queries = OWLQueries(spec, [f"thing {i}" for i in range(30)], "photo", None, negatives=1)
-    queries.draw([torch.full((2000,), 5)])
-    drawn = [queries.draw([torch.tensor([0])]).classes[0][1].item() for _ in range(20)]
-    assert drawn.count(5) >= 15
-
-
-def test_training_draws_a_prompt_a_query_and_the_test_takes_their_mean(spec):
-    torch.manual_seed(0)
-    queries = OWLQueries(spec, "cat, dog", ["{} one.", "{} two."], ["art {}", "{}"])
-    texts = {canonical_text(text) for text in ("art cat", "cat", "cat one.", "cat two.")}
-    assert set(queries._pool(0)) == texts
-    rows = torch.stack([queries.draw([torch.tensor([0, 1])]).embeddings[0, 0] for _ in range(40)])
-    assert len(torch.unique(rows.round(decimals=4), dim=0)) == 4
-    expected = TextEmbeddings(spec, "cat, dog", ["{} one", "{} two"]).embeddings
-    torch.testing.assert_close(queries(), expected)
-    fixed = OWLQueries(spec, "cat, dog", ["{} one.", "{} two."], None).draw([torch.tensor([0, 1])])
-    torch.testing.assert_close(fixed.embeddings[0], expected)
-
-
-def test_the_published_prompts_are_the_name_and_clips_eighty(spec):
-    queries = OWLQueries(spec, "cat")
-    pool = queries._pool(0)
-    assert len(pool) == 81 and {"cat", "itap of a cat", "a plushie cat"} <= set(pool)
-
-
-def test_descriptions_and_synonyms_are_drawn_too(spec):
-    pool = OWLQueries(spec, {"cat": {"synonyms": ["puss"], "descriptions": ["It purrs."]}}, "name", ["the {}"])._pool(0)
-    assert pool == ["the cat", "cat", "it purrs", "puss"]
-
-
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
-        ("A photo of a Bow_(weapon).", "a photo of a bow weapon"),
-        ("ping--pong  ball", "ping-pong ball"),
-        ("猫", "猫"),
-        ("!", "!"),
-    ],
-)
-def test_canonical_texts_are_lower_case_words(text, wanted):
-    assert canonical_text(text) == wanted
-
-
-def test_texts_are_taken_as_they_are_on_demand(spec):
-    given = OWLQueries(spec, "cat", "a photo, of a {}!", None, canonical=False)
-    assert given.vocabulary.queries == (("a photo, of a cat!",),)
-    assert not torch.allclose(given(), OWLQueries(spec, "cat", "a photo, of a {}!", None)())
+# Texts -------------------------------------------------------------------------------------------------------------
 
 
 def test_a_trained_text_tower_is_part_of_the_model_and_a_frozen_one_is_not(spec):
@@ -284,26 +163,6 @@ def test_after_a_step_texts_are_encoded_by_the_tower_as_it_is_now(model):
     after = model.eval().queries()
     assert not torch.allclose(before, after)
     assert model.queries() is model.queries(), "computed once"
-
-
-# Targets --------------------------------------------------------------------------------------------------------------
-
-
-def test_targets_are_shares_of_the_square_and_queries_of_the_image():
-    boxes = torch.tensor([[0.0, 0, 16, 8], [8, 8, 16, 16], [1, 1, 2, 2]])
-    found = box_targets(boxes, torch.tensor([5, 2, 9]), torch.tensor([2, 5, 7]), (32, 32))
-    torch.testing.assert_close(found.boxes, torch.tensor([[0.25, 0.125, 0.5, 0.25], [0.375, 0.375, 0.25, 0.25]]))
-    assert found.labels.tolist() == [[0, 1, 0], [1, 0, 0]], "what is not asked for is no target"
-
-
-def test_boxes_that_overlap_become_one_with_the_labels_of_both():
-    boxes = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.2, 0.2, 0.1, 0.1], [0.5, 0.5, 0.4, 0.39], [0.5, 0.5, 0.3, 0.4]])
-    given = BoxTargets(boxes, torch.eye(4))
-    merged = merge_overlapping(given, 0.9)
-    assert merged.labels.tolist() == [[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]]
-    assert merged.boxes[0].tolist() in (boxes[0].tolist(), boxes[2].tolist())
-    assert len(merge_overlapping(given, 0.7).boxes) == 2 and len(merge_overlapping(given, 0.999).boxes) == 4
-    assert torch.equal(given.labels, torch.eye(4)), "the labels given stay as they were"
 
 
 # Losses ---------------------------------------------------------------------------------------------------------------
@@ -526,7 +385,3 @@ def test_a_backbone_without_a_vision_transformer_is_refused():
 def test_objectness_is_asked_of_models_that_have_it(model):
     with pytest.raises(ConfigError, match="objectness=True"):
         model.objectness(torch.zeros(1, 4, 32))
-
-
-def test_an_mlp_begins_with_zero():
-    assert not PatchMLP(8, 4)(torch.randn(1, 3, 8)).any()
