@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from vladapt import DataError
-from vladapt.core.features.files import load_features
+from vladapt.core.features.files import load_features, load_image_features
 
 N, C, D = 6, 3, 4
 
@@ -218,3 +218,13 @@ def test_real_clip_features_give_the_published_zero_shot_accuracy(data_dir, name
     right = file.classifier.logits(file.features.unit).argmax(dim=-1) == file.features.labels
     assert round(100 * right.float().mean().item(), 2) == accuracy
     assert not file.features.raw_norms and len(file.classifier) == 19
+
+
+def test_images_alone_need_their_ids_and_no_classes(tmp_path):
+    alone = {"labels": None, "text_features": None, "class_names": None}
+    ids = np.array([f"{i}.png" for i in range(N)])
+    rows, names, backbone = load_image_features(npz(tmp_path, **alone, ids=ids, backbone=np.array("abc")))
+    torch.testing.assert_close(rows.norm(dim=1), torch.ones(N))
+    assert names == tuple(ids) and backbone == "abc"
+    with pytest.raises(DataError, match="lacks ids"):
+        load_image_features(npz(tmp_path, **alone))
