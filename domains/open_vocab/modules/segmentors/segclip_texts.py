@@ -53,18 +53,20 @@ def part_of_captions(backbone: Backbone, tokens: Tensor, hidden_share: float) ->
 @torch.no_grad()
 def class_features(backbone: Backbone, vocabulary: Vocabulary, leave_out: int | None = None) -> Tensor:
     """(C, D) unit rows: of a class the mean of its queries, each the mean of its texts; one class may be left out."""
-    rows = []
-    for query, owner in zip(vocabulary.queries, vocabulary.owners):
-        if owner != leave_out:
-            texts = [backbone.encode_text(list(part)) for part in _parts(query)]
-            rows.append((owner, F.normalize(torch.cat(texts).mean(dim=0), dim=0)))
-    owners = [owner for owner in range(len(vocabulary)) if owner != leave_out]
-    own = [torch.stack([row for whose, row in rows if whose == owner]).mean(dim=0) for owner in owners]
-    return F.normalize(torch.stack(own), dim=1)
-
-
-def _parts(query: Sequence[str]) -> list[Sequence[str]]:
-    return [query[start : start + TEXTS_AT_ONCE] for start in range(0, len(query), TEXTS_AT_ONCE)]
+    classes = [index for index in range(len(vocabulary)) if index != leave_out]
+    asked = [
+        (classes.index(owner), query)
+        for owner, query in zip(vocabulary.owners, vocabulary.queries)
+        if owner != leave_out
+    ]
+    texts = list(dict.fromkeys(text for _, query in asked for text in query))
+    place = {text: row for row, text in enumerate(texts)}
+    chunks = [texts[start : start + TEXTS_AT_ONCE] for start in range(0, len(texts), TEXTS_AT_ONCE)]
+    encoded = torch.cat([backbone.encode_text(chunk) for chunk in chunks])  # (T, D)
+    queries = torch.stack([encoded[[place[text] for text in query]].mean(dim=0) for _, query in asked])
+    owners = torch.tensor([owner for owner, _ in asked], device=encoded.device)
+    sums = encoded.new_zeros(len(classes), encoded.shape[1])
+    return F.normalize(sums.index_add_(0, owners, F.normalize(queries, dim=1)), dim=1)
 
 
 def _padded(backbone: Backbone, embeddings: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
