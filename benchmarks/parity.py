@@ -13,12 +13,12 @@ import os
 from pathlib import Path
 
 import torch
-from parity_checks import cache, caption_losses, crops, detectors, head, losses, prompt, towers, transductive
+from parity_checks import cache, caption_losses, crops, detectors, head, losses, prompt, segmentors, towers, transductive
 from parity_checks.fixtures import Check, Fixtures
 
 METHODS = (head, cache, prompt, towers, transductive, crops)
 OBJECTIVES = (losses, caption_losses)
-OPEN_VOCABULARY = (detectors,)
+OPEN_VOCABULARY = (detectors, segmentors)
 ELSEWHERE = {
     "metrics_retrieval": "in the tests of `core/metrics`",
     "metrics_reid": "in the tests of `core/metrics`",
