@@ -367,3 +367,28 @@ def test_a_tower_without_blocks_says_so():
     pytest.importorskip("efficientnet_lite_pytorch", reason="extra embedded is not installed")
     with pytest.raises(CapabilityError, match="has no transformer blocks of the image tower"):
         MODELS.build({"type": "vladapt.SegCLIP", "backbone": "embedded", "classes": "cat"})
+
+
+def test_it_trains_on_what_a_pipeline_of_mmseg_packs(spec):
+    pytest.importorskip("skimage", reason="scikit-image is not installed")
+    from mmengine.dataset import Compose, pseudo_collate
+    from mmengine.optim import OptimWrapper
+
+    from vladapt.registry import TRANSFORMS
+
+    steps = (
+        {"type": "vladapt.Superpixels", "min_size": 8},
+        {"type": "mmseg.Resize", "scale": (SIDE, SIDE), "keep_ratio": False},
+        {"type": "mmseg.PackSegInputs", "meta_keys": ("img_shape", "ori_shape", "caption", "superpixels")},
+    )
+    pipeline = Compose([TRANSFORMS.build(step) for step in steps])
+    pictures = np.random.default_rng(0).integers(0, 255, (3, 48, 40, 3), dtype=np.uint8)
+    samples = [
+        pipeline({"img": picture, "img_shape": (48, 40), "ori_shape": (48, 40), "caption": caption})
+        for picture, caption in zip(pictures, CAPTIONS)
+    ]
+    model = built(spec)
+    wrapper = OptimWrapper(torch.optim.AdamW([value for value in model.parameters() if value.requires_grad], lr=1e-3))
+    logged = [model.train_step(pseudo_collate(copy.deepcopy(samples)), wrapper) for _ in range(2)]
+    assert set(logged[0]) == {"loss", "loss_contrastive", "loss_superpixel", "loss_reconstruction"}
+    assert not torch.isclose(logged[0]["loss"], logged[1]["loss"])
