@@ -13,7 +13,18 @@ import os
 from pathlib import Path
 
 import torch
-from parity_checks import cache, caption_losses, crops, detectors, head, losses, prompt, segmentors, towers, transductive
+from parity_checks import (
+    cache,
+    caption_losses,
+    crops,
+    detectors,
+    head,
+    losses,
+    prompt,
+    segmentors,
+    towers,
+    transductive,
+)
 from parity_checks.fixtures import Check, Fixtures
 
 METHODS = (head, cache, prompt, towers, transductive, crops)

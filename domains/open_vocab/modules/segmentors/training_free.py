@@ -42,7 +42,7 @@ class TrainingFreeSegmentor(BaseSegmentor):
         logit_scale: what cosines are multiplied by, for a backbone whose own scale is 100 (CLIP); with another one it
             changes in proportion.
         prob_thd: pixels whose best class has a lower probability are background.
-        area_thd: classes with no more than this part of what is not background lose their pixels. None for 0.
+        area_thd: classes with no more than this part of what is not background lose their pixels. None is off.
         crop: side of the windows, pixels of the resized image; 0 sees the image whole. None is the published side
             where the tower is a transformer, and 0 for convolutions, which look at the surroundings of a place anyway:
             one pass does for all windows.
@@ -140,9 +140,10 @@ class TrainingFreeSegmentor(BaseSegmentor):
 
     def check_background(self) -> None:
         """Raise the ConfigError where an option needs a background class that is not there."""
-        for option in ("prob_thd", "area_thd"):
-            if getattr(self, option):
-                self.queries.need_background(f"{option}={getattr(self, option)}")
+        if self.prob_thd > 0:
+            self.queries.need_background(f"prob_thd={self.prob_thd}")
+        if self.area_thd is not None:
+            self.queries.need_background(f"area_thd={self.area_thd}")
 
     @torch.no_grad()
     def extract_feat(self, inputs: Tensor) -> Tensor:
