@@ -35,7 +35,7 @@ Outline = list[tuple[float, float]]
 
 def shapes_folder() -> Path:
     """The folder of the drawn set, COCO files and images; it is made at the first call."""
-    folder = Path(default_root()) / "samples" / f"shapes-{VERSION}"
+    folder = Path(default_root()).parent / "samples" / f"shapes-{VERSION}"
     if not folder.is_dir():
         _draw_into(folder)
     return folder

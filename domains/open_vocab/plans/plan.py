@@ -99,7 +99,7 @@ def _in_wrappers(given: dict[str, Any], own: dict[str, Any], pipeline: list, tas
 def _items_file(data: DomainData) -> Path:
     """The items as a file in the cache, named by their content: the same plan has the same name again."""
     listed = json.dumps([str(item) for item in data.items] + list(data.class_names))
-    path = Path(default_root()) / "plans" / f"{hashlib.sha256(listed.encode()).hexdigest()[:24]}.json"
+    path = Path(default_root()).parent / "plans" / f"{hashlib.sha256(listed.encode()).hexdigest()[:24]}.json"
 
     def write() -> None:
         if is_main() and not path.is_file():

@@ -174,7 +174,7 @@ class TrainingFreeSegmentor(BaseSegmentor):
         """CapabilityError: there is nothing to train."""
         raise CapabilityError(
             f"{type(self).__name__} has nothing to train; use it as it is (Runner.test, predict), or give the config a "
-            "segmentor that learns, as vladapt.DenseCLIP"
+            "segmentor that learns, as vladapt.DenseCLIPSegmentor"
         )
 
     def class_scores(
