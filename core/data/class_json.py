@@ -19,7 +19,7 @@ def read_class_json(path: Path, wanted: str) -> dict[str, Any]:
         DataError: the file cannot be read, is not JSON, or holds something else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); {wanted}") from None
     except ValueError as error:

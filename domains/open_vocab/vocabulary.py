@@ -7,6 +7,7 @@ and of its descriptions (Radford et al., CLIP, 2021, arXiv 2103.00020; for sever
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,6 +28,7 @@ from ...core.registry.catalogue import did_you_mean
 
 SETS = ("name", "photo", "imagenet-7", "imagenet-80")
 """Named sets of templates."""
+FILES = (".txt", ".json")
 JSON_SHAPE = 'write {class: [descriptions]}, or {class: {"synonyms": [...], "descriptions": [...]}}'
 
 Classes = str | Path | Sequence[str] | Mapping[str, Any]
@@ -82,7 +84,7 @@ def named_templates(templates: str | Sequence[str]) -> list[str]:
     if not isinstance(templates, str) or "{}" in templates:
         return check_templates(templates)
     if templates not in SETS:
-        raise ConfigError(f"templates '{templates}': {did_you_mean(templates, SETS)} or a text with {{}}")
+        raise ConfigError(f"templates '{templates}': give a text with {{}}, or a set; {did_you_mean(templates, SETS)}")
     if templates == "imagenet-80":
         return _eighty()
     return list({"name": ("{}",), "photo": PHOTO, "imagenet-7": IMAGENET_SEVEN}[templates])
@@ -129,23 +131,36 @@ def described_classes(classes: Classes) -> dict[str, dict[str, list[str]]]:
 def _described(classes: Classes) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
     """Class name -> (synonyms, descriptions)."""
     if isinstance(classes, Mapping):
-        return _checked({name: _entry(name, value, "classes") for name, value in classes.items()})
-    if isinstance(classes, (str, Path)) and Path(classes).suffix in (".json", ".txt"):
+        return _entries(classes, "classes")
+    if isinstance(classes, Path) or (isinstance(classes, str) and _is_file(classes)):
         return _from_file(Path(classes))
     listed = classes.split(",") if isinstance(classes, str) else list(classes)
     names = [str(name).strip() for name in listed]
     return _checked({name: ((), ()) for name in names if name}, [name for name in names if name])
 
 
+def _is_file(text: str) -> bool:
+    suffix = Path(text).suffix.lower()
+    return "," not in text and (suffix in FILES or (suffix != "" and os.path.isfile(text)))
+
+
 def _from_file(path: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
-    if path.suffix == ".json":
-        return _checked({name: _entry(name, value, path) for name, value in read_class_json(path, JSON_SHAPE).items()})
+    if path.suffix.lower() not in FILES:
+        raise DataError(f"{path}: names come from a .txt or .json file; write one class a line, or {JSON_SHAPE[6:]}")
+    if path.suffix.lower() == ".json":
+        return _entries(read_class_json(path, JSON_SHAPE), path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); write one class a line") from None
+        reason = getattr(error, "strerror", None) or "no UTF-8 text"
+        raise DataError(f"{path}: cannot be read ({reason}); write one class a line") from None
     rows = [[part.strip() for part in line.split(",") if part.strip()] for line in lines if line.strip()]
     return _checked({row[0]: (tuple(row[1:]), ()) for row in rows if row}, [row[0] for row in rows if row])
+
+
+def _entries(said: Mapping[str, Any], where: str | Path) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+    named = {str(name).strip(): _entry(name, value, where) for name, value in said.items() if str(name).strip()}
+    return _checked(named, [str(name).strip() for name in said if str(name).strip()])
 
 
 def _entry(name: str, value: Any, where: str | Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -158,12 +173,11 @@ def _entry(name: str, value: Any, where: str | Path) -> tuple[tuple[str, ...], t
     return synonyms, descriptions
 
 
-def _checked(described: dict, listed: Sequence[str] | None = None) -> dict:
-    names = list(described) if listed is None else list(listed)
-    if not names:
+def _checked(described: dict, listed: Sequence[str]) -> dict:
+    if not listed:
         raise ConfigError("--classes names no class; give names, comma-separated, or a file of them")
     seen: dict[str, str] = {}
-    for name in names:
+    for name in listed:
         key = spoken(name).casefold()
         if key in seen:
             raise ConfigError(f"--classes: '{seen[key]}' and '{name}' are the same class; leave one out")
