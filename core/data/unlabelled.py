@@ -36,3 +36,15 @@ def read_unlabelled(paths: Sequence[str | Path], formats: Sequence[Format] = (IM
         known = " ".join(suffix for fmt in formats for suffix in fmt.suffixes)
         raise DataError(f"{', '.join(map(str, paths))}: no readable image found{reason}; known kinds: {known}")
     return DomainData(found.items, (), loader(formats), name="images", skipped=found.skipped)
+
+
+def readable(data: DomainData) -> DomainData:
+    """The set, if there is anything in it; what cannot be decoded is found where it is decoded.
+
+    Raises:
+        DataError: nothing in it.
+    """
+    if not data.items:
+        why = f"; {data.skipped[0][0]}: {data.skipped[0][1]}" if data.skipped else ""
+        raise DataError(f"no readable image among what was given{why}")
+    return data

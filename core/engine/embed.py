@@ -19,9 +19,9 @@ from ..contracts.domain import DomainData
 from ..contracts.errors import ConfigError
 from ..contracts.features import FeatureSet
 from ..contracts.text import TextClassifier
+from ..data.unlabelled import readable
 from ..training.distributed import is_main
 from .outputs import all_or_none
-from .predict import readable
 from .prepare import Prepared, named_domain, prepare
 from .progress import Reporter
 from .ranks import together

@@ -20,11 +20,12 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
-from ..contracts.errors import ConfigError, DataError, UnknownNameError
+from ..contracts.errors import ConfigError, DataError
 from ..runs.folder import RUNS
 from ..training.distributed import is_main, rank, run_on_all, world_size
 from ..training.runner import restored_determinism
 from ..training.samples import seed_of
+from .owned_faults import named_faults
 from .progress import Reporter
 from .resume import PLACE
 from .training_lines import training_lines
@@ -150,22 +151,6 @@ def kept_training(recipe: Config, plan: Config, reporter: Reporter) -> Iterator[
             folder.parent.rmdir()
 
 
-@contextmanager
-def named_faults() -> Iterator[None]:
-    """What mmengine raises about a config, as one line: which name is unknown, or what cannot be built."""
-    try:
-        yield
-    except KeyError as error:
-        raise _unknown(str(error.args[0]) if error.args else str(error)) from error
-    except (TypeError, AssertionError, ValueError, RuntimeError, FileNotFoundError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        if "registry" in lines[0]:
-            raise _unknown(lines[0]) from error
-        if isinstance(error, RuntimeError):
-            raise
-        raise ConfigError(f"the config cannot be run: {lines[0].rstrip('.')}; --debug shows where") from error
-
-
 class _PlanRunner(Runner):
     """A Runner on a device of our choice."""
 
@@ -239,34 +224,6 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(logging.NOTSET)
-
-
-def _unknown(text: str) -> UnknownNameError | ConfigError:
-    """The line for a KeyError of mmengine's registries; other missing keys are said as they are."""
-    import re
-
-    from ..registry.catalogue import did_you_mean
-
-    found = re.search(r"['\"]?([\w.]+)['\"]? is not in the ([\w:.\- ]+?) registry", text)
-    if found is None:
-        return ConfigError(f"the config lacks the key {text}; --debug shows where")
-    name, registry = found.groups()
-    nearest = did_you_mean(name, _registered())
-    return UnknownNameError(f"the config names '{name}', which no registry has ({registry}); {nearest}")
-
-
-def _registered() -> list[str]:
-    """Names that configs may use, as they would write them."""
-    from mmengine import registry
-
-    roots = (registry.MODELS, registry.DATASETS, registry.TRANSFORMS, registry.METRICS, registry.HOOKS)
-    roots += (registry.OPTIMIZERS, registry.OPTIM_WRAPPERS, registry.PARAM_SCHEDULERS)
-    names: list[str] = []
-    for root in roots:
-        names += list(root.module_dict)
-        for scope, child in root.children.items():
-            names += [*child.module_dict, *(f"{scope}.{name}" for name in child.module_dict)]
-    return names
 
 
 def _is_number(value: Any) -> bool:

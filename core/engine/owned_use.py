@@ -12,6 +12,7 @@ from mmengine import Config
 from ..backbones.load import load_backbone
 from ..contracts.domain import Domain, DomainData
 from ..contracts.errors import CapabilityError, DataError
+from ..data.unlabelled import readable
 from ..runs.folder import Run
 from .owned import divided, evaluated, load_owned, read_owned
 from .progress import Reporter
@@ -63,8 +64,6 @@ def predict_owned(
     out: str | Path | None = None,
 ) -> OwnedPredictions:
     """Predictions of a task that the domain owns, by its own rule, written into `out` where it is given."""
-    from .predict import readable
-
     task, recipe = run.info["task"], Config(run.info["recipe"])
     backbone = load_backbone(run.info["backbone"]["spec"], device=device, image_size=recipe.image_size)
     data = readable(domain.read_images(images, **data_options(recipe)))

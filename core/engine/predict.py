@@ -16,6 +16,7 @@ from ..contracts.backbone import Backbone
 from ..contracts.domain import Domain, DomainData, Item
 from ..contracts.errors import CapabilityError, DataError
 from ..contracts.features import PROJECTED
+from ..data.unlabelled import readable
 from ..features.store import Extraction, FeatureStore
 from ..registry import load_adapter
 from ..runs.folder import Run
@@ -120,18 +121,6 @@ def predict(
     multilabel = adapter.multilabel_
     probabilities = logits.sigmoid() if multilabel else logits.softmax(dim=1)
     return Predictions(adapter.class_names_, ids, probabilities.cpu(), multilabel, [*data.skipped, *skipped])
-
-
-def readable(data: DomainData) -> DomainData:
-    """The set, if there is anything in it; what cannot be decoded is found where it is decoded.
-
-    Raises:
-        DataError: nothing in it.
-    """
-    if not data.items:
-        why = f"; {data.skipped[0][0]}: {data.skipped[0][1]}" if data.skipped else ""
-        raise DataError(f"no readable image among what was given{why}")
-    return data
 
 
 @dataclass
