@@ -204,7 +204,8 @@ class CLIPer(TrainingFreeSegmentor):
 
     def _compare(self, features: Tensor, texts: Tensor) -> Tensor:
         """(..., D) -> (..., K) logits."""
-        return self.scale(features.device) * F.normalize(features.float(), dim=-1) @ texts.T
+        with torch.autocast(features.device.type, enabled=False):
+            return self.scale(features.device) * F.normalize(features.float(), dim=-1) @ texts.T
 
     def _texts(self, image: Tensor) -> tuple[Tensor, list[int]]:
         """(K, D), words of the classes, of the background, the mean of the first; and how many each class has."""

@@ -14,7 +14,7 @@ from .....core.contracts.backbone import Backbone
 from .....core.contracts.errors import CapabilityError
 from .....registry import MODELS
 from .attention_heads import as_map, with_last
-from .training_free import CLIP_LOGIT_SCALE, TrainingFreeSegmentor
+from .training_free import CLIP_LOGIT_SCALE, TrainingFreeSegmentor, cosine_maps
 
 TEMPERATURE = 100.0  # of both refinements, beside CLIP's own logit scale
 DENIED = -100.0
@@ -116,8 +116,7 @@ class MaskCLIP(TrainingFreeSegmentor):
 
     def query_logits(self, pixels: Tensor) -> Tensor:
         features, keys = value_features(self.tower(pixels.device), pixels)
-        unit = F.normalize(features.float(), dim=1)
-        logits = torch.einsum("bdhw,qd->bqhw", unit, self.queries().to(unit))
+        logits = cosine_maps(features, self.queries())
         temperature = TEMPERATURE * float(self.tower(pixels.device).logit_scale) / CLIP_LOGIT_SCALE
         if self.pd_thd:
             logits = deny_unlikely(logits, self.pd_thd, temperature)

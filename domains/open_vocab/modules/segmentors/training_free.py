@@ -112,8 +112,7 @@ class TrainingFreeSegmentor(BaseSegmentor):
 
     def query_logits(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, Q, h, w): cosines, or what `probabilities` makes probabilities of."""
-        features = F.normalize(self.dense_features(pixels).float(), dim=1)
-        return torch.einsum("bdhw,qd->bqhw", features, self.queries().to(features))
+        return cosine_maps(self.dense_features(pixels), self.queries())
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """(Q, H, W) -> (Q, H, W), summing to 1 over the queries."""
@@ -234,6 +233,13 @@ class TrainingFreeSegmentor(BaseSegmentor):
         kept = areas > self.area_thd * areas.sum()
         kept[background] = True
         return scores * kept[:, None, None]
+
+
+def cosine_maps(features: Tensor, words: Tensor) -> Tensor:
+    """Features (B, D, h, w) and unit words (Q, D) -> (B, Q, h, w), in float32 under autocast too."""
+    with torch.autocast(features.device.type, enabled=False):
+        unit = F.normalize(features.float(), dim=1)
+        return torch.einsum("bdhw,qd->bqhw", unit, words.to(unit))
 
 
 def resize_to(x: Tensor, size: tuple[int, int]) -> Tensor:
