@@ -22,7 +22,7 @@ from ..data.verify import drop_unreadable
 from ..runs.folder import Run
 from ..runs.owned_report import write_owned_report
 from ..training.distributed import is_main, run_on_all
-from .owned_training import build_model, kept_of, kept_training, train_plan
+from .owned_training import build_model, kept_of, kept_training, quiet, train_plan
 from .prepare import read_data, split_counts
 from .progress import Reporter
 from .recipe import DEFAULTS, as_data
@@ -109,7 +109,7 @@ def _finished(recipe, domain, task, data, backbone, plan, model, history, starte
 
 def evaluated(domain: Domain, task: str, model, data: DomainData, backbone: Backbone, reporter: Reporter) -> Evaluation:
     """What the domain says of a model on the test split."""
-    with reporter.task("Testing") as domain.progress:
+    with reporter.task("Testing") as domain.progress, quiet():
         found = domain.evaluate(task, model, data, backbone)
     return found if isinstance(found, Evaluation) else Evaluation(dict(found))
 

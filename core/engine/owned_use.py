@@ -15,6 +15,7 @@ from ..contracts.errors import CapabilityError, DataError
 from ..data.unlabelled import readable
 from ..runs.folder import Run
 from .owned import divided, evaluated, load_owned, read_owned
+from .owned_training import quiet
 from .progress import Reporter
 from .recipe import data_options
 
@@ -73,7 +74,7 @@ def predict_owned(
         if model is None:
             raise CapabilityError(f"{run.path}: nothing was trained in this run; leave --classes away")
         names = domain.set_classes(task, model, classes)
-    with reporter.task("Looking at images") as domain.progress:
+    with reporter.task("Looking at images") as domain.progress, quiet():
         rows = domain.predict(task, model, data, backbone)
     files = domain.save_predictions(task, rows, data, names, _folder(out)) if out else []
     return OwnedPredictions(rows, data.skipped, files)

@@ -96,7 +96,7 @@ def _prepared(section: Any) -> dict[str, Any]:
 def _cell(value: Any, shares: bool) -> str:
     if isinstance(value, float):
         return _value(value, shares)
-    return "–" if value is None else str(value)
+    return "–" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _value(value: float | None, share: bool) -> str:

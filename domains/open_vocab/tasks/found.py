@@ -12,6 +12,9 @@ from pycocotools import mask as rle
 UNSURE = 0.3
 """Boxes scored below this are not drawn and not counted in a summary; files have them all."""
 
+TRACE = 0.005
+"""Classes with a smaller share of an image are left out of its summary."""
+
 
 @dataclass(frozen=True)
 class FoundBoxes:
@@ -93,7 +96,7 @@ class FoundMap:
         return {
             "shares": {name: round(share, 5) for name, share in ranked},
             "masks": masks,
-            "summary": ", ".join(f"{name} {share:.0%}" for name, share in ranked),
+            "summary": ", ".join(f"{name} {share:.0%}" for name, share in ranked if share >= TRACE),
         }
 
 

@@ -70,6 +70,7 @@ def _sample(item: Item) -> dict[str, Any]:
         "img_path": str(item.source),
         "decode": dict(item.decode),
         "img_id": item.id,
+        "scale_factor": (1.0, 1.0),
         "item_id": item.id,
         "facts": item.facts or {},
         "instances": [],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +69,15 @@ def save_maps(rows: list[dict[str, Any]], data: DomainData, class_names: Sequenc
 
 
 def file_names(ids: Sequence[str]) -> list[str]:
-    """A file name without ending for each image, no two alike whatever the case: folders become "_", and a name that
-    is taken gets a number."""
+    """A file name without ending for each image, no two alike whatever the case: what all lie in is left away, further
+    folders become "_", and a name that is taken gets a number."""
     taken: set[str] = set()
+    parents = [Path(id_).parent.parts for id_ in ids]
+    shared = sum(1 for _ in takewhile(lambda alike: len(set(alike)) == 1, zip(*parents)))
     names = []
     for id_ in ids:
-        stem = "_".join(part for part in Path(id_).with_suffix("").parts if part not in ("/", "..", ".")) or "image"
+        parts = Path(id_).with_suffix("").parts[shared:]
+        stem = "_".join(part for part in parts if part not in ("/", "..", ".")) or "image"
         name, number = stem, 2
         while name.casefold() in taken:
             name, number = f"{stem}-{number}", number + 1

@@ -10,13 +10,14 @@ import numpy as np
 from ....core.contracts.domain import DomainData, Evaluation, Item
 from ....core.runs.sections import PictureSection, TableSection
 from ..data.items_file import to_uint8
-from ..drawing import draw_classes
+from ..drawing import IGNORED, draw_classes
 from ..metrics.segmentation import SegmentationScores, confusion, score_segmentation
 from .found import FoundMap
 from .naming import as_in_data, known_names
 from .running import outcomes
 
 SHOWN = 6
+SIDE = 420
 BACKGROUND = "background"
 NO_CLASS = 254
 """What becomes of a model's class that the data do not have: a mistake wherever it stands."""
@@ -33,12 +34,12 @@ def evaluate_segmentation(model, data: DomainData, progress: Callable[[int, int]
     for place, (item, sample) in enumerate(outcomes(model, data, items, progress)):
         found, truth = table[FoundMap.of(sample).classes], data.load_mask(item)
         matrix = matrix + confusion(truth, found, len(data.class_names))
-        if place in shown and len(pictures) < 2 * SHOWN:
-            pictures += _pair(data, item, truth, found)
+        if place in shown and len(pictures) < SHOWN:
+            pictures.append((_side_by_side(data, item, truth, found), item.id))
     scored = score_segmentation(matrix, data.class_names, novel=novel)
     sections = [
         _per_class(scored, novel),
-        PictureSection("What it finds", pictures, "Each test image as it was marked, then as it was found."),
+        PictureSection("What it finds", pictures, "Left as marked, right as found.", side=2 * SIDE),
     ]
     return Evaluation(scored.metrics, sections, list(model.cfg.vladapt.get("notes") or []))
 
@@ -62,11 +63,12 @@ def _per_class(scored: SegmentationScores, novel: Sequence[str]) -> TableSection
     return TableSection("Class by class", header, rows, note)
 
 
-def _pair(data: DomainData, item: Item, truth: np.ndarray, found: np.ndarray) -> list[tuple[np.ndarray, str]]:
+def _side_by_side(data: DomainData, item: Item, truth: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """What was marked and what was found, with one key below both."""
     pixels = to_uint8(data.load(item))
     hidden = [place for place, name in enumerate(data.class_names) if name == BACKGROUND]
-    there = np.where(found < len(data.class_names), found, 255)
-    return [
-        (draw_classes(pixels, truth, data.class_names, hidden), f"{item.id}, as marked"),
-        (draw_classes(pixels, there, data.class_names, hidden), f"{item.id}, as found"),
-    ]
+    there = np.where(found < len(data.class_names), found, IGNORED)
+    gap = max(2, pixels.shape[1] // 64)
+    both = [np.pad(pixels, ((0, 0), (0, gap), (0, 0)), constant_values=255), pixels]
+    classes = [np.pad(truth.astype(np.int64), ((0, 0), (0, gap)), constant_values=IGNORED), there]
+    return draw_classes(np.concatenate(both, axis=1), np.concatenate(classes, axis=1), data.class_names, hidden)
