@@ -212,13 +212,15 @@ def predict(
     )
     files = getattr(found, "files", [])
     if as_json:
-        print_json({"run": run, "predictions": found.rows(), "skipped": [list(pair) for pair in found.skipped]})
+        written = {"files": [str(file) for file in files]} if out else {}
+        skipped = [list(pair) for pair in found.skipped]
+        print_json({"run": run, "predictions": found.rows(), "skipped": skipped, **written})
         return
     show_table(predictions_table(found.rows()))
     for name, reason in found.skipped:
         say(f"Skipped: {name}: {reason}")
     if files:
-        say(f"Written: {len(files)} files in {out}")
+        say(f"Written: {len(files)} file{'s' * (len(files) != 1)} in {out}")
 
 
 def compare(

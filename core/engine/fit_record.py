@@ -47,7 +47,7 @@ def info_of(recipe, prepared, adapter, report, shots, notes, seconds) -> dict[st
         "backbone": _backbone_facts(prepared, adapter),
         "data": {
             "name": prepared.data.name,
-            "path": _place(recipe),
+            "path": place_of_data(recipe),
             "kind": prepared.data.kind,
             "licence": prepared.data.licence,
             "counts": split_counts(prepared.data),
@@ -88,7 +88,7 @@ def _skipped(prepared: Prepared | PreparedFeatures) -> list[tuple[str, str]]:
     return list(dict.fromkeys((str(name), reason) for name, reason in [*prepared.data.skipped, *prepared.skipped]))
 
 
-def _place(recipe: Config) -> str:
+def place_of_data(recipe: Config) -> str:
     """Where the data lies, whatever folder a later command is called from."""
     given = str(recipe.features or recipe.data.path)
     return given if given == "sample" else str(Path(given).absolute())

@@ -22,6 +22,7 @@ from ..data.verify import drop_unreadable
 from ..runs.folder import Run
 from ..runs.owned_report import write_owned_report
 from ..training.distributed import is_main, run_on_all
+from .fit_record import place_of_data
 from .owned_training import build_model, kept_of, kept_training, quiet, train_plan
 from .prepare import read_data, split_counts
 from .progress import Reporter
@@ -149,7 +150,7 @@ def _info(recipe, domain, task, data: DomainData, backbone, plan, seconds: float
         "backbone": {"spec": backbone.spec, "fingerprint": backbone.fingerprint, "licence": backbone.licence},
         "data": {
             "name": data.name,
-            "path": str(recipe.data.path),
+            "path": place_of_data(recipe),
             "kind": data.kind,
             "licence": data.licence,
             "counts": split_counts(data),

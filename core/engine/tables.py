@@ -25,7 +25,8 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
     """Zero-shot and adapted side by side, with the change and the interval of the accuracy (of retrieval, of R@1)."""
     if "test_texts" in metrics:
         return retrieval_table(metrics)
-    table = Table(title=f"{metrics['test_images']} test images", title_justify="left")
+    images = metrics["test_images"]
+    table = Table(title=f"{images} test image{'s' * (images != 1)}", title_justify="left")
     if metrics["zero_shot"] is None:
         return _alone(table, metrics["adapted"])
     for name in ("", "zero-shot", "adapted", "change"):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import datetime
 import platform
+import sys
 from importlib.metadata import PackageNotFoundError, version
 
 VERSIONS_OF = ("vladapt", "torch", "torchvision", "numpy", "scikit-learn", "mmengine", "torchmetrics")
+WHERE_USED = ("mmcv", "mmdet", "mmseg")
+"""Modules whose versions count where a run has imported them."""
 
 
 def now() -> str:
@@ -22,4 +25,7 @@ def versions() -> dict[str, str]:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = "not installed"
+    for name in WHERE_USED:
+        if name in sys.modules:
+            found[name] = str(getattr(sys.modules[name], "__version__", "unknown"))
     return found

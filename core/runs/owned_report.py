@@ -19,6 +19,10 @@ from .report_facts import facts, licences
 from .sections import CurveSection, PictureSection, TableSection
 
 SHARES = re.compile(r"(^|_)(AP|AR|[mh]?IoU|accuracy|recall|precision|f1)(\d*|_at_\d+)(_|$)")
+ADAPTERS = ("Labelled images", "Method")
+"""Facts of adapters, in other words here."""
+STYLES = ("-", "--", ":")
+"""Of curves whose colours repeat."""
 MOST_NAMED = 12
 """Curves that have a name in the plot."""
 
@@ -58,7 +62,7 @@ def render_owned_report(folder, info, metrics, sections, history) -> str:
         "test_images": metrics["test_images"],
         "notes": info.get("notes", []),
         "sections": [_prepared(section) for section in shown],
-        "facts": facts(dict(info), len(info["class_names"])),
+        "facts": _facts(info),
         "classes": info["class_names"],
         "skipped": info.get("skipped", [])[:100],
         "skipped_total": len(info.get("skipped", [])),
@@ -81,6 +85,26 @@ def _course(history: Sequence[Mapping[str, float]]) -> list[CurveSection]:
     if len(steps) < 2:
         return []
     return [CurveSection("How the training went", {"loss": (steps, losses)}, "step", "loss", unit=False)]
+
+
+def _facts(info: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """What was trained on what: of the usual facts those that are not of adapters, with the images and the model."""
+    given = [(term, lines) for term, lines in facts(dict(info), len(info["class_names"])) if term not in ADAPTERS]
+    after = next(place for place, (term, _) in enumerate(given, start=1) if term == "Classes")
+    own = [("Images", _images(info)), ("Model", _model(info))]
+    return [*given[:after], *(entry for entry in own if entry[1]), *given[after:]]
+
+
+def _images(info: Mapping[str, Any]) -> list[str]:
+    splits = info.get("splits") or {}
+    counted = ", ".join(f"{len(ids)} {split}" for split, ids in splits.items() if ids)
+    shots = info.get("shots")
+    return [*([counted] if counted else []), *([f"up to {shots} examples a class in training"] if shots else [])]
+
+
+def _model(info: Mapping[str, Any]) -> list[str]:
+    model = (info.get("plan") or {}).get("model") or {}
+    return [str(model["type"])] if "type" in model else []
 
 
 def _prepared(section: Any) -> dict[str, Any]:
@@ -116,7 +140,8 @@ def _plot(section: CurveSection) -> str:
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         for place, (name, (xs, ys)) in enumerate(section.curves.items()):
-            axes.plot(xs, ys, color=COLOURS[place % len(COLOURS)], linewidth=1.6, label=name)
+            style = STYLES[place // len(COLOURS) % len(STYLES)]
+            axes.plot(xs, ys, style, color=COLOURS[place % len(COLOURS)], linewidth=1.6, label=name)
         if 1 < len(section.curves) <= MOST_NAMED:
             axes.legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
         if section.unit:

@@ -34,12 +34,14 @@ class PictureSection:
         pictures: (image (H, W, 3) uint8, caption).
         note: a sentence under the title, or "".
         side: the longer side they are shown with, in pixels.
+        columns: so many beside each other, for pictures that belong together; None as many as there is room for.
     """
 
     title: str
     pictures: Sequence[tuple[np.ndarray, str]]
     note: str = ""
     side: int = 420
+    columns: int | None = None
     kind: str = field(default="pictures", init=False)
 
 

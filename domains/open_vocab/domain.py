@@ -136,10 +136,10 @@ class OpenVocab(Domain):
 
     def set_classes(self, task: str, model, classes: Any) -> tuple[str, ...]:
         """Other names for a model with texts as classes."""
-        from .tasks.naming import ask_for, refuse_fixed
+        from .tasks.naming import ask_for, refuse_fixed, with_background
 
         refuse_fixed(model)
-        return ask_for(model, classes)
+        return ask_for(model, with_background(model, classes))
 
     def _config(self, task: str, recipe) -> Mapping[str, Any]:
         """The user's config, or the packaged one for the task."""

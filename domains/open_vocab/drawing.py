@@ -10,7 +10,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 MASK_SHARE = 0.45
 """How much of a pixel's colour its mask is."""
-IGNORED = 255
 LEGIBLE = 384
 """Longer side in pixels from which on names can be read beside what they name; smaller pictures are enlarged."""
 
@@ -61,7 +60,7 @@ def draw_classes(
 
     Args:
         image: (H, W, 3) uint8.
-        classes: (H, W) class indices; 255 stays as it is.
+        classes: (H, W) class indices; what has no name, as 255 in masks, stays as it is.
         names: C names.
         hidden: classes that stay uncoloured, such as the background.
 
@@ -70,7 +69,7 @@ def draw_classes(
     """
     times = _times(image)
     image, classes = _enlarged(image, times), _enlarged(classes, times)
-    there = [int(label) for label in np.unique(classes) if label != IGNORED and label not in hidden]
+    there = [int(label) for label in np.unique(classes) if 0 <= label < len(names) and label not in hidden]
     tinted = _tinted(image, ((classes == label, colour_of(label)) for label in there))
     return np.concatenate([tinted, _key([(names[label], colour_of(label)) for label in there], image)])
 
@@ -97,11 +96,11 @@ def _tinted(image: np.ndarray, masks_and_colours) -> np.ndarray:
 
 
 def _line_width(image: np.ndarray) -> int:
-    return max(1, round(max(image.shape[:2]) / 300))
+    return max(2, round(max(image.shape[:2]) / 250))
 
 
 def _font(image: np.ndarray) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size=min(22, max(10, max(image.shape[:2]) // 40)))
+    return ImageFont.load_default(size=min(40, max(14, max(image.shape[:2]) // 28)))
 
 
 def _tag(pen: ImageDraw.ImageDraw, x: float, y: float, text: str, colour, font, size: tuple[int, int]) -> None:

@@ -13,7 +13,7 @@ from ....core.runs.sections import CurveSection, PictureSection, TableSection
 from ..data.items_file import to_uint8
 from ..drawing import draw_boxes
 from ..metrics.detection import DetectionScores, Found, Truth, score_detections, truth_of
-from .found import UNSURE, FoundBoxes
+from .found import UNSURE, FoundBoxes, decoded, first_of
 from .naming import as_in_data, known_names
 from .running import outcomes
 
@@ -21,6 +21,8 @@ SHOWN = 9
 MISTAKES = 6
 MOST_CURVES = 12
 OVERLAP = 0.5
+DECIDING = ("base_AP50", "novel_AP50", "harmonic_AP50")
+"""With novel classes these come first."""
 
 
 def evaluate_detection(model, data: DomainData, progress: Callable[[int, int], None]) -> Evaluation:
@@ -32,18 +34,18 @@ def evaluate_detection(model, data: DomainData, progress: Callable[[int, int], N
     found = [_numbered(FoundBoxes.of(sample), numbers) for _, sample in outcomes(model, data, items, progress)]
     truths = [truth_of(item) for item in items]
     scored = _scored(truths, found, data, novel, outlines=False)
-    metrics = dict(scored.metrics)
+    metrics, masks = dict(scored.metrics), None
     if any(item.segments for item in items) and all(boxes.outlines is not None for boxes in found):
         sized = [truth if truth.size else replace(truth, size=_size(data, i)) for truth, i in zip(truths, items)]
         masks = _scored(sized, found, data, novel, outlines=True)
         metrics |= {f"mask_{name}": value for name, value in masks.metrics.items()}
     sections = [
-        _per_class(scored, novel),
+        _per_class(scored, masks, novel),
         _curves(scored),
         _pictures(data, items, found),
         *_mistakes(data, items, truths, found),
     ]
-    return Evaluation(metrics, sections, list(model.cfg.vladapt.get("notes") or []))
+    return Evaluation(first_of(metrics, DECIDING), sections, list(model.cfg.vladapt.get("notes") or []))
 
 
 def predict_detection(model, data: DomainData, progress: Callable[[int, int], None]) -> list[dict[str, Any]]:
@@ -61,9 +63,7 @@ def _numbered(found: FoundBoxes, numbers: np.ndarray) -> FoundBoxes:
 
 def _scored(truths, found: list[FoundBoxes], data: DomainData, novel, outlines: bool) -> DetectionScores:
     given = [Found(one.boxes, one.scores, one.labels, one.outlines if outlines else None) for one in found]
-    return score_detections(
-        truths, given, data.class_names, novel=novel, frequency=data.frequency, outlines=outlines
-    )
+    return score_detections(truths, given, data.class_names, novel=novel, frequency=data.frequency, outlines=outlines)
 
 
 def _size(data: DomainData, item: Item) -> tuple[int, int]:
@@ -71,10 +71,17 @@ def _size(data: DomainData, item: Item) -> tuple[int, int]:
     return width, height
 
 
-def _per_class(scored: DetectionScores, novel: Sequence[str]) -> TableSection:
-    header = ["Class", *(["Trained"] if novel else []), "AP", "AP50", "Objects"]
+def _per_class(scored: DetectionScores, masks: DetectionScores | None, novel: Sequence[str]) -> TableSection:
+    header = ["Class", *(["Trained"] if novel else []), "AP", "AP50", *(["Mask AP"] if masks else []), "Objects"]
     rows = [
-        [name, *(["no" if name in novel else "yes"] if novel else []), of["AP"], of["AP50"], of["objects"]]
+        [
+            name,
+            *(["no" if name in novel else "yes"] if novel else []),
+            of["AP"],
+            of["AP50"],
+            *([masks.per_class[name]["AP"]] if masks else []),
+            of["objects"],
+        ]
         for name, of in scored.per_class.items()
     ]
     return TableSection("Class by class", header, rows, "AP is the mean over overlaps of 50 to 95 %, AP50 at 50 %.")
@@ -94,13 +101,12 @@ def _pictures(data: DomainData, items: Sequence[Item], found: list[FoundBoxes]) 
     pictures = [
         (_drawn(data, items[i], found[i]), f"{items[i].id}: {found[i].summary(data.class_names)}") for i in chosen
     ]
-    note = f"One test image in {step}, with boxes that score {UNSURE} or more."
+    which = "Test images" if step == 1 else f"One test image in {step}"
+    note = f"{which}, with boxes that score {UNSURE} or more."
     return PictureSection("What it finds", pictures, note)
 
 
 def _drawn(data: DomainData, item: Item, found: FoundBoxes) -> np.ndarray:
-    from .found import decoded
-
     sure = np.flatnonzero(found.scores >= UNSURE)[::-1]
     texts = [f"{data.class_names[found.labels[i]]} {found.scores[i]:.2f}" for i in sure]
     masks = None if found.outlines is None else [decoded(found.outlines[i]) for i in sure]

@@ -100,6 +100,11 @@ class FoundMap:
         }
 
 
+def first_of(metrics: dict[str, float], deciding: Sequence[str]) -> dict[str, float]:
+    """The metrics with those that decide in front, where they are there."""
+    return {name: metrics[name] for name in deciding if name in metrics} | metrics
+
+
 def encoded(mask: np.ndarray) -> dict[str, Any]:
     """(H, W) of 0 and 1 -> a COCO RLE with its counts as text."""
     found = rle.encode(np.asfortranarray(mask))

@@ -11,7 +11,7 @@ from torch import nn
 from ....core.contracts.errors import CapabilityError
 from ..data.classes import check_names, class_positions
 from ..text_embeddings import set_classes
-from ..vocabulary import Vocabulary
+from ..vocabulary import Vocabulary, described_classes
 
 
 def known_names(model: nn.Module) -> tuple[str, ...]:
@@ -29,6 +29,15 @@ def ask_for(model: nn.Module, classes: Any) -> tuple[str, ...]:
     vocabulary: Vocabulary = set_classes(model, classes)
     model.asked_for = vocabulary.names
     return vocabulary.names
+
+
+def with_background(model: nn.Module, classes: Any) -> Any:
+    """Class names with the background that the model has learned, where they do not name it: else every pixel would be
+    one of them."""
+    learned = {getattr(module, "background_class", None) for module in model.modules()} & set(known_names(model))
+    said = described_classes(classes) if learned else {}
+    missing = learned - set(said)
+    return {**{name: {} for name in missing}, **said} if missing else classes
 
 
 def as_in_data(model: nn.Module, class_names: Sequence[str]) -> np.ndarray:
@@ -67,4 +76,3 @@ def refuse_fixed(model: nn.Module) -> None:
             "--classes: nothing in this model takes class names, its classes are "
             f"{', '.join(known_names(model))}; train one with a text classifier (docs/open-vocab.md)"
         )
-

@@ -15,6 +15,7 @@ from pycocotools import mask as rle
 from ....core.contracts.domain import DomainData
 from ....core.runs.folder import write_whole
 from ..data.items_file import to_uint8
+from ..data.masks import MOST_CLASSES
 from ..drawing import draw_boxes, draw_classes, palette
 from .found import UNSURE, decoded
 
@@ -44,26 +45,23 @@ def save_boxes(rows: list[dict[str, Any]], data: DomainData, class_names: Sequen
 
 
 def save_maps(rows: list[dict[str, Any]], data: DomainData, class_names: Sequence[str], folder: Path) -> list[Path]:
-    """A picture an image in the colours of its classes, a PNG of class indices with the same colours as its palette,
-    and the names of the indices.
+    """A picture an image in the colours of its classes, a PNG of class indices with the same colours as its palette (of
+    16 bits and grey where there are more than 255 classes), and the names of the indices.
 
     Returns:
         The files.
     """
     by_id = {item.id: item for item in data.items}
     place = {name: index for index, name in enumerate(class_names)}
+    deep, nothing = (np.uint8, 255) if len(class_names) <= MOST_CLASSES else (np.uint16, 65535)
     files = []
     for row, name in zip(rows, file_names([row["id"] for row in rows])):
         pixels = to_uint8(data.load(by_id[row["id"]]))
-        classes = np.full(pixels.shape[:2], 255, dtype=np.uint8)
+        classes = np.full(pixels.shape[:2], nothing, dtype=deep)
         for named, outline in row["masks"].items():
             classes[decoded(outline)] = place[named]
         files.append(_saved(draw_classes(pixels, classes, class_names), folder / PICTURES / f"{name}.png"))
-        indexed = Image.fromarray(classes, "P")
-        indexed.putpalette(palette(len(class_names)))
-        (folder / MASKS).mkdir(exist_ok=True)
-        indexed.save(folder / MASKS / f"{name}.png")
-        files.append(folder / MASKS / f"{name}.png")
+        files.append(_saved_mask(classes, len(class_names), folder / MASKS / f"{name}.png"))
     write_whole(folder / CLASSES, json.dumps(list(class_names), ensure_ascii=False, indent=1))
     return [*files, folder / CLASSES]
 
@@ -110,6 +108,15 @@ def _annotation(image: int, row: dict[str, Any], place: int, class_names: Sequen
         area = rle.area({"size": outline["size"], "counts": outline["counts"].encode("ascii")})
         found |= {"segmentation": outline, "area": float(area)}
     return found
+
+
+def _saved_mask(classes: np.ndarray, count: int, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mask = Image.fromarray(classes)
+    if classes.dtype == np.uint8:
+        mask.putpalette(palette(count))
+    mask.save(path)
+    return path
 
 
 def _saved(picture: np.ndarray, path: Path) -> Path:

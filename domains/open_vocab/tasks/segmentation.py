@@ -10,38 +10,38 @@ import numpy as np
 from ....core.contracts.domain import DomainData, Evaluation, Item
 from ....core.runs.sections import PictureSection, TableSection
 from ..data.items_file import to_uint8
-from ..drawing import IGNORED, draw_classes
+from ..data.masks import IGNORED
+from ..drawing import draw_classes
 from ..metrics.segmentation import SegmentationScores, confusion, score_segmentation
-from .found import FoundMap
+from .found import FoundMap, first_of
 from .naming import as_in_data, known_names
 from .running import outcomes
 
 SHOWN = 6
 SIDE = 420
 BACKGROUND = "background"
-NO_CLASS = 254
-"""What becomes of a model's class that the data do not have: a mistake wherever it stands."""
+DECIDING = ("base_mIoU", "novel_mIoU", "hIoU")
+"""With novel classes these come first."""
 
 
 def evaluate_segmentation(model, data: DomainData, progress: Callable[[int, int], None]) -> Evaluation:
     """mIoU, pixel and mean accuracy on the test split, per class, on base and novel classes."""
     items = data.split("test")
     numbers = as_in_data(model, data.class_names)
-    table = np.where(numbers < 0, NO_CLASS, numbers)
     novel = [name for name in model.cfg.vladapt.novel if name in data.class_names]
-    shown = set(range(0, len(items), max(1, len(items) // SHOWN)))
+    shown = set(range(0, len(items), max(1, len(items) // SHOWN))[:SHOWN])
     matrix, pictures = 0, []
     for place, (item, sample) in enumerate(outcomes(model, data, items, progress)):
-        found, truth = table[FoundMap.of(sample).classes], data.load_mask(item)
+        found, truth = numbers[FoundMap.of(sample).classes], data.load_mask(item)
         matrix = matrix + confusion(truth, found, len(data.class_names))
-        if place in shown and len(pictures) < SHOWN:
+        if place in shown:
             pictures.append((_side_by_side(data, item, truth, found), item.id))
     scored = score_segmentation(matrix, data.class_names, novel=novel)
     sections = [
         _per_class(scored, novel),
-        PictureSection("What it finds", pictures, "Left as marked, right as found.", side=2 * SIDE),
+        PictureSection("What it finds", pictures, "Left as marked, right as found.", side=2 * SIDE, columns=2),
     ]
-    return Evaluation(scored.metrics, sections, list(model.cfg.vladapt.get("notes") or []))
+    return Evaluation(first_of(scored.metrics, DECIDING), sections, list(model.cfg.vladapt.get("notes") or []))
 
 
 def predict_segmentation(model, data: DomainData, progress: Callable[[int, int], None]) -> list[dict[str, Any]]:
@@ -67,8 +67,7 @@ def _side_by_side(data: DomainData, item: Item, truth: np.ndarray, found: np.nda
     """What was marked and what was found, with one key below both."""
     pixels = to_uint8(data.load(item))
     hidden = [place for place, name in enumerate(data.class_names) if name == BACKGROUND]
-    there = np.where(found < len(data.class_names), found, IGNORED)
     gap = max(2, pixels.shape[1] // 64)
     both = [np.pad(pixels, ((0, 0), (0, gap), (0, 0)), constant_values=255), pixels]
-    classes = [np.pad(truth.astype(np.int64), ((0, 0), (0, gap)), constant_values=IGNORED), there]
+    classes = [np.pad(truth.astype(np.int64), ((0, 0), (0, gap)), constant_values=IGNORED), found]
     return draw_classes(np.concatenate(both, axis=1), np.concatenate(classes, axis=1), data.class_names, hidden)
