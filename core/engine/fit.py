@@ -79,11 +79,12 @@ def fit(
     Raises:
         DataError, ConfigError, CapabilityError: one line each.
     """
-    if recipe is None:
-        recipe = resolve(flags=flags)
     own = domain if isinstance(domain, Domain) else None
-    if domain is not None:
-        recipe.domain = domain if own is None else own.name
+    name = domain if own is None else own.name
+    if recipe is None:
+        recipe = resolve(flags={**flags, "domain": name})
+    elif name is not None:
+        recipe.domain = name
     reporter = reporter or Reporter(quiet=True)
     return together(lambda: _fit(recipe, reporter, own))
 
