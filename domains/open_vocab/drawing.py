@@ -46,6 +46,7 @@ def draw_boxes(
         image = _tinted(image, zip(masks, map(colour_of, labels), strict=True))
     picture = Image.fromarray(np.ascontiguousarray(image))
     pen, width, font = ImageDraw.Draw(picture), _line_width(image), _font(image)
+    boxes = boxes.clip(0, [picture.width - 1, picture.height - 1] * 2)  # edges outside would not be seen
     for box, label in zip(boxes, labels, strict=True):
         pen.rectangle([float(v) for v in box], outline=colour_of(label), width=width)
     for box, label, text in zip(boxes, labels, texts, strict=True):
@@ -109,6 +110,7 @@ def _tag(pen: ImageDraw.ImageDraw, x: float, y: float, text: str, colour, font, 
     width, height = right - left + 4, bottom - top + 4
     x = min(max(0.0, x), max(0.0, size[0] - width))
     y = y - height if y >= height else y
+    y = min(max(0.0, y), max(0.0, size[1] - height))
     pen.rectangle([x, y, x + width, y + height], fill=colour)
     pen.text((x + 2 - left, y + 2 - top), text, fill=_readable_on(colour), font=font)
 
