@@ -86,3 +86,16 @@ def test_pairs_from_classes(tmp_path):
         "forest/0.png,a satellite photo of forest,forest",
         "forest/0.png,many trees,forest",
     ]
+
+
+def test_open_vocab_shapes(tmp_path, monkeypatch):
+    pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
+    pytest.importorskip("efficientnet_lite_pytorch")
+    from vladapt.domains.open_vocab import shapes
+
+    monkeypatch.setattr(shapes, "COUNTS", {"train": 12, "val": 2, "test": 6})
+    images = sorted((shapes.shapes_folder() / "images").glob("*.png"))[-2:]  # the script finds the small set drawn
+    lines = run("open_vocab_shapes.py", "1", *map(str, images), cwd=tmp_path).splitlines()
+    assert lines[0].startswith("AP50 of names it was trained on ") and "of new names" in lines[0]
+    assert [line.split(":")[0].endswith(image.name) for line, image in zip(lines[2:4], images)] == [True, True]
+    assert lines[4] == "3 files in found/" and (tmp_path / "found" / "predictions.json").is_file()
