@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import math
+import random
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -14,9 +15,12 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine import Config
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
+from mmengine.model import MMDistributedDataParallel, is_model_wrapper
+from mmengine.registry import OPTIMIZERS
 from mmengine.runner import Runner
 from torch import nn
 
@@ -32,11 +36,16 @@ from .training_lines import training_lines
 
 KEPT = ("default_scope", "vladapt")
 """Beside the model, what of a plan its model needs after the training."""
-CHECKPOINTS = {"type": "CheckpointHook", "interval": 1, "max_keep_ckpts": 2}
-TUPLE = "__tuple__"
+TUPLE, NUMBER = "__tuple__", "__float__"
 MOST_POINTS = 500
 """Steps of a training that its report shows."""
+CHECKPOINTS_A_TRAINING = 20
+"""Of a training whose length is counted in steps."""
+KEPT_CHECKPOINTS = 2
+"""At least, so that one is whole while the next is written."""
 STATELESS = ("work_dir", "launcher", "log_level", "resume")
+SPEED = ("num_workers", "persistent_workers", "prefetch_factor", "pin_memory")
+"""Of a loader: what changes no number."""
 
 
 def check_plan(plan: Config) -> None:
@@ -67,7 +76,7 @@ def build_model(kept: dict[str, Any], device: torch.device) -> nn.Module:
 
     plan = _with_tuples(kept)
     init_default_scope(plan.get("default_scope", "vladapt"))
-    with named_faults(), restored_determinism():
+    with named_faults(), restored_determinism(), quiet():
         model = MODELS.build(Config(deepcopy(plan)).model)
     model.cfg = Config(plan)
     return model.to(device)
@@ -92,7 +101,7 @@ def train_plan(
     if not plan.get("train_cfg"):
         return build_model(kept_of(plan), device).eval(), []
     settings = _settings(plan, folder, seed, resume)
-    with restored_determinism(), _quiet(), training_lines(reporter, "Training") as tell:
+    with restored_determinism(), quiet(), training_lines(reporter, "Training") as tell:
         # Some kernels of a GPU have no deterministic form: they are used, and torch's warnings kept back.
         torch.use_deterministic_algorithms(True, warn_only=True)
         told = _Told(tell, seed)
@@ -101,24 +110,34 @@ def train_plan(
         runner.register_hook(told, priority="VERY_LOW")
         with named_faults():
             runner.train()
-    model = getattr(runner.model, "module", runner.model).eval()
+    model = _trained(runner).eval()
     model.cfg = Config(_with_tuples(kept_of(plan)))
     return model, told.history
 
 
+def _trained(runner: Runner) -> nn.Module:
+    """The model, with the averaged weights where a hook averages them."""
+    for hook in runner.hooks:
+        if isinstance(hook, EMAHook):
+            hook.before_test_epoch(runner)
+    return getattr(runner.model, "module", runner.model)
+
+
 def _with_tuples_marked(value: Any) -> Any:
-    """JSON knows no tuples, and mm's transforms know them from lists."""
+    """JSON knows no tuples, which mm's transforms tell from lists, and no infinity."""
     if isinstance(value, dict):
         return {key: _with_tuples_marked(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         listed = [_with_tuples_marked(inner) for inner in value]
         return {TUPLE: listed} if isinstance(value, tuple) else listed
-    return value
+    return {NUMBER: repr(value)} if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _with_tuples(value: Any) -> Any:
     if isinstance(value, dict) and set(value) == {TUPLE}:
         return tuple(_with_tuples(inner) for inner in value[TUPLE])
+    if isinstance(value, dict) and set(value) == {NUMBER}:
+        return float(value[NUMBER])
     if isinstance(value, dict):
         return {key: _with_tuples(inner) for key, inner in value.items()}
     return [_with_tuples(inner) for inner in value] if isinstance(value, list) else value
@@ -127,6 +146,8 @@ def _with_tuples(value: Any) -> Any:
 def plan_key(plan: Config, seed: int) -> str:
     """16 hex digits that say what is trained: the plan, without what changes speed alone, and the seed."""
     lasting = {name: value for name, value in plan.to_dict().items() if name not in STATELESS}
+    if isinstance(loader := lasting.get("train_dataloader"), dict):
+        lasting["train_dataloader"] = {key: value for key, value in loader.items() if key not in SPEED}
     return hashlib.sha256(f"{json.dumps(lasting, sort_keys=True, default=str)}\n{seed}".encode()).hexdigest()[:16]
 
 
@@ -157,27 +178,44 @@ class _PlanRunner(Runner):
     device: torch.device
 
     def wrap_model(self, model_wrapper_cfg, model):
-        if self.distributed:
+        device = type(self).device
+        if not self.distributed:
+            return model.to(device)
+        if model_wrapper_cfg is not None or is_model_wrapper(model):
             return super().wrap_model(model_wrapper_cfg, model)
-        return model.to(type(self).device)
+        return MMDistributedDataParallel(
+            module=model.to(device),
+            device_ids=None if device.type == "cpu" else [_index(device)],
+            broadcast_buffers=False,
+            find_unused_parameters=self.cfg.find_unused_parameters,
+        )
+
+
+def _index(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index
 
 
 class _Told(Hook):
     """Tells the user of each step, keeps some for the report, stops on a loss that is no number, and draws the random
-    numbers of each epoch from the seed, so that a training resumed at its start goes on as it would have."""
+    numbers of each step from the seed, so that a training goes on from any of them as it would have."""
 
     def __init__(self, tell: Callable[[int, int, dict], None], seed: int):
         self.tell, self.seed, self.history = tell, seed, []
 
     def before_train_epoch(self, runner) -> None:
-        torch.manual_seed(seed_of(self.seed, rank(), runner.epoch))
+        _draw_from(seed_of(self.seed, rank(), runner.epoch))
         dataset = runner.train_dataloader.dataset
         if hasattr(dataset, "set_epoch"):
             dataset.set_epoch(runner.epoch)
 
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        run_on_all(lambda: None)  # an error on one process is heard here by the others, before they wait for gradients
+        _draw_from(seed_of(self.seed, rank(), runner.epoch, runner.iter))
+
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         scalars = {name: float(value) for name, value in (outputs or {}).items() if _is_number(value)}
-        loss = scalars.get("loss", math.nan)
+        losses = [value for name, value in scalars.items() if "loss" in name]
+        loss = scalars.get("loss", sum(losses) if losses else math.nan)
         rate = max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups)
         if not math.isfinite(loss):
             raise DataError(
@@ -187,19 +225,27 @@ class _Told(Hook):
         self.tell(runner.iter + 1, runner.max_iters, {"loss": loss, "lr": rate})
         every = max(1, runner.max_iters // MOST_POINTS)
         if (runner.iter + 1) % every == 0:
-            self.history.append({"step": runner.iter + 1, **scalars})
+            self.history.append({"step": runner.iter + 1, "loss": loss, **scalars})
+
+
+def _draw_from(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 def _settings(plan: Config, folder: Path, seed: int, resume: bool) -> Config:
     settings = Config(plan.to_dict())
     settings.work_dir = str(folder)
-    settings.resume = resume
+    settings.resume = resume and bool(_newest(folder))
+    if settings.resume:
+        settings.load_from = None  # else mmengine would resume from the weights that the training began with
     settings.experiment_name = f"vladapt-{time.time_ns()}"
     settings.log_level = "ERROR"
     settings.setdefault("default_scope", "vladapt")
-    settings.setdefault("randomness", {"seed": seed})
-    hooks = settings.setdefault("default_hooks", {})
-    hooks.setdefault("checkpoint", dict(CHECKPOINTS))
+    given = settings.get("randomness") or {}
+    settings.randomness = {**given, "seed": seed if given.get("seed") is None else given["seed"]}
+    _set_checkpoints(settings)
     settings.custom_hooks = list(settings.get("custom_hooks") or [])
     if world_size() > 1:
         settings.launcher = "pytorch"
@@ -207,14 +253,30 @@ def _settings(plan: Config, folder: Path, seed: int, resume: bool) -> Config:
     return settings
 
 
+def _set_checkpoints(settings: Config) -> None:
+    """Where the plan does not say when: after each epoch, or often enough in a training counted in steps."""
+    hooks = dict(settings.get("default_hooks") or {})
+    hook = hooks.get("checkpoint", {"type": "CheckpointHook"})
+    if hook is None:
+        return
+    hook = {**hook, "max_keep_ckpts": max(hook.get("max_keep_ckpts", 0), KEPT_CHECKPOINTS)}
+    steps = settings.train_cfg.get("max_iters")
+    if steps:
+        often = max(1, steps // CHECKPOINTS_A_TRAINING)
+        interval = often if hook.get("by_epoch", True) else min(hook.get("interval", often), often)
+        hook = {**hook, "by_epoch": False, "interval": interval}
+    settings.default_hooks = {**hooks, "checkpoint": hook}
+
+
 def _runner(settings: Config, device: torch.device) -> Runner:
+    _check_optimizer(settings)
     kind = type("PlanRunner", (_PlanRunner,), {"device": device})
     return kind.from_cfg(settings)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """mmengine's own lines are kept back: what a user needs of them, ours say."""
+def quiet() -> Iterator[None]:
+    """Lines and warnings of the mm packages are kept back: what a user needs of them, ours say."""
     import warnings
 
     logging.disable(logging.WARNING)
@@ -224,6 +286,14 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(logging.NOTSET)
+
+
+def _check_optimizer(settings: Config) -> None:
+    """mmengine takes an unknown optimizer for None and fails at that."""
+    wrapper = settings.get("optim_wrapper") or {}
+    name = (wrapper.get("optimizer") or {}).get("type")
+    if isinstance(name, str) and OPTIMIZERS.get(name) is None:
+        raise KeyError(f"{name} is not in the mmengine::optimizer registry")
 
 
 def _is_number(value: Any) -> bool:

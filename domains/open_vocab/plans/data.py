@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -84,13 +86,13 @@ def _built(dataset: Node, config: Mapping[str, Any]) -> Any:
     """The data set without its transforms, every image of it."""
     from mmengine.registry import init_default_scope
 
-    from ....core.engine.owned_training import named_faults
+    from ....core.engine.owned_faults import named_faults
     from ....registry import DATASETS
 
     init_default_scope(config.get("default_scope", "mmdet"))
     whole = {**dataset, "pipeline": [], "test_mode": True}
     try:
-        with named_faults():
+        with named_faults(), redirect_stdout(StringIO()):  # pycocotools prints, and `--json` is stdout too
             return DATASETS.build(whole)
     except OSError as error:
         raise DataError(f"{dataset.get('ann_file') or dataset.get('data_root')}: {error.strerror or error}") from error
