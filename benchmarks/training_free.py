@@ -36,7 +36,6 @@ SETTINGS = (
     ("MaskCLIP", {}),
     ("MaskCLIP", {"crop": 224}),
     ("ProxyCLIP", {"proxy": "embedded"}),
-    ("ProxyCLIP", {"proxy": "embedded", "proxy_layer": -2}),
 )
 
 
