@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import hypothesis
@@ -74,3 +75,12 @@ def small_clip(small_clip_spec):
     from vladapt.core.backbones.load import load_backbone
 
     return load_backbone(small_clip_spec, device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def _own_default_scope():
+    """No test names modules in the default scope that another left behind: mmengine has one for all of a process."""
+    registry = sys.modules.get("mmengine.registry")
+    if registry is not None:
+        registry.DefaultScope._instance_dict.clear()
+    yield
