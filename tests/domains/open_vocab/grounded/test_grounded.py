@@ -54,7 +54,9 @@ def grounding_dino_config(bert):
 def build(config):
     with torch.random.fork_rng(), DefaultScope.overwrite_default_scope("mmdet"):
         torch.manual_seed(0)
-        return MODELS.build(config)
+        built = MODELS.build(config)
+        built.init_weights()  # Grounding DINO's embedding of levels is memory as it comes until then
+        return built
 
 
 @pytest.fixture(scope="module")
