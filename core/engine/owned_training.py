@@ -107,7 +107,7 @@ def train_plan(
         told = _Told(tell, seed)
         with named_faults():
             runner = _runner(settings, device)
-        runner.register_hook(told, priority="VERY_LOW")
+        runner.register_hook(told, priority="BELOW_NORMAL")  # before a checkpoint of what went wrong
         with named_faults():
             runner.train()
     model = _trained(runner).eval()
@@ -259,7 +259,7 @@ def _set_checkpoints(settings: Config) -> None:
     hook = hooks.get("checkpoint", {"type": "CheckpointHook"})
     if hook is None:
         return
-    hook = {**hook, "max_keep_ckpts": max(hook.get("max_keep_ckpts", 0), KEPT_CHECKPOINTS)}
+    hook = {"interval": 1, **hook, "max_keep_ckpts": max(hook.get("max_keep_ckpts", 0), KEPT_CHECKPOINTS)}
     steps = settings.train_cfg.get("max_iters")
     if steps:
         often = max(1, steps // CHECKPOINTS_A_TRAINING)

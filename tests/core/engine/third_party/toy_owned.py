@@ -1,5 +1,7 @@
 """Third-party domains that own their task: boxes and masks by an mmengine plan, captions by retrieval."""
 
+import os
+import signal
 from typing import ClassVar
 
 import numpy as np
@@ -9,7 +11,10 @@ from mmengine.model import BaseModel
 from torch.utils.data import Dataset
 from toy_targets import COLOURS, drawn, item_of
 
-from vladapt import Domain, DomainData
+from vladapt import DataError, Domain, DomainData
+from vladapt.core.contracts.domain import Evaluation
+from vladapt.core.runs.sections import CurveSection, PictureSection, TableSection
+from vladapt.core.training.distributed import rank
 from vladapt.registry import DATASETS, MODELS
 
 SIZE = 16
@@ -34,15 +39,23 @@ def pixels(data, items):
 
 @DATASETS.register_module()
 class ToyScenes(Dataset):
-    """Scenes and boxes by index, as an mm config names them."""
+    """Scenes and boxes by index, as an mm config names them; `broken`: what is raised instead."""
 
-    def __init__(self, indices):
-        self.indices = list(indices)
+    errors: ClassVar = {
+        "data": DataError("scene.png: cannot be read; remove it"),
+        "key": KeyError("gt"),
+        "bug": IndexError("7"),
+    }
+
+    def __init__(self, indices, broken=None):
+        self.indices, self.broken = list(indices), broken
 
     def __len__(self):
         return len(self.indices)
 
     def __getitem__(self, i):
+        if self.broken:
+            raise self.errors[self.broken]
         item = item_of("scenes", self.indices[i])
         box = torch.tensor(square(self.indices[i]), dtype=torch.float32)
         return {"inputs": torch.from_numpy(scene(item)).permute(2, 0, 1), "boxes": box}
@@ -50,19 +63,34 @@ class ToyScenes(Dataset):
 
 @MODELS.register_module()
 class ToyBoxModel(BaseModel):
-    """Four numbers an image."""
+    """Four numbers an image, learned from noisy pixels.
 
-    def __init__(self, size):
+    Args:
+        nan_at: (rank, step) whose loss is no number.
+        scale: where predictions end: a tuple, and nothing else.
+    """
+
+    def __init__(self, size, nan_at=None, scale=(SIZE, SIZE)):
         super().__init__()
+        assert isinstance(scale, tuple)
         self.head = torch.nn.Linear(2 * size, 4)
+        self.nan_at, self.step, self.scale = nan_at, 0, scale
 
     def forward(self, inputs, boxes=None, mode="tensor"):
         inputs = torch.stack(list(inputs)) if not isinstance(inputs, torch.Tensor) else inputs
         grey = inputs.mean(dim=1)
-        found = self.head(torch.cat([grey.mean(dim=1), grey.mean(dim=2)], dim=1)) * SIZE
         if mode == "loss":
-            return {"loss": (found - torch.stack(list(boxes))).abs().mean()}
+            grey = grey + 0.01 * torch.randn_like(grey)
+        found = self.head(torch.cat([grey.mean(dim=1), grey.mean(dim=2)], dim=1)) * self.scale[0]
+        if mode == "loss":
+            return {"loss": (found - torch.stack(list(boxes))).abs().mean() * self._next_step()}
         return found
+
+    def _next_step(self):
+        self.step += 1
+        if os.environ.get("TOY_KILL_AT") == str(self.step):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return float("nan") if self.nan_at and tuple(self.nan_at) == (rank(), self.step) else 1.0
 
 
 @MODELS.register_module()
@@ -111,7 +139,7 @@ class ToyBoxes(Domain):
 
     def plan(self, task, recipe, data, backbone):
         indices = [item.decode["index"] for item in data.split("train")]
-        return Config(
+        plan = Config(
             {
                 "model": self.model,
                 "train_dataloader": {
@@ -124,13 +152,28 @@ class ToyBoxes(Domain):
                 "optim_wrapper": {"optimizer": {"type": "Adam", "lr": 0.03}},
             }
         )
+        plan.merge_from_dict(recipe.plan.to_dict())
+        return plan
 
     def evaluate(self, task, model, data, backbone):
         items = data.split("test")
         with torch.no_grad():
             found = model(pixels(data, items))
         wanted = torch.tensor([item.boxes[0] for item in items])
-        return {"mean_error": float((found - wanted).abs().mean())}
+        error = (found - wanted).abs().mean(dim=1)
+        worst = items[int(error.argmax())]
+        sections = [
+            TableSection("By <corner>", ("Corner", "Error"), [("x0 <b>", float(error[0])), ("y0", None)], shares=False),
+            PictureSection("Worst", [((data.load(worst) * 255).astype(np.uint8), f"{worst.id} <script>x()</script>")]),
+            CurveSection(
+                "Errors",
+                {"<script>all": (list(range(len(error))), error.sort().values.tolist())},
+                "n",
+                "error",
+                unit=False,
+            ),
+        ]
+        return Evaluation({"mean_error": float(error.mean())}, sections, ["a note of <script>the domain</script>"])
 
     def predict(self, task, model, data, backbone):
         with torch.no_grad():
