@@ -32,12 +32,11 @@ def evaluate_detection(model, data: DomainData, progress: Callable[[int, int], N
     numbers = as_in_data(model, data.class_names)
     novel = [name for name in model.cfg.vladapt.novel if name in data.class_names]
     found = [_numbered(FoundBoxes.of(sample), numbers) for _, sample in outcomes(model, data, items, progress)]
-    truths = [truth_of(item) for item in items]
+    truths = [_sized(truth_of(item), data, item) for item in items]
     scored = _scored(truths, found, data, novel, outlines=False)
     metrics, masks = dict(scored.metrics), None
     if any(item.segments for item in items) and all(boxes.outlines is not None for boxes in found):
-        sized = [truth if truth.size else replace(truth, size=_size(data, i)) for truth, i in zip(truths, items)]
-        masks = _scored(sized, found, data, novel, outlines=True)
+        masks = _scored(truths, found, data, novel, outlines=True)
         metrics |= {f"mask_{name}": value for name, value in masks.metrics.items()}
     sections = [
         _per_class(scored, masks, novel),
@@ -66,9 +65,12 @@ def _scored(truths, found: list[FoundBoxes], data: DomainData, novel, outlines: 
     return score_detections(truths, given, data.class_names, novel=novel, frequency=data.frequency, outlines=outlines)
 
 
-def _size(data: DomainData, item: Item) -> tuple[int, int]:
+def _sized(truth: Truth, data: DomainData, item: Item) -> Truth:
+    """With the image's size, without which outlines mean nothing; some readers need not know it."""
+    if truth.size or not truth.outlines:
+        return truth
     height, width = data.load(item).shape[:2]
-    return width, height
+    return replace(truth, size=(width, height))
 
 
 def _per_class(scored: DetectionScores, masks: DetectionScores | None, novel: Sequence[str]) -> TableSection:

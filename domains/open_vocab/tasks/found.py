@@ -38,8 +38,8 @@ class FoundBoxes:
         found = sample.pred_instances.cpu()
         scores = found.scores.float().numpy()
         order = np.argsort(-scores, kind="stable")
-        boxes = found.bboxes
-        boxes = (boxes if hasattr(boxes, "numpy") else boxes.tensor).float().numpy().reshape(-1, 4)[order]
+        boxes = getattr(found.bboxes, "tensor", found.bboxes)  # of mmdet's own box types
+        boxes = boxes.float().numpy().reshape(-1, 4)[order]
         outlines = None
         if "masks" in found:
             masks = np.asarray(found.masks.cpu() if hasattr(found.masks, "cpu") else found.masks).astype(np.uint8)

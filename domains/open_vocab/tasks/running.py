@@ -34,16 +34,28 @@ def outcomes(
         progress: called as progress(done, total).
     """
     init_default_scope(model.cfg.default_scope)
-    transforms = Compose([dict(transform) for transform in model.cfg.vladapt.test_pipeline])
+    given = names_given_regions(model)
+    transforms = Compose(_with_regions(model.cfg.vladapt.test_pipeline) if given else model.cfg.vladapt.test_pipeline)
     done = 0
     with ThreadPoolExecutor(cores()) as threads:
         for start in range(0, len(items), AHEAD):
             chosen = items[start : start + AHEAD]
-            ready = list(threads.map(lambda item: transforms(_sample(item)), chosen))
+            ready = list(threads.map(lambda item: transforms(_sample(item, given)), chosen))
             for group in _of_one_shape(list(zip(chosen, ready, strict=True))):
                 yield from zip((item for item, _ in group), _tested(model, [sample for _, sample in group]))
                 done += len(group)
                 progress(done, len(items))
+
+
+def names_given_regions(model: nn.Module) -> bool:
+    """Whether a model names regions that come with an image, and finds none itself."""
+    return bool(getattr(model, "names_given_regions", False))
+
+
+def _with_regions(transforms: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Transforms that read boxes too, as soon as there is an image, so that they are resized with it."""
+    first, *others = transforms
+    return [first, {"type": "LoadAnnotations", "with_bbox": True}, *others]
 
 
 @torch.no_grad()
@@ -64,8 +76,9 @@ def _of_one_shape(pairs: list[tuple[Item, dict]]) -> Iterator[list[tuple[Item, d
         yield group
 
 
-def _sample(item: Item) -> dict[str, Any]:
-    """What transforms of mmdet and mmseg start from."""
+def _sample(item: Item, with_regions: bool) -> dict[str, Any]:
+    """What transforms of mmdet and mmseg start from; regions without what they show."""
+    regions = (item.boxes or ()) if with_regions else ()
     return {
         "img_path": str(item.source),
         "decode": dict(item.decode),
@@ -73,7 +86,7 @@ def _sample(item: Item) -> dict[str, Any]:
         "scale_factor": (1.0, 1.0),
         "item_id": item.id,
         "facts": item.facts or {},
-        "instances": [],
+        "instances": [{"bbox": list(box), "bbox_label": 0, "ignore_flag": 0} for box in regions],
         "seg_fields": [],
         "seg_map_path": None,
         "reduce_zero_label": False,

@@ -20,6 +20,8 @@ from ..drawing import draw_boxes, draw_classes, palette
 from .found import UNSURE, decoded
 
 COCO_FILE = "predictions.json"
+MOST_BYTES = 200
+"""Of a file's name; disks take 255 with its ending."""
 PICTURES, MASKS, CLASSES = "pictures", "masks", "classes.json"
 
 
@@ -74,8 +76,9 @@ def file_names(ids: Sequence[str]) -> list[str]:
     shared = sum(1 for _ in takewhile(lambda alike: len(set(alike)) == 1, zip(*parents)))
     names = []
     for id_ in ids:
-        parts = Path(id_).with_suffix("").parts[shared:]
-        stem = "_".join(part for part in parts if part not in ("/", "..", ".")) or "image"
+        parts = (*Path(id_).parent.parts[shared:], Path(id_).stem)
+        joined = "_".join(part for part in parts if part.strip("/.")) or "image"
+        stem = joined.encode()[-MOST_BYTES:].decode(errors="ignore")
         name, number = stem, 2
         while name.casefold() in taken:
             name, number = f"{stem}-{number}", number + 1

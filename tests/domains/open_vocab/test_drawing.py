@@ -1,5 +1,7 @@
 """Pictures of what was found: where colours are, what stays as it is, how large and legible they come out."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -15,7 +17,7 @@ def _is(pixel, colour) -> bool:
 def test_neighbouring_classes_have_colours_that_differ():
     colours = np.array([colour_of(label) for label in range(40)], dtype=int)
     assert len({tuple(colour) for colour in colours}) == 40 and colours.min() >= 0 and colours.max() <= 255
-    assert min(np.abs(one - other).max() for one, other in zip(colours, colours[1:])) > 60
+    assert min(np.abs(one - other).max() for one, other in pairwise(colours)) > 60
 
 
 def test_a_box_is_an_outline_in_its_class_colour_and_its_text_above():
