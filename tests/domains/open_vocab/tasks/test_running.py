@@ -28,8 +28,8 @@ def test_no_more_than_a_few_images_are_in_memory_at_once(make_images, answering,
     monkeypatch.setattr(running, "AHEAD", 5)
     monkeypatch.setattr(running, "AT_ONCE", 2)
     data = make_images([WIDE] * 12, ["a"])
-    loaded, model = [], answering(lambda number: number, ["a"])
-    monkeypatch.setattr(running, "_sample", lambda item, sample=running._sample: loaded.append(item) or sample(item))
+    loaded, model, sample = [], answering(lambda number: number, ["a"]), running._sample
+    monkeypatch.setattr(running, "_sample", lambda item, *more: loaded.append(item) or sample(item, *more))
     found = outcomes(model, data, data.items)
     next(found)
     assert len(loaded) == 5 and len(model.batches) == 1
