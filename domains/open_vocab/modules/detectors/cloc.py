@@ -122,6 +122,11 @@ class CLOC(RegionLabeller):
         """
         return self._ground(batch_inputs, self.encode_texts(list(texts)))
 
+    @property
+    def names_given_regions(self) -> bool:
+        """Whether regions come with the samples."""
+        return self.regions == "given"
+
     def regions_of(self, batch_inputs: Tensor, samples: list[DetDataSample]) -> list[InstanceData]:
         if self.regions == "given":
             return super().regions_of(batch_inputs, samples)

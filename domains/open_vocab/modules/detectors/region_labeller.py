@@ -71,6 +71,11 @@ class RegionLabeller(BaseDetector):
     def logit_scale(self) -> Tensor | float:
         """What cosines are multiplied by."""
 
+    @property
+    def names_given_regions(self) -> bool:
+        """Whether predictions are of regions that the samples bring; else the model finds them itself."""
+        return True
+
     def regions_of(self, batch_inputs: Tensor, samples: list[DetDataSample]) -> list[InstanceData]:
         """The regions of each image, `bboxes` (N, 4) among them."""
         return [given_regions(sample) for sample in samples]

@@ -20,7 +20,7 @@ from ..backbones.clip_c4 import PUBLISHED_FROZEN, modified_resnet
 from ..backbones.clip_vision import CLIPVisionBackbone
 from ..losses.region_concepts import RegionConceptLoss
 from .region_labeller import RegionLabeller, required_captions
-from .regionclip_proposals import RpnProposals, proposals_of
+from .regionclip_proposals import GivenProposals, RpnProposals, proposals_of
 from .regionclip_regions import region_features, whole_boxes
 
 
@@ -106,6 +106,11 @@ class RegionCLIP(RegionLabeller):
         # The pool is made anew with the model, and new classes leave it alone: buffers, not saved.
         for name, spec in (("concept_rows", image.backbone.spec), ("teacher_rows", self.teacher_spec)):
             self.register_buffer(name, embed_classes(pool, text_backbone(spec)), persistent=False)
+
+    @property
+    def names_given_regions(self) -> bool:
+        """Whether regions come with the samples."""
+        return isinstance(self.proposals, GivenProposals)
 
     @property
     def logit_scale(self) -> float:

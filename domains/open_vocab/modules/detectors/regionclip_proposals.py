@@ -27,7 +27,8 @@ class GivenProposals(nn.Module):
 
 
 class RandomBoxes(nn.Module):
-    """Boxes whose edges lie on a grid, drawn evenly: a corner, then any corner beyond it.
+    """Boxes whose edges lie on a grid, drawn evenly: a corner, then any corner beyond it. In evaluation images of one
+    size have the same ones, whenever they are seen.
 
     Args:
         count: boxes an image.
@@ -42,14 +43,15 @@ class RandomBoxes(nn.Module):
         return [InstanceData(bboxes=self._drawn(*size).to(pixels.device)) for size in sizes]
 
     def _drawn(self, height: int, width: int) -> Tensor:
-        left, right = self._edges(width)
-        top, bottom = self._edges(height)
+        generator = torch.default_generator if self.training else torch.Generator().manual_seed(0)
+        left, right = self._edges(width, generator)
+        top, bottom = self._edges(height, generator)
         return torch.stack([left, top, right, bottom], dim=1)
 
-    def _edges(self, length: int) -> tuple[Tensor, Tensor]:
+    def _edges(self, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         cells = max(length // GRID, 1)
-        low = torch.randint(cells, (self.count,))
-        high = low + 1 + (torch.rand(self.count) * (cells - low)).long()
+        low = torch.randint(cells, (self.count,), generator=generator)
+        high = low + 1 + (torch.rand(self.count, generator=generator) * (cells - low)).long()
         return low.float() * GRID, (high.float() * GRID).clamp(max=length)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 from mmdet.datasets.transforms import Resize
@@ -25,5 +26,6 @@ class FitImage(Resize):
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         height, width = results["img"].shape[:2]
         fits = max(height, width) <= max(self.largest) and min(height, width) <= min(self.largest)
-        self.scale = (width, height) if fits else self.largest
-        return super().transform(results)
+        own = copy(self)  # transforms of a set run in several threads
+        own.scale = (width, height) if fits else self.largest
+        return super(FitImage, own).transform(results)
