@@ -181,6 +181,7 @@ def evaluate(
     if opened.info.get("owned"):
         from .owned_use import evaluate_owned
 
+        refuse_for_owned(opened, {"--features": features, "--resource": resources})
         told, elsewhere = reporter or Reporter(quiet=True), bool(data)
         return evaluate_owned(opened, domain or domain_of(opened), recipe, split, elsewhere, classes, told)
     if classes is not None:
@@ -189,6 +190,15 @@ def evaluate(
         return together(lambda: evaluate_pairs(opened, recipe, split, reporter or Reporter(quiet=True)))
     source, reporter = data or features or "", reporter or Reporter(quiet=True)
     return together(lambda: _evaluate(opened, recipe, split, source, resources, reporter))
+
+
+def refuse_for_owned(run: Run, given: Mapping[str, Any]) -> None:
+    """Raise the CapabilityError of an option, among those given, that a task of a domain's own has no use for."""
+    for option, value in given.items():
+        if value:
+            raise CapabilityError(
+                f"{option}: domain '{run.info['domain']}' scores {run.info['task']} without; leave it out"
+            )
 
 
 def domain_of(run: Run) -> Domain:

@@ -82,10 +82,17 @@ def read_owned(recipe: Config, domain: Domain, task: str) -> DomainData:
 
 def divided(data: DomainData, recipe: Config, reporter: Reporter) -> DomainData:
     """The readable samples, each with its split."""
-    hashes = FileHashes()
+    return assign_splits(sound(data, recipe, reporter), seed=recipe.split_seed, hashes=FileHashes())
+
+
+def sound(data: DomainData, recipe: Config, reporter: Reporter) -> DomainData:
+    """The readable samples.
+
+    Raises:
+        DataError: more than 5 % are not.
+    """
     with reporter.task("Checking samples", unit="samples") as progress:
-        data = drop_unreadable(data, hashes, workers=recipe.workers, progress=progress)
-    return assign_splits(data, seed=recipe.split_seed, hashes=hashes)
+        return drop_unreadable(data, FileHashes(), workers=recipe.workers, progress=progress)
 
 
 def _finished(recipe, domain, task, data, backbone, plan, model, history, started, reporter) -> dict[str, Any] | None:

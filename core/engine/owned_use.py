@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 from mmengine import Config
 
 from ..backbones.load import load_backbone
-from ..contracts.domain import Domain, DomainData
+from ..contracts.domain import Domain, DomainData, Item
 from ..contracts.errors import CapabilityError, DataError
 from ..data.unlabelled import readable
+from ..features.extract import cores
 from ..runs.folder import Run
-from .owned import divided, evaluated, load_owned, read_owned
+from .owned import divided, evaluated, load_owned, read_owned, sound
 from .owned_training import quiet
 from .progress import Reporter
 from .recipe import data_options
@@ -67,7 +69,8 @@ def predict_owned(
     """Predictions of a task that the domain owns, by its own rule, written into `out` where it is given."""
     task, recipe = run.info["task"], Config(run.info["recipe"])
     backbone = load_backbone(run.info["backbone"]["spec"], device=device, image_size=recipe.image_size)
-    data = readable(domain.read_images(images, **data_options(recipe)))
+    folder = _folder(domain, task, out) if out else None
+    data = readable(_decodable(domain.read_images(images, **data_options(recipe))))
     model = load_owned(run, backbone.device)
     names: Sequence[str] = run.info["class_names"]
     if classes is not None:
@@ -76,7 +79,7 @@ def predict_owned(
         names = domain.set_classes(task, model, classes)
     with reporter.task("Looking at images") as domain.progress, quiet():
         rows = domain.predict(task, model, data, backbone)
-    files = domain.save_predictions(task, rows, data, names, _folder(out)) if out else []
+    files = domain.save_predictions(task, rows, data, names, folder) if folder else []
     return OwnedPredictions(rows, data.skipped, files)
 
 
@@ -86,8 +89,10 @@ def _chosen(
     """The data with the chosen split as its test split; the recipe's choices are of the run's own data."""
     given = {item.split for item in data.items}
     if split == "all" or (elsewhere and split == "test" and given <= {""}):
-        return data.with_items([item.with_(split="test") for item in data.items])
-    data = divided(data, recipe, reporter)
+        data, split = sound(data, recipe, reporter), "test"
+        data = data.with_items([item.with_(split=split) for item in data.items])
+    else:
+        data = divided(data, recipe, reporter)
     data = data if elsewhere else domain.choose(task, recipe, data)
     items = [item.with_(split="test") for item in data.split(split)]
     if not items:
@@ -95,8 +100,28 @@ def _chosen(
     return data.with_items(items)
 
 
-def _folder(out: str | Path) -> Path:
+def _decodable(data: DomainData) -> DomainData:
+    """The images that can be decoded; the others are named in `skipped`."""
+
+    def reason(item: Item) -> str:
+        try:
+            data.load(item)
+        except DataError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(cores()) as threads:
+        reasons = list(threads.map(reason, data.items))
+    kept = data.with_items([item for item, why in zip(data.items, reasons) if not why])
+    kept.skipped = [*data.skipped, *((item.id, why) for item, why in zip(data.items, reasons) if why)]
+    return kept
+
+
+def _folder(domain: Domain, task: str, out: str | Path) -> Path:
+    """The folder, before anything is predicted in vain."""
     folder = Path(out)
+    if type(domain).save_predictions is Domain.save_predictions:
+        domain.save_predictions(task, [], DomainData([], (), load=lambda item: None), (), folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

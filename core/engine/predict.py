@@ -20,7 +20,7 @@ from ..data.unlabelled import readable
 from ..features.store import Extraction, FeatureStore
 from ..registry import load_adapter
 from ..runs.folder import Run
-from .evaluate import domain_of
+from .evaluate import domain_of, refuse_for_owned
 from .extras import PLAIN, Extras, batches, logits_of
 from .fit_retrieval import TASK
 from .owned_use import OwnedPredictions, predict_owned
@@ -107,6 +107,7 @@ def predict(
     recipe = with_resources(Config(opened.info["recipe"]), resources)
     domain = domain or domain_of(opened)
     if opened.info.get("owned"):
+        refuse_for_owned(opened, {"--resource": resources})
         told = reporter or Reporter(quiet=True)
         return predict_owned(opened, domain, list(images), device, told, classes, out)
     if classes is not None or out is not None:

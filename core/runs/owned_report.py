@@ -11,6 +11,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .folder import write_whole
 from .pictures import data_uri
 from .plots import COLOURS
@@ -118,16 +120,16 @@ def _prepared(section: Any) -> dict[str, Any]:
 
 
 def _cell(value: Any, shares: bool) -> str:
-    if isinstance(value, float):
+    if isinstance(value, (float, np.floating)):
         return _value(value, shares)
     return "–" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _value(value: float | None, share: bool) -> str:
-    """A share as a percentage; what is no share as it is."""
+    """A share as a percentage; what is no share, or given in per cent already, as it is."""
     if value is None or not math.isfinite(value):
         return "–"
-    return f"{value:.1%}" if share else f"{value:.4g}"
+    return f"{value:.1%}" if share and 0 <= value <= 1 else f"{value:.4g}"
 
 
 def _plot(section: CurveSection) -> str:
