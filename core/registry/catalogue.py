@@ -74,7 +74,7 @@ def find(name: str, entries: dict[str, Entry], kind: str) -> Entry:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A half sentence with the nearest right names, or all of them."""
-    known = sorted(known)
+    known = sorted(set(known))
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if near:
         return f"did you mean {' or '.join(near)}?"
