@@ -48,7 +48,7 @@ def with_classes(
                 node[key] = len(names)
     if replaced:
         counts = ", ".join(map(str, sorted(replaced)))
-        notes.append(f"Classes in the config: {counts}; the data have {len(names)}, which the model was given")
+        notes.append(f"The config counts {counts} classes; the model has the {len(names)} of the data.")
     return notes
 
 

@@ -51,6 +51,7 @@ def make_plan(
         ConfigError: the config lacks a part, or what the recipe asks for does not apply to it.
     """
     plan = plain(dict(config))
+    _check_task(plan, task)
     model = plan["model"]
     if recipe.backbone != "embedded":
         on_backbone(plan, recipe.backbone, task)
@@ -75,6 +76,14 @@ def make_plan(
         "notes": notes,
     }
     return Config(_on_one_process(kept))
+
+
+def _check_task(plan: dict[str, Any], task: str) -> None:
+    """mmdet's configs are of detection, mmseg's of segmentation."""
+    scope = plan.get("default_scope")
+    of = {name: key for key, name in SCOPES.items()}.get(scope, task)
+    if of != task:
+        raise ConfigError(f"--task {task}: the config is one of {scope} (its default_scope); give --task {of}")
 
 
 def _give_data(plan: dict[str, Any], task: str, data: DomainData, learned: list[str], seed: int) -> None:

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from ....core.contracts.errors import ConfigError
+from ....core.training.distributed import world_size
 from .walking import Node
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
@@ -28,13 +29,12 @@ def apply_schedule(plan: Node, recipe, images: int) -> None:
     options = recipe.adapter
     loader = plan["train_dataloader"]
     if recipe.batch_size is not None:
-        loader["batch_size"] = recipe.batch_size
-        loader.pop("batch_sampler", None) if loader.get("batch_size") == 1 else None
+        loader["batch_size"] = _of_one_process(recipe.batch_size)
     if recipe.workers is not None:
         loader["num_workers"] = recipe.workers
     loader["persistent_workers"] = False  # the data set of each epoch draws its own augmentation
     if options.get("epochs") is not None:
-        _set_epochs(plan, options.epochs, math.ceil(images / loader.get("batch_size", 1)))
+        _set_epochs(plan, options.epochs, math.ceil(images / (loader.get("batch_size", 1) * world_size())))
     if options.get("lr") is not None:
         _optimizer(plan)["lr"] = _positive("--lr", options.lr)
     if recipe.amp is not None:
@@ -43,6 +43,14 @@ def apply_schedule(plan: Node, recipe, images: int) -> None:
         plan.pop(key, None)
     hooks = plan.setdefault("default_hooks", {})
     hooks.pop(PICTURES, None)
+
+
+def _of_one_process(images: int) -> int:
+    """Of the images of a step, which are said for all processes together, the share of one."""
+    processes = world_size()
+    if images % processes:
+        raise ConfigError(f"--batch-size {images}: {processes} processes share a step; give a multiple of {processes}")
+    return images // processes
 
 
 def _set_epochs(plan: Node, epochs: Any, steps_an_epoch: int) -> None:
