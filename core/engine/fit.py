@@ -134,6 +134,11 @@ def _fit(recipe: Config, reporter: Reporter, domain: Domain | None) -> FitResult
         task = domain.check_task(recipe.task)
         if domain.owns(task):
             return _owned(recipe, domain, task, reporter)
+        if recipe.plan:
+            raise ConfigError(
+                f"--config: domain '{domain.name}' fits adapters to {task} and runs no mmengine config; give a recipe, "
+                "or --domain open-vocab"
+            )
     if is_retrieval(recipe, domain):
         done = fit_on_pairs(recipe, domain, reporter)
         return None if done is None else FitResult(**done)

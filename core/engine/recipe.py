@@ -46,7 +46,11 @@ those of each by name, for a comparison: `adapters.lora.epochs`; `resources` wha
 
 SHOTS = 16
 PLAN_SIGN = "model"
-"""What an mmengine config has and a recipe has not. Of such a file the group `vladapt` holds keys of a recipe."""
+"""What an mmengine config has and a recipe has not."""
+PLAN_GROUP = "vladapt"
+"""Of such a file the group that holds keys of a recipe."""
+OF_PLANS = ("described", "test_pipeline", "notes")
+"""What a plan that was made before has in that group besides."""
 
 TRAINED = ("batch_size", "amp", "workers")
 """Keys that say how images are encoded, and, for adapters that train towers, how these are trained."""
@@ -172,8 +176,8 @@ def _owned_whole(recipe: Config) -> bool:
 
 def _merge(into: Config, given: dict[str, Any], source: str) -> None:
     if PLAN_SIGN in given:
-        own = given.get("vladapt") or {}
-        _merge(into, {key: value for key, value in own.items() if key in DEFAULTS}, source)
+        own = given.get(PLAN_GROUP) or {}
+        _merge(into, {key: value for key, value in own.items() if key not in OF_PLANS}, f"{source}: {PLAN_GROUP}")
         into.plan = given
         return
     for key, value in given.items():

@@ -142,12 +142,15 @@ class OpenVocab(Domain):
         return ask_for(model, with_background(model, classes))
 
     def _config(self, task: str, recipe) -> Mapping[str, Any]:
-        """The user's config, or the packaged one for the task."""
-        if recipe.plan:
-            return recipe.plan.to_dict() if hasattr(recipe.plan, "to_dict") else dict(recipe.plan)
+        """The user's config, or the packaged one for the task, with the parts of it that `--set plan...` names."""
         from mmengine import Config
 
-        return Config.fromfile(str(self.recipes[DEFAULT_RECIPES[task]])).to_dict()
+        given = recipe.plan.to_dict() if hasattr(recipe.plan, "to_dict") else dict(recipe.plan)
+        if "type" in (given.get("model") or {}):
+            return given
+        packaged = Config.fromfile(str(self.recipes[DEFAULT_RECIPES[task]]))
+        packaged.merge_from_dict(given)
+        return packaged.to_dict()
 
     def _described(self, recipe) -> dict[str, dict[str, list[str]]]:
         """Class name -> {"synonyms", "descriptions"} of `--classes`, empty where nothing is said."""

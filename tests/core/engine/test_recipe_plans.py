@@ -1,0 +1,114 @@
+"""Recipes of tasks that a domain owns: an mmengine config, its group of recipe keys, `--set plan...`, `--novel`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import vladapt
+from vladapt.core.commands.options import with_optional_values
+from vladapt.core.contracts import ConfigError, UnknownNameError
+from vladapt.core.engine.recipe import SHOTS, resolve
+
+THIRD_PARTY = Path(__file__).parent / "third_party"
+CONFIG = """
+base_lr = 0.1
+vladapt = dict(domain="toy-boxes", task="detection", shots=3, classes=["square"])
+model = dict(type="ToyBoxModel", size=16, scale=(16, 16))
+optim_wrapper = dict(optimizer=dict(type="SGD", lr=base_lr))
+train_cfg = dict(by_epoch=True, max_epochs=2)
+"""
+
+
+@pytest.fixture(autouse=True)
+def installed(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(THIRD_PARTY))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def config(tmp_path):
+    (tmp_path / "mine.py").write_text(CONFIG)
+    return tmp_path / "mine.py"
+
+
+def test_a_config_becomes_the_plan_and_its_group_keys_of_the_recipe(config):
+    found = resolve(config=config)
+    assert (found.domain, found.task, found.shots, found.classes) == ("toy-boxes", "detection", 3, ["square"])
+    assert found.plan.model.type == "ToyBoxModel" and found.plan.model.scale == (16, 16)
+    assert found.plan.optim_wrapper.optimizer.lr == 0.1 and found.plan.base_lr == 0.1
+    assert resolve(config=config, flags={"shots": 5}).shots == 5
+
+
+def test_set_reaches_into_the_plan(config):
+    found = resolve(config=config, sets=["plan.optim_wrapper.optimizer.lr=0.2", "plan.train_cfg.max_epochs=7"])
+    assert found.plan.optim_wrapper.optimizer == {"type": "SGD", "lr": 0.2}
+    assert found.plan.train_cfg == {"by_epoch": True, "max_epochs": 7}
+
+
+def test_what_set_changes_is_what_trains(config, small_clip_spec):
+    lrs = ["plan.optim_wrapper.optimizer.lr=0.0", "plan.optim_wrapper.optimizer.lr=0.02"]
+    errors = [
+        vladapt.fit(resolve(config=config, sets=[lr], flags={"backbone": small_clip_spec})).metrics["adapted"]
+        for lr in lrs
+    ]
+    assert errors[0]["mean_error"] > errors[1]["mean_error"]
+
+
+def test_a_key_that_no_recipe_has_is_named(tmp_path):
+    (tmp_path / "mine.py").write_text(CONFIG.replace("shots=3", "shotz=3"))
+    with pytest.raises(UnknownNameError, match=r"mine.py: vladapt: a recipe has no key 'shotz'; did you mean shots"):
+        resolve(config=tmp_path / "mine.py")
+
+
+def test_what_a_plan_that_was_made_before_says_besides_is_passed_over(tmp_path):
+    (tmp_path / "mine.py").write_text(CONFIG.replace("shots=3", "described={}, test_pipeline=[], notes=[]"))
+    assert resolve(config=tmp_path / "mine.py").domain == "toy-boxes"
+
+
+def test_shots_are_all_there_is_where_a_domain_trains_and_sixteen_elsewhere(config):
+    assert resolve(flags={"domain": "toy-boxes"}).shots is None
+    assert resolve(flags={"domain": "toy-boxes", "shots": 4}).shots == 4
+    assert resolve(flags={"domain": "toy-labels"}).shots == SHOTS == 16
+    assert resolve(flags={}).shots == 16
+    with pytest.raises(ConfigError, match="--shots None: give a whole number, 1 or more"):
+        resolve(flags={"domain": "toy-labels"}, sets=["shots=None"])
+
+
+def test_novel_may_be_names_only_where_a_domain_trains():
+    assert resolve(flags={"domain": "toy-boxes", "novel": "a, b"}).novel == "a, b"
+    assert resolve(flags={"domain": "toy-labels", "novel": True}).novel is True
+    with pytest.raises(ConfigError, match="--novel a: give True or False; names are for detection and segmentation"):
+        resolve(flags={"domain": "toy-labels", "novel": "a"})
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        (["fit", "--novel"], ["fit", "--novel", "rest"]),
+        (["fit", "--novel", "--json"], ["fit", "--novel", "rest", "--json"]),
+        (["fit", "--novel", "a, b", "--json"], ["fit", "--novel", "a, b", "--json"]),
+        (["fit", "--novel=a,b"], ["fit", "--novel=a,b"]),
+        (["fit", "--shots", "2"], ["fit", "--shots", "2"]),
+    ],
+)
+def test_novel_stands_alone_or_with_a_value(given, read):
+    assert with_optional_values(given) == read
+
+
+@pytest.mark.parametrize(("given", "novel"), [(["--novel"], True), (["--novel", "coco"], "coco"), ([], False)])
+def test_novel_on_the_command_line(given, novel, monkeypatch):
+    from vladapt.cli import main
+    from vladapt.core.engine import fit
+
+    seen = []
+    monkeypatch.setattr(fit, "fit", lambda recipe, reporter: seen.append(recipe.novel))
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", "--domain", "toy-boxes", *given])
+    assert (ended.value.code, seen) == (0, [novel])
+
+
+def test_a_domain_that_fits_adapters_runs_no_config(config):
+    with pytest.raises(ConfigError, match="--config: domain 'toy-labels' fits adapters to classification"):
+        vladapt.fit(resolve(config=config, flags={"domain": "toy-labels", "task": "classification"}))
