@@ -21,7 +21,7 @@ from .options import (
     data_flags,
     recipe_of,
 )
-from .printing import print_json, reporter, say
+from .printing import print_json, reporter, say, say_skipped
 
 
 def register(app: typer.Typer) -> None:
@@ -57,8 +57,7 @@ def embed(
     if as_json:
         print_json({**vars(written), "skipped": [list(pair) for pair in written.skipped]})
         return
-    for name, reason in written.skipped:
-        say(f"Skipped: {name}: {reason}")
+    say_skipped(written.skipped)
     say(
         f"{written.images} images, {written.dim} wide: {written.file} "
         f"({written.encoded} encoded, {written.from_store} from the store)"

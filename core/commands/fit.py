@@ -33,7 +33,7 @@ from .options import (
     resource_flags,
     resources_of,
 )
-from .printing import print_json, reporter, say, show_table
+from .printing import print_json, reporter, say, say_skipped, show_table
 
 
 def register(app: typer.Typer) -> None:
@@ -130,8 +130,7 @@ def _show(result) -> None:
     say(choice(result.report))
     for note in result.notes:
         say(f"Note: {note}")
-    for name, reason in result.skipped:
-        say(f"Skipped: {name}: {reason}")
+    say_skipped(result.skipped)
     if result.encoded or result.from_store:
         say(f"Features: {result.encoded} images encoded, {result.from_store} from the store.")
     say(f"Run:    {result.run}")
@@ -217,8 +216,7 @@ def predict(
         print_json({"run": run, "predictions": found.rows(), "skipped": skipped, **written})
         return
     show_table(predictions_table(found.rows()))
-    for name, reason in found.skipped:
-        say(f"Skipped: {name}: {reason}")
+    say_skipped(found.skipped)
     if files:
         say(f"Written: {len(files)} file{'s' * (len(files) != 1)} in {out}")
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .options import Backbone, Debug, Device, Json, Sets
-from .printing import print_json, reporter, say, show_table
+from .printing import print_json, reporter, say, say_skipped, show_table
 
 
 def register(app: typer.Typer) -> None:
@@ -103,7 +103,6 @@ def _show(result) -> None:
         show_table(retrieval_table(result.metrics))
     for note in result.notes:
         say(note)
-    for name, reason in result.skipped:
-        say(f"Skipped: {name}: {reason}")
+    say_skipped(result.skipped)
     say(f"Model:  {result.model}")
     say(f"Report: {result.model.parent / 'report.html'}")

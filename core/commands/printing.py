@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import typer
@@ -30,6 +31,12 @@ def say(text: str) -> None:
     """A line on stdout; nothing for an empty text."""
     if text and is_main_rank():
         typer.echo(text)
+
+
+def say_skipped(pairs: Iterable[tuple[str, str]]) -> None:
+    """A line each of what was left out, and why; the reason may begin with the name again."""
+    for name, reason in pairs:
+        say(f"Skipped: {name}: {reason.removeprefix(f'{name}: ')}")
 
 
 def print_json(value: Any) -> None:

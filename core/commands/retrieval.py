@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .options import Amp, Backbone, BatchSize, Debug, Device, Domain, Json, Sets, Task, Workers, data_flags, recipe_of
-from .printing import print_json, reporter, say, show_table
+from .printing import print_json, reporter, say, say_skipped, show_table
 
 
 def register(app: typer.Typer) -> None:
@@ -50,8 +50,7 @@ def index(
     if as_json:
         print_json({**vars(made), "skipped": [list(pair) for pair in made.skipped]})
         return
-    for name, reason in made.skipped:
-        say(f"Skipped: {name}: {reason}")
+    say_skipped(made.skipped)
     if made.encoded or made.from_store:
         say(f"Features: {made.encoded} images encoded, {made.from_store} from the store.")
     say(f"Index:  {made.index} ({made.entries:,} {made.holds}, {made.kind}, {made.dims} wide)")

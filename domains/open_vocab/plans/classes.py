@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .grounded import is_grounded, with_class_names
 from .walking import Node, nodes
 
 COUNTS = ("num_classes", "num_things_classes")
+PROPOSALS = "rpn_head"
 
 
 def takes_names(model: Node) -> bool:
@@ -33,7 +34,7 @@ def with_classes(
     Returns:
         Notes on what was replaced.
     """
-    notes, replaced = [], set()
+    notes = []
     given = {name: described[name] for name in names} if described else list(names)
     model.update(with_class_names(model))
     for node in nodes(model):
@@ -41,15 +42,60 @@ def with_classes(
             node["classes"] = given
             if templates is not None and not is_grounded(node):
                 node["templates"] = templates
-        for key in COUNTS:
-            counted = isinstance(node.get(key), int) and not isinstance(node[key], bool)
-            if counted and node[key] not in (len(names), 1):
-                replaced.add(node[key])
-                node[key] = len(names)
+    replaced = _count(model, len(names))
     if replaced:
         counts = ", ".join(map(str, sorted(replaced)))
         notes.append(f"The config counts {counts} classes; the model has the {len(names)} of the data.")
+        notes += _weigh(model, replaced, len(names))
     return notes
+
+
+def _count(model: Node, classes: int) -> set[int]:
+    """Put the number of classes wherever a number of classes stands; returns those that stood there.
+
+    A single class is one of the data only where the whole config has one: else it is a part that knows no classes.
+    """
+    counted = [(node, key, node[key]) for node in _of_classes(model) for key in COUNTS if _is_count(node.get(key))]
+    found = {count for _, _, count in counted}
+    replaced = found - {classes} if found == {1} else found - {classes, 1}
+    for node, key, count in counted:
+        if count in replaced:
+            node[key] = classes
+    return replaced
+
+
+def _weigh(model: Node, replaced: set[int], classes: int) -> list[str]:
+    """Losses' weights of classes, in place: one weight for all is had by the new classes too, others are left out."""
+    notes = []
+    for node in nodes(model):
+        weights = node.get("class_weight")
+        length = len(weights) if isinstance(weights, (list, tuple)) else 0
+        old = next((count for count in (length, length - 1) if count in replaced), 0)  # the last may be of background
+        if not old:
+            continue
+        if len(set(weights[:old])) == 1:
+            node["class_weight"] = [weights[0]] * classes + list(weights[old:])
+        else:
+            del node["class_weight"]
+            notes.append(f"Weights of the config's {old} classes in a loss (class_weight) were left out.")
+    return notes
+
+
+def _of_classes(model: Any, inside: str = "") -> Iterator[Node]:
+    """Parts that tell classes apart, but for proposals and masks that know none."""
+    if isinstance(model, dict):
+        agnostic = model.get("num_classes") == 1 and (inside == PROPOSALS or model.get("class_agnostic"))
+        if not agnostic:
+            yield model
+        for key, inner in model.items():
+            yield from _of_classes(inner, key)
+    elif isinstance(model, (list, tuple)):
+        for inner in model:
+            yield from _of_classes(inner, inside)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _has_texts(node: Node) -> bool:
