@@ -15,13 +15,17 @@ OWN_TESTS = ("val_dataloader", "val_cfg", "val_evaluator", "test_dataloader", "t
 PICTURES = "visualization"
 
 
-def apply_schedule(plan: Node, recipe, images: int) -> None:
+def apply_schedule(plan: Node, recipe, images: int) -> list[str]:
     """Put epochs, learning rate, batch size, workers and precision of the recipe into a plan, in place.
 
-    Schedules are stretched with the length of the training; a warm-up counted in steps keeps its steps.
+    Schedules are stretched with the length of the training; a warm-up counted in steps keeps its steps. Where nothing
+    is said of epochs, a config may ask for some steps at least, for few images: `vladapt=dict(least_steps=240)`.
 
     Args:
         images: in training, for configs whose length is counted in steps.
+
+    Returns:
+        Notes on what was changed and not asked for.
 
     Raises:
         ConfigError: an option out of range, or a plan without what it changes.
@@ -33,8 +37,12 @@ def apply_schedule(plan: Node, recipe, images: int) -> None:
     if recipe.workers is not None:
         loader["num_workers"] = recipe.workers
     loader["persistent_workers"] = False  # the data set of each epoch draws its own augmentation
+    steps = math.ceil(images / (loader.get("batch_size", 1) * world_size()))
+    notes = []
     if options.get("epochs") is not None:
-        _set_epochs(plan, options.epochs, math.ceil(images / (loader.get("batch_size", 1) * world_size())))
+        _set_epochs(plan, options.epochs, steps)
+    else:
+        notes = _train_long_enough(plan, steps)
     if options.get("lr") is not None:
         _optimizer(plan)["lr"] = _positive("--lr", options.lr)
     if recipe.amp is not None:
@@ -43,6 +51,20 @@ def apply_schedule(plan: Node, recipe, images: int) -> None:
         plan.pop(key, None)
     hooks = plan.setdefault("default_hooks", {})
     hooks.pop(PICTURES, None)
+    return notes
+
+
+def _train_long_enough(plan: Node, steps_an_epoch: int) -> list[str]:
+    """More epochs where few images would give less than `vladapt.least_steps` of the config, no more checkpoints."""
+    least = (plan.get("vladapt") or {}).get("least_steps") or 0
+    epochs = plan["train_cfg"].get("max_epochs")
+    if not epochs or not steps_an_epoch or epochs * steps_an_epoch >= least:
+        return []
+    longer = math.ceil(least / steps_an_epoch)
+    hooks = plan.setdefault("default_hooks", {})
+    hooks.setdefault("checkpoint", {"type": "CheckpointHook", "interval": max(1, longer // epochs)})
+    _set_epochs(plan, longer, steps_an_epoch)
+    return [f"Few images: {longer} epochs in place of {epochs}, for {least} steps at least (--epochs N decides)."]
 
 
 def _of_one_process(images: int) -> int:

@@ -6,7 +6,7 @@ pixels (640 for ViT-B/16, with tower.drop_path 0.1 and norms shared over process
 learned. For names it never saw take recipe fpn.
 """
 
-vladapt = {"domain": "open-vocab", "task": "segmentation"}
+vladapt = {"domain": "open-vocab", "task": "segmentation", "least_steps": 240}
 default_scope = "mmseg"
 
 backbone = "embedded"

@@ -5,7 +5,7 @@ Made narrower for small data and a CPU. As published: `--backbone open_clip:RN50
 denseclip; for names it never saw take recipe faster-rcnn.
 """
 
-vladapt = {"domain": "open-vocab", "task": "detection"}
+vladapt = {"domain": "open-vocab", "task": "detection", "least_steps": 150}
 default_scope = "mmdet"
 
 backbone = "embedded"

@@ -4,7 +4,7 @@ Faster R-CNN (arXiv 1506.01497) with FPN (arXiv 1612.03144) as mmdet has it, mad
 text embeddings in place of the classification layer as in ViLD (arXiv 2104.13921).
 """
 
-vladapt = dict(domain="open-vocab", task="detection")
+vladapt = dict(domain="open-vocab", task="detection", least_steps=150)
 default_scope = "mmdet"
 
 backbone = "embedded"

@@ -4,7 +4,7 @@ Panoptic Feature Pyramid Networks (arXiv 1901.02446) as mmseg has it, with text 
 class called "background" is learned and not asked by its text.
 """
 
-vladapt = dict(domain="open-vocab", task="segmentation")
+vladapt = dict(domain="open-vocab", task="segmentation", least_steps=240)
 default_scope = "mmseg"
 
 backbone = "embedded"
