@@ -49,8 +49,8 @@ PLAN_SIGN = "model"
 """What an mmengine config has and a recipe has not."""
 PLAN_GROUP = "vladapt"
 """Of such a file the group that holds keys of a recipe."""
-OF_PLANS = ("described", "test_pipeline", "notes")
-"""What a plan that was made before has in that group besides."""
+OF_PLANS = ("described", "test_pipeline", "notes", "least_steps")
+"""What a plan has in that group besides."""
 
 TRAINED = ("batch_size", "amp", "workers")
 """Keys that say how images are encoded, and, for adapters that train towers, how these are trained."""
