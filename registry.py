@@ -6,6 +6,7 @@ any other scope as `vladapt.NAME`. What a domain has for configs lies in its fol
 
 from pathlib import Path
 
+from mmengine.registry import DATA_SAMPLERS as ROOT_DATA_SAMPLERS
 from mmengine.registry import DATASETS as ROOT_DATASETS
 from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import METRICS as ROOT_METRICS
@@ -23,6 +24,7 @@ LOCATIONS = [
 
 MODELS = Registry("model", parent=ROOT_MODELS, scope=SCOPE, locations=LOCATIONS)
 DATASETS = Registry("dataset", parent=ROOT_DATASETS, scope=SCOPE, locations=LOCATIONS)
+DATA_SAMPLERS = Registry("data sampler", parent=ROOT_DATA_SAMPLERS, scope=SCOPE, locations=LOCATIONS)
 TRANSFORMS = Registry("transform", parent=ROOT_TRANSFORMS, scope=SCOPE, locations=LOCATIONS)
 METRICS = Registry("metric", parent=ROOT_METRICS, scope=SCOPE, locations=LOCATIONS)
 HOOKS = Registry("hook", parent=ROOT_HOOKS, scope=SCOPE, locations=LOCATIONS)

@@ -9,15 +9,17 @@ from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 from ....core.contracts.domain import DomainData, Item
 from ....core.contracts.errors import ConfigError, DataError
 from ....core.data.formats import loader
 from ....core.data.images import IMAGE
 from ....core.data.tables import parse_json
-from ..data.classes import check_names
+from ..data.classes import check_names, choose_classes
 from ..data.masks import MaskReader
-from .walking import Node, inner_dataset
+from .plan import SCOPES
+from .walking import Node, inner_datasets
 
 KINDS = {"detection": "boxes", "segmentation": "masks"}
 MOST_VALUES = 256
@@ -33,43 +35,61 @@ def read_config_data(config: Mapping[str, Any], task: str) -> DomainData | None:
         ConfigError: classes of the config that its annotations do not have, with both lists.
         DataError: a file that is not there, or splits with different classes.
     """
-    named = {split: _dataset_of(config, f"{split}_dataloader") for split in ("train", "val", "test")}
-    if named["train"] is None or any(_is_sample(dataset) for dataset in named.values() if dataset):
+    named = {split: _datasets_of(config, f"{split}_dataloader") for split in ("train", "val", "test")}
+    if not named["train"] or any(_is_sample(dataset) for datasets in named.values() for dataset in datasets):
         return None
-    if named["test"] is None:
-        named["test"], named["val"] = named["val"], None
-    if named["val"] is not None and _files(named["val"]) == _files(named["test"]):
-        named["val"] = None
-    parts = {split: _read(dataset, task, split, config) for split, dataset in named.items() if dataset is not None}
-    names = {split: part.class_names for split, part in parts.items()}
-    check_names(names["train"], names.get("test"))
-    first = parts["train"]
-    return replace(first, items=[item for part in parts.values() for item in part.items])
+    if not named["test"]:
+        named["test"], named["val"] = named["val"], []
+    if _files(named["val"]) == _files(named["test"]):
+        named["val"] = []
+    return _one([_read(dataset, task, split, config) for split, datasets in named.items() for dataset in datasets])
 
 
-def _dataset_of(config: Mapping[str, Any], loader_name: str) -> Node | None:
+def _one(parts: list[DomainData]) -> DomainData:
+    """The parts as one set, with the classes of the first in their order."""
+    first, *others = parts
+    items, ids = list(first.items), {item.id for item in first.items}
+    for part in others:
+        check_names(first.class_names, part.class_names)
+        part = choose_classes(part, first.class_names)
+        if part.load_mask is not None and part.load_mask.as_data() != first.load_mask.as_data():
+            raise ConfigError(
+                "the config's data sets mean other classes by the same numbers of a mask (reduce_zero_label, "
+                "label_map, or the order of metainfo.classes); make these the same"
+            )
+        for item in part.items:
+            number, id_ = 2, item.id
+            while item.id in ids:  # folders of one name in several roots
+                item, number = item.with_(id=f"{id_} ({number})"), number + 1
+            ids.add(item.id)
+            items.append(item)
+    return replace(first, items=items)
+
+
+def _datasets_of(config: Mapping[str, Any], loader_name: str) -> list[Node]:
     loader_config = config.get(loader_name)
     dataset = loader_config.get("dataset") if isinstance(loader_config, Mapping) else None
-    return inner_dataset(dataset) if dataset else None
+    return inner_datasets(dataset) if dataset else []
 
 
 def _is_sample(dataset: Node) -> bool:
     return dataset.get("path") == "sample"
 
 
-def _files(dataset: Node | None) -> tuple | None:
+def _files(datasets: list[Node]) -> list[tuple]:
     keys = ("type", "data_root", "ann_file", "data_prefix", "path", "split", "items_json")
-    return None if dataset is None else tuple(str(dataset.get(key)) for key in keys)
+    return [tuple(str(dataset.get(key)) for key in keys) for dataset in datasets]
 
 
 def _read(dataset: Node, task: str, split: str, config: Mapping[str, Any]) -> DomainData:
-    built = _built(dataset, config)
+    built = _built(dataset, config.get("default_scope") or SCOPES[task])
     names = tuple(built.metainfo.get("classes") or ())
     if not names:
         raise ConfigError(f"{split}_dataloader: its data set has no metainfo.classes; name the classes there")
     _check_annotations(dataset, names)
     root = str(dataset.get("data_root") or "")
     samples = [built.get_data_info(place) for place in range(len(built))]
+    _check_outlined(samples, names)
     make = _boxes if task == "detection" else _mask
     items = [make(sample, f"{split}/{_id(sample, root)}").with_(split=split) for sample in samples]
     return DomainData(
@@ -82,20 +102,22 @@ def _read(dataset: Node, task: str, split: str, config: Mapping[str, Any]) -> Do
     )
 
 
-def _built(dataset: Node, config: Mapping[str, Any]) -> Any:
+def _built(dataset: Node, scope: str) -> Any:
     """The data set without its transforms, every image of it."""
     from mmengine.registry import init_default_scope
 
     from ....core.engine.owned_faults import named_faults
     from ....registry import DATASETS
 
-    init_default_scope(config.get("default_scope", "mmdet"))
+    init_default_scope(scope)
     whole = {**dataset, "pipeline": [], "test_mode": True}
-    try:
-        with named_faults(), redirect_stdout(StringIO()):  # pycocotools prints, and `--json` is stdout too
+    with named_faults(), redirect_stdout(StringIO()):  # pycocotools prints, and `--json` is stdout too
+        try:
             return DATASETS.build(whole)
-    except OSError as error:
-        raise DataError(f"{dataset.get('ann_file') or dataset.get('data_root')}: {error.strerror or error}") from error
+        except OSError as error:
+            place = error.filename or dataset.get("ann_file") or dataset.get("data_root")
+            reason = error.strerror or error
+            raise DataError(f"{place}: {reason}; the config names it, correct its data_root, or give --data") from error
 
 
 def _check_annotations(dataset: Node, names: tuple[str, ...]) -> None:
@@ -108,6 +130,16 @@ def _check_annotations(dataset: Node, names: tuple[str, ...]) -> None:
     annotated = [str(category.get("name")) for category in listed or ()]
     if annotated and not set(names) <= set(annotated):
         check_names(names, annotated, exact=True)
+
+
+def _check_outlined(samples: list[Node], names: tuple[str, ...]) -> None:
+    """The same of VOC's XML files, which list no classes: not one object has a class of the config's."""
+    files = [sample["xml_path"] for sample in samples if sample.get("xml_path")]
+    if not files or any(sample.get("instances") for sample in samples):
+        return
+    annotated = {name.text for file in files for name in ElementTree.parse(file).iterfind("object/name") if name.text}
+    if annotated:
+        check_names(names, sorted(annotated), exact=True)
 
 
 def _boxes(sample: Node, id_: str) -> Item:

@@ -46,7 +46,7 @@ def ours(transform: Node, task: str) -> Node:
     """A transform, or ours in the place of one that reads images or masks."""
     kind = _kind(transform)
     if kind in IMAGE_LOADERS:
-        return {"type": "vladapt.LoadItemImage"}
+        return {"type": "vladapt.LoadItemImage", **({"to_float32": True} if transform.get("to_float32") else {})}
     if kind == "LoadAnnotations" and task == "segmentation":
         return {"type": "vladapt.LoadSegmentation"}
     return dict(transform)

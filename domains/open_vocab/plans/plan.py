@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine import Config
 
 from ....core.contracts.domain import DomainData
@@ -16,6 +17,7 @@ from ....core.features.store import default_root
 from ....core.training.distributed import is_main, run_on_all, world_size
 from ..data.classes import choose_classes
 from ..data.items_file import write_items
+from ..data.masks import MaskReader
 from ..data.novel import split_novel
 from .classes import takes_names, with_classes
 from .pipelines import ours, testing_pipeline, training_pipeline
@@ -24,6 +26,7 @@ from .vision import on_backbone
 from .walking import mapped, nodes, plain
 
 DATASETS = {"detection": "vladapt.DetectionDataset", "segmentation": "vladapt.SegmentationDataset"}
+PASSES = "vladapt.PassSampler"
 SCOPES = {"detection": "mmdet", "segmentation": "mmseg"}
 ENGINE = ("model", "train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "default_hooks", "custom_hooks")
 ENGINE += ("custom_imports", "default_scope", "env_cfg", "load_from", "randomness", "find_unused_parameters")
@@ -64,7 +67,7 @@ def make_plan(
     trains = bool(plan.get("train_cfg"))
     if trains:
         _give_data(plan, task, data, learned, recipe.seed)
-        apply_schedule(plan, recipe, len(data.split("train")))
+        notes += apply_schedule(plan, recipe, len(data.split("train")))
     kept = {key: plan[key] for key in ENGINE if key in plan and (trains or key in ("model", "default_scope"))}
     kept.setdefault("default_scope", SCOPES[task])
     kept["vladapt"] = {
@@ -75,7 +78,7 @@ def make_plan(
         "test_pipeline": test_pipeline,
         "notes": notes,
     }
-    return Config(_on_one_process(kept))
+    return Config(_with_batch_norms(kept, recipe.device))
 
 
 def _check_task(plan: dict[str, Any], task: str) -> None:
@@ -92,6 +95,9 @@ def _give_data(plan: dict[str, Any], task: str, data: DomainData, learned: list[
     own = {"type": DATASETS[task], "items_json": str(_items_file(train)), "split": "train"}
     given = plan["train_dataloader"].get("dataset") or {}
     dataset = _in_wrappers(given, own, training_pipeline(plan, task), task)
+    _switch_to_ours(plan, task)
+    if plan["train_cfg"].get("max_iters") and plan["train_dataloader"].get("sampler"):
+        plan["train_dataloader"]["sampler"] = {"type": PASSES, "sampler": plan["train_dataloader"]["sampler"]}
     plan["train_dataloader"]["dataset"] = {"type": "vladapt.SeededDataset", "dataset": dataset, "seed": seed}
 
 
@@ -102,12 +108,22 @@ def _in_wrappers(given: dict[str, Any], own: dict[str, Any], pipeline: list, tas
         return {**given, **mixed, "dataset": _in_wrappers(given["dataset"], own, pipeline, task)}
     if given.get("datasets"):
         return _in_wrappers(given["datasets"][0], own, pipeline, task)
-    return {**own, "pipeline": pipeline}
+    filtered = {"filter_cfg": given["filter_cfg"]} if given.get("filter_cfg") and task == "detection" else {}
+    return {**own, **filtered, "pipeline": pipeline}
+
+
+def _switch_to_ours(plan: dict[str, Any], task: str) -> None:
+    """Hooks that change the transforms in the course of a training (RTMDet's) read images our way, too."""
+    for hook in plan.get("custom_hooks") or ():
+        if isinstance(hook, dict) and hook.get("switch_pipeline"):
+            hook["switch_pipeline"] = [ours(transform, task) for transform in hook["switch_pipeline"]]
 
 
 def _items_file(data: DomainData) -> Path:
     """The items as a file in the cache, named by their content: the same plan has the same name again."""
-    listed = json.dumps([str(item) for item in data.items] + list(data.class_names))
+    reader = data.load_mask
+    table = reader.as_data() if isinstance(reader, MaskReader) else None
+    listed = json.dumps([data.kind, [str(item) for item in data.items], list(data.class_names), table])
     path = Path(default_root()).parent / "plans" / f"{hashlib.sha256(listed.encode()).hexdigest()[:24]}.json"
 
     def write() -> None:
@@ -119,8 +135,9 @@ def _items_file(data: DomainData) -> Path:
     return path
 
 
-def _on_one_process(plan: dict[str, Any]) -> dict[str, Any]:
-    """Batch norms that are shared over processes need some; alone they are plain ones."""
-    if world_size() > 1 or not any(node.get("type") in LIFELESS for node in nodes(plan["model"])):
+def _with_batch_norms(plan: dict[str, Any], device: str) -> dict[str, Any]:
+    """Batch norms that are shared over processes need some, and a GPU for each; else they are plain ones."""
+    on_gpus = torch.cuda.is_available() and not str(device).startswith("cpu")
+    if (world_size() > 1 and on_gpus) or not any(node.get("type") in LIFELESS for node in nodes(plan["model"])):
         return plan
     return {**plan, "model": mapped(plan["model"], lambda value: "BN" if value in LIFELESS else value)}

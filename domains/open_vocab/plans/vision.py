@@ -31,6 +31,7 @@ def on_backbone(plan: Node, spec: str, task: str) -> None:
 
 def _match_neck(model: Node) -> None:
     vision, neck = model.get("backbone"), model.get("neck")
+    neck = neck[0] if isinstance(neck, (list, tuple)) and neck else neck
     if not (isinstance(vision, dict) and str(vision.get("type", "")).endswith(VISION) and isinstance(neck, dict)):
         return
     if isinstance(neck.get("in_channels"), (list, tuple)):

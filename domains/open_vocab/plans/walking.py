@@ -38,11 +38,14 @@ def _name(value: Any) -> Any:
 
 
 def inner_dataset(dataset: Node) -> Node:
-    """The data set in its wrappers (RepeatDataset, ClassBalancedDataset, MultiImageMixDataset, ConcatDataset)."""
-    while True:
-        if isinstance(dataset.get("dataset"), dict):
-            dataset = dataset["dataset"]
-        elif isinstance(dataset.get("datasets"), (list, tuple)) and dataset["datasets"]:
-            dataset = dataset["datasets"][0]
-        else:
-            return dataset
+    """The first data set in its wrappers, see `inner_datasets`."""
+    return inner_datasets(dataset)[0]
+
+
+def inner_datasets(dataset: Node) -> list[Node]:
+    """The data sets in their wrappers (RepeatDataset, ClassBalancedDataset, MultiImageMixDataset, ConcatDataset)."""
+    if isinstance(dataset.get("dataset"), dict):
+        return inner_datasets(dataset["dataset"])
+    if isinstance(dataset.get("datasets"), (list, tuple)) and dataset["datasets"]:
+        return [inner for part in dataset["datasets"] for inner in inner_datasets(part)]
+    return [dataset]

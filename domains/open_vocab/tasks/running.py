@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from threading import local
 from typing import Any
 
 import torch
@@ -36,11 +38,18 @@ def outcomes(
     init_default_scope(model.cfg.default_scope)
     given = names_given_regions(model)
     transforms = Compose(_with_regions(model.cfg.vladapt.test_pipeline) if given else model.cfg.vladapt.test_pipeline)
+    own = local()
+
+    def ready_for_model(item: Item) -> dict[str, Any]:
+        if not hasattr(own, "transforms"):
+            own.transforms = deepcopy(transforms)  # some of mm's note in themselves what they do next
+        return own.transforms(_sample(item, given))
+
     done = 0
     with ThreadPoolExecutor(cores()) as threads:
         for start in range(0, len(items), AHEAD):
             chosen = items[start : start + AHEAD]
-            ready = list(threads.map(lambda item: transforms(_sample(item, given)), chosen))
+            ready = list(threads.map(ready_for_model, chosen))
             for group in _of_one_shape(list(zip(chosen, ready, strict=True))):
                 yield from zip((item for item, _ in group), _tested(model, [sample for _, sample in group]))
                 done += len(group)

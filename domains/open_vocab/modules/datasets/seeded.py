@@ -14,10 +14,14 @@ from torch.utils.data import Dataset
 from .....core.training.samples import seed_of
 from .....registry import DATASETS
 
+OWN = ("inner", "seed", "epoch")
+
 
 @DATASETS.register_module()
 class SeededDataset(Dataset):
     """Another data set whose transforms draw their random numbers from (seed, epoch, index).
+
+    Where a training is counted in steps, `PassSampler` says with each index how often the data were gone through.
 
     Args:
         dataset: config of the data set, or a built one.
@@ -36,8 +40,14 @@ class SeededDataset(Dataset):
         return len(self.inner)
 
     def __getitem__(self, index: int) -> Any:
-        with _random_from(seed_of(self.seed, self.epoch, int(index))):
-            return self.inner[index]
+        epoch = self.epoch + getattr(index, "passes", 0)
+        with _random_from(seed_of(self.seed, epoch, int(index))):
+            return self.inner[int(index)]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """What hooks change of a data set, as its pipeline, is changed of the inner one."""
+        target = self if name in OWN else self.inner
+        object.__setattr__(target, name, value)
 
     def __getattr__(self, name: str) -> Any:
         """What samplers and the Runner ask of a data set, the inner one answers."""
