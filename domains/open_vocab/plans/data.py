@@ -86,20 +86,22 @@ def _read(dataset: Node, task: str, split: str, config: Mapping[str, Any]) -> Do
     names = tuple(built.metainfo.get("classes") or ())
     if not names:
         raise ConfigError(f"{split}_dataloader: its data set has no metainfo.classes; name the classes there")
-    _check_annotations(dataset, names)
+    listed = _annotated(dataset)
+    _check_annotations(listed, names)
     root = str(dataset.get("data_root") or "")
     samples = [built.get_data_info(place) for place in range(len(built))]
     _check_outlined(samples, names)
     make = _boxes if task == "detection" else _mask
     items = [make(sample, f"{split}/{_id(sample, root)}").with_(split=split) for sample in samples]
-    return DomainData(
+    data = DomainData(
         items=items,
-        class_names=names,
+        class_names=tuple(name for name in listed if name in names) if hasattr(built, "cat2label") else names,
         load=loader((IMAGE,)),
         kind=KINDS[task],
         name=Path(root).name or str(dataset.get("type")),
         load_mask=_reader(samples, built, len(names)) if task == "segmentation" else None,
     )
+    return choose_classes(data, names)  # mmdet numbers classes in the order of the annotation, whatever the config's
 
 
 def _built(dataset: Node, scope: str) -> Any:
@@ -120,14 +122,18 @@ def _built(dataset: Node, scope: str) -> Any:
             raise DataError(f"{place}: {reason}; the config names it, correct its data_root, or give --data") from error
 
 
-def _check_annotations(dataset: Node, names: tuple[str, ...]) -> None:
-    """mmdet passes over objects whose class the config does not name, all of them if need be, and says nothing."""
+def _annotated(dataset: Node) -> list[str]:
+    """The classes that a COCO file lists, in its order; none of other annotations."""
     file = Path(os.path.join(str(dataset.get("data_root") or ""), str(dataset.get("ann_file") or "")))
     if file.suffix != ".json" or not file.is_file():
-        return
+        return []
     content = parse_json(file, file.read_text(encoding="utf-8"))
     listed = content.get("categories") if isinstance(content, dict) else None
-    annotated = [str(category.get("name")) for category in listed or ()]
+    return [str(category.get("name")) for category in listed or ()]
+
+
+def _check_annotations(annotated: list[str], names: tuple[str, ...]) -> None:
+    """mmdet passes over objects whose class the config does not name, all of them if need be, and says nothing."""
     if annotated and not set(names) <= set(annotated):
         check_names(names, annotated, exact=True)
 
