@@ -95,7 +95,9 @@ def _read(dataset: Node, task: str, split: str, config: Mapping[str, Any]) -> Do
     items = [make(sample, f"{split}/{_id(sample, root)}").with_(split=split) for sample in samples]
     data = DomainData(
         items=items,
-        class_names=tuple(name for name in listed if name in names) if hasattr(built, "cat2label") else names,
+        class_names=tuple(name for name in listed if name in names)
+        if listed and hasattr(built, "cat2label")
+        else names,
         load=loader((IMAGE,)),
         kind=KINDS[task],
         name=Path(root).name or str(dataset.get("type")),
