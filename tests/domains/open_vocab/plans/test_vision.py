@@ -1,0 +1,76 @@
+"""A config on another backbone: the parts that name it, its pixels, and what is built on its maps."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from mmengine import Config
+from mmengine.registry import init_default_scope
+
+from vladapt.domains.open_vocab.domain import OpenVocab
+from vladapt.domains.open_vocab.plans.plan import make_plan
+from vladapt.domains.open_vocab.plans.vision import backbone_of, on_backbone
+from vladapt.domains.open_vocab.plans.walking import nodes
+from vladapt.registry import DATASETS, MODELS
+
+TASKS = {"faster-rcnn": "detection", "fpn": "segmentation"}
+
+
+def packaged(name):
+    return Config.fromfile(str(OpenVocab().recipes[name])).to_dict()
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_part_that_names_a_backbone_names_the_other(name, small_clip_spec, small_clip):
+    config = packaged(name)
+    assert backbone_of(config["model"]) == "embedded"
+    before = copy.deepcopy(config["model"])
+    on_backbone(config, small_clip_spec, TASKS[name])
+    model = config["model"]
+    named = [node["backbone"] for node in nodes(model) if isinstance(node.get("backbone"), str)]
+    assert named == [small_clip_spec] * 2 and backbone_of(model) == small_clip_spec
+    pixels = model["data_preprocessor"]
+    assert pixels["mean"] == pytest.approx([255 * m for m in small_clip.image_mean])
+    assert pixels["std"] == pytest.approx([255 * s for s in small_clip.image_std])
+    assert pixels["bgr_to_rgb"] is True
+    others = {key: value for key, value in pixels.items() if key not in ("mean", "std")}
+    assert others == {key: value for key, value in before["data_preprocessor"].items() if key not in ("mean", "std")}
+    vision = MODELS.build(dict(model["backbone"]))
+    assert model["neck"]["in_channels"] == list(vision.out_channels) != before["neck"]["in_channels"]
+
+
+def test_the_first_of_several_necks_is_matched(small_clip_spec):
+    config = packaged("faster-rcnn")
+    config["model"]["neck"] = [config["model"]["neck"], {"type": "DyHead", "in_channels": 128}]
+    one = packaged("faster-rcnn")
+    for each in (config, one):
+        on_backbone(each, small_clip_spec, "detection")
+    assert config["model"]["neck"][0] == one["model"]["neck"]
+
+
+def test_a_model_without_towers_names_no_backbone():
+    assert backbone_of({"backbone": {"type": "ResNet"}, "head": [{"num_classes": 3}]}) is None
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_config_on_another_backbone_builds_and_trains_a_step(name, small_clip_spec, boxes, masks, recipe):
+    task = TASKS[name]
+    config = packaged(name)
+    if task == "detection":
+        config["model"]["roi_head"]["bbox_head"]["fc_out_channels"] = 16
+        config["model"]["test_cfg"]["rpn"]["nms_pre"] = 20
+    data = {"detection": boxes, "segmentation": masks}[task]
+    plan = make_plan(config, task, recipe(task, backbone=small_clip_spec), data)
+    init_default_scope(plan.default_scope)
+    torch.manual_seed(0)
+    model = MODELS.build(plan.model)
+    dataset = DATASETS.build(plan.train_dataloader.dataset)
+    samples = [dataset[0], dataset[1]]
+    batch = {key: [sample[key] for sample in samples] for key in ("inputs", "data_samples")}
+    found = model.data_preprocessor(batch, training=True)
+    total, _ = model.parse_losses(model(**found, mode="loss"))
+    total.backward()
+    assert torch.isfinite(total)
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.neck.parameters())
