@@ -12,7 +12,7 @@ import torch
 from mmengine import Config
 
 from ....core.contracts.domain import DomainData
-from ....core.contracts.errors import ConfigError
+from ....core.contracts.errors import ConfigError, DataError
 from ....core.features.store import default_root
 from ....core.training.distributed import is_main, run_on_all, world_size
 from ..data.classes import choose_classes
@@ -52,6 +52,7 @@ def make_plan(
 
     Raises:
         ConfigError: the config lacks a part, or what the recipe asks for does not apply to it.
+        DataError: no training image shows a class.
     """
     plan = plain(dict(config))
     _check_task(plan, task)
@@ -92,6 +93,8 @@ def _check_task(plan: dict[str, Any], task: str) -> None:
 def _give_data(plan: dict[str, Any], task: str, data: DomainData, learned: list[str], seed: int) -> None:
     """Put the train split into the plan's loader, in place of whatever data the config had."""
     train = choose_classes(data.with_items(data.split("train")), learned)
+    if not any(item.box_labels if task == "detection" else any(item.labels or (True,)) for item in train.items):
+        raise DataError(f"{data.name}: no training image shows a class ({', '.join(learned[:10])}); annotate some")
     own = {"type": DATASETS[task], "items_json": str(_items_file(train)), "split": "train"}
     given = plan["train_dataloader"].get("dataset") or {}
     dataset = _in_wrappers(given, own, training_pipeline(plan, task), task)
