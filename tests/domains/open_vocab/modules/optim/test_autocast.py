@@ -12,7 +12,6 @@ pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 from vladapt.core.contracts import ConfigError
 from vladapt.registry import OPTIM_WRAPPERS
 
-
 SMALL = 1e-3
 """Of a loss whose scaled gradients fit in 16 bits."""
 
