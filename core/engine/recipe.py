@@ -58,6 +58,7 @@ TRAINED = ("batch_size", "amp", "workers")
 SHORT_FORMS = {"adapter": "name", "data": "path"}
 """Groups that may be given as one word: `adapter="ape"` means `adapter.name="ape"`."""
 
+CLASS_FILES = (".txt", ".json")
 AMP_MODES = (None, "bf16", "fp16")
 LEAST = {"shots": 1, "seed": 0, "split_seed": 0, "batch_size": 1, "workers": 0, "image_size": 1}
 FLAGS = ("shots", "seed", "batch_size", "workers", "novel", "resume", "generic")
@@ -100,6 +101,7 @@ def resolve(
         _check_for_adapters(merged, given)
         merged.shots = SHOTS if merged.shots is None else merged.shots
     merged.resources = {name: _lasting(value) for name, value in merged.resources.items()}
+    merged.classes = _lasting_file(merged.classes)
     return merged
 
 
@@ -287,6 +289,12 @@ def _lasting(value: Any) -> Any:
         return [_lasting(part) for part in value]
     parts = [part.strip() for part in str(value).split(",")]
     return ",".join(str(Path(part).absolute()) if Path(part).exists() else part for part in parts)
+
+
+def _lasting_file(classes: Any) -> Any:
+    """A file of class names as it is said from any folder; names as they are."""
+    named = isinstance(classes, (str, Path)) and Path(classes).suffix.lower() in CLASS_FILES
+    return str(Path(classes).absolute()) if named and Path(classes).is_file() else classes
 
 
 def _copy(value: Any) -> Any:
