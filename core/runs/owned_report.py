@@ -136,6 +136,7 @@ def _plot(section: CurveSection) -> str:
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     with matplotlib.rc_context({"font.size": 10.5}):
         figure = Figure(figsize=(7.2, 3.8), layout="constrained")
@@ -149,6 +150,8 @@ def _plot(section: CurveSection) -> str:
         if section.unit:
             axes.set_xlim(0, 1.01)
             axes.set_ylim(0, 1.03)
+        elif all(isinstance(x, int) for xs, _ in section.curves.values() for x in xs):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel(section.x)
         axes.set_ylabel(section.y)
         axes.grid(color="#e3e6ea", linewidth=0.8)
