@@ -74,3 +74,18 @@ def test_a_config_on_another_backbone_builds_and_trains_a_step(name, small_clip_
     total.backward()
     assert torch.isfinite(total)
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.neck.parameters())
+
+
+def test_a_training_counted_in_steps_runs_with_its_samplers(small_clip_spec, masks, recipe, tmp_path):
+    from vladapt.core.engine.owned_training import train_plan
+    from vladapt.core.engine.progress import Reporter
+
+    config = packaged("fpn")
+    config["train_cfg"] = {"type": "IterBasedTrainLoop", "max_iters": 3}
+    config["train_dataloader"] |= {"batch_size": 2, "sampler": {"type": "InfiniteSampler", "shuffle": True}}
+    config["param_scheduler"] = []
+    made = recipe("segmentation", backbone=small_clip_spec, workers=0, amp="bf16")
+    plan = make_plan(config, "segmentation", made, masks)
+    assert plan.train_dataloader.sampler.type == "vladapt.PassSampler"
+    _, history = train_plan(plan, tmp_path, 1, torch.device("cpu"), Reporter(quiet=True))
+    assert [row["step"] for row in history] == [1, 2, 3]
