@@ -71,4 +71,5 @@ def test_a_process_of_its_own_writes_nothing_else_to_the_terminal(place, tiny, s
         [sys.executable, "-m", "vladapt", *map(str, arguments)], capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0 and done.stdout.count("\n") == 1
-    assert [line.partition(":")[0] for line in done.stderr.splitlines()] == ["Step 1/1"]
+    told = {line.partition(":")[0] for line in done.stderr.splitlines()}
+    assert "Step 1/1" in told and told <= {"Step 1/1", "Checking samples", "Training", "Testing"}

@@ -20,7 +20,7 @@ def data(squares):
 @pytest.fixture(scope="module")
 def fitted(command, tiny, data):
     """What `fit --json` says of a segmentor that finds squares."""
-    return command("fit", "--config", tiny("segmentation"), "--data", data, "--epochs", 14, "--json")
+    return command("fit", "--config", tiny("segmentation"), "--data", data, "--epochs", 8, "--json")
 
 
 @pytest.fixture(scope="module")
