@@ -8,7 +8,7 @@ import re
 import shlex
 import sys
 from functools import partial
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +97,28 @@ def test_every_recipe_is_in_the_table():
     assert rows == own and rows
 
 
+def test_the_results_are_of_the_commands_they_show():
+    path = ROOT / "benchmarks" / "open_vocab.py"
+    benchmark = module_from_spec(spec := spec_from_file_location("open_vocab_benchmark", path))
+    sys.modules[spec.name] = benchmark
+    spec.loader.exec_module(benchmark)
+    part = PAGE.split("<!-- results")[1].split("<!-- end")[0]
+    told = dict(re.findall(r"^\| (\w+) \|.*\| `(vladapt .*)` \|$", part, re.MULTILINE))
+    assert told and told == {name: row.command() for name, row in benchmark.ROWS.items()}
+
+
+def test_a_recipe_is_copied_and_read_as_a_config(tmp_path):
+    from typer.testing import CliRunner
+
+    from vladapt.cli import app
+    from vladapt.core.engine.recipe import resolve
+
+    assert "`vladapt show open-vocab/NAME > mine.py`" in PAGE
+    (tmp_path / "mine.py").write_text(CliRunner().invoke(app, ["show", "open-vocab/mask-rcnn"]).stdout)
+    found = resolve(config=tmp_path / "mine.py")
+    assert (found.domain, found.task, found.plan.model.type) == ("open-vocab", "detection", "MaskRCNN")
+
+
 def test_the_guide_names_what_is_there():
     from vladapt.registry import MODELS
 
@@ -169,6 +191,7 @@ def test_upernet_of_mmseg(tmp_path, small_clip_spec):
 
     from vladapt.registry import MODELS
 
+    assert "`pretrained=None` in `model`" in PAGE
     small = """
 model['pretrained'] = None
 model['backbone'] = dict(depth=18)
