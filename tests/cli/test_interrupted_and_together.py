@@ -53,7 +53,13 @@ def test_ctrl_c_keeps_what_was_computed_and_the_next_run_goes_on(many, small_cli
     base = ["embed", "--domain", "medical", "--backbone", small_clip_spec, "--data", str(many), "--batch-size", "4"]
     command = [sys.executable, "-c", SLOW, *base, "--out", str(tmp_path / "f.npz")]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores it
     )
     wait_for(lambda: batches(tmp_path) > 5, process)
     process.send_signal(signal.SIGINT)
