@@ -195,7 +195,7 @@ def evaluate(
 def refuse_for_owned(run: Run, given: Mapping[str, Any]) -> None:
     """Raise the CapabilityError of an option, among those given, that a task of a domain's own has no use for."""
     for option, value in given.items():
-        if value:
+        if value or value == 0:
             raise CapabilityError(
                 f"{option}: domain '{run.info['domain']}' scores {run.info['task']} without; leave it out"
             )

@@ -107,7 +107,7 @@ def predict(
     recipe = with_resources(Config(opened.info["recipe"]), resources)
     domain = domain or domain_of(opened)
     if opened.info.get("owned"):
-        refuse_for_owned(opened, {"--resource": resources})
+        refuse_for_owned(opened, {"--resource": resources, "--batch-size": batch_size, "--workers": workers})
         told = reporter or Reporter(quiet=True)
         return predict_owned(opened, domain, list(images), device, told, classes, out)
     if classes is not None or out is not None:

@@ -182,3 +182,17 @@ def test_owned_tasks_refuse_what_adapters_take(small_clip_spec):
     ]:
         with pytest.raises(ConfigError, match=says):
             vladapt.fit(domain="toy-boxes", backbone=small_clip_spec, **flags)
+
+
+@pytest.mark.parametrize(("option", "given"), [("--batch-size", {"batch_size": 2}), ("--workers", {"workers": 0})])
+def test_predict_refuses_what_an_owned_task_has_no_use_for(tmp_path, monkeypatch, option, given):
+    from types import SimpleNamespace
+
+    from vladapt.core.engine import predict as module
+
+    info = {"domain": "toy", "task": "detection", "owned": True, "backbone": {"spec": "embedded"}, "recipe": {}}
+    monkeypatch.setattr(module.Run, "open", lambda path: SimpleNamespace(path=tmp_path, info=info))
+    monkeypatch.setattr(module, "with_resources", lambda recipe, resources: recipe)
+    monkeypatch.setattr(module, "domain_of", lambda run: None)
+    with pytest.raises(CapabilityError, match=option):
+        module.predict(tmp_path, ["image.png"], **given)
