@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .errors import CapabilityError, ConfigError
 from .features import FeatureSet
+from .options import settle
 from .resources import REQUIRED
 from .text import TextClassifier
 
@@ -128,9 +129,11 @@ class Adapter(ABC):
         experimental: what of the method is ours, where its formula is not public; "" where it is. A note of the fit.
         trained: names of the state's tensors that gradient descent made; a fit that trains others counts them itself.
 
-    A method implements `_fit` and `_logits`; options are validated in `__post_init__` with `ConfigError`. One that
-    trains the towers has "pixels" in `needs`, finds the images in `resources["images"]` (`TrainingImages`), trains a
-    copy of the backbone, and implements `adapted`: its `logits` are then of features that the adapted backbone makes.
+    A method implements `_fit` and `_logits`. Its options are fields made by `option` (`core/contracts/options.py`): a
+    type, a default, bounds or choices, and a line of help. What several options must be together is checked in a
+    `__post_init__` that calls `super().__post_init__()` first, with `ConfigError`. One that trains the towers has
+    "pixels" in `needs`, finds the images in `resources["images"]` (`TrainingImages`), trains a copy of the backbone, and
+    implements `adapted`: its `logits` are then of features that the adapted backbone makes.
     """
 
     name: ClassVar[str] = ""
@@ -145,6 +148,9 @@ class Adapter(ABC):
     passing: ClassVar[frozenset[str]] = frozenset()
     trained: ClassVar[tuple[str, ...]] = ()
     experimental: ClassVar[str] = ""
+
+    def __post_init__(self):
+        settle(self, type(self).name)
 
     def fit(
         self,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from ..contracts.adapter import Adapter
 from ..contracts.adapter_file import read_adapter_file, restore_state
 from ..contracts.domain import Domain
 from ..contracts.errors import CapabilityError, ConfigError, UnknownNameError
+from ..contracts.options import chosen
 from . import catalogue
 from .catalogue import Entry, did_you_mean, find
 
@@ -37,11 +37,7 @@ def build_adapter(name: str, **options: Any) -> Adapter:
         ConfigError: an option's value is not usable.
     """
     cls = adapter_class(name)
-    known = [f.name for f in fields(cls) if f.init]
-    for option in options:
-        if option not in known:
-            raise UnknownNameError(f"adapter '{name}' has no option '{option}'; {did_you_mean(option, known)}")
-    return cls(**options)
+    return cls(**chosen(cls, options, f"adapter '{name}'"))
 
 
 def load_adapter(path: str | Path, backbone=None) -> Adapter:

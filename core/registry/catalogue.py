@@ -7,13 +7,11 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
-from ..contracts.errors import ConfigError, UnknownNameError
+from ..contracts.errors import ConfigError, UnknownNameError, did_you_mean
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,15 +68,6 @@ def find(name: str, entries: dict[str, Entry], kind: str) -> Entry:
     if name in entries:
         return entries[name]
     raise UnknownNameError(f"unknown {kind} '{name}'; {did_you_mean(name, entries)}")
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A half sentence with the nearest right names, or all of them."""
-    known = sorted(set(known))
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    if near:
-        return f"did you mean {' or '.join(near)}?"
-    return f"there are: {', '.join(known)}" if known else "there are none"
 
 
 def _with_entry_points(kind: str, own: list[Entry], group: str) -> dict[str, Entry]:
