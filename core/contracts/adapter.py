@@ -132,7 +132,7 @@ class Adapter(ABC):
     A method implements `_fit` and `_logits`. Its options are fields made by `option` (`core/contracts/options.py`): a
     type, a default, bounds or choices, and a line of help. What several options must be together is checked in a
     `__post_init__` that calls `super().__post_init__()` first, with `ConfigError`. One that trains the towers has
-    "pixels" in `needs`, finds the images in `resources["images"]` (`TrainingImages`), trains a copy of the backbone, and
+    "pixels" in `needs`, finds the images in `resources["images"]` (`TrainingImages`), trains a copy of the backbone and
     implements `adapted`: its `logits` are then of features that the adapted backbone makes.
     """
 
