@@ -10,7 +10,7 @@ import typer
 from .core.commands import embed, fit, inspect, pretrain, retrieval
 from .core.commands.options import with_optional_values
 from .core.contracts.errors import VladaptError
-from .core.engine.exits import INTERRUPTED, fail, interrupted, usage
+from .core.runtime.exits import INTERRUPTED, fail, interrupted, usage
 
 COMMAND_GROUPS = (fit, pretrain, embed, retrieval, inspect)
 """In the order of `vladapt --help`."""

@@ -106,10 +106,10 @@ def measure_one(name: str, vit: str) -> None:
     from vladapt.core.backbones.load import load_backbone
     from vladapt.core.engine.evaluate import fitted_zero_shot, score_on
     from vladapt.core.engine.fit import fit_adapter
-    from vladapt.core.engine.prepare import prepare, views_wanted
-    from vladapt.core.engine.progress import Reporter
-    from vladapt.core.engine.recipe import adapter_options, resolve
+    from vladapt.core.recipes.resolve import adapter_options, resolve
     from vladapt.core.registry import build_adapter
+    from vladapt.core.runtime.progress import Reporter
+    from vladapt.core.tasks.classification.images import prepare, views_wanted
 
     quiet, folder = Reporter(quiet=True), tempfile.TemporaryDirectory()
     options = FEWER.get(name, {})

@@ -121,7 +121,7 @@ def _fitted(row: Row, data: str):
     recipe = row.options.get("recipe")
     if recipe is None:
         return vladapt.fit(domain="open-vocab", task=row.task, data=data, **options)
-    from vladapt.core.engine.recipe import resolve
+    from vladapt.core.recipes.resolve import resolve
 
     flags = {"domain": "open-vocab", "task": row.task, "data.path": data, **options}
     return vladapt.fit(resolve(recipe=recipe, flags=flags))

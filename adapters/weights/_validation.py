@@ -15,8 +15,8 @@ from ...core.contracts.errors import DataError
 from ...core.contracts.images import TrainingImages
 from ...core.features.extract import AMP, cores
 from ...core.metrics.selection import val_score
+from ...core.runtime.distributed import all_gather_rows, rank, world_size
 from ...core.training.class_scores import ClassScores
-from ...core.training.distributed import all_gather_rows, rank, world_size
 from ...core.training.outputs import image_features
 
 

@@ -162,7 +162,7 @@ def _damaged(path: Path, reason: object) -> None:
 
 
 def _keep(path: Path, tensors: dict[str, Tensor]) -> None:
-    from ..features.atomic import write_whole
+    from ..runtime.files import write_whole
 
     try:
         write_whole(path, save(tensors, metadata={"sha256": _digest(tensors)}))

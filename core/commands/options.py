@@ -60,7 +60,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of a fa
 
 def recipe_of(recipe, config, sets, flags: dict[str, Any]):
     """The recipe that a packaged one, a file, `--set` and the named flags make, in this order of weight."""
-    from ..engine.recipe import resolve
+    from ..recipes.resolve import resolve
 
     return resolve(recipe=recipe, config=config, sets=sets or (), flags=flags)
 

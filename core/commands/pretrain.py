@@ -59,8 +59,8 @@ def pretrain(
 
     Example: vladapt pretrain --data pairs.csv --loss clip=1 --loss silc=0.5 --epochs 10 --out models/mine
     """
-    from ..engine.pretrain import pretrain as engine_pretrain
-    from ..engine.pretrain_options import plan_of
+    from ..tasks.pretraining.options import plan_of
+    from ..tasks.pretraining.pretrain import pretrain as engine_pretrain
 
     flags = {
         "epochs": epochs,
@@ -95,7 +95,7 @@ def pretrain(
 
 def _show(result) -> None:
     """What the training changed, and where it lies."""
-    from ..engine.retrieval_tables import retrieval_table
+    from ..tasks.retrieval.tables import retrieval_table
 
     if result.finished_before:
         say("This training was finished before; these are its results.")

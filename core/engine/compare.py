@@ -15,21 +15,21 @@ from typing import Any
 from mmengine import Config
 
 from ..contracts.errors import ConfigError, VladaptError
+from ..recipes.resolve import adapter_options, check_named
 from ..registry import adapter_class, build_adapter, catalogue
 from ..registry.catalogue import find
 from ..runs.folder import write_whole
 from ..runs.plots import accuracy_over_shots
-from ..training.distributed import is_main
+from ..runtime.distributed import is_main
+from ..runtime.progress import Reporter
+from ..tasks.classification.images import fewer_views, views_wanted
+from ..tasks.classification.resources import check_needs, check_resources
+from ..tasks.retrieval.fitting import is_retrieval
+from ..tasks.retrieval.task import compare_on_pairs, deciding
 from .evaluate import fitted_zero_shot, score_on
 from .fit import fit_adapter
-from .fit_retrieval import is_retrieval
 from .outputs import all_or_none
-from .prepare import fewer_views, views_wanted
-from .progress import Reporter
 from .ranks import together
-from .recipe import adapter_options, check_named
-from .resources import check_needs, check_resources
-from .retrieval_run import compare_on_pairs, deciding
 from .source import prepared_of
 
 TABLE = "compare.csv"

@@ -20,12 +20,12 @@ from ..contracts.errors import ConfigError
 from ..contracts.features import FeatureSet
 from ..contracts.text import TextClassifier
 from ..data.unlabelled import readable
-from ..training.distributed import is_main
+from ..recipes.resolve import data_options
+from ..runtime.distributed import is_main
+from ..runtime.progress import Reporter
+from ..tasks.classification.images import Prepared, named_domain, prepare
 from .outputs import all_or_none
-from .prepare import Prepared, named_domain, prepare
-from .progress import Reporter
 from .ranks import together
-from .recipe import data_options
 
 SUFFIXES = (".safetensors", ".npz")
 

@@ -19,16 +19,16 @@ from ..contracts.text import TextClassifier
 from ..metrics.bootstrap import auroc_certainty
 from ..metrics.classification import classification_metrics, multilabel_metrics
 from ..metrics.significance import mcnemar, wilson_interval
+from ..recipes.resolve import resolve
 from ..registry import build_adapter, load_adapter, load_domain
 from ..registry.catalogue import did_you_mean
 from ..runs.folder import Run
-from .extras import PLAIN, logits_of, plain_batches
-from .fit_retrieval import TASK
-from .progress import Reporter
+from ..runtime.progress import Reporter
+from ..tasks.classification.batches import PLAIN, logits_of, plain_batches
+from ..tasks.classification.resources import check_at_prediction, with_resources
+from ..tasks.retrieval.fitting import TASK
+from ..tasks.retrieval.task import evaluate_pairs
 from .ranks import together
-from .recipe import resolve
-from .resources import check_at_prediction, with_resources
-from .retrieval_run import evaluate_pairs
 from .source import prepared_of
 
 SMALL_TEST_SET = 100
@@ -179,7 +179,7 @@ def evaluate(
     recipe.merge_from_dict({"device": device} | ({} if workers is None else {"workers": workers}))
     recipe = with_resources(recipe, resources)
     if opened.info.get("owned"):
-        from .owned_use import evaluate_owned
+        from ..tasks.config_training.use import evaluate_owned
 
         refuse_for_owned(opened, {"--features": features, "--resource": resources})
         told, elsewhere = reporter or Reporter(quiet=True), bool(data)

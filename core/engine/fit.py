@@ -16,22 +16,22 @@ from ..contracts.adapter import Adapter, FitReport
 from ..contracts.domain import Domain
 from ..contracts.errors import CapabilityError, ConfigError
 from ..contracts.images import TrainingPlace
+from ..forgetting.measure import forgetting, probe_of
+from ..recipes.resolve import adapter_options, check_named, resolve, trains_towers
 from ..registry import build_adapter
 from ..runs.folder import Run
 from ..runs.report import write_report
-from ..training.distributed import is_main
+from ..runtime.checkpoints import kept_checkpoints
+from ..runtime.distributed import is_main
+from ..runtime.progress import Reporter
+from ..tasks.classification.feature_rows import PreparedFeatures
+from ..tasks.classification.images import Prepared, Shots, named_domain, read_data, restrict_classes, views_wanted
+from ..tasks.classification.record import info_of, log_lines, notes_of, report_input, summary_of
+from ..tasks.classification.resources import check_needs, check_resources
+from ..tasks.retrieval.fitting import TASK, is_retrieval
+from ..tasks.retrieval.task import fit_on_pairs
 from .evaluate import Scores, fitted_zero_shot, harmonic_mean, on_adapted, score_on
-from .fit_record import info_of, log_lines, notes_of, report_input, summary_of
-from .fit_retrieval import TASK, is_retrieval
-from .forgetting import forgetting, probe_of
-from .prepare import Prepared, Shots, named_domain, read_data, restrict_classes, views_wanted
-from .prepare_features import PreparedFeatures
-from .progress import Reporter
 from .ranks import together
-from .recipe import adapter_options, check_named, resolve, trains_towers
-from .resources import check_needs, check_resources
-from .resume import kept_checkpoints
-from .retrieval_run import fit_on_pairs
 from .source import prepared_of
 from .training_lines import training_lines
 
@@ -209,7 +209,7 @@ def _refuse_early(recipe: Config, adapter: Adapter, prepared: Prepared | Prepare
 
 def _owned(recipe: Config, domain: Domain, task: str, reporter: Reporter) -> FitResult | None:
     """A task that the domain trains and scores itself."""
-    from .owned import fit_owned
+    from ..tasks.config_training.fitting import fit_owned
 
     done = fit_owned(recipe, domain, task, reporter)
     if not is_main():

@@ -23,11 +23,11 @@ from ..data.verify import check_skipped
 from ..features.store import FeatureStore
 from ..retrieval.build import IndexBuilder
 from ..retrieval.entries import Entry
-from ..training.distributed import is_main
-from .image_reader import ImageReader
-from .progress import Reporter
+from ..retrieval.image_reader import ImageReader
+from ..runtime.distributed import is_main
+from ..runtime.progress import Reporter
+from ..runtime.versions import now, versions
 from .ranks import together
-from .versions import now, versions
 
 AT_ONCE = 4096
 IMAGES, TEXTS = "images", "texts"

@@ -24,7 +24,7 @@ def listing(what: str) -> list[dict[str, str]]:
     if what == "backbones":
         return [{"name": f["spec"], "what": f["what"]} for f in FAMILIES.values()]
     if what == "recipes":
-        from .recipe_files import recipes
+        from ..recipes.packaged import recipes
 
         return [{"name": name, "what": _first_line(path)} for name, path in recipes().items()]
     entries = {"domains": catalogue.domains, "adapters": catalogue.adapters, "losses": catalogue.losses}[what]()

@@ -18,15 +18,15 @@ from ..contracts.errors import CapabilityError, DataError
 from ..contracts.features import PROJECTED
 from ..data.unlabelled import readable
 from ..features.store import Extraction, FeatureStore
+from ..recipes.resolve import data_options
 from ..registry import load_adapter
 from ..runs.folder import Run
+from ..runtime.progress import Reporter
+from ..tasks.classification.batches import PLAIN, Extras, batches, logits_of
+from ..tasks.classification.resources import check_at_prediction, further_specs, with_resources
+from ..tasks.config_training.use import OwnedPredictions, predict_owned
+from ..tasks.retrieval.fitting import TASK
 from .evaluate import domain_of, refuse_for_owned
-from .extras import PLAIN, Extras, batches, logits_of
-from .fit_retrieval import TASK
-from .owned_use import OwnedPredictions, predict_owned
-from .progress import Reporter
-from .recipe import data_options
-from .resources import check_at_prediction, further_specs, with_resources
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from ..training.distributed import run_on_all, start_from_environment, stop
+from ..runtime.distributed import run_on_all, start_from_environment, stop
 
 T = TypeVar("T")
 

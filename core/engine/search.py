@@ -17,10 +17,10 @@ from ..contracts.errors import CapabilityError, ConfigError
 from ..contracts.features import PROJECTED
 from ..features.extract import encoder
 from ..features.keys import transform_spec
+from ..retrieval.image_reader import ImageReader
 from ..retrieval.index import Hit, RetrievalIndex
 from ..retrieval.page import Asked, write_page
 from ..retrieval.query import mixed
-from .image_reader import ImageReader
 from .index import TEXTS
 
 WEIGHT = 0.5

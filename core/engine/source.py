@@ -5,9 +5,9 @@ from __future__ import annotations
 from mmengine import Config
 
 from ..contracts.domain import Domain
-from .prepare import Prepared, prepare
-from .prepare_features import PreparedFeatures, prepare_features
-from .progress import Reporter
+from ..runtime.progress import Reporter
+from ..tasks.classification.feature_rows import PreparedFeatures, prepare_features
+from ..tasks.classification.images import Prepared, prepare
 
 
 def prepared_of(recipe: Config, reporter: Reporter, domain: Domain | None = None) -> Prepared | PreparedFeatures:

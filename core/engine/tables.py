@@ -9,7 +9,7 @@ from rich.table import Table
 
 from ..contracts.adapter import FitReport
 from ..runs.owned_report import is_share
-from .retrieval_tables import retrieval_table, retrieval_verdict
+from ..tasks.retrieval.tables import retrieval_table, retrieval_verdict
 
 SHOWN = {
     "accuracy": "accuracy",

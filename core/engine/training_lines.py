@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from .progress import Reporter
+from ..runtime.progress import Reporter
 
 LINES = 10
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..training.distributed import all_gather_json, all_gather_rows, world_size
+from ..runtime.distributed import all_gather_json, all_gather_rows, world_size
 from .table import Table
 
 

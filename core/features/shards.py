@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ..contracts.errors import DataError
-from .atomic import remove_stale_partials, write_whole
+from ..runtime.files import remove_stale_partials, write_whole
 from .keys import KEY_BYTES
 
 SUFFIX = ".safetensors"

@@ -17,8 +17,8 @@ from ..contracts.backbone import Backbone
 from ..contracts.domain import DomainData, Item
 from ..contracts.features import PROJECTED, FeatureSet
 from ..data.identity import FileHashes
-from ..training.distributed import rank, run_on_all, world_size
-from .atomic import write_whole
+from ..runtime.distributed import rank, run_on_all, world_size
+from ..runtime.files import write_whole
 from .extract import Unreadable, encoder, extract, renderer
 from .gather import Part, gathered
 from .keys import canonical_json, folder_name, space_of, text_key

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..runtime.distributed import all_gather_rows, rank, world_size
 from .batches import GlobalBatches
-from .distributed import all_gather_rows, rank, world_size
 from .outputs import Outputs
 from .samples import Samples, collate
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..contracts.errors import DataError
+from ..runtime.distributed import all_gather_json
 from .batches import GlobalBatches
-from .distributed import all_gather_json
 from .fields import TEXT_KINDS
 from .sources import Source
 from .views import View

@@ -16,7 +16,7 @@ from typing import BinaryIO
 import numpy as np
 
 from ...contracts.errors import DataError
-from ...features.atomic import write_whole
+from ...runtime.files import write_whole
 from ..images import IMAGE_SUFFIXES
 from .columns import Ragged, RaggedBuilder, Strings, StringsBuilder
 from .pair_set import SPLIT_CODES, TEXT_FIELDS

@@ -20,7 +20,7 @@ from ....core.contracts.domain import Decoded, DomainData, Item
 from ....core.contracts.errors import DataError
 from ....core.data.formats import Format, loader
 from ....core.data.images import IMAGE
-from ....core.features.atomic import write_whole
+from ....core.runtime.files import write_whole
 from .masks import MaskReader
 
 FORMAT, VERSION = "vladapt-items", 1

@@ -14,7 +14,7 @@ from mmengine import Config
 from ....core.contracts.domain import DomainData
 from ....core.contracts.errors import ConfigError, DataError
 from ....core.features.store import default_root
-from ....core.training.distributed import is_main, run_on_all, world_size
+from ....core.runtime.distributed import is_main, run_on_all, world_size
 from ..data.classes import choose_classes
 from ..data.items_file import write_items
 from ..data.masks import MaskReader

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from ....core.contracts.errors import ConfigError
-from ....core.training.distributed import world_size
+from ....core.runtime.distributed import world_size
 from .walking import Node
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16"}

@@ -16,11 +16,11 @@ from PIL import Image
 import vladapt
 from vladapt.core.contracts import CapabilityError, ConfigError, DataError, UnknownNameError
 from vladapt.core.engine.compare import compare
-from vladapt.core.engine.prepare import prepare
-from vladapt.core.engine.progress import Reporter
-from vladapt.core.engine.recipe import adapter_options, encoding_batch_size, resolve
-from vladapt.core.engine.resume import fit_key
+from vladapt.core.recipes.resolve import adapter_options, encoding_batch_size, resolve
 from vladapt.core.registry import build_adapter
+from vladapt.core.runtime.checkpoints import fit_key
+from vladapt.core.runtime.progress import Reporter
+from vladapt.core.tasks.classification.images import prepare
 
 THIRD_PARTY = Path(__file__).parent / "third_party"
 QUICK = {"full": {"lr": 2e-3, "epochs": 8}, "lora": {"lr": 5e-2, "epochs": 8}, "lit": {"lr": 2e-3, "epochs": 8}}

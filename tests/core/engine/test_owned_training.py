@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 
 import vladapt
 from vladapt.core.contracts import ConfigError, DataError, UnknownNameError
-from vladapt.core.engine import owned_training
-from vladapt.core.engine.owned_training import build_model, check_plan, kept_of, plan_key, train_plan
-from vladapt.core.engine.progress import Reporter
+from vladapt.core.runtime.progress import Reporter
+from vladapt.core.tasks.config_training import runner as owned_training
+from vladapt.core.tasks.config_training.runner import build_model, check_plan, kept_of, plan_key, train_plan
 
 THIRD_PARTY = Path(__file__).parent / "third_party"
 CPU = torch.device("cpu")
@@ -115,7 +115,7 @@ def test_a_killed_training_is_refused_then_resumed_and_ends_as_if_unbroken(small
 TWO_FITS = """
 import contextlib, json, sys
 from vladapt.cli import main
-from vladapt.core.training.distributed import start_from_environment
+from vladapt.core.runtime.distributed import start_from_environment
 start_from_environment()
 for command in json.loads(sys.argv[1]):
     with contextlib.suppress(SystemExit):

@@ -3,8 +3,8 @@
 import pytest
 
 from vladapt.core.contracts import ConfigError, UnknownNameError
-from vladapt.core.engine.recipe import adapter_options, data_options, resolve
-from vladapt.core.engine.recipe_files import recipes
+from vladapt.core.recipes.packaged import recipes
+from vladapt.core.recipes.resolve import adapter_options, data_options, resolve
 
 
 def test_later_sources_win(tmp_path):

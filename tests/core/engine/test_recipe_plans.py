@@ -9,7 +9,7 @@ import pytest
 import vladapt
 from vladapt.core.commands.options import with_optional_values
 from vladapt.core.contracts import ConfigError, UnknownNameError
-from vladapt.core.engine.recipe import SHOTS, resolve
+from vladapt.core.recipes.resolve import SHOTS, resolve
 
 THIRD_PARTY = Path(__file__).parent / "third_party"
 CONFIG = """

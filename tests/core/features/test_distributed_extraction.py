@@ -21,7 +21,7 @@ sys.path.insert(0, {here!r})
 import torch
 from tiny_tower import TinyTower, Transform, drawn_set
 from vladapt import DataError, FeatureStore
-from vladapt.core.training.distributed import rank, start_from_environment, stop
+from vladapt.core.runtime.distributed import rank, start_from_environment, stop
 start_from_environment()
 good = drawn_set(11)
 def load(item):

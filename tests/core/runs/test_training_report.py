@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from vladapt.core.contracts import DataError
-from vladapt.core.engine.generic_score import GenericScore, generic_metrics
-from vladapt.core.engine.retrieval import RetrievalScores, before_and_after
-from vladapt.core.engine.retrieval_examples import Found, Query
-from vladapt.core.engine.retrieval_tables import retrieval_verdict
+from vladapt.core.forgetting.score import GenericScore, generic_metrics
 from vladapt.core.metrics.retrieval import image_text_rankings
 from vladapt.core.runs.report import ReportInput, render_report
 from vladapt.core.runs.training_report import render_training_report, write_training_report
+from vladapt.core.tasks.pretraining.examples import Found, Query
+from vladapt.core.tasks.retrieval.scoring import RetrievalScores, before_and_after
+from vladapt.core.tasks.retrieval.tables import retrieval_verdict
 
 VOID = {"meta", "img", "br", "link", "input"}
 SIDES = ("image_to_text", "text_to_image")

@@ -14,7 +14,7 @@ from PIL import Image
 from vladapt.core.contracts import ConfigError, DataError, UnknownNameError
 from vladapt.core.data.identity import FileHashes, content_key
 from vladapt.core.data.splits import assign_splits
-from vladapt.core.engine.recipe import DEFAULTS
+from vladapt.core.recipes.resolve import DEFAULTS
 from vladapt.core.registry import catalogue, load_domain
 from vladapt.domains.medical import Medical
 from vladapt.domains.medical.intensity import PRESETS, check_window

@@ -10,7 +10,7 @@ from mmengine import Config
 
 from vladapt import CapabilityError, ConfigError, DataError, UnknownNameError, load_domain
 from vladapt.core.contracts.domain import DomainData, Item
-from vladapt.core.engine.recipe import resolve
+from vladapt.core.recipes.resolve import resolve
 from vladapt.domains.open_vocab import OpenVocab, shapes
 from vladapt.domains.open_vocab.domain import DEFAULT_RECIPES
 

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .....core.contracts.errors import ConfigError, DataError
-from .....core.features.atomic import write_whole
+from .....core.runtime.files import write_whole
 
 
 class ReferenceFile:

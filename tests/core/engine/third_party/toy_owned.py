@@ -14,7 +14,7 @@ from toy_targets import COLOURS, drawn, item_of
 from vladapt import DataError, Domain, DomainData
 from vladapt.core.contracts.domain import Evaluation
 from vladapt.core.runs.sections import CurveSection, PictureSection, TableSection
-from vladapt.core.training.distributed import rank
+from vladapt.core.runtime.distributed import rank
 from vladapt.registry import DATASETS, MODELS
 
 SIZE = 16

@@ -1,0 +1,77 @@
+"""From flags and `--set key=value` to a plan of a pre-training; every name is checked, nothing is passed over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from typing import Any
+
+from ...contracts.errors import ConfigError, UnknownNameError
+from ...recipes.resolve import parse_value
+from ...registry.catalogue import did_you_mean
+from ...training.objective import parse_losses
+from ...training.settings import TrainingSettings
+from .pretrain import PretrainPlan
+
+SETTINGS = tuple(f.name for f in fields(TrainingSettings))
+OTHERS = ("image_size",)
+
+
+def plan_of(
+    *,
+    data: str,
+    out: str,
+    losses: Iterable[str],
+    settings: Mapping[str, Any],
+    sets: Iterable[str] = (),
+    **places: Any,
+) -> PretrainPlan:
+    """The plan.
+
+    Args:
+        losses: "NAME" or "NAME=WEIGHT".
+        settings: fields of TrainingSettings; None leaves the default.
+        sets: "key=value": a setting, "image_size", "loss.NAME.OPTION" or "data.OPTION".
+        places: further fields of PretrainPlan.
+
+    Raises:
+        ConfigError: a value is not usable. UnknownNameError: no such key.
+    """
+    chosen = {name: value for name, value in settings.items() if value is not None}
+    loss_options: dict[str, dict[str, Any]] = {}
+    data_options: dict[str, Any] = {}
+    for text in sets:
+        key, value = _parsed(text)
+        head, _, rest = key.partition(".")
+        if head == "loss" and "." in rest:
+            name, _, option = rest.rpartition(".")
+            loss_options.setdefault(name, {})[option] = value
+        elif head == "data" and rest:
+            data_options[rest] = value
+        elif key in OTHERS:
+            places[key] = value
+        elif key in SETTINGS:
+            chosen[key] = value
+        else:
+            known = [*SETTINGS, *OTHERS, "loss.NAME.OPTION", "data.OPTION"]
+            raise UnknownNameError(f"--set {key}: there is no such setting; {did_you_mean(key, known)}")
+    weights = parse_losses(losses)
+    for name in loss_options:
+        if name not in weights:
+            raise ConfigError(f"--set loss.{name}: '{name}' is not among the losses ({', '.join(weights)})")
+    return PretrainPlan(
+        data=data,
+        out=out,
+        losses=weights,
+        loss_options=loss_options,
+        data_options=data_options,
+        settings=TrainingSettings(**chosen),
+        **places,
+    )
+
+
+def _parsed(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text}: write key=value, for instance --set layer_decay=0.7")
+    return key.strip(), parse_value(value.strip())
