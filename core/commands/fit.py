@@ -54,7 +54,7 @@ def fit(
         list[str] | None,
         typer.Option(help="Loss, for adapters that let it be chosen: NAME or NAME=WEIGHT. Repeatable."),
     ] = None,
-    shots: Annotated[int | None, typer.Option(help="Labelled images a class.")] = None,
+    shots: Annotated[int | None, typer.Option(help="Labelled images per class.")] = None,
     seed: Annotated[int | None, typer.Option(help="Fixes the draw of the shots and all else that is random.")] = None,
     backbone: Backbone = None,
     device: Device = None,
@@ -123,10 +123,10 @@ def fit(
 
 def _show(result) -> None:
     """Scores, what was chosen, and where the run lies."""
-    from ..engine.tables import choice, metrics_table, verdict
+    from ..runtime.words import choice
 
-    show_table(metrics_table(result.metrics))
-    say(verdict(result.metrics))
+    show_table(result.task.table(result.metrics))
+    say(result.task.verdict(result.metrics))
     say(choice(result.report))
     for note in result.notes:
         say(f"Note: {note}")
@@ -134,8 +134,7 @@ def _show(result) -> None:
     if result.encoded or result.from_store:
         say(f"Features: {result.encoded} images encoded, {result.from_store} from the store.")
     say(f"Run:    {result.run}")
-    if (report := result.run / "report.html").is_file():  # a task that its domain owns may have none
-        say(f"Report: {report}")
+    say(f"Report: {result.run / 'report.html'}")
 
 
 def evaluate(
@@ -154,8 +153,9 @@ def evaluate(
 
     Example: vladapt eval runs/20260101-120000-medical-ape-1a2b --data ./other_hospital
     """
-    from ..engine.evaluate import evaluate as engine_evaluate
-    from ..engine.tables import metrics_table, verdict
+    from ..engine.fit import evaluate as engine_evaluate
+    from ..engine.fit import task_of_run
+    from ..runs.folder import Run
 
     result = engine_evaluate(
         run,
@@ -171,8 +171,9 @@ def evaluate(
     if as_json:
         print_json(result)
         return
-    show_table(metrics_table(result))
-    say(verdict(result))
+    task = task_of_run(Run.open(run))
+    show_table(task.table(result))
+    say(task.verdict(result))
     for note in result.get("notes", ()):
         say(f"Note: {note}")
 
@@ -195,10 +196,11 @@ def predict(
 
     Example: vladapt predict runs/20260101-120000-medical-ape-1a2b new_scans/
     """
-    from ..engine.predict import predict as engine_predict
-    from ..engine.tables import predictions_table
+    from ..engine.fit import predict as engine_predict
+    from ..engine.fit import task_of_run
+    from ..runs.folder import Run
 
-    found = engine_predict(
+    predicted = engine_predict(
         run,
         images,
         device=device or "auto",
@@ -209,26 +211,34 @@ def predict(
         out=out,
         reporter=reporter(),
     )
-    files = getattr(found, "files", [])
+    files = predicted.files
     if as_json:
         written = {"files": [str(file) for file in files]} if out else {}
-        skipped = [list(pair) for pair in found.skipped]
-        print_json({"run": run, "predictions": found.rows(), "skipped": skipped, **written})
+        skipped = [list(pair) for pair in predicted.skipped]
+        print_json({"run": run, "predictions": predicted.rows(), "skipped": skipped, **written})
         return
-    show_table(predictions_table(found.rows()))
-    say_skipped(found.skipped)
+    show_table(task_of_run(Run.open(run)).predictions_table(predicted.rows()))
+    say_skipped(predicted.skipped)
     if files:
         say(f"Written: {len(files)} file{'s' * (len(files) != 1)} in {out}")
 
 
 def compare(
-    adapters: Annotated[str, typer.Option(help="Methods, comma-separated; zero-shot is always added.")],
+    adapters: Annotated[str | None, typer.Option(help="Methods, comma-separated; zero-shot is always added.")] = None,
+    recipes: Annotated[
+        str | None,
+        typer.Option(help="Packaged recipes or files, comma-separated, for tasks that train one (detection, ...)."),
+    ] = None,
+    backbones: Annotated[str | None, typer.Option(help="Backbones, comma-separated, each with all methods.")] = None,
     domain: Domain = None,
     task: Task = None,
     data: Annotated[list[str] | None, typer.Option(help="Data set, or `sample`. Repeatable.")] = None,
     features: Annotated[list[str] | None, typer.Option(help="Features file instead of images. Repeatable.")] = None,
-    shots: Annotated[str, typer.Option(help="Labelled images a class, comma-separated.")] = "1,2,4,8,16",
-    seeds: Annotated[str, typer.Option(help="Seeds, comma-separated.")] = "1,2,3",
+    shots: Annotated[
+        str | None,
+        typer.Option(help="Labelled images per class, comma-separated; by default 1,2,4,8,16, or all for a config."),
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds, comma-separated; 1,2,3 by default.")] = None,
     backbone: Backbone = None,
     device: Device = None,
     amp: Amp = None,
@@ -240,18 +250,20 @@ def compare(
     resource: Resource = None,
     classes: Classes = None,
     out: Out = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the comparison stopped in --out.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Compare methods over shots and seeds on the same features: a table, a CSV and a plot.
+    """Compare methods over shots and seeds on the same data: a table, a CSV and a plot.
 
-    Options of each method: --set adapters.lora.epochs=20 --set adapters.ape.alpha=2
+    Options of each method: --set adapters.lora.epochs=20 --set adapters.ape.alpha=2. The CSV grows fit by fit; a
+    comparison that was stopped goes on with --resume.
 
     Example: vladapt compare --domain medical --adapters tip-adapter,ape --shots 1,4,16 --seeds 1,2,3
     """
     from ..engine.compare import compare as engine_compare
-    from ..engine.tables import comparison_markdown, comparison_table
+    from .tables import comparison_markdown, comparison_table
 
     flags = data_flags(domain, task, None, None, backbone, device, amp, batch_size, workers, classes)
     flags.update(resource_flags(resource))
@@ -261,8 +273,11 @@ def compare(
         names(adapters),
         numbers("--shots", shots),
         numbers("--seeds", seeds),
+        recipes=names(recipes),
+        backbones=names(backbones),
         sources=sources,
         out=out,
+        resume=resume,
         reporter=reporter(),
     )
     if as_json:

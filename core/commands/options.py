@@ -94,7 +94,7 @@ def resources_of(given: list[str] | None) -> dict[str, str]:
         if not equals or not name or not value.strip():
             raise ConfigError(f"--resource {text}: write NAME=PATH, for instance --resource captions=captions.txt")
         if name in found:
-            raise ConfigError(f"--resource {name.replace('_', '-')}: given twice; leave one out")
+            raise ConfigError(f"--resource {name.replace('_', '-')}: given twice; omit one")
         found[name] = value.strip()
     return found
 
@@ -106,15 +106,15 @@ def resource_flags(given: list[str] | None) -> dict[str, Any]:
     return {**flags, **{f"resources.{name}": value for name, value in found.items()}}
 
 
-def names(text: str) -> list[str]:
-    """ "a, b" -> ["a", "b"]."""
-    return [name.strip() for name in text.split(",") if name.strip()]
+def names(text: str | None) -> list[str] | None:
+    """ "a, b" -> ["a", "b"]; None where nothing was given."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
-def numbers(option: str, text: str) -> list[int]:
-    """ "1,4" -> [1, 4]; raises ConfigError, naming the option."""
+def numbers(option: str, text: str | None) -> list[int] | None:
+    """ "1,4" -> [1, 4]; None where nothing was given. Raises ConfigError, naming the option."""
     try:
-        return [int(number) for number in names(text)]
+        return None if text is None else [int(number) for number in names(text)]
     except ValueError:
         raise ConfigError(f"{option} {text}: give whole numbers, comma-separated, for instance 1,4,16") from None
 

@@ -78,7 +78,7 @@ def search(
     Example: vladapt search photos.index "a dog on the beach" --html found.html
     """
     from ..engine.search import search as engine_search
-    from ..tasks.retrieval.tables import hits_table
+    from .tables import hits_table
 
     found = engine_search(
         index, query, image=image, weight=weight, top=top, html=html, backbone=backbone, device=device or "auto"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -41,6 +41,10 @@ NEEDS = frozenset(
         "ctx",
     }
 )
+
+
+ABILITIES = frozenset({"new_classes", "pairs"})
+"""What a method may be able to do: score classes that it never saw (`for_classes`), learn pairs (`fit_pairs`)."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,8 @@ class Adapter(ABC):
         passing: names of options that change speed and memory but no result.
         experimental: what of the method is ours, where its formula is not public; "" where it is. A note of the fit.
         trained: names of the state's tensors that gradient descent made; a fit that trains others counts them itself.
+        can: what it does besides, a subset of `ABILITIES`.
+        packages: package that it imports -> the extra of this project that brings it.
 
     A method implements `_fit` and `_logits`. Its options are fields made by `option` (`core/contracts/options.py`): a
     type, a default, bounds or choices, and a line of help. What several options must be together is checked in a
@@ -148,6 +154,8 @@ class Adapter(ABC):
     passing: ClassVar[frozenset[str]] = frozenset()
     trained: ClassVar[tuple[str, ...]] = ()
     experimental: ClassVar[str] = ""
+    can: ClassVar[frozenset[str]] = frozenset()
+    packages: ClassVar[Mapping[str, str]] = {}
 
     def __post_init__(self):
         settle(self, type(self).name)
@@ -264,6 +272,34 @@ class Adapter(ABC):
             CapabilityError: towers were changed, and not of this backbone.
         """
         return backbone
+
+    def for_classes(
+        self, backbone: Backbone | None, class_names: Sequence[str], classifier: TextClassifier | None = None
+    ) -> Adapter:
+        """The fitted method on classes that it never saw, where "new_classes" is among what it `can`.
+
+        Args:
+            backbone: that of the fit, for methods that encode texts.
+            class_names: the new classes.
+            classifier: their zero-shot text classifier, for methods that have no prompts of their own.
+
+        Raises:
+            CapabilityError: the method has no scores for other classes.
+        """
+        raise CapabilityError(f"adapter '{self.name}' has no scores for classes it never saw; learn a prompt (coop)")
+
+    def fit_pairs(self, source, backbone: Backbone, **how: Any) -> FitReport:
+        """Learn from image-text pairs, where "pairs" is among what it `can`.
+
+        Args:
+            source: a `PairSource` of `core/training/sources.py`.
+            backbone: whose towers are trained, in a copy.
+            how: `view`, `validate`, `place`, `seed`.
+
+        Raises:
+            CapabilityError: the method learns no pairs.
+        """
+        raise CapabilityError(f"adapter '{self.name}' learns no pairs; give full, lora or lit")
 
     @property
     def options(self) -> dict[str, Any]:

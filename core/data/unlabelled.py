@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ..contracts.domain import DomainData
+from ..contracts.domain import DomainData, Item
 from ..contracts.errors import DataError
 from .files import Found, walk
 from .formats import Format, format_of, loader
@@ -48,3 +50,20 @@ def readable(data: DomainData) -> DomainData:
         why = f"; {data.skipped[0][0]}: {data.skipped[0][1]}" if data.skipped else ""
         raise DataError(f"no readable image among what was given{why}")
     return data
+
+
+def decodable(data: DomainData) -> DomainData:
+    """The images that can be decoded; the others are listed in `skipped`."""
+
+    def reason(item: Item) -> str:
+        try:
+            data.load(item)
+        except DataError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
+        reasons = list(threads.map(reason, data.items))
+    kept = data.with_items([item for item, why in zip(data.items, reasons) if not why])
+    kept.skipped = [*data.skipped, *((item.id, why) for item, why in zip(data.items, reasons) if why)]
+    return kept

@@ -10,11 +10,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
 from ..contracts.domain import Decoded, Item
@@ -234,3 +235,15 @@ def _finite_rows(keys: list[bytes], rows: np.ndarray) -> Iterator[Encoded | Unre
         yield Encoded(keys, rows)
     elif finite.any():
         yield Encoded([key for key, good in zip(keys, finite) if good], rows[finite])
+
+
+@contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Towers in eval mode for a while; then each module is as it was: some may be frozen in a model that trains."""
+    found = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in found:
+            module.training = training

@@ -18,7 +18,7 @@ from ..contracts.domain import DomainData, Item
 from ..contracts.features import PROJECTED, FeatureSet
 from ..data.identity import FileHashes
 from ..runtime.distributed import rank, run_on_all, world_size
-from ..runtime.files import write_whole
+from ..runtime.files import OF_CACHE, write_whole
 from .extract import Unreadable, encoder, extract, renderer
 from .gather import Part, gathered
 from .keys import canonical_json, folder_name, space_of, text_key
@@ -170,7 +170,7 @@ class FeatureStore:
                 scale, bias = backbone.logit_scale, backbone.logit_bias
                 facts = {"logit_scale": float(scale), "logit_bias": None if bias is None else float(bias)}
             if self.keep:
-                write_whole(path, canonical_json(facts).encode())
+                write_whole(path, canonical_json(facts).encode(), OF_CACHE)
         return facts
 
     def _fill(self, table: Table, micro_batch: MicroBatch, progress: Progress | None) -> int:

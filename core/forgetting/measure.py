@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmengine import Config
-
 from ..contracts.backbone import Backbone
 from ..runtime.distributed import is_main, run_on_all
 from ..runtime.progress import Reporter
 from .probe import GenericProbe, generic_metrics, generic_sentence
 
 
-def forgetting(recipe: Config, before: Backbone, after: Backbone, reporter: Reporter) -> tuple[dict[str, Any], str]:
-    """Zero-shot accuracy of both on drawings, or on the images of `generic`.
+def forgetting(
+    before: Backbone,
+    after: Backbone,
+    reporter: Reporter,
+    *,
+    generic: str | None = None,
+    workers: int | None = None,
+    amp: str | None = None,
+) -> tuple[dict[str, Any], str]:
+    """Zero-shot accuracy of both on drawings, or on the images of the folder `generic`.
 
     Returns:
         {"generic": ...} for metrics.json, and a sentence; ({}, "") on all ranks but the first.
@@ -25,9 +31,9 @@ def forgetting(recipe: Config, before: Backbone, after: Backbone, reporter: Repo
     def on_the_first() -> tuple[dict[str, Any], str]:
         if not is_main():
             return {}, ""
-        probe = probe_of(recipe.generic)
+        probe = probe_of(generic)
         reporter.say(f"Naming {len(probe.data.items)} generic images before and after")
-        scores = [probe.accuracy(backbone, workers=recipe.workers, amp=recipe.amp) for backbone in (before, after)]
+        scores = [probe.accuracy(backbone, workers=workers, amp=amp) for backbone in (before, after)]
         return generic_metrics(*scores), generic_sentence(*scores)
 
     return run_on_all(on_the_first)

@@ -28,8 +28,7 @@ from ..contracts.errors import ConfigError, DataError
 from ..data.class_folders import read_class_folders
 from ..data.identity import FileHashes
 from ..data.verify import check_skipped, drop_unreadable
-from ..engine.eval_mode import in_eval_mode
-from ..features.extract import AMP, Encoded, Job, extract, renderer
+from ..features.extract import AMP, Encoded, Job, extract, in_eval_mode, renderer
 from ..features.micro_batch import MicroBatch
 from ..prompts.classifier import build_classifier
 from ..prompts.templates import spoken

@@ -1,68 +1,28 @@
-"""What to run: a recipe's defaults, a recipe file, `--set key=value` and named flags, merged in that order."""
+"""From a packaged recipe, a recipe file, `--set key=value` and named flags, merged in that order, to a `Recipe`."""
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from mmengine import Config
+from ..contracts.domain import Domain
+from ..contracts.errors import ConfigError, UnknownNameError, did_you_mean
+from ..contracts.options import literal, options_of
+from ..contracts.recipe import GROUPS, KEYS, Recipe, lasting, value_of
+from ..contracts.task import Task
+from ..registry import catalogue, load_domain, task_class
+from ..registry.catalogue import find
 
-from ..contracts.errors import ConfigError, UnknownNameError
-from ..registry import catalogue, load_domain
-from ..registry.catalogue import did_you_mean, find
-from .packaged import recipe_file
-
-DEFAULTS: dict[str, Any] = {
-    "domain": None,
-    "task": None,
-    "data": {"path": "sample"},
-    "features": None,
-    "adapter": {"name": "tip-adapter"},
-    "adapters": {},
-    "shots": None,
-    "seed": 1,
-    "split_seed": 0,
-    "backbone": "embedded",
-    "image_size": None,
-    "device": "auto",
-    "amp": None,
-    "batch_size": None,
-    "workers": None,
-    "templates": None,
-    "descriptions": None,
-    "plan": {},
-    "resources": {},
-    "classes": None,
-    "novel": False,
-    "generic": None,
-    "out": None,
-    "resume": False,
-}
-"""Every key a recipe may have. `data` also holds the domain's reading options, `adapter` the adapter's own, `adapters`
-those of each by name, for a comparison: `adapters.lora.epochs`; `resources` what some adapters need besides images;
-`plan` an mmengine config of a task that its domain owns. `shots` becomes `SHOTS` where an adapter is fitted."""
-
-SHOTS = 16
 PLAN_SIGN = "model"
 """What an mmengine config has and a recipe has not."""
 PLAN_GROUP = "vladapt"
 """Of such a file the group that holds keys of a recipe."""
 OF_PLANS = ("described", "test_pipeline", "notes", "least_steps")
 """What a plan has in that group besides."""
-
-TRAINED = ("batch_size", "amp", "workers")
-"""Keys that say how images are encoded, and, for adapters that train towers, how these are trained."""
-
-SHORT_FORMS = {"adapter": "name", "data": "path"}
-"""Groups that may be given as one word: `adapter="ape"` means `adapter.name="ape"`."""
-
 CLASS_FILES = (".txt", ".json")
-AMP_MODES = (None, "bf16", "fp16")
-LEAST = {"shots": 1, "seed": 0, "split_seed": 0, "batch_size": 1, "workers": 0, "image_size": 1}
-FLAGS = ("shots", "seed", "batch_size", "workers", "novel", "resume", "generic")
-FLAGS += ("domain", "task", "features", "backbone", "device", "out")
+CLASSIFICATION = "classification"
 
 
 def resolve(
@@ -71,87 +31,186 @@ def resolve(
     config: str | Path | None = None,
     sets: Iterable[str] = (),
     flags: Mapping[str, Any] | None = None,
-) -> Config:
-    """The recipe that runs.
+    domain: Domain | None = None,
+) -> Recipe:
+    """The recipe that is asked for, each key in its type; what nobody gave has the default of `Recipe`.
 
     Args:
         recipe: name of a packaged recipe ("medical/chest-xray", or "chest-xray" where only one domain has it).
         config: a recipe file of the user's (.py, .json, .yaml), or an mmengine config; it wins over `recipe`.
-        sets: "key=value" overrides; dotted keys reach inside ("adapter.alpha=2").
-        flags: named command-line flags; None values are left out. Dotted keys as in `sets`.
+        sets: "key=value"; dotted keys reach inside ("adapter.alpha=2").
+        flags: named command-line flags; None was not given. Dotted keys as in `sets`.
+        domain: the recipe's domain, where it is not installed as a plug-in.
 
     Raises:
-        ConfigError: a file that cannot be read, or a value out of range.
+        ConfigError: a file that cannot be read, or a value that its key does not accept.
         UnknownNameError: a recipe or a key that does not exist.
     """
-    merged = Config(_copy(DEFAULTS))
+    merged = _Merged(domain)
     sources = [(recipe_file(recipe), recipe)] if recipe else []
     sources += [(Path(config), str(config))] if config else []
     for path, source in sources:
         _prepare_bases(source, flags or {})
-        _merge(merged, _read(path), source)
+        merged.take_file(_read(path), source)
     if (flags or {}).get("features") and (flags or {}).get("data.path"):
         raise ConfigError("--data and --features: give one of them")
-    given = dict(_parse_set(text) for text in sets)
+    given = dict(parse_set(text) for text in sets)
     given.update({key: value for key, value in (flags or {}).items() if value is not None})
     for key, value in sorted(given.items(), key=_names_first):
-        _put(merged, key, value)
-    _check(merged)
-    if not _owned_whole(merged):
-        _check_for_adapters(merged, given)
-        merged.shots = SHOTS if merged.shots is None else merged.shots
-    merged.resources = {name: _lasting(value) for name, value in merged.resources.items()}
-    merged.classes = _lasting_file(merged.classes)
-    return merged
+        merged.put(key, value, "--set")
+    return merged.recipe()
 
 
-def adapter_options(recipe: Config) -> dict[str, Any]:
-    """The options the recipe gives its adapter. One that trains towers takes the batch size, precision and workers of
-    the recipe, unless it has its own."""
-    given = {key: value for key, value in recipe.adapter.to_dict().items() if key != "name"}
-    given = {**recipe.adapters.to_dict().get(recipe.adapter.name, {}), **given}
-    if trains_towers(recipe):
-        given = {**{key: recipe[key] for key in TRAINED if recipe[key] is not None}, **given}
-    return given
+def task_of(recipe: Recipe, domain: Domain | None = None) -> Task:
+    """The task that a recipe asks for, in its domain.
 
-
-def check_named(recipe: Config, names: Iterable[str]) -> None:
-    """Refuse options of adapters that are not fitted.
+    Args:
+        domain: a domain of the caller's that is not installed as a plug-in; by default the recipe's, by name.
 
     Raises:
-        ConfigError: `adapters` names another one.
+        ConfigError: no domain is named where one is needed, or it has no such task. UnknownNameError: no such name.
     """
-    for name in recipe.adapters:
-        if name not in names:
-            raise ConfigError(f"--set adapters.{name}: {name} is not fitted here; leave it out, or name the adapter")
+    if domain is None and recipe.domain:
+        domain = load_domain(recipe.domain)
+    if domain is not None:
+        return task_in(domain, recipe.task)
+    name = recipe.task or (CLASSIFICATION if recipe.features else None)
+    if name is None or (task_class(name).needs_domain and not recipe.features):
+        raise ConfigError(f"--domain is missing; there are: {', '.join(sorted(catalogue.domains()))}")
+    return task_class(name)(None)
 
 
-def encoding_batch_size(recipe: Config) -> int | None:
-    """Images at once through the towers where nothing is trained; None measures it.
+def task_in(domain: Domain, name: str | None) -> Task:
+    """A task of a domain, by default its first one: the domain's own class, else the one of that name."""
+    name = domain.check_task(name)
+    own = {cls.name: cls for cls in domain.tasks if isinstance(cls, type)}
+    return (own.get(name) or task_class(name))(domain)
 
-    Where towers are trained, `batch_size` counts the images of a training step.
+
+def recipe_file(name: str) -> Path:
+    """The file of a packaged recipe.
+
+    Raises:
+        UnknownNameError: no recipe has that name, or several domains have one.
     """
-    return None if trains_towers(recipe) else recipe.batch_size
+    known = catalogue.recipes()
+    if name in known:
+        return known[name]
+    short = {full: path for full, path in known.items() if full.split("/", 1)[1] == name}
+    if len(short) == 1:
+        return next(iter(short.values()))
+    if short:
+        raise UnknownNameError(f"recipe '{name}' is in several domains; give one of {', '.join(short)}")
+    domain, _, rest = name.partition("/")
+    if rest and domain in catalogue.domains():
+        outside = load_domain(domain).recipes
+        if rest in outside:
+            return outside[rest]
+        known = {**known, **{f"{domain}/{own}": path for own, path in outside.items()}}
+    raise UnknownNameError(f"unknown recipe '{name}'; {did_you_mean(name, known)}")
 
 
-def trains_towers(recipe: Config) -> bool:
-    """Whether the recipe's adapter trains on images themselves."""
-    from ..registry import adapter_class
-
-    return "pixels" in adapter_class(recipe.adapter.name).needs
-
-
-def data_options(recipe: Config) -> dict[str, Any]:
-    """The options the recipe gives the domain's reader."""
-    return {key: value for key, value in recipe.data.to_dict().items() if key != "path"}
+def parse_set(text: str, example: str = "adapter.alpha=2") -> tuple[str, Any]:
+    """ "key=value" -> (key, value as the Python literal it is, else as text)."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text}: write key=value, for instance --set {example}")
+    return key.strip(), literal(value.strip())
 
 
-def as_data(recipe: Config) -> dict[str, Any]:
-    """The recipe as plain JSON-able data, for run.json."""
-    return recipe.to_dict()
+class _Merged:
+    """Values by key, and which keys were given."""
+
+    def __init__(self, domain: Domain | None = None):
+        self.domain = domain
+        self.values: dict[str, Any] = Recipe().to_dict()
+        self.given: set[str] = set()
+        self.own: dict[str, tuple[Any, str]] = {}
+        del self.values["given"]
+
+    def take_file(self, content: Mapping[str, Any], source: str) -> None:
+        """Keys of a recipe; of an mmengine config those of its group `vladapt`, and the whole as the plan."""
+        if PLAN_SIGN in content:
+            keys = content.get(PLAN_GROUP) or {}
+            of_recipe = {key: value for key, value in keys.items() if key not in OF_PLANS}
+            self.take_file(of_recipe, f"{source}: {PLAN_GROUP}")
+            self.values["plan"] = dict(content)
+            self.given.add("plan")
+            return
+        for key, value in content.items():
+            self.put(key, value, source)
+
+    def put(self, key: str, value: Any, source: str) -> None:
+        head, _, rest = key.partition(".")
+        if head not in KEYS:
+            self.own[key] = (value, source)  # of the task, if it has such an option
+            return
+        group = isinstance(self.values[head], dict)
+        if rest and not group:
+            raise ConfigError(f"--set {key}: '{head}' holds one value, not a group; write --set {head}=...")
+        if group and not rest and not isinstance(value, Mapping):
+            if head not in GROUPS:
+                raise ConfigError(f"--set {key}={value}: a group; write --set {key}.NAME=value")
+            key = f"{head}.{GROUPS[head]}"
+        if key == "adapter.name":
+            self._name_adapter(value)
+        elif isinstance(value, Mapping) and group:
+            for inner, inner_value in sorted(value.items(), key=lambda pair: pair[0] != "name"):
+                self.put(f"{key}.{inner}", inner_value, source)
+        else:
+            _store(self.values, key, value if group else value_of(key, value))
+            self.given.add(key)
+
+    def recipe(self) -> Recipe:
+        """The recipe.
+
+        Raises:
+            UnknownNameError: a key that neither a recipe nor the task has.
+        """
+        values = self.values
+        values["resources"] = {name: _resource(name, value) for name, value in values["resources"].items()}
+        values["classes"] = _lasting_file(values["classes"])
+        _check_groups(values)
+        made = Recipe(**values, given=frozenset(self.given))
+        return self._with_own(made) if self.own else made
+
+    def _name_adapter(self, name: Any) -> None:
+        """Options of one adapter are not for another."""
+        if name != self.values["adapter"]["name"]:
+            self.values["adapter"] = {"name": name}
+            self.given = {key for key in self.given if not key.startswith("adapter.")}
+        self.given.add("adapter.name")
+
+    def _with_own(self, recipe: Recipe) -> Recipe:
+        options = _task_options(recipe, self.domain)
+        for key, (_, source) in self.own.items():
+            if key not in options:
+                near = did_you_mean(key.partition(".")[0], [*KEYS, *options])
+                raise UnknownNameError(f"{source} {key}: a recipe has no key '{key.partition('.')[0]}'; {near}")
+        return recipe.with_(own={key: value for key, (value, _) in self.own.items()})
+
+
+def _task_options(recipe: Recipe, domain: Domain | None) -> list[str]:
+    """Names of the options of the recipe's task; none where it cannot be told."""
+    if not recipe.domain and not recipe.task:
+        return []
+    own = task_of(recipe, domain).options
+    return [] if own is None else [each.name for each in options_of(own)]
+
+
+def _store(values: dict[str, Any], key: str, value: Any) -> None:
+    *path, last = key.split(".")
+    for part in path:
+        inner = values.setdefault(part, {})
+        if not isinstance(inner, dict):
+            inner = values[part] = {}
+        values = inner
+    values[last] = deepcopy(value)
 
 
 def _read(path: Path) -> dict[str, Any]:
+    from mmengine import Config
+
     if not path.is_file():
         raise ConfigError(f"--config {path}: no such file; give a recipe file (.py, .json or .yaml)")
     try:
@@ -168,109 +227,25 @@ def _prepare_bases(source: str, flags: Mapping[str, Any]) -> None:
             load_domain(name)
 
 
-def _owned_whole(recipe: Config) -> bool:
-    """Whether the recipe's task is trained by its domain and not by an adapter."""
-    if recipe.plan or recipe.domain not in catalogue.domains():
-        return bool(recipe.plan)
-    domain = load_domain(recipe.domain)
-    return domain.owns(recipe.task or domain.tasks[0])
-
-
-def _merge(into: Config, given: dict[str, Any], source: str) -> None:
-    if PLAN_SIGN in given:
-        own = given.get(PLAN_GROUP) or {}
-        _merge(into, {key: value for key, value in own.items() if key not in OF_PLANS}, f"{source}: {PLAN_GROUP}")
-        into.plan = given
-        return
-    for key, value in given.items():
-        if key not in DEFAULTS:
-            raise UnknownNameError(f"{source}: a recipe has no key '{key}'; {did_you_mean(key, DEFAULTS)}")
-        _put(into, key, value)
-
-
-def _put(into: Config, key: str, value: Any) -> None:
-    head, _, rest = key.partition(".")
-    if head not in DEFAULTS:
-        raise UnknownNameError(f"--set {key}: a recipe has no key '{head}'; {did_you_mean(head, DEFAULTS)}")
-    if rest and not isinstance(DEFAULTS[head], dict):
-        raise ConfigError(f"--set {key}: '{head}' holds one value, not a group; write --set {head}=...")
-    if not rest and head in SHORT_FORMS and isinstance(value, str):
-        key = f"{head}.{SHORT_FORMS[head]}"
-    if key == "adapter.name" and value != into.adapter.name:
-        into.adapter = {"name": value}
-        return
-    if isinstance(value, Mapping):
-        for inner, inner_value in sorted(value.items(), key=lambda pair: pair[0] != "name"):
-            _put(into, f"{key}.{inner}", inner_value)
-        return
-    into.merge_from_dict({key: value})
-
-
 def _names_first(pair: tuple[str, Any]) -> tuple[int, bool]:
     """Groups before what is inside them, and an adapter's name before its options, which a new name takes away."""
     return pair[0].count("."), pair[0] != "adapter.name"
 
 
-def _parse_set(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"--set {text}: write key=value, for instance --set adapter.alpha=2")
-    return key.strip(), parse_value(value.strip())
-
-
-def parse_value(text: str) -> Any:
-    """A Python literal where it is one (2, 1e-3, (7, 3), None, True), else the text itself."""
-    if text.lower() in ("true", "false", "none", "null"):
-        return {"true": True, "false": False}.get(text.lower())
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-
-
-def _check(recipe: Config) -> None:
-    if recipe.amp not in AMP_MODES:
-        raise ConfigError(f"--amp {recipe.amp}: there are bf16 and fp16 (none: full precision)")
-    for key, least in LEAST.items():
-        value = recipe[key]
-        optional = DEFAULTS[key] is None
-        if not (optional and value is None) and (type(value) is not int or value < least):
-            raise ConfigError(f"{_option(key)} {value}: give a whole number, {least} or more")
-    if not isinstance(recipe.resume, bool):
-        raise ConfigError(f"--resume {recipe.resume}: give True or False")
-    if not isinstance(recipe.novel, (bool, str)):
-        raise ConfigError(f"--novel {recipe.novel}: give True, False, or names of classes")
-    for key in ("domain", "task", "features", "backbone", "device", "descriptions", "generic", "out"):
-        if recipe[key] is not None and not isinstance(recipe[key], (str, Path)):
-            raise ConfigError(f"{_option(key)} {recipe[key]}: give a name or a path")
-    for name, value in recipe.resources.items():
-        listed = value if isinstance(value, (list, tuple)) else [value]
-        if not listed or not all(isinstance(part, (str, Path)) and str(part) for part in listed):
-            raise ConfigError(f"--resource {name}={value}: give a path, or backbones comma-separated")
-    if not isinstance(recipe.data.get("path"), (str, Path)):
-        raise ConfigError(f"--data {recipe.data.get('path')}: give a path, or 'sample'")
-    _check_templates(recipe.templates)
-    for name in (recipe.adapter.name, *recipe.adapters):
-        find(name, catalogue.adapters(), "adapter")
-    for name, options in recipe.adapters.items():
+def _check_groups(values: Mapping[str, Any]) -> None:
+    path, name = values["data"].get("path"), values["adapter"].get("name")
+    if not isinstance(path, (str, Path)) or not str(path):
+        raise ConfigError(f"--data {path}: give a path, or 'sample'")
+    for each in ([] if name is None else [name]) + list(values["adapters"]):
+        find(str(each), catalogue.adapters(), "adapter")
+    for each, options in values["adapters"].items():
         if not isinstance(options, Mapping):
-            raise ConfigError(f"--set adapters.{name}={options}: write --set adapters.{name}.OPTION=value")
-
-
-def _check_for_adapters(recipe: Config, given: Mapping[str, Any]) -> None:
-    """What only a domain that trains its task itself takes."""
-    if "shots" in given and given["shots"] is None:
-        raise ConfigError("--shots None: give a whole number, 1 or more")
-    if isinstance(recipe.novel, str):
-        raise ConfigError(
-            f"--novel {recipe.novel}: give True or False; names are for detection and segmentation "
-            "(--domain open-vocab)"
-        )
+            raise ConfigError(f"--set adapters.{each}={options}: write --set adapters.{each}.OPTION=value")
+    if values["templates"] is not None:
+        _check_templates(values["templates"])
 
 
 def _check_templates(templates: Any) -> None:
-    if templates is None:
-        return
     if not isinstance(templates, (str, list, tuple)):
         raise ConfigError(f"--set templates={templates}: give a text with {{}} for the class name, or a list of them")
     from ..prompts.templates import check_templates
@@ -278,24 +253,14 @@ def _check_templates(templates: Any) -> None:
     check_templates(templates)
 
 
-def _option(key: str) -> str:
-    """How a user writes a key: as a flag where there is one."""
-    return f"--{key.replace('_', '-')}" if key in FLAGS else f"--set {key}"
-
-
-def _lasting(value: Any) -> Any:
-    """Names of files as they are said from any folder; names of backbones as they are."""
-    if isinstance(value, (list, tuple)):
-        return [_lasting(part) for part in value]
-    parts = [part.strip() for part in str(value).split(",")]
-    return ",".join(str(Path(part).absolute()) if Path(part).exists() else part for part in parts)
+def _resource(name: str, value: Any) -> Any:
+    listed = value if isinstance(value, (list, tuple)) else [value]
+    if not listed or not all(isinstance(part, (str, Path)) and str(part) for part in listed):
+        raise ConfigError(f"--resource {name}={value}: give a path, or backbones comma-separated")
+    return lasting(value)
 
 
 def _lasting_file(classes: Any) -> Any:
     """A file of class names as it is said from any folder; names as they are."""
     named = isinstance(classes, (str, Path)) and Path(classes).suffix.lower() in CLASS_FILES
     return str(Path(classes).absolute()) if named and Path(classes).is_file() else classes
-
-
-def _copy(value: Any) -> Any:
-    return {k: _copy(v) for k, v in value.items()} if isinstance(value, dict) else value

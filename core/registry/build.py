@@ -5,15 +5,19 @@ from __future__ import annotations
 import importlib
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..contracts.adapter import Adapter
 from ..contracts.adapter_file import read_adapter_file, restore_state
 from ..contracts.domain import Domain
-from ..contracts.errors import CapabilityError, ConfigError, UnknownNameError
+from ..contracts.errors import CapabilityError, ConfigError, UnknownNameError, did_you_mean
 from ..contracts.options import chosen
+from ..contracts.task import Task
 from . import catalogue
-from .catalogue import Entry, did_you_mean, find
+from .catalogue import Entry, find
+
+if TYPE_CHECKING:
+    from ..contracts.loss import Loss
 
 PACKAGE = __name__.rsplit(".core.", 1)[0]
 
@@ -75,15 +79,35 @@ def load_domain(name: str) -> Domain:
     return domain
 
 
+def task_class(name: str) -> type[Task]:
+    """The class of a task; it is made for each command, with the domain it is done in.
+
+    Raises:
+        UnknownNameError: no task has that name.
+    """
+    cls = _load(find(name, catalogue.tasks(), "task"), Task)
+    cls.name = name
+    return cls
+
+
+def loss_class(name: str) -> type[Loss]:
+    """The class of a loss.
+
+    Raises:
+        UnknownNameError: no loss has that name.
+    """
+    from ..contracts.loss import Loss
+
+    return _load(find(name, catalogue.losses(), "loss"), Loss)
+
+
 def build_loss(name: str, dims: dict[str, int] | None = None, **options: Any):
     """A loss module by name. `dims` names the widths its heads need.
 
     Raises:
         UnknownNameError: no loss, or no option, has that name.
     """
-    from ..contracts.loss import Loss
-
-    cls = _load(find(name, catalogue.losses(), "loss"), Loss)
+    cls = loss_class(name)
     known = [p for p in inspect.signature(cls.__init__).parameters if p not in ("self", "dims")]
     for option in options:
         if option not in known:

@@ -7,18 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmengine import Config
-
 from ..contracts.backbone import Backbone
 from ..contracts.domain import Decoded, Domain, DomainData, Item
 from ..contracts.errors import CapabilityError, ConfigError, DataError, UnknownNameError
+from ..contracts.recipe import SAMPLE, Recipe
 from ..data.pairs.pair_images import StoredImages
 from ..data.unlabelled import read_unlabelled
 from ..features.keys import transform_spec
-from ..recipes.resolve import data_options
 from ..registry import load_domain
 
-SAMPLE = "sample"
 PAIR_FILES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".tar")
 
 
@@ -37,9 +34,9 @@ class ImageReader:
     options: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, recipe: Config, domain: Domain | None = None) -> ImageReader:
+    def of(cls, recipe: Recipe, domain: Domain | None = None) -> ImageReader:
         """What the recipe names; `domain` is one that is not installed as a plug-in."""
-        options = data_options(recipe)
+        options = recipe.reading
         if domain is None and not recipe.domain:
             given = f"--set data.{next(iter(options))}" if options else "--task" if recipe.task else ""
             if given:

@@ -5,7 +5,7 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "folder": "Run write_whole",
+        "folder": "Run",
         "plots": "accuracy_over_shots",
         "report": "ReportInput write_report",
     },

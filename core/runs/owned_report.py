@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .folder import write_whole
+from ..runtime.files import write_whole
 from .pictures import data_uri
 from .plots import COLOURS
 from .report import template

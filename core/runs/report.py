@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from .folder import write_whole
+from ..runtime.files import write_whole
 
 
 @dataclass(kw_only=True)

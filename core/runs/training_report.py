@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .folder import write_whole
+from ..runtime.files import write_whole
 from .report import template
 
 

@@ -175,3 +175,17 @@ def _as_error(told: dict) -> Exception:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())
+
+
+def together(step: Callable[[], T]) -> T:
+    """Run `step` on this rank among the others; alone where torchrun started none.
+
+    Raises:
+        The step's own error, or that of whichever rank failed.
+    """
+    joined = start_from_environment()
+    try:
+        return run_on_all(step)
+    finally:
+        if joined:
+            stop()

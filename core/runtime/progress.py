@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -11,6 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 PLAIN_EVERY_S = 10.0
+LINES = 10
+"""Of a training that is told line by line."""
 
 
 class Reporter:
@@ -74,3 +76,20 @@ def _plain_lines(reporter: Reporter, title: str, unit: str):
         reporter.say(f"{title}: {done}/{total} {unit}, {rate:,.1f} {unit}/s, {left:,.0f} s left")
 
     return progress
+
+
+@contextmanager
+def training_lines(reporter: Reporter, title: str) -> Iterator[Callable[[int, int, dict[str, float]], None]]:
+    """A context that yields `tell(done, total, values)`: progress, and `LINES` lines with the mean loss meanwhile."""
+    with reporter.task(title, unit="steps") as progress:
+        losses: list[float] = []
+
+        def tell(done: int, total: int, values: dict[str, float]) -> None:
+            progress(done, total)
+            losses.append(values["loss"])
+            if done * LINES // total > (done - 1) * LINES // total:
+                mean = sum(losses) / len(losses)
+                reporter.say(f"Step {done}/{total}: loss {mean:.4f}, learning rate {values['lr']:.2e}")
+                losses.clear()
+
+        yield tell

@@ -23,6 +23,7 @@ from ..contracts.errors import CapabilityError, ConfigError
 from ..contracts.loss import in_words
 from .batches import GlobalBatches
 from .checkpointing import checkpoint_blocks
+from .checkpoints import FOLDER
 from .class_scores import ClassScores
 from .dims import dims_of
 from .epoch_hooks import EpochAverageHook, EpochRateHook
@@ -146,7 +147,7 @@ def train(
     step_hook = StepHook(history, broken, tell, settings.seed)
     hooks = [step_hook, BeforeEpochHook(lambda names: extract_outputs(model, made.samples(), batches, names))]
     if folder is not None:
-        place = Path(folder) / "checkpoints"
+        place = Path(folder) / FOLDER
         hooks.append(ResumeHook(place, settings, identity, history, extra, resume, say))
     hooks.extend(_rates_and_averages(settings, average))
     if task.validate is not None:

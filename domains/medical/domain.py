@@ -98,14 +98,6 @@ class Medical(Domain):
 
         return MedicalAugment(backbone.image_size, tuple(backbone.image_mean), tuple(backbone.image_std))
 
-    def losses(self, task: str | None = None) -> list[str]:
-        """Cross-entropy, and binary cross-entropy for several labels an image."""
-        return ["cross-entropy", "binary-cross-entropy"]
-
-    def metrics(self, task: str | None = None) -> list[str]:
-        """Accuracy first; balanced accuracy and AUROC, since classes are seldom of one size."""
-        return ["accuracy", "balanced_accuracy", "macro_f1", "auroc", "ece"]
-
     def _read(self, path: Path, reading) -> DomainData:
         from ...core.data.detect import read_any
         from .dicom_folder import has_dicom_files, no_classes, read_dicom_folder

@@ -16,7 +16,7 @@ from typing import BinaryIO
 import numpy as np
 
 from ...contracts.errors import DataError
-from ...runtime.files import write_whole
+from ...runtime.files import OF_CACHE, write_whole
 from ..images import IMAGE_SUFFIXES
 from .columns import Ragged, RaggedBuilder, Strings, StringsBuilder
 from .pair_set import SPLIT_CODES, TEXT_FIELDS
@@ -77,7 +77,7 @@ def shard_index(path: Path, cache: Path) -> ShardIndex:
     index = _load(kept)
     if index is None:
         index = _walk(path)
-        write_whole(kept, _packed(index))
+        write_whole(kept, _packed(index), OF_CACHE)
     return index
 
 

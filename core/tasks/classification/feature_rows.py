@@ -3,40 +3,54 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
-from mmengine import Config
 
 from ...contracts.adapter import Adapter, Batch
-from ...contracts.domain import DomainData, Item
+from ...contracts.domain import Domain, DomainData, Item
 from ...contracts.errors import CapabilityError, DataError
 from ...contracts.features import FeatureSet
+from ...contracts.recipe import Recipe
 from ...contracts.text import TextClassifier
 from ...data.identity import FileHashes
 from ...data.sampling import sample_shots
 from ...data.splits import assign_splits
 from ...features.files import FeatureFile, load_features
 from ...runtime.progress import Reporter
+from ..reading import class_indices
 from .batches import Extras, batches
-from .images import VAL_SHOTS, Counts, Shots, class_indices
+from .images import VAL_SHOTS, Counts, Prepared, Shots, prepare
 from .resources import Resources
 
 
 @dataclass
 class PreparedFeatures:
-    """Rows of a features file, split like images; see `Prepared`."""
+    """Rows of a features file, split like images; see `Prepared`.
 
-    recipe: Config
+    Attributes:
+        path: the file.
+        classes: what `--classes` says, for further files.
+        given: resource name -> path.
+        all_class_names: of the file, with those that `classes` leaves out.
+    """
+
+    path: str
     file: FeatureFile
     data: DomainData
     reporter: Reporter
+    wanted_device: str = "auto"
+    classes: Any = None
+    given: Mapping[str, Any] = field(default_factory=dict)
+    all_class_names: tuple[str, ...] = ()
     task: str = "classification"
     backbone: None = None
     templates: tuple[str, ...] = ()
+    descriptions: None = None
     counts: Counts = field(default_factory=Counts)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     thumbnail: None = None
@@ -59,10 +73,9 @@ class PreparedFeatures:
 
     @cached_property
     def device(self) -> torch.device:
-        wanted = self.recipe.device
-        if wanted == "auto":
+        if self.wanted_device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return torch.device(wanted)
+        return torch.device(self.wanted_device)
 
     def classifier_of(self, class_names: Sequence[str]) -> TextClassifier:
         """The text rows of some of the file's classes."""
@@ -102,14 +115,12 @@ class PreparedFeatures:
         Raises:
             DataError: its rows or classes are others.
         """
-        other = _restricted(load_features(path), self.recipe.classes)
+        other = _restricted(load_features(path), self.classes)
         own, names = self.file.features, self.file.classifier.class_names
         if tuple(other.classifier.class_names) != tuple(names):
-            raise DataError(f"--resource further-backbones={path}: its classes are not those of {self.recipe.features}")
+            raise DataError(f"--resource further-backbones={path}: its classes are not those of {self.path}")
         if other.features.labels is None or not _same_labels(other.features.labels, own.labels):
-            raise DataError(
-                f"--resource further-backbones={path}: its labels are not those of {self.recipe.features}, row by row"
-            )
+            raise DataError(f"--resource further-backbones={path}: its labels are not those of {self.path}, row by row")
         return replace(self, file=other)
 
     @cached_property
@@ -128,7 +139,12 @@ class PreparedFeatures:
         return replace(rows, ids=tuple(item.id for item in items)).to(self.device)
 
 
-def prepare_features(recipe: Config, reporter: Reporter) -> PreparedFeatures:
+def prepared_of(recipe: Recipe, reporter: Reporter, domain: Domain | None, task: str) -> Prepared | PreparedFeatures:
+    """The data side of a recipe: a features file, or images and a backbone."""
+    return prepare_features(recipe, reporter) if recipe.features else prepare(recipe, reporter, domain, task)
+
+
+def prepare_features(recipe: Recipe, reporter: Reporter) -> PreparedFeatures:
     """Read a features file and split its rows.
 
     Raises:
@@ -138,6 +154,7 @@ def prepare_features(recipe: Config, reporter: Reporter) -> PreparedFeatures:
     file = load_features(path)
     if file.features.labels is None:
         raise CapabilityError(f"--features {path}: no labels in the file; fit needs them")
+    every = tuple(file.classifier.class_names)
     file = _restricted(file, recipe.classes)
     names = tuple(file.classifier.class_names)
     data = DomainData(
@@ -148,7 +165,8 @@ def prepare_features(recipe: Config, reporter: Reporter) -> PreparedFeatures:
         kind="multilabel" if file.features.multilabel else "labels",
     )
     data = assign_splits(data, seed=recipe.split_seed, hashes=FileHashes())
-    return PreparedFeatures(recipe, file, data, reporter)
+    given = recipe.resources
+    return PreparedFeatures(recipe.features, file, data, reporter, recipe.device, recipe.classes, given, every)
 
 
 def _same_labels(first: torch.Tensor, second: torch.Tensor) -> bool:

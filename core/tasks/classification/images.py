@@ -2,39 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
-
-from mmengine import Config
 
 from ...backbones.load import load_backbone
 from ...contracts.adapter import Adapter, Batch
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain, DomainData, Item
-from ...contracts.errors import ConfigError, DataError
+from ...contracts.errors import DataError
 from ...contracts.features import PROJECTED, FeatureSet
 from ...contracts.images import TrainingImages
+from ...contracts.recipe import Recipe
 from ...contracts.text import TextClassifier
 from ...data.identity import FileHashes
-from ...data.sampling import base_new, positive_classes, restrict, sample_shots
+from ...data.sampling import sample_shots
 from ...data.splits import assign_splits
 from ...data.verify import check_skipped, drop_unreadable
 from ...features.store import FeatureStore
 from ...prompts.classifier import build_classifier
 from ...prompts.descriptions import read_descriptions
 from ...prompts.templates import fill
-from ...recipes.resolve import data_options, encoding_batch_size
-from ...registry import catalogue, load_domain
-from ...registry.catalogue import did_you_mean
 from ...runtime.progress import Reporter
+from ..methods import encoding_batch_size
+from ..reading import read_data, restrict_classes
 from .batches import Extras, batches
 from .resources import Resources
 
 VAL_SHOTS = 4
-"""Images a class that hyper-parameters are chosen on, at most: min(K, 4), as CoOp and its successors publish."""
+"""Images per class that hyper-parameters are chosen on, at most: min(K, 4), as CoOp and its successors publish."""
 
 
 @dataclass
@@ -57,25 +54,48 @@ class Shots:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class Encoding:
+    """How images go through the backbone.
+
+    Args:
+        batch_size: images at once; None measures it.
+        workers: threads that decode.
+        amp: None, "bf16" or "fp16".
+    """
+
+    batch_size: int | None = None
+    workers: int | None = None
+    amp: str | None = None
+
+
 @dataclass
 class Prepared:
     """One data set on one backbone; `draw` gives the shots of a seed, features coming from the store.
 
     Attributes:
-        data: all items, each with a split.
         task: the domain's task.
+        data: all items, each with a split.
+        given_templates: prompts in place of the domain's, or None.
+        descriptions: file of texts per class, or None.
+        given: resource name -> path.
+        reading: options of the data's reader.
         counts: how many images the backbone ran on and how many came from the store.
         skipped: (id, reason) of images found unreadable while encoding.
         had_splits: whether the data itself says which images are for testing.
     """
 
-    recipe: Config
     domain: Domain
     task: str
     data: DomainData
     backbone: Backbone
     store: FeatureStore
     reporter: Reporter
+    encoding: Encoding = Encoding()
+    given_templates: Any = None
+    descriptions: str | None = None
+    given: Mapping[str, Any] = field(default_factory=dict)
+    reading: Mapping[str, Any] = field(default_factory=dict)
     counts: Counts = field(default_factory=Counts)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     had_splits: bool = False
@@ -94,7 +114,7 @@ class Prepared:
         return self.classifier_of(self.class_names)
 
     def classifier_of(self, class_names: Sequence[str]) -> TextClassifier:
-        described = self.recipe.descriptions
+        described = self.descriptions
         negatives = self.domain.negative_templates(self.task) if self.data.kind == "multilabel" else None
         return build_classifier(
             self.backbone,
@@ -107,7 +127,7 @@ class Prepared:
 
     @cached_property
     def templates(self) -> list[str]:
-        given = self.recipe.templates
+        given = self.given_templates
         if given is None:
             return list(self.domain.templates(self.task))
         return [given] if isinstance(given, str) else list(given)
@@ -205,9 +225,9 @@ class Prepared:
                 views=views,
                 view_transform=self.domain.transforms(self.backbone, True, self.task) if views else None,
                 seed=seed,
-                batch_size=encoding_batch_size(self.recipe),
-                workers=self.recipe.workers,
-                amp=self.recipe.amp,
+                batch_size=self.encoding.batch_size,
+                workers=self.encoding.workers,
+                amp=self.encoding.amp,
                 progress=progress,
             )
         self.counts.computed += found.computed
@@ -227,96 +247,30 @@ def _behind(features: FeatureSet, items: Sequence[Item]) -> tuple[Item, ...]:
     return tuple(by_id[i] for i in features.ids)
 
 
-def prepare(recipe: Config, reporter: Reporter, domain: Domain | None = None) -> Prepared:
+def prepare(recipe: Recipe, reporter: Reporter, domain: Domain, task: str) -> Prepared:
     """Read, check, restrict and split the data; load the backbone (its model is built only when it runs).
 
     Raises:
         DataError, ConfigError, CapabilityError: one line each, as DESIGN says.
     """
-    domain = domain or named_domain(recipe)
-    task = domain.check_task(recipe.task)
-    data = read_data(recipe, domain, task)
-    data = restrict_classes(data, recipe.classes)
+    data = restrict_classes(read_data(recipe, domain, task), recipe.classes)
     hashes = FileHashes()
     with reporter.task("Checking images") as progress:
         data = drop_unreadable(data, hashes, workers=recipe.workers, progress=progress)
     had_splits = any(item.split for item in data.items)
     data = assign_splits(data, seed=recipe.split_seed, hashes=hashes)
     backbone = load_backbone(recipe.backbone, device=recipe.device, image_size=recipe.image_size)
-    return Prepared(recipe, domain, task, data, backbone, FeatureStore(), reporter, had_splits=had_splits)
-
-
-def named_domain(recipe: Config) -> Domain:
-    """The domain that the recipe names.
-
-    Raises:
-        ConfigError: it names none. UnknownNameError: nothing has that name.
-    """
-    if not recipe.domain:
-        raise ConfigError(f"--domain is missing; there are: {', '.join(sorted(catalogue.domains()))}")
-    return load_domain(recipe.domain)
-
-
-def read_data(recipe: Config, domain: Domain, task: str) -> DomainData:
-    """The recipe's data set, or the domain's own sample."""
-    path = recipe.data.path
-    if path in (None, "sample"):
-        return domain.sample(task)
-    if not Path(path).exists():
-        raise DataError(f"--data {path}: no such file or folder; give the path of a data set, or 'sample'")
-    return domain.read(path, task, **data_options(recipe))
-
-
-def restrict_classes(data: DomainData, classes: Any) -> DomainData:
-    """Only some classes: None or "all", "base", "new", a list, comma-separated names, or a file with one a line."""
-    indices = class_indices(data.class_names, classes)
-    return data if indices is None else restrict(data, indices)
-
-
-def class_indices(class_names: Sequence[str], classes: Any) -> list[int] | None:
-    """Positions of the chosen classes, or None for all.
-
-    Raises:
-        ConfigError: a name that the data does not have.
-    """
-    if classes in (None, "all"):
-        return None
-    if classes in ("base", "new"):
-        base, new = base_new(class_names)
-        return list(base if classes == "base" else new)
-    if isinstance(classes, str):
-        listed = (
-            Path(classes).read_text(encoding="utf-8").splitlines() if Path(classes).is_file() else classes.split(",")
-        )
-    else:
-        listed = classes
-    wanted = [name.strip() for name in listed if name.strip()]
-    for name in wanted:
-        if name not in class_names:
-            raise ConfigError(f"--classes: the data has no class '{name}'; {did_you_mean(name, class_names)}")
-    if len(set(wanted)) < 2:
-        raise ConfigError("--classes: give two classes at least")
-    return [class_names.index(name) for name in dict.fromkeys(wanted)]
-
-
-def views_wanted(adapter: Adapter) -> int:
-    """How many augmented views of each support image the adapter asks for, as projected features."""
-    if "views" not in adapter.needs or "pre_projection" in adapter.needs:
-        return 0
-    return int(getattr(adapter, "views", 0) or 0)
-
-
-def fewer_views(support: FeatureSet, views: int) -> FeatureSet:
-    """The first `views` views of a set that holds more of them."""
-    if support.views is None or support.views.shape[1] == views:
-        return support
-    return replace(support, views=support.views[:, :views] if views else None)
-
-
-def split_counts(data: DomainData) -> dict[str, dict[str, int]]:
-    """Split -> class -> number of images."""
-    counts = {split: dict.fromkeys(data.class_names, 0) for split in ("train", "val", "test")}
-    for item in data.items:
-        for label in positive_classes(item):
-            counts[item.split][data.class_names[label]] += 1
-    return counts
+    return Prepared(
+        domain,
+        task,
+        data,
+        backbone,
+        FeatureStore(),
+        reporter,
+        Encoding(encoding_batch_size(recipe), recipe.workers, recipe.amp),
+        given_templates=recipe.templates,
+        descriptions=recipe.descriptions,
+        given=recipe.resources,
+        reading=recipe.reading,
+        had_splits=had_splits,
+    )

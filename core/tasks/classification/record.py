@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from mmengine import Config
-
 from ...contracts.adapter import Adapter, FitReport
+from ...contracts.recipe import Recipe
 from ...data.sampling import short_classes
-from ...engine.evaluate import Scores
-from ...engine.tables import choice, in_words
-from ...recipes.resolve import as_data
 from ...runs.folder import Run
 from ...runs.report import ReportInput
 from ...runtime.versions import now, versions
+from ...runtime.words import choice, in_words
+from ..reading import place_of_data, split_counts
 from .feature_rows import PreparedFeatures
-from .images import Prepared, Shots, split_counts
+from .images import Prepared, Shots
+from .scoring import Scores
 
 
 def notes_of(prepared, shots: int, said: list[str], drawn: Shots) -> list[str]:
@@ -35,7 +33,7 @@ def notes_of(prepared, shots: int, said: list[str], drawn: Shots) -> list[str]:
     return list(dict.fromkeys(note[0].upper() + note[1:].rstrip(".") + "." for note in notes if note))
 
 
-def info_of(recipe, prepared, adapter, report, shots, notes, seconds) -> dict[str, Any]:
+def info_of(recipe: Recipe, prepared, adapter, report, shots, notes, seconds) -> dict[str, Any]:
     """What run.json holds."""
     return {
         "created": now(),
@@ -68,7 +66,7 @@ def info_of(recipe, prepared, adapter, report, shots, notes, seconds) -> dict[st
         "stored_images": prepared.counts.cached,
         "seconds": round(seconds, 3),
         "versions": versions(),
-        "recipe": as_data(recipe),
+        "recipe": recipe.to_dict(),
     }
 
 
@@ -86,12 +84,6 @@ def _backbone_facts(prepared, adapter: Adapter) -> dict[str, Any] | None:
 def _skipped(prepared: Prepared | PreparedFeatures) -> list[tuple[str, str]]:
     """What was left out while reading and while encoding, each once."""
     return list(dict.fromkeys((str(name), reason) for name, reason in [*prepared.data.skipped, *prepared.skipped]))
-
-
-def place_of_data(recipe: Config) -> str:
-    """Where the data lies, whatever folder a later command is called from."""
-    given = str(recipe.features or recipe.data.path)
-    return given if given == "sample" else str(Path(given).absolute())
 
 
 def summary_of(run: Run, info: dict[str, Any], scores: Scores, seconds: float) -> dict[str, Any]:

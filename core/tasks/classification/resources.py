@@ -9,20 +9,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mmengine import Config
 from torch import Tensor
 
 from ...contracts.adapter import Adapter
 from ...contracts.adapter_file import read_adapter_file
 from ...contracts.backbone import Backbone
-from ...contracts.errors import CapabilityError, ConfigError, DataError, UnknownNameError
+from ...contracts.errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean
 from ...contracts.features import PRE_PROJECTION, FeatureSet
 from ...contracts.resources import REQUIRED, Detections, FurtherBackbone, PreProjection, TextPool
 from ...data.caption_pool import lines_of, read_caption_pool
 from ...data.synonyms import read_synonyms
 from ...prompts.templates import spoken
-from ...recipes.resolve import data_options, resolve
-from ...registry.catalogue import did_you_mean
 from ...runs.folder import Run
 
 GIVEN = ("captions", "boxes", "support_folder", "synonyms", "ctx", "further_backbones")
@@ -32,24 +29,25 @@ OF_TOWERS |= {"captions", "support_folder", "boxes", "synonyms", "ctx"}
 """What a features file cannot give, or has no towers for."""
 
 
-def check_resources(recipe: Config, adapters: Sequence[Adapter]) -> None:
+def check_resources(given: Mapping[str, Any], adapters: Sequence[Adapter]) -> None:
     """Refuse names that no fit uses and files that are not there.
 
     Raises:
         UnknownNameError: no resource has that name. ConfigError: no adapter uses it, or there is no such file.
     """
     used = frozenset().union(*(adapter.needs | adapter.optional for adapter in adapters))
-    _check_given(recipe.resources, used, ", ".join(adapter.name for adapter in adapters))
+    _check_given(given, used, ", ".join(adapter.name for adapter in adapters))
 
 
-def check_at_prediction(adapter: Adapter, recipe: Config, given: Mapping[str, str] | None) -> None:
+def check_at_prediction(adapter: Adapter, all_given: Mapping[str, Any], anew: Mapping[str, str] | None) -> None:
     """The same of a fitted adapter: what its fit alone needed may be gone, but nothing idle may be given anew.
 
     Args:
-        recipe: the run's own, with what is `given` now.
+        all_given: the run's own, and what is given now.
+        anew: what is given now.
     """
-    _check_given(given or {}, adapter.at_predict, f"{adapter.name}, once fitted,")
-    needed = {name: value for name, value in recipe.resources.items() if name in adapter.at_predict}
+    _check_given(anew or {}, adapter.at_predict, f"{adapter.name}, once fitted,")
+    needed = {name: value for name, value in all_given.items() if name in adapter.at_predict}
     _check_given(needed, adapter.at_predict, adapter.name)
 
 
@@ -59,15 +57,16 @@ def _check_given(given: Mapping[str, Any], used: frozenset[str], who: str) -> No
         if name not in GIVEN:
             raise UnknownNameError(f"--resource {said}: no resource has that name; {did_you_mean(name, GIVEN)}")
         if name not in used:
-            raise ConfigError(f"--resource {said}: {who} has no use for it; leave it out")
+            raise ConfigError(f"--resource {said}: {who} has no use for it; omit it")
         if name != "further_backbones" and not Path(str(value)).exists():
             raise ConfigError(f"--resource {said}={value}: no such file or folder")
 
 
-def check_needs(recipe: Config, adapter: Adapter, backbone: Backbone | None) -> None:
+def check_needs(given: Mapping[str, Any], adapter: Adapter, backbone: Backbone | None) -> None:
     """Refuse an adapter whose needs cannot be met, before anything is encoded.
 
     Args:
+        given: resource name -> path.
         backbone: None where there is a features file.
 
     Raises:
@@ -76,7 +75,7 @@ def check_needs(recipe: Config, adapter: Adapter, backbone: Backbone | None) -> 
     needs = adapter.needs & OF_TOWERS
     if backbone is not None:
         adapter.check_towers(backbone)
-    elif used := sorted(OF_TOWERS & adapter.optional & recipe.resources.keys()):
+    elif used := sorted(OF_TOWERS & adapter.optional & given.keys()):
         raise CapabilityError(
             f"--resource {used[0].replace('_', '-')}: a features file has no backbone to read it with; "
             "give --data and --backbone"
@@ -87,7 +86,7 @@ def check_needs(recipe: Config, adapter: Adapter, backbone: Backbone | None) -> 
             f"adapter '{adapter.name}' needs {what}, which a features file does not have; give --data and --backbone"
         )
     for name in GIVEN:
-        if name in adapter.needs and recipe.resources.get(name) is None:
+        if name in adapter.needs and given.get(name) is None:
             place = "SPEC,SPEC" if name == "further_backbones" else "DIR" if name == "support_folder" else "FILE"
             raise CapabilityError(
                 f"adapter '{adapter.name}' needs {REQUIRED[name]}; give --resource {name.replace('_', '-')}={place}"
@@ -113,7 +112,7 @@ class Resources:
                 found[name] = getattr(self, name)
         if "support_folder" in found and self.support_captions is not None:
             found["support_captions"] = self.support_captions
-        if "descriptions" in wanted and self.prepared.recipe.descriptions:
+        if "descriptions" in wanted and self.prepared.descriptions:
             found["descriptions"] = self.descriptions
         if "further_backbones" in wanted and self.further:
             found["further_backbones"] = self._further_features(shots)
@@ -136,7 +135,7 @@ class Resources:
         from ...prompts.descriptions import read_descriptions
 
         names = list(self.prepared.class_names)
-        said = read_descriptions(self.prepared.recipe.descriptions, names, others=True)
+        said = read_descriptions(self.prepared.descriptions, names, others=True)
         return tuple(tuple(said[name]) for name in names)
 
     @cached_property
@@ -166,7 +165,7 @@ class Resources:
         """Images found or made for class names: a data set of the domain's, its classes some of the data's."""
         path = self._given("support_folder")
         # A copy reads it: what a domain notes of a set it reads is of the user's data, not of this.
-        data = copy(self.prepared.domain).read(path, self.prepared.task, **data_options(self.prepared.recipe))
+        data = copy(self.prepared.domain).read(path, self.prepared.task, **self.prepared.reading)
         if data.kind != "labels":
             raise DataError(f"{path}: holds {data.kind}; give one folder of images for each class, named like it")
         own = {spoken(name).casefold(): i for i, name in enumerate(self.prepared.class_names)}
@@ -194,13 +193,13 @@ class Resources:
     @cached_property
     def further(self) -> list[Any]:
         """The data set on each further backbone."""
-        return [self.prepared.on_further(spec) for spec in further_specs(self.prepared.recipe)]
+        return [self.prepared.on_further(spec) for spec in further_specs(self.prepared.given)]
 
     def _further_features(self, shots) -> tuple[FurtherBackbone, ...]:
         def of(other, features: FeatureSet | None) -> FeatureSet | None:
             return None if features is None else other.of_ids(features.ids)
 
-        specs = further_specs(self.prepared.recipe)
+        specs = further_specs(self.prepared.given)
         return tuple(
             FurtherBackbone(spec, of(other, shots.support), of(other, shots.val), other.classifier)
             for spec, other in zip(specs, self.further)
@@ -218,23 +217,11 @@ class Resources:
         return TextPool(texts, features.to(self.prepared.backbone.device))
 
     def _given(self, name: str) -> str | None:
-        return self.prepared.recipe.resources.get(name)
+        return self.prepared.given.get(name)
 
 
-def with_resources(recipe: Config, given: Mapping[str, str] | None) -> Config:
-    """The recipe with some resources replaced.
-
-    Raises:
-        ConfigError: a value is no path.
-    """
-    own = resolve(flags={f"resources.{name}": value for name, value in (given or {}).items()})
-    merged = Config(recipe.to_dict())
-    merged.resources = {**(recipe.get("resources") or {}), **own.resources}
-    return merged
-
-
-def further_specs(recipe: Config) -> list[str]:
+def further_specs(given: Mapping[str, Any]) -> list[str]:
     """Backbones, or features files, comma-separated or in a list."""
-    given = (recipe.get("resources") or {}).get("further_backbones")
-    parts: Iterable[str] = given.split(",") if isinstance(given, str) else given or ()
+    listed = given.get("further_backbones")
+    parts: Iterable[str] = listed.split(",") if isinstance(listed, str) else listed or ()
     return [str(part).strip() for part in parts if str(part).strip()]

@@ -7,10 +7,9 @@ import json
 import logging
 import math
 import random
-import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,8 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ...contracts.errors import ConfigError, DataError
-from ...engine.training_lines import training_lines
-from ...runs.folder import RUNS
-from ...runtime.checkpoints import PLACE
-from ...runtime.distributed import is_main, rank, run_on_all, world_size
-from ...runtime.progress import Reporter
+from ...runtime.distributed import rank, run_on_all, world_size
+from ...runtime.progress import Reporter, training_lines
 from ...training.runner import restored_determinism
 from ...training.samples import seed_of
 from .faults import named_faults
@@ -151,25 +147,10 @@ def plan_key(plan: Config, seed: int) -> str:
     return hashlib.sha256(f"{json.dumps(lasting, sort_keys=True, default=str)}\n{seed}".encode()).hexdigest()[:16]
 
 
-@contextmanager
-def kept_training(recipe: Config, plan: Config, reporter: Reporter) -> Iterator[Path]:
-    """The folder of a plan's checkpoints, `<out>/.resume/<key>`, removed where the block ends well.
-
-    Raises:
-        ConfigError: an unfinished training of this plan is there and it is not to be resumed.
-    """
-    folder = Path(recipe.out or RUNS) / PLACE / plan_key(plan, recipe.seed)
-    run_on_all(lambda: _refuse_unfinished(folder, recipe.resume))
-    try:
-        yield folder
-    except BaseException:
-        if is_main() and (done := _newest(folder)):
-            reporter.say(f"{done} is kept in {folder}; the same command with --resume goes on from it")
-        raise
-    if is_main():
-        shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):  # another training's checkpoints lie there
-            folder.parent.rmdir()
+def newest_checkpoint(folder: Path) -> str:
+    """ "epoch_3" where that is the newest checkpoint, "" without any."""
+    mark = folder / "last_checkpoint"
+    return Path(mark.read_text(encoding="utf-8").strip()).stem if mark.is_file() else ""
 
 
 class _PlanRunner(Runner):
@@ -237,7 +218,7 @@ def _draw_from(seed: int) -> None:
 def _settings(plan: Config, folder: Path, seed: int, resume: bool) -> Config:
     settings = Config(plan.to_dict())
     settings.work_dir = str(folder)
-    settings.resume = resume and bool(_newest(folder))
+    settings.resume = resume and bool(newest_checkpoint(folder))
     if settings.resume:
         settings.load_from = None  # else mmengine would resume from the weights that the training began with
     settings.experiment_name = f"vladapt-{time.time_ns()}"
@@ -298,17 +279,3 @@ def _check_optimizer(settings: Config) -> None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) or (isinstance(value, torch.Tensor) and value.numel() == 1)
-
-
-def _refuse_unfinished(folder: Path, resume: bool) -> None:
-    if not resume and (done := _newest(folder)):
-        raise ConfigError(
-            f"{folder}: this fit was stopped after {done}; add --resume to go on with it, or remove that folder to "
-            "start anew"
-        )
-
-
-def _newest(folder: Path) -> str:
-    """ "epoch_3" where that is the newest checkpoint, "" without any."""
-    mark = folder / "last_checkpoint"
-    return Path(mark.read_text(encoding="utf-8").strip()).stem if mark.is_file() else ""

@@ -16,8 +16,7 @@ from ...contracts.backbone import Backbone
 from ...contracts.domain import Decoded, Item
 from ...contracts.errors import ConfigError, DataError
 from ...data.pairs.pair_set import PairSet
-from ...engine.eval_mode import in_eval_mode
-from ...features.extract import AMP, Encoded, Job, extract
+from ...features.extract import AMP, Encoded, Job, extract, in_eval_mode
 from ...features.micro_batch import MicroBatch
 
 BATCH_SIZE = 32

@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
-from ...contracts.errors import ConfigError, UnknownNameError
-from ...recipes.resolve import parse_value
-from ...registry.catalogue import did_you_mean
+from ...contracts.errors import ConfigError, UnknownNameError, did_you_mean
+from ...recipes.resolve import parse_set
 from ...training.objective import parse_losses
 from ...training.settings import TrainingSettings
 from .pretrain import PretrainPlan
@@ -41,7 +40,7 @@ def plan_of(
     loss_options: dict[str, dict[str, Any]] = {}
     data_options: dict[str, Any] = {}
     for text in sets:
-        key, value = _parsed(text)
+        key, value = parse_set(text, "layer_decay=0.7")
         head, _, rest = key.partition(".")
         if head == "loss" and "." in rest:
             name, _, option = rest.rpartition(".")
@@ -68,10 +67,3 @@ def plan_of(
         settings=TrainingSettings(**chosen),
         **places,
     )
-
-
-def _parsed(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"--set {text}: write key=value, for instance --set layer_decay=0.7")
-    return key.strip(), parse_value(value.strip())

@@ -12,10 +12,9 @@ from ...backbones.fine_tuned import save_fine_tuned
 from ...backbones.load import load_backbone
 from ...contracts.backbone import Backbone
 from ...data.pairs.captions import CaptionSampler
-from ...engine.ranks import together
 from ...forgetting.probe import GenericProbe, generic_metrics, generic_sentence
 from ...runs.training_report import write_training_report
-from ...runtime.distributed import is_main, run_on_all
+from ...runtime.distributed import is_main, run_on_all, together
 from ...runtime.progress import Reporter
 from ...runtime.versions import now, versions
 from ...training.settings import TrainingSettings
@@ -96,11 +95,11 @@ def pretrain(plan: PretrainPlan, *, resume: bool = False, reporter: Reporter | N
     Raises:
         DataError, ConfigError, CapabilityError: one line each.
     """
-    reporter = reporter or Reporter(quiet=True)
-    return together(lambda: _pretrain(plan, resume, reporter))
+    return together(lambda: run_plan(plan, resume, reporter or Reporter(quiet=True)))
 
 
-def _pretrain(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainResult | None:
+def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainResult | None:
+    """The same on ranks that run together already."""
     started = time.monotonic()
     folder = PretrainFolder(Path(plan.out))
     if (done := folder.open(resume)) is not None:
@@ -139,9 +138,7 @@ def _train(plan, backbone: Backbone, splits: PairSplits, measures, folder, resum
     )
     with reporter.task("Training", unit="steps") as progress:
         told = _EpochLines(reporter, progress, settings)
-        return train_in_stages(
-            backbone, task, settings, folder.path, resume=resume, tell=told.step, say=reporter.say
-        )
+        return train_in_stages(backbone, task, settings, folder.path, resume=resume, tell=told.step, say=reporter.say)
 
 
 class _EpochLines:

@@ -16,8 +16,7 @@ from ...contracts.backbone import Backbone
 from ...contracts.domain import Decoded, DomainData, Item
 from ...contracts.errors import ConfigError, DataError
 from ...data.verify import check_skipped
-from ...engine.eval_mode import in_eval_mode
-from ...features.extract import AMP, Job, Unreadable, extract
+from ...features.extract import AMP, Job, Unreadable, extract, in_eval_mode
 from ...features.micro_batch import CPU_SIZES, GPU_SIZES, MicroBatch
 from ...features.store import FeatureStore
 from ...retrieval.image_reader import pair_item

@@ -1,4 +1,4 @@
-"""`--task retrieval`: towers trained on image-text pairs, scored by how images and texts find each other.
+"""Towers trained on image-text pairs, scored by how images and texts find each other.
 
 Pairs come from the domain, where it has the task, else from whatever `read_pairs` reads.
 """
@@ -11,31 +11,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmengine import Config
-
 from ...backbones.load import load_backbone
 from ...contracts.adapter import Adapter, FitReport
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain
-from ...contracts.errors import CapabilityError, ConfigError, DataError
+from ...contracts.errors import DataError
 from ...contracts.images import TrainingPlace
+from ...contracts.recipe import Recipe
 from ...data.identity import FileHashes
 from ...data.pairs.captions import CaptionSampler
 from ...data.pairs.reading import read_pairs
 from ...data.splits import assign_splits
 from ...data.verify import check_skipped
-from ...engine.training_lines import training_lines
 from ...forgetting.measure import forgetting
-from ...recipes.resolve import DEFAULTS, SHOTS, adapter_options, data_options
-from ...registry.build import adapter_class, build_adapter
-from ...runtime.progress import Reporter
+from ...runtime.progress import Reporter, training_lines
 from ...training.sources import PairSource
-from ..classification.images import read_data
+from ..methods import adapter_of
+from ..reading import read_data
 from .scoring import RetrievalScores, before_and_after, evaluate_retrieval, pairs_of
 
 TASK = "retrieval"
-DECIDES = "text_to_image/r1"
-"""The metric that a comparison is about."""
+ZERO_SHOT = "zero-shot"
 
 
 @dataclass(frozen=True)
@@ -68,19 +64,14 @@ class RetrievalData:
         return found
 
 
-def is_retrieval(recipe: Config, domain: Domain | None) -> bool:
-    """Whether a recipe asks for this task, and no domain does it in its own way."""
-    return recipe.task == TASK and not (domain is not None and domain.owns(TASK))
-
-
-def read_retrieval(recipe: Config, domain: Domain | None) -> RetrievalData:
+def read_retrieval(recipe: Recipe, domain: Domain | None) -> RetrievalData:
     """The pairs that a recipe names.
 
     Raises:
         DataError: nothing usable there. ConfigError: the domain has no such task, or an option does not apply.
     """
     if domain is None:
-        pairs = read_pairs(recipe.data.path, **{"seed": recipe.split_seed, **data_options(recipe)})
+        pairs = read_pairs(recipe.data_path, **{"seed": recipe.split_seed, **recipe.reading})
         check_skipped(pairs.skipped, pairs.total)
         return RetrievalData(pairs, pairs.name, pairs.licence, _plain, list(pairs.skipped), list(pairs.notes))
     domain.check_task(TASK)
@@ -93,40 +84,17 @@ def read_retrieval(recipe: Config, domain: Domain | None) -> RetrievalData:
     return RetrievalData(pairs_of(data), data.name, data.licence, transform, list(data.skipped), list(data.notes))
 
 
-def check_retrieval(recipe: Config, to_fit: bool = True) -> None:
-    """Refuse what this task has no use for, before anything is read.
-
-    Args:
-        to_fit: whether something must be trained.
-
-    Raises:
-        ConfigError: an option that is about classes. CapabilityError: an adapter that is.
-    """
-    if recipe.features:
-        raise ConfigError("--task retrieval: a features file holds no captions; give --data")
-    for option in ("classes", "novel", "templates", "descriptions"):
-        if recipe[option] != DEFAULTS[option]:
-            raise ConfigError(f"{option}: --task retrieval has no classes; leave it out")
-    if recipe.shots != SHOTS:
-        raise ConfigError("--shots counts images a class; --task retrieval trains on all training pairs, leave it out")
-    name = recipe.adapter.name
-    if name == "zero-shot" and not to_fit:
-        return
-    if not hasattr(adapter_class(name), "fit_pairs"):
-        raise CapabilityError(f"adapter '{name}' learns no pairs; for --task retrieval give full, lora or lit")
-
-
 def train_on_pairs(
-    recipe: Config, data: RetrievalData, backbone: Backbone, seed: int, reporter: Reporter, folder: Path | None
+    recipe: Recipe, data: RetrievalData, backbone: Backbone, seed: int, reporter: Reporter, folder: Path | None
 ) -> tuple[Adapter | None, FitReport, Backbone]:
     """(the fitted adapter, what it chose, the backbone with its towers); of zero-shot None and the backbone itself.
 
     Args:
         folder: of checkpoints, or None.
     """
-    if recipe.adapter.name == "zero-shot":
-        return None, FitReport("zero-shot"), backbone
-    adapter = build_adapter(recipe.adapter.name, **adapter_options(recipe))
+    if recipe.adapter_name == ZERO_SHOT:
+        return None, FitReport(ZERO_SHOT), backbone
+    adapter = adapter_of(recipe)
     source = PairSource(data.part("train"), CaptionSampler(seed=seed))
     has_val = bool(len(data.pairs.split("val")))
 
@@ -147,7 +115,7 @@ def train_on_pairs(
     return adapter, report, adapter.adapted(backbone)
 
 
-def scored(backbone: Backbone, data: RetrievalData, split: str, recipe: Config, reporter: Reporter | None = None):
+def scored(backbone: Backbone, data: RetrievalData, split: str, recipe: Recipe, reporter: Reporter | None = None):
     """Retrieval on the pairs of a split."""
     return evaluate_retrieval(
         backbone,
@@ -183,7 +151,7 @@ class FittedRetrieval:
 
 
 def fitted_retrieval(
-    recipe: Config, data: RetrievalData, reporter: Reporter, folder: Path | None = None
+    recipe: Recipe, data: RetrievalData, reporter: Reporter, folder: Path | None = None
 ) -> FittedRetrieval:
     """Score, train, score again."""
     started = time.monotonic()
@@ -191,7 +159,8 @@ def fitted_retrieval(
     before = scored(backbone, data, "test", recipe, reporter)
     adapter, report, towers = train_on_pairs(recipe, data, backbone, recipe.seed, reporter, folder)
     after = scored(towers, data, "test", recipe, reporter)
-    numbers, sentence = forgetting(recipe, backbone, towers, reporter)
+    how = {"generic": recipe.generic, "workers": recipe.workers, "amp": recipe.amp}
+    numbers, sentence = forgetting(backbone, towers, reporter, **how)
     metrics = {**before_and_after(before, after), **numbers}
     notes = [*data.notes, *report.notes, sentence]
     seconds = time.monotonic() - started

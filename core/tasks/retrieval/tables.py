@@ -8,7 +8,6 @@ from typing import Any
 from rich.table import Table
 
 from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
-from ...retrieval.index import Hit
 from ...runs.verdict import SIGNIFICANT
 
 DIRECTIONS = (IMAGE_TO_TEXT, TEXT_TO_IMAGE)
@@ -23,20 +22,6 @@ SHOWN = {
 }
 ACCURACY = "class, named by captions"
 RANKS = ("median_rank", "mean_rank")
-
-
-def hits_table(hits: Sequence[Hit]) -> Table:
-    """One row a result: rank, cosine, what it is, its captions where it has some."""
-    captioned = any(hit.entry.captions for hit in hits)
-    table = Table()
-    for name in ("rank", "score"):
-        table.add_column(name, justify="right")
-    for name in ("found", "text")[: 1 + captioned]:
-        table.add_column(name, overflow="fold")
-    for hit in hits:
-        cells = [str(hit.rank), f"{hit.score:.4f}", hit.entry.id]
-        table.add_row(*cells, *(["\n".join(hit.entry.captions)] if captioned else []))
-    return table
 
 
 def retrieval_table(metrics: Mapping[str, Any]) -> Table:

@@ -1,153 +1,186 @@
-"""Runs of `--task retrieval`: written by `fit`, scored again by `eval`, compared by `compare`."""
+"""Retrieval: towers learn image-text pairs, and are scored by how images and texts find each other."""
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from mmengine import Config
+from typing import Any, ClassVar
 
 from ...backbones.fine_tuned import save_fine_tuned
 from ...backbones.load import load_backbone
-from ...contracts.domain import Domain
-from ...contracts.errors import DataError, VladaptError
-from ...recipes.resolve import as_data
-from ...registry import load_adapter, load_domain
+from ...contracts.backbone import Backbone
+from ...contracts.errors import CapabilityError, ConfigError
+from ...contracts.recipe import Recipe
+from ...contracts.task import Axes, Contest, FitResult, Task, Use
+from ...registry import adapter_class, catalogue, load_adapter
+from ...registry.catalogue import find
 from ...runs.folder import RUNS, Run
 from ...runs.training_report import write_training_report
-from ...runtime.checkpoints import checkpoints_of
+from ...runtime.checkpoints import kept_checkpoints
 from ...runtime.distributed import is_main
 from ...runtime.progress import Reporter
 from ...runtime.versions import now, versions
+from ...training.checkpoints import newest_step
 from ...training.objective import parse_losses
+from ..classification.use import recipe_again
+from ..methods import adapter_of, check_named
+from ..reading import place_of_data
 from .fitting import (
-    DECIDES,
-    TASK,
+    ZERO_SHOT,
     FittedRetrieval,
     RetrievalData,
-    check_retrieval,
     fitted_retrieval,
     read_retrieval,
     scored,
     train_on_pairs,
 )
 from .scoring import before_and_after
-from .tables import retrieval_verdict
+from .tables import retrieval_table, retrieval_verdict
+
+SEEDS = (1, 2, 3)
+NO_CLASSES = "retrieval has no classes; omit it"
 
 
-def fit_on_pairs(recipe: Config, domain: Domain | None, reporter: Reporter) -> dict[str, Any] | None:
-    """Train, score and write a run; its folder is a `--backbone` where towers changed.
+class Retrieval(Task):
+    """Images found by texts and texts by images."""
 
-    Returns:
-        What a FitResult holds, by name; None on all ranks but the first.
-    """
-    check_retrieval(recipe)
-    data = read_retrieval(recipe, domain)
-    with checkpoints_of(Path(recipe.out or RUNS), _key(recipe, data), recipe.resume, reporter) as folder:
-        done = fitted_retrieval(recipe, data, reporter, folder)
-        if not is_main():
-            return None
+    takes: ClassVar = frozenset(
+        {"data", "adapter", "adapters", "backbone", "image_size", "amp", "batch_size", "generic", "resume"}
+    )
+    compares: ClassVar = frozenset({"adapters", "backbones", "seeds"})
+    deciding: ClassVar = "text_to_image/r1"
+    needs_domain: ClassVar = False
+    unused: ClassVar = {
+        "shots": "counts images per class; retrieval trains on all training pairs, omit it",
+        "features": "a features file holds no captions; give --data",
+        **dict.fromkeys(("classes", "novel", "templates", "descriptions"), NO_CLASSES),
+    }
+
+    def filled(self, recipe: Recipe) -> Recipe:
+        recipe = super().filled(recipe)
+        return recipe if recipe.adapter_name else recipe.with_(adapter={**recipe.adapter, "name": "lora"})
+
+    def check(self, recipe: Recipe) -> None:
+        if recipe.adapter_name != ZERO_SHOT:
+            _check_learns_pairs(recipe.adapter_name)
+
+    def fit(self, recipe: Recipe, reporter: Reporter) -> FitResult | None:
+        check_named(recipe, [recipe.adapter_name])
+        _check_learns_pairs(recipe.adapter_name)
+        adapter_of(recipe)  # what is wrong with its options is found out before pairs are read
+        data = read_retrieval(recipe, self.domain)
+        runs, key = Path(recipe.out or RUNS), _key(recipe, data)
+        with kept_checkpoints(runs, key, recipe.resume, reporter, newest_step) as folder:
+            done = fitted_retrieval(recipe, data, reporter, folder)
+            return self._written(recipe, data, done) if is_main() else None
+
+    def evaluate(self, use: Use, reporter: Reporter) -> dict[str, Any]:
+        """A run's towers and its backbone, on a split of its own pairs or of others."""
+        recipe = recipe_again(use)
+        data = read_retrieval(recipe, self.domain)
+        backbone = _backbone(recipe)
+        towers = load_adapter(use.run.adapter_path, backbone).adapted(backbone)
+        scores = [scored(each, data, use.split, recipe, reporter) for each in (backbone, towers)]
+        return {"run": str(use.run.path), "data": data.name, "split": use.split, **before_and_after(*scores)}
+
+    def predict(self, use: Use, reporter: Reporter) -> Any:
+        raise CapabilityError(
+            f"{use.run.path}: its model names no classes; find images with it: "
+            f"vladapt index IMAGES --backbone {use.run.path} --out INDEX"
+        )
+
+    def entries(self, recipe: Recipe, axes: Axes) -> list[dict[str, Any]]:
+        """Every method at every seed; zero-shot comes first."""
+        seeds = axes.seeds or ((recipe.seed,) if recipe.gave("seed") else SEEDS)
+        return [{"adapter": name, "shots": None, "seed": seed} for name in _names(axes) for seed in seeds]
+
+    def contest(self, recipe: Recipe, axes: Axes, reporter: Reporter) -> Contest:
+        names = _names(axes)
+        check_named(recipe, names)
+        return RetrievalContest(recipe, read_retrieval(recipe, self.domain), _backbone(recipe))
+
+    def table(self, metrics: Mapping[str, Any]):
+        return retrieval_table(metrics)
+
+    def verdict(self, metrics: Mapping[str, Any]) -> str:
+        return retrieval_verdict(metrics)
+
+    def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
+        raise CapabilityError("a retrieval run names no classes")
+
+    def _written(self, recipe: Recipe, data: RetrievalData, done: FittedRetrieval) -> FitResult:
         info = _info(recipe, data, done)
-        with Run.create(recipe.out, recipe.domain or TASK, recipe.adapter.name) as run:
-            _write(run, info, done)
-    summary = {
-        "run": str(run.path),
-        **{key: info[key] for key in ("domain", "task", "adapter", "seed")},
-        "backbone": info["backbone"]["spec"],
-        "shots": len(data.part("train")),
-        **done.metrics,
-        "seconds": info["seconds"],
-    }
-    return {
-        "run": run.path,
-        "adapter": done.adapter,
-        "report": done.report,
-        "metrics": done.metrics,
-        "summary": summary,
-        "notes": info["notes"],
-        "skipped": [tuple(pair) for pair in info["skipped"]],
-        "encoded": 0,
-        "from_store": 0,
-    }
+        with Run.create(recipe.out, recipe.domain or self.name, recipe.adapter_name) as run:
+            done.adapter.save(run.adapter_path)
+            save_fine_tuned(done.towers, run.path)
+            run.write(info, done.metrics)
+            run.log("\n".join([*info["notes"], info["verdict"], f"adapted: {done.metrics['adapted']}"]))
+            write_training_report(run.path, info, done.metrics, done.report.history)
+        summary = {
+            "run": str(run.path),
+            **{key: info[key] for key in ("domain", "task", "adapter", "seed")},
+            "backbone": info["backbone"]["spec"],
+            "shots": len(data.part("train")),
+            **done.metrics,
+            "seconds": info["seconds"],
+        }
+        skipped = [tuple(pair) for pair in info["skipped"]]
+        return FitResult(run.path, done.adapter, done.report, done.metrics, summary, info["notes"], skipped)
 
 
-def evaluate_pairs(run: Run, recipe: Config, split: str, reporter: Reporter) -> dict[str, Any]:
-    """A run's towers and its backbone, on a split of its own pairs or of others."""
-    domain = load_domain(recipe.domain) if recipe.domain else None
-    data = read_retrieval(recipe, domain)
-    backbone = load_backbone(recipe.backbone, device=recipe.device, image_size=recipe.image_size)
-    towers = load_adapter(run.adapter_path, backbone).adapted(backbone)
-    scores = [scored(each, data, split, recipe, reporter) for each in (backbone, towers)]
-    return {"run": str(run.path), "data": data.name, "split": split, **before_and_after(*scores)}
+class RetrievalContest(Contest):
+    """Trainings on the same pairs."""
+
+    def __init__(self, recipe: Recipe, data: RetrievalData, backbone: Backbone):
+        super().__init__(data.name, list(data.notes))
+        self.recipe, self.pairs, self.backbone = recipe, data, backbone
+
+    def score(self, entry: Mapping[str, Any]) -> dict[str, Any]:
+        """Metrics of one training; `shots` is the number of its training pairs."""
+        own = self.recipe.with_adapter(entry["adapter"])
+        if entry["adapter"] != ZERO_SHOT:
+            _check_learns_pairs(entry["adapter"])
+        started = time.perf_counter()
+        _, _, towers = train_on_pairs(own, self.pairs, self.backbone, entry["seed"], Reporter(quiet=True), None)
+        seconds = round(time.perf_counter() - started, 3)
+        metrics = before_and_after(None, scored(towers, self.pairs, "test", own))["adapted"]
+        return {"shots": len(self.pairs.part("train")), "accuracy": None, **metrics, "seconds": seconds}
 
 
-def compare_on_pairs(
-    recipe: Config, names: Sequence[str], seeds: Sequence[int], reporter: Reporter
-) -> tuple[list[dict[str, Any]], dict[str, str], str, list[str]]:
-    """Every adapter at every seed on one set of pairs.
-
-    Returns:
-        (rows, refused adapters with the reason, name of the data, notes). `shots` of a row is its training pairs.
-    """
-    domain = load_domain(recipe.domain) if recipe.domain else None
-    data = read_retrieval(recipe, domain)
-    backbone = load_backbone(recipe.backbone, device=recipe.device, image_size=recipe.image_size)
-    rows, refused, count = [], {}, len(data.part("train"))
-    with reporter.task("Comparing", unit="fits") as progress:
-        for name in names:
-            own = Config(recipe.to_dict())
-            if own.adapter.name != name:
-                own.adapter = {"name": name}
-            for seed in seeds:
-                started = time.perf_counter()
-                try:
-                    check_retrieval(own, to_fit=False)
-                    _, _, towers = train_on_pairs(own, data, backbone, seed, Reporter(quiet=True), None)
-                except VladaptError as error:
-                    refused[name] = str(error)
-                    break
-                seconds = round(time.perf_counter() - started, 3)
-                found = before_and_after(None, scored(towers, data, "test", own))["adapted"]
-                rows.append(
-                    {"adapter": name, "shots": count, "seed": seed, "accuracy": None, **found, "seconds": seconds}
-                )
-                progress(len(rows), len(names) * len(seeds))
-    if not rows:
-        raise DataError(f"no adapter could be fitted: {next(iter(refused.values()))}")
-    return rows, refused, data.name, data.notes
+def _names(axes: Axes) -> list[str]:
+    names = list(dict.fromkeys([ZERO_SHOT, *(axes.adapters or ())]))
+    if names == [ZERO_SHOT]:
+        raise ConfigError("--adapters: none given; give methods, comma-separated, for instance full,lora")
+    for name in names:
+        find(name, catalogue.adapters(), "adapter")
+    return names
 
 
-def deciding(rows: Sequence[dict[str, Any]]) -> str | None:
-    """The metric that decides, where rows are of retrieval."""
-    return DECIDES if rows and DECIDES in rows[0] else None
+def _check_learns_pairs(name: str) -> None:
+    if "pairs" not in adapter_class(name).can:
+        raise CapabilityError(f"adapter '{name}' learns no pairs; for --task retrieval give full, lora or lit")
 
 
-def _write(run: Run, info: dict[str, Any], done: FittedRetrieval) -> None:
-    done.adapter.save(run.adapter_path)
-    save_fine_tuned(done.towers, run.path)
-    run.write(info, done.metrics)
-    run.log("\n".join([*info["notes"], info["verdict"], f"adapted: {done.metrics['adapted']}"]))
-    write_training_report(run.path, info, done.metrics, done.report.history)
+def _backbone(recipe: Recipe) -> Backbone:
+    return load_backbone(recipe.backbone, device=recipe.device, image_size=recipe.image_size)
 
 
-def _info(recipe: Config, data: RetrievalData, done: FittedRetrieval) -> dict[str, Any]:
+def _info(recipe: Recipe, data: RetrievalData, done: FittedRetrieval) -> dict[str, Any]:
     parts = {split: len(data.pairs.split(split)) for split in ("train", "val", "test")}
     facts = {name: getattr(done.backbone, name) for name in ("spec", "fingerprint", "licence", "image_size")}
     options = done.adapter.options
-    path = str(recipe.data.path)
     return {
         "created": now(),
         "domain": recipe.domain,
-        "task": TASK,
-        "adapter": recipe.adapter.name,
+        "task": "retrieval",
+        "adapter": recipe.adapter_name,
         "adapter_options": options,
         "backbone": facts,
         "data": {
             "name": data.name,
-            "path": path if path == "sample" else str(Path(path).absolute()),
+            "path": place_of_data(recipe),
             "kind": "captions",
             "licence": data.licence,
             "images": sum(parts.values()),
@@ -164,13 +197,13 @@ def _info(recipe: Config, data: RetrievalData, done: FittedRetrieval) -> dict[st
         "skipped": [list(pair) for pair in dict.fromkeys([*data.skipped, *done.after.skipped])],
         "seconds": round(done.seconds, 3),
         "versions": versions(),
-        "recipe": as_data(recipe),
+        "recipe": recipe.to_dict(),
     }
 
 
-def _key(recipe: Config, data: RetrievalData) -> str:
+def _key(recipe: Recipe, data: RetrievalData) -> str:
     """16 hex digits that say what is trained on what."""
-    stated = {name: value for name, value in as_data(recipe).items() if name not in ("resume", "out", "workers")}
+    stated = {k: v for k, v in recipe.to_dict().items() if k not in ("resume", "out", "workers", "given")}
     rows = data.part("train")
     parts = [sorted(map(str, stated.items())), len(rows), rows[0].id, rows[len(rows) - 1].id]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

@@ -13,11 +13,11 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from ....core.contracts.domain import DomainData
-from ....core.runs.folder import write_whole
+from ....core.runtime.files import write_whole
 from ..data.items_file import to_uint8
 from ..data.masks import MOST_CLASSES
 from ..drawing import draw_boxes, draw_classes, palette
-from .found import UNSURE, decoded
+from .predictions import UNSURE, decoded
 
 COCO_FILE = "predictions.json"
 MOST_BYTES = 200
