@@ -128,10 +128,10 @@ def value_of(key: str, value: Any) -> Any:
 def as_flag(key: str) -> str:
     """How a user writes a key: as a flag where there is one, else behind `--set`."""
     head, _, rest = key.partition(".")
+    if head == "resources" and rest:
+        return f"--resource {rest.replace('_', '-')}"
     if rest and GROUPS.get(head) != rest:
         return f"--set {key}"
-    if head == "resources":
-        return "--resource"
     if head == "plan":
         return "--config"
     return f"--{head.replace('_', '-')}" if head in FLAGS else f"--set {key}"

@@ -298,4 +298,4 @@ def _said(recipe: Recipe, key: str) -> str:
     flag = as_flag(key)
     if value is True:
         return flag
-    return f"{flag}={as_text(value)}" if flag.startswith("--set") else f"{flag} {as_text(value)}"
+    return f"{flag}={as_text(value)}" if " " in flag else f"{flag} {as_text(value)}"

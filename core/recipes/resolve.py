@@ -186,7 +186,8 @@ class _Merged:
         for key, (_, source) in self.own.items():
             if key not in options:
                 near = did_you_mean(key.partition(".")[0], [*KEYS, *options])
-                raise UnknownNameError(f"{source} {key}: a recipe has no key '{key.partition('.')[0]}'; {near}")
+                said = f"--set {key}" if source == "--set" else source
+                raise UnknownNameError(f"{said}: a recipe has no key '{key.partition('.')[0]}'; {near}")
         return recipe.with_(own={key: value for key, (value, _) in self.own.items()})
 
 

@@ -205,7 +205,7 @@ class _Source:
             return logits_of(adapter, rows, len(features), progress), list(features.ids), list(found.skipped)
 
     def _extras(self, adapter: Adapter, towers: Backbone, items: Sequence[Item]) -> Extras:
-        from ..data.detections import read_detections
+        from ...data.detections import read_detections
 
         boxes = self.given.get("boxes") if "boxes" in adapter.at_predict else None
         specs = further_specs(self.given) if "further_backbones" in adapter.at_predict else []
