@@ -122,7 +122,8 @@ def value_of(key: str, value: Any) -> Any:
     try:
         return typed(KEYS[key], value)
     except ConfigError:
-        raise ConfigError(f"{as_flag(key)} {as_text(value)}: give {_accepted(key)}") from None
+        said = value if isinstance(value, bool) or value is None else as_text(value)
+        raise ConfigError(f"{as_flag(key)} {said}: give {_accepted(key)}") from None
 
 
 def as_flag(key: str) -> str:

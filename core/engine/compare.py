@@ -109,10 +109,11 @@ def compare(
     _check(axes)
     if resume and not out:
         raise ConfigError("--resume: give --out, the folder of the comparison that was stopped")
-    task = task_of(recipe, domain)
+    on = [_on_source(recipe, source) for source in sources] or [recipe]
+    task = task_of(on[0], domain)
     task.check_axes(axes)
     folder = Path(out) if out else Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-compare"
-    sets = _sets(task, recipe, axes, sources)
+    sets = _sets(task, on, axes)
     return together(lambda: _compare(task, axes, sets, folder, resume, reporter or Reporter(quiet=True)))
 
 
@@ -242,14 +243,16 @@ def _plain(each: _Set, several: bool) -> str:
     return re.sub(r"[^A-Za-z0-9._+-]+", "-", "-".join(str(value) for value in each.columns(several).values()))
 
 
-def _sets(task: Task, recipe: Recipe, axes: Axes, sources: Sequence[Mapping[str, Any]]) -> list[_Set]:
+def _on_source(recipe: Recipe, source: Mapping[str, Any]) -> Recipe:
+    """The recipe on another data set, which then counts as given."""
+    key = "features" if source.get("features") else "data.path"
+    return recipe.with_source(**source).with_(given=recipe.given | {key})
+
+
+def _sets(task: Task, recipes: Sequence[Recipe], axes: Axes) -> list[_Set]:
     """Every data set on every backbone, each with its settled recipe."""
     sets = []
-    for source in sources or [None]:
-        on = recipe
-        if source is not None:
-            key = "features" if source.get("features") else "data.path"
-            on = recipe.with_source(**source).with_(given=recipe.given | {key})
+    for on in recipes:
         for spec in axes.backbones or (None,):
             one = on if spec is None else on.with_(backbone=spec, given=on.given | {"backbone"})
             settled = task.settled(one)

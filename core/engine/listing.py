@@ -11,7 +11,7 @@ from typing import Any
 from ..backbones.catalogue import FAMILIES
 from ..contracts.errors import ConfigError, UnknownNameError, did_you_mean
 from ..contracts.options import Option, options_of
-from ..registry import adapter_class, catalogue, load_domain, loss_class, task_class
+from ..registry import catalogue
 from ..registry.catalogue import Entry
 
 KINDS = ("domains", "adapters", "tasks", "backbones", "losses", "recipes")
@@ -78,6 +78,8 @@ def shown(kind: str, name: str) -> Shown:
         return _backbone(name)
     if kind == "domain":
         return _domain(name)
+    from ..registry import adapter_class, loss_class, task_class
+
     cls = {"adapter": adapter_class, "loss": loss_class, "task": task_class}[kind](name)
     text = inspect.cleandoc(cls.__doc__ or "")
     if kind == "task":
@@ -132,6 +134,8 @@ def _row(name: str, entry: Entry) -> dict[str, str]:
 
 
 def _domain(name: str) -> Shown:
+    from ..registry import load_domain
+
     domain = load_domain(name)
     facts = [("tasks", ", ".join(domain.task_names)), ("recipes", ", ".join(domain.recipes) or "none")]
     facts.append(("default adapter", domain.default_adapter))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +15,25 @@ ZERO_SHOT = "zero-shot"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d00", "#56b4e9", "#5b3a8c", "#444444")
 """Okabe and Ito's colours for the colour-blind, the yellow darkened to be seen on white."""
 MARKERS = "osD^vPX*"
+NO_SHOTS, ALL_SHOTS = 0.5, 2.5
+"""Places on the axis: of no shots, and of all there are, times the most."""
 NAMES = {"accuracy": "accuracy (%)", "auroc": "macro AUROC"}
 SPREAD = 0.035
 LINE_HEIGHT = 0.055
 
 
 def accuracy_over_shots(
-    rows: Sequence[dict[str, Any]], path_stem: str | Path, metric: str | None = None
+    rows: Sequence[dict[str, Any]], path_stem: str | Path, metric: str | None = None, method: str = "adapter"
 ) -> tuple[Path, Path]:
-    """Draw the mean and the standard error over seeds of each adapter, over the number of shots.
+    """Draw the mean and the standard error over seeds of each method, over the number of shots.
 
     Zero-shot, which has no shots, is a dashed line. Rows of which the metric is None are left out.
 
     Args:
-        rows: one dict a fit: adapter, shots, seed, and metrics.
+        rows: one dict per fit: the method, shots (None: all there are), seed, and metrics.
         path_stem: where to write, without an ending.
-        metric: which one; by default accuracy, or auroc where the rows have several labels an image.
+        metric: which one; by default accuracy, or auroc where the rows have several labels per image.
+        method: the column that names the method.
 
     Returns:
         The PNG and the SVG.
@@ -42,7 +45,9 @@ def accuracy_over_shots(
 
     metric = metric or ("auroc" if any(key.startswith("auroc/") for row in rows for key in row) else "accuracy")
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "vladapt", "font.size": 10.5}):
-        figure = _figure(_series(rows, metric), metric)
+        at = _places(row["shots"] for row in rows)
+        ticks = {place: "all" if count is None else str(count) for count, place in at.items()}
+        figure = _figure(_series(rows, metric, method, at), ticks, metric)
         written = {}
         for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
             buffer = io.BytesIO()
@@ -58,17 +63,19 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     return statistics.fmean(values), error
 
 
-def _series(rows: Sequence[dict[str, Any]], metric: str) -> dict[str, dict[int, list[float]]]:
-    """Adapter -> shots -> values over seeds, adapters in the order of the rows. Percent for accuracies."""
+def _series(
+    rows: Sequence[dict[str, Any]], metric: str, method: str, at: dict[int | None, float]
+) -> dict[str, dict[float, list[float]]]:
+    """Method -> place on the axis -> values over seeds, methods in the order of the rows. Percent for accuracies."""
     scale = 100 if metric == "accuracy" else 1
     found: dict[str, dict[int, list[float]]] = {}
     for row in rows:
         if row.get(metric) is not None:
-            found.setdefault(row["adapter"], {}).setdefault(row["shots"], []).append(scale * row[metric])
+            found.setdefault(row[method], {}).setdefault(at[row["shots"]], []).append(scale * row[metric])
     return found
 
 
-def _figure(series: dict[str, dict[int, list[float]]], metric: str):
+def _figure(series: dict[str, dict[float, list[float]]], ticks: dict[float, str], metric: str):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -85,7 +92,7 @@ def _figure(series: dict[str, dict[int, list[float]]], metric: str):
         level = statistics.fmean(value for values in series[ZERO_SHOT].values() for value in values)
         axes.axhline(level, color="#666666", linestyle="--", linewidth=1.2, zorder=1)
         ends.append((None, level, ZERO_SHOT, "#555555"))
-    _dress(axes, sorted({shots for curve in series.values() for shots in curve}), metric)
+    _dress(axes, dict(sorted(ticks.items())), metric)
     _name_ends(axes, ends)
     return figure
 
@@ -109,16 +116,23 @@ def _draw_adapter(axes, curve: dict[int, list[float]], offset: float, style: dic
     return shots[-1] * offset, means[-1]
 
 
-def _dress(axes, shots: list[int], metric: str) -> None:
+def _places(shots: Iterable[int | None]) -> dict[int | None, float]:
+    """Where each number of shots stands on a logarithmic axis: none before one, all there are after the most."""
+    shots = set(shots)
+    most = max((count for count in shots if count), default=1)
+    return {count: NO_SHOTS if count == 0 else ALL_SHOTS * most if count is None else count for count in shots}
+
+
+def _dress(axes, ticks: dict[float, str], metric: str) -> None:
     from matplotlib.ticker import NullLocator
 
     axes.set_xscale("log", base=2)
-    if shots:
-        axes.set_xticks(shots, [str(count) for count in shots])
-        axes.set_xlim(shots[0] / 1.2, shots[-1] * 1.2)
+    if ticks:
+        axes.set_xticks(list(ticks), list(ticks.values()))
+        axes.set_xlim(min(ticks) / 1.2, max(ticks) * 1.2)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.margins(y=0.08)
-    axes.set_xlabel("labelled images a class (shots)")
+    axes.set_xlabel("labelled images per class (shots)")
     axes.set_ylabel(NAMES.get(metric, metric.replace("_", " ")))
     axes.grid(axis="y", color="#e3e6ea", linewidth=0.8)
     axes.set_axisbelow(True)

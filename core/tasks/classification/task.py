@@ -70,7 +70,7 @@ class Classification(Task):
 
     def check(self, recipe: Recipe) -> None:
         if recipe.shots is None:
-            raise ConfigError("--shots none: give a whole number, 0 or more")
+            raise ConfigError("--shots None: give a whole number, 0 or more")
         if isinstance(recipe.novel, str):
             raise ConfigError(
                 f"--novel {recipe.novel}: give True or False; names are for detection and segmentation "
