@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from ..contracts.backbone import Backbone
 from ..contracts.errors import CapabilityError, DataError
-from .catalogue import FAMILIES
+from ..contracts.families import FAMILIES
 from .prompted import CHILD, TowerPrompts
 
 FILE = "model.safetensors"

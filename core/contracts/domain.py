@@ -144,11 +144,10 @@ class Domain(ABC):
             DataError: nothing usable there; one line with the path and what would be read.
         """
 
-    def read_images(self, paths: Sequence[str | Path], **options) -> DomainData:
-        """Unlabelled images for `predict`, `embed`: files, or folders searched for files."""
-        from ..data.unlabelled import read_unlabelled
-
-        return read_unlabelled(paths)
+    def read_images(self, paths: Sequence[str | Path], **options) -> DomainData | None:
+        """Unlabelled images for `predict`, `embed`: files, or folders searched for files. None: they are plain image
+        files, which need no reader of the domain's own (`core/data/unlabelled.py` reads them)."""
+        return None
 
     @abstractmethod
     def sample(self, task: str) -> DomainData:

@@ -59,7 +59,7 @@ class Loss(nn.Module, ABC):
             CapabilityError: `out` lacks something in `needs`.
             ConfigError: ranks hold different numbers of samples.
         """
-        from ..training.gather import global_batch
+        from ..runtime.gather import global_batch
 
         lacking = sorted(name for name in self.needs if out.get(name) is None)
         if lacking:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-from ..contracts.domain import DomainData, Item
+from ..contracts.domain import Domain, DomainData, Item
 from ..contracts.errors import DataError
 from .files import Found, walk
 from .formats import Format, format_of, loader
@@ -38,6 +39,19 @@ def read_unlabelled(paths: Sequence[str | Path], formats: Sequence[Format] = (IM
         known = " ".join(suffix for fmt in formats for suffix in fmt.suffixes)
         raise DataError(f"{', '.join(map(str, paths))}: no readable image found{reason}; known kinds: {known}")
     return DomainData(found.items, (), loader(formats), name="images", skipped=found.skipped)
+
+
+def images_of(domain: Domain, paths: Sequence[str | Path], options: Mapping[str, Any]) -> DomainData:
+    """Unlabelled images as a domain reads them.
+
+    Args:
+        options: of the domain's reader.
+
+    Raises:
+        DataError: a path does not exist, or none of them holds an image.
+    """
+    own = domain.read_images(list(paths), **options)
+    return read_unlabelled(paths) if own is None else own
 
 
 def readable(data: DomainData) -> DomainData:

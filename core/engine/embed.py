@@ -21,7 +21,7 @@ from ..contracts.features import FeatureSet
 from ..contracts.recipe import Recipe
 from ..contracts.task import Task, refuse_unused
 from ..contracts.text import TextClassifier
-from ..data.unlabelled import readable
+from ..data.unlabelled import images_of, readable
 from ..features.store import FeatureStore
 from ..recipes.resolve import task_of
 from ..runtime.distributed import is_main, together
@@ -85,7 +85,7 @@ def _embed(recipe: Recipe, task: Task, out: Path, images: Sequence[str | Path], 
 
 
 def _unlabelled(recipe: Recipe, domain: Domain, task: str, images, reporter: Reporter) -> Prepared:
-    data: DomainData = readable(domain.read_images(list(images), **recipe.reading))
+    data: DomainData = readable(images_of(domain, images, recipe.reading))
     backbone = load_backbone(recipe.backbone, device=recipe.device, image_size=recipe.image_size)
     encoding = Encoding(recipe.batch_size, recipe.workers, recipe.amp)
     return Prepared(domain, task, data, backbone, FeatureStore(), reporter, encoding)

@@ -12,7 +12,7 @@ from ..contracts.domain import Decoded, Domain, DomainData, Item
 from ..contracts.errors import CapabilityError, ConfigError, DataError, UnknownNameError
 from ..contracts.recipe import SAMPLE, Recipe
 from ..data.pairs.pair_images import StoredImages
-from ..data.unlabelled import read_unlabelled
+from ..data.unlabelled import images_of, read_unlabelled
 from ..features.keys import transform_spec
 from ..registry import load_domain
 
@@ -81,7 +81,7 @@ class ImageReader:
             return _captioned(paths[0]) if _is_pair_file(paths) else read_unlabelled(paths)
         if [str(path) for path in paths] == [SAMPLE]:
             return self.domain.sample(self.task)
-        return self.domain.read_images(list(paths), **self.options)
+        return images_of(self.domain, paths, self.options)
 
     def transform(self, backbone: Backbone) -> Callable[[Decoded], Any]:
         """Decoded image -> pixels, nothing random."""

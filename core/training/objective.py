@@ -12,7 +12,7 @@ from ..contracts.errors import CapabilityError, ConfigError
 from ..contracts.loss import Loss, in_words
 from ..contracts.outputs import SHARED
 from ..registry import build_loss
-from .gather import global_batch
+from ..runtime.gather import global_batch
 
 
 class Objective(nn.Module):

@@ -7,10 +7,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ...core.contracts.domain import DomainData
-from ...core.contracts.errors import ConfigError, UnknownNameError
+from ...core.contracts.errors import ConfigError, UnknownNameError, did_you_mean
 from ...core.data.formats import Format, format_of
 from ...core.data.images import IMAGE
-from ...core.registry.catalogue import did_you_mean
 from .dicom import dicom_format
 from .intensity import check_window
 from .nifti import AXES, nifti_format

@@ -18,7 +18,7 @@ from ...contracts.errors import CapabilityError, ConfigError, DataError, Unknown
 from ...contracts.features import PRE_PROJECTION, FeatureSet
 from ...contracts.resources import REQUIRED, Detections, FurtherBackbone, PreProjection, TextPool
 from ...data.caption_pool import lines_of, read_caption_pool
-from ...data.synonyms import read_synonyms
+from ...prompts.synonyms import read_synonyms
 from ...prompts.templates import spoken
 from ...runs.folder import Run
 

@@ -17,7 +17,7 @@ from ...contracts.errors import CapabilityError, DataError
 from ...contracts.features import PROJECTED, FeatureSet
 from ...contracts.recipe import SAMPLE, Recipe
 from ...contracts.task import Use
-from ...data.unlabelled import readable
+from ...data.unlabelled import images_of, readable
 from ...features.store import Extraction, FeatureStore
 from ...registry import load_adapter
 from ...runtime.progress import Reporter
@@ -60,7 +60,7 @@ def predict_with_run(use: Use, domain: Domain, task: str, reporter: Reporter) ->
     recipe = recipe_again(use)
     backbone = load_backbone(info["backbone"]["spec"], device=use.device, image_size=recipe.image_size)
     adapter = load_adapter(use.run.adapter_path, backbone).to(backbone.device)
-    data = readable(domain.read_images(list(use.images), **recipe.reading))
+    data = readable(images_of(domain, use.images, recipe.reading))
     check_at_prediction(adapter, recipe.resources, use.resources)
     encoding = Encoding(use.batch_size, use.workers, recipe.amp)
     source = _Source(domain, task, data, backbone, encoding, recipe.resources, reporter)

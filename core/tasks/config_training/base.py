@@ -21,7 +21,7 @@ from ...contracts.domain import DomainData, Evaluation
 from ...contracts.errors import CapabilityError, ConfigError, DataError
 from ...contracts.recipe import SAMPLE, Recipe
 from ...contracts.task import Axes, Contest, FitResult, Task, Use
-from ...data.unlabelled import decodable, readable
+from ...data.unlabelled import decodable, images_of, readable
 from ...recipes.resolve import resolve
 from ...runs.folder import RUNS, Run
 from ...runtime.checkpoints import kept_checkpoints
@@ -165,7 +165,7 @@ class ConfigTask(Task):
         spec = use.run.info["backbone"]["spec"]
         backbone = load_backbone(spec, device=use.device, image_size=recipe.image_size)
         folder = self._folder(use.out) if use.out else None
-        data = readable(decodable(self.domain.read_images(list(use.images), **recipe.reading)))
+        data = readable(decodable(images_of(self.domain, use.images, recipe.reading)))
         model = load_model(use.run, backbone.device)
         names: Sequence[str] = use.run.info["class_names"]
         if use.classes is not None:

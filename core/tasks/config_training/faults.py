@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ...contracts.errors import ConfigError, DataError, UnknownNameError, VladaptError
-from ...registry.catalogue import did_you_mean
+from ...contracts.errors import ConfigError, DataError, UnknownNameError, VladaptError, did_you_mean
 
 OF_CONFIGS = (TypeError, AssertionError, ValueError, FileNotFoundError)
 """What parts of mmdet and mmseg raise where their options do not fit."""

@@ -96,7 +96,7 @@ def test_new_images_are_predicted_by_the_model_of_the_run(fitted):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"out": "found"}, "detection of domain 'toy-boxes' writes no files of its predictions; omit --out, use --json"),
+        ({"out": "found"}, "domain 'toy-boxes' writes no files of its predictions; omit --out, use --json"),
         ({"classes": "a"}, "fixed classes"),
         ({"resources": {"boxes": "b.json"}}, "--resource"),
     ],

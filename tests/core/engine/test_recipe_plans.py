@@ -115,5 +115,5 @@ def test_novel_on_the_command_line(given, novel, monkeypatch):
 
 
 def test_a_domain_that_fits_adapters_runs_no_config(config):
-    with pytest.raises(ConfigError, match="--config .*adapters are fitted to classification and no mmengine config is run"):
+    with pytest.raises(ConfigError, match="adapters are fitted to classification and no mmengine config is run"):
         vladapt.fit(resolve(config=config, flags={"domain": "toy-labels", "task": "classification"}))

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..contracts.errors import ConfigError
-from ..runtime.distributed import all_gather_json
+from .distributed import all_gather_json
 
 
 def global_batch(out: Mapping[str, Any], shared: frozenset[str]) -> dict[str, Any]:

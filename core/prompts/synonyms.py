@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..contracts.errors import DataError
-from ..prompts.templates import spoken
-from ..registry.catalogue import did_you_mean
+from ..contracts.errors import DataError, did_you_mean
 from .class_json import read_class_json
+from .templates import spoken
 
 SHAPE = "write {class: {synonym: count}}, or {class: [synonyms, the most frequent first]}"
 
