@@ -35,9 +35,9 @@ def adapter_options(recipe: Recipe) -> dict[str, Any]:
     return options
 
 
-def trains_towers(name: str) -> bool:
+def trains_towers(name: str | None) -> bool:
     """Whether an adapter trains on images themselves."""
-    return "pixels" in adapter_class(name).needs
+    return name is not None and "pixels" in adapter_class(name).needs
 
 
 def encoding_batch_size(recipe: Recipe) -> int | None:
@@ -45,7 +45,7 @@ def encoding_batch_size(recipe: Recipe) -> int | None:
 
     Where towers are trained, `batch_size` counts the images of a training step.
     """
-    return None if recipe.adapter_name and trains_towers(recipe.adapter_name) else recipe.batch_size
+    return None if trains_towers(recipe.adapter_name) else recipe.batch_size
 
 
 def check_named(recipe: Recipe, names: Iterable[str]) -> None:

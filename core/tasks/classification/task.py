@@ -129,7 +129,7 @@ class Classification(Task):
     def _checkpoints(self, recipe: Recipe, adapter: Adapter, prepared, shots: Shots, reporter: Reporter):
         """The folder of a fit's checkpoints; None for an adapter that keeps none."""
         if trains_towers(adapter.name):
-            runs, key = Path(recipe.out or RUNS), _fit_key(recipe, adapter, prepared, shots)
+            runs, key = Path(recipe.out or RUNS), fit_key(recipe, adapter, prepared, shots)
             with kept_checkpoints(runs, key, recipe.resume, reporter, newest_step) as folder:
                 yield folder
             return
@@ -177,7 +177,7 @@ def _seeds(recipe: Recipe, axes: Axes) -> Sequence[int]:
     return axes.seeds or ((recipe.seed,) if recipe.gave("seed") else SEEDS)
 
 
-def _fit_key(recipe: Recipe, adapter: Adapter, prepared, shots: Shots) -> str:
+def fit_key(recipe: Recipe, adapter: Adapter, prepared, shots: Shots) -> str:
     """16 hex digits that say what a training learns from what."""
     lasting = {name: value for name, value in adapter.options.items() if name not in adapter.passing}
     parts: list[Any] = [adapter.name, lasting, prepared.backbone.fingerprint, recipe.seed, recipe.shots]
