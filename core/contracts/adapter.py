@@ -162,7 +162,7 @@ class Adapter(ABC):
 
     def fit(
         self,
-        support: FeatureSet,
+        support: FeatureSet | None,
         classifier: TextClassifier,
         *,
         val: FeatureSet | None = None,
@@ -174,7 +174,7 @@ class Adapter(ABC):
         """Learn from labelled support features.
 
         Args:
-            support: the shots, with labels.
+            support: the shots, with labels; None, or no row, for methods that are `label_free`.
             classifier: the zero-shot text classifier of the same classes.
             val: labelled features for choosing hyper-parameters; never the test set.
             unlabeled: features without labels, for methods that need them.
@@ -187,6 +187,10 @@ class Adapter(ABC):
         Raises:
             CapabilityError: something in `needs` is missing, or the labels are of a kind the method refuses.
         """
+        if support is None:
+            made_by = "" if backbone is None else backbone.fingerprint
+            none = torch.zeros(0, classifier.weights.shape[1], device=classifier.weights.device)
+            support = FeatureSet(none, class_names=classifier.class_names, backbone=made_by)
         self._check_support(support, classifier, backbone, unlabeled)
         self._check_images(support, resources or {})
         self._check_resources(resources or {})

@@ -23,7 +23,7 @@ from ..contracts.features import FeatureSet
 from ..contracts.text import TextClassifier
 
 OTHER_SPELLING = {"text_features": "text_average", "class_names": "classnames"}
-NEEDED = ("image_features", "labels", "text_features", "class_names")
+NEEDED = ("image_features", "text_features", "class_names")
 WORDS = ("class_names", "classnames", "split", "ids", "logit_scale", "backbone")
 """What a .safetensors file keeps in its header, as JSON or plain text: safetensors has no strings."""
 UNIT_TOLERANCE = 1e-3
@@ -47,7 +47,7 @@ class FeatureFile:
 def load_features(path: str | Path) -> FeatureFile:
     """Read a `.safetensors` or `.npz` file of features.
 
-    Arrays: `image_features` (N, D); `labels` (N,) class indices, or (N, C) of 0, 1 and NaN; `text_features` or
+    Arrays: `image_features` (N, D); `labels` (N,) class indices, or (N, C) of 0, 1 and NaN, or none; `text_features` or
     `text_average` (C, D), or (D, C); `class_names` or `classnames` (C,); optional: `text_prompts` (P, C, D),
     `logit_scale` (100 by default), `split` (N,), `ids` (N,). In .safetensors, lists of texts are JSON in the metadata.
     Half-precision features are cast to float32 and normalised again. Pickled arrays are refused, never run.
@@ -203,7 +203,9 @@ class _Arrays:
         unit = bool(((tensor.norm(dim=-1) - 1).abs() < UNIT_TOLERANCE).all())
         return tensor, not unit
 
-    def labels(self, count: int, classes: int) -> Tensor:
+    def labels(self, count: int, classes: int) -> Tensor | None:
+        if "labels" not in self._arrays:
+            return None
         labels = self._numbers("labels")
         if labels.ndim == 0 or len(labels) != count:
             raise self._error(f"labels has shape {tuple(labels.shape)} for {count} image features; give one a row")

@@ -145,15 +145,17 @@ def prepared_of(recipe: Recipe, reporter: Reporter, domain: Domain | None, task:
 
 
 def prepare_features(recipe: Recipe, reporter: Reporter) -> PreparedFeatures:
-    """Read a features file and split its rows.
+    """Read a features file and split its rows; one whose rows are all for testing, or have no labels, is tested whole.
 
     Raises:
-        DataError: the file cannot be used; CapabilityError: labels are missing.
+        DataError: the file cannot be used. CapabilityError: shots are asked for, and no row may teach.
     """
     path = Path(recipe.features)
     file = load_features(path)
-    if file.features.labels is None:
-        raise CapabilityError(f"--features {path}: no labels in the file; fit needs them")
+    whole = file.features.labels is None or set(file.split or ()) == {"test"}
+    if whole and recipe.shots:
+        why = "its rows have no labels" if file.features.labels is None else "all its rows are for testing"
+        raise CapabilityError(f"--features {path}: {why}; give --shots 0 and a method that needs no labelled images")
     every = tuple(file.classifier.class_names)
     file = _restricted(file, recipe.classes)
     names = tuple(file.classifier.class_names)
@@ -164,7 +166,10 @@ def prepare_features(recipe: Recipe, reporter: Reporter) -> PreparedFeatures:
         name=path.stem,
         kind="multilabel" if file.features.multilabel else "labels",
     )
-    data = assign_splits(data, seed=recipe.split_seed, hashes=FileHashes())
+    if whole:
+        data = data.with_items([item.with_(split="test") for item in data.items])
+    else:
+        data = assign_splits(data, seed=recipe.split_seed, hashes=FileHashes())
     given = recipe.resources
     return PreparedFeatures(recipe.features, file, data, reporter, recipe.device, recipe.classes, given, every)
 
@@ -178,8 +183,9 @@ def _restricted(file: FeatureFile, classes) -> FeatureFile:
     indices = class_indices(file.classifier.class_names, classes)
     if indices is None:
         return file
-    if file.features.multilabel:
-        raise CapabilityError("--classes: not for files with several labels a row")
+    if file.features.labels is None or file.features.multilabel:
+        kind = "without labels" if file.features.labels is None else "with several labels per row"
+        raise CapabilityError(f"--classes: not for files {kind}")
     position = torch.full((len(file.classifier),), -1, dtype=torch.int64)
     position[torch.tensor(indices)] = torch.arange(len(indices))
     labels = position[file.features.labels]
@@ -207,7 +213,9 @@ def _as_items(file: FeatureFile, path: Path) -> list[Item]:
             group=None if features.groups is None else features.groups[i],
             split="" if file.split is None else file.split[i],
         )
-        if features.multilabel:
+        if features.labels is None:
+            items.append(item)
+        elif features.multilabel:
             items.append(item.with_(labels=tuple(features.labels[i].tolist())))
         else:
             items.append(item.with_(label=int(features.labels[i])))

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import torch
+
 from ...backbones.load import load_backbone
 from ...contracts.adapter import Adapter, Batch
 from ...contracts.backbone import Backbone
@@ -137,9 +139,17 @@ class Prepared:
         chosen = sample_shots(self.data.split("train"), shots, seed, num_classes=len(self.class_names))
         pool = self.data.split("val")
         val = sample_shots(pool, min(shots, VAL_SHOTS), seed, num_classes=len(self.class_names)) if pool else []
-        support = self.features(chosen, "support images", views=views, seed=seed)
+        support = self.features(chosen, "support images", views=views, seed=seed) if chosen else self._no_support()
         held = self.features(val, "validation images") if val else None
         return Shots(support, held, self.test, _behind(support, chosen), _behind(held, val) if val else (), seed)
+
+    def _no_support(self) -> FeatureSet:
+        """For methods that learn from no labelled image."""
+        none, several = torch.zeros(0, self.backbone.embed_dim), self.data.kind == "multilabel"
+        labels = torch.zeros(0, len(self.class_names)) if several else torch.zeros(0, dtype=torch.int64)
+        made_by = self.backbone.fingerprint
+        empty = FeatureSet(none, labels, self.class_names, ids=(), backbone=made_by)
+        return empty.to(self.backbone.device)
 
     def training_images(self, shots: Shots) -> TrainingImages:
         """The images of a draw, for adapters that train towers."""

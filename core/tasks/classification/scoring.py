@@ -25,12 +25,13 @@ class Scores:
     """Logits and metrics of zero-shot and of the adapted model on one test set.
 
     Attributes:
+        labels: (N,), or (N, C); None where the test images have none.
         zero_shot_logits: (N, C), or None where zero-shot means nothing.
         adapted_logits: (N, C).
         metrics: {"zero_shot": {...}, "adapted": {...}, "intervals": {...}, "mcnemar": {...}, "test_images": N}.
     """
 
-    labels: Tensor
+    labels: Tensor | None
     zero_shot_logits: Tensor | None
     adapted_logits: Tensor
     metrics: dict[str, Any]
@@ -71,6 +72,8 @@ def score(
         "adapted": metrics_of(adapted, test, class_names),
         "test_images": len(test),
     }
+    if test.labels is None:
+        return Scores(None, None if before is None else before.cpu(), adapted.cpu(), metrics)
     if test.multilabel:
         metrics.update(auroc_certainty(_on_cpu(before), _on_cpu(adapted), test.labels.cpu()))
     else:
@@ -104,7 +107,9 @@ def on_adapted(prepared, adapter: Adapter):
 
 
 def metrics_of(logits: Tensor, test: FeatureSet, class_names) -> dict[str, float]:
-    """Metric name -> value, all between 0 and 1."""
+    """Metric name -> value, all between 0 and 1; none without labels."""
+    if test.labels is None:
+        return {}
     logits, labels = logits.float().cpu(), test.labels.cpu()
     if test.multilabel:
         return multilabel_metrics(logits, labels, list(class_names))

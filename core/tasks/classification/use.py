@@ -79,7 +79,8 @@ def recipe_again(use: Use) -> Recipe:
     recipe = Recipe.of(use.run.info["recipe"])
     resources = {**recipe.resources, **(use.resources or {})}
     workers = recipe.workers if use.workers is None else use.workers
-    recipe = recipe.with_(device=use.device, workers=workers, resources=resources)
+    data = {**recipe.data, **(use.reading or {})}
+    recipe = recipe.with_(device=use.device, workers=workers, resources=resources, data=data)
     if use.images:
         return recipe
     if use.data or use.features:
