@@ -102,7 +102,8 @@ class Loss(nn.Module, ABC):
         """The loss and its parts, of the whole batch."""
 
     def further_outputs(self, batch: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
-        """What it brings in `outputs` without a column, one row per sample, from the `fields` named there.
+        """What it brings in `outputs` without a column, one row per sample, from the `fields` named there. A frozen
+        teacher that it holds for this is a submodule in eval mode; its `train` has to leave it so.
 
         Args:
             batch: fields of a batch, or of a part of it.

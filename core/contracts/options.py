@@ -138,6 +138,20 @@ def chosen(cls: type, given: Mapping[str, Any], owner: str) -> dict[str, Any]:
     return {name: typed(known[name], value, owner) for name, value in given.items()}
 
 
+def options_from(cls: type, given: Mapping[str, Any], owner: str) -> Any:
+    """An instance of a dataclass of options. None counts as not given.
+
+    Args:
+        cls, given, owner: as for `chosen`.
+
+    Raises:
+        UnknownNameError: no such option. ConfigError: a value that its option does not accept.
+    """
+    defaults = {each.name: each.default for each in options_of(cls) if each.default is not ABSENT}
+    named = {name: defaults.get(name) if value is None else value for name, value in given.items()}
+    return cls(**chosen(cls, named, owner))
+
+
 def typed(which: Option, value: Any, owner: str = "") -> Any:
     """A value in the type of its option.
 

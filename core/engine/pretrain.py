@@ -14,6 +14,7 @@ from ..contracts.backbone import Backbone
 from ..data.pairs.captions import CaptionSampler
 from ..runs.training_report import write_training_report
 from ..training.distributed import is_main, run_on_all
+from ..training.objective import columns_of
 from ..training.settings import TrainingSettings
 from ..training.sources import PairSource
 from ..training.train import Task, Trained
@@ -106,7 +107,7 @@ def _pretrain(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainR
     if (done := folder.open(resume)) is not None:
         return _as_it_was(folder, done) if is_main() else None
     backbone = load_backbone(plan.backbone, device=plan.device, image_size=plan.image_size)
-    splits = read_pair_splits(plan.data, plan.settings.seed, dict(plan.data_options))
+    splits = read_pair_splits(plan.data, plan.settings.seed, plan.data_options, columns_of(plan.losses))
     measures = _Measures(plan, backbone, splits, reporter)
     before = measures.take("before")
     trained = _train(plan, backbone, splits, measures, folder, resume, reporter)
@@ -139,9 +140,7 @@ def _train(plan, backbone: Backbone, splits: PairSplits, measures, folder, resum
     )
     with reporter.task("Training", unit="steps") as progress:
         told = _EpochLines(reporter, progress, settings)
-        return train_in_stages(
-            backbone, task, settings, folder.path, resume=resume, tell=told.step, say=reporter.say
-        )
+        return train_in_stages(backbone, task, settings, folder.path, resume=resume, tell=told.step, say=reporter.say)
 
 
 class _EpochLines:

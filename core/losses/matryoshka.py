@@ -81,6 +81,7 @@ class Matryoshka(Loss):
     def _take_after(self, widest: Loss) -> None:
         """Needs and hooks are those of the other loss; a hook it lacks, this one lacks too."""
         self.needs, self.teacher, self.experimental = widest.needs, widest.teacher, widest.experimental
+        self.outputs, self.further_outputs = widest.outputs, widest.further_outputs
         for name in OF_TOWERS:
             if hasattr(widest, name):
                 setattr(self, name, getattr(widest, name))
@@ -100,7 +101,7 @@ class Matryoshka(Loss):
         return {name: self._first(name, value, width) for name, value in out.items()}
 
     def _first(self, name: str, value: Any, width: int) -> Any:
-        known = OUTPUTS.get(name)
+        known = OUTPUTS.get(name) or self.outputs.get(name)
         of_another_space = name.startswith("teacher.") and self.teacher == "frozen"
         if known is None or known.shape[-1:] != ("D",) or of_another_space or value.shape[-1] == width:
             return value
