@@ -36,7 +36,7 @@ class Alip(Loss):
         >>> import torch, vladapt
         >>> out = {"image_features": torch.eye(4), "text_features": torch.eye(4), "logit_scale": torch.tensor(10.0)}
         >>> parts = vladapt.build_loss("alip", init_mean=0.5)({**out, "text_synthetic": torch.eye(4)})
-        >>> round(float(parts["sample_weight"]), 3)
+        >>> round(parts["sample_weight"].item(), 3)
         1.0
     """
 

@@ -22,7 +22,7 @@ class BinaryCrossEntropy(Loss):
         >>> import torch, vladapt
         >>> out = {"logits": torch.tensor([[0.0, 2.0]]), "labels": torch.tensor([[1.0, float("nan")]])}
         >>> loss = vladapt.build_loss("binary-cross-entropy", pos_weight=2)
-        >>> round(float(loss(out)["loss"]), 3)
+        >>> round(loss(out)["loss"].item(), 3)
         1.386
     """
 

@@ -25,7 +25,7 @@ class Clip(Loss):
         >>> import torch, vladapt
         >>> out = {"image_features": torch.eye(4), "text_features": torch.eye(4), "logit_scale": torch.tensor(10.0)}
         >>> loss = vladapt.build_loss("clip", label_smoothing=0.1)
-        >>> round(float(loss(out)["loss"]), 3)
+        >>> round(loss(out)["loss"].item(), 3)
         0.75
     """
 

@@ -21,7 +21,7 @@ class CrossEntropy(Loss):
         >>> import torch, vladapt
         >>> out = {"logits": torch.tensor([[2.0, 0.0], [0.0, 2.0]]), "labels": torch.tensor([0, 1])}
         >>> loss = vladapt.build_loss("cross-entropy", label_smoothing=0.1)
-        >>> round(float(loss(out)["loss"]), 3)
+        >>> round(loss(out)["loss"].item(), 3)
         0.227
     """
 

@@ -25,7 +25,7 @@ class RankingHinge(Loss):
         >>> import torch, vladapt
         >>> out = {"image_features": torch.eye(4), "text_features": torch.eye(4)}
         >>> loss = vladapt.build_loss("ranking-hinge", margin=1.1, hardest=True)
-        >>> round(float(loss(out)["loss"]), 3)
+        >>> round(loss(out)["loss"].item(), 3)
         0.2
     """
 

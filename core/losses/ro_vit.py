@@ -38,7 +38,7 @@ class RoVit(Loss):
         >>> out = {"image_features": torch.eye(4), "text_features": torch.eye(4), "logit_scale": torch.tensor(10.0)}
         >>> parts = vladapt.build_loss("ro-vit", gamma=0)(out)
         >>> {name: round(float(part), 3) for name, part in parts.items()}
-        {'loss': 2.08, 'positive': 0.0, 'negative': 2.079}
+        {'loss': 2.079, 'positive': 0.0, 'negative': 2.079}
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "logit_scale"})

@@ -30,7 +30,7 @@ class Siglip(Loss):
         >>> import torch, vladapt
         >>> out = {"image_features": torch.eye(4), "text_features": torch.eye(4), "logit_scale": torch.tensor(10.0)}
         >>> loss = vladapt.build_loss("siglip", init_bias=-5)
-        >>> round(float(loss(out)["loss"]), 3)
+        >>> round(loss(out)["loss"].item(), 3)
         0.027
     """
 
