@@ -66,7 +66,7 @@ def read_shards(
         captions=joined_rows([index.captions for index in indices]),
         texts={name: joined_rows([index.texts[name] for index in indices]) for name in indices[0].texts},
         labels=labels,
-        numbers={name: _joined_numbers(name, paths, indices) for name in indices[0].numbers},
+        numbers={name: rows for name in indices[0].numbers if (rows := _joined_numbers(name, paths, indices)).shape[1]},
     )
     pairs = PairSet(
         columns=joined,
