@@ -46,7 +46,7 @@ class MomentumQueue(Loss):
     teacher: ClassVar[str | None] = "ema"
     logit_scale_bounds: ClassVar[tuple[float, float] | None] = (1.0, 100.0)
 
-    queue_size: int = option(9600, "keys of each modality", low=1, high=1_000_000)
+    queue_size: int = option(9600, "keys that each of the two queues holds", low=1, high=1_000_000)
     momentum: float = option(0.99, "share of itself that the teacher keeps in a step", low=0, high=1)
 
     def __post_init__(self):
