@@ -7,12 +7,14 @@ __getattr__, __dir__ = lazy_exports(
     {
         "adapter": "NEEDS Adapter Batch FitReport require",
         "backbone": "CAPABILITIES Backbone Block normalized",
-        "domain": "SPLITS Decoded Domain DomainData Evaluation Item check_items",
+        "domain": "SPLITS Decoded Domain DomainData Evaluation Item Reading check_items",
         "errors": "CapabilityError ConfigError DataError UnknownNameError VladaptError",
         "finding": "Finding",
         "features": "PRE_PROJECTION PROJECTED FeatureSet",
         "images": "TrainingImages TrainingPlace",
         "loss": "Loss",
+        "options": "option",
+        "outputs": "Output",
         "text": "TextClassifier",
     },
 )

@@ -138,6 +138,20 @@ def chosen(cls: type, given: Mapping[str, Any], owner: str) -> dict[str, Any]:
     return {name: typed(known[name], value, owner) for name, value in given.items()}
 
 
+def options_from(cls: type, given: Mapping[str, Any], owner: str) -> Any:
+    """An instance of a dataclass of options. None counts as not given.
+
+    Args:
+        cls, given, owner: as for `chosen`.
+
+    Raises:
+        UnknownNameError: no such option. ConfigError: a value that its option does not accept.
+    """
+    defaults = {each.name: each.default for each in options_of(cls) if each.default is not ABSENT}
+    named = {name: defaults.get(name) if value is None else value for name, value in given.items()}
+    return cls(**chosen(cls, named, owner))
+
+
 def typed(which: Option, value: Any, owner: str = "") -> Any:
     """A value in the type of its option.
 
@@ -204,8 +218,8 @@ def _read(kind: Any, value: Any, bounds: Bounds) -> Any:
     if kind in (int, float):
         return _within(_read_number(kind, value, bounds), bounds)
     if kind is str:
-        if isinstance(value, (str, Path)):
-            return str(value)
+        if isinstance(value, (str, Path)) or (_is_number(value) and math.isfinite(value)):
+            return str(value)  # a name may look like a number: --set data.root=2024
         raise TypeError(value)
     if kind is Path:
         return Path(value)
@@ -242,6 +256,10 @@ def _read_bool(value: Any) -> bool:
     raise ValueError(value)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _read_number(kind: type, value: Any, bounds: Bounds) -> int | float:
     if isinstance(value, bool):
         raise TypeError(value)
@@ -249,7 +267,7 @@ def _read_number(kind: type, value: Any, bounds: Bounds) -> int | float:
         value = float(value) if kind is float else literal(value.strip())
     if getattr(value, "ndim", None) == 0:  # a numpy or torch scalar
         value = value.item()
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
+    if not _is_number(value):
         raise TypeError(value)
     if kind is int:
         if value != int(value):
@@ -275,14 +293,16 @@ def _within(value: int | float, bounds: Bounds) -> int | float:
 
 def _read_sequence(kind: Any, value: Any, bounds: Bounds) -> tuple | list:
     """A tuple of the right length, or a list; a text is cut at its commas."""
+    inner = get_args(kind)
+    of_texts = bool(inner) and inner[0] is str
     if isinstance(value, str):
-        read = literal(value.strip())
+        read = literal(value.strip()) if not of_texts or value.lstrip()[:1] in ("(", "[") else None
         value = read if isinstance(read, (tuple, list)) else [part.strip() for part in value.split(",") if part.strip()]
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+    elif _is_number(value) and not of_texts:
         value = [value]
     if not isinstance(value, Iterable) or isinstance(value, Mapping):
         raise TypeError(value)
-    value, inner = list(value), get_args(kind)
+    value = list(value)
     if get_origin(kind) is tuple and inner and Ellipsis not in inner:
         if len(value) != len(inner):
             raise ValueError(value)
@@ -346,15 +366,15 @@ def _plural(words: str) -> str:
 def _joined(noun: str, bounds: Bounds) -> str:
     low, high = bounds.low, bounds.high if bounds.high != math.inf else None
     if low is not None and high is not None:
-        return f"{noun}, {low:g} to {high:g}"
+        return f"{noun}, {as_text(low)} to {as_text(high)}"
     parts = []
     if bounds.above is not None:
-        parts.append(f"above {bounds.above:g}")
+        parts.append(f"above {as_text(bounds.above)}")
     if low is not None:
-        parts.append(f"{low:g} or more")
+        parts.append(f"{as_text(low)} or more")
     if bounds.below is not None:
-        parts.append(f"below {bounds.below:g}")
+        parts.append(f"below {as_text(bounds.below)}")
     if high is not None:
-        parts.append(f"at most {high:g}")
+        parts.append(f"at most {as_text(high)}")
     separator = " " if parts and parts[0].startswith("above") else ", "
     return noun + (separator + ", ".join(parts) if parts else "")

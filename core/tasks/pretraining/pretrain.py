@@ -17,6 +17,7 @@ from ...runs.training_report import write_training_report
 from ...runtime.distributed import is_main, run_on_all, together
 from ...runtime.progress import Reporter
 from ...runtime.versions import now, versions
+from ...training.objective import columns_of
 from ...training.settings import TrainingSettings
 from ...training.sources import PairSource
 from ...training.train import Task, Trained
@@ -105,7 +106,7 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
     if (done := folder.open(resume)) is not None:
         return _as_it_was(folder, done) if is_main() else None
     backbone = load_backbone(plan.backbone, device=plan.device, image_size=plan.image_size)
-    splits = read_pair_splits(plan.data, plan.settings.seed, dict(plan.data_options))
+    splits = read_pair_splits(plan.data, plan.settings.seed, plan.data_options, columns_of(plan.losses))
     measures = _Measures(plan, backbone, splits, reporter)
     before = measures.take("before")
     trained = _train(plan, backbone, splits, measures, folder, resume, reporter)

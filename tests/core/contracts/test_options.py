@@ -152,3 +152,30 @@ def test_any_value_is_typed_or_refused_as_a_config_error(value):
             Knobs(**{each.name: value})
         except ConfigError as error:
             assert f"option {each.name}=" in str(error)
+
+
+def test_a_name_may_look_like_a_number():
+    @dataclass
+    class Named:
+        root: str | None = option(None, "a folder")
+        names: tuple[str, ...] = option(("a",), "names")
+
+        def __post_init__(self):
+            settle(self)
+
+    assert Named(root=2024).root == "2024"
+    for said in ("0,1", (0, 1), ["0", 1], '("0", "1")'):
+        assert Named(names=said).names == ("0", "1")
+    assert Named(names='["a, b", "c"]').names == ("a, b", "c")
+    for value in (True, math.nan, {"a": 1}):
+        with pytest.raises(ConfigError, match="option root="):
+            Named(root=value)
+
+
+def test_large_bounds_are_written_out():
+    @dataclass
+    class Queue:
+        size: int = option(1, "rows", low=1, high=1_048_576)
+
+    with pytest.raises(ConfigError, match="give a whole number, 1 to 1048576"):
+        chosen(Queue, {"size": 10**12}, "queue")
