@@ -24,7 +24,7 @@ from .evaluate import fitted_zero_shot, score_on
 from .fit import fit_adapter
 from .fit_retrieval import is_retrieval
 from .outputs import all_or_none
-from .prepare import fewer_views, views_wanted
+from .prepare import fewer_views, parts_wanted, views_wanted
 from .progress import Reporter
 from .ranks import together
 from .recipe import adapter_options, check_named
@@ -188,13 +188,14 @@ def _all_fits(recipe, prepared, names, shots, seeds, reporter):
     planned = [build_adapter(name, **adapter_options(recipes[name])) for name in names]
     check_resources(recipe, planned)
     views = {adapter.name: views_wanted(adapter) for adapter in planned}
+    parts = any(parts_wanted(adapter) for adapter in planned)
     rows: list[dict[str, Any]] = []
     refused: dict[str, str] = {}
     total = len(names) * len(shots) * len(seeds)
     with reporter.task("Comparing", unit="fits") as progress:
         for seed in seeds:
             for count in shots:
-                drawn = prepared.draw(count, seed, views=max(views.values()))
+                drawn = prepared.draw(count, seed, views=max(views.values()), parts=parts)
                 for name in names:
                     if name not in refused:
                         row = _one_fit(recipes[name], prepared, drawn, views[name], seed, refused)

@@ -24,7 +24,7 @@ from .evaluate import Scores, fitted_zero_shot, harmonic_mean, on_adapted, score
 from .fit_record import info_of, log_lines, notes_of, report_input, summary_of
 from .fit_retrieval import TASK, is_retrieval
 from .forgetting import forgetting, probe_of
-from .prepare import Prepared, Shots, named_domain, read_data, restrict_classes, views_wanted
+from .prepare import Prepared, Shots, named_domain, parts_wanted, read_data, restrict_classes, views_wanted
 from .prepare_features import PreparedFeatures
 from .progress import Reporter
 from .ranks import together
@@ -147,7 +147,8 @@ def _fit(recipe: Config, reporter: Reporter, domain: Domain | None) -> FitResult
     wanted = views_wanted(planned)
     prepared = prepared_of(recipe, reporter, domain)
     _refuse_early(recipe, planned, prepared)
-    shots = prepared.draw(recipe.shots, recipe.seed, views=wanted)
+    parts = parts_wanted(planned)
+    shots = prepared.draw(recipe.shots, recipe.seed, views=wanted, parts=parts, check=planned.check_parts)
     with kept_checkpoints(recipe, planned, prepared, shots, reporter) as folder:
         adapter, report = fit_adapter(recipe, prepared, shots, recipe.seed, reporter, folder)
         scores, said = _scored(recipe, prepared, adapter, shots, reporter)
