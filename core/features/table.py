@@ -71,7 +71,8 @@ class Table:
         """
         if key in self._counts:
             if self._counts[key] != parts:
-                self.fail([key], f"it had {self._counts[key]} parts before and has {parts} now: decode it alike")
+                before = self._counts[key]
+                self.fail([key], f"it had {before} parts and now has {parts}; decoding it must give the same each time")
             return False
         self._counts[key] = parts
         if parts:
@@ -132,7 +133,9 @@ class Table:
             return None, [0] * len(rows)
         keys = [self.request.key(self._contents[row], 0) for row in rows]
         counts = [self._counts[key] for key in keys]
-        parts = torch.zeros(len(rows), max(counts, default=0), self.values.shape[2])
+        if not any(counts):
+            return None, counts
+        parts = torch.zeros(len(rows), max(counts), self.values.shape[2])
         for own, row, key, count in zip(parts, rows, keys, counts):
             own[: count or 1] = torch.from_numpy(self._parts[key]) if count else self.values[row, 0]
         return parts, counts

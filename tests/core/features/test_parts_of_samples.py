@@ -198,6 +198,19 @@ def test_one_part_that_is_not_finite_leaves_its_sample_out(tower):
     assert found.features.ids == ("0", "1", "3") and found.features.parts.shape == (3, 3, DIM)
 
 
+def test_images_beside_a_clip_that_cannot_be_used_have_no_parts(tower):
+    class Spoiled(Frames):
+        def __call__(self, decoded, seed=None):
+            pixels = super().__call__(decoded, seed)
+            if pixels.ndim == 4:
+                pixels[-1] = float("inf")
+            return pixels
+
+    data = clip_set([0, 3, 0])
+    found = FeatureStore().get_or_compute(data, data.items, tower, Spoiled(), parts=True)
+    assert found.features.ids == ("0", "2") and found.features.parts is None
+
+
 @pytest.mark.parametrize(("shape", "said"), [((0, 3, SIZE, SIZE), "a part at least"), ((3, SIZE), r"\(3, 8\)")])
 def test_pixels_of_no_use_leave_their_sample_out(tower, shape, said):
     class Odd(Frames):
@@ -217,7 +230,7 @@ def test_a_decoding_that_gives_another_number_of_parts_is_named(tower):
     shards_of_features(store, tower)[1].unlink()
     longer = clip_set([6], load=lambda item: drawn_clip(0, 7))
     found = extracted(FeatureStore(), longer, TinyTower(), parts=True)
-    assert found.skipped == [("0", "it had 6 parts before and has 7 now: decode it alike")]
+    assert found.skipped == [("0", "it had 6 parts and now has 7; decoding it must give the same each time")]
 
 
 def test_progress_counts_samples_not_parts(tower):

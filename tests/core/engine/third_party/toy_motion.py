@@ -88,7 +88,7 @@ class OrderOfParts(Adapter):
         wanted = 2 * support.one_hot() - 1  # (N, C)
         gram = change.T @ change
         gram += self.ridge * gram.trace() * torch.eye(len(gram), device=gram.device)
-        self.weight = torch.linalg.solve(gram, change.T @ wanted)  # (D, C)
+        self.weight = torch.linalg.solve(gram, change.T @ wanted).contiguous()  # (D, C)
         return FitReport("order-of-parts", chosen={"ridge": self.ridge})
 
     def _logits(self, batch):
