@@ -9,15 +9,17 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import vladapt
-from vladapt.core.contracts import CapabilityError, ConfigError
+from vladapt.core.contracts import CapabilityError, ConfigError, FeatureSet
 from vladapt.core.engine.compare import compare
 from vladapt.core.engine.embed import embed
 from vladapt.core.engine.prepare import prepare
+from vladapt.core.engine.prepare_features import prepare_features
 from vladapt.core.engine.progress import Reporter
 from vladapt.core.engine.recipe import resolve
 from vladapt.core.features.files import load_features
@@ -134,6 +136,26 @@ def test_new_clips_are_predicted_in_another_process(fitted, tmp_path):
     assert sum(right) >= 11
 
 
+def test_a_still_is_predicted_as_a_clip_of_one_frame(fitted, stored):
+    alone, beside = vladapt.predict(fitted.run, ["still-3"]), vladapt.predict(fitted.run, ["left-3", "still-3"])
+    torch.testing.assert_close(alone.probabilities[0], torch.tensor([0.5, 0.5]))
+    torch.testing.assert_close(beside.probabilities[1], alone.probabilities[0])
+    assert beside.rows()[0]["label"] == "moving left"
+
+
+def test_val_and_test_sets_of_stills_have_one_part_each(fitted, stored, small_clip_spec):
+    from toy_motion import still
+
+    data = prepared(small_clip_spec)
+    items = [item if item.split == "train" else still(item) for item in data.data.items]
+    stills = replace(data, data=data.data.with_items(items))
+    drawn = stills.draw(2, 1, parts=True)
+    assert drawn.support.parts.shape[1] > 1
+    assert drawn.val.parts.shape[1] == drawn.test.parts.shape[1] == 1
+    (batch,) = stills.batches(fitted.adapter, stills.test)
+    assert stills.test.parts is None and torch.equal(batch.parts[:, 0], stills.test.features)
+
+
 def test_methods_on_parts_and_on_means_are_compared_on_one_draw(stored, small_clip_spec):
     recipe = resolve(flags={"domain": "toy-motion", "backbone": small_clip_spec})
     found = compare(recipe, ["order-of-parts", "linear-probe"], [SHOTS], [1])
@@ -173,6 +195,19 @@ def test_parts_go_through_a_features_file(fitted, stored, small_clip_spec, tmp_p
         vladapt.fit(features=str(tmp_path / "means.safetensors"), adapter="order-of-parts", shots=SHOTS)
     with pytest.raises(CapabilityError, match="needs the parts of each sample"):
         vladapt.evaluate(result.run, features=str(tmp_path / "means.safetensors"))
+
+
+def test_rows_of_a_features_file_with_one_mean_are_told_by_the_order_of_their_parts(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    paths = torch.randn(30, 1, 8, generator=generator) + torch.linspace(-1, 1, 5)[None, :, None] * torch.ones(8)
+    parts = torch.cat([paths, paths.flip(1)])  # (60, 5, 8)
+    assert torch.equal(*FeatureSet.of_parts(parts).features.chunk(2)), "bit for bit the same means"
+    held = {"image_parts": parts.numpy(), "labels": np.arange(60) // 30, "text_features": np.eye(2, 8)}
+    np.savez(tmp_path / "a.npz", **held, class_names=np.array(["up", "down"]))
+    result = vladapt.fit(features=str(tmp_path / "a.npz"), adapter="order-of-parts", shots=4, seed=1)
+    assert result.metrics["adapted"]["accuracy"] == 1.0
+    rows = prepare_features(resolve(flags={"features": str(tmp_path / "a.npz")}), Reporter(quiet=True)).data.items
+    assert len({item.decode["digest"] for item in rows}) == 60, "none is taken for a copy of another"
 
 
 def test_parts_of_images_are_not_written(small_clip_spec, tmp_path):

@@ -27,11 +27,12 @@ class ToyMotion(Domain):
         return DomainData(items, DIRECTIONS, self._load, kind="clips", name="toy motion", licence="CC0-1.0")
 
     def read_images(self, paths, **options):
-        """Paths like "left-7": which way, and which path."""
+        """Paths like "left-7", "right-7" and "still-7": which way, and which path."""
         items = []
         for path in paths:
             way, _, number = str(path).partition("-")
-            items.append(motion(int(number), int(way == "right")).with_(id=str(path), label=None))
+            item = motion(int(number), int(way == "right")).with_(id=str(path), label=None)
+            items.append(still(item) if way == "still" else item)
         return DomainData(items, (), self._load, kind="clips", name="clips")
 
     def sample(self, task):
@@ -41,11 +42,19 @@ class ToyMotion(Domain):
         return ["a square {}."]
 
     def transforms(self, backbone, train, task):
-        return FrameByFrame(backbone.preprocess(train))
+        return OfFramesOrOne(backbone.preprocess(train))
 
     def _load(self, item):
         ToyMotion.decoded += 1
-        return clip(**{key: item.decode[key] for key in ("number", "backwards")})
+        frames = clip(item.decode["number"], item.decode["backwards"])
+        return frames[0] if item.decode.get("still") else frames
+
+
+class OfFramesOrOne(FrameByFrame):
+    """Clips frame by frame; of a still the pixels of an image."""
+
+    def __call__(self, decoded, seed=None):
+        return self.transform(decoded, seed) if decoded.ndim == 3 else super().__call__(decoded, seed)
 
 
 def motion(number, label):
@@ -54,6 +63,11 @@ def motion(number, label):
     digest = hashlib.sha256(f"motion {number} {backwards}".encode()).hexdigest()
     decode = {"number": number, "backwards": backwards, "digest": digest}
     return Item(f"motion-{number:03d}-{label}", Path(__file__), decode, label=label, group=f"path {number}")
+
+
+def still(item):
+    """The first frame of a clip alone, as an image."""
+    return item.with_(decode={**item.decode, "still": True})
 
 
 def clip(number, backwards):
