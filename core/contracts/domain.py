@@ -191,7 +191,9 @@ class Domain(ABC):
         return ["a photo without {}."]
 
     def transforms(self, backbone, train: bool, task: str) -> Callable[[Decoded], Any]:
-        """Decoded image -> pixels (3, S, S); of a clip (T, H, W, 3) -> (T, 3, S, S), whose features are averaged.
+        """Decoded image -> pixels (3, S, S), or (T, 3, S, S) of a sample with parts: frames of a clip (T, H, W, 3),
+        slices of a volume, windows of a raster. Each part is encoded and stored by itself, and methods get the parts or
+        their mean.
 
         Called as transform(decoded, seed=None): what is random is a function of the seed alone. Has an attribute
         `spec` (JSON-able), part of the feature store's key.

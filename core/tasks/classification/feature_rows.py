@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -82,12 +82,22 @@ class PreparedFeatures:
         known = list(self.file.classifier.class_names)
         return self.file.classifier.select([known.index(name) for name in class_names]).to(self.device)
 
-    def draw(self, shots: int, seed: int, views: int = 0) -> Shots:
-        """Support, val and test rows of one seed. A features file holds no augmented views."""
+    def draw(
+        self,
+        shots: int,
+        seed: int,
+        views: int = 0,
+        parts: bool = False,
+        check: Callable[[FeatureSet], None] | None = None,
+    ) -> Shots:
+        """Support, val and test rows of one seed. A features file holds no augmented views; parts it has or has not."""
         chosen = sample_shots(self.data.split("train"), shots, seed, num_classes=len(self.class_names))
         pool = self.data.split("val")
         val = sample_shots(pool, min(shots, VAL_SHOTS), seed, num_classes=len(self.class_names)) if pool else []
-        return Shots(self._rows(chosen), self._rows(val) if val else None, self.test, seed=seed)
+        support = self._rows(chosen)
+        if check is not None:
+            check(support)
+        return Shots(support, self._rows(val) if val else None, self.test, seed=seed)
 
     @cached_property
     def resources(self) -> Resources:
@@ -104,8 +114,8 @@ class PreparedFeatures:
         """Rows of some items."""
         return self._rows(items)
 
-    def of_ids(self, ids: Sequence[str]) -> FeatureSet:
-        """Rows by their ids, in that order."""
+    def of_ids(self, ids: Sequence[str], parts: bool = False) -> FeatureSet:
+        """Rows by their ids, in that order, with the parts that the file has."""
         by_id = {item.id: item for item in self.data.items}
         return self._rows([by_id[i] for i in ids])
 
@@ -201,7 +211,7 @@ def _restricted(file: FeatureFile, classes) -> FeatureFile:
 
 def _as_items(file: FeatureFile, path: Path) -> list[Item]:
     features = file.features
-    rows = features.features.numpy()
+    rows = (features.features if features.parts is None else features.parts).numpy()  # a mean forgets the order
     named = features.ids is not None and len(set(features.ids)) == len(features)
     items = []
     for i in range(len(features)):

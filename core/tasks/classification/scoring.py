@@ -89,7 +89,7 @@ def score_on(prepared, adapter: Adapter, test: FeatureSet, class_names, zero_sho
         test: features by the backbone of the fit.
     """
     moved = on_adapted(prepared, adapter)
-    seen = None if moved is prepared else moved.of_ids(test.ids)
+    seen = None if moved is prepared else moved.of_ids(test.ids, parts="parts" in adapter.at_predict)
     if adapter.at_predict <= PLAIN:
         return score(adapter, zero_shot, test, class_names, seen, batched=moved.batches)
     with reporter.task(f"Predicting with {adapter.name}") as progress:

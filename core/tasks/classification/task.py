@@ -27,7 +27,7 @@ from ...training.checkpoints import newest_step
 from ..methods import adapter_of, check_named, trains_towers
 from .comparison import ZERO_SHOT, ClassificationContest
 from .feature_rows import prepared_of
-from .fitting import Fitted, fit_adapter, planned, refuse_early, scored, views_wanted
+from .fitting import Fitted, fit_adapter, parts_wanted, planned, refuse_early, scored, views_wanted
 from .images import Shots
 from .record import PREDICTIONS, info_of, log_lines, notes_of, report_input, summary_of, write_predictions
 from .resources import check_resources
@@ -85,13 +85,18 @@ class Classification(Task):
         adapter = adapter_of(recipe)
         check_resources(recipe.resources, [adapter])
         _check_shots(recipe.shots, adapter)
-        prepared = prepared_of(recipe, reporter, self.domain, self.name)
+        prepared = self.prepared(recipe, reporter)
         refuse_early(recipe, adapter, prepared, self.name)
-        shots = prepared.draw(recipe.shots, recipe.seed, views=views_wanted(adapter))
+        views, parts = views_wanted(adapter), parts_wanted(adapter)
+        shots = prepared.draw(recipe.shots, recipe.seed, views=views, parts=parts, check=adapter.check_parts)
         with self._checkpoints(recipe, adapter, prepared, shots, reporter) as folder:
             report = fit_adapter(adapter, prepared, shots, recipe.seed, reporter, folder, recipe.resume)
             done = scored(recipe, prepared, adapter, report, shots, self.name, reporter)
             return self._written(recipe, prepared, done, shots, started) if is_main() else None
+
+    def prepared(self, recipe: Recipe, reporter: Reporter):
+        """The data side of a settled recipe: what is drawn, encoded and named."""
+        return prepared_of(recipe, reporter, self.domain, self.name)
 
     def evaluate(self, use: Use, reporter: Reporter) -> dict[str, Any]:
         if self.domain is None and not (use.features or (use.run.info["recipe"].get("features") and not use.data)):
@@ -119,7 +124,7 @@ class Classification(Task):
         adapters = planned(recipe, names)
         check_resources(recipe.resources, list(adapters.values()))
         recipe = recipe.with_(shots=max(_shots(recipe, axes)))
-        return ClassificationContest(recipe, prepared_of(recipe, reporter, self.domain, self.name), adapters)
+        return ClassificationContest(recipe, self.prepared(recipe, reporter), adapters)
 
     def deciding_of(self, rows: Sequence[Mapping[str, Any]]) -> str:
         """Accuracy; macro AUROC where images have several labels."""
