@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from . import __version__
-from .core.commands import embed, fit, inspect, pretrain, retrieval
+from .core.commands import embed, fit, inspect, plugins, pretrain, retrieval
 from .core.commands.options import with_optional_values
 from .core.contracts.errors import VladaptError
 from .core.runtime.exits import INTERRUPTED, fail, interrupted, usage
@@ -33,6 +33,7 @@ def build_app(arguments: list[str]) -> typer.Typer:
     app.callback()(_version)
     for group in COMMAND_GROUPS:
         group.register(app, arguments)
+    plugins.register(app, arguments)
     return app
 
 

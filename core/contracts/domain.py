@@ -15,6 +15,7 @@ from .errors import ConfigError, DataError
 from .options import option, options_from, settle
 
 if TYPE_CHECKING:
+    from .metric import Metric
     from .task import Task
 
 SPLITS = ("train", "val", "test")
@@ -145,12 +146,15 @@ class Domain(ABC):
             that is not installed as a plug-in.
         reading: options of `read`, a dataclass of `option` fields; `data.NAME` in a recipe.
         default_adapter: the method of a fit that names none.
+        metrics: names of metrics of its own (`contracts/metric.py`) that a classification reports besides the usual
+            ones, or their classes.
     """
 
     name: ClassVar[str] = ""
     tasks: ClassVar[tuple[str | type[Task], ...]] = ("classification",)
     reading: ClassVar[type] = Reading
     default_adapter: ClassVar[str] = "tip-adapter"
+    metrics: ClassVar[tuple[str | type[Metric], ...]] = ()
 
     @abstractmethod
     def read(self, path: str | Path, task: str, **options) -> DomainData:

@@ -12,15 +12,14 @@ from ..contracts.adapter import Adapter
 from ..contracts.adapter_file import read_adapter_file, restore_state
 from ..contracts.domain import Domain
 from ..contracts.errors import CapabilityError, ConfigError
+from ..contracts.metric import Metric
 from ..contracts.options import chosen
 from ..contracts.task import Task
 from . import catalogue
-from .catalogue import Entry, find
+from .catalogue import PACKAGE, Entry, find
 
 if TYPE_CHECKING:
     from ..contracts.loss import Loss
-
-PACKAGE = __name__.rsplit(".core.", 1)[0]
 
 
 def adapter_class(name: str) -> type[Adapter]:
@@ -89,6 +88,19 @@ def task_class(name: str) -> type[Task]:
     cls = _load(find(name, catalogue.tasks(), "task"), Task)
     cls.name = name
     return cls
+
+
+def build_metric(name: str | type[Metric]) -> Metric:
+    """A metric by name, or of a class.
+
+    Raises:
+        UnknownNameError: no metric has that name.
+    """
+    if isinstance(name, type):
+        return name()
+    cls = _load(find(name, catalogue.metrics(), "metric"), Metric)
+    cls.name = name
+    return cls()
 
 
 def loss_class(name: str) -> type[Loss]:

@@ -54,6 +54,7 @@ class PreparedFeatures:
     counts: Counts = field(default_factory=Counts)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     thumbnail: None = None
+    metrics: tuple[()] = ()
 
     @property
     def class_names(self) -> tuple[str, ...]:

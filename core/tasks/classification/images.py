@@ -16,6 +16,7 @@ from ...contracts.domain import Domain, DomainData, Item
 from ...contracts.errors import DataError
 from ...contracts.features import PROJECTED, FeatureSet
 from ...contracts.images import TrainingImages
+from ...contracts.metric import Metric
 from ...contracts.recipe import Recipe
 from ...contracts.text import TextClassifier
 from ...data.identity import FileHashes
@@ -26,6 +27,7 @@ from ...features.store import FeatureStore
 from ...prompts.classifier import build_classifier
 from ...prompts.descriptions import read_descriptions
 from ...prompts.templates import fill
+from ...registry import build_metric
 from ...runtime.progress import Reporter
 from ..methods import encoding_batch_size
 from ..reading import read_data, restrict_classes
@@ -110,6 +112,11 @@ class Prepared:
     @property
     def notes(self) -> list[str]:
         return [*self.data.notes, *getattr(self.backbone, "notes", [])]
+
+    @cached_property
+    def metrics(self) -> list[Metric]:
+        """Those of the domain's own."""
+        return [build_metric(each) for each in self.domain.metrics]
 
     @cached_property
     def classifier(self) -> TextClassifier:
