@@ -3,8 +3,8 @@
 `tip-adapter` is `adapters/*/tip_adapter.py`, `remote-sensing` is `domains/remote_sensing/`, `cross-entropy` is
 `core/losses/cross_entropy.py`, `classification` is `core/tasks/classification/task.py`. A domain brings more of each in
 folders of its own: `domains/<d>/{adapters,losses,metrics,tasks,commands,recipes}/*.py`. Packages outside add names
-through the entry points `vladapt.adapters`, `.domains`, `.tasks`, `.losses`, `.metrics` and `.commands`. Names are unique
-per kind.
+through the entry points `vladapt.adapters`, `.domains`, `.tasks`, `.losses`, `.metrics` and `.commands`. Names are
+unique per kind.
 """
 
 from __future__ import annotations
