@@ -19,9 +19,10 @@ from ..contracts.images import TrainingPlace
 from ..registry import build_adapter
 from ..runs.folder import Run
 from ..runs.report import write_report
+from ..tasks.classification.report import classification_report
 from ..training.distributed import is_main
 from .evaluate import Scores, fitted_zero_shot, harmonic_mean, on_adapted, score_on
-from .fit_record import info_of, log_lines, notes_of, report_input, summary_of
+from .fit_record import info_of, log_lines, notes_of, results_of, summary_of
 from .fit_retrieval import TASK, is_retrieval
 from .forgetting import forgetting, probe_of
 from .prepare import Prepared, Shots, named_domain, read_data, restrict_classes, views_wanted
@@ -160,7 +161,7 @@ def _fit(recipe: Config, reporter: Reporter, domain: Domain | None) -> FitResult
             adapter.save(run.adapter_path)
             run.write(info, scores.metrics)
             run.log("\n".join(log_lines(info, report, scores.metrics)))
-            write_report(run.path, report_input(prepared, info, scores))
+            write_report(run.path, classification_report(results_of(prepared, info, scores), run.path))
     counts = prepared.counts
     return FitResult(
         run.path,

@@ -1,4 +1,4 @@
-"""What a fit leaves behind: run.json, the summary, the log and the report's input."""
+"""What a fit leaves behind: run.json, the summary, the log and the results for the report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mmengine import Config
 from ..contracts.adapter import Adapter, FitReport
 from ..data.sampling import short_classes
 from ..runs.folder import Run
-from ..runs.report import ReportInput
+from ..tasks.classification.report import ClassificationResults
 from .evaluate import Scores
 from .prepare import Prepared, Shots, split_counts
 from .prepare_features import PreparedFeatures
@@ -107,9 +107,9 @@ def summary_of(run: Run, info: dict[str, Any], scores: Scores, seconds: float) -
     }
 
 
-def report_input(prepared, info: dict[str, Any], scores: Scores) -> ReportInput:
+def results_of(prepared, info: dict[str, Any], scores: Scores) -> ClassificationResults:
     """What report.html is made of."""
-    return ReportInput(
+    return ClassificationResults(
         info=info,
         class_names=list(prepared.class_names),
         labels=scores.labels,

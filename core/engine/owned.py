@@ -20,7 +20,8 @@ from ..data.identity import FileHashes
 from ..data.splits import assign_splits
 from ..data.verify import drop_unreadable
 from ..runs.folder import Run
-from ..runs.owned_report import write_owned_report
+from ..runs.report import write_report
+from ..tasks.config_training.report import config_training_report
 from ..training.distributed import is_main, run_on_all
 from .fit_record import place_of_data
 from .owned_training import build_model, kept_of, kept_training, quiet, train_plan
@@ -108,7 +109,9 @@ def _finished(recipe, domain, task, data, backbone, plan, model, history, starte
         run.write(info, metrics)
         notes = [f"note: {note}" for note in data.notes]
         run.log("\n".join([f"{domain.name} {task}", *notes, f"adapted: {found.metrics}"]))
-        write_owned_report(run.path, run.info, run.metrics, found.sections, history)
+        write_report(
+            run.path, config_training_report(run.path, run.info, run.metrics, found.sections, history)
+        )
     keys = ("domain", "task", "adapter", "shots", "seed", "seconds")
     summary = {"run": str(run.path), **{key: info[key] for key in keys}, "backbone": backbone.spec, **run.metrics}
     said = {"notes": list(data.notes), "skipped": list(data.skipped), "report": _report(plan)}

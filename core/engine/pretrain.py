@@ -12,7 +12,8 @@ from ..backbones.fine_tuned import save_fine_tuned
 from ..backbones.load import load_backbone
 from ..contracts.backbone import Backbone
 from ..data.pairs.captions import CaptionSampler
-from ..runs.training_report import write_training_report
+from ..runs.report import write_report
+from ..tasks.pretraining.report import training_report
 from ..training.distributed import is_main, run_on_all
 from ..training.settings import TrainingSettings
 from ..training.sources import PairSource
@@ -116,9 +117,8 @@ def _pretrain(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainR
     metrics = measures.compared(before, after)
     model = save_fine_tuned(backbone, folder.path)
     info = _info(plan, backbone, splits, trained, model, measures, metrics, time.monotonic() - started)
-    write_training_report(
-        folder.path, info, metrics, trained.history, measures.examples, before.examples, after.examples
-    )
+    shown = (measures.examples, before.examples, after.examples)
+    write_report(folder.path, training_report(folder.path, info, metrics, trained.history, *shown))
     folder.finish(info, metrics, trained.history, _log(info, metrics))
     return _result(model, info, metrics)
 

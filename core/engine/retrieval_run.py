@@ -16,7 +16,8 @@ from ..contracts.domain import Domain
 from ..contracts.errors import DataError, VladaptError
 from ..registry import load_adapter, load_domain
 from ..runs.folder import RUNS, Run
-from ..runs.training_report import write_training_report
+from ..runs.report import write_report
+from ..tasks.pretraining.report import training_report
 from ..training.distributed import is_main
 from ..training.objective import parse_losses
 from .fit_retrieval import (
@@ -127,10 +128,11 @@ def deciding(rows: Sequence[dict[str, Any]]) -> str | None:
 
 def _write(run: Run, info: dict[str, Any], done: FittedRetrieval) -> None:
     done.adapter.save(run.adapter_path)
-    save_fine_tuned(done.towers, run.path)
+    model = save_fine_tuned(done.towers, run.path)
     run.write(info, done.metrics)
     run.log("\n".join([*info["notes"], info["verdict"], f"adapted: {done.metrics['adapted']}"]))
-    write_training_report(run.path, info, done.metrics, done.report.history)
+    shown = {**info, "model": str(model)}
+    write_report(run.path, training_report(run.path, shown, done.metrics, done.report.history))
 
 
 def _info(recipe: Config, data: RetrievalData, done: FittedRetrieval) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from ..contracts.adapter import FitReport
-from ..runs.owned_report import is_share
+from ..runs.sections import is_share
 from .retrieval_tables import retrieval_table, retrieval_verdict
 
 SHOWN = {
