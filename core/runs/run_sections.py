@@ -134,7 +134,7 @@ def verdict_of_generic(generic: Mapping[str, Any]) -> VerdictSection:
         f"named correctly before and {_share(after)} after."
     )
     if p is not None and generic["gained"] + generic["lost"]:
-        text += f" {generic['lost']} were lost and {generic['gained']} gained (McNemar’s exact test, {p_words(p)})."
+        text += f" It lost {generic['lost']} and gained {generic['gained']} (McNemar’s exact test, {p_words(p)})."
     text += f" {note[0].upper()}{note[1:]}." if note else ""
     if p is not None and p < SIGNIFICANT:
         forgot = generic["lost"] > generic["gained"]

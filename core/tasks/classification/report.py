@@ -170,7 +170,9 @@ def _scores(results: ClassificationResults) -> TableSection:
     before, after = results.metrics.get("zero_shot"), results.metrics["adapted"]
     header = ("Score", "Zero-shot", "Adapted", "Change") if before else ("Score", "Adapted")
     note = "" if results.multilabel else "Means over classes leave out classes that have no test image."
-    return TableSection("All scores", header, shared.score_rows(MEASURES, before, after, {}), note)
+    accuracy = Measure("Accuracy", "share of known labels that are right") if results.multilabel else ACCURACY
+    rows = shared.score_rows({**MEASURES, "accuracy": accuracy}, before, after, {})
+    return TableSection("All scores", header, rows, note)
 
 
 def _novel(novel: dict[str, Any] | None) -> TableSection | None:
@@ -302,7 +304,7 @@ def _facts(info: dict[str, Any], class_names: Sequence[str]) -> TableSection | N
             more > 0 and f"and {more} more (run.json has all)",
         ],
     }
-    return shared.facts("What was adapted, on what", info, own)
+    return shared.facts("What was adapted, and on what", info, own)
 
 
 def _counts(info: dict[str, Any], class_names: Sequence[str], kind: str) -> TableSection | None:

@@ -67,7 +67,7 @@ def _facts(info: Mapping[str, Any]):
         "Model": [((info.get("plan") or {}).get("model") or {}).get("type")],
         "Backbone": shared.backbone_lines(info.get("backbone")),
     }
-    return shared.facts("What was trained, on what", info, own)
+    return shared.facts("What was trained, and on what", info, own)
 
 
 def _steps(folder: str) -> list[tuple[str, str]]:

@@ -196,7 +196,7 @@ def _lead(info: Mapping[str, Any], metrics: Mapping[str, Any], losses: Mapping[s
     if not metrics.get("adapted"):
         return text
     before, after = metrics.get("zero_shot"), metrics["adapted"]
-    was = f", {R1.text(before[f'{TEXT_TO_IMAGE}/r1'])} did before the training" if before else ""
+    was = f", compared with {R1.text(before[f'{TEXT_TO_IMAGE}/r1'])} before the training" if before else ""
     texts, images = plural(metrics["test_texts"], "text"), plural(metrics["test_images"], "test image")
     first = R1.text(after[f"{TEXT_TO_IMAGE}/r1"])
     return f"{text} Of {texts} about {images} that it never saw, {first} find their image first{was}."
@@ -298,7 +298,7 @@ def _facts(info: Mapping[str, Any], losses: Mapping[str, float]) -> TableSection
         "Settings": [shared.options(info.get("settings"))],
         "Model": [info.get("model")],
     }
-    return shared.facts("What was trained, on what", info, own)
+    return shared.facts("What was trained, and on what", info, own)
 
 
 def _steps(info: Mapping[str, Any], folder: str) -> list[tuple[str, str]]:

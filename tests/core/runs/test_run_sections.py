@@ -39,7 +39,7 @@ def test_forgetting_is_told_from_chance(tested, tone, title):
     verdict = verdict_of_generic(generic(*tested))
     assert (verdict.tone, verdict.title) == (tone, title)
     assert "150 drawings" in verdict.text and "24.0% (17.8 to 31.5)" in verdict.text and "130 words" in verdict.text
-    assert ("were lost" in verdict.text) == bool(tested[0])
+    assert (f"It lost {tested[1]} and gained {tested[0]} (" in verdict.text) == bool(tested[0])
 
 
 def test_a_reservation_is_told_and_outweighs_what_could_be_chance_only():

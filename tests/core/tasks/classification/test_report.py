@@ -287,6 +287,7 @@ def test_several_labels_have_a_table_of_labels_and_no_confusion_matrix():
     assert "so without a score: hernia" in text
     assert re.search(r"0 of 120 – – –", text)  # hernia: never present
     assert "present" in text and "absent" in text
+    assert "share of known labels that are right" in text and "share of test images classified" not in text
 
 
 def test_several_labels_without_intervals_or_zero_shot_still_make_a_page():

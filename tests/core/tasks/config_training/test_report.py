@@ -114,3 +114,26 @@ def test_what_was_left_out_is_counted_and_listed():
     text = page(info=info)
     assert "250 samples could not be used; the first 200 are listed" in text
     assert text.count("damaged") == 200
+
+
+def test_it_says_what_was_trained_on_what_and_how_to_use_it():
+    given = {
+        **INFO,
+        "class_names": ["cat", "dog"],
+        "shots": 10,
+        "plan": {"model": {"type": "RetinaNet"}},
+        "seconds": 75,
+    }
+    text = re.sub("<[^>]+>", " ", page(info=given))
+    for words in (
+        "1 train, 1 test",
+        "up to 10 examples per class",
+        "RetinaNet",
+        "cat, dog",
+        "toy · detection",
+        "1 min 15 s",
+    ):
+        assert words in text
+    for command in ("predict runs/x new_images/ --out found/", "--classes &#34;a, b, c&#34;", "vladapt eval runs/x"):
+        assert command in text
+    assert "On 3 test images that took no part in the training." in text and "CC0-1.0" in text

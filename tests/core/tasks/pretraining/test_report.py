@@ -160,6 +160,8 @@ def test_it_says_the_scores_before_and_after_with_intervals_and_change():
         gain = 100 * (metrics["adapted"][f"{side}/r5"] - metrics["zero_shot"][f"{side}/r5"])
         assert f"{gain:+.1f}".replace("-", "−") in text
     assert "Of 240 texts about 120 test images" in text and "Guessing 0.8%" in text
+    first = [f"{100 * metrics[key]['text_to_image/r1']:.1f}%" for key in ("adapted", "zero_shot")]
+    assert f"{first[0]} find their image first, compared with {first[1]} before the training." in text
 
 
 @pytest.mark.parametrize(
@@ -271,6 +273,12 @@ def test_it_says_what_was_trained_on_what_and_how_to_use_it():
         assert words in text
 
 
+def test_a_run_of_an_adapter_names_its_method_and_can_be_scored_again():
+    text = page(given=info(adapter="lora", domain="medical", task="retrieval")).text
+    assert "Method lora" in text and "medical · retrieval" in text and "vladapt eval runs/streets" in text
+    assert "vladapt eval" not in page().text and "Method" not in page().text
+
+
 def test_paths_in_a_spec_stay_out_of_the_title():
     spec = "open_clip:/home/me/small.json@/home/me/small.safetensors"
     text = page(given=info(backbone={"spec": spec})).text
@@ -311,7 +319,7 @@ def test_every_name_is_escaped():
 def test_without_scores_before_only_the_trained_model_is_shown():
     metrics = measured(None)
     text = page(metrics, info(verdict="")).text
-    assert "Nothing to compare with" in text and "did before the training" not in text
+    assert "Nothing to compare with" in text and "compared with" not in text
     retrieval = text.split("What the towers still know")[0]
     assert " Before " not in retrieval and "Change" not in retrieval
 
