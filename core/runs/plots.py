@@ -163,11 +163,11 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
 def _series(rows: Sequence[dict[str, Any]], metric: str) -> dict[str, dict[int, list[float]]]:
     """Adapter -> shots -> values over seeds, adapters in the order of the rows. Percent for accuracies."""
     scale = 100 if metric == "accuracy" else 1
-    found: dict[str, dict[int, list[float]]] = {}
+    series: dict[str, dict[int, list[float]]] = {}
     for row in rows:
         if row.get(metric) is not None:
-            found.setdefault(row["adapter"], {}).setdefault(row["shots"], []).append(scale * row[metric])
-    return found
+            series.setdefault(row["adapter"], {}).setdefault(row["shots"], []).append(scale * row[metric])
+    return series
 
 
 def _comparison(series: dict[str, dict[int, list[float]]], metric: str):

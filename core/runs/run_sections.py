@@ -88,9 +88,9 @@ def warnings(sentences: Sequence[str]) -> ListSection | None:
     return ListSection("", sentences, warning=True) if sentences else None
 
 
-def small_test_set(images: int, said: Sequence[str]) -> list[str]:
+def small_test_set(images: int, notes: Sequence[str]) -> list[str]:
     """The sentence on a small test set, unless the notes say it already."""
-    if images >= SMALL_TEST_SET or any(f"fewer than {SMALL_TEST_SET}" in note for note in said):
+    if images >= SMALL_TEST_SET or any(f"fewer than {SMALL_TEST_SET}" in note for note in notes):
         return []
     size = f"The test set has {plural(images, 'image')}, fewer than {SMALL_TEST_SET}"
     return [f"{size}: read the intervals, not the single numbers."]

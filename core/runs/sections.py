@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from ..metrics.calibration import CalibrationBin
 
 SHARES = re.compile(r"(^|_)(AP|AR|[mh]?IoU|accuracy|recall|precision|f1)(\d*|_at_\d+)(_|$)")
-MOST_TOLD = 12
-"""Curves that are told in words."""
+MOST_DESCRIBED = 12
+"""Curves of one plot that its words describe."""
 
 
 @dataclass(frozen=True)
@@ -142,10 +142,10 @@ class CurveSection:
     def alt(self) -> str:
         """The plot in words: of several curves their ends, of one also its extremes."""
         known = {name: [(x, y) for x, y in zip(xs, ys) if math.isfinite(y)] for name, (xs, ys) in self.curves.items()}
-        told = [(name, points) for name, points in known.items() if points][:MOST_TOLD]
-        ends = "; ".join(f"{name}: {points[0][1]:.4g} to {points[-1][1]:.4g}" for name, points in told)
-        if len(told) == 1:
-            points = told[0][1]
+        filled = [(name, points) for name, points in known.items() if points][:MOST_DESCRIBED]
+        ends = "; ".join(f"{name}: {points[0][1]:.4g} to {points[-1][1]:.4g}" for name, points in filled)
+        if len(filled) == 1:
+            points = filled[0][1]
             low, high = min(points, key=lambda at: at[1]), max(points, key=lambda at: at[1])
             ends += f", lowest {low[1]:.4g} at {self.x} {low[0]:g}, highest {high[1]:.4g} at {self.x} {high[0]:g}"
         return f"{self.y} over {self.x}. {ends}."

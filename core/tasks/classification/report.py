@@ -250,7 +250,7 @@ def _calibration(results: ClassificationResults) -> CalibrationSection:
 
 def _calibration_words(curve: list[CalibrationBin]) -> str:
     """Over- or under-confident, told from the mean gap."""
-    filled = [found for found in curve if found.count]
+    filled = [b for b in curve if b.count]
     gap = sum(b.count * (b.confidence - b.accuracy) for b in filled) / sum(b.count for b in filled)
     if abs(gap) < 0.02:
         return "Taken together, the adapted model is about as sure as it is right."
@@ -325,8 +325,8 @@ def _steps(info: dict[str, Any], folder: str, multilabel: bool) -> list[tuple[st
     """How the run is used from a terminal and from Python."""
     score = ("Score it again, on its own test images or on others (--data):", f"vladapt eval {shlex.quote(folder)}")
     if not info.get("backbone"):
-        said = "This run was made from a file of features, so it classifies features of the same backbone, not images."
-        return [(said, ""), score]
+        text = "This run was made from a file of features, so it classifies features of the same backbone, not images."
+        return [(text, ""), score]
     predict = f"vladapt predict {shlex.quote(folder)} image.png"
     python = _python(info, folder, multilabel)
     return [("Classify new images, from a terminal:", predict), score, ("From Python:", python)]

@@ -68,6 +68,7 @@ def training_report(
     losses = dict(info.get("losses") or {})
     spec = (info.get("backbone") or {}).get("spec") or "a backbone"
     name = re.sub(r"[^@:\s]*/", "", spec) if re.search(r"\.\w+$", spec) else spec  # without the folders in it
+    epochs = "" if info.get("adapter") else ", the values of each epoch in history.json"
     main, minor = training_curves(history, losses, info.get("best_epoch"))
     return Report(
         kind="Report of one training on image-text pairs",
@@ -90,7 +91,7 @@ def training_report(
             shared.licences(info, unknown="not said"),
         ],
         versions=info.get("versions") or {},
-        place=f"Folder {folder}. Settings, seed and losses are in its run.json.",
+        place=f"Folder {folder}. Settings, seed and losses are in its run.json{epochs}.",
     )
 
 
@@ -102,8 +103,8 @@ def verdict_of_retrieval(metrics: Mapping[str, Any], sentences: str) -> VerdictS
         sentences: on each direction, or "".
     """
     if not metrics.get("adapted"):
-        said = "The data has no test pairs, so nothing says how well it retrieves."
-        return VerdictSection("open", "Not measured", said)
+        text = "The data has no test pairs, so nothing says how well it retrieves."
+        return VerdictSection("open", "Not measured", text)
     tests = metrics.get("mcnemar")
     if not tests:
         return VerdictSection("open", "Nothing to compare with", "Retrieval was not measured before the training.")
@@ -249,16 +250,18 @@ def _intervals(metrics: Mapping[str, Any], key: str) -> tuple[Any, Any]:
 
 def _searches(examples: Any, before, after) -> SearchSection | None:
     """What each query finds, before and after; None where neither was looked at."""
-    sides = {when: found for when, found in (("Before", before), ("After", after)) if found}
+    sides = {when: results for when, results in (("Before", before), ("After", after)) if results}
     if examples is None or not sides:
         return None
     queries = []
     for place, query in enumerate(examples.queries):
-        found = {when: rows[place] for when, rows in sides.items()}
-        if all(found.values()):
-            ranks = [rows[0].right_rank for rows in found.values()]
+        results = {when: rows[place] for when, rows in sides.items()}
+        if all(results.values()):
+            ranks = [rows[0].right_rank for rows in results.values()]
             tone = "" if ranks[0] == ranks[-1] else "up" if ranks[-1] < ranks[0] else "down"
-            searches = [_search(examples, when, rows, tone if when == "After" else "") for when, rows in found.items()]
+            searches = [
+                _search(examples, when, rows, tone if when == "After" else "") for when, rows in results.items()
+            ]
             queries.append((query.caption, _picture(examples, query.row), searches))
     left_out = len(examples.queries) - len(queries)
     return SearchSection("What captions find", queries, len(examples.gallery), left_out)

@@ -276,7 +276,10 @@ def test_it_says_what_was_trained_on_what_and_how_to_use_it():
 def test_a_run_of_an_adapter_names_its_method_and_can_be_scored_again():
     text = page(given=info(adapter="lora", domain="medical", task="retrieval")).text
     assert "Method lora" in text and "medical · retrieval" in text and "vladapt eval runs/streets" in text
-    assert "vladapt eval" not in page().text and "Method" not in page().text
+    assert "history.json" not in text
+    pretrained = page().text
+    assert "vladapt eval" not in pretrained and "Method" not in pretrained
+    assert "the values of each epoch in history.json." in pretrained
 
 
 def test_paths_in_a_spec_stay_out_of_the_title():
