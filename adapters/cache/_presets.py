@@ -23,6 +23,9 @@ _SPELLINGS = {
     "ucf101": "ucf",
 }
 
+SETS = tuple(_SPELLINGS)
+"""Names of the sets that have a published setting."""
+
 
 @dataclass(frozen=True)
 class TipSetting:

@@ -150,7 +150,7 @@ class Adapter(ABC):
     experimental: ClassVar[str] = ""
 
     def __post_init__(self):
-        settle(self, type(self).name)
+        settle(self, f"adapter '{self.name}'" if self.name else type(self).__name__)
 
     def fit(
         self,
