@@ -53,6 +53,12 @@ class APET(Adapter):
     Raises:
         ConfigError: an option is out of range, or `top_q` is above the features' width.
         UnknownNameError: no such preset.
+
+    Example:
+        >>> adapter = build_adapter("ape-t", epochs=5)
+        >>> report = adapter.fit(support, classifier, val=val)
+        >>> adapter.logits(test).shape
+        torch.Size([12, 3])
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})

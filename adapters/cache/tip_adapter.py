@@ -43,6 +43,12 @@ class TipAdapter(Adapter):
     Raises:
         ConfigError: an option is out of range.
         UnknownNameError: no such preset.
+
+    Example:
+        >>> adapter = build_adapter("tip-adapter", alpha=2.0)
+        >>> report = adapter.fit(support, classifier, val=val)
+        >>> adapter.logits(test).shape
+        torch.Size([12, 3])
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})

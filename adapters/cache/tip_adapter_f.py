@@ -52,6 +52,12 @@ class TipAdapterF(Adapter):
     Raises:
         ConfigError: an option is out of range.
         UnknownNameError: no such preset.
+
+    Example:
+        >>> adapter = build_adapter("tip-adapter-f", epochs=5)
+        >>> report = adapter.fit(support, classifier, val=val)
+        >>> adapter.logits(test).shape
+        torch.Size([12, 3])
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})

@@ -60,6 +60,12 @@ class TipX(Adapter):
     Raises:
         ConfigError: an option is out of range.
         DataError: the support folder does not fit the classes.
+
+    Example:
+        >>> adapter = build_adapter("tip-x", beta=5.5, search_step=(20, 10, 10))
+        >>> report = adapter.fit(support, classifier, val=val)
+        >>> adapter.logits(test).shape
+        torch.Size([12, 3])
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})

@@ -52,6 +52,12 @@ class XMoRe(Adapter):
         ConfigError: an option is out of range.
         CapabilityError: no captions, or no image to take means over; "faiss" is not installed.
         DataError: captions of another width, or none in the pool.
+
+    Example:
+        >>> adapter = build_adapter("x-more", top_k=4)
+        >>> report = adapter.fit(support, classifier, resources={"captions": captions})
+        >>> adapter.logits(test).shape
+        torch.Size([12, 3])
     """
 
     label_free: ClassVar[bool] = True

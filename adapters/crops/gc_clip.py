@@ -54,6 +54,12 @@ class GcClip(CropAdapter):
     Raises:
         ConfigError: an option out of range.
         CapabilityError: at prediction, a batch without boxes or images.
+
+    Example:
+        >>> adapter = build_adapter("gc-clip", top_k=2, margins=(0.0, 0.5, 1.0))
+        >>> report = adapter.fit(support, classifier, backbone=backbone, resources={"boxes": found})
+        >>> adapter.logits(Batch(features=test.features, images=images, boxes=boxes)).shape
+        torch.Size([12, 3])
     """
 
     experimental: ClassVar[str] = (

@@ -51,6 +51,12 @@ class Wca(CropAdapter):
     Raises:
         ConfigError: an option out of range, or classes without names.
         DataError: descriptions of another number of classes, or none of one.
+
+    Example:
+        >>> adapter = build_adapter("wca", n_crops=4)
+        >>> report = adapter.fit(support, classifier, backbone=backbone, resources={"descriptions": sentences})
+        >>> adapter.logits(Batch(features=test.features, images=images)).shape
+        torch.Size([12, 3])
     """
 
     label_free: ClassVar[bool] = True

@@ -59,6 +59,12 @@ class Clap(Adapter):
 
     Raises:
         ConfigError: an option out of range, or one that a constraint of "none" leaves without effect.
+
+    Example:
+        >>> adapter = build_adapter("clap", epochs=20)
+        >>> report = adapter.fit(support, classifier)
+        >>> adapter.logits(test).shape
+        torch.Size([12, 3])
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})

@@ -61,6 +61,12 @@ class ClipAdapter(Adapter):
 
     Raises:
         ConfigError: an option out of range.
+
+    Example:
+        >>> adapter = build_adapter("clip-adapter", ratio=0.4, epochs=10)
+        >>> report = adapter.fit(support, classifier)
+        >>> adapter.logits(test).shape
+        torch.Size([12, 3])
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})

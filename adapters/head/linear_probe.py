@@ -40,6 +40,12 @@ class LinearProbe(Adapter):
     Raises:
         ConfigError: an option is out of range.
         CapabilityError: the support has one class only.
+
+    Example:
+        >>> adapter = build_adapter("linear-probe", C=10.0)
+        >>> report = adapter.fit(support, classifier)
+        >>> adapter.logits(test).shape
+        torch.Size([12, 3])
     """
 
     multilabel: ClassVar[bool] = True

@@ -46,6 +46,12 @@ class LPPlusPlus(Adapter):
 
     Raises:
         ConfigError: an option out of range, or a `bias` of another shape.
+
+    Example:
+        >>> adapter = build_adapter("lp-plus-plus", epochs=50)
+        >>> report = adapter.fit(support, classifier, val=val)
+        >>> adapter.logits(test).shape
+        torch.Size([12, 3])
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})

@@ -50,6 +50,12 @@ class MultiBackbone(Adapter):
         ConfigError: an option is out of range.
         CapabilityError: no further backbone, or a batch without their features.
         DataError: a further backbone's images, labels or classes are not those of the fit.
+
+    Example:
+        >>> adapter = build_adapter("multi-backbone", combine="static")
+        >>> report = adapter.fit(support, classifier, resources={"further_backbones": further})
+        >>> adapter.logits(Batch(features=test.features, further=further_features)).shape
+        torch.Size([12, 3])
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"features", "further_backbones"})

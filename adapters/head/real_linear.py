@@ -56,6 +56,12 @@ class RealLinear(Adapter):
         ConfigError: an option is out of range.
         CapabilityError: synonyms without a backbone.
         DataError: folder, captions or synonyms do not fit the classes, or no image is like its class.
+
+    Example:
+        >>> adapter = build_adapter("real-linear", iterations=20)
+        >>> report = adapter.fit(support, classifier)
+        >>> adapter.logits(test).shape
+        torch.Size([12, 3])
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"features"})

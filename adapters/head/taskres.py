@@ -50,6 +50,12 @@ class Taskres(Adapter):
 
     Raises:
         ConfigError: an option out of range.
+
+    Example:
+        >>> adapter = build_adapter("taskres", epochs=20)
+        >>> report = adapter.fit(support, classifier)
+        >>> adapter.logits(test).shape
+        torch.Size([12, 3])
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})

@@ -51,6 +51,12 @@ class Cocoop(PromptsAtPrediction):
     Raises:
         ConfigError: an option out of range, a prompt longer than the tower's context.
         CapabilityError: the backbone has no "prompt", several labels an image, or `views` more than the support has.
+
+    Example:
+        >>> adapter = build_adapter("cocoop", epochs=1)
+        >>> report = adapter.fit(support, classifier, backbone=backbone)
+        >>> adapter.logits(test).shape
+        torch.Size([12, 3])
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"features", "text_encoder"})

@@ -36,6 +36,12 @@ class Kgcoop(SharedContext):
     Several labels per image: binary cross-entropy in place of cross-entropy, with logits as in `coop`.
 
     Options, resources and errors are those of `SharedContext`, besides `guidance`.
+
+    Example:
+        >>> adapter = build_adapter("kgcoop", guidance=4.0, epochs=2)
+        >>> report = adapter.fit(support, classifier, backbone=backbone)
+        >>> adapter.logits(test).shape
+        torch.Size([12, 3])
     """
 
     multilabel: ClassVar[bool] = True

@@ -39,6 +39,12 @@ class Maple(TextTokenAdapter):
     Raises:
         ConfigError: the tokens end inside a word of `ctx_init`, or leave no place for words.
         CapabilityError: a tower has no transformer blocks.
+
+    Example:
+        >>> adapter = build_adapter("maple", epochs=1)
+        >>> report = adapter.fit(support, classifier, backbone=backbone, resources={"images": training})
+        >>> adapter.logits(Batch(pixels=pixels)).shape
+        torch.Size([12, 3])
     """
 
     own_epochs: ClassVar[int] = 5

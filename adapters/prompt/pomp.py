@@ -40,6 +40,12 @@ class Pomp(SharedContext):
     here there is one process.
 
     Options, resources and errors are those of `SharedContext`, besides `sampled_classes` and `correction`.
+
+    Example:
+        >>> adapter = build_adapter("pomp", sampled_classes=2, epochs=2)
+        >>> report = adapter.fit(support, classifier, backbone=backbone)
+        >>> adapter.logits(test).shape
+        torch.Size([12, 3])
     """
 
     own_epochs: ClassVar[tuple[tuple[int, int], ...]] = ((1, 20),)

@@ -59,6 +59,12 @@ class PromptSrc(TextTokenAdapter):
     Raises:
         ConfigError: the tokens end inside a word of `ctx_init`, or leave no place for words.
         CapabilityError: a tower has no transformer blocks, or an image has several labels.
+
+    Example:
+        >>> adapter = build_adapter("prompt-src", epochs=1, teacher_templates="own")
+        >>> report = adapter.fit(support, classifier, backbone=backbone, resources={"images": training})
+        >>> adapter.logits(Batch(pixels=pixels)).shape
+        torch.Size([12, 3])
     """
 
     own_loss: ClassVar[str] = f"cross-entropy,{REGULATION}"

@@ -55,6 +55,12 @@ class Tpt(PromptsAtPrediction):
         ConfigError: an option out of range, one context a class in `ctx`, a prompt longer than the tower's context.
         CapabilityError: the backbone has no "prompt", several labels an image, or, at prediction, a batch without
             decoded images.
+
+    Example:
+        >>> adapter = build_adapter("tpt", n_views=8)
+        >>> report = adapter.fit(support, classifier, backbone=backbone)
+        >>> adapter.logits(Batch(images=images)).shape
+        torch.Size([12, 3])
     """
 
     label_free: ClassVar[bool] = True

@@ -34,6 +34,12 @@ class Vpt(TokenAdapter):
 
     Raises:
         CapabilityError: the image tower has no transformer blocks.
+
+    Example:
+        >>> adapter = build_adapter("vpt", epochs=1)
+        >>> report = adapter.fit(support, classifier, backbone=backbone, resources={"images": training})
+        >>> adapter.logits(Batch(pixels=pixels)).shape
+        torch.Size([12, 3])
     """
 
     own_epochs: ClassVar[int] = 5

@@ -55,6 +55,12 @@ class TransClip(Adapter):
     Raises:
         ConfigError: an option is out of range.
         CapabilityError: no unlabelled images, or of another width; several labels an image.
+
+    Example:
+        >>> adapter = build_adapter("transclip", gamma=0.02)
+        >>> report = adapter.fit(support, classifier, unlabeled=test.without_labels())
+        >>> adapter.logits(test).shape
+        torch.Size([12, 3])
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"features", "unlabeled"})

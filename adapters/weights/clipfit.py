@@ -46,6 +46,12 @@ class Clipfit(TowerAdapter):
 
     Raises:
         CapabilityError: the backbone has neither such biases nor norms.
+
+    Example:
+        >>> adapter = build_adapter("clipfit", epochs=1, batch_size=4)
+        >>> report = adapter.fit(support, classifier, backbone=backbone, resources={"images": training})
+        >>> adapter.logits(Batch(pixels=pixels)).shape
+        torch.Size([12, 3])
     """
 
     own_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)

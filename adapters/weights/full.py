@@ -27,6 +27,12 @@ class Full(TowerAdapter):
     are saved.
 
     Of the last layers 1 is what comes after the blocks, 2 the last block too.
+
+    Example:
+        >>> adapter = build_adapter("full", last=1, epochs=1, batch_size=4)
+        >>> report = adapter.fit(support, classifier, backbone=backbone, resources={"images": training})
+        >>> adapter.logits(Batch(pixels=pixels)).shape
+        torch.Size([12, 3])
     """
 
     last: int | None = option(None, "train only so many of each tower's last layers; none: all", low=1, high=1000)

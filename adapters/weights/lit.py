@@ -26,6 +26,12 @@ class Lit(TowerAdapter):
     read is tuned further, so the settings are those of `full`.
 
     Of the last layers 1 is what comes after the blocks, 2 the last block too.
+
+    Example:
+        >>> adapter = build_adapter("lit", epochs=1, batch_size=4)
+        >>> report = adapter.fit(support, classifier, backbone=backbone, resources={"images": training})
+        >>> adapter.logits(Batch(pixels=pixels)).shape
+        torch.Size([12, 3])
     """
 
     own_loss: ClassVar[str] = "clip"

@@ -36,6 +36,12 @@ class Lora(TowerAdapter):
 
     `iterations` counts where `epochs` is None: published are 500 per shot, the images of the largest class. On pairs
     there are 20 epochs.
+
+    Example:
+        >>> adapter = build_adapter("lora", r=4, epochs=1, batch_size=4)
+        >>> report = adapter.fit(support, classifier, backbone=backbone, resources={"images": training})
+        >>> adapter.logits(Batch(pixels=pixels)).shape
+        torch.Size([12, 3])
     """
 
     own_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)

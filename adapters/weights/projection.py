@@ -59,6 +59,12 @@ class Projection(Adapter):
         ConfigError: an option is out of range.
         CapabilityError: no backbone to fit, or no features before the projection.
         DataError: these are of other images.
+
+    Example:
+        >>> adapter = build_adapter("projection", lr=1e-3, penalty=0.1, epochs=10)
+        >>> report = adapter.fit(support, classifier, backbone=backbone, resources={"pre_projection": hidden})
+        >>> adapter.logits(Batch(pre_projection=test_hidden)).shape
+        torch.Size([12, 3])
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"features", "pre_projection", "views"})

@@ -89,6 +89,12 @@ class WiseFt(TowerAdapter):
     Raises:
         ConfigError: an option is out of range, or smoothing of several labels.
         CapabilityError: pairs in place of classes, or other classes than those of the head.
+
+    Example:
+        >>> adapter = build_adapter("wise-ft", alpha=0.5, epochs=1, batch_size=4)
+        >>> report = adapter.fit(support, classifier, backbone=backbone, resources={"images": training})
+        >>> adapter.logits(Batch(pixels=pixels)).shape
+        torch.Size([12, 3])
     """
 
     state: ClassVar[tuple[str, ...]] = ("changed", "prefix", "head", "head_bias")

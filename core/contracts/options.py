@@ -93,7 +93,7 @@ def option(
         above, below: exclusive bounds.
         choices: the only values. Of a sequence they hold for each element.
         parse: what is done to a value before it is read: names in other spellings, a check of the option's own. It
-            raises ValueError or TypeError, or an error with a message of its own; none is not given to it.
+            raises ValueError or TypeError, or a ConfigError with a message of its own; none is not given to it.
         factory: makes a mutable default.
     """
     bounds = Bounds(help, low, high, above, below, tuple(choices), parse)
@@ -146,15 +146,15 @@ def typed(which: Option, value: Any, owner: str = "") -> Any:
         ConfigError: it cannot be read as that, or is out of bounds.
     """
     parse = which.bounds.parse
+    told = f"option {which.name}={as_text(value)}{f' of {owner}' if owner else ''}"
     try:
         return _read(which.kind, value if parse is None or _is_nothing(value) else parse(value), which.bounds)
+    except ConfigError as error:  # of `parse`
+        raise type(error)(f"{told}: {error}") from None
     except (ValueError, TypeError, OverflowError):
-        of = f" of {owner}" if owner else ""
         near = difflib.get_close_matches(str(value), [str(c) for c in which.bounds.choices], n=1, cutoff=0.5)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ConfigError(
-            f"option {which.name}={as_text(value)}{of} is not usable; give {which.accepts}{hint}"
-        ) from None
+        raise ConfigError(f"{told} is not usable; give {which.accepts}{hint}") from None
 
 
 def as_text(value: Any) -> str:

@@ -5,6 +5,7 @@ import pytest
 from vladapt.core.contracts import ConfigError, UnknownNameError
 from vladapt.core.engine.recipe import adapter_options, data_options, resolve
 from vladapt.core.engine.recipe_files import recipes
+from vladapt.core.registry import build_adapter
 
 
 def test_later_sources_win(tmp_path):
@@ -21,6 +22,12 @@ def test_an_adapters_name_never_takes_away_options_given_beside_it():
 
 def test_another_adapter_drops_the_options_of_the_recipes_own():
     assert adapter_options(resolve(recipe="blood-cells", flags={"adapter.name": "coop"})) == {}
+
+
+def test_no_switches_an_option_off():
+    for said, meant in {"no": False, "0": False, "False": False, "yes": True, "1": True}.items():
+        options = adapter_options(resolve(sets=[f"adapter.csc={said}"], flags={"adapter.name": "coop"}))
+        assert build_adapter("coop", **options).csc is meant
 
 
 def test_short_forms():
