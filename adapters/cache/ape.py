@@ -61,20 +61,18 @@ class APE(Adapter):
         "text", "logit_scale", "logit_bias", "channels", "keys", "values", "exponent", "beta_", "alpha_", "gamma_",
     )  # fmt: skip
 
-    alpha: float | None = option(None, "weight of the cache; none to search it", low=0, high=1_000_000_000)
-    beta: float | None = option(None, "sharpness of the cache; none to search it", low=0, high=1_000_000_000)
-    gamma: float | None = option(None, "strength of the KL weighting; none to search it", low=0, high=1_000_000_000)
+    alpha: float | None = option(None, "weight of the cache; none to search it", low=0)
+    beta: float | None = option(None, "sharpness of the cache; none to search it", low=0)
+    gamma: float | None = option(None, "strength of the KL weighting; none to search it", low=0)
     top_q: int | None = option(
         None, "channels kept; none: the preset's share of the width, or 0.7 of it", low=1, high=1_048_576
     )
     w: tuple[float, float] | None = option(
         None,
         "how much (similarity, variance) count; none: the preset's, or 0.5,0.5",
-        low=-1_000_000_000,
-        high=1_000_000_000,
     )
     search_scale: tuple[float, float, float] | None = option(
-        None, "upper ends (beta, alpha, gamma) of the grid; none: the preset's, or 7,7,1", above=0.1, high=1_000_000_000
+        None, "upper ends (beta, alpha, gamma) of the grid; none: the preset's, or 7,7,1", above=0.1
     )
     search_step: tuple[int, int, int] | None = option(
         None, "points (beta, alpha, gamma) of the grid; none: the preset's, or 200,20,20", low=1, high=100_000

@@ -67,26 +67,24 @@ class APET(Adapter):
     )  # fmt: skip
     trained: ClassVar[tuple[str, ...]] = ("residual", "value_scale")
 
-    alpha: float | None = option(None, "weight of the cache; none to search it", low=0, high=1_000_000_000)
-    beta: float | None = option(None, "sharpness of the cache; none to search it", low=0, high=1_000_000_000)
+    alpha: float | None = option(None, "weight of the cache; none to search it", low=0)
+    beta: float | None = option(None, "sharpness of the cache; none to search it", low=0)
     top_q: int | None = option(
         None, "channels with a residual; none: the preset's share of the width, or 0.8 of it", low=1, high=1_048_576
     )
-    w: tuple[float, float] = option(
-        (0.2, 0.8), "how much (similarity, variance) count in the criterion", low=-1_000_000_000, high=1_000_000_000
-    )
+    w: tuple[float, float] = option((0.2, 0.8), "how much (similarity, variance) count in the criterion")
     criterion: str = option("text", "what the channels are chosen by: text alone, or images too", choices=CRITERIA)
     search_scale: tuple[float, float] | None = option(
-        None, "upper ends (beta, alpha) of the grid; none: the preset's, or 7,7", above=0.1, high=1_000_000_000
+        None, "upper ends (beta, alpha) of the grid; none: the preset's, or 7,7", above=0.1
     )
     search_step: tuple[int, int] = option((200, 20), "points (beta, alpha) of the grid", low=1, high=100_000)
     preset: str | None = option(
         None, "data set whose published settings to use; none: one without any", choices=SETS, parse=set_name
     )
     views: int = option(10, "augmented views that a key averages; 0 for the plain feature", low=0, high=1000)
-    lr: float | None = option(None, "learning rate of AdamW; none: the preset's, or 1e-3", above=0, high=1000)
-    eps: float | None = option(None, "epsilon of AdamW; none: the preset's, or 1e-3", above=0, high=1)
-    weight_decay: float = option(0.1, "weight decay of AdamW", low=0, high=1000)
+    lr: float | None = option(None, "learning rate of AdamW; none: the preset's, or 1e-3", above=0)
+    eps: float | None = option(None, "epsilon of AdamW; none: the preset's, or 1e-3", above=0)
+    weight_decay: float = option(0.1, "weight decay of AdamW", low=0)
     epochs: int | None = option(None, "length of the cosine; none: the preset's, or 30", low=1, high=100_000)
     batch_size: int = option(256, "images per step", low=1, high=1_048_576)
     select: str = option("best_val", "epoch that is kept: the best on val, or the last", choices=SELECT)

@@ -55,10 +55,10 @@ class TipAdapter(Adapter):
     multilabel: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("text", "logit_scale", "logit_bias", "keys", "values", "beta_", "alpha_")
 
-    alpha: float | None = option(None, "weight of the cache; none to search it", low=0, high=1_000_000_000)
-    beta: float | None = option(None, "sharpness of the cache; none to search it", low=0, high=1_000_000_000)
+    alpha: float | None = option(None, "weight of the cache; none to search it", low=0)
+    beta: float | None = option(None, "sharpness of the cache; none to search it", low=0)
     search_scale: tuple[float, float] | None = option(
-        None, "upper ends (beta, alpha) of the grid; none: the preset's, or 7,3", above=0.1, high=1_000_000_000
+        None, "upper ends (beta, alpha) of the grid; none: the preset's, or 7,3", above=0.1
     )
     search_step: tuple[int, int] = option((200, 20), "points (beta, alpha) of the grid", low=1, high=100_000)
     preset: str | None = option(

@@ -65,19 +65,19 @@ class TipAdapterF(Adapter):
     state: ClassVar[tuple[str, ...]] = ("text", "logit_scale", "logit_bias", "keys", "values", "beta_", "alpha_")
     trained: ClassVar[tuple[str, ...]] = ("keys",)
 
-    alpha: float | None = option(None, "weight of the cache; none to search it", low=0, high=1_000_000_000)
-    beta: float | None = option(None, "sharpness of the cache; none to search it", low=0, high=1_000_000_000)
+    alpha: float | None = option(None, "weight of the cache; none to search it", low=0)
+    beta: float | None = option(None, "sharpness of the cache; none to search it", low=0)
     search_scale: tuple[float, float] | None = option(
-        None, "upper ends (beta, alpha) of the grid; none: the preset's, or 7,3", above=0.1, high=1_000_000_000
+        None, "upper ends (beta, alpha) of the grid; none: the preset's, or 7,3", above=0.1
     )
     search_step: tuple[int, int] = option((200, 20), "points (beta, alpha) of the grid", low=1, high=100_000)
     preset: str | None = option(
         None, "data set whose published settings to use; none: one without any", choices=SETS, parse=set_name
     )
     views: int = option(10, "augmented views that a key averages; 0 for the plain feature", low=0, high=1000)
-    lr: float = option(1e-3, "learning rate of AdamW at the start of the cosine", above=0, high=1000)
-    eps: float = option(1e-4, "epsilon of AdamW", above=0, high=1)
-    weight_decay: float = option(0.01, "weight decay of AdamW", low=0, high=1000)
+    lr: float = option(1e-3, "learning rate of AdamW at the start of the cosine", above=0)
+    eps: float = option(1e-4, "epsilon of AdamW", above=0)
+    weight_decay: float = option(0.01, "weight decay of AdamW", low=0)
     epochs: int | None = option(None, "length of the cosine; none: the preset's, or 20", low=1, high=100_000)
     batch_size: int = option(256, "images per step", low=1, high=1_048_576)
     select: str = option("best_val", "epoch that is kept: the best on val, or the last", choices=SELECT)

@@ -75,21 +75,18 @@ class TipX(Adapter):
         "beta_", "alpha_", "gamma_",
     )  # fmt: skip
 
-    alpha: float | None = option(None, "weight of the cache; none to search it", low=0, high=1_000_000_000)
-    beta: float | None = option(None, "sharpness of the cache; none to search it", low=0, high=1_000_000_000)
-    gamma: float | None = option(None, "weight of the signatures; none to search it", low=0, high=1_000_000_000)
+    alpha: float | None = option(None, "weight of the cache; none to search it", low=0)
+    beta: float | None = option(None, "sharpness of the cache; none to search it", low=0)
+    gamma: float | None = option(None, "weight of the signatures; none to search it", low=0)
     search_scale: tuple[float, float, float] = option(
         (50, 50, 30),
         "upper ends (beta, alpha, gamma) of the grid, which starts at 1,0.1,0.1",
         above=0.1,
-        high=1_000_000_000,
     )
     search_step: tuple[int, int, int] = option(
         (200, 20, 50), "points (beta, alpha, gamma) of the grid", low=1, high=100_000
     )
-    temperature: float = option(
-        0.5, "what cosines are divided by before the softmax of a signature", above=0, high=1_000_000_000
-    )
+    temperature: float = option(0.5, "what cosines are divided by before the softmax of a signature", above=0)
     use_shots: bool = option(False, "whether the cache holds the shots beside the images of a support folder")
     views: int = option(10, "augmented views that a key averages; 0 for the plain feature", low=0, high=1000)
 

@@ -68,12 +68,8 @@ class Wca(CropAdapter):
     n_crops: int = option(60, "crops per image, N", low=1, high=10_000)
     alpha: float = option(0.5, "smallest side of a crop, as a share of the image's shorter side", above=0, high=1)
     beta: float = option(0.9, "largest side of a crop, as a share of the image's shorter side", above=0, high=1)
-    image_scale: float = option(
-        math.exp(4), "what sharpens the weights of crops, a; 0 weighs them alike", low=0, high=1_000_000_000
-    )
-    text_scale: float = option(
-        math.exp(2), "what sharpens the weights of sentences, b; 0 weighs them alike", low=0, high=1_000_000_000
-    )
+    image_scale: float = option(math.exp(4), "what sharpens the weights of crops, a; 0 weighs them alike", low=0)
+    text_scale: float = option(math.exp(2), "what sharpens the weights of sentences, b; 0 weighs them alike", low=0)
     templates: tuple[str, ...] = option(
         PHOTO, "texts with {} for the class, which its sentences are weighted by", parse=check_templates
     )

@@ -76,14 +76,14 @@ class Clap(Adapter):
     multipliers: str = option("zero-shot", "what the penalty of each class is multiplied by", choices=MULTIPLIERS)
     adaptive: bool = option(False, "step the multipliers after each epoch, as an augmented Lagrangian does")
     init: str = option("zero-shot", "what the prototypes start from", choices=INITS)
-    lr: float = option(0.1, "peak learning rate", above=0, high=1000)
+    lr: float = option(0.1, "peak learning rate", above=0)
     epochs: int = option(300, "epochs; 300 are published", low=1, high=100_000)
     batch_size: int = option(256, "rows per step", low=1, high=1_048_576)
     batches: int | None = option(
         None, "steps per epoch, as far as the rows go; none: the published number", low=1, high=1_048_576
     )
     momentum: float = option(0.9, "momentum of SGD", low=0, below=1)
-    weight_decay: float = option(0.0, "weight decay of SGD", low=0, high=1000)
+    weight_decay: float = option(0.0, "weight decay of SGD", low=0)
     warmup: str | None = option("constant", "first epoch at 1e-5, linear, or none", choices=("constant", "linear"))
     views: int = option(
         20, "augmented views of each image to train on, where there are any; 0 for the images", low=0, high=1000

@@ -78,13 +78,13 @@ class ClipAdapter(Adapter):
         RATIO, "share of the adapted feature, 0 being zero-shot; none to search it", low=0, high=1
     )
     reduction: int = option(4, "width of the features over that of the bottleneck", low=1, high=1_048_576)
-    lr: float = option(2e-3, "peak learning rate", above=0, high=1000)
+    lr: float = option(2e-3, "peak learning rate", above=0)
     epochs: int | None = option(None, "epochs; none: the published number for the shots", low=1, high=100_000)
     batch_size: int = option(
         32, "images per step; an incomplete last batch is dropped where there is a full one", low=1, high=1_048_576
     )
     momentum: float = option(0.9, "momentum of SGD", low=0, below=1)
-    weight_decay: float = option(5e-4, "weight decay of SGD", low=0, high=1000)
+    weight_decay: float = option(5e-4, "weight decay of SGD", low=0)
     warmup: str | None = option("constant", "first epoch at 1e-5, linear, or none", choices=("constant", "linear"))
     views: int = option(
         10, "augmented views of each image to train on, where there are any; 0 for the images", low=0, high=1000

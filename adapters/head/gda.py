@@ -71,7 +71,7 @@ class GDA(Adapter):
         "text", "logit_scale", "logit_bias", "weight", "bias", "alpha_", "rows", "templates",
     )  # fmt: skip
 
-    alpha: float | None = option(None, "weight of the Gaussian scores; none to search it", low=0, high=1_000_000_000)
+    alpha: float | None = option(None, "weight of the Gaussian scores; none to search it", low=0)
     views: int = option(
         10, "augmented views of each image taken as rows, where there are any; 0 for the image", low=0, high=1000
     )

@@ -52,9 +52,7 @@ class LinearProbe(Adapter):
     state: ClassVar[tuple[str, ...]] = ("weight", "bias")
     trained: ClassVar[tuple[str, ...]] = ("weight", "bias")
 
-    C: float | None = option(
-        None, "inverse strength of the regularisation; none to search it", above=0, high=1_000_000_000
-    )
+    C: float | None = option(None, "inverse strength of the regularisation; none to search it", above=0)
     steps: int = option(8, "bisection steps of the search; 0 keeps the best of the coarse list", low=0, high=1000)
     max_iter: int = option(1000, "iterations of lbfgs per fit", low=1, high=1_000_000)
 

@@ -60,9 +60,7 @@ class LPPlusPlus(Adapter):
 
     epochs: int = option(300, "steps, each over the whole support", low=1, high=100_000)
     momentum: float = option(0.9, "momentum of the steps of w and b", low=0, below=1)
-    alpha_scale: float = option(
-        250.0, "what the mean similarity is multiplied by to start alpha", low=0, high=1_000_000_000
-    )
+    alpha_scale: float = option(250.0, "what the mean similarity is multiplied by to start alpha", low=0)
     alpha_every: int = option(10, "epochs from one step of alpha to the next", low=1, high=100_000)
     accumulate: bool = option(True, "alpha follows the sum of all gradients so far, as released, or the present one")
     views: int = option(

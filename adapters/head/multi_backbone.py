@@ -66,11 +66,11 @@ class MultiBackbone(Adapter):
     experimental: ClassVar[str] = "the formula of the temperatures, the controller's size and how both are trained"
 
     combine: str = option("input", "what the temperatures depend on", choices=COMBINE)
-    prior: float = option(0.01, "weight of the penalty that holds temperatures near 1", above=0, high=1_000_000_000)
+    prior: float = option(0.01, "weight of the penalty that holds temperatures near 1", above=0)
     hidden: int = option(32, "width of the controller's hidden layer", low=1, high=1_048_576)
     steps: int = option(300, "steps of the controller's training", low=1, high=10_000_000)
-    lr: float = option(1e-3, "learning rate of AdamW", above=0, high=1000)
-    weight_decay: float = option(0.01, "weight decay of AdamW", low=0, high=1000)
+    lr: float = option(1e-3, "learning rate of AdamW", above=0)
+    weight_decay: float = option(0.01, "weight decay of AdamW", low=0)
     batch_size: int = option(256, "images per step", low=1, high=1_048_576)
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:

@@ -57,12 +57,12 @@ class NMTune(Adapter):
     state: ClassVar[tuple[str, ...]] = ("hidden", "hidden_bias", "out", "out_bias", "head", "head_bias")
 
     ratio: int = option(4, "width of the hidden layer, in widths of the features", low=1, high=1024)
-    mse_weight: float = option(1.0, "weight of the consistency with the frozen features", low=0, high=1_000_000_000)
-    cov_weight: float = option(0.04, "weight of the covariances of different channels", low=0, high=1_000_000_000)
-    svd_weight: float = option(0.001, "weight of the share of the largest singular values", low=0, high=1_000_000_000)
+    mse_weight: float = option(1.0, "weight of the consistency with the frozen features", low=0)
+    cov_weight: float = option(0.04, "weight of the covariances of different channels", low=0)
+    svd_weight: float = option(0.001, "weight of the share of the largest singular values", low=0)
     singular_values: int = option(5, "how many of the largest singular values count", low=1, high=1_048_576)
-    lr: float = option(1e-3, "peak learning rate", above=0, high=1000)
-    weight_decay: float = option(1e-4, "weight decay of AdamW, on all parameters", low=0, high=1000)
+    lr: float = option(1e-3, "peak learning rate", above=0)
+    weight_decay: float = option(1e-4, "weight decay of AdamW, on all parameters", low=0)
     epochs: int = option(30, "passes over the support", low=1, high=100_000)
     batch_size: int = option(64, "images per step, which make twice as many rows", low=1, high=1_048_576)
     views: int = option(

@@ -74,8 +74,8 @@ class RealLinear(Adapter):
     use_shots: bool = option(False, "learn from the shots beside the folder's images")
     iterations: int | None = option(None, "steps; none: the published number", low=1, high=10_000_000)
     batch_size: int = option(PUBLISHED_BATCH, "images, and as many prompts, per step", low=1, high=1_048_576)
-    lr: float = option(1e-4, "peak learning rate of AdamW", above=0, high=1000)
-    weight_decay: float = option(0.01, "weight decay of AdamW", low=0, high=1000)
+    lr: float = option(1e-4, "peak learning rate of AdamW", above=0)
+    weight_decay: float = option(0.01, "weight decay of AdamW", low=0)
     warmup: int = option(50, "steps of the warm-up, which the cosine follows", low=0, high=10_000_000)
     trained_share: float = option(
         0.5, "weight of the trained head in the one that predicts; 0 is REAL-Prompt", low=0, high=1

@@ -63,13 +63,13 @@ class Taskres(Adapter):
     state: ClassVar[tuple[str, ...]] = ("base", "residual", "logit_scale", "offset", "negative")
     trained: ClassVar[tuple[str, ...]] = ("residual",)
 
-    alpha: float = option(0.5, "weight of the residual", low=0, high=1_000_000_000)
-    lr: float = option(2e-3, "peak learning rate", above=0, high=1000)
+    alpha: float = option(0.5, "weight of the residual", low=0)
+    lr: float = option(2e-3, "peak learning rate", above=0)
     epochs: int | None = option(None, "epochs; none: the published number for the shots", low=1, high=100_000)
     batch_size: int = option(
         256, "images per step; an incomplete last batch is dropped where there is a full one", low=1, high=1_048_576
     )
-    weight_decay: float = option(5e-4, "weight decay of Adam, added to the gradient as in Dassl", low=0, high=1000)
+    weight_decay: float = option(5e-4, "weight decay of Adam, added to the gradient as in Dassl", low=0)
     warmup: str | None = option("constant", "first epoch at 1e-5, linear, or none", choices=("constant", "linear"))
     views: int = option(
         10, "augmented views of each image to train on, where there are any; 0 for the images", low=0, high=1000

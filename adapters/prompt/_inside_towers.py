@@ -40,7 +40,7 @@ class TokenAdapter(TowerAdapter):
     layer_decay: ClassVar[float] = 1.0  # no option: what trains lies beside the layers
 
     batch_size: int = 4
-    weight_decay: float = option(5e-4, "weight decay on all that trains", low=0, high=1000)
+    weight_decay: float = option(5e-4, "weight decay on all that trains", low=0)
     warmup: int = option(1, "epochs at a rate of 1e-5 before the cosine", low=0, high=100_000)
 
     @abstractmethod

@@ -81,13 +81,13 @@ class SharedContext(Adapter):
     csc: bool = option(False, "one context per class instead of one for all")
     class_token_position: str = option("end", "where the class name stands", choices=POSITIONS)
     ctx_init: str | None = option(None, "words to start from (a photo of a); none: random")
-    lr: float = option(2e-3, "peak learning rate", above=0, high=1000)
+    lr: float = option(2e-3, "peak learning rate", above=0)
     epochs: int | None = option(None, "epochs; none: the published number for the shots", low=1, high=100_000)
     batch_size: int = option(
         32, "images per step; an incomplete last batch is dropped where there is a full one", low=1, high=1_048_576
     )
     momentum: float = option(0.9, "momentum of SGD", low=0, below=1)
-    weight_decay: float = option(5e-4, "weight decay of SGD", low=0, high=1000)
+    weight_decay: float = option(5e-4, "weight decay of SGD", low=0)
     warmup: str | None = option("constant", "first epoch at 1e-5, linear, or none", choices=("constant", "linear"))
     views: int = option(0, "augmented views of each support image to train on", low=0, high=1000)
     trim: bool = option(True, "cut prompts to the longest one, and share their beginning; changes speed only")

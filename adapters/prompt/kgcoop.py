@@ -50,9 +50,7 @@ class Kgcoop(SharedContext):
     n_ctx: int = 4
     ctx_init: str | None = "a photo of a"
     batch_size: int = 128
-    guidance: float = option(
-        8.0, "weight of the distance to the template's text features; 0 is CoOp", low=0, high=1_000_000_000
-    )
+    guidance: float = option(8.0, "weight of the distance to the template's text features; 0 is CoOp", low=0)
 
     def _loss(self, step: Step) -> Tensor:
         text = self._text(step.learner)  # (C, D)

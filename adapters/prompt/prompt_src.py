@@ -76,19 +76,15 @@ class PromptSrc(TextTokenAdapter):
     text_depth: int = option(9, "blocks of the text tower that have tokens of their own", low=1, high=1000)
     image_depth: int = option(9, "blocks of the image tower that have tokens of their own", low=1, high=1000)
     lr: float = 2.5e-3
-    text_weight: float = option(25.0, "weight of the distance to the frozen class features", low=0, high=1_000_000_000)
-    image_weight: float = option(10.0, "weight of the distance to the frozen image features", low=0, high=1_000_000_000)
-    scores_weight: float = option(1.0, "weight of the divergence from the frozen scores", low=0, high=1_000_000_000)
+    text_weight: float = option(25.0, "weight of the distance to the frozen class features", low=0)
+    image_weight: float = option(10.0, "weight of the distance to the frozen image features", low=0)
+    scores_weight: float = option(1.0, "weight of the divergence from the frozen scores", low=0)
     teacher_templates: Literal["published", "own"] | tuple[str, ...] = option(
         "published", "what the frozen class features are made of; own: the domain's prompts", parse=_teacher
     )
     gpa: bool = option(True, "average the tokens of the epochs; no keeps the last ones")
-    gpa_mean: float | None = option(
-        None, "mean of the average's weights, in epochs; none: in proportion", low=-100_000, high=100_000
-    )
-    gpa_std: float | None = option(
-        None, "deviation of the average's weights, in epochs; none: in proportion", above=0, high=100_000
-    )
+    gpa_mean: float | None = option(None, "mean of the average's weights, in epochs; none: in proportion")
+    gpa_std: float | None = option(None, "deviation of the average's weights, in epochs; none: in proportion", above=0)
 
     def __post_init__(self):
         super().__post_init__()

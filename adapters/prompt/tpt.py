@@ -76,8 +76,8 @@ class Tpt(PromptsAtPrediction):
     n_views: int = option(64, "views of a test image, itself included", low=2, high=1000)
     selection: float = option(0.1, "share of the views that are kept, the most confident ones", above=0, high=1)
     steps: int = option(1, "steps on each image; the views are chosen before the first", low=1, high=1000)
-    lr: float = option(5e-3, "learning rate of AdamW", above=0, high=1000)
-    weight_decay: float = option(1e-2, "weight decay of AdamW", low=0, high=1000)
+    lr: float = option(5e-3, "learning rate of AdamW", above=0)
+    weight_decay: float = option(1e-2, "weight decay of AdamW", low=0)
     crop_scale: tuple[float, float] = option(
         (0.08, 1.0), "smallest and largest share of the image's area that a crop keeps", above=0, high=1
     )

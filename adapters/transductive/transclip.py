@@ -71,16 +71,14 @@ class TransClip(Adapter):
 
     mode: str = option(FEW_SHOT, "zero-shot does not look at the support", choices=(FEW_SHOT, ZERO_SHOT))
     text_weight: float | None = option(
-        None, "lambda, weight of the text; none: 0.5 in few-shot mode, 1 in zero-shot mode", low=0, high=1_000_000_000
+        None, "lambda, weight of the text; none: 0.5 in few-shot mode, 1 in zero-shot mode", low=0
     )
-    gamma: float | None = option(
-        None, "weight of the shots, in few-shot mode; none to search it", low=0, high=1_000_000_000
-    )
-    gammas: tuple[float, ...] = option((0.002, 0.01, 0.02, 0.2), "values of gamma to search", low=0, high=1_000_000_000)
+    gamma: float | None = option(None, "weight of the shots, in few-shot mode; none to search it", low=0)
+    gammas: tuple[float, ...] = option((0.002, 0.01, 0.02, 0.2), "values of gamma to search", low=0)
     n_neighbors: int = option(3, "nearest images that an image is linked to; 0 for none", low=0, high=100_000)
     iterations: int = option(10, "updates of assignments, means and variance", low=1, high=100_000)
     inner_iterations: int = option(5, "updates of the assignments in each of them", low=1, high=100_000)
-    temperature: float = option(50.0, "what the log-likelihood is divided by, T", above=0, high=1_000_000_000)
+    temperature: float = option(50.0, "what the log-likelihood is divided by, T", above=0)
     confident_images: int = option(
         8, "images that a first mean is made of, where there are no shots", low=1, high=1_000_000
     )

@@ -71,8 +71,8 @@ class TowerAdapter(Adapter):
     micro_batch_size: int | None = option(
         None, "images per forward pass of a process; none: all; changes speed and memory only", low=1, high=1_048_576
     )
-    lr: float = option(1e-5, "peak learning rate, which a cosine follows", above=0, high=1000)
-    weight_decay: float = option(0.1, "weight decay on matrices", low=0, high=1000)
+    lr: float = option(1e-5, "peak learning rate, which a cosine follows", above=0)
+    weight_decay: float = option(0.1, "weight decay on matrices", low=0)
     warmup: float = option(
         0.1, "steps of linear rise, as a share of all steps (below 1) or a count", low=0, high=10_000_000
     )
@@ -85,7 +85,7 @@ class TowerAdapter(Adapter):
         None, "shares of an image's area that the training crop keeps; none: the domain's", above=0, high=1
     )
     layer_decay: float = option(1.0, "factor on the rate for each layer below the top; 1 is none", above=0, high=1)
-    clip_grad: float | None = option(None, "largest norm of the gradient; none: any", above=0, high=1_000_000_000)
+    clip_grad: float | None = option(None, "largest norm of the gradient; none: any", above=0)
     amp: str | None = option(None, "precision of the training; none: float32", choices=("bf16", "fp16"))
     ema: float | None = option(
         None, "share that a moving average of the weights keeps in a step; none: no average", above=0, below=1

@@ -58,10 +58,10 @@ class Clipfit(TowerAdapter):
     own_epochs: ClassVar[int] = 100
 
     lr: float = 2e-3
-    weight_decay: float = option(5e-4, "weight decay on all that trains", low=0, high=1000)
+    weight_decay: float = option(5e-4, "weight decay on all that trains", low=0)
     warmup: int = option(1, "epochs at a rate of 1e-5 before the cosine", low=0, high=100_000)
     prompts_a_class: int | None = 1
-    anchor: float = option(8.0, "weight of the term that holds the text; 0 leaves it out", low=0, high=1_000_000_000)
+    anchor: float = option(8.0, "weight of the term that holds the text; 0 leaves it out", low=0)
 
     def _own_settings(self, epochs: int) -> dict[str, Any]:
         return dict(DASSL)

@@ -53,7 +53,7 @@ class Lora(TowerAdapter):
     prompts_a_class: int | None = 1
     iterations: int = option(ITERATIONS, "steps per shot, where epochs is none", low=1, high=10_000_000)
     r: int = option(2, "rank of the matrices", low=1, high=100_000)
-    alpha: float = option(1.0, "what is divided by sqrt(r) to scale the matrices", above=0, high=1_000_000_000)
+    alpha: float = option(1.0, "what is divided by sqrt(r) to scale the matrices", above=0)
     dropout: float = option(0.25, "share of the input that is left out in training", low=0, below=1)
     params: tuple[str, ...] = option(("q", "k", "v"), "projections that get matrices", choices=PARAMS)
     towers: str = option("both", "towers that get matrices", choices=TOWERS)

@@ -78,9 +78,9 @@ class Projection(Adapter):
     trained: ClassVar[tuple[str, ...]] = ("change",)
 
     views: int = option(300, "augmented views to train on, where there are any; 0 for the images", low=0, high=10_000)
-    lr: float | None = option(None, "peak learning rate; none: chosen on val, or 1e-5", above=0, high=1000)
+    lr: float | None = option(None, "peak learning rate; none: chosen on val, or 1e-5", above=0)
     penalty: float | Literal["1/K", "1/K^2"] | None = option(
-        None, "weight of the squared change, K the shots; none: chosen on val, or 1/K", low=0, high=1_000_000_000
+        None, "weight of the squared change, K the shots; none: chosen on val, or 1/K", low=0
     )
     epochs: int = option(300, "length of the cosine", low=1, high=100_000)
 

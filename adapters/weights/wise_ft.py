@@ -110,7 +110,7 @@ class WiseFt(TowerAdapter):
 
     batch_size: int = 512
     micro_batch_size: int | None = 32
-    lr: float | None = option(None, "peak learning rate; none: 3e-5, or 1e-3 with freeze_encoder", above=0, high=1000)
+    lr: float | None = option(None, "peak learning rate; none: 3e-5, or 1e-3 with freeze_encoder", above=0)
     weight_decay: float = 0.1
     warmup: float = option(
         WARMUP, "steps of linear rise, a tenth of all at most; below 1 their share", low=0, high=10_000_000
