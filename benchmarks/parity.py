@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 import torch
@@ -59,7 +60,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     beside = Path(os.environ.get("VLADAPT_DATA", "../shared/data")).parent / "parity"
     parser.add_argument("--parity", type=Path, default=beside)
-    fixtures, rows = Fixtures(parser.parse_args().parity), []
+    folder = parser.parse_args().parity
+    if not folder.is_dir():
+        parser.error(f"there is no folder {folder}; give that of the reference outputs with --parity")
+    fixtures, rows = Fixtures(folder), []
     print(TOP)
     for title, files in (("Methods", METHODS), ("Objectives", OBJECTIVES), ("Open vocabulary", OPEN_VOCABULARY)):
         found = [row for file in files for comparison in file.GROUPS for row in comparison.rows(fixtures)]
@@ -69,6 +73,9 @@ def main() -> None:
         for name, text in sorted({**told, **differences(title)}.items()):
             print(f"* **{name}**: {text}.")
     print(f"\n## Fixtures without a row\n\n{without_a_row(fixtures, {row.fixture for row in rows})}")
+    for row in rows:
+        if isinstance(row, NotCompared):
+            print(f"not compared: {row.method} {row.fixture}: {row.why}", file=sys.stderr)
     failed = [row for row in rows if isinstance(row, Check) and not row.share <= 1]
     if failed:
         raise SystemExit(

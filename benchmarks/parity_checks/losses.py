@@ -59,6 +59,8 @@ def declip(ref: Reference, f: Fixtures) -> Iterator[Check]:
     given["logit_scale"] = logit_scale(ref)
     yield from ref.check_loss(loss, {"image_features": "image1"}, given, {"nn_pair_loss": "nn_text"}, "nn_pair_")
     for key, place in ref.keys(r"bank_after_update_ptr(\d+)"):
+        if int(place) + len(ref["text"]) > size:
+            continue  # the released queue drops what is beyond its end
         queue.rows.copy_(ref["bank"].T)
         queue.pointer.fill_(int(place))
         queue.push(ref["text"])
