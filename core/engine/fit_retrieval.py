@@ -25,6 +25,7 @@ from ..data.pairs.reading import read_pairs
 from ..data.splits import assign_splits
 from ..data.verify import check_skipped
 from ..registry.build import adapter_class, build_adapter
+from ..training.objective import columns_of, parse_losses
 from ..training.sources import PairSource
 from .forgetting import forgetting
 from .prepare import read_data
@@ -80,7 +81,8 @@ def read_retrieval(recipe: Config, domain: Domain | None) -> RetrievalData:
         DataError: nothing usable there. ConfigError: the domain has no such task, or an option does not apply.
     """
     if domain is None:
-        pairs = read_pairs(recipe.data.path, **{"seed": recipe.split_seed, **data_options(recipe)})
+        options = {"seed": recipe.split_seed, **data_options(recipe)}
+        pairs = read_pairs(recipe.data.path, columns=_columns_of(recipe), **options)
         check_skipped(pairs.skipped, pairs.total)
         return RetrievalData(pairs, pairs.name, pairs.licence, _plain, list(pairs.skipped), list(pairs.notes))
     domain.check_task(TASK)
@@ -91,6 +93,12 @@ def read_retrieval(recipe: Config, domain: Domain | None) -> RetrievalData:
         return domain.transforms(backbone, train, TASK)
 
     return RetrievalData(pairs_of(data), data.name, data.licence, transform, list(data.skipped), list(data.notes))
+
+
+def _columns_of(recipe: Config) -> dict[str, str]:
+    """Columns of the data that the losses of the recipe's adapter ask for."""
+    loss = adapter_options(recipe).get("loss")
+    return columns_of(parse_losses(str(loss).split(","))) if loss else {}
 
 
 def check_retrieval(recipe: Config, to_fit: bool = True) -> None:
