@@ -1,4 +1,4 @@
-"""What a fit leaves behind: run.json, the summary, the log and the report's input."""
+"""What a fit leaves behind: run.json, the summary, the log and the results for the report."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ...contracts.adapter import Adapter, FitReport
 from ...contracts.recipe import Recipe
 from ...data.sampling import short_classes
 from ...runs.folder import Run
-from ...runs.report import ReportInput
 from ...runtime.files import write_whole
 from ...runtime.versions import now, versions
 from ...runtime.words import choice, in_words
 from ..reading import place_of_data, split_counts
 from .feature_rows import PreparedFeatures
 from .images import Prepared, Shots
+from .report import ClassificationResults
 from .scoring import Scores
 
 PREDICTIONS = "predictions.csv"
@@ -106,9 +106,9 @@ def summary_of(run: Run, info: dict[str, Any], scores: Scores, seconds: float) -
     }
 
 
-def report_input(prepared, info: dict[str, Any], scores: Scores) -> ReportInput:
+def results_of(prepared, info: dict[str, Any], scores: Scores) -> ClassificationResults:
     """What report.html is made of."""
-    return ReportInput(
+    return ClassificationResults(
         info=info,
         class_names=list(prepared.class_names),
         labels=scores.labels,

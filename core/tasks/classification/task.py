@@ -29,7 +29,8 @@ from .comparison import ZERO_SHOT, ClassificationContest
 from .feature_rows import prepared_of
 from .fitting import Fitted, fit_adapter, parts_wanted, planned, refuse_early, scored, views_wanted
 from .images import Shots
-from .record import PREDICTIONS, info_of, log_lines, notes_of, report_input, summary_of, write_predictions
+from .record import PREDICTIONS, info_of, log_lines, notes_of, results_of, summary_of, write_predictions
+from .report import classification_report
 from .resources import check_resources
 from .tables import metrics_table, predictions_table, verdict
 from .use import evaluate_run, predict_with_run
@@ -164,7 +165,7 @@ class Classification(Task):
             if done.scores.labels is None:
                 write_predictions(run.path / PREDICTIONS, info, done.scores)
             else:
-                write_report(run.path, report_input(prepared, info, done.scores))
+                write_report(run.path, classification_report(results_of(prepared, info, done.scores), run.path))
         return FitResult(
             run.path,
             done.adapter,

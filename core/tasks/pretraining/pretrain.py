@@ -13,7 +13,7 @@ from ...backbones.load import load_backbone
 from ...contracts.backbone import Backbone
 from ...data.pairs.captions import CaptionSampler
 from ...forgetting.probe import GenericProbe, generic_metrics, generic_sentence
-from ...runs.training_report import write_training_report
+from ...runs.report import write_report
 from ...runtime.distributed import is_main, run_on_all, together
 from ...runtime.progress import Reporter
 from ...runtime.versions import now, versions
@@ -21,6 +21,7 @@ from ...training.objective import columns_of
 from ...training.settings import TrainingSettings
 from ...training.sources import PairSource
 from ...training.train import Task, Trained
+from ..retrieval.report import training_report
 from ..retrieval.scoring import RetrievalScores, before_and_after, evaluate_retrieval
 from ..retrieval.tables import retrieval_verdict
 from .examples import RetrievalExamples
@@ -116,9 +117,8 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
     metrics = measures.compared(before, after)
     model = save_fine_tuned(backbone, folder.path)
     info = _info(plan, backbone, splits, trained, model, measures, metrics, time.monotonic() - started)
-    write_training_report(
-        folder.path, info, metrics, trained.history, measures.examples, before.examples, after.examples
-    )
+    shown = (measures.examples, before.examples, after.examples)
+    write_report(folder.path, training_report(folder.path, info, metrics, trained.history, *shown))
     folder.finish(info, metrics, trained.history, _log(info, metrics))
     return _result(model, info, metrics)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from tiny_tower import DIM, SIZE, Frames, TinyTower, Unbuildable, clip_set, draw
 
 from vladapt import FeatureStore
 from vladapt.core.data.identity import FileHashes, content_key
+from vladapt.core.features import extract as extract_module
 from vladapt.core.features.extract import Job, averaged, extract
 from vladapt.core.features.keys import folder_name, image_key, space_of, transform_spec
 from vladapt.core.features.micro_batch import MicroBatch
@@ -257,6 +259,30 @@ def test_averaged_gives_one_row_per_sample():
     assert list(rows) == [b"0", b"1", b"2"]
     expected = torch.stack([parts.mean(dim=0) for parts in directly(lengths)])
     torch.testing.assert_close(torch.from_numpy(np.stack(list(rows.values()))), expected)
+
+
+def test_samples_of_very_many_parts_are_not_decoded_one_per_thread(monkeypatch):
+    """Pixels that were made and are not yet encoded stay few, however many threads could decode."""
+    monkeypatch.setattr(extract_module, "MOST_AHEAD", 100)
+    made, encoded, most, lock = 0, 0, 0, threading.Lock()
+
+    def render(job):
+        nonlocal made, most
+        with lock:
+            made += 50
+            if encoded > 8 * 50:  # the first samples show how many parts there are
+                most = max(most, made - encoded)
+        return [torch.zeros(50, 3, 2, 2)]
+
+    def encode(pixels):
+        nonlocal encoded
+        with lock:
+            encoded += len(pixels)
+        return pixels.flatten(1)
+
+    jobs = [Job(item, (item.id.encode(),), (None,)) for item in drawn_set(40).items]
+    rows = [row for result in averaged(extract(jobs, render, encode, MicroBatch(4), workers=8)) for row in result.rows]
+    assert len(rows) == 40 and 0 < most <= 100 + 2 * 50
 
 
 BOUNDED = """
