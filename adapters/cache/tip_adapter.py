@@ -9,17 +9,20 @@ from torch import Tensor
 
 from ...core.contracts.adapter import Adapter, Batch, FitReport
 from ...core.data.holdout import selection_split
-from ._cache import (
+from ._cache_model import (
     REFERENCE_SCALE,
     cache_keys,
     cache_logits,
     cache_values,
+    check_options,
+    choose,
+    grid_axes,
     keys_note,
+    search_as,
     zero_shot_logits,
     zero_shot_text,
 )
 from ._presets import tip_setting
-from ._search import check_options, choose, grid_axes, search_as
 
 AXES = ("beta", "alpha")
 

@@ -1,19 +1,21 @@
-"""How small heads on fixed features are trained: Dassl's rate an epoch, minibatches, and augmented views in turn."""
+"""What heads trained on features share: their options, the text they start from, and what logits are relative to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.contracts.adapter import require
 from ...core.contracts.features import FeatureSet
-from ...core.contracts.loss import Loss
-from ...core.losses.binary_cross_entropy import BinaryCrossEntropy
-from ...core.losses.cross_entropy import CrossEntropy
-from ...core.training.schedules import WARMUPS, set_learning_rate
+from ...core.contracts.text import TextClassifier
+from ...core.training.schedules import WARMUPS
+
+REFERENCE_LENGTH = 10.0
+"""Published rates move text features as CLIP's text tower gives them; their lengths are of this order."""
+REFERENCE_SCALE = 100.0
+UNIT = 1 + 1e-4
 
 
 def check_training(adapter) -> None:
@@ -26,46 +28,6 @@ def check_training(adapter) -> None:
     require(adapter.views >= 0, "views", adapter.views, "give the number of augmented views, 0 for none")
 
 
-def train_epochs(
-    optimizer: torch.optim.Optimizer,
-    rates: Sequence[float],
-    samples: Callable[[int], tuple[Tensor, Tensor]],
-    batches: Callable[[int], Sequence[Tensor]],
-    loss_of: Callable[[Tensor, Tensor], Tensor],
-) -> Iterator[tuple[int, Tensor]]:
-    """Train, and yield after every epoch its number from 0 and the losses (steps, ...) of its steps.
-
-    Args:
-        optimizer: of the head's parameters.
-        rates: the learning rate of each epoch.
-        samples: epoch -> unit features (N, D) and labels.
-        batches: epoch -> the rows of each step.
-        loss_of: features and labels of a step -> loss, or a loss for each of several heads trained side by side.
-    """
-    for epoch, rate in enumerate(rates):
-        set_learning_rate(optimizer, rate)
-        features, labels = samples(epoch)
-        losses = []
-        for index in batches(epoch):
-            index = index.to(features.device)
-            loss = loss_of(features[index], labels[index])
-            optimizer.zero_grad()
-            loss.sum().backward()
-            optimizer.step()
-            losses.append(loss.detach())
-        yield epoch, torch.stack(losses)
-
-
-def epoch_samples(support: FeatureSet, views: int) -> Callable[[int], tuple[Tensor, Tensor]]:
-    """Epoch -> (N, D) unit features and labels: one augmented view an image, another one each epoch, where there are
-    views; else the features of the images as they are."""
-    if not views or support.views is None:
-        unit = support.unit
-        return lambda epoch: (unit, support.labels)
-    number = min(views, support.views.shape[1])
-    return lambda epoch: (F.normalize(support.views[:, epoch % number].float(), dim=-1), support.labels)
-
-
 def views_note(support: FeatureSet, views: int) -> str:
     """What was trained on, in words, for `FitReport.notes`."""
     if views and support.views is not None:
@@ -73,18 +35,61 @@ def views_note(support: FeatureSet, views: int) -> str:
     return "trained on features of the images as they are, without augmented views"
 
 
-def shots_of(support: FeatureSet) -> int:
-    """Images of the largest class; 1 at least."""
-    return max(1, int(support.one_hot().sum(dim=0).max()))
+@dataclass(frozen=True)
+class Frame:
+    """What turns cosines of images and text rows into logits.
+
+    Args:
+        logit_scale: what cosines are multiplied by.
+        offset: (C,) added to the scaled cosines.
+        negative: (C, D) unit rows of the "without" prompts that logits are relative to, or None.
+    """
+
+    logit_scale: float
+    offset: Tensor
+    negative: Tensor | None
+
+    def logits(self, unit: Tensor, rows: Tensor) -> Tensor:
+        """(..., B, D) unit image features and (C, D) unit rows -> (..., B, C)."""
+        scores = self.logit_scale * unit @ rows.T + self.offset
+        return scores if self.negative is None else scores - self.logit_scale * unit @ self.negative.T
 
 
-def published_epochs(support: FeatureSet, epochs_from_shots: Sequence[tuple[int, int]]) -> int:
-    """Epochs of the first (least shots, epochs) that the support reaches."""
-    shots = shots_of(support)
-    return next(epochs for least, epochs in epochs_from_shots if shots >= least)
+def frame_of(classifier: TextClassifier, support: FeatureSet) -> Frame:
+    """With one label an image, the backbone's scale and bias.
+
+    With several, a cosine times the scale is no calibrated logit, so each label's is relative to its negative prompts;
+    without them to the backbone's bias, or else to the label's mean zero-shot score over the support.
+    """
+    negative = classifier.negative if support.multilabel else None
+    offset = classifier.weights.new_full((len(classifier),), classifier.logit_bias or 0.0)
+    if support.multilabel and negative is None and classifier.logit_bias is None:
+        offset = -classifier.logits(support.unit).mean(dim=0)
+    return Frame(classifier.logit_scale, offset, negative)
 
 
-def label_loss(several: bool) -> Callable[[Tensor, Tensor], Tensor]:
-    """(B, C) logits and labels -> cross-entropy, or binary cross-entropy with several labels an image."""
-    criterion: Loss = BinaryCrossEntropy() if several else CrossEntropy()
-    return lambda logits, labels: criterion({"logits": logits, "labels": labels})["loss"]
+def has_lengths(classifier: TextClassifier) -> bool:
+    """Whether text features come as long as the tower makes them: not from a tower or file of unit ones."""
+    raw = classifier.unnormalized
+    return raw is not None and bool(raw.norm(dim=-1).max() > UNIT)
+
+
+def text_base(classifier: TextClassifier, length: float = REFERENCE_LENGTH) -> tuple[Tensor, list[str]]:
+    """(C, D) text features that a training starts from, and what to say of them.
+
+    Where their lengths are gone, the unit rows are brought to `length`: with unit rows a step of the published rates
+    would turn them a hundred times as far as it turns CLIP's, and a few shots end below zero-shot.
+    """
+    if has_lengths(classifier):
+        return classifier.unnormalized.float().clone(), []
+    note = f"text features come without their lengths; each was made {length:.3g} long, which is about CLIP's own"
+    return length * classifier.weights, [note]
+
+
+def relative_scale(classifier: TextClassifier) -> float:
+    """The backbone's logit scale in units of CLIP's."""
+    return classifier.logit_scale / REFERENCE_SCALE
+
+
+def unit_rows(rows: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(rows, dim=-1)

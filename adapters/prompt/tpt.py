@@ -13,13 +13,13 @@ from torch import Tensor
 from ...core.contracts.adapter import Batch, FitReport, require
 from ...core.contracts.errors import CapabilityError, ConfigError
 from ...core.prompts.context import PromptLearner
-from ._context_training import (
+from ._contexts import (
     PASSING,
+    PromptsAtPrediction,
     check_encoding_options,
     check_named,
     half_where_asked,
 )
-from ._prompts_at_prediction import PromptsAtPrediction
 from ._views import random_views
 
 

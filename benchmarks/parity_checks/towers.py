@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vladapt import Batch, FeatureSet, Item, build_adapter, build_classifier
-from vladapt.adapters.weights._interpolation import interpolated
+from vladapt.adapters.weights._changes import interpolated
 from vladapt.adapters.weights._linear_head import LinearHead
 from vladapt.core.backbones.prompted import CoupledTokens, PromptTokens, hang_prompts
 from vladapt.core.contracts import TrainingImages

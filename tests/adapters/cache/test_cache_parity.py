@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vladapt.adapters.cache._channels import channel_criterion, channel_similarity, select_channels
+from vladapt.adapters.cache.ape import channel_criterion, channel_similarity, select_channels
 from vladapt.core.contracts import FeatureSet, TextClassifier
 from vladapt.core.registry import build_adapter
 
@@ -67,7 +67,7 @@ def step_losses(monkeypatch):
 
     def spy(*args, **kwargs):
         for epoch in original(*args, **kwargs):
-            losses.extend(epoch.losses)
+            losses.extend(epoch.losses.tolist())
             yield epoch
 
     monkeypatch.setattr(_training, "train_epochs", spy)
