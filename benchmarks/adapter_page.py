@@ -20,6 +20,7 @@ GROUPS = {
 }
 IN_WORDS = {
     "views": "augmented views",
+    "parts": "parts of samples",
     "pre_projection": "features before the projection",
     "text_encoder": "text tower",
     "pixels": "images, trained on",

@@ -22,9 +22,9 @@ import numpy as np
 
 import vladapt
 from vladapt.domains.open_vocab.data import read_segmentation, write_items
-from vladapt.domains.open_vocab.metrics.segmentation import confusion, score_segmentation
+from vladapt.domains.open_vocab.inference.predictions import decoded
+from vladapt.domains.open_vocab.scores.segmentation import confusion, score_segmentation
 from vladapt.domains.open_vocab.shapes import HELD_OUT, shapes_folder
-from vladapt.domains.open_vocab.tasks.found import decoded
 
 DATA = Path(os.environ.get("VLADAPT_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 FOLDS = 5
@@ -121,7 +121,7 @@ def _fitted(row: Row, data: str):
     recipe = row.options.get("recipe")
     if recipe is None:
         return vladapt.fit(domain="open-vocab", task=row.task, data=data, **options)
-    from vladapt.core.engine.recipe import resolve
+    from vladapt.core.recipes.resolve import resolve
 
     flags = {"domain": "open-vocab", "task": row.task, "data.path": data, **options}
     return vladapt.fit(resolve(recipe=recipe, flags=flags))

@@ -68,6 +68,7 @@ class GDA(Adapter):
 
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     optional: ClassVar[frozenset[str]] = frozenset({"text_encoder"})
+    can: ClassVar[frozenset[str]] = frozenset({"new_classes"})
     state: ClassVar[tuple[str, ...]] = (
         "text", "logit_scale", "logit_bias", "weight", "bias", "alpha_", "rows", "templates",
     )  # fmt: skip

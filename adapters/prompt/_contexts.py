@@ -100,6 +100,7 @@ class PromptsAtPrediction(Adapter):
 
     of_towers: ClassVar[frozenset[str]] = frozenset({"prompt"})
     optional: ClassVar[frozenset[str]] = frozenset({"ctx"})
+    can: ClassVar[frozenset[str]] = frozenset({"new_classes"})
 
     def __post_init__(self):
         check_context_options(self.n_ctx, self.class_token_position, self.ctx_init, name="class_token_position")
@@ -109,7 +110,7 @@ class PromptsAtPrediction(Adapter):
         self._prompts = None
         return super().attach(backbone)
 
-    def for_classes(self, backbone: Backbone, class_names: Sequence[str]) -> PromptsAtPrediction:
+    def for_classes(self, backbone: Backbone, class_names: Sequence[str], classifier=None) -> PromptsAtPrediction:
         """A fitted copy for other classes, with all that was learned here (base-to-new generalisation).
 
         Raises:

@@ -84,6 +84,7 @@ class SharedContext(Adapter):
 
     needs: ClassVar[frozenset[str]] = frozenset({"features", "text_encoder"})
     optional: ClassVar[frozenset[str]] = frozenset({"ctx"})
+    can: ClassVar[frozenset[str]] = frozenset({"new_classes"})
     of_towers: ClassVar[frozenset[str]] = frozenset({"prompt"})
     state: ClassVar[tuple[str, ...]] = ("ctx", "text_features", "logit_scale", "offset", "negative")
     trained: ClassVar[tuple[str, ...]] = ("ctx",)
@@ -118,7 +119,7 @@ class SharedContext(Adapter):
         """The loss of one step."""
         return self._fit_to_labels(step, self._text(step.learner))
 
-    def for_classes(self, backbone: Backbone, class_names: Sequence[str]) -> SharedContext:
+    def for_classes(self, backbone: Backbone, class_names: Sequence[str], classifier=None) -> SharedContext:
         """A fitted copy for other classes, with the context learned here (base-to-new generalisation).
 
         Raises:

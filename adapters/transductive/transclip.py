@@ -95,6 +95,7 @@ class TransClip(Adapter):
         require(self.temperature > 0, "temperature", self.temperature, "give more than 0")
         for name in ("iterations", "inner_iterations", "confident_images"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "give at least 1")
+        self.label_free = self.mode == ZERO_SHOT
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self.text, self.logit_scale = classifier.weights, classifier.logit_scale

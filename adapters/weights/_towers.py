@@ -73,6 +73,7 @@ class TowerAdapter(Adapter):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"features", "pixels", "text_encoder"})
+    can: ClassVar[frozenset[str]] = frozenset({"new_classes", "pairs"})
     multilabel: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = (
         *("changed", "prefix"),  # of the towers; a prefix of texts, where the loss learned one
@@ -194,7 +195,7 @@ class TowerAdapter(Adapter):
             self._made = self._named(made)
         return self._made
 
-    def for_classes(self, backbone: Backbone, class_names: Sequence[str]) -> TowerAdapter:
+    def for_classes(self, backbone: Backbone, class_names: Sequence[str], classifier=None) -> TowerAdapter:
         """A fitted copy for other classes, named by the templates of the fit (base-to-new generalisation).
 
         Raises:

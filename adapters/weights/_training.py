@@ -19,8 +19,8 @@ from ...core.contracts.errors import ConfigError, DataError
 from ...core.contracts.images import TrainingImages
 from ...core.features.extract import AMP, cores
 from ...core.metrics.selection import val_score
+from ...core.runtime.distributed import all_gather_rows, rank, world_size
 from ...core.training.class_scores import ClassScores
-from ...core.training.distributed import all_gather_rows, rank, world_size
 from ...core.training.objective import parse_losses
 from ...core.training.outputs import image_features
 from ...core.training.settings import TrainingSettings

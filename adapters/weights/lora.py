@@ -43,6 +43,7 @@ class Lora(TowerAdapter):
         positions: which blocks of each tower: all, half-bottom, half-up, bottom, mid, up, top1, top2 or top3.
     """
 
+    packages: ClassVar[dict[str, str]] = {"peft": "fine-tune"}
     own_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
     end_lr: ClassVar[float] = 1e-6
 

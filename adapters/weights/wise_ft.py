@@ -94,6 +94,7 @@ class WiseFt(TowerAdapter):
         CapabilityError: pairs in place of classes, or other classes than those of the head.
     """
 
+    can: ClassVar[frozenset[str]] = frozenset()
     state: ClassVar[tuple[str, ...]] = ("changed", "prefix", "head", "head_bias")
     own_epochs: ClassVar[int] = 10
     own_crop: ClassVar[tuple[float, float]] = (0.9, 1.0)
@@ -285,7 +286,7 @@ class WiseFt(TowerAdapter):
         unit = self._unit(batch)
         return F.linear(unit, self.head.to(unit.device), self.head_bias.to(unit.device))
 
-    def for_classes(self, backbone: Backbone, class_names) -> TowerAdapter:
+    def for_classes(self, backbone: Backbone, class_names, classifier=None) -> TowerAdapter:
         raise CapabilityError(f"adapter '{self.name}' learned a head of its classes, which can name no others")
 
     def fit_pairs(self, source, backbone: Backbone, **options) -> FitReport:

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from ..contracts.errors import ConfigError, UnknownNameError
+from ..contracts.families import FAMILIES
 from . import alignment, efficientnet, minilm
-from .catalogue import FAMILIES
 from .checkpoints import fit_weights, read_checkpoint
 from .fingerprints import file_digests, fingerprint
 from .packaged import package_folder

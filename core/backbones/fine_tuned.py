@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from ..contracts.backbone import Backbone
 from ..contracts.errors import CapabilityError, DataError
+from ..contracts.families import FAMILIES
 from .prompted import CHILD, TowerPrompts
 
 FILE = "model.safetensors"
@@ -106,4 +107,8 @@ def _header(path: Path) -> dict[str, Any]:
         )
     if header["format"] != FORMAT:
         raise DataError(f"--backbone {path}: format {header['format']}, this version reads {FORMAT}; train it again")
+    if header["family"] not in FAMILIES:
+        raise DataError(
+            f"--backbone {path}: of family '{header['family']}', which this version does not know; upgrade vladapt"
+        )
     return header

@@ -7,9 +7,8 @@ import importlib
 import torch
 
 from ..contracts.backbone import Backbone
-from ..contracts.errors import CapabilityError, ConfigError, UnknownNameError
-from ..registry.catalogue import did_you_mean
-from .catalogue import FAMILIES
+from ..contracts.errors import CapabilityError, ConfigError, UnknownNameError, did_you_mean
+from ..contracts.families import FAMILIES
 from .fine_tuned import build as build_fine_tuned
 from .fine_tuned import is_fine_tuned
 

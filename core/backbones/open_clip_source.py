@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..contracts.errors import ConfigError, DataError, UnknownNameError
-from ..registry.catalogue import did_you_mean
+from ..contracts.errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from .checkpoints import require_file
 from .fingerprints import file_digests
 from .hub import hub_file

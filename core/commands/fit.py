@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import typer
 
+from .domain_options import with_domain_options
 from .options import (
     AdapterName,
     Amp,
@@ -29,6 +31,7 @@ from .options import (
     data_flags,
     names,
     numbers,
+    reading_of,
     recipe_of,
     resource_flags,
     resources_of,
@@ -36,11 +39,11 @@ from .options import (
 from .printing import print_json, reporter, say, say_skipped, show_table
 
 
-def register(app: typer.Typer) -> None:
+def register(app: typer.Typer, arguments: Sequence[str]) -> None:
     """Add these commands to the app, in the order of `vladapt --help`."""
-    app.command()(fit)
+    app.command()(with_domain_options(fit, arguments))
     app.command("eval")(evaluate)
-    app.command()(predict)
+    app.command()(with_domain_options(predict, arguments))
     app.command()(compare)
 
 
@@ -52,16 +55,27 @@ def fit(
     adapter: AdapterName = None,
     loss: Annotated[
         list[str] | None,
-        typer.Option(help="Loss, for adapters that let it be chosen: NAME or NAME=WEIGHT. Repeatable."),
+        typer.Option(metavar="NAME[=WEIGHT]", help="Loss, for adapters that let it be chosen. Repeatable."),
     ] = None,
-    shots: Annotated[int | None, typer.Option(help="Labelled images a class.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Fixes the draw of the shots and all else that is random.")] = None,
+    shots: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Labelled images per class; by default 16, all for a config, 0 for none."),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Fixes the draw of the shots and all else that is random; by default 1."),
+    ] = None,
     backbone: Backbone = None,
     device: Device = None,
     amp: Amp = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs, for adapters that train.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(metavar="N", help="Epochs, for adapters that train; by default the published number.")
+    ] = None,
     batch_size: BatchSize = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate, for adapters that train.")] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(metavar="RATE", help="Learning rate, for adapters that train; by default the published one."),
+    ] = None,
     workers: Workers = None,
     recipe: RecipeName = None,
     config: ConfigFile = None,
@@ -78,7 +92,10 @@ def fit(
     ] = None,
     generic: Annotated[
         str | None,
-        typer.Option(help="Class folders of generic images, to see what trained towers forget; drawings by default."),
+        typer.Option(
+            metavar="DIR",
+            help="Class folders of generic images, to see what trained towers forget; drawings by default.",
+        ),
     ] = None,
     out: Out = None,
     resume: Annotated[
@@ -91,6 +108,7 @@ def fit(
     ] = None,
     as_json: Json = False,
     debug: Debug = False,
+    of_domain: Mapping[str, str] | None = None,
 ) -> None:
     """Adapt a model to a data set and write a run with a report.
 
@@ -101,6 +119,7 @@ def fit(
     flags = {
         **data_flags(domain, task, data, features, backbone, device, amp, batch_size, workers, classes),
         **resource_flags(resource),
+        **(of_domain or {}),
         "adapter.name": adapter,
         "adapter.loss": ",".join(loss) if loss else None,
         "adapter.epochs": epochs,
@@ -123,10 +142,11 @@ def fit(
 
 def _show(result) -> None:
     """Scores, what was chosen, and where the run lies."""
-    from ..engine.tables import choice, metrics_table, verdict
+    from ..runtime.words import choice
 
-    show_table(metrics_table(result.metrics))
-    say(verdict(result.metrics))
+    if result.metrics.get("adapted"):  # rows without labels have no scores
+        show_table(result.task.table(result.metrics))
+    say(result.task.verdict(result.metrics))
     say(choice(result.report))
     for note in result.notes:
         say(f"Note: {note}")
@@ -134,7 +154,7 @@ def _show(result) -> None:
     if result.encoded or result.from_store:
         say(f"Features: {result.encoded} images encoded, {result.from_store} from the store.")
     say(f"Run:    {result.run}")
-    if (report := result.run / "report.html").is_file():  # a task that its domain owns may have none
+    if (report := result.run / "report.html").is_file():  # rows without labels have nothing to report
         say(f"Report: {report}")
 
 
@@ -154,8 +174,9 @@ def evaluate(
 
     Example: vladapt eval runs/20260101-120000-medical-ape-1a2b --data ./other_hospital
     """
-    from ..engine.evaluate import evaluate as engine_evaluate
-    from ..engine.tables import metrics_table, verdict
+    from ..engine.fit import evaluate as engine_evaluate
+    from ..engine.fit import task_of_run
+    from ..runs.folder import Run
 
     result = engine_evaluate(
         run,
@@ -171,8 +192,9 @@ def evaluate(
     if as_json:
         print_json(result)
         return
-    show_table(metrics_table(result))
-    say(verdict(result))
+    task = task_of_run(Run.open(run))
+    show_table(task.table(result))
+    say(task.verdict(result))
     for note in result.get("notes", ()):
         say(f"Note: {note}")
 
@@ -190,45 +212,56 @@ def predict(
     ] = None,
     as_json: Json = False,
     debug: Debug = False,
+    of_domain: Mapping[str, str] | None = None,
 ) -> None:
     """Classify new images with a run, or find things in them.
 
     Example: vladapt predict runs/20260101-120000-medical-ape-1a2b new_scans/
     """
-    from ..engine.predict import predict as engine_predict
-    from ..engine.tables import predictions_table
+    from ..engine.fit import predict as engine_predict
+    from ..engine.fit import task_of_run
+    from ..runs.folder import Run
 
-    found = engine_predict(
+    predicted = engine_predict(
         run,
         images,
         device=device or "auto",
         batch_size=batch_size,
         workers=workers,
         resources=resources_of(resource),
+        reading=reading_of(of_domain),
         classes=classes,
         out=out,
         reporter=reporter(),
     )
-    files = getattr(found, "files", [])
+    files = predicted.files
     if as_json:
         written = {"files": [str(file) for file in files]} if out else {}
-        skipped = [list(pair) for pair in found.skipped]
-        print_json({"run": run, "predictions": found.rows(), "skipped": skipped, **written})
+        skipped = [list(pair) for pair in predicted.skipped]
+        print_json({"run": run, "predictions": predicted.rows(), "skipped": skipped, **written})
         return
-    show_table(predictions_table(found.rows()))
-    say_skipped(found.skipped)
+    show_table(task_of_run(Run.open(run)).predictions_table(predicted.rows()))
+    say_skipped(predicted.skipped)
     if files:
         say(f"Written: {len(files)} file{'s' * (len(files) != 1)} in {out}")
 
 
 def compare(
-    adapters: Annotated[str, typer.Option(help="Methods, comma-separated; zero-shot is always added.")],
+    adapters: Annotated[str | None, typer.Option(help="Methods, comma-separated; zero-shot is always added.")] = None,
+    recipes: Annotated[
+        str | None,
+        typer.Option(help="Packaged recipes or files, comma-separated, for tasks that train one (detection, ...)."),
+    ] = None,
+    backbones: Annotated[str | None, typer.Option(help="Backbones, comma-separated, each with all methods.")] = None,
     domain: Domain = None,
     task: Task = None,
     data: Annotated[list[str] | None, typer.Option(help="Data set, or `sample`. Repeatable.")] = None,
     features: Annotated[list[str] | None, typer.Option(help="Features file instead of images. Repeatable.")] = None,
-    shots: Annotated[str, typer.Option(help="Labelled images a class, comma-separated.")] = "1,2,4,8,16",
-    seeds: Annotated[str, typer.Option(help="Seeds, comma-separated.")] = "1,2,3",
+    shots: Annotated[
+        str | None,
+        typer.Option(help="Labelled images per class, comma-separated; by default 1,2,4,8,16, or all for a config."),
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds, comma-separated; 1,2,3 by default.")] = None,
     backbone: Backbone = None,
     device: Device = None,
     amp: Amp = None,
@@ -240,18 +273,20 @@ def compare(
     resource: Resource = None,
     classes: Classes = None,
     out: Out = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the comparison stopped in --out.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Compare methods over shots and seeds on the same features: a table, a CSV and a plot.
+    """Compare methods over shots and seeds on the same data: a table, a CSV and a plot.
 
-    Options of each method: --set adapters.lora.epochs=20 --set adapters.ape.alpha=2
+    Options of each method: --set adapters.lora.epochs=20 --set adapters.ape.alpha=2. The CSV grows fit by fit; a
+    comparison that was stopped goes on with --resume.
 
     Example: vladapt compare --domain medical --adapters tip-adapter,ape --shots 1,4,16 --seeds 1,2,3
     """
     from ..engine.compare import compare as engine_compare
-    from ..engine.tables import comparison_markdown, comparison_table
+    from .tables import comparison_markdown, comparison_table
 
     flags = data_flags(domain, task, None, None, backbone, device, amp, batch_size, workers, classes)
     flags.update(resource_flags(resource))
@@ -261,8 +296,11 @@ def compare(
         names(adapters),
         numbers("--shots", shots),
         numbers("--seeds", seeds),
+        recipes=names(recipes),
+        backbones=names(backbones),
         sources=sources,
         out=out,
+        resume=resume,
         reporter=reporter(),
     )
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -10,7 +11,7 @@ from .options import Debug, Json, Sets, recipe_of
 from .printing import print_json, say, show_table
 
 
-def register(app: typer.Typer) -> None:
+def register(app: typer.Typer, arguments: Sequence[str]) -> None:
     """Add these commands to the app, in the order of `vladapt --help`."""
     app.command("list")(list_names)
     app.command()(show)
@@ -18,7 +19,7 @@ def register(app: typer.Typer) -> None:
 
 
 def list_names(
-    what: Annotated[str, typer.Argument(help="domains, adapters, backbones, losses or recipes.")],
+    what: Annotated[str, typer.Argument(help="domains, adapters, tasks, backbones, losses or recipes.")],
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -34,27 +35,63 @@ def list_names(
         return
     width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:
-        say(f"{row['name']:<{width}}  {row['what']}".rstrip())
+        marks = [f"of domain {row['domain']}"] if "domain" in row else []
+        marks += ["experimental"] if "experimental" in row else []
+        suffix = f" ({', '.join(marks)})" if marks else ""
+        say(f"{row['name']:<{width}}  {row['what']}{suffix}".rstrip())
 
 
 def show(
-    recipe: Annotated[str, typer.Argument(help="Name of a packaged recipe.")],
+    what: Annotated[
+        str, typer.Argument(metavar="[KIND] NAME", help="A name, after its kind where several things have it.")
+    ],
+    name: Annotated[str | None, typer.Argument(hidden=True)] = None,
     sets: Sets = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show a recipe as it would run, every default filled in; a config for mmdet or mmsegmentation as it is, to copy.
+    """Show an adapter, loss, domain, task or backbone with its options; or a recipe as it would run.
 
-    Example: vladapt show medical/default
+    KIND is adapter, loss, domain, task, recipe or backbone. Of a recipe every default is filled in; a config for mmdet
+    or mmsegmentation is shown as it is, to copy.
+
+    Example: vladapt show tip-adapter
     """
+    from ..contracts.errors import ConfigError, UnknownNameError, did_you_mean
+    from ..engine.listing import SINGULAR, only_kind, shown
+
+    kind, name = (only_kind(what), what) if name is None else (what, name)
+    if kind not in SINGULAR:
+        raise UnknownNameError(f"cannot show a '{kind}'; {did_you_mean(kind, SINGULAR)}")
+    if kind == "recipe":
+        _show_recipe(name, sets, as_json)
+        return
+    if sets:
+        raise ConfigError("--set: for recipes; omit it")
+    found = shown(kind, name)
+    if as_json:
+        print_json(found.to_dict())
+        return
+    say(f"{found.kind} {found.name}\n\n{found.text}\n")
+    for term, words in found.facts:
+        say(f"{term}: {words}")
+    if found.options:
+        say(f"\nOptions, given by {found.given_by}:\n")
+        for each in found.options:
+            default = f"; default {each.default_text}" if each.default_text else ""
+            say(f"  {each.name}: {each.help}\n      {each.accepts}{default}")
+
+
+def _show_recipe(name: str, sets: list[str] | None, as_json: bool) -> None:
     from mmengine import Config
 
-    resolved = recipe_of(recipe, None, sets, {})
-    shown = Config(resolved.plan.to_dict()) if resolved.plan else resolved
+    resolved = recipe_of(name, None, sets, {})
+    plain = {key: value for key, value in resolved.to_dict().items() if key != "given"}
+    content = Config(resolved.plan or plain)
     if as_json:
-        print_json(shown.to_dict())
+        print_json(content.to_dict())
     else:
-        say(shown.pretty_text.strip())
+        say(content.pretty_text.strip())
 
 
 def doctor(as_json: Json = False, debug: Debug = False) -> None:
@@ -63,7 +100,7 @@ def doctor(as_json: Json = False, debug: Debug = False) -> None:
     Example: vladapt doctor
     """
     from ..engine.doctor import examine
-    from ..engine.tables import findings_table
+    from .tables import findings_table
 
     findings = examine()
     if as_json:

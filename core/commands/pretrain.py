@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -10,7 +11,7 @@ from .options import Backbone, Debug, Device, Json, Sets
 from .printing import print_json, reporter, say, say_skipped, show_table
 
 
-def register(app: typer.Typer) -> None:
+def register(app: typer.Typer, arguments: Sequence[str]) -> None:
     """Add the command to the app."""
     app.command()(pretrain)
 
@@ -59,8 +60,8 @@ def pretrain(
 
     Example: vladapt pretrain --data pairs.csv --loss clip=1 --loss silc=0.5 --epochs 10 --out models/mine
     """
-    from ..engine.pretrain import pretrain as engine_pretrain
-    from ..engine.pretrain_options import plan_of
+    from ..tasks.pretraining.options import plan_of
+    from ..tasks.pretraining.pretrain import pretrain as engine_pretrain
 
     flags = {
         "epochs": epochs,
@@ -95,7 +96,7 @@ def pretrain(
 
 def _show(result) -> None:
     """What the training changed, and where it lies."""
-    from ..engine.retrieval_tables import retrieval_table
+    from ..tasks.retrieval.tables import retrieval_table
 
     if result.finished_before:
         say("This training was finished before; these are its results.")

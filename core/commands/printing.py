@@ -8,12 +8,12 @@ from typing import Any
 
 import typer
 
-from ..engine.exits import is_main_rank
+from ..runtime.exits import is_main_rank
 
 
 def reporter():
     """Progress on stderr; silent on the other ranks."""
-    from ..engine.progress import Reporter
+    from ..runtime.progress import Reporter
 
     return Reporter(quiet=not is_main_rank())
 

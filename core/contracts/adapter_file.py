@@ -9,13 +9,14 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .adapter import Adapter
+if TYPE_CHECKING:
+    from .adapter import Adapter
 from .errors import DataError
 
 FORMAT = 1

@@ -191,7 +191,7 @@ class Backbone(ABC):
         """Raise the CapabilityError that names towers with `capability`, unless this one has it."""
         if capability in self.capabilities:
             return
-        from ..backbones.catalogue import families_with
+        from .families import families_with
 
         holders = ", ".join(families_with(capability)) or "no backbone of this version"
         raise CapabilityError(

@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from .errors import CapabilityError, ConfigError, DataError
+from .errors import ConfigError, DataError
+from .options import option, options_from, settle
+
+if TYPE_CHECKING:
+    from .metric import Metric
+    from .task import Task
 
 SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """Options of `read_any` (`core/data/detect.py`), and of every domain's `read` that names no others. A domain's own
+    may be a subclass. Which of them apply depends on the kind of data found."""
+
+    class_names: tuple[str, ...] | None = option(None, "manifests: the classes in order; by default all that occur")
+    root: str | None = option(None, "manifests and split_zhou files: folder that paths are relative to")
+    min_side: float | None = option(None, "boxes: shortest side in pixels that is used", low=0, high=100_000)
+
+    def __post_init__(self):
+        settle(self)
 
 
 @dataclass(frozen=True)
@@ -123,26 +141,46 @@ class DomainData:
 class Domain(ABC):
     """Base of all domains. Subclasses set `name`, `tasks` and implement `read`, `sample` and `templates`.
 
-    The first of `tasks` is the default one.
+    Class attributes:
+        tasks: names of tasks; the first is the default one. A class in place of a name is a task of the domain's own
+            that is not installed as a plug-in.
+        reading: options of `read`, a dataclass of `option` fields; `data.NAME` in a recipe.
+        default_adapter: the method of a fit that names none.
+        metrics: names of metrics of its own (`contracts/metric.py`) that a classification reports besides the usual
+            ones, or their classes.
     """
 
     name: ClassVar[str] = ""
-    tasks: ClassVar[tuple[str, ...]] = ("classification",)
+    tasks: ClassVar[tuple[str | type[Task], ...]] = ("classification",)
+    reading: ClassVar[type] = Reading
     default_adapter: ClassVar[str] = "tip-adapter"
+    metrics: ClassVar[tuple[str | type[Metric], ...]] = ()
 
     @abstractmethod
     def read(self, path: str | Path, task: str, **options) -> DomainData:
         """Read a labelled data set by looking at `path`.
 
+        Args:
+            options: fields of `reading`.
+
         Raises:
             DataError: nothing usable there; one line with the path and what would be read.
+            ConfigError: an option that is not usable, said before anything is read.
         """
 
-    def read_images(self, paths: Sequence[str | Path], **options) -> DomainData:
-        """Unlabelled images for `predict`, `embed`: files, or folders searched for files."""
-        from ..data.unlabelled import read_unlabelled
+    def reading_of(self, options: Mapping[str, Any]) -> Any:
+        """`reading` from what a user said. None counts as not given.
 
-        return read_unlabelled(paths)
+        Raises:
+            UnknownNameError: no such option; the message names the nearest.
+            ConfigError: a value that is not usable.
+        """
+        return options_from(self.reading, options, f"domain '{self.name}'")
+
+    def read_images(self, paths: Sequence[str | Path], **options) -> DomainData | None:
+        """Unlabelled images for `predict`, `embed`: files, or folders searched for files. None: they are plain image
+        files, which need no reader of the domain's own (`core/data/unlabelled.py` reads them)."""
+        return None
 
     @abstractmethod
     def sample(self, task: str) -> DomainData:
@@ -153,73 +191,18 @@ class Domain(ABC):
         """Prompt templates with one `{}` for the class name."""
 
     def negative_templates(self, task: str) -> list[str]:
-        """Templates that say a finding is absent, for sets with several labels an image."""
+        """Templates that say a finding is absent, for sets with several labels per image."""
         return ["a photo without {}."]
 
     def transforms(self, backbone, train: bool, task: str) -> Callable[[Decoded], Any]:
-        """Decoded image -> pixels (3, S, S); of a clip (T, H, W, 3) -> (T, 3, S, S), whose features are averaged.
+        """Decoded image -> pixels (3, S, S), or (T, 3, S, S) of a sample with parts: frames of a clip (T, H, W, 3),
+        slices of a volume, windows of a raster. Each part is encoded and stored by itself, and methods get the parts or
+        their mean.
 
         Called as transform(decoded, seed=None): what is random is a function of the seed alone. Has an attribute
         `spec` (JSON-able), part of the feature store's key.
         """
         return backbone.preprocess(train)
-
-    def losses(self, task: str) -> list[str]:
-        """Names of losses that fit, the default first."""
-        return ["cross-entropy"]
-
-    def metrics(self, task: str) -> list[str]:
-        """Names of metrics to report, the one that decides first."""
-        return ["accuracy"]
-
-    # tasks a domain owns whole (detection, segmentation, retrieval) --------------------------------------------------
-
-    def owns(self, task: str) -> bool:
-        """Whether the task is trained and scored by the domain itself, not by an adapter on image features."""
-        return False
-
-    progress: Callable[[int, int], None] = staticmethod(lambda done, total: None)
-    """Called as progress(done, total) while images are tested or predicted; the engine sets it."""
-
-    def backbone_spec(self, task: str, recipe) -> str:
-        """The backbone of a fit: the recipe's, unless a config of the recipe's stands on one of its own."""
-        return recipe.backbone
-
-    def choose(self, task: str, recipe, data: DomainData) -> DomainData:
-        """What the recipe wants of a set whose splits are assigned: its classes, its shots."""
-        return data
-
-    def read_plan(self, task: str, recipe) -> DomainData | None:
-        """The data that a config of the user's own names (`recipe.plan`), where no data set is given; None: it names
-        none."""
-        return None
-
-    def plan(self, task: str, recipe, data: DomainData, backbone) -> Any:
-        """An mmengine Config of a whole training (model, train_dataloader, train_cfg, optim_wrapper, ...), or None
-        where there is nothing to train. `recipe.plan` is the user's own, or a packaged one, or empty. mmengine's Runner
-        runs it, unless it has no `train_cfg`: its model is then used as it is built. `model` must be a plain dict: it
-        is kept in run.json with `default_scope` and the group `vladapt`, and built again from the registries at
-        prediction; all three are then `model.cfg`."""
-        return None
-
-    def evaluate(self, task: str, model, data: DomainData, backbone) -> dict[str, float] | Evaluation:
-        """Metrics on the items of the test split. `model` is the trained module, or None without a plan; where it has
-        fixed classes, `data.class_names` are to be those."""
-        raise ConfigError(f"domain '{self.name}' owns the task '{task}' but does not evaluate it")
-
-    def predict(self, task: str, model, data: DomainData, backbone) -> list[dict[str, Any]]:
-        """One JSON-able dict an item, with its `id` and, for a table, its `summary`."""
-        raise ConfigError(f"domain '{self.name}' owns the task '{task}' but does not predict")
-
-    def save_predictions(
-        self, task: str, rows: list[dict[str, Any]], data: DomainData, class_names: Sequence[str], folder: Path
-    ) -> list[Path]:
-        """Write what `predict` gave into a folder, as pictures and files; returns the files."""
-        raise CapabilityError(f"domain '{self.name}' writes no files of its predictions; leave --out away, use --json")
-
-    def set_classes(self, task: str, model, classes: Any) -> tuple[str, ...]:
-        """Give a trained model other class names, in place; returns the names."""
-        raise CapabilityError(f"domain '{self.name}' has fixed classes; leave --classes away")
 
     @cached_property
     def recipes(self) -> dict[str, Path]:
@@ -231,11 +214,17 @@ class Domain(ABC):
 
     def check_task(self, task: str | None) -> str:
         """`task`, or the default one; raises ConfigError for one the domain does not have."""
+        names = self.task_names
         if not task:
-            return self.tasks[0]
-        if task not in self.tasks:
-            raise ConfigError(f"--task {task}: domain '{self.name}' has {', '.join(self.tasks)}")
+            return names[0]
+        if task not in names:
+            raise ConfigError(f"--task {task}: domain '{self.name}' has {', '.join(names)}")
         return task
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """Names of `tasks`."""
+        return tuple(task if isinstance(task, str) else task.name for task in self.tasks)
 
 
 def check_items(data: DomainData, path: str | Path) -> DomainData:

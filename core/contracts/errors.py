@@ -3,6 +3,11 @@
 Each message is one line that names the file or option, what is wrong with it, and what to do.
 """
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class VladaptError(Exception):
     """Base of all expected errors. `exit_code` is what the command line ends with."""
@@ -26,3 +31,12 @@ class UnknownNameError(ConfigError):
 
 class CapabilityError(VladaptError):
     """A backbone, a feature file or an adapter was asked for something it does not have."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A half sentence with the nearest right names, or all of them."""
+    known = sorted(set(known))
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    return f"there are: {', '.join(known)}" if known else "there are none"

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.domain import DomainData, check_items
-from ..contracts.errors import DataError
-from ..registry.catalogue import did_you_mean
+from ..contracts.errors import DataError, did_you_mean
 from .class_folders import SPLIT_FOLDERS
 from .files import Found, licence_of, locate
 from .formats import Format, loader

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-from ..contracts.domain import DomainData
+from ..contracts.domain import Domain, DomainData, Item
 from ..contracts.errors import DataError
 from .files import Found, walk
 from .formats import Format, format_of, loader
@@ -38,6 +41,19 @@ def read_unlabelled(paths: Sequence[str | Path], formats: Sequence[Format] = (IM
     return DomainData(found.items, (), loader(formats), name="images", skipped=found.skipped)
 
 
+def images_of(domain: Domain, paths: Sequence[str | Path], options: Mapping[str, Any]) -> DomainData:
+    """Unlabelled images as a domain reads them.
+
+    Args:
+        options: of the domain's reader.
+
+    Raises:
+        DataError: a path does not exist, or none of them holds an image.
+    """
+    own = domain.read_images(list(paths), **options)
+    return read_unlabelled(paths) if own is None else own
+
+
 def readable(data: DomainData) -> DomainData:
     """The set, if there is anything in it; what cannot be decoded is found where it is decoded.
 
@@ -48,3 +64,20 @@ def readable(data: DomainData) -> DomainData:
         why = f"; {data.skipped[0][0]}: {data.skipped[0][1]}" if data.skipped else ""
         raise DataError(f"no readable image among what was given{why}")
     return data
+
+
+def decodable(data: DomainData) -> DomainData:
+    """The images that can be decoded; the others are listed in `skipped`."""
+
+    def reason(item: Item) -> str:
+        try:
+            data.load(item)
+        except DataError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
+        reasons = list(threads.map(reason, data.items))
+    kept = data.with_items([item for item, why in zip(data.items, reasons) if not why])
+    kept.skipped = [*data.skipped, *((item.id, why) for item, why in zip(data.items, reasons) if why)]
+    return kept

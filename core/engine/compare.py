@@ -1,39 +1,31 @@
-"""`compare`: methods x shots x seeds on shared features; a table, a CSV and the curve of accuracy over shots."""
+"""`compare`: methods x shots x seeds on shared data; a table, a CSV written fit by fit, and the curve over shots."""
 
 from __future__ import annotations
 
 import csv
 import datetime
 import io
+import json
+import re
 import statistics
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmengine import Config
-
-from ..contracts.errors import ConfigError, VladaptError
-from ..registry import adapter_class, build_adapter, catalogue
-from ..registry.catalogue import find
-from ..runs.folder import write_whole
+from ..contracts.domain import Domain
+from ..contracts.errors import ConfigError, DataError, VladaptError
+from ..contracts.recipe import Recipe
+from ..contracts.task import Axes, Contest, Task
+from ..recipes.resolve import task_of
 from ..runs.plots import accuracy_over_shots
-from ..training.distributed import is_main
-from .evaluate import fitted_zero_shot, score_on
-from .fit import fit_adapter
-from .fit_retrieval import is_retrieval
-from .outputs import all_or_none
-from .prepare import fewer_views, views_wanted
-from .progress import Reporter
-from .ranks import together
-from .recipe import adapter_options, check_named
-from .resources import check_needs, check_resources
-from .retrieval_run import compare_on_pairs, deciding
-from .source import prepared_of
+from ..runtime.distributed import is_main, run_on_all, together
+from ..runtime.files import all_or_none, write_whole
+from ..runtime.progress import Reporter
 
 TABLE = "compare.csv"
-DEFAULT_SHOTS = (1, 2, 4, 8, 16)
+STATE = "compare.json"
+"""What is compared, while it is: a stopped comparison goes on from the rows beside it."""
 
 
 @dataclass
@@ -41,10 +33,13 @@ class Comparison:
     """What `compare` measured.
 
     Attributes:
-        rows: one dict a fit: adapter, shots, seed, accuracy and the other metrics.
+        rows: one dict per fit: the method, shots, seed, and metrics.
         csv: file of the rows.
-        plot: PNG of accuracy over shots; an SVG lies beside it.
-        refused: adapter -> why it could not run on this data.
+        plot: PNG of the deciding metric over shots; an SVG lies beside it.
+        refused: method -> why it could not run on this data.
+        notes: sentences for the user.
+        method: the column that names the method ("adapter", "recipe").
+        metric: the deciding metric.
     """
 
     rows: list[dict[str, Any]]
@@ -52,128 +47,253 @@ class Comparison:
     plot: Path
     refused: dict[str, str]
     notes: list[str]
+    method: str = "adapter"
+    metric: str = "accuracy"
 
     def summary(self) -> list[dict[str, Any]]:
-        """One dict an adapter, shots and data set: mean and population standard deviation of the deciding metric over
+        """One dict per method, shots and data set: mean and population standard deviation of the deciding metric over
         seeds, and the mean seconds of a fit. `data` is "" where there is one set."""
-        metric = deciding_metric(self.rows)
         groups: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
         for row in self.rows:
-            if row[metric] is not None:
-                groups.setdefault((row["adapter"], row["shots"], row.get("data", "")), []).append(row)
+            if row.get(self.metric) is not None:
+                key = (row[self.method], row["shots"], row.get("data", ""))
+                groups.setdefault(key, []).append(row)
         return [
             {
-                "adapter": adapter,
+                self.method: method,
                 "shots": shots,
                 "data": data,
-                "metric": metric,
-                "mean": statistics.fmean(row[metric] for row in rows),
-                "std": statistics.pstdev(row[metric] for row in rows),
+                "metric": self.metric,
+                "mean": statistics.fmean(row[self.metric] for row in rows),
+                "std": statistics.pstdev(row[self.metric] for row in rows),
                 "seeds": len(rows),
                 "seconds": statistics.fmean(row["seconds"] for row in rows),
             }
-            for (adapter, shots, data), rows in groups.items()
+            for (method, shots, data), rows in groups.items()
         ]
 
 
 def compare(
-    recipe: Config,
-    adapters: Sequence[str],
-    shots: Sequence[int],
-    seeds: Sequence[int],
+    recipe: Recipe,
+    adapters: Sequence[str] | None = None,
+    shots: Sequence[int] | None = None,
+    seeds: Sequence[int] | None = None,
     *,
-    sources: Sequence[dict[str, Any]] = (),
+    recipes: Sequence[str] | None = None,
+    backbones: Sequence[str] | None = None,
+    sources: Sequence[Mapping[str, Any]] = (),
     out: str | Path | None = None,
+    resume: bool = False,
+    domain: Domain | None = None,
     reporter: Reporter | None = None,
 ) -> Comparison:
-    """Fit every adapter at every number of shots and seed, on the same splits and features.
+    """Fit every method at every number of shots and seed, on the same splits.
 
     Args:
         recipe: the data, backbone and domain; `adapter` options apply to the adapter the recipe names, `adapters` holds
             options of any by name.
-        adapters: names; zero-shot is added, once, as the base line.
-        shots: numbers of labelled images a class.
-        seeds: seeds of the draws.
-        sources: several data sets in place of the recipe's, as recipe flags: {"data": path} or {"features": file}.
+        adapters: names of methods; zero-shot is added, once, as the base line.
+        shots: numbers of labelled images per class; by default what the task compares.
+        seeds: seeds of the draws; by default 1, 2, 3.
+        recipes: names or files of configs, for tasks that train one.
+        backbones: specs, each with all methods.
+        sources: several data sets in place of the recipe's: {"data": path} or {"features": file}.
         out: folder for the CSV and the plot; by default `runs/<time>-compare`.
+        resume: go on from the rows that a stopped comparison left in `out`.
+        domain: a domain of your own that is not installed as a plug-in.
 
     Raises:
-        UnknownNameError: an adapter's name. DataError, ConfigError: as in `fit`.
+        UnknownNameError: a method's name. DataError, ConfigError: as in `fit`.
     """
-    names = list(dict.fromkeys(["zero-shot", *adapters]))
-    _check(names, shots, seeds)
-    check_named(recipe, names)
-    reporter = reporter or Reporter(quiet=True)
-    return together(lambda: _compare(recipe, names, shots, seeds, sources, out, reporter))
-
-
-def _compare(recipe, names, shots, seeds, sources, out, reporter) -> Comparison:
-    rows, refused, notes, plots = [], {}, [], {}
-    for own in [_with_source(recipe, source) for source in sources] or [recipe]:
-        found, said, name, told = _on_one_set(own, names, shots, seeds, reporter)
-        refused.update(said)
-        notes += [note for note in told if note not in notes]
-        while f"accuracy_over_shots-{name}" in plots:  # two folders of one name
-            name += "+"
-        rows += [{**row, "data": name} for row in found] if len(sources) > 1 else found
-        plots[f"accuracy_over_shots-{name}" if len(sources) > 1 else "accuracy_over_shots"] = found
-    if at_once := [name for name in names if adapter_class(name).transductive]:
-        who = ", ".join(at_once)
-        notes.append(f"{who} read all test images at once, without their labels; the others see one at a time")
+    axes = Axes(*(None if given is None else tuple(given) for given in (adapters, recipes, backbones, shots, seeds)))
+    _check(axes)
+    if resume and not out:
+        raise ConfigError("--resume: give --out, the folder of the comparison that was stopped")
+    on = [_on_source(recipe, source) for source in sources] or [recipe]
+    task = task_of(on[0], domain)
+    task.check_axes(axes)
     folder = Path(out) if out else Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-compare"
-    if is_main():
-        _write(folder, rows, plots)
-    return Comparison(rows, folder / TABLE, folder / f"{next(iter(plots))}.png", refused, notes)
+    sets = _sets(task, on, axes)
+    return together(lambda: _compare(task, axes, sets, folder, resume, reporter or Reporter(quiet=True)))
 
 
-def _on_one_set(recipe, names, shots, seeds, reporter):
-    """(rows, refused adapters, name of the data, notes)."""
-    if is_retrieval(recipe, None):
-        if list(shots) != list(DEFAULT_SHOTS):
-            raise ConfigError("--shots counts images a class; --task retrieval trains on all pairs, leave it out")
-        return compare_on_pairs(recipe, names, seeds, reporter)
-    prepared = prepared_of(recipe, reporter)
-    rows, refused = _all_fits(recipe, prepared, names, shots, seeds, reporter)
-    return rows, refused, prepared.data.name, prepared.notes
+@dataclass
+class _Set:
+    """One data set on one backbone, and what is compared on it."""
+
+    recipe: Recipe
+    entries: list[dict[str, Any]]
+    backbone: str | None = None
+    name: str = ""
+
+    def columns(self, several: bool) -> dict[str, Any]:
+        """What a row says of its set: the backbone where they vary, the data where there are several."""
+        own = {} if self.backbone is None else {"backbone": self.backbone}
+        return {**own, "data": self.name} if several else own
 
 
-def _check(names: Sequence[str], shots: Sequence[int], seeds: Sequence[int]) -> None:
-    if names == ["zero-shot"]:
-        raise ConfigError("--adapters: none given; give methods, comma-separated, for instance tip-adapter,ape")
-    for name in names:
-        find(name, catalogue.adapters(), "adapter")
-    for option, values, least in (("--shots", shots, 1), ("--seeds", seeds, 0)):
-        if not values or min(values) < least:
-            given = ",".join(map(str, values)) or "(none)"
-            raise ConfigError(f"{option} {given}: give whole numbers of {least} or more, comma-separated")
+@dataclass
+class _Rows:
+    """Rows as they come, in files that are whole after each of them.
+
+    Args:
+        order: keys of all fits, as the table has them.
+        state: what is compared.
+        done: key -> row.
+    """
+
+    folder: Path
+    method: str
+    order: list[tuple]
+    state: dict[str, Any]
+    done: dict[tuple, dict[str, Any]] = field(default_factory=dict)
+
+    def open(self, resume: bool) -> None:
+        """Read what a stopped comparison left, or mark the folder as being written.
+
+        Raises:
+            ConfigError: a stopped comparison lies there and is not to be resumed, or it is another one.
+        """
+        mark = self.folder / STATE
+        if not resume:
+            if mark.is_file() and (self.folder / TABLE).is_file():
+                raise ConfigError(
+                    f"--out {self.folder}: holds a comparison that was stopped; add --resume to go on with it, or give "
+                    "another folder"
+                )
+            if is_main():
+                with all_or_none(self.folder, [STATE]):
+                    self._write_state()
+            return
+        if not mark.is_file():
+            raise ConfigError(f"--resume: {self.folder} holds no comparison that was stopped; omit --resume")
+        left = json.loads(mark.read_text(encoding="utf-8"))
+        if left["compared"] != self.state:
+            raise ConfigError(f"--resume: {self.folder} holds another comparison; give its options, or another --out")
+        self.done = {tuple(key): row for key, row in left["rows"]}
+
+    def add(self, key: tuple, row: dict[str, Any]) -> None:
+        self.done[key] = row
+        if is_main():
+            self._write_state()
+            write_csv(self.sorted(), self.folder / TABLE, self.method)
+
+    def sorted(self, place: int | None = None) -> list[dict[str, Any]]:
+        """All rows, or those of one set, in the order of the table."""
+        keys = [key for key in self.order if key in self.done and place in (None, key[0])]
+        return [self.done[key] for key in keys]
+
+    def finish(self) -> None:
+        (self.folder / STATE).unlink(missing_ok=True)
+
+    def _write_state(self) -> None:
+        content = {"compared": self.state, "rows": [[list(key), row] for key, row in self.done.items()]}
+        write_whole(self.folder / STATE, json.dumps(content))
 
 
-def _write(folder: Path, rows: Sequence[dict[str, Any]], plots: dict[str, list[dict[str, Any]]]) -> None:
-    with all_or_none(folder, [TABLE, *(f"{stem}{suffix}" for stem in plots for suffix in (".png", ".svg"))]):
-        write_csv(rows, folder / TABLE)
-        for stem, found in plots.items():
-            accuracy_over_shots(found, folder / stem, deciding_metric(found))
+def _compare(task: Task, axes: Axes, sets: list[_Set], folder: Path, resume: bool, reporter: Reporter) -> Comparison:
+    order = [_key(place, task, entry) for place, each in enumerate(sets) for entry in _in_order(task, each.entries)]
+    rows = _Rows(folder, task.method, order, _state(task, axes, sets))
+    run_on_all(lambda: rows.open(resume))
+    refused: dict[str, str] = {}
+    notes: list[str] = []
+    done, several = 0, len({(each.recipe.features, each.recipe.data_path) for each in sets}) > 1
+    for place, each in enumerate(sets):
+        contest = task.contest(each.recipe, axes, reporter)
+        each.name = _name_of(contest.data, [other.name for other in sets[:place] if other.backbone == each.backbone])
+        notes += [note for note in contest.notes if note not in notes]
+        with reporter.task(f"Comparing on {each.name}", unit="fits") as progress:
+            for entry in each.entries:
+                key = _key(place, task, entry)
+                if key not in rows.done and (row := _scored(contest, entry, task.method, refused)) is not None:
+                    rows.add(key, {**entry, **row, **each.columns(several)})
+                done += 1
+                progress(done, len(order))
+    if not rows.done:
+        raise DataError(f"nothing could be compared: {next(iter(refused.values()))}")
+    metric = task.deciding_of(rows.sorted())
+    plots = _plotted(rows, sets, several, metric, task.method) if is_main() else [folder]
+    return Comparison(rows.sorted(), folder / TABLE, plots[0], refused, notes, task.method, metric)
 
 
-def _with_source(recipe: Config, source: dict[str, Any]) -> Config:
-    """The recipe on another data set."""
-    own = Config(recipe.to_dict())
-    own.features = source.get("features")
-    if "data" in source:
-        own.data.path = source["data"]
-    return own
+def _scored(contest: Contest, entry: Mapping[str, Any], method: str, refused: dict[str, str]) -> dict[str, Any] | None:
+    """A row's metrics, or None where the method refuses the data (said once)."""
+    if entry[method] in refused:
+        return None
+    try:
+        return contest.score(entry)
+    except VladaptError as error:
+        refused[entry[method]] = str(error)
+        return None
 
 
-def deciding_metric(rows: Sequence[dict[str, Any]]) -> str:
-    """Accuracy; macro AUROC where images have several labels; of retrieval R@1 from text to image."""
-    if found := deciding(rows):
-        return found
-    return "auroc" if rows and any(key.startswith("auroc/") for key in rows[0]) else "accuracy"
+def _plotted(rows: _Rows, sets: list[_Set], several: bool, metric: str, method: str) -> list[Path]:
+    """A plot per set; returns the PNGs."""
+    stem = "accuracy_over_shots"
+    stems = {place: f"{stem}-{_plain(each, several)}" if len(sets) > 1 else stem for place, each in enumerate(sets)}
+    with all_or_none(rows.folder, [f"{name}{suffix}" for name in stems.values() for suffix in (".png", ".svg")]):
+        for place, name in stems.items():
+            accuracy_over_shots(rows.sorted(place), rows.folder / name, metric, method)
+    rows.finish()
+    return [rows.folder / f"{name}.png" for name in stems.values()]
 
 
-def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> Path:
-    """One row a fit: adapter, shots, seed, accuracy, the other metrics; the data set last where there are several."""
-    columns = list(dict.fromkeys(["adapter", "shots", "seed", "accuracy", *(key for row in rows for key in row)]))
+def _plain(each: _Set, several: bool) -> str:
+    """A set as part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", "-".join(str(value) for value in each.columns(several).values()))
+
+
+def _on_source(recipe: Recipe, source: Mapping[str, Any]) -> Recipe:
+    """The recipe on another data set, which then counts as given."""
+    key = "features" if source.get("features") else "data.path"
+    return recipe.with_source(**source).with_(given=recipe.given | {key})
+
+
+def _sets(task: Task, recipes: Sequence[Recipe], axes: Axes) -> list[_Set]:
+    """Every data set on every backbone, each with its settled recipe."""
+    sets = []
+    for on in recipes:
+        for spec in axes.backbones or (None,):
+            one = on if spec is None else on.with_(backbone=spec, given=on.given | {"backbone"})
+            settled = task.settled(one)
+            sets.append(_Set(settled, task.entries(settled, axes), spec))
+    return sets
+
+
+def _key(place: int, task: Task, entry: Mapping[str, Any]) -> tuple:
+    return (place, entry[task.method], entry["shots"], entry["seed"])
+
+
+def _in_order(task: Task, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """By method as named, then shots, then seed."""
+    methods = list(dict.fromkeys(entry[task.method] for entry in entries))
+    return sorted(entries, key=lambda e: (methods.index(e[task.method]), e["shots"] or 0, e["seed"]))
+
+
+def _name_of(name: str, taken: Sequence[str]) -> str:
+    while name in taken:  # two folders of one name
+        name += "+"
+    return name
+
+
+def _state(task: Task, axes: Axes, sets: list[_Set]) -> dict[str, Any]:
+    """What says that two comparisons are the same."""
+    passing = ("out", "resume", "workers", "given", "device")
+    recipes = [{k: v for k, v in each.recipe.to_dict().items() if k not in passing} for each in sets]
+    return json.loads(json.dumps({"task": task.name, "axes": vars(axes), "recipes": recipes}, default=str))
+
+
+def _check(axes: Axes) -> None:
+    for option, values, least in (("--shots", axes.shots, 0), ("--seeds", axes.seeds, 0)):
+        if values is not None and (not values or min(values) < least):
+            listed = ",".join(map(str, values)) or "(none)"
+            raise ConfigError(f"{option} {listed}: give whole numbers of {least} or more, comma-separated")
+
+
+def write_csv(rows: Sequence[Mapping[str, Any]], path: Path, method: str = "adapter") -> Path:
+    """One row per fit: method, shots, seed, accuracy, the other metrics; the data set last where there are several."""
+    first = [method, "shots", "seed", *(["accuracy"] if any("accuracy" in row for row in rows) else [])]
+    columns = list(dict.fromkeys([*first, *(key for row in rows for key in row)]))
     columns.sort(key="data".__eq__)
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=columns, extrasaction="ignore", lineterminator="\n")
@@ -181,52 +301,3 @@ def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> Path:
     writer.writerows(rows)
     write_whole(path, text.getvalue())
     return path
-
-
-def _all_fits(recipe, prepared, names, shots, seeds, reporter):
-    recipes = {name: _recipe_for(recipe, name) for name in names}
-    planned = [build_adapter(name, **adapter_options(recipes[name])) for name in names]
-    check_resources(recipe, planned)
-    views = {adapter.name: views_wanted(adapter) for adapter in planned}
-    rows: list[dict[str, Any]] = []
-    refused: dict[str, str] = {}
-    total = len(names) * len(shots) * len(seeds)
-    with reporter.task("Comparing", unit="fits") as progress:
-        for seed in seeds:
-            for count in shots:
-                drawn = prepared.draw(count, seed, views=max(views.values()))
-                for name in names:
-                    if name not in refused:
-                        row = _one_fit(recipes[name], prepared, drawn, views[name], seed, refused)
-                        rows += [{"adapter": name, "shots": count, "seed": seed, **row}] if row else []
-                    progress(len(rows) + len(refused), total)
-    order = {name: i for i, name in enumerate(names)}
-    return sorted(rows, key=lambda r: (order[r["adapter"]], r["shots"], r["seed"])), refused
-
-
-def _one_fit(recipe, prepared, drawn, views: int, seed: int, refused: dict[str, str]) -> dict[str, Any] | None:
-    """Metrics of one fit, or None where the method refuses the data (said once)."""
-    from dataclasses import replace
-
-    shots = replace(drawn, support=fewer_views(drawn.support, views))
-    name = recipe.adapter.name
-    started = time.perf_counter()
-    try:
-        if name == "zero-shot":
-            adapter = fitted_zero_shot(shots.support, prepared.classifier)
-        else:
-            check_needs(recipe, build_adapter(name, **adapter_options(recipe)), prepared.backbone)
-            adapter, _ = fit_adapter(recipe, prepared, shots, seed, Reporter(quiet=True))
-    except VladaptError as error:
-        refused[name] = str(error)
-        return None
-    seconds = time.perf_counter() - started
-    scores = score_on(prepared, adapter, shots.test, prepared.class_names, None, Reporter(quiet=True))
-    return {**scores.metrics["adapted"], "seconds": round(seconds, 3)}
-
-
-def _recipe_for(recipe: Config, name: str) -> Config:
-    own = Config(recipe.to_dict())
-    if recipe.adapter.name != name:
-        own.adapter = {"name": name}
-    return own

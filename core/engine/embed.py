@@ -12,22 +12,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine import Config
 from safetensors.torch import save_file
 
-from ..contracts.domain import DomainData
-from ..contracts.errors import ConfigError
+from ..backbones.load import load_backbone
+from ..contracts.domain import Domain, DomainData
+from ..contracts.errors import CapabilityError, ConfigError
 from ..contracts.features import FeatureSet
+from ..contracts.recipe import Recipe
+from ..contracts.task import Task, refuse_unused
 from ..contracts.text import TextClassifier
-from ..data.unlabelled import readable
-from ..training.distributed import is_main
-from .outputs import all_or_none
-from .prepare import Prepared, named_domain, prepare
-from .progress import Reporter
-from .ranks import together
-from .recipe import data_options
+from ..data.unlabelled import images_of, readable
+from ..features.store import FeatureStore
+from ..recipes.resolve import task_of
+from ..runtime.distributed import is_main, together
+from ..runtime.files import all_or_none
+from ..runtime.progress import Reporter
+from ..tasks.classification.images import Encoding, Prepared, prepare
 
 SUFFIXES = (".safetensors", ".npz")
+OF_IMAGES = frozenset({"domain", "task", "data", "backbone", "image_size", "device", "amp", "batch_size", "workers"})
+OF_SETS = OF_IMAGES | {"split_seed", "classes", "templates", "descriptions"}
+"""Recipe keys that are used for loose images, and for a labelled set."""
 
 
 @dataclass
@@ -43,7 +48,12 @@ class Embedded:
 
 
 def embed(
-    recipe: Config, out: str | Path, *, images: Sequence[str | Path] = (), reporter: Reporter | None = None
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    images: Sequence[str | Path] = (),
+    parts: bool = False,
+    reporter: Reporter | None = None,
 ) -> Embedded:
     """Write features of the recipe's data set (with labels, splits and text features), or of loose images.
 
@@ -51,20 +61,30 @@ def embed(
         recipe: data, domain and backbone.
         out: a .safetensors or .npz file.
         images: files or folders without labels; then the recipe's data is not read.
+        parts: whether the features of each sample's parts (frames, slices, windows) are written too.
 
     Raises:
-        ConfigError: another file ending. DataError: nothing readable.
+        ConfigError: another file ending. DataError: nothing readable. CapabilityError: no sample has parts.
     """
     out = Path(out)
     if out.suffix not in SUFFIXES:
         raise ConfigError(f"--out {out}: features are written as .safetensors or .npz")
-    reporter = reporter or Reporter(quiet=True)
-    return together(lambda: _embed(recipe, out, images, reporter))
+    refuse_unused(recipe, OF_IMAGES if images else OF_SETS, lambda key: "embed does not use it; omit it")
+    task, reporter = task_of(recipe), reporter or Reporter(quiet=True)
+    return together(lambda: _embed(recipe, task, out, images, parts, reporter))
 
 
-def _embed(recipe: Config, out: Path, images: Sequence[str | Path], reporter: Reporter) -> Embedded:
-    prepared = _unlabelled(recipe, images, reporter) if images else prepare(recipe, reporter)
-    features = prepared.features(prepared.data.items, "images")
+def _embed(
+    recipe: Recipe, task: Task, out: Path, images: Sequence[str | Path], parts: bool, reporter: Reporter
+) -> Embedded:
+    domain = task.domain
+    if images:
+        prepared = _unlabelled(recipe, domain, task.name, images, reporter)
+    else:
+        prepared = prepare(recipe, reporter, domain, task.name)
+    features = prepared.features(prepared.data.items, "images", parts=parts)
+    if parts and features.parts is None:
+        raise CapabilityError("--parts: no sample here has parts (frames, slices, windows); omit --parts")
     by_id = {item.id: item for item in prepared.data.items}
     splits = [by_id[i].split for i in features.ids]
     classifier = None if images else prepared.classifier
@@ -74,19 +94,19 @@ def _embed(recipe: Config, out: Path, images: Sequence[str | Path], reporter: Re
     return Embedded(out, len(features), features.dim, skipped, prepared.counts.computed, prepared.counts.cached)
 
 
-def _unlabelled(recipe: Config, images, reporter: Reporter) -> Prepared:
-    from ..backbones.load import load_backbone
-    from ..features.store import FeatureStore
-
-    domain = named_domain(recipe)
-    data: DomainData = readable(domain.read_images(list(images), **data_options(recipe)))
+def _unlabelled(recipe: Recipe, domain: Domain, task: str, images, reporter: Reporter) -> Prepared:
+    data: DomainData = readable(images_of(domain, images, recipe.reading))
     backbone = load_backbone(recipe.backbone, device=recipe.device, image_size=recipe.image_size)
-    return Prepared(recipe, domain, domain.check_task(recipe.task), data, backbone, FeatureStore(), reporter)
+    encoding = Encoding(recipe.batch_size, recipe.workers, recipe.amp)
+    return Prepared(domain, task, data, backbone, FeatureStore(), reporter, encoding)
 
 
 def _write(out: Path, features: FeatureSet, classifier: TextClassifier | None, splits: list[str]) -> None:
     tensors: dict[str, torch.Tensor] = {"image_features": features.features.cpu().contiguous()}
     words: dict[str, Any] = {"ids": list(features.ids or ()), "backbone": features.backbone}
+    if features.parts is not None:
+        tensors["image_parts"] = features.parts.cpu().contiguous()
+        tensors["parts_mask"] = features.parts_mask.cpu().contiguous()
     if features.labels is not None:
         tensors["labels"] = features.labels.cpu().contiguous()
     if classifier is not None:

@@ -1,69 +1,27 @@
-"""`fit`: from a recipe to a run folder with an adapted model, its scores beside zero-shot, and a report."""
+"""`fit`, `evaluate` and `predict`: the task is looked up and does the work."""
 
 from __future__ import annotations
 
-import inspect
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmengine import Config
-
-from ..contracts.adapter import Adapter, FitReport
-from ..contracts.domain import Domain
-from ..contracts.errors import CapabilityError, ConfigError
-from ..contracts.images import TrainingPlace
-from ..registry import build_adapter
+from ..contracts.domain import SPLITS, Domain
+from ..contracts.errors import CapabilityError, ConfigError, UnknownNameError, did_you_mean
+from ..contracts.recipe import Recipe
+from ..contracts.task import FitResult, Task, Use
+from ..recipes.resolve import resolve, task_in, task_of
+from ..registry import load_domain, task_class
 from ..runs.folder import Run
-from ..runs.report import write_report
-from ..training.distributed import is_main
-from .evaluate import Scores, fitted_zero_shot, harmonic_mean, on_adapted, score_on
-from .fit_record import info_of, log_lines, notes_of, report_input, summary_of
-from .fit_retrieval import TASK, is_retrieval
-from .forgetting import forgetting, probe_of
-from .prepare import Prepared, Shots, named_domain, read_data, restrict_classes, views_wanted
-from .prepare_features import PreparedFeatures
-from .progress import Reporter
-from .ranks import together
-from .recipe import adapter_options, check_named, resolve, trains_towers
-from .resources import check_needs, check_resources
-from .resume import kept_checkpoints
-from .retrieval_run import fit_on_pairs
-from .source import prepared_of
-from .training_lines import training_lines
+from ..runtime.distributed import together
+from ..runtime.progress import Reporter
 
-
-@dataclass
-class FitResult:
-    """What a fit made.
-
-    Attributes:
-        run: the run folder.
-        adapter: the fitted adapter; None where the domain owns the task.
-        report: what the fit chose.
-        metrics: as in metrics.json.
-        summary: the object `vladapt fit --json` prints.
-        notes: sentences for the user.
-        skipped: (image, reason) of what could not be read and was left out.
-        encoded, from_store: images the backbone ran on, and images whose features were there already.
-    """
-
-    run: Path
-    adapter: Adapter | None
-    report: FitReport
-    metrics: dict[str, Any]
-    summary: dict[str, Any]
-    notes: list[str]
-    skipped: list[tuple[str, str]]
-    encoded: int
-    from_store: int
+SPLIT_NAMES = (*SPLITS, "all")
 
 
 def fit(
-    recipe: Config | None = None, *, domain: str | Domain | None = None, reporter: Reporter | None = None, **flags: Any
+    recipe: Recipe | None = None, *, domain: str | Domain | None = None, reporter: Reporter | None = None, **flags: Any
 ) -> FitResult | None:
     """Adapt a model and write a run.
 
@@ -79,170 +37,142 @@ def fit(
     Raises:
         DataError, ConfigError, CapabilityError: one line each.
     """
+    recipe, own = recipe_and_domain(recipe, domain, flags)
+    task = task_of(recipe, own)
+    settled = task.settled(recipe)
+    result = together(lambda: task.fit(settled, reporter or Reporter(quiet=True)))
+    return result and replace(result, task=task)
+
+
+def evaluate(
+    run: str | Path,
+    *,
+    data: str | None = None,
+    features: str | None = None,
+    split: str = "test",
+    device: str = "auto",
+    workers: int | None = None,
+    resources: Mapping[str, str] | None = None,
+    classes: Any = None,
+    domain: Domain | None = None,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Evaluate a run again, on its own test split or on other data of the same classes.
+
+    Args:
+        run: a run folder.
+        data: another data set; its test split if it has one, else all of it.
+        features: a features file instead, for runs made from one.
+        split: "test", "val", "train" or "all".
+        device: "auto", "cpu", "cuda", ...
+        workers: decoding threads.
+        resources: name -> path, in place of the run's own ("boxes" of other images).
+        classes: other class names, for runs of detection and segmentation by names.
+        domain: a domain of your own that is not installed as a plug-in; by default the run's, by name.
+
+    Returns:
+        {"run", "data", "split", "test_images", "zero_shot", "adapted", "intervals", "mcnemar"}.
+
+    Raises:
+        DataError: the run is damaged, or the data does not fit it. CapabilityError: another backbone.
+    """
+    if split not in SPLIT_NAMES:
+        raise UnknownNameError(f"--split {split}: no such split; {did_you_mean(split, SPLIT_NAMES)}")
+    if data and features:
+        raise ConfigError("--data and --features: give one of them")
+    use = Use(
+        Run.open(run),
+        data=data and str(data),
+        features=features and str(features),
+        split=split,
+        device=device,
+        workers=workers,
+        resources=resources,
+        classes=classes,
+    )
+    task = task_of_run(use.run, domain)
+    task.check_use(use, "evaluate")
+    return together(lambda: task.evaluate(use, reporter or Reporter(quiet=True)))
+
+
+def predict(
+    run: str | Path,
+    images: Sequence[str | Path],
+    *,
+    domain: Domain | None = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+    workers: int | None = None,
+    resources: Mapping[str, str] | None = None,
+    classes: Any = None,
+    out: str | Path | None = None,
+    reading: Mapping[str, Any] | None = None,
+    reporter: Reporter | None = None,
+):
+    """What a run says of files, or of all files of folders.
+
+    Args:
+        run: a run folder.
+        images: files or folders, of any kind the run's domain reads.
+        domain: a domain of your own that is not installed as a plug-in; by default the run's, by name.
+        device: "auto", "cpu", "cuda", ...
+        batch_size: images at once; by default measured.
+        workers: decoding threads.
+        resources: name -> path of what the adapter needs of these images ("boxes"), in place of the run's own.
+        classes: other class names, for runs of detection and segmentation by names.
+        out: a folder for pictures and files, for tasks that write them.
+        reading: options of the domain's reader, in place of the run's own.
+
+    Returns:
+        An object with `rows()`, one JSON-able dict per image, `skipped` and `files`.
+
+    Raises:
+        DataError: the run or all images cannot be read. CapabilityError: the run was made from a features file.
+    """
+    use = Use(
+        Run.open(run),
+        images=tuple(images),
+        device=device,
+        batch_size=batch_size,
+        workers=workers,
+        resources=resources,
+        classes=classes,
+        out=out,
+        reading=reading,
+    )
+    task = task_of_run(use.run, domain)
+    task.check_use(use, "predict")
+    return task.predict(use, reporter or Reporter(quiet=True))
+
+
+def recipe_and_domain(
+    recipe: Recipe | None, domain: str | Domain | None, flags: Mapping[str, Any]
+) -> tuple[Recipe, Domain | None]:
+    """The recipe, its domain named in it, and the domain itself where it is one of the caller's own."""
     own = domain if isinstance(domain, Domain) else None
     name = domain if own is None else own.name
     if recipe is None:
-        recipe = resolve(flags={**flags, "domain": name})
-    elif name is not None:
-        recipe.domain = name
-    reporter = reporter or Reporter(quiet=True)
-    return together(lambda: _fit(recipe, reporter, own))
+        return resolve(flags={**flags, "domain": name}, domain=own), own
+    return (recipe if name is None else recipe.with_(domain=name)), own
 
 
-def fit_adapter(
-    recipe: Config, prepared, shots: Shots, seed: int, reporter: Reporter, folder: Path | None = None
-) -> tuple[Adapter, FitReport]:
-    """Build the recipe's adapter and fit it on one draw.
+def task_of_run(run: Run, domain: Domain | None = None) -> Task:
+    """The task that made a run, in the run's domain.
 
-    Args:
-        folder: of checkpoints, for adapters that train towers.
+    Raises:
+        CapabilityError: the domain or the task is not installed here.
     """
-    adapter = build_adapter(recipe.adapter.name, **adapter_options(recipe))
-    reporter.say(f"Fitting {adapter.name} on {len(shots.support)} images")
-    with _resources(recipe, adapter, prepared, shots, reporter, folder) as resources:
-        report = adapter.fit(
-            shots.support,
-            prepared.classifier,
-            val=shots.val,
-            unlabeled=shots.test.without_labels() if adapter.transductive else None,
-            backbone=prepared.backbone,
-            resources=resources,
-            seed=seed,
-        )
-    return adapter, report
+    name = run.info["domain"]
+    try:
+        if domain is None and name is not None and not _of_features(run):
+            domain = load_domain(name)
+        return task_class(run.info["task"])(None) if domain is None else task_in(domain, run.info["task"])
+    except UnknownNameError as error:
+        what = f"domain '{name}'" if domain is None and name is not None else f"task '{run.info['task']}'"
+        message = f"{run.path}: made with {what}, which is not installed here; install its package"
+        raise CapabilityError(message) from error
 
 
-@contextmanager
-def _resources(
-    recipe, adapter: Adapter, prepared, shots: Shots, reporter: Reporter, folder
-) -> Iterator[dict[str, Any]]:
-    """What an adapter needs besides features, and a place to train."""
-    found = prepared.resources.collect(adapter, shots)
-    if "pixels" not in adapter.needs:
-        yield found
-        return
-    with training_lines(reporter, f"Training {adapter.name}") as tell:
-        place = TrainingPlace(folder, bool(recipe.resume and folder), tell, reporter.say)
-        yield {**found, "place": place}
-
-
-def _fit(recipe: Config, reporter: Reporter, domain: Domain | None) -> FitResult | None:
-    started = time.monotonic()
-    check_named(recipe, [recipe.adapter.name])
-    if not recipe.features and (domain is not None or recipe.domain or recipe.task != TASK):
-        domain = domain or named_domain(recipe)
-        task = domain.check_task(recipe.task)
-        if domain.owns(task):
-            return _owned(recipe, domain, task, reporter)
-        if recipe.plan:
-            raise ConfigError(
-                f"--config: domain '{domain.name}' fits adapters to {task} and runs no mmengine config; give a recipe, "
-                "or --domain open-vocab"
-            )
-    if is_retrieval(recipe, domain):
-        done = fit_on_pairs(recipe, domain, reporter)
-        return None if done is None else FitResult(**done)
-    planned = build_adapter(recipe.adapter.name, **adapter_options(recipe))
-    check_resources(recipe, [planned])
-    wanted = views_wanted(planned)
-    prepared = prepared_of(recipe, reporter, domain)
-    _refuse_early(recipe, planned, prepared)
-    shots = prepared.draw(recipe.shots, recipe.seed, views=wanted)
-    with kept_checkpoints(recipe, planned, prepared, shots, reporter) as folder:
-        adapter, report = fit_adapter(recipe, prepared, shots, recipe.seed, reporter, folder)
-        scores, said = _scored(recipe, prepared, adapter, shots, reporter)
-        seconds = time.monotonic() - started
-        notes = notes_of(prepared, recipe.shots, [*said, *report.notes], shots)
-        if not is_main():
-            return None
-        info = info_of(recipe, prepared, adapter, report, shots, notes, seconds)
-        with Run.create(recipe.out, recipe.domain or "features", adapter.name) as run:
-            adapter.save(run.adapter_path)
-            run.write(info, scores.metrics)
-            run.log("\n".join(log_lines(info, report, scores.metrics)))
-            write_report(run.path, report_input(prepared, info, scores))
-    counts = prepared.counts
-    return FitResult(
-        run.path,
-        adapter,
-        report,
-        scores.metrics,
-        summary_of(run, info, scores, seconds),
-        notes,
-        [tuple(pair) for pair in info["skipped"]],
-        counts.computed,
-        counts.cached,
-    )
-
-
-def _scored(recipe: Config, prepared, adapter: Adapter, shots: Shots, reporter: Reporter) -> tuple[Scores, list[str]]:
-    """Zero-shot and the adapted model on the test set, on novel classes, and, where towers changed, on generic images;
-    with sentences on the latter."""
-    zero_shot = fitted_zero_shot(shots.support, prepared.classifier)
-    moved = on_adapted(prepared, adapter)
-    scores = score_on(prepared, adapter, shots.test, prepared.class_names, zero_shot, reporter)
-    if recipe.novel:
-        scores.metrics["novel"] = _novel(recipe, prepared, adapter, scores)
-    if moved is prepared:
-        return scores, []
-    numbers, sentence = forgetting(recipe, prepared.backbone, moved.backbone, reporter)
-    scores.metrics.update(numbers)
-    return scores, [sentence]
-
-
-def _refuse_early(recipe: Config, adapter: Adapter, prepared: Prepared | PreparedFeatures) -> None:
-    """Raise what can be told before anything is encoded or fitted."""
-    check_needs(recipe, adapter, prepared.backbone)
-    adapter.check_kind(several_labels=prepared.data.kind == "multilabel", text_encoder=prepared.backbone is not None)
-    if recipe.novel and not hasattr(adapter, "for_classes"):
-        raise CapabilityError(
-            f"--novel: adapter '{adapter.name}' has no scores for classes it never saw; learn a prompt instead (coop)"
-        )
-    if recipe.novel and (count := len(_left_out(recipe, prepared))) < 2:
-        raise ConfigError(f"--novel: --classes leaves out {count}, two are needed at least; name fewer classes")
-    if recipe.generic and trains_towers(recipe):
-        probe_of(recipe.generic)  # a folder that cannot be used is found out here
-    if recipe.out and Path(recipe.out).is_file():
-        raise ConfigError(f"--out {recipe.out}: a file, not a folder; give the folder that is to hold the run")
-    prepared.classifier  # noqa: B018 (descriptions and templates that cannot be used are found out here)
-
-
-def _owned(recipe: Config, domain: Domain, task: str, reporter: Reporter) -> FitResult | None:
-    """A task that the domain trains and scores itself."""
-    from .owned import fit_owned
-
-    done = fit_owned(recipe, domain, task, reporter)
-    if not is_main():
-        return None
-    return FitResult(run=done.pop("run"), adapter=None, encoded=0, from_store=0, **done)
-
-
-def _novel(recipe: Config, prepared: Prepared | PreparedFeatures, adapter: Adapter, scores: Scores) -> dict[str, Any]:
-    """Scores on the classes left out by `classes`, of an adapter that can name classes it never saw."""
-    others = Config(recipe.to_dict())
-    others.classes = _left_out(recipe, prepared)
-    unseen = prepared_of(others, Reporter(quiet=True), getattr(prepared, "domain", None))
-    # A method without prompts of its own takes the text weights that zero-shot has, descriptions and all.
-    wants = "classifier" in inspect.signature(adapter.for_classes).parameters
-    text = {"classifier": unseen.classifier} if wants else {}
-    moved = adapter.for_classes(prepared.backbone, unseen.class_names, **text)
-    zero_shot = fitted_zero_shot(unseen.test, unseen.classifier)
-    result = score_on(unseen, moved, unseen.test, unseen.class_names, zero_shot, Reporter(quiet=True)).metrics
-    for side in ("zero_shot", "adapted"):
-        base = scores.metrics[side]["accuracy"]
-        result[side]["harmonic_mean"] = harmonic_mean(base, result[side]["accuracy"])
-    return result
-
-
-def _left_out(recipe: Config, prepared: Prepared | PreparedFeatures) -> list[str]:
-    """Names of the classes that `classes` leaves out."""
-    seen = set(prepared.class_names)
-    return [name for name in _all_class_names(recipe, prepared) if name not in seen]
-
-
-def _all_class_names(recipe: Config, prepared) -> list[str]:
-    if isinstance(prepared, PreparedFeatures):
-        from ..features.files import load_features
-
-        return list(load_features(recipe.features).classifier.class_names)
-    return list(restrict_classes(read_data(recipe, prepared.domain, prepared.task), None).class_names)
+def _of_features(run: Run) -> bool:
+    """A run made from a features file needs no domain."""
+    return bool(run.info["recipe"].get("features"))

@@ -13,24 +13,26 @@ from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
-from mmengine import Config
 
 from ..backbones.load import load_backbone
 from ..contracts.backbone import Backbone
 from ..contracts.domain import Domain
 from ..contracts.errors import ConfigError, DataError
+from ..contracts.recipe import Recipe
+from ..contracts.task import refuse_unused
 from ..data.verify import check_skipped
 from ..features.store import FeatureStore
 from ..retrieval.build import IndexBuilder
 from ..retrieval.entries import Entry
-from ..training.distributed import is_main
-from .image_reader import ImageReader
-from .progress import Reporter
-from .ranks import together
-from .versions import now, versions
+from ..retrieval.image_reader import ImageReader
+from ..runtime.distributed import is_main, together
+from ..runtime.progress import Reporter
+from ..runtime.versions import now, versions
 
 AT_ONCE = 4096
 IMAGES, TEXTS = "images", "texts"
+TAKEN = frozenset({"domain", "task", "data", "backbone", "image_size", "device", "amp", "batch_size", "workers"})
+"""Recipe keys that are used."""
 
 
 @dataclass
@@ -57,7 +59,7 @@ class Indexed:
 
 
 def index(
-    recipe: Config,
+    recipe: Recipe,
     out: str | Path,
     *,
     images: Sequence[str | Path] = (),
@@ -85,12 +87,13 @@ def index(
     if bool(images) == (texts is not None):
         raise ConfigError("give images (files or folders) or --texts FILE, one of them: an index holds one kind")
     if texts is not None and (recipe.domain or domain):
-        raise ConfigError(f"--domain {recipe.domain}: says how images are read; leave it out with --texts")
+        raise ConfigError(f"--domain {recipe.domain}: says how images are read; omit it with --texts")
+    refuse_unused(recipe, TAKEN, lambda key: "index does not use it; omit it")
     reporter = reporter or Reporter(quiet=True)
     return together(lambda: _index(recipe, Path(out), list(images), texts, kind, domain, reporter))
 
 
-def _index(recipe: Config, out: Path, images: list, texts, kind: str, domain, reporter: Reporter) -> Indexed:
+def _index(recipe: Recipe, out: Path, images: list, texts, kind: str, domain, reporter: Reporter) -> Indexed:
     started = time.monotonic()
     backbone = load_backbone(recipe.backbone, device=recipe.device, image_size=recipe.image_size)
     made = Indexed(out, IMAGES if images else TEXTS, kind, backbone.embed_dim)
@@ -114,7 +117,7 @@ def _index(recipe: Config, out: Path, images: list, texts, kind: str, domain, re
     return made
 
 
-def _facts(recipe: Config, backbone: Backbone, made: Indexed, how: dict[str, Any], given: list[str]) -> dict[str, Any]:
+def _facts(recipe: Recipe, backbone: Backbone, made: Indexed, how: dict[str, Any], given: list[str]) -> dict[str, Any]:
     return {
         "created": now(),
         "holds": made.holds,

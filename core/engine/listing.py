@@ -1,20 +1,50 @@
-"""`list`: names and one line on each, told from file names and docstrings, importing nothing."""
+"""`list` and `show`: names told from file names and docstrings, options from the fields of the class."""
 
 from __future__ import annotations
 
 import ast
+import inspect
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from ..backbones.catalogue import FAMILIES
-from ..contracts.errors import UnknownNameError
+from ..contracts.errors import ConfigError, UnknownNameError, did_you_mean
+from ..contracts.families import FAMILIES
+from ..contracts.options import Option, options_of
 from ..registry import catalogue
-from ..registry.catalogue import Entry, did_you_mean
+from ..registry.catalogue import Entry
 
-KINDS = ("domains", "adapters", "backbones", "losses", "recipes")
+KINDS = ("domains", "adapters", "tasks", "backbones", "losses", "recipes")
+SINGULAR = ("adapter", "loss", "domain", "task", "recipe", "backbone")
+
+
+@dataclass
+class Shown:
+    """What there is to know of a name.
+
+    Attributes:
+        kind, name: what it is.
+        text: its description, with the paper.
+        options: what may be set, and how it is given ("--set adapter.NAME=value").
+        given_by: how an option is given; "" where there are none.
+        facts: (term, words).
+    """
+
+    kind: str
+    name: str
+    text: str
+    options: list[Option] = field(default_factory=list)
+    given_by: str = ""
+    facts: list[tuple[str, str]] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        rows = [{"name": o.name, "accepts": o.accepts, "default": o.default_text, "help": o.help} for o in self.options]
+        return {"kind": self.kind, "name": self.name, "text": self.text, "facts": dict(self.facts), "options": rows}
 
 
 def listing(what: str) -> list[dict[str, str]]:
-    """Rows {"name", "what"} of domains, adapters, backbones, losses or recipes.
+    """Rows {"name", "what"} of domains, adapters, tasks, backbones, losses or recipes; of those that a domain brings
+    also "domain", of methods whose formula is partly ours "experimental". Nothing is imported.
 
     Raises:
         UnknownNameError: something else is asked for.
@@ -24,20 +54,110 @@ def listing(what: str) -> list[dict[str, str]]:
     if what == "backbones":
         return [{"name": f["spec"], "what": f["what"]} for f in FAMILIES.values()]
     if what == "recipes":
-        from .recipe_files import recipes
-
-        return [{"name": name, "what": _first_line(path)} for name, path in recipes().items()]
-    entries = {"domains": catalogue.domains, "adapters": catalogue.adapters, "losses": catalogue.losses}[what]()
-    return [{"name": name, "what": _describe(entry)} for name, entry in sorted(entries.items())]
+        return [{"name": name, "what": _first_line(path)} for name, path in catalogue.recipes().items()]
+    return [_row(name, entry) for name, entry in sorted(_entries(what).items())]
 
 
-def _describe(entry: Entry) -> str:
-    if entry.entry_point is not None:
-        return f"from {entry.origin}"
-    path = catalogue.PACKAGE_ROOT.joinpath(*entry.module.split("."))
-    return _first_line(path / "__init__.py" if path.is_dir() else path.with_suffix(".py"))
+def kinds_of(name: str) -> list[str]:
+    """The kinds of thing that have a name: "ape" -> ["adapter"]."""
+    kinds = [kind for kind, plural in _plurals().items() if name in _entries(plural)]
+    if any(name in (full, full.split("/", 1)[1]) for full in catalogue.recipes()) or "/" in name:
+        kinds.append("recipe")
+    if name.partition(":")[0] in FAMILIES:
+        kinds.append("backbone")
+    return kinds
+
+
+def shown(kind: str, name: str) -> Shown:
+    """The description, options and facts of an adapter, loss, domain, task or backbone.
+
+    Raises:
+        UnknownNameError: nothing of that kind has that name.
+    """
+    if kind == "backbone":
+        return _backbone(name)
+    if kind == "domain":
+        return _domain(name)
+    from ..registry import adapter_class, loss_class, task_class
+
+    cls = {"adapter": adapter_class, "loss": loss_class, "task": task_class}[kind](name)
+    text = inspect.cleandoc(cls.__doc__ or "")
+    if kind == "task":
+        options = [] if cls.options is None else list(options_of(cls.options))
+        facts = [("takes", ", ".join(sorted(cls.takes))), ("compares", ", ".join(sorted(cls.compares)) or "nothing")]
+        return Shown(kind, name, text, options, "--set NAME=value", facts)
+    how = "--set adapter.NAME=value" if kind == "adapter" else f"--set loss.{name}.NAME=value"
+    facts = [("experimental", cls.experimental)] if cls.experimental else []
+    if kind == "adapter":
+        facts += [("needs", ", ".join(sorted(cls.needs))), ("can", ", ".join(sorted(cls.can)))]
+    return Shown(kind, name, text, list(options_of(cls)), how, [(term, words) for term, words in facts if words])
+
+
+def only_kind(name: str) -> str:
+    """The kind of a name that one kind alone has.
+
+    Raises:
+        UnknownNameError: nothing has that name. ConfigError: several kinds have it.
+    """
+    kinds = kinds_of(name)
+    if not kinds:
+        known = [known for plural in _plurals().values() for known in _entries(plural)]
+        raise UnknownNameError(f"nothing is called '{name}'; {did_you_mean(name, [*known, *catalogue.recipes()])}")
+    if len(kinds) > 1:
+        raise ConfigError(f"'{name}' is several things; write {' or '.join(f'show {kind} {name}' for kind in kinds)}")
+    return kinds[0]
+
+
+def _plurals() -> dict[str, str]:
+    return {"adapter": "adapters", "loss": "losses", "domain": "domains", "task": "tasks"}
+
+
+def _entries(plural: str) -> dict[str, Entry]:
+    kinds = {
+        "domains": catalogue.domains,
+        "adapters": catalogue.adapters,
+        "tasks": catalogue.tasks,
+        "losses": catalogue.losses,
+    }
+    return kinds[plural]()
+
+
+def _row(name: str, entry: Entry) -> dict[str, str]:
+    if entry.file is None:
+        return {"name": name, "what": f"from {entry.origin}"}
+    row = {"name": name, "what": _first_line(entry.file)}
+    if entry.domain:
+        row["domain"] = entry.domain
+    if _is_experimental(entry.file):
+        row["experimental"] = "yes"
+    return row
+
+
+def _domain(name: str) -> Shown:
+    from ..registry import load_domain
+
+    domain = load_domain(name)
+    facts = [("tasks", ", ".join(domain.task_names)), ("recipes", ", ".join(domain.recipes) or "none")]
+    facts.append(("default adapter", domain.default_adapter))
+    text = inspect.cleandoc(type(domain).__doc__ or "")
+    return Shown("domain", name, text, list(options_of(domain.reading)), "--set data.NAME=value", facts)
+
+
+def _backbone(name: str) -> Shown:
+    family = FAMILIES.get(name.partition(":")[0])
+    if family is None:
+        raise UnknownNameError(f"unknown backbone '{name}'; {did_you_mean(name, FAMILIES)}")
+    return Shown("backbone", name, family["what"], facts=[("given as", family["spec"])])
 
 
 def _first_line(path: Path) -> str:
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     return text.splitlines()[0] if text else ""
+
+
+def _is_experimental(path: Path) -> bool:
+    """Whether a class of a file says what of it is ours, without importing it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "experimental" and node.value:
+            return bool(getattr(node.value, "value", True))
+    return False

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..contracts.errors import DataError
-from ..data.class_json import read_class_json
-from ..registry.catalogue import did_you_mean
+from ..contracts.errors import DataError, did_you_mean
+from .class_json import read_class_json
 from .templates import spoken
 
 

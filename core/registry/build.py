@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from dataclasses import fields
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..contracts.adapter import Adapter
 from ..contracts.adapter_file import read_adapter_file, restore_state
 from ..contracts.domain import Domain
-from ..contracts.errors import CapabilityError, ConfigError, UnknownNameError
+from ..contracts.errors import CapabilityError, ConfigError
+from ..contracts.metric import Metric
+from ..contracts.options import chosen
+from ..contracts.task import Task
 from . import catalogue
-from .catalogue import Entry, did_you_mean, find
+from .catalogue import PACKAGE, Entry, find
 
-PACKAGE = __name__.rsplit(".core.", 1)[0]
+if TYPE_CHECKING:
+    from ..contracts.loss import Loss
 
 
 def adapter_class(name: str) -> type[Adapter]:
@@ -37,11 +41,7 @@ def build_adapter(name: str, **options: Any) -> Adapter:
         ConfigError: an option's value is not usable.
     """
     cls = adapter_class(name)
-    known = [f.name for f in fields(cls) if f.init]
-    for option in options:
-        if option not in known:
-            raise UnknownNameError(f"adapter '{name}' has no option '{option}'; {did_you_mean(option, known)}")
-    return cls(**options)
+    return cls(**chosen(cls, options, f"adapter '{name}'"))
 
 
 def load_adapter(path: str | Path, backbone=None) -> Adapter:
@@ -79,20 +79,53 @@ def load_domain(name: str) -> Domain:
     return domain
 
 
-def build_loss(name: str, dims: dict[str, int] | None = None, **options: Any):
-    """A loss module by name. `dims` names the widths its heads need.
+def task_class(name: str) -> type[Task]:
+    """The class of a task; it is made for each command, with the domain it is done in.
 
     Raises:
-        UnknownNameError: no loss, or no option, has that name.
+        UnknownNameError: no task has that name.
+    """
+    cls = _load(find(name, catalogue.tasks(), "task"), Task)
+    cls.name = name
+    return cls
+
+
+def build_metric(name: str | type[Metric]) -> Metric:
+    """A metric by name, or of a class.
+
+    Raises:
+        UnknownNameError: no metric has that name.
+    """
+    if isinstance(name, type):
+        return name()
+    cls = _load(find(name, catalogue.metrics(), "metric"), Metric)
+    cls.name = name
+    return cls()
+
+
+def loss_class(name: str) -> type[Loss]:
+    """The class of a loss.
+
+    Raises:
+        UnknownNameError: no loss has that name.
     """
     from ..contracts.loss import Loss
 
     cls = _load(find(name, catalogue.losses(), "loss"), Loss)
-    known = [p for p in inspect.signature(cls.__init__).parameters if p not in ("self", "dims")]
-    for option in options:
-        if option not in known:
-            raise UnknownNameError(f"loss '{name}' has no option '{option}'; {did_you_mean(option, known)}")
-    return cls(dims=dims or {}, **options)
+    cls.name = name
+    return cls
+
+
+def build_loss(name: str, dims: Mapping[str, int] | None = None, **options: Any) -> Loss:
+    """A loss module by name. `dims` names the widths its heads need.
+
+    Raises:
+        UnknownNameError: no loss, or no option, has that name.
+        ConfigError: an option's value is not usable.
+        CapabilityError: `dims` lacks a width.
+    """
+    cls = loss_class(name)
+    return cls(dims, **chosen(cls, options, f"loss '{name}'"))
 
 
 def _load(entry: Entry, base: type):

@@ -1,32 +1,40 @@
-"""Which adapters, domains, losses and backbones there are, told from file names and entry points, importing nothing.
+"""Which adapters, domains, tasks, losses and recipes there are, by file names and entry points; nothing is imported.
 
 `tip-adapter` is `adapters/*/tip_adapter.py`, `remote-sensing` is `domains/remote_sensing/`, `cross-entropy` is
-`core/losses/cross_entropy.py`. Packages outside add names through the entry-point groups `vladapt.adapters`,
-`vladapt.domains` and `vladapt.losses`.
+`core/losses/cross_entropy.py`, `classification` is `core/tasks/classification/task.py`. A domain brings more of each in
+folders of its own: `domains/<d>/{adapters,losses,metrics,tasks,commands,recipes}/*.py`. Packages outside add names
+through the entry points `vladapt.adapters`, `.domains`, `.tasks`, `.losses`, `.metrics` and `.commands`. Names are
+unique per kind.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
-from ..contracts.errors import ConfigError, UnknownNameError
+from ..contracts.errors import ConfigError, UnknownNameError, did_you_mean
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = __name__.rsplit(".core.", 1)[0]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a name comes from: a module of this package, or an entry point."""
+    """Where a name comes from: a module of this package, or an entry point.
+
+    Args:
+        group: of adapters the folder (cache, head, prompt, ...).
+        domain: whose it is; "" for what is shared.
+    """
 
     name: str
     kind: str
     module: str = ""
     group: str = ""
     entry_point: EntryPoint | None = None
+    domain: str = ""
 
     @property
     def origin(self) -> str:
@@ -35,30 +43,49 @@ class Entry:
         distribution = self.entry_point.dist
         return f"{self.entry_point.value} of {distribution.name if distribution else 'an entry point'}"
 
+    @property
+    def file(self) -> Path | None:
+        """The file that defines it; None for an entry point."""
+        if self.entry_point is not None:
+            return None
+        path = PACKAGE_ROOT.joinpath(*self.module.split("."))
+        return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
 
 def adapters() -> dict[str, Entry]:
-    """Adapter name -> entry; `group` is the folder (cache, head, prompt, ...)."""
-    files = sorted((PACKAGE_ROOT / "adapters").glob("*/*.py"))
-    own = [
-        Entry(_kebab(f.stem), "adapter", f"adapters.{f.parent.name}.{f.stem}", f.parent.name)
-        for f in files
-        if not f.stem.startswith("_")
-    ]
-    return _with_entry_points("adapter", own, "vladapt.adapters")
+    """Adapter name -> entry."""
+    return _named("adapter", "adapters/*/*.py", "domains/*/adapters/*.py")
 
 
 def domains() -> dict[str, Entry]:
     """Domain name -> entry."""
-    folders = sorted((PACKAGE_ROOT / "domains").glob("*/__init__.py"))
-    own = [Entry(_kebab(f.parent.name), "domain", f"domains.{f.parent.name}") for f in folders]
-    return _with_entry_points("domain", own, "vladapt.domains")
+    return _named("domain", "domains/*/__init__.py")
 
 
 def losses() -> dict[str, Entry]:
     """Loss name -> entry."""
-    files = sorted((PACKAGE_ROOT / "core" / "losses").glob("*.py"))
-    own = [Entry(_kebab(f.stem), "loss", f"core.losses.{f.stem}") for f in files if not f.stem.startswith("_")]
-    return _with_entry_points("loss", own, "vladapt.losses")
+    return _named("loss", "core/losses/*.py", "domains/*/losses/*.py")
+
+
+def tasks() -> dict[str, Entry]:
+    """Task name -> entry."""
+    return _named("task", "core/tasks/*/task.py", "domains/*/tasks/*.py")
+
+
+def metrics() -> dict[str, Entry]:
+    """Metric name -> entry, of those that domains bring."""
+    return _named("metric", "domains/*/metrics/*.py")
+
+
+def commands() -> dict[str, Entry]:
+    """Command name -> entry, of those that domains bring."""
+    return _named("command", "domains/*/commands/*.py")
+
+
+def recipes() -> dict[str, Path]:
+    """ "domain/recipe" -> file, of this package's own domains."""
+    files = sorted((PACKAGE_ROOT / "domains").glob("*/recipes/*.py"))
+    return {f"{kebab(f.parents[1].name)}/{kebab(f.stem)}": f for f in files if not f.stem.startswith("_")}
 
 
 def find(name: str, entries: dict[str, Entry], kind: str) -> Entry:
@@ -72,27 +99,37 @@ def find(name: str, entries: dict[str, Entry], kind: str) -> Entry:
     raise UnknownNameError(f"unknown {kind} '{name}'; {did_you_mean(name, entries)}")
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A half sentence with the nearest right names, or all of them."""
-    known = sorted(set(known))
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    if near:
-        return f"did you mean {' or '.join(near)}?"
-    return f"there are: {', '.join(known)}" if known else "there are none"
+def kebab(stem: str) -> str:
+    """ "tip_adapter" -> "tip-adapter"."""
+    return stem.replace("_", "-")
 
 
-def _with_entry_points(kind: str, own: list[Entry], group: str) -> dict[str, Entry]:
-    outside = [Entry(point.name, kind, entry_point=point) for point in entry_points(group=group)]
-    found: dict[str, Entry] = {}
-    for entry in own + outside:
-        if entry.name in found and found[entry.name].origin != entry.origin:
+def _named(kind: str, *patterns: str) -> dict[str, Entry]:
+    """Files of this package and entry points; a name taken twice is an error that names both."""
+    plural = "losses" if kind == "loss" else f"{kind}s"
+    outside = [Entry(point.name, kind, entry_point=point) for point in entry_points(group=f"vladapt.{plural}")]
+    named: dict[str, Entry] = {}
+    for entry in [*_own(kind, PACKAGE_ROOT, patterns), *outside]:
+        if entry.name in named and named[entry.name].origin != entry.origin:
             raise ConfigError(
-                f"{kind} name '{entry.name}' is taken twice: by {found[entry.name].origin} and by {entry.origin}; "
+                f"{kind} name '{entry.name}' is taken twice: by {named[entry.name].origin} and by {entry.origin}; "
                 "rename or uninstall one"
             )
-        found[entry.name] = entry
-    return found
+        named[entry.name] = entry
+    return named
 
 
-def _kebab(stem: str) -> str:
-    return stem.replace("_", "-")
+@cache
+def _own(kind: str, root: Path, patterns: tuple[str, ...]) -> tuple[Entry, ...]:
+    files = [file.relative_to(root) for pattern in patterns for file in sorted(root.glob(pattern))]
+    return tuple(_entry(kind, file) for file in files if kind == "domain" or not file.stem.startswith("_"))
+
+
+def _entry(kind: str, file: Path) -> Entry:
+    """Of `domains/<d>/__init__.py` and `core/tasks/<t>/task.py` the folder has the name, else the file."""
+    by_folder = file.name in ("__init__.py", "task.py") and len(file.parts) > 2
+    named = file.parent if by_folder and (kind != "task" or file.parts[0] == "core") else file.with_suffix("")
+    module = file.parent if file.name == "__init__.py" else file.with_suffix("")
+    inside = file.parts[0] == "domains" and kind != "domain"
+    group = file.parts[1] if kind == "adapter" and not inside else ""
+    return Entry(kebab(named.name), kind, ".".join(module.parts), group, domain=kebab(file.parts[1]) if inside else "")

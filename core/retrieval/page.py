@@ -9,8 +9,8 @@ from typing import Any
 
 from ..contracts.domain import Decoded, Item
 from ..contracts.errors import DataError
-from ..runs.folder import write_whole
-from ..runs.pictures import data_uri
+from ..runs.plots import data_uri
+from ..runtime.files import write_whole
 from .index import Hit
 
 SIDE = 320

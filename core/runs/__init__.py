@@ -5,8 +5,8 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "folder": "Run write_whole",
+        "folder": "Run",
         "plots": "accuracy_over_shots",
-        "report": "ReportInput write_report",
+        "report": "Report write_report",
     },
 )

@@ -6,7 +6,6 @@ import datetime
 import errno
 import json
 import math
-import os
 import re
 import secrets
 import shutil
@@ -20,6 +19,7 @@ from safetensors import SafetensorError
 
 from ... import __version__
 from ..contracts.errors import DataError
+from ..runtime.files import refused, write_whole
 
 FORMAT = 1
 RUNS = Path("runs")
@@ -77,7 +77,7 @@ class Run:
             path = _new_folder(parent, f"{domain}-{adapter}")
             (path / UNFINISHED).touch()
         except OSError as error:
-            raise _refused(parent, error) from error
+            raise refused(parent, error) from error
         return cls(path, _made=made)
 
     @classmethod
@@ -134,7 +134,7 @@ class Run:
             with (self.path / "log.txt").open("a", encoding="utf-8") as f:
                 f.writelines(f"{now} {line}\n" for line in text.splitlines())
         except OSError as error:
-            raise _refused(self.path, error) from error
+            raise refused(self.path, error) from error
 
     def finish(self) -> None:
         """Take the marker away: from now on `open` reads the run."""
@@ -158,25 +158,7 @@ class Run:
             return
         self.discard()
         if isinstance(error, SafetensorError) or getattr(error, "errno", None) in NO_SPACE:
-            raise _refused(self.path.parent, error) from error
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader sees the old one or the whole new one, and a failure leaves nothing.
-
-    Raises:
-        DataError: no space left, no permission, or another refusal of the file system.
-    """
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        partial.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-        os.replace(partial, path)
-    except BaseException as error:
-        with suppress(OSError):  # the folder itself may be the trouble; the error says so
-            partial.unlink()
-        if isinstance(error, OSError):
-            raise _refused(path.parent, error) from error
-        raise
+            raise refused(self.path.parent, error) from error
 
 
 def _new_folder(parent: Path, what: str) -> Path:
@@ -253,8 +235,3 @@ def _plain(value: Any) -> Any:
 
 def _dumped(value: dict[str, Any]) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _refused(folder: Path, error: Exception) -> DataError:
-    reason = getattr(error, "strerror", None) or str(error)
-    return DataError(f"{folder}: cannot be written there ({reason}); free some space or give another --out")

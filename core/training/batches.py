@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from torch.utils.data import Sampler
 
 from ..contracts.errors import ConfigError
-from .distributed import rank, world_size
+from ..runtime.distributed import rank, world_size
 from .minibatches import epoch_order
 
 

@@ -16,6 +16,8 @@ import torch
 
 from ..contracts.errors import DataError
 
+FOLDER = "checkpoints"
+"""Inside the place of a training."""
 NAME = re.compile(r"step-(\d+)\.pt")
 
 
@@ -62,6 +64,12 @@ def newest_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, Path | None,
 def checkpoints(folder: Path) -> list[Path]:
     """Files of checkpoints, the oldest first."""
     return sorted(path for path in folder.glob("step-*.pt") if NAME.fullmatch(path.name))
+
+
+def newest_step(folder: Path) -> str:
+    """ "step 12" where that is the newest checkpoint of a training whose place is `folder`, "" without any."""
+    kept = checkpoints(folder / FOLDER)
+    return f"step {int(kept[-1].stem.partition('-')[2])}" if kept else ""
 
 
 def _damage(path: Path) -> str | None:

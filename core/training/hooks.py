@@ -12,8 +12,8 @@ import torch
 from mmengine.hooks import Hook
 
 from ..contracts.errors import DataError
+from ..runtime.distributed import is_main, rank, run_on_all
 from .checkpoints import newest_checkpoint, save_checkpoint
-from .distributed import is_main, rank, run_on_all
 from .history import History
 from .random_states import all_random_states, set_random_states
 from .samples import BrokenSamples, seed_of

@@ -13,7 +13,7 @@ from mmengine.model import BaseModel, MMDistributedDataParallel
 from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
-from .distributed import world_size
+from ..runtime.distributed import world_size
 from .grad_cache import cached_backward, surrogate
 from .objective import Objective
 from .outputs import Outputs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from .distributed import world_size
+from ..runtime.distributed import world_size
 from .model import GlobalBatchParallel, PairModel
 from .settings import TrainingSettings
 from .sharding import shard

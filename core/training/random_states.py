@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .distributed import all_gather_json, rank
+from ..runtime.distributed import all_gather_json, rank
 
 
 def all_random_states() -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..contracts.errors import ConfigError
-from .distributed import world_size
+from ..runtime.distributed import world_size
 
 
 def shard(model: nn.Module, device: torch.device) -> nn.Module:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..contracts.domain import Decoded, Item
@@ -13,10 +13,12 @@ SUB_CAPTIONS = 3
 
 
 class Source(Protocol):
-    """What a training set must offer. `texts` says which of its texts it can give."""
+    """What a training set must offer. `texts` says which of its texts it can give, `columns` what its further columns
+    hold, which losses that bring outputs may ask for: "text" (also in `texts`), "numbers" or "image"."""
 
     texts: frozenset[str]
     labelled: bool
+    columns: Mapping[str, str]
 
     def __len__(self) -> int: ...
 
@@ -30,13 +32,19 @@ class Source(Protocol):
         """A hard negative image."""
 
     def text(self, kind: str, row: int, epoch: int) -> str | list[str]:
-        """Of "caption", "view2", "short", "synthetic", "negative", or a list for "positives"."""
+        """Of "caption", "view2", "short", "synthetic", "negative" or a column, or a list for "positives"."""
 
     def label(self, row: int) -> int | tuple[float, ...]:
         """Class or identity, -1 where there is none; 0/1/NaN a class where an image has several labels."""
 
     def image_id(self, row: int) -> int:
         """Which image it is; rows of one image share it."""
+
+    def numbers(self, column: str, row: int) -> Sequence[float]:
+        """What a column holds, NaN where the row has none; equally many in all rows."""
+
+    def column_image(self, column: str, row: int) -> Decoded:
+        """The decoded image that a column names."""
 
 
 @dataclass
@@ -54,9 +62,13 @@ class PairSource:
     @property
     def texts(self) -> frozenset[str]:
         # A negative is made of the caption where the data has none; a synthetic caption cannot be.
-        return frozenset({"caption", "view2", "positives", "short", "negative"}) | (
-            {"synthetic", "negative_image"} & set(self.pairs.fields)
-        )
+        given = {"synthetic", "negative_image"} & set(self.pairs.fields)
+        further = {name for name, kind in self.columns.items() if kind == "text"}
+        return frozenset({"caption", "view2", "positives", "short", "negative"}) | given | further
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        return self.pairs.further_columns
 
     @property
     def labelled(self) -> bool:
@@ -93,6 +105,12 @@ class PairSource:
     def image_id(self, row: int) -> int:
         return self.pairs[row].image
 
+    def numbers(self, column: str, row: int) -> Sequence[float]:
+        return self.pairs.numbers(row, column)
+
+    def column_image(self, column: str, row: int) -> Decoded:
+        return self.pairs.load_column_image(row, column)
+
 
 @dataclass
 class LabelledSource:
@@ -102,11 +120,13 @@ class LabelledSource:
         items: with `label`, or all with `labels`.
         load: item -> decoded image.
         prompts: C lists of prompts; an epoch uses one of them in turn.
+        further: column -> numbers of each item, for losses that ask for them.
     """
 
     items: Sequence[Item]
     load: Callable[[Item], Decoded]
     prompts: Sequence[Sequence[str]]
+    further: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
 
     labelled = True
 
@@ -114,6 +134,10 @@ class LabelledSource:
     def texts(self) -> frozenset[str]:
         several = any(item.labels is not None for item in self.items)
         return frozenset() if several else frozenset({"caption", "view2"})
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        return dict.fromkeys(self.further, "numbers")
 
     def __len__(self) -> int:
         return len(self.items)
@@ -137,3 +161,9 @@ class LabelledSource:
 
     def image_id(self, row: int) -> int:
         return row
+
+    def numbers(self, column: str, row: int) -> Sequence[float]:
+        return self.further[column][row]
+
+    def column_image(self, column: str, row: int) -> Decoded:
+        raise AssertionError("a labelled set has no columns of images, and does not say it has")

@@ -23,6 +23,7 @@ from ..contracts.errors import CapabilityError, ConfigError
 from ..contracts.loss import in_words
 from .batches import GlobalBatches
 from .checkpointing import checkpoint_blocks
+from .checkpoints import FOLDER
 from .class_scores import ClassScores
 from .dims import dims_of
 from .epoch_hooks import EpochAverageHook, EpochRateHook
@@ -146,7 +147,7 @@ def train(
     step_hook = StepHook(history, broken, tell, settings.seed)
     hooks = [step_hook, BeforeEpochHook(lambda names: extract_outputs(model, made.samples(), batches, names))]
     if folder is not None:
-        place = Path(folder) / "checkpoints"
+        place = Path(folder) / FOLDER
         hooks.append(ResumeHook(place, settings, identity, history, extra, resume, say))
     hooks.extend(_rates_and_averages(settings, average))
     if task.validate is not None:
@@ -214,7 +215,7 @@ class _Parts:
         self._select()
         self.needs = set(self.objective.needs)
         asking = f"loss {' + '.join(self.objective.losses)}"
-        self.fields = fields_of(self.needs, task.source, asking)
+        self.fields = fields_of(self.needs, task.source, asking, self.objective.outputs)
         self.outputs = self._outputs().to(backbone.device)
         self.trained_parameters = sum(p.numel() for p in backbone.model.parameters() if p.requires_grad)
 
@@ -271,6 +272,7 @@ class _Parts:
             text_prompt=prompts[0] if prompts else None,
             class_scores=self._class_scores(),
             teacher_classes=self._teacher_classes(teacher),
+            losses=[loss for loss in self.objective.losses.values() if loss.outputs],
         )
 
     def _teacher(self) -> Backbone | None:

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...core.contracts.domain import DomainData, check_items
-from ...core.contracts.errors import DataError, UnknownNameError
+from ...core.contracts.errors import DataError, UnknownNameError, did_you_mean
 from ...core.data.files import Found, licence_of, shown, walk
 from ...core.data.formats import Format, format_of, loader
-from ...core.registry.catalogue import did_you_mean
 
 LABEL_TAGS = ("BodyPartExamined", "ImageLaterality", "Laterality", "Modality", "ViewPosition")
 """Attributes of fixed vocabularies that say nothing of a person; others are refused."""

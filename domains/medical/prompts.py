@@ -6,8 +6,7 @@ import json
 from functools import lru_cache
 from pathlib import Path
 
-from ...core.contracts.errors import UnknownNameError
-from ...core.registry.catalogue import did_you_mean
+from ...core.contracts.errors import UnknownNameError, did_you_mean
 
 PROMPTS_FILE = Path(__file__).with_name("prompts.json")
 GENERAL = "general"

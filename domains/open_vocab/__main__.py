@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ...core.contracts.errors import ConfigError, VladaptError
-from ...core.engine.exits import fail
+from ...core.runtime.exits import fail
 
 USAGE = "usage: python -m vladapt.domains.open_vocab SCRIPT ARGS..., or -m MODULE ARGS..."
 

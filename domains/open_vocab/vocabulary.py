@@ -20,11 +20,10 @@ from torch import Tensor
 
 from ...core.backbones.load import load_backbone
 from ...core.contracts.backbone import Backbone
-from ...core.contracts.errors import CapabilityError, ConfigError, DataError
-from ...core.data.class_json import read_class_json
+from ...core.contracts.errors import CapabilityError, ConfigError, DataError, did_you_mean
 from ...core.features.store import FeatureStore
+from ...core.prompts.class_json import read_class_json
 from ...core.prompts.templates import IMAGENET_SEVEN, PHOTO, check_templates, fill, spoken
-from ...core.registry.catalogue import did_you_mean
 
 SETS = ("name", "photo", "imagenet-7", "imagenet-80")
 """Named sets of templates."""

@@ -60,6 +60,8 @@ def fit(vladapt, small_clip_spec):
     def call(*arguments) -> Outcome:
         given = {str(argument) for argument in arguments}
         defaults = {"--domain": "medical", "--backbone": small_clip_spec, "--adapter": "zero-shot", "--shots": 2}
+        if "--features" in given:
+            defaults.pop("--backbone")  # rows of a file need none, and a given one is refused
         missing = [word for pair in defaults.items() if pair[0] not in given for word in pair]
         return vladapt("fit", *missing, *arguments)
 

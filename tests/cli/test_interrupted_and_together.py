@@ -106,7 +106,7 @@ def test_two_ranks_make_one_of_everything_with_the_numbers_of_one_process(vladap
     (tmp_path / "commands.py").write_text(
         "import contextlib, json, sys\n"
         "from vladapt.cli import main\n"
-        "from vladapt.core.training.distributed import start_from_environment\n"
+        "from vladapt.core.runtime.distributed import start_from_environment\n"
         "start_from_environment()\n"
         "for command in json.loads(sys.argv[1]):\n"
         "    with contextlib.suppress(SystemExit):\n"

@@ -217,9 +217,9 @@ def test_a_support_folder_is_read_and_counted_apart_from_the_data(small_clip, cl
     from mmengine import Config
 
     from vladapt.core.contracts.domain import Domain
-    from vladapt.core.engine.prepare import prepare
-    from vladapt.core.engine.progress import Reporter
-    from vladapt.core.engine.recipe import resolve
+    from vladapt.core.recipes.resolve import resolve
+    from vladapt.core.runtime.progress import Reporter
+    from vladapt.core.tasks.classification.images import prepare
 
     class Noting(Domain):
         name, read_last = "noting", ""

@@ -20,7 +20,7 @@ pytest.importorskip("mmdet")
 
 import vladapt
 from vladapt.core.engine.listing import listing
-from vladapt.core.engine.recipe_files import recipes
+from vladapt.core.recipes.packaged import recipes
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "open-vocab.md").read_text(encoding="utf-8")
@@ -111,7 +111,7 @@ def test_a_recipe_is_copied_and_read_as_a_config(tmp_path):
     from typer.testing import CliRunner
 
     from vladapt.cli import app
-    from vladapt.core.engine.recipe import resolve
+    from vladapt.core.recipes.resolve import resolve
 
     assert "`vladapt show open-vocab/NAME > mine.py`" in PAGE
     (tmp_path / "mine.py").write_text(CliRunner().invoke(app, ["show", "open-vocab/mask-rcnn"]).stdout)

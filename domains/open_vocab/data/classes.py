@@ -7,9 +7,8 @@ from dataclasses import replace
 from difflib import get_close_matches
 
 from ....core.contracts.domain import DomainData, Item
-from ....core.contracts.errors import ConfigError
+from ....core.contracts.errors import ConfigError, did_you_mean
 from ....core.prompts.templates import spoken
-from ....core.registry.catalogue import did_you_mean
 from .masks import choosable
 
 MOST_NAMES = 20

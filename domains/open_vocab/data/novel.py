@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ....core.contracts.domain import DomainData, Item
-from ....core.contracts.errors import ConfigError, DataError
+from ....core.contracts.errors import ConfigError, DataError, did_you_mean
 from ....core.prompts.templates import spoken
-from ....core.registry.catalogue import did_you_mean
 from .classes import choose_classes, class_positions, keep_boxes
 from .masks import choosable
 

@@ -110,7 +110,7 @@ def _built(dataset: Node, scope: str) -> Any:
     """The data set without its transforms, every image of it."""
     from mmengine.registry import init_default_scope
 
-    from ....core.engine.owned_faults import named_faults
+    from ....core.tasks.config_training.faults import named_faults
     from ....registry import DATASETS
 
     init_default_scope(scope)

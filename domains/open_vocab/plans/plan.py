@@ -14,7 +14,7 @@ from mmengine import Config
 from ....core.contracts.domain import DomainData
 from ....core.contracts.errors import ConfigError, DataError
 from ....core.features.store import default_root
-from ....core.training.distributed import is_main, run_on_all, world_size
+from ....core.runtime.distributed import is_main, run_on_all, world_size
 from ..data.classes import choose_classes
 from ..data.items_file import write_items
 from ..data.masks import MaskReader
@@ -22,7 +22,7 @@ from ..data.novel import split_novel
 from .classes import takes_names, with_classes
 from .pipelines import ours, testing_pipeline, training_pipeline
 from .schedule import apply_schedule
-from .vision import on_backbone
+from .vision import backbone_of, on_backbone
 from .walking import mapped, nodes, plain
 
 DATASETS = {"detection": "vladapt.DetectionDataset", "segmentation": "vladapt.SegmentationDataset"}
@@ -46,7 +46,7 @@ def make_plan(
     Args:
         config: packaged, or the user's own; it is not changed.
         task: "detection" or "segmentation".
-        recipe: its epochs, lr, batch_size, workers, amp, novel, backbone (where it is not the default) count.
+        recipe: its epochs, lr, batch_size, workers, amp, novel, backbone (where it is given) count.
         data: with splits, its classes and shots chosen; the train split is what is learned from.
         described: class name -> synonyms and descriptions, for models with texts.
 
@@ -57,7 +57,9 @@ def make_plan(
     plan = plain(dict(config))
     _check_task(plan, task)
     model = plan["model"]
-    if recipe.backbone != "embedded":
+    if recipe.gave("backbone"):
+        if backbone_of(model) is None:
+            raise ConfigError(f"--backbone {recipe.backbone}: no part of the config's model takes one; omit it")
         on_backbone(plan, recipe.backbone, task)
     novel = split_novel(data.class_names, recipe.novel, data.frequency).novel if recipe.novel else ()
     learned = [name for name in data.class_names if name not in novel]

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from ....core.contracts.errors import ConfigError
-from ....core.training.distributed import world_size
+from ....core.runtime.distributed import world_size
 from .walking import Node
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
@@ -40,11 +40,11 @@ def apply_schedule(plan: Node, recipe, images: int) -> list[str]:
     steps = math.ceil(images / (loader.get("batch_size", 1) * world_size()))
     notes = []
     if options.get("epochs") is not None:
-        _set_epochs(plan, options.epochs, steps)
+        _set_epochs(plan, options["epochs"], steps)
     else:
         notes = _train_long_enough(plan, steps)
     if options.get("lr") is not None:
-        _optimizer(plan)["lr"] = _positive("--lr", options.lr)
+        _optimizer(plan)["lr"] = _positive("--lr", options["lr"])
     if recipe.amp is not None:
         plan["optim_wrapper"].update(type="vladapt.AutocastOptimWrapper", dtype=DTYPES[recipe.amp])
     for key in OWN_TESTS:

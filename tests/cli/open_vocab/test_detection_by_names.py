@@ -58,7 +58,7 @@ def test_a_run_is_a_folder_with_a_report_and_no_checkpoints(place, run):
 
 def test_eval_gives_the_numbers_of_the_fit_from_any_folder(command, fitted, run, place, monkeypatch):
     assert command("eval", run, "--json").json["adapted"] == fitted.json["adapted"]
-    from vladapt.core.engine.evaluate import evaluate
+    from vladapt.core.engine.fit import evaluate
 
     monkeypatch.chdir("/")
     assert evaluate(place / run)["adapted"] == fitted.json["adapted"]

@@ -13,8 +13,8 @@ pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 from mmengine import Config
 
 from vladapt.core.contracts.domain import DomainData, Item
-from vladapt.core.engine.owned_training import build_model, kept_of
-from vladapt.core.engine.recipe import resolve
+from vladapt.core.recipes.resolve import resolve
+from vladapt.core.tasks.config_training.runner import build_model, kept_of
 from vladapt.domains.open_vocab.domain import OpenVocab
 
 FILES = OpenVocab().recipes

@@ -77,7 +77,7 @@ def test_the_embedded_towers_come_back(tmp_path):
     assert not again.notes
 
 
-@pytest.mark.parametrize("make", ["missing", "text", "foreign", "newer"])
+@pytest.mark.parametrize("make", ["missing", "text", "foreign", "newer", "family"])
 def test_what_is_no_such_file_is_told_in_one_line(tmp_path, make):
     path = tmp_path / "model.safetensors"
     if make == "text":
@@ -86,6 +86,9 @@ def test_what_is_no_such_file_is_told_in_one_line(tmp_path, make):
         save_file({"a": torch.zeros(1)}, str(path))
     if make == "newer":
         header = json.dumps({"format": 99, "family": "embedded", "description": {}})
+        save_file({"a": torch.zeros(1)}, str(path), metadata={"vladapt": header})
+    if make == "family":
+        header = json.dumps({"format": 1, "family": "of_tomorrow", "description": {}})
         save_file({"a": torch.zeros(1)}, str(path), metadata={"vladapt": header})
     with pytest.raises(DataError, match=r"model\.safetensors") as caught:
         load_backbone(str(path), device="cpu")

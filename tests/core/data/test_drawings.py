@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from vladapt.core.contracts.errors import UnknownNameError
-from vladapt.core.data.drawings import OTHER_NAMES, THINGS, draw
-from vladapt.core.data.drawings.curves import arc, box, mirrored, moved, rounded_box, smooth, star_outline
-from vladapt.core.data.drawings.pen import FINER, SIDE, Pen
+from vladapt.core.forgetting.drawings import OTHER_NAMES, THINGS, draw
+from vladapt.core.forgetting.drawings.curves import arc, box, mirrored, moved, rounded_box, smooth, star_outline
+from vladapt.core.forgetting.drawings.pen import FINER, SIDE, Pen
 
 
 def sheet(name: str, number: int) -> np.ndarray:

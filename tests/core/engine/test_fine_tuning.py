@@ -16,11 +16,11 @@ from PIL import Image
 import vladapt
 from vladapt.core.contracts import CapabilityError, ConfigError, DataError, UnknownNameError
 from vladapt.core.engine.compare import compare
-from vladapt.core.engine.prepare import prepare
-from vladapt.core.engine.progress import Reporter
-from vladapt.core.engine.recipe import adapter_options, encoding_batch_size, resolve
-from vladapt.core.engine.resume import fit_key
+from vladapt.core.recipes.resolve import resolve, task_of
 from vladapt.core.registry import build_adapter
+from vladapt.core.runtime.progress import Reporter
+from vladapt.core.tasks.classification.task import fit_key
+from vladapt.core.tasks.methods import adapter_options, encoding_batch_size
 
 THIRD_PARTY = Path(__file__).parent / "third_party"
 QUICK = {"full": {"lr": 2e-3, "epochs": 8}, "lora": {"lr": 5e-2, "epochs": 8}, "lit": {"lr": 2e-3, "epochs": 8}}
@@ -96,6 +96,11 @@ def test_features_of_trained_towers_are_not_stored(small_clip_spec, tmp_path):
     assert second.from_store + tests == first.encoded
     vladapt.evaluate(first.run)
     assert stored() == before
+
+
+def prepared_of(recipe):
+    task = task_of(recipe)
+    return task.prepared(task.settled(recipe), Reporter(quiet=True))
 
 
 def test_the_base_backbone_is_left_as_it_was(small_clip_spec):
@@ -264,7 +269,7 @@ def test_a_fit_is_known_by_what_it_learns_from_what(small_clip_spec, class_folde
     def key(**flags):
         given = {"domain": "medical", "backbone": small_clip_spec, "data.path": str(data), "adapter.name": "full"}
         recipe = resolve(flags={**given, "shots": 4, **flags})
-        prepared = prepare(recipe, Reporter(quiet=True))
+        prepared = prepared_of(recipe)
         return fit_key(
             recipe, build_adapter("full", **adapter_options(recipe)), prepared, prepared.draw(recipe.shots, 1)
         )
@@ -288,7 +293,7 @@ def test_a_fit_is_known_by_what_it_learns_from_what(small_clip_spec, class_folde
 
 def test_images_behind_a_draw_are_in_the_order_of_its_features(small_clip_spec):
     recipe = resolve(flags={"domain": "toy-labels", "backbone": small_clip_spec})
-    prepared = prepare(recipe, Reporter(quiet=True))
+    prepared = prepared_of(recipe)
     shots = prepared.draw(4, seed=1)
     images = prepared.training_images(shots)
     assert tuple(item.id for item in images.items) == shots.support.ids

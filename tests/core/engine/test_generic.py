@@ -8,8 +8,8 @@ from torch import nn
 
 from vladapt.core.contracts.domain import DomainData, Item
 from vladapt.core.contracts.errors import ConfigError, DataError
-from vladapt.core.engine.generic import GenericProbe, generic_metrics, generic_sentence
-from vladapt.core.engine.generic_score import GenericScore
+from vladapt.core.forgetting.probe import GenericProbe, generic_metrics, generic_sentence
+from vladapt.core.forgetting.score import GenericScore
 from vladapt.core.metrics.significance import wilson_interval
 
 WORDS = tuple(f"word{i}" for i in range(10))

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 
 import vladapt
 from vladapt.core.contracts import ConfigError, DataError, UnknownNameError
-from vladapt.core.engine import owned_training
-from vladapt.core.engine.owned_training import build_model, check_plan, kept_of, plan_key, train_plan
-from vladapt.core.engine.progress import Reporter
+from vladapt.core.runtime.progress import Reporter
+from vladapt.core.tasks.config_training import runner as owned_training
+from vladapt.core.tasks.config_training.runner import build_model, check_plan, kept_of, plan_key, train_plan
 
 THIRD_PARTY = Path(__file__).parent / "third_party"
 CPU = torch.device("cpu")
@@ -115,7 +115,7 @@ def test_a_killed_training_is_refused_then_resumed_and_ends_as_if_unbroken(small
 TWO_FITS = """
 import contextlib, json, sys
 from vladapt.cli import main
-from vladapt.core.training.distributed import start_from_environment
+from vladapt.core.runtime.distributed import start_from_environment
 start_from_environment()
 for command in json.loads(sys.argv[1]):
     with contextlib.suppress(SystemExit):
@@ -174,7 +174,7 @@ def test_a_training_resumed_between_epochs_goes_on_step_by_step(tmp_path, monkey
     monkeypatch.setattr(owned_training._Told, "before_train_iter", stopping_before(6))
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path / "stopped", **steps)
-    assert owned_training._newest(tmp_path / "stopped") == "iter_5"
+    assert owned_training.newest_checkpoint(tmp_path / "stopped") == "iter_5"
     monkeypatch.undo()
     resumed, history = trained(tmp_path / "stopped", resume=True, **steps)
     assert [row["step"] for row in history] == [6, 7]
@@ -199,7 +199,7 @@ def test_no_checkpoint_holds_what_a_bad_loss_made(tmp_path):
     }
     with pytest.raises(DataError, match="at step 3: the loss is nan"):
         trained(tmp_path, model={"nan_at": (0, 3)}, **steps)
-    assert owned_training._newest(tmp_path) == "iter_2"
+    assert owned_training.newest_checkpoint(tmp_path) == "iter_2"
 
 
 def test_a_training_that_began_with_weights_resumes_from_its_own(tmp_path, monkeypatch):

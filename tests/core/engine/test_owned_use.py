@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import vladapt
-from vladapt.core.contracts import CapabilityError, DataError, UnknownNameError
+from vladapt.core.contracts import CapabilityError, ConfigError, DataError, UnknownNameError, VladaptError
 
 THIRD_PARTY = Path(__file__).parent / "third_party"
 SHORT = {"train_cfg": {"max_epochs": 5}}
@@ -66,10 +66,10 @@ def test_what_a_recipe_chooses_is_chosen_again_of_all_images(fitted, monkeypatch
     """As the classes of the fit, without which a model of those could not be scored."""
     import toy_owned
 
-    def half(self, task, recipe, data):
+    def half(self, recipe, data):
         return data.with_items([item for item in data.items if item.decode["index"] % 2])
 
-    monkeypatch.setattr(toy_owned.ToyBoxes, "choose", half)
+    monkeypatch.setattr(toy_owned.BoxTask, "choose", half)
     assert vladapt.evaluate(fitted.run, split="all")["test_images"] == 32
     assert vladapt.evaluate(fitted.run, split="all", data=str(fitted.run))["test_images"] == 64
 
@@ -77,13 +77,13 @@ def test_what_a_recipe_chooses_is_chosen_again_of_all_images(fitted, monkeypatch
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"classes": "a, b"}, "domain 'toy-boxes' has fixed classes; leave --classes away"),
-        ({"features": "x.npz"}, "--features: domain 'toy-boxes' scores detection without; leave it out"),
-        ({"resources": {"boxes": "b.json"}}, "--resource: domain 'toy-boxes'"),
+        ({"classes": "a, b"}, "detection of domain 'toy-boxes' has fixed classes; omit --classes"),
+        ({"features": "x.npz"}, "--features: detection of domain 'toy-boxes' does not use it; omit it"),
+        ({"resources": {"boxes": "b.json"}}, "--resource: detection of domain 'toy-boxes'"),
     ],
 )
-def test_what_the_domain_has_no_use_for_is_refused(fitted, options, says):
-    with pytest.raises(CapabilityError, match=says):
+def test_what_the_task_does_not_use_is_refused(fitted, options, says):
+    with pytest.raises(VladaptError, match=says):
         vladapt.evaluate(fitted.run, **options)
 
 
@@ -96,20 +96,20 @@ def test_new_images_are_predicted_by_the_model_of_the_run(fitted):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"out": "found"}, "domain 'toy-boxes' writes no files of its predictions; leave --out away, use --json"),
+        ({"out": "found"}, "domain 'toy-boxes' writes no files of its predictions; omit --out, use --json"),
         ({"classes": "a"}, "fixed classes"),
         ({"resources": {"boxes": "b.json"}}, "--resource"),
     ],
 )
 def test_what_a_prediction_cannot_give_is_refused(fitted, options, says):
-    with pytest.raises(CapabilityError, match=says):
+    with pytest.raises(VladaptError, match=says):
         vladapt.predict(fitted.run, ["9"], **options)
 
 
 def test_nothing_is_predicted_and_no_folder_made_where_no_files_can_be_written(fitted, tmp_path, monkeypatch):
     import toy_owned
 
-    monkeypatch.setattr(toy_owned.ToyBoxes, "predict", lambda *a: pytest.fail("predicted"))
+    monkeypatch.setattr(toy_owned.BoxTask, "look", lambda *a: pytest.fail("predicted"))
     with pytest.raises(CapabilityError, match="writes no files"):
         vladapt.predict(fitted.run, ["9"], out="found")
     assert not (tmp_path / "found").exists()
@@ -118,7 +118,8 @@ def test_nothing_is_predicted_and_no_folder_made_where_no_files_can_be_written(f
 def test_a_folder_that_cannot_be_made_is_told(fitted, tmp_path, monkeypatch):
     import toy_owned
 
-    monkeypatch.setattr(toy_owned.ToyBoxes, "save_predictions", lambda *a: [])
+    monkeypatch.setattr(toy_owned.BoxTask, "save", lambda *a: [])
+    monkeypatch.setattr(toy_owned.BoxTask, "can", frozenset({"predict", "save"}))
     (tmp_path / "found").write_text("a file")
     with pytest.raises(DataError, match=r"--out found: cannot be made .*give a folder you may write to"):
         vladapt.predict(fitted.run, ["9"], out="found")
@@ -159,7 +160,7 @@ def test_a_run_without_a_model_names_no_other_classes(small_clip_spec, tmp_path)
     result = vladapt.fit(domain="toy-captions", backbone=small_clip_spec)
     assert vladapt.evaluate(result.run)["adapted"] == result.metrics["adapted"]
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    with pytest.raises(CapabilityError, match="nothing was trained in this run; leave --classes away"):
+    with pytest.raises(CapabilityError, match="nothing was trained in this run; omit --classes"):
         vladapt.predict(result.run, [tmp_path / "a.png"], classes="a")
 
 
@@ -171,28 +172,20 @@ def test_the_page_shows_the_domains_sections_and_runs_none_of_its_names(fitted):
     assert "How the training went" in page and "mean error" in page and "%" not in page.partition("All scores")[2][:400]
 
 
-def test_owned_tasks_refuse_what_adapters_take(small_clip_spec):
-    from vladapt import ConfigError
-
+def test_what_only_adapters_take_is_refused_whatever_its_value(small_clip_spec):
     for flags, says in [
-        ({"adapter": "ape"}, "--adapter ape: domain 'toy-boxes' trains detection by its own plan"),
-        ({"adapter": {"name": "tip-adapter", "alpha": 2.0}}, "--set adapter.alpha=2.0"),
-        ({"generic": "folder"}, "--generic folder"),
-        ({"resources": {"captions": "c.txt"}}, "--resource captions="),
+        ({"adapter": "ape"}, "--adapter ape: detection of domain 'toy-boxes' trains a config and no adapter"),
+        ({"adapter": "tip-adapter"}, "--adapter tip-adapter: detection of domain 'toy-boxes' trains a config"),
+        ({"adapter": {"name": "tip-adapter", "alpha": 2.0}}, "adapter"),
+        ({"generic": "folder"}, "--generic folder: detection of domain 'toy-boxes' does not use it; omit it"),
+        ({"resources": {"captions": "c.txt"}}, "--resource captions=c.txt: detection"),
+        ({"templates": "a {}"}, "--set templates=a {}: detection"),
     ]:
         with pytest.raises(ConfigError, match=says):
             vladapt.fit(domain="toy-boxes", backbone=small_clip_spec, **flags)
 
 
 @pytest.mark.parametrize(("option", "given"), [("--batch-size", {"batch_size": 2}), ("--workers", {"workers": 0})])
-def test_predict_refuses_what_an_owned_task_has_no_use_for(tmp_path, monkeypatch, option, given):
-    from types import SimpleNamespace
-
-    from vladapt.core.engine import predict as module
-
-    info = {"domain": "toy", "task": "detection", "owned": True, "backbone": {"spec": "embedded"}, "recipe": {}}
-    monkeypatch.setattr(module.Run, "open", lambda path: SimpleNamespace(path=tmp_path, info=info))
-    monkeypatch.setattr(module, "with_resources", lambda recipe, resources: recipe)
-    monkeypatch.setattr(module, "domain_of", lambda run: None)
-    with pytest.raises(CapabilityError, match=option):
-        module.predict(tmp_path, ["image.png"], **given)
+def test_predict_refuses_what_the_task_does_not_use(fitted, option, given):
+    with pytest.raises(ConfigError, match=option):
+        vladapt.predict(fitted.run, ["9"], **given)

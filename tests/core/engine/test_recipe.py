@@ -3,30 +3,31 @@
 import pytest
 
 from vladapt.core.contracts import ConfigError, UnknownNameError
-from vladapt.core.engine.recipe import adapter_options, data_options, resolve
-from vladapt.core.engine.recipe_files import recipes
+from vladapt.core.recipes.resolve import resolve
+from vladapt.core.registry.catalogue import recipes
 
 
 def test_later_sources_win(tmp_path):
     file = tmp_path / "mine.json"
     file.write_text('{"shots": 2, "seed": 5, "adapter": {"name": "ape", "gamma": 0.2}}')
     found = resolve(recipe="medical/default", config=file, sets=["seed=6", "adapter.gamma=0.3"], flags={"seed": 7})
-    assert (found.shots, found.seed, found.adapter.name, found.adapter.gamma) == (2, 7, "ape", 0.3)
+    assert (found.shots, found.seed, found.adapter_name, found.adapter["gamma"]) == (2, 7, "ape", 0.3)
+    assert {"shots", "seed", "adapter.name", "adapter.gamma"} <= found.given
 
 
 def test_an_adapters_name_never_takes_away_options_given_beside_it():
     found = resolve(sets=["adapter.epochs=5"], flags={"adapter.name": "coop"})
-    assert found.adapter.name == "coop" and adapter_options(found) == {"epochs": 5}
+    assert found.adapter_name == "coop" and found.adapter_options == {"epochs": 5}
 
 
 def test_another_adapter_drops_the_options_of_the_recipes_own():
-    assert adapter_options(resolve(recipe="blood-cells", flags={"adapter.name": "coop"})) == {}
+    assert resolve(recipe="blood-cells", flags={"adapter.name": "coop"}).adapter_options == {}
 
 
 def test_short_forms():
     found = resolve(flags={"adapter": "ape", "data": "./here"})
-    assert found.adapter.name == "ape" and found.data.path == "./here" and data_options(found) == {}
-    assert resolve(flags={"adapter": {"name": "ape", "alpha": 2.0}}).adapter.alpha == 2.0
+    assert found.adapter_name == "ape" and found.data_path == "./here" and found.reading == {}
+    assert resolve(flags={"adapter": {"name": "ape", "alpha": 2.0}}).adapter["alpha"] == 2.0
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,7 @@ def test_short_forms():
     [("2", 2), ("1e-3", 1e-3), ("(7, 3)", (7, 3)), ("none", None), ("true", True), ("words", "words")],
 )
 def test_values_of_set(text, value):
-    found = resolve(sets=[f"adapter.x={text}"]).adapter.x
+    found = resolve(sets=[f"adapter.x={text}"]).adapter["x"]
     assert (tuple(found) if isinstance(value, tuple) else found) == value
 
 
@@ -46,7 +47,7 @@ def test_values_of_set(text, value):
         ({"sets": ["seed.x=1"]}, ConfigError, "holds one value"),
         ({"recipe": "chest-xra"}, UnknownNameError, "medical/chest-xray"),
         ({"config": "none.py"}, ConfigError, "no such file"),
-        ({"flags": {"shots": 0}}, ConfigError, "--shots 0"),
+        ({"flags": {"shots": -1}}, ConfigError, "--shots -1: give a whole number, 0 or more"),
         ({"flags": {"amp": "fp8"}}, ConfigError, "--amp fp8"),
         ({"flags": {"adapter.name": "apee"}}, UnknownNameError, "did you mean ape"),
     ],
@@ -60,3 +61,19 @@ def test_every_packaged_recipe_resolves():
     assert "medical/default" in recipes()
     for name in recipes():
         assert resolve(recipe=name).domain == name.split("/")[0]
+
+
+def test_what_was_given_is_known_whatever_its_value():
+    assert resolve().given == frozenset()
+    assert resolve(flags={"backbone": "embedded", "shots": None}).given == {"backbone"}
+    assert resolve(sets=["adapter.alpha=1"], flags={"adapter.name": "ape"}).gave("adapter")
+    again = type(resolve()).of(resolve(flags={"shots": 16}).to_dict())
+    assert again.given == {"shots"} and again == resolve(flags={"shots": 16})
+
+
+def test_values_are_typed_once():
+    assert resolve(sets=["seed=3.0"]).seed == 3
+    assert resolve(sets=["novel=yes"]).novel is True
+    for text, says in [("shots=abc", "--shots abc: give a whole number"), ("amp=fp8", "--amp fp8: give one of bf16")]:
+        with pytest.raises(ConfigError, match=says):
+            resolve(sets=[text])

@@ -9,7 +9,7 @@ import pytest
 import vladapt
 from vladapt.core.commands.options import with_optional_values
 from vladapt.core.contracts import ConfigError, UnknownNameError
-from vladapt.core.engine.recipe import SHOTS, resolve
+from vladapt.core.recipes.resolve import resolve, task_of
 
 THIRD_PARTY = Path(__file__).parent / "third_party"
 CONFIG = """
@@ -36,15 +36,15 @@ def config(tmp_path):
 def test_a_config_becomes_the_plan_and_its_group_keys_of_the_recipe(config):
     found = resolve(config=config)
     assert (found.domain, found.task, found.shots, found.classes) == ("toy-boxes", "detection", 3, ["square"])
-    assert found.plan.model.type == "ToyBoxModel" and found.plan.model.scale == (16, 16)
-    assert found.plan.optim_wrapper.optimizer.lr == 0.1 and found.plan.base_lr == 0.1
+    assert found.plan["model"]["type"] == "ToyBoxModel" and found.plan["model"]["scale"] == (16, 16)
+    assert found.plan["optim_wrapper"]["optimizer"]["lr"] == 0.1 and found.plan["base_lr"] == 0.1
     assert resolve(config=config, flags={"shots": 5}).shots == 5
 
 
 def test_set_reaches_into_the_plan(config):
     found = resolve(config=config, sets=["plan.optim_wrapper.optimizer.lr=0.2", "plan.train_cfg.max_epochs=7"])
-    assert found.plan.optim_wrapper.optimizer == {"type": "SGD", "lr": 0.2}
-    assert found.plan.train_cfg == {"by_epoch": True, "max_epochs": 7}
+    assert found.plan["optim_wrapper"]["optimizer"] == {"type": "SGD", "lr": 0.2}
+    assert found.plan["train_cfg"] == {"by_epoch": True, "max_epochs": 7}
 
 
 def test_what_set_changes_is_what_trains(config, small_clip_spec):
@@ -67,20 +67,25 @@ def test_what_a_plan_that_was_made_before_says_besides_is_passed_over(tmp_path):
     assert resolve(config=tmp_path / "mine.py").domain == "toy-boxes"
 
 
-def test_shots_are_all_there_is_where_a_domain_trains_and_sixteen_elsewhere(config):
-    assert resolve(flags={"domain": "toy-boxes"}).shots is None
-    assert resolve(flags={"domain": "toy-boxes", "shots": 4}).shots == 4
-    assert resolve(flags={"domain": "toy-labels"}).shots == SHOTS == 16
-    assert resolve(flags={}).shots == 16
-    with pytest.raises(ConfigError, match="--shots None: give a whole number, 1 or more"):
-        resolve(flags={"domain": "toy-labels"}, sets=["shots=None"])
+def settled(**flags):
+    recipe = resolve(flags=flags)
+    return task_of(recipe).settled(recipe)
 
 
-def test_novel_may_be_names_only_where_a_domain_trains():
-    assert resolve(flags={"domain": "toy-boxes", "novel": "a, b"}).novel == "a, b"
-    assert resolve(flags={"domain": "toy-labels", "novel": True}).novel is True
+def test_shots_are_all_there_is_where_a_config_is_trained_and_sixteen_elsewhere():
+    assert settled(domain="toy-boxes").shots is None
+    assert settled(domain="toy-boxes", shots=4).shots == 4
+    assert settled(domain="toy-labels").shots == 16
+    with pytest.raises(ConfigError, match="--shots None: give a whole number, 0 or more"):
+        recipe = resolve(flags={"domain": "toy-labels"}, sets=["shots=None"])
+        task_of(recipe).settled(recipe)
+
+
+def test_novel_may_be_names_only_where_a_config_is_trained():
+    assert settled(domain="toy-boxes", novel="a, b").novel == "a, b"
+    assert settled(domain="toy-labels", novel=True).novel is True
     with pytest.raises(ConfigError, match="--novel a: give True or False; names are for detection and segmentation"):
-        resolve(flags={"domain": "toy-labels", "novel": "a"})
+        settled(domain="toy-labels", novel="a")
 
 
 @pytest.mark.parametrize(
@@ -110,5 +115,5 @@ def test_novel_on_the_command_line(given, novel, monkeypatch):
 
 
 def test_a_domain_that_fits_adapters_runs_no_config(config):
-    with pytest.raises(ConfigError, match="--config: domain 'toy-labels' fits adapters to classification"):
+    with pytest.raises(ConfigError, match="adapters are fitted to classification and no mmengine config is run"):
         vladapt.fit(resolve(config=config, flags={"domain": "toy-labels", "task": "classification"}))

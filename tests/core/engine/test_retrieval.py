@@ -17,11 +17,11 @@ from rich.console import Console
 from vladapt import DataError, DomainData, FeatureStore, Item
 from vladapt.core.contracts.errors import ConfigError
 from vladapt.core.data.pairs.sample import sample_pairs
-from vladapt.core.engine.retrieval import before_and_after, evaluate_retrieval, pairs_of
-from vladapt.core.engine.retrieval_features import TEXTS_AT_ONCE
-from vladapt.core.engine.retrieval_tables import retrieval_table, retrieval_verdict
 from vladapt.core.metrics.retrieval import retrieval_metrics
 from vladapt.core.metrics.significance import wilson_interval
+from vladapt.core.tasks.retrieval.encoding import TEXTS_AT_ONCE
+from vladapt.core.tasks.retrieval.scoring import before_and_after, evaluate_retrieval, pairs_of
+from vladapt.core.tasks.retrieval.tables import retrieval_table, retrieval_verdict
 
 SIDES = ("image_to_text", "text_to_image")
 
@@ -249,8 +249,8 @@ CODE = """
 import json
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.data.pairs.sample import sample_pairs
-from vladapt.core.engine.retrieval import evaluate_retrieval
-from vladapt.core.training.distributed import start_from_environment, stop
+from vladapt.core.tasks.retrieval.scoring import evaluate_retrieval
+from vladapt.core.runtime.distributed import start_from_environment, stop
 start_from_environment()
 tower = load_backbone({spec!r}, device="cpu")
 ran = []

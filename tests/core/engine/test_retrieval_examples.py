@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from vladapt.core.contracts.errors import ConfigError, DataError
 from vladapt.core.data.pairs.builder import PairBuilder
 from vladapt.core.data.pairs.sample import sample_pairs
-from vladapt.core.engine.retrieval import evaluate_retrieval
-from vladapt.core.engine.retrieval_examples import RetrievalExamples
+from vladapt.core.tasks.pretraining.examples import RetrievalExamples
+from vladapt.core.tasks.retrieval.scoring import evaluate_retrieval
 
 
 @pytest.fixture(scope="module")

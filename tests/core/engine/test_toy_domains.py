@@ -34,12 +34,12 @@ def test_labels_and_clips_are_learned_by_an_adapter(small_clip_spec, domain):
 
 
 def test_groups_of_clips_never_straddle_splits(small_clip_spec):
-    from vladapt.core.engine.prepare import prepare
-    from vladapt.core.engine.progress import Reporter
-    from vladapt.core.engine.recipe import resolve
+    from vladapt.core.recipes.resolve import resolve, task_of
+    from vladapt.core.runtime.progress import Reporter
 
     recipe = resolve(flags={"domain": "toy-clips", "backbone": small_clip_spec})
-    prepared = prepare(recipe, Reporter(quiet=True))
+    task = task_of(recipe)
+    prepared = task.prepared(task.settled(recipe), Reporter(quiet=True))
     sides: dict[str, set[str]] = {}
     for item in prepared.data.items:
         sides.setdefault(item.group, set()).add(item.split)
@@ -98,7 +98,7 @@ def test_a_task_the_domain_lacks_is_named(small_clip_spec):
 def test_a_plan_with_objects_in_its_model_is_refused():
     from mmengine import Config
 
-    from vladapt.core.engine.owned_training import check_plan
+    from vladapt.core.tasks.config_training.runner import check_plan
 
     with pytest.raises(ConfigError, match="plain data"):
         check_plan(Config({"model": {"type": "X", "layer": object()}}))

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vladapt.core.features import shards
-from vladapt.core.features.atomic import PARTIAL, write_whole
 from vladapt.core.features.keys import canonical_json, image_key, view_seed
 from vladapt.core.features.shards import ShardFolder
+from vladapt.core.runtime.files import PARTIAL, write_whole
 
 
 def key(i: int) -> bytes:

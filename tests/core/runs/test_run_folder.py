@@ -13,7 +13,8 @@ from safetensors import SafetensorError
 
 from vladapt import __version__
 from vladapt.core.contracts import DataError
-from vladapt.core.runs import Run, write_whole
+from vladapt.core.runs import Run
+from vladapt.core.runtime.files import write_whole
 
 INFO = {
     "domain": "medical",

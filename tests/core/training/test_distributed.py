@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from vladapt import DataError
-from vladapt.core.training import distributed
+from vladapt.core.runtime import distributed
 
 PRELUDE = """
 import torch
 from vladapt import ConfigError, DataError
-from vladapt.core.training.distributed import (
+from vladapt.core.runtime.distributed import (
     all_gather_json, all_gather_rows, is_main, rank, run_on_all, start_from_environment, stop, world_size
 )
 assert start_from_environment() and not start_from_environment() and world_size() == 2

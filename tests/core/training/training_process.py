@@ -16,7 +16,7 @@ import torch
 from toy_pairs import ToyPairs
 
 from vladapt.core.backbones.load import load_backbone
-from vladapt.core.training.distributed import is_main, run_on_all, start_from_environment, stop
+from vladapt.core.runtime.distributed import is_main, run_on_all, start_from_environment, stop
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.train import Task, train
 

@@ -14,10 +14,10 @@ from .....core.contracts.domain import Decoded, Item
 from .....core.contracts.errors import CapabilityError, DataError
 from .....core.data.images import decode_image
 from .....core.data.unlabelled import read_unlabelled
-from .....core.engine.image_reader import ImageReader
 from .....core.features.files import load_image_features
 from .....core.features.store import FeatureStore
 from .....core.retrieval.build import FACTS
+from .....core.retrieval.image_reader import ImageReader
 from .....core.retrieval.index import RetrievalIndex
 
 SUFFIXES = (".safetensors", ".npz")

@@ -1,4 +1,4 @@
-"""Third-party domains that own their task: boxes and masks by an mmengine plan, captions by retrieval."""
+"""Third-party domains with tasks of their own: boxes and masks by an mmengine config, captions by ranking."""
 
 import os
 import signal
@@ -14,7 +14,8 @@ from toy_targets import COLOURS, drawn, item_of
 from vladapt import DataError, Domain, DomainData
 from vladapt.core.contracts.domain import Evaluation
 from vladapt.core.runs.sections import CurveSection, PictureSection, TableSection
-from vladapt.core.training.distributed import rank
+from vladapt.core.runtime.distributed import rank
+from vladapt.core.tasks.config_training.base import ConfigTask
 from vladapt.registry import DATASETS, MODELS
 
 SIZE = 16
@@ -117,27 +118,15 @@ def mask_of(box):
     return mask
 
 
-class ToyBoxes(Domain):
-    """Detection, owned whole."""
+class BoxTask(ConfigTask):
+    """Four numbers per scene, learned by a config."""
 
-    name = "toy-boxes"
-    tasks = ("detection",)
+    name = "detection"
+    can = frozenset({"predict"})
+    deciding = "mean_error"
     model: ClassVar = {"type": "ToyBoxModel", "size": SIZE}
 
-    def read(self, path, task, **options):
-        items = [item_of("scenes", i, boxes=(tuple(float(v) for v in square(i)),), box_labels=(0,)) for i in range(64)]
-        return DomainData(items, ("square",), scene, kind="boxes", name="toy scenes")
-
-    def sample(self, task):
-        return self.read("sample", task)
-
-    def templates(self, task):
-        return ["a {}."]
-
-    def owns(self, task):
-        return True
-
-    def plan(self, task, recipe, data, backbone):
+    def plan(self, recipe, data, backbone):
         indices = [item.decode["index"] for item in data.split("train")]
         plan = Config(
             {
@@ -152,10 +141,10 @@ class ToyBoxes(Domain):
                 "optim_wrapper": {"optimizer": {"type": "Adam", "lr": 0.03}},
             }
         )
-        plan.merge_from_dict(recipe.plan.to_dict())
+        plan.merge_from_dict(recipe.plan)
         return plan
 
-    def evaluate(self, task, model, data, backbone):
+    def score(self, model, data, backbone, progress):
         items = data.split("test")
         with torch.no_grad():
             found = model(pixels(data, items))
@@ -175,40 +164,84 @@ class ToyBoxes(Domain):
         ]
         return Evaluation({"mean_error": float(error.mean())}, sections, ["a note of <script>the domain</script>"])
 
-    def predict(self, task, model, data, backbone):
+    def look(self, model, data, backbone, progress):
         with torch.no_grad():
             found = model(pixels(data, data.items))
         return [{"id": item.id, "boxes": [box.tolist()]} for item, box in zip(data.items, found)]
+
+
+class MaskTask(BoxTask):
+    """A mask per scene."""
+
+    name = "segmentation"
+    deciding = "iou"
+    model: ClassVar = {"type": "ToyMaskModel"}
+
+    def score(self, model, data, backbone, progress):
+        items = data.split("test")
+        with torch.no_grad():
+            found = model(pixels(data, items)) > 0
+        wanted = torch.stack([mask_of(item.boxes[0]) for item in items]) > 0
+        return Evaluation({"iou": float((found & wanted).sum() / (found | wanted).sum())})
+
+
+class RankTask(ConfigTask):
+    """Nothing is trained, the towers rank captions."""
+
+    name = "retrieval"
+    can = frozenset({"predict", "rename"})
+
+    def plan(self, recipe, data, backbone):
+        return None
+
+    def score(self, model, data, backbone, progress):
+        items = data.split("test")
+        transform = self.domain.transforms(backbone, False, self.name)
+        images = backbone.encode_image(torch.stack([transform(data.load(item)) for item in items]))
+        captions = [item.captions[0] for item in items]
+        texts = backbone.encode_text(captions)
+        best = (images @ texts.T).argmax(dim=1)
+        right = [captions[i] == captions[j] for i, j in enumerate(best.tolist())]
+        return Evaluation({"recall_at_1": float(np.mean(right))})
+
+
+class ToyBoxes(Domain):
+    """Detection."""
+
+    name = "toy-boxes"
+    tasks = (BoxTask,)
+
+    def read(self, path, task, **options):
+        items = [item_of("scenes", i, boxes=(tuple(float(v) for v in square(i)),), box_labels=(0,)) for i in range(64)]
+        return DomainData(items, ("square",), scene, kind="boxes", name="toy scenes")
+
+    def sample(self, task):
+        return self.read("sample", task)
+
+    def templates(self, task):
+        return ["a {}."]
 
     def read_images(self, paths, **options):
         return self.read("sample", "detection").with_items([item_of("scenes", int(p)) for p in paths])
 
 
 class ToyMasks(ToyBoxes):
-    """Segmentation, owned whole."""
+    """Segmentation."""
 
     name = "toy-masks"
-    tasks = ("segmentation",)
-    model: ClassVar = {"type": "ToyMaskModel"}
+    tasks = (MaskTask,)
 
     def read(self, path, task, **options):
         from dataclasses import replace
 
         return replace(super().read(path, task, **options), kind="masks")
 
-    def evaluate(self, task, model, data, backbone):
-        items = data.split("test")
-        with torch.no_grad():
-            found = model(pixels(data, items)) > 0
-        wanted = torch.stack([mask_of(item.boxes[0]) for item in items]) > 0
-        return {"iou": float((found & wanted).sum() / (found | wanted).sum())}
-
 
 class ToyCaptions(Domain):
-    """Retrieval: nothing is trained, the towers rank captions."""
+    """Retrieval by a task of its own."""
 
     name = "toy-captions"
-    tasks = ("retrieval",)
+    tasks = (RankTask,)
 
     def read(self, path, task, **options):
         names = list(COLOURS)
@@ -220,18 +253,6 @@ class ToyCaptions(Domain):
 
     def templates(self, task):
         return ["{}"]
-
-    def owns(self, task):
-        return True
-
-    def evaluate(self, task, model, data, backbone):
-        items = data.split("test")
-        transform = self.transforms(backbone, False, task)
-        images = backbone.encode_image(torch.stack([transform(data.load(item)) for item in items]))
-        captions = [item.captions[0] for item in items]
-        texts = backbone.encode_text(captions)
-        best = (images @ texts.T).argmax(dim=1)
-        return {"recall_at_1": float(np.mean([captions[i] == captions[j] for i, j in enumerate(best.tolist())]))}
 
     def _draw(self, item):
         return drawn(item, list(COLOURS.values())[item.decode["index"] % 3])

@@ -31,7 +31,7 @@ def test_what_is_set_is_shown(capsys):
 
 
 def test_a_part_of_the_default_config_is_set_without_naming_it(boxes, recipe):
-    from vladapt.core.engine.recipe import resolve
+    from vladapt.core.recipes.resolve import resolve
 
     sets = ["plan.optim_wrapper.optimizer.lr=0.5", "plan.model.rpn_head.feat_channels=8"]
     made = resolve(sets=sets, flags={"domain": "open-vocab", "task": "detection"})

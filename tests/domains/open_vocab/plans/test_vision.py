@@ -77,8 +77,8 @@ def test_a_config_on_another_backbone_builds_and_trains_a_step(name, small_clip_
 
 
 def test_a_training_counted_in_steps_runs_with_its_samplers(small_clip_spec, masks, recipe, tmp_path):
-    from vladapt.core.engine.owned_training import train_plan
-    from vladapt.core.engine.progress import Reporter
+    from vladapt.core.runtime.progress import Reporter
+    from vladapt.core.tasks.config_training.runner import train_plan
 
     config = packaged("fpn")
     config["train_cfg"] = {"type": "IterBasedTrainLoop", "max_iters": 3}

@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 
 from vladapt import ConfigError
-from vladapt.domains.open_vocab.tasks.detection import evaluate_detection, predict_detection
+from vladapt.domains.open_vocab.inference.detection import evaluate_detection, predict_detection
 
 NAMES = ("cat", "dog", "emu")
 BOX, ELSEWHERE = (2.0, 3.0, 22.0, 23.0), (30.0, 3.0, 38.0, 13.0)

@@ -9,7 +9,7 @@ import torch
 pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 
-from vladapt.domains.open_vocab.tasks.found import FoundBoxes, FoundMap, decoded, encoded, first_of
+from vladapt.domains.open_vocab.inference.predictions import FoundBoxes, FoundMap, decoded, encoded, first_of
 
 NAMES = ("cat", "dog", "emu")
 

@@ -9,8 +9,8 @@ pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 
 from vladapt import DataError
-from vladapt.domains.open_vocab.tasks import running
-from vladapt.domains.open_vocab.tasks.running import outcomes
+from vladapt.domains.open_vocab.inference import running
+from vladapt.domains.open_vocab.inference.running import outcomes
 
 WIDE, HIGH = (20, 30), (30, 20)
 

@@ -11,8 +11,8 @@ pytest.importorskip("pycocotools", reason="extra open-vocab is not installed")
 
 from vladapt.domains.open_vocab.data import read_detection, read_segmentation
 from vladapt.domains.open_vocab.drawing import colour_of
-from vladapt.domains.open_vocab.tasks.found import FoundBoxes, FoundMap, decoded, encoded
-from vladapt.domains.open_vocab.tasks.saving import file_names, save_boxes, save_maps
+from vladapt.domains.open_vocab.inference.predictions import FoundBoxes, FoundMap, decoded, encoded
+from vladapt.domains.open_vocab.inference.saving import file_names, save_boxes, save_maps
 
 NAMES = ("cat", "red panda", "emu")
 

@@ -6,8 +6,8 @@ import pytest
 pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 
 from vladapt import ConfigError
-from vladapt.domains.open_vocab.tasks.found import decoded
-from vladapt.domains.open_vocab.tasks.segmentation import SHOWN, evaluate_segmentation, predict_segmentation
+from vladapt.domains.open_vocab.inference.predictions import decoded
+from vladapt.domains.open_vocab.inference.segmentation import SHOWN, evaluate_segmentation, predict_segmentation
 
 NAMES = ("background", "cat", "dog")
 

@@ -18,7 +18,7 @@ from vladapt import CapabilityError, ConfigError, DataError
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.engine.embed import embed
 from vladapt.core.engine.index import index
-from vladapt.core.engine.recipe import resolve
+from vladapt.core.recipes.resolve import resolve
 from vladapt.domains.open_vocab.modules.segmentors.maskclip import value_features
 from vladapt.domains.open_vocab.modules.segmentors.reco import ReCo, published_scenes
 from vladapt.domains.open_vocab.modules.segmentors.reco_archive import Archive, as_square

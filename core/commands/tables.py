@@ -1,0 +1,86 @@
+"""What commands show besides a task's own tables: comparisons, search results, the doctor's findings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+WORDS = {"auroc": "AUROC"}
+"""Metrics that are not written as they are called."""
+
+
+def comparison_table(summary: Sequence[Mapping[str, Any]]) -> Table:
+    """Methods down, data sets and shots across, mean and standard deviation over seeds."""
+    metric = summary[0]["metric"] if summary else "accuracy"
+    seeds = max((row["seeds"] for row in summary), default=0)
+    shots = {row["shots"] for row in summary}
+    title = f"{WORDS.get(metric, metric.replace('_', ' '))} in %, mean ± std over {seeds} seed{'s' * (seeds != 1)}"
+    title += f", {_shots(*shots)}" if len(shots) == 1 and None not in shots else ""
+    table = Table(title=title, title_justify="left")
+    header, *rows = comparison_cells(summary)
+    for name in header:
+        table.add_column(name, justify="left" if name == header[0] else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def comparison_markdown(summary: Sequence[Mapping[str, Any]]) -> str:
+    """The same table for a document."""
+    header, *rows = comparison_cells(summary)
+    ruler = ["---"] + ["---:"] * (len(header) - 1)
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, ruler, *rows))
+
+
+def comparison_cells(summary: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Rows of text, the header first."""
+    method = next(iter(summary[0])) if summary else "adapter"
+    columns = list(dict.fromkeys((row["data"], row["shots"]) for row in summary))
+    order = list(dict.fromkeys(row["data"] for row in summary))
+    columns.sort(key=lambda column: (order.index(column[0]), column[1] or 0))
+    cells = {
+        (row[method], row["data"], row["shots"]): f"{100 * row['mean']:.1f} ± {100 * row['std']:.1f}" for row in summary
+    }
+    several, same = len(order) > 1, len({k for _, k in columns}) == 1
+    names = [data if several and same else f"{data} {_shots(k)}".strip() for data, k in columns]
+    methods: dict[str, list[float]] = {}
+    for row in summary:
+        methods.setdefault(row[method], []).append(row["seconds"])
+    header = [method, *names, "seconds per fit"]
+    rows = [[name, *(cells.get((name, data, k), "–") for data, k in columns)] for name in methods]
+    return [header, *([*row, _seconds(methods[row[0]])] for row in rows)]
+
+
+def _shots(count: int | None) -> str:
+    return "all shots" if count is None else f"{count} shot{'s' * (count != 1)}"
+
+
+def _seconds(of_fits: Sequence[float]) -> str:
+    mean = sum(of_fits) / len(of_fits)
+    return f"{mean:.2f}" if mean < 10 else f"{mean:.0f}"
+
+
+def hits_table(hits: Sequence) -> Table:
+    """One row per result: rank, cosine, what it is, its captions where it has some."""
+    captioned = any(hit.entry.captions for hit in hits)
+    table = Table()
+    for name in ("rank", "score"):
+        table.add_column(name, justify="right")
+    for name in ("found", "text")[: 1 + captioned]:
+        table.add_column(name, overflow="fold")
+    for hit in hits:
+        cells = [str(hit.rank), f"{hit.score:.4f}", hit.entry.id]
+        table.add_row(*cells, *(["\n".join(hit.entry.captions)] if captioned else []))
+    return table
+
+
+def findings_table(findings: Sequence) -> Table:
+    """The doctor's table."""
+    table = Table()
+    for name in ("", "what", "found", "cure"):
+        table.add_column(name, overflow="fold")
+    for finding in findings:
+        table.add_row("ok" if finding.ok else "--", finding.what, finding.found, finding.cure)
+    return table

@@ -1,0 +1,380 @@
+"""Options as dataclass fields: each has a type, a default, bounds or choices, and a line of help.
+
+One function, `typed`, turns what `--set`, a recipe or a keyword says into the field's type, or raises one line that
+names the option, the value and what would do. `options_of` lists the options of a class for `vladapt show` and for the
+pages in `docs/`.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import json
+import math
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+from .errors import ConfigError, UnknownNameError, did_you_mean
+
+MOST = 10**9
+"""What a whole number may be at most where its field gives no bound of its own."""
+YES, NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+NOTHING = ("none", "null", "")
+ABSENT = object()
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a field accepts besides its type; see `option`."""
+
+    help: str
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    below: float | None = None
+    choices: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a class.
+
+    Args:
+        name: of the field.
+        kind: its resolved type.
+        default: its default; ABSENT where it must be given.
+        bounds: what it accepts, and its help.
+    """
+
+    name: str
+    kind: Any
+    default: Any
+    bounds: Bounds
+
+    @property
+    def help(self) -> str:
+        return self.bounds.help
+
+    @property
+    def accepts(self) -> str:
+        """In words: "a whole number, 1 or more, or none"."""
+        return _wanted(self.kind, self.bounds)
+
+    @property
+    def default_text(self) -> str:
+        """As a user would write it; "" where there is none."""
+        return "" if self.default is ABSENT else as_text(self.default)
+
+
+def option(
+    default: Any = MISSING,
+    help: str = "",
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    choices: Iterable[Any] = (),
+    factory: Any = MISSING,
+) -> Any:
+    """A dataclass field that is an option.
+
+    Args:
+        default: its default value.
+        help: one line for the user, in lower case, without a full stop.
+        low, high: smallest and largest value, inclusive. Of a sequence they hold for each element.
+        above, below: exclusive bounds.
+        choices: the only values.
+        factory: makes a mutable default.
+    """
+    bounds = Bounds(help, low, high, above, below, tuple(choices))
+    return field(default=default, default_factory=factory, metadata={"option": bounds})
+
+
+@cache
+def options_of(cls: type) -> tuple[Option, ...]:
+    """The options of a dataclass, in order: all its fields that its constructor takes."""
+    kinds = typing.get_type_hints(cls)
+    return tuple(
+        Option(f.name, kinds[f.name], _default(f), f.metadata.get("option", Bounds("")))
+        for f in fields(cls)
+        if f.init and f.metadata.get("option", ABSENT) is not None
+    )
+
+
+def settle(instance: Any, owner: str = "") -> None:
+    """Turn each option of a dataclass instance into its type, in place. Call it first in `__post_init__`.
+
+    Args:
+        owner: what the options belong to, for messages ("coop").
+
+    Raises:
+        ConfigError: a value that its option does not accept.
+    """
+    for each in options_of(type(instance)):
+        object.__setattr__(instance, each.name, typed(each, getattr(instance, each.name), owner))
+
+
+def chosen(cls: type, given: Mapping[str, Any], owner: str) -> dict[str, Any]:
+    """Options by name, each in its type.
+
+    Args:
+        cls: the dataclass they are for.
+        given: name -> value, as said by a user.
+        owner: for messages: "adapter 'coop'".
+
+    Raises:
+        UnknownNameError: no such option. ConfigError: a value that its option does not accept.
+    """
+    known = {each.name: each for each in options_of(cls)}
+    for name in given:
+        if name not in known:
+            raise UnknownNameError(f"{owner} has no option '{name}'; {did_you_mean(name, known)}")
+    return {name: typed(known[name], value, owner) for name, value in given.items()}
+
+
+def options_from(cls: type, given: Mapping[str, Any], owner: str) -> Any:
+    """An instance of a dataclass of options. None counts as not given.
+
+    Args:
+        cls, given, owner: as for `chosen`.
+
+    Raises:
+        UnknownNameError: no such option. ConfigError: a value that its option does not accept.
+    """
+    defaults = {each.name: each.default for each in options_of(cls) if each.default is not ABSENT}
+    named = {name: defaults.get(name) if value is None else value for name, value in given.items()}
+    return cls(**chosen(cls, named, owner))
+
+
+def typed(which: Option, value: Any, owner: str = "") -> Any:
+    """A value in the type of its option.
+
+    Raises:
+        ConfigError: it cannot be read as that, or is out of bounds.
+    """
+    try:
+        return _read(which.kind, value, which.bounds)
+    except (ValueError, TypeError, OverflowError):
+        of = f" of {owner}" if owner else ""
+        near = difflib.get_close_matches(str(value), [str(c) for c in which.bounds.choices], n=1, cutoff=0.5)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ConfigError(
+            f"option {which.name}={as_text(value)}{of} is not usable; give {which.accepts}{hint}"
+        ) from None
+
+
+def as_text(value: Any) -> str:
+    """A value as a user would write it behind `--set NAME=`."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    if isinstance(value, (tuple, list)):
+        return ",".join(as_text(inner) for inner in value)
+    if isinstance(value, Mapping):
+        return json.dumps(dict(value), default=str)
+    return str(value)
+
+
+def literal(text: str) -> Any:
+    """A Python literal where a text is one (2, 1e-3, (7, 3), None, True), else the text itself."""
+    if text.lower() in ("true", "false", "none", "null"):
+        return {"true": True, "false": False}.get(text.lower())
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
+
+
+def _default(f) -> Any:
+    if f.default is not MISSING:
+        return f.default
+    return ABSENT if f.default_factory is MISSING else f.default_factory()
+
+
+def _read(kind: Any, value: Any, bounds: Bounds) -> Any:
+    """`value` as `kind`; raises ValueError or TypeError."""
+    origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        return _read_union(get_args(kind), value, bounds)
+    if origin is Literal:
+        return _chosen_of(get_args(kind), value)
+    if kind is type(None):
+        if value is None or (isinstance(value, str) and value.lower() in NOTHING):
+            return None
+        raise ValueError(value)
+    if bounds.choices and origin is None:
+        return _chosen_of(bounds.choices, value)
+    if kind is bool:
+        return _read_bool(value)
+    if kind in (int, float):
+        return _within(_read_number(kind, value, bounds), bounds)
+    if kind is str:
+        if isinstance(value, (str, Path)) or (_is_number(value) and math.isfinite(value)):
+            return str(value)  # a name may look like a number: --set data.root=2024
+        raise TypeError(value)
+    if kind is Path:
+        return Path(value)
+    if origin in (tuple, list, Sequence, typing.Sequence) or kind in (tuple, list):
+        return _read_sequence(kind, value, bounds)
+    if origin in (dict, Mapping) or kind is dict:
+        return _read_mapping(kind, value, bounds)
+    if kind is Any or not isinstance(kind, type) or isinstance(value, kind):
+        return value
+    raise TypeError(value)
+
+
+def _read_union(kinds: tuple[Any, ...], value: Any, bounds: Bounds) -> Any:
+    """By the first member that reads it; None only where nothing is one of them."""
+    if type(None) in kinds and (value is None or (isinstance(value, str) and value.lower() in NOTHING)):
+        return None
+    some = [kind for kind in kinds if kind is not type(None)]
+    for kind in sorted(some, key=lambda kind: (kind is str, type(value) is not kind)):  # a text may be a number
+        try:
+            return _read(kind, value, bounds)
+        except (ValueError, TypeError):
+            continue
+    raise ValueError(value)
+
+
+def _read_bool(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    text = str(value).strip().lower()
+    if text in YES:
+        return True
+    if text in NO:
+        return False
+    raise ValueError(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _read_number(kind: type, value: Any, bounds: Bounds) -> int | float:
+    if isinstance(value, bool):
+        raise TypeError(value)
+    if isinstance(value, str):
+        value = float(value) if kind is float else literal(value.strip())
+    if getattr(value, "ndim", None) == 0:  # a numpy or torch scalar
+        value = value.item()
+    if not _is_number(value):
+        raise TypeError(value)
+    if kind is int:
+        if value != int(value):
+            raise ValueError(value)
+        return int(value)
+    if math.isnan(value) or (math.isinf(value) and bounds.high != math.inf):
+        raise ValueError(value)
+    return float(value)
+
+
+def _within(value: int | float, bounds: Bounds) -> int | float:
+    highest = MOST if isinstance(value, int) and bounds.high is None and bounds.below is None else bounds.high
+    fine = (
+        (bounds.low is None or value >= bounds.low)
+        and (highest is None or value <= highest)
+        and (bounds.above is None or value > bounds.above)
+        and (bounds.below is None or value < bounds.below)
+    )
+    if not fine:
+        raise ValueError(value)
+    return value
+
+
+def _read_sequence(kind: Any, value: Any, bounds: Bounds) -> tuple | list:
+    """A tuple of the right length, or a list; a text is cut at its commas."""
+    inner = get_args(kind)
+    of_texts = bool(inner) and inner[0] is str
+    if isinstance(value, str):
+        read = literal(value.strip()) if not of_texts or value.lstrip()[:1] in ("(", "[") else None
+        value = read if isinstance(read, (tuple, list)) else [part.strip() for part in value.split(",") if part.strip()]
+    elif _is_number(value) and not of_texts:
+        value = [value]
+    if not isinstance(value, Iterable) or isinstance(value, Mapping):
+        raise TypeError(value)
+    value = list(value)
+    if get_origin(kind) is tuple and inner and Ellipsis not in inner:
+        if len(value) != len(inner):
+            raise ValueError(value)
+        return tuple(_read(each, part, bounds) for each, part in zip(inner, value))
+    element = inner[0] if inner else Any
+    read = [_read(element, part, bounds) for part in value]
+    return read if get_origin(kind) is list or kind is list else tuple(read)
+
+
+def _read_mapping(kind: Any, value: Any, bounds: Bounds) -> dict:
+    if isinstance(value, str):
+        value = json.loads(value)
+    if not isinstance(value, Mapping):
+        raise TypeError(value)
+    inner = get_args(kind)
+    return {str(key): _read(inner[1], part, bounds) if inner else part for key, part in value.items()}
+
+
+def _chosen_of(choices: Sequence[Any], value: Any) -> Any:
+    for choice in choices:
+        if value == choice and isinstance(value, bool) == isinstance(choice, bool):
+            return choice
+        if isinstance(value, (str, int, float)) and str(value).lower() == str(choice).lower():
+            return choice
+    raise ValueError(value)
+
+
+def _wanted(kind: Any, bounds: Bounds) -> str:
+    origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        parts = [_wanted(each, bounds) for each in get_args(kind) if each is not type(None)]
+        parts = list(dict.fromkeys(parts))
+        return " or ".join(parts) + (", or none" if type(None) in get_args(kind) else "")
+    choices = get_args(kind) if origin is Literal else bounds.choices
+    if choices and origin in (None, Literal):
+        return "one of " + ", ".join(map(as_text, choices))
+    if kind is bool:
+        return "yes or no"
+    if kind in (int, float):
+        return _joined("a whole number" if kind is int else "a number", bounds)
+    if origin is tuple and get_args(kind) and Ellipsis not in get_args(kind):
+        inner = get_args(kind)
+        each = _wanted(inner[0], bounds).removeprefix("a ") if len(set(inner)) == 1 else "values"
+        return f"{len(inner)} {_plural(each)}, comma-separated"
+    if origin in (tuple, list, Sequence, typing.Sequence):
+        inner = get_args(kind)
+        return f"{_plural(_wanted(inner[0], bounds).removeprefix('a ')) if inner else 'values'}, comma-separated"
+    if origin in (dict, Mapping) or kind is dict:
+        return "a JSON object"
+    return {str: "a text", Path: "a path"}.get(kind, "a value")
+
+
+def _plural(words: str) -> str:
+    head, comma, tail = words.partition(",")
+    first, space, rest = head.partition(" above")
+    if head.startswith("one of"):
+        return f"values, each {words}"
+    return f"{first}s{space}{rest}{comma}{tail}"
+
+
+def _joined(noun: str, bounds: Bounds) -> str:
+    low, high = bounds.low, bounds.high if bounds.high != math.inf else None
+    if low is not None and high is not None:
+        return f"{noun}, {as_text(low)} to {as_text(high)}"
+    parts = []
+    if bounds.above is not None:
+        parts.append(f"above {as_text(bounds.above)}")
+    if low is not None:
+        parts.append(f"{as_text(low)} or more")
+    if bounds.below is not None:
+        parts.append(f"below {as_text(bounds.below)}")
+    if high is not None:
+        parts.append(f"at most {as_text(high)}")
+    separator = " " if parts and parts[0].startswith("above") else ", "
+    return noun + (separator + ", ".join(parts) if parts else "")

@@ -1,0 +1,156 @@
+"""What to run, as a typed object that knows which of its keys were given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from .errors import ConfigError
+from .options import Option, as_text, option, options_of, typed
+
+SAMPLE = "sample"
+GROUPS = {"data": "path", "adapter": "name"}
+"""Groups that may be given as one word: `adapter="ape"` means `adapter.name="ape"`."""
+FLAGS = frozenset(
+    {"domain", "task", "data", "features", "adapter", "shots", "seed", "backbone", "device", "amp", "batch_size"}
+    | {"workers", "classes", "novel", "generic", "out", "resume"}
+)
+"""Keys that a user gives by a flag of their own; others by `--set`."""
+
+
+@dataclass(kw_only=True)
+class Recipe:
+    """Every key a recipe may have. A task says which of them it takes, and what it takes besides (`own`).
+
+    `given` holds the keys that somebody gave, dotted inside a group ("adapter.alpha"), whatever their value: what was
+    left out follows the domain, then the task (`Task.settled`).
+    """
+
+    domain: str | None = option(None, "domain plug-in")
+    task: str | None = option(None, "task of the domain; by default its first one")
+    data: dict[str, Any] = option(
+        help="`path` of the data set, and options of its reader", factory=lambda: {"path": SAMPLE}
+    )
+    features: str | None = option(None, "features file instead of images")
+    adapter: dict[str, Any] = option(help="`name` of the method, and its options", factory=lambda: {"name": None})
+    adapters: dict[str, Any] = option(help="options of several methods, each under its name", factory=dict)
+    shots: int | None = option(None, "labelled images per class", low=0)
+    seed: int = option(1, "fixes the draw of the shots and all else that is random", low=0)
+    split_seed: int = option(0, "fixes the division into train, val and test", low=0)
+    backbone: str = option("embedded", "pretrained model")
+    image_size: int | None = option(None, "side of the images in pixels, where it differs from the backbone's", low=1)
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, ...")
+    amp: str | None = option(None, "mixed precision", choices=("bf16", "fp16"))
+    batch_size: int | None = option(None, "images at once, or images per training step", low=1, high=2**20)
+    workers: int | None = option(None, "threads or processes that decode images", low=0, high=4096)
+    templates: Any = option(None, "prompts with {} for the class name, in place of the domain's")
+    descriptions: str | None = option(None, "file of texts per class")
+    plan: dict[str, Any] = option(help="an mmengine config, for tasks that train one", factory=dict)
+    resources: dict[str, Any] = option(help="what some methods need besides images, by name", factory=dict)
+    classes: Any = option(None, "which classes")
+    novel: bool | str = option(False, "also test on classes that are not trained")
+    generic: str | None = option(None, "folder of generic images, to see what trained towers forget")
+    out: str | None = option(None, "folder to write into")
+    resume: bool = option(False, "go on where the same fit was stopped")
+    own: dict[str, Any] = field(default_factory=dict, metadata={"option": None})
+    given: frozenset[str] = field(default=frozenset(), metadata={"option": None})
+
+    @property
+    def data_path(self) -> str:
+        """Path of the data set, or "sample"."""
+        return str(self.data.get("path") or SAMPLE)
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Options of the data's reader."""
+        return {key: value for key, value in self.data.items() if key != "path"}
+
+    @property
+    def adapter_name(self) -> str | None:
+        return self.adapter.get("name")
+
+    @property
+    def adapter_options(self) -> dict[str, Any]:
+        """Options for the recipe's adapter: those under its name in `adapters`, and its own."""
+        own = {key: value for key, value in self.adapter.items() if key != "name"}
+        return {**(self.adapters.get(self.adapter_name) or {}), **own}
+
+    def gave(self, key: str) -> bool:
+        """Whether a key, or something inside a group, was given."""
+        return key in self.given or any(each.startswith(f"{key}.") for each in self.given)
+
+    def with_(self, **changes: Any) -> Recipe:
+        """A copy with other values; what was given stays as it was."""
+        return replace(self, **changes)
+
+    def with_adapter(self, name: str) -> Recipe:
+        """A copy for another adapter: options of its own are of the adapter that was named with them."""
+        return self if name == self.adapter_name else self.with_(adapter={"name": name})
+
+    def with_source(self, *, data: str | None = None, features: str | None = None) -> Recipe:
+        """A copy on another data set; its reader keeps its options."""
+        if features is not None:
+            return self.with_(features=str(features))
+        return self.with_(features=None, data={**self.data, "path": str(data)})
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, for run.json; `Recipe.of` reads it."""
+        plain = {f.name: deepcopy(getattr(self, f.name)) for f in fields(self) if f.name not in ("own", "given")}
+        return {**plain, **({"own": dict(self.own)} if self.own else {}), "given": sorted(self.given)}
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Recipe:
+        """From `to_dict`; keys of other versions are passed over."""
+        known = {f.name for f in fields(cls)}
+        values = {key: deepcopy(value) for key, value in plain.items() if key in known}
+        return cls(**{**values, "given": frozenset(values.get("given", ()))})
+
+
+KEYS: dict[str, Option] = {each.name: each for each in options_of(Recipe)}
+"""Key -> what it takes."""
+
+
+def value_of(key: str, value: Any) -> Any:
+    """A key's value in its type.
+
+    Raises:
+        ConfigError: one line that names the flag, the value, and what would do.
+    """
+    try:
+        return typed(KEYS[key], value)
+    except ConfigError:
+        said = value if isinstance(value, bool) or value is None else as_text(value)
+        raise ConfigError(f"{as_flag(key)} {said}: give {_accepted(key)}") from None
+
+
+def as_flag(key: str) -> str:
+    """How a user writes a key: as a flag where there is one, else behind `--set`."""
+    head, _, rest = key.partition(".")
+    if head == "resources" and rest:
+        return f"--resource {rest.replace('_', '-')}"
+    if rest and GROUPS.get(head) != rest:
+        return f"--set {key}"
+    if head == "plan":
+        return "--config"
+    return f"--{head.replace('_', '-')}" if head in FLAGS else f"--set {key}"
+
+
+def _accepted(key: str) -> str:
+    if key in ("domain", "task", "backbone", "device"):
+        return "a name"
+    if key in ("features", "descriptions", "generic", "out"):
+        return "a path"
+    if key == "novel":
+        return "yes, no, or names of classes"
+    return KEYS[key].accepts
+
+
+def lasting(value: Any) -> Any:
+    """Names of files as they hold from any folder; other words as they are."""
+    if isinstance(value, (list, tuple)):
+        return [lasting(part) for part in value]
+    parts = [part.strip() for part in str(value).split(",")]
+    return ",".join(str(Path(part).absolute()) if Path(part).exists() else part for part in parts)

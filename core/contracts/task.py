@@ -1,0 +1,303 @@
+"""What is done with a data set: classify it, find things in it, search it. Commands look a task up and call it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .errors import CapabilityError, ConfigError
+from .options import as_text, chosen
+from .recipe import Recipe, as_flag
+
+if TYPE_CHECKING:
+    from ..runs.folder import Run
+    from ..runtime.progress import Reporter
+    from .adapter import Adapter, FitReport
+    from .domain import Domain
+
+ALWAYS = frozenset({"domain", "task", "out", "device", "seed", "split_seed", "workers"})
+"""Recipe keys that every task takes."""
+
+
+@dataclass
+class FitResult:
+    """What a fit made.
+
+    Attributes:
+        run: the run folder.
+        adapter: the fitted adapter; None where a task trains something else.
+        report: what the fit chose.
+        metrics: as in metrics.json.
+        summary: the object `vladapt fit --json` prints.
+        notes: sentences for the user.
+        skipped: (image, reason) of what could not be read and was left out.
+        encoded, from_store: images the backbone ran on, and images whose features were there already.
+        task: the task that was run, which shows the metrics.
+    """
+
+    run: Path
+    adapter: Adapter | None
+    report: FitReport
+    metrics: dict[str, Any]
+    summary: dict[str, Any]
+    notes: list[str]
+    skipped: list[tuple[str, str]]
+    encoded: int = 0
+    from_store: int = 0
+    task: Task | None = None
+
+
+@dataclass(frozen=True)
+class Use:
+    """A run used again: scored on other data, or asked of new images. What is None was not given.
+
+    Args:
+        run: the run.
+        images: files and folders to predict.
+        data, features: another data set, or a features file.
+        split: "test", "val", "train" or "all".
+        device: "auto", "cpu", "cuda", ...
+        batch_size: images at once.
+        workers: decoding threads.
+        resources: name -> path, in place of the run's own.
+        classes: other class names.
+        out: a folder for files of what was predicted.
+        reading: options of the domain's reader, in place of the run's own.
+    """
+
+    run: Run
+    images: Sequence[str | Path] = ()
+    data: str | None = None
+    features: str | None = None
+    split: str = "test"
+    device: str = "auto"
+    batch_size: int | None = None
+    workers: int | None = None
+    resources: Mapping[str, str] | None = None
+    classes: Any = None
+    out: str | Path | None = None
+    reading: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Axes:
+    """What a comparison varies; None was not given.
+
+    Args:
+        adapters: names of methods.
+        recipes: names of packaged recipes, or files.
+        backbones: specs.
+        shots: labelled images per class.
+        seeds: of the draws.
+    """
+
+    adapters: tuple[str, ...] | None = None
+    recipes: tuple[str, ...] | None = None
+    backbones: tuple[str, ...] | None = None
+    shots: tuple[int, ...] | None = None
+    seeds: tuple[int, ...] | None = None
+
+
+@dataclass
+class Contest(ABC):
+    """One comparison on one data set, fit by fit.
+
+    Attributes:
+        data: name of the data set.
+        notes: sentences for the user.
+    """
+
+    data: str
+    notes: list[str] = field(default_factory=list)
+
+    @abstractmethod
+    def score(self, entry: Mapping[str, Any]) -> dict[str, Any]:
+        """Fit and score one entry of `Task.entries`.
+
+        Returns:
+            Metrics by name, "seconds" of the fit, and columns that differ from the entry's.
+
+        Raises:
+            VladaptError: this method cannot be run on this data; it is then refused for all its entries.
+        """
+
+
+class Task(ABC):
+    """Base of all tasks. One is made for each command, with the domain it is done in.
+
+    Class attributes a task sets:
+        takes: recipe keys it takes, besides `ALWAYS`. A given key that is not taken is refused, whatever its value.
+        options: a dataclass of options of its own (`option` fields), which become further keys, or None.
+        defaults: recipe key -> value, where neither the user nor the domain says.
+        at_evaluation, at_prediction: fields of `Use` it takes there, besides the run, images, split and device.
+        compares: fields of `Axes` that a comparison may vary; empty where there is none.
+        method: the column of a comparison that names what is compared.
+        deciding: the metric a comparison is about.
+        refusals: command ("evaluate", "predict", "compare") -> why the task has none, one line.
+        unused: recipe key -> why it is not taken, or what to give instead; for the message.
+        writes: suffixes of the files that `predict --out` writes; empty where it writes none.
+        needs_domain: whether a domain must read the data; of classification a features file will do.
+
+    Args:
+        domain: the domain, or None where there is none (a features file, plain files of pairs).
+    """
+
+    name: ClassVar[str] = ""
+    takes: ClassVar[frozenset[str]] = frozenset()
+    options: ClassVar[type | None] = None
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    at_evaluation: ClassVar[frozenset[str]] = frozenset({"data", "workers"})
+    at_prediction: ClassVar[frozenset[str]] = frozenset()
+    compares: ClassVar[frozenset[str]] = frozenset()
+    method: ClassVar[str] = "adapter"
+    deciding: ClassVar[str] = "accuracy"
+    refusals: ClassVar[Mapping[str, str]] = {}
+    unused: ClassVar[Mapping[str, str]] = {}
+    writes: ClassVar[tuple[str, ...]] = ()
+    needs_domain: ClassVar[bool] = True
+
+    def __init__(self, domain: Domain | None = None):
+        self.domain = domain
+
+    @property
+    def title(self) -> str:
+        """For messages: "classification of domain 'medical'"."""
+        return f"{self.name} of domain '{self.domain.name}'" if self.domain is not None else self.name
+
+    # the recipe ------------------------------------------------------------------------------------------------------
+
+    def settled(self, recipe: Recipe) -> Recipe:
+        """The recipe as this task runs it: unused keys refused, the rest filled by the domain, then by the task.
+
+        Raises:
+            ConfigError: a given key that is not taken. UnknownNameError: an option that the task does not have.
+        """
+        recipe = recipe.with_(task=self.name, own=self._own_options(recipe.own))
+        recipe = self.filled(recipe)
+        refuse_unused(recipe, self.taken(recipe) | ALWAYS, self._why_unused)
+        self.check(recipe)
+        return recipe
+
+    def filled(self, recipe: Recipe) -> Recipe:
+        """Defaults where nothing was given."""
+        changes = {key: value for key, value in self.defaults.items() if not recipe.gave(key)}
+        return recipe.with_(**changes)
+
+    def taken(self, recipe: Recipe) -> frozenset[str]:
+        """Keys that this recipe's fit takes; `takes`, unless one key rules out another."""
+        return self.takes
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise what can be told before anything is read."""
+
+    # the commands ----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def fit(self, recipe: Recipe, reporter: Reporter) -> FitResult | None:
+        """Train, score and write a run; None on all ranks but the first.
+
+        Args:
+            recipe: settled.
+        """
+
+    def evaluate(self, use: Use, reporter: Reporter) -> dict[str, Any]:
+        """Scores of a run on a split of its own data, or of other data.
+
+        Returns:
+            {"run", "data", "split", "test_images", "zero_shot", "adapted", ...}.
+        """
+        raise CapabilityError(f"{use.run.path}: {self._refusal('evaluate')}")
+
+    def predict(self, use: Use, reporter: Reporter) -> Any:
+        """What a run says of new images: an object with `rows()`, `skipped` and `files`."""
+        raise CapabilityError(f"{use.run.path}: {self._refusal('predict')}")
+
+    def entries(self, recipe: Recipe, axes: Axes) -> list[dict[str, Any]]:
+        """The key columns of every fit of a comparison on one data set, in the order they are best run."""
+        raise ConfigError(self._refusal("compare"))
+
+    def contest(self, recipe: Recipe, axes: Axes, reporter: Reporter) -> Contest:
+        """Read the data of a comparison.
+
+        Raises:
+            ConfigError: the task has no comparison.
+        """
+        raise ConfigError(self._refusal("compare"))
+
+    def deciding_of(self, rows: Sequence[Mapping[str, Any]]) -> str:
+        """The metric that a comparison with these rows is about."""
+        return self.deciding
+
+    # what a user sees ------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def table(self, metrics: Mapping[str, Any]):
+        """Scores as a rich table."""
+
+    def verdict(self, metrics: Mapping[str, Any]) -> str:
+        """Whether the change is more than chance, in a sentence; "" where nothing can be said."""
+        return ""
+
+    def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
+        """Rows of `predict` as a rich table."""
+        raise CapabilityError(self._refusal("predict"))
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def check_use(self, use: Use, command: str) -> None:
+        """Raise the ConfigError of what is given to a command that this task does not take there."""
+        taken = self.at_evaluation if command == "evaluate" else self.at_prediction
+        for key in ("data", "features", "batch_size", "workers", "resources", "classes", "out"):
+            value = getattr(use, key)
+            if value is not None and value != {} and key not in taken:
+                flag = "--resource" if key == "resources" else f"--{key.replace('_', '-')}"
+                raise ConfigError(f"{flag}: {self._why_unused(key)}")
+
+    def check_axes(self, axes: Axes) -> None:
+        """Raise the ConfigError of an axis that this task's comparison does not vary."""
+        if not self.compares:
+            raise ConfigError(self._refusal("compare"))
+        for key, value in vars(axes).items():
+            if value is not None and key not in self.compares:
+                varied = ", ".join(f"--{each}" for each in sorted(self.compares))
+                raise ConfigError(f"--{key}: a comparison of {self.title} varies {varied}; omit --{key}")
+
+    def _own_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        if self.options is None:
+            if given:
+                raise ConfigError(f"--set {next(iter(given))}: {self.title} has no options of its own; omit it")
+            return {}
+        settled = chosen(self.options, given, f"task '{self.name}'")
+        return {**vars(self.options()), **settled}
+
+    def _why_unused(self, key: str) -> str:
+        reason = self.unused.get(key) or self.unused.get(key.partition(".")[0])
+        return reason or f"{self.title} does not use it; omit it"
+
+    def _refusal(self, command: str) -> str:
+        return self.refusals.get(command) or f"{self.title} has no {command}"
+
+
+def refuse_unused(recipe: Recipe, taken: frozenset[str], why: Callable[[str], str]) -> None:
+    """Raise the ConfigError of a given key that is not taken, whatever its value.
+
+    Args:
+        why: key -> the reason, or what to give instead.
+    """
+    for key in sorted(recipe.given):
+        if key.partition(".")[0] not in taken:
+            raise ConfigError(f"{_said(recipe, key)}: {why(key)}")
+
+
+def _said(recipe: Recipe, key: str) -> str:
+    """A given key with its value, as the user wrote it."""
+    value: Any = recipe
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else getattr(value, part, None)
+    flag = as_flag(key)
+    if value is True:
+        return flag
+    return f"{flag}={as_text(value)}" if " " in flag else f"{flag} {as_text(value)}"

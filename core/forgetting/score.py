@@ -1,0 +1,145 @@
+"""How well a model names generic images, and what a training did to it: in words, and as numbers for metrics.json."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..contracts.errors import DataError
+from ..metrics.significance import SIGNIFICANT, McNemar, mcnemar, p_words, wilson_interval
+
+DRAWN = "drawings"
+
+
+@dataclass(frozen=True)
+class GenericScore:
+    """How well a model names generic images.
+
+    Attributes:
+        top1, top5: share of images whose name is the first, or among the first five, of all words. A tie with another
+            word counts as wrong: a tower that gives the same for all images knows none.
+        images: how many images.
+        words: how many words there are to choose from.
+        name: "drawings", or the folder of the images.
+        right: (N,) bool, which images have their name first, for the paired test; None where that is not known.
+        broken: images without a usable similarity (NaN, infinity, or a feature of zeros); they count as wrong.
+    """
+
+    top1: float
+    top5: float
+    images: int
+    words: int
+    name: str
+    right: Tensor | None = field(default=None, repr=False, compare=False)
+    broken: int = 0
+
+    @property
+    def count(self) -> int:
+        """Images whose name is the first."""
+        return round(self.top1 * self.images)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of `top1`, as if no two images showed the same thing: a little too narrow."""
+        return wilson_interval(self.count, self.images)
+
+    @property
+    def note(self) -> str:
+        """What keeps this score from showing anything that is lost later; "" where nothing does."""
+        if self.broken:
+            return f"the model gives NaN, infinity or only zeros for {self.broken} of {self.images} images"
+        if self.interval[0] <= 1 / self.words:
+            return (
+                f"{100 * self.top1:.1f} % cannot be told from guessing among {self.words} words, so a loss would not "
+                "show; give images that this model can name with --generic"
+            )
+        if mcnemar(torch.ones(self.count), torch.zeros(self.count)).p_value >= SIGNIFICANT:
+            return (
+                f"with {self.count} of {self.images} images right, even losing all could be chance; give images that "
+                "this model can name with --generic"
+            )
+        return ""
+
+
+def generic_sentence(before: GenericScore, after: GenericScore) -> str:
+    """What a training did to a model's general ability, in one line for the user.
+
+    Raises:
+        DataError: the scores are of different images or words.
+    """
+    _check_same_probe(before, after)
+    shown = f"{before.images} {DRAWN}" if before.name == DRAWN else f"{before.images} images of {before.name}"
+    line = f"Generic vocabulary ({before.words} words, {shown}): {_share(before)} before, {_share(after)} after"
+    changed = "" if before.note else _what_changed(before, after)
+    return "; ".join(part for part in (line, changed, _reservation(before, after)) if part) + "."
+
+
+def generic_metrics(before: GenericScore, after: GenericScore) -> dict[str, Any]:
+    """The same for metrics.json: {"generic": {"before": {...}, "after": {...}, "words", "images", "p_value", ...}}.
+
+    Raises:
+        DataError: the scores are of different images or words.
+    """
+    _check_same_probe(before, after)
+    test = _paired(before, after)
+    return {
+        "generic": {
+            "name": before.name,
+            "words": before.words,
+            "images": before.images,
+            "before": _numbers(before),
+            "after": _numbers(after),
+            "gained": None if test is None else test.gained,
+            "lost": None if test is None else test.lost,
+            "p_value": None if test is None else test.p_value,
+            "note": _reservation(before, after),
+        }
+    }
+
+
+def _check_same_probe(before: GenericScore, after: GenericScore) -> None:
+    if (before.name, before.images, before.words) != (after.name, after.images, after.words):
+        raise DataError(
+            f"generic scores of {before.images} images ({before.name}) and {after.images} images ({after.name}) "
+            "cannot be compared; use one probe before and after"
+        )
+
+
+def _share(score: GenericScore) -> str:
+    low, high = score.interval
+    return f"{100 * score.top1:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def _paired(before: GenericScore, after: GenericScore) -> McNemar | None:
+    if before.right is None or after.right is None:
+        return None
+    return mcnemar(before.right, after.right)
+
+
+def _what_changed(before: GenericScore, after: GenericScore) -> str:
+    test = _paired(before, after)
+    if test is None:
+        return ""
+    if test.gained + test.lost == 0:
+        return "the same images are named rightly"
+    shown = f"(McNemar's exact test, {p_words(test.p_value)})"
+    if test.p_value >= SIGNIFICANT:
+        return f"{test.lost} lost and {test.gained} gained, which can be chance {shown}"
+    if test.lost > test.gained:
+        gained = f" and learned {test.gained} others" if test.gained else ""
+        return f"the model forgot {test.lost} of the {before.count} it named rightly{gained} {shown}"
+    return f"the model forgot nothing on the whole: {test.lost} lost, {test.gained} gained {shown}"
+
+
+def _reservation(before: GenericScore, after: GenericScore) -> str:
+    """What must be known to read the numbers: that there was nothing to lose, or that the model is broken now."""
+    if before.note:
+        return f"before: {before.note}"
+    return f"after: {after.note}" if after.broken else ""
+
+
+def _numbers(score: GenericScore) -> dict[str, Any]:
+    return {"top1": score.top1, "top5": score.top5, "interval": list(score.interval)}

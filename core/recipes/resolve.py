@@ -1,0 +1,267 @@
+"""From a packaged recipe, a recipe file, `--set key=value` and named flags, merged in that order, to a `Recipe`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from ..contracts.domain import Domain
+from ..contracts.errors import ConfigError, UnknownNameError, did_you_mean
+from ..contracts.options import literal, options_of
+from ..contracts.recipe import GROUPS, KEYS, Recipe, lasting, value_of
+from ..contracts.task import Task
+from ..registry import catalogue, load_domain, task_class
+from ..registry.catalogue import find
+
+PLAN_SIGN = "model"
+"""What an mmengine config has and a recipe has not."""
+PLAN_GROUP = "vladapt"
+"""Of such a file the group that holds keys of a recipe."""
+OF_PLANS = ("described", "test_pipeline", "notes", "least_steps")
+"""What a plan has in that group besides."""
+CLASS_FILES = (".txt", ".json")
+CLASSIFICATION = "classification"
+
+
+def resolve(
+    *,
+    recipe: str | None = None,
+    config: str | Path | None = None,
+    sets: Iterable[str] = (),
+    flags: Mapping[str, Any] | None = None,
+    domain: Domain | None = None,
+) -> Recipe:
+    """The recipe that is asked for, each key in its type; what nobody gave has the default of `Recipe`.
+
+    Args:
+        recipe: name of a packaged recipe ("medical/chest-xray", or "chest-xray" where only one domain has it).
+        config: a recipe file of the user's (.py, .json, .yaml), or an mmengine config; it wins over `recipe`.
+        sets: "key=value"; dotted keys reach inside ("adapter.alpha=2").
+        flags: named command-line flags; None was not given. Dotted keys as in `sets`.
+        domain: the recipe's domain, where it is not installed as a plug-in.
+
+    Raises:
+        ConfigError: a file that cannot be read, or a value that its key does not accept.
+        UnknownNameError: a recipe or a key that does not exist.
+    """
+    merged = _Merged(domain)
+    sources = [(recipe_file(recipe), recipe)] if recipe else []
+    sources += [(Path(config), str(config))] if config else []
+    for path, source in sources:
+        _prepare_bases(source, flags or {})
+        merged.take_file(_read(path), source)
+    if (flags or {}).get("features") and (flags or {}).get("data.path"):
+        raise ConfigError("--data and --features: give one of them")
+    given = dict(parse_set(text) for text in sets)
+    given.update({key: value for key, value in (flags or {}).items() if value is not None})
+    for key, value in sorted(given.items(), key=_names_first):
+        merged.put(key, value, "--set")
+    return merged.recipe()
+
+
+def task_of(recipe: Recipe, domain: Domain | None = None) -> Task:
+    """The task that a recipe asks for, in its domain.
+
+    Args:
+        domain: a domain of the caller's that is not installed as a plug-in; by default the recipe's, by name.
+
+    Raises:
+        ConfigError: no domain is named where one is needed, or it has no such task. UnknownNameError: no such name.
+    """
+    if domain is None and recipe.domain:
+        domain = load_domain(recipe.domain)
+    if domain is not None:
+        return task_in(domain, recipe.task)
+    name = recipe.task or (CLASSIFICATION if recipe.features else None)
+    if name is None or (task_class(name).needs_domain and not recipe.features):
+        raise ConfigError(f"--domain is missing; there are: {', '.join(sorted(catalogue.domains()))}")
+    return task_class(name)(None)
+
+
+def task_in(domain: Domain, name: str | None) -> Task:
+    """A task of a domain, by default its first one: the domain's own class, else the one of that name."""
+    name = domain.check_task(name)
+    own = {cls.name: cls for cls in domain.tasks if isinstance(cls, type)}
+    return (own.get(name) or task_class(name))(domain)
+
+
+def recipe_file(name: str) -> Path:
+    """The file of a packaged recipe.
+
+    Raises:
+        UnknownNameError: no recipe has that name, or several domains have one.
+    """
+    known = catalogue.recipes()
+    if name in known:
+        return known[name]
+    short = {full: path for full, path in known.items() if full.split("/", 1)[1] == name}
+    if len(short) == 1:
+        return next(iter(short.values()))
+    if short:
+        raise UnknownNameError(f"recipe '{name}' is in several domains; give one of {', '.join(short)}")
+    domain, _, rest = name.partition("/")
+    if rest and domain in catalogue.domains():
+        outside = load_domain(domain).recipes
+        if rest in outside:
+            return outside[rest]
+        known = {**known, **{f"{domain}/{own}": path for own, path in outside.items()}}
+    raise UnknownNameError(f"unknown recipe '{name}'; {did_you_mean(name, known)}")
+
+
+def parse_set(text: str, example: str = "adapter.alpha=2") -> tuple[str, Any]:
+    """ "key=value" -> (key, value as the Python literal it is, else as text)."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text}: write key=value, for instance --set {example}")
+    return key.strip(), literal(value.strip())
+
+
+class _Merged:
+    """Values by key, and which keys were given."""
+
+    def __init__(self, domain: Domain | None = None):
+        self.domain = domain
+        self.values: dict[str, Any] = Recipe().to_dict()
+        self.given: set[str] = set()
+        self.own: dict[str, tuple[Any, str]] = {}
+        del self.values["given"]
+
+    def take_file(self, content: Mapping[str, Any], source: str) -> None:
+        """Keys of a recipe; of an mmengine config those of its group `vladapt`, and the whole as the plan."""
+        if PLAN_SIGN in content:
+            keys = content.get(PLAN_GROUP) or {}
+            of_recipe = {key: value for key, value in keys.items() if key not in OF_PLANS}
+            self.take_file(of_recipe, f"{source}: {PLAN_GROUP}")
+            self.values["plan"] = dict(content)
+            self.given.add("plan")
+            return
+        for key, value in content.items():
+            self.put(key, value, source)
+
+    def put(self, key: str, value: Any, source: str) -> None:
+        head, _, rest = key.partition(".")
+        if head not in KEYS:
+            self.own[key] = (value, source)  # of the task, if it has such an option
+            return
+        group = isinstance(self.values[head], dict)
+        if rest and not group:
+            raise ConfigError(f"--set {key}: '{head}' holds one value, not a group; write --set {head}=...")
+        if group and not rest and not isinstance(value, Mapping):
+            if head not in GROUPS:
+                raise ConfigError(f"--set {key}={value}: a group; write --set {key}.NAME=value")
+            key = f"{head}.{GROUPS[head]}"
+        if key == "adapter.name":
+            self._name_adapter(value)
+        elif isinstance(value, Mapping) and group:
+            for inner, inner_value in sorted(value.items(), key=lambda pair: pair[0] != "name"):
+                self.put(f"{key}.{inner}", inner_value, source)
+        else:
+            _store(self.values, key, value if group else value_of(key, value))
+            self.given.add(key)
+
+    def recipe(self) -> Recipe:
+        """The recipe.
+
+        Raises:
+            UnknownNameError: a key that neither a recipe nor the task has.
+        """
+        values = self.values
+        values["resources"] = {name: _resource(name, value) for name, value in values["resources"].items()}
+        values["classes"] = _lasting_file(values["classes"])
+        _check_groups(values)
+        made = Recipe(**values, given=frozenset(self.given))
+        return self._with_own(made) if self.own else made
+
+    def _name_adapter(self, name: Any) -> None:
+        """Options of one adapter are not for another."""
+        if name != self.values["adapter"]["name"]:
+            self.values["adapter"] = {"name": name}
+            self.given = {key for key in self.given if not key.startswith("adapter.")}
+        self.given.add("adapter.name")
+
+    def _with_own(self, recipe: Recipe) -> Recipe:
+        options = _task_options(recipe, self.domain)
+        for key, (_, source) in self.own.items():
+            if key not in options:
+                near = did_you_mean(key.partition(".")[0], [*KEYS, *options])
+                said = f"--set {key}" if source == "--set" else source
+                raise UnknownNameError(f"{said}: a recipe has no key '{key.partition('.')[0]}'; {near}")
+        return recipe.with_(own={key: value for key, (value, _) in self.own.items()})
+
+
+def _task_options(recipe: Recipe, domain: Domain | None) -> list[str]:
+    """Names of the options of the recipe's task; none where it cannot be told."""
+    if not recipe.domain and not recipe.task:
+        return []
+    own = task_of(recipe, domain).options
+    return [] if own is None else [each.name for each in options_of(own)]
+
+
+def _store(values: dict[str, Any], key: str, value: Any) -> None:
+    *path, last = key.split(".")
+    for part in path:
+        inner = values.setdefault(part, {})
+        if not isinstance(inner, dict):
+            inner = values[part] = {}
+        values = inner
+    values[last] = deepcopy(value)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    from mmengine import Config
+
+    if not path.is_file():
+        raise ConfigError(f"--config {path}: no such file; give a recipe file (.py, .json or .yaml)")
+    try:
+        return Config.fromfile(str(path)).to_dict()
+    except Exception as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(f"--config {path}: cannot be read as a recipe ({first_line})") from error
+
+
+def _prepare_bases(source: str, flags: Mapping[str, Any]) -> None:
+    """A domain may bring packages of configs that a file builds on (`_base_ = "package::..."`): it is loaded first."""
+    for name in (flags.get("domain"), source.partition("/")[0]):
+        if name in catalogue.domains():
+            load_domain(name)
+
+
+def _names_first(pair: tuple[str, Any]) -> tuple[int, bool]:
+    """Groups before what is inside them, and an adapter's name before its options, which a new name takes away."""
+    return pair[0].count("."), pair[0] != "adapter.name"
+
+
+def _check_groups(values: Mapping[str, Any]) -> None:
+    path, name = values["data"].get("path"), values["adapter"].get("name")
+    if not isinstance(path, (str, Path)) or not str(path):
+        raise ConfigError(f"--data {path}: give a path, or 'sample'")
+    for each in ([] if name is None else [name]) + list(values["adapters"]):
+        find(str(each), catalogue.adapters(), "adapter")
+    for each, options in values["adapters"].items():
+        if not isinstance(options, Mapping):
+            raise ConfigError(f"--set adapters.{each}={options}: write --set adapters.{each}.OPTION=value")
+    if values["templates"] is not None:
+        _check_templates(values["templates"])
+
+
+def _check_templates(templates: Any) -> None:
+    if not isinstance(templates, (str, list, tuple)):
+        raise ConfigError(f"--set templates={templates}: give a text with {{}} for the class name, or a list of them")
+    from ..prompts.templates import check_templates
+
+    check_templates(templates)
+
+
+def _resource(name: str, value: Any) -> Any:
+    listed = value if isinstance(value, (list, tuple)) else [value]
+    if not listed or not all(isinstance(part, (str, Path)) and str(part) for part in listed):
+        raise ConfigError(f"--resource {name}={value}: give a path, or backbones comma-separated")
+    return lasting(value)
+
+
+def _lasting_file(classes: Any) -> Any:
+    """A file of class names as it is said from any folder; names as they are."""
+    named = isinstance(classes, (str, Path)) and Path(classes).suffix.lower() in CLASS_FILES
+    return str(Path(classes).absolute()) if named and Path(classes).is_file() else classes

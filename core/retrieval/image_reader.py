@@ -1,0 +1,148 @@
+"""How the images of an index are read: as plain files, or as a domain reads them; the same way when it is searched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..contracts.backbone import Backbone
+from ..contracts.domain import Decoded, Domain, DomainData, Item
+from ..contracts.errors import CapabilityError, ConfigError, DataError, UnknownNameError
+from ..contracts.recipe import SAMPLE, Recipe
+from ..data.pairs.pair_images import StoredImages
+from ..data.unlabelled import images_of, read_unlabelled
+from ..features.keys import transform_spec
+from ..registry import load_domain
+
+PAIR_FILES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".tar")
+
+
+@dataclass
+class ImageReader:
+    """Decoding and preprocessing of images.
+
+    Args:
+        domain: whose files and transforms; None for plain image files and the backbone's own preprocessing.
+        task: of the domain.
+        options: of the domain's reader.
+    """
+
+    domain: Domain | None = None
+    task: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, recipe: Recipe, domain: Domain | None = None) -> ImageReader:
+        """What the recipe names; `domain` is one that is not installed as a plug-in."""
+        options = recipe.reading
+        if domain is None and not recipe.domain:
+            given = f"--set data.{next(iter(options))}" if options else "--task" if recipe.task else ""
+            if given:
+                raise ConfigError(f"{given}: belongs to a domain; give --domain too")
+            return cls()
+        domain = domain or load_domain(recipe.domain)
+        return cls(domain, domain.check_task(recipe.task), options)
+
+    @classmethod
+    def again(
+        cls, facts: dict[str, Any], path: Path, domain: Domain | None = None, options: Mapping[str, Any] | None = None
+    ) -> ImageReader:
+        """The reader that `facts` came from; `options` in place of its own.
+
+        Raises:
+            CapabilityError: its domain is not installed here.
+        """
+        if facts.get("domain") is None:
+            if options:
+                name = next(iter(options))
+                raise ConfigError(f"--{name}: belongs to a domain, and {path} was made without one; omit it")
+            return cls()
+        try:
+            domain = domain or load_domain(facts["domain"])
+        except UnknownNameError as error:
+            raise CapabilityError(
+                f"{path}: made with domain '{facts['domain']}', which is not installed here; install its package"
+            ) from error
+        return cls(domain, facts.get("task") or "", {**(facts.get("options") or {}), **(options or {})})
+
+    def facts(self, backbone: Backbone) -> dict[str, Any]:
+        """For index.json: all that decides about an image's pixels."""
+        return {
+            "domain": None if self.domain is None else self.domain.name,
+            "task": self.task,
+            "options": self.options,
+            "transform": transform_spec(self.transform(backbone)),
+        }
+
+    def read(self, paths: Sequence[str | Path]) -> DomainData:
+        """Unlabelled images: files and folders, the domain's own sample, or without a domain a file of pairs.
+
+        Raises:
+            DataError: a path does not exist, or holds no image.
+        """
+        if self.domain is None:
+            return _captioned(paths[0]) if _is_pair_file(paths) else read_unlabelled(paths)
+        if [str(path) for path in paths] == [SAMPLE]:
+            return self.domain.sample(self.task)
+        return images_of(self.domain, paths, self.options)
+
+    def transform(self, backbone: Backbone) -> Callable[[Decoded], Any]:
+        """Decoded image -> pixels, nothing random."""
+        return backbone.preprocess(False) if self.domain is None else self.domain.transforms(backbone, False, self.task)
+
+    def one(self, path: str | Path) -> tuple[Item, Decoded]:
+        """A single image, for a query.
+
+        Raises:
+            DataError: no such file, several images in it, or it cannot be decoded.
+        """
+        data = self.read([path])
+        if len(data.items) != 1:
+            raise DataError(f"--image {path}: holds {len(data.items)} images; give one")
+        return data.items[0], data.load(data.items[0])
+
+    def loader(self, sources: Sequence[str], given: Sequence[str]) -> Callable[[Item], Decoded]:
+        """What decodes indexed images again.
+
+        Args:
+            sources: files of the images.
+            given: what the index was made of.
+        """
+
+        def gone(item: Item) -> Decoded:
+            raise DataError(f"{item.source}: not there any more")
+
+        if self.domain is not None and list(given) == [SAMPLE]:
+            return self.read(given).load
+        if self.domain is None and _is_pair_file(given):
+            return _stored
+        there = [source for source in dict.fromkeys(sources) if Path(source).is_file()]
+        if not there:
+            return gone
+        load = self.read(there).load
+        return lambda item: load(item) if Path(item.source).is_file() else gone(item)
+
+
+def _is_pair_file(paths: Sequence[str | Path]) -> bool:
+    return len(paths) == 1 and Path(paths[0]).suffix.lower() in PAIR_FILES
+
+
+def _captioned(path: str | Path) -> DomainData:
+    """The images of a file of image-text pairs, with what is said of them."""
+    from ..data.pairs.reading import read_pairs
+
+    pairs = read_pairs(path)
+    return DomainData([pair_item(pair) for pair in pairs], (), _stored, "captions", pairs.name, pairs.skipped)
+
+
+def pair_item(pair: Any) -> Item:
+    """The image of a pair: which file, which part of it, what is said of it, and its split."""
+    part = {} if pair.offset is None else {"offset": pair.offset, "size": pair.size}
+    decode = {**part, **getattr(pair, "decode", {})}
+    return Item(pair.id, Path(pair.source), decode, captions=pair.captions or None, split=pair.split)
+
+
+def _stored(item: Item) -> Decoded:
+    return StoredImages().decode(str(item.source), item.decode.get("offset"), item.decode.get("size"))

@@ -1,0 +1,95 @@
+"""Progress of long work: a bar with rate and time left on a terminal, plain lines elsewhere; always on stderr."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+PLAIN_EVERY_S = 10.0
+LINES = 10
+"""Of a training that is told line by line."""
+
+
+class Reporter:
+    """Tells the user what goes on. `quiet` (other ranks, library use) says nothing."""
+
+    def __init__(self, quiet: bool = False):
+        self.quiet = quiet
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """One line on stderr."""
+        if not self.quiet:
+            self.console.print(text, markup=False)
+
+    @contextmanager
+    def task(self, title: str, unit: str = "images") -> Iterator:
+        """A context that yields `progress(done, total)`."""
+        if self.quiet:
+            yield lambda done, total: None
+        elif self.console.is_terminal:
+            with _bar(self.console, unit) as bar:
+                task = bar.add_task(title, total=None)
+                yield lambda done, total: bar.update(task, completed=done, total=total)
+        else:
+            yield _plain_lines(self, title, unit)
+
+
+class _Rate(ProgressColumn):
+    def __init__(self, unit: str):
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task) -> Text:
+        return Text(f"{task.speed:,.0f} {self.unit}/s" if task.speed else "")
+
+
+def _bar(console: Console, unit: str) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        _Rate(unit),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+def _plain_lines(reporter: Reporter, title: str, unit: str):
+    started = time.monotonic()
+    last = started
+
+    def progress(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < PLAIN_EVERY_S:
+            return
+        last = now
+        rate = done / max(now - started, 1e-9)
+        left = (total - done) / rate if rate else 0.0
+        reporter.say(f"{title}: {done}/{total} {unit}, {rate:,.1f} {unit}/s, {left:,.0f} s left")
+
+    return progress
+
+
+@contextmanager
+def training_lines(reporter: Reporter, title: str) -> Iterator[Callable[[int, int, dict[str, float]], None]]:
+    """A context that yields `tell(done, total, values)`: progress, and `LINES` lines with the mean loss meanwhile."""
+    with reporter.task(title, unit="steps") as progress:
+        losses: list[float] = []
+
+        def tell(done: int, total: int, values: dict[str, float]) -> None:
+            progress(done, total)
+            losses.append(values["loss"])
+            if done * LINES // total > (done - 1) * LINES // total:
+                mean = sum(losses) / len(losses)
+                reporter.say(f"Step {done}/{total}: loss {mean:.4f}, learning rate {values['lr']:.2e}")
+                losses.clear()
+
+        yield tell

@@ -1,0 +1,237 @@
+"""A fit from a features file: the same splits, shots and text side, with no images and no backbone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...contracts.adapter import Adapter, Batch
+from ...contracts.domain import Domain, DomainData, Item
+from ...contracts.errors import CapabilityError, DataError
+from ...contracts.features import FeatureSet
+from ...contracts.recipe import Recipe
+from ...contracts.text import TextClassifier
+from ...data.identity import FileHashes
+from ...data.sampling import sample_shots
+from ...data.splits import assign_splits
+from ...features.files import FeatureFile, load_features
+from ...runtime.progress import Reporter
+from ..reading import class_indices
+from .batches import Extras, batches
+from .images import VAL_SHOTS, Counts, Prepared, Shots, prepare
+from .resources import Resources
+
+
+@dataclass
+class PreparedFeatures:
+    """Rows of a features file, split like images; see `Prepared`.
+
+    Attributes:
+        path: the file.
+        classes: what `--classes` says, for further files.
+        given: resource name -> path.
+        all_class_names: of the file, with those that `classes` leaves out.
+    """
+
+    path: str
+    file: FeatureFile
+    data: DomainData
+    reporter: Reporter
+    wanted_device: str = "auto"
+    classes: Any = None
+    given: Mapping[str, Any] = field(default_factory=dict)
+    all_class_names: tuple[str, ...] = ()
+    task: str = "classification"
+    backbone: None = None
+    templates: tuple[str, ...] = ()
+    descriptions: None = None
+    counts: Counts = field(default_factory=Counts)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    thumbnail: None = None
+    metrics: tuple[()] = ()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.data.class_names
+
+    @property
+    def had_splits(self) -> bool:
+        return self.file.split is not None
+
+    @property
+    def notes(self) -> list[str]:
+        return list(self.data.notes)
+
+    @property
+    def classifier(self) -> TextClassifier:
+        return self.file.classifier.to(self.device)
+
+    @cached_property
+    def device(self) -> torch.device:
+        if self.wanted_device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.wanted_device)
+
+    def classifier_of(self, class_names: Sequence[str]) -> TextClassifier:
+        """The text rows of some of the file's classes."""
+        known = list(self.file.classifier.class_names)
+        return self.file.classifier.select([known.index(name) for name in class_names]).to(self.device)
+
+    def draw(
+        self,
+        shots: int,
+        seed: int,
+        views: int = 0,
+        parts: bool = False,
+        check: Callable[[FeatureSet], None] | None = None,
+    ) -> Shots:
+        """Support, val and test rows of one seed. A features file holds no augmented views; parts it has or has not."""
+        chosen = sample_shots(self.data.split("train"), shots, seed, num_classes=len(self.class_names))
+        pool = self.data.split("val")
+        val = sample_shots(pool, min(shots, VAL_SHOTS), seed, num_classes=len(self.class_names)) if pool else []
+        support = self._rows(chosen)
+        if check is not None:
+            check(support)
+        return Shots(support, self._rows(val) if val else None, self.test, seed=seed)
+
+    @cached_property
+    def resources(self) -> Resources:
+        """What the recipe names besides the features."""
+        return Resources(self)
+
+    def batches(self, adapter: Adapter, features: FeatureSet) -> Iterator[Batch]:
+        """Rows of this file, with those of further files where the adapter needs them to predict."""
+        several = "further_backbones" in adapter.at_predict
+        further = [other.encode_items for other in self.resources.further] if several else ()
+        return batches(adapter, features, Extras(self.data.items, further=further))
+
+    def encode_items(self, items: Sequence[Item], tap: str) -> FeatureSet:
+        """Rows of some items."""
+        return self._rows(items)
+
+    def of_ids(self, ids: Sequence[str], parts: bool = False) -> FeatureSet:
+        """Rows by their ids, in that order, with the parts that the file has."""
+        by_id = {item.id: item for item in self.data.items}
+        return self._rows([by_id[i] for i in ids])
+
+    def on_further(self, path: str) -> PreparedFeatures:
+        """The same rows in another file, made by another backbone.
+
+        Raises:
+            DataError: its rows or classes are others.
+        """
+        other = _restricted(load_features(path), self.classes)
+        own, names = self.file.features, self.file.classifier.class_names
+        if tuple(other.classifier.class_names) != tuple(names):
+            raise DataError(f"--resource further-backbones={path}: its classes are not those of {self.path}")
+        if other.features.labels is None or not _same_labels(other.features.labels, own.labels):
+            raise DataError(f"--resource further-backbones={path}: its labels are not those of {self.path}, row by row")
+        return replace(self, file=other)
+
+    @cached_property
+    def test(self) -> FeatureSet:
+        items = self.data.split("test")
+        if not items:
+            raise DataError(f"{self.data.name}: no test rows; give more rows a class, or a `split` array with 'test'")
+        return self._rows(items)
+
+    @property
+    def test_items(self) -> list[Item]:
+        return self.data.split("test")
+
+    def _rows(self, items: Sequence[Item]) -> FeatureSet:
+        rows = self.file.features.select([item.decode["row"] for item in items])
+        return replace(rows, ids=tuple(item.id for item in items)).to(self.device)
+
+
+def prepared_of(recipe: Recipe, reporter: Reporter, domain: Domain | None, task: str) -> Prepared | PreparedFeatures:
+    """The data side of a recipe: a features file, or images and a backbone."""
+    return prepare_features(recipe, reporter) if recipe.features else prepare(recipe, reporter, domain, task)
+
+
+def prepare_features(recipe: Recipe, reporter: Reporter) -> PreparedFeatures:
+    """Read a features file and split its rows; one whose rows are all for testing, or have no labels, is tested whole.
+
+    Raises:
+        DataError: the file cannot be used. CapabilityError: shots are asked for, and no row may teach.
+    """
+    path = Path(recipe.features)
+    file = load_features(path)
+    whole = file.features.labels is None or set(file.split or ()) == {"test"}
+    if whole and recipe.shots:
+        why = "its rows have no labels" if file.features.labels is None else "all its rows are for testing"
+        raise CapabilityError(f"--features {path}: {why}; give --shots 0 and a method that needs no labelled images")
+    every = tuple(file.classifier.class_names)
+    file = _restricted(file, recipe.classes)
+    names = tuple(file.classifier.class_names)
+    data = DomainData(
+        items=_as_items(file, path),
+        class_names=names,
+        load=_no_pixels,
+        name=path.stem,
+        kind="multilabel" if file.features.multilabel else "labels",
+    )
+    if whole:
+        data = data.with_items([item.with_(split="test") for item in data.items])
+    else:
+        data = assign_splits(data, seed=recipe.split_seed, hashes=FileHashes())
+    given = recipe.resources
+    return PreparedFeatures(recipe.features, file, data, reporter, recipe.device, recipe.classes, given, every)
+
+
+def _same_labels(first: torch.Tensor, second: torch.Tensor) -> bool:
+    return first.shape == second.shape and torch.equal(first.nan_to_num(-1), second.nan_to_num(-1))
+
+
+def _restricted(file: FeatureFile, classes) -> FeatureFile:
+    """The file with only the chosen classes, relabelled."""
+    indices = class_indices(file.classifier.class_names, classes)
+    if indices is None:
+        return file
+    if file.features.labels is None or file.features.multilabel:
+        kind = "without labels" if file.features.labels is None else "with several labels per row"
+        raise CapabilityError(f"--classes: not for files {kind}")
+    position = torch.full((len(file.classifier),), -1, dtype=torch.int64)
+    position[torch.tensor(indices)] = torch.arange(len(indices))
+    labels = position[file.features.labels]
+    kept = (labels >= 0).nonzero().flatten()
+    features = replace(
+        file.features.select(kept),
+        labels=labels[kept],
+        class_names=tuple(file.classifier.class_names[i] for i in indices),
+    )
+    split = None if file.split is None else tuple(file.split[i] for i in kept.tolist())
+    return replace(file, features=features, classifier=file.classifier.select(indices), split=split)
+
+
+def _as_items(file: FeatureFile, path: Path) -> list[Item]:
+    features = file.features
+    rows = (features.features if features.parts is None else features.parts).numpy()  # a mean forgets the order
+    named = features.ids is not None and len(set(features.ids)) == len(features)
+    items = []
+    for i in range(len(features)):
+        digest = hashlib.sha256(rows[i].tobytes()).hexdigest()
+        item = Item(
+            id=features.ids[i] if named else str(i),  # shots are drawn by id: as from the images, if it names them
+            source=path,
+            decode={"digest": digest, "row": i},
+            group=None if features.groups is None else features.groups[i],
+            split="" if file.split is None else file.split[i],
+        )
+        if features.labels is None:
+            items.append(item)
+        elif features.multilabel:
+            items.append(item.with_(labels=tuple(features.labels[i].tolist())))
+        else:
+            items.append(item.with_(label=int(features.labels[i])))
+    return items
+
+
+def _no_pixels(item: Item):
+    raise DataError(f"row {item.decode['row']} of {item.source}: a features file holds no pixels")

@@ -1,0 +1,162 @@
+"""One fit of an adapter on a draw of shots, and its scores: on the test set, on novel and on generic images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ...contracts.adapter import Adapter, FitReport
+from ...contracts.domain import Domain
+from ...contracts.errors import CapabilityError, ConfigError
+from ...contracts.images import TrainingPlace
+from ...contracts.recipe import Recipe
+from ...forgetting.measure import forgetting, probe_of
+from ...runtime.progress import Reporter, training_lines
+from ..methods import adapter_of, trains_towers
+from ..reading import read_data
+from .feature_rows import PreparedFeatures, prepared_of
+from .images import Prepared, Shots
+from .resources import check_needs
+from .scoring import Scores, fitted_zero_shot, harmonic_mean, on_adapted, score_on
+
+
+@dataclass
+class Fitted:
+    """A fitted adapter with its scores.
+
+    Attributes:
+        notes: sentences on what the fit did to other abilities.
+    """
+
+    adapter: Adapter
+    report: FitReport
+    scores: Scores
+    notes: list[str]
+
+
+def fit_adapter(
+    adapter: Adapter,
+    prepared: Prepared | PreparedFeatures,
+    shots: Shots,
+    seed: int,
+    reporter: Reporter,
+    folder: Path | None = None,
+    resume: bool = False,
+) -> FitReport:
+    """Fit an adapter on one draw.
+
+    Args:
+        folder: of checkpoints, for adapters that train towers.
+        resume: go on from the newest of them.
+    """
+    reporter.say(f"Fitting {adapter.name} on {len(shots.support)} images")
+    with _resources(adapter, prepared, shots, reporter, folder, resume) as resources:
+        return adapter.fit(
+            shots.support,
+            prepared.classifier,
+            val=shots.val,
+            unlabeled=shots.test.without_labels() if adapter.transductive else None,
+            backbone=prepared.backbone,
+            resources=resources,
+            seed=seed,
+        )
+
+
+def scored(
+    recipe: Recipe, prepared, adapter: Adapter, report: FitReport, shots: Shots, task: str, reporter: Reporter
+) -> Fitted:
+    """Zero-shot and the adapted model on the test set, on novel classes and, if towers changed, on generic images."""
+    zero_shot = fitted_zero_shot(shots.support, prepared.classifier)
+    moved = on_adapted(prepared, adapter)
+    scores = score_on(prepared, adapter, shots.test, prepared.class_names, zero_shot, reporter)
+    if recipe.novel:
+        scores.metrics["novel"] = _novel(recipe, prepared, adapter, scores, task)
+    if moved is prepared:
+        return Fitted(adapter, report, scores, [])
+    how = {"generic": recipe.generic, "workers": recipe.workers, "amp": recipe.amp}
+    numbers, sentence = forgetting(prepared.backbone, moved.backbone, reporter, **how)
+    scores.metrics.update(numbers)
+    return Fitted(adapter, report, scores, [sentence])
+
+
+def refuse_early(recipe: Recipe, adapter: Adapter, prepared: Prepared | PreparedFeatures, task: str) -> None:
+    """Raise what can be told before anything is encoded or fitted."""
+    check_needs(recipe.resources, adapter, prepared.backbone)
+    adapter.check_kind(several_labels=prepared.data.kind == "multilabel", text_encoder=prepared.backbone is not None)
+    if recipe.novel and "new_classes" not in adapter.can:
+        raise CapabilityError(
+            f"--novel: adapter '{adapter.name}' has no scores for classes it never saw; learn a prompt instead (coop)"
+        )
+    if recipe.novel and (count := len(_left_out(recipe, prepared, task))) < 2:
+        raise ConfigError(f"--novel: --classes leaves out {count}, two are needed at least; name fewer classes")
+    if recipe.generic and trains_towers(adapter.name):
+        probe_of(recipe.generic)  # a folder that cannot be used is found out here
+    prepared.classifier  # noqa: B018 (descriptions and templates that cannot be used are found out here)
+
+
+@contextmanager
+def _resources(
+    adapter: Adapter, prepared, shots: Shots, reporter: Reporter, folder: Path | None, resume: bool
+) -> Iterator[dict[str, Any]]:
+    """What an adapter needs besides features, and a place to train."""
+    collected = prepared.resources.collect(adapter, shots)
+    if "pixels" not in adapter.needs:
+        yield collected
+        return
+    with training_lines(reporter, f"Training {adapter.name}") as tell:
+        yield {**collected, "place": TrainingPlace(folder, bool(resume and folder), tell, reporter.say)}
+
+
+def _novel(recipe: Recipe, prepared, adapter: Adapter, scores: Scores, task: str) -> dict[str, Any]:
+    """Scores on the classes left out by `classes`, of an adapter that can name classes it never saw."""
+    others = recipe.with_(classes=_left_out(recipe, prepared, task))
+    unseen = prepared_of(others, Reporter(quiet=True), _domain_of(prepared), task)
+    moved = adapter.for_classes(prepared.backbone, unseen.class_names, classifier=unseen.classifier)
+    zero_shot = fitted_zero_shot(unseen.test, unseen.classifier)
+    result = score_on(unseen, moved, unseen.test, unseen.class_names, zero_shot, Reporter(quiet=True)).metrics
+    for side in ("zero_shot", "adapted"):
+        base = scores.metrics[side]["accuracy"]
+        result[side]["harmonic_mean"] = harmonic_mean(base, result[side]["accuracy"])
+    return result
+
+
+def _left_out(recipe: Recipe, prepared: Prepared | PreparedFeatures, task: str) -> list[str]:
+    """Names of the classes that `classes` leaves out."""
+    seen = set(prepared.class_names)
+    if isinstance(prepared, PreparedFeatures):
+        every = prepared.all_class_names
+    else:
+        every = read_data(recipe, prepared.domain, task).class_names
+    return [name for name in every if name not in seen]
+
+
+def _domain_of(prepared: Prepared | PreparedFeatures) -> Domain | None:
+    return None if isinstance(prepared, PreparedFeatures) else prepared.domain
+
+
+def fewer_views(shots: Shots, views: int) -> Shots:
+    """The draw with the first `views` augmented views of its support, where it holds more."""
+    support = shots.support
+    if support.views is None or support.views.shape[1] == views:
+        return shots
+    return replace(shots, support=replace(support, views=support.views[:, :views] if views else None))
+
+
+def views_wanted(adapter: Adapter) -> int:
+    """How many augmented views of each support image the adapter asks for, as projected features."""
+    if "views" not in adapter.needs or "pre_projection" in adapter.needs:
+        return 0
+    return int(adapter.options.get("views") or 0)
+
+
+def parts_wanted(adapter: Adapter) -> bool:
+    """Whether the adapter is fitted on the parts of each sample."""
+    return "parts" in adapter.needs | adapter.optional
+
+
+def planned(recipe: Recipe, names: list[str]) -> dict[str, Adapter]:
+    """Each adapter of a comparison, not fitted."""
+    return {name: adapter_of(recipe.with_adapter(name)) for name in names}

@@ -1,0 +1,329 @@
+"""From a recipe to everything a fit needs: the data split and read, the backbone, features by demand, the text side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from ...backbones.load import load_backbone
+from ...contracts.adapter import Adapter, Batch
+from ...contracts.backbone import Backbone
+from ...contracts.domain import Domain, DomainData, Item
+from ...contracts.errors import DataError
+from ...contracts.features import PROJECTED, FeatureSet
+from ...contracts.images import TrainingImages
+from ...contracts.metric import Metric
+from ...contracts.recipe import Recipe
+from ...contracts.text import TextClassifier
+from ...data.identity import FileHashes
+from ...data.sampling import sample_shots
+from ...data.splits import assign_splits
+from ...data.verify import check_skipped, drop_unreadable
+from ...features.store import FeatureStore
+from ...prompts.classifier import build_classifier
+from ...prompts.descriptions import read_descriptions
+from ...prompts.templates import fill
+from ...registry import build_metric
+from ...runtime.progress import Reporter
+from ..methods import encoding_batch_size
+from ..reading import read_data, restrict_classes
+from .batches import Extras, batches
+from .resources import Resources
+
+VAL_SHOTS = 4
+"""Images per class that hyper-parameters are chosen on, at most: min(K, 4), as CoOp and its successors publish."""
+
+
+@dataclass
+class Counts:
+    """How often the backbone ran, for the line that tells the user."""
+
+    computed: int = 0
+    cached: int = 0
+
+
+@dataclass
+class Shots:
+    """One few-shot draw as features, and the samples behind the support and val, where there are images."""
+
+    support: FeatureSet
+    val: FeatureSet | None
+    test: FeatureSet
+    items: tuple[Item, ...] = ()
+    val_items: tuple[Item, ...] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How images go through the backbone.
+
+    Args:
+        batch_size: images at once; None measures it.
+        workers: threads that decode.
+        amp: None, "bf16" or "fp16".
+    """
+
+    batch_size: int | None = None
+    workers: int | None = None
+    amp: str | None = None
+
+
+@dataclass
+class Prepared:
+    """One data set on one backbone; `draw` gives the shots of a seed, features coming from the store.
+
+    Attributes:
+        task: the domain's task.
+        data: all items, each with a split.
+        given_templates: prompts in place of the domain's, or None.
+        descriptions: file of texts per class, or None.
+        given: resource name -> path.
+        reading: options of the data's reader.
+        counts: how many images the backbone ran on and how many came from the store.
+        skipped: (id, reason) of images found unreadable while encoding.
+        had_splits: whether the data itself says which images are for testing.
+    """
+
+    domain: Domain
+    task: str
+    data: DomainData
+    backbone: Backbone
+    store: FeatureStore
+    reporter: Reporter
+    encoding: Encoding = Encoding()
+    given_templates: Any = None
+    descriptions: str | None = None
+    given: Mapping[str, Any] = field(default_factory=dict)
+    reading: Mapping[str, Any] = field(default_factory=dict)
+    counts: Counts = field(default_factory=Counts)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    had_splits: bool = False
+    _test: FeatureSet | None = field(default=None, init=False, repr=False)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.data.class_names
+
+    @property
+    def notes(self) -> list[str]:
+        return [*self.data.notes, *getattr(self.backbone, "notes", [])]
+
+    @cached_property
+    def metrics(self) -> list[Metric]:
+        """Those of the domain's own."""
+        return [build_metric(each) for each in self.domain.metrics]
+
+    @cached_property
+    def classifier(self) -> TextClassifier:
+        """The zero-shot text classifier of the data's classes."""
+        return self.classifier_of(self.class_names)
+
+    def classifier_of(self, class_names: Sequence[str]) -> TextClassifier:
+        described = self.descriptions
+        negatives = self.domain.negative_templates(self.task) if self.data.kind == "multilabel" else None
+        return build_classifier(
+            self.backbone,
+            list(class_names),
+            self.templates,
+            descriptions=read_descriptions(described, list(class_names), others=True) if described else None,
+            negative_templates=negatives,
+            store=self.store,
+        )
+
+    @cached_property
+    def templates(self) -> list[str]:
+        given = self.given_templates
+        if given is None:
+            return list(self.domain.templates(self.task))
+        return [given] if isinstance(given, str) else list(given)
+
+    def draw(
+        self,
+        shots: int,
+        seed: int,
+        views: int = 0,
+        parts: bool = False,
+        check: Callable[[FeatureSet], None] | None = None,
+    ) -> Shots:
+        """Support, val and test features of one seed. Val holds min(K, 4) images a class, outside the support.
+
+        Args:
+            parts: whether all three sets are to have parts; where the support has none, nor have they.
+            check: called with the support before more is encoded; raises if that would be in vain.
+        """
+        chosen = sample_shots(self.data.split("train"), shots, seed, num_classes=len(self.class_names))
+        pool = self.data.split("val")
+        val = sample_shots(pool, min(shots, VAL_SHOTS), seed, num_classes=len(self.class_names)) if pool else []
+        if chosen:
+            support = self.features(chosen, "support images", views=views, seed=seed, parts=parts)
+        else:
+            support = self._no_support()
+        if check is not None:
+            check(support)
+        parts = support.parts is not None
+        held = self.features(val, "validation images", parts=parts) if val else None
+        held = held.with_parts() if parts and val else held
+        test = self.test_set(parts) if parts else self.test
+        return Shots(support, held, test, _behind(support, chosen), _behind(held, val) if val else (), seed)
+
+    def _no_support(self) -> FeatureSet:
+        """For methods that learn from no labelled image."""
+        none, several = torch.zeros(0, self.backbone.embed_dim), self.data.kind == "multilabel"
+        labels = torch.zeros(0, len(self.class_names)) if several else torch.zeros(0, dtype=torch.int64)
+        made_by = self.backbone.fingerprint
+        empty = FeatureSet(none, labels, self.class_names, ids=(), backbone=made_by)
+        return empty.to(self.backbone.device)
+
+    def training_images(self, shots: Shots) -> TrainingImages:
+        """The images of a draw, for adapters that train towers."""
+        negative = None
+        if self.data.kind == "multilabel":
+            against = self.domain.negative_templates(self.task)
+            negative = [fill(against, name) for name in self.class_names]
+        return TrainingImages(
+            items=shots.items,
+            load=self.data.load,
+            train_transform=self.domain.transforms(self.backbone, True, self.task),
+            eval_transform=self.domain.transforms(self.backbone, False, self.task),
+            prompts=self.classifier.texts,
+            negative=negative,
+            templates=self.templates,
+            val=shots.val_items,
+        )
+
+    @cached_property
+    def resources(self) -> Resources:
+        """What the recipe names besides data and backbone."""
+        return Resources(self)
+
+    def batches(self, adapter: Adapter, features: FeatureSet) -> Iterator[Batch]:
+        """Rows of this data, with all that the adapter needs to predict."""
+        return batches(adapter, features, self._extras(adapter))
+
+    def _extras(self, adapter: Adapter) -> Extras:
+        several = "further_backbones" in adapter.at_predict
+        return Extras(
+            items=self.data.items,
+            load=self.data.load,
+            transform=self.domain.transforms(self.backbone, False, self.task),
+            encode=self.encode_items,
+            further=[other.encode_items for other in self.resources.further] if several else (),
+            boxes=self.resources.boxes if "boxes" in adapter.at_predict else None,
+            parts=lambda items: self.encode_items(items, PROJECTED, parts=True),
+        )
+
+    def encode_items(self, items: Sequence[Item], tap: str, parts: bool = False) -> FeatureSet:
+        """Features of some items by this backbone."""
+        return self.features(items, f"images by {self.backbone.spec}", tap=tap, parts=parts)
+
+    def of_ids(self, ids: Sequence[str], parts: bool = False) -> FeatureSet:
+        """Features of some items by their ids, in that order."""
+        by_id = {item.id: item for item in self.data.items}
+        return self.encode_items([by_id[i] for i in ids], PROJECTED, parts)
+
+    def on_further(self, spec: str) -> Prepared:
+        """The same data on another backbone, whose features are stored as well."""
+        return replace(self, backbone=load_backbone(spec, device=str(self.backbone.device)))
+
+    def on(self, backbone: Backbone) -> Prepared:
+        """The same data on towers that a fit changed, whose features are not stored."""
+        if backbone is self.backbone:
+            return self
+        return replace(self, backbone=backbone, store=FeatureStore(keep=False))
+
+    @property
+    def test(self) -> FeatureSet:
+        """Features of the test split."""
+        return self.test_set().without_parts()
+
+    def test_set(self, parts: bool = False) -> FeatureSet:
+        """Features of the test split, with parts if wanted; read once."""
+        if self._test is None or (parts and self._test.parts is None):
+            items = self.data.split("test")
+            if not items:
+                raise DataError(f"{self.data.name}: no test images; give more images a class, or a test split")
+            found = self.features(items, "test images", parts=parts)
+            self._test = found.with_parts() if parts else found
+        return self._test
+
+    @cached_property
+    def test_items(self) -> list[Item]:
+        """The test items that could be read, in the order of `test`."""
+        by_id = {item.id: item for item in self.data.split("test")}
+        return [by_id[i] for i in self.test.ids]
+
+    def features(
+        self,
+        items: Sequence[Item],
+        title: str,
+        views: int = 0,
+        seed: int = 0,
+        tap: str = PROJECTED,
+        parts: bool = False,
+    ) -> FeatureSet:
+        """Features of some items, from the store where they are there."""
+        with self.reporter.task(f"Encoding {title}") as progress:
+            found = self.store.get_or_compute(
+                self.data,
+                list(items),
+                self.backbone,
+                self.domain.transforms(self.backbone, False, self.task),
+                tap=tap,
+                views=views,
+                view_transform=self.domain.transforms(self.backbone, True, self.task) if views else None,
+                seed=seed,
+                batch_size=self.encoding.batch_size,
+                workers=self.encoding.workers,
+                amp=self.encoding.amp,
+                progress=progress,
+                parts=parts,
+            )
+        self.counts.computed += found.computed
+        self.counts.cached += found.cached
+        self.skipped += [pair for pair in found.skipped if pair not in self.skipped]
+        check_skipped([*self.data.skipped, *self.skipped], self.data.total)
+        return found.features.to(self.backbone.device)
+
+    def thumbnail(self, index: int):
+        """The decoded image of a row of `test`, for the report."""
+        return self.data.load(self.test_items[index])
+
+
+def _behind(features: FeatureSet, items: Sequence[Item]) -> tuple[Item, ...]:
+    """The samples that could be read, in the order of their features."""
+    by_id = {item.id: item for item in items}
+    return tuple(by_id[i] for i in features.ids)
+
+
+def prepare(recipe: Recipe, reporter: Reporter, domain: Domain, task: str) -> Prepared:
+    """Read, check, restrict and split the data; load the backbone (its model is built only when it runs).
+
+    Raises:
+        DataError, ConfigError, CapabilityError: one line each, as DESIGN says.
+    """
+    data = restrict_classes(read_data(recipe, domain, task), recipe.classes)
+    hashes = FileHashes()
+    with reporter.task("Checking images") as progress:
+        data = drop_unreadable(data, hashes, workers=recipe.workers, progress=progress)
+    had_splits = any(item.split for item in data.items)
+    data = assign_splits(data, seed=recipe.split_seed, hashes=hashes)
+    backbone = load_backbone(recipe.backbone, device=recipe.device, image_size=recipe.image_size)
+    return Prepared(
+        domain,
+        task,
+        data,
+        backbone,
+        FeatureStore(),
+        reporter,
+        Encoding(encoding_batch_size(recipe), recipe.workers, recipe.amp),
+        given_templates=recipe.templates,
+        descriptions=recipe.descriptions,
+        given=recipe.resources,
+        reading=recipe.reading,
+        had_splits=had_splits,
+    )

@@ -1,0 +1,227 @@
+"""What a recipe's `resources` name, read and encoded for the adapters that need it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ...contracts.adapter import Adapter
+from ...contracts.adapter_file import read_adapter_file
+from ...contracts.backbone import Backbone
+from ...contracts.errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean
+from ...contracts.features import PRE_PROJECTION, FeatureSet
+from ...contracts.resources import REQUIRED, Detections, FurtherBackbone, PreProjection, TextPool
+from ...data.caption_pool import lines_of, read_caption_pool
+from ...prompts.synonyms import read_synonyms
+from ...prompts.templates import spoken
+from ...runs.folder import Run
+
+GIVEN = ("captions", "boxes", "support_folder", "synonyms", "ctx", "further_backbones")
+"""What `--resource NAME=...` may name; `descriptions` is a key of the recipe."""
+OF_TOWERS = frozenset({"text_encoder", "images", "pixels", "pre_projection"})
+OF_TOWERS |= {"captions", "support_folder", "boxes", "synonyms", "ctx"}
+"""What a features file cannot give, or has no towers for."""
+
+
+def check_resources(given: Mapping[str, Any], adapters: Sequence[Adapter]) -> None:
+    """Refuse names that no fit uses and files that are not there.
+
+    Raises:
+        UnknownNameError: no resource has that name. ConfigError: no adapter uses it, or there is no such file.
+    """
+    used = frozenset().union(*(adapter.needs | adapter.optional for adapter in adapters))
+    _check_given(given, used, ", ".join(adapter.name for adapter in adapters))
+
+
+def check_at_prediction(adapter: Adapter, all_given: Mapping[str, Any], anew: Mapping[str, str] | None) -> None:
+    """The same of a fitted adapter: what its fit alone needed may be gone, but nothing idle may be given anew.
+
+    Args:
+        all_given: the run's own, and what is given now.
+        anew: what is given now.
+    """
+    _check_given(anew or {}, adapter.at_predict, f"{adapter.name}, once fitted,")
+    needed = {name: value for name, value in all_given.items() if name in adapter.at_predict}
+    _check_given(needed, adapter.at_predict, adapter.name)
+
+
+def _check_given(given: Mapping[str, Any], used: frozenset[str], who: str) -> None:
+    for name, value in given.items():
+        said = name.replace("_", "-")
+        if name not in GIVEN:
+            raise UnknownNameError(f"--resource {said}: no resource has that name; {did_you_mean(name, GIVEN)}")
+        if name not in used:
+            raise ConfigError(f"--resource {said}: {who} has no use for it; omit it")
+        if name != "further_backbones" and not Path(str(value)).exists():
+            raise ConfigError(f"--resource {said}={value}: no such file or folder")
+
+
+def check_needs(given: Mapping[str, Any], adapter: Adapter, backbone: Backbone | None) -> None:
+    """Refuse an adapter whose needs cannot be met, before anything is encoded.
+
+    Args:
+        given: resource name -> path.
+        backbone: None where there is a features file.
+
+    Raises:
+        CapabilityError: it needs images or towers and there are none, other towers, or a resource that is not given.
+    """
+    needs = adapter.needs & OF_TOWERS
+    if backbone is not None:
+        adapter.check_towers(backbone)
+    elif used := sorted(OF_TOWERS & adapter.optional & given.keys()):
+        raise CapabilityError(
+            f"--resource {used[0].replace('_', '-')}: a features file has no backbone to read it with; "
+            "give --data and --backbone"
+        )
+    elif needs:
+        what = "the text tower" if needs <= {"text_encoder", "captions"} else "the images themselves"
+        raise CapabilityError(
+            f"adapter '{adapter.name}' needs {what}, which a features file does not have; give --data and --backbone"
+        )
+    for name in GIVEN:
+        if name in adapter.needs and given.get(name) is None:
+            place = "SPEC,SPEC" if name == "further_backbones" else "DIR" if name == "support_folder" else "FILE"
+            raise CapabilityError(
+                f"adapter '{adapter.name}' needs {REQUIRED[name]}; give --resource {name.replace('_', '-')}={place}"
+            )
+
+
+@dataclass
+class Resources:
+    """The recipe's resources on a data set; each is read and encoded once, by demand.
+
+    Args:
+        prepared: `Prepared` or `PreparedFeatures`.
+    """
+
+    prepared: Any
+
+    def collect(self, adapter: Adapter, shots) -> dict[str, Any]:
+        """What `adapter.fit(resources=)` gets of those, and what the data itself gives."""
+        wanted = adapter.needs | adapter.optional
+        found: dict[str, Any] = {"templates": list(self.prepared.templates)}
+        for name in ("captions", "support_folder", "synonyms", "boxes", "ctx"):
+            if name in wanted and self._given(name) is not None:
+                found[name] = getattr(self, name)
+        if "support_folder" in found and self.support_captions is not None:
+            found["support_captions"] = self.support_captions
+        if "descriptions" in wanted and self.prepared.descriptions:
+            found["descriptions"] = self.descriptions
+        if "further_backbones" in wanted and self.further:
+            found["further_backbones"] = self._further_features(shots)
+        if "pre_projection" in wanted:
+            found["pre_projection"] = self._pre_projection(adapter, shots)
+        if wanted & {"pixels", "images"}:
+            found["images"] = self.prepared.training_images(shots)
+        return found
+
+    @cached_property
+    def captions(self) -> TextPool:
+        return self._pool(read_caption_pool(self._given("captions")))
+
+    @cached_property
+    def synonyms(self):
+        return read_synonyms(self._given("synonyms"), self.prepared.class_names)
+
+    @cached_property
+    def descriptions(self) -> tuple[tuple[str, ...], ...]:
+        from ...prompts.descriptions import read_descriptions
+
+        names = list(self.prepared.class_names)
+        said = read_descriptions(self.prepared.descriptions, names, others=True)
+        return tuple(tuple(said[name]) for name in names)
+
+    @cached_property
+    def boxes(self) -> Detections | None:
+        """Of all images of the data set; None where no file is given."""
+        if self._given("boxes") is None:
+            return None
+        from ...data.detections import read_detections
+
+        return read_detections(self._given("boxes"), [item.id for item in self.prepared.data.items])
+
+    @cached_property
+    def ctx(self) -> Tensor:
+        """The context of another run, on the same backbone."""
+        path = Path(self._given("ctx"))
+        file = Run.open(path).adapter_path if path.is_dir() else path
+        header, tensors = read_adapter_file(file)
+        if "ctx" not in tensors:
+            raise DataError(f"{file}: adapter '{header['adapter']}' learned no context; give a run of coop or its kin")
+        backbone = self.prepared.backbone
+        if header.get("backbone") != backbone.fingerprint:
+            raise CapabilityError(f"{file}: its context is of another backbone than '{backbone.spec}'; use that one")
+        return tensors["ctx"].to(backbone.device)
+
+    @cached_property
+    def support_folder(self) -> FeatureSet:
+        """Images found or made for class names: a data set of the domain's, its classes some of the data's."""
+        path = self._given("support_folder")
+        # A copy reads it: what a domain notes of a set it reads is of the user's data, not of this.
+        data = copy(self.prepared.domain).read(path, self.prepared.task, **self.prepared.reading)
+        if data.kind != "labels":
+            raise DataError(f"{path}: holds {data.kind}; give one folder of images for each class, named like it")
+        own = {spoken(name).casefold(): i for i, name in enumerate(self.prepared.class_names)}
+        for name in data.class_names:
+            if spoken(name).casefold() not in own:
+                near = did_you_mean(name, self.prepared.class_names)
+                raise DataError(f"{path}: '{name}' is no class of the data; {near}")
+        number = [own[spoken(name).casefold()] for name in data.class_names]
+        items = [item.with_(label=number[item.label], split="") for item in data.items]
+        relabelled = replace(data, items=items, class_names=self.prepared.class_names)
+        on_folder = replace(self.prepared, data=relabelled, skipped=[])  # counted against this folder's images alone
+        self._folder_items = {item.id: item for item in items}
+        found = on_folder.features(items, "support folder")
+        self.prepared.skipped.extend(on_folder.skipped)
+        return found
+
+    @cached_property
+    def support_captions(self) -> TextPool | None:
+        """The .txt beside each image of the support folder, where every one of them has one."""
+        files = [self._folder_items[i].source.with_suffix(".txt") for i in self.support_folder.ids]
+        if not all(file.is_file() for file in files):
+            return None
+        return self._pool(tuple(" ".join(" ".join(lines_of(file)).split()) for file in files))
+
+    @cached_property
+    def further(self) -> list[Any]:
+        """The data set on each further backbone."""
+        return [self.prepared.on_further(spec) for spec in further_specs(self.prepared.given)]
+
+    def _further_features(self, shots) -> tuple[FurtherBackbone, ...]:
+        def of(other, features: FeatureSet | None) -> FeatureSet | None:
+            return None if features is None else other.of_ids(features.ids)
+
+        specs = further_specs(self.prepared.given)
+        return tuple(
+            FurtherBackbone(spec, of(other, shots.support), of(other, shots.val), other.classifier)
+            for spec, other in zip(specs, self.further)
+        )
+
+    def _pre_projection(self, adapter: Adapter, shots) -> PreProjection:
+        views = int(getattr(adapter, "views", 0) or 0) if "views" in adapter.needs else 0
+        encode = self.prepared.features
+        support = encode(shots.items, "support images", views=views, seed=shots.seed, tap=PRE_PROJECTION)
+        val = encode(shots.val_items, "validation images", tap=PRE_PROJECTION) if shots.val_items else None
+        return PreProjection(support, val)
+
+    def _pool(self, texts: tuple[str, ...]) -> TextPool:
+        features = self.prepared.store.text_features(self.prepared.backbone, texts)
+        return TextPool(texts, features.to(self.prepared.backbone.device))
+
+    def _given(self, name: str) -> str | None:
+        return self.prepared.given.get(name)
+
+
+def further_specs(given: Mapping[str, Any]) -> list[str]:
+    """Backbones, or features files, comma-separated or in a list."""
+    listed = given.get("further_backbones")
+    parts: Iterable[str] = listed.split(",") if isinstance(listed, str) else listed or ()
+    return [str(part).strip() for part in parts if str(part).strip()]

@@ -1,0 +1,216 @@
+"""Classification: an adapter is fitted on few labelled images and scored beside zero-shot."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ...contracts.adapter import Adapter
+from ...contracts.domain import Item
+from ...contracts.errors import CapabilityError, ConfigError
+from ...contracts.recipe import Recipe
+from ...contracts.task import Axes, Contest, FitResult, Task, Use
+from ...data.identity import FileHashes, content_key
+from ...features.keys import canonical_json
+from ...registry import catalogue
+from ...registry.catalogue import find
+from ...runs.folder import RUNS, Run
+from ...runs.report import write_report
+from ...runtime.checkpoints import kept_checkpoints
+from ...runtime.distributed import is_main
+from ...runtime.progress import Reporter
+from ...training.checkpoints import newest_step
+from ..methods import adapter_of, check_named, trains_towers
+from .comparison import ZERO_SHOT, ClassificationContest
+from .feature_rows import prepared_of
+from .fitting import Fitted, fit_adapter, parts_wanted, planned, refuse_early, scored, views_wanted
+from .images import Shots
+from .record import PREDICTIONS, info_of, log_lines, notes_of, results_of, summary_of, write_predictions
+from .report import classification_report
+from .resources import check_resources
+from .tables import metrics_table, predictions_table, verdict
+from .use import evaluate_run, predict_with_run
+
+OF_IMAGES = frozenset({"data", "backbone", "image_size", "amp", "batch_size", "templates", "descriptions"})
+OF_FEATURES = frozenset({"features"})
+SHOTS = (1, 2, 4, 8, 16)
+SEEDS = (1, 2, 3)
+
+
+class Classification(Task):
+    """Named classes, one or several labels per image."""
+
+    takes: ClassVar = frozenset({"adapter", "adapters", "shots", "classes", "novel", "generic", "resources", "resume"})
+    defaults: ClassVar = {"shots": 16}
+    at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources"})
+    at_prediction: ClassVar = frozenset({"batch_size", "workers", "resources"})
+    compares: ClassVar = frozenset({"adapters", "backbones", "shots", "seeds"})
+    unused: ClassVar = {
+        "plan": "adapters are fitted to classification and no mmengine config is run; give a recipe, or --domain "
+        "open-vocab",
+        "classes": "for detection and segmentation; this run has its own classes",
+        "out": "a classification writes no files; use --json",
+    }
+
+    def filled(self, recipe: Recipe) -> Recipe:
+        """The domain's adapter where none is named."""
+        recipe = super().filled(recipe)
+        if recipe.adapter_name is None:
+            name = "tip-adapter" if self.domain is None else self.domain.default_adapter
+            recipe = recipe.with_(adapter={**recipe.adapter, "name": name})
+        return recipe
+
+    def taken(self, recipe: Recipe) -> frozenset[str]:
+        """Of images or of a features file; generic images where towers are trained."""
+        taken = self.takes | (OF_FEATURES if recipe.features else OF_IMAGES)
+        return taken if trains_towers(recipe.adapter_name) else taken - {"generic"}
+
+    def check(self, recipe: Recipe) -> None:
+        if recipe.shots is None:
+            raise ConfigError("--shots None: give a whole number, 0 or more")
+        if isinstance(recipe.novel, str):
+            raise ConfigError(
+                f"--novel {recipe.novel}: give True or False; names are for detection and segmentation "
+                "(--domain open-vocab)"
+            )
+        if recipe.out and Path(recipe.out).is_file():
+            raise ConfigError(f"--out {recipe.out}: a file, not a folder; give the folder that is to hold the run")
+
+    def fit(self, recipe: Recipe, reporter: Reporter) -> FitResult | None:
+        started = time.monotonic()
+        check_named(recipe, [recipe.adapter_name])
+        adapter = adapter_of(recipe)
+        check_resources(recipe.resources, [adapter])
+        _check_shots(recipe.shots, adapter)
+        prepared = self.prepared(recipe, reporter)
+        refuse_early(recipe, adapter, prepared, self.name)
+        views, parts = views_wanted(adapter), parts_wanted(adapter)
+        shots = prepared.draw(recipe.shots, recipe.seed, views=views, parts=parts, check=adapter.check_parts)
+        with self._checkpoints(recipe, adapter, prepared, shots, reporter) as folder:
+            report = fit_adapter(adapter, prepared, shots, recipe.seed, reporter, folder, recipe.resume)
+            done = scored(recipe, prepared, adapter, report, shots, self.name, reporter)
+            return self._written(recipe, prepared, done, shots, started) if is_main() else None
+
+    def prepared(self, recipe: Recipe, reporter: Reporter):
+        """The data side of a settled recipe: what is drawn, encoded and named."""
+        return prepared_of(recipe, reporter, self.domain, self.name)
+
+    def evaluate(self, use: Use, reporter: Reporter) -> dict[str, Any]:
+        if self.domain is None and not (use.features or (use.run.info["recipe"].get("features") and not use.data)):
+            raise CapabilityError(f"{use.run.path}: made from a features file; give --features")
+        return evaluate_run(use, self.domain, self.name, reporter)
+
+    def predict(self, use: Use, reporter: Reporter):
+        return predict_with_run(use, self.domain, self.name, reporter)
+
+    def entries(self, recipe: Recipe, axes: Axes) -> list[dict[str, Any]]:
+        """Seeds outside, then shots, so that a draw serves all methods; zero-shot comes first."""
+        names, shots, seeds = _names(axes), _shots(recipe, axes), _seeds(recipe, axes)
+        without = {name for name, adapter in planned(recipe, names).items() if adapter.label_free}
+        return [
+            {"adapter": name, "shots": count, "seed": seed}
+            for seed in seeds
+            for count in shots
+            for name in names
+            if count or name in without
+        ]
+
+    def contest(self, recipe: Recipe, axes: Axes, reporter: Reporter) -> Contest:
+        names = _names(axes)
+        check_named(recipe, names)
+        adapters = planned(recipe, names)
+        check_resources(recipe.resources, list(adapters.values()))
+        recipe = recipe.with_(shots=max(_shots(recipe, axes)))
+        return ClassificationContest(recipe, self.prepared(recipe, reporter), adapters)
+
+    def deciding_of(self, rows: Sequence[Mapping[str, Any]]) -> str:
+        """Accuracy; macro AUROC where images have several labels."""
+        return "auroc" if any(key.startswith("auroc/") for key in rows[0]) else self.deciding
+
+    def table(self, metrics: Mapping[str, Any]):
+        return metrics_table(metrics)
+
+    def verdict(self, metrics: Mapping[str, Any]) -> str:
+        return verdict(metrics)
+
+    def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
+        return predictions_table(rows)
+
+    @contextmanager
+    def _checkpoints(self, recipe: Recipe, adapter: Adapter, prepared, shots: Shots, reporter: Reporter):
+        """The folder of a fit's checkpoints; None for an adapter that keeps none."""
+        if trains_towers(adapter.name):
+            runs, key = Path(recipe.out or RUNS), fit_key(recipe, adapter, prepared, shots)
+            with kept_checkpoints(runs, key, recipe.resume, reporter, newest_step) as folder:
+                yield folder
+            return
+        if recipe.resume:
+            reporter.say(f"--resume: {adapter.name} keeps no checkpoints, there is nothing to go on from")
+        yield None
+
+    def _written(self, recipe: Recipe, prepared, done: Fitted, shots: Shots, started: float) -> FitResult:
+        seconds = time.monotonic() - started
+        unscored = [f"The rows have no labels, so nothing is scored: {PREDICTIONS} in the run says what each is"]
+        said = [*done.notes, *done.report.notes, *(unscored if done.scores.labels is None else [])]
+        notes = notes_of(prepared, recipe.shots, said, shots)
+        info = info_of(recipe, prepared, done.adapter, done.report, shots, notes, seconds)
+        with Run.create(recipe.out, recipe.domain or "features", done.adapter.name) as run:
+            done.adapter.save(run.adapter_path)
+            run.write(info, done.scores.metrics)
+            run.log("\n".join(log_lines(info, done.report, done.scores.metrics)))
+            if done.scores.labels is None:
+                write_predictions(run.path / PREDICTIONS, info, done.scores)
+            else:
+                write_report(run.path, classification_report(results_of(prepared, info, done.scores), run.path))
+        return FitResult(
+            run.path,
+            done.adapter,
+            done.report,
+            done.scores.metrics,
+            summary_of(run, info, done.scores, seconds),
+            notes,
+            [tuple(pair) for pair in info["skipped"]],
+            prepared.counts.computed,
+            prepared.counts.cached,
+        )
+
+
+def _names(axes: Axes) -> list[str]:
+    """The methods, after zero-shot."""
+    names = list(dict.fromkeys([ZERO_SHOT, *(axes.adapters or ())]))
+    if names == [ZERO_SHOT]:
+        raise ConfigError("--adapters: none given; give methods, comma-separated, for instance tip-adapter,ape")
+    for name in names:
+        find(name, catalogue.adapters(), "adapter")
+    return names
+
+
+def _shots(recipe: Recipe, axes: Axes) -> Sequence[int]:
+    return axes.shots or ((recipe.shots,) if recipe.gave("shots") else SHOTS)
+
+
+def _seeds(recipe: Recipe, axes: Axes) -> Sequence[int]:
+    return axes.seeds or ((recipe.seed,) if recipe.gave("seed") else SEEDS)
+
+
+def _check_shots(shots: int, adapter: Adapter) -> None:
+    if shots == 0 and not adapter.label_free:
+        raise ConfigError(f"--shots 0: adapter '{adapter.name}' learns from labelled images; give 1 or more")
+
+
+def fit_key(recipe: Recipe, adapter: Adapter, prepared, shots: Shots) -> str:
+    """16 hex digits that say what a training learns from what."""
+    lasting = {name: value for name, value in adapter.options.items() if name not in adapter.passing}
+    parts: list[Any] = [adapter.name, lasting, prepared.backbone.fingerprint, recipe.seed, recipe.shots]
+    parts += [list(prepared.class_names), [list(texts) for texts in prepared.classifier.texts]]
+    hashes = FileHashes()
+    parts += [[_content(item, hashes) for item in items] for items in (shots.items, shots.val_items)]
+    return hashlib.sha256(canonical_json(parts).encode()).hexdigest()[:16]
+
+
+def _content(item: Item, hashes: FileHashes) -> list[Any]:
+    return [content_key(item, hashes), item.label, repr(item.labels)]

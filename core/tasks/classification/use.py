@@ -1,0 +1,241 @@
+"""A classification run used again: scored on its own or other data, asked of new images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...backbones.load import load_backbone
+from ...contracts.adapter import Adapter
+from ...contracts.backbone import Backbone
+from ...contracts.domain import Domain, DomainData, Item
+from ...contracts.errors import CapabilityError, DataError
+from ...contracts.features import PROJECTED, FeatureSet
+from ...contracts.recipe import SAMPLE, Recipe
+from ...contracts.task import Use
+from ...data.unlabelled import images_of, readable
+from ...features.store import Extraction, FeatureStore
+from ...registry import load_adapter
+from ...runtime.progress import Reporter
+from .batches import PLAIN, Extras, batches, logits_of
+from .feature_rows import prepared_of
+from .images import Encoding
+from .resources import check_at_prediction, further_specs
+from .scoring import fitted_zero_shot, score_on
+
+
+def evaluate_run(use: Use, domain: Domain | None, task: str, reporter: Reporter) -> dict[str, Any]:
+    """Scores of a run on a split; see `Task.evaluate`.
+
+    Raises:
+        DataError: the data does not fit the run. CapabilityError: another backbone than that of the run.
+    """
+    recipe, source = recipe_again(use), use.data or use.features or ""
+    prepared = prepared_of(recipe, reporter, None if recipe.features else domain, task)
+    adapter = load_adapter(use.run.adapter_path, prepared.backbone).to(_device_of(prepared))
+    check_at_prediction(adapter, recipe.resources, use.resources)
+    _check_same_backbone(adapter, prepared, source)
+    chosen = _split(prepared, use.split, everything=bool(source))
+    chosen = _in_order_of(chosen, prepared.class_names, adapter.class_names_, str(source))
+    zero_shot = fitted_zero_shot(chosen, prepared.classifier_of(adapter.class_names_))
+    scores = score_on(prepared, adapter, chosen, adapter.class_names_, zero_shot, reporter)
+    return {"run": str(use.run.path), "data": prepared.data.name, "split": use.split, **scores.metrics}
+
+
+def predict_with_run(use: Use, domain: Domain, task: str, reporter: Reporter) -> Predictions:
+    """Classes of new images.
+
+    Raises:
+        DataError: all images cannot be read. CapabilityError: the run was made from a features file.
+    """
+    info = use.run.info
+    if info["backbone"] is None:
+        raise CapabilityError(
+            f"{use.run.path}: made from a features file, so there is no backbone to encode images with"
+        )
+    recipe = recipe_again(use)
+    backbone = load_backbone(info["backbone"]["spec"], device=use.device, image_size=recipe.image_size)
+    adapter = load_adapter(use.run.adapter_path, backbone).to(backbone.device)
+    data = readable(images_of(domain, use.images, recipe.reading))
+    check_at_prediction(adapter, recipe.resources, use.resources)
+    encoding = Encoding(use.batch_size, use.workers, recipe.amp)
+    source = _Source(domain, task, data, backbone, encoding, recipe.resources, reporter)
+    logits, ids, skipped = source.logits(adapter)
+    multilabel = adapter.multilabel_
+    probabilities = logits.sigmoid() if multilabel else logits.softmax(dim=1)
+    return Predictions(adapter.class_names_, ids, probabilities.cpu(), multilabel, [*data.skipped, *skipped])
+
+
+def recipe_again(use: Use) -> Recipe:
+    """The run's own recipe, on the data, device and resources that are asked for.
+
+    Raises:
+        DataError: the run's own data is needed and not there any more.
+    """
+    recipe = Recipe.of(use.run.info["recipe"])
+    resources = {**recipe.resources, **(use.resources or {})}
+    workers = recipe.workers if use.workers is None else use.workers
+    data = {**recipe.data, **(use.reading or {})}
+    recipe = recipe.with_(device=use.device, workers=workers, resources=resources, data=data)
+    if use.images:
+        return recipe
+    if use.data or use.features:
+        return recipe.with_source(data=use.data or SAMPLE, features=use.features)
+    place = (use.run.info.get("data") or {}).get("path", recipe.data_path)
+    if place != SAMPLE and not Path(place).exists():
+        raise DataError(f"{place}: the run's own data is not there any more; give other data with --data or --features")
+    return recipe.with_(features=place) if recipe.features else recipe.with_source(data=place)
+
+
+@dataclass
+class Predictions:
+    """What a run says of some images.
+
+    Attributes:
+        class_names: the C names.
+        ids: N image ids.
+        probabilities: (N, C), rows summing to 1, or one probability per label.
+        multilabel: whether several labels may hold of one image.
+        skipped: (id, reason) of images that could not be read.
+        files: none: a classification writes no files.
+    """
+
+    class_names: tuple[str, ...]
+    ids: list[str]
+    probabilities: torch.Tensor
+    multilabel: bool
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+
+    def rows(self, top: int = 3) -> list[dict[str, Any]]:
+        """One dict per image: id, label (or labels above one half), confidence, and the `top` classes."""
+        rows = []
+        for i, p in zip(self.ids, self.probabilities):
+            best = p.topk(min(top, len(p)))
+            ranked = [
+                {"class": self.class_names[c], "probability": float(v)} for v, c in zip(best.values, best.indices)
+            ]
+            row: dict[str, Any] = {"id": i}
+            if self.multilabel:
+                row["labels"] = [name for name, value in zip(self.class_names, p.tolist()) if value >= 0.5]
+            else:
+                row["label"] = ranked[0]["class"]
+                row["confidence"] = ranked[0]["probability"]
+            rows.append({**row, "top": ranked})
+        return rows
+
+
+def _device_of(prepared) -> torch.device:
+    return prepared.backbone.device if prepared.backbone is not None else prepared.device
+
+
+def _check_same_backbone(adapter: Adapter, prepared, source: str) -> None:
+    """Features files may say which backbone made them."""
+    made_by = "" if prepared.backbone is not None else prepared.file.features.backbone
+    if made_by and adapter.backbone_ and made_by != adapter.backbone_:
+        raise CapabilityError(
+            f"--features {source}: made by backbone {made_by}, the run by {adapter.backbone_}; use that one"
+        )
+
+
+def _split(prepared, split: str, everything: bool) -> FeatureSet:
+    """The rows of a split; "all", or another data set without a split of its own, gives every row."""
+    given = {item.split for item in prepared.data.items}
+    if split == "all" or (everything and not prepared.had_splits and split == "test"):
+        items = prepared.data.items
+    elif split in given:
+        items = prepared.data.split(split)
+    else:
+        raise DataError(f"--split {split}: {prepared.data.name} has {', '.join(sorted(given))}")
+    if prepared.backbone is None:
+        return prepared._rows(items)
+    return prepared.features(items, f"{split} images")
+
+
+def _in_order_of(features: FeatureSet, have, want, source: str) -> FeatureSet:
+    """Labels renumbered to the classes of the fit, by name."""
+    have, want = list(have), list(want)
+    if have == want:
+        return features
+    unknown = [name for name in have if name not in want]
+    if unknown:
+        raise DataError(
+            f"{source}: class '{unknown[0]}' is none of the run's ({', '.join(want[:8])}); rename or remove it"
+        )
+    if features.multilabel:
+        if len(have) != len(want):
+            raise CapabilityError(f"{source}: has {len(have)} labels, the run {len(want)}; give all of them")
+        return replace(features, labels=features.labels[:, [have.index(n) for n in want]], class_names=tuple(want))
+    position = torch.tensor([want.index(name) for name in have], device=features.labels.device)
+    return replace(features, labels=position[features.labels], class_names=tuple(want))
+
+
+@dataclass
+class _Source:
+    """Images to predict, and how to look at them."""
+
+    domain: Domain
+    task: str
+    data: DomainData
+    backbone: Backbone
+    encoding: Encoding
+    given: Mapping[str, Any]
+    reporter: Reporter
+
+    def logits(self, adapter: Adapter) -> tuple[torch.Tensor, list[str], list[tuple[str, str]]]:
+        """(N, C) logits, N ids, and what could not be read.
+
+        Raises:
+            DataError: nothing could be read.
+        """
+        towers = adapter.adapted(self.backbone)
+        with self.reporter.task("Encoding images") as progress:
+            kept, parts = towers is self.backbone, "parts" in adapter.at_predict
+            found = self._encoded(self.data.items, towers, PROJECTED, progress, keep=kept, parts=parts)
+        if not len(found.features):
+            name, why = found.skipped[0]
+            raise DataError(f"no readable image among what was given; {name}: {why}")
+        features = found.features.with_parts() if parts else found.features
+        features = features.to(self.backbone.device)
+        rows = batches(adapter, features, self._extras(adapter, towers, found.items))
+        if adapter.at_predict <= PLAIN:
+            return logits_of(adapter, rows, len(features)), list(features.ids), list(found.skipped)
+        with self.reporter.task(f"Predicting with {adapter.name}") as progress:
+            return logits_of(adapter, rows, len(features), progress), list(features.ids), list(found.skipped)
+
+    def _extras(self, adapter: Adapter, towers: Backbone, items: Sequence[Item]) -> Extras:
+        from ...data.detections import read_detections
+
+        boxes = self.given.get("boxes") if "boxes" in adapter.at_predict else None
+        specs = further_specs(self.given) if "further_backbones" in adapter.at_predict else []
+        return Extras(
+            items=items,
+            load=self.data.load,
+            transform=self.domain.transforms(self.backbone, False, self.task),
+            encode=self._encoder(towers),
+            further=[self._encoder(load_backbone(spec, device=str(self.backbone.device))) for spec in specs],
+            boxes=read_detections(boxes, [item.id for item in items]) if boxes else None,
+        )
+
+    def _encoder(self, backbone: Backbone):
+        return lambda items, tap: self._encoded(items, backbone, tap).features
+
+    def _encoded(
+        self, items, backbone: Backbone, tap: str, progress=None, keep: bool = True, parts: bool = False
+    ) -> Extraction:
+        return FeatureStore(keep=keep).get_or_compute(
+            self.data,
+            list(items),
+            backbone,
+            self.domain.transforms(backbone, False, self.task),
+            tap=tap,
+            batch_size=self.encoding.batch_size,
+            workers=self.encoding.workers,
+            amp=self.encoding.amp,
+            progress=progress,
+            parts=parts,
+        )

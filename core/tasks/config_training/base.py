@@ -1,0 +1,302 @@
+"""The base of tasks that train an mmengine config: how they fit, score, predict and compare."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from mmengine import Config
+from safetensors.torch import load_file
+from torch import nn
+
+from ...backbones.load import load_backbone
+from ...contracts.backbone import Backbone
+from ...contracts.domain import DomainData, Evaluation
+from ...contracts.errors import CapabilityError, ConfigError, DataError
+from ...contracts.recipe import SAMPLE, Recipe
+from ...contracts.task import Axes, Contest, FitResult, Task, Use
+from ...data.unlabelled import decodable, images_of, readable
+from ...recipes.resolve import resolve
+from ...runs.folder import RUNS, Run
+from ...runtime.checkpoints import kept_checkpoints
+from ...runtime.distributed import is_main, run_on_all
+from ...runtime.progress import Reporter
+from ..classification.use import recipe_again
+from ..reading import read_data, readable_samples, split_samples
+from .runner import build_model, newest_checkpoint, plan_key, quiet, train_plan
+from .tables import scores_table, summaries_table
+
+Progress = Callable[[int, int], None]
+TRAINING = ("epochs", "lr")
+"""Options that every training has; they are given by `--epochs` and `--lr`."""
+SEEDS = (1, 2, 3)
+
+
+@dataclass
+class ConfigPredictions:
+    """What a trained model says of some images: the task's own rows, one per image."""
+
+    own_rows: list[dict[str, Any]]
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+
+    def rows(self, top: int = 3) -> list[dict[str, Any]]:
+        """The task's rows, each with its `id`."""
+        return self.own_rows
+
+
+class ConfigTask(Task):
+    """A task whose training is an mmengine Config, run by mmengine's Runner.
+
+    A task implements `plan` (what is trained) and `score` (how well a model does), and where it can, `look`, `save` and
+    `rename`. It says which with `can`, a subset of {"predict", "save", "rename"}.
+    """
+
+    takes: ClassVar = frozenset({"data", "adapter", "plan", "shots", "backbone", "image_size", "amp", "batch_size"}) | {
+        "classes",
+        "novel",
+        "resume",
+    }
+    at_evaluation: ClassVar = frozenset({"data", "workers", "classes"})
+    at_prediction: ClassVar = frozenset({"classes", "out"})
+    compares: ClassVar = frozenset({"recipes", "backbones", "shots", "seeds"})
+    method: ClassVar = "recipe"
+    can: ClassVar[frozenset[str]] = frozenset()
+
+    # what a task says -------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def plan(self, recipe: Recipe, data: DomainData, backbone: Backbone) -> Config | None:
+        """An mmengine Config of a whole training (model, train_dataloader, train_cfg, optim_wrapper, ...), or None
+        where there is nothing to train. `recipe.plan` is the user's own, or a packaged one, or empty. Without
+        `train_cfg` its model is used as it is built. `model` must be a plain dict: it is kept in run.json with
+        `default_scope` and the group `vladapt`, and built again from the registries at prediction; all three are then
+        `model.cfg`."""
+
+    @abstractmethod
+    def score(self, model: nn.Module | None, data: DomainData, backbone: Backbone, progress: Progress) -> Evaluation:
+        """Metrics on the items of the test split. `model` is the trained module, or None without a plan; where it has
+        fixed classes, `data.class_names` are to be those."""
+
+    def look(self, model, data: DomainData, backbone: Backbone, progress: Progress) -> list[dict[str, Any]]:
+        """One JSON-able dict per item, with its `id` and, for a table, its `summary`."""
+        raise CapabilityError(self._refusal("predict"))
+
+    def save(
+        self, rows: list[dict[str, Any]], data: DomainData, class_names: Sequence[str], folder: Path
+    ) -> list[Path]:
+        """Write what `look` gave into a folder, as pictures and files with the suffixes in `writes`; returns them."""
+        raise CapabilityError(f"--out: {self.title} writes no files of its predictions; omit --out, use --json")
+
+    def rename(self, model: nn.Module, classes: Any) -> tuple[str, ...]:
+        """Give a trained model other class names, in place; returns the names."""
+        raise CapabilityError(f"--classes: {self.title} has fixed classes; omit --classes")
+
+    def backbone_spec(self, recipe: Recipe) -> str:
+        """The backbone of a fit: the recipe's, unless a config of the recipe's stands on one of its own."""
+        return recipe.backbone
+
+    def choose(self, recipe: Recipe, data: DomainData) -> DomainData:
+        """What the recipe wants of a set whose splits are assigned: its classes, its shots."""
+        return data
+
+    def read_config(self, recipe: Recipe) -> DomainData | None:
+        """The data that the recipe's config names, where no data set is given; None: it names none."""
+        return None
+
+    # the commands -----------------------------------------------------------------------------------------------------
+
+    def check(self, recipe: Recipe) -> None:
+        if recipe.shots == 0:
+            raise ConfigError(f"--shots 0: {self.title} is trained on labelled images; give 1 or more")
+        for key in recipe.given:
+            if key.startswith("adapter.") and key.partition(".")[2] not in TRAINING:
+                value = recipe.adapter.get(key.partition(".")[2])
+                said = f"--adapter {value}" if key == "adapter.name" else f"--set {key}={value}"
+                raise ConfigError(
+                    f"{said}: {self.title} trains a config and no adapter; omit it "
+                    "(what is trained, --recipe or --config says)"
+                )
+
+    def fit(self, recipe: Recipe, reporter: Reporter) -> FitResult | None:
+        from .record import written_run
+
+        started = time.monotonic()
+        data = self.choose(recipe, split_samples(self._read(recipe), reporter, recipe.workers, recipe.split_seed))
+        backbone = load_backbone(self.backbone_spec(recipe), device=recipe.device, image_size=recipe.image_size)
+        plan = self.plan(recipe, data, backbone)
+
+        def finished(model: nn.Module | None, history: list[dict[str, float]]) -> FitResult | None:
+            """Score the model and write the run, on the first rank."""
+            if not is_main():
+                return None
+            scores = self._scored(model, data, backbone, reporter)
+            return written_run(self, recipe, data, backbone, plan, model, history, scores, started)
+
+        if plan is None:
+            return run_on_all(lambda: finished(None, []))
+        runs, key = Path(recipe.out or RUNS), plan_key(plan, recipe.seed)
+        with kept_checkpoints(runs, key, recipe.resume, reporter, newest_checkpoint) as folder:
+            model, history = train_plan(plan, folder, recipe.seed, backbone.device, reporter, recipe.resume)
+            return run_on_all(lambda: finished(model, history))
+
+    def evaluate(self, use: Use, reporter: Reporter) -> dict[str, Any]:
+        """Scores of a run's model; the recipe's choices are of the run's own data."""
+        recipe, elsewhere = recipe_again(use), bool(use.data)
+        spec = use.run.info["backbone"]["spec"]
+        backbone = load_backbone(spec, device=recipe.device, image_size=recipe.image_size)
+        data = self._read(recipe)
+        chosen = self._chosen(data, recipe, use.split, elsewhere, reporter)
+        model = load_model(use.run, backbone.device)
+        if use.classes is not None:
+            self._rename(use.run, model, use.classes)
+        scores = self._scored(model, chosen, backbone, reporter)
+        metrics = {"zero_shot": None, "adapted": scores.metrics, "test_images": len(chosen.split("test"))}
+        return {"run": str(use.run.path), "data": data.name, "split": use.split, **metrics, "notes": scores.notes}
+
+    def predict(self, use: Use, reporter: Reporter) -> ConfigPredictions:
+        if "predict" not in self.can:
+            raise CapabilityError(f"{use.run.path}: {self._refusal('predict')}")
+        recipe = recipe_again(use)
+        spec = use.run.info["backbone"]["spec"]
+        backbone = load_backbone(spec, device=use.device, image_size=recipe.image_size)
+        folder = self._folder(use.out) if use.out else None
+        data = readable(decodable(images_of(self.domain, use.images, recipe.reading)))
+        model = load_model(use.run, backbone.device)
+        names: Sequence[str] = use.run.info["class_names"]
+        if use.classes is not None:
+            names = self._rename(use.run, model, use.classes)
+        with reporter.task("Looking at images") as progress, quiet():
+            rows = self.look(model, data, backbone, progress)
+        files = self.save(rows, data, names, folder) if folder else []
+        return ConfigPredictions(rows, data.skipped, files)
+
+    def entries(self, recipe: Recipe, axes: Axes) -> list[dict[str, Any]]:
+        """Every recipe at every number of shots and seed."""
+        recipes = axes.recipes or ("",)
+        shots = axes.shots or (recipe.shots,)
+        seeds = axes.seeds or ((recipe.seed,) if recipe.gave("seed") else SEEDS)
+        return [{"recipe": r, "shots": k, "seed": seed} for r in recipes for k in shots for seed in seeds]
+
+    def contest(self, recipe: Recipe, axes: Axes, reporter: Reporter) -> Contest:
+        plans = {name: self._with_plan(recipe, name) for name in axes.recipes or ("",)}
+        data = split_samples(self._read(recipe), reporter, recipe.workers, recipe.split_seed)
+        return ConfigContest(self, plans, data)
+
+    def table(self, metrics: Mapping[str, Any]):
+        return scores_table(metrics)
+
+    def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
+        return summaries_table(rows)
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _read(self, recipe: Recipe) -> DomainData:
+        """The data set that is given, else the one that the recipe's config names, else the domain's sample."""
+        data = self.read_config(recipe) if recipe.plan and recipe.data_path == SAMPLE else None
+        return read_data(recipe, self.domain, self.name) if data is None else data
+
+    def _with_plan(self, recipe: Recipe, name: str) -> Recipe:
+        """The recipe with the config, and the keys, of a packaged recipe or of a file."""
+        if not name:
+            return recipe
+        named = {"config": name} if Path(name).suffix else {"recipe": name}
+        other = resolve(**named)
+        kept = {key.partition(".")[0] for key in recipe.given}
+        changes = {key: getattr(other, key) for key in {k.partition(".")[0] for k in other.given} - kept}
+        return self.settled(recipe.with_(**changes, given=recipe.given | other.given))
+
+    def _scored(self, model, data: DomainData, backbone: Backbone, reporter: Reporter) -> Evaluation:
+        with reporter.task("Testing") as progress, quiet():
+            return self.score(model, data, backbone, progress)
+
+    def _chosen(self, data: DomainData, recipe: Recipe, split: str, elsewhere: bool, reporter: Reporter) -> DomainData:
+        """The data with the chosen split as its test split."""
+        splits = {item.split for item in data.items if item.split}
+        if split == "all" or (elsewhere and split == "test" and len(splits) < 2):  # a file of one split, tested whole
+            data, split = readable_samples(data, reporter, recipe.workers), "test"
+            data = data.with_items([item.with_(split=split) for item in data.items])
+        else:
+            data = split_samples(data, reporter, recipe.workers, recipe.split_seed)
+        data = data if elsewhere else self.choose(recipe, data)
+        items = [item.with_(split="test") for item in data.split(split)]
+        if not items:
+            raise DataError(
+                f"--split {split}: {data.name or 'the data'} has no such images; give another split, or all"
+            )
+        return data.with_items(items)
+
+    def _rename(self, run: Run, model: nn.Module | None, classes: Any) -> tuple[str, ...]:
+        if model is None and "rename" in self.can:
+            raise CapabilityError(f"{run.path}: nothing was trained in this run; omit --classes")
+        return self.rename(model, classes)
+
+    def _folder(self, out: str | Path) -> Path:
+        """The folder, before anything is predicted in vain."""
+        if "save" not in self.can:
+            self.save([], DomainData([], (), load=lambda item: None), (), Path(out))
+        try:
+            Path(out).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = f"--out {out}: cannot be made ({error.strerror}); give a folder you may write to"
+            raise DataError(reason) from error
+        return Path(out)
+
+
+class ConfigContest(Contest):
+    """Trainings of several configs on one data set.
+
+    Args:
+        recipes: name of a recipe -> the recipe with its config, settled.
+        data: readable samples, each with its split.
+    """
+
+    def __init__(self, task: ConfigTask, recipes: Mapping[str, Recipe], data: DomainData):
+        super().__init__(data.name, list(data.notes))
+        self.task, self.recipes, self.samples = task, recipes, data
+        self._untrained: dict[tuple[str, int | None], dict[str, Any]] = {}
+
+    def score(self, entry: Mapping[str, Any]) -> dict[str, Any]:
+        """Train one config on one draw, without a run. What is not trained is scored once for all seeds."""
+        name, shots = entry["recipe"], entry["shots"]
+        if (name, shots) in self._untrained:
+            return self._untrained[name, shots]
+        task, recipe = self.task, self.recipes[name].with_(seed=entry["seed"], shots=shots)
+        started, quietly = time.perf_counter(), Reporter(quiet=True)
+        data = task.choose(recipe, self.samples)
+        spec = task.backbone_spec(recipe)
+        backbone = load_backbone(spec, device=recipe.device, image_size=recipe.image_size)
+        plan, model = task.plan(recipe, data, backbone), None
+        if plan is not None:
+            with tempfile.TemporaryDirectory(prefix="vladapt-") as folder:
+                model, _ = train_plan(plan, Path(folder), recipe.seed, backbone.device, quietly)
+        seconds = time.perf_counter() - started
+        scores = task._scored(model, data, backbone, quietly)
+        row = {"recipe": name or "default", "backbone": spec, **scores.metrics, "seconds": round(seconds, 3)}
+        if plan is None or not plan.get("train_cfg"):
+            self._untrained[name, shots] = row
+        return row
+
+
+def load_model(run: Run, device: torch.device) -> nn.Module | None:
+    """The trained model of a run, built from the registries; None where nothing was trained.
+
+    Raises:
+        DataError: the weights are missing or do not fit the model.
+    """
+    kept = run.info.get("plan")
+    if kept is None:
+        return None
+    model = build_model(kept, device)
+    path = run.adapter_path
+    try:
+        model.load_state_dict(load_file(str(path)))
+    except Exception as error:
+        raise DataError(f"{path}: does not fit the run's model ({str(error).splitlines()[0]}); fit again") from error
+    return model.to(device).eval()

@@ -1,0 +1,281 @@
+"""A domain's own plan, run by mmengine's Runner: on a chosen device or under torchrun, told, resumed after a stop."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine import Config
+from mmengine.hooks import EMAHook, Hook
+from mmengine.model import MMDistributedDataParallel, is_model_wrapper
+from mmengine.registry import OPTIMIZERS
+from mmengine.runner import Runner
+from torch import nn
+
+from ...contracts.errors import ConfigError, DataError
+from ...runtime.distributed import rank, run_on_all, world_size
+from ...runtime.progress import Reporter, training_lines
+from ...training.runner import restored_determinism
+from ...training.samples import seed_of
+from .faults import named_faults
+
+KEPT = ("default_scope", "vladapt")
+"""Beside the model, what of a plan its model needs after the training."""
+TUPLE, NUMBER = "__tuple__", "__float__"
+MOST_POINTS = 500
+"""Steps of a training that its report shows."""
+CHECKPOINTS_A_TRAINING = 20
+"""Of a training whose length is counted in steps."""
+KEPT_CHECKPOINTS = 2
+"""At least, so that one is whole while the next is written."""
+STATELESS = ("work_dir", "launcher", "log_level", "resume")
+SPEED = ("num_workers", "persistent_workers", "prefetch_factor", "pin_memory")
+"""Of a loader: what changes no number."""
+
+
+def check_plan(plan: Config) -> None:
+    """Raise ConfigError unless the plan is a Config whose model is a plain dict."""
+    if not isinstance(plan, Config) or not isinstance(plan.get("model"), dict):
+        raise ConfigError("a domain's plan must be an mmengine Config with `model` as a dict")
+    try:
+        json.dumps(kept_of(plan))
+    except TypeError:
+        raise ConfigError("the plan's `model` must be plain data (it is kept in run.json)") from None
+
+
+def kept_of(plan: Config) -> dict[str, Any]:
+    """What run.json keeps of a plan, as plain data, tuples told from lists."""
+    whole = plan.to_dict()
+    return _with_tuples_marked({name: whole[name] for name in ("model", *KEPT) if name in whole})
+
+
+def build_model(kept: dict[str, Any], device: torch.device) -> nn.Module:
+    """The model of a plan, from the registries; `model.cfg` is what is kept of the plan, tuples and all.
+
+    Raises:
+        UnknownNameError: a module that no registry has. ConfigError: it cannot be built.
+    """
+    from mmengine.registry import init_default_scope
+
+    from ....registry import MODELS
+
+    plan = _with_tuples(kept)
+    init_default_scope(plan.get("default_scope", "vladapt"))
+    with named_faults(), restored_determinism(), quiet():
+        model = MODELS.build(Config(deepcopy(plan)).model)
+    model.cfg = Config(plan)
+    return model.to(device)
+
+
+def train_plan(
+    plan: Config, folder: Path, seed: int, device: torch.device, reporter: Reporter, resume: bool = False
+) -> tuple[nn.Module, list[dict[str, float]]]:
+    """Run a plan; without `train_cfg` its model is built and nothing is trained.
+
+    Args:
+        folder: of checkpoints and mmengine's own log.
+        resume: go on from the newest checkpoint in it.
+
+    Returns:
+        The model in eval mode, and a row each of some of the steps: "step", "loss" and its parts.
+
+    Raises:
+        ConfigError, UnknownNameError: the plan cannot be run. DataError: the loss is no number any more.
+    """
+    check_plan(plan)
+    if not plan.get("train_cfg"):
+        return build_model(kept_of(plan), device).eval(), []
+    settings = _settings(plan, folder, seed, resume)
+    with restored_determinism(), quiet(), training_lines(reporter, "Training") as tell:
+        # Some kernels of a GPU have no deterministic form: they are used, and torch's warnings kept back.
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        told = _Told(tell, seed)
+        with named_faults():
+            runner = _runner(settings, device)
+        runner.register_hook(told, priority="BELOW_NORMAL")  # before a checkpoint of what went wrong
+        with named_faults():
+            runner.train()
+    model = _trained(runner).eval()
+    model.cfg = Config(_with_tuples(kept_of(plan)))
+    return model, told.history
+
+
+def _trained(runner: Runner) -> nn.Module:
+    """The model, with the averaged weights where a hook averages them."""
+    for hook in runner.hooks:
+        if isinstance(hook, EMAHook):
+            hook.before_test_epoch(runner)
+    return getattr(runner.model, "module", runner.model)
+
+
+def _with_tuples_marked(value: Any) -> Any:
+    """JSON knows no tuples, which mm's transforms tell from lists, and no infinity."""
+    if isinstance(value, dict):
+        return {key: _with_tuples_marked(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        listed = [_with_tuples_marked(inner) for inner in value]
+        return {TUPLE: listed} if isinstance(value, tuple) else listed
+    return {NUMBER: repr(value)} if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _with_tuples(value: Any) -> Any:
+    if isinstance(value, dict) and set(value) == {TUPLE}:
+        return tuple(_with_tuples(inner) for inner in value[TUPLE])
+    if isinstance(value, dict) and set(value) == {NUMBER}:
+        return float(value[NUMBER])
+    if isinstance(value, dict):
+        return {key: _with_tuples(inner) for key, inner in value.items()}
+    return [_with_tuples(inner) for inner in value] if isinstance(value, list) else value
+
+
+def plan_key(plan: Config, seed: int) -> str:
+    """16 hex digits that say what is trained: the plan, without what changes speed alone, and the seed."""
+    lasting = {name: value for name, value in plan.to_dict().items() if name not in STATELESS}
+    if isinstance(loader := lasting.get("train_dataloader"), dict):
+        lasting["train_dataloader"] = {key: value for key, value in loader.items() if key not in SPEED}
+    return hashlib.sha256(f"{json.dumps(lasting, sort_keys=True, default=str)}\n{seed}".encode()).hexdigest()[:16]
+
+
+def newest_checkpoint(folder: Path) -> str:
+    """ "epoch_3" where that is the newest checkpoint, "" without any."""
+    mark = folder / "last_checkpoint"
+    return Path(mark.read_text(encoding="utf-8").strip()).stem if mark.is_file() else ""
+
+
+class _PlanRunner(Runner):
+    """A Runner on a device of our choice."""
+
+    device: torch.device
+
+    def wrap_model(self, model_wrapper_cfg, model):
+        device = type(self).device
+        if not self.distributed:
+            return model.to(device)
+        if model_wrapper_cfg is not None or is_model_wrapper(model):
+            return super().wrap_model(model_wrapper_cfg, model)
+        return MMDistributedDataParallel(
+            module=model.to(device),
+            device_ids=None if device.type == "cpu" else [_index(device)],
+            broadcast_buffers=False,
+            find_unused_parameters=self.cfg.find_unused_parameters,
+        )
+
+
+def _index(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index
+
+
+class _Told(Hook):
+    """Tells the user of each step, keeps some for the report, stops on a loss that is no number, and draws the random
+    numbers of each step from the seed, so that a training goes on from any of them as it would have."""
+
+    def __init__(self, tell: Callable[[int, int, dict], None], seed: int):
+        self.tell, self.seed, self.history = tell, seed, []
+
+    def before_train_epoch(self, runner) -> None:
+        _draw_from(seed_of(self.seed, rank(), runner.epoch))
+        dataset = runner.train_dataloader.dataset
+        if hasattr(dataset, "set_epoch"):
+            dataset.set_epoch(runner.epoch)
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        run_on_all(lambda: None)  # an error on one process is heard here by the others, before they wait for gradients
+        _draw_from(seed_of(self.seed, rank(), runner.epoch, runner.iter))
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        scalars = {name: float(value) for name, value in (outputs or {}).items() if _is_number(value)}
+        losses = [value for name, value in scalars.items() if "loss" in name]
+        loss = scalars.get("loss", sum(losses) if losses else math.nan)
+        rate = max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups)
+        if not math.isfinite(loss):
+            raise DataError(
+                f"training stopped at step {runner.iter + 1}: the loss is {loss}; try a smaller --lr (now {rate:.3g}), "
+                "gradient clipping, or --amp bf16 in place of fp16; checkpoints before it are kept"
+            )
+        self.tell(runner.iter + 1, runner.max_iters, {"loss": loss, "lr": rate})
+        every = max(1, runner.max_iters // MOST_POINTS)
+        if (runner.iter + 1) % every == 0:
+            self.history.append({"step": runner.iter + 1, "loss": loss, **scalars})
+
+
+def _draw_from(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _settings(plan: Config, folder: Path, seed: int, resume: bool) -> Config:
+    settings = Config(plan.to_dict())
+    settings.work_dir = str(folder)
+    settings.resume = resume and bool(newest_checkpoint(folder))
+    if settings.resume:
+        settings.load_from = None  # else mmengine would resume from the weights that the training began with
+    settings.experiment_name = f"vladapt-{time.time_ns()}"
+    settings.log_level = "ERROR"
+    settings.setdefault("default_scope", "vladapt")
+    given = settings.get("randomness") or {}
+    settings.randomness = {**given, "seed": seed if given.get("seed") is None else given["seed"]}
+    _set_checkpoints(settings)
+    settings.custom_hooks = list(settings.get("custom_hooks") or [])
+    if world_size() > 1:
+        settings.launcher = "pytorch"
+        settings.setdefault("find_unused_parameters", True)
+    return settings
+
+
+def _set_checkpoints(settings: Config) -> None:
+    """Where the plan does not say when: after each epoch, or often enough in a training counted in steps."""
+    hooks = dict(settings.get("default_hooks") or {})
+    hook = hooks.get("checkpoint", {"type": "CheckpointHook"})
+    if hook is None:
+        return
+    hook = {"interval": 1, **hook, "max_keep_ckpts": max(hook.get("max_keep_ckpts", 0), KEPT_CHECKPOINTS)}
+    steps = settings.train_cfg.get("max_iters")
+    if steps:
+        often = max(1, steps // CHECKPOINTS_A_TRAINING)
+        interval = often if hook.get("by_epoch", True) else min(hook.get("interval", often), often)
+        hook = {**hook, "by_epoch": False, "interval": interval}
+    settings.default_hooks = {**hooks, "checkpoint": hook}
+
+
+def _runner(settings: Config, device: torch.device) -> Runner:
+    _check_optimizer(settings)
+    kind = type("PlanRunner", (_PlanRunner,), {"device": device})
+    return kind.from_cfg(settings)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Lines and warnings of the mm packages are kept back: what a user needs of them, ours say."""
+    import warnings
+
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _check_optimizer(settings: Config) -> None:
+    """mmengine takes an unknown optimizer for None and fails at that."""
+    wrapper = settings.get("optim_wrapper") or {}
+    name = (wrapper.get("optimizer") or {}).get("type")
+    if isinstance(name, str) and OPTIMIZERS.get(name) is None:
+        raise KeyError(f"{name} is not in the mmengine::optimizer registry")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) or (isinstance(value, torch.Tensor) and value.numel() == 1)

@@ -1,0 +1,267 @@
+"""`pretrain`: (continued) contrastive training of a backbone on a domain's image-text pairs, on one process or many."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...backbones.fine_tuned import save_fine_tuned
+from ...backbones.load import load_backbone
+from ...contracts.backbone import Backbone
+from ...data.pairs.captions import CaptionSampler
+from ...forgetting.probe import GenericProbe, generic_metrics, generic_sentence
+from ...runs.report import write_report
+from ...runtime.distributed import is_main, run_on_all, together
+from ...runtime.progress import Reporter
+from ...runtime.versions import now, versions
+from ...training.objective import columns_of
+from ...training.settings import TrainingSettings
+from ...training.sources import PairSource
+from ...training.train import Task, Trained
+from ..retrieval.report import training_report
+from ..retrieval.scoring import RetrievalScores, before_and_after, evaluate_retrieval
+from ..retrieval.tables import retrieval_verdict
+from .examples import RetrievalExamples
+from .folder import PretrainFolder
+from .pairs import PairSplits, read_pair_splits
+from .stages import train_in_stages
+
+MOST_VALIDATED = 2000
+"""Pairs of val that each epoch is scored on."""
+
+
+@dataclass(frozen=True)
+class PretrainPlan:
+    """What to train on what.
+
+    Args:
+        data: a file or folder of pairs, or "sample".
+        out: folder for the model, its report and its checkpoints.
+        losses: name -> weight.
+        loss_options: name -> keyword arguments.
+        backbone: spec of where to start.
+        teacher: spec of a frozen teacher, for losses that distil.
+        generic: folder of class folders with generic images, for the measure of forgetting; None: drawings.
+        device: "auto", "cpu", "cuda", ...
+        image_size: where it is to differ from the backbone's.
+        data_options: for the reader of the pairs.
+        settings: of the training.
+    """
+
+    data: str
+    out: str
+    losses: Mapping[str, float] = field(default_factory=lambda: {"clip": 1.0})
+    loss_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    backbone: str = "embedded"
+    teacher: str | None = None
+    generic: str | None = None
+    device: str = "auto"
+    image_size: int | None = None
+    data_options: Mapping[str, Any] = field(default_factory=dict)
+    settings: TrainingSettings = field(default_factory=TrainingSettings)
+
+
+@dataclass
+class PretrainResult:
+    """What a pre-training made.
+
+    Attributes:
+        model: path of model.safetensors, a `--backbone`.
+        metrics: of `before_and_after`, with "generic".
+        summary: the object `vladapt pretrain --json` prints.
+        notes: sentences for the user.
+        skipped: (sample, reason) of what could not be read.
+        finished_before: the folder held the finished training already; nothing was done.
+    """
+
+    model: Path
+    metrics: dict[str, Any]
+    summary: dict[str, Any]
+    notes: list[str]
+    skipped: list[tuple[str, str]]
+    finished_before: bool = False
+
+
+def pretrain(plan: PretrainPlan, *, resume: bool = False, reporter: Reporter | None = None) -> PretrainResult | None:
+    """Train and write the model with its report.
+
+    Args:
+        resume: go on where an earlier call with the same plan was stopped.
+
+    Returns:
+        The result; None on every rank but the first under torchrun.
+
+    Raises:
+        DataError, ConfigError, CapabilityError: one line each.
+    """
+    return together(lambda: run_plan(plan, resume, reporter or Reporter(quiet=True)))
+
+
+def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainResult | None:
+    """The same on ranks that run together already."""
+    started = time.monotonic()
+    folder = PretrainFolder(Path(plan.out))
+    if (done := folder.open(resume)) is not None:
+        return _as_it_was(folder, done) if is_main() else None
+    backbone = load_backbone(plan.backbone, device=plan.device, image_size=plan.image_size)
+    splits = read_pair_splits(plan.data, plan.settings.seed, plan.data_options, columns_of(plan.losses))
+    measures = _Measures(plan, backbone, splits, reporter)
+    before = measures.take("before")
+    trained = _train(plan, backbone, splits, measures, folder, resume, reporter)
+    after = measures.take("after")
+    if not is_main():
+        return None
+    metrics = measures.compared(before, after)
+    model = save_fine_tuned(backbone, folder.path)
+    info = _info(plan, backbone, splits, trained, model, measures, metrics, time.monotonic() - started)
+    shown = (measures.examples, before.examples, after.examples)
+    write_report(folder.path, training_report(folder.path, info, metrics, trained.history, *shown))
+    folder.finish(info, metrics, trained.history, _log(info, metrics))
+    return _result(model, info, metrics)
+
+
+def _train(plan, backbone: Backbone, splits: PairSplits, measures, folder, resume: bool, reporter) -> Trained:
+    settings = plan.settings
+    source = PairSource(splits.train, CaptionSampler(mode=settings.captions, seed=settings.seed))
+    teacher = None
+    if plan.teacher is not None:
+        teacher = load_backbone(plan.teacher, device=plan.device)
+    task = Task(
+        source=source,
+        losses=plan.losses,
+        loss_options=plan.loss_options,
+        teacher=teacher,
+        validate=measures.validate if splits.val is not None else None,
+        identity={"backbone": backbone.fingerprint, "pairs": splits.train.name, "first": splits.train[0].id},
+    )
+    with reporter.task("Training", unit="steps") as progress:
+        told = _EpochLines(reporter, progress, settings)
+        return train_in_stages(backbone, task, settings, folder.path, resume=resume, tell=told.step, say=reporter.say)
+
+
+class _EpochLines:
+    """Progress by step, and a line at the end of each epoch."""
+
+    def __init__(self, reporter: Reporter, progress, settings: TrainingSettings):
+        self.reporter, self.progress, self.epochs = reporter, progress, settings.epochs
+        self.total, self.count = 0.0, 0
+
+    def step(self, done: int, total: int, values: dict[str, float]) -> None:
+        self.progress(done, total)
+        self.total, self.count = self.total + values["loss"], self.count + 1
+        an_epoch = max(1, total // self.epochs)
+        if done % an_epoch == 0:
+            epoch = done // an_epoch
+            mean = self.total / self.count
+            self.reporter.say(f"Epoch {epoch}/{self.epochs}: loss {mean:.4f}, learning rate {values['lr']:.2e}")
+            self.total, self.count = 0.0, 0
+
+
+@dataclass
+class _Measured:
+    retrieval: RetrievalScores | None
+    generic: Any
+    examples: Any
+
+
+class _Measures:
+    """What is measured before and after, on the same images."""
+
+    def __init__(self, plan: PretrainPlan, backbone: Backbone, splits: PairSplits, reporter: Reporter):
+        self.plan, self.backbone, self.splits, self.reporter = plan, backbone, splits, reporter
+        self.examples = RetrievalExamples(splits.test, seed=plan.settings.seed) if splits.test is not None else None
+        self.skipped: list[tuple[str, str]] = []
+        self.sentence = ""
+
+    def take(self, when: str) -> _Measured:
+        """Retrieval on the test pairs, the generic vocabulary and a few queries with what they find."""
+        self.reporter.say(f"Measuring {when} the training")
+        retrieval = None
+        if self.splits.test is not None:
+            retrieval = self._retrieval(self.splits.test)
+            self.skipped = retrieval.skipped
+        alone = run_on_all(self._generic_and_examples)
+        return _Measured(retrieval, *alone)
+
+    def validate(self) -> float:
+        """Mean R@1 of both directions on val."""
+        metrics = self._retrieval(self.splits.val_part(MOST_VALIDATED)).metrics
+        score = (metrics["image_to_text"]["r1"] + metrics["text_to_image"]["r1"]) / 2
+        self.reporter.say(f"Mean R@1 of both directions on val: {score:.1%}")
+        return score
+
+    def compared(self, before: _Measured, after: _Measured) -> dict[str, Any]:
+        """The shape of metrics.json."""
+        metrics: dict[str, Any] = {"zero_shot": None, "adapted": None, "mcnemar": None}
+        if after.retrieval is not None:
+            metrics = before_and_after(before.retrieval, after.retrieval)
+        metrics.update(generic_metrics(before.generic, after.generic))
+        self.sentence = generic_sentence(before.generic, after.generic)
+        return metrics
+
+    def _retrieval(self, pairs) -> RetrievalScores:
+        settings = self.plan.settings
+        return evaluate_retrieval(self.backbone, pairs, split=None, amp=settings.amp, workers=settings.workers or None)
+
+    def _generic_and_examples(self):
+        if not is_main():
+            return None, None
+        amp = self.plan.settings.amp
+        probe = GenericProbe.from_folder(self.plan.generic) if self.plan.generic else GenericProbe.drawn()
+        found = self.examples.top(self.backbone, amp=amp) if self.examples is not None else None
+        return probe.accuracy(self.backbone, amp=amp), found
+
+
+def _info(plan, backbone, splits: PairSplits, trained: Trained, model, measures, metrics, seconds) -> dict[str, Any]:
+    skipped = list(dict.fromkeys([*splits.skipped, *trained.broken, *measures.skipped]))
+    notes = [*splits.notes, *trained.notes]
+    return {
+        "created": now(),
+        "data": splits.facts(plan.data),
+        "backbone": {"spec": plan.backbone, "fingerprint": backbone.fingerprint, "licence": backbone.licence},
+        "model": str(model),
+        "losses": dict(plan.losses),
+        "loss_options": {name: dict(options) for name, options in plan.loss_options.items()},
+        "teacher": plan.teacher,
+        "settings": plan.settings.to_dict(),
+        "seed": plan.settings.seed,
+        "steps": trained.steps,
+        "best_epoch": trained.best_epoch,
+        "trained_parameters": trained.trained_parameters,
+        "samples_per_second": round(trained.samples_per_second, 2),
+        "seconds": round(seconds, 3),
+        "verdict": retrieval_verdict(metrics) if metrics["mcnemar"] else "",
+        "generic": measures.sentence,
+        "notes": notes,
+        "skipped": [list(pair) for pair in skipped],
+        "versions": versions(),
+    }
+
+
+def _log(info: dict[str, Any], metrics: dict[str, Any]) -> str:
+    lines = [f"{key}: {info[key]}" for key in ("created", "data", "backbone", "losses", "settings", "steps")]
+    lines += [f"note: {note}" for note in info["notes"]]
+    lines += [f"skipped: {name}: {reason}" for name, reason in info["skipped"]]
+    lines += [f"{side}: {metrics[side]}" for side in ("zero_shot", "adapted") if metrics.get(side)]
+    return "\n".join([*lines, info["verdict"], info["generic"]])
+
+
+def _result(model: Path, info: dict[str, Any], metrics: dict[str, Any], finished_before: bool = False):
+    summary = {
+        "model": str(model),
+        "data": info["data"]["name"],
+        "backbone": info["backbone"]["spec"],
+        **{key: info[key] for key in ("losses", "seed", "steps", "best_epoch", "samples_per_second", "seconds")},
+        **metrics,
+    }
+    skipped = [tuple(pair) for pair in info["skipped"]]
+    said = [*info["notes"], *filter(None, [info["verdict"], info["generic"]])]
+    return PretrainResult(model, metrics, summary, said, skipped, finished_before)
+
+
+def _as_it_was(folder: PretrainFolder, done: tuple[dict, dict]) -> PretrainResult:
+    info, metrics = done
+    return _result(folder.model, info, metrics, finished_before=True)

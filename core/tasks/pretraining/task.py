@@ -1,0 +1,90 @@
+"""Pre-training as a task: a backbone is trained on image-text pairs; the model is a `--backbone` afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ...contracts.adapter import FitReport
+from ...contracts.errors import ConfigError
+from ...contracts.options import option
+from ...contracts.recipe import KEYS, Recipe
+from ...contracts.task import FitResult, Task
+from ...runtime.progress import Reporter
+from ...training.objective import parse_losses
+from ...training.settings import TrainingSettings
+from ..retrieval.tables import retrieval_table, retrieval_verdict
+from .pretrain import PretrainPlan, run_plan
+
+SETTINGS = frozenset(f.name for f in fields(TrainingSettings))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainingOptions(TrainingSettings):
+    """Settings of the training, and what it minimises."""
+
+    loss: tuple[str, ...] = option(("clip",), "NAME or NAME=WEIGHT of each loss")
+    loss_options: dict[str, Any] = option(help="loss -> its options", factory=dict)
+    teacher: str | None = option(None, "backbone that teaches, for losses that distil")
+
+
+class Pretraining(Task):
+    """Contrastive training on pairs."""
+
+    takes: ClassVar = frozenset({"data", "backbone", "image_size", "amp", "batch_size", "generic", "resume", "adapter"})
+    options: ClassVar = PretrainingOptions
+    needs_domain: ClassVar = False
+    unused: ClassVar = {
+        "adapter": "pre-training fits no adapter; its settings are --epochs, --lr, --loss and --set NAME=value",
+        "shots": "counts images per class; pre-training takes all training pairs, omit it",
+    }
+    refusals: ClassVar = {
+        "evaluate": "a pre-trained backbone is scored by its own report; use it as --backbone",
+        "predict": "a pre-trained backbone is used as --backbone",
+        "compare": "pre-trainings are not compared: each writes a backbone and a report of its own; omit --task",
+    }
+
+    def check(self, recipe: Recipe) -> None:
+        if not recipe.out:
+            raise ConfigError("--out is missing: the folder for the model, its report and its checkpoints")
+        for key in recipe.adapter:
+            if key != "name" and key not in SETTINGS | {"loss"}:
+                raise ConfigError(f"--set adapter.{key}: {self.unused['adapter']}")
+        if recipe.adapter_name is not None:
+            raise ConfigError(f"--adapter {recipe.adapter_name}: {self.unused['adapter']}")
+
+    def fit(self, recipe: Recipe, reporter: Reporter) -> FitResult | None:
+        done = run_plan(self.plan(recipe), recipe.resume, reporter)
+        if done is None:
+            return None
+        summary = {"run": str(done.model.parent), "task": self.name, **done.summary}
+        report = FitReport(self.name, chosen_on="the pairs held out for val")
+        return FitResult(done.model.parent, None, report, done.metrics, summary, done.notes, done.skipped)
+
+    def plan(self, recipe: Recipe) -> PretrainPlan:
+        """What to train on what."""
+        shared = {key: getattr(recipe, key) for key in SETTINGS & KEYS.keys() if recipe.gave(key)}
+        flags = {key: value for key, value in recipe.adapter.items() if key in SETTINGS}
+        chosen = {**{key: value for key, value in recipe.own.items() if key in SETTINGS}, **shared, **flags}
+        losses = recipe.adapter.get("loss") or recipe.own["loss"]
+        return PretrainPlan(
+            data=recipe.data_path,
+            out=str(Path(recipe.out)),
+            losses=parse_losses(losses.split(",") if isinstance(losses, str) else losses),
+            loss_options=recipe.own["loss_options"],
+            backbone=recipe.backbone,
+            teacher=recipe.own["teacher"],
+            generic=recipe.generic,
+            device=recipe.device,
+            image_size=recipe.image_size,
+            data_options=recipe.reading,
+            settings=TrainingSettings(**chosen),
+        )
+
+    def table(self, metrics: Mapping[str, Any]):
+        return retrieval_table(metrics)
+
+    def verdict(self, metrics: Mapping[str, Any]) -> str:
+        return retrieval_verdict(metrics) if metrics.get("mcnemar") else ""

@@ -1,0 +1,236 @@
+"""Images and captions of pairs through both towers, each image and each distinct text once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...contracts.backbone import Backbone
+from ...contracts.domain import Decoded, DomainData, Item
+from ...contracts.errors import ConfigError, DataError
+from ...data.verify import check_skipped
+from ...features.extract import AMP, Job, Unreadable, averaged, extract, in_eval_mode
+from ...features.micro_batch import CPU_SIZES, GPU_SIZES, MicroBatch
+from ...features.store import FeatureStore
+from ...retrieval.image_reader import pair_item
+from ...runtime.distributed import all_gather_json, all_gather_rows, rank, run_on_all, world_size
+from ...runtime.progress import Reporter
+
+TEXTS_AT_ONCE = 256
+
+
+class Pairs(Protocol):
+    """What is evaluated: a PairSet, or anything like it."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int) -> Any:
+        """A Pair; of it `id`, `source`, `captions` and `image` are used. Rows of one image are one image."""
+
+    def load_image(self, row: int) -> Decoded:
+        """Its pixels; raises DataError where they cannot be had."""
+
+
+@dataclass
+class PairFeatures:
+    """Features of the images that could be read, and of their captions.
+
+    Attributes:
+        images: (N, D) unit, on the CPU.
+        texts: (M, D) unit; equal texts have equal rows.
+        image_of_text: (M,) int64.
+        ids: N.
+        labels: (N,) int64 where every image has a class, else None.
+        skipped: (id, reason) of images left out, with their captions.
+    """
+
+    images: Tensor
+    texts: Tensor
+    image_of_text: Tensor
+    ids: tuple[str, ...]
+    labels: Tensor | None = None
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class How:
+    """How towers run; see `evaluate_retrieval`."""
+
+    transform: Callable[[Decoded], Tensor]
+    batch_size: int | None
+    workers: int | None
+    amp: str | None
+    reporter: Reporter
+    store: FeatureStore | None
+
+
+def features_of(backbone: Backbone, pairs: Pairs, how: How) -> PairFeatures:
+    """Both sides of the pairs. Towers are in eval mode meanwhile; under torchrun the work is split by rank.
+
+    Raises:
+        DataError: no pairs, no captions, or over 5 % of the images cannot be read. ConfigError: an unknown amp.
+    """
+    if how.amp not in AMP:
+        raise ConfigError(f"--amp {how.amp}: there are bf16 and fp16 (none: full precision)")
+    listed = _distinct_images(pairs)
+    if how.store is not None:
+        images, skipped = _stored_images(backbone, pairs, listed, how)
+    else:
+        with _frozen(backbone):
+            images, skipped = _encoded_images(backbone, pairs, listed, how)
+    ids = [pair.id for _, pair in listed]
+    reasons = [(ids[place], reason) for place, reason in sorted(skipped.items())]
+    check_skipped(reasons, len(ids))
+    kept = [place for place in range(len(ids)) if place not in skipped]
+    captions = [(new, text) for new, place in enumerate(kept) for text in listed[place][1].captions]
+    if not captions:
+        raise DataError("no image has a caption, so there is nothing to retrieve; give captions")
+    return PairFeatures(
+        images=images[kept],
+        texts=_text_rows(backbone, [text for _, text in captions], how),
+        image_of_text=torch.tensor([image for image, _ in captions]),
+        ids=tuple(ids[place] for place in kept),
+        labels=_labels([listed[place][1] for place in kept]),
+        skipped=reasons,
+    )
+
+
+def _labels(pairs: list[Any]) -> Tensor | None:
+    labels = [getattr(pair, "label", None) for pair in pairs]
+    return None if any(label is None for label in labels) else torch.tensor(labels)
+
+
+def _distinct_images(pairs: Pairs) -> list[tuple[int, Any]]:
+    """(row, pair) of the first row of each image."""
+    found: dict[int, tuple[int, Any]] = {}
+    for row in range(len(pairs)):
+        pair = pairs[row]
+        found.setdefault(pair.image, (row, pair))
+    return list(found.values())
+
+
+def _encoded_images(backbone: Backbone, pairs: Pairs, listed, how: How) -> tuple[Tensor, dict[int, str]]:
+    """(N, D) unit rows, and place -> why an image could not be read; its row is zero."""
+    own = list(range(rank(), len(listed), world_size()))
+    jobs = [Job(pair_item(listed[place][1]), (place.to_bytes(8, "big"),), (None,)) for place in own]
+    micro_batch = MicroBatch(how.batch_size, CPU_SIZES if backbone.device.type == "cpu" else GPU_SIZES)
+
+    def render(job: Job) -> list[Tensor]:
+        return [how.transform(pairs.load_image(listed[_place(job.keys[0])][0]))]
+
+    def on_this_rank() -> tuple[Tensor, dict[int, str]]:
+        rows, failed, done = torch.zeros(len(own), backbone.embed_dim), {}, 0
+        encode, pin = _image_encoder(backbone, how.amp), backbone.device.type == "cuda"
+        with (
+            how.reporter.task("Encoding images") as progress,
+            closing(extract(jobs, render, encode, micro_batch, how.workers, pin)) as results,
+        ):
+            for result in averaged(results):
+                places = [_place(key) for key in result.keys]
+                if isinstance(result, Unreadable):
+                    failed.update(dict.fromkeys(places, result.reason))
+                else:
+                    rows[[place // world_size() for place in places]] = torch.from_numpy(result.rows)
+                done += len(places)
+                progress(done, len(own))
+        return rows, failed
+
+    rows, failed = run_on_all(on_this_rank)
+    reasons = {place: reason for said in all_gather_json(list(failed.items())) for place, reason in said}
+    return F.normalize(_from_all_ranks(rows, len(listed)), dim=-1), reasons
+
+
+def _image_encoder(backbone: Backbone, amp: str | None) -> Callable[[Tensor], Tensor]:
+    """Pixels (B, 3, S, S) -> features (B, D)."""
+
+    def encode(pixels: Tensor) -> Tensor:
+        with torch.autocast(backbone.device.type, dtype=AMP[amp], enabled=amp is not None):
+            return backbone.encode_image(pixels.to(backbone.device, non_blocking=True), normalize=False).float()
+
+    return encode
+
+
+def _stored_images(backbone: Backbone, pairs: Pairs, listed, how: How) -> tuple[Tensor, dict[int, str]]:
+    """The same by the feature store."""
+    place_of = {pair.id: place for place, (_, pair) in enumerate(listed)}
+    items = [pair_item(pair) for _, pair in listed]
+    items = [item if item.source.is_file() else _with_digest(item, pairs, row) for item, (row, _) in zip(items, listed)]
+    data = DomainData(items, (), lambda item: pairs.load_image(listed[place_of[item.id]][0]), kind="captions")
+    with how.reporter.task("Encoding images") as progress:
+        found = how.store.get_or_compute(
+            data,
+            items,
+            backbone,
+            how.transform,
+            batch_size=how.batch_size,
+            workers=how.workers,
+            amp=how.amp,
+            progress=progress,
+        )
+    rows = torch.zeros(len(items), backbone.embed_dim)
+    rows[[place_of[item.id] for item in found.items]] = found.features.unit
+    return rows, {place_of[name]: reason for name, reason in found.skipped}
+
+
+def _text_rows(backbone: Backbone, texts: list[str], how: How) -> Tensor:
+    """(M, D) unit rows. Equal texts share one: encoded in two batches they might differ in the last bit."""
+    distinct = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+    if how.store is not None:
+        rows = how.store.text_features(backbone, list(distinct))
+    else:
+        with _frozen(backbone):
+            rows = _encoded_texts(backbone, list(distinct), how)
+    return F.normalize(rows, dim=-1)[[distinct[text] for text in texts]]
+
+
+def _encoded_texts(backbone: Backbone, texts: list[str], how: How) -> Tensor:
+    own = texts[rank() :: world_size()]
+
+    def on_this_rank() -> Tensor:
+        parts = [torch.zeros(0, backbone.embed_dim)]
+        with how.reporter.task("Encoding texts", unit="texts") as progress:
+            for start in range(0, len(own), TEXTS_AT_ONCE):
+                some = own[start : start + TEXTS_AT_ONCE]
+                with torch.autocast(backbone.device.type, dtype=AMP[how.amp], enabled=how.amp is not None):
+                    parts.append(backbone.encode_text(some, normalize=False).float().cpu())
+                progress(start + len(some), len(own))
+        return torch.cat(parts)
+
+    return _from_all_ranks(run_on_all(on_this_rank), len(texts))
+
+
+def _from_all_ranks(rows: Tensor, total: int) -> Tensor:
+    """(n, D) of each rank, which has every world-th row of the whole -> (total, D)."""
+    if world_size() == 1:
+        return rows
+    order = torch.cat([torch.arange(start, total, world_size()) for start in range(world_size())])
+    whole = torch.empty(total, rows.shape[1])
+    whole[order] = all_gather_rows(rows)
+    return whole
+
+
+def _with_digest(item: Item, pairs: Any, row: int) -> Item:
+    """An image that is no file (a drawing) is known by its pixels; one that is missing stays so, and is listed."""
+    try:
+        pixels = pairs.load_image(row)
+    except DataError:
+        return item  # the store meets it again, and says why it cannot be used
+    return item.with_(decode={"digest": hashlib.sha256(pixels.tobytes()).hexdigest()})
+
+
+@contextmanager
+def _frozen(backbone: Backbone) -> Iterator[None]:
+    """No gradients, eval mode. Not inference mode: what a tower keeps of a pass must serve it when it trains on."""
+    with torch.inference_mode(False), torch.no_grad(), in_eval_mode(backbone.model):
+        yield
+
+
+def _place(key: bytes) -> int:
+    return int.from_bytes(key, "big")

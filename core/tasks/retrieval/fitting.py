@@ -1,0 +1,171 @@
+"""Towers trained on image-text pairs, scored by how images and texts find each other.
+
+Pairs come from the domain, where it has the task, else from whatever `read_pairs` reads.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...backbones.load import load_backbone
+from ...contracts.adapter import Adapter, FitReport
+from ...contracts.backbone import Backbone
+from ...contracts.domain import Domain
+from ...contracts.errors import DataError
+from ...contracts.images import TrainingPlace
+from ...contracts.recipe import Recipe
+from ...data.identity import FileHashes
+from ...data.pairs.captions import CaptionSampler
+from ...data.pairs.reading import read_pairs
+from ...data.splits import assign_splits
+from ...data.verify import check_skipped
+from ...forgetting.measure import forgetting
+from ...runtime.progress import Reporter, training_lines
+from ...training.sources import PairSource
+from ..methods import adapter_of
+from ..reading import read_data
+from .scoring import RetrievalScores, before_and_after, evaluate_retrieval, pairs_of
+
+TASK = "retrieval"
+ZERO_SHOT = "zero-shot"
+
+
+@dataclass(frozen=True)
+class RetrievalData:
+    """Pairs in their splits, and how their images become pixels.
+
+    Args:
+        pairs: a PairSet, or a domain's captioned items.
+        name, licence: of the set.
+        transform: (backbone, train) -> the transform.
+        skipped, notes: of the reading.
+    """
+
+    pairs: Any
+    name: str
+    licence: str
+    transform: Callable[[Backbone, bool], Callable]
+    skipped: list[tuple[str, str]]
+    notes: list[str]
+
+    def part(self, split: str) -> Any:
+        """The pairs of a split; "all" is every one.
+
+        Raises:
+            DataError: there are none.
+        """
+        found = self.pairs if split == "all" else self.pairs.split(split)
+        if not len(found):
+            raise DataError(f"{self.name}: no pairs in split '{split}'; give more pairs, or mark some as {split}")
+        return found
+
+
+def read_retrieval(recipe: Recipe, domain: Domain | None) -> RetrievalData:
+    """The pairs that a recipe names.
+
+    Raises:
+        DataError: nothing usable there. ConfigError: the domain has no such task, or an option does not apply.
+    """
+    if domain is None:
+        pairs = read_pairs(recipe.data_path, **{"seed": recipe.split_seed, **recipe.reading})
+        check_skipped(pairs.skipped, pairs.total)
+        return RetrievalData(pairs, pairs.name, pairs.licence, _plain, list(pairs.skipped), list(pairs.notes))
+    domain.check_task(TASK)
+    data = assign_splits(read_data(recipe, domain, TASK), seed=recipe.split_seed, hashes=FileHashes())
+    check_skipped(data.skipped, data.total)
+
+    def transform(backbone: Backbone, train: bool) -> Callable:
+        return domain.transforms(backbone, train, TASK)
+
+    return RetrievalData(pairs_of(data), data.name, data.licence, transform, list(data.skipped), list(data.notes))
+
+
+def train_on_pairs(
+    recipe: Recipe, data: RetrievalData, backbone: Backbone, seed: int, reporter: Reporter, folder: Path | None
+) -> tuple[Adapter | None, FitReport, Backbone]:
+    """(the fitted adapter, what it chose, the backbone with its towers); of zero-shot None and the backbone itself.
+
+    Args:
+        folder: of checkpoints, or None.
+    """
+    if recipe.adapter_name == ZERO_SHOT:
+        return None, FitReport(ZERO_SHOT), backbone
+    adapter = adapter_of(recipe)
+    source = PairSource(data.part("train"), CaptionSampler(seed=seed))
+    has_val = bool(len(data.pairs.split("val")))
+
+    def on_val(towers: Backbone) -> float:
+        metrics = scored(towers, data, "val", recipe).metrics
+        return (metrics["image_to_text"]["r1"] + metrics["text_to_image"]["r1"]) / 2
+
+    reporter.say(f"Fitting {adapter.name} on {len(source)} pairs")
+    with training_lines(reporter, f"Training {adapter.name}") as tell:
+        report = adapter.fit_pairs(
+            source,
+            backbone,
+            view=data.transform(backbone, True),
+            validate=on_val if has_val else None,
+            place=TrainingPlace(folder, bool(recipe.resume and folder), tell, reporter.say),
+            seed=seed,
+        )
+    return adapter, report, adapter.adapted(backbone)
+
+
+def scored(backbone: Backbone, data: RetrievalData, split: str, recipe: Recipe, reporter: Reporter | None = None):
+    """Retrieval on the pairs of a split."""
+    return evaluate_retrieval(
+        backbone,
+        data.part(split),
+        split=None,
+        amp=recipe.amp,
+        workers=recipe.workers,
+        reporter=reporter,
+        transform=data.transform(backbone, False),
+    )
+
+
+@dataclass
+class FittedRetrieval:
+    """A training on pairs and its scores.
+
+    Attributes:
+        towers: the backbone as it is after the fit.
+        before, after: on the test pairs.
+        metrics: of `before_and_after`, with "generic".
+        notes: sentences for the user.
+    """
+
+    adapter: Adapter
+    report: FitReport
+    backbone: Backbone
+    towers: Backbone
+    before: RetrievalScores
+    after: RetrievalScores
+    metrics: dict[str, Any]
+    notes: list[str]
+    seconds: float
+
+
+def fitted_retrieval(
+    recipe: Recipe, data: RetrievalData, reporter: Reporter, folder: Path | None = None
+) -> FittedRetrieval:
+    """Score, train, score again."""
+    started = time.monotonic()
+    backbone = load_backbone(recipe.backbone, device=recipe.device, image_size=recipe.image_size)
+    before = scored(backbone, data, "test", recipe, reporter)
+    adapter, report, towers = train_on_pairs(recipe, data, backbone, recipe.seed, reporter, folder)
+    after = scored(towers, data, "test", recipe, reporter)
+    how = {"generic": recipe.generic, "workers": recipe.workers, "amp": recipe.amp}
+    numbers, sentence = forgetting(backbone, towers, reporter, **how)
+    metrics = {**before_and_after(before, after), **numbers}
+    notes = [*data.notes, *report.notes, sentence]
+    seconds = time.monotonic() - started
+    return FittedRetrieval(adapter, report, backbone, towers, before, after, metrics, notes, seconds)
+
+
+def _plain(backbone: Backbone, train: bool) -> Callable:
+    return backbone.preprocess(train)

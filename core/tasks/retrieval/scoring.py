@@ -1,0 +1,215 @@
+"""How well images find their captions and captions their images: what `--task retrieval` measures, in every domain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ...contracts.backbone import Backbone
+from ...contracts.domain import Decoded, DomainData, Item
+from ...contracts.errors import DataError
+from ...data.pairs.pair_set import Pair
+from ...features.store import FeatureStore
+from ...metrics.caption_accuracy import named_rightly
+from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE, Ranking, image_text_rankings
+from ...metrics.significance import mcnemar, wilson_interval
+from ...runtime.progress import Reporter
+from .encoding import How, Pairs, features_of
+
+DIRECTIONS = (IMAGE_TO_TEXT, TEXT_TO_IMAGE)
+
+
+@dataclass
+class RetrievalScores:
+    """Retrieval by one model on one set.
+
+    Attributes:
+        metrics: {"image_to_text": {"r1", "r5", "r10", "median_rank", "mean_rank", "map"}, "text_to_image": {...},
+            "images": N, "texts": M, "intervals": {"image_to_text": [low, high] of r1, "text_to_image": ...}}; where
+            all images have a class also "accuracy" of naming it by the captions, with its interval.
+        rankings: direction -> the ranks behind them.
+        ids: N images, what `rankings` count.
+        right: (N,) bool, whether an image's class is named rightly by the captions; None without classes.
+        skipped: (id, reason) of images left out, with their captions.
+    """
+
+    metrics: dict[str, Any]
+    rankings: dict[str, Ranking]
+    ids: tuple[str, ...]
+    right: torch.Tensor | None = None
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+
+def evaluate_retrieval(
+    backbone: Backbone,
+    pairs: Pairs,
+    *,
+    split: str | None = "test",
+    batch_size: int | None = None,
+    workers: int | None = None,
+    amp: str | None = None,
+    reporter: Reporter | None = None,
+    store: FeatureStore | None = None,
+    transform: Callable[[Decoded], torch.Tensor] | None = None,
+) -> RetrievalScores:
+    """Rank all captions for each image and all images for each caption.
+
+    An image with several captions counts by the best of them for R@K and ranks, by all for mAP; see
+    `core/metrics/retrieval.py` for ties. Under torchrun images and texts are split by rank, and every rank returns the
+    same.
+
+    Args:
+        backbone: its towers as they are now, which may be in the middle of a training; they end in the mode they had.
+        pairs: a PairSet, or what `pairs_of` makes of a domain's captions.
+        split: "train", "val" or "test"; None takes all rows.
+        batch_size: images at once; None measures the best.
+        workers: decoding threads; None takes one a CPU core.
+        amp: None, "bf16" or "fp16".
+        reporter: who tells the user; by default nobody.
+        store: where features are kept, for frozen backbones only: it knows weights by the backbone's fingerprint, which
+            a training does not change.
+        transform: decoded image -> pixels; by default the backbone's own.
+
+    Raises:
+        DataError: no pairs in the split, no captions, or over 5 % of the images cannot be read.
+    """
+    how = How(
+        transform or backbone.preprocess(False), batch_size, workers, amp, reporter or Reporter(quiet=True), store
+    )
+    found = features_of(backbone, _part(pairs, split), how)
+    device = backbone.device if backbone.device.type == "cuda" else torch.device("cpu")
+    rankings = image_text_rankings(found.images.to(device), found.texts.to(device), found.image_of_text)
+    metrics = {
+        **{direction: ranking.metrics() for direction, ranking in rankings.items()},
+        "images": len(found.images),
+        "texts": len(found.texts),
+        "intervals": {direction: list(ranking.recall_interval()) for direction, ranking in rankings.items()},
+    }
+    right = None
+    if found.labels is not None:
+        right = named_rightly(found.images, found.texts, found.image_of_text, found.labels)
+    if right is not None:
+        metrics["accuracy"] = float(right.float().mean())
+        metrics["intervals"]["accuracy"] = list(wilson_interval(int(right.sum()), len(right)))
+    return RetrievalScores(metrics, rankings, found.ids, right, found.skipped)
+
+
+def before_and_after(before: RetrievalScores | None, after: RetrievalScores) -> dict[str, Any]:
+    """Both scores in the shape of metrics.json.
+
+    Returns:
+        {"zero_shot": {"image_to_text/r1": ..., "text_to_image/map": ...} or None, "adapted": {...}, "test_images": N,
+        "test_texts": M, "intervals": {"adapted": {direction: [low, high]}, ...}, "mcnemar": {direction: {"gained",
+        "lost", "p_value"}} or None}; where images have classes also "accuracy" on both sides and "accuracy_mcnemar".
+        McNemar's test pairs the queries whose first result is right; several captions of one image are no independent
+        queries, so that for them its p is a little small.
+
+    Raises:
+        DataError: the two are of different images or texts.
+    """
+    metrics: dict[str, Any] = {
+        "zero_shot": None if before is None else _flat(before.metrics),
+        "adapted": _flat(after.metrics),
+        "test_images": after.metrics["images"],
+        "test_texts": after.metrics["texts"],
+        "intervals": {"adapted": after.metrics["intervals"]},
+        "mcnemar": None,
+    }
+    if before is not None:
+        metrics["intervals"]["zero_shot"] = before.metrics["intervals"]
+        metrics["mcnemar"] = _paired(before, after)
+        if before.right is not None and after.right is not None:
+            test = mcnemar(before.right, after.right)
+            metrics["accuracy_mcnemar"] = {"gained": test.gained, "lost": test.lost, "p_value": test.p_value}
+    return metrics
+
+
+@dataclass(frozen=True)
+class DomainPairs:
+    """Captioned items of a domain's data, as pairs. Made by `pairs_of`."""
+
+    data: DomainData
+    items: tuple[Item, ...]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, row: int) -> Pair:
+        item = self.items[row]
+        return DomainPair(
+            id=item.id,
+            source=str(item.source),
+            offset=None,
+            size=None,
+            captions=tuple(item.captions or ()),
+            label=item.label,
+            split=item.split,
+            image=row,
+            decode=dict(item.decode),
+        )
+
+    def __iter__(self) -> Iterator[Pair]:
+        return (self[row] for row in range(len(self)))
+
+    @property
+    def fields(self) -> frozenset[str]:
+        labelled = all(item.label is not None for item in self.items)
+        return frozenset({"label"} if labelled else ())
+
+    def load_image(self, row: int) -> Decoded:
+        return self.data.load(self.items[row])
+
+    def split(self, name: str) -> DomainPairs:
+        return DomainPairs(self.data, tuple(item for item in self.items if item.split == name))
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(name for name in ("train", "val", "test") if any(item.split == name for item in self.items))
+
+
+@dataclass(frozen=True)
+class DomainPair(Pair):
+    """A pair whose image is part of a file in a way its domain knows: `decode` as in Item."""
+
+    decode: Mapping[str, Any] = field(default_factory=dict)
+
+
+def pairs_of(data: DomainData) -> DomainPairs:
+    """The captioned images of a domain's data set, for `evaluate_retrieval`.
+
+    Raises:
+        DataError: no item has a caption.
+    """
+    if not any(item.captions for item in data.items):
+        raise DataError(f"{data.name or 'this data set'}: no image has a caption; retrieval needs captions")
+    return DomainPairs(data, tuple(data.items))
+
+
+def _part(pairs: Pairs, split: str | None) -> Pairs:
+    chosen = pairs if split is None else pairs.split(split)
+    if len(chosen):
+        return chosen
+    name = getattr(pairs, "name", "") or "this set"
+    if split is None:
+        raise DataError(f"{name}: holds no pairs")
+    there = ", ".join(getattr(pairs, "splits", ())) or "none that is marked"
+    raise DataError(f"--split {split}: {name} has no such pairs; its splits: {there}")
+
+
+def _flat(metrics: dict[str, Any]) -> dict[str, float]:
+    flat = {f"{side}/{name}": value for side in DIRECTIONS for name, value in metrics[side].items()}
+    return flat | ({"accuracy": metrics["accuracy"]} if "accuracy" in metrics else {})
+
+
+def _paired(before: RetrievalScores, after: RetrievalScores) -> dict[str, dict[str, float]]:
+    tests = {}
+    for side in DIRECTIONS:
+        old, new = before.rankings[side], after.rankings[side]
+        if before.ids != after.ids or not torch.equal(old.query, new.query):
+            raise DataError("retrieval before and after is of different images or texts; evaluate both on one set")
+        test = mcnemar(old.best == 1, new.best == 1)
+        tests[side] = {"gained": test.gained, "lost": test.lost, "p_value": test.p_value}
+    return tests

@@ -1,0 +1,128 @@
+"""Retrieval as tables for a terminal: what a search found, and scores before and after a training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
+from ...metrics.significance import SIGNIFICANT
+
+DIRECTIONS = (IMAGE_TO_TEXT, TEXT_TO_IMAGE)
+WORDS = {IMAGE_TO_TEXT: "image to text", TEXT_TO_IMAGE: "text to image"}
+SHOWN = {
+    "r1": "R@1",
+    "r5": "R@5",
+    "r10": "R@10",
+    "median_rank": "median rank",
+    "mean_rank": "mean rank",
+    "map": "mAP",
+}
+ACCURACY = "class, named by captions"
+RANKS = ("median_rank", "mean_rank")
+
+
+def retrieval_table(metrics: Mapping[str, Any]) -> Table:
+    """Retrieval before and after, with the change and the interval of R@1.
+
+    Args:
+        metrics: of `before_and_after`, or of one `RetrievalScores`: then there is one column.
+    """
+    if IMAGE_TO_TEXT in metrics:
+        return _table(metrics["images"], metrics["texts"], _one_column(metrics))
+    before, after, intervals = metrics["zero_shot"], metrics["adapted"], metrics["intervals"]
+    rows = {}
+    for side in DIRECTIONS:
+        for name, shown in SHOWN.items():
+            key = f"{side}/{name}"
+            old, new = (before or {}).get(key), after[key]
+            cells = {
+                "zero-shot": _number(name, old) + _interval(name, (intervals.get("zero_shot") or {}).get(side)),
+                "adapted": _number(name, new) + _interval(name, intervals["adapted"][side]),
+                "change": "" if old is None else _change(name, new - old),
+            }
+            rows[f"{WORDS[side]}: {shown}"] = cells if before else {"adapted": cells["adapted"]}
+    if "accuracy" in after:
+        rows[ACCURACY] = _accuracy_row(before, after, intervals)
+    return _table(metrics["test_images"], metrics["test_texts"], rows)
+
+
+def retrieval_verdict(metrics: Mapping[str, Any]) -> str:
+    """One sentence a direction: is the change of R@1 more than chance? "" without scores before.
+
+    Args:
+        metrics: of `before_and_after`.
+    """
+    sentences = []
+    for side, test in (metrics["mcnemar"] or {}).items():
+        queries = "images" if side == IMAGE_TO_TEXT else "texts"
+        if not test["gained"] and not test["lost"]:
+            sentences.append(f"{WORDS[side]}: the same {queries} find theirs first as before.")
+            continue
+        sentences.append(
+            f"{WORDS[side]}: {test['gained']} {queries} find theirs first that did not before, {test['lost']} no "
+            f"longer do: {_judged(test)}."
+        )
+    if test := metrics.get("accuracy_mcnemar"):
+        sentences.append(
+            f"classes: {test['gained']} images are named rightly that were not before, {test['lost']} no longer are: "
+            f"{_judged(test)}."
+        )
+    return "\n".join(sentence[0].upper() + sentence[1:] for sentence in sentences)
+
+
+def _judged(test: Mapping[str, float]) -> str:
+    kind = "a gain" if test["gained"] > test["lost"] else "a LOSS"
+    judged = "could be chance" if test["p_value"] >= SIGNIFICANT else f"{kind} beyond chance"
+    return f"{judged} (McNemar p = {test['p_value']:.2g})"
+
+
+def _accuracy_row(before, after: Mapping[str, float], intervals: Mapping[str, Any]) -> dict[str, str]:
+    new, bounds = after["accuracy"], intervals["adapted"]["accuracy"]
+    adapted = _number("accuracy", new) + _interval("r1", bounds)
+    if not before:
+        return {"adapted": adapted}
+    old = before["accuracy"]
+    zero_shot = _number("accuracy", old) + _interval("r1", intervals["zero_shot"]["accuracy"])
+    return {"zero-shot": zero_shot, "adapted": adapted, "change": _change("accuracy", new - old)}
+
+
+def _one_column(metrics: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    return {
+        f"{WORDS[side]}: {shown}": {
+            "score": _number(name, metrics[side][name]) + _interval(name, metrics["intervals"][side])
+        }
+        for side in DIRECTIONS
+        for name, shown in SHOWN.items()
+    }
+
+
+def _table(images: int, texts: int, rows: Mapping[str, Mapping[str, str]]) -> Table:
+    table = Table(
+        title=f"{images:,} images, {texts:,} texts",
+        title_justify="left",
+        caption="rank 1 is the best",
+        caption_justify="left",
+    )
+    columns = next(iter(rows.values()))
+    for name in ("", *columns):
+        table.add_column(name, justify="right" if name else "left")
+    for name, cells in rows.items():
+        table.add_row(name, *cells.values(), end_section=name.endswith(SHOWN["map"]))
+    return table
+
+
+def _number(name: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,.1f}" if name in RANKS else f"{value:.1%}"
+
+
+def _change(name: str, value: float) -> str:
+    return f"{value:+,.1f}" if name in RANKS else f"{value:+.1%}"
+
+
+def _interval(name: str, bounds: Sequence[float] | None) -> str:
+    return f" ({bounds[0]:.0%} to {bounds[1]:.0%})" if bounds and name == "r1" else ""

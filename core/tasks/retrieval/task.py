@@ -1,0 +1,211 @@
+"""Retrieval: towers learn image-text pairs, and are scored by how images and texts find each other."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ...backbones.fine_tuned import save_fine_tuned
+from ...backbones.load import load_backbone
+from ...contracts.backbone import Backbone
+from ...contracts.errors import CapabilityError, ConfigError
+from ...contracts.recipe import Recipe
+from ...contracts.task import Axes, Contest, FitResult, Task, Use
+from ...registry import adapter_class, catalogue, load_adapter
+from ...registry.catalogue import find
+from ...runs.folder import RUNS, Run
+from ...runs.report import write_report
+from ...runtime.checkpoints import kept_checkpoints
+from ...runtime.distributed import is_main
+from ...runtime.progress import Reporter
+from ...runtime.versions import now, versions
+from ...training.checkpoints import newest_step
+from ...training.objective import parse_losses
+from ..classification.use import recipe_again
+from ..methods import adapter_of, check_named
+from ..reading import place_of_data
+from .fitting import (
+    ZERO_SHOT,
+    FittedRetrieval,
+    RetrievalData,
+    fitted_retrieval,
+    read_retrieval,
+    scored,
+    train_on_pairs,
+)
+from .report import training_report
+from .scoring import before_and_after
+from .tables import retrieval_table, retrieval_verdict
+
+SEEDS = (1, 2, 3)
+NO_CLASSES = "retrieval has no classes; omit it"
+
+
+class Retrieval(Task):
+    """Images found by texts and texts by images."""
+
+    takes: ClassVar = frozenset(
+        {"data", "adapter", "adapters", "backbone", "image_size", "amp", "batch_size", "generic", "resume"}
+    )
+    compares: ClassVar = frozenset({"adapters", "backbones", "seeds"})
+    deciding: ClassVar = "text_to_image/r1"
+    needs_domain: ClassVar = False
+    unused: ClassVar = {
+        "shots": "counts images per class; retrieval trains on all training pairs, omit it",
+        "features": "a features file holds no captions; give --data",
+        **dict.fromkeys(("classes", "novel", "templates", "descriptions"), NO_CLASSES),
+    }
+
+    def filled(self, recipe: Recipe) -> Recipe:
+        recipe = super().filled(recipe)
+        return recipe if recipe.adapter_name else recipe.with_(adapter={**recipe.adapter, "name": "lora"})
+
+    def check(self, recipe: Recipe) -> None:
+        if recipe.adapter_name != ZERO_SHOT:
+            _check_learns_pairs(recipe.adapter_name)
+
+    def fit(self, recipe: Recipe, reporter: Reporter) -> FitResult | None:
+        check_named(recipe, [recipe.adapter_name])
+        _check_learns_pairs(recipe.adapter_name)
+        adapter_of(recipe)  # what is wrong with its options is found out before pairs are read
+        data = read_retrieval(recipe, self.domain)
+        runs, key = Path(recipe.out or RUNS), _key(recipe, data)
+        with kept_checkpoints(runs, key, recipe.resume, reporter, newest_step) as folder:
+            done = fitted_retrieval(recipe, data, reporter, folder)
+            return self._written(recipe, data, done) if is_main() else None
+
+    def evaluate(self, use: Use, reporter: Reporter) -> dict[str, Any]:
+        """A run's towers and its backbone, on a split of its own pairs or of others."""
+        recipe = recipe_again(use)
+        data = read_retrieval(recipe, self.domain)
+        backbone = _backbone(recipe)
+        towers = load_adapter(use.run.adapter_path, backbone).adapted(backbone)
+        scores = [scored(each, data, use.split, recipe, reporter) for each in (backbone, towers)]
+        return {"run": str(use.run.path), "data": data.name, "split": use.split, **before_and_after(*scores)}
+
+    def predict(self, use: Use, reporter: Reporter) -> Any:
+        raise CapabilityError(
+            f"{use.run.path}: its model names no classes; find images with it: "
+            f"vladapt index IMAGES --backbone {use.run.path} --out INDEX"
+        )
+
+    def entries(self, recipe: Recipe, axes: Axes) -> list[dict[str, Any]]:
+        """Every method at every seed; zero-shot comes first."""
+        seeds = axes.seeds or ((recipe.seed,) if recipe.gave("seed") else SEEDS)
+        return [{"adapter": name, "shots": None, "seed": seed} for name in _names(axes) for seed in seeds]
+
+    def contest(self, recipe: Recipe, axes: Axes, reporter: Reporter) -> Contest:
+        names = _names(axes)
+        check_named(recipe, names)
+        return RetrievalContest(recipe, read_retrieval(recipe, self.domain), _backbone(recipe))
+
+    def table(self, metrics: Mapping[str, Any]):
+        return retrieval_table(metrics)
+
+    def verdict(self, metrics: Mapping[str, Any]) -> str:
+        return retrieval_verdict(metrics)
+
+    def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
+        raise CapabilityError("a retrieval run names no classes")
+
+    def _written(self, recipe: Recipe, data: RetrievalData, done: FittedRetrieval) -> FitResult:
+        info = _info(recipe, data, done)
+        with Run.create(recipe.out, recipe.domain or self.name, recipe.adapter_name) as run:
+            done.adapter.save(run.adapter_path)
+            model = save_fine_tuned(done.towers, run.path)
+            run.write(info, done.metrics)
+            run.log("\n".join([*info["notes"], info["verdict"], f"adapted: {done.metrics['adapted']}"]))
+            shown = {**info, "model": str(model)}
+            write_report(run.path, training_report(run.path, shown, done.metrics, done.report.history))
+        summary = {
+            "run": str(run.path),
+            **{key: info[key] for key in ("domain", "task", "adapter", "seed")},
+            "backbone": info["backbone"]["spec"],
+            "shots": len(data.part("train")),
+            **done.metrics,
+            "seconds": info["seconds"],
+        }
+        skipped = [tuple(pair) for pair in info["skipped"]]
+        return FitResult(run.path, done.adapter, done.report, done.metrics, summary, info["notes"], skipped)
+
+
+class RetrievalContest(Contest):
+    """Trainings on the same pairs."""
+
+    def __init__(self, recipe: Recipe, data: RetrievalData, backbone: Backbone):
+        super().__init__(data.name, list(data.notes))
+        self.recipe, self.pairs, self.backbone = recipe, data, backbone
+
+    def score(self, entry: Mapping[str, Any]) -> dict[str, Any]:
+        """Metrics of one training; `shots` is the number of its training pairs."""
+        own = self.recipe.with_adapter(entry["adapter"])
+        if entry["adapter"] != ZERO_SHOT:
+            _check_learns_pairs(entry["adapter"])
+        started = time.perf_counter()
+        _, _, towers = train_on_pairs(own, self.pairs, self.backbone, entry["seed"], Reporter(quiet=True), None)
+        seconds = round(time.perf_counter() - started, 3)
+        metrics = before_and_after(None, scored(towers, self.pairs, "test", own))["adapted"]
+        return {"shots": len(self.pairs.part("train")), "accuracy": None, **metrics, "seconds": seconds}
+
+
+def _names(axes: Axes) -> list[str]:
+    names = list(dict.fromkeys([ZERO_SHOT, *(axes.adapters or ())]))
+    if names == [ZERO_SHOT]:
+        raise ConfigError("--adapters: none given; give methods, comma-separated, for instance full,lora")
+    for name in names:
+        find(name, catalogue.adapters(), "adapter")
+    return names
+
+
+def _check_learns_pairs(name: str) -> None:
+    if "pairs" not in adapter_class(name).can:
+        raise CapabilityError(f"adapter '{name}' learns no pairs; for --task retrieval give full, lora or lit")
+
+
+def _backbone(recipe: Recipe) -> Backbone:
+    return load_backbone(recipe.backbone, device=recipe.device, image_size=recipe.image_size)
+
+
+def _info(recipe: Recipe, data: RetrievalData, done: FittedRetrieval) -> dict[str, Any]:
+    parts = {split: len(data.pairs.split(split)) for split in ("train", "val", "test")}
+    facts = {name: getattr(done.backbone, name) for name in ("spec", "fingerprint", "licence", "image_size")}
+    options = done.adapter.options
+    return {
+        "created": now(),
+        "domain": recipe.domain,
+        "task": "retrieval",
+        "adapter": recipe.adapter_name,
+        "adapter_options": options,
+        "backbone": facts,
+        "data": {
+            "name": data.name,
+            "path": place_of_data(recipe),
+            "kind": "captions",
+            "licence": data.licence,
+            "images": sum(parts.values()),
+            "texts": done.after.metrics["texts"],
+            "splits": parts,
+        },
+        "class_names": [],
+        "losses": parse_losses((options["loss"] or "clip").split(",")),
+        "settings": options,
+        "seed": recipe.seed,
+        "fit": done.report.to_dict(),
+        "verdict": retrieval_verdict(done.metrics),
+        "notes": [note[0].upper() + note[1:] for note in done.notes if note],
+        "skipped": [list(pair) for pair in dict.fromkeys([*data.skipped, *done.after.skipped])],
+        "seconds": round(done.seconds, 3),
+        "versions": versions(),
+        "recipe": recipe.to_dict(),
+    }
+
+
+def _key(recipe: Recipe, data: RetrievalData) -> str:
+    """16 hex digits that say what is trained on what."""
+    stated = {k: v for k, v in recipe.to_dict().items() if k not in ("resume", "out", "workers", "given")}
+    rows = data.part("train")
+    parts = [sorted(map(str, stated.items())), len(rows), rows[0].id, rows[len(rows) - 1].id]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

@@ -1,0 +1,80 @@
+"""What detection and segmentation by names share: classes, shots and backbone of a config, and names after training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from mmengine import Config
+
+from ...core.contracts.domain import DomainData
+from ...core.contracts.errors import ConfigError
+from ...core.contracts.recipe import Recipe
+from ...core.tasks.config_training.base import ConfigTask
+from .data.classes import choose_classes
+from .data.few_shot import draw_shots
+from .data.novel import hold_out, split_novel
+from .vocabulary import described_classes
+
+
+class ByNames(ConfigTask):
+    """A task whose classes are texts.
+
+    A task sets `default_recipe`, the packaged config that is trained where none is given.
+    """
+
+    takes: ClassVar = (ConfigTask.takes | {"templates"}) - {"image_size"}
+    unused: ClassVar = {
+        "descriptions": "give descriptions with the names, --classes FILE.json",
+        "image_size": "images are resized by the config's pipelines; change those",
+    }
+    can: ClassVar = frozenset({"predict", "save", "rename"})
+    default_recipe: ClassVar[str]
+
+    def check(self, recipe: Recipe) -> None:
+        super().check(recipe)
+        if recipe.novel is True:
+            raise ConfigError('--novel: name what is tested and not trained, --novel "a,b", or give coco or lvis')
+
+    def backbone_spec(self, recipe: Recipe) -> str:
+        """The one that is given, else the config's own."""
+        from .plans.vision import backbone_of
+
+        own = backbone_of(self._config(recipe)["model"])
+        return own if own and not recipe.gave("backbone") else recipe.backbone
+
+    def choose(self, recipe: Recipe, data: DomainData) -> DomainData:
+        """The classes that are asked for, without novel ones in training, and so many shots of each."""
+        if recipe.classes not in (None, "all"):
+            data = choose_classes(data, list(described_classes(recipe.classes)))
+        if recipe.novel:
+            data = hold_out(data, split_novel(data.class_names, recipe.novel, data.frequency))
+        return draw_shots(data, recipe.shots, recipe.seed)
+
+    def read_config(self, recipe: Recipe) -> DomainData | None:
+        """The data sets of the user's own config."""
+        from .plans.data import read_config_data
+
+        return read_config_data(recipe.plan, self.name)
+
+    def plan(self, recipe: Recipe, data: DomainData, backbone) -> Config:
+        """The packaged config, or the user's own, with this data, these classes and these flags."""
+        from .plans.plan import make_plan
+
+        described = {} if recipe.classes in (None, "all") else described_classes(recipe.classes)
+        return make_plan(self._config(recipe), self.name, recipe, data, described if any(described.values()) else None)
+
+    def rename(self, model, classes: Any) -> tuple[str, ...]:
+        """Other names for a model with texts as classes."""
+        from .inference.naming import ask_for, refuse_fixed, with_background
+
+        refuse_fixed(model)
+        return ask_for(model, with_background(model, classes))
+
+    def _config(self, recipe: Recipe) -> Mapping[str, Any]:
+        """The user's config, or the packaged one for the task, with the parts of it that `--set plan...` names."""
+        if "type" in (recipe.plan.get("model") or {}):
+            return recipe.plan
+        packaged = Config.fromfile(str(self.domain.recipes[self.default_recipe]))
+        packaged.merge_from_dict(dict(recipe.plan))
+        return packaged.to_dict()

@@ -1,0 +1,151 @@
+"""Detection by a trained model: scores on the test split, what the report shows of it, and rows of predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ....core.contracts.domain import DomainData, Evaluation, Item
+from ....core.runs.sections import CurveSection, PictureSection, TableSection
+from ..data.items_file import to_uint8
+from ..drawing import draw_boxes
+from ..scores.detection import DetectionScores, Found, Truth, score_detections, truth_of
+from .naming import as_in_data, known_names
+from .predictions import UNSURE, FoundBoxes, decoded, first_of
+from .running import outcomes
+
+SHOWN = 9
+MISTAKES = 6
+MOST_CURVES = 12
+OVERLAP = 0.5
+DECIDING = ("base_AP50", "novel_AP50", "harmonic_AP50")
+"""With novel classes these come first."""
+
+
+def evaluate_detection(model, data: DomainData, progress: Callable[[int, int], None]) -> Evaluation:
+    """AP and its kin on the test split, per class, on base and novel classes; of boxes, and of outlines where both the
+    model and the data have them."""
+    items = data.split("test")
+    numbers = as_in_data(model, data.class_names)
+    novel = [name for name in model.cfg.vladapt.novel if name in data.class_names]
+    found = [_numbered(FoundBoxes.of(sample), numbers) for _, sample in outcomes(model, data, items, progress)]
+    truths = [_sized(truth_of(item), data, item) for item in items]
+    scored = _scored(truths, found, data, novel, outlines=False)
+    metrics, masks = dict(scored.metrics), None
+    if any(item.segments for item in items) and all(boxes.outlines is not None for boxes in found):
+        masks = _scored(truths, found, data, novel, outlines=True)
+        metrics |= {f"mask_{name}": value for name, value in masks.metrics.items()}
+    sections = [
+        _per_class(scored, masks, novel),
+        _curves(scored),
+        _pictures(data, items, found),
+        *_mistakes(data, items, truths, found),
+    ]
+    return Evaluation(first_of(metrics, DECIDING), sections, list(model.cfg.vladapt.get("notes") or []))
+
+
+def predict_detection(model, data: DomainData, progress: Callable[[int, int], None]) -> list[dict[str, Any]]:
+    """A row an image: boxes, scores and names, the surest first; outlines where the model gives them."""
+    names = known_names(model)
+    return [
+        {"id": item.id, **FoundBoxes.of(sample).row(names)}
+        for item, sample in outcomes(model, data, data.items, progress)
+    ]
+
+
+def _numbered(found: FoundBoxes, numbers: np.ndarray) -> FoundBoxes:
+    return replace(found, labels=numbers[found.labels])
+
+
+def _scored(truths, found: list[FoundBoxes], data: DomainData, novel, outlines: bool) -> DetectionScores:
+    given = [Found(one.boxes, one.scores, one.labels, one.outlines if outlines else None) for one in found]
+    return score_detections(truths, given, data.class_names, novel=novel, frequency=data.frequency, outlines=outlines)
+
+
+def _sized(truth: Truth, data: DomainData, item: Item) -> Truth:
+    """With the image's size, without which outlines mean nothing; some readers need not know it."""
+    if truth.size or not truth.outlines:
+        return truth
+    height, width = data.load(item).shape[:2]
+    return replace(truth, size=(width, height))
+
+
+def _per_class(scored: DetectionScores, masks: DetectionScores | None, novel: Sequence[str]) -> TableSection:
+    header = ["Class", *(["Trained"] if novel else []), "AP", "AP50", *(["Mask AP"] if masks else []), "Objects"]
+    rows = [
+        [
+            name,
+            *(["no" if name in novel else "yes"] if novel else []),
+            of["AP"],
+            of["AP50"],
+            *([masks.per_class[name]["AP"]] if masks else []),
+            of["objects"],
+        ]
+        for name, of in scored.per_class.items()
+    ]
+    return TableSection("Class by class", header, rows, "AP is the mean over overlaps of 50 to 95 %, AP50 at 50 %.")
+
+
+def _curves(scored: DetectionScores) -> CurveSection:
+    ranked = sorted(scored.curves, key=lambda name: -(scored.per_class[name]["objects"] or 0))[:MOST_CURVES]
+    curves = {name: (scored.curves[name]["recall"], scored.curves[name]["precision"]) for name in ranked}
+    more = len(scored.curves) - len(ranked)
+    note = f" The {len(ranked)} classes with the most objects; {more} more are in the table." if more else ""
+    return CurveSection("Precision over recall", curves, "recall", "precision", f"At an overlap of 50 %.{note}")
+
+
+def _pictures(data: DomainData, items: Sequence[Item], found: list[FoundBoxes]) -> PictureSection:
+    step = max(1, len(items) // SHOWN)
+    chosen = list(range(0, len(items), step))[:SHOWN]
+    pictures = [
+        (_drawn(data, items[i], found[i]), f"{items[i].id}: {found[i].summary(data.class_names)}") for i in chosen
+    ]
+    which = "Test images" if step == 1 else f"One test image in {step}"
+    note = f"{which}, with boxes that score {UNSURE} or more."
+    return PictureSection("What it finds", pictures, note)
+
+
+def _drawn(data: DomainData, item: Item, found: FoundBoxes) -> np.ndarray:
+    sure = np.flatnonzero(found.scores >= UNSURE)[::-1]
+    texts = [f"{data.class_names[found.labels[i]]} {found.scores[i]:.2f}" for i in sure]
+    masks = None if found.outlines is None else [decoded(found.outlines[i]) for i in sure]
+    return draw_boxes(to_uint8(data.load(item)), found.boxes[sure], found.labels[sure], texts, masks)
+
+
+def _mistakes(data, items: Sequence[Item], truths: Sequence[Truth], found: list[FoundBoxes]) -> list[PictureSection]:
+    """The surest boxes that meet no object of their class."""
+    wrong = [
+        (float(boxes.scores[place]), image, place)
+        for image, (truth, boxes) in enumerate(zip(truths, found, strict=True))
+        for place in _false(truth, boxes)
+    ]
+    wrong.sort(reverse=True)
+    pictures = []
+    for score, image, place in wrong[:MISTAKES]:
+        boxes, name = found[image], data.class_names[found[image].labels[place]]
+        one = FoundBoxes(boxes.boxes[[place]], boxes.scores[[place]], boxes.labels[[place]])
+        pictures.append((_drawn(data, items[image], one), f"{items[image].id}: {name}, {score:.2f}"))
+    if not pictures:
+        return []
+    note = "Look at these first: they are often objects that nobody marked, or what the model has not understood."
+    return [PictureSection("The mistakes it is surest of", pictures, note)]
+
+
+def _false(truth: Truth, found: FoundBoxes) -> list[int]:
+    """Sure boxes that overlap no object of their class by half."""
+    objects, labels = np.asarray(truth.boxes, dtype=float).reshape(-1, 4), np.asarray(truth.labels, dtype=int)
+    overlap = _overlaps(found.boxes, objects) >= OVERLAP  # (n, m)
+    right = (overlap & (found.labels[:, None] == labels[None])).any(axis=1)
+    return [int(place) for place in np.flatnonzero(~right & (found.scores >= UNSURE))]
+
+
+def _overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(n, 4) and (m, 4) -> (n, m) intersection over union."""
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    shared = (high - low).clip(0).prod(axis=2)
+    areas = [(given[:, 2:] - given[:, :2]).prod(axis=1) for given in (boxes, others)]
+    return shared / (areas[0][:, None] + areas[1][None] - shared).clip(1e-9)

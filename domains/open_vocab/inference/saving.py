@@ -1,0 +1,128 @@
+"""Predictions as files: pictures to look at, and COCO JSON or mask PNGs for other programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as rle
+
+from ....core.contracts.domain import DomainData
+from ....core.runtime.files import write_whole
+from ..data.items_file import to_uint8
+from ..data.masks import MOST_CLASSES
+from ..drawing import draw_boxes, draw_classes, palette
+from .predictions import UNSURE, decoded
+
+COCO_FILE = "predictions.json"
+MOST_BYTES = 200
+"""Of a file's name; disks take 255 with its ending."""
+PICTURES, MASKS, CLASSES = "pictures", "masks", "classes.json"
+
+
+def save_boxes(rows: list[dict[str, Any]], data: DomainData, class_names: Sequence[str], folder: Path) -> list[Path]:
+    """A picture an image with its boxes from a score of `UNSURE` on, and all of them as one COCO file, with scores.
+
+    Returns:
+        The files.
+    """
+    by_id = {item.id: item for item in data.items}
+    files, images, annotations = [], [], []
+    for number, (row, name) in enumerate(zip(rows, file_names([row["id"] for row in rows])), start=1):
+        pixels = to_uint8(data.load(by_id[row["id"]]))
+        files.append(_saved(_picture_of_boxes(pixels, row, class_names), folder / PICTURES / f"{name}.png"))
+        images.append({"id": number, "file_name": row["id"], "width": pixels.shape[1], "height": pixels.shape[0]})
+        annotations += [_annotation(number, row, place, class_names) for place in range(len(row["boxes"]))]
+    for number, annotation in enumerate(annotations, start=1):
+        annotation["id"] = number
+    categories = [{"id": place, "name": name} for place, name in enumerate(class_names, start=1)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    write_whole(folder / COCO_FILE, json.dumps(content))
+    return [*files, folder / COCO_FILE]
+
+
+def save_maps(rows: list[dict[str, Any]], data: DomainData, class_names: Sequence[str], folder: Path) -> list[Path]:
+    """A picture an image in the colours of its classes, a PNG of class indices with the same colours as its palette (of
+    16 bits and grey where there are more than 255 classes), and the names of the indices.
+
+    Returns:
+        The files.
+    """
+    by_id = {item.id: item for item in data.items}
+    place = {name: index for index, name in enumerate(class_names)}
+    deep, nothing = (np.uint8, 255) if len(class_names) <= MOST_CLASSES else (np.uint16, 65535)
+    files = []
+    for row, name in zip(rows, file_names([row["id"] for row in rows])):
+        pixels = to_uint8(data.load(by_id[row["id"]]))
+        classes = np.full(pixels.shape[:2], nothing, dtype=deep)
+        for named, outline in row["masks"].items():
+            classes[decoded(outline)] = place[named]
+        files.append(_saved(draw_classes(pixels, classes, class_names), folder / PICTURES / f"{name}.png"))
+        files.append(_saved_mask(classes, len(class_names), folder / MASKS / f"{name}.png"))
+    write_whole(folder / CLASSES, json.dumps(list(class_names), ensure_ascii=False, indent=1))
+    return [*files, folder / CLASSES]
+
+
+def file_names(ids: Sequence[str]) -> list[str]:
+    """A file name without ending for each image, no two alike whatever the case: what all lie in is left away, further
+    folders become "_", and a name that is taken gets a number."""
+    taken: set[str] = set()
+    parents = [Path(id_).parent.parts for id_ in ids]
+    shared = sum(1 for _ in takewhile(lambda alike: len(set(alike)) == 1, zip(*parents)))
+    names = []
+    for id_ in ids:
+        parts = (*Path(id_).parent.parts[shared:], Path(id_).stem)
+        joined = "_".join(part for part in parts if part.strip("/.")) or "image"
+        stem = joined.encode()[-MOST_BYTES:].decode(errors="ignore")
+        name, number = stem, 2
+        while name.casefold() in taken:
+            name, number = f"{stem}-{number}", number + 1
+        taken.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def _picture_of_boxes(pixels: np.ndarray, row: dict[str, Any], class_names: Sequence[str]) -> np.ndarray:
+    place = {name: index for index, name in enumerate(class_names)}
+    sure = [i for i, score in enumerate(row["scores"]) if score >= UNSURE][::-1]  # the surest on top
+    texts = [f"{row['labels'][i]} {row['scores'][i]:.2f}" for i in sure]
+    masks = [decoded(row["masks"][i]) for i in sure] if "masks" in row else None
+    boxes = np.array([row["boxes"][i] for i in sure]).reshape(-1, 4)
+    return draw_boxes(pixels, boxes, [place[row["labels"][i]] for i in sure], texts, masks)
+
+
+def _annotation(image: int, row: dict[str, Any], place: int, class_names: Sequence[str]) -> dict[str, Any]:
+    x0, y0, x1, y1 = row["boxes"][place]
+    found = {
+        "image_id": image,
+        "category_id": list(class_names).index(row["labels"][place]) + 1,
+        "bbox": [x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)],
+        "area": round((x1 - x0) * (y1 - y0), 2),
+        "iscrowd": 0,
+        "score": row["scores"][place],
+    }
+    if "masks" in row:
+        outline = row["masks"][place]
+        area = rle.area({"size": outline["size"], "counts": outline["counts"].encode("ascii")})
+        found |= {"segmentation": outline, "area": float(area)}
+    return found
+
+
+def _saved_mask(classes: np.ndarray, count: int, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mask = Image.fromarray(classes)
+    if classes.dtype == np.uint8:
+        mask.putpalette(palette(count))
+    mask.save(path)
+    return path
+
+
+def _saved(picture: np.ndarray, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path)
+    return path

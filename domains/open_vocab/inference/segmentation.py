@@ -1,0 +1,73 @@
+"""Segmentation by a model: scores on the test split, what the report shows of it, and rows of predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ....core.contracts.domain import DomainData, Evaluation, Item
+from ....core.runs.sections import PictureSection, TableSection
+from ..data.items_file import to_uint8
+from ..data.masks import IGNORED
+from ..drawing import draw_classes
+from ..scores.segmentation import SegmentationScores, confusion, score_segmentation
+from .naming import as_in_data, known_names
+from .predictions import FoundMap, first_of
+from .running import outcomes
+
+SHOWN = 6
+SIDE = 420
+BACKGROUND = "background"
+DECIDING = ("base_mIoU", "novel_mIoU", "hIoU")
+"""With novel classes these come first."""
+
+
+def evaluate_segmentation(model, data: DomainData, progress: Callable[[int, int], None]) -> Evaluation:
+    """mIoU, pixel and mean accuracy on the test split, per class, on base and novel classes."""
+    items = data.split("test")
+    numbers = as_in_data(model, data.class_names)
+    novel = [name for name in model.cfg.vladapt.novel if name in data.class_names]
+    shown = set(range(0, len(items), max(1, len(items) // SHOWN))[:SHOWN])
+    matrix, pictures = 0, []
+    for place, (item, sample) in enumerate(outcomes(model, data, items, progress)):
+        found, truth = numbers[FoundMap.of(sample).classes], data.load_mask(item)
+        matrix = matrix + confusion(truth, found, len(data.class_names))
+        if place in shown:
+            pictures.append((_side_by_side(data, item, truth, found), item.id))
+    scored = score_segmentation(matrix, data.class_names, novel=novel)
+    sections = [
+        _per_class(scored, novel),
+        PictureSection("What it finds", pictures, "Left as marked, right as found.", side=2 * SIDE, columns=2),
+    ]
+    return Evaluation(first_of(scored.metrics, DECIDING), sections, list(model.cfg.vladapt.get("notes") or []))
+
+
+def predict_segmentation(model, data: DomainData, progress: Callable[[int, int], None]) -> list[dict[str, Any]]:
+    """A row an image: which classes, with what share of it, and a mask of each."""
+    names = known_names(model)
+    return [
+        {"id": item.id, **FoundMap.of(sample).row(names)}
+        for item, sample in outcomes(model, data, data.items, progress)
+    ]
+
+
+def _per_class(scored: SegmentationScores, novel: Sequence[str]) -> TableSection:
+    header = ["Class", *(["Trained"] if novel else []), "IoU", "Accuracy", "Pixels"]
+    rows = [
+        [name, *(["no" if name in novel else "yes"] if novel else []), of["IoU"], of["accuracy"], of["pixels"]]
+        for name, of in scored.per_class.items()
+    ]
+    note = "IoU is the overlap of found and marked pixels over their union; accuracy the share of marked pixels found."
+    return TableSection("Class by class", header, rows, note)
+
+
+def _side_by_side(data: DomainData, item: Item, truth: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """What was marked and what was found, with one key below both."""
+    pixels = to_uint8(data.load(item))
+    hidden = [place for place, name in enumerate(data.class_names) if name == BACKGROUND]
+    gap = max(2, pixels.shape[1] // 64)
+    both = [np.pad(pixels, ((0, 0), (0, gap), (0, 0)), constant_values=255), pixels]
+    classes = [np.pad(truth.astype(np.int64), ((0, 0), (0, gap)), constant_values=IGNORED), found]
+    return draw_classes(np.concatenate(both, axis=1), np.concatenate(classes, axis=1), data.class_names, hidden)
