@@ -123,9 +123,9 @@ def test_a_tie_keeps_the_smallest_ratio(make_task):
 def test_without_val_a_part_is_held_out_and_all_are_trained_on_then(searching, monkeypatch):
     seen, original = [], clip_adapter.dassl_epochs
 
-    def spy(optimizer, support, loss_of, **options):
+    def spy(optimizer, support, *args, **options):
         seen.append(len(support))
-        return original(optimizer, support, loss_of, **options)
+        return original(optimizer, support, *args, **options)
 
     monkeypatch.setattr(clip_adapter, "dassl_epochs", spy)
     adapter = fitted(searching, ratio=None, epochs=5, lr=0.05)
