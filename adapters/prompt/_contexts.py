@@ -1,4 +1,4 @@
-"""What methods that learn a context share: their options, other classes, and prompts encoded at prediction."""
+"""What methods that learn a context share: checks, moving to other classes, and prompts encoded at prediction."""
 
 from __future__ import annotations
 
@@ -9,34 +9,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, require
+from ...core.contracts.adapter import Adapter
 from ...core.contracts.backbone import Backbone
 from ...core.contracts.errors import CapabilityError, ConfigError
 from ...core.contracts.features import FeatureSet
-from ...core.prompts.context import PromptLearner, check_chunk, check_context_options
+from ...core.prompts.context import PromptLearner, check_words
 from ...core.registry.build import build_adapter
-from ...core.training.schedules import WARMUPS
 
 PASSING = ("trim", "class_chunk", "checkpointing")
 """Options that change speed and memory alone."""
-
-
-def check_training_options(adapter) -> None:
-    """ConfigError for options of the training and of the text tower that cannot be used."""
-    require(adapter.lr > 0, "lr", adapter.lr, "give a number above 0")
-    require(adapter.epochs is None or adapter.epochs >= 1, "epochs", adapter.epochs, "give 1 or more, or None")
-    require(adapter.batch_size >= 1, "batch_size", adapter.batch_size, "give 1 or more")
-    require(0 <= adapter.momentum < 1, "momentum", adapter.momentum, "give 0 to below 1")
-    require(adapter.weight_decay >= 0, "weight_decay", adapter.weight_decay, "give 0 or more")
-    require(adapter.warmup in WARMUPS, "warmup", adapter.warmup, "there are constant, linear and None")
-    require(adapter.views >= 0, "views", adapter.views, "give the number of augmented views, 0 for none")
-    check_encoding_options(adapter)
-
-
-def check_encoding_options(adapter) -> None:
-    """ConfigError for options of the towers that cannot be used."""
-    require(adapter.amp in (None, "bf16"), "amp", adapter.amp, "there are bf16 and None (float32)")
-    check_chunk(adapter.class_chunk)
 
 
 def check_task(adapter: Adapter, support: FeatureSet) -> None:
@@ -103,7 +84,8 @@ class PromptsAtPrediction(Adapter):
     can: ClassVar[frozenset[str]] = frozenset({"new_classes"})
 
     def __post_init__(self):
-        check_context_options(self.n_ctx, self.class_token_position, self.ctx_init, name="class_token_position")
+        super().__post_init__()
+        check_words(self.ctx_init)
         self._prompts: PromptLearner | None = None
 
     def attach(self, backbone: Backbone) -> PromptsAtPrediction:

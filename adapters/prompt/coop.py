@@ -29,6 +29,12 @@ class Coop(SharedContext):
     backbone's logit bias, or else to the mean zero-shot score of the label over the support.
 
     Options, resources and errors are those of `SharedContext`.
+
+    Example:
+        >>> adapter = build_adapter("coop", n_ctx=4, epochs=2)
+        >>> report = adapter.fit(support, classifier, backbone=backbone)
+        >>> adapter.logits(test).shape
+        torch.Size([12, 3])
     """
 
     multilabel: ClassVar[bool] = True

@@ -175,7 +175,7 @@ class Adapter(ABC):
     packages: ClassVar[Mapping[str, str]] = {}
 
     def __post_init__(self):
-        settle(self, type(self).name)
+        settle(self, f"adapter '{self.name}'" if self.name else type(self).__name__)
 
     def fit(
         self,

@@ -1,4 +1,4 @@
-"""What heads trained on features share: their options, the text they start from, and what logits are relative to."""
+"""Text on its way into a head trained on features: rows with their lengths, and what logits are relative to."""
 
 from __future__ import annotations
 
@@ -7,25 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import require
 from ...core.contracts.features import FeatureSet
 from ...core.contracts.text import TextClassifier
-from ...core.training.schedules import WARMUPS
 
 REFERENCE_LENGTH = 10.0
 """Published rates move text features as CLIP's text tower gives them; their lengths are of this order."""
 REFERENCE_SCALE = 100.0
 UNIT = 1 + 1e-4
-
-
-def check_training(adapter) -> None:
-    """ConfigError for training options that cannot be used."""
-    require(adapter.lr > 0, "lr", adapter.lr, "give a number above 0")
-    require(adapter.epochs is None or adapter.epochs >= 1, "epochs", adapter.epochs, "give 1 or more, or None")
-    require(adapter.batch_size >= 1, "batch_size", adapter.batch_size, "give 1 or more")
-    require(adapter.weight_decay >= 0, "weight_decay", adapter.weight_decay, "give 0 or more")
-    require(adapter.warmup in WARMUPS, "warmup", adapter.warmup, "there are constant, linear and None")
-    require(adapter.views >= 0, "views", adapter.views, "give the number of augmented views, 0 for none")
 
 
 def views_note(support: FeatureSet, views: int) -> str:
