@@ -57,6 +57,9 @@ class APE(Adapter):
         torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "unequal shots are averaged a class (the released code assumes equal ones); never searched on test"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     state: ClassVar[tuple[str, ...]] = (
         "text", "logit_scale", "logit_bias", "channels", "keys", "values", "exponent", "beta_", "alpha_", "gamma_",

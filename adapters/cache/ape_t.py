@@ -61,6 +61,10 @@ class APET(Adapter):
         torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "channels by the text criterion as the paper says; as shipped the released function cannot run (two channel "
+        "counts mixed up) and reuses APE's channels from disk; the epoch is chosen on val"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     state: ClassVar[tuple[str, ...]] = (
         "text", "logit_scale", "logit_bias", "keys", "values", "channels", "residual", "value_scale", "beta_", "alpha_",

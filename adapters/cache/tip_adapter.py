@@ -53,6 +53,10 @@ class TipAdapter(Adapter):
         torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "hyper-parameters are never searched on test (the released ImageNet script does); without val, they are "
+        "searched on held-out support images"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     multilabel: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("text", "logit_scale", "logit_bias", "keys", "values", "beta_", "alpha_")

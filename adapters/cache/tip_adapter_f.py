@@ -59,6 +59,10 @@ class TipAdapterF(Adapter):
         torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "the epoch is chosen on val; the released code chooses it, and reports, on test. Compared is the last "
+        "epoch; the fixture's values at its best test epoch document that leak and are left out"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     multilabel: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("text", "logit_scale", "logit_bias", "keys", "values", "beta_", "alpha_")

@@ -64,6 +64,12 @@ class XMoRe(Adapter):
         torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "a confidence is divided by its mean over the images of the fit; the released code divides by the sum of "
+        "those tested so far, so that the order counts. `image_weight`, `caption_weight` and `scores` are compared "
+        "with the released running weights put through our mixture; these lines of the reference were restated, as "
+        "its loop skips every image. Captions are the nearest of a pool, not those of the nearest images of LAION"
+    )
     label_free: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"features", "captions"})
     optional: ClassVar[frozenset[str]] = frozenset({"unlabeled"})

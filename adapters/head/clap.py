@@ -67,6 +67,11 @@ class Clap(Adapter):
         torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "a class without samples gets the mean multiplier of the others (released: NaN); the multiplier is that of "
+        "zero-shot also where prototypes start at random; `adaptive` follows the chosen distance (released: always "
+        "l2). The comparison sets the fixture's learning rates, which are not those of a whole training"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     multilabel: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("prototypes", "penalties", "logit_scale", "offset", "negative")

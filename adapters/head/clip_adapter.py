@@ -61,6 +61,10 @@ class ClipAdapter(Adapter):
         torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "any width (released: that of RN50 alone); augmented views are given beforehand in place of new ones every "
+        "epoch; `ratio=None` searches the ratio on val, which the released code does not do"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     multilabel: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("down", "up", "ratio_", "text", "logit_scale", "offset", "negative")

@@ -60,6 +60,10 @@ class MultiBackbone(Adapter):
         torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "no fixture, experimental: checked against the mean of logits, stationary temperatures and its formula "
+        "written out"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "further_backbones"})
     at_predict: ClassVar[frozenset[str]] = frozenset({"features", "further_backbones"})
     state: ClassVar[tuple[str, ...]] = (

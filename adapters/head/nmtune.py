@@ -54,6 +54,9 @@ class NMTune(Adapter):
         torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "no fixture: checked against its training written out with torch's own layers, and each term by hand"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     state: ClassVar[tuple[str, ...]] = ("hidden", "hidden_bias", "out", "out_bias", "head", "head_bias")
 

@@ -49,6 +49,10 @@ class Taskres(Adapter):
         torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "float32; augmented views are given beforehand; where text features have no lengths (a features file) they "
+        "are made 10 long, about CLIP's"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     multilabel: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("base", "residual", "logit_scale", "offset", "negative")

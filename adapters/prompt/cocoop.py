@@ -59,6 +59,7 @@ class Cocoop(PromptsAtPrediction):
         torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = "float32 in place of float16; augmentation by `views` alone"
     needs: ClassVar[frozenset[str]] = frozenset({"features", "text_encoder"})
     at_predict: ClassVar[frozenset[str]] = frozenset({"features", "text_encoder"})
     state: ClassVar[tuple[str, ...]] = ("ctx", *META, "logit_scale", "logit_bias")

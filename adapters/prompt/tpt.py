@@ -63,6 +63,10 @@ class Tpt(PromptsAtPrediction):
         torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "float32 in place of float16 with a loss scale that lasts from image to image; crops are resized "
+        "bicubically (released: bilinear); views depend on the seed and the image alone"
+    )
     label_free: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"features", "text_encoder"})
     at_predict: ClassVar[frozenset[str]] = frozenset({"features", "images", "text_encoder"})

@@ -95,6 +95,11 @@ class WiseFt(TowerAdapter):
         torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "alpha is chosen on val (the released code leaves the choice to its caller); the head starts at the logit "
+        "bias where there is one. The fixture is of the linear version, its training loop restated on features; the "
+        "tower version is checked against a loop written out"
+    )
     can: ClassVar[frozenset[str]] = frozenset()
     state: ClassVar[tuple[str, ...]] = ("changed", "prefix", "head", "head_bias")
     own_epochs: ClassVar[int] = 10

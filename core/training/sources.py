@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 from ..contracts.domain import Decoded, Item
+from ..contracts.errors import DataError
 
 SUB_CAPTIONS = 3
 """Sub-captions of an image in one step, where a loss asks for several."""
@@ -115,18 +118,17 @@ class PairSource:
 @dataclass
 class LabelledSource:
     """Labelled images; the text of an image is a prompt of its class. One with several labels has no text of its own.
+    Numbers among the `facts` of items are its columns.
 
     Args:
         items: with `label`, or all with `labels`.
         load: item -> decoded image.
         prompts: C lists of prompts; an epoch uses one of them in turn.
-        further: column -> numbers of each item, for losses that ask for them.
     """
 
     items: Sequence[Item]
     load: Callable[[Item], Decoded]
     prompts: Sequence[Sequence[str]]
-    further: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
 
     labelled = True
 
@@ -137,7 +139,7 @@ class LabelledSource:
 
     @property
     def columns(self) -> Mapping[str, str]:
-        return dict.fromkeys(self.further, "numbers")
+        return dict.fromkeys(self._widths, "numbers")
 
     def __len__(self) -> int:
         return len(self.items)
@@ -163,7 +165,23 @@ class LabelledSource:
         return row
 
     def numbers(self, column: str, row: int) -> Sequence[float]:
-        return self.further[column][row]
+        width = self._widths[column]
+        numbers = _numbers((self.items[row].facts or {}).get(column)) or (math.nan,) * width
+        if len(numbers) != width:
+            raise DataError(f"{self.name(row)}: {column} has {len(numbers)} numbers, of the first image {width}")
+        return numbers
 
     def column_image(self, column: str, row: int) -> Decoded:
         raise AssertionError("a labelled set has no columns of images, and does not say it has")
+
+    @cached_property
+    def _widths(self) -> dict[str, int]:
+        """How many numbers each column has, by the first item that has it."""
+        facts = [(name, len(_numbers(value))) for item in self.items for name, value in (item.facts or {}).items()]
+        return {name: width for name, width in reversed(facts) if width}
+
+
+def _numbers(fact: Any) -> tuple[float, ...]:
+    """A fact of an item as numbers; none where it is something else."""
+    several = fact if isinstance(fact, (list, tuple)) else (fact,)
+    return tuple(map(float, several)) if all(isinstance(part, (int, float)) for part in several) else ()
