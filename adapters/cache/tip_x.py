@@ -14,17 +14,19 @@ from ...core.contracts.features import FeatureSet
 from ...core.contracts.options import option
 from ...core.data.found_images import found_images
 from ...core.data.holdout import Selection, selection_split
-from ._cache import (
+from ._cache_model import (
     CHUNK_ELEMENTS,
     REFERENCE_SCALE,
+    Axis,
     cache_keys,
     cache_logits,
     cache_values,
+    choose,
+    grid,
     keys_note,
     zero_shot_logits,
     zero_shot_text,
 )
-from ._search import Axis, choose, grid
 from ._two_terms import search_two_terms
 
 AXES = ("beta", "alpha", "gamma")

@@ -15,12 +15,12 @@ from ...core.contracts.errors import CapabilityError, ConfigError
 from ...core.contracts.options import option
 from ...core.prompts.context import PromptLearner
 from ...core.prompts.placeholders import POSITIONS
-from ._context_training import (
+from ._contexts import (
     PASSING,
+    PromptsAtPrediction,
     check_named,
     half_where_asked,
 )
-from ._prompts_at_prediction import PromptsAtPrediction
 from ._views import random_views
 
 

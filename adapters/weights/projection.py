@@ -130,10 +130,9 @@ class Projection(Adapter):
     def _runs(self, support: FeatureSet, selection: Selection) -> tuple[list[Run], str]:
         """Pairs to train, and on what one of them is chosen."""
         on_val = selection.val is not None and not selection.held_out
-        shots = max(1, int(support.one_hot().sum(dim=0).max()))
         rates = (self.lr,) if self.lr is not None else RATES if on_val else (DEFAULT_RATE,)
         penalty = self.penalty if self.penalty is not None or on_val else "1/K"
-        penalty = BY_SHOTS[penalty](shots) if penalty in BY_SHOTS else penalty
+        penalty = BY_SHOTS[penalty](support.shots) if penalty in BY_SHOTS else penalty
         penalties = PENALTIES if penalty is None else (float(penalty),)
         runs = [Run(rate, value) for rate in rates for value in penalties]
         if len(runs) > 1:

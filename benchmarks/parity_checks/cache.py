@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vladapt import FeatureSet, build_adapter
 from vladapt.adapters.cache import tip_x as tip_x_file
-from vladapt.adapters.cache._channels import channel_criterion, channel_similarity, select_channels
+from vladapt.adapters.cache.ape import channel_criterion, channel_similarity, select_channels
 from vladapt.adapters.cache.x_more import confidence, mixture
 
 from .comparison import compares

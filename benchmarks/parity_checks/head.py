@@ -136,9 +136,9 @@ def _rates_and_losses(rates: list[float], losses: list[float]) -> Iterator[None]
     train_epochs = clap_file.train_epochs
 
     def noting(*args):
-        for epoch, of_epoch in train_epochs(*args):
-            losses.extend(of_epoch.tolist())
-            yield epoch, of_epoch
+        for epoch in train_epochs(*args):
+            losses.extend(epoch.losses.tolist())
+            yield epoch
 
     with (
         mock.patch.object(clap_file, "dassl_learning_rates", lambda *args, **kwargs: rates),

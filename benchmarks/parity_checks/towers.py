@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vladapt import Adapter, Backbone, Batch, FeatureSet, FitReport, Item, build_adapter, build_classifier
-from vladapt.adapters.weights._interpolation import FLOOR, interpolated
+from vladapt.adapters.weights._changes import FLOOR, interpolated
 from vladapt.adapters.weights._linear_head import LinearHead
 from vladapt.core.backbones.prompted import CoupledTokens, PromptTokens, hang_prompts
 from vladapt.core.contracts import TrainingImages

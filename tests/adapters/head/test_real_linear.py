@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from vladapt.adapters.head._class_texts import texts_of_synonyms
-from vladapt.adapters.head._retrieved import most_alike
+from vladapt.adapters.head.real_linear import most_alike
 from vladapt.core.contracts import CapabilityError, ConfigError, DataError, FeatureSet, TextClassifier
 from vladapt.core.contracts.resources import TextPool
 from vladapt.core.prompts.classifier import build_classifier

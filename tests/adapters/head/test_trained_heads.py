@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from vladapt.adapters.head import _training
 from vladapt.adapters.head._text_rows import frame_of
 from vladapt.core.contracts import ConfigError, FeatureSet, TextClassifier
 from vladapt.core.metrics.selection import val_score
@@ -173,14 +172,6 @@ def test_shared_options_out_of_range_are_named(name):
     }.items():
         with pytest.raises(ConfigError, match=f"option {option}="):
             build_adapter(name, **{option: value})
-
-
-def test_epoch_e_takes_view_e_modulo_their_number(make_task):
-    support = make_task(views=3).support
-    samples = _training.epoch_samples(support, views=2)
-    for epoch, view in enumerate((0, 1, 0)):
-        torch.testing.assert_close(samples(epoch)[0], F.normalize(support.views[:, view], dim=-1))
-    assert torch.equal(_training.epoch_samples(support, views=0)(1)[0], support.unit)
 
 
 @pytest.mark.parametrize("name", ["clip-adapter", "taskres"])
