@@ -117,7 +117,7 @@ class LabelledSource:
     """Labelled images; the text of an image is a prompt of its class. One with several labels has no text of its own.
 
     Args:
-        items: with `label`, or all with `labels`.
+        items: each with one label, or all with several.
         load: item -> decoded image.
         prompts: C lists of prompts; an epoch uses one of them in turn.
         further: column -> numbers of each item, for losses that ask for them.
@@ -132,7 +132,7 @@ class LabelledSource:
 
     @property
     def texts(self) -> frozenset[str]:
-        several = any(item.labels is not None for item in self.items)
+        several = any(isinstance(item.class_label(), tuple) for item in self.items)
         return frozenset() if several else frozenset({"caption", "view2"})
 
     @property
@@ -152,12 +152,11 @@ class LabelledSource:
         raise AssertionError("a labelled set has no negative images, and does not say it has")
 
     def text(self, kind: str, row: int, epoch: int) -> str:
-        prompts = self.prompts[self.items[row].label]
+        prompts = self.prompts[self.items[row].class_label()]
         return prompts[(epoch + row + (kind == "view2")) % len(prompts)]
 
     def label(self, row: int) -> int | tuple[float, ...]:
-        item = self.items[row]
-        return item.label if item.labels is None else item.labels
+        return self.items[row].class_label()
 
     def image_id(self, row: int) -> int:
         return row

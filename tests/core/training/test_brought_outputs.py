@@ -218,9 +218,9 @@ def test_data_without_the_column_is_refused_in_one_line(package, fresh_clip, tab
 
 
 def test_labelled_images_may_bring_numbers_too(package, fresh_clip):
-    from vladapt.core.contracts.domain import Item
+    from vladapt import Item, Label
 
-    items = [Item(id=str(i), source="x", label=i % 2) for i in range(6)]
+    items = [Item(id=str(i), source="x", target=Label(i % 2)) for i in range(6)]
     further = {"traits": [(i, -i) for i in range(6)], "kind_id": [(i % 2,) for i in range(6)]}
     images = lambda item: np.full((24, 24, 3), 20 * int(item.id), np.uint8)  # noqa: E731
     source = LabelledSource(items, images, [["a"], ["b"]], further=further)
