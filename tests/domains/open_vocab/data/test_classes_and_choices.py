@@ -2,6 +2,8 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from vladapt.domains.open_vocab.data import (
     write_items,
 )
 from vladapt.domains.open_vocab.data.chosen import chosen_data
+from vladapt.domains.open_vocab.data.masks import MaskReader
 from vladapt.domains.open_vocab.data.novel import COCO_BASE, COCO_NOVEL
 
 BOX = (0.0, 0.0, 9.0, 9.0)
@@ -189,6 +192,26 @@ def test_made_images_and_masks_are_saved_beside_the_file(tmp_path):
         [[0, 1, 255], [1, 1, 1]],
     ]
     assert (again.load(again.items[0]) == 128).all() and again.items[0].target.size == (3, 2)
+
+
+def test_the_fields_of_a_file_of_items_are_flat(tmp_path):
+    """As they were before an item had a target: files written then are read, and read then what is written now."""
+    outlined = {"boxes": [[0.0, 0.0, 2.0, 1.0]], "box_labels": [1], "segments": [[[0, 0, 2, 0, 2, 1]]], "size": [2, 1]}
+    own = {"id": "a", "source": "/images/a.png", "split": "train"}
+    entries = {
+        "boxes": {**own, **outlined, "ignored": [True], "facts": {"absent": [0]}},
+        "masks": {**own, **outlined, "mask": "/masks/a.png", "labels": [0.0, 1.0], "facts": {"only": [1]}},
+    }
+    boxes = Boxes(((0.0, 0.0, 2.0, 1.0),), (1,), ([[0, 0, 2, 0, 2, 1]],), size=(2, 1))
+    mask = Mask(Path("/masks/a.png"), boxes, (0.0, 1.0), (2, 1), (1,))
+    targets = {"boxes": replace(boxes, ignored=(True,), facts={"absent": [0]}), "masks": mask}
+    for kind, entry in entries.items():
+        item = Item("a", Path("/images/a.png"), target=targets[kind], split="train")
+        table = MaskReader() if kind == "masks" else None
+        data = DomainData([item], ("sky", "sea"), load=None, kind=kind, load_mask=table)
+        path = write_items(tmp_path / f"{kind}.json", data)
+        assert json.loads(path.read_text())["items"] == [entry]
+        assert read_items(path).items == [item]
 
 
 def test_a_damaged_or_later_file_of_items_is_one_line(write_coco, tmp_path):
