@@ -143,7 +143,7 @@ def score_by(scores: nn.Module, backbone: Backbone, images: TrainingImages, size
 
 def labels_of(items: Sequence[Item]) -> Tensor:
     """(N,) int64, or (N, C) float where images have several labels."""
-    return torch.tensor([item.label if item.labels is None else item.labels for item in items])
+    return torch.tensor([item.class_label() for item in items])
 
 
 class Remembered:

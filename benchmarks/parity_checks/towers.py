@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vladapt import Adapter, Backbone, Batch, FeatureSet, FitReport, Item, build_adapter, build_classifier
+from vladapt import Adapter, Backbone, Batch, FeatureSet, FitReport, Item, Label, build_adapter, build_classifier
 from vladapt.adapters.weights._changes import FLOOR, interpolated
 from vladapt.adapters.weights._linear_head import LinearHead
 from vladapt.core.backbones.prompted import CoupledTokens, PromptTokens, hang_prompts
@@ -184,7 +184,7 @@ def prompt_src_trained(ref: Reference, f: Fixtures) -> tuple[Adapter, FitReport]
 def _training_images(ref: Reference, names) -> TrainingImages:
     """The fixture's pixels, as images that need neither decoding nor a transform."""
     return TrainingImages(
-        items=[Item(str(i), Path(), {"row": i}, label=int(label)) for i, label in enumerate(ref["labels"])],
+        items=[Item(str(i), Path(), {"row": i}, Label(int(label))) for i, label in enumerate(ref["labels"])],
         load=lambda item: ref["pixels"][item.decode["row"]].numpy(),
         train_transform=lambda decoded, seed: torch.from_numpy(decoded),
         eval_transform=torch.from_numpy,

@@ -268,10 +268,11 @@ def _extraction(whole: Share, request: Request, items: Sequence[Item]) -> Extrac
 
 def _labels(items: Sequence[Item]) -> Tensor | None:
     """(N,) int64, or (N, C) float where images have several labels; None if one of them has none."""
-    if items and all(item.labels is not None for item in items):
-        return torch.tensor([item.labels for item in items], dtype=torch.float32)
-    if items and all(item.label is not None for item in items):
-        return torch.tensor([item.label for item in items], dtype=torch.int64)
+    labels = [item.class_label() for item in items]
+    if labels and all(isinstance(label, tuple) for label in labels):
+        return torch.tensor(labels, dtype=torch.float32)
+    if labels and not any(label is None or isinstance(label, tuple) for label in labels):
+        return torch.tensor(labels, dtype=torch.int64)
     return None
 
 

@@ -118,10 +118,10 @@ class PairSource:
 @dataclass
 class LabelledSource:
     """Labelled images; the text of an image is a prompt of its class. One with several labels has no text of its own.
-    Numbers among the `facts` of items are its columns.
+    Numbers that targets bring (`Target.numbers`) are its columns.
 
     Args:
-        items: with `label`, or all with `labels`.
+        items: each with one label, or all with several.
         load: item -> decoded image.
         prompts: C lists of prompts; an epoch uses one of them in turn.
     """
@@ -134,7 +134,7 @@ class LabelledSource:
 
     @property
     def texts(self) -> frozenset[str]:
-        several = any(item.labels is not None for item in self.items)
+        several = any(isinstance(item.class_label(), tuple) for item in self.items)
         return frozenset() if several else frozenset({"caption", "view2"})
 
     @property
@@ -154,19 +154,18 @@ class LabelledSource:
         raise AssertionError("a labelled set has no negative images, and does not say it has")
 
     def text(self, kind: str, row: int, epoch: int) -> str:
-        prompts = self.prompts[self.items[row].label]
+        prompts = self.prompts[self.items[row].class_label()]
         return prompts[(epoch + row + (kind == "view2")) % len(prompts)]
 
     def label(self, row: int) -> int | tuple[float, ...]:
-        item = self.items[row]
-        return item.label if item.labels is None else item.labels
+        return self.items[row].class_label()
 
     def image_id(self, row: int) -> int:
         return row
 
     def numbers(self, column: str, row: int) -> Sequence[float]:
         width = self._widths[column]
-        numbers = _numbers((self.items[row].facts or {}).get(column)) or (math.nan,) * width
+        numbers = _numbers(_facts(self.items[row]).get(column)) or (math.nan,) * width
         if len(numbers) != width:
             raise DataError(f"{self.name(row)}: {column} has {len(numbers)} numbers, of the first image {width}")
         return numbers
@@ -177,8 +176,12 @@ class LabelledSource:
     @cached_property
     def _widths(self) -> dict[str, int]:
         """How many numbers each column has, by the first item that has it."""
-        facts = [(name, len(_numbers(value))) for item in self.items for name, value in (item.facts or {}).items()]
+        facts = [(name, len(_numbers(value))) for item in self.items for name, value in _facts(item).items()]
         return {name: width for name, width in reversed(facts) if width}
+
+
+def _facts(item: Item) -> Mapping[str, Any]:
+    return {} if item.target is None else item.target.numbers()
 
 
 def _numbers(fact: Any) -> tuple[float, ...]:

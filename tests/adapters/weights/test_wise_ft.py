@@ -217,7 +217,7 @@ def test_at_alpha_0_it_is_zero_shot_and_the_given_backbone_stays(make_problem, b
 
 def test_alpha_is_chosen_on_the_val_images(make_problem):
     problem = make_problem(shots=2, val=6)
-    labels = torch.tensor([item.label for item in problem.images.val])
+    labels = torch.tensor([item.target.index for item in problem.images.val])
     scores = {}
     for step in range(0, 11, 2):
         adapter, _ = fitted(problem, alpha=step / 10, lr=3e-3, epochs=8)

@@ -191,7 +191,8 @@ class Shades(vladapt.Domain):
         return self.sample(task)
 
     def sample(self, task):
-        items = [vladapt.Item(f"{i}", Path(__file__), {"index": i, "digest": f"{i}"}, label=i % 4) for i in range(80)]
+        targets = [vladapt.Label(i % 4) for i in range(80)]
+        items = [vladapt.Item(f"{i}", Path(__file__), {"index": i, "digest": f"{i}"}, t) for i, t in enumerate(targets)]
         return vladapt.DomainData(items, tuple(self.COLOURS), self.draw, name="shades")
 
     def templates(self, task):
@@ -199,7 +200,7 @@ class Shades(vladapt.Domain):
 
     def draw(self, item):
         noise = np.random.default_rng(item.decode["index"]).normal(0, 20, (24, 24, 3))
-        return np.clip(noise + list(self.COLOURS.values())[item.label], 0, 255).astype(np.uint8)
+        return np.clip(noise + list(self.COLOURS.values())[item.target.index], 0, 255).astype(np.uint8)
 
 
 @pytest.mark.parametrize("name", ["full", "lora"])

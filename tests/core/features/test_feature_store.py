@@ -13,7 +13,7 @@ import pytest
 import torch
 from tiny_tower import DIM, TinyTower, Transform, Unbuildable, drawn_set
 
-from vladapt import CapabilityError, ConfigError, DataError, FeatureStore
+from vladapt import CapabilityError, ConfigError, DataError, FeatureStore, Label, Labels
 from vladapt.core.features import store as store_module
 
 HERE = Path(__file__).parent
@@ -43,7 +43,7 @@ def test_features_are_the_tower_s_own_not_normalised_with_all_that_is_known_of_t
 
 def test_several_labels_an_image_keep_their_unknowns(tower, drawn):
     data = drawn(3)
-    data.items = [item.with_(label=None, labels=(1.0, float("nan"))) for item in data.items]
+    data.items = [item.with_(target=Labels((1.0, float("nan")))) for item in data.items]
     labels = extracted(FeatureStore(), data, tower).features.labels
     assert labels.shape == (3, 2) and labels[:, 0].eq(1).all() and labels[:, 1].isnan().all()
 
@@ -401,7 +401,7 @@ def test_the_default_store_lies_in_the_cache_folder(monkeypatch, tmp_path):
 def test_a_cached_read_holds_labels_of_now_not_of_then(tower, drawn):
     extracted(FeatureStore(), drawn(4), tower)
     data = drawn(4)
-    data.items = [item.with_(label=1) for item in data.items]
+    data.items = [item.with_(target=Label(1)) for item in data.items]
     again = extracted(FeatureStore(), data, Unbuildable())
     assert np.array_equal(again.features.labels.numpy(), [1, 1, 1, 1])
 

@@ -218,12 +218,12 @@ def test_data_without_the_column_is_refused_in_one_line(package, fresh_clip, tab
 
 
 def test_labelled_images_may_bring_numbers_too(package, fresh_clip):
-    from vladapt.core.contracts.domain import Item
+    from vladapt import Item, Label
 
     def facts(i):
         return {"kind_id": i % 2, "place": "Oslo"} if i == 4 else {"traits": [i, -i], "kind_id": i % 2}
 
-    items = [Item(id=str(i), source="x", label=i % 2, facts=facts(i)) for i in range(6)]
+    items = [Item(id=str(i), source="x", target=Label(i % 2, facts(i))) for i in range(6)]
     source = LabelledSource(items, lambda item: np.full((24, 24, 3), 20 * int(item.id), np.uint8), [["a"], ["b"]])
     assert source.columns == {"traits": "numbers", "kind_id": "numbers"}
     _, made, _ = batch_of(fresh_clip, source, ["traits"])

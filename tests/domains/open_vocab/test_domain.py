@@ -10,6 +10,7 @@ from mmengine import Config
 
 from vladapt import CapabilityError, ConfigError, DataError, UnknownNameError, load_domain
 from vladapt.core.contracts.domain import DomainData, Item
+from vladapt.core.contracts.targets import Boxes
 from vladapt.core.recipes.resolve import resolve, task_in
 from vladapt.domains.open_vocab import OpenVocab, shapes
 
@@ -30,7 +31,7 @@ def task(domain):
 def data(tmp_path):
     """Twelve images of cats, dogs and emus, a third each in train, val and test."""
     items = [
-        Item(id=f"{n}.png", source=tmp_path / f"{n}.png", boxes=BOXES, box_labels=(n % 3,), split=split, size=(10, 10))
+        Item(f"{n}.png", tmp_path / f"{n}.png", target=Boxes(BOXES, (n % 3,), size=(10, 10)), split=split)
         for n, split in enumerate(["train"] * 6 + ["val"] * 3 + ["test"] * 3)
     ]
     return DomainData(items, ("cat", "dog", "emu"), load=None, kind="boxes", name="pets")
@@ -95,7 +96,8 @@ def test_classes_novel_ones_and_shots_are_chosen_together(task, data):
     chosen = task.choose(_recipe(classes="emu, Cat", novel="emu", shots=1), data)
     assert chosen.class_names == ("emu", "Cat")
     train, test = chosen.split("train"), chosen.split("test")
-    assert [item.box_labels for item in train] == [(1,)] and [item.box_labels for item in test] == [(1,), (), (0,)]
+    assert [item.target.labels for item in train] == [(1,)]
+    assert [item.target.labels for item in test] == [(1,), (), (0,)]
     assert any("novel classes, only tested: 1" in note for note in chosen.notes)
 
 
