@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
-from .core.commands import embed, fit, inspect, pretrain, retrieval
+from . import __version__
+from .core.commands import embed, fit, inspect, plugins, pretrain, retrieval
 from .core.commands.options import with_optional_values
 from .core.contracts.errors import VladaptError
 from .core.runtime.exits import INTERRUPTED, fail, interrupted, usage
@@ -15,16 +17,42 @@ from .core.runtime.exits import INTERRUPTED, fail, interrupted, usage
 COMMAND_GROUPS = (fit, pretrain, embed, retrieval, inspect)
 """In the order of `vladapt --help`."""
 
-app = typer.Typer(
-    name="vladapt",
-    help="Adapt a pretrained vision-language model to your images, from a handful of labels or none.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-for group in COMMAND_GROUPS:
-    group.register(app)
+
+def build_app(arguments: list[str]) -> typer.Typer:
+    """The app.
+
+    Args:
+        arguments: of the command line: a domain of another package that they name brings options of its own.
+    """
+    app = typer.Typer(
+        name="vladapt",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_version)
+    for group in COMMAND_GROUPS:
+        group.register(app, arguments)
+    plugins.register(app, arguments)
+    return app
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"vladapt {__version__}")
+        raise typer.Exit
+
+
+def _version(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Adapt a pretrained vision-language model to your images, from a handful of labels or none."""
+
+
+app = build_app([])
+"""For callers that name no domain of another package."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -32,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = with_optional_values(sys.argv[1:] if arguments is None else arguments)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # warnings of torch's own about what is meant as it is
     try:
-        code = app(arguments, prog_name="vladapt", standalone_mode=False)
+        code = build_app(arguments)(arguments, prog_name="vladapt", standalone_mode=False)
         if code == INTERRUPTED:
             code = interrupted()
     except VladaptError as error:

@@ -104,12 +104,12 @@ def pretrained_vit(folder: Path) -> str:
 def measure_one(name: str, vit: str) -> None:
     """Print one JSON object a fit."""
     from vladapt.core.backbones.load import load_backbone
-    from vladapt.core.engine.evaluate import fitted_zero_shot, score_on
-    from vladapt.core.engine.fit import fit_adapter
-    from vladapt.core.recipes.resolve import adapter_options, resolve
+    from vladapt.core.recipes.resolve import resolve, task_of
     from vladapt.core.registry import build_adapter
     from vladapt.core.runtime.progress import Reporter
-    from vladapt.core.tasks.classification.images import prepare, views_wanted
+    from vladapt.core.tasks.classification.fitting import fit_adapter, views_wanted
+    from vladapt.core.tasks.classification.scoring import fitted_zero_shot, score_on
+    from vladapt.core.tasks.methods import adapter_of
 
     quiet, folder = Reporter(quiet=True), tempfile.TemporaryDirectory()
     options = FEWER.get(name, {})
@@ -118,8 +118,10 @@ def measure_one(name: str, vit: str) -> None:
     flags["resources"] = resources(adapter, Path(folder.name), vit)
     if adapter.needs & {"descriptions"} or adapter.optional & {"descriptions"}:
         flags["descriptions"] = described(Path(folder.name))
-    prepared = prepare(resolve(flags={**flags, "backbone": backbone_for(adapter, vit, load_backbone)}), quiet)
-    adapter = build_adapter(name, **adapter_options(prepared.recipe))
+    recipe = resolve(flags={**flags, "backbone": backbone_for(adapter, vit, load_backbone)})
+    task = task_of(recipe)
+    recipe = task.settled(recipe)
+    prepared, adapter = task.prepared(recipe, quiet), adapter_of(recipe)
     for shots in [ANY] if adapter.label_free else SHOTS:
         for seed in SEEDS[:1] if adapter.label_free or "pixels" in adapter.needs else SEEDS:
             drawn = prepared.draw(shots or SHOTS[0], seed, views=views_wanted(adapter))
@@ -127,7 +129,8 @@ def measure_one(name: str, vit: str) -> None:
             zero_shot = fitted_zero_shot(drawn.support, prepared.classifier)
             forget_peak()
             before, started = resident(), time.perf_counter()
-            fitted, report = fit_adapter(prepared.recipe, prepared, drawn, seed, quiet)
+            fitted = adapter_of(recipe)
+            report = fit_adapter(fitted, prepared, drawn, seed, quiet)
             seconds, peak = time.perf_counter() - started, peak_resident()
             found = score_on(prepared, fitted, drawn.test, prepared.class_names, zero_shot, quiet).metrics
             row = {

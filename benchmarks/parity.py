@@ -4,12 +4,15 @@
 
 FOLDER holds the reference outputs (NAME.safetensors with NAME.json) in `dev/`, and the tiny CLIP beside it; by default
 the folder `parity` beside the one that VLADAPT_DATA names. What is compared is in `parity_checks`, a file a group.
+Sizes and settings are read from the fixtures. One that is missing, or cannot be read, has a row that says so. The exit
+code is 1 where a number is outside its tolerance, else 0.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 import torch
@@ -25,7 +28,10 @@ from parity_checks import (
     towers,
     transductive,
 )
+from parity_checks.comparison import NotCompared
 from parity_checks.fixtures import Check, Fixtures
+
+from vladapt.core.registry import adapter_class, catalogue, loss_class
 
 METHODS = (head, cache, prompt, towers, transductive, crops)
 OBJECTIVES = (losses, caption_losses)
@@ -33,6 +39,10 @@ OPEN_VOCABULARY = (detectors, segmentors)
 ELSEWHERE = {
     "metrics_retrieval": "in the tests of `core/metrics`",
     "metrics_reid": "in the tests of `core/metrics`",
+    "denseclip": "in the tests of `domains/open_vocab`",
+    "mmcv_ops": "in the tests of `domains/open_vocab`",
+    "regionclip": "in the tests of `domains/open_vocab`",
+    "segclip_group": "in the tests of `domains/open_vocab`",
     "loss_cmpm_cmpc": "not at all, there is no such objective here",
 }
 TOP = """# Agreement with the public reference code
@@ -51,44 +61,69 @@ def main() -> None:
     beside = Path(os.environ.get("VLADAPT_DATA", "../shared/data")).parent / "parity"
     parser.add_argument("--parity", type=Path, default=beside)
     folder = parser.parse_args().parity
-    fixtures, checks = Fixtures(folder), []
+    if not folder.is_dir():
+        parser.error(f"there is no folder {folder}; give that of the reference outputs with --parity")
+    fixtures, rows = Fixtures(folder), []
     print(TOP)
     for title, files in (("Methods", METHODS), ("Objectives", OBJECTIVES), ("Open vocabulary", OPEN_VOCABULARY)):
-        found = [check for file in files for group in file.GROUPS for check in group(fixtures)]
-        checks += found
+        found = [row for file in files for comparison in file.GROUPS for row in comparison.rows(fixtures)]
+        rows += found
         print(f"\n## {title}\n\n{table(found)}\n\n### Where ours differs from the released code, on purpose\n")
-        for name, text in sorted(pair for file in files for pair in file.DEVIATIONS.items()):
+        told = {name: text for file in files for name, text in getattr(file, "DEVIATIONS", {}).items()}
+        for name, text in sorted({**told, **differences(title)}.items()):
             print(f"* **{name}**: {text}.")
-    print(f"\n## Fixtures without a row\n\n{without_a_row(folder, {check.fixture for check in checks})}")
-    failed = [check for check in checks if not check.share <= 1]
+    print(f"\n## Fixtures without a row\n\n{without_a_row(fixtures, {row.fixture for row in rows})}")
+    for row in rows:
+        if isinstance(row, NotCompared):
+            print(f"not compared: {row.method} {row.fixture}: {row.why}", file=sys.stderr)
+    failed = [row for row in rows if isinstance(row, Check) and not row.share <= 1]
     if failed:
         raise SystemExit(
             "\n".join(f"outside its tolerance: {c.method} {c.fixture} {c.what}: {c.error:.3g}" for c in failed)
         )
 
 
-def table(checks: list[Check]) -> str:
-    """One row a method and fixture: how many values were compared, and the worst errors."""
-    rows: dict[tuple[str, str], list[Check]] = {}
-    for check in checks:
-        rows.setdefault((check.method, check.fixture), []).append(check)
+def differences(title: str) -> dict[str, str]:
+    """Name -> where a method or objective differs from its released code, as its own file says."""
+    kinds = {"Methods": (catalogue.adapters, adapter_class), "Objectives": (catalogue.losses, loss_class)}
+    if title not in kinds:
+        return {}
+    entries, load = kinds[title]
+    classes = {name: load(name) for name, entry in entries().items() if entry.entry_point is None}
+    return {name: cls.differs for name, cls in classes.items() if cls.differs}
+
+
+def table(rows: list[Check | NotCompared]) -> str:
+    """One row a method and fixture: how many values were compared, and the worst errors; one more where it was cut
+    short."""
+    groups: dict[tuple[str, str, str], list[Check]] = {}
+    for row in rows:
+        why = row.why if isinstance(row, NotCompared) else ""
+        group = groups.setdefault((row.method, row.fixture, why), [])
+        if isinstance(row, Check):
+            group.append(row)
     lines = [
         "| method | fixture | comparisons | largest error | of its tolerance | worst in |",
         "|---|---|---:|---:|---:|---|",
     ]
-    for (method, fixture), group in rows.items():
-        worst = max(group, key=lambda c: c.share)
-        error = max(check.error for check in group)
-        lines.append(f"| {method} | {fixture} | {len(group)} | {error:.1e} | {worst.share:.0%} | {worst.what} |")
+    for (method, fixture, why), checks in groups.items():
+        lines.append(f"| {method} | {fixture} | {len(checks)} | {_worst(checks) if checks else f'| | {why}'} |")
     return "\n".join(lines)
 
 
-def without_a_row(folder: Path, compared: set[str]) -> str:
+def _worst(checks: list[Check]) -> str:
+    """The largest error, the largest share of a tolerance, and in what that is; NaN is worse than any number."""
+    worst = max(checks, key=lambda check: (check.share != check.share, check.share))
+    return f"{max(check.error for check in checks):.1e} | {worst.share:.0%} | {worst.what}"
+
+
+def without_a_row(fixtures: Fixtures, compared: set[str]) -> str:
     """Where else, or why not."""
-    names = {path.stem for path in (folder / "dev").glob("*.safetensors")} - compared - {"_features"}
+    names = set(fixtures.names()) - compared
     lines = [f"* `{name}` is compared {where}." for name, where in ELSEWHERE.items() if name in names]
-    later = ", ".join(sorted(f"`{name}`" for name in names - ELSEWHERE.keys()))
-    return "\n".join([*lines, f"* Of methods that are not here: {later}."])
+    if later := ", ".join(sorted(f"`{name}`" for name in names - ELSEWHERE.keys())):
+        lines.append(f"* Of methods that are not here: {later}.")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

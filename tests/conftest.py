@@ -55,6 +55,42 @@ def pytest_sessionfinish() -> None:
         forked.stop()
 
 
+@pytest.fixture(scope="session")
+def parity(parity_dir):
+    """The same, read: `parity.reference(name)` is one fixture, with its settings, tensors and tolerances."""
+    from parity_checks.fixtures import Fixtures
+
+    return Fixtures(parity_dir)
+
+
+@pytest.fixture(scope="session")
+def references(request):
+    """`references(comparison, folder=None)`: the fixtures that a comparison of benchmarks/parity_checks reads, or the
+    one of this name."""
+
+    def read(comparison, folder=None) -> list:
+        folder = folder or request.getfixturevalue("parity")
+        if isinstance(comparison, str):
+            found = [folder.reference(name) for name in folder.names(comparison)]
+        else:
+            found = list(comparison.references(folder))
+        return found or pytest.skip(f"not among the reference outputs: {comparison}")
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def agrees(request, references):
+    """`agrees(comparison, folder=None)`: all its numbers are within the tolerances that its fixtures give."""
+
+    def hold(comparison, folder=None) -> None:
+        for reference in references(comparison, folder):
+            checks = list(comparison.run(reference, folder or request.getfixturevalue("parity")))
+            assert checks and not [check for check in checks if not check.share <= 1]
+
+    return hold
+
+
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch):
     """No test reads or writes the user's feature store."""

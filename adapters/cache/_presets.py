@@ -22,6 +22,9 @@ _SPELLINGS = {
     "ucf101": "ucf",
 }
 
+SETS = tuple(_SPELLINGS)
+"""Names of the sets that have a published setting."""
+
 
 @dataclass(frozen=True)
 class TipSetting:
@@ -100,4 +103,4 @@ def set_name(name: str) -> str:
     for known, others in _SPELLINGS.items():
         if plain == known or plain in others.split():
             return known
-    raise UnknownNameError(f"option preset='{name}' names no published setting; {did_you_mean(plain, _SPELLINGS)}")
+    raise UnknownNameError(f"no data set with published settings has that name; {did_you_mean(plain, _SPELLINGS)}")

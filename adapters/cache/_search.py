@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import require
 from ...core.data.holdout import Selection
 from ...core.metrics.selection import macro_auroc
 from ._cache import REFERENCE_SCALE, zero_shot_logits
@@ -44,17 +43,6 @@ class Axis:
     @property
     def fallback(self) -> float:
         return float(self.default if self.given is None else self.given)
-
-
-def check_options(adapter, names: tuple[str, ...]) -> None:
-    """ConfigError unless the hyper-parameters `names`, their grid and `views` can be used."""
-    for name in names:
-        value = getattr(adapter, name)
-        require(value is None or value >= 0, name, value, "give 0 or more, or leave it out to search it")
-    scale, step, axes = adapter.search_scale, adapter.search_step, ", ".join(names)
-    require(scale is None or _above(scale, len(names), 0.1), "search_scale", scale, f"give {axes}, each above 0.1")
-    require(step is None or _above(step, len(names), 0), "search_step", step, f"give {axes}, each at least 1")
-    require(adapter.views >= 0, "views", adapter.views, "give 0 or more")
 
 
 def grid_axes(adapter, names: tuple[str, ...], setting) -> tuple[Axis, ...]:
@@ -257,11 +245,3 @@ def _whole_sums(sums: _ClassSums, queries: Tensor, betas: Sequence[float]) -> It
     for beta in betas:
         parts = [kept] if kept is not None else (sums.affinity(block) for block in blocks)
         yield torch.cat([sums.at(part, beta, torch.empty_like(part)) for part in parts], dim=-1)
-
-
-def _above(values: Sequence[float], count: int, least: float) -> bool:
-    return (
-        isinstance(values, Sequence)
-        and len(values) == count
-        and all(isinstance(value, (int, float)) and value > least for value in values)
-    )

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import require
 from ...core.contracts.features import FeatureSet
 from ...core.data.holdout import Selection
 from ...core.training.minibatches import minibatches
@@ -37,16 +36,6 @@ class Schedule:
     weight_decay: float
     seed: int
     stop: int | None = None
-
-
-def check_schedule(adapter) -> None:
-    """ConfigError for training options that cannot be used."""
-    require(adapter.epochs is None or adapter.epochs >= 1, "epochs", adapter.epochs, "give at least 1")
-    require(adapter.batch_size >= 1, "batch_size", adapter.batch_size, "give at least 1")
-    require(adapter.lr is None or adapter.lr > 0, "lr", adapter.lr, "give a positive rate")
-    require(adapter.eps is None or adapter.eps > 0, "eps", adapter.eps, "give a positive number")
-    require(adapter.weight_decay >= 0, "weight_decay", adapter.weight_decay, "give 0 or more")
-    require(adapter.select in SELECT, "select", adapter.select, f"give one of {', '.join(SELECT)}")
 
 
 @dataclass(frozen=True)
@@ -129,9 +118,7 @@ def train_keeping_best(
 
 def train_epochs(parameters, loss_of, size: int, schedule: Schedule, order: Tensor | None) -> Iterator[Epoch]:
     """Yield after every epoch."""
-    optimizer = torch.optim.AdamW(
-        parameters, lr=schedule.lr, eps=schedule.eps, weight_decay=schedule.weight_decay
-    )
+    optimizer = torch.optim.AdamW(parameters, lr=schedule.lr, eps=schedule.eps, weight_decay=schedule.weight_decay)
     steps = -(-size // schedule.batch_size)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, schedule.epochs * steps)
     for epoch in range(schedule.stop or schedule.epochs):

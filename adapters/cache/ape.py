@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, Batch, FitReport, require
+from ...core.contracts.adapter import Adapter, Batch, FitReport
+from ...core.contracts.options import option
 from ...core.data.holdout import selection_split
 from ._cache import (
     REFERENCE_SCALE,
@@ -21,8 +22,8 @@ from ._cache import (
     zero_shot_text,
 )
 from ._channels import channel_criterion, select_channels
-from ._presets import APE_WIDTH, ape_setting
-from ._search import check_options, choose, grid_axes, search_cache
+from ._presets import APE_WIDTH, SETS, ape_setting, set_name
+from ._search import choose, grid_axes, search_cache
 
 AXES = ("beta", "alpha", "gamma")
 SMOOTHING = 1e-6  # in the logarithm's numerator and denominator, as released
@@ -42,42 +43,47 @@ class APE(Adapter):
     are averaged a class before classes are compared (the released code assumes equal ones; the same where they are).
     The released ImageNet setting searches on test: not offered.
 
-    Args:
-        alpha: weight of the cache, None to search it.
-        beta: sharpness of the cache, None to search it.
-        gamma: strength of the KL weighting, None to search it.
-        top_q: number of channels kept; None: the preset's share of the width, or 0.7.
-        w: how much (similarity, variance) count; None: the preset's, or (0.5, 0.5).
-        search_scale: upper ends (beta, alpha, gamma) of the grid; None: the preset's, or (7, 7, 1).
-        search_step: points of the grid; None: the preset's, or (200, 20, 20).
-        preset: name of a set of the few-shot protocol ("dtd", "flowers", ...), for its published settings.
-        views: how many augmented views a key averages; 0 for the plain feature.
+    A preset is a set of the few-shot protocol in any usual spelling ("dtd", "Flowers102").
 
     Raises:
         ConfigError: an option is out of range, or `top_q` is above the features' width.
         UnknownNameError: no such preset.
+
+    Example:
+        >>> adapter = build_adapter("ape", top_q=16)
+        >>> report = adapter.fit(support, classifier, val=val)
+        >>> adapter.logits(test).shape
+        torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "unequal shots are averaged a class (the released code assumes equal ones); never searched on test"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     state: ClassVar[tuple[str, ...]] = (
         "text", "logit_scale", "logit_bias", "channels", "keys", "values", "exponent", "beta_", "alpha_", "gamma_",
     )  # fmt: skip
 
-    alpha: float | None = None
-    beta: float | None = None
-    gamma: float | None = None
-    top_q: int | None = None
-    w: tuple[float, float] | None = None
-    search_scale: tuple[float, float, float] | None = None
-    search_step: tuple[int, int, int] | None = None
-    preset: str | None = None
-    views: int = 10
-
-    def __post_init__(self):
-        check_options(self, AXES)
-        require(self.w is None or len(self.w) == 2, "w", self.w, "give two numbers, for similarity and variance")
-        require(self.top_q is None or self.top_q >= 1, "top_q", self.top_q, "give at least 1")
-        ape_setting(self.preset)
+    alpha: float | None = option(None, "weight of the cache; none to search it", low=0)
+    beta: float | None = option(None, "sharpness of the cache; none to search it", low=0)
+    gamma: float | None = option(None, "strength of the KL weighting; none to search it", low=0)
+    top_q: int | None = option(
+        None, "channels kept; none: the preset's share of the width, or 0.7 of it", low=1, high=1_048_576
+    )
+    w: tuple[float, float] | None = option(
+        None,
+        "how much (similarity, variance) count; none: the preset's, or 0.5,0.5",
+    )
+    search_scale: tuple[float, float, float] | None = option(
+        None, "upper ends (beta, alpha, gamma) of the grid; none: the preset's, or 7,7,1", above=0.1
+    )
+    search_step: tuple[int, int, int] | None = option(
+        None, "points (beta, alpha, gamma) of the grid; none: the preset's, or 200,20,20", low=1, high=100_000
+    )
+    preset: str | None = option(
+        None, "data set whose published settings to use; none: one without any", choices=SETS, parse=set_name
+    )
+    views: int = option(10, "augmented views that a key averages; 0 for the plain feature", low=0, high=1000)
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self.text, self.logit_bias = zero_shot_text(classifier)

@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, Batch, FitReport, require
+from ...core.contracts.adapter import Adapter, Batch, FitReport
+from ...core.contracts.options import option
 from ...core.data.holdout import selection_split
 from ...core.losses.cross_entropy import CrossEntropy
 from ...core.metrics.selection import val_score
@@ -24,9 +25,9 @@ from ._cache import (
     zero_shot_text,
 )
 from ._channels import channel_criterion, select_channels
-from ._presets import APE_WIDTH, ape_setting
-from ._search import check_options, grid_axes, search_as
-from ._training import Schedule, check_schedule, train_and_choose, train_keeping_best
+from ._presets import APE_WIDTH, SETS, ape_setting, set_name
+from ._search import grid_axes, search_as
+from ._training import SELECT, Schedule, train_and_choose, train_keeping_best
 
 AXES = ("beta", "alpha")
 CRITERIA = ("text", "image_text")
@@ -49,55 +50,48 @@ class APET(Adapter):
 
     `resources={"batch_order": (epochs, N) int64}` overrides the shuffle of the run on the whole support.
 
-    Args:
-        alpha, beta: None to search them.
-        top_q: number of channels the residual has; None: the preset's share of the width, or 0.8.
-        w: how much (similarity, variance) count in the criterion.
-        criterion: "text" or "image_text".
-        search_scale: upper ends (beta, alpha) of the grid; None: the preset's, or (7, 7).
-        search_step: points (beta, alpha) of the grid.
-        preset: name of a set of the few-shot protocol ("dtd", "flowers", ...), for its published settings.
-        views: how many augmented views a key averages; 0 for the plain feature.
-        lr, eps: AdamW's rate and epsilon; None: the preset's, or 1e-3 each.
-        weight_decay: AdamW's.
-        epochs: length of the cosine; None: the preset's, or 30.
-        batch_size: images a step.
-        select: "best_val" or "last".
-
     Raises:
         ConfigError: an option is out of range, or `top_q` is above the features' width.
         UnknownNameError: no such preset.
+
+    Example:
+        >>> adapter = build_adapter("ape-t", epochs=5)
+        >>> report = adapter.fit(support, classifier, val=val)
+        >>> adapter.logits(test).shape
+        torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "channels by the text criterion as the paper says; as shipped the released function cannot run (two channel "
+        "counts mixed up) and reuses APE's channels from disk; the epoch is chosen on val"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     state: ClassVar[tuple[str, ...]] = (
         "text", "logit_scale", "logit_bias", "keys", "values", "channels", "residual", "value_scale", "beta_", "alpha_",
     )  # fmt: skip
     trained: ClassVar[tuple[str, ...]] = ("residual", "value_scale")
 
-    alpha: float | None = None
-    beta: float | None = None
-    top_q: int | None = None
-    w: tuple[float, float] = (0.2, 0.8)
-    criterion: str = "text"
-    search_scale: tuple[float, float] | None = None
-    search_step: tuple[int, int] = (200, 20)
-    preset: str | None = None
-    views: int = 10
-    lr: float | None = None
-    eps: float | None = None
-    weight_decay: float = 0.1
-    epochs: int | None = None
-    batch_size: int = 256
-    select: str = "best_val"
-
-    def __post_init__(self):
-        check_options(self, AXES)
-        check_schedule(self)
-        require(len(self.w) == 2, "w", self.w, "give two numbers, for similarity and variance")
-        require(self.top_q is None or self.top_q >= 1, "top_q", self.top_q, "give at least 1")
-        require(self.criterion in CRITERIA, "criterion", self.criterion, f"give one of {', '.join(CRITERIA)}")
-        ape_setting(self.preset)
+    alpha: float | None = option(None, "weight of the cache; none to search it", low=0)
+    beta: float | None = option(None, "sharpness of the cache; none to search it", low=0)
+    top_q: int | None = option(
+        None, "channels with a residual; none: the preset's share of the width, or 0.8 of it", low=1, high=1_048_576
+    )
+    w: tuple[float, float] = option((0.2, 0.8), "how much (similarity, variance) count in the criterion")
+    criterion: str = option("text", "what the channels are chosen by: text alone, or images too", choices=CRITERIA)
+    search_scale: tuple[float, float] | None = option(
+        None, "upper ends (beta, alpha) of the grid; none: the preset's, or 7,7", above=0.1
+    )
+    search_step: tuple[int, int] = option((200, 20), "points (beta, alpha) of the grid", low=1, high=100_000)
+    preset: str | None = option(
+        None, "data set whose published settings to use; none: one without any", choices=SETS, parse=set_name
+    )
+    views: int = option(10, "augmented views that a key averages; 0 for the plain feature", low=0, high=1000)
+    lr: float | None = option(None, "learning rate of AdamW; none: the preset's, or 1e-3", above=0)
+    eps: float | None = option(None, "epsilon of AdamW; none: the preset's, or 1e-3", above=0)
+    weight_decay: float = option(0.1, "weight decay of AdamW", low=0)
+    epochs: int | None = option(None, "length of the cosine; none: the preset's, or 30", low=1, high=100_000)
+    batch_size: int = option(256, "images per step", low=1, high=1_048_576)
+    select: str = option("best_val", "epoch that is kept: the best on val, or the last", choices=SELECT)
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         base, self.logit_bias = zero_shot_text(classifier)

@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ...core.contracts.adapter import Adapter, Batch, FitReport
+from ...core.contracts.options import option
 from ...core.data.holdout import selection_split
 from ._cache import (
     REFERENCE_SCALE,
@@ -18,8 +19,8 @@ from ._cache import (
     zero_shot_logits,
     zero_shot_text,
 )
-from ._presets import tip_setting
-from ._search import check_options, choose, grid_axes, search_as
+from ._presets import SETS, set_name, tip_setting
+from ._search import choose, grid_axes, search_as
 
 AXES = ("beta", "alpha")
 
@@ -36,33 +37,38 @@ class TipAdapter(Adapter):
     an image); without val on floor(K/4) images a class held out of the support, whose keys the cache lacks meanwhile;
     with fewer than 4 shots the defaults are used. The released ImageNet script searches on test: not offered.
 
-    Args:
-        alpha: weight of the cache, None to search it.
-        beta: sharpness of the cache, None to search it.
-        search_scale: upper ends (beta, alpha) of the grid, which starts at 0.1; None: the preset's, or (7, 3).
-        search_step: points (beta, alpha) of the grid.
-        preset: name of a set of the few-shot protocol ("dtd", "flowers", ...), for its published scale and alpha.
-        views: how many augmented views a key averages; 0 for the plain feature.
+    A preset is a set of the few-shot protocol in any usual spelling ("dtd", "Flowers102"): its search scale and alpha.
+    The grid starts at 0.1.
 
     Raises:
         ConfigError: an option is out of range.
         UnknownNameError: no such preset.
+
+    Example:
+        >>> adapter = build_adapter("tip-adapter", alpha=2.0)
+        >>> report = adapter.fit(support, classifier, val=val)
+        >>> adapter.logits(test).shape
+        torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "hyper-parameters are never searched on test (the released ImageNet script does); without val, they are "
+        "searched on held-out support images"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     multilabel: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("text", "logit_scale", "logit_bias", "keys", "values", "beta_", "alpha_")
 
-    alpha: float | None = None
-    beta: float | None = None
-    search_scale: tuple[float, float] | None = None
-    search_step: tuple[int, int] = (200, 20)
-    preset: str | None = None
-    views: int = 10
-
-    def __post_init__(self):
-        check_options(self, AXES)
-        tip_setting(self.preset)
+    alpha: float | None = option(None, "weight of the cache; none to search it", low=0)
+    beta: float | None = option(None, "sharpness of the cache; none to search it", low=0)
+    search_scale: tuple[float, float] | None = option(
+        None, "upper ends (beta, alpha) of the grid; none: the preset's, or 7,3", above=0.1
+    )
+    search_step: tuple[int, int] = option((200, 20), "points (beta, alpha) of the grid", low=1, high=100_000)
+    preset: str | None = option(
+        None, "data set whose published settings to use; none: one without any", choices=SETS, parse=set_name
+    )
+    views: int = option(10, "augmented views that a key averages; 0 for the plain feature", low=0, high=1000)
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self.text, self.logit_bias = zero_shot_text(classifier)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...core.contracts.adapter import Adapter, Batch, FitReport, require
 from ...core.contracts.features import FeatureSet
+from ...core.contracts.options import option
 from ...core.data.found_images import found_images
 from ...core.data.holdout import Selection, selection_split
 from ._cache import (
@@ -23,7 +24,7 @@ from ._cache import (
     zero_shot_logits,
     zero_shot_text,
 )
-from ._search import Axis, check_options, choose, grid
+from ._search import Axis, choose, grid
 from ._two_terms import search_two_terms
 
 AXES = ("beta", "alpha", "gamma")
@@ -53,24 +54,26 @@ class TipX(Adapter):
     times the mean number of keys a class, the same where they are equal; a class without keys counts as unlike as the
     most unlike.
 
-    Args:
-        alpha: weight of the cache, None to search it.
-        beta: sharpness of the cache, None to search it.
-        gamma: weight of the signatures, None to search it.
-        search_scale: upper ends (beta, alpha, gamma) of the grid, which starts at (1, 0.1, 0.1).
-        search_step: points of the grid.
-        temperature: T; cosines are divided by it and nothing else.
-        use_shots: whether the cache holds the shots beside the images of a support folder.
-        views: how many augmented views a key averages; 0 for the plain feature.
-
     Resources:
         support_folder: `FeatureSet` of labelled images, optional.
 
     Raises:
         ConfigError: an option is out of range.
         DataError: the support folder does not fit the classes.
+
+    Example:
+        >>> adapter = build_adapter("tip-x", beta=5.5, search_step=(20, 10, 10))
+        >>> report = adapter.fit(support, classifier, val=val)
+        >>> adapter.logits(test).shape
+        torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "ranges of divergences and cosines are those of the images that the weights were chosen on, and stay; a "
+        "class's keys are averaged, so that unequal shots are fair. The released code scales the divergences of the "
+        "test images, by their own range, to the cosines of val, which its variable still holds: the logits of test "
+        "images are compared with that range put in by hand, without it they differ"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     optional: ClassVar[frozenset[str]] = frozenset({"support_folder"})
     state: ClassVar[tuple[str, ...]] = (
@@ -78,19 +81,24 @@ class TipX(Adapter):
         "beta_", "alpha_", "gamma_",
     )  # fmt: skip
 
-    alpha: float | None = None
-    beta: float | None = None
-    gamma: float | None = None
-    search_scale: tuple[float, float, float] = (50, 50, 30)
-    search_step: tuple[int, int, int] = (200, 20, 50)
-    temperature: float = 0.5
-    use_shots: bool = False
-    views: int = 10
+    alpha: float | None = option(None, "weight of the cache; none to search it", low=0)
+    beta: float | None = option(None, "sharpness of the cache; none to search it", low=0)
+    gamma: float | None = option(None, "weight of the signatures; none to search it", low=0)
+    search_scale: tuple[float, float, float] = option(
+        (50, 50, 30),
+        "upper ends (beta, alpha, gamma) of the grid, which starts at 1,0.1,0.1",
+        above=0.1,
+    )
+    search_step: tuple[int, int, int] = option(
+        (200, 20, 50), "points (beta, alpha, gamma) of the grid", low=1, high=100_000
+    )
+    temperature: float = option(0.5, "what cosines are divided by before the softmax of a signature", above=0)
+    use_shots: bool = option(False, "whether the cache holds the shots beside the images of a support folder")
+    views: int = option(10, "augmented views that a key averages; 0 for the plain feature", low=0, high=1000)
 
     def __post_init__(self):
-        check_options(self, AXES)
+        super().__post_init__()
         require(self.search_scale[0] > 1, "search_scale", self.search_scale, "its grid of beta starts at 1: give more")
-        require(self.temperature > 0, "temperature", self.temperature, "give a number above 0")
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self.text, self.logit_bias = zero_shot_text(classifier)

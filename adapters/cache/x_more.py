@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, Batch, FitReport, require
+from ...core.contracts.adapter import Adapter, Batch, FitReport
 from ...core.contracts.errors import CapabilityError, DataError
+from ...core.contracts.options import option
 from ._cache import CHUNK_ELEMENTS, zero_shot_logits, zero_shot_text
 from ._nearest_texts import SEARCHES, NearestTexts
 
@@ -41,12 +42,8 @@ class XMoRe(Adapter):
     are taken as they are, without the words "a_photo_of_a" before them.
 
     The adapter's file holds the features of the whole pool, for any of them may be nearest to a new image, in float32:
-    rounded to float16, captions of nearly the same cosine change places.
-
-    Args:
-        top_k: K; all captions where the pool has fewer.
-        search: "torch", "faiss", or "auto": faiss for 100,000 captions and more on the CPU, if it is installed. It
-            changes speed only.
+    rounded to float16, captions of nearly the same cosine change places. Pools of 100,000
+    captions and more are searched by faiss, on the CPU and if it is installed.
 
     Resources:
         captions: `TextPool`.
@@ -55,20 +52,30 @@ class XMoRe(Adapter):
         ConfigError: an option is out of range.
         CapabilityError: no captions, or no image to take means over; "faiss" is not installed.
         DataError: captions of another width, or none in the pool.
+
+    Example:
+        >>> adapter = build_adapter("x-more", top_k=4)
+        >>> report = adapter.fit(support, classifier, resources={"captions": captions})
+        >>> adapter.logits(test).shape
+        torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "a confidence is divided by its mean over the images of the fit; the released code divides by the sum of "
+        "those tested so far, so that the order counts. `image_weight`, `caption_weight` and `scores` are compared "
+        "with the released running weights put through our mixture; these lines of the reference were restated, as "
+        "its loop skips every image. Captions are the nearest of a pool, not those of the nearest images of LAION"
+    )
     label_free: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"features", "captions"})
     optional: ClassVar[frozenset[str]] = frozenset({"unlabeled"})
     state: ClassVar[tuple[str, ...]] = ("text", "logit_scale", "captions", "image_confidence", "caption_confidence")
     passing: ClassVar[frozenset[str]] = frozenset({"search"})
 
-    top_k: int = PUBLISHED
-    search: str = "auto"
-
-    def __post_init__(self):
-        require(self.top_k >= 1, "top_k", self.top_k, "give 1 or more")
-        require(self.search in SEARCHES, "search", self.search, f"give one of {', '.join(SEARCHES)}")
+    top_k: int = option(PUBLISHED, "captions per image; all of a pool that has fewer", low=1, high=100_000)
+    search: str = option(
+        "auto", "what finds the captions; auto: faiss for a large pool on the CPU; changes speed only", choices=SEARCHES
+    )
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self.text, _ = zero_shot_text(classifier)  # a bias is the same for all classes and falls out of the softmax

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, Batch, require
+from ...core.contracts.adapter import Adapter, Batch
 from ...core.contracts.backbone import Backbone
 from ...core.contracts.errors import CapabilityError
+from ...core.contracts.options import option
 from ...core.features.extract import cores
 
 Box = tuple[int, int, int, int]
@@ -25,9 +26,6 @@ Box = tuple[int, int, int, int]
 class CropAdapter(Adapter):
     """Base of the methods that look at parts of images. A method says which parts, and what their features make.
 
-    Args:
-        crops_at_once: crops whose pixels are held and encoded together; it changes speed and memory, no result.
-
     Raises:
         ConfigError: an option out of range.
         CapabilityError: at prediction, a batch without decoded images, or with clips.
@@ -35,10 +33,9 @@ class CropAdapter(Adapter):
 
     passing: ClassVar[frozenset[str]] = frozenset({"crops_at_once"})
 
-    crops_at_once: int = 32
-
-    def __post_init__(self):
-        require(self.crops_at_once >= 1, "crops_at_once", self.crops_at_once, "give 1 or more")
+    crops_at_once: int = option(
+        32, "crops encoded together; changes speed and memory, no result", low=1, high=1_048_576
+    )
 
     def _images(self, batch: Batch) -> Sequence[Any]:
         if batch.images is None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...core.contracts.adapter import Batch, FitReport, require
 from ...core.contracts.errors import ConfigError, DataError
+from ...core.contracts.options import option
 from ...core.prompts.classifier import build_classifier
 from ...core.prompts.templates import PHOTO, check_templates
 from ._crops import Box, CropAdapter, cut
@@ -42,14 +43,7 @@ class Wca(CropAdapter):
     crops drawn with replacement out of 60 or 100, to report a spread; here it is one draw of N. As there, and unlike a
     plain sum of weighted similarities, both sums are made unit before they are compared.
 
-    Args:
-        n_crops: N, crops of an image.
-        alpha: smallest side of a crop, as a share of the image's shorter side. (Published for Places365: 0.7.)
-        beta: largest side, likewise.
-        image_scale: a, what sharpens the weights of crops; 0 weighs them alike. Published: exp(4).
-        text_scale: b, what sharpens the weights of sentences; 0 weighs them alike. Published: exp(2).
-        templates: texts with `{}`, what a class is called where its sentences are weighted by it.
-        crops_at_once: crops encoded together; it changes speed and memory, no result.
+    Published are alpha 0.7 for Places365, a = exp(4) and b = exp(2).
 
     Resources:
         descriptions: C tuples of sentences. Without them the classifier's own prompts stand in.
@@ -57,30 +51,38 @@ class Wca(CropAdapter):
     Raises:
         ConfigError: an option out of range, or classes without names.
         DataError: descriptions of another number of classes, or none of one.
+
+    Example:
+        >>> adapter = build_adapter("wca", n_crops=4)
+        >>> report = adapter.fit(support, classifier, backbone=backbone, resources={"descriptions": sentences})
+        >>> adapter.logits(Batch(features=test.features, images=images)).shape
+        torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "crops are cut with the configured alpha 0.5 (the released code never passes it on and cuts with 0.1; "
+        "`alpha=0.1` does too); one draw of crops that follows from the seed and the pixels, in place of 20 draws "
+        "out of a pool. The fixture starts behind the crops, from their features"
+    )
     label_free: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"features", "images", "text_encoder"})
     optional: ClassVar[frozenset[str]] = frozenset({"descriptions"})
     at_predict: ClassVar[frozenset[str]] = frozenset({"features", "images", "text_encoder"})
     state: ClassVar[tuple[str, ...]] = ("text", "logit_scale", "logit_bias", "crop_seed")
 
-    n_crops: int = 60
-    alpha: float = 0.5
-    beta: float = 0.9
-    image_scale: float = math.exp(4)
-    text_scale: float = math.exp(2)
-    templates: Sequence[str] = PHOTO
+    n_crops: int = option(60, "crops per image, N", low=1, high=10_000)
+    alpha: float = option(0.5, "smallest side of a crop, as a share of the image's shorter side", above=0, high=1)
+    beta: float = option(0.9, "largest side of a crop, as a share of the image's shorter side", above=0, high=1)
+    image_scale: float = option(math.exp(4), "what sharpens the weights of crops, a; 0 weighs them alike", low=0)
+    text_scale: float = option(math.exp(2), "what sharpens the weights of sentences, b; 0 weighs them alike", low=0)
+    templates: tuple[str, ...] = option(
+        PHOTO, "texts with {} for the class, which its sentences are weighted by", parse=check_templates
+    )
 
     def __post_init__(self):
         super().__post_init__()
-        require(self.n_crops >= 1, "n_crops", self.n_crops, "give 1 or more")
-        require(0 < self.alpha <= 1, "alpha", self.alpha, "give a share of the image's shorter side, above 0 to 1")
-        require(self.alpha <= self.beta <= 1, "beta", self.beta, f"give a share from alpha ({self.alpha}) to 1")
-        require(self.image_scale >= 0, "image_scale", self.image_scale, "give 0 or more")
-        require(self.text_scale >= 0, "text_scale", self.text_scale, "give 0 or more")
-        self.templates = tuple(check_templates(self.templates))
-        require(len(self.templates) > 0, "templates", self.templates, "give one at least")
+        require(self.alpha <= self.beta, "beta", self.beta, f"give a share from alpha ({self.alpha}) to 1")
+        require(len(self.templates) > 0, "templates", self.templates, "give at least one")
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         if not self.class_names_:

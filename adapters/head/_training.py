@@ -8,22 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import require
 from ...core.contracts.features import FeatureSet
 from ...core.contracts.loss import Loss
 from ...core.losses.binary_cross_entropy import BinaryCrossEntropy
 from ...core.losses.cross_entropy import CrossEntropy
-from ...core.training.schedules import WARMUPS, set_learning_rate
-
-
-def check_training(adapter) -> None:
-    """ConfigError for training options that cannot be used."""
-    require(adapter.lr > 0, "lr", adapter.lr, "give a number above 0")
-    require(adapter.epochs is None or adapter.epochs >= 1, "epochs", adapter.epochs, "give 1 or more, or None")
-    require(adapter.batch_size >= 1, "batch_size", adapter.batch_size, "give 1 or more")
-    require(adapter.weight_decay >= 0, "weight_decay", adapter.weight_decay, "give 0 or more")
-    require(adapter.warmup in WARMUPS, "warmup", adapter.warmup, "there are constant, linear and None")
-    require(adapter.views >= 0, "views", adapter.views, "give the number of augmented views, 0 for none")
+from ...core.training.schedules import set_learning_rate
 
 
 def train_epochs(

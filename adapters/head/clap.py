@@ -12,10 +12,11 @@ from torch import Tensor
 
 from ...core.contracts.adapter import Adapter, Batch, FitReport, require
 from ...core.contracts.features import FeatureSet
+from ...core.contracts.options import option
 from ...core.training.minibatches import minibatches
 from ...core.training.schedules import dassl_learning_rates, dassl_sgd
 from ._text_rows import REFERENCE_LENGTH, Frame, frame_of, relative_scale, text_base, unit_rows
-from ._training import check_training, label_loss, train_epochs, views_note
+from ._training import label_loss, train_epochs, views_note
 
 CONSTRAINTS = ("l2", "cosine", "none")
 MULTIPLIERS = ("zero-shot", "corrected", "constant", "balanced")
@@ -47,21 +48,10 @@ class Clap(Adapter):
     images known to have label c; each label's logit is relative to its negative prompts, without them to the backbone's
     logit bias, or else to the label's mean zero-shot score over the support.
 
-    Args:
-        constraint: distance of prototypes and text that is penalised, "l2" (squared), "cosine" (1 - cosine) or "none".
-        multipliers: lambda: "zero-shot" as above; "corrected", these times C over their sum; "constant", their mean for
-            every class; "balanced", 1 for every class.
-        adaptive: the augmented Lagrangian's outer step after each epoch: lambda <- max(0, lambda + rho h), rho <- h,
-            with h_c the distance and rho 0 at first.
-        init: "zero-shot", or "random" (normal, variance 2 / D) for the usual linear probe.
-        lr: peak learning rate.
-        epochs: 300 in the paper.
-        batch_size: rows a step.
-        batches: steps an epoch, as far as the rows go; None for the published number.
-        momentum: of SGD.
-        weight_decay: of SGD.
-        warmup: "constant" (first epoch at 1e-5), "linear" or None.
-        views: augmented views of each image, where the support has them; else the images as they are.
+    `multipliers` says what lambda is: "zero-shot" as above; "corrected", these times C over their sum; "constant",
+    their mean for every class; "balanced", 1 for every class. `adaptive` is the augmented Lagrangian's outer step after
+    each epoch: lambda <- max(0, lambda + rho h), rho <- h, with h_c the distance and rho 0 at first. The constraint
+    "l2" is squared, "cosine" is 1 - cosine. `init="random"` (normal, variance 2 / D) is the usual linear probe.
 
     Resources:
         batch_order: (epochs, V N) int64, the order of rows in each epoch instead of a seeded shuffle; row v N + n is
@@ -69,38 +59,47 @@ class Clap(Adapter):
 
     Raises:
         ConfigError: an option out of range, or one that a constraint of "none" leaves without effect.
+
+    Example:
+        >>> adapter = build_adapter("clap", epochs=20)
+        >>> report = adapter.fit(support, classifier)
+        >>> adapter.logits(test).shape
+        torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "a class without samples gets the mean multiplier of the others (released: NaN); the multiplier is that of "
+        "zero-shot also where prototypes start at random; `adaptive` follows the chosen distance (released: always "
+        "l2). The comparison sets the fixture's learning rates, which are not those of a whole training"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     multilabel: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("prototypes", "penalties", "logit_scale", "offset", "negative")
     trained: ClassVar[tuple[str, ...]] = ("prototypes",)
 
-    constraint: str = "l2"
-    multipliers: str = "zero-shot"
-    adaptive: bool = False
-    init: str = "zero-shot"
-    lr: float = 0.1
-    epochs: int = 300
-    batch_size: int = 256
-    batches: int | None = None
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    warmup: str | None = "constant"
-    views: int = 20
+    constraint: str = option("l2", "distance of prototypes and text that is penalised", choices=CONSTRAINTS)
+    multipliers: str = option("zero-shot", "what the penalty of each class is multiplied by", choices=MULTIPLIERS)
+    adaptive: bool = option(False, "step the multipliers after each epoch, as an augmented Lagrangian does")
+    init: str = option("zero-shot", "what the prototypes start from", choices=INITS)
+    lr: float = option(0.1, "peak learning rate", above=0)
+    epochs: int = option(300, "epochs; 300 are published", low=1, high=100_000)
+    batch_size: int = option(256, "rows per step", low=1, high=1_048_576)
+    batches: int | None = option(
+        None, "steps per epoch, as far as the rows go; none: the published number", low=1, high=1_048_576
+    )
+    momentum: float = option(0.9, "momentum of SGD", low=0, below=1)
+    weight_decay: float = option(0.0, "weight decay of SGD", low=0)
+    warmup: str | None = option("constant", "first epoch at 1e-5, linear, or none", choices=("constant", "linear"))
+    views: int = option(
+        20, "augmented views of each image to train on, where there are any; 0 for the images", low=0, high=1000
+    )
 
     def __post_init__(self):
-        require(self.constraint in CONSTRAINTS, "constraint", self.constraint, f"there are {', '.join(CONSTRAINTS)}")
-        require(self.multipliers in MULTIPLIERS, "multipliers", self.multipliers, f"there are {', '.join(MULTIPLIERS)}")
-        require(self.init in INITS, "init", self.init, f"there are {', '.join(INITS)}")
+        super().__post_init__()
         free = self.constraint == "none"
         wanted = 'constraint="none" has no penalty to weigh'
         require(not free or self.multipliers == "zero-shot", "multipliers", self.multipliers, wanted)
         require(not (free and self.adaptive), "adaptive", self.adaptive, wanted)
-        require(self.epochs is not None, "epochs", self.epochs, "give 1 or more")
-        require(self.batches is None or self.batches >= 1, "batches", self.batches, "give 1 or more, or None")
-        require(0 <= self.momentum < 1, "momentum", self.momentum, "give 0 to below 1")
-        check_training(self)
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         frame = frame_of(classifier, support)

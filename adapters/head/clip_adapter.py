@@ -10,15 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, Batch, FitReport, require
+from ...core.contracts.adapter import Adapter, Batch, FitReport
 from ...core.contracts.features import FeatureSet
+from ...core.contracts.options import option
 from ...core.data.holdout import Selection, selection_split
 from ...core.metrics.selection import val_score
 from ...core.training.minibatches import minibatches
 from ...core.training.schedules import dassl_learning_rates, dassl_sgd
 from ._text_rows import Frame, frame_of
 from ._training import (
-    check_training,
     epoch_samples,
     label_loss,
     published_epochs,
@@ -56,44 +56,43 @@ class ClipAdapter(Adapter):
     Several labels an image: binary cross-entropy, each label's logit relative to its negative prompts; without them to
     the backbone's logit bias, or else to the label's mean zero-shot score over the support.
 
-    Args:
-        ratio: share of the adapted feature, 0 (zero-shot) to 1; None to search it.
-        reduction: D over the width of the bottleneck.
-        lr: peak learning rate.
-        epochs: None takes the published number for the shots of the support (its largest class).
-        batch_size: an incomplete last batch is dropped where there is a full one.
-        momentum: of SGD.
-        weight_decay: of SGD.
-        warmup: "constant" (first epoch at 1e-5), "linear" or None.
-        views: augmented views of each image to train on, where the support has them.
-
     Resources:
         batch_order: (epochs, N) int64, the order of the whole support in each epoch instead of a seeded shuffle.
 
     Raises:
         ConfigError: an option out of range.
+
+    Example:
+        >>> adapter = build_adapter("clip-adapter", ratio=0.4, epochs=10)
+        >>> report = adapter.fit(support, classifier)
+        >>> adapter.logits(test).shape
+        torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "any width (released: that of RN50 alone); augmented views are given beforehand in place of new ones every "
+        "epoch; `ratio=None` searches the ratio on val, which the released code does not do"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     multilabel: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("down", "up", "ratio_", "text", "logit_scale", "offset", "negative")
     trained: ClassVar[tuple[str, ...]] = ("down", "up")
 
-    ratio: float | None = RATIO
-    reduction: int = 4
-    lr: float = 2e-3
-    epochs: int | None = None
-    batch_size: int = 32
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    warmup: str | None = "constant"
-    views: int = 10
-
-    def __post_init__(self):
-        require(self.ratio is None or 0 <= self.ratio <= 1, "ratio", self.ratio, "give 0 to 1, or None to search it")
-        require(self.reduction >= 1, "reduction", self.reduction, "give 1 or more")
-        require(0 <= self.momentum < 1, "momentum", self.momentum, "give 0 to below 1")
-        check_training(self)
+    ratio: float | None = option(
+        RATIO, "share of the adapted feature, 0 being zero-shot; none to search it", low=0, high=1
+    )
+    reduction: int = option(4, "width of the features over that of the bottleneck", low=1, high=1_048_576)
+    lr: float = option(2e-3, "peak learning rate", above=0)
+    epochs: int | None = option(None, "epochs; none: the published number for the shots", low=1, high=100_000)
+    batch_size: int = option(
+        32, "images per step; an incomplete last batch is dropped where there is a full one", low=1, high=1_048_576
+    )
+    momentum: float = option(0.9, "momentum of SGD", low=0, below=1)
+    weight_decay: float = option(5e-4, "weight decay of SGD", low=0)
+    warmup: str | None = option("constant", "first epoch at 1e-5, linear, or none", choices=("constant", "linear"))
+    views: int = option(
+        10, "augmented views of each image to train on, where there are any; 0 for the images", low=0, high=1000
+    )
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         frame = frame_of(classifier, support)

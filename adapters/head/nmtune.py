@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, Batch, FitReport, require
+from ...core.contracts.adapter import Adapter, Batch, FitReport
 from ...core.contracts.features import FeatureSet
+from ...core.contracts.options import option
 from ...core.training.minibatches import minibatches
 
 
@@ -39,45 +40,37 @@ class NMTune(Adapter):
     those of the released argument parser. The code overwrites z by its centred rows after the singular values are
     taken; here each term takes what it names. Only singular values are differentiated, which equal ones do not upset.
 
-    Args:
-        ratio: width of the hidden layer, in widths of the features.
-        mse_weight, cov_weight, svd_weight: of the three terms.
-        singular_values: how many of the largest count.
-        lr: peak learning rate.
-        weight_decay: of AdamW, on all parameters.
-        epochs: passes over the support.
-        batch_size: images of a step, which makes twice as many rows.
-        views: augmented views of each image to draw pairs from, where the support has them; 0 for the image itself.
-
     Resources:
         batch_order: (epochs, N) int64, the order of images in each epoch instead of a seeded shuffle.
 
     Raises:
         ConfigError: an option out of range.
+
+    Example:
+        >>> adapter = build_adapter("nmtune", epochs=5)
+        >>> report = adapter.fit(support, classifier)
+        >>> adapter.logits(test).shape
+        torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "no fixture: checked against its training written out with torch's own layers, and each term by hand"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     state: ClassVar[tuple[str, ...]] = ("hidden", "hidden_bias", "out", "out_bias", "head", "head_bias")
 
-    ratio: int = 4
-    mse_weight: float = 1.0
-    cov_weight: float = 0.04
-    svd_weight: float = 0.001
-    singular_values: int = 5
-    lr: float = 1e-3
-    weight_decay: float = 1e-4
-    epochs: int = 30
-    batch_size: int = 64
-    views: int = 10
-
-    def __post_init__(self):
-        for name in ("ratio", "singular_values", "epochs", "batch_size"):
-            value = getattr(self, name)
-            require(isinstance(value, int) and value >= 1, name, value, "give a whole number, 1 or more")
-        for name in ("mse_weight", "cov_weight", "svd_weight", "weight_decay"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "give 0 or more")
-        require(self.lr > 0, "lr", self.lr, "give a positive rate")
-        require(self.views >= 0, "views", self.views, "give 0 or more")
+    ratio: int = option(4, "width of the hidden layer, in widths of the features", low=1, high=1024)
+    mse_weight: float = option(1.0, "weight of the consistency with the frozen features", low=0)
+    cov_weight: float = option(0.04, "weight of the covariances of different channels", low=0)
+    svd_weight: float = option(0.001, "weight of the share of the largest singular values", low=0)
+    singular_values: int = option(5, "how many of the largest singular values count", low=1, high=1_048_576)
+    lr: float = option(1e-3, "peak learning rate", above=0)
+    weight_decay: float = option(1e-4, "weight decay of AdamW, on all parameters", low=0)
+    epochs: int = option(30, "passes over the support", low=1, high=100_000)
+    batch_size: int = option(64, "images per step, which make twice as many rows", low=1, high=1_048_576)
+    views: int = option(
+        10, "augmented views to draw pairs from, where there are any; 0 for the image itself", low=0, high=1000
+    )
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         generator = torch.Generator().manual_seed(seed)

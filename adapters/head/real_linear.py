@@ -9,9 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, Batch, FitReport, require
+from ...core.contracts.adapter import Adapter, Batch, FitReport
 from ...core.contracts.errors import DataError
 from ...core.contracts.features import FeatureSet
+from ...core.contracts.options import option
 from ...core.contracts.resources import TextPool
 from ...core.data.found_images import found_images
 from ...core.losses.cross_entropy import CrossEntropy
@@ -45,16 +46,6 @@ class RealLinear(Adapter):
     fewer images or prompts than a batch are taken whole, where the released code finds no batch. Nothing is chosen on
     val; with synonyms its accuracy on the fifth of the classes that are rarest is noted, as the paper reports it.
 
-    Args:
-        per_class: images a class that the folder gives at most; None for all with a similarity of 0 or more.
-        use_shots: whether the shots are learned from beside the folder's images.
-        iterations: steps; None for the published number.
-        batch_size: images, and prompts, a step.
-        lr: peak rate of AdamW.
-        weight_decay: AdamW's.
-        warmup: steps of the warm-up, which the cosine follows.
-        trained_share: weight of the trained head in the one that predicts; 0 is REAL-Prompt.
-
     Resources:
         support_folder: `FeatureSet` of labelled images, optional.
         support_captions: `TextPool`, a caption each of them, optional.
@@ -65,29 +56,31 @@ class RealLinear(Adapter):
         ConfigError: an option is out of range.
         CapabilityError: synonyms without a backbone.
         DataError: folder, captions or synonyms do not fit the classes, or no image is like its class.
+
+    Example:
+        >>> adapter = build_adapter("real-linear", iterations=20)
+        >>> report = adapter.fit(support, classifier)
+        >>> adapter.logits(test).shape
+        torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = "no fixture: checked against the published loop written out and its limits"
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
     optional: ClassVar[frozenset[str]] = frozenset({"support_folder", "synonyms", "text_encoder"})
     state: ClassVar[tuple[str, ...]] = ("weights", "logit_scale", "logit_bias")
 
-    per_class: int | None = 100
-    use_shots: bool = False
-    iterations: int | None = None
-    batch_size: int = PUBLISHED_BATCH
-    lr: float = 1e-4
-    weight_decay: float = 0.01
-    warmup: int = 50
-    trained_share: float = 0.5
-
-    def __post_init__(self):
-        require(self.per_class is None or self.per_class >= 1, "per_class", self.per_class, "give 1 or more, or None")
-        require(self.iterations is None or self.iterations >= 1, "iterations", self.iterations, "give 1 or more")
-        require(self.batch_size >= 1, "batch_size", self.batch_size, "give 1 or more")
-        require(self.lr > 0, "lr", self.lr, "give a number above 0")
-        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "give 0 or more")
-        require(self.warmup >= 0, "warmup", self.warmup, "give 0 or more")
-        require(0 <= self.trained_share <= 1, "trained_share", self.trained_share, "give 0 to 1")
+    per_class: int | None = option(
+        100, "most images per class of the folder; none: all with a similarity of 0 or more", low=1, high=1_000_000
+    )
+    use_shots: bool = option(False, "learn from the shots beside the folder's images")
+    iterations: int | None = option(None, "steps; none: the published number", low=1, high=10_000_000)
+    batch_size: int = option(PUBLISHED_BATCH, "images, and as many prompts, per step", low=1, high=1_048_576)
+    lr: float = option(1e-4, "peak learning rate of AdamW", above=0)
+    weight_decay: float = option(0.01, "weight decay of AdamW", low=0)
+    warmup: int = option(50, "steps of the warm-up, which the cosine follows", low=0, high=10_000_000)
+    trained_share: float = option(
+        0.5, "weight of the trained head in the one that predicts; 0 is REAL-Prompt", low=0, high=1
+    )
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self.logit_scale, self.logit_bias = classifier.logit_scale, classifier.logit_bias

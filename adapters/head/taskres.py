@@ -8,12 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, Batch, FitReport, require
+from ...core.contracts.adapter import Adapter, Batch, FitReport
+from ...core.contracts.options import option
 from ...core.training.minibatches import minibatches
 from ...core.training.schedules import dassl_learning_rates
 from ._text_rows import Frame, frame_of, text_base, unit_rows
 from ._training import (
-    check_training,
     epoch_samples,
     label_loss,
     published_epochs,
@@ -42,38 +42,42 @@ class Taskres(Adapter):
     Several labels an image: binary cross-entropy, each label's logit relative to its negative prompts, which stay as
     they are; without them to the backbone's logit bias, or else to its mean zero-shot score over the support.
 
-    Args:
-        alpha: weight of the residual; published 0.5, and 1 for Flowers102.
-        lr: peak learning rate; published 2e-3, and 2e-4 for ImageNet.
-        epochs: None takes the published number for the shots of the support: 200 from 8 on, else 100.
-        batch_size: an incomplete last batch is dropped where there is a full one.
-        weight_decay: of Adam, added to the gradient (Dassl's default).
-        warmup: "constant" (first epoch at 1e-5), "linear" or None.
-        views: augmented views of each image to train on, where the support has them.
+    Published are alpha 0.5 (1 for Flowers102), a rate of 2e-3 (2e-4 for ImageNet), and 200 epochs from 8 shots on, else
+    100.
 
     Resources:
         batch_order: (epochs, N) int64, the order of samples in each epoch instead of a seeded shuffle.
 
     Raises:
         ConfigError: an option out of range.
+
+    Example:
+        >>> adapter = build_adapter("taskres", epochs=20)
+        >>> report = adapter.fit(support, classifier)
+        >>> adapter.logits(test).shape
+        torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "float32; augmented views are given beforehand; where text features have no lengths (a features file) they "
+        "are made 10 long, about CLIP's"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     multilabel: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("base", "residual", "logit_scale", "offset", "negative")
     trained: ClassVar[tuple[str, ...]] = ("residual",)
 
-    alpha: float = 0.5
-    lr: float = 2e-3
-    epochs: int | None = None
-    batch_size: int = 256
-    weight_decay: float = 5e-4
-    warmup: str | None = "constant"
-    views: int = 10
-
-    def __post_init__(self):
-        require(self.alpha >= 0, "alpha", self.alpha, "give 0 or more")
-        check_training(self)
+    alpha: float = option(0.5, "weight of the residual", low=0)
+    lr: float = option(2e-3, "peak learning rate", above=0)
+    epochs: int | None = option(None, "epochs; none: the published number for the shots", low=1, high=100_000)
+    batch_size: int = option(
+        256, "images per step; an incomplete last batch is dropped where there is a full one", low=1, high=1_048_576
+    )
+    weight_decay: float = option(5e-4, "weight decay of Adam, added to the gradient as in Dassl", low=0)
+    warmup: str | None = option("constant", "first epoch at 1e-5, linear, or none", choices=("constant", "linear"))
+    views: int = option(
+        10, "augmented views of each image to train on, where there are any; 0 for the images", low=0, high=1000
+    )
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         frame = frame_of(classifier, support)

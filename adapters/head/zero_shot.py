@@ -17,8 +17,15 @@ class ZeroShot(Adapter):
 
     logits = s x W^T (+ bias where the model has one). With several labels an image and negative prompts, the logit of
     the positive against the negative prompt of each label. Nothing is learned; the support is not looked at.
+
+    Example:
+        >>> adapter = build_adapter("zero-shot")
+        >>> report = adapter.fit(support, classifier)
+        >>> adapter.logits(test).shape
+        torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = "none"
     multilabel: ClassVar[bool] = True
     label_free: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("text", "negative", "logit_scale", "logit_bias")

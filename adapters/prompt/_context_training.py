@@ -8,35 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, require
+from ...core.contracts.adapter import Adapter
 from ...core.contracts.backbone import Backbone
 from ...core.contracts.errors import CapabilityError, ConfigError
 from ...core.contracts.features import FeatureSet
-from ...core.prompts.context import check_chunk
 from ...core.registry.build import build_adapter
 from ...core.training.minibatches import minibatches
-from ...core.training.schedules import WARMUPS, dassl_learning_rates, dassl_sgd, set_learning_rate
+from ...core.training.schedules import dassl_learning_rates, dassl_sgd, set_learning_rate
 
 PASSING = ("trim", "class_chunk", "checkpointing")
 """Options that change speed and memory alone."""
-
-
-def check_training_options(adapter) -> None:
-    """ConfigError for options of `train_epochs` and of the text tower that cannot be used."""
-    require(adapter.lr > 0, "lr", adapter.lr, "give a number above 0")
-    require(adapter.epochs is None or adapter.epochs >= 1, "epochs", adapter.epochs, "give 1 or more, or None")
-    require(adapter.batch_size >= 1, "batch_size", adapter.batch_size, "give 1 or more")
-    require(0 <= adapter.momentum < 1, "momentum", adapter.momentum, "give 0 to below 1")
-    require(adapter.weight_decay >= 0, "weight_decay", adapter.weight_decay, "give 0 or more")
-    require(adapter.warmup in WARMUPS, "warmup", adapter.warmup, "there are constant, linear and None")
-    require(adapter.views >= 0, "views", adapter.views, "give the number of augmented views, 0 for none")
-    check_encoding_options(adapter)
-
-
-def check_encoding_options(adapter) -> None:
-    """ConfigError for options of the towers that cannot be used."""
-    require(adapter.amp in (None, "bf16"), "amp", adapter.amp, "there are bf16 and None (float32)")
-    check_chunk(adapter.class_chunk)
 
 
 def check_task(adapter: Adapter, support: FeatureSet) -> None:
@@ -98,7 +79,7 @@ def train_epochs(
     """Train `parameters` in place by SGD as Dassl sets it up, with the options of the adapter; the last step is kept.
 
     Args:
-        adapter: has the options that `check_training_options` checks.
+        adapter: has the options lr, momentum, weight_decay, warmup, batch_size and views.
         parameters: leaf tensors; nothing else gets a gradient.
         loss_of: (unit image features (B, D), labels, share of the training done) -> loss.
         support: N labelled images on the towers' device.

@@ -17,10 +17,10 @@ from ...core.backbones.prompted import (
     start_tokens,
     width_of,
 )
-from ...core.contracts.adapter import require
 from ...core.contracts.backbone import Backbone
 from ...core.contracts.errors import ConfigError
 from ...core.contracts.images import TrainingImages
+from ...core.contracts.options import option
 from ...core.prompts.templates import fill, spoken
 from ..weights._towers import TowerAdapter
 from ..weights._training import DASSL
@@ -32,18 +32,16 @@ CROP = (0.08, 1.0)
 
 @dataclass(eq=False, kw_only=True)
 class TokenAdapter(TowerAdapter):
-    """Base of the methods that train tokens inside the towers and nothing else, by SGD with Dassl's schedule.
-
-    `warmup` counts epochs, at a rate of 1e-5.
-    """
+    """Base of the methods that train tokens inside the towers and nothing else, by SGD with Dassl's schedule: momentum
+    0.9, one rate an epoch down a cosine."""
 
     own_crop: ClassVar[tuple[float, float]] = CROP
     of_towers: ClassVar[frozenset[str]] = frozenset({"image_blocks"})
     layer_decay: ClassVar[float] = 1.0  # no option: what trains lies beside the layers
 
     batch_size: int = 4
-    weight_decay: float = 5e-4
-    warmup: float = 1
+    weight_decay: float = option(5e-4, "weight decay on all that trains", low=0)
+    warmup: int = option(1, "epochs at a rate of 1e-5 before the cosine", low=0, high=100_000)
 
     @abstractmethod
     def _tokens(self, backbone: Backbone) -> dict[str, PromptTokens | CoupledTokens]:
@@ -76,7 +74,7 @@ class TextTokenAdapter(TokenAdapter):
     prompts_a_class: ClassVar[None] = None  # no option: there is one
     of_towers: ClassVar[frozenset[str]] = frozenset({"image_blocks", "text_blocks", "prompt"})
 
-    ctx_init: str | None = "a photo of a"
+    ctx_init: str | None = option("a photo of a", "words that the first tokens start from; none: random")
 
     def _class_texts(self, images: TrainingImages, backbone: Backbone) -> tuple[list[list[str]], list[str]]:
         if not self.class_names_:
@@ -100,12 +98,6 @@ class TextTokenAdapter(TokenAdapter):
 def random_tokens(depth: int, count: int, width: int) -> Tensor:
     """(depth, n, W) from N(0, 0.02^2), drawn on the CPU so that every device starts alike."""
     return INIT_STD * torch.randn(depth, count, width)
-
-
-def check_tokens(**options: int) -> None:
-    """Raise the ConfigError of a number of tokens or blocks out of range."""
-    for name, value in options.items():
-        require(type(value) is int and value >= 1, name, value, "give a whole number, 1 or more")
 
 
 def words_after(backbone: Backbone, words: str | None, count: int) -> tuple[Tensor | None, str]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...core.contracts.adapter import Adapter
 from ...core.contracts.backbone import Backbone
-from ...core.prompts.context import PromptLearner, check_context_options
+from ...core.prompts.context import PromptLearner, check_words
 from ._context_training import with_other_classes
 
 
@@ -26,7 +26,8 @@ class PromptsAtPrediction(Adapter):
     can: ClassVar[frozenset[str]] = frozenset({"new_classes"})
 
     def __post_init__(self):
-        check_context_options(self.n_ctx, self.class_token_position, self.ctx_init, name="class_token_position")
+        super().__post_init__()
+        check_words(self.ctx_init)
         self._prompts: PromptLearner | None = None
 
     def attach(self, backbone: Backbone) -> PromptsAtPrediction:

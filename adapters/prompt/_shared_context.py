@@ -14,13 +14,14 @@ from ...core.contracts.backbone import Backbone
 from ...core.contracts.errors import CapabilityError
 from ...core.contracts.features import FeatureSet
 from ...core.contracts.loss import Loss
+from ...core.contracts.options import option
 from ...core.contracts.text import TextClassifier
-from ...core.prompts.context import PromptLearner, check_context_options
+from ...core.prompts.context import PromptLearner, check_words
+from ...core.prompts.placeholders import POSITIONS
 from ...core.registry.build import build_adapter, build_loss
 from ._context_training import (
     PASSING,
     check_task,
-    check_training_options,
     check_transfer,
     half_where_asked,
     mark_fitted,
@@ -56,25 +57,9 @@ class Step:
 class SharedContext(Adapter):
     """A method says how a step is scored (`_loss`) and how long it trains (`own_epochs`).
 
-    Args:
-        n_ctx: number of context vectors M.
-        csc: one context a class instead of one for all.
-        class_token_position: where the class name stands, "end", "middle" or "front".
-        ctx_init: words to start from ("a photo of a"), which then set `n_ctx`; None starts from N(0, 0.02^2).
-        lr: peak learning rate.
-        epochs: None takes the published number, of `coop` for the shots of the support (its largest class).
-        batch_size: an incomplete last batch is dropped where there is a full one.
-        momentum: of SGD.
-        weight_decay: of SGD.
-        warmup: "constant" (first epoch at 1e-5), "linear" or None.
-        views: augmented views of each support image to train on, 0 for none.
-        trim: cut prompts to the longest one, and compute a context that all prompts begin with once, where the text
-            tower allows it; False runs every prompt at full length, as published. It changes speed only.
-        class_chunk: prompts that go through the text tower at once; None leaves it to `PromptLearner`. It changes speed
-            and memory only.
-        checkpointing: encode the prompts again, chunk by chunk, in the backward pass, instead of holding their
-            activations: the memory of one chunk however many classes, for a third more time. It changes no result.
-        amp: None for float32, "bf16" to run the text tower in bfloat16 while training.
+    `ctx_init` sets the number of context vectors; without it the context starts from N(0, 0.02^2). `trim=False` runs
+    every prompt at full length, as published. `checkpointing` encodes the prompts again, chunk by chunk, in the
+    backward pass: the memory of one chunk however many classes, for a third more time.
 
     Resources:
         batch_order: (epochs, N) int64, the order of samples in each epoch instead of a seeded shuffle.
@@ -93,28 +78,32 @@ class SharedContext(Adapter):
     trained: ClassVar[tuple[str, ...]] = ("ctx",)
     passing: ClassVar[frozenset[str]] = frozenset(PASSING)
 
-    n_ctx: int = 16
-    csc: bool = False
-    class_token_position: str = "end"
-    ctx_init: str | None = None
-    lr: float = 2e-3
-    epochs: int | None = None
-    batch_size: int = 32
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    warmup: str | None = "constant"
-    views: int = 0
-    trim: bool = True
-    class_chunk: int | None = None
-    checkpointing: bool = False
-    amp: str | None = None
+    n_ctx: int = option(16, "context vectors, where no words are given", low=1, high=1024)
+    csc: bool = option(False, "one context per class instead of one for all")
+    class_token_position: str = option("end", "where the class name stands", choices=POSITIONS)
+    ctx_init: str | None = option(None, "words to start from (a photo of a); none: random")
+    lr: float = option(2e-3, "peak learning rate", above=0)
+    epochs: int | None = option(None, "epochs; none: the published number for the shots", low=1, high=100_000)
+    batch_size: int = option(
+        32, "images per step; an incomplete last batch is dropped where there is a full one", low=1, high=1_048_576
+    )
+    momentum: float = option(0.9, "momentum of SGD", low=0, below=1)
+    weight_decay: float = option(5e-4, "weight decay of SGD", low=0)
+    warmup: str | None = option("constant", "first epoch at 1e-5, linear, or none", choices=("constant", "linear"))
+    views: int = option(0, "augmented views of each support image to train on", low=0, high=1000)
+    trim: bool = option(True, "cut prompts to the longest one, and share their beginning; changes speed only")
+    class_chunk: int | None = option(
+        None, "prompts through the text tower at once; changes speed and memory only", low=1, high=1_048_576
+    )
+    checkpointing: bool = option(False, "recompute activations in the backward pass; changes speed and memory only")
+    amp: str | None = option(None, "precision of the text tower in training; none: float32", choices=("bf16",))
 
     own_epochs: ClassVar[tuple[tuple[int, int], ...]]
     """(shots, epochs), most shots first: the published epochs for at least so many shots."""
 
     def __post_init__(self):
-        check_context_options(self.n_ctx, self.class_token_position, self.ctx_init, name="class_token_position")
-        check_training_options(self)
+        super().__post_init__()
+        check_words(self.ctx_init)
         if self.views:
             self.needs = self.needs | {"views"}
 

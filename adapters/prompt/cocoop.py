@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.contracts.adapter import Batch, FitReport, require
+from ...core.contracts.adapter import Batch, FitReport
+from ...core.contracts.options import option
+from ...core.prompts.placeholders import POSITIONS
 from ._context_training import (
     PASSING,
     check_task,
-    check_training_options,
     half_where_asked,
     shots_of,
     train_epochs,
@@ -41,23 +42,7 @@ class Cocoop(PromptsAtPrediction):
     Where it differs from the released code: float32 instead of float16, and no augmentation unless `views` asks for it,
     as in `coop`. Several images a step or at prediction go through the text tower together, as many as fit.
 
-    Args:
-        n_ctx: number of context vectors M.
-        class_token_position: where the class name stands, "end" (published), "middle" or "front".
-        ctx_init: words to start from, which then set `n_ctx`; None starts from N(0, 0.02^2).
-        reduction: how many times narrower than the image features the network's inside is.
-        lr: peak learning rate.
-        epochs: None takes the published number.
-        batch_size: an incomplete last batch is dropped where there is a full one.
-        momentum: of SGD.
-        weight_decay: of SGD, on the network too.
-        warmup: "constant" (first epoch at 1e-5), "linear" or None.
-        views: augmented views of each support image to train on, 0 for none.
-        trim: as in `coop`.
-        class_chunk: prompts (images times classes) that go through the text tower at once; None leaves it to
-            `PromptLearner`. It changes speed and memory only.
-        checkpointing: as in `coop`.
-        amp: None for float32, "bf16" to run the text tower in bfloat16 while training.
+    `ctx_init`, `trim` and `checkpointing` are those of `coop`; the weight decay is on the network too.
 
     Resources:
         batch_order: (epochs, N) int64, the order of samples in each epoch instead of a seeded shuffle.
@@ -66,34 +51,45 @@ class Cocoop(PromptsAtPrediction):
     Raises:
         ConfigError: an option out of range, a prompt longer than the tower's context.
         CapabilityError: the backbone has no "prompt", several labels an image, or `views` more than the support has.
+
+    Example:
+        >>> adapter = build_adapter("cocoop", epochs=1)
+        >>> report = adapter.fit(support, classifier, backbone=backbone)
+        >>> adapter.logits(test).shape
+        torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = "float32 in place of float16; augmentation by `views` alone"
     needs: ClassVar[frozenset[str]] = frozenset({"features", "text_encoder"})
     at_predict: ClassVar[frozenset[str]] = frozenset({"features", "text_encoder"})
     state: ClassVar[tuple[str, ...]] = ("ctx", *META, "logit_scale", "logit_bias")
     trained: ClassVar[tuple[str, ...]] = ("ctx", *META)
     passing: ClassVar[frozenset[str]] = frozenset(PASSING)
 
-    n_ctx: int = 4
-    class_token_position: str = "end"
-    ctx_init: str | None = "a photo of a"
-    reduction: int = 16
-    lr: float = 2e-3
-    epochs: int | None = None
-    batch_size: int = 1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    warmup: str | None = "constant"
-    views: int = 0
-    trim: bool = True
-    class_chunk: int | None = None
-    checkpointing: bool = False
-    amp: str | None = None
+    n_ctx: int = option(4, "context vectors, where no words are given", low=1, high=1024)
+    class_token_position: str = option("end", "where the class name stands", choices=POSITIONS)
+    ctx_init: str | None = option("a photo of a", "words to start from; none: random")
+    reduction: int = option(
+        16, "how many times narrower than the features the network's inside is", low=1, high=1_048_576
+    )
+    lr: float = option(2e-3, "peak learning rate", above=0)
+    epochs: int | None = option(None, "epochs; none: the published number", low=1, high=100_000)
+    batch_size: int = option(
+        1, "images per step; an incomplete last batch is dropped where there is a full one", low=1, high=1_048_576
+    )
+    momentum: float = option(0.9, "momentum of SGD", low=0, below=1)
+    weight_decay: float = option(5e-4, "weight decay of SGD", low=0)
+    warmup: str | None = option("constant", "first epoch at 1e-5, linear, or none", choices=("constant", "linear"))
+    views: int = option(0, "augmented views of each support image to train on", low=0, high=1000)
+    trim: bool = option(True, "cut prompts to the longest one; changes speed only")
+    class_chunk: int | None = option(
+        None, "prompts (images times classes) through the text tower at once; changes no result", low=1, high=1_048_576
+    )
+    checkpointing: bool = option(False, "recompute activations in the backward pass; changes speed and memory only")
+    amp: str | None = option(None, "precision of the text tower in training; none: float32", choices=("bf16",))
 
     def __post_init__(self):
         super().__post_init__()
-        check_training_options(self)
-        require(self.reduction >= 1, "reduction", self.reduction, "give 1 or more")
         if self.views:
             self.needs = self.needs | {"views"}
 

@@ -29,7 +29,18 @@ class Coop(SharedContext):
     backbone's logit bias, or else to the mean zero-shot score of the label over the support.
 
     Options, resources and errors are those of `SharedContext`.
+
+    Example:
+        >>> adapter = build_adapter("coop", n_ctx=4, epochs=2)
+        >>> report = adapter.fit(support, classifier, backbone=backbone)
+        >>> adapter.logits(test).shape
+        torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "float32 in place of float16; by default trained on stored features without augmentation (`views` brings "
+        "augmented ones); with `csc` and `ctx_init` each class starts from the words (the released code then "
+        "ignores `csc`)"
+    )
     multilabel: ClassVar[bool] = True
     own_epochs: ClassVar[tuple[tuple[int, int], ...]] = ((8, 200), (2, 100), (1, 50))

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import require
+from ...core.contracts.options import option
 from ._shared_context import SharedContext, Step
 
 EPS = 1e-7
@@ -35,23 +35,26 @@ class Kgcoop(SharedContext):
 
     Several labels per image: binary cross-entropy in place of cross-entropy, with logits as in `coop`.
 
-    Options, resources and errors are those of `SharedContext`, and:
+    Options, resources and errors are those of `SharedContext`, besides `guidance`.
 
-    Args:
-        guidance: weight of the distance to the template's text features, 0 for CoOp.
+    Example:
+        >>> adapter = build_adapter("kgcoop", guidance=4.0, epochs=2)
+        >>> report = adapter.fit(support, classifier, backbone=backbone)
+        >>> adapter.logits(test).shape
+        torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        'as coop; `ctx_init` is what it says (the released code starts from "a photo of a" whatever is given); '
+        "guidance 8 as in the published commands, the code alone has 1"
+    )
     multilabel: ClassVar[bool] = True
     own_epochs: ClassVar[tuple[tuple[int, int], ...]] = ((1, 100),)
 
     n_ctx: int = 4
     ctx_init: str | None = "a photo of a"
     batch_size: int = 128
-    guidance: float = 8.0
-
-    def __post_init__(self):
-        super().__post_init__()
-        require(self.guidance >= 0, "guidance", self.guidance, "give 0 or more")
+    guidance: float = option(8.0, "weight of the distance to the template's text features; 0 is CoOp", low=0)
 
     def _loss(self, step: Step) -> Tensor:
         text = self._text(step.learner)  # (C, D)

@@ -10,7 +10,8 @@ from torch import nn
 
 from ...core.backbones.prompted import CoupledTokens, PromptTokens, width_of
 from ...core.contracts.backbone import Backbone
-from ._inside_towers import TextTokenAdapter, check_tokens
+from ...core.contracts.options import option
+from ._inside_towers import TextTokenAdapter
 
 
 @dataclass(eq=False, kw_only=True)
@@ -33,28 +34,25 @@ class Maple(TextTokenAdapter):
     Several labels per image: binary cross-entropy on the difference to the negative prompts, which the tokens stand
     before as well.
 
-    Args:
-        n_ctx: number of tokens n.
-        depth: blocks of both towers that have tokens of their own (published: 9; 3 for transfer between data sets).
-        ctx_init: words that the first tokens start from, in whose place they come; None starts from N(0, 0.02^2).
-        lr: peak learning rate of SGD with momentum 0.9, one rate an epoch down a cosine.
-        weight_decay: on tokens and maps.
-        warmup: epochs at a rate of 1e-5 before the cosine.
+    Published are 9 blocks with tokens, 3 for transfer between data sets. Tokens without words start from N(0, 0.02^2).
 
     Raises:
         ConfigError: the tokens end inside a word of `ctx_init`, or leave no place for words.
         CapabilityError: a tower has no transformer blocks.
+
+    Example:
+        >>> adapter = build_adapter("maple", epochs=1)
+        >>> report = adapter.fit(support, classifier, backbone=backbone, resources={"images": training})
+        >>> adapter.logits(Batch(pixels=pixels)).shape
+        torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = "as vpt, and any widths (released: 512 and 768)"
     own_epochs: ClassVar[int] = 5
 
-    n_ctx: int = 2
-    depth: int = 9
+    n_ctx: int = option(2, "tokens of the text tower, and as many of the image tower", low=1, high=1024)
+    depth: int = option(9, "blocks of both towers that have tokens of their own", low=1, high=1000)
     lr: float = 3.5e-3
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_tokens(n_ctx=self.n_ctx, depth=self.depth)
 
     def _text_count(self) -> int:
         return self.n_ctx

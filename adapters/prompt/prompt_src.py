@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,16 +13,22 @@ from ...core.backbones.prompted import PromptTokens, width_of
 from ...core.contracts.adapter import FitReport, require
 from ...core.contracts.backbone import Backbone
 from ...core.contracts.images import TrainingImages
+from ...core.contracts.options import option
 from ...core.prompts.classifier import build_classifier
 from ...core.prompts.templates import check_templates
 from ...core.training.train import Task
-from ._inside_towers import TextTokenAdapter, check_tokens, random_tokens
+from ._inside_towers import TextTokenAdapter, random_tokens
 
 REGULATION = "self-regulation"
 PUBLISHED_EPOCHS = 20
 PUBLISHED_GAUSSIAN = (15, 1)
 PUBLISHED_TEMPLATES = 60
 TEACHERS = ("published", "own")
+
+
+def _teacher(value: Any) -> Any:
+    """A name of templates, or templates as a list."""
+    return value if value in TEACHERS else check_templates(value)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -44,56 +50,53 @@ class PromptSrc(TextTokenAdapter):
     with "a photo of a" whatever the data, with the tokens in place of these words, and the mean over templates is of
     features with their norms.
 
-    Args:
-        n_text, n_image: tokens in each tower.
-        text_depth, image_depth: blocks of each tower that have tokens of their own.
-        ctx_init: words that the text tower's first tokens start from, in whose place they come; None starts from
-            N(0, 0.02^2), as more tokens than the words have do.
-        text_weight, image_weight, scores_weight: of the three terms; without effect where `loss` leaves them out.
-        teacher_templates: what the frozen class features are made of: "published", the first 60 of CLIP's 80 templates
-            for ImageNet; "own", the domain's prompts; or templates with {} for the class name.
-        gpa: average the tokens of the epochs; False keeps the last ones.
-        gpa_mean, gpa_std: of the normal density, in epochs; None: 15 and 1 of 20 epochs, in proportion. Published
-            besides: 6 and 10 of 20 for transfer between data sets; for few shots, of 50 epochs, 30 and 30 or 45 and 5.
-        lr: peak learning rate of SGD with momentum 0.9, one rate an epoch down a cosine.
-        weight_decay: on the tokens.
-        warmup: epochs at a rate of 1e-5 before the cosine.
+    `teacher_templates` says what the frozen class features are made of: "published", the first 60 of CLIP's 80
+    templates for ImageNet; "own", the domain's prompts; or templates with {} for the class name. Without `gpa_mean` and
+    `gpa_std` the density is 15 and 1 of 20 epochs, in proportion. Published besides: 6 and 10 of 20 for transfer
+    between data sets; for few shots, of 50 epochs, 30 and 30 or 45 and 5. The weights of the three terms are without
+    effect where `loss` leaves these out.
 
     Raises:
         ConfigError: the tokens end inside a word of `ctx_init`, or leave no place for words.
         CapabilityError: a tower has no transformer blocks, or an image has several labels.
+
+    Example:
+        >>> adapter = build_adapter("prompt-src", epochs=1, teacher_templates="own")
+        >>> report = adapter.fit(support, classifier, backbone=backbone, resources={"images": training})
+        >>> adapter.logits(Batch(pixels=pixels)).shape
+        torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "as vpt; the Gaussian that averages the epochs moves with their number where it is not given. The "
+        "comparison sets the fixture's learning rates, tokens and teacher's texts"
+    )
     own_loss: ClassVar[str] = f"cross-entropy,{REGULATION}"
     own_epochs: ClassVar[int] = PUBLISHED_EPOCHS
     multilabel: ClassVar[bool] = False
 
-    n_text: int = 4
-    n_image: int = 4
-    text_depth: int = 9
-    image_depth: int = 9
+    n_text: int = option(4, "tokens of the text tower", low=1, high=1024)
+    n_image: int = option(4, "tokens of the image tower", low=1, high=1024)
+    text_depth: int = option(9, "blocks of the text tower that have tokens of their own", low=1, high=1000)
+    image_depth: int = option(9, "blocks of the image tower that have tokens of their own", low=1, high=1000)
     lr: float = 2.5e-3
-    text_weight: float = 25.0
-    image_weight: float = 10.0
-    scores_weight: float = 1.0
-    teacher_templates: str | Sequence[str] = "published"
-    gpa: bool = True
-    gpa_mean: float | None = None
-    gpa_std: float | None = None
+    text_weight: float = option(25.0, "weight of the distance to the frozen class features", low=0)
+    image_weight: float = option(10.0, "weight of the distance to the frozen image features", low=0)
+    scores_weight: float = option(1.0, "weight of the divergence from the frozen scores", low=0)
+    teacher_templates: Literal["published", "own"] | tuple[str, ...] = option(
+        "published", "what the frozen class features are made of; own: the domain's prompts", parse=_teacher
+    )
+    gpa: bool = option(True, "average the tokens of the epochs; no keeps the last ones")
+    gpa_mean: float | None = option(None, "mean of the average's weights, in epochs; none: in proportion")
+    gpa_std: float | None = option(None, "deviation of the average's weights, in epochs; none: in proportion", above=0)
 
     def __post_init__(self):
-        check_tokens(n_text=self.n_text, n_image=self.n_image, text_depth=self.text_depth, image_depth=self.image_depth)
-        for name in ("text_weight", "image_weight", "scores_weight"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "give 0 or more")
+        super().__post_init__()
         some = self.text_weight + self.image_weight + self.scores_weight > 0
         require(some, "text_weight", self.text_weight, "for no term at all give loss=cross-entropy")
-        require(self.gpa_std is None or self.gpa_std > 0, "gpa_std", self.gpa_std, "give epochs above 0, or None")
         for name in ("gpa_mean", "gpa_std", "ema"):
             alone = getattr(self, name) is None or self.gpa == (name != "ema")
             require(alone, name, getattr(self, name), "gpa=True has mean and std, gpa=False may have ema")
-        if self.teacher_templates not in TEACHERS:
-            self.teacher_templates = tuple(check_templates(self.teacher_templates))
-        super().__post_init__()
 
     def _text_count(self) -> int:
         return self.n_text

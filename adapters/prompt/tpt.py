@@ -12,10 +12,11 @@ from torch import Tensor
 
 from ...core.contracts.adapter import Batch, FitReport, require
 from ...core.contracts.errors import CapabilityError, ConfigError
+from ...core.contracts.options import option
 from ...core.prompts.context import PromptLearner
+from ...core.prompts.placeholders import POSITIONS
 from ._context_training import (
     PASSING,
-    check_encoding_options,
     check_named,
     half_where_asked,
 )
@@ -44,24 +45,8 @@ class Tpt(PromptsAtPrediction):
     results do not depend on the order of images. A context that CoOp learned on other images, from which the paper
     also starts, goes into `resources["ctx"]`; that of CoCoOp does not.
 
-    Args:
-        n_ctx: number of context vectors M, where no words are given.
-        class_token_position: where the class name stands, "end" (published), "middle" or "front".
-        ctx_init: words to start from, which then set `n_ctx`; None starts from N(0, 0.02^2).
-        n_views: views of a test image, itself included.
-        selection: share of the views that are kept, the most confident ones; rounded down, one at least.
-        steps: steps on each image; the views are chosen before the first.
-        lr: of AdamW, whose first step moves almost every number of the context by just so much.
-        weight_decay: of AdamW.
-        crop_scale: smallest and largest share of the image's area that a crop keeps.
-        augmix: mix each crop with slightly altered ones (AugMix), as published for fine-grained sets.
-        images_at_once: images tuned side by side, each with its own context; more need more memory. Up to rounding it
-            changes no result.
-        trim: as in `coop`.
-        class_chunk: prompts (images times classes) that go through the text tower at once; None leaves it to
-            `PromptLearner`. It changes speed and memory only.
-        checkpointing: as in `coop`.
-        amp: None for float32, "bf16" to run both towers in bfloat16.
+    AdamW's first step moves almost every number of the context by just the rate. AugMix mixes each crop with slightly
+    altered ones, as published for fine-grained sets. `ctx_init`, `trim` and `checkpointing` are those of `coop`.
 
     Resources:
         ctx: (M, W), the context to start from instead of `ctx_init` or a seeded one.
@@ -70,8 +55,18 @@ class Tpt(PromptsAtPrediction):
         ConfigError: an option out of range, one context a class in `ctx`, a prompt longer than the tower's context.
         CapabilityError: the backbone has no "prompt", several labels an image, or, at prediction, a batch without
             decoded images.
+
+    Example:
+        >>> adapter = build_adapter("tpt", n_views=8)
+        >>> report = adapter.fit(support, classifier, backbone=backbone)
+        >>> adapter.logits(Batch(images=images)).shape
+        torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "float32 in place of float16 with a loss scale that lasts from image to image; crops are resized "
+        "bicubically (released: bilinear); views depend on the seed and the image alone"
+    )
     label_free: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"features", "text_encoder"})
     at_predict: ClassVar[frozenset[str]] = frozenset({"features", "images", "text_encoder"})
@@ -79,34 +74,32 @@ class Tpt(PromptsAtPrediction):
     trained: ClassVar[tuple[str, ...]] = ("ctx",)  # anew for each image
     passing: ClassVar[frozenset[str]] = frozenset({*PASSING, "images_at_once"})
 
-    n_ctx: int = 4
-    class_token_position: str = "end"
-    ctx_init: str | None = "a photo of a"
-    n_views: int = 64
-    selection: float = 0.1
-    steps: int = 1
-    lr: float = 5e-3
-    weight_decay: float = 1e-2
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    augmix: bool = False
-    images_at_once: int = 1
-    trim: bool = True
-    class_chunk: int | None = None
-    checkpointing: bool = False
-    amp: str | None = None
+    n_ctx: int = option(4, "context vectors, where no words are given", low=1, high=1024)
+    class_token_position: str = option("end", "where the class name stands", choices=POSITIONS)
+    ctx_init: str | None = option("a photo of a", "words to start from; none: random")
+    n_views: int = option(64, "views of a test image, itself included", low=2, high=1000)
+    selection: float = option(0.1, "share of the views that are kept, the most confident ones", above=0, high=1)
+    steps: int = option(1, "steps on each image; the views are chosen before the first", low=1, high=1000)
+    lr: float = option(5e-3, "learning rate of AdamW", above=0)
+    weight_decay: float = option(1e-2, "weight decay of AdamW", low=0)
+    crop_scale: tuple[float, float] = option(
+        (0.08, 1.0), "smallest and largest share of the image's area that a crop keeps", above=0, high=1
+    )
+    augmix: bool = option(False, "mix each crop with slightly altered ones (AugMix)")
+    images_at_once: int = option(
+        1, "images tuned side by side, each with its own context; changes no result", low=1, high=1_048_576
+    )
+    trim: bool = option(True, "cut prompts to the longest one; changes speed only")
+    class_chunk: int | None = option(
+        None, "prompts (images times classes) through the text tower at once; changes no result", low=1, high=1_048_576
+    )
+    checkpointing: bool = option(False, "recompute activations in the backward pass; changes speed and memory only")
+    amp: str | None = option(None, "precision of both towers; none: float32", choices=("bf16",))
 
     def __post_init__(self):
         super().__post_init__()
-        check_encoding_options(self)
-        require(self.n_views >= 2, "n_views", self.n_views, "give 2 or more: the image and crops of it")
-        require(0 < self.selection <= 1, "selection", self.selection, "give a share above 0, 1 at most")
-        require(self.steps >= 1, "steps", self.steps, "give 1 or more")
-        require(self.lr > 0, "lr", self.lr, "give a number above 0")
-        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "give 0 or more")
-        require(self.images_at_once >= 1, "images_at_once", self.images_at_once, "give 1 or more")
-        self.crop_scale = tuple(self.crop_scale)
-        shares = len(self.crop_scale) == 2 and 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1
-        require(shares, "crop_scale", self.crop_scale, "give two shares, 0 < smallest <= largest <= 1")
+        smallest, largest = self.crop_scale
+        require(smallest <= largest, "crop_scale", self.crop_scale, "give two shares, 0 < smallest <= largest <= 1")
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         check_named(self)

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from ...core.backbones.prompted import PromptTokens, width_of
 from ...core.contracts.backbone import Backbone
-from ._inside_towers import TokenAdapter, check_tokens, random_tokens
+from ...core.contracts.options import option
+from ._inside_towers import TokenAdapter, random_tokens
 
 
 @dataclass(eq=False, kw_only=True)
@@ -29,28 +30,28 @@ class Vpt(TokenAdapter):
 
     Several labels per image: binary cross-entropy on the difference to the negative prompts.
 
-    Args:
-        n_ctx: number of tokens n.
-        depth: blocks that have tokens of their own; 1 is "shallow", more is "deep".
-        lr: peak learning rate of SGD with momentum 0.9, one rate an epoch down a cosine.
-        weight_decay: on the tokens.
-        warmup: epochs at a rate of 1e-5 before the cosine.
-        prompts_a_class: how many of a class's prompts make its text, the first ones; None: all.
+    A depth of 1 is "shallow", more is "deep".
 
     Raises:
         CapabilityError: the image tower has no transformer blocks.
+
+    Example:
+        >>> adapter = build_adapter("vpt", epochs=1)
+        >>> report = adapter.fit(support, classifier, backbone=backbone, resources={"images": training})
+        >>> adapter.logits(Batch(pixels=pixels)).shape
+        torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "float32 unless `amp` says otherwise (released: float16); any depth of tower; the domain's prompts and "
+        'augmentation in place of "a photo of a {}."'
+    )
     own_epochs: ClassVar[int] = 5
 
-    n_ctx: int = 8
-    depth: int = 12
+    n_ctx: int = option(8, "tokens behind the patches", low=1, high=1024)
+    depth: int = option(12, "blocks that have tokens of their own", low=1, high=1000)
     lr: float = 2.5e-3
     prompts_a_class: int | None = 1
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_tokens(n_ctx=self.n_ctx, depth=self.depth)
 
     def _tokens(self, backbone: Backbone) -> dict[str, PromptTokens]:
         depth = min(self.depth, len(backbone.blocks("image")))

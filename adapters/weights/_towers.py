@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -15,6 +15,7 @@ from ...core.contracts.adapter import Adapter, Batch, FitReport, require
 from ...core.contracts.backbone import Backbone
 from ...core.contracts.errors import CapabilityError
 from ...core.contracts.images import TrainingImages, TrainingPlace
+from ...core.contracts.options import option
 from ...core.contracts.text import TextClassifier
 from ...core.prompts.classifier import build_classifier
 from ...core.prompts.templates import fill
@@ -42,27 +43,9 @@ class TowerAdapter(Adapter):
     encodes them, plus its logit bias where it has one. Several labels per image: binary cross-entropy on the difference
     to the negative prompts.
 
-    Args:
-        epochs: passes over the training images; None takes the method's own number.
-        batch_size: images of one step, of all processes together; a last batch that is not full is left out.
-        micro_batch_size: images of one forward pass of one process; None: all it has. Fewer need less memory, cost a
-            second forward pass and change no result.
-        lr: peak learning rate of AdamW, followed by a cosine.
-        weight_decay: on matrices.
-        warmup: steps of linear rise, as a share of all steps (below 1) or a count.
-        loss: a name, or several with weights ("clip=1,distill=0.5"); None takes the method's own.
-        loss_options: loss name -> its options.
-        prompts_a_class: how many of a class's prompts make its text, the first ones; None: all.
-        crop_scale: shares of an image's area that the training crop keeps; None leaves that to the domain.
-        layer_decay: factor on the rate for each layer below the top; 1 is none.
-        clip_grad: largest norm of the gradient, or None.
-        amp: None, "bf16" or "fp16".
-        ema: share that a moving average of the weights keeps in a step; it is the average that is kept. None: none.
-        checkpointing: recompute activations in the backward pass instead of holding them; changes no result.
-        select: "last" keeps the last weights, "best_val" those of the epoch that did best on val.
-        patience: epochs without a better val score after which training stops, with select="best_val"; None: never.
-        save_every: steps between checkpoints; None: an epoch, 100 steps at least.
-        workers: processes that decode images; None: none on a CPU or for epochs of a few steps, else up to 8.
+    A last batch that is not full is left out. `micro_batch_size` costs a second forward pass. With `ema` it is the
+    moving average that is kept. With `workers=None` no processes decode on a CPU or for epochs of a few steps, else up
+    to 8; with `save_every=None` an epoch lies between checkpoints, 100 steps at least.
 
     Resources:
         images: `TrainingImages`.
@@ -82,25 +65,39 @@ class TowerAdapter(Adapter):
     )
     passing: ClassVar[frozenset[str]] = frozenset(PASSING)
 
-    epochs: int | None = None
-    batch_size: int = 32
-    micro_batch_size: int | None = None
-    lr: float = 1e-5
-    weight_decay: float = 0.1
-    warmup: float = 0.1
-    loss: str | None = None
-    loss_options: dict[str, dict[str, Any]] | None = None
-    prompts_a_class: int | None = None
-    crop_scale: tuple[float, float] | None = None
-    layer_decay: float = 1.0
-    clip_grad: float | None = None
-    amp: str | None = None
-    ema: float | None = None
-    checkpointing: bool = False
-    select: str = "last"
-    patience: int | None = None
-    save_every: int | None = None
-    workers: int | None = None
+    epochs: int | None = option(
+        None, "passes over the training images; none: the method's own number", low=1, high=100_000
+    )
+    batch_size: int = option(32, "images per step, of all processes together", low=2, high=1_048_576)
+    micro_batch_size: int | None = option(
+        None, "images per forward pass of a process; none: all; changes speed and memory only", low=1, high=1_048_576
+    )
+    lr: float = option(1e-5, "peak learning rate, which a cosine follows", above=0)
+    weight_decay: float = option(0.1, "weight decay on matrices", low=0)
+    warmup: float = option(
+        0.1, "steps of linear rise, as a share of all steps (below 1) or a count", low=0, high=10_000_000
+    )
+    loss: str | None = option(None, "a loss, or several with weights (clip=1,distill=0.5); none: the method's own")
+    loss_options: Mapping[str, Mapping[str, Any]] | None = option(None, "options of each loss, by its name")
+    prompts_a_class: int | None = option(
+        None, "how many of a class's prompts make its text, the first ones; none: all", low=1, high=100_000
+    )
+    crop_scale: tuple[float, float] | None = option(
+        None, "shares of an image's area that the training crop keeps; none: the domain's", above=0, high=1
+    )
+    layer_decay: float = option(1.0, "factor on the rate for each layer below the top; 1 is none", above=0, high=1)
+    clip_grad: float | None = option(None, "largest norm of the gradient; none: any", above=0)
+    amp: str | None = option(None, "precision of the training; none: float32", choices=("bf16", "fp16"))
+    ema: float | None = option(
+        None, "share that a moving average of the weights keeps in a step; none: no average", above=0, below=1
+    )
+    checkpointing: bool = option(False, "recompute activations in the backward pass; changes speed and memory only")
+    select: str = option("last", "weights that are kept: the last, or those of the best epoch on val", choices=SELECT)
+    patience: int | None = option(
+        None, "epochs without a better val score until training stops; none: never", low=1, high=100_000
+    )
+    save_every: int | None = option(None, "steps between checkpoints; none: an epoch", low=1, high=10_000_000)
+    workers: int | None = option(None, "processes that decode images; none: as many as help", low=0, high=1024)
 
     # what a method says of itself
     own_loss: ClassVar[str] = "cross-entropy"
@@ -109,14 +106,10 @@ class TowerAdapter(Adapter):
     end_lr: ClassVar[float] = 0.0
 
     def __post_init__(self):
-        require(self.epochs is None or self.epochs >= 1, "epochs", self.epochs, "give 1 or more, or None")
-        some = self.prompts_a_class
-        require(some is None or some >= 1, "prompts_a_class", some, "give 1 or more, or None for all")
-        require(self.select in SELECT, "select", self.select, "there are last and best_val")
+        super().__post_init__()
         require(self.patience is None or self.select == "best_val", "patience", self.patience, "add select=best_val")
-        if self.crop_scale is not None:
-            self.crop_scale = tuple(self.crop_scale)
-        settings_of(self, epochs=1, steps=1, seed=0, device=torch.device("cpu"))
+        ordered = self.crop_scale is None or self.crop_scale[0] <= self.crop_scale[1]
+        require(ordered, "crop_scale", self.crop_scale, "give two shares, 0 < smallest <= largest <= 1")
         losses_of(self.loss, self.own_loss)
         self._made: Backbone | None = None
 

@@ -30,7 +30,7 @@ SETTINGS = (
     "checkpointing",
     "patience",
 )
-"""Options that are settings of the training under the same name, and are checked there."""
+"""Options that are settings of the training under the same name."""
 DASSL = {"optimizer": "sgd", "decayed": "all", "schedule": "epochs"}
 """How prompt learners train: SGD with momentum 0.9 on all that trains, one rate an epoch. `warmup` counts epochs."""
 PASSING = ("micro_batch_size", "checkpointing", "save_every", "workers")

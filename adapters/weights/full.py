@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from ...core.contracts.adapter import require
 from ...core.contracts.backbone import Backbone
+from ...core.contracts.options import option
 from ...core.training.layers import set_trainable
 from ._towers import TowerAdapter
 
@@ -26,16 +27,21 @@ class Full(TowerAdapter):
     steps (published: 500 steps, none in few-shot) are ours, for sets of a few images a class. Only tensors that changed
     are saved.
 
-    Args:
-        last: train only so many of each tower's last layers: 1 is what comes after the blocks, 2 the last block too;
-            None trains all.
+    Of the last layers 1 is what comes after the blocks, 2 the last block too.
+
+    Example:
+        >>> adapter = build_adapter("full", last=1, epochs=1, batch_size=4)
+        >>> report = adapter.fit(support, classifier, backbone=backbone, resources={"images": training})
+        >>> adapter.logits(Batch(pixels=pixels)).shape
+        torch.Size([12, 3])
     """
 
-    last: int | None = None
+    differs: ClassVar[str] = (
+        "no fixture: checked on which tensors change, and its contrastive loss, FLYP's, against a batch written "
+        "out. Batch and warm-up are for few images (released: 512, 500 steps)"
+    )
 
-    def __post_init__(self):
-        super().__post_init__()
-        require(self.last is None or self.last >= 1, "last", self.last, "give 1 or more layers, or None for all")
+    last: int | None = option(None, "train only so many of each tower's last layers; none: all", low=1, high=1000)
 
     def _choose(self, backbone: Backbone) -> list[str]:
         set_trainable(backbone, last=self.last)

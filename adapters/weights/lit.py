@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...core.contracts.adapter import require
 from ...core.contracts.backbone import Backbone
+from ...core.contracts.options import option
 from ...core.training.layers import set_trainable
 from ._towers import TowerAdapter
 
@@ -25,20 +25,23 @@ class Lit(TowerAdapter):
     The paper trains a text tower from scratch, with batches of 16,384 and a learning rate of 1e-3; here one that can
     read is tuned further, so the settings are those of `full`.
 
-    Args:
-        lock: the tower that stays: "image", or "text" for the mirror image.
-        last: train only so many of the other tower's last layers; None trains all.
+    Of the last layers 1 is what comes after the blocks, 2 the last block too.
+
+    Example:
+        >>> adapter = build_adapter("lit", epochs=1, batch_size=4)
+        >>> report = adapter.fit(support, classifier, backbone=backbone, resources={"images": training})
+        >>> adapter.logits(Batch(pixels=pixels)).shape
+        torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "no fixture: checked that the locked tower stays bit for bit while the other and the logit scale change. "
+        "The text tower can read beforehand (paper: from scratch), at the settings of `full`"
+    )
     own_loss: ClassVar[str] = "clip"
 
-    lock: str = "image"
-    last: int | None = None
-
-    def __post_init__(self):
-        super().__post_init__()
-        require(self.lock in TOWERS, "lock", self.lock, "give image or text")
-        require(self.last is None or self.last >= 1, "last", self.last, "give 1 or more layers, or None for all")
+    lock: str = option("image", "the tower that stays; text is the mirror image", choices=TOWERS)
+    last: int | None = option(None, "train only so many of the other tower's last layers; none: all", low=1, high=1000)
 
     def _choose(self, backbone: Backbone) -> list[str]:
         set_trainable(backbone, lock=self.lock, last=self.last)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ...core.contracts.adapter import require
 from ...core.contracts.backbone import Backbone
-from ...core.training.lora import add_lora, check_lora_options, load_lora_state, lora_state, merge_lora
+from ...core.contracts.options import option
+from ...core.training.lora import PARAMS, SHARES, TOPS, add_lora, load_lora_state, lora_state, merge_lora
 from ._towers import TowerAdapter
 
 ITERATIONS = 500
@@ -33,16 +34,20 @@ class Lora(TowerAdapter):
     whole epochs, blocks counted by each tower's own depth, and the domain's augmentation where it has one. A tower
     without attention (a CNN) stays as it is, and the report says so.
 
-    Args:
-        iterations: steps a shot, the images of the largest class, where `epochs` is None. On pairs: 20 epochs.
-        r: rank.
-        alpha: the scale is alpha / sqrt(r).
-        dropout: share of the input that is left out in training, 0 to below 1.
-        params: which projections, of q, k, v and out.
-        towers: "both", "image" or "text".
-        positions: which blocks of each tower: all, half-bottom, half-up, bottom, mid, up, top1, top2 or top3.
+    `iterations` counts where `epochs` is None: published are 500 per shot, the images of the largest class. On pairs
+    there are 20 epochs.
+
+    Example:
+        >>> adapter = build_adapter("lora", r=4, epochs=1, batch_size=4)
+        >>> report = adapter.fit(support, classifier, backbone=backbone, resources={"images": training})
+        >>> adapter.logits(Batch(pixels=pixels)).shape
+        torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "float32 unless `amp` says otherwise; steps rounded up to whole epochs; blocks counted by each tower's own "
+        "depth. The comparison is of the layers; the training is checked against a loop written out"
+    )
     packages: ClassVar[dict[str, str]] = {"peft": "fine-tune"}
     own_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
     end_lr: ClassVar[float] = 1e-6
@@ -51,21 +56,17 @@ class Lora(TowerAdapter):
     weight_decay: float = 1e-2
     warmup: float = 0.0
     prompts_a_class: int | None = 1
-    iterations: int = ITERATIONS
-    r: int = 2
-    alpha: float = 1.0
-    dropout: float = 0.25
-    params: tuple[str, ...] = ("q", "k", "v")
-    towers: str = "both"
-    positions: str = "all"
+    iterations: int = option(ITERATIONS, "steps per shot, where epochs is none", low=1, high=10_000_000)
+    r: int = option(2, "rank of the matrices", low=1, high=100_000)
+    alpha: float = option(1.0, "what is divided by sqrt(r) to scale the matrices", above=0)
+    dropout: float = option(0.25, "share of the input that is left out in training", low=0, below=1)
+    params: tuple[str, ...] = option(("q", "k", "v"), "projections that get matrices", choices=PARAMS)
+    towers: str = option("both", "towers that get matrices", choices=TOWERS)
+    positions: str = option("all", "blocks of each tower that get matrices", choices=(*SHARES, *TOPS))
 
     def __post_init__(self):
         super().__post_init__()
-        given = self.params.split(",") if isinstance(self.params, str) else self.params
-        self.params = tuple(part.strip() for part in given)
-        require(self.iterations >= 1, "iterations", self.iterations, "give 1 or more steps a shot")
-        require(self.towers in TOWERS, "towers", self.towers, "there are both, image and text")
-        check_lora_options(self.r, self.alpha, self.dropout, self.params, self.positions)
+        require(len(self.params) > 0, "params", self.params, "give some of q, k, v, out")
 
     def _epochs(self, steps: int, shots: int) -> int:
         return self.epochs or -(-self.iterations * shots // steps)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, Batch, FitReport, require
+from ...core.contracts.adapter import Adapter, Batch, FitReport
 from ...core.contracts.backbone import Backbone
 from ...core.contracts.errors import CapabilityError, DataError
 from ...core.contracts.features import FeatureSet
+from ...core.contracts.options import option
 from ...core.contracts.resources import PreProjection
 from ...core.data.holdout import Selection, selection_split
 from ...core.metrics.selection import val_score
@@ -36,8 +37,8 @@ class Projection(Adapter):
 
     logits = s norm(h P + b) W^T with h (B, W) the pooled image features before the projection. Only P learns, from the
     tower's own P0, by cross-entropy + lambda ||P - P0||^2 (a sum over entries): Adam with epsilon 1e-4, 300 epochs of
-    one full batch, a cosine to 0. An epoch sees one augmented view of every image, epoch e view e mod V. With several
-    labels an image: binary cross-entropy.
+    one full batch, a cosine to 0. An epoch sees one augmented view of every image, epoch e view e mod V, where
+    `FitReport.chosen` gives V. With several labels an image: binary cross-entropy.
 
     With val the learning rate is one of 1e-2, 1e-3, ... 1e-8 and lambda one of 10, 1, ... 1e-4, 0: all 49 pairs are
     trained, together, and the first of the best is kept, of high rates and penalties first. Without val nothing is held
@@ -51,12 +52,6 @@ class Projection(Adapter):
     The towers are not needed again to score: `logits` takes `Batch(pre_projection=...)`. `tuned` gives them with the
     new projection in place.
 
-    Args:
-        views: augmented views asked for; 0: images as they are. `FitReport.chosen` says how many there were.
-        lr: Adam's peak; None: chosen on val, else 1e-5.
-        penalty: lambda, or "1/K" or "1/K^2"; None: chosen on val, else "1/K".
-        epochs: length of the cosine.
-
     Resources:
         pre_projection: `PreProjection`, its `support.views` where views are asked for.
 
@@ -64,8 +59,19 @@ class Projection(Adapter):
         ConfigError: an option is out of range.
         CapabilityError: no backbone to fit, or no features before the projection.
         DataError: these are of other images.
+
+    Example:
+        >>> adapter = build_adapter("projection", lr=1e-3, penalty=0.1, epochs=10)
+        >>> report = adapter.fit(support, classifier, backbone=backbone, resources={"pre_projection": hidden})
+        >>> adapter.logits(Batch(pre_projection=test_hidden)).shape
+        torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "ProLIP; it begins with the first view of the list (released: with the second); the change P - P0 is "
+        "learned, which is the same; losses use the backbone's own logit scale. The comparison lists the views in "
+        "the released order"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "pre_projection", "views"})
     at_predict: ClassVar[frozenset[str]] = frozenset({"pre_projection"})
     multilabel: ClassVar[bool] = True
@@ -76,18 +82,12 @@ class Projection(Adapter):
     )
     trained: ClassVar[tuple[str, ...]] = ("change",)
 
-    views: int = 300
-    lr: float | None = None
-    penalty: float | str | None = None
-    epochs: int = 300
-
-    def __post_init__(self):
-        require(self.views >= 0, "views", self.views, "give 0 or more")
-        require(self.lr is None or self.lr > 0, "lr", self.lr, "give a positive rate, or leave it out")
-        require(self.epochs >= 1, "epochs", self.epochs, "give at least 1")
-        number = isinstance(self.penalty, (int, float))
-        fine = self.penalty >= 0 if number else self.penalty is None or self.penalty in BY_SHOTS
-        require(fine, "penalty", self.penalty, "give 0 or more, 1/K or 1/K^2, or leave it out")
+    views: int = option(300, "augmented views to train on, where there are any; 0 for the images", low=0, high=10_000)
+    lr: float | None = option(None, "peak learning rate; none: chosen on val, or 1e-5", above=0)
+    penalty: float | Literal["1/K", "1/K^2"] | None = option(
+        None, "weight of the squared change, K the shots; none: chosen on val, or 1/K", low=0
+    )
+    epochs: int = option(300, "length of the cosine", low=1, high=100_000)
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         given: PreProjection = resources["pre_projection"]

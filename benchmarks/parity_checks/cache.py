@@ -3,128 +3,167 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
-from vladapt import build_adapter
+from vladapt import FeatureSet, build_adapter
 from vladapt.adapters.cache import tip_x as tip_x_file
 from vladapt.adapters.cache._channels import channel_criterion, channel_similarity, select_channels
 from vladapt.adapters.cache.x_more import confidence, mixture
 
-from .fixtures import Check, Fixtures
+from .comparison import compares
+from .fixtures import NUMBER, Check, Fixtures, Reference, UnreadableFixture, stated_in
 
-DEVIATIONS = {
-    "tip-adapter": "hyper-parameters are never searched on test (the released ImageNet script does); without val, they "
-    "are searched on held-out support images",
-    "tip-adapter-f": "the epoch is chosen on val; the released code chooses it, and reports, on test. Compared is "
-    "the last epoch; the fixture's values at its best test epoch document that leak and are left out",
-    "ape": "unequal shots are averaged a class (the released code assumes equal ones); never searched on test",
-    "ape-t": "channels by the text criterion as the paper says; as shipped the released function cannot run "
-    "(two channel counts mixed up) and reuses APE's channels from disk; the epoch is chosen on val",
-    "tip-x": "ranges of divergences and cosines are those of the images that the weights were chosen on, and stay; a "
-    "class's keys are averaged, so that unequal shots are fair. The released code scales the divergences of the test "
-    "images, by their own range, to the cosines of val, which its variable still holds: the logits of test images are "
-    "compared with that range put in by hand, without it they differ",
-    "x-more": "a confidence is divided by its mean over the images of the fit; the released code divides by the sum of "
-    "those tested so far, so that the order counts. `image_weight`, `caption_weight` and `scores` are compared with "
-    "the released running weights put through our mixture; these lines of the reference were restated, as its loop "
-    "skips every image. Captions are the nearest of a pool, not those of the nearest images of LAION",
-}
+APE_AXES = ("beta", "alpha", "gamma")
+TIP_X_AXES = ("alpha", "beta", "gamma")
 
 
-def tip_adapter(f: Fixtures) -> Iterator[Check]:
-    for shots in (1, 16):
-        ref = f.reference("tip-adapter", f"tip_adapter_{shots}shot")
-        for key, (beta, alpha) in {"init": (1.0, 2.0), "b": (5.5, 1.17), "c": (12.3, 0.35)}.items():
-            adapter = build_adapter("tip-adapter", beta=beta, alpha=alpha)
-            adapter.fit(f.supports[shots], f.text)
-            logits = adapter.logits(f.test_set)
-            yield ref.check(logits, f"tip_logits_test_{key}", f"logits at beta {beta}, alpha {alpha}")
-        adapter = build_adapter("tip-adapter", preset="dtd")
-        chosen = adapter.fit(f.supports[shots], f.text, val=f.val).chosen
-        yield ref.check(chosen["beta"], "search_best_beta", "searched beta")
-        yield ref.check(chosen["alpha"], "search_best_alpha", "searched alpha")
-        yield ref.check(adapter.logits(f.test_set), "tip_logits_test_searched", "logits there")
+@compares("tip-adapter", "tip_adapter_*shot")
+def tip_adapter(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    support = f.support(ref)
+    for key, name in ref.keys(r"tip_logits_test_(.+)"):
+        if name == "searched":
+            continue
+        beta, alpha = ref.stated(key, "beta"), ref.stated(key, "alpha")
+        adapter = build_adapter("tip-adapter", beta=beta, alpha=alpha)
+        adapter.fit(support, f.text)
+        yield ref.check(adapter.logits(f.test_set), key, f"logits at beta {beta}, alpha {alpha}")
+    adapter = build_adapter("tip-adapter", **search_grid(ref, "search_scale_order", ("beta", "alpha")))
+    chosen = adapter.fit(support, f.text, val=f.val).chosen
+    yield ref.check(chosen["beta"], "search_best_beta", "searched beta")
+    yield ref.check(chosen["alpha"], "search_best_alpha", "searched alpha")
+    yield ref.check(adapter.logits(f.test_set), "tip_logits_test_searched", "logits there")
 
 
-def tip_adapter_f(f: Fixtures) -> Iterator[Check]:
-    ref = f.reference("tip-adapter-f", "tip_adapter_f")
-    options = {"preset": "dtd", "epochs": 5, "batch_size": 48, "alpha": 2.0, "beta": 1.0, "select": "last"}
-    adapter = build_adapter("tip-adapter-f", **options)
-    adapter.fit(f.supports[16], f.text, val=f.val, resources={"batch_order": ref["batch_order"]})
-    yield ref.check(adapter.keys, "adapter_weight_final", "keys after 20 steps")
+@compares("tip-adapter-f", "tip_adapter_f")
+def tip_adapter_f(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    adapter = build_adapter("tip-adapter-f", select="last", **tip_adapter_f_options(ref))
+    adapter.fit(f.support(ref), f.text, val=f.val, resources={"batch_order": ref["batch_order"]})
+    yield ref.check(adapter.keys, "adapter_weight_final", f"keys after {len(ref['loss_per_step'])} steps")
     yield ref.check(adapter.logits(f.test_set), "test_logits_after_each_epoch_last", "test logits")
 
 
-def ape(f: Fixtures) -> Iterator[Check]:
-    for shots, steps in ((1, (40, 10, 8)), (16, (40, 12, 6))):
-        ref, support = f.reference("ape", f"ape_{shots}shot"), f.supports[shots]
-        for key, w in (("imgtxt_w55", (0.5, 0.5)), ("imgtxt_w37", (0.3, 0.7)), ("txt_w28", (0.2, 0.8))):
-            images = (support.unit, support.one_hot()) if key.startswith("img") else ()
-            channels = select_channels(channel_criterion(f.text.weights, w, *images), 40)
-            yield ref.check(channels, f"indices_{key}", f"channels, {key}")
-            yield ref.check(channel_similarity(f.text.weights, *images), f"sim_{key}", f"similarity, {key}")
-        adapter = build_adapter("ape", top_q=40, alpha=3.0, beta=1.0, gamma=0.1)
-        adapter.fit(support, f.text)
-        yield ref.check(adapter.logits(f.test_set), "ape_logits_init", "logits")
-        adapter = build_adapter("ape", top_q=40, search_step=steps)
-        chosen = adapter.fit(support, f.text, val=f.val).chosen
-        point = [chosen[axis] for axis in ("beta", "alpha", "gamma")]
-        yield ref.check(point, "search_best", "searched beta, alpha, gamma")
-        yield ref.check(adapter.logits(f.test_set), "ape_logits_searched", "logits there")
+def tip_adapter_f_options(ref: Reference) -> dict:
+    """How the reference trained, at which beta and alpha, and where it searched them then."""
+    training = {name: ref.setting(name) for name in ("epochs", "batch_size", "lr", "eps")}
+    training["weight_decay"] = stated_in(ref.setting("optimizer"), "weight decay")
+    start = {"beta": ref.setting("init_beta"), "alpha": ref.setting("init_alpha")}
+    return {**training, **start, **search_grid(ref, "search_scale_order", ("beta", "alpha"))}
 
 
-def ape_t(f: Fixtures) -> Iterator[Check]:
-    ref = f.reference("ape-t", "ape_t")
-    options = {"epochs": 4, "batch_size": 64, "top_q": 48, "alpha": 3.0, "beta": 1.0, "select": "last"}
-    adapter = build_adapter("ape-t", **options)
-    adapter.fit(f.supports[16], f.text, val=f.val, resources={"batch_order": ref["batch_order"]})
+@compares("ape", "ape_*shot")
+def ape(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    support, top_q = f.support(ref), ref.setting("top_q")
+    for key, name in ref.keys(r"indices_(.+)"):
+        images = (support.unit, support.one_hot()) if "support features" in ref.meaning(key) else ()
+        channels = select_channels(channel_criterion(f.text.weights, ref.stated(key, "w"), *images), top_q)
+        yield ref.check(channels, key, f"channels, {name}")
+        yield ref.check(channel_similarity(f.text.weights, *images), f"sim_{name}", f"similarity, {name}")
+    options = {"top_q": top_q, "w": tuple(ref.setting("w_main"))}
+    at = {axis: ref.stated("ape_logits_init", axis) for axis in APE_AXES}
+    adapter = build_adapter("ape", **options, **at)
+    adapter.fit(support, f.text)
+    yield ref.check(adapter.logits(f.test_set), "ape_logits_init", "logits")
+    adapter = build_adapter("ape", **options, **search_grid(ref, "order", APE_AXES))
+    chosen = adapter.fit(support, f.text, val=f.val).chosen
+    yield ref.check([chosen[axis] for axis in APE_AXES], "search_best", "searched beta, alpha, gamma")
+    yield ref.check(adapter.logits(f.test_set), "ape_logits_searched", "logits there")
+
+
+@compares("ape-t", "ape_t")
+def ape_t(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    adapter = build_adapter("ape-t", select="last", **ape_t_options(ref))
+    adapter.fit(f.support(ref), f.text, val=f.val, resources={"batch_order": ref["batch_order"]})
+    steps = len(ref["loss_per_step"])
     yield ref.check(adapter.channels, "indices", "channels")
-    yield ref.check(adapter.residual, "trained_res", "residual after 12 steps")
-    yield ref.check(adapter.value_scale, "trained_value_weights", "value weights after 12 steps")
+    yield ref.check(adapter.residual, "trained_res", f"residual after {steps} steps")
+    yield ref.check(adapter.value_scale, "trained_value_weights", f"value weights after {steps} steps")
 
 
-def tip_x(f: Fixtures) -> Iterator[Check]:
-    ref = f.reference("tip-x", "tipx")
-    adapter = build_adapter("tip-x", alpha=2.0, beta=5.5, gamma=7.0)
-    adapter.fit(f.supports[16], f.text, val=f.val)
+def ape_t_options(ref: Reference) -> dict:
+    """How the reference chose channels, and trained."""
+    names = ("top_q", "lr", "eps", "weight_decay", "epochs", "batch_size", "beta", "alpha")
+    criterion = "text" if "text features only" in ref.setting("criterion") else "image_text"
+    return {**{name: ref.setting(name) for name in names}, "w": tuple(ref.setting("w")), "criterion": criterion}
+
+
+def search_grid(ref: Reference, order: str, axes: tuple[str, ...]) -> dict[str, tuple]:
+    """The ends and the number of points of the grid that was searched, an entry an axis.
+
+    Args:
+        order: the hyper-parameter that says in which order the fixture lists axes; the published one is that of `axes`.
+    """
+    listed = re.findall(r"\w+", ref.setting(order, " ".join(axes)))
+    if sorted(listed) != sorted(axes):
+        raise UnreadableFixture(f"the axes {listed} of the search are not {list(axes)}")
+    places = [listed.index(axis) for axis in axes]
+    return {name: tuple(ref.setting(name)[place] for place in places) for name in ("search_scale", "search_step")}
+
+
+@compares("tip-x", "tipx")
+def tip_x(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    support, val, test = tip_x_inputs(ref, f)
+    options = {"temperature": ref.setting("temperature")}
+    adapter = build_adapter("tip-x", **options, **ref.setting("given"))
+    adapter.fit(support, f.text, val=val)
     keys = adapter._log_signature(adapter.keys)
-    for images, name in ((f.test_set, "test"), (f.val, "val")):
+    for images, name in ((test, "test"), (val, "val")):
         divergences = tip_x_file.divergences(adapter._log_signature(images.unit), keys)
         yield ref.check(divergences, f"kl_{name}_support", f"divergences of {name}")
-    yield ref.check(adapter.logits(f.val), "val_logits_given", "logits of val")
-    _take_the_range_of_test(adapter, f)
-    yield ref.check(adapter.logits(f.test_set), "test_logits_given", "logits of test, scaled as released")
-    adapter = build_adapter("tip-x", search_step=(20, 10, 10))
-    chosen = adapter.fit(f.supports[16], f.text, val=f.val).chosen
-    yield ref.check(list(chosen.values()), "search_best", "searched alpha, beta, gamma")
-    _take_the_range_of_test(adapter, f)
-    yield ref.check(adapter.logits(f.test_set), "test_logits_searched", "logits there, scaled as released")
+    yield ref.check(adapter.logits(val), "val_logits_given", "logits of val")
+    take_the_range_of(test, adapter)
+    yield ref.check(adapter.logits(test), "test_logits_given", "logits of test, scaled as released")
+    adapter = build_adapter("tip-x", **options, **_tip_x_grid(ref))
+    chosen = adapter.fit(support, f.text, val=val).chosen
+    yield ref.check([chosen[axis] for axis in TIP_X_AXES], "search_best", "searched alpha, beta, gamma")
+    take_the_range_of(test, adapter)
+    yield ref.check(adapter.logits(test), "test_logits_searched", "logits there, scaled as released")
 
 
-def _take_the_range_of_test(adapter, f: Fixtures) -> None:
+def tip_x_inputs(ref: Reference, f: Fixtures) -> tuple[FeatureSet, FeatureSet, FeatureSet]:
+    """Support, val and test: the first so many rows of the common ones."""
+    val, test = (
+        images.select(torch.arange(ref.setting(f"n_{name}", len(images))))
+        for name, images in (("val", f.val), ("test", f.test_set))
+    )
+    return f.support(ref), val, test
+
+
+def take_the_range_of(images: FeatureSet, adapter) -> None:
     """The released defect: divergences of test images are mapped by their own range to the cosines of val."""
     keys = adapter._log_signature(adapter.keys)
-    found = tip_x_file.divergences(adapter._log_signature(f.test_set.unit), keys)
+    found = tip_x_file.divergences(adapter._log_signature(images.unit), keys)
     adapter.ranges = [float(found.min()), float(found.max()), *adapter.ranges[2:]]
 
 
-def x_more(f: Fixtures) -> Iterator[Check]:
-    ref = f.reference("x-more", "xmore")
-    image = ref["image_logits"].log_softmax(dim=-1)
-    caption = ref["caption_logits"].log_softmax(dim=-1).logsumexp(dim=1) - math.log(16)
+def _tip_x_grid(ref: Reference) -> dict[str, tuple]:
+    """Its ends are told in words: "alpha to 50, beta 1..50, gamma to 30". The option has beta first."""
+    words, axes = ref.setting("search_scale"), ("beta", "alpha", "gamma")
+    ends = [re.search(rf"{axis} (?:to |{NUMBER}\.\.)({NUMBER})", words) for axis in axes]
+    if not all(ends):
+        raise UnreadableFixture(f"search_scale is told in unknown words: {words!r}")
+    steps = ref.setting("search_step")
+    return {"search_scale": tuple(float(end[1]) for end in ends), "search_step": tuple(steps[axis] for axis in axes)}
+
+
+@compares("x-more", "xmore")
+def x_more(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    image, captions = ref["image_logits"].log_softmax(dim=-1), ref["caption_logits"].log_softmax(dim=-1)
+    caption = captions.logsumexp(dim=1) - math.log(captions.shape[1])  # (N, C), the mean over (N, K, C)
     weights = []
     for name, log_probabilities in (("image", image), ("caption", caption)):
         found = confidence(log_probabilities)
-        weights.append(_released_weights(found))
+        weights.append(released_weights(found))
         yield ref.check(found, f"{name}_coefficient", f"confidence of the {name}")
         yield ref.check(weights[-1], f"{name}_weight", f"weight of the {name}, as released")
     scores = mixture(image, caption, *weights).exp() * (weights[0] + weights[1])[:, None]
     yield ref.check(scores, "scores", "scores, weighed as released")
 
 
-def _released_weights(confidences: Tensor) -> Tensor:
+def released_weights(confidences: Tensor) -> Tensor:
     """The released order: each confidence over the sum of all so far."""
     return confidences / confidences.abs().cumsum(dim=0)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import torch
@@ -10,25 +9,18 @@ import torch.nn.functional as F
 
 from vladapt.adapters.crops.wca import weighted_mean
 
-from .fixtures import Check, Fixtures
-
-DEVIATIONS = {
-    "wca": "crops are cut with the configured alpha 0.5 (the released code never passes it on and cuts with 0.1; "
-    "`alpha=0.1` does too); one draw of crops that follows from the seed and the pixels, in place of 20 draws out of a "
-    "pool. The fixture starts behind the crops, from their features",
-    "gc-clip": "no code is public, experimental: checked against its formula written out, drawn scenes with known "
-    "boxes, and its limits (a box around everything, the margin of the whole image)",
-}
+from .comparison import compares
+from .fixtures import Check, Fixtures, Reference
 
 
-def wca(f: Fixtures) -> Iterator[Check]:
-    ref = f.reference("wca", "wca")
+@compares("wca", "wca")
+def wca(ref: Reference, f: Fixtures) -> Iterator[Check]:
     names = F.normalize(ref["label_text_raw"], dim=-1)
     said = F.normalize(ref["description_raw"], dim=-1).split(ref["descriptions_per_class"].tolist())
-    for scale, key in ((math.exp(2.0), "class_weights"), (0.0, "class_weights_uniform")):
+    for scale, key in ((ref.setting("text_scale"), "class_weights"), (0.0, "class_weights_uniform")):
         text = torch.stack([weighted_mean(rows, name, scale) for rows, name in zip(said, names, strict=True)])
         yield ref.check(text.T, key)
-    images = weighted_mean(ref["crop_features"], ref["global_features"], math.exp(4.0))
+    images = weighted_mean(ref["crop_features"], ref["global_features"], ref.setting("image_scale"))
     yield ref.check(images, "image_embedding")
     yield ref.check(images @ ref["class_weights"], "logits")
 

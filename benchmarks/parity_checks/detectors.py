@@ -17,6 +17,7 @@ from vladapt.domains.open_vocab.modules.detectors.owlvit_heads import ClassHead,
 from vladapt.domains.open_vocab.modules.detectors.owlvit_tower import PatchTower
 from vladapt.domains.open_vocab.modules.losses.matching import BoxTargets, MatchingLoss
 
+from .comparison import compares
 from .fixtures import Check, Fixtures, Reference
 
 DEVIATIONS = {
@@ -30,11 +31,11 @@ DEVIATIONS = {
 }
 
 
+@compares("owlvit", "owlvit")
 @torch.no_grad()
-def owlvit(f: Fixtures) -> Iterator[Check]:
-    ref = f.reference("owlvit", "owlvit")
+def owlvit(ref: Reference, f: Fixtures) -> Iterator[Check]:
     with tempfile.TemporaryDirectory() as folder:
-        tower = PatchTower(f"hf:{_checkpoint(ref, Path(folder))}").eval()
+        tower = PatchTower(f"hf:{write_checkpoint(ref, Path(folder))}").eval()
         heads = published_heads(tower.backbone)
         norm, boxes = nn.LayerNorm(tower.width), PatchMLP(tower.width, 4)
         classes = ClassHead(tower.width, tower.backbone.embed_dim, masked_logit=None)
@@ -52,17 +53,9 @@ def owlvit(f: Fixtures) -> Iterator[Check]:
     yield ref.check(box_bias(grid), "box_bias")
 
 
-def detection_matching(f: Fixtures) -> Iterator[Check]:
-    ref = f.reference("detection matching", "detection_matching")
-    given = ref.given
-    loss = MatchingLoss(
-        *(given[f"{part}_cost"] for part in ("class", "bbox", "giou")),
-        *(given["weights"][part] for part in ("ce", "bbox", "giou")),
-        alpha=given["focal_alpha"],
-        gamma=given["focal_gamma"],
-        normalisation="global",
-        l1_format="cxcywh",
-    )
+@compares("detection matching", "detection_matching")
+def detection_matching(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    loss = detr_loss(ref)
     out, sizes = ref.leaves({"logits": "logits", "boxes": "boxes"}), ref["targets_per_image"].tolist()
     true = zip(ref["target_boxes"].split(sizes), ref["target_labels"].split(sizes))
     targets = [BoxTargets.of(boxes, labels, out["logits"].shape[-1]) for boxes, labels in true]
@@ -80,8 +73,21 @@ def detection_matching(f: Fixtures) -> Iterator[Check]:
     yield from ref.check_gradients(out, {"logits": "logits", "boxes": "boxes"})
 
 
-def _checkpoint(ref: Reference, folder: Path) -> Path:
-    (folder / "config.json").write_text(json.dumps(ref.given["config"]))
+def detr_loss(ref: Reference) -> MatchingLoss:
+    """Ours, as the fixture weighs it."""
+    return MatchingLoss(
+        *(ref.setting(f"{part}_cost") for part in ("class", "bbox", "giou")),
+        *(ref.setting(f"weights.{part}") for part in ("ce", "bbox", "giou")),
+        alpha=ref.setting("focal_alpha"),
+        gamma=ref.setting("focal_gamma"),
+        normalisation="global",
+        l1_format="cxcywh",
+    )
+
+
+def write_checkpoint(ref: Reference, folder: Path) -> Path:
+    """The fixture's weights, as `save_pretrained` writes them; without a tokenizer."""
+    (folder / "config.json").write_text(json.dumps(ref.setting("config")))
     weights = {name[2:]: value for name, value in ref.tensors.items() if name.startswith("w.")}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from vladapt import build_loss
 from vladapt.core.losses._feature_queue import FeatureQueue
@@ -15,89 +17,84 @@ from vladapt.core.losses.protoclip import prototype_loss
 from vladapt.core.losses.rankclip import list_mle
 from vladapt.core.training.objective import build_objective
 
-from .fixtures import Check, Fixtures
+from .comparison import compares
+from .fixtures import Check, Fixtures, Reference
 
 PAIR = {"image_features": "image", "text_features": "text"}
 WITHOUT = "binary-cross-entropy, cross-entropy, matryoshka, momentum-queue, ranking-hinge, ro-vit, silc, unicl"
-DEVIATIONS = {
-    "clip, siglip": "none; the matrix of logits is never held whole. CoCa's losses of the same fixture are not here",
-    "distill": "the similarity term has a fixture, that of open_clip, and does not differ. CLIP-KD's feature term and "
-    "DCD's are checked against their equations; DCD's released code averages before it weighs, and leaves the "
-    "teacher's scores in another order, ours does not",
-    "declip": "neighbours and the queue have fixtures. The released queue drops rows beyond its end, ours wraps: its "
-    "`bank_after_update_wrap` documents that and is not compared. SimSiam reads unit features; features of the first "
-    "text are not those of its masked form",
-    "filip": "padding never matches, tokens are chosen within the global batch by any match. The fixture is of the "
-    'reimplementation that comes with DeCLIP, met with `mask_padding=False, select="pair"`',
-    "slip": "none on one process; on several the gradient is that of the whole batch, which CLIP's part lacks there",
-    "prolip": "by default the released formulas, which mix up sigma and sigma^2, for published models were trained so "
-    "and the fixture is of them; `exact_gaussians` takes the paper's. Large terms are not left out of the step",
-    "rankclip": "equal scores keep the order of the batch (released: shuffled); a score of -1 is no padding",
-    "protoclip": "the prototype term has a fixture; heads take unit features; the term of an external language model "
-    "and the epochs with a locked image tower are left out",
-    "medclip": "none",
-    "m-flag": "divided by the size of the batch at hand (released: of the configured one); the text is read in the "
-    "shared space (paper: the first token of the last layer)",
-    "sdm": "none; the fixture's `itc`, `cmpm`, `id` and `mlm`, IRRA's other losses, are not compared",
-    "self-regulation": "none",
-    "text-anchor": "none (the fixture is CLIPFit's, its cross-entropy and weights restated)",
-    WITHOUT: "no fixture; the tests check them against equations written out, or against the library's own",
-}
 
 
-def open_clip(f: Fixtures) -> Iterator[Check]:
-    ref, names = f.reference("clip", "loss_open_clip"), {**PAIR, "logit_scale": "scale"}
+@compares("clip", "loss_open_clip")
+def clip(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    names = {**PAIR, "logit_scale": "scale"}
     yield from ref.check_loss(build_loss("clip"), names, {}, {"clip_loss": "loss"}, "clip_")
-    ref, names = f.reference("siglip", "loss_open_clip"), {**names, "logit_bias": "bias"}
-    for key in ("siglip", "siglip_chunked"):
+
+
+@compares("siglip", "loss_open_clip")
+def siglip(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    names = {**PAIR, "logit_scale": "scale", "logit_bias": "bias"}
+    for _, key in ref.keys(r"(siglip.*)_loss"):
         yield from ref.check_loss(build_loss("siglip"), names, {}, {f"{key}_loss": "loss"}, f"{key}_")
 
 
-def distill(f: Fixtures) -> Iterator[Check]:
-    ref = f.reference("distill", "loss_open_clip")
+@compares("distill", "loss_open_clip")
+def distill(ref: Reference, f: Fixtures) -> Iterator[Check]:
     given = {"teacher.image": ref["teacher_image"], "teacher.text": ref["teacher_text"], "logit_scale": ref["scale"]}
-    given["teacher.logit_scale"] = torch.tensor(20.0)
+    given["teacher.logit_scale"] = torch.tensor(float(ref.stated("distill_loss", "teacher scale")))
     loss = build_loss("distill", feature=0.0)  # the similarity term alone
     yield from ref.check_loss(loss, PAIR, given, {"distill_loss": "similarity"}, "distill_")
 
 
-def declip(f: Fixtures) -> Iterator[Check]:
-    ref = f.reference("declip", "loss_declip_filip")
-    queue = FeatureQueue(40, 64)
+@compares("declip", "loss_declip_filip")
+def declip(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    width, size = ref["bank"].shape
+    queue = FeatureQueue(size, width)
     queue.rows.copy_(ref["bank"].T)
-    yield ref.check(queue.nearest(ref["text"])[:, 0], "nn_top1_0")
-    for rank in range(3):
-        yield ref.check(queue.nearest(ref["text"], 3)[:, rank], f"nn_top3_{rank}")
+    for key, count, rank in ref.keys(r"nn_top(\d+)_(\d+)"):
+        yield ref.check(queue.nearest(ref["text"], int(count))[:, int(rank)], key)
     alone = {"clip": 0.0, "simsiam": 0.0, "masking_language": 0.0, "nn_text": 1.0}
-    loss = build_loss("declip", {"embed_dim": 64}, queue_size=40, **alone)
+    loss = build_loss("declip", {"embed_dim": width}, queue_size=size, **alone)
     loss.queue.rows.copy_(ref["bank"].T)
     given = {"image_view2": ref["image2"], "text_features": ref["text"], "text_view2": ref["text"]}
-    given["logit_scale"] = torch.tensor(ref.given["scale"])
+    given["logit_scale"] = logit_scale(ref)
     yield from ref.check_loss(loss, {"image_features": "image1"}, given, {"nn_pair_loss": "nn_text"}, "nn_pair_")
-    queue.pointer.fill_(5)
-    queue.push(ref["text"])
-    yield ref.check(queue.rows.T, "bank_after_update_ptr5")
+    for key, place in ref.keys(r"bank_after_update_ptr(\d+)"):
+        if int(place) + len(ref["text"]) > size:
+            continue  # the released queue drops what is beyond its end
+        queue.rows.copy_(ref["bank"].T)
+        queue.pointer.fill_(int(place))
+        queue.push(ref["text"])
+        yield ref.check(queue.rows.T, key)
 
 
-def filip(f: Fixtures) -> Iterator[Check]:
-    ref, names = f.reference("filip", "loss_declip_filip"), {"image_tokens": "patches", "text_tokens": "words"}
-    for top in (5, 16):
+def logit_scale(ref: Reference, name: str = "scale") -> Tensor:
+    """The one that the fixture gives, as a scalar."""
+    return torch.tensor(float(ref.setting(name)))
+
+
+@compares("filip", "loss_declip_filip")
+def filip(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    names = {"image_tokens": "patches", "text_tokens": "words"}
+    for _, top in ref.keys(r"filip_loss_top(\d+)"):
         out = ref.leaves({ours: f"filip_{theirs}" for ours, theirs in names.items()})
         mask = torch.zeros(out["text_tokens"].shape[:2], dtype=torch.bool)
         as_released = {"token_dim": 0, "mask_padding": False, "select": "pair"}
-        loss = build_loss("filip", keep=top, **as_released)({**out, "text_mask": mask})["loss"]
+        module = build_loss("filip", keep=int(top), **as_released)
+        module.log_scale.data.fill_(math.log(ref.setting("dense_scale")))
+        loss = module({**out, "text_mask": mask})["loss"]
         loss.backward()
         yield ref.check(loss, f"filip_loss_top{top}")
         for ours, theirs in names.items():
             yield ref.check(out[ours].grad, f"filip_grad_{theirs}_top{top}")
 
 
-def slip(f: Fixtures) -> Iterator[Check]:
-    ref, names = f.reference("slip", "loss_slip"), {name: name for name in ("image", "text", "aug1", "aug2")}
+@compares("slip", "loss_slip")
+def slip(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    names = {name: name for name in ("image", "text", "aug1", "aug2")}
     raw = ref.leaves(names)
     out = {ours: F.normalize(raw[theirs], dim=-1) for ours, theirs in PAIR.items()}
-    out.update(hidden_view1=raw["aug1"], hidden_view2=raw["aug2"], logit_scale=torch.tensor(ref.given["scale"]))
-    options = {name: ref.given[name] for name in ("temperature", "ssl_scale")}
+    out.update(hidden_view1=raw["aug1"], hidden_view2=raw["aug2"], logit_scale=logit_scale(ref))
+    options = {name: ref.setting(name) for name in ("temperature", "ssl_scale")}
     parts = build_loss("slip", mlp_dim=0, **options)(out)
     parts["loss"].backward()
     for key, part in {"loss": "loss", "clip_loss": "clip", "ssl_loss": "ssl"}.items():
@@ -105,16 +102,16 @@ def slip(f: Fixtures) -> Iterator[Check]:
     yield from ref.check_gradients(raw, names)
 
 
-def prolip(f: Fixtures) -> Iterator[Check]:
-    ref = f.reference("prolip", "loss_prolip")
+@compares("prolip", "loss_prolip")
+def prolip(ref: Reference, f: Fixtures) -> Iterator[Check]:
     ours = ("features", "log_variance"), ("masked", "masked_log_variance")
     theirs = [f"{side}_{part}" for side in ("image", "text") for part in ("mean", "logvar")]
     names = dict(zip([f"{side}_{part}" for side in ("image", "text") for part in ours[0]], theirs))
     masked = dict(zip([f"{side}_{part}" for side in ("image", "text") for part in ours[1]], theirs))
-    given, out = ref.given, ref.leaves(names)
-    out.update({name: ref[f"masked_{key}"] for name, key in masked.items()})
-    out.update(logit_scale=torch.tensor(given["scale"]), logit_bias=torch.tensor(given["bias"]))
     options = ("inclusion_alpha", "inclusion_alpha_occ", "vib_beta", "inclusion_loss_scale", "inclusion_loss_eps")
+    given, out = {name: ref.setting(name) for name in (*options, "scale", "bias")}, ref.leaves(names)
+    out.update({name: ref[f"masked_{key}"] for name, key in masked.items()})
+    out.update(logit_scale=logit_scale(ref), logit_bias=logit_scale(ref, "bias"))
     parts = build_loss("prolip", **{name: given[name] for name in options})(out)
     parts["loss"].backward()
     yield ref.check(parts["loss"], "total")
@@ -128,91 +125,93 @@ def prolip(f: Fixtures) -> Iterator[Check]:
     yield ref.check(pairwise_logits(*image, *text, given["scale"], given["bias"]), "logits")
     yield ref.check(inclusion_test(*image, *text, given["inclusion_loss_eps"]), "inclusion_test_i_in_t")
     leaves = ref.leaves({"mean": "image_mean", "logvar": "image_logvar"})
-    soft = inclusion_loss(*leaves.values(), *text, scale=0.05, eps=0.0)
+    strength = {name: float(ref.stated("soft_inclusion", name)) for name in ("scale", "eps")}
+    soft = inclusion_loss(*leaves.values(), *text, **strength)
     soft.backward()
     yield ref.check(soft, "soft_inclusion")
     yield from ref.check_gradients(leaves, {name: name for name in leaves}, "soft_inclusion_")
 
 
-def rankclip(f: Fixtures) -> Iterator[Check]:
-    ref = f.reference("rankclip", "loss_rankclip")
-    loss = build_loss("rankclip", lambda_in=ref.given["lambda1"], lambda_cross=ref.given["lambda2"])
-    for epoch in (1, 20, 64):
-        out = ref.leaves(PAIR)
-        scale, progress = torch.tensor(ref.given["scale"]), (epoch - 1) / (ref.given["epochs_total"] - 1)
-        parts = loss({**out, "logit_scale": scale}, progress=progress)
+@compares("rankclip", "loss_rankclip")
+def rankclip(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    loss = build_loss("rankclip", lambda_in=ref.setting("lambda1"), lambda_cross=ref.setting("lambda2"))
+    for _, epoch in ref.keys(r"loss_epoch(\d+)"):
+        out, progress = ref.leaves(PAIR), (int(epoch) - 1) / (ref.setting("epochs_total") - 1)
+        parts = loss({**out, "logit_scale": logit_scale(ref)}, progress=progress)
         parts["loss"].backward()
         yield ref.check(parts["loss"], f"loss_epoch{epoch}")
         yield ref.check(parts["clip"], f"contrastive_epoch{epoch}")
-        ranks = parts["weight"] * (parts["cross_modal"] + parts["in_modal"])
+        ranks = parts["weight"] * (loss.lambda_cross * parts["cross_modal"] + loss.lambda_in * parts["in_modal"])
         yield ref.check(ranks, f"rank_epoch{epoch}")
         for ours, theirs in PAIR.items():
             yield ref.check(out[ours].grad, f"grad_{theirs}_epoch{epoch}")
-    yield ref.check(list_mle(ref["listmle_pred"], ref["listmle_true"], eps=1e-10), "listmle")
+    yield ref.check(list_mle(ref["listmle_pred"], ref["listmle_true"], eps=loss.eps), "listmle")
 
 
-def protoclip(f: Fixtures) -> Iterator[Check]:
-    ref = f.reference("protoclip", "loss_protoclip")
-    for temperature in ("0.01", "0.1", "0.0"):
+@compares("protoclip", "loss_protoclip")
+def protoclip(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    for _, temperature in ref.keys(r"loss_t(.+)"):
         features = ref.leaves({"features": "student_features"})["features"]
-        scores = ref.given["logit_scale_student"] * features @ ref["student_centroids"].T
+        scores = ref.setting("logit_scale_student") * features @ ref["student_centroids"].T
         value = prototype_loss(scores, ref["teacher_centroids"], ref["labels"], float(temperature))
         value.backward()
         yield ref.check(value, f"loss_t{temperature}")
         yield ref.check(features.grad, f"grad_t{temperature}")
 
 
-def medclip(f: Fixtures) -> Iterator[Check]:
-    ref = f.reference("medclip", "loss_medclip")
+@compares("medclip", "loss_medclip")
+def medclip(ref: Reference, f: Fixtures) -> Iterator[Check]:
     given = {"image_findings": ref["image_labels"], "text_findings": ref["text_labels"]}
-    given["logit_scale"] = torch.tensor(1 / 0.07)
+    given["logit_scale"] = logit_scale(ref, "logit_scale").exp()  # the fixture gives its logarithm
     yield from ref.check_loss(build_loss("medclip"), PAIR, given, {"loss": "loss"})
     given.update({ours: ref[theirs] for ours, theirs in PAIR.items()})
     loss = build_loss("medclip", augmented_text=True)
     yield from ref.check_loss(loss, {"text_view2": "aug_text"}, given, {"loss_with_aug": "loss"})
 
 
-def m_flag(f: Fixtures) -> Iterator[Check]:
-    ref = f.reference("m-flag", "loss_mflag")
-    for function, key, names in (
-        (orthogonal_loss, "orthogonal_loss", ("latent",)),
-        (align_loss, "align_loss", ("image_projection", "text_projection")),
+@compares("m-flag", "loss_mflag")
+def m_flag(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    for function, key, names, options in (
+        (orthogonal_loss, "orthogonal_loss", ("latent",), (ref.setting("off_diagonal_weight"),)),
+        (align_loss, "align_loss", ("image_projection", "text_projection"), ()),
     ):
         leaves = ref.leaves({name: name for name in names})
-        value = function(*leaves.values())
+        value = function(*leaves.values(), *options)
         value.backward()
         yield ref.check(value, key)
         yield from ref.check_gradients(leaves, {name: name for name in names})
 
 
-def sdm(f: Fixtures) -> Iterator[Check]:
-    ref = f.reference("sdm", "loss_irra")
-    loss = build_loss("sdm", logit_scale=ref.given["scale"], factor=ref.given["factor"])
+@compares("sdm", "loss_irra")
+def sdm(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    loss = build_loss("sdm", logit_scale=ref.setting("scale"), factor=ref.setting("factor"))
     for key, further in (("sdm", {}), ("sdm_imageid", {"image_ids": ref["image_id"]})):
         yield from ref.check_loss(loss, PAIR, {"labels": ref["pid"], **further}, {key: "loss"}, f"{key}_")
 
 
-def self_regulation(f: Fixtures) -> Iterator[Check]:
+@compares("self-regulation", "promptsrc")
+def self_regulation(ref: Reference, f: Fixtures) -> Iterator[Check]:
     """Of the first of PromptSRC's steps."""
-    ref = f.reference("self-regulation", "promptsrc")
     teacher, classes = ref["zero_shot_image_features"], F.normalize(ref["teacher_text_raw"], dim=-1)
     out = {name: ref[name] for name in ("logits", "labels", "image_features")}
     out.update({"class_features": ref["text_features"], "teacher.image": teacher, "teacher.class_features": classes})
-    out["teacher.logit_scale"] = f.backbone.logit_scale.detach()
+    out["teacher.logit_scale"] = f.backbone(ref).logit_scale.detach()
     yield ref.check(out["teacher.logit_scale"] * teacher @ classes.T, "zero_shot_logits")
     cross_entropy = build_loss("cross-entropy")(out)["loss"]
     yield ref.check(cross_entropy, "ce")
-    total = torch.stack([cross_entropy + build_loss("self-regulation")(out)["loss"], *ref["losses"][1:]])
+    weights = {part: ref.setting(f"{part}_loss_weight") for part in ("image", "text")}
+    regulation = build_loss("self-regulation", **weights)(out)["loss"]
+    total = torch.stack([cross_entropy + regulation, *ref["losses"][1:]])
     yield ref.check(total, "losses", "loss of the first step", where=torch.arange(len(total)) == 0)
 
 
-def text_anchor(f: Fixtures) -> Iterator[Check]:
-    ref = f.reference("text-anchor", "loss_clipfit")
+@compares("text-anchor", "loss_clipfit")
+def text_anchor(ref: Reference, f: Fixtures) -> Iterator[Check]:
     text = ref["text_features"].requires_grad_()
     unit, frozen = F.normalize(text, dim=-1), F.normalize(ref["frozen_text_features"], dim=-1)
     out = {"class_features": unit, "teacher.class_features": frozen, "labels": ref["labels"]}
-    out["logits"] = 30.0 * ref["image_features"] @ unit.T
-    parts = build_objective({"cross-entropy": 1.0, "text-anchor": 8.0}, {})(out)
+    out["logits"] = ref.setting("scale") * ref["image_features"] @ unit.T
+    parts = build_objective({"cross-entropy": 1.0, "text-anchor": float(ref.setting("lambda_"))}, {})(out)
     parts["loss"].backward()
     yield ref.check(parts["text-anchor"], "similarity_term")
     yield ref.check(parts["loss"], "loss")
@@ -220,6 +219,6 @@ def text_anchor(f: Fixtures) -> Iterator[Check]:
 
 
 GROUPS = (
-    open_clip, distill, declip, filip, slip, prolip, rankclip, protoclip, medclip, m_flag, sdm, self_regulation,
+    clip, siglip, distill, declip, filip, slip, prolip, rankclip, protoclip, medclip, m_flag, sdm, self_regulation,
     text_anchor,
 )  # fmt: skip

@@ -8,15 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import vladapt
-import vladapt.domains.open_vocab
+import vladapt.domains.open_vocab  # noqa: F401 (the operators, before modules of mmseg ask for them)
 from vladapt.domains.open_vocab.modules.segmentors.attention_heads import split_heads, until_last
 from vladapt.domains.open_vocab.modules.segmentors.cliper_features import ATTENTIONS, FUSED, layer_features
 from vladapt.domains.open_vocab.modules.segmentors.maskclip import deny_unlikely, smooth_by_keys, value_features
 from vladapt.domains.open_vocab.modules.segmentors.proxyclip import proxied_features
 from vladapt.domains.open_vocab.modules.segmentors.sclip import correlative_tokens, correlative_weights
 
-from .fixtures import Check, Fixtures
+from .comparison import compares
+from .fixtures import Check, Fixtures, Reference
 
 DEVIATIONS = {
     "maskclip": "keys are compared by their cosines in key smoothing; the released code makes each channel unit over "
@@ -30,21 +30,24 @@ DEVIATIONS = {
 }
 
 
+@compares("maskclip", "dense_maskclip")
 @torch.no_grad()
-def maskclip(f: Fixtures) -> Iterator[Check]:
-    ref = f.reference("maskclip", "dense_maskclip")
-    features, keys = value_features(_tower(f), ref["pixels"])
+def maskclip(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    features, keys = value_features(f.backbone(ref, "tiny_vit_mh"), ref["pixels"])
     logits = torch.einsum("bdhw,qd->bqhw", F.normalize(features, dim=1), ref["text"])
+    temperature = ref.setting("temperature")
     yield ref.check(features, "dense_features")
     yield ref.check(keys, "key_tokens")
     yield ref.check(logits, "logits")
-    yield ref.check(deny_unlikely(logits, ref.given["pd_thresh"]), "logits_prompt_denoise")
-    yield ref.check(smooth_by_keys(logits, keys, ref.given["ks_thresh"], released=True), "logits_key_smooth")
+    yield ref.check(deny_unlikely(logits, ref.setting("pd_thresh"), temperature), "logits_prompt_denoise")
+    smoothed = smooth_by_keys(logits, keys, ref.setting("ks_thresh"), temperature, released=True)
+    yield ref.check(smoothed, "logits_key_smooth")
 
 
+@compares("sclip", "dense_sclip")
 @torch.no_grad()
-def sclip(f: Fixtures) -> Iterator[Check]:
-    ref, tower = f.reference("sclip", "dense_sclip"), _tower(f)
+def sclip(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    tower = f.backbone(ref, "tiny_vit_mh")
     x, last = correlative_tokens(tower, ref["pixels"]), tower.blocks("image")[-1]
     query, key, _ = split_heads(last, last.ln_1(until_last(tower, ref["pixels"])))
     visual = tower.model.visual
@@ -53,29 +56,24 @@ def sclip(f: Fixtures) -> Iterator[Check]:
     yield ref.check(correlative_weights(query, key), "csa_attention_last")
 
 
+@compares("proxyclip", "dense_proxyclip")
 @torch.no_grad()
-def proxyclip(f: Fixtures) -> Iterator[Check]:
-    ref, tower = f.reference("proxyclip", "dense_proxyclip"), _tower(f)
-    for grid in ("native", "upsampled"):
-        for beta, gamma in zip(ref.given["beta"], ref.given["gamma"]):
-            pixels, proxy = ref[f"{grid}_pixels"], ref[f"{grid}_external"]
-            ours = proxied_features(tower, pixels, proxy, beta=beta, gamma=gamma, over_batch=True)
-            yield ref.check(_rows(ours), f"{grid}_out_b{beta}_g{gamma}")
+def proxyclip(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    for key, grid, beta, gamma in ref.keys(r"(.+)_out_b(.+)_g(.+)"):
+        pixels, proxy = ref[f"{grid}_pixels"], ref[f"{grid}_external"]
+        strength = {"beta": float(beta), "gamma": float(gamma)}
+        ours = proxied_features(f.backbone(ref, "tiny_vit_mh"), pixels, proxy, over_batch=True, **strength)
+        yield ref.check(_rows(ours), key)
 
 
+@compares("cliper", "dense_cliper")
 @torch.no_grad()
-def cliper(f: Fixtures) -> Iterator[Check]:
-    ref, tower = f.reference("cliper", "dense_cliper"), _tower(f)
+def cliper(ref: Reference, f: Fixtures) -> Iterator[Check]:
     for attention in (FUSED, *ATTENTIONS):
-        features, weights = layer_features(tower, ref["pixels"], attention, released=True)
+        features, weights = layer_features(f.backbone(ref, "tiny_vit_mh"), ref["pixels"], attention, released=True)
         name = "fused_attn" if attention == FUSED else attention.replace("-", "_")
         yield ref.check(features, f"features_{name}")
         yield ref.check(weights, f"attention_{name}")
-
-
-def _tower(f: Fixtures):
-    weights = f.folder / "tiny_vit_mh.safetensors"
-    return vladapt.load_backbone(f"open_clip:{weights.with_suffix('.json')}@{weights}", device="cpu")
 
 
 def _rows(features: Tensor) -> Tensor:

@@ -8,76 +8,66 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vladapt import FeatureSet, build_adapter
+from vladapt import FeatureSet, TextClassifier, build_adapter
 from vladapt.adapters.transductive._mixture import Queries, Shots, Solution, first_mixture, solve
 from vladapt.adapters.transductive._neighbours import Links, mutual_links, nearest
 
-from .fixtures import Check, Fixtures
+from .comparison import compares
+from .fixtures import Check, Fixtures, Reference
 
-SETTING = {"inner_iterations": 5, "temperature": 50.0}
-GAMMAS = (0.002, 0.01, 0.02, 0.2)
-DEVIATIONS = {
-    "transclip": "each gamma starts anew (released: from the end of the gamma before); a shot keeps its nearest image "
-    "(released: drops it as if it were itself); z of shots and images is in the order of the links. The released "
-    "few-shot code multiplies rows (support, queries) by rows (queries, support), and its few-shot numbers "
-    "(`fs16_`, `fs1_`) are met only by our solver with these mixed-up links and carried-over starts put in by hand; "
-    "with links in order ours is more accurate on the same 16 shots. Zero-shot numbers are met as they are",
-}
+PUBLISHED = build_adapter("transclip")
+"""For what the fixture does not say: the temperature of the likelihood, and how many images a first mean is made of."""
 
 
-def zero_shot(f: Fixtures) -> Iterator[Check]:
-    ref = f.reference("transclip", "transclip")
-    images = FeatureSet(f.test_set.features)
-    adapter = build_adapter("transclip", mode="zero-shot")
-    adapter.fit(images, f.text, unlabeled=images)
+@compares("transclip", "transclip")
+def zero_shot(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    images, neighbours = FeatureSet(f.test_set.features), ref.setting("n_neighbors")
+    adapter = build_adapter(
+        "transclip",
+        mode="zero-shot",
+        text_weight=ref.setting("lambda_zs"),
+        n_neighbors=neighbours,
+        iterations=ref.setting("max_iter"),
+        inner_iterations=ref.setting("inner_iter"),
+    )
+    text = TextClassifier(f.common["text_features"], logit_scale=ref.setting("temperature"))  # as the fixture calls it
+    adapter.fit(images, text, unlabeled=images)
     yield ref.check(adapter.logits(images).exp(), "zs_z", "zero-shot z")
     yield ref.check(adapter.means, "zs_mu", "zero-shot means")
     yield ref.check(adapter.variance, "zs_var", "zero-shot variance")
     yield ref.check(f.accuracy(adapter), "zs_accuracy", "zero-shot accuracy")
-    logits, links = _logits(f), mutual_links(images.features, 3)
-    queries = Queries(images.features, logits.log_softmax(dim=1), links)
-    start = Solution(logits.softmax(dim=1), first_mixture(images.features, logits, 8))
-    for iterations in (0, 1):
-        found = solve(queries, start, None, iterations=iterations, **SETTING).assignments
-        yield ref.check(found, f"zs_z_iter{iterations}", f"zero-shot z, iteration {iterations}")
+    logits, links = _text_logits(ref, f), mutual_links(images.features, neighbours)
+    queries = Queries(images.features, ref.setting("lambda_zs") * logits.log_softmax(dim=1), links)
+    start = Solution(logits.softmax(dim=1), first_mixture(images.features, logits, PUBLISHED.confident_images))
+    for key, number in ref.keys(r"zs_z_iter(\d+)"):
+        found = solve(queries, start, None, iterations=int(number), **_solving(ref)).assignments
+        yield ref.check(found, key, f"zero-shot z, iteration {number}")
     # Ours is the sum of the reference's matrix and its transpose, over twice the number of neighbours.
     theirs = ref["zs_affinity"]
-    ours = 6 * links.spread(torch.eye(len(theirs)))
+    ours = 2 * neighbours * links.spread(torch.eye(len(theirs)))
     yield ref.check(ours - theirs.T, "zs_affinity", "affinity")
 
 
-def _logits(f: Fixtures) -> Tensor:
-    return 100 * f.test_set.features @ f.text.weights.T
-
-
-def _as_released(f: Fixtures, shots: FeatureSet, labels: Tensor) -> Queries:
-    """What the released code links to what: row r of its matrix, over (shots, queries), meets row r of z, over
-    (queries, shots), whoever that is; and each shot has lost its nearest query, as if that were itself."""
-    features, count = f.test_set.features, len(f.test_set)
-    cosines, index = nearest(torch.cat([shots.features, features]), features, 4)
-    affinity = torch.zeros(len(shots) + count, count).scatter_(1, index[:, 1:], cosines[:, 1:])
-    dense = (affinity[:count] + affinity[:count].T) / 6
-    rows, columns = dense.nonzero().T
-    pull = 0.5 * _logits(f).log_softmax(dim=1) + affinity[count:].T @ labels / 6
-    return Queries(features, pull, Links.of(rows, columns, dense[rows, columns], count))
-
-
-def few_shot_as_released(f: Fixtures) -> Iterator[Check]:
-    for shots in (16, 1):
-        ref, name = f.reference("transclip", "transclip"), f"fs{shots}"
-        support = f.supports[shots]
-        labels = F.one_hot(support.labels, 10).float()
+@compares("transclip", "transclip")
+def few_shot_as_released(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    for _, name in ref.keys(r"(fs\d+)_val_index"):
+        shots = int(name.removeprefix("fs"))
+        support = f.support_of(shots)
+        labels = F.one_hot(support.labels, len(f.text)).float()
         val = f.val.select(ref[f"{name}_val_index"])
         closest = nearest(val.features, f.test_set.features, 1)[1][:, 0]
-        queries, logits = _as_released(f, support, labels), _logits(f)
-        first = first_mixture(f.test_set.features, logits, 8, Shots(support.features, labels, 0.0))
+        features, logits = f.test_set.features, _text_logits(ref, f)
+        strength = (ref.setting("n_neighbors"), ref.setting("lambda_fs"))
+        queries = released_links(features, logits, support.features, labels, *strength)
+        shown = Shots(support.features, labels, 0.0)
+        first = first_mixture(features, logits, PUBLISHED.confident_images, shown)
         solution = Solution(logits.softmax(dim=1), first)
-        updated = solve(queries, solution, None, iterations=0, **SETTING)
+        updated = solve(queries, solution, None, iterations=0, **_solving(ref))
         yield ref.check(updated.assignments, f"{name}_z_iter0", f"{shots} shots, first z")
         found = []
-        for i, gamma in enumerate(GAMMAS):
-            given = Shots(support.features, labels, SETTING["temperature"] * gamma)
-            solution = solve(queries, solution, given, iterations=10, **SETTING)
+        for i, gamma in enumerate(ref.setting("gammas")):
+            given = Shots(support.features, labels, PUBLISHED.temperature * gamma)
+            solution = solve(queries, solution, given, iterations=ref.setting("max_iter"), **_solving(ref))
             yield ref.check(solution.assignments, f"{name}_z_gamma{i}", f"{shots} shots, z at gamma {gamma}")
             guess = solution.assignments.argmax(dim=1)
             right = [(guess[closest] == val.labels).float().mean(), (guess == f.test_set.labels).float().mean()]
@@ -86,6 +76,38 @@ def few_shot_as_released(f: Fixtures) -> Iterator[Check]:
         yield ref.check(solution.mixture.variance, f"{name}_var", f"{shots} shots, variance")
         best = max(found, key=lambda pair: pair[0])
         yield ref.check(100 * best[1], f"{name}_accuracy_at_best_val", f"{shots} shots, accuracy")
+
+
+def _text_logits(ref: Reference, f: Fixtures) -> Tensor:
+    """(Q, C). What cosines are multiplied by is the fixture's temperature."""
+    return ref.setting("temperature") * f.test_set.features @ f.text.weights.T
+
+
+def _solving(ref: Reference) -> dict:
+    return {"inner_iterations": ref.setting("inner_iter"), "temperature": PUBLISHED.temperature}
+
+
+def released_links(
+    features: Tensor, logits: Tensor, shots: Tensor, labels: Tensor, neighbours: int, text_weight: float
+) -> Queries:
+    """What the released code links to what: row r of its matrix, over (shots, queries), meets row r of z, over
+    (queries, shots), whoever that is; and each shot has lost its nearest query, as if that were itself.
+
+    Args:
+        features: (Q, D) unit rows of the queries.
+        logits: (Q, C) of the text.
+        shots: (S, D) unit rows.
+        labels: (S, C) one-hot.
+        neighbours: of each row.
+        text_weight: of the text's predictions.
+    """
+    count = len(features)
+    cosines, index = nearest(torch.cat([shots, features]), features, 1 + neighbours)
+    affinity = torch.zeros(len(shots) + count, count).scatter_(1, index[:, 1:], cosines[:, 1:])
+    dense = (affinity[:count] + affinity[:count].T) / (2 * neighbours)
+    rows, columns = dense.nonzero().T
+    pull = text_weight * logits.log_softmax(dim=1) + affinity[count:].T @ labels / (2 * neighbours)
+    return Queries(features, pull, Links.of(rows, columns, dense[rows, columns], count))
 
 
 GROUPS = (zero_shot, few_shot_as_released)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -24,7 +25,7 @@ from .options import (
 from .printing import print_json, reporter, say, say_skipped
 
 
-def register(app: typer.Typer) -> None:
+def register(app: typer.Typer, arguments: Sequence[str]) -> None:
     """Add these commands to the app, in the order of `vladapt --help`."""
     app.command()(embed)
 
@@ -42,6 +43,9 @@ def embed(
     amp: Amp = None,
     batch_size: BatchSize = None,
     workers: Workers = None,
+    parts: Annotated[
+        bool, typer.Option("--parts", help="Write the features of each frame, slice or window of a sample too.")
+    ] = False,
     sets: Sets = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -53,7 +57,8 @@ def embed(
     from ..engine.embed import embed as engine_embed
 
     flags = data_flags(domain, task, data, None, backbone, device, amp, batch_size, workers, None)
-    written = engine_embed(recipe_of(None, None, sets, flags), out, images=images or (), reporter=reporter())
+    recipe = recipe_of(None, None, sets, flags)
+    written = engine_embed(recipe, out, images=images or (), parts=parts, reporter=reporter())
     if as_json:
         print_json({**vars(written), "skipped": [list(pair) for pair in written.skipped]})
         return

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import typer
 
+from .domain_options import with_domain_options
 from .options import (
     AdapterName,
     Amp,
@@ -29,6 +31,7 @@ from .options import (
     data_flags,
     names,
     numbers,
+    reading_of,
     recipe_of,
     resource_flags,
     resources_of,
@@ -36,11 +39,11 @@ from .options import (
 from .printing import print_json, reporter, say, say_skipped, show_table
 
 
-def register(app: typer.Typer) -> None:
+def register(app: typer.Typer, arguments: Sequence[str]) -> None:
     """Add these commands to the app, in the order of `vladapt --help`."""
-    app.command()(fit)
+    app.command()(with_domain_options(fit, arguments))
     app.command("eval")(evaluate)
-    app.command()(predict)
+    app.command()(with_domain_options(predict, arguments))
     app.command()(compare)
 
 
@@ -52,16 +55,27 @@ def fit(
     adapter: AdapterName = None,
     loss: Annotated[
         list[str] | None,
-        typer.Option(help="Loss, for adapters that let it be chosen: NAME or NAME=WEIGHT. Repeatable."),
+        typer.Option(metavar="NAME[=WEIGHT]", help="Loss, for adapters that let it be chosen. Repeatable."),
     ] = None,
-    shots: Annotated[int | None, typer.Option(help="Labelled images per class.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Fixes the draw of the shots and all else that is random.")] = None,
+    shots: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Labelled images per class; by default 16, all for a config, 0 for none."),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Fixes the draw of the shots and all else that is random; by default 1."),
+    ] = None,
     backbone: Backbone = None,
     device: Device = None,
     amp: Amp = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs, for adapters that train.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(metavar="N", help="Epochs, for adapters that train; by default the published number.")
+    ] = None,
     batch_size: BatchSize = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate, for adapters that train.")] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(metavar="RATE", help="Learning rate, for adapters that train; by default the published one."),
+    ] = None,
     workers: Workers = None,
     recipe: RecipeName = None,
     config: ConfigFile = None,
@@ -78,7 +92,10 @@ def fit(
     ] = None,
     generic: Annotated[
         str | None,
-        typer.Option(help="Class folders of generic images, to see what trained towers forget; drawings by default."),
+        typer.Option(
+            metavar="DIR",
+            help="Class folders of generic images, to see what trained towers forget; drawings by default.",
+        ),
     ] = None,
     out: Out = None,
     resume: Annotated[
@@ -91,6 +108,7 @@ def fit(
     ] = None,
     as_json: Json = False,
     debug: Debug = False,
+    of_domain: Mapping[str, str] | None = None,
 ) -> None:
     """Adapt a model to a data set and write a run with a report.
 
@@ -101,6 +119,7 @@ def fit(
     flags = {
         **data_flags(domain, task, data, features, backbone, device, amp, batch_size, workers, classes),
         **resource_flags(resource),
+        **(of_domain or {}),
         "adapter.name": adapter,
         "adapter.loss": ",".join(loss) if loss else None,
         "adapter.epochs": epochs,
@@ -125,7 +144,8 @@ def _show(result) -> None:
     """Scores, what was chosen, and where the run lies."""
     from ..runtime.words import choice
 
-    show_table(result.task.table(result.metrics))
+    if result.metrics.get("adapted"):  # rows without labels have no scores
+        show_table(result.task.table(result.metrics))
     say(result.task.verdict(result.metrics))
     say(choice(result.report))
     for note in result.notes:
@@ -134,7 +154,8 @@ def _show(result) -> None:
     if result.encoded or result.from_store:
         say(f"Features: {result.encoded} images encoded, {result.from_store} from the store.")
     say(f"Run:    {result.run}")
-    say(f"Report: {result.run / 'report.html'}")
+    if (report := result.run / "report.html").is_file():  # rows without labels have nothing to report
+        say(f"Report: {report}")
 
 
 def evaluate(
@@ -191,6 +212,7 @@ def predict(
     ] = None,
     as_json: Json = False,
     debug: Debug = False,
+    of_domain: Mapping[str, str] | None = None,
 ) -> None:
     """Classify new images with a run, or find things in them.
 
@@ -207,6 +229,7 @@ def predict(
         batch_size=batch_size,
         workers=workers,
         resources=resources_of(resource),
+        reading=reading_of(of_domain),
         classes=classes,
         out=out,
         reporter=reporter(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -10,7 +11,7 @@ from .options import Debug, Json, Sets, recipe_of
 from .printing import print_json, say, show_table
 
 
-def register(app: typer.Typer) -> None:
+def register(app: typer.Typer, arguments: Sequence[str]) -> None:
     """Add these commands to the app, in the order of `vladapt --help`."""
     app.command("list")(list_names)
     app.command()(show)

@@ -2,58 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 
 from ..contracts.errors import ConfigError
 
-Domain = Annotated[str | None, typer.Option(help="Domain plug-in (`vladapt list domains`).")]
-Task = Annotated[str | None, typer.Option(help="Task of the domain; its first one by default.")]
-Data = Annotated[str | None, typer.Option(help="Data set: a folder or file, or `sample`.")]
-Features = Annotated[str | None, typer.Option(help="Features file (.safetensors, .npz) instead of images.")]
-AdapterName = Annotated[str | None, typer.Option(help="Method (`vladapt list adapters`).")]
-Backbone = Annotated[
-    str | None, typer.Option(help="embedded, open_clip:<arch>/<tag>, open_clip:<arch>@<file>, hf:<id>")
+Domain = Annotated[str | None, typer.Option(metavar="NAME", help="Domain plug-in (`vladapt list domains`).")]
+Task = Annotated[str | None, typer.Option(metavar="NAME", help="Task of the domain; by default its first one.")]
+Data = Annotated[
+    str | None, typer.Option(metavar="PATH", help="Data set: a folder or file; by default `sample`, the domain's own.")
 ]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
-Amp = Annotated[str | None, typer.Option(help="Mixed precision of the backbone: bf16 or fp16.")]
+Features = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Features file (.safetensors, .npz) instead of images.")
+]
+AdapterName = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Method (`vladapt list adapters`); by default the domain's, tip-adapter."),
+]
+Backbone = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SPEC",
+        help="embedded (the default), open_clip:<arch>/<tag>, open_clip:<arch>@<file>, hf:<id>, or a folder or file "
+        "of a trained one.",
+    ),
+]
+Device = Annotated[str | None, typer.Option(metavar="NAME", help="auto (the default), cpu, cuda, cuda:1, ...")]
+Amp = Annotated[
+    str | None, typer.Option(metavar="bf16|fp16", help="Mixed precision of the backbone; by default full precision.")
+]
 Workers = Annotated[
-    int | None, typer.Option(help="Threads that decode images; processes, for adapters that train towers.")
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Threads that decode images, by default one per core; processes, for adapters that train towers.",
+    ),
 ]
 BatchSize = Annotated[
     int | None,
     typer.Option(
-        help="Images at once through the backbone; measured by default. For adapters that train towers: images of a "
-        "training step, over all processes."
+        metavar="N",
+        help="Images at once through the backbone; by default measured. For adapters that train towers: images per "
+        "training step, over all processes.",
     ),
 ]
-RecipeName = Annotated[str | None, typer.Option(help="Packaged recipe (`vladapt list recipes`).")]
-ConfigFile = Annotated[str | None, typer.Option(help="A recipe file of your own (.py, .json, .yaml).")]
-Sets = Annotated[list[str] | None, typer.Option("--set", help="key=value, for instance adapter.alpha=2. Repeatable.")]
+RecipeName = Annotated[str | None, typer.Option(metavar="NAME", help="Packaged recipe (`vladapt list recipes`).")]
+ConfigFile = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Recipe file of your own (.py, .json, .yaml), or an mmengine config."),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any option, for instance adapter.alpha=2. Repeatable."),
+]
 Resource = Annotated[
     list[str] | None,
     typer.Option(
         "--resource",
-        help="NAME=PATH of what some methods need besides images: descriptions, captions, boxes, support-folder, "
-        "synonyms, ctx (a run that learned one); further-backbones=SPEC,SPEC. Repeatable.",
+        metavar="NAME=PATH",
+        help="What some methods need besides images: descriptions, captions, boxes, support-folder, synonyms, ctx (a "
+        "run that learned one); further-backbones=SPEC,SPEC. Repeatable.",
     ),
 ]
 Classes = Annotated[
     str | None,
     typer.Option(
-        help="base, new, a,b,c or a text file with one class a line; in open-vocab also a JSON of descriptions."
+        metavar="NAMES",
+        help="base, new, a,b,c or a text file with one class per line; in open-vocab also a JSON of descriptions. By "
+        "default all.",
     ),
 ]
 NewClasses = Annotated[
     str | None,
     typer.Option(
-        "--classes", help="Other names to look for, for detection and segmentation: a,b,c, or a .txt or .json file."
+        "--classes",
+        metavar="NAMES",
+        help="Other names to look for, for detection and segmentation: a,b,c, or a .txt or .json file.",
     ),
 ]
 OPTIONAL_VALUES = {"--novel": "rest"}
-Out = Annotated[str | None, typer.Option(help="Where to write.")]
+Out = Annotated[str | None, typer.Option(metavar="DIR", help="Where to write; by default `runs`.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")]
 
@@ -104,6 +134,18 @@ def resource_flags(given: list[str] | None) -> dict[str, Any]:
     found = resources_of(given)
     flags = {"descriptions": found.pop("descriptions", None)}
     return {**flags, **{f"resources.{name}": value for name, value in found.items()}}
+
+
+def reading_of(of_domain: Mapping[str, str] | None) -> dict[str, str]:
+    """{"data.window": "lung"} -> {"window": "lung"}: what a domain's reader is told when a run or an index is used.
+
+    Raises:
+        ConfigError: an option that is not of a reader.
+    """
+    for key in of_domain or {}:
+        if not key.startswith("data."):
+            raise ConfigError(f"--{key.replace('_', '-')}: belongs to a fit; omit it")
+    return {key.removeprefix("data."): value for key, value in (of_domain or {}).items()}
 
 
 def names(text: str | None) -> list[str] | None:

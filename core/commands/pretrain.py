@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -10,7 +11,7 @@ from .options import Backbone, Debug, Device, Json, Sets
 from .printing import print_json, reporter, say, say_skipped, show_table
 
 
-def register(app: typer.Typer) -> None:
+def register(app: typer.Typer, arguments: Sequence[str]) -> None:
     """Add the command to the app."""
     app.command()(pretrain)
 

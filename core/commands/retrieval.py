@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import typer
 
-from .options import Amp, Backbone, BatchSize, Debug, Device, Domain, Json, Sets, Task, Workers, data_flags, recipe_of
+from .domain_options import with_domain_options
+from .options import (
+    Amp,
+    Backbone,
+    BatchSize,
+    Debug,
+    Device,
+    Domain,
+    Json,
+    Sets,
+    Task,
+    Workers,
+    data_flags,
+    reading_of,
+    recipe_of,
+)
 from .printing import print_json, reporter, say, say_skipped, show_table
 
 
-def register(app: typer.Typer) -> None:
+def register(app: typer.Typer, arguments: Sequence[str]) -> None:
     """Add these commands to the app, in the order of `vladapt --help`."""
-    app.command()(index)
-    app.command()(search)
+    app.command()(with_domain_options(index, arguments))
+    app.command()(with_domain_options(search, arguments))
 
 
 def index(
@@ -36,6 +52,7 @@ def index(
     sets: Sets = None,
     as_json: Json = False,
     debug: Debug = False,
+    of_domain: Mapping[str, str] | None = None,
 ) -> None:
     """Encode images, or texts, once, so that `vladapt search` finds them.
 
@@ -44,6 +61,7 @@ def index(
     from ..engine.index import index as engine_index
 
     flags = data_flags(domain, task, None, None, backbone, device, amp, batch_size, workers, None)
+    flags.update(of_domain or {})
     made = engine_index(
         recipe_of(None, None, sets, flags), out, images=images or (), texts=texts, kind=kind, reporter=reporter()
     )
@@ -72,6 +90,7 @@ def search(
     device: Device = None,
     as_json: Json = False,
     debug: Debug = False,
+    of_domain: Mapping[str, str] | None = None,
 ) -> None:
     """Search an index by words, by an image, or by both.
 
@@ -81,7 +100,15 @@ def search(
     from .tables import hits_table
 
     found = engine_search(
-        index, query, image=image, weight=weight, top=top, html=html, backbone=backbone, device=device or "auto"
+        index,
+        query,
+        image=image,
+        weight=weight,
+        top=top,
+        html=html,
+        backbone=backbone,
+        device=device or "auto",
+        reading=reading_of(of_domain),
     )
     if as_json:
         print_json({**vars(found), "hits": found.rows()})

@@ -7,12 +7,17 @@ __getattr__, __dir__ = lazy_exports(
     {
         "adapter": "NEEDS Adapter Batch FitReport require",
         "backbone": "CAPABILITIES Backbone Block normalized",
-        "domain": "SPLITS Decoded Domain DomainData Evaluation Item check_items",
+        "domain": "SPLITS Decoded Domain DomainData Evaluation Item Reading check_items",
         "errors": "CapabilityError ConfigError DataError UnknownNameError VladaptError",
         "finding": "Finding",
         "features": "PRE_PROJECTION PROJECTED FeatureSet",
         "images": "TrainingImages TrainingPlace",
         "loss": "Loss",
+        "metric": "Metric",
+        "options": "option",
+        "recipe": "Recipe",
+        "task": "Axes Contest FitResult Task Use",
+        "outputs": "Output",
         "text": "TextClassifier",
     },
 )

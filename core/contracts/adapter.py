@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .errors import CapabilityError, ConfigError
-from .features import FeatureSet
+from .features import FeatureSet, all_there
 from .options import settle
 from .resources import REQUIRED
 from .text import TextClassifier
@@ -26,6 +26,7 @@ NEEDS = frozenset(
     {
         "features",
         "raw_features",
+        "parts",
         "views",
         "pre_projection",
         "text_encoder",
@@ -61,6 +62,9 @@ class Batch:
         boxes: B lists of what a detector found in each image.
         transform: decoded image or a part of it -> pixels (3, S, S), as `features` were made; by default the
             backbone's own preprocessing.
+        parts: (B, T, D) float32, not normalised: features of the parts of each sample, in their order, zero where there
+            is none. `features` is their mean.
+        parts_mask: (B, T) bool, True where there is a part; by default all are there.
     """
 
     features: Tensor | None = None
@@ -71,6 +75,12 @@ class Batch:
     further: tuple[Tensor, ...] | None = None
     boxes: Sequence[Sequence[Detection]] | None = None
     transform: Callable[[Any], Tensor] | None = None
+    parts: Tensor | None = None
+    parts_mask: Tensor | None = None
+
+    def __post_init__(self):
+        if self.parts is not None and self.parts_mask is None:
+            object.__setattr__(self, "parts_mask", all_there(self.parts))
 
     @property
     def unit(self) -> Tensor:
@@ -79,13 +89,20 @@ class Batch:
             raise CapabilityError("this batch carries no features; pass Batch(features=...)")
         return torch.nn.functional.normalize(self.features.float(), dim=-1)
 
+    @property
+    def unit_parts(self) -> Tensor:
+        """(B, T, D), the parts with rows of unit length, zero where there is no part."""
+        if self.parts is None:
+            raise CapabilityError("this batch carries no parts; pass Batch(parts=..., parts_mask=...)")
+        return torch.nn.functional.normalize(self.parts.float(), dim=-1)
+
     @classmethod
     def of(cls, value: Batch | FeatureSet | Tensor) -> Batch:
         """A bare (B, D) tensor or a FeatureSet counts as a batch of features."""
         if isinstance(value, Batch):
             return value
         if isinstance(value, FeatureSet):
-            return cls(features=value.features, ids=value.ids)
+            return cls(features=value.features, ids=value.ids, parts=value.parts, parts_mask=value.parts_mask)
         return cls(features=value)
 
 
@@ -132,6 +149,7 @@ class Adapter(ABC):
         passing: names of options that change speed and memory but no result.
         experimental: what of the method is ours, where its formula is not public; "" where it is. A note of the fit.
         trained: names of the state's tensors that gradient descent made; a fit that trains others counts them itself.
+        differs: where it differs, on purpose, from the authors' released code; docs/parity.md tells it.
         can: what it does besides, a subset of `ABILITIES`.
         packages: package that it imports -> the extra of this project that brings it.
 
@@ -154,15 +172,16 @@ class Adapter(ABC):
     passing: ClassVar[frozenset[str]] = frozenset()
     trained: ClassVar[tuple[str, ...]] = ()
     experimental: ClassVar[str] = ""
+    differs: ClassVar[str] = ""
     can: ClassVar[frozenset[str]] = frozenset()
     packages: ClassVar[Mapping[str, str]] = {}
 
     def __post_init__(self):
-        settle(self, type(self).name)
+        settle(self, f"adapter '{self.name}'" if self.name else type(self).__name__)
 
     def fit(
         self,
-        support: FeatureSet,
+        support: FeatureSet | None,
         classifier: TextClassifier,
         *,
         val: FeatureSet | None = None,
@@ -174,7 +193,8 @@ class Adapter(ABC):
         """Learn from labelled support features.
 
         Args:
-            support: the shots, with labels.
+            support: the shots, with labels; None, or no row, for methods that are `label_free`. It and the next two
+                sets have parts where "parts" is in `needs`.
             classifier: the zero-shot text classifier of the same classes.
             val: labelled features for choosing hyper-parameters; never the test set.
             unlabeled: features without labels, for methods that need them.
@@ -187,9 +207,14 @@ class Adapter(ABC):
         Raises:
             CapabilityError: something in `needs` is missing, or the labels are of a kind the method refuses.
         """
+        if support is None:
+            made_by = "" if backbone is None else backbone.fingerprint
+            none = torch.zeros(0, classifier.weights.shape[1], device=classifier.weights.device)
+            support = FeatureSet(none, class_names=classifier.class_names, backbone=made_by)
         self._check_support(support, classifier, backbone, unlabeled)
         self._check_images(support, resources or {})
         self._check_resources(resources or {})
+        support, val, unlabeled = map(self._with_or_without_parts, (support, val, unlabeled))
         if backbone is not None:
             self.check_towers(backbone)
             self.attach(backbone)
@@ -221,10 +246,16 @@ class Adapter(ABC):
         if not getattr(self, "fitted_", False):
             raise CapabilityError(f"adapter '{self.name}' is not fitted; call fit() or load_adapter() first")
         batch = Batch.of(batch)
-        if batch.features is not None and batch.features.shape[-1] != self.dim_:
+        for given in (batch.features, batch.parts):
+            if given is not None and given.shape[-1] != self.dim_:
+                raise CapabilityError(
+                    f"adapter '{self.name}' was fitted on features of width {self.dim_}, "
+                    f"these have {given.shape[-1]}; use the backbone of the fit"
+                )
+        if "parts" in self.at_predict and batch.parts is None:
             raise CapabilityError(
-                f"adapter '{self.name}' was fitted on features of width {self.dim_}, "
-                f"these have {batch.features.shape[-1]}; use the backbone of the fit"
+                f"adapter '{self.name}' needs the parts of each sample (frames, slices, windows) to predict; "
+                "pass Batch(parts=..., parts_mask=...) or a FeatureSet with parts"
             )
         return self._logits(batch)
 
@@ -341,10 +372,29 @@ class Adapter(ABC):
                 "give --data and --backbone"
             )
 
+    def check_parts(self, features: FeatureSet) -> None:
+        """Refuse samples without parts, where the method needs parts.
+
+        Raises:
+            CapabilityError: they have none.
+        """
+        if "parts" in self.needs and features.parts is None and len(features):
+            raise CapabilityError(
+                f"adapter '{self.name}' needs the parts of each sample (frames, slices, windows); these are single "
+                "images: give clips or volumes, or a features file with image_parts"
+            )
+
     def check_towers(self, backbone: Backbone) -> None:
         """Raise the CapabilityError that names towers with what the method needs, unless these have it."""
         for capability in sorted(self.of_towers):
             backbone.need(capability)
+
+    def _with_or_without_parts(self, features: FeatureSet | None) -> FeatureSet | None:
+        """What the method may see of a set: its parts only where it asks for them."""
+        if features is None:
+            return None
+        self.check_parts(features)
+        return features if "parts" in self.needs | self.optional else features.without_parts()
 
     def _trained_numbers(self) -> int:
         return sum(getattr(self, name).numel() for name in self.trained)

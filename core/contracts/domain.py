@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,11 +12,26 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from .errors import ConfigError, DataError
+from .options import option, options_from, settle
 
 if TYPE_CHECKING:
+    from .metric import Metric
     from .task import Task
 
 SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """Options of `read_any` (`core/data/detect.py`), and of every domain's `read` that names no others. A domain's own
+    may be a subclass. Which of them apply depends on the kind of data found."""
+
+    class_names: tuple[str, ...] | None = option(None, "manifests: the classes in order; by default all that occur")
+    root: str | None = option(None, "manifests and split_zhou files: folder that paths are relative to")
+    min_side: float | None = option(None, "boxes: shortest side in pixels that is used", low=0, high=100_000)
+
+    def __post_init__(self):
+        settle(self)
 
 
 @dataclass(frozen=True)
@@ -129,20 +144,38 @@ class Domain(ABC):
     Class attributes:
         tasks: names of tasks; the first is the default one. A class in place of a name is a task of the domain's own
             that is not installed as a plug-in.
+        reading: options of `read`, a dataclass of `option` fields; `data.NAME` in a recipe.
         default_adapter: the method of a fit that names none.
+        metrics: names of metrics of its own (`contracts/metric.py`) that a classification reports besides the usual
+            ones, or their classes.
     """
 
     name: ClassVar[str] = ""
     tasks: ClassVar[tuple[str | type[Task], ...]] = ("classification",)
+    reading: ClassVar[type] = Reading
     default_adapter: ClassVar[str] = "tip-adapter"
+    metrics: ClassVar[tuple[str | type[Metric], ...]] = ()
 
     @abstractmethod
     def read(self, path: str | Path, task: str, **options) -> DomainData:
         """Read a labelled data set by looking at `path`.
 
+        Args:
+            options: fields of `reading`.
+
         Raises:
             DataError: nothing usable there; one line with the path and what would be read.
+            ConfigError: an option that is not usable, said before anything is read.
         """
+
+    def reading_of(self, options: Mapping[str, Any]) -> Any:
+        """`reading` from what a user said. None counts as not given.
+
+        Raises:
+            UnknownNameError: no such option; the message names the nearest.
+            ConfigError: a value that is not usable.
+        """
+        return options_from(self.reading, options, f"domain '{self.name}'")
 
     def read_images(self, paths: Sequence[str | Path], **options) -> DomainData | None:
         """Unlabelled images for `predict`, `embed`: files, or folders searched for files. None: they are plain image
@@ -162,7 +195,9 @@ class Domain(ABC):
         return ["a photo without {}."]
 
     def transforms(self, backbone, train: bool, task: str) -> Callable[[Decoded], Any]:
-        """Decoded image -> pixels (3, S, S); of a clip (T, H, W, 3) -> (T, 3, S, S), whose features are averaged.
+        """Decoded image -> pixels (3, S, S), or (T, 3, S, S) of a sample with parts: frames of a clip (T, H, W, 3),
+        slices of a volume, windows of a raster. Each part is encoded and stored by itself, and methods get the parts or
+        their mean.
 
         Called as transform(decoded, seed=None): what is random is a function of the seed alone. Has an attribute
         `spec` (JSON-able), part of the feature store's key.

@@ -1,4 +1,4 @@
-"""What towers give: features of a set of images, with all that is known of each."""
+"""What towers give: features of a set of samples, and of the parts they have, with all that is known of each."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from .errors import DataError
 
 PROJECTED = "projected"
 PRE_PROJECTION = "pre_projection"
+MEAN_TOLERANCE = 1e-3
+"""How far features may lie from the mean of their parts, in units of the largest number among the parts."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,13 @@ class FeatureSet:
         ids: N identifiers or None.
         backbone: fingerprint of the backbone that made them, or "".
         raw_norms: False where the norms are gone (a file of normalised features).
+        parts: (N, T, D) float32 features of the parts of each sample, in their order (frames of a clip, slices of a
+            volume, windows of a raster, crops of an image), or None. `features` is then their mean; see `of_parts`.
+        parts_mask: (N, T) bool, True where there is a part; by default all are there. Parts that are not are zero.
 
     Raises:
-        DataError: sizes disagree, or a feature is not finite.
+        DataError: sizes disagree, a feature is not finite, a sample has no part, or the features are not the mean of
+            the parts.
     """
 
     features: Tensor
@@ -42,6 +48,8 @@ class FeatureSet:
     ids: tuple[str, ...] | None = None
     backbone: str = ""
     raw_norms: bool = field(default=True, compare=False)
+    parts: Tensor | None = None
+    parts_mask: Tensor | None = None
 
     def __post_init__(self):
         if self.features.ndim != 2:
@@ -56,6 +64,22 @@ class FeatureSet:
             object.__setattr__(self, "labels", self.labels.long())
         if not torch.isfinite(self.features).all():
             raise DataError("features hold NaN or infinity; extract them again")
+        if self.parts is not None:
+            self._check_parts()
+        elif self.parts_mask is not None:
+            raise DataError("parts_mask without parts; give parts (N, T, D) too")
+
+    @classmethod
+    def of_parts(cls, parts: Tensor, parts_mask: Tensor | None = None, **others) -> FeatureSet:
+        """A set of samples with parts, whose features are the means of the parts.
+
+        Args:
+            parts: (N, T, D).
+            parts_mask: (N, T), True where there is a part; by default all are there.
+            others: further fields of the set.
+        """
+        mask = all_there(parts) if parts_mask is None else parts_mask.bool()
+        return cls(mean_of_parts(parts, mask), parts=parts, parts_mask=mask, **others)
 
     def __len__(self) -> int:
         return len(self.features)
@@ -64,6 +88,11 @@ class FeatureSet:
     def unit(self) -> Tensor:
         """(N, D), rows of unit length."""
         return F.normalize(self.features, dim=-1)
+
+    @property
+    def unit_parts(self) -> Tensor | None:
+        """(N, T, D), the parts with rows of unit length, zero where there is no part; None without parts."""
+        return None if self.parts is None else F.normalize(self.parts, dim=-1)
 
     @property
     def dim(self) -> int:
@@ -100,6 +129,8 @@ class FeatureSet:
             views=None if self.views is None else self.views[rows],
             groups=None if self.groups is None else tuple(self.groups[i] for i in picked),
             ids=None if self.ids is None else tuple(self.ids[i] for i in picked),
+            parts=None if self.parts is None else self.parts[rows],
+            parts_mask=None if self.parts is None else self.parts_mask[rows],
         )
 
     def to(self, device) -> FeatureSet:
@@ -108,8 +139,63 @@ class FeatureSet:
         def moved(t):
             return None if t is None else t.to(device)
 
-        return replace(self, features=moved(self.features), labels=moved(self.labels), views=moved(self.views))
+        names = ("features", "labels", "views", "parts", "parts_mask")
+        return replace(self, **{name: moved(getattr(self, name)) for name in names})
 
     def without_labels(self) -> FeatureSet:
         """The same images with labels removed: what a transductive method may see."""
         return replace(self, labels=None)
+
+    def without_parts(self) -> FeatureSet:
+        """The same samples, each as the mean of its parts and nothing more."""
+        return self if self.parts is None else replace(self, parts=None, parts_mask=None)
+
+    def with_parts(self) -> FeatureSet:
+        """The same samples with parts: where there are none, each image is the only part of its sample."""
+        if self.parts is not None:
+            return self
+        parts = self.features[:, None]  # (N, 1, D)
+        return replace(self, parts=parts, parts_mask=all_there(parts))
+
+    def _check_parts(self) -> None:
+        """Bring parts and mask into form, or say what is wrong with them."""
+        count, width = self.features.shape
+        parts = self.parts.float()
+        if parts.ndim != 3 or (parts.shape[0], parts.shape[2]) != (count, width):
+            raise DataError(f"parts have shape {tuple(parts.shape)}; (N, T, D) with N = {count}, D = {width} is needed")
+        mask = all_there(parts) if self.parts_mask is None else self.parts_mask.bool()
+        if mask.shape != parts.shape[:2]:
+            raise DataError(f"parts_mask has shape {tuple(mask.shape)}; (N, T) = {tuple(parts.shape[:2])} is needed")
+        if len(empty := (~mask.any(dim=1)).nonzero().flatten()):
+            raise DataError(f"row {int(empty[0])} has no part; give each sample one part at least, or leave it out")
+        if bool((parts[~mask] != 0).any()):
+            parts = parts.masked_fill(~mask[..., None], 0)
+        largest = torch.linalg.vector_norm(parts, torch.inf) if parts.numel() else torch.zeros(())
+        if not torch.isfinite(largest):
+            raise DataError("parts hold NaN or infinity; extract them again")
+        apart = (mean_of_parts(parts, mask) - self.features).abs()
+        if bool((apart > MEAN_TOLERANCE * largest).any()):
+            raise DataError("features are not the mean of the parts; build the set with FeatureSet.of_parts")
+        object.__setattr__(self, "parts", parts)
+        object.__setattr__(self, "parts_mask", mask)
+
+
+def mean_of_parts(parts: Tensor, mask: Tensor) -> Tensor:
+    """The mean of the parts that are there, summed in float64, part by part.
+
+    Args:
+        parts: (N, T, D).
+        mask: (N, T) bool, True where there is a part.
+
+    Returns:
+        (N, D) float32.
+    """
+    total = torch.zeros(parts.shape[0], parts.shape[2], dtype=torch.float64, device=parts.device)  # (N, D)
+    for part, there in zip(parts.unbind(dim=1), mask.unbind(dim=1)):  # no second (N, T, D) is made
+        total += part.masked_fill(~there[:, None], 0)
+    return (total / mask.sum(dim=1, keepdim=True)).float()
+
+
+def all_there(parts: Tensor) -> Tensor:
+    """(N, T) True: the mask of parts (N, T, D) that are all there."""
+    return torch.ones(parts.shape[:2], dtype=torch.bool, device=parts.device)

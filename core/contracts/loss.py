@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from .errors import CapabilityError
-from .outputs import OUTPUTS, SHARED
+from .options import settle
+from .outputs import OUTPUTS, SHARED, Output
+
+if TYPE_CHECKING:
+    from .backbone import Backbone
 
 
+@dataclass(eq=False, repr=False)
 class Loss(nn.Module, ABC):
     """Base of all losses. A loss owns its heads and buffers, which are optimised and checkpointed with the model.
 
@@ -23,11 +29,20 @@ class Loss(nn.Module, ABC):
 
     `compute` changes nothing but what it notes for `after_step`: queues, means and prototypes move there, once a step.
 
+    A loss is a `@dataclass(eq=False, repr=False, kw_only=True)` whose options are fields made by `option`
+    (`core/contracts/options.py`). Heads and buffers are built, and options checked that depend on each other, in a
+    `__post_init__` that calls `super().__post_init__()` first.
+
+    Args:
+        dims: widths that its heads are built with: "embed_dim", "image_width", "num_samples", ...
+
     Class attributes:
-        needs: names that `out` must hold, of `core/contracts/outputs.py`.
+        needs: names that `out` must hold, of `core/contracts/outputs.py` or of `outputs`.
+        outputs: what it may ask for besides, by name: of a column of the data, or made in `further_outputs`.
         teacher: None; "ema", the mean of the student over time, where `teacher.*` outputs are asked for; or "frozen".
         frozen_towers: towers ("image", "text") that the loss wants frozen.
         logit_scale_bounds: lowest and highest exponentiated logit scale, as published; None leaves it free.
+        differs: where it differs, on purpose, from the authors' released code; docs/parity.md tells it.
         experimental: what in this loss is ours, where the paper's equation could not be had; "" otherwise.
 
     Optional hooks a trainer calls when they exist:
@@ -38,15 +53,26 @@ class Loss(nn.Module, ABC):
         after_step(model): once after each optimiser step.
     """
 
+    name: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset()
+    outputs: ClassVar[Mapping[str, Output]] = {}
     teacher: ClassVar[str | None] = None
     frozen_towers: ClassVar[frozenset[str]] = frozenset()
     logit_scale_bounds: ClassVar[tuple[float, float] | None] = None
     experimental: ClassVar[str] = ""
+    differs: ClassVar[str] = ""
 
-    def __init__(self, dims: Mapping[str, int] | None = None):
+    dims: Mapping[str, int] | None = field(default=None, metadata={"option": None})
+
+    def __post_init__(self):
         super().__init__()
-        self.dims = dict(dims or {})
+        settle(self, self.title)
+        self.dims = dict(self.dims or {})
+
+    @property
+    def title(self) -> str:
+        """For messages: "loss 'clip'"."""
+        return f"loss '{self.name or type(self).__name__}'"
 
     def forward(self, out: Mapping[str, Any], progress: float = 0.0) -> dict[str, Tensor]:
         """`{"loss": scalar, part: scalar, ...}`.
@@ -63,11 +89,10 @@ class Loss(nn.Module, ABC):
 
         lacking = sorted(name for name in self.needs if out.get(name) is None)
         if lacking:
-            raise CapabilityError(
-                f"loss '{type(self).__name__}' needs {', '.join(map(in_words, lacking))}; the model gives {sorted(out)}"
-            )
-        given = {name: value for name, value in out.items() if value is not None}
-        return self.of_whole_batch(global_batch(given, SHARED), progress)
+            wanted = ", ".join(in_words(name, self.outputs) for name in lacking)
+            raise CapabilityError(f"{self.title} needs {wanted}; the model gives {sorted(out)}")
+        present = {name: value for name, value in out.items() if value is not None}
+        return self.of_whole_batch(global_batch(present, shared_of(self.outputs)), progress)
 
     def of_whole_batch(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
         """The same of outputs that hold the rows of all ranks already."""
@@ -78,6 +103,16 @@ class Loss(nn.Module, ABC):
     def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
         """The loss and its parts, of the whole batch."""
 
+    def further_outputs(self, batch: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
+        """What it brings in `outputs` without a column, one row per sample, from the `fields` named there. A frozen
+        teacher that it holds for this is a submodule in eval mode; its `train` has to leave it so.
+
+        Args:
+            batch: fields of a batch, or of a part of it.
+            backbone: the towers that are trained.
+        """
+        return {}
+
     def dim(self, name: str, used_for: str) -> int:
         """A width the loss was told of.
 
@@ -85,9 +120,7 @@ class Loss(nn.Module, ABC):
             CapabilityError: it was not.
         """
         if name not in self.dims:
-            raise CapabilityError(
-                f"loss '{type(self).__name__}' needs dims['{name}'] for {used_for}; it was given {sorted(self.dims)}"
-            )
+            raise CapabilityError(f"{self.title} needs dims['{name}'] for {used_for}; it was given {sorted(self.dims)}")
         return int(self.dims[name])
 
 
@@ -95,9 +128,19 @@ Extract = Callable[[list[str]], dict[str, Tensor]]
 """What `before_epoch` is given: names of outputs -> (N, ...) of the training set, on the CPU."""
 
 
-def in_words(name: str) -> str:
-    """A name with its meaning, for messages."""
-    return f"'{name}' ({OUTPUTS[name].meaning})" if name in OUTPUTS else f"'{name}'"
+def in_words(name: str, brought: Mapping[str, Output] | None = None) -> str:
+    """A name of an output with its meaning, for messages.
+
+    Args:
+        brought: outputs that losses bring.
+    """
+    known = {**(brought or {}), **OUTPUTS}
+    return f"'{name}' ({known[name].meaning})" if name in known else f"'{name}'"
+
+
+def shared_of(brought: Mapping[str, Output]) -> frozenset[str]:
+    """Names that hold one value for the whole batch, of those known and those that losses bring."""
+    return SHARED | {name for name, output in brought.items() if output.shared}
 
 
 def _at_least_float32(value: Any) -> Any:

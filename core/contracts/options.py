@@ -13,8 +13,8 @@ import json
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
@@ -38,6 +38,7 @@ class Bounds:
     above: float | None = None
     below: float | None = None
     choices: tuple[Any, ...] = ()
+    parse: Callable[[Any], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -80,19 +81,22 @@ def option(
     above: float | None = None,
     below: float | None = None,
     choices: Iterable[Any] = (),
+    parse: Callable[[Any], Any] | None = None,
     factory: Any = MISSING,
 ) -> Any:
-    """A dataclass field that is an option.
+    """A dataclass field that is an option. A subclass that only has another default writes `name: type = default`.
 
     Args:
         default: its default value.
         help: one line for the user, in lower case, without a full stop.
         low, high: smallest and largest value, inclusive. Of a sequence they hold for each element.
         above, below: exclusive bounds.
-        choices: the only values.
+        choices: the only values. Of a sequence they hold for each element.
+        parse: what is done to a value before it is read: names in other spellings, a check of the option's own. It
+            raises ValueError or TypeError, or a ConfigError with a message of its own; none is not given to it.
         factory: makes a mutable default.
     """
-    bounds = Bounds(help, low, high, above, below, tuple(choices))
+    bounds = Bounds(help, low, high, above, below, tuple(choices), parse)
     return field(default=default, default_factory=factory, metadata={"option": bounds})
 
 
@@ -100,11 +104,8 @@ def option(
 def options_of(cls: type) -> tuple[Option, ...]:
     """The options of a dataclass, in order: all its fields that its constructor takes."""
     kinds = typing.get_type_hints(cls)
-    return tuple(
-        Option(f.name, kinds[f.name], _default(f), f.metadata.get("option", Bounds("")))
-        for f in fields(cls)
-        if f.init and f.metadata.get("option", ABSENT) is not None
-    )
+    described = [(f, _bounds(cls, f)) for f in fields(cls) if f.init]
+    return tuple(Option(f.name, kinds[f.name], _default(f), bounds) for f, bounds in described if bounds is not None)
 
 
 def settle(instance: Any, owner: str = "") -> None:
@@ -138,21 +139,36 @@ def chosen(cls: type, given: Mapping[str, Any], owner: str) -> dict[str, Any]:
     return {name: typed(known[name], value, owner) for name, value in given.items()}
 
 
+def options_from(cls: type, given: Mapping[str, Any], owner: str) -> Any:
+    """An instance of a dataclass of options. None counts as not given.
+
+    Args:
+        cls, given, owner: as for `chosen`.
+
+    Raises:
+        UnknownNameError: no such option. ConfigError: a value that its option does not accept.
+    """
+    defaults = {each.name: each.default for each in options_of(cls) if each.default is not ABSENT}
+    named = {name: defaults.get(name) if value is None else value for name, value in given.items()}
+    return cls(**chosen(cls, named, owner))
+
+
 def typed(which: Option, value: Any, owner: str = "") -> Any:
     """A value in the type of its option.
 
     Raises:
         ConfigError: it cannot be read as that, or is out of bounds.
     """
+    parse = which.bounds.parse
+    told = f"option {which.name}={as_text(value)}{f' of {owner}' if owner else ''}"
     try:
-        return _read(which.kind, value, which.bounds)
+        return _read(which.kind, value if parse is None or _is_nothing(value) else parse(value), which.bounds)
+    except ConfigError as error:  # of `parse`
+        raise type(error)(f"{told}: {error}") from None
     except (ValueError, TypeError, OverflowError):
-        of = f" of {owner}" if owner else ""
         near = difflib.get_close_matches(str(value), [str(c) for c in which.bounds.choices], n=1, cutoff=0.5)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ConfigError(
-            f"option {which.name}={as_text(value)}{of} is not usable; give {which.accepts}{hint}"
-        ) from None
+        raise ConfigError(f"{told} is not usable; give {which.accepts}{hint}") from None
 
 
 def as_text(value: Any) -> str:
@@ -180,7 +196,14 @@ def literal(text: str) -> Any:
         return text
 
 
-def _default(f) -> Any:
+def _bounds(cls: type, f: Field) -> Bounds | None:
+    """Of a field, or of the base's field whose default it replaces; None where it is no option."""
+    inherited = [base.__dataclass_fields__.get(f.name) for base in cls.__mro__[1:] if is_dataclass(base)]
+    described = (each for each in (f, *inherited) if each is not None and "option" in each.metadata)
+    return next((each.metadata["option"] for each in described), Bounds(""))
+
+
+def _default(f: Field) -> Any:
     if f.default is not MISSING:
         return f.default
     return ABSENT if f.default_factory is MISSING else f.default_factory()
@@ -194,7 +217,7 @@ def _read(kind: Any, value: Any, bounds: Bounds) -> Any:
     if origin is Literal:
         return _chosen_of(get_args(kind), value)
     if kind is type(None):
-        if value is None or (isinstance(value, str) and value.lower() in NOTHING):
+        if _is_nothing(value):
             return None
         raise ValueError(value)
     if bounds.choices and origin is None:
@@ -204,8 +227,8 @@ def _read(kind: Any, value: Any, bounds: Bounds) -> Any:
     if kind in (int, float):
         return _within(_read_number(kind, value, bounds), bounds)
     if kind is str:
-        if isinstance(value, (str, Path)):
-            return str(value)
+        if isinstance(value, (str, Path)) or (_is_number(value) and math.isfinite(value)):
+            return str(value)  # a name may look like a number: --set data.root=2024
         raise TypeError(value)
     if kind is Path:
         return Path(value)
@@ -220,7 +243,8 @@ def _read(kind: Any, value: Any, bounds: Bounds) -> Any:
 
 def _read_union(kinds: tuple[Any, ...], value: Any, bounds: Bounds) -> Any:
     """By the first member that reads it; None only where nothing is one of them."""
-    if type(None) in kinds and (value is None or (isinstance(value, str) and value.lower() in NOTHING)):
+    empty_text = value == "" and isinstance(value, str) and str in kinds  # is a text
+    if type(None) in kinds and _is_nothing(value) and not empty_text:
         return None
     some = [kind for kind in kinds if kind is not type(None)]
     for kind in sorted(some, key=lambda kind: (kind is str, type(value) is not kind)):  # a text may be a number
@@ -229,6 +253,10 @@ def _read_union(kinds: tuple[Any, ...], value: Any, bounds: Bounds) -> Any:
         except (ValueError, TypeError):
             continue
     raise ValueError(value)
+
+
+def _is_nothing(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and value.lower() in NOTHING)
 
 
 def _read_bool(value: Any) -> bool:
@@ -242,6 +270,10 @@ def _read_bool(value: Any) -> bool:
     raise ValueError(value)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _read_number(kind: type, value: Any, bounds: Bounds) -> int | float:
     if isinstance(value, bool):
         raise TypeError(value)
@@ -249,7 +281,7 @@ def _read_number(kind: type, value: Any, bounds: Bounds) -> int | float:
         value = float(value) if kind is float else literal(value.strip())
     if getattr(value, "ndim", None) == 0:  # a numpy or torch scalar
         value = value.item()
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
+    if not _is_number(value):
         raise TypeError(value)
     if kind is int:
         if value != int(value):
@@ -275,14 +307,16 @@ def _within(value: int | float, bounds: Bounds) -> int | float:
 
 def _read_sequence(kind: Any, value: Any, bounds: Bounds) -> tuple | list:
     """A tuple of the right length, or a list; a text is cut at its commas."""
+    inner = get_args(kind)
+    of_texts = bool(inner) and inner[0] is str
     if isinstance(value, str):
-        read = literal(value.strip())
+        read = literal(value.strip()) if not of_texts or value.lstrip()[:1] in ("(", "[") else None
         value = read if isinstance(read, (tuple, list)) else [part.strip() for part in value.split(",") if part.strip()]
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+    elif _is_number(value) and not of_texts:
         value = [value]
     if not isinstance(value, Iterable) or isinstance(value, Mapping):
         raise TypeError(value)
-    value, inner = list(value), get_args(kind)
+    value = list(value)
     if get_origin(kind) is tuple and inner and Ellipsis not in inner:
         if len(value) != len(inner):
             raise ValueError(value)
@@ -302,6 +336,7 @@ def _read_mapping(kind: Any, value: Any, bounds: Bounds) -> dict:
 
 
 def _chosen_of(choices: Sequence[Any], value: Any) -> Any:
+    value = "none" if value is None else value  # where it is the name of a choice
     for choice in choices:
         if value == choice and isinstance(value, bool) == isinstance(choice, bool):
             return choice
@@ -346,15 +381,15 @@ def _plural(words: str) -> str:
 def _joined(noun: str, bounds: Bounds) -> str:
     low, high = bounds.low, bounds.high if bounds.high != math.inf else None
     if low is not None and high is not None:
-        return f"{noun}, {low:g} to {high:g}"
+        return f"{noun}, {as_text(low)} to {as_text(high)}"
     parts = []
     if bounds.above is not None:
-        parts.append(f"above {bounds.above:g}")
+        parts.append(f"above {as_text(bounds.above)}")
     if low is not None:
-        parts.append(f"{low:g} or more")
+        parts.append(f"{as_text(low)} or more")
     if bounds.below is not None:
-        parts.append(f"below {bounds.below:g}")
+        parts.append(f"below {as_text(bounds.below)}")
     if high is not None:
-        parts.append(f"at most {high:g}")
+        parts.append(f"at most {as_text(high)}")
     separator = " " if parts and parts[0].startswith("above") else ", "
     return noun + (separator + ", ".join(parts) if parts else "")

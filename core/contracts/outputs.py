@@ -16,11 +16,28 @@ class Output:
             C classes. What does not begin with B is one value for the whole batch.
         kind: "unit" (rows of length 1), "raw", "mask" (bool), "positive" (one number above 0), "number", "class",
             "row" (of the training set), "token" (-100 where nothing is asked) or "finding" (-1, 0, 1).
+        column: of an output that a loss brings: the column of the data that it is made of.
+        tower: what encodes the column: "text" its texts, "image" the files it names; "" takes its numbers as they are,
+            NaN (a class: -1) where a row has none.
+        fields: of an output that a loss brings and makes itself: what of the batch it is made of ("pixels", "tokens").
     """
 
     meaning: str
     shape: tuple[str, ...] = ("B", "D")
     kind: str = "unit"
+    column: str = ""
+    tower: str = ""
+    fields: tuple[str, ...] = ()
+
+    @property
+    def shared(self) -> bool:
+        """Whether it is one value for the whole batch, the same on all ranks."""
+        return self.shape[:1] != ("B",)
+
+    @property
+    def column_kind(self) -> str:
+        """What its column holds: "text", "image" or "numbers"."""
+        return self.tower or "numbers"
 
 
 OUTPUTS: dict[str, Output] = {
@@ -68,7 +85,7 @@ OUTPUTS: dict[str, Output] = {
     "text_findings": Output("findings in the caption: 1 present, 0 uncertain, -1 absent", ("B", "E"), "finding"),
     "index": Output("the sample's row in the training set", ("B",), "row"),
 }
-"""What this version's trainer knows. A loss of another package may ask for further names that its data gives."""
+"""What all losses may ask for. A loss that needs more brings it: `Loss.outputs`."""
 
-SHARED = frozenset(name for name, output in OUTPUTS.items() if output.shape[:1] != ("B",))
+SHARED = frozenset(name for name, output in OUTPUTS.items() if output.shared)
 """Names that hold no row a sample, but one value for the whole batch, the same on all ranks."""

@@ -65,6 +65,7 @@ class Use:
         resources: name -> path, in place of the run's own.
         classes: other class names.
         out: a folder for files of what was predicted.
+        reading: options of the domain's reader, in place of the run's own.
     """
 
     run: Run
@@ -78,6 +79,7 @@ class Use:
     resources: Mapping[str, str] | None = None
     classes: Any = None
     out: str | Path | None = None
+    reading: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

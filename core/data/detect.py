@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..contracts.domain import DomainData
+from ..contracts.domain import DomainData, Reading
 from ..contracts.errors import ConfigError, DataError
+from ..contracts.options import options_from
 from .class_folders import find_layout, read_class_folders
 from .coco import find_coco_files, is_coco, read_coco_crops
 from .files import visible
@@ -42,23 +43,24 @@ def read_any(path: str | Path, formats: Sequence[Format] = (IMAGE,), **options: 
     Args:
         path: file or folder.
         formats: what counts as an image.
-        options: `class_names`, `root` (manifests), `root` (split_zhou), `min_side` (boxes). None counts as not given.
+        options: fields of `Reading`. None counts as not given.
 
     Raises:
         DataError: nothing there that can be read; the message says what would be.
-        ConfigError: an option that does not apply to the kind of set found.
+        UnknownNameError: no such option.
+        ConfigError: a value that is not usable, or an option that does not apply to the kind of set found.
     """
-    path = Path(path)
+    reading, path = options_from(Reading, options, "the reader of labelled images"), Path(path)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; give {WHAT_IS_READ}")
     kind, source = _kind_of_folder(path, formats) if path.is_dir() else (_kind_of_file(path), path)
     reader, known = READERS[kind]
-    given = {name: value for name, value in options.items() if value is not None}
-    for name in given:
+    asked = {name: value for name, value in vars(reading).items() if value is not None}
+    for name in asked:
         if name not in known:
             takes = f"; they take {', '.join(known)}" if known else ""
-            raise ConfigError(f"option '{name}' does not apply to {kind} ({source}){takes}; leave it out")
-    return reader(source, formats=formats, **given)
+            raise ConfigError(f"option '{name}' does not apply to {kind} ({source}){takes}; omit it")
+    return reader(source, formats=formats, **asked)
 
 
 def _kind_of_file(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Which labelled images a fit may see: K a class, the same for one seed whatever the order of the files."""
+"""Which labelled images a fit may see: K per class, the same for one seed whatever the order of the files."""
 
 from __future__ import annotations
 
@@ -22,16 +22,18 @@ def sample_shots(
 
     Args:
         items: candidates, usually a train split; those without a label are passed over.
-        shots: K, at least 1, or None for all.
+        shots: K, or None for all.
         seed: fixes the choice.
         num_classes: number of classes.
         exclude: ids that must not be taken.
 
     Raises:
-        ConfigError: shots is not a positive whole number.
+        ConfigError: shots is no whole number of 0 or more.
     """
-    if shots is not None and (isinstance(shots, bool) or not isinstance(shots, int) or shots < 1):
-        raise ConfigError(f"--shots {shots}: give a whole number of images a class, 1 or more")
+    if shots is not None and (isinstance(shots, bool) or not isinstance(shots, int) or shots < 0):
+        raise ConfigError(f"--shots {shots}: give a whole number of images per class, 0 or more")
+    if shots == 0:
+        return []
     ranked = sorted((item for item in items if item.id not in exclude), key=lambda item: rank(seed, item.id))
     if any(item.labels is not None for item in ranked):
         return _several_labels(ranked, shots, num_classes)

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from ..backbones.load import load_backbone
 from ..contracts.domain import Domain, DomainData
-from ..contracts.errors import ConfigError
+from ..contracts.errors import CapabilityError, ConfigError
 from ..contracts.features import FeatureSet
 from ..contracts.recipe import Recipe
 from ..contracts.task import Task, refuse_unused
@@ -48,7 +48,12 @@ class Embedded:
 
 
 def embed(
-    recipe: Recipe, out: str | Path, *, images: Sequence[str | Path] = (), reporter: Reporter | None = None
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    images: Sequence[str | Path] = (),
+    parts: bool = False,
+    reporter: Reporter | None = None,
 ) -> Embedded:
     """Write features of the recipe's data set (with labels, splits and text features), or of loose images.
 
@@ -56,25 +61,30 @@ def embed(
         recipe: data, domain and backbone.
         out: a .safetensors or .npz file.
         images: files or folders without labels; then the recipe's data is not read.
+        parts: whether the features of each sample's parts (frames, slices, windows) are written too.
 
     Raises:
-        ConfigError: another file ending. DataError: nothing readable.
+        ConfigError: another file ending. DataError: nothing readable. CapabilityError: no sample has parts.
     """
     out = Path(out)
     if out.suffix not in SUFFIXES:
         raise ConfigError(f"--out {out}: features are written as .safetensors or .npz")
     refuse_unused(recipe, OF_IMAGES if images else OF_SETS, lambda key: "embed does not use it; omit it")
     task, reporter = task_of(recipe), reporter or Reporter(quiet=True)
-    return together(lambda: _embed(recipe, task, out, images, reporter))
+    return together(lambda: _embed(recipe, task, out, images, parts, reporter))
 
 
-def _embed(recipe: Recipe, task: Task, out: Path, images: Sequence[str | Path], reporter: Reporter) -> Embedded:
+def _embed(
+    recipe: Recipe, task: Task, out: Path, images: Sequence[str | Path], parts: bool, reporter: Reporter
+) -> Embedded:
     domain = task.domain
     if images:
         prepared = _unlabelled(recipe, domain, task.name, images, reporter)
     else:
         prepared = prepare(recipe, reporter, domain, task.name)
-    features = prepared.features(prepared.data.items, "images")
+    features = prepared.features(prepared.data.items, "images", parts=parts)
+    if parts and features.parts is None:
+        raise CapabilityError("--parts: no sample here has parts (frames, slices, windows); omit --parts")
     by_id = {item.id: item for item in prepared.data.items}
     splits = [by_id[i].split for i in features.ids]
     classifier = None if images else prepared.classifier
@@ -94,6 +104,9 @@ def _unlabelled(recipe: Recipe, domain: Domain, task: str, images, reporter: Rep
 def _write(out: Path, features: FeatureSet, classifier: TextClassifier | None, splits: list[str]) -> None:
     tensors: dict[str, torch.Tensor] = {"image_features": features.features.cpu().contiguous()}
     words: dict[str, Any] = {"ids": list(features.ids or ()), "backbone": features.backbone}
+    if features.parts is not None:
+        tensors["image_parts"] = features.parts.cpu().contiguous()
+        tensors["parts_mask"] = features.parts_mask.cpu().contiguous()
     if features.labels is not None:
         tensors["labels"] = features.labels.cpu().contiguous()
     if classifier is not None:

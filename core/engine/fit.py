@@ -106,6 +106,7 @@ def predict(
     resources: Mapping[str, str] | None = None,
     classes: Any = None,
     out: str | Path | None = None,
+    reading: Mapping[str, Any] | None = None,
     reporter: Reporter | None = None,
 ):
     """What a run says of files, or of all files of folders.
@@ -120,6 +121,7 @@ def predict(
         resources: name -> path of what the adapter needs of these images ("boxes"), in place of the run's own.
         classes: other class names, for runs of detection and segmentation by names.
         out: a folder for pictures and files, for tasks that write them.
+        reading: options of the domain's reader, in place of the run's own.
 
     Returns:
         An object with `rows()`, one JSON-able dict per image, `skipped` and `files`.
@@ -136,6 +138,7 @@ def predict(
         resources=resources,
         classes=classes,
         out=out,
+        reading=reading,
     )
     task = task_of_run(use.run, domain)
     task.check_use(use, "predict")

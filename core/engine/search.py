@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,7 @@ def search(
     backbone: str | None = None,
     device: str = "auto",
     domain: Domain | None = None,
+    reading: Mapping[str, Any] | None = None,
 ) -> SearchResult:
     """Search an index by a text, an image, or both.
 
@@ -73,6 +74,7 @@ def search(
         backbone: where the backbone of the index lies now, if not where its index.json says.
         device: "auto", "cpu", "cuda", ...
         domain: a domain of your own that is not installed as a plug-in.
+        reading: options of the domain's reader, in place of the index's own.
 
     Raises:
         ConfigError: an option is not usable. DataError: the index is damaged, or the image cannot be read.
@@ -83,7 +85,7 @@ def search(
     made_by = opened.info["backbone"]
     tower = load_backbone(backbone or made_by["spec"], device=device, image_size=made_by.get("image_size"))
     opened.check_backbone(tower)
-    reader = ImageReader.again(opened.info.get("reading") or {}, opened.path, domain)
+    reader = ImageReader.again(opened.info.get("reading") or {}, opened.path, domain, reading)
     _check_transform(opened, reader, tower)
     picture = None if image is None else reader.one(image)[1]
     query = mixed(

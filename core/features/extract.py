@@ -1,6 +1,7 @@
 """Images through a tower: decoded by a bounded window of threads, encoded in micro-batches of a measured size.
 
 Memory does not grow with the number of images: at most two batches of pixels, and one decoded image a thread, are held.
+A sample with pixels (T, 3, S, S) is encoded part by part: frames of a clip, slices of a volume, windows of a raster.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import repeat
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +28,8 @@ from .micro_batch import MicroBatch
 
 AMP = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}
 VIEWS_A_JOB = 8
+MOST_AHEAD = 1024
+"""Pieces of pixels that may be under way only so that no thread is idle: 0.6 GB at 224 x 224."""
 REASON_CHARACTERS = 300
 
 
@@ -36,19 +41,47 @@ class Job:
         item: the sample.
         keys: one a row wanted.
         seeds: as many; of the augmentation, or None for the image as it is.
+        stored: as many; which parts need not be encoded again, None among them for the image as it is. By default all
+            are encoded.
     """
 
     item: Item
     keys: tuple[bytes, ...]
     seeds: tuple[int | None, ...]
+    stored: tuple[frozenset[int | None], ...] = ()
+
+
+class Piece(NamedTuple):
+    """What passes through the tower at once: an image as it is, or one part of a sample.
+
+    Args:
+        key: of the row it belongs to.
+        part: which part, None for an image as it is.
+        of: how many parts the sample has, 0 for an image as it is.
+    """
+
+    key: bytes
+    part: int | None
+    of: int
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Features (n, D) float32 of n keys."""
+    """Features (n, D) float32 of n pieces."""
 
-    keys: list[bytes]
+    pieces: list[Piece]
     rows: np.ndarray
+
+    @property
+    def keys(self) -> list[bytes]:
+        return [piece.key for piece in self.pieces]
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Samples that were decoded only to learn how many parts they have: one piece of each."""
+
+    pieces: list[Piece]
 
 
 @dataclass(frozen=True)
@@ -66,14 +99,15 @@ def extract(
     micro_batch: MicroBatch,
     workers: int | None = None,
     pin: bool = False,
-) -> Iterator[Encoded | Unreadable]:
+) -> Iterator[Encoded | Counted | Unreadable]:
     """Features of all jobs, batch by batch, in the order of the jobs.
 
     Args:
         jobs: what to do.
-        render: job -> pixels (3, S, S), one tensor a key; called in threads. What it raises makes the job unreadable.
+        render: job -> pixels (3, S, S), or (T, 3, S, S) of a sample of T parts, one tensor per key; called in threads.
+            What it raises makes the job unreadable.
         encode: pixels (B, 3, S, S) on the CPU -> features (B, D), called in this thread.
-        micro_batch: how many images at once.
+        micro_batch: how many images or parts at once.
         workers: decoding threads; by default one a CPU core.
         pin: gather pixels in page-locked memory, from which a GPU copies while it works.
     """
@@ -83,20 +117,53 @@ def extract(
     try:
         batch = window.take(micro_batch.size, settle=micro_batch.measuring)
         while batch is not None:
-            keys, pixels = batch
+            pieces, pixels = batch
             started = time.perf_counter()
             features = _within_memory(encode, pixels, micro_batch)
             if micro_batch.measuring:
                 features = features.cpu()  # waits for the device, so that the time is that of the work
-                micro_batch.record(len(keys), time.perf_counter() - started)
+                micro_batch.record(len(pieces), time.perf_counter() - started)
             try:  # on a GPU the next batch is gathered while this one is worked on
                 batch = window.take(micro_batch.size, settle=micro_batch.measuring)
             finally:  # an interrupt while waiting for pixels loses no finished batch
-                yield from window.unreadable()
-                yield from _finite_rows(keys, features.cpu().numpy())
-        yield from window.unreadable()
+                yield from window.news()
+                yield from _finite_rows(pieces, features.cpu().numpy())
+        yield from window.news()
     finally:
         threads.shutdown(wait=True, cancel_futures=True)
+
+
+class PartMeans:
+    """Means of parts that come one by one, in float64; of samples whose parts are not all there only a sum is held."""
+
+    def __init__(self):
+        self._sums: dict[bytes, np.ndarray] = {}
+        self._left: dict[bytes, int] = {}
+
+    def add(self, key: bytes, of: int, row: np.ndarray) -> np.ndarray | None:
+        """(D,) float32 mean of the sample's `of` parts when this was the last of them, else None."""
+        self._sums[key] = self._sums.get(key, 0.0) + row.astype(np.float64)
+        self._left[key] = self._left.get(key, of) - 1
+        if self._left[key]:
+            return None
+        del self._left[key]
+        return (self._sums.pop(key) / of).astype(np.float32)
+
+
+def averaged(results: Iterator[Encoded | Counted | Unreadable]) -> Iterator[Encoded | Unreadable]:
+    """What `extract` gives, with one row per sample: of samples with parts, the mean of these."""
+    means = PartMeans()
+    for result in results:
+        if isinstance(result, Unreadable):
+            yield result
+        elif isinstance(result, Encoded):
+            rows = {
+                piece.key: row if piece.part is None else means.add(piece.key, piece.of, row)
+                for piece, row in zip(result.pieces, result.rows)
+            }
+            whole = {key: row for key, row in rows.items() if row is not None}
+            if whole:
+                yield Encoded([Piece(key, None, 0) for key in whole], np.stack(list(whole.values())))
 
 
 def renderer(
@@ -114,7 +181,8 @@ def renderer(
 def encoder(backbone: Backbone, tap: str, amp: str | None) -> Callable[[Tensor], Tensor]:
     """Pixels (B, 3, S, S) on the CPU -> features (B, D) float32 on the backbone's device, not normalised.
 
-    Of clips (B, T, 3, S, S) the frames' features are averaged. The backbone's model is built at the first call.
+    Of samples with parts, (B, T, 3, S, S), the parts' features are averaged. The backbone's model is built at the first
+    call.
 
     Raises:
         ConfigError: an unknown tap or amp; CapabilityError: the backbone has no such tap.
@@ -159,11 +227,12 @@ class _Window:
         self._threads, self._count, self._render, self._pin = threads, count, render, pin
         self._waiting = deque(_small_jobs(jobs))
         self._running: deque[tuple[Job, Future]] = deque()
-        self._ready: deque[tuple[bytes, Tensor]] = deque()
-        self._unreadable: list[Unreadable] = []
+        self._ready: deque[tuple[Piece, Tensor]] = deque()
+        self._news: list[Counted | Unreadable] = []
+        self._per_key = 1  # pieces, as far as the last decoded sample shows
 
-    def take(self, size: int, settle: bool) -> tuple[list[bytes], Tensor] | None:
-        """Up to `size` keys and their pixels (n, 3, S, S); None at the end.
+    def take(self, size: int, settle: bool) -> tuple[list[Piece], Tensor] | None:
+        """Up to `size` pieces and their pixels (n, 3, S, S); None at the end.
 
         With `settle`, decoding ahead is waited for, so that it does not disturb a measurement.
         """
@@ -173,23 +242,32 @@ class _Window:
                 break
             job, future = self._running.popleft()
             try:
-                pixels = future.result()
+                decoded = [_pieces(key, pixels) for key, pixels in zip(job.keys, future.result())]
             except Exception as error:  # a decoder of any library may raise anything on a damaged file
-                self._unreadable.append(Unreadable(job.keys, one_line(error)))
+                self._news.append(Unreadable(job.keys, one_line(error)))
                 continue
-            self._ready.extend(zip(job.keys, pixels))
+            self._sort_out(job, decoded)
         if not self._ready:
             return None
         taken = [self._ready.popleft() for _ in range(min(size, len(self._ready)))]
         self._submit(2 * size)
         if settle:
             wait([future for _, future in self._running])
-        return [key for key, _ in taken], self._stacked([pixels for _, pixels in taken])
+        return [piece for piece, _ in taken], self._stacked([pixels for _, pixels in taken])
 
-    def unreadable(self) -> list[Unreadable]:
-        """Those met since the last call."""
-        found, self._unreadable = self._unreadable, []
-        return found
+    def news(self) -> list[Counted | Unreadable]:
+        """What was met since the last call and needs no tower."""
+        news, self._news = self._news, []
+        return news
+
+    def _sort_out(self, job: Job, decoded: list[list[tuple[Piece, Tensor]]]) -> None:
+        """Keep what is to be encoded."""
+        for pieces, stored in zip(decoded, job.stored or repeat(frozenset())):
+            self._per_key = len(pieces)
+            wanted = [(piece, pixels) for piece, pixels in pieces if piece.part not in stored]
+            self._ready.extend(wanted)
+            if not wanted:
+                self._news.append(Counted([pieces[0][0]]))
 
     def _stacked(self, pixels: list[Tensor]) -> Tensor:
         if not self._pin:
@@ -198,19 +276,34 @@ class _Window:
         return torch.stack(pixels, out=torch.empty(shape, dtype=pixels[0].dtype, pin_memory=True))
 
     def _submit(self, rows: int) -> None:
-        """Keep `rows` rows, and one job a thread, under way."""
-        ahead = len(self._ready) + sum(len(job.keys) for job, _ in self._running)
-        while self._waiting and (ahead < rows or len(self._running) < self._count):
+        """Keep `rows` pieces under way, and one job per thread unless samples have very many parts."""
+        ahead = len(self._ready) + self._per_key * sum(len(job.keys) for job, _ in self._running)
+        while self._waiting and (ahead < rows or (len(self._running) < self._count and ahead < MOST_AHEAD)):
             job = self._waiting.popleft()
             self._running.append((job, self._threads.submit(self._render, job)))
-            ahead += len(job.keys)
+            ahead += self._per_key * len(job.keys)
 
 
 def _small_jobs(jobs: Sequence[Job]) -> Iterator[Job]:
     """Jobs of a few views each: an image with very many views is decoded more than once rather than held in all."""
     for job in jobs:
         for i in range(0, len(job.keys), VIEWS_A_JOB):
-            yield Job(job.item, job.keys[i : i + VIEWS_A_JOB], job.seeds[i : i + VIEWS_A_JOB])
+            some = slice(i, i + VIEWS_A_JOB)
+            yield Job(job.item, job.keys[some], job.seeds[some], job.stored[some])
+
+
+def _pieces(key: bytes, pixels: Tensor) -> list[tuple[Piece, Tensor]]:
+    """What of one sample goes through the tower: pixels (3, S, S) as they are, (T, 3, S, S) part by part.
+
+    Raises:
+        DataError: no part, or pixels of another shape.
+    """
+    if pixels.ndim == 3:
+        return [(Piece(key, None, 0), pixels)]
+    if pixels.ndim != 4 or not len(pixels):
+        shape = tuple(pixels.shape)
+        raise DataError(f"its pixels have shape {shape}; (3, S, S) or (T, 3, S, S) with a part at least is needed")
+    return [(Piece(key, part, len(pixels)), one) for part, one in enumerate(pixels)]
 
 
 def _within_memory(encode, pixels: Tensor, micro_batch: MicroBatch) -> Tensor:
@@ -227,14 +320,15 @@ def _within_memory(encode, pixels: Tensor, micro_batch: MicroBatch) -> Tensor:
     return torch.cat([_within_memory(encode, part, micro_batch) for part in (pixels[:half], pixels[half:])])
 
 
-def _finite_rows(keys: list[bytes], rows: np.ndarray) -> Iterator[Encoded | Unreadable]:
+def _finite_rows(pieces: list[Piece], rows: np.ndarray) -> Iterator[Encoded | Unreadable]:
     finite = np.isfinite(rows).all(axis=1)
     for i in (~finite).nonzero()[0]:
-        yield Unreadable((keys[i],), "the backbone gives NaN or infinity for it")
+        what = "it" if pieces[i].part is None else f"part {pieces[i].part} of it"
+        yield Unreadable((pieces[i].key,), f"the backbone gives NaN or infinity for {what}")
     if finite.all():
-        yield Encoded(keys, rows)
+        yield Encoded(pieces, rows)
     elif finite.any():
-        yield Encoded([key for key, good in zip(keys, finite) if good], rows[finite])
+        yield Encoded([piece for piece, good in zip(pieces, finite) if good], rows[finite])
 
 
 @contextmanager

@@ -19,14 +19,18 @@ from torch import Tensor
 
 from ..contracts.domain import SPLITS
 from ..contracts.errors import DataError
-from ..contracts.features import FeatureSet
+from ..contracts.features import FeatureSet, all_there, mean_of_parts
 from ..contracts.text import TextClassifier
 
 OTHER_SPELLING = {"text_features": "text_average", "class_names": "classnames"}
-NEEDED = ("image_features", "labels", "text_features", "class_names")
+NEEDED = ("image_features", "text_features", "class_names")
 WORDS = ("class_names", "classnames", "split", "ids", "logit_scale", "backbone")
 """What a .safetensors file keeps in its header, as JSON or plain text: safetensors has no strings."""
 UNIT_TOLERANCE = 1e-3
+HALF_UNIT_TOLERANCE = 1e-2
+"""How far half-precision parts may be from unit length to be taken for unit rows, which are then made exact again."""
+MEAN_TOLERANCE = 1e-2
+"""How far given features may point away from the mean of their parts, in units of the longest part."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,11 @@ class FeatureFile:
 def load_features(path: str | Path) -> FeatureFile:
     """Read a `.safetensors` or `.npz` file of features.
 
-    Arrays: `image_features` (N, D); `labels` (N,) class indices, or (N, C) of 0, 1 and NaN; `text_features` or
+    Arrays: `image_features` (N, D); `labels` (N,) class indices, or (N, C) of 0, 1 and NaN, or none; `text_features` or
     `text_average` (C, D), or (D, C); `class_names` or `classnames` (C,); optional: `text_prompts` (P, C, D),
     `logit_scale` (100 by default), `split` (N,), `ids` (N,). In .safetensors, lists of texts are JSON in the metadata.
+    The parts of each sample (frames, slices, windows) are `image_parts` (N, T, D), with `parts_mask` (N, T), true where
+    there is one, by default everywhere; `image_features` is then their mean and may be omitted.
     Half-precision features are cast to float32 and normalised again. Pickled arrays are refused, never run.
 
     Raises:
@@ -58,7 +64,7 @@ def load_features(path: str | Path) -> FeatureFile:
     path = Path(path)
     arrays = _Arrays(path, _read(path))
     names = arrays.names()
-    images, raw_norms = arrays.features("image_features", ndim=2)
+    images, raw_norms, parts, mask = arrays.images_and_parts()
     count, width = images.shape
     features = FeatureSet(
         features=images,
@@ -67,6 +73,8 @@ def load_features(path: str | Path) -> FeatureFile:
         ids=arrays.words("ids", count),
         backbone=arrays.text("backbone"),
         raw_norms=raw_norms,
+        parts=parts,
+        parts_mask=mask,
     )
     text = arrays.text_features(len(names), width)
     classifier = TextClassifier(
@@ -87,7 +95,7 @@ def load_image_features(path: str | Path) -> tuple[Tensor, tuple[str, ...], str]
     """
     path = Path(path)
     arrays = _Arrays(path, _read(path), needed=("image_features", "ids"))
-    features, _ = arrays.features("image_features", ndim=2)
+    features, *_ = arrays.images_and_parts()
     return F.normalize(features, dim=-1), arrays.words("ids", len(features)), arrays.text("backbone")
 
 
@@ -145,7 +153,8 @@ class _Arrays:
         for name, other in OTHER_SPELLING.items():
             if name not in self._arrays and other in self._arrays:
                 self._arrays[name] = self._arrays[other]
-        missing = [name for name in needed if name not in self._arrays]
+        has_parts = "image_parts" in self._arrays
+        missing = [n for n in needed if n not in self._arrays and not (n == "image_features" and has_parts)]
         if missing:
             has = ", ".join(sorted(arrays)) or "nothing"
             raise self._error(f"lacks {', '.join(missing)} (it has {has}); add what is missing")
@@ -203,7 +212,63 @@ class _Arrays:
         unit = bool(((tensor.norm(dim=-1) - 1).abs() < UNIT_TOLERANCE).all())
         return tensor, not unit
 
-    def labels(self, count: int, classes: int) -> Tensor:
+    def images_and_parts(self) -> tuple[Tensor, bool, Tensor | None, Tensor | None]:
+        """(N, D) features, whether their norms are still those of the tower, and where the file has parts (N, T, D),
+        these and their mask (N, T)."""
+        if "image_parts" not in self._arrays:
+            if "parts_mask" in self._arrays:
+                raise self._error("has parts_mask without image_parts; add image_parts (N, T, D)")
+            return *self.features("image_features", ndim=2), None, None
+        parts, mask, raw_norms = self._parts()
+        features = mean_of_parts(parts, mask)
+        if "image_features" in self._arrays:
+            self._check_mean(features, parts)
+        return features, raw_norms, parts, mask
+
+    def _parts(self) -> tuple[Tensor, Tensor, bool]:
+        """(N, T, D) float32 parts, (N, T) which of them are there, and whether their norms are those of the tower."""
+        parts = self._numbers("image_parts")
+        if parts.ndim != 3 or not parts.numel() or not parts.is_floating_point():
+            said = f"image_parts has shape {tuple(parts.shape)} of {parts.dtype}"
+            raise self._error(f"{said}; (N, T, D) floating-point numbers are needed")
+        half = parts.dtype in (torch.float16, torch.bfloat16)
+        mask = self._parts_mask(parts)
+        parts = parts.float().masked_fill(~mask[..., None], 0)
+        bad = (~torch.isfinite(parts)).flatten(1).any(dim=1).nonzero().flatten()
+        if len(bad):
+            raise self._error(f"image_parts holds NaN or infinity in row {int(bad[0])}; extract the features again")
+        off = (parts[mask].norm(dim=-1) - 1).abs().max()
+        if half:
+            return F.normalize(parts, dim=-1) if off < HALF_UNIT_TOLERANCE else parts, mask, False
+        return parts, mask, bool(off >= UNIT_TOLERANCE)
+
+    def _parts_mask(self, parts: Tensor) -> Tensor:
+        if "parts_mask" not in self._arrays:
+            return all_there(parts)
+        mask = self._numbers("parts_mask")
+        if mask.shape != parts.shape[:2] or not bool(((mask == 0) | (mask == 1)).all()):
+            wanted = tuple(parts.shape[:2])
+            raise self._error(f"parts_mask has shape {tuple(mask.shape)}; {wanted} of true and false is needed")
+        empty = (~mask.bool().any(dim=1)).nonzero().flatten()
+        if len(empty):
+            raise self._error(f"parts_mask leaves row {int(empty[0])} without a part; leave the row out")
+        return mask.bool()
+
+    def _check_mean(self, mean: Tensor, parts: Tensor) -> None:
+        """Given features are the mean of the parts, but for their length."""
+        given, _ = self.features("image_features", ndim=2)
+        if given.shape != mean.shape:
+            raise self._error(f"image_features has shape {tuple(given.shape)}, image_parts {tuple(parts.shape)}")
+        apart = (mean - F.normalize(given, dim=-1) * mean.norm(dim=-1, keepdim=True)).norm(dim=-1)  # (N,)
+        wrong = (apart > MEAN_TOLERANCE * parts.norm(dim=-1).max()).nonzero().flatten()
+        if len(wrong):
+            raise self._error(
+                f"image_features is not the mean of image_parts in row {int(wrong[0])}; omit image_features"
+            )
+
+    def labels(self, count: int, classes: int) -> Tensor | None:
+        if "labels" not in self._arrays:
+            return None
         labels = self._numbers("labels")
         if labels.ndim == 0 or len(labels) != count:
             raise self._error(f"labels has shape {tuple(labels.shape)} for {count} image features; give one a row")

@@ -12,6 +12,8 @@ from ..contracts.errors import ConfigError
 
 FORMAT = 1
 KEY_BYTES = 32
+PART_COUNTS = "numbers of parts"
+"""The space of what no backbone changes: how many parts a sample has, one number a row."""
 
 
 def space_of(backbone: Backbone, tap: str, dtype: str) -> str:
@@ -36,6 +38,16 @@ def image_key(space: str, content: str, transform: str, view: int | None = None,
     """
     seeded = None if view is None else [view, seed]
     return hashlib.sha256(canonical_json([space, content, transform, seeded]).encode()).digest()
+
+
+def part_key(key: bytes, part: int) -> bytes:
+    """Key of one part of a sample, 32 bytes, from the `image_key` of the whole."""
+    return hashlib.sha256(key + part.to_bytes(8, "big")).digest()
+
+
+def part_count_key(content: str, transform: str, view: int | None = None, seed: int = 0) -> bytes:
+    """Key of a sample's number of parts, 32 bytes, from the arguments of its `image_key`."""
+    return hashlib.sha256("\n".join((PART_COUNTS, content, transform, str(view), str(seed))).encode()).digest()
 
 
 def text_key(space: str, text: str) -> bytes:

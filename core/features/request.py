@@ -11,7 +11,7 @@ from ..contracts.domain import DomainData
 from ..contracts.errors import ConfigError
 from ..contracts.features import PRE_PROJECTION, PROJECTED
 from .extract import AMP
-from .keys import image_key, space_of, transform_spec, view_seed
+from .keys import image_key, part_count_key, space_of, transform_spec, view_seed
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Request:
     seed: int
     amp: str | None
     workers: int | None
+    parts: bool = False
 
     def __post_init__(self):
         if self.tap not in (PROJECTED, PRE_PROJECTION):
@@ -62,6 +63,13 @@ class Request:
         if column == 0:
             return image_key(self.space, content, plain)
         return image_key(self.space, content, augmented, column - 1, self.seed)
+
+    def part_count_key(self, content: str, column: int) -> bytes:
+        """The stored key of how many parts one cell is the mean of."""
+        plain, augmented = self.specs
+        if column == 0:
+            return part_count_key(content, plain)
+        return part_count_key(content, augmented, column - 1, self.seed)
 
     def seed_of(self, content: str, column: int) -> int | None:
         """The augmentation's seed of one cell; None for the image as it is."""

@@ -176,10 +176,20 @@ class NoShards:
 
 
 class ShardWriter:
-    """Collects computed rows and appends them every so many rows or seconds, so that a killed run loses little."""
+    """Collects computed rows and appends them every so many rows or seconds, so that a killed run loses little.
 
-    def __init__(self, folder: ShardFolder | NoShards, flush_rows: int, flush_seconds: float):
-        self.folder, self.flush_rows, self.flush_seconds = folder, flush_rows, flush_seconds
+    Args:
+        before: another writer, whose rows are to be on disk before these are.
+    """
+
+    def __init__(
+        self,
+        folder: ShardFolder | NoShards,
+        flush_rows: int,
+        flush_seconds: float,
+        before: ShardWriter | None = None,
+    ):
+        self.folder, self.flush_rows, self.flush_seconds, self.before = folder, flush_rows, flush_seconds, before
         self._keys: list[bytes] = []
         self._rows: list[np.ndarray] = []
         self._last = time.monotonic()
@@ -192,6 +202,8 @@ class ShardWriter:
 
     def flush(self) -> None:
         """Store what is there. Rows that cannot be stored are not tried again."""
+        if self.before is not None:
+            self.before.flush()
         keys, rows, self._keys, self._rows = self._keys, self._rows, [], []
         if keys:
             self.folder.append(keys, np.concatenate(rows))

@@ -1,4 +1,5 @@
-"""The feature store: each image and text goes through a tower once, ever, for one way of looking at it."""
+"""The feature store: each image, part of a sample and text goes through a tower once, ever, for one way of looking at
+it."""
 
 from __future__ import annotations
 
@@ -19,9 +20,9 @@ from ..contracts.features import PROJECTED, FeatureSet
 from ..data.identity import FileHashes
 from ..runtime.distributed import rank, run_on_all, world_size
 from ..runtime.files import OF_CACHE, write_whole
-from .extract import Unreadable, encoder, extract, renderer
-from .gather import Part, gathered
-from .keys import canonical_json, folder_name, space_of, text_key
+from .extract import Encoded, Piece, Unreadable, encoder, extract, renderer
+from .gather import Share, gathered
+from .keys import PART_COUNTS, canonical_json, folder_name, part_key, space_of, text_key
 from .micro_batch import CPU_SIZES, GPU_SIZES, MicroBatch
 from .request import Request
 from .shards import NoShards, ShardFolder, ShardWriter
@@ -37,7 +38,8 @@ class Extraction:
     """What `get_or_compute` gives.
 
     Args:
-        features: of the items that could be read, in the order asked for, on the CPU.
+        features: of the items that could be read, in the order asked for, on the CPU; with parts where those are asked
+            for and a sample has some.
         items: those items.
         skipped: (id, reason in one line) of the others.
         computed: images and views that went through the tower now.
@@ -58,6 +60,9 @@ def default_root() -> Path:
 
 class FeatureStore:
     """Features on disk, found by what they are made of: backbone, precision, tap, bytes, decoding and transform.
+
+    A sample whose pixels are (T, 3, S, S) is stored part by part, and its number of parts with it: its feature is the
+    mean of its parts, whoever asks for parts finds them, and neither runs the backbone again.
 
     Several processes may use one store at once. A damaged part of it is removed and computed again.
 
@@ -98,6 +103,7 @@ class FeatureStore:
         workers: int | None = None,
         amp: str | None = None,
         progress: Progress | None = None,
+        parts: bool = False,
     ) -> Extraction:
         """Features of items, from the store where they are there; only the others are decoded and encoded.
 
@@ -107,7 +113,8 @@ class FeatureStore:
             data: whose `load` decodes the items.
             items: N samples; one that cannot be read is left out and listed.
             backbone: its model is built only if something is to be computed.
-            transform: decoded image -> pixels (3, S, S), with a JSON-able `spec`.
+            transform: decoded image -> pixels (3, S, S), or (T, 3, S, S) of a sample of T parts, whose features are
+                averaged; with a JSON-able `spec`.
             tap: "projected" or "pre_projection".
             views: V augmented views of each image besides; the result's `views` is then (N, V, D).
             view_transform: called as view_transform(decoded, seed=int), with a JSON-able `spec`.
@@ -116,19 +123,21 @@ class FeatureStore:
             workers: decoding threads; None takes one a CPU core.
             amp: None, "bf16" or "fp16".
             progress: called as progress(done, total) in this thread while something is computed.
+            parts: whether the result's `parts` (N, T, D) are wanted, T the most that a sample has; images as they are
+                count among them as samples of one part. They stay None where no sample has parts.
 
         Raises:
             ConfigError: an option is not usable; CapabilityError: the backbone has no such tap.
             DataError: the store cannot be written (no space left); what was written before stays.
         """
-        request = Request(data, backbone, transform, view_transform, tap, views, seed, amp, workers)
+        request = Request(data, backbone, transform, view_transform, tap, views, seed, amp, workers, parts)
         micro_batch = self._micro_batch(request, batch_size)
         own = list(range(rank(), len(items), world_size()))
 
-        def on_this_rank() -> Part:
+        def on_this_rank() -> Share:
             table = Table(request, [items[i] for i in own], self._hashes)
             computed = self._fill(table, micro_batch, progress)
-            return Part.of(table, own, computed, backbone.embed_dim)
+            return Share.of(table, own, computed, backbone.embed_dim)
 
         whole = gathered(run_on_all(on_this_rank))
         return _extraction(whole, request, items)
@@ -176,15 +185,14 @@ class FeatureStore:
     def _fill(self, table: Table, micro_batch: MicroBatch, progress: Progress | None) -> int:
         """Find or compute all cells; returns how many were computed. What is computed is stored, come what may."""
         request = table.request
-        folder = self._folder(request.space)
-        for keys, rows in folder.find(table.missing()):
-            table.put(keys, rows)
+        folder, counts = self._folder(request.space), self._folder(PART_COUNTS)
+        _look_up(table, folder, counts)
         jobs = table.jobs()
         if not jobs:
             return 0
-        total = sum(len(job.keys) for job in jobs)
-        computed = failed = 0
-        writer = ShardWriter(folder, self.flush_rows, self.flush_seconds)
+        total, computed = table.todo, 0
+        counted = ShardWriter(counts, self.flush_rows, self.flush_seconds)
+        writer = ShardWriter(folder, self.flush_rows, self.flush_seconds, before=counted)
         render = renderer(request.data.load, request.transform, request.view_transform)
         encode = encoder(request.backbone, request.tap, request.amp)
         pin = request.backbone.device.type == "cuda"
@@ -193,16 +201,18 @@ class FeatureStore:
                 for result in results:
                     if isinstance(result, Unreadable):
                         table.fail(result.keys, result.reason)
-                        failed += len(result.keys)
                     else:
-                        writer.add(result.keys, result.rows)
-                        table.put(result.keys, result.rows)
-                        computed += len(result.keys)
+                        counted.add(*table.learn(result.pieces))
+                    if isinstance(result, Encoded):
+                        keys = [_stored_key(piece) for piece in result.pieces]
+                        writer.add(keys, result.rows)
+                        computed += table.put(keys, result.rows)
                     if progress is not None:
-                        progress(computed + failed, total)
+                        progress(total - table.todo, total)
         finally:
             writer.flush()
         folder.merge()
+        counts.merge()
         return computed
 
     def _folder(self, space: str) -> ShardFolder | NoShards:
@@ -223,7 +233,21 @@ class FeatureStore:
         return self._micro_batches[work]
 
 
-def _extraction(whole: Part, request: Request, items: Sequence[Item]) -> Extraction:
+def _look_up(table: Table, folder: ShardFolder | NoShards, counts: ShardFolder | NoShards) -> None:
+    """Find what is stored: how many parts each sample has, then features of images and of parts."""
+    cells = table.count_keys()
+    for keys, rows in counts.find(cells):
+        for key, row in zip(keys, rows):
+            table.know(cells[key], int(row[0]))
+    for keys, rows in folder.find(table.missing()):
+        table.put(keys, rows)
+
+
+def _stored_key(piece: Piece) -> bytes:
+    return piece.key if piece.part is None else part_key(piece.key, piece.part)
+
+
+def _extraction(whole: Share, request: Request, items: Sequence[Item]) -> Extraction:
     kept = [items[i] for i in whole.positions]
     groups = tuple(item.group or item.id for item in kept)
     features = FeatureSet(
@@ -235,6 +259,8 @@ def _extraction(whole: Part, request: Request, items: Sequence[Item]) -> Extract
         groups=groups if any(item.group for item in kept) else None,
         ids=tuple(item.id for item in kept),
         backbone=request.backbone.fingerprint,
+        parts=whole.parts,
+        parts_mask=None if whole.parts is None else whole.parts_mask,
     )
     skipped = [(items[position].id, reason) for position, reason in whole.reasons]
     return Extraction(features, kept, skipped, whole.computed, whole.cached)

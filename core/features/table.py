@@ -1,4 +1,4 @@
-"""The result being filled: one row an image, one column the image itself and one each augmented view."""
+"""The result being filled: one row per image, one column for the image itself and one for each augmented view."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from torch import Tensor
 from ..contracts.domain import Item
 from ..contracts.errors import DataError
 from ..data.identity import FileHashes, content_key
-from .extract import Job, cores, one_line
+from .extract import Job, PartMeans, Piece, cores, one_line
+from .keys import part_key
 from .request import Request
 
 
 class Table:
     """Cells (N, 1 + V), each found by its key; images with the same content share keys, so each is computed once.
+
+    A cell is one image, stored under its key, or the mean of a sample's parts, each stored under a key of its own.
 
     Attributes:
         values: (N, 1 + V, D) float32, None until the first row is put.
@@ -35,6 +38,12 @@ class Table:
         for row, content in enumerate(self._contents):
             for column in range(request.columns if content else 0):
                 self._cells.setdefault(request.key(content, column), []).append((row, column))
+        self._counts: dict[bytes, int] = {}  # key -> number of parts, as far as known; 0: an image as it is
+        self._lacking: dict[bytes, tuple[bytes, int]] = {}  # stored key of a part -> key of its cell, which part
+        self._means = PartMeans()
+        self._without_mean: set[bytes] = set()  # of the cells that have parts, those of which some are lacking
+        self._parts: dict[bytes, np.ndarray] = {}  # key -> (T, D), where parts are asked for
+        self._todo: set[bytes] = set()
 
     @property
     def filled(self) -> int:
@@ -42,40 +51,135 @@ class Table:
         return int(self._filled.sum())
 
     @property
+    def todo(self) -> int:
+        """Number of keys of `jobs` that are neither computed nor failed."""
+        return len(self._todo)
+
+    @property
     def kept(self) -> list[int]:
         """Rows that have all their features."""
         return [row for row in range(len(self.items)) if row not in self.reasons]
 
+    def count_keys(self) -> dict[bytes, bytes]:
+        """Stored key of a number of parts -> key of the cell."""
+        return {self._count_key(key): key for key in self._cells}
+
+    def know(self, key: bytes, parts: int) -> bool:
+        """Take in how many parts a cell has, 0 for an image as it is. Returns whether that is to be stored.
+
+        An image's 0 is stored only where parts are asked for: for its feature alone nobody needs to know.
+        """
+        if key in self._counts:
+            if self._counts[key] != parts:
+                before = self._counts[key]
+                self.fail([key], f"it had {before} parts and now has {parts}; decoding it must give the same each time")
+            return False
+        self._counts[key] = parts
+        if parts:
+            self._without_mean.add(key)
+        self._lacking.update((part_key(key, part), (key, part)) for part in range(parts))
+        if not self._is_open(key):
+            self._todo.discard(key)
+        return parts > 0 or self._asks_for_parts(key)
+
+    def learn(self, pieces: Sequence[Piece]) -> tuple[list[bytes], np.ndarray]:
+        """Take in how many parts decoded samples have; the keys and rows (k, 1) to store of that."""
+        of = {piece.key: piece.of for piece in pieces}
+        new = [key for key, parts in of.items() if self.know(key, parts)]
+        rows = np.array([of[key] for key in new], dtype=np.float32)[:, None]
+        return [self._count_key(key) for key in new], rows
+
     def missing(self) -> list[bytes]:
-        """Keys without a feature, each once, in the order of the images."""
-        return [key for key, cells in self._cells.items() if not self._filled[cells[0]]]
+        """Stored keys without a feature, each once: of images in their order, then of parts."""
+        whole = [key for key, cells in self._cells.items() if not self._counts.get(key) and not self._filled[cells[0]]]
+        return [*whole, *self._lacking]
 
     def jobs(self) -> list[Job]:
         """What is to be computed: of each image all that is missing."""
         by_row: dict[int, list[tuple[bytes, int]]] = {}
-        for key in self.missing():
+        for key in filter(self._is_open, self._cells):
             row, column = self._cells[key][0]
             by_row.setdefault(row, []).append((key, column))
         jobs = []
         for row, wanted in by_row.items():
             seeds = tuple(self.request.seed_of(self._contents[row], column) for _, column in wanted)
-            jobs.append(Job(self.items[row], tuple(key for key, _ in wanted), seeds))
+            keys = tuple(key for key, _ in wanted)
+            jobs.append(Job(self.items[row], keys, seeds, tuple(map(self._stored, keys))))
+        self._todo = {key for job in jobs for key in job.keys}
         return jobs
 
-    def put(self, keys: Sequence[bytes], rows: np.ndarray) -> None:
-        """Features (k, D) of k keys."""
+    def put(self, keys: Sequence[bytes], rows: np.ndarray) -> int:
+        """Features (k, D) of k stored keys, of images or of parts. Returns how many keys of `jobs` that settles."""
+        before = self.todo
         if self.values is None:
             self.values = torch.zeros(*self._filled.shape, rows.shape[1])
-        cells = [(row, column, i) for i, key in enumerate(keys) for row, column in self._cells[key]]
-        row, column, i = np.array(cells).T
-        self.values.numpy()[row, column] = rows[i]
-        self._filled[row, column] = True
+        self._fill([(key, i) for i, key in enumerate(keys) if key in self._cells], rows)
+        for i, stored_key in enumerate(keys if self._lacking else ()):
+            if stored_key in self._lacking:
+                self._put_part(*self._lacking.pop(stored_key), rows[i])
+        return before - self.todo
 
     def fail(self, keys: Sequence[bytes], reason: str) -> None:
         """No feature can be had for these keys: their images are left out."""
+        self._todo.difference_update(keys)
         for key in keys:
             for row, _ in self._cells[key]:
                 self.reasons.setdefault(row, reason)
+
+    def parts_of(self, rows: Sequence[int]) -> tuple[Tensor | None, list[int]]:
+        """Parts (n, T, D) of some rows, zero beyond their number, and that number: 0 for an image as it is, which is
+        its own only part. None and zeros where no row has parts, or they are not asked for."""
+        if not self._parts:
+            return None, [0] * len(rows)
+        keys = [self.request.key(self._contents[row], 0) for row in rows]
+        counts = [self._counts[key] for key in keys]
+        if not any(counts):
+            return None, counts
+        parts = torch.zeros(len(rows), max(counts), self.values.shape[2])
+        for own, row, key, count in zip(parts, rows, keys, counts):
+            own[: count or 1] = torch.from_numpy(self._parts[key]) if count else self.values[row, 0]
+        return parts, counts
+
+    def _fill(self, whole: list[tuple[bytes, int]], rows: np.ndarray) -> None:
+        """Features of cells: (key, row of `rows`)."""
+        cells = [(row, column, i) for key, i in whole for row, column in self._cells[key]]
+        if not cells:
+            return
+        row, column, i = np.array(cells).T
+        self.values.numpy()[row, column] = rows[i]
+        self._filled[row, column] = True
+        self._todo.difference_update(key for key, _ in whole if not self._is_open(key))
+
+    def _put_part(self, key: bytes, part: int, row: np.ndarray) -> None:
+        count = self._counts[key]
+        if self._asks_for_parts(key):
+            self._parts.setdefault(key, np.zeros((count, len(row)), dtype=np.float32))[part] = row
+        mean = self._means.add(key, count, row)
+        if mean is not None:
+            self._without_mean.discard(key)
+            self._fill([(key, 0)], mean[None])
+
+    def _is_open(self, key: bytes) -> bool:
+        """Whether something of a cell is still to be decoded."""
+        if self._counts.get(key):
+            return key in self._without_mean
+        unknown = self._asks_for_parts(key) and key not in self._counts
+        return unknown or not self._filled[self._cells[key][0]]
+
+    def _stored(self, key: bytes) -> frozenset[int | None]:
+        """The parts of an open cell that are there; None stands for the image as it is."""
+        count = self._counts.get(key)
+        if count:
+            return frozenset(part for part in range(count) if part_key(key, part) not in self._lacking)
+        return frozenset([None]) if self._filled[self._cells[key][0]] else frozenset()
+
+    def _asks_for_parts(self, key: bytes) -> bool:
+        """Only of images as they are, not of augmented views."""
+        return self.request.parts and self._cells[key][0][1] == 0
+
+    def _count_key(self, key: bytes) -> bytes:
+        row, column = self._cells[key][0]
+        return self.request.part_count_key(self._contents[row], column)
 
     def _contents_of(self, hashes: FileHashes) -> list[str | None]:
         """Content keys of the items; None, and a reason, for files that cannot be read."""

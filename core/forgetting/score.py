@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from ..contracts.errors import DataError
-from ..metrics.significance import McNemar, mcnemar, wilson_interval
-from ..runs.verdict import SIGNIFICANT, p_words
+from ..metrics.significance import SIGNIFICANT, McNemar, mcnemar, p_words, wilson_interval
 
 DRAWN = "drawings"
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..contracts.adapter import require
 from ..contracts.loss import Loss
+from ..contracts.options import option
 
 ROUNDING = 1e-6  # two equal texts are not below a mean of 1, whatever the last digit of their cosine
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class Alip(Loss):
     """ALIP: Adaptive Language-Image Pre-training with Synthetic Caption (Yang et al., 2023, arXiv 2308.08428).
 
@@ -25,40 +27,31 @@ class Alip(Loss):
     passes through weights.
 
     The means take the batch in before they are compared with, as in the released code, and are kept once a step. They
-    start at 1, so that all weights are small for the first hundreds of steps.
-
-    Args:
-        ema: share of itself that a running mean keeps in a step, 0 to below 1.
-        gamma_s: sharpness of the language gate, 0 for none.
-        gamma_p: sharpness of the description gate, 0 for none.
-        init_mean: where the means start.
+    start at 1, so that all weights are small for the first hundreds of steps. The buffer "means" (3,) holds those of
+    the similarities text to caption, image to text, image to caption.
 
     Parts: "raw" and "caption" are the two weighted losses; "sample_weight" is the mean of W_s.
 
-    Raises:
-        ConfigError: an option is out of range.
+    Example:
+        >>> import torch, vladapt
+        >>> out = {"image_features": torch.eye(4), "text_features": torch.eye(4), "logit_scale": torch.tensor(10.0)}
+        >>> parts = vladapt.build_loss("alip", init_mean=0.5)({**out, "text_synthetic": torch.eye(4)})
+        >>> round(parts["sample_weight"].item(), 3)
+        1.0
     """
 
+    differs: ClassVar[str] = "none"
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "text_synthetic", "logit_scale"})
     logit_scale_bounds: ClassVar[tuple[float, float]] = (1.0, 100.0)
 
-    means: Tensor
-    """(3,): running means of the similarities text to caption, image to text, image to caption."""
+    ema: float = option(0.99, "share of itself that a running mean keeps in a step", low=0, below=1)
+    gamma_s: float = option(2.0, "sharpness of the language gate, 0 for none", low=0, high=10_000)
+    gamma_p: float = option(2.0, "sharpness of the description gate, 0 for none", low=0, high=10_000)
+    init_mean: float = option(1.0, "where the running means start", low=-100, high=100)
 
-    def __init__(
-        self,
-        dims: Mapping[str, int] | None = None,
-        ema: float = 0.99,
-        gamma_s: float = 2.0,
-        gamma_p: float = 2.0,
-        init_mean: float = 1.0,
-    ):
-        super().__init__(dims)
-        require(0 <= ema < 1, "ema", ema, "give 0 to below 1")
-        for name, value in {"gamma_s": gamma_s, "gamma_p": gamma_p}.items():
-            require(value >= 0, name, value, "give 0 or more")
-        self.ema, self.gamma_s, self.gamma_p = ema, gamma_s, gamma_p
-        self.register_buffer("means", torch.full((3,), float(init_mean)))
+    def __post_init__(self):
+        super().__post_init__()
+        self.register_buffer("means", torch.full((3,), self.init_mean))
         self._seen: Tensor | None = None
 
     def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:

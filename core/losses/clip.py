@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ..contracts.adapter import require
 from ..contracts.loss import Loss
+from ..contracts.options import option
 from ._info_nce import info_nce
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class Clip(Loss):
     """Each image picks its caption among the batch's, each caption its image: the mean of both cross-entropies.
 
@@ -19,20 +21,23 @@ class Clip(Loss):
     logits is made in blocks, so that memory grows with N alone; value and gradient are those of the whole matrix.
     `logit_bias` is added where the model has one; a softmax does not see it.
 
-    Args:
-        label_smoothing: share of the target spread over the batch, 0 to below 1 (0 in CLIP, 0.1 in Long-CLIP).
-
-    Raises:
-        ConfigError: label_smoothing is out of range.
+    Example:
+        >>> import torch, vladapt
+        >>> out = {"image_features": torch.eye(4), "text_features": torch.eye(4), "logit_scale": torch.tensor(10.0)}
+        >>> loss = vladapt.build_loss("clip", label_smoothing=0.1)
+        >>> round(loss(out)["loss"].item(), 3)
+        0.75
     """
 
+    differs: ClassVar[str] = (
+        "none; the matrix of logits is never held whole. CoCa's losses of the same fixture are not here"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "logit_scale"})
     logit_scale_bounds: ClassVar[tuple[float, float] | None] = (1.0, 100.0)
 
-    def __init__(self, dims: Mapping[str, int] | None = None, label_smoothing: float = 0.0):
-        super().__init__(dims)
-        require(0 <= label_smoothing < 1, "label_smoothing", label_smoothing, "give 0 to below 1")
-        self.label_smoothing = float(label_smoothing)
+    label_smoothing: float = option(
+        0.0, "share of the target spread over the batch (0 in CLIP, 0.1 in Long-CLIP)", low=0, below=1
+    )
 
     def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
         loss = info_nce(

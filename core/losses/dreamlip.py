@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from ..contracts.adapter import require
 from ..contracts.loss import Loss
+from ..contracts.options import option
 from ._info_nce import info_nce
 
 NOTHING = -1e8  # a logit that no exponential sees
@@ -19,6 +21,7 @@ HIGHEST_SCALE = 100.0
 TINY = 1e-10
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class Dreamlip(Loss):
     """DreamLIP: Language-Image Pre-training with Long Captions (Zheng et al., 2024, arXiv 2403.17007).
 
@@ -30,61 +33,58 @@ class Dreamlip(Loss):
     (B, N, D), so that only B = 1 or N = 1 come out right. Here each sub-caption meets its own image's patches, as in
     the paper; `released_order` restores what the code computes.
 
-    Args:
-        clip_weight: weight of the global term, 0 for none.
-        local_weight: weight of the local term, 0 for none; "image_tokens" are needed only for it.
-        circle_weight: weight of a circle loss (Sun et al., 2020, arXiv 2002.10857) of each image and all sub-captions,
-            a variant of the released code, off by default; its weight there is 0.1.
-        multi_positive: whether all sub-captions count in the global term, or the first alone (still divided by N).
-        sgl_delta: threshold of the local weights, 0 to below 1; below 0 it is 1 / (number of patches).
-        sgl_norm: how cosines come to 0..1: "minmax" over the patches, or "softmax".
-        local_negatives: what a local feature is told apart from: the sub-captions of the "batch"; or, of the "sample"
-            alone, where each sub-caption chooses among its image's local features.
-        scale_local: where the local scale starts; it is kept in 1..100.
-        gamma: sharpness of the circle loss.
-        margin: of the circle loss, 0 to 1.
-        released_order: whether texts are mixed up as above.
+    A variant of the released code adds a circle loss (Sun et al., 2020, arXiv 2002.10857) of each image and all
+    sub-captions. Without `multi_positive` the global term of the first sub-caption is still divided by N.
+    `local_negatives="sample"` has each sub-caption choose among its image's local features. The local scale stays in
+    1..100, and patches are needed for the local term alone.
 
     Parts: "clip" is the first sub-caption's share of the global term and "other_captions" that of the rest, "local",
     "circle".
 
     Raises:
-        ConfigError: an option is out of range, or all weights are 0.
+        ConfigError: all weights are 0.
+
+    Example:
+        >>> import torch, vladapt
+        >>> image, texts = torch.eye(4), torch.eye(4)[:, None].expand(4, 3, 4)
+        >>> out = {"image_features": image, "text_positives": texts, "logit_scale": torch.tensor(10.0)}
+        >>> sorted(vladapt.build_loss("dreamlip")({**out, "image_tokens": torch.randn(4, 9, 4)}))
+        ['clip', 'local', 'loss', 'other_captions']
     """
 
+    differs: ClassVar[str] = (
+        "each sub-caption meets the patches of its own image. The released code reads texts (N, B, D) as (B, N, D) "
+        "and so pairs them with wrong images: its local term is met only with `released_order=True`, or on texts "
+        "mixed the other way"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_positives", "image_tokens", "logit_scale"})
     logit_scale_bounds: ClassVar[tuple[float, float]] = (1.0, 100.0)
 
-    def __init__(
-        self,
-        dims: Mapping[str, int] | None = None,
-        clip_weight: float = 1.0,
-        local_weight: float = 1.0,
-        circle_weight: float = 0.0,
-        multi_positive: bool = True,
-        sgl_delta: float = 0.1,
-        sgl_norm: str = "minmax",
-        local_negatives: str = "batch",
-        scale_local: float = 1 / 0.07,
-        gamma: float = 32.0,
-        margin: float = 0.25,
-        released_order: bool = False,
-    ):
-        super().__init__(dims)
-        self.weights = {"clip_weight": clip_weight, "local_weight": local_weight, "circle_weight": circle_weight}
-        for name, value in self.weights.items():
-            require(value >= 0, name, value, "give 0 or more")
-        require(any(self.weights.values()), "clip_weight", clip_weight, "one of the three weights must be above 0")
-        require(sgl_delta < 1, "sgl_delta", sgl_delta, "give a threshold below 1")
-        require(sgl_norm in ("minmax", "softmax"), "sgl_norm", sgl_norm, "give minmax or softmax")
-        require(local_negatives in ("batch", "sample"), "local_negatives", local_negatives, "give batch or sample")
-        require(1 <= scale_local <= HIGHEST_SCALE, "scale_local", scale_local, "give 1 to 100")
-        require(gamma > 0, "gamma", gamma, "give a number above 0")
-        require(0 <= margin <= 1, "margin", margin, "give 0 to 1")
-        self.multi_positive, self.local_negatives, self.released_order = multi_positive, local_negatives, released_order
-        self.sgl_delta, self.sgl_norm, self.gamma, self.margin = sgl_delta, sgl_norm, gamma, margin
-        self.log_scale_local = nn.Parameter(torch.tensor(math.log(scale_local)))
-        if not local_weight:
+    clip_weight: float = option(1.0, "weight of the global term, 0 for none", low=0, high=10_000)
+    local_weight: float = option(1.0, "weight of the local term, 0 for none", low=0, high=10_000)
+    circle_weight: float = option(
+        0.0, "weight of the circle loss, 0 for none (0.1 in the released code)", low=0, high=10_000
+    )
+    multi_positive: bool = option(True, "count all sub-captions in the global term, not the first alone")
+    sgl_delta: float = option(0.1, "threshold of the local weights; below 0 it is 1 / (number of patches)", below=1)
+    sgl_norm: str = option("minmax", "how cosines come to 0..1, over the patches", choices=("minmax", "softmax"))
+    local_negatives: str = option(
+        "batch",
+        "what a local feature is told apart from: texts of the batch, or of its own sample",
+        choices=("batch", "sample"),
+    )
+    scale_local: float = option(1 / 0.07, "where the learned local scale starts", low=1, high=HIGHEST_SCALE)
+    gamma: float = option(32.0, "sharpness of the circle loss", above=0, high=10_000)
+    margin: float = option(0.25, "margin of the circle loss", low=0, high=1)
+    released_order: bool = option(False, "pair local features with the wrong texts, as the released code does")
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.weights = {name: getattr(self, name) for name in ("clip_weight", "local_weight", "circle_weight")}
+        some = any(self.weights.values())
+        require(some, "clip_weight", self.clip_weight, "one of the three weights must be above 0")
+        self.log_scale_local = nn.Parameter(torch.tensor(math.log(self.scale_local)))
+        if not self.local_weight:
             self.needs = self.needs - {"image_tokens"}
 
     def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
@@ -14,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..contracts.adapter import require
 from ..contracts.loss import Loss
+from ..contracts.options import option
 
 INITIAL_SCALE, HIGHEST_SCALE = 1 / 0.07, 100.0
 NO_MATCH = -1.0  # the least cosine: what padding scores
@@ -22,6 +24,7 @@ BLOCK = 2**24  # similarities of pairs of tokens held at once, 64 MiB of them
 CHOICES = ("batch", "pair")
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class Filip(Loss):
     """FILIP: Fine-grained Interactive Language-Image Pre-Training (Yao et al., 2021, arXiv 2111.07783).
 
@@ -39,37 +42,40 @@ class Filip(Loss):
     with DeCLIP (2022, arXiv 2203.05796) lets padding match, takes the 16 tokens with the highest sum of cosines to the
     own pair's, and adds CLIP's loss: `mask_padding=False, select="pair", keep=16`, and `--loss clip=1` beside this one.
 
-    Args:
-        token_dim: common width of patches and words; 0 to compare them as they come, where their widths agree.
-        keep: share of the tokens that are matched against, above 0 to 1, or how many, above 1.
-        select: by what they are chosen: "batch" for the highest cosine to a token of any sample, "pair" for the sum of
-            cosines to the tokens of their own pair.
-        mask_padding: whether padding is left out of texts.
-
     Raises:
-        ConfigError: an option is out of range.
+        ConfigError: `keep` is above 1 and no whole number.
         CapabilityError: dims lacks embed_dim or text_width where they are needed.
+
+    Example:
+        >>> import torch, vladapt
+        >>> patches, words, mask = torch.randn(4, 9, 8), torch.randn(4, 6, 8), torch.ones(4, 6, dtype=torch.bool)
+        >>> loss = vladapt.build_loss("filip", token_dim=0, keep=0.5)
+        >>> sorted(loss({"image_tokens": patches, "text_tokens": words, "text_mask": mask}))
+        ['image_to_text', 'loss', 'text_to_image']
     """
 
+    differs: ClassVar[str] = (
+        "padding never matches, tokens are chosen within the global batch by any match. The fixture is of the "
+        'reimplementation that comes with DeCLIP, met with `mask_padding=False, select="pair"`'
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"image_tokens", "text_tokens", "text_mask"})
 
-    def __init__(
-        self,
-        dims: Mapping[str, int] | None = None,
-        token_dim: int = 256,
-        keep: float = 0.25,
-        select: str = "batch",
-        mask_padding: bool = True,
-    ):
-        super().__init__(dims)
-        require(token_dim >= 0, "token_dim", token_dim, "give a width, or 0 for none")
-        require(0 < keep <= 1 or keep == int(keep) > 1, "keep", keep, "give a share up to 1, or a whole number above 1")
-        require(select in CHOICES, "select", select, f"give one of {', '.join(CHOICES)}")
-        self.keep, self.select, self.mask_padding = keep, select, mask_padding
+    token_dim: int = option(256, "common width of patches and words; 0 compares them as they come", low=0, high=65_536)
+    keep: float = option(0.25, "share of the tokens matched against, up to 1, or how many", above=0, high=1_000_000)
+    select: str = option(
+        "batch", "what keeps a token: its best cosine in the batch, or the sum over its own pair", choices=CHOICES
+    )
+    mask_padding: bool = option(True, "leave padding out of texts")
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(
+            self.keep <= 1 or self.keep == int(self.keep), "keep", self.keep, "give a share up to 1, or a whole number"
+        )
         self.image_map, self.text_map = nn.Identity(), nn.Identity()
-        if token_dim:
-            self.image_map = nn.Linear(self.dim("embed_dim", "its map of patches"), token_dim)
-            self.text_map = nn.Linear(self.dim("text_width", "its map of words"), token_dim)
+        if self.token_dim:
+            self.image_map = nn.Linear(self.dim("embed_dim", "its map of patches"), self.token_dim)
+            self.text_map = nn.Linear(self.dim("text_width", "its map of words"), self.token_dim)
         self.log_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
 
     def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:

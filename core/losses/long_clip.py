@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -10,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..backbones.stretching import KeptPositions, stretch_context
-from ..contracts.adapter import require
 from ..contracts.loss import Loss
+from ..contracts.options import option
 from ._primary_components import primary_components
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class LongClip(Loss):
     """Long-CLIP: Unlocking the Long-Text Capability of CLIP (Zhang et al., 2024, arXiv 2403.15378).
 
@@ -25,41 +27,36 @@ class LongClip(Loss):
     Components are those of the global batch, where the released code takes each process's part; features are not
     brought to length 1 again after it, as there. It trains from a logit scale of 100; here from that of the backbone.
 
-    Args:
-        short_weight: weight of the short captions' term, 0 or more.
-        components: how many principal components are kept of the image features.
-        label_smoothing: share of the target spread over the batch, 0 to below 1.
-        keep: positions that stay as they are and do not learn.
-        factor: how many positions each of the others becomes; 1 leaves the context as it is.
-        stretch_up_to: longest context that is stretched; a longer one is taken for one that was stretched before.
-
     Parts: "long", "short".
 
-    Raises:
-        ConfigError: an option is out of range.
+    Example:
+        >>> import torch, vladapt
+        >>> out = {"image_features": torch.eye(4), "text_features": torch.eye(4), "logit_scale": torch.tensor(10.0)}
+        >>> loss = vladapt.build_loss("long-clip", components=2, label_smoothing=0)
+        >>> sorted(loss({**out, "text_short": torch.eye(4)}))
+        ['long', 'loss', 'short']
     """
 
+    differs: ClassVar[str] = (
+        "components are those of the global batch (released: of each process); it trains from the backbone's logit "
+        "scale (released: 100). Components and stretched positions have fixtures"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "text_short", "logit_scale"})
     logit_scale_bounds: ClassVar[tuple[float, float]] = (1.0, 100.0)
 
-    def __init__(
-        self,
-        dims: Mapping[str, int] | None = None,
-        short_weight: float = 1.0,
-        components: int = 32,
-        label_smoothing: float = 0.1,
-        keep: int = 20,
-        factor: int = 4,
-        stretch_up_to: int = 77,
-    ):
-        super().__init__(dims)
-        require(short_weight >= 0, "short_weight", short_weight, "give 0 or more")
-        require(0 <= label_smoothing < 1, "label_smoothing", label_smoothing, "give 0 to below 1")
-        least = {"components": (components, 1), "keep": (keep, 0), "factor": (factor, 1)}
-        for name, (value, lowest) in {**least, "stretch_up_to": (stretch_up_to, 0)}.items():
-            require(type(value) is int and value >= lowest, name, value, f"give a whole number, {lowest} or more")
-        self.short_weight, self.components, self.label_smoothing = short_weight, components, label_smoothing
-        self.keep, self.factor, self.stretch_up_to = keep, factor, stretch_up_to
+    short_weight: float = option(1.0, "weight of the short captions' term", low=0, high=10_000)
+    components: int = option(32, "principal components that are kept of the image features", low=1, high=65_536)
+    label_smoothing: float = option(0.1, "share of the target spread over the batch", low=0, below=1)
+    keep: int = option(20, "positions that stay as they are and do not learn", low=0, high=1_000_000)
+    factor: int = option(
+        4, "how many positions each of the others becomes; 1 leaves the context as it is", low=1, high=1000
+    )
+    stretch_up_to: int = option(
+        77, "longest context that is stretched; a longer one was stretched before", low=0, high=1_000_000
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
         self._kept: KeptPositions | None = None
 
     def prepare(self, backbone) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..contracts.adapter import require
 from ..contracts.loss import Loss
+from ..contracts.options import option
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class MFlag(Loss):
     """Projected image and text embeddings are to point one way, while the image embedding's own axes stay independent.
 
@@ -22,36 +24,34 @@ class MFlag(Loss):
     batch that is smaller. The text embedding is the tower's own in the shared space, where the paper reads the first
     token of its last layer.
 
-    Args:
-        hidden: width of the hidden layer of both projectors.
-        width: of the space where image and text are aligned.
-        off_diagonal: weight of the entries off the diagonal, 0 or more.
-        orthogonality: weight of the second term, 0 or more.
-
     Raises:
-        ConfigError: an option is out of range.
         CapabilityError: dims lacks image_width or embed_dim.
+
+    Example:
+        >>> import torch, vladapt
+        >>> loss = vladapt.build_loss("m-flag", {"image_width": 8, "embed_dim": 4}, hidden=16, width=8)
+        >>> parts = loss({"image_hidden": torch.randn(6, 8), "text_features": torch.randn(6, 4)})
+        >>> sorted(parts)
+        ['align', 'loss', 'orthogonal']
     """
 
+    differs: ClassVar[str] = (
+        "divided by the size of the batch at hand (released: of the configured one); the text is read in the shared "
+        "space (paper: the first token of the last layer)"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"image_hidden", "text_features"})
     frozen_towers: ClassVar[frozenset[str]] = frozenset({"text"})
 
-    def __init__(
-        self,
-        dims: Mapping[str, int] | None = None,
-        hidden: int = 2048,
-        width: int = 1024,
-        off_diagonal: float = 0.0051,
-        orthogonality: float = 1.0,
-    ):
-        super().__init__(dims)
-        for name, value in (("hidden", hidden), ("width", width)):
-            require(value >= 1, name, value, "give 1 or more")
-        for name, value in (("off_diagonal", off_diagonal), ("orthogonality", orthogonality)):
-            require(value >= 0, name, value, "give 0 or more")
-        self.off_diagonal, self.orthogonality = float(off_diagonal), float(orthogonality)
-        self.of_image = projector(self.dim("image_width", "its projector of images"), hidden, width)
-        self.of_text = projector(self.dim("embed_dim", "its projector of texts"), hidden, width)
+    hidden: int = option(2048, "width of the hidden layer of both projectors", low=1, high=65_536)
+    width: int = option(1024, "width of the space where image and text are aligned", low=1, high=65_536)
+    off_diagonal: float = option(0.0051, "weight of the entries off the diagonal", low=0, high=10_000)
+    orthogonality: float = option(1.0, "weight of the orthogonality of the image embedding's axes", low=0, high=10_000)
+
+    def __post_init__(self):
+        super().__post_init__()
+        image_width = self.dim("image_width", "its projector of images")
+        self.of_image = projector(image_width, self.hidden, self.width)
+        self.of_text = projector(self.dim("embed_dim", "its projector of texts"), self.hidden, self.width)
 
     def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
         hidden = out["image_hidden"]

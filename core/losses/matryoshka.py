@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
@@ -11,12 +12,14 @@ from torch import Tensor, nn
 from ..contracts.adapter import require
 from ..contracts.errors import ConfigError
 from ..contracts.loss import Extract, Loss
+from ..contracts.options import option
 from ..contracts.outputs import OUTPUTS
 
 NARROWEST = 8
 OF_TOWERS = ("prepare", "text_prompt", "teacher_momentum", "n_prefix", "frozen_towers", "logit_scale_bounds")
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class Matryoshka(Loss):
     """Matryoshka Representation Learning (Kusupati et al., 2022, arXiv 2205.13147); for pairs of images and texts:
     jina-clip-v2 (2024, arXiv 2412.08802).
@@ -26,55 +29,62 @@ class Matryoshka(Loss):
     What the other loss does to towers is done once, by that of the greatest width.
 
     The paper halves the width until little is left: 2048 to 8, 768 to 12. It sums over widths, all with weight 1; here
-    their mean is the default, so that the weight beside other losses keeps its meaning.
-
-    Args:
-        loss: name of the other loss.
-        widths: numbers of a feature that are kept, each up to embed_dim; by default embed_dim and its halves, down to
-            8 or to what is odd.
-        weights: factor of each width; None for their mean.
-        loss_options: keyword arguments of the other loss.
+    their mean is the default, so that the weight beside other losses keeps its meaning. The halves of embed_dim end at
+    8, or at what is odd.
 
     Parts: "width_768", ...: the other loss at that width.
 
     Raises:
-        ConfigError: an option is out of range.
+        ConfigError: widths that embed_dim does not have, or not one weight for each.
         UnknownNameError: there is no such loss, or it has no such option.
         CapabilityError: dims lacks embed_dim, or what the other loss needs of it.
+
+    Example:
+        >>> import torch, vladapt
+        >>> out = {"image_features": torch.eye(4), "text_features": torch.eye(4), "logit_scale": torch.tensor(10.0)}
+        >>> loss = vladapt.build_loss("matryoshka", {"embed_dim": 4}, widths=(4, 2), loss="siglip")
+        >>> sorted(loss(out))
+        ['loss', 'width_2', 'width_4']
     """
 
+    differs: ClassVar[str] = (
+        "no fixture; the tests check it against equations written out, or against the library's own"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "logit_scale"})
 
-    def __init__(
-        self,
-        dims: Mapping[str, int] | None = None,
-        loss: str = "clip",
-        widths: Sequence[int] | None = None,
-        weights: Sequence[float] | None = None,
-        loss_options: Mapping[str, Any] | None = None,
-    ):
-        super().__init__(dims)
-        if loss == "matryoshka":
+    loss: str = option("clip", "name of the loss that is minimised at each width")
+    widths: tuple[int, ...] | None = option(
+        None, "numbers of a feature that are kept; by default embed_dim and its halves", low=1, high=65_536
+    )
+    weights: tuple[float, ...] | None = option(
+        None, "factor of each width; by default their mean", above=0, high=10_000
+    )
+    loss_options: Mapping[str, Any] | None = option(None, "options of the other loss, by name")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.loss == "matryoshka":
             raise ConfigError("option loss=matryoshka is not usable; give the loss that is minimised at each width")
         full = self.dim("embed_dim", "its widths")
-        self.widths = halvings(full) if widths is None else tuple(widths)
-        usable = self.widths and all(type(width) is int and 1 <= width <= full for width in self.widths)
-        require(usable and len(set(self.widths)) == len(self.widths), "widths", widths, f"give some of 1 to {full}")
-        self.weights = (1 / len(self.widths),) * len(self.widths) if weights is None else tuple(weights)
-        of_one_length = len(self.weights) == len(self.widths) and all(weight > 0 for weight in self.weights)
-        require(of_one_length, "weights", weights, f"give {len(self.widths)} numbers above 0")
-        self.inner = nn.ModuleDict({str(width): self._built(loss, width, loss_options) for width in self.widths})
-        self._take_after(self.inner[str(max(self.widths))])
+        widths = self.widths = halvings(full) if self.widths is None else self.widths
+        usable = widths and max(widths) <= full and len(set(widths)) == len(widths)
+        require(usable, "widths", widths, f"give different ones of 1 to {full}")
+        self.weights = (1 / len(widths),) * len(widths) if self.weights is None else self.weights
+        require(len(self.weights) == len(widths), "weights", self.weights, f"give {len(widths)} numbers above 0")
+        self.inner = nn.ModuleDict({str(width): self._built(width) for width in widths})
+        self._take_after(self.inner[str(max(widths))])
 
-    def _built(self, name: str, width: int, options: Mapping[str, Any] | None) -> Loss:
+    def _built(self, width: int) -> Loss:
         from ..registry import build_loss
 
         teacher_width = self.dims.get("teacher_dim", self.dims["embed_dim"])
-        return build_loss(name, {**self.dims, "embed_dim": width, "teacher_dim": teacher_width}, **(options or {}))
+        dims = {**self.dims, "embed_dim": width, "teacher_dim": teacher_width}
+        return build_loss(self.loss, dims, **(self.loss_options or {}))
 
     def _take_after(self, widest: Loss) -> None:
         """Needs and hooks are those of the other loss; a hook it lacks, this one lacks too."""
         self.needs, self.teacher, self.experimental = widest.needs, widest.teacher, widest.experimental
+        self.outputs, self.further_outputs = widest.outputs, widest.further_outputs
         for name in OF_TOWERS:
             if hasattr(widest, name):
                 setattr(self, name, getattr(widest, name))
@@ -94,7 +104,7 @@ class Matryoshka(Loss):
         return {name: self._first(name, value, width) for name, value in out.items()}
 
     def _first(self, name: str, value: Any, width: int) -> Any:
-        known = OUTPUTS.get(name)
+        known = OUTPUTS.get(name) or self.outputs.get(name)
         of_another_space = name.startswith("teacher.") and self.teacher == "frozen"
         if known is None or known.shape[-1:] != ("D",) or of_another_space or value.shape[-1] == width:
             return value

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..contracts.loss import Loss
+from ..contracts.options import option
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class Medclip(Loss):
     """An image matches a text as far as their findings agree, whether or not they come from one study.
 
@@ -19,22 +22,29 @@ class Medclip(Loss):
     the soft target of its logits, and the other way round; the loss is the mean of both cross-entropies. Features of an
     augmented text (`text_view2`) have the same targets, and the mean of both texts is taken.
 
-    Args:
-        cosine: whether findings agree by the cosine of their vectors, as the paper writes, or by their dot product, as
-            the released code computes.
-        augmented_text: whether to ask for `text_view2`; it is used wherever it is given.
+    Example:
+        >>> import torch, vladapt
+        >>> out = {"image_features": torch.eye(4), "text_features": torch.eye(4), "logit_scale": torch.tensor(10.0)}
+        >>> findings = {"image_findings": torch.eye(4), "text_findings": torch.eye(4)}
+        >>> round(float(vladapt.build_loss("medclip")({**out, **findings})["loss"]), 3)
+        5.246
     """
 
+    differs: ClassVar[str] = "none"
     needs: ClassVar[frozenset[str]] = frozenset(
         {"image_features", "text_features", "logit_scale", "image_findings", "text_findings"}
     )
     logit_scale_bounds: ClassVar[tuple[float, float] | None] = (1.0, 100.0)
 
-    def __init__(self, dims: Mapping[str, int] | None = None, cosine: bool = False, augmented_text: bool = False):
-        super().__init__(dims)
-        self.cosine = bool(cosine)
-        if augmented_text:
-            self.needs = type(self).needs | {"text_view2"}
+    cosine: bool = option(
+        False, "findings agree by their cosine, as the paper writes, not by their dot product, as released"
+    )
+    augmented_text: bool = option(False, "ask for `text_view2`, which is used wherever it is given")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.augmented_text:
+            self.needs = self.needs | {"text_view2"}
 
     def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
         agreement = self._agreement(out)  # (B, B)

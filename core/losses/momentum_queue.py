@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..contracts.adapter import require
 from ..contracts.loss import Loss
+from ..contracts.options import option
 from ._feature_queue import FeatureQueue
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class MomentumQueue(Loss):
     """Each image picks its caption's key among a queue of earlier captions' keys, each caption its image's likewise.
 
@@ -27,28 +29,33 @@ class MomentumQueue(Loss):
     take batches that divide their size; here any batch goes in, in its order, and wraps around. Queues start with
     random unit vectors, as released.
 
-    Args:
-        queue_size: keys of each modality, 1 or more.
-        momentum: share of itself that the teacher keeps in a step, 0 to 1.
-
     Raises:
-        ConfigError: an option is out of range.
         CapabilityError: dims lacks embed_dim.
+
+    Example:
+        >>> import torch, vladapt
+        >>> out = {"image_features": torch.eye(4), "text_features": torch.eye(4), "logit_scale": torch.tensor(10.0)}
+        >>> loss = vladapt.build_loss("momentum-queue", {"embed_dim": 4}, queue_size=16)
+        >>> sorted(loss({**out, "teacher.image": torch.eye(4), "teacher.text": torch.eye(4)}))
+        ['image_to_text', 'loss', 'text_to_image']
     """
 
+    differs: ClassVar[str] = (
+        "no fixture; the tests check it against equations written out, or against the library's own"
+    )
     needs: ClassVar[frozenset[str]] = frozenset(
         {"image_features", "text_features", "logit_scale", "teacher.image", "teacher.text"}
     )
     teacher: ClassVar[str | None] = "ema"
     logit_scale_bounds: ClassVar[tuple[float, float] | None] = (1.0, 100.0)
 
-    def __init__(self, dims: Mapping[str, int] | None = None, queue_size: int = 9600, momentum: float = 0.99):
-        super().__init__(dims)
-        require(queue_size >= 1, "queue_size", queue_size, "give 1 or more")
-        require(0 <= momentum <= 1, "momentum", momentum, "give 0 to 1")
-        self.momentum = float(momentum)
+    queue_size: int = option(9600, "keys that each of the two queues holds", low=1, high=1_000_000)
+    momentum: float = option(0.99, "share of itself that the teacher keeps in a step", low=0, high=1)
+
+    def __post_init__(self):
+        super().__post_init__()
         width = self.dim("embed_dim", "its queues")
-        self.images, self.texts = FeatureQueue(queue_size, width), FeatureQueue(queue_size, width)
+        self.images, self.texts = FeatureQueue(self.queue_size, width), FeatureQueue(self.queue_size, width)
         self._seen: tuple[Tensor, Tensor] | None = None
 
     def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -11,6 +12,7 @@ from ..contracts.loss import Loss
 from ._hard_negatives import contrast_with_hard_negatives
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class NegClip(Loss):
     """When and Why Vision-Language Models Behave like Bags-of-Words, and What to Do About It?
     (Yuksekgonul et al., 2022, arXiv 2210.01936).
@@ -19,8 +21,16 @@ class NegClip(Loss):
     instance); a caption chooses among the images alone. L = (CE([s I T^T | s I N^T]) + CE(s T I^T)) / 2.
 
     The part "accuracy" is the share of right choices in the batch, over both directions.
+
+    Example:
+        >>> import torch, vladapt
+        >>> out = {"image_features": torch.eye(4), "text_features": torch.eye(4), "logit_scale": torch.tensor(10.0)}
+        >>> parts = vladapt.build_loss("neg-clip")({**out, "text_negative": torch.eye(4).roll(1, 0)})
+        >>> float(parts["accuracy"])
+        1.0
     """
 
+    differs: ClassVar[str] = "none"
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "text_negative", "logit_scale"})
     logit_scale_bounds: ClassVar[tuple[float, float]] = (1.0, 100.0)
 

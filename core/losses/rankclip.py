@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..contracts.adapter import require
 from ..contracts.loss import Loss
+from ..contracts.options import option
 from ._info_nce import info_nce
 
 STEEPNESS, HIGHEST_WEIGHT = 3.0, 2.0
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class Rankclip(Loss):
     """RankCLIP: Ranking-Consistent Language-Image Pretraining (Zhang et al., 2024, arXiv 2404.09387).
 
@@ -28,41 +30,33 @@ class Rankclip(Loss):
     (e - 1) / (E - 1).
 
     The divisor, the 1 / B and `eps` are not in the paper's formula; they are what its models were trained with, and
-    have options. Equal scores are ranked in the order of the batch, where the released code shuffles them; and a score
-    of exactly -1 counts as any other, where that code takes it for padding.
-
-    Args:
-        lambda_cross: weight of the cross-modal term, 0 for none; the released code's lambda2.
-        lambda_in: weight of the in-modal term, 0 for none; lambda1.
-        divisor: of both terms.
-        per_sample: whether both terms are divided by the batch size too.
-        eps: added to each sum of exponentials, the largest of which is 1; it bounds what the last ranks can cost, and
-            0 leaves the plain likelihood.
+    have options; `eps` bounds what the last ranks can cost, the largest exponential being 1. Equal scores are ranked in
+    the order of the batch, where the released code shuffles them; and a score of exactly -1 counts as any other, where
+    that code takes it for padding.
 
     Parts: "clip", "cross_modal", "in_modal" (both with divisors, without w), "weight" (w).
 
-    Raises:
-        ConfigError: an option is out of range.
+    Example:
+        >>> import torch, vladapt
+        >>> out = {"image_features": torch.eye(4), "text_features": torch.eye(4), "logit_scale": torch.tensor(10.0)}
+        >>> loss = vladapt.build_loss("rankclip", lambda_in=0)
+        >>> sorted(loss(out, progress=0.5))
+        ['clip', 'cross_modal', 'loss', 'weight']
     """
 
+    differs: ClassVar[str] = (
+        "equal scores keep the order of the batch (released: shuffled); a score of -1 is no padding"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "logit_scale"})
     logit_scale_bounds: ClassVar[tuple[float, float]] = (1.0, 100.0)
 
-    def __init__(
-        self,
-        dims: Mapping[str, int] | None = None,
-        lambda_cross: float = 1.0,
-        lambda_in: float = 1.0,
-        divisor: float = 32.0,
-        per_sample: bool = True,
-        eps: float = 1e-10,
-    ):
-        super().__init__(dims)
-        for name, value in {"lambda_cross": lambda_cross, "lambda_in": lambda_in, "eps": eps}.items():
-            require(value >= 0, name, value, "give 0 or more")
-        require(divisor > 0, "divisor", divisor, "give a number above 0")
-        self.lambda_cross, self.lambda_in, self.eps = lambda_cross, lambda_in, eps
-        self.divisor, self.per_sample = divisor, per_sample
+    lambda_cross: float = option(
+        1.0, "weight of the cross-modal term, 0 for none; lambda2 in the code", low=0, high=10_000
+    )
+    lambda_in: float = option(1.0, "weight of the in-modal term, 0 for none; lambda1 in the code", low=0, high=10_000)
+    divisor: float = option(32.0, "divides both terms", above=0, high=1_000_000)
+    per_sample: bool = option(True, "divide both terms by the batch size too")
+    eps: float = option(1e-10, "added to each sum of exponentials; 0 leaves the plain likelihood", low=0, high=1)
 
     def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
         image, text, scale = out["image_features"], out["text_features"], out["logit_scale"]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..contracts.adapter import require
 from ..contracts.loss import Loss
+from ..contracts.options import option
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class RankingHinge(Loss):
     """A pair's cosine is to lie a margin above those of its image with other captions, and of its caption with others.
 
@@ -19,20 +21,21 @@ class RankingHinge(Loss):
     VSE++: Improving Visual-Semantic Embeddings with Hard Negatives, 2017, arXiv 1707.05612, on the hardest one alone.
     No temperature. The mean over pairs is taken, as VSE++'s paper says; its released code leaves the sum.
 
-    Args:
-        margin: how far a pair is to lie above others, above 0 (0.2 in VSE++).
-        hardest: whether only the hardest other of each image and each caption counts, instead of the sum.
-
-    Raises:
-        ConfigError: margin is not above 0.
+    Example:
+        >>> import torch, vladapt
+        >>> out = {"image_features": torch.eye(4), "text_features": torch.eye(4)}
+        >>> loss = vladapt.build_loss("ranking-hinge", margin=1.1, hardest=True)
+        >>> round(loss(out)["loss"].item(), 3)
+        0.2
     """
 
+    differs: ClassVar[str] = (
+        "no fixture; the tests check it against equations written out, or against the library's own"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features"})
 
-    def __init__(self, dims: Mapping[str, int] | None = None, margin: float = 0.2, hardest: bool = False):
-        super().__init__(dims)
-        require(margin > 0, "margin", margin, "give a number above 0")
-        self.margin, self.hardest = float(margin), bool(hardest)
+    margin: float = option(0.2, "how far a pair is to lie above others (0.2 in VSE++)", above=0, high=100)
+    hardest: bool = option(False, "count only the hardest other of each image and caption, not their sum")
 
     def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
         cosines = out["image_features"] @ out["text_features"].T  # (B, B)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
@@ -11,9 +12,11 @@ from torch import Tensor
 from ..contracts.adapter import require
 from ..contracts.backbone import Backbone
 from ..contracts.loss import Loss
+from ..contracts.options import option
 from ._cropped_positions import CroppedPositions
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class RoVit(Loss):
     """Region-Aware Pretraining for Open-Vocabulary Object Detection with Vision Transformers (Kim et al., 2023,
     arXiv 2305.07011).
@@ -27,38 +30,38 @@ class RoVit(Loss):
     train mode (see `_cropped_positions`). The released sampler reads regions half a cell of the up-sampled grid
     further down and right; here cells are read at their centres.
 
-    Args:
-        gamma: how little easy pairs count, 0 or more.
-        alpha: share of the weight that pairs that belong together have, 0 to 1.
-        cropped_positions: whether positions are cropped; if not, any backbone will do.
-        fine_grid: side of the up-sampled grid of positions.
-        crop_scale: lowest and highest share of its area that a region has, above 0 to 1.
-        crop_aspect: lowest and highest width over height of a region, above 0.
-
     Raises:
-        ConfigError: an option is out of range.
+        ConfigError: a range that ends below its start.
+
+    Example:
+        >>> import torch, vladapt
+        >>> out = {"image_features": torch.eye(4), "text_features": torch.eye(4), "logit_scale": torch.tensor(10.0)}
+        >>> parts = vladapt.build_loss("ro-vit", gamma=0)(out)
+        >>> {name: round(float(part), 3) for name, part in parts.items()}
+        {'loss': 2.079, 'positive': 0.0, 'negative': 2.079}
     """
 
+    differs: ClassVar[str] = (
+        "no fixture; the tests check it against equations written out, or against the library's own"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "logit_scale"})
 
-    def __init__(
-        self,
-        dims: Mapping[str, int] | None = None,
-        gamma: float = 1.0,
-        alpha: float = 0.5,
-        cropped_positions: bool = True,
-        fine_grid: int = 64,
-        crop_scale: Sequence[float] = (0.1, 1.0),
-        crop_aspect: Sequence[float] = (0.5, 2.0),
-    ):
-        super().__init__(dims)
-        require(gamma >= 0, "gamma", gamma, "give 0 or more")
-        require(0 <= alpha <= 1, "alpha", alpha, "give 0 to 1")
-        require(fine_grid >= 1, "fine_grid", fine_grid, "give 1 or more")
-        require(_is_range(crop_scale, 1.0), "crop_scale", crop_scale, "give two numbers, above 0 and up to 1")
-        require(_is_range(crop_aspect, float("inf")), "crop_aspect", crop_aspect, "give two numbers above 0")
-        self.gamma, self.alpha, self.cropped_positions = gamma, alpha, cropped_positions
-        self.fine_grid, self.crop_scale, self.crop_aspect = fine_grid, tuple(crop_scale), tuple(crop_aspect)
+    gamma: float = option(1.0, "how little easy pairs count", low=0, high=1000)
+    alpha: float = option(0.5, "share of the weight that pairs that belong together have", low=0, high=1)
+    cropped_positions: bool = option(True, "crop the positions of the image tower; else any backbone will do")
+    fine_grid: int = option(64, "side of the up-sampled grid of positions", low=1, high=4096)
+    crop_scale: tuple[float, float] = option(
+        (0.1, 1.0), "lowest and highest share of the area of a region", above=0, high=1
+    )
+    crop_aspect: tuple[float, float] = option(
+        (0.5, 2.0), "lowest and highest width over height of a region", above=0, high=1000
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("crop_scale", "crop_aspect"):
+            low, high = getattr(self, name)
+            require(low <= high, name, (low, high), "give the lower number first")
         self._hook = None
 
     def prepare(self, backbone: Backbone) -> None:
@@ -88,7 +91,3 @@ class RoVit(Loss):
     def _focal(self, logits: Tensor) -> Tensor:
         """-(1 - p)^gamma log p, where p is the sigmoid of the logits."""
         return (-self.gamma * F.softplus(logits)).exp() * F.softplus(-logits)
-
-
-def _is_range(ends: Sequence[float], highest: float) -> bool:
-    return len(ends) == 2 and 0 < ends[0] <= ends[1] <= highest

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..contracts.adapter import require
 from ..contracts.loss import Loss
+from ..contracts.options import option
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class Sdm(Loss):
     """The softmax of a sample's cosines with the batch is to be spread over the samples of the same identity alone.
 
@@ -23,33 +25,28 @@ class Sdm(Loss):
     Where the data tells images apart, the released function takes other images of the same person for positives of
     less weight. As released, q is then divided by the sums of columns, which are those of rows where weights are even.
 
-    Args:
-        logit_scale: what cosines are multiplied by, above 0.
-        epsilon: added to q inside the logarithm, above 0.
-        factor: weight of the same person in another image, 0 to 1, where `image_ids` are given.
-        image_ids: whether to ask the data for `image_ids`; they are used wherever they are given.
-
-    Raises:
-        ConfigError: an option is out of range.
+    Example:
+        >>> import torch, vladapt
+        >>> out = {"image_features": torch.eye(4), "text_features": torch.eye(4), "labels": torch.tensor([0, 1, 2, 2])}
+        >>> loss = vladapt.build_loss("sdm", logit_scale=20)
+        >>> sorted(loss(out))
+        ['image_to_text', 'loss', 'text_to_image']
     """
 
+    differs: ClassVar[str] = "none; the fixture's `itc`, `cmpm`, `id` and `mlm`, IRRA's other losses, are not compared"
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "labels"})
 
-    def __init__(
-        self,
-        dims: Mapping[str, int] | None = None,
-        logit_scale: float = 50.0,
-        epsilon: float = 1e-8,
-        factor: float = 0.3,
-        image_ids: bool = False,
-    ):
-        super().__init__(dims)
-        require(logit_scale > 0, "logit_scale", logit_scale, "give a number above 0")
-        require(epsilon > 0, "epsilon", epsilon, "give a number above 0")
-        require(0 <= factor <= 1, "factor", factor, "give 0 to 1")
-        self.logit_scale, self.epsilon, self.factor = float(logit_scale), float(epsilon), float(factor)
-        if image_ids:
-            self.needs = type(self).needs | {"image_ids"}
+    logit_scale: float = option(50.0, "what cosines are multiplied by", above=0, high=10_000)
+    epsilon: float = option(1e-8, "added to the targets inside the logarithm", above=0, high=1)
+    factor: float = option(
+        0.3, "weight of the same person in another image, where `image_ids` are given", low=0, high=1
+    )
+    image_ids: bool = option(False, "ask for `image_ids`, which are used wherever they are given")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.image_ids:
+            self.needs = self.needs | {"image_ids"}
 
     def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
         images, texts = (F.normalize(out[name], dim=1) for name in ("image_features", "text_features"))

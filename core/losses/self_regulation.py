@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
@@ -10,8 +11,10 @@ from torch import Tensor
 
 from ..contracts.adapter import require
 from ..contracts.loss import Loss
+from ..contracts.options import option
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class SelfRegulation(Loss):
     """Self-regulating Prompts: Foundational Model Adaptation without Forgetting (Khattak et al., 2023,
     arXiv 2307.06948), section 3.2.1, which goes beside a loss on the labels.
@@ -21,29 +24,35 @@ class SelfRegulation(Loss):
     scores: the divergence KL(q || p) of the softmax p of the scores from that of the teacher's, q, with the teacher's
     own logit scale and class features. Summed over classes and divided by their number too, as the released code does.
 
-    Args:
-        text, image, scores: weights, 0 or more, not all 0.
-
     Parts: "text", "image", "scores", without their weights.
 
     Raises:
-        ConfigError: a weight is out of range.
+        ConfigError: all weights are 0.
+
+    Example:
+        >>> import torch, vladapt
+        >>> out = {"image_features": torch.eye(4), "class_features": torch.eye(4), "logits": 10 * torch.eye(4)}
+        >>> out |= {f"teacher.{name}": torch.eye(4) for name in ("image", "class_features")}
+        >>> float(vladapt.build_loss("self-regulation")({**out, "teacher.logit_scale": torch.tensor(10.0)})["loss"])
+        0.0
     """
 
+    differs: ClassVar[str] = "none"
     needs: ClassVar[frozenset[str]] = frozenset(
         {"image_features", "class_features", "logits"}
         | {"teacher.image", "teacher.class_features", "teacher.logit_scale"}
     )
     teacher: ClassVar[str | None] = "frozen"
 
-    def __init__(
-        self, dims: Mapping[str, int] | None = None, text: float = 25.0, image: float = 10.0, scores: float = 1.0
-    ):
-        super().__init__(dims)
-        self.weights = {"text": text, "image": image, "scores": scores}
-        for name, weight in self.weights.items():
-            require(weight >= 0, name, weight, "give 0 or more")
-        require(any(self.weights.values()), "text", text, "one of text, image and scores must have a weight above 0")
+    text: float = option(25.0, "weight of the class features, 0 for none", low=0, high=10_000)
+    image: float = option(10.0, "weight of the image features, 0 for none", low=0, high=10_000)
+    scores: float = option(1.0, "weight of the scores, 0 for none", low=0, high=10_000)
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.weights = {name: getattr(self, name) for name in ("text", "image", "scores")}
+        some = any(self.weights.values())
+        require(some, "text", self.text, "one of text, image and scores must have a weight above 0")
 
     def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
         image, text = out["teacher.image"].detach(), out["teacher.class_features"].detach()

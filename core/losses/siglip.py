@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -11,27 +12,38 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..contracts.loss import Loss
+from ..contracts.options import option
 from ._blocks import row_blocks
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class Siglip(Loss):
     """Each pair of an image and a caption is a yes-or-no question of its own: do they belong together?
 
     Sigmoid Loss for Language Image Pre-Training, 2023, arXiv 2303.15343. Summed over all pairs, divided by the images.
     The N x N matrix of logits is made in blocks, so that memory grows with N alone.
 
-    The bias is the model's `logit_bias` where it has one; else one that this loss owns and trains.
+    The bias is the model's `logit_bias` where it has one; else one that this loss owns and trains. A start of -10 keeps
+    the many pairs that do not belong together from drowning the rest.
 
-    Args:
-        init_bias: where the loss's own bias starts. -10 keeps the many pairs that do not belong together from
-            drowning the rest at the start.
+    Example:
+        >>> import torch, vladapt
+        >>> out = {"image_features": torch.eye(4), "text_features": torch.eye(4), "logit_scale": torch.tensor(10.0)}
+        >>> loss = vladapt.build_loss("siglip", init_bias=-5)
+        >>> round(loss(out)["loss"].item(), 3)
+        0.027
     """
 
+    differs: ClassVar[str] = (
+        "none; the matrix of logits is never held whole. CoCa's losses of the same fixture are not here"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "logit_scale"})
 
-    def __init__(self, dims: Mapping[str, int] | None = None, init_bias: float = -10.0):
-        super().__init__(dims)
-        self.bias = nn.Parameter(torch.tensor(float(init_bias)))
+    init_bias: float = option(-10.0, "where the loss's own bias starts", low=-1000, high=1000)
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.bias = nn.Parameter(torch.tensor(self.init_bias))
 
     def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
         bias = out.get("logit_bias", self.bias)

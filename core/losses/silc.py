@@ -5,21 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..contracts.adapter import require
 from ..contracts.errors import ConfigError
 from ..contracts.loss import Loss
+from ..contracts.options import option
 from ._info_nce import info_nce
 
 PAIRS = frozenset({"image_features", "text_features", "logit_scale"})
 CROPS = frozenset({"hidden_local", "teacher.image_hidden"})
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class Silc(Loss):
     """SILC: Improving Vision Language Pretraining with Self-Distillation (Naeem et al., 2023, arXiv 2310.13355).
 
@@ -30,71 +32,60 @@ class Silc(Loss):
     As published: K 65536, temperatures 0.04 and 0.1, centre momentum 0.9, and a fixed teacher momentum of 0.966: one
     that ends at 1, as DINO's does, would keep the teacher from learning of texts. The paper sees two global views,
     0.4 to 1 of the image, and eight local ones, 0.05 to 0.4; here the global view is the one that CLIP's loss sees, so
-    that it is aligned with the text, as the paper asks, and local ones are as many as given.
+    that it is aligned with the text, as the paper asks, and local ones are as many as given. DINO's momentum goes from
+    0.996 to 1. A term of weight 0 is left out with what only it needs.
 
     Experimental: the head is DINO's, three layers with GELU to a bottleneck, unit length, and unit prototypes; it
     reads features before the projection, where the paper's starts from the shared space; and the weight of both terms
     is 1. None of the three could be read in the paper.
 
-    Args:
-        contrastive: weight of CLIP's loss, 0 or more. A term of weight 0 is left out with what only it needs.
-        distill: weight of the self-distillation, 0 or more.
-        momentum: share of itself that the teacher keeps in a step, 0 to 1.
-        final_momentum: that of the last step, reached along a cosine (DINO: 0.996 to 1); None: the same.
-        centre_momentum: share of itself that the centre keeps in a step, 0 to 1.
-        teacher_temperature: above 0; the lower, the sharper.
-        student_temperature: above 0.
-        out_dim: prototypes.
-        hidden_dim: width of the head's hidden layers.
-        bottleneck_dim: width of its last layer but one.
-
     Raises:
-        ConfigError: an option is out of range, or both weights are 0.
+        ConfigError: both weights are 0.
         CapabilityError: dims lacks image_width where it is needed.
+
+    Example:
+        >>> import torch, vladapt
+        >>> out = {"image_features": torch.eye(4), "text_features": torch.eye(4), "logit_scale": torch.tensor(10.0)}
+        >>> loss = vladapt.build_loss("silc", {"image_width": 8}, out_dim=16, hidden_dim=8, bottleneck_dim=4)
+        >>> sorted(loss({**out, "hidden_local": torch.randn(4, 2, 8), "teacher.image_hidden": torch.randn(4, 8)}))
+        ['contrastive', 'distill', 'loss']
     """
 
+    differs: ClassVar[str] = (
+        "no fixture; the tests check it against equations written out, or against the library's own"
+    )
     needs: ClassVar[frozenset[str]] = PAIRS | CROPS
     teacher: ClassVar[str | None] = "ema"
     experimental: ClassVar[str] = "the head's layers and what it reads, and the weight of the self-distillation"
     logit_scale_bounds: ClassVar[tuple[float, float]] = (1.0, 100.0)
 
-    def __init__(
-        self,
-        dims: Mapping[str, int] | None = None,
-        contrastive: float = 1.0,
-        distill: float = 1.0,
-        momentum: float = 0.966,
-        final_momentum: float | None = None,
-        centre_momentum: float = 0.9,
-        teacher_temperature: float = 0.04,
-        student_temperature: float = 0.1,
-        out_dim: int = 65536,
-        hidden_dim: int = 2048,
-        bottleneck_dim: int = 256,
-    ):
-        super().__init__(dims)
-        momenta = {"momentum": momentum, "final_momentum": final_momentum, "centre_momentum": centre_momentum}
-        for name, value in momenta.items():
-            require(value is None or 0 <= value <= 1, name, value, "give 0 to 1")
-        for name, value in (("contrastive", contrastive), ("distill", distill)):
-            require(value >= 0, name, value, "give 0 or more")
-        for name, value in (("teacher_temperature", teacher_temperature), ("student_temperature", student_temperature)):
-            require(value > 0, name, value, "give a number above 0")
-        for name, value in (("out_dim", out_dim), ("hidden_dim", hidden_dim), ("bottleneck_dim", bottleneck_dim)):
-            require(value >= 1, name, value, "give 1 or more")
-        if not (contrastive or distill):
-            raise ConfigError("loss 'silc': both weights are 0; give one above 0")
-        self.weights = {"contrastive": contrastive, "distill": distill}
-        self.momentum, self.final_momentum, self.centre_momentum = momentum, final_momentum, centre_momentum
-        self.teacher_temperature, self.student_temperature = teacher_temperature, student_temperature
-        self.needs = (PAIRS if contrastive else frozenset()) | (CROPS if distill else frozenset())
-        self.teacher = "ema" if distill else None
+    contrastive: float = option(1.0, "weight of CLIP's loss, 0 for none", low=0, high=10_000)
+    distill: float = option(1.0, "weight of the self-distillation, 0 for none", low=0, high=10_000)
+    momentum: float = option(0.966, "share of itself that the teacher keeps in a step", low=0, high=1)
+    final_momentum: float | None = option(
+        None, "that of the last step, reached along a cosine; none: the same", low=0, high=1
+    )
+    centre_momentum: float = option(0.9, "share of itself that the centre keeps in a step", low=0, high=1)
+    teacher_temperature: float = option(0.04, "temperature of the teacher; the lower, the sharper", above=0, high=100)
+    student_temperature: float = option(0.1, "temperature of the student", above=0, high=100)
+    out_dim: int = option(65536, "prototypes", low=1, high=1_000_000)
+    hidden_dim: int = option(2048, "width of the head's hidden layers", low=1, high=65_536)
+    bottleneck_dim: int = option(256, "width of the head's last layer but one", low=1, high=65_536)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not (self.contrastive or self.distill):
+            raise ConfigError(f"{self.title}: both weights are 0; give one above 0")
+        self.weights = {"contrastive": self.contrastive, "distill": self.distill}
+        self.needs = (PAIRS if self.contrastive else frozenset()) | (CROPS if self.distill else frozenset())
+        self.teacher = "ema" if self.distill else None
         self._seen: Tensor | None = None
         self._progress = 0.0
-        if distill:
-            self.head = _Head(self.dim("image_width", "its head"), hidden_dim, bottleneck_dim, out_dim)
+        if self.distill:
+            width = self.dim("image_width", "its head")
+            self.head = _Head(width, self.hidden_dim, self.bottleneck_dim, self.out_dim)
             self.teacher_head = deepcopy(self.head).requires_grad_(False)
-            self.register_buffer("centre", torch.zeros(out_dim))
+            self.register_buffer("centre", torch.zeros(self.out_dim))
 
     def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
         terms = {"contrastive": self._contrastive, "distill": self._distill}

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..contracts.adapter import require
 from ..contracts.loss import Loss
+from ..contracts.options import option
 from ._heads import batch_norm_mlp
 from ._info_nce import info_nce
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class Slip(Loss):
     """SLIP: Self-supervision meets Language-Image Pre-training (Mu et al., 2021, arXiv 2112.12750).
 
@@ -24,42 +26,38 @@ class Slip(Loss):
     The released code gathers CLIP's features from other processes without gradient, and so trains on less than the
     gradient of the whole batch; here it is that of the whole batch, as the paper means.
 
-    Args:
-        ssl_scale: weight of the self-supervised part, 0 or more; at 0 no further views are needed.
-        temperature: of SimCLR, above 0.
-        mlp_dim: width of the MLP's hidden layers; 0 for no MLP.
-        emb_dim: width of its output.
-
     Raises:
-        ConfigError: an option is out of range.
         CapabilityError: dims lacks image_width where it is needed.
+
+    Example:
+        >>> import torch, vladapt
+        >>> out = {"image_features": torch.eye(4), "text_features": torch.eye(4), "logit_scale": torch.tensor(10.0)}
+        >>> loss = vladapt.build_loss("slip", {"image_width": 8}, mlp_dim=16, emb_dim=4)
+        >>> sorted(loss({**out, "hidden_view1": torch.randn(4, 8), "hidden_view2": torch.randn(4, 8)}))
+        ['clip', 'loss', 'ssl']
     """
 
+    differs: ClassVar[str] = (
+        "none on one process; on several the gradient is that of the whole batch, which CLIP's part lacks there"
+    )
     needs: ClassVar[frozenset[str]] = frozenset(
         {"image_features", "text_features", "logit_scale", "hidden_view1", "hidden_view2"}
     )
     logit_scale_bounds: ClassVar[tuple[float, float]] = (1.0, 100.0)
 
-    def __init__(
-        self,
-        dims: Mapping[str, int] | None = None,
-        ssl_scale: float = 1.0,
-        temperature: float = 0.1,
-        mlp_dim: int = 4096,
-        emb_dim: int = 256,
-    ):
-        super().__init__(dims)
-        require(ssl_scale >= 0, "ssl_scale", ssl_scale, "give 0 or more")
-        require(temperature > 0, "temperature", temperature, "give a number above 0")
-        require(mlp_dim >= 0, "mlp_dim", mlp_dim, "give a width, or 0 for no MLP")
-        require(emb_dim >= 1, "emb_dim", emb_dim, "give a width of 1 or more")
-        self.ssl_scale, self.temperature = ssl_scale, temperature
+    ssl_scale: float = option(1.0, "weight of SimCLR's part; at 0 no further views are needed", low=0, high=10_000)
+    temperature: float = option(0.1, "temperature of SimCLR", above=0, high=100)
+    mlp_dim: int = option(4096, "width of the MLP's hidden layers; 0 for no MLP", low=0, high=65_536)
+    emb_dim: int = option(256, "width of the MLP's output", low=1, high=65_536)
+
+    def __post_init__(self):
+        super().__post_init__()
         self.projector: nn.Module = nn.Identity()
-        if not ssl_scale:
+        if not self.ssl_scale:
             self.needs = self.needs - {"hidden_view1", "hidden_view2"}
-        elif mlp_dim:
+        elif self.mlp_dim:
             width = self.dim("image_width", "its self-supervised MLP")
-            self.projector = batch_norm_mlp((width, mlp_dim, mlp_dim, emb_dim))
+            self.projector = batch_norm_mlp((width, self.mlp_dim, self.mlp_dim, self.emb_dim))
 
     def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
         clip = info_nce(out["image_features"], out["text_features"], out["logit_scale"])

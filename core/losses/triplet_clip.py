@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -11,6 +12,7 @@ from ..contracts.loss import Loss
 from ._hard_negatives import contrast_with_hard_negatives
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class TripletClip(Loss):
     """TripletCLIP: Improving Compositional Reasoning of CLIP via Synthetic Vision-Language Negatives
     (Patel et al., 2024, arXiv 2411.02545).
@@ -20,8 +22,16 @@ class TripletClip(Loss):
     captions are its hard negatives.
 
     Parts: "positives" and "negatives" are the two terms, "accuracy" the share of right choices over both.
+
+    Example:
+        >>> import torch, vladapt
+        >>> out = {"image_features": torch.eye(4), "text_features": torch.eye(4), "logit_scale": torch.tensor(10.0)}
+        >>> other = {"image_negative": torch.eye(4).roll(1, 0), "text_negative": torch.eye(4).roll(1, 0)}
+        >>> sorted(vladapt.build_loss("triplet-clip")({**out, **other}))
+        ['accuracy', 'loss', 'negatives', 'positives']
     """
 
+    differs: ClassVar[str] = "none"
     needs: ClassVar[frozenset[str]] = frozenset(
         {"image_features", "text_features", "image_negative", "text_negative", "logit_scale"}
     )

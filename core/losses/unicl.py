@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -11,12 +12,14 @@ from torch import Tensor, nn
 from ..backbones.text_prefix import insert_after_start
 from ..contracts.adapter import require
 from ..contracts.loss import Loss
+from ..contracts.options import option
 from ._info_nce import log_sums
 
 SOURCES = ("caption", "label")
 """Where a text comes from: written for the image, or a template filled with the name of its class."""
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class Unicl(Loss):
     """Images and texts of one label are all positives of each other; a pair without a label has itself alone.
 
@@ -30,25 +33,32 @@ class Unicl(Loss):
     trained backbone keeps it, and `encode_text` puts it in.
     That paper draws each batch from one source, which is the sampler's business.
 
-    Args:
-        n_prefix: vectors put before the words, 0 for none.
-
     Raises:
-        ConfigError: n_prefix is below 0, or leaves no place for words.
+        ConfigError: n_prefix leaves no place for words.
         CapabilityError: dims lacks text_width or context_length where there are prefixes.
+
+    Example:
+        >>> import torch, vladapt
+        >>> out = {"image_features": torch.eye(4), "text_features": torch.eye(4), "logit_scale": torch.tensor(10.0)}
+        >>> loss = vladapt.build_loss("unicl")
+        >>> round(float(loss({**out, "labels": torch.tensor([0, 1, 2, 2])})["loss"]), 3)
+        2.5
     """
 
+    differs: ClassVar[str] = (
+        "no fixture; the tests check it against equations written out, or against the library's own"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "logit_scale", "labels"})
     logit_scale_bounds: ClassVar[tuple[float, float] | None] = (1.0, 100.0)
 
-    def __init__(self, dims: Mapping[str, int] | None = None, n_prefix: int = 0):
-        super().__init__(dims)
-        require(n_prefix >= 0, "n_prefix", n_prefix, "give 0 or more")
-        self.n_prefix = int(n_prefix)
-        if n_prefix:
-            self.longest = self.dim("context_length", "its prefixes")
-            require(n_prefix <= self.longest - 3, "n_prefix", n_prefix, f"a text has {self.longest} tokens in all")
-            self.prefixes = nn.Parameter(torch.empty(len(SOURCES), n_prefix, self.dim("text_width", "its prefixes")))
+    n_prefix: int = option(0, "learned vectors put before the words, 0 for none", low=0, high=65_536)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.n_prefix:
+            self.longest, count = self.dim("context_length", "its prefixes"), self.n_prefix
+            require(count <= self.longest - 3, "n_prefix", count, f"a text has {self.longest} tokens in all")
+            self.prefixes = nn.Parameter(torch.empty(len(SOURCES), count, self.dim("text_width", "its prefixes")))
             nn.init.normal_(self.prefixes, std=0.02)  # as word embeddings start
 
     def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from ..contracts.errors import DataError
 
+SIGNIFICANT = 0.05
+"""p values below it are called more than chance."""
+
 
 @dataclass(frozen=True)
 class McNemar:
@@ -67,3 +70,8 @@ def mcnemar(correct_a: Tensor, correct_b: Tensor) -> McNemar:
     gained, lost = int((b & ~a).sum()), int((a & ~b).sum())
     p_value = 1.0 if gained + lost == 0 else float(binomtest(gained, gained + lost, 0.5).pvalue)
     return McNemar(gained, lost, p_value)
+
+
+def p_words(p: float) -> str:
+    """p = 0.032, or p < 0.0001."""
+    return "p < 0.0001" if p < 0.0001 else f"p = {p:.2g}" if p < 0.1 else f"p = {p:.2f}"

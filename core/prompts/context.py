@@ -172,11 +172,16 @@ def check_chunk(class_chunk: int | None) -> None:
     require(class_chunk is None or class_chunk >= 1, "class_chunk", class_chunk, wanted)
 
 
-def check_context_options(n_ctx: int, position: str, ctx_init: str | None, name: str = "position") -> None:
-    """Raise the ConfigError of an option out of range. `name` is what the caller calls `position`."""
+def check_context_options(n_ctx: int, position: str, ctx_init: str | None) -> None:
+    """Raise the ConfigError of an option out of range."""
     whole = isinstance(n_ctx, int) and not isinstance(n_ctx, bool)
     require(whole and n_ctx >= 1, "n_ctx", n_ctx, "give a whole number of context vectors, 1 or more")
-    require(position in POSITIONS, name, position, "there are end, middle and front")
+    require(position in POSITIONS, "position", position, "there are end, middle and front")
+    check_words(ctx_init)
+
+
+def check_words(ctx_init: str | None) -> None:
+    """Raise the ConfigError of a start without words."""
     words = ctx_init is None or (isinstance(ctx_init, str) and bool(spoken(ctx_init)))
     require(words, "ctx_init", ctx_init, "give words such as 'a photo of a', or None")
 

@@ -3,5 +3,8 @@
 from ..lazy import lazy_exports
 
 __getattr__, __dir__ = lazy_exports(
-    __name__, {"build": "adapter_class build_adapter build_loss load_adapter load_domain loss_class task_class"}
+    __name__,
+    {
+        "build": "adapter_class build_adapter build_loss build_metric load_adapter load_domain loss_class task_class",
+    },
 )

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..contracts.adapter import Adapter
 from ..contracts.adapter_file import read_adapter_file, restore_state
 from ..contracts.domain import Domain
-from ..contracts.errors import CapabilityError, ConfigError, UnknownNameError, did_you_mean
+from ..contracts.errors import CapabilityError, ConfigError
+from ..contracts.metric import Metric
 from ..contracts.options import chosen
 from ..contracts.task import Task
 from . import catalogue
-from .catalogue import Entry, find
+from .catalogue import PACKAGE, Entry, find
 
 if TYPE_CHECKING:
     from ..contracts.loss import Loss
-
-PACKAGE = __name__.rsplit(".core.", 1)[0]
 
 
 def adapter_class(name: str) -> type[Adapter]:
@@ -90,6 +90,19 @@ def task_class(name: str) -> type[Task]:
     return cls
 
 
+def build_metric(name: str | type[Metric]) -> Metric:
+    """A metric by name, or of a class.
+
+    Raises:
+        UnknownNameError: no metric has that name.
+    """
+    if isinstance(name, type):
+        return name()
+    cls = _load(find(name, catalogue.metrics(), "metric"), Metric)
+    cls.name = name
+    return cls()
+
+
 def loss_class(name: str) -> type[Loss]:
     """The class of a loss.
 
@@ -98,21 +111,21 @@ def loss_class(name: str) -> type[Loss]:
     """
     from ..contracts.loss import Loss
 
-    return _load(find(name, catalogue.losses(), "loss"), Loss)
+    cls = _load(find(name, catalogue.losses(), "loss"), Loss)
+    cls.name = name
+    return cls
 
 
-def build_loss(name: str, dims: dict[str, int] | None = None, **options: Any):
+def build_loss(name: str, dims: Mapping[str, int] | None = None, **options: Any) -> Loss:
     """A loss module by name. `dims` names the widths its heads need.
 
     Raises:
         UnknownNameError: no loss, or no option, has that name.
+        ConfigError: an option's value is not usable.
+        CapabilityError: `dims` lacks a width.
     """
     cls = loss_class(name)
-    known = [p for p in inspect.signature(cls.__init__).parameters if p not in ("self", "dims")]
-    for option in options:
-        if option not in known:
-            raise UnknownNameError(f"loss '{name}' has no option '{option}'; {did_you_mean(option, known)}")
-    return cls(dims=dims or {}, **options)
+    return cls(dims, **chosen(cls, options, f"loss '{name}'"))
 
 
 def _load(entry: Entry, base: type):

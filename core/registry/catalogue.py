@@ -2,9 +2,9 @@
 
 `tip-adapter` is `adapters/*/tip_adapter.py`, `remote-sensing` is `domains/remote_sensing/`, `cross-entropy` is
 `core/losses/cross_entropy.py`, `classification` is `core/tasks/classification/task.py`. A domain brings more of each in
-folders of its own: `domains/<d>/{adapters,losses,tasks,recipes,commands}/*.py`. Packages outside add names through the
-entry-point groups `vladapt.adapters`, `vladapt.domains`, `vladapt.tasks` and `vladapt.losses`. Names are unique per
-kind.
+folders of its own: `domains/<d>/{adapters,losses,metrics,tasks,commands,recipes}/*.py`. Packages outside add names
+through the entry points `vladapt.adapters`, `.domains`, `.tasks`, `.losses`, `.metrics` and `.commands`. Names are
+unique per kind.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from ..contracts.errors import ConfigError, UnknownNameError, did_you_mean
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = __name__.rsplit(".core.", 1)[0]
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,16 @@ def losses() -> dict[str, Entry]:
 def tasks() -> dict[str, Entry]:
     """Task name -> entry."""
     return _named("task", "core/tasks/*/task.py", "domains/*/tasks/*.py")
+
+
+def metrics() -> dict[str, Entry]:
+    """Metric name -> entry, of those that domains bring."""
+    return _named("metric", "domains/*/metrics/*.py")
+
+
+def commands() -> dict[str, Entry]:
+    """Command name -> entry, of those that domains bring."""
+    return _named("command", "domains/*/commands/*.py")
 
 
 def recipes() -> dict[str, Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,13 +46,18 @@ class ImageReader:
         return cls(domain, domain.check_task(recipe.task), options)
 
     @classmethod
-    def again(cls, facts: dict[str, Any], path: Path, domain: Domain | None = None) -> ImageReader:
-        """The reader that `facts` came from.
+    def again(
+        cls, facts: dict[str, Any], path: Path, domain: Domain | None = None, options: Mapping[str, Any] | None = None
+    ) -> ImageReader:
+        """The reader that `facts` came from; `options` in place of its own.
 
         Raises:
             CapabilityError: its domain is not installed here.
         """
         if facts.get("domain") is None:
+            if options:
+                name = next(iter(options))
+                raise ConfigError(f"--{name}: belongs to a domain, and {path} was made without one; omit it")
             return cls()
         try:
             domain = domain or load_domain(facts["domain"])
@@ -60,7 +65,7 @@ class ImageReader:
             raise CapabilityError(
                 f"{path}: made with domain '{facts['domain']}', which is not installed here; install its package"
             ) from error
-        return cls(domain, facts.get("task") or "", dict(facts.get("options") or {}))
+        return cls(domain, facts.get("task") or "", {**(facts.get("options") or {}), **(options or {})})
 
     def facts(self, backbone: Backbone) -> dict[str, Any]:
         """For index.json: all that decides about an image's pixels."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..contracts.domain import Decoded, Item
 from ..contracts.errors import DataError
-from ..runs.pictures import data_uri
+from ..runs.plots import data_uri
 from ..runtime.files import write_whole
 from .index import Hit
 

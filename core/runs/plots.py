@@ -1,7 +1,8 @@
-"""Accuracy over shots: the curve by which few-shot methods are compared."""
+"""Pictures: the curves of reports, the plot of accuracy over shots, and small photographs, all without a display."""
 
 from __future__ import annotations
 
+import base64
 import io
 import math
 import statistics
@@ -9,7 +10,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..runtime.files import write_whole
+from .sections import CurveSection
 
 ZERO_SHOT = "zero-shot"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d00", "#56b4e9", "#5b3a8c", "#444444")
@@ -17,9 +21,107 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d00", "#56b4e9", "#5
 MARKERS = "osD^vPX*"
 NO_SHOTS, ALL_SHOTS = 0.5, 2.5
 """Places on the axis: of no shots, and of all there are, times the most."""
+STYLES = ("-", "--", ":")
+"""Of curves whose colours repeat."""
+GREY, GRID = "#666666", "#e3e6ea"
 NAMES = {"accuracy": "accuracy (%)", "auroc": "macro AUROC"}
 SPREAD = 0.035
 LINE_HEIGHT = 0.055
+MOST_MARKED = 40
+"""Points up to which each has a dot."""
+MOST_NAMED = 12
+"""Curves up to which each has a name in the plot."""
+
+
+def data_uri(image: np.ndarray, side: int = 168) -> str:
+    """A decoded image as a small JPEG in a data: address.
+
+    Args:
+        image: (H, W, 3) uint8, or float in 0..1; of a clip (T, H, W, 3) the middle frame is shown.
+        side: the longer side in pixels; smaller images keep their size.
+    """
+    from PIL import Image
+
+    image = np.asarray(image)
+    if image.ndim == 4:
+        image = image[len(image) // 2]
+    if image.dtype != np.uint8:
+        image = (np.clip(np.nan_to_num(image), 0, 1) * 255).round().astype(np.uint8)
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.convert("RGB").save(buffer, "JPEG", quality=88)
+    return _address("jpeg", buffer)
+
+
+def curve_picture(section: CurveSection, small: bool = False) -> str:
+    """The plot of a section as a PNG in a data: address; a small one has no name at its y axis."""
+    import matplotlib
+
+    with matplotlib.rc_context({"font.size": 11 if small else 10.5}):
+        figure, axes = _figure((4.0, 2.5) if small else (7.2, 3.8))
+        for place, (name, (xs, ys)) in enumerate(section.curves.items()):
+            style = STYLES[place // len(COLOURS) % len(STYLES)]
+            dots = "o" if not section.unit and len(xs) <= MOST_MARKED else None
+            colour = COLOURS[place % len(COLOURS)]
+            axes.plot(xs, ys, style, color=colour, linewidth=1.7, marker=dots, markersize=4, label=name, zorder=3)
+        if 1 < len(section.curves) <= MOST_NAMED:
+            axes.legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        _mark(axes, section)
+        _scale(axes, section)
+        axes.set_xlabel(section.x)
+        axes.set_ylabel("" if small else section.y)
+        axes.grid(axis="both" if section.unit else "y", color=GRID, linewidth=0.8)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+    return _address("png", buffer)
+
+
+def _address(kind: str, buffer: io.BytesIO) -> str:
+    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _figure(size: tuple[float, float]):
+    """A figure and its axes, open at the top and the right."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _mark(axes, section: CurveSection) -> None:
+    """The bar, with a ring on the first curve, and the dotted lines."""
+    for x in section.dividers:
+        axes.axvline(x, color=GREY, linewidth=1, linestyle=":")
+    if section.marked is None:
+        return
+    axes.axvline(section.marked, color=COLOURS[0], alpha=0.25, linewidth=5, zorder=1)
+    xs, ys = next(iter(section.curves.values()))
+    value = ys[list(xs).index(section.marked)]
+    if section.ring and math.isfinite(value):
+        axes.plot([section.marked], [value], "o", ms=9, mfc="white", mec=COLOURS[0], zorder=4)
+        axes.plot([section.marked], [value], "o", ms=4, color=COLOURS[0], zorder=5)
+
+
+def _scale(axes, section: CurveSection) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    xs = [x for xs, _ in section.curves.values() for x in xs]
+    if section.unit:
+        axes.set_xlim(0, 1.01)
+        axes.set_ylim(0, 1.03)
+        return
+    axes.margins(y=0.1)
+    axes.ticklabel_format(axis="y", scilimits=(-3, 5), useMathText=True)
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    if xs and all(isinstance(x, int) for x in xs):
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+        axes.set_xlim(min(xs) - 0.5, max(xs) + 0.5)
 
 
 def accuracy_over_shots(
@@ -47,7 +149,7 @@ def accuracy_over_shots(
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "vladapt", "font.size": 10.5}):
         at = _places(row["shots"] for row in rows)
         ticks = {place: "all" if count is None else str(count) for count, place in at.items()}
-        figure = _figure(_series(rows, metric, method, at), ticks, metric)
+        figure = _comparison(_series(rows, metric, method, at), ticks, metric)
         written = {}
         for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
             buffer = io.BytesIO()
@@ -68,20 +170,15 @@ def _series(
 ) -> dict[str, dict[float, list[float]]]:
     """Method -> place on the axis -> values over seeds, methods in the order of the rows. Percent for accuracies."""
     scale = 100 if metric == "accuracy" else 1
-    found: dict[str, dict[int, list[float]]] = {}
+    series: dict[str, dict[int, list[float]]] = {}
     for row in rows:
         if row.get(metric) is not None:
-            found.setdefault(row[method], {}).setdefault(at[row["shots"]], []).append(scale * row[metric])
-    return found
+            series.setdefault(row[method], {}).setdefault(at[row["shots"]], []).append(scale * row[metric])
+    return series
 
 
-def _figure(series: dict[str, dict[float, list[float]]], ticks: dict[float, str], metric: str):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.6, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+def _comparison(series: dict[str, dict[float, list[float]]], ticks: dict[float, str], metric: str):
+    figure, axes = _figure((7.6, 4.6))
     learners = [name for name in series if name != ZERO_SHOT]
     ends = []
     for position, name in enumerate(learners):
@@ -90,7 +187,7 @@ def _figure(series: dict[str, dict[float, list[float]]], ticks: dict[float, str]
         ends.append((*_draw_adapter(axes, series[name], offset, style), name, style["color"]))
     if ZERO_SHOT in series:
         level = statistics.fmean(value for values in series[ZERO_SHOT].values() for value in values)
-        axes.axhline(level, color="#666666", linestyle="--", linewidth=1.2, zorder=1)
+        axes.axhline(level, color=GREY, linestyle="--", linewidth=1.2, zorder=1)
         ends.append((None, level, ZERO_SHOT, "#555555"))
     _dress(axes, dict(sorted(ticks.items())), metric)
     _name_ends(axes, ends)
@@ -134,10 +231,8 @@ def _dress(axes, ticks: dict[float, str], metric: str) -> None:
     axes.margins(y=0.08)
     axes.set_xlabel("labelled images per class (shots)")
     axes.set_ylabel(NAMES.get(metric, metric.replace("_", " ")))
-    axes.grid(axis="y", color="#e3e6ea", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.text(0, 1.02, "mean and standard error over seeds", transform=axes.transAxes, color="#666666", fontsize=9.5)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.text(0, 1.02, "mean and standard error over seeds", transform=axes.transAxes, color=GREY, fontsize=9.5)
 
 
 def _name_ends(axes, ends: list[tuple[float | None, float, str, str]]) -> None:

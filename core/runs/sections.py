@@ -1,11 +1,68 @@
-"""What a domain that scores its task itself shows in the report: tables, pictures and curves, as data."""
+"""What a report shows, as data: tables, curves, pictures and the like; each looks the same in every report.
+
+`kind` names the macro of `report_sections.html.j2` that lays a section out; `sub`: it belongs to the section before.
+"""
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from ..metrics.calibration import CalibrationBin
+
+SHARES = re.compile(r"(^|_)(AP|AR|[mh]?IoU|accuracy|recall|precision|f1)(\d*|_at_\d+)(_|$)")
+MOST_DESCRIBED = 12
+"""Curves of one plot that its words describe."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell that is more than a value: lines in `small` type below the text, a `tone` ("up", "down" or ""), a `shift`
+    (before, after), both in 0..1, drawn as two dots on a line."""
+
+    text: str
+    small: str = ""
+    tone: str = ""
+    shift: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How a score is named, explained and written.
+
+    Args:
+        kind: "share" (0..1, written in per cent), "number" or "rank".
+        falls: the lower the better.
+    """
+
+    name: str
+    meaning: str = ""
+    kind: str = "share"
+    falls: bool = False
+
+    def text(self, value: float | None) -> str:
+        if value is None or not math.isfinite(value):
+            return "–"
+        return {"share": f"{value:.1%}", "rank": f"{value:,.1f}"}.get(self.kind, f"{value:.3f}")
+
+    def between(self, bounds: Sequence[float] | None) -> str:
+        """An interval; "" where there is none."""
+        return f"{self.text(bounds[0])} to {self.text(bounds[1])}" if bounds else ""
+
+    def change(self, before: float | None, after: float | None) -> Cell:
+        """A signed change, of shares in points."""
+        if before is None or after is None:
+            return Cell("–")
+        change = round(after - before, 1 if self.kind == "rank" else 3) + 0.0  # no -0.0
+        text = {"share": f"{100 * change:+.1f}", "rank": f"{change:+,.1f}"}.get(self.kind, f"{change:+.3f}")
+        better = change < 0 if self.falls else change > 0
+        return Cell(text.replace("-", "−"), tone="" if not change else "up" if better else "down")
 
 
 @dataclass(frozen=True)
@@ -13,17 +70,29 @@ class TableSection:
     """Rows of texts and numbers under a title; numbers from 0 to 1 are shown as percentages where `shares` is set.
 
     Args:
-        header: names of the columns.
-        rows: a text first, then texts, numbers or None.
+        header: names of the columns; may be empty.
+        rows: a text first, then texts, numbers, None or `Cell`s; a row that is a string is a heading over others.
         note: a sentence under the title, or "".
+        text_columns: leading columns that hold words.
+        total: a last row that sums up.
     """
 
     title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str | float | int | None]]
+    header: Sequence[str | Cell]
+    rows: Sequence[Sequence[str | float | int | Cell | None] | str]
     note: str = ""
     shares: bool = True
-    kind: str = field(default="table", init=False)
+    text_columns: int = 1
+    total: Sequence[str | int] = ()
+    sub: bool = False
+    kind: ClassVar = "table"
+
+    def cell(self, value: Any) -> Cell:
+        if isinstance(value, Cell):
+            return value
+        if isinstance(value, (float, np.floating)):
+            return Cell(number(value, self.shares))
+        return Cell("–" if value is None else f"{value:,}" if isinstance(value, int) else str(value))
 
 
 @dataclass(frozen=True)
@@ -42,7 +111,7 @@ class PictureSection:
     note: str = ""
     side: int = 420
     columns: int | None = None
-    kind: str = field(default="pictures", init=False)
+    kind: ClassVar = "pictures"
 
 
 @dataclass(frozen=True)
@@ -54,6 +123,8 @@ class CurveSection:
         x, y: what the axes are.
         note: a sentence under the title, or "".
         unit: both axes go from 0 to 1.
+        marked: the x of a bar, or None; `ring` puts a ring on the curve there.
+        dividers: the xs of dotted lines.
     """
 
     title: str
@@ -62,4 +133,175 @@ class CurveSection:
     y: str
     note: str = ""
     unit: bool = True
-    kind: str = field(default="curves", init=False)
+    marked: float | None = None
+    ring: bool = False
+    dividers: Sequence[float] = ()
+    kind: ClassVar = "curve"
+
+    @property
+    def alt(self) -> str:
+        """The plot in words: of several curves their ends, of one also its extremes."""
+        known = {name: [(x, y) for x, y in zip(xs, ys) if math.isfinite(y)] for name, (xs, ys) in self.curves.items()}
+        filled = [(name, points) for name, points in known.items() if points][:MOST_DESCRIBED]
+        ends = "; ".join(f"{name}: {points[0][1]:.4g} to {points[-1][1]:.4g}" for name, points in filled)
+        if len(filled) == 1:
+            points = filled[0][1]
+            low, high = min(points, key=lambda at: at[1]), max(points, key=lambda at: at[1])
+            ends += f", lowest {low[1]:.4g} at {self.x} {low[0]:g}, highest {high[1]:.4g} at {self.x} {high[0]:g}"
+        return f"{self.y} over {self.x}. {ends}."
+
+
+@dataclass(frozen=True)
+class CurveGridSection:
+    """Small plots beside each other, each under its own title; `minor` ones are smaller still."""
+
+    title: str
+    plots: Sequence[CurveSection]
+    minor: bool = False
+    sub: bool = False
+    kind: ClassVar = "curves"
+
+
+class Number(NamedTuple):
+    """A number in large type under its name, with a few words beside it; `main` colours it."""
+
+    name: str
+    text: str
+    words: str = ""
+    main: bool = False
+
+
+class Track(NamedTuple):
+    """A score with its interval on a line from 0 to 1; `role` is "floor" (what guessing gets), "adapted" or ""."""
+
+    name: str
+    value: float
+    interval: Sequence[float] | None = None
+    role: str = ""
+
+
+@dataclass(frozen=True)
+class HeadlineSection:
+    """The numbers that decide.
+
+    Args:
+        tracks: heading, or "", -> scores of one measure.
+        interval: what the intervals are, or ""; `of`: the test set they are given; `footnote`: a sentence more.
+    """
+
+    numbers: Sequence[Number]
+    tracks: Mapping[str, Sequence[Track]] = field(default_factory=dict)
+    measure: Measure = Measure("")
+    interval: str = ""
+    of: str = ""
+    footnote: str = ""
+    kind: ClassVar = "headline"
+
+
+@dataclass(frozen=True)
+class VerdictSection:
+    """What scores mean, for a reader without statistics: `tone` is "good", "bad" or "open", a line of `text` is a
+    paragraph, `heading` stands above."""
+
+    tone: str
+    title: str
+    text: str
+    heading: str = ""
+    kind: ClassVar = "verdict"
+
+
+@dataclass(frozen=True)
+class ListSection:
+    """Sentences below each other; `warning` puts each in a box."""
+
+    title: str
+    sentences: Sequence[str]
+    warning: bool = False
+    sub: ClassVar = True
+    kind: ClassVar = "sentences"
+
+
+@dataclass(frozen=True)
+class ConfusionSection:
+    """Counts (C, C): rows are true classes, columns what they were called."""
+
+    title: str
+    names: Sequence[str]
+    counts: Sequence[Sequence[int]]
+    kind: ClassVar = "confusion"
+
+
+@dataclass(frozen=True)
+class CalibrationSection:
+    """A reliability diagram of (name, calibration error, bins), after and, or None, before; `labels`: of the single
+    labels of an image, not of answers."""
+
+    title: str
+    before: tuple[str, float | None, Sequence[CalibrationBin]] | None
+    after: tuple[str, float | None, Sequence[CalibrationBin]]
+    words: str
+    labels: bool = False
+    kind: ClassVar = "calibration"
+
+
+@dataclass(frozen=True)
+class MistakeSection:
+    """(image, name, true class, what it was called, confidence in 0..1); an image is a data: address, None where it
+    cannot be read; `pictured`: there are images at all."""
+
+    title: str
+    mistakes: Sequence[tuple[str | None, str, str, str, float]]
+    pictured: bool
+    kind: ClassVar = "mistakes"
+
+
+class Search(NamedTuple):
+    """What a query finds: `rank` is that of its own image, `tone` "up", "down" or "", a result (data: address or None,
+    score, "right", "same" or "")."""
+
+    when: str
+    rank: int
+    tone: str
+    results: Sequence[tuple[str | None, float, str]]
+
+
+@dataclass(frozen=True)
+class SearchSection:
+    """(caption, its own image as a data: address or None, searches) per query that can be shown.
+
+    Args:
+        among: images that each searches.
+        left_out: queries whose image cannot be read.
+    """
+
+    title: str
+    queries: Sequence[tuple[str, str | None, Sequence[Search]]]
+    among: int
+    left_out: int
+    kind: ClassVar = "searches"
+
+
+@dataclass(frozen=True)
+class CodeSection:
+    """(sentence, commands or code, or "") one after the other, and a sentence below."""
+
+    title: str
+    steps: Sequence[tuple[str, str]]
+    footnote: str = ""
+    kind: ClassVar = "code"
+
+
+def is_share(name: str) -> bool:
+    """Whether a metric of this name lies in 0..1 and is read as a percentage: AP50, novel_AP, mIoU, pixel_accuracy."""
+    return SHARES.search(name) is not None
+
+
+def number(value: float | None, share: bool) -> str:
+    """A share as a percentage; what is no share, or given in per cent already, as it is."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:.1%}" if share and 0 <= value <= 1 else f"{value:.4g}"
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -23,7 +23,7 @@ def extract_outputs(model, samples: Samples, batches: GlobalBatches, names: list
     """
     training = model.training
     model.eval()
-    outputs = Outputs(model.backbone, names).to(model.backbone.device)
+    outputs = Outputs(model.backbone, names, losses=model.outputs.losses).to(model.backbone.device)
     mine = torch.arange(len(samples)).tensor_split(world_size())[rank()].tolist()
     size = model.settings.micro_batch_size or batches.batch_size
     found: dict[str, list[Tensor]] = {name: [] for name in names}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from ..contracts.errors import CapabilityError
-from ..contracts.loss import in_words
-from ..contracts.outputs import OUTPUTS, SHARED
+from ..contracts.loss import in_words, shared_of
+from ..contracts.outputs import OUTPUTS, Output
 from .sources import Source
 
 FIELDS: dict[str, tuple[str, ...]] = {
@@ -42,7 +42,10 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "index": ("index",),
     "image_ids": ("image_ids",),
 }
-"""Output -> fields of the batch it is made from. What is missing here, no data set of this version has."""
+"""Output -> fields of the batch it is made from. What is missing here, only a loss may bring."""
+
+PREFIX = {"text": "tokens", "numbers": "numbers", "image": "pixels"}
+"""What a column holds -> how the field of the batch begins that is made of it: "tokens.COLUMN"."""
 
 TEXT_KINDS = {
     "tokens": "caption",
@@ -66,40 +69,65 @@ CURES = {
 }
 
 
-def fields_of(needs: Iterable[str], source: Source, asking: str) -> frozenset[str]:
+def fields_of(
+    needs: Iterable[str], source: Source, asking: str, brought: Mapping[str, Output] | None = None
+) -> frozenset[str]:
     """The fields that make these outputs.
 
     Args:
         needs: names of outputs.
         source: the data.
         asking: who needs them, for the message ("loss 'alip'").
+        brought: outputs that losses bring.
 
     Raises:
         CapabilityError: no data can give one of them, or this data cannot.
     """
+    brought = brought or {}
     wanted: set[str] = set()
-    for need in sorted(set(needs) - SHARED):
-        if need not in FIELDS:
+    for need in sorted(set(needs) - shared_of(brought)):
+        words = f"{asking} needs {in_words(need, brought)}"
+        fields = FIELDS.get(need) or _fields_of_brought(brought.get(need))
+        if not fields:
             raise CapabilityError(
-                f"{asking} needs {in_words(need)}, which no pairs or class folders hold; "
+                f"{words}, which no pairs or class folders hold; "
                 + ("a domain's own trainer gives it" if need in OUTPUTS else "no part of this version gives it")
             )
-        for field in FIELDS[need]:
-            _check(field, source, need, asking)
+        for field in fields:
+            if not is_given(field, source):
+                cure = CURES.get(field) or f"a column '{column_of(field)}'"
+                raise CapabilityError(f"{words}; the data has none, give {cure}")
             wanted.add(field)
     return frozenset(wanted)
 
 
-def _check(field: str, source: Source, need: str, asking: str) -> None:
-    kind = TEXT_KINDS.get(field)
-    there = (
-        kind in source.texts
-        if kind
-        else source.labelled
-        if field == "labels"
-        else "negative_image" in source.texts
-        if field == "pixels_negative"
-        else True
-    )
-    if not there:
-        raise CapabilityError(f"{asking} needs {in_words(need)}; the data has none, give {CURES[field]}")
+def field_of_column(output: Output) -> str:
+    """The field of a batch that an output's column becomes: "numbers.age"."""
+    return f"{PREFIX[output.column_kind]}.{output.column}"
+
+
+def column_of(field: str) -> str:
+    """The column that a field is made of, "" for the usual fields."""
+    return field.partition(".")[2]
+
+
+def text_kind(field: str) -> str | None:
+    """The kind of text that the source is asked for, where a field is one of texts."""
+    return TEXT_KINDS.get(field) or (column_of(field) if field.startswith("tokens.") else None)
+
+
+def is_given(field: str, source: Source) -> bool:
+    """Whether the data can make a field."""
+    if (kind := text_kind(field)) is not None:
+        return kind in source.texts
+    if column := column_of(field):
+        return PREFIX.get(source.columns.get(column, "")) == field.partition(".")[0]
+    if field == "labels":
+        return source.labelled
+    return field != "pixels_negative" or "negative_image" in source.texts
+
+
+def _fields_of_brought(output: Output | None) -> tuple[str, ...]:
+    if output is None:
+        return ()
+    return (field_of_column(output),) if output.column else output.fields

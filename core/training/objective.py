@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..contracts.errors import CapabilityError, ConfigError
-from ..contracts.loss import Loss, in_words
-from ..contracts.outputs import SHARED
-from ..registry import build_loss
+from ..contracts.loss import Loss, in_words, shared_of
+from ..contracts.outputs import Output
+from ..registry import build_loss, loss_class
 from ..runtime.gather import global_batch
 
 
@@ -23,7 +23,8 @@ class Objective(nn.Module):
         weights: name -> factor; by default 1 each.
 
     Raises:
-        ConfigError: no loss, a weight that is no positive number, or two losses that want different teachers.
+        ConfigError: no loss, a weight that is no positive number, two losses that want different teachers, or that
+            bring different outputs under one name.
     """
 
     def __init__(self, losses: Mapping[str, Loss], weights: Mapping[str, float] | None = None):
@@ -33,12 +34,12 @@ class Objective(nn.Module):
         self.losses = nn.ModuleDict(losses)
         self.weights = {name: float((weights or {}).get(name, 1.0)) for name in losses}
         for name, weight in self.weights.items():
-            if not (math.isfinite(weight) and weight > 0):
-                raise ConfigError(f"--loss {name}={weight}: give a weight above 0")
+            _check_weight(name, weight)
         teachers = {loss.teacher for loss in losses.values() if loss.teacher}
         if len(teachers) > 1:
             raise ConfigError(f"--loss {', '.join(losses)}: they want different teachers ({', '.join(teachers)})")
         self.teacher = next(iter(teachers), None)
+        self.outputs = outputs_of(losses)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -50,8 +51,10 @@ class Objective(nn.Module):
         for name, loss in self.losses.items():
             lacking = sorted(need for need in loss.needs if out.get(need) is None)
             if lacking:
-                raise CapabilityError(f"loss '{name}' needs {', '.join(map(in_words, lacking))}, which nothing gives")
-        whole = global_batch({name: value for name, value in out.items() if value is not None}, SHARED)
+                wanted = ", ".join(in_words(need, self.outputs) for need in lacking)
+                raise CapabilityError(f"loss '{name}' needs {wanted}, which nothing gives")
+        present = {name: value for name, value in out.items() if value is not None}
+        whole = global_batch(present, shared_of(self.outputs))
         values: dict[str, Tensor] = {}
         total = None
         for name, loss in self.losses.items():
@@ -90,11 +93,38 @@ def build_objective(
     return Objective({name: build_loss(name, dict(dims), **options.get(name, {})) for name in weights}, weights)
 
 
+def outputs_of(losses: Mapping[str, Loss | type[Loss]]) -> dict[str, Output]:
+    """What losses bring, by name.
+
+    Raises:
+        ConfigError: two of them bring different outputs under one name.
+    """
+    brought: dict[str, Output] = {}
+    for name, loss in losses.items():
+        for output, what in loss.outputs.items():
+            if brought.setdefault(output, what) != what:
+                raise ConfigError(f"loss '{name}' brings an output '{output}' that another loss brings otherwise")
+    return brought
+
+
+def columns_of(names: Iterable[str]) -> dict[str, str]:
+    """Columns of the data that losses ask for beside the usual ones -> "text", "numbers" or "image".
+
+    Args:
+        names: of losses.
+
+    Raises:
+        UnknownNameError: no loss has that name. ConfigError: see `outputs_of`.
+    """
+    brought = outputs_of({name: loss_class(name) for name in names})
+    return {output.column: output.column_kind for output in brought.values() if output.column}
+
+
 def parse_losses(named: Iterable[str]) -> dict[str, float]:
     """["clip", "silc=0.5"] -> {"clip": 1.0, "silc": 0.5}.
 
     Raises:
-        ConfigError: a weight that is no number, or a name given twice.
+        ConfigError: a weight that is no number above 0, or a name given twice.
     """
     weights: dict[str, float] = {}
     for text in named:
@@ -106,4 +136,10 @@ def parse_losses(named: Iterable[str]) -> dict[str, float]:
             weights[name] = float(weight) if equals else 1.0
         except ValueError:
             raise ConfigError(f"--loss {text}: write NAME or NAME=WEIGHT, for instance --loss silc=0.5") from None
+        _check_weight(name, weights[name])
     return weights
+
+
+def _check_weight(name: str, weight: float) -> None:
+    if not (math.isfinite(weight) and weight > 0):
+        raise ConfigError(f"--loss {name}={weight}: give a weight above 0")

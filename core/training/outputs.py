@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
-from ..contracts.errors import CapabilityError
+from ..contracts.errors import CapabilityError, DataError
+from ..contracts.loss import Loss
+from ..contracts.outputs import Output
 from .class_scores import ClassScores
+from .fields import field_of_column
 from .masked_words import MaskedWords
 from .tower_passes import image_features, image_outputs, seen_by, text_tokens
 from .uncertainty import Uncertainty
@@ -56,6 +59,7 @@ class Outputs(nn.Module):
         class_scores: where "logits" or "class_features" is wanted; for "logits" alone any module that makes them of
             unit image features.
         teacher_classes: (C, D) unit rows, where "teacher.class_features" is wanted.
+        losses: those that bring outputs of their own.
 
     Raises:
         CapabilityError: the backbone has no such output.
@@ -69,6 +73,7 @@ class Outputs(nn.Module):
         text_prompt: Callable | None = None,
         class_scores: ClassScores | nn.Module | None = None,
         teacher_classes: Tensor | None = None,
+        losses: Sequence[Loss] = (),
     ):
         super().__init__()
         self.wanted = frozenset(wanted)
@@ -77,6 +82,7 @@ class Outputs(nn.Module):
         if self.wanted & VARIANCES and getattr(backbone, "prompts", None) is not None:
             raise CapabilityError("a loss needs log variances, which towers with learned tokens do not give; use clip")
         self._held = [backbone, teacher]  # in a list: no submodules, whose parameters would be listed twice
+        self.losses = list(losses)
         self.text_prompt = text_prompt
         self.class_scores = class_scores
         self.register_buffer("teacher_classes", teacher_classes, persistent=False)
@@ -117,6 +123,8 @@ class Outputs(nn.Module):
         for name in ("labels", "index", "image_ids"):
             if name in self.wanted:
                 out[name] = batch[name]
+        for loss in self.losses:
+            out.update(self._brought_by(loss, batch))
         return out
 
     def shared(self, classes: Tensor | None = None) -> dict[str, Tensor]:
@@ -176,6 +184,21 @@ class Outputs(nn.Module):
             out["text_positives"] = self.backbone.encode_text(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
         return out
 
+    def _brought_by(self, loss: Loss, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Outputs that a loss brings: of columns of the data, or made by itself."""
+        wanted = {name: output for name, output in loss.outputs.items() if name in self.wanted}
+        out = {name: self._of_column(output, batch) for name, output in wanted.items() if output.column}
+        if wanted.keys() - out.keys():
+            made = loss.further_outputs(batch, self.backbone)
+            out.update({name: made[name] for name in wanted.keys() & made.keys()})
+        return out
+
+    def _of_column(self, output: Output, batch: Mapping[str, Any]) -> Tensor:
+        values = batch[field_of_column(output)]
+        if output.tower == "text":
+            return self._text(values, batch)
+        return image_features(self.backbone, values) if output.tower == "image" else numbers_as(output, values)
+
     def _of_teacher(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         teacher, out = self.teacher, {}
         if teacher is None:
@@ -199,3 +222,19 @@ class Outputs(nn.Module):
         mask = backbone.token_mask(tokens)
         embeddings, mask = self.text_prompt(backbone.embed_tokens(tokens), mask, batch)
         return backbone.encode_prompt(embeddings, mask)
+
+
+def numbers_as(output: Output, numbers: Tensor) -> Tensor:
+    """Numbers of a column (B, n) as an output declares them: float32, classes int64 with -1 for NaN, masks bool; (B,)
+    where it has no second axis.
+
+    Raises:
+        DataError: rows have several numbers where the output has one.
+    """
+    if len(output.shape) == 1:
+        if numbers.shape[1] != 1:
+            raise DataError(f"column '{output.column}' has {numbers.shape[1]} numbers per row; give one")
+        numbers = numbers[:, 0]
+    if output.kind in ("class", "row", "token"):
+        return numbers.nan_to_num(nan=-1).long()
+    return numbers.nan_to_num().bool() if output.kind == "mask" else numbers.float()

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..contracts.errors import DataError
 from ..runtime.distributed import all_gather_json
 from .batches import GlobalBatches
-from .fields import TEXT_KINDS
+from .fields import column_of, text_kind
 from .sources import Source
 from .views import View
 
@@ -63,14 +63,20 @@ class Samples(Dataset):
 
     def _fields(self, epoch: int, row: int) -> dict[str, Any]:
         made: dict[str, Any] = {}
-        if any(name.startswith("pixels") and name != "pixels_negative" for name in self.fields):
+        columns = {name: column for name in self.fields if (column := column_of(name))}
+        if any(name.startswith("pixels") and name != "pixels_negative" for name in self.fields - columns.keys()):
             made.update(self._pixels(self.source.image(row), epoch, row))
         if "pixels_negative" in self.fields:
             made["pixels_negative"] = self._view("light", self.source.negative_image(row), epoch, row, 90)
-        for name in self.fields & set(TEXT_KINDS):
-            text = self.source.text(TEXT_KINDS[name], row, epoch)
+        for name, kind in {name: kind for name in self.fields if (kind := text_kind(name))}.items():
+            text = self.source.text(kind, row, epoch)
             tokens = self.tokenize([text] if isinstance(text, str) else list(text))  # (1 or N, L)
             made[name] = tokens[0] if isinstance(text, str) else tokens
+        for name, column in columns.items():
+            if name.startswith("numbers."):
+                made[name] = torch.tensor(tuple(self.source.numbers(column, row)), dtype=torch.float64)  # (n,)
+            elif name.startswith("pixels."):
+                made[name] = self._view("light", self.source.column_image(column, row), epoch, row, name)
         if "labels" in self.fields:
             made["labels"] = torch.tensor(self.source.label(row))
         if "image_ids" in self.fields:
@@ -92,12 +98,12 @@ class Samples(Dataset):
         }
         return {name: make() for name, make in makers.items() if name in self.fields}
 
-    def _view(self, kind: str, decoded: Any, epoch: int, row: int, number: int) -> Tensor:
+    def _view(self, kind: str, decoded: Any, epoch: int, row: int, number: int | str) -> Tensor:
         return self.views[kind](decoded, seed_of(self.seed, epoch, row, number))
 
 
-def seed_of(*numbers: int) -> int:
-    """One seed from several numbers, without the patterns that sums of them have."""
+def seed_of(*numbers: int | str) -> int:
+    """One seed from several numbers or names, without the patterns that sums of them have."""
     return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:7], "big")
 
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 from ..contracts.domain import Decoded, Item
+from ..contracts.errors import DataError
 
 SUB_CAPTIONS = 3
 """Sub-captions of an image in one step, where a loss asks for several."""
 
 
 class Source(Protocol):
-    """What a training set must offer. `texts` says which of its texts it can give."""
+    """What a training set must offer. `texts` says which of its texts it can give, `columns` what its further columns
+    hold, which losses that bring outputs may ask for: "text" (also in `texts`), "numbers" or "image"."""
 
     texts: frozenset[str]
     labelled: bool
+    columns: Mapping[str, str]
 
     def __len__(self) -> int: ...
 
@@ -30,13 +35,19 @@ class Source(Protocol):
         """A hard negative image."""
 
     def text(self, kind: str, row: int, epoch: int) -> str | list[str]:
-        """Of "caption", "view2", "short", "synthetic", "negative", or a list for "positives"."""
+        """Of "caption", "view2", "short", "synthetic", "negative" or a column, or a list for "positives"."""
 
     def label(self, row: int) -> int | tuple[float, ...]:
         """Class or identity, -1 where there is none; 0/1/NaN a class where an image has several labels."""
 
     def image_id(self, row: int) -> int:
         """Which image it is; rows of one image share it."""
+
+    def numbers(self, column: str, row: int) -> Sequence[float]:
+        """What a column holds, NaN where the row has none; equally many in all rows."""
+
+    def column_image(self, column: str, row: int) -> Decoded:
+        """The decoded image that a column names."""
 
 
 @dataclass
@@ -54,9 +65,13 @@ class PairSource:
     @property
     def texts(self) -> frozenset[str]:
         # A negative is made of the caption where the data has none; a synthetic caption cannot be.
-        return frozenset({"caption", "view2", "positives", "short", "negative"}) | (
-            {"synthetic", "negative_image"} & set(self.pairs.fields)
-        )
+        given = {"synthetic", "negative_image"} & set(self.pairs.fields)
+        further = {name for name, kind in self.columns.items() if kind == "text"}
+        return frozenset({"caption", "view2", "positives", "short", "negative"}) | given | further
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        return self.pairs.further_columns
 
     @property
     def labelled(self) -> bool:
@@ -93,10 +108,17 @@ class PairSource:
     def image_id(self, row: int) -> int:
         return self.pairs[row].image
 
+    def numbers(self, column: str, row: int) -> Sequence[float]:
+        return self.pairs.numbers(row, column)
+
+    def column_image(self, column: str, row: int) -> Decoded:
+        return self.pairs.load_column_image(row, column)
+
 
 @dataclass
 class LabelledSource:
     """Labelled images; the text of an image is a prompt of its class. One with several labels has no text of its own.
+    Numbers among the `facts` of items are its columns.
 
     Args:
         items: with `label`, or all with `labels`.
@@ -114,6 +136,10 @@ class LabelledSource:
     def texts(self) -> frozenset[str]:
         several = any(item.labels is not None for item in self.items)
         return frozenset() if several else frozenset({"caption", "view2"})
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        return dict.fromkeys(self._widths, "numbers")
 
     def __len__(self) -> int:
         return len(self.items)
@@ -137,3 +163,25 @@ class LabelledSource:
 
     def image_id(self, row: int) -> int:
         return row
+
+    def numbers(self, column: str, row: int) -> Sequence[float]:
+        width = self._widths[column]
+        numbers = _numbers((self.items[row].facts or {}).get(column)) or (math.nan,) * width
+        if len(numbers) != width:
+            raise DataError(f"{self.name(row)}: {column} has {len(numbers)} numbers, of the first image {width}")
+        return numbers
+
+    def column_image(self, column: str, row: int) -> Decoded:
+        raise AssertionError("a labelled set has no columns of images, and does not say it has")
+
+    @cached_property
+    def _widths(self) -> dict[str, int]:
+        """How many numbers each column has, by the first item that has it."""
+        facts = [(name, len(_numbers(value))) for item in self.items for name, value in (item.facts or {}).items()]
+        return {name: width for name, width in reversed(facts) if width}
+
+
+def _numbers(fact: Any) -> tuple[float, ...]:
+    """A fact of an item as numbers; none where it is something else."""
+    several = fact if isinstance(fact, (list, tuple)) else (fact,)
+    return tuple(map(float, several)) if all(isinstance(part, (int, float)) for part in several) else ()

@@ -215,7 +215,7 @@ class _Parts:
         self._select()
         self.needs = set(self.objective.needs)
         asking = f"loss {' + '.join(self.objective.losses)}"
-        self.fields = fields_of(self.needs, task.source, asking)
+        self.fields = fields_of(self.needs, task.source, asking, self.objective.outputs)
         self.outputs = self._outputs().to(backbone.device)
         self.trained_parameters = sum(p.numel() for p in backbone.model.parameters() if p.requires_grad)
 
@@ -272,6 +272,7 @@ class _Parts:
             text_prompt=prompts[0] if prompts else None,
             class_scores=self._class_scores(),
             teacher_classes=self._teacher_classes(teacher),
+            losses=[loss for loss in self.objective.losses.values() if loss.outputs],
         )
 
     def _teacher(self) -> Backbone | None:

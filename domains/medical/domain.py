@@ -10,6 +10,7 @@ from typing import Any
 from ...core.contracts.domain import Decoded, Domain, DomainData, Item
 from ...core.contracts.errors import DataError
 from .prompts import GENERAL, prompts
+from .reading import Reading
 
 
 class Medical(Domain):
@@ -21,6 +22,7 @@ class Medical(Domain):
 
     name = "medical"
     tasks = ("classification",)
+    reading = Reading
 
     def __init__(self, modality: str = GENERAL):
         from .prompts import check_modality
@@ -37,17 +39,15 @@ class Medical(Domain):
         Args:
             path: file or folder.
             task: "classification".
-            options: fields of `reading.Reading`.
+            options: fields of `Reading`.
 
         Raises:
             DataError: nothing there that can be read.
-            UnknownNameError: no option of that name, or a value that is the name of nothing.
-            ConfigError: a value out of range, or an option that does not apply.
+            UnknownNameError: no option of that name, or a window that is the name of nothing.
+            ConfigError: a value that is not usable, or an option that does not apply.
         """
-        from .reading import Reading
-
         self.check_task(task)
-        reading, path = Reading.of(options), Path(path)
+        reading, path = self.reading_of(options), Path(path)
         data = self._read(path, reading)
         if reading.modality is not None:
             self.modality = reading.modality
@@ -65,9 +65,8 @@ class Medical(Domain):
             DataError: a path does not exist, or nothing there can be read.
         """
         from ...core.data.unlabelled import read_unlabelled
-        from .reading import Reading
 
-        reading = Reading.of(options)
+        reading = self.reading_of(options)
         arrays = [Path(p) for p in paths if Path(p).suffix.lower() == ".npz" and Path(p).is_file()]
         others = [p for p in paths if Path(p) not in arrays]
         parts = [_without_labels(path, reading) for path in arrays]
@@ -98,7 +97,7 @@ class Medical(Domain):
 
         return MedicalAugment(backbone.image_size, tuple(backbone.image_mean), tuple(backbone.image_std))
 
-    def _read(self, path: Path, reading) -> DomainData:
+    def _read(self, path: Path, reading: Reading) -> DomainData:
         from ...core.data.detect import read_any
         from .dicom_folder import has_dicom_files, no_classes, read_dicom_folder
         from .medmnist import known_set
@@ -126,7 +125,7 @@ def _array_file(path: Path) -> Path | None:
     return inside[0] if alone else None
 
 
-def _read_arrays(path: Path, reading) -> DomainData:
+def _read_arrays(path: Path, reading: Reading) -> DomainData:
     from .medmnist import is_medmnist, read_medmnist
     from .npz_rows import array_names
 
@@ -139,7 +138,7 @@ def _read_arrays(path: Path, reading) -> DomainData:
     return read_medmnist(path, axis=reading.axis, slice_at=reading.slice, class_names=reading.class_names)
 
 
-def _lacks_classes(path: Path, reading) -> bool:
+def _lacks_classes(path: Path, reading: Reading) -> bool:
     from ...core.data.class_folders import find_layout
     from ...core.data.tables import TABLE_SUFFIXES
 
@@ -148,7 +147,7 @@ def _lacks_classes(path: Path, reading) -> bool:
     )
 
 
-def _without_labels(path: Path, reading) -> DomainData:
+def _without_labels(path: Path, reading: Reading) -> DomainData:
     data = _read_arrays(path, replace(reading, class_names=None))
     rows = [item.with_(id=f"{path.name}/{item.id}", label=None, labels=None, split="") for item in data.items]
     return replace(data.with_items(rows), class_names=())

@@ -1,19 +1,19 @@
-"""What can be said about reading medical data, checked once, and the file formats that follow from it."""
+"""Options of reading medical data, and the file formats that follow from them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
+from ...core.contracts import domain
 from ...core.contracts.domain import DomainData
-from ...core.contracts.errors import ConfigError, UnknownNameError, did_you_mean
+from ...core.contracts.options import option
 from ...core.data.formats import Format, format_of
 from ...core.data.images import IMAGE
 from .dicom import dicom_format
 from .intensity import check_window
 from .nifti import AXES, nifti_format
-from .prompts import check_modality
+from .prompts import prompts
 
 ARRAY = "MedMNIST"
 USED_BY = {
@@ -28,68 +28,28 @@ USED_BY = {
 """Option -> the kinds of files it changes. Others change all, or are refused by the reader they do not fit."""
 
 
-@dataclass(frozen=True)
-class Reading:
-    """Options of `Medical.read`, given as `data.<name>` in a recipe.
+@dataclass(frozen=True, kw_only=True)
+class Reading(domain.Reading):
+    """Options of `Medical.read`, given as `data.NAME` in a recipe.
 
-    Args:
-        window: DICOM and NIfTI: a preset in Hounsfield units ("lung", "bone", "brain", "soft-tissue", "mediastinum",
-            "abdomen", "liver", ...), "centre,width", or "minmax". By default a DICOM file's own window, and a NIfTI
-            volume's percentiles 0.5 and 99.5.
-        axis: volumes: slices are "axial", "coronal" or "sagittal".
-        every: NIfTI: every n-th slice.
-        central: NIfTI: share of the slices, around the middle, that is used.
-        volume: NIfTI: which volume of a 4-D file.
-        slice: MedMNIST volumes: which slice; by default the middle one.
-        label_tag: DICOM folders without class folders: the header's attribute that names the class.
-        class_names: manifests and MedMNIST: the classes in order.
-        root: manifests: folder that paths are relative to.
-        min_side: boxes: shortest side in pixels.
-        modality: which prompts: "radiology", "histology", "dermatology", "ophthalmology", "haematology", "microscopy"
-            or "general".
+    By default a DICOM file has its own window, and a NIfTI volume its percentiles 0.5 and 99.5.
     """
 
-    window: str | None = None
-    axis: str = "axial"
-    every: int = 1
-    central: float = 0.5
-    volume: int = 0
-    slice: int | None = None
-    label_tag: str | None = None
-    class_names: Sequence[str] | None = None
-    root: str | None = None
-    min_side: float | None = None
-    modality: str | None = None
+    window: str | tuple[float, float] | None = option(
+        None, "DICOM and NIfTI: a preset (lung, bone, brain, ...), centre and width, or minmax"
+    )
+    axis: str = option("axial", "volumes: along which axis they are cut into slices", choices=AXES)
+    every: int = option(1, "NIfTI: every n-th slice", low=1, high=1_000_000)
+    central: float = option(0.5, "NIfTI: share of the slices, around the middle, that is used", above=0, high=1)
+    volume: int = option(0, "NIfTI: which volume of a 4-D file", low=0, high=1_000_000)
+    slice: int | None = option(None, "MedMNIST volumes: which slice; by default the middle one", low=0, high=1_000_000)
+    label_tag: str | None = option(None, "DICOM without class folders: attribute of the header that names the class")
+    class_names: tuple[str, ...] | None = option(None, "manifests and MedMNIST: the classes in order")
+    modality: str | None = option(None, "which prompts; by default general", choices=prompts())
 
     def __post_init__(self):
+        super().__post_init__()
         object.__setattr__(self, "window", check_window(self.window))
-        if self.axis not in AXES:
-            raise UnknownNameError(f"option axis: unknown axis '{self.axis}'; {did_you_mean(str(self.axis), AXES)}")
-        if not isinstance(self.every, int) or self.every < 1:
-            raise ConfigError(f"option every={self.every}: give a whole number, 1 or more")
-        if not isinstance(self.central, (int, float)) or not 0 < self.central <= 1:
-            raise ConfigError(f"option central={self.central}: give a share above 0, up to 1")
-        if not isinstance(self.volume, int) or self.volume < 0:
-            raise ConfigError(f"option volume={self.volume}: give a whole number, 0 or more")
-        if self.modality is not None:
-            object.__setattr__(self, "modality", check_modality(self.modality))
-        if isinstance(self.class_names, str):
-            object.__setattr__(self, "class_names", [name.strip() for name in self.class_names.split(",")])
-
-    @classmethod
-    def of(cls, options: Mapping[str, Any]) -> Reading:
-        """From keyword arguments.
-
-        Raises:
-            UnknownNameError: no option, preset, axis or modality has that name; the message names the nearest.
-            ConfigError: a value out of range.
-        """
-        known = [f.name for f in fields(cls)]
-        for name in options:
-            if name not in known:
-                raise UnknownNameError(f"domain 'medical' has no data option '{name}'; {did_you_mean(name, known)}")
-        defaults = {f.name: f.default for f in fields(cls)}
-        return cls(**{name: defaults[name] if value is None else value for name, value in options.items()})
 
     @property
     def formats(self) -> tuple[Format, ...]:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...core.contracts.domain import Domain, DomainData
-from ...core.contracts.errors import UnknownNameError, did_you_mean
+from ...core.contracts.errors import ConfigError
+from ...core.contracts.options import option, settle
 from .vocabulary import named_templates
 
 DETECTION, SEGMENTATION = "detection", "segmentation"
-READING = {
-    DETECTION: ("class_names",),
-    SEGMENTATION: ("class_names", "reduce_zero_label", "background"),
-}
+OF_MASKS = ("reduce_zero_label", "background")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """Options of `OpenVocab.read`, given as `data.NAME` in a recipe."""
+
+    class_names: tuple[str, ...] | None = option(None, "which classes, in which order; names by number where none are")
+    reduce_zero_label: bool = option(False, "masks: 0 is no class but what has none, and 1 is the first class")
+    background: bool = option(True, "masks of COCO outlines: the pixels outside are a class, the first one")
+
+    def __post_init__(self):
+        settle(self)
 
 
 class OpenVocab(Domain):
@@ -24,6 +35,7 @@ class OpenVocab(Domain):
 
     name = "open-vocab"
     tasks = (DETECTION, SEGMENTATION)
+    reading = Reading
 
     def read(self, path: str | Path, task: str, **options: Any) -> DomainData:
         """A set with boxes or masks.
@@ -31,20 +43,22 @@ class OpenVocab(Domain):
         Args:
             path: file or folder, see `data.detection.read_detection` and `data.segmentation.read_segmentation`.
             task: "detection" or "segmentation".
-            options: `class_names`; of masks also `reduce_zero_label` and `background`.
+            options: fields of `Reading`.
 
         Raises:
-            DataError: nothing there that can be read. UnknownNameError: no such option.
+            DataError: nothing there that can be read.
+            UnknownNameError: no such option. ConfigError: a value that is not usable, or an option of another task.
         """
         from .data.detection import read_detection
         from .data.segmentation import read_segmentation
 
-        for option in options:
-            if option not in READING[task]:
-                raise UnknownNameError(f"--set data.{option}: {did_you_mean(option, READING[task])}")
-        if isinstance(options.get("class_names"), str):
-            options["class_names"] = [name.strip() for name in options["class_names"].split(",")]
-        return {DETECTION: read_detection, SEGMENTATION: read_segmentation}[task](path, **options)
+        reading = self.reading_of(options)
+        if task == SEGMENTATION:
+            return read_segmentation(path, **vars(reading))
+        for name in OF_MASKS:
+            if options.get(name) is not None:
+                raise ConfigError(f"--set data.{name}: boxes are read without it; omit it, or give --task segmentation")
+        return read_detection(path, class_names=reading.class_names)
 
     def sample(self, task: str) -> DomainData:
         """Drawn shapes of 16 kinds, every colour with every shape; no download."""

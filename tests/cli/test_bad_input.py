@@ -133,7 +133,7 @@ def _manifest(folder: Path, *rows: dict[str, str]) -> Path:
         (["--set", "shotz=2"], ["'shotz'", "did you mean shots"]),
         (["--set", "data.windwo=lung"], ["'windwo'", "did you mean window?"]),
         (["--set", "data.window=lungs"], ["'lungs'", "did you mean lung"]),
-        (["--set", "data.modality=histologi"], ["'histologi'", "did you mean histology"]),
+        (["--set", "data.modality=histologi"], ["option modality=histologi ", "did you mean histology?"]),
         (["--recipe", "medical/chest-xry"], ["'medical/chest-xry'", "did you mean medical/chest-xray"]),
         (["--task", "clasification"], ["--task clasification", "classification"]),
         (["--classes", "red,gren"], ["--classes", "'gren'", "did you mean green"]),

@@ -158,9 +158,9 @@ def test_losses_may_be_several(fit, colours):
     [
         (["--loss", "contrastive"], "unknown loss 'contrastive'"),
         (["--loss", "clip=much"], "--loss clip=much"),
-        (["--set", "adapter.last=0"], "option last=0 is not usable"),
+        (["--set", "adapter.last=0"], "option last=0 of adapter 'full' is not usable; give a whole number"),
         (["--set", "adapter.patience=2"], "option patience=2 is not usable; add select=best_val"),
-        (["--batch-size", "1"], "option batch_size=1 is not usable"),
+        (["--batch-size", "1"], "option batch_size=1 of adapter 'full' is not usable; give a whole number"),
         (["--amp", "int8"], "--amp int8"),
         (["--loss", "triplet-clip"], "needs 'image_negative'"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import signal
 from pathlib import Path
 
@@ -196,6 +197,7 @@ def test_two_processes_make_the_model_of_one(vladapt, pairs_csv, generic, small_
         (["--set", "lerning_rate=1"], 2, "there is no such setting"),
         (["--set", "loss.siglip.init_bias=1"], 2, "not among the losses"),
         (["--set", "loss.clip.smoothing=1"], 2, "has no option 'smoothing'"),
+        (["--loss", "clip=0"], 2, "--loss clip=0.0: give a weight above 0"),
         (["--data", "nothing.csv"], 1, "nothing.csv"),
         (["--loss", "alip"], 1, "give a column 'synthetic'"),
         (["--loss", "distill"], 1, "--teacher"),
@@ -209,6 +211,59 @@ def test_bad_input_is_told_in_one_line(vladapt, options, change, code, words):
     done = vladapt("pretrain", *options, *change, "--out", "model")
     assert done.code == code, done.err
     assert words in done.err.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (["--set", "loss.clip.label_smoothing=abc"], "option label_smoothing=abc of loss 'clip' is not usable; give a"),
+        (["--set", "lr=fast"], "option lr=fast of the training is not usable; give a number above 0"),
+        (["--set", "amp=int8"], "option amp=int8 of the training is not usable; give one of bf16, fp16, or none"),
+        (["--set", "checkpointing=perhaps"], "option checkpointing=perhaps of the training .*; give yes or no"),
+        (["--set", "data.vall=0.2"], "the reader of pairs has no option 'vall'; did you mean val"),
+        (["--set", "data.val=much"], "option val=much of the reader of pairs is not usable"),
+        (["--loss", "clop"], "unknown loss 'clop'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_wrong_option_is_answered_before_anything_is_read(vladapt, change, words):
+    """The data and the backbone of this command do not exist."""
+    done = vladapt("pretrain", "--data", "nothing.csv", "--backbone", "no/model", *change, "--out", "model")
+    assert done.code == 2 and re.search(words, done.error), done.err
+
+
+HUE = """
+from typing import ClassVar
+
+from vladapt import Loss, Output
+
+class Hue(Loss):
+    needs: ClassVar = frozenset({"image_features", "hue"})
+    outputs: ClassVar = {"hue": Output("where the colour lies", ("B",), "raw", column="hue")}
+
+    def compute(self, out, progress):
+        return {"loss": (out["image_features"][:, 0] - out["hue"]).square().mean(), "hue": out["hue"].mean()}
+"""
+
+
+def test_a_loss_of_another_package_gets_its_column(vladapt, options, pairs_csv, tmp_path, monkeypatch):
+    info = tmp_path / "site" / "hue-0.1.dist-info"
+    info.mkdir(parents=True)
+    (info.parent / "hue_loss.py").write_text(HUE)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: hue\nVersion: 0.1\n")
+    (info / "entry_points.txt").write_text("[vladapt.losses]\nhue = hue_loss:Hue\n")
+    monkeypatch.syspath_prepend(str(info.parent))
+    rows = list(csv.reader(pairs_csv.read_text().splitlines()))
+    told = [[*rows[0], "hue"], *([*row, 0.25] for row in rows[1:])]
+    with (tmp_path / "hues.csv").open("w", newline="") as handle:
+        csv.writer(handle).writerows(told)
+    more = ["--set", f"data.root={pairs_csv.parent}", "--loss", "hue", "--out", "model"]
+    done = vladapt("pretrain", *options, *more, "--data", "hues.csv")
+    assert done.code == 0, done.err
+    history = json.loads((tmp_path / "model" / "history.json").read_text())
+    assert [row["hue.hue"] for row in history] == pytest.approx([0.25, 0.25])
+    lacking = vladapt("pretrain", *options, "--loss", "hue", "--out", "other")
+    assert lacking.code == 1 and "'hue' (where the colour lies); the data has none, give a column 'hue'" in lacking.err
 
 
 def test_a_folder_with_a_model_is_left_alone(vladapt, options, tmp_path):

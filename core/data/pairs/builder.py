@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from ...contracts.errors import DataError
-from .columns import RaggedBuilder, StringsBuilder
+from .columns import NumbersBuilder, RaggedBuilder, Strings, StringsBuilder
 from .joining import first_given, leaders_of, regrouped
 from .pair_images import PairImages, StoredImages
 from .pair_set import SPLIT_CODES, PairColumns, PairSet
+from .record_fields import BrokenRow
 
 
 class PairBuilder:
@@ -31,6 +32,8 @@ class PairBuilder:
         self.notes: list[str] = []
         self._names, self._captions, self._negatives = StringsBuilder(), RaggedBuilder(), StringsBuilder()
         self._texts: dict[str, RaggedBuilder] = {}
+        self._numbers: dict[str, NumbersBuilder] = {}
+        self._images: dict[str, StringsBuilder] = {}
         self._digests = bytearray()
         self._labels, self._splits, self._places = array("i"), bytearray(), array("Q")
         self._label_numbers: dict[str, int] = {}
@@ -48,18 +51,35 @@ class PairBuilder:
         label: str = "",
         split: str = "",
         place: int = 0,
+        numbers: Mapping[str, tuple[float, ...]] | None = None,
+        images: Mapping[str, str] | None = None,
     ) -> None:
         """One row.
 
         Args:
             name: the image's file, relative to the base; rows with the same name are joined.
             captions: one or more.
-            texts: field of `TEXT_FIELDS` -> texts.
+            texts: field of `TEXT_FIELDS`, or further column -> texts.
             negative_image: file of an image, relative to the base, or "".
             label: name of its class, or "".
             split: "train", "val", "test" or "".
             place: number of its line, for messages.
+            numbers: further column -> numbers, as many in each row.
+            images: further column -> file of an image, relative to the base.
+
+        Raises:
+            BrokenRow: other numbers of numbers than the rows before.
         """
+        for column, values in (numbers or {}).items():
+            grown = self._numbers.setdefault(column, NumbersBuilder())
+            if not grown.fits(values):
+                raise BrokenRow(f"{column} has {len(values)} numbers, rows before it {grown.width}")
+        for column, values in (numbers or {}).items():
+            self._numbers[column].add(len(self), values)
+        for column, file in (images or {}).items():
+            files = self._images.setdefault(column, StringsBuilder())
+            files.pad(len(self))
+            files.add(file)
         for field, more in (texts or {}).items():
             column = self._texts.setdefault(field, RaggedBuilder())
             column.pad(len(self))
@@ -107,6 +127,8 @@ class PairBuilder:
         for field, column in self._texts.items():
             column.pad(len(self))
             texts[field] = column.build()
+        numbers = {name: column.build(len(self)) for name, column in self._numbers.items()}
+        images = {name: _padded(column, len(self)) for name, column in self._images.items()}
         leaders = leaders_of(np.frombuffer(self._digests, np.uint64).reshape(-1, 2))
         if leaders is not None:
             agreed_labels, agreed_splits = (
@@ -119,7 +141,14 @@ class PairBuilder:
             self._skip_contradicting(against_split, leaders, "a split")
             kept = np.flatnonzero(~(against | against_split))
             firsts = np.flatnonzero(leaders == np.arange(len(leaders)))
-            negatives = negatives.take(first_given(np.arange(len(leaders)), negatives.lengths > 0, leaders)[firsts])
+
+            def first_with(has: np.ndarray) -> np.ndarray:
+                """For each image the first of its rows that has something, else its first."""
+                return first_given(np.arange(len(leaders)), has, leaders)[firsts]
+
+            negatives = negatives.take(first_with(negatives.lengths > 0))
+            numbers = {name: rows[first_with(~np.isnan(rows).any(axis=1))] for name, rows in numbers.items()}
+            images = {name: files.take(first_with(files.lengths > 0)) for name, files in images.items()}
             names, captions = names.take(firsts), regrouped(captions, leaders, kept)
             texts = {field: regrouped(column, leaders, kept) for field, column in texts.items()}
             labels, splits = agreed_labels[firsts], agreed_splits[firsts]
@@ -130,6 +159,8 @@ class PairBuilder:
             labels=labels,
             texts=texts,
             negative_images=negatives if negatives.lengths.any() else None,
+            numbers=numbers,
+            images=images,
         )
         return columns, splits
 
@@ -138,6 +169,11 @@ class PairBuilder:
             first = self._places[int(leaders[row])]
             reason = f"gives its image {what} that differs from {self._unit} {first}"
             self.skip(f"{self.listed_in.name} {self._unit} {self._places[int(row)]}", reason)
+
+
+def _padded(column: StringsBuilder, rows: int) -> Strings:
+    column.pad(rows)
+    return column.build()
 
 
 def sorted_labels(names: list[str], labels: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:

@@ -85,6 +85,11 @@ class StringsBuilder:
         self._lengths.append(len(encoded))
         self._blob += encoded
 
+    def pad(self, rows: int) -> None:
+        """Empty texts up to `rows`."""
+        for _ in range(rows - len(self)):
+            self.add("")
+
     def build(self) -> Strings:
         starts = narrow(np.frombuffer(self._starts, dtype=np.int64))
         lengths = np.frombuffer(self._lengths, dtype=np.uint32)
@@ -116,6 +121,29 @@ class RaggedBuilder:
 
     def build(self) -> Ragged:
         return Ragged(self._strings.build(), firsts(np.frombuffer(self._counts, dtype=np.uint32)))
+
+
+class NumbersBuilder:
+    """Grows (N, n) numbers; a row that has none is NaN."""
+
+    def __init__(self) -> None:
+        self._rows, self._values, self.width = array("q"), array("d"), 0
+
+    def fits(self, numbers: tuple[float, ...]) -> bool:
+        """Whether a row may have so many."""
+        return self.width in (0, len(numbers))
+
+    def add(self, row: int, numbers: tuple[float, ...]) -> None:
+        self.width = len(numbers)
+        self._rows.append(row)
+        self._values.extend(numbers)
+
+    def build(self, rows: int) -> np.ndarray:
+        """(rows, n) float64."""
+        whole = np.full((rows, self.width), np.nan)
+        if self.width:
+            whole[np.frombuffer(self._rows, np.int64)] = np.frombuffer(self._values).reshape(-1, self.width)
+        return whole
 
 
 def strings_of(texts: Iterable[str]) -> Strings:

@@ -34,7 +34,7 @@ class Pair:
         size: how many they are, with `offset`.
         captions: one text or more, the original first.
         texts: further texts by field: "synthetic" (captions and rewrites by a model), "negative" (captions that are
-            wrong by a detail), "short" (short captions beside long ones).
+            wrong by a detail), "short" (short captions beside long ones), and by further columns.
         negative_image: file of an image that is wrong by a detail, or None.
         label: index into the set's `class_names`, or None.
         split: "train", "val", "test" or "".
@@ -68,6 +68,8 @@ class PairColumns:
         sizes: bytes of it, int64, with `offsets`.
         texts: field -> none or more a row.
         negative_images: names of files, "" for none.
+        numbers: further column -> (N, n) float64, NaN in rows that have none.
+        images: further column -> names of files, "" for none.
     """
 
     base: str
@@ -80,6 +82,8 @@ class PairColumns:
     sizes: np.ndarray | None = None
     texts: Mapping[str, Ragged] = field(default_factory=dict)
     negative_images: Strings | None = None
+    numbers: Mapping[str, np.ndarray] = field(default_factory=dict)
+    images: Mapping[str, Strings] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -88,7 +92,7 @@ class PairColumns:
     def nbytes(self) -> int:
         """Bytes of all columns."""
         parts = [self.files, self.captions, self.labels, self.file_of, self.ids, self.offsets, self.sizes]
-        parts += [*self.texts.values(), self.negative_images]
+        parts += [*self.texts.values(), self.negative_images, *self.numbers.values(), *self.images.values()]
         return sum(part.nbytes for part in parts if part is not None)
 
 
@@ -168,10 +172,19 @@ class PairSet:
         Raises:
             DataError: it has none, or it cannot be decoded.
         """
-        source = self._negative(self._row(index))
-        if source is None:
-            raise DataError(f"{self[index].id}: has no negative image; add one, or train without a loss that needs it")
-        return self.images.decode(source, None, None)
+        return self._load_named(index, self.columns.negative_images, "negative image")
+
+    def load_column_image(self, index: int, column: str) -> Decoded:
+        """The pixels of the file that a further column names.
+
+        Raises:
+            DataError: the row names none, or it cannot be decoded.
+        """
+        return self._load_named(index, self.columns.images.get(column), column)
+
+    def numbers(self, index: int, column: str) -> np.ndarray:
+        """(n,) what a further column holds, NaN where the row has no numbers."""
+        return self.columns.numbers[column][self._row(index)]
 
     def image_bytes(self, index: int) -> bytes:
         """The encoded image.
@@ -251,14 +264,25 @@ class PairSet:
         has["label"] = columns.labels >= 0
         if columns.negative_images is not None:
             has["negative_image"] = columns.negative_images.lengths > 0
+        has |= {name: ~np.isnan(values).any(axis=1) for name, values in columns.numbers.items()}
+        has |= {name: files.lengths > 0 for name, files in columns.images.items()}
         counts = {name: int(np.count_nonzero(rows[self.rows])) for name, rows in has.items()}
         return {name: count for name, count in counts.items() if count}
 
     @property
     def fields(self) -> frozenset[str]:
-        """Of "synthetic", "negative", "short", "negative_image", "label" and "several_captions" those that 95 % of the
-        rows have, or all of them."""
-        return frozenset(name for name, count in self.field_counts.items() if count >= MOST * len(self))
+        """Of "synthetic", "negative", "short", "negative_image", "label", "several_captions" and further columns those
+        that 95 % of the rows have, or all of them. Of numbers some rows will do."""
+        enough = MOST * len(self)
+        counts = self.field_counts.items()
+        return frozenset(name for name, count in counts if count >= enough or name in self.columns.numbers)
+
+    @property
+    def further_columns(self) -> dict[str, str]:
+        """Of the fields those of further columns -> what they hold: "text", "numbers" or "image"."""
+        kinds = {name: "text" for name in self.columns.texts if name not in TEXT_FIELDS}
+        kinds |= dict.fromkeys(self.columns.numbers, "numbers") | dict.fromkeys(self.columns.images, "image")
+        return {name: kind for name, kind in kinds.items() if name in self.fields}
 
     @property
     def labels(self) -> np.ndarray:
@@ -289,6 +313,15 @@ class PairSet:
         return source, int(columns.offsets[row]), int(columns.sizes[row])
 
     def _negative(self, row: int) -> str | None:
-        column = self.columns.negative_images
+        return self._named(self.columns.negative_images, row)
+
+    def _named(self, column: Strings | None, row: int) -> str | None:
+        """The file that a row of a column names."""
         name = "" if column is None else column[row]
         return os.path.join(self.columns.base, name) if name else None
+
+    def _load_named(self, index: int, column: Strings | None, what: str) -> Decoded:
+        source = self._named(column, self._row(index))
+        if source is None:
+            raise DataError(f"{self.id(index)}: has no {what}; add one, or train without a loss that needs it")
+        return self.images.decode(source, None, None)

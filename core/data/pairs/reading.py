@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ...contracts.adapter import require
 from ...contracts.domain import SPLITS
 from ...contracts.errors import ConfigError, DataError
+from ...contracts.options import option, options_from, settle
 from ..files import visible
 from ..identity import FileHashes
 from .coco_captions import is_coco_captions, read_coco_captions
@@ -37,20 +39,34 @@ JSON_NAMES = (
     *("ICFG*.json", "caption_all.json"),
 )
 SAMPLE = "sample"
+READER = "the reader of pairs"
+"""What options belong to, in messages."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """Options of `read_pairs`, given as `data.NAME` in a recipe."""
+
+    image_column: str | None = option(None, "tables: the column that names the image, where it is not found")
+    caption_column: str | None = option(None, "tables: the column of the caption, where it is not found")
+    root: str | None = option(None, "tables and annotation files: folder of the images")
+    split: str | None = option(None, "rows of this split alone; all rows, where the data has no splits", choices=SPLITS)
+    rewrites: tuple[str, ...] = option((), "tables: text files with one rewritten caption per row, as of LaCLIP")
+    seed: int = option(0, "seed of the division into splits, where the data has none", low=0, high=2**32 - 1)
+    val: float = option(0.1, "share of the images held out to validate, where the data has no splits", low=0, below=1)
+    test: float = option(0.1, "share of the images held out to test, where the data has no splits", low=0, below=1)
+
+    def __post_init__(self):
+        settle(self)
+        require(self.test < 1 - self.val, "test", self.test, "with val give less than all")
 
 
 def read_pairs(
     path: str | Path,
     *,
-    image_column: str | None = None,
-    caption_column: str | None = None,
-    root: str | Path | None = None,
-    split: str | None = None,
-    rewrites: Sequence[str | Path] = (),
     hashes: FileHashes | None = None,
-    seed: int = 0,
-    val: float = 0.1,
-    test: float = 0.1,
+    columns: Mapping[str, str] | None = None,
+    **options: Any,
 ) -> PairSet:
     """The image-text pairs at `path`, one row an image with all its captions.
 
@@ -62,31 +78,30 @@ def read_pairs(
 
     Args:
         path: file, folder, name with braces, or "sample" for generated pairs.
-        image_column, caption_column: of a table, where their names are unusual.
-        root: folder of the images of a table or annotation file.
-        split: "train", "val" or "test": these rows alone; all rows, where the data has no splits.
-        rewrites: LaCLIP's text files of a table, one caption a line.
         hashes: memory of file hashes: its folder keeps the indices of shards, and copies of an image under other
             names go to one split.
-        seed: of the division into splits.
-        val, test: shares of the images that are held out where the data has no splits of its own.
+        columns: columns of a table, or keys of the `.json` of shards, that are kept beside the usual ones where there
+            are any, since a loss asks for them -> what they hold: "text", "numbers" or "image" (tables alone).
+        options: fields of `Reading`.
 
     Raises:
         DataError: nothing there that can be read; the message says what would be.
-        ConfigError: an option that does not apply to the kind of data found, or an unknown split.
+        UnknownNameError: no such option.
+        ConfigError: a value that is not usable, or an option that does not apply to the kind of data found.
     """
-    if split is not None and split not in SPLITS:
-        raise ConfigError(f"split '{split}': give one of {', '.join(SPLITS)}")
-    options = {"image_column": image_column, "caption_column": caption_column, "root": root, "rewrites": rewrites}
+    reading = options_from(Reading, options, READER)
     source = _source(str(path), hashes)
-    given = {name: _as_paths(name, value) for name, value in options.items() if value}
-    for name in given:
+    named = ("image_column", "caption_column", "root", "rewrites")
+    asked = {name: _as_paths(name, value) for name in named if (value := getattr(reading, name))}
+    for name in asked:
         if name not in source.options:
-            raise ConfigError(f"option {name} does not apply to {source.kind} ({path}); leave it out")
-    pairs = source.read(**given)
-    if split:
-        return _of_split(pairs, split, path)
-    return _with_splits(pairs, source, hashes, seed=seed, val=val, test=test)
+            raise ConfigError(f"option {name} does not apply to {source.kind} ({path}); omit it")
+    if columns and source.keeps_columns:
+        asked["columns"] = columns
+    pairs = source.read(**asked)
+    if reading.split:
+        return _of_split(pairs, reading.split, path)
+    return _with_splits(pairs, source, hashes, seed=reading.seed, val=reading.val, test=reading.test)
 
 
 @dataclass(frozen=True)
@@ -97,6 +112,7 @@ class _Source:
     options: frozenset[str]
     read: Callable[..., PairSet]
     divide_by_class: bool = False
+    keeps_columns: bool = False
 
 
 def _as_paths(name: str, value: Any) -> Any:
@@ -190,12 +206,17 @@ def _table(path: Path, content: list[dict[str, Any]] | None = None) -> _Source:
         rows: Iterator[tuple[int, dict[str, Any]]] | None = enumerate(content, start=1) if content else None
         return read_table_pairs(path, rows=rows, **options)
 
-    return _Source("a table", frozenset({"image_column", "caption_column", "root", "rewrites"}), read)
+    options = frozenset({"image_column", "caption_column", "root", "rewrites"})
+    return _Source("a table", options, read, keeps_columns=True)
 
 
 def _shards(paths: list[Path], hashes: FileHashes | None, base: Path | None = None) -> _Source:
     base = base or Path(os.path.commonpath([path.parent for path in paths]))
-    return _Source("tar shards", frozenset(), lambda: read_shards(paths, base, hashes))
+
+    def read(columns: Mapping[str, str] | None = None) -> PairSet:
+        return read_shards(paths, base, hashes, columns)
+
+    return _Source("tar shards", frozenset(), read, keeps_columns=True)
 
 
 # splits ----------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +51,19 @@ class Columns:
     Args:
         names: all columns.
         image, caption: names of columns that the user gave.
+        further: columns that are kept beside the usual ones -> what they hold: "text", "numbers" or "image".
 
     Attributes:
         of: field -> column, for fields that have one.
     """
 
-    def __init__(self, names: Iterable[str], image: str | None = None, caption: str | None = None):
+    def __init__(
+        self,
+        names: Iterable[str],
+        image: str | None = None,
+        caption: str | None = None,
+        further: Mapping[str, str] | None = None,
+    ):
         names = list(names)
         by_name = {_normal(name): name for name in reversed(names)}
         self.of = {
@@ -69,6 +76,11 @@ class Columns:
                 self.of.pop(field, None)
                 if (column := by_name.get(_normal(given))) is not None:
                     self.of[field] = column
+        self._further = {
+            wanted: (kind, by_name[_normal(wanted)])
+            for wanted, kind in (further or {}).items()
+            if _normal(wanted) in by_name
+        }
 
     def texts(self, record: Mapping[str, Any], field: str) -> list[str]:
         """The texts of a field, none of them empty.
@@ -82,9 +94,34 @@ class Columns:
         return texts_of(record.get(column), field, lists=_normal(column) not in ONE_TEXT)
 
     def further_texts(self, record: Mapping[str, Any]) -> dict[str, list[str]]:
-        """Texts of the fields "synthetic", "negative" and "short" that the row has."""
+        """Texts of the fields "synthetic", "negative" and "short" that the row has, and of further columns."""
         fields = ("synthetic", "negative", "short")
-        return {field: texts for field in fields if (texts := self.texts(record, field))}
+        texts = {field: self.texts(record, field) for field in fields}
+        texts |= {name: texts_of(value, name) for name, value in self._values(record, "text")}
+        return {field: some for field, some in texts.items() if some}
+
+    def further_numbers(self, record: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
+        """Numbers of further columns that the row has.
+
+        Raises:
+            BrokenRow: a value that is no number and no list of them.
+        """
+        numbers = {name: numbers_of(value, name) for name, value in self._values(record, "numbers")}
+        return {name: some for name, some in numbers.items() if some}
+
+    def further_images(self, record: Mapping[str, Any]) -> dict[str, str]:
+        """Names of files in further columns that the row has.
+
+        Raises:
+            BrokenRow: a value that is no single text.
+        """
+        files = {name: word_of(value, name) for name, value in self._values(record, "image")}
+        return {name: file for name, file in files.items() if file}
+
+    def _values(self, record: Mapping[str, Any], kind: str) -> Iterator[tuple[str, Any]]:
+        for name, (held, column) in self._further.items():
+            if held == kind:
+                yield name, record.get(column)
 
     def word(self, record: Mapping[str, Any], field: str) -> str:
         """The value of a field as one stripped text, "" where there is none.
@@ -131,6 +168,30 @@ def texts_of(value: Any, what: str, lists: bool = True) -> list[str]:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return [str(value)]
     raise BrokenRow(f"{what} is no text: {json.dumps(value, default=str)[:60]}")
+
+
+def numbers_of(value: Any, what: str) -> tuple[float, ...]:
+    """A value as finite numbers, none where it is empty.
+
+    Args:
+        value: number, list of numbers, or a text of them with commas or blanks between, in brackets or not.
+        what: name of the column, for the message.
+
+    Raises:
+        BrokenRow: anything else.
+    """
+    if isinstance(value, str):
+        value = value.strip().strip("[]()").replace(",", " ").split()
+    listed = value if isinstance(value, list) else [] if value is None else [value]
+    try:
+        numbers = tuple(float(number) for number in listed)
+    except (TypeError, ValueError):
+        raise BrokenRow(f"{what} is no number: {json.dumps(value, default=str)[:60]}") from None
+    if all(math.isnan(number) for number in numbers):
+        return ()
+    if not all(math.isfinite(number) for number in numbers):
+        raise BrokenRow(f"{what} is not finite: {json.dumps(value, default=str)[:60]}")
+    return numbers
 
 
 def _listed(text: str) -> list[str] | None:

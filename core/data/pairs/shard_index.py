@@ -9,6 +9,7 @@ import os
 import re
 import zipfile
 from array import array
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -18,7 +19,7 @@ import numpy as np
 from ...contracts.errors import DataError
 from ...runtime.files import OF_CACHE, write_whole
 from ..images import IMAGE_SUFFIXES
-from .columns import Ragged, RaggedBuilder, Strings, StringsBuilder
+from .columns import NumbersBuilder, Ragged, RaggedBuilder, Strings, StringsBuilder
 from .pair_set import SPLIT_CODES, TEXT_FIELDS
 from .record_fields import BrokenRow, Columns, cleaned, texts_of
 from .tar_members import Member, TarFile
@@ -39,7 +40,8 @@ class ShardIndex:
         keys: what the names of a sample's members share.
         offsets, sizes: (N,) int64, where the bytes of the image are.
         captions: one or more a sample.
-        texts: further texts by field.
+        texts: further texts by field, or by further column.
+        numbers: further column -> (N, n) float64, NaN where a sample has none.
         labels: names of classes, "" for none.
         splits: (N,) uint8, positions in `SPLIT_NAMES`.
         skipped: (name, reason) of what was left out.
@@ -51,6 +53,7 @@ class ShardIndex:
     sizes: np.ndarray
     captions: Ragged
     texts: dict[str, Ragged]
+    numbers: dict[str, np.ndarray]
     labels: Strings
     splits: np.ndarray
     skipped: list[tuple[str, str]]
@@ -60,10 +63,13 @@ class ShardIndex:
         return len(self.keys)
 
 
-def shard_index(path: Path, cache: Path) -> ShardIndex:
+def shard_index(path: Path, cache: Path, further: Mapping[str, str] | None = None) -> ShardIndex:
     """The index of a shard, from the cache, or made by walking through its headers.
 
     It is found by the shard's path, size and time of change; one that is damaged is made again.
+
+    Args:
+        further: keys of the samples' `.json` that are kept beside the usual ones -> "text" or "numbers".
 
     Raises:
         DataError: the shard cannot be read or is no plain tar file, or the cache cannot be written.
@@ -72,16 +78,18 @@ def shard_index(path: Path, cache: Path) -> ShardIndex:
         stat = path.stat()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
+    further = {name: kind for name, kind in sorted((further or {}).items()) if kind != "image"}
     identity = f"{LAYOUT}\n{os.path.abspath(path)}\n{stat.st_size}\n{stat.st_mtime_ns}"
+    identity += f"\n{json.dumps(further)}" if further else ""
     kept = cache / "shards" / f"{hashlib.sha256(identity.encode(errors='surrogatepass')).hexdigest()}.npz"
-    index = _load(kept)
+    index = _load(kept, further)
     if index is None:
-        index = _walk(path)
+        index = _walk(path, further)
         write_whole(kept, _packed(index), OF_CACHE)
     return index
 
 
-def _walk(path: Path) -> ShardIndex:
+def _walk(path: Path, further: Mapping[str, str]) -> ShardIndex:
     tar = TarFile(path)
     samples: dict[str, _Sample] = {}
     try:
@@ -90,7 +98,7 @@ def _walk(path: Path) -> ShardIndex:
                 _sort(member, file, samples, tar)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
-    return _columns(path.name, samples, tar)
+    return _columns(path.name, samples, tar, further)
 
 
 @dataclass
@@ -121,16 +129,22 @@ def _sort(member: Member, file: BinaryIO, samples: dict[str, _Sample], tar: TarF
     return None
 
 
-def _columns(shard: str, samples: dict[str, _Sample], tar: TarFile) -> ShardIndex:
+def _columns(shard: str, samples: dict[str, _Sample], tar: TarFile, further: Mapping[str, str]) -> ShardIndex:
     keys, captions, labels = StringsBuilder(), RaggedBuilder(), StringsBuilder()
-    texts = {name: RaggedBuilder() for name in TEXT_FIELDS}
+    texts = {name: RaggedBuilder() for name in _text_columns(further)}
+    numbers = {name: NumbersBuilder() for name in _number_columns(further)}
     offsets, sizes, splits = array("q"), array("q"), bytearray()
     for key, sample in samples.items():
         try:
-            said = _said(sample, f"{shard}:{key}")
+            said = _said(sample, f"{shard}:{key}", further)
+            for name, values in said.numbers.items():
+                if not numbers[name].fits(values):
+                    raise BrokenRow(f"{name} has {len(values)} numbers, samples before it {numbers[name].width}")
         except BrokenRow as error:
             tar.skip(key, str(error))
             continue
+        for name, values in said.numbers.items():
+            numbers[name].add(len(keys), values)
         keys.add(key)
         offsets.append(sample.image[0])
         sizes.append(sample.image[1])
@@ -145,6 +159,7 @@ def _columns(shard: str, samples: dict[str, _Sample], tar: TarFile) -> ShardInde
         sizes=np.frombuffer(sizes, np.int64),
         captions=captions.build(),
         texts={name: column.build() for name, column in texts.items()},
+        numbers={name: column.build(len(keys)) for name, column in numbers.items()},
         labels=labels.build(),
         splits=np.frombuffer(splits, np.uint8),
         skipped=tar.skipped,
@@ -156,11 +171,12 @@ def _columns(shard: str, samples: dict[str, _Sample], tar: TarFile) -> ShardInde
 class _Said:
     captions: list[str]
     texts: dict[str, list[str]]
+    numbers: dict[str, tuple[float, ...]]
     label: str
     split: str
 
 
-def _said(sample: _Sample, place: str) -> _Said:
+def _said(sample: _Sample, place: str, further: Mapping[str, str]) -> _Said:
     """What a sample's texts say: `.txt` first, then what its `.json` adds.
 
     Raises:
@@ -171,16 +187,24 @@ def _said(sample: _Sample, place: str) -> _Said:
     if sample.image[1] == 0:
         raise BrokenRow("empty image (0 bytes)")
     captions = [text for name in TEXT_EXTENSIONS if (text := cleaned(_decoded(sample, name)))]
-    texts, split, label = {}, "", cleaned(_decoded(sample, "cls"))
+    texts, numbers, split, label = {}, {}, "", cleaned(_decoded(sample, "cls"))
     if "json" in sample.contents:
         record = _record(_decoded(sample, "json"))
-        columns = Columns(record)
+        columns = Columns(record, further=further)
         captions += [text for text in columns.texts(record, "caption") if text not in captions]
-        texts = columns.further_texts(record)
+        texts, numbers = columns.further_texts(record), columns.further_numbers(record)
         label, split = label or columns.word(record, "label"), columns.split(record, place)
     if not captions:
         raise BrokenRow("no caption (.txt, or .json with a caption)")
-    return _Said(captions, texts, label, split)
+    return _Said(captions, texts, numbers, label, split)
+
+
+def _text_columns(further: Mapping[str, str]) -> tuple[str, ...]:
+    return (*TEXT_FIELDS, *(name for name, kind in further.items() if kind == "text"))
+
+
+def _number_columns(further: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(name for name, kind in further.items() if kind == "numbers")
 
 
 def _decoded(sample: _Sample, name: str) -> str:
@@ -209,14 +233,15 @@ def _packed(index: ShardIndex) -> bytes:
         arrays.update(_strings_out(name, strings))
     arrays["captions.first"] = index.captions.first
     for name, column in index.texts.items():
-        arrays.update(_strings_out(name, column.strings))
-        arrays[f"{name}.first"] = column.first
+        arrays.update(_strings_out(_key(name), column.strings))
+        arrays[f"{_key(name)}.first"] = column.first
+    arrays |= {f"{_key(name)}.numbers": column for name, column in index.numbers.items()}
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     return buffer.getvalue()
 
 
-def _load(path: Path) -> ShardIndex | None:
+def _load(path: Path, further: Mapping[str, str]) -> ShardIndex | None:
     """The index in a file, or None where there is none that can be used."""
     if not path.is_file():
         return None
@@ -229,7 +254,8 @@ def _load(path: Path) -> ShardIndex | None:
             offsets=arrays["offsets"],
             sizes=arrays["sizes"],
             captions=Ragged(_strings_in("captions", arrays), arrays["captions.first"]),
-            texts={name: Ragged(_strings_in(name, arrays), arrays[f"{name}.first"]) for name in TEXT_FIELDS},
+            texts={name: _rows_in(_key(name), arrays) for name in _text_columns(further)},
+            numbers={name: arrays[f"{_key(name)}.numbers"] for name in _number_columns(further)},
             labels=_strings_in("labels", arrays),
             splits=arrays["splits"],
             skipped=[(str(name), str(reason)) for name, reason in about["skipped"]],
@@ -237,6 +263,15 @@ def _load(path: Path) -> ShardIndex | None:
         )
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None  # torn or damaged: it is made again from the shard
+
+
+def _key(field: str) -> str:
+    """What a column's arrays are called; a further column may have any name."""
+    return field if field in TEXT_FIELDS else f"column {field}"
+
+
+def _rows_in(name: str, arrays: dict[str, np.ndarray]) -> Ragged:
+    return Ragged(_strings_in(name, arrays), arrays[f"{name}.first"])
 
 
 def _strings_out(name: str, strings: Strings) -> dict[str, np.ndarray]:

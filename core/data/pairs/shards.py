@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from ..identity import FileHashes
 from .builder import field_notes, nothing_left, sorted_labels
 from .columns import Ragged, Strings, firsts, narrow, strings_of
 from .pair_images import StoredImages
-from .pair_set import SPLIT_CODES, TEXT_FIELDS, PairColumns, PairSet
+from .pair_set import SPLIT_CODES, PairColumns, PairSet
 from .shard_index import ShardIndex, shard_index
 
 BRACES = re.compile(r"\{([^{}]*)\}")
@@ -28,7 +28,12 @@ NUMBERS = re.compile(r"^(\d+)\.\.(\d+)$")
 MOST_SHARDS = 1_000_000
 
 
-def read_shards(paths: Sequence[Path], base: Path, hashes: FileHashes | None = None) -> PairSet:
+def read_shards(
+    paths: Sequence[Path],
+    base: Path,
+    hashes: FileHashes | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> PairSet:
     """The samples of some shards: an image, and a `.txt`, or a `.json` with the fields of a table's row; `.cls` is the
     class. An image's bytes stay where they are.
 
@@ -39,18 +44,19 @@ def read_shards(paths: Sequence[Path], base: Path, hashes: FileHashes | None = N
         paths: the tar files.
         base: folder that they are named relative to.
         hashes: its folder keeps the indices; by default $VLADAPT_CACHE, else ~/.cache/vladapt.
+        columns: keys of the `.json` that are kept beside the usual ones -> what they hold: "text" or "numbers".
 
     Raises:
         DataError: a shard cannot be read or is no plain tar file, an unknown split, or no sample can be used.
     """
     cache = (hashes or FileHashes()).path.parent
-    indices = [shard_index(path, cache) for path in paths]
+    indices = [shard_index(path, cache, columns) for path in paths]
     skipped = [pair for index in indices for pair in index.skipped]
     if not any(len(index) for index in indices):
         raise DataError(nothing_left(paths[0] if len(paths) == 1 else base, skipped))
     class_names, labels = _labels(indices)
     counts = np.array([len(index) for index in indices])
-    columns = PairColumns(
+    joined = PairColumns(
         base=str(base),
         files=strings_of(os.path.relpath(path, base) for path in paths),
         file_of=np.repeat(np.arange(len(indices), dtype=np.uint32), counts),
@@ -58,19 +64,20 @@ def read_shards(paths: Sequence[Path], base: Path, hashes: FileHashes | None = N
         offsets=np.concatenate([index.offsets for index in indices]),
         sizes=np.concatenate([index.sizes for index in indices]),
         captions=joined_rows([index.captions for index in indices]),
-        texts={name: joined_rows([index.texts[name] for index in indices]) for name in TEXT_FIELDS},
+        texts={name: joined_rows([index.texts[name] for index in indices]) for name in indices[0].texts},
         labels=labels,
+        numbers={name: rows for name in indices[0].numbers if (rows := _joined_numbers(name, paths, indices)).shape[1]},
     )
     pairs = PairSet(
-        columns=columns,
-        rows=np.arange(len(columns)),
+        columns=joined,
+        rows=np.arange(len(joined)),
         split_codes=_splits(paths, base, indices),
         class_names=class_names,
         images=StoredImages(),
         name=base.name,
         licence=licence_of(base),
         skipped=skipped,
-        total=len(columns) + len(skipped),
+        total=len(joined) + len(skipped),
     )
     pairs.notes.extend([*(note for index in indices for note in index.notes), *field_notes(pairs)])
     return pairs
@@ -139,6 +146,21 @@ def _split_of(path: Path, base: Path) -> str:
         [path.parent.name] if path.parent != base else [], re.split(r"[-_.]", path.stem)
     )
     return next((SPLIT_FOLDERS[word.lower()] for word in words if word.lower() in SPLIT_FOLDERS), "")
+
+
+def _joined_numbers(name: str, paths: Sequence[Path], indices: Sequence[ShardIndex]) -> np.ndarray:
+    """(N, n) of a further column; NaN where a shard has none.
+
+    Raises:
+        DataError: shards have different numbers of them.
+    """
+    parts = [index.numbers[name] for index in indices]
+    widths = {part.shape[1]: path for part, path in zip(parts, paths, strict=True) if part.shape[1]}
+    if len(widths) > 1:
+        (width, path), (other, elsewhere) = list(widths.items())[:2]
+        raise DataError(f"{elsewhere}: {name} has {other} numbers, in {path} it has {width}; give equally many")
+    width = next(iter(widths), 0)
+    return np.concatenate([part if part.shape[1] else np.full((len(part), width), np.nan) for part in parts])
 
 
 def joined_strings(parts: Sequence[Strings]) -> Strings:

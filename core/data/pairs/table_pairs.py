@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ def read_table_pairs(
     root: Path | None = None,
     rewrites: Sequence[Path] = (),
     rows: Rows | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> PairSet:
     """The pairs of a table. Rows of the same image become one, with all their captions.
 
@@ -33,6 +34,7 @@ def read_table_pairs(
         rewrites: text files with one caption a line, line n for the table's n-th row: field "synthetic", as LaCLIP
             (2023, arXiv 2305.20088) stores its rewrites.
         rows: (place, values) of each row, where they are at hand already.
+        columns: further columns that are kept -> what they hold: "text", "numbers" or "image".
 
     Raises:
         DataError: a file is malformed, a column is missing, rewrites and rows differ in number, an image leaves the
@@ -41,7 +43,7 @@ def read_table_pairs(
     base = root or path.parent
     finder = FileFinder(base, [base, base / "images"])
     builder = PairBuilder(base, path)
-    reader = _RowReader(path, image_column, caption_column)
+    reader = _RowReader(path, image_column, caption_column, columns or {})
     lines = [_Lines(file) for file in rewrites]
     for line, record in rows if rows is not None else table_rows(path):
         more = [next_line for source in lines if (next_line := source.next(path))]
@@ -57,8 +59,8 @@ def read_table_pairs(
 class _RowReader:
     """Finds the columns of each row; a JSONL file's rows need not all have the same."""
 
-    def __init__(self, path: Path, image: str | None, caption: str | None):
-        self._path, self._given = path, (image, caption)
+    def __init__(self, path: Path, image: str | None, caption: str | None, further: Mapping[str, str]):
+        self._path, self._given, self._further = path, (image, caption), further
         self._names: tuple[str, ...] | None = None
         self._columns = Columns([])
 
@@ -66,7 +68,7 @@ class _RowReader:
         names = tuple(record)
         if names != self._names:
             first = self._names is None
-            self._names, self._columns = names, Columns(names, *self._given)
+            self._names, self._columns = names, Columns(names, *self._given, self._further)
             if first:
                 self._check(names, line)
         return self._columns
@@ -127,17 +129,20 @@ def _add(
         name,
         captions,
         texts=texts,
-        negative_image=_negative(finder, columns.word(record, "negative_image"), place),
+        negative_image=_file(finder, "negative image", columns.word(record, "negative_image"), place),
         label=columns.word(record, "label"),
         split=columns.split(record, place),
         place=line,
+        numbers=columns.further_numbers(record),
+        images={name: _file(finder, name, file, place) for name, file in columns.further_images(record).items()},
     )
 
 
-def _negative(finder: FileFinder, listed: str, place: str) -> str:
+def _file(finder: FileFinder, what: str, listed: str, place: str) -> str:
+    """The file of a further image, "" for none."""
     if not listed:
         return ""
     name, reason = finder.find(listed, place)
     if reason:
-        raise BrokenRow(f"negative image {listed}: {reason}")
+        raise BrokenRow(f"{what} {listed}: {reason}")
     return name

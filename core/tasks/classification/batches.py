@@ -19,6 +19,7 @@ from ...contracts.resources import Detection
 from ...features.extract import cores
 
 ROWS_AT_ONCE = 4096
+WITH_PARTS_AT_ONCE = 256
 IMAGES_AT_ONCE = 16
 OF_IMAGES = frozenset({"images", "pixels"})
 PLAIN = frozenset({"features", "text_encoder"})
@@ -38,6 +39,7 @@ class Extras:
         encode: (items, tap) -> their features.
         further: the same of each further backbone.
         boxes: image id -> what a detector found, or None.
+        parts: items -> their features with parts, for features that came without.
     """
 
     items: Sequence[Item]
@@ -46,10 +48,11 @@ class Extras:
     encode: Encode | None = None
     further: Sequence[Encode] = ()
     boxes: Mapping[str, Sequence[Detection]] | None = None
+    parts: Callable[[Sequence[Item]], FeatureSet] | None = None
 
     def columns(self, adapter: Adapter, features: FeatureSet) -> dict[str, Any]:
         """What has one row an image and is made for all of them at once."""
-        wanted = adapter.at_predict - PLAIN - OF_IMAGES
+        wanted = adapter.at_predict - PLAIN - OF_IMAGES - {"parts"}
         items = self._behind(features.ids) if wanted else []
         made: dict[str, Any] = {}
         if "pre_projection" in wanted:
@@ -63,6 +66,18 @@ class Extras:
                 )
             made["boxes"] = [list(self.boxes.get(item.id, ())) for item in items]
         return made
+
+    def of_parts(self, adapter: Adapter, features: FeatureSet, rows: range) -> dict[str, Any]:
+        """The parts of some rows: those that the features have, or else fetched now, so that no more are held."""
+        if "parts" not in adapter.at_predict:
+            return {}
+        some = features.select(list(rows))
+        if some.parts is None and self.parts is not None:
+            some = _same_rows(self.parts(self._behind(some.ids)), some).to(features.features.device)
+        elif some.parts is None:
+            adapter.check_parts(some)
+        some = some.with_parts()
+        return {"parts": some.parts, "parts_mask": some.parts_mask}
 
     def of_images(self, adapter: Adapter, features: FeatureSet, rows: range) -> dict[str, Any]:
         """The decoded images of some rows, and what is made of them."""
@@ -95,13 +110,15 @@ def batches(adapter: Adapter, features: FeatureSet, extras: Extras) -> Iterator[
         CapabilityError, DataError: that is not to be had.
     """
     columns = extras.columns(adapter, features)
-    size = IMAGES_AT_ONCE if adapter.at_predict & OF_IMAGES else ROWS_AT_ONCE
+    size = WITH_PARTS_AT_ONCE if "parts" in adapter.at_predict else ROWS_AT_ONCE
+    size = IMAGES_AT_ONCE if adapter.at_predict & OF_IMAGES else size
     for start in range(0, len(features), size):
         rows = range(start, min(start + size, len(features)))
         yield Batch(
             features=features.features[rows.start : rows.stop],
             ids=None if features.ids is None else features.ids[rows.start : rows.stop],
             **{name: _part(value, rows) for name, value in columns.items()},
+            **extras.of_parts(adapter, features, rows),
             **extras.of_images(adapter, features, rows),
         )
 
@@ -135,9 +152,13 @@ def logits_of(
 
 
 def _rows(encoded: FeatureSet, features: FeatureSet) -> Tensor:
+    return _same_rows(encoded, features).features.to(features.features.device)
+
+
+def _same_rows(encoded: FeatureSet, features: FeatureSet) -> FeatureSet:
     if encoded.ids != features.ids:
         raise DataError(f"{len(features) - len(encoded)} of {len(features)} images have features of one kind only")
-    return encoded.features.to(features.features.device)
+    return encoded
 
 
 def _part(value: Any, rows: range) -> Any:

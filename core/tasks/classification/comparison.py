@@ -13,7 +13,7 @@ from ...registry import adapter_class
 from ...runtime.progress import Reporter
 from ..methods import adapter_of
 from .feature_rows import PreparedFeatures
-from .fitting import fewer_views, fit_adapter, views_wanted
+from .fitting import fewer_views, fit_adapter, parts_wanted, views_wanted
 from .images import Prepared, Shots
 from .resources import check_needs
 from .scoring import fitted_zero_shot, score_on
@@ -34,6 +34,7 @@ class ClassificationContest(Contest):
         super().__init__(prepared.data.name, list(prepared.notes))
         self.recipe, self.prepared = recipe, prepared
         self._views = {name: views_wanted(adapter) for name, adapter in adapters.items()}
+        self._parts = any(parts_wanted(adapter) for adapter in adapters.values())
         self._drawn: tuple[tuple[int, int], Shots] | None = None
         if at_once := [name for name in adapters if adapter_class(name).transductive]:
             who = ", ".join(at_once)
@@ -57,5 +58,6 @@ class ClassificationContest(Contest):
     def _draw(self, count: int, seed: int) -> Shots:
         """The shots of one draw, with the views of whoever wants most; the last one is kept."""
         if self._drawn is None or self._drawn[0] != (count, seed):
-            self._drawn = (count, seed), self.prepared.draw(count, seed, views=max(self._views.values()))
+            views = max(self._views.values())
+            self._drawn = (count, seed), self.prepared.draw(count, seed, views=views, parts=self._parts)
         return self._drawn[1]

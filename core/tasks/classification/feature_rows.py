@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -54,6 +54,7 @@ class PreparedFeatures:
     counts: Counts = field(default_factory=Counts)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     thumbnail: None = None
+    metrics: tuple[()] = ()
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -82,12 +83,22 @@ class PreparedFeatures:
         known = list(self.file.classifier.class_names)
         return self.file.classifier.select([known.index(name) for name in class_names]).to(self.device)
 
-    def draw(self, shots: int, seed: int, views: int = 0) -> Shots:
-        """Support, val and test rows of one seed. A features file holds no augmented views."""
+    def draw(
+        self,
+        shots: int,
+        seed: int,
+        views: int = 0,
+        parts: bool = False,
+        check: Callable[[FeatureSet], None] | None = None,
+    ) -> Shots:
+        """Support, val and test rows of one seed. A features file holds no augmented views; parts it has or has not."""
         chosen = sample_shots(self.data.split("train"), shots, seed, num_classes=len(self.class_names))
         pool = self.data.split("val")
         val = sample_shots(pool, min(shots, VAL_SHOTS), seed, num_classes=len(self.class_names)) if pool else []
-        return Shots(self._rows(chosen), self._rows(val) if val else None, self.test, seed=seed)
+        support = self._rows(chosen)
+        if check is not None:
+            check(support)
+        return Shots(support, self._rows(val) if val else None, self.test, seed=seed)
 
     @cached_property
     def resources(self) -> Resources:
@@ -104,8 +115,8 @@ class PreparedFeatures:
         """Rows of some items."""
         return self._rows(items)
 
-    def of_ids(self, ids: Sequence[str]) -> FeatureSet:
-        """Rows by their ids, in that order."""
+    def of_ids(self, ids: Sequence[str], parts: bool = False) -> FeatureSet:
+        """Rows by their ids, in that order, with the parts that the file has."""
         by_id = {item.id: item for item in self.data.items}
         return self._rows([by_id[i] for i in ids])
 
@@ -145,15 +156,17 @@ def prepared_of(recipe: Recipe, reporter: Reporter, domain: Domain | None, task:
 
 
 def prepare_features(recipe: Recipe, reporter: Reporter) -> PreparedFeatures:
-    """Read a features file and split its rows.
+    """Read a features file and split its rows; one whose rows are all for testing, or have no labels, is tested whole.
 
     Raises:
-        DataError: the file cannot be used; CapabilityError: labels are missing.
+        DataError: the file cannot be used. CapabilityError: shots are asked for, and no row may teach.
     """
     path = Path(recipe.features)
     file = load_features(path)
-    if file.features.labels is None:
-        raise CapabilityError(f"--features {path}: no labels in the file; fit needs them")
+    whole = file.features.labels is None or set(file.split or ()) == {"test"}
+    if whole and recipe.shots:
+        why = "its rows have no labels" if file.features.labels is None else "all its rows are for testing"
+        raise CapabilityError(f"--features {path}: {why}; give --shots 0 and a method that needs no labelled images")
     every = tuple(file.classifier.class_names)
     file = _restricted(file, recipe.classes)
     names = tuple(file.classifier.class_names)
@@ -164,7 +177,10 @@ def prepare_features(recipe: Recipe, reporter: Reporter) -> PreparedFeatures:
         name=path.stem,
         kind="multilabel" if file.features.multilabel else "labels",
     )
-    data = assign_splits(data, seed=recipe.split_seed, hashes=FileHashes())
+    if whole:
+        data = data.with_items([item.with_(split="test") for item in data.items])
+    else:
+        data = assign_splits(data, seed=recipe.split_seed, hashes=FileHashes())
     given = recipe.resources
     return PreparedFeatures(recipe.features, file, data, reporter, recipe.device, recipe.classes, given, every)
 
@@ -178,8 +194,9 @@ def _restricted(file: FeatureFile, classes) -> FeatureFile:
     indices = class_indices(file.classifier.class_names, classes)
     if indices is None:
         return file
-    if file.features.multilabel:
-        raise CapabilityError("--classes: not for files with several labels a row")
+    if file.features.labels is None or file.features.multilabel:
+        kind = "without labels" if file.features.labels is None else "with several labels per row"
+        raise CapabilityError(f"--classes: not for files {kind}")
     position = torch.full((len(file.classifier),), -1, dtype=torch.int64)
     position[torch.tensor(indices)] = torch.arange(len(indices))
     labels = position[file.features.labels]
@@ -195,7 +212,7 @@ def _restricted(file: FeatureFile, classes) -> FeatureFile:
 
 def _as_items(file: FeatureFile, path: Path) -> list[Item]:
     features = file.features
-    rows = features.features.numpy()
+    rows = (features.features if features.parts is None else features.parts).numpy()  # a mean forgets the order
     named = features.ids is not None and len(set(features.ids)) == len(features)
     items = []
     for i in range(len(features)):
@@ -207,7 +224,9 @@ def _as_items(file: FeatureFile, path: Path) -> list[Item]:
             group=None if features.groups is None else features.groups[i],
             split="" if file.split is None else file.split[i],
         )
-        if features.multilabel:
+        if features.labels is None:
+            items.append(item)
+        elif features.multilabel:
             items.append(item.with_(labels=tuple(features.labels[i].tolist())))
         else:
             items.append(item.with_(label=int(features.labels[i])))

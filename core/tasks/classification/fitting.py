@@ -152,6 +152,11 @@ def views_wanted(adapter: Adapter) -> int:
     return int(adapter.options.get("views") or 0)
 
 
+def parts_wanted(adapter: Adapter) -> bool:
+    """Whether the adapter is fitted on the parts of each sample."""
+    return "parts" in adapter.needs | adapter.optional
+
+
 def planned(recipe: Recipe, names: list[str]) -> dict[str, Adapter]:
     """Each adapter of a comparison, not fitted."""
     return {name: adapter_of(recipe.with_adapter(name)) for name in names}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
+
+import torch
 
 from ...backbones.load import load_backbone
 from ...contracts.adapter import Adapter, Batch
@@ -14,6 +16,7 @@ from ...contracts.domain import Domain, DomainData, Item
 from ...contracts.errors import DataError
 from ...contracts.features import PROJECTED, FeatureSet
 from ...contracts.images import TrainingImages
+from ...contracts.metric import Metric
 from ...contracts.recipe import Recipe
 from ...contracts.text import TextClassifier
 from ...data.identity import FileHashes
@@ -24,6 +27,7 @@ from ...features.store import FeatureStore
 from ...prompts.classifier import build_classifier
 from ...prompts.descriptions import read_descriptions
 from ...prompts.templates import fill
+from ...registry import build_metric
 from ...runtime.progress import Reporter
 from ..methods import encoding_batch_size
 from ..reading import read_data, restrict_classes
@@ -99,6 +103,7 @@ class Prepared:
     counts: Counts = field(default_factory=Counts)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     had_splits: bool = False
+    _test: FeatureSet | None = field(default=None, init=False, repr=False)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -107,6 +112,11 @@ class Prepared:
     @property
     def notes(self) -> list[str]:
         return [*self.data.notes, *getattr(self.backbone, "notes", [])]
+
+    @cached_property
+    def metrics(self) -> list[Metric]:
+        """Those of the domain's own."""
+        return [build_metric(each) for each in self.domain.metrics]
 
     @cached_property
     def classifier(self) -> TextClassifier:
@@ -132,14 +142,42 @@ class Prepared:
             return list(self.domain.templates(self.task))
         return [given] if isinstance(given, str) else list(given)
 
-    def draw(self, shots: int, seed: int, views: int = 0) -> Shots:
-        """Support, val and test features of one seed. Val holds min(K, 4) images a class, outside the support."""
+    def draw(
+        self,
+        shots: int,
+        seed: int,
+        views: int = 0,
+        parts: bool = False,
+        check: Callable[[FeatureSet], None] | None = None,
+    ) -> Shots:
+        """Support, val and test features of one seed. Val holds min(K, 4) images a class, outside the support.
+
+        Args:
+            parts: whether all three sets are to have parts; where the support has none, nor have they.
+            check: called with the support before more is encoded; raises if that would be in vain.
+        """
         chosen = sample_shots(self.data.split("train"), shots, seed, num_classes=len(self.class_names))
         pool = self.data.split("val")
         val = sample_shots(pool, min(shots, VAL_SHOTS), seed, num_classes=len(self.class_names)) if pool else []
-        support = self.features(chosen, "support images", views=views, seed=seed)
-        held = self.features(val, "validation images") if val else None
-        return Shots(support, held, self.test, _behind(support, chosen), _behind(held, val) if val else (), seed)
+        if chosen:
+            support = self.features(chosen, "support images", views=views, seed=seed, parts=parts)
+        else:
+            support = self._no_support()
+        if check is not None:
+            check(support)
+        parts = support.parts is not None
+        held = self.features(val, "validation images", parts=parts) if val else None
+        held = held.with_parts() if parts and val else held
+        test = self.test_set(parts) if parts else self.test
+        return Shots(support, held, test, _behind(support, chosen), _behind(held, val) if val else (), seed)
+
+    def _no_support(self) -> FeatureSet:
+        """For methods that learn from no labelled image."""
+        none, several = torch.zeros(0, self.backbone.embed_dim), self.data.kind == "multilabel"
+        labels = torch.zeros(0, len(self.class_names)) if several else torch.zeros(0, dtype=torch.int64)
+        made_by = self.backbone.fingerprint
+        empty = FeatureSet(none, labels, self.class_names, ids=(), backbone=made_by)
+        return empty.to(self.backbone.device)
 
     def training_images(self, shots: Shots) -> TrainingImages:
         """The images of a draw, for adapters that train towers."""
@@ -176,16 +214,17 @@ class Prepared:
             encode=self.encode_items,
             further=[other.encode_items for other in self.resources.further] if several else (),
             boxes=self.resources.boxes if "boxes" in adapter.at_predict else None,
+            parts=lambda items: self.encode_items(items, PROJECTED, parts=True),
         )
 
-    def encode_items(self, items: Sequence[Item], tap: str) -> FeatureSet:
+    def encode_items(self, items: Sequence[Item], tap: str, parts: bool = False) -> FeatureSet:
         """Features of some items by this backbone."""
-        return self.features(items, f"images by {self.backbone.spec}", tap=tap)
+        return self.features(items, f"images by {self.backbone.spec}", tap=tap, parts=parts)
 
-    def of_ids(self, ids: Sequence[str]) -> FeatureSet:
+    def of_ids(self, ids: Sequence[str], parts: bool = False) -> FeatureSet:
         """Features of some items by their ids, in that order."""
         by_id = {item.id: item for item in self.data.items}
-        return self.encode_items([by_id[i] for i in ids], PROJECTED)
+        return self.encode_items([by_id[i] for i in ids], PROJECTED, parts)
 
     def on_further(self, spec: str) -> Prepared:
         """The same data on another backbone, whose features are stored as well."""
@@ -197,13 +236,20 @@ class Prepared:
             return self
         return replace(self, backbone=backbone, store=FeatureStore(keep=False))
 
-    @cached_property
+    @property
     def test(self) -> FeatureSet:
         """Features of the test split."""
-        items = self.data.split("test")
-        if not items:
-            raise DataError(f"{self.data.name}: no test images; give more images a class, or a test split")
-        return self.features(items, "test images")
+        return self.test_set().without_parts()
+
+    def test_set(self, parts: bool = False) -> FeatureSet:
+        """Features of the test split, with parts if wanted; read once."""
+        if self._test is None or (parts and self._test.parts is None):
+            items = self.data.split("test")
+            if not items:
+                raise DataError(f"{self.data.name}: no test images; give more images a class, or a test split")
+            found = self.features(items, "test images", parts=parts)
+            self._test = found.with_parts() if parts else found
+        return self._test
 
     @cached_property
     def test_items(self) -> list[Item]:
@@ -212,7 +258,13 @@ class Prepared:
         return [by_id[i] for i in self.test.ids]
 
     def features(
-        self, items: Sequence[Item], title: str, views: int = 0, seed: int = 0, tap: str = PROJECTED
+        self,
+        items: Sequence[Item],
+        title: str,
+        views: int = 0,
+        seed: int = 0,
+        tap: str = PROJECTED,
+        parts: bool = False,
     ) -> FeatureSet:
         """Features of some items, from the store where they are there."""
         with self.reporter.task(f"Encoding {title}") as progress:
@@ -229,6 +281,7 @@ class Prepared:
                 workers=self.encoding.workers,
                 amp=self.encoding.amp,
                 progress=progress,
+                parts=parts,
             )
         self.counts.computed += found.computed
         self.counts.cached += found.cached

@@ -1,20 +1,27 @@
-"""What a fit leaves behind: run.json, the summary, the log and the report's input."""
+"""What a fit leaves behind: run.json, the summary, the log and the results for the report."""
 
 from __future__ import annotations
 
+import csv
+import io
+from pathlib import Path
 from typing import Any
 
 from ...contracts.adapter import Adapter, FitReport
 from ...contracts.recipe import Recipe
 from ...data.sampling import short_classes
 from ...runs.folder import Run
-from ...runs.report import ReportInput
+from ...runtime.files import write_whole
 from ...runtime.versions import now, versions
 from ...runtime.words import choice, in_words
 from ..reading import place_of_data, split_counts
 from .feature_rows import PreparedFeatures
 from .images import Prepared, Shots
+from .report import ClassificationResults
 from .scoring import Scores
+
+PREDICTIONS = "predictions.csv"
+"""Of a run whose test rows have no labels."""
 
 
 def notes_of(prepared, shots: int, said: list[str], drawn: Shots) -> list[str]:
@@ -28,7 +35,7 @@ def notes_of(prepared, shots: int, said: list[str], drawn: Shots) -> list[str]:
     if short:
         listed = ", ".join(f"{prepared.class_names[c]} ({n})" for c, n in sorted(short.items()))
         notes.append(f"Fewer than {shots} training images, all used: {listed}.")
-    if len(drawn.test) < 100:
+    if drawn.test.labels is not None and len(drawn.test) < 100:
         notes.append(f"The test set has {len(drawn.test)} images; with fewer than 100 the interval is wide.")
     return list(dict.fromkeys(note[0].upper() + note[1:].rstrip(".") + "." for note in notes if note))
 
@@ -99,9 +106,9 @@ def summary_of(run: Run, info: dict[str, Any], scores: Scores, seconds: float) -
     }
 
 
-def report_input(prepared, info: dict[str, Any], scores: Scores) -> ReportInput:
+def results_of(prepared, info: dict[str, Any], scores: Scores) -> ClassificationResults:
     """What report.html is made of."""
-    return ReportInput(
+    return ClassificationResults(
         info=info,
         class_names=list(prepared.class_names),
         labels=scores.labels,
@@ -112,6 +119,17 @@ def report_input(prepared, info: dict[str, Any], scores: Scores) -> ReportInput:
         metrics=scores.metrics,
         skipped=[tuple(pair) for pair in info["skipped"]],
     )
+
+
+def write_predictions(path: Path, info: dict[str, Any], scores: Scores) -> None:
+    """A CSV of what each test row was classified as: id, label, confidence."""
+    confidences, labels = scores.adapted_logits.float().softmax(dim=1).max(dim=1)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", "label", "confidence"])
+    rows = zip(info["splits"]["test"], labels.tolist(), confidences.tolist())
+    writer.writerows([name, info["class_names"][label], f"{confidence:.6f}"] for name, label, confidence in rows)
+    write_whole(path, text.getvalue())
 
 
 def log_lines(info: dict[str, Any], report: FitReport, metrics: dict[str, Any]) -> list[str]:

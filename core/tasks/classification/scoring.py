@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from ...contracts.adapter import Adapter, Batch
 from ...contracts.errors import DataError
 from ...contracts.features import FeatureSet
+from ...contracts.metric import Metric
 from ...contracts.text import TextClassifier
 from ...metrics.bootstrap import auroc_certainty
 from ...metrics.classification import classification_metrics, multilabel_metrics
@@ -25,12 +26,13 @@ class Scores:
     """Logits and metrics of zero-shot and of the adapted model on one test set.
 
     Attributes:
+        labels: (N,), or (N, C); None where the test images have none.
         zero_shot_logits: (N, C), or None where zero-shot means nothing.
         adapted_logits: (N, C).
         metrics: {"zero_shot": {...}, "adapted": {...}, "intervals": {...}, "mcnemar": {...}, "test_images": N}.
     """
 
-    labels: Tensor
+    labels: Tensor | None
     zero_shot_logits: Tensor | None
     adapted_logits: Tensor
     metrics: dict[str, Any]
@@ -44,6 +46,7 @@ def score(
     seen: FeatureSet | None = None,
     *,
     batched: Callable[[Adapter, FeatureSet], Iterable[Batch]] | None = None,
+    further: Sequence[Metric] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Scores:
     """Evaluate both on the same images.
@@ -52,6 +55,7 @@ def score(
         test: features of the backbone.
         seen: of the same images, by the towers that the adapter changed; by default `test`.
         batched: (adapter, features) -> batches with all that the adapter needs to predict; by default features alone.
+        further: metrics of a domain's own.
         progress: called as progress(done, total) while the adapter predicts.
 
     Raises:
@@ -67,10 +71,12 @@ def score(
     adapted = logits_of(adapter, rows, len(seen), progress)
     before = None if zero_shot is None else batched_logits(zero_shot, test)
     metrics: dict[str, Any] = {
-        "zero_shot": None if before is None else metrics_of(before, test, class_names),
-        "adapted": metrics_of(adapted, test, class_names),
+        "zero_shot": None if before is None else metrics_of(before, test, class_names, further),
+        "adapted": metrics_of(adapted, test, class_names, further),
         "test_images": len(test),
     }
+    if test.labels is None:
+        return Scores(None, None if before is None else before.cpu(), adapted.cpu(), metrics)
     if test.multilabel:
         metrics.update(auroc_certainty(_on_cpu(before), _on_cpu(adapted), test.labels.cpu()))
     else:
@@ -86,11 +92,12 @@ def score_on(prepared, adapter: Adapter, test: FeatureSet, class_names, zero_sho
         test: features by the backbone of the fit.
     """
     moved = on_adapted(prepared, adapter)
-    seen = None if moved is prepared else moved.of_ids(test.ids)
+    seen = None if moved is prepared else moved.of_ids(test.ids, parts="parts" in adapter.at_predict)
     if adapter.at_predict <= PLAIN:
-        return score(adapter, zero_shot, test, class_names, seen, batched=moved.batches)
+        return score(adapter, zero_shot, test, class_names, seen, batched=moved.batches, further=prepared.metrics)
     with reporter.task(f"Predicting with {adapter.name}") as progress:
-        return score(adapter, zero_shot, test, class_names, seen, batched=moved.batches, progress=progress)
+        told = {"further": prepared.metrics, "progress": progress}
+        return score(adapter, zero_shot, test, class_names, seen, batched=moved.batches, **told)
 
 
 def batched_logits(adapter: Adapter, features: FeatureSet) -> Tensor:
@@ -103,12 +110,19 @@ def on_adapted(prepared, adapter: Adapter):
     return prepared if prepared.backbone is None else prepared.on(adapter.adapted(prepared.backbone))
 
 
-def metrics_of(logits: Tensor, test: FeatureSet, class_names) -> dict[str, float]:
-    """Metric name -> value, all between 0 and 1."""
+def metrics_of(logits: Tensor, test: FeatureSet, class_names, further: Sequence[Metric] = ()) -> dict[str, float]:
+    """Metric name -> value, all between 0 and 1; none without labels."""
+    if test.labels is None:
+        return {}
     logits, labels = logits.float().cpu(), test.labels.cpu()
     if test.multilabel:
-        return multilabel_metrics(logits, labels, list(class_names))
-    return classification_metrics(logits, labels, len(class_names))
+        values = multilabel_metrics(logits, labels, list(class_names))
+    else:
+        values = classification_metrics(logits, labels, len(class_names))
+    for metric in further:
+        if metric.multilabel or not test.multilabel:
+            values.update(metric.values(logits, labels, class_names))
+    return values
 
 
 def fitted_zero_shot(support: FeatureSet, classifier: TextClassifier) -> Adapter:

@@ -27,9 +27,10 @@ from ...training.checkpoints import newest_step
 from ..methods import adapter_of, check_named, trains_towers
 from .comparison import ZERO_SHOT, ClassificationContest
 from .feature_rows import prepared_of
-from .fitting import Fitted, fit_adapter, planned, refuse_early, scored, views_wanted
+from .fitting import Fitted, fit_adapter, parts_wanted, planned, refuse_early, scored, views_wanted
 from .images import Shots
-from .record import info_of, log_lines, notes_of, report_input, summary_of
+from .record import PREDICTIONS, info_of, log_lines, notes_of, results_of, summary_of, write_predictions
+from .report import classification_report
 from .resources import check_resources
 from .tables import metrics_table, predictions_table, verdict
 from .use import evaluate_run, predict_with_run
@@ -84,13 +85,19 @@ class Classification(Task):
         check_named(recipe, [recipe.adapter_name])
         adapter = adapter_of(recipe)
         check_resources(recipe.resources, [adapter])
-        prepared = prepared_of(recipe, reporter, self.domain, self.name)
+        _check_shots(recipe.shots, adapter)
+        prepared = self.prepared(recipe, reporter)
         refuse_early(recipe, adapter, prepared, self.name)
-        shots = prepared.draw(recipe.shots, recipe.seed, views=views_wanted(adapter))
+        views, parts = views_wanted(adapter), parts_wanted(adapter)
+        shots = prepared.draw(recipe.shots, recipe.seed, views=views, parts=parts, check=adapter.check_parts)
         with self._checkpoints(recipe, adapter, prepared, shots, reporter) as folder:
             report = fit_adapter(adapter, prepared, shots, recipe.seed, reporter, folder, recipe.resume)
             done = scored(recipe, prepared, adapter, report, shots, self.name, reporter)
             return self._written(recipe, prepared, done, shots, started) if is_main() else None
+
+    def prepared(self, recipe: Recipe, reporter: Reporter):
+        """The data side of a settled recipe: what is drawn, encoded and named."""
+        return prepared_of(recipe, reporter, self.domain, self.name)
 
     def evaluate(self, use: Use, reporter: Reporter) -> dict[str, Any]:
         if self.domain is None and not (use.features or (use.run.info["recipe"].get("features") and not use.data)):
@@ -103,14 +110,22 @@ class Classification(Task):
     def entries(self, recipe: Recipe, axes: Axes) -> list[dict[str, Any]]:
         """Seeds outside, then shots, so that a draw serves all methods; zero-shot comes first."""
         names, shots, seeds = _names(axes), _shots(recipe, axes), _seeds(recipe, axes)
-        return [{"adapter": n, "shots": k, "seed": seed} for seed in seeds for k in shots for n in names]
+        without = {name for name, adapter in planned(recipe, names).items() if adapter.label_free}
+        return [
+            {"adapter": name, "shots": count, "seed": seed}
+            for seed in seeds
+            for count in shots
+            for name in names
+            if count or name in without
+        ]
 
     def contest(self, recipe: Recipe, axes: Axes, reporter: Reporter) -> Contest:
         names = _names(axes)
         check_named(recipe, names)
         adapters = planned(recipe, names)
         check_resources(recipe.resources, list(adapters.values()))
-        return ClassificationContest(recipe, prepared_of(recipe, reporter, self.domain, self.name), adapters)
+        recipe = recipe.with_(shots=max(_shots(recipe, axes)))
+        return ClassificationContest(recipe, self.prepared(recipe, reporter), adapters)
 
     def deciding_of(self, rows: Sequence[Mapping[str, Any]]) -> str:
         """Accuracy; macro AUROC where images have several labels."""
@@ -139,13 +154,18 @@ class Classification(Task):
 
     def _written(self, recipe: Recipe, prepared, done: Fitted, shots: Shots, started: float) -> FitResult:
         seconds = time.monotonic() - started
-        notes = notes_of(prepared, recipe.shots, [*done.notes, *done.report.notes], shots)
+        unscored = [f"The rows have no labels, so nothing is scored: {PREDICTIONS} in the run says what each is"]
+        said = [*done.notes, *done.report.notes, *(unscored if done.scores.labels is None else [])]
+        notes = notes_of(prepared, recipe.shots, said, shots)
         info = info_of(recipe, prepared, done.adapter, done.report, shots, notes, seconds)
         with Run.create(recipe.out, recipe.domain or "features", done.adapter.name) as run:
             done.adapter.save(run.adapter_path)
             run.write(info, done.scores.metrics)
             run.log("\n".join(log_lines(info, done.report, done.scores.metrics)))
-            write_report(run.path, report_input(prepared, info, done.scores))
+            if done.scores.labels is None:
+                write_predictions(run.path / PREDICTIONS, info, done.scores)
+            else:
+                write_report(run.path, classification_report(results_of(prepared, info, done.scores), run.path))
         return FitResult(
             run.path,
             done.adapter,
@@ -175,6 +195,11 @@ def _shots(recipe: Recipe, axes: Axes) -> Sequence[int]:
 
 def _seeds(recipe: Recipe, axes: Axes) -> Sequence[int]:
     return axes.seeds or ((recipe.seed,) if recipe.gave("seed") else SEEDS)
+
+
+def _check_shots(shots: int, adapter: Adapter) -> None:
+    if shots == 0 and not adapter.label_free:
+        raise ConfigError(f"--shots 0: adapter '{adapter.name}' learns from labelled images; give 1 or more")
 
 
 def fit_key(recipe: Recipe, adapter: Adapter, prepared, shots: Shots) -> str:

@@ -79,7 +79,8 @@ def recipe_again(use: Use) -> Recipe:
     recipe = Recipe.of(use.run.info["recipe"])
     resources = {**recipe.resources, **(use.resources or {})}
     workers = recipe.workers if use.workers is None else use.workers
-    recipe = recipe.with_(device=use.device, workers=workers, resources=resources)
+    data = {**recipe.data, **(use.reading or {})}
+    recipe = recipe.with_(device=use.device, workers=workers, resources=resources, data=data)
     if use.images:
         return recipe
     if use.data or use.features:
@@ -193,11 +194,13 @@ class _Source:
         """
         towers = adapter.adapted(self.backbone)
         with self.reporter.task("Encoding images") as progress:
-            found = self._encoded(self.data.items, towers, PROJECTED, progress, keep=towers is self.backbone)
+            kept, parts = towers is self.backbone, "parts" in adapter.at_predict
+            found = self._encoded(self.data.items, towers, PROJECTED, progress, keep=kept, parts=parts)
         if not len(found.features):
             name, why = found.skipped[0]
             raise DataError(f"no readable image among what was given; {name}: {why}")
-        features = found.features.to(self.backbone.device)
+        features = found.features.with_parts() if parts else found.features
+        features = features.to(self.backbone.device)
         rows = batches(adapter, features, self._extras(adapter, towers, found.items))
         if adapter.at_predict <= PLAIN:
             return logits_of(adapter, rows, len(features)), list(features.ids), list(found.skipped)
@@ -221,7 +224,9 @@ class _Source:
     def _encoder(self, backbone: Backbone):
         return lambda items, tap: self._encoded(items, backbone, tap).features
 
-    def _encoded(self, items, backbone: Backbone, tap: str, progress=None, keep: bool = True) -> Extraction:
+    def _encoded(
+        self, items, backbone: Backbone, tap: str, progress=None, keep: bool = True, parts: bool = False
+    ) -> Extraction:
         return FeatureStore(keep=keep).get_or_compute(
             self.data,
             list(items),
@@ -232,4 +237,5 @@ class _Source:
             workers=self.encoding.workers,
             amp=self.encoding.amp,
             progress=progress,
+            parts=parts,
         )

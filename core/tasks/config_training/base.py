@@ -113,6 +113,8 @@ class ConfigTask(Task):
     # the commands -----------------------------------------------------------------------------------------------------
 
     def check(self, recipe: Recipe) -> None:
+        if recipe.shots == 0:
+            raise ConfigError(f"--shots 0: {self.title} is trained on labelled images; give 1 or more")
         for key in recipe.given:
             if key.startswith("adapter.") and key.partition(".")[2] not in TRAINING:
                 value = recipe.adapter.get(key.partition(".")[2])
@@ -161,7 +163,7 @@ class ConfigTask(Task):
     def predict(self, use: Use, reporter: Reporter) -> ConfigPredictions:
         if "predict" not in self.can:
             raise CapabilityError(f"{use.run.path}: {self._refusal('predict')}")
-        recipe = Recipe.of(use.run.info["recipe"])
+        recipe = recipe_again(use)
         spec = use.run.info["backbone"]["spec"]
         backbone = load_backbone(spec, device=use.device, image_size=recipe.image_size)
         folder = self._folder(use.out) if use.out else None

@@ -17,9 +17,10 @@ from ...contracts.domain import SPLITS, DomainData, Evaluation
 from ...contracts.recipe import Recipe
 from ...contracts.task import FitResult, Task
 from ...runs.folder import Run
-from ...runs.owned_report import write_owned_report
+from ...runs.report import write_report
 from ...runtime.versions import now, versions
 from ..reading import place_of_data, split_counts
+from .report import config_training_report
 from .runner import kept_of
 
 ADAPTER = "own"
@@ -51,7 +52,7 @@ def written_run(
         run.write(info, metrics)
         lines = [f"{recipe.domain} {task.name}", *(f"note: {note}" for note in notes), f"adapted: {scores.metrics}"]
         run.log("\n".join(lines))
-        write_owned_report(run.path, run.info, run.metrics, scores.sections, history)
+        write_report(run.path, config_training_report(run.path, run.info, run.metrics, scores.sections, history))
     keys = ("domain", "task", "adapter", "shots", "seed", "seconds")
     summary = {"run": str(run.path), **{key: info[key] for key in keys}, "backbone": backbone.spec, **run.metrics}
     return FitResult(run.path, None, _report(plan), run.metrics, summary, notes, list(data.skipped))

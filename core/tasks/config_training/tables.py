@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from ...runs.owned_report import is_share
+from ...runs.sections import is_share
 
 
 def scores_table(metrics: Mapping[str, Any]) -> Table:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
 from typing import Any
 
 from ...contracts.errors import ConfigError, UnknownNameError, did_you_mean
+from ...contracts.options import chosen, options_of
+from ...data.pairs.reading import READER, Reading
 from ...recipes.resolve import parse_set
+from ...registry import loss_class
 from ...training.objective import parse_losses
 from ...training.settings import TrainingSettings
 from .pretrain import PretrainPlan
 
-SETTINGS = tuple(f.name for f in fields(TrainingSettings))
+SETTINGS = tuple(each.name for each in options_of(TrainingSettings))
 OTHERS = ("image_size",)
 
 
@@ -25,7 +27,7 @@ def plan_of(
     sets: Iterable[str] = (),
     **places: Any,
 ) -> PretrainPlan:
-    """The plan.
+    """The plan. Options of losses, settings and reader are checked here, before anything is read.
 
     Args:
         losses: "NAME" or "NAME=WEIGHT".
@@ -36,7 +38,7 @@ def plan_of(
     Raises:
         ConfigError: a value is not usable. UnknownNameError: no such key.
     """
-    chosen = {name: value for name, value in settings.items() if value is not None}
+    given = {name: value for name, value in settings.items() if value is not None}
     loss_options: dict[str, dict[str, Any]] = {}
     data_options: dict[str, Any] = {}
     for text in sets:
@@ -50,7 +52,7 @@ def plan_of(
         elif key in OTHERS:
             places[key] = value
         elif key in SETTINGS:
-            chosen[key] = value
+            given[key] = value
         else:
             known = [*SETTINGS, *OTHERS, "loss.NAME.OPTION", "data.OPTION"]
             raise UnknownNameError(f"--set {key}: there is no such setting; {did_you_mean(key, known)}")
@@ -58,12 +60,13 @@ def plan_of(
     for name in loss_options:
         if name not in weights:
             raise ConfigError(f"--set loss.{name}: '{name}' is not among the losses ({', '.join(weights)})")
+    classes = {name: loss_class(name) for name in weights}
     return PretrainPlan(
         data=data,
         out=out,
         losses=weights,
-        loss_options=loss_options,
-        data_options=data_options,
-        settings=TrainingSettings(**chosen),
+        loss_options={name: chosen(classes[name], options, f"loss '{name}'") for name, options in loss_options.items()},
+        data_options=chosen(Reading, data_options, READER),
+        settings=TrainingSettings(**given),
         **places,
     )

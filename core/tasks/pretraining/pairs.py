@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,20 +57,23 @@ class PairSplits:
         }
 
 
-def read_pair_splits(path: str, seed: int, options: dict[str, Any]) -> PairSplits:
+def read_pair_splits(
+    path: str, seed: int, options: Mapping[str, Any], columns: Mapping[str, str] | None = None
+) -> PairSplits:
     """Read pairs and split them by image, unless the data says how.
 
     Args:
         path: a file or folder, or "sample".
         seed: of the split.
         options: for `read_pairs`.
+        columns: that losses ask for, see `read_pairs`.
 
     Raises:
         DataError: nothing usable there, more than 5 % of it broken, or no pairs to train on.
     """
     from ...data.pairs.reading import read_pairs
 
-    whole = read_pairs(path, **{"seed": seed, **options})
+    whole = read_pairs(path, columns=columns, **{"seed": seed, **options})
     check_skipped(whole.skipped, whole.total)
     train = whole.split("train")
     if len(train) < 2:

@@ -13,13 +13,15 @@ from ...backbones.load import load_backbone
 from ...contracts.backbone import Backbone
 from ...data.pairs.captions import CaptionSampler
 from ...forgetting.probe import GenericProbe, generic_metrics, generic_sentence
-from ...runs.training_report import write_training_report
+from ...runs.report import write_report
 from ...runtime.distributed import is_main, run_on_all, together
 from ...runtime.progress import Reporter
 from ...runtime.versions import now, versions
+from ...training.objective import columns_of
 from ...training.settings import TrainingSettings
 from ...training.sources import PairSource
 from ...training.train import Task, Trained
+from ..retrieval.report import training_report
 from ..retrieval.scoring import RetrievalScores, before_and_after, evaluate_retrieval
 from ..retrieval.tables import retrieval_verdict
 from .examples import RetrievalExamples
@@ -105,7 +107,7 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
     if (done := folder.open(resume)) is not None:
         return _as_it_was(folder, done) if is_main() else None
     backbone = load_backbone(plan.backbone, device=plan.device, image_size=plan.image_size)
-    splits = read_pair_splits(plan.data, plan.settings.seed, dict(plan.data_options))
+    splits = read_pair_splits(plan.data, plan.settings.seed, plan.data_options, columns_of(plan.losses))
     measures = _Measures(plan, backbone, splits, reporter)
     before = measures.take("before")
     trained = _train(plan, backbone, splits, measures, folder, resume, reporter)
@@ -115,9 +117,8 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
     metrics = measures.compared(before, after)
     model = save_fine_tuned(backbone, folder.path)
     info = _info(plan, backbone, splits, trained, model, measures, metrics, time.monotonic() - started)
-    write_training_report(
-        folder.path, info, metrics, trained.history, measures.examples, before.examples, after.examples
-    )
+    shown = (measures.examples, before.examples, after.examples)
+    write_report(folder.path, training_report(folder.path, info, metrics, trained.history, *shown))
     folder.finish(info, metrics, trained.history, _log(info, metrics))
     return _result(model, info, metrics)
 

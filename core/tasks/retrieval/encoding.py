@@ -16,7 +16,7 @@ from ...contracts.backbone import Backbone
 from ...contracts.domain import Decoded, DomainData, Item
 from ...contracts.errors import ConfigError, DataError
 from ...data.verify import check_skipped
-from ...features.extract import AMP, Job, Unreadable, extract, in_eval_mode
+from ...features.extract import AMP, Job, Unreadable, averaged, extract, in_eval_mode
 from ...features.micro_batch import CPU_SIZES, GPU_SIZES, MicroBatch
 from ...features.store import FeatureStore
 from ...retrieval.image_reader import pair_item
@@ -132,7 +132,7 @@ def _encoded_images(backbone: Backbone, pairs: Pairs, listed, how: How) -> tuple
             how.reporter.task("Encoding images") as progress,
             closing(extract(jobs, render, encode, micro_batch, how.workers, pin)) as results,
         ):
-            for result in results:
+            for result in averaged(results):
                 places = [_place(key) for key in result.keys]
                 if isinstance(result, Unreadable):
                     failed.update(dict.fromkeys(places, result.reason))
@@ -148,14 +148,11 @@ def _encoded_images(backbone: Backbone, pairs: Pairs, listed, how: How) -> tuple
 
 
 def _image_encoder(backbone: Backbone, amp: str | None) -> Callable[[Tensor], Tensor]:
-    """Pixels (B, 3, S, S) -> features (B, D); of clips (B, T, 3, S, S) the frames' features are averaged."""
+    """Pixels (B, 3, S, S) -> features (B, D)."""
 
     def encode(pixels: Tensor) -> Tensor:
-        clips = pixels.shape[:2] if pixels.ndim == 5 else None
-        pixels = pixels.flatten(0, 1) if clips else pixels  # (B * T, 3, S, S)
         with torch.autocast(backbone.device.type, dtype=AMP[amp], enabled=amp is not None):
-            features = backbone.encode_image(pixels.to(backbone.device, non_blocking=True), normalize=False).float()
-        return features.unflatten(0, clips).mean(dim=1) if clips else features
+            return backbone.encode_image(pixels.to(backbone.device, non_blocking=True), normalize=False).float()
 
     return encode
 

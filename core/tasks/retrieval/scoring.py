@@ -159,6 +159,10 @@ class DomainPairs:
         labelled = all(item.label is not None for item in self.items)
         return frozenset({"label"} if labelled else ())
 
+    @property
+    def further_columns(self) -> dict[str, str]:
+        return {}
+
     def load_image(self, row: int) -> Decoded:
         return self.data.load(self.items[row])
 

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
-from ...runs.verdict import SIGNIFICANT
+from ...metrics.significance import SIGNIFICANT
 
 DIRECTIONS = (IMAGE_TO_TEXT, TEXT_TO_IMAGE)
 WORDS = {IMAGE_TO_TEXT: "image to text", TEXT_TO_IMAGE: "text to image"}

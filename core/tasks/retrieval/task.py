@@ -17,7 +17,7 @@ from ...contracts.task import Axes, Contest, FitResult, Task, Use
 from ...registry import adapter_class, catalogue, load_adapter
 from ...registry.catalogue import find
 from ...runs.folder import RUNS, Run
-from ...runs.training_report import write_training_report
+from ...runs.report import write_report
 from ...runtime.checkpoints import kept_checkpoints
 from ...runtime.distributed import is_main
 from ...runtime.progress import Reporter
@@ -36,6 +36,7 @@ from .fitting import (
     scored,
     train_on_pairs,
 )
+from .report import training_report
 from .scoring import before_and_after
 from .tables import retrieval_table, retrieval_verdict
 
@@ -114,10 +115,11 @@ class Retrieval(Task):
         info = _info(recipe, data, done)
         with Run.create(recipe.out, recipe.domain or self.name, recipe.adapter_name) as run:
             done.adapter.save(run.adapter_path)
-            save_fine_tuned(done.towers, run.path)
+            model = save_fine_tuned(done.towers, run.path)
             run.write(info, done.metrics)
             run.log("\n".join([*info["notes"], info["verdict"], f"adapted: {done.metrics['adapted']}"]))
-            write_training_report(run.path, info, done.metrics, done.report.history)
+            shown = {**info, "model": str(model)}
+            write_report(run.path, training_report(run.path, shown, done.metrics, done.report.history))
         summary = {
             "run": str(run.path),
             **{key: info[key] for key in ("domain", "task", "adapter", "seed")},

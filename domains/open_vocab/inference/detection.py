@@ -12,7 +12,7 @@ from ....core.contracts.domain import DomainData, Evaluation, Item
 from ....core.runs.sections import CurveSection, PictureSection, TableSection
 from ..data.items_file import to_uint8
 from ..drawing import draw_boxes
-from ..metrics.detection import DetectionScores, Found, Truth, score_detections, truth_of
+from ..scores.detection import DetectionScores, Found, Truth, score_detections, truth_of
 from .naming import as_in_data, known_names
 from .predictions import UNSURE, FoundBoxes, decoded, first_of
 from .running import outcomes

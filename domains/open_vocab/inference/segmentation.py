@@ -12,7 +12,7 @@ from ....core.runs.sections import PictureSection, TableSection
 from ..data.items_file import to_uint8
 from ..data.masks import IGNORED
 from ..drawing import draw_classes
-from ..metrics.segmentation import SegmentationScores, confusion, score_segmentation
+from ..scores.segmentation import SegmentationScores, confusion, score_segmentation
 from .naming import as_in_data, known_names
 from .predictions import FoundMap, first_of
 from .running import outcomes

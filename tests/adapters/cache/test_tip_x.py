@@ -7,7 +7,8 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from parity_checks.cache import tip_x as tip_x_parity
+from parity_checks.cache import tip_x_inputs
 
 from vladapt.adapters.cache import tip_x
 from vladapt.core.contracts import ConfigError, DataError, FeatureSet, TextClassifier
@@ -250,45 +251,26 @@ def test_options_out_of_range(options, message):
 # outputs of the public code, real features --------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def reference(parity_dir):
-    tensors = load_file(parity_dir / "dev" / "_features.safetensors")
-    support, val = (FeatureSet(tensors[f"{n}_features"], tensors[f"{n}_labels"]) for n in ("support", "val"))
-    text = TextClassifier(tensors["text_features"])
-    return support, val, tensors["test_features"], text, load_file(parity_dir / "dev" / "tipx.safetensors")
+def test_divergences_logits_and_search_of_the_public_code(agrees):
+    agrees(tip_x_parity)
 
 
-def as_released(adapter, test):
+def test_divergences_are_exact(references, parity):
+    """Far within the fixture's tolerance: no more than rounding of the largest one."""
+    for ref in references(tip_x_parity):
+        checks = [check for check in tip_x_parity.run(ref, parity) if check.what.startswith("divergences")]
+        assert len(checks) == 2
+        assert all(check.error <= 1e-5 * float(ref["kl_test_support"].max()) for check in checks)
+
+
+def test_the_range_of_val_is_kept_where_the_released_code_takes_that_of_test(references, parity):
     """The released code maps the divergences of the test images, by their own least and largest, to the cosines of val
     (its variable still holds those). Ours keep the range of val for both."""
-    keys = adapter._log_signature(adapter.keys)
-    found = tip_x.divergences(adapter._log_signature(test), keys)
-    adapter.ranges = [float(found.min()), float(found.max()), *adapter.ranges[2:]]
-    return adapter
-
-
-def assert_close(ours, theirs, atol=2e-3, rtol=2e-4):
-    torch.testing.assert_close(ours, theirs, atol=atol, rtol=rtol)
-
-
-def test_divergences_and_logits_of_the_public_code(reference):
-    support, val, test, text, wanted = reference
-    adapter = build_adapter("tip-x", **GIVEN)
-    adapter.fit(support, text, val=val)
-    keys = adapter._log_signature(adapter.keys)
-    assert_close(tip_x.divergences(adapter._log_signature(test), keys), wanted["kl_test_support"], atol=2e-6)
-    assert_close(tip_x.divergences(adapter._log_signature(val.unit), keys), wanted["kl_val_support"], atol=2e-6)
-    assert_close(adapter.logits(val), wanted["val_logits_given"])
-    assert not torch.allclose(adapter.logits(test), wanted["test_logits_given"], atol=1.0)
-    assert_close(as_released(adapter, test).logits(test), wanted["test_logits_given"])
-
-
-def test_search_of_the_public_code(reference):
-    support, val, test, text, wanted = reference
-    adapter = build_adapter("tip-x", search_step=(20, 10, 10))
-    report = adapter.fit(support, text, val=val)
-    assert list(report.chosen.values()) == pytest.approx(wanted["search_best"].tolist(), abs=1e-5)
-    assert_close(as_released(adapter, test).logits(test), wanted["test_logits_searched"])
+    for ref in references(tip_x_parity):
+        support, val, test = tip_x_inputs(ref, parity)
+        adapter = build_adapter("tip-x", temperature=ref.setting("temperature"), **ref.setting("given"))
+        adapter.fit(support, parity.text, val=val)
+        assert not ref.check(adapter.logits(test), "test_logits_given").share <= 1
 
 
 @pytest.mark.parametrize("model", ["RN50", "ViTB32"])

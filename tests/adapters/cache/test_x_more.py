@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
+from parity_checks.cache import released_weights
+from parity_checks.cache import x_more as x_more_parity
 
 from vladapt.adapters.cache import _nearest_texts, x_more
 from vladapt.adapters.cache._nearest_texts import NearestTexts
@@ -230,33 +231,19 @@ def test_errors(described):
 # outputs of the public code, real features --------------------------------------------------------------------------
 
 
-def running_weights(confidences):
-    """The released code's: each confidence over the sum of all so far, so that the first weighs 1 and order counts."""
-    return confidences / confidences.abs().cumsum(dim=0)
-
-
-def test_confidences_and_scores_of_the_public_code(parity_dir):
+def test_confidences_and_scores_of_the_public_code(agrees):
     """Its weights, in its order, through our mixture; ours take the means of the fit in their place."""
-    wanted = load_file(parity_dir / "dev" / "xmore.safetensors")
-    image = wanted["image_logits"].log_softmax(dim=-1)
-    caption = wanted["caption_logits"].log_softmax(dim=-1).logsumexp(dim=1) - np.log(16)
-    close = {"atol": 1e-5, "rtol": 1e-4}
-    torch.testing.assert_close(confidence(image), wanted["image_coefficient"], **close)
-    torch.testing.assert_close(confidence(caption), wanted["caption_coefficient"], **close)
-    weights = [running_weights(confidence(x)) for x in (image, caption)]
-    torch.testing.assert_close(weights, [wanted["image_weight"], wanted["caption_weight"]], **close)
-    scores = mixture(image, caption, *weights).exp() * (weights[0] + weights[1])[:, None]
-    torch.testing.assert_close(scores, wanted["scores"], **close)
+    agrees(x_more_parity)
 
 
 def test_the_running_weights_tend_to_ours():
     """After many images the ratio of the released code's two weights is that of confidences over their means."""
     generator = torch.Generator().manual_seed(0)
     image, caption = 0.2 + 0.8 * torch.rand(2, 4000, generator=generator)
-    theirs = running_weights(image)[-500:] / running_weights(caption)[-500:]
+    theirs = released_weights(image)[-500:] / released_weights(caption)[-500:]
     ours = (image / image.mean() / (caption / caption.mean()))[-500:]
     torch.testing.assert_close(theirs, ours, atol=0, rtol=0.03)
-    assert (running_weights(image)[:5] / running_weights(caption)[:5] / (image / caption)[:5]).std() > 0.1
+    assert (released_weights(image)[:5] / released_weights(caption)[:5] / (image / caption)[:5]).std() > 0.1
 
 
 def test_real_features(data_dir):

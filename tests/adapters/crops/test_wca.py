@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from parity_checks.crops import wca as wca_parity
 
 from vladapt.adapters.crops.wca import content_seed, random_squares, weighted_mean
 from vladapt.core.contracts import Batch, CapabilityError, ConfigError, DataError, FeatureSet, TextClassifier
@@ -30,19 +31,8 @@ def wca(problem, seed=0, descriptions=SAID, **options):
 # the weighting -------------------------------------------------------------------------------------------------------
 
 
-def test_agrees_with_the_reference(parity_dir):
-    from safetensors.torch import load_file
-
-    found = load_file(parity_dir / "dev" / "wca.safetensors")
-    near = {"rtol": 1e-4, "atol": 1e-5}
-    names = F.normalize(found["label_text_raw"], dim=-1)
-    said = F.normalize(found["description_raw"], dim=-1).split(found["descriptions_per_class"].tolist())
-    for scale, expected in ((math.exp(2.0), "class_weights"), (0.0, "class_weights_uniform")):
-        text = torch.stack([weighted_mean(rows, name, scale) for rows, name in zip(said, names, strict=True)])
-        torch.testing.assert_close(text.T, found[expected], **near)
-    images = weighted_mean(found["crop_features"], found["global_features"], math.exp(4.0))
-    torch.testing.assert_close(images, found["image_embedding"], **near)
-    torch.testing.assert_close(images @ found["class_weights"], found["logits"], **near)
+def test_agrees_with_the_reference(agrees):
+    agrees(wca_parity)
 
 
 def test_published_settings_are_the_defaults():

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
+from parity_checks.head import lp_plus_plus
 
 from vladapt.core.contracts import ConfigError, FeatureSet, TextClassifier
 from vladapt.core.registry import build_adapter
@@ -17,49 +17,9 @@ def fitted(task, val=False, resources=None, seed=0, **options):
     return adapter
 
 
-def reference(parity_dir, shots: int):
-    """Support, val, test and text of the reference run, and what it gave."""
-    common = load_file(parity_dir / "dev" / "_features.safetensors")
-    prefix = "support1_" if shots == 1 else "support_"
-    support, val, test = (
-        FeatureSet(common[f"{name}features"], common[f"{name}labels"]) for name in (prefix, "val_", "test_")
-    )
-    return (
-        support,
-        val,
-        test,
-        TextClassifier(common["text_features"]),
-        load_file(parity_dir / "dev" / f"lpp_{shots}shot.safetensors"),
-    )
-
-
-def near(ours, theirs):
-    torch.testing.assert_close(torch.as_tensor(ours, dtype=torch.float32), theirs, atol=2e-4, rtol=2e-4)
-
-
-@pytest.mark.parametrize("shots", [1, 16])
-def test_agrees_with_the_reference_training_run(parity_dir, shots):
-    """With 16 shots the best val epoch is the last one, with one shot nothing can be held out: both end at epoch 25."""
-    support, val, test, text, wanted = reference(parity_dir, shots)
-    adapter = build_adapter("lp-plus-plus", epochs=25)
-    report = adapter.fit(support, text, val=val if shots == 16 else None, resources={"bias": wanted["bias_init"]})
-    assert report.chosen["epoch"] == 25
-    for name, theirs in (("alpha", "alpha_init"), ("lr_w", "lr_w"), ("lr_alpha", "lr_alpha")):
-        near(report.chosen[name], wanted[theirs])
-    near([row["loss"] for row in report.history], wanted["loss_per_epoch"])
-    near(adapter.weight, wanted["w_final"])
-    near(adapter.bias, wanted["bias_final"])
-    near(adapter.alpha[None], wanted["alpha_final"])
-    near(adapter.logits(test), wanted["test_logits_final"])
-
-
-@pytest.mark.parametrize("shots", [1, 16])
-def test_tests_at_the_epoch_of_the_reference(parity_dir, shots):
-    support, val, test, text, wanted = reference(parity_dir, shots)
-    adapter = build_adapter("lp-plus-plus", epochs=25)
-    adapter.fit(support, text, val=val, resources={"bias": wanted["bias_init"]})
-    accuracy = 100 * (adapter.predict(test) == test.labels).double().mean()
-    near(accuracy, wanted["test_accuracy_at_best_val"][0])
+def test_agrees_with_the_reference_training_run(agrees):
+    """After the last epoch; and the accuracy at the best epoch on val."""
+    agrees(lp_plus_plus)
 
 
 @pytest.mark.parametrize("accumulate", [True, False])

@@ -46,14 +46,6 @@ def support(make_support, small_clip) -> FeatureSet:
 
 
 @pytest.fixture(scope="session")
-def tiny_clip(parity_dir):
-    """The random CLIP that the reference code was run on."""
-    from vladapt.core.backbones.load import load_backbone
-
-    return load_backbone(f"open_clip:{parity_dir / 'tiny_clip.json'}@{parity_dir / 'tiny_clip.safetensors'}")
-
-
-@pytest.fixture(scope="session")
 def several_labels(support) -> FeatureSet:
     """The same images with an indicator a label, some of them unknown."""
     labels = F.one_hot(support.labels, 4).float()

@@ -1,15 +1,14 @@
 from __future__ import annotations
 
-import json
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
+from parity_checks.prompt import cocoop
 
-from vladapt.adapters.prompt.cocoop import META, conditional_contexts
+from vladapt.adapters.prompt.cocoop import META
 from vladapt.core.contracts import CapabilityError, ConfigError, FeatureSet, TextClassifier
-from vladapt.core.prompts.classifier import build_classifier
 from vladapt.core.prompts.context import PromptLearner
 from vladapt.core.registry import build_adapter, load_adapter
 
@@ -41,39 +40,11 @@ def own_backbone(small_clip_spec):
     return load_backbone(small_clip_spec, device="cpu")
 
 
-@pytest.mark.parametrize("case", ["init", "rand"])
-def test_agrees_with_the_reference_logits_loss_and_gradients(parity_dir, tiny_clip, case):
-    from safetensors.torch import load_file
-
-    found, near = load_file(parity_dir / "dev" / "cocoop.safetensors"), {"rtol": 1e-4, "atol": 1e-4}
-    names = tuple(json.loads((parity_dir / "dev" / "cocoop.json").read_text())["hyper_parameters"]["classnames"])
-    keys = {
-        f"{case}_{key}": name
-        for name, key in zip(
-            ("ctx", *META),
-            ("ctx", *(f"meta_net_linear{layer}_{part}" for layer in (1, 2) for part in ("weight", "bias"))),
-        )
-    }
-    with torch.no_grad():
-        features = tiny_clip.encode_image(found["pixels"], normalize=False)
-    support = FeatureSet(features, found["labels"], names)
-    adapter = fitted(support, build_classifier(tiny_clip, names, ["{}"]), tiny_clip, epochs=1)
-    trained = {name: found[key].requires_grad_() for key, name in keys.items()}
-    for name, value in trained.items():
-        setattr(adapter, name, value.detach())
-    adapter.attach(tiny_clip)
-    assert torch.allclose(adapter.logits(features), found[f"{case}_logits"], **near)
-
-    learner = PromptLearner(tiny_clip, names, ctx=trained["ctx"])
-    text = learner.encode_each(conditional_contexts(support.unit, *trained.values()))
-    loss = F.cross_entropy(
-        tiny_clip.logit_scale.detach() * torch.einsum("bd,bcd->bc", support.unit, text), support.labels
-    )
-    loss.backward()
-    assert torch.allclose(loss, found[f"{case}_loss"], **near)
-    for key, name in keys.items():
-        gradient = found[f"{case}_grad{key.removeprefix(case)}"]
-        assert torch.allclose(trained[name].grad, gradient, rtol=1e-4, atol=1e-5), key
+def test_agrees_with_the_reference_logits_loss_and_gradients(references, parity):
+    """Gradients far within the fixture's tolerance, which is as large as some of them."""
+    for ref in references(cocoop):
+        for check in cocoop.run(ref, parity):
+            assert check.share <= (0.1 if "grad" in check.what else 1), check
 
 
 def test_training_is_cocoop_written_out(small_clip, support, classifier):

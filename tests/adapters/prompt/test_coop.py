@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
 import torch.nn.functional as F
+from parity_checks.prompt import class_names, coop, coop_cases, coop_trained, coop_training
 
 from vladapt.core.contracts import CapabilityError, ConfigError, FeatureSet, TextClassifier
 from vladapt.core.prompts.classifier import build_classifier
+from vladapt.core.prompts.context import PromptLearner
 from vladapt.core.registry import build_adapter, load_adapter
 
 NAMES = ("sea", "polka_dotted", "X-ray", "Boeing 737-800")
@@ -46,66 +49,53 @@ def test_training_is_coop_written_out(small_clip, support, classifier):
     assert [h["loss"] for h in ours.report.history] == pytest.approx([sum(losses[i : i + 2]) / 2 for i in (0, 2, 4, 6)])
 
 
-def test_agrees_with_the_reference_training_run(parity_dir):
-    from safetensors.torch import load_file
+def test_agrees_with_the_reference_training_run(references, parity):
+    """The context and the logits at the end, and the loss and the rate of every epoch."""
+    for ref in references(coop_training):
+        for check in coop_training.run(ref, parity):
+            assert check.share <= 1, check
+        history = coop_trained(ref, parity)[2].history
+        steps = len(ref["loss_per_step"]) // len(history)
+        losses, rates = (ref[f"{name}_per_step"].view(-1, steps) for name in ("loss", "lr"))
+        told = ref.told["loss_per_step"]
+        assert [row["loss"] for row in history] == pytest.approx(
+            losses.mean(dim=1).tolist(), rel=told["rtol"], abs=told["atol"]
+        )
+        assert [row["lr"] for row in history] == pytest.approx(rates[:, 0].tolist(), rel=1e-6)
 
-    from vladapt.core.backbones.load import load_backbone
 
-    backbone = load_backbone(f"open_clip:{parity_dir / 'tiny_clip.json'}@{parity_dir / 'tiny_clip.safetensors'}")
-    found, names = load_file(parity_dir / "dev" / "coop_train.safetensors"), reference_names(parity_dir)
-    support = FeatureSet(found["raw_image_features"], found["labels"], names)
-    classifier = build_classifier(backbone, names, ["a photo of a {}."])
-    adapter = build_adapter("coop", n_ctx=4, lr=0.02, epochs=4, batch_size=16)
-    resources = {"ctx": found["ctx_init"], "batch_order": found["batch_order"]}
-    report = adapter.fit(support, classifier, backbone=backbone, resources=resources)
-    want_losses = found["loss_per_step"].reshape(4, 2).mean(dim=1)
-    assert torch.allclose(torch.tensor([h["loss"] for h in report.history]), want_losses, rtol=1e-3, atol=1e-4)
-    assert torch.allclose(torch.tensor([h["lr"] for h in report.history]), found["lr_per_step"][::2], rtol=1e-6)
-    assert torch.allclose(adapter.ctx, found["ctx_final"], rtol=1e-3, atol=1e-4)
-    assert torch.allclose(adapter.logits(support), found["logits_final"], rtol=1e-3, atol=1e-4)
+def test_agrees_with_the_reference_forward_and_gradients(agrees):
+    agrees(coop)
 
 
 @pytest.mark.parametrize("trim", [True, False])
-def test_agrees_with_the_reference_forward_and_gradients(parity_dir, trim):
-    from safetensors.torch import load_file
-
-    from vladapt.core.backbones.load import load_backbone
-    from vladapt.core.prompts.context import PromptLearner
-
-    backbone = load_backbone(f"open_clip:{parity_dir / 'tiny_clip.json'}@{parity_dir / 'tiny_clip.safetensors'}")
-    found, names = load_file(parity_dir / "dev" / "coop.safetensors"), reference_names(parity_dir)
-    images = backbone.encode_image(found["pixels"]).detach()
-    near = {"rtol": 1e-4, "atol": 1e-4}
-    cases = [
-        f"{kind}_n{n}_{position}"
-        for kind in ("generic", "csc")
-        for n in (4, 16)
-        for position in ("end", "middle", "front")
-    ]
-    for case in cases:
-        kind, n, position = case.split("_")
-        learner = PromptLearner(backbone, names, position=position, ctx=found[f"ctx_{kind}_{n}"], trim=trim)
-        length = learner.tokens.shape[1]
-        assert torch.equal(learner.tokens, found[f"tokenized_prompts_{n}"][:, :length])
-        assert length == (77 if not trim else int(learner.mask.sum(dim=1).max()))
-        text = learner.encode(normalize=False)
-        logits = backbone.logit_scale.detach() * images @ F.normalize(text, dim=-1).T
-        loss = F.cross_entropy(logits, found["labels"])
-        loss.backward()
-        assert torch.allclose(text, found[f"text_features_{case}"], **near), case
-        assert torch.allclose(logits, found[f"logits_{case}"], **near), case
-        assert torch.allclose(loss, found[f"loss_{case}"], **near), case
-        assert torch.allclose(learner.ctx.grad, found[f"grad_ctx_{case}"], **near), case
-    learner = PromptLearner(backbone, names, ctx_init="a photo of a", trim=trim)
-    logits = backbone.logit_scale.detach() * images @ learner.encode().T
-    assert torch.allclose(learner.ctx, found["ctx_init_vectors"], **near)
-    assert torch.allclose(logits, found["logits_ctx_init"], **near)
+def test_tokens_texts_and_losses_are_the_references(references, parity, trim):
+    for ref in references(coop):
+        backbone, names = parity.backbone(ref), class_names(ref)
+        images = backbone.encode_image(ref["pixels"]).detach()
+        for case, kind, n, position in coop_cases(ref):
+            learner = PromptLearner(backbone, names, position=position, ctx=ref[f"ctx_{kind}_n{n}"], trim=trim)
+            tokens, length = ref[f"tokenized_prompts_n{n}"], learner.tokens.shape[1]
+            assert torch.equal(learner.tokens, tokens[:, :length])
+            assert length == (tokens.shape[1] if not trim else int(learner.mask.sum(dim=1).max()))
+            text = learner.encode(normalize=False)
+            logits = backbone.logit_scale.detach() * images @ F.normalize(text, dim=-1).T
+            loss = F.cross_entropy(logits, ref["labels"])
+            loss.backward()
+            ref.assert_close(text, f"text_features_{case}")
+            ref.assert_close(logits, f"logits_{case}")
+            ref.assert_close(loss, f"loss_{case}")
+            ref.assert_close(learner.ctx.grad, f"grad_ctx_{case}")
 
 
-def reference_names(parity_dir) -> tuple[str, ...]:
-    import json
-
-    return tuple(json.loads((parity_dir / "dev" / "coop.json").read_text())["hyper_parameters"]["classnames"])
+@pytest.mark.parametrize("trim", [True, False])
+def test_words_to_start_from_are_the_references(references, parity, trim):
+    for ref in references(coop):
+        backbone, words = parity.backbone(ref), re.search("'(.+)'", ref.meaning("logits_ctx_init"))[1]
+        learner = PromptLearner(backbone, class_names(ref), ctx_init=words, trim=trim)
+        ref.assert_close(learner.ctx, "ctx_init_vectors")
+        images = backbone.encode_image(ref["pixels"]).detach()
+        ref.assert_close(backbone.logit_scale.detach() * images @ learner.encode().T, "logits_ctx_init")
 
 
 def test_learning_lowers_the_loss_and_moves_the_context(small_clip, support, classifier):

@@ -1,16 +1,14 @@
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from parity_checks.prompt import tpt_selection, tpt_tuning
 
 from vladapt.adapters.prompt._views import random_views
-from vladapt.adapters.prompt.tpt import confident_views, mean_entropy
+from vladapt.adapters.prompt.tpt import mean_entropy
 from vladapt.core.contracts import Batch, CapabilityError, ConfigError, FeatureSet, TextClassifier
-from vladapt.core.prompts.classifier import build_classifier
 from vladapt.core.prompts.context import PromptLearner
 from vladapt.core.registry import build_adapter, load_adapter
 
@@ -36,46 +34,9 @@ def features_of(backbone, images) -> torch.Tensor:
         return backbone.encode_image(torch.stack([backbone.preprocess()(image) for image in images]), normalize=False)
 
 
-def reference(parity_dir):
-    from safetensors.torch import load_file
-
-    facts = json.loads((parity_dir / "dev" / "tpt.json").read_text())["hyper_parameters"]
-    return load_file(parity_dir / "dev" / "tpt.safetensors"), tuple(facts["classnames"]), facts["variants"]
-
-
-def test_selection_and_entropy_agree_with_the_reference(parity_dir):
-    found, _, _ = reference(parity_dir)
-    logits = found["fn_logits"][None]
-    for share, key in ((0.1, "fn_selected_index"), (0.25, "fn_selected_index_0.25"), (0.5, "fn_selected_index_0.5")):
-        assert torch.equal(confident_views(logits, share)[0], found[key])
-    kept = logits[:, found["fn_selected_index"]]
-    assert torch.allclose(kept[0], found["fn_selected_logits"], rtol=2e-4, atol=5e-5)
-    assert torch.allclose(mean_entropy(kept)[0], found["fn_entropy"], rtol=2e-4, atol=5e-5)
-
-
-@pytest.mark.parametrize("case", ["init_1step", "init_3steps", "rand_1step"])
-def test_tuning_agrees_with_the_reference(parity_dir, tiny_clip, case):
-    found, names, variants = reference(parity_dir)
-    near = {"rtol": 2e-4, "atol": 5e-5}
-    classifier = build_classifier(tiny_clip, names, ["a photo of a {}."])
-    support = FeatureSet(torch.randn(2, 64), torch.arange(2), names)
-    options = {"selection": variants[case].get("selection", 0.1), "steps": variants[case]["steps"], "lr": 5e-3}
-    start = found[f"{case}__ctx_initial"]
-    given = {} if case.startswith("init") else {"ctx": start}
-    adapter = prepared(support, classifier, tiny_clip, n_views=20, resources=given, **options)
-    assert torch.allclose(adapter.ctx, start, **near)
-    with torch.no_grad():
-        views = torch.stack([tiny_clip.encode_image(found[f"views_img{i}"]) for i in range(2)])
-    before = adapter._scores(views, adapter._prompts, adapter.ctx.expand(2, -1, -1))
-    kept = confident_views(before, options["selection"])
-    logits = adapter.tuned_logits(views)
-    for i in range(2):
-        key = f"{case}__img{i}__"
-        assert torch.allclose(before[i], found[f"{key}logits_before"], **near)
-        assert torch.equal(kept[i], found[f"{key}selected"])
-        assert torch.allclose(mean_entropy(before[i : i + 1, kept[i]])[0], found[f"{key}loss_before"], **near)
-        assert torch.allclose(logits[i], found[f"{key}logits_after"][0], **near)
-    assert (logits - before[:, 0]).abs().max() > 1e-2
+@pytest.mark.parametrize("comparison", [tpt_selection, tpt_tuning], ids=["selection", "tuning"])
+def test_agrees_with_the_reference(agrees, comparison):
+    agrees(comparison)
 
 
 def test_one_image_written_out(small_clip, support, classifier, images):

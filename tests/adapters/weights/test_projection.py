@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from forked import run as run_python
-from safetensors.torch import load_file
+from parity_checks.towers import projection, projection_trained
 
 from vladapt import (
     Batch,
@@ -122,23 +122,17 @@ def plain_training(problem, lr, penalty, epochs, views=0):
 # The published algorithm ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("lr", "penalty", "epochs"), [(1e-3, 0.1, 12), (1e-2, 0.0, 7)])
-def test_it_trains_as_the_reference_code(parity_dir, lr, penalty, epochs):
-    given = load_file(parity_dir / "dev" / "prolip_adapter.safetensors")
-    text = TextClassifier(load_file(parity_dir / "dev" / "_features.safetensors")["text_features"])
-    views = torch.stack([given[f"view{i}"] for i in (1, 2, 0)], dim=1)  # the reference counts before it looks
-    backbone = Linear(given["proj0"])
-    hidden = FeatureSet(given["view0"], given["labels"], views=views, tap="pre_projection")
-    support = FeatureSet(backbone.project(given["view0"]), given["labels"])
-    adapter = build_adapter("projection", lr=lr, penalty=penalty, epochs=epochs)
-    resources = {"pre_projection": PreProjection(hidden)}
-    report = adapter.fit(support, text, backbone=backbone, resources=resources)
-    assert report.chosen == {"lr": lr, "lambda": penalty, "views": 3} and report.trained_parameters == 40 * 64
-    name = f"lr{lr}_lam{penalty}"
-    close = {"atol": 5e-4, "rtol": 2e-4}
-    torch.testing.assert_close(given["proj0"] + adapter.change, given[f"proj_{name}"], **close)
-    logits = adapter.logits(Batch(pre_projection=given["test_pre"]))
-    torch.testing.assert_close(logits, given[f"test_logits_{name}"], **close)
+def test_it_trains_as_the_reference_code(agrees):
+    agrees(projection)
+
+
+def test_the_report_of_the_reference_run(references, parity):
+    for ref in references(projection):
+        for run in ref.setting("runs"):
+            _, report = projection_trained(ref, parity, run)
+            views = len(ref.keys(r"view\d+"))
+            assert report.chosen == {"lr": run["lr"], "lambda": run["lam"], "views": views}
+            assert report.trained_parameters == ref["proj0"].numel()
 
 
 @pytest.mark.parametrize("made", [{}, {"bias": 0.5}, {"views": 3}, {"scale": 430.0}, {"shots": [1, 7, 2, 0]}], ids=str)

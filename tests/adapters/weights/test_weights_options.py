@@ -85,7 +85,7 @@ def test_the_best_epoch_on_val_is_kept(make_problem):
         ("full", {"workers": -1}, "workers=-1"),
         ("full", {"save_every": 0}, "save_every=0"),
         ("lora", {"r": 0}, "r=0"),
-        ("lora", {"dropout": 1.0}, "dropout=1.0"),
+        ("lora", {"dropout": 1.0}, "dropout=1 of"),
         ("lora", {"params": "q,z"}, "params="),
         ("lora", {"towers": "none"}, "towers="),
         ("lora", {"positions": "top9"}, "positions="),

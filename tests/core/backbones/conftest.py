@@ -29,17 +29,22 @@ def open_clip_config(vision: dict | None = None, text: dict | None = None, **top
     return config
 
 
-def write_open_clip(folder: Path, config: dict, seed: int = 0, suffix: str = ".safetensors") -> str:
-    """Write config and seeded random weights; returns the spec."""
+def write_open_clip(
+    folder: Path, config: dict, seed: int = 0, suffix: str = ".safetensors", image_only: bool = False
+) -> str:
+    """Write config and seeded random weights, of the image tower alone where asked; returns the spec."""
     import open_clip
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tiny.json").write_text(json.dumps(config))
+    told = {key: value for key, value in config.items() if not (image_only and key == "text_cfg")}
+    (folder / "tiny.json").write_text(json.dumps(told))
     built = copy.deepcopy(config)
     kind = open_clip.model.CustomTextCLIP if built.pop("custom_text", False) else open_clip.model.CLIP
     model = scrambled(kind(**{k: v for k, v in built.items() if k != "preprocess_cfg"}), seed)
     state = {name: value.contiguous().clone() for name, value in model.state_dict().items()}
+    if image_only:
+        state = {name: value for name, value in state.items() if name.startswith("visual.")}
     weights = folder / f"tiny{suffix}"
     save_file(state, weights) if suffix == ".safetensors" else torch.save(state, weights)
     return f"open_clip:{folder / 'tiny.json'}@{weights}"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import json
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from parity_checks.caption_losses import long_clip, stretched
 
 from vladapt import CapabilityError, ConfigError
 from vladapt.core.backbones.fine_tuned import save_fine_tuned
@@ -19,13 +18,12 @@ from vladapt.core.backbones.stretching import KeptPositions, position_table, str
 LONG = "a big green lake of the old sea . a small dog . a new cat . the photo of a dog . " * 3
 
 
-def test_77_positions_become_the_references_248(parity_dir):
-    fixture = load_file(parity_dir / "dev" / "longclip.safetensors")
-    told = json.loads((parity_dir / "dev" / "longclip.json").read_text())
-    given_, near = told["hyper_parameters"], told["tensors"]["positional_embedding_248"]
-    ours = stretch_positions(fixture["positional_embedding_77"], keep=given_["keep_len"], factor=given_["factor"])
-    assert ours.shape == (248, 64)
-    torch.testing.assert_close(ours, fixture["positional_embedding_248"], rtol=near["rtol"], atol=near["atol"])
+def test_positions_are_stretched_as_in_the_reference(references):
+    """Published: 77 to 248."""
+    for ref in references(long_clip):
+        for key, ours in stretched(ref).items():
+            assert ours.shape == ref[key].shape
+            ref.assert_close(ours, key)
 
 
 @settings(max_examples=30, deadline=None)

@@ -152,3 +152,93 @@ def test_any_value_is_typed_or_refused_as_a_config_error(value):
             Knobs(**{each.name: value})
         except ConfigError as error:
             assert f"option {each.name}=" in str(error)
+
+
+def test_a_name_may_look_like_a_number():
+    @dataclass
+    class Named:
+        root: str | None = option(None, "a folder")
+        names: tuple[str, ...] = option(("a",), "names")
+
+        def __post_init__(self):
+            settle(self)
+
+    assert Named(root=2024).root == "2024"
+    for said in ("0,1", (0, 1), ["0", 1], '("0", "1")'):
+        assert Named(names=said).names == ("0", "1")
+    assert Named(names='["a, b", "c"]').names == ("a, b", "c")
+    for value in (True, math.nan, {"a": 1}):
+        with pytest.raises(ConfigError, match="option root="):
+            Named(root=value)
+
+
+def test_large_bounds_are_written_out():
+    @dataclass
+    class Queue:
+        size: int = option(1, "rows", low=1, high=1_048_576)
+
+    with pytest.raises(ConfigError, match="give a whole number, 1 to 1048576"):
+        chosen(Queue, {"size": 10**12}, "queue")
+
+
+@dataclass(kw_only=True)
+class Slower(Knobs):
+    """Another default of one option."""
+
+    lr: float = 1e-4
+    mode: str = option("front", "where else", choices=("front", "back"))
+
+
+def test_a_subclass_with_another_default_keeps_help_and_bounds():
+    listed = {each.name: each for each in options_of(Slower)}
+    assert (listed["lr"].help, listed["lr"].default, listed["lr"].accepts) == (
+        "peak learning rate",
+        1e-4,
+        "a number above 0",
+    )
+    assert (listed["mode"].help, listed["mode"].accepts) == ("where else", "one of front, back")
+    with pytest.raises(ConfigError, match="option lr=0"):
+        Slower(lr=0)
+
+
+def spelled(value):
+    if value == "nameless":
+        raise UnknownNameError("nothing has that name")
+    return {"daisy": "flower"}.get(value, value)
+
+
+@dataclass
+class Parsed:
+    kind: str | None = option(None, "of plant", choices=("flower", "tree"), parse=spelled)
+    start: str | None = option(None, "a text")
+    penalty: str = option("none", "of the change", choices=("none", "l2"))
+    size: int = option(1, "rows", low=1, high=1_048_576)
+
+    def __post_init__(self):
+        settle(self, "parsed")
+
+
+def test_other_spellings_are_parsed_before_choices_are_looked_at():
+    assert Parsed(kind="daisy").kind == "flower"
+    assert Parsed(kind="none").kind is None
+    with pytest.raises(ConfigError, match=r"kind=rock of parsed is not usable; give one of flower, tree, or none"):
+        Parsed(kind="rock")
+
+
+def test_an_error_of_parse_keeps_its_type_behind_the_options_name():
+    with pytest.raises(UnknownNameError, match=r"^option kind=nameless of parsed: nothing has that name$"):
+        Parsed(kind="nameless")
+
+
+def test_an_empty_text_is_a_text():
+    assert Parsed(start="").start == ""
+    assert Parsed(start="none").start is None
+
+
+def test_none_is_a_choice_of_that_name():
+    assert Parsed(penalty=None).penalty == "none"
+
+
+def test_bounds_are_written_out():
+    with pytest.raises(ConfigError, match=r"give a whole number, 1 to 1048576$"):
+        Parsed(size=0)

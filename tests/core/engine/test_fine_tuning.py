@@ -18,7 +18,6 @@ from vladapt.core.engine.compare import compare
 from vladapt.core.recipes.resolve import resolve, task_of
 from vladapt.core.registry import build_adapter
 from vladapt.core.runtime.progress import Reporter
-from vladapt.core.tasks.classification.images import prepare
 from vladapt.core.tasks.classification.task import fit_key
 from vladapt.core.tasks.methods import adapter_options, encoding_batch_size
 
@@ -100,7 +99,7 @@ def test_features_of_trained_towers_are_not_stored(small_clip_spec, tmp_path):
 
 def prepared_of(recipe):
     task = task_of(recipe)
-    return prepare(task.settled(recipe), Reporter(quiet=True), task.domain, task.name)
+    return task.prepared(task.settled(recipe), Reporter(quiet=True))
 
 
 def test_the_base_backbone_is_left_as_it_was(small_clip_spec):

@@ -4,6 +4,7 @@ import pytest
 
 from vladapt.core.contracts import ConfigError, UnknownNameError
 from vladapt.core.recipes.resolve import resolve
+from vladapt.core.registry import build_adapter
 from vladapt.core.registry.catalogue import recipes
 
 
@@ -22,6 +23,12 @@ def test_an_adapters_name_never_takes_away_options_given_beside_it():
 
 def test_another_adapter_drops_the_options_of_the_recipes_own():
     assert resolve(recipe="blood-cells", flags={"adapter.name": "coop"}).adapter_options == {}
+
+
+def test_no_switches_an_option_off():
+    for said, meant in {"no": False, "0": False, "False": False, "yes": True, "1": True}.items():
+        options = resolve(sets=[f"adapter.csc={said}"], flags={"adapter.name": "coop"}).adapter_options
+        assert build_adapter("coop", **options).csc is meant
 
 
 def test_short_forms():

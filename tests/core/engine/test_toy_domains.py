@@ -34,13 +34,12 @@ def test_labels_and_clips_are_learned_by_an_adapter(small_clip_spec, domain):
 
 
 def test_groups_of_clips_never_straddle_splits(small_clip_spec):
-    from vladapt import load_domain
-    from vladapt.core.recipes.resolve import resolve
+    from vladapt.core.recipes.resolve import resolve, task_of
     from vladapt.core.runtime.progress import Reporter
-    from vladapt.core.tasks.classification.images import prepare
 
     recipe = resolve(flags={"domain": "toy-clips", "backbone": small_clip_spec})
-    prepared = prepare(recipe, Reporter(quiet=True), load_domain("toy-clips"), "classification")
+    task = task_of(recipe)
+    prepared = task.prepared(task.settled(recipe), Reporter(quiet=True))
     sides: dict[str, set[str]] = {}
     for item in prepared.data.items:
         sides.setdefault(item.group, set()).add(item.split)

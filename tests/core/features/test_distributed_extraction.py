@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from forked import run_ranks
-from tiny_tower import TinyTower, Transform, drawn_set
+from tiny_tower import Frames, TinyTower, Transform, clip_set, drawn_set
 
 from vladapt import FeatureStore
 
@@ -39,8 +39,28 @@ stop()
 """
 
 
-def on_two(root, out, bad=(), fails=False):
-    code = CODE.format(here=str(HERE), root=str(root), out=str(out), bad=list(bad), fails=fails)
+CLIPS = """
+import sys
+sys.path.insert(0, {here!r})
+import torch
+from tiny_tower import Frames, TinyTower, clip_set
+from vladapt import FeatureStore
+from vladapt.core.runtime.distributed import rank, start_from_environment, stop
+start_from_environment()
+tower = TinyTower()
+for lengths in ({lengths!r}, [0] * 3, [0, 2]):
+    data = clip_set(lengths)
+    found = FeatureStore({root!r}).get_or_compute(data, data.items, tower, Frames(), parts=True)
+    features = found.features
+    saved = [features.features] + ([] if features.parts is None else [features.parts, features.parts_mask])
+    torch.save(saved, {out!r} + str(rank()) + str(len(lengths)))
+    print(tower.images, found.computed, features.ids)
+stop()
+"""
+
+
+def on_two(root, out, bad=(), fails=False, code=CODE, **more):
+    code = code.format(here=str(HERE), root=str(root), out=str(out), bad=list(bad), fails=fails, **more)
     return [(done.stdout, done.stderr, done.returncode) for done in run_ranks(["-c", code])]
 
 
@@ -67,3 +87,21 @@ def test_an_error_on_one_rank_ends_both_with_its_line(tmp_path):
     for _, errors, code in on_two(tmp_path / "store", tmp_path / "rank", fails=True):
         assert code == 1
         assert errors.strip().splitlines()[-1].endswith("DataError: rank 1 has no space left")
+
+
+def test_ranks_gather_parts_of_any_lengths(tmp_path):
+    lengths = [3, 0, 5, 1, 2]
+    ranks = on_two(tmp_path / "store", tmp_path / "rank", code=CLIPS, lengths=lengths)
+    assert [code for *_, code in ranks] == [0, 0], ranks
+    # rank 0 has clips of 3, 5 and 2 frames, rank 1 an image and one frame; then images alone; then an image and a clip.
+    told = [out.split("\n")[0].split(" ", 1) for out, *_ in ranks]
+    assert told == [["10", "5 ('0', '1', '2', '3', '4')"], ["2", "5 ('0', '1', '2', '3', '4')"]]
+    for some in (lengths, [0] * 3, [0, 2]):
+        first, second = (torch.load(tmp_path / f"rank{rank}{len(some)}", weights_only=True) for rank in range(2))
+        data, store = clip_set(some), FeatureStore(tmp_path / "own")
+        alone = store.get_or_compute(data, data.items, TinyTower(), Frames(), parts=True).features
+        expected = [alone.features] + ([] if alone.parts is None else [alone.parts, alone.parts_mask])
+        assert len(first) == len(expected) == (3 if any(some) else 1)
+        for of_first, of_second, own in zip(first, second, expected):
+            assert torch.equal(of_first, of_second)
+            torch.testing.assert_close(of_first, own)

@@ -228,3 +228,93 @@ def test_images_alone_need_their_ids_and_no_classes(tmp_path):
     assert names == tuple(ids) and backbone == "abc"
     with pytest.raises(DataError, match="lacks ids"):
         load_image_features(npz(tmp_path, **alone))
+
+
+def with_parts(**changes) -> dict:
+    """Arrays of N samples of up to three parts, the first of which has one."""
+    rng = np.random.default_rng(2)
+    parts = rng.normal(size=(N, 3, D)).astype(np.float32)
+    mask = np.ones((N, 3), dtype=bool)
+    mask[0, 1:] = False
+    mean = np.stack([rows[there].mean(axis=0) for rows, there in zip(parts, mask)])
+    return {"image_features": mean, "image_parts": parts, "parts_mask": mask, **changes}
+
+
+def test_parts_are_read_with_their_mask_and_the_features_are_their_mean(write):
+    made = with_parts()
+    for held in (made, {**made, "image_features": None}):
+        features = load_features(write(**held)).features
+        assert np.array_equal(features.parts[1:].numpy(), made["image_parts"][1:])
+        assert torch.equal(features.parts_mask, torch.from_numpy(made["parts_mask"]))
+        assert features.parts[0, 1:].eq(0).all()
+        np.testing.assert_allclose(features.features.numpy(), made["image_features"], rtol=1e-5, atol=1e-6)
+        assert features.raw_norms
+
+
+def test_without_a_mask_all_parts_are_there_and_without_parts_there_are_none(write):
+    parts = with_parts()["image_parts"]
+    features = load_features(write(image_features=None, image_parts=parts)).features
+    assert features.parts_mask.all()
+    np.testing.assert_allclose(features.features.numpy(), parts.mean(axis=1), rtol=1e-5, atol=1e-6)
+    assert load_features(write()).features.parts is None
+
+
+def test_a_mask_may_be_of_zeros_and_ones_and_hide_what_is_not_finite(write):
+    made = with_parts()
+    parts = np.where(made["parts_mask"][..., None], made["image_parts"], np.nan).astype(np.float32)
+    made.update(image_parts=parts, parts_mask=made["parts_mask"].astype(int))
+    features = load_features(write(**made)).features
+    assert features.parts.isfinite().all() and features.parts_mask.sum() == made["parts_mask"].sum()
+
+
+def test_half_precision_parts_of_unit_length_are_made_unit_again(write):
+    made = with_parts()
+    unit = made["image_parts"] / np.linalg.norm(made["image_parts"], axis=-1, keepdims=True)
+    half = {"image_features": None, "image_parts": unit.astype(np.float16), "parts_mask": made["parts_mask"]}
+    features = load_features(write(**half)).features
+    there = features.parts[features.parts_mask]
+    torch.testing.assert_close(there.norm(dim=-1), torch.ones(len(there)), rtol=0, atol=1e-6)
+    assert not features.raw_norms and not load_features(write(**{**half, "image_parts": unit})).features.raw_norms
+    raw = load_features(write(**{**half, "image_parts": made["image_parts"].astype(np.float16)})).features
+    np.testing.assert_allclose(raw.features.numpy(), made["image_features"], atol=2e-3)
+    assert not raw.raw_norms
+
+
+def test_normalised_features_may_stand_beside_raw_parts(write):
+    made = with_parts()
+    unit = made["image_features"] / np.linalg.norm(made["image_features"], axis=-1, keepdims=True)
+    features = load_features(write(**{**made, "image_features": unit})).features
+    np.testing.assert_allclose(features.features.numpy(), made["image_features"], rtol=1e-5, atol=1e-6)
+
+
+def test_images_alone_may_be_given_by_their_parts(tmp_path):
+    alone = {"labels": None, "text_features": None, "class_names": None, "image_features": None}
+    made = with_parts()
+    ids = np.array([f"{i}.mp4" for i in range(N)])
+    rows, _, _ = load_image_features(
+        npz(tmp_path, **alone, image_parts=made["image_parts"], parts_mask=made["parts_mask"], ids=ids)
+    )
+    mean = torch.from_numpy(made["image_features"])
+    torch.testing.assert_close(rows, torch.nn.functional.normalize(mean, dim=-1))
+
+
+parts_of = with_parts()
+BAD_PARTS = {
+    "flat": ({"image_parts": parts_of["image_features"]}, r"image_parts has shape \(6, 4\).*\(N, T, D\)"),
+    "whole numbers": ({"image_parts": np.ones((N, 3, D), int)}, "floating-point"),
+    "mask shape": ({"parts_mask": np.ones((N, 2), bool)}, r"parts_mask has shape \(6, 2\); \(6, 3\)"),
+    "mask values": ({"parts_mask": np.full((N, 3), 2)}, "true and false"),
+    "no part": ({"parts_mask": np.arange(N)[:, None] != np.full((1, 3), 4)}, "leaves row 4 without a part"),
+    "NaN": ({"image_parts": np.where(np.arange(N)[:, None, None] == 2, np.nan, parts_of["image_parts"])}, "row 2"),
+    "not the mean": ({"image_features": rows}, "not the mean of image_parts in row 0; omit image_features"),
+    "another width": ({"image_features": np.ones((N, 7), np.float32)}, r"has shape \(6, 7\), image_parts \(6, 3, 4\)"),
+    "mask alone": ({"image_parts": None}, "parts_mask without image_parts"),
+}
+
+
+@pytest.mark.parametrize(("changes", "said"), BAD_PARTS.values(), ids=BAD_PARTS.keys())
+def test_wrong_parts_are_one_line(write, changes, said):
+    path = write(**with_parts(**changes))
+    with pytest.raises(DataError, match=said) as caught:
+        load_features(path)
+    assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)

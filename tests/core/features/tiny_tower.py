@@ -1,4 +1,4 @@
-"""A two-tower model of one matrix each, that counts what it is asked; and generated images."""
+"""A two-tower model of one matrix each, that counts what it is asked; generated images and clips."""
 
 from __future__ import annotations
 
@@ -28,6 +28,19 @@ class Transform:
         if seed is not None:
             pixels = pixels + torch.rand((), generator=torch.Generator().manual_seed(seed))
         return pixels * self.gain
+
+
+class Frames(Transform):
+    """(T, H, W, 3) -> (T, 3, S, S); an image (H, W, 3) -> (3, S, S)."""
+
+    def __init__(self):
+        super().__init__()
+        self.spec = {"kind": "frames"}
+
+    def __call__(self, decoded, seed=None):
+        if decoded.ndim == 3:
+            return super().__call__(decoded, seed)
+        return torch.stack([super(Frames, self).__call__(frame, seed) for frame in decoded])
 
 
 class TinyTower(Backbone):
@@ -103,3 +116,25 @@ def drawn_set(count: int, side: int = SIZE, start: int = 0, load=None) -> Domain
         for i in range(start, start + count)
     ]
     return DomainData(items, ("even", "odd"), load or draw)
+
+
+def drawn_clip(index: int, length: int) -> np.ndarray:
+    rng = np.random.default_rng(1000 + index)
+    return rng.integers(0, 256, (length, SIZE, SIZE, 3), dtype=np.uint8)
+
+
+def clip_set(lengths, load=None) -> DomainData:
+    """Clips of so many frames; of length 0 an image as it is. Remembers what it decodes, in `decoded`."""
+    data = drawn_set(len(lengths))
+    images = data.load
+    data.decoded = []
+
+    def draw(item: Item) -> np.ndarray:
+        data.decoded.append(item.id)
+        length = lengths[int(item.id)]
+        return drawn_clip(int(item.id), length) if length else images(item)
+
+    data.load = load or draw
+    digests = [hashlib.sha256(f"{i} of {length}".encode()).hexdigest() for i, length in enumerate(lengths)]
+    data.items = [item.with_(decode={"digest": digest}) for item, digest in zip(data.items, digests)]
+    return data

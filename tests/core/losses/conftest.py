@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from forked import PIPE, Group
-from safetensors.torch import load_file
 
 from vladapt.core.contracts.outputs import OUTPUTS
 
@@ -67,23 +65,6 @@ def dims() -> dict[str, int]:
 def example_out():
     """`example_out(needs, seed=0, B=8, ...)`: random outputs by name."""
     return example_outputs
-
-
-@pytest.fixture
-def reference(parity_dir):
-    """`tensors, check = reference(name)`: a fixture's tensors; `check(value, tensor)` is within its own tolerance."""
-
-    def read(name: str):
-        told = json.loads((parity_dir / "dev" / f"{name}.json").read_text())["tensors"]
-        tensors = load_file(parity_dir / "dev" / f"{name}.safetensors")
-
-        def check(value, tensor):
-            rtol, atol = told[tensor]["rtol"], told[tensor]["atol"]
-            torch.testing.assert_close(value, tensors[tensor], rtol=rtol, atol=atol, msg=lambda m: f"{tensor}: {m}")
-
-        return tensors, check
-
-    return read
 
 
 class TwoRanks:

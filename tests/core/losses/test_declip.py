@@ -1,6 +1,5 @@
 """DeCLIP: pairs, neighbours, SimSiam and hidden words."""
 
-import json
 from collections import deque
 
 import pytest
@@ -8,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from parity_checks.losses import declip
 
 from vladapt import CapabilityError, ConfigError, build_loss
 from vladapt.core.losses._feature_queue import FeatureQueue
@@ -45,50 +44,22 @@ def only(term):
     return {name: float(name == term) for name in TERMS}
 
 
-@pytest.fixture(scope="module")
-def fixture(parity_dir):
-    path = parity_dir / "dev" / "loss_declip_filip"
-    return load_file(path.with_suffix(".safetensors")), json.loads(path.with_suffix(".json").read_text())
+def test_neighbours_and_the_queue_agree_with_the_released_code(agrees):
+    agrees(declip)
 
 
-def test_neighbours_agree_with_the_released_code(fixture):
-    known, said = fixture
-    tolerance = said["tensors"]["nn_pair_loss"]
-    queue = FeatureQueue(40, 64)
-    queue.rows.copy_(known["bank"].T)
-    torch.testing.assert_close(queue.nearest(known["text"])[:, 0], known["nn_top1_0"])
-    for rank in range(3):
-        torch.testing.assert_close(queue.nearest(known["text"], 3)[:, rank], known[f"nn_top3_{rank}"])
-    out = {
-        "image_features": known["image1"].requires_grad_(),
-        "image_view2": known["image2"],
-        "text_features": known["text"],
-        "text_view2": known["text"],
-        "logit_scale": torch.tensor(said["hyper_parameters"]["scale"]),
-    }
-    loss = build_loss("declip", {"embed_dim": 64}, queue_size=40, **only("nn_text"))
-    loss.queue.rows.copy_(known["bank"].T)
-    value = loss(out)["nn_text"]
-    value.backward()
-    torch.testing.assert_close(value, known["nn_pair_loss"], rtol=tolerance["rtol"], atol=tolerance["atol"])
-    torch.testing.assert_close(out["image_features"].grad, known["nn_pair_grad_image1"], rtol=1e-4, atol=1e-5)
-
-
-def test_the_queue_agrees_where_nothing_overflows_and_wraps_where_the_released_one_drops(fixture):
-    known, _ = fixture
-    queue = FeatureQueue(40, 64)
-    queue.rows.copy_(known["bank"].T)
-    queue.pointer.fill_(5)
-    queue.push(known["text"])
-    torch.testing.assert_close(queue.rows.T, known["bank_after_update_ptr5"])
-    assert queue.pointer == 17
-    queue.rows.copy_(known["bank"].T)
-    queue.pointer.fill_(37)
-    queue.push(known["text"])
-    torch.testing.assert_close(queue.rows[37:], known["text"][:3])
-    torch.testing.assert_close(queue.rows[:9], known["text"][3:])  # the released code loses these
-    torch.testing.assert_close(queue.rows[9:37].T, known["bank"].T[9:37].T)
-    assert queue.pointer == 9
+def test_the_queue_wraps_where_the_released_one_drops(references):
+    for ref in references(declip):
+        size, rows = ref["bank"].shape[1], ref["text"]
+        queue = FeatureQueue(size, rows.shape[1])
+        queue.rows.copy_(ref["bank"].T)
+        queue.pointer.fill_(size - 3)
+        queue.push(rows)
+        torch.testing.assert_close(queue.rows[size - 3 :], rows[:3])
+        torch.testing.assert_close(queue.rows[: len(rows) - 3], rows[3:])  # the released code loses these
+        kept = slice(len(rows) - 3, size - 3)
+        torch.testing.assert_close(queue.rows[kept], ref["bank"].T[kept])
+        assert queue.pointer == len(rows) - 3
 
 
 @settings(max_examples=30, deadline=None)

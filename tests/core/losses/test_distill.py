@@ -1,12 +1,11 @@
 """Distillation: features, similarities, and DCD's dynamic negatives."""
 
-import json
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
+from parity_checks.losses import distill
 
 from vladapt import CapabilityError, ConfigError, build_loss
 
@@ -41,23 +40,8 @@ def agree(ours, theirs, out):
         torch.testing.assert_close(one, other)
 
 
-def test_similarities_agree_with_open_clip(parity_dir):
-    known = load_file(parity_dir / "dev" / "loss_open_clip.safetensors")
-    tolerances = json.loads((parity_dir / "dev" / "loss_open_clip.json").read_text())["tensors"]
-    out = {
-        "image_features": known["image"].requires_grad_(),
-        "text_features": known["text"].requires_grad_(),
-        "teacher.image": known["teacher_image"],
-        "teacher.text": known["teacher_text"],
-        "logit_scale": known["scale"],
-        "teacher.logit_scale": torch.tensor(20.0),
-    }
-    value = build_loss("distill", feature=0.0)(out)["similarity"]
-    value.backward()
-    ours = {"loss": value, "grad_image": out["image_features"].grad, "grad_text": out["text_features"].grad}
-    for name, got in ours.items():
-        tolerance = tolerances[f"distill_{name}"]
-        torch.testing.assert_close(got, known[f"distill_{name}"], rtol=tolerance["rtol"], atol=tolerance["atol"])
+def test_similarities_agree_with_open_clip(agrees):
+    agrees(distill)
 
 
 def test_features_are_drawn_to_the_teachers():

@@ -1,70 +1,34 @@
 """DreamLIP beside the reference's numbers, term by term, and the local term written out."""
 
-import json
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from parity_checks.caption_losses import DREAMLIP_INPUTS, dreamlip
+from parity_checks.losses import logit_scale
 from torch.nn.functional import normalize
 
 from vladapt import CapabilityError, ConfigError, build_loss
 from vladapt.core.losses.dreamlip import circle_loss, group_patches
 
-INPUTS = {"image_features": "image", "text_positives": "texts", "image_tokens": "local_image"}
-TERMS = {
-    # fixture's run: the part of ours, the reference's term, our options
-    "clip": ("clip", "CLIP_loss", {"multi_positive": False, "local_weight": 0.0}),
-    "multi": ("other_captions", "DeCLIP_loss", {"local_weight": 0.0}),
-    "fine": ("local", "finegrained_loss", {"clip_weight": 0.0}),
-    "fine_neg_delta": ("local", "finegrained_loss", {"clip_weight": 0.0, "sgl_delta": -1.0}),
-    "circle": ("circle", "I2mT_loss", {"clip_weight": 0.0, "local_weight": 0.0, "circle_weight": 0.1}),
-}
 
-
-@pytest.fixture(scope="module")
-def reference(parity_dir):
-    told = json.loads((parity_dir / "dev" / "loss_dreamlip.json").read_text())
-    near = {"rtol": told["tolerance"]["rtol"], "atol": told["tolerance"]["atol"]}
-    return load_file(parity_dir / "dev" / "loss_dreamlip.safetensors"), told["hyper_parameters"], near
-
-
-def inputs(tensors, given_):
-    out = {ours: tensors[theirs].clone().requires_grad_() for ours, theirs in INPUTS.items()}
-    return {**out, "logit_scale": torch.tensor(given_["scale"])}
-
-
-@pytest.mark.parametrize("run", TERMS)
-def test_each_term_and_its_gradients_are_the_references(run, reference):
+def test_each_term_and_its_gradients_are_the_references(agrees):
     """The fixture documents the released order of texts; see the class's docstring."""
-    tensors, given_, near = reference
-    part, term, options = TERMS[run]
-    options = {"sgl_delta": given_["sgl_delta"], "scale_local": given_["scale_local"], **options}
-    out = inputs(tensors, given_)
-    got = build_loss("dreamlip", released_order=True, **options)(out)
-    (got[part] * options.get("circle_weight", 1)).backward()
-    factor = options.get("circle_weight", 1)
-    torch.testing.assert_close(factor * got[part].detach(), tensors[f"{run}_{term}"], **near)
-    checked = 0
-    for ours, theirs in INPUTS.items():
-        if (key := f"{run}_{term}_grad_{theirs}") in tensors:
-            torch.testing.assert_close(out[ours].grad, tensors[key], **near, msg=lambda m, k=key: f"{k}: {m}")
-            checked += 1
-    assert checked == 2
+    agrees(dreamlip)
 
 
-def test_the_right_order_is_the_references_on_texts_mixed_the_other_way(reference):
+def test_the_right_order_is_the_references_on_texts_mixed_the_other_way(references):
     """The local term by default differs from the reference's number by nothing but which text meets which image."""
-    tensors, given_, near = reference
-    out = inputs(tensors, given_)
-    loss = build_loss("dreamlip", clip_weight=0.0, scale_local=given_["scale_local"])
-    assert not torch.allclose(loss(out)["local"], tensors["fine_finegrained_loss"], rtol=0.01)
-    mixed = tensors["texts"].transpose(0, 1).reshape(tensors["texts"].shape).requires_grad_()
-    value = loss({**out, "text_positives": mixed})["local"]
-    value.backward()
-    torch.testing.assert_close(value.detach(), tensors["fine_finegrained_loss"], **near)
-    torch.testing.assert_close(out["image_tokens"].grad, tensors["fine_finegrained_loss_grad_local_image"], **near)
+    for ref in references(dreamlip):
+        key, out = "fine_finegrained_loss", {**ref.leaves(DREAMLIP_INPUTS), "logit_scale": logit_scale(ref)}
+        options = {name: ref.setting(name) for name in ("sgl_delta", "scale_local")}
+        loss = build_loss("dreamlip", clip_weight=0.0, **options)
+        assert not torch.allclose(loss(out)["local"], ref[key], rtol=0.01)
+        mixed = ref["texts"].transpose(0, 1).reshape(ref["texts"].shape).requires_grad_()
+        value = loss({**out, "text_positives": mixed})["local"]
+        value.backward()
+        ref.assert_close(value, key)
+        ref.assert_close(out["image_tokens"].grad, f"{key}_grad_local_image")
 
 
 def local_equation(patches, texts, delta, norm, scale):

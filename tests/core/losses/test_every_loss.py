@@ -3,6 +3,9 @@ batch was split over processes or micro-batches."""
 
 from __future__ import annotations
 
+import copy
+import doctest
+import importlib
 import importlib.util
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from torch import nn
 
 from vladapt import CapabilityError, build_loss
 from vladapt.core.contracts.outputs import OUTPUTS, SHARED
-from vladapt.core.registry import catalogue
+from vladapt.core.registry import catalogue, loss_class
 from vladapt.core.training.grad_cache import cached_backward, surrogate
 
 NAMES = sorted(name for name, entry in catalogue.losses().items() if entry.entry_point is None)
@@ -55,6 +58,29 @@ def job(request, dims, example_out):
         "training_set": training_set,
         "progress": 0.5,
     }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_example_runs(name):
+    """Of the class's docstring: three or four lines that a reader can copy, and what they print."""
+    (example,) = doctest.DocTestFinder(recurse=False).find(loss_class(name), globs={})
+    assert 3 <= len(example.examples) <= 5 and example.examples[-1].want
+    told: list[str] = []
+    assert doctest.DocTestRunner(verbose=False).run(example, out=told.append).failed == 0, "".join(told)
+
+
+def test_a_copy_is_a_loss_of_its_own(job):
+    """Deep copies, and modules whose state was loaded, give the same value; the copy's weights are its own."""
+    loss = _loss_of(job)
+    value = loss(job["batches"][0], 0.5)["loss"].detach()
+    again, loaded = copy.deepcopy(loss), build_loss(job["loss"], job["dims"], **job["options"])
+    loaded.load_state_dict(loss.state_dict())
+    for other in (again, loaded):
+        torch.testing.assert_close(other(job["batches"][0], 0.5)["loss"].detach(), value, rtol=1e-6, atol=1e-6)
+        assert hash(other) != hash(loss) and other != loss
+    for parameter in again.parameters():
+        parameter.data.zero_()
+    torch.testing.assert_close(loss(job["batches"][0], 0.5)["loss"].detach(), value, rtol=1e-6, atol=1e-6)
 
 
 def assert_same(ours, theirs, tolerance: float = 1e-5):

@@ -1,36 +1,18 @@
 """Long-CLIP: its components beside the reference's numbers, its loss written out, and what it does to a tower."""
 
-import json
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from parity_checks.caption_losses import long_clip
 from torch.nn.functional import normalize
 
 from vladapt import CapabilityError, ConfigError, build_loss
 from vladapt.core.losses._primary_components import primary_components
 
 
-@pytest.fixture(scope="module")
-def reference(parity_dir):
-    told = json.loads((parity_dir / "dev" / "longclip.json").read_text())
-    near = {"rtol": told["tolerance"]["rtol"], "atol": told["tolerance"]["atol"]}
-    return load_file(parity_dir / "dev" / "longclip.safetensors"), near, told["tensors"]["pca8_grad"]
-
-
-@pytest.mark.parametrize("count", [8, 32])
-def test_components_are_the_references(count, reference):
-    tensors, near, _ = reference
-    torch.testing.assert_close(primary_components(tensors["pca_input"], count), tensors[f"pca{count}"], **near)
-
-
-def test_their_gradient_is_the_references(reference):
-    tensors, _, told = reference
-    features = tensors["pca_input"].clone().requires_grad_()
-    (primary_components(features, 8) * tensors["pca8_cotangent"]).sum().backward()
-    torch.testing.assert_close(features.grad, tensors["pca8_grad"], rtol=told["rtol"], atol=told["atol"])
+def test_components_and_their_gradient_are_the_references(agrees):
+    agrees(long_clip)
 
 
 @pytest.mark.parametrize("shape", [(7, 4), (4, 7), (6, 6)])

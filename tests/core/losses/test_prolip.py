@@ -1,85 +1,20 @@
 """ProLIP beside the reference's numbers and its equations written out."""
 
-import json
 import math
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from parity_checks.losses import prolip
 
 from vladapt import CapabilityError, ConfigError, build_loss
-from vladapt.core.losses.prolip import inclusion_loss, inclusion_test, pairwise_logits
-
-NAMES = {
-    "image_features": "image_mean",
-    "image_log_variance": "image_logvar",
-    "text_features": "text_mean",
-    "text_log_variance": "text_logvar",
-}
-MASKED = {
-    "image_masked": "masked_image_mean",
-    "image_masked_log_variance": "masked_image_logvar",
-    "text_masked": "masked_text_mean",
-    "text_masked_log_variance": "masked_text_logvar",
-}
-OPTIONS = ("inclusion_alpha", "inclusion_alpha_occ", "vib_beta", "inclusion_loss_scale", "inclusion_loss_eps")
+from vladapt.core.losses.prolip import inclusion_loss, inclusion_test
 
 
-@pytest.fixture(scope="module")
-def reference(parity_dir):
-    """Tensors, the json, and `near(name)`: its tolerance."""
-    told = json.loads((parity_dir / "dev" / "loss_prolip.json").read_text())
-    tensors = load_file(parity_dir / "dev" / "loss_prolip.safetensors")
-
-    def near(name):
-        return {"rtol": told["tensors"][name]["rtol"], "atol": told["tensors"][name]["atol"]}
-
-    return tensors, told["hyper_parameters"], near
-
-
-def test_every_term_and_gradient_is_the_references(reference):
-    tensors, given_, near = reference
-    loss = build_loss("prolip", **{name: given_[name] for name in OPTIONS})
-    out = {ours: tensors[theirs].clone().requires_grad_() for ours, theirs in NAMES.items()}
-    out.update({ours: tensors[theirs] for ours, theirs in MASKED.items()})
-    out.update(logit_scale=torch.tensor(given_["scale"]), logit_bias=torch.tensor(given_["bias"]))
-    parts = loss(out)
-    parts["loss"].backward()
-    weighted = {
-        "total": parts["loss"],
-        "term_ppcl": parts["ppcl"],
-        "term_img_inclusion": given_["inclusion_alpha_occ"] * parts["image_masked_inclusion"],
-        "term_txt_inclusion": given_["inclusion_alpha_occ"] * parts["text_masked_inclusion"],
-        "term_inclusion": given_["inclusion_alpha"] * parts["inclusion"],
-        "term_vib": given_["vib_beta"] * parts["vib"],
-    }
-    for name, value in weighted.items():
-        torch.testing.assert_close(value.detach(), tensors[name], **near(name), msg=lambda m, n=name: f"{n}: {m}")
-    for ours, theirs in NAMES.items():
-        torch.testing.assert_close(out[ours].grad, tensors[f"grad_{theirs}"], **near(f"grad_{theirs}"))
-
-
-def test_logits_and_the_inclusion_test_are_the_references(reference):
-    tensors, given_, near = reference
-    image, text = (tensors["image_mean"], tensors["image_logvar"]), (tensors["text_mean"], tensors["text_logvar"])
-    logits = pairwise_logits(*image, *text, given_["scale"], given_["bias"])
-    torch.testing.assert_close(logits, tensors["logits"], **near("logits"))
-    test = inclusion_test(*image, *text, given_["inclusion_loss_eps"])
-    torch.testing.assert_close(test, tensors["inclusion_test_i_in_t"], **near("inclusion_test_i_in_t"))
-
-
-def test_a_soft_inclusion_loss_is_the_references_with_its_gradient(reference):
-    tensors, _, near = reference
-    mean, log_variance = (tensors[name].clone().requires_grad_() for name in ("image_mean", "image_logvar"))
-    soft = inclusion_loss(mean, log_variance, tensors["text_mean"], tensors["text_logvar"], scale=0.05, eps=0.0)
-    soft.backward()
-    torch.testing.assert_close(soft.detach(), tensors["soft_inclusion"], **near("soft_inclusion"))
-    torch.testing.assert_close(mean.grad, tensors["soft_inclusion_grad_mean"], **near("soft_inclusion_grad_mean"))
-    torch.testing.assert_close(
-        log_variance.grad, tensors["soft_inclusion_grad_logvar"], **near("soft_inclusion_grad_logvar")
-    )
+def test_every_term_and_gradient_is_the_references(agrees):
+    """Of the whole loss, of its logits and its inclusion test, and of a soft inclusion."""
+    agrees(prolip)
 
 
 def released_inclusion(m1, s1, m2, s2, eps, sigma=1.0):
@@ -206,8 +141,9 @@ def test_a_caption_and_its_image_are_treated_alike_but_for_inclusion(out):
 def test_gradients_by_differences():
     generator = torch.Generator().manual_seed(0)
     loss = build_loss("prolip", inclusion_alpha=0.1, inclusion_loss_scale=0.5, vib_beta=0.1).double()
-    names = (*NAMES, "logit_scale", "logit_bias")
-    values = [torch.randn(3, 4, generator=generator, dtype=torch.float64).requires_grad_() for _ in NAMES]
+    gaussians = [f"{side}_{part}" for side in ("image", "text") for part in ("features", "log_variance")]
+    names = (*gaussians, "logit_scale", "logit_bias")
+    values = [torch.randn(3, 4, generator=generator, dtype=torch.float64).requires_grad_() for _ in gaussians]
     values += [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (2.0, -1.0)]
     assert torch.autograd.gradcheck(lambda *given_: loss(dict(zip(names, given_, strict=True)))["loss"], values)
 

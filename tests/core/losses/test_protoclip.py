@@ -1,32 +1,20 @@
 """ProtoCLIP: its term beside the reference's numbers, its clusters, and what a resumed run finds."""
 
-import json
-
 import pytest
 import torch
-from safetensors.torch import load_file
+from parity_checks.losses import protoclip
 from torch import nn
 from torch.nn.functional import normalize
 
 from vladapt import CapabilityError, ConfigError, build_loss
 from vladapt.core.losses._clusters import cluster_means, k_means
-from vladapt.core.losses.protoclip import prototype_loss
 
 SAMPLES, WIDTH = 30, 6
 DIMS = {"embed_dim": WIDTH, "num_samples": SAMPLES}
 
 
-@pytest.mark.parametrize("temperature", ["0.01", "0.1", "0.0"])
-def test_the_term_is_the_references(temperature, parity_dir):
-    fixture = load_file(parity_dir / "dev" / "loss_protoclip.safetensors")
-    told = json.loads((parity_dir / "dev" / "loss_protoclip.json").read_text())
-    near = {"rtol": told["tolerance"]["rtol"], "atol": told["tolerance"]["atol"]}
-    features = fixture["student_features"].clone().requires_grad_()
-    scores = told["hyper_parameters"]["logit_scale_student"] * features @ fixture["student_centroids"].T
-    value = prototype_loss(scores, fixture["teacher_centroids"], fixture["labels"], float(temperature))
-    value.backward()
-    torch.testing.assert_close(value.detach(), fixture[f"loss_t{temperature}"], **near)
-    torch.testing.assert_close(features.grad, fixture[f"grad_t{temperature}"], **near)
+def test_the_term_is_the_references(agrees):
+    agrees(protoclip)
 
 
 def training_set(seed=0):

@@ -6,22 +6,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parity_checks.losses import sdm
 
 from vladapt import CapabilityError, ConfigError, build_loss
 
 
-@pytest.mark.parametrize("named, with_images", [("sdm", False), ("sdm_imageid", True)])
-def test_value_and_gradients_are_irras(reference, named, with_images):
-    tensors, check = reference("loss_irra")
-    image, text = tensors["image"].requires_grad_(), tensors["text"].requires_grad_()
-    out = {"image_features": image, "text_features": text, "labels": tensors["pid"]}
-    if with_images:
-        out["image_ids"] = tensors["image_id"]
-    loss = build_loss("sdm", logit_scale=50.0, factor=0.3)(out)["loss"]
-    loss.backward()
-    check(loss.detach(), named)
-    check(image.grad, f"{named}_grad_image")
-    check(text.grad, f"{named}_grad_text")
+def test_value_and_gradients_are_irras(agrees):
+    """With the ids of images and without."""
+    agrees(sdm)
 
 
 def example(labels, seed=0):

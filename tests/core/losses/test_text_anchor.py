@@ -5,27 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from parity_checks.losses import text_anchor
 
 from vladapt import build_loss
-from vladapt.core.training.objective import build_objective
 
 
-def test_it_agrees_with_clipfit(reference):
-    known, check = reference("loss_clipfit")
-    text = known["text_features"].clone().requires_grad_()
-    unit = F.normalize(text, dim=-1)
-    out = {
-        "class_features": unit,
-        "teacher.class_features": F.normalize(known["frozen_text_features"], dim=-1),
-        "logits": 30.0 * known["image_features"] @ unit.T,
-        "labels": known["labels"],
-    }
-    objective = build_objective({"cross-entropy": 1.0, "text-anchor": 8.0}, {})
-    values = objective(out)
-    values["loss"].backward()
-    check(values["text-anchor"], "similarity_term")
-    check(values["loss"].detach(), "loss")
-    check(text.grad, "grad_text")
+def test_it_agrees_with_clipfit(agrees):
+    agrees(text_anchor)
 
 
 def test_it_is_nothing_at_the_start_and_one_at_right_angles():

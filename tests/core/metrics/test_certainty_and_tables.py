@@ -18,6 +18,7 @@ from vladapt.core.metrics import (
     top_mistakes,
     wilson_interval,
 )
+from vladapt.core.metrics.significance import p_words
 
 
 def test_wilson_interval_has_the_published_values():
@@ -122,3 +123,10 @@ def test_the_surest_wrong_labels_come_first_and_unknown_ones_never():
     assert [(m.index, m.label, m.present) for m in found] == [(0, 1, True), (0, 0, False)]
     assert found[0].confidence == pytest.approx(1 - float(torch.tensor(-5.0).sigmoid()), abs=1e-6)
     assert len(top_label_mistakes(logits, labels, k=1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("p", "words"), [(1e-6, "p < 0.0001"), (0.0321, "p = 0.032"), (0.00012, "p = 0.00012"), (0.4567, "p = 0.46")]
+)
+def test_a_p_value_is_written_with_two_digits(p, words):
+    assert p_words(p) == words

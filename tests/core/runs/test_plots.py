@@ -1,16 +1,19 @@
-"""The curve of accuracy over shots."""
+"""The curve of accuracy over shots, and the pictures of a page."""
 
 from __future__ import annotations
 
+import base64
+import io
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from vladapt.core.contracts import DataError
-from vladapt.core.runs.plots import accuracy_over_shots, mean_and_error, spread_apart
+from vladapt.core.runs.plots import accuracy_over_shots, data_uri, mean_and_error, spread_apart
 
 NAMES = ["zero-shot", "linear-probe", "tip-adapter", "tip-adapter-f", "ape", "ape-t", "coop"]
 
@@ -85,3 +88,25 @@ def test_names_keep_their_order_and_their_distance(places):
 
 def test_names_that_do_not_touch_stay_at_their_place():
     assert spread_apart([0.1, 0.5, 0.9], 0.05) == pytest.approx([0.1, 0.5, 0.9])
+
+
+@pytest.mark.parametrize(
+    ("image", "size"),
+    [
+        (np.zeros((400, 100, 3), np.uint8), (42, 168)),
+        (np.ones((10, 10, 3), np.float32), (10, 10)),
+        (np.zeros((5, 20, 30, 3), np.uint8), (30, 20)),
+        (np.zeros((1, 1, 3), np.uint8), (1, 1)),
+    ],
+    ids=["large", "float", "clip", "one pixel"],
+)
+def test_any_decoded_image_makes_a_small_picture(image, size):
+    picture = Image.open(io.BytesIO(base64.b64decode(data_uri(image).split(",")[1])))
+    assert picture.size == size and picture.mode == "RGB"
+
+
+def test_float_pictures_keep_their_brightness():
+    image = np.full((8, 8, 3), 0.5, np.float32)
+    image[0, 0] = np.nan
+    picture = Image.open(io.BytesIO(base64.b64decode(data_uri(image).split(",")[1])))
+    assert abs(picture.getpixel((6, 6))[0] - 128) < 4

@@ -162,7 +162,7 @@ def test_aligns_image_tower_is_counted_by_its_blocks(built):
     assert depth_of(tower, "vision_model.encoder.blocks.2.projection.project_bn.bias") == 3
 
 
-def test_what_is_in_no_tower_has_no_depth(built, parity_dir):
+def test_what_is_in_no_tower_has_no_depth(built, small, tmp_path):
     tower = built("open_clip")
     assert tower_of(tower, "logit_scale") == "shared"
     with pytest.raises(ConfigError, match=r"'logit_scale' .* is in no tower"):
@@ -172,9 +172,7 @@ def test_what_is_in_no_tower_has_no_depth(built, parity_dir):
             tower_of(tower, missing)
     with pytest.raises(ConfigError, match='tower="audio"'):
         depths(tower, "audio")
-    alone = load_backbone(
-        f"open_clip:{parity_dir / 'tiny_vit_mh.json'}@{parity_dir / 'tiny_vit_mh.safetensors'}", "cpu"
-    )
+    alone = load_backbone(small.write_open_clip(tmp_path, small.open_clip_config(), image_only=True), "cpu")
     with pytest.raises(CapabilityError, match="no text tower"):
         depths(alone, "text")
 

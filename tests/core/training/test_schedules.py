@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parity_checks.prompt import rates as rates_told_by
+from parity_checks.prompt import schedule
 
 from vladapt.core.contracts import ConfigError
 from vladapt.core.training.schedules import dassl_learning_rates, dassl_sgd, set_learning_rate
@@ -20,14 +23,14 @@ def rates(kind: str, lr: float, epochs: int) -> list[float]:
     return dassl_learning_rates(lr, epochs, warmup=None if warmup == "none" else warmup, recount=recount == "recount")
 
 
-def descend(learning_rates) -> torch.Tensor:
-    """The fixture's problem: one SGD step an epoch on a square from weights of one."""
-    weight = torch.ones(3, requires_grad=True)
-    optimizer = dassl_sgd([weight], lr=1.0)
+def descend(learning_rates, target=(0.3, -1.0, 2.0), start=1.0, **options) -> torch.Tensor:
+    """The fixture's problem: one SGD step an epoch on a square."""
+    weight = torch.full((len(target),), start, requires_grad=True)
+    optimizer = dassl_sgd([weight], lr=1.0, **options)
     for lr in learning_rates:
         set_learning_rate(optimizer, lr)
         optimizer.zero_grad()
-        (weight - torch.tensor([0.3, -1.0, 2.0])).square().sum().backward()
+        (weight - torch.tensor(target)).square().sum().backward()
         optimizer.step()
     return weight.detach()
 
@@ -39,17 +42,19 @@ def test_rates_and_weights_are_those_of_dassl(kind):
     assert descend(ours).tolist() == pytest.approx(KINDS[kind]["weight"], rel=1e-5)
 
 
-def test_all_schedules_of_the_reference(parity_dir):
-    from safetensors.torch import load_file
+def test_rates_are_those_of_the_reference(agrees):
+    agrees(schedule)
 
-    found = load_file(parity_dir / "dev" / "dassl_sgd_schedule.safetensors")
-    cases = [name[len("lr_") :] for name in found if name.startswith("lr_")]
-    assert len(cases) == 12
-    for case in cases:
-        epochs, _, kind = case[1:].partition("_")
-        ours = rates(kind, 0.0035 if epochs == "10" else 0.002, int(epochs))
-        assert torch.allclose(torch.tensor(ours), found[f"lr_{case}"], rtol=1e-6, atol=1e-9), case
-        assert torch.allclose(descend(ours), found[f"w_{case}"], rtol=1e-5, atol=1e-9), case
+
+def test_weights_trained_at_the_rates_are_those_of_the_reference(references):
+    """SGD on a square, as its meaning tells: "on sum((w - [0.3,-1,2])^2) from w=1 (momentum .9, weight decay 5e-4)"."""
+    for ref in references(schedule):
+        for key, name in ref.keys(r"w_(.+)"):
+            words = ref.meaning(key)
+            target = json.loads(re.search(r"\[.+\]", words)[0])
+            options = {"momentum": ref.stated(key, "momentum"), "weight_decay": ref.stated(key, "weight decay")}
+            weights = descend(rates_told_by(ref, f"lr_{name}"), target, float(ref.stated(key, "w")), **options)
+            ref.assert_close(weights, key)
 
 
 def test_linear_warmup_rises_from_its_first_rate():

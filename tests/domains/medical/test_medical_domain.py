@@ -123,15 +123,16 @@ def test_unreadable_files_are_skipped_and_listed(write_dicom, write_nifti, tmp_p
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"windw": "lung"}, "no data option 'windw'; did you mean window"),
+        ({"windw": "lung"}, "domain 'medical' has no option 'windw'; did you mean window"),
         ({"window": "lnug"}, "no preset 'lnug'; did you mean lung"),
-        ({"axis": "axal"}, "unknown axis 'axal'; did you mean axial"),
-        ({"modality": "radiolgy"}, "unknown modality 'radiolgy'; did you mean radiology"),
+        ({"axis": "axal"}, r"option axis=axal of domain 'medical' .* axial\W.*did you mean axial\?"),
+        ({"modality": "radiolgy"}, r"option modality=radiolgy of domain 'medical' .*did you mean radiology\?"),
     ],
 )
 def test_wrong_names_are_answered_with_the_nearest(tmp_path, options, message):
-    with pytest.raises(UnknownNameError, match=message):
-        read(tmp_path, **options)
+    """Before anything is looked at: the folder does not exist."""
+    with pytest.raises(ConfigError, match=message):
+        read(tmp_path / "none", **options)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,7 @@ def test_wrong_names_are_answered_with_the_nearest(tmp_path, options, message):
 )
 def test_values_out_of_range_name_the_option(tmp_path, options):
     with pytest.raises(ConfigError, match=f"option {next(iter(options))}"):
-        read(tmp_path, **options)
+        read(tmp_path / "none", **options)
 
 
 def test_an_option_that_does_nothing_is_said(tmp_path):
@@ -230,9 +231,7 @@ def test_recipes_are_read_and_hold_only_what_a_recipe_may():
         recipe = Config.fromfile(path)
         assert recipe.domain == "medical" and set(recipe.keys()) <= set(DEFAULTS)
         assert recipe.adapter.name in catalogue.adapters()
-        from vladapt.domains.medical.reading import Reading
-
-        Reading.of(recipe.get("data", {}))
+        Medical().reading_of(recipe.get("data", {}))
 
 
 def test_tasks_losses_and_metrics_are_there():

@@ -14,7 +14,7 @@ from .....registry import METRICS
 from ...data.items_file import read_items
 from ...data.novel import split_novel
 from ...data.outlines import encode
-from ...metrics.detection import MOST_BOXES, DetectionScores, Found, Truth, score_detections, truth_of
+from ...scores.detection import MOST_BOXES, DetectionScores, Found, Truth, score_detections, truth_of
 
 METRICS_OF = ("bbox", "segm")
 

@@ -11,7 +11,7 @@ from mmengine.evaluator import BaseMetric
 from .....registry import METRICS
 from ...data.masks import IGNORED
 from ...data.novel import split_novel
-from ...metrics.segmentation import SegmentationScores, confusion, score_segmentation
+from ...scores.segmentation import SegmentationScores, confusion, score_segmentation
 
 
 @METRICS.register_module()

@@ -1,7 +1,5 @@
 """Matching and its losses against transformers' numbers, and OWL-ViT's own rules against loops over images."""
 
-import json
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,63 +7,17 @@ import torch.nn.functional as F
 pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 pytest.importorskip("vladapt.domains.open_vocab")  # the operators, before modules of mmdet ask for them
 
-from safetensors.torch import load_file
+from parity_checks.detectors import detection_matching
 from torchvision.ops import box_convert, generalized_box_iou
 
 from vladapt import ConfigError
 from vladapt.domains.open_vocab.modules.losses.matching import BoxTargets, MatchingLoss
 from vladapt.registry import MODELS
 
-DETR = {"alpha": 0.25, "normalisation": "global", "l1_format": "cxcywh"}
 
-
-@pytest.fixture(scope="module")
-def reference(parity_dir):
-    folder = parity_dir / "dev"
-    facts = json.loads((folder / "detection_matching.json").read_text())
-    return load_file(folder / "detection_matching.safetensors"), facts["tolerance"], facts["hyper_parameters"]
-
-
-@pytest.fixture
-def detr(reference):
-    options = reference[2]
-    costs = {name: options[name] for name in ("class_cost", "bbox_cost", "giou_cost")}
-    weights = {f"{name.replace('ce', 'class')}_weight": value for name, value in options["weights"].items()}
-    return MatchingLoss(**costs, **weights, **DETR, gamma=options["focal_gamma"])
-
-
-def targets_of(tensors, classes=4):
-    sizes = tensors["targets_per_image"].tolist()
-    boxes, labels = tensors["target_boxes"].split(sizes), tensors["target_labels"].split(sizes)
-    return [BoxTargets.of(box, label, classes) for box, label in zip(boxes, labels)]
-
-
-def test_matched_pairs_are_those_of_transformers(reference, detr):
-    tensors = reference[0]
-    pairs = detr.match(tensors["logits"], tensors["boxes"], targets_of(tensors))
-    assert torch.equal(torch.cat([predicted for predicted, _ in pairs]), tensors["matched_query"])
-    assert torch.equal(torch.cat([true for _, true in pairs]), tensors["matched_target"])
-
-
-def test_losses_and_gradients_are_those_of_transformers(reference, detr):
-    tensors, tolerance, _ = reference
-    logits, boxes = (tensors[name].clone().requires_grad_() for name in ("logits", "boxes"))
-    parts = detr.parts(logits, boxes, targets_of(tensors))
-    for ours, theirs in (("loss_class", "loss_ce"), ("loss_bbox", "loss_bbox"), ("loss_giou", "loss_giou")):
-        torch.testing.assert_close(parts[ours], tensors[theirs], **tolerance)
-    total = sum(detr(logits, boxes, targets_of(tensors)).values())
-    torch.testing.assert_close(total, tensors["total"], **tolerance)
-    total.backward()
-    torch.testing.assert_close(logits.grad, tensors["grad_logits"], **tolerance)
-    torch.testing.assert_close(boxes.grad, tensors["grad_boxes"], **tolerance)
-
-
-def test_the_cost_uses_the_generalised_iou_of_the_fixture(reference):
-    tensors, tolerance, _ = reference
-    target = targets_of(tensors)[0]
-    iou_only = MatchingLoss(class_cost=0, bbox_cost=0, giou_cost=1)
-    cost = iou_only.cost(tensors["logits"][0], tensors["boxes"][0], target)
-    torch.testing.assert_close(-cost, tensors["giou_matrix_image0"], **tolerance)
+def test_pairs_losses_and_gradients_are_those_of_transformers(agrees):
+    """Also the generalised IoU that the costs use."""
+    agrees(detection_matching)
 
 
 # OWL-ViT's own rules -------------------------------------------------------------------------------------------------

@@ -1,10 +1,7 @@
 """How DenseCLIP's texts meet its pixels: the reference's numbers, prompts, and what every option does."""
 
-import json
-
 import pytest
 import torch
-from safetensors.torch import load_file
 
 pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 
@@ -33,25 +30,23 @@ def seen():
 # The published numbers ------------------------------------------------------------------------------------------------
 
 
-def test_texts_that_saw_the_image_and_score_maps_are_the_references(parity_dir):
-    facts = json.loads((parity_dir / "dev/denseclip.json").read_text())
-    tensors = load_file(parity_dir / "dev/denseclip.safetensors")
-    sizes = facts["hyper_parameters"]
-    decoder = ContextDecoder(
-        sizes["visual_dim"], width=sizes["transformer_width"], heads=sizes["heads"], layers=sizes["layers"]
-    ).eval()
-    decoder.load_state_dict({name[2:]: value for name, value in tensors.items() if name.startswith("w.")})
-    places = tensors["visual_embeddings"]
-    visual = torch.cat([tensors["global_feature"][:, None], places.flatten(2).transpose(1, 2)], dim=1)
-    bare = PixelTextMatching.__new__(PixelTextMatching)
-    torch.nn.Module.__init__(bare)
-    bare.gamma, bare.context_decoder = tensors["gamma"], decoder
-    texts = bare.texts_after(tensors["text"].expand(2, -1, -1), visual)
-    scores = cosine_map(places, texts)
-    maps = [*torch.zeros(3, 1), tensors["x_last"]]
-    for ours, name in ((texts, "text_after"), (scores, "score_map"), (beside(maps, scores, 3)[3], "x_last_concat")):
-        told = facts["tensors"][name]
-        torch.testing.assert_close(ours, tensors[name], atol=told["atol"], rtol=told["rtol"])
+def test_texts_that_saw_the_image_and_score_maps_are_the_references(references):
+    for ref in references("denseclip"):
+        names = {"width": "transformer_width", "heads": "heads", "layers": "layers"}
+        options = {ours: ref.setting(theirs) for ours, theirs in names.items()}
+        decoder = ContextDecoder(ref.setting("visual_dim"), **options).eval()
+        decoder.load_state_dict({name[2:]: value for name, value in ref.tensors.items() if name.startswith("w.")})
+        places, level = ref["visual_embeddings"], ref.setting("score_concat_index")
+        visual = torch.cat([ref["global_feature"][:, None], places.flatten(2).transpose(1, 2)], dim=1)
+        bare = PixelTextMatching.__new__(PixelTextMatching)
+        torch.nn.Module.__init__(bare)
+        bare.gamma, bare.context_decoder = ref["gamma"], decoder
+        texts = bare.texts_after(ref["text"].expand(len(places), -1, -1), visual)
+        scores = cosine_map(places, texts)
+        maps = [*torch.zeros(level, 1), ref["x_last"]]
+        ref.assert_close(texts, "text_after")
+        ref.assert_close(scores, "score_map")
+        ref.assert_close(beside(maps, scores, level)[level], "x_last_concat")
 
 
 def test_defaults_are_the_published_ones(small_clip_spec):

@@ -1,10 +1,7 @@
 """Centres gather patches: the reference's numbers, and what makes groups."""
 
-import json
-
 import pytest
 import torch
-from safetensors.torch import load_file
 
 pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 
@@ -14,13 +11,11 @@ from vladapt.domains.open_vocab.modules.segmentors.segclip_regions import group_
 
 
 @pytest.fixture
-def reference(parity_dir):
-    facts = json.loads((parity_dir / "dev/segclip_group.json").read_text())
-    tensors = load_file(parity_dir / "dev/segclip_group.safetensors")
-    sizes = facts["hyper_parameters"]
-    module = SemanticGroup(sizes["channels"], sizes["tokens"], sizes["heads"], sizes["cross_layer"]).eval()
-    module.load_state_dict({name[2:]: value for name, value in tensors.items() if name.startswith("w.")})
-    return module, tensors, facts["tensors"]
+def reference(references):
+    (ref,) = references("segclip_group")
+    module = SemanticGroup(*(ref.setting(name) for name in ("channels", "tokens", "heads", "cross_layer"))).eval()
+    module.load_state_dict({name[2:]: value for name, value in ref.tensors.items() if name.startswith("w.")})
+    return module, ref
 
 
 def group(**options):
@@ -34,17 +29,15 @@ def patches():
 
 
 def test_groups_and_assignments_are_the_references(reference):
-    module, tensors, told = reference
+    module, ref = reference
     names = ("groups_intended", "hard_assignment_intended", "soft_assignment_intended", "query_intended")
-    for ours, name in zip(module(tensors["inputs"]), names):
-        torch.testing.assert_close(ours, tensors[name], atol=told[name]["atol"], rtol=told[name]["rtol"])
+    for ours, name in zip(module(ref["inputs"]), names):
+        ref.assert_close(ours, name)
 
 
 def test_an_image_does_not_know_its_batch(reference):
-    module, tensors, told = reference
-    alone = module(tensors["inputs"][:1]).groups
-    name = "groups_first_only_intended"
-    torch.testing.assert_close(alone, tensors[name], atol=told[name]["atol"], rtol=told[name]["rtol"])
+    module, ref = reference
+    ref.assert_close(module(ref["inputs"][:1]).groups, "groups_first_only_intended")
 
 
 def test_each_patch_is_in_one_group(patches):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from vladapt import ConfigError
 from vladapt.core.contracts.domain import Item
-from vladapt.domains.open_vocab.metrics import Found, Truth, score_detections, truth_of
+from vladapt.domains.open_vocab.scores import Found, Truth, score_detections, truth_of
 
 NAMES = ("cat", "dog", "emu")
 SQUARE = [[0, 0, 10, 0, 10, 10, 0, 10]]

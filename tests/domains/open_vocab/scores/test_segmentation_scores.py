@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from vladapt import ConfigError
-from vladapt.domains.open_vocab.metrics import confusion, score_segmentation
+from vladapt.domains.open_vocab.scores import confusion, score_segmentation
 
 NAMES = ("sky", "sea", "sand")
 TRUE = arrays(np.uint8, (4, 5), elements=st.sampled_from([0, 1, 2, 255]))

@@ -1,10 +1,10 @@
-"""Verdicts on a training on pairs: a gain is told from chance, forgetting is named, traps are pointed out."""
+"""Verdicts on a training on pairs: a gain is told from chance, traps are pointed out."""
 
 from __future__ import annotations
 
 import pytest
 
-from vladapt.core.runs.training_verdict import verdict_of_generic, verdict_of_retrieval, warnings_of_training
+from vladapt.core.tasks.retrieval.report import verdict_of_retrieval, warnings_of_training
 
 GAIN = {"gained": 30, "lost": 1, "p_value": 1e-6}
 LOSS = {"gained": 1, "lost": 30, "p_value": 1e-6}
@@ -22,15 +22,6 @@ def intervals(before, after, images: int = 200) -> dict:
     sides = ("image_to_text", "text_to_image")
     both = {key: dict.fromkeys(sides, bounds) for key, bounds in (("zero_shot", before), ("adapted", after)) if bounds}
     return {"adapted": {"image_to_text/r1": 0.4}, "test_images": images, "intervals": both}
-
-
-def generic(gained: int | None, lost: int | None, p_value: float | None, **changes) -> dict:
-    sides = {
-        "before": {"top1": 0.24, "top5": 0.4, "interval": [0.178, 0.315]},
-        "after": {"top1": 0.18, "top5": 0.3, "interval": [0.127, 0.25]},
-    }
-    tested = {"gained": gained, "lost": lost, "p_value": p_value}
-    return {"name": "drawings", "words": 130, "images": 150, **sides, **tested, "note": "", **changes}
 
 
 @pytest.mark.parametrize(
@@ -55,37 +46,6 @@ def test_without_scores_before_or_at_all_nothing_is_judged():
     assert verdict_of_retrieval({"adapted": None}, "").title == "Not measured"
     alone = verdict_of_retrieval({"adapted": {"image_to_text/r1": 0.4}, "mcnemar": None}, "")
     assert (alone.tone, alone.title) == ("open", "Nothing to compare with")
-
-
-@pytest.mark.parametrize(
-    ("tested", "tone", "title"),
-    [
-        ((3, 30, 1e-6), "bad", "It forgot some of what it knew, by more than chance"),
-        ((30, 3, 1e-6), "good", "It names generic images better than before"),
-        ((1, 4, 0.4), "open", "A loss that could be chance"),
-        ((4, 1, 0.4), "open", "No loss"),
-        ((0, 0, 1.0), "open", "No loss"),
-        ((None, None, None), "open", "What it forgot cannot be told from this"),
-    ],
-)
-def test_forgetting_is_told_from_chance(tested, tone, title):
-    verdict = verdict_of_generic(generic(*tested))
-    assert (verdict.tone, verdict.title) == (tone, title)
-    assert "150 drawings" in verdict.text and "24.0% (17.8 to 31.5)" in verdict.text and "130 words" in verdict.text
-    assert ("were lost" in verdict.text) == bool(tested[0])
-
-
-def test_a_reservation_is_told_and_outweighs_what_could_be_chance_only():
-    guessing = verdict_of_generic(generic(1, 0, 1.0, note="before: 0.7 % cannot be told from guessing"))
-    assert (guessing.tone, guessing.title) == ("open", "What it forgot cannot be told from this")
-    assert guessing.text.endswith("Before: 0.7 % cannot be told from guessing.")
-    broken = verdict_of_generic(generic(0, 30, 1e-6, note="after: the model gives NaN"))
-    assert broken.tone == "bad" and broken.text.endswith("After: the model gives NaN.")
-
-
-def test_own_generic_images_are_named():
-    verdict = verdict_of_generic(generic(0, 0, 1.0, name="my photos"))
-    assert "150 images of my photos" in verdict.text
 
 
 @pytest.mark.parametrize(

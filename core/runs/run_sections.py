@@ -1,0 +1,191 @@
+"""The sections that runs of all tasks share: what run.json says, what was forgotten, how sure a small test set is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..metrics.significance import SIGNIFICANT, p_words
+from .sections import Cell, CodeSection, ListSection, Measure, TableSection, VerdictSection, plural
+
+KINDS = {
+    "labels": "one label per image",
+    "multilabel": "several labels per image",
+    "clips": "one label per clip",
+    "boxes": "boxes",
+    "masks": "masks",
+    "captions": "captions",
+}
+SPLITS = ("train", "val", "test")
+SMALL_TEST_SET = 100
+SKIPPED_ROWS = 200
+GENERIC = {
+    "top1": Measure("First word right", "its name comes first"),
+    "top5": Measure("Among the first five", "its name is one of the first five words"),
+}
+CAUTION = (
+    "These numbers hold for {} like those in the test set. Before the model informs a decision about a person, test it "
+    "on images from where it will be used. It is not a certified product."
+)
+Info = Mapping[str, Any]
+
+
+def facts(title: str, info: Info, own: Mapping[str, Sequence[Any]]) -> TableSection | None:
+    """What was done on what. Lines of which nothing is known are left out, and so are terms without lines.
+
+    Args:
+        info: as in run.json.
+        own: term -> lines that the task adds.
+    """
+    data, speed = info.get("data") or {}, info.get("samples_per_second")
+    name, path = data.get("name"), data.get("path")
+    rows = {
+        "Domain and task": [" · ".join(filter(None, (info.get("domain"), info.get("task"))))],
+        "Data set": [name, KINDS.get(data.get("kind")), path if path != name else None],
+        **own,
+        "Seed": [info.get("seed")],
+        "Time taken": [_duration(info.get("seconds")), speed and f"{speed:,.1f} images per second in training"],
+    }
+    known = [(term, [str(line) for line in lines if line or type(line) is int]) for term, lines in rows.items()]
+    cells = [(term, Cell(lines[0], "\n".join(lines[1:]))) for term, lines in known if lines]
+    return TableSection(title, (), cells, text_columns=2) if cells else None
+
+
+def backbone_lines(backbone: Mapping[str, Any] | None) -> list[str]:
+    backbone = backbone or {}
+    size, fingerprint = backbone.get("image_size"), backbone.get("fingerprint")
+    return [
+        backbone.get("spec") or "",
+        f"images at {size} × {size} pixels" if size else "",
+        f"fingerprint {str(fingerprint)[:16]}" if fingerprint else "",
+    ]
+
+
+def options(values: Mapping[str, Any] | None) -> str:
+    """Such as "alpha = 2, beta = 5.5, lock = none"."""
+    return ", ".join(f"{name} = {_value(value)}" for name, value in (values or {}).items())
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, (list, tuple)):
+        text = ", ".join(map(_value, value)) or "none"
+        return f"[{text}]" if len(value) > 1 else text
+    text = "none" if value is None else value if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= 80 else text[:77] + "…"
+
+
+def notes(info: Info) -> ListSection | None:
+    sentences = list(info.get("notes") or ())
+    return ListSection("Notes of the run", sentences) if sentences else None
+
+
+def warnings(sentences: Sequence[str]) -> ListSection | None:
+    return ListSection("", sentences, warning=True) if sentences else None
+
+
+def small_test_set(images: int, notes: Sequence[str]) -> list[str]:
+    """The sentence on a small test set, unless the notes say it already."""
+    if images >= SMALL_TEST_SET or any(f"fewer than {SMALL_TEST_SET}" in note for note in notes):
+        return []
+    size = f"The test set has {plural(images, 'image')}, fewer than {SMALL_TEST_SET}"
+    return [f"{size}: read the intervals, not the single numbers."]
+
+
+def score_rows(measures: Mapping[str, Measure], before, after, intervals: Mapping[str, Any]) -> list[list[Cell]]:
+    """A row per measure that `after` has: name, before and change (where there is a before), after.
+
+    Args:
+        measures: key of a metric -> how it is written.
+        before: metrics by key, or None.
+        intervals: key -> (interval before or None, interval after or None).
+    """
+    rows = []
+    for key, measure in measures.items():
+        if key not in after:
+            continue
+        between = [measure.between(bounds) for bounds in intervals.get(key, (None, None))]
+        old = (before or {}).get(key)
+        cells = [Cell(measure.text(old), between[0]), Cell(measure.text(after[key]), between[1])]
+        changed = [measure.change(old, after[key])]
+        rows.append([Cell(measure.name, measure.meaning), *(cells + changed if before else cells[1:])])
+    return rows
+
+
+def forgetting(generic: Mapping[str, Any] | None) -> list[Any]:
+    """What changed towers still know of generic images, from `generic_metrics`."""
+    if not generic:
+        return []
+    before, after = generic["before"], generic["after"]
+    rows = score_rows(GENERIC, before, after, {"top1": (before["interval"], after["interval"])})
+    return [verdict_of_generic(generic), TableSection("", ("Generic vocabulary", "Before", "After", "Change"), rows)]
+
+
+def verdict_of_generic(generic: Mapping[str, Any]) -> VerdictSection:
+    """Whether the model forgot, by what `generic_metrics` holds."""
+    before, after, p, note = (generic.get(key) for key in ("before", "after", "p_value", "note"))
+    of = generic["name"] if generic["name"] == "drawings" else f"images of {generic['name']}"
+    text = (
+        f"Of {generic['images']} {of}, each to be named by one of {generic['words']} words, {_share(before)} were "
+        f"named correctly before and {_share(after)} after."
+    )
+    if p is not None and generic["gained"] + generic["lost"]:
+        text += f" It lost {generic['lost']} and gained {generic['gained']} (McNemar’s exact test, {p_words(p)})."
+    text += f" {note[0].upper()}{note[1:]}." if note else ""
+    if p is not None and p < SIGNIFICANT:
+        forgot = generic["lost"] > generic["gained"]
+        tone, title = ("bad", "It forgot some of what it knew, by more than chance") if forgot else ("good", "")
+        title = title or "It names generic images better than before"
+    elif note or p is None:
+        tone, title = "open", "What it forgot cannot be told from this"
+    else:
+        tone, title = "open", "A loss that could be chance" if generic["lost"] > generic["gained"] else "No loss"
+    return VerdictSection(tone, title, text, heading="What the towers still know of other things")
+
+
+def skipped(rows: Sequence[Sequence[str]], noun: str = "file") -> TableSection | None:
+    """(name, reason) of what was left out, the first `SKIPPED_ROWS`."""
+    if not rows:
+        return None
+    more = f"; the first {SKIPPED_ROWS} are listed, run.json has all" if len(rows) > SKIPPED_ROWS else ""
+    note, title = f"{plural(len(rows), noun)} could not be used{more}.", f"{noun.capitalize()}s left out"
+    return TableSection(title, (noun.capitalize(), "Reason"), rows[:SKIPPED_ROWS], note, text_columns=2)
+
+
+def use(steps: Sequence[tuple[str, str]], of: str = "images") -> CodeSection:
+    """How to use a run: (sentence, commands or code, or "")."""
+    return CodeSection("How to use it", steps, CAUTION.format(of))
+
+
+def licences(info: Info, unknown: str = "features from a file") -> TableSection:
+    """A row per part; a licence that is not known says so. `unknown`: the name of a backbone that is not in `info`."""
+    backbone, data = info.get("backbone") or {}, info.get("data") or {}
+    rows = [
+        ("Weights", backbone.get("spec") or unknown, _licence(backbone.get("licence"))),
+        ("Data", data.get("name") or "data set", _licence(data.get("licence"))),
+        ("Software", "vladapt", "Apache-2.0"),
+    ]
+    return TableSection("Licences", (), rows, text_columns=3)
+
+
+def _licence(licence: str | None) -> str:
+    return licence if licence and licence != "unknown" else "not known; find out before you share or deploy"
+
+
+def _share(numbers: Mapping[str, Any]) -> str:
+    low, high = numbers["interval"]
+    return f"{numbers['top1']:.1%} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 1:
+        return f"{seconds:.1f} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

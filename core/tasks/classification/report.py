@@ -1,0 +1,357 @@
+"""What the report of a classification shows: both models' scores, what is confused, how sure it is, how to use it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ...contracts.errors import DataError
+from ...metrics.calibration import CalibrationBin, calibration_curve
+from ...metrics.classification import confusion_matrix
+from ...metrics.mistakes import top_label_mistakes, top_mistakes
+from ...metrics.per_class import ClassRow, per_class_table
+from ...runs import run_sections as shared
+from ...runs.plots import data_uri
+from ...runs.report import Report
+from ...runs.sections import (
+    CalibrationSection,
+    Cell,
+    ConfusionSection,
+    HeadlineSection,
+    Measure,
+    MistakeSection,
+    Number,
+    TableSection,
+    Track,
+    plural,
+)
+from .verdict import commonest, verdict_of_accuracy, verdict_of_auroc, warnings_of_accuracy, warnings_of_auroc
+
+MANY_CLASSES = 100
+SHOWN_OF_MANY = 20
+WIDEST_MATRIX = 25
+MOST_COUNTED = 40
+PAIRS = 20
+MISTAKES = 12
+PROMPTS = 4
+ACCURACY = Measure("Accuracy", "share of test images classified correctly")
+AUROC = Measure("AUROC", "chance that an image with the class scores above one without; 0.5 is guessing", "number")
+MEASURES = {
+    "accuracy": ACCURACY,
+    "balanced_accuracy": Measure("Balanced accuracy", "the same, every class counting alike"),
+    "macro_f1": Measure("Macro F1", "balance of recall and precision, mean over classes; 1 is best", "number"),
+    "auroc": AUROC,
+    "mean_average_precision": Measure("Mean average precision", "over all thresholds, mean over labels", "number"),
+    "ece": Measure("Calibration error", "mean gap between confidence and accuracy; 0 is best", "number", falls=True),
+}
+
+
+@dataclass(kw_only=True)
+class ClassificationResults:
+    """What the report is made of.
+
+    Attributes:
+        info: as in run.json; what it lacks is left out of the page.
+        class_names: C names.
+        labels: (N,) class indices of the test images, or (N, C) 0/1/NaN.
+        zero_shot_logits: (N, C), or None where zero-shot means nothing.
+        adapted_logits: (N, C).
+        metrics: as in metrics.json.
+        ids: N names of test images; may be empty.
+        thumbnails: test row -> decoded image, (H, W, 3) uint8 or float 0..1, or (T, H, W, 3); None: no pictures.
+        skipped: (file, reason) of all that was left out.
+    """
+
+    info: dict[str, Any]
+    class_names: Sequence[str]
+    labels: Tensor
+    zero_shot_logits: Tensor | None
+    adapted_logits: Tensor
+    metrics: dict[str, Any]
+    ids: Sequence[str] = ()
+    thumbnails: Callable[[int], np.ndarray] | None = None
+    skipped: Sequence[tuple[str, str]] = ()
+
+    @property
+    def multilabel(self) -> bool:
+        return self.labels.ndim == 2
+
+
+def classification_report(results: ClassificationResults, folder: str | Path) -> Report:
+    """The report of a run in `folder`."""
+    info, metrics, names = results.info, results.metrics, results.class_names
+    notes, compared = info.get("notes") or [], results.zero_shot_logits is not None
+    if results.multilabel:
+        verdict = verdict_of_auroc(metrics.get("gain_interval"), compared)
+        warnings = warnings_of_auroc(metrics, len(results.labels), notes)
+        details = [_per_label(results)]
+    else:
+        verdict = verdict_of_accuracy(metrics.get("mcnemar"))
+        warnings = warnings_of_accuracy(metrics, results.labels, names, notes)
+        details = [_per_class(results), _confusion(results)]
+    return Report(
+        kind="Report of one adaptation run",
+        title=f"{info.get('adapter', 'Adapter')} on {info.get('data', {}).get('name') or 'a data set'}",
+        lead=_lead(results),
+        created=info.get("created"),
+        sections=[
+            _headline(results),
+            verdict,
+            shared.warnings(warnings),
+            shared.notes(info),
+            _scores(results),
+            _novel(metrics.get("novel")),
+            *shared.forgetting(metrics.get("generic")),
+            *details,
+            _calibration(results),
+            _mistakes(results),
+            _facts(info, names),
+            _counts(info, names, "Label" if results.multilabel else "Class"),
+            shared.skipped(results.skipped),
+            shared.use(_steps(info, str(folder), results.multilabel)),
+            shared.licences(info),
+        ],
+        versions=info.get("versions") or {},
+        place=f"Run folder {folder}. The whole recipe, the split and the seed are in its run.json.",
+    )
+
+
+def _lead(results: ClassificationResults) -> str:
+    measure, before, after = _deciding(results)
+    seen = "that it saw without their labels" if results.info.get("transductive") else "that it never saw"
+    images, name = plural(len(results.labels), "test image"), "macro AUROC" if results.multilabel else "accuracy"
+    if before is None or after is None:
+        article = "a" if results.multilabel else "an"
+        return f"On {images} {seen}, the adapted model reaches {article} {name} of {measure.text(after)}."
+    change = f"{name} went from {measure.text(before)} without adaptation to {measure.text(after)} with it"
+    return f"On {images} {seen}, {change}."
+
+
+def _headline(results: ClassificationResults) -> HeadlineSection:
+    """The deciding score of both models with its interval, and what one gets without a model."""
+    measure, before, after = _deciding(results)
+    intervals, footnote = results.metrics.get("intervals") or {}, ""
+    if results.multilabel:
+        floor = ("Guessing", 0.5)
+        interval = "AUROC, mean over labels, with its 95% interval (bootstrap over test images)"
+    else:
+        name, share = commonest(results.labels, results.class_names)
+        floor, interval = (f"Always “{name}”", share), "Accuracy with its 95% interval (Wilson)"
+    numbers, tracks = [], [Track(*floor, role="floor")]
+    if results.zero_shot_logits is not None:
+        names = "label names" if results.multilabel else "class names"
+        footnote = f"Zero-shot is the untouched model, guided by the {names} alone."
+        numbers.append(Number("Zero-shot", measure.text(before)))
+        tracks.append(Track("Zero-shot", before, intervals.get("zero_shot")))
+    numbers.append(Number("Adapted", measure.text(after), main=True))
+    tracks.append(Track("Adapted", after, intervals.get("adapted"), "adapted"))
+    if before is not None and after is not None:
+        points = "" if results.multilabel else "points"
+        numbers.append(Number("Change", measure.change(before, after).text, points))
+    images = plural(len(results.labels), "test image")
+    interval = interval if intervals.get("adapted") else ""
+    return HeadlineSection(numbers, {"": tracks}, measure, interval, images, footnote)
+
+
+def _deciding(results: ClassificationResults) -> tuple[Measure, float | None, float | None]:
+    """The score that decides, before and after."""
+    key = "auroc" if results.multilabel else "accuracy"
+    return MEASURES[key], (results.metrics.get("zero_shot") or {}).get(key), results.metrics["adapted"][key]
+
+
+def _scores(results: ClassificationResults) -> TableSection:
+    before, after = results.metrics.get("zero_shot"), results.metrics["adapted"]
+    header = ("Score", "Zero-shot", "Adapted", "Change") if before else ("Score", "Adapted")
+    note = "" if results.multilabel else "Means over classes leave out classes that have no test image."
+    accuracy = Measure("Accuracy", "share of known labels that are right") if results.multilabel else ACCURACY
+    rows = shared.score_rows({**MEASURES, "accuracy": accuracy}, before, after, {})
+    return TableSection("All scores", header, rows, note)
+
+
+def _novel(novel: dict[str, Any] | None) -> TableSection | None:
+    sides = [(name, (novel or {}).get(key)) for key, name in (("zero_shot", "Zero-shot"), ("adapted", "Adapted"))]
+    rows = [(name, scores["accuracy"], scores["harmonic_mean"]) for name, scores in sides if scores]
+    header = ("Model", "Accuracy on them", "Harmonic mean with the trained classes")
+    return TableSection("Classes it was not trained on", header, rows, sub=True) if rows else None
+
+
+def _per_class(results: ClassificationResults) -> TableSection:
+    """All classes, or the worst and the best of many, by recall."""
+    compared = results.zero_shot_logits is not None
+    table = per_class_table(results.labels, results.zero_shot_logits, results.adapted_logits, results.class_names)
+    note = (
+        "Recall is the share of a class’s test images that is found. Precision is the share of answers with that name "
+        "that is right."
+    )
+    rows: list[Any] = [_class_cells(row, compared) for row in table]
+    if len(table) >= MANY_CLASSES:
+        note += f" The test set has {len(table)} classes; shown are the worst and the best by recall."
+        tested = [row for row in table if row.recall is not None]
+        tested.sort(key=lambda row: (row.recall, row.f1, row.name))
+        best, rows = tested[SHOWN_OF_MANY:][-SHOWN_OF_MANY:][::-1], []
+        for name, shown in (("worst", tested[:SHOWN_OF_MANY]), ("best", best)):
+            rows += [f"The {len(shown)} {name}", *(_class_cells(row, compared) for row in shown)] if shown else []
+    both = ("Recall, zero-shot", "Recall, adapted", Cell("Recall, 0 to 100%", tone="pair"))
+    header = ("Class", "Test images", *(both if compared else ("Recall",)), "Precision", "F1")
+    return TableSection("Class by class", header, rows, note)
+
+
+def _class_cells(row: ClassRow, compared: bool) -> list[Any]:
+    old, new, precision = (
+        None if value is None else f"{value:.0%}" for value in (row.zero_shot_recall, row.recall, row.precision)
+    )
+    both = (old, new, Cell("", tone="pair", shift=None if new is None else (row.zero_shot_recall, row.recall)))
+    f1 = None if row.f1 is None else f"{row.f1:.2f}"
+    return [row.name, row.images, *(both if compared else (new,)), precision, f1]
+
+
+def _per_label(results: ClassificationResults) -> TableSection:
+    before, after = results.metrics.get("zero_shot") or {}, results.metrics["adapted"]
+    compared, rows = results.zero_shot_logits is not None, []
+    for c, name in enumerate(results.class_names):
+        column, old, new = results.labels[:, c], before.get(f"auroc/{name}"), after.get(f"auroc/{name}")
+        known = f"{int((column == 1).sum())} of {int((~column.isnan()).sum())}"
+        scores = (AUROC.text(old), AUROC.text(new), AUROC.change(old, new))
+        rows.append((name, known, *(scores if compared else scores[1:2])))
+    both = ("AUROC, zero-shot", "AUROC, adapted", "Change")
+    header = ("Label", "Present, of known", *(both if compared else ("AUROC",)))
+    return TableSection("Label by label", header, rows, f"AUROC is the {AUROC.meaning}. Unknown labels are left out.")
+
+
+def _confusion(results: ClassificationResults) -> ConfusionSection | TableSection:
+    """The matrix of few classes; of many, the pairs most often taken for each other."""
+    names, title = list(results.class_names), "What is mistaken for what"
+    matrix = confusion_matrix(results.adapted_logits, results.labels, len(names))  # (C, C)
+    if len(names) <= WIDEST_MATRIX:
+        return ConfusionSection(title, names, matrix.tolist())
+    wrong = matrix.clone().fill_diagonal_(0)
+    places = wrong.flatten().argsort(descending=True, stable=True)[:PAIRS].tolist()
+    pairs = [divmod(place, len(names)) for place in places]
+    rows = [(names[r], names[c], int(wrong[r, c]), int(matrix[r].sum())) for r, c in pairs if wrong[r, c] > 0]
+    confused = "These pairs are confused most often." if rows else "No image was called by a wrong name."
+    note = f"With {len(names)} classes a full matrix cannot be read. {confused}"
+    return TableSection(title, ("True class", "Called", "Images", "Of"), rows, note, text_columns=2)
+
+
+def _calibration(results: ClassificationResults) -> CalibrationSection:
+    before, after = results.zero_shot_logits, calibration_curve(results.adapted_logits, results.labels)
+    old, ece = (results.metrics.get("zero_shot") or {}).get("ece"), results.metrics["adapted"].get("ece")
+    zero_shot = None if before is None else ("zero-shot", old, calibration_curve(before, results.labels))
+    title, words = "Can its confidence be trusted?", _calibration_words(after)
+    return CalibrationSection(title, zero_shot, ("adapted", ece, after), words, results.multilabel)
+
+
+def _calibration_words(curve: list[CalibrationBin]) -> str:
+    """Over- or under-confident, told from the mean gap."""
+    filled = [b for b in curve if b.count]
+    gap = sum(b.count * (b.confidence - b.accuracy) for b in filled) / sum(b.count for b in filled)
+    if abs(gap) < 0.02:
+        return "Taken together, the adapted model is about as sure as it is right."
+    how = "surer than it is right (overconfident)" if gap > 0 else "less sure than it could be (underconfident)"
+    return f"Taken together, the adapted model is {how}, by {100 * abs(gap):.0f} points."
+
+
+def _mistakes(results: ClassificationResults) -> MistakeSection:
+    names, scores = results.class_names, (results.adapted_logits, results.labels)
+    if results.multilabel:
+        wrong = [
+            (m, f"{names[m.label]}: {'present' if m.present else 'absent'}", "absent" if m.present else "present")
+            for m in top_label_mistakes(*scores, MISTAKES)
+        ]
+    else:
+        wrong = [(m, names[m.true], names[m.predicted]) for m in top_mistakes(*scores, MISTAKES)]
+    shown = [(*_picture(results, m.index), true, called, m.confidence) for m, true, called in wrong]
+    return MistakeSection("The mistakes it is surest of", shown, results.thumbnails is not None)
+
+
+def _picture(results: ClassificationResults, row: int) -> tuple[str | None, str]:
+    """A test image and its name; None where it can no longer be read."""
+    name = results.ids[row] if row < len(results.ids) else f"test image {row + 1}"
+    try:
+        return None if results.thumbnails is None else data_uri(results.thumbnails(row)), name
+    except DataError:
+        return None, name
+
+
+def _facts(info: dict[str, Any], class_names: Sequence[str]) -> TableSection | None:
+    splits, fit, shots = info.get("splits") or {}, info.get("fit") or {}, info.get("shots")
+    support, val, prompts = splits.get("support"), splits.get("val"), list(info.get("templates") or ())
+    more, score = len(prompts) - PROMPTS, fit.get("val_score")
+    reached = "" if score is None else f"; score there {score:.3f}"
+    options = {name: value for name, value in (info.get("adapter_options") or {}).items() if value is not None}
+    own = {
+        "Classes": [len(class_names)],
+        "Labelled images": [
+            None if shots is None else f"up to {shots} per class",
+            support and f"{len(support)} in all, drawn from the training images",
+            val and f"{len(val)} more for choosing settings",
+        ],
+        "Backbone": shared.backbone_lines(info.get("backbone")) if info.get("backbone") else ["features from a file"],
+        "Method": [info.get("adapter"), shared.options(options)],
+        "Chosen settings": [
+            shared.options(fit.get("chosen")),
+            fit.get("chosen_on") and f"on: {fit['chosen_on']}{reached}",
+        ],
+        "Prompts": [
+            *(f"“{prompt}”" for prompt in prompts[:PROMPTS]),
+            more > 0 and f"and {more} more (run.json has all)",
+        ],
+    }
+    return shared.facts("What was adapted, and on what", info, own)
+
+
+def _counts(info: dict[str, Any], class_names: Sequence[str], kind: str) -> TableSection | None:
+    """Images per class and split: rows of few classes, the range of many; None where the run does not say."""
+    counts = (info.get("data") or {}).get("counts")
+    if not counts:
+        return None
+    splits = [split for split in shared.SPLITS if split in counts]
+    columns = [[counts[split].get(name, 0) for name in class_names] for split in splits]
+    rows = list(zip(class_names, *columns))
+    if len(rows) > MOST_COUNTED:
+        rows = [("each class", *(f"{min(column)} to {max(column)}" for column in columns))]
+    total = ("All labels" if kind == "Label" else "All", *map(sum, columns))
+    return TableSection("Images in the data set", (kind, *splits), rows, total=total, sub=True)
+
+
+def _steps(info: dict[str, Any], folder: str, multilabel: bool) -> list[tuple[str, str]]:
+    """How the run is used from a terminal and from Python."""
+    score = ("Score it again, on its own test images or on others (--data):", f"vladapt eval {shlex.quote(folder)}")
+    if not info.get("backbone"):
+        text = "This run was made from a file of features, so it classifies features of the same backbone, not images."
+        return [(text, ""), score]
+    predict = f"vladapt predict {shlex.quote(folder)} image.png"
+    python = _python(info, folder, multilabel)
+    return [("Classify new images, from a terminal:", predict), score, ("From Python:", python)]
+
+
+def _python(info: dict[str, Any], folder: str, multilabel: bool) -> str:
+    answer = "dict(zip(adapter.class_names_, adapter.predict(features)[0].tolist()))"
+    size, changed = (info.get("recipe") or {}).get("image_size"), info["backbone"].get("adapted_fingerprint")
+    moved = "\nbackbone = adapter.adapted(backbone)  # its towers were trained" if changed else ""
+    spec, run, domain, task = (
+        json.dumps(text or "", ensure_ascii=False)
+        for text in (info["backbone"]["spec"], folder, info.get("domain"), info.get("task"))
+    )
+    return f"""\
+import numpy as np
+import vladapt
+from PIL import Image
+
+run = {run}
+backbone = vladapt.load_backbone({spec}{f", image_size={size}" if size else ""})
+adapter = vladapt.load_adapter(f"{{run}}/adapter.safetensors", backbone).to(backbone.device){moved}
+domain = vladapt.load_domain({domain})
+transform = domain.transforms(backbone, False, {task})
+
+image = np.asarray(Image.open("image.png").convert("RGB"))
+pixels = transform(image)[None].to(backbone.device)
+features = backbone.encode_image(pixels, normalize=False)
+print({answer if multilabel else "adapter.class_names_[int(adapter.predict(features))]"})"""

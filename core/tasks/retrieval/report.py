@@ -1,0 +1,329 @@
+"""What the report of a training on image-text pairs shows, of `pretrain` and of fits of the task retrieval."""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...contracts.errors import DataError
+from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
+from ...metrics.significance import SIGNIFICANT
+from ...runs import run_sections as shared
+from ...runs.plots import data_uri
+from ...runs.report import Report
+from ...runs.sections import (
+    CurveGridSection,
+    CurveSection,
+    HeadlineSection,
+    Measure,
+    Number,
+    Search,
+    SearchSection,
+    TableSection,
+    Track,
+    VerdictSection,
+    plural,
+)
+
+WORDS = {TEXT_TO_IMAGE: "text to image", IMAGE_TO_TEXT: "image to text"}
+DIRECTIONS = {IMAGE_TO_TEXT: "An image finds a text of its own", TEXT_TO_IMAGE: "A text finds its image"}
+R1 = Measure("R@1", "the right one comes first")
+MEASURES = {
+    "r1": R1,
+    "r5": Measure("R@5", "it is among the first five"),
+    "r10": Measure("R@10", "it is among the first ten"),
+    "median_rank": Measure("Median rank", "where it comes; 1 is best", "rank", falls=True),
+    "mean_rank": Measure("Mean rank", "where it comes; 1 is best", "rank", falls=True),
+    "map": Measure("Mean average precision", "all right ones early; 100% is best"),
+}
+ACCURACY = Measure("Accuracy", "its class, named by what is said of images of each class")
+FIRST = ("loss", "val", "lr")
+NO_CURVE = ("epoch", "stage")
+CURVE_NAMES = {"loss": "Loss", "val": "Score on val", "lr": "Learning rate", "grad_norm": "Norm of the gradient"}
+SHOWN = 4
+
+
+def training_report(
+    folder: str | Path,
+    info: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    history: Sequence[Mapping[str, float]],
+    examples: Any = None,
+    before: Sequence[Sequence[Any]] | None = None,
+    after: Sequence[Sequence[Any]] | None = None,
+) -> Report:
+    """The report of a training in a folder. What is not known is left out of the page.
+
+    Args:
+        info: as in run.json, and `model`, the path of the weights.
+        metrics: of `before_and_after` and `generic_metrics`; "zero_shot", "adapted" and "generic" may be None.
+        history: a row per epoch, see `training_curves`.
+        examples: the `RetrievalExamples` that were looked at.
+        before, after: what each of their queries found, from `top`.
+    """
+    losses = dict(info.get("losses") or {})
+    spec = (info.get("backbone") or {}).get("spec") or "a backbone"
+    name = re.sub(r"[^@:\s]*/", "", spec) if re.search(r"\.\w+$", spec) else spec  # without the folders in it
+    epochs = "" if info.get("adapter") else ", the values of each epoch in history.json"
+    main, minor = training_curves(history, losses, info.get("best_epoch"))
+    return Report(
+        kind="Report of one training on image-text pairs",
+        title=f"{name}, trained on {(info.get('data') or {}).get('name') or 'image-text pairs'}",
+        lead=_lead(info, metrics, losses, len(history)),
+        created=info.get("created"),
+        sections=[
+            _headline(metrics),
+            verdict_of_retrieval(metrics, info.get("verdict") or ""),
+            shared.warnings(warnings_of_training(metrics, history, info.get("notes") or ())),
+            shared.notes(info),
+            _scores(metrics),
+            *shared.forgetting(metrics.get("generic")),
+            CurveGridSection("How the training went", main) if main else None,
+            CurveGridSection("Parts of the losses, and the gradient", minor, minor=True, sub=True) if minor else None,
+            _searches(examples, before, after),
+            _facts(info, losses),
+            shared.skipped(info.get("skipped") or (), "sample"),
+            shared.use(_steps(info, str(folder)), "pairs") if info.get("model") else None,
+            shared.licences(info, unknown="not said"),
+        ],
+        versions=info.get("versions") or {},
+        place=f"Folder {folder}. Settings, seed and losses are in its run.json{epochs}.",
+    )
+
+
+def verdict_of_retrieval(metrics: Mapping[str, Any], sentences: str) -> VerdictSection:
+    """Whether the change of R@1 is more than chance, of both directions together.
+
+    Args:
+        metrics: of `before_and_after`.
+        sentences: on each direction, or "".
+    """
+    if not metrics.get("adapted"):
+        text = "The data has no test pairs, so nothing says how well it retrieves."
+        return VerdictSection("open", "Not measured", text)
+    tests = metrics.get("mcnemar")
+    if not tests:
+        return VerdictSection("open", "Nothing to compare with", "Retrieval was not measured before the training.")
+    sure = {side: test for side, test in tests.items() if test["p_value"] < SIGNIFICANT}
+    better = [side for side, test in sure.items() if test["gained"] > test["lost"]]
+    worse = [side for side in sure if side not in better]
+    tone, title = "open", "Could be chance"
+    if better and worse:
+        tone, title = "bad", f"Better at {WORDS[better[0]]}, worse at {WORDS[worse[0]]}, both by more than chance"
+    elif better:
+        where = "" if len(better) == len(tests) else f", at {WORDS[better[0]]}"
+        tone, title = "good", f"The gain is more than chance{where}"
+    elif worse:
+        where = "" if len(worse) == len(tests) else f" at {WORDS[worse[0]]}"
+        tone, title = "bad", f"The training made it worse{where}, by more than chance"
+    return VerdictSection(tone, title, sentences)
+
+
+def warnings_of_training(
+    metrics: Mapping[str, Any], history: Sequence[Mapping[str, float]], notes: Sequence[str]
+) -> list[str]:
+    """What must not be overlooked when reading the scores of retrieval."""
+    sentences = []
+    if metrics.get("adapted"):
+        images, intervals = metrics["test_images"], metrics.get("intervals") or {}
+        sentences += shared.small_test_set(images, notes)
+        when = {"before": intervals.get("zero_shot"), "after": intervals.get("adapted")}
+        if guessed := [name for name, bounds in when.items() if _is_guessing(bounds, images)]:
+            sentences.append(
+                f"{' and '.join(guessed).capitalize()} the training, finding the right one first cannot be told from "
+                f"guessing among {images} images, in either direction."
+            )
+    losses = [row["loss"] for row in history if row.get("loss") is not None]
+    if len(losses) > 1 and not losses[-1] < losses[0]:
+        sentences.append(
+            f"The loss did not fall: {losses[0]:.4g} in the first epoch, {losses[-1]:.4g} in the last. Try another "
+            "learning rate or more epochs."
+        )
+    return sentences
+
+
+def training_curves(
+    history: Sequence[Mapping[str, float]], losses: Mapping[str, float], best_epoch: int | None
+) -> tuple[list[CurveSection], list[CurveSection]]:
+    """The loss, the score on val, the learning rate and the losses one by one; then their parts and the gradient.
+
+    Args:
+        history: a row per epoch: "epoch", "loss", "lr", "val", "grad_norm", and losses and their parts by name.
+        losses: name -> weight. A single loss of weight 1 is the whole, and has no plot of its own.
+        best_epoch: whose weights were kept, from 1; None where nothing chose.
+    """
+    epochs = [int(row.get("epoch", place)) for place, row in enumerate(history, start=1)]
+    stages = [row.get("stage") for row in history]
+    starts = [epoch - 0.5 for epoch, old, new in zip(epochs[1:], stages, stages[1:]) if new != old]
+    kept = best_epoch if best_epoch in epochs else None
+    whole = next(iter(losses), None) if list(losses.values()) == [1.0] else None
+    keys = [key for key in dict.fromkeys(key for row in history for key in row) if key not in (*NO_CURVE, whole)]
+    rank = {key: (*FIRST, *losses).index(key) if key in FIRST or key in losses else 99 for key in keys}
+    main, minor = [], []
+    for key in sorted(keys, key=lambda key: (key not in FIRST, key not in losses, "." not in key, rank[key])):
+        values = [math.nan if row.get(key) is None else float(row[key]) for row in history]
+        if not any(map(math.isfinite, values)):
+            continue
+        name = f"{key}, weight {losses[key]:g}" if key in losses else key.replace(".", ": ", 1).replace("_", " ")
+        name, note = CURVE_NAMES.get(key, name), _note(key, epochs, kept, bool(starts))
+        plot = CurveSection(name, {name: (epochs, values)}, "epoch", name, note, False, kept, key == "val", starts)
+        (main if key in FIRST or key in losses else minor).append(plot)
+    return main, minor
+
+
+def _note(key: str, epochs: Sequence[int], kept: int | None, staged: bool) -> str:
+    if key == "val":
+        last = " It is the last one: more epochs may help." if kept == epochs[-1] and len(epochs) > 1 else ""
+        chosen = "" if kept is None else f"; the weights of epoch {kept}, the bar, were kept.{last}"
+        return f"the higher the better{chosen}"
+    staged_note = "; at a dotted line another stage begins" if staged else ""
+    return {"loss": f"mean of each epoch, on augmented images{staged_note}", "lr": "mean of each epoch"}.get(key, "")
+
+
+def _is_guessing(intervals: Mapping[str, Sequence[float]] | None, images: int) -> bool:
+    """Whether the intervals of R@1 hold the share that guessing gets, in both directions."""
+    return bool(intervals) and all(bounds[0] <= 1 / images for bounds in intervals.values())
+
+
+def _lead(info: Mapping[str, Any], metrics: Mapping[str, Any], losses: Mapping[str, float], epochs: int) -> str:
+    pairs = ((info.get("data") or {}).get("splits") or {}).get("train")
+    objective = " + ".join(_loss(name, weight) for name, weight in losses.items())
+    text = f"Trained{f' with {objective}' if objective else ''}{f' on {pairs:,} image-text pairs' if pairs else ''}"
+    text += f" for {plural(epochs, 'epoch')}." if epochs else "."
+    if not metrics.get("adapted"):
+        return text
+    before, after = metrics.get("zero_shot"), metrics["adapted"]
+    was = f", compared with {R1.text(before[f'{TEXT_TO_IMAGE}/r1'])} before the training" if before else ""
+    texts, images = plural(metrics["test_texts"], "text"), plural(metrics["test_images"], "test image")
+    first = R1.text(after[f"{TEXT_TO_IMAGE}/r1"])
+    return f"{text} Of {texts} about {images} that it never saw, {first} find their image first{was}."
+
+
+def _headline(metrics: Mapping[str, Any]) -> HeadlineSection | None:
+    """R@1 of both directions, and what guessing gets; None where nothing was measured."""
+    if not metrics.get("adapted"):
+        return None
+    before, after, numbers, tracks = metrics.get("zero_shot"), metrics["adapted"], [], {}
+    for side, title in DIRECTIONS.items():
+        key, between = f"{side}/r1", _intervals(metrics, side)
+        was = f"before {R1.text(before[key])}" if before else ""
+        numbers.append(Number(f"{title}, R@1", R1.text(after[key]), was, main=True))
+        rows = [Track("Guessing", 1 / metrics["test_images"], role="floor")]
+        rows += [Track("Before", before[key], between[0])] if before else []
+        tracks[f"{title} first"] = [*rows, Track("After", after[key], between[1], "adapted")]
+    of = f"{plural(metrics['test_images'], 'test image')} with {plural(metrics['test_texts'], 'text')}"
+    footnote = (
+        "Several texts of one image are not independent trials, so the interval of the texts is a little too narrow."
+    )
+    return HeadlineSection(numbers, tracks, R1, "R@1 with its 95% interval (Wilson)", of, footnote)
+
+
+def _scores(metrics: Mapping[str, Any]) -> TableSection | None:
+    """Retrieval in both directions and, where images have classes, the accuracy of naming them."""
+    before, after = metrics.get("zero_shot"), metrics.get("adapted")
+    if not after:
+        return None
+    rows: list[Any] = []
+    for side, title in DIRECTIONS.items():
+        measures = {f"{side}/{name}": measure for name, measure in MEASURES.items()}
+        rows += [title, *shared.score_rows(measures, before, after, {f"{side}/r1": _intervals(metrics, side)})]
+    if "accuracy" in after:
+        intervals = {"accuracy": _intervals(metrics, "accuracy")}
+        rows += ["The class of an image", *shared.score_rows({"accuracy": ACCURACY}, before, after, intervals)]
+    note = (
+        "Each text searches all test images, and each image all their texts. Of equal scores the wrong ones come "
+        "first, so that a model that tells nothing apart finds nothing."
+    )
+    header = ("Score", "Before", "After", "Change") if before else ("Score", "After")
+    return TableSection("Retrieval in numbers", header, rows, note)
+
+
+def _intervals(metrics: Mapping[str, Any], key: str) -> tuple[Any, Any]:
+    """Before and after."""
+    intervals = metrics.get("intervals") or {}
+    return tuple((intervals.get(side) or {}).get(key) for side in ("zero_shot", "adapted"))
+
+
+def _searches(examples: Any, before, after) -> SearchSection | None:
+    """What each query finds, before and after; None where neither was looked at."""
+    sides = {when: results for when, results in (("Before", before), ("After", after)) if results}
+    if examples is None or not sides:
+        return None
+    queries = []
+    for place, query in enumerate(examples.queries):
+        results = {when: rows[place] for when, rows in sides.items()}
+        if all(results.values()):
+            ranks = [rows[0].right_rank for rows in results.values()]
+            tone = "" if ranks[0] == ranks[-1] else "up" if ranks[-1] < ranks[0] else "down"
+            searches = [
+                _search(examples, when, rows, tone if when == "After" else "") for when, rows in results.items()
+            ]
+            queries.append((query.caption, _picture(examples, query.row), searches))
+    left_out = len(examples.queries) - len(queries)
+    return SearchSection("What captions find", queries, len(examples.gallery), left_out)
+
+
+def _search(examples: Any, when: str, rows: Sequence[Any], tone: str) -> Search:
+    results = [
+        (_picture(examples, one.row), one.score, "right" if one.right else "same" if one.same_words else "")
+        for one in rows[:SHOWN]
+    ]
+    return Search(when, rows[0].right_rank, tone, results)
+
+
+def _picture(examples: Any, row: int) -> str | None:
+    """None where the image can no longer be read."""
+    try:
+        return data_uri(examples.load_image(row))
+    except DataError:
+        return None
+
+
+def _facts(info: Mapping[str, Any], losses: Mapping[str, float]) -> TableSection | None:
+    data, options = info.get("data") or {}, info.get("loss_options") or {}
+    best, steps, parameters = (info.get(key) for key in ("best_epoch", "steps", "trained_parameters"))
+    splits = data.get("splits") or {}
+    names = [name for name in (*shared.SPLITS, *sorted(set(splits) - set(shared.SPLITS))) if name in splits]
+    pairs = [plural(data[f"{noun}s"], noun) for noun in ("image", "text") if data.get(f"{noun}s") is not None]
+    own = {
+        "Method": [info.get("adapter")],
+        "Pairs": [" with ".join(pairs)],
+        "Splits": [" · ".join(f"{name} {splits[name]:,}" for name in names)],
+        "Started from": shared.backbone_lines(info.get("backbone")),
+        "Losses": [", ".join(filter(None, (_loss(n, w), shared.options(options.get(n))))) for n, w in losses.items()],
+        "Teacher": [info.get("teacher")],
+        "Trained": [None if parameters is None else _parameters(parameters)],
+        "Steps": [None if steps is None else f"{steps:,}", best and f"the weights of epoch {best} were kept"],
+        "Settings": [shared.options(info.get("settings"))],
+        "Model": [info.get("model")],
+    }
+    return shared.facts("What was trained, and on what", info, own)
+
+
+def _steps(info: Mapping[str, Any], folder: str) -> list[tuple[str, str]]:
+    """Commands and Python that take the model as a backbone; of a run also how to score it again."""
+    model, words = str(info["model"]), '"what you look for"'
+    path = shlex.quote(model)
+    search = f"vladapt index FOLDER --out photos.index --backbone {path}\nvladapt search photos.index {words}"
+    adapt = f"vladapt fit --domain NAME --data FOLDER --backbone {path}"
+    steps = [
+        ("The model is a backbone like any other. Adapt it to labels:", adapt),
+        ("Search images with it:", search),
+        ("From Python:", f"import vladapt\n\nbackbone = vladapt.load_backbone({model!r})"),
+    ]
+    if info.get("adapter"):
+        score = f"vladapt eval {shlex.quote(folder)}"
+        steps.append(("Score it again, on its own test pairs or on others (--data):", score))
+    return steps
+
+
+def _loss(name: str, weight: float) -> str:
+    return name if weight == 1 else f"{weight:g} × {name}"
+
+
+def _parameters(count: int) -> str:
+    return f"{count / 1e6:,.1f} million parameters" if count >= 1e6 else f"{count:,} parameters"

@@ -1,0 +1,324 @@
+"""Whether an adapter does what it says of itself: needs and abilities, packages, options that count, its paper."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from ..contracts.adapter import ABILITIES, NEEDS, Adapter
+from ..contracts.backbone import CAPABILITIES
+from ..contracts.errors import CapabilityError, ConfigError
+from ..contracts.options import as_text, options_of
+from ..contracts.resources import REQUIRED
+from ..data.verify import one_line
+from .contract import refusal
+from .options import alternatives
+from .world import DrawnPairs, differences, world_of
+
+if TYPE_CHECKING:
+    from .adapters import Method
+
+PAPER = re.compile(r"\b(19|20)\d\d\b[^\n]*\n?[^\n]*\b(arXiv \d{4}\.\d{4,5}|doi 10\.\d{4,}/\S+)")
+BASELINE = re.compile(r"\bbase-?\s?line\b", re.IGNORECASE)
+EXTRAS = {
+    "peft": "fine-tune",
+    "transformers": "hf",
+    "open_clip": "open-clip",
+    "faiss": "retrieval",
+    "pydicom": "medical",
+    "nibabel": "medical",
+    "monai": "medical",
+    "albumentations": "medical",
+    "rasterio": "remote-sensing",
+    "av": "video",
+    "mmdet": "open-vocab",
+    "mmseg": "open-vocab",
+}
+"""Packages that only an extra of this project brings."""
+GIVEN_WITH = {"support_captions": "support_folder", "place": "pixels", "images": "images"}
+"""Resource -> the need that it comes with, where that has another name."""
+SAME = 1e-3
+COUNTS = 1e-5
+"""By how much results of an option's values differ at least."""
+
+
+def rules_of(cls: type[Adapter]) -> list:
+    """The rules that apply to a class."""
+    rules = [
+        what_it_declares_exists,
+        it_names_its_paper,
+        what_it_needs_is_asked_for,
+        it_reads_what_it_declares,
+        at_prediction_it_reads_what_it_declares,
+        training_is_counted,
+        new_classes if "new_classes" in cls.can else new_classes_are_refused,
+        pairs if "pairs" in cls.can else pairs_are_refused,
+        every_option_counts,
+    ]
+    if cls.of_towers:
+        rules.append(other_towers_are_refused)
+    if cls.transductive:
+        rules.append(the_test_images_count)
+    if cls.passing:
+        rules.append(passing_options_change_no_result)
+    if cls.experimental:
+        rules.append(a_note_says_what_is_experimental)
+    return [*rules, packages_are_declared]
+
+
+def what_it_declares_exists(method: Method) -> Iterator[str]:
+    cls = method.cls
+    known = {
+        "needs": (cls.needs, NEEDS),
+        "optional": (cls.optional, NEEDS),
+        "at_predict": (cls.at_predict, NEEDS),
+        "of_towers": (cls.of_towers, CAPABILITIES),
+        "can": (cls.can, ABILITIES),
+        "trained": (cls.trained, cls.state),
+        "passing": (cls.passing, {each.name for each in options_of(cls)}),
+    }
+    for name, (declared, there) in known.items():
+        if unknown := sorted(set(declared) - set(there)):
+            yield f"{name} names '{unknown[0]}', which is none of {', '.join(sorted(there))}"
+    if twice := sorted(cls.needs & cls.optional):
+        yield f"'{twice[0]}' is in needs and in optional"
+    if "views" in cls.needs and "views" not in {each.name for each in options_of(cls)}:
+        yield "needs 'views', and has no option 'views' that says how many"
+
+
+def it_names_its_paper(method: Method) -> Iterator[str]:
+    """Title, year and arXiv id, or DOI, in the docstring of the class or its module; or that it is a baseline."""
+    text = f"{method.cls.__doc__ or ''}\n{sys.modules[method.cls.__module__].__doc__ or ''}"
+    if not PAPER.search(text) and not BASELINE.search(text):
+        yield (
+            "its docstring names no paper: give title, year and arXiv id (2024, arXiv 2404.02285), or say that it is a "
+            "baseline"
+        )
+
+
+def what_it_needs_is_asked_for(method: Method) -> Iterator[str]:
+    """Without something in `needs`, a fit says in one line that it is missing."""
+    for need, change in _without(method):
+        did, _ = refusal(lambda c=change: method.fit(change=c), CapabilityError)
+        if did:
+            yield f"needs '{need}', and without it {did}; raise the CapabilityError of one line"
+
+
+def it_reads_what_it_declares(method: Method) -> Iterator[str]:
+    """Of resources, all of `needs` and nothing besides `needs` and `optional`."""
+    cls, read = method.cls, method.fitted.read
+    wanted = cls.needs | cls.optional
+    free = {"templates"} | ({"images", "place"} if wanted & {"pixels", "images"} else set())
+    for name in sorted(read - free):
+        if GIVEN_WITH.get(name, name) not in wanted:
+            yield f"reads resources['{name}'], which is neither in needs nor in optional"
+    for name in sorted(cls.needs & REQUIRED.keys() - read):
+        if name not in cls.at_predict:
+            yield f"needs '{name}', and never reads it"
+
+
+def at_prediction_it_reads_what_it_declares(method: Method) -> Iterator[str]:
+    """What `at_predict` names changes the logits, or their absence is noticed; the backbone is run where it says so."""
+    for name in sorted(method.cls.at_predict):
+        try:
+            logits = _logits_without(method, name)
+        except Exception:
+            continue
+        if logits is not None and torch.allclose(logits, method.logits, rtol=0, atol=COUNTS):
+            yield f"at_predict names '{name}', and its logits are the same without"
+
+
+def training_is_counted(method: Method) -> Iterator[str]:
+    """Who has a learning rate or epochs trains, and says how many numbers."""
+    names = {each.name for each in options_of(method.cls)}
+    if names & {"lr", "epochs"} and not method.fitted.report.trained_parameters:
+        yield "has a learning rate or epochs, and reports no trained parameters; name the tensors in trained, or count them"
+
+
+def new_classes(method: Method) -> Iterator[str]:
+    """The fitted method on classes that it never saw; the method itself stays as it is."""
+    adapter, other = method.loaded(), world_of(method.backbone, 4, 1, 3)
+    expected = method.world.logits(adapter)
+    moved = adapter.for_classes(method.backbone, other.names, classifier=other.classifier)
+    logits = other.logits(moved)
+    if logits.shape != (3, 4) or not torch.isfinite(logits).all():
+        yield f"for_classes() of 4 new classes gives logits {tuple(logits.shape)}, or no finite numbers"
+    if not torch.equal(method.world.logits(adapter), expected):
+        yield "for_classes() changes the adapter itself"
+
+
+def new_classes_are_refused(method: Method) -> Iterator[str]:
+    world = method.world
+    adapter = method.fitted.adapter
+    call = lambda: adapter.for_classes(method.backbone, ("a", "b", "c"), classifier=world.classifier)  # noqa: E731
+    did, _ = refusal(call, CapabilityError)
+    if did:
+        yield f"cannot score new classes, and its for_classes() {did}; put 'new_classes' in can, or refuse in one line"
+
+
+def pairs(method: Method) -> Iterator[str]:
+    """Towers learn image-text pairs."""
+    adapter, towers = method.build(), method.backbone
+    report = adapter.fit_pairs(DrawnPairs(), towers, seed=1)
+    if not report.trained_parameters:
+        yield "can learn pairs, and its fit_pairs() reports no trained parameters"
+    if adapter.adapted(towers) is towers:
+        yield "can learn pairs, and its fit_pairs() leaves the towers as they were"
+
+
+def pairs_are_refused(method: Method) -> Iterator[str]:
+    adapter = method.build()
+    did, _ = refusal(lambda: adapter.fit_pairs(DrawnPairs(), method.backbone, seed=1), CapabilityError)
+    if did:
+        yield f"cannot learn pairs, and its fit_pairs() {did}; put 'pairs' in can, or refuse in one line"
+
+
+def other_towers_are_refused(method: Method) -> Iterator[str]:
+    """Before anything is fitted, in a line that names towers that have what is lacking."""
+    with mock.patch.object(method.backbone, "capabilities", frozenset()):
+        did, message = refusal(lambda: method.build().check_towers(method.backbone), CapabilityError)
+    if did or "towers that have it" not in message:
+        yield f"on towers without {', '.join(sorted(method.cls.of_towers))} its check_towers() {did or 'names no others'}"
+
+
+def the_test_images_count(method: Method) -> Iterator[str]:
+    """A transductive method looks at the images that it is given without labels."""
+    everything = method.world.inputs(method.build())["unlabeled"]
+    some = method.fit(change={"unlabeled": everything.select(list(range(5)))}).adapter
+    if _same_state(some, method.fitted.adapter):
+        yield "is transductive, and fits the same whatever the test images are"
+
+
+def a_note_says_what_is_experimental(method: Method) -> Iterator[str]:
+    if not any(method.cls.experimental in note for note in method.fitted.report.notes):
+        yield "is experimental, and no note of its report says so"
+
+
+def every_option_counts(method: Method) -> Iterator[str]:
+    """Some value of it changes a result, alone or in the settings of `counts`; those in `passing` change none."""
+    for option in options_of(method.cls):
+        name = option.name
+        if name in method.cls.passing:
+            continue
+        if name in method.counts:
+            one, other = method.counts[name]
+            if {key for key in {**one, **other} if one.get(key, _ABSENT) != other.get(key, _ABSENT)} - {name}:
+                yield f"option '{name}': the two settings of counts differ in more than it"
+            elif not _differ(_logits(method, one), _logits(method, other)):
+                yield f"option '{name}' changes no result, in the settings of counts either"
+            continue
+        tried = alternatives(option, method.options.get(name, option.default))
+        if not any(_changes(method, {name: value}) for value in tried):
+            words = f"; tried {' and '.join(map(as_text, tried))}" if tried else ""
+            yield f"option '{name}' changes no result{words}; name it in passing, or give settings in counts"
+
+
+def passing_options_change_no_result(method: Method) -> Iterator[str]:
+    """They may change speed and memory."""
+    for option in options_of(method.cls):
+        if option.name not in method.cls.passing:
+            continue
+        for value in alternatives(option, method.options.get(option.name, option.default))[:2]:
+            try:
+                logits = _logits(method, {option.name: value})
+            except (ConfigError, CapabilityError):
+                continue
+            if not torch.allclose(logits, method.logits, rtol=SAME, atol=SAME):
+                yield f"option '{option.name}' is in passing, and {option.name}={as_text(value)} changes the result"
+
+
+def packages_are_declared(method: Method) -> Iterator[str]:
+    """A package of an extra that its module imports is in `packages`; one that is there is really needed."""
+    declared = method.cls.packages
+    for package in sorted(_imports(method.cls) & EXTRAS.keys() - declared.keys()):
+        yield f"imports '{package}', which only the extra '{EXTRAS[package]}' brings; put it in packages"
+    for package in declared:
+        if find_spec(package) is None:
+            continue
+        held = [name for name in sys.modules if name.split(".")[0] == package]
+        with mock.patch.dict(sys.modules, {**dict.fromkeys(held), package: None}):
+            did, _ = refusal(lambda: method.fit(), ImportError, CapabilityError)
+        if did == "raises nothing" and package not in _imports(method.cls):
+            yield f"packages names '{package}', and it is fitted without that package"
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+_ABSENT = object()
+
+
+def _without(method: Method) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each need that the base class can miss, and what a fit without it is given."""
+    needs, inputs = method.cls.needs, method.world.inputs(method.build())
+    if "text_encoder" in needs:
+        yield "text_encoder", {"backbone": None}
+    if "unlabeled" in needs:
+        yield "unlabeled", {"unlabeled": None}
+    if "raw_features" in needs:
+        yield "raw_features", {"support": replace(inputs["support"], raw_norms=False)}
+    if "parts" in needs:
+        yield "parts", {"support": inputs["support"].without_parts()}
+    for name in sorted(needs & (REQUIRED.keys() | {"pixels"})):
+        held = "images" if name == "pixels" else name
+        yield name, {"resources": {key: value for key, value in inputs["resources"].items() if key != held}}
+
+
+def _logits_without(method: Method, name: str) -> Tensor | None:
+    """Logits of the test images with one part of `at_predict` taken away; None where it cannot be taken."""
+    adapter, items = method.loaded(), method.world.items["test"]
+    towers = adapter.adapted(method.backbone)
+    if name == "text_encoder":
+        adapter._attached = None
+        return method.world.logits(adapter)
+    seen, extras = method.world.seen(adapter, items, towers)
+    if name == "features":
+        if "parts" in method.cls.at_predict:
+            return None
+        generator = torch.Generator().manual_seed(3)
+        seen = replace(seen, features=seen.features[torch.randperm(len(seen), generator=generator)])
+        return method.world.logits_of(adapter, seen, extras)
+    return method.world.logits_of(adapter, seen, extras, without={"further_backbones": "further"}.get(name, name))
+
+
+def _changes(method: Method, options: dict[str, Any]) -> bool:
+    try:
+        return _differ(_logits(method, options), method.logits)
+    except (ConfigError, CapabilityError):
+        return False
+
+
+def _logits(method: Method, options: dict[str, Any]) -> Tensor:
+    return method.world.logits(method.fit(options=options).adapter)
+
+
+def _differ(one: Tensor, other: Tensor) -> bool:
+    return one.shape != other.shape or not torch.allclose(one, other, rtol=COUNTS, atol=COUNTS)
+
+
+def _same_state(one: Adapter, other: Adapter) -> bool:
+    return not any(differences(getattr(one, name), getattr(other, name), name) for name in one.state)
+
+
+def _imports(cls: type) -> set[str]:
+    """Top-level packages that the module of a class imports, anywhere in it."""
+    try:
+        tree = ast.parse(inspect.getsource(sys.modules[cls.__module__]))
+    except (OSError, TypeError):
+        return set()
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(node.module.split(".")[0])
+    return names

@@ -1,0 +1,88 @@
+"""Checks of a contract: each holds one rule and says in one line how it is violated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any, Protocol
+
+from ..data.verify import one_line
+
+
+class ContractError(AssertionError):
+    """Rules of a contract are violated.
+
+    Attributes:
+        lines: one per violated rule: "adapter 'x': saved and loaded again, its logits differ by 0.3".
+    """
+
+    def __init__(self, lines: Iterable[str]):
+        self.lines = list(lines)
+        super().__init__("\n".join(self.lines))
+
+
+class Subject(Protocol):
+    """What is checked."""
+
+    title: str
+    """For messages: "adapter 'x'"."""
+
+
+Rule = Callable[[Any], Iterator[str]]
+"""A subject -> in words, how it violates the rule; nothing where it keeps it. The first line is the one that is said."""
+Check = tuple[str, Callable[[], None]]
+"""The name of a rule, and a call that raises the ContractError of its violation."""
+
+
+def checks_of(subject: Subject, rules: Iterable[Rule]) -> Iterator[Check]:
+    """One check per rule."""
+    for rule in rules:
+        yield rule.__name__, partial(hold, rule, subject)
+
+
+def hold(rule: Rule, subject: Subject) -> None:
+    """Raise the ContractError of a rule that a subject violates, or in which it fails."""
+    try:
+        line = next(iter(rule(subject)), None)
+    except ContractError:
+        raise
+    except Exception as error:
+        words = rule.__name__.replace("_", " ")
+        raise ContractError([f"{subject.title}: {words}: {type(error).__name__}: {one_line(error)}"]) from error
+    if line is not None:
+        raise ContractError([f"{subject.title}: {line}"])
+
+
+def violations(checks: Iterable[Check], raises: bool) -> list[str]:
+    """Run checks; the lines of those that fail, each once.
+
+    Raises:
+        ContractError: some fail, where `raises`.
+    """
+    lines: list[str] = []
+    for _, check in checks:
+        try:
+            check()
+        except ContractError as error:
+            lines += error.lines
+    lines = list(dict.fromkeys(lines))
+    if lines and raises:
+        raise ContractError(lines)
+    return lines
+
+
+def refusal(call: Callable[[], Any], *kinds: type[Exception]) -> tuple[str, str]:
+    """How a call refuses: ("", its message) of an error of one of `kinds` that is one line; else (what it does
+    instead, ""), in words."""
+    try:
+        call()
+    except kinds as error:
+        message = str(error)
+        if not message.strip():
+            return f"raises {type(error).__name__} without a word", ""
+        if "\n" in message.strip():
+            return f"raises {type(error).__name__} of several lines", ""
+        return "", message
+    except Exception as error:
+        return f"raises {type(error).__name__} ({one_line(error)})", ""
+    return "raises nothing", ""

@@ -1,0 +1,188 @@
+"""What the options of an adapter, a loss, a reader or a task keep: a type, help, bounds, and one line for what they
+cannot read. And values of an option that differ from another, to see whether it counts."""
+
+from __future__ import annotations
+
+import json
+import math
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any, Literal, Union, get_args, get_origin
+
+from ..contracts.errors import ConfigError, UnknownNameError
+from ..contracts.options import ABSENT, Option, as_text, chosen, options_of, typed
+from .contract import refusal
+
+LONGEST_HELP = 100
+ABSURD = (math.nan, math.inf, -math.inf, 10**12)
+YES_AND_NO = {"yes": True, "TRUE": True, "1": True, "no": False, "False": False, "0": False}
+MOST_TRIES = 7
+
+
+def members_of(option: Option) -> tuple[Any, ...]:
+    """The types that an option may have, None left out."""
+    union = get_origin(option.kind) in (Union, types.UnionType)
+    return tuple(kind for kind in (get_args(option.kind) if union else (option.kind,)) if kind is not type(None))
+
+
+def scalars_of(option: Option) -> frozenset[Any]:
+    """The types of its values, of the elements where they are sequences."""
+    kinds = [kind for member in members_of(option) for kind in _elements(member)]
+    return frozenset(kind for kind in kinds if kind is not Ellipsis)
+
+
+def takes_any_text(option: Option) -> bool:
+    """Whether every text is a value of it, or may be."""
+    return not option.bounds.choices and bool(scalars_of(option) & {str, Any})
+
+
+class Options:
+    """Options to check.
+
+    Args:
+        cls: the dataclass they are fields of.
+        title: for messages: "adapter 'x'".
+    """
+
+    def __init__(self, cls: type, title: str):
+        self.cls, self.title = cls, title
+
+    @property
+    def all(self) -> tuple[Option, ...]:
+        return options_of(self.cls)
+
+
+def options_are_described(options: Options) -> Iterator[str]:
+    """Each has a type, a default and a line of help: short, in lower case, without a full stop."""
+    declared = {f.name for f in fields(options.cls) if "option" in f.metadata}
+    for each in options.all:
+        if each.name not in declared:
+            yield f"option '{each.name}' is a bare field; make it with option(default, help, ...)"
+        elif not scalars_of(each) or each.accepts == "a value":
+            yield f"option '{each.name}' has no type that a text can be read as ({each.kind})"
+        elif each.default is ABSENT:
+            yield f"option '{each.name}' has no default"
+        elif fault := _fault_of(each.help):
+            yield f"option '{each.name}' has help that {fault}"
+
+
+def options_read_what_they_write(options: Options) -> Iterator[str]:
+    """A default, as text and through JSON, is read as itself; booleans read the usual words."""
+    for each in options.all:
+        for written in (each.default, each.default_text, json.loads(json.dumps(each.default, default=list))):
+            try:
+                read = typed(each, written)
+            except ConfigError as error:
+                yield f"option '{each.name}' does not accept its own default {written!r}: {error}"
+                break
+            if read != each.default or type(read) is not type(each.default):
+                yield f"option '{each.name}' reads its own default {written!r} as {read!r}"
+        for word, meant in YES_AND_NO.items() if each.kind is bool else ():
+            if typed(each, word) is not meant:
+                yield f"option '{each.name}' reads {word} as {typed(each, word)}"
+
+
+def options_answer_in_one_line(options: Options) -> Iterator[str]:
+    """Words that are no numbers, NaN, infinity and absurd sizes, and names of no option are refused in one line that
+    names the option."""
+    for each in options.all:
+        for value in _unusable(each):
+            did, message = refusal(lambda o=each.name, v=value: options.cls(**{o: v}), ConfigError)
+            if did:
+                yield f"option {each.name}={as_text(value)} {did}; give it bounds or choices, or call super()"
+            elif each.name not in message:
+                yield f"option {each.name}={as_text(value)} is refused in words that do not name it: {message}"
+        wrong = f"{each.name}x"
+        did, message = refusal(lambda o=wrong: chosen(options.cls, {o: 1}, options.title), UnknownNameError)
+        if did or each.name not in message:
+            yield f"option '{wrong}', which it does not have, {did or 'is answered without the nearest name'}"
+
+
+OPTION_RULES = (options_are_described, options_read_what_they_write, options_answer_in_one_line)
+
+
+def alternatives(option: Option, value: Any) -> list[Any]:
+    """Values of an option that differ from one, cheap ones first; none where only its author knows any."""
+    found: list[Any] = []
+    for candidate in _candidates(option, value):
+        try:
+            usable = typed(option, candidate)
+        except ConfigError:
+            continue
+        if usable != value and usable not in found and usable is not None:
+            found.append(usable)
+    if value is not None and type(None) in get_args(option.kind):
+        found.append(None)
+    return found[:MOST_TRIES]
+
+
+def _elements(kind: Any) -> tuple[Any, ...]:
+    """The types inside a sequence, or the type."""
+    if get_origin(kind) is Literal:
+        return tuple({type(choice) for choice in get_args(kind)})
+    mapping = get_origin(kind) in (dict, typing.Mapping)
+    return (kind,) if mapping or not get_args(kind) else tuple(e for inner in get_args(kind) for e in _elements(inner))
+
+
+def _fault_of(help: str) -> str:
+    if not help.strip():
+        return "is empty"
+    if len(help) > LONGEST_HELP or "\n" in help:
+        return f"is longer than a line of {LONGEST_HELP} characters"
+    if help != help.strip() or help.endswith("."):
+        return "ends with a full stop or a space"
+    first = help.split()[0]
+    name = sum(map(str.isupper, first)) > 1 or not first.isalpha()  # AdamW, NIfTI:
+    return "" if first.islower() or name else "begins with a capital letter"
+
+
+def _unusable(option: Option) -> list[Any]:
+    """Values that mean nothing to an option."""
+    if takes_any_text(option) or dict in {get_origin(kind) for kind in members_of(option)}:
+        return []
+    values: list[Any] = ["abc"]
+    if scalars_of(option) & {int, float}:
+        values += [*ABSURD, *map(str, ABSURD)]
+    return values
+
+
+def _candidates(option: Option, value: Any) -> Iterator[Any]:
+    bounds = option.bounds
+    yield from bounds.choices
+    for kind in members_of(option):
+        if get_origin(kind) is Literal:
+            yield from get_args(kind)
+        elif kind is bool:
+            yield from (True, False)
+        elif kind in (int, float):
+            yield from _numbers(kind, value, bounds)
+        elif get_origin(kind) in (tuple, list) and {*_elements(kind)} - {Ellipsis} <= {int, float}:
+            yield from _sequences(kind, value, bounds)
+
+
+def _numbers(kind: type, value: Any, bounds) -> Iterator[int | float]:
+    """Numbers around a value: whole ones a step away, others a factor away; the ends of the bounds last."""
+    number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    if kind is int:
+        start = int(bounds.low or 0) if number is None else number
+        yield from (start + 1, start - 1, 1, 2, start // 2, 2 * start + 1) if number is not None else (start, 1, 2, 3)
+    elif number:
+        yield from (number * 3, number / 3, number / 30, number * 30)
+    else:
+        yield from (0.5, 0.1, 2.0, 0.01)
+    for end in (bounds.low, bounds.high):
+        if end is not None and abs(end) <= 100:
+            yield end
+
+
+def _sequences(kind: Any, value: Any, bounds) -> Iterator[tuple]:
+    """Sequences with one element changed, and others of two or three numbers."""
+    inner = next(each for each in _elements(kind) if each is not Ellipsis)
+    held = list(value) if isinstance(value, (tuple, list)) else []
+    for place, element in enumerate(held):
+        for number in _numbers(inner, element, bounds):
+            yield (*held[:place], number, *held[place + 1 :])
+    if not held:
+        yield from ((0.5, 0.9), (1, 2), (1, 1, 1), (2,))

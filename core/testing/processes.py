@@ -1,0 +1,171 @@
+"""Other processes for checks, started once and kept: one that loads adapters, and two in a gloo group for losses.
+
+A process reads the path of a job from its standard input and writes its answer, as tensors, beside it. Run as
+`python -m vladapt.core.testing.processes`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..contracts.adapter import Adapter
+from ..contracts.adapter_file import read_adapter_file, restore_state
+from ..contracts.backbone import Backbone
+
+DONE, FAILED = "done", "failed"
+
+
+class Workers:
+    """Processes that do the same jobs side by side; of several, each is a rank of one gloo group.
+
+    Args:
+        count: how many.
+    """
+
+    def __init__(self, count: int):
+        self._folder = tempfile.TemporaryDirectory(prefix="vladapt-")
+        self._jobs = 0
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        if count > 1:
+            environment |= {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", __spec__.name],
+                env={**environment, **({"RANK": str(rank)} if count > 1 else {})},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(count)
+        ]
+
+    def run(self, job: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The answer of each process.
+
+        Raises:
+            RuntimeError: one failed; the message is the last line of what it says.
+        """
+        self._jobs += 1
+        path = Path(self._folder.name) / f"{self._jobs}.pt"
+        torch.save({**job, "path": sys.path}, path)
+        for process in self.processes:
+            process.stdin.write(f"{path}\n")
+            process.stdin.flush()
+        answers = [process.stdout.readline().strip() for process in self.processes]
+        for answer in answers:
+            word, _, rest = answer.partition(" ")
+            if word != DONE:
+                raise RuntimeError(json.loads(rest) if word == FAILED else "the process ended")
+        return [torch.load(f"{path}.{rank}", weights_only=True) for rank in range(len(answers))]
+
+    def close(self) -> None:
+        """End the processes."""
+        for process in self.processes:
+            process.stdin.close()
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        self._folder.cleanup()
+
+
+@cache
+def workers(count: int) -> Workers:
+    """The processes of this session."""
+    started = Workers(count)
+    atexit.register(started.close)
+    return started
+
+
+def place_of(cls: type) -> dict[str, str] | None:
+    """Where another process finds a class; None of one that it cannot find: made in a function, or typed in."""
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    if "<locals>" in cls.__qualname__ or file is None:
+        return None
+    return {"module": cls.__module__, "class": cls.__qualname__, "file": str(file)}
+
+
+def class_at(place: Mapping[str, str]) -> type:
+    """The class of `place_of`, by the name of its module or, where that has no meaning here, by its file."""
+    try:
+        module = importlib.import_module(place["module"]) if place["module"] != "__main__" else None
+    except ModuleNotFoundError:
+        module = None
+    if module is None:
+        name = f"{place['module'].strip('_')}_elsewhere"
+        if name not in sys.modules:
+            spec = importlib.util.spec_from_file_location(name, place["file"])
+            sys.modules[name] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(sys.modules[name])
+        module = sys.modules[name]
+    found: Any = module
+    for part in place["class"].split("."):
+        found = getattr(found, part)
+    return found
+
+
+def reloaded(cls: type[Adapter], path: Path, backbone: Backbone | None = None) -> Adapter:
+    """A new adapter of a class with what a file holds."""
+    header, tensors = read_adapter_file(path)
+    adapter = restore_state(cls(**header["options"]), header, tensors, path)
+    return adapter if backbone is None else adapter.attach(backbone)
+
+
+def serve() -> None:
+    """Do jobs until the standard input ends."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if size > 1:
+        torch.distributed.init_process_group("gloo")
+    for line in sys.stdin:
+        path = line.strip()
+        try:
+            torch.save(_done(torch.load(path, weights_only=True), rank, size), f"{path}.{rank}")
+            word = DONE
+        except Exception as error:
+            traceback.print_exc()
+            word = f"{FAILED} {json.dumps(f'{type(error).__name__}: {error}')}"
+        answers.write(f"{word}\n")
+        answers.flush()
+    os._exit(0)  # the other ranks may have left the group already
+
+
+def _done(job: Mapping[str, Any], rank: int, size: int) -> dict[str, Any]:
+    sys.path[:] = job["path"]
+    importlib.invalidate_caches()
+    if job["kind"] == "loss":
+        from .losses import steps_of
+
+        return steps_of(class_at(job["place"]), job, rank, size)
+    from .towers import towers_of
+    from .world import world_of
+
+    cls, backbone = class_at(job["place"]), towers_of(job["backbone"])
+    cls.name = job["name"]
+    return {"logits": world_of(backbone).logits(reloaded(cls, Path(job["file"]), backbone)).contiguous()}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,140 @@
+"""Small towers that checks run on: one matrix per tower, for methods on features; and a CLIP of two blocks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..backbones.load import load_backbone
+from ..contracts.backbone import Backbone, normalized
+from ..contracts.errors import CapabilityError
+
+PLAIN = "plain"
+SIDE, HIDDEN, LETTERS = 8, 20, 16
+SMALL_CLIP = {
+    "embed_dim": 24,
+    "quick_gelu": True,
+    "vision_cfg": {"image_size": 16, "layers": 1, "width": 32, "patch_size": 8, "head_width": 32},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+}
+
+
+class PlainTowers(Backbone):
+    """Images and texts through fixed random matrices, of any width. It needs no package and has no prompts or blocks.
+
+    Args:
+        width: D.
+    """
+
+    def __init__(self, width: int = 24):
+        self.spec = f"{PLAIN}:{width}"
+        self.fingerprint = f"{PLAIN}-{width}"
+        self.embed_dim, self.image_size, self.context_length = width, SIDE, LETTERS
+        self.image_mean, self.image_std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+        self.capabilities = frozenset({"hidden"})
+        self.licence = "Apache-2.0"
+        self.device = torch.device("cpu")
+        generator = torch.Generator().manual_seed(width)
+        shapes = {"hidden": (HIDDEN, 3 * SIDE * SIDE), "image": (width, HIDDEN), "text": (width, LETTERS)}
+        weights = {name: torch.randn(shape, generator=generator) / shape[1] ** 0.5 for name, shape in shapes.items()}
+        self._model = nn.ParameterDict({n: nn.Parameter(w, requires_grad=False) for n, w in weights.items()}).eval()
+
+    @property
+    def model(self) -> nn.Module:
+        return self._model
+
+    @property
+    def logit_scale(self) -> Tensor:
+        return torch.tensor(100.0, device=self.device)
+
+    def preprocess(self, train: bool = False) -> PlainPixels:
+        return PlainPixels(train)
+
+    def tokenize(self, texts) -> Tensor:
+        return torch.tensor([list(hashlib.sha256(text.encode()).digest()[:LETTERS]) for text in texts])
+
+    def token_mask(self, tokens: Tensor) -> Tensor:
+        return torch.ones_like(tokens, dtype=torch.bool)
+
+    def hidden(self, pixels: Tensor) -> Tensor:
+        return pixels.to(self.device).flatten(1) @ self._model["hidden"].T  # (B, HIDDEN)
+
+    def encode_image(self, pixels: Tensor, normalize: bool = True) -> Tensor:
+        return normalized(self.hidden(pixels) @ self._model["image"].T, normalize)
+
+    def encode_text(self, texts, normalize: bool = True) -> Tensor:
+        tokens = (texts if isinstance(texts, Tensor) else self.tokenize(texts)).to(self.device)
+        return normalized((tokens.float() / 128 - 1) @ self._model["text"].T, normalize)
+
+
+class PlainPixels:
+    """Decoded image -> pixels (3, 8, 8), every n-th one; for training mirrored or not, as the seed says."""
+
+    def __init__(self, train: bool):
+        self.train = train
+        self.spec = {"kind": PLAIN, "side": SIDE, "mirror": train}
+
+    def __call__(self, image: Any, seed: int | None = None) -> Tensor:
+        pixels = np.asarray(image)
+        pixels = pixels / 255 if pixels.dtype == np.uint8 else pixels
+        rows, columns = (np.linspace(0, length - 1, SIDE).round().astype(int) for length in pixels.shape[:2])
+        small = torch.tensor(pixels[rows][:, columns], dtype=torch.float32).permute(2, 0, 1)  # (3, S, S)
+        mirrored = self.train and seed is not None and np.random.default_rng(seed).random() < 0.5
+        return ((small - 0.5) / 0.5).flip(2) if mirrored else (small - 0.5) / 0.5
+
+
+def write_small_clip(folder: Path) -> str:
+    """A CLIP of one image block and two text blocks with random weights, D = 24, written to a folder; its spec.
+
+    Word embeddings are scaled up, so that words matter to random towers.
+
+    Raises:
+        CapabilityError: open_clip is not installed.
+    """
+    from safetensors.torch import save_file
+
+    try:
+        import open_clip
+    except ModuleNotFoundError:
+        raise CapabilityError(
+            "the small towers of these checks need the package 'open_clip'; install it with: "
+            "pip install 'vladapt[open-clip]', or give backbone="
+        ) from None
+    (folder / "small.json").write_text(json.dumps(SMALL_CLIP))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = open_clip.CLIP(**SMALL_CLIP)
+        model.token_embedding.weight.data.mul_(10)
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "small.safetensors")
+    return f"open_clip:{folder / 'small.json'}@{folder / 'small.safetensors'}"
+
+
+_small_clip_folder: list[tempfile.TemporaryDirectory] = []
+
+
+@cache
+def small_clip() -> Backbone:
+    """The small CLIP of this process, whose files are removed when it ends."""
+    _small_clip_folder.append(tempfile.TemporaryDirectory(prefix="vladapt-"))
+    return load_backbone(write_small_clip(Path(_small_clip_folder[-1].name)), device="cpu")
+
+
+@cache
+def plain(width: int = 24) -> Backbone:
+    """The plain towers of a width, of this process."""
+    return PlainTowers(width)
+
+
+@cache
+def towers_of(spec: str) -> Backbone:
+    """The backbone of a spec, plain towers among them."""
+    family, _, width = spec.partition(":")
+    return plain(int(width)) if family == PLAIN else load_backbone(spec, device="cpu")

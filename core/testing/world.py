@@ -1,0 +1,371 @@
+"""A small world in which any adapter can be fitted: drawn images, small towers, and each resource of the contract."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..contracts.adapter import Adapter, FitReport
+from ..contracts.backbone import Backbone
+from ..contracts.domain import Item
+from ..contracts.features import PRE_PROJECTION, PROJECTED, FeatureSet
+from ..contracts.images import TrainingImages
+from ..contracts.resources import Detection, FurtherBackbone, PreProjection, TextPool
+from ..contracts.text import TextClassifier
+from ..prompts.classifier import build_classifier
+from ..prompts.templates import fill
+from ..tasks.classification.batches import Extras, batches, logits_of
+
+TEMPLATES = ("a {} square.", "a picture of {}.")
+AGAINST = ("a picture without {}.",)
+VIEWS = 2
+
+
+def draw(item: Item, part: int = 0) -> np.ndarray:
+    """(22, 20, 3) uint8: a noisy square whose colour says its classes."""
+    index, classes = item.decode["index"], item.decode["of"]
+    colours = [np.random.default_rng(label).integers(40, 215, 3) for label in classes] or [np.array([128, 128, 128])]
+    noise = np.random.default_rng([1000 + index, part]).integers(-40, 40, (22, 20, 3))
+    return np.clip(np.mean(colours, axis=0) + noise, 0, 255).astype(np.uint8)
+
+
+class Watched(dict):
+    """Resources that remember which of them were asked for, there or not."""
+
+    def __init__(self, content: Mapping[str, Any]):
+        super().__init__(content)
+        self.read: set[str] = set()
+
+    def __getitem__(self, name):
+        self.read.add(name)
+        return super().__getitem__(name)
+
+    def __contains__(self, name):
+        self.read.add(name)
+        return super().__contains__(name)
+
+    def get(self, name, default=None):
+        self.read.add(name)
+        return super().get(name, default)
+
+
+@dataclass
+class Fitted:
+    """A fitted adapter, and what its fit did besides.
+
+    Attributes:
+        changed: what it was given and changed ("support.features", "the backbone").
+        read: names of resources that its `_fit` asked for.
+    """
+
+    adapter: Adapter
+    report: FitReport
+    changed: list[str] = field(default_factory=list)
+    read: set[str] = field(default_factory=set)
+
+
+@dataclass(eq=False)
+class World:
+    """C classes of drawn images on one backbone. What it gives to a fit is copied, so that none can spoil another's.
+
+    Args:
+        several: whether images have several labels; one of them is unknown.
+    """
+
+    backbone: Backbone
+    classifier: TextClassifier
+    items: dict[str, list[Item]]
+    several: bool = False
+
+    @classmethod
+    def of(
+        cls, backbone: Backbone, classes: int, shots: int | Sequence[int], tests: int = 12, several: bool = False
+    ) -> World:
+        """A world; `shots` is a number, or one per class."""
+        counts = [shots] * classes if isinstance(shots, int) else list(shots)
+        labels = {
+            "support": [label for label, count in enumerate(counts) for _ in range(count)],
+            "val": [i % min(classes, 6) for i in range(12)],
+            "test": [i % min(classes, 6) for i in range(tests)],
+        }
+        items = {
+            split: [_item(split, 10_000 * k + i, of, classes, several) for i, of in enumerate(each)]
+            for k, (split, each) in enumerate(labels.items())
+        }
+        names = tuple(f"colour {i}" for i in range(classes))
+        negative = AGAINST if several else None
+        return cls(backbone, build_classifier(backbone, names, TEMPLATES, negative_templates=negative), items, several)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.classifier.class_names
+
+    def transform(self, image) -> Tensor:
+        return self.backbone.preprocess(False)(image)
+
+    @torch.no_grad()
+    def encode(self, items: Sequence[Item], tap: str = PROJECTED, backbone: Backbone | None = None) -> FeatureSet:
+        """Features of some items, by the world's backbone or another."""
+        backbone = backbone or self.backbone
+        pixels = torch.stack([self.transform(draw(item)) for item in items])
+        made = backbone.hidden(pixels) if tap == PRE_PROJECTION else backbone.encode_image(pixels, normalize=False)
+        return FeatureSet(made, tap=tap, **self._known_of(items, backbone))
+
+    @torch.no_grad()
+    def encode_parts(self, items: Sequence[Item], backbone: Backbone | None = None) -> FeatureSet:
+        """The same of samples with two or three parts."""
+        backbone = backbone or self.backbone
+        rows = [torch.stack([self.transform(draw(item, part)) for part in range(3)]) for item in items]
+        parts = torch.stack([backbone.encode_image(pixels, normalize=False) for pixels in rows])  # (N, 3, D)
+        mask = torch.ones(len(items), 3, dtype=torch.bool)
+        mask[::2, 2] = False
+        return FeatureSet.of_parts(parts.masked_fill(~mask[..., None], 0), mask, **self._known_of(items, backbone))
+
+    def fit(self, adapter: Adapter, **given: Any) -> Fitted:
+        """The adapter, fitted; `given` as for `inputs`.
+
+        Raises:
+            Whatever the fit raises.
+        """
+        seed, change = given.pop("seed", 1), given.pop("change", {})
+        inputs = {**self.inputs(adapter, **given), **change}
+        before = {name: copy.deepcopy(value) for name, value in inputs.items() if name != "backbone"}
+        inputs["resources"] = watched = Watched(inputs["resources"])
+        _forget_at_fit(adapter, watched)
+        try:
+            report = adapter.fit(**inputs, seed=seed)
+        finally:
+            del adapter._fit
+            towers = self._restored(inputs["backbone"])
+        changed = [place for name, value in before.items() for place in differences(value, inputs[name], name)]
+        return Fitted(adapter, report, changed + towers, set(watched.read))
+
+    def inputs(self, adapter: Adapter, *, use_val: bool = True) -> dict[str, Any]:
+        """What the engine gives to `adapter.fit`: what it declared, and nothing more."""
+        wanted = adapter.needs | adapter.optional
+        kinds = {"templates"} | ({"images"} if wanted & {"pixels", "images"} else set()) | wanted
+        sets = self._sets_with_parts if "parts" in wanted else self._sets
+        given = {
+            "support": _with_views(sets["support"]) if "views" in wanted else sets["support"],
+            "classifier": self.classifier,
+            "val": sets["val"] if use_val else None,
+            "unlabeled": sets["test"].without_labels() if self._looks_at_test_images(adapter) else None,
+            "resources": {name: value for name, value in self.resources.items() if name in kinds},
+        }
+        return {**copy.deepcopy(given), "backbone": self.backbone}
+
+    def logits(self, adapter: Adapter, items: Sequence[Item] | None = None) -> Tensor:
+        """(N, C) of the test images, or of some, as the engine asks for them."""
+        items = self.items["test"] if items is None else items
+        return self.logits_of(adapter, *self.seen(adapter, items, adapter.adapted(self.backbone)))
+
+    def logits_of(self, adapter: Adapter, features: FeatureSet, extras: Extras, without: str | None = None) -> Tensor:
+        """The same of rows of `seen`, one field of their batches taken away if asked."""
+        rows = batches(adapter, features, extras)
+        if without is not None:
+            rows = (replace(batch, **{without: None}) for batch in rows)
+        return logits_of(adapter, rows, len(features))
+
+    def seen(self, adapter: Adapter, items: Sequence[Item], towers: Backbone) -> tuple[FeatureSet, Extras]:
+        """Features of items by `towers`, and how to get what else `adapter` looks at."""
+        mirrored = _mirror(self.backbone.embed_dim)
+        extras = Extras(
+            items=items,
+            load=draw,
+            transform=self.transform,
+            encode=lambda some, tap: self.encode(some, tap, towers),
+            further=[lambda some, tap: _through(self.encode(some), mirrored)],
+            boxes=self._boxes,
+        )
+        encode = self.encode_parts if "parts" in adapter.at_predict else self.encode
+        return encode(items, backbone=towers), extras
+
+    @cached_property
+    def resources(self) -> dict[str, Any]:
+        """Everything that an adapter may ask for."""
+        support, val, backbone = self.items["support"], self.items["val"], self.backbone
+        texts = tuple(f"a drawing of {name} number {i}" for name in self.names[:20] for i in range(3))
+        with torch.no_grad():
+            pool = TextPool(texts, backbone.encode_text(list(texts), normalize=False))
+        mirrored = _mirror(backbone.embed_dim)
+        other = TextClassifier(self.classifier.weights @ mirrored, class_names=self.names)
+        further = FurtherBackbone("other", *(_through(self._sets[name], mirrored) for name in ("support", "val")), other)
+        images = TrainingImages(
+            support,
+            draw,
+            backbone.preprocess(True),
+            backbone.preprocess(False),
+            self.classifier.texts,
+            [fill(AGAINST, name) for name in self.names] if self.several else None,
+            list(TEMPLATES),
+            val,
+        )
+        found = {
+            "templates": list(TEMPLATES),
+            "descriptions": tuple((f"{name} is drawn", f"it shows {name}") for name in self.names),
+            "captions": pool,
+            "synonyms": tuple(((name, 3.0), (f"{name} paint", 9.0)) for name in self.names),
+            "boxes": self._boxes,
+            "further_backbones": (further,),
+            "images": images,
+        }
+        if "hidden" in backbone.capabilities:
+            hidden = PreProjection(_with_views(self.encode(support, PRE_PROJECTION)), self.encode(val, PRE_PROJECTION))
+            found["pre_projection"] = hidden
+        return found
+
+    @cached_property
+    def _boxes(self) -> dict[str, list[Detection]]:
+        everything = [item for items in self.items.values() for item in items]
+        return {
+            item.id: [Detection((2.0, 3.0, 15.0, 16.0), 0.9, self.names[(item.decode["of"] or [0])[0]])]
+            for item in everything
+        }
+
+    @cached_property
+    def _sets(self) -> dict[str, FeatureSet]:
+        return {split: self.encode(items) for split, items in self.items.items()}
+
+    @cached_property
+    def _sets_with_parts(self) -> dict[str, FeatureSet]:
+        return {split: self.encode_parts(items) for split, items in self.items.items()}
+
+    @cached_property
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self.backbone.model.state_dict().items()}
+
+    def _looks_at_test_images(self, adapter: Adapter) -> bool:
+        return adapter.transductive or "unlabeled" in adapter.needs
+
+    def _known_of(self, items: Sequence[Item], backbone: Backbone) -> dict[str, Any]:
+        labels = torch.tensor([item.labels if self.several else item.label for item in items])
+        ids = tuple(item.id for item in items)
+        return {"labels": labels, "class_names": self.names, "ids": ids, "backbone": backbone.fingerprint}
+
+    def _restored(self, backbone: Backbone | None) -> list[str]:
+        """The names of changed weights; they are put back."""
+        if backbone is not self.backbone:
+            return []
+        held = backbone.model.state_dict()
+        changed = [name for name, value in self._weights.items() if not torch.equal(held[name], value)]
+        if changed:
+            backbone.model.load_state_dict(self._weights)
+        learning = [name for name, parameter in backbone.model.named_parameters() if parameter.requires_grad]
+        backbone.model.requires_grad_(False).eval()
+        return [f"the backbone's {name}" for name in changed] + [f"what trains of the backbone: {n}" for n in learning]
+
+
+class DrawnPairs:
+    """24 images of a coloured half, and texts that name colour and side: a `Source` of `core/training/sources.py`."""
+
+    texts = frozenset({"caption", "view2", "short", "positives", "synthetic", "negative", "negative_image"})
+    labelled = True
+    columns: Mapping[str, str] = {}
+    colours = {"red": (220, 30, 30), "green": (30, 180, 40), "blue": (40, 60, 220), "yellow": (230, 220, 40)}
+
+    def __len__(self) -> int:
+        return 24
+
+    def name(self, row: int) -> str:
+        return f"pair {row}"
+
+    def image(self, row: int) -> np.ndarray:
+        pixels = np.random.default_rng(row).integers(0, 60, (24, 24, 3)).astype(np.uint8)
+        side = slice(0, 12) if row // 4 % 2 == 0 else slice(12, 24)
+        pixels[:, side] = list(self.colours.values())[row % 4]
+        return pixels
+
+    def negative_image(self, row: int) -> np.ndarray:
+        return self.image((row + 1) % len(self))
+
+    def text(self, kind: str, row: int, epoch: int) -> str | list[str]:
+        colour, other = (list(self.colours)[(row + shift) % 4] for shift in (0, 1))
+        side = ("left", "right")[row // 4 % 2]
+        if kind == "positives":
+            return [colour, f"on the {side}", f"{colour} {side}"]
+        words = {"view2": f"{side}: {colour}", "short": colour, "negative": f"a {other} area on the {side}"}
+        return words.get(kind, f"a {colour} area on the {side}")
+
+    def label(self, row: int) -> int:
+        return row % 4
+
+    def image_id(self, row: int) -> int:
+        return row // 2
+
+
+def differences(before: Any, after: Any, place: str) -> list[str]:
+    """Places where two values differ, of datasets, dicts, sequences and tensors."""
+    if isinstance(before, Tensor):
+        same = isinstance(after, Tensor) and before.shape == after.shape and _equal(before, after)
+        return [] if same else [place]
+    if is_dataclass(before):
+        if type(before) is not type(after):
+            return [place]
+        names = [each.name for each in fields(before)]
+        return [p for n in names for p in differences(getattr(before, n), getattr(after, n), f"{place}.{n}")]
+    if isinstance(before, Mapping):
+        if not isinstance(after, Mapping) or list(before) != list(dict.keys(after)):
+            return [place]
+        return [p for n in before for p in differences(before[n], dict.__getitem__(after, n), f"{place}[{n!r}]")]
+    if isinstance(before, (list, tuple)):
+        if type(before) is not type(after) or len(before) != len(after):
+            return [place]
+        return [p for i, (a, b) in enumerate(zip(before, after)) for p in differences(a, b, f"{place}[{i}]")]
+    plain = isinstance(before, (str, int, float, bool, type(None)))
+    return [place] if plain and before is not after and before != after else []
+
+
+@cache
+def world_of(
+    backbone: Backbone, classes: int = 3, shots: int | tuple[int, ...] = 3, tests: int = 12, several: bool = False
+) -> World:
+    """`World.of`, each made once."""
+    return World.of(backbone, classes, shots, tests, several)
+
+
+def _item(split: str, index: int, label: int, classes: int, several: bool) -> Item:
+    present = [c for c in range(classes) if c == label or (several and (index + c) % 3 == 0)]
+    labels = tuple(float(c in present) for c in range(classes)) if several else None
+    if several and index % 5 == 1:
+        labels = (float("nan"), *labels[1:])
+    decode = {"index": index, "of": present}
+    return Item(f"{split}-{index}", Path(__file__), decode, label=None if several else label, labels=labels)
+
+
+def _forget_at_fit(adapter: Adapter, watched: Watched) -> None:
+    """What the base class asks for, to say what is missing, is not what the method reads."""
+    fit = adapter._fit
+
+    def fit_anew(*args, **kwargs):
+        watched.read.clear()
+        return fit(*args, **kwargs)
+
+    adapter._fit = fit_anew
+
+
+def _with_views(features: FeatureSet) -> FeatureSet:
+    """With views that differ a little."""
+    noise = torch.randn(len(features), VIEWS, features.dim, generator=torch.Generator().manual_seed(0))
+    return replace(features, views=features.features[:, None] + 0.1 * features.features.std() * noise)
+
+
+def _mirror(dim: int) -> Tensor:
+    """(dim, 10) orthonormal columns, fewer where dim is: what makes another backbone of one."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.linalg.qr(torch.randn(dim, min(dim, 10), generator=generator))[0]
+
+
+def _through(features: FeatureSet, matrix: Tensor) -> FeatureSet:
+    return replace(features, features=features.features @ matrix, views=None)
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return torch.equal(torch.nan_to_num(one), torch.nan_to_num(other)) and one.dtype == other.dtype
