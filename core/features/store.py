@@ -19,7 +19,7 @@ from ..contracts.domain import DomainData, Item
 from ..contracts.features import PROJECTED, FeatureSet
 from ..data.identity import FileHashes
 from ..runtime.distributed import rank, run_on_all, world_size
-from ..runtime.files import OF_CACHE, write_whole
+from ..runtime.files import write_cached
 from .extract import Encoded, Piece, Unreadable, encoder, extract, renderer
 from .gather import Share, gathered
 from .keys import PART_COUNTS, canonical_json, folder_name, part_key, space_of, text_key
@@ -179,7 +179,7 @@ class FeatureStore:
                 scale, bias = backbone.logit_scale, backbone.logit_bias
                 facts = {"logit_scale": float(scale), "logit_bias": None if bias is None else float(bias)}
             if self.keep:
-                write_whole(path, canonical_json(facts).encode(), OF_CACHE)
+                write_cached(path, canonical_json(facts).encode())
         return facts
 
     def _fill(self, table: Table, micro_batch: MicroBatch, progress: Progress | None) -> int:

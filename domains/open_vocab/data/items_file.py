@@ -20,7 +20,7 @@ from ....core.contracts.domain import Decoded, DomainData, Item
 from ....core.contracts.errors import DataError
 from ....core.data.formats import Format, loader
 from ....core.data.images import IMAGE
-from ....core.runtime.files import OF_CACHE, write_whole
+from ....core.runtime.files import write_cached
 from .masks import MaskReader
 
 FORMAT, VERSION = "vladapt-items", 1
@@ -58,7 +58,7 @@ def write_items(path: str | Path, data: DomainData, *, images: str | Path | None
     }
     if data.load_mask is not None and content["masks"] is None:
         raise DataError(f"{path}: the masks of {data.name} are made, not stored; give a folder to save images in")
-    write_whole(path, json.dumps(content).encode(), OF_CACHE)
+    write_cached(path, json.dumps(content).encode())
     return path
 
 
