@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import re
-import subprocess
-import sys
 from pathlib import Path
+
+from forked import run
 
 from vladapt.core.registry import catalogue
 
@@ -20,8 +20,7 @@ def test_the_table_is_what_the_command_writes():
         "from adapters import PAGE, TABLE, read; from adapter_page import with_table;"
         "print(with_table(PAGE.read_text(encoding='utf-8'), read(TABLE)), end='')"
     )
-    command = [sys.executable, "-c", script, str(ROOT / "benchmarks")]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    printed = run(["-c", script, ROOT / "benchmarks"], check=True).stdout
     assert printed == PAGE.read_text(encoding="utf-8")
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
+
+from forked import run
 
 from vladapt.core.registry.catalogue import losses
 
@@ -14,8 +14,7 @@ ROW = re.compile(r"^\| `([\w-]+)` \|")
 
 
 def test_the_page_is_what_the_command_prints():
-    script = [sys.executable, str(ROOT / "benchmarks" / "losses.py")]
-    printed = subprocess.run(script, capture_output=True, text=True, check=True).stdout
+    printed = run([ROOT / "benchmarks" / "losses.py"], check=True).stdout
     page = (ROOT / "docs" / "losses.md").read_text(encoding="utf-8")
     told = {found[1] for line in page.splitlines() if (found := ROW.match(line))}
     assert len(told) > 20 and told <= set(losses())

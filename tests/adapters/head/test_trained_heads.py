@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from forked import run
 from safetensors.torch import load_file, save_file
 
 from vladapt.adapters.head._text_rows import frame_of
@@ -94,7 +93,7 @@ for path in sorted(Path(sys.argv[1]).glob("*.safetensors")):
     features = load_file(path.with_name(path.name.split("-")[0] + ".features"))["features"]
     save_file({"logits": load_adapter(path).logits(features)}, path.with_suffix(".logits"))
 """
-    subprocess.run([sys.executable, "-c", script, str(folder)], check=True)
+    run(["-c", script, folder], check=True)
     return {key: (value, load_file(folder / f"{key[0]}-{key[1]}.logits")["logits"]) for key, value in here.items()}
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+from forked import run
 from PIL import Image
 
 import vladapt
@@ -61,7 +60,7 @@ def test_another_process_predicts_the_same(small_clip_spec, class_folders, name,
         "import sys, torch, vladapt\ntorch.save(vladapt.predict(sys.argv[1], sys.argv[3:]).probabilities, sys.argv[2])"
     )
     files = [str(data / i) for i in ids]
-    subprocess.run([sys.executable, "-c", code, str(result.run), str(tmp_path / "there.pt"), *files], check=True)
+    run(["-c", code, result.run, tmp_path / "there.pt", *files], check=True)
     there = torch.load(tmp_path / "there.pt")
     torch.testing.assert_close(there, here, atol=1e-5, rtol=1e-4)
     right = np.mean([name.split("/")[-2] == result.adapter.class_names_[i] for name, i in zip(files, there.argmax(1))])

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+from forked import run_ranks
 from rich.console import Console
 
 from vladapt import Captions, DataError, DomainData, FeatureStore, Item
@@ -264,24 +261,9 @@ stop()
 
 
 def test_two_ranks_share_the_work_and_say_the_same(small_clip, small_clip_spec, pairs):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    ranks = []
-    for rank in range(2):
-        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-        environment = {**os.environ, **place, "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", CODE.format(spec=small_clip_spec)]
-        ranks.append(
-            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        )
-    try:
-        told = [process.communicate(timeout=180) for process in ranks]
-    finally:
-        for process in ranks:
-            process.kill()
-    assert [process.returncode for process in ranks] == [0, 0], told
-    ran, metrics = zip(*(json.loads(out) for out, _ in told))
+    told = run_ranks(["-c", CODE.format(spec=small_clip_spec)])
+    assert [done.returncode for done in told] == [0, 0], told
+    ran, metrics = zip(*(json.loads(done.stdout) for done in told))
     assert ran == (24, 24) and metrics[0] == metrics[1]
     alone = evaluate_retrieval(small_clip, pairs, split="train", batch_size=4).metrics
     for side in SIDES:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forked import run, start
 from tiny_tower import DIM, TinyTower, Transform, Unbuildable, drawn_set
 
 from vladapt import CapabilityError, ConfigError, DataError, FeatureStore, Label, Labels
@@ -206,7 +205,7 @@ FeatureStore({root!r}, flush_rows=4).get_or_compute(data, data.items, tower, Tra
 
 def test_a_killed_extraction_goes_on_where_it_stopped(tmp_path, drawn):
     code = KILLED.format(here=str(HERE), root=str(tmp_path / "store"))
-    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    assert run(["-c", code]).returncode == -9
     rest = extracted(FeatureStore(tmp_path / "store"), drawn(16), TinyTower())
     assert (rest.computed, rest.cached) == (8, 8), "written every 4 rows: 8 of the 10 that were computed"
 
@@ -235,9 +234,8 @@ for _ in range(3):
 def test_two_processes_share_a_store(tmp_path, drawn, monkeypatch):
     root = tmp_path / "store"
     code = SHARER.format(here=str(HERE), root=str(root))
-    running = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    for process in running:
-        _, errors = process.communicate(timeout=180)
+    for process in [start(["-c", code]) for _ in range(2)]:
+        _, errors = process.communicate()
         assert process.returncode == 0, errors
     data = drawn(85)
     shared = extracted(FeatureStore(root), data, Unbuildable())
