@@ -1,6 +1,6 @@
 """How many files of ours a command enters: those in which a function runs, imports alone not counted.
 
-    python benchmarks/entered_files.py fit --domain medical --adapter tip-adapter     # prints the files and their number
+    python benchmarks/entered_files.py fit --domain medical --adapter tip-adapter    # prints the files, and how many
 
 A reader who follows one call opens so many files; `fit --adapter tip-adapter` is to need 60 at most.
 """
@@ -39,7 +39,8 @@ def entered(arguments: Sequence[str]) -> list[Path]:
         sys.setprofile(None)
         threading.setprofile(None)
     ours = (Path(name).resolve() for name in seen)
-    return sorted(path.relative_to(ROOT) for path in ours if path.is_relative_to(ROOT) and "site-packages" not in path.parts)
+    own = [path for path in ours if path.suffix == ".py" and path.is_relative_to(ROOT)]
+    return sorted(path.relative_to(ROOT) for path in own if "site-packages" not in path.parts)
 
 
 def main() -> None:

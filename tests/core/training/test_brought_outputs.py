@@ -229,7 +229,7 @@ def test_labelled_images_may_bring_numbers_too(package, fresh_clip):
     _, made, _ = batch_of(fresh_clip, source, ["traits"])
     assert made["traits"][[0, 1, 2, 3, 5]].tolist() == [[i, -i] for i in (0, 1, 2, 3, 5)]
     assert made["traits"][4].isnan().all() and made["kind"].tolist() == [0, 1] * 3
-    uneven = LabelledSource([items[0], items[1].with_(facts={"traits": 3})], source.load, source.prompts)
+    uneven = LabelledSource([items[0], items[1].with_(target=Label(1, {"traits": 3}))], source.load, source.prompts)
     with pytest.raises(DataError, match="1: traits has 1 numbers, of the first image 2"):
         uneven.numbers("traits", 1)
 
