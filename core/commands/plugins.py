@@ -7,6 +7,7 @@ makes it a command of that group. A file is imported when its command is called;
 from __future__ import annotations
 
 import ast
+import importlib
 from collections.abc import Sequence
 
 import typer
@@ -47,8 +48,6 @@ def _function(entry: Entry):
     Raises:
         ConfigError: its file has none.
     """
-    import importlib
-
     if entry.entry_point is not None:
         return entry.entry_point.load()
     module = importlib.import_module(f"{PACKAGE}.{entry.module}")

@@ -233,7 +233,7 @@ def test_no_domain_is_asked_for_by_name(vladapt, refused, colours, small_clip_sp
     [
         (["--adapters", "ape,tipp-adapter"], ["'tipp-adapter'", "did you mean tip-adapter"]),
         (["--adapters", "ape", "--shots", "1,x"], ["--shots 1,x", "whole numbers"]),
-        (["--adapters", "ape", "--shots", "0,4"], ["--shots 0,4", "1 or more"]),
+        (["--adapters", "ape", "--shots", "-1,4"], ["--shots -1,4", "0 or more"]),
         (["--adapters", "ape", "--shots", ""], ["--shots", "whole numbers"]),
         (["--adapters", "ape", "--seeds", "-1"], ["--seeds -1", "of 0 or more"]),
         (["--adapters", "ape", "--seeds", ""], ["--seeds", "whole numbers"]),
@@ -419,10 +419,17 @@ def features_file(path: Path, drop: str = "", several: bool = False) -> Path:
     return path
 
 
-@pytest.mark.parametrize("array", ["image_features", "labels", "text_features", "class_names"])
+@pytest.mark.parametrize("array", ["image_features", "text_features", "class_names"])
 def test_a_features_file_without_one_of_its_arrays(fit, refused, tmp_path, array):
     path = features_file(tmp_path / "f.npz", drop=array)
     refused(fit("--features", path), FAILED, "f.npz", f"lacks {array}", "add what is missing")
+
+
+def test_a_features_file_without_labels_teaches_nothing(fit, refused, tmp_path):
+    path = features_file(tmp_path / "f.npz", drop="labels")
+    refused(fit("--features", path), FAILED, "f.npz: its rows have no labels", "give --shots 0")
+    outcome = fit("--features", path, "--adapter", "ape", "--shots", 0)
+    refused(outcome, USAGE, "--shots 0: adapter 'ape' learns from labelled images")
 
 
 def test_a_method_that_needs_a_text_tower_says_a_features_file_has_none(fit, refused, tmp_path):

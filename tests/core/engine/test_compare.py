@@ -1,0 +1,192 @@
+"""compare: rows that grow fit by fit, a stopped comparison that goes on, every task that can be scored."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import vladapt
+from vladapt.core.contracts import CapabilityError, ConfigError
+from vladapt.core.engine.compare import STATE, TABLE, compare
+from vladapt.core.recipes.resolve import resolve
+from vladapt.core.runtime.progress import Reporter
+from vladapt.core.tasks.classification.comparison import ClassificationContest
+
+THIRD_PARTY = Path(__file__).parent / "third_party"
+METHODS, SHOTS, SEEDS = ["linear-probe", "ape"], [1, 2], [1, 2]
+
+
+@pytest.fixture(autouse=True)
+def installed(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(THIRD_PARTY))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def rows(tmp_path):
+    return features_file(tmp_path / "rows.npz")
+
+
+def features_file(path, **changes):
+    rng, labels = np.random.default_rng(0), np.arange(60) % 3
+    arrays = {
+        "image_features": (rng.normal(size=(60, 8)) + 3 * np.eye(8)[labels]).astype("f4"),
+        "labels": labels,
+        "text_features": np.eye(8)[:3].astype("f4"),
+        "class_names": np.array(["red", "green", "blue"]),
+        **changes,
+    }
+    np.savez(path, **{name: value for name, value in arrays.items() if value is not None})
+    return str(path)
+
+
+def of_file(path, **flags):
+    return resolve(flags={"features": path, **flags})
+
+
+def table(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def without_seconds(rows):
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def stop_after(monkeypatch, count):
+    """A comparison that is stopped at its next fit."""
+    score, done = ClassificationContest.score, []
+
+    def scored(self, entry):
+        if len(done) == count:
+            raise KeyboardInterrupt
+        done.append(entry)
+        return score(self, entry)
+
+    monkeypatch.setattr(ClassificationContest, "score", scored)
+    return done
+
+
+def test_a_stopped_comparison_keeps_its_rows_and_ends_as_if_unbroken(rows, monkeypatch):
+    whole = compare(of_file(rows), METHODS, SHOTS, SEEDS, out="whole")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5)
+        with pytest.raises(KeyboardInterrupt):
+            compare(of_file(rows), METHODS, SHOTS, SEEDS, out="stopped")
+    assert len(table(Path("stopped", TABLE))) == 5
+    assert len(json.loads(Path("stopped", STATE).read_text())["rows"]) == 5
+    with pytest.raises(ConfigError, match="holds a comparison that was stopped; add --resume"):
+        compare(of_file(rows), METHODS, SHOTS, SEEDS, out="stopped")
+    with pytest.raises(ConfigError, match="holds another comparison"):
+        compare(of_file(rows), METHODS, [1, 4], SEEDS, out="stopped", resume=True)
+    with monkeypatch.context() as patch:
+        done = stop_after(patch, 100)
+        again = compare(of_file(rows), METHODS, SHOTS, SEEDS, out="stopped", resume=True)
+    assert len(done) == 12 - 5
+    assert without_seconds(again.rows) == without_seconds(whole.rows)
+    assert len(table(again.csv)) == 12 and not Path("stopped", STATE).exists()
+    assert again.plot.is_file()
+
+
+def test_there_must_be_something_to_resume(rows):
+    with pytest.raises(ConfigError, match="--resume: give --out"):
+        compare(of_file(rows), METHODS, resume=True)
+    with pytest.raises(ConfigError, match="holds no comparison that was stopped"):
+        compare(of_file(rows), METHODS, out="none", resume=True)
+
+
+def test_a_recipe_that_says_shots_and_seed_compares_those(rows):
+    found = compare(of_file(rows, shots=2, seed=7), ["ape"], out="c")
+    assert {(row["shots"], row["seed"]) for row in found.rows} == {(2, 7)}
+
+
+def test_no_shots_are_for_methods_that_need_none(rows):
+    sets = ["adapters.transclip.mode=zero-shot"]
+    recipe = resolve(sets=sets, flags={"features": rows})
+    found = compare(recipe, ["transclip", "ape"], [0, 2], [1], out="c")
+    assert {(row["adapter"], row["shots"]) for row in found.rows} == {
+        ("zero-shot", 0), ("transclip", 0), ("zero-shot", 2), ("transclip", 2), ("ape", 2),
+    }  # fmt: skip
+    assert found.refused == {}
+
+
+def test_the_progress_names_the_data_and_counts_all_fits(rows, tmp_path):
+    noise = np.random.default_rng(1).normal(size=(60, 8)).astype("f4")
+    other = features_file(tmp_path / "other.npz", image_features=noise)
+    told = []
+
+    class Told(Reporter):
+        def task(self, title, unit="images"):
+            from contextlib import nullcontext
+
+            return nullcontext(lambda done, total: told.append((title, done, total)))
+
+    sources = [{"features": rows}, {"features": other}]
+    found = compare(resolve(), ["ape"], [1], [1], sources=sources, out="c", reporter=Told(quiet=True))
+    counted = [each for each in told if each[0].startswith("Comparing")]
+    assert counted == [(f"Comparing on {name}", n, 4) for n, name in enumerate(["rows"] * 2 + ["other"] * 2, start=1)]
+    assert [row["data"] for row in found.rows] == ["rows", "rows", "other", "other"]
+
+
+def test_configs_are_compared_over_recipes_shots_and_seeds(small_clip_spec, tmp_path):
+    for name, lr in (("slow", 1e-6), ("quick", 0.03)):
+        (tmp_path / f"{name}.py").write_text(
+            'vladapt = dict(domain="toy-boxes", task="detection")\nmodel = dict(type="ToyBoxModel", size=16)\n'
+            f"optim_wrapper = dict(optimizer=dict(type='Adam', lr={lr}))\n"
+            "train_cfg = dict(by_epoch=True, max_epochs=3)\n"
+        )
+    recipe = resolve(flags={"domain": "toy-boxes", "backbone": small_clip_spec})
+    found = compare(recipe, recipes=["slow.py", "quick.py"], seeds=[1, 2], out="c")
+    assert found.method == "recipe" and found.metric == "mean_error"
+    assert [(row["recipe"], row["seed"]) for row in found.rows] == [
+        ("slow.py", 1), ("slow.py", 2), ("quick.py", 1), ("quick.py", 2),
+    ]  # fmt: skip
+    means = {row["recipe"]: row["mean"] for row in found.summary()}
+    assert means["quick.py"] < means["slow.py"]
+    alone = vladapt.fit(resolve(config="quick.py", flags={"backbone": small_clip_spec, "seed": 2}))
+    assert found.rows[3]["mean_error"] == pytest.approx(alone.metrics["adapted"]["mean_error"], rel=1e-6)
+
+
+def test_backbones_are_compared_each_with_all_methods(small_clip_spec):
+    recipe = resolve(flags={"domain": "toy-labels"})
+    found = compare(recipe, ["linear-probe"], [1], [1], backbones=[small_clip_spec], out="c")
+    assert {row["backbone"] for row in found.rows} == {small_clip_spec}
+    assert [row["adapter"] for row in found.rows] == ["zero-shot", "linear-probe"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "axes", "says"),
+    [
+        ({"task": "pretraining", "out": "x"}, {}, "pre-trainings are not compared"),
+        ({"task": "retrieval"}, {"shots": [1]}, "--shots: a comparison of retrieval varies --adapters, --backbones"),
+        ({"domain": "toy-boxes"}, {"adapters": ["ape"]}, "--adapters: a comparison of detection of domain 'toy-boxes'"),
+        ({"domain": "toy-labels"}, {"recipes": ["a"]}, "--recipes: a comparison of classification of domain"),
+        ({"domain": "toy-labels"}, {}, "--adapters: none given"),
+    ],
+)
+def test_what_a_task_does_not_compare_is_one_line(flags, axes, says):
+    with pytest.raises(ConfigError, match=says):
+        compare(resolve(flags=flags), **axes)
+
+
+def test_rows_without_labels_are_classified_whole(tmp_path):
+    path = features_file(tmp_path / "bare.npz", labels=None)
+    with pytest.raises(CapabilityError, match="its rows have no labels; give --shots 0"):
+        vladapt.fit(features=path, adapter="zero-shot")
+    result = vladapt.fit(features=path, adapter={"name": "transclip", "mode": "zero-shot"}, shots=0)
+    named = table(result.run / "predictions.csv")
+    assert len(named) == 60 and {row["label"] for row in named} == {"red", "green", "blue"}
+    right = [row["label"] == ["red", "green", "blue"][n % 3] for n, row in enumerate(named)]
+    assert np.mean(right) > 0.9
+
+
+def test_rows_that_are_all_for_testing_are_not_split_again(tmp_path):
+    path = features_file(tmp_path / "tests.npz", split=np.array(["test"] * 60))
+    result = vladapt.fit(features=path, adapter="zero-shot", shots=0)
+    assert result.metrics["test_images"] == 60 and result.metrics["adapted"]["accuracy"] > 0.9
+    with pytest.raises(CapabilityError, match="all its rows are for testing; give --shots 0"):
+        vladapt.fit(features=path, adapter="ape", shots=4)
