@@ -24,7 +24,7 @@ WHAT_IS_READ = "COCO or LVIS JSON (instances*.json), VOC Annotations/, or a YOLO
 def read_detection(
     path: str | Path, *, class_names: Sequence[str] | None = None, formats: Sequence[Format] = (IMAGE,)
 ) -> DomainData:
-    """A set of boxes, of kind "boxes": one item an image, with `boxes`, `box_labels`, `segments`, `ignored`, `size`.
+    """A set of boxes, of kind "boxes": one item per image, with a target of type `Boxes`.
 
     A JSON file is COCO or LVIS, a YAML file names a YOLO set. In a folder the first of these counts: COCO files, VOC's
     `Annotations/`, YOLO labels.
