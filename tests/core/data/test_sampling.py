@@ -78,8 +78,12 @@ def test_every_item_is_chosen_about_equally_often():
     assert min(counts.values()) > 60 and max(counts.values()) < 145  # expected 100
 
 
-@pytest.mark.parametrize("shots", [0, -1, 2.5, True, "4"])
-def test_shots_that_are_no_positive_number(shots):
+def test_no_shots_are_no_items():
+    assert sample_shots(labelled([0, 1]), 0, 0, num_classes=2) == []
+
+
+@pytest.mark.parametrize("shots", [-1, 2.5, True, "4"])
+def test_shots_that_are_no_whole_number_of_items(shots):
     with pytest.raises(ConfigError, match="--shots"):
         sample_shots(labelled([0, 1]), shots, 0, num_classes=2)
 
