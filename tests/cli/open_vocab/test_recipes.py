@@ -14,7 +14,7 @@ from mmengine import Config
 
 from vladapt.core.contracts.domain import DomainData, Item
 from vladapt.core.contracts.targets import Boxes
-from vladapt.core.recipes.resolve import resolve
+from vladapt.core.recipes.resolve import resolve, task_of
 from vladapt.core.tasks.config_training.runner import build_model, kept_of
 from vladapt.domains.open_vocab.domain import OpenVocab
 
@@ -48,7 +48,7 @@ def test_a_recipe_builds_its_model_for_the_names_and_the_backbone_that_are_given
     data = DomainData(items, ("cat", "dog"), load=None, kind=kind, name="set")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLADAPT_CACHE", str(place / "cache"))
-        plan = OpenVocab().plan(recipe.task, recipe, data, None)
+        plan = task_of(recipe).plan(recipe, data, None)
         model = build_model(kept_of(plan), torch.device("cpu"))
     taught = [module.text.names for module in model.modules() if hasattr(getattr(module, "text", None), "names")]
     assert all(names == ("cat", "dog") for names in taught)
