@@ -142,13 +142,14 @@ class Reference:
         tensors: name -> tensor, a copy that may be changed.
         given: the hyper-parameters that the reference code ran with.
         told: what the JSON says of each tensor.
+        tolerance: what it says of all, where it does not say it of a tensor.
     """
 
     def __init__(self, name: str, method: str, path: Path):
         self.name, self.method = name, method
         self._wanted = _tensors(path)
         facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        self.given, self.told, self._tolerance = facts["hyper_parameters"], facts["tensors"], facts.get("tolerance", {})
+        self.given, self.told, self.tolerance = facts["hyper_parameters"], facts["tensors"], facts.get("tolerance", {})
         self.tensors = {key: value.clone() for key, value in self._wanted.items()}
 
     def __getitem__(self, key: str) -> Tensor:
@@ -267,7 +268,7 @@ class Reference:
 
     def _limit(self, key: str, wanted: Tensor) -> Tensor:
         """How far each entry may be off: 0 where the fixture asks for equal ones."""
-        told = {**self._tolerance, **self.told[key]}
+        told = {**self.tolerance, **self.told[key]}
         if told.get("exact", not self._wanted[key].is_floating_point()):
             return torch.zeros_like(wanted)
         return told.get("atol", 0.0) + told.get("rtol", 0.0) * wanted.abs()
