@@ -182,7 +182,7 @@ def test_losses_may_be_several(fit, colours):
         (["--loss", "clip=much"], "--loss clip=much"),
         (["--set", "adapter.last=0"], "option last=0 is not usable"),
         (["--set", "adapter.patience=2"], "option patience=2 is not usable; add select=best_val"),
-        (["--batch-size", "1"], "option batch_size=1 is not usable"),
+        (["--batch-size", "1"], "option batch_size=1 of "),
         (["--amp", "int8"], "--amp int8"),
         (["--loss", "triplet-clip"], "needs 'image_negative'"),
     ],
