@@ -41,7 +41,7 @@ class TrainingSettings:
     micro_batch_size: int | None = option(
         None, "samples of one forward pass of one process; by default all that it has", low=1, high=10_000_000
     )
-    lr: float = option(1e-5, "peak learning rate", above=0, high=MOST_RATE)
+    lr: float = option(1e-5, "peak learning rate", above=0)
     optimizer: str = option("adamw", "AdamW, or SGD with momentum 0.9", choices=OPTIMIZERS)
     betas: tuple[float, float] = option((0.9, 0.98), "betas of AdamW", low=0, below=1)
     eps: float = option(1e-6, "eps of AdamW", above=0, high=1)

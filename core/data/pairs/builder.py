@@ -68,14 +68,14 @@ class PairBuilder:
             images: further column -> file of an image, relative to the base.
 
         Raises:
-            BrokenRow: other numbers of numbers than the rows before.
+            BrokenRow: more or fewer numbers than the rows before have.
         """
         for column, values in (numbers or {}).items():
-            grown = self._numbers.setdefault(column, NumbersBuilder())
-            if not grown.fits(values):
+            grown = self._numbers.get(column)
+            if grown is not None and not grown.fits(values):
                 raise BrokenRow(f"{column} has {len(values)} numbers, rows before it {grown.width}")
         for column, values in (numbers or {}).items():
-            self._numbers[column].add(len(self), values)
+            self._numbers.setdefault(column, NumbersBuilder()).add(len(self), values)
         for column, file in (images or {}).items():
             files = self._images.setdefault(column, StringsBuilder())
             files.pad(len(self))

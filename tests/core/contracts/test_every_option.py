@@ -29,6 +29,8 @@ OPTIONS = [(owner, each) for owner, cls in OWNERS.items() for each in options_of
 IDS = [f"{owner}.{each.name}" for owner, each in OPTIONS]
 TEXTS = (str, str | None, tuple[str, ...], tuple[str, ...] | None)
 """Any word is one of these, unless there are choices."""
+WITHOUT_END = {("training", "lr")}
+"""A rate is too high where a training diverges, which it says itself, with the step and what to try."""
 YES, NO = ("yes", "true", "True", "1", "on", True), ("no", "false", "False", "0", "off", False)
 
 
@@ -80,7 +82,8 @@ def test_a_word_is_refused_where_it_is_no_text(owner, each):
 def test_no_number_is_nan_or_infinite_or_absurd(owner, each):
     if not {int, float} & set(kinds_of(each)) or str in kinds_of(each):
         return
-    for value in (math.nan, math.inf, -math.inf, "nan", "inf", 10**12, "1e12"):
+    absurd = () if (owner, each.name) in WITHOUT_END else (10**12, "1e12")
+    for value in (math.nan, math.inf, -math.inf, "nan", "inf", *absurd):
         refused(each, value)
 
 
@@ -121,7 +124,7 @@ def test_a_loss_takes_texts_and_names_itself():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"lr": "fast"}, "option lr=fast of the training is not usable; give a number above 0, at most 1000000000"),
+        ({"lr": "fast"}, "option lr=fast of the training is not usable; give a number above 0"),
         ({"amp": "int8"}, "give one of bf16, fp16, or none"),
         ({"lock": "image,audio"}, "option lock=image,audio .*give values, each one of image, text"),
         ({"betas": "0.9"}, "option betas=0.9 .*give 2 numbers"),

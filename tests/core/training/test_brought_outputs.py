@@ -234,9 +234,16 @@ def test_labelled_images_may_bring_numbers_too(package, fresh_clip):
         uneven.numbers("traits", 1)
 
 
-def test_one_value_for_the_batch_is_not_gathered(package):
-    rival = build_loss("rival")
+def test_one_value_for_the_batch_is_not_gathered(package, monkeypatch):
+    from vladapt.core.training import gather, objective
+
+    rival, shared = build_loss("rival"), []
     assert shared_of(rival.outputs) == SHARED | {"temperature"}
+    for module in (gather, objective):
+        monkeypatch.setattr(module, "global_batch", lambda out, names: shared.append(names) or dict(out))
+    for loss in (rival, Objective({"rival": rival})):
+        loss({"traits": torch.ones(2), "temperature": torch.tensor(0.5)})
+    assert [names - SHARED for names in shared] == [{"temperature"}] * 2
     with pytest.raises(CapabilityError, match=r"loss 'rival' needs 'traits' \(another column\); the model gives"):
         rival({"image_features": torch.zeros(2, 3)})
 
