@@ -10,7 +10,8 @@ __getattr__, __dir__ = lazy_exports(
         "core.registry.build": "build_adapter build_loss load_adapter load_domain",
         "core.backbones.load": "load_backbone",
         "core.contracts": "Adapter Backbone Batch Domain DomainData FeatureSet FitReport Item Loss Metric Output "
-        "Recipe Task TextClassifier VladaptError DataError ConfigError CapabilityError UnknownNameError option",
+        "Recipe Task TextClassifier VladaptError DataError ConfigError CapabilityError UnknownNameError option "
+        "Target Label Labels Boxes Mask Captions Identity",
         "core.features.files": "load_features",
         "core.features.store": "FeatureStore",
         "core.prompts.classifier": "build_classifier",

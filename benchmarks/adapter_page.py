@@ -44,8 +44,9 @@ def with_table(text: str, rows: Sequence[dict]) -> str:
 
 
 def table(rows: Sequence[dict]) -> str:
-    """Markdown, one row an adapter of this package."""
-    entries = {name: entry for name, entry in catalogue.adapters().items() if entry.entry_point is None}
+    """Markdown, one row per adapter of this package that was measured."""
+    measured = {row["adapter"] for row in rows}
+    entries = {name: entry for name, entry in catalogue.adapters().items() if name in measured}
     order = sorted(entries, key=lambda name: (list(GROUPS).index(entries[name].group), name))
     return "\n".join([HEADER, RULER, *(_row(name, rows) for name in order)])
 

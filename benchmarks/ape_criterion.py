@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from timing import median_seconds
 
-from vladapt.adapters.cache._channels import channel_criterion
+from vladapt.adapters.cache.ape import channel_criterion
 
 
 def problem(classes: int, shots: int, dim: int, seed: int = 0):

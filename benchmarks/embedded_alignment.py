@@ -131,7 +131,7 @@ def read_set(backbone, name: str, path: Path, read) -> dict:
     pixels = (transform(data.load(item)) for item in data.items)
     hidden = torch.cat([backbone.hidden(image[None]) for image in pixels])
     texts = [f"a photo of a {SPOKEN.get(c, c.replace('-', ' ').replace('_', ' '))}." for c in data.class_names]
-    labels = torch.tensor([item.label for item in data.items])
+    labels = torch.tensor([item.class_label() for item in data.items])
     return {"name": name, "x": hidden, "y": labels, "text": backbone.encode_text(texts), "classes": data.class_names}
 
 

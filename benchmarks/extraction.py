@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 import vladapt
-from vladapt import DomainData, FeatureStore, Item
+from vladapt import DomainData, FeatureStore, Item, Label
 
 IMAGES = 400
 SIZES = (1, 2, 4, 8, 16, 32)
@@ -62,7 +62,7 @@ def as_data(images: list[np.ndarray], name: str) -> DomainData:
 
     def item(i):
         digest = hashlib.sha256(f"{name} {i}".encode()).hexdigest()
-        return Item(f"{name}-{i}", Path(__file__), {"index": i, "digest": digest}, label=0)
+        return Item(f"{name}-{i}", Path(__file__), {"index": i, "digest": digest}, Label(0))
 
     return DomainData([item(i) for i in range(len(images))], ("x",), lambda one: images[one.decode["index"]])
 

@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 import vladapt
-from vladapt import Domain, DomainData, Item
+from vladapt import Domain, DomainData, Item, Label
 
 
 class Digits(Domain):
@@ -23,7 +23,7 @@ class Digits(Domain):
 
         def item(row, label):
             digest = hashlib.sha256(digits.images[row].tobytes()).hexdigest()  # no file of its own: the content's hash
-            return Item(f"digit-{row}", Path(__file__), {"row": row, "digest": digest}, label=int(label))
+            return Item(f"digit-{row}", Path(__file__), {"row": row, "digest": digest}, Label(int(label)))
 
         items = [item(row, label) for row, label in enumerate(digits.target[:600])]
         return DomainData(items, self.words, load, name="scikit-learn digits", licence="BSD-3-Clause")

@@ -10,11 +10,14 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of this process and of all that tests start: more would only wait
+
 # The same examples in every run: a suite that passes once passes again.
 hypothesis.settings.register_profile("seeded", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("seeded")
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(Path(__file__).parent / "processes"))  # `import forked`, for tests that need other processes
 
 TINY_CLIP = {
     "embed_dim": 24,
@@ -43,6 +46,13 @@ def parity_dir() -> Path:
     if not folder.is_dir():
         pytest.skip("no reference outputs here; they lie beside the folder in VLADAPT_DATA")
     return folder
+
+
+def pytest_sessionfinish() -> None:
+    """No process of the suite outlives it."""
+    forked = sys.modules.get("forked")
+    if forked is not None:
+        forked.stop()
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,8 @@
-"""The training loop of trained cache models: AdamW, cosine a step, the kept epoch chosen on val."""
+"""How cache models are trained: AdamW, cosine a step, the kept epoch chosen on val."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,19 +10,12 @@ from torch import Tensor
 
 from ...core.contracts.features import FeatureSet
 from ...core.data.holdout import Selection
-from ...core.training.minibatches import minibatches
-from ._search import Axis, choose
+from ...core.training.minibatches import epoch_batches
+from ...core.training.schedules import by_epoch, chained_cosine_rates
+from ...core.training.small_heads import Epoch, keep_best, train_epochs
+from ._cache_model import Axis, choose
 
 SELECT = ("best_val", "last")
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One epoch done: its number from 1, the rate of its first step, the loss of each step."""
-
-    number: int
-    lr: float
-    losses: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -84,50 +77,23 @@ def train_keeping_best(
     score: Callable[[], float] | None = None,
     select: str = "best_val",
 ) -> tuple[int, list[dict[str, float]]]:
-    """Train `parameters` in place and leave them as they were after the kept epoch.
+    """Train `parameters` in place; the kept epoch and the history as `keep_best` gives them.
 
     Args:
-        parameters: leaf tensors.
         loss_of: (epoch from 0, indices) -> loss.
         size: number of training samples.
         order: (epochs, size) int64 overriding the shuffle.
         score: val score of the parameters as they are; None keeps the last epoch.
         select: "best_val" keeps the first epoch of the best score, "last" the last.
-
-    Returns:
-        The kept epoch, from 1, and one dict an epoch (epoch, loss, lr, val_score).
     """
-    history, best, kept, number = [], -1.0, None, 0
-    for epoch in train_epochs(parameters, loss_of, size, schedule, order):
-        number = epoch.number
-        history.append({"epoch": number, "loss": sum(epoch.losses) / len(epoch.losses), "lr": epoch.lr})
-        if score is None:
-            continue
-        with torch.no_grad():
-            history[-1]["val_score"] = score()
-        if select == "best_val" and history[-1]["val_score"] > best:
-            best = history[-1]["val_score"]
-            kept = (number, [p.detach().clone() for p in parameters])
-    if kept is None:
-        return number, history
-    with torch.no_grad():
-        for parameter, value in zip(parameters, kept[1]):
-            parameter.copy_(value)
-    return kept[0], history
-
-
-def train_epochs(parameters, loss_of, size: int, schedule: Schedule, order: Tensor | None) -> Iterator[Epoch]:
-    """Yield after every epoch."""
     optimizer = torch.optim.AdamW(parameters, lr=schedule.lr, eps=schedule.eps, weight_decay=schedule.weight_decay)
-    steps = -(-size // schedule.batch_size)
-    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, schedule.epochs * steps)
-    for epoch in range(schedule.stop or schedule.epochs):
-        lr, losses = optimizer.param_groups[0]["lr"], []
-        for index in minibatches(size, schedule.batch_size, epoch, schedule.seed, order=order):
-            loss = loss_of(epoch, index.to(parameters[0].device))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            cosine.step()
-            losses.append(loss.detach())
-        yield Epoch(epoch + 1, lr, tuple(torch.stack(losses).tolist()))
+    batches = epoch_batches(size, schedule.batch_size, schedule.seed, order=order, device=parameters[0].device)
+    steps = len(batches(0))
+    rates = by_epoch(chained_cosine_rates(schedule.lr, schedule.epochs * steps), steps)[: schedule.stop]
+    epochs = train_epochs(optimizer, rates, batches, loss_of)
+    return keep_best(epochs, parameters, score, best=select == "best_val", row=_row)
+
+
+def _row(epoch: Epoch) -> dict[str, float]:
+    """The mean loss in double precision."""
+    return {**epoch.row(), "loss": sum(epoch.losses.tolist()) / len(epoch.losses)}

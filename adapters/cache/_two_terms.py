@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._search import BUDGET, _ClassSums
+from ._cache_model import BUDGET, _ClassSums
 
 BLOCK = 2**16  # (class, row) elements of a block: its arrays stay in the processor's cache
 TINY = 1e-20  # a smaller slope counts as none, so that no reciprocal overflows

@@ -9,21 +9,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, Batch, FitReport
+from ...core.contracts.adapter import Adapter, Batch, FitReport, require
 from ...core.contracts.options import option
 from ...core.data.holdout import selection_split
-from ._cache import (
+from ._cache_model import (
     REFERENCE_SCALE,
     cache_keys,
     cache_logits,
     cache_values,
+    choose,
+    grid_axes,
     keys_note,
+    search_cache,
     zero_shot_logits,
     zero_shot_text,
 )
-from ._channels import channel_criterion, select_channels
 from ._presets import APE_WIDTH, SETS, ape_setting, set_name
-from ._search import choose, grid_axes, search_cache
 
 AXES = ("beta", "alpha", "gamma")
 SMOOTHING = 1e-6  # in the logarithm's numerator and denominator, as released
@@ -56,6 +57,9 @@ class APE(Adapter):
         torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "unequal shots are averaged a class (the released code assumes equal ones); never searched on test"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     state: ClassVar[tuple[str, ...]] = (
         "text", "logit_scale", "logit_bias", "channels", "keys", "values", "exponent", "beta_", "alpha_", "gamma_",
@@ -130,3 +134,42 @@ class APE(Adapter):
         values = self.values * torch.exp(self.gamma_ * self.exponent)[:, None]  # (N, C)
         cache = cache_logits(self._refine(unit), self.keys, values, self.beta_)  # (B, C)
         return zero_shot + self.alpha_ * self.logit_scale / REFERENCE_SCALE * cache
+
+
+def select_channels(criterion: Tensor, top_q: int) -> Tensor:
+    """(Q,) int64 indices of the channels of largest criterion, the largest first."""
+    require(1 <= top_q <= len(criterion), "top_q", top_q, f"give 1 to {len(criterion)}, the width of the features")
+    return criterion.topk(top_q).indices
+
+
+def channel_criterion(text: Tensor, w: tuple[float, float], keys: Tensor | None = None, values: Tensor | None = None):
+    """-w[0] * inter-class similarity + w[1] * inter-class variance of each channel.
+
+    Args:
+        text: (C, D) class weights.
+        w: how much similarity and variance count.
+        keys: (N, D) image features, or None for text alone.
+        values: (N, C) one-hot classes of the keys.
+
+    Returns:
+        (D,) float64.
+    """
+    similarity = channel_similarity(text, keys, values)
+    return -w[0] * similarity + w[1] * text.double().var(dim=0)
+
+
+def channel_similarity(text: Tensor, keys: Tensor | None = None, values: Tensor | None = None) -> Tensor:
+    """Mean over ordered pairs of classes and over their samples (text and keys) of the products of a channel.
+
+    The paper's sum over pairs of samples factors: with s_i the mean of class i's samples, it is
+    ((sum_i s_i)^2 - sum_i s_i^2) / (C (C - 1)). That holds for unequal shots too.
+
+    Returns:
+        (D,) float64.
+    """
+    means = text.double()  # (C, D)
+    if keys is not None:
+        shots = values.double().sum(dim=0)[:, None]
+        means = (means + values.double().T @ keys.double()) / (shots + 1)
+    pairs = len(text) * (len(text) - 1)
+    return (means.sum(dim=0).square() - means.square().sum(dim=0)) / pairs

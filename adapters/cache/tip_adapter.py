@@ -10,17 +10,19 @@ from torch import Tensor
 from ...core.contracts.adapter import Adapter, Batch, FitReport
 from ...core.contracts.options import option
 from ...core.data.holdout import selection_split
-from ._cache import (
+from ._cache_model import (
     REFERENCE_SCALE,
     cache_keys,
     cache_logits,
     cache_values,
+    choose,
+    grid_axes,
     keys_note,
+    search_as,
     zero_shot_logits,
     zero_shot_text,
 )
 from ._presets import SETS, set_name, tip_setting
-from ._search import choose, grid_axes, search_as
 
 AXES = ("beta", "alpha")
 
@@ -51,6 +53,10 @@ class TipAdapter(Adapter):
         torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "hyper-parameters are never searched on test (the released ImageNet script does); without val, they are "
+        "searched on held-out support images"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     multilabel: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("text", "logit_scale", "logit_bias", "keys", "values", "beta_", "alpha_")

@@ -11,21 +11,20 @@ from torch import Tensor
 from ...core.contracts.adapter import Adapter, Batch, FitReport
 from ...core.contracts.options import option
 from ...core.data.holdout import selection_split
-from ...core.losses.binary_cross_entropy import BinaryCrossEntropy
-from ...core.losses.cross_entropy import CrossEntropy
 from ...core.metrics.selection import val_score
-from ._cache import (
+from ...core.training.small_heads import label_loss, training_features
+from ._cache_model import (
     REFERENCE_SCALE,
     cache_keys,
     cache_logits,
     cache_values,
+    grid_axes,
     keys_note,
-    training_images,
+    search_as,
     zero_shot_logits,
     zero_shot_text,
 )
 from ._presets import SETS, set_name, tip_setting
-from ._search import grid_axes, search_as
 from ._training import SELECT, Schedule, train_and_choose, train_keeping_best
 
 AXES = ("beta", "alpha")
@@ -60,6 +59,10 @@ class TipAdapterF(Adapter):
         torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "the epoch is chosen on val; the released code chooses it, and reports, on test. Compared is the last "
+        "epoch; the fixture's values at its best test epoch document that leak and are left out"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     multilabel: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("text", "logit_scale", "logit_bias", "keys", "values", "beta_", "alpha_")
@@ -100,11 +103,11 @@ class TipAdapterF(Adapter):
         """Set keys and values; the kept epoch and the history."""
         self.values = cache_values(support, len(self.text))  # (N, C)
         self.keys = cache_keys(support, self.views).clone().requires_grad_()  # (N, D)
-        criterion = BinaryCrossEntropy() if support.multilabel else CrossEntropy()
+        criterion = label_loss(support.multilabel)
 
         def loss_of(epoch: int, index: Tensor) -> Tensor:
-            images = training_images(support, index, self.views, epoch)
-            return criterion({"logits": self._unit_logits(images), "labels": support.labels[index]})["loss"]
+            images = training_features(support, index, self.views, epoch)
+            return criterion(self._unit_logits(images), support.labels[index])
 
         epochs = self.epochs or tip_setting(self.preset).epochs
         schedule = Schedule(epochs, self.batch_size, self.lr, self.eps, self.weight_decay, seed, stop)

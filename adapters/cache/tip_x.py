@@ -14,17 +14,19 @@ from ...core.contracts.features import FeatureSet
 from ...core.contracts.options import option
 from ...core.data.found_images import found_images
 from ...core.data.holdout import Selection, selection_split
-from ._cache import (
+from ._cache_model import (
     CHUNK_ELEMENTS,
     REFERENCE_SCALE,
+    Axis,
     cache_keys,
     cache_logits,
     cache_values,
+    choose,
+    grid,
     keys_note,
     zero_shot_logits,
     zero_shot_text,
 )
-from ._search import Axis, choose, grid
 from ._two_terms import search_two_terms
 
 AXES = ("beta", "alpha", "gamma")
@@ -68,6 +70,12 @@ class TipX(Adapter):
         torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "ranges of divergences and cosines are those of the images that the weights were chosen on, and stay; a "
+        "class's keys are averaged, so that unequal shots are fair. The released code scales the divergences of the "
+        "test images, by their own range, to the cosines of val, which its variable still holds: the logits of test "
+        "images are compared with that range put in by hand, without it they differ"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     optional: ClassVar[frozenset[str]] = frozenset({"support_folder"})
     state: ClassVar[tuple[str, ...]] = (

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,11 +15,13 @@ from torch import Tensor
 from ...core.contracts.adapter import Adapter, Batch, FitReport
 from ...core.contracts.errors import CapabilityError, DataError
 from ...core.contracts.options import option
-from ._cache import CHUNK_ELEMENTS, zero_shot_logits, zero_shot_text
-from ._nearest_texts import SEARCHES, NearestTexts
+from ...core.retrieval.kinds import faiss_library
+from ._cache_model import CHUNK_ELEMENTS, zero_shot_logits, zero_shot_text
 
 PUBLISHED = 16  # captions an image
 LEAST = 1e-12  # a weight of 0 would be a logit of minus infinity
+SEARCHES = ("auto", "faiss", "torch")
+LARGE = 100_000  # texts from which faiss' blocks and heaps are faster than a matrix product and a partial sort
 
 
 @dataclass(eq=False, kw_only=True)
@@ -60,6 +64,12 @@ class XMoRe(Adapter):
         torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "a confidence is divided by its mean over the images of the fit; the released code divides by the sum of "
+        "those tested so far, so that the order counts. `image_weight`, `caption_weight` and `scores` are compared "
+        "with the released running weights put through our mixture; these lines of the reference were restated, as "
+        "its loop skips every image. Captions are the nearest of a pool, not those of the nearest images of LAION"
+    )
     label_free: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"features", "captions"})
     optional: ClassVar[frozenset[str]] = frozenset({"unlabeled"})
@@ -151,3 +161,38 @@ def _images(support, val, unlabeled) -> tuple[Tensor, str]:
     if not len(images):
         raise CapabilityError("adapter 'x-more' takes mean confidences over images, and there are none; give some")
     return images, f"{len(images)} images of support{' and val' if len(parts) == 2 else ''}"
+
+
+class NearestTexts:
+    """A pool of texts to search in.
+
+    Args:
+        pool: (N, D) unit rows.
+        search: "faiss", "torch", or "auto": faiss where it is installed, the pool is on the CPU and large.
+
+    Raises:
+        CapabilityError: faiss is asked for and not installed.
+    """
+
+    def __init__(self, pool: Tensor, search: str = "auto"):
+        self.pool, self._index = pool, None
+        large = pool.device.type == "cpu" and len(pool) >= LARGE and find_spec("faiss") is not None
+        if search == "faiss" or (search == "auto" and large):
+            self._index = faiss_library().IndexFlatIP(pool.shape[1])
+            self._index.add(_rows(pool))
+
+    def __call__(self, queries: Tensor, top: int) -> Tensor:
+        """(B, K) int64 places of the nearest texts, the best first; K is at most the size of the pool.
+
+        Args:
+            queries: (B, D) unit rows.
+        """
+        top = min(top, len(self.pool))
+        if self._index is not None:
+            return torch.from_numpy(self._index.search(_rows(queries), top)[1]).to(queries.device)
+        rows = max(1, CHUNK_ELEMENTS // len(self.pool))
+        return torch.cat([(block @ self.pool.T).topk(top, dim=-1).indices for block in queries.split(rows)])
+
+
+def _rows(features: Tensor) -> np.ndarray:
+    return np.ascontiguousarray(features.detach().to("cpu", torch.float32).numpy())

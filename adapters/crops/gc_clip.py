@@ -62,6 +62,10 @@ class GcClip(CropAdapter):
         torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "no code is public, experimental: checked against its formula written out, drawn scenes with known boxes, "
+        "and its limits (a box around everything, the margin of the whole image)"
+    )
     experimental: ClassVar[str] = (
         "the number and formula of margins, the square around the box, the choice among labelled boxes, and the logits "
         "of classes outside the top k"

@@ -59,6 +59,11 @@ class Wca(CropAdapter):
         torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "crops are cut with the configured alpha 0.5 (the released code never passes it on and cuts with 0.1; "
+        "`alpha=0.1` does too); one draw of crops that follows from the seed and the pixels, in place of 20 draws "
+        "out of a pool. The fixture starts behind the crops, from their features"
+    )
     label_free: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"features", "images", "text_encoder"})
     optional: ClassVar[frozenset[str]] = frozenset({"descriptions"})

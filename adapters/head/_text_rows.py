@@ -1,4 +1,4 @@
-"""Text on its way into a trained head: rows with their lengths, and what logits are relative to."""
+"""Text on its way into a head trained on features: rows with their lengths, and what logits are relative to."""
 
 from __future__ import annotations
 
@@ -14,6 +14,13 @@ REFERENCE_LENGTH = 10.0
 """Published rates move text features as CLIP's text tower gives them; their lengths are of this order."""
 REFERENCE_SCALE = 100.0
 UNIT = 1 + 1e-4
+
+
+def views_note(support: FeatureSet, views: int) -> str:
+    """What was trained on, in words, for `FitReport.notes`."""
+    if views and support.views is not None:
+        return f"trained on {min(views, support.views.shape[1])} augmented views an image"
+    return "trained on features of the images as they are, without augmented views"
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from torch import Tensor
 from ...core.contracts.adapter import Adapter, Batch, FitReport, require
 from ...core.contracts.features import FeatureSet
 from ...core.contracts.options import option
-from ...core.training.minibatches import minibatches
-from ...core.training.schedules import dassl_learning_rates, dassl_sgd
-from ._text_rows import REFERENCE_LENGTH, Frame, frame_of, relative_scale, text_base, unit_rows
-from ._training import label_loss, train_epochs, views_note
+from ...core.training.minibatches import epoch_batches
+from ...core.training.schedules import dassl_learning_rates, dassl_sgd, held
+from ...core.training.small_heads import label_loss, train_epochs
+from ._text_rows import REFERENCE_LENGTH, Frame, frame_of, relative_scale, text_base, unit_rows, views_note
 
 CONSTRAINTS = ("l2", "cosine", "none")
 MULTIPLIERS = ("zero-shot", "corrected", "constant", "balanced")
@@ -67,6 +67,11 @@ class Clap(Adapter):
         torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "a class without samples gets the mean multiplier of the others (released: NaN); the multiplier is that of "
+        "zero-shot also where prototypes start at random; `adaptive` follows the chosen distance (released: always "
+        "l2). The comparison sets the fixture's learning rates, which are not those of a whole training"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     multilabel: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("prototypes", "penalties", "logit_scale", "offset", "negative")
@@ -128,19 +133,17 @@ class Clap(Adapter):
     def _train(self, unit, labels, base: Tensor, images: int, order: Tensor | None, seed: int) -> list[dict]:
         self.prototypes.requires_grad_()
         optimizer = dassl_sgd([self.prototypes], self.lr, self.momentum, self.weight_decay)
+        batches = epoch_batches(len(unit), self.batch_size, seed, order=order, device=unit.device)
         rates = dassl_learning_rates(self.lr, self.epochs, warmup=self.warmup)
-        steps = self.batches or max(1, images // self.batch_size)
+        rates = held(rates, self.batches or max(1, images // self.batch_size))
         criterion = label_loss(labels.ndim == 2)
 
-        def loss_of(unit: Tensor, labels: Tensor) -> Tensor:
-            return criterion(self._scores(unit), labels) + self._penalty(base)
-
-        def batches(epoch: int) -> list[Tensor]:
-            return minibatches(len(unit), self.batch_size, epoch, seed, order=order)[:steps]
+        def loss_of(epoch: int, index: Tensor) -> Tensor:
+            return criterion(self._scores(unit[index]), labels[index]) + self._penalty(base)
 
         history, rho = [], torch.zeros_like(self.penalties)
-        for epoch, losses in train_epochs(optimizer, rates, lambda epoch: (unit, labels), batches, loss_of):
-            history.append({"epoch": epoch + 1, "loss": float(losses.mean()), "lr": rates[epoch]})
+        for epoch in train_epochs(optimizer, rates, batches, loss_of):
+            history.append(epoch.row())
             if self.adaptive:
                 rho = self._outer_step(base, rho)
                 history[-1]["multiplier"] = float(self.penalties.mean())

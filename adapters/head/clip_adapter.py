@@ -15,17 +15,9 @@ from ...core.contracts.features import FeatureSet
 from ...core.contracts.options import option
 from ...core.data.holdout import Selection, selection_split
 from ...core.metrics.selection import val_score
-from ...core.training.minibatches import minibatches
-from ...core.training.schedules import dassl_learning_rates, dassl_sgd
-from ._text_rows import Frame, frame_of
-from ._training import (
-    epoch_samples,
-    label_loss,
-    published_epochs,
-    shots_of,
-    train_epochs,
-    views_note,
-)
+from ...core.training.schedules import dassl_sgd
+from ...core.training.small_heads import dassl_epochs, label_loss, published_epochs
+from ._text_rows import Frame, frame_of, views_note
 
 RATIO = 0.2
 RATIOS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -69,6 +61,10 @@ class ClipAdapter(Adapter):
         torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "any width (released: that of RN50 alone); augmented views are given beforehand in place of new ones every "
+        "epoch; `ratio=None` searches the ratio on val, which the released code does not do"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     multilabel: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("down", "up", "ratio_", "text", "logit_scale", "offset", "negative")
@@ -94,7 +90,7 @@ class ClipAdapter(Adapter):
         frame = frame_of(classifier, support)
         self.text, self.logit_scale = classifier.weights, frame.logit_scale
         self.offset, self.negative = frame.offset, frame.negative
-        epochs = self.epochs or published_epochs(support, EPOCHS_FROM_SHOTS)
+        epochs = self.epochs or published_epochs(support.shots, EPOCHS_FROM_SHOTS)
         selection = self._selection(support, val, epochs, seed)
         ratios = RATIOS if selection.val is not None else (RATIO if self.ratio is None else float(self.ratio),)
         order = resources.get("batch_order")
@@ -113,30 +109,24 @@ class ClipAdapter(Adapter):
     def _selection(self, support: FeatureSet, val: FeatureSet | None, epochs: int, seed: int) -> Selection:
         if self.ratio is None:
             return selection_split(support, val, seed)
-        words = f"published settings for {shots_of(support)} shots" if self.epochs is None else "given as options"
+        words = f"published settings for {support.shots} shots" if self.epochs is None else "given as options"
         return Selection(support, None, words)
 
     def _train(self, support, ratios, epochs: int, seed: int, order) -> tuple[_Heads, list[list[dict[str, float]]]]:
         """A head for each ratio, and the history of each."""
         heads = _Heads.fresh(support.dim, self.reduction, ratios, seed, support.features.device)
         optimizer = dassl_sgd([heads.down, heads.up], self.lr, self.momentum, self.weight_decay)
-        rates = dassl_learning_rates(self.lr, epochs, warmup=self.warmup)
         criterion = label_loss(support.multilabel)
 
         def loss_of(unit: Tensor, labels: Tensor) -> Tensor:
             return torch.stack([criterion(logits, labels) for logits in self._scores(heads.adapt(unit))])  # (R,)
 
-        def batches(epoch: int) -> list[Tensor]:
-            return minibatches(len(support), self.batch_size, epoch, seed, order=order, drop_last=True)
-
-        means = [
-            loss.mean(dim=0)
-            for _, loss in train_epochs(optimizer, rates, epoch_samples(support, self.views), batches, loss_of)
-        ]
-        losses = torch.stack(means).T.tolist()  # R lists of an epoch each
-        history = [
-            [{"epoch": e + 1, "loss": loss, "lr": rates[e]} for e, loss in enumerate(of_head)] for of_head in losses
-        ]
+        training = dassl_epochs(
+            optimizer, support, loss_of, epochs, seed,
+            batch_size=self.batch_size, warmup=self.warmup, views=self.views, order=order,
+        )  # fmt: skip
+        rows = [[epoch.row(head=head) for head in range(len(ratios))] for epoch in training]
+        history = [list(of_head) for of_head in zip(*rows)]
         return heads.detached(), history
 
     def _best(self, selection: Selection, heads: _Heads) -> tuple[int, float | None]:

@@ -15,7 +15,9 @@ from ...core.contracts.features import FeatureSet
 from ...core.contracts.options import option
 from ...core.contracts.text import TextClassifier
 from ...core.losses.cross_entropy import CrossEntropy
-from ...core.training.minibatches import minibatches
+from ...core.training.minibatches import epoch_batches
+from ...core.training.schedules import by_epoch
+from ...core.training.small_heads import train_epochs
 
 COMBINE = ("mean", "static", "input")
 OWN = "own"  # what the backbone of the fit is called in reports
@@ -58,6 +60,10 @@ class MultiBackbone(Adapter):
         torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "no fixture, experimental: checked against the mean of logits, stationary temperatures and its formula "
+        "written out"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "further_backbones"})
     at_predict: ClassVar[frozenset[str]] = frozenset({"features", "further_backbones"})
     state: ClassVar[tuple[str, ...]] = (
@@ -133,18 +139,13 @@ class MultiBackbone(Adapter):
         self.log_weights = self.log_weights.clone().requires_grad_()
         parameters = [self.log_weights, self.inner, self.inner_bias, self.outer]
         optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)
-        history, done = [], 0
-        while done < self.steps:
-            losses = []
-            for index in minibatches(len(unit), self.batch_size, len(history), seed)[: self.steps - done]:
-                index = index.to(device)
-                loss = self._loss(self._log_weights_of(unit[index]), logits[:, index], labels[index])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                losses.append(loss.detach())
-            done += len(losses)
-            history.append({"epoch": len(history), "loss": float(torch.stack(losses).mean()), "lr": self.lr})
+        batches = epoch_batches(len(unit), self.batch_size, seed, device=device)
+
+        def loss_of(epoch: int, index: Tensor) -> Tensor:
+            return self._loss(self._log_weights_of(unit[index]), logits[:, index], labels[index])
+
+        rates = by_epoch([self.lr] * self.steps, len(batches(0)))
+        history = [epoch.row(first=0) for epoch in train_epochs(optimizer, rates, batches, loss_of)]
         self.log_weights, self.inner, self.inner_bias, self.outer = (p.detach() for p in parameters)
         return history
 

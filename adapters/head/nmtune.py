@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,7 +12,9 @@ from torch import Tensor
 from ...core.contracts.adapter import Adapter, Batch, FitReport
 from ...core.contracts.features import FeatureSet
 from ...core.contracts.options import option
-from ...core.training.minibatches import minibatches
+from ...core.training.minibatches import epoch_batches
+from ...core.training.schedules import by_epoch, cosine_rates
+from ...core.training.small_heads import train_epochs
 
 
 @dataclass(eq=False, kw_only=True)
@@ -53,6 +54,9 @@ class NMTune(Adapter):
         torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "no fixture: checked against its training written out with torch's own layers, and each term by hand"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     state: ClassVar[tuple[str, ...]] = ("hidden", "hidden_bias", "out", "out_bias", "head", "head_bias")
 
@@ -82,22 +86,17 @@ class NMTune(Adapter):
         device = support.features.device
         fused = device.type in ("cpu", "cuda")
         optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
-        steps = self.epochs * len(_batches(len(support), self.batch_size, 0, seed, order))
-        cosine = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (1 + math.cos(math.pi * step / steps)) / 2)
-        history = []
-        for epoch in range(self.epochs):
-            lr, losses = optimizer.param_groups[0]["lr"], []
-            views = self._pair(support, epoch)  # (N, D) once or twice
-            for index in _batches(len(support), self.batch_size, epoch, seed, order):
-                index = index.to(device)
-                loss = self._loss(model, [view[index] for view in views], support.labels[index])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                cosine.step()
-                losses.append(loss.detach())
-            history.append({"epoch": epoch + 1, "loss": float(torch.stack(losses).mean()), "lr": lr})
-        return history
+        minibatches = epoch_batches(len(support), self.batch_size, seed, order=order, device=device)
+
+        def batches(epoch: int) -> list[Tensor]:
+            return without_single(minibatches(epoch), self.batch_size)
+
+        def loss_of(epoch: int, index: Tensor) -> Tensor:
+            return self._loss(model, self._pair(support, epoch, index), support.labels[index])
+
+        steps = len(batches(0))
+        rates = by_epoch(cosine_rates(self.lr, self.epochs * steps), steps)
+        return [epoch.row() for epoch in train_epochs(optimizer, rates, batches, loss_of)]
 
     def _loss(self, model: _Tuned, views: list[Tensor], labels: Tensor) -> Tensor:
         """Of B images, from raw features (B, D) of two views of each, or of one that stands for both."""
@@ -108,12 +107,12 @@ class NMTune(Adapter):
         loss = loss + self.cov_weight * off_diagonal_covariance(tuned)
         return loss - self.svd_weight * dominance(tuned, self.singular_values)
 
-    def _pair(self, support: FeatureSet, epoch: int) -> list[Tensor]:
-        """Features of the two views of an epoch, as the tower gives them, or of the images."""
+    def _pair(self, support: FeatureSet, epoch: int, index: Tensor) -> list[Tensor]:
+        """(B, D) features of the two views of an epoch, as the tower gives them, or of the images alone."""
         if not self.views or support.views is None:
-            return [support.features]
+            return [support.features[index]]
         number = min(self.views, support.views.shape[1])
-        return [support.views[:, (2 * epoch + i) % number].float() for i in (0, 1)]
+        return [support.views[index, (2 * epoch + i) % number].float() for i in (0, 1)]
 
     def _remember(self, model: _Tuned) -> None:
         """The tuned network with its batch normalisation and channel factors written into the linear layers."""
@@ -202,9 +201,8 @@ class _Tuned:
         return F.linear(tuned, self.parameters["head"], self.parameters["head_bias"])
 
 
-def _batches(size: int, batch_size: int, epoch: int, seed: int, order: Tensor | None) -> list[Tensor]:
-    """Of an epoch; an image left over alone joins the batch before, for its own rows would have no variance."""
-    batches = minibatches(size, batch_size, epoch, seed, order=order)
+def without_single(batches: list[Tensor], batch_size: int) -> list[Tensor]:
+    """An image left over alone joins the batch before, for its own rows would have no variance."""
     if len(batches) > 1 and len(batches[-1]) == 1 < batch_size:
         batches[-2:] = [torch.cat(batches[-2:])]
     return batches

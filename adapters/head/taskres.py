@@ -10,17 +10,8 @@ from torch import Tensor
 
 from ...core.contracts.adapter import Adapter, Batch, FitReport
 from ...core.contracts.options import option
-from ...core.training.minibatches import minibatches
-from ...core.training.schedules import dassl_learning_rates
-from ._text_rows import Frame, frame_of, text_base, unit_rows
-from ._training import (
-    epoch_samples,
-    label_loss,
-    published_epochs,
-    shots_of,
-    train_epochs,
-    views_note,
-)
+from ...core.training.small_heads import dassl_epochs, label_loss, published_epochs
+from ._text_rows import Frame, frame_of, text_base, unit_rows, views_note
 
 EPOCHS_FROM_SHOTS = ((8, 200), (1, 100))
 
@@ -58,6 +49,10 @@ class Taskres(Adapter):
         torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "float32; augmented views are given beforehand; where text features have no lengths (a features file) they "
+        "are made 10 long, about CLIP's"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     multilabel: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("base", "residual", "logit_scale", "offset", "negative")
@@ -79,12 +74,12 @@ class Taskres(Adapter):
         frame = frame_of(classifier, support)
         self.logit_scale, self.offset, self.negative = frame.logit_scale, frame.offset, frame.negative
         self.base, notes = text_base(classifier)
-        epochs = self.epochs or published_epochs(support, EPOCHS_FROM_SHOTS)
+        epochs = self.epochs or published_epochs(support.shots, EPOCHS_FROM_SHOTS)
         history = self._train(support, epochs, resources.get("batch_order"), seed)
         return FitReport(
             self.name,
             chosen={"alpha": self.alpha, "epochs": epochs},
-            chosen_on="options" if self.epochs else f"published settings for {shots_of(support)} shots",
+            chosen_on="options" if self.epochs else f"published settings for {support.shots} shots",
             history=history,
             notes=[views_note(support, self.views), *notes],
         )
@@ -92,19 +87,16 @@ class Taskres(Adapter):
     def _train(self, support, epochs: int, order: Tensor | None, seed: int) -> list[dict[str, float]]:
         self.residual = torch.zeros_like(self.base).requires_grad_()
         optimizer = torch.optim.Adam([self.residual], lr=self.lr, weight_decay=self.weight_decay)
-        rates = dassl_learning_rates(self.lr, epochs, warmup=self.warmup)
         criterion = label_loss(support.multilabel)
 
         def loss_of(unit: Tensor, labels: Tensor) -> Tensor:
             return criterion(self._scores(unit), labels)
 
-        def batches(epoch: int) -> list[Tensor]:
-            return minibatches(len(support), self.batch_size, epoch, seed, order=order, drop_last=True)
-
-        history = [
-            {"epoch": epoch + 1, "loss": float(losses.mean()), "lr": rates[epoch]}
-            for epoch, losses in train_epochs(optimizer, rates, epoch_samples(support, self.views), batches, loss_of)
-        ]
+        training = dassl_epochs(
+            optimizer, support, loss_of, epochs, seed,
+            batch_size=self.batch_size, warmup=self.warmup, views=self.views, order=order,
+        )  # fmt: skip
+        history = [epoch.row() for epoch in training]
         self.residual = self.residual.detach()
         return history
 

@@ -25,6 +25,7 @@ class ZeroShot(Adapter):
         torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = "none"
     multilabel: ClassVar[bool] = True
     label_free: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("text", "negative", "logit_scale", "logit_bias")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,20 +13,19 @@ from ...core.contracts.adapter import Adapter, Batch, FitReport
 from ...core.contracts.backbone import Backbone
 from ...core.contracts.errors import CapabilityError
 from ...core.contracts.features import FeatureSet
-from ...core.contracts.loss import Loss
 from ...core.contracts.options import option
 from ...core.contracts.text import TextClassifier
 from ...core.prompts.context import PromptLearner, check_words
 from ...core.prompts.placeholders import POSITIONS
-from ...core.registry.build import build_adapter, build_loss
-from ._context_training import (
+from ...core.registry.build import build_adapter
+from ...core.training.schedules import dassl_sgd
+from ...core.training.small_heads import dassl_epochs, label_loss, published_epochs
+from ._contexts import (
     PASSING,
     check_task,
     check_transfer,
     half_where_asked,
     mark_fitted,
-    shots_of,
-    train_epochs,
 )
 
 
@@ -39,8 +38,7 @@ class Step:
         classifier: the zero-shot text classifier of the fit.
         unit: (B, D) image features.
         labels: (B,), or (B, C) with several labels an image.
-        progress: share of the training done, 0 to 1.
-        label_loss: cross-entropy, or binary cross-entropy with several labels an image.
+        label_loss: logits and labels -> cross-entropy, or binary cross-entropy with several labels an image.
         generator: of the whole training, on the CPU.
     """
 
@@ -48,8 +46,7 @@ class Step:
     classifier: TextClassifier
     unit: Tensor
     labels: Tensor
-    progress: float
-    label_loss: Loss
+    label_loss: Callable[[Tensor, Tensor], Tensor]
     generator: torch.Generator
 
 
@@ -137,15 +134,18 @@ class SharedContext(Adapter):
         support, classifier = support.to(backbone.device), classifier.to(backbone.device)
         self._set_frame(support, classifier)
         learner = self._learner(backbone, self.class_names_, ctx=resources.get("ctx"), seed=seed)
-        shots, generator = shots_of(support), torch.Generator().manual_seed(seed)
-        epochs = self.epochs or next(epochs for least, epochs in self.own_epochs if shots >= least)
+        criterion, generator = label_loss(self.multilabel_), torch.Generator().manual_seed(seed)
+        epochs = self.epochs or published_epochs(support.shots, self.own_epochs)
 
-        label_loss = build_loss("binary-cross-entropy" if self.multilabel_ else "cross-entropy")
+        def loss_of(unit: Tensor, labels: Tensor) -> Tensor:
+            return self._loss(Step(learner, classifier, unit, labels, criterion, generator))
 
-        def loss_of(unit: Tensor, labels: Tensor, progress: float) -> Tensor:
-            return self._loss(Step(learner, classifier, unit, labels, progress, label_loss, generator))
-
-        history = train_epochs(self, [learner.ctx], loss_of, support, epochs, resources.get("batch_order"), seed)
+        optimizer = dassl_sgd([learner.ctx], self.lr, self.momentum, self.weight_decay)
+        training = dassl_epochs(
+            optimizer, support, loss_of, epochs, seed,
+            batch_size=self.batch_size, warmup=self.warmup, views=self.views, order=resources.get("batch_order"),
+        )  # fmt: skip
+        history = [epoch.row(first=0) for epoch in training]
         with torch.no_grad():
             self.text_features = learner.encode()  # (C, D)
         self.ctx = learner.ctx.detach()
@@ -153,7 +153,7 @@ class SharedContext(Adapter):
         return FitReport(
             adapter=self.name,
             chosen={"epochs": epochs, "n_ctx": self.ctx.shape[-2], "lr": self.lr},
-            chosen_on=f"published settings for {shots} shots" if self.epochs is None else "options",
+            chosen_on=f"published settings for {support.shots} shots" if self.epochs is None else "options",
             history=history,
         )
 
@@ -188,7 +188,7 @@ class SharedContext(Adapter):
 
     def _fit_to_labels(self, step: Step, text: Tensor) -> Tensor:
         """How well the scaled cosines fit the labels."""
-        return step.label_loss({"logits": self._scores(step.unit, text), "labels": step.labels}, step.progress)["loss"]
+        return step.label_loss(self._scores(step.unit, text), step.labels)
 
     def _scores(self, unit: Tensor, text: Tensor) -> Tensor:
         """(B, D) image and (C, D) text features -> (B, C) logits."""

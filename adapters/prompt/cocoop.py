@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from ...core.contracts.adapter import Batch, FitReport
 from ...core.contracts.options import option
 from ...core.prompts.placeholders import POSITIONS
-from ._context_training import (
+from ...core.training.schedules import dassl_sgd
+from ...core.training.small_heads import dassl_epochs
+from ._contexts import (
     PASSING,
+    PromptsAtPrediction,
     check_task,
     half_where_asked,
-    shots_of,
-    train_epochs,
 )
-from ._prompts_at_prediction import PromptsAtPrediction
 
 EPOCHS = 10
 META = ("down_weight", "down_bias", "up_weight", "up_bias")
@@ -59,6 +59,7 @@ class Cocoop(PromptsAtPrediction):
         torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = "float32 in place of float16; augmentation by `views` alone"
     needs: ClassVar[frozenset[str]] = frozenset({"features", "text_encoder"})
     at_predict: ClassVar[frozenset[str]] = frozenset({"features", "text_encoder"})
     state: ClassVar[tuple[str, ...]] = ("ctx", *META, "logit_scale", "logit_bias")
@@ -101,13 +102,18 @@ class Cocoop(PromptsAtPrediction):
         meta = _new_network(support.dim, learner.ctx.shape[-1], self.reduction, seed, backbone.device)
         trained = [learner.ctx, *meta]
 
-        def loss_of(unit: Tensor, labels: Tensor, progress: float) -> Tensor:
+        def loss_of(unit: Tensor, labels: Tensor) -> Tensor:
             with half_where_asked(self, unit.device):
                 text = learner.encode_each(conditional_contexts(unit, *trained))  # (B, C, D)
             return F.cross_entropy(self._scores(unit, text.float()), labels)
 
         epochs = self.epochs or EPOCHS
-        history = train_epochs(self, trained, loss_of, support, epochs, resources.get("batch_order"), seed)
+        optimizer = dassl_sgd(trained, self.lr, self.momentum, self.weight_decay)
+        training = dassl_epochs(
+            optimizer, support, loss_of, epochs, seed,
+            batch_size=self.batch_size, warmup=self.warmup, views=self.views, order=resources.get("batch_order"),
+        )  # fmt: skip
+        history = [epoch.row(first=0) for epoch in training]
         for name, value in zip(("ctx", *META), trained):
             setattr(self, name, value.detach())
         self.to(device)
@@ -115,7 +121,7 @@ class Cocoop(PromptsAtPrediction):
         return FitReport(
             adapter=self.name,
             chosen={"epochs": epochs, "n_ctx": self.ctx.shape[0], "lr": self.lr},
-            chosen_on=f"published settings for {shots_of(support)} shots" if self.epochs is None else "options",
+            chosen_on=f"published settings for {support.shots} shots" if self.epochs is None else "options",
             history=history,
         )
 

@@ -37,5 +37,10 @@ class Coop(SharedContext):
         torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "float32 in place of float16; by default trained on stored features without augmentation (`views` brings "
+        "augmented ones); with `csc` and `ctx_init` each class starts from the words (the released code then "
+        "ignores `csc`)"
+    )
     multilabel: ClassVar[bool] = True
     own_epochs: ClassVar[tuple[tuple[int, int], ...]] = ((8, 200), (2, 100), (1, 50))

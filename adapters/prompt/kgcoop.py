@@ -44,6 +44,10 @@ class Kgcoop(SharedContext):
         torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        'as coop; `ctx_init` is what it says (the released code starts from "a photo of a" whatever is given); '
+        "guidance 8 as in the published commands, the code alone has 1"
+    )
     multilabel: ClassVar[bool] = True
     own_epochs: ClassVar[tuple[tuple[int, int], ...]] = ((1, 100),)
 

@@ -47,6 +47,7 @@ class Maple(TextTokenAdapter):
         torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = "as vpt, and any widths (released: 512 and 768)"
     own_epochs: ClassVar[int] = 5
 
     n_ctx: int = option(2, "tokens of the text tower, and as many of the image tower", low=1, high=1024)

@@ -48,6 +48,10 @@ class Pomp(SharedContext):
         torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "as coop; the margin is a natural logarithm as the paper derives it. The released version that the fixture "
+        "is of takes it to base 10, and is met with `correction='log10'` (and without a margin with `None`)"
+    )
     own_epochs: ClassVar[tuple[tuple[int, int], ...]] = ((1, 20),)
 
     sampled_classes: int = option(

@@ -67,6 +67,10 @@ class PromptSrc(TextTokenAdapter):
         torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "as vpt; the Gaussian that averages the epochs moves with their number where it is not given. The "
+        "comparison sets the fixture's learning rates, tokens and teacher's texts"
+    )
     own_loss: ClassVar[str] = f"cross-entropy,{REGULATION}"
     own_epochs: ClassVar[int] = PUBLISHED_EPOCHS
     multilabel: ClassVar[bool] = False

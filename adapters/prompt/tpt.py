@@ -15,12 +15,12 @@ from ...core.contracts.errors import CapabilityError, ConfigError
 from ...core.contracts.options import option
 from ...core.prompts.context import PromptLearner
 from ...core.prompts.placeholders import POSITIONS
-from ._context_training import (
+from ._contexts import (
     PASSING,
+    PromptsAtPrediction,
     check_named,
     half_where_asked,
 )
-from ._prompts_at_prediction import PromptsAtPrediction
 from ._views import random_views
 
 
@@ -63,6 +63,10 @@ class Tpt(PromptsAtPrediction):
         torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "float32 in place of float16 with a loss scale that lasts from image to image; crops are resized "
+        "bicubically (released: bilinear); views depend on the seed and the image alone"
+    )
     label_free: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"features", "text_encoder"})
     at_predict: ClassVar[frozenset[str]] = frozenset({"features", "images", "text_encoder"})

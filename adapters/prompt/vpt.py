@@ -42,6 +42,10 @@ class Vpt(TokenAdapter):
         torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "float32 unless `amp` says otherwise (released: float16); any depth of tower; the domain's prompts and "
+        'augmentation in place of "a photo of a {}."'
+    )
     own_epochs: ClassVar[int] = 5
 
     n_ctx: int = option(8, "tokens behind the patches", low=1, high=1024)

@@ -1,12 +1,19 @@
-"""A linear head on unit image features that starts as the zero-shot classifier."""
+"""A linear head on unit image features that starts as the zero-shot classifier, and how WiSE-FT trains it."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...core.contracts.text import TextClassifier
+from ...core.training.minibatches import epoch_batches
+from ...core.training.schedules import by_epoch, cosine_rates
+from ...core.training.settings import warmup_steps
+from ...core.training.small_heads import label_loss, train_epochs
+from ._changes import HEAD, Weights, drawn_labels
 
 REFERENCE_SCALE = 100.0
 """Published rates assume CLIP's logit scale."""
@@ -61,3 +68,46 @@ class LinearHead(nn.Module):
             of_logits = (logits.sigmoid() - labels) / logits.shape[1]
         squares = of_logits.square()  # (N, C)
         return {"kept": squares.T @ (self.factor * unit).square() / len(unit), "bias": squares.mean(dim=0)}
+
+
+def train_head(
+    head: LinearHead,
+    unit: Tensor,
+    labels: Tensor,
+    *,
+    epochs: int,
+    batch_size: int,
+    lr: float,
+    weight_decay: float,
+    rise: Callable[[int], float],
+    clip_grad: float | None,
+    label_smoothing: float,
+    seed: int,
+) -> list[dict[str, float]]:
+    """Train in place by AdamW, a rise and a cosine a step; one dict an epoch (epoch, loss, lr of its first step).
+
+    Args:
+        unit: (N, D) unit features.
+        labels: (N,) classes, or (N, C) of 0, 1 and NaN.
+        rise: all steps -> those of the warm-up, a share below 1 or a count.
+    """
+    criterion = label_loss(True) if labels.ndim == 2 else label_loss(False, label_smoothing=label_smoothing)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=lr, weight_decay=weight_decay)
+    batches = epoch_batches(len(unit), batch_size, seed, device=unit.device)
+    steps = len(batches(0))
+    rates = cosine_rates(lr, epochs * steps, warmup_steps(rise(epochs * steps), epochs * steps))
+
+    def loss_of(epoch: int, index: Tensor) -> Tensor:
+        return criterion(head(unit[index]), labels[index])
+
+    training = train_epochs(optimizer, by_epoch(rates, steps), batches, loss_of, clip_grad=clip_grad)
+    return [epoch.row() for epoch in training]
+
+
+@torch.no_grad()
+def fisher_of_head(head: LinearHead, unit: Tensor, passes: int, seed: int, several: bool) -> Weights:
+    """As `fisher_information` has it, of a head alone on (N, D) unit features."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = head(unit)
+    drawn = [head.squared_gradients(unit, drawn_labels(logits, several, generator)) for _ in range(passes)]
+    return {HEAD + name: torch.stack([one[name] for one in drawn]).mean(dim=0) for name in drawn[0]}

@@ -27,8 +27,7 @@ from ...core.training.sources import LabelledSource, Source
 from ...core.training.teacher import copy_of
 from ...core.training.train import Task, Trained, train
 from ._changes import changed_tensors, digest_of, put_tensors
-from ._training import PASSING, Remembered, identity_of, losses_of, settings_of, view_of
-from ._validation import score_on_val
+from ._training import PASSING, Remembered, identity_of, losses_of, score_on_val, settings_of, view_of
 
 SELECT = ("last", "best_val")
 
@@ -227,10 +226,7 @@ class TowerAdapter(Adapter):
             return score_on_val(towers, images, prompts, negative, self.batch_size, self.amp)
 
         self.backbone_ = backbone.fingerprint
-        epochs = self._epochs(
-            steps=len(GlobalBatches(len(images.items), self.batch_size, seed)),
-            shots=max(1, int(support.one_hot().sum(dim=0).max())),
-        )
+        epochs = self._epochs(len(GlobalBatches(len(images.items), self.batch_size, seed)), support.shots)
         task = self._completed(task, backbone, images)
         report = self._train(task, epochs, backbone, on_val if images.val else None, resources.get("place"), seed)
         self._name_classes(self._made, prompts, negative)

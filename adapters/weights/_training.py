@@ -1,20 +1,28 @@
-"""From a method's options to one training: its settings, its view of an image, its losses."""
+"""From a method's options to one training: its settings, its view of an image, its losses, its score on val."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...core.backbones.preprocessing import Preprocess
+from ...core.contracts.backbone import Backbone
 from ...core.contracts.domain import Decoded, Item
-from ...core.contracts.errors import ConfigError
-from ...core.features.extract import cores
+from ...core.contracts.errors import ConfigError, DataError
+from ...core.contracts.images import TrainingImages
+from ...core.features.extract import AMP, cores
+from ...core.metrics.selection import val_score
+from ...core.runtime.distributed import all_gather_rows, rank, world_size
+from ...core.training.class_scores import ClassScores
 from ...core.training.objective import parse_losses
+from ...core.training.outputs import image_features
 from ...core.training.settings import TrainingSettings
 
 SETTINGS = (
@@ -92,6 +100,50 @@ def identity_of(method) -> dict[str, Any]:
     """Options that a checkpoint must share, and that are no settings of the training; as JSON gives them back."""
     lasting = {name: value for name, value in method.options.items() if name not in (*PASSING, *SETTINGS)}
     return json.loads(json.dumps(lasting))
+
+
+def score_on_val(backbone: Backbone, images: TrainingImages, prompts, negative, size: int, amp: str | None) -> float:
+    """`score_by` of the class prompts, as the text tower now reads them.
+
+    Args:
+        prompts, negative: as in `ClassScores`.
+    """
+    scores = ClassScores(backbone, prompts, negative).to(backbone.device)
+    return score_by(scores, backbone, images, size, amp)
+
+
+@torch.no_grad()
+def score_by(scores: nn.Module, backbone: Backbone, images: TrainingImages, size: int, amp: str | None) -> float:
+    """Accuracy on the val images, or macro AUROC where they have several labels; the same on all ranks.
+
+    Args:
+        scores: (B, D) unit image features -> (B, C).
+        backbone: in eval mode.
+        size: images at once.
+
+    Raises:
+        DataError: an image cannot be read, or no label has images with and without it.
+    """
+    own = list(images.val)[rank() :: world_size()]
+    parts = [torch.zeros(0, len(images.prompts))]
+    with ThreadPoolExecutor(cores()) as threads:
+        for start in range(0, len(own), size):
+            some = own[start : start + size]
+            pixels = torch.stack(list(threads.map(lambda item: images.eval_transform(images.load(item)), some)))
+            with torch.autocast(backbone.device.type, dtype=AMP[amp], enabled=amp is not None):
+                unit = image_features(backbone, pixels.to(backbone.device))
+            parts.append(scores(unit).cpu())
+    logits = all_gather_rows(torch.cat(parts))
+    in_order = [item for start in range(world_size()) for item in list(images.val)[start :: world_size()]]
+    score = val_score(logits, labels_of(in_order))
+    if math.isnan(score):
+        raise DataError("the val images have no label that some show and some do not; use select='last'")
+    return score
+
+
+def labels_of(items: Sequence[Item]) -> Tensor:
+    """(N,) int64, or (N, C) float where images have several labels."""
+    return torch.tensor([item.class_label() for item in items])
 
 
 class Remembered:

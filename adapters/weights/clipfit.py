@@ -54,6 +54,11 @@ class Clipfit(TowerAdapter):
         torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "its anchor has a fixture (below, text-anchor); the training is checked against a loop written out. Batches "
+        "of 32 (released: 32 or 128); a class's text is encoded once a step, not twice; the paper's penalty on "
+        "changes of the norms is not in the released training, nor here"
+    )
     own_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
     own_epochs: ClassVar[int] = 100
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ...core.contracts.backbone import Backbone
 from ...core.contracts.options import option
@@ -34,6 +35,11 @@ class Full(TowerAdapter):
         >>> adapter.logits(Batch(pixels=pixels)).shape
         torch.Size([12, 3])
     """
+
+    differs: ClassVar[str] = (
+        "no fixture: checked on which tensors change, and its contrastive loss, FLYP's, against a batch written "
+        "out. Batch and warm-up are for few images (released: 512, 500 steps)"
+    )
 
     last: int | None = option(None, "train only so many of each tower's last layers; none: all", low=1, high=1000)
 

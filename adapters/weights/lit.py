@@ -34,6 +34,10 @@ class Lit(TowerAdapter):
         torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "no fixture: checked that the locked tower stays bit for bit while the other and the logit scale change. "
+        "The text tower can read beforehand (paper: from scratch), at the settings of `full`"
+    )
     own_loss: ClassVar[str] = "clip"
 
     lock: str = option("image", "the tower that stays; text is the mirror image", choices=TOWERS)

@@ -44,6 +44,10 @@ class Lora(TowerAdapter):
         torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "float32 unless `amp` says otherwise; steps rounded up to whole epochs; blocks counted by each tower's own "
+        "depth. The comparison is of the layers; the training is checked against a loop written out"
+    )
     packages: ClassVar[dict[str, str]] = {"peft": "fine-tune"}
     own_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
     end_lr: ClassVar[float] = 1e-6

@@ -67,6 +67,11 @@ class Projection(Adapter):
         torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "ProLIP; it begins with the first view of the list (released: with the second); the change P - P0 is "
+        "learned, which is the same; losses use the backbone's own logit scale. The comparison lists the views in "
+        "the released order"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "pre_projection", "views"})
     at_predict: ClassVar[frozenset[str]] = frozenset({"pre_projection"})
     multilabel: ClassVar[bool] = True
@@ -125,10 +130,9 @@ class Projection(Adapter):
     def _runs(self, support: FeatureSet, selection: Selection) -> tuple[list[Run], str]:
         """Pairs to train, and on what one of them is chosen."""
         on_val = selection.val is not None and not selection.held_out
-        shots = max(1, int(support.one_hot().sum(dim=0).max()))
         rates = (self.lr,) if self.lr is not None else RATES if on_val else (DEFAULT_RATE,)
         penalty = self.penalty if self.penalty is not None or on_val else "1/K"
-        penalty = BY_SHOTS[penalty](shots) if penalty in BY_SHOTS else penalty
+        penalty = BY_SHOTS[penalty](support.shots) if penalty in BY_SHOTS else penalty
         penalties = PENALTIES if penalty is None else (float(penalty),)
         runs = [Run(rate, value) for rate in rates for value in penalties]
         if len(runs) > 1:

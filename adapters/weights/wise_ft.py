@@ -21,21 +21,19 @@ from ...core.contracts.options import option
 from ...core.data.holdout import Selection, selection_split
 from ...core.metrics.selection import val_score
 from ...core.training.train import Task, Trained
-from ._changes import put_tensors
-from ._interpolation import (
+from ._changes import (
     DEFAULT_ALPHA,
     HEAD,
     Weights,
     best_alpha,
     fisher_information,
     interpolated,
+    put_tensors,
     trained_parts,
 )
-from ._linear_head import LinearHead
-from ._linear_training import fisher_of_head, train_head
+from ._linear_head import LinearHead, fisher_of_head, train_head
 from ._towers import TowerAdapter
-from ._training import Remembered
-from ._validation import score_by
+from ._training import Remembered, score_by
 
 LR, HEAD_LR = 3e-5, 1e-3
 WARMUP = 500
@@ -97,6 +95,11 @@ class WiseFt(TowerAdapter):
         torch.Size([12, 3])
     """
 
+    differs: ClassVar[str] = (
+        "alpha is chosen on val (the released code leaves the choice to its caller); the head starts at the logit "
+        "bias where there is one. The fixture is of the linear version, its training loop restated on features; the "
+        "tower version is checked against a loop written out"
+    )
     can: ClassVar[frozenset[str]] = frozenset()
     state: ClassVar[tuple[str, ...]] = ("changed", "prefix", "head", "head_bias")
     own_epochs: ClassVar[int] = 10

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vladapt import FeatureSet, build_adapter
 from vladapt.adapters.cache import tip_x as tip_x_file
-from vladapt.adapters.cache._channels import channel_criterion, channel_similarity, select_channels
+from vladapt.adapters.cache.ape import channel_criterion, channel_similarity, select_channels
 from vladapt.adapters.cache.x_more import confidence, mixture
 
 from .comparison import compares
@@ -19,23 +19,6 @@ from .fixtures import NUMBER, Check, Fixtures, Reference, UnreadableFixture, sta
 
 APE_AXES = ("beta", "alpha", "gamma")
 TIP_X_AXES = ("alpha", "beta", "gamma")
-DEVIATIONS = {
-    "tip-adapter": "hyper-parameters are never searched on test (the released ImageNet script does); without val, they "
-    "are searched on held-out support images",
-    "tip-adapter-f": "the epoch is chosen on val; the released code chooses it, and reports, on test. Compared is "
-    "the last epoch; the fixture's values at its best test epoch document that leak and are left out",
-    "ape": "unequal shots are averaged a class (the released code assumes equal ones); never searched on test",
-    "ape-t": "channels by the text criterion as the paper says; as shipped the released function cannot run "
-    "(two channel counts mixed up) and reuses APE's channels from disk; the epoch is chosen on val",
-    "tip-x": "ranges of divergences and cosines are those of the images that the weights were chosen on, and stay; a "
-    "class's keys are averaged, so that unequal shots are fair. The released code scales the divergences of the test "
-    "images, by their own range, to the cosines of val, which its variable still holds: the logits of test images are "
-    "compared with that range put in by hand, without it they differ",
-    "x-more": "a confidence is divided by its mean over the images of the fit; the released code divides by the sum of "
-    "those tested so far, so that the order counts. `image_weight`, `caption_weight` and `scores` are compared with "
-    "the released running weights put through our mixture; these lines of the reference were restated, as its loop "
-    "skips every image. Captions are the nearest of a pool, not those of the nearest images of LAION",
-}
 
 
 @compares("tip-adapter", "tip_adapter_*shot")

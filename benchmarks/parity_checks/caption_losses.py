@@ -15,16 +15,6 @@ from .comparison import compares
 from .fixtures import Check, Fixtures, Reference
 from .losses import PAIR, logit_scale
 
-DEVIATIONS = {
-    "neg-clip, triplet-clip": "none",
-    "alip": "none",
-    "dreamlip": "each sub-caption meets the patches of its own image. The released code reads texts (N, B, D) as "
-    "(B, N, D) and so pairs them with wrong images: its local term is met only with `released_order=True`, or on "
-    "texts mixed the other way",
-    "long-clip": "components are those of the global batch (released: of each process); it trains from the backbone's "
-    "logit scale (released: 100). Components and stretched positions have fixtures",
-}
-
 
 @compares("neg-clip", "loss_tripletclip")
 def neg_clip(ref: Reference, f: Fixtures) -> Iterator[Check]:

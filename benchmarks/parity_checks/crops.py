@@ -12,14 +12,6 @@ from vladapt.adapters.crops.wca import weighted_mean
 from .comparison import compares
 from .fixtures import Check, Fixtures, Reference
 
-DEVIATIONS = {
-    "wca": "crops are cut with the configured alpha 0.5 (the released code never passes it on and cuts with 0.1; "
-    "`alpha=0.1` does too); one draw of crops that follows from the seed and the pixels, in place of 20 draws out of a "
-    "pool. The fixture starts behind the crops, from their features",
-    "gc-clip": "no code is public, experimental: checked against its formula written out, drawn scenes with known "
-    "boxes, and its limits (a box around everything, the margin of the whole image)",
-}
-
 
 @compares("wca", "wca")
 def wca(ref: Reference, f: Fixtures) -> Iterator[Check]:

@@ -289,7 +289,7 @@ def stated_in(sentence: str, word: str, *default: Any) -> Any:
 
 def _folder_of_fixtures(folder: Path) -> Path:
     """`dev/`, else the first folder inside that holds safetensors, else the folder itself."""
-    inside = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    inside = sorted(path for path in folder.iterdir() if path.is_dir())
     return next((path for path in [folder / "dev", *inside] if any(path.glob("*.safetensors"))), folder)
 
 

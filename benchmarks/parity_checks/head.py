@@ -24,28 +24,6 @@ from vladapt.adapters.head._gaussian import (
 from .comparison import compares
 from .fixtures import Check, Fixtures, Reference
 
-DEVIATIONS = {
-    "zero-shot": "none",
-    "linear-probe": "no fixture: checked against scikit-learn's own fit and a written-out bisection in the tests. "
-    "Without val, C is chosen on held-out support images",
-    "clip-adapter": "any width (released: that of RN50 alone); augmented views are given beforehand in place of new "
-    "ones every epoch; `ratio=None` searches the ratio on val, which the released code does not do",
-    "taskres": "float32; augmented views are given beforehand; where text features have no lengths (a features file) "
-    "they are made 10 long, about CLIP's",
-    "clap": "a class without samples gets the mean multiplier of the others (released: NaN); the multiplier is that of "
-    "zero-shot also where prototypes start at random; `adaptive` follows the chosen distance (released: always l2). "
-    "The comparison sets the fixture's learning rates, which are not those of a whole training",
-    "lp-plus-plus": "float32; unequal shots. The never zeroed gradient of alpha is kept by default, for the published "
-    "numbers were made with it, and so the fixtures are met with it; `accumulate=False` zeroes it",
-    "gda": "a class without images has the mean of a new class (released: fails); never searched on test, which the "
-    "released ImageNet script does; any width in base-to-new (released: 512). The precision is shrunk in "
-    'both settings; that of the released base-to-new is not, and its fixture is met with `estimator="class-mean"`',
-    "multi-backbone": "no fixture, experimental: checked against the mean of logits, stationary temperatures and its "
-    "formula written out",
-    "nmtune": "no fixture: checked against its training written out with torch's own layers, and each term by hand",
-    "real-linear": "no fixture: checked against the published loop written out and its limits",
-}
-
 
 @compares("zero-shot", "tip_adapter_*shot", only_first=True)
 def zero_shot(ref: Reference, f: Fixtures) -> Iterator[Check]:
@@ -158,9 +136,9 @@ def _rates_and_losses(rates: list[float], losses: list[float]) -> Iterator[None]
     train_epochs = clap_file.train_epochs
 
     def noting(*args):
-        for epoch, of_epoch in train_epochs(*args):
-            losses.extend(of_epoch.tolist())
-            yield epoch, of_epoch
+        for epoch in train_epochs(*args):
+            losses.extend(epoch.losses.tolist())
+            yield epoch
 
     with (
         mock.patch.object(clap_file, "dassl_learning_rates", lambda *args, **kwargs: rates),

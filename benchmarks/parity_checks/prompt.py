@@ -22,16 +22,6 @@ PUBLISHED_SELECTION = build_adapter("tpt").selection
 """For a variant that does not say how many views are kept."""
 DEVIATIONS = {
     "dassl schedule": "none (the released warm-up does not run on a recent torch)",
-    "coop": "float32 in place of float16; by default trained on stored features without augmentation (`views` brings "
-    "augmented ones); with `csc` and `ctx_init` each class starts from the words (the released code then ignores "
-    "`csc`)",
-    "cocoop": "float32 in place of float16; augmentation by `views` alone",
-    "kgcoop": 'as coop; `ctx_init` is what it says (the released code starts from "a photo of a" whatever is given); '
-    "guidance 8 as in the published commands, the code alone has 1",
-    "pomp": "as coop; the margin is a natural logarithm as the paper derives it. The released version that the fixture "
-    "is of takes it to base 10, and is met with `correction='log10'` (and without a margin with `None`)",
-    "tpt": "float32 in place of float16 with a loss scale that lasts from image to image; crops are resized "
-    "bicubically (released: bilinear); views depend on the seed and the image alone",
 }
 
 

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vladapt import Adapter, Backbone, Batch, FeatureSet, FitReport, Item, build_adapter, build_classifier
-from vladapt.adapters.weights._interpolation import FLOOR, interpolated
+from vladapt import Adapter, Backbone, Batch, FeatureSet, FitReport, Item, Label, build_adapter, build_classifier
+from vladapt.adapters.weights._changes import FLOOR, interpolated
 from vladapt.adapters.weights._linear_head import LinearHead
 from vladapt.core.backbones.prompted import CoupledTokens, PromptTokens, hang_prompts
 from vladapt.core.contracts import TrainingImages
@@ -30,26 +30,6 @@ from .fixtures import Check, Fixtures, Reference, UnreadableFixture
 
 DEVIATIONS = {
     "open_clip": "none",
-    "vpt": "float32 unless `amp` says otherwise (released: float16); any depth of tower; the domain's prompts and "
-    'augmentation in place of "a photo of a {}."',
-    "maple": "as vpt, and any widths (released: 512 and 768)",
-    "prompt-src": "as vpt; the Gaussian that averages the epochs moves with their number where it is not given. The "
-    "comparison sets the fixture's learning rates, tokens and teacher's texts",
-    "lora": "float32 unless `amp` says otherwise; steps rounded up to whole epochs; blocks counted by each tower's own "
-    "depth. The comparison is of the layers; the training is checked against a loop written out",
-    "clipfit": "its anchor has a fixture (below, text-anchor); the training is checked against a loop written out. "
-    "Batches of 32 (released: 32 or 128); a class's text is encoded once a step, not twice; the paper's penalty on "
-    "changes of the norms is not in the released training, nor here",
-    "wise-ft": "alpha is chosen on val (the released code leaves the choice to its caller); the head starts at the "
-    "logit bias where there is one. The fixture is of the linear version, its training loop restated on features; the "
-    "tower version is checked against a loop written out",
-    "projection": "ProLIP; it begins with the first view of the list (released: with the second); the change P - P0 is "
-    "learned, which is the same; losses use the backbone's own logit scale. The comparison lists the views in the "
-    "released order",
-    "full": "no fixture: checked on which tensors change, and its contrastive loss, FLYP's, against a batch written "
-    "out. Batch and warm-up are for few images (released: 512, 500 steps)",
-    "lit": "no fixture: checked that the locked tower stays bit for bit while the other and the logit scale change. "
-    "The text tower can read beforehand (paper: from scratch), at the settings of `full`",
 }
 
 
@@ -204,7 +184,7 @@ def prompt_src_trained(ref: Reference, f: Fixtures) -> tuple[Adapter, FitReport]
 def _training_images(ref: Reference, names) -> TrainingImages:
     """The fixture's pixels, as images that need neither decoding nor a transform."""
     return TrainingImages(
-        items=[Item(str(i), Path(), {"row": i}, label=int(label)) for i, label in enumerate(ref["labels"])],
+        items=[Item(str(i), Path(), {"row": i}, Label(int(label))) for i, label in enumerate(ref["labels"])],
         load=lambda item: ref["pixels"][item.decode["row"]].numpy(),
         train_transform=lambda decoded, seed: torch.from_numpy(decoded),
         eval_transform=torch.from_numpy,

@@ -17,13 +17,6 @@ from .fixtures import Check, Fixtures, Reference
 
 PUBLISHED = build_adapter("transclip")
 """For what the fixture does not say: the temperature of the likelihood, and how many images a first mean is made of."""
-DEVIATIONS = {
-    "transclip": "each gamma starts anew (released: from the end of the gamma before); a shot keeps its nearest image "
-    "(released: drops it as if it were itself); z of shots and images is in the order of the links. The released "
-    "few-shot code multiplies rows (support, queries) by rows (queries, support), and its few-shot numbers "
-    "(`fs16_`, `fs1_`) are met only by our solver with these mixed-up links and carried-over starts put in by hand; "
-    "with links in order ours is more accurate on the same 16 shots. Zero-shot numbers are met as they are",
-}
 
 
 @compares("transclip", "transclip")

@@ -162,10 +162,10 @@ def _damaged(path: Path, reason: object) -> None:
 
 
 def _keep(path: Path, tensors: dict[str, Tensor]) -> None:
-    from ..runtime.files import OF_CACHE, write_whole
+    from ..runtime.files import write_cached
 
     try:
-        write_whole(path, save(tensors, metadata={"sha256": _digest(tensors)}), OF_CACHE)
+        write_cached(path, save(tensors, metadata={"sha256": _digest(tensors)}))
     except DataError as error:
         warnings.warn(f"the alignment of backbone 'embedded' is made again at each start: {error}", stacklevel=2)
 

@@ -120,7 +120,6 @@ class EmbeddedBackbone(TwoTower):
     def save_companions(self, folder: Path) -> None:
         """Nothing: the packages hold the rest."""
 
-    @torch.inference_mode(False)  # built while a caller infers, the towers must still serve one that trains
     def build_model(self) -> nn.Module:
         towers = _Towers(efficientnet.load_efficientnet(), minilm.load_minilm(), alignment.load_alignment(PHI))
         if self.weights is not None:

@@ -76,12 +76,13 @@ class TwoTower(Backbone):
     @property
     def model(self) -> nn.Module:
         if self._model is None:
-            # Random initialisation, thrown away for the weights, must not move the seed of the run.
-            with torch.random.fork_rng(devices=[]):
+            # Random initialisation, thrown away for the weights, must not move the seed of the run; and towers that are
+            # built while a caller infers must still serve one that trains.
+            with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
                 model = self.build_model()
-            if self.prompts is not None:
-                model.prompts = self.prompts
-            self._model = model.float().eval().requires_grad_(False).to(self.device)
+                if self.prompts is not None:
+                    model.prompts = self.prompts
+                self._model = model.float().eval().requires_grad_(False).to(self.device)
         return self._model
 
     @property

@@ -16,6 +16,7 @@ __getattr__, __dir__ = lazy_exports(
         "metric": "Metric",
         "options": "option",
         "recipe": "Recipe",
+        "targets": "Boxes Captions Identity Label Labels Mask Target",
         "task": "Axes Contest FitResult Task Use",
         "outputs": "Output",
         "text": "TextClassifier",

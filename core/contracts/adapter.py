@@ -149,6 +149,7 @@ class Adapter(ABC):
         passing: names of options that change speed and memory but no result.
         experimental: what of the method is ours, where its formula is not public; "" where it is. A note of the fit.
         trained: names of the state's tensors that gradient descent made; a fit that trains others counts them itself.
+        differs: where it differs, on purpose, from the authors' released code; docs/parity.md tells it.
         can: what it does besides, a subset of `ABILITIES`.
         packages: package that it imports -> the extra of this project that brings it.
 
@@ -171,6 +172,7 @@ class Adapter(ABC):
     passing: ClassVar[frozenset[str]] = frozenset()
     trained: ClassVar[tuple[str, ...]] = ()
     experimental: ClassVar[str] = ""
+    differs: ClassVar[str] = ""
     can: ClassVar[frozenset[str]] = frozenset()
     packages: ClassVar[Mapping[str, str]] = {}
 

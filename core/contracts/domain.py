@@ -13,6 +13,7 @@ import numpy as np
 
 from .errors import ConfigError, DataError
 from .options import option, options_from, settle
+from .targets import ClassLabel, Target
 
 if TYPE_CHECKING:
     from .metric import Metric
@@ -42,41 +43,37 @@ class Item:
         id: unique within its data set, shown to the user; never a patient's name.
         source: the file its bytes come from.
         decode: JSON-able: which part of the file and how (frame, slice, axis, window, box, array and index).
-        label: class index, or None.
-        labels: one 0/1/NaN a class where an image has several labels.
-        boxes: (n, 4) x0, y0, x1, y1 in pixels, with `box_labels`.
-        segments: one a box, JSON-able: a list of polygons [x0, y0, x1, y1, ...] in pixels, or a COCO RLE
-            {"size": [height, width], "counts": ...}, or None where a box has no outline.
-        ignored: one a box: neither an example nor a mistake to find (a crowd, an object marked difficult).
-        size: (width, height) of the upright image, where the reader had to know it.
-        mask: file of the mask.
-        captions: texts of the image.
-        identity: person or object identity.
+        target: what is known of it besides its pixels; None for one without annotation.
         group: patient, identity, video or volume: never on both sides of a split.
         split: "train", "val", "test" or "" where the data does not say.
-        facts: JSON-able: what else the annotation says of the image; detection knows "absent", classes that were
-            looked for and are not there, and "partial", classes of which not every box is drawn (LVIS).
     """
 
     id: str
     source: Path
     decode: dict[str, Any] = field(default_factory=dict)
-    label: int | None = None
-    labels: tuple[float, ...] | None = None
-    boxes: tuple[tuple[float, float, float, float], ...] | None = None
-    box_labels: tuple[int, ...] | None = None
-    mask: Path | None = None
-    captions: tuple[str, ...] | None = None
-    identity: str | None = None
+    target: Target | None = None
     group: str | None = None
     split: str = ""
-    segments: tuple[Any, ...] | None = None
-    ignored: tuple[bool, ...] | None = None
-    size: tuple[int, int] | None = None
-    facts: dict[str, Any] | None = None
 
     def with_(self, **changes) -> Item:
         return replace(self, **changes)
+
+    def class_label(self) -> ClassLabel:
+        """As `Target.class_label`; None without a target."""
+        return None if self.target is None else self.target.class_label()
+
+    def classes(self) -> tuple[int, ...]:
+        """As `Target.classes`; none without a target."""
+        return () if self.target is None else self.target.classes()
+
+    def captions(self) -> tuple[str, ...]:
+        """As `Target.captions`; none without a target."""
+        return () if self.target is None else self.target.captions()
+
+    def restricted(self, new: Mapping[int, int]) -> Item | None:
+        """With the target that `Target.restricted` gives; None if there is none."""
+        target = None if self.target is None else self.target.restricted(new)
+        return None if target is None else self.with_(target=target)
 
 
 @dataclass
@@ -104,9 +101,9 @@ class DomainData:
 
     Args:
         items: all samples, of all splits.
-        class_names: what `label` indexes, in order.
+        class_names: what class indices of targets mean, in order.
         load: decodes one item, raising DataError if it cannot; shape (H, W, 3), or (T, H, W, 3) for clips.
-        kind: "labels", "multilabel", "clips", "boxes", "masks" or "captions".
+        kind: "labels", "multilabel", "clips", "boxes", "masks" or "captions", or a name of the domain's own.
         name: what the set is called in reports.
         skipped: (file, reason) of everything left out while reading.
         notes: sentences for the user (a synthetic set says so here).
@@ -232,7 +229,7 @@ def check_items(data: DomainData, path: str | Path) -> DomainData:
     if not data.items:
         raise DataError(f"{path}: no readable image found; give a folder of class folders, or a manifest")
     if data.kind in ("labels", "clips"):
-        used = {item.label for item in data.items if item.label is not None}
+        used = {label for item in data.items for label in item.classes()}
         if len(used) < 2:
             raise DataError(f"{path}: {len(used)} class with images; a classifier needs two classes at least")
     return data

@@ -111,6 +111,12 @@ class FeatureSet:
             return 0
         return self.labels.shape[1] if self.multilabel else int(self.labels.max()) + 1
 
+    @property
+    def shots(self) -> int:
+        """Images of the largest class; 1 at least."""
+        counts = self.one_hot().sum(dim=0) if self.multilabel else self.labels.bincount(minlength=1)
+        return max(1, int(counts.max()))
+
     def one_hot(self) -> Tensor:
         """(N, C) float32 indicators; an unknown label (NaN) counts as 0."""
         if self.multilabel:

@@ -42,6 +42,7 @@ class Loss(nn.Module, ABC):
         teacher: None; "ema", the mean of the student over time, where `teacher.*` outputs are asked for; or "frozen".
         frozen_towers: towers ("image", "text") that the loss wants frozen.
         logit_scale_bounds: lowest and highest exponentiated logit scale, as published; None leaves it free.
+        differs: where it differs, on purpose, from the authors' released code; docs/parity.md tells it.
         experimental: what in this loss is ours, where the paper's equation could not be had; "" otherwise.
 
     Optional hooks a trainer calls when they exist:
@@ -59,6 +60,7 @@ class Loss(nn.Module, ABC):
     frozen_towers: ClassVar[frozenset[str]] = frozenset()
     logit_scale_bounds: ClassVar[tuple[float, float] | None] = None
     experimental: ClassVar[str] = ""
+    differs: ClassVar[str] = ""
 
     dims: Mapping[str, int] | None = field(default=None, metadata={"option": None})
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..contracts.domain import DomainData, check_items
 from ..contracts.errors import DataError
+from ..contracts.targets import Label
 from .files import Found, folders, licence_of, shown, stays_inside, visible, walk
 from .formats import Format, format_of, loader
 from .images import IMAGE
@@ -49,8 +50,8 @@ def read_class_folders(path: str | Path, formats: Sequence[Format] = (IMAGE,)) -
                 continue
             for file in walk(class_folder, root, found):
                 if format_of(file, formats) is not None:
-                    label = label_of[class_folder.name]
-                    found.add_file(file, shown(file, root), formats, label=label, split=split)
+                    label = Label(label_of[class_folder.name])
+                    found.add_file(file, shown(file, root), formats, target=label, split=split)
     data = DomainData(
         items=found.items,
         class_names=layout.class_names,

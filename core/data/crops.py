@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..contracts.domain import DomainData, check_items
+from ..contracts.targets import Label
 from .files import Found, licence_of, locate, shown
 from .formats import Format, loader
 
@@ -72,8 +73,9 @@ def crops_of(
         id_ = shown(path, folder)
         for number, (name, box) in enumerate(kept, start=1):
             used[name] += 1
-            fields = {"label": position[name], "group": id_, "split": image.split, "decode": {"box": list(box)}}
-            found.add_file(path, f"{id_}#box{number}", formats, **fields)
+            label, part = Label(position[name]), {"box": list(box)}
+            id_of_box = f"{id_}#box{number}"
+            found.add_file(path, id_of_box, formats, target=label, group=id_, split=image.split, decode=part)
     return check_items(_relabelled(found, class_names, used, folder, formats, small, min_side, notes), folder)
 
 
@@ -87,7 +89,7 @@ def _relabelled(found, class_names, used, folder, formats, small, min_side, note
     if len(present) < len(class_names):
         notes.append(f"Classes without a box, left out: {len(class_names) - len(present)}.")
     return DomainData(
-        items=[item.with_(label=new[item.label]) for item in found.items],
+        items=[item.restricted(new) for item in found.items],
         class_names=tuple(present),
         load=loader(formats),
         name=folder.resolve().name,

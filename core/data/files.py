@@ -30,7 +30,7 @@ class Found:
             path: the file.
             name: what its items' ids begin with; several samples of a file are told apart by "#1", "#2".
             formats: the first that matches expands the file and says its group, unless `fields` has one.
-            fields: of each `Item` (label, split, ...); `decode` is merged into the format's.
+            fields: of each `Item` (target, split, ...); `decode` is merged into the format's.
         """
         fmt = format_of(path, formats)
         if fmt is None:

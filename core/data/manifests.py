@@ -15,12 +15,13 @@ from typing import Any
 
 from ..contracts.domain import DomainData, check_items
 from ..contracts.errors import DataError, did_you_mean
+from ..contracts.targets import Captions, Target
 from .class_folders import SPLIT_FOLDERS
 from .files import Found, licence_of, locate
 from .formats import Format, loader
 from .images import IMAGE
+from .row_labels import RowLabels, is_indicator_column, labels_of_cells, labels_of_columns
 from .tables import Row, Table, read_table
-from .targets import Targets, is_indicator_column, targets_of_cells, targets_of_columns
 
 IMAGE_COLUMNS = ("image", "path", "image_path", "file", "filename", "file_name", "filepath", "image_index")
 LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "finding_labels")
@@ -55,17 +56,17 @@ def read_manifest(
     path = Path(path)
     table = read_table(path)
     columns = _Columns(table)
-    targets = _targets(table, columns, class_names)
+    labels = _labels(table, columns, class_names)
     roots = [Path(root)] if root is not None else [path.parent, path.parent / "images"]
-    found, notes = _read_rows(table, columns, targets, roots, formats)
+    found, notes = _read_rows(table, columns, labels, roots, formats)
     if not found.items and found.skipped:
         name, reason = found.skipped[0]
         raise DataError(f"{path}: none of its {len(found.skipped)} images can be read ({name}: {reason}); correct them")
     data = DomainData(
         items=found.items,
-        class_names=targets.class_names,
+        class_names=labels.class_names,
         load=loader(formats),
-        kind=targets.kind,
+        kind=labels.kind,
         name=path.resolve().parent.name,
         skipped=found.skipped,
         notes=notes,
@@ -101,14 +102,14 @@ def _missing(table: Table, what: str, names: Sequence[str]) -> str:
     return f"{table.path}: no {what} column ({', '.join(names[:4])}, ...); it has: {', '.join(table.columns)}"
 
 
-def _targets(table: Table, columns: _Columns, class_names: Sequence[str] | None) -> Targets:
+def _labels(table: Table, columns: _Columns, class_names: Sequence[str] | None) -> RowLabels:
     if columns.label is not None:
-        return targets_of_cells(table.rows, columns.label, class_names)
+        return labels_of_cells(table.rows, columns.label, class_names)
     if class_names is not None:
         absent = [name for name in class_names if name not in table.columns]
         if absent:
             raise DataError(_missing(table, f"label column and no '{absent[0]}'", LABEL_COLUMNS))
-        return targets_of_columns(table.rows, class_names)
+        return labels_of_columns(table.rows, class_names)
     indicators = [
         column
         for column in table.columns
@@ -117,23 +118,23 @@ def _targets(table: Table, columns: _Columns, class_names: Sequence[str] | None)
         and is_indicator_column(table.rows, column)
     ]
     if indicators:
-        return targets_of_columns(table.rows, indicators)
+        return labels_of_columns(table.rows, indicators)
     if columns.caption is not None:
-        return Targets((), "captions", [{} for _ in table.rows])
+        return RowLabels((), "captions", [Captions(())] * len(table.rows))
     raise DataError(_missing(table, "label", LABEL_COLUMNS))
 
 
 def _read_rows(
-    table: Table, columns: _Columns, targets: Targets, roots: Sequence[Path], formats: Sequence[Format]
+    table: Table, columns: _Columns, labels: RowLabels, roots: Sequence[Path], formats: Sequence[Format]
 ) -> tuple[Found, list[str]]:
     found, times_named, seen = Found(), Counter(), set()
     unlabelled = repeated = 0
-    for row, target in zip(table.rows, targets.per_row, strict=True):
+    for row, target in zip(table.rows, labels.per_row, strict=True):
         name = row.text(columns.image)
         if not name:
             raise DataError(f"{row.place}: no image in column '{columns.image}'; fill it in or remove the line")
         file = locate(name, roots, row.place)
-        fields = {**(target or {}), **_about(row, columns)}
+        fields = {"target": _captioned(target, row.values.get(columns.caption)), **_about(row, columns)}
         if target is None:
             unlabelled += 1
         elif (name, repr(fields)) in seen:
@@ -154,7 +155,7 @@ def _read_rows(
 
 
 def _about(row: Row, columns: _Columns) -> dict[str, Any]:
-    """Split, group and captions of a row, as fields of its item."""
+    """Split and group of a row, as fields of its item."""
     fields: dict[str, Any] = {}
     split = row.text(columns.split)
     if split:
@@ -164,7 +165,12 @@ def _about(row: Row, columns: _Columns) -> dict[str, Any]:
     group = row.text(columns.group)
     if group:
         fields["group"] = hashlib.sha256(group.encode()).hexdigest()[:16]
-    captions = row.values.get(columns.caption)
-    if captions:
-        fields["captions"] = tuple(captions) if isinstance(captions, list) else (str(captions).strip(),)
     return fields
+
+
+def _captioned(target: Target | None, captions: Any) -> Target | None:
+    """The target of a row that may have captions beside its label."""
+    if target is None or not captions:
+        return target
+    texts = tuple(captions) if isinstance(captions, list) else (str(captions).strip(),)
+    return Captions(texts, target.class_label())

@@ -35,12 +35,13 @@ def sample_shots(
     if shots == 0:
         return []
     ranked = sorted((item for item in items if item.id not in exclude), key=lambda item: rank(seed, item.id))
-    if any(item.labels is not None for item in ranked):
+    if any(isinstance(item.class_label(), tuple) for item in ranked):
         return _several_labels(ranked, shots, num_classes)
     by_class: list[list[Item]] = [[] for _ in range(num_classes)]
     for item in ranked:
-        if item.label is not None and (shots is None or len(by_class[item.label]) < shots):
-            by_class[item.label].append(item)
+        label = item.class_label()
+        if label is not None and (shots is None or len(by_class[label]) < shots):
+            by_class[label].append(item)
     return [item for chosen in by_class for item in chosen]
 
 
@@ -53,7 +54,7 @@ def class_counts(items: Sequence[Item], num_classes: int) -> list[int]:
     """Items of each class; with several labels, positives of each label."""
     counts = [0] * num_classes
     for item in items:
-        for label in positive_classes(item):
+        for label in item.classes():
             counts[label] += 1
     return counts
 
@@ -64,15 +65,6 @@ def short_classes(
     """Class index -> images it has, of the classes with fewer than `shots`."""
     counts = class_counts([item for item in items if item.id not in exclude], num_classes)
     return {label: count for label, count in enumerate(counts) if count < shots}
-
-
-def positive_classes(item: Item) -> tuple[int, ...]:
-    """Class indices an item carries: its label, or the labels that are 1, or those of its boxes."""
-    if item.labels is not None:
-        return tuple(index for index, value in enumerate(item.labels) if value == 1)
-    if item.label is not None:
-        return (item.label,)
-    return tuple(sorted(set(item.box_labels or ())))
 
 
 def base_new(class_names: Sequence[str]) -> tuple[list[int], list[int]]:
@@ -90,27 +82,19 @@ def restrict(data: DomainData, indices: Sequence[int]) -> DomainData:
     Items of other classes go; with several labels, those go of which nothing is known about the classes that stay.
 
     Raises:
-        ConfigError: an index is out of range or given twice.
+        ConfigError: an index is out of range or given twice. CapabilityError: as `Target.restricted`.
     """
     chosen = list(indices)
     if len(set(chosen)) != len(chosen) or not all(0 <= index < len(data.class_names) for index in chosen):
         raise ConfigError(f"classes {chosen}: give different indices from 0 to {len(data.class_names) - 1}")
-    relabelled = {old: new for new, old in enumerate(chosen)}
-    kept = []
-    for item in data.items:
-        if item.labels is not None:
-            labels = tuple(item.labels[index] for index in chosen)
-            if not all(map(isnan, labels)):
-                kept.append(item.with_(labels=labels))
-        elif item.label in relabelled:
-            kept.append(item.with_(label=relabelled[item.label]))
-    smaller = data.with_items(kept)
+    new = {old: position for position, old in enumerate(chosen)}
+    smaller = data.with_items([kept for item in data.items if (kept := item.restricted(new)) is not None])
     smaller.class_names = tuple(data.class_names[index] for index in chosen)
     return smaller
 
 
 def _several_labels(ranked: list[Item], shots: int | None, num_classes: int) -> list[Item]:
-    known = [item for item in ranked if item.labels is not None and not all(map(isnan, item.labels))]
+    known = [item for item in ranked if _has_known_label(item)]
     if shots is None:
         return known
     counts = class_counts(known, num_classes)
@@ -118,18 +102,23 @@ def _several_labels(ranked: list[Item], shots: int | None, num_classes: int) -> 
     for label in sorted(range(num_classes), key=lambda label: (counts[label], label)):
         _take(known, chosen, label, 1.0, shots)
     for label in range(num_classes):
-        if not any(item.labels[label] == 0 for item in chosen.values()):
+        if not any(item.class_label()[label] == 0 for item in chosen.values()):
             _take(known, chosen, label, 0.0, shots)
-    first_label = {item.id: min(positive_classes(item), default=num_classes) for item in chosen.values()}
+    first_label = {item.id: min(item.classes(), default=num_classes) for item in chosen.values()}
     return sorted(chosen.values(), key=lambda item: first_label[item.id])
+
+
+def _has_known_label(item: Item) -> bool:
+    label = item.class_label()
+    return isinstance(label, tuple) and not all(map(isnan, label))
 
 
 def _take(known: list[Item], chosen: dict[str, Item], label: int, value: float, shots: int) -> None:
     """Add items whose `label` has that value, by rank, until `shots` of those chosen have it."""
-    have = sum(item.labels[label] == value for item in chosen.values())
+    have = sum(item.class_label()[label] == value for item in chosen.values())
     for item in known:
         if have >= shots:
             return
-        if item.labels[label] == value and item.id not in chosen:
+        if item.class_label()[label] == value and item.id not in chosen:
             chosen[item.id] = item
             have += 1

@@ -16,7 +16,7 @@ from ..contracts.errors import DataError
 from .allocation import Part, allocate
 from .identity import FileHashes
 from .links import Links, link_items
-from .sampling import positive_classes, rank
+from .sampling import rank
 
 FRESH_SHARES = {"test": 0.3, "val": 0.2, "train": 0.5}
 CARVED_SHARES = {"val": 0.2, "train": 0.8}
@@ -74,7 +74,7 @@ def _share_out(data: DomainData, parts: Sequence[list[int]], shares: dict[str, f
 
 def _balanced(item: Item, kind: str) -> tuple[int, ...]:
     """What an item counts for when shares are balanced: its classes and, where it may have several, itself."""
-    classes = positive_classes(item)
+    classes = item.classes()
     return classes if kind in ("labels", "clips") else (*(classes or (NO_LABEL,)), ALL)
 
 
@@ -133,7 +133,9 @@ def _notes_on_copies(items: Sequence[Item], links: Links) -> list[str]:
         extra = sum(len(positions) - 1 for positions in links.copies)
         notes.append(f"Exact copies of other images: {extra}; copies are never in two splits.")
     contradictory = [
-        positions for positions in links.copies if len({_label_text(items[position]) for position in positions}) > 1
+        positions
+        for positions in links.copies
+        if len({repr(items[position].class_label()) for position in positions}) > 1
     ]
     if contradictory:
         first = ", ".join(items[position].id for position in contradictory[0][:2])
@@ -141,13 +143,9 @@ def _notes_on_copies(items: Sequence[Item], links: Links) -> list[str]:
     return notes
 
 
-def _label_text(item: Item) -> str:
-    return repr((item.label, item.labels))
-
-
 def _notes_on_classes(items: Sequence[Item], class_names: Sequence[str]) -> list[str]:
     classes = {
-        split: {label for item in items if item.split == split for label in positive_classes(item)}
+        split: {label for item in items if item.split == split for label in item.classes()}
         for split in ("train", "test")
     }
     untested = sorted(classes["train"] - classes["test"])

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..contracts.domain import SPLITS, DomainData, check_items
 from ..contracts.errors import DataError
+from ..contracts.targets import Label
 from .files import Found, folders, licence_of, locate
 from .formats import Format, loader
 from .images import IMAGE
@@ -44,7 +45,7 @@ def read_zhou_split(
         if file is None:
             found.skip(name, f"no such file below {folder}")
         else:
-            found.add_file(file, name, formats, label=index[label], split=split)
+            found.add_file(file, name, formats, target=Label(index[label]), split=split)
     if not found.items:
         raise DataError(f"{path}: none of its {len(entries)} images lies below {folder}; put them beside the file")
     data = DomainData(

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ..contracts.errors import DataError
-from ..runtime.files import OF_CACHE, remove_stale_partials, write_whole
+from ..runtime.files import remove_stale_partials, write_cached
 from .keys import KEY_BYTES
 
 SUFFIX = ".safetensors"
@@ -82,7 +82,7 @@ class ShardFolder:
         header = {"keys_sha256": _digest(packed), "features_sha256": _digest(rows), "space": self.space}
         name = f"{time.time_ns():020d}-{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}"
         content = save({"keys": packed, "features": rows}, metadata={"vladapt": json.dumps(header)})
-        write_whole(self.path / name, content, OF_CACHE)
+        write_cached(self.path / name, content)
         self._index[name] = packed
 
     def merge(self) -> None:

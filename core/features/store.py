@@ -19,7 +19,7 @@ from ..contracts.domain import DomainData, Item
 from ..contracts.features import PROJECTED, FeatureSet
 from ..data.identity import FileHashes
 from ..runtime.distributed import rank, run_on_all, world_size
-from ..runtime.files import OF_CACHE, write_whole
+from ..runtime.files import write_cached
 from .extract import Encoded, Piece, Unreadable, encoder, extract, renderer
 from .gather import Share, gathered
 from .keys import PART_COUNTS, canonical_json, folder_name, part_key, space_of, text_key
@@ -179,7 +179,7 @@ class FeatureStore:
                 scale, bias = backbone.logit_scale, backbone.logit_bias
                 facts = {"logit_scale": float(scale), "logit_bias": None if bias is None else float(bias)}
             if self.keep:
-                write_whole(path, canonical_json(facts).encode(), OF_CACHE)
+                write_cached(path, canonical_json(facts).encode())
         return facts
 
     def _fill(self, table: Table, micro_batch: MicroBatch, progress: Progress | None) -> int:
@@ -268,10 +268,11 @@ def _extraction(whole: Share, request: Request, items: Sequence[Item]) -> Extrac
 
 def _labels(items: Sequence[Item]) -> Tensor | None:
     """(N,) int64, or (N, C) float where images have several labels; None if one of them has none."""
-    if items and all(item.labels is not None for item in items):
-        return torch.tensor([item.labels for item in items], dtype=torch.float32)
-    if items and all(item.label is not None for item in items):
-        return torch.tensor([item.label for item in items], dtype=torch.int64)
+    labels = [item.class_label() for item in items]
+    if labels and all(isinstance(label, tuple) for label in labels):
+        return torch.tensor(labels, dtype=torch.float32)
+    if labels and not any(label is None or isinstance(label, tuple) for label in labels):
+        return torch.tensor(labels, dtype=torch.int64)
     return None
 
 

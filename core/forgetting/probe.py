@@ -25,6 +25,7 @@ from ..contracts.adapter import require
 from ..contracts.backbone import Backbone
 from ..contracts.domain import DomainData, Item
 from ..contracts.errors import ConfigError, DataError
+from ..contracts.targets import Label
 from ..data.class_folders import read_class_folders
 from ..data.identity import FileHashes
 from ..data.verify import check_skipped, drop_unreadable
@@ -136,7 +137,7 @@ class GenericProbe:
             texts = build_classifier(backbone, self.words, self.templates).weights.cpu()  # (W, D)
             images = self._encoded(backbone, batch_size, workers, amp)  # (N, D)
         similarity = images @ texts.T  # (N, W)
-        ranks = _ranks(similarity, torch.tensor([item.label for item in self.data.items]))
+        ranks = _ranks(similarity, torch.tensor([item.class_label() for item in self.data.items]))
         usable = similarity.isfinite().all(dim=1) & (images != 0).any(dim=1)
         return GenericScore(
             top1=int((ranks == 0).sum()) / len(ranks),
@@ -167,7 +168,7 @@ class GenericProbe:
 
 
 def _drawing(label: int, name: str, number: int) -> Item:
-    return Item(f"{name}-{number}", Path(__file__), {"thing": name, "number": number}, label=label)
+    return Item(f"{name}-{number}", Path(__file__), {"thing": name, "number": number}, Label(label))
 
 
 def _draw_item(item: Item):
@@ -180,7 +181,7 @@ def _spread(items: Sequence[Item], most: int) -> list[Item]:
         return list(items)
     by_label: dict[int, list[Item]] = {}
     for item in items:
-        by_label.setdefault(item.label, []).append(item)
+        by_label.setdefault(item.class_label(), []).append(item)
     quota = max(1, most // len(by_label))
     chosen = []
     for label in sorted(by_label):

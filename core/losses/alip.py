@@ -40,6 +40,7 @@ class Alip(Loss):
         1.0
     """
 
+    differs: ClassVar[str] = "none"
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "text_synthetic", "logit_scale"})
     logit_scale_bounds: ClassVar[tuple[float, float]] = (1.0, 100.0)
 

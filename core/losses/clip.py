@@ -29,6 +29,9 @@ class Clip(Loss):
         0.75
     """
 
+    differs: ClassVar[str] = (
+        "none; the matrix of logits is never held whole. CoCa's losses of the same fixture are not here"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "logit_scale"})
     logit_scale_bounds: ClassVar[tuple[float, float] | None] = (1.0, 100.0)
 

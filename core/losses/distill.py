@@ -55,6 +55,11 @@ class Distill(Loss):
         {'loss': 0.0015, 'feature': 0.0, 'similarity': 0.0015}
     """
 
+    differs: ClassVar[str] = (
+        "the similarity term has a fixture, that of open_clip, and does not differ. CLIP-KD's feature term and "
+        "DCD's are checked against their equations; DCD's released code averages before it weighs, and leaves the "
+        "teacher's scores in another order, ours does not"
+    )
     needs: ClassVar[frozenset[str]] = SCORES
     teacher: ClassVar[str | None] = "frozen"
 

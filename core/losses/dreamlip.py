@@ -52,6 +52,11 @@ class Dreamlip(Loss):
         ['clip', 'local', 'loss', 'other_captions']
     """
 
+    differs: ClassVar[str] = (
+        "each sub-caption meets the patches of its own image. The released code reads texts (N, B, D) as (B, N, D) "
+        "and so pairs them with wrong images: its local term is met only with `released_order=True`, or on texts "
+        "mixed the other way"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_positives", "image_tokens", "logit_scale"})
     logit_scale_bounds: ClassVar[tuple[float, float]] = (1.0, 100.0)
 

@@ -54,6 +54,10 @@ class Filip(Loss):
         ['image_to_text', 'loss', 'text_to_image']
     """
 
+    differs: ClassVar[str] = (
+        "padding never matches, tokens are chosen within the global batch by any match. The fixture is of the "
+        'reimplementation that comes with DeCLIP, met with `mask_padding=False, select="pair"`'
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"image_tokens", "text_tokens", "text_mask"})
 
     token_dim: int = option(256, "common width of patches and words; 0 compares them as they come", low=0, high=65_536)

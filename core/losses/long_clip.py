@@ -37,6 +37,10 @@ class LongClip(Loss):
         ['long', 'loss', 'short']
     """
 
+    differs: ClassVar[str] = (
+        "components are those of the global batch (released: of each process); it trains from the backbone's logit "
+        "scale (released: 100). Components and stretched positions have fixtures"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "text_short", "logit_scale"})
     logit_scale_bounds: ClassVar[tuple[float, float]] = (1.0, 100.0)
 

@@ -47,6 +47,9 @@ class Matryoshka(Loss):
         ['loss', 'width_2', 'width_4']
     """
 
+    differs: ClassVar[str] = (
+        "no fixture; the tests check it against equations written out, or against the library's own"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "logit_scale"})
 
     loss: str = option("clip", "name of the loss that is minimised at each width")

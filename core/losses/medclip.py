@@ -30,6 +30,7 @@ class Medclip(Loss):
         5.246
     """
 
+    differs: ClassVar[str] = "none"
     needs: ClassVar[frozenset[str]] = frozenset(
         {"image_features", "text_features", "logit_scale", "image_findings", "text_findings"}
     )

@@ -48,6 +48,10 @@ class Prolip(Loss):
         ['inclusion', 'loss', 'ppcl', 'vib']
     """
 
+    differs: ClassVar[str] = (
+        "by default the released formulas, which mix up sigma and sigma^2, for published models were trained so and "
+        "the fixture is of them; `exact_gaussians` takes the paper's. Large terms are not left out of the step"
+    )
     needs: ClassVar[frozenset[str]] = frozenset(
         {"image_features", "text_features", "image_log_variance", "text_log_variance", "logit_scale"}
     )

@@ -58,6 +58,10 @@ class Protoclip(Loss):
         ['accuracy', 'clip', 'image', 'loss', 'text']
     """
 
+    differs: ClassVar[str] = (
+        "the prototype term has a fixture; heads take unit features; the term of an external language model and the "
+        "epochs with a locked image tower are left out"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "logit_scale", "index"})
     logit_scale_bounds: ClassVar[tuple[float, float]] = (1.0, HIGHEST_SCALE)
 

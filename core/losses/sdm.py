@@ -33,6 +33,7 @@ class Sdm(Loss):
         ['image_to_text', 'loss', 'text_to_image']
     """
 
+    differs: ClassVar[str] = "none; the fixture's `itc`, `cmpm`, `id` and `mlm`, IRRA's other losses, are not compared"
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "labels"})
 
     logit_scale: float = option(50.0, "what cosines are multiplied by", above=0, high=10_000)

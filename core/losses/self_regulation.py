@@ -37,6 +37,7 @@ class SelfRegulation(Loss):
         0.0
     """
 
+    differs: ClassVar[str] = "none"
     needs: ClassVar[frozenset[str]] = frozenset(
         {"image_features", "class_features", "logits"}
         | {"teacher.image", "teacher.class_features", "teacher.logit_scale"}

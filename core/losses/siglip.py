@@ -34,6 +34,9 @@ class Siglip(Loss):
         0.027
     """
 
+    differs: ClassVar[str] = (
+        "none; the matrix of logits is never held whole. CoCa's losses of the same fixture are not here"
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "logit_scale"})
 
     init_bias: float = option(-10.0, "where the loss's own bias starts", low=-1000, high=1000)

@@ -51,6 +51,9 @@ class Silc(Loss):
         ['contrastive', 'distill', 'loss']
     """
 
+    differs: ClassVar[str] = (
+        "no fixture; the tests check it against equations written out, or against the library's own"
+    )
     needs: ClassVar[frozenset[str]] = PAIRS | CROPS
     teacher: ClassVar[str | None] = "ema"
     experimental: ClassVar[str] = "the head's layers and what it reads, and the weight of the self-distillation"

@@ -37,6 +37,9 @@ class Slip(Loss):
         ['clip', 'loss', 'ssl']
     """
 
+    differs: ClassVar[str] = (
+        "none on one process; on several the gradient is that of the whole batch, which CLIP's part lacks there"
+    )
     needs: ClassVar[frozenset[str]] = frozenset(
         {"image_features", "text_features", "logit_scale", "hidden_view1", "hidden_view2"}
     )

@@ -27,6 +27,7 @@ class TextAnchor(Loss):
         1.0
     """
 
+    differs: ClassVar[str] = "none (the fixture is CLIPFit's, its cross-entropy and weights restated)"
     needs: ClassVar[frozenset[str]] = frozenset({"class_features", "teacher.class_features"})
     teacher: ClassVar[str | None] = "frozen"
 

@@ -31,6 +31,7 @@ class TripletClip(Loss):
         ['accuracy', 'loss', 'negatives', 'positives']
     """
 
+    differs: ClassVar[str] = "none"
     needs: ClassVar[frozenset[str]] = frozenset(
         {"image_features", "text_features", "image_negative", "text_negative", "logit_scale"}
     )

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..contracts.domain import Item
 from ..contracts.errors import DataError
+from ..contracts.targets import Captions
 
 ENTRIES, OFFSETS = "entries.jsonl", "entries.offsets"
 OFFSET = np.dtype("<u8")
@@ -39,11 +40,11 @@ class Entry:
     @classmethod
     def of(cls, item: Item) -> Entry:
         """The entry of an image. Its file is named in full, so that it is found from any folder."""
-        return cls(item.id, str(Path(item.source).absolute()), dict(item.decode), tuple(item.captions or ()))
+        return cls(item.id, str(Path(item.source).absolute()), dict(item.decode), tuple(item.captions()))
 
     def item(self) -> Item:
         """The image again, for a domain's `load`."""
-        return Item(self.id, Path(self.source or ""), self.decode, captions=self.captions or None)
+        return Item(self.id, Path(self.source or ""), self.decode, Captions(self.captions) if self.captions else None)
 
 
 class EntryWriter:

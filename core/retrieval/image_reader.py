@@ -11,6 +11,7 @@ from ..contracts.backbone import Backbone
 from ..contracts.domain import Decoded, Domain, DomainData, Item
 from ..contracts.errors import CapabilityError, ConfigError, DataError, UnknownNameError
 from ..contracts.recipe import SAMPLE, Recipe
+from ..contracts.targets import Captions
 from ..data.pairs.pair_images import StoredImages
 from ..data.unlabelled import images_of, read_unlabelled
 from ..features.keys import transform_spec
@@ -141,7 +142,8 @@ def pair_item(pair: Any) -> Item:
     """The image of a pair: which file, which part of it, what is said of it, and its split."""
     part = {} if pair.offset is None else {"offset": pair.offset, "size": pair.size}
     decode = {**part, **getattr(pair, "decode", {})}
-    return Item(pair.id, Path(pair.source), decode, captions=pair.captions or None, split=pair.split)
+    target = Captions(pair.captions) if pair.captions else None
+    return Item(pair.id, Path(pair.source), decode, target, split=pair.split)
 
 
 def _stored(item: Item) -> Decoded:

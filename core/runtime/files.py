@@ -15,8 +15,6 @@ from ..contracts.errors import DataError
 
 STALE_AFTER_S = 3600.0
 PARTIAL = ".partial-"
-OF_CACHE = "set VLADAPT_CACHE to another folder"
-"""What to do where the cache cannot be written."""
 
 
 def write_whole(path: Path, content: str | bytes, cure: str = "give another --out") -> None:
@@ -33,7 +31,6 @@ def write_whole(path: Path, content: str | bytes, cure: str = "give another --ou
     """
     partial = path.with_name(f"{PARTIAL}{os.getpid()}-{secrets.token_hex(8)}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
         os.replace(partial, path)
     except BaseException as error:
@@ -42,6 +39,20 @@ def write_whole(path: Path, content: str | bytes, cure: str = "give another --ou
         if isinstance(error, OSError):
             raise refused(path.parent, error, cure) from error
         raise
+
+
+def write_cached(path: Path, content: str | bytes) -> None:
+    """Write a file of the cache whole; its folder is made.
+
+    Raises:
+        DataError: nothing can be written there.
+    """
+    cure = "set VLADAPT_CACHE to another folder"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise refused(path.parent, error, cure) from error
+    write_whole(path, content, cure)
 
 
 def remove_stale_partials(folder: Path) -> None:

@@ -10,7 +10,7 @@ from ..contracts.domain import SPLITS, Domain, DomainData
 from ..contracts.errors import ConfigError, DataError, did_you_mean
 from ..contracts.recipe import SAMPLE, Recipe
 from ..data.identity import FileHashes
-from ..data.sampling import base_new, positive_classes, restrict
+from ..data.sampling import base_new, restrict
 from ..data.splits import assign_splits
 from ..data.verify import drop_unreadable
 from ..runtime.progress import Reporter
@@ -88,6 +88,6 @@ def split_counts(data: DomainData) -> dict[str, dict[str, int]]:
     """Split -> class -> number of samples."""
     counts = {split: dict.fromkeys(data.class_names, 0) for split in SPLITS}
     for item in data.items:
-        for label in positive_classes(item):
+        for label in item.classes():
             counts[item.split][data.class_names[label]] += 1
     return counts

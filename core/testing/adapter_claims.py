@@ -20,7 +20,6 @@ from ..contracts.backbone import CAPABILITIES
 from ..contracts.errors import CapabilityError, ConfigError
 from ..contracts.options import as_text, options_of
 from ..contracts.resources import IN_PLACE_OF_CHANCE, REQUIRED
-from ..data.verify import one_line
 from .contract import refusal
 from .options import alternatives
 from .world import DrawnPairs, differences, world_of

@@ -19,8 +19,8 @@ from ..contracts.adapter import Adapter, FitReport
 from ..contracts.adapter_file import read_adapter_file
 from ..contracts.backbone import Backbone
 from ..contracts.errors import CapabilityError, DataError, VladaptError
-from ..contracts.options import chosen, options_of
 from ..contracts.features import FeatureSet
+from ..contracts.options import chosen, options_of
 from ..data.verify import one_line
 from .contract import Check, ContractError, checks_of, refusal, violations
 from .processes import place_of, reloaded, workers

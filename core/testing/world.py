@@ -19,6 +19,7 @@ from ..contracts.domain import Item
 from ..contracts.features import PRE_PROJECTION, PROJECTED, FeatureSet
 from ..contracts.images import TrainingImages
 from ..contracts.resources import Detection, FurtherBackbone, PreProjection, TextPool
+from ..contracts.targets import Label, Labels
 from ..contracts.text import TextClassifier
 from ..prompts.classifier import build_classifier
 from ..prompts.templates import fill
@@ -277,7 +278,7 @@ class World:
         return adapter.transductive or "unlabeled" in adapter.needs
 
     def _known_of(self, items: Sequence[Item], backbone: Backbone) -> dict[str, Any]:
-        labels = torch.tensor([item.labels if self.several else item.label for item in items])
+        labels = torch.tensor([item.class_label() for item in items])
         ids = tuple(item.id for item in items)
         return {"labels": labels, "class_names": self.names, "ids": ids, "backbone": backbone.fingerprint}
 
@@ -368,7 +369,7 @@ def _item(split: str, index: int, label: int, classes: int, several: bool) -> It
     if several and index % 5 == 1:
         labels = (float("nan"), *labels[1:])
     decode = {"index": index, "of": present}
-    return Item(f"{split}-{index}", Path(__file__), decode, label=None if several else label, labels=labels)
+    return Item(f"{split}-{index}", Path(__file__), decode, target=Labels(labels) if several else Label(label))
 
 
 def _forget_at_fit(adapter: Adapter, watched: Watched) -> None:

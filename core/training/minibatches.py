@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -43,4 +45,22 @@ def minibatches(
     batches = list(epoch_order(size, epoch, seed, order).split(batch_size))
     if drop_last and len(batches) > 1 and len(batches[-1]) < batch_size:
         batches.pop()
+    return batches
+
+
+def epoch_batches(
+    size: int,
+    batch_size: int,
+    seed: int,
+    *,
+    order: Tensor | None = None,
+    drop_last: bool = False,
+    device: torch.device | str = "cpu",
+) -> Callable[[int], list[Tensor]]:
+    """Epoch -> its `minibatches`, indices on `device`."""
+
+    def batches(epoch: int) -> list[Tensor]:
+        made = minibatches(size, batch_size, epoch, seed, order=order, drop_last=drop_last)
+        return [batch.to(device) for batch in made]
+
     return batches

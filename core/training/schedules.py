@@ -1,13 +1,13 @@
-"""The optimiser and learning rates of Dassl, which CoOp and most prompt learners after it train with.
+"""Learning rates as numbers known before the training starts, and the optimiser of Dassl.
 
-Zhou et al., Domain Adaptive Ensemble Learning, 2020, arXiv 2003.07325 (Dassl.pytorch). Its warm-up schedulers do not
-run on a recent torch; here the rates are a closed form, told before the training starts.
+CoOp and most prompt learners after it train as Dassl does (Zhou et al., Domain Adaptive Ensemble Learning, 2020,
+arXiv 2003.07325, Dassl.pytorch). Its warm-up schedulers do not run on a recent torch; here the rates are a closed form.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -48,6 +48,31 @@ def dassl_learning_rates(
     # Dassl's cosine multiplies the rate by the ratio of two neighbouring values, so a late start keeps its offset.
     start = _cosine(length, epochs)
     return rates + [lr * _cosine(e, epochs) / start for e in range(length, epochs)]
+
+
+def cosine_rates(lr: float, steps: int, rise: int = 0) -> list[float]:
+    """The rate of each step: up to `lr` in `rise` steps, then down a cosine that would reach 0 after the last."""
+    up = [lr * (step + 1) / rise for step in range(min(rise, steps))]
+    return up + [lr * (1 + math.cos(math.pi * (step - rise) / (steps - rise))) / 2 for step in range(rise, steps)]
+
+
+def chained_cosine_rates(lr: float, steps: int) -> list[float]:
+    """`cosine_rates` as torch's CosineAnnealingLR makes them: each of the one before, which rounds differently."""
+    rates = [lr]
+    for step in range(1, steps):
+        ratio = (1 + math.cos(math.pi * step / steps)) / (1 + math.cos(math.pi * (step - 1) / steps))
+        rates.append(ratio * rates[-1])
+    return rates
+
+
+def held(rates: Sequence[float], steps: int) -> list[list[float]]:
+    """One rate an epoch -> the rates of its steps."""
+    return [[rate] * steps for rate in rates]
+
+
+def by_epoch(rates: Sequence[float], steps: int) -> list[Sequence[float]]:
+    """The rate of each step -> those of each epoch of so many steps; the last epoch may have fewer."""
+    return [rates[start : start + steps] for start in range(0, len(rates), steps)]
 
 
 def dassl_sgd(parameters: Iterable[Tensor], lr: float, momentum: float = 0.9, weight_decay: float = 5e-4):

@@ -15,7 +15,7 @@ PARALLEL = ("ddp", "fsdp")
 OPTIMIZERS = ("adamw", "sgd")
 DECAYED = ("matrices", "all")
 CAPTIONS = ("uniform", "captions", "first", "shear")
-MOST_RATE = 1000
+MOST_RATE = 10**9
 
 
 @dataclass(frozen=True)

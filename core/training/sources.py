@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 from ..contracts.domain import Decoded, Item
+from ..contracts.errors import DataError
 
 SUB_CAPTIONS = 3
 """Sub-captions of an image in one step, where a loss asks for several."""
@@ -115,29 +118,28 @@ class PairSource:
 @dataclass
 class LabelledSource:
     """Labelled images; the text of an image is a prompt of its class. One with several labels has no text of its own.
+    Numbers that targets bring (`Target.numbers`) are its columns.
 
     Args:
-        items: with `label`, or all with `labels`.
+        items: each with one label, or all with several.
         load: item -> decoded image.
         prompts: C lists of prompts; an epoch uses one of them in turn.
-        further: column -> numbers of each item, for losses that ask for them.
     """
 
     items: Sequence[Item]
     load: Callable[[Item], Decoded]
     prompts: Sequence[Sequence[str]]
-    further: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
 
     labelled = True
 
     @property
     def texts(self) -> frozenset[str]:
-        several = any(item.labels is not None for item in self.items)
+        several = any(isinstance(item.class_label(), tuple) for item in self.items)
         return frozenset() if several else frozenset({"caption", "view2"})
 
     @property
     def columns(self) -> Mapping[str, str]:
-        return dict.fromkeys(self.further, "numbers")
+        return dict.fromkeys(self._widths, "numbers")
 
     def __len__(self) -> int:
         return len(self.items)
@@ -152,18 +154,37 @@ class LabelledSource:
         raise AssertionError("a labelled set has no negative images, and does not say it has")
 
     def text(self, kind: str, row: int, epoch: int) -> str:
-        prompts = self.prompts[self.items[row].label]
+        prompts = self.prompts[self.items[row].class_label()]
         return prompts[(epoch + row + (kind == "view2")) % len(prompts)]
 
     def label(self, row: int) -> int | tuple[float, ...]:
-        item = self.items[row]
-        return item.label if item.labels is None else item.labels
+        return self.items[row].class_label()
 
     def image_id(self, row: int) -> int:
         return row
 
     def numbers(self, column: str, row: int) -> Sequence[float]:
-        return self.further[column][row]
+        width = self._widths[column]
+        numbers = _numbers(_facts(self.items[row]).get(column)) or (math.nan,) * width
+        if len(numbers) != width:
+            raise DataError(f"{self.name(row)}: {column} has {len(numbers)} numbers, of the first image {width}")
+        return numbers
 
     def column_image(self, column: str, row: int) -> Decoded:
         raise AssertionError("a labelled set has no columns of images, and does not say it has")
+
+    @cached_property
+    def _widths(self) -> dict[str, int]:
+        """How many numbers each column has, by the first item that has it."""
+        facts = [(name, len(_numbers(value))) for item in self.items for name, value in _facts(item).items()]
+        return {name: width for name, width in reversed(facts) if width}
+
+
+def _facts(item: Item) -> Mapping[str, Any]:
+    return {} if item.target is None else item.target.numbers()
+
+
+def _numbers(fact: Any) -> tuple[float, ...]:
+    """A fact of an item as numbers; none where it is something else."""
+    several = fact if isinstance(fact, (list, tuple)) else (fact,)
+    return tuple(map(float, several)) if all(isinstance(part, (int, float)) for part in several) else ()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ...core.contracts.domain import DomainData, check_items
 from ...core.contracts.errors import DataError, UnknownNameError, did_you_mean
+from ...core.contracts.targets import Label
 from ...core.data.files import Found, licence_of, shown, walk
 from ...core.data.formats import Format, format_of, loader
 
@@ -58,8 +59,9 @@ def read_dicom_folder(path: str | Path, formats: Sequence[Format], label_tag: st
         elif len(found.items) > before:
             labels += [label] * (len(found.items) - before)
     class_names = sorted(set(labels))
+    targets = [Label(class_names.index(label)) for label in labels]
     data = DomainData(
-        items=[item.with_(label=class_names.index(label)) for item, label in zip(found.items, labels, strict=True)],
+        items=[item.with_(target=target) for item, target in zip(found.items, targets, strict=True)],
         class_names=tuple(class_names),
         load=loader(dicom),
         name=root.resolve().name,

@@ -149,7 +149,7 @@ def _lacks_classes(path: Path, reading: Reading) -> bool:
 
 def _without_labels(path: Path, reading: Reading) -> DomainData:
     data = _read_arrays(path, replace(reading, class_names=None))
-    rows = [item.with_(id=f"{path.name}/{item.id}", label=None, labels=None, split="") for item in data.items]
+    rows = [item.with_(id=f"{path.name}/{item.id}", target=None, split="") for item in data.items]
     return replace(data.with_items(rows), class_names=())
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from ...core.contracts.domain import Decoded, DomainData, Item, check_items
 from ...core.contracts.errors import ConfigError, DataError
+from ...core.contracts.targets import Label, Labels
 from .npz_rows import array_names, array_shape, iterate_rows, read_small, row_of
 
 SPLITS = ("train", "val", "test")
@@ -146,9 +147,9 @@ def _items(path: Path, split: str, labels: np.ndarray, is_multilabel: bool, cut:
     for index, row in enumerate(iterate_rows(path, array)):
         digest = hashlib.sha256(f"{shape}".encode() + row).hexdigest()
         decode = {"array": array, "index": index, "digest": digest, **cut}
-        item = Item(id=f"{split}/{index:06d}", source=path, decode=decode, split=split)
         given = labels[index].tolist()
-        items.append(item.with_(labels=tuple(map(float, given))) if is_multilabel else item.with_(label=given[0]))
+        target = Labels(tuple(map(float, given))) if is_multilabel else Label(given[0])
+        items.append(Item(id=f"{split}/{index:06d}", source=path, decode=decode, target=target, split=split))
     return items
 
 

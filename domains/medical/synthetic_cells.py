@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ...core.contracts.domain import DomainData, Item
+from ...core.contracts.targets import Label
 
 KINDS = (
     "cell with a segmented nucleus",
@@ -182,7 +183,7 @@ def _item(label: int, kind: str, number: int, split: str) -> Item:
         id=f"{split}/{kind.replace(' ', '-')}-{number:02d}",
         source=Path(__file__),
         decode={"kind": label, "number": number, "digest": digest},
-        label=label,
+        target=Label(label),
         split=split,
     )
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import run
 from safetensors.torch import load_file
 from world import World
 
@@ -63,8 +63,7 @@ world = World.of(backbone, classes=3, shots=3)
 for path in sorted(Path(sys.argv[1]).glob("*.safetensors")):
     save_file({"logits": world.logits(load_adapter(path, backbone)).contiguous()}, path.with_suffix(".logits"))
 """
-    command = [sys.executable, "-c", script, str(folder), small_clip_spec, str(HERE)]
-    subprocess.run(command, check=True)
+    run(["-c", script, folder, small_clip_spec, HERE], check=True)
     return {name: (logits, load_file(folder / f"{name}.logits")["logits"]) for name, logits in here.items()}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vladapt import FeatureSet, Item, TextClassifier, build_adapter, build_classifier
+from vladapt import FeatureSet, Item, Label, TextClassifier, build_adapter, build_classifier
 from vladapt.core.contracts import TrainingImages
 from vladapt.core.contracts.features import PRE_PROJECTION, PROJECTED
 from vladapt.core.contracts.resources import Detection, FurtherBackbone, PreProjection, TextPool
@@ -64,7 +64,7 @@ class World:
         }
         items = {
             split: [
-                Item(f"{split}-{i}", Path(__file__), {"index": 10_000 * k + i, "of": of}, label=of)
+                Item(f"{split}-{i}", Path(__file__), {"index": 10_000 * k + i, "of": of}, Label(of))
                 for i, of in enumerate(labels)
             ]
             for k, (split, labels) in enumerate(drawn.items())
@@ -83,7 +83,7 @@ class World:
         backbone = backbone or self.backbone
         pixels = torch.stack([self.transform(draw(item)) for item in items])
         made = backbone.hidden(pixels) if tap == PRE_PROJECTION else backbone.encode_image(pixels, normalize=False)
-        ids, labels = tuple(item.id for item in items), torch.tensor([item.label for item in items])
+        ids, labels = tuple(item.id for item in items), torch.tensor([item.target.index for item in items])
         return FeatureSet(made, labels, self.names, ids=ids, backbone=backbone.fingerprint, tap=tap)
 
     def support(self, tap: str = PROJECTED) -> FeatureSet:
@@ -124,7 +124,7 @@ class World:
 
     def boxes(self) -> dict:
         everything = [item for items in self.items.values() for item in items]
-        return {item.id: [Detection((2.0, 3.0, 15.0, 16.0), 0.9, self.names[item.label])] for item in everything}
+        return {item.id: [Detection((2.0, 3.0, 15.0, 16.0), 0.9, self.names[item.target.index])] for item in everything}
 
     def fit(self, name: str, *, seed: int = 1, use_val: bool = True, **options):
         """A fitted adapter."""
@@ -165,7 +165,7 @@ class World:
 
 
 def _item(split: str, index: int, label: int) -> Item:
-    return Item(f"{split}-{index}", Path(__file__), {"index": index, "of": label}, label=label)
+    return Item(f"{split}-{index}", Path(__file__), {"index": index, "of": label}, Label(label))
 
 
 def _mirror(dim: int) -> torch.Tensor:

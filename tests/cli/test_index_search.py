@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forked import run
 from PIL import Image
 
 from .conftest import files_below
@@ -222,13 +222,8 @@ def test_the_page_holds_the_pictures(vladapt, photos, colours, tmp_path):
 
 
 def test_another_process_in_another_folder_searches_it(photos, colours, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "vladapt", "search", str(tmp_path / photos), "red", "--json"],
-        cwd=colours,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "VLADAPT_CACHE": str(tmp_path / "another-cache")},
-    )
+    command = ["-m", "vladapt", "search", tmp_path / photos, "red", "--json"]
+    done = run(command, cwd=colours, env={**os.environ, "VLADAPT_CACHE": str(tmp_path / "another-cache")})
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert len(json.loads(done.stdout)["hits"]) == 10
 

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from forked import PATIENCE, run_ranks, start
 
 SLOW = """
 import sys, time
@@ -49,33 +50,21 @@ def many(class_folders) -> Path:
     return class_folders("red", "green", each=150, name="many")
 
 
-def test_ctrl_c_keeps_what_was_computed_and_the_next_run_goes_on(many, small_clip_spec, tmp_path, environment):
+def test_ctrl_c_keeps_what_was_computed_and_the_next_run_goes_on(
+    vladapt, many, small_clip_spec, tmp_path, environment, monkeypatch
+):
     base = ["embed", "--domain", "medical", "--backbone", small_clip_spec, "--data", str(many), "--batch-size", "4"]
-    command = [sys.executable, "-c", SLOW, *base, "--out", str(tmp_path / "f.npz")]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-        cwd=tmp_path,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores it
-    )
+    process = start(["-c", SLOW, *base, "--out", tmp_path / "f.npz"], env=environment, cwd=tmp_path)
     wait_for(lambda: batches(tmp_path) > 5, process)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate()
     assert process.returncode == 1 and out == "", err
     lines = err.strip().splitlines()
     assert lines[-1] == "vladapt: stopped; what was computed is kept, the same command goes on from it"
     assert "Traceback" not in err and len(lines) == 1
     assert not (tmp_path / "f.npz").exists()
-    done = subprocess.run(
-        [sys.executable, "-m", "vladapt", *base, "--out", str(tmp_path / "f.npz"), "--json"],
-        capture_output=True,
-        text=True,
-        env=environment,
-    )
-    written = json.loads(done.stdout)
+    monkeypatch.setenv("VLADAPT_CACHE", environment["VLADAPT_CACHE"])
+    written = vladapt(*base, "--out", tmp_path / "f.npz", "--json").json
     assert written["images"] == 300
     assert written["from_store"] >= 20 and written["encoded"] == 300 - written["from_store"] > 0
 
@@ -86,21 +75,15 @@ def batches(folder: Path) -> int:
 
 
 def wait_for(condition, process) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE
     while not condition():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end
         time.sleep(0.02)
 
 
-def together(arguments, environment, folder: Path, program=("-m", "vladapt")) -> subprocess.CompletedProcess:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return subprocess.run(
-        [*launch, *program, *arguments], capture_output=True, text=True, env=environment, cwd=folder, timeout=120
-    )
-
-
 def test_two_ranks_make_one_of_everything_with_the_numbers_of_one_process(vladapt, arguments, environment, tmp_path):
+    """By the real torchrun; elsewhere ranks are started as it starts them."""
     alone = vladapt(*arguments, "--adapter", "ape", "--json").json
     (tmp_path / "ranks").mkdir()
     (tmp_path / "commands.py").write_text(
@@ -118,8 +101,9 @@ def test_two_ranks_make_one_of_everything_with_the_numbers_of_one_process(vladap
         ["embed", *base, "--out", "f.npz", "--json"],
         ["compare", *base, "--adapters", "ape", "--shots", "4", "--seeds", "1", "--out", "compared", "--json"],
     ]
-    program = (str(tmp_path / "commands.py"), json.dumps(commands))
-    done = together([], environment, tmp_path / "ranks", program)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command, place = [*launch, str(tmp_path / "commands.py"), json.dumps(commands)], tmp_path / "ranks"
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=place, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     made, embedded, compared = map(json.loads, done.stdout.splitlines())
     assert [path.name for path in (tmp_path / "ranks" / "runs").iterdir()] == [Path(made["run"]).name]
@@ -145,15 +129,18 @@ def test_an_error_on_one_rank_ends_all_with_one_line(arguments, environment, tmp
         "    FeatureStore._fill = fail\n"
         "main(sys.argv[1:])\n"
     )
-    done = together(arguments, environment, tmp_path, program=(str(program),))
-    assert done.returncode != 0 and done.stdout == ""
-    ours = [line for line in done.stderr.splitlines() if line.startswith("vladapt: ")]
-    assert ours == ["vladapt: scan.png: rank 1 cannot use it; remove it"]
+    lines = lines_of_both([program, *arguments], environment, tmp_path)
+    assert lines == ["vladapt: scan.png: rank 1 cannot use it; remove it"]
     assert not (tmp_path / "runs").exists()
 
 
 def test_wrong_options_are_said_once_by_all_ranks(arguments, environment, tmp_path):
-    done = together([*arguments, "--adapter", "tip-adaptor"], environment, tmp_path)
-    assert done.returncode != 0 and done.stdout == ""
-    ours = [line for line in done.stderr.splitlines() if line.startswith("vladapt: ")]
-    assert len(ours) == 1 and "did you mean tip-adapter" in ours[0]
+    (line,) = lines_of_both(["-m", "vladapt", *arguments, "--adapter", "tip-adaptor"], environment, tmp_path)
+    assert "did you mean tip-adapter" in line
+
+
+def lines_of_both(command, environment, folder: Path) -> list[str]:
+    """The errors of two ranks that both fail and print nothing else."""
+    ranks = run_ranks(command, env=environment, cwd=folder)
+    assert all(done.returncode != 0 and done.stdout == "" for done in ranks), ranks
+    return [line for done in ranks for line in done.stderr.splitlines() if line.startswith("vladapt: ")]

@@ -138,7 +138,7 @@ def test_what_it_cannot_do_is_told_in_one_line(vladapt, options, change, code, w
 def test_a_domain_with_captions_gives_its_pairs(tmp_path, small_clip_spec, monkeypatch):
     """What the toy domain of captions owns it does itself; one that only reads them is trained here."""
     import vladapt
-    from vladapt import Domain, DomainData, Item
+    from vladapt import Captions, Domain, DomainData, Item
 
     class Notes(Domain):
         name, tasks = "notes", ("retrieval",)
@@ -147,7 +147,7 @@ def test_a_domain_with_captions_gives_its_pairs(tmp_path, small_clip_spec, monke
             return self.sample(task)
 
         def sample(self, task):
-            items = [Item(f"n{i}", f"/gone/{i}", captions=(f"grey {i}",), group=str(i)) for i in range(20)]
+            items = [Item(f"n{i}", f"/gone/{i}", target=Captions((f"grey {i}",)), group=str(i)) for i in range(20)]
             return DomainData(items, (), lambda item: np.full((20, 20, 3), 10 * int(item.id[1:]), np.uint8), "captions")
 
         def templates(self, task):

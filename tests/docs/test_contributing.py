@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,11 +31,9 @@ def plug_in(tmp_path_factory) -> Path:
     return folder
 
 
-def run(plug_in: Path, *arguments: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(plug_in)}
-    return subprocess.run(
-        [sys.executable, "-m", "vladapt", *arguments], capture_output=True, text=True, env=environment
-    )
+def run(plug_in: Path, *arguments: str):
+    path = os.pathsep.join([str(plug_in), os.environ.get("PYTHONPATH", "")])
+    return forked.run(["-m", "vladapt", *arguments], env={**os.environ, "PYTHONPATH": path})
 
 
 def test_the_example_names_are_listed(plug_in):

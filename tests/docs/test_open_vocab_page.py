@@ -20,7 +20,7 @@ pytest.importorskip("mmdet")
 
 import vladapt
 from vladapt.core.engine.listing import listing
-from vladapt.core.recipes.packaged import recipes
+from vladapt.core.registry.catalogue import recipes
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "open-vocab.md").read_text(encoding="utf-8")
@@ -116,7 +116,7 @@ def test_a_recipe_is_copied_and_read_as_a_config(tmp_path):
     assert "`vladapt show open-vocab/NAME > mine.py`" in PAGE
     (tmp_path / "mine.py").write_text(CliRunner().invoke(app, ["show", "open-vocab/mask-rcnn"]).stdout)
     found = resolve(config=tmp_path / "mine.py")
-    assert (found.domain, found.task, found.plan.model.type) == ("open-vocab", "detection", "MaskRCNN")
+    assert (found.domain, found.task, found.plan["model"]["type"]) == ("open-vocab", "detection", "MaskRCNN")
 
 
 def test_the_guide_names_what_is_there():

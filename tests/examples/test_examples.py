@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,10 +13,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 def run(name: str, *arguments: str, cwd: Path) -> str:
-    command = [sys.executable, str(EXAMPLES / name), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=dict(os.environ))
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return forked.run([EXAMPLES / name, *arguments], cwd=cwd, check=True).stdout
 
 
 def test_each_is_at_most_forty_lines():

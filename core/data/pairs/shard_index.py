@@ -17,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 
 from ...contracts.errors import DataError
-from ...runtime.files import OF_CACHE, write_whole
+from ...runtime.files import write_cached
 from ..images import IMAGE_SUFFIXES
 from .columns import NumbersBuilder, Ragged, RaggedBuilder, Strings, StringsBuilder
 from .pair_set import SPLIT_CODES, TEXT_FIELDS
@@ -85,7 +85,7 @@ def shard_index(path: Path, cache: Path, further: Mapping[str, str] | None = Non
     index = _load(kept, further)
     if index is None:
         index = _walk(path, further)
-        write_whole(kept, _packed(index), OF_CACHE)
+        write_cached(kept, _packed(index))
     return index
 
 

@@ -16,6 +16,7 @@ from ...contracts.domain import Domain, DomainData, Item
 from ...contracts.errors import CapabilityError, DataError
 from ...contracts.features import FeatureSet
 from ...contracts.recipe import Recipe
+from ...contracts.targets import Label, Labels
 from ...contracts.text import TextClassifier
 from ...data.identity import FileHashes
 from ...data.sampling import sample_shots
@@ -217,19 +218,16 @@ def _as_items(file: FeatureFile, path: Path) -> list[Item]:
     items = []
     for i in range(len(features)):
         digest = hashlib.sha256(rows[i].tobytes()).hexdigest()
+        label = None if features.labels is None else features.labels[i].tolist()
         item = Item(
             id=features.ids[i] if named else str(i),  # shots are drawn by id: as from the images, if it names them
             source=path,
             decode={"digest": digest, "row": i},
+            target=None if label is None else Labels(tuple(label)) if features.multilabel else Label(label),
             group=None if features.groups is None else features.groups[i],
             split="" if file.split is None else file.split[i],
         )
-        if features.labels is None:
-            items.append(item)
-        elif features.multilabel:
-            items.append(item.with_(labels=tuple(features.labels[i].tolist())))
-        else:
-            items.append(item.with_(label=int(features.labels[i])))
+        items.append(item)
     return items
 
 

@@ -173,8 +173,8 @@ class Resources:
             if spoken(name).casefold() not in own:
                 near = did_you_mean(name, self.prepared.class_names)
                 raise DataError(f"{path}: '{name}' is no class of the data; {near}")
-        number = [own[spoken(name).casefold()] for name in data.class_names]
-        items = [item.with_(label=number[item.label], split="") for item in data.items]
+        number = {index: own[spoken(name).casefold()] for index, name in enumerate(data.class_names)}
+        items = [item.restricted(number).with_(split="") for item in data.items]
         relabelled = replace(data, items=items, class_names=self.prepared.class_names)
         on_folder = replace(self.prepared, data=relabelled, skipped=[])  # counted against this folder's images alone
         self._folder_items = {item.id: item for item in items}

@@ -213,4 +213,6 @@ def fit_key(recipe: Recipe, adapter: Adapter, prepared, shots: Shots) -> str:
 
 
 def _content(item: Item, hashes: FileHashes) -> list[Any]:
-    return [content_key(item, hashes), item.label, repr(item.labels)]
+    label = item.class_label()
+    one, several = (None, label) if isinstance(label, tuple) else (label, None)
+    return [content_key(item, hashes), one, repr(several)]

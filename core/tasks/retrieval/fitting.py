@@ -25,8 +25,9 @@ from ...data.splits import assign_splits
 from ...data.verify import check_skipped
 from ...forgetting.measure import forgetting
 from ...runtime.progress import Reporter, training_lines
+from ...training.objective import columns_of, parse_losses
 from ...training.sources import PairSource
-from ..methods import adapter_of
+from ..methods import adapter_of, adapter_options
 from ..reading import read_data
 from .scoring import RetrievalScores, before_and_after, evaluate_retrieval, pairs_of
 
@@ -71,7 +72,8 @@ def read_retrieval(recipe: Recipe, domain: Domain | None) -> RetrievalData:
         DataError: nothing usable there. ConfigError: the domain has no such task, or an option does not apply.
     """
     if domain is None:
-        pairs = read_pairs(recipe.data_path, **{"seed": recipe.split_seed, **recipe.reading})
+        options = {"seed": recipe.split_seed, **recipe.reading}
+        pairs = read_pairs(recipe.data_path, columns=_columns_of(recipe), **options)
         check_skipped(pairs.skipped, pairs.total)
         return RetrievalData(pairs, pairs.name, pairs.licence, _plain, list(pairs.skipped), list(pairs.notes))
     domain.check_task(TASK)
@@ -82,6 +84,12 @@ def read_retrieval(recipe: Recipe, domain: Domain | None) -> RetrievalData:
         return domain.transforms(backbone, train, TASK)
 
     return RetrievalData(pairs_of(data), data.name, data.licence, transform, list(data.skipped), list(data.notes))
+
+
+def _columns_of(recipe: Recipe) -> dict[str, str]:
+    """Columns of the data that the losses of the recipe's adapter ask for."""
+    loss = adapter_options(recipe).get("loss")
+    return columns_of(parse_losses(str(loss).split(","))) if loss else {}
 
 
 def train_on_pairs(

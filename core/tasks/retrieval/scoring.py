@@ -144,8 +144,8 @@ class DomainPairs:
             source=str(item.source),
             offset=None,
             size=None,
-            captions=tuple(item.captions or ()),
-            label=item.label,
+            captions=tuple(item.captions()),
+            label=_class_of(item),
             split=item.split,
             image=row,
             decode=dict(item.decode),
@@ -156,8 +156,12 @@ class DomainPairs:
 
     @property
     def fields(self) -> frozenset[str]:
-        labelled = all(item.label is not None for item in self.items)
+        labelled = all(_class_of(item) is not None for item in self.items)
         return frozenset({"label"} if labelled else ())
+
+    @property
+    def further_columns(self) -> dict[str, str]:
+        return {}
 
     def load_image(self, row: int) -> Decoded:
         return self.data.load(self.items[row])
@@ -183,9 +187,15 @@ def pairs_of(data: DomainData) -> DomainPairs:
     Raises:
         DataError: no item has a caption.
     """
-    if not any(item.captions for item in data.items):
+    if not any(item.captions() for item in data.items):
         raise DataError(f"{data.name or 'this data set'}: no image has a caption; retrieval needs captions")
     return DomainPairs(data, tuple(data.items))
+
+
+def _class_of(item: Item) -> int | None:
+    """The class of an item that has exactly one."""
+    label = item.class_label()
+    return None if isinstance(label, tuple) else label
 
 
 def _part(pairs: Pairs, split: str | None) -> Pairs:

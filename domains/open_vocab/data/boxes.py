@@ -14,6 +14,7 @@ from typing import Any
 
 from ....core.contracts.domain import DomainData, Item
 from ....core.contracts.errors import DataError
+from ....core.contracts.targets import Boxes
 from ....core.data.files import licence_of, locate, shown
 from ....core.data.formats import Format, format_of, loader
 from ....core.data.images import IMAGE, upright_size
@@ -113,9 +114,9 @@ def boxes_of(found: BoxSet, formats: Sequence[Format] = (IMAGE,)) -> DomainData:
     if not items:
         reason = f"; the first is {reading.skipped[0][0]}: {reading.skipped[0][1]}" if reading.skipped else ""
         raise DataError(f"{found.folder}: none of the listed images can be read{reason}; put them into images/")
-    if not any(item.boxes for item in items):
+    if not any(item.target.boxes for item in items):
         raise DataError(f"{found.folder}: no usable box in {len(items)} images{_dropped(counts)}; annotate some")
-    counts[EMPTY] += sum(not item.boxes for item in items)
+    counts[EMPTY] += sum(not item.target.boxes for item in items)
     return DomainData(
         items=items,
         class_names=tuple(found.class_names),
@@ -127,6 +128,11 @@ def boxes_of(found: BoxSet, formats: Sequence[Format] = (IMAGE,)) -> DomainData:
         licence=licence_of(found.folder),
         frequency=found.frequency,
     )
+
+
+def annotated_boxes(item: Item) -> Boxes:
+    """The boxes of an item; none where nothing is annotated, or something else."""
+    return item.target if isinstance(item.target, Boxes) else Boxes()
 
 
 class _Reading:
@@ -190,13 +196,15 @@ class _Reading:
         return Item(
             id=id_,
             source=path,
-            boxes=tuple(box.corners for box in kept),
-            box_labels=tuple(self.index[box.name] for box in kept),
-            segments=outlines if any(outline is not None for outline in outlines) else None,
-            ignored=ignored if any(ignored) else None,
-            size=size,
+            target=Boxes(
+                boxes=tuple(box.corners for box in kept),
+                labels=tuple(self.index[box.name] for box in kept),
+                segments=outlines if any(outline is not None for outline in outlines) else None,
+                ignored=ignored if any(ignored) else None,
+                size=size,
+                facts=facts or None,
+            ),
             split=image.split,
-            facts=facts or None,
         )
 
     def _usable(self, box: Box, size: tuple[int, int], relative: bool) -> Box | None:

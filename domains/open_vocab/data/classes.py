@@ -12,8 +12,6 @@ from ....core.prompts.templates import spoken
 from .masks import choosable
 
 MOST_NAMES = 20
-CLASS_FACTS = ("absent", "partial", "only")
-"""Entries of `Item.facts` that are class numbers; "only": classes that the item may teach, the others being ignored."""
 
 
 def check_names(
@@ -78,34 +76,15 @@ def choose_classes(data: DomainData, wanted: Sequence[str]) -> DomainData:
     reader = data.load_mask
     return replace(
         data,
-        items=[_relabelled(item, new, chosen, data.kind) for item in data.items],
+        items=[_relabelled(item, new) for item in data.items],
         class_names=tuple(wanted),
         frequency=None if data.frequency is None else tuple(data.frequency[old] for old in chosen),
         load_mask=None if reader is None else choosable(reader).choose(new),
     )
 
 
-def keep_boxes(item: Item, positions: Sequence[int]) -> Item:
-    """The item with these of its boxes alone."""
-    lists = ("boxes", "box_labels", "segments", "ignored")
-    values = {name: getattr(item, name) for name in lists}
-    return item.with_(**{k: v if v is None else tuple(v[p] for p in positions) for k, v in values.items()})
-
-
-def _relabelled(item: Item, new: Mapping[int, int], chosen: Sequence[int], kind: str) -> Item:
-    """The item with old class numbers replaced; boxes of a class without a new number go, but for masks' outlines."""
-    if item.labels is not None:
-        item = item.with_(labels=tuple(item.labels[old] for old in chosen))
-    if item.facts:
-        kept = {
-            key: sorted(new[old] for old in value if old in new) if key in CLASS_FACTS else value
-            for key, value in item.facts.items()
-        }
-        item = item.with_(facts=kept)
-    if item.box_labels is None or kind == "masks":  # outlines of masks keep their numbers: the reader replaces them
-        return item
-    item = keep_boxes(item, [place for place, label in enumerate(item.box_labels) if label in new])
-    return item.with_(box_labels=tuple(new[label] for label in item.box_labels))
+def _relabelled(item: Item, new: Mapping[int, int]) -> Item:
+    return item if item.target is None else item.with_(target=item.target.restricted(new))
 
 
 def _compare(where: str, names: list[str], other: str, other_names: list[str], exact: bool) -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from ....core.contracts.domain import DomainData, Item
 from ....core.contracts.errors import ConfigError
-from ....core.data.sampling import positive_classes, rank
+from ....core.data.sampling import rank
+from .boxes import annotated_boxes
 
 SURPLUS = ("ignore", "keep")
 
@@ -67,12 +69,13 @@ def _drawn(pool: Sequence[Item], shots: int, num_classes: int, counted) -> list[
 
 
 def _boxes_of_class(item: Item) -> Counter:
-    ignored = item.ignored or (False,) * len(item.box_labels or ())
-    return Counter(label for label, left_out in zip(item.box_labels or (), ignored, strict=True) if not left_out)
+    boxes = annotated_boxes(item)
+    ignored = boxes.ignored or (False,) * len(boxes.labels)
+    return Counter(label for label, left_out in zip(boxes.labels, ignored, strict=True) if not left_out)
 
 
 def _images_of_class(item: Item) -> Counter:
-    return Counter(positive_classes(item))
+    return Counter(item.classes())
 
 
 def _exactly(items: Sequence[Item], shots: int) -> list[Item]:
@@ -80,11 +83,12 @@ def _exactly(items: Sequence[Item], shots: int) -> list[Item]:
     have: Counter = Counter()
     result = []
     for item in items:
-        ignored = list(item.ignored or (False,) * len(item.box_labels))
-        for place, label in enumerate(item.box_labels):
+        boxes = annotated_boxes(item)
+        ignored = list(boxes.ignored or (False,) * len(boxes.labels))
+        for place, label in enumerate(boxes.labels):
             if ignored[place]:
                 continue
             ignored[place] = have[label] >= shots
             have[label] += not ignored[place]
-        result.append(item.with_(ignored=tuple(ignored) if any(ignored) else None))
+        result.append(item.with_(target=replace(boxes, ignored=tuple(ignored) if any(ignored) else None)))
     return result

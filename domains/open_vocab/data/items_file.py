@@ -1,7 +1,7 @@
 """A read set as one JSON file: what a config names, so that a training sees the very items that were chosen for it.
 
 Version 1: {"format": "vladapt-items", "version": 1, "kind", "name", "class_names", "frequency", "licence", "notes",
-"masks": the table of mask values, "items": [fields that are not empty]}.
+"masks": the table of mask values, "items": [fields of the item and of its boxes or mask that are not empty]}.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,14 @@ from PIL import Image
 
 from ....core.contracts.domain import Decoded, DomainData, Item
 from ....core.contracts.errors import DataError
+from ....core.contracts.targets import Boxes, Mask
 from ....core.data.formats import Format, loader
 from ....core.data.images import IMAGE
-from ....core.runtime.files import OF_CACHE, write_whole
-from .masks import MaskReader
+from ....core.runtime.files import write_cached
+from .boxes import annotated_boxes
+from .masks import MaskReader, annotated_mask
 
 FORMAT, VERSION = "vladapt-items", 1
-TUPLES = ("boxes", "box_labels", "segments", "ignored", "size", "labels", "captions")
 EMPTY = (None, "", {})
 
 
@@ -58,7 +59,7 @@ def write_items(path: str | Path, data: DomainData, *, images: str | Path | None
     }
     if data.load_mask is not None and content["masks"] is None:
         raise DataError(f"{path}: the masks of {data.name} are made, not stored; give a folder to save images in")
-    write_whole(path, json.dumps(content).encode(), OF_CACHE)
+    write_cached(path, json.dumps(content).encode())
     return path
 
 
@@ -74,7 +75,7 @@ def read_items(path: str | Path, formats: Sequence[Format] = (IMAGE,)) -> Domain
         if content["format"] != FORMAT or content["version"] != VERSION:
             raise DataError(f"{path}: written by another version ({content['version']!r}); write it again")
         return DomainData(
-            items=[_item(entry) for entry in content["items"]],
+            items=[_item(entry, content["kind"]) for entry in content["items"]],
             class_names=tuple(content["class_names"]),
             load=loader(formats),
             kind=content["kind"],
@@ -98,19 +99,55 @@ def is_items_file(path: Path) -> bool:
 
 
 def _as_data(item: Item) -> dict[str, Any]:
-    values = {field.name: getattr(item, field.name) for field in fields(item)}
+    """The item and its target in one table, without what is empty."""
+    values = {"id": item.id, "source": item.source, "decode": item.decode, "group": item.group, "split": item.split}
+    if isinstance(item.target, Boxes):
+        values |= _boxes_as_data(item.target)
+    elif isinstance(item.target, Mask):
+        mask = item.target
+        values |= {} if mask.outlines is None else _boxes_as_data(mask.outlines)
+        values |= {"mask": mask.file, "labels": mask.labels}
+        values |= {} if mask.size is None else {"size": mask.size}
+        values |= {} if mask.only is None else {"facts": {"only": mask.only}}
     values = {name: value for name, value in values.items() if not any(value is e or value == e for e in EMPTY)}
     return {name: os.path.abspath(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
-def _item(entry: dict[str, Any]) -> Item:
-    values = {name: tuple(value) if name in TUPLES else value for name, value in entry.items()}
-    if "boxes" in values:
-        values["boxes"] = tuple(tuple(map(float, box)) for box in values["boxes"])
-    for name in ("source", "mask"):
-        if name in values:
-            values[name] = Path(values[name])
-    return Item(**values)
+def _boxes_as_data(boxes: Boxes) -> dict[str, Any]:
+    values = {name: getattr(boxes, name) for name in ("boxes", "segments", "ignored", "size", "facts")}
+    return {**values, "box_labels": boxes.labels}
+
+
+def _item(entry: dict[str, Any], kind: str) -> Item:
+    target = _mask(entry) if kind == "masks" else _boxes(entry)
+    own = {name: entry[name] for name in ("decode", "group", "split") if name in entry}
+    return Item(id=entry["id"], source=Path(entry["source"]), target=target, **own)
+
+
+def _boxes(entry: dict[str, Any]) -> Boxes:
+    return Boxes(
+        boxes=tuple(tuple(map(float, box)) for box in entry.get("boxes", ())),
+        labels=tuple(entry.get("box_labels", ())),
+        segments=_tuple(entry, "segments"),
+        ignored=_tuple(entry, "ignored"),
+        size=_tuple(entry, "size"),
+        facts=entry.get("facts"),
+    )
+
+
+def _mask(entry: dict[str, Any]) -> Mask:
+    facts = entry.get("facts") or {}
+    return Mask(
+        file=Path(entry["mask"]) if "mask" in entry else None,
+        outlines=replace(_boxes(entry), facts=None) if "boxes" in entry else None,
+        labels=_tuple(entry, "labels"),
+        size=_tuple(entry, "size"),
+        only=_tuple(facts, "only"),
+    )
+
+
+def _tuple(entry: dict[str, Any], name: str) -> tuple | None:
+    return tuple(entry[name]) if name in entry else None
 
 
 def _saved(data: DomainData, folder: Path) -> DomainData:
@@ -121,11 +158,13 @@ def _saved(data: DomainData, folder: Path) -> DomainData:
         image = folder / f"{number:06d}.png"
         pixels = to_uint8(data.load(item))
         Image.fromarray(pixels).save(image)
-        changes: dict[str, Any] = {"source": image, "decode": {}, "size": (pixels.shape[1], pixels.shape[0])}
-        if data.load_mask is not None:
-            changes["mask"] = folder / f"{number:06d}_mask.png"
-            Image.fromarray(np.asarray(data.load_mask(item), dtype=np.uint8)).save(changes["mask"])
-        items.append(item.with_(**changes))
+        size = (pixels.shape[1], pixels.shape[0])
+        if data.load_mask is None:
+            target = replace(annotated_boxes(item), size=size)
+        else:
+            target = replace(annotated_mask(item), size=size, file=folder / f"{number:06d}_mask.png")
+            Image.fromarray(np.asarray(data.load_mask(item), dtype=np.uint8)).save(target.file)
+        items.append(item.with_(source=image, decode={}, target=target))
     reader = None
     if data.load_mask is not None:
         reader = MaskReader(values={position: position for position in range(len(data.class_names))})

@@ -12,6 +12,7 @@ import numpy as np
 
 from ....core.contracts.domain import Item
 from ....core.contracts.errors import DataError
+from ....core.contracts.targets import Mask
 from ....core.data.images import decode_values
 from .outlines import draw
 
@@ -42,7 +43,8 @@ class MaskReader:
         Raises:
             DataError: the file cannot be read, or is of another kind than the table.
         """
-        labels = self._drawn(item) if item.mask is None else self._looked_up(Path(item.mask))
+        file = annotated_mask(item).file
+        labels = self._drawn(item) if file is None else self._looked_up(Path(file))
         return _chosen(labels, self.classes, item)
 
     def choose(self, new: Mapping[int, int]) -> MaskReader:
@@ -97,15 +99,16 @@ class MaskReader:
 
     def _drawn(self, item: Item) -> np.ndarray:
         """Outlines on each other, the largest first; boxes without an outline and ignored objects are ignored."""
-        if item.size is None or item.boxes is None:
+        drawn = annotated_mask(item).outlines
+        if drawn is None or drawn.size is None:
             raise DataError(f"{item.id}: has neither a mask file nor outlines; leave it out")
-        width, height = item.size
+        width, height = drawn.size
         labels = np.full((height, width), IGNORED if self.background is None else self.background, dtype=np.uint8)
-        none = (None,) * len(item.boxes)
+        none = (None,) * len(drawn.boxes)
         objects = [
-            (_area(item, outline, box), label, bool(left_out))
+            (_area(drawn.size, outline, box), label, bool(left_out))
             for box, label, outline, left_out in zip(
-                item.boxes, item.box_labels or (), item.segments or none, item.ignored or none, strict=True
+                drawn.boxes, drawn.labels, drawn.segments or none, drawn.ignored or none, strict=True
             )
         ]
         for known, label, left_out in sorted(objects, key=lambda entry: (not entry[2], -entry[0][1])):
@@ -139,10 +142,15 @@ def choosable(load_mask: Callable[[Item], np.ndarray]) -> MaskReader | MadeMasks
     return load_mask if isinstance(load_mask, (MaskReader, MadeMasks)) else MadeMasks(load_mask)
 
 
+def annotated_mask(item: Item) -> Mask:
+    """The mask of an item; an empty one where its set makes masks itself (`MadeMasks`)."""
+    return item.target if isinstance(item.target, Mask) else Mask()
+
+
 def _chosen(labels: np.ndarray, classes: Mapping[int, int] | None, item: Item) -> np.ndarray:
-    """Class indices replaced; then those ignored that the item must not teach (`facts["only"]`)."""
+    """Class indices replaced; then those ignored that the item must not teach (`Mask.only`)."""
     labels = labels if classes is None else _lookup(classes, 256)[labels]
-    only = (item.facts or {}).get("only")
+    only = annotated_mask(item).only
     return labels if only is None else _lookup({index: index for index in only}, 256)[labels]
 
 
@@ -152,10 +160,10 @@ def _after(before: Mapping[int, int] | None, new: Mapping[int, int]) -> dict[int
     return {old: new[index] for old, index in first.items() if index in new}
 
 
-def _area(item: Item, outline: Any, box: tuple[float, ...]) -> tuple[Any, int, bool]:
+def _area(size: tuple[int, int], outline: Any, box: tuple[float, ...]) -> tuple[Any, int, bool]:
     """Pixels of an object, how many, and whether they are an outline's and not a box's."""
     if outline is not None:
-        pixels = draw(outline, item.size)
+        pixels = draw(outline, size)
         return pixels, int(pixels.sum()), True
     x0, y0, x1, y1 = int(box[0]), int(box[1]), int(np.ceil(box[2])), int(np.ceil(box[3]))
     return (slice(y0, y1), slice(x0, x1)), (y1 - y0) * (x1 - x0), False

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from ....core.contracts.domain import DomainData, Item
 from ....core.contracts.errors import ConfigError, DataError, did_you_mean
 from ....core.prompts.templates import spoken
-from .classes import choose_classes, class_positions, keep_boxes
-from .masks import choosable
+from .boxes import annotated_boxes
+from .classes import choose_classes, class_positions
+from .masks import annotated_mask, choosable
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -114,17 +115,18 @@ def hold_out(data: DomainData, split: NovelSplit, *, keep_empty: bool = False) -
 
 
 def _base_only(item: Item, base: set[int], kind: str) -> Item:
-    if item.box_labels is not None and kind != "masks":
-        item = keep_boxes(item, [place for place, label in enumerate(item.box_labels) if label in base])
-    if item.labels is not None:
-        item = item.with_(labels=tuple(v if place in base else 0.0 for place, v in enumerate(item.labels)))
-    if kind == "masks":
-        item = item.with_(facts={**(item.facts or {}), "only": sorted(base)})
-    return item
+    if kind != "masks":
+        return item.with_(target=annotated_boxes(item).showing(base))
+    mask = annotated_mask(item)
+    labels = mask.labels and tuple(value if place in base else 0.0 for place, value in enumerate(mask.labels))
+    return item.with_(target=replace(mask, labels=labels, only=tuple(sorted(base))))
 
 
 def _is_empty(item: Item, kind: str) -> bool:
-    return not any(item.labels or ()) if kind == "masks" and item.labels is not None else not item.box_labels
+    if kind != "masks":
+        return not annotated_boxes(item).labels
+    labels = annotated_mask(item).labels
+    return labels is not None and not any(labels)
 
 
 def _coco(class_names: Sequence[str]) -> NovelSplit:

@@ -13,10 +13,11 @@ import numpy as np
 
 from ....core.contracts.domain import DomainData, Item
 from ....core.contracts.errors import DataError
+from ....core.contracts.targets import Mask
 from ....core.data.files import Found, licence_of, shown, visible
 from ....core.data.formats import Format, loader
 from ....core.data.images import IMAGE, decode_values, upright_size
-from .boxes import boxes_of
+from .boxes import annotated_boxes, boxes_of
 from .classes import choose_classes
 from .coco_boxes import find_coco_annotations, read_coco_boxes
 from .items_file import is_items_file, read_items
@@ -85,7 +86,7 @@ def outlines_as_masks(data: DomainData, background: bool = True) -> DomainData:
     Raises:
         DataError: no outline, or more classes than masks can hold.
     """
-    if not any(item.segments for item in data.items):
+    if not any(annotated_boxes(item).segments for item in data.items):
         raise DataError(f"{data.name}: has boxes but no outlines, so no masks; give polygons or mask files")
     shift = int(background and BACKGROUND not in data.class_names)
     names = (BACKGROUND, *data.class_names) if shift else data.class_names
@@ -93,11 +94,13 @@ def outlines_as_masks(data: DomainData, background: bool = True) -> DomainData:
     rest = names.index(BACKGROUND) if background else None
     items = []
     for item in data.items:
-        labels = tuple(label + shift for label in item.box_labels or ())
-        shows = {label for label, outline in zip(labels, item.segments or ()) if outline is not None}
+        boxes = annotated_boxes(item)
+        labels = tuple(label + shift for label in boxes.labels)
+        shows = {label for label, outline in zip(labels, boxes.segments or ()) if outline is not None}
         shows |= set() if rest is None else {rest}
         multi_hot = tuple(float(position in shows) for position in range(len(names)))
-        items.append(item.with_(box_labels=labels, labels=multi_hot, facts=None))
+        outlines = replace(boxes, labels=labels, facts=None)
+        items.append(item.with_(target=Mask(outlines=outlines, labels=multi_hot, size=boxes.size)))
     reader = MaskReader(background=rest)
     return replace(data, items=items, class_names=names, kind="masks", load_mask=reader, frequency=None)
 
@@ -155,7 +158,7 @@ def _from_masks(
     if unlisted:
         first = ", ".join(map(str, sorted(unlisted)[:10]))
         notes.append(f"Stored in masks but no class, ignored: {first} (in {max(unlisted.values())} masks).")
-    if not any(any(item.labels) for item in items):
+    if not any(any(item.target.labels) for item in items):
         raise DataError(
             f"{folder}: no mask holds a listed class; stored are {', '.join(map(str, sorted(unlisted)[:10]))}, "
             f"listed are {', '.join(map(str, list(getattr(table, chosen))[:10]))}; correct {_source(beside)}"
@@ -247,14 +250,9 @@ def _item(pair: Pair, what: _Seen, table: MaskTable, folder: Path, in_colour: bo
         known = {int(value): table.values.get(int(value)) for value in keys}
     unlisted.update(key for key, position in known.items() if position is None and key != IGNORED)
     shows = set(known.values())
-    return Item(
-        id=shown(pair.image, folder),
-        source=pair.image,
-        mask=pair.mask,
-        labels=tuple(float(position in shows) for position in range(len(table.names))),
-        size=what.size,
-        split=pair.split,
-    )
+    labels = tuple(float(position in shows) for position in range(len(table.names)))
+    target = Mask(pair.mask, labels=labels, size=what.size)
+    return Item(id=shown(pair.image, folder), source=pair.image, target=target, split=pair.split)
 
 
 def _check_count(where: object, names: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ....core.contracts.domain import DomainData, Evaluation, Item
 from ....core.runs.sections import CurveSection, PictureSection, TableSection
+from ..data.boxes import annotated_boxes
 from ..data.items_file import to_uint8
 from ..drawing import draw_boxes
 from ..scores.detection import DetectionScores, Found, Truth, score_detections, truth_of
@@ -35,7 +36,7 @@ def evaluate_detection(model, data: DomainData, progress: Callable[[int, int], N
     truths = [_sized(truth_of(item), data, item) for item in items]
     scored = _scored(truths, found, data, novel, outlines=False)
     metrics, masks = dict(scored.metrics), None
-    if any(item.segments for item in items) and all(boxes.outlines is not None for boxes in found):
+    if any(annotated_boxes(item).segments for item in items) and all(boxes.outlines is not None for boxes in found):
         masks = _scored(truths, found, data, novel, outlines=True)
         metrics |= {f"mask_{name}": value for name, value in masks.metrics.items()}
     sections = [

@@ -15,6 +15,7 @@ from torch import nn
 
 from ....core.contracts.domain import DomainData, Item
 from ....core.features.extract import cores
+from ..data.boxes import annotated_boxes
 
 AT_ONCE = 8
 """Images of one shape that go through the model together."""
@@ -87,14 +88,15 @@ def _of_one_shape(pairs: list[tuple[Item, dict]]) -> Iterator[list[tuple[Item, d
 
 def _sample(item: Item, with_regions: bool) -> dict[str, Any]:
     """What transforms of mmdet and mmseg start from; regions without what they show."""
-    regions = (item.boxes or ()) if with_regions else ()
+    boxes = annotated_boxes(item)
+    regions = boxes.boxes if with_regions else ()
     return {
         "img_path": str(item.source),
         "decode": dict(item.decode),
         "img_id": item.id,
         "scale_factor": (1.0, 1.0),
         "item_id": item.id,
-        "facts": item.facts or {},
+        "facts": boxes.facts or {},
         "instances": [{"bbox": list(box), "bbox_label": 0, "ignore_flag": 0} for box in regions],
         "seg_fields": [],
         "seg_map_path": None,

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 from ....core.contracts.domain import DomainData, Item
 from ....core.contracts.errors import ConfigError, DataError
+from ....core.contracts.targets import Boxes, Mask
 from ....core.data.formats import loader
 from ....core.data.images import IMAGE
 from ....core.data.tables import parse_json
@@ -158,12 +159,14 @@ def _boxes(sample: Node, id_: str) -> Item:
         id=id_,
         source=Path(sample["img_path"]),
         decode=dict(sample.get("decode") or {}),
-        boxes=tuple(tuple(map(float, instance["bbox"])) for instance in instances),
-        box_labels=tuple(int(instance["bbox_label"]) for instance in instances),
-        segments=outlines if any(outlines) else None,
-        ignored=ignored if any(ignored) else None,
-        size=(int(sample["width"]), int(sample["height"])) if "width" in sample else None,
-        facts=sample.get("facts") or None,
+        target=Boxes(
+            boxes=tuple(tuple(map(float, instance["bbox"])) for instance in instances),
+            labels=tuple(int(instance["bbox_label"]) for instance in instances),
+            segments=outlines if any(outlines) else None,
+            ignored=ignored if any(ignored) else None,
+            size=(int(sample["width"]), int(sample["height"])) if "width" in sample else None,
+            facts=sample.get("facts") or None,
+        ),
     )
 
 
@@ -171,7 +174,8 @@ def _mask(sample: Node, id_: str) -> Item:
     mask = sample.get("seg_map_path")
     if not mask:
         raise DataError(f"{sample['img_path']}: the config's data set names no mask for it; check its data_prefix")
-    return Item(id=id_, source=Path(sample["img_path"]), decode=dict(sample.get("decode") or {}), mask=Path(mask))
+    decode = dict(sample.get("decode") or {})
+    return Item(id=id_, source=Path(sample["img_path"]), decode=decode, target=Mask(Path(mask)))
 
 
 def _reader(samples: list[Node], built: Any, classes: int) -> MaskReader:

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from mmengine import Config
 
-from ....core.contracts.domain import DomainData
+from ....core.contracts.domain import DomainData, Item
 from ....core.contracts.errors import ConfigError, DataError
 from ....core.features.store import default_root
 from ....core.runtime.distributed import is_main, run_on_all, world_size
+from ..data.boxes import annotated_boxes
 from ..data.classes import choose_classes
 from ..data.items_file import write_items
-from ..data.masks import MaskReader
+from ..data.masks import MaskReader, annotated_mask
 from ..data.novel import split_novel
 from .classes import takes_names, with_classes
 from .pipelines import ours, testing_pipeline, training_pipeline
@@ -95,7 +96,7 @@ def _check_task(plan: dict[str, Any], task: str) -> None:
 def _give_data(plan: dict[str, Any], task: str, data: DomainData, learned: list[str], seed: int) -> None:
     """Put the train split into the plan's loader, in place of whatever data the config had."""
     train = choose_classes(data.with_items(data.split("train")), learned)
-    if not any(item.box_labels if task == "detection" else any(item.labels or (True,)) for item in train.items):
+    if not any(_teaches(item, task) for item in train.items):
         raise DataError(f"{data.name}: no training image shows a class ({', '.join(learned[:10])}); annotate some")
     own = {"type": DATASETS[task], "items_json": str(_items_file(train)), "split": "train"}
     given = plan["train_dataloader"].get("dataset") or {}
@@ -104,6 +105,13 @@ def _give_data(plan: dict[str, Any], task: str, data: DomainData, learned: list[
     if plan["train_cfg"].get("max_iters") and plan["train_dataloader"].get("sampler"):
         plan["train_dataloader"]["sampler"] = {"type": PASSES, "sampler": plan["train_dataloader"]["sampler"]}
     plan["train_dataloader"]["dataset"] = {"type": "vladapt.SeededDataset", "dataset": dataset, "seed": seed}
+
+
+def _teaches(item: Item, task: str) -> bool:
+    """Whether an image shows a class, as far as its annotation tells."""
+    if task == "detection":
+        return bool(annotated_boxes(item).labels)
+    return any(annotated_mask(item).labels or (True,))
 
 
 def _in_wrappers(given: dict[str, Any], own: dict[str, Any], pipeline: list, task: str) -> dict[str, Any]:

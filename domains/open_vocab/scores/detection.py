@@ -17,6 +17,7 @@ import numpy as np
 
 from ....core.contracts.domain import Item
 from ....core.contracts.errors import CapabilityError, ConfigError
+from ..data.boxes import annotated_boxes
 from ..data.outlines import coco_masks, draw, encode
 from .harmonic import harmonic_mean, known
 
@@ -85,14 +86,15 @@ class DetectionScores:
 
 def truth_of(item: Item) -> Truth:
     """What an item's annotation says."""
-    facts = item.facts or {}
+    boxes = annotated_boxes(item)
+    facts = boxes.facts or {}
     federated = "absent" in facts or "partial" in facts
     return Truth(
-        boxes=item.boxes or (),
-        labels=item.box_labels or (),
-        ignored=item.ignored,
-        outlines=item.segments,
-        size=item.size,
+        boxes=boxes.boxes,
+        labels=boxes.labels,
+        ignored=boxes.ignored,
+        outlines=boxes.segments,
+        size=boxes.size,
         absent=facts.get("absent", ()) if federated else None,
         partial=facts.get("partial", ()),
     )

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vladapt.adapters.cache import _cache
+from vladapt.adapters.cache import _cache_model
 from vladapt.core.contracts import CapabilityError, ConfigError, TextClassifier
 from vladapt.core.registry import build_adapter
 
@@ -73,8 +73,8 @@ def test_rows_are_taken_in_blocks(make_task, monkeypatch, name):
     whole = adapter.logits(task.test)
     widest = []
     exp = torch.exp
-    monkeypatch.setattr(_cache, "CHUNK_ELEMENTS", 3 * len(task.support))
-    monkeypatch.setattr(_cache.torch, "exp", lambda x: widest.append(x.shape[0]) or exp(x))
+    monkeypatch.setattr(_cache_model, "CHUNK_ELEMENTS", 3 * len(task.support))
+    monkeypatch.setattr(_cache_model.torch, "exp", lambda x: widest.append(x.shape[0]) or exp(x))
     torch.testing.assert_close(adapter.logits(task.test), whole, atol=1e-4, rtol=1e-5)
     assert 3 in widest and set(widest) <= {3, 1, 2, len(task.support)}
 

@@ -46,7 +46,7 @@ def step_losses(monkeypatch):
 
     def spy(*args, **kwargs):
         for epoch in original(*args, **kwargs):
-            losses.extend(epoch.losses)
+            losses.extend(epoch.losses.tolist())
             yield epoch
 
     monkeypatch.setattr(_training, "train_epochs", spy)

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vladapt.adapters.cache import _search
-from vladapt.adapters.cache._search import grid, search_cache
+from vladapt.adapters.cache import _cache_model
+from vladapt.adapters.cache._cache_model import grid, search_cache
 from vladapt.core.metrics.selection import val_score
 
 
@@ -42,14 +42,14 @@ def plain_loop(queries, labels, zero_shot, keys, values, betas, alphas, gammas=(
 @settings(max_examples=15, deadline=None)
 @given(
     seed=st.integers(0, 10**6), classes=st.integers(2, 7), shots=st.integers(1, 5), uneven=st.integers(0, 3),
-    val=st.integers(1, 30), budget=st.sampled_from([1, 5000, _search.BUDGET]),
+    val=st.integers(1, 30), budget=st.sampled_from([1, 5000, _cache_model.BUDGET]),
 )  # fmt: skip
 def test_search_is_the_plain_loop(seed, classes, shots, uneven, val, budget):
     """On small val sets most points tie, so the order of the grid decides. Any block size gives the same."""
     *task, exponent = problem(seed, classes, classes * shots + uneven, val)
     axes = grid(7, 9), grid(5, 6), grid(1, 3, start=0.0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_search, "BUDGET", budget)
+        patch.setattr(_cache_model, "BUDGET", budget)
         ours = search_cache(*task, *axes, exponent=exponent, alpha_factor=0.7)
     found, score = plain_loop(*task, *axes, exponent, 0.7)
     assert ours[0] == pytest.approx(found)
@@ -74,7 +74,7 @@ def test_a_class_without_keys_and_scaled_values():
     assert search_cache(*args) == (pytest.approx(plain_loop(*args)[0]), pytest.approx(plain_loop(*args)[1]))
 
 
-@pytest.mark.parametrize("budget", [200, _search.BUDGET])
+@pytest.mark.parametrize("budget", [200, _cache_model.BUDGET])
 def test_several_labels_are_searched_by_macro_auroc(monkeypatch, budget):
     queries, _, zero_shot, keys, _, _ = problem(4, 5, 20, 25)
     generator = torch.Generator().manual_seed(1)
@@ -82,7 +82,7 @@ def test_several_labels_are_searched_by_macro_auroc(monkeypatch, budget):
     labels = (torch.rand(25, 5, generator=generator) < 0.4).float()
     labels[torch.rand(25, 5, generator=generator) < 0.1] = torch.nan
     args = queries, labels, zero_shot, keys, values, grid(7, 6), grid(30, 5)
-    monkeypatch.setattr(_search, "BUDGET", budget)
+    monkeypatch.setattr(_cache_model, "BUDGET", budget)
     found, score = search_cache(*args)
     assert (found, score) == (pytest.approx(plain_loop(*args)[0]), pytest.approx(plain_loop(*args)[1]))
 
@@ -91,16 +91,16 @@ def test_very_unequal_shots_do_not_pad():
     """One class of 60 among classes of 1 would fill 60 slots a class; the product with the values is used instead."""
     queries, labels, zero_shot, keys, _, _ = problem(5, 8, 67, 30)
     values = F.one_hot(torch.tensor([0] * 60 + list(range(1, 8))), 8).float()
-    assert _search._slots(values) is None
+    assert _cache_model._slots(values) is None
     args = queries, labels, zero_shot, keys, values, grid(7, 8), grid(3, 8)
     assert search_cache(*args)[0] == pytest.approx(plain_loop(*args)[0])
 
 
 def test_working_memory_is_bounded_by_the_budget():
     *_, keys, values, _ = problem(6, 100, 1600, 2)
-    sums = _search._ClassSums(keys, values, (0.0,), None)
-    rows = sums.rows_within(_search.BUDGET)
-    assert 0 < rows * 4 * (2 * 1600 + 3 * 100) <= _search.BUDGET < 300 * 2**20
+    sums = _cache_model._ClassSums(keys, values, (0.0,), None)
+    rows = sums.rows_within(_cache_model.BUDGET)
+    assert 0 < rows * 4 * (2 * 1600 + 3 * 100) <= _cache_model.BUDGET < 300 * 2**20
 
 
 def test_the_grid_leaves_its_upper_end_out():

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vladapt.adapters.cache._channels import channel_criterion, channel_similarity, select_channels
+from vladapt.adapters.cache.ape import channel_criterion, channel_similarity, select_channels
 from vladapt.core.contracts import ConfigError
 
 

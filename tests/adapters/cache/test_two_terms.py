@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vladapt.adapters.cache import _two_terms
-from vladapt.adapters.cache._search import grid
+from vladapt.adapters.cache._cache_model import grid
 from vladapt.adapters.cache._two_terms import search_two_terms
 
 

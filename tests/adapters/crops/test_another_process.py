@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
+from forked import run
 
 from vladapt.core.contracts import Batch, CapabilityError
 from vladapt.core.contracts.resources import Detection
@@ -42,7 +40,7 @@ def test_another_process_predicts_the_same(random_clip, small_clip_spec, tmp_pat
         with pytest.raises(CapabilityError, match="load_adapter"):
             load_adapter(path).logits(batch)
     np.save(tmp_path / "image.npy", random_clip.images[1])
-    subprocess.run([sys.executable, "-c", CODE, str(tmp_path), small_clip_spec], check=True)
+    run(["-c", CODE, tmp_path, small_clip_spec], check=True)
     for name, adapter in fitted.items():
         there = torch.from_numpy(np.load(tmp_path / f"{name}.npy"))
         torch.testing.assert_close(there, adapter.logits(batch), atol=1e-4, rtol=1e-5)

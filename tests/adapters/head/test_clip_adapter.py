@@ -121,10 +121,13 @@ def test_a_tie_keeps_the_smallest_ratio(make_task):
 
 
 def test_without_val_a_part_is_held_out_and_all_are_trained_on_then(searching, monkeypatch):
-    seen, original = [], clip_adapter.epoch_samples
-    monkeypatch.setattr(
-        clip_adapter, "epoch_samples", lambda support, views: seen.append(len(support)) or original(support, views)
-    )
+    seen, original = [], clip_adapter.dassl_epochs
+
+    def spy(optimizer, support, *args, **options):
+        seen.append(len(support))
+        return original(optimizer, support, *args, **options)
+
+    monkeypatch.setattr(clip_adapter, "dassl_epochs", spy)
     adapter = fitted(searching, ratio=None, epochs=5, lr=0.05)
     assert seen == [30, 40]
     assert adapter.report.chosen_on == "10 images held out of the support"

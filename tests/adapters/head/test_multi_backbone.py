@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from forked import run
 from safetensors.torch import load_file, save_file
 
 from vladapt.core.contracts import Batch, CapabilityError, ConfigError, DataError, FeatureSet, TextClassifier
@@ -313,7 +312,7 @@ batch = Batch(features=own, further=tuple(further))
 names = ("mean", "static", "input")
 save_file({{n: load_adapter(f"{{folder}}/{{n}}.safetensors").logits(batch) for n in names}}, folder + "/logits")
 """
-    subprocess.run([sys.executable, "-c", script], check=True)
+    run(["-c", script], check=True)
     torch.testing.assert_close(load_file(tmp_path / "logits"), logits, atol=1e-4, rtol=1e-5)
 
 

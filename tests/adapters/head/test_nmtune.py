@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from vladapt.adapters.head.nmtune import _batches, consistency, dominance, off_diagonal_covariance
+from vladapt.adapters.head.nmtune import consistency, dominance, off_diagonal_covariance, without_single
 from vladapt.core.contracts import ConfigError, TextClassifier
 from vladapt.core.registry import build_adapter
 
@@ -149,12 +149,13 @@ def test_without_views_an_image_is_both(make_task):
 
 
 def test_an_image_left_over_joins_the_batch_before():
-    sizes = [len(b) for b in _batches(65, 64, 0, 0, None)]
-    assert sizes == [65]
-    assert [len(b) for b in _batches(66, 64, 0, 0, None)] == [64, 2]
-    assert [len(b) for b in _batches(5, 2, 0, 0, None)] == [2, 3]
-    assert [len(b) for b in _batches(1, 64, 0, 0, None)] == [1]
-    assert [len(b) for b in _batches(3, 1, 0, 0, None)] == [1, 1, 1]
+    def sizes(size, batch_size):
+        return [len(batch) for batch in without_single(list(torch.arange(size).split(batch_size)), batch_size)]
+
+    assert sizes(65, 64) == [65] and sizes(66, 64) == [64, 2]
+    assert sizes(5, 2) == [2, 3]
+    assert sizes(1, 64) == [1]
+    assert sizes(3, 1) == [1, 1, 1]
 
 
 @pytest.mark.parametrize("views", [0, 2])

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from forked import run
 from safetensors.torch import load_file, save_file
 
-from vladapt.adapters.head import _training
 from vladapt.adapters.head._text_rows import frame_of
 from vladapt.core.contracts import ConfigError, FeatureSet, TextClassifier
 from vladapt.core.metrics.selection import val_score
@@ -95,7 +93,7 @@ for path in sorted(Path(sys.argv[1]).glob("*.safetensors")):
     features = load_file(path.with_name(path.name.split("-")[0] + ".features"))["features"]
     save_file({"logits": load_adapter(path).logits(features)}, path.with_suffix(".logits"))
 """
-    subprocess.run([sys.executable, "-c", script, str(folder)], check=True)
+    run(["-c", script, folder], check=True)
     return {key: (value, load_file(folder / f"{key[0]}-{key[1]}.logits")["logits"]) for key, value in here.items()}
 
 
@@ -173,14 +171,6 @@ def test_shared_options_out_of_range_are_named(name):
     }.items():
         with pytest.raises(ConfigError, match=f"option {option}="):
             build_adapter(name, **{option: value})
-
-
-def test_epoch_e_takes_view_e_modulo_their_number(make_task):
-    support = make_task(views=3).support
-    samples = _training.epoch_samples(support, views=2)
-    for epoch, view in enumerate((0, 1, 0)):
-        torch.testing.assert_close(samples(epoch)[0], F.normalize(support.views[:, view], dim=-1))
-    assert torch.equal(_training.epoch_samples(support, views=0)(1)[0], support.unit)
 
 
 @pytest.mark.parametrize("name", ["clip-adapter", "taskres"])

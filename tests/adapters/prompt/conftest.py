@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import torch
 import torch.nn.functional as F
+from forked import run
 from safetensors.torch import load_file, save_file
 
 from vladapt.core.contracts import CapabilityError, FeatureSet, TextClassifier
@@ -94,7 +92,7 @@ def logits_elsewhere(tmp_path):
             "save_file({'logits': a.logits(x)}, sys.argv[1] + '/out.safetensors')"
         )
         given = [str(tmp_path), *([backbone_spec] if backbone_spec else [])]
-        subprocess.run([sys.executable, "-c", code, *given], check=True)
+        run(["-c", code, *given], check=True)
         return load_file(tmp_path / "out.safetensors")["logits"]
 
     return logits

@@ -189,12 +189,6 @@ def test_a_logit_bias_is_kept(small_clip, support, classifier):
     assert torch.allclose(with_bias, without - 10, atol=1e-3)
 
 
-def test_another_process_predicts_the_same(small_clip, small_clip_spec, support, classifier, logits_elsewhere):
-    adapter = fitted(support, classifier, small_clip)
-    there = logits_elsewhere(adapter, support.features, small_clip_spec)
-    assert torch.allclose(there, adapter.logits(support), atol=1e-5)
-
-
 def test_other_classes(small_clip, support, classifier, tmp_path):
     adapter = fitted(support, classifier, small_clip)
     other = adapter.for_classes(small_clip, ("golden retriever", "sushi", "sea"))

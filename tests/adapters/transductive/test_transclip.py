@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from forked import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -305,7 +304,7 @@ from vladapt.core.registry import load_adapter
 adapter = load_adapter(sys.argv[1] + "/adapter.safetensors")
 save_file({"logits": adapter.logits(load_file(sys.argv[1] + "/rows")["rows"])}, sys.argv[1] + "/logits")
 """
-    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
+    run(["-c", script, tmp_path], check=True)
     torch.testing.assert_close(load_file(tmp_path / "logits")["logits"], adapter.logits(rows), atol=1e-5, rtol=1e-6)
 
 
@@ -362,5 +361,5 @@ adapter.fit(FeatureSet(images[:99]), text, unlabeled=FeatureSet(images))
 adapter.logits(images)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
-    added = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    added = run(["-c", script], check=True).stdout
     assert float(added) < 300  # MiB

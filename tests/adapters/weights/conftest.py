@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from vladapt import FeatureSet, Item, TextClassifier, build_classifier
+from vladapt import FeatureSet, Item, Label, Labels, TextClassifier, build_classifier
 from vladapt.core.contracts import TrainingImages
 
 TESTS = Path(__file__).parents[2]
@@ -77,7 +77,7 @@ def make_problem(small_clip):
             templates,
             held,
         )
-        found = [item.labels if labels else item.label for item in items]
+        found = [item.class_label() for item in items]
         with torch.no_grad():
             pixels = torch.stack([images.eval_transform(draw(item)) for item in items])
             features = backbone.encode_image(pixels, normalize=False)
@@ -89,8 +89,8 @@ def make_problem(small_clip):
 
 
 def _item(index, of, labels) -> Item:
-    label = {"labels": labels(of)} if labels else {"label": of}
-    return Item(f"image-{index}", Path(__file__), {"index": index, "of": of}, **label)
+    target = Labels(labels(of)) if labels else Label(of)
+    return Item(f"image-{index}", Path(__file__), {"index": index, "of": of}, target)
 
 
 @pytest.fixture

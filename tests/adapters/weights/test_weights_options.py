@@ -64,7 +64,7 @@ def test_the_best_epoch_on_val_is_kept(make_problem):
     report = problem.fit(adapter := build_adapter("full", lr=3e-2, epochs=8, select="best_val"))
     scores = [row["val"] for row in report.history]
     assert report.val_score == max(scores) and report.chosen["epoch"] == scores.index(max(scores)) + 1
-    labels = torch.tensor([item.label for item in problem.images.val])
+    labels = torch.tensor([item.target.index for item in problem.images.val])
     assert float((logits(adapter, problem).argmax(1) == labels).double().mean()) == pytest.approx(max(scores))
     early = problem.fit(build_adapter("full", lr=3e-2, epochs=8, select="best_val", patience=1))
     assert len(early.history) < 8

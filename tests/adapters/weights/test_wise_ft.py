@@ -13,14 +13,13 @@ from parity_checks.towers import wise_ft
 from trained_towers import logits, moved
 
 from vladapt import CapabilityError, ConfigError, FeatureSet, TextClassifier, build_adapter, load_adapter, load_backbone
-from vladapt.adapters.weights._interpolation import fisher_information, interpolated
-from vladapt.adapters.weights._linear_head import LinearHead
-from vladapt.adapters.weights._linear_training import fisher_of_head, step_rates
+from vladapt.adapters.weights._changes import fisher_information, interpolated
+from vladapt.adapters.weights._linear_head import LinearHead, fisher_of_head
 from vladapt.core.contracts import TrainingPlace
 from vladapt.core.contracts.adapter_file import read_adapter_file
 from vladapt.core.registry import adapter_class
 from vladapt.core.training.minibatches import epoch_order
-from vladapt.core.training.schedules import set_learning_rate
+from vladapt.core.training.schedules import cosine_rates, set_learning_rate
 
 QUICK = {"lr": 2e-3, "epochs": 3}
 
@@ -159,7 +158,7 @@ def plain_training(problem, seed, lr, epochs, batch_size, rise):
     optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=0.1)
     pixels, labels = problem.pixels(), problem.support.labels
     steps = epochs * (len(labels) // batch_size)
-    rates, step, losses = step_rates(lr, steps, rise), 0, []
+    rates, step, losses = cosine_rates(lr, steps, rise), 0, []
     for epoch in range(epochs):
         for rows in epoch_order(len(labels), epoch, seed).split(batch_size):
             set_learning_rate(optimizer, rates[step])
@@ -218,7 +217,7 @@ def test_at_alpha_0_it_is_zero_shot_and_the_given_backbone_stays(make_problem, b
 
 def test_alpha_is_chosen_on_the_val_images(make_problem):
     problem = make_problem(shots=2, val=6)
-    labels = torch.tensor([item.label for item in problem.images.val])
+    labels = torch.tensor([item.target.index for item in problem.images.val])
     scores = {}
     for step in range(0, 11, 2):
         adapter, _ = fitted(problem, alpha=step / 10, lr=3e-3, epochs=8)

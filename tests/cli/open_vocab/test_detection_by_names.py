@@ -106,8 +106,8 @@ def test_predict_writes_pictures_and_a_coco_file_that_reads_back(command, run, d
     shutil.copytree(data / "images", out / "images")
     back = read_detection(out / "predictions.json")
     first = made["predictions"][0]
-    assert np.allclose(back.items[0].boxes, first["boxes"], atol=0.02)
-    assert [back.class_names[label] for label in back.items[0].box_labels] == first["labels"]
+    assert np.allclose(back.items[0].target.boxes, first["boxes"], atol=0.02)
+    assert [back.class_names[label] for label in back.items[0].target.labels] == first["labels"]
 
 
 def test_predict_says_how_many_files_it_wrote(command, run, data):

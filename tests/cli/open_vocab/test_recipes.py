@@ -13,6 +13,7 @@ pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 from mmengine import Config
 
 from vladapt.core.contracts.domain import DomainData, Item
+from vladapt.core.contracts.targets import Boxes
 from vladapt.core.recipes.resolve import resolve
 from vladapt.core.tasks.config_training.runner import build_model, kept_of
 from vladapt.domains.open_vocab.domain import OpenVocab
@@ -41,8 +42,8 @@ def test_a_shown_recipe_is_a_config_that_says_the_same(command, place, name):
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_builds_its_model_for_the_names_and_the_backbone_that_are_given(place, small_clip_spec, name):
     recipe = resolve(recipe=f"open-vocab/{name}", flags={"backbone": small_clip_spec})
-    boxes = {"boxes": ((0.0, 0.0, 9.0, 9.0),), "box_labels": (0,)}
-    items = [Item(id=split, source=place / "x.png", split=split, **boxes) for split in ("train", "test")]
+    boxes = Boxes(((0.0, 0.0, 9.0, 9.0),), (0,))
+    items = [Item(id=split, source=place / "x.png", target=boxes, split=split) for split in ("train", "test")]
     kind = "boxes" if recipe.task == "detection" else "masks"
     data = DomainData(items, ("cat", "dog"), load=None, kind=kind, name="set")
     with pytest.MonkeyPatch.context() as patch:

@@ -282,6 +282,17 @@ def test_training_reaches_every_block(backbone, name):
     assert [key for key in without if not key.startswith("logit_")] == []
 
 
+@pytest.mark.parametrize("name", ["open_clip", "clip"])
+def test_towers_built_while_inferring_still_serve_one_that_trains(backbone, name):
+    built = load_backbone(backbone(name).spec, "cpu")
+    with torch.inference_mode():
+        _ = built.model
+    tokens = built.tokenize(["a dog"])
+    words = built.embed_tokens(tokens).clone().requires_grad_()
+    built.encode_prompt(words, built.token_mask(tokens)).sum().backward()
+    assert words.grad.abs().sum() > 0
+
+
 def test_attend_is_softmax_attention():
     qkv = torch.randn(2, 5, 24)
     mask = torch.tensor([[True, True, True, False, False], [True] * 5])

@@ -214,6 +214,7 @@ def test_a_method_that_trains_no_tower_leaves_the_backbone(problem):
 
 
 def images_of(count):
-    from vladapt.core.contracts import Item, TrainingImages
+    from vladapt.core.contracts import Item, Label, TrainingImages
 
-    return TrainingImages([Item(str(i), "x.png", label=0) for i in range(count)], None, None, None, prompts=[["a"]])
+    items = [Item(str(i), "x.png", target=Label(0)) for i in range(count)]
+    return TrainingImages(items, None, None, None, prompts=[["a"]])

@@ -121,7 +121,7 @@ def test_a_loss_takes_texts_and_names_itself():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"lr": "fast"}, "option lr=fast of the training is not usable; give a number above 0, at most 1000"),
+        ({"lr": "fast"}, "option lr=fast of the training is not usable; give a number above 0, at most 1000000000"),
         ({"amp": "int8"}, "give one of bf16, fp16, or none"),
         ({"lock": "image,audio"}, "option lock=image,audio .*give values, each one of image, text"),
         ({"betas": "0.9"}, "option betas=0.9 .*give 2 numbers"),

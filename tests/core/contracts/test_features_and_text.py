@@ -35,6 +35,14 @@ def test_one_hot_of_several_labels_counts_unknown_as_absent():
     assert torch.equal(several.one_hot(), torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
 
 
+def test_shots_are_the_images_of_the_largest_class():
+    assert features(labels=torch.tensor([0, 2, 2, 2, 0, 1]), class_names=tuple("abcd")).shots == 3
+    several = torch.tensor([[1.0, float("nan")], [1.0, 1.0], [0.0, 1.0], [1.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    assert features(labels=several).shots == 3
+    assert features(labels=torch.zeros(6, 2)).shots == 1
+    assert FeatureSet(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long)).shots == 1
+
+
 @pytest.mark.parametrize(
     ("kwargs", "says"),
     [({"labels": torch.arange(5)}, "labels has 5 rows"), ({"ids": ("a",)}, "ids has 1 rows"),

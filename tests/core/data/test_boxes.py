@@ -46,7 +46,7 @@ def test_one_item_a_box_cut_from_its_image(tmp_path, place):
     data = read_coco_crops(tmp_path)
     assert data.class_names == ("rbc", "wbc") and "Classes without a box, left out: 1." in data.notes
     assert [i.id for i in data.items] == [f"{place}a.png#box1", f"{place}a.png#box2", f"{place}b.png#box1"]
-    assert [i.label for i in data.items] == [1, 0, 0]
+    assert [i.target.index for i in data.items] == [1, 0, 0]
     assert [i.group for i in data.items] == [f"{place}a.png", f"{place}a.png", f"{place}b.png"]
     np.testing.assert_array_equal(data.load(data.items[0]), PIXELS[5:15, 10:30])
     assert data.load(data.items[2]).shape == (10, 10, 3)
@@ -134,7 +134,7 @@ def put_voc(root):
 def test_voc_boxes(tmp_path, inner):
     put_voc(tmp_path)
     data = read_voc_crops(tmp_path / inner)
-    assert data.class_names == ("rbc", "wbc") and [i.label for i in data.items] == [1, 0, 0]
+    assert data.class_names == ("rbc", "wbc") and [i.target.index for i in data.items] == [1, 0, 0]
     assert data.items[2].id == "JPEGImages/b.png#box1" and data.items[2].group == "JPEGImages/b.png"
     np.testing.assert_array_equal(data.load(data.items[0]), PIXELS[5:15, 10:30])
     assert len(read_voc_crops(tmp_path, min_side=1).items) == 4

@@ -17,7 +17,7 @@ def put(root, *names):
 
 
 def seen(data):
-    return {item.id: (data.class_names[item.label], item.split) for item in data.items}
+    return {item.id: (data.class_names[item.target.index], item.split) for item in data.items}
 
 
 def test_folder_names_are_the_classes_in_sorted_order(tmp_path):
@@ -131,7 +131,7 @@ def test_unlabelled_takes_files_and_folders_each_once(tmp_path):
     (tmp_path / "a" / "z.png").write_bytes(b"")
     data = read_unlabelled([tmp_path / "3.png", tmp_path / "a", tmp_path / "a" / "1.png"])
     assert [i.source.name for i in data.items] == ["3.png", "1.png", "2.png"]
-    assert all(i.label is None for i in data.items) and data.items[0].id == (tmp_path / "3.png").as_posix()
+    assert all(i.target is None for i in data.items) and data.items[0].id == (tmp_path / "3.png").as_posix()
     assert [reason for _, reason in data.skipped] == ["empty file (0 bytes)"]
 
 

@@ -111,7 +111,7 @@ def test_nothing_readable_is_said_in_one_line(tmp_path):
 def test_real_sets(data_dir, tmp_path, name, classes, count):
     data = assign_splits(read_any(data_dir / "medical" / name), seed=1, hashes=FileHashes(tmp_path))
     assert data.class_names == classes and len(data.items) >= count and not data.skipped
-    tested = Counter(item.label for item in data.split("test"))
+    tested = Counter(item.target.index for item in data.split("test"))
     assert set(tested) == set(range(len(classes)))
     sources = {split: {item.source for item in data.split(split)} for split in ("train", "val", "test")}
     assert not sources["train"] & sources["test"] and not sources["val"] & (sources["train"] | sources["test"])

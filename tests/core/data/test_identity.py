@@ -2,12 +2,11 @@
 
 import hashlib
 import os
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from forked import start
 
 from vladapt.core.contracts.domain import Item
 from vladapt.core.contracts.errors import DataError
@@ -79,8 +78,8 @@ def test_two_processes_write_one_memory(tmp_path):
         "import sys; from vladapt.core.data.identity import FileHashes; h = FileHashes(sys.argv[1]);"
         "[h.sha256(p) for p in sys.argv[2:]]"
     )
-    command = [sys.executable, "-c", code, str(tmp_path / "cache"), *(str(tmp_path / n) for n in names)]
-    processes = [subprocess.Popen(command) for _ in range(2)]
+    command = ["-c", code, tmp_path / "cache", *(tmp_path / n for n in names)]
+    processes = [start(command) for _ in range(2)]
     assert [p.wait() for p in processes] == [0, 0]
     records = identity._read_records(FileHashes(tmp_path / "cache").path)
     assert {os.path.basename(k[0]): v for k, v in records.items()} == {

@@ -26,7 +26,7 @@ def read(folder, text, name="labels.csv", **options):
 
 
 def labels(data):
-    return {i.id: data.class_names[i.label] for i in data.items}
+    return {i.id: data.class_names[i.target.index] for i in data.items}
 
 
 def refused(folder, text, match, name="labels.csv", **options):
@@ -66,21 +66,21 @@ def test_split_group_and_caption(folder):
     assert [i.split for i in data.items] == ["train", "val", ""]
     assert data.items[1].group == data.items[2].group != data.items[0].group
     assert "Doe" not in repr(data.items)
-    assert data.items[0].captions == ("a cell",) and data.items[1].captions is None
+    assert data.items[0].captions() == ("a cell",) and data.items[1].captions() == ()
 
 
 @pytest.mark.parametrize("cell", ["edema|cyst", "edema; cyst", '"[""edema"", ""cyst""]"'])
 def test_several_labels_in_one_cell(folder, cell):
     data = read(folder, f"image,labels\n1.png,{cell}\n2.png,cyst\n3.png,\n")
     assert data.kind == "multilabel" and data.class_names == ("cyst", "edema")
-    assert [i.labels for i in data.items] == [(1.0, 1.0), (1.0, 0.0)]
+    assert [i.target.values for i in data.items] == [(1.0, 1.0), (1.0, 0.0)]
     assert [note.startswith("Rows without a label, left out: 1 (write []") for note in data.notes] == [True]
 
 
 def test_empty_json_list_means_that_no_label_applies(folder):
     rows = [{"image": "1.png", "labels": ["a", "b"]}, {"image": "2.png", "labels": []}]
     data = read(folder, "\n".join(map(json.dumps, rows)), "a.jsonl")
-    assert data.items[1].labels == (0.0, 0.0)
+    assert data.items[1].target.values == (0.0, 0.0)
 
 
 def test_one_column_a_label_with_unknowns(folder):
@@ -89,7 +89,7 @@ def test_one_column_a_label_with_unknowns(folder):
         "Path,Sex,Age,Edema,Cyst\n1.png,F,0,1.0,-1.0\n2.png,M,1,,0.0\n3.png,F,1,1,1\nimages/4.png,F,1,,nan\n",
     )
     assert data.class_names == ("Edema", "Cyst") and data.kind == "multilabel"
-    first, second, third = (i.labels for i in data.items)
+    first, second, third = (i.target.values for i in data.items)
     assert first[0] == 1 and math.isnan(first[1])
     assert math.isnan(second[0]) and second[1] == 0
     assert third == (1.0, 1.0)
@@ -103,7 +103,7 @@ def test_one_hot_columns_are_single_labels(folder):
 def test_given_class_names_choose_columns_and_order(folder):
     text = "image,a,b,noise\n1.png,1,1,0\n2.png,0,1,1\n"
     data = read(folder, text, class_names=["b", "a"])
-    assert data.class_names == ("b", "a") and [i.labels for i in data.items] == [(1.0, 1.0), (1.0, 0.0)]
+    assert data.class_names == ("b", "a") and [i.target.values for i in data.items] == [(1.0, 1.0), (1.0, 0.0)]
     refused(folder, text, "no 'c' column", class_names=["a", "c"])
     refused(folder, "image,a,b\n1.png,1,2\n2.png,0,1\n", "line 2: '2'", class_names=["a", "b"])
 
@@ -115,7 +115,7 @@ def test_given_class_names_may_be_meant_by_index(folder):
 
 def test_captions_alone(folder):
     data = read(folder, '{"image": "1.png", "captions": ["one", "two"]}\n', "a.jsonl")
-    assert data.kind == "captions" and data.items[0].captions == ("one", "two")
+    assert data.kind == "captions" and data.items[0].captions() == ("one", "two")
 
 
 def test_root_says_where_the_images_are(folder, tmp_path):

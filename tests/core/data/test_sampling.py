@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vladapt.core.contracts.domain import DomainData, Item
+from vladapt import DomainData, Item, Label, Labels
 from vladapt.core.contracts.errors import ConfigError
 from vladapt.core.data.sampling import base_new, class_counts, restrict, sample_shots, short_classes
 
@@ -17,11 +17,11 @@ NAN = float("nan")
 
 
 def labelled(labels):
-    return [Item(id=f"{i}.png", source=Path(f"{i}.png"), label=label) for i, label in enumerate(labels)]
+    return [Item(id=f"{i}.png", source=Path(f"{i}.png"), target=Label(label)) for i, label in enumerate(labels)]
 
 
 def tagged(rows):
-    return [Item(id=f"{i}.png", source=Path(f"{i}.png"), labels=tuple(map(float, row))) for i, row in enumerate(rows)]
+    return [Item(f"{i}.png", Path(f"{i}.png"), target=Labels(tuple(map(float, row)))) for i, row in enumerate(rows)]
 
 
 def ids(items):
@@ -36,8 +36,8 @@ label_lists = st.lists(st.integers(0, 3), min_size=1, max_size=40)
 def test_each_class_gives_k_or_all_it_has_grouped_by_class(labels, shots, seed):
     chosen = sample_shots(labelled(labels), shots, seed, num_classes=4)
     counts = Counter(labels)
-    assert Counter(item.label for item in chosen) == {c: min(shots, n) for c, n in counts.items()}
-    assert [item.label for item in chosen] == sorted(item.label for item in chosen)
+    assert Counter(item.target.index for item in chosen) == {c: min(shots, n) for c, n in counts.items()}
+    assert [item.target.index for item in chosen] == sorted(item.target.index for item in chosen)
     assert len(set(ids(chosen))) == len(chosen)
     assert short_classes(labelled(labels), shots, num_classes=4) == {
         c: counts[c] for c in range(4) if counts[c] < shots
@@ -63,8 +63,8 @@ def test_an_excluded_item_only_pulls_in_the_next_of_its_class(labels, shots, see
     after = sample_shots(items, shots, seed, num_classes=4, exclude={bad.id})
     new = set(ids(after)) - set(ids(before))
     assert set(ids(before)) - set(ids(after)) == {bad.id}
-    assert len(new) == (Counter(labels)[bad.label] > shots)
-    assert all(item.label == bad.label for item in after if item.id in new)
+    assert len(new) == (Counter(labels)[bad.target.index] > shots)
+    assert all(item.target.index == bad.target.index for item in after if item.id in new)
 
 
 def test_seeds_choose_differently():
@@ -104,7 +104,7 @@ def test_several_labels_begin_with_the_rarest_so_that_few_images_serve():
 
 def test_several_labels_bring_negatives_where_a_label_has_none():
     chosen = sample_shots(tagged([[1]] * 10 + [[0]] * 10), 3, 0, num_classes=1)
-    assert Counter(item.labels[0] for item in chosen) == {1.0: 3, 0.0: 3}
+    assert Counter(item.target.values[0] for item in chosen) == {1.0: 3, 0.0: 3}
 
 
 def test_several_labels_unknown_is_neither():
@@ -120,7 +120,7 @@ def test_restrict_relabels_in_the_given_order():
     data = DomainData(labelled([0, 1, 2, 1]), ("a", "b", "c"), load=None)
     smaller = restrict(data, [2, 1])
     assert smaller.class_names == ("c", "b") and data.class_names == ("a", "b", "c")
-    assert {item.id: item.label for item in smaller.items} == {"1.png": 1, "2.png": 0, "3.png": 1}
+    assert {item.id: item.target.index for item in smaller.items} == {"1.png": 1, "2.png": 0, "3.png": 1}
     with pytest.raises(ConfigError, match="indices"):
         restrict(data, [0, 3])
 
@@ -129,4 +129,4 @@ def test_restrict_keeps_the_chosen_columns():
     data = DomainData(tagged([[1, 0, NAN], [NAN, 1, NAN]]), ("a", "b", "c"), load=None, kind="multilabel")
     smaller = restrict(data, [2, 0])
     assert ids(smaller.items) == ["0.png"]
-    assert smaller.items[0].labels[1] == 1 and math.isnan(smaller.items[0].labels[0])
+    assert smaller.items[0].target.values[1] == 1 and math.isnan(smaller.items[0].target.values[0])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vladapt.core.contracts.domain import DomainData, Item
+from vladapt import DomainData, Item, Label, Labels
 from vladapt.core.contracts.errors import DataError
 from vladapt.core.data.identity import FileHashes
 from vladapt.core.data.splits import assign_splits
@@ -21,7 +21,8 @@ NAMES = ("a", "b", "c", "d")
 def item(number, label=None, group=None, content=None, split="", labels=None, **decode):
     digest = f"content-{number if content is None else content}"
     decode = {"digest": digest, **decode}
-    return Item(f"{number:04}", Path("array"), decode, label=label, labels=labels, group=group, split=split)
+    target = Labels(labels) if labels is not None else None if label is None else Label(label)
+    return Item(f"{number:04}", Path("array"), decode, target, group, split)
 
 
 def made(items, seed=0, kind="labels", cache="unused"):
@@ -73,7 +74,7 @@ def test_no_group_or_copy_straddles_and_every_divisible_class_is_tested(rows, se
     items = [item(n, label, group, content=content) for n, (label, group, content) in enumerate(rows)]
     parts_of_class = defaultdict(int)
     for part in parts_of(items):
-        for label in {items[i].label for i in part}:
+        for label in {items[i].target.index for i in part}:
             parts_of_class[label] += 1
     if max(parts_of_class.values()) < 2:
         with pytest.raises(DataError, match="nothing can be tested"):
@@ -83,7 +84,7 @@ def test_no_group_or_copy_straddles_and_every_divisible_class_is_tested(rows, se
     assert_nothing_straddles(data)
     assert [i.id for i in data.items] == [i.id for i in items]
     assert {i.split for i in data.items} <= {"train", "val", "test"}
-    tested = {i.label for i in data.items if i.split == "test"}
+    tested = {i.target.index for i in data.items if i.split == "test"}
     assert {label for label, count in parts_of_class.items() if count > 1} <= tested
 
 
@@ -93,7 +94,7 @@ def test_without_groups_each_class_is_shared_out_exactly(counts, seed):
     labels = [label for label, count in enumerate(counts) for _ in range(count)]
     data = made([item(n, label) for n, label in enumerate(labels)], seed)
     for label, total in enumerate(counts):
-        got = Counter(i.split for i in data.items if i.label == label)
+        got = Counter(i.split for i in data.items if i.target.index == label)
         test = max(1, math.floor(0.3 * total + 0.5)) if total > 1 else 0
         val = math.floor(0.2 * total + 0.5) if total > 1 else 0
         assert (got["train"], got["val"], got["test"]) == (total - val - test, val, test)
@@ -123,7 +124,7 @@ def test_large_groups_still_give_about_the_wanted_shares():
     data = made(items)
     assert_nothing_straddles(data)
     for label in (0, 1):
-        got = Counter(i.split for i in data.items if i.label == label)
+        got = Counter(i.split for i in data.items if i.target.index == label)
         total = sum(got.values())
         assert abs(got["test"] / total - 0.3) < 0.06 and abs(got["val"] / total - 0.2) < 0.06
 
@@ -155,7 +156,7 @@ def test_copies_are_told_from_the_bytes(tmp_path):
     for n in range(40):
         path = tmp_path / f"{n}.png"
         path.write_bytes(b"pixels %02d" % (n // 2))
-        items.append(Item(path.name, path, label=n // 2 % 2))
+        items.append(Item(path.name, path, target=Label(n // 2 % 2)))
     data = made(items, cache=tmp_path / "cache")
     sides = splits_of(data)
     assert all(sides[f"{n}.png"] == sides[f"{n + 1}.png"] for n in range(0, 40, 2))
@@ -166,8 +167,8 @@ def test_files_of_a_size_of_their_own_are_not_read(tmp_path):
     items = []
     for n in range(6):
         (tmp_path / f"{n}.png").write_bytes(b"x" * (n + 1))
-        items.append(Item(f"{n}.png", tmp_path / f"{n}.png", label=n % 2))
-    items.append(Item("gone.png", tmp_path / "gone.png", label=0))
+        items.append(Item(f"{n}.png", tmp_path / f"{n}.png", target=Label(n % 2)))
+    items.append(Item("gone.png", tmp_path / "gone.png", target=Label(0)))
     data = made(items, cache=tmp_path / "cache")
     assert len(data.items) == 7 and not (tmp_path / "cache").exists()
 
@@ -254,11 +255,11 @@ def test_several_labels_are_tested_each_and_in_proportion():
         item(n, labels=tuple(float(generator.random() < p) for p in (0.5, 0.2, 0.02, 0.01)), group=f"p{n // 2}")
         for n in range(400)
     ]
-    items[0] = items[0].with_(labels=(NAN, 1.0, NAN, 0.0))
+    items[0] = items[0].with_(target=Labels((NAN, 1.0, NAN, 0.0)))
     data = made(items, kind="multilabel")
     assert_nothing_straddles(data)
     for label in range(4):
-        total = sum(i.labels[label] == 1 for i in items)
-        test = sum(i.labels[label] == 1 for i in data.split("test"))
+        total = sum(i.target.values[label] == 1 for i in items)
+        test = sum(i.target.values[label] == 1 for i in data.split("test"))
         assert test >= 1 and abs(test - 0.3 * total) <= max(1.5, 0.1 * total)
     assert abs(len(data.split("test")) - 120) <= 12 and abs(len(data.split("val")) - 80) <= 12

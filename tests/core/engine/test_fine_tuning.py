@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+from forked import run
 from PIL import Image
 
 import vladapt
@@ -61,7 +60,7 @@ def test_another_process_predicts_the_same(small_clip_spec, class_folders, name,
         "import sys, torch, vladapt\ntorch.save(vladapt.predict(sys.argv[1], sys.argv[3:]).probabilities, sys.argv[2])"
     )
     files = [str(data / i) for i in ids]
-    subprocess.run([sys.executable, "-c", code, str(result.run), str(tmp_path / "there.pt"), *files], check=True)
+    run(["-c", code, result.run, tmp_path / "there.pt", *files], check=True)
     there = torch.load(tmp_path / "there.pt")
     torch.testing.assert_close(there, here, atol=1e-5, rtol=1e-4)
     right = np.mean([name.split("/")[-2] == result.adapter.class_names_[i] for name, i in zip(files, there.argmax(1))])
@@ -191,7 +190,8 @@ class Shades(vladapt.Domain):
         return self.sample(task)
 
     def sample(self, task):
-        items = [vladapt.Item(f"{i}", Path(__file__), {"index": i, "digest": f"{i}"}, label=i % 4) for i in range(80)]
+        targets = [vladapt.Label(i % 4) for i in range(80)]
+        items = [vladapt.Item(f"{i}", Path(__file__), {"index": i, "digest": f"{i}"}, t) for i, t in enumerate(targets)]
         return vladapt.DomainData(items, tuple(self.COLOURS), self.draw, name="shades")
 
     def templates(self, task):
@@ -199,7 +199,7 @@ class Shades(vladapt.Domain):
 
     def draw(self, item):
         noise = np.random.default_rng(item.decode["index"]).normal(0, 20, (24, 24, 3))
-        return np.clip(noise + list(self.COLOURS.values())[item.label], 0, 255).astype(np.uint8)
+        return np.clip(noise + list(self.COLOURS.values())[item.target.index], 0, 255).astype(np.uint8)
 
 
 @pytest.mark.parametrize("name", ["full", "lora"])
@@ -251,7 +251,7 @@ def test_val_images_choose_the_epoch(small_clip_spec):
 
 def test_a_training_that_loses_its_numbers_says_so(small_clip_spec):
     with pytest.raises(DataError, match=r"training stopped at step.*smaller --lr"):
-        fit(small_clip_spec, options={"lr": 1e20, "warmup": 0.0})
+        fit(small_clip_spec, options={"lr": 1e9, "warmup": 0.0})
     assert not list(Path("runs").glob("[!.]*"))
 
 

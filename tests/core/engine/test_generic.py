@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from vladapt.core.contracts.domain import DomainData, Item
+from vladapt import DomainData, Item, Label
 from vladapt.core.contracts.errors import ConfigError, DataError
 from vladapt.core.forgetting.probe import GenericProbe, generic_metrics, generic_sentence
 from vladapt.core.forgetting.score import GenericScore
@@ -47,7 +47,7 @@ class Reader:
 
 def probe(shown: list[int], labels: list[int], words=WORDS) -> GenericProbe:
     """Images of which the reader sees `shown`, rightly named `labels`."""
-    items = [Item(f"i{n}", None, {"value": v}, label=y) for n, (v, y) in enumerate(zip(shown, labels))]
+    items = [Item(f"i{n}", None, {"value": v}, Label(y)) for n, (v, y) in enumerate(zip(shown, labels))]
     data = DomainData(items, words, load=lambda item: np.full((2, 2, 3), item.decode["value"], np.uint8), name="toy")
     return GenericProbe(data, words, ("a {}.", "the {}."))
 
@@ -227,7 +227,7 @@ def test_drawn_is_the_same_every_time_and_can_be_larger():
     assert len(small.data.items) == 30 and len(first) == 60
     for item in small.data.items[::10]:
         assert np.array_equal(small.data.load(item), large.data.load(first[item.id]))
-        assert small.words[item.label] == item.id.rsplit("-", 1)[0]
+        assert small.words[item.target.index] == item.id.rsplit("-", 1)[0]
     with pytest.raises(ConfigError, match="per_thing"):
         GenericProbe.drawn(per_thing=0)
 
@@ -245,7 +245,7 @@ def test_a_folder_gives_its_names_and_the_words_unlike_them(tmp_path):
     assert found.words[:2] == ("Cat", "school buses") and found.data.name == tmp_path.name
     assert "dog" in found.words and "sun" in found.words
     assert "cat" not in found.words and "bus" not in found.words
-    assert [found.words[item.label] for item in found.data.items] == ["Cat"] * 3 + ["school buses"] * 2
+    assert [found.words[item.target.index] for item in found.data.items] == ["Cat"] * 3 + ["school buses"] * 2
     assert found.templates[0] == "a photo of a {}."
 
 

@@ -6,12 +6,11 @@ import copy
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import run, run_ranks
 from mmengine import Config
 from safetensors.torch import load_file
 
@@ -80,7 +79,6 @@ def environment(tmp_path):
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(THIRD_PARTY), os.environ.get("PYTHONPATH", "")]),
-        "OMP_NUM_THREADS": str(torch.get_num_threads()),
         "VLADAPT_CACHE": str(tmp_path / "vladapt-cache"),
     }
 
@@ -93,13 +91,10 @@ def command(spec, *more):
 def test_a_killed_training_is_refused_then_resumed_and_ends_as_if_unbroken(small_clip_spec, environment, tmp_path):
     unbroken = fit(small_clip_spec, plan={"train_cfg": {"max_epochs": 3}}, out=str(tmp_path / "unbroken"))
     steps = json.loads((unbroken.run / "run.json").read_text())["data"]["counts"]["train"]["square"] // 16
-    killed = subprocess.run(
-        [sys.executable, "-m", "vladapt", *command(small_clip_spec), "--out", "killed"],
+    killed = run(
+        ["-m", "vladapt", *command(small_clip_spec), "--out", "killed"],
         env={**environment, "TOY_KILL_AT": str(2 * steps + 1)},
         cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not list((tmp_path / "killed").glob("*/run.json"))
@@ -129,22 +124,15 @@ def test_two_processes_train_one_plan_the_first_writes_and_a_bad_loss_on_the_oth
     (tmp_path / "fits.py").write_text(TWO_FITS)
     on_cpu = command(small_clip_spec, "--device", "cpu", "--json")
     fits = [[*on_cpu, "--set", "plan.model.nan_at=(1, 2)", "--out", "failed"], on_cpu]
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [sys.executable, *launch, "fits.py", json.dumps(fits)],
-        env={**environment, "OMP_NUM_THREADS": "1"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
-    assert done.returncode == 0, done.stderr
-    ours = [line for line in done.stderr.splitlines() if line.startswith("vladapt: ")]
+    first, second = run_ranks(["fits.py", json.dumps(fits)], env=environment, cwd=tmp_path)
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    told, printed = first.stderr + second.stderr, first.stdout + second.stdout
+    ours = [line for line in told.splitlines() if line.startswith("vladapt: ")]
     assert len(ours) == 1 and "training stopped at step 2: the loss is nan" in ours[0]
     assert not list(tmp_path.glob("failed/*/run.json"))
-    made = json.loads(done.stdout)
+    made = json.loads(printed)
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [Path(made["run"]).name]
-    said = [line for line in done.stderr.partition("the loss is nan")[2].splitlines() if line.startswith("Step ")]
+    said = [line for line in told.partition("the loss is nan")[2].splitlines() if line.startswith("Step ")]
     assert len(said) == len(set(said)) > 1
     assert made["adapted"]["mean_error"] < 1.5 * fit(small_clip_spec).metrics["adapted"]["mean_error"]
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+from forked import run_ranks
 from rich.console import Console
 
-from vladapt import DataError, DomainData, FeatureStore, Item
+from vladapt import Captions, DataError, DomainData, FeatureStore, Item
 from vladapt.core.contracts.errors import ConfigError
 from vladapt.core.data.pairs.sample import sample_pairs
 from vladapt.core.metrics.retrieval import retrieval_metrics
@@ -44,7 +41,8 @@ def captioned(count: int = 6, broken: tuple[int, ...] = (), split: str = "test")
             raise DataError(f"{item.id}: damaged image")
         return np.full((20, 20, 3), 40 * int(item.id) % 256, np.uint8)
 
-    items = [Item(str(i), f"/gone/{i}", captions=(f"grey {i}", f"shade {i}"), split=split) for i in range(count)]
+    targets = [Captions((f"grey {i}", f"shade {i}")) for i in range(count)]
+    items = [Item(str(i), f"/gone/{i}", target=target, split=split) for i, target in enumerate(targets)]
     return DomainData(items, (), load, kind="captions", name="greys")
 
 
@@ -122,7 +120,7 @@ def test_towers_are_evaluated_in_eval_mode_and_left_as_they_were(small_clip, pai
 def test_equal_captions_have_equal_features_whatever_batch_they_fall_in(small_clip):
     """The same words many batches apart: of 300 images, each finds its caption behind all the others."""
     data = captioned(300)
-    data = data.with_items([item.with_(captions=("the same words",)) for item in data.items])
+    data = data.with_items([item.with_(target=Captions(("the same words",))) for item in data.items])
     data.load = lambda item: np.full((20, 20, 3), int(item.id) % 256, np.uint8)
     assert len(data.items) > TEXTS_AT_ONCE
     found = evaluate_retrieval(small_clip, pairs_of(data))
@@ -149,7 +147,7 @@ def test_a_missing_file_is_left_out_with_a_store_too(small_clip, tmp_path):
 
 def test_a_domains_captions_are_pairs():
     data = captioned(3)
-    data.items[0] = data.items[0].with_(split="val", label=2, decode={"frame": 1})
+    data.items[0] = data.items[0].with_(split="val", target=Captions(("grey 0", "shade 0"), 2), decode={"frame": 1})
     pairs = pairs_of(data)
     assert (len(pairs), len(pairs.split("val")), pairs.splits) == (3, 1, ("val", "test"))
     pair = pairs[0]
@@ -163,7 +161,7 @@ def test_a_domains_captions_are_pairs():
 def test_what_cannot_be_evaluated_is_refused_in_one_line(small_clip):
     data = captioned(3)
     with pytest.raises(DataError, match="greys: no image has a caption"):
-        pairs_of(data.with_items([item.with_(captions=None) for item in data.items]))
+        pairs_of(data.with_items([item.with_(target=None) for item in data.items]))
     with pytest.raises(DataError, match=r"--split val: .* no such pairs; its splits: test"):
         evaluate_retrieval(small_clip, pairs_of(data), split="val")
 
@@ -263,24 +261,9 @@ stop()
 
 
 def test_two_ranks_share_the_work_and_say_the_same(small_clip, small_clip_spec, pairs):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    ranks = []
-    for rank in range(2):
-        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-        environment = {**os.environ, **place, "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", CODE.format(spec=small_clip_spec)]
-        ranks.append(
-            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        )
-    try:
-        told = [process.communicate(timeout=180) for process in ranks]
-    finally:
-        for process in ranks:
-            process.kill()
-    assert [process.returncode for process in ranks] == [0, 0], told
-    ran, metrics = zip(*(json.loads(out) for out, _ in told))
+    told = run_ranks(["-c", CODE.format(spec=small_clip_spec)])
+    assert [done.returncode for done in told] == [0, 0], told
+    ran, metrics = zip(*(json.loads(done.stdout) for done in told))
     assert ran == (24, 24) and metrics[0] == metrics[1]
     alone = evaluate_retrieval(small_clip, pairs, split="train", batch_size=4).metrics
     for side in SIDES:
@@ -304,7 +287,7 @@ def test_captions_of_real_photographs_are_found_by_the_default_backbone(data_dir
     for row in listed["annotations"]:
         captions.setdefault(row["image_id"], []).append(row["caption"])
     items = [
-        Item(row["file_name"], folder / row["file_name"], captions=tuple(captions[row["id"]]), split="test")
+        Item(row["file_name"], folder / row["file_name"], target=Captions(tuple(captions[row["id"]])), split="test")
         for row in listed["images"]
     ]
     data = DomainData(items, (), loader((IMAGE,)), kind="captions", name="coco_val128")

@@ -30,7 +30,7 @@ def written(tmp_path):
     import numpy as np
     from PIL import Image
 
-    from vladapt import DomainData, Item
+    from vladapt import DomainData, Item, Label
 
     def make(count: int, seed: int = 0):
         rng = np.random.default_rng(seed)
@@ -38,7 +38,7 @@ def written(tmp_path):
         for i in range(count):
             path = tmp_path / f"image-{i:03d}.png"
             Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(path)
-            items.append(Item(id=path.name, source=path, label=i % 2))
+            items.append(Item(id=path.name, source=path, target=Label(i % 2)))
         return DomainData(items, ("even", "odd"), lambda item: np.array(Image.open(item.source).convert("RGB")))
 
     return make

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
+from forked import run_ranks
 from tiny_tower import Frames, TinyTower, Transform, clip_set, drawn_set
 
 from vladapt import FeatureStore
@@ -62,26 +59,13 @@ stop()
 """
 
 
-def run_ranks(root, out, bad=(), fails=False, code=CODE, **more):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+def on_two(root, out, bad=(), fails=False, code=CODE, **more):
     code = code.format(here=str(HERE), root=str(root), out=str(out), bad=list(bad), fails=fails, **more)
-    ranks = []
-    for rank in range(2):
-        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-        environment = {**os.environ, **place, "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-        command, pipe = [sys.executable, "-c", code], subprocess.PIPE
-        ranks.append(subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True))
-    try:
-        return [(*process.communicate(timeout=180), process.returncode) for process in ranks]
-    finally:
-        for process in ranks:
-            process.kill()
+    return [(done.stdout, done.stderr, done.returncode) for done in run_ranks(["-c", code])]
 
 
 def test_ranks_split_the_work_and_hold_the_same_whole(tmp_path):
-    first = run_ranks(tmp_path / "store", tmp_path / "rank", bad=["3", "6"])
+    first = on_two(tmp_path / "store", tmp_path / "rank", bad=["3", "6"])
     assert [code for *_, code in first] == [0, 0], first
     # rank 0 has items 0 2 4 6 8 10, of which 6 is unreadable; rank 1 has 1 3 5 7 9, of which 3 is.
     said = "27 0 [('3', '3: unreadable'), ('6', '6: unreadable')] ('0', '1', '2', '4', '5', '7', '8', '9', '10')"
@@ -100,14 +84,14 @@ def test_ranks_split_the_work_and_hold_the_same_whole(tmp_path):
 
 
 def test_an_error_on_one_rank_ends_both_with_its_line(tmp_path):
-    for _, errors, code in run_ranks(tmp_path / "store", tmp_path / "rank", fails=True):
+    for _, errors, code in on_two(tmp_path / "store", tmp_path / "rank", fails=True):
         assert code == 1
         assert errors.strip().splitlines()[-1].endswith("DataError: rank 1 has no space left")
 
 
 def test_ranks_gather_parts_of_any_lengths(tmp_path):
     lengths = [3, 0, 5, 1, 2]
-    ranks = run_ranks(tmp_path / "store", tmp_path / "rank", code=CLIPS, lengths=lengths)
+    ranks = on_two(tmp_path / "store", tmp_path / "rank", code=CLIPS, lengths=lengths)
     assert [code for *_, code in ranks] == [0, 0], ranks
     # rank 0 has clips of 3, 5 and 2 frames, rank 1 an image and one frame; then images alone; then an image and a clip.
     told = [out.split("\n")[0].split(" ", 1) for out, *_ in ranks]

@@ -72,6 +72,10 @@ def test_what_is_optional_has_its_usual_value(write):
     assert [len(p) for p in file.classifier.prototypes] == [1, 1, 1]
 
 
+def test_rows_may_have_no_labels(write):
+    assert load_features(write(labels=None)).features.labels is None
+
+
 def test_the_other_spelling_is_read(write):
     made = arrays()
     renamed = {"text_average": made["text_features"], "classnames": made["class_names"]}
@@ -140,7 +144,7 @@ def test_any_sizes_are_read_as_written(tmp_path_factory, count, classes, width, 
 
 rows = arrays()["image_features"]
 BAD = {
-    "missing": ({"labels": None}, r"lacks labels \(it has class_names, image_features, text_features\)"),
+    "missing": ({"text_features": None}, r"lacks text_features \(it has class_names, image_features, labels\)"),
     "no names": ({"class_names": None}, "lacks class_names"),
     "flat features": ({"image_features": rows[0]}, r"image_features has shape \(4,\); \(N, D\)"),
     "no rows": ({"image_features": rows[:0], "labels": np.zeros(0, int)}, r"image_features has shape \(0, 4\)"),

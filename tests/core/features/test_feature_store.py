@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forked import run, start
 from tiny_tower import DIM, TinyTower, Transform, Unbuildable, drawn_set
 
-from vladapt import CapabilityError, ConfigError, DataError, FeatureStore
+from vladapt import CapabilityError, ConfigError, DataError, FeatureStore, Label, Labels
 from vladapt.core.features import store as store_module
 
 HERE = Path(__file__).parent
@@ -43,7 +42,7 @@ def test_features_are_the_tower_s_own_not_normalised_with_all_that_is_known_of_t
 
 def test_several_labels_an_image_keep_their_unknowns(tower, drawn):
     data = drawn(3)
-    data.items = [item.with_(label=None, labels=(1.0, float("nan"))) for item in data.items]
+    data.items = [item.with_(target=Labels((1.0, float("nan")))) for item in data.items]
     labels = extracted(FeatureStore(), data, tower).features.labels
     assert labels.shape == (3, 2) and labels[:, 0].eq(1).all() and labels[:, 1].isnan().all()
 
@@ -206,7 +205,7 @@ FeatureStore({root!r}, flush_rows=4).get_or_compute(data, data.items, tower, Tra
 
 def test_a_killed_extraction_goes_on_where_it_stopped(tmp_path, drawn):
     code = KILLED.format(here=str(HERE), root=str(tmp_path / "store"))
-    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    assert run(["-c", code]).returncode == -9
     rest = extracted(FeatureStore(tmp_path / "store"), drawn(16), TinyTower())
     assert (rest.computed, rest.cached) == (8, 8), "written every 4 rows: 8 of the 10 that were computed"
 
@@ -235,9 +234,8 @@ for _ in range(3):
 def test_two_processes_share_a_store(tmp_path, drawn, monkeypatch):
     root = tmp_path / "store"
     code = SHARER.format(here=str(HERE), root=str(root))
-    running = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    for process in running:
-        _, errors = process.communicate(timeout=180)
+    for process in [start(["-c", code]) for _ in range(2)]:
+        _, errors = process.communicate()
         assert process.returncode == 0, errors
     data = drawn(85)
     shared = extracted(FeatureStore(root), data, Unbuildable())
@@ -401,7 +399,7 @@ def test_the_default_store_lies_in_the_cache_folder(monkeypatch, tmp_path):
 def test_a_cached_read_holds_labels_of_now_not_of_then(tower, drawn):
     extracted(FeatureStore(), drawn(4), tower)
     data = drawn(4)
-    data.items = [item.with_(label=1) for item in data.items]
+    data.items = [item.with_(target=Label(1)) for item in data.items]
     again = extracted(FeatureStore(), data, Unbuildable())
     assert np.array_equal(again.features.labels.numpy(), [1, 1, 1, 1])
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vladapt import Backbone, DomainData, Item
+from vladapt import Backbone, DomainData, Item, Label
 
 SIZE = 8
 DIM = 5
@@ -112,7 +112,7 @@ def drawn_set(count: int, side: int = SIZE, start: int = 0, load=None) -> Domain
         return np.tile(rng.integers(0, 256, (1, side, 3), dtype=np.uint8), (side, 1, 1))
 
     items = [
-        Item(id=str(i), source="generated", decode={"digest": hashlib.sha256(str(i).encode()).hexdigest()}, label=i % 2)
+        Item(str(i), "generated", {"digest": hashlib.sha256(str(i).encode()).hexdigest()}, target=Label(i % 2))
         for i in range(start, start + count)
     ]
     return DomainData(items, ("even", "odd"), load or draw)

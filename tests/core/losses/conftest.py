@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from forked import PIPE, Group
 
 from vladapt.core.contracts.outputs import OUTPUTS
 
@@ -75,22 +72,8 @@ class TwoRanks:
 
     def __init__(self, folder: Path):
         self.folder, self.count = folder, 0
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = str(probe.getsockname()[1])
-        worker = Path(__file__).with_name("rank_worker.py")
-        self.processes = []
-        for rank in range(2):
-            place = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            self.processes.append(
-                subprocess.Popen(
-                    [sys.executable, str(worker)],
-                    env={**os.environ, **place, "OMP_NUM_THREADS": "1"},
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    text=True,
-                )
-            )
+        self.group = Group([Path(__file__).with_name("rank_worker.py")], stdin=PIPE)
+        self.processes = self.group.processes
 
     def run(self, job: dict) -> list[dict]:
         """What `rank_worker.compute(job, rank)` returns on each rank."""
@@ -107,7 +90,7 @@ class TwoRanks:
     def close(self) -> None:
         for process in self.processes:
             process.stdin.close()
-            process.wait(timeout=30)
+            process.wait()
 
 
 @pytest.fixture(scope="session")

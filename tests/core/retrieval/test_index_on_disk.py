@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from forked import run
 
 from vladapt.core.contracts.errors import CapabilityError, ConfigError, DataError
 from vladapt.core.retrieval import Entry, IndexBuilder, RetrievalIndex, kinds
@@ -55,9 +55,7 @@ def test_another_process_reads_it(make_index):
         f"index = RetrievalIndex.open({str(folder)!r})\n"
         f"print(json.dumps([hit.entry.id for hit in index.search(torch.tensor({rows[17].tolist()}), 3)]))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)[0] == "17.png"
+    assert json.loads(run(["-c", code], check=True).stdout)[0] == "17.png"
 
 
 def test_no_more_than_there_are_and_equal_scores_in_the_order_of_indexing(make_index):

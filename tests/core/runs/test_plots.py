@@ -68,8 +68,7 @@ def test_zero_shot_is_a_dashed_line(tmp_path):
 
 def test_where_nothing_can_be_written_one_line_says_so(tmp_path):
     with pytest.raises(DataError, match="cannot be written"):
-        (tmp_path / "file").write_text("in the way")
-        accuracy_over_shots(rows(), tmp_path / "file" / "curve")
+        accuracy_over_shots(rows(), tmp_path / "nowhere" / "curve")
 
 
 def test_the_error_bar_is_the_standard_error_of_the_mean():

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from vladapt import CapabilityError, ConfigError, build_loss, read_pairs
+from vladapt import CapabilityError, ConfigError, DataError, build_loss, read_pairs
 from vladapt.core.contracts.loss import shared_of
 from vladapt.core.contracts.outputs import SHARED
 from vladapt.core.data.pairs.captions import CaptionSampler
@@ -218,14 +218,20 @@ def test_data_without_the_column_is_refused_in_one_line(package, fresh_clip, tab
 
 
 def test_labelled_images_may_bring_numbers_too(package, fresh_clip):
-    from vladapt.core.contracts.domain import Item
+    from vladapt import Item, Label
 
-    items = [Item(id=str(i), source="x", label=i % 2) for i in range(6)]
-    further = {"traits": [(i, -i) for i in range(6)], "kind_id": [(i % 2,) for i in range(6)]}
-    images = lambda item: np.full((24, 24, 3), 20 * int(item.id), np.uint8)  # noqa: E731
-    source = LabelledSource(items, images, [["a"], ["b"]], further=further)
+    def facts(i):
+        return {"kind_id": i % 2, "place": "Oslo"} if i == 4 else {"traits": [i, -i], "kind_id": i % 2}
+
+    items = [Item(id=str(i), source="x", target=Label(i % 2, facts(i))) for i in range(6)]
+    source = LabelledSource(items, lambda item: np.full((24, 24, 3), 20 * int(item.id), np.uint8), [["a"], ["b"]])
+    assert source.columns == {"traits": "numbers", "kind_id": "numbers"}
     _, made, _ = batch_of(fresh_clip, source, ["traits"])
-    assert made["traits"].tolist() == [[i, -i] for i in range(6)] and made["kind"].tolist() == [0, 1] * 3
+    assert made["traits"][[0, 1, 2, 3, 5]].tolist() == [[i, -i] for i in (0, 1, 2, 3, 5)]
+    assert made["traits"][4].isnan().all() and made["kind"].tolist() == [0, 1] * 3
+    uneven = LabelledSource([items[0], items[1].with_(target=Label(1, {"traits": 3}))], source.load, source.prompts)
+    with pytest.raises(DataError, match="1: traits has 1 numbers, of the first image 2"):
+        uneven.numbers("traits", 1)
 
 
 def test_one_value_for_the_batch_is_not_gathered(package):
@@ -236,8 +242,6 @@ def test_one_value_for_the_batch_is_not_gathered(package):
 
 
 def test_a_column_of_several_numbers_is_not_one_number(package):
-    from vladapt import DataError
-
     output = build_loss("rival").outputs["traits"]
     assert numbers_as(output, torch.tensor([[1.0], [float("nan")]], dtype=torch.float64)).shape == (2,)
     with pytest.raises(DataError, match="column 'other' has 2 numbers per row; give one"):

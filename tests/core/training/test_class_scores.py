@@ -86,12 +86,12 @@ def test_no_folder_keeps_no_checkpoint(fresh_clip, toy_pairs, tmp_path, monkeypa
 
 
 def test_images_of_several_labels_have_no_text_of_their_own():
-    from vladapt import Item
+    from vladapt import Item, Label, Labels
     from vladapt.core.training.fields import fields_of
     from vladapt.core.training.sources import LabelledSource
 
-    one = LabelledSource([Item("a", "a.png", label=1)], None, PROMPTS)
-    several = LabelledSource([Item("a", "a.png", labels=(1.0, float("nan")))], None, PROMPTS)
+    one = LabelledSource([Item("a", "a.png", target=Label(1))], None, PROMPTS)
+    several = LabelledSource([Item("a", "a.png", target=Labels((1.0, float("nan"))))], None, PROMPTS)
     assert one.text("caption", 0, 0) == "a green thing" and one.label(0) == 1
     assert several.label(0)[0] == 1.0 and fields_of({"logits", "labels"}, several, "x") == {"pixels", "labels"}
     with pytest.raises(CapabilityError, match=r"loss 'clip' needs.*one label an image"):

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import sys
-
 import pytest
 import torch
+from forked import run_ranks
 
 from vladapt import DataError
 from vladapt.core.runtime import distributed
@@ -22,29 +19,12 @@ assert start_from_environment() and not start_from_environment() and world_size(
 """
 
 
-def run_ranks(code: str, timeout: float = 180) -> list[tuple[int, str, str]]:
+def on_two(code: str) -> list[tuple[int, str, str]]:
     """(exit code, stdout, last line of stderr) of two ranks."""
-    import os
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    ranks = []
-    for rank in range(2):
-        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-        environment = {**os.environ, **place, "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", PRELUDE + code]
-        pipe = subprocess.PIPE
-        ranks.append(subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True))
-    results = []
-    try:
-        for process in ranks:
-            out, errors = process.communicate(timeout=timeout)
-            results.append((process.returncode, out.strip(), (errors.strip().splitlines() or [""])[-1]))
-    finally:
-        for process in ranks:
-            process.kill()
-    return results
+    return [
+        (done.returncode, done.stdout.strip(), (done.stderr.strip().splitlines() or [""])[-1])
+        for done in run_ranks(["-c", PRELUDE + code])
+    ]
 
 
 def test_alone_everything_is_this_rank_s():
@@ -70,7 +50,7 @@ assert run_on_all(lambda: run_on_all(lambda: rank())) == rank()
 stop()
 print("done")
 """
-    assert [(code, out) for code, out, _ in run_ranks(code)] == [(0, "done"), (0, "done")]
+    assert [(code, out) for code, out, _ in on_two(code)] == [(0, "done"), (0, "done")]
 
 
 def test_an_error_reaches_the_other_rank_in_whatever_exchange_it_waits():
@@ -102,6 +82,6 @@ stop()
 """
     waits = ("for the other's step", "for rows", "for values", "at the end")
     ends = [f"--shots 0: give 1 or more while one waits {name}" for name in waits]
-    (_, first, errors), (_, second, _) = run_ranks(code)
+    (_, first, errors), (_, second, _) = on_two(code)
     assert first.splitlines() == [*ends, "VladaptError rank 1 failed: ValueError: broken kernel", "and goes on"], errors
     assert second.splitlines() == [*ends, "ValueError broken", "and goes on"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vladapt.core.contracts import ConfigError
-from vladapt.core.training.minibatches import minibatches
+from vladapt.core.training.minibatches import epoch_batches, minibatches
 
 
 def test_an_epoch_sees_every_sample_once():
@@ -36,3 +36,12 @@ def test_a_smaller_last_batch_is_dropped_on_request_unless_it_is_all():
     assert [len(b) for b in minibatches(10, 4, 0, 0, drop_last=True)] == [4, 4]
     assert [len(b) for b in minibatches(8, 4, 0, 0, drop_last=True)] == [4, 4]
     assert [len(b) for b in minibatches(3, 4, 0, 0, drop_last=True)] == [3]
+
+
+def test_the_batches_of_every_epoch_are_its_minibatches():
+    batches = epoch_batches(10, 4, seed=3, drop_last=True)
+    for epoch in range(3):
+        made = minibatches(10, 4, epoch, seed=3, drop_last=True)
+        assert [b.tolist() for b in batches(epoch)] == [b.tolist() for b in made]
+    order = torch.tensor([[2, 0, 1], [1, 2, 0]])
+    assert [b.tolist() for b in epoch_batches(3, 2, seed=0, order=order)(1)] == [[1, 2], [0]]

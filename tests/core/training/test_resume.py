@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import Group
 
 from vladapt import DataError
 from vladapt.core.training.checkpoints import checkpoints, newest_checkpoint, save_checkpoint
@@ -20,25 +17,14 @@ SETTINGS = {"epochs": 3, "batch_size": 8, "lr": 1e-3, "save_every": 2, "seed": 3
 ON_TWO = {**SETTINGS, "epochs": 2, "ema": None, "optimizer": "sgd", "lr": 1e-4, "clip_grad": 5.0}
 
 
-def start(job: dict, ranks: int = 1) -> list[subprocess.Popen]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    script = Path(__file__).with_name("training_process.py")
-    command = [sys.executable, str(script), json.dumps(job)]
-    found = []
-    for rank in range(ranks):
-        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1"}
-        environment = {**os.environ, **place, "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-        found.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
-    return found
+def start(job: dict, ranks: int = 1) -> Group:
+    return Group([Path(__file__).with_name("training_process.py"), json.dumps(job)], ranks)
 
 
 def run(job: dict, ranks: int = 1, expect: int = 0) -> dict | None:
-    processes = start(job, ranks)
-    for process in processes:
-        _, errors = process.communicate(timeout=240)
-        assert process.returncode == expect, errors[-3000:]
+    with start(job, ranks) as group:
+        for done in group.finished():
+            assert done.returncode == expect, done.stderr[-3000:]
     return torch.load(Path(job["folder"]) / "done.pt") if expect == 0 else None
 
 
@@ -145,9 +131,7 @@ def test_two_processes_resume_as_they_were(job, tmp_path, parallel):
     settings = {**ON_TWO, "parallel": parallel}
     one = run({**job, "folder": str(tmp_path / "one"), "settings": settings}, ranks=2)
     place = {**job, "folder": str(tmp_path / "two"), "settings": settings}
-    processes = start({**place, "kill_at": 5}, ranks=2)
-    for process in processes:
-        process.wait(timeout=240)
-        process.stderr.close()
+    with start({**place, "kill_at": 5}, ranks=2) as group:
+        group.finished()
     two = run({**place, "resume": True}, ranks=2)
     assert_same(one, two)

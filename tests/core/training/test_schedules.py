@@ -12,7 +12,15 @@ from parity_checks.prompt import rates as rates_told_by
 from parity_checks.prompt import schedule
 
 from vladapt.core.contracts import ConfigError
-from vladapt.core.training.schedules import dassl_learning_rates, dassl_sgd, set_learning_rate
+from vladapt.core.training.schedules import (
+    by_epoch,
+    chained_cosine_rates,
+    cosine_rates,
+    dassl_learning_rates,
+    dassl_sgd,
+    held,
+    set_learning_rate,
+)
 
 KINDS = json.loads((Path(__file__).parent / "dassl_schedule.json").read_text())["kinds"]
 """Numbers that Dassl itself gave: base 0.0035, 10 epochs."""
@@ -89,3 +97,30 @@ def test_any_schedule_has_a_rate_for_each_epoch_and_falls_after_the_warmup(epoch
 def test_values_out_of_range_are_named(bad):
     with pytest.raises(ConfigError, match=next(iter(bad))):
         dassl_learning_rates(**{"lr": 0.1, "epochs": 5, **bad})
+
+
+def test_a_cosine_of_steps_falls_from_the_peak_towards_zero():
+    half = 0.5**0.5
+    assert cosine_rates(2.0, 4) == pytest.approx([2.0, 1 + half, 1.0, 1 - half])
+
+
+def test_a_cosine_of_steps_starts_after_its_rise():
+    assert cosine_rates(3.0, 7, rise=3) == pytest.approx([1.0, 2.0, 3.0, *cosine_rates(3.0, 4)])
+    assert cosine_rates(3.0, 2, rise=3) == pytest.approx([1.0, 2.0])
+
+
+@pytest.mark.parametrize("lr, steps", [(1e-3, 1), (1e-3, 2), (0.1, 37), (1.0, 400)])
+def test_a_chained_cosine_is_that_of_torch_bit_for_bit(lr, steps):
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=lr)
+    scheduler, expected = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps), []
+    for _ in range(steps):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert chained_cosine_rates(lr, steps) == expected
+    assert expected == pytest.approx(cosine_rates(lr, steps), rel=1e-6)
+
+
+def test_rates_of_steps_and_of_epochs():
+    assert held([0.1, 0.2], 3) == [[0.1, 0.1, 0.1], [0.2, 0.2, 0.2]]
+    assert by_epoch([1.0, 2.0, 3.0, 4.0, 5.0], 2) == [[1.0, 2.0], [3.0, 4.0], [5.0]]

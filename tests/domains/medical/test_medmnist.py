@@ -37,7 +37,7 @@ def test_splits_labels_and_pixels_are_those_of_the_file(save):
     given = arrays(shape=(8, 8, 3))
     data = Medical().read(save(**given), "classification")
     assert [item.split for item in data.items] == ["train"] * 6 + ["val"] * 3 + ["test"] * 4
-    assert [item.label for item in data.split("train")] == [0, 1, 0, 1, 0, 1]
+    assert [item.target.index for item in data.split("train")] == [0, 1, 0, 1, 0, 1]
     assert len({item.id for item in data.items}) == 13
     assert np.array_equal(data.load(data.split("test")[2]), given["test_images"][2])
     assert data.class_names == ("class 0", "class 1")
@@ -77,8 +77,8 @@ def test_several_label_columns_are_several_labels(save):
         given[f"{split}_labels"] = np.eye(14, dtype=np.uint8)[np.arange(count)] | np.eye(14, dtype=np.uint8)[3]
     data = Medical().read(save("chestmnist.npz", **given), "classification")
     assert data.kind == "multilabel" and data.class_names[6] == "pneumonia"
-    assert data.items[0].labels[0] == data.items[0].labels[3] == 1 and sum(data.items[0].labels) == 2
-    assert data.items[0].label is None
+    first = data.items[0].target.values
+    assert first[0] == first[3] == 1 and sum(first) == 2
 
 
 def test_volumes_give_a_slice_along_an_axis(save):
@@ -187,5 +187,5 @@ def test_rows_can_be_predicted_without_their_labels(save, tmp_path):
     path = save(**arrays())
     Image.new("RGB", (4, 4), "red").save(tmp_path / "one.png")
     data = Medical().read_images([path, tmp_path / "one.png"])
-    assert len(data.items) == 14 and all(item.label is None and not item.split for item in data.items)
+    assert len(data.items) == 14 and all(item.target is None and not item.split for item in data.items)
     assert data.load(data.items[0]).shape == (8, 8, 3) and data.load(data.items[-1]).shape == (4, 4, 3)

@@ -10,9 +10,9 @@ from mmengine import Config
 
 from vladapt import CapabilityError, ConfigError, DataError, UnknownNameError, load_domain
 from vladapt.core.contracts.domain import DomainData, Item
-from vladapt.core.recipes.resolve import resolve
+from vladapt.core.contracts.targets import Boxes
+from vladapt.core.recipes.resolve import resolve, task_in
 from vladapt.domains.open_vocab import OpenVocab, shapes
-from vladapt.domains.open_vocab.domain import DEFAULT_RECIPES
 
 BOXES = ((1.0, 1.0, 9.0, 9.0),)
 
@@ -23,10 +23,15 @@ def domain():
 
 
 @pytest.fixture
+def task(domain):
+    return task_in(domain, "detection")
+
+
+@pytest.fixture
 def data(tmp_path):
     """Twelve images of cats, dogs and emus, a third each in train, val and test."""
     items = [
-        Item(id=f"{n}.png", source=tmp_path / f"{n}.png", boxes=BOXES, box_labels=(n % 3,), split=split, size=(10, 10))
+        Item(f"{n}.png", tmp_path / f"{n}.png", target=Boxes(BOXES, (n % 3,), size=(10, 10)), split=split)
         for n, split in enumerate(["train"] * 6 + ["val"] * 3 + ["test"] * 3)
     ]
     return DomainData(items, ("cat", "dog", "emu"), load=None, kind="boxes", name="pets")
@@ -36,12 +41,13 @@ def _recipe(**flags):
     return resolve(flags={"domain": "open-vocab", **flags})
 
 
-def test_it_is_found_by_name_and_owns_both_tasks():
+def test_it_is_found_by_name_with_its_tasks():
     domain = load_domain("open-vocab")
     assert isinstance(domain, OpenVocab) and domain.tasks == ("detection", "segmentation")
-    assert all(domain.owns(task) for task in domain.tasks) and domain.templates("detection") == ["a photo of a {}."]
-    assert domain.metrics("detection")[0] == "AP" and domain.metrics("segmentation")[0] == "mIoU"
-    assert set(DEFAULT_RECIPES.values()) <= set(domain.recipes)
+    assert domain.templates("detection") == ["a photo of a {}."]
+    tasks = [task_in(domain, name) for name in domain.tasks]
+    assert [task.deciding for task in tasks] == ["AP", "mIoU"]
+    assert {task.default_recipe for task in tasks} <= set(domain.recipes)
 
 
 # Reading
@@ -81,53 +87,54 @@ def test_reading_options_are_those_of_the_task(domain, monkeypatch):
 # Choosing
 
 
-def test_nothing_is_chosen_where_nothing_is_asked_for(domain, data):
-    assert domain.choose("detection", _recipe(), data) is data
-    assert domain.choose("detection", _recipe(classes="all"), data) is data
+def test_nothing_is_chosen_where_nothing_is_asked_for(task, data):
+    assert task.choose(_recipe(), data) is data
+    assert task.choose(_recipe(classes="all"), data) is data
 
 
-def test_classes_novel_ones_and_shots_are_chosen_together(domain, data):
-    chosen = domain.choose("detection", _recipe(classes="emu, Cat", novel="emu", shots=1), data)
+def test_classes_novel_ones_and_shots_are_chosen_together(task, data):
+    chosen = task.choose(_recipe(classes="emu, Cat", novel="emu", shots=1), data)
     assert chosen.class_names == ("emu", "Cat")
     train, test = chosen.split("train"), chosen.split("test")
-    assert [item.box_labels for item in train] == [(1,)] and [item.box_labels for item in test] == [(1,), (), (0,)]
+    assert [item.target.labels for item in train] == [(1,)]
+    assert [item.target.labels for item in test] == [(1,), (), (0,)]
     assert any("novel classes, only tested: 1" in note for note in chosen.notes)
 
 
-def test_the_seed_draws_the_shots(domain, data):
+def test_the_seed_draws_the_shots(task, data):
     drawn = {
-        seed: tuple(item.id for item in domain.choose("detection", _recipe(shots=1, seed=seed), data).split("train"))
+        seed: tuple(item.id for item in task.choose(_recipe(shots=1, seed=seed), data).split("train"))
         for seed in range(6)
     }
-    again = domain.choose("detection", _recipe(shots=1, seed=3), data).split("train")
+    again = task.choose(_recipe(shots=1, seed=3), data).split("train")
     assert len(set(drawn.values())) > 1 and tuple(item.id for item in again) == drawn[3]
 
 
-def test_novel_alone_names_nothing(domain, data):
+def test_novel_alone_names_nothing(task, data):
     with pytest.raises(ConfigError, match='--novel "a,b", or give coco or lvis'):
-        domain.choose("detection", _recipe(novel=True), data)
+        task.settled(_recipe(novel=True))
 
 
-def test_a_file_of_classes_is_found_from_any_folder(domain, data, tmp_path, monkeypatch):
+def test_a_file_of_classes_is_found_from_any_folder(task, data, tmp_path, monkeypatch):
     (tmp_path / "names.txt").write_text("emu\ncat, kitten\n")
     monkeypatch.chdir(tmp_path)
     recipe = _recipe(classes="names.txt")
     monkeypatch.chdir("/")
-    assert domain.choose("detection", recipe, data).class_names == ("emu", "cat")
+    assert task.choose(recipe, data).class_names == ("emu", "cat")
 
 
 # The config behind a plan
 
 
-def test_the_tasks_own_recipe_is_planned_where_none_is_named(domain, data):
-    plan = domain.plan("detection", _recipe(), data, None)
+def test_the_tasks_own_recipe_is_planned_where_none_is_named(task, data):
+    plan = task.plan(_recipe(), data, None)
     assert plan.model.type == "FasterRCNN" and plan.vladapt.classes == ["cat", "dog", "emu"]
     assert plan.model.roi_head.bbox_head.classifier.classes == ["cat", "dog", "emu"]
 
 
-def test_what_is_said_of_classes_reaches_the_models_texts(domain, data, tmp_path):
+def test_what_is_said_of_classes_reaches_the_models_texts(task, data, tmp_path):
     (tmp_path / "said.json").write_text('{"cat": ["furry."], "dog": {"synonyms": ["hound"]}, "emu": []}')
-    plan = domain.plan("detection", _recipe(classes=str(tmp_path / "said.json")), data, None)
+    plan = task.plan(_recipe(classes=str(tmp_path / "said.json")), data, None)
     given = plan.model.roi_head.bbox_head.classifier.classes
     assert given["cat"] == {"synonyms": [], "descriptions": ["furry."]} and given["emu"] == {}
     assert plan.vladapt.described["dog"]["synonyms"] == ["hound"]
@@ -143,38 +150,46 @@ def test_what_is_said_of_classes_reaches_the_models_texts(domain, data, tmp_path
         ),
     ],
 )
-def test_what_a_config_says_itself_is_refused_as_an_option(domain, data, flags, message):
+def test_what_a_config_says_itself_is_refused_as_an_option(task, data, flags, message):
     with pytest.raises(ConfigError, match=message):
-        domain.plan("detection", _recipe(**flags), data, None)
+        task.settled(_recipe(**flags))
 
 
 @pytest.mark.parametrize(
-    ("given", "asked", "expected"),
+    ("own", "asked", "expected"),
     [
-        ("hf:some/model", "embedded", "hf:some/model"),
+        ("hf:some/model", None, "hf:some/model"),
+        ("hf:some/model", "embedded", "embedded"),
         ("hf:some/model", "open_clip:ViT-B-32/openai", "open_clip:ViT-B-32/openai"),
-        (None, "embedded", "embedded"),
+        (None, None, "embedded"),
     ],
 )
-def test_the_backbone_is_the_configs_unless_another_is_asked_for(domain, given, asked, expected):
+def test_the_backbone_is_the_configs_unless_another_is_given(task, own, asked, expected):
     recipe = _recipe(backbone=asked)
-    recipe.plan = Config({"model": {"type": "FCOS", "bbox_head": {} if given is None else {"backbone": given}}})
-    assert domain.backbone_spec("detection", recipe) == expected
+    recipe.plan = {"model": {"type": "FCOS", "bbox_head": {} if own is None else {"backbone": own}}}
+    assert task.backbone_spec(recipe) == expected
+
+
+def test_a_backbone_that_no_part_of_the_config_takes_is_refused(task, data):
+    recipe = _recipe(backbone="embedded")
+    recipe.plan = {"model": {"type": "FCOS", "bbox_head": {}}}
+    with pytest.raises(ConfigError, match="--backbone embedded: no part of the config's model takes one; omit it"):
+        task.plan(recipe, data, None)
 
 
 # Names of a trained model
 
 
-def test_names_of_a_model_without_texts_stay(domain):
+def test_names_of_a_model_without_texts_stay(task):
     model = nn.Linear(2, 2)
     model.cfg = Config({"vladapt": {"classes": ["cat", "dog"]}})
     with pytest.raises(CapabilityError, match="its classes are cat, dog"):
-        domain.set_classes("detection", model, "emu")
+        task.rename(model, "emu")
 
 
-def test_names_of_a_model_with_texts_are_replaced(domain, small_clip_spec):
+def test_names_of_a_model_with_texts_are_replaced(task, small_clip_spec):
     from vladapt.domains.open_vocab.text_embeddings import TextEmbeddings
 
     model = nn.Sequential(TextEmbeddings(small_clip_spec, "cat, dog"))
     model.cfg = Config({"vladapt": {"classes": ["cat", "dog"]}})
-    assert domain.set_classes("detection", model, "emu, fox, owl") == ("emu", "fox", "owl") == model[0].names
+    assert task.rename(model, "emu, fox, owl") == ("emu", "fox", "owl") == model[0].names

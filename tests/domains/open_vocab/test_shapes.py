@@ -65,7 +65,7 @@ def test_it_is_a_coco_set_with_splits_and_outlines(few):
     data = read_detection(shapes.shapes_folder())
     assert data.class_names == shapes.NAMES and len(set(shapes.NAMES)) == 16
     assert [len(data.split(name)) for name in ("train", "val", "test")] == [6, 2, 3]
-    assert not data.skipped and all(item.segments and not item.ignored for item in data.items)
+    assert not data.skipped and all(item.target.segments and not item.target.ignored for item in data.items)
 
 
 def test_every_class_is_in_training_and_test():

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from mmdet.datasets.base_det_dataset import BaseDetDataset
 
-from .....core.contracts.domain import Item
+from .....core.contracts.domain import DomainData, Item
 from .....core.contracts.errors import DataError
+from .....core.contracts.targets import Boxes
 from .....registry import DATASETS
+from ...data.boxes import annotated_boxes
 from ...data.chosen import chosen_data
 
 
@@ -66,14 +69,14 @@ class DetectionDataset(BaseDetDataset):
             split_seed=split_seed,
             surplus=surplus,
         )
-        self._items = [item if item.size else item.with_(size=data.load(item).shape[1::-1]) for item in data.items]
+        self._items = [_sized(item, data) for item in data.items]
         metainfo = {**(metainfo or {}), "classes": tuple(data.class_names)}
         super().__init__(*args, metainfo=metainfo, **kwargs)
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """One dict an image."""
         items, self._items = self._items, []
-        with_masks = any(item.segments for item in items)
+        with_masks = any(item.target.segments for item in items)
         return [self._sample(number, item, with_masks) for number, item in enumerate(items)]
 
     def filter_data(self) -> list[dict[str, Any]]:
@@ -93,7 +96,7 @@ class DetectionDataset(BaseDetDataset):
         return kept
 
     def _sample(self, number: int, item: Item, with_masks: bool) -> dict[str, Any]:
-        width, height = item.size
+        width, height = item.target.size
         sample = {
             "img_path": str(item.source),
             "decode": dict(item.decode),
@@ -102,8 +105,8 @@ class DetectionDataset(BaseDetDataset):
             "seg_map_path": None,
             "height": int(height),
             "width": int(width),
-            "facts": item.facts or {},
-            "instances": _instances(item, with_masks),
+            "facts": item.target.facts or {},
+            "instances": _instances(item.target, with_masks),
         }
         if self.return_classes:
             sample |= {
@@ -114,11 +117,17 @@ class DetectionDataset(BaseDetDataset):
         return sample
 
 
-def _instances(item: Item, with_masks: bool) -> list[dict[str, Any]]:
-    none = (None,) * len(item.boxes or ())
+def _sized(item: Item, data: DomainData) -> Item:
+    """With boxes, and with the size of its image."""
+    boxes = annotated_boxes(item)
+    return item.with_(target=boxes if boxes.size else replace(boxes, size=data.load(item).shape[1::-1]))
+
+
+def _instances(boxes: Boxes, with_masks: bool) -> list[dict[str, Any]]:
+    none = (None,) * len(boxes.boxes)
     instances = []
     for box, label, outline, ignored in zip(
-        item.boxes or (), item.box_labels or (), item.segments or none, item.ignored or none, strict=True
+        boxes.boxes, boxes.labels, boxes.segments or none, boxes.ignored or none, strict=True
     ):
         instance = {"bbox": list(box), "bbox_label": label, "ignore_flag": int(bool(ignored))}
         if with_masks:

@@ -11,7 +11,7 @@ from .....core.contracts.domain import Item
 from .....core.contracts.errors import DataError
 from .....registry import DATASETS
 from ...data.chosen import chosen_data
-from ...data.masks import MaskReader
+from ...data.masks import MaskReader, annotated_mask
 
 
 @DATASETS.register_module()
@@ -84,19 +84,17 @@ class SegmentationDataset(BaseSegDataset):
         return [self._sample(item) for item in items]
 
     def _sample(self, item: Item) -> dict[str, Any]:
+        mask = annotated_mask(item)
+        outlines = None if mask.file is not None or mask.outlines is None else dict(vars(mask.outlines))
         return {
             "img_path": str(item.source),
             "decode": dict(item.decode),
             "item_id": item.id,
-            "seg_map_path": None if item.mask is None else str(item.mask),
+            "seg_map_path": None if mask.file is None else str(mask.file),
             "mask_table": self._table,
-            "outlines": None if item.mask is not None else _outlines(item),
-            "only": (item.facts or {}).get("only"),
+            "outlines": outlines,
+            "only": mask.only,
             "label_map": None,
             "reduce_zero_label": False,
             "seg_fields": [],
         }
-
-
-def _outlines(item: Item) -> dict[str, Any]:
-    return {name: getattr(item, name) for name in ("boxes", "box_labels", "segments", "ignored", "size")}

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .....core.contracts.errors import ConfigError, DataError
-from .....core.runtime.files import OF_CACHE, write_whole
+from .....core.runtime.files import write_cached
 
 
 class ReferenceFile:
@@ -52,7 +52,7 @@ class ReferenceFile:
         if self.path is None or not self._new:
             return
         facts = {"made_by": json.dumps(self.made_by), "concepts": json.dumps(list(self._rows))}
-        write_whole(self.path, save({"references": torch.stack(list(self._rows.values()))}, metadata=facts), OF_CACHE)
+        write_cached(self.path, save({"references": torch.stack(list(self._rows.values()))}, metadata=facts))
 
     def _read(self) -> dict[str, Tensor]:
         try:

@@ -12,6 +12,7 @@ from mmcv.transforms import BaseTransform
 
 from .....core.contracts.domain import Item
 from .....core.contracts.errors import ConfigError, DataError
+from .....core.contracts.targets import Boxes, Mask
 from .....core.data.images import decode_image
 from .....registry import TRANSFORMS
 from ...data.items_file import to_uint8
@@ -91,14 +92,14 @@ def _reader(table: str) -> MaskReader:
 
 
 def _item(results: dict[str, Any]) -> Item:
-    path, only = results["seg_map_path"], results.get("only")
-    return Item(
-        id=str(results.get("item_id", results["img_path"])),
-        source=Path(results["img_path"]),
-        mask=None if path is None else Path(path),
-        facts=None if only is None else {"only": only},
-        **(results.get("outlines") or {}),
+    path, outlines = results["seg_map_path"], results.get("outlines")
+    target = Mask(
+        file=None if path is None else Path(path),
+        outlines=None if outlines is None else Boxes(**outlines),
+        only=results.get("only"),
     )
+    name = str(results.get("item_id", results["img_path"]))
+    return Item(id=name, source=Path(results["img_path"]), target=target)
 
 
 def _foreign(results: dict[str, Any]) -> np.ndarray:
@@ -106,6 +107,5 @@ def _foreign(results: dict[str, Any]) -> np.ndarray:
     reader = MaskReader(values={index + first: index for index in range(MOST_CLASSES)})
     if results.get("label_map"):
         reader = reader.choose({old: new for old, new in results["label_map"].items() if new != 255})
-    return reader(
-        Item(id=str(results["img_path"]), source=Path(results["img_path"]), mask=Path(results["seg_map_path"]))
-    )
+    target = Mask(Path(results["seg_map_path"]))
+    return reader(Item(id=str(results["img_path"]), source=Path(results["img_path"]), target=target))

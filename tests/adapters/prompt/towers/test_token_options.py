@@ -66,7 +66,7 @@ def test_no_option_goes_untested():
 def test_the_best_epoch_on_val_is_kept(make_problem, name):
     problem = make_problem()
     adapter = fitted(problem, name, epochs=5, select="best_val")
-    report, labels = adapter.report, torch.tensor([item.label for item in problem.images.val])
+    report, labels = adapter.report, torch.tensor([item.target.index for item in problem.images.val])
     scores = [row["val"] for row in report.history]
     assert report.val_score == max(scores) and report.chosen["epoch"] == scores.index(max(scores)) + 1
     assert float((logits(adapter, problem).argmax(1) == labels).double().mean()) == pytest.approx(max(scores))

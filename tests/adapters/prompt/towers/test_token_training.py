@@ -86,7 +86,7 @@ def test_the_tokens_alone_change(make_problem, deep_clip, name):
 def test_it_learns(make_problem, deep_clip, name):
     """More images get their class than before, on images it has not seen."""
     problem = make_problem(classes=4, shots=8, val=6, backbone=deep_clip)
-    labels = torch.tensor([item.label for item in problem.images.val])
+    labels = torch.tensor([item.target.index for item in problem.images.val])
     loss = {"loss": "cross-entropy"} if name == "prompt-src" else {}
     adapter = fitted(problem, name, epochs=30, lr=0.1, batch_size=8, **loss)
     with torch.no_grad():

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from toy_targets import FrameByFrame
 
-from vladapt import Adapter, Domain, DomainData, FitReport, Item
+from vladapt import Adapter, Domain, DomainData, FitReport, Item, Label
 from vladapt.core.contracts import require
 
 SIDE, SQUARE = 24, 10
@@ -31,7 +31,7 @@ class ToyMotion(Domain):
         items = []
         for path in paths:
             way, _, number = str(path).partition("-")
-            item = motion(int(number), int(way == "right")).with_(id=str(path), label=None)
+            item = motion(int(number), int(way == "right")).with_(id=str(path), target=None)
             items.append(still(item) if way == "still" else item)
         return DomainData(items, (), self._load, kind="clips", name="clips")
 
@@ -62,7 +62,7 @@ def motion(number, label):
     backwards = label == 0
     digest = hashlib.sha256(f"motion {number} {backwards}".encode()).hexdigest()
     decode = {"number": number, "backwards": backwards, "digest": digest}
-    return Item(f"motion-{number:03d}-{label}", Path(__file__), decode, label=label, group=f"path {number}")
+    return Item(f"motion-{number:03d}-{label}", Path(__file__), decode, target=Label(label), group=f"path {number}")
 
 
 def still(item):

@@ -11,7 +11,7 @@ from mmengine.model import BaseModel
 from torch.utils.data import Dataset
 from toy_targets import COLOURS, drawn, item_of
 
-from vladapt import DataError, Domain, DomainData
+from vladapt import Boxes, Captions, DataError, Domain, DomainData
 from vladapt.core.contracts.domain import Evaluation
 from vladapt.core.runs.sections import CurveSection, PictureSection, TableSection
 from vladapt.core.runtime.distributed import rank
@@ -148,7 +148,7 @@ class BoxTask(ConfigTask):
         items = data.split("test")
         with torch.no_grad():
             found = model(pixels(data, items))
-        wanted = torch.tensor([item.boxes[0] for item in items])
+        wanted = torch.tensor([item.target.boxes[0] for item in items])
         error = (found - wanted).abs().mean(dim=1)
         worst = items[int(error.argmax())]
         sections = [
@@ -181,7 +181,7 @@ class MaskTask(BoxTask):
         items = data.split("test")
         with torch.no_grad():
             found = model(pixels(data, items)) > 0
-        wanted = torch.stack([mask_of(item.boxes[0]) for item in items]) > 0
+        wanted = torch.stack([mask_of(item.target.boxes[0]) for item in items]) > 0
         return Evaluation({"iou": float((found & wanted).sum() / (found | wanted).sum())})
 
 
@@ -198,7 +198,7 @@ class RankTask(ConfigTask):
         items = data.split("test")
         transform = self.domain.transforms(backbone, False, self.name)
         images = backbone.encode_image(torch.stack([transform(data.load(item)) for item in items]))
-        captions = [item.captions[0] for item in items]
+        captions = [item.captions()[0] for item in items]
         texts = backbone.encode_text(captions)
         best = (images @ texts.T).argmax(dim=1)
         right = [captions[i] == captions[j] for i, j in enumerate(best.tolist())]
@@ -212,7 +212,7 @@ class ToyBoxes(Domain):
     tasks = (BoxTask,)
 
     def read(self, path, task, **options):
-        items = [item_of("scenes", i, boxes=(tuple(float(v) for v in square(i)),), box_labels=(0,)) for i in range(64)]
+        items = [item_of("scenes", i, Boxes((tuple(float(v) for v in square(i)),), (0,))) for i in range(64)]
         return DomainData(items, ("square",), scene, kind="boxes", name="toy scenes")
 
     def sample(self, task):
@@ -245,7 +245,7 @@ class ToyCaptions(Domain):
 
     def read(self, path, task, **options):
         names = list(COLOURS)
-        items = [item_of("captions", i, captions=(f"a {names[i % 3]} patch",)) for i in range(30)]
+        items = [item_of("captions", i, Captions((f"a {names[i % 3]} patch",))) for i in range(30)]
         return DomainData(items, (), self._draw, kind="captions", name="toy captions")
 
     def sample(self, task):

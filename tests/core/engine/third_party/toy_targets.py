@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vladapt import Domain, DomainData, Item
+from vladapt import Domain, DomainData, Item, Label, Labels
 
 COLOURS = {"red": (0.9, 0.1, 0.1), "green": (0.1, 0.8, 0.2), "blue": (0.1, 0.2, 0.9)}
 
@@ -16,9 +16,9 @@ def drawn(item, colour, noise=0.1, size=(24, 24)):
     return np.clip(np.array(colour) + rng.normal(0, noise, (*size, 3)), 0, 1).astype(np.float32)
 
 
-def item_of(kind, index, **target):
+def item_of(kind, index, target=None, group=None):
     digest = hashlib.sha256(f"{kind} {index}".encode()).hexdigest()
-    return Item(f"{kind}-{index:03d}", Path(__file__), {"index": index, "digest": digest}, **target)
+    return Item(f"{kind}-{index:03d}", Path(__file__), {"index": index, "digest": digest}, target, group)
 
 
 class ToyLabels(Domain):
@@ -27,7 +27,7 @@ class ToyLabels(Domain):
     name = "toy-labels"
 
     def read(self, path, task, **options):
-        items = [item_of("labels", i, label=i % 3) for i in range(90)]
+        items = [item_of("labels", i, Label(i % 3)) for i in range(90)]
         return DomainData(items, tuple(COLOURS), self._draw, name="toy colours", licence="CC0-1.0")
 
     def sample(self, task):
@@ -37,7 +37,7 @@ class ToyLabels(Domain):
         return ["a {} patch."]
 
     def _draw(self, item):
-        return drawn(item, list(COLOURS.values())[item.label])
+        return drawn(item, list(COLOURS.values())[item.target.index])
 
 
 class ToyFindings(Domain):
@@ -51,7 +51,7 @@ class ToyFindings(Domain):
             labels = [float(i % 2), float(i // 2 % 2)]
             if i % 10 == 0:
                 labels[0] = float("nan")
-            items.append(item_of("findings", i, labels=tuple(labels)))
+            items.append(item_of("findings", i, Labels(tuple(labels))))
         return DomainData(items, ("red", "green"), self._draw, kind="multilabel", name="toy findings")
 
     def sample(self, task):
@@ -74,7 +74,7 @@ class ToyClips(ToyLabels):
     name = "toy-clips"
 
     def read(self, path, task, **options):
-        items = [item_of("clips", i, label=i % 3, group=f"video {i // 3}") for i in range(60)]
+        items = [item_of("clips", i, Label(i % 3), group=f"video {i // 3}") for i in range(60)]
         return DomainData(items, tuple(COLOURS), self._clip, kind="clips", name="toy clips")
 
     def transforms(self, backbone, train, task):

@@ -17,7 +17,7 @@ def note(data, sentence):
 
 
 def boxes(data):
-    return [box for item in data.items for box in item.boxes]
+    return [box for item in data.items for box in item.target.boxes]
 
 
 def test_boxes_are_cut_at_the_edge_and_those_outside_left_out(write_coco):
@@ -37,7 +37,7 @@ def test_boxes_without_area_and_with_no_numbers_are_left_out(write_coco):
 
 def test_an_image_without_boxes_is_background_but_a_set_without_any_is_no_set(write_coco):
     data = read_detection(write_coco([GOOD]))
-    assert [len(item.boxes) for item in data.items] == [1, 0] and note(data, "Images without a box") == 1
+    assert [len(item.target.boxes) for item in data.items] == [1, 0] and note(data, "Images without a box") == 1
     with pytest.raises(DataError, match=r"no usable box in 2 images; annotate some"):
         read_detection(write_coco([]))
     with pytest.raises(DataError, match=r"no usable box in 2 images \(boxes without area, left out: 1"):
@@ -70,7 +70,7 @@ def test_one_file_under_two_ids_is_one_image(write_coco):
     folder = write_coco([GOOD, (2, 2, [0, 0, 5, 5])])
     change(folder, images=[{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "a.png"}])
     data = read_detection(folder)
-    assert [item.box_labels for item in data.items] == [(0, 1)] and note(data, "Images listed twice") == 1
+    assert [item.target.labels for item in data.items] == [(0, 1)] and note(data, "Images listed twice") == 1
 
 
 def test_an_annotation_repeated_counts_once_and_another_of_its_id_stays(write_coco):
@@ -86,7 +86,7 @@ def test_an_annotation_repeated_counts_once_and_another_of_its_id_stays(write_co
 def test_crowds_are_kept_apart(write_coco):
     crowd = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 20, 20], "iscrowd": 1}
     data = read_detection(write_coco([GOOD, crowd]))
-    assert data.items[0].ignored == (False, True) and data.items[1].ignored is None
+    assert data.items[0].target.ignored == (False, True) and data.items[1].target.ignored is None
 
 
 def test_ids_that_are_not_listed_are_left_out(write_coco):
@@ -99,7 +99,7 @@ def test_outlines_that_cannot_be_used_go_and_their_boxes_stay(write_coco):
     shapes = [[[1, 2, 3, 4]], [[1.0] * 7], {"size": [9, 9], "counts": [81]}, {"size": [30, 40], "counts": "zz~~"}]
     entries = [{"image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9], "segmentation": shape} for shape in shapes]
     data = read_detection(write_coco(entries))
-    assert len(boxes(data)) == 4 and data.items[0].segments is None
+    assert len(boxes(data)) == 4 and data.items[0].target.segments is None
     assert note(data, "Outlines that cannot be used") == 4
 
 
@@ -132,14 +132,14 @@ def test_a_listed_size_that_is_wrong_counts_in_pixels_of_the_file(write_coco):
     folder = write_coco([GOOD])
     change(folder, images=[{"id": 1, "file_name": "a.png", "width": 400, "height": 300}])
     data = read_detection(folder)
-    assert data.items[0].size == (40, 30) and note(data, "Images of another size than") == 1
+    assert data.items[0].target.size == (40, 30) and note(data, "Images of another size than") == 1
 
 
 def test_listed_sizes_are_believed_in_large_sets(write_coco, monkeypatch):
     folder = write_coco([GOOD])
     change(folder, images=[{"id": 1, "file_name": "a.png", "width": 400, "height": 300}])
     monkeypatch.setattr("vladapt.domains.open_vocab.data.boxes.VERIFY_ALL_UP_TO", 0)
-    assert read_detection(folder).items[0].size == (400, 300)
+    assert read_detection(folder).items[0].target.size == (400, 300)
 
 
 def test_yolo_lines_that_are_no_objects_unlisted_numbers_and_orphans(tmp_path, write_image):

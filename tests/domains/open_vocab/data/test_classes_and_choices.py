@@ -2,12 +2,15 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from vladapt import ConfigError, DataError
 from vladapt.core.contracts.domain import DomainData, Item
+from vladapt.core.contracts.targets import Boxes, Mask
 from vladapt.core.data.identity import FileHashes
 from vladapt.core.data.splits import assign_splits
 from vladapt.domains.open_vocab.data import (
@@ -22,6 +25,7 @@ from vladapt.domains.open_vocab.data import (
     write_items,
 )
 from vladapt.domains.open_vocab.data.chosen import chosen_data
+from vladapt.domains.open_vocab.data.masks import MaskReader
 from vladapt.domains.open_vocab.data.novel import COCO_BASE, COCO_NOVEL
 
 BOX = (0.0, 0.0, 9.0, 9.0)
@@ -29,8 +33,8 @@ BOX = (0.0, 0.0, 9.0, 9.0)
 
 def scene(number, labels, split="train", **fields):
     digest = {"digest": str(number)}
-    boxes = (BOX,) * len(labels)
-    return Item(f"s{number}", __file__, digest, boxes=boxes, box_labels=tuple(labels), split=split, **fields)
+    boxes = Boxes((BOX,) * len(labels), tuple(labels))
+    return Item(f"s{number}", __file__, digest, boxes, split=split, **fields)
 
 
 def scenes(*items, names=("cat", "dog", "emu")):
@@ -82,7 +86,7 @@ def test_named_novel_classes_are_looked_up():
 def test_training_knows_base_objects_alone_and_the_test_keeps_all():
     data = scenes(scene(1, (0, 2)), scene(2, (2,)), scene(3, ()), scene(4, (2, 1), "test"), scene(5, (2,), "val"))
     held = hold_out(data, split_novel(data.class_names, "emu"))
-    assert [(item.id, item.box_labels) for item in held.items] == [("s1", (0,)), ("s3", ()), ("s4", (2, 1))]
+    assert [(item.id, item.target.labels) for item in held.items] == [("s1", (0,)), ("s3", ()), ("s4", (2, 1))]
     assert "novel objects only, left out: 2" in " ".join(held.notes)
     kept = hold_out(data, split_novel(data.class_names, "emu"), keep_empty=True)
     assert [item.id for item in kept.items] == ["s1", "s2", "s3", "s4", "s5"]
@@ -95,11 +99,12 @@ def test_novel_pixels_are_ignored_in_training_and_counted_in_the_test(write_mask
     data = data.with_items([item.with_(split=split) for item, split in zip(data.items, ("train", "test"))])
     held = hold_out(data, split_novel(data.class_names, "sea"))
     assert [held.load_mask(item).tolist() for item in held.items] == [[[0, 255]], [[0, 1]]]
-    assert held.items[0].labels == (1, 0)
+    assert held.items[0].target.labels == (1, 0)
 
 
 def test_masks_that_a_set_makes_itself_take_a_choice_too(tmp_path):
-    items = [Item(f"m{n}", __file__, {"index": n}, labels=(1.0, 1.0), split=s) for n, s in enumerate(("train", "test"))]
+    both = Mask(labels=(1.0, 1.0))
+    items = [Item(f"m{n}", __file__, {"index": n}, both, split=s) for n, s in enumerate(("train", "test"))]
     data = DomainData(items, ("sky", "sea"), lambda item: np.zeros((1, 3, 3), np.uint8), kind="masks")
     data.load_mask = lambda item: np.array([[0, 1, 255]], np.uint8)
     held = hold_out(data, split_novel(data.class_names, "sky"))
@@ -116,13 +121,13 @@ def test_k_objects_a_class_are_learned_from_and_the_surplus_is_ignored():
     learned = Counter(
         label
         for item in drawn.split("train")
-        for label, left_out in zip(item.box_labels, item.ignored or (False,) * 3)
+        for label, left_out in zip(item.target.labels, item.target.ignored or (False,) * 3)
         if not left_out
     )
     assert learned == {0: 3, 1: 3, 2: 1}
     assert drawn.split("test") == data.split("test")
     kept = draw_shots(data, 3, seed=0, surplus="keep")
-    assert all(item.ignored is None for item in kept.items) and len(kept.split("train")) == 4
+    assert all(item.target.ignored is None for item in kept.items) and len(kept.split("train")) == 4
 
 
 def test_drawing_depends_on_the_seed_and_not_on_the_order():
@@ -137,7 +142,8 @@ def test_drawing_depends_on_the_seed_and_not_on_the_order():
 
 
 def test_shots_of_masks_are_images():
-    items = [Item(f"m{n}", __file__, labels=(1.0, float(n == 0)), split="train") for n in range(5)]
+    masks = [Mask(labels=(1.0, float(n == 0))) for n in range(5)]
+    items = [Item(f"m{n}", __file__, target=mask, split="train") for n, mask in enumerate(masks)]
     data = DomainData(items, ("sky", "sea"), load=None, kind="masks")
     drawn = draw_shots(data, 1, seed=0).items
     assert [item.id for item in drawn] == ["m0"]
@@ -148,7 +154,7 @@ def test_splits_put_every_class_that_can_be_on_both_sides_and_groups_on_one(tmp_
     items = [scene(n, (n % 3,), split="", group=f"g{n // 2}") for n in range(24)]
     data = assign_splits(scenes(*items), seed=0, hashes=FileHashes(tmp_path))
     for split in ("train", "test"):
-        assert {label for item in data.split(split) for label in item.box_labels} == {0, 1, 2}
+        assert {label for item in data.split(split) for label in item.target.labels} == {0, 1, 2}
     sides = {}
     for item in data.items:
         sides.setdefault(item.group, set()).add(item.split)
@@ -174,7 +180,7 @@ def test_a_file_of_items_keeps_masks_and_their_choice(write_masks, tmp_path):
 
 
 def test_made_images_and_masks_are_saved_beside_the_file(tmp_path):
-    items = [Item(f"m{n}", __file__, {"index": n}, labels=(1.0, 1.0), split="train") for n in range(2)]
+    items = [Item(f"m{n}", __file__, {"index": n}, Mask(labels=(1.0, 1.0)), split="train") for n in range(2)]
     pixels = np.full((2, 3, 3), 0.5, np.float32)
     data = DomainData(items, ("sky", "sea"), lambda item: pixels, kind="masks")
     data.load_mask = lambda item: np.array([[0, 1, 255], [item.decode["index"]] * 3], np.uint8)
@@ -185,7 +191,27 @@ def test_made_images_and_masks_are_saved_beside_the_file(tmp_path):
         [[0, 1, 255], [0, 0, 0]],
         [[0, 1, 255], [1, 1, 1]],
     ]
-    assert (again.load(again.items[0]) == 128).all() and again.items[0].size == (3, 2)
+    assert (again.load(again.items[0]) == 128).all() and again.items[0].target.size == (3, 2)
+
+
+def test_the_fields_of_a_file_of_items_are_flat(tmp_path):
+    """As they were before an item had a target: files written then are read, and read then what is written now."""
+    outlined = {"boxes": [[0.0, 0.0, 2.0, 1.0]], "box_labels": [1], "segments": [[[0, 0, 2, 0, 2, 1]]], "size": [2, 1]}
+    own = {"id": "a", "source": "/images/a.png", "split": "train"}
+    entries = {
+        "boxes": {**own, **outlined, "ignored": [True], "facts": {"absent": [0]}},
+        "masks": {**own, **outlined, "mask": "/masks/a.png", "labels": [0.0, 1.0], "facts": {"only": [1]}},
+    }
+    boxes = Boxes(((0.0, 0.0, 2.0, 1.0),), (1,), ([[0, 0, 2, 0, 2, 1]],), size=(2, 1))
+    mask = Mask(Path("/masks/a.png"), boxes, (0.0, 1.0), (2, 1), (1,))
+    targets = {"boxes": replace(boxes, ignored=(True,), facts={"absent": [0]}), "masks": mask}
+    for kind, entry in entries.items():
+        item = Item("a", Path("/images/a.png"), target=targets[kind], split="train")
+        table = MaskReader() if kind == "masks" else None
+        data = DomainData([item], ("sky", "sea"), load=None, kind=kind, load_mask=table)
+        path = write_items(tmp_path / f"{kind}.json", data)
+        assert json.loads(path.read_text())["items"] == [entry]
+        assert read_items(path).items == [item]
 
 
 def test_a_damaged_or_later_file_of_items_is_one_line(write_coco, tmp_path):

@@ -16,8 +16,8 @@ def test_coco_gives_boxes_classes_sizes_and_splits_from_file_names(write_coco):
     data = read_detection(folder)
     assert data.kind == "boxes" and data.class_names == ("cat", "dog")
     first = data.items[0]
-    assert (first.id, first.boxes, first.box_labels) == ("images/a.png", ((4, 5, 14, 15),), (1,))
-    assert first.size == (40, 30) and first.split == "train" and data.load(first).shape == (30, 40, 3)
+    assert (first.id, first.target.boxes, first.target.labels) == ("images/a.png", ((4, 5, 14, 15),), (1,))
+    assert first.target.size == (40, 30) and first.split == "train" and data.load(first).shape == (30, 40, 3)
     assert read_detection(folder / "annotations" / "instances_train2017.json").items == data.items
 
 
@@ -41,8 +41,8 @@ def test_polygons_and_both_encodings_draw_the_same_pixels(write_coco):
         write_coco([{"image_id": 1, "category_id": 1, "segmentation": shape} for shape in shapes], images=("a.png",))
     )
     item = data.items[0]
-    assert item.boxes == ((4, 5, 14, 15),) * 3
-    drawn = [draw(segment, item.size) for segment in item.segments]
+    assert item.target.boxes == ((4, 5, 14, 15),) * 3
+    drawn = [draw(segment, item.target.size) for segment in item.target.segments]
     assert drawn[0].sum() == 100 and all((other == drawn[0]).all() for other in drawn)
 
 
@@ -57,9 +57,9 @@ def test_lvis_tells_frequencies_what_is_absent_and_what_is_partial(tmp_path, wri
     }
     (tmp_path / "lvis_v1_val.json").write_text(json.dumps(content))
     data = read_detection(tmp_path)
-    assert data.frequency == ("f", "r", "c") and data.items[0].facts == {"absent": [2], "partial": [0]}
-    assert data.items[0].split == "val" and data.items[0].segments == ([SQUARE],)
-    assert read_detection(tmp_path, class_names=["emu", "cat"]).items[0].facts == {"absent": [0], "partial": [1]}
+    assert data.frequency == ("f", "r", "c") and data.items[0].target.facts == {"absent": [2], "partial": [0]}
+    assert data.items[0].split == "val" and data.items[0].target.segments == ([SQUARE],)
+    assert read_detection(tmp_path, class_names=["emu", "cat"]).items[0].target.facts == {"absent": [0], "partial": [1]}
 
 
 def test_voc_marks_difficult_objects_and_reads_image_sets(tmp_path, write_image):
@@ -74,7 +74,7 @@ def test_voc_marks_difficult_objects_and_reads_image_sets(tmp_path, write_image)
     (tmp_path / "ImageSets" / "Main" / "test.txt").write_text("a\n")
     data = read_detection(tmp_path)
     assert data.class_names == ("cat", "dog")
-    assert data.items[0].box_labels == (1, 0) and data.items[0].ignored == (True, False)
+    assert data.items[0].target.labels == (1, 0) and data.items[0].target.ignored == (True, False)
     assert data.items[0].split == "test" and any("neither trained on nor counted" in note for note in data.notes)
 
 
@@ -89,9 +89,10 @@ def test_yolo_layouts_boxes_and_polygons(tmp_path, write_image, layout):
     data = read_detection(tmp_path)
     assert data.class_names == ("cat", "dog")
     item, empty = data.items
-    assert item.split == "train" and item.box_labels == (1, 0) and empty.boxes == ()
-    assert item.boxes[0] == pytest.approx((10, 9, 30, 21)) and item.boxes[1] == pytest.approx((4, 3, 14, 15))
-    assert item.segments[0] is None and item.segments[1][0] == pytest.approx([4, 3, 14, 3, 14, 15])
+    assert item.split == "train" and item.target.labels == (1, 0) and empty.target.boxes == ()
+    assert item.target.boxes[0] == pytest.approx((10, 9, 30, 21))
+    assert item.target.boxes[1] == pytest.approx((4, 3, 14, 15))
+    assert item.target.segments[0] is None and item.target.segments[1][0] == pytest.approx([4, 3, 14, 3, 14, 15])
 
 
 def test_yolo_splits_named_by_the_yaml_and_names_from_a_list(tmp_path, write_image):
@@ -113,7 +114,7 @@ def test_yolo_without_names_takes_given_ones_or_says_what_is_missing(tmp_path, w
     (tmp_path / "labels" / "a.txt").write_text("1 0.5 0.5 0.5 0.5")
     with pytest.raises(DataError, match=r"nothing names its classes; add classes.txt"):
         read_detection(tmp_path)
-    assert read_detection(tmp_path, class_names=["cat", "dog"]).items[0].box_labels == (1,)
+    assert read_detection(tmp_path, class_names=["cat", "dog"]).items[0].target.labels == (1,)
     (tmp_path / "labels" / "classes.txt").write_text("cat\ndog\n")
     assert read_detection(tmp_path).class_names == ("cat", "dog")
 
@@ -121,7 +122,7 @@ def test_yolo_without_names_takes_given_ones_or_says_what_is_missing(tmp_path, w
 def test_class_names_choose_and_order(write_coco):
     folder = write_coco([(1, 1, [4, 5, 10, 10]), (1, 2, [0, 0, 9, 9]), (2, 1, [0, 0, 9, 9])])
     data = read_detection(folder, class_names=["dog"])
-    assert data.class_names == ("dog",) and [item.box_labels for item in data.items] == [(0,), ()]
+    assert data.class_names == ("dog",) and [item.target.labels for item in data.items] == [(0,), ()]
 
 
 def test_a_folder_says_what_would_be_read(tmp_path):
@@ -161,4 +162,4 @@ def test_any_json_of_the_shape_is_found_and_captions_are_not(write_coco):
 def test_real_sets_are_read_by_their_path(data_dir, path, images, classes, boxes):
     data = read_detection(data_dir / path)
     assert (len(data.items), len(data.class_names)) == (images, classes)
-    assert sum(len(item.boxes) for item in data.items) == boxes and not data.skipped
+    assert sum(len(item.target.boxes) for item in data.items) == boxes and not data.skipped

@@ -33,7 +33,7 @@ def test_numbers_are_classes_in_the_order_of_the_table_and_255_is_ignored(write_
     assert data.kind == "masks" and data.class_names == ("sky", "sea", "sand")
     assert (masks_of(data)[0] == CROSS).all() and masks_of(data)[0].dtype == np.uint8
     item = data.items[0]
-    assert item.labels == (1, 1, 1) and item.size == (4, 3) and data.load(item).shape == (3, 4, 3)
+    assert item.target.labels == (1, 1, 1) and item.target.size == (4, 3) and data.load(item).shape == (3, 4, 3)
 
 
 TABLES = [
@@ -203,7 +203,7 @@ def test_numbers_that_no_class_has_are_ignored_and_named(write_masks):
     folder = write_masks({"a": np.array([[0, 1, 9]], np.uint8), "b": np.array([[0, 9, 9]], np.uint8)})
     (folder / "classes.txt").write_text("sky\nsea\n")
     data = read_segmentation(folder)
-    assert masks_of(data)[1].tolist() == [[0, 255, 255]] and data.items[1].labels == (1, 0)
+    assert masks_of(data)[1].tolist() == [[0, 255, 255]] and data.items[1].target.labels == (1, 0)
     assert "Stored in masks but no class, ignored: 9 (in 2 masks)." in data.notes
     (folder / "classes.txt").write_text("\n".join(f"{n}: class {n}" for n in (50, 51)))
     with pytest.raises(DataError, match=r"stored are 0, 1, 9, listed are 50, 51; correct classes.txt"):
@@ -225,7 +225,7 @@ def test_outlines_become_masks_small_on_large_and_crowds_ignored(write_coco):
     mask = masks_of(data)[0]
     assert data.class_names == ("background", "cat", "dog")
     assert (mask[3, 3], mask[10, 10], mask[15, 28], mask[5, 35], mask[22, 32]) == (1, 2, 0, 255, 255)
-    assert data.items[0].labels == (1, 1, 1) and data.items[1].labels == (1, 0, 0)
+    assert data.items[0].target.labels == (1, 1, 1) and data.items[1].target.labels == (1, 0, 0)
     without = read_segmentation(folder, background=False)
     assert without.class_names == ("cat", "dog") and masks_of(without)[0][15, 28] == 255
     only_dogs = read_segmentation(folder, class_names=["dog"])
@@ -261,5 +261,5 @@ def test_real_sets_are_read_by_their_path(data_dir, path, items, classes):
     data = read_segmentation(data_dir / path)
     assert (len(data.items), len(data.class_names), data.skipped) == (items, classes, [])
     mask = data.load_mask(data.items[0])
-    shown = {position for position, value in enumerate(data.items[0].labels) if value}
+    shown = {position for position, value in enumerate(data.items[0].target.labels) if value}
     assert set(np.unique(mask)) - {255} == shown

@@ -12,6 +12,7 @@ pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 
 from vladapt.core.contracts.domain import DomainData, Item
+from vladapt.core.contracts.targets import Boxes, Mask
 from vladapt.core.data.formats import loader
 from vladapt.core.data.images import IMAGE
 from vladapt.core.recipes.resolve import resolve
@@ -41,9 +42,7 @@ def boxes(picture) -> DomainData:
         Item(
             f"{i}",
             picture(f"images/{i}.png"),
-            boxes=((2.0, 3.0, 20.0, 18.0),),
-            box_labels=(i % 3,),
-            size=(32, 24),
+            target=Boxes(((2.0, 3.0, 20.0, 18.0),), (i % 3,), size=(32, 24)),
             split="train" if i < 7 else "test",
         )
         for i in range(10)
@@ -59,7 +58,7 @@ def masks(picture, tmp_path) -> DomainData:
         file = tmp_path / f"masks/{i}.png"
         file.parent.mkdir(exist_ok=True)
         Image.fromarray(np.arange(24 * 32, dtype=np.int64).reshape(24, 32).astype(np.uint8) % 3).save(file)
-        items.append(Item(f"{i}", picture(f"images/{i}.png"), mask=file, split="train" if i < 3 else "test"))
+        items.append(Item(f"{i}", picture(f"images/{i}.png"), target=Mask(file), split="train" if i < 3 else "test"))
     reader = MaskReader(values={place: place for place in range(3)})
     return DomainData(items, NAMES, loader((IMAGE,)), kind="masks", name="fields", load_mask=reader)
 

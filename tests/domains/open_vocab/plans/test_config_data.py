@@ -60,8 +60,9 @@ def test_a_coco_config_is_read_with_its_splits(coco):
     assert [item.id for item in data.split("test")] == ["test/images/e.png", "test/images/f.png"]
     assert not data.split("val")
     first = data.items[0]
-    assert first.boxes == ((2.0, 3.0, 12.0, 15.0),) and first.box_labels == (1,) and first.size == (32, 24)
-    assert first.segments == ([[2, 3, 12, 3, 12, 15]],) and data.load(first).shape == (24, 32, 3)
+    assert first.target.boxes == ((2.0, 3.0, 12.0, 15.0),) and first.target.labels == (1,)
+    assert first.target.size == (32, 24) and first.target.segments == ([[2, 3, 12, 3, 12, 15]],)
+    assert data.load(first).shape == (24, 32, 3)
 
 
 def test_val_is_tested_on_where_there_is_no_test(coco):
@@ -83,15 +84,15 @@ def test_classes_are_numbered_in_the_order_of_the_training_config(coco):
     coco["train_dataloader"]["dataset"]["metainfo"] = {"classes": ("dog", "cat")}
     data = read_config_data(coco, "detection")
     assert data.class_names == ("dog", "cat")
-    assert [item.box_labels for item in data.split("train")] == [(0,), (1,), (0,), (1,)]
-    assert [item.box_labels for item in data.split("test")] == [(0,), (1,)]
+    assert [item.target.labels for item in data.split("train")] == [(0,), (1,), (0,), (1,)]
+    assert [item.target.labels for item in data.split("test")] == [(0,), (1,)]
 
 
 def test_classes_in_another_order_in_testing_are_numbered_as_in_training(coco):
     coco["test_dataloader"]["dataset"]["metainfo"] = {"classes": ("dog", "cat")}
     del coco["val_dataloader"]
     data = read_config_data(coco, "detection")
-    assert [item.box_labels for item in data.split("test")] == [(1,), (0,)]
+    assert [item.target.labels for item in data.split("test")] == [(1,), (0,)]
 
 
 @pytest.mark.parametrize("names", [("cat", "wolf"), ("Cat", "dog")])
@@ -155,8 +156,8 @@ def test_a_voc_config_is_read_with_all_its_years(voc):
     data = read_config_data(voc, "detection")
     assert len(data.class_names) == 20 and len(data.split("train")) == 3 and len(data.split("test")) == 2
     first, second = data.split("train")[:2]
-    assert first.boxes == ((2.0, 3.0, 19.0, 17.0),) and data.class_names[first.box_labels[0]] == "dog"
-    assert first.ignored is None and second.ignored == (True,)
+    assert first.target.boxes == ((2.0, 3.0, 19.0, 17.0),) and data.class_names[first.target.labels[0]] == "dog"
+    assert first.target.ignored is None and second.target.ignored == (True,)
 
 
 def test_voc_files_without_one_of_the_classes_are_told(voc, tmp_path):

@@ -11,6 +11,7 @@ from mmengine import Config
 from mmengine.registry import init_default_scope
 
 from vladapt.core.contracts import ConfigError
+from vladapt.core.contracts.targets import Boxes
 from vladapt.domains.open_vocab.data.items_file import read_items
 from vladapt.domains.open_vocab.data.masks import MaskReader
 from vladapt.domains.open_vocab.plans import pipelines
@@ -113,7 +114,7 @@ def test_wrappers_in_wrappers(boxes, recipe):
 
 
 def test_what_a_config_filters_is_filtered(boxes, recipe):
-    items = [item if i else item.with_(boxes=(), box_labels=()) for i, item in enumerate(boxes.items)]
+    items = [item if i else item.with_(target=Boxes()) for i, item in enumerate(boxes.items)]
     empty = boxes.with_items(items)
     filtered = {**THEIRS, "filter_cfg": {"filter_empty_gt": True, "min_size": 8}}
     lengths = [len(built(make_plan(config(given), "detection", recipe(), empty))) for given in (THEIRS, filtered)]

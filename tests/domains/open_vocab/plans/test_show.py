@@ -31,12 +31,12 @@ def test_what_is_set_is_shown(capsys):
 
 
 def test_a_part_of_the_default_config_is_set_without_naming_it(boxes, recipe):
-    from vladapt.core.recipes.resolve import resolve
+    from vladapt.core.recipes.resolve import resolve, task_of
 
     sets = ["plan.optim_wrapper.optimizer.lr=0.5", "plan.model.rpn_head.feat_channels=8"]
     made = resolve(sets=sets, flags={"domain": "open-vocab", "task": "detection"})
-    domain = OpenVocab()
-    assert domain.backbone_spec("detection", made) == "embedded" and domain.read_plan("detection", made) is None
-    plan = domain.plan("detection", made, boxes, None)
+    task = task_of(made)
+    assert task.backbone_spec(made) == "embedded" and task.read_config(made) is None
+    plan = task.plan(made, boxes, None)
     assert plan.optim_wrapper.optimizer.lr == 0.5 and plan.model.rpn_head.feat_channels == 8
     assert plan.model.type == "FasterRCNN"

@@ -1,5 +1,7 @@
 """Average precision: perfect is 1, order means nothing, crowds count neither way, and it is the published number."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from vladapt import ConfigError
 from vladapt.core.contracts.domain import Item
+from vladapt.core.contracts.targets import Boxes
 from vladapt.domains.open_vocab.scores import Found, Truth, score_detections, truth_of
 
 NAMES = ("cat", "dog", "emu")
@@ -184,7 +187,8 @@ def test_class_numbers_without_a_name_and_lists_of_other_length_are_refused():
 
 
 def test_the_truth_of_an_item_knows_crowds_and_what_was_looked_for():
-    item = Item("a", __file__, boxes=((0, 0, 1, 1),), box_labels=(1,), ignored=(True,), facts={"absent": [2]})
+    boxes = Boxes(((0, 0, 1, 1),), (1,), ignored=(True,), facts={"absent": [2]})
+    item = Item("a", __file__, target=boxes)
     truth = truth_of(item)
     assert truth.ignored == (True,) and truth.absent == [2] and truth.labels == (1,)
-    assert truth_of(item.with_(facts=None)).absent is None
+    assert truth_of(item.with_(target=replace(boxes, facts=None))).absent is None

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import nn
 
 from vladapt.core.contracts.domain import DomainData, Item
+from vladapt.core.contracts.targets import Boxes, Mask
 from vladapt.core.data.formats import loader
 from vladapt.core.data.images import IMAGE
 
@@ -42,7 +43,7 @@ class TextModel(Answering):
 
 @pytest.fixture
 def make_images(tmp_path):
-    """make_images([(height, width), ...], names, kind="boxes", **fields of items) -> a set; image n has red n."""
+    """make_images([(height, width), ...], names, kind="boxes", **fields of boxes) -> a set; image n has red n."""
 
     def make(shapes, names, kind="boxes", masks=None, **fields) -> DomainData:
         items = []
@@ -51,7 +52,8 @@ def make_images(tmp_path):
             path = tmp_path / f"{number:02d}.png"
             Image.fromarray(pixels).save(path)
             own = {name: values[number] for name, values in fields.items()}
-            items.append(Item(id=path.name, source=path, split="test", size=(width, height), **own))
+            target = Mask(size=(width, height)) if kind == "masks" else Boxes(size=(width, height), **own)
+            items.append(Item(id=path.name, source=path, target=target, split="test"))
         reader = None if masks is None else lambda item: masks[int(item.id[:2])]
         return DomainData(items, tuple(names), loader((IMAGE,)), kind=kind, name="set", load_mask=reader)
 

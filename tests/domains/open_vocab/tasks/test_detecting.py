@@ -1,5 +1,7 @@
 """Detection scored, drawn for a report, and told as rows: by a model that answers what it is told."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -21,7 +23,7 @@ def _silent(done, total):
 def data(make_images):
     """Twelve images with one object each, cat, dog, emu in turn."""
     labels = [(number % 3,) for number in range(12)]
-    return make_images([(32, 40)] * 12, NAMES, boxes=[(BOX,)] * 12, box_labels=labels)
+    return make_images([(32, 40)] * 12, NAMES, boxes=[(BOX,)] * 12, labels=labels)
 
 
 @pytest.fixture
@@ -69,8 +71,8 @@ def test_base_and_novel_come_first_with_their_harmonic_mean(data, text_model, bo
 def test_masks_are_scored_where_both_sides_have_them(data, answering, perfect, boxes_sample, sized):
     mask = np.zeros((1, 32, 40), bool)
     mask[0, 3:23, 2:22] = True
-    items = [item.with_(segments=(SQUARE,), size=item.size if sized else None) for item in data.items]
-    outlined = data.with_items(items)
+    changes = {"segments": (SQUARE,)} if sized else {"segments": (SQUARE,), "size": None}
+    outlined = data.with_items([item.with_(target=replace(item.target, **changes)) for item in data.items])
     half = mask.copy()
     half[0, :13] = False
     for drawn, expected in ((mask, 1.0), (half, 0.1)):

@@ -57,7 +57,7 @@ def test_a_model_sees_an_image_in_a_set_as_it_sees_it_alone(tmp_path, small_clip
 
     data = make_images([(40, 48), (40, 48), (64, 33)], ["cat", "dog"])
     for item in data.items:
-        pixels = np.random.default_rng(int(item.id[:2])).integers(0, 255, (item.size[1], item.size[0], 3))
+        pixels = np.random.default_rng(int(item.id[:2])).integers(0, 255, (item.target.size[1], item.target.size[0], 3))
         Image.fromarray(pixels.astype(np.uint8)).save(item.source)
     config = {
         "type": "mmseg.EncoderDecoder",
@@ -88,5 +88,5 @@ def test_a_model_sees_an_image_in_a_set_as_it_sees_it_alone(tmp_path, small_clip
     together = [sample.seg_logits.data for _, sample in outcomes(model, data, data.items)]
     for item, logits in zip(data.items, together, strict=True):
         ((_, alone),) = outcomes(model, data, [item])
-        assert logits.shape[1:] == (item.size[1], item.size[0])
+        assert logits.shape[1:] == (item.target.size[1], item.target.size[0])
         torch.testing.assert_close(alone.seg_logits.data, logits)

@@ -52,14 +52,14 @@ def test_boxes_are_coco_json_that_reads_back(make_images, tmp_path, masks, with_
     for item in data.items:
         (out / item.id).write_bytes(item.source.read_bytes())
     back = read_detection(out / "predictions.json")
-    assert back.class_names == NAMES and back.items[0].boxes == ((3, 2, 9, 8), (11, 10, 29, 18))
-    assert back.items[0].box_labels == (1, 2) and back.items[1].boxes == () and not back.skipped
+    assert back.class_names == NAMES and back.items[0].target.boxes == ((3, 2, 9, 8), (11, 10, 29, 18))
+    assert back.items[0].target.labels == (1, 2) and back.items[1].target.boxes == () and not back.skipped
     if with_masks:
-        assert all((decoded(outline) == mask).all() for outline, mask in zip(back.items[0].segments, masks))
+        assert all((decoded(outline) == mask).all() for outline, mask in zip(back.items[0].target.segments, masks))
         assert [entry["area"] for entry in content["annotations"]] == [36, 144]
         assert [item.source.name for item in read_segmentation(out / "predictions.json").items]
     else:
-        assert back.items[0].segments is None and content["annotations"][0]["area"] == 36
+        assert back.items[0].target.segments is None and content["annotations"][0]["area"] == 36
 
 
 def test_the_coco_file_is_one_that_pycocotools_takes(make_images, tmp_path, masks, capsys):

@@ -11,6 +11,7 @@ from mmseg.evaluation.metrics import IoUMetric
 
 from vladapt import ConfigError
 from vladapt.core.contracts.domain import DomainData, Item
+from vladapt.core.contracts.targets import Boxes
 from vladapt.domains.open_vocab.data import write_items
 from vladapt.registry import METRICS
 
@@ -75,9 +76,11 @@ def test_what_is_true_may_come_from_a_file_of_items(tmp_path):
         Item(
             f"{sample['img_id']}",
             sample["img_path"],
-            boxes=tuple(tuple(entry["bbox"]) for entry in sample["instances"]),
-            box_labels=tuple(entry["bbox_label"] for entry in sample["instances"]),
-            ignored=tuple(bool(entry["ignore_flag"]) for entry in sample["instances"]),
+            target=Boxes(
+                boxes=tuple(tuple(entry["bbox"]) for entry in sample["instances"]),
+                labels=tuple(entry["bbox_label"] for entry in sample["instances"]),
+                ignored=tuple(bool(entry["ignore_flag"]) for entry in sample["instances"]),
+            ),
         )
         for sample in samples
     ]

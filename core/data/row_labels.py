@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..contracts.errors import DataError, did_you_mean
+from ..contracts.targets import Label, Labels, Target
 from .tables import Row
 
 INDICATORS = {"1": 1.0, "1.0": 1.0, "true": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0}
@@ -16,15 +17,15 @@ UNKNOWN = dict.fromkeys(("", "nan", "na", "-1", "-1.0"), float("nan"))
 
 
 @dataclass(frozen=True)
-class Targets:
-    """Class names, kind of set, and for each row the label fields of its item, or None where it has no label."""
+class RowLabels:
+    """Class names, kind of set, and for each row the target of its item, or None where it has no label."""
 
     class_names: tuple[str, ...]
     kind: str
-    per_row: list[dict[str, Any] | None]
+    per_row: Sequence[Target | None]
 
 
-def targets_of_cells(rows: Sequence[Row], column: str, class_names: Sequence[str] | None) -> Targets:
+def labels_of_cells(rows: Sequence[Row], column: str, class_names: Sequence[str] | None) -> RowLabels:
     """From a column of labels; the set has several labels an image if any row has more than one.
 
     Raises:
@@ -42,11 +43,11 @@ def targets_of_cells(rows: Sequence[Row], column: str, class_names: Sequence[str
                 raise DataError(f"{row.place}: label '{name}' is not in the class list; {did_you_mean(name, classes)}")
     found = [None if names is None else [index[name] for name in names] for names in named]
     if any(len(labels) > 1 for labels in found if labels is not None):
-        return Targets(classes, "multilabel", [None if f is None else _indicators(f, len(classes)) for f in found])
-    return Targets(classes, "labels", [{"label": labels[0]} if labels else None for labels in found])
+        return RowLabels(classes, "multilabel", [None if f is None else _indicators(f, len(classes)) for f in found])
+    return RowLabels(classes, "labels", [Label(labels[0]) if labels else None for labels in found])
 
 
-def targets_of_columns(rows: Sequence[Row], columns: Sequence[str]) -> Targets:
+def labels_of_columns(rows: Sequence[Row], columns: Sequence[str]) -> RowLabels:
     """From one column a class with 1, 0 or unknown; exactly one 1 in every row makes it a set of single labels.
 
     Raises:
@@ -54,11 +55,10 @@ def targets_of_columns(rows: Sequence[Row], columns: Sequence[str]) -> Targets:
     """
     table = [tuple(_indicator(row, column) for column in columns) for row in rows]
     if all(sorted(values) == [0.0] * (len(columns) - 1) + [1.0] for values in table):
-        return Targets(tuple(columns), "labels", [{"label": values.index(1.0)} for values in table])
+        return RowLabels(tuple(columns), "labels", [Label(values.index(1.0)) for values in table])
     known = [any(value == value for value in values) for values in table]  # NaN differs from itself
-    return Targets(
-        tuple(columns), "multilabel", [{"labels": v} if k else None for v, k in zip(table, known, strict=True)]
-    )
+    per_row = [Labels(values) if some else None for values, some in zip(table, known, strict=True)]
+    return RowLabels(tuple(columns), "multilabel", per_row)
 
 
 def is_indicator_column(rows: Sequence[Row], column: str) -> bool:
@@ -87,8 +87,8 @@ def _in_order(names: set[str]) -> tuple[str, ...]:
     return tuple(sorted(names, key=int if all(name.isdecimal() for name in names) else None))
 
 
-def _indicators(labels: Sequence[int], num_classes: int) -> dict[str, Any]:
-    return {"labels": tuple(float(index in labels) for index in range(num_classes))}
+def _indicators(labels: Sequence[int], num_classes: int) -> Labels:
+    return Labels(tuple(float(index in labels) for index in range(num_classes)))
 
 
 def _indicator(row: Row, column: str) -> float:

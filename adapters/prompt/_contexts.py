@@ -1,20 +1,20 @@
-"""What methods that learn context vectors share: their options, Dassl's training loop, and moving to other classes."""
+"""What methods that learn a context share: checks, moving to other classes, and prompts encoded at prediction."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.contracts.adapter import Adapter
 from ...core.contracts.backbone import Backbone
 from ...core.contracts.errors import CapabilityError, ConfigError
 from ...core.contracts.features import FeatureSet
+from ...core.prompts.context import PromptLearner, check_words
 from ...core.registry.build import build_adapter
-from ...core.training.minibatches import minibatches
-from ...core.training.schedules import dassl_learning_rates, dassl_sgd, set_learning_rate
 
 PASSING = ("trim", "class_chunk", "checkpointing")
 """Options that change speed and memory alone."""
@@ -67,58 +67,56 @@ def with_other_classes(adapter: Adapter, backbone: Backbone, class_names: Sequen
     return other.attach(backbone)
 
 
-def train_epochs(
-    adapter,
-    parameters: list[Tensor],
-    loss_of: Callable[[Tensor, Tensor, float], Tensor],
-    support: FeatureSet,
-    epochs: int,
-    order: Tensor | None,
-    seed: int,
-) -> list[dict[str, float]]:
-    """Train `parameters` in place by SGD as Dassl sets it up, with the options of the adapter; the last step is kept.
-
-    Args:
-        adapter: has the options lr, momentum, weight_decay, warmup, batch_size and views.
-        parameters: leaf tensors; nothing else gets a gradient.
-        loss_of: (unit image features (B, D), labels, share of the training done) -> loss.
-        support: N labelled images on the towers' device.
-        epochs: passes over them.
-        order: (epochs, N) int64 overriding the shuffle.
-
-    Returns:
-        One dict an epoch (epoch, loss, lr).
-    """
-    optimizer = dassl_sgd(parameters, adapter.lr, adapter.momentum, adapter.weight_decay)
-    device = support.features.device
-    history = []
-    for epoch, lr in enumerate(dassl_learning_rates(adapter.lr, epochs, warmup=adapter.warmup)):
-        set_learning_rate(optimizer, lr)
-        losses = []
-        for index in minibatches(len(support), adapter.batch_size, epoch, seed, order=order, drop_last=True):
-            index = index.to(device)
-            unit = _unit(support, index, adapter.views, epoch)  # (B, D)
-            loss = loss_of(unit, support.labels[index], epoch / epochs)
-            optimizer.zero_grad()
-            loss.backward(inputs=parameters)  # a trainable tower's own weights get no gradient
-            optimizer.step()
-            losses.append(loss.detach())
-        history.append({"epoch": epoch, "loss": float(torch.stack(losses).mean()), "lr": lr})
-    return history
-
-
 def half_where_asked(adapter, device: torch.device) -> torch.autocast:
     """bfloat16 inside, if the option `amp` says so."""
     return torch.autocast(device.type, torch.bfloat16, enabled=adapter.amp is not None)
 
 
-def shots_of(support: FeatureSet) -> int:
-    """Images of the largest class; 1 at least."""
-    counts = support.one_hot().sum(dim=0) if support.multilabel else support.labels.bincount()
-    return max(1, int(counts.max()))
+@dataclass(eq=False, kw_only=True)
+class PromptsAtPrediction(Adapter):
+    """Base of the methods whose `logits` encode prompts: these are made of `ctx` once for the attached backbone.
 
+    A method has the options of `PromptLearner` and the state `ctx`.
+    """
 
-def _unit(support: FeatureSet, index: Tensor, views: int, epoch: int) -> Tensor:
-    """(B, D) unit features of a batch: one augmented view an image, another one each epoch, where there are views."""
-    features = support.views[index, epoch % views] if views else support.features[index]
-    return F.normalize(features.float(), dim=-1)
+    of_towers: ClassVar[frozenset[str]] = frozenset({"prompt"})
+    optional: ClassVar[frozenset[str]] = frozenset({"ctx"})
+    can: ClassVar[frozenset[str]] = frozenset({"new_classes"})
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_words(self.ctx_init)
+        self._prompts: PromptLearner | None = None
+
+    def attach(self, backbone: Backbone) -> PromptsAtPrediction:
+        self._prompts = None
+        return super().attach(backbone)
+
+    def for_classes(self, backbone: Backbone, class_names: Sequence[str], classifier=None) -> PromptsAtPrediction:
+        """A fitted copy for other classes, with all that was learned here (base-to-new generalisation).
+
+        Raises:
+            CapabilityError: not fitted, or another backbone.
+        """
+        return with_other_classes(self, backbone, class_names)
+
+    def _learner(self, backbone: Backbone, *, ctx: Tensor | None = None, seed: int = 0) -> PromptLearner:
+        return PromptLearner(
+            backbone,
+            self.class_names_,
+            n_ctx=self.n_ctx,
+            position=self.class_token_position,
+            ctx_init=self.ctx_init,
+            ctx=ctx,
+            trim=self.trim,
+            share=self.trim,
+            class_chunk=self.class_chunk,
+            checkpointing=self.checkpointing,
+            seed=seed,
+        )
+
+    def _ready(self) -> PromptLearner:
+        """The prompts, of the attached backbone."""
+        if self._prompts is None:
+            self._prompts = self._learner(self.towers, ctx=self.ctx)
+        return self._prompts

@@ -1,0 +1,54 @@
+"""How many files of ours a command enters: those in which a function runs, imports alone not counted.
+
+    python benchmarks/entered_files.py fit --domain medical --adapter tip-adapter    # prints the files, and how many
+
+A reader who follows one call opens so many files; `fit --adapter tip-adapter` is to need 60 at most.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import vladapt
+from vladapt.cli import main as vladapt_main
+
+ROOT = Path(vladapt.__file__).resolve().parent
+
+
+def entered(arguments: Sequence[str]) -> list[Path]:
+    """Files of the package in which a function runs while the command does."""
+    seen: set[str] = set()
+
+    def note(frame, event: str, argument) -> None:
+        if event == "call" and frame.f_code.co_flags & inspect.CO_OPTIMIZED:  # no body of a module or class
+            seen.add(frame.f_code.co_filename)
+
+    threading.setprofile(note)
+    sys.setprofile(note)
+    try:
+        vladapt_main(list(arguments))
+    except SystemExit as ended:
+        if ended.code:
+            raise
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+    ours = (Path(name).resolve() for name in seen)
+    own = [path for path in ours if path.suffix == ".py" and path.is_relative_to(ROOT)]
+    return sorted(path.relative_to(ROOT) for path in own if "site-packages" not in path.parts)
+
+
+def main() -> None:
+    files = entered(sys.argv[1:])
+    print("\n".join(map(str, files)))
+    folders = Counter("/".join(file.parts[:2]) for file in files)
+    print(f"\n{len(files)} files: " + ", ".join(f"{folder} {count}" for folder, count in folders.most_common()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""What is known of a sample besides its pixels: a label, labels, boxes, a mask, captions, an identity.
+
+Core asks a target only for what `Target` declares, so a domain with another kind of annotation brings a type of its
+own: a subclass of `Target`, usually a frozen dataclass. Samples with it are read, split, drawn, encoded and stored like
+any others; only the domain's own tasks look inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+from .errors import CapabilityError
+
+CLASS_FACTS = ("absent", "partial")
+"""Entries of `Boxes.facts` that are class indices."""
+
+ClassLabel = int | tuple[float, ...] | None
+"""A class index, or one 0/1/NaN per class (absent, present, unknown) where a sample may have several; None: none."""
+
+
+class Target:
+    """Base of all types of targets. The defaults say that a target names no class and has no caption."""
+
+    def class_label(self) -> ClassLabel:
+        """What a classification learns of the sample, and what its row of features is labelled with."""
+        return None
+
+    def classes(self) -> tuple[int, ...]:
+        """The classes that the sample shows, in ascending order: for counts, splits and few-shot draws."""
+        return _positive(self.class_label())
+
+    def captions(self) -> tuple[str, ...]:
+        """Texts that describe the sample, for retrieval."""
+        return ()
+
+    def numbers(self) -> Mapping[str, Any]:
+        """Numbers, or lists of them, that a loss may ask for by name; what else is among them is passed over."""
+        return {}
+
+    def restricted(self, new: Mapping[int, int]) -> Target | None:
+        """The target with only some classes, renumbered; None if it then says nothing, and the sample goes.
+
+        Args:
+            new: old class index -> index, onto 0, 1, ...
+
+        Raises:
+            CapabilityError: the type names classes and does not define this method.
+        """
+        if self.class_label() is None and not self.classes():
+            return self
+        raise CapabilityError(
+            f"targets of type {type(self).__name__} do not say how their classes are renumbered; fit all classes, or "
+            f"define {type(self).__name__}.restricted"
+        )
+
+
+@dataclass(frozen=True)
+class Label(Target):
+    """One class.
+
+    Args:
+        index: of the class.
+        facts: what else the annotation says; a loss may ask for the numbers among it by name.
+    """
+
+    index: int
+    facts: Mapping[str, Any] | None = None
+
+    def class_label(self) -> int:
+        return self.index
+
+    def numbers(self) -> Mapping[str, Any]:
+        return self.facts or {}
+
+    def restricted(self, new: Mapping[int, int]) -> Label | None:
+        """None where the class is not among those that stay."""
+        return replace(self, index=new[self.index]) if self.index in new else None
+
+
+@dataclass(frozen=True)
+class Labels(Target):
+    """Several classes, or none.
+
+    Args:
+        values: (C,) 1 where the sample shows the class, 0 where not, NaN where nobody knows.
+    """
+
+    values: tuple[float, ...]
+
+    def class_label(self) -> tuple[float, ...]:
+        return self.values
+
+    def restricted(self, new: Mapping[int, int]) -> Labels | None:
+        """None where nothing is known of the classes that stay."""
+        values = _chosen(self.values, new)
+        return None if all(map(isnan, values)) else Labels(values)
+
+
+@dataclass(frozen=True)
+class Captions(Target):
+    """Texts about an image, which may have a class as well.
+
+    Args:
+        texts: the captions.
+        label: as `Target.class_label` gives it.
+    """
+
+    texts: tuple[str, ...]
+    label: ClassLabel = None
+
+    def class_label(self) -> ClassLabel:
+        return self.label
+
+    def captions(self) -> tuple[str, ...]:
+        return self.texts
+
+    def restricted(self, new: Mapping[int, int]) -> Captions | None:
+        """None where there is no label, or none of the classes that stay."""
+        label = _restricted(self.label, new)
+        return None if label is None else replace(self, label=label)
+
+
+@dataclass(frozen=True)
+class Identity(Target):
+    """Which person or object it is; it may be a class as well.
+
+    Args:
+        name: of the identity.
+        label: index of the class.
+    """
+
+    name: str
+    label: int | None = None
+
+    def class_label(self) -> int | None:
+        return self.label
+
+    def restricted(self, new: Mapping[int, int]) -> Identity | None:
+        """None where there is no label, or none of the classes that stay."""
+        label = _restricted(self.label, new)
+        return None if label is None else replace(self, label=label)
+
+
+@dataclass(frozen=True)
+class Boxes(Target):
+    """Objects in an image; none of them is an annotation, too.
+
+    Args:
+        boxes: (n, 4) x0, y0, x1, y1 in pixels.
+        labels: (n,) class indices.
+        segments: (n,) JSON-able: a list of polygons [x0, y0, x1, y1, ...] in pixels, or a COCO RLE
+            {"size": [height, width], "counts": ...}, or None where a box has no outline. None: no box has one.
+        ignored: (n,) neither an example nor a mistake to find (a crowd, an object marked difficult). None: no box is.
+        size: (width, height) of the upright image, where the reader had to know it.
+        facts: JSON-able: what else the annotation says of the image; detection knows "absent", classes that were
+            looked for and are not there, and "partial", classes of which not every box is drawn (LVIS).
+    """
+
+    boxes: tuple[tuple[float, float, float, float], ...] = ()
+    labels: tuple[int, ...] = ()
+    segments: tuple[Any, ...] | None = None
+    ignored: tuple[bool, ...] | None = None
+    size: tuple[int, int] | None = None
+    facts: dict[str, Any] | None = None
+
+    def classes(self) -> tuple[int, ...]:
+        return tuple(sorted(set(self.labels)))
+
+    def keep(self, positions: Sequence[int]) -> Boxes:
+        """These of the boxes alone."""
+        lists = {name: getattr(self, name) for name in ("boxes", "labels", "segments", "ignored")}
+        return replace(self, **{k: v if v is None else tuple(v[p] for p in positions) for k, v in lists.items()})
+
+    def showing(self, classes: Collection[int]) -> Boxes:
+        """The boxes of some classes alone, which keep their numbers."""
+        return self.keep([place for place, label in enumerate(self.labels) if label in classes])
+
+    def restricted(self, new: Mapping[int, int]) -> Boxes:
+        """An image that no box is left of stays, as background."""
+        kept = self.showing(new)
+        if self.facts is not None:
+            facts = {k: _renumbered(v, new) if k in CLASS_FACTS else v for k, v in self.facts.items()}
+            kept = replace(kept, facts=facts)
+        return replace(kept, labels=tuple(new[label] for label in kept.labels))
+
+
+@dataclass(frozen=True)
+class Mask(Target):
+    """A class for each pixel, in a file or as outlines; `DomainData.load_mask` decodes it.
+
+    Args:
+        file: of the mask.
+        outlines: objects that the mask is drawn from where there is no file. Their labels are numbers as stored, which
+            `load_mask` replaces, like those in a file.
+        labels: (C,) 1 where the mask shows the class, else 0.
+        size: (width, height) of the upright image, where the reader had to know it.
+        only: classes that the mask may teach; pixels of others are ignored. None: all.
+    """
+
+    file: Path | None = None
+    outlines: Boxes | None = None
+    labels: tuple[float, ...] | None = None
+    size: tuple[int, int] | None = None
+    only: tuple[int, ...] | None = None
+
+    def class_label(self) -> tuple[float, ...] | None:
+        return self.labels
+
+    def restricted(self, new: Mapping[int, int]) -> Mask:
+        """What is stored stays as it is: `load_mask` must replace it too."""
+        labels = None if self.labels is None else _chosen(self.labels, new)
+        only = None if self.only is None else tuple(_renumbered(self.only, new))
+        return replace(self, labels=labels, only=only)
+
+
+def _positive(label: ClassLabel) -> tuple[int, ...]:
+    if isinstance(label, tuple):
+        return tuple(index for index, value in enumerate(label) if value == 1)
+    return () if label is None else (label,)
+
+
+def _restricted(label: ClassLabel, new: Mapping[int, int]) -> ClassLabel:
+    if not isinstance(label, tuple):
+        return new.get(label)
+    values = _chosen(label, new)
+    return None if all(map(isnan, values)) else values
+
+
+def _chosen(values: tuple[float, ...], new: Mapping[int, int]) -> tuple[float, ...]:
+    return tuple(values[old] for old in sorted(new, key=new.__getitem__))
+
+
+def _renumbered(classes: Sequence[int], new: Mapping[int, int]) -> list[int]:
+    return sorted(new[old] for old in classes if old in new)

@@ -1,0 +1,172 @@
+"""One trainer of what is small: a head on features, the keys of a cache, the context of a prompt.
+
+A method brings the pieces: an optimiser over its tensors, the rates of all steps (`schedules.py`), the order of batches
+(`minibatches.py`) and the loss of a step. Between epochs it may look at what was learned: `keep_best` does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..contracts.features import FeatureSet
+from ..contracts.loss import Loss
+from ..losses.binary_cross_entropy import BinaryCrossEntropy
+from ..losses.cross_entropy import CrossEntropy
+from .minibatches import epoch_batches
+from .schedules import dassl_learning_rates, held, set_learning_rate
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch done.
+
+    Args:
+        number: from 0.
+        rates: the learning rate of each step.
+        losses: (steps,) the loss of each step, or (steps, R) of R heads trained side by side.
+    """
+
+    number: int
+    rates: Sequence[float]
+    losses: Tensor
+
+    def row(self, first: int = 1, head: int = 0) -> dict[str, float]:
+        """Of a history: the number, counted from `first`, the mean loss (of one head), the rate of the first step."""
+        mean = self.losses.mean(dim=0).flatten()[head]
+        return {"epoch": self.number + first, "loss": float(mean), "lr": self.rates[0]}
+
+
+def train_epochs(
+    optimizer: torch.optim.Optimizer,
+    rates: Sequence[Sequence[float]],
+    batches: Callable[[int], Iterable[Any]],
+    loss_of: Callable[[int, Any], Tensor],
+    *,
+    clip_grad: float | None = None,
+) -> Iterator[Epoch]:
+    """Train in place what the optimiser holds, and yield after every epoch.
+
+    Args:
+        optimizer: over leaf tensors. No other tensor gets a gradient.
+        rates: for each epoch the learning rate of each of its steps. Batches beyond these are left out.
+        batches: epoch -> what each step sees, usually indices of samples (`epoch_batches`).
+        loss_of: (epoch, batch) -> loss, or (R,) losses of independent heads, whose sum is minimised.
+        clip_grad: largest norm of the gradient, or None.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for epoch, rates_of_epoch in enumerate(rates):
+        losses = []
+        for rate, batch in zip(rates_of_epoch, batches(epoch)):
+            set_learning_rate(optimizer, rate)
+            loss = loss_of(epoch, batch)
+            optimizer.zero_grad()
+            loss.sum().backward(inputs=parameters)
+            if clip_grad is not None:
+                torch.nn.utils.clip_grad_norm_(parameters, clip_grad)
+            optimizer.step()
+            losses.append(loss.detach())
+        yield Epoch(epoch, rates_of_epoch, torch.stack(losses))
+
+
+def dassl_epochs(
+    optimizer: torch.optim.Optimizer,
+    support: FeatureSet,
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    epochs: int,
+    seed: int,
+    *,
+    batch_size: int,
+    warmup: str | None,
+    views: int,
+    order: Tensor | None,
+) -> Iterator[Epoch]:
+    """`train_epochs` as Dassl does it: one rate an epoch, a warm-up and then a cosine from the optimiser's own rate; an
+    incomplete last batch is dropped where there is a full one.
+
+    Args:
+        support: N labelled images.
+        loss_of: (unit features (B, D), labels) -> loss.
+        warmup: as in `dassl_learning_rates`.
+        views: as in `training_features`.
+        order: (epochs, N) int64 overriding the shuffle.
+    """
+    device = support.features.device
+    batches = epoch_batches(len(support), batch_size, seed, order=order, drop_last=True, device=device)
+    rates = held(dassl_learning_rates(optimizer.defaults["lr"], epochs, warmup=warmup), len(batches(0)))
+
+    def loss_of_step(epoch: int, index: Tensor) -> Tensor:
+        return loss_of(training_features(support, index, views, epoch), support.labels[index])
+
+    return train_epochs(optimizer, rates, batches, loss_of_step)
+
+
+def keep_best(
+    epochs: Iterable[Epoch],
+    parameters: Sequence[Tensor],
+    score: Callable[[], float] | None,
+    *,
+    best: bool = True,
+    row: Callable[[Epoch], dict[str, float]] = Epoch.row,
+) -> tuple[int, list[dict[str, float]]]:
+    """Train to the end, then put the parameters back to what they were after the first epoch of the best score.
+
+    Args:
+        epochs: a training, as `train_epochs` gives it.
+        parameters: what it trains.
+        score: val score of the parameters as they are, or None.
+        best: False keeps the last epoch, as happens without a score, or where all of them are NaN.
+        row: what the history says of an epoch.
+
+    Returns:
+        The kept epoch, from 1, and the history, each row with its "val_score" where there is one.
+    """
+    history, highest, kept = [], -math.inf, None
+    for epoch in epochs:
+        history.append(row(epoch))
+        if score is None:
+            continue
+        with torch.no_grad():
+            history[-1]["val_score"] = reached = score()
+        if best and reached > highest:
+            highest, kept = reached, (epoch.number + 1, [parameter.detach().clone() for parameter in parameters])
+    if kept is None:
+        return len(history), history
+    with torch.no_grad():
+        for parameter, value in zip(parameters, kept[1]):
+            parameter.copy_(value)
+    return kept[0], history
+
+
+def training_features(support: FeatureSet, index: Tensor, views: int, epoch: int) -> Tensor:
+    """(B, D) unit features that an epoch sees of the images in `index`.
+
+    Args:
+        index: (B,) int64.
+        views: take one of so many augmented views of each image, in turn, where the support has them; 0: the image.
+        epoch: from 0; epoch e sees view e modulo their number.
+    """
+    if not views or support.views is None:
+        return F.normalize(support.features[index], dim=-1)
+    return F.normalize(support.views[index, epoch % min(views, support.views.shape[1])].float(), dim=-1)
+
+
+def label_loss(several: bool, **options: Any) -> Callable[[Tensor, Tensor], Tensor]:
+    """(B, C) logits and labels -> cross-entropy, or binary cross-entropy where an image has several labels.
+
+    Args:
+        options: of the loss.
+    """
+    criterion: Loss = BinaryCrossEntropy(**options) if several else CrossEntropy(**options)
+    return lambda logits, labels: criterion({"logits": logits, "labels": labels})["loss"]
+
+
+def published_epochs(shots: int, epochs_from_shots: Sequence[tuple[int, int]]) -> int:
+    """The epochs of the first (least shots, epochs) that `shots` reach."""
+    return next(epochs for least, epochs in epochs_from_shots if shots >= least)

@@ -1,0 +1,173 @@
+"""A Python that has imported the libraries and forks a child for each request: `forked.py` starts it and talks to it.
+
+A child is what `python -m MODULE`, `python -c CODE` or `python SCRIPT` would be, but that it need not import torch and
+the rest again, which costs seconds of a processor. It has its own id, environment, folder and streams, can be killed,
+and shares no memory with the server: nothing that a test does is seen by the next child.
+
+Requests come as `length` (4 bytes), then JSON, and four descriptors: where to report, and the child's three streams.
+Reports are two lines: the child's id, and, when it has ended, its exit code as `subprocess` counts it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import importlib
+import json
+import os
+import random
+import runpy
+import select
+import signal
+import socket
+import sys
+import threading
+import types
+
+LIBRARIES = ("torch", "torchvision", "numpy", "scipy.stats", "torchmetrics", "mmengine.runner", "open_clip", "peft")
+OURS = ("vladapt.cli", "vladapt.core.training.train", "vladapt.core.features.store")
+
+
+def main(control: socket.socket) -> None:
+    for name in (*LIBRARIES, *OURS):
+        _imported(name)
+    gc.collect()
+    gc.freeze()  # else each child's first collection would copy all pages
+    request = _Server(control).serve()
+    if request is not None:
+        _become(request)
+
+
+def _imported(name: str) -> None:
+    """Libraries of an extra that is not installed are left out: tests that need them are skipped."""
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("vladapt"):
+            raise
+
+
+class _Server:
+    def __init__(self, control: socket.socket):
+        self.control, self.reports = control, {}
+        self.ended, self.wakeup = os.pipe()
+        os.set_blocking(self.wakeup, False)
+        signal.set_wakeup_fd(self.wakeup)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the suite, whose end is heard below
+
+    def serve(self) -> dict | None:
+        """Returns a request in each child, None in the server when the suite has ended."""
+        while True:
+            ready, _, _ = select.select([self.control, self.ended], [], [])
+            if self.ended in ready:
+                os.read(self.ended, 4096)
+                self._report_ends()
+            if self.control in ready:
+                length, fds, _, _ = socket.recv_fds(self.control, 4, 4)
+                if not length:
+                    return self._stop()
+                request = json.loads(_exactly(self.control, int.from_bytes(length, "big")))
+                if self._fork(request, fds):
+                    return request
+
+    def _fork(self, request: dict, fds: list[int]) -> bool:
+        """True in the child."""
+        for name in request["modules"]:
+            if name not in sys.modules:
+                _imported(name)
+                gc.freeze()
+        assert len(os.listdir("/proc/self/task")) == 1, "a library started a thread, which no fork would carry over"
+        report, *streams = fds
+        pid = os.fork()
+        if pid == 0:
+            self._leave()
+            for stream, wanted in enumerate(streams):
+                os.dup2(wanted, stream)
+            for fd in fds:
+                os.close(fd)
+            return True
+        for stream in streams:
+            os.close(stream)
+        os.write(report, f"{pid}\n".encode())
+        self.reports[pid] = report
+        return False
+
+    def _leave(self) -> None:
+        """What of the server a child does not keep."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.control.close()
+        for fd in (self.ended, self.wakeup, *self.reports.values()):
+            os.close(fd)
+
+    def _report_ends(self) -> None:
+        while self.reports:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            report = self.reports.pop(pid)
+            os.write(report, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+            os.close(report)
+
+    def _stop(self) -> None:
+        for pid in self.reports:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+def _exactly(control: socket.socket, count: int) -> bytes:
+    parts = []
+    while count:
+        parts.append(control.recv(count))
+        count -= len(parts[-1])
+    return b"".join(parts)
+
+
+def _become(request: dict) -> None:
+    """Run what was asked for, as the interpreter would, and end."""
+    os.environ.clear()
+    os.environ.update(request["env"])
+    os.chdir(request["cwd"])
+    if os.environ.get("PYTHONUNBUFFERED"):
+        sys.stdout.reconfigure(write_through=True)
+    random.seed()
+    sys.modules["numpy"].random.seed()
+    code = 1
+    try:
+        _run(request["command"])
+        code = 0
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
+
+
+def _run(command: list[str]) -> None:
+    first, *rest = command
+    path = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry and entry not in sys.path]
+    if first == "-c":
+        code, *arguments = rest
+        sys.argv, sys.path[:0] = ["-c", *arguments], ["", *path]
+        sys.modules["__main__"] = main = types.ModuleType("__main__")
+        exec(compile(code, "<string>", "exec"), main.__dict__)
+    elif first == "-m":
+        module, *arguments = rest
+        sys.argv, sys.path[:0] = [module, *arguments], [os.getcwd(), *path]
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    else:
+        sys.argv, sys.path[:0] = [first, *rest], [os.path.dirname(os.path.abspath(first)), *path]
+        runpy.run_path(first, run_name="__main__")
+
+
+if __name__ == "__main__":
+    del sys.path[0]  # this folder
+    main(socket.socket(fileno=int(sys.argv[1])))
