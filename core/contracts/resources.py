@@ -14,6 +14,8 @@
 | `boxes` | `Detections` | "boxes" |
 | `ctx` | (M, W) or (C, M, W) context vectors that another fit learned | "ctx" |
 | `further_backbones` | tuple of `FurtherBackbone` | "further_backbones" |
+| `batch_order` | (epochs, N) int64, the rows in the order of each epoch, not shuffled by the seed | any that trains |
+| `bias` | (C,) to start from, not drawn by the seed | any that trains a bias |
 """
 
 from __future__ import annotations
@@ -36,6 +38,10 @@ REQUIRED = {
     "further_backbones": "features of further backbones",
 }
 """Names without which a method that lists them in `needs` cannot be fitted, in words."""
+
+
+IN_PLACE_OF_CHANCE = frozenset({"batch_order", "bias"})
+"""Names that any fit may look for, to repeat what another program drew; the engine never gives them."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One sigmoid a label, for sets with several labels an image."""
+"""One sigmoid per label, the baseline for sets with several labels per image."""
 
 from __future__ import annotations
 

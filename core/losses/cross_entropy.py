@@ -1,4 +1,4 @@
-"""Softmax cross-entropy over classes, what CoOp, Tip-Adapter-F and APE-T minimise."""
+"""Softmax cross-entropy over classes, the baseline: what CoOp, Tip-Adapter-F and APE-T minimise."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import ast
 import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from ..contracts.adapter import ABILITIES, NEEDS, Adapter
 from ..contracts.backbone import CAPABILITIES
 from ..contracts.errors import CapabilityError, ConfigError
 from ..contracts.options import as_text, options_of
-from ..contracts.resources import REQUIRED
+from ..contracts.resources import IN_PLACE_OF_CHANCE, REQUIRED
 from .contract import refusal
 from .options import alternatives
 from .world import DrawnPairs, differences, world_of
@@ -49,10 +49,13 @@ GIVEN_WITH = {"support_captions": "support_folder", "place": "pixels", "images":
 SAME = 1e-3
 COUNTS = 1e-5
 """By how much results of an option's values differ at least."""
+FEW = 4
+"""Test images on which options are compared."""
 
 
-def rules_of(cls: type[Adapter]) -> list:
-    """The rules that apply to a class."""
+def rules_of(method: Method) -> list:
+    """The rules that apply to a method."""
+    claims = method.claims
     rules = [
         what_it_declares_exists,
         it_names_its_paper,
@@ -60,23 +63,24 @@ def rules_of(cls: type[Adapter]) -> list:
         it_reads_what_it_declares,
         at_prediction_it_reads_what_it_declares,
         training_is_counted,
-        new_classes if "new_classes" in cls.can else new_classes_are_refused,
-        pairs if "pairs" in cls.can else pairs_are_refused,
+        what_is_optional_is_used,
+        new_classes if "new_classes" in claims.can else new_classes_are_refused,
+        pairs if "pairs" in claims.can else pairs_are_refused,
         every_option_counts,
     ]
-    if cls.of_towers:
+    if claims.of_towers:
         rules.append(other_towers_are_refused)
-    if cls.transductive:
+    if claims.transductive:
         rules.append(the_test_images_count)
-    if cls.passing:
+    if claims.passing:
         rules.append(passing_options_change_no_result)
-    if cls.experimental:
+    if claims.experimental:
         rules.append(a_note_says_what_is_experimental)
     return [*rules, packages_are_declared]
 
 
 def what_it_declares_exists(method: Method) -> Iterator[str]:
-    cls = method.cls
+    cls = method.claims
     known = {
         "needs": (cls.needs, NEEDS),
         "optional": (cls.optional, NEEDS),
@@ -84,14 +88,14 @@ def what_it_declares_exists(method: Method) -> Iterator[str]:
         "of_towers": (cls.of_towers, CAPABILITIES),
         "can": (cls.can, ABILITIES),
         "trained": (cls.trained, cls.state),
-        "passing": (cls.passing, {each.name for each in options_of(cls)}),
+        "passing": (cls.passing, {each.name for each in options_of(method.cls)}),
     }
     for name, (declared, there) in known.items():
         if unknown := sorted(set(declared) - set(there)):
             yield f"{name} names '{unknown[0]}', which is none of {', '.join(sorted(there))}"
     if twice := sorted(cls.needs & cls.optional):
         yield f"'{twice[0]}' is in needs and in optional"
-    if "views" in cls.needs and "views" not in {each.name for each in options_of(cls)}:
+    if "views" in cls.needs and "views" not in {each.name for each in options_of(method.cls)}:
         yield "needs 'views', and has no option 'views' that says how many"
 
 
@@ -115,9 +119,9 @@ def what_it_needs_is_asked_for(method: Method) -> Iterator[str]:
 
 def it_reads_what_it_declares(method: Method) -> Iterator[str]:
     """Of resources, all of `needs` and nothing besides `needs` and `optional`."""
-    cls, read = method.cls, method.fitted.read
+    cls, read = method.claims, method.fitted.read
     wanted = cls.needs | cls.optional
-    free = {"templates"} | ({"images", "place"} if wanted & {"pixels", "images"} else set())
+    free = {"templates", *IN_PLACE_OF_CHANCE} | ({"images", "place"} if wanted & {"pixels", "images"} else set())
     for name in sorted(read - free):
         if GIVEN_WITH.get(name, name) not in wanted:
             yield f"reads resources['{name}'], which is neither in needs nor in optional"
@@ -126,9 +130,19 @@ def it_reads_what_it_declares(method: Method) -> Iterator[str]:
             yield f"needs '{name}', and never reads it"
 
 
+def what_is_optional_is_used(method: Method) -> Iterator[str]:
+    """With each resource of `optional` it is fitted, and reads it."""
+    for name in sorted(method.claims.optional & method.world.resources.keys()):
+        fitted = method.fit(also=(name,))
+        if name not in fitted.read and name not in method.claims.at_predict:
+            yield f"optional names '{name}', and its fit never reads it"
+        elif not torch.isfinite(method.world.logits(fitted.adapter, method.world.items["test"][:FEW])).all():
+            yield f"given '{name}', its logits are not finite numbers"
+
+
 def at_prediction_it_reads_what_it_declares(method: Method) -> Iterator[str]:
     """What `at_predict` names changes the logits, or their absence is noticed; the backbone is run where it says so."""
-    for name in sorted(method.cls.at_predict):
+    for name in sorted(method.claims.at_predict):
         try:
             logits = _logits_without(method, name)
         except Exception:
@@ -187,7 +201,7 @@ def other_towers_are_refused(method: Method) -> Iterator[str]:
     with mock.patch.object(method.backbone, "capabilities", frozenset()):
         did, message = refusal(lambda: method.build().check_towers(method.backbone), CapabilityError)
     if did or "towers that have it" not in message:
-        yield f"on towers without {', '.join(sorted(method.cls.of_towers))} its check_towers() {did or 'names no others'}"
+        yield f"on towers without {', '.join(sorted(method.claims.of_towers))} its check_towers() {did or 'names no others'}"
 
 
 def the_test_images_count(method: Method) -> Iterator[str]:
@@ -199,7 +213,7 @@ def the_test_images_count(method: Method) -> Iterator[str]:
 
 
 def a_note_says_what_is_experimental(method: Method) -> Iterator[str]:
-    if not any(method.cls.experimental in note for note in method.fitted.report.notes):
+    if not any(method.claims.experimental in note for note in method.fitted.report.notes):
         yield "is experimental, and no note of its report says so"
 
 
@@ -207,13 +221,13 @@ def every_option_counts(method: Method) -> Iterator[str]:
     """Some value of it changes a result, alone or in the settings of `counts`; those in `passing` change none."""
     for option in options_of(method.cls):
         name = option.name
-        if name in method.cls.passing:
+        if name in method.claims.passing:
             continue
         if name in method.counts:
             one, other = method.counts[name]
             if {key for key in {**one, **other} if one.get(key, _ABSENT) != other.get(key, _ABSENT)} - {name}:
                 yield f"option '{name}': the two settings of counts differ in more than it"
-            elif not _differ(_logits(method, one), _logits(method, other)):
+            elif not _differ(method, one, other):
                 yield f"option '{name}' changes no result, in the settings of counts either"
             continue
         tried = alternatives(option, method.options.get(name, option.default))
@@ -225,20 +239,21 @@ def every_option_counts(method: Method) -> Iterator[str]:
 def passing_options_change_no_result(method: Method) -> Iterator[str]:
     """They may change speed and memory."""
     for option in options_of(method.cls):
-        if option.name not in method.cls.passing:
+        if option.name not in method.claims.passing:
             continue
         for value in alternatives(option, method.options.get(option.name, option.default))[:2]:
             try:
-                logits = _logits(method, {option.name: value})
+                adapter = _fitted(method, {option.name: value})
             except (ConfigError, CapabilityError):
                 continue
-            if not torch.allclose(logits, method.logits, rtol=SAME, atol=SAME):
+            logits = method.world.logits(adapter, method.world.items["test"][:FEW])
+            if not torch.allclose(logits, method.logits[:FEW], rtol=SAME, atol=SAME):
                 yield f"option '{option.name}' is in passing, and {option.name}={as_text(value)} changes the result"
 
 
 def packages_are_declared(method: Method) -> Iterator[str]:
     """A package of an extra that its module imports is in `packages`; one that is there is really needed."""
-    declared = method.cls.packages
+    declared = method.claims.packages
     for package in sorted(_imports(method.cls) & EXTRAS.keys() - declared.keys()):
         yield f"imports '{package}', which only the extra '{EXTRAS[package]}' brings; put it in packages"
     for package in declared:
@@ -258,7 +273,7 @@ _ABSENT = object()
 
 def _without(method: Method) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each need that the base class can miss, and what a fit without it is given."""
-    needs, inputs = method.cls.needs, method.world.inputs(method.build())
+    needs, inputs = method.claims.needs, method.world.inputs(method.build())
     if "text_encoder" in needs:
         yield "text_encoder", {"backbone": None}
     if "unlabeled" in needs:
@@ -281,7 +296,7 @@ def _logits_without(method: Method, name: str) -> Tensor | None:
         return method.world.logits(adapter)
     seen, extras = method.world.seen(adapter, items, towers)
     if name == "features":
-        if "parts" in method.cls.at_predict:
+        if "parts" in method.claims.at_predict:
             return None
         generator = torch.Generator().manual_seed(3)
         seen = replace(seen, features=seen.features[torch.randperm(len(seen), generator=generator)])
@@ -289,19 +304,42 @@ def _logits_without(method: Method, name: str) -> Tensor | None:
     return method.world.logits_of(adapter, seen, extras, without={"further_backbones": "further"}.get(name, name))
 
 
-def _changes(method: Method, options: dict[str, Any]) -> bool:
+def _changes(method: Method, options: Mapping[str, Any]) -> bool:
     try:
-        return _differ(_logits(method, options), method.logits)
+        return _differ(method, {}, options)
     except (ConfigError, CapabilityError):
         return False
 
 
-def _logits(method: Method, options: dict[str, Any]) -> Tensor:
-    return method.world.logits(method.fit(options=options).adapter)
+def _differ(method: Method, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether options change the logits of a few test images or, of a method that can, those of new classes."""
+    fits = [_fitted(method, options) for options in (one, other)]
+    images = method.world.items["test"][:FEW]
+    if not _alike(*(method.world.logits(adapter, images) for adapter in fits)):
+        return True
+    if "new_classes" not in method.claims.can:
+        return False
+    moved = [_of_new_classes(method, adapter) for adapter in fits]
+    return any(logits is None for logits in moved) or not _alike(*moved)
 
 
-def _differ(one: Tensor, other: Tensor) -> bool:
-    return one.shape != other.shape or not torch.allclose(one, other, rtol=COUNTS, atol=COUNTS)
+def _fitted(method: Method, options: Mapping[str, Any]) -> Adapter:
+    own = dict(options)
+    also = own.pop("also", ())
+    return method.fit(options=own, also=also).adapter if own or also else method.fitted.adapter
+
+
+def _of_new_classes(method: Method, adapter: Adapter) -> Tensor | None:
+    """Logits of classes that it never saw; None where it refuses."""
+    other = world_of(method.backbone, 4, 1, 3)
+    try:
+        return other.logits(adapter.for_classes(method.backbone, other.names, classifier=other.classifier))
+    except CapabilityError:
+        return None
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(one, other, rtol=COUNTS, atol=COUNTS)
 
 
 def _same_state(one: Adapter, other: Adapter) -> bool:

@@ -65,7 +65,7 @@ def adapter_checks(
         cls: the class of a method.
         options: that make it fast; by default fewer epochs, steps and views, where it has such options.
         counts: option -> two settings that differ in it and in their results, where no value of it alone shows that it
-            counts.
+            counts. "also" in both names resources that it counts with, of `world.REPLACING`.
         backbone: towers to run on, which `load_backbone` can load again by their `spec`; by default small ones.
     """
     from . import adapter_claims as claims
@@ -73,7 +73,7 @@ def adapter_checks(
 
     method = Method(cls, options or {}, counts or {}, backbone)
     yield from checks_of(Options(cls, method.title), OPTION_RULES)
-    yield from checks_of(method, [*_rules(method), *claims.rules_of(cls)])
+    yield from checks_of(method, [*_rules(method), *claims.rules_of(method)])
 
 
 class Method:
@@ -96,11 +96,19 @@ class Method:
     def backbone(self) -> Backbone:
         return self._backbone or (small_clip() if self.runs_towers else plain())
 
+    @cached_property
+    def claims(self) -> Adapter | type[Adapter]:
+        """What says what it needs and can: one that is not fitted, since options may change it; else the class."""
+        try:
+            return self.build()
+        except Exception:
+            return self.cls
+
     @property
     def runs_towers(self) -> bool:
         """Whether plain matrices will not do."""
-        asked = self.cls.needs | self.cls.optional | self.cls.at_predict
-        return bool(asked & (OF_TOWERS | {"pre_projection"}) or self.cls.of_towers)
+        asked = self.claims.needs | self.claims.optional | self.claims.at_predict
+        return bool(asked & (OF_TOWERS | {"pre_projection"}) or self.claims.of_towers)
 
     @property
     def world(self) -> World:
@@ -136,7 +144,7 @@ class Method:
 
     def loaded(self) -> Adapter:
         """A new adapter from the file, with the backbone where it runs it."""
-        runs = self.cls.at_predict & OF_TOWERS or "pixels" in self.cls.needs
+        runs = self.claims.at_predict & OF_TOWERS or "pixels" in self.claims.needs
         return reloaded(self.cls, self.file, self.backbone if runs else None)
 
     @cached_property
@@ -174,7 +182,7 @@ def seed_everything(seed: int) -> None:
 
 
 def _rules(method: Method) -> list:
-    cls = method.cls
+    claims = method.claims
     rules = [
         fits_and_predicts,
         two_classes_of_one_image,
@@ -188,12 +196,12 @@ def _rules(method: Method) -> list:
         moves_to_a_device,
         nothing_fitted_is_refused,
         another_width_is_refused,
-        several_labels if cls.multilabel else several_labels_are_refused,
-        no_labels if cls.label_free else no_labels_are_refused,
+        several_labels if claims.multilabel else several_labels_are_refused,
+        no_labels if claims.label_free else no_labels_are_refused,
     ]
     if not method.runs_towers:
         rules += [any_width, without_a_backbone]
-    if place_of(cls) is not None:
+    if place_of(method.cls) is not None:
         rules.append(another_process)
     return rules
 
@@ -277,7 +285,7 @@ def several_labels(method: Method) -> Iterator[str]:
     logits = world.logits(fitted.adapter)
     yield from _faults(logits, 12, 3, "several labels per image")
     batch = FeatureSet(torch.randn(2, world.backbone.embed_dim))
-    if method.cls.at_predict <= {"features"}:
+    if method.claims.at_predict <= {"features"}:
         probabilities = fitted.adapter.predict(batch)
         if probabilities.shape != (2, 3) or probabilities.min() < 0 or probabilities.max() > 1:
             yield "predicts no probability of each label where images have several"
@@ -351,7 +359,7 @@ def moves_to_a_device(method: Method) -> Iterator[str]:
         value = getattr(adapter, name)
         if isinstance(value, Tensor) and value.device.type != "meta":
             yield f"to(device) leaves {name} where it is"
-    if torch.cuda.is_available() and method.cls.at_predict <= {"features"} and "pixels" not in method.cls.needs:
+    if torch.cuda.is_available() and method.claims.at_predict <= {"features"} and "pixels" not in method.claims.needs:
         features, _ = method.world.seen(adapter, method.world.items["test"], method.backbone)
         there = method.loaded().to("cuda").logits(features.to("cuda")).cpu()
         if not _close(there, method.logits, 1e-2):

@@ -8,15 +8,15 @@ import math
 import types
 import typing
 from collections.abc import Iterator
-from dataclasses import fields
 from typing import Any, Literal, Union, get_args, get_origin
 
 from ..contracts.errors import ConfigError, UnknownNameError
-from ..contracts.options import ABSENT, Option, as_text, chosen, options_of, typed
+from ..contracts.options import ABSENT, Bounds, Option, as_text, chosen, options_of, typed
 from .contract import refusal
 
 LONGEST_HELP = 100
-ABSURD = (math.nan, math.inf, -math.inf, 10**12)
+NO_NUMBERS = (math.nan, math.inf, -math.inf)
+ABSURD = 10**12
 YES_AND_NO = {"yes": True, "TRUE": True, "1": True, "no": False, "False": False, "0": False}
 MOST_TRIES = 7
 
@@ -56,9 +56,8 @@ class Options:
 
 def options_are_described(options: Options) -> Iterator[str]:
     """Each has a type, a default and a line of help: short, in lower case, without a full stop."""
-    declared = {f.name for f in fields(options.cls) if "option" in f.metadata}
     for each in options.all:
-        if each.name not in declared:
+        if each.bounds == Bounds(""):
             yield f"option '{each.name}' is a bare field; make it with option(default, help, ...)"
         elif not scalars_of(each) or each.accepts == "a value":
             yield f"option '{each.name}' has no type that a text can be read as ({each.kind})"
@@ -77,7 +76,7 @@ def options_read_what_they_write(options: Options) -> Iterator[str]:
             except ConfigError as error:
                 yield f"option '{each.name}' does not accept its own default {written!r}: {error}"
                 break
-            if read != each.default or type(read) is not type(each.default):
+            if read != each.default or type(read) is not type(typed(each, each.default)):
                 yield f"option '{each.name}' reads its own default {written!r} as {read!r}"
         for word, meant in YES_AND_NO.items() if each.kind is bool else ():
             if typed(each, word) is not meant:
@@ -85,8 +84,8 @@ def options_read_what_they_write(options: Options) -> Iterator[str]:
 
 
 def options_answer_in_one_line(options: Options) -> Iterator[str]:
-    """Words that are no numbers, NaN, infinity and absurd sizes, and names of no option are refused in one line that
-    names the option."""
+    """Words that are no numbers, NaN, infinity, absurd sizes (a weight or a rate may be of any) and names of no option
+    are refused in one line that names the option."""
     for each in options.all:
         for value in _unusable(each):
             did, message = refusal(lambda o=each.name, v=value: options.cls(**{o: v}), ConfigError)
@@ -142,9 +141,11 @@ def _unusable(option: Option) -> list[Any]:
     """Values that mean nothing to an option."""
     if takes_any_text(option) or dict in {get_origin(kind) for kind in members_of(option)}:
         return []
-    values: list[Any] = ["abc"]
-    if scalars_of(option) & {int, float}:
-        values += [*ABSURD, *map(str, ABSURD)]
+    kinds, bounds, values = scalars_of(option), option.bounds, ["abc"]
+    if kinds & {int, float}:
+        unlimited = float in kinds and bounds.high is None and bounds.below is None  # a weight, a rate
+        numbers = [*NO_NUMBERS, *([] if unlimited else [ABSURD])]
+        values += [*numbers, *map(str, numbers)]
     return values
 
 

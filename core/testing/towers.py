@@ -1,4 +1,4 @@
-"""Small towers that checks run on: one matrix per tower, for methods on features; and a CLIP of two blocks."""
+"""Small towers that checks run on: one matrix per tower, for methods on features; and a CLIP of two blocks each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIDE, HIDDEN, LETTERS = 8, 20, 16
 SMALL_CLIP = {
     "embed_dim": 24,
     "quick_gelu": True,
-    "vision_cfg": {"image_size": 16, "layers": 1, "width": 32, "patch_size": 8, "head_width": 32},
+    "vision_cfg": {"image_size": 16, "layers": 2, "width": 32, "patch_size": 8, "head_width": 32},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
 }
 
@@ -92,7 +92,7 @@ class PlainPixels:
 
 
 def write_small_clip(folder: Path) -> str:
-    """A CLIP of one image block and two text blocks with random weights, D = 24, written to a folder; its spec.
+    """A CLIP of two blocks per tower with random weights, D = 24, written to a folder; its spec.
 
     Word embeddings are scaled up, so that words matter to random towers.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -25,17 +25,25 @@ from ..prompts.classifier import build_classifier
 from ..prompts.templates import fill
 from ..tasks.classification.batches import Extras, batches, logits_of
 
+REPLACING = frozenset({"support_folder", "ctx"})
+"""Resources that take the place of what is learned from, or of where options say to start."""
 TEMPLATES = ("a {} square.", "a picture of {}.")
 AGAINST = ("a picture without {}.",)
 VIEWS = 2
 
 
 def draw(item: Item, part: int = 0) -> np.ndarray:
-    """(22, 20, 3) uint8: a noisy square whose colour says its classes."""
+    """(22, 20, 3) uint8: a noisy square whose colour says its classes; one in four is hard to tell from the next."""
     index, classes = item.decode["index"], item.decode["of"]
-    colours = [np.random.default_rng(label).integers(40, 215, 3) for label in classes] or [np.array([128, 128, 128])]
+    colour = np.mean([_colour(label) for label in classes], axis=0) if classes else np.full(3, 128.0)
+    if index % 4 == 3 and len(classes) == 1:
+        colour = 0.45 * colour + 0.55 * _colour(classes[0] + 1)
     noise = np.random.default_rng([1000 + index, part]).integers(-40, 40, (22, 20, 3))
-    return np.clip(np.mean(colours, axis=0) + noise, 0, 255).astype(np.uint8)
+    return np.clip(colour + noise, 0, 255).astype(np.uint8)
+
+
+def _colour(label: int) -> np.ndarray:
+    return np.random.default_rng(label).integers(40, 215, 3)
 
 
 class Watched(dict):
@@ -96,6 +104,7 @@ class World:
             "support": [label for label, count in enumerate(counts) for _ in range(count)],
             "val": [i % min(classes, 6) for i in range(12)],
             "test": [i % min(classes, 6) for i in range(tests)],
+            "folder": [i % min(classes, 6) for i in range(18)],
         }
         items = {
             split: [_item(split, 10_000 * k + i, of, classes, several) for i, of in enumerate(each)]
@@ -149,17 +158,22 @@ class World:
         changed = [place for name, value in before.items() for place in differences(value, inputs[name], name)]
         return Fitted(adapter, report, changed + towers, set(watched.read))
 
-    def inputs(self, adapter: Adapter, *, use_val: bool = True) -> dict[str, Any]:
-        """What the engine gives to `adapter.fit`: what it declared, and nothing more."""
-        wanted = adapter.needs | adapter.optional
-        kinds = {"templates"} | ({"images"} if wanted & {"pixels", "images"} else set()) | wanted
+    def inputs(self, adapter: Adapter, *, use_val: bool = True, also: Collection[str] = ()) -> dict[str, Any]:
+        """What the engine gives to `adapter.fit`: what it declared, and nothing more.
+
+        Args:
+            also: which of `REPLACING` it is given too.
+        """
+        wanted = (adapter.needs | adapter.optional) - (REPLACING - adapter.needs - set(also))
+        kinds = {"templates"} | wanted | ({"images"} if "pixels" in wanted else set())
+        kinds |= {"support_captions"} if "support_folder" in wanted else set()
         sets = self._sets_with_parts if "parts" in wanted else self._sets
         given = {
             "support": _with_views(sets["support"]) if "views" in wanted else sets["support"],
             "classifier": self.classifier,
             "val": sets["val"] if use_val else None,
             "unlabeled": sets["test"].without_labels() if self._looks_at_test_images(adapter) else None,
-            "resources": {name: value for name, value in self.resources.items() if name in kinds},
+            "resources": {name: make() for name, make in self.resources.items() if name in kinds},
         }
         return {**copy.deepcopy(given), "backbone": self.backbone}
 
@@ -190,54 +204,71 @@ class World:
         return encode(items, backbone=towers), extras
 
     @cached_property
-    def resources(self) -> dict[str, Any]:
-        """Everything that an adapter may ask for."""
-        support, val, backbone = self.items["support"], self.items["val"], self.backbone
-        texts = tuple(f"a drawing of {name} number {i}" for name in self.names[:20] for i in range(3))
-        with torch.no_grad():
-            pool = TextPool(texts, backbone.encode_text(list(texts), normalize=False))
-        mirrored = _mirror(backbone.embed_dim)
-        other = TextClassifier(self.classifier.weights @ mirrored, class_names=self.names)
-        further = FurtherBackbone("other", *(_through(self._sets[name], mirrored) for name in ("support", "val")), other)
-        images = TrainingImages(
-            support,
-            draw,
-            backbone.preprocess(True),
-            backbone.preprocess(False),
-            self.classifier.texts,
-            [fill(AGAINST, name) for name in self.names] if self.several else None,
-            list(TEMPLATES),
-            val,
-        )
-        found = {
-            "templates": list(TEMPLATES),
-            "descriptions": tuple((f"{name} is drawn", f"it shows {name}") for name in self.names),
-            "captions": pool,
-            "synonyms": tuple(((name, 3.0), (f"{name} paint", 9.0)) for name in self.names),
-            "boxes": self._boxes,
-            "further_backbones": (further,),
-            "images": images,
+    def resources(self) -> dict[str, Callable[[], Any]]:
+        """Everything that an adapter may ask for, by name; each is made once, when it is called."""
+        names = {
+            "templates": lambda: list(TEMPLATES),
+            "descriptions": lambda: tuple((f"{name} is drawn", f"it shows {name}") for name in self.names),
+            "synonyms": lambda: tuple(((name, 3.0), (f"{name} paint", 9.0)) for name in self.names),
+            "captions": lambda: self._pool([f"drawing {i} of {name}" for name in self.names[:20] for i in range(3)]),
+            "boxes": lambda: self._boxes,
+            "further_backbones": lambda: (self._further(),),
+            "images": self._images,
+            "support_folder": lambda: self.encode(self.items["folder"]),
+            "support_captions": lambda: self._pool([f"{item.id} shown" for item in self.items["folder"]]),
         }
-        if "hidden" in backbone.capabilities:
-            hidden = PreProjection(_with_views(self.encode(support, PRE_PROJECTION)), self.encode(val, PRE_PROJECTION))
-            found["pre_projection"] = hidden
-        return found
+        if "hidden" in self.backbone.capabilities:
+            names["pre_projection"] = self._hidden
+        if "prompt" in self.backbone.capabilities:
+            names["ctx"] = self._context
+        return {name: cache(make) for name, make in names.items()}
 
     @cached_property
     def _boxes(self) -> dict[str, list[Detection]]:
         everything = [item for items in self.items.values() for item in items]
         return {
-            item.id: [Detection((2.0, 3.0, 15.0, 16.0), 0.9, self.names[(item.decode["of"] or [0])[0]])]
+            item.id: [Detection((2.0, 3.0, 15.0, 12.0), 0.9, self.names[(item.decode["of"] or [0])[0]])]
             for item in everything
         }
 
+    @torch.no_grad()
+    def _pool(self, texts: list[str]) -> TextPool:
+        return TextPool(tuple(texts), self.backbone.encode_text(texts, normalize=False))
+
+    def _further(self) -> FurtherBackbone:
+        matrix = _mirror(self.backbone.embed_dim)
+        support, val = (_through(self._sets[name], matrix) for name in ("support", "val"))
+        return FurtherBackbone(
+            "other", support, val, TextClassifier(self.classifier.weights @ matrix, class_names=self.names)
+        )
+
+    def _images(self) -> TrainingImages:
+        return TrainingImages(
+            self.items["support"],
+            draw,
+            self.backbone.preprocess(True),
+            self.backbone.preprocess(False),
+            self.classifier.texts,
+            [fill(AGAINST, name) for name in self.names] if self.several else None,
+            list(TEMPLATES),
+            self.items["val"],
+        )
+
+    def _hidden(self) -> PreProjection:
+        support, val = (self.encode(self.items[name], PRE_PROJECTION) for name in ("support", "val"))
+        return PreProjection(_with_views(support), val)
+
+    def _context(self) -> Tensor:
+        width = self.backbone.embed_tokens(self.backbone.tokenize(["a"])).shape[-1]
+        return 0.02 * torch.randn(4, width, generator=torch.Generator().manual_seed(2))
+
     @cached_property
     def _sets(self) -> dict[str, FeatureSet]:
-        return {split: self.encode(items) for split, items in self.items.items()}
+        return {split: self.encode(items) for split, items in self.items.items() if split != "folder"}
 
     @cached_property
     def _sets_with_parts(self) -> dict[str, FeatureSet]:
-        return {split: self.encode_parts(items) for split, items in self.items.items()}
+        return {split: self.encode_parts(items) for split, items in self.items.items() if split != "folder"}
 
     @cached_property
     def _weights(self) -> dict[str, Tensor]:
