@@ -155,7 +155,7 @@ def training_is_counted(method: Method) -> Iterator[str]:
     """Who has a learning rate or epochs trains, and says how many numbers."""
     names = {each.name for each in options_of(method.cls)}
     if names & {"lr", "epochs"} and not method.fitted.report.trained_parameters:
-        yield "has a learning rate or epochs, and reports no trained parameters; name the tensors in trained, or count them"
+        yield "has a learning rate or epochs, and reports no trained parameters; name its tensors in trained"
 
 
 def new_classes(method: Method) -> Iterator[str]:
@@ -201,7 +201,8 @@ def other_towers_are_refused(method: Method) -> Iterator[str]:
     with mock.patch.object(method.backbone, "capabilities", frozenset()):
         did, message = refusal(lambda: method.build().check_towers(method.backbone), CapabilityError)
     if did or "towers that have it" not in message:
-        yield f"on towers without {', '.join(sorted(method.claims.of_towers))} its check_towers() {did or 'names no others'}"
+        needed = ", ".join(sorted(method.claims.of_towers))
+        yield f"on towers without {needed} its check_towers() {did or 'names no others'}"
 
 
 def the_test_images_count(method: Method) -> Iterator[str]:

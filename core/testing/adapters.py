@@ -322,7 +322,7 @@ def saved_and_loaded(method: Method) -> Iterator[str]:
     try:
         logits = method.world.logits(again)
     except Exception as error:
-        yield f"saved and loaded again, it raises {type(error).__name__} ({one_line(error)}); name in state what a fit makes"
+        yield f"saved and loaded again, it raises {type(error).__name__} ({one_line(error)}); name it in state"
     else:
         if not _close(logits, method.logits):
             yield f"saved and loaded again, its logits differ by {_apart(logits, method.logits)}"

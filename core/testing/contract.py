@@ -29,7 +29,7 @@ class Subject(Protocol):
 
 
 Rule = Callable[[Any], Iterator[str]]
-"""A subject -> in words, how it violates the rule; nothing where it keeps it. The first line is the one that is said."""
+"""A subject -> in words, how it violates the rule; nothing where it keeps it. The first line is said."""
 Check = tuple[str, Callable[[], None]]
 """The name of a rule, and a call that raises the ContractError of its violation."""
 

@@ -370,7 +370,7 @@ class _Watched(Mapping):
 
 
 def _example(output: Output, sizes: Mapping[str, int], generator: torch.Generator) -> Tensor:
-    shape = [sizes[axis] if axis in sizes else 4 for axis in output.shape]
+    shape = [sizes.get(axis, 4) for axis in output.shape]
     if output.kind == "unit":
         return F.normalize(torch.randn(shape, generator=generator), dim=-1)
     if output.kind == "raw":

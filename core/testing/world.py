@@ -301,7 +301,12 @@ class DrawnPairs:
     texts = frozenset({"caption", "view2", "short", "positives", "synthetic", "negative", "negative_image"})
     labelled = True
     columns: Mapping[str, str] = {}
-    colours = {"red": (220, 30, 30), "green": (30, 180, 40), "blue": (40, 60, 220), "yellow": (230, 220, 40)}
+    colours: Mapping[str, tuple[int, int, int]] = {
+        "red": (220, 30, 30),
+        "green": (30, 180, 40),
+        "blue": (40, 60, 220),
+        "yellow": (230, 220, 40),
+    }
 
     def __len__(self) -> int:
         return 24

@@ -152,7 +152,7 @@ def test_an_unknown_command_and_an_unknown_kind_of_list(vladapt, refused):
     refused(vladapt("show", "medical/defualt"), USAGE, "defualt", "did you mean medical/default")
 
 
-@pytest.mark.parametrize("shots", ["0", "-1", "many", "1.5", ""])
+@pytest.mark.parametrize("shots", ["-3", "-1", "many", "1.5", ""])
 def test_shots_that_are_no_number_of_images(fit, refused, colours, shots):
     refused(fit("--data", colours, "--shots", shots), USAGE, "--shots", shots)
 
