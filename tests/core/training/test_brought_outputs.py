@@ -235,7 +235,8 @@ def test_labelled_images_may_bring_numbers_too(package, fresh_clip):
 
 
 def test_one_value_for_the_batch_is_not_gathered(package, monkeypatch):
-    from vladapt.core.runtime import gather, objective
+    from vladapt.core.runtime import gather
+    from vladapt.core.training import objective
 
     rival, shared = build_loss("rival"), []
     assert shared_of(rival.outputs) == SHARED | {"temperature"}
