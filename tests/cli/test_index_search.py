@@ -150,7 +150,7 @@ def test_what_cannot_be_indexed_is_one_line(index, colours, tmp_path):
         (["--texts", "gone.txt"], "--texts gone.txt: cannot be read", 1),
         (["--texts", "empty.txt"], "--texts empty.txt: empty", 1),
         (["--texts", "bytes.txt"], "no UTF-8 text", 1),
-        (["--texts", "empty.txt", "--domain", "medical"], "leave it out with --texts", 2),
+        (["--texts", "empty.txt", "--domain", "medical"], "omit it with --texts", 2),
         ([colours, "--kind", "tree"], "--kind tree: there are flat, hnsw, ivf", 2),
         ([colours, "--task", "classification"], "--task: belongs to a domain", 2),
         ([colours, "--set", "data.window=lung"], "--set data.window: belongs to a domain", 2),

@@ -173,7 +173,7 @@ def test_a_comparison_goes_on_without_what_it_lacks(vladapt, tmp_path):
     assert set(outcome.json["refused"]) == {"x-more"}
     assert all(row["seconds"] >= 0 for row in outcome.json["rows"])
     table = vladapt(*common, "--adapters", "tip-adapter").out
-    assert "seconds a fit" in table
+    assert "seconds per fit" in table
     assert "at once" not in table
     assert "Note: transclip read all test images at once" in vladapt(*common, "--adapters", "transclip").out
 
@@ -214,8 +214,6 @@ def test_a_caption_that_is_no_text_is_named(fit, colours, class_folders):
 
 def test_a_support_folder_is_read_and_counted_apart_from_the_data(small_clip, class_folders):
     """A domain may note what kind of set it read last, which decides its prompts."""
-    from mmengine import Config
-
     from vladapt.core.contracts.domain import Domain
     from vladapt.core.recipes.resolve import resolve
     from vladapt.core.runtime.progress import Reporter
@@ -239,7 +237,7 @@ def test_a_support_folder_is_read_and_counted_apart_from_the_data(small_clip, cl
     data, found = class_folders("red", "green", each=8), class_folders("red", "green", each=2, name="found")
     flags = {"data.path": str(data), "resources.support_folder": str(found), "backbone": small_clip.spec}
     domain = Noting()
-    prepared = prepare(Config(resolve(flags=flags).to_dict()), Reporter(quiet=True), domain)
+    prepared = prepare(resolve(flags=flags), Reporter(quiet=True), domain, "classification")
     prepared.skipped += [(f"{i}.png", "lost while encoding") for i in range(5)]  # of the data, not of the folder's 4
     assert len(prepared.resources.support_folder) == 4
     assert domain.read_last == "data" and len(prepared.skipped) == 5
