@@ -29,6 +29,7 @@ OURS = ("vladapt.cli", "vladapt.core.training.train", "vladapt.core.features.sto
 
 
 def main(control: socket.socket) -> None:
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported; `vladapt` sets it before that
     for name in (*LIBRARIES, *OURS):
         _imported(name)
     gc.collect()
