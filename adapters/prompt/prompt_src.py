@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -67,6 +67,7 @@ class PromptSrc(TextTokenAdapter):
         torch.Size([12, 3])
     """
 
+    packages: ClassVar[Mapping[str, str]] = {"open_clip": "open-clip"}  # has the published templates
     differs: ClassVar[str] = (
         "as vpt; the Gaussian that averages the epochs moves with their number where it is not given. The "
         "comparison sets the fixture's learning rates, tokens and teacher's texts"
@@ -92,6 +93,8 @@ class PromptSrc(TextTokenAdapter):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.teacher_templates != "published":
+            self.packages = {}
         some = self.text_weight + self.image_weight + self.scores_weight > 0
         require(some, "text_weight", self.text_weight, "for no term at all give loss=cross-entropy")
         for name in ("gpa_mean", "gpa_std", "ema"):

@@ -19,7 +19,6 @@ from ..contracts.adapter import Adapter, FitReport
 from ..contracts.adapter_file import read_adapter_file
 from ..contracts.backbone import Backbone
 from ..contracts.errors import CapabilityError, DataError, VladaptError
-from ..contracts.features import FeatureSet
 from ..contracts.options import chosen, options_of
 from ..data.verify import one_line
 from .contract import Check, ContractError, checks_of, refusal, violations
@@ -71,7 +70,7 @@ def adapter_checks(
     from . import adapter_claims as claims
     from .options import OPTION_RULES, Options
 
-    method = Method(cls, options or {}, counts or {}, backbone)
+    method = Method(cls, options, counts, backbone)
     yield from checks_of(Options(cls, method.title), OPTION_RULES)
     yield from checks_of(method, [*_rules(method), *claims.rules_of(method)])
 
@@ -83,9 +82,15 @@ class Method:
         cls, options, counts, backbone: as for `adapter_checks`.
     """
 
-    def __init__(self, cls: type[Adapter], options: Mapping[str, Any], counts: Mapping, backbone: Backbone | None):
-        self.cls, self.counts = cls, counts
-        self.options = {**_quick(cls), **options}
+    def __init__(
+        self,
+        cls: type[Adapter],
+        options: Mapping[str, Any] | None = None,
+        counts: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] | None = None,
+        backbone: Backbone | None = None,
+    ):
+        self.cls, self.counts = cls, counts or {}
+        self.options = {**_quick(cls), **(options or {})}
         self._backbone = backbone
 
     @property
@@ -94,7 +99,7 @@ class Method:
 
     @cached_property
     def backbone(self) -> Backbone:
-        return self._backbone or (small_clip() if self.runs_towers else plain())
+        return self._backbone or (small_clip() if self.needs_towers or self.claims.optional & OF_TOWERS else plain())
 
     @cached_property
     def claims(self) -> Adapter | type[Adapter]:
@@ -105,10 +110,10 @@ class Method:
             return self.cls
 
     @property
-    def runs_towers(self) -> bool:
-        """Whether plain matrices will not do."""
-        asked = self.claims.needs | self.claims.optional | self.claims.at_predict
-        return bool(asked & (OF_TOWERS | {"pre_projection"}) or self.claims.of_towers)
+    def needs_towers(self) -> bool:
+        """Whether features and plain matrices will not do."""
+        needs = self.claims.needs | self.claims.at_predict
+        return bool(needs & (OF_TOWERS | {"pre_projection"}) or self.claims.of_towers)
 
     @property
     def world(self) -> World:
@@ -140,12 +145,17 @@ class Method:
     @cached_property
     def file(self) -> Path:
         """The shared fit, saved."""
-        return self.fitted.adapter.save(Path(self._folder.name) / "adapter.safetensors")
+        return self.fitted.adapter.save(self.folder / "adapter.safetensors")
 
-    def loaded(self) -> Adapter:
-        """A new adapter from the file, with the backbone where it runs it."""
+    def loaded(self, file: Path | None = None) -> Adapter:
+        """A new adapter from a file, by default that of the shared fit; with the backbone where it runs it."""
         runs = self.claims.at_predict & OF_TOWERS or "pixels" in self.claims.needs
-        return reloaded(self.cls, self.file, self.backbone if runs else None)
+        return reloaded(self.cls, file or self.file, self.backbone if runs else None)
+
+    @property
+    def folder(self) -> Path:
+        """For files of checks; it goes with the method."""
+        return Path(self._folder.name)
 
     @cached_property
     def _folder(self) -> tempfile.TemporaryDirectory:
@@ -199,7 +209,7 @@ def _rules(method: Method) -> list:
         several_labels if claims.multilabel else several_labels_are_refused,
         no_labels if claims.label_free else no_labels_are_refused,
     ]
-    if not method.runs_towers:
+    if not method.needs_towers:
         rules += [any_width, without_a_backbone]
     if place_of(method.cls) is not None:
         rules.append(another_process)
@@ -236,10 +246,10 @@ def classes_of_unequal_sizes(method: Method) -> Iterator[str]:
 
 
 def a_thousand_classes(method: Method) -> Iterator[str]:
-    """Four of them with an image; of a method that runs no towers all."""
+    """Four of them with an image; of a method that needs no towers all."""
     few = world_of(method.backbone, 1000, (1,) * 4 + (0,) * 996, 3)
     yield from _fits_world(method, few, "1,000 classes, four of them with an image", use_val=False)
-    if not method.runs_towers:
+    if not method.needs_towers:
         full = world_of(plain(48), 1000, 1, 3)
         yield from _fits_world(method, full, "1,000 classes of one image", use_val=False)
 
@@ -251,8 +261,11 @@ def any_width(method: Method) -> Iterator[str]:
 
 def without_a_backbone(method: Method) -> Iterator[str]:
     """A method that asks for no towers is fitted on a features file, where there are none."""
-    adapter = method.fit(change={"backbone": None}).adapter
-    if not _close(method.world.logits(adapter), method.logits):
+    given = method.world.inputs(method.build())["resources"]
+    needed = {name: value for name, value in given.items() if name in {"templates"} | method.claims.needs}
+    logits = method.world.logits(method.fit(change={"backbone": None, "resources": needed}).adapter)
+    yield from _faults(logits, 12, 3, "features alone")
+    if not method.claims.optional and not _close(logits, method.logits):
         yield "gives other logits without a backbone; put 'text_encoder' in needs or optional"
 
 
@@ -279,14 +292,16 @@ def what_is_given_stays_as_it_is(method: Method) -> Iterator[str]:
 
 
 def several_labels(method: Method) -> Iterator[str]:
-    """Some of them unknown."""
+    """Some of them unknown; what is learned of them is saved too."""
     world = world_of(method.backbone, several=True)
-    fitted = method.fit(world)
-    logits = world.logits(fitted.adapter)
+    adapter = method.fit(world).adapter
+    logits = world.logits(adapter)
     yield from _faults(logits, 12, 3, "several labels per image")
-    batch = FeatureSet(torch.randn(2, world.backbone.embed_dim))
+    again = method.loaded(adapter.save(method.folder / "several.safetensors"))
+    if not _close(world.logits(again), logits):
+        yield f"fitted to several labels, saved and loaded, its logits differ by {_apart(world.logits(again), logits)}"
     if method.claims.at_predict <= {"features"}:
-        probabilities = fitted.adapter.predict(batch)
+        probabilities = adapter.predict(torch.randn(2, world.backbone.embed_dim))
         if probabilities.shape != (2, 3) or probabilities.min() < 0 or probabilities.max() > 1:
             yield "predicts no probability of each label where images have several"
 
@@ -341,13 +356,14 @@ def its_file_holds_its_state(method: Method) -> Iterator[str]:
 def another_process(method: Method) -> Iterator[str]:
     """Fitted here, it predicts the same there."""
     job = {"kind": "adapter", "place": place_of(method.cls), "name": method.cls.name, "file": str(method.file)}
+    expected = method.logits
     try:
         (answer,) = workers(1).run({**job, "backbone": method.backbone.spec})
     except RuntimeError as error:
         yield f"loaded in another process, it fails: {error}"
     else:
-        if not _close(answer["logits"], method.logits):
-            yield f"loaded in another process, its logits differ by {_apart(answer['logits'], method.logits)}"
+        if not _close(answer["logits"], expected):
+            yield f"loaded in another process, its logits differ by {_apart(answer['logits'], expected)}"
 
 
 def moves_to_a_device(method: Method) -> Iterator[str]:
@@ -371,7 +387,7 @@ def nothing_fitted_is_refused(method: Method) -> Iterator[str]:
     features = torch.zeros(1, method.backbone.embed_dim)
     for words, call, kind in (
         ("logits()", lambda: adapter.logits(features), CapabilityError),
-        ("save()", lambda: adapter.save(Path(method._folder.name) / "none.safetensors"), DataError),
+        ("save()", lambda: adapter.save(method.folder / "none.safetensors"), DataError),
     ):
         did, _ = refusal(call, kind)
         if did:

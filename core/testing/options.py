@@ -88,18 +88,43 @@ def options_answer_in_one_line(options: Options) -> Iterator[str]:
     are refused in one line that names the option."""
     for each in options.all:
         for value in _unusable(each):
+            written = f"option {each.name}={as_text(value)}"
             did, message = refusal(lambda o=each.name, v=value: options.cls(**{o: v}), ConfigError)
             if did:
-                yield f"option {each.name}={as_text(value)} {did}; give it bounds or choices, or call super()"
-            elif each.name not in message:
-                yield f"option {each.name}={as_text(value)} is refused in words that do not name it: {message}"
+                yield f"{written} {did}; give it bounds or choices, and call super().__post_init__()"
+            elif not message.startswith(written):
+                yield f"{written} is refused in words that do not begin so: {message}"
+            elif each.bounds.parse is None and each.accepts not in message:
+                yield f"{written} is refused, and not told to give {each.accepts}: {message}"
         wrong = f"{each.name}x"
         did, message = refusal(lambda o=wrong: chosen(options.cls, {o: 1}, options.title), UnknownNameError)
         if did or each.name not in message:
             yield f"option '{wrong}', which it does not have, {did or 'is answered without the nearest name'}"
 
 
-OPTION_RULES = (options_are_described, options_read_what_they_write, options_answer_in_one_line)
+def options_hold_their_bounds(options: Options) -> Iterator[str]:
+    """What counts has an upper bound; the ends of bounds are usable, and nothing beyond them."""
+    for each in options.all:
+        bounds, kinds = each.bounds, members_of(each)
+        if int in scalars_of(each) and not bounds.choices and bounds.high is None and bounds.below is None:
+            yield f"option '{each.name}' counts, and has no highest value"
+        if not {int, float} & set(kinds):
+            continue
+        ends = [(end, True) for end in (bounds.low, bounds.high) if end is not None]
+        ends += [(end + step, False) for end, step in ((bounds.low, -1), (bounds.high, 1)) if end is not None]
+        ends += [(end, False) for end in (bounds.above, bounds.below) if end is not None]
+        for value, usable in ends:
+            did, _ = refusal(lambda o=each, v=value: typed(o, v), ConfigError)
+            if (did == "raises nothing") != usable:
+                yield f"option {each.name}={as_text(value)} {'is refused' if usable else did}; it accepts {each.accepts}"
+
+
+OPTION_RULES = (
+    options_are_described,
+    options_read_what_they_write,
+    options_answer_in_one_line,
+    options_hold_their_bounds,
+)
 
 
 def alternatives(option: Option, value: Any) -> list[Any]:
@@ -145,8 +170,16 @@ def _unusable(option: Option) -> list[Any]:
     if kinds & {int, float}:
         unlimited = float in kinds and bounds.high is None and bounds.below is None  # a weight, a rate
         numbers = [*NO_NUMBERS, *([] if unlimited else [ABSURD])]
-        values += [*numbers, *map(str, numbers)]
+        values += [*numbers, *map(str, numbers), *_as_sequences(option, numbers)]
     return values
+
+
+def _as_sequences(option: Option, numbers: list[Any]) -> Iterator[tuple[Any, ...]]:
+    """Numbers in sequences as long as those that an option takes."""
+    for kind in members_of(option):
+        if get_origin(kind) is tuple:
+            length = len([part for part in get_args(kind) if part is not Ellipsis])
+            yield from ((number,) * length for number in numbers)
 
 
 def _candidates(option: Option, value: Any) -> Iterator[Any]:

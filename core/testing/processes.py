@@ -1,7 +1,6 @@
 """Other processes for checks, started once and kept: one that loads adapters, and two in a gloo group for losses.
 
-A process reads the path of a job from its standard input and writes its answer, as tensors, beside it. Run as
-`python -m vladapt.core.testing.processes`.
+A process reads the path of a job from its standard input and writes its answer, as tensors, beside it.
 """
 
 from __future__ import annotations
@@ -11,12 +10,11 @@ import importlib
 import importlib.util
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,24 @@ from ..contracts.adapter_file import read_adapter_file, restore_state
 from ..contracts.backbone import Backbone
 
 DONE, FAILED = "done", "failed"
+PATIENCE = 60.0
+
+
+def _python(command: Sequence[str], env: Mapping[str, str]):
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, *command], env=dict(env), **pipes)
+
+
+_start: list[Callable] = [_python]
+
+
+def start_with(start: Callable[[Sequence[str], Mapping[str, str]], Any]) -> None:
+    """Start processes in another way, before the first one is.
+
+    Args:
+        start: (what follows `python`, environment) -> a process as `subprocess.Popen` gives it, with text pipes.
+    """
+    _start[:] = [start]
 
 
 class Workers:
@@ -41,24 +57,15 @@ class Workers:
         self._folder = tempfile.TemporaryDirectory(prefix="vladapt-")
         self._jobs = 0
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        if count > 1:
-            environment |= {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
-        self.processes = [
-            subprocess.Popen(
-                [sys.executable, "-m", __spec__.name],
-                env={**environment, **({"RANK": str(rank)} if count > 1 else {})},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            for rank in range(count)
-        ]
+        meeting = str(Path(self._folder.name) / "ranks")
+        places = [["-m", __name__, str(rank), str(count), meeting] for rank in range(count)]
+        self.processes = [_start[0](place, environment) for place in places]
 
     def run(self, job: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The answer of each process.
 
         Raises:
-            RuntimeError: one failed; the message is the last line of what it says.
+            RuntimeError: one failed; the message is what it says.
         """
         self._jobs += 1
         path = Path(self._folder.name) / f"{self._jobs}.pt"
@@ -66,19 +73,18 @@ class Workers:
         for process in self.processes:
             process.stdin.write(f"{path}\n")
             process.stdin.flush()
-        answers = [process.stdout.readline().strip() for process in self.processes]
-        for answer in answers:
-            word, _, rest = answer.partition(" ")
+        for process in self.processes:
+            word, _, rest = process.stdout.readline().strip().partition(" ")
             if word != DONE:
                 raise RuntimeError(json.loads(rest) if word == FAILED else "the process ended")
-        return [torch.load(f"{path}.{rank}", weights_only=True) for rank in range(len(answers))]
+        return [torch.load(f"{path}.{rank}", weights_only=True) for rank in range(len(self.processes))]
 
     def close(self) -> None:
         """End the processes."""
         for process in self.processes:
             process.stdin.close()
             try:
-                process.wait(timeout=30)
+                process.wait(timeout=PATIENCE)
             except subprocess.TimeoutExpired:
                 process.kill()
         self._folder.cleanup()
@@ -106,14 +112,7 @@ def class_at(place: Mapping[str, str]) -> type:
         module = importlib.import_module(place["module"]) if place["module"] != "__main__" else None
     except ModuleNotFoundError:
         module = None
-    if module is None:
-        name = f"{place['module'].strip('_')}_elsewhere"
-        if name not in sys.modules:
-            spec = importlib.util.spec_from_file_location(name, place["file"])
-            sys.modules[name] = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(sys.modules[name])
-        module = sys.modules[name]
-    found: Any = module
+    found: Any = module or _module_of(place)
     for part in place["class"].split("."):
         found = getattr(found, part)
     return found
@@ -126,17 +125,20 @@ def reloaded(cls: type[Adapter], path: Path, backbone: Backbone | None = None) -
     return adapter if backbone is None else adapter.attach(backbone)
 
 
-def serve() -> None:
-    """Do jobs until the standard input ends."""
+def serve(rank: int, count: int, meeting: str) -> None:
+    """Do jobs until the standard input ends.
+
+    Args:
+        meeting: file by which the ranks find each other.
+    """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
-    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if size > 1:
-        torch.distributed.init_process_group("gloo")
+    if count > 1:
+        torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=count)
     for line in sys.stdin:
         path = line.strip()
         try:
-            torch.save(_done(torch.load(path, weights_only=True), rank, size), f"{path}.{rank}")
+            torch.save(_done(torch.load(path, weights_only=True), rank, count), f"{path}.{rank}")
             word = DONE
         except Exception as error:
             traceback.print_exc()
@@ -146,26 +148,29 @@ def serve() -> None:
     os._exit(0)  # the other ranks may have left the group already
 
 
-def _done(job: Mapping[str, Any], rank: int, size: int) -> dict[str, Any]:
+def _module_of(place: Mapping[str, str]):
+    name = f"{place['module'].strip('_').replace('.', '_')}_elsewhere"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, place["file"])
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+def _done(job: Mapping[str, Any], rank: int, count: int) -> dict[str, Any]:
     sys.path[:] = job["path"]
     importlib.invalidate_caches()
+    cls = class_at(job["place"])
     if job["kind"] == "loss":
         from .losses import steps_of
 
-        return steps_of(class_at(job["place"]), job, rank, size)
+        return steps_of(cls, job, rank, count)
     from .towers import towers_of
     from .world import world_of
 
-    cls, backbone = class_at(job["place"]), towers_of(job["backbone"])
-    cls.name = job["name"]
+    cls.name, backbone = job["name"], towers_of(job["backbone"])
     return {"logits": world_of(backbone).logits(reloaded(cls, Path(job["file"]), backbone)).contiguous()}
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 if __name__ == "__main__":
-    serve()
+    serve(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

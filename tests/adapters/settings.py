@@ -1,0 +1,99 @@
+"""Settings of adapters for the checks of `vladapt.testing`: what makes them fast, and where their options count."""
+
+from __future__ import annotations
+
+from typing import Any
+
+OPTIONS: dict[str, dict[str, Any]] = {"lp-plus-plus": {"views": 1}}
+"""Where two augmented views, which make others fast, are refused."""
+
+
+def between(option: str, one: Any, other: Any, **settings: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Two values of an option among other settings."""
+    return {**settings, option: one}, {**settings, option: other}
+
+
+OF_FOLDER = {"also": ("support_folder",)}
+OF_SEARCH = {
+    "search_scale": between("search_scale", (7.0, 3.0), (30.0, 30.0)),
+    "search_step": between("search_step", (200, 20), (2, 2), search_scale=(30.0, 30.0)),
+}
+STARTING = {"ctx_init": between("ctx_init", None, "a photo of a")}
+LENGTH = {"n_ctx": between("n_ctx", 2, 3, ctx_init=None)}
+
+
+def of_training(own: str, other: str, **patience: Any) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """Of towers: another loss than their own, its options, and epochs that go on to a better one."""
+    return {
+        "loss": between("loss", own, other),
+        "loss_options": between("loss_options", None, {own: {"label_smoothing": 0.5}}, loss=own),
+        "patience": between("patience", None, 1, select="best_val", **patience),
+    }
+
+
+COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
+    "ape": {"w": between("w", (1.0, 0.0), (0.0, 1.0), top_q=6)},
+    "ape-t": {
+        "criterion": between("criterion", "text", "image_text", top_q=6, w=(1.0, 0.0)),
+        "select": between("select", "last", "best_val", lr=2.0, epochs=10),
+    },
+    "clap": {
+        "constraint": between("constraint", "l2", "none", lr=1.0, epochs=5),
+        "multipliers": between("multipliers", "zero-shot", "constant", lr=1.0, epochs=5),
+        "adaptive": between("adaptive", False, True, lr=1.0, epochs=5),
+        "batches": between("batches", 1, 3, batch_size=2),
+    },
+    "clipfit": {
+        **of_training("cross-entropy", "clip", lr=0.1, epochs=6),
+        "anchor": between("anchor", 0.0, 100.0, lr=0.1, epochs=6),
+    },
+    "cocoop": LENGTH,
+    "coop": STARTING,
+    "full": {
+        **of_training("cross-entropy", "clip", lr=0.1, epochs=5),
+        "clip_grad": between("clip_grad", None, 1e-4),
+    },
+    "gc-clip": {"square": between("square", True, False, margins=(0.5,))},
+    "kgcoop": {**LENGTH, "weight_decay": between("weight_decay", 0.0, 0.5, lr=1.0)},
+    "lit": of_training("clip", "siglip", lr=1.0, epochs=5),
+    "lora": {
+        **of_training("cross-entropy", "clip", lr=0.1, epochs=5),
+        "weight_decay": between("weight_decay", 0.0, 5.0, lr=0.1),
+        "clip_grad": between("clip_grad", None, 1e-4),
+        "iterations": between("iterations", 1, 5, epochs=None),
+    },
+    "lp-plus-plus": {"accumulate": between("accumulate", True, False, alpha_every=1)},
+    "maple": {
+        **of_training("cross-entropy", "clip", lr=0.1, epochs=5),
+        "select": between("select", "last", "best_val", lr=0.1, epochs=4),
+    },
+    "pomp": {**STARTING, "correction": between("correction", "ln", None, sampled_classes=2)},
+    "prompt-src": {
+        **of_training("cross-entropy", "clip", lr=0.03, epochs=6, gpa=False),
+        "select": between("select", "last", "best_val", lr=0.01, epochs=4),
+        "ema": between("ema", None, 0.5, gpa=False),
+        "gpa_std": between("gpa_std", 0.1, 2.0, epochs=4),
+    },
+    "real-linear": {
+        "use_shots": between("use_shots", False, True, **OF_FOLDER),
+        "per_class": between("per_class", None, 1, **OF_FOLDER),
+    },
+    "taskres": {"weight_decay": between("weight_decay", 0.0, 1.0, lr=10.0)},
+    "tip-adapter": OF_SEARCH,
+    "tip-adapter-f": {
+        **OF_SEARCH,
+        "eps": between("eps", 1e-4, 1.0, lr=0.1),
+        "weight_decay": between("weight_decay", 0.0, 10.0, lr=0.1),
+        "select": between("select", "last", "best_val", lr=0.5, epochs=10),
+    },
+    "tip-x": {"use_shots": between("use_shots", False, True, **OF_FOLDER)},
+    "tpt": LENGTH,
+    "transclip": {
+        "inner_iterations": between("inner_iterations", 1, 3, iterations=2),
+        "confident_images": between("confident_images", 1, 4, mode="zero-shot", iterations=1),
+    },
+    "vpt": of_training("cross-entropy", "clip", lr=0.1, epochs=5),
+    "wca": {"templates": between("templates", ("a photo of a {}.",), ("a {} here.",))},
+    "wise-ft": {"clip_grad": between("clip_grad", None, 1e-4)},
+}
+"""Of options that change no result by themselves: two settings that differ in one alone."""
