@@ -21,7 +21,7 @@ import torch
 import torchvision
 
 import vladapt.domains.open_vocab  # noqa: F401
-from vladapt.domains.open_vocab.stack.finder import EXTENSION, operators_are_ours
+from vladapt.domains.open_vocab.stack.import_hooks import EXTENSION, operators_are_ours
 from vladapt.domains.open_vocab.stack.mmcv_ext import operators
 
 generator = torch.Generator().manual_seed(0)

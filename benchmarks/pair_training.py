@@ -20,9 +20,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from vladapt.core.backbones.load import load_backbone
-from vladapt.core.training.dims import dims_of
 from vladapt.core.training.layers import set_trainable
-from vladapt.core.training.model import PairModel
+from vladapt.core.training.model import PairModel, dims_of
 from vladapt.core.training.objective import build_objective
 from vladapt.core.training.optimizer import build_optimizer
 from vladapt.core.training.outputs import Outputs

@@ -16,7 +16,7 @@ from ...core.contracts.adapter import Batch, FitReport, require
 from ...core.contracts.errors import CapabilityError
 from ...core.contracts.options import option
 from ...core.contracts.resources import Detection
-from ...core.prompts.templates import spoken
+from ...core.prompts.placeholders import spoken
 from ._crops import Box, CropAdapter, cut
 
 Frame = tuple[float, float, float, float]

@@ -18,7 +18,7 @@ from ...core.contracts.adapter import Batch, FitReport, require
 from ...core.contracts.errors import ConfigError, DataError
 from ...core.contracts.options import option
 from ...core.prompts.classifier import build_classifier
-from ...core.prompts.templates import PHOTO, check_templates
+from ...core.prompts.placeholders import PHOTO, check_templates
 from ._crops import Box, CropAdapter, cut
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...core.contracts.errors import CapabilityError, DataError
 from ...core.contracts.text import TextClassifier
 from ...core.prompts.classifier import build_classifier
-from ...core.prompts.templates import PHOTO
+from ...core.prompts.placeholders import PHOTO
 
 NAMED = 8  # classes in a note; of more only the number
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...core.contracts.adapter import Adapter, Batch, FitReport, require
 from ...core.contracts.features import FeatureSet
 from ...core.contracts.options import option
-from ...core.training.minibatches import epoch_batches
+from ...core.training.batches import epoch_batches
 from ...core.training.schedules import dassl_learning_rates, dassl_sgd, held
 from ...core.training.small_heads import label_loss, train_epochs
 from ._text_rows import REFERENCE_LENGTH, Frame, frame_of, relative_scale, text_base, unit_rows, views_note

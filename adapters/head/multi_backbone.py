@@ -15,7 +15,7 @@ from ...core.contracts.features import FeatureSet
 from ...core.contracts.options import option
 from ...core.contracts.text import TextClassifier
 from ...core.losses.cross_entropy import CrossEntropy
-from ...core.training.minibatches import epoch_batches
+from ...core.training.batches import epoch_batches
 from ...core.training.schedules import by_epoch
 from ...core.training.small_heads import train_epochs
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...core.contracts.adapter import Adapter, Batch, FitReport
 from ...core.contracts.features import FeatureSet
 from ...core.contracts.options import option
-from ...core.training.minibatches import epoch_batches
+from ...core.training.batches import epoch_batches
 from ...core.training.schedules import by_epoch, cosine_rates
 from ...core.training.small_heads import train_epochs
 

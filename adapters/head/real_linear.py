@@ -16,7 +16,7 @@ from ...core.contracts.features import FeatureSet
 from ...core.contracts.options import option
 from ...core.contracts.resources import TextPool
 from ...core.data.found_images import found_images
-from ...core.training.minibatches import epoch_batches
+from ...core.training.batches import epoch_batches
 from ...core.training.schedules import dassl_learning_rates
 from ...core.training.small_heads import label_loss, train_epochs
 from ._class_texts import ClassTexts, checked_synonyms, spoken_of, texts_of, texts_of_synonyms

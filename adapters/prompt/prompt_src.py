@@ -15,7 +15,7 @@ from ...core.contracts.backbone import Backbone
 from ...core.contracts.images import TrainingImages
 from ...core.contracts.options import option
 from ...core.prompts.classifier import build_classifier
-from ...core.prompts.templates import check_templates
+from ...core.prompts.placeholders import check_templates
 from ...core.training.train import Task
 from ._inside_towers import TextTokenAdapter, random_tokens
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.backbones.tower_names import tower_of
+from ...core.backbones.positions import tower_of
 from ...core.contracts.backbone import Backbone
 from ...core.contracts.errors import DataError
 from ...core.contracts.images import TrainingImages

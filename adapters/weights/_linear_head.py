@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...core.contracts.text import TextClassifier
-from ...core.training.minibatches import epoch_batches
+from ...core.training.batches import epoch_batches
 from ...core.training.schedules import by_epoch, cosine_rates
 from ...core.training.settings import warmup_steps
 from ...core.training.small_heads import label_loss, train_epochs

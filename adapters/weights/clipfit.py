@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from ...core.backbones.tower_names import tower_of
+from ...core.backbones.positions import tower_of
 from ...core.contracts.backbone import Backbone
 from ...core.contracts.errors import CapabilityError
 from ...core.contracts.images import TrainingImages

@@ -8,8 +8,8 @@ import torch
 
 from vladapt import build_loss
 from vladapt.core.backbones.stretching import stretch_positions
-from vladapt.core.losses._primary_components import primary_components
 from vladapt.core.losses.alip import weighted_contrast
+from vladapt.core.losses.long_clip import primary_components
 
 from .comparison import compares
 from .fixtures import Check, Fixtures, Reference

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vladapt import build_loss
-from vladapt.core.losses._feature_queue import FeatureQueue
 from vladapt.core.losses.m_flag import align_loss, orthogonal_loss
+from vladapt.core.losses.momentum_queue import FeatureQueue
 from vladapt.core.losses.prolip import inclusion_loss, inclusion_test, pairwise_logits
 from vladapt.core.losses.protoclip import prototype_loss
 from vladapt.core.losses.rankclip import list_mle

@@ -21,7 +21,7 @@ from vladapt.core.backbones.prompted import CoupledTokens, PromptTokens, hang_pr
 from vladapt.core.contracts import TrainingImages
 from vladapt.core.contracts.resources import PreProjection
 from vladapt.core.training import train as training
-from vladapt.core.training.epoch_hooks import newest_share
+from vladapt.core.training.hooks import newest_share
 from vladapt.core.training.lora import add_lora, load_lora_state, merge_lora
 from vladapt.core.training.teacher import copy_of
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import pickle
 import shutil
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..contracts.errors import DataError
+from ..data.identity import FileHashes
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 PREFIXES = ("module.", "_orig_mod.")
@@ -131,3 +135,25 @@ def _few(names: list[str]) -> str:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def fingerprint(family: str, config: Any, weights: Any, transform: dict[str, Any]) -> str:
+    """16 hex digits.
+
+    Args:
+        config: the architecture, JSON-able.
+        weights: what identifies them: digests of files, or a registry's entry.
+        transform: `Preprocess.spec`.
+    """
+    text = json.dumps([family, config, weights, transform], sort_keys=True, default=str, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_digests(paths: list[Path]) -> list[str]:
+    """sha256 of each file; a file hashed once is not read again until it changes.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    hashes = FileHashes()
+    return [hashes.sha256(path) for path in paths]

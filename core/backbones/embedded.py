@@ -25,11 +25,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..contracts.backbone import FAMILIES
 from ..contracts.errors import ConfigError, UnknownNameError
-from ..contracts.families import FAMILIES
 from . import alignment, efficientnet, minilm
-from .checkpoints import fit_weights, read_checkpoint
-from .fingerprints import file_digests, fingerprint
+from .checkpoints import file_digests, fingerprint, fit_weights, read_checkpoint
 from .packaged import package_folder
 from .preprocessing import Preprocess
 from .tower_steps import ImageTower, TextTower

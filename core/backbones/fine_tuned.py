@@ -16,9 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..contracts.backbone import Backbone
+from ..contracts.backbone import FAMILIES, Backbone
 from ..contracts.errors import CapabilityError, DataError
-from ..contracts.families import FAMILIES
 from .prompted import CHILD, TowerPrompts
 
 FILE = "model.safetensors"

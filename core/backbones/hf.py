@@ -17,8 +17,7 @@ import transformers
 from torch import Tensor, nn
 
 from ..contracts.errors import DataError
-from .checkpoints import copy_files
-from .fingerprints import fingerprint
+from .checkpoints import copy_files, fingerprint
 from .hf_source import TOKENIZER_FILES, Source, find_source, quiet
 from .hf_towers import (
     AlignImageTower,

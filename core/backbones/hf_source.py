@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.errors import ConfigError, DataError
-from .fingerprints import file_digests
+from .checkpoints import file_digests
 from .hub import hub_folder
 from .open_clip_source import OPENAI_MEAN, OPENAI_STD
 from .preprocessing import Preprocess

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from ..contracts.backbone import Block
 from .blocks import post_norm_block, pre_norm_block
 from .checkpoints import resize_positions
-from .positions import ImagePositions
-from .projection_matrix import ProjectionMatrix
+from .positions import ImagePositions, ProjectionMatrix
 from .tower_steps import ImageTower, TextTower, at_last_valid
 
 

@@ -6,9 +6,8 @@ import importlib
 
 import torch
 
-from ..contracts.backbone import Backbone
+from ..contracts.backbone import FAMILIES, Backbone
 from ..contracts.errors import CapabilityError, ConfigError, UnknownNameError, did_you_mean
-from ..contracts.families import FAMILIES
 from .fine_tuned import build as build_fine_tuned
 from .fine_tuned import is_fine_tuned
 

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.errors import ConfigError, DataError, UnknownNameError, did_you_mean
-from .checkpoints import require_file
-from .fingerprints import file_digests
+from .checkpoints import file_digests, require_file
 from .hub import hub_file
 from .preprocessing import Preprocess
 

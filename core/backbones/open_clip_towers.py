@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from ..contracts.backbone import Block
 from .blocks import attend, pre_norm_block
 from .checkpoints import resize_positions
-from .positions import ImagePositions
-from .projection_matrix import ProjectionMatrix
+from .positions import ImagePositions, ProjectionMatrix
 from .separate_projections import SplitAttention
 from .tower_steps import ImageTower, TextTower, at_last_valid
 

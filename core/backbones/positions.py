@@ -1,13 +1,24 @@
-"""Where an image tower adds positions to its patches, for methods that change them in training."""
+"""Parts of towers that methods reach for: positions, the projection, whose a parameter is, a prefix of texts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
-from ..contracts.errors import CapabilityError
+from ..contracts.errors import CapabilityError, UnknownNameError
+
+# Children of the models of open_clip, transformers and the embedded backbone. Whatever else hangs there (logit scale,
+# logit bias, temperature, alignment, a decoder that sees both) is shared. Prompts hang under "prompts.image" and
+# "prompts.text".
+ROOTS = {
+    "image": frozenset({"visual", "vision_model", "visual_projection", "image"}),
+    "text": frozenset(
+        {"text", "text_model", "text_projection", "transformer", "token_embedding", "positional_embedding", "ln_final"}
+    ),
+}
 
 
 @dataclass
@@ -47,3 +58,85 @@ def image_positions(backbone: Backbone) -> ImagePositions:
             "transformers of open_clip and hf"
         )
     return found
+
+
+@dataclass(frozen=True)
+class ProjectionMatrix:
+    """x -> x @ weight + bias, as a parameter of some module.
+
+    Args:
+        owner: the module.
+        name: of its parameter, kept as (W, D).
+        transposed: kept as (D, W), as `nn.Linear` does, whose bias is then added.
+    """
+
+    owner: nn.Module
+    name: str
+    transposed: bool = False
+
+    @classmethod
+    def of(cls, linear: nn.Linear) -> ProjectionMatrix:
+        """That of a linear layer."""
+        return cls(linear, "weight", transposed=True)
+
+    @property
+    def weight(self) -> Tensor:
+        """(W, D), a copy."""
+        kept = getattr(self.owner, self.name).detach()
+        return (kept.T if self.transposed else kept).contiguous().clone()
+
+    @property
+    def bias(self) -> Tensor | None:
+        """(D,), a copy, or None."""
+        bias = self.owner.bias if self.transposed else None
+        return None if bias is None else bias.detach().clone()
+
+    @torch.no_grad()
+    def add(self, change: Tensor) -> None:
+        """Add (W, D) to the weight, in place."""
+        kept = getattr(self.owner, self.name)
+        kept.add_((change.T if self.transposed else change).to(kept))
+
+
+def tower_of(backbone: Backbone, name: str) -> str:
+    """ "image", "text" or "shared".
+
+    Args:
+        name: of a parameter or module of `backbone.model`, qualified.
+
+    Raises:
+        UnknownNameError: nothing on the model has that name.
+    """
+    found = backbone.model
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if found is None:
+        raise UnknownNameError(f"backbone '{backbone.spec}' has no parameter '{name}'; see model.named_parameters()")
+    root = name.removeprefix("prompts.").partition(".")[0]
+    return next((tower for tower, roots in ROOTS.items() if root in roots), "shared")
+
+
+def insert_after_start(
+    embeddings: Tensor, mask: Tensor, prefix: Tensor, longest: int, lead: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Prefix vectors between the start token and the words; where that is too long, the last words go, not the end.
+
+    Args:
+        embeddings: (B, L, T).
+        mask: (B, L) bool, tokens up to the end token.
+        prefix: (B, n, T).
+        longest: tokens the tower takes at most.
+        lead: tokens that stand before the words; 0 for a tower without a start token.
+
+    Returns:
+        (B, min(L + n, longest), T) and its mask.
+    """
+    mask = mask.to(embeddings.device)
+    n, words = prefix.shape[1], mask.sum(dim=1)  # (B,)
+    length = min(embeddings.shape[1] + n, longest)
+    kept = (words + n).clamp(max=length)
+    taken = torch.arange(lead, length - n, device=embeddings.device).expand(len(embeddings), -1)
+    taken = torch.where(taken == kept[:, None] - n - 1, words[:, None] - 1, taken)  # the end token stays the last
+    rest = embeddings.gather(1, taken[:, :, None].expand(-1, -1, embeddings.shape[2]))
+    whole = torch.cat([embeddings[:, :lead], prefix, rest], dim=1)
+    return whole, torch.arange(length, device=mask.device) < kept[:, None]

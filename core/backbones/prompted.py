@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone, Block
 from ..contracts.errors import CapabilityError, ConfigError
-from .text_prefix import insert_after_start
+from .positions import insert_after_start
 from .tower_steps import ImageTower, TextTower
 from .two_tower import TwoTower
 

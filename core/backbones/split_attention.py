@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from ..contracts.adapter import require
 from ..contracts.backbone import Backbone
 from ..contracts.errors import CapabilityError
+from .positions import ROOTS, tower_of
 from .separate_projections import PARTS, SplitAttention, SplitLinear, joined
-from .tower_names import ROOTS, tower_of
 
 _WEIGHTS = ("weight", "bias")
 # A block is one of several, so its path has a number; attention that pools the tokens at the end has none.

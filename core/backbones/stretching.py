@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..contracts.adapter import require
 from ..contracts.backbone import Backbone
 from ..contracts.errors import CapabilityError
-from .fingerprints import fingerprint
+from .checkpoints import fingerprint
 
 HF_KINDS = ("clip", "metaclip_2")
 STRETCHABLE = "CLIP's causal text transformers, of open_clip (without hf_model_name) or of transformers (clip)"

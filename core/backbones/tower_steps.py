@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..contracts.backbone import Block
-from .projection_matrix import ProjectionMatrix
+from .positions import ProjectionMatrix
 
 FEATURE_MAP_DEPTHS = (0.25, 0.5, 0.75, 1.0)
 

@@ -14,9 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ..contracts.backbone import Backbone, Block, normalized
 from ..contracts.errors import CapabilityError, ConfigError
+from .positions import ProjectionMatrix, insert_after_start
 from .preprocessing import Preprocess
-from .projection_matrix import ProjectionMatrix
-from .text_prefix import insert_after_start
 from .tower_steps import ImageTower, TextTower, run
 
 if TYPE_CHECKING:

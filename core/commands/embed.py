@@ -22,7 +22,7 @@ from .options import (
     data_flags,
     recipe_of,
 )
-from .printing import print_json, reporter, say, say_skipped
+from .tables import print_json, reporter, say, say_skipped
 
 
 def register(app: typer.Typer, arguments: Sequence[str]) -> None:

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from .domain_options import with_domain_options
 from .options import (
     AdapterName,
     Amp,
@@ -35,8 +34,9 @@ from .options import (
     recipe_of,
     resource_flags,
     resources_of,
+    with_domain_options,
 )
-from .printing import print_json, reporter, say, say_skipped, show_table
+from .tables import print_json, reporter, say, say_skipped, show_table
 
 
 def register(app: typer.Typer, arguments: Sequence[str]) -> None:

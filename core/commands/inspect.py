@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .options import Debug, Json, Sets, recipe_of
-from .printing import print_json, say, show_table
+from .tables import print_json, say, show_table
 
 
 def register(app: typer.Typer, arguments: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .options import Backbone, Debug, Device, Json, Sets
-from .printing import print_json, reporter, say, say_skipped, show_table
+from .tables import print_json, reporter, say, say_skipped, show_table
 
 
 def register(app: typer.Typer, arguments: Sequence[str]) -> None:

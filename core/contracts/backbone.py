@@ -22,6 +22,30 @@ CAPABILITIES = {
     "hidden": "image features before the projection",
     "feature_maps": "maps of several depths",
 }
+FAMILIES: dict[str, dict] = {
+    "embedded": {
+        "spec": "embedded",
+        "what": "EfficientNet-Lite0 + MiniLM, aligned in closed form; the default, no download",
+        "extra": "embedded",
+        "capabilities": frozenset({"prompt", "trim", "text_blocks", "image_tokens", "hidden", "feature_maps"}),
+    },
+    "open_clip": {
+        "spec": "open_clip:<arch>/<tag> or open_clip:<arch or config.json>@<checkpoint>",
+        "what": "any open_clip model",
+        "extra": "open-clip",
+        "capabilities": frozenset(
+            {"prompt", "trim", "image_blocks", "text_blocks", "image_tokens", "hidden", "feature_maps"}
+        ),
+    },
+    "hf": {
+        "spec": "hf:<repo id or folder>",
+        "what": "transformers' CLIP, SigLIP, SigLIP 2, Chinese-CLIP, AltCLIP, ALIGN, ...",
+        "extra": "hf",
+        "capabilities": frozenset(
+            {"prompt", "trim", "image_blocks", "text_blocks", "image_tokens", "hidden", "feature_maps"}
+        ),
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -191,8 +215,6 @@ class Backbone(ABC):
         """Raise the CapabilityError that names towers with `capability`, unless this one has it."""
         if capability in self.capabilities:
             return
-        from .families import families_with
-
         holders = ", ".join(families_with(capability)) or "no backbone of this version"
         raise CapabilityError(
             f"backbone '{self.spec}' has no {CAPABILITIES.get(capability, capability)}; towers that have it: {holders}"
@@ -203,3 +225,8 @@ def normalized(features: Tensor, normalize: bool) -> Tensor:
     """float32, unit rows if asked."""
     features = features.float()
     return F.normalize(features, dim=-1) if normalize else features
+
+
+def families_with(capability: str) -> list[str]:
+    """Families of which some tower has the capability."""
+    return [name for name, family in FAMILIES.items() if capability in family["capabilities"]]

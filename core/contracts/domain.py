@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from torch import Tensor
 
 from .errors import ConfigError, DataError
 from .options import option, options_from, settle
 from .targets import ClassLabel, Target
 
 if TYPE_CHECKING:
-    from .metric import Metric
     from .task import Task
+
 
 SPLITS = ("train", "val", "test")
 
@@ -233,3 +234,45 @@ def check_items(data: DomainData, path: str | Path) -> DomainData:
         if len(used) < 2:
             raise DataError(f"{path}: {len(used)} class with images; a classifier needs two classes at least")
     return data
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's table: what was looked at, ok or not, what was found, what to do."""
+
+    what: str
+    ok: bool
+    found: str
+    cure: str = ""
+
+
+class Metric(ABC):
+    """Base of metrics of a domain's own; `Domain.metrics` names those that are reported.
+
+    Class attributes:
+        name: its name, and its key in metrics.json.
+        multilabel: whether it takes several labels per image too.
+    """
+
+    name: ClassVar[str] = ""
+    multilabel: ClassVar[bool] = False
+
+    @abstractmethod
+    def compute(self, logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> float | dict[str, float]:
+        """The metric on a test set.
+
+        Args:
+            logits: (N, C) float32, on the CPU.
+            labels: (N,) int64, or (N, C) of 0, 1 and NaN (unknown).
+            class_names: C names.
+
+        Returns:
+            A value, or several by what they are of: {"left": 0.5} becomes "NAME/left". Shares lie in 0..1.
+        """
+
+    def values(self, logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> dict[str, float]:
+        """`compute`, by the keys of metrics.json."""
+        computed = self.compute(logits, labels, class_names)
+        if isinstance(computed, dict):
+            return {f"{self.name}/{part}": float(value) for part, value in computed.items()}
+        return {self.name: float(computed)}

@@ -12,8 +12,7 @@ from pathlib import Path
 from ..contracts.domain import DomainData, check_items
 from ..contracts.errors import DataError
 from ..contracts.targets import Label
-from .files import Found, folders, licence_of, shown, stays_inside, visible, walk
-from .formats import Format, format_of, loader
+from .files import Format, Found, folders, format_of, licence_of, loader, shown, stays_inside, visible, walk
 from .images import IMAGE
 
 SPLIT_FOLDERS = {

@@ -11,7 +11,7 @@ from ..contracts.domain import DomainData
 from ..contracts.errors import DataError
 from .class_folders import SPLIT_FOLDERS
 from .crops import MIN_SIDE, BoxedImage, crops_of, image_folders
-from .formats import Format
+from .files import Format
 from .images import IMAGE
 from .tables import parse_json
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from ..contracts.domain import DomainData, check_items
 from ..contracts.targets import Label
-from .files import Found, licence_of, locate, shown
-from .formats import Format, loader
+from .files import Format, Found, licence_of, loader, locate, shown
 
 MIN_SIDE = 4.0
 IMAGE_FOLDERS = ("", "JPEGImages", "images")

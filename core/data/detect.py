@@ -11,8 +11,7 @@ from ..contracts.errors import ConfigError, DataError
 from ..contracts.options import options_from
 from .class_folders import find_layout, read_class_folders
 from .coco import find_coco_files, is_coco, read_coco_crops
-from .files import visible
-from .formats import Format
+from .files import Format, visible
 from .images import IMAGE
 from .manifests import read_manifest
 from .tables import TABLE_SUFFIXES, parse_json

@@ -24,7 +24,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ..contracts.domain import Decoded
 from ..contracts.errors import DataError
-from .formats import Format
+from .files import Format
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".tif", ".tiff"),

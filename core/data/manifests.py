@@ -17,8 +17,7 @@ from ..contracts.domain import DomainData, check_items
 from ..contracts.errors import DataError, did_you_mean
 from ..contracts.targets import Captions, Target
 from .class_folders import SPLIT_FOLDERS
-from .files import Found, licence_of, locate
-from .formats import Format, loader
+from .files import Format, Found, licence_of, loader, locate
 from .images import IMAGE
 from .row_labels import RowLabels, is_indicator_column, labels_of_cells, labels_of_columns
 from .tables import Row, Table, read_table

@@ -10,8 +10,7 @@ from typing import Any
 
 from ..contracts.domain import Domain, DomainData, Item
 from ..contracts.errors import DataError
-from .files import Found, walk
-from .formats import Format, format_of, loader
+from .files import Format, Found, format_of, loader, walk
 from .images import IMAGE
 
 

@@ -10,7 +10,7 @@ from xml.parsers import expat
 from ..contracts.domain import DomainData
 from ..contracts.errors import DataError
 from .crops import MIN_SIDE, BoxedImage, crops_of, image_folders
-from .formats import Format
+from .files import Format
 from .images import IMAGE
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")

@@ -12,8 +12,7 @@ from typing import Any
 from ..contracts.domain import SPLITS, DomainData, check_items
 from ..contracts.errors import DataError
 from ..contracts.targets import Label
-from .files import Found, folders, licence_of, locate
-from .formats import Format, loader
+from .files import Format, Found, folders, licence_of, loader, locate
 from .images import IMAGE
 from .tables import parse_json
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from ..contracts.finding import Finding
+from ..contracts.domain import Finding
 from ..registry.catalogue import PACKAGE_ROOT
 
 EXTRAS = (

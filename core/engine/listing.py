@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..contracts.backbone import FAMILIES
 from ..contracts.errors import ConfigError, UnknownNameError, did_you_mean
-from ..contracts.families import FAMILIES
 from ..contracts.options import Option, options_of
 from ..registry import catalogue
 from ..registry.catalogue import Entry

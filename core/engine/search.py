@@ -18,9 +18,8 @@ from ..contracts.features import PROJECTED
 from ..features.extract import encoder
 from ..features.keys import transform_spec
 from ..retrieval.image_reader import ImageReader
-from ..retrieval.index import Hit, RetrievalIndex
+from ..retrieval.index import Hit, RetrievalIndex, mixed
 from ..retrieval.page import Asked, write_page
-from ..retrieval.query import mixed
 from .index import TEXTS
 
 WEIGHT = 0.5

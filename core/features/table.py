@@ -13,8 +13,7 @@ from ..contracts.domain import Item
 from ..contracts.errors import DataError
 from ..data.identity import FileHashes, content_key
 from .extract import Job, PartMeans, Piece, cores, one_line
-from .keys import part_key
-from .request import Request
+from .keys import Request, part_key
 
 
 class Table:

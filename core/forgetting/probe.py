@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,10 +33,10 @@ from ..data.verify import check_skipped, drop_unreadable
 from ..features.extract import AMP, Encoded, Job, extract, in_eval_mode, renderer
 from ..features.micro_batch import MicroBatch
 from ..prompts.classifier import build_classifier
-from ..prompts.templates import spoken
-from .drawings.render import draw
-from .drawings.things import THINGS
-from .drawings.words import OTHER_NAMES
+from ..prompts.placeholders import spoken
+from ..runtime.distributed import is_main, run_on_all
+from ..runtime.progress import Reporter
+from .drawings.things import OTHER_NAMES, THINGS, draw
 from .score import DRAWN, GenericScore
 from .score import generic_metrics as generic_metrics
 from .score import generic_sentence as generic_sentence
@@ -218,3 +219,37 @@ def _ranks(similarity: Tensor, labels: Tensor) -> Tensor:
     """(N, W) -> (N,): how many other words are not less similar than the right one; NaN is never less."""
     right = similarity.gather(1, labels[:, None])  # (N, 1)
     return (~(similarity < right)).sum(dim=1) - 1
+
+
+def forgetting(
+    before: Backbone,
+    after: Backbone,
+    reporter: Reporter,
+    *,
+    generic: str | None = None,
+    workers: int | None = None,
+    amp: str | None = None,
+) -> tuple[dict[str, Any], str]:
+    """Zero-shot accuracy of both on drawings, or on the images of the folder `generic`.
+
+    Returns:
+        {"generic": ...} for metrics.json, and a sentence; ({}, "") on all ranks but the first.
+
+    Raises:
+        DataError: the generic images cannot be used.
+    """
+
+    def on_the_first() -> tuple[dict[str, Any], str]:
+        if not is_main():
+            return {}, ""
+        probe = probe_of(generic)
+        reporter.say(f"Naming {len(probe.data.items)} generic images before and after")
+        scores = [probe.accuracy(backbone, workers=workers, amp=amp) for backbone in (before, after)]
+        return generic_metrics(*scores), generic_sentence(*scores)
+
+    return run_on_all(on_the_first)
+
+
+def probe_of(generic: str | None) -> GenericProbe:
+    """The probe of a folder of class folders, or of drawings."""
+    return GenericProbe.from_folder(generic) if generic else GenericProbe.drawn()

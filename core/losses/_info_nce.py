@@ -7,12 +7,15 @@ anew: four matrix products in all, where the whole matrix and its transpose take
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ._blocks import row_blocks
+ENTRIES = 1 << 22
+"""Entries of one block: 16 MiB in float32, large enough for matrix products to run at full speed."""
 
 
 def info_nce(
@@ -93,3 +96,10 @@ class _LogSums(torch.autograd.Function):
             by_b.addmm_(gradient.T, a[part])
             by_scale += (by_a[part] * a[part]).sum()
         return by_a.mul_(scale), by_b.mul_(scale), by_scale
+
+
+def row_blocks(rows: int, columns: int) -> Iterator[slice]:
+    """Slices of 0..rows, each of which makes a block of about `ENTRIES` entries with all columns."""
+    height = max(1, ENTRIES // max(1, columns))
+    for start in range(0, rows, height):
+        yield slice(start, min(start + height, rows))

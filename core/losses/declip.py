@@ -15,9 +15,9 @@ from ..contracts.adapter import require
 from ..contracts.errors import ConfigError
 from ..contracts.loss import Loss
 from ..contracts.options import option
-from ._feature_queue import FeatureQueue
-from ._heads import batch_norm_mlp
 from ._info_nce import info_nce
+from .momentum_queue import FeatureQueue
+from .slip import batch_norm_mlp
 
 VIEWS = frozenset({"image_features", "image_view2"})
 PAIRS = VIEWS | {"text_features", "text_view2", "logit_scale"}

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..contracts.loss import Loss
-from ._hard_negatives import contrast_with_hard_negatives
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -39,3 +40,26 @@ class NegClip(Loss):
             out["image_features"], out["text_features"], out["text_negative"], out["logit_scale"]
         )
         return {"loss": loss, "accuracy": accuracy}
+
+
+def contrast_with_hard_negatives(
+    image: Tensor, text: Tensor, negative_text: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor]:
+    """NegCLIP's loss: images choose among captions and hard negatives, captions among images.
+
+    Args:
+        image: (B, D) unit rows.
+        text: (B, D) unit rows, the captions.
+        negative_text: (B, D) unit rows, a hard negative of each caption.
+        scale: what cosines are multiplied by.
+
+    Returns:
+        The loss, and the share of right choices, averaged over both directions, without gradient.
+    """
+    own = scale * image @ text.T  # (B, B)
+    hard = scale * image @ negative_text.T  # (B, B)
+    of_images = torch.cat([own, hard], dim=1)  # (B, 2B)
+    right = torch.arange(len(image), device=image.device)
+    loss = (F.cross_entropy(of_images, right) + F.cross_entropy(own.T, right)) / 2
+    hits = [(scores.argmax(dim=1) == right).float().mean() for scores in (of_images.detach(), own.detach().T)]
+    return loss, (hits[0] + hits[1]) / 2

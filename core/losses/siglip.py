@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from ..contracts.loss import Loss
 from ..contracts.options import option
-from ._blocks import row_blocks
+from ._info_nce import row_blocks
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 
 from ..contracts.loss import Loss
 from ..contracts.options import option
-from ._heads import batch_norm_mlp
 from ._info_nce import info_nce
 
 
@@ -80,3 +80,16 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     itself = torch.eye(len(views), dtype=torch.bool, device=views.device)
     logits = (views @ views.T / temperature).masked_fill(itself, -torch.inf)  # (2B, 2B)
     return F.cross_entropy(logits, torch.arange(len(views), device=views.device).roll(len(first)))
+
+
+def batch_norm_mlp(widths: Sequence[int], norm_last: bool = False) -> nn.Sequential:
+    """Linear layers from each width to the next, BatchNorm and ReLU between them.
+
+    Args:
+        widths: of the input, of each hidden layer, of the output.
+        norm_last: whether BatchNorm follows the last layer too, without ReLU.
+    """
+    layers: list[nn.Module] = []
+    for into, out in pairwise(widths):
+        layers += [nn.Linear(into, out), nn.BatchNorm1d(out), nn.ReLU()]
+    return nn.Sequential(*layers[: -1 if norm_last else -2])

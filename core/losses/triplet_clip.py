@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ..contracts.loss import Loss
-from ._hard_negatives import contrast_with_hard_negatives
+from .neg_clip import contrast_with_hard_negatives
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..backbones.text_prefix import insert_after_start
+from ..backbones.positions import insert_after_start
 from ..contracts.adapter import require
 from ..contracts.loss import Loss
 from ..contracts.options import option

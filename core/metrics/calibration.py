@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .classification import BINS
-from .probabilities import probabilities
+from .classification import BINS, probabilities
 
 
 @dataclass(frozen=True)

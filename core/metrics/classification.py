@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..contracts.errors import DataError
-from .probabilities import probabilities
 
 BINS = 15
 CLASSES_AT_ONCE = 64
@@ -139,3 +139,93 @@ def _below_one(probs: Tensor) -> Tensor:
 
 def _mean(values: list[float]) -> float | None:
     return sum(values) / len(values) if values else None
+
+
+def probabilities(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities of logits, and the labels that belong to them, both on the CPU.
+
+    In float64: logits of a CLIP (cosines times 100) saturate a float32 softmax, which makes ties out of differences.
+
+    Args:
+        logits: (N, C).
+        labels: (N,) class indices, or (N, C) 0/1 with NaN where unknown.
+
+    Returns:
+        (N, C) float64: softmax over classes, or a sigmoid each where labels are (N, C); and the labels, int64 (N,) or
+        float64 (N, C).
+
+    Raises:
+        DataError: no rows, sizes that disagree, labels out of range, or logits that are not finite.
+    """
+    logits, labels = logits.detach().double().cpu(), labels.detach().cpu()
+    if logits.ndim != 2 or len(logits) == 0:
+        raise DataError(f"scores have shape {tuple(logits.shape)}; (N, C) with at least one test image is needed")
+    if not logits.isfinite().all():
+        raise DataError("scores hold NaN or infinity: the fit diverged; try a smaller learning rate or full precision")
+    several = labels.ndim == 2
+    wanted = logits.shape if several else logits.shape[:1]
+    if labels.shape != wanted:
+        raise DataError(f"labels have shape {tuple(labels.shape)} for scores of shape {tuple(logits.shape)}")
+    if several:
+        return logits.sigmoid(), labels.double()
+    labels = labels.long()
+    if labels.min() < 0 or labels.max() >= logits.shape[1]:
+        raise DataError(f"labels reach from {labels.min()} to {labels.max()} for {logits.shape[1]} classes")
+    return logits.softmax(dim=1), labels
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """Scores of one class; None where the test set cannot tell.
+
+    Attributes:
+        name: of the class.
+        images: test images of it.
+        zero_shot_recall: share of them that zero-shot finds.
+        recall: share of them that the adapted model finds.
+        precision: share of the adapted model's answers with this name that are right; None if it never answers so.
+        f1: harmonic mean of the two.
+    """
+
+    name: str
+    images: int
+    zero_shot_recall: float | None
+    recall: float | None
+    precision: float | None
+    f1: float | None
+
+
+def per_class_table(
+    labels: Tensor, zero_shot_logits: Tensor | None, adapted_logits: Tensor, class_names: Sequence[str]
+) -> list[ClassRow]:
+    """One row a class, in the order of `class_names`.
+
+    Args:
+        labels: (N,) class indices.
+        zero_shot_logits: (N, C), or None.
+        adapted_logits: (N, C).
+        class_names: C names.
+
+    Raises:
+        DataError: sizes disagree.
+    """
+    after = confusion_matrix(adapted_logits, labels, len(class_names))  # (C, C)
+    before = None if zero_shot_logits is None else confusion_matrix(zero_shot_logits, labels, len(class_names))
+    rows = []
+    for c, name in enumerate(class_names):
+        hits, images, answers = int(after[c, c]), int(after[c].sum()), int(after[:, c].sum())
+        rows.append(
+            ClassRow(
+                name=name,
+                images=images,
+                zero_shot_recall=None if before is None else _share(int(before[c, c]), images),
+                recall=_share(hits, images),
+                precision=_share(hits, answers),
+                f1=_share(2 * hits, images + answers) if images else None,
+            )
+        )
+    return rows
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

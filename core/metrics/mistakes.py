@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .probabilities import probabilities
+from .classification import probabilities
 
 
 @dataclass(frozen=True)

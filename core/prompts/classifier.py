@@ -11,7 +11,7 @@ from torch import Tensor
 from ..contracts.backbone import Backbone
 from ..contracts.errors import ConfigError, DataError
 from ..contracts.text import TextClassifier
-from .templates import check_templates, ensemble, fill
+from .placeholders import check_templates, ensemble, fill
 
 CHUNK = 256
 """Texts encoded at once."""

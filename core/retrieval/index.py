@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ... import __version__
 from ..contracts.backbone import Backbone
-from ..contracts.errors import CapabilityError, DataError
+from ..contracts.errors import CapabilityError, ConfigError, DataError
 from .build import FACTS, FILES, FORMAT, VECTORS_FILE, facts_of
 from .entries import Entries, Entry, damaged
 from .kinds import KINDS, faiss_library, look_further
@@ -133,3 +134,29 @@ def _info(path: Path) -> dict[str, Any]:
     if wrong:
         raise damaged(file, f"'{wrong[0]}' is not usable")
     return info
+
+
+def mixed(text: Tensor | None, image: Tensor | None, weight: float = 0.5) -> Tensor:
+    """The query of a text, an image, or both: "like this picture, but at night".
+
+    Both are brought to unit length, added by weight, and the sum to unit length again: the mean direction.
+
+    Args:
+        text: (D,) feature, or None.
+        image: (D,) feature, or None.
+        weight: share of the text where there are both, 0..1.
+
+    Returns:
+        (D,) unit.
+
+    Raises:
+        ConfigError: neither is given, or the weight is outside 0..1.
+    """
+    if not 0 <= weight <= 1:
+        raise ConfigError(f"--weight {weight}: give the text's share, from 0 (image only) to 1 (text only)")
+    if text is None and image is None:
+        raise ConfigError("nothing to search for: give a text, --image FILE, or both")
+    if text is None or image is None:
+        return F.normalize((image if text is None else text).float(), dim=-1)
+    both = weight * F.normalize(text.float(), dim=-1) + (1 - weight) * F.normalize(image.float(), dim=-1)
+    return F.normalize(both, dim=-1)

@@ -22,7 +22,7 @@ from ..contracts.resources import Detection, FurtherBackbone, PreProjection, Tex
 from ..contracts.targets import Label, Labels
 from ..contracts.text import TextClassifier
 from ..prompts.classifier import build_classifier
-from ..prompts.templates import fill
+from ..prompts.placeholders import fill
 from ..tasks.classification.batches import Extras, batches, logits_of
 
 REPLACING = frozenset({"support_folder", "ctx"})

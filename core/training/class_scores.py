@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..backbones.tower_names import tower_of
+from ..backbones.positions import tower_of
 from ..contracts.backbone import Backbone
 
 SCALES = ("logit_scale", "logit_bias")

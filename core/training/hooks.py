@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,7 @@ from mmengine.hooks import Hook
 
 from ..contracts.errors import DataError
 from ..runtime.distributed import is_main, rank, run_on_all
-from .checkpoints import newest_checkpoint, save_checkpoint
-from .history import History
-from .random_states import all_random_states, set_random_states
+from .checkpoints import all_random_states, newest_checkpoint, save_checkpoint, set_random_states
 from .samples import BrokenSamples, seed_of
 from .settings import TrainingSettings
 from .sharding import cut_as, load_plain, plain, whole
@@ -231,3 +229,96 @@ class ResumeHook(Hook):
 def model_of(runner):
     """The model inside whatever wraps it."""
     return getattr(runner.model, "module", runner.model)
+
+
+class EpochRateHook(Hook):
+    """One learning rate an epoch.
+
+    Args:
+        shares: of each parameter group's own rate, one an epoch.
+    """
+
+    def __init__(self, shares: Sequence[float]):
+        self.shares = shares
+
+    def before_train(self, runner) -> None:
+        for group in runner.optim_wrapper.optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])  # a resume, which comes after this, has the same
+
+    def before_train_epoch(self, runner) -> None:
+        for group in runner.optim_wrapper.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * self.shares[runner.epoch]
+
+
+class EpochAverageHook(Hook):
+    """The weights at the ends of epochs, averaged by a Gaussian over the epochs: after the last one, sum_e g_e w_e with
+    g_e = N(e; mean, deviation) and sum_e g_e = 1, e from 1.
+
+    Khattak et al., Self-regulating Prompts: Foundational Model Adaptation without Forgetting (PromptSRC), 2023,
+    arXiv 2307.06948, section 3.2.2. In between, the average holds that of the epochs so far.
+
+    Args:
+        average: a copy of the towers.
+        gaussian: mean and deviation, in epochs.
+    """
+
+    def __init__(self, average: torch.nn.Module, gaussian: tuple[float, float]):
+        self.average, self.gaussian = average, gaussian
+
+    def after_train_epoch(self, runner) -> None:
+        follow(self.average, model_of(runner).towers, 1 - newest_share(runner.epoch + 1, *self.gaussian))
+
+
+def newest_share(epochs: int, mean: float, deviation: float) -> float:
+    """Share of the last of so many epochs in the Gaussian average over them. In logarithms, since far from the mean all
+    of its values vanish."""
+    logs = -0.5 * ((torch.arange(1, epochs + 1, dtype=torch.float64) - mean) / deviation) ** 2
+    return float((logs[-1] - logs.logsumexp(dim=0)).exp())
+
+
+class History:
+    """Means of the values of the steps, an epoch a row."""
+
+    def __init__(self):
+        self.rows: list[dict[str, float]] = []
+        self._sums: dict[str, float] = {}
+        self._count = 0
+        self._epoch = 0
+
+    def start_epoch(self, epoch: int) -> None:
+        """The next values belong to this epoch, from 0."""
+        self._close()
+        self._epoch, self._sums, self._count = epoch, {}, 0
+
+    def add(self, values: dict[str, float]) -> None:
+        """The values of a step."""
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._count += 1
+
+    def end_epoch(self, **values: float) -> None:
+        """Close the epoch, with values of its end."""
+        self._close()
+        if self.rows:
+            self.rows[-1].update(values)
+
+    def finished(self) -> list[dict[str, float]]:
+        """All rows, the last epoch's among them."""
+        self._close()
+        return self.rows
+
+    def state(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {"rows": self.rows, "sums": self._sums, "count": self._count, "epoch": self._epoch}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """As it was when `state` was taken."""
+        self.rows, self._sums = list(state["rows"]), dict(state["sums"])
+        self._count, self._epoch = state["count"], state["epoch"]
+
+    def _close(self) -> None:
+        if not self._count:
+            return
+        means = {name: total / self._count for name, total in self._sums.items()}
+        self.rows.append({"epoch": self._epoch + 1, **means, "lr": self._sums["lr"] / self._count})
+        self._sums, self._count = {}, 0

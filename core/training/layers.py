@@ -14,7 +14,7 @@ from functools import partial
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..backbones.tower_names import ROOTS, tower_of
+from ..backbones.positions import ROOTS, tower_of
 from ..contracts.adapter import require
 from ..contracts.backbone import Backbone
 from ..contracts.errors import CapabilityError, ConfigError

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from mmengine.model import BaseModel, MMDistributedDataParallel
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..contracts.backbone import Backbone
+from ..contracts.errors import CapabilityError
 from ..runtime.distributed import world_size
 from .grad_cache import cached_backward, surrogate
 from .objective import Objective
@@ -23,6 +27,7 @@ from .sharding import average_replicated, is_sharded
 from .teacher import follow
 
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
+BLOCK_LISTS = re.compile(r"(resblocks|blocks|layers|layer\d*)$")
 
 
 class PairModel(BaseModel):
@@ -180,3 +185,65 @@ def _replay(wrapped: nn.Module, part: dict[str, Tensor], gradients: Mapping[str,
     alone = world_size() == 1 or not hasattr(wrapped, "no_sync")
     with nullcontext() if last or alone else wrapped.no_sync():
         wrapped(part, mode="replay", gradients=gradients).backward()
+
+
+def checkpoint_blocks(backbone: Backbone) -> int:
+    """Checkpoint every block of the towers, in the library's own forward pass and in ours.
+
+    Returns:
+        How many.
+
+    Raises:
+        CapabilityError: the towers have no lists of blocks.
+    """
+    blocks = [
+        block
+        for name, module in backbone.model.named_modules()
+        if isinstance(module, (nn.ModuleList, nn.Sequential)) and BLOCK_LISTS.search(name)
+        for block in module
+    ]
+    if not blocks:
+        raise CapabilityError(
+            f"backbone '{backbone.spec}' has no list of blocks to checkpoint; leave checkpointing off"
+        )
+    for block in blocks:
+        block.forward = partial(_recomputed, block, block.forward)
+    if hasattr(backbone, "checkpoint_blocks"):
+        backbone.checkpoint_blocks()
+    return len(blocks)
+
+
+def _recomputed(block: nn.Module, forward, *args, **kwargs):
+    if not block.training:
+        return forward(*args, **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+
+@torch.no_grad()
+def dims_of(
+    backbone: Backbone,
+    num_samples: int,
+    classes: Sequence | None = None,
+    teacher: Backbone | None = None,
+) -> dict[str, int]:
+    """Name -> width; what a backbone does not have is left out."""
+    dims = {
+        "embed_dim": backbone.embed_dim,
+        "context_length": backbone.context_length,
+        "num_samples": num_samples,
+    }
+    if classes is not None:
+        dims["num_classes"] = len(classes)
+    if "hidden" in backbone.capabilities:
+        side = backbone.image_size
+        dims["image_width"] = backbone.hidden(torch.zeros(1, 3, side, side)).shape[-1]
+    if "prompt" in backbone.capabilities:
+        words = backbone.embed_tokens(backbone.tokenize(["a"]))
+        dims["text_width"] = words.shape[-1]
+        dims["vocab_size"] = backbone.vocab_size
+    if teacher is not None:
+        dims["teacher_dim"] = teacher.embed_dim
+        if "hidden" in teacher.capabilities:
+            side = teacher.image_size
+            dims["teacher_width"] = teacher.hidden(torch.zeros(1, 3, side, side)).shape[-1]
+    return dims

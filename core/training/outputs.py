@@ -12,10 +12,12 @@ from ..contracts.backbone import Backbone
 from ..contracts.errors import CapabilityError, DataError
 from ..contracts.loss import Loss
 from ..contracts.outputs import Output
+from ..runtime.distributed import all_gather_rows, rank, world_size
+from .batches import GlobalBatches
 from .class_scores import ClassScores
 from .fields import field_of_column
-from .masked_words import MaskedWords
-from .tower_passes import image_features, image_outputs, seen_by, text_tokens
+from .samples import Samples, collate
+from .tower_passes import MaskedWords, image_features, image_outputs, seen_by, text_tokens
 from .uncertainty import Uncertainty
 
 CAPABILITY = {
@@ -238,3 +240,29 @@ def numbers_as(output: Output, numbers: Tensor) -> Tensor:
     if output.kind in ("class", "row", "token"):
         return numbers.nan_to_num(nan=-1).long()
     return numbers.nan_to_num().bool() if output.kind == "mask" else numbers.float()
+
+
+@torch.no_grad()
+def extract_outputs(model, samples: Samples, batches: GlobalBatches, names: list[str]) -> dict[str, Tensor]:
+    """Name -> (N, ...) on the CPU, in the order of the set, the same on all ranks. Towers are in eval mode meanwhile.
+
+    Args:
+        model: a PairModel.
+        samples: the training set.
+        batches: its epoch is that of the views.
+        names: outputs of two axes.
+    """
+    training = model.training
+    model.eval()
+    outputs = Outputs(model.backbone, names, losses=model.outputs.losses).to(model.backbone.device)
+    mine = torch.arange(len(samples)).tensor_split(world_size())[rank()].tolist()
+    size = model.settings.micro_batch_size or batches.batch_size
+    found: dict[str, list[Tensor]] = {name: [] for name in names}
+    for i in range(0, len(mine), size):
+        batch = collate([samples[(batches.epoch, row)] for row in mine[i : i + size]])
+        batch = {n: v.to(model.backbone.device) for n, v in batch.items() if isinstance(v, Tensor)}
+        made = outputs.per_sample(batch)
+        for name in names:
+            found[name].append(made[name].float().cpu())
+    model.train(training)
+    return {name: all_gather_rows(torch.cat(parts) if parts else torch.zeros(0, 1)) for name, parts in found.items()}

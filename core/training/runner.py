@@ -11,16 +11,15 @@ from pathlib import Path
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 from torch.utils import deterministic
 
-from .loop import ResumableLoop
-from .model import PairModel
+from ..runtime.distributed import world_size
+from .model import GlobalBatchParallel, PairModel
 from .optimizer import build_optimizer, rate_schedulers
-from .parallel import parallel
 from .settings import TrainingSettings
-from .sharding import make_whole
+from .sharding import make_whole, shard
 
 UNUSED_HOOKS = ("runtime_info", "timer", "sampler_seed", "logger", "checkpoint")
 """mmengine's own: what they tell and save, ours do, in a form that a run can be resumed from exactly."""
@@ -121,3 +120,36 @@ def _quiet(folder: Path) -> Iterator[None]:
                 shutil.rmtree(made, ignore_errors=True)
             elif made.name[:8].isdigit() and made.suffix == ".py":
                 made.unlink(missing_ok=True)
+
+
+class ResumableLoop(EpochBasedTrainLoop):
+    """Tells the batches their epoch and their first step; a resume sets `_epoch` and `_iter` before `run`.
+
+    An epoch that was finished but whose end was not reached (validation, for instance) is ended first.
+    """
+
+    @property
+    def steps_an_epoch(self) -> int:
+        return len(self.dataloader.batch_sampler)
+
+    @property
+    def fresh_epoch(self) -> bool:
+        """Whether no step of the current epoch has been done."""
+        return self._iter == self._epoch * self.steps_an_epoch
+
+    def run_epoch(self) -> None:
+        batches = self.dataloader.batch_sampler
+        batches.epoch, batches.start = self._epoch, self._iter - self._epoch * self.steps_an_epoch
+        self.runner.call_hook("before_train_epoch")
+        self.runner.model.train()
+        for step, batch in enumerate(self.dataloader, start=batches.start):
+            self.run_iter(step, batch)
+        self.runner.call_hook("after_train_epoch")
+        self._epoch += 1
+
+
+def parallel(model: PairModel, settings: TrainingSettings) -> nn.Module:
+    """The model as it is where one process trains, else wrapped."""
+    if world_size() == 1:
+        return model
+    return shard(model, model.backbone.device) if settings.parallel == "fsdp" else GlobalBatchParallel(model)

@@ -19,7 +19,7 @@ from ..contracts.features import FeatureSet
 from ..contracts.loss import Loss
 from ..losses.binary_cross_entropy import BinaryCrossEntropy
 from ..losses.cross_entropy import CrossEntropy
-from .minibatches import epoch_batches
+from .batches import epoch_batches
 from .schedules import dassl_learning_rates, held, set_learning_rate
 
 

@@ -22,21 +22,25 @@ from ..contracts.backbone import Backbone
 from ..contracts.errors import CapabilityError, ConfigError
 from ..contracts.loss import in_words
 from .batches import GlobalBatches
-from .checkpointing import checkpoint_blocks
 from .checkpoints import FOLDER
 from .class_scores import ClassScores
-from .dims import dims_of
-from .epoch_hooks import EpochAverageHook, EpochRateHook
-from .extract_outputs import extract_outputs
 from .fields import fields_of
-from .history import History
-from .hooks import AverageHook, BeforeEpochHook, ResumeHook, StepHook, ValidationHook
+from .hooks import (
+    AverageHook,
+    BeforeEpochHook,
+    EpochAverageHook,
+    EpochRateHook,
+    History,
+    ResumeHook,
+    StepHook,
+    ValidationHook,
+)
 from .layers import freeze_batch_norm, set_trainable
 from .lora import add_lora, merge_lora
-from .model import PairModel
+from .model import PairModel, checkpoint_blocks, dims_of
 from .objective import Objective, build_objective
 from .optimizer import epoch_rates
-from .outputs import Outputs
+from .outputs import Outputs, extract_outputs
 from .runner import run_with_hooks
 from .samples import BrokenSamples, Samples, loader
 from .settings import TrainingSettings

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
-from .masked_words import lots_for, words_of
+from .tower_passes import lots_for, words_of
 
 FIRST_LOG_VARIANCE = -10.0
 """Where it starts: nearly a point, so that a pretrained model first behaves as it did."""

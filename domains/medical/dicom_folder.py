@@ -8,8 +8,7 @@ from pathlib import Path
 from ...core.contracts.domain import DomainData, check_items
 from ...core.contracts.errors import DataError, UnknownNameError, did_you_mean
 from ...core.contracts.targets import Label
-from ...core.data.files import Found, licence_of, shown, walk
-from ...core.data.formats import Format, format_of, loader
+from ...core.data.files import Format, Found, format_of, licence_of, loader, shown, walk
 
 LABEL_TAGS = ("BodyPartExamined", "ImageLaterality", "Laterality", "Modality", "ViewPosition")
 """Attributes of fixed vocabularies that say nothing of a person; others are refused."""

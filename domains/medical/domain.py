@@ -9,8 +9,7 @@ from typing import Any
 
 from ...core.contracts.domain import Decoded, Domain, DomainData, Item
 from ...core.contracts.errors import DataError
-from .prompts import GENERAL, prompts
-from .reading import Reading
+from .reading import GENERAL, Reading, prompts
 
 
 class Medical(Domain):
@@ -25,7 +24,7 @@ class Medical(Domain):
     reading = Reading
 
     def __init__(self, modality: str = GENERAL):
-        from .prompts import check_modality
+        from .reading import check_modality
 
         self.modality = check_modality(modality)
 

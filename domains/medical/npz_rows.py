@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ...core.contracts.errors import DataError
-from .header_cache import remember_by_file
+from .dicom_header import remember_by_file
 
 OPENING = threading.Lock()
 SMALL_BYTES = 256 << 20

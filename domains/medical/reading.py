@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path
 
 from ...core.contracts import domain
 from ...core.contracts.domain import DomainData
+from ...core.contracts.errors import UnknownNameError, did_you_mean
 from ...core.contracts.options import option
-from ...core.data.formats import Format, format_of
+from ...core.data.files import Format, format_of
 from ...core.data.images import IMAGE
-from .dicom import dicom_format
+from .dicom_pixels import dicom_format
 from .intensity import check_window
-from .nifti import AXES, nifti_format
-from .prompts import prompts
+from .nifti_slices import AXES, nifti_format
 
+PROMPTS_FILE = Path(__file__).with_name("prompts.json")
+GENERAL = "general"
 ARRAY = "MedMNIST"
 USED_BY = {
     "window": ("DICOM", "NIfTI"),
@@ -26,6 +31,24 @@ USED_BY = {
     "label_tag": ("DICOM",),
 }
 """Option -> the kinds of files it changes. Others change all, or are refused by the reader they do not fit."""
+
+
+def check_modality(modality: str | None) -> str:
+    """The modality's name, "general" for None.
+
+    Raises:
+        UnknownNameError: there are no prompts for it; the message names the nearest.
+    """
+    name = (modality or GENERAL).strip().lower()
+    if name not in prompts():
+        raise UnknownNameError(f"option modality: unknown modality '{modality}'; {did_you_mean(name, prompts())}")
+    return name
+
+
+@lru_cache(maxsize=1)
+def prompts() -> dict[str, dict[str, list[str]]]:
+    """Modality -> "templates" and "negative" ones, each with one `{}`."""
+    return json.loads(PROMPTS_FILE.read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,7 +38,7 @@ class ByNames(ConfigTask):
 
     def backbone_spec(self, recipe: Recipe) -> str:
         """The one that is given, else the config's own."""
-        from .plans.vision import backbone_of
+        from .plans.schedule import backbone_of
 
         own = backbone_of(self._config(recipe)["model"])
         return own if own and not recipe.gave("backbone") else recipe.backbone
@@ -66,7 +66,7 @@ class ByNames(ConfigTask):
 
     def rename(self, model, classes: Any) -> tuple[str, ...]:
         """Other names for a model with texts as classes."""
-        from .inference.naming import ask_for, refuse_fixed, with_background
+        from .inference.running import ask_for, refuse_fixed, with_background
 
         refuse_fixed(model)
         return ask_for(model, with_background(model, classes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,6 @@ import numpy as np
 
 from ...contracts.adapter import require
 from .augment_text import TextAugment
-from .draws import generator_of
 from .negatives import swap_negative
 from .pair_set import Pair
 
@@ -134,3 +134,9 @@ def draw(pool: Sequence[str], count: int, generator: np.random.Generator) -> lis
 def first_sentence(text: str) -> str:
     """What comes before the first ". ", as Long-CLIP (Zhang et al., 2024, arXiv 2403.15378) shortens ShareGPT4V."""
     return text.replace("\n", " ").split(". ")[0].strip()
+
+
+def generator_of(*parts: int | str) -> np.random.Generator:
+    """A generator that is the same for the same parts, and unlike that of any others."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little")))

@@ -7,7 +7,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from .words import FUNCTION_WORDS, kind_of
+from .augment_text import FUNCTION_WORDS, kind_of
 
 WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 VOWELS = tuple("aeiou")

@@ -9,8 +9,7 @@ import numpy as np
 
 from ...contracts.adapter import require
 from ..identity import FileHashes
-from .pair_images import StoredImages
-from .pair_set import SPLIT_CODES, PairSet
+from .pair_set import SPLIT_CODES, PairSet, StoredImages
 
 
 def assign_pair_splits(

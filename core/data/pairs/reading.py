@@ -16,12 +16,17 @@ from ...contracts.errors import ConfigError, DataError
 from ...contracts.options import option, options_from, settle
 from ..files import visible
 from ..identity import FileHashes
-from .coco_captions import is_coco_captions, read_coco_captions
-from .json_files import read_json
-from .karpathy import is_karpathy, read_karpathy
+from .coco_captions import (
+    is_coco_captions,
+    is_karpathy,
+    is_person_search,
+    read_coco_captions,
+    read_json,
+    read_karpathy,
+    read_person_search,
+)
 from .pair_set import SPLIT_CODES, PairSet
 from .pair_splits import assign_pair_splits
-from .person_search import is_person_search, read_person_search
 from .sample import sample_pairs
 from .shards import BRACES, expanded, read_shards, shards_in
 from .table_pairs import read_table_pairs

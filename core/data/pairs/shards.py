@@ -19,8 +19,7 @@ from ..files import licence_of, stays_inside, visible
 from ..identity import FileHashes
 from .builder import field_notes, nothing_left, sorted_labels
 from .columns import Ragged, Strings, firsts, narrow, strings_of
-from .pair_images import StoredImages
-from .pair_set import SPLIT_CODES, PairColumns, PairSet
+from .pair_set import SPLIT_CODES, PairColumns, PairSet, StoredImages
 from .shard_index import ShardIndex, shard_index
 
 BRACES = re.compile(r"\{([^{}]*)\}")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .curves import arc, mirrored, smooth
-from .pen import Pen
+from .pen import Pen, arc, mirrored, smooth
 
 
 def fish(pen: Pen) -> None:

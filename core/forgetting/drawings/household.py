@@ -6,8 +6,7 @@ import itertools
 
 import numpy as np
 
-from .curves import arc, box, moved, rounded_box, smooth
-from .pen import Pen
+from .pen import Pen, arc, box, moved, rounded_box, smooth
 
 
 def umbrella(pen: Pen) -> None:

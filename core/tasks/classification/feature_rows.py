@@ -23,7 +23,7 @@ from ...data.sampling import sample_shots
 from ...data.splits import assign_splits
 from ...features.files import FeatureFile, load_features
 from ...runtime.progress import Reporter
-from ..reading import class_indices
+from ..methods import class_indices
 from .batches import Extras, batches
 from .images import VAL_SHOTS, Counts, Prepared, Shots, prepare
 from .resources import Resources

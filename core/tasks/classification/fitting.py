@@ -13,10 +13,9 @@ from ...contracts.domain import Domain
 from ...contracts.errors import CapabilityError, ConfigError
 from ...contracts.images import TrainingPlace
 from ...contracts.recipe import Recipe
-from ...forgetting.measure import forgetting, probe_of
+from ...forgetting.probe import forgetting, probe_of
 from ...runtime.progress import Reporter, training_lines
-from ..methods import adapter_of, trains_towers
-from ..reading import read_data
+from ..methods import adapter_of, read_data, trains_towers
 from .feature_rows import PreparedFeatures, prepared_of
 from .images import Prepared, Shots
 from .resources import check_needs

@@ -12,11 +12,10 @@ import torch
 from ...backbones.load import load_backbone
 from ...contracts.adapter import Adapter, Batch
 from ...contracts.backbone import Backbone
-from ...contracts.domain import Domain, DomainData, Item
+from ...contracts.domain import Domain, DomainData, Item, Metric
 from ...contracts.errors import DataError
 from ...contracts.features import PROJECTED, FeatureSet
 from ...contracts.images import TrainingImages
-from ...contracts.metric import Metric
 from ...contracts.recipe import Recipe
 from ...contracts.text import TextClassifier
 from ...data.identity import FileHashes
@@ -26,11 +25,10 @@ from ...data.verify import check_skipped, drop_unreadable
 from ...features.store import FeatureStore
 from ...prompts.classifier import build_classifier
 from ...prompts.descriptions import read_descriptions
-from ...prompts.templates import fill
+from ...prompts.placeholders import fill
 from ...registry import build_metric
 from ...runtime.progress import Reporter
-from ..methods import encoding_batch_size
-from ..reading import read_data, restrict_classes
+from ..methods import encoding_batch_size, read_data, restrict_classes
 from .batches import Extras, batches
 from .resources import Resources
 

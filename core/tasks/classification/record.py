@@ -14,7 +14,7 @@ from ...runs.folder import Run
 from ...runtime.files import write_whole
 from ...runtime.versions import now, versions
 from ...runtime.words import choice, in_words
-from ..reading import place_of_data, split_counts
+from ..methods import place_of_data, split_counts
 from .feature_rows import PreparedFeatures
 from .images import Prepared, Shots
 from .report import ClassificationResults

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from ...contracts.errors import DataError
 from ...metrics.calibration import CalibrationBin, calibration_curve
-from ...metrics.classification import confusion_matrix
+from ...metrics.classification import ClassRow, confusion_matrix, per_class_table
 from ...metrics.mistakes import top_label_mistakes, top_mistakes
-from ...metrics.per_class import ClassRow, per_class_table
 from ...runs import run_sections as shared
 from ...runs.plots import data_uri
 from ...runs.report import Report

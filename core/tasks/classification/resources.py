@@ -18,8 +18,8 @@ from ...contracts.errors import CapabilityError, ConfigError, DataError, Unknown
 from ...contracts.features import PRE_PROJECTION, FeatureSet
 from ...contracts.resources import REQUIRED, Detections, FurtherBackbone, PreProjection, TextPool
 from ...data.caption_pool import lines_of, read_caption_pool
-from ...prompts.synonyms import read_synonyms
-from ...prompts.templates import spoken
+from ...prompts.descriptions import read_synonyms
+from ...prompts.placeholders import spoken
 from ...runs.folder import Run
 
 GIVEN = ("captions", "boxes", "support_folder", "synonyms", "ctx", "further_backbones")

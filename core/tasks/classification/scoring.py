@@ -9,13 +9,12 @@ from typing import Any
 from torch import Tensor
 
 from ...contracts.adapter import Adapter, Batch
+from ...contracts.domain import Metric
 from ...contracts.errors import DataError
 from ...contracts.features import FeatureSet
-from ...contracts.metric import Metric
 from ...contracts.text import TextClassifier
-from ...metrics.bootstrap import auroc_certainty
 from ...metrics.classification import classification_metrics, multilabel_metrics
-from ...metrics.significance import mcnemar, wilson_interval
+from ...metrics.significance import auroc_certainty, mcnemar, wilson_interval
 from ...registry import build_adapter
 from ...runtime.progress import Reporter
 from .batches import PLAIN, logits_of, plain_batches

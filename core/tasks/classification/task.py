@@ -16,22 +16,22 @@ from ...contracts.recipe import Recipe
 from ...contracts.task import Axes, Contest, FitResult, Task, Use
 from ...data.identity import FileHashes, content_key
 from ...features.keys import canonical_json
-from ...registry import catalogue
+from ...registry import adapter_class, catalogue
 from ...registry.catalogue import find
 from ...runs.folder import RUNS, Run
 from ...runs.report import write_report
-from ...runtime.checkpoints import kept_checkpoints
 from ...runtime.distributed import is_main
+from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter
 from ...training.checkpoints import newest_step
 from ..methods import adapter_of, check_named, trains_towers
-from .comparison import ZERO_SHOT, ClassificationContest
-from .feature_rows import prepared_of
-from .fitting import Fitted, fit_adapter, parts_wanted, planned, refuse_early, scored, views_wanted
-from .images import Shots
+from .feature_rows import PreparedFeatures, prepared_of
+from .fitting import Fitted, fewer_views, fit_adapter, parts_wanted, planned, refuse_early, scored, views_wanted
+from .images import Prepared, Shots
 from .record import PREDICTIONS, info_of, log_lines, notes_of, results_of, summary_of, write_predictions
 from .report import classification_report
-from .resources import check_resources
+from .resources import check_needs, check_resources
+from .scoring import fitted_zero_shot, score_on
 from .tables import metrics_table, predictions_table, verdict
 from .use import evaluate_run, predict_with_run
 
@@ -39,6 +39,7 @@ OF_IMAGES = frozenset({"data", "backbone", "image_size", "amp", "batch_size", "t
 OF_FEATURES = frozenset({"features"})
 SHOTS = (1, 2, 4, 8, 16)
 SEEDS = (1, 2, 3)
+ZERO_SHOT = "zero-shot"
 
 
 class Classification(Task):
@@ -216,3 +217,45 @@ def _content(item: Item, hashes: FileHashes) -> list[Any]:
     label = item.class_label()
     one, several = (None, label) if isinstance(label, tuple) else (label, None)
     return [content_key(item, hashes), one, repr(several)]
+
+
+class ClassificationContest(Contest):
+    """Fits on the same shots.
+
+    Args:
+        recipe: settled; its adapter options are for the adapter it names.
+        prepared: the data.
+        adapters: name -> adapter, not fitted.
+    """
+
+    def __init__(self, recipe: Recipe, prepared: Prepared | PreparedFeatures, adapters: Mapping[str, Adapter]):
+        super().__init__(prepared.data.name, list(prepared.notes))
+        self.recipe, self.prepared = recipe, prepared
+        self._views = {name: views_wanted(adapter) for name, adapter in adapters.items()}
+        self._parts = any(parts_wanted(adapter) for adapter in adapters.values())
+        self._drawn: tuple[tuple[int, int], Shots] | None = None
+        if at_once := [name for name in adapters if adapter_class(name).transductive]:
+            who = ", ".join(at_once)
+            self.notes.append(f"{who} read all test images at once, without their labels; the others see one at a time")
+
+    def score(self, entry: Mapping[str, Any]) -> dict[str, Any]:
+        """Metrics of one method on one draw."""
+        name, seed, prepared = entry["adapter"], entry["seed"], self.prepared
+        shots = fewer_views(self._draw(entry["shots"], seed), self._views[name])
+        started = time.perf_counter()
+        if name == ZERO_SHOT:
+            adapter = fitted_zero_shot(shots.support, prepared.classifier)
+        else:
+            adapter = adapter_of(self.recipe.with_adapter(name))
+            check_needs(self.recipe.resources, adapter, prepared.backbone)
+            fit_adapter(adapter, prepared, shots, seed, Reporter(quiet=True))
+        seconds = time.perf_counter() - started
+        scores = score_on(prepared, adapter, shots.test, prepared.class_names, None, Reporter(quiet=True))
+        return {**scores.metrics["adapted"], "seconds": round(seconds, 3)}
+
+    def _draw(self, count: int, seed: int) -> Shots:
+        """The shots of one draw, with the views of whoever wants most; the last one is kept."""
+        if self._drawn is None or self._drawn[0] != (count, seed):
+            views = max(self._views.values())
+            self._drawn = (count, seed), self.prepared.draw(count, seed, views=views, parts=self._parts)
+        return self._drawn[1]

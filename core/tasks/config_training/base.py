@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 from mmengine import Config
+from rich.table import Table
 from safetensors.torch import load_file
 from torch import nn
 
@@ -24,13 +25,13 @@ from ...contracts.task import Axes, Contest, FitResult, Task, Use
 from ...data.unlabelled import decodable, images_of, readable
 from ...recipes.resolve import resolve
 from ...runs.folder import RUNS, Run
-from ...runtime.checkpoints import kept_checkpoints
+from ...runs.sections import is_share
 from ...runtime.distributed import is_main, run_on_all
+from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter
 from ..classification.use import recipe_again
-from ..reading import read_data, readable_samples, split_samples
+from ..methods import read_data, readable_samples, split_samples
 from .runner import build_model, newest_checkpoint, plan_key, quiet, train_plan
-from .tables import scores_table, summaries_table
 
 Progress = Callable[[int, int], None]
 TRAINING = ("epochs", "lr")
@@ -300,3 +301,26 @@ def load_model(run: Run, device: torch.device) -> nn.Module | None:
     except Exception as error:
         raise DataError(f"{path}: does not fit the run's model ({str(error).splitlines()[0]}); fit again") from error
     return model.to(device).eval()
+
+
+def scores_table(metrics: Mapping[str, Any]) -> Table:
+    """Scores that have nothing to be compared with."""
+    images = metrics["test_images"]
+    table = Table(title=f"{images} test image{'s' * (images != 1)}", title_justify="left")
+    table.add_column("")
+    table.add_column("score", justify="right")
+    for key, value in metrics["adapted"].items():
+        shown = "–" if value is None else f"{value:.1%}" if is_share(key) else f"{value:.4g}"
+        table.add_row(key.replace("_", " "), shown)
+    return table
+
+
+def summaries_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """One row per image: what the task says of it."""
+    table = Table()
+    for name in ("image", "found"):
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        rest = {key: value for key, value in row.items() if key != "id"}
+        table.add_row(row["id"], row.get("summary") or str(rest))
+    return table

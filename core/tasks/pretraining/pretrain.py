@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...backbones.fine_tuned import save_fine_tuned
+from ...backbones.fine_tuned import FILE, save_fine_tuned
 from ...backbones.load import load_backbone
 from ...contracts.backbone import Backbone
+from ...contracts.errors import ConfigError, DataError
 from ...data.pairs.captions import CaptionSampler
 from ...forgetting.probe import GenericProbe, generic_metrics, generic_sentence
 from ...runs.report import write_report
 from ...runtime.distributed import is_main, run_on_all, together
+from ...runtime.files import write_whole
 from ...runtime.progress import Reporter
 from ...runtime.versions import now, versions
 from ...training.objective import columns_of
@@ -25,12 +29,11 @@ from ..retrieval.report import training_report
 from ..retrieval.scoring import RetrievalScores, before_and_after, evaluate_retrieval
 from ..retrieval.tables import retrieval_verdict
 from .examples import RetrievalExamples
-from .folder import PretrainFolder
-from .pairs import PairSplits, read_pair_splits
-from .stages import train_in_stages
+from .pairs import PairSplits, read_pair_splits, train_in_stages
 
 MOST_VALIDATED = 2000
 """Pairs of val that each epoch is scored on."""
+STAGES = "stage-*"
 
 
 @dataclass(frozen=True)
@@ -265,3 +268,52 @@ def _result(model: Path, info: dict[str, Any], metrics: dict[str, Any], finished
 def _as_it_was(folder: PretrainFolder, done: tuple[dict, dict]) -> PretrainResult:
     info, metrics = done
     return _result(folder.model, info, metrics, finished_before=True)
+
+
+@dataclass(frozen=True)
+class PretrainFolder:
+    """`model.safetensors`, `run.json`, `metrics.json`, `history.json`, `log.txt`, `report.html`."""
+
+    path: Path
+
+    @property
+    def model(self) -> Path:
+        return self.path / FILE
+
+    def open(self, resume: bool) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """What is there: (info, metrics) of a finished training that is resumed, else None.
+
+        Raises:
+            ConfigError: something is there and it is not to be resumed.
+            DataError: it is no folder, or its files are damaged.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError(f"--out {self.path}: a file, not a folder; give the folder that is to hold the model")
+        finished = self.model.is_file() and (self.path / "run.json").is_file()
+        if not resume:
+            if finished or self.model.is_file():
+                raise ConfigError(f"--out {self.path}: holds a model already; give another folder")
+            if self._stages():
+                raise ConfigError(
+                    f"--out {self.path}: holds a training that was stopped; add --resume to go on with it, "
+                    "or give another folder"
+                )
+            return None
+        return (self._read("run.json"), self._read("metrics.json")) if finished else None
+
+    def finish(self, info: dict[str, Any], metrics: dict[str, Any], history: list[dict], log: str) -> None:
+        """Write what belongs beside the model, run.json last; checkpoints are removed."""
+        for name, value in (("metrics.json", metrics), ("history.json", history), ("run.json", info)):
+            write_whole(self.path / name, json.dumps(value, indent=1, default=str).encode())
+        write_whole(self.path / "log.txt", f"{log}\n".encode())
+        for stage in self._stages():
+            shutil.rmtree(stage)
+
+    def _stages(self) -> list[Path]:
+        return sorted(self.path.glob(STAGES))
+
+    def _read(self, name: str) -> dict[str, Any]:
+        try:
+            return json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{self.path / name}: damaged ({error}); train again in another --out") from error

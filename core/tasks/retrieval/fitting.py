@@ -23,12 +23,11 @@ from ...data.pairs.captions import CaptionSampler
 from ...data.pairs.reading import read_pairs
 from ...data.splits import assign_splits
 from ...data.verify import check_skipped
-from ...forgetting.measure import forgetting
+from ...forgetting.probe import forgetting
 from ...runtime.progress import Reporter, training_lines
 from ...training.objective import columns_of, parse_losses
 from ...training.sources import PairSource
-from ..methods import adapter_of, adapter_options
-from ..reading import read_data
+from ..methods import adapter_of, adapter_options, read_data
 from .scoring import RetrievalScores, before_and_after, evaluate_retrieval, pairs_of
 
 TASK = "retrieval"

@@ -13,8 +13,7 @@ from ...contracts.domain import Decoded, DomainData, Item
 from ...contracts.errors import DataError
 from ...data.pairs.pair_set import Pair
 from ...features.store import FeatureStore
-from ...metrics.caption_accuracy import named_rightly
-from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE, Ranking, image_text_rankings
+from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE, Ranking, image_text_rankings, named_rightly
 from ...metrics.significance import mcnemar, wilson_interval
 from ...runtime.progress import Reporter
 from .encoding import How, Pairs, features_of

@@ -18,15 +18,14 @@ from ...registry import adapter_class, catalogue, load_adapter
 from ...registry.catalogue import find
 from ...runs.folder import RUNS, Run
 from ...runs.report import write_report
-from ...runtime.checkpoints import kept_checkpoints
 from ...runtime.distributed import is_main
+from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter
 from ...runtime.versions import now, versions
 from ...training.checkpoints import newest_step
 from ...training.objective import parse_losses
 from ..classification.use import recipe_again
-from ..methods import adapter_of, check_named
-from ..reading import place_of_data
+from ..methods import adapter_of, check_named, place_of_data
 from .fitting import (
     ZERO_SHOT,
     FittedRetrieval,

@@ -15,8 +15,7 @@ from typing import Any
 from ....core.contracts.domain import DomainData, Item
 from ....core.contracts.errors import DataError
 from ....core.contracts.targets import Boxes
-from ....core.data.files import licence_of, locate, shown
-from ....core.data.formats import Format, format_of, loader
+from ....core.data.files import Format, format_of, licence_of, loader, locate, shown
 from ....core.data.images import IMAGE, upright_size
 from ....core.data.verify import VERIFY_ALL_UP_TO
 from .outlines import corners_of, sound_outline

@@ -19,7 +19,7 @@ from PIL import Image
 from ....core.contracts.domain import Decoded, DomainData, Item
 from ....core.contracts.errors import DataError
 from ....core.contracts.targets import Boxes, Mask
-from ....core.data.formats import Format, loader
+from ....core.data.files import Format, loader
 from ....core.data.images import IMAGE
 from ....core.runtime.files import write_cached
 from .boxes import annotated_boxes

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from ....core.contracts.errors import DataError
 from ....core.data.class_folders import SPLIT_FOLDERS
-from ....core.data.files import Found, folders, shown, walk
-from ....core.data.formats import Format, format_of
+from ....core.data.files import Format, Found, folders, format_of, shown, walk
 from ....core.data.images import IMAGE
 from ....core.data.voc import voc_splits
 from .mask_tables import MaskTable, ade_table, cityscapes_table, voc_table

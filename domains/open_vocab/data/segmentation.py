@@ -14,8 +14,7 @@ import numpy as np
 from ....core.contracts.domain import DomainData, Item
 from ....core.contracts.errors import DataError
 from ....core.contracts.targets import Mask
-from ....core.data.files import Found, licence_of, shown, visible
-from ....core.data.formats import Format, loader
+from ....core.data.files import Format, Found, licence_of, loader, shown, visible
 from ....core.data.images import IMAGE, decode_values, upright_size
 from .boxes import annotated_boxes, boxes_of
 from .classes import choose_classes

@@ -11,8 +11,7 @@ from typing import Any
 
 from ....core.contracts.errors import ConfigError, DataError
 from ....core.data.class_folders import SPLIT_FOLDERS
-from ....core.data.files import Found, shown, stays_inside, walk
-from ....core.data.formats import Format, format_of
+from ....core.data.files import Format, Found, format_of, shown, stays_inside, walk
 from ....core.data.images import IMAGE
 from .boxes import Box, BoxSet, ListedImage
 

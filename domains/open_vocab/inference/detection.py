@@ -14,9 +14,8 @@ from ..data.boxes import annotated_boxes
 from ..data.items_file import to_uint8
 from ..drawing import draw_boxes
 from ..scores.detection import DetectionScores, Found, Truth, score_detections, truth_of
-from .naming import as_in_data, known_names
 from .predictions import UNSURE, FoundBoxes, decoded, first_of
-from .running import outcomes
+from .running import as_in_data, known_names, outcomes
 
 SHOWN = 9
 MISTAKES = 6

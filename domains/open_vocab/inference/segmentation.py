@@ -13,9 +13,8 @@ from ..data.items_file import to_uint8
 from ..data.masks import IGNORED
 from ..drawing import draw_classes
 from ..scores.segmentation import SegmentationScores, confusion, score_segmentation
-from .naming import as_in_data, known_names
 from .predictions import FoundMap, first_of
-from .running import outcomes
+from .running import as_in_data, known_names, outcomes
 
 SHOWN = 6
 SIDE = 420

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from .grounded import is_grounded, with_class_names
-from .walking import Node, nodes
+from .pipelines import Node, nodes
 
 COUNTS = ("num_classes", "num_things_classes")
 PROPOSALS = "rpn_head"
+GROUNDED = {"GLIP": "vladapt.GLIP", "GroundingDINO": "vladapt.GroundingDINO", "GLIPStyle": "vladapt.GLIP"}
 
 
 def takes_names(model: Node) -> bool:
@@ -100,3 +101,21 @@ def _is_count(value: Any) -> bool:
 
 def _has_texts(node: Node) -> bool:
     return is_grounded(node) or ("classes" in node and isinstance(node.get("backbone"), str))
+
+
+def is_grounded(model: Mapping[str, Any]) -> bool:
+    """Whether this is GLIP or Grounding DINO, mmdet's or ours."""
+    return _kind(model) in GROUNDED
+
+
+def with_class_names(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The `model` of an mmdet config, so that it takes class names if it is a grounded one; else a copy."""
+    changed = copy.deepcopy(dict(model))
+    if is_grounded(changed):
+        changed["type"] = GROUNDED[_kind(changed)]
+    return changed
+
+
+def _kind(model: Mapping[str, Any]) -> str:
+    scope, _, name = str(model.get("type", "")).rpartition(".")
+    return name if scope in ("", "mmdet", "vladapt") else ""

@@ -14,13 +14,13 @@ from xml.etree import ElementTree
 from ....core.contracts.domain import DomainData, Item
 from ....core.contracts.errors import ConfigError, DataError
 from ....core.contracts.targets import Boxes, Mask
-from ....core.data.formats import loader
+from ....core.data.files import loader
 from ....core.data.images import IMAGE
 from ....core.data.tables import parse_json
 from ..data.classes import check_names, choose_classes
 from ..data.masks import MaskReader
+from .pipelines import Node, inner_datasets
 from .plan import SCOPES
-from .walking import Node, inner_datasets
 
 KINDS = {"detection": "boxes", "segmentation": "masks"}
 MOST_VALUES = 256
@@ -111,7 +111,7 @@ def _built(dataset: Node, scope: str) -> Any:
     """The data set without its transforms, every image of it."""
     from mmengine.registry import init_default_scope
 
-    from ....core.tasks.config_training.faults import named_faults
+    from ....core.tasks.config_training.runner import named_faults
     from ....registry import DATASETS
 
     init_default_scope(scope)

@@ -21,10 +21,8 @@ from ..data.items_file import write_items
 from ..data.masks import MaskReader, annotated_mask
 from ..data.novel import split_novel
 from .classes import takes_names, with_classes
-from .pipelines import ours, testing_pipeline, training_pipeline
-from .schedule import apply_schedule
-from .vision import backbone_of, on_backbone
-from .walking import mapped, nodes, plain
+from .pipelines import mapped, nodes, ours, plain, testing_pipeline, training_pipeline
+from .schedule import apply_schedule, backbone_of, on_backbone
 
 DATASETS = {"detection": "vladapt.DetectionDataset", "segmentation": "vladapt.SegmentationDataset"}
 PASSES = "vladapt.PassSampler"

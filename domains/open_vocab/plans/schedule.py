@@ -7,12 +7,13 @@ from typing import Any
 
 from ....core.contracts.errors import ConfigError
 from ....core.runtime.distributed import world_size
-from .walking import Node
+from .pipelines import Node, nodes
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
 OWN_TESTS = ("val_dataloader", "val_cfg", "val_evaluator", "test_dataloader", "test_cfg", "test_evaluator")
 """Parts of a config that test it: that is done afterwards, on the test split."""
 PICTURES = "visualization"
+VISION = "CLIPVisionBackbone"
 
 
 def apply_schedule(plan: Node, recipe, images: int) -> list[str]:
@@ -121,3 +122,38 @@ def _whole(option: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(f"{option} {value}: give a whole number, 1 or more")
     return value
+
+
+def backbone_of(model: Node) -> str | None:
+    """The spec of the first part of a model that names one; None where no part does."""
+    return next((node["backbone"] for node in nodes(model) if isinstance(node.get("backbone"), str)), None)
+
+
+def on_backbone(plan: Node, spec: str, task: str) -> None:
+    """Put a plan on another backbone, in place: every part that names one, the pixels it takes, the neck's channels."""
+    from ..modules.backbones.image_part import preprocessor_cfg
+
+    model = plan["model"]
+    for node in nodes(model):
+        if isinstance(node.get("backbone"), str):
+            node["backbone"] = spec
+    given = model.get("data_preprocessor")
+    if isinstance(given, dict):
+        wanted = preprocessor_cfg(spec, task)
+        given.update({key: wanted[key] for key in ("mean", "std", "bgr_to_rgb")})
+    _match_neck(model)
+
+
+def _match_neck(model: Node) -> None:
+    vision, neck = model.get("backbone"), model.get("neck")
+    neck = neck[0] if isinstance(neck, (list, tuple)) and neck else neck
+    if not (isinstance(vision, dict) and str(vision.get("type", "")).endswith(VISION) and isinstance(neck, dict)):
+        return
+    if isinstance(neck.get("in_channels"), (list, tuple)):
+        neck["in_channels"] = list(_built(vision).out_channels)
+
+
+def _built(vision: Node) -> Any:
+    from ....registry import MODELS
+
+    return MODELS.build({**vision, "type": f"vladapt.{VISION}"})

@@ -19,7 +19,7 @@ from ....core.contracts.domain import Item
 from ....core.contracts.errors import CapabilityError, ConfigError
 from ..data.boxes import annotated_boxes
 from ..data.outlines import coco_masks, draw, encode
-from .harmonic import harmonic_mean, known
+from .segmentation import harmonic_mean, known
 
 SIZES = ("small", "medium", "large")
 """Under 32 x 32 pixels, under 96 x 96, and above."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from math import isnan
 from typing import Any
 
 import numpy as np
 
 from ....core.contracts.errors import ConfigError
 from ..data.masks import IGNORED
-from .harmonic import harmonic_mean, known
 
 
 @dataclass(frozen=True)
@@ -99,3 +99,15 @@ def _mean(values: np.ndarray) -> float:
 
 def _or_none(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
+
+
+def harmonic_mean(base: float, novel: float) -> float:
+    """2ab / (a + b): low if either is; 0 where both are 0, NaN where one is not known."""
+    if isnan(base) or isnan(novel):
+        return float("nan")
+    return 2 * base * novel / (base + novel) if base + novel else 0.0
+
+
+def known(metrics: dict[str, float]) -> dict[str, float]:
+    """Those that have a value."""
+    return {name: float(value) for name, value in metrics.items() if not isnan(value)}

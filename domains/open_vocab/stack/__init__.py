@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ....core.contracts.errors import CapabilityError
 from ..doctor import CURE, faults
-from .finder import offer_operators
+from .import_hooks import offer_operators
 from .language_models import mend_language_models
 from .packaged_configs import find_packaged_configs
 from .safe_loading import allow_checkpoints

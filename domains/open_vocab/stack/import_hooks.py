@@ -6,8 +6,11 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import find_spec
 from types import ModuleType
+
+EXTENSION = "mmcv._ext"
 
 
 def before_import(name: str, work: Callable[[], None]) -> None:
@@ -70,3 +73,38 @@ class _Accompanied(Loader):
 
     def __getattr__(self, name: str):
         return getattr(self.own, name)
+
+
+class OperatorFinder(MetaPathFinder):
+    """Answers for `mmcv._ext` alone; last on `sys.meta_path`, so that a compiled one is found before it."""
+
+    def find_spec(self, fullname, path=None, target=None):
+        return ModuleSpec(fullname, OperatorLoader(), origin=__name__) if fullname == EXTENSION else None
+
+
+class OperatorLoader(Loader):
+    """Fills the module with the operators of `mmcv_ext`, imported only then because torchvision comes with them."""
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        from .mmcv_ext import operators
+
+        module.__doc__ = operators.__doc__
+        vars(module).update(operators())
+
+
+def offer_operators() -> None:
+    """Append the finder to `sys.meta_path`; idempotent."""
+    if not any(isinstance(finder, OperatorFinder) for finder in sys.meta_path):
+        sys.meta_path.append(OperatorFinder())
+
+
+def operators_are_ours() -> bool:
+    """True if `mmcv._ext` is, or would be, our stand-in: mmcv is there, and nothing compiled was found before it."""
+    try:
+        spec = find_spec(EXTENSION)
+    except ModuleNotFoundError:
+        return False
+    return spec is not None and isinstance(spec.loader, OperatorLoader)

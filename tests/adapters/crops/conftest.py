@@ -136,7 +136,7 @@ def drawn_small():
     """drawn_small(things, side): drawings of things, each small in a large grey image, with where it lies."""
     from PIL import Image
 
-    from vladapt.core.forgetting.drawings.render import draw
+    from vladapt.core.forgetting.drawings.things import draw
 
     def make(things, side=64, canvas=256):
         images, boxes = [], []

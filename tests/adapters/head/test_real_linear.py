@@ -17,7 +17,7 @@ from vladapt.core.contracts import CapabilityError, ConfigError, DataError, Feat
 from vladapt.core.contracts.resources import TextPool
 from vladapt.core.prompts.classifier import build_classifier
 from vladapt.core.registry import adapter_class, build_adapter
-from vladapt.core.training.minibatches import minibatches
+from vladapt.core.training.batches import minibatches
 
 QUICK = {"iterations": 20, "warmup": 4}
 TEMPLATES = ["a photo of a {}.", "a {} seen from above."]

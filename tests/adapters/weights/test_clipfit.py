@@ -13,7 +13,7 @@ from trained_towers import logits, moved
 from vladapt import CapabilityError, ConfigError, build_adapter, load_adapter, load_backbone
 from vladapt.core.contracts import TrainingPlace
 from vladapt.core.contracts.adapter_file import read_adapter_file
-from vladapt.core.training.minibatches import epoch_order
+from vladapt.core.training.batches import epoch_order
 from vladapt.core.training.schedules import dassl_learning_rates
 
 QUICK = {"lr": 0.1, "epochs": 3}

@@ -12,8 +12,8 @@ from trained_towers import ALL, TEXT, fitted, moved, weights
 
 from vladapt import build_adapter
 from vladapt.core.contracts import TrainingPlace
+from vladapt.core.training.batches import epoch_order
 from vladapt.core.training.lora import add_lora, lora_state
-from vladapt.core.training.minibatches import epoch_order
 
 pytest.importorskip("peft", reason="extra fine-tune is not installed")
 

@@ -18,7 +18,7 @@ from vladapt.adapters.weights._linear_head import LinearHead, fisher_of_head
 from vladapt.core.contracts import TrainingPlace
 from vladapt.core.contracts.adapter_file import read_adapter_file
 from vladapt.core.registry import adapter_class
-from vladapt.core.training.minibatches import epoch_order
+from vladapt.core.training.batches import epoch_order
 from vladapt.core.training.schedules import cosine_rates, set_learning_rate
 
 QUICK = {"lr": 2e-3, "epochs": 3}

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from vladapt import CapabilityError, ConfigError
 from vladapt.core.backbones.fine_tuned import save_fine_tuned
 from vladapt.core.backbones.load import load_backbone
+from vladapt.core.backbones.positions import insert_after_start, tower_of
 from vladapt.core.backbones.prompted import (
     CoupledTokens,
     PromptTokens,
@@ -21,10 +22,8 @@ from vladapt.core.backbones.prompted import (
     start_tokens,
     width_of,
 )
-from vladapt.core.backbones.text_prefix import insert_after_start
-from vladapt.core.backbones.tower_names import tower_of
 from vladapt.core.prompts.context import PromptLearner
-from vladapt.core.training.checkpointing import checkpoint_blocks
+from vladapt.core.training.model import checkpoint_blocks
 from vladapt.core.training.outputs import Outputs
 from vladapt.core.training.teacher import copy_of
 from vladapt.core.training.tower_passes import image_outputs, text_tokens

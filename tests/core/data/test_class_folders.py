@@ -5,7 +5,7 @@ from PIL import Image
 
 from vladapt.core.contracts.errors import DataError
 from vladapt.core.data.class_folders import read_class_folders
-from vladapt.core.data.formats import Format
+from vladapt.core.data.files import Format
 from vladapt.core.data.images import IMAGE
 from vladapt.core.data.unlabelled import read_unlabelled
 

@@ -5,8 +5,18 @@ import pytest
 
 from vladapt.core.contracts.errors import UnknownNameError
 from vladapt.core.forgetting.drawings import OTHER_NAMES, THINGS, draw
-from vladapt.core.forgetting.drawings.curves import arc, box, mirrored, moved, rounded_box, smooth, star_outline
-from vladapt.core.forgetting.drawings.pen import FINER, SIDE, Pen
+from vladapt.core.forgetting.drawings.pen import (
+    FINER,
+    SIDE,
+    Pen,
+    arc,
+    box,
+    mirrored,
+    moved,
+    rounded_box,
+    smooth,
+    star_outline,
+)
 
 
 def sheet(name: str, number: int) -> np.ndarray:

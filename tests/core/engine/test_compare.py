@@ -14,7 +14,7 @@ from vladapt.core.contracts import CapabilityError, ConfigError
 from vladapt.core.engine.compare import STATE, TABLE, compare
 from vladapt.core.recipes.resolve import resolve
 from vladapt.core.runtime.progress import Reporter
-from vladapt.core.tasks.classification.comparison import ClassificationContest
+from vladapt.core.tasks.classification.task import ClassificationContest
 
 THIRD_PARTY = Path(__file__).parent / "third_party"
 METHODS, SHOTS, SEEDS = ["linear-probe", "ape"], [1, 2], [1, 2]

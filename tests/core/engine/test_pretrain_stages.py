@@ -7,7 +7,7 @@ import torch
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.data.pairs.captions import CaptionSampler
 from vladapt.core.data.pairs.sample import sample_pairs
-from vladapt.core.tasks.pretraining.stages import stages_of, train_in_stages
+from vladapt.core.tasks.pretraining.pairs import stages_of, train_in_stages
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.sources import PairSource
 from vladapt.core.training.train import Task

@@ -276,7 +276,7 @@ def test_two_ranks_share_the_work_and_say_the_same(small_clip, small_clip_spec, 
 def test_captions_of_real_photographs_are_found_by_the_default_backbone(data_dir, tmp_path):
     pytest.importorskip("efficientnet_lite_pytorch", reason="extra embedded is not installed")
     from vladapt import load_backbone
-    from vladapt.core.data.formats import loader
+    from vladapt.core.data.files import loader
     from vladapt.core.data.images import IMAGE
 
     folder = data_dir / "detection_seg" / "coco_val128"

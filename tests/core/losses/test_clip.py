@@ -5,12 +5,12 @@ import torch
 from parity_checks.losses import clip
 
 from vladapt import ConfigError, build_loss
-from vladapt.core.losses import _blocks
+from vladapt.core.losses import _info_nce
 
 
 @pytest.mark.parametrize("entries", [30, 1 << 22])
 def test_value_and_gradients_are_open_clips(agrees, entries, monkeypatch):
-    monkeypatch.setattr(_blocks, "ENTRIES", entries)
+    monkeypatch.setattr(_info_nce, "ENTRIES", entries)
     agrees(clip)
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from parity_checks.losses import declip
 
 from vladapt import CapabilityError, ConfigError, build_loss
-from vladapt.core.losses._feature_queue import FeatureQueue
 from vladapt.core.losses._info_nce import info_nce
+from vladapt.core.losses.momentum_queue import FeatureQueue
 
 DIMS = {"embed_dim": 6, "text_width": 5, "vocab_size": 11}
 SMALL = {"queue_size": 20, "projector_width": 8, "predictor_width": 4}

@@ -9,7 +9,7 @@ from forked import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vladapt.core.losses import _blocks
+from vladapt.core.losses import _info_nce
 from vladapt.core.losses._info_nce import info_nce, log_sums, soft_cross_entropy
 
 
@@ -37,7 +37,7 @@ def test_blocks_of_any_height_give_the_equation(count, seed, scale, entries, smo
     a, b = unit(count, seed), unit(count, seed + 1)
     scale = torch.tensor(scale, dtype=torch.float64, requires_grad=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_blocks, "ENTRIES", entries)
+        patch.setattr(_info_nce, "ENTRIES", entries)
         ours = info_nce(a, b, scale, label_smoothing=smoothing)
         gradients = torch.autograd.grad(ours, (a, b, scale))
     theirs = by_hand(a, b, scale, smoothing)
@@ -47,14 +47,14 @@ def test_blocks_of_any_height_give_the_equation(count, seed, scale, entries, smo
 
 
 def test_gradients_of_the_three_vectors_pass_gradcheck(monkeypatch):
-    monkeypatch.setattr(_blocks, "ENTRIES", 14)
+    monkeypatch.setattr(_info_nce, "ENTRIES", 14)
     scale = torch.tensor(9.0, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(log_sums, (unit(6, 0), unit(6, 1), scale))
 
 
 def test_logits_far_apart_do_not_vanish(monkeypatch):
     """A column whose logits lie 190 below those of the block before keeps its own sum."""
-    monkeypatch.setattr(_blocks, "ENTRIES", 2)
+    monkeypatch.setattr(_info_nce, "ENTRIES", 2)
     a = torch.tensor([[1.0, 0.0], [0.95, -((1 - 0.95**2) ** 0.5)]])
     b = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
     rows, columns, own = log_sums(a, b, 100.0)

@@ -8,7 +8,7 @@ from parity_checks.caption_losses import long_clip
 from torch.nn.functional import normalize
 
 from vladapt import CapabilityError, ConfigError, build_loss
-from vladapt.core.losses._primary_components import primary_components
+from vladapt.core.losses.long_clip import primary_components
 
 
 def test_components_and_their_gradient_are_the_references(agrees):

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from vladapt import CapabilityError, ConfigError, build_loss
-from vladapt.core.losses._clusters import cluster_means, k_means
+from vladapt.core.losses.protoclip import cluster_means, k_means
 
 SAMPLES, WIDTH = 30, 6
 DIMS = {"embed_dim": WIDTH, "num_samples": SAMPLES}

@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from parity_checks.losses import siglip
 
 from vladapt import build_loss
-from vladapt.core.losses import _blocks
+from vladapt.core.losses import _info_nce
 from vladapt.core.losses.siglip import pairwise_sigmoid
 
 
 @pytest.mark.parametrize("entries", [12 * 5, 1 << 22])
 def test_value_and_gradients_are_open_clips(agrees, entries, monkeypatch):
-    monkeypatch.setattr(_blocks, "ENTRIES", entries)
+    monkeypatch.setattr(_info_nce, "ENTRIES", entries)
     agrees(siglip)
 
 
@@ -29,7 +29,7 @@ def test_blocks_of_any_height_give_the_equation(count, seed, scale, bias, entrie
     a, b = unit(count, seed), unit(count, seed + 1)
     scale, bias = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (scale, bias))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_blocks, "ENTRIES", entries)
+        patch.setattr(_info_nce, "ENTRIES", entries)
         ours = pairwise_sigmoid(a, b, scale, bias)
         with torch.no_grad():
             torch.testing.assert_close(ours, pairwise_sigmoid(a, b, scale, bias))
@@ -44,7 +44,7 @@ def test_blocks_of_any_height_give_the_equation(count, seed, scale, bias, entrie
 
 
 def test_gradients_pass_gradcheck(monkeypatch):
-    monkeypatch.setattr(_blocks, "ENTRIES", 11)
+    monkeypatch.setattr(_info_nce, "ENTRIES", 11)
     scalars = [torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (6.0, -3.0)]
     assert torch.autograd.gradcheck(pairwise_sigmoid, (unit(5, 0), unit(5, 1), *scalars))
 

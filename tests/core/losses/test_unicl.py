@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vladapt import CapabilityError, ConfigError, build_loss
-from vladapt.core.backbones.text_prefix import insert_after_start
+from vladapt.core.backbones.positions import insert_after_start
 
 DIMS = {"text_width": 4, "context_length": 8}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from vladapt.core.metrics.caption_accuracy import named_rightly
+from vladapt.core.metrics.retrieval import named_rightly
 
 
 def unit(*rows):

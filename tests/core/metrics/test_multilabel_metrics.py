@@ -113,7 +113,7 @@ def test_the_seed_fixes_the_bootstrap_and_the_level_widens_it():
 def test_draws_in_chunks_give_the_same_interval(monkeypatch):
     logits, labels = random_case(7)
     whole = bootstrap_interval(logits, labels, samples=50)
-    monkeypatch.setattr("vladapt.core.metrics.bootstrap.NUMBERS_AT_ONCE", 7 * len(labels))
+    monkeypatch.setattr("vladapt.core.metrics.significance.NUMBERS_AT_ONCE", 7 * len(labels))
     assert bootstrap_interval(logits, labels, samples=50) == pytest.approx(whole)
 
 

@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vladapt.core.contracts import ConfigError
-from vladapt.core.prompts.chunks import CHUNK_TOKENS, encode_in_chunks
-from vladapt.core.prompts.context import POSITIONS, PromptLearner
+from vladapt.core.prompts.context import CHUNK_TOKENS, POSITIONS, PromptLearner, encode_in_chunks
 
 NAMES = ["sea", "polka_dotted", "X-ray", "Boeing 737-800", "a rather long name of a thing", "cat"]
 OPEN = ("prompt", "trim", "text_blocks")

@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vladapt.core.prompts.context import POSITIONS, PromptLearner
-from vladapt.core.prompts.shared_start import encode_sharing, is_causal
+from vladapt.core.prompts.context import POSITIONS, PromptLearner, encode_sharing, is_causal
 
 NAMES = ["sea", "polka_dotted", "X-ray", "Boeing 737-800"]
 OPEN = ("prompt", "trim", "text_blocks")

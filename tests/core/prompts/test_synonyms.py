@@ -7,7 +7,7 @@ import json
 import pytest
 
 from vladapt import DataError
-from vladapt.core.prompts.synonyms import read_synonyms
+from vladapt.core.prompts.descriptions import read_synonyms
 
 CLASSES = ("sea_or_lake", "Golden retriever", "minivan")
 

@@ -9,7 +9,7 @@ import torch
 
 from vladapt import ConfigError
 from vladapt.core.backbones.load import load_backbone
-from vladapt.core.training.epoch_hooks import newest_share
+from vladapt.core.training.hooks import newest_share
 from vladapt.core.training.optimizer import build_optimizer
 from vladapt.core.training.schedules import dassl_learning_rates
 from vladapt.core.training.settings import TrainingSettings

@@ -8,7 +8,7 @@ import torch
 from vladapt import CapabilityError, build_loss
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.registry import catalogue
-from vladapt.core.training.dims import dims_of
+from vladapt.core.training.model import dims_of
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.train import Task, train
 

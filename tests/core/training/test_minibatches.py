@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vladapt.core.contracts import ConfigError
-from vladapt.core.training.minibatches import epoch_batches, minibatches
+from vladapt.core.training.batches import epoch_batches, minibatches
 
 
 def test_an_epoch_sees_every_sample_once():

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from vladapt.core.contracts import FeatureSet
-from vladapt.core.training.minibatches import epoch_batches
+from vladapt.core.training.batches import epoch_batches
 from vladapt.core.training.schedules import dassl_learning_rates
 from vladapt.core.training.small_heads import (
     Epoch,

@@ -62,11 +62,11 @@ def test_micro_batches_change_no_weight(small_clip_spec, toy_pairs, tmp_path, mi
 
 
 def test_recomputed_activations_change_no_weight(small_clip_spec, toy_pairs, tmp_path, monkeypatch):
-    from vladapt.core.training import checkpointing
+    from vladapt.core.training import model
 
     calls = []
-    original = checkpointing.checkpoint
-    monkeypatch.setattr(checkpointing, "checkpoint", lambda *a, **k: calls.append(1) or original(*a, **k))
+    original = model.checkpoint
+    monkeypatch.setattr(model, "checkpoint", lambda *a, **k: calls.append(1) or original(*a, **k))
     whole = weights_after(small_clip_spec, toy_pairs(), tmp_path / "whole")
     assert not calls
     again = weights_after(small_clip_spec, toy_pairs(), tmp_path / "again", checkpointing=True)

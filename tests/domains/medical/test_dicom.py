@@ -10,9 +10,8 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from vladapt.core.contracts import DataError
-from vladapt.core.data.formats import format_of
-from vladapt.domains.medical.dicom import dicom_format
-from vladapt.domains.medical.dicom_pixels import load_dicom
+from vladapt.core.data.files import format_of
+from vladapt.domains.medical.dicom_pixels import dicom_format, load_dicom
 
 RAMP = np.arange(0, 4000, 10, dtype=np.uint16).reshape(20, 20)
 

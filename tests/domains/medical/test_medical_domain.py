@@ -18,7 +18,7 @@ from vladapt.core.data.splits import assign_splits
 from vladapt.core.registry import catalogue, load_domain
 from vladapt.domains.medical import Medical
 from vladapt.domains.medical.intensity import PRESETS, check_window
-from vladapt.domains.medical.prompts import prompts
+from vladapt.domains.medical.reading import prompts
 
 MODALITIES = {"radiology", "histology", "dermatology", "ophthalmology", "haematology", "microscopy", "general"}
 RAMP = np.arange(0, 4000, 10, dtype=np.uint16).reshape(20, 20)

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from vladapt.core.contracts import DataError
 from vladapt.domains.medical import nifti_slices
-from vladapt.domains.medical.nifti import AXES, chosen_slices, nifti_format, volume_group
-from vladapt.domains.medical.nifti_slices import load_slice
+from vladapt.domains.medical.nifti_slices import AXES, chosen_slices, load_slice, nifti_format, volume_group
 
 VOLUME = np.random.default_rng(0).normal(size=(5, 6, 7)).astype(np.float32)
 ORIENTATIONS = ["".join(c) for p in itertools.permutations(("RL", "AP", "SI")) for c in itertools.product(*p)]

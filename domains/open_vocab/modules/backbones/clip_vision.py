@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .....core.backbones.load import load_backbone
-from .....core.backbones.tower_names import ROOTS, tower_of
+from .....core.backbones.positions import ROOTS, tower_of
 from .....core.backbones.tower_steps import FEATURE_MAP_DEPTHS
 from .....core.contracts.adapter import require
 from .....core.contracts.errors import ConfigError
 from .....core.losses.ro_vit import RoVit
-from .....core.training.checkpointing import checkpoint_blocks
 from .....core.training.layers import depth_of, depths, freeze_batch_norm
 from .....core.training.lora import add_lora
+from .....core.training.model import checkpoint_blocks
 from .....registry import MODELS
 from .feature_pyramid import SCALES, SimpleFeaturePyramid
 

@@ -19,10 +19,10 @@ from .....core.registry.build import build_loss
 from .....registry import MODELS
 from ...vocabulary import Classes
 from ..backbones.clip_vision import CLIPVisionBackbone
-from ..losses.region_boxes import box_distance
+from ..losses.region_focal import box_distance
 from .cloc_prompter import BoxHead, Prompter
 from .region_labeller import RegionLabeller, required_captions
-from .regionclip_regions import whole_patches
+from .regionclip_proposals import whole_patches
 
 REGIONS = ("given", "grounded")
 BOTH = frozenset({"image_features", "image_tokens"})

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .....core.contracts.adapter import require
 from .....registry import MODELS
 from ...vocabulary import Classes, Vocabulary
-from ..backbones.preprocessing import preprocessor_cfg
+from ..backbones.image_part import preprocessor_cfg
 from ..segmentors import denseclip_parts as parts
 
 BOX_SCORES = {"type": "vladapt.BoxScoreLoss"}

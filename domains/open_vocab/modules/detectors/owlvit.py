@@ -21,13 +21,11 @@ from torchvision.ops import batched_nms, box_convert, box_iou, generalized_box_i
 from .....core.contracts.errors import ConfigError
 from .....registry import MODELS
 from ...vocabulary import Classes
-from ..backbones.preprocessing import preprocessor_cfg
+from ..backbones.image_part import preprocessor_cfg
 from ..losses.matching import BoxTargets
-from .owlvit_checkpoint import load_published_heads, published_heads
-from .owlvit_heads import ClassHead, PatchMLP, box_bias, most_typical
+from .owlvit_heads import ClassHead, PatchMLP, box_bias, box_targets, merge_overlapping, most_typical
 from .owlvit_queries import PUBLISHED, DrawnQueries, OWLQueries, TextPart
-from .owlvit_targets import box_targets, merge_overlapping
-from .owlvit_tower import PatchTower, drop_layers
+from .owlvit_tower import PatchTower, drop_layers, load_published_heads, published_heads
 
 BOX_BIASES = ("both", "location", "size", "none")
 

@@ -12,6 +12,9 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import box_convert, box_iou
+
+from ..losses.matching import BoxTargets
 
 EPS = 1e-6
 BOX_BIAS_EPS = 1e-4
@@ -120,3 +123,40 @@ def _start(layer: nn.Linear) -> None:
     """As flax begins a dense layer, in whose framework the method was published."""
     nn.init.trunc_normal_(layer.weight, std=1 / math.sqrt(layer.in_features))
     nn.init.zeros_(layer.bias)
+
+
+def box_targets(boxes: Tensor, labels: Tensor, queries: Tensor, side: tuple[int, int]) -> BoxTargets:
+    """Boxes whose class is among the queries, as shares.
+
+    Args:
+        boxes: (n, 4) x1, y1, x2, y2 in pixels.
+        labels: (n,) classes.
+        queries: (Q,) classes.
+        side: (height, width) of what the model sees, padding included.
+    """
+    answers = labels[:, None] == queries[None]  # (n, Q)
+    asked = answers.any(dim=1)
+    height, width = side
+    shares = boxes[asked] / boxes.new_tensor([width, height, width, height])
+    return BoxTargets(box_convert(shares, "xyxy", "cxcywh"), answers[asked].to(boxes.dtype))
+
+
+def merge_overlapping(targets: BoxTargets, threshold: float) -> BoxTargets:
+    """Boxes that overlap by `threshold` or more (IoU) become one with the labels of both, the nearest pair first.
+
+    One of the two boxes is taken, at random. Where things are labelled several times, in words of several kinds, a
+    prediction would else be right for one label and wrong for the other.
+    """
+    boxes, labels = targets.boxes, targets.labels
+    while len(boxes) > 1:
+        corners = box_convert(boxes, "cxcywh", "xyxy")
+        overlaps = box_iou(corners, corners).fill_diagonal_(0)
+        if overlaps.max() < threshold:
+            break
+        first, second = sorted(divmod(int(overlaps.argmax()), len(boxes)))
+        taken = (first, second)[int(torch.randint(2, ()))]
+        kept = torch.arange(len(boxes), device=boxes.device) != second
+        boxes, labels = boxes.clone(), labels.clone()
+        boxes[first], labels[first] = boxes[taken], torch.maximum(labels[first], labels[second])
+        boxes, labels = boxes[kept], labels[kept]
+    return BoxTargets(boxes, labels)

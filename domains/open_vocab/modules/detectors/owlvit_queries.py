@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from .....core.backbones.tower_names import tower_of
+from .....core.backbones.positions import tower_of
 from .....core.contracts.backbone import Backbone
-from .....core.prompts.templates import fill
+from .....core.prompts.placeholders import fill
 from ...vocabulary import Classes, Vocabulary, embed_classes, named_templates, text_backbone
 from ..segmentors.queries import published_templates
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from .....core.backbones.load import load_backbone
 from .....core.contracts.backbone import Backbone, Block
-from .....core.contracts.errors import CapabilityError, ConfigError
+from .....core.contracts.errors import CapabilityError, ConfigError, DataError
 from ..backbones.image_part import ImagePart
 
 MERGES = ("mul-ln", "drop")
+HEADS = ("class_head", "box_head", "objectness_head", "layer_norm")
+KINDS = ("owlvit", "owlv2")
 
 
 class DropLayer:
@@ -110,3 +115,49 @@ def _freeze_projection(backbone: Backbone) -> None:
         for parameter in (getattr(matrix.owner, matrix.name), getattr(matrix.owner, "bias", None)):
             if isinstance(parameter, nn.Parameter):
                 parameter.requires_grad_(False)
+
+
+def published_heads(backbone: Backbone) -> dict[str, dict[str, Tensor]]:
+    """Name of a head -> its weights, for those that the files of the backbone hold."""
+    source = getattr(backbone, "source", None)
+    if backbone.family != "hf" or source.kind not in KINDS:
+        return {}
+    found: dict[str, dict[str, Tensor]] = {}
+    for file in _weight_files(source.folder):
+        for name, value in _read(file).items():
+            head, _, rest = name.partition(".")
+            found.setdefault(head, {})[rest] = value
+    return found
+
+
+def load_published_heads(model: nn.Module, published: dict[str, dict[str, Tensor]], spec: str) -> None:
+    """Put the weights of the heads into a model that has heads of these names.
+
+    Raises:
+        DataError: they do not fit.
+    """
+    for name, weights in published.items():
+        head = getattr(model, name)
+        if head is None:
+            continue
+        try:
+            head.load_state_dict(weights)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise DataError(
+                f"backbone '{spec}': the weights of its '{name}' do not fit ({reason}); copy or download them again"
+            ) from None
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    """What in a file belongs to heads. The towers were read from it before, so it is sound."""
+    if file.suffix == ".safetensors":
+        with safe_open(str(file), framework="pt") as opened:
+            names = [name for name in opened.keys() if name.startswith(HEADS)]  # noqa: SIM118 (no mapping)
+            return {name: opened.get_tensor(name) for name in names}
+    weights = torch.load(file, map_location="cpu", weights_only=True)
+    return {name: value for name, value in weights.items() if name.startswith(HEADS)}

@@ -19,7 +19,7 @@ from .....core.contracts.errors import DataError
 from ...text_embeddings import TextEmbeddings
 from ...vocabulary import Classes, text_backbone
 from ..backbones.clip_vision import CLIPVisionBackbone
-from ..backbones.preprocessing import preprocessor_cfg
+from ..backbones.image_part import preprocessor_cfg
 
 
 class RegionLabeller(BaseDetector):

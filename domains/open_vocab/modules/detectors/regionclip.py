@@ -20,8 +20,7 @@ from ..backbones.clip_c4 import PUBLISHED_FROZEN, modified_resnet
 from ..backbones.clip_vision import CLIPVisionBackbone
 from ..losses.region_concepts import RegionConceptLoss
 from .region_labeller import RegionLabeller, required_captions
-from .regionclip_proposals import GivenProposals, RpnProposals, proposals_of
-from .regionclip_regions import region_features, whole_boxes
+from .regionclip_proposals import GivenProposals, RpnProposals, proposals_of, region_features, whole_boxes
 
 
 @MODELS.register_module()

@@ -21,10 +21,17 @@ from .....core.contracts.backbone import Backbone
 from .....core.contracts.errors import CapabilityError
 from .....registry import MODELS
 from ...vocabulary import text_backbone
-from .attention_heads import as_map
-from .cliper_features import ATTENTIONS, FUSED, layer_features
-from .cliper_refinement import NEEDED, SMALL, read_maps, spread_by_affinity, spread_by_maps
-from .proxy_attention import TOKENS, proxy_attention, proxy_features, renormalize
+from .attention_heads import TOKENS, as_map, proxy_attention, proxy_features, renormalize
+from .cliper_features import (
+    ATTENTIONS,
+    FUSED,
+    NEEDED,
+    SMALL,
+    layer_features,
+    read_maps,
+    spread_by_affinity,
+    spread_by_maps,
+)
 from .training_free import TrainingFreeSegmentor, resize_to
 from .windows import place_windows
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from .....core.contracts.adapter import require
 from .....registry import MODELS
 from ...vocabulary import Classes, Vocabulary
-from ..backbones.preprocessing import preprocessor_cfg
+from ..backbones.image_part import preprocessor_cfg
 from . import denseclip_parts as parts
 
 IDENTITY = {"type": "vladapt.IdentityHead"}

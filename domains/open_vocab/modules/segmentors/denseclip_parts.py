@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
 from .....core.contracts.adapter import require
@@ -17,6 +18,7 @@ from .denseclip_matching import PixelTextMatching
 
 HEADS = ("decode_head", "auxiliary_head", "bbox_head", "mask_head", "mask_iou_head", "query_head")
 HOLDERS = ("roi_head",)
+CROSS_ENTROPY = {"type": "mmseg.CrossEntropyLoss", "use_sigmoid": False, "loss_weight": 0.4}
 
 
 def build_tower(spec: str, options: Mapping[str, Any] | None) -> nn.Module:
@@ -114,3 +116,27 @@ def _fitted_head(name: str, head: Mapping[str, Any], classes: int) -> dict[str, 
 
 def _takers(module: nn.Module) -> Iterator[bool]:
     return (True for part in module.modules() if hasattr(part, "take_classes"))
+
+
+@MODELS.register_module()
+class IdentityHead(BaseDecodeHead):
+    """A decode head without parameters. As published its cross-entropy has weight 0.4.
+
+    Args:
+        num_classes: channels of what comes in.
+        loss_decode, options: as of every decode head.
+    """
+
+    def __init__(self, num_classes: int, loss_decode: dict | list | None = None, **options: Any):
+        super().__init__(
+            in_channels=num_classes,
+            channels=num_classes,
+            num_classes=num_classes,
+            loss_decode=loss_decode or CROSS_ENTROPY,
+            **{"dropout_ratio": 0, "init_cfg": None, **options},
+        )
+        self.conv_seg = None
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(B, C, h, w), unchanged."""
+        return inputs

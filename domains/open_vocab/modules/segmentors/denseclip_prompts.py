@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .....core.backbones.positions import insert_after_start
 from .....core.backbones.prompted import start_tokens
-from .....core.backbones.text_prefix import insert_after_start
 from .....core.contracts.adapter import require
 from .....core.contracts.backbone import Backbone
 from .....core.contracts.errors import ConfigError

@@ -16,8 +16,7 @@ from .....core.contracts.adapter import require
 from .....core.contracts.backbone import Backbone
 from .....registry import MODELS
 from ...vocabulary import text_backbone
-from .attention_heads import as_map, until_last
-from .proxy_attention import TOKENS, proxy_attention, proxy_features, renormalize
+from .attention_heads import TOKENS, as_map, proxy_attention, proxy_features, renormalize, until_last
 from .training_free import TrainingFreeSegmentor
 
 

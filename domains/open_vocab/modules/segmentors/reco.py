@@ -18,12 +18,11 @@ from .....core.contracts.backbone import Backbone
 from .....core.contracts.errors import ConfigError
 from .....registry import MODELS
 from ...vocabulary import Vocabulary, embed_queries, named_templates, text_backbone
+from .attention_heads import TOKENS, proxy_features, renormalize
 from .maskclip import value_features
-from .proxy_attention import TOKENS, proxy_features, renormalize
 from .queries import published_templates
 from .reco_archive import Archive, as_square
-from .reco_cosegment import cosegment, likeness, without_context
-from .reco_references import ReferenceFile
+from .reco_references import ReferenceFile, cosegment, likeness, without_context
 from .training_free import TrainingFreeSegmentor, resize_to
 
 CONTEXT = ("tree", "sky", "building", "road", "person")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -73,3 +74,74 @@ class ReferenceFile:
 
 def _key(prompts: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()
+
+
+# "ReCo: Retrieve and Co-segment for Zero-shot Transfer" (2022, arXiv 2206.07045).
+
+def likeness(features: Tensor, embeddings: Tensor, scale: float = 1.0) -> Tensor:
+    """How like each of some embeddings a place is, 0..1: the sigmoid of a scaled cosine.
+
+    Args:
+        features: (B, D, h, w).
+        embeddings: (Q, D).
+        scale: what cosines are multiplied by.
+
+    Returns:
+        (B, Q, h, w).
+    """
+    unit = F.normalize(features.float(), dim=1)
+    cosines = torch.einsum("bdhw,qd->bqhw", unit, F.normalize(embeddings.to(unit), dim=-1))
+    return torch.sigmoid(scale * cosines)
+
+
+def without_context(features: Tensor, contexts: Tensor) -> Tensor:
+    """How little a place looks like what is around everywhere: a product over the contexts, (B, h, w) in 0..1.
+
+    Args:
+        features: (B, D, h, w).
+        contexts: (N, D) reference embeddings of the contexts.
+    """
+    return (1 - likeness(features, contexts)).prod(dim=1)
+
+
+@torch.no_grad()
+def cosegment(
+    features: Tensor, weights: Tensor | None = None, *, rows_at_once: int = 1024, released_windows: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The reference embedding of what images show in common.
+
+    A place is compared with all places of all images, whose cosines count by their weights; of each image the best one
+    is taken, and the mean over the images says how common the place is. The most common place of each image is its
+    seed; the reference is the mean of the seeds' features, made unit. No more than `rows_at_once` rows of the
+    adjacency are in memory.
+
+    Args:
+        features: (k, D, h, w) of the k images.
+        weights: (k, h, w) in 0..1; None is 1 everywhere.
+        rows_at_once: changes nothing but speed and memory.
+        released_windows: the best place of image i is looked for from its own first place to one that lies as far
+            behind its own last one, as the released code does by mistake: later images are looked for in each other.
+
+    Returns:
+        (D,) unit, and (k,) the index of the seed among the h * w places of each image.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        places = features.float().flatten(2).transpose(1, 2)  # (k, P, D)
+        unit = F.normalize(places, dim=-1).flatten(0, 1)  # (k * P, D)
+        counts = unit.new_ones(len(unit)) if weights is None else weights.float().flatten()  # (k * P,)
+        common = torch.cat(
+            [_common(rows, unit, counts, len(places), released_windows) for rows in unit.split(rows_at_once)]
+        )
+        seeds = common.view(len(places), -1).argmax(dim=1)  # (k,)
+        chosen = places[torch.arange(len(places), device=seeds.device), seeds]  # (k, D)
+        return F.normalize(chosen.mean(dim=0), dim=0), seeds
+
+
+def _common(rows: Tensor, unit: Tensor, counts: Tensor, images: int, released_windows: bool) -> Tensor:
+    """(R, D) places -> (R,): the mean over the images of how well each is found in them."""
+    alike = (rows @ unit.T) * counts  # (R, k * P)
+    if not released_windows:
+        return alike.unflatten(1, (images, -1)).amax(dim=2).mean(dim=1)
+    size = alike.shape[1] // images
+    best = [alike[:, i * size : i * size + (i + 1) * size].amax(dim=1) for i in range(images)]
+    return torch.stack(best, dim=1).mean(dim=1)

@@ -17,14 +17,20 @@ from .....core.contracts.adapter import require
 from .....core.contracts.backbone import Backbone
 from .....core.contracts.errors import ConfigError, DataError
 from .....core.losses.clip import Clip
-from .....core.prompts.templates import spoken
+from .....core.prompts.placeholders import spoken
 from .....registry import MODELS
 from ...vocabulary import Classes, Vocabulary
-from ..backbones.preprocessing import preprocessor_cfg
+from ..backbones.image_part import preprocessor_cfg
 from ..losses.masked_decoder import MaskedDecoder, grid_positions, line_positions, pixel_loss, word_loss
-from ..losses.superpixel_kl import SuperpixelKL
-from .segclip_regions import group_scores, paint, with_background
-from .segclip_texts import caption_tokens, class_features, part_of_captions
+from .segclip_group import (
+    SuperpixelKL,
+    caption_tokens,
+    class_features,
+    group_scores,
+    paint,
+    part_of_captions,
+    with_background,
+)
 from .segclip_tower import GroupingTower
 from .windows import slide
 

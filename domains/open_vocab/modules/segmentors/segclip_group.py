@@ -7,6 +7,7 @@ centres see depends on its batch; here keys and values are turned too, as meant.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,8 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .....core.contracts.adapter import require
+from .....core.contracts.backbone import Backbone
+from .....core.training.tower_passes import words_of
+from .....registry import MODELS
+from ...vocabulary import Vocabulary
+from ..losses.masked_decoder import Kept, keep_some
 
 INIT_STD = 0.02
+TEXTS_AT_ONCE = 256
 
 
 class Gathered(NamedTuple):
@@ -141,3 +148,137 @@ def initialise(module: nn.Module) -> None:
         nn.init.trunc_normal_(module.weight, std=INIT_STD)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def group_scores(groups: Tensor, image: Tensor, texts: Tensor, scale: Tensor | float, likely: int = 5) -> Tensor:
+    """How much each group is each class: its probability among all, times that among the image's likeliest ones.
+
+    Args:
+        groups: (B, G, D).
+        image: (B, D).
+        texts: (C, D) unit rows.
+        scale: what cosines are multiplied by.
+        likely: classes that the whole image may have.
+
+    Returns:
+        (B, G, C).
+    """
+    logits = scale * F.normalize(groups.float(), dim=-1) @ texts.T  # (B, G, C)
+    whole = scale * F.normalize(image.float(), dim=-1) @ texts.T  # (B, C)
+    chosen = whole.topk(min(likely, len(texts)), dim=-1).indices
+    out = torch.ones_like(whole, dtype=torch.bool).scatter(1, chosen, False)[:, None]
+    return logits.masked_fill(out, -torch.inf).softmax(dim=-1) * logits.softmax(dim=-1)
+
+
+def paint(scores: Tensor, soft: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Each pixel gets the scores of its group: the best one once assignments are resized to the image.
+
+    Args:
+        scores: (B, G, C).
+        soft: (B, G, h * w) assignments.
+        grid: (h, w).
+        size: (H, W).
+
+    Returns:
+        (B, C, H, W).
+    """
+    fine = F.interpolate(soft.unflatten(2, grid), size=size, mode="bilinear", align_corners=False)  # (B, G, H, W)
+    owner = fine.argmax(dim=1).flatten(1)  # (B, H * W)
+    painted = scores.gather(1, owner[..., None].expand(-1, -1, scores.shape[-1]))  # (B, H * W, C)
+    return painted.transpose(1, 2).unflatten(2, size)
+
+
+def with_background(scores: Tensor, index: int, threshold: float) -> Tensor:
+    """(C - 1, H, W) scores of an image -> (C, H, W): 1 for the background where no class reaches the threshold.
+
+    Where no class of the whole image does, the best score of the image is the threshold.
+    """
+    best = scores.amax(dim=0)
+    background = (best < torch.clamp(best.max(), max=threshold)).to(scores.dtype)
+    return torch.cat([scores[:index], background[None], scores[index:]])
+
+
+def caption_tokens(backbone: Backbone, captions: Sequence[str], max_words: int) -> Tensor:
+    """(B, L) tokens, at most `max_words` where the tower takes shorter texts; a longer caption is cut, its end kept."""
+    tokens = backbone.tokenize(captions).to(backbone.device)
+    if "trim" not in backbone.capabilities:
+        return tokens
+    last = backbone.token_mask(tokens).sum(dim=1) - 1
+    ends = tokens.gather(1, last[:, None])[:, 0]
+    longest = min(max_words, int(last.max()) + 1)
+    cut = tokens[:, :longest].clone()
+    cut[:, -1] = torch.where(last >= longest, ends, cut[:, -1])
+    return cut
+
+
+def part_of_captions(backbone: Backbone, tokens: Tensor, hidden_share: float) -> tuple[Tensor, Kept, Tensor]:
+    """The tower's view of captions from which words were taken out.
+
+    The released code lets the words that stay come in a random order, which a causal tower does not survive; here they
+    keep theirs.
+
+    Returns:
+        (B, K, D) features of the tokens that stay, which they are, and (B, L) bool: the words that do not.
+    """
+    mask = backbone.token_mask(tokens)
+    words = words_of(backbone, tokens)
+    count = max(int((mask & ~words).sum(dim=1).max()), int(tokens.shape[1] * (1 - hidden_share)))
+    kept = keep_some(count, tokens.shape, tokens.device, forced=mask & ~words)
+    x = kept.of(backbone.embed_prompt(*_padded(backbone, backbone.embed_tokens(tokens), mask))[:, : tokens.shape[1]])
+    stay = kept.of(mask)
+    x = backbone.run_blocks("text", x, mask=stay)
+    alone = torch.ones(x.shape[0] * x.shape[1], 1, dtype=torch.bool, device=x.device)
+    features = backbone.pool_text(x.reshape(-1, 1, x.shape[-1]), alone, normalize=False)
+    return features.unflatten(0, x.shape[:2]), kept, kept.hidden & words
+
+
+@torch.no_grad()
+def class_features(backbone: Backbone, vocabulary: Vocabulary, leave_out: int | None = None) -> Tensor:
+    """(C, D) unit rows: of a class the mean of its queries, each the mean of its texts; one class may be left out."""
+    classes = [index for index in range(len(vocabulary)) if index != leave_out]
+    asked = [
+        (classes.index(owner), query)
+        for owner, query in zip(vocabulary.owners, vocabulary.queries)
+        if owner != leave_out
+    ]
+    texts = list(dict.fromkeys(text for _, query in asked for text in query))
+    place = {text: row for row, text in enumerate(texts)}
+    chunks = [texts[start : start + TEXTS_AT_ONCE] for start in range(0, len(texts), TEXTS_AT_ONCE)]
+    encoded = torch.cat([backbone.encode_text(chunk) for chunk in chunks])  # (T, D)
+    queries = torch.stack([encoded[[place[text] for text in query]].mean(dim=0) for _, query in asked])
+    owners = torch.tensor([owner for owner, _ in asked], device=encoded.device)
+    sums = encoded.new_zeros(len(classes), encoded.shape[1])
+    return F.normalize(sums.index_add_(0, owners, F.normalize(queries, dim=1)), dim=1)
+
+
+def _padded(backbone: Backbone, embeddings: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Up to the context length, for towers that take no shorter prompt."""
+    short = 0 if "trim" in backbone.capabilities else backbone.context_length - embeddings.shape[1]
+    return F.pad(embeddings, (0, 0, 0, short)), F.pad(mask, (0, short))
+
+
+# SegCLIP: Patch Aggregation with Learnable Centers for Open-Vocabulary Semantic Segmentation (Luo et al., 2022, arXiv
+# 2211.14813), section 3.4.
+
+@MODELS.register_module()
+class SuperpixelKL(nn.Module):
+    """Where a patch goes, beside where its superpixel goes on average: the mean of both KL divergences.
+
+    As released, both assignments go through a softmax over the groups first, hard ones too, and the sum is divided by
+    the number of entries of the assignment.
+    """
+
+    def forward(self, assignment: Tensor, superpixels: Tensor) -> Tensor:
+        """A scalar.
+
+        Args:
+            assignment: (B, G, P), of patches to groups.
+            superpixels: (B, P) labels; they mean something within an image alone.
+        """
+        own = assignment.float().transpose(1, 2)  # (B, P, G)
+        together = (superpixels[:, :, None] == superpixels[:, None, :]).float()  # (B, P, P)
+        mean = together @ own / together.sum(dim=-1, keepdim=True)
+        first, second = own.log_softmax(dim=-1), mean.log_softmax(dim=-1)
+        both = F.kl_div(first, second, reduction="sum", log_target=True)
+        both = both + F.kl_div(second, first, reduction="sum", log_target=True)
+        return both / own.numel() / 2

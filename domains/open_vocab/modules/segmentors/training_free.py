@@ -17,7 +17,7 @@ from .....core.contracts.adapter import require
 from .....core.contracts.backbone import Backbone
 from .....core.contracts.errors import CapabilityError
 from ...vocabulary import Classes, text_backbone
-from ..backbones.preprocessing import preprocessor_cfg
+from ..backbones.image_part import preprocessor_cfg
 from .queries import Queries, published_templates
 from .windows import slide
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from copy import copy
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mmcv.transforms import BaseTransform
+from mmdet.datasets.transforms import Resize
 
 from .....core.contracts.domain import Item
 from .....core.contracts.errors import ConfigError, DataError
@@ -17,6 +19,7 @@ from .....core.data.images import decode_image
 from .....registry import TRANSFORMS
 from ...data.items_file import to_uint8
 from ...data.masks import MOST_CLASSES, MaskReader
+from ...vocabulary import Classes, Vocabulary
 
 CHANNELS = ("bgr", "rgb")
 
@@ -109,3 +112,61 @@ def _foreign(results: dict[str, Any]) -> np.ndarray:
         reader = reader.choose({old: new for old, new in results["label_map"].items() if new != 255})
     target = Mask(Path(results["seg_map_path"]))
     return reader(Item(id=str(results["img_path"]), source=Path(results["img_path"]), target=target))
+
+
+@TRANSFORMS.register_module()
+class ClassPrompt(BaseTransform):
+    """Puts the class names into each sample as `text`, told apart by `custom_entities`: no noun phrases are searched.
+
+    mmdet's CocoDataset does the same with `return_classes=True`; this works for any data set. Before
+    `mmdet.PackDetInputs` its `meta_keys` must have `text` and `custom_entities`; after it nothing is to be done.
+
+    Args:
+        classes: names in the order of the labels, as for `Vocabulary.of`; None takes the `text` that a data set gives.
+
+    Raises:
+        ConfigError: no names are given, and the sample has no `text`.
+    """
+
+    def __init__(self, classes: Classes | None = None):
+        self.names = None if classes is None else Vocabulary.of(classes, "name").names
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        packed = results.get("data_samples")
+        given = results.get("text") if packed is None else packed.get("text")
+        prompt = {"text": self.names or self._listed(given), "custom_entities": True}
+        if packed is None:
+            return {**results, **prompt}
+        packed.set_metainfo(prompt)
+        return results
+
+    def _listed(self, text: Any) -> tuple[str, ...]:
+        if not text:
+            raise ConfigError("ClassPrompt: the data set gives no names; name them: classes='a, b, c'")
+        if isinstance(text, str):
+            return tuple(name.strip() for name in text.split(".") if name.strip())
+        return tuple(text.values() if isinstance(text, dict) else text)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(classes={self.names})"
+
+
+@TRANSFORMS.register_module()
+class FitImage(Resize):
+    """mmdet's Resize, with boxes, masks and semantic maps, which never enlarges: what fits keeps its size.
+
+    Args:
+        scale: (longer, shorter) side in pixels, as of mmdet's Resize with keep_ratio.
+        options: of mmdet's Resize, but for keep_ratio, which is True.
+    """
+
+    def __init__(self, scale: tuple[int, int], **options: Any):
+        super().__init__(scale=tuple(scale), keep_ratio=True, **options)
+        self.largest = tuple(scale)
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        height, width = results["img"].shape[:2]
+        fits = max(height, width) <= max(self.largest) and min(height, width) <= min(self.largest)
+        own = copy(self)  # transforms of a set run in several threads
+        own.scale = (width, height) if fits else self.largest
+        return super(FitImage, own).transform(results)

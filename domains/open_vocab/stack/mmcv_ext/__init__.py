@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .boxes import bbox_overlaps
 from .carafe import carafe_backward, carafe_forward, carafe_naive_backward, carafe_naive_forward
 from .deform_conv import (
     deform_conv_backward_input,
@@ -19,11 +18,11 @@ from .focal_loss import (
     softmax_focal_loss_backward,
     softmax_focal_loss_forward,
 )
-from .info import get_compiler_version, get_compiling_cuda_version
 from .masked_conv import masked_col2im_forward, masked_im2col_forward
 from .ms_deform_attn import ms_deform_attn_backward, ms_deform_attn_forward
-from .nms import nms, nms_match, softnms
+from .nms import bbox_overlaps, nms, nms_match, softnms
 from .not_offered import NOT_OFFERED, refusing
+from .precision import get_compiler_version, get_compiling_cuda_version
 from .psamask import psamask_backward, psamask_forward
 from .roi_align import roi_align_backward, roi_align_forward
 from .roi_pool import roi_pool_backward, roi_pool_forward

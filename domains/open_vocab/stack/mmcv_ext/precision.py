@@ -31,3 +31,13 @@ def as_compiled(operator: Callable) -> Callable:
 def widened(tensor: Tensor) -> Tensor:
     """The tensor in float32 if it is of 16 bits: torchvision has no 16-bit kernels on the CPU, and sums want digits."""
     return tensor.float() if tensor.dtype in NARROW else tensor
+
+
+def get_compiler_version() -> str:
+    """The compiler of the operators: there is none."""
+    return "none (vladapt's operators over torch and torchvision)"
+
+
+def get_compiling_cuda_version() -> str:
+    """The CUDA the operators were compiled against; they run wherever torch runs."""
+    return "not available"

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from parity_checks.towers import KINDS, prompt_src, prompt_src_trained
 
 from vladapt import build_adapter
-from vladapt.core.training.epoch_hooks import newest_share
+from vladapt.core.training.hooks import newest_share
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -14,7 +14,7 @@ from vladapt import Batch, CapabilityError, ConfigError, build_adapter, build_cl
 from vladapt.core.backbones.prompted import TowerPrompts, hang_prompts
 from vladapt.core.contracts import TrainingPlace
 from vladapt.core.contracts.adapter_file import read_adapter_file
-from vladapt.core.training.minibatches import epoch_order
+from vladapt.core.training.batches import epoch_order
 from vladapt.core.training.schedules import dassl_learning_rates
 from vladapt.core.training.teacher import copy_of
 

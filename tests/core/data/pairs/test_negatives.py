@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vladapt.core.data.pairs.augment_text import kind_of
 from vladapt.core.data.pairs.negatives import swap_negative
-from vladapt.core.data.pairs.words import kind_of
 
 
 def made(text):

@@ -12,8 +12,8 @@ from mmengine.hub import get_config
 from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 
-from vladapt.domains.open_vocab.modules.transforms.class_prompt import ClassPrompt
-from vladapt.domains.open_vocab.plans.grounded import with_class_names
+from vladapt.domains.open_vocab.modules.transforms.loading import ClassPrompt
+from vladapt.domains.open_vocab.plans.classes import with_class_names
 from vladapt.domains.open_vocab.text_embeddings import set_classes
 from vladapt.registry import MODELS
 

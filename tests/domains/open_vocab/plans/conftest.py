@@ -13,7 +13,7 @@ pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 
 from vladapt.core.contracts.domain import DomainData, Item
 from vladapt.core.contracts.targets import Boxes, Mask
-from vladapt.core.data.formats import loader
+from vladapt.core.data.files import loader
 from vladapt.core.data.images import IMAGE
 from vladapt.core.recipes.resolve import resolve
 from vladapt.domains.open_vocab.data.masks import MaskReader

@@ -9,8 +9,8 @@ from mmengine import Config
 
 from vladapt.core.contracts import ConfigError
 from vladapt.domains.open_vocab.plans.classes import takes_names, with_classes
+from vladapt.domains.open_vocab.plans.pipelines import nodes
 from vladapt.domains.open_vocab.plans.plan import make_plan
-from vladapt.domains.open_vocab.plans.walking import nodes
 from vladapt.domains.open_vocab.stack.packaged_configs import packaged_config
 
 NAMES = ["cat", "dog", "hen"]

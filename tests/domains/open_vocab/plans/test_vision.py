@@ -10,9 +10,9 @@ from mmengine import Config
 from mmengine.registry import init_default_scope
 
 from vladapt.domains.open_vocab.domain import OpenVocab
+from vladapt.domains.open_vocab.plans.pipelines import nodes
 from vladapt.domains.open_vocab.plans.plan import make_plan
-from vladapt.domains.open_vocab.plans.vision import backbone_of, on_backbone
-from vladapt.domains.open_vocab.plans.walking import nodes
+from vladapt.domains.open_vocab.plans.schedule import backbone_of, on_backbone
 from vladapt.registry import DATASETS, MODELS
 
 TASKS = {"faster-rcnn": "detection", "fpn": "segmentation"}

@@ -15,7 +15,7 @@ import mmcv
 from mmcv import ops
 
 from vladapt.core.contracts.errors import CapabilityError
-from vladapt.domains.open_vocab.stack.finder import EXTENSION, OperatorFinder, offer_operators, operators_are_ours
+from vladapt.domains.open_vocab.stack.import_hooks import EXTENSION, OperatorFinder, offer_operators, operators_are_ours
 from vladapt.domains.open_vocab.stack.mmcv_ext import NOT_OFFERED, OFFERED, operators
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from vladapt.core.contracts.domain import DomainData, Item
 from vladapt.core.contracts.targets import Boxes, Mask
-from vladapt.core.data.formats import loader
+from vladapt.core.data.files import loader
 from vladapt.core.data.images import IMAGE
 
 

@@ -5,13 +5,7 @@ import pytest
 pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 
 from vladapt import CapabilityError, ConfigError
-from vladapt.domains.open_vocab.inference.naming import (
-    as_in_data,
-    ask_for,
-    known_names,
-    refuse_fixed,
-    with_background,
-)
+from vladapt.domains.open_vocab.inference.running import as_in_data, ask_for, known_names, refuse_fixed, with_background
 
 
 def test_a_model_knows_what_it_learned_until_it_is_asked_for_others(text_model):

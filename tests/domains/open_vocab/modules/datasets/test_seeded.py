@@ -12,8 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 
-from vladapt.domains.open_vocab.modules.datasets.passes import PassSampler, Visit
-from vladapt.domains.open_vocab.modules.datasets.seeded import SeededDataset
+from vladapt.domains.open_vocab.modules.datasets.seeded import PassSampler, SeededDataset, Visit
 
 
 class Drawn(Dataset):
@@ -115,11 +114,11 @@ def test_a_sampler_that_ends_is_begun_again_with_its_epoch():
 def test_passes_are_counted_over_processes(monkeypatch):
     from mmengine.dataset import sampler as mmengine_sampler
 
-    from vladapt.domains.open_vocab.modules.datasets import passes
+    from vladapt.domains.open_vocab.modules.datasets import seeded
 
     seen = []
     for rank in range(2):
-        for module in (mmengine_sampler, passes):
+        for module in (mmengine_sampler, seeded):
             monkeypatch.setattr(module, "get_dist_info", lambda rank=rank: (rank, 2))
         visits = iter(PassSampler(SeededDataset(Drawn()), {"type": "InfiniteSampler", "shuffle": True}, seed=1))
         seen += [next(visits) for _ in range(6)]

@@ -10,9 +10,8 @@ import torch.nn.functional as F
 
 import vladapt.domains.open_vocab  # noqa: F401
 from vladapt.core.contracts.errors import ConfigError
-from vladapt.domains.open_vocab.modules.losses.region_boxes import box_distance
 from vladapt.domains.open_vocab.modules.losses.region_concepts import RegionConceptLoss
-from vladapt.domains.open_vocab.modules.losses.region_focal import FocalScaledCrossEntropy
+from vladapt.domains.open_vocab.modules.losses.region_focal import FocalScaledCrossEntropy, box_distance
 
 
 def unit(rows: int, width: int = 8, seed: int = 0) -> torch.Tensor:

@@ -7,8 +7,12 @@ pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 
 import vladapt.domains.open_vocab  # noqa: F401
 from vladapt.core.contracts.errors import CapabilityError, ConfigError, DataError
-from vladapt.domains.open_vocab.modules.segmentors.cliper_features import balanced, purified
-from vladapt.domains.open_vocab.modules.segmentors.cliper_refinement import spread_by_affinity, spread_by_maps
+from vladapt.domains.open_vocab.modules.segmentors.cliper_features import (
+    balanced,
+    purified,
+    spread_by_affinity,
+    spread_by_maps,
+)
 from vladapt.domains.open_vocab.modules.segmentors.windows import place_windows
 
 CLASSES = "cat, background, sea"

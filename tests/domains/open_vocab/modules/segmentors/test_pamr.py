@@ -4,7 +4,7 @@ import torch
 pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 
 import vladapt.domains.open_vocab  # noqa: F401
-from vladapt.domains.open_vocab.modules.segmentors.pamr import refine_masks
+from vladapt.domains.open_vocab.modules.segmentors.sclip import refine_masks
 
 
 def literal(image, mask, steps, dilations):

@@ -22,7 +22,7 @@ from vladapt.core.recipes.resolve import resolve
 from vladapt.domains.open_vocab.modules.segmentors.maskclip import value_features
 from vladapt.domains.open_vocab.modules.segmentors.reco import ReCo, published_scenes
 from vladapt.domains.open_vocab.modules.segmentors.reco_archive import Archive, as_square
-from vladapt.domains.open_vocab.modules.segmentors.reco_cosegment import cosegment, likeness, without_context
+from vladapt.domains.open_vocab.modules.segmentors.reco_references import cosegment, likeness, without_context
 from vladapt.domains.open_vocab.text_embeddings import set_classes
 from vladapt.domains.open_vocab.vocabulary import Vocabulary, embed_queries
 from vladapt.registry import MODELS

@@ -6,8 +6,13 @@ import torch
 pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 
 from vladapt.core.contracts.errors import ConfigError
-from vladapt.domains.open_vocab.modules.segmentors.segclip_group import GroupsToPatches, SemanticGroup
-from vladapt.domains.open_vocab.modules.segmentors.segclip_regions import group_scores, paint, with_background
+from vladapt.domains.open_vocab.modules.segmentors.segclip_group import (
+    GroupsToPatches,
+    SemanticGroup,
+    group_scores,
+    paint,
+    with_background,
+)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ pytest.importorskip("vladapt.domains.open_vocab")  # the operators, before modul
 from mmdet.structures.bbox import HorizontalBoxes
 
 from vladapt import ConfigError
-from vladapt.domains.open_vocab.modules.transforms.owl_crop import OWLRandomCrop
+from vladapt.domains.open_vocab.modules.transforms.owl_mosaic import OWLRandomCrop
 from vladapt.registry import TRANSFORMS
 
 HEIGHT, WIDTH = 40, 60
