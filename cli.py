@@ -11,7 +11,7 @@ import typer
 from . import __version__
 from .core.commands import embed, fit, inspect, plugins, pretrain, retrieval
 from .core.commands.options import with_optional_values
-from .core.contracts.errors import VladaptError
+from .core.errors import VladaptError
 from .core.runtime.exits import INTERRUPTED, fail, interrupted, usage
 
 COMMAND_GROUPS = (fit, pretrain, embed, retrieval, inspect)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...core.contracts.errors import UnknownNameError, did_you_mean
+from ...core.errors import UnknownNameError, did_you_mean
 
 APE_WIDTH = 1024  # of RN50, for which APE's channel counts were published
 

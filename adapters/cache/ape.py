@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, Batch, FitReport, require
+from ...core.contracts.adapter import Adapter, FitReport, require
+from ...core.contracts.features import Batch
 from ...core.contracts.options import option
 from ...core.data.holdout import selection_split
 from ._cache_model import (

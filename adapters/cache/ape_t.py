@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, Batch, FitReport
+from ...core.contracts.adapter import Adapter, FitReport
+from ...core.contracts.features import Batch
 from ...core.contracts.options import option
 from ...core.data.holdout import selection_split
 from ...core.metrics.selection import val_score

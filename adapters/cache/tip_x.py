@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, Batch, FitReport, require
-from ...core.contracts.features import FeatureSet
+from ...core.contracts.adapter import Adapter, FitReport, require
+from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.options import option
 from ...core.data.found_images import found_images
 from ...core.data.holdout import Selection, selection_split

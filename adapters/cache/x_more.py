@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, Batch, FitReport
-from ...core.contracts.errors import CapabilityError, DataError
+from ...core.contracts.adapter import Adapter, FitReport
+from ...core.contracts.features import Batch
 from ...core.contracts.options import option
+from ...core.errors import CapabilityError, DataError
 from ...core.retrieval.kinds import faiss_library
 from ._cache_model import CHUNK_ELEMENTS, zero_shot_logits, zero_shot_text
 

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, Batch
+from ...core.contracts.adapter import Adapter
 from ...core.contracts.backbone import Backbone
-from ...core.contracts.errors import CapabilityError
+from ...core.contracts.features import Batch
 from ...core.contracts.options import option
+from ...core.errors import CapabilityError
 from ...core.features.extract import cores
 
 Box = tuple[int, int, int, int]

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import Batch, FitReport, require
-from ...core.contracts.errors import CapabilityError
+from ...core.contracts.adapter import FitReport, require
+from ...core.contracts.features import Batch
 from ...core.contracts.options import option
 from ...core.contracts.resources import Detection
+from ...core.errors import CapabilityError
 from ...core.prompts.placeholders import spoken
 from ._crops import Box, CropAdapter, cut
 

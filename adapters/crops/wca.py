@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import Batch, FitReport, require
-from ...core.contracts.errors import ConfigError, DataError
+from ...core.contracts.adapter import FitReport, require
+from ...core.contracts.features import Batch
 from ...core.contracts.options import option
+from ...core.errors import ConfigError, DataError
 from ...core.prompts.classifier import build_classifier
 from ...core.prompts.placeholders import PHOTO, check_templates
 from ._crops import Box, CropAdapter, cut

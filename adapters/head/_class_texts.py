@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.errors import CapabilityError, DataError
 from ...core.contracts.text import TextClassifier
+from ...core.errors import CapabilityError, DataError
 from ...core.prompts.classifier import build_classifier
 from ...core.prompts.placeholders import PHOTO
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, Batch, FitReport, require
-from ...core.contracts.features import FeatureSet
+from ...core.contracts.adapter import Adapter, FitReport, require
+from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.options import option
 from ...core.training.batches import epoch_batches
 from ...core.training.schedules import dassl_learning_rates, dassl_sgd, held

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, Batch, FitReport
-from ...core.contracts.features import FeatureSet
+from ...core.contracts.adapter import Adapter, FitReport
+from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.options import option
 from ...core.data.holdout import Selection, selection_split
 from ...core.metrics.selection import val_score

@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, Batch, FitReport
+from ...core.contracts.adapter import Adapter, FitReport
 from ...core.contracts.backbone import Backbone
-from ...core.contracts.errors import CapabilityError
-from ...core.contracts.features import FeatureSet
+from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.options import option
 from ...core.contracts.text import TextClassifier
 from ...core.data.holdout import Selection, selection_split
+from ...core.errors import CapabilityError
 from ...core.metrics.selection import val_score
 from ...core.prompts.classifier import build_classifier
 from ...core.registry.build import build_adapter

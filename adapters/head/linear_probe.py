@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, Batch, FitReport
-from ...core.contracts.errors import CapabilityError
+from ...core.contracts.adapter import Adapter, FitReport
+from ...core.contracts.features import Batch
 from ...core.contracts.options import option
 from ...core.data.holdout import selection_split
+from ...core.errors import CapabilityError
 from ...core.metrics.selection import val_score
 
 COARSE = (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)

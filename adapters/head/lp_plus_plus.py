@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, Batch, FitReport
-from ...core.contracts.errors import ConfigError
-from ...core.contracts.features import FeatureSet
+from ...core.contracts.adapter import Adapter, FitReport
+from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.options import option
 from ...core.data.holdout import selection_split
+from ...core.errors import ConfigError
 from ...core.metrics.selection import val_score
 
 

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, Batch, FitReport
-from ...core.contracts.errors import CapabilityError, DataError
-from ...core.contracts.features import FeatureSet
+from ...core.contracts.adapter import Adapter, FitReport
+from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.options import option
 from ...core.contracts.text import TextClassifier
+from ...core.errors import CapabilityError, DataError
 from ...core.losses.cross_entropy import CrossEntropy
 from ...core.training.batches import epoch_batches
 from ...core.training.schedules import by_epoch

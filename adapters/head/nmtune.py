@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, Batch, FitReport
-from ...core.contracts.features import FeatureSet
+from ...core.contracts.adapter import Adapter, FitReport
+from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.options import option
 from ...core.training.batches import epoch_batches
 from ...core.training.schedules import by_epoch, cosine_rates

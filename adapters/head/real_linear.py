@@ -10,12 +10,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, Batch, FitReport
-from ...core.contracts.errors import DataError
-from ...core.contracts.features import FeatureSet
+from ...core.contracts.adapter import Adapter, FitReport
+from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.options import option
 from ...core.contracts.resources import TextPool
 from ...core.data.found_images import found_images
+from ...core.errors import DataError
 from ...core.training.batches import epoch_batches
 from ...core.training.schedules import dassl_learning_rates
 from ...core.training.small_heads import label_loss, train_epochs

@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, Batch, FitReport
+from ...core.contracts.adapter import Adapter, FitReport
+from ...core.contracts.features import Batch
 from ...core.contracts.options import option
 from ...core.training.small_heads import dassl_epochs, label_loss, published_epochs
 from ._text_rows import Frame, frame_of, text_base, unit_rows, views_note

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, Batch, FitReport
+from ...core.contracts.adapter import Adapter, FitReport
+from ...core.contracts.features import Batch
 from ...core.contracts.text import TextClassifier
 
 

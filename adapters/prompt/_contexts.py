@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ...core.contracts.adapter import Adapter
 from ...core.contracts.backbone import Backbone
-from ...core.contracts.errors import CapabilityError, ConfigError
 from ...core.contracts.features import FeatureSet
+from ...core.errors import CapabilityError, ConfigError
 from ...core.prompts.context import PromptLearner, check_words
 from ...core.registry.build import build_adapter
 

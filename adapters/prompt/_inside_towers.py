@@ -18,9 +18,9 @@ from ...core.backbones.prompted import (
     width_of,
 )
 from ...core.contracts.backbone import Backbone
-from ...core.contracts.errors import ConfigError
 from ...core.contracts.images import TrainingImages
 from ...core.contracts.options import option
+from ...core.errors import ConfigError
 from ...core.prompts.placeholders import fill, spoken
 from ..weights._towers import TowerAdapter
 from ..weights._training import DASSL

@@ -9,12 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, Batch, FitReport
+from ...core.contracts.adapter import Adapter, FitReport
 from ...core.contracts.backbone import Backbone
-from ...core.contracts.errors import CapabilityError
-from ...core.contracts.features import FeatureSet
+from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.options import option
 from ...core.contracts.text import TextClassifier
+from ...core.errors import CapabilityError
 from ...core.prompts.context import PromptLearner, check_words
 from ...core.prompts.placeholders import POSITIONS
 from ...core.registry.build import build_adapter

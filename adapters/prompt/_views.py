@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
-from ...core.contracts.errors import CapabilityError
+from ...core.errors import CapabilityError
 from ...core.features.extract import cores
 
 RATIOS = (3 / 4, 4 / 3)

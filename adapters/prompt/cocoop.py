@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.contracts.adapter import Batch, FitReport
+from ...core.contracts.adapter import FitReport
+from ...core.contracts.features import Batch
 from ...core.contracts.options import option
 from ...core.prompts.placeholders import POSITIONS
 from ...core.training.schedules import dassl_sgd

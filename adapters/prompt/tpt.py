@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import Batch, FitReport, require
-from ...core.contracts.errors import CapabilityError, ConfigError
+from ...core.contracts.adapter import FitReport, require
+from ...core.contracts.features import Batch
 from ...core.contracts.options import option
+from ...core.errors import CapabilityError, ConfigError
 from ...core.prompts.context import PromptLearner
 from ...core.prompts.placeholders import POSITIONS
 from ._contexts import (

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ...core.backbones.positions import tower_of
 from ...core.contracts.backbone import Backbone
-from ...core.contracts.errors import DataError
 from ...core.contracts.images import TrainingImages
+from ...core.errors import DataError
 from ...core.training.outputs import image_features
 
 ALPHAS = tuple(step / 10 for step in range(11))

@@ -11,12 +11,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, Batch, FitReport, require
+from ...core.contracts.adapter import Adapter, FitReport, require
 from ...core.contracts.backbone import Backbone
-from ...core.contracts.errors import CapabilityError
+from ...core.contracts.features import Batch
 from ...core.contracts.images import TrainingImages, TrainingPlace
 from ...core.contracts.options import option
 from ...core.contracts.text import TextClassifier
+from ...core.errors import CapabilityError
 from ...core.prompts.classifier import build_classifier
 from ...core.prompts.placeholders import fill
 from ...core.registry.build import build_adapter

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from ...core.backbones.preprocessing import Preprocess
 from ...core.contracts.backbone import Backbone
 from ...core.contracts.domain import Decoded, Item
-from ...core.contracts.errors import ConfigError, DataError
 from ...core.contracts.images import TrainingImages
+from ...core.errors import ConfigError, DataError
 from ...core.features.extract import AMP, cores
 from ...core.metrics.selection import val_score
 from ...core.runtime.distributed import all_gather_rows, rank, world_size

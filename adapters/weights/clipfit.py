@@ -9,9 +9,9 @@ from torch import nn
 
 from ...core.backbones.positions import tower_of
 from ...core.contracts.backbone import Backbone
-from ...core.contracts.errors import CapabilityError
 from ...core.contracts.images import TrainingImages
 from ...core.contracts.options import option
+from ...core.errors import CapabilityError
 from ...core.training.train import Task
 from ._towers import TowerAdapter
 from ._training import DASSL

@@ -10,13 +10,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, Batch, FitReport
+from ...core.contracts.adapter import Adapter, FitReport
 from ...core.contracts.backbone import Backbone
-from ...core.contracts.errors import CapabilityError, DataError
-from ...core.contracts.features import FeatureSet
+from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.options import option
 from ...core.contracts.resources import PreProjection
 from ...core.data.holdout import Selection, selection_split
+from ...core.errors import CapabilityError, DataError
 from ...core.metrics.selection import val_score
 from ...core.training.teacher import copy_of
 from ._changes import digest_of

@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import Batch, FitReport
+from ...core.contracts.adapter import FitReport
 from ...core.contracts.backbone import Backbone
-from ...core.contracts.errors import CapabilityError, ConfigError
-from ...core.contracts.features import FeatureSet
+from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.images import TrainingImages
 from ...core.contracts.options import option
 from ...core.data.holdout import Selection, selection_split
+from ...core.errors import CapabilityError, ConfigError
 from ...core.metrics.selection import val_score
 from ...core.training.train import Task, Trained
 from ._changes import (

@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ..contracts.errors import DataError
+from ..errors import DataError
 from . import efficientnet, minilm
 
 CONSE_NAMES = 10

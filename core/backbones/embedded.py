@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from ..contracts.backbone import FAMILIES
-from ..contracts.errors import ConfigError, UnknownNameError
+from ..errors import ConfigError, UnknownNameError
 from . import alignment, efficientnet, minilm
 from .checkpoints import file_digests, fingerprint, fit_weights, read_checkpoint
 from .packaged import package_folder

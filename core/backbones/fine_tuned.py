@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..contracts.backbone import FAMILIES, Backbone
-from ..contracts.errors import CapabilityError, DataError
+from ..errors import CapabilityError, DataError
 from .prompted import CHILD, TowerPrompts
 
 FILE = "model.safetensors"

@@ -16,7 +16,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from ..contracts.errors import DataError
+from ..errors import DataError
 from .checkpoints import copy_files, fingerprint
 from .hf_source import TOKENIZER_FILES, Source, find_source, quiet
 from .hf_towers import (

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..contracts.errors import ConfigError, DataError
+from ..errors import ConfigError, DataError
 from .checkpoints import file_digests
 from .hub import hub_folder
 from .open_clip_source import OPENAI_MEAN, OPENAI_STD

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..contracts.errors import DataError
+from ..errors import DataError
 
 PROBE_SECONDS = 5
 

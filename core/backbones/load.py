@@ -7,7 +7,7 @@ import importlib
 import torch
 
 from ..contracts.backbone import FAMILIES, Backbone
-from ..contracts.errors import CapabilityError, ConfigError, UnknownNameError, did_you_mean
+from ..errors import CapabilityError, ConfigError, UnknownNameError, did_you_mean
 from .fine_tuned import build as build_fine_tuned
 from .fine_tuned import is_fine_tuned
 

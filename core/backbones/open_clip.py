@@ -23,7 +23,7 @@ from open_clip import model as models
 from open_clip import tokenizer as tokenizers
 from torch import Tensor, nn
 
-from ..contracts.errors import CapabilityError, ConfigError, DataError
+from ..errors import CapabilityError, ConfigError, DataError
 from .checkpoints import copy_files, fingerprint, fit_weights, read_checkpoint, resize_positions
 from .open_clip_source import Source, described_source, find_source
 from .open_clip_towers import OpenClipTextTower, ResNetTower, TimmVitTower, VitTower

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..contracts.errors import ConfigError, DataError, UnknownNameError, did_you_mean
+from ..errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from .checkpoints import file_digests, require_file
 from .hub import hub_file
 from .preprocessing import Preprocess

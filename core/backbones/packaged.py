@@ -7,7 +7,7 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..contracts.errors import CapabilityError, DataError
+from ..errors import CapabilityError, DataError
 
 INSTALL = "pip install 'vladapt[embedded]'"
 

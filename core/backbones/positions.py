@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
-from ..contracts.errors import CapabilityError, UnknownNameError
+from ..errors import CapabilityError, UnknownNameError
 
 # Children of the models of open_clip, transformers and the embedded backbone. Whatever else hangs there (logit scale,
 # logit bias, temperature, alignment, a decoder that sees both) is shared. Prompts hang under "prompts.image" and

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone, Block
-from ..contracts.errors import CapabilityError, ConfigError
+from ..errors import CapabilityError, ConfigError
 from .positions import insert_after_start
 from .tower_steps import ImageTower, TextTower
 from .two_tower import TwoTower

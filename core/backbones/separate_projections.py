@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..contracts.errors import CapabilityError
+from ..errors import CapabilityError
 
 PARTS = ("q", "k", "v")
 

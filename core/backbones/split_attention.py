@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..contracts.adapter import require
 from ..contracts.backbone import Backbone
-from ..contracts.errors import CapabilityError
+from ..errors import CapabilityError
 from .positions import ROOTS, tower_of
 from .separate_projections import PARTS, SplitAttention, SplitLinear, joined
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..contracts.adapter import require
 from ..contracts.backbone import Backbone
-from ..contracts.errors import CapabilityError
+from ..errors import CapabilityError
 from .checkpoints import fingerprint
 
 HF_KINDS = ("clip", "metaclip_2")

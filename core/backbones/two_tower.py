@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..contracts.backbone import Backbone, Block, normalized
-from ..contracts.errors import CapabilityError, ConfigError
+from ..errors import CapabilityError, ConfigError
 from .positions import ProjectionMatrix, insert_after_start
 from .preprocessing import Preprocess
 from .tower_steps import ImageTower, TextTower, run

@@ -142,7 +142,7 @@ def fit(
 
 def _show(result) -> None:
     """Scores, what was chosen, and where the run lies."""
-    from ..runtime.words import choice
+    from ..runs.sections import choice
 
     if result.metrics.get("adapted"):  # rows without labels have no scores
         show_table(result.task.table(result.metrics))

@@ -57,8 +57,8 @@ def show(
 
     Example: vladapt show tip-adapter
     """
-    from ..contracts.errors import ConfigError, UnknownNameError, did_you_mean
     from ..engine.listing import SINGULAR, only_kind, shown
+    from ..errors import ConfigError, UnknownNameError, did_you_mean
 
     kind, name = (only_kind(what), what) if name is None else (what, name)
     if kind not in SINGULAR:

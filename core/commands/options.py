@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..contracts.errors import ConfigError
+from ..errors import ConfigError
 from ..registry.declared import Declared, declared_options
 
 Domain = Annotated[str | None, typer.Option(metavar="NAME", help="Domain plug-in (`vladapt list domains`).")]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import typer
 
-from ..contracts.errors import ConfigError
+from ..errors import ConfigError
 from ..registry.catalogue import PACKAGE, Entry, commands
 
 GROUP = "GROUP"

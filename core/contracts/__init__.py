@@ -1,19 +1,16 @@
-"""The nouns all parts share: Adapter, Backbone, Domain, FeatureSet, TextClassifier, Loss, and the errors."""
+"""The nouns all parts share: Adapter, Backbone, Domain, FeatureSet, TextClassifier, Loss."""
 
 from ..lazy import lazy_exports
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "adapter": "NEEDS Adapter Batch FitReport require",
+        "adapter": "NEEDS Adapter FitReport require",
         "backbone": "CAPABILITIES Backbone Block normalized",
-        "domain": "SPLITS Decoded Domain DomainData Evaluation Item Reading check_items",
-        "errors": "CapabilityError ConfigError DataError UnknownNameError VladaptError",
-        "finding": "Finding",
-        "features": "PRE_PROJECTION PROJECTED FeatureSet",
+        "domain": "SPLITS Decoded Domain DomainData Evaluation Finding Item Metric Reading check_items",
+        "features": "PRE_PROJECTION PROJECTED Batch FeatureSet",
         "images": "TrainingImages TrainingPlace",
         "loss": "Loss",
-        "metric": "Metric",
         "options": "option",
         "recipe": "Recipe",
         "targets": "Boxes Captions Identity Label Labels Mask Target",

@@ -17,7 +17,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from .adapter import Adapter
-from .errors import DataError
+from ..errors import DataError
 
 FORMAT = 1
 

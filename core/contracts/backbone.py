@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .errors import CapabilityError
+from ..errors import CapabilityError
 
 CAPABILITIES = {
     "prompt": "embed_tokens and encode_prompt (prompt learning)",

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import DataError
+from ..errors import CapabilityError, DataError
+
+if TYPE_CHECKING:
+    from .resources import Detection
 
 PROJECTED = "projected"
 PRE_PROJECTION = "pre_projection"
@@ -205,3 +210,61 @@ def mean_of_parts(parts: Tensor, mask: Tensor) -> Tensor:
 def all_there(parts: Tensor) -> Tensor:
     """(N, T) True: the mask of parts (N, T, D) that are all there."""
     return torch.ones(parts.shape[:2], dtype=torch.bool, device=parts.device)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What an adapter may see of B images. Only what it declared in `needs` and `at_predict` is filled.
+
+    Args:
+        features: (B, D) float32, not normalised.
+        pixels: (B, 3, H, W) float32, preprocessed for the backbone.
+        images: B decoded images at native size, (H, W, 3) uint8, or float32 in 0..1.
+        ids: B identifiers.
+        pre_projection: (B, W) float32, image features before the tower's projection.
+        further: (B, D_i) features of the same images by each further backbone, in the order of the fit.
+        boxes: B lists of what a detector found in each image.
+        transform: decoded image or a part of it -> pixels (3, S, S), as `features` were made; by default the
+            backbone's own preprocessing.
+        parts: (B, T, D) float32, not normalised: features of the parts of each sample, in their order, zero where there
+            is none. `features` is their mean.
+        parts_mask: (B, T) bool, True where there is a part; by default all are there.
+    """
+
+    features: Tensor | None = None
+    pixels: Tensor | None = None
+    images: Sequence[Any] | None = None
+    ids: tuple[str, ...] | None = None
+    pre_projection: Tensor | None = None
+    further: tuple[Tensor, ...] | None = None
+    boxes: Sequence[Sequence[Detection]] | None = None
+    transform: Callable[[Any], Tensor] | None = None
+    parts: Tensor | None = None
+    parts_mask: Tensor | None = None
+
+    def __post_init__(self):
+        if self.parts is not None and self.parts_mask is None:
+            object.__setattr__(self, "parts_mask", all_there(self.parts))
+
+    @property
+    def unit(self) -> Tensor:
+        """(B, D), rows of unit length."""
+        if self.features is None:
+            raise CapabilityError("this batch carries no features; pass Batch(features=...)")
+        return torch.nn.functional.normalize(self.features.float(), dim=-1)
+
+    @property
+    def unit_parts(self) -> Tensor:
+        """(B, T, D), the parts with rows of unit length, zero where there is no part."""
+        if self.parts is None:
+            raise CapabilityError("this batch carries no parts; pass Batch(parts=..., parts_mask=...)")
+        return torch.nn.functional.normalize(self.parts.float(), dim=-1)
+
+    @classmethod
+    def of(cls, value: Batch | FeatureSet | Tensor) -> Batch:
+        """A bare (B, D) tensor or a FeatureSet counts as a batch of features."""
+        if isinstance(value, Batch):
+            return value
+        if isinstance(value, FeatureSet):
+            return cls(features=value.features, ids=value.ids, parts=value.parts, parts_mask=value.parts_mask)
+        return cls(features=value)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .errors import CapabilityError
+from ..errors import CapabilityError
 from .options import settle
 from .outputs import OUTPUTS, SHARED, Output
 

@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-from .errors import ConfigError, UnknownNameError, did_you_mean
+from ..errors import ConfigError, UnknownNameError, did_you_mean
 
 MOST = 10**9
 """What a whole number may be at most where its field gives no bound of its own."""

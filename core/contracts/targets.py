@@ -13,7 +13,7 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
-from .errors import CapabilityError
+from ..errors import CapabilityError
 
 CLASS_FACTS = ("absent", "partial")
 """Entries of `Boxes.facts` that are class indices."""

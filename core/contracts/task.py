@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .errors import CapabilityError, ConfigError
+from ..errors import CapabilityError, ConfigError
 from .options import as_text, chosen
 from .recipe import Recipe, as_flag
 

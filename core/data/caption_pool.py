@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..contracts.errors import DataError
+from ..errors import DataError
 
 PLAIN = (".txt",)
 

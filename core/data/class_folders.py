@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..contracts.domain import DomainData, check_items
-from ..contracts.errors import DataError
 from ..contracts.targets import Label
+from ..errors import DataError
 from .files import Format, Found, folders, format_of, licence_of, loader, shown, stays_inside, visible, walk
 from .images import IMAGE
 

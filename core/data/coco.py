@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.domain import DomainData
-from ..contracts.errors import DataError
+from ..errors import DataError
 from .class_folders import SPLIT_FOLDERS
 from .crops import MIN_SIDE, BoxedImage, crops_of, image_folders
 from .files import Format

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.domain import DomainData, Reading
-from ..contracts.errors import ConfigError, DataError
 from ..contracts.options import options_from
+from ..errors import ConfigError, DataError
 from .class_folders import find_layout, read_class_folders
 from .coco import find_coco_files, is_coco, read_coco_crops
 from .files import Format, visible

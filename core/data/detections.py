@@ -12,8 +12,8 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..contracts.errors import DataError
 from ..contracts.resources import Detection
+from ..errors import DataError
 from .tables import parse_json
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.domain import Decoded, Item
-from ..contracts.errors import DataError
+from ..errors import DataError
 
 LICENCE_LINE = re.compile(r"^\W*licen[cs]e\W*:\s*(.+)$", re.IGNORECASE | re.MULTILINE)
 

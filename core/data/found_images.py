@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..contracts.errors import DataError
 from ..contracts.features import FeatureSet
 from ..contracts.text import TextClassifier
+from ..errors import DataError
 
 
 def found_images(resources: dict[str, Any], support: FeatureSet, classifier: TextClassifier) -> FeatureSet | None:

@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 from ..contracts.domain import Item
-from ..contracts.errors import DataError
+from ..errors import DataError
 
 CHUNK_BYTES = 1 << 20
 

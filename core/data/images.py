@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..contracts.domain import Decoded
-from ..contracts.errors import DataError
+from ..errors import DataError
 from .files import Format
 
 IMAGE_SUFFIXES = (

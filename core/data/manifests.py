@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.domain import DomainData, check_items
-from ..contracts.errors import DataError, did_you_mean
 from ..contracts.targets import Captions, Target
+from ..errors import DataError, did_you_mean
 from .class_folders import SPLIT_FOLDERS
 from .files import Format, Found, licence_of, loader, locate
 from .images import IMAGE

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..contracts.errors import DataError, did_you_mean
 from ..contracts.targets import Label, Labels, Target
+from ..errors import DataError, did_you_mean
 from .tables import Row
 
 INDICATORS = {"1": 1.0, "1.0": 1.0, "true": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0}

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from math import ceil, isnan
 
 from ..contracts.domain import DomainData, Item
-from ..contracts.errors import ConfigError
+from ..errors import ConfigError
 
 
 def sample_shots(

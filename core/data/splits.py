@@ -13,7 +13,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ..contracts.domain import DomainData, Item
-from ..contracts.errors import DataError
+from ..errors import DataError
 from .allocation import Part, allocate
 from .identity import FileHashes, part_text
 from .sampling import rank

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..contracts.errors import DataError
+from ..errors import DataError
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.domain import Domain, DomainData, Item
-from ..contracts.errors import DataError
+from ..errors import DataError
 from .files import Format, Found, format_of, loader, walk
 from .images import IMAGE
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from ..contracts.domain import DomainData, Item
-from ..contracts.errors import DataError
+from ..errors import DataError
 from .identity import FileHashes, content_key
 
 MAX_SKIPPED_SHARE = 0.05

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 from xml.parsers import expat
 
 from ..contracts.domain import DomainData
-from ..contracts.errors import DataError
+from ..errors import DataError
 from .crops import MIN_SIDE, BoxedImage, crops_of, image_folders
 from .files import Format
 from .images import IMAGE

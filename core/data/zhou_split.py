@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.domain import SPLITS, DomainData, check_items
-from ..contracts.errors import DataError
 from ..contracts.targets import Label
+from ..errors import DataError
 from .files import Format, Found, folders, licence_of, loader, locate
 from .images import IMAGE
 from .tables import parse_json

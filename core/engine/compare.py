@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.domain import Domain
-from ..contracts.errors import ConfigError, DataError, VladaptError
 from ..contracts.recipe import Recipe
 from ..contracts.task import Axes, Contest, Task
+from ..errors import ConfigError, DataError, VladaptError
 from ..recipes.resolve import task_of
 from ..runs.plots import accuracy_over_shots
 from ..runtime.distributed import is_main, run_on_all, together

@@ -16,12 +16,12 @@ from safetensors.torch import save_file
 
 from ..backbones.load import load_backbone
 from ..contracts.domain import Domain, DomainData
-from ..contracts.errors import CapabilityError, ConfigError
 from ..contracts.features import FeatureSet
 from ..contracts.recipe import Recipe
 from ..contracts.task import Task, refuse_unused
 from ..contracts.text import TextClassifier
 from ..data.unlabelled import images_of, readable
+from ..errors import CapabilityError, ConfigError
 from ..features.store import FeatureStore
 from ..recipes.resolve import task_of
 from ..runtime.distributed import is_main, together

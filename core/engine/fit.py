@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.domain import SPLITS, Domain
-from ..contracts.errors import CapabilityError, ConfigError, UnknownNameError, did_you_mean
 from ..contracts.recipe import Recipe
 from ..contracts.task import FitResult, Task, Use
+from ..errors import CapabilityError, ConfigError, UnknownNameError, did_you_mean
 from ..recipes.resolve import resolve, task_in, task_of
 from ..registry import load_domain, task_class
 from ..runs.folder import Run

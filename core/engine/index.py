@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from ..backbones.load import load_backbone
 from ..contracts.backbone import Backbone
 from ..contracts.domain import Domain
-from ..contracts.errors import ConfigError, DataError
 from ..contracts.recipe import Recipe
 from ..contracts.task import refuse_unused
 from ..data.verify import check_skipped
+from ..errors import ConfigError, DataError
 from ..features.store import FeatureStore
 from ..retrieval.build import IndexBuilder
 from ..retrieval.entries import Entry

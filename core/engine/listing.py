@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.backbone import FAMILIES
-from ..contracts.errors import ConfigError, UnknownNameError, did_you_mean
 from ..contracts.options import Option, options_of
+from ..errors import ConfigError, UnknownNameError, did_you_mean
 from ..registry import catalogue
 from ..registry.catalogue import Entry
 

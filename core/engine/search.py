@@ -13,8 +13,8 @@ from torch import Tensor
 from ..backbones.load import load_backbone
 from ..contracts.backbone import Backbone
 from ..contracts.domain import Decoded, Domain
-from ..contracts.errors import CapabilityError, ConfigError
 from ..contracts.features import PROJECTED
+from ..errors import CapabilityError, ConfigError
 from ..features.extract import encoder
 from ..features.keys import transform_spec
 from ..retrieval.image_reader import ImageReader

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
 from ..contracts.domain import Decoded, Item
-from ..contracts.errors import CapabilityError, ConfigError, DataError
 from ..contracts.features import PRE_PROJECTION, PROJECTED
+from ..errors import CapabilityError, ConfigError, DataError
 from .micro_batch import MicroBatch
 
 AMP = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}

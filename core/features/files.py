@@ -18,9 +18,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..contracts.domain import SPLITS
-from ..contracts.errors import DataError
 from ..contracts.features import FeatureSet, all_there, mean_of_parts
 from ..contracts.text import TextClassifier
+from ..errors import DataError
 
 OTHER_SPELLING = {"text_features": "text_average", "class_names": "classnames"}
 NEEDED = ("image_features", "text_features", "class_names")

@@ -12,8 +12,8 @@ from typing import Any
 
 from ..contracts.backbone import Backbone
 from ..contracts.domain import DomainData
-from ..contracts.errors import ConfigError
 from ..contracts.features import PRE_PROJECTION, PROJECTED
+from ..errors import ConfigError
 from .extract import AMP
 
 FORMAT = 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..contracts.errors import ConfigError
+from ..errors import ConfigError
 
 CPU_SIZES = (1, 2, 4, 8, 16, 32)
 GPU_SIZES = (8, 16, 32, 64, 128, 256)

@@ -18,7 +18,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from ..contracts.errors import DataError
+from ..errors import DataError
 from ..runtime.files import remove_stale_partials, write_cached
 from .keys import KEY_BYTES
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..contracts.domain import Item
-from ..contracts.errors import DataError
 from ..data.identity import FileHashes, content_key
+from ..errors import DataError
 from .extract import Job, PartMeans, Piece, cores, one_line
 from .keys import Request, part_key
 

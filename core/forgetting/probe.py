@@ -25,11 +25,11 @@ from torch import Tensor
 from ..contracts.adapter import require
 from ..contracts.backbone import Backbone
 from ..contracts.domain import DomainData, Item
-from ..contracts.errors import ConfigError, DataError
 from ..contracts.targets import Label
 from ..data.class_folders import read_class_folders
 from ..data.identity import FileHashes
 from ..data.verify import check_skipped, drop_unreadable
+from ..errors import ConfigError, DataError
 from ..features.extract import AMP, Encoded, Job, extract, in_eval_mode, renderer
 from ..features.micro_batch import MicroBatch
 from ..prompts.classifier import build_classifier

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contracts.errors import DataError
+from ..errors import DataError
 from ..metrics.significance import SIGNIFICANT, McNemar, mcnemar, p_words, wilson_interval
 
 DRAWN = "drawings"

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..contracts.adapter import require
-from ..contracts.errors import ConfigError
 from ..contracts.loss import Loss
 from ..contracts.options import option
+from ..errors import ConfigError
 from ._info_nce import info_nce
 from .momentum_queue import FeatureQueue
 from .slip import batch_norm_mlp

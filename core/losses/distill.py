@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..contracts.errors import CapabilityError, ConfigError
 from ..contracts.loss import Loss
 from ..contracts.options import option
+from ..errors import CapabilityError, ConfigError
 
 FEATURES = frozenset({"image_features", "text_features", "teacher.image", "teacher.text"})
 SCORES = FEATURES | {"logit_scale", "teacher.logit_scale"}

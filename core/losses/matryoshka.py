@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..contracts.adapter import require
-from ..contracts.errors import ConfigError
 from ..contracts.loss import Extract, Loss
 from ..contracts.options import option
 from ..contracts.outputs import OUTPUTS
+from ..errors import ConfigError
 
 NARROWEST = 8
 OF_TOWERS = ("prepare", "text_prompt", "teacher_momentum", "n_prefix", "frozen_towers", "logit_scale_bounds")

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..contracts.adapter import require
-from ..contracts.errors import CapabilityError, ConfigError
 from ..contracts.loss import Extract, Loss
 from ..contracts.options import option
+from ..errors import CapabilityError, ConfigError
 from ._info_nce import info_nce
 
 FULL_UP_TO = 10**8  # rows times clusters; beyond it an iteration over all rows takes a minute of one core

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..contracts.errors import ConfigError
 from ..contracts.loss import Loss
 from ..contracts.options import option
+from ..errors import ConfigError
 from ._info_nce import info_nce
 
 PAIRS = frozenset({"image_features", "text_features", "logit_scale"})

@@ -5,12 +5,10 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "bootstrap": "auroc_certainty bootstrap_interval",
         "calibration": "CalibrationBin calibration_curve",
-        "classification": "classification_metrics confusion_matrix multilabel_metrics",
+        "classification": "ClassRow classification_metrics confusion_matrix multilabel_metrics per_class_table",
         "mistakes": "LabelMistake Mistake top_label_mistakes top_mistakes",
-        "per_class": "ClassRow per_class_table",
         "retrieval": "Ranking image_text_rankings rankings retrieval_metrics retrieval_metrics_by_label",
-        "significance": "McNemar mcnemar wilson_interval",
+        "significance": "McNemar auroc_certainty bootstrap_interval mcnemar wilson_interval",
     },
 )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..contracts.errors import DataError
+from ..errors import DataError
 
 BINS = 15
 CLASSES_AT_ONCE = 64

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..contracts.errors import DataError
+from ..errors import DataError
 from .significance import wilson_interval
 
 RECALL_AT = (1, 5, 10)

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..contracts.backbone import Backbone
-from ..contracts.errors import ConfigError, DataError
 from ..contracts.text import TextClassifier
+from ..errors import ConfigError, DataError
 from .placeholders import check_templates, ensemble, fill
 
 CHUNK = 256

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..contracts.errors import DataError, did_you_mean
+from ..errors import DataError, did_you_mean
 from .placeholders import spoken
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..contracts.backbone import Backbone
-from ..contracts.errors import CapabilityError, ConfigError
+from ..errors import CapabilityError, ConfigError
 
 POSITIONS = ("end", "middle", "front")
 PLACEHOLDER = "X"

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.domain import Domain
-from ..contracts.errors import ConfigError, UnknownNameError, did_you_mean
 from ..contracts.options import literal, options_of
 from ..contracts.recipe import GROUPS, KEYS, Recipe, lasting, value_of
 from ..contracts.task import Task
+from ..errors import ConfigError, UnknownNameError, did_you_mean
 from ..registry import catalogue, load_domain, task_class
 from ..registry.catalogue import find
 

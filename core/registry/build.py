@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from ..contracts.adapter import Adapter
 from ..contracts.adapter_file import read_adapter_file, restore_state
 from ..contracts.domain import Domain, Metric
-from ..contracts.errors import CapabilityError, ConfigError
 from ..contracts.options import chosen
 from ..contracts.task import Task
+from ..errors import CapabilityError, ConfigError
 from . import catalogue
 from .catalogue import PACKAGE, Entry, find
 

@@ -14,7 +14,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
-from ..contracts.errors import ConfigError, UnknownNameError, did_you_mean
+from ..errors import ConfigError, UnknownNameError, did_you_mean
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = __name__.rsplit(".core.", 1)[0]

@@ -7,8 +7,7 @@ __getattr__, __dir__ = lazy_exports(
     {
         "build": "IndexBuilder",
         "entries": "Entry",
-        "index": "Hit RetrievalIndex",
+        "index": "Hit RetrievalIndex mixed",
         "kinds": "KINDS",
-        "query": "mixed",
     },
 )

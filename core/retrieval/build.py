@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ... import __version__
-from ..contracts.errors import ConfigError, DataError
+from ..errors import ConfigError, DataError
 from .entries import ENTRIES, OFFSETS, Entry, EntryWriter
 from .kinds import KINDS, built, faiss_library
 

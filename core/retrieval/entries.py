@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from ..contracts.domain import Item
-from ..contracts.errors import DataError
 from ..contracts.targets import Captions
+from ..errors import DataError
 
 ENTRIES, OFFSETS = "entries.jsonl", "entries.offsets"
 OFFSET = np.dtype("<u8")

@@ -9,11 +9,11 @@ from typing import Any
 
 from ..contracts.backbone import Backbone
 from ..contracts.domain import Decoded, Domain, DomainData, Item
-from ..contracts.errors import CapabilityError, ConfigError, DataError, UnknownNameError
 from ..contracts.recipe import SAMPLE, Recipe
 from ..contracts.targets import Captions
 from ..data.pairs.pair_set import StoredImages
 from ..data.unlabelled import images_of, read_unlabelled
+from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError
 from ..features.keys import transform_spec
 from ..registry import load_domain
 

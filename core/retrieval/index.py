@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ... import __version__
 from ..contracts.backbone import Backbone
-from ..contracts.errors import CapabilityError, ConfigError, DataError
+from ..errors import CapabilityError, ConfigError, DataError
 from .build import FACTS, FILES, FORMAT, VECTORS_FILE, facts_of
 from .entries import Entries, Entry, damaged
 from .kinds import KINDS, faiss_library, look_further

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..contracts.errors import CapabilityError
+from ..errors import CapabilityError
 
 KINDS = {
     "flat": "exact: every row is compared",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.domain import Decoded, Item
-from ..contracts.errors import DataError
+from ..errors import DataError
 from ..runs.plots import data_uri
 from ..runtime.files import write_whole
 from .index import Hit

@@ -18,7 +18,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from ... import __version__
-from ..contracts.errors import DataError
+from ..errors import DataError
 from ..runtime.files import refused, write_whole
 
 FORMAT = 1

@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from ..contracts.adapter import FitReport
+
 if TYPE_CHECKING:
     from ..metrics.calibration import CalibrationBin
+
 
 SHARES = re.compile(r"(^|_)(AP|AR|[mh]?IoU|accuracy|recall|precision|f1)(\d*|_at_\d+)(_|$)")
 MOST_DESCRIBED = 12
@@ -305,3 +308,25 @@ def number(value: float | None, share: bool) -> str:
 
 def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def choice(report: FitReport) -> str:
+    """One line on what the fit chose and on what, or "" where there was nothing to choose."""
+    if not report.chosen:
+        return ""
+    return f"Chosen: {in_words(report.chosen)} – {report.chosen_on}."
+
+
+def in_words(values: Mapping[str, Any]) -> str:
+    """{"alpha": 2.1300000000000003} -> "alpha 2.13"."""
+    return ", ".join(f"{name} {_value(value)}" for name, value in values.items())
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no"}.get(value, "none")
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        return " ".join(_value(inner) for inner in value)
+    return str(value)

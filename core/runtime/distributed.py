@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..contracts import errors
+from .. import errors
 
 T = TypeVar("T")
 

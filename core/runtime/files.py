@@ -12,7 +12,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from ..contracts.errors import ConfigError, DataError
+from ..errors import ConfigError, DataError
 from .distributed import is_main, run_on_all
 from .progress import Reporter
 

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..contracts.errors import ConfigError
+from ..errors import ConfigError
 from .distributed import all_gather_json
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from ..contracts.adapter import Adapter
 from ..contracts.domain import SPLITS, Domain, DomainData
-from ..contracts.errors import CapabilityError, ConfigError, DataError, did_you_mean
 from ..contracts.recipe import SAMPLE, Recipe
 from ..data.identity import FileHashes
 from ..data.sampling import base_new, restrict
 from ..data.splits import assign_splits
 from ..data.verify import drop_unreadable
+from ..errors import CapabilityError, ConfigError, DataError, did_you_mean
 from ..registry import adapter_class, build_adapter
 from ..runtime.progress import Reporter
 

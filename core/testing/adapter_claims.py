@@ -17,9 +17,9 @@ from torch import Tensor
 
 from ..contracts.adapter import ABILITIES, NEEDS, Adapter
 from ..contracts.backbone import CAPABILITIES
-from ..contracts.errors import CapabilityError, ConfigError
 from ..contracts.options import as_text, options_of
 from ..contracts.resources import IN_PLACE_OF_CHANCE, REQUIRED
+from ..errors import CapabilityError, ConfigError
 from .contract import refusal
 from .options import alternatives
 from .world import DrawnPairs, differences, world_of

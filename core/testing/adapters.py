@@ -18,9 +18,9 @@ from torch import Tensor
 from ..contracts.adapter import Adapter, FitReport
 from ..contracts.adapter_file import read_adapter_file
 from ..contracts.backbone import Backbone
-from ..contracts.errors import CapabilityError, DataError, VladaptError
 from ..contracts.options import chosen, options_of
 from ..data.verify import one_line
+from ..errors import CapabilityError, DataError, VladaptError
 from .contract import Check, ContractError, checks_of, refusal, violations
 from .processes import place_of, reloaded, workers
 from .towers import plain, small_clip

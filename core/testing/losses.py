@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..contracts.errors import CapabilityError
 from ..contracts.loss import Loss, shared_of
 from ..contracts.outputs import OUTPUTS, Output
+from ..errors import CapabilityError
 from ..runtime import gather
 from ..training.grad_cache import cached_backward, surrogate
 from .adapter_claims import BASELINE, PAPER

@@ -10,8 +10,8 @@ import typing
 from collections.abc import Iterator
 from typing import Any, Literal, Union, get_args, get_origin
 
-from ..contracts.errors import ConfigError, UnknownNameError
 from ..contracts.options import ABSENT, Bounds, Option, as_text, chosen, options_of, typed
+from ..errors import ConfigError, UnknownNameError
 from .contract import refusal
 
 LONGEST_HELP = 100
@@ -116,7 +116,8 @@ def options_hold_their_bounds(options: Options) -> Iterator[str]:
         for value, usable in ends:
             did, _ = refusal(lambda o=each, v=value: typed(o, v), ConfigError)
             if (did == "raises nothing") != usable:
-                yield f"option {each.name}={as_text(value)} {'is refused' if usable else did}; it accepts {each.accepts}"
+                what = "is refused" if usable else did
+                yield f"option {each.name}={as_text(value)} {what}; it accepts {each.accepts}"
 
 
 OPTION_RULES = (

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..backbones.load import load_backbone
 from ..contracts.backbone import Backbone, normalized
-from ..contracts.errors import CapabilityError
+from ..errors import CapabilityError
 
 PLAIN = "plain"
 SIDE, HIDDEN, LETTERS = 8, 20, 16

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from ..contracts.errors import ConfigError
+from ..errors import ConfigError
 from ..runtime.distributed import rank, world_size
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..contracts.errors import DataError
+from ..errors import DataError
 from ..runtime.distributed import all_gather_json, rank
 
 FOLDER = "checkpoints"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from ..contracts.errors import CapabilityError
 from ..contracts.loss import in_words, shared_of
 from ..contracts.outputs import OUTPUTS, Output
+from ..errors import CapabilityError
 from .sources import Source
 
 FIELDS: dict[str, tuple[str, ...]] = {

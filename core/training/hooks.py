@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 
-from ..contracts.errors import DataError
+from ..errors import DataError
 from ..runtime.distributed import is_main, rank, run_on_all
 from .checkpoints import all_random_states, newest_checkpoint, save_checkpoint, set_random_states
 from .samples import BrokenSamples, seed_of

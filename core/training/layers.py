@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..backbones.positions import ROOTS, tower_of
 from ..contracts.adapter import require
 from ..contracts.backbone import Backbone
-from ..contracts.errors import CapabilityError, ConfigError
+from ..errors import CapabilityError, ConfigError
 
 __all__ = ["depth_of", "depths", "freeze_batch_norm", "parameter_groups", "set_trainable", "tower_of"]
 

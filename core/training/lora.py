@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..backbones.split_attention import SplitLayer, merge_attention, split_attention
 from ..contracts.adapter import require
 from ..contracts.backbone import Backbone
-from ..contracts.errors import CapabilityError, ConfigError, DataError
+from ..errors import CapabilityError, ConfigError, DataError
 
 PARAMS = ("q", "k", "v", "out")
 # From and to, as shares of a tower's depth.

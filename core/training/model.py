@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..contracts.backbone import Backbone
-from ..contracts.errors import CapabilityError
+from ..errors import CapabilityError
 from ..runtime.distributed import world_size
 from .grad_cache import cached_backward, surrogate
 from .objective import Objective

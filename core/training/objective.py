@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..contracts.errors import CapabilityError, ConfigError
 from ..contracts.loss import Loss, in_words, shared_of
 from ..contracts.outputs import Output
+from ..errors import CapabilityError, ConfigError
 from ..registry import build_loss, loss_class
 from ..runtime.gather import global_batch
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
-from ..contracts.errors import CapabilityError, DataError
 from ..contracts.loss import Loss
 from ..contracts.outputs import Output
+from ..errors import CapabilityError, DataError
 from ..runtime.distributed import all_gather_rows, rank, world_size
 from .batches import GlobalBatches
 from .class_scores import ClassScores

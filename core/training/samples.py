@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..contracts.errors import DataError
+from ..errors import DataError
 from ..runtime.distributed import all_gather_json
 from .batches import GlobalBatches
 from .fields import column_of, text_kind

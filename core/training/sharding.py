@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ..contracts.errors import ConfigError
+from ..errors import ConfigError
 from ..runtime.distributed import world_size
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from ..contracts.domain import Decoded, Item
-from ..contracts.errors import DataError
+from ..errors import DataError
 
 SUB_CAPTIONS = 3
 """Sub-captions of an image in one step, where a loss asks for several."""

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
-from ..contracts.errors import CapabilityError
+from ..errors import CapabilityError
 
 
 def image_features(backbone: Backbone, pixels: Tensor) -> Tensor:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from ..backbones.fine_tuned import PREFIX
 from ..contracts.backbone import Backbone
-from ..contracts.errors import CapabilityError, ConfigError
 from ..contracts.loss import in_words
+from ..errors import CapabilityError, ConfigError
 from .batches import GlobalBatches
 from .checkpoints import FOLDER
 from .class_scores import ClassScores

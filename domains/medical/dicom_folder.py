@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...core.contracts.domain import DomainData, check_items
-from ...core.contracts.errors import DataError, UnknownNameError, did_you_mean
 from ...core.contracts.targets import Label
 from ...core.data.files import Format, Found, format_of, licence_of, loader, shown, walk
+from ...core.errors import DataError, UnknownNameError, did_you_mean
 
 LABEL_TAGS = ("BodyPartExamined", "ImageLaterality", "Laterality", "Modality", "ViewPosition")
 """Attributes of fixed vocabularies that say nothing of a person; others are refused."""

@@ -15,8 +15,8 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, pixel_array
 
 from ...core.contracts.domain import Decoded
-from ...core.contracts.errors import DataError
 from ...core.data.files import Format
+from ...core.errors import DataError
 from .dicom_header import hush_pydicom, open_data_set, read_header
 from .intensity import MINMAX, is_preset, robust_range, scale_to_unit, to_rgb, window_range
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.contracts.domain import Decoded, Domain, DomainData, Item
-from ...core.contracts.errors import DataError
+from ...core.errors import DataError
 from .reading import GENERAL, Reading, prompts
 
 

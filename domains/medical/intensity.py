@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...core.contracts.errors import ConfigError, UnknownNameError, did_you_mean
+from ...core.errors import ConfigError, UnknownNameError, did_you_mean
 
 PRESETS: dict[str, tuple[float, float]] = {
     "abdomen": (60.0, 400.0),

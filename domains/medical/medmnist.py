@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from ...core.contracts.domain import Decoded, DomainData, Item, check_items
-from ...core.contracts.errors import ConfigError, DataError
 from ...core.contracts.targets import Label, Labels
+from ...core.errors import ConfigError, DataError
 from .npz_rows import array_names, array_shape, iterate_rows, read_small, row_of
 
 SPLITS = ("train", "val", "test")

@@ -14,8 +14,8 @@ import numpy as np
 from nibabel.orientations import io_orientation
 
 from ...core.contracts.domain import Decoded
-from ...core.contracts.errors import DataError
 from ...core.data.files import Format
+from ...core.errors import DataError
 from .dicom_header import remember_by_file
 from .intensity import MINMAX, robust_range, scale_to_unit, to_rgb, window_range
 

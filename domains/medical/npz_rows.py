@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...core.contracts.errors import DataError
+from ...core.errors import DataError
 from .dicom_header import remember_by_file
 
 OPENING = threading.Lock()

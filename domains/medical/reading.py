@@ -10,10 +10,10 @@ from pathlib import Path
 
 from ...core.contracts import domain
 from ...core.contracts.domain import DomainData
-from ...core.contracts.errors import UnknownNameError, did_you_mean
 from ...core.contracts.options import option
 from ...core.data.files import Format, format_of
 from ...core.data.images import IMAGE
+from ...core.errors import UnknownNameError, did_you_mean
 from .dicom_pixels import dicom_format
 from .intensity import check_window
 from .nifti_slices import AXES, nifti_format

@@ -10,7 +10,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from ...core.contracts.errors import ConfigError, VladaptError
+from ...core.errors import ConfigError, VladaptError
 from ...core.runtime.exits import fail
 
 USAGE = "usage: python -m vladapt.domains.open_vocab SCRIPT ARGS..., or -m MODULE ARGS..."

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 from mmengine import Config
 
 from ...core.contracts.domain import DomainData
-from ...core.contracts.errors import ConfigError
 from ...core.contracts.recipe import Recipe
+from ...core.errors import ConfigError
 from ...core.tasks.config_training.base import ConfigTask
 from .data.classes import choose_classes
 from .data.few_shot import draw_shots

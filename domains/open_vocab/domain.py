@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ...core.contracts.domain import Domain, DomainData
-from ...core.contracts.errors import ConfigError
 from ...core.contracts.options import option, settle
+from ...core.errors import ConfigError
 from .vocabulary import named_templates
 
 DETECTION, SEGMENTATION = "detection", "segmentation"

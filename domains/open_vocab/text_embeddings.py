@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ...core.contracts.errors import CapabilityError
+from ...core.errors import CapabilityError
 from .vocabulary import Classes, Vocabulary, embed_classes, text_backbone
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ...core.backbones.load import load_backbone
 from ...core.contracts.backbone import Backbone
-from ...core.contracts.errors import CapabilityError, ConfigError, DataError, did_you_mean
+from ...core.errors import CapabilityError, ConfigError, DataError, did_you_mean
 from ...core.features.store import FeatureStore
 from ...core.prompts.descriptions import read_class_json
 from ...core.prompts.placeholders import IMAGENET_SEVEN, PHOTO, check_templates, fill, spoken

@@ -8,8 +8,8 @@ import json
 import pytest
 from settings import COUNTS, OPTIONS
 
-from vladapt.core.contracts.errors import ConfigError
 from vladapt.core.contracts.options import options_of, typed
+from vladapt.core.errors import ConfigError
 from vladapt.core.registry import adapter_class, build_adapter, catalogue
 from vladapt.core.testing.adapters import adapter_checks
 from vladapt.core.testing.options import takes_any_text

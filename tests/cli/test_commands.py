@@ -144,7 +144,7 @@ def test_what_fit_says(fit, colours):
 
 def test_numbers_chosen_are_rounded_for_reading():
     from vladapt.core.contracts.adapter import FitReport
-    from vladapt.core.runtime.words import choice
+    from vladapt.core.runs.sections import choice
 
     chosen = {"beta": 0.1, "alpha": 2.1300000000000003, "epoch": 20}
     said = choice(FitReport("x", chosen, "val (6 images)"))

@@ -121,7 +121,7 @@ def test_an_error_on_one_rank_ends_all_with_one_line(arguments, environment, tmp
     program.write_text(
         "import os, sys\n"
         "from vladapt.cli import main\n"
-        "from vladapt.core.contracts import DataError\n"
+        "from vladapt.core.errors import DataError\n"
         "from vladapt.core.features.store import FeatureStore\n"
         "def fail(self, *args):\n"
         "    raise DataError('scan.png: rank 1 cannot use it; remove it')\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ...contracts.adapter import require
-from ...contracts.errors import DataError
+from ...errors import DataError
 from ..tables import parse_json
 
 CORE = re.compile(r"^(\W*)(.*?)(\W*)$", re.DOTALL)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...contracts.errors import DataError
+from ...errors import DataError
 from .columns import NumbersBuilder, Ragged, RaggedBuilder, Strings, StringsBuilder, firsts
 from .pair_set import SPLIT_CODES, PairColumns, PairImages, PairSet, StoredImages
 from .record_fields import BrokenRow

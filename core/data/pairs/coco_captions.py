@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...contracts.errors import DataError
+from ...errors import DataError
 from ..coco import split_of
 from ..files import licence_of
 from ..tables import parse_json

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...contracts.errors import DataError
+from ...errors import DataError
 from ..files import stays_inside
 
 

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from ...contracts.domain import SPLITS, Decoded
-from ...contracts.errors import DataError
+from ...errors import DataError
 from ..identity import FileHashes
 from ..images import decode_bytes, decode_image
 from .columns import Ragged, Strings

@@ -12,8 +12,8 @@ import numpy as np
 
 from ...contracts.adapter import require
 from ...contracts.domain import SPLITS
-from ...contracts.errors import ConfigError, DataError
 from ...contracts.options import option, options_from, settle
+from ...errors import ConfigError, DataError
 from ..files import visible
 from ..identity import FileHashes
 from .coco_captions import (

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...contracts.errors import DataError, did_you_mean
+from ...errors import DataError, did_you_mean
 from ..class_folders import SPLIT_FOLDERS
 from ..manifests import SPLIT_COLUMNS
 

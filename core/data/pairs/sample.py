@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ...contracts.errors import ConfigError
+from ...errors import ConfigError
 from .builder import PairBuilder
 from .pair_set import PairSet
 from .scenes import COUNTS, SCENES, Scene, SceneImages, Things, scene, source_of, with_colours_swapped

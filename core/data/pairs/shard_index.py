@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ...contracts.errors import DataError
+from ...errors import DataError
 from ...runtime.files import write_cached
 from ..images import IMAGE_SUFFIXES
 from .columns import NumbersBuilder, Ragged, RaggedBuilder, Strings, StringsBuilder

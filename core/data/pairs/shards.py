@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...contracts.errors import DataError
+from ...errors import DataError
 from ..class_folders import SPLIT_FOLDERS
 from ..files import licence_of, stays_inside, visible
 from ..identity import FileHashes

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...contracts.errors import DataError
+from ...errors import DataError
 from ..files import licence_of
 from .builder import PairBuilder
 from .file_finder import FileFinder

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ...contracts.errors import DataError
+from ...errors import DataError
 from ..tables import parse_json
 
 DELIMITERS = ",;\t|"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from ...contracts.errors import DataError
+from ...errors import DataError
 
 BLOCK = 512
 DRIVE = re.compile(r"[A-Za-z]:[/\\]")

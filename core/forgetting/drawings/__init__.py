@@ -9,5 +9,5 @@ from ...lazy import lazy_exports
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
-    {"render": "draw", "things": "THINGS", "words": "OTHER_NAMES"},
+    {"things": "OTHER_NAMES THINGS draw"},
 )

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageFilter
 
-from ...contracts.errors import UnknownNameError
+from ...errors import UnknownNameError
 from . import animals, household, nature
 from .pen import COLOURS, FINER, SIDE, Pen
 

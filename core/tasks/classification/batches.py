@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...contracts.adapter import Adapter, Batch
+from ...contracts.adapter import Adapter
 from ...contracts.domain import Decoded, Item
-from ...contracts.errors import CapabilityError, DataError
-from ...contracts.features import PRE_PROJECTION, PROJECTED, FeatureSet
+from ...contracts.features import PRE_PROJECTION, PROJECTED, Batch, FeatureSet
 from ...contracts.resources import Detection
+from ...errors import CapabilityError, DataError
 from ...features.extract import cores
 
 ROWS_AT_ONCE = 4096

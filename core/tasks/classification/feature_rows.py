@@ -11,16 +11,16 @@ from typing import Any
 
 import torch
 
-from ...contracts.adapter import Adapter, Batch
+from ...contracts.adapter import Adapter
 from ...contracts.domain import Domain, DomainData, Item
-from ...contracts.errors import CapabilityError, DataError
-from ...contracts.features import FeatureSet
+from ...contracts.features import Batch, FeatureSet
 from ...contracts.recipe import Recipe
 from ...contracts.targets import Label, Labels
 from ...contracts.text import TextClassifier
 from ...data.identity import FileHashes
 from ...data.sampling import sample_shots
 from ...data.splits import assign_splits
+from ...errors import CapabilityError, DataError
 from ...features.files import FeatureFile, load_features
 from ...runtime.progress import Reporter
 from ..methods import class_indices

@@ -10,9 +10,9 @@ from typing import Any
 
 from ...contracts.adapter import Adapter, FitReport
 from ...contracts.domain import Domain
-from ...contracts.errors import CapabilityError, ConfigError
 from ...contracts.images import TrainingPlace
 from ...contracts.recipe import Recipe
+from ...errors import CapabilityError, ConfigError
 from ...forgetting.probe import forgetting, probe_of
 from ...runtime.progress import Reporter, training_lines
 from ..methods import adapter_of, read_data, trains_towers

@@ -10,11 +10,10 @@ from typing import Any
 import torch
 
 from ...backbones.load import load_backbone
-from ...contracts.adapter import Adapter, Batch
+from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain, DomainData, Item, Metric
-from ...contracts.errors import DataError
-from ...contracts.features import PROJECTED, FeatureSet
+from ...contracts.features import PROJECTED, Batch, FeatureSet
 from ...contracts.images import TrainingImages
 from ...contracts.recipe import Recipe
 from ...contracts.text import TextClassifier
@@ -22,6 +21,7 @@ from ...data.identity import FileHashes
 from ...data.sampling import sample_shots
 from ...data.splits import assign_splits
 from ...data.verify import check_skipped, drop_unreadable
+from ...errors import DataError
 from ...features.store import FeatureStore
 from ...prompts.classifier import build_classifier
 from ...prompts.descriptions import read_descriptions

@@ -11,9 +11,9 @@ from ...contracts.adapter import Adapter, FitReport
 from ...contracts.recipe import Recipe
 from ...data.sampling import short_classes
 from ...runs.folder import Run
+from ...runs.sections import choice, in_words
 from ...runtime.files import write_whole
 from ...runtime.versions import now, versions
-from ...runtime.words import choice, in_words
 from ..methods import place_of_data, split_counts
 from .feature_rows import PreparedFeatures
 from .images import Prepared, Shots

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ...contracts.errors import DataError
+from ...errors import DataError
 from ...metrics.calibration import CalibrationBin, calibration_curve
 from ...metrics.classification import ClassRow, confusion_matrix, per_class_table
 from ...metrics.mistakes import top_label_mistakes, top_mistakes

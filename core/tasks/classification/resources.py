@@ -14,10 +14,10 @@ from torch import Tensor
 from ...contracts.adapter import Adapter
 from ...contracts.adapter_file import read_adapter_file
 from ...contracts.backbone import Backbone
-from ...contracts.errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean
 from ...contracts.features import PRE_PROJECTION, FeatureSet
 from ...contracts.resources import REQUIRED, Detections, FurtherBackbone, PreProjection, TextPool
 from ...data.caption_pool import lines_of, read_caption_pool
+from ...errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean
 from ...prompts.descriptions import read_synonyms
 from ...prompts.placeholders import spoken
 from ...runs.folder import Run

@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ...contracts.adapter import Adapter, Batch
+from ...contracts.adapter import Adapter
 from ...contracts.domain import Metric
-from ...contracts.errors import DataError
-from ...contracts.features import FeatureSet
+from ...contracts.features import Batch, FeatureSet
 from ...contracts.text import TextClassifier
+from ...errors import DataError
 from ...metrics.classification import classification_metrics, multilabel_metrics
 from ...metrics.significance import auroc_certainty, mcnemar, wilson_interval
 from ...registry import build_adapter

@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 
 from ...contracts.adapter import Adapter
 from ...contracts.domain import Item
-from ...contracts.errors import CapabilityError, ConfigError
 from ...contracts.recipe import Recipe
 from ...contracts.task import Axes, Contest, FitResult, Task, Use
 from ...data.identity import FileHashes, content_key
+from ...errors import CapabilityError, ConfigError
 from ...features.keys import canonical_json
 from ...registry import adapter_class, catalogue
 from ...registry.catalogue import find

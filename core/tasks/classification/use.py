@@ -13,11 +13,11 @@ from ...backbones.load import load_backbone
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain, DomainData, Item
-from ...contracts.errors import CapabilityError, DataError
 from ...contracts.features import PROJECTED, FeatureSet
 from ...contracts.recipe import SAMPLE, Recipe
 from ...contracts.task import Use
 from ...data.unlabelled import images_of, readable
+from ...errors import CapabilityError, DataError
 from ...features.store import Extraction, FeatureStore
 from ...registry import load_adapter
 from ...runtime.progress import Reporter

@@ -19,10 +19,10 @@ from torch import nn
 from ...backbones.load import load_backbone
 from ...contracts.backbone import Backbone
 from ...contracts.domain import DomainData, Evaluation
-from ...contracts.errors import CapabilityError, ConfigError, DataError
 from ...contracts.recipe import SAMPLE, Recipe
 from ...contracts.task import Axes, Contest, FitResult, Task, Use
 from ...data.unlabelled import decodable, images_of, readable
+from ...errors import CapabilityError, ConfigError, DataError
 from ...recipes.resolve import resolve
 from ...runs.folder import RUNS, Run
 from ...runs.sections import is_share

@@ -24,7 +24,7 @@ from mmengine.registry import OPTIMIZERS
 from mmengine.runner import Runner
 from torch import nn
 
-from ...contracts.errors import ConfigError, DataError, UnknownNameError, VladaptError, did_you_mean
+from ...errors import ConfigError, DataError, UnknownNameError, VladaptError, did_you_mean
 from ...runtime.distributed import rank, run_on_all, world_size
 from ...runtime.progress import Reporter, training_lines
 from ...training.runner import restored_determinism

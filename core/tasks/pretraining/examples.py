@@ -14,8 +14,8 @@ from torch import Tensor
 from ...contracts.adapter import require
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Decoded, Item
-from ...contracts.errors import ConfigError, DataError
 from ...data.pairs.pair_set import PairSet
+from ...errors import ConfigError, DataError
 from ...features.extract import AMP, Encoded, Job, extract, in_eval_mode
 from ...features.micro_batch import MicroBatch
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ...contracts.errors import ConfigError, UnknownNameError, did_you_mean
 from ...contracts.options import chosen, options_of
 from ...data.pairs.reading import READER, Reading
+from ...errors import ConfigError, UnknownNameError, did_you_mean
 from ...recipes.resolve import parse_set
 from ...registry import loss_class
 from ...training.objective import parse_losses

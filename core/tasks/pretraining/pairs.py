@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from ...contracts.backbone import Backbone
-from ...contracts.errors import DataError
 from ...data.pairs.pair_set import PairSet
 from ...data.verify import check_skipped
+from ...errors import DataError
 from ...training.settings import TrainingSettings
 from ...training.train import Task, Trained, train
 

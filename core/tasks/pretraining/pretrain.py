@@ -13,8 +13,8 @@ from typing import Any
 from ...backbones.fine_tuned import FILE, save_fine_tuned
 from ...backbones.load import load_backbone
 from ...contracts.backbone import Backbone
-from ...contracts.errors import ConfigError, DataError
 from ...data.pairs.captions import CaptionSampler
+from ...errors import ConfigError, DataError
 from ...forgetting.probe import GenericProbe, generic_metrics, generic_sentence
 from ...runs.report import write_report
 from ...runtime.distributed import is_main, run_on_all, together

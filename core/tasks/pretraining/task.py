@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ...contracts.adapter import FitReport
-from ...contracts.errors import ConfigError
 from ...contracts.options import option
 from ...contracts.recipe import KEYS, Recipe
 from ...contracts.task import FitResult, Task
+from ...errors import ConfigError
 from ...runtime.progress import Reporter
 from ...training.objective import parse_losses
 from ...training.settings import TrainingSettings

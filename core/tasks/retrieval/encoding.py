@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Decoded, DomainData, Item
-from ...contracts.errors import ConfigError, DataError
 from ...data.verify import check_skipped
+from ...errors import ConfigError, DataError
 from ...features.extract import AMP, Job, Unreadable, averaged, extract, in_eval_mode
 from ...features.micro_batch import CPU_SIZES, GPU_SIZES, MicroBatch
 from ...features.store import FeatureStore

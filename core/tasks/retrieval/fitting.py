@@ -15,7 +15,6 @@ from ...backbones.load import load_backbone
 from ...contracts.adapter import Adapter, FitReport
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain
-from ...contracts.errors import DataError
 from ...contracts.images import TrainingPlace
 from ...contracts.recipe import Recipe
 from ...data.identity import FileHashes
@@ -23,6 +22,7 @@ from ...data.pairs.captions import CaptionSampler
 from ...data.pairs.reading import read_pairs
 from ...data.splits import assign_splits
 from ...data.verify import check_skipped
+from ...errors import DataError
 from ...forgetting.probe import forgetting
 from ...runtime.progress import Reporter, training_lines
 from ...training.objective import columns_of, parse_losses

@@ -10,8 +10,8 @@ import torch
 
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Decoded, DomainData, Item
-from ...contracts.errors import DataError
 from ...data.pairs.pair_set import Pair
+from ...errors import DataError
 from ...features.store import FeatureStore
 from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE, Ranking, image_text_rankings, named_rightly
 from ...metrics.significance import mcnemar, wilson_interval

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 from ...backbones.fine_tuned import save_fine_tuned
 from ...backbones.load import load_backbone
 from ...contracts.backbone import Backbone
-from ...contracts.errors import CapabilityError, ConfigError
 from ...contracts.recipe import Recipe
 from ...contracts.task import Axes, Contest, FitResult, Task, Use
+from ...errors import CapabilityError, ConfigError
 from ...registry import adapter_class, catalogue, load_adapter
 from ...registry.catalogue import find
 from ...runs.folder import RUNS, Run

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ....core.contracts.domain import DomainData, Item
-from ....core.contracts.errors import DataError
 from ....core.contracts.targets import Boxes
 from ....core.data.files import Format, format_of, licence_of, loader, locate, shown
 from ....core.data.images import IMAGE, upright_size
 from ....core.data.verify import VERIFY_ALL_UP_TO
+from ....core.errors import DataError
 from .outlines import corners_of, sound_outline
 
 Corners = tuple[float, float, float, float]

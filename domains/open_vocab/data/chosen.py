@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ....core.contracts.domain import DomainData
-from ....core.contracts.errors import ConfigError, DataError
 from ....core.data.identity import FileHashes
 from ....core.data.splits import assign_splits
+from ....core.errors import ConfigError, DataError
 from .classes import choose_classes
 from .detection import read_detection
 from .few_shot import draw_shots

@@ -7,7 +7,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 
 from ....core.contracts.domain import DomainData, Item
-from ....core.contracts.errors import ConfigError, did_you_mean
+from ....core.errors import ConfigError, did_you_mean
 from ....core.prompts.placeholders import spoken
 from .masks import choosable
 

@@ -11,8 +11,8 @@ from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Any
 
-from ....core.contracts.errors import DataError
 from ....core.data.coco import find_coco_files, image_roots, is_coco, read_coco_file, split_of
+from ....core.errors import DataError
 from .boxes import Box, BoxSet, ListedImage
 
 ANNOTATION_FOLDERS = ("annotations", "annotation", "Annotations")

@@ -7,11 +7,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from ....core.contracts.domain import DomainData
-from ....core.contracts.errors import DataError
 from ....core.data.crops import image_folders
 from ....core.data.files import Format, visible
 from ....core.data.images import IMAGE
 from ....core.data.voc import CORNERS, find_voc_files, parse_voc, voc_image_name, voc_splits
+from ....core.errors import DataError
 from .boxes import Box, BoxSet, ListedImage, boxes_of
 from .classes import choose_classes
 from .coco_boxes import find_coco_annotations, read_coco_boxes

@@ -11,8 +11,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from ....core.contracts.domain import DomainData, Item
-from ....core.contracts.errors import ConfigError
 from ....core.data.sampling import rank
+from ....core.errors import ConfigError
 from .boxes import annotated_boxes
 
 SURPLUS = ("ignore", "keep")

@@ -17,10 +17,10 @@ import numpy as np
 from PIL import Image
 
 from ....core.contracts.domain import Decoded, DomainData, Item
-from ....core.contracts.errors import DataError
 from ....core.contracts.targets import Boxes, Mask
 from ....core.data.files import Format, loader
 from ....core.data.images import IMAGE
+from ....core.errors import DataError
 from ....core.runtime.files import write_cached
 from .boxes import annotated_boxes
 from .masks import MaskReader, annotated_mask

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ....core.contracts.errors import DataError
 from ....core.data.class_folders import SPLIT_FOLDERS
 from ....core.data.files import Format, Found, folders, format_of, shown, walk
 from ....core.data.images import IMAGE
 from ....core.data.voc import voc_splits
+from ....core.errors import DataError
 from .mask_tables import MaskTable, ade_table, cityscapes_table, voc_table
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "img_dir", "jpegimages", "leftimg8bit")

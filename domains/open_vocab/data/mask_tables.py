@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ....core.contracts.errors import DataError
 from ....core.data.tables import parse_json
+from ....core.errors import DataError
 
 STEMS = ("classes", "class_names", "semantic_classes", "label_names", "labels", "categories", "class_dict", "labelmap")
 NOT_CLASSES = frozenset({"unlabeled", "unlabelled", "unlabled", "ignore", "ignored", "void", "__ignore__", "_ignore_"})

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from ....core.contracts.domain import Item
-from ....core.contracts.errors import DataError
 from ....core.contracts.targets import Mask
 from ....core.data.images import decode_values
+from ....core.errors import DataError
 from .outlines import draw
 
 IGNORED = 255

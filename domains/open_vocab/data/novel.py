@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ....core.contracts.domain import DomainData, Item
-from ....core.contracts.errors import ConfigError, DataError, did_you_mean
+from ....core.errors import ConfigError, DataError, did_you_mean
 from ....core.prompts.placeholders import spoken
 from .boxes import annotated_boxes
 from .classes import choose_classes, class_positions

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ....core.contracts.errors import CapabilityError
+from ....core.errors import CapabilityError
 
 Outline = list[list[float]] | dict[str, Any]
 """Polygons [x0, y0, x1, y1, ...] in pixels, or {"size": [height, width], "counts": list or text}."""

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from ....core.contracts.domain import DomainData, Item
-from ....core.contracts.errors import DataError
 from ....core.contracts.targets import Mask
 from ....core.data.files import Format, Found, licence_of, loader, shown, visible
 from ....core.data.images import IMAGE, decode_values, upright_size
+from ....core.errors import DataError
 from .boxes import annotated_boxes, boxes_of
 from .classes import choose_classes
 from .coco_boxes import find_coco_annotations, read_coco_boxes

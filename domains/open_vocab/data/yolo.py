@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ....core.contracts.errors import ConfigError, DataError
 from ....core.data.class_folders import SPLIT_FOLDERS
 from ....core.data.files import Format, Found, format_of, shown, stays_inside, walk
 from ....core.data.images import IMAGE
+from ....core.errors import ConfigError, DataError
 from .boxes import Box, BoxSet, ListedImage
 
 NAME_FILES = ("classes.txt", "obj.names", "names.txt", "classes.names")

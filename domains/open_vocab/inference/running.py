@@ -15,7 +15,7 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from ....core.contracts.domain import DomainData, Item
-from ....core.contracts.errors import CapabilityError
+from ....core.errors import CapabilityError
 from ....core.features.extract import cores
 from ..data.boxes import annotated_boxes
 from ..data.classes import check_names, class_positions

@@ -12,11 +12,11 @@ from typing import Any
 from xml.etree import ElementTree
 
 from ....core.contracts.domain import DomainData, Item
-from ....core.contracts.errors import ConfigError, DataError
 from ....core.contracts.targets import Boxes, Mask
 from ....core.data.files import loader
 from ....core.data.images import IMAGE
 from ....core.data.tables import parse_json
+from ....core.errors import ConfigError, DataError
 from ..data.classes import check_names, choose_classes
 from ..data.masks import MaskReader
 from .pipelines import Node, inner_datasets

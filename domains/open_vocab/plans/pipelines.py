@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ....core.contracts.errors import ConfigError
+from ....core.errors import ConfigError
 
 LOADERS = ("val_dataloader", "test_dataloader")
 IMAGE_LOADERS = ("LoadImageFromFile", "LoadImageFromNDArray")

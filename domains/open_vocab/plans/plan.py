@@ -12,7 +12,7 @@ import torch
 from mmengine import Config
 
 from ....core.contracts.domain import DomainData, Item
-from ....core.contracts.errors import ConfigError, DataError
+from ....core.errors import ConfigError, DataError
 from ....core.features.store import default_root
 from ....core.runtime.distributed import is_main, run_on_all, world_size
 from ..data.boxes import annotated_boxes

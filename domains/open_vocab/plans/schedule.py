@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ....core.contracts.errors import ConfigError
+from ....core.errors import ConfigError
 from ....core.runtime.distributed import world_size
 from .pipelines import Node, nodes
 

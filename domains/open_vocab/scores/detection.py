@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ....core.contracts.domain import Item
-from ....core.contracts.errors import CapabilityError, ConfigError
+from ....core.errors import CapabilityError, ConfigError
 from ..data.boxes import annotated_boxes
 from ..data.outlines import coco_masks, draw, encode
 from .segmentation import harmonic_mean, known

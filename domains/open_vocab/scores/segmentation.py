@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ....core.contracts.errors import ConfigError
+from ....core.errors import ConfigError
 from ..data.masks import IGNORED
 
 

@@ -6,7 +6,7 @@ What is mended, and where: mmcv's operators (`finder`, `mmcv_ext`), checkpoints 
 
 from __future__ import annotations
 
-from ....core.contracts.errors import CapabilityError
+from ....core.errors import CapabilityError
 from ..doctor import CURE, faults
 from .import_hooks import offer_operators
 from .language_models import mend_language_models

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ....core.backbones.hub import hub_folder
-from ....core.contracts.errors import CapabilityError, DataError
+from ....core.errors import CapabilityError, DataError
 from .import_hooks import after_import, before_import
 
 ON_THE_HUB = re.compile(r"[\w.-]+(/[\w.-]+)?")

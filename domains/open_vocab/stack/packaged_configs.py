@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
-from ....core.contracts.errors import ConfigError, did_you_mean
+from ....core.errors import ConfigError, did_you_mean
 from .import_hooks import after_import
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from ....core.contracts.errors import DataError
+from ....core.errors import DataError
 from .import_hooks import after_import
 
 STATISTICS = ("min", "max", "current", "mean")

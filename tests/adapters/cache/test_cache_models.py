@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from vladapt.adapters.cache import _cache_model
-from vladapt.core.contracts import CapabilityError, ConfigError, TextClassifier
+from vladapt.core.contracts import TextClassifier
+from vladapt.core.errors import CapabilityError, ConfigError
 from vladapt.core.registry import build_adapter
 
 CACHES = ["tip-adapter", "tip-adapter-f", "ape", "ape-t"]

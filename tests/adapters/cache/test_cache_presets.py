@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from vladapt.adapters.cache._presets import APE, TIP, ape_setting, set_name, tip_setting
-from vladapt.core.contracts import UnknownNameError
+from vladapt.core.errors import UnknownNameError
 from vladapt.core.registry import build_adapter
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from vladapt.adapters.cache.ape import channel_criterion, channel_similarity, select_channels
-from vladapt.core.contracts import ConfigError
+from vladapt.core.errors import ConfigError
 
 
 def literal_similarity(samples: list[torch.Tensor]) -> torch.Tensor:

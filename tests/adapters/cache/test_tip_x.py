@@ -11,7 +11,8 @@ from parity_checks.cache import tip_x as tip_x_parity
 from parity_checks.cache import tip_x_inputs
 
 from vladapt.adapters.cache import tip_x
-from vladapt.core.contracts import ConfigError, DataError, FeatureSet, TextClassifier
+from vladapt.core.contracts import FeatureSet, TextClassifier
+from vladapt.core.errors import ConfigError, DataError
 from vladapt.core.registry import adapter_class, build_adapter
 
 QUICK = {"search_step": (8, 4, 5)}

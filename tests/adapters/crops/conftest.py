@@ -121,7 +121,7 @@ def found():
 def embedded():
     """The default backbone, where its weights are installed."""
     from vladapt.core.backbones.load import load_backbone
-    from vladapt.core.contracts import CapabilityError
+    from vladapt.core.errors import CapabilityError
 
     try:
         backbone = load_backbone("embedded", device="cpu")

@@ -7,8 +7,9 @@ import pytest
 import torch
 from forked import run
 
-from vladapt.core.contracts import Batch, CapabilityError
+from vladapt.core.contracts import Batch
 from vladapt.core.contracts.resources import Detection
+from vladapt.core.errors import CapabilityError
 from vladapt.core.registry import build_adapter, load_adapter
 
 BOXES = [[Detection((3, 2, 20, 7), 0.5, "SEA"), Detection((0, 0, 9, 9), 0.4)]]

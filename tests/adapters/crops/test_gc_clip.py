@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vladapt.adapters.crops.gc_clip import clipped, hold_back, squared, with_margin
-from vladapt.core.contracts import Batch, CapabilityError, ConfigError, FeatureSet, TextClassifier
+from vladapt.core.contracts import Batch, FeatureSet, TextClassifier
+from vladapt.core.errors import CapabilityError, ConfigError
 from vladapt.core.registry import build_adapter
 
 BOX = (10, 5, 22, 17)  # where the patches of the colour images lie

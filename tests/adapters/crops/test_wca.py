@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from parity_checks.crops import wca as wca_parity
 
 from vladapt.adapters.crops.wca import content_seed, random_squares, weighted_mean
-from vladapt.core.contracts import Batch, CapabilityError, ConfigError, DataError, FeatureSet, TextClassifier
+from vladapt.core.contracts import Batch, FeatureSet, TextClassifier
+from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.core.registry import build_adapter
 
 SAID = (

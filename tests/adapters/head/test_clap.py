@@ -10,7 +10,7 @@ from parity_checks.head import clap_loss, clap_training
 
 from vladapt.adapters.head import clap
 from vladapt.adapters.head.clap import class_confidence, training_rows
-from vladapt.core.contracts import ConfigError
+from vladapt.core.errors import ConfigError
 from vladapt.core.registry import build_adapter
 
 NEAR = {"rtol": 1e-4, "atol": 1e-5}

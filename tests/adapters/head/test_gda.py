@@ -15,7 +15,8 @@ from vladapt.adapters.head._gaussian import (
     mean_class_precision,
     new_class_gaussians,
 )
-from vladapt.core.contracts import CapabilityError, ConfigError, FeatureSet, TextClassifier
+from vladapt.core.contracts import FeatureSet, TextClassifier
+from vladapt.core.errors import CapabilityError, ConfigError
 from vladapt.core.prompts.classifier import build_classifier
 from vladapt.core.registry import build_adapter, load_adapter
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vladapt.core.contracts import CapabilityError, FeatureSet, TextClassifier
+from vladapt.core.contracts import FeatureSet, TextClassifier
+from vladapt.core.errors import CapabilityError
 from vladapt.core.registry import build_adapter
 
 QUICK = {"lp-plus-plus": {"epochs": 10}, "gda": {}, "nmtune": {"epochs": 2}}

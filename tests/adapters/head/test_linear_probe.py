@@ -9,7 +9,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from vladapt.adapters.head.linear_probe import COARSE, search_c
-from vladapt.core.contracts import CapabilityError, ConfigError, FeatureSet
+from vladapt.core.contracts import FeatureSet
+from vladapt.core.errors import CapabilityError, ConfigError
 from vladapt.core.registry import build_adapter
 
 

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from parity_checks.head import lp_plus_plus
 
-from vladapt.core.contracts import ConfigError, FeatureSet, TextClassifier
+from vladapt.core.contracts import FeatureSet, TextClassifier
+from vladapt.core.errors import ConfigError
 from vladapt.core.registry import build_adapter
 
 

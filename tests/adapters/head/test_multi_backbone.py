@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from forked import run
 from safetensors.torch import load_file, save_file
 
-from vladapt.core.contracts import Batch, CapabilityError, ConfigError, DataError, FeatureSet, TextClassifier
+from vladapt.core.contracts import Batch, FeatureSet, TextClassifier
 from vladapt.core.contracts.resources import FurtherBackbone
+from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.core.registry import adapter_class, build_adapter
 
 QUICK = {"steps": 40, "lr": 1e-2}

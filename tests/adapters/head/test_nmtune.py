@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from vladapt.adapters.head.nmtune import consistency, dominance, off_diagonal_covariance, without_single
-from vladapt.core.contracts import ConfigError, TextClassifier
+from vladapt.core.contracts import TextClassifier
+from vladapt.core.errors import ConfigError
 from vladapt.core.registry import build_adapter
 
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from vladapt.adapters.head._class_texts import texts_of_synonyms
 from vladapt.adapters.head.real_linear import most_alike
-from vladapt.core.contracts import CapabilityError, ConfigError, DataError, FeatureSet, TextClassifier
+from vladapt.core.contracts import FeatureSet, TextClassifier
 from vladapt.core.contracts.resources import TextPool
+from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.core.prompts.classifier import build_classifier
 from vladapt.core.registry import adapter_class, build_adapter
 from vladapt.core.training.batches import minibatches

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from parity_checks.head import taskres
 
-from vladapt.core.contracts import ConfigError, TextClassifier
+from vladapt.core.contracts import TextClassifier
+from vladapt.core.errors import ConfigError
 from vladapt.core.registry import build_adapter
 
 

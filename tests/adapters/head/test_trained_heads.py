@@ -12,7 +12,8 @@ from forked import run
 from safetensors.torch import load_file, save_file
 
 from vladapt.adapters.head._text_rows import frame_of
-from vladapt.core.contracts import ConfigError, FeatureSet, TextClassifier
+from vladapt.core.contracts import FeatureSet, TextClassifier
+from vladapt.core.errors import ConfigError
 from vladapt.core.metrics.selection import val_score
 from vladapt.core.registry import adapter_class, build_adapter
 

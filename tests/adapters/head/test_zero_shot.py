@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vladapt.core.contracts import CapabilityError, FeatureSet
+from vladapt.core.contracts import FeatureSet
+from vladapt.core.errors import CapabilityError
 from vladapt.core.registry import build_adapter
 
 

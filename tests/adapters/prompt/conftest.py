@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from forked import run
 from safetensors.torch import load_file, save_file
 
-from vladapt.core.contracts import CapabilityError, FeatureSet, TextClassifier
+from vladapt.core.contracts import FeatureSet, TextClassifier
+from vladapt.core.errors import CapabilityError
 from vladapt.core.prompts.classifier import build_classifier
 
 NAMES = ("sea", "polka_dotted", "X-ray", "Boeing 737-800")

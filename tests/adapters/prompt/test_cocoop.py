@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from parity_checks.prompt import cocoop
 
 from vladapt.adapters.prompt.cocoop import META
-from vladapt.core.contracts import CapabilityError, ConfigError, FeatureSet, TextClassifier
+from vladapt.core.contracts import FeatureSet, TextClassifier
+from vladapt.core.errors import CapabilityError, ConfigError
 from vladapt.core.prompts.context import PromptLearner
 from vladapt.core.registry import build_adapter, load_adapter
 

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from parity_checks.prompt import class_names, coop, coop_cases, coop_trained, coop_training
 
-from vladapt.core.contracts import CapabilityError, ConfigError, FeatureSet, TextClassifier
+from vladapt.core.contracts import FeatureSet, TextClassifier
+from vladapt.core.errors import CapabilityError, ConfigError
 from vladapt.core.prompts.classifier import build_classifier
 from vladapt.core.prompts.context import PromptLearner
 from vladapt.core.registry import build_adapter, load_adapter

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from parity_checks.prompt import kgcoop
 
-from vladapt.core.contracts import CapabilityError, ConfigError, FeatureSet, TextClassifier
+from vladapt.core.contracts import FeatureSet, TextClassifier
+from vladapt.core.errors import CapabilityError, ConfigError
 from vladapt.core.prompts.classifier import build_classifier
 from vladapt.core.registry import build_adapter, load_adapter
 

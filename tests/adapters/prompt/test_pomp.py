@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from parity_checks.prompt import pomp
 
 from vladapt.adapters.prompt.pomp import local_logits
-from vladapt.core.contracts import CapabilityError, ConfigError, FeatureSet, TextClassifier
+from vladapt.core.contracts import FeatureSet, TextClassifier
+from vladapt.core.errors import CapabilityError, ConfigError
 from vladapt.core.registry import build_adapter, load_adapter
 
 NAMES = ("sea", "polka_dotted", "X-ray", "Boeing 737-800")

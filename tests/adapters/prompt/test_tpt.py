@@ -8,7 +8,8 @@ from parity_checks.prompt import tpt_selection, tpt_tuning
 
 from vladapt.adapters.prompt._views import random_views
 from vladapt.adapters.prompt.tpt import mean_entropy
-from vladapt.core.contracts import Batch, CapabilityError, ConfigError, FeatureSet, TextClassifier
+from vladapt.core.contracts import Batch, FeatureSet, TextClassifier
+from vladapt.core.errors import CapabilityError, ConfigError
 from vladapt.core.prompts.context import PromptLearner
 from vladapt.core.registry import build_adapter, load_adapter
 

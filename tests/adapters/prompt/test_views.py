@@ -9,7 +9,7 @@ from PIL import Image
 
 from vladapt.adapters.prompt._views import OPERATIONS, random_boxes, random_views
 from vladapt.core.backbones.preprocessing import Preprocess
-from vladapt.core.contracts import CapabilityError
+from vladapt.core.errors import CapabilityError
 
 PLAIN = Preprocess(16, (0.0,) * 3, (1.0,) * 3)
 GIVEN = {"scale": (0.08, 1.0), "augmix": False, "seed": 0}

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from vladapt.adapters.transductive._mixture import first_mixture
 from vladapt.core.contracts import FeatureSet, TextClassifier
-from vladapt.core.contracts.errors import CapabilityError, ConfigError
+from vladapt.core.errors import CapabilityError, ConfigError
 from vladapt.core.registry import build_adapter
 
 HARD = {"noise": 1.6, "dim": 24}  # text and shots are both wrong often enough for every term to matter

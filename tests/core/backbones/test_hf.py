@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vladapt.core.backbones.load import load_backbone
-from vladapt.core.contracts.errors import DataError
+from vladapt.core.errors import DataError
 
 TEXTS = ["a photo of a cat", "the small green sea lake .", "dog"]
 KINDS = ("clip", "siglip", "siglip2", "chinese_clip", "altclip", "align", "owlvit", "owlv2")

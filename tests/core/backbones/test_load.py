@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vladapt.core.backbones.load import load_backbone
-from vladapt.core.contracts.errors import CapabilityError, ConfigError, DataError, UnknownNameError
+from vladapt.core.errors import CapabilityError, ConfigError, DataError, UnknownNameError
 
 
 @pytest.fixture

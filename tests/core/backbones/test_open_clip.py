@@ -6,7 +6,7 @@ from parity_checks.towers import tiny_clip
 from safetensors.torch import load_file, save_file
 
 from vladapt.core.backbones.load import load_backbone
-from vladapt.core.contracts.errors import CapabilityError, ConfigError
+from vladapt.core.errors import CapabilityError, ConfigError
 
 TEXTS = ["a photo of a cat.", "a much longer photo of a very old dog", "sea"]
 

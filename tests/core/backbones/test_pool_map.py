@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vladapt.core.backbones.load import load_backbone
-from vladapt.core.contracts.errors import CapabilityError
+from vladapt.core.errors import CapabilityError
 
 
 def test_a_resnets_whole_is_its_feature_and_cells_are_pooled_like_it(open_clip_resnet):

@@ -8,7 +8,7 @@ import torch
 from vladapt import build_loss
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.backbones.positions import image_positions
-from vladapt.core.contracts.errors import CapabilityError
+from vladapt.core.errors import CapabilityError
 
 TIMM = {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "token", "timm_proj": "linear", "image_size": 224}
 OPEN_CLIP = {

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vladapt.core.backbones.preprocessing import Preprocess
-from vladapt.core.contracts.errors import ConfigError, DataError
+from vladapt.core.errors import ConfigError, DataError
 
 MEAN, STD = (0.48, 0.45, 0.40), (0.26, 0.27, 0.28)
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from vladapt.core.backbones.fine_tuned import save_fine_tuned
 from vladapt.core.backbones.load import load_backbone
-from vladapt.core.contracts.errors import CapabilityError
+from vladapt.core.errors import CapabilityError
 
 CLOSE = {"atol": 2e-5, "rtol": 1e-5}
 TIMM = {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "token", "timm_proj": "linear", "image_size": 224}

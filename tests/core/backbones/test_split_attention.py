@@ -10,7 +10,7 @@ from torch import nn
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.backbones.separate_projections import SplitAttention
 from vladapt.core.backbones.split_attention import merge_attention, merged_state, split_attention
-from vladapt.core.contracts.errors import CapabilityError, ConfigError
+from vladapt.core.errors import CapabilityError, ConfigError
 
 TEXTS = ["a photo of a cat", "the small green sea lake . dog", "dog"]
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}

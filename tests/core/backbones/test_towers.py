@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from vladapt.core.backbones.blocks import attend
 from vladapt.core.backbones.load import load_backbone
-from vladapt.core.contracts.errors import CapabilityError, ConfigError
+from vladapt.core.errors import CapabilityError, ConfigError
 
 TEXTS = ["a photo of a cat", "the small green sea lake . dog", "dog"]
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}

@@ -9,17 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vladapt.core.contracts import (
-    Adapter,
-    CapabilityError,
-    ConfigError,
-    DataError,
-    FeatureSet,
-    FitReport,
-    TextClassifier,
-    require,
-)
+from vladapt.core.contracts import Adapter, FeatureSet, FitReport, TextClassifier, require
 from vladapt.core.contracts.adapter_file import read_adapter_file, restore_state
+from vladapt.core.errors import CapabilityError, ConfigError, DataError
 
 
 @dataclass(eq=False, kw_only=True)

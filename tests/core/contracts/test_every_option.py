@@ -10,9 +10,9 @@ import pytest
 
 from vladapt import build_loss, load_domain
 from vladapt.core.contracts.domain import Reading
-from vladapt.core.contracts.errors import ConfigError, UnknownNameError
 from vladapt.core.contracts.options import ABSENT, as_text, chosen, options_from, options_of, typed
 from vladapt.core.data.pairs import reading as pairs
+from vladapt.core.errors import ConfigError, UnknownNameError
 from vladapt.core.registry import catalogue, loss_class
 from vladapt.core.training.settings import TrainingSettings
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vladapt.core.contracts import DataError, FeatureSet, TextClassifier
+from vladapt.core.contracts import FeatureSet, TextClassifier
+from vladapt.core.errors import DataError
 
 
 def features(n=6, d=5, **kwargs):

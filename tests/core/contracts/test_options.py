@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vladapt.core.contracts.errors import ConfigError, UnknownNameError
 from vladapt.core.contracts.options import as_text, chosen, option, options_of, settle
+from vladapt.core.errors import ConfigError, UnknownNameError
 
 
 @dataclass(kw_only=True)

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vladapt.core.contracts import Adapter, Batch, CapabilityError, DataError, FeatureSet, FitReport, TextClassifier
+from vladapt.core.contracts import Adapter, Batch, FeatureSet, FitReport, TextClassifier
+from vladapt.core.errors import CapabilityError, DataError
 
 D = 3
 

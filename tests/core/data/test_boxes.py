@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vladapt.core.contracts.errors import DataError
 from vladapt.core.data.coco import read_coco_crops
 from vladapt.core.data.voc import read_voc_crops
+from vladapt.core.errors import DataError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 

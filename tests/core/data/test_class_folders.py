@@ -3,11 +3,11 @@
 import pytest
 from PIL import Image
 
-from vladapt.core.contracts.errors import DataError
 from vladapt.core.data.class_folders import read_class_folders
 from vladapt.core.data.files import Format
 from vladapt.core.data.images import IMAGE
 from vladapt.core.data.unlabelled import read_unlabelled
+from vladapt.core.errors import DataError
 
 
 def put(root, *names):

@@ -6,10 +6,10 @@ from collections import Counter
 import pytest
 from PIL import Image
 
-from vladapt.core.contracts.errors import ConfigError, DataError
 from vladapt.core.data.detect import read_any
 from vladapt.core.data.identity import FileHashes
 from vladapt.core.data.splits import assign_splits
+from vladapt.core.errors import ConfigError, DataError
 
 
 def put(root, *names):

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vladapt.core.contracts.errors import DataError
 from vladapt.core.contracts.resources import Detection
 from vladapt.core.data.detections import match_images, read_detections
+from vladapt.core.errors import DataError
 
 IDS = ("cats/1.jpg", "cats/2.jpg", "dogs/3.jpg")
 

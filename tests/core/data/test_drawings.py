@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vladapt.core.contracts.errors import UnknownNameError
+from vladapt.core.errors import UnknownNameError
 from vladapt.core.forgetting.drawings import OTHER_NAMES, THINGS, draw
 from vladapt.core.forgetting.drawings.pen import (
     FINER,

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vladapt.core.contracts import DataError, FeatureSet, TextClassifier
+from vladapt.core.contracts import FeatureSet, TextClassifier
 from vladapt.core.data.found_images import found_images
+from vladapt.core.errors import DataError
 
 NAMES = tuple(f"class {i}" for i in range(5))
 TEXT = TextClassifier(torch.eye(5, 16), class_names=NAMES)

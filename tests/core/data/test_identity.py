@@ -9,9 +9,9 @@ import pytest
 from forked import start
 
 from vladapt.core.contracts.domain import Item
-from vladapt.core.contracts.errors import DataError
 from vladapt.core.data import identity
 from vladapt.core.data.identity import FileHashes, content_key
+from vladapt.core.errors import DataError
 
 
 @pytest.fixture

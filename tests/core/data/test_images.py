@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vladapt.core.contracts.errors import DataError
 from vladapt.core.data.images import IMAGE, IMAGE_SUFFIXES, decode_image, decode_values, upright_size
+from vladapt.core.errors import DataError
 
 RED = (200, 30, 40)
 

@@ -6,8 +6,8 @@ import math
 import pytest
 from PIL import Image
 
-from vladapt.core.contracts.errors import DataError
 from vladapt.core.data.manifests import read_manifest
+from vladapt.core.errors import DataError
 
 
 @pytest.fixture

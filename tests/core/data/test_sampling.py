@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vladapt import DomainData, Item, Label, Labels
-from vladapt.core.contracts.errors import ConfigError
 from vladapt.core.data.sampling import base_new, class_counts, restrict, sample_shots, short_classes
+from vladapt.core.errors import ConfigError
 
 NAN = float("nan")
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vladapt import DomainData, Item, Label, Labels
-from vladapt.core.contracts.errors import DataError
 from vladapt.core.data.identity import FileHashes
 from vladapt.core.data.splits import assign_splits
+from vladapt.core.errors import DataError
 
 NAN = float("nan")
 NAMES = ("a", "b", "c", "d")

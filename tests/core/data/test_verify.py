@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vladapt.core.contracts import DataError
 from vladapt.core.data.class_folders import read_class_folders
 from vladapt.core.data.identity import FileHashes
 from vladapt.core.data.verify import check_skipped, drop_unreadable
+from vladapt.core.errors import DataError
 
 
 @pytest.fixture

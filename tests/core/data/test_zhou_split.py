@@ -5,8 +5,8 @@ import json
 import pytest
 from PIL import Image
 
-from vladapt.core.contracts.errors import DataError
 from vladapt.core.data.zhou_split import read_zhou_split
+from vladapt.core.errors import DataError
 
 
 def put(root, *names):

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import vladapt
-from vladapt.core.contracts import CapabilityError, ConfigError
 from vladapt.core.engine.compare import STATE, TABLE, compare
+from vladapt.core.errors import CapabilityError, ConfigError
 from vladapt.core.recipes.resolve import resolve
 from vladapt.core.runtime.progress import Reporter
 from vladapt.core.tasks.classification.task import ClassificationContest

@@ -13,8 +13,8 @@ from forked import run
 from PIL import Image
 
 import vladapt
-from vladapt.core.contracts import CapabilityError, ConfigError, DataError, UnknownNameError
 from vladapt.core.engine.compare import compare
+from vladapt.core.errors import CapabilityError, ConfigError, DataError, UnknownNameError
 from vladapt.core.recipes.resolve import resolve, task_of
 from vladapt.core.registry import build_adapter
 from vladapt.core.runtime.progress import Reporter

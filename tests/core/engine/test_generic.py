@@ -7,7 +7,7 @@ from PIL import Image
 from torch import nn
 
 from vladapt import DomainData, Item, Label
-from vladapt.core.contracts.errors import ConfigError, DataError
+from vladapt.core.errors import ConfigError, DataError
 from vladapt.core.forgetting.probe import GenericProbe, generic_metrics, generic_sentence
 from vladapt.core.forgetting.score import GenericScore
 from vladapt.core.metrics.significance import wilson_interval

@@ -15,7 +15,7 @@ from mmengine import Config
 from safetensors.torch import load_file
 
 import vladapt
-from vladapt.core.contracts import ConfigError, DataError, UnknownNameError
+from vladapt.core.errors import ConfigError, DataError, UnknownNameError
 from vladapt.core.runtime.progress import Reporter
 from vladapt.core.tasks.config_training import runner as owned_training
 from vladapt.core.tasks.config_training.runner import build_model, check_plan, kept_of, plan_key, train_plan

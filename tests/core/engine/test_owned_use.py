@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import vladapt
-from vladapt.core.contracts import CapabilityError, ConfigError, DataError, UnknownNameError, VladaptError
+from vladapt.core.errors import CapabilityError, ConfigError, DataError, UnknownNameError, VladaptError
 
 THIRD_PARTY = Path(__file__).parent / "third_party"
 SHORT = {"train_cfg": {"max_epochs": 5}}

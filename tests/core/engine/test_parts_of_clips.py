@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import load_file
 
 import vladapt
-from vladapt.core.contracts import CapabilityError, ConfigError, FeatureSet
+from vladapt.core.contracts import FeatureSet
 from vladapt.core.engine.compare import compare
 from vladapt.core.engine.embed import embed
+from vladapt.core.errors import CapabilityError, ConfigError
 from vladapt.core.features.files import load_features
 from vladapt.core.recipes.resolve import resolve, task_of
 from vladapt.core.runtime.progress import Reporter

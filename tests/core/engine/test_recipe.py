@@ -2,7 +2,7 @@
 
 import pytest
 
-from vladapt.core.contracts import ConfigError, UnknownNameError
+from vladapt.core.errors import ConfigError, UnknownNameError
 from vladapt.core.recipes.resolve import resolve
 from vladapt.core.registry import build_adapter
 from vladapt.core.registry.catalogue import recipes

@@ -8,7 +8,7 @@ import pytest
 
 import vladapt
 from vladapt.core.commands.options import with_optional_values
-from vladapt.core.contracts import ConfigError, UnknownNameError
+from vladapt.core.errors import ConfigError, UnknownNameError
 from vladapt.core.recipes.resolve import resolve, task_of
 
 THIRD_PARTY = Path(__file__).parent / "third_party"

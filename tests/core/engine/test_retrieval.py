@@ -12,8 +12,8 @@ from forked import run_ranks
 from rich.console import Console
 
 from vladapt import Captions, DataError, DomainData, FeatureStore, Item
-from vladapt.core.contracts.errors import ConfigError
 from vladapt.core.data.pairs.sample import sample_pairs
+from vladapt.core.errors import ConfigError
 from vladapt.core.metrics.retrieval import retrieval_metrics
 from vladapt.core.metrics.significance import wilson_interval
 from vladapt.core.tasks.retrieval.encoding import TEXTS_AT_ONCE

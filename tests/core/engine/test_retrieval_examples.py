@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vladapt.core.contracts.errors import ConfigError, DataError
 from vladapt.core.data.pairs.builder import PairBuilder
 from vladapt.core.data.pairs.sample import sample_pairs
+from vladapt.core.errors import ConfigError, DataError
 from vladapt.core.tasks.pretraining.examples import RetrievalExamples
 from vladapt.core.tasks.retrieval.scoring import evaluate_retrieval
 

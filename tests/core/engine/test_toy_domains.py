@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import vladapt
-from vladapt.core.contracts import ConfigError
+from vladapt.core.errors import ConfigError
 
 THIRD_PARTY = Path(__file__).parent / "third_party"
 

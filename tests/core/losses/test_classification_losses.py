@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vladapt.core.contracts import CapabilityError, ConfigError
+from vladapt.core.errors import CapabilityError, ConfigError
 from vladapt.core.registry import build_loss
 
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vladapt.core.contracts import DataError
+from vladapt.core.errors import DataError
 from vladapt.core.metrics import (
     calibration_curve,
     classification_metrics,

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as peer
 
-from vladapt.core.contracts import DataError
+from vladapt.core.errors import DataError
 from vladapt.core.metrics import classification_metrics, confusion_matrix
 
 NAMES = {"accuracy", "balanced_accuracy", "macro_f1", "auroc", "ece"}

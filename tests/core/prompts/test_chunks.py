@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vladapt.core.contracts import ConfigError
+from vladapt.core.errors import ConfigError
 from vladapt.core.prompts.context import CHUNK_TOKENS, POSITIONS, PromptLearner, encode_in_chunks
 
 NAMES = ["sea", "polka_dotted", "X-ray", "Boeing 737-800", "a rather long name of a thing", "cat"]

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from parity_checks.towers import tiny_clip
 
-from vladapt.core.contracts import ConfigError, DataError
+from vladapt.core.errors import ConfigError, DataError
 from vladapt.core.prompts import classifier as module
 from vladapt.core.prompts.classifier import build_classifier
 

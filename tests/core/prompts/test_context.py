@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vladapt.core.contracts import CapabilityError, ConfigError, DataError
+from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.core.prompts.context import POSITIONS, PromptLearner
 from vladapt.core.prompts.placeholders import arrange
 

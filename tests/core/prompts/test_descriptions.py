@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from vladapt.core.contracts import DataError
+from vladapt.core.errors import DataError
 from vladapt.core.prompts.descriptions import read_descriptions
 
 CLASSES = ["polka_dotted", "banded"]

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vladapt.core.contracts import ConfigError
+from vladapt.core.errors import ConfigError
 from vladapt.core.prompts.placeholders import IMAGENET_SEVEN, PHOTO, check_templates, ensemble, fill, spoken
 
 

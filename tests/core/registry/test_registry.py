@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import vladapt
-from vladapt.core.contracts import CapabilityError, ConfigError, UnknownNameError
+from vladapt.core.errors import CapabilityError, ConfigError, UnknownNameError
 from vladapt.core.registry import build_adapter, build_loss, catalogue, load_domain
 
 

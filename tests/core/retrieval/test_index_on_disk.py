@@ -12,7 +12,7 @@ import pytest
 import torch
 from forked import run
 
-from vladapt.core.contracts.errors import CapabilityError, ConfigError, DataError
+from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.core.retrieval import Entry, IndexBuilder, RetrievalIndex, kinds
 
 from .conftest import unit_rows

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from vladapt.core.contracts.errors import ConfigError, DataError
+from vladapt.core.errors import ConfigError, DataError
 from vladapt.core.retrieval import Entry, Hit, mixed
 from vladapt.core.retrieval.page import Asked, write_page
 

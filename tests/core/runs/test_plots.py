@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vladapt.core.contracts import DataError
+from vladapt.core.errors import DataError
 from vladapt.core.runs.plots import accuracy_over_shots, data_uri, mean_and_error, spread_apart
 
 NAMES = ["zero-shot", "linear-probe", "tip-adapter", "tip-adapter-f", "ape", "ape-t", "coop"]

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from vladapt.core.contracts import DataError
+from vladapt.core.errors import DataError
 from vladapt.core.metrics import CalibrationBin
 from vladapt.core.runs import sections
 from vladapt.core.runs.plots import data_uri

@@ -12,7 +12,7 @@ import pytest
 from safetensors import SafetensorError
 
 from vladapt import __version__
-from vladapt.core.contracts import DataError
+from vladapt.core.errors import DataError
 from vladapt.core.runs import Run
 from vladapt.core.runtime.files import write_whole
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vladapt.core.backbones.load import load_backbone
-from vladapt.core.contracts.errors import CapabilityError, ConfigError, UnknownNameError
+from vladapt.core.errors import CapabilityError, ConfigError, UnknownNameError
 from vladapt.core.training.layers import (
     depth_of,
     depths,

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.backbones.split_attention import merged_state
-from vladapt.core.contracts.errors import CapabilityError, ConfigError, DataError
+from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.core.training.lora import add_lora, load_lora_state, lora_state, merge_lora
 
 pytest.importorskip("peft", reason="extra fine-tune is not installed")

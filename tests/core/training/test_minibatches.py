@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vladapt.core.contracts import ConfigError
+from vladapt.core.errors import ConfigError
 from vladapt.core.training.batches import epoch_batches, minibatches
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from parity_checks.prompt import rates as rates_told_by
 from parity_checks.prompt import schedule
 
-from vladapt.core.contracts import ConfigError
+from vladapt.core.errors import ConfigError
 from vladapt.core.training.schedules import (
     by_epoch,
     chained_cosine_rates,

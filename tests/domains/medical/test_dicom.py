@@ -9,8 +9,8 @@ import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 
-from vladapt.core.contracts import DataError
 from vladapt.core.data.files import format_of
+from vladapt.core.errors import DataError
 from vladapt.domains.medical.dicom_pixels import dicom_format, load_dicom
 
 RAMP = np.arange(0, 4000, 10, dtype=np.uint16).reshape(20, 20)

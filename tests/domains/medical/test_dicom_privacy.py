@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from pydicom.uid import RLELossless
 
-from vladapt.core.contracts import DataError
 from vladapt.core.data.identity import FileHashes
 from vladapt.core.data.splits import assign_splits
+from vladapt.core.errors import DataError
 from vladapt.domains.medical import Medical
 from vladapt.domains.medical.dicom_pixels import dicom_format
 

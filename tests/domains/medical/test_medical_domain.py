@@ -11,10 +11,10 @@ import pytest
 from mmengine import Config
 from PIL import Image
 
-from vladapt.core.contracts import ConfigError, DataError, UnknownNameError
 from vladapt.core.contracts.recipe import KEYS
 from vladapt.core.data.identity import FileHashes, content_key
 from vladapt.core.data.splits import assign_splits
+from vladapt.core.errors import ConfigError, DataError, UnknownNameError
 from vladapt.core.registry import catalogue, load_domain
 from vladapt.domains.medical import Medical
 from vladapt.domains.medical.intensity import PRESETS, check_window

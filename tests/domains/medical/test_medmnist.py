@@ -7,8 +7,8 @@ import pickle
 import numpy as np
 import pytest
 
-from vladapt.core.contracts import ConfigError, DataError
 from vladapt.core.data.identity import FileHashes, content_key
+from vladapt.core.errors import ConfigError, DataError
 from vladapt.domains.medical import Medical, npz_rows
 from vladapt.domains.medical.medmnist import read_medmnist
 

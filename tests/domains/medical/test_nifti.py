@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vladapt.core.contracts import DataError
+from vladapt.core.errors import DataError
 from vladapt.domains.medical import nifti_slices
 from vladapt.domains.medical.nifti_slices import AXES, chosen_slices, load_slice, nifti_format, volume_group
 

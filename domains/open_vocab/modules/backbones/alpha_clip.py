@@ -18,7 +18,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from .....core.backbones.checkpoints import read_checkpoint
-from .....core.contracts.errors import CapabilityError, ConfigError, DataError
+from .....core.errors import CapabilityError, ConfigError, DataError
 from .....registry import MODELS
 from .clip_vision import CLIPVisionBackbone
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .....core.backbones.load import load_backbone
 from .....core.contracts.backbone import Backbone
-from .....core.contracts.errors import CapabilityError, ConfigError
+from .....core.errors import CapabilityError, ConfigError
 from .....registry import MODELS
 from .clip_vision import CLIPVisionBackbone
 

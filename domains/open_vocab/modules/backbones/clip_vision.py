@@ -16,7 +16,7 @@ from .....core.backbones.load import load_backbone
 from .....core.backbones.positions import ROOTS, tower_of
 from .....core.backbones.tower_steps import FEATURE_MAP_DEPTHS
 from .....core.contracts.adapter import require
-from .....core.contracts.errors import ConfigError
+from .....core.errors import ConfigError
 from .....core.losses.ro_vit import RoVit
 from .....core.training.layers import depth_of, depths, freeze_batch_norm
 from .....core.training.lora import add_lora

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .....core.backbones.load import load_backbone
 from .....core.backbones.positions import tower_of
 from .....core.contracts.backbone import Backbone
-from .....core.contracts.errors import ConfigError
+from .....core.errors import ConfigError
 
 NEEDED_TO_PROJECT = "alignment"  # of the embedded backbone: shared by both towers, never trained
 NORMS = (nn.BatchNorm2d,)

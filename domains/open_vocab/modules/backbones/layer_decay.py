@@ -10,7 +10,7 @@ from torch import nn
 
 from .....core.contracts.adapter import require
 from .....core.contracts.backbone import Backbone
-from .....core.contracts.errors import ConfigError, UnknownNameError, did_you_mean
+from .....core.errors import ConfigError, UnknownNameError, did_you_mean
 from .....core.training.layers import parameter_groups
 from .....registry import OPTIM_WRAPPER_CONSTRUCTORS
 

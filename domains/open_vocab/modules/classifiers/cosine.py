@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .....core.contracts.adapter import require
-from .....core.contracts.errors import ConfigError, UnknownNameError, did_you_mean
+from .....core.errors import ConfigError, UnknownNameError, did_you_mean
 from .....registry import MODELS
 from ...text_embeddings import TextEmbeddings
 from ...vocabulary import Classes, Vocabulary

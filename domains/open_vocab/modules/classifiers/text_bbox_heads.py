@@ -11,7 +11,7 @@ from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmseg.models.decode_heads import FCNHead, FPNHead, UPerHead
 from torch import Tensor
 
-from .....core.contracts.errors import ConfigError
+from .....core.errors import ConfigError
 from .....registry import MODELS
 from ...vocabulary import Vocabulary
 from .cosine import classifier_of, count_classes

@@ -9,8 +9,8 @@ from typing import Any
 from mmdet.datasets.base_det_dataset import BaseDetDataset
 
 from .....core.contracts.domain import DomainData, Item
-from .....core.contracts.errors import DataError
 from .....core.contracts.targets import Boxes
+from .....core.errors import DataError
 from .....registry import DATASETS
 from ...data.boxes import annotated_boxes
 from ...data.chosen import chosen_data

@@ -8,7 +8,7 @@ from typing import Any
 from mmseg.datasets.basesegdataset import BaseSegDataset
 
 from .....core.contracts.domain import Item
-from .....core.contracts.errors import DataError
+from .....core.errors import DataError
 from .....registry import DATASETS
 from ...data.chosen import chosen_data
 from ...data.masks import MaskReader, annotated_mask

@@ -11,7 +11,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from .....core.contracts.adapter import require
-from .....core.contracts.errors import ConfigError
+from .....core.errors import ConfigError
 from .....core.registry.build import build_loss
 from .....registry import MODELS
 from ...vocabulary import Classes

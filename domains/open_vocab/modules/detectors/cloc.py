@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .....core.backbones.fine_tuned import save_fine_tuned
 from .....core.contracts.adapter import require
-from .....core.contracts.errors import ConfigError
+from .....core.errors import ConfigError
 from .....core.registry.build import build_loss
 from .....registry import MODELS
 from ...vocabulary import Classes

@@ -16,7 +16,7 @@ from mmdet.models.detectors import GroundingDINO as MMDET_GROUNDING_DINO
 from mmdet.models.detectors.glip import clean_label_name
 from torch import Tensor
 
-from .....core.contracts.errors import CapabilityError, ConfigError
+from .....core.errors import CapabilityError, ConfigError
 from .....registry import MODELS
 from ...vocabulary import Classes, Vocabulary
 

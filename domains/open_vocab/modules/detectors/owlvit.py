@@ -18,7 +18,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, box_convert, box_iou, generalized_box_iou
 
-from .....core.contracts.errors import ConfigError
+from .....core.errors import ConfigError
 from .....registry import MODELS
 from ...vocabulary import Classes
 from ..backbones.image_part import preprocessor_cfg

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .....core.backbones.load import load_backbone
 from .....core.contracts.backbone import Backbone, Block
-from .....core.contracts.errors import CapabilityError, ConfigError, DataError
+from .....core.errors import CapabilityError, ConfigError, DataError
 from ..backbones.image_part import ImagePart
 
 MERGES = ("mul-ln", "drop")

@@ -15,7 +15,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from .....core.contracts.backbone import Backbone
-from .....core.contracts.errors import DataError
+from .....core.errors import DataError
 from ...text_embeddings import TextEmbeddings
 from ...vocabulary import Classes, text_backbone
 from ..backbones.clip_vision import CLIPVisionBackbone

@@ -7,7 +7,7 @@ from pathlib import Path
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 
-from .....core.contracts.errors import CapabilityError
+from .....core.errors import CapabilityError
 from .....registry import HOOKS
 
 

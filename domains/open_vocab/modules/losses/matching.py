@@ -17,7 +17,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torchvision.ops import box_convert, generalized_box_iou, generalized_box_iou_loss
 
-from .....core.contracts.errors import ConfigError
+from .....core.errors import ConfigError
 from .....registry import MODELS
 
 NORMALISATIONS = ("per_example", "global")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from mmengine.evaluator import BaseMetric
 
-from .....core.contracts.errors import ConfigError
+from .....core.errors import ConfigError
 from .....registry import METRICS
 from ...data.items_file import read_items
 from ...data.masks import IGNORED

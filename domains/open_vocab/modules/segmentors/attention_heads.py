@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .....core.contracts.backbone import Backbone, Block
-from .....core.contracts.errors import ConfigError
+from .....core.errors import ConfigError
 
 Attention = Callable[[Block, Tensor], Tensor]
 """(block, normalised tokens (B, T, W)) -> (B, T', W)."""

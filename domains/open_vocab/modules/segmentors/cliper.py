@@ -18,7 +18,7 @@ from torch import Tensor
 from .....core.backbones.load import load_backbone
 from .....core.contracts.adapter import require
 from .....core.contracts.backbone import Backbone
-from .....core.contracts.errors import CapabilityError
+from .....core.errors import CapabilityError
 from .....registry import MODELS
 from ...vocabulary import text_backbone
 from .attention_heads import TOKENS, as_map, proxy_attention, proxy_features, renormalize

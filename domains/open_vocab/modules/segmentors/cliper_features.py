@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .....core.contracts.backbone import Backbone, Block
-from .....core.contracts.errors import CapabilityError, DataError
+from .....core.errors import CapabilityError, DataError
 from .attention_heads import join_heads, self_similarity, split_heads
 from .training_free import resize_to
 

@@ -11,7 +11,7 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
 from .....core.contracts.adapter import require
-from .....core.contracts.errors import CapabilityError, ConfigError
+from .....core.errors import CapabilityError, ConfigError
 from .....registry import MODELS
 from ...vocabulary import Classes, Vocabulary
 from .denseclip_matching import PixelTextMatching

@@ -13,7 +13,7 @@ from .....core.backbones.positions import insert_after_start
 from .....core.backbones.prompted import start_tokens
 from .....core.contracts.adapter import require
 from .....core.contracts.backbone import Backbone
-from .....core.contracts.errors import ConfigError
+from .....core.errors import ConfigError
 from ...vocabulary import Vocabulary, text_backbone
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .....core.contracts.adapter import require
 from .....core.contracts.backbone import Backbone
-from .....core.contracts.errors import CapabilityError
+from .....core.errors import CapabilityError
 from .....registry import MODELS
 from .attention_heads import as_map, with_last
 from .training_free import CLIP_LOGIT_SCALE, TrainingFreeSegmentor, cosine_maps

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor, nn
 
-from .....core.contracts.errors import ConfigError
+from .....core.errors import ConfigError
 from .....core.prompts.placeholders import spoken
 from ...vocabulary import Classes, Vocabulary, embed_queries, text_backbone
 

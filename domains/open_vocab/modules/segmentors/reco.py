@@ -15,7 +15,7 @@ from torch import Tensor
 from .....core.backbones.load import load_backbone
 from .....core.contracts.adapter import require
 from .....core.contracts.backbone import Backbone
-from .....core.contracts.errors import ConfigError
+from .....core.errors import ConfigError
 from .....registry import MODELS
 from ...vocabulary import Vocabulary, embed_queries, named_templates, text_backbone
 from .attention_heads import TOKENS, proxy_features, renormalize

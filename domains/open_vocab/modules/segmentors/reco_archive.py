@@ -11,9 +11,9 @@ from torch import Tensor
 
 from .....core.contracts.backbone import Backbone
 from .....core.contracts.domain import Decoded, Item
-from .....core.contracts.errors import CapabilityError, DataError
 from .....core.data.images import decode_image
 from .....core.data.unlabelled import read_unlabelled
+from .....core.errors import CapabilityError, DataError
 from .....core.features.files import load_image_features
 from .....core.features.store import FeatureStore
 from .....core.retrieval.build import FACTS

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from .....core.contracts.errors import ConfigError, DataError
+from .....core.errors import ConfigError, DataError
 from .....core.runtime.files import write_cached
 
 

@@ -15,7 +15,7 @@ from .....core.backbones.load import load_backbone
 from .....core.backbones.positions import image_positions
 from .....core.contracts.adapter import require
 from .....core.contracts.backbone import Backbone
-from .....core.contracts.errors import ConfigError, DataError
+from .....core.errors import ConfigError, DataError
 from .....core.losses.clip import Clip
 from .....core.prompts.placeholders import spoken
 from .....registry import MODELS

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .....core.backbones.load import load_backbone
 from .....core.contracts.adapter import require
 from .....core.contracts.backbone import Backbone
-from .....core.contracts.errors import CapabilityError
+from .....core.errors import CapabilityError
 from ...vocabulary import Classes, text_backbone
 from ..backbones.image_part import preprocessor_cfg
 from .queries import Queries, published_templates

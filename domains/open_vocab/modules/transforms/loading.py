@@ -13,9 +13,9 @@ from mmcv.transforms import BaseTransform
 from mmdet.datasets.transforms import Resize
 
 from .....core.contracts.domain import Item
-from .....core.contracts.errors import ConfigError, DataError
 from .....core.contracts.targets import Boxes, Mask
 from .....core.data.images import decode_image
+from .....core.errors import ConfigError, DataError
 from .....registry import TRANSFORMS
 from ...data.items_file import to_uint8
 from ...data.masks import MOST_CLASSES, MaskReader

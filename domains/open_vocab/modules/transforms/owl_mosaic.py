@@ -13,7 +13,7 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 from mmdet.structures.bbox import HorizontalBoxes, autocast_box_type
 
-from .....core.contracts.errors import ConfigError
+from .....core.errors import ConfigError
 from .....registry import TRANSFORMS
 
 INSTANCE_KEYS = ("gt_bboxes_labels", "gt_ignore_flags")

@@ -8,7 +8,7 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 
 from .....core.contracts.adapter import require
-from .....core.contracts.errors import CapabilityError, DataError
+from .....core.errors import CapabilityError, DataError
 from .....registry import TRANSFORMS
 
 KEY, PATH_KEY = "superpixels", "superpixel_path"

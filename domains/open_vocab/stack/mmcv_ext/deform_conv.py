@@ -13,7 +13,7 @@ import torchvision  # noqa: F401  registers torch.ops.torchvision
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from .....core.contracts.errors import DataError
+from .....core.errors import DataError
 from .precision import as_compiled, widened
 
 

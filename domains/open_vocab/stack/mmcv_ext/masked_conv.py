@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .....core.contracts.errors import DataError
+from .....core.errors import DataError
 from .precision import as_compiled
 
 

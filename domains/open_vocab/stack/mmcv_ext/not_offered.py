@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .....core.contracts.errors import CapabilityError
+from .....core.errors import CapabilityError
 
 NOT_OFFERED = (
     "active_rotated_filter_backward",

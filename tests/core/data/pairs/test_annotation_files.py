@@ -5,8 +5,8 @@ import json
 import pytest
 from PIL import Image
 
-from vladapt.core.contracts.errors import ConfigError, DataError
 from vladapt.core.data.pairs.reading import read_pairs
+from vladapt.core.errors import ConfigError, DataError
 
 
 def images(root, *names):

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vladapt.core.contracts.errors import ConfigError, DataError
 from vladapt.core.data.pairs.augment_text import TextAugment, read_synonyms
+from vladapt.core.errors import ConfigError, DataError
 
 TEXT = "a big dog, runs over the wet grass in the park"
 SYNONYMS = {"big": ("large", "huge"), "wet": ("damp",), "the": ("that",)}

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vladapt.core.contracts.errors import ConfigError
 from vladapt.core.data.pairs.augment_text import TextAugment
 from vladapt.core.data.pairs.captions import (
     MODES,
@@ -18,6 +17,7 @@ from vladapt.core.data.pairs.captions import (
     sub_captions,
 )
 from vladapt.core.data.pairs.pair_set import Pair
+from vladapt.core.errors import ConfigError
 
 LONG = "A street at night. It rains, 3.5 mm an hour! Two people wait.\nThe bus is late"
 

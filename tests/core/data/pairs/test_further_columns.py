@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vladapt.core.contracts.errors import DataError
 from vladapt.core.data.pairs.reading import read_pairs
 from vladapt.core.data.pairs.record_fields import BrokenRow, numbers_of
+from vladapt.core.errors import DataError
 
 COLUMNS = {"Age": "numbers", "traits": "numbers", "paraphrase": "text", "depth": "image"}
 

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vladapt.core.contracts.errors import DataError
 from vladapt.core.data.images import decode_image
 from vladapt.core.data.pairs.builder import PairBuilder
 from vladapt.core.data.pairs.columns import strings_of
 from vladapt.core.data.pairs.pair_set import Pair
 from vladapt.core.data.pairs.sample import sample_pairs
+from vladapt.core.errors import DataError
 
 
 def built(*rows, base=""):

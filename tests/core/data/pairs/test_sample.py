@@ -5,7 +5,6 @@ import pickle
 import numpy as np
 import pytest
 
-from vladapt.core.contracts.errors import ConfigError
 from vladapt.core.data.images import decode_bytes
 from vladapt.core.data.pairs.sample import captions_of, negatives_of, sample_pairs
 from vladapt.core.data.pairs.scenes import (
@@ -17,6 +16,7 @@ from vladapt.core.data.pairs.scenes import (
     scene,
     with_colours_swapped,
 )
+from vladapt.core.errors import ConfigError
 
 SHOWN = Scene(Things(2, "red", "circle"), Things(1, "orange", "cross"), "above", "grey")
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vladapt.core.contracts import DataError
+from vladapt.core.errors import DataError
 from vladapt.core.metrics import (
     auroc_certainty,
     classification_metrics,

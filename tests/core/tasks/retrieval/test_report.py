@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from vladapt.core.contracts import DataError
+from vladapt.core.errors import DataError
 from vladapt.core.forgetting.score import GenericScore, generic_metrics
 from vladapt.core.metrics.retrieval import image_text_rankings
 from vladapt.core.runs.report import render_report

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vladapt.core.contracts.errors import CapabilityError, ConfigError
+from vladapt.core.errors import CapabilityError, ConfigError
 
 pytest.importorskip("mmdet")
 

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from vladapt.core.contracts.errors import CapabilityError, DataError
+from vladapt.core.errors import CapabilityError, DataError
 from vladapt.domains.open_vocab.stack.language_models import pair_mask
 
 mmdet_bert = pytest.importorskip("mmdet.models.language_models.bert")

@@ -7,7 +7,7 @@ import copy
 import pytest
 from mmengine import Config
 
-from vladapt.core.contracts import ConfigError
+from vladapt.core.errors import ConfigError
 from vladapt.domains.open_vocab.plans.classes import takes_names, with_classes
 from vladapt.domains.open_vocab.plans.pipelines import nodes
 from vladapt.domains.open_vocab.plans.plan import make_plan

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vladapt.core.contracts import ConfigError, DataError, UnknownNameError
+from vladapt.core.errors import ConfigError, DataError, UnknownNameError
 from vladapt.domains.open_vocab.plans.data import read_config_data
 
 XML = """<annotation><size><width>32</width><height>24</height><depth>3</depth></size>

@@ -10,8 +10,8 @@ import torch
 from mmengine import Config
 from mmengine.registry import init_default_scope
 
-from vladapt.core.contracts import ConfigError
 from vladapt.core.contracts.targets import Boxes
+from vladapt.core.errors import ConfigError
 from vladapt.domains.open_vocab.data.items_file import read_items
 from vladapt.domains.open_vocab.data.masks import MaskReader
 from vladapt.domains.open_vocab.plans import pipelines

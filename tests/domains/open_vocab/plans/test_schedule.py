@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vladapt.core.contracts import ConfigError
+from vladapt.core.errors import ConfigError
 from vladapt.domains.open_vocab.plans.schedule import apply_schedule
 
 

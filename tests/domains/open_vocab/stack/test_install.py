@@ -7,7 +7,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from vladapt.core.contracts.errors import CapabilityError
+from vladapt.core.errors import CapabilityError
 
 pytest.importorskip("mmdet")
 

@@ -13,7 +13,7 @@ pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 from mmcv import ops
 from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction
 
-from vladapt.core.contracts.errors import DataError
+from vladapt.core.errors import DataError
 from vladapt.domains.open_vocab.stack.mmcv_ext import deform_conv
 
 

@@ -12,7 +12,7 @@ pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 
 from mmcv import ops
 
-from vladapt.core.contracts.errors import DataError
+from vladapt.core.errors import DataError
 from vladapt.domains.open_vocab.stack.mmcv_ext import (
     carafe_naive_backward,
     carafe_naive_forward,

@@ -14,7 +14,7 @@ pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 import mmcv
 from mmcv import ops
 
-from vladapt.core.contracts.errors import CapabilityError
+from vladapt.core.errors import CapabilityError
 from vladapt.domains.open_vocab.stack.import_hooks import EXTENSION, OperatorFinder, offer_operators, operators_are_ours
 from vladapt.domains.open_vocab.stack.mmcv_ext import NOT_OFFERED, OFFERED, operators
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from vladapt.core.contracts.errors import ConfigError
+from vladapt.core.errors import ConfigError
 
 pytest.importorskip("mmdet")
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vladapt.core.contracts.errors import DataError
+from vladapt.core.errors import DataError
 
 pytest.importorskip("mmdet")
 

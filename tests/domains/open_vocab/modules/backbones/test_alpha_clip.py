@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 import vladapt.domains.open_vocab  # noqa: F401
 from vladapt.core.backbones.load import load_backbone
-from vladapt.core.contracts.errors import CapabilityError, ConfigError, DataError
+from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.registry import MODELS
 
 

@@ -14,7 +14,7 @@ from mmdet.registry import MODELS
 
 import vladapt.domains.open_vocab  # noqa: F401
 from vladapt.core.backbones.load import load_backbone
-from vladapt.core.contracts.errors import CapabilityError, ConfigError
+from vladapt.core.errors import CapabilityError, ConfigError
 
 TAPS = {"pyramid": "taps"}
 

@@ -11,7 +11,7 @@ from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 import vladapt.domains.open_vocab  # noqa: F401
-from vladapt.core.contracts.errors import ConfigError, UnknownNameError
+from vladapt.core.errors import ConfigError, UnknownNameError
 
 
 class Model(nn.Module):

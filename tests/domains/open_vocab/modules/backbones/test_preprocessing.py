@@ -12,7 +12,7 @@ from mmseg.structures import SegDataSample
 
 import vladapt.domains.open_vocab  # noqa: F401
 from vladapt.core.backbones.load import load_backbone
-from vladapt.core.contracts.errors import ConfigError
+from vladapt.core.errors import ConfigError
 from vladapt.domains.open_vocab.modules.backbones import preprocessor_cfg
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 
 import vladapt.domains.open_vocab  # noqa: F401
-from vladapt.core.contracts.errors import ConfigError, UnknownNameError
+from vladapt.core.errors import ConfigError, UnknownNameError
 from vladapt.domains.open_vocab.modules.classifiers.cosine import CosineTextClassifier, classifier_of
 from vladapt.domains.open_vocab.text_embeddings import set_classes
 

@@ -17,7 +17,7 @@ from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 
 import vladapt.domains.open_vocab  # noqa: F401
-from vladapt.core.contracts.errors import ConfigError, UnknownNameError
+from vladapt.core.errors import ConfigError, UnknownNameError
 from vladapt.domains.open_vocab.text_embeddings import set_classes
 
 KINDS = ("retina", "faster", "mask")

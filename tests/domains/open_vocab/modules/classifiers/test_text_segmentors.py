@@ -15,7 +15,7 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
 import vladapt.domains.open_vocab  # noqa: F401
-from vladapt.core.contracts.errors import ConfigError
+from vladapt.core.errors import ConfigError
 from vladapt.domains.open_vocab.text_embeddings import set_classes
 
 KINDS = ("fpn", "uper")

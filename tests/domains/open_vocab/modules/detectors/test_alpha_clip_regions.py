@@ -9,7 +9,7 @@ from mmdet.structures.mask import BitmapMasks
 from mmengine.runner import load_checkpoint
 from mmengine.structures import InstanceData
 
-from vladapt.core.contracts.errors import ConfigError, DataError
+from vladapt.core.errors import ConfigError, DataError
 from vladapt.domains.open_vocab.text_embeddings import set_classes
 from vladapt.registry import MODELS
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from mmengine.runner import load_checkpoint
 from torchvision.ops import generalized_box_iou
 
-from vladapt.core.contracts.errors import ConfigError, DataError
+from vladapt.core.errors import ConfigError, DataError
 from vladapt.domains.open_vocab.modules.detectors.cloc_prompter import BoxHead, Prompter, cell_centres, fourier
 from vladapt.domains.open_vocab.text_embeddings import set_classes
 from vladapt.registry import MODELS

@@ -11,7 +11,7 @@ from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData
 
-from vladapt.core.contracts.errors import CapabilityError, ConfigError
+from vladapt.core.errors import CapabilityError, ConfigError
 from vladapt.domains.open_vocab.text_embeddings import set_classes
 from vladapt.registry import MODELS
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from mmengine.runner import load_checkpoint
 
 from vladapt.core.backbones.load import load_backbone
-from vladapt.core.contracts.errors import ConfigError, DataError
+from vladapt.core.errors import ConfigError, DataError
 from vladapt.domains.open_vocab.modules.detectors.regionclip_proposals import region_features
 from vladapt.domains.open_vocab.text_embeddings import set_classes
 from vladapt.registry import MODELS

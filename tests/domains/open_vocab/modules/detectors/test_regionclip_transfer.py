@@ -12,7 +12,7 @@ from mmengine.runner import load_checkpoint
 from mmengine.structures import InstanceData
 
 from vladapt.core.backbones.load import load_backbone
-from vladapt.core.contracts.errors import CapabilityError, ConfigError
+from vladapt.core.errors import CapabilityError, ConfigError
 from vladapt.domains.open_vocab.modules.detectors.regionclip_proposals import region_features
 from vladapt.domains.open_vocab.text_embeddings import set_classes
 from vladapt.registry import MODELS

@@ -9,7 +9,7 @@ import torch
 from mmengine.registry import HOOKS
 
 import vladapt.domains.open_vocab  # noqa: F401
-from vladapt.core.contracts.errors import CapabilityError
+from vladapt.core.errors import CapabilityError
 
 
 class Holder(torch.nn.Module):

@@ -5,7 +5,7 @@ import torch
 
 pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 
-from vladapt.core.contracts.errors import ConfigError
+from vladapt.core.errors import ConfigError
 from vladapt.registry import MODELS
 
 BOXES = [torch.tensor([[4.0, 0.0, 12.0, 8.0], [8.0, 8.0, 16.0, 16.0]]), torch.zeros(0, 4)]

@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 
-from vladapt.core.contracts.errors import ConfigError
+from vladapt.core.errors import ConfigError
 from vladapt.domains.open_vocab.modules.losses.masked_decoder import (
     MaskedDecoder,
     grid_positions,

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import vladapt.domains.open_vocab  # noqa: F401
-from vladapt.core.contracts.errors import ConfigError
+from vladapt.core.errors import ConfigError
 from vladapt.domains.open_vocab.modules.losses.region_concepts import RegionConceptLoss
 from vladapt.domains.open_vocab.modules.losses.region_focal import FocalScaledCrossEntropy, box_distance
 

@@ -9,7 +9,7 @@ import torch
 
 pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 
-from vladapt.core.contracts import ConfigError
+from vladapt.core.errors import ConfigError
 from vladapt.registry import OPTIM_WRAPPERS
 
 SMALL = 1e-3

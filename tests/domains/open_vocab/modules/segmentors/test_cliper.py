@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 
 import vladapt.domains.open_vocab  # noqa: F401
-from vladapt.core.contracts.errors import CapabilityError, ConfigError, DataError
+from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.domains.open_vocab.modules.segmentors.cliper_features import (
     balanced,
     purified,

@@ -10,7 +10,7 @@ pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
-from vladapt.core.contracts.errors import CapabilityError, ConfigError
+from vladapt.core.errors import CapabilityError, ConfigError
 from vladapt.domains.open_vocab.text_embeddings import set_classes
 from vladapt.registry import MODELS
 

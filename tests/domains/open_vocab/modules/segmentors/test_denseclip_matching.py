@@ -5,7 +5,7 @@ import torch
 
 pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 
-from vladapt.core.contracts.errors import ConfigError
+from vladapt.core.errors import ConfigError
 from vladapt.domains.open_vocab.modules.segmentors.denseclip_context import ContextDecoder
 from vladapt.domains.open_vocab.modules.segmentors.denseclip_matching import PixelTextMatching, cosine_map
 from vladapt.domains.open_vocab.modules.segmentors.denseclip_parts import beside

@@ -4,7 +4,7 @@ import torch
 pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 
 import vladapt.domains.open_vocab  # noqa: F401
-from vladapt.core.contracts.errors import ConfigError
+from vladapt.core.errors import ConfigError
 from vladapt.domains.open_vocab.modules.segmentors.queries import Queries, published_templates
 from vladapt.domains.open_vocab.text_embeddings import set_classes
 from vladapt.domains.open_vocab.vocabulary import Vocabulary, embed_queries, text_backbone

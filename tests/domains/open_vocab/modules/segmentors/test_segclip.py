@@ -12,7 +12,7 @@ pytest.importorskip("open_clip", reason="extra open-clip is not installed")
 
 from mmseg.structures import SegDataSample
 
-from vladapt.core.contracts.errors import CapabilityError, ConfigError, DataError
+from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.core.training.tower_passes import words_of
 from vladapt.domains.open_vocab.modules.segmentors.segclip import WEIGHTS
 from vladapt.domains.open_vocab.modules.segmentors.segclip_group import caption_tokens, class_features, part_of_captions

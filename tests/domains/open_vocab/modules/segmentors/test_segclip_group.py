@@ -5,7 +5,7 @@ import torch
 
 pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 
-from vladapt.core.contracts.errors import ConfigError
+from vladapt.core.errors import ConfigError
 from vladapt.domains.open_vocab.modules.segmentors.segclip_group import (
     GroupsToPatches,
     SemanticGroup,

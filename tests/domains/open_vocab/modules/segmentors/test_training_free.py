@@ -7,7 +7,7 @@ import torch
 pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 
 import vladapt.domains.open_vocab  # noqa: F401
-from vladapt.core.contracts.errors import CapabilityError, ConfigError
+from vladapt.core.errors import CapabilityError, ConfigError
 from vladapt.domains.open_vocab.text_embeddings import set_classes
 
 METHODS = ["MaskCLIP", "SCLIP", "ProxyCLIP", "CLIPer"]

@@ -9,7 +9,7 @@ pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 
 from PIL import Image
 
-from vladapt.core.contracts.errors import CapabilityError, ConfigError, DataError
+from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.registry import TRANSFORMS
 
 
