@@ -22,7 +22,7 @@ from ..backbones.clip_vision import CLIPVisionBackbone
 from ..losses.region_focal import box_distance
 from .cloc_prompter import BoxHead, Prompter
 from .region_labeller import RegionLabeller, required_captions
-from .regionclip_proposals import whole_patches
+from .regionclip.proposals import whole_patches
 
 REGIONS = ("given", "grounded")
 BOTH = frozenset({"image_features", "image_tokens"})

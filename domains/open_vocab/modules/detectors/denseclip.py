@@ -14,7 +14,7 @@ from .....core.contracts.adapter import require
 from .....registry import MODELS
 from ...vocabulary import Classes, Vocabulary
 from ..backbones.image_part import preprocessor_cfg
-from ..segmentors import denseclip_parts as parts
+from ..segmentors.denseclip import parts
 
 BOX_SCORES = {"type": "vladapt.BoxScoreLoss"}
 

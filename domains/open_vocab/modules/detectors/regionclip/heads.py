@@ -11,10 +11,10 @@ from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from .....core.backbones.load import load_backbone
-from .....registry import MODELS
-from ...vocabulary import Classes, Vocabulary
-from ..classifiers.cosine import CosineTextClassifier
+from ......core.backbones.load import load_backbone
+from ......registry import MODELS
+from ....vocabulary import Classes, Vocabulary
+from ...classifiers.cosine import CosineTextClassifier
 
 OBJECTNESS = "objectness"
 """Under this name the RoI head hands the scores of proposals to its box head, with the facts of their image."""

@@ -15,25 +15,16 @@ import torch.nn.functional as F
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from .....core.backbones.load import load_backbone
-from .....core.contracts.adapter import require
-from .....core.contracts.backbone import Backbone
-from .....core.errors import CapabilityError
-from .....registry import MODELS
-from ...vocabulary import text_backbone
-from .attention_heads import TOKENS, as_map, proxy_attention, proxy_features, renormalize
-from .cliper_features import (
-    ATTENTIONS,
-    FUSED,
-    NEEDED,
-    SMALL,
-    layer_features,
-    read_maps,
-    spread_by_affinity,
-    spread_by_maps,
-)
-from .training_free import TrainingFreeSegmentor, resize_to
-from .windows import place_windows
+from ......core.backbones.load import load_backbone
+from ......core.contracts.adapter import require
+from ......core.contracts.backbone import Backbone
+from ......core.errors import CapabilityError
+from ......registry import MODELS
+from ....vocabulary import text_backbone
+from ..attention_heads import TOKENS, as_map, proxy_attention, proxy_features, renormalize
+from .features import ATTENTIONS, FUSED, NEEDED, SMALL, layer_features, read_maps, spread_by_affinity, spread_by_maps
+from ..training_free import TrainingFreeSegmentor, resize_to
+from ..windows import place_windows
 
 REFINEMENTS = ("none", "proxy", "diffusion")
 WITH_BACKGROUND = 0.3

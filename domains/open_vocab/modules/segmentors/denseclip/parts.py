@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
-from .....core.contracts.adapter import require
-from .....core.errors import CapabilityError, ConfigError
-from .....registry import MODELS
-from ...vocabulary import Classes, Vocabulary
-from .denseclip_matching import PixelTextMatching
+from ......core.contracts.adapter import require
+from ......core.errors import CapabilityError, ConfigError
+from ......registry import MODELS
+from ....vocabulary import Classes, Vocabulary
+from .matching import PixelTextMatching
 
 HEADS = ("decode_head", "auxiliary_head", "bbox_head", "mask_head", "mask_iou_head", "query_head")
 HOLDERS = ("roi_head",)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from .....core.backbones.positions import tower_of
-from .....core.contracts.backbone import Backbone
-from .....core.prompts.placeholders import fill
-from ...vocabulary import Classes, Vocabulary, embed_classes, named_templates, text_backbone
-from ..segmentors.queries import published_templates
+from ......core.backbones.positions import tower_of
+from ......core.contracts.backbone import Backbone
+from ......core.prompts.placeholders import fill
+from ....vocabulary import Classes, Vocabulary, embed_classes, named_templates, text_backbone
+from ...segmentors.queries import published_templates
 
 PUBLISHED = "published"
 

@@ -11,18 +11,18 @@ import torch.nn.functional as F
 from mmseg.models.segmentors import BaseSegmentor
 from torch import Tensor
 
-from .....core.backbones.load import load_backbone
-from .....core.backbones.positions import image_positions
-from .....core.contracts.adapter import require
-from .....core.contracts.backbone import Backbone
-from .....core.errors import ConfigError, DataError
-from .....core.losses.clip import Clip
-from .....core.prompts.placeholders import spoken
-from .....registry import MODELS
-from ...vocabulary import Classes, Vocabulary
-from ..backbones.image_part import preprocessor_cfg
-from ..losses.masked_decoder import MaskedDecoder, grid_positions, line_positions, pixel_loss, word_loss
-from .segclip_group import (
+from ......core.backbones.load import load_backbone
+from ......core.backbones.positions import image_positions
+from ......core.contracts.adapter import require
+from ......core.contracts.backbone import Backbone
+from ......core.errors import ConfigError, DataError
+from ......core.losses.clip import Clip
+from ......core.prompts.placeholders import spoken
+from ......registry import MODELS
+from ....vocabulary import Classes, Vocabulary
+from ...backbones.image_part import preprocessor_cfg
+from ...losses.masked_decoder import MaskedDecoder, grid_positions, line_positions, pixel_loss, word_loss
+from .group import (
     SuperpixelKL,
     caption_tokens,
     class_features,
@@ -31,8 +31,8 @@ from .segclip_group import (
     part_of_captions,
     with_background,
 )
-from .segclip_tower import GroupingTower
-from .windows import slide
+from .tower import GroupingTower
+from ..windows import slide
 
 WEIGHTS = {"contrastive": 1.0, "superpixel": 1.0, "reconstruction": 1.0, "text_reconstruction": 0.0}
 HIGHEST_SCALE = 100.0

@@ -14,11 +14,11 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-from .....core.contracts.backbone import Backbone
-from .....core.errors import ConfigError
-from .....registry import MODELS
-from ..backbones.clip_c4 import before_last_stage, modified_resnet, pool_regions, pool_side
-from .region_labeller import given_regions
+from ......core.contracts.backbone import Backbone
+from ......core.errors import ConfigError
+from ......registry import MODELS
+from ...backbones.clip_c4 import before_last_stage, modified_resnet, pool_regions, pool_side
+from ..region_labeller import given_regions
 
 GRID = 8  # pixels between the lines that the edges of random boxes lie on, as released
 DENSE_ROI_SIZE = 7

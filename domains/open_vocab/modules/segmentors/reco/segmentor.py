@@ -12,18 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .....core.backbones.load import load_backbone
-from .....core.contracts.adapter import require
-from .....core.contracts.backbone import Backbone
-from .....core.errors import ConfigError
-from .....registry import MODELS
-from ...vocabulary import Vocabulary, embed_queries, named_templates, text_backbone
-from .attention_heads import TOKENS, proxy_features, renormalize
-from .maskclip import value_features
-from .queries import published_templates
-from .reco_archive import Archive, as_square
-from .reco_references import ReferenceFile, cosegment, likeness, without_context
-from .training_free import TrainingFreeSegmentor, resize_to
+from ......core.backbones.load import load_backbone
+from ......core.contracts.adapter import require
+from ......core.contracts.backbone import Backbone
+from ......core.errors import ConfigError
+from ......registry import MODELS
+from ....vocabulary import Vocabulary, embed_queries, named_templates, text_backbone
+from ..attention_heads import TOKENS, proxy_features, renormalize
+from ..maskclip import value_features
+from ..queries import published_templates
+from .archive import Archive, as_square
+from .references import ReferenceFile, cosegment, likeness, without_context
+from ..training_free import TrainingFreeSegmentor, resize_to
 
 CONTEXT = ("tree", "sky", "building", "road", "person")
 SCENE_TEMPLATES = (

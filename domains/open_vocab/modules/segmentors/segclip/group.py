@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .....core.contracts.adapter import require
-from .....core.contracts.backbone import Backbone
-from .....core.training.tower_passes import words_of
-from .....registry import MODELS
-from ...vocabulary import Vocabulary
-from ..losses.masked_decoder import Kept, keep_some
+from ......core.contracts.adapter import require
+from ......core.contracts.backbone import Backbone
+from ......core.training.tower_passes import words_of
+from ......registry import MODELS
+from ....vocabulary import Vocabulary
+from ...losses.masked_decoder import Kept, keep_some
 
 INIT_STD = 0.02
 TEXTS_AT_ONCE = 256

@@ -10,11 +10,11 @@ from mmseg.models.segmentors import BaseSegmentor, EncoderDecoder
 from mmseg.utils import add_prefix
 from torch import Tensor
 
-from .....core.contracts.adapter import require
-from .....registry import MODELS
-from ...vocabulary import Classes, Vocabulary
-from ..backbones.image_part import preprocessor_cfg
-from . import denseclip_parts as parts
+from ......core.contracts.adapter import require
+from ......registry import MODELS
+from ....vocabulary import Classes, Vocabulary
+from ...backbones.image_part import preprocessor_cfg
+from . import parts
 
 IDENTITY = {"type": "vladapt.IdentityHead"}
 

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from .....core.contracts.adapter import require
-from .....core.contracts.backbone import Backbone
-from ..losses.masked_decoder import Kept, keep_some, pre_norm_layer
-from .segclip_group import Gathered, GroupsToPatches, SemanticGroup, initialise, quick_gelu
+from ......core.contracts.adapter import require
+from ......core.contracts.backbone import Backbone
+from ...losses.masked_decoder import Kept, keep_some, pre_norm_layer
+from .group import Gathered, GroupsToPatches, SemanticGroup, initialise, quick_gelu
 
 HEAD_WIDTH = 64
 FIRST_SHARE = 10 / 12

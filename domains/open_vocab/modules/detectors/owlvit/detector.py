@@ -18,14 +18,14 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, box_convert, box_iou, generalized_box_iou
 
-from .....core.errors import ConfigError
-from .....registry import MODELS
-from ...vocabulary import Classes
-from ..backbones.image_part import preprocessor_cfg
-from ..losses.matching import BoxTargets
-from .owlvit_heads import ClassHead, PatchMLP, box_bias, box_targets, merge_overlapping, most_typical
-from .owlvit_queries import PUBLISHED, DrawnQueries, OWLQueries, TextPart
-from .owlvit_tower import PatchTower, drop_layers, load_published_heads, published_heads
+from ......core.errors import ConfigError
+from ......registry import MODELS
+from ....vocabulary import Classes
+from ...backbones.image_part import preprocessor_cfg
+from ...losses.matching import BoxTargets
+from .heads import ClassHead, PatchMLP, box_bias, box_targets, merge_overlapping, most_typical
+from .queries import PUBLISHED, DrawnQueries, OWLQueries, TextPart
+from .tower import PatchTower, drop_layers, load_published_heads, published_heads
 
 BOX_BIASES = ("both", "location", "size", "none")
 

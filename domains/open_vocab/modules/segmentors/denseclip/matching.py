@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .....core.contracts.adapter import require
-from ...vocabulary import Vocabulary
-from .denseclip_context import ContextDecoder
-from .denseclip_prompts import ClassPrompts
+from ......core.contracts.adapter import require
+from ....vocabulary import Vocabulary
+from .context import ContextDecoder
+from .prompts import ClassPrompts
 
 PROMPTINGS = ("after", "before", "none")
 QUERY_STD = 0.02

@@ -16,9 +16,9 @@ from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from .....core.contracts.adapter import require
-from .....registry import MODELS
-from ..backbones.image_part import ImagePart
+from ......core.contracts.adapter import require
+from ......registry import MODELS
+from ...backbones.image_part import ImagePart
 
 STRIDES = (4, 8, 16, 32)
 DEPTHS = (1 / 3, 1 / 2, 2 / 3, 1)

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from .....core.backbones.load import load_backbone
-from .....core.contracts.backbone import Backbone, Block
-from .....core.errors import CapabilityError, ConfigError, DataError
-from ..backbones.image_part import ImagePart
+from ......core.backbones.load import load_backbone
+from ......core.contracts.backbone import Backbone, Block
+from ......core.errors import CapabilityError, ConfigError, DataError
+from ...backbones.image_part import ImagePart
 
 MERGES = ("mul-ln", "drop")
 HEADS = ("class_head", "box_head", "objectness_head", "layer_norm")

@@ -10,17 +10,17 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from .....core.backbones.fine_tuned import save_fine_tuned
-from .....core.backbones.load import load_backbone
-from .....core.contracts.adapter import require
-from .....core.registry.build import build_loss
-from .....registry import MODELS
-from ...vocabulary import Classes, Vocabulary, embed_classes, text_backbone
-from ..backbones.clip_c4 import PUBLISHED_FROZEN, modified_resnet
-from ..backbones.clip_vision import CLIPVisionBackbone
-from ..losses.region_concepts import RegionConceptLoss
-from .region_labeller import RegionLabeller, required_captions
-from .regionclip_proposals import GivenProposals, RpnProposals, proposals_of, region_features, whole_boxes
+from ......core.backbones.fine_tuned import save_fine_tuned
+from ......core.backbones.load import load_backbone
+from ......core.contracts.adapter import require
+from ......core.registry.build import build_loss
+from ......registry import MODELS
+from ....vocabulary import Classes, Vocabulary, embed_classes, text_backbone
+from ...backbones.clip_c4 import PUBLISHED_FROZEN, modified_resnet
+from ...backbones.clip_vision import CLIPVisionBackbone
+from ...losses.region_concepts import RegionConceptLoss
+from ..region_labeller import RegionLabeller, required_captions
+from .proposals import GivenProposals, RpnProposals, proposals_of, region_features, whole_boxes
 
 
 @MODELS.register_module()

@@ -9,12 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .....core.backbones.positions import insert_after_start
-from .....core.backbones.prompted import start_tokens
-from .....core.contracts.adapter import require
-from .....core.contracts.backbone import Backbone
-from .....core.errors import ConfigError
-from ...vocabulary import Vocabulary, text_backbone
+from ......core.backbones.positions import insert_after_start
+from ......core.backbones.prompted import start_tokens
+from ......core.contracts.adapter import require
+from ......core.contracts.backbone import Backbone
+from ......core.errors import ConfigError
+from ....vocabulary import Vocabulary, text_backbone
 
 
 class ClassPrompts(nn.Module):

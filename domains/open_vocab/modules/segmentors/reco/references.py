@@ -14,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from .....core.errors import ConfigError, DataError
-from .....core.runtime.files import write_cached
+from ......core.errors import ConfigError, DataError
+from ......core.runtime.files import write_cached
 
 
 class ReferenceFile:

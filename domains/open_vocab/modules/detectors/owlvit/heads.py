@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import box_convert, box_iou
 
-from ..losses.matching import BoxTargets
+from ...losses.matching import BoxTargets
 
 EPS = 1e-6
 BOX_BIAS_EPS = 1e-4
