@@ -4,15 +4,14 @@ For regions that are there and want names; the scores of a test say how well its
 the tower is a hundredth of that of the alpha channel's convolution.
 """
 
-vladapt = dict(domain="open-vocab", task="detection")
-default_scope = "mmdet"
+_base_ = "./faster_rcnn.py"
 
 backbone = "embedded"
 classes = ["a class", "another class"]
-data = "sample"  # the path of a data set
 epochs = 4
 
-model = dict(type="vladapt.AlphaCLIPRegions", backbone=backbone, classes=classes)
+vladapt = dict(_delete_=True, domain="open-vocab", task="detection")
+model = dict(_delete_=True, type="vladapt.AlphaCLIPRegions", backbone=backbone, classes=classes)
 
 kept = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip", "flip_direction", "facts", "instances")
 load = [dict(type="vladapt.LoadItemImage"), dict(type="LoadAnnotations", with_bbox=True)]
@@ -24,24 +23,12 @@ train_pipeline = [
 ]
 test_pipeline = [*load, dict(type="vladapt.FitImage", scale=(512, 320)), dict(type="PackDetInputs", meta_keys=kept)]
 
-train_dataloader = dict(
-    batch_size=4,
-    num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type="DefaultSampler", shuffle=True),
-    dataset=dict(type="vladapt.DetectionDataset", path=data, split="train", pipeline=train_pipeline),
-)
-test_dataloader = dict(
-    batch_size=1,
-    num_workers=2,
-    sampler=dict(type="DefaultSampler", shuffle=False),
-    dataset=dict(type="vladapt.DetectionDataset", path=data, split="test", test_mode=True, pipeline=test_pipeline),
-)
-test_evaluator = dict(type="vladapt.OpenVocabDetectionMetric")
-test_cfg = dict(type="TestLoop")
+train_dataloader = dict(batch_sampler=None, dataset=dict(pipeline=train_pipeline))
+test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=epochs)
+train_cfg = dict(max_epochs=epochs)
 optim_wrapper = dict(
+    _delete_=True,
     type="OptimWrapper",
     optimizer=dict(type="AdamW", lr=2e-3, weight_decay=0.02),
     paramwise_cfg=dict(custom_keys={"image.tower": dict(lr_mult=0.01)}),

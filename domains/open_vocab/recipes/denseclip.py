@@ -6,17 +6,16 @@ pixels (640 for ViT-B/16, with tower.drop_path 0.1 and norms shared over process
 learned. For names it never saw take recipe fpn.
 """
 
-vladapt = {"domain": "open-vocab", "task": "segmentation", "least_steps": 240}
-default_scope = "mmseg"
+_base_ = "./fpn.py"
 
 backbone = "embedded"
-data = "sample"  # the path of a data set
 image_scale = (256, 256)  # longer and shorter side at most, in pixels
 crop_size = (192, 192)
 channels = 128
 epochs, warm_up = 30, 50
 
 model = {
+    "_delete_": True,
     "type": "vladapt.DenseCLIPSegmentor",
     "backbone": backbone,
     "classes": ["a class", "another class"],
@@ -55,34 +54,13 @@ test_pipeline = [
     {"type": "PackSegInputs"},
 ]
 
-train_dataloader = {
-    "batch_size": 8,
-    "num_workers": 2,
-    "persistent_workers": True,
-    "sampler": {"type": "DefaultSampler", "shuffle": True},
-    "dataset": {"type": "vladapt.SegmentationDataset", "path": data, "split": "train", "pipeline": train_pipeline},
-}
-test_dataloader = {
-    "batch_size": 1,
-    "num_workers": 2,
-    "sampler": {"type": "DefaultSampler", "shuffle": False},
-    "dataset": {
-        "type": "vladapt.SegmentationDataset",
-        "path": data,
-        "split": "test",
-        "test_mode": True,
-        "pipeline": test_pipeline,
-    },
-}
-test_evaluator = {"type": "vladapt.OpenVocabSegmentationMetric"}
-test_cfg = {"type": "TestLoop"}
+train_dataloader = {"batch_size": 8, "dataset": {"pipeline": train_pipeline}}
+test_dataloader = {"dataset": {"pipeline": test_pipeline}}
 
-train_cfg = {"type": "EpochBasedTrainLoop", "max_epochs": epochs}
+train_cfg = {"max_epochs": epochs}
 optim_wrapper = {
-    "type": "OptimWrapper",
-    "optimizer": {"type": "AdamW", "lr": 5e-4, "weight_decay": 1e-4},
-    "clip_grad": {"max_norm": 5.0},
-    "paramwise_cfg": {"custom_keys": {"backbone.part": {"lr_mult": 0.1}, "norm": {"decay_mult": 0.0}}},
+    "optimizer": {"lr": 5e-4, "weight_decay": 1e-4},
+    "paramwise_cfg": {"_delete_": True, "custom_keys": {"backbone.part": {"lr_mult": 0.1}, "norm": {"decay_mult": 0.0}}},
 }
 param_scheduler = [
     {"type": "LinearLR", "start_factor": 1e-3, "by_epoch": False, "begin": 0, "end": warm_up},

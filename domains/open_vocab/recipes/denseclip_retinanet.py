@@ -5,16 +5,15 @@ Made narrower for small data and a CPU. As published: `--backbone open_clip:RN50
 denseclip; for names it never saw take recipe faster-rcnn.
 """
 
-vladapt = {"domain": "open-vocab", "task": "detection", "least_steps": 150}
-default_scope = "mmdet"
+_base_ = "./faster_rcnn.py"
 
 backbone = "embedded"
-data = "sample"  # the path of a data set
 image_scale = (512, 320)  # longer and shorter side at most, in pixels
 channels = 128
 epochs, warm_up = 12, 50
 
 model = {
+    "_delete_": True,
     "type": "vladapt.DenseCLIPDetector",
     "backbone": backbone,
     "classes": ["a class", "another class"],
@@ -80,35 +79,12 @@ test_pipeline = [
     {"type": "PackDetInputs", "meta_keys": kept},
 ]
 
-train_dataloader = {
-    "batch_size": 4,
-    "num_workers": 2,
-    "persistent_workers": True,
-    "sampler": {"type": "DefaultSampler", "shuffle": True},
-    "batch_sampler": {"type": "AspectRatioBatchSampler"},
-    "dataset": {"type": "vladapt.DetectionDataset", "path": data, "split": "train", "pipeline": train_pipeline},
-}
-test_dataloader = {
-    "batch_size": 1,
-    "num_workers": 2,
-    "sampler": {"type": "DefaultSampler", "shuffle": False},
-    "dataset": {
-        "type": "vladapt.DetectionDataset",
-        "path": data,
-        "split": "test",
-        "test_mode": True,
-        "pipeline": test_pipeline,
-    },
-}
-test_evaluator = {"type": "vladapt.OpenVocabDetectionMetric"}
-test_cfg = {"type": "TestLoop"}
+train_dataloader = {"dataset": {"pipeline": train_pipeline}}
+test_dataloader = {"dataset": {"pipeline": test_pipeline}}
 
-train_cfg = {"type": "EpochBasedTrainLoop", "max_epochs": epochs}
 optim_wrapper = {
-    "type": "OptimWrapper",
-    "optimizer": {"type": "AdamW", "lr": 5e-4, "weight_decay": 1e-4},
-    "clip_grad": {"max_norm": 5.0},
-    "paramwise_cfg": {"custom_keys": {"backbone.part": {"lr_mult": 0.1}, "norm": {"decay_mult": 0.0}}},
+    "optimizer": {"weight_decay": 1e-4},
+    "paramwise_cfg": {"_delete_": True, "custom_keys": {"backbone.part": {"lr_mult": 0.1}, "norm": {"decay_mult": 0.0}}},
 }
 param_scheduler = [
     {"type": "LinearLR", "start_factor": 1e-3, "by_epoch": False, "begin": 0, "end": warm_up},

@@ -4,21 +4,12 @@ It wants a vision transformer, `--backbone open_clip:ViT-B-16@weights.safetensor
 `--backbone hf:<folder of OWL-ViT>`. Not the published setting, which is the recipe owlvit.
 """
 
-vladapt = {"domain": "open-vocab", "task": "detection"}
-default_scope = "mmdet"
+_base_ = "./owlvit.py"
 
-data = "sample"
-backbone = "embedded"
 image_size = 320
 epochs, warm_up = 50, 50
 
-model = {
-    "type": "vladapt.OWLViT",
-    "backbone": backbone,
-    "classes": ["object"],
-    "train_text": False,
-    "image_droplayer": 0.0,
-}
+model = {"train_text": False, "image_droplayer": 0.0}
 
 load = [{"type": "vladapt.LoadItemImage"}]
 fit = {"type": "mmdet.Resize", "scale": (image_size, image_size), "keep_ratio": True}
@@ -36,37 +27,17 @@ tile_pipeline = [
 test_pipeline = [*load, fit, pack]
 
 train_dataloader = {
-    "batch_size": 8,
     "num_workers": 2,
-    "sampler": {"type": "DefaultSampler", "shuffle": True},
-    "dataset": {
-        "type": "mmdet.MultiImageMixDataset",
-        "dataset": {"type": "vladapt.DetectionDataset", "path": data, "split": "train", "pipeline": tile_pipeline},
-        "pipeline": train_pipeline,
-    },
+    "sampler": {"type": "DefaultSampler"},
+    "dataset": {"dataset": {"pipeline": tile_pipeline}, "pipeline": train_pipeline},
 }
-test_dataloader = {
-    "batch_size": 1,
-    "num_workers": 2,
-    "sampler": {"type": "DefaultSampler", "shuffle": False},
-    "dataset": {
-        "type": "vladapt.DetectionDataset",
-        "path": data,
-        "split": "test",
-        "test_mode": True,
-        "pipeline": test_pipeline,
-    },
-}
-test_evaluator = {"type": "vladapt.OpenVocabDetectionMetric"}
-test_cfg = {"type": "TestLoop"}
+test_dataloader = {"dataset": {"pipeline": test_pipeline}}
 
-train_cfg = {"type": "EpochBasedTrainLoop", "max_epochs": epochs, "val_interval": epochs}
+train_cfg = {"_delete_": True, "type": "EpochBasedTrainLoop", "max_epochs": epochs, "val_interval": epochs}
 
 optim_wrapper = {
-    "type": "OptimWrapper",
-    "optimizer": {"type": "AdamW", "lr": 1e-4, "weight_decay": 1e-4},
-    "clip_grad": {"max_norm": 1.0},
-    "paramwise_cfg": {"custom_keys": {"tower": {"lr_mult": 0.1}}},
+    "optimizer": {"_delete_": True, "type": "AdamW", "lr": 1e-4, "weight_decay": 1e-4},
+    "paramwise_cfg": {"_delete_": True, "custom_keys": {"tower": {"lr_mult": 0.1}}},
 }
 param_scheduler = [
     {"type": "LinearLR", "start_factor": 1e-2, "by_epoch": False, "begin": 0, "end": warm_up},

@@ -22,9 +22,9 @@ from ......core.errors import CapabilityError
 from ......registry import MODELS
 from ....vocabulary import text_backbone
 from ..attention_heads import TOKENS, as_map, proxy_attention, proxy_features, renormalize
-from .features import ATTENTIONS, FUSED, NEEDED, SMALL, layer_features, read_maps, spread_by_affinity, spread_by_maps
 from ..training_free import TrainingFreeSegmentor, resize_to
 from ..windows import place_windows
+from .features import ATTENTIONS, FUSED, NEEDED, SMALL, layer_features, read_maps, spread_by_affinity, spread_by_maps
 
 REFINEMENTS = ("none", "proxy", "diffusion")
 WITH_BACKGROUND = 0.3

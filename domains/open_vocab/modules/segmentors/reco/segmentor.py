@@ -21,9 +21,9 @@ from ....vocabulary import Vocabulary, embed_queries, named_templates, text_back
 from ..attention_heads import TOKENS, proxy_features, renormalize
 from ..maskclip import value_features
 from ..queries import published_templates
+from ..training_free import TrainingFreeSegmentor, resize_to
 from .archive import Archive, as_square
 from .references import ReferenceFile, cosegment, likeness, without_context
-from ..training_free import TrainingFreeSegmentor, resize_to
 
 CONTEXT = ("tree", "sky", "building", "road", "person")
 SCENE_TEMPLATES = (

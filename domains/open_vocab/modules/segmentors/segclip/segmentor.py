@@ -22,6 +22,7 @@ from ......registry import MODELS
 from ....vocabulary import Classes, Vocabulary
 from ...backbones.image_part import preprocessor_cfg
 from ...losses.masked_decoder import MaskedDecoder, grid_positions, line_positions, pixel_loss, word_loss
+from ..windows import slide
 from .group import (
     SuperpixelKL,
     caption_tokens,
@@ -32,7 +33,6 @@ from .group import (
     with_background,
 )
 from .tower import GroupingTower
-from ..windows import slide
 
 WEIGHTS = {"contrastive": 1.0, "superpixel": 1.0, "reconstruction": 1.0, "text_reconstruction": 0.0}
 HIGHEST_SCALE = 100.0

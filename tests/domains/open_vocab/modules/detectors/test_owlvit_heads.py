@@ -6,7 +6,12 @@ import torch.nn.functional as F
 
 pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 
-from vladapt.domains.open_vocab.modules.detectors.owlvit.detector.heads import ClassHead, PatchMLP, box_bias, most_typical
+from vladapt.domains.open_vocab.modules.detectors.owlvit.detector.heads import (
+    ClassHead,
+    PatchMLP,
+    box_bias,
+    most_typical,
+)
 
 
 def test_a_logit_is_a_cosine_shifted_and_scaled_by_its_patch():
