@@ -84,7 +84,10 @@ test_dataloader = {"dataset": {"pipeline": test_pipeline}}
 
 optim_wrapper = {
     "optimizer": {"weight_decay": 1e-4},
-    "paramwise_cfg": {"_delete_": True, "custom_keys": {"backbone.part": {"lr_mult": 0.1}, "norm": {"decay_mult": 0.0}}},
+    "paramwise_cfg": {
+        "_delete_": True,
+        "custom_keys": {"backbone.part": {"lr_mult": 0.1}, "norm": {"decay_mult": 0.0}},
+    },
 }
 param_scheduler = [
     {"type": "LinearLR", "start_factor": 1e-3, "by_epoch": False, "begin": 0, "end": warm_up},
