@@ -10,7 +10,7 @@ import typer
 
 from . import __version__
 from .core.commands import embed, fit, inspect, plugins, pretrain, retrieval
-from .core.commands.options import with_optional_values
+from .core.commands.options import with_domain_options, with_optional_values
 from .core.errors import VladaptError
 from .core.runtime.exits import INTERRUPTED, fail, interrupted, usage
 
@@ -32,7 +32,8 @@ def build_app(arguments: list[str]) -> typer.Typer:
     )
     app.callback()(_version)
     for group in COMMAND_GROUPS:
-        group.register(app, arguments)
+        for name, command in group.COMMANDS.items():
+            app.command(name)(with_domain_options(command, arguments))
     plugins.register(app, arguments)
     return app
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...core.contracts.features import FeatureSet
 from ...core.contracts.text import TextClassifier
-from ...core.data.holdout import Selection
+from ...core.data.sampling import Selection
 from ...core.metrics.selection import macro_auroc
 
 CHUNK_ELEMENTS = 2**24  # of a (rows, N) block of affinities: 64 MiB

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core.contracts.features import FeatureSet
-from ...core.data.holdout import Selection
+from ...core.data.sampling import Selection
 from ...core.training.batches import epoch_batches
 from ...core.training.schedules import by_epoch, chained_cosine_rates
 from ...core.training.small_heads import Epoch, keep_best, train_epochs

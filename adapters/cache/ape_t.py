@@ -12,7 +12,7 @@ from torch import Tensor
 from ...core.contracts.adapter import Adapter, FitReport
 from ...core.contracts.features import Batch
 from ...core.contracts.options import option
-from ...core.data.holdout import selection_split
+from ...core.data.sampling import selection_split
 from ...core.metrics.selection import val_score
 from ...core.training.small_heads import label_loss, training_features
 from ._cache_model import (

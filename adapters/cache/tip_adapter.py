@@ -10,7 +10,7 @@ from torch import Tensor
 from ...core.contracts.adapter import Adapter, FitReport
 from ...core.contracts.features import Batch
 from ...core.contracts.options import option
-from ...core.data.holdout import selection_split
+from ...core.data.sampling import selection_split
 from ._cache_model import (
     REFERENCE_SCALE,
     cache_keys,

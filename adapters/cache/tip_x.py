@@ -13,7 +13,7 @@ from ...core.contracts.adapter import Adapter, FitReport, require
 from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.options import option
 from ...core.data.found_images import found_images
-from ...core.data.holdout import Selection, selection_split
+from ...core.data.sampling import Selection, selection_split
 from ._cache_model import (
     CHUNK_ELEMENTS,
     REFERENCE_SCALE,

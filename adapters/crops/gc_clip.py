@@ -17,7 +17,7 @@ from ...core.contracts.features import Batch
 from ...core.contracts.options import option
 from ...core.contracts.resources import Detection
 from ...core.errors import CapabilityError
-from ...core.prompts.placeholders import spoken
+from ...core.prompts.classifier import spoken
 from ._crops import Box, CropAdapter, cut
 
 Frame = tuple[float, float, float, float]

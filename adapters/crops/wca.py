@@ -18,8 +18,7 @@ from ...core.contracts.adapter import FitReport, require
 from ...core.contracts.features import Batch
 from ...core.contracts.options import option
 from ...core.errors import ConfigError, DataError
-from ...core.prompts.classifier import build_classifier
-from ...core.prompts.placeholders import PHOTO, check_templates
+from ...core.prompts.classifier import PHOTO, build_classifier, check_templates
 from ._crops import Box, CropAdapter, cut
 
 

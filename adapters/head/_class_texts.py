@@ -11,8 +11,7 @@ from torch import Tensor
 
 from ...core.contracts.text import TextClassifier
 from ...core.errors import CapabilityError, DataError
-from ...core.prompts.classifier import build_classifier
-from ...core.prompts.placeholders import PHOTO
+from ...core.prompts.classifier import PHOTO, build_classifier
 
 NAMED = 8  # classes in a note; of more only the number
 

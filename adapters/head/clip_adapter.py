@@ -13,7 +13,7 @@ from torch import Tensor
 from ...core.contracts.adapter import Adapter, FitReport
 from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.options import option
-from ...core.data.holdout import Selection, selection_split
+from ...core.data.sampling import Selection, selection_split
 from ...core.metrics.selection import val_score
 from ...core.training.schedules import dassl_sgd
 from ...core.training.small_heads import dassl_epochs, label_loss, published_epochs

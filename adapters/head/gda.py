@@ -15,7 +15,7 @@ from ...core.contracts.backbone import Backbone
 from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.options import option
 from ...core.contracts.text import TextClassifier
-from ...core.data.holdout import Selection, selection_split
+from ...core.data.sampling import Selection, selection_split
 from ...core.errors import CapabilityError
 from ...core.metrics.selection import val_score
 from ...core.prompts.classifier import build_classifier

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...core.contracts.adapter import Adapter, FitReport
 from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.options import option
-from ...core.data.holdout import selection_split
+from ...core.data.sampling import selection_split
 from ...core.errors import ConfigError
 from ...core.metrics.selection import val_score
 

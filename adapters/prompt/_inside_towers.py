@@ -21,7 +21,7 @@ from ...core.contracts.backbone import Backbone
 from ...core.contracts.images import TrainingImages
 from ...core.contracts.options import option
 from ...core.errors import ConfigError
-from ...core.prompts.placeholders import fill, spoken
+from ...core.prompts.classifier import fill, spoken
 from ..weights._towers import TowerAdapter
 from ..weights._training import DASSL
 

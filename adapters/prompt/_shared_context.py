@@ -15,8 +15,8 @@ from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.options import option
 from ...core.contracts.text import TextClassifier
 from ...core.errors import CapabilityError
+from ...core.prompts.classifier import POSITIONS
 from ...core.prompts.context import PromptLearner, check_words
-from ...core.prompts.placeholders import POSITIONS
 from ...core.registry.build import build_adapter
 from ...core.training.schedules import dassl_sgd
 from ...core.training.small_heads import dassl_epochs, label_loss, published_epochs

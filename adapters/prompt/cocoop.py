@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...core.contracts.adapter import FitReport
 from ...core.contracts.features import Batch
 from ...core.contracts.options import option
-from ...core.prompts.placeholders import POSITIONS
+from ...core.prompts.classifier import POSITIONS
 from ...core.training.schedules import dassl_sgd
 from ...core.training.small_heads import dassl_epochs
 from ._contexts import (

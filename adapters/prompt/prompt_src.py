@@ -14,8 +14,7 @@ from ...core.contracts.adapter import FitReport, require
 from ...core.contracts.backbone import Backbone
 from ...core.contracts.images import TrainingImages
 from ...core.contracts.options import option
-from ...core.prompts.classifier import build_classifier
-from ...core.prompts.placeholders import check_templates
+from ...core.prompts.classifier import build_classifier, check_templates
 from ...core.training.train import Task
 from ._inside_towers import TextTokenAdapter, random_tokens
 

@@ -14,8 +14,8 @@ from ...core.contracts.adapter import FitReport, require
 from ...core.contracts.features import Batch
 from ...core.contracts.options import option
 from ...core.errors import CapabilityError, ConfigError
+from ...core.prompts.classifier import POSITIONS
 from ...core.prompts.context import PromptLearner
-from ...core.prompts.placeholders import POSITIONS
 from ._contexts import (
     PASSING,
     PromptsAtPrediction,

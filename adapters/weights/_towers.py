@@ -18,8 +18,7 @@ from ...core.contracts.images import TrainingImages, TrainingPlace
 from ...core.contracts.options import option
 from ...core.contracts.text import TextClassifier
 from ...core.errors import CapabilityError
-from ...core.prompts.classifier import build_classifier
-from ...core.prompts.placeholders import fill
+from ...core.prompts.classifier import build_classifier, fill
 from ...core.registry.build import build_adapter
 from ...core.training.batches import GlobalBatches
 from ...core.training.outputs import image_features

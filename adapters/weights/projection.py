@@ -15,7 +15,7 @@ from ...core.contracts.backbone import Backbone
 from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.options import option
 from ...core.contracts.resources import PreProjection
-from ...core.data.holdout import Selection, selection_split
+from ...core.data.sampling import Selection, selection_split
 from ...core.errors import CapabilityError, DataError
 from ...core.metrics.selection import val_score
 from ...core.training.teacher import copy_of

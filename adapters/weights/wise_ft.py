@@ -17,7 +17,7 @@ from ...core.contracts.backbone import Backbone
 from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.images import TrainingImages
 from ...core.contracts.options import option
-from ...core.data.holdout import Selection, selection_split
+from ...core.data.sampling import Selection, selection_split
 from ...core.errors import CapabilityError, ConfigError
 from ...core.metrics.selection import val_score
 from ...core.training.train import Task, Trained

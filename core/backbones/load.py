@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import json
+import os
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from ..contracts.backbone import FAMILIES, Backbone
-from ..errors import CapabilityError, ConfigError, UnknownNameError, did_you_mean
-from .fine_tuned import build as build_fine_tuned
-from .fine_tuned import is_fine_tuned
+from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean
+from .prompted import CHILD, TowerPrompts
 
 
 def load_backbone(
@@ -61,3 +67,98 @@ def _device(device: str | torch.device) -> torch.device:
         raise ConfigError(f"--device {device}: this torch sees no GPU; give --device cpu or install torch for CUDA")
     return target
 
+
+# The file holds the weights under the names of their own library and, in its header, what else the family needs to
+# build the towers; beside it lies what that library itself reads, so that it can load the folder too.
+
+FILE = "model.safetensors"
+FORMAT = 1
+PREFIX = "vladapt.text_prefix"
+PROMPTS = "vladapt.prompts."
+"""In the file only where the training gave texts a prefix, or the towers tokens; other libraries have no place for
+either."""
+
+
+def save_fine_tuned(backbone: Backbone, folder: str | Path) -> Path:
+    """Write the towers; a reader sees the old file or the whole new one.
+
+    Returns:
+        The path of the weights, which is a backbone's spec.
+
+    Raises:
+        CapabilityError: the backbone cannot say how it is built again.
+    """
+    if not hasattr(backbone, "description"):
+        raise CapabilityError(f"backbone '{backbone.spec}' cannot be saved: it has no description of its towers")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    header = {
+        "format": FORMAT,
+        "family": backbone.family,
+        "trained_from": {"spec": backbone.spec, "fingerprint": backbone.fingerprint},
+        "licence": backbone.licence,
+        "description": backbone.description,
+    }
+    state = {
+        name.replace(f"{CHILD}.", PROMPTS, 1) if name.startswith(f"{CHILD}.") else name: value
+        for name, value in backbone.model.state_dict().items()
+    }
+    state = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+    if getattr(backbone, "text_prefix", None) is not None:
+        state[PREFIX] = backbone.text_prefix.detach().cpu().contiguous().clone()
+    path, partial = folder / FILE, folder / f".{FILE}.{os.getpid()}"
+    try:
+        save_file(state, str(partial), metadata={"format": "pt", "vladapt": json.dumps(header)})
+        backbone.save_companions(folder)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def is_fine_tuned(spec: str) -> bool:
+    """Whether a backbone's spec is a path of weights that were trained here, or of their folder."""
+    names_a_family = ":" in spec.partition("/")[0]
+    return not names_a_family and (spec.endswith(".safetensors") or (Path(spec) / FILE).is_file())
+
+
+def build_fine_tuned(spec: str, device: torch.device, image_size: int | None) -> Backbone:
+    """The backbone of a file that `save_fine_tuned` wrote, its towers not yet built.
+
+    Raises:
+        DataError: no such file, damaged, or not one of ours.
+        CapabilityError: the library of its family is not installed.
+    """
+    path = Path(spec).expanduser()
+    path = path / FILE if path.is_dir() else path
+    header = _header(path)
+    module = import_module(f".{header['family']}", __package__)
+    backbone = module.rebuild(header["description"], path, spec=spec, device=device, image_size=image_size)
+    with safe_open(str(path), framework="pt") as f:
+        names = set(f.keys())
+        backbone.text_prefix = f.get_tensor(PREFIX) if PREFIX in names else None
+        tokens = {name.removeprefix(PROMPTS): f.get_tensor(name) for name in names if name.startswith(PROMPTS)}
+    backbone.prompts = TowerPrompts.of(tokens) if tokens else None
+    return backbone
+
+
+def _header(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise DataError(f"--backbone {path}: no such file; give the {FILE} that a training wrote")
+    try:
+        with safe_open(str(path), framework="pt") as f:
+            header = json.loads((f.metadata() or {}).get("vladapt", "null"))
+    except (SafetensorError, ValueError, OSError) as error:
+        raise DataError(f"--backbone {path}: not a readable safetensors file ({error}); copy it again") from error
+    if not isinstance(header, dict) or {"format", "family", "description"} - set(header):
+        raise DataError(
+            f"--backbone {path}: a safetensors file that no training of vladapt wrote; "
+            "give open_clip:<arch or config.json>@<file>, or hf:<folder>"
+        )
+    if header["format"] != FORMAT:
+        raise DataError(f"--backbone {path}: format {header['format']}, this version reads {FORMAT}; train it again")
+    if header["family"] not in FAMILIES:
+        raise DataError(
+            f"--backbone {path}: of family '{header['family']}', which this version does not know; upgrade vladapt"
+        )
+    return header

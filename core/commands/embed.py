@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -23,11 +22,6 @@ from .options import (
     recipe_of,
 )
 from .tables import print_json, reporter, say, say_skipped
-
-
-def register(app: typer.Typer, arguments: Sequence[str]) -> None:
-    """Add these commands to the app, in the order of `vladapt --help`."""
-    app.command()(embed)
 
 
 def embed(
@@ -67,3 +61,6 @@ def embed(
         f"{written.images} images, {written.dim} wide: {written.file} "
         f"({written.encoded} encoded, {written.from_store} from the store)"
     )
+
+
+COMMANDS = {"embed": embed}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -34,17 +34,8 @@ from .options import (
     recipe_of,
     resource_flags,
     resources_of,
-    with_domain_options,
 )
 from .tables import print_json, reporter, say, say_skipped, show_table
-
-
-def register(app: typer.Typer, arguments: Sequence[str]) -> None:
-    """Add these commands to the app, in the order of `vladapt --help`."""
-    app.command()(with_domain_options(fit, arguments))
-    app.command("eval")(evaluate)
-    app.command()(with_domain_options(predict, arguments))
-    app.command()(compare)
 
 
 def fit(
@@ -316,3 +307,6 @@ def compare(
         say(f"Note: {note}")
     say(f"Rows: {result.csv}")
     say(f"Plot: {result.plot}")
+
+
+COMMANDS = {"fit": fit, "eval": evaluate, "predict": predict, "compare": compare}

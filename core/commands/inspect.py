@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from .options import Debug, Json, Sets, recipe_of
 from .tables import print_json, say, show_table
-
-
-def register(app: typer.Typer, arguments: Sequence[str]) -> None:
-    """Add these commands to the app, in the order of `vladapt --help`."""
-    app.command("list")(list_names)
-    app.command()(show)
-    app.command()(doctor)
 
 
 def list_names(
@@ -107,3 +99,6 @@ def doctor(as_json: Json = False, debug: Debug = False) -> None:
         print_json({"findings": [vars(f) for f in findings]})
     else:
         show_table(findings_table(findings))
+
+
+COMMANDS = {"list": list_names, "show": show, "doctor": doctor}

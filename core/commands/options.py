@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import ConfigError
-from ..registry.declared import Declared, declared_options
+from ..registry.build import Declared, declared_options
 
 Domain = Annotated[str | None, typer.Option(metavar="NAME", help="Domain plug-in (`vladapt list domains`).")]
 Task = Annotated[str | None, typer.Option(metavar="NAME", help="Task of the domain; by default its first one.")]
@@ -180,10 +180,13 @@ def with_domain_options(command: Callable, arguments: Sequence[str]) -> Callable
     """The command with one more option per declared one; it gets those that are given as `of_domain`, key -> text.
 
     Args:
-        command: has a parameter `of_domain`, and its own parameters win over declared ones of the same name.
+        command: its own parameters win over declared ones of the same name; one without a parameter `of_domain` takes
+            none and stays as it is.
         arguments: of the command line, which may name a domain of another package.
     """
     own = inspect.signature(command)
+    if "of_domain" not in own.parameters:
+        return command
     hints = typing.get_type_hints(command, include_extras=True)
     taken = set(own.parameters)
     declared = {each.name: each for each in declared_options(_named_domain(arguments)) if each.name not in taken}

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from .options import Backbone, Debug, Device, Json, Sets
 from .tables import print_json, reporter, say, say_skipped, show_table
-
-
-def register(app: typer.Typer, arguments: Sequence[str]) -> None:
-    """Add the command to the app."""
-    app.command()(pretrain)
 
 
 def pretrain(
@@ -107,3 +101,6 @@ def _show(result) -> None:
     say_skipped(result.skipped)
     say(f"Model:  {result.model}")
     say(f"Report: {result.model.parent / 'report.html'}")
+
+
+COMMANDS = {"pretrain": pretrain}

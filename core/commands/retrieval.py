@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -21,15 +21,8 @@ from .options import (
     data_flags,
     reading_of,
     recipe_of,
-    with_domain_options,
 )
 from .tables import print_json, reporter, say, say_skipped, show_table
-
-
-def register(app: typer.Typer, arguments: Sequence[str]) -> None:
-    """Add these commands to the app, in the order of `vladapt --help`."""
-    app.command()(with_domain_options(index, arguments))
-    app.command()(with_domain_options(search, arguments))
 
 
 def index(
@@ -116,3 +109,6 @@ def search(
     show_table(hits_table(found.hits))
     if found.html:
         say(f"Page: {found.html}")
+
+
+COMMANDS = {"index": index, "search": search}

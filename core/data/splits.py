@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from ..contracts.domain import DomainData, Item
 from ..errors import DataError
 from .allocation import Part, allocate
-from .identity import FileHashes, part_text
 from .sampling import rank
+from .verify import FileHashes, part_text
 
 FRESH_SHARES = {"test": 0.3, "val": 0.2, "train": 0.5}
 CARVED_SHARES = {"val": 0.2, "train": 0.8}

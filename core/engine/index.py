@@ -25,9 +25,9 @@ from ..features.store import FeatureStore
 from ..retrieval.build import IndexBuilder
 from ..retrieval.entries import Entry
 from ..retrieval.image_reader import ImageReader
+from ..runs.folder import now, versions
 from ..runtime.distributed import is_main, together
 from ..runtime.progress import Reporter
-from ..runtime.versions import now, versions
 
 AT_ONCE = 4096
 IMAGES, TEXTS = "images", "texts"

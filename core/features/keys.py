@@ -37,7 +37,7 @@ def image_key(space: str, content: str, transform: str, view: int | None = None,
 
     Args:
         space: of `space_of`.
-        content: of `core.data.identity.content_key`: the image's bytes, which part of them, and how it is decoded.
+        content: of `core.data.verify.content_key`: the image's bytes, which part of them, and how it is decoded.
         transform: of `transform_spec`.
         view: index of the augmented view, None for the image as it is (which no seed changes).
         seed: of the augmentation.

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..contracts.backbone import Backbone
 from ..contracts.domain import DomainData, Item
 from ..contracts.features import PROJECTED, FeatureSet
-from ..data.identity import FileHashes
+from ..data.verify import FileHashes
 from ..runtime.distributed import rank, run_on_all, world_size
 from ..runtime.files import write_cached
 from .extract import Encoded, Piece, Unreadable, encoder, extract, renderer

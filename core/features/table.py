@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..contracts.domain import Item
-from ..data.identity import FileHashes, content_key
+from ..data.verify import FileHashes, content_key
 from ..errors import DataError
 from .extract import Job, PartMeans, Piece, cores, one_line
 from .keys import Request, part_key

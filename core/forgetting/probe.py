@@ -27,13 +27,11 @@ from ..contracts.backbone import Backbone
 from ..contracts.domain import DomainData, Item
 from ..contracts.targets import Label
 from ..data.class_folders import read_class_folders
-from ..data.identity import FileHashes
-from ..data.verify import check_skipped, drop_unreadable
+from ..data.verify import FileHashes, check_skipped, drop_unreadable
 from ..errors import ConfigError, DataError
 from ..features.extract import AMP, Encoded, Job, extract, in_eval_mode, renderer
 from ..features.micro_batch import MicroBatch
-from ..prompts.classifier import build_classifier
-from ..prompts.placeholders import spoken
+from ..prompts.classifier import build_classifier, spoken
 from ..runtime.distributed import is_main, run_on_all
 from ..runtime.progress import Reporter
 from .drawings.things import OTHER_NAMES, THINGS, draw

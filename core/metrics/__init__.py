@@ -5,10 +5,10 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "calibration": "CalibrationBin calibration_curve",
-        "classification": "ClassRow classification_metrics confusion_matrix multilabel_metrics per_class_table",
-        "mistakes": "LabelMistake Mistake top_label_mistakes top_mistakes",
+        "classification": "ClassRow LabelMistake Mistake classification_metrics confusion_matrix multilabel_metrics "
+        "per_class_table top_label_mistakes top_mistakes",
         "retrieval": "Ranking image_text_rankings rankings retrieval_metrics retrieval_metrics_by_label",
-        "significance": "McNemar auroc_certainty bootstrap_interval mcnemar wilson_interval",
+        "significance": "CalibrationBin McNemar auroc_certainty bootstrap_interval calibration_curve mcnemar "
+        "wilson_interval",
     },
 )

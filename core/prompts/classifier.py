@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -10,11 +11,12 @@ from torch import Tensor
 
 from ..contracts.backbone import Backbone
 from ..contracts.text import TextClassifier
-from ..errors import ConfigError, DataError
-from .placeholders import check_templates, ensemble, fill
+from ..errors import CapabilityError, ConfigError, DataError
 
 CHUNK = 256
 """Texts encoded at once."""
+POSITIONS = ("end", "middle", "front")
+PLACEHOLDER = "X"
 
 
 def build_classifier(
@@ -101,3 +103,137 @@ def _facts(backbone: Backbone, store) -> dict[str, float | None]:
         return store.backbone_facts(backbone)
     bias = backbone.logit_bias
     return {"logit_scale": float(backbone.logit_scale), "logit_bias": None if bias is None else float(bias)}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a tokenizer adds: `lead` tokens before the first word, `trail` after the last, `stop` for a full stop."""
+
+    lead: int
+    trail: int
+    stop: int
+    pad: int
+    single: int
+
+    @classmethod
+    def of(cls, backbone: Backbone) -> Layout:
+        tokens = backbone.tokenize([PLACEHOLDER, "dog", "red", f"{PLACEHOLDER}.", f"{PLACEHOLDER} {PLACEHOLDER}"])
+        lead = int((tokens[:3] != tokens[0]).any(dim=0).int().argmax())  # the first place where words differ
+        pad = int(tokens[0, -1])
+        single, stopped, double = used_lengths(tokens, pad)[[0, 3, 4]].tolist()
+        if double != single + 1:
+            raise CapabilityError(
+                f"backbone '{backbone.spec}': its tokenizer has no token for '{PLACEHOLDER}', which prompt "
+                "learning puts in the context's place; use another tower"
+            )
+        # Some tokenizers pad with the end-of-text token or drop full stops; a place is kept for each all the same.
+        trail, stop = max(1, single - lead - 1), max(1, stopped - single)
+        return cls(lead=lead, trail=trail, stop=stop, pad=pad, single=single)
+
+    def words(self, tokens: Tensor) -> Tensor:
+        """(N, L) tokens -> (N,) how many the text itself takes."""
+        return used_lengths(tokens, self.pad) - self.single + 1
+
+
+def tokenize(backbone, class_names: Sequence[str], n_ctx: int, layout: Layout) -> tuple[Tensor, Tensor]:
+    """Tokens (C, L) of the prompts "X ... X name.", and how many tokens each name takes, (C,).
+
+    Raises:
+        ConfigError: a name that does not fit beside the context.
+    """
+    names = [spoken(name) for name in class_names]
+    context_length = backbone.context_length
+    # Counted behind another word, as it stands in the prompt: some tokenizers split a text's first word differently.
+    lengths = layout.words(backbone.tokenize([f"{PLACEHOLDER} {name}" for name in names]).to(backbone.device)) - 1
+    room = context_length - layout.lead - layout.trail - layout.stop - n_ctx
+    if int(lengths.max()) > room:
+        worst = class_names[int(lengths.argmax())]
+        raise ConfigError(
+            f"class '{worst}' takes {int(lengths.max())} tokens, {max(room, 0)} are left beside {n_ctx} of context in "
+            f"this tower's {context_length}; shorten the class name, or the context (n_ctx, ctx_init)"
+        )
+    place = " ".join([PLACEHOLDER] * n_ctx)
+    return backbone.tokenize([f"{place} {name}." for name in names]).to(backbone.device), lengths
+
+
+def arrange(position: str, name_lengths: Tensor, n_ctx: int, lead: int, length: int) -> tuple[Tensor, Tensor]:
+    """Where the fixed tokens and the context go.
+
+    Returns:
+        order: (C, L), for each place the place-holder prompt's token that belongs there.
+        slots: (C, M), the places of the context vectors.
+    """
+    first = before(position, n_ctx)
+    place = torch.arange(length, device=name_lengths.device)
+    name = name_lengths[:, None]  # (C, 1)
+    is_name = (place >= lead + first) & (place < lead + first + name)
+    order = place + is_name * (n_ctx - first)  # names stand behind all M place-holders
+    index = torch.arange(n_ctx, device=name_lengths.device)
+    slots = lead + index + (index >= first) * name
+    return order, slots
+
+
+def before(position: str, n_ctx: int) -> int:
+    """How many context vectors stand before the class name."""
+    return {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[position]
+
+
+def used_lengths(tokens: Tensor, pad: int = 0) -> Tensor:
+    """(N, L) tokens, or a mask -> (N,) places up to the last that is no padding."""
+    place = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
+    return (place * (tokens != pad)).amax(dim=1)
+
+
+# Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021, arXiv 2103.00020
+# (prompt ensembling).
+
+PHOTO: tuple[str, ...] = ("a photo of a {}.",)
+"""What CLIP is asked where nothing is known of the domain."""
+
+IMAGENET_SEVEN: tuple[str, ...] = (
+    "itap of a {}.",
+    "a bad photo of the {}.",
+    "a origami {}.",
+    "a photo of the large {}.",
+    "a {} in a video game.",
+    "art of the {}.",
+    "a photo of the small {}.",
+)
+"""The subset of CLIP's 80 ImageNet templates that its authors chose, used by Tip-Adapter and APE."""
+
+
+def fill(templates: Iterable[str], class_name: str) -> list[str]:
+    """One text a template, with the class's name in place of every `{}`.
+
+    Raises:
+        ConfigError: a template without `{}`, or not a text.
+    """
+    name = spoken(class_name)
+    return [template.replace("{}", name) for template in check_templates(templates)]
+
+
+def ensemble(features: Tensor) -> Tensor:
+    """(T, D) text features of one class -> (D,): each row made unit, then the mean. Not normalised again."""
+    return F.normalize(features.float(), dim=-1).mean(dim=0)
+
+
+def check_templates(templates: Iterable[str]) -> list[str]:
+    """The templates as a list, each known to be usable.
+
+    Raises:
+        ConfigError: a template without `{}`, or not a text.
+    """
+    if isinstance(templates, str):
+        templates = [templates]
+    checked = list(templates)
+    for template in checked:
+        if not isinstance(template, str) or "{}" not in template:
+            raise ConfigError(
+                f"template {template!r} has no place for the class name; write {{}} there, as in 'a photo of a {{}}.'"
+            )
+    return checked
+
+
+def spoken(class_name: str) -> str:
+    """A class name as it is said: underscores are spaces."""
+    return " ".join(class_name.replace("_", " ").split())

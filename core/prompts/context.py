@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from ..contracts.adapter import require
 from ..contracts.backbone import Backbone, Block
 from ..errors import DataError
-from .placeholders import POSITIONS, Layout, arrange, before, spoken, tokenize, used_lengths
+from .classifier import POSITIONS, Layout, arrange, before, spoken, tokenize, used_lengths
 
 INIT_STD = 0.02
 CHUNK_TOKENS = 4096

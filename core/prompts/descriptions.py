@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, did_you_mean
-from .placeholders import spoken
+from .classifier import spoken
 
 
 def read_descriptions(

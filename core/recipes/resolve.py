@@ -249,7 +249,7 @@ def _check_groups(values: Mapping[str, Any]) -> None:
 def _check_templates(templates: Any) -> None:
     if not isinstance(templates, (str, list, tuple)):
         raise ConfigError(f"--set templates={templates}: give a text with {{}} for the class name, or a list of them")
-    from ..prompts.placeholders import check_templates
+    from ..prompts.classifier import check_templates
 
     check_templates(templates)
 

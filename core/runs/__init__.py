@@ -7,6 +7,6 @@ __getattr__, __dir__ = lazy_exports(
     {
         "folder": "Run",
         "plots": "accuracy_over_shots",
-        "report": "Report write_report",
+        "run_sections": "Report write_report",
     },
 )

@@ -6,12 +6,15 @@ import datetime
 import errno
 import json
 import math
+import platform
 import re
 import secrets
 import shutil
+import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,9 @@ KEYS = {
     "recipe": dict,
 }
 """What run.json cannot do without, and of which kind it is."""
+VERSIONS_OF = ("vladapt", "torch", "torchvision", "numpy", "scikit-learn", "mmengine", "torchmetrics")
+WHERE_USED = ("mmcv", "mmdet", "mmseg")
+"""Modules whose versions count where a run has imported them."""
 
 
 @dataclass(eq=False)
@@ -235,3 +241,22 @@ def _plain(value: Any) -> Any:
 
 def _dumped(value: dict[str, Any]) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def now() -> str:
+    """Local time with its offset, to the second."""
+    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in VERSIONS_OF:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    for name in WHERE_USED:
+        if name in sys.modules:
+            found[name] = str(getattr(sys.modules[name], "__version__", "unknown"))
+    return found

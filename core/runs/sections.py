@@ -16,7 +16,7 @@ import numpy as np
 from ..contracts.adapter import FitReport
 
 if TYPE_CHECKING:
-    from ..metrics.calibration import CalibrationBin
+    from ..metrics.significance import CalibrationBin
 
 
 SHARES = re.compile(r"(^|_)(AP|AR|[mh]?IoU|accuracy|recall|precision|f1)(\d*|_at_\d+)(_|$)")

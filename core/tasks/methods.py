@@ -10,10 +10,9 @@ from typing import Any
 from ..contracts.adapter import Adapter
 from ..contracts.domain import SPLITS, Domain, DomainData
 from ..contracts.recipe import SAMPLE, Recipe
-from ..data.identity import FileHashes
 from ..data.sampling import base_new, restrict
 from ..data.splits import assign_splits
-from ..data.verify import drop_unreadable
+from ..data.verify import FileHashes, drop_unreadable
 from ..errors import CapabilityError, ConfigError, DataError, did_you_mean
 from ..registry import adapter_class, build_adapter
 from ..runtime.progress import Reporter

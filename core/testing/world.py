@@ -21,8 +21,7 @@ from ..contracts.images import TrainingImages
 from ..contracts.resources import Detection, FurtherBackbone, PreProjection, TextPool
 from ..contracts.targets import Label, Labels
 from ..contracts.text import TextClassifier
-from ..prompts.classifier import build_classifier
-from ..prompts.placeholders import fill
+from ..prompts.classifier import build_classifier, fill
 from ..tasks.classification.batches import Extras, batches, logits_of
 
 REPLACING = frozenset({"support_folder", "ctx"})

@@ -17,7 +17,7 @@ import torch
 from mmengine.hooks import Hook
 from torch import Tensor, nn
 
-from ..backbones.fine_tuned import PREFIX
+from ..backbones.load import PREFIX
 from ..contracts.backbone import Backbone
 from ..contracts.loss import in_words
 from ..errors import CapabilityError, ConfigError

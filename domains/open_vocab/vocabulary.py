@@ -22,8 +22,8 @@ from ...core.backbones.load import load_backbone
 from ...core.contracts.backbone import Backbone
 from ...core.errors import CapabilityError, ConfigError, DataError, did_you_mean
 from ...core.features.store import FeatureStore
+from ...core.prompts.classifier import IMAGENET_SEVEN, PHOTO, check_templates, fill, spoken
 from ...core.prompts.descriptions import read_class_json
-from ...core.prompts.placeholders import IMAGENET_SEVEN, PHOTO, check_templates, fill, spoken
 
 SETS = ("name", "photo", "imagenet-7", "imagenet-80")
 """Named sets of templates."""

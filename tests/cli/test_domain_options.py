@@ -12,7 +12,7 @@ import vladapt as package
 from vladapt.core.commands import plugins
 from vladapt.core.contracts.options import options_of
 from vladapt.core.registry import adapter_class, catalogue, loss_class
-from vladapt.core.registry.declared import declared_options
+from vladapt.core.registry.build import declared_options
 
 
 def test_options_of_a_reader_are_flags_under_the_domains_name(vladapt):

@@ -14,8 +14,8 @@ import numpy as np
 
 from ...contracts.domain import SPLITS, Decoded
 from ...errors import DataError
-from ..identity import FileHashes
 from ..images import decode_bytes, decode_image
+from ..verify import FileHashes
 from .columns import Ragged, Strings
 
 TEXT_FIELDS = ("synthetic", "negative", "short")

@@ -8,7 +8,7 @@ from collections import defaultdict
 import numpy as np
 
 from ...contracts.adapter import require
-from ..identity import FileHashes
+from ..verify import FileHashes
 from .pair_set import SPLIT_CODES, PairSet, StoredImages
 
 

@@ -15,7 +15,7 @@ from ...contracts.domain import SPLITS
 from ...contracts.options import option, options_from, settle
 from ...errors import ConfigError, DataError
 from ..files import visible
-from ..identity import FileHashes
+from ..verify import FileHashes
 from .coco_captions import (
     is_coco_captions,
     is_karpathy,

@@ -17,9 +17,9 @@ from ...contracts.features import Batch, FeatureSet
 from ...contracts.recipe import Recipe
 from ...contracts.targets import Label, Labels
 from ...contracts.text import TextClassifier
-from ...data.identity import FileHashes
 from ...data.sampling import sample_shots
 from ...data.splits import assign_splits
+from ...data.verify import FileHashes
 from ...errors import CapabilityError, DataError
 from ...features.files import FeatureFile, load_features
 from ...runtime.progress import Reporter

@@ -17,15 +17,13 @@ from ...contracts.features import PROJECTED, Batch, FeatureSet
 from ...contracts.images import TrainingImages
 from ...contracts.recipe import Recipe
 from ...contracts.text import TextClassifier
-from ...data.identity import FileHashes
 from ...data.sampling import sample_shots
 from ...data.splits import assign_splits
-from ...data.verify import check_skipped, drop_unreadable
+from ...data.verify import FileHashes, check_skipped, drop_unreadable
 from ...errors import DataError
 from ...features.store import FeatureStore
-from ...prompts.classifier import build_classifier
+from ...prompts.classifier import build_classifier, fill
 from ...prompts.descriptions import read_descriptions
-from ...prompts.placeholders import fill
 from ...registry import build_metric
 from ...runtime.progress import Reporter
 from ..methods import encoding_batch_size, read_data, restrict_classes

@@ -13,12 +13,11 @@ import numpy as np
 from torch import Tensor
 
 from ...errors import DataError
-from ...metrics.calibration import CalibrationBin, calibration_curve
-from ...metrics.classification import ClassRow, confusion_matrix, per_class_table
-from ...metrics.mistakes import top_label_mistakes, top_mistakes
+from ...metrics.classification import ClassRow, confusion_matrix, per_class_table, top_label_mistakes, top_mistakes
+from ...metrics.significance import CalibrationBin, calibration_curve
 from ...runs import run_sections as shared
 from ...runs.plots import data_uri
-from ...runs.report import Report
+from ...runs.run_sections import Report
 from ...runs.sections import (
     CalibrationSection,
     Cell,
@@ -31,7 +30,7 @@ from ...runs.sections import (
     Track,
     plural,
 )
-from .verdict import commonest, verdict_of_accuracy, verdict_of_auroc, warnings_of_accuracy, warnings_of_auroc
+from .tables import commonest, verdict_of_accuracy, verdict_of_auroc, warnings_of_accuracy, warnings_of_auroc
 
 MANY_CLASSES = 100
 SHOWN_OF_MANY = 20

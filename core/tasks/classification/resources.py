@@ -18,8 +18,8 @@ from ...contracts.features import PRE_PROJECTION, FeatureSet
 from ...contracts.resources import REQUIRED, Detections, FurtherBackbone, PreProjection, TextPool
 from ...data.caption_pool import lines_of, read_caption_pool
 from ...errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean
+from ...prompts.classifier import spoken
 from ...prompts.descriptions import read_synonyms
-from ...prompts.placeholders import spoken
 from ...runs.folder import Run
 
 GIVEN = ("captions", "boxes", "support_folder", "synonyms", "ctx", "further_backbones")

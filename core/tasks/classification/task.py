@@ -13,22 +13,37 @@ from ...contracts.adapter import Adapter
 from ...contracts.domain import Item
 from ...contracts.recipe import Recipe
 from ...contracts.task import Axes, Contest, FitResult, Task, Use
-from ...data.identity import FileHashes, content_key
+from ...data.verify import FileHashes, content_key
 from ...errors import CapabilityError, ConfigError
 from ...features.keys import canonical_json
 from ...registry import adapter_class, catalogue
 from ...registry.catalogue import find
 from ...runs.folder import RUNS, Run
-from ...runs.report import write_report
+from ...runs.run_sections import write_report
 from ...runtime.distributed import is_main
 from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter
 from ...training.checkpoints import newest_step
 from ..methods import adapter_of, check_named, trains_towers
 from .feature_rows import PreparedFeatures, prepared_of
-from .fitting import Fitted, fewer_views, fit_adapter, parts_wanted, planned, refuse_early, scored, views_wanted
+from .fitting import (
+    PREDICTIONS,
+    Fitted,
+    fewer_views,
+    fit_adapter,
+    info_of,
+    log_lines,
+    notes_of,
+    parts_wanted,
+    planned,
+    refuse_early,
+    results_of,
+    scored,
+    summary_of,
+    views_wanted,
+    write_predictions,
+)
 from .images import Prepared, Shots
-from .record import PREDICTIONS, info_of, log_lines, notes_of, results_of, summary_of, write_predictions
 from .report import classification_report
 from .resources import check_needs, check_resources
 from .scoring import fitted_zero_shot, score_on

@@ -19,10 +19,9 @@ from ...contracts.domain import SPLITS, DomainData, Evaluation
 from ...contracts.recipe import Recipe
 from ...contracts.task import FitResult, Task
 from ...runs import run_sections as shared
-from ...runs.folder import Run
-from ...runs.report import Report, write_report
+from ...runs.folder import Run, now, versions
+from ...runs.run_sections import Report, write_report
 from ...runs.sections import CurveSection, HeadlineSection, Number, TableSection, is_share, number, plural
-from ...runtime.versions import now, versions
 from ..methods import place_of_data, split_counts
 from .runner import kept_of
 

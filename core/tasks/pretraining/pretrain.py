@@ -10,17 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...backbones.fine_tuned import FILE, save_fine_tuned
-from ...backbones.load import load_backbone
+from ...backbones.load import FILE, load_backbone, save_fine_tuned
 from ...contracts.backbone import Backbone
 from ...data.pairs.captions import CaptionSampler
 from ...errors import ConfigError, DataError
 from ...forgetting.probe import GenericProbe, generic_metrics, generic_sentence
-from ...runs.report import write_report
+from ...runs.folder import now, versions
+from ...runs.run_sections import write_report
 from ...runtime.distributed import is_main, run_on_all, together
 from ...runtime.files import write_whole
 from ...runtime.progress import Reporter
-from ...runtime.versions import now, versions
 from ...training.objective import columns_of
 from ...training.settings import TrainingSettings
 from ...training.sources import PairSource

@@ -17,11 +17,10 @@ from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain
 from ...contracts.images import TrainingPlace
 from ...contracts.recipe import Recipe
-from ...data.identity import FileHashes
 from ...data.pairs.captions import CaptionSampler
 from ...data.pairs.reading import read_pairs
 from ...data.splits import assign_splits
-from ...data.verify import check_skipped
+from ...data.verify import FileHashes, check_skipped
 from ...errors import DataError
 from ...forgetting.probe import forgetting
 from ...runtime.progress import Reporter, training_lines

@@ -14,7 +14,7 @@ from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
 from ...metrics.significance import SIGNIFICANT
 from ...runs import run_sections as shared
 from ...runs.plots import data_uri
-from ...runs.report import Report
+from ...runs.run_sections import Report
 from ...runs.sections import (
     CurveGridSection,
     CurveSection,

@@ -8,20 +8,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ...backbones.fine_tuned import save_fine_tuned
-from ...backbones.load import load_backbone
+from ...backbones.load import load_backbone, save_fine_tuned
 from ...contracts.backbone import Backbone
 from ...contracts.recipe import Recipe
 from ...contracts.task import Axes, Contest, FitResult, Task, Use
 from ...errors import CapabilityError, ConfigError
 from ...registry import adapter_class, catalogue, load_adapter
 from ...registry.catalogue import find
-from ...runs.folder import RUNS, Run
-from ...runs.report import write_report
+from ...runs.folder import RUNS, Run, now, versions
+from ...runs.run_sections import write_report
 from ...runtime.distributed import is_main
 from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter
-from ...runtime.versions import now, versions
 from ...training.checkpoints import newest_step
 from ...training.objective import parse_losses
 from ..classification.use import recipe_again

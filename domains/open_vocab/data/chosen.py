@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ....core.contracts.domain import DomainData
-from ....core.data.identity import FileHashes
 from ....core.data.splits import assign_splits
+from ....core.data.verify import FileHashes
 from ....core.errors import ConfigError, DataError
 from .classes import choose_classes
 from .detection import read_detection

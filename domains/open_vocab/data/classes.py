@@ -8,7 +8,7 @@ from difflib import get_close_matches
 
 from ....core.contracts.domain import DomainData, Item
 from ....core.errors import ConfigError, did_you_mean
-from ....core.prompts.placeholders import spoken
+from ....core.prompts.classifier import spoken
 from .masks import choosable
 
 MOST_NAMES = 20

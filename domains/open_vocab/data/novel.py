@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from ....core.contracts.domain import DomainData, Item
 from ....core.errors import ConfigError, DataError, did_you_mean
-from ....core.prompts.placeholders import spoken
+from ....core.prompts.classifier import spoken
 from .boxes import annotated_boxes
 from .classes import choose_classes, class_positions
 from .masks import annotated_mask, choosable

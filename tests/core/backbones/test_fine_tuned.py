@@ -9,8 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vladapt import DataError
-from vladapt.core.backbones.fine_tuned import save_fine_tuned
-from vladapt.core.backbones.load import load_backbone
+from vladapt.core.backbones.load import load_backbone, save_fine_tuned
 
 TEXTS = ["a red square", "two blue circles"]
 

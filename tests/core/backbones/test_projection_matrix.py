@@ -8,8 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vladapt.core.backbones.fine_tuned import save_fine_tuned
-from vladapt.core.backbones.load import load_backbone
+from vladapt.core.backbones.load import load_backbone, save_fine_tuned
 from vladapt.core.errors import CapabilityError
 
 CLOSE = {"atol": 2e-5, "rtol": 1e-5}

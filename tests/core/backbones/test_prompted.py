@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from vladapt import CapabilityError, ConfigError
-from vladapt.core.backbones.fine_tuned import save_fine_tuned
-from vladapt.core.backbones.load import load_backbone
+from vladapt.core.backbones.load import load_backbone, save_fine_tuned
 from vladapt.core.backbones.positions import insert_after_start, tower_of
 from vladapt.core.backbones.prompted import (
     CoupledTokens,

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from parity_checks.caption_losses import long_clip, stretched
 
 from vladapt import CapabilityError, ConfigError
-from vladapt.core.backbones.fine_tuned import save_fine_tuned
-from vladapt.core.backbones.load import load_backbone
+from vladapt.core.backbones.load import load_backbone, save_fine_tuned
 from vladapt.core.backbones.stretching import KeptPositions, position_table, stretch_context, stretch_positions
 
 LONG = "a big green lake of the old sea . a small dog . a new cat . the photo of a dog . " * 3

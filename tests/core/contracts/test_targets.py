@@ -25,9 +25,9 @@ from vladapt import (
     load_backbone,
 )
 from vladapt.core.contracts.domain import check_items
-from vladapt.core.data.identity import FileHashes, content_key
 from vladapt.core.data.sampling import class_counts, restrict, sample_shots
 from vladapt.core.data.splits import assign_splits
+from vladapt.core.data.verify import FileHashes, content_key
 
 NAN = float("nan")
 CLASSES = 5

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vladapt.core.contracts import FeatureSet
-from vladapt.core.data.holdout import hold_out, selection_split
+from vladapt.core.data.sampling import hold_out, selection_split
 
 
 def support(counts, groups=None) -> FeatureSet:

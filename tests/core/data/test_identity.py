@@ -9,16 +9,16 @@ import pytest
 from forked import start
 
 from vladapt.core.contracts.domain import Item
-from vladapt.core.data import identity
-from vladapt.core.data.identity import FileHashes, content_key
+from vladapt.core.data import verify
+from vladapt.core.data.verify import FileHashes, content_key
 from vladapt.core.errors import DataError
 
 
 @pytest.fixture
 def counted(monkeypatch):
     """Paths that were really read."""
-    read, real = [], identity._hash_file
-    monkeypatch.setattr(identity, "_hash_file", lambda path: read.append(str(path)) or real(path))
+    read, real = [], verify._hash_file
+    monkeypatch.setattr(verify, "_hash_file", lambda path: read.append(str(path)) or real(path))
     return read
 
 
@@ -31,10 +31,10 @@ def test_threads_that_start_together_lose_no_hash(tmp_path, monkeypatch):
     files = [tmp_path / str(i) for i in range(8)]
     for file in files:
         file.write_text(file.name)
-    hashes, read = FileHashes(tmp_path / "cache"), identity._read_records
+    hashes, read = FileHashes(tmp_path / "cache"), verify._read_records
     hashes.sha256(files[0])  # there is something to read
     delays = iter(range(8))
-    monkeypatch.setattr(identity, "_read_records", lambda path: (time.sleep(0.02 * next(delays)), read(path))[1])
+    monkeypatch.setattr(verify, "_read_records", lambda path: (time.sleep(0.02 * next(delays)), read(path))[1])
     fresh = FileHashes(tmp_path / "cache")
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(fresh.sha256, files))
@@ -75,13 +75,13 @@ def test_two_processes_write_one_memory(tmp_path):
     for name in names:
         (tmp_path / name).write_bytes(name.encode())
     code = (
-        "import sys; from vladapt.core.data.identity import FileHashes; h = FileHashes(sys.argv[1]);"
+        "import sys; from vladapt.core.data.verify import FileHashes; h = FileHashes(sys.argv[1]);"
         "[h.sha256(p) for p in sys.argv[2:]]"
     )
     command = ["-c", code, tmp_path / "cache", *(tmp_path / n for n in names)]
     processes = [start(command) for _ in range(2)]
     assert [p.wait() for p in processes] == [0, 0]
-    records = identity._read_records(FileHashes(tmp_path / "cache").path)
+    records = verify._read_records(FileHashes(tmp_path / "cache").path)
     assert {os.path.basename(k[0]): v for k, v in records.items()} == {
         n: hashlib.sha256(n.encode()).hexdigest() for n in names
     }

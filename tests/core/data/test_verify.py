@@ -5,8 +5,7 @@ import pytest
 from PIL import Image
 
 from vladapt.core.data.class_folders import read_class_folders
-from vladapt.core.data.identity import FileHashes
-from vladapt.core.data.verify import check_skipped, drop_unreadable
+from vladapt.core.data.verify import FileHashes, check_skipped, drop_unreadable
 from vladapt.core.errors import DataError
 
 

@@ -303,7 +303,7 @@ def test_images_behind_a_draw_are_in_the_order_of_its_features(small_clip_spec):
 
 @pytest.mark.parametrize("name", QUICK)
 def test_trained_towers_become_a_backbone_of_their_own(small_clip_spec, name):
-    from vladapt.core.backbones.fine_tuned import save_fine_tuned
+    from vladapt.core.backbones.load import save_fine_tuned
 
     result = fit(small_clip_spec, name)
     backbone = vladapt.load_backbone(small_clip_spec, device="cpu")

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
+from vladapt.core.prompts.classifier import arrange
 from vladapt.core.prompts.context import POSITIONS, PromptLearner
-from vladapt.core.prompts.placeholders import arrange
 
 NAMES = ["sea", "polka_dotted", "X-ray", "Boeing 737-800"]
 

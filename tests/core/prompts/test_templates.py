@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vladapt.core.errors import ConfigError
-from vladapt.core.prompts.placeholders import IMAGENET_SEVEN, PHOTO, check_templates, ensemble, fill, spoken
+from vladapt.core.prompts.classifier import IMAGENET_SEVEN, PHOTO, check_templates, ensemble, fill, spoken
 
 
 def test_fill_puts_the_name_with_spaces_for_underscores():

@@ -12,13 +12,13 @@ from mmengine import Config
 from PIL import Image
 
 from vladapt.core.contracts.recipe import KEYS
-from vladapt.core.data.identity import FileHashes, content_key
 from vladapt.core.data.splits import assign_splits
+from vladapt.core.data.verify import FileHashes, content_key
 from vladapt.core.errors import ConfigError, DataError, UnknownNameError
 from vladapt.core.registry import catalogue, load_domain
 from vladapt.domains.medical import Medical
+from vladapt.domains.medical.domain import prompts
 from vladapt.domains.medical.intensity import PRESETS, check_window
-from vladapt.domains.medical.reading import prompts
 
 MODALITIES = {"radiology", "histology", "dermatology", "ophthalmology", "haematology", "microscopy", "general"}
 RAMP = np.arange(0, 4000, 10, dtype=np.uint16).reshape(20, 20)

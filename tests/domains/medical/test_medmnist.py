@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 
-from vladapt.core.data.identity import FileHashes, content_key
+from vladapt.core.data.verify import FileHashes, content_key
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.domains.medical import Medical, npz_rows
 from vladapt.domains.medical.medmnist import read_medmnist

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from vladapt import CapabilityError, ConfigError, DataError
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.features import store
-from vladapt.core.prompts.placeholders import IMAGENET_SEVEN
+from vladapt.core.prompts.classifier import IMAGENET_SEVEN
 from vladapt.domains.open_vocab.vocabulary import (
     Vocabulary,
     described_classes,

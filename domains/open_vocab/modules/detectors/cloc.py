@@ -12,7 +12,7 @@ from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_xyxy_to_cxcywh, get_
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from .....core.backbones.fine_tuned import save_fine_tuned
+from .....core.backbones.load import save_fine_tuned
 from .....core.contracts.adapter import require
 from .....core.errors import ConfigError
 from .....core.registry.build import build_loss

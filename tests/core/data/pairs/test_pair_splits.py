@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vladapt.core.data.identity import FileHashes
 from vladapt.core.data.pairs.builder import PairBuilder
 from vladapt.core.data.pairs.pair_splits import assign_pair_splits
 from vladapt.core.data.pairs.sample import sample_pairs
+from vladapt.core.data.verify import FileHashes
 from vladapt.core.errors import ConfigError
 
 

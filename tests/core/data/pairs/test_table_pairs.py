@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vladapt.core.data.identity import FileHashes
 from vladapt.core.data.pairs.reading import read_pairs
 from vladapt.core.data.pairs.record_fields import cleaned
+from vladapt.core.data.verify import FileHashes
 from vladapt.core.errors import ConfigError, DataError
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1).filter(

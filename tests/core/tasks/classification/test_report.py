@@ -20,7 +20,7 @@ from vladapt.core.metrics import (
     multilabel_metrics,
     wilson_interval,
 )
-from vladapt.core.runs.report import render_report
+from vladapt.core.runs.run_sections import render_report
 from vladapt.core.tasks.classification.report import ClassificationResults, classification_report
 
 VOID = {"meta", "img", "br", "link", "input", "line", "circle", "rect", "polyline"}

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from vladapt.core.runs.report import render_report
+from vladapt.core.runs.run_sections import render_report
 from vladapt.core.runs.sections import CurveSection, PictureSection, TableSection
 from vladapt.core.tasks.config_training.record import config_training_report
 

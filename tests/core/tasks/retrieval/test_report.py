@@ -13,7 +13,7 @@ import torch
 from vladapt.core.errors import DataError
 from vladapt.core.forgetting.score import GenericScore, generic_metrics
 from vladapt.core.metrics.retrieval import image_text_rankings
-from vladapt.core.runs.report import render_report
+from vladapt.core.runs.run_sections import render_report
 from vladapt.core.tasks.pretraining.examples import Found, Query
 from vladapt.core.tasks.retrieval.report import training_report
 from vladapt.core.tasks.retrieval.scoring import RetrievalScores, before_and_after

@@ -11,8 +11,8 @@ import pytest
 from vladapt import ConfigError, DataError
 from vladapt.core.contracts.domain import DomainData, Item
 from vladapt.core.contracts.targets import Boxes, Mask
-from vladapt.core.data.identity import FileHashes
 from vladapt.core.data.splits import assign_splits
+from vladapt.core.data.verify import FileHashes
 from vladapt.domains.open_vocab.data import (
     check_names,
     choose_classes,

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ......core.backbones.positions import tower_of
 from ......core.contracts.backbone import Backbone
-from ......core.prompts.placeholders import fill
+from ......core.prompts.classifier import fill
 from ....vocabulary import Classes, Vocabulary, embed_classes, named_templates, text_backbone
 from ...segmentors.queries import published_templates
 

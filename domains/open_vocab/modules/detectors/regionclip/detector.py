@@ -10,8 +10,7 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from ......core.backbones.fine_tuned import save_fine_tuned
-from ......core.backbones.load import load_backbone
+from ......core.backbones.load import load_backbone, save_fine_tuned
 from ......core.contracts.adapter import require
 from ......core.registry.build import build_loss
 from ......registry import MODELS

@@ -17,7 +17,7 @@ from ......core.contracts.adapter import require
 from ......core.contracts.backbone import Backbone
 from ......core.errors import ConfigError, DataError
 from ......core.losses.clip import Clip
-from ......core.prompts.placeholders import spoken
+from ......core.prompts.classifier import spoken
 from ......registry import MODELS
 from ....vocabulary import Classes, Vocabulary
 from ...backbones.image_part import preprocessor_cfg

@@ -99,7 +99,7 @@ def test_odd_sizes_are_filled_to_whole_patches(region_towers):
 @pytest.fixture(scope="module")
 def taught(region_towers, packed, tmp_path_factory) -> str:
     """Spec of the ViT after it learned the shapes' names by their boxes: a teacher that knows."""
-    from vladapt.core.backbones.fine_tuned import save_fine_tuned
+    from vladapt.core.backbones.load import save_fine_tuned
 
     torch.manual_seed(0)
     defaults = {"concepts": NAMES, "concept_templates": "photo", "temperature": 0.05}
