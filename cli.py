@@ -1,21 +1,32 @@
-"""The command line: builds the app of the commands in `core/commands/` and turns errors into lines and exit codes."""
+"""The command line: builds the app of all commands, and turns errors into lines and exit codes.
+
+Commands are those of `core/commands/`, and those that domains bring: `domains/<d>/commands/*.py`, and the entry points
+`vladapt.commands`. The file of such a command has its name, and one function of that name, with Typer's annotations. It
+is imported when its command is called; for `--help` its docstring is read.
+"""
 
 from __future__ import annotations
 
+import ast
+import importlib
 import os
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from . import __version__
-from .core.commands import embed, fit, inspect, plugins, pretrain, retrieval
+from .core.commands import embed, fit, inspect, pretrain, retrieval
 from .core.commands.options import with_domain_options, with_optional_values
-from .core.errors import VladaptError
-from .core.runtime.exits import INTERRUPTED, fail, interrupted, usage
+from .core.errors import INTERRUPTED, ConfigError, VladaptError, fail, interrupted, usage
+from .core.registry.catalogue import PACKAGE, Entry, commands
 
 COMMAND_GROUPS = (fit, pretrain, embed, retrieval, inspect)
 """In the order of `vladapt --help`."""
+
+GROUP = "GROUP"
+"""In the file of a domain's command: the group it belongs to, as in `GROUP = "curate"`."""
 
 
 def build_app(arguments: list[str]) -> typer.Typer:
@@ -34,7 +45,7 @@ def build_app(arguments: list[str]) -> typer.Typer:
     for group in COMMAND_GROUPS:
         for name, command in group.COMMANDS.items():
             app.command(name)(with_domain_options(command, arguments))
-    plugins.register(app, arguments)
+    _add_commands_of_domains(app, arguments)
     return app
 
 
@@ -50,10 +61,6 @@ def _version(
     ] = False,
 ) -> None:
     """Adapt a pretrained vision-language model to your images, from a handful of labels or none."""
-
-
-app = build_app([])
-"""For callers that name no domain of another package."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -76,3 +83,60 @@ def main(arguments: list[str] | None = None) -> None:
         text = str(error).strip().splitlines()
         code = fail(f"{type(error).__name__}: {text[0] if text else ''} (--debug shows where)", 1, error, arguments)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _add_commands_of_domains(app: typer.Typer, arguments: Sequence[str]) -> None:
+    """Add the commands of domains to the app.
+
+    Raises:
+        ConfigError: one has the name of a command that is there, or its file defines no function of its name.
+    """
+    taken = {info.name or info.callback.__name__.replace("_", "-") for info in app.registered_commands}
+    groups: dict[str, typer.Typer] = {}
+    for name, entry in commands().items():
+        group, title = _said(entry)
+        if name in taken and not group:
+            raise ConfigError(f"command '{name}' is taken twice: by vladapt and by {entry.origin}; rename one")
+        if group and group not in groups:
+            groups[group] = typer.Typer(no_args_is_help=True, help=f"Commands that {group}.")
+            app.add_typer(groups[group], name=group)
+        where = groups[group] if group else app
+        called = name in arguments
+        where.command(name, help=None if called else title)(_function(entry) if called else _not_called)
+
+
+def _not_called() -> None:
+    """Stands in `--help` for a command that is not called."""
+
+
+def _function(entry: Entry):
+    """The function of a command.
+
+    Raises:
+        ConfigError: its file has none.
+    """
+    if entry.entry_point is not None:
+        return entry.entry_point.load()
+    module = importlib.import_module(f"{PACKAGE}.{entry.module}")
+    function = getattr(module, entry.module.rpartition(".")[2], None)
+    if not callable(function):
+        raise ConfigError(f"command '{entry.name}' ({entry.origin}) defines no function of its name")
+    return function
+
+
+def _said(entry: Entry) -> tuple[str, str]:
+    """(group, first line of the docstring), told from the source; of an entry point the group is before a dot."""
+    if entry.file is None:
+        return "", f"From {entry.origin}."
+    tree = ast.parse(entry.file.read_text(encoding="utf-8"))
+    groups = [
+        node.value.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == GROUP
+    ]
+    text = ast.get_docstring(tree) or ""
+    return (groups[0] if groups else ""), (text.splitlines() or [""])[0]
+
+
+app = build_app([])
+"""For callers that name no domain of another package."""

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from timing import median_seconds
 from torch import Tensor
 
-from vladapt.core.backbones import alignment, embedded
+from vladapt.core.backbones import embedded
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.contracts import FeatureSet, TextClassifier
 from vladapt.core.data.class_folders import read_class_folders
@@ -70,7 +70,7 @@ def print_maps(backbone) -> None:
 
 
 def _head_and_names(backbone) -> tuple[torch.nn.Linear, Tensor]:
-    names = alignment.embed_names(backbone.model.text, backbone.tokenize, alignment.class_names())
+    names = embedded.embed_names(backbone.model.text, backbone.tokenize, embedded.class_names())
     return backbone.model.image.classifier, names
 
 
@@ -106,8 +106,8 @@ def _ridge(x: Tensor, rows: Tensor, bias: Tensor, target: Tensor) -> Tensor:
 
 
 def _conse(x: Tensor, rows: Tensor, bias: Tensor, target: Tensor) -> Tensor:
-    best = (x @ rows.T + bias).topk(alignment.CONSE_NAMES, dim=-1)
-    weights = torch.softmax(best.values / alignment.CONSE_TEMPERATURE, dim=-1)
+    best = (x @ rows.T + bias).topk(embedded.CONSE_NAMES, dim=-1)
+    weights = torch.softmax(best.values / embedded.CONSE_TEMPERATURE, dim=-1)
     return (weights[..., None] * target[best.indices]).sum(dim=1)
 
 
@@ -153,7 +153,7 @@ def _row(head: str, scores: list[float]) -> str:
 def _score(backbone, one: dict, adapter: str, shots: int, seed: int, phi: float) -> float:
     """Balanced accuracy on what the shots leave; a class with one image is not tested."""
     aligned = backbone.model.alignment
-    shared = alignment.Alignment(aligned.rotation, aligned.names, aligned.centre, phi)
+    shared = embedded.Alignment(aligned.rotation, aligned.names, aligned.centre, phi)
     with torch.no_grad():
         features = shared.image(one["x"], backbone.model.image.classifier(one["x"]))
     scale = embedded.ALIGNED_LOGIT_SCALE / math.cos(math.radians(phi))

@@ -25,7 +25,7 @@ def entered(arguments: Sequence[str]) -> list[Path]:
     seen: set[str] = set()
 
     def note(frame, event: str, argument) -> None:
-        if event == "call" and frame.f_code.co_flags & inspect.CO_OPTIMIZED:  # no body of a module or class
+        if event == "call" and frame.f_code.co_flags & inspect.CO_OPTIMIZED and not _while_importing(frame):
             seen.add(frame.f_code.co_filename)
 
     threading.setprofile(note)
@@ -41,6 +41,15 @@ def entered(arguments: Sequence[str]) -> list[Path]:
     ours = (Path(name).resolve() for name in seen)
     own = [path for path in ours if path.suffix == ".py" and path.is_relative_to(ROOT)]
     return sorted(path.relative_to(ROOT) for path in own if "site-packages" not in path.parts)
+
+
+def _while_importing(frame) -> bool:
+    """Whether it is called by the body of a module or a class of ours, as decorators are."""
+    while frame.f_back is not None and Path(frame.f_back.f_code.co_filename).is_relative_to(ROOT):
+        frame = frame.f_back
+        if not frame.f_code.co_flags & inspect.CO_OPTIMIZED and frame.f_globals.get("__name__") != "__main__":
+            return True
+    return False
 
 
 def main() -> None:

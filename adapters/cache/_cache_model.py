@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.features import FeatureSet
-from ...core.contracts.text import TextClassifier
+from ...core.contracts.features import FeatureSet, TextClassifier
 from ...core.data.sampling import Selection
 from ...core.metrics.selection import macro_auroc
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.text import TextClassifier
+from ...core.contracts.features import TextClassifier
 from ...core.errors import CapabilityError, DataError
 from ...core.prompts.classifier import PHOTO, build_classifier
 

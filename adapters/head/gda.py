@@ -12,9 +12,8 @@ from torch import Tensor
 
 from ...core.contracts.adapter import Adapter, FitReport
 from ...core.contracts.backbone import Backbone
-from ...core.contracts.features import Batch, FeatureSet
+from ...core.contracts.features import Batch, FeatureSet, TextClassifier
 from ...core.contracts.options import option
-from ...core.contracts.text import TextClassifier
 from ...core.data.sampling import Selection, selection_split
 from ...core.errors import CapabilityError
 from ...core.metrics.selection import val_score

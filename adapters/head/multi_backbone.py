@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.contracts.adapter import Adapter, FitReport
-from ...core.contracts.features import Batch, FeatureSet
+from ...core.contracts.features import Batch, FeatureSet, TextClassifier
 from ...core.contracts.options import option
-from ...core.contracts.text import TextClassifier
 from ...core.errors import CapabilityError, DataError
 from ...core.losses.cross_entropy import CrossEntropy
 from ...core.training.batches import epoch_batches

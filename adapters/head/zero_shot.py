@@ -8,8 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ...core.contracts.adapter import Adapter, FitReport
-from ...core.contracts.features import Batch
-from ...core.contracts.text import TextClassifier
+from ...core.contracts.features import Batch, TextClassifier
 
 
 @dataclass(eq=False, kw_only=True)

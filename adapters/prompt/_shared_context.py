@@ -11,9 +11,8 @@ from torch import Tensor
 
 from ...core.contracts.adapter import Adapter, FitReport
 from ...core.contracts.backbone import Backbone
-from ...core.contracts.features import Batch, FeatureSet
+from ...core.contracts.features import Batch, FeatureSet, TextClassifier
 from ...core.contracts.options import option
-from ...core.contracts.text import TextClassifier
 from ...core.errors import CapabilityError
 from ...core.prompts.classifier import POSITIONS
 from ...core.prompts.context import PromptLearner, check_words

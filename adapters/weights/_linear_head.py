@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.contracts.text import TextClassifier
+from ...core.contracts.features import TextClassifier
 from ...core.training.batches import epoch_batches
 from ...core.training.schedules import by_epoch, cosine_rates
 from ...core.training.settings import warmup_steps

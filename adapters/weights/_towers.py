@@ -13,10 +13,9 @@ from torch import Tensor
 
 from ...core.contracts.adapter import Adapter, FitReport, require
 from ...core.contracts.backbone import Backbone
-from ...core.contracts.features import Batch
+from ...core.contracts.features import Batch, TextClassifier
 from ...core.contracts.images import TrainingImages, TrainingPlace
 from ...core.contracts.options import option
-from ...core.contracts.text import TextClassifier
 from ...core.errors import CapabilityError
 from ...core.prompts.classifier import build_classifier, fill
 from ...core.registry.build import build_adapter

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ..contracts.backbone import Block
-from .blocks import post_norm_block, pre_norm_block
 from .checkpoints import resize_positions
 from .positions import ImagePositions, ProjectionMatrix
-from .tower_steps import ImageTower, TextTower, at_last_valid
+from .tower_steps import ImageTower, TextTower, at_last_valid, post_norm_block, pre_norm_block
 
 
 def layer_block(layer: nn.Module) -> Block:

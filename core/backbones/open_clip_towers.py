@@ -9,11 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..contracts.backbone import Block
-from .blocks import attend, pre_norm_block
 from .checkpoints import resize_positions
 from .positions import ImagePositions, ProjectionMatrix
 from .separate_projections import SplitAttention
-from .tower_steps import ImageTower, TextTower, at_last_valid
+from .tower_steps import ImageTower, TextTower, at_last_valid, attend, pre_norm_block
 
 
 def transformer_block(block: nn.Module) -> Block:

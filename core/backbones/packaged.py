@@ -14,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..contracts.backbone import Block
 from ..errors import CapabilityError, DataError
-from .blocks import post_norm_block
+from .tower_steps import post_norm_block
 
 INSTALL = "pip install 'vladapt[embedded]'"
 

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from rich.table import Table
 
-from ..runtime.exits import is_main_rank
+from ..errors import is_main_rank
 
 WORDS = {"auroc": "AUROC"}
 """Metrics that are not written as they are called."""

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from ..errors import CapabilityError, ConfigError
-from .features import Batch, FeatureSet
+from .features import Batch, FeatureSet, TextClassifier
 from .options import settle
 from .resources import REQUIRED
-from .text import TextClassifier
 
 if TYPE_CHECKING:
     from .backbone import Backbone

@@ -25,8 +25,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .features import FeatureSet
-from .text import TextClassifier
+from .features import FeatureSet, TextClassifier
 
 REQUIRED = {
     "pre_projection": "image features before the projection",

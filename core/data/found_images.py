@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..contracts.features import FeatureSet
-from ..contracts.text import TextClassifier
+from ..contracts.features import FeatureSet, TextClassifier
 from ..errors import DataError
 
 

@@ -16,10 +16,9 @@ from safetensors.torch import save_file
 
 from ..backbones.load import load_backbone
 from ..contracts.domain import Domain, DomainData
-from ..contracts.features import FeatureSet
+from ..contracts.features import FeatureSet, TextClassifier
 from ..contracts.recipe import Recipe
 from ..contracts.task import Task, refuse_unused
-from ..contracts.text import TextClassifier
 from ..data.unlabelled import images_of, readable
 from ..errors import CapabilityError, ConfigError
 from ..features.store import FeatureStore

@@ -18,8 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..contracts.domain import SPLITS
-from ..contracts.features import FeatureSet, all_there, mean_of_parts
-from ..contracts.text import TextClassifier
+from ..contracts.features import FeatureSet, TextClassifier, all_there, mean_of_parts
 from ..errors import DataError
 
 OTHER_SPELLING = {"text_features": "text_average", "class_names": "classnames"}

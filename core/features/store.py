@@ -21,11 +21,10 @@ from ..data.verify import FileHashes
 from ..runtime.distributed import rank, run_on_all, world_size
 from ..runtime.files import write_cached
 from .extract import Encoded, Piece, Unreadable, encoder, extract, renderer
-from .gather import Share, gathered
 from .keys import PART_COUNTS, Request, canonical_json, folder_name, part_key, space_of, text_key
 from .micro_batch import CPU_SIZES, GPU_SIZES, MicroBatch
 from .shards import NoShards, ShardFolder, ShardWriter
-from .table import Table
+from .table import Share, Table, gathered
 
 TEXTS_AT_ONCE = 64
 

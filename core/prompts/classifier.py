@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..contracts.backbone import Backbone
-from ..contracts.text import TextClassifier
+from ..contracts.features import TextClassifier
 from ..errors import CapabilityError, ConfigError, DataError
 
 CHUNK = 256

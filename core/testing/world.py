@@ -16,13 +16,12 @@ from torch import Tensor
 from ..contracts.adapter import Adapter, FitReport
 from ..contracts.backbone import Backbone
 from ..contracts.domain import Item
-from ..contracts.features import PRE_PROJECTION, PROJECTED, FeatureSet
+from ..contracts.features import PRE_PROJECTION, PROJECTED, FeatureSet, TextClassifier
 from ..contracts.images import TrainingImages
 from ..contracts.resources import Detection, FurtherBackbone, PreProjection, TextPool
 from ..contracts.targets import Label, Labels
-from ..contracts.text import TextClassifier
 from ..prompts.classifier import build_classifier, fill
-from ..tasks.classification.batches import Extras, batches, logits_of
+from ..tasks.classification.resources import Extras, batches, logits_of
 
 REPLACING = frozenset({"support_folder", "ctx"})
 """Resources that take the place of what is learned from, or of where options say to start."""

@@ -10,8 +10,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from ...core.errors import ConfigError, VladaptError
-from ...core.runtime.exits import fail
+from ...core.errors import ConfigError, VladaptError, fail
 
 USAGE = "usage: python -m vladapt.domains.open_vocab SCRIPT ARGS..., or -m MODULE ARGS..."
 

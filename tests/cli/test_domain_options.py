@@ -9,7 +9,7 @@ import pytest
 import typer
 
 import vladapt as package
-from vladapt.core.commands import plugins
+from vladapt import cli
 from vladapt.core.contracts.options import options_of
 from vladapt.core.registry import adapter_class, catalogue, loss_class
 from vladapt.core.registry.build import declared_options
@@ -81,13 +81,13 @@ def test_a_command_of_a_domain_joins_a_group(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(tmp_path))
     entry = catalogue.Entry("sort-out", "command", "domains.toy.commands.sort_out")
     monkeypatch.setattr(catalogue.Entry, "file", property(lambda self: tmp_path / "sort_out.py"))
-    monkeypatch.setattr(plugins, "commands", lambda: {"sort-out": entry})
-    monkeypatch.setattr(plugins.importlib, "import_module", lambda name: __import__("sort_out"))
+    monkeypatch.setattr(cli, "commands", lambda: {"sort-out": entry})
+    monkeypatch.setattr(cli.importlib, "import_module", lambda name: __import__("sort_out"))
 
     def run(*arguments):
         app = typer.Typer()
         app.command("fit")(lambda: None)
-        plugins.register(app, arguments)
+        cli.register(app, arguments)
         return CliRunner().invoke(app, list(arguments)).output
 
     assert "Sort images out." in run("curate", "--help")

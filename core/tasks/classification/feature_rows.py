@@ -13,10 +13,9 @@ import torch
 
 from ...contracts.adapter import Adapter
 from ...contracts.domain import Domain, DomainData, Item
-from ...contracts.features import Batch, FeatureSet
+from ...contracts.features import Batch, FeatureSet, TextClassifier
 from ...contracts.recipe import Recipe
 from ...contracts.targets import Label, Labels
-from ...contracts.text import TextClassifier
 from ...data.sampling import sample_shots
 from ...data.splits import assign_splits
 from ...data.verify import FileHashes
@@ -24,9 +23,8 @@ from ...errors import CapabilityError, DataError
 from ...features.files import FeatureFile, load_features
 from ...runtime.progress import Reporter
 from ..methods import class_indices
-from .batches import Extras, batches
 from .images import VAL_SHOTS, Counts, Prepared, Shots, prepare
-from .resources import Resources
+from .resources import Extras, Resources, batches
 
 
 @dataclass

@@ -13,10 +13,9 @@ from ...backbones.load import load_backbone
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain, DomainData, Item, Metric
-from ...contracts.features import PROJECTED, Batch, FeatureSet
+from ...contracts.features import PROJECTED, Batch, FeatureSet, TextClassifier
 from ...contracts.images import TrainingImages
 from ...contracts.recipe import Recipe
-from ...contracts.text import TextClassifier
 from ...data.sampling import sample_shots
 from ...data.splits import assign_splits
 from ...data.verify import FileHashes, check_skipped, drop_unreadable
@@ -27,8 +26,7 @@ from ...prompts.descriptions import read_descriptions
 from ...registry import build_metric
 from ...runtime.progress import Reporter
 from ..methods import encoding_batch_size, read_data, restrict_classes
-from .batches import Extras, batches
-from .resources import Resources
+from .resources import Extras, Resources, batches
 
 VAL_SHOTS = 4
 """Images per class that hyper-parameters are chosen on, at most: min(K, 4), as CoOp and its successors publish."""

@@ -30,7 +30,7 @@ from ...runs.sections import (
     Track,
     plural,
 )
-from .tables import commonest, verdict_of_accuracy, verdict_of_auroc, warnings_of_accuracy, warnings_of_auroc
+from .scoring import commonest, verdict_of_accuracy, verdict_of_auroc, warnings_of_accuracy, warnings_of_auroc
 
 MANY_CLASSES = 100
 SHOWN_OF_MANY = 20

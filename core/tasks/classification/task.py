@@ -46,8 +46,7 @@ from .fitting import (
 from .images import Prepared, Shots
 from .report import classification_report
 from .resources import check_needs, check_resources
-from .scoring import fitted_zero_shot, score_on
-from .tables import metrics_table, predictions_table, verdict
+from .scoring import fitted_zero_shot, metrics_table, predictions_table, score_on, verdict
 from .use import evaluate_run, predict_with_run
 
 OF_IMAGES = frozenset({"data", "backbone", "image_size", "amp", "batch_size", "templates", "descriptions"})

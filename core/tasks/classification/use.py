@@ -21,10 +21,9 @@ from ...errors import CapabilityError, DataError
 from ...features.store import Extraction, FeatureStore
 from ...registry import load_adapter
 from ...runtime.progress import Reporter
-from .batches import PLAIN, Extras, batches, logits_of
 from .feature_rows import prepared_of
 from .images import Encoding
-from .resources import check_at_prediction, further_specs
+from .resources import PLAIN, Extras, batches, check_at_prediction, further_specs, logits_of
 from .scoring import fitted_zero_shot, score_on
 
 

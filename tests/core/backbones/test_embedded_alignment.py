@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vladapt.core.backbones import alignment
+from vladapt.core.backbones import embedded
 
 HEAD, NAMES = 40, 60
-fit_alignment = alignment.fit_alignment
+fit_alignment = embedded.fit_alignment
 
 
 def _parts(seed: int = 0) -> dict[str, torch.Tensor]:
@@ -32,7 +32,7 @@ def _images(seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
 @settings(max_examples=20, deadline=None)
 def test_phi_weighs_the_two_parts_and_changes_no_image_text_order(phi, seed):
     parts, (x, logits) = _parts(), _images(seed)
-    flat, tilted = (alignment.Alignment(**parts, phi=angle) for angle in (0.0, phi))
+    flat, tilted = (embedded.Alignment(**parts, phi=angle) for angle in (0.0, phi))
     texts = F.normalize(tilted.text(torch.randn(7, 16, generator=torch.Generator().manual_seed(seed))), dim=1)
     image = F.normalize(tilted.image(x, logits), dim=1)
     aligned, cosine = tilted.in_text_space(x, logits), math.cos(math.radians(phi))
@@ -49,16 +49,16 @@ def test_a_known_rotation_is_found():
     names = torch.randn(NAMES, 16, generator=generator)
     names = F.normalize(names - names.mean(dim=0), dim=1)
     centred = F.normalize(names - names.mean(dim=0), dim=1)
-    parts = alignment.fit_alignment(3 * centred @ turn.T, names)
+    parts = embedded.fit_alignment(3 * centred @ turn.T, names)
     torch.testing.assert_close(parts["rotation"], turn, rtol=0, atol=1e-4)
 
 
 def test_the_map_is_the_unit_sum_of_rotation_and_probable_names():
     parts, (x, logits) = _parts(), _images()
-    p = alignment.Alignment(**parts, phi=0.0).in_text_space(x, logits)
+    p = embedded.Alignment(**parts, phi=0.0).in_text_space(x, logits)
     for i in range(len(x)):
-        best = logits[i].argsort(descending=True)[: alignment.CONSE_NAMES]
-        weights = torch.exp(logits[i, best] / alignment.CONSE_TEMPERATURE)
+        best = logits[i].argsort(descending=True)[: embedded.CONSE_NAMES]
+        weights = torch.exp(logits[i, best] / embedded.CONSE_TEMPERATURE)
         conse = F.normalize((weights[:, None] * parts["names"][best]).sum(dim=0), dim=0)
         expected = F.normalize(conse + F.normalize(x[i] @ parts["rotation"], dim=0), dim=0)
         torch.testing.assert_close(p[i], expected, rtol=0, atol=1e-5)
@@ -66,7 +66,7 @@ def test_the_map_is_the_unit_sum_of_rotation_and_probable_names():
 
 def test_texts_are_centred_on_the_names():
     parts = _parts()
-    shared = alignment.Alignment(**parts, phi=60.0)
+    shared = embedded.Alignment(**parts, phi=60.0)
     pooled = 3 * torch.randn(4, 16, generator=torch.Generator().manual_seed(2))
     texts = shared.text(pooled)
     torch.testing.assert_close(texts[:, :16], F.normalize(pooled, dim=1) - parts["centre"])
@@ -85,34 +85,34 @@ def makes(monkeypatch):
     class Nothing:
         classifier = torch.nn.Linear(2, 2)
 
-    monkeypatch.setattr(alignment, "fit_alignment", fit)
-    monkeypatch.setattr(alignment, "embed_names", lambda *given: None)
-    for module, loader in ((alignment.efficientnet, "load_efficientnet"), (alignment.minilm, "load_minilm")):
+    monkeypatch.setattr(embedded, "fit_alignment", fit)
+    monkeypatch.setattr(embedded, "embed_names", lambda *given: None)
+    for module, loader in ((embedded.efficientnet, "load_efficientnet"), (embedded.minilm, "load_minilm")):
         monkeypatch.setattr(module, loader, Nothing)
-    monkeypatch.setattr(alignment.minilm, "load_tokenizer", lambda: None)
+    monkeypatch.setattr(embedded.minilm, "load_tokenizer", lambda: None)
     return made
 
 
 def test_the_closed_form_is_kept_for_the_next_process(makes):
-    first, second = alignment._tensors.__wrapped__(), alignment._tensors.__wrapped__()
-    assert len(makes) == 1 and alignment.kept_file().is_file()
+    first, second = embedded._tensors.__wrapped__(), embedded._tensors.__wrapped__()
+    assert len(makes) == 1 and embedded.kept_file().is_file()
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "other"])
 def test_a_damaged_file_is_made_again(makes, damage):
-    alignment._tensors.__wrapped__()
-    path = alignment.kept_file()
+    embedded._tensors.__wrapped__()
+    path = embedded.kept_file()
     content = bytearray(path.read_bytes())
     if damage == "flip":
         content[-100] ^= 0xFF
     path.write_bytes(b"{}" if damage == "other" else content[:-50] if damage == "cut" else content)
     with pytest.warns(UserWarning, match="damaged"):
-        made = alignment._tensors.__wrapped__()
+        made = embedded._tensors.__wrapped__()
     assert len(makes) == 2
     assert all(torch.equal(value, _parts()[name]) for name, value in made.items())
-    alignment._tensors.__wrapped__()
+    embedded._tensors.__wrapped__()
     assert len(makes) == 2  # and the file is whole again
 
 
@@ -121,4 +121,4 @@ def test_a_cache_that_cannot_be_written_is_said_and_does_not_stop(makes, tmp_pat
     blocker.write_text("")
     monkeypatch.setenv("VLADAPT_CACHE", str(blocker))
     with pytest.warns(UserWarning, match="made again at each start"):
-        assert alignment._tensors.__wrapped__().keys() == {"rotation", "names", "centre"}
+        assert embedded._tensors.__wrapped__().keys() == {"rotation", "names", "centre"}

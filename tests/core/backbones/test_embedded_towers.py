@@ -56,7 +56,7 @@ def test_efficientnet_knows_its_classes():
     """The 1000 names stand in the order of the head's rows."""
     from sklearn.datasets import load_sample_images
 
-    from vladapt.core.backbones.alignment import class_names
+    from vladapt.core.backbones.embedded import class_names
     from vladapt.core.backbones.preprocessing import Preprocess
 
     transform = Preprocess(224, packaged.MEAN, packaged.STD)

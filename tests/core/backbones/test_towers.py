@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vladapt.core.backbones.blocks import attend
 from vladapt.core.backbones.load import load_backbone
+from vladapt.core.backbones.tower_steps import attend
 from vladapt.core.errors import CapabilityError, ConfigError
 
 TEXTS = ["a photo of a cat", "the small green sea lake . dog", "dog"]
