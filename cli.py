@@ -89,7 +89,7 @@ def _add_commands_of_domains(app: typer.Typer, arguments: Sequence[str]) -> None
     """Add the commands of domains to the app.
 
     Raises:
-        ConfigError: one has the name of a command that is there, or its file defines no function of its name.
+        ConfigError: one has the name of a command that is there, or its file defines no function with its name.
     """
     taken = {info.name or info.callback.__name__.replace("_", "-") for info in app.registered_commands}
     groups: dict[str, typer.Typer] = {}
@@ -120,7 +120,7 @@ def _function(entry: Entry):
     module = importlib.import_module(f"{PACKAGE}.{entry.module}")
     function = getattr(module, entry.module.rpartition(".")[2], None)
     if not callable(function):
-        raise ConfigError(f"command '{entry.name}' ({entry.origin}) defines no function of its name")
+        raise ConfigError(f"command '{entry.name}' ({entry.origin}) defines no function with its name")
     return function
 
 

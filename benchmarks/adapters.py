@@ -74,7 +74,7 @@ def all_names() -> list[str]:
 
 
 def measure(names: list[str], vit: str | None) -> None:
-    """One process a method; the table on disk grows row by row."""
+    """One process per method; the table on disk grows row by row."""
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(JOBS) as processes:
         vit = vit or pretrained_vit(Path(folder))
         for name, rows in zip(names, processes.map(lambda name: measured(name, vit), names)):
@@ -102,7 +102,7 @@ def pretrained_vit(folder: Path) -> str:
 
 
 def measure_one(name: str, vit: str) -> None:
-    """Print one JSON object a fit."""
+    """Print one JSON object per fit."""
     from vladapt.core.backbones.load import load_backbone
     from vladapt.core.recipes.resolve import resolve, task_of
     from vladapt.core.registry import build_adapter

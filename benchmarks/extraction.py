@@ -85,7 +85,7 @@ def main() -> None:
     bare(backbone, pixels[:32], 1)
     rates = {size: max(bare(backbone, pixels[:96], size) for _ in range(3)) for size in SIZES}
     best = max(rates, key=rates.get)
-    print(f"{backbone.device}, {torch.get_num_threads()} threads, backbone 'embedded', images a second")
+    print(f"{backbone.device}, {torch.get_num_threads()} threads, backbone 'embedded', images per second")
     print("bare, by micro-batch: " + ", ".join(f"{size}: {rate:.1f}" for size, rate in rates.items()))
     first = stored(store, backbone, as_data(images, "first"), AsPixels())
     pairs = [

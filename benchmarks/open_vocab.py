@@ -2,7 +2,7 @@
 
     python benchmarks/open_vocab.py [NAME ...] [--list]   # VLADAPT_DATA names the folder of the data sets
 
-Each row is one `vladapt fit` (of the roads five, one a fold), with the options it says and else the packaged recipe's
+Each row is one `vladapt fit` (of the roads five, one per fold), with the options it says and else the packaged recipe's
 defaults, tested on images that were held out. Runs are kept in runs/.
 """
 
@@ -39,7 +39,7 @@ class Row:
         task: "detection" or "segmentation".
         path: of the data in $VLADAPT_DATA; None is the sample.
         options: further flags of `vladapt fit`, by their name in Python.
-        folds: fitted once a fold, all test pixels counted together.
+        folds: fitted once per fold, all test pixels counted together.
     """
 
     task: str

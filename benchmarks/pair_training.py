@@ -69,7 +69,7 @@ def their_steps(backbone, batch: dict, settings: TrainingSettings):
 
 
 def measure(step, device: torch.device, images: int, repeats: int) -> tuple[float, float]:
-    """(images a second, peak GiB on the GPU)."""
+    """(images per second, peak GiB on the GPU)."""
     step()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()

@@ -3,7 +3,7 @@
     python benchmarks/parity.py --parity FOLDER > docs/parity.md
 
 FOLDER holds the reference outputs (NAME.safetensors with NAME.json) in `dev/`, and the tiny CLIP beside it; by default
-the folder `parity` beside the one that VLADAPT_DATA names. What is compared is in `parity_checks`, a file a group.
+the folder `parity` beside the one that VLADAPT_DATA names. What is compared is in `parity_checks`, one file per group.
 Sizes and settings are read from the fixtures. One that is missing, or cannot be read, has a row that says so. The exit
 code is 1 where a number is outside its tolerance, else 0.
 """
@@ -94,7 +94,7 @@ def differences(title: str) -> dict[str, str]:
 
 
 def table(rows: list[Check | NotCompared]) -> str:
-    """One row a method and fixture: how many values were compared, and the worst errors; one more where it was cut
+    """One row per method and fixture: how many values were compared, and the worst errors; one more where it was cut
     short."""
     groups: dict[tuple[str, str, str], list[Check]] = {}
     for row in rows:

@@ -1,11 +1,11 @@
-"""Windows over an image, in batches and all of them in one pass, beside mmsegmentation's own, one at a time.
+"""Windows over an image, in batches and all of them in one pass, compared with mmsegmentation's own, one at a time.
 
     python benchmarks/sliding_windows.py
 
 SCLIP on a tower of ViT-B/16's size (random weights, which changes no timing) sees an image of 336 x 448 by windows of
 224 every 112; MaskCLIP on the embedded backbone sees it so, and whole, as convolutions do by default.
 mmsegmentation's `EncoderDecoder.slide_inference` is given the same function from a window to logits; its result is
-compared with ours in the same run. Then what words cost, which is once a vocabulary, not once an image.
+compared with ours in the same run. Then what words cost, which is once per vocabulary, not once per image.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tip-Adapter's (beta, alpha) search beside the plain loop: the published 200 x 20 grid, same choice.
+"""Tip-Adapter's (beta, alpha) search compared with the plain loop: the published 200 x 20 grid, same choice.
 
     python benchmarks/tip_search.py
 

@@ -1,4 +1,4 @@
-"""TransCLIP beside a plain dense implementation of the same formulas, and its memory at 50,000 images.
+"""TransCLIP compared with a plain dense implementation of the same formulas, and its memory at 50,000 images.
 
     python benchmarks/transclip.py
 

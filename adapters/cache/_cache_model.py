@@ -1,8 +1,8 @@
 """What all cache models share: keys and values from the support, the logits they add to zero-shot, and the grid search.
 
 The search is over beta, alpha (and APE's gamma), all points scored on val in one sweep: the affinity of val and keys is
-computed once, the class sums of exp(-beta (1 - affinity)) once a beta (and gamma), and alphas only rescale those sums.
-Rows of val are taken in blocks, so memory is bounded by `BUDGET`, not by N_val.
+computed once, the class sums of exp(-beta (1 - affinity)) once per beta (and gamma), and alphas only rescale those
+sums. Rows of val are taken in blocks, so memory is bounded by `BUDGET`, not by N_val.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def cache_keys(support: FeatureSet, views: int) -> Tensor:
 def keys_note(support: FeatureSet, views: int) -> str:
     """What the keys are, in words, for `FitReport.notes`."""
     if views and support.views is not None:
-        return f"cache keys are means of {min(views, support.views.shape[1])} augmented views an image"
+        return f"cache keys are means of {min(views, support.views.shape[1])} augmented views per image"
     return "cache keys are features of the images as they are, without augmented views"
 
 
@@ -47,7 +47,7 @@ def cache_values(support: FeatureSet, num_classes: int) -> Tensor:
 def zero_shot_text(classifier: TextClassifier) -> tuple[Tensor, float]:
     """(C, D) rows and a bias, so that logit_scale * x @ rows.T + bias are the classifier's logits.
 
-    With negative prompts (several labels an image) a row is the positive minus the negative prompt.
+    With negative prompts (several labels per image) a row is the positive minus the negative prompt.
     """
     if classifier.negative is not None:
         return classifier.weights - classifier.negative, 0.0
@@ -124,7 +124,7 @@ def choose(
     Args:
         axes: in the order of the search's loops, the outermost first.
         selection: what to choose on.
-        search: called with one sequence of values an axis, gives the best point and its score.
+        search: called with one sequence of values per axis, gives the best point and its score.
 
     Returns:
         name -> value, on what it was chosen in words, and the score there or None.

@@ -1,4 +1,4 @@
-"""How cache models are trained: AdamW, cosine a step, the kept epoch chosen on val."""
+"""How cache models are trained: AdamW, cosine per step, the kept epoch chosen on val."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def train_and_choose(
 
     Args:
         train: (support, val=, stop=, order=) -> kept epoch and history; leaves what it learned with the adapter.
-        search: one sequence of values an axis -> best point and score on the selection's val.
+        search: one sequence of values per axis -> best point and score on the selection's val.
         order: a fixed batch order of the whole support, or None.
     """
     if not selection.held_out:

@@ -59,7 +59,7 @@ class APE(Adapter):
     """
 
     differs: ClassVar[str] = (
-        "unequal shots are averaged a class (the released code assumes equal ones); never searched on test"
+        "unequal shots are averaged per class (the released code assumes equal ones); never searched on test"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     state: ClassVar[tuple[str, ...]] = (
@@ -83,7 +83,7 @@ class APE(Adapter):
         None, "points (beta, alpha, gamma) of the grid; none: the preset's, or 200,20,20", low=1, high=100_000
     )
     preset: str | None = option(
-        None, "data set whose published settings to use; none: one without any", choices=SETS, parse=set_name
+        None, "data set whose published settings are used; none: the general ones", choices=SETS, parse=set_name
     )
     views: int = option(10, "augmented views that a key averages; 0 for the plain feature", low=0, high=1000)
 

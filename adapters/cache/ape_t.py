@@ -1,4 +1,4 @@
-"""APE-T: one residual a class on the channels that tell classes apart, added to text and keys, and a weight a key."""
+"""APE-T: a residual per class on the channels that tell classes apart, added to text and keys, and a weight per key."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class APET(Adapter):
     logits = s x W'^T + alpha s/100 exp(-beta (1 - x F'^T)) (L v), with s the logit scale (100 where alphas were
     published): W' is the text weights and F' the keys, to whose chosen channels the residual (C, Q) of the class is
     added, v (N,) scales each key's value. Only residual (from 0) and v (from 1) learn; affinities use all channels and
-    nothing is normalised again. AdamW, cosine a step, cross-entropy, at the given beta and alpha, else 1 and the
+    nothing is normalised again. AdamW, cosine per step, cross-entropy, at the given beta and alpha, else 1 and the
     preset's alpha (3); then beta and alpha are searched with what was learned.
 
     As shipped the released code cannot run APE-T: it mixes up two channel counts, and reuses the channels that APE left
@@ -84,7 +84,7 @@ class APET(Adapter):
     )
     search_step: tuple[int, int] = option((200, 20), "points (beta, alpha) of the grid", low=1, high=100_000)
     preset: str | None = option(
-        None, "data set whose published settings to use; none: one without any", choices=SETS, parse=set_name
+        None, "data set whose published settings are used; none: the general ones", choices=SETS, parse=set_name
     )
     views: int = option(10, "augmented views that a key averages; 0 for the plain feature", low=0, high=1000)
     lr: float | None = option(None, "learning rate of AdamW; none: the preset's, or 1e-3", above=0)

@@ -37,8 +37,9 @@ class TipAdapter(Adapter):
 
     Keys are the normalised mean of the raw features of augmented views where the support has views (published: 10),
     else the normalised feature. Beta and alpha are searched on val (top-1 accuracy, or macro AUROC with several labels
-    an image); without val on floor(K/4) images a class held out of the support, whose keys the cache lacks meanwhile;
-    with fewer than 4 shots the defaults are used. The released ImageNet script searches on test: not offered.
+    per image); without val on floor(K/4) images per class held out of the support, whose keys the cache lacks
+    meanwhile; with fewer than 4 shots the defaults are used. The released ImageNet script searches on test: not
+    offered.
 
     A preset is a set of the few-shot protocol in any usual spelling ("dtd", "Flowers102"): its search scale and alpha.
     The grid starts at 0.1.
@@ -69,7 +70,7 @@ class TipAdapter(Adapter):
     )
     search_step: tuple[int, int] = option((200, 20), "points (beta, alpha) of the grid", low=1, high=100_000)
     preset: str | None = option(
-        None, "data set whose published settings to use; none: one without any", choices=SETS, parse=set_name
+        None, "data set whose published settings are used; none: the general ones", choices=SETS, parse=set_name
     )
     views: int = option(10, "augmented views that a key averages; 0 for the plain feature", low=0, high=1000)
 

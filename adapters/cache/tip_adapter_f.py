@@ -36,13 +36,13 @@ class TipAdapterF(Adapter):
     """Tip-Adapter-F, of Tip-Adapter (Zhang et al., 2022, arXiv 2207.09519): the keys start as Tip-Adapter's and train.
 
     logits = s x W^T + alpha s/100 exp(-beta (1 - x F^T)) L; only F (N, D) learns and is not normalised again. AdamW,
-    cosine a step, cross-entropy (binary cross-entropy with several labels an image). While training, beta and alpha are
-    the given ones, else 1 and the preset's alpha (1.17); then they are searched with the trained keys.
+    cosine per step, cross-entropy (binary cross-entropy with several labels per image). While training, beta and
+    alpha are the given ones, else 1 and the preset's alpha (1.17); then they are searched with the trained keys.
 
     Epoch, beta and alpha are chosen on val. The released code keeps the epoch of best TEST accuracy, a leak: here test
-    is never seen, and `select="last"` keeps the last epoch. Without val and with 4 shots or more, floor(K/4) images a
-    class are held out, a first run on the rest chooses epoch, beta and alpha, and a second one on all, with the same
-    cosine, ends after that epoch. With fewer shots the last epoch and the default beta and alpha are used.
+    is never seen, and `select="last"` keeps the last epoch. Without val and with 4 shots or more, floor(K/4) images
+    per class are held out, a first run on the rest chooses epoch, beta and alpha, and a second one on all, with the
+    same cosine, ends after that epoch. With fewer shots the last epoch and the default beta and alpha are used.
 
     Where the support has views, epoch e trains on view e mod V of every image (the released code draws new
     augmentations each epoch), and a key is the mean of the views.
@@ -76,7 +76,7 @@ class TipAdapterF(Adapter):
     )
     search_step: tuple[int, int] = option((200, 20), "points (beta, alpha) of the grid", low=1, high=100_000)
     preset: str | None = option(
-        None, "data set whose published settings to use; none: one without any", choices=SETS, parse=set_name
+        None, "data set whose published settings are used; none: the general ones", choices=SETS, parse=set_name
     )
     views: int = option(10, "augmented views that a key averages; 0 for the plain feature", low=0, high=1000)
     lr: float = option(1e-3, "learning rate of AdamW at the start of the cosine", above=0)

@@ -53,7 +53,7 @@ class TipX(Adapter):
     those of the test images among them, so that an image's logits depend on which others are tested with it, and maps
     them to the cosines of val. Every image is compared; there the last of the rows that do not fill a hundred are not.
     phi L adds a class's keys up, which says something of classes with equally many only: here it is the class's mean
-    times the mean number of keys a class, the same where they are equal; a class without keys counts as unlike as the
+    times the mean number of keys per class, the same where they are equal; a class without keys counts as unlike as the
     most unlike.
 
     Resources:
@@ -95,7 +95,7 @@ class TipX(Adapter):
         (200, 20, 50), "points (beta, alpha, gamma) of the grid", low=1, high=100_000
     )
     temperature: float = option(0.5, "what cosines are divided by before the softmax of a signature", above=0)
-    use_shots: bool = option(False, "whether the cache holds the shots beside the images of a support folder")
+    use_shots: bool = option(False, "whether the cache holds the shots as well as the images of a support folder")
     views: int = option(10, "augmented views that a key averages; 0 for the plain feature", low=0, high=1000)
 
     def __post_init__(self):
@@ -124,7 +124,7 @@ class TipX(Adapter):
         return FitReport(self.name, chosen, words, score, notes=self._notes(found, support))
 
     def _selection(self, found: FeatureSet | None, support: FeatureSet, val, seed: int) -> Selection:
-        """As elsewhere, but shots that are no keys need not be held out of the keys."""
+        """As elsewhere, but shots that are not keys need not be held out of the keys."""
         selection = selection_split(support, val, seed)
         if found is None or self.use_shots or (selection.val is not None and not selection.held_out):
             return selection

@@ -19,7 +19,7 @@ from ...core.errors import CapabilityError, DataError
 from ...core.retrieval.kinds import faiss_library
 from ._cache_model import CHUNK_ELEMENTS, zero_shot_logits, zero_shot_text
 
-PUBLISHED = 16  # captions an image
+PUBLISHED = 16  # captions per image
 LEAST = 1e-12  # a weight of 0 would be a logit of minus infinity
 SEARCHES = ("auto", "faiss", "torch")
 LARGE = 100_000  # texts from which faiss' blocks and heaps are faster than a matrix product and a partial sort

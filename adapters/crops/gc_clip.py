@@ -77,7 +77,7 @@ class GcClip(CropAdapter):
     state: ClassVar[tuple[str, ...]] = ("text", "logit_scale", "logit_bias")
 
     top_k: int = option(
-        5, "how many classes are likely ones; with as many as there are none is held back", low=1, high=1_000_000
+        5, "how many classes count as likely; with all of them none is held back", low=1, high=1_000_000
     )
     margins: tuple[float, ...] = option(
         (0.0, 0.25, 0.5, 0.75, 1.0),

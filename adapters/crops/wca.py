@@ -96,7 +96,7 @@ class Wca(CropAdapter):
             note = "no descriptions were given: the classifier's own prompts stand in for sentences about the classes"
         else:
             rows = encode_sentences(backbone, sentences, self.class_names_)
-            note = f"{min(map(len, rows))} to {max(map(len, rows))} sentences a class"
+            note = f"{min(map(len, rows))} to {max(map(len, rows))} sentences per class"
         names = build_classifier(backbone, self.class_names_, self.templates).weights.to(device)  # (C, D)
         self.text = torch.stack(
             [weighted_mean(of.to(device), name, self.text_scale) for of, name in zip(rows, names, strict=True)]
@@ -135,13 +135,13 @@ def weighted_mean(rows: Tensor, anchor: Tensor, scale: float) -> Tensor:
 
 
 def encode_sentences(backbone, sentences: Sequence[Sequence[str]], class_names: Sequence[str]) -> tuple[Tensor, ...]:
-    """C tensors (T_c, D), one unit row a sentence.
+    """C tensors (T_c, D), one unit row per sentence.
 
     Raises:
         DataError: another number of classes, or a class without a sentence.
     """
     if len(sentences) != len(class_names):
-        raise DataError(f"descriptions of {len(sentences)} classes for {len(class_names)}; give one list a class")
+        raise DataError(f"descriptions of {len(sentences)} classes for {len(class_names)}; give one list per class")
     for name, of in zip(class_names, sentences, strict=True):
         if not of:
             raise DataError(f"descriptions: class '{name}' has none; add at least one sentence")

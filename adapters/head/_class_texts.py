@@ -22,7 +22,7 @@ class ClassTexts:
 
     Args:
         zero_shot: (C, D) unit weights.
-        prompts: (P, D) unit rows, one a prompt.
+        prompts: (P, D) unit rows, one per prompt.
         classes: (P,) int64, whose prompt each is.
         ranking: (C, D) mean over a class's names of the unit weights each name makes; a cosine with it is a mean of
             cosines.
@@ -78,7 +78,7 @@ def spoken_of(synonyms) -> str:
     """By which names the classes go, in words."""
     names = [names[_most_frequent(names)][0] for names in synonyms]
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"classes are spoken of as: {', '.join(names[:NAMED])}{more}"
+    return f"classes are called: {', '.join(names[:NAMED])}{more}"
 
 
 def _most_frequent(names) -> int:

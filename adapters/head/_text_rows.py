@@ -18,7 +18,7 @@ UNIT = 1 + 1e-4
 def views_note(support: FeatureSet, views: int) -> str:
     """What was trained on, in words, for `FitReport.notes`."""
     if views and support.views is not None:
-        return f"trained on {min(views, support.views.shape[1])} augmented views an image"
+        return f"trained on {min(views, support.views.shape[1])} augmented views per image"
     return "trained on features of the images as they are, without augmented views"
 
 
@@ -43,10 +43,10 @@ class Frame:
 
 
 def frame_of(classifier: TextClassifier, support: FeatureSet) -> Frame:
-    """With one label an image, the backbone's scale and bias.
+    """With one label per image, the backbone's scale and bias.
 
-    With several, a cosine times the scale is no calibrated logit, so each label's is relative to its negative prompts;
-    without them to the backbone's bias, or else to the label's mean zero-shot score over the support.
+    With several, a cosine times the scale is not a calibrated logit, so each label's is relative to its negative
+    prompts; without them to the backbone's bias, or else to the label's mean zero-shot score over the support.
     """
     negative = classifier.negative if support.multilabel else None
     offset = classifier.weights.new_full((len(classifier),), classifier.logit_bias or 0.0)

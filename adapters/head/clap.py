@@ -44,7 +44,7 @@ class Clap(Adapter):
     classifier brought to length 10 sqrt(s/100), at which a step turns the prototypes, and the penalty weighs against
     cross-entropy, as with CLIP.
 
-    Several labels an image (not in the paper): binary cross-entropy, sigmoid instead of softmax, lambda_c over the
+    Several labels per image (not in the paper): binary cross-entropy, sigmoid instead of softmax, lambda_c over the
     images known to have label c; each label's logit is relative to its negative prompts, without them to the backbone's
     logit bias, or else to the label's mean zero-shot score over the support.
 

@@ -37,7 +37,7 @@ class ClipAdapter(Adapter):
 
     The paper searches the ratio for each set; the released code has 0.2, the default here. `ratio=None` trains one
     head for each of 0, 0.2, ... 1, all from the same start and side by side, and takes the best on val; without val, on
-    floor(K/4) images a class held out of the support, then trains again on all; with fewer than 4 shots it is 0.2.
+    floor(K/4) images per class held out of the support, then trains again on all; with fewer than 4 shots it is 0.2.
 
     A has no biases, so A(c f) = c A(f): the length of f changes neither logits nor gradients, and features without
     their norms serve as well. Unit ones are used.
@@ -45,7 +45,7 @@ class ClipAdapter(Adapter):
     Where it differs from the released code: its width is not fixed to RN50's 1024. It augments anew every epoch; here
     epoch e takes view e modulo `views`, or the image itself where there are no views.
 
-    Several labels an image: binary cross-entropy, each label's logit relative to its negative prompts; without them to
+    Several labels per image: binary cross-entropy, each label's logit relative to its negative prompts; without them to
     the backbone's logit bias, or else to the label's mean zero-shot score over the support.
 
     Resources:

@@ -36,10 +36,10 @@ class GDA(Adapter):
     share, all classes equally likely. mu_c is the mean of the unit features of a class, not made unit again. With S the
     covariance of all n rows around their class means, P = D ((n - 1) S + tr(S) I)^-1.
 
-    Every augmented view of an image is a row of its own. With one view of one shot a class S is 0, and so is P: what is
-    left is zero-shot. Alpha is searched on val, the first best of 1e-4, 1e-3 ... 100; without val on images held out of
-    the support, P and mu then taken from all of it; with too few shots for that it is 0.1, where the published search
-    starts.
+    Every augmented view of an image is a row of its own. With one view of one shot per class S is 0, and so is P: what
+    is left is zero-shot. Alpha is searched on val, the first best of 1e-4, 1e-3 ... 100; without val on images held out
+    of the support, P and mu then taken from all of it; with too few shots for that it is 0.1, where the published
+    search starts.
 
     `for_classes` makes a classifier of classes that no image was seen of: mu is the mean of the k rows of the support
     that are nearest to the class's text, of whatever class, and of some copies of that text; P is the mean over new
@@ -137,7 +137,7 @@ class GDA(Adapter):
         return GRID[scores.index(best)] if best > 0 else START, selection.words, best
 
     def _rows(self, support: FeatureSet) -> tuple[Tensor, Tensor]:
-        """(n, D) unit rows, one a view or image, and their (n,) labels."""
+        """(n, D) unit rows, one per view or image, and their (n,) labels."""
         if not self.views or support.views is None:
             return support.unit, support.labels
         views = support.views[:, : self.views].float()  # (N, V, D)
@@ -174,7 +174,7 @@ class GDA(Adapter):
         if self.views and support.views is not None:
             notes = [f"{len(labels) // len(support)} augmented views of each image are rows of their own"]
         if not self.weight.any():
-            notes.append("one row a class has no covariance: this is zero-shot; take more shots or views")
+            notes.append("one row per class has no covariance: this is zero-shot; take more shots or views")
         absent = len(self.text) - len(labels.unique())
         if absent:
             notes.append(f"{absent} classes without images have means of their text and the rows nearest to it")

@@ -31,8 +31,8 @@ class LinearProbe(Adapter):
 
     L2-regularised logistic regression (lbfgs) on features as the tower gives them, not normalised; where only unit
     features are left it runs on them and says so. C is the best of 1e6, 1e4, ... 1e-6 on val, then bisected in log10
-    between a tenth and ten times of it, the better end kept. Without val on floor(K/4) images a class held out of the
-    support, then refitted on all; with fewer than 4 shots C is 1. With several labels an image, one-vs-rest: each
+    between a tenth and ten times of it, the better end kept. Without val on floor(K/4) images per class held out of the
+    support, then refitted on all; with fewer than 4 shots C is 1. With several labels per image, one-vs-rest: each
     label on the images where it is known, one C for all, chosen by macro AUROC.
 
     A class without support images is never predicted; a label that is always or never there in the support gets a
@@ -94,7 +94,7 @@ def search_c(score: Callable[[float], float], steps: int) -> tuple[float, float]
     """The C that CoOp's search ends with, and its score.
 
     Args:
-        score: C -> val score; called once a value.
+        score: C -> val score; called once per value.
         steps: bisection steps.
     """
     scores: dict[float, float] = {}
@@ -130,7 +130,7 @@ def _span(features: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
 def _multinomial(features, labels, num_classes: int, c: float, max_iter: int) -> tuple[np.ndarray, np.ndarray]:
     seen = np.unique(labels)
     if len(seen) < 2:
-        raise CapabilityError("adapter 'linear-probe' needs support images of two classes at least; there is one")
+        raise CapabilityError("adapter 'linear-probe' needs support images of at least two classes; there is one")
     model = _solve(features, labels, c, max_iter)
     weight, bias = model.coef_, model.intercept_
     if len(seen) == 2:  # one row for the second class: halves of it give the same probabilities

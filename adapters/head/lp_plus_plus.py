@@ -87,7 +87,7 @@ class LPPlusPlus(Adapter):
             "lr_alpha": problem.alpha_step(),
             "alpha": self.alpha_scale * problem.similarity(),
         }
-        note = "one augmented view an image" if self._augmented(support) else "the images as they are"
+        note = "one augmented view per image" if self._augmented(support) else "the images as they are"
         return FitReport(self.name, chosen, selection.words, score, history, [f"learned from {note}"])
 
     def _augmented(self, support: FeatureSet) -> bool:
@@ -185,7 +185,7 @@ def _first_bias(given: Tensor | None, text: Tensor, seed: int) -> Tensor:
     """(C,): the one given, or uniform within 1 / sqrt(D) as a linear layer starts."""
     if given is not None:
         if given.shape != text.shape[:1]:
-            raise ConfigError(f"resources['bias'] has shape {tuple(given.shape)}; give ({len(text)},), one a class")
+            raise ConfigError(f"resources['bias'] has shape {tuple(given.shape)}; give ({len(text)},), one per class")
         return given.to(text)
     drawn = torch.rand(len(text), generator=torch.Generator().manual_seed(seed))
     return ((2 * drawn - 1) / text.shape[1] ** 0.5).to(text.device)

@@ -30,7 +30,7 @@ class MultiBackbone(Adapter):
     Ensembling (the same, 2024, arXiv 2405.17139: the Neural Logit Controller).
 
     logits = mean over backbones b of z_b / T_b, with z_b = s_b x_b W_b^T the zero-shot logits of unit features. The
-    temperatures are 1 ("mean"), one number a backbone ("static"), or given by a small network that sees the unit
+    temperatures are 1 ("mean"), one number per backbone ("static"), or given by a small network that sees the unit
     features of all backbones ("input"):
 
         log 1/T = t + W2 relu(W1 (x - mean x) sqrt(D) + b1),
@@ -38,7 +38,8 @@ class MultiBackbone(Adapter):
     where x is all features side by side and D their width. They are learned by cross-entropy on the labelled images.
 
     Experimental: only the abstracts and public reviews were read, which say what the controller sees (all features),
-    what it gives (a temperature a backbone) and by which loss it learns. The formula, the network's size, the penalty
+    what it gives (one temperature per backbone) and by which loss it learns. The formula, the network's size, the
+    penalty
     that holds temperatures near 1 and the training are ours: t by L-BFGS first, then everything by AdamW.
 
     The penalty is the mean square of log T over images, summed over backbones. It cannot be 0: where the shots are all
@@ -114,7 +115,7 @@ class MultiBackbone(Adapter):
         return torch.stack([scale * images @ texts.T + bias for images, texts, scale, bias in parts])
 
     def _fit_static(self, logits: Tensor, labels: Tensor) -> None:
-        """One temperature a backbone, by L-BFGS on all shots at once."""
+        """One temperature per backbone, by L-BFGS on all shots at once."""
         weights = self.log_weights.clone().requires_grad_()
         optimizer = torch.optim.LBFGS([weights], max_iter=STATIC_ITERATIONS, line_search_fn="strong_wolfe")
 

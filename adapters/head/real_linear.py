@@ -1,4 +1,4 @@
-"""REAL: class names replaced by their most frequent synonyms, and a linear head trained on few found images a class."""
+"""REAL: class names replaced by their most frequent synonyms; a linear head trained on few found images per class."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class RealLinear(Adapter):
     per_class: int | None = option(
         100, "most images per class of the folder; none: all with a similarity of 0 or more", low=1, high=1_000_000
     )
-    use_shots: bool = option(False, "learn from the shots beside the folder's images")
+    use_shots: bool = option(False, "learn from the shots as well as the folder's images")
     iterations: int | None = option(None, "steps; none: the published number", low=1, high=10_000_000)
     batch_size: int = option(PUBLISHED_BATCH, "images, and as many prompts, per step", low=1, high=1_048_576)
     lr: float = option(1e-4, "peak learning rate of AdamW", above=0)
@@ -174,7 +174,7 @@ def most_alike(similarity: Tensor, labels: Tensor, per_class: int | None) -> Ten
     Args:
         similarity: (N,) cosine of each image's words and its class's texts; rows below 0 are left out.
         labels: (N,) class indices.
-        per_class: how many a class at most; None for all.
+        per_class: how many per class at most; None for all.
 
     Returns:
         (M,) int64.
@@ -196,7 +196,7 @@ def _words_of(found: FeatureSet, captions: TextPool | None) -> tuple[Tensor, str
     if len(captions) != len(found) or captions.features.shape[1] != found.dim:
         raise DataError(
             f"support captions: {len(captions)} of width {captions.features.shape[1]} for {len(found)} images "
-            f"of width {found.dim}; give one caption an image"
+            f"of width {found.dim}; give one caption per image"
         )
     features = captions.features.to(found.features.device).float()
     return torch.nn.functional.normalize(features, dim=-1), "their captions"

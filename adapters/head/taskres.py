@@ -31,7 +31,7 @@ class Taskres(Adapter):
     text features are unit (a features file, some towers), t is the unit classifier brought to length 10, about that of
     CLIP's, for which the rate was published.
 
-    Several labels an image: binary cross-entropy, each label's logit relative to its negative prompts, which stay as
+    Several labels per image: binary cross-entropy, each label's logit relative to its negative prompts, which stay as
     they are; without them to the backbone's logit bias, or else to its mean zero-shot score over the support.
 
     Published are alpha 0.5 (1 for Flowers102), a rate of 2e-3 (2e-4 for ImageNet), and 200 epochs from 8 shots on, else

@@ -15,7 +15,7 @@ from ...core.contracts.features import Batch, TextClassifier
 class ZeroShot(Adapter):
     """Learning Transferable Visual Models From Natural Language Supervision (Radford et al., 2021, arXiv 2103.00020).
 
-    logits = s x W^T (+ bias where the model has one). With several labels an image and negative prompts, the logit of
+    logits = s x W^T (+ bias where the model has one). With several labels per image and negative prompts, the logit of
     the positive against the negative prompt of each label. Nothing is learned; the support is not looked at.
 
     Example:

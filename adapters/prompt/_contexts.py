@@ -25,7 +25,7 @@ def check_task(adapter: Adapter, support: FeatureSet) -> None:
     check_named(adapter)
     if adapter.views and (support.views is None or support.views.shape[1] < adapter.views):
         held = 0 if support.views is None else support.views.shape[1]
-        raise CapabilityError(f"option views={adapter.views}: the support has {held} augmented views an image")
+        raise CapabilityError(f"option views={adapter.views}: the support has {held} augmented views per image")
 
 
 def check_named(adapter: Adapter) -> None:

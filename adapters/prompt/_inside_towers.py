@@ -33,7 +33,7 @@ CROP = (0.08, 1.0)
 @dataclass(eq=False, kw_only=True)
 class TokenAdapter(TowerAdapter):
     """Base of the methods that train tokens inside the towers and nothing else, by SGD with Dassl's schedule: momentum
-    0.9, one rate an epoch down a cosine."""
+    0.9, one rate per epoch down a cosine."""
 
     own_crop: ClassVar[tuple[float, float]] = CROP
     of_towers: ClassVar[frozenset[str]] = frozenset({"image_blocks"})

@@ -36,8 +36,8 @@ class Step:
         learner: the prompts.
         classifier: the zero-shot text classifier of the fit.
         unit: (B, D) image features.
-        labels: (B,), or (B, C) with several labels an image.
-        label_loss: logits and labels -> cross-entropy, or binary cross-entropy with several labels an image.
+        labels: (B,), or (B, C) with several labels per image.
+        label_loss: logits and labels -> cross-entropy, or binary cross-entropy with several labels per image.
         generator: of the whole training, on the CPU.
     """
 
@@ -111,7 +111,7 @@ class SharedContext(Adapter):
         """A fitted copy for other classes, with the context learned here (base-to-new generalisation).
 
         Raises:
-            CapabilityError: not fitted, class-specific contexts, several labels an image, or another backbone.
+            CapabilityError: not fitted, class-specific contexts, several labels per image, or another backbone.
         """
         check_transfer(self, backbone)
         if self.csc:
@@ -157,7 +157,7 @@ class SharedContext(Adapter):
         )
 
     def _set_frame(self, support: FeatureSet, classifier: TextClassifier) -> None:
-        """What logits are relative to: the scale, an offset a class, and negative prompts for several labels."""
+        """What logits are relative to: the scale, one offset per class, and negative prompts for several labels."""
         self.logit_scale = classifier.logit_scale
         self.negative = classifier.negative if self.multilabel_ else None
         self.offset = classifier.weights.new_full((len(classifier),), classifier.logit_bias or 0.0)

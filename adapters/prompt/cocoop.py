@@ -38,10 +38,10 @@ class Cocoop(PromptsAtPrediction):
 
     Both are trained by SGD on the cross-entropy, the towers stay frozen. Every image has prompts of its own, so that B
     images of C classes cost B * C runs of the text tower, in training and at prediction, where the backbone is still
-    needed. Published: one image a step, 10 epochs, words "a photo of a", 16 shots.
+    needed. Published: one image per step, 10 epochs, words "a photo of a", 16 shots.
 
     Where it differs from the released code: float32 instead of float16, and no augmentation unless `views` asks for it,
-    as in `coop`. Several images a step or at prediction go through the text tower together, as many as fit.
+    as in `coop`. Several images per step or at prediction go through the text tower together, as many as fit.
 
     `ctx_init`, `trim` and `checkpointing` are those of `coop`; the weight decay is on the network too.
 
@@ -51,7 +51,7 @@ class Cocoop(PromptsAtPrediction):
 
     Raises:
         ConfigError: an option out of range, a prompt longer than the tower's context.
-        CapabilityError: the backbone has no "prompt", several labels an image, or `views` more than the support has.
+        CapabilityError: the backbone has no "prompt", several labels per image, or `views` more than the support has.
 
     Example:
         >>> adapter = build_adapter("cocoop", epochs=1)

@@ -20,13 +20,13 @@ class Coop(SharedContext):
     (and for ImageNet at any number of shots).
 
     Where it differs from the released code: float32 instead of float16, and by default no augmentation, so that image
-    features are computed once and no image tower runs while training. `views=V` trains on V augmented views an image
+    features are computed once and no image tower runs while training. `views=V` trains on V augmented views per image
     instead (published: a new random crop and flip every epoch), epoch e on view e modulo V. With `csc` and `ctx_init`
     every class starts from the words; the released code then ignores `csc`.
 
-    Several labels per image: one sigmoid a label, binary cross-entropy. A cosine times the logit scale is no calibrated
-    logit, so each label's is taken relative to its negative prompts (`classifier.negative`, fixed); without them to the
-    backbone's logit bias, or else to the mean zero-shot score of the label over the support.
+    Several labels per image: one sigmoid per label, binary cross-entropy. A cosine times the logit scale is no
+    calibrated logit, so each label's is taken relative to its negative prompts (`classifier.negative`, fixed); without
+    them to the backbone's logit bias, or else to the mean zero-shot score of the label over the support.
 
     Options, resources and errors are those of `SharedContext`.
 

@@ -24,7 +24,7 @@ class Kgcoop(SharedContext):
 
         cross-entropy + guidance * (1 - mean over classes of cos(t~_c, t_c))
 
-    t are the weights of the text classifier given to `fit` (published: one template a data set; with several, their
+    t are the weights of the text classifier given to `fit` (published: one template per data set; with several, their
     mean). The context starts from the words "a photo of a". Published for base-to-new: 16 shots, 100 epochs in batches
     of 128, guidance 8.
 

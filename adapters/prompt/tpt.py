@@ -53,8 +53,8 @@ class Tpt(PromptsAtPrediction):
         ctx: (M, W), the context to start from instead of `ctx_init` or a seeded one.
 
     Raises:
-        ConfigError: an option out of range, one context a class in `ctx`, a prompt longer than the tower's context.
-        CapabilityError: the backbone has no "prompt", several labels an image, or, at prediction, a batch without
+        ConfigError: an option out of range, one context per class in `ctx`, a prompt longer than the tower's context.
+        CapabilityError: the backbone has no "prompt", several labels per image, or, at prediction, a batch without
             decoded images.
 
     Example:

@@ -16,7 +16,7 @@ FLOOR = 1e-7  # least variance, as a share of 1/D, the variance to begin with
 
 @dataclass(frozen=True)
 class Mixture:
-    """One Gaussian a class, all with one diagonal covariance.
+    """One Gaussian per class, all with one diagonal covariance.
 
     Args:
         means: (C, D) unit rows.

@@ -20,7 +20,7 @@ def nearest(rows: Tensor, keys: Tensor, count: int, *, skip_own: bool = False) -
         rows: (B, D) unit rows.
         keys: (N, D) unit rows.
         count: how many.
-        skip_own: row i is key i, and is no neighbour of itself.
+        skip_own: row i is key i, and is not a neighbour of itself.
 
     Returns:
         cosines (B, K) and indices (B, K).

@@ -37,7 +37,7 @@ class TransClip(Adapter):
     zero-shot mode and for a class without shots, from the images the text is surest of.
 
     Gamma is chosen by accuracy on val, where a val image takes the answer of the nearest unlabelled image; without val
-    on floor(K/4) images a class held out of the support; with fewer than 4 shots it is 0.02, in the middle of the
+    on floor(K/4) images per class held out of the support; with fewer than 4 shots it is 0.02, in the middle of the
     published values (that default is ours: the released code always has val).
 
     Prediction: an image of the unlabelled set (the same feature) gets its z of the joint solution; copies of one image
@@ -55,7 +55,7 @@ class TransClip(Adapter):
 
     Raises:
         ConfigError: an option is out of range.
-        CapabilityError: no unlabelled images, or of another width; several labels an image.
+        CapabilityError: no unlabelled images, or of another width; several labels per image.
 
     Example:
         >>> adapter = build_adapter("transclip", gamma=0.02)

@@ -84,7 +84,7 @@ def train_head(
     label_smoothing: float,
     seed: int,
 ) -> list[dict[str, float]]:
-    """Train in place by AdamW, a rise and a cosine a step; one dict an epoch (epoch, loss, lr of its first step).
+    """Train in place by AdamW, a rise and a cosine per step; one dict per epoch (epoch, loss, lr of its first step).
 
     Args:
         unit: (N, D) unit features.

@@ -41,7 +41,7 @@ class TextSide:
 
     @classmethod
     def of(cls, classifier: TextClassifier) -> TextSide:
-        """With negative prompts (several labels an image) a row is the positive minus the negative prompt."""
+        """With negative prompts (several labels per image) a row is the positive minus the negative prompt."""
         rows, bias = classifier.weights, classifier.logit_bias or 0.0
         if classifier.negative is not None:
             rows, bias = rows - classifier.negative, 0.0
@@ -96,7 +96,7 @@ def train_runs(
 
 
 def _train(images, labels: Tensor, text: TextSide, runs: Sequence[Run], epochs: int) -> tuple[Tensor, Tensor]:
-    """(G, R, W) changes and (epochs, G) losses of a full batch an epoch."""
+    """(G, R, W) changes and (epochs, G) losses of a full batch per epoch."""
     hidden, _ = images(0)
     changes = hidden.new_zeros(len(runs), len(text.columns), hidden.shape[1])
     penalties = hidden.new_tensor([run.penalty for run in runs]).view(-1, 1, 1)

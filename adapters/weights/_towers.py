@@ -43,7 +43,7 @@ class TowerAdapter(Adapter):
 
     A last batch that is not full is left out. `micro_batch_size` costs a second forward pass. With `ema` it is the
     moving average that is kept. With `workers=None` no processes decode on a CPU or for epochs of a few steps, else up
-    to 8; with `save_every=None` an epoch lies between checkpoints, 100 steps at least.
+    to 8; with `save_every=None` checkpoints are an epoch apart, but at least 100 steps.
 
     Resources:
         images: `TrainingImages`.
@@ -118,7 +118,7 @@ class TowerAdapter(Adapter):
         """Let train what is to be trained, and nothing else; sentences on what could not be."""
 
     def _own_settings(self, epochs: int) -> dict[str, Any]:
-        """Settings of a training of so many epochs that are no options: by default AdamW's, down a cosine to `end_lr`.
+        """Settings of a training of so many epochs that are not options: by default AdamW's, down a cosine to `end_lr`.
         `DASSL` of `_training.py` is the other choice."""
         return {"betas": (0.9, 0.999), "eps": 1e-8, "end_lr": self.end_lr}
 

@@ -40,7 +40,7 @@ SETTINGS = (
 )
 """Options that are settings of the training under the same name."""
 DASSL = {"optimizer": "sgd", "decayed": "all", "schedule": "epochs"}
-"""How prompt learners train: SGD with momentum 0.9 on all that trains, one rate an epoch. `warmup` counts epochs."""
+"""How prompt learners train: SGD with momentum 0.9 on all that trains, one rate per epoch. `warmup` counts epochs."""
 PASSING = ("micro_batch_size", "checkpointing", "save_every", "workers")
 """Options that change speed and memory alone."""
 SAVE_AT_LEAST = 100
@@ -52,7 +52,7 @@ REMEMBERED_BYTES = 256 << 20
 
 
 def settings_of(method, *, epochs: int, steps: int, seed: int, device: torch.device) -> TrainingSettings:
-    """The settings of a training with so many steps an epoch.
+    """The settings of a training with so many steps per epoch.
 
     Raises:
         ConfigError: an option is out of range.
@@ -91,13 +91,13 @@ def losses_of(loss: str | None, default: str) -> dict[str, float]:
     """ "clip=1,distill=0.5" -> {"clip": 1.0, "distill": 0.5}.
 
     Raises:
-        ConfigError: a weight that is no number, or a name given twice.
+        ConfigError: a weight that is not a number, or a name given twice.
     """
     return parse_losses((loss or default).split(","))
 
 
 def identity_of(method) -> dict[str, Any]:
-    """Options that a checkpoint must share, and that are no settings of the training; as JSON gives them back."""
+    """Options that a checkpoint must share, and that are not settings of the training; as JSON gives them back."""
     lasting = {name: value for name, value in method.options.items() if name not in (*PASSING, *SETTINGS)}
     return json.loads(json.dumps(lasting))
 

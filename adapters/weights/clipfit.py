@@ -30,12 +30,12 @@ class Clipfit(TowerAdapter):
         cross-entropy + anchor * (1 - mean over classes of cos(t_c, t_c before the training))
 
     and SGD with momentum 0.9 and weight decay on all that trains goes by Dassl's schedule: one epoch at a rate of 1e-5,
-    then a cosine, one rate an epoch. The last weights are kept, nothing is chosen on val. Only tensors that changed are
-    saved.
+    then a cosine, one rate per epoch. The last weights are kept, nothing is chosen on val. Only tensors that changed
+    are saved.
 
     Published: 100 epochs (10 on Food101 and ImageNet), anchor 8 (2 for few shots on most sets). Where it differs from
     the released code: that has only settings of batches of 32 and 128, here 32; float32 unless `amp` says otherwise; a
-    class's text features are encoded once a step, not twice; the domain's prompts and augmentation where it has them.
+    class's text features are encoded once per step, not twice; the domain's prompts and augmentation where it has them.
     The paper's penalty on changes of the norms is not in the released training, nor here. An image tower without
     LayerNorm (a CNN) stays as it is, and so does a text tower whose blocks are not open; the report says so.
 
@@ -56,7 +56,7 @@ class Clipfit(TowerAdapter):
 
     differs: ClassVar[str] = (
         "its anchor has a fixture (below, text-anchor); the training is checked against a loop written out. Batches "
-        "of 32 (released: 32 or 128); a class's text is encoded once a step, not twice; the paper's penalty on "
+        "of 32 (released: 32 or 128); a class's text is encoded once per step, not twice; the paper's penalty on "
         "changes of the norms is not in the released training, nor here"
     )
     own_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)

@@ -24,8 +24,8 @@ class Full(TowerAdapter):
 
     Learning rate, optimiser, weight decay and cosine are those that FLYP publishes for ImageNet, the 20 epochs those of
     its few-shot sets. A batch of 32 (published: 512, or the whole set in few-shot) and a warm-up over a tenth of the
-    steps (published: 500 steps, none in few-shot) are ours, for sets of a few images a class. Only tensors that changed
-    are saved.
+    steps (published: 500 steps, none in few-shot) are ours, for sets of a few images per class. Only tensors that
+    changed are saved.
 
     Of the last layers 1 is what comes after the blocks, 2 the last block too.
 

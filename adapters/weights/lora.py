@@ -15,7 +15,7 @@ from ...core.training.lora import PARAMS, SHARES, TOPS, add_lora, load_lora_stat
 from ._towers import TowerAdapter
 
 ITERATIONS = 500
-"""Published: so many steps a shot."""
+"""Published: so many steps per shot."""
 TOWERS = {"both": ("image", "text"), "image": ("image",), "text": ("text",)}
 
 

@@ -38,7 +38,7 @@ class Projection(Adapter):
     logits = s norm(h P + b) W^T with h (B, W) the pooled image features before the projection. Only P learns, from the
     tower's own P0, by cross-entropy + lambda ||P - P0||^2 (a sum over entries): Adam with epsilon 1e-4, 300 epochs of
     one full batch, a cosine to 0. An epoch sees one augmented view of every image, epoch e view e mod V, where
-    `FitReport.chosen` gives V. With several labels an image: binary cross-entropy.
+    `FitReport.chosen` gives V. With several labels per image: binary cross-entropy.
 
     With val the learning rate is one of 1e-2, 1e-3, ... 1e-8 and lambda one of 10, 1, ... 1e-4, 0: all 49 pairs are
     trained, together, and the first of the best is kept, of high rates and penalties first. Without val nothing is held
@@ -77,7 +77,7 @@ class Projection(Adapter):
     multilabel: ClassVar[bool] = True
     of_towers: ClassVar[frozenset[str]] = frozenset({"hidden"})
     state: ClassVar[tuple[str, ...]] = (
-        *("change", "columns", "weight", "bias"),  # of the projection; `weight` as it was, None if it is no matrix
+        *("change", "columns", "weight", "bias"),  # of the projection; `weight` as it was, None if it is not a matrix
         *("text", "logit_scale", "logit_bias"),
     )
     trained: ClassVar[tuple[str, ...]] = ("change",)

@@ -74,7 +74,7 @@ class WiseFt(TowerAdapter):
     512 images, 32 of them at a time. Only tensors that changed are saved.
 
     `freeze_encoder` is the linear version: the head alone trains, on features of the images as they are, and only it is
-    interpolated; no image is read. Without val alpha is then chosen on floor(K/4) images a class held out of the
+    interpolated; no image is read. Without val alpha is then chosen on floor(K/4) images per class held out of the
     support, by a first training on the rest.
 
     Where it differs from the released code: alpha is chosen on val, which that leaves to its caller; the head starts at
@@ -157,7 +157,7 @@ class WiseFt(TowerAdapter):
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         if self.label_smoothing and self.multilabel_:
-            raise ConfigError("option label_smoothing: it is for one label an image, these have several")
+            raise ConfigError("option label_smoothing: it is for one label per image, these have several")
         head = LinearHead.of(classifier)
         self._now = _Fit(head, copy.deepcopy(head).requires_grad_(False), resources.get("images"), seed)
         if self.freeze_encoder:
@@ -294,7 +294,7 @@ class WiseFt(TowerAdapter):
         return F.linear(unit, self.head.to(unit.device), self.head_bias.to(unit.device))
 
     def for_classes(self, backbone: Backbone, class_names, classifier=None) -> TowerAdapter:
-        raise CapabilityError(f"adapter '{self.name}' learned a head of its classes, which can name no others")
+        raise CapabilityError(f"adapter '{self.name}' learned a head of its classes, which cannot name others")
 
     def fit_pairs(self, source, backbone: Backbone, **options) -> FitReport:
         raise CapabilityError(f"adapter '{self.name}' learns a head of classes, which pairs do not have; use full")

@@ -91,7 +91,7 @@ def ape_t_options(ref: Reference) -> dict:
 
 
 def search_grid(ref: Reference, order: str, axes: tuple[str, ...]) -> dict[str, tuple]:
-    """The ends and the number of points of the grid that was searched, an entry an axis.
+    """The ends and the number of points of the grid that was searched, one entry per axis.
 
     Args:
         order: the hyper-parameter that says in which order the fixture lists axes; the published one is that of `axes`.

@@ -7,7 +7,7 @@ whole.
 What was chosen, and on what (`python benchmarks/embedded_alignment.py` prints the numbers). The map: Procrustes +
 ConSE, texts centred, finds 35.9 % of ImageNet names held out of the fit among 200 (Procrustes 34.8, ConSE 33.4, ridge
 31.2). The logit scale: 15 between aligned features has the least cross-entropy there; it is divided by cos(phi). Phi:
-at 0, 75, 85, 88 and 89 degrees the mean of Tip-Adapter at 1 and 4 shots a class on parts of Clothing, Grocery Store,
+at 0, 75, 85, 88 and 89 degrees the mean of Tip-Adapter at 1 and 4 shots per class on parts of Clothing, Grocery Store,
 WHU-RS19 and COCO is 31, 35, 44, 50 and 53 %, APE's 44, 48, 49, 54 and 57, APE-T's 47, 62, 59, 54 and 51: published
 alphas weigh the cache against texts that tell classes apart better than these do, and 1 / cos(phi) makes up for it;
 but the logit scale grows with it, and so do the steps of methods that train text features. The mean of the three
@@ -91,7 +91,7 @@ class EmbeddedBackbone(TwoTower):
 
     Attributes:
         notes: sentences a user should read before trusting a number.
-        best_batch_size: images a batch at which the image tower is fastest on a CPU.
+        best_batch_size: images per batch at which the image tower is fastest on a CPU.
     """
 
     family = "embedded"
@@ -329,7 +329,7 @@ def embed_names(tower: packaged.MiniLM, tokenize, names: list[str]) -> Tensor:
 
 @functools.cache
 def _tensors() -> dict[str, Tensor]:
-    """Made once a process, kept for the next one."""
+    """Made once per process, kept for the next one."""
     path = kept_file()
     kept = _read(path)
     if kept is not None:

@@ -87,7 +87,7 @@ def find_source(rest: str, image_size: int | None) -> Source:
     Raises:
         ConfigError: the spec is empty.
         DataError: no such folder, a file is missing or damaged, the model is of another kind, or it is on the hub and
-            neither cached nor to be had.
+            neither cached nor to be fetched.
     """
     folder = _folder(rest)
     stated = _read_json(folder / "config.json", "config.json of the model")
@@ -130,9 +130,9 @@ def _read_json(path: Path, what: str) -> dict[str, Any]:
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: no JSON ({error}); copy or download it again") from error
+        raise DataError(f"{path}: not JSON ({error}); copy or download it again") from error
     if not isinstance(read, dict):
-        raise DataError(f"{path}: no JSON object; copy or download it again")
+        raise DataError(f"{path}: not a JSON object; copy or download it again")
     return read
 
 

@@ -33,7 +33,7 @@ def hub_file(repo: str, names: Sequence[str], local_way: str) -> Path:
         local_way: what to do without a network, for the message.
 
     Raises:
-        DataError: not cached, and offline or not to be had; says so at once.
+        DataError: not cached, and offline or not reachable; says so at once.
     """
     found = cached_file(repo, names)
     if found is not None:
@@ -57,7 +57,7 @@ def hub_folder(repo: str, local_way: str) -> Path:
     """A folder with the configuration, tokenizer and weights of a repository: cached, else downloaded.
 
     Raises:
-        DataError: not cached, and offline or not to be had; says so at once.
+        DataError: not cached, and offline or not reachable; says so at once.
     """
     found = cached_file(repo, ["config.json"])
     if found is not None and any(file.suffix in (".safetensors", ".bin") for file in found.parent.iterdir()):
@@ -106,6 +106,6 @@ def _one_line(repo: str, local_way: str):
         yield
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"hub repository '{repo}' cannot be had ({reason}); {local_way}") from error
+        raise DataError(f"hub repository '{repo}' cannot be fetched ({reason}); {local_way}") from error
     finally:
         logger.setLevel(level)

@@ -246,7 +246,7 @@ def _hub_tokenizer(name: str, context_length: int, options: dict, spec: str):
     """A tokenizer of transformers, from a folder or the hub."""
     from .hub import hub_file
 
-    local_way = "put its tokenizer.json beside config.json and give open_clip:<config.json>@<checkpoint>"
+    local_way = "put its tokenizer.json next to config.json and give open_clip:<config.json>@<checkpoint>"
     if not Path(name).is_dir():
         hub_file(name, list(TOKENIZER_FILES), f"this is the tokenizer of '{spec}'; {local_way}")
     try:

@@ -136,7 +136,7 @@ def _split_local(rest: str) -> tuple[str, str]:
         head, _, checkpoint = rest.partition(".json@")
         name = f"{head}.json"
     if not name or not checkpoint:
-        raise ConfigError(f"backbone 'open_clip:{rest}' has another form than {FORM}")
+        raise ConfigError(f"backbone 'open_clip:{rest}' does not have the form {FORM}")
     return name, checkpoint
 
 
@@ -146,10 +146,10 @@ def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         read = json.loads(path.expanduser().read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: no JSON ({error}); give an open_clip configuration") from error
+        raise DataError(f"{path}: not JSON ({error}); give an open_clip configuration") from error
     model = read.get("model_cfg", read) if isinstance(read, dict) else {}
     if not all(isinstance(model.get(key), kind) for key, kind in (("embed_dim", int), ("vision_cfg", dict))):
-        raise DataError(f"{path}: no open_clip configuration; it needs embed_dim, vision_cfg and text_cfg")
+        raise DataError(f"{path}: not an open_clip configuration; it needs embed_dim, vision_cfg and text_cfg")
     return {key: model[key] for key in MODEL_KEYS if key in model}, read.get("preprocess_cfg") or {}
 
 

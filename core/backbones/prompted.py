@@ -59,7 +59,7 @@ class CoupledTokens(nn.Module):
 
     Args:
         source: the other tower's tokens; not a submodule of this.
-        couplings: one linear layer a block, from the other tower's width to this one's.
+        couplings: one linear layer per block, from the other tower's width to this one's.
     """
 
     def __init__(self, source: PromptTokens, couplings: Sequence[nn.Linear]):

@@ -58,7 +58,7 @@ def split_attention(backbone: Backbone, towers: Collection[str] = ("image", "tex
         towers: of "image" and "text".
 
     Returns:
-        One entry an attention, in the order of towers and blocks.
+        One entry per attention, in the order of towers and blocks.
 
     Raises:
         ConfigError: an unknown tower. CapabilityError: none of the towers has such attention.

@@ -35,7 +35,7 @@ def stretch_positions(table: Tensor, keep: int = 20, factor: int = 4) -> Tensor:
     Raises:
         ConfigError: an option is out of range, or the table has fewer than 2 rows.
     """
-    require(len(table) >= 2, "table", len(table), "give 2 positions at least")
+    require(len(table) >= 2, "table", len(table), "give at least 2 positions")
     require(
         type(keep) is int and 0 <= keep < len(table),
         "keep",

@@ -1,1 +1,1 @@
-"""The commands, one file a group; `cli.py` registers them. Nothing heavy is imported before a command needs it."""
+"""The commands, one file per group; `cli.py` registers them. Nothing heavy is imported before a command needs it."""

@@ -35,7 +35,7 @@ def pretrain(
     seed: Annotated[int | None, typer.Option(help="Fixes order, augmentation and initialisation.")] = None,
     device: Device = None,
     amp: Annotated[str | None, typer.Option(help="Mixed precision: bf16 or fp16.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that decode images; 0: none beside this one.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that decode images; 0: this one alone.")] = None,
     lock: Annotated[str | None, typer.Option(help="Tower that stays as it is: image (LiT) or text.")] = None,
     lora: Annotated[int | None, typer.Option(help="Train LoRA of this rank in place of the weights.")] = None,
     teacher: Annotated[str | None, typer.Option(help="Backbone that teaches, for losses that distil.")] = None,

@@ -31,7 +31,7 @@ def index(
         list[str] | None,
         typer.Argument(metavar="DATA", help="Image files or folders, or a file of pairs (CSV, JSON, tar)."),
     ] = None,
-    texts: Annotated[str | None, typer.Option(help="Index a text file, one text a line, instead of images.")] = None,
+    texts: Annotated[str | None, typer.Option(help="Index a text file, one text per line, instead of images.")] = None,
     kind: Annotated[
         str, typer.Option(help="flat (exact), hnsw (a graph, for millions) or ivf (cells, quick to build).")
     ] = "flat",
@@ -73,12 +73,12 @@ def search(
     query: Annotated[str | None, typer.Argument(help="What to look for, in words.")] = None,
     image: Annotated[str | None, typer.Option(help="An image to look for, alone or together with the words.")] = None,
     weight: Annotated[
-        float | None, typer.Option(help="Share of the words where there are both, 0 to 1; 0.5 by default.")
+        float | None, typer.Option(help="Weight of the words where both are given, 0 to 1; 0.5 by default.")
     ] = None,
     top: Annotated[int, typer.Option(help="How many results.")] = 10,
     html: Annotated[str | None, typer.Option(help="Write a page of the pictures found to this file.")] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="The index's backbone, if it lies elsewhere now; it must be the same one.")
+        str | None, typer.Option(help="The index's backbone, if it has moved; it must be the same one.")
     ] = None,
     device: Device = None,
     as_json: Json = False,

@@ -55,7 +55,7 @@ class FitReport:
         chosen: hyper-parameter name -> value used at prediction.
         chosen_on: on what they were chosen, in words ("val (20 images)", "defaults: fewer than 4 shots").
         val_score: the score reached there (accuracy, or macro AUROC with several labels), or None.
-        history: one dict a training epoch (epoch, loss, lr, ...); empty where nothing is trained.
+        history: one dict per training epoch (epoch, loss, lr, ...); empty where nothing is trained.
         notes: sentences a user should read.
         trained_parameters: how many numbers were learned by gradient descent; 0 where nothing is trained.
     """
@@ -174,7 +174,7 @@ class Adapter(ABC):
         self.fitted_ = True
         report.trained_parameters = report.trained_parameters or self._trained_numbers()
         if self.experimental:
-            report.notes.append(f"experimental, since the published formula is not to be had: {self.experimental}")
+            report.notes.append(f"experimental, since the published formula is not available: {self.experimental}")
         return report
 
     def logits(self, batch: Batch | FeatureSet | Tensor) -> Tensor:
@@ -200,7 +200,7 @@ class Adapter(ABC):
         return self._logits(batch)
 
     def predict(self, batch: Batch | FeatureSet | Tensor) -> Tensor:
-        """(B,) class indices, or (B, C) probabilities of each label where there are several an image."""
+        """(B,) class indices, or (B, C) probabilities of each label where an image may have several."""
         logits = self.logits(batch)
         return logits.sigmoid() if getattr(self, "multilabel_", False) else logits.argmax(dim=-1)
 
@@ -270,7 +270,7 @@ class Adapter(ABC):
         Raises:
             CapabilityError: the method learns no pairs.
         """
-        raise CapabilityError(f"adapter '{self.name}' learns no pairs; give full, lora or lit")
+        raise CapabilityError(f"adapter '{self.name}' cannot learn from pairs; give full, lora or lit")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -299,11 +299,11 @@ class Adapter(ABC):
             text_encoder: whether there is a backbone with a text tower.
 
         Raises:
-            CapabilityError: the method takes one label an image, or needs a text tower.
+            CapabilityError: the method takes one label per image, or needs a text tower.
         """
         if several_labels and not self.multilabel:
             raise CapabilityError(
-                f"adapter '{self.name}' takes one label an image, these have several; "
+                f"adapter '{self.name}' takes one label per image, these have several; "
                 "choose a method that takes several, for instance linear-probe"
             )
         if "text_encoder" in self.needs and not text_encoder:

@@ -69,7 +69,7 @@ def read_adapter_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(str(path), framework="pt") as f:
             header = json.loads((f.metadata() or {}).get("vladapt", "null"))
-            tensors = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118 (safe_open is no mapping)
+            tensors = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118 (safe_open is not a mapping)
     except (SafetensorError, ValueError, OSError) as error:
         raise DataError(f"{path}: not a readable safetensors file ({error}); fit again or copy it again") from None
     if not isinstance(header, dict) or "adapter" not in header:

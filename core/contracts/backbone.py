@@ -18,7 +18,7 @@ CAPABILITIES = {
     "trim": "prompts cut to the longest one without changing the result",
     "image_blocks": "transformer blocks of the image tower",
     "text_blocks": "transformer blocks of the text tower",
-    "image_tokens": "one feature a patch or grid cell, in the shared space",
+    "image_tokens": "one feature per patch or grid cell, in the shared space",
     "hidden": "image features before the projection",
     "feature_maps": "maps of several depths",
 }

@@ -226,13 +226,13 @@ class Domain(ABC):
 
 
 def check_items(data: DomainData, path: str | Path) -> DomainData:
-    """The checks every read set passes: some images, two classes at least."""
+    """The checks every read set passes: some images, at least two classes."""
     if not data.items:
         raise DataError(f"{path}: no readable image found; give a folder of class folders, or a manifest")
     if data.kind in ("labels", "clips"):
         used = {label for item in data.items for label in item.classes()}
         if len(used) < 2:
-            raise DataError(f"{path}: {len(used)} class with images; a classifier needs two classes at least")
+            raise DataError(f"{path}: {len(used)} class with images; a classifier needs at least two classes")
     return data
 
 

@@ -179,7 +179,7 @@ class FeatureSet:
         if mask.shape != parts.shape[:2]:
             raise DataError(f"parts_mask has shape {tuple(mask.shape)}; (N, T) = {tuple(parts.shape[:2])} is needed")
         if len(empty := (~mask.any(dim=1)).nonzero().flatten()):
-            raise DataError(f"row {int(empty[0])} has no part; give each sample one part at least, or leave it out")
+            raise DataError(f"row {int(empty[0])} has no part; give each sample at least one part, or leave it out")
         if bool((parts[~mask] != 0).any()):
             parts = parts.masked_fill(~mask[..., None], 0)
         largest = torch.linalg.vector_norm(parts, torch.inf) if parts.numel() else torch.zeros(())
@@ -278,12 +278,12 @@ class TextClassifier:
     Args:
         weights: (C, D) unit rows: prompts encoded, normalised, averaged, normalised again.
         raw: (C, D) means before the last normalisation; by default `weights`.
-        prototypes: C tensors (T_c, D), one unit row a template or description; by default the weights themselves.
+        prototypes: C tensors (T_c, D), one unit row per template or description; by default the weights themselves.
         texts: C tuples of the texts behind the prototypes.
         class_names: C names.
         logit_scale: what cosines are multiplied by (100 for a trained CLIP), already exponentiated.
         logit_bias: added to the scaled cosines (SigLIP), or None.
-        negative: (C, D) unit rows of the "without" prompts for sets with several labels an image, or None.
+        negative: (C, D) unit rows of the "without" prompts for sets with several labels per image, or None.
         unnormalized: (C, D) means over a class's texts of features as the tower gives them, their norms kept; None
             where those are gone (a file of unit text features).
 

@@ -25,9 +25,10 @@ class Loss(nn.Module, ABC):
     A loss is a plain function of the global batch. `forward` gathers the outputs of all ranks before `compute` sees
     them, so that no loss knows of ranks: its value is that of one process with the whole batch, on every rank, and so
     are the gradients of what towers and heads hold, once they are averaged over ranks as DistributedDataParallel does.
-    It computes in float32 at least, whatever the towers' precision.
+    It computes in float32 or higher, whatever the towers' precision.
 
-    `compute` changes nothing but what it notes for `after_step`: queues, means and prototypes move there, once a step.
+    `compute` changes nothing but what it notes for `after_step`: queues, means and prototypes move there, once per
+    step.
 
     A loss is a `@dataclass(eq=False, repr=False, kw_only=True)` whose options are fields made by `option`
     (`core/contracts/options.py`). Heads and buffers are built, and options checked that depend on each other, in a

@@ -197,7 +197,7 @@ def literal(text: str) -> Any:
 
 
 def _bounds(cls: type, f: Field) -> Bounds | None:
-    """Of a field, or of the base's field whose default it replaces; None where it is no option."""
+    """Of a field, or of the base's field whose default it replaces; None where it is not an option."""
     inherited = [base.__dataclass_fields__.get(f.name) for base in cls.__mro__[1:] if is_dataclass(base)]
     described = (each for each in (f, *inherited) if each is not None and "option" in each.metadata)
     return next((each.metadata["option"] for each in described), Bounds(""))

@@ -1,4 +1,4 @@
-"""The names under which losses find what towers, views and data give: one row a sample unless said otherwise."""
+"""The names under which losses find what towers, views and data give: one row per sample unless said otherwise."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ OUTPUTS: dict[str, Output] = {
     "logit_scale": Output("what cosines are multiplied by, exponentiated", (), "positive"),
     "logit_bias": Output("what is added to scaled cosines (SigLIP)", (), "number"),
     "image_hidden": Output("image features before the projection", ("B", "W"), "raw"),
-    "image_tokens": Output("one feature a patch, in the shared space", ("B", "P", "D"), "raw"),
-    "text_tokens": Output("one feature a token, before the projection", ("B", "L", "T"), "raw"),
+    "image_tokens": Output("one feature per patch, in the shared space", ("B", "P", "D"), "raw"),
+    "text_tokens": Output("one feature per token, before the projection", ("B", "L", "T"), "raw"),
     "text_mask": Output("which tokens are words of the caption", ("B", "L"), "mask"),
     "image_log_variance": Output("log variance of the image's embedding", ("B", "D"), "raw"),
     "text_log_variance": Output("log variance of the caption's embedding", ("B", "D"), "raw"),
@@ -65,7 +65,7 @@ OUTPUTS: dict[str, Output] = {
     "masked_tokens": Output("tokens of a caption with words hidden, before the projection", ("B", "L", "T"), "raw"),
     "masked_labels": Output("the hidden words' ids", ("B", "L"), "token"),
     "text_positives": Output("features of several sub-captions", ("B", "N", "D")),
-    "text_short": Output("features of a short caption beside the long one"),
+    "text_short": Output("features of a short caption, in addition to the long one"),
     "text_synthetic": Output("features of a synthetic caption"),
     "text_negative": Output("features of a hard negative caption"),
     "image_negative": Output("features of a hard negative image"),
@@ -88,4 +88,4 @@ OUTPUTS: dict[str, Output] = {
 """What all losses may ask for. A loss that needs more brings it: `Loss.outputs`."""
 
 SHARED = frozenset(name for name, output in OUTPUTS.items() if output.shared)
-"""Names that hold no row a sample, but one value for the whole batch, the same on all ranks."""
+"""Names that hold no row per sample, but one value for the whole batch, the same on all ranks."""

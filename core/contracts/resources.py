@@ -9,7 +9,7 @@
 | `templates` | texts with `{}` for a class name | any with "text_encoder" |
 | `captions` | `TextPool` | "captions" |
 | `support_folder` | `FeatureSet` of images found or made for class names, labelled | "support_folder" |
-| `support_captions` | `TextPool`, one text a row of `support_folder`, or absent | "support_folder" |
+| `support_captions` | `TextPool`, one text per row of `support_folder`, or absent | "support_folder" |
 | `synonyms` | C tuples of (name, how often it was met), the class's own name among them | "synonyms" |
 | `boxes` | `Detections` | "boxes" |
 | `ctx` | (M, W) or (C, M, W) context vectors that another fit learned | "ctx" |

@@ -13,7 +13,7 @@ def read_caption_pool(path: str | Path) -> tuple[str, ...]:
     """Every distinct caption, in the order of the file.
 
     Args:
-        path: a .txt file with one caption a line, or anything `read_pairs` reads.
+        path: a .txt file with one caption per line, or anything `read_pairs` reads.
 
     Raises:
         DataError: no such file, not readable, or without a caption.
@@ -22,7 +22,7 @@ def read_caption_pool(path: str | Path) -> tuple[str, ...]:
     texts = lines_of(path) if path.suffix.lower() in PLAIN else _of_pairs(path)
     pool = tuple(dict.fromkeys(text for text in (" ".join(text.split()) for text in texts) if text))
     if not pool:
-        raise DataError(f"{path}: holds no caption; write one a line")
+        raise DataError(f"{path}: holds no caption; write one per line")
     return pool
 
 
@@ -35,9 +35,9 @@ def lines_of(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); give a .txt with one caption a line") from None
+        raise DataError(f"{path}: cannot be read ({error.strerror}); give a .txt with one caption per line") from None
     except UnicodeDecodeError:
-        raise DataError(f"{path}: is not UTF-8 text; save it as UTF-8 with one caption a line") from None
+        raise DataError(f"{path}: is not UTF-8 text; save it as UTF-8 with one caption per line") from None
 
 
 def _of_pairs(path: Path) -> list[str]:

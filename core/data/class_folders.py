@@ -127,7 +127,7 @@ def _plain_layout(folder: Path, formats: Sequence[Format], holds) -> Layout | No
     if empty:
         notes.append(f"Folders without images left out: {', '.join(empty)}.")
     if loose:
-        notes.append(f"Images beside the class folders, left out for want of a class: {loose}.")
+        notes.append(f"Images next to the class folders, left out because they have no class: {loose}.")
     return Layout((("", folder),), tuple(inner.name for inner in classes), tuple(notes))
 
 

@@ -19,7 +19,7 @@ PATTERNS = ("instances*.json", "_annotations.coco.json", "annotations/instances*
 
 
 def read_coco_crops(path: str | Path, formats: Sequence[Format] = (IMAGE,), min_side: float = MIN_SIDE) -> DomainData:
-    """One item a box, in the order of category ids. Crowd boxes are left out.
+    """One item per box, in the order of category ids. Crowd boxes are left out.
 
     Args:
         path: a COCO JSON file, or a folder with `instances*.json` (also in `annotations/`), or with Roboflow's
@@ -38,7 +38,7 @@ def read_coco_crops(path: str | Path, formats: Sequence[Format] = (IMAGE,), min_
     folder = path if path.is_dir() else path.parent
     if len(files) > 1 and not all(split_of(file, folder) for file in files):
         listed = ", ".join(file.name for file in files)
-        raise DataError(f"{path}: holds {listed}, which are no train, val and test files; give one of them")
+        raise DataError(f"{path}: holds {listed}, which are not train, val and test files; give one of them")
     names: dict[int, str] = {}
     images: list[BoxedImage] = []
     crowd = 0
@@ -81,7 +81,7 @@ def read_coco_file(file: Path) -> dict[str, Any]:
     """The content of a COCO file.
 
     Raises:
-        DataError: it cannot be read, is no JSON (cut short), or has another shape.
+        DataError: it cannot be read, is not JSON (cut short), or has another shape.
     """
     try:
         content = parse_json(file, file.read_text(encoding="utf-8-sig"))

@@ -1,4 +1,4 @@
-"""Boxes as a classification set: one item a box, cut from its image; all crops of an image stay in one split."""
+"""Boxes as a classification set: one item per box, cut from its image; all crops of an image stay in one split."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def _kind_of_file(path: Path) -> str:
             return "a split_zhou file"
         return "COCO boxes" if is_coco(content) else "a manifest"
     if suffix not in TABLE_SUFFIXES:
-        raise DataError(f"{path}: not a kind of data set known here; give {WHAT_IS_READ}")
+        raise DataError(f"{path}: not a known kind of data set; give {WHAT_IS_READ}")
     return "a manifest"
 
 

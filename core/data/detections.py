@@ -64,7 +64,7 @@ def _read(path: Path) -> Any:
     if not isinstance(content, list) and not (
         isinstance(content, dict) and isinstance(content.get("annotations"), list)
     ):
-        raise DataError(f"{path}: no list of results and no 'annotations' list; give a detector's COCO JSON")
+        raise DataError(f"{path}: neither a list of results nor annotations; give a detector's COCO JSON")
     return content
 
 
@@ -89,7 +89,7 @@ def _by_image(
     for number, entry in enumerate(entries):
         place = f"{path}: entry {number}"
         if not isinstance(entry, dict) or "image_id" not in entry:
-            raise DataError(f"{place} has no image_id; write one object a box, with image_id and bbox")
+            raise DataError(f"{place} has no image_id; write one object per box, with image_id and bbox")
         if entry.get("iscrowd"):
             continue
         label = "" if labels is None or "category_id" not in entry else _named(place, "category_id", entry, labels)

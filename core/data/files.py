@@ -105,7 +105,7 @@ def locate(name: str, roots: Sequence[Path], listed_in: str) -> Path | None:
                 return path
         leaves = any(not any(stays_inside(path, root) for root in roots) for _, path in candidates)
     except (OSError, ValueError) as error:
-        raise DataError(f"{listed_in}: {name[:80]!r} is no usable path; correct it") from error
+        raise DataError(f"{listed_in}: {name[:80]!r} is not a usable path; correct it") from error
     if leaves:
         raise DataError(f"{listed_in}: '{name}' leaves the folder {roots[0]}; list only files inside it")
     return None
@@ -155,7 +155,7 @@ class Format:
         name: for messages ("image", "DICOM", "NIfTI").
         suffixes: lower-case endings ("." included; several dots allowed, ".nii.gz").
         load: (file, decode) -> (H, W, 3); raises DataError with the reason where the file cannot be read.
-        expand: file -> one JSON-able `decode` dict a sample (frames of a file, slices of a volume).
+        expand: file -> one JSON-able `decode` dict per sample (frames of a file, slices of a volume).
         group: file -> what must not straddle splits (a hashed patient id, a volume), or None.
         recognise: tells a file without a known suffix by its first bytes.
     """

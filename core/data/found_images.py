@@ -17,13 +17,13 @@ def found_images(resources: dict[str, Any], support: FeatureSet, classifier: Tex
         classifier: of the classes that the folder's labels must index.
 
     Raises:
-        DataError: no image, no label or several an image, features of another width, other classes or their order.
+        DataError: no image, no label or several per image, features of another width, other classes or their order.
     """
     found = resources.get("support_folder")
     if found is None:
         return None
     if not len(found) or found.labels is None or found.multilabel:
-        raise DataError("support folder: each image needs one label; lay them out as one folder a class")
+        raise DataError("support folder: each image needs one label; lay them out as one folder per class")
     if found.dim != support.dim:
         raise DataError(
             f"support folder: features are {found.dim} wide, those of the shots {support.dim}; "

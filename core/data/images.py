@@ -1,4 +1,4 @@
-"""Image files: every mode and depth Pillow reads, brought to (H, W, 3), upright; what is no sound image is refused.
+"""Image files: every mode and depth Pillow reads, brought to (H, W, 3), upright; what is not a sound image is refused.
 
 * Transparent pixels are laid over white, as viewers show them: the colour hidden under them means nothing.
 * 16-bit grey is divided by 65535. 32-bit integers too, unless they leave 0..65535: then their own minimum and maximum
@@ -121,7 +121,7 @@ def _stored(image: Image.Image, name: Path) -> np.ndarray:
     if image.mode == "F":
         values = np.asarray(image)
         if not np.isfinite(values).all() or (values != np.rint(values)).any():
-            raise DataError(f"{name}: a mask with fractions; save whole numbers, one a class")
+            raise DataError(f"{name}: a mask with fractions; save whole numbers, one per class")
         return values.astype(np.int32)
     colours = np.array(image.convert("RGB"))
     grey = (colours[..., :1] == colours).all()
@@ -166,7 +166,7 @@ def _open(source: Path | io.BytesIO, name: str | Path) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             return Image.open(source, formats=_formats())
     except UnidentifiedImageError as error:
-        raise DataError(f"{name}: no image in it, whatever its name says; replace it or leave it out") from error
+        raise DataError(f"{name}: not an image, despite its name; replace it or leave it out") from error
     except Image.DecompressionBombError as error:
         raise DataError(f"{name}: {_bomb_reason('more')}") from error
 

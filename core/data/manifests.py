@@ -1,4 +1,4 @@
-"""Manifests: CSV, TSV, JSONL or JSON lists with one image a row.
+"""Manifests: CSV, TSV, JSONL or JSON lists with one image per row.
 
 Columns, whatever their case: the image (`image`, `path`, `file`, ...), its label or labels, its split, its patient or
 other group, captions. Several labels are separated by "|" or ";", or are a JSON list, or have one column each with 1,
@@ -27,7 +27,7 @@ LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "finding_
 SPLIT_COLUMNS = ("split", "set", "subset", "partition")
 GROUP_COLUMNS = ("patient", "patient_id", "patientid", "group", "group_id", "subject", "subject_id")
 CAPTION_COLUMNS = ("caption", "captions")
-# Numbers that happen to be 0 and 1 in a small table are no classes.
+# Numbers that happen to be 0 and 1 in a small table are not classes.
 NO_CLASS_COLUMNS = ("", "index", "id", "fold", "age", "sex", "unnamed:_0")
 
 
@@ -37,7 +37,7 @@ def read_manifest(
     class_names: Sequence[str] | None = None,
     root: str | Path | None = None,
 ) -> DomainData:
-    """A labelled set from a table with one image a row.
+    """A labelled set from a table with one image per row.
 
     Rows without a label are left out and counted in a note; files that are missing are skipped and listed. Groups are
     kept as hashes, so that a patient's name in the table goes no further.
@@ -168,7 +168,7 @@ def _about(row: Row, columns: _Columns) -> dict[str, Any]:
 
 
 def _captioned(target: Target | None, captions: Any) -> Target | None:
-    """The target of a row that may have captions beside its label."""
+    """The target of a row that may have captions besides its label."""
     if target is None or not captions:
         return target
     texts = tuple(captions) if isinstance(captions, list) else (str(captions).strip(),)

@@ -1,4 +1,4 @@
-"""What the rows of a table say about classes: one label, several, or one indicator column a class."""
+"""What the rows of a table say about classes: one label, several, or one indicator column per class."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RowLabels:
 
 
 def labels_of_cells(rows: Sequence[Row], column: str, class_names: Sequence[str] | None) -> RowLabels:
-    """From a column of labels; the set has several labels an image if any row has more than one.
+    """From a column of labels; the set has several labels per image if any row has more than one.
 
     Raises:
         DataError: a label is not in `class_names`.
@@ -48,7 +48,7 @@ def labels_of_cells(rows: Sequence[Row], column: str, class_names: Sequence[str]
 
 
 def labels_of_columns(rows: Sequence[Row], columns: Sequence[str]) -> RowLabels:
-    """From one column a class with 1, 0 or unknown; exactly one 1 in every row makes it a set of single labels.
+    """From one column per class with 1, 0 or unknown; exactly one 1 in every row makes it a set of single labels.
 
     Raises:
         DataError: a cell is none of these.

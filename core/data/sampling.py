@@ -23,7 +23,7 @@ def sample_shots(
     """K labelled items a class, or all it has, grouped by class in class order.
 
     Each item has a rank that depends on the seed and its id alone, so that excluding an unreadable one pulls in the
-    next of its class and changes nothing else. Where items have several labels, K positives a label are taken, the
+    next of its class and changes nothing else. Where items have several labels, K positives per label are taken, the
     rarest label first; an image counts for each label it carries. A label that is nowhere negative among them gets up
     to K images without it.
 
@@ -35,7 +35,7 @@ def sample_shots(
         exclude: ids that must not be taken.
 
     Raises:
-        ConfigError: shots is no whole number of 0 or more.
+        ConfigError: shots is not a whole number of 0 or more.
     """
     if shots is not None and (isinstance(shots, bool) or not isinstance(shots, int) or shots < 0):
         raise ConfigError(f"--shots {shots}: give a whole number of images per class, 0 or more")
@@ -149,12 +149,12 @@ class Selection:
 
 
 def selection_split(support: FeatureSet, val: FeatureSet | None, seed: int) -> Selection:
-    """Val if it can score anything; else floor(K/4) images a class of the support; else nothing."""
+    """Val if it can score anything; else floor(K/4) images per class of the support; else nothing."""
     if val is not None and _scorable(val):
         return Selection(support, val, f"val ({len(val)} images)")
     parts = hold_out(support, seed)
     if parts is None or not _scorable(parts[1]):
-        return Selection(support, None, f"defaults: no val, and fewer than {MIN_SHOTS} shots a class to hold some out")
+        return Selection(support, None, f"defaults: no val, and under {MIN_SHOTS} shots per class to hold some out")
     rest, held = parts
     return Selection(rest, held, f"{len(held)} images held out of the support", held_out=True)
 
@@ -162,12 +162,12 @@ def selection_split(support: FeatureSet, val: FeatureSet | None, seed: int) -> S
 def hold_out(support: FeatureSet, seed: int) -> tuple[FeatureSet, FeatureSet] | None:
     """Split the support into (rest, held): floor(K/4) images of each class of K are held.
 
-    With several labels an image K counts a label's positives, and images without any count as one more class. Groups
+    With several labels per image K counts a label's positives, and images without any count as one more class. Groups
     (patient, identity, video) go to one side whole; where a class's groups are larger than its share, one of up to
     half the class is taken, and a class that is all one group gives nothing.
 
     Args:
-        support: N labelled images, one label or several an image.
+        support: N labelled images, one label or several per image.
         seed: fixes which images are held.
 
     Returns:
@@ -195,7 +195,7 @@ def hold_out(support: FeatureSet, seed: int) -> tuple[FeatureSet, FeatureSet] | 
 
 
 def _memberships(support: FeatureSet) -> np.ndarray:
-    """(N, C) int64 of 0 and 1; with several labels an image, a last column marks images without a positive."""
+    """(N, C) int64 of 0 and 1; with several labels per image, a last column marks images without a positive."""
     member = (support.one_hot() > 0.5).cpu().numpy().astype(np.int64)
     if support.multilabel:
         member = np.concatenate([member, member.sum(axis=1, keepdims=True) == 0], axis=1)

@@ -57,7 +57,7 @@ def assign_splits(data: DomainData, *, seed: int, hashes: FileHashes) -> DomainD
 
 
 def _share_out(data: DomainData, parts: Sequence[list[int]], shares: dict[str, float], seed: int) -> list[str]:
-    """One split an item of the parts, "" for all others."""
+    """One split per item of the parts, "" for all others."""
     as_parts = [
         Part(
             counts=Counter(label for position in part for label in _balanced(data.items[position], data.kind)),
@@ -191,7 +191,7 @@ def link_items(items: Sequence[Item], hashes: FileHashes) -> Links:
 
 
 def _source_keys(items: Sequence[Item], hashes: FileHashes) -> list[str]:
-    """One key an item, equal for equal bytes. A file of a size that no other has cannot have a copy: not read."""
+    """One key per item, equal for equal bytes. A file of a size that no other has cannot have a copy: not read."""
     paths = {str(item.source) for item in items if "digest" not in item.decode}
     sizes = {path: _size(path) for path in paths}
     of_size = Counter(sizes.values())

@@ -34,10 +34,10 @@ class Table:
 
 
 def read_table(path: Path) -> Table:
-    """A table with a header row, or one JSON object a row.
+    """A table with a header row, or one JSON object per row.
 
     Raises:
-        DataError: the file is missing, empty, no UTF-8, or malformed; the message names the line.
+        DataError: the file is missing, empty, not UTF-8, or malformed; the message names the line.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -46,11 +46,11 @@ def read_table(path: Path) -> Table:
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
     if not text.strip():
-        raise DataError(f"{path}: empty file; give a header row and one row an image")
+        raise DataError(f"{path}: empty file; give a header row and one row per image")
     suffix = path.suffix.lower()
     rows = _json_rows(path, text, whole=suffix == ".json") if suffix.startswith(".json") else _csv_rows(path, text)
     if not rows:
-        raise DataError(f"{path}: no rows below the header; give one row an image")
+        raise DataError(f"{path}: no rows below the header; give one row per image")
     return Table(path, tuple(dict.fromkeys(column for row in rows for column in row.values)), rows)
 
 
@@ -80,14 +80,14 @@ def _json_rows(path: Path, text: str, whole: bool) -> list[Row]:
     if whole:
         content = parse_json(path, text)
         if not isinstance(content, list):
-            raise DataError(f"{path}: no list of objects; give one object an image, or a split_zhou or COCO file")
+            raise DataError(f"{path}: not a list of objects; give one object per image, or a split_zhou or COCO file")
         listed = [(f"{path} entry {n}", entry) for n, entry in enumerate(content, 1)]
     else:
         lines = [(f"{path} line {n}", line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
         listed = [(place, parse_json(place, line)) for place, line in lines]
     for place, entry in listed:
         if not isinstance(entry, dict):
-            raise DataError(f"{place}: no JSON object; give one object an image")
+            raise DataError(f"{place}: not a JSON object; give one object per image")
     return [Row(entry, place) for place, entry in listed]
 
 

@@ -17,7 +17,7 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 def read_voc_crops(path: str | Path, formats: Sequence[Format] = (IMAGE,), min_side: float = MIN_SIDE) -> DomainData:
-    """One item a box; classes sorted by name.
+    """One item per box; classes sorted by name.
 
     Args:
         path: a folder with `Annotations/`, or a folder of XML files. Images are sought in it, in `JPEGImages/` and

@@ -46,7 +46,7 @@ def read_zhou_split(
         else:
             found.add_file(file, name, formats, target=Label(index[label]), split=split)
     if not found.items:
-        raise DataError(f"{path}: none of its {len(entries)} images lies below {folder}; put them beside the file")
+        raise DataError(f"{path}: none of its {len(entries)} images lies below {folder}; put them next to the file")
     data = DomainData(
         items=found.items,
         class_names=tuple(names[label] for label in sorted(names)),

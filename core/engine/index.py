@@ -75,7 +75,7 @@ def index(
         out: folder of the index. An index that is there already is replaced when the new one is whole.
         images: files and folders; or one file of image-text pairs, whose captions are shown with the images; or with a
             domain ["sample"], its own sample.
-        texts: a UTF-8 file with one text a line, instead of images. The two lie apart in the shared space of most
+        texts: a UTF-8 file with one text per line, instead of images. The two lie apart in the shared space of most
             backbones (one kind would fill the first places), so an index holds one of them.
         kind: "flat" (exact), "hnsw" or "ivf".
         domain: a domain of your own that is not installed as a plug-in.
@@ -163,7 +163,7 @@ def _add_images(builder, reader: ImageReader, images, backbone: Backbone, recipe
 def _add_texts(builder, file: Path, backbone: Backbone, made: Indexed, reporter: Reporter) -> None:
     store, total = FeatureStore(), sum(map(len, _lines(file)))
     if not total:
-        raise DataError(f"--texts {file}: empty; write one text a line")
+        raise DataError(f"--texts {file}: empty; write one text per line")
     with reporter.task("Encoding texts", unit="texts") as progress:
         for lines in _lines(file):
             rows = F.normalize(store.text_features(backbone, [text for _, text in lines]), dim=-1)
@@ -185,7 +185,7 @@ def _lines(file: Path) -> Iterator[list[tuple[int, str]]]:
                     yield some
                     some = []
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "no UTF-8 text"
-        raise DataError(f"--texts {file}: cannot be read ({reason}); give a text file with one text a line") from error
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise DataError(f"--texts {file}: cannot be read ({reason}); write one text per line") from error
     if some:
         yield some

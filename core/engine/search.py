@@ -44,7 +44,7 @@ class SearchResult:
     html: Path | None = None
 
     def rows(self) -> list[dict[str, Any]]:
-        """One dict a hit: rank, score, id, source, decode, captions."""
+        """One dict per hit: rank, score, id, source, decode, captions."""
         return [{"rank": hit.rank, "score": round(hit.score, 6), **vars(hit.entry)} for hit in self.hits]
 
 
@@ -107,7 +107,7 @@ def _check(text: str | None, image, weight: float | None, top: int, html) -> Non
     if text is None and image is None:
         raise ConfigError("nothing to search for: give a text, --image FILE, or both")
     if weight is not None and (text is None or image is None):
-        raise ConfigError(f"--weight {weight}: mixes a text and an image; give both, or leave it out")
+        raise ConfigError(f"--weight {weight}: mixes a text and an image; give both, or omit it")
     if weight is not None and not 0 <= weight <= 1:
         raise ConfigError(f"--weight {weight}: give the text's share, from 0 (image only) to 1 (text only)")
     if top < 1:

@@ -1,7 +1,8 @@
 """Images through a tower: decoded by a bounded window of threads, encoded in micro-batches of a measured size.
 
-Memory does not grow with the number of images: at most two batches of pixels, and one decoded image a thread, are held.
-A sample with pixels (T, 3, S, S) is encoded part by part: frames of a clip, slices of a volume, windows of a raster.
+Memory does not grow with the number of images: at most two batches of pixels, and one decoded image per thread, are
+held. A sample with pixels (T, 3, S, S) is encoded part by part: frames of a clip, slices of a volume, windows of a
+raster.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Job:
 
     Args:
         item: the sample.
-        keys: one a row wanted.
+        keys: one per row wanted.
         seeds: as many; of the augmentation, or None for the image as it is.
         stored: as many; which parts need not be encoded again, None among them for the image as it is. By default all
             are encoded.
@@ -108,7 +109,7 @@ def extract(
             What it raises makes the job unreadable.
         encode: pixels (B, 3, S, S) on the CPU -> features (B, D), called in this thread.
         micro_batch: how many images or parts at once.
-        workers: decoding threads; by default one a CPU core.
+        workers: decoding threads; by default one per CPU core.
         pin: gather pixels in page-locked memory, from which a GPU copies while it works.
     """
     count = max(1, cores() if workers is None else workers)

@@ -103,7 +103,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: no such file; give a .safetensors or .npz file of features")
     readers = {".npz": _read_npz, ".safetensors": _read_safetensors}
     if path.suffix.lower() not in readers:
-        raise DataError(f"{path}: '{path.suffix}' is no format of feature files; give a .safetensors or .npz file")
+        raise DataError(f"{path}: '{path.suffix}' is not a format of features files; give a .safetensors or .npz file")
     return readers[path.suffix.lower()](path)
 
 
@@ -161,7 +161,7 @@ class _Arrays:
     def names(self) -> tuple[str, ...]:
         names = self.words("class_names", None)
         if len(names) < 2:
-            raise self._error(f"class_names holds {len(names)} name; a classifier needs two classes at least")
+            raise self._error(f"class_names holds {len(names)} name; a classifier needs at least two classes")
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise self._error(f"class_names holds '{twice}' twice; name each class once")
@@ -174,9 +174,9 @@ class _Arrays:
             return None
         array = np.asarray(value)
         if array.ndim != 1 or array.dtype.kind not in "US":
-            raise self._error(f"{name} is not a list of texts; save one text a row")
+            raise self._error(f"{name} is not a list of texts; save one text per row")
         if count is not None and len(array) != count:
-            raise self._error(f"{name} has {len(array)} rows for {count} image features; give one a row")
+            raise self._error(f"{name} has {len(array)} rows for {count} image features; give one per row")
         try:
             return tuple(v.decode() if isinstance(v, bytes) else str(v) for v in array.tolist())
         except UnicodeDecodeError:
@@ -270,7 +270,7 @@ class _Arrays:
             return None
         labels = self._numbers("labels")
         if labels.ndim == 0 or len(labels) != count:
-            raise self._error(f"labels has shape {tuple(labels.shape)} for {count} image features; give one a row")
+            raise self._error(f"labels has shape {tuple(labels.shape)} for {count} image features; give one per row")
         if labels.ndim == 2:
             return self._several_labels(labels, classes)
         if labels.ndim != 1:
@@ -317,7 +317,7 @@ class _Arrays:
     def _several_labels(self, labels: Tensor, classes: int) -> Tensor:
         labels = labels.float()
         if labels.shape[1] != classes:
-            raise self._error(f"labels has {labels.shape[1]} columns for {classes} class names; give one a class")
+            raise self._error(f"labels has {labels.shape[1]} columns for {classes} class names; give one per class")
         if not bool(((labels == 0) | (labels == 1) | labels.isnan()).all()):
             raise self._error("labels (N, C) holds other values than 0, 1 and NaN (unknown)")
         return labels

@@ -19,7 +19,7 @@ from .extract import AMP
 FORMAT = 1
 KEY_BYTES = 32
 PART_COUNTS = "numbers of parts"
-"""The space of what no backbone changes: how many parts a sample has, one number a row."""
+"""The space of what no backbone changes: how many parts a sample has, one number per row."""
 
 
 def space_of(backbone: Backbone, tap: str, dtype: str) -> str:
@@ -122,7 +122,7 @@ class Request:
         if self.amp not in AMP:
             raise ConfigError(f"--amp {self.amp}: there are bf16 and fp16 (none: full precision)")
         if self.workers is not None and self.workers < 0:
-            raise ConfigError(f"--workers {self.workers}: give 0 or more, or leave it out for one a CPU core")
+            raise ConfigError(f"--workers {self.workers}: give 0 or more, or omit it for one per CPU core")
         if self.views < 0 or (self.views and self.view_transform is None):
             raise ConfigError(f"views={self.views}: give 0 or more, with the view_transform that makes them")
 

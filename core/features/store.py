@@ -118,7 +118,7 @@ class FeatureStore:
             view_transform: called as view_transform(decoded, seed=int), with a JSON-able `spec`.
             seed: of the views.
             batch_size: images at once; None measures the best. It changes results by rounding at most.
-            workers: decoding threads; None takes one a CPU core.
+            workers: decoding threads; None takes one per CPU core.
             amp: None, "bf16" or "fp16".
             progress: called as progress(done, total) in this thread while something is computed.
             parts: whether the result's `parts` (N, T, D) are wanted, T the most that a sample has; images as they are

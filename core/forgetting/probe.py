@@ -91,7 +91,7 @@ class GenericProbe:
 
         Args:
             path: a folder of class folders.
-            most: of a larger set so many images are taken, evenly over the classes (one of each at least).
+            most: of a larger set so many images are taken, evenly over the classes (at least one of each).
 
         Raises:
             DataError: no class folders with images, more than 5 % of the images unreadable, or two folders that are
@@ -123,7 +123,7 @@ class GenericProbe:
         Args:
             backbone: its `preprocess()`, `encode_image` and `encode_text` are used.
             batch_size: images at once; by default what the backbone says is best, else 32.
-            workers: threads that read and preprocess; by default one a CPU core.
+            workers: threads that read and preprocess; by default one per CPU core.
             amp: None, "bf16" or "fp16", for the image tower.
 
         Raises:

@@ -124,14 +124,14 @@ def _what_changed(before: GenericScore, after: GenericScore) -> str:
     if test is None:
         return ""
     if test.gained + test.lost == 0:
-        return "the same images are named rightly"
+        return "the same images are named correctly"
     shown = f"(McNemar's exact test, {p_words(test.p_value)})"
     if test.p_value >= SIGNIFICANT:
         return f"{test.lost} lost and {test.gained} gained, which can be chance {shown}"
     if test.lost > test.gained:
         gained = f" and learned {test.gained} others" if test.gained else ""
-        return f"the model forgot {test.lost} of the {before.count} it named rightly{gained} {shown}"
-    return f"the model forgot nothing on the whole: {test.lost} lost, {test.gained} gained {shown}"
+        return f"the model forgot {test.lost} of the {before.count} it named correctly{gained} {shown}"
+    return f"the model forgot nothing overall: {test.lost} lost, {test.gained} gained {shown}"
 
 
 def _reservation(before: GenericScore, after: GenericScore) -> str:

@@ -1,1 +1,1 @@
-"""Objectives, one a file; `build_loss(name)` finds them by file name."""
+"""Objectives, one per file; `build_loss(name)` finds them by file name."""

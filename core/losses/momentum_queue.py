@@ -82,7 +82,7 @@ def contrast(queries: Tensor, keys: Tensor, negatives: Tensor, scale: Tensor) ->
 
     Args:
         queries: (B, D).
-        keys: (B, D), one a query.
+        keys: (B, D), one per query.
         negatives: (K, D).
         scale: what the products are multiplied by.
     """

@@ -127,7 +127,7 @@ class Protoclip(Loss):
     def __post_init__(self):
         super().__post_init__()
         self.samples = self.dim("num_samples", "the cluster of each sample")
-        require(self.samples >= 2, "num_samples", self.samples, "prototypes need 2 samples at least")
+        require(self.samples >= 2, "num_samples", self.samples, "prototypes need at least 2 samples")
         usable = self.clusters == 0 or 2 <= self.clusters <= self.samples
         require(usable, "clusters", self.clusters, f"give 2 to {self.samples} (the samples), or 0")
         share = round(self.proto_ratio * self.samples)

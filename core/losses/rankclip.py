@@ -45,7 +45,7 @@ class Rankclip(Loss):
     """
 
     differs: ClassVar[str] = (
-        "equal scores keep the order of the batch (released: shuffled); a score of -1 is no padding"
+        "equal scores keep the order of the batch (released: shuffled); a score of -1 is not padding"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "logit_scale"})
     logit_scale_bounds: ClassVar[tuple[float, float]] = (1.0, 100.0)

@@ -1,4 +1,4 @@
-"""The scores of a classifier, by torchmetrics: one label an image, or several."""
+"""The scores of a classifier, by torchmetrics: one label per image, or several."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CLASSES_AT_ONCE = 64
 
 
 def classification_metrics(logits: Tensor, labels: Tensor, num_classes: int) -> dict[str, float | None]:
-    """Scores of a classifier with one label an image.
+    """Scores of a classifier with one label per image.
 
     The macro averages (balanced accuracy, macro-F1, AUROC) run over the classes that occur in `labels`: a class
     without a test image has no recall, and counting it as 0 would say the model failed where it was not asked.
@@ -55,13 +55,13 @@ def classification_metrics(logits: Tensor, labels: Tensor, num_classes: int) -> 
 
 
 def multilabel_metrics(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> dict[str, float | None]:
-    """Scores of a classifier with several labels an image; unknown labels (NaN) are left out.
+    """Scores of a classifier with several labels per image; unknown labels (NaN) are left out.
 
     A label of which the known values are all 0 or all 1 cannot be ranked: its AUROC is None, and auroc,
     mean_average_precision and macro_f1 leave it out.
 
     Args:
-        logits: (N, C), one sigmoid a label.
+        logits: (N, C), one sigmoid per label.
         labels: (N, C) 0, 1 or NaN.
         class_names: C names of labels.
 
@@ -198,7 +198,7 @@ class ClassRow:
 def per_class_table(
     labels: Tensor, zero_shot_logits: Tensor | None, adapted_logits: Tensor, class_names: Sequence[str]
 ) -> list[ClassRow]:
-    """One row a class, in the order of `class_names`.
+    """One row per class, in the order of `class_names`.
 
     Args:
         labels: (N,) class indices.

@@ -6,7 +6,7 @@ order of the gallery; and a tower that gives everything the same feature finds n
 matrix product rounds by position, so equal features of the gallery (one text for many images) are scored once and
 share that score.
 
-R@K and ranks over several captions an image are those of "VSE++: Improving Visual-Semantic Embeddings with Hard
+R@K and ranks over several captions per image are those of "VSE++: Improving Visual-Semantic Embeddings with Hard
 Negatives" (Faghri et al. 2017, arXiv 1707.05612): an image counts by its best caption among the captions of all images.
 """
 
@@ -81,12 +81,12 @@ def retrieval_metrics(
         text_features: (M, D) unit rows.
         image_of_text: (M,) int64, which image each text describes.
         one_per_image: image-to-text ranks images by their best caption each, so that an image with many captions
-            takes one place only. This is how text-video work with several sentences a video counts ("CLIP4Clip", Luo
+            takes one place only. This is how text-video work with several sentences per video counts ("CLIP4Clip", Luo
             et al. 2021, arXiv 2104.08860).
 
     Returns:
         {"image_to_text": {"r1", "r5", "r10", "median_rank", "mean_rank", "map"}, "text_to_image": {...}}; see
-        `Ranking.metrics`. An image without a caption is no query, but stays in the gallery.
+        `Ranking.metrics`. An image without a caption is not a query, but stays in the gallery.
 
     Raises:
         DataError: sizes disagree, no rows, or a feature is not finite.

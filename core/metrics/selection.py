@@ -1,4 +1,4 @@
-"""The score that hyper-parameters are chosen by on val: accuracy, or macro AUROC with several labels an image."""
+"""The score that hyper-parameters are chosen by on val: accuracy, or macro AUROC with several labels per image."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def build_classifier(
         class_names: C names; underscores are read as spaces.
         templates: texts with `{}`; may be empty where there are descriptions.
         descriptions: class name -> sentences (`read_descriptions`).
-        negative_templates: texts with `{}` that say the class is absent, for sets with several labels an image.
+        negative_templates: texts with `{}` that say the class is absent, for sets with several labels per image.
         store: a `FeatureStore`; text features and the logit scale are then taken from it, or added to it.
 
     Raises:
@@ -179,7 +179,7 @@ def before(position: str, n_ctx: int) -> int:
 
 
 def used_lengths(tokens: Tensor, pad: int = 0) -> Tensor:
-    """(N, L) tokens, or a mask -> (N,) places up to the last that is no padding."""
+    """(N, L) tokens, or a mask -> (N,) places up to the last that is not padding."""
     place = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
     return (place * (tokens != pad)).amax(dim=1)
 
@@ -203,7 +203,7 @@ IMAGENET_SEVEN: tuple[str, ...] = (
 
 
 def fill(templates: Iterable[str], class_name: str) -> list[str]:
-    """One text a template, with the class's name in place of every `{}`.
+    """One text per template, with the class's name in place of every `{}`.
 
     Raises:
         ConfigError: a template without `{}`, or not a text.

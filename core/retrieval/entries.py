@@ -1,4 +1,4 @@
-"""What is known of each row of an index, on disk: one JSON object a line, found by its offset.
+"""What is known of each row of an index, on disk: one JSON object per line, found by its offset.
 
 Neither writing nor reading holds more than one entry, so memory does not grow with their number.
 """
@@ -92,7 +92,7 @@ class Entries:
             found = json.loads(line)
             return Entry(found["id"], found["source"], found["decode"], tuple(found["captions"]))
         except (ValueError, KeyError, TypeError) as error:
-            raise damaged(self.path, f"entry {position} is no entry") from error
+            raise damaged(self.path, f"entry {position} cannot be read") from error
 
 
 def damaged(path: Path, why: str) -> DataError:

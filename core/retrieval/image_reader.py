@@ -113,7 +113,7 @@ class ImageReader:
         """
 
         def gone(item: Item) -> Decoded:
-            raise DataError(f"{item.source}: not there any more")
+            raise DataError(f"{item.source}: no longer there")
 
         if self.domain is not None and list(given) == [SAMPLE]:
             return self.read(given).load

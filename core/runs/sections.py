@@ -106,7 +106,7 @@ class PictureSection:
         pictures: (image (H, W, 3) uint8, caption).
         note: a sentence under the title, or "".
         side: the longer side they are shown with, in pixels.
-        columns: so many beside each other, for pictures that belong together; None as many as there is room for.
+        columns: so many next to each other, for pictures that belong together; None as many as there is room for.
     """
 
     title: str
@@ -156,7 +156,7 @@ class CurveSection:
 
 @dataclass(frozen=True)
 class CurveGridSection:
-    """Small plots beside each other, each under its own title; `minor` ones are smaller still."""
+    """Small plots next to each other, each under its own title; `minor` ones are smaller still."""
 
     title: str
     plots: Sequence[CurveSection]
@@ -300,7 +300,7 @@ def is_share(name: str) -> bool:
 
 
 def number(value: float | None, share: bool) -> str:
-    """A share as a percentage; what is no share, or given in per cent already, as it is."""
+    """A share as a percentage; what is not a share, or given in per cent already, as it is."""
     if value is None or not math.isfinite(value):
         return "–"
     return f"{value:.1%}" if share and 0 <= value <= 1 else f"{value:.4g}"

@@ -19,7 +19,7 @@ def global_batch(out: Mapping[str, Any], shared: frozenset[str]) -> dict[str, An
     """The outputs of all ranks, one below the other in the order of ranks.
 
     Args:
-        out: this rank's outputs; tensors with a first axis hold one row a sample.
+        out: this rank's outputs; tensors with a first axis hold one row per sample.
         shared: names that are the same on all ranks and stay as they are.
 
     Raises:
@@ -73,7 +73,7 @@ def _check_alike(rows: Mapping[str, Tensor]) -> None:
             if told[0].get(name) != other.get(name):
                 raise ConfigError(
                     f"output '{name}' has shape {told[0].get(name)} on rank 0 and {other.get(name)} on rank {rank}; "
-                    "give every rank equally many samples"
+                    "give every rank the same number of samples"
                 )
 
 

@@ -135,7 +135,7 @@ def class_indices(class_names: Sequence[str], classes: Any) -> list[int] | None:
         if name not in class_names:
             raise ConfigError(f"--classes: the data has no class '{name}'; {did_you_mean(name, class_names)}")
     if len(set(wanted)) < 2:
-        raise ConfigError("--classes: give two classes at least")
+        raise ConfigError("--classes: give at least two classes")
     return [class_names.index(name) for name in dict.fromkeys(wanted)]
 
 

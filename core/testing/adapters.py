@@ -274,7 +274,7 @@ def the_seed_fixes_the_result(method: Method) -> Iterator[str]:
     expected = method.logits
     seed_everything(1)
     if not torch.equal(method.world.logits(method.fit().adapter), expected):
-        yield "gives other numbers with the same seed; draw from a generator of its own, seeded by seed="
+        yield "gives other numbers with the same seed; draw from its own generator, seeded by seed="
 
 
 def each_image_is_judged_alone(method: Method) -> Iterator[str]:
@@ -282,7 +282,7 @@ def each_image_is_judged_alone(method: Method) -> Iterator[str]:
     adapter, items = method.fitted.adapter, method.world.items["test"][:3]
     alone = torch.cat([method.world.logits(adapter, [item]) for item in items])
     if not _close(alone, method.logits[:3], 1e-3):
-        yield f"judges an image otherwise beside others: its logits differ by {_apart(alone, method.logits[:3])}"
+        yield f"judges an image differently next to others: its logits differ by {_apart(alone, method.logits[:3])}"
 
 
 def what_is_given_stays_as_it_is(method: Method) -> Iterator[str]:

@@ -210,7 +210,7 @@ def it_says_what_it_is(objective: Objective) -> Iterator[str]:
     """Names of outputs, a teacher of a kind that there is, towers that there are."""
     cls, known = objective.cls, {*OUTPUTS, *objective.cls.outputs}
     if unknown := sorted(objective.needs - known):
-        yield f"needs '{unknown[0]}', which is no output; bring it in outputs"
+        yield f"needs '{unknown[0]}', which is not an output; bring it in outputs"
     if cls.outputs.keys() & OUTPUTS.keys():
         yield f"outputs brings '{min(cls.outputs.keys() & OUTPUTS.keys())}', which there is already"
     teacher, asks = objective.build().teacher, any(name.startswith("teacher.") for name in objective.needs)
@@ -236,7 +236,7 @@ def it_gives_finite_scalars(objective: Objective) -> Iterator[str]:
         yield f"gives {', '.join(sorted(values))} and no 'loss'"
     for name, value in values.items():
         if not isinstance(value, Tensor) or value.ndim or not torch.isfinite(value):
-            yield f"its '{name}' is no finite scalar tensor"
+            yield f"its '{name}' is not a finite scalar tensor"
 
 
 def it_says_what_it_lacks(objective: Objective) -> Iterator[str]:

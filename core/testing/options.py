@@ -84,7 +84,7 @@ def options_read_what_they_write(options: Options) -> Iterator[str]:
 
 
 def options_answer_in_one_line(options: Options) -> Iterator[str]:
-    """Words that are no numbers, NaN, infinity, absurd sizes (a weight or a rate may be of any) and names of no option
+    """Words that are not numbers, NaN, infinity, absurd sizes (a weight or a rate may be of any) and names of no option
     are refused in one line that names the option."""
     for each in options.all:
         for value in _unusable(each):

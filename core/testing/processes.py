@@ -132,7 +132,7 @@ def serve(rank: int, count: int, meeting: str) -> None:
         meeting: file by which the ranks find each other.
     """
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # what libraries print is not an answer
     if count > 1:
         torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=count)
     for line in sys.stdin:

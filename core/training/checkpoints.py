@@ -1,6 +1,6 @@
 """Checkpoints that survive a power cut: written whole or not at all, proven by their digest, the one before kept.
 
-One file a checkpoint, of tensors and plain values, read with torch's `weights_only`; beside it its sha256.
+One file per checkpoint, of tensors and plain values, read with torch's `weights_only`; beside it its sha256.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def _digest_file(path: Path) -> Path:
 
 
 def all_random_states() -> list[dict[str, Any]]:
-    """One entry a rank."""
+    """One entry per rank."""
     name, keys, position, has_gauss, gauss = np.random.get_state()
     version, internal, spare = random.getstate()
     mine = {

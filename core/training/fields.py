@@ -58,11 +58,11 @@ TEXT_KINDS = {
 """Field -> kind of text that the source is asked for."""
 
 CURES = {
-    "tokens": "captions, or one label an image",
-    "tokens_view2": "captions, or one label an image",
+    "tokens": "captions, or one label per image",
+    "tokens_view2": "captions, or one label per image",
     "tokens_synthetic": "a column 'synthetic', or rewrites",
     "tokens_negative": "a column 'negative'",
-    "tokens_positives": "long captions or several an image",
+    "tokens_positives": "long captions or several per image",
     "tokens_short": "a column 'short'",
     "pixels_negative": "a column 'negative_image'",
     "labels": "a column 'label'",

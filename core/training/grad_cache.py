@@ -28,7 +28,7 @@ def cached_backward(
 
     Args:
         micro_batches: the batch in parts.
-        encode: a part -> its outputs, one row a sample.
+        encode: a part -> its outputs, one row per sample.
         loss_of: outputs of the whole batch -> {"loss": ..., parts}; adds what is the same for all samples itself.
         backward: runs the backward pass of the loss (a scaler may scale it).
         replay: (part, gradient of each output, whether it is the last part): runs the part again, with the random

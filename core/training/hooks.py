@@ -62,7 +62,7 @@ class StepHook(Hook):
 
 
 def watch(values: dict[str, float], runner, data_batch: dict[str, Any]) -> None:
-    """Stop a run whose loss or gradient is no number, or has run away.
+    """Stop a run whose loss or gradient is not a number, or has run away.
 
     Raises:
         DataError: names the step and its samples, and what to try.
@@ -232,10 +232,10 @@ def model_of(runner):
 
 
 class EpochRateHook(Hook):
-    """One learning rate an epoch.
+    """One learning rate per epoch.
 
     Args:
-        shares: of each parameter group's own rate, one an epoch.
+        shares: of each parameter group's own rate, one per epoch.
     """
 
     def __init__(self, shares: Sequence[float]):
@@ -277,7 +277,7 @@ def newest_share(epochs: int, mean: float, deviation: float) -> float:
 
 
 class History:
-    """Means of the values of the steps, an epoch a row."""
+    """Means of the values of the steps, one epoch per row."""
 
     def __init__(self):
         self.rows: list[dict[str, float]] = []

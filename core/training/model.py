@@ -1,4 +1,4 @@
-"""Towers and objective as the module that mmengine's Runner trains: one optimiser step a global batch."""
+"""Towers and objective as the module that mmengine's Runner trains: one optimiser step per global batch."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class PairModel(BaseModel):
         return global_step(self, self, data, optim_wrapper)
 
     def after_step(self) -> None:
-        """What moves once a step: the logit scale's bounds, queues and means of the losses, the teacher."""
+        """What moves once per step: the logit scale's bounds, queues and means of the losses, the teacher."""
         clamp_logit_scale(self.towers, self.scale_bounds)
         self.objective.call("after_step", self)
         if self.objective.teacher == "ema":

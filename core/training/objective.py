@@ -23,21 +23,21 @@ class Objective(nn.Module):
         weights: name -> factor; by default 1 each.
 
     Raises:
-        ConfigError: no loss, a weight that is no positive number, two losses that want different teachers, or that
+        ConfigError: no loss, a weight that is not a positive number, two losses that want different teachers, or that
             bring different outputs under one name.
     """
 
     def __init__(self, losses: Mapping[str, Loss], weights: Mapping[str, float] | None = None):
         super().__init__()
         if not losses:
-            raise ConfigError("--loss: give one loss at least")
+            raise ConfigError("--loss: give at least one loss")
         self.losses = nn.ModuleDict(losses)
         self.weights = {name: float((weights or {}).get(name, 1.0)) for name in losses}
         for name, weight in self.weights.items():
             _check_weight(name, weight)
         teachers = {loss.teacher for loss in losses.values() if loss.teacher}
         if len(teachers) > 1:
-            raise ConfigError(f"--loss {', '.join(losses)}: they want different teachers ({', '.join(teachers)})")
+            raise ConfigError(f"--loss {', '.join(losses)}: they need different teachers ({', '.join(teachers)})")
         self.teacher = next(iter(teachers), None)
         self.outputs = outputs_of(losses)
 
@@ -103,12 +103,12 @@ def outputs_of(losses: Mapping[str, Loss | type[Loss]]) -> dict[str, Output]:
     for name, loss in losses.items():
         for output, what in loss.outputs.items():
             if brought.setdefault(output, what) != what:
-                raise ConfigError(f"loss '{name}' brings an output '{output}' that another loss brings otherwise")
+                raise ConfigError(f"loss '{name}' brings an output '{output}' that another loss defines differently")
     return brought
 
 
 def columns_of(names: Iterable[str]) -> dict[str, str]:
-    """Columns of the data that losses ask for beside the usual ones -> "text", "numbers" or "image".
+    """Columns of the data that losses ask for in addition to the usual ones -> "text", "numbers" or "image".
 
     Args:
         names: of losses.
@@ -124,7 +124,7 @@ def parse_losses(named: Iterable[str]) -> dict[str, float]:
     """["clip", "silc=0.5"] -> {"clip": 1.0, "silc": 0.5}.
 
     Raises:
-        ConfigError: a weight that is no number above 0, or a name given twice.
+        ConfigError: a weight that is not a number above 0, or a name given twice.
     """
     weights: dict[str, float] = {}
     for text in named:

@@ -14,7 +14,7 @@ from .sharding import squared_norm
 
 
 class StepOptimWrapper(OptimWrapper):
-    """Backward, clip and step once a global batch, with the loss scaled where fp16 asks for it.
+    """Backward, clip and step once per global batch, with the loss scaled where fp16 asks for it.
 
     Args:
         optimizer: as mmengine's.

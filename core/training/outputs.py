@@ -1,4 +1,4 @@
-"""From a batch to the named outputs that losses ask for, each tower run once a view."""
+"""From a batch to the named outputs that losses ask for, each tower run once per view."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Outputs(nn.Module):
         return self.class_scores.weights() if "class_features" in self.wanted else None
 
     def per_sample(self, batch: Mapping[str, Any], classes: Tensor | None = None) -> dict[str, Tensor]:
-        """Outputs with one row a sample.
+        """Outputs with one row per sample.
 
         Args:
             classes: what `classes()` gives, where that is known already.

@@ -59,7 +59,7 @@ class Samples(Dataset):
                 return {**self._fields(epoch, tried), "index": torch.tensor(tried), "broken": broken}
             except DataError as error:
                 broken.append((self.source.name(tried), " ".join(str(error).split())))
-        raise DataError(f"{len(broken)} samples one after the other cannot be read; {broken[0][0]}: {broken[0][1]}")
+        raise DataError(f"{len(broken)} samples in a row cannot be read; {broken[0][0]}: {broken[0][1]}")
 
     def _fields(self, epoch: int, row: int) -> dict[str, Any]:
         made: dict[str, Any] = {}

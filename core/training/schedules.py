@@ -26,7 +26,7 @@ def dassl_learning_rates(
     warmup_lr: float = 1e-5,
     recount: bool = True,
 ) -> list[float]:
-    """The learning rate of each epoch: a warm-up, then a cosine over `epochs` that is stepped once an epoch.
+    """The learning rate of each epoch: a warm-up, then a cosine over `epochs` that is stepped once per epoch.
 
     Args:
         lr: the peak.
@@ -66,7 +66,7 @@ def chained_cosine_rates(lr: float, steps: int) -> list[float]:
 
 
 def held(rates: Sequence[float], steps: int) -> list[list[float]]:
-    """One rate an epoch -> the rates of its steps."""
+    """One rate per epoch -> the rates of its steps."""
     return [[rate] * steps for rate in rates]
 
 

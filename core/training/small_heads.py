@@ -87,8 +87,8 @@ def dassl_epochs(
     views: int,
     order: Tensor | None,
 ) -> Iterator[Epoch]:
-    """`train_epochs` as Dassl does it: one rate an epoch, a warm-up and then a cosine from the optimiser's own rate; an
-    incomplete last batch is dropped where there is a full one.
+    """`train_epochs` as Dassl does it: one rate per epoch, a warm-up and then a cosine from the optimiser's own rate;
+    an incomplete last batch is dropped where there is a full one.
 
     Args:
         support: N labelled images.

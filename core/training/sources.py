@@ -1,4 +1,4 @@
-"""Where a training sample comes from: pairs of images and texts, or labelled images with a prompt a class."""
+"""Where a training sample comes from: pairs of images and texts, or labelled images with one prompt per class."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ OF_CLASSES = frozenset({"logits", "class_features", "teacher.class_features"})
 
 @dataclass
 class Task:
-    """What a training is about, beside its settings.
+    """What a training is about, besides its settings.
 
     Args:
         source: the training set.
@@ -70,7 +70,7 @@ class Task:
         view: augments an image for training: (decoded, seed) -> pixels; by default a crop and a flip.
         select: chooses what is trained: called with the backbone; by default `lock`, `train_last` and `lora` say it.
         validate: () -> score on val, the higher the better; or None.
-        identity: facts that a checkpoint must share to be resumed, beside the settings.
+        identity: facts that a checkpoint must share to be resumed, besides the settings.
     """
 
     source: Source
@@ -92,7 +92,7 @@ class Trained:
     """What a training did; the weights are in the backbone.
 
     Attributes:
-        history: one row an epoch.
+        history: one row per epoch.
         objective: the losses, with what they learnt.
         notes: sentences for the user.
         broken: (sample, reason) of those that could not be read.
@@ -133,7 +133,7 @@ def train(
     Raises:
         CapabilityError: a loss needs what backbone or data do not have.
         ConfigError: settings that do not go together.
-        DataError: too many unreadable samples, checkpoints of another run or damaged, or a loss that is no number.
+        DataError: too many unreadable samples, checkpoints of another run or damaged, or a loss that is not a number.
     """
     started = time.monotonic()
     seed_everything(settings.seed)
@@ -257,7 +257,7 @@ class _Parts:
         else:
             set_trainable(backbone, lock=self._locked(), last=self.settings.train_last)
         if not any(p.requires_grad for p in backbone.model.parameters()):
-            raise ConfigError("nothing of the towers is trained; unlock one, or train more of its last layers")
+            raise ConfigError("no part of the towers is trained; unlock one, or train more of its last layers")
 
     def _locked(self) -> tuple[str, ...]:
         wanted = {tower for loss in self.objective.losses.values() for tower in getattr(loss, "frozen_towers", ())}

@@ -1,6 +1,6 @@
 """Training augmentation of 2-D medical images, by albumentations: mild, and a pure function of the seed.
 
-Crops keep four fifths of the image at least, since size tells in medicine; turns stay below 10 degrees; brightness and
+Crops keep at least four fifths of the image, since size tells in medicine; turns stay below 10 degrees; brightness and
 contrast change by up to 10 %, as they do between scanners and stains. Colour is left alone: in histology and
 haematology it is the finding.
 """
@@ -65,7 +65,7 @@ class MedicalAugment:
         return (unit - torch.tensor(self.mean).view(3, 1, 1)) / torch.tensor(self.std).view(3, 1, 1)
 
     def _pipeline(self, shrinks: bool):
-        """One pipeline a thread: its random state is its own."""
+        """One pipeline per thread: its random state is its own."""
         built = self._local.__dict__.setdefault("built", {})
         if shrinks not in built:
             built[shrinks] = self._build(shrinks)

@@ -44,7 +44,7 @@ def read_dicom_folder(path: str | Path, formats: Sequence[Format], label_tag: st
         DataError: fewer than two classes. Files without the attribute are skipped and listed.
     """
     if label_tag not in LABEL_TAGS:
-        raise UnknownNameError(f"option label_tag: '{label_tag}' is no attribute for classes; {_known(label_tag)}")
+        raise UnknownNameError(f"option label_tag: '{label_tag}' is not an attribute for classes; {_known(label_tag)}")
     root, dicom = Path(path), [fmt for fmt in formats if fmt.name == "DICOM"]
     found, labels = Found(), []
     for file in walk(root, root, found):

@@ -83,7 +83,7 @@ def read_header(path: Path) -> Header:
     """The header of a file.
 
     Raises:
-        DataError: no DICOM file.
+        DataError: not a DICOM file.
     """
     data_set = open_data_set(path, defer_size=DEFER_BYTES, specific_tags=list(HEADER_KEYWORDS))
     try:
@@ -91,7 +91,7 @@ def read_header(path: Path) -> Header:
         has_pixels = any(keyword in data_set for keyword in PIXEL_KEYWORDS) and bool(data_set.get("Rows"))
         is_marked = has_dicom_mark(path)
         if not has_pixels and not is_marked:
-            raise DataError(f"{path}: no DICOM file, whatever its name says; replace it or leave it out")
+            raise DataError(f"{path}: not a DICOM file, despite its name; replace it or leave it out")
         frames = max(1, int(data_set.get("NumberOfFrames") or 1)) if has_pixels else 0
         modality = modality if modality.isalnum() and len(modality) <= 16 else ""
         deflated = getattr(data_set.file_meta.get("TransferSyntaxUID"), "is_deflated", False)
@@ -106,7 +106,7 @@ def open_data_set(path: Path, **options) -> pydicom.Dataset:
     """`pydicom.dcmread`, silent, also for old files without the "DICM" mark.
 
     Raises:
-        DataError: no DICOM file.
+        DataError: not a DICOM file.
     """
     hush_pydicom()
     try:
@@ -117,7 +117,7 @@ def open_data_set(path: Path, **options) -> pydicom.Dataset:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or 'read error'}); check it") from None
     except Exception as error:
-        reason = f"no readable DICOM file ({type(error).__name__})"
+        reason = f"not a readable DICOM file ({type(error).__name__})"
         raise DataError(f"{path}: {reason}; replace it or leave it out") from None
 
 

@@ -51,8 +51,8 @@ def load_dicom(path: str | Path, decode: dict[str, Any]) -> Decoded:
         (H, W, 3): uint8 for 8-bit colour and 8-bit grey without a window, else float32 in 0..1.
 
     Raises:
-        DataError: no DICOM file, no pixels, a frame that is not there, pixels that cannot be decoded, NaN, or a window
-            in Hounsfield units on something else than CT.
+        DataError: not a DICOM file, no pixels, a frame that is not there, pixels that cannot be decoded, NaN, or a
+            window in Hounsfield units on something else than CT.
     """
     path, frame, window = Path(path), int(decode.get("frame", 0)), decode.get("window")
     header = read_header(path)
@@ -61,7 +61,7 @@ def load_dicom(path: str | Path, decode: dict[str, Any]) -> Decoded:
         raise DataError(f"{path}: has no frame {frame}, only 0 to {header.frames - 1}; correct the frame")
     stored, data_set = _decode(path, frame, header.is_whole_read)
     if is_preset(window) and not _in_hounsfield(data_set):
-        unit = f"window '{window}' is in Hounsfield units, this is no CT image ({header.modality})"
+        unit = f"window '{window}' is in Hounsfield units, this is not a CT image ({header.modality})"
         raise DataError(f'{path}: {unit}; give window="centre,width" or "minmax"')
     try:
         if stored.ndim == 3:

@@ -216,7 +216,7 @@ def _read_arrays(path: Path, reading: Reading) -> DomainData:
     if not is_medmnist(path):
         held = ", ".join(array_names(path)[:6]) or "nothing"
         raise DataError(
-            f"{path}: no MedMNIST file, which holds train_images, train_labels, ...; this one holds {held} "
+            f"{path}: not a MedMNIST file, which holds train_images, train_labels, ...; this one holds {held} "
             "(features go to --features)"
         )
     return read_medmnist(path, axis=reading.axis, slice_at=reading.slice, class_names=reading.class_names)

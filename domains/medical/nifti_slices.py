@@ -166,7 +166,7 @@ def _open(path: Path):
     try:
         image = nibabel.load(path)
     except Exception as error:  # damaged headers make nibabel raise many types
-        reason = f"no readable NIfTI file ({type(error).__name__})"
+        reason = f"not a readable NIfTI file ({type(error).__name__})"
         raise DataError(f"{path}: {reason}; replace it or leave it out") from None
     if not isinstance(image, nibabel.Nifti1Image):
         raise DataError(f"{path}: a {type(image).__name__}, not a NIfTI volume; leave it out")
@@ -216,7 +216,7 @@ def nifti_format(
     Args:
         axis: "axial", "coronal" or "sagittal".
         every: every n-th slice is a sample.
-        central: share of the slices, around the middle, that is used; the ends of a volume show little. One at least.
+        central: share of the slices, around the middle, that is used; the ends of a volume show little. At least one.
         volume: which volume of a 4-D file.
         window: as `intensity.check_window` gives it; None scales by the volume's percentiles 0.5 and 99.5.
     """

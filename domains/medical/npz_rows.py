@@ -27,7 +27,7 @@ def array_names(path: Path) -> tuple[str, ...]:
     """Names of the arrays in a file.
 
     Raises:
-        DataError: no readable .npz.
+        DataError: not a readable .npz.
     """
     with _reporting(path):
         return _array_names(path)
@@ -137,6 +137,6 @@ def _reporting(path: Path):
         reason = "holds pickled objects, which are never opened" if "pickle" in str(error).lower() else str(error)
         raise DataError(f"{path}: cannot be read ({reason}); copy it again") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise DataError(f"{path}: no readable .npz ({error}); copy it again") from None
+        raise DataError(f"{path}: not a readable .npz ({error}); copy it again") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}); check space and permissions") from None

@@ -20,7 +20,7 @@ class Reading:
     """Options of `OpenVocab.read`, given as `data.NAME` in a recipe."""
 
     class_names: tuple[str, ...] | None = option(None, "which classes, in which order; names by number where none are")
-    reduce_zero_label: bool = option(False, "masks: 0 is no class but what has none, and 1 is the first class")
+    reduce_zero_label: bool = option(False, "masks: 0 stands for no class, and 1 is the first class")
     background: bool = option(True, "masks of COCO outlines: the pixels outside are a class, the first one")
 
     def __post_init__(self):

@@ -1,8 +1,8 @@
 """What may be found in an image: names of classes, each with the texts that stand for it.
 
-A class has one query a synonym, a query the mean of its prompts' embeddings: of its templates, filled with the synonym,
-and of its descriptions (Radford et al., CLIP, 2021, arXiv 2103.00020; for several names a class Wang et al., SCLIP,
-2023, arXiv 2312.01597, take the best of their scores).
+A class has one query per synonym, a query the mean of its prompts' embeddings: of its templates, filled with the
+synonym, and of its descriptions (Radford et al., CLIP, 2021, arXiv 2103.00020; for several names per class Wang et al.,
+SCLIP, 2023, arXiv 2312.01597, take the best of their scores).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Vocabulary:
         """The vocabulary that a user names.
 
         Args:
-            classes: "a, b, c"; a list of names; a text file with one class a line, its synonyms after it, comma-
+            classes: "a, b, c"; a list of names; a text file with one class per line, its synonyms after it, comma-
                 separated; a JSON file or a mapping, {class: [descriptions]} or {class: {"synonyms": [...],
                 "descriptions": [...]}}. A synonym list holds further names; the class's own name counts too.
             templates: texts with `{}`, or one of `SETS`.
@@ -145,14 +145,14 @@ def _is_file(text: str) -> bool:
 
 def _from_file(path: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
     if path.suffix.lower() not in FILES:
-        raise DataError(f"{path}: names come from a .txt or .json file; write one class a line, or {JSON_SHAPE[6:]}")
+        raise DataError(f"{path}: names come from a .txt or .json file; write one class per line, or {JSON_SHAPE[6:]}")
     if path.suffix.lower() == ".json":
         return _entries(read_class_json(path, JSON_SHAPE), path)
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "no UTF-8 text"
-        raise DataError(f"{path}: cannot be read ({reason}); write one class a line") from None
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise DataError(f"{path}: cannot be read ({reason}); write one class per line") from None
     rows = [[part.strip() for part in line.split(",") if part.strip()] for line in lines if line.strip()]
     return _checked({row[0]: (tuple(row[1:]), ()) for row in rows if row}, [row[0] for row in rows if row])
 

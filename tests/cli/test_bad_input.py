@@ -60,7 +60,7 @@ def test_one_class_only(fit, refused, class_folders):
 
 def test_one_class_only_in_a_manifest(fit, refused, class_folders):
     table = _manifest(class_folders("red"), *({"image": f"red/{i:02d}.png", "label": "red"} for i in range(2)))
-    refused(fit("--data", table), FAILED, "labels.csv", "1 class", "two classes at least")
+    refused(fit("--data", table), FAILED, "labels.csv", "1 class", "at least two classes")
 
 
 def test_no_readable_image(fit, refused, tmp_path):
@@ -73,7 +73,7 @@ def test_no_readable_image(fit, refused, tmp_path):
 
 def test_a_file_that_is_no_data_set(fit, refused, tmp_path):
     (tmp_path / "thing.xyz").write_text("?")
-    refused(fit("--data", "thing.xyz"), FAILED, "thing.xyz", "not a kind of data set", "give")
+    refused(fit("--data", "thing.xyz"), FAILED, "thing.xyz", "not a known kind of data set", "give")
 
 
 def test_a_manifest_without_its_label_column(fit, refused, colours):
@@ -440,7 +440,7 @@ def test_a_method_that_needs_a_text_tower_says_a_features_file_has_none(fit, ref
 @pytest.mark.parametrize("adapter", ["ape", "ape-t"])
 def test_a_method_for_one_label_refuses_several(fit, refused, tmp_path, adapter):
     outcome = fit("--features", features_file(tmp_path / "f.npz", several=True), "--adapter", adapter)
-    refused(outcome, FAILED, adapter, "one label an image")
+    refused(outcome, FAILED, adapter, "one label per image")
 
 
 def test_novel_classes_need_a_method_that_can_name_them(fit, refused, colours):

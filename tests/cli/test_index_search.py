@@ -149,7 +149,7 @@ def test_what_cannot_be_indexed_is_one_line(index, colours, tmp_path):
         (["gone"], "gone: no such file or folder", 1),
         (["--texts", "gone.txt"], "--texts gone.txt: cannot be read", 1),
         (["--texts", "empty.txt"], "--texts empty.txt: empty", 1),
-        (["--texts", "bytes.txt"], "no UTF-8 text", 1),
+        (["--texts", "bytes.txt"], "not UTF-8 text", 1),
         (["--texts", "empty.txt", "--domain", "medical"], "omit it with --texts", 2),
         ([colours, "--kind", "tree"], "--kind tree: there are flat, hnsw, ivf", 2),
         ([colours, "--task", "classification"], "--task: belongs to a domain", 2),

@@ -101,17 +101,17 @@ def read_synonyms(path: str | Path) -> dict[str, tuple[str, ...]]:
     """The synonyms of a JSON file: {"big": ["large", "huge"], ...}.
 
     Raises:
-        DataError: it cannot be read, or is no object of lists of words.
+        DataError: it cannot be read, or is not an object of lists of words.
     """
     try:
         content = parse_json(path, Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error}); check the path, and save it as UTF-8") from error
     if not isinstance(content, dict):
-        raise DataError(f'{path}: no JSON object; write {{"word": ["synonym", ...], ...}}')
+        raise DataError(f'{path}: not a JSON object; write {{"word": ["synonym", ...], ...}}')
     for word, synonyms in content.items():
         if not isinstance(synonyms, list) or not all(isinstance(other, str) and other.strip() for other in synonyms):
-            raise DataError(f"{path}: synonyms of {json.dumps(word)} are no list of words; correct it")
+            raise DataError(f"{path}: synonyms of {json.dumps(word)} are not a list of words; correct it")
     return {word.lower(): tuple(synonyms) for word, synonyms in content.items() if synonyms}
 
 

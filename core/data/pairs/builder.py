@@ -16,7 +16,7 @@ from .record_fields import BrokenRow
 
 
 class PairBuilder:
-    """Takes rows in the order of a list and makes a PairSet of them, without keeping a Python object a row.
+    """Takes rows in the order of a list and makes a PairSet of them, without keeping a Python object per row.
 
     Args:
         base: folder that file names are relative to.
@@ -118,7 +118,7 @@ class PairBuilder:
         return pairs
 
     def _joined(self, labels: np.ndarray) -> tuple[PairColumns, np.ndarray]:
-        """Columns with one row an image, and its split. A row that contradicts an earlier one is skipped."""
+        """Columns with one row per image, and its split. A row that contradicts an earlier one is skipped."""
         splits = np.frombuffer(self._splits, np.uint8)
         names, captions, negatives = self._names.build(), self._captions.build(), self._negatives.build()
         texts = {}
@@ -191,7 +191,7 @@ def natural(name: str) -> tuple[int, int, str]:
 def nothing_left(listed_in: str | Path, skipped: list[tuple[str, str]]) -> str:
     """The message of a set without a single usable pair."""
     if not skipped:
-        return f"{listed_in}: holds no image-text pair; give an image and a caption a row"
+        return f"{listed_in}: holds no image-text pair; give an image and a caption per row"
     name, reason = skipped[0]
     return f"{listed_in}: none of its {len(skipped)} rows can be used; the first is {name} ({reason}); correct them"
 
@@ -235,7 +235,7 @@ def first_given(values: np.ndarray, given: np.ndarray, leaders: np.ndarray) -> n
 
 
 def regrouped(column: Ragged, leaders: np.ndarray, kept: np.ndarray) -> Ragged:
-    """The column with one row an image, in order of first rows, each with the texts of its rows.
+    """The column with one row per image, in order of first rows, each with the texts of its rows.
 
     Args:
         column: N rows.

@@ -29,7 +29,7 @@ class CaptionSampler:
           Improving CLIP Training with Language Rewrites (LaCLIP; Fan et al., 2023, arXiv 2305.20088).
         * "shear": the same, a rewrite cut to as many words as the original has, which keeps what a model invented at
           its end away. MLLMs-Augmented Visual-Language Representation Learning (Liu et al., 2023, arXiv 2311.18765);
-          one text a step, as in LaCLIP.
+          one text per step, as in LaCLIP.
 
     As in LaCLIP a text of fewer than two words gives way to the original.
 

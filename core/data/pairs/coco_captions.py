@@ -44,7 +44,7 @@ def read_coco_captions(paths: Sequence[Path], root: Path | None = None) -> PairS
             `images/`, `JPEGImages/`, and `train2017/` for `captions_train2017.json`.
 
     Raises:
-        DataError: a file cannot be read or is no COCO file, or no image can be used.
+        DataError: a file cannot be read or is not a COCO file, or no image can be used.
     """
     listed = ListedImages(paths[0], root, also=[path.stem.rsplit("_", 1)[-1] for path in paths])
     without = 0
@@ -119,7 +119,7 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file.
 
     Raises:
-        DataError: it cannot be read, or is no UTF-8 or no JSON.
+        DataError: it cannot be read, or is not UTF-8 or not JSON.
     """
     try:
         return parse_json(path, path.read_text(encoding="utf-8-sig"))
@@ -194,12 +194,12 @@ def read_person_search(path: Path, content: list[Any], root: Path | None = None)
         root: folder of the images; by default the file's own; in it also `imgs/` and `images/`.
 
     Raises:
-        DataError: an entry is no object, a split is unknown, or no image can be used.
+        DataError: an entry is not an object, a split is unknown, or no image can be used.
     """
     listed = ListedImages(path, root)
     for number, entry in enumerate(content, start=1):
         if not isinstance(entry, dict):
-            raise DataError(f"{path}: entry {number} is no JSON object; give one object an image")
+            raise DataError(f"{path}: entry {number} is not a JSON object; give one object per image")
         name = next((entry[key] for key in IMAGE_KEYS if entry.get(key)), None)
         split = split_named(str(entry.get("split") or ""), f"{path} entry {number}")
         person = entry.get("id")

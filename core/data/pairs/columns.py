@@ -1,4 +1,4 @@
-"""Columns of texts without a Python object a row: bytes in one block, and numbers that say where each text lies."""
+"""Columns of texts without a Python object per row: bytes in one block, and numbers that say where each text lies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Image files by the names that a list gives, millions of them: one look at each, safety checked once a folder."""
+"""Image files by the names that a list gives, millions of them: one look at each, safety checked once per folder."""
 
 from __future__ import annotations
 

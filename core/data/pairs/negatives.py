@@ -20,7 +20,7 @@ def swap_negative(text: str, generator: np.random.Generator) -> str:
     When and Why Vision-Language Models Behave Like Bags-of-Words, and What to Do About It (NegCLIP; Yuksekgonul et al.,
     2022, arXiv 2210.01936) swaps two nouns, adjectives, adverbs, verbs or noun phrases that a parser finds. Ours needs
     no parser: two adjectives, nouns, verbs or numbers of a small list of words are swapped, each kind that has two in
-    the text as likely; else any two words that are no function words; else any two. A text with no two different words
+    the text as likely; else any two words that are not function words; else any two. A text with no two different words
     gets "no" before it. "a" and "an" follow the word after them, so that they do not give the negative away; the words
     themselves keep their number, as in NegCLIP.
 

@@ -47,7 +47,7 @@ class StoredImages:
         except OSError as error:
             raise DataError(f"{source}: cannot be read ({error.strerror}); check the path") from error
         if size is not None and len(data) < size:
-            raise DataError(f"{source}: cut short, byte {offset} and {size} more are not there; replace it")
+            raise DataError(f"{source}: cut short, byte {offset} and {size} more are missing; replace it")
         return data
 
     def decode(self, source: str, offset: int | None, size: int | None) -> Decoded:
@@ -93,13 +93,13 @@ class PairColumns:
     Args:
         base: folder that file names are relative to.
         files: names of files, each once.
-        captions: one or more a row.
+        captions: one or more per row.
         labels: int32 indices of classes, -1 for none.
         file_of: which of `files` a row's image is in; None where row i is in file i.
         ids: names within their files, for images in tar files; None where the file's name is the id.
         offsets: byte of a tar file where the image begins, int64; None for files of their own.
         sizes: bytes of it, int64, with `offsets`.
-        texts: field -> none or more a row.
+        texts: field -> none or more per row.
         negative_images: names of files, "" for none.
         numbers: further column -> (N, n) float64, NaN in rows that have none.
         images: further column -> names of files, "" for none.
@@ -131,7 +131,7 @@ class PairColumns:
 
 @dataclass(frozen=True)
 class PairSet:
-    """N image-text pairs, one row an image with all that is said about it.
+    """N image-text pairs, one row per image with all that is said about it.
 
     Made by `read_pairs` and `sample_pairs`. Parts of it (`split`, `select`) share its columns.
 

@@ -63,7 +63,7 @@ def _ends(count: int, val: float, test: float) -> tuple[int, int]:
 
 
 def _keys(pairs: PairSet, rows: np.ndarray, hashes: FileHashes | None, by_class: bool) -> list[str]:
-    """One key a row, equal for rows that must not be divided."""
+    """One key per row, equal for rows that must not be divided."""
     names = [pairs.id(row) for row in rows.tolist()]
     if by_class:
         labels = pairs.labels[rows].tolist()

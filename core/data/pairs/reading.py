@@ -37,7 +37,7 @@ PACKED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip")
 WHAT_IS_READ = (
     "a table with an image and a caption column (.csv, .tsv, .jsonl), COCO captions*.json, Karpathy's dataset_*.json, "
     "a CUHK-PEDES-like .json, WebDataset .tar shards (a file, a folder, or shard-{000..012}.tar), "
-    "a folder of images with a .txt beside each, or 'sample'"
+    "a folder of images with a .txt next to each, or 'sample'"
 )
 JSON_NAMES = (
     *("captions*.json", "annotations/captions*.json", "dataset*.json", "*_captions.json", "reid_raw.json"),
@@ -73,10 +73,10 @@ def read_pairs(
     columns: Mapping[str, str] | None = None,
     **options: Any,
 ) -> PairSet:
-    """The image-text pairs at `path`, one row an image with all its captions.
+    """The image-text pairs at `path`, one row per image with all its captions.
 
     A file is judged by suffix and content. In a folder the first of these counts: tar shards, an annotation file
-    (COCO, Karpathy, CUHK-PEDES), a table if there is one only, images with texts beside.
+    (COCO, Karpathy, CUHK-PEDES), a table if there is one only, images with texts next to them.
 
     Rows without a split are train where others have one; where none has, a share of the images is val and one is
     test, in person search of the persons (`assign_pair_splits`).
@@ -85,7 +85,7 @@ def read_pairs(
         path: file, folder, name with braces, or "sample" for generated pairs.
         hashes: memory of file hashes: its folder keeps the indices of shards, and copies of an image under other
             names go to one split.
-        columns: columns of a table, or keys of the `.json` of shards, that are kept beside the usual ones where there
+        columns: columns of a table, or keys of the `.json` of shards, that are kept besides the usual ones where there
             are any, since a loss asks for them -> what they hold: "text", "numbers" or "image" (tables alone).
         options: fields of `Reading`.
 
@@ -158,7 +158,7 @@ def _source_of_folder(folder: Path, hashes: FileHashes | None) -> _Source:
     if tables:
         return _source_of_file(tables[0], hashes)
     if holds_texts_beside(folder):
-        return _Source("images with texts beside", frozenset(), lambda: read_texts_beside(folder))
+        return _Source("images with texts next to them", frozenset(), lambda: read_texts_beside(folder))
     raise DataError(f"{folder}: no image-text pairs found in it; give {WHAT_IS_READ}")
 
 
@@ -181,7 +181,7 @@ def _source_of_file(path: Path, hashes: FileHashes | None) -> _Source:
         return _table(path)
     if suffix in PACKED:
         raise DataError(f"{path}: packed; unpack it first (a .tar can stay as it is)")
-    raise DataError(f"{path}: not a kind of pairs known here; give {WHAT_IS_READ}")
+    raise DataError(f"{path}: not a known kind of pairs; give {WHAT_IS_READ}")
 
 
 def _source_of_json(path: Path) -> _Source:

@@ -51,7 +51,7 @@ class Columns:
     Args:
         names: all columns.
         image, caption: names of columns that the user gave.
-        further: columns that are kept beside the usual ones -> what they hold: "text", "numbers" or "image".
+        further: columns that are kept in addition to the usual ones -> what they hold: "text", "numbers" or "image".
 
     Attributes:
         of: field -> column, for fields that have one.
@@ -86,7 +86,7 @@ class Columns:
         """The texts of a field, none of them empty.
 
         Raises:
-            BrokenRow: a value that is no text.
+            BrokenRow: a value that is not a text.
         """
         column = self.of.get(field)
         if column is None:
@@ -104,7 +104,7 @@ class Columns:
         """Numbers of further columns that the row has.
 
         Raises:
-            BrokenRow: a value that is no number and no list of them.
+            BrokenRow: a value that is neither a number nor a list of them.
         """
         numbers = {name: numbers_of(value, name) for name, value in self._values(record, "numbers")}
         return {name: some for name, some in numbers.items() if some}
@@ -113,7 +113,7 @@ class Columns:
         """Names of files in further columns that the row has.
 
         Raises:
-            BrokenRow: a value that is no single text.
+            BrokenRow: a value that is not a single text.
         """
         files = {name: word_of(value, name) for name, value in self._values(record, "image")}
         return {name: file for name, file in files.items() if file}
@@ -167,7 +167,7 @@ def texts_of(value: Any, what: str, lists: bool = True) -> list[str]:
         return [text for part in value for text in texts_of(part, what, lists=False)]
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return [str(value)]
-    raise BrokenRow(f"{what} is no text: {json.dumps(value, default=str)[:60]}")
+    raise BrokenRow(f"{what} is not a text: {json.dumps(value, default=str)[:60]}")
 
 
 def numbers_of(value: Any, what: str) -> tuple[float, ...]:
@@ -186,7 +186,7 @@ def numbers_of(value: Any, what: str) -> tuple[float, ...]:
     try:
         numbers = tuple(float(number) for number in listed)
     except (TypeError, ValueError):
-        raise BrokenRow(f"{what} is no number: {json.dumps(value, default=str)[:60]}") from None
+        raise BrokenRow(f"{what} is not a number: {json.dumps(value, default=str)[:60]}") from None
     if all(math.isnan(number) for number in numbers):
         return ()
     if not all(math.isfinite(number) for number in numbers):
@@ -220,7 +220,7 @@ def word_of(value: Any, what: str) -> str:
     """A value as one text, or "" for none.
 
     Raises:
-        BrokenRow: there are several, or it is no text.
+        BrokenRow: there are several, or it is not a text.
     """
     if isinstance(value, float) and value.is_integer():
         value = int(value)

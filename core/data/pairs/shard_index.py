@@ -39,7 +39,7 @@ class ShardIndex:
     Args:
         keys: what the names of a sample's members share.
         offsets, sizes: (N,) int64, where the bytes of the image are.
-        captions: one or more a sample.
+        captions: one or more per sample.
         texts: further texts by field, or by further column.
         numbers: further column -> (N, n) float64, NaN where a sample has none.
         labels: names of classes, "" for none.
@@ -69,10 +69,10 @@ def shard_index(path: Path, cache: Path, further: Mapping[str, str] | None = Non
     It is found by the shard's path, size and time of change; one that is damaged is made again.
 
     Args:
-        further: keys of the samples' `.json` that are kept beside the usual ones -> "text" or "numbers".
+        further: keys of the samples' `.json` that are kept in addition to the usual ones -> "text" or "numbers".
 
     Raises:
-        DataError: the shard cannot be read or is no plain tar file, or the cache cannot be written.
+        DataError: the shard cannot be read or is not a plain tar file, or the cache cannot be written.
     """
     try:
         stat = path.stat()

@@ -43,10 +43,10 @@ def read_shards(
         paths: the tar files.
         base: folder that they are named relative to.
         hashes: its folder keeps the indices; by default $VLADAPT_CACHE, else ~/.cache/vladapt.
-        columns: keys of the `.json` that are kept beside the usual ones -> what they hold: "text" or "numbers".
+        columns: keys of the `.json` that are kept in addition to the usual ones -> what they hold: "text" or "numbers".
 
     Raises:
-        DataError: a shard cannot be read or is no plain tar file, an unknown split, or no sample can be used.
+        DataError: a shard cannot be read or is not a plain tar file, an unknown split, or no sample can be used.
     """
     cache = (hashes or FileHashes()).path.parent
     indices = [shard_index(path, cache, columns) for path in paths]
@@ -83,7 +83,7 @@ def read_shards(
 
 
 def shards_in(folder: Path) -> list[Path]:
-    """The .tar files of a folder, and of the folders train, val and test in it; links that leave it are no shards."""
+    """The .tar files of a folder, and of the folders train, val and test in it; links that leave it are not shards."""
     inner = [folder, *(folder / e.name for e in visible(folder) if e.is_dir() and e.name.lower() in SPLIT_FOLDERS)]
     entries = [Path(entry.path) for place in inner for entry in visible(place)]
     return sorted(path for path in entries if path.suffix.lower() == ".tar" and stays_inside(path, folder))
@@ -157,7 +157,7 @@ def _joined_numbers(name: str, paths: Sequence[Path], indices: Sequence[ShardInd
     widths = {part.shape[1]: path for part, path in zip(parts, paths, strict=True) if part.shape[1]}
     if len(widths) > 1:
         (width, path), (other, elsewhere) = list(widths.items())[:2]
-        raise DataError(f"{elsewhere}: {name} has {other} numbers, in {path} it has {width}; give equally many")
+        raise DataError(f"{elsewhere}: {name} has {other} numbers, in {path} it has {width}; make them equal")
     width = next(iter(widths), 0)
     return np.concatenate([part if part.shape[1] else np.full((len(part), width), np.nan) for part in parts])
 

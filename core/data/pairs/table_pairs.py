@@ -1,4 +1,4 @@
-"""Pairs listed in a table: CSV, TSV, JSONL, or a JSON list of objects, one image and its texts a row."""
+"""Pairs listed in a table: CSV, TSV, JSONL, or a JSON list of objects, one image and its texts per row."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def read_table_pairs(
         path: the table; columns are found by their usual names (`COLUMNS`), whatever their case.
         image_column, caption_column: their names where they are unusual.
         root: folder that images are relative to; by default the table's own, then `images/` in it.
-        rewrites: text files with one caption a line, line n for the table's n-th row: field "synthetic", as LaCLIP
+        rewrites: text files with one caption per line, line n for the table's n-th row: field "synthetic", as LaCLIP
             (2023, arXiv 2305.20088) stores its rewrites.
         rows: (place, values) of each row, where they are at hand already.
         columns: further columns that are kept -> what they hold: "text", "numbers" or "image".
@@ -93,14 +93,14 @@ class _Lines:
     def next(self, table: Path) -> str:
         line = next(self._lines, None)
         if line is None:
-            raise DataError(f"{self._path}: {self._count} lines, but {table.name} has more rows; give one line a row")
+            raise DataError(f"{self._path}: {self._count} lines, but {table.name} has more rows; give one line per row")
         self._count += 1
         return cleaned(line)
 
     def check_end(self, table: Path) -> None:
         if any(line.strip() for line in self._lines):
             raise DataError(
-                f"{self._path}: more lines than the {self._count} rows of {table.name}; give one line a row"
+                f"{self._path}: more lines than the {self._count} rows of {table.name}; give one line per row"
             )
 
 

@@ -19,10 +19,10 @@ Rows = Iterator[tuple[int, dict[str, Any]]]
 
 
 def table_rows(path: Path) -> Rows:
-    """(line, values by column name) of each row, as the suffix says: a table with a header, or an object a line.
+    """(line, values by column name) of each row, as the suffix says: a table with a header, or one object per line.
 
     Raises:
-        DataError: the file cannot be read, is no UTF-8, or is malformed; the message names the line.
+        DataError: the file cannot be read, is not UTF-8, or is malformed; the message names the line.
     """
     return _json_rows(path) if path.suffix.lower() in (".jsonl", ".ndjson") else _csv_rows(path)
 
@@ -76,7 +76,7 @@ def _first_line(path: Path, lines: Iterator[str]) -> tuple[int, str]:
     for before, line in enumerate(lines):
         if line.strip():
             return before, line
-    raise DataError(f"{path}: empty file; give a header row and one row an image")
+    raise DataError(f"{path}: empty file; give a header row and one row per image")
 
 
 def _next_cells(path: Path, reader: Iterator[list[str]], line: int) -> list[str]:
@@ -102,5 +102,5 @@ def _json_rows(path: Path) -> Rows:
             continue
         row = parse_json(f"{path} line {number}", line)
         if not isinstance(row, dict):
-            raise DataError(f"{path} line {number}: no JSON object; give one object an image")
+            raise DataError(f"{path} line {number}: not a JSON object; give one object per image")
         yield number, row

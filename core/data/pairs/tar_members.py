@@ -49,7 +49,7 @@ class TarFile:
             file: the opened tar file; may be read from between two members.
 
         Raises:
-            DataError: it is no tar file, or a packed one.
+            DataError: it is not a tar file, or a packed one.
         """
         length = os.fstat(file.fileno()).st_size
         try:
@@ -114,5 +114,5 @@ def _no_tar(path: Path) -> str:
     if not head:
         return "empty file (0 bytes); replace it"
     if head.startswith(PACKED):
-        return "packed, and parts of a packed file cannot be got at; unpack it to a plain .tar"
-    return "no tar file; replace it"
+        return "packed, so that its parts cannot be read alone; unpack it to a plain .tar"
+    return "not a tar file; replace it"

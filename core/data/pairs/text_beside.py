@@ -23,7 +23,7 @@ def holds_texts_beside(folder: Path) -> bool:
 
 
 def read_texts_beside(folder: Path) -> PairSet:
-    """Images below the folder with the captions of `NAME.txt`, one a line. A folder train, val or test at the top is
+    """Images below the folder with the captions of `NAME.txt`, one per line. A folder train, val or test at the top is
     a split.
 
     Raises:
@@ -50,7 +50,7 @@ def read_texts_beside(folder: Path) -> PairSet:
 def _captions(file: Path) -> tuple[list[str], str]:
     """(captions, "") of a text file, or ([], why there are none)."""
     if not file.is_file():
-        return [], f"no {file.name} beside it"
+        return [], f"no {file.name} next to it"
     if file.stat().st_size > LONGEST_TEXT:
         return [], f"{file.name} has more than {LONGEST_TEXT} bytes"
     try:

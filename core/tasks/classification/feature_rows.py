@@ -137,7 +137,7 @@ class PreparedFeatures:
     def test(self) -> FeatureSet:
         items = self.data.split("test")
         if not items:
-            raise DataError(f"{self.data.name}: no test rows; give more rows a class, or a `split` array with 'test'")
+            raise DataError(f"{self.data.name}: no test rows; give more rows per class, or a `split` array with 'test'")
         return self._rows(items)
 
     @property

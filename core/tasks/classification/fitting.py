@@ -100,7 +100,7 @@ def refuse_early(recipe: Recipe, adapter: Adapter, prepared: Prepared | Prepared
             f"--novel: adapter '{adapter.name}' has no scores for classes it never saw; learn a prompt instead (coop)"
         )
     if recipe.novel and (count := len(_left_out(recipe, prepared, task))) < 2:
-        raise ConfigError(f"--novel: --classes leaves out {count}, two are needed at least; name fewer classes")
+        raise ConfigError(f"--novel: --classes leaves out {count}, at least two are needed; name fewer classes")
     if recipe.generic and trains_towers(adapter.name):
         probe_of(recipe.generic)  # a folder that cannot be used is found out here
     prepared.classifier  # noqa: B018 (descriptions and templates that cannot be used are found out here)

@@ -144,7 +144,7 @@ class Prepared:
         parts: bool = False,
         check: Callable[[FeatureSet], None] | None = None,
     ) -> Shots:
-        """Support, val and test features of one seed. Val holds min(K, 4) images a class, outside the support.
+        """Support, val and test features of one seed. Val holds min(K, 4) images per class, outside the support.
 
         Args:
             parts: whether all three sets are to have parts; where the support has none, nor have they.
@@ -240,7 +240,7 @@ class Prepared:
         if self._test is None or (parts and self._test.parts is None):
             items = self.data.split("test")
             if not items:
-                raise DataError(f"{self.data.name}: no test images; give more images a class, or a test split")
+                raise DataError(f"{self.data.name}: no test images; give more images per class, or a test split")
             found = self.features(items, "test images", parts=parts)
             self._test = found.with_parts() if parts else found
         return self._test

@@ -186,7 +186,7 @@ class Resources:
         for name in data.class_names:
             if spoken(name).casefold() not in own:
                 near = did_you_mean(name, self.prepared.class_names)
-                raise DataError(f"{path}: '{name}' is no class of the data; {near}")
+                raise DataError(f"{path}: '{name}' is not a class of the data; {near}")
         number = {index: own[spoken(name).casefold()] for index, name in enumerate(data.class_names)}
         items = [item.restricted(number).with_(split="") for item in data.items]
         relabelled = replace(data, items=items, class_names=self.prepared.class_names)
@@ -264,7 +264,7 @@ class Extras:
     parts: Callable[[Sequence[Item]], FeatureSet] | None = None
 
     def columns(self, adapter: Adapter, features: FeatureSet) -> dict[str, Any]:
-        """What has one row an image and is made for all of them at once."""
+        """What has one row per image and is made for all of them at once."""
         wanted = adapter.at_predict - PLAIN - OF_IMAGES - {"parts"}
         items = self._behind(features.ids) if wanted else []
         made: dict[str, Any] = {}
@@ -320,7 +320,7 @@ def batches(adapter: Adapter, features: FeatureSet, extras: Extras) -> Iterator[
     """All rows, some at a time, each batch with what the adapter names in `at_predict`.
 
     Raises:
-        CapabilityError, DataError: that is not to be had.
+        CapabilityError, DataError: that cannot be obtained.
     """
     columns = extras.columns(adapter, features)
     size = WITH_PARTS_AT_ONCE if "parts" in adapter.at_predict else ROWS_AT_ONCE

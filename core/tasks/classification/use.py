@@ -86,7 +86,7 @@ def recipe_again(use: Use) -> Recipe:
         return recipe.with_source(data=use.data or SAMPLE, features=use.features)
     place = (use.run.info.get("data") or {}).get("path", recipe.data_path)
     if place != SAMPLE and not Path(place).exists():
-        raise DataError(f"{place}: the run's own data is not there any more; give other data with --data or --features")
+        raise DataError(f"{place}: the run's own data is no longer there; give other data with --data or --features")
     return recipe.with_(features=place) if recipe.features else recipe.with_source(data=place)
 
 

@@ -95,7 +95,7 @@ def train_plan(
         The model in eval mode, and a row each of some of the steps: "step", "loss" and its parts.
 
     Raises:
-        ConfigError, UnknownNameError: the plan cannot be run. DataError: the loss is no number any more.
+        ConfigError, UnknownNameError: the plan cannot be run. DataError: the loss is not a number any more.
     """
     check_plan(plan)
     if not plan.get("train_cfg"):
@@ -181,8 +181,8 @@ def _index(device: torch.device) -> int:
 
 
 class _Told(Hook):
-    """Tells the user of each step, keeps some for the report, stops on a loss that is no number, and draws the random
-    numbers of each step from the seed, so that a training goes on from any of them as it would have."""
+    """Tells the user of each step, keeps some for the report, stops on a loss that is not a number, and draws the
+    random numbers of each step from the seed, so that a training goes on from any of them as it would have."""
 
     def __init__(self, tell: Callable[[int, int, dict], None], seed: int):
         self.tell, self.seed, self.history = tell, seed, []

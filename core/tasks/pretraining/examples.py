@@ -116,9 +116,9 @@ class RetrievalExamples:
 
         Args:
             backbone: its `preprocess()`, `encode_image` and `encode_text` are used.
-            k: images a query; fewer where fewer can be read.
+            k: images per query; fewer where fewer can be read.
             batch_size: images at once; None: 32.
-            workers: threads that read and preprocess; None: one a CPU core.
+            workers: threads that read and preprocess; None: one per CPU core.
             amp: None, "bf16" or "fp16".
 
         Returns:

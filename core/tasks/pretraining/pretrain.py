@@ -284,7 +284,7 @@ class PretrainFolder:
 
         Raises:
             ConfigError: something is there and it is not to be resumed.
-            DataError: it is no folder, or its files are damaged.
+            DataError: it is not a folder, or its files are damaged.
         """
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"--out {self.path}: a file, not a folder; give the folder that is to hold the model")

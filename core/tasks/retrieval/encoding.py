@@ -35,7 +35,7 @@ class Pairs(Protocol):
         """A Pair; of it `id`, `source`, `captions` and `image` are used. Rows of one image are one image."""
 
     def load_image(self, row: int) -> Decoded:
-        """Its pixels; raises DataError where they cannot be had."""
+        """Its pixels; raises DataError where they cannot be read."""
 
 
 @dataclass
@@ -217,7 +217,7 @@ def _from_all_ranks(rows: Tensor, total: int) -> Tensor:
 
 
 def _with_digest(item: Item, pairs: Any, row: int) -> Item:
-    """An image that is no file (a drawing) is known by its pixels; one that is missing stays so, and is listed."""
+    """An image that is not a file (a drawing) is known by its pixels; one that is missing stays so, and is listed."""
     try:
         pixels = pairs.load_image(row)
     except DataError:

@@ -31,7 +31,7 @@ class RetrievalScores:
             all images have a class also "accuracy" of naming it by the captions, with its interval.
         rankings: direction -> the ranks behind them.
         ids: N images, what `rankings` count.
-        right: (N,) bool, whether an image's class is named rightly by the captions; None without classes.
+        right: (N,) bool, whether an image's class is named correctly by the captions; None without classes.
         skipped: (id, reason) of images left out, with their captions.
     """
 
@@ -65,7 +65,7 @@ def evaluate_retrieval(
         pairs: a PairSet, or what `pairs_of` makes of a domain's captions.
         split: "train", "val" or "test"; None takes all rows.
         batch_size: images at once; None measures the best.
-        workers: decoding threads; None takes one a CPU core.
+        workers: decoding threads; None takes one per CPU core.
         amp: None, "bf16" or "fp16".
         reporter: who tells the user; by default nobody.
         store: where features are kept, for frozen backbones only: it knows weights by the backbone's fingerprint, which
@@ -103,7 +103,7 @@ def before_and_after(before: RetrievalScores | None, after: RetrievalScores) -> 
         {"zero_shot": {"image_to_text/r1": ..., "text_to_image/map": ...} or None, "adapted": {...}, "test_images": N,
         "test_texts": M, "intervals": {"adapted": {direction: [low, high]}, ...}, "mcnemar": {direction: {"gained",
         "lost", "p_value"}} or None}; where images have classes also "accuracy" on both sides and "accuracy_mcnemar".
-        McNemar's test pairs the queries whose first result is right; several captions of one image are no independent
+        McNemar's test pairs the queries whose first result is right; several captions of one image are not independent
         queries, so that for them its p is a little small.
 
     Raises:

@@ -50,7 +50,7 @@ def retrieval_table(metrics: Mapping[str, Any]) -> Table:
 
 
 def retrieval_verdict(metrics: Mapping[str, Any]) -> str:
-    """One sentence a direction: is the change of R@1 more than chance? "" without scores before.
+    """One sentence per direction: is the change of R@1 more than chance? "" without scores before.
 
     Args:
         metrics: of `before_and_after`.
@@ -67,7 +67,7 @@ def retrieval_verdict(metrics: Mapping[str, Any]) -> str:
         )
     if test := metrics.get("accuracy_mcnemar"):
         sentences.append(
-            f"classes: {test['gained']} images are named rightly that were not before, {test['lost']} no longer are: "
+            f"classes: {test['gained']} images are named correctly that were not before, {test['lost']} no longer are: "
             f"{_judged(test)}."
         )
     return "\n".join(sentence[0].upper() + sentence[1:] for sentence in sentences)

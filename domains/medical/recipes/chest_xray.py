@@ -1,4 +1,4 @@
-"""Chest radiographs with one or several findings an image: the cache is fine-tuned."""
+"""Chest radiographs with one or several findings per image: the cache is fine-tuned."""
 
 domain = "medical"
 data = {"modality": "radiology"}

@@ -1,4 +1,4 @@
-"""Tip-Adapter on 16 labelled images a class: nothing is trained, seconds on a CPU."""
+"""Tip-Adapter on 16 labelled images per class: nothing is trained, seconds on a CPU."""
 
 domain = "medical"
 adapter = {"name": "tip-adapter"}

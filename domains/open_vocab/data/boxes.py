@@ -25,7 +25,7 @@ Corners = tuple[float, float, float, float]
 CLIPPED = "Boxes that reached more than a pixel out of their image, cut at its edge"
 OUTSIDE = "Boxes outside their image, left out"
 FLAT = "Boxes without area, left out"
-NOT_FINITE = "Boxes with a coordinate that is no number, left out"
+NOT_FINITE = "Boxes with a coordinate that is not a number, left out"
 BAD_OUTLINE = "Outlines that cannot be used, left out while their boxes stay"
 OTHER_SIZE = "Images of another size than their annotation says, whose boxes count in pixels of the file"
 JOINED = "Images listed twice, their boxes joined"
@@ -101,7 +101,7 @@ class BoxSet:
 
 
 def boxes_of(found: BoxSet, formats: Sequence[Format] = (IMAGE,)) -> DomainData:
-    """The set with one item an image.
+    """The set with one item per image.
 
     Raises:
         DataError: a path leaves the folder, no image is there, or no box can be used.
@@ -167,7 +167,7 @@ class _Reading:
         return items
 
     def _size(self, path: Path, image: ListedImage) -> tuple[int, int] | None:
-        """(width, height), or None for a file that is no image, which is listed."""
+        """(width, height), or None for a file that is not an image, which is listed."""
         if self.trust_sizes and image.size is not None:
             return image.size
         if format_of(path, self.formats) is None:

@@ -46,7 +46,7 @@ def chosen_data(
         split: "train", "val", "test", or "all".
         classes: names, comma-separated or a list: which classes, in which order.
         novel: novel classes, see `split_novel`; train and val then have the base classes alone.
-        shots: K examples a class in train.
+        shots: K examples per class in train.
         seed: of the drawing of shots.
         split_seed: of the splits.
         surplus: see `draw_shots`.

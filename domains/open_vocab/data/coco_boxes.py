@@ -88,7 +88,7 @@ def _chosen(path: Path, files: list[Path], folder: Path) -> tuple[list[Path], li
     most = max(range(len(files)), key=lambda n: len(listed[n]))
     if not all(some <= listed[most] for some in listed):
         names = ", ".join(file.name for file in files)
-        raise DataError(f"{path}: holds {names}, which are no train, val and test files; give one of them")
+        raise DataError(f"{path}: holds {names}, which are not train, val and test files; give one of them")
     others = ", ".join(file.name for n, file in enumerate(files) if n != most)
     note = f"Read {files[most].name}; not read: {others}, of the same images. Give a file's path to read that one."
     return [files[most]], [contents[most]], [note]
@@ -172,7 +172,7 @@ def _once(file: Path, annotations: Iterable[Any], counts: Counter) -> Iterable[d
     seen: dict[Hashable, Any] = {}
     for number, annotation in enumerate(annotations):
         if not isinstance(annotation, dict):
-            raise DataError(f"{file}: annotation {number} is no object; correct the file")
+            raise DataError(f"{file}: annotation {number} is not an object; correct the file")
         key = annotation.get("id")
         if isinstance(key, Hashable) and key is not None:
             known = seen.setdefault(key, annotation)

@@ -56,7 +56,7 @@ def _found(path: Path, class_names: Sequence[str] | None, formats: Sequence[Form
             return read_coco_boxes(path)
         if suffix in (".yaml", ".yml"):
             return read_yolo(path, class_names, formats)
-        raise DataError(f"{path}: not a kind of detection set known here; give {WHAT_IS_READ}")
+        raise DataError(f"{path}: not a known kind of detection set; give {WHAT_IS_READ}")
     if not visible(path):
         raise DataError(f"{path}: empty folder; give {WHAT_IS_READ}")
     if find_coco_annotations(path):

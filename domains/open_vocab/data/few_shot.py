@@ -1,7 +1,7 @@
 """K examples of each class, for training on little.
 
-For boxes K objects a class, as few-shot detection counts them (Frustratingly Simple Few-Shot Object Detection, 2020,
-arXiv 2003.06957): images are drawn until every class has K. For masks K images a class.
+For boxes K objects per class, as few-shot detection counts them (Frustratingly Simple Few-Shot Object Detection, 2020,
+arXiv 2003.06957): images are drawn until every class has K. For masks K images per class.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SURPLUS = ("ignore", "keep")
 def draw_shots(
     data: DomainData, shots: int | None, seed: int, *, surplus: str = "ignore", exclude: Collection[str] = frozenset()
 ) -> DomainData:
-    """The set whose train split is reduced to K examples a class, or all that a class has; other splits stay.
+    """The set whose train split is reduced to K examples per class, or all that a class has; other splits stay.
 
     Drawn by rank, which depends on the seed and an item's id alone; the rarest class first, and what its images show of
     other classes counts for those.
@@ -35,12 +35,12 @@ def draw_shots(
         exclude: ids that must not be drawn.
 
     Raises:
-        ConfigError: shots is no positive whole number, or an unknown way with surplus.
+        ConfigError: shots is not a positive whole number, or an unknown way with surplus.
     """
     if shots is None:
         return data
     if isinstance(shots, bool) or not isinstance(shots, int) or shots < 1:
-        raise ConfigError(f"--shots {shots}: give a whole number of examples a class, 1 or more")
+        raise ConfigError(f"--shots {shots}: give a whole number of examples per class, 1 or more")
     if surplus not in SURPLUS:
         raise ConfigError(f"surplus '{surplus}': give one of {', '.join(SURPLUS)}")
     pool = sorted(

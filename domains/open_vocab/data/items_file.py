@@ -39,7 +39,7 @@ def write_items(path: str | Path, data: DomainData, *, images: str | Path | None
             refers to the files they are.
 
     Raises:
-        DataError: an item has a mask that is no file, and no folder is given.
+        DataError: an item has a mask that is not a file, and no folder is given.
     """
     path = Path(path)
     if images is not None:
@@ -86,7 +86,7 @@ def read_items(path: str | Path, formats: Sequence[Format] = (IMAGE,)) -> Domain
             frequency=None if content["frequency"] is None else tuple(content["frequency"]),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: no whole file of items ({error!r}); write it again") from error
+        raise DataError(f"{path}: not a complete file of items ({error!r}); write it again") from error
 
 
 def is_items_file(path: Path) -> bool:

@@ -61,7 +61,7 @@ class MaskTable:
         return cls(tuple(names), values, colours)
 
     def without_zero(self) -> MaskTable:
-        """The table without what 0 stands for: it is no class but all that has none."""
+        """The table without what 0 stands for, which is no class."""
         gone = self.values.get(0)
         if gone is None:
             return self
@@ -136,7 +136,7 @@ def _read_json(file: Path) -> MaskTable | None:
         pairs = _pairs(content)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(
-            f"{file}: its classes have no shape known here ({error!r}); write a list of names, or {{name: number}}"
+            f"{file}: its classes have an unknown shape ({error!r}); write a list of names, or {{name: number}}"
         ) from error
     return _checked(file, pairs)
 
@@ -195,7 +195,7 @@ def _read_csv(file: Path) -> MaskTable | None:
 def _checked(file: Path, pairs: list[tuple[int | Colour, str]]) -> MaskTable:
     table = MaskTable.of(pairs)
     if not table.names:
-        raise DataError(f"{file}: names no class; write one a line, or {{name: number}}")
+        raise DataError(f"{file}: names no class; write one per line, or {{name: number}}")
     if table.values and table.colours:
         raise DataError(f"{file}: gives numbers for some classes and colours for others; write one kind")
     return table

@@ -109,7 +109,7 @@ def hold_out(data: DomainData, split: NovelSplit, *, keep_empty: bool = False) -
         *([f"Images of train and val with novel objects only, left out: {gone}."] if gone else []),
     ]
     if not any(item.split == "train" for item in items):
-        raise DataError(f"{data.name}: no training image has a base class; name fewer classes novel")
+        raise DataError(f"{data.name}: no training image has a base class; name fewer novel classes")
     reader = None if data.load_mask is None else choosable(data.load_mask)
     return replace(data, items=items, notes=notes, load_mask=reader)
 

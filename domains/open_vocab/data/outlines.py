@@ -17,7 +17,7 @@ Outline = list[list[float]] | dict[str, Any]
 def sound_outline(written: Any, size: tuple[int, int]) -> Outline | None:
     """The outline as far as it can be used, or None.
 
-    Polygons with fewer than three points, or with a coordinate that is no finite number, go. An encoding must be of
+    Polygons with fewer than three points, or with a coordinate that is not a finite number, go. An encoding must be of
     the image's own size.
 
     Args:
@@ -104,7 +104,7 @@ def _sound_encoding(written: dict[str, Any], size: tuple[int, int]) -> dict[str,
 def _covers(text: str, pixels: int) -> bool:
     """Whether a compressed encoding has runs that fill the image: a decoder would write past the end of others.
 
-    Each run is written as groups of five bits, the lowest first, one character a group: its code less 48, bit 32 says
+    Each run is written as groups of five bits, the lowest first, one character per group: its code less 48, bit 32 says
     that more follow, bit 16 of the last is the sign; from the third run on, it is the difference to the one two before.
     """
     runs: list[int] = []

@@ -46,7 +46,7 @@ def read_segmentation(
         path: folder, or a COCO JSON file whose outlines are drawn as masks.
         class_names: which classes, in which order; all that the data name by default. Where nothing names them: the
             names of the stored numbers, in ascending order.
-        reduce_zero_label: 0 is no class but everything that has none: ignored, and number 1 is the first class.
+        reduce_zero_label: 0 stands for no class: ignored, and number 1 is the first class.
         background: whether pixels outside all outlines are a class of that name, the first one, or ignored. For COCO.
         formats: what counts as an image.
 
@@ -106,7 +106,7 @@ def outlines_as_masks(data: DomainData, background: bool = True) -> DomainData:
 
 def _from_file(path: Path, background: bool, formats: Sequence[Format]) -> DomainData:
     if path.suffix.lower() != ".json":
-        raise DataError(f"{path}: not a kind of segmentation set known here; give {WHAT_IS_READ}")
+        raise DataError(f"{path}: not a known kind of segmentation set; give {WHAT_IS_READ}")
     if is_items_file(path):
         return read_items(path)
     return outlines_as_masks(boxes_of(read_coco_boxes(path), formats), background)
@@ -195,7 +195,7 @@ def _coloured(folder: Path, table: MaskTable | None) -> MaskTable:
     if table is None or not table.colours:
         raise DataError(
             f"{folder}: its masks store colours and nothing says which class each is; add labelmap.txt "
-            "(name:r,g,b:: a line) or classes.json ({name: [r, g, b]})"
+            "(name:r,g,b:: per line) or classes.json ({name: [r, g, b]})"
         )
     return table
 

@@ -1,4 +1,4 @@
-"""YOLO folders: `labels/*.txt` with one object a line, boxes or polygons, in shares of the image's width and height.
+"""YOLO folders: `labels/*.txt` with one object per line, boxes or polygons, in shares of the image's width and height.
 
 Names of classes are those of `data.yaml`, `classes.txt` or `obj.names`. An image without a label file has no objects.
 """
@@ -35,7 +35,7 @@ def read_yolo(path: Path, class_names: Sequence[str] | None = None, formats: Seq
         formats: what counts as an image.
 
     Raises:
-        DataError: no names, no label file, or a line that is no object.
+        DataError: no names, no label file, or a line that is not an object.
         ConfigError: names are given where the set has others.
     """
     yaml = path if path.is_file() else _yaml(path)
@@ -51,7 +51,7 @@ def read_yolo(path: Path, class_names: Sequence[str] | None = None, formats: Seq
                 result.images.append(_image(file, folder, split or _split_of(file, folder), names, result))
     labels = {_label_file(file, folder) for file in seen}
     if not any(label is not None for label in labels):
-        raise DataError(f"{folder}: no label file beside any of its {len(seen)} images; put them into labels/")
+        raise DataError(f"{folder}: no label file next to any of its {len(seen)} images; put them into labels/")
     _list_orphans(folder, {label for label in labels if label is not None}, found)
     result.skipped = found.skipped
     return result
@@ -99,7 +99,7 @@ def _names(folder: Path, yaml: Path | None, config: dict[str, Any], given: Seque
         names = written.items() if isinstance(written, dict) else enumerate(written)
         named = {int(number): str(name).strip() for number, name in sorted(names, key=lambda entry: int(entry[0]))}
     except (TypeError, ValueError) as error:
-        raise DataError(f"{yaml or folder}: its names are no list of classes ({error}); write one a class") from error
+        raise DataError(f"{yaml or folder}: its names are not a list of classes ({error}); write a list") from error
     if given is not None and not set(given) <= set(named.values()):
         raise ConfigError(
             f"class_names ({', '.join(given)}) are not those of {yaml or folder} ({', '.join(named.values())}); "
@@ -188,7 +188,7 @@ def _objects(file: Path, names: dict[int, str], result: BoxSet) -> list[Box]:
             corners, outline = _shape(values[1:])
         except (ValueError, OverflowError) as error:
             raise DataError(
-                f"{file} line {number}: no object ({error}); write class x y width height, or class and a polygon"
+                f"{file} line {number}: not an object ({error}); write class x y width height, or class and a polygon"
             ) from error
         if label not in names:
             result.counts[UNLISTED_CLASS] += 1

@@ -48,7 +48,7 @@ def evaluate_detection(model, data: DomainData, progress: Callable[[int, int], N
 
 
 def predict_detection(model, data: DomainData, progress: Callable[[int, int], None]) -> list[dict[str, Any]]:
-    """A row an image: boxes, scores and names, the surest first; outlines where the model gives them."""
+    """One row per image: boxes, scores and names, the surest first; outlines where the model gives them."""
     names = known_names(model)
     return [
         {"id": item.id, **FoundBoxes.of(sample).row(names)}

@@ -26,7 +26,7 @@ PICTURES, MASKS, CLASSES = "pictures", "masks", "classes.json"
 
 
 def save_boxes(rows: list[dict[str, Any]], data: DomainData, class_names: Sequence[str], folder: Path) -> list[Path]:
-    """A picture an image with its boxes from a score of `UNSURE` on, and all of them as one COCO file, with scores.
+    """One picture per image with its boxes from a score of `UNSURE` on, and all of them as one COCO file, with scores.
 
     Returns:
         The files.
@@ -47,8 +47,8 @@ def save_boxes(rows: list[dict[str, Any]], data: DomainData, class_names: Sequen
 
 
 def save_maps(rows: list[dict[str, Any]], data: DomainData, class_names: Sequence[str], folder: Path) -> list[Path]:
-    """A picture an image in the colours of its classes, a PNG of class indices with the same colours as its palette (of
-    16 bits and grey where there are more than 255 classes), and the names of the indices.
+    """One picture per image in the colours of its classes, a PNG of class indices with the same colours as its palette
+    (of 16 bits and grey where there are more than 255 classes), and the names of the indices.
 
     Returns:
         The files.
@@ -69,7 +69,7 @@ def save_maps(rows: list[dict[str, Any]], data: DomainData, class_names: Sequenc
 
 
 def file_names(ids: Sequence[str]) -> list[str]:
-    """A file name without ending for each image, no two alike whatever the case: what all lie in is left away, further
+    """A file name without ending for each image, no two alike whatever the case: what all lie in is left out, further
     folders become "_", and a name that is taken gets a number."""
     taken: set[str] = set()
     parents = [Path(id_).parent.parts for id_ in ids]

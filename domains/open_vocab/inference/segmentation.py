@@ -44,7 +44,7 @@ def evaluate_segmentation(model, data: DomainData, progress: Callable[[int, int]
 
 
 def predict_segmentation(model, data: DomainData, progress: Callable[[int, int], None]) -> list[dict[str, Any]]:
-    """A row an image: which classes, with what share of it, and a mask of each."""
+    """One row per image: which classes, with what share of it, and a mask of each."""
     names = known_names(model)
     return [
         {"id": item.id, **FoundMap.of(sample).row(names)}

@@ -69,7 +69,7 @@ def nodes(value: Any) -> Iterator[Node]:
 
 
 def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
-    """A copy of a nest in which every value that is no dict or list is what `change` makes of it."""
+    """A copy of a nest in which every value that is not a dict or list is what `change` makes of it."""
     if isinstance(value, dict):
         return {key: mapped(inner, change) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):

@@ -65,7 +65,7 @@ def _train_long_enough(plan: Node, steps_an_epoch: int) -> list[str]:
     hooks = plan.setdefault("default_hooks", {})
     hooks.setdefault("checkpoint", {"type": "CheckpointHook", "interval": max(1, longer // epochs)})
     _set_epochs(plan, longer, steps_an_epoch)
-    return [f"Few images: {longer} epochs in place of {epochs}, for {least} steps at least (--epochs N decides)."]
+    return [f"Few images: {longer} epochs in place of {epochs}, to make at least {least} steps (--epochs N decides)."]
 
 
 def _of_one_process(images: int) -> int:

@@ -73,7 +73,7 @@ class DetectionScores:
 
     Args:
         metrics: AP (mean over overlaps of 0.5 to 0.95 and over classes), AP50, AP75, AP_small, AP_medium, AP_large,
-            AR (recall with `most` boxes an image); base_AP50, novel_AP50, harmonic_AP50 and the same of AP with novel
+            AR (recall with `most` boxes per image); base_AP50, novel_AP50, harmonic_AP50 and the same of AP with novel
             classes; AP_rare, AP_common, AP_frequent with frequencies. In 0..1; what no object can tell is left out.
         per_class: class name -> {"AP", "AP50", "objects"}; AP and AP50 are None without an object.
         curves: class name -> {"recall": 101 values, "precision": 101 values}, at an overlap of 0.5.
@@ -119,7 +119,7 @@ def score_detections(
         novel: names of novel classes; the others are base classes.
         frequency: of each class "r", "c" or "f".
         outlines: compare outlines, not boxes; objects without one are ignored.
-        most: boxes an image that count, the surest (COCO 100, LVIS 300).
+        most: boxes per image that count, the surest (COCO 100, LVIS 300).
 
     Raises:
         ConfigError: lists of different length, a label without a name, or no size where outlines are compared.
@@ -155,7 +155,7 @@ def score_detections(
 
 def _check(truths: Sequence[Truth], found: Sequence[Found], class_names: Sequence[str]) -> None:
     if len(truths) != len(found):
-        raise ConfigError(f"found objects of {len(found)} images, there are {len(truths)}; give one entry an image")
+        raise ConfigError(f"found objects of {len(found)} images, there are {len(truths)}; give one entry per image")
     for what, entries in (("annotation", truths), ("detector", found)):
         highest = max((int(np.max(entry.labels)) for entry in entries if len(entry.labels)), default=-1)
         if highest >= len(class_names):

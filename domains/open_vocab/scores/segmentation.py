@@ -33,7 +33,7 @@ def confusion(truth: Any, predicted: Any, num_classes: int, ignored: int = IGNOR
 
     Args:
         truth: (...) integers; pixels of `ignored` are not counted.
-        predicted: (...) integers; what is no class number counts as a mistake.
+        predicted: (...) integers; what is not a class number counts as a mistake.
         num_classes: C.
         ignored: the value of pixels that nothing is known of.
 

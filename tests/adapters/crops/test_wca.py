@@ -226,8 +226,8 @@ def test_without_descriptions_the_classifiers_prompts_stand_in(random_clip, prob
     assert (weighted * several.classifier.weights).sum(dim=-1).min() < 1 - 1e-4
     said = wca(several, descriptions=several.classifier.texts)
     torch.testing.assert_close(said.text, weighted, atol=1e-5, rtol=1e-5)
-    assert said.report.notes == ["3 to 3 sentences a class"]
-    assert wca(random_clip).report.notes == ["2 to 4 sentences a class"]
+    assert said.report.notes == ["3 to 3 sentences per class"]
+    assert wca(random_clip).report.notes == ["2 to 4 sentences per class"]
 
 
 def test_scale_and_bias_of_the_model_are_kept(random_clip):

@@ -59,7 +59,7 @@ def test_same_seed_same_numbers(make_task, name):
 @pytest.mark.parametrize("name", QUICK)
 def test_several_labels_an_image_are_refused(make_multilabel_task, name):
     task = make_multilabel_task()
-    with pytest.raises(CapabilityError, match="takes one label an image"):
+    with pytest.raises(CapabilityError, match="takes one label per image"):
         build_adapter(name).fit(task.support, task.text)
 
 

@@ -115,7 +115,7 @@ def test_the_order_of_samples_and_classes_does_not_matter(make_task):
 def test_one_augmented_view_an_image(make_task):
     task = make_task(views=3)
     report = fitted(task, epochs=5).report
-    assert report.notes == ["learned from one augmented view an image"]
+    assert report.notes == ["learned from one augmented view per image"]
     alone = replace(task, support=replace(task.support, features=task.support.views[:, 0], views=None))
     assert torch.equal(fitted(task, epochs=5).logits(task.test), fitted(alone, epochs=5).logits(task.test))
     assert fitted(alone, epochs=5).report.notes == ["learned from the images as they are"]

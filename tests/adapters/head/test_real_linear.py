@@ -229,7 +229,7 @@ def test_classes_are_called_by_their_most_frequent_synonym(named, small_clip):
     report = adapter.fit(support, classifier, backbone=small_clip, resources=resources)
     torch.testing.assert_close(adapter.weights, spoken.weights, atol=1e-6, rtol=1e-5)
     assert report.chosen["prompts"] == 6
-    assert report.notes[-1] == "classes are spoken of as: hypsiglena, tiger, ATM"
+    assert report.notes[-1] == "classes are called: hypsiglena, tiger, ATM"
     plain = build_adapter("real-linear", trained_share=0.0, **QUICK)
     plain.fit(support, classifier, backbone=small_clip)
     torch.testing.assert_close(plain.weights, classifier.weights)

@@ -190,7 +190,7 @@ def test_each_epoch_trains_on_its_own_view(make_task, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_notes_say_what_was_trained_on(make_task, name):
     with_views, without = make_task(views=3), make_task()
-    assert fitted(name, with_views, epochs=1).report.notes[0] == "trained on 3 augmented views an image"
+    assert fitted(name, with_views, epochs=1).report.notes[0] == "trained on 3 augmented views per image"
     assert "without augmented views" in fitted(name, without, epochs=1).report.notes[0]
     assert "views" in adapter_class(name).needs
 

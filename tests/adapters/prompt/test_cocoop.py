@@ -206,7 +206,7 @@ def test_what_cannot_be_is_said(small_clip, support, several_labels, classifier,
     for bad in ({"reduction": 0}, {"n_ctx": 0}, {"lr": 0.0}, {"class_chunk": 0}, {"amp": "fp16"}):
         with pytest.raises(ConfigError, match=next(iter(bad))):
             build_adapter("cocoop", **bad)
-    with pytest.raises(CapabilityError, match="'cocoop' takes one label an image"):
+    with pytest.raises(CapabilityError, match="'cocoop' takes one label per image"):
         fitted(several_labels, classifier, small_clip)
     with pytest.raises(CapabilityError, match=r"views=2: the support has 0"):
         fitted(support, classifier, small_clip, views=2)

@@ -215,7 +215,7 @@ def test_what_cannot_be_is_said(small_clip, several_labels, classifier):
     for bad in ({"sampled_classes": 1}, {"correction": "log2"}):
         with pytest.raises(ConfigError, match=next(iter(bad))):
             build_adapter("pomp", **bad)
-    with pytest.raises(CapabilityError, match="'pomp' takes one label an image"):
+    with pytest.raises(CapabilityError, match="'pomp' takes one label per image"):
         fitted(several_labels, classifier, small_clip)
 
 

@@ -216,7 +216,7 @@ def test_what_cannot_be_is_said(small_clip, support, several_labels, classifier,
     for given in [*bad, {"crop_scale": (0.5, 0.2)}, {"crop_scale": (0.5,)}, {"amp": "fp16"}, {"class_chunk": 0}]:
         with pytest.raises(ConfigError, match=next(iter(given))):
             build_adapter("tpt", **given)
-    with pytest.raises(CapabilityError, match="'tpt' takes one label an image"):
+    with pytest.raises(CapabilityError, match="'tpt' takes one label per image"):
         prepared(several_labels, classifier, small_clip)
     with pytest.raises(CapabilityError, match="text tower"):
         build_adapter("tpt").fit(support.without_labels(), classifier)

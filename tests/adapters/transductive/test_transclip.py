@@ -337,7 +337,7 @@ def test_what_it_cannot_work_on(make_task, make_multilabel_task, mode):
         adapter.fit(task.support, task.text, unlabeled=FeatureSet(torch.zeros(0, task.test.dim)))
     with pytest.raises(CapabilityError, match=r"width \[9, 16\]"):
         adapter.fit(task.support, task.text, unlabeled=FeatureSet(torch.ones(5, 9)))
-    with pytest.raises(CapabilityError, match="one label an image"):
+    with pytest.raises(CapabilityError, match="one label per image"):
         adapter.fit(several.support, several.text, unlabeled=several.test.without_labels())
 
 

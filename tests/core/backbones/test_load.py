@@ -58,7 +58,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(spec, said):
     ("spec", "said"),
     [
         ("open_clip:ViT-B-32", r"names no weights; give open_clip:ViT-B-32/<tag> \(openai, .*\.\.\.\)"),
-        ("open_clip:@file.pt", "has another form than open_clip:<arch>/<tag>"),
+        ("open_clip:@file.pt", "does not have the form open_clip:<arch>/<tag>"),
         ("open_clip:ViT-B-32@", "has another form"),
         ("hf:", "names no model; give hf:<repo id or folder>"),
     ],
@@ -165,8 +165,8 @@ def test_another_architecture_names_what_differs(open_clip_vit, small, tmp_path)
     [
         (None, "no such file; give the configuration file"),
         ("{", "no JSON"),
-        ("[]", "no open_clip configuration; it needs embed_dim"),
-        ('{"embed_dim": 8}', "no open_clip configuration"),
+        ("[]", "not an open_clip configuration; it needs embed_dim"),
+        ('{"embed_dim": 8}', "not an open_clip configuration"),
         ('{"embed_dim": 8, "vision_cfg": {"layerz": 2}, "text_cfg": {}}', "cannot build this configuration .*layerz"),
         ('{"embed_dim": 8, "vision_cfg": {"image_size": [32, 64]}, "text_cfg": {}}', "only squares"),
     ],

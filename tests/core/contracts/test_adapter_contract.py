@@ -88,7 +88,7 @@ def test_features_of_another_width_are_refused(problem):
 def test_several_labels_are_refused_unless_declared(problem):
     _, classifier = problem
     several = FeatureSet(torch.randn(2, 4), labels=torch.tensor([[1.0, 0, 1], [0, 1, 0]]))
-    with pytest.raises(CapabilityError, match="one label an image"):
+    with pytest.raises(CapabilityError, match="one label per image"):
         Shift().fit(several, classifier)
 
 

@@ -69,7 +69,7 @@ def test_other_files_are_ignored_empty_images_listed(tmp_path):
     assert data.skipped == [("b/empty.png", "empty file (0 bytes)")] and data.total == 3
     assert data.notes == [
         "Folders without images left out: c.",
-        "Images beside the class folders, left out for want of a class: 1.",
+        "Images next to the class folders, left out because they have no class: 1.",
     ]
 
 

@@ -93,7 +93,7 @@ def test_nothing_readable_is_said_in_one_line(tmp_path):
         ("one", "only one class, 'cat'"),
         ("beside", "no class folders"),
         ("words", "no image in it"),
-        ("a.bin", "not a kind of data set"),
+        ("a.bin", "not a known kind of data set"),
     ]:
         with pytest.raises(DataError, match=match) as caught:
             read_any(tmp_path / name)

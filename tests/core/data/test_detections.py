@@ -124,7 +124,7 @@ def test_numbers_that_the_file_does_not_explain_are_named(read):
 
 @pytest.mark.parametrize("content", [{"boxes": []}, 3, None, {"annotations": 3}])
 def test_another_shape_is_refused(read, content):
-    with pytest.raises(DataError, match="no list of results"):
+    with pytest.raises(DataError, match="neither a list of results"):
         read(content)
 
 

@@ -164,7 +164,7 @@ def test_links_that_leave_the_folder(folder, tmp_path):
         ("image,label\n", "no rows"),
         ("", "empty file"),
         ("image,label\n1.png,a\n2.png,a\n", "two classes"),
-        ("image,label\n" + "x" * 5000 + ",a\n", "no usable path"),
+        ("image,label\n" + "x" * 5000 + ",a\n", "not a usable path"),
     ],
 )
 def test_bad_tables_are_refused_in_one_line(folder, text, match):

@@ -150,7 +150,7 @@ def test_several_labels_an_image(small_clip_spec, name):
 
 
 def test_a_loss_of_captions_is_refused_for_several_labels(small_clip_spec):
-    with pytest.raises(CapabilityError, match=r"loss clip needs.*one label an image"):
+    with pytest.raises(CapabilityError, match=r"loss clip needs.*one label per image"):
         fit(small_clip_spec, domain="toy-findings", options={"loss": "clip"})
 
 

@@ -159,7 +159,7 @@ def test_random_weights_drop_to_chance_and_the_sentence_says_forgot():
     assert before.top1 == 1.0 and after.top1 <= 0.05 and after.top5 <= 0.15
     said = generic_sentence(before, after)
     assert said.startswith("Generic vocabulary (100 words, 100 images of toy): 100.0 % (96.3 to 100.0) before, ")
-    assert f"the model forgot {100 - after.count} of the 100 it named rightly" in said and "p < 0.0001" in said
+    assert f"the model forgot {100 - after.count} of the 100 it named correctly" in said and "p < 0.0001" in said
     metrics = generic_metrics(before, after)["generic"]
     assert (metrics["words"], metrics["images"], metrics["lost"], metrics["gained"]) == (100, 100, 100 - after.count, 0)
     assert metrics["before"]["top1"] == 1.0 and metrics["after"]["top5"] == after.top5 and metrics["p_value"] < 1e-6
@@ -179,14 +179,14 @@ def test_what_is_lost_by_chance_is_not_called_forgotten():
     before, after = score([1] * 30 + [0] * 10), score([1] * 28 + [0] * 10 + [1] * 2)
     said = generic_sentence(before, after)
     assert "40 drawings" in said and "2 lost and 2 gained, which can be chance" in said and "forgot" not in said
-    assert "the same images are named rightly" in generic_sentence(before, before)
+    assert "the same images are named correctly" in generic_sentence(before, before)
 
 
 def test_a_gain_is_not_called_forgotten():
     said = generic_sentence(score([1] * 10 + [0] * 30), score([1] * 40))
-    assert "forgot nothing on the whole: 0 lost, 30 gained" in said
+    assert "forgot nothing overall: 0 lost, 30 gained" in said
     both = generic_sentence(score([1] * 38 + [0] * 2), score([0] * 30 + [1] * 10))
-    assert "forgot 30 of the 38 it named rightly and learned 2 others" in both
+    assert "forgot 30 of the 38 it named correctly and learned 2 others" in both
 
 
 def test_without_pairs_there_is_no_test():

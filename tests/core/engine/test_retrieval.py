@@ -302,7 +302,7 @@ def test_pairs_with_classes_also_say_how_often_the_class_is_named(small_clip, pa
     compared = before_and_after(scores, scores)
     assert compared["adapted"]["accuracy"] == compared["zero_shot"]["accuracy"] == scores.metrics["accuracy"]
     assert compared["accuracy_mcnemar"] == {"gained": 0, "lost": 0, "p_value": 1.0}
-    assert "Classes: 0 images are named rightly" in retrieval_verdict(compared)
+    assert "Classes: 0 images are named correctly" in retrieval_verdict(compared)
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(retrieval_table(compared))
     assert "class, named by captions" in console.export_text()

@@ -60,7 +60,7 @@ def test_several_labels_an_image(small_clip_spec, adapter):
 
 @pytest.mark.parametrize("adapter", ["ape", "ape-t"])
 def test_a_method_for_one_label_refuses_several_and_leaves_nothing(small_clip_spec, adapter, tmp_path):
-    with pytest.raises(vladapt.CapabilityError, match="one label an image"):
+    with pytest.raises(vladapt.CapabilityError, match="one label per image"):
         fit(small_clip_spec, "toy-findings", adapter=adapter, out=str(tmp_path / "runs"))
     assert not (tmp_path / "runs").exists()
 

@@ -212,7 +212,7 @@ def test_no_such_file_and_an_unknown_suffix(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         load_features(tmp_path / "nothing.npz")
     (tmp_path / "features.pt").write_bytes(b"x")
-    with pytest.raises(DataError, match=r"'\.pt' is no format"):
+    with pytest.raises(DataError, match=r"'\.pt' is not a format"):
         load_features(tmp_path / "features.pt")
 
 

@@ -41,7 +41,7 @@ def page(tmp_path):
 
     def load(item):
         if item.source.name == "gone":
-            raise DataError(f"{item.source}: not there any more")
+            raise DataError(f"{item.source}: no longer there")
         return np.full((40, 60, 3), 90, np.uint8)
 
     def write(hits, asked, holds="images"):

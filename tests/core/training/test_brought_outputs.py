@@ -162,7 +162,7 @@ def batch_of(backbone, source, losses):
 def test_the_columns_that_losses_ask_for_are_known_before_anything_is_read(package):
     assert columns_of(["traits", "clip"]) == {"traits": "numbers", "kind_id": "numbers"}
     assert columns_of(["contrary", "tutor"]) == {"contrary": "text", "contrary_image": "image"}
-    with pytest.raises(ConfigError, match="loss 'rival' brings an output 'traits' that another loss brings otherwise"):
+    with pytest.raises(ConfigError, match="loss 'rival' brings an output 'traits' that another loss defines"):
         columns_of(["traits", "rival"])
 
 

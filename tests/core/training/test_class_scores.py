@@ -94,7 +94,7 @@ def test_images_of_several_labels_have_no_text_of_their_own():
     several = LabelledSource([Item("a", "a.png", target=Labels((1.0, float("nan"))))], None, PROMPTS)
     assert one.text("caption", 0, 0) == "a green thing" and one.label(0) == 1
     assert several.label(0)[0] == 1.0 and fields_of({"logits", "labels"}, several, "x") == {"pixels", "labels"}
-    with pytest.raises(CapabilityError, match=r"loss 'clip' needs.*one label an image"):
+    with pytest.raises(CapabilityError, match=r"loss 'clip' needs.*one label per image"):
         fields_of({"image_features", "text_features"}, several, "loss 'clip'")
 
 

@@ -124,7 +124,7 @@ def test_damaged_compressed_pixels_tell_nothing(write_dicom, tmp_path, everythin
 
 
 def test_a_personal_attribute_is_no_class(person_folder):
-    with pytest.raises(Exception, match="label_tag: 'PatientName' is no attribute for classes"):
+    with pytest.raises(Exception, match="label_tag: 'PatientName' is not an attribute for classes"):
         Medical().read(person_folder, "classification", label_tag="PatientName")
 
 

@@ -158,7 +158,7 @@ def test_pickles_are_refused_and_never_run(tmp_path):
 def test_bad_files_get_one_line(save, tmp_path):
     given = arrays()
     bad = {
-        "no MedMNIST file": save("a.npz", features=np.zeros(3)),
+        "not a MedMNIST file": save("a.npz", features=np.zeros(3)),
         "6 train_images but 5 train_labels": save("b.npz", **{**given, "train_labels": given["train_labels"][:5]}),
         "whole numbers from 0": save("c.npz", **{**given, "train_labels": np.full((6, 1), 0.5)}),
         "class with images": save("d.npz", **{**given, **{f"{s}_labels": given[f"{s}_labels"] * 0 for s in SPLITS}}),
@@ -166,7 +166,7 @@ def test_bad_files_get_one_line(save, tmp_path):
     }
     whole = save("f.npz", **given).read_bytes()
     (tmp_path / "f.npz").write_bytes(whole[:300])
-    bad["no readable .npz"] = tmp_path / "f.npz"
+    bad["not a readable .npz"] = tmp_path / "f.npz"
     for reason, path in bad.items():
         with pytest.raises(DataError, match=reason) as caught:
             Medical().read(path, "classification")

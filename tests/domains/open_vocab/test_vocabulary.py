@@ -166,7 +166,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path, name):
 
 def test_a_file_of_other_bytes_is_refused(tmp_path):
     (tmp_path / "x.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match=r"x\.txt: cannot be read .*one class a line"):
+    with pytest.raises(DataError, match=r"x\.txt: cannot be read .*one class per line"):
         Vocabulary.of(tmp_path / "x.txt")
 
 

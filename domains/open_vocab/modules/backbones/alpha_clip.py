@@ -101,7 +101,7 @@ class AlphaCLIPBackbone(BaseModule):
             return self.image.backbone.encode_image(pixels, normalize)
 
     def encode_regions(self, pixels: Tensor, masks: Tensor) -> Tensor:
-        """Features of the regions of one image: it is seen once a region, whole.
+        """Features of the regions of one image: it is seen once per region, whole.
 
         Args:
             pixels: (3, H, W), normalised as the backbone wants them.

@@ -30,7 +30,7 @@ class CLIPC4Backbone(CLIPVisionBackbone):
         options: of `CLIPVisionBackbone`.
 
     Raises:
-        CapabilityError: the backbone is no ResNet of CLIP.
+        CapabilityError: the backbone is not a ResNet of CLIP.
     """
 
     def __init__(self, backbone: str, frozen_stages: int = PUBLISHED_FROZEN, **options: Any):
@@ -53,7 +53,7 @@ class CLIPLastStage(BaseModule):
         frozen: nothing of it trains.
 
     Raises:
-        CapabilityError: the backbone is no ResNet of CLIP.
+        CapabilityError: the backbone is not a ResNet of CLIP.
     """
 
     def __init__(self, backbone: str, frozen: bool = False, init_cfg: dict | None = None):

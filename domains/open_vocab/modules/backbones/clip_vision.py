@@ -63,7 +63,7 @@ class CLIPVisionBackbone(BaseModule):
 
     Attributes:
         backbone: the core `Backbone`, for what goes beyond maps; its text tower is not part of this module.
-        out_channels, strides: of each map, pixels a cell.
+        out_channels, strides: of each map, pixels per cell.
 
     Raises:
         ConfigError: an option is not usable, or two exclude each other.

@@ -31,7 +31,7 @@ class DetectionDataset(BaseDetDataset):
         split: "train", "val", "test" or "all".
         classes: which classes, in which order.
         novel: novel classes: "coco", "lvis" or names; train and val then have the base classes alone.
-        shots: K objects a class in train.
+        shots: K objects per class in train.
         seed: of the drawing of shots.
         split_seed: of the splits, where the data give none.
         surplus: "ignore" or "keep", see `draw_shots`.
@@ -74,7 +74,7 @@ class DetectionDataset(BaseDetDataset):
         super().__init__(*args, metainfo=metainfo, **kwargs)
 
     def load_data_list(self) -> list[dict[str, Any]]:
-        """One dict an image."""
+        """One dict per image."""
         items, self._items = self._items, []
         with_masks = any(item.target.segments for item in items)
         return [self._sample(number, item, with_masks) for number, item in enumerate(items)]

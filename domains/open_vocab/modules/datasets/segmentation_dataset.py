@@ -28,7 +28,7 @@ class SegmentationDataset(BaseSegDataset):
         split: "train", "val", "test" or "all".
         classes: which classes, in which order; names of the stored numbers where nothing names them.
         novel: novel classes: "coco", "lvis" or names; train and val then have the base classes alone.
-        shots: K images a class in train.
+        shots: K images per class in train.
         seed: of the drawing of shots.
         split_seed: of the splits, where the data give none.
         reduce_zero_label: 0 is ignored and 1 the first class.
@@ -79,7 +79,7 @@ class SegmentationDataset(BaseSegDataset):
         super().__init__(metainfo=metainfo, **kwargs)
 
     def load_data_list(self) -> list[dict[str, Any]]:
-        """One dict an image."""
+        """One dict per image."""
         items, self._items = self._items, []
         return [self._sample(item) for item in items]
 

@@ -38,9 +38,9 @@ class CLOC(RegionLabeller):
     text, into one from which a head finds its box. Names a data set has for boxes, or `gt_instances.texts`, are the
     regions' texts.
 
-    From the paper: the three terms, the lightweight prompter, prompts by box and by text, a few regions an image a
-    step. Not public, and ours: the form of the prompter (see there), of the box head and its loss (L1 and GIoU as in
-    DETR), equal weights of the terms by default, one logit scale for both contrasts, and that equal texts are no
+    From the paper: the three terms, the lightweight prompter, prompts by box and by text, a few regions per image
+    and step. Not public, and ours: the form of the prompter (see there), of the box head and its loss (L1 and GIoU as
+    in DETR), equal weights of the terms by default, one logit scale for both contrasts, and that equal texts are no
     negatives of each other. Its text tower is trained too, from scratch; here it is CLIP's, frozen.
 
     Args:
@@ -49,7 +49,7 @@ class CLOC(RegionLabeller):
         prompter: options of `Prompter`: hidden, layers, heads.
         regions: what is named in prediction: "given" ones, or "grounded": one for each class, where its name, as a
             prompt, says it is.
-        regions_sampled: regions an image in a training step, drawn at random.
+        regions_sampled: regions per image in a training step, drawn at random.
         region_weight, grounding_weight, image_text_weight: of the terms; 0 leaves one out.
         box_weights: of L1 and GIoU in the grounding term.
 

@@ -86,7 +86,7 @@ class Grounded:
         if length > longest:
             raise CapabilityError(
                 f"{len(names)} class names make a caption of {length} tokens, the language model reads {longest}; "
-                "train on some of them a sample: mmdet.RandomSamplingNegPos in the pipeline, no classes of the model"
+                "train on some of them per sample: mmdet.RandomSamplingNegPos in the pipeline, no classes of the model"
             )
         return names
 

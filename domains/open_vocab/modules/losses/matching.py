@@ -2,7 +2,7 @@
 
 End-to-End Object Detection with Transformers, 2020, arXiv 2005.12872 (the matching, L1 and GIoU); Deformable DETR,
 2020, arXiv 2010.04159 (the sigmoid focal class term); Simple Open-Vocabulary Object Detection with Vision Transformers,
-2022, arXiv 2205.06230 (several labels a box, each image normalised by itself), whose weights are the defaults.
+2022, arXiv 2205.06230 (several labels per box, each image normalised by itself), whose weights are the defaults.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class MatchingLoss(nn.Module):
         return pairs
 
     def cost(self, logits: Tensor, boxes: Tensor, target: BoxTargets) -> Tensor:
-        """(N, Q) logits and (N, 4) boxes of one image -> (N, n). What is no number costs more than all else."""
+        """(N, Q) logits and (N, 4) boxes of one image -> (N, n). What is not a number costs more than all else."""
         gains = self._focal(logits, 1) - self._focal(logits, 0)  # (N, Q)
         cost = self.class_cost * gains @ target.labels.float().T
         cost = cost + self.bbox_cost * torch.cdist(boxes, target.boxes.float(), p=1)

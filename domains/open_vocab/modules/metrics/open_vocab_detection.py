@@ -33,7 +33,7 @@ class OpenVocabDetectionMetric(BaseMetric):
         novel: novel classes: "coco", "lvis" or names, comma-separated or a list; None for none.
         items_json: a file of items with the images of the loop, instead of `instances`.
         frequency: of each class "r", "c" or "f"; that of `items_json` by default.
-        most: boxes an image that count (LVIS 300).
+        most: boxes per image that count (LVIS 300).
         collect_device: of mmengine.
         prefix: before the names of metrics.
 

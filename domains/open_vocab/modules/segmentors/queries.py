@@ -1,4 +1,4 @@
-"""The words that pixels are compared with: one or more a class, and those of the background."""
+"""The words that pixels are compared with: one or more per class, and those of the background."""
 
 from __future__ import annotations
 

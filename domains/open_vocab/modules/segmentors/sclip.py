@@ -113,7 +113,7 @@ def refine_masks(images: Tensor, masks: Tensor, steps: int, dilations: Sequence[
 def _affinities(images: Tensor, dilations: Sequence[int]) -> Tensor:
     around = torch.stack(list(_shifted(images, dilations)), dim=2)  # (B, 3, 8 * len(dilations), H, W)
     centre = images[:, :, None]
-    # The centre counts once a dilation, as one of the nine of each.
+    # The centre counts once per dilation, as one of the nine of each.
     spread = torch.cat([around, centre.expand(-1, -1, len(dilations), -1, -1)], dim=2).std(dim=2, keepdim=True)
     unlike = (around - centre).abs() / (TINY + CONTRAST * spread)
     return torch.softmax(-unlike.mean(dim=1), dim=1)

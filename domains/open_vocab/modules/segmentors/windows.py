@@ -47,7 +47,7 @@ def slide(
         images: (3, H, W) each, of any sizes.
         crop: side of a window in pixels; stride: from one to the next.
         per_batch: windows that `score` is given at a time; the result does not depend on it.
-        multiple: a window whose sides are no multiples of this gets a border of zeros, cut off again.
+        multiple: a window whose sides are not multiples of this gets a border of zeros, cut off again.
 
     Returns:
         (Q, H, W) each.

@@ -51,7 +51,7 @@ class OWLMosaic(BaseTransform):
             raise ConfigError(f"OWLMosaic: size={size} does not divide into {uneven[0]} tiles; give a multiple of them")
         if len(probs) != len(grids) or min(probs) < 0 or abs(sum(probs) - 1) > 1e-6:
             raise ConfigError(
-                f"OWLMosaic: probs={tuple(probs)} are no chances of {len(grids)} grids; let them add up to 1"
+                f"OWLMosaic: probs={tuple(probs)} are not the chances of {len(grids)} grids; let them add up to 1"
             )
         self.size, self.grids, self.probs, self.pad_val = size, tuple(grids), tuple(probs), tuple(pad_val)
 

@@ -1,4 +1,4 @@
-"""The functions of mmcv 2.1's compiled extension over torchvision and plain torch, one file an operator family."""
+"""The functions of mmcv 2.1's compiled extension over torchvision and plain torch, one file per operator family."""
 
 from __future__ import annotations
 

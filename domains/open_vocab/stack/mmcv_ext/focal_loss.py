@@ -85,7 +85,7 @@ def _chosen(positive: Tensor, negative: Tensor, target: Tensor, alpha: float) ->
 
 
 def _row_weights(weight: Tensor, target: Tensor, scores: Tensor) -> Tensor:
-    """(N,) weight of each row's class, 1 where weights are not given or the target is no class."""
+    """(N,) weight of each row's class, 1 where weights are not given or the target is not a class."""
     if weight.numel() == 0:
         return widened(scores).new_ones(len(target))
     return _where_counted(widened(weight)[target.clamp(0, len(weight) - 1)], target, scores, otherwise=1)

@@ -47,7 +47,7 @@ def roi_align_forward(
         argmax_y: (R, C, aligned_height, aligned_width) in pixels of `input`; -1 where nothing was sampled.
         argmax_x: likewise.
         spatial_scale: size of `input` over that of the image.
-        sampling_ratio: samples a side of a bin; 0 for one a pixel.
+        sampling_ratio: samples per side of a bin; 0 for one per pixel.
         pool_mode: 0 the largest sample, 1 their mean.
         aligned: coordinates mean pixel corners, not centres.
     """

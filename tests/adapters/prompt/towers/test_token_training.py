@@ -172,7 +172,7 @@ def test_several_labels_an_image(make_problem, name):
         shots=6, labels=lambda of: tuple(float(of == c) if c < 2 else float("nan") for c in range(3))
     )
     if name == "prompt-src":
-        with pytest.raises(CapabilityError, match="takes one label an image"):
+        with pytest.raises(CapabilityError, match="takes one label per image"):
             fitted(problem, name)
         return
     adapter = fitted(problem, name, epochs=10)

@@ -125,7 +125,7 @@ def test_a_person_is_on_one_side(tmp_path):
 
 def test_person_entries_must_be_objects(tmp_path):
     entry = {"captions": ["x"], "file_path": "a.png", "id": 1}
-    with pytest.raises(DataError, match="entry 2 is no JSON object"):
+    with pytest.raises(DataError, match="entry 2 is not a JSON object"):
         read_pairs(write(tmp_path / "reid_raw.json", [entry, 5]))
 
 

@@ -88,8 +88,8 @@ def test_synonyms_are_read_from_json(tmp_path):
     ("text", "reason"),
     [
         ("[1]", "no JSON object"),
-        ('{"a": "b"}', '"a" are no list'),
-        ('{"a": [1]}', '"a" are no list'),
+        ('{"a": "b"}', '"a" are not a list'),
+        ('{"a": [1]}', '"a" are not a list'),
         ("{", "not valid"),
     ],
 )

@@ -67,7 +67,7 @@ def test_what_is_no_number_leaves_its_row_out(folder):
     pairs = read(folder, records)
     assert rows_of(pairs, "traits") == [[1.0, 2.0]]
     assert [reason.partition(":")[0] for _, reason in pairs.skipped] == [
-        "traits is no number",
+        "traits is not a number",
         "traits has 3 numbers, rows before it 2",
         "traits is not finite",
     ]
@@ -123,7 +123,7 @@ def test_shards_keep_what_their_json_holds(tmp_path):
         pairs = read_pairs(tmp_path, split="train", columns=COLUMNS)
         assert [pair.texts for pair in pairs] == [{"paraphrase": (f"p{n}",)} for n in (0, 2, 3)]
         assert rows_of(pairs, "Age")[:2] == [[4.0], [6.0]] and np.isnan(rows_of(pairs, "Age")[2])
-        assert [reason for _, reason in pairs.skipped] == ['Age is no number: ["many"]']
+        assert [reason for _, reason in pairs.skipped] == ['Age is not a number: ["many"]']
         assert pairs.further_columns == {"Age": "numbers", "paraphrase": "text"}
     plain = read_pairs(tmp_path, split="train")
     assert len(plain) == 4 and not plain.further_columns  # an index of its own, without the columns

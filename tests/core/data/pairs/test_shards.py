@@ -279,7 +279,7 @@ def test_samples_that_cannot_be_used_are_listed(tmp_path):
         "f": "no caption (.txt, or .json with a caption)",
         "f.txt": "a text of more than 1048576 bytes",
         "g.jpg": "a second image of its sample",
-        "h": 'caption is no text: {"a": 1}',
+        "h": 'caption is not a text: {"a": 1}',
     }
     assert reasons["e"].startswith("its .json is not valid JSON") and pairs.total == 2 + len(pairs.skipped)
 
@@ -289,7 +289,7 @@ def test_samples_that_cannot_be_used_are_listed(tmp_path):
     [
         (b"", r"empty file \(0 bytes\)"),
         (b"\x1f\x8b" + b"x" * 600, "packed"),
-        (b"x" * 5000, "no tar file"),
+        (b"x" * 5000, "not a tar file"),
         (b"x", "no tar"),
     ],
 )

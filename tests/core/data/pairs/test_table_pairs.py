@@ -161,7 +161,7 @@ def test_values_that_are_no_text_are_listed(folder):
     pairs = read(folder, "\n".join(map(json.dumps, lines)), "pairs.jsonl")
     assert captions(pairs) == {"a.png": ("x",), "c.png": ("5",)} and pairs.class_names == ("2",)
     assert [reason for _, reason in pairs.skipped] == [
-        'caption is no text: {"a": 1}',
+        'caption is not a text: {"a": 1}',
         "b.png: empty caption",
         "image has 2 values; give one",
         "label has 2 values; give one",

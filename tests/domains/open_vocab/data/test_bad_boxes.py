@@ -32,7 +32,7 @@ def test_boxes_without_area_and_with_no_numbers_are_left_out(write_coco):
     data = read_detection(write_coco([GOOD, *flat, (1, 1, [float("nan"), 5, 10, 10]), (1, 1, [4, 5, float("inf"), 1])]))
     assert boxes(data) == [(4, 5, 14, 15)]
     assert note(data, "Boxes without area, left out") == 2
-    assert note(data, "Boxes with a coordinate that is no number, left out") == 2
+    assert note(data, "Boxes with a coordinate that is not a number, left out") == 2
 
 
 def test_an_image_without_boxes_is_background_but_a_set_without_any_is_no_set(write_coco):
@@ -151,7 +151,7 @@ def test_yolo_lines_that_are_no_objects_unlisted_numbers_and_orphans(tmp_path, w
     (tmp_path / "labels" / "gone.txt").write_text("")
     data = read_detection(tmp_path)
     assert len(boxes(data)) == 1 and note(data, "Objects of a class number that has no name") == 1
-    assert note(data, "Boxes with a coordinate that is no number") == 1
+    assert note(data, "Boxes with a coordinate that is not a number") == 1
     assert data.skipped == [("labels/gone.txt", "a label file without an image of its name")]
     label.write_text("0 0.5 0.5\n")
     with pytest.raises(DataError, match=r"a.txt line 1: no object \(3 numbers\); write class x y width height"):

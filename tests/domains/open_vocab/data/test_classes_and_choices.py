@@ -221,7 +221,7 @@ def test_a_damaged_or_later_file_of_items_is_one_line(write_coco, tmp_path):
     with pytest.raises(DataError, match=r"written by another version"):
         read_items(path)
     path.write_text(json.dumps(content)[:-9])
-    with pytest.raises(DataError, match=r"no whole file of items"):
+    with pytest.raises(DataError, match=r"not a complete file of items"):
         read_items(path)
 
 

@@ -138,7 +138,7 @@ def test_files_of_the_same_images_are_told_apart(write_coco):
     data = read_detection(folder)
     assert len(data.items) == 2 and "not read: instances_polygons.json" in data.notes[0]
     write_coco([(1, 1, [4, 5, 9, 9])], name="instances_more.json", images=("c.png",))
-    with pytest.raises(DataError, match=r"are no train, val and test files; give one of them"):
+    with pytest.raises(DataError, match=r"are not train, val and test files; give one of them"):
         read_detection(folder)
 
 

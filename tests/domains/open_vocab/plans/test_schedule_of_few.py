@@ -29,7 +29,7 @@ def test_few_images_train_for_more_epochs_and_the_schedule_with_them():
     plan, notes = scheduled(6)
     assert plan["train_cfg"]["max_epochs"] == 50 and plan["default_hooks"]["checkpoint"]["interval"] == 5
     assert [scheduler["end"] for scheduler in plan["param_scheduler"]] == [20, 50]
-    assert notes == ["Few images: 50 epochs in place of 10, for 100 steps at least (--epochs N decides)."]
+    assert notes == ["Few images: 50 epochs in place of 10, to make at least 100 steps (--epochs N decides)."]
 
 
 @pytest.mark.parametrize(("images", "given"), [(40, {}), (6, {"least": 0}), (6, {"epochs": 10})])

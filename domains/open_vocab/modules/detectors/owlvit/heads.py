@@ -97,7 +97,7 @@ def box_bias(grid: tuple[int, int], kind: str = "both", device: torch.device | s
 def most_typical(embeddings: Tensor, overlaps: Tensor) -> Tensor:
     """The patch whose embedding stands for a box, an index.
 
-    Of the patches whose boxes overlap it nearly as well as the best one does (0.8 of that at least), it is the one
+    Of the patches whose boxes overlap it nearly as well as the best one does (at least 0.8 of that), it is the one
     least like the mean of the whole image, which shows what is around.
 
     Args:

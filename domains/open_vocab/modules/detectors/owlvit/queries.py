@@ -61,11 +61,11 @@ class OWLQueries(nn.Module):
         spec: of the backbone.
         classes: as for `Vocabulary.of`.
         templates: at test, where the embeddings of a class's prompts are averaged; as for `Vocabulary.of`.
-        train_templates: sets of templates, or templates, of which training draws one a query; "published" is the name
+        train_templates: sets of templates, or templates, of which training draws one per query; "published" is the name
             alone and CLIP's 80 (seven, where open_clip, which has the 80, is missing); None takes in training what is
             taken at test. A class's synonyms and descriptions are drawn too.
         trained: the backbone, where its text tower is trained with the model.
-        negatives: random classes an image is asked for beside its own. They are drawn as often as they were met in
+        negatives: random classes an image is asked for besides its own. They are drawn as often as they were met in
             training, one time added for each; where the vocabulary has no more, all are taken.
         max_queries: of one image; those it shows come first.
         canonical: texts in lower case, without punctuation, as the published checkpoints have learned them.

@@ -36,7 +36,7 @@ class RandomBoxes(nn.Module):
     size have the same ones, whenever they are seen.
 
     Args:
-        count: boxes an image.
+        count: boxes per image.
     """
 
     def __init__(self, count: int = 100):
@@ -66,7 +66,7 @@ class RpnProposals(nn.Module):
     Args:
         detector: config of a detector of mmdet with an RPN (`mmdet.RPN`, `mmdet.FasterRCNN`), `checkpoint` in it
             the file of its weights.
-        count: best boxes an image.
+        count: best boxes per image.
     """
 
     def __init__(self, detector: dict, count: int = 300):

@@ -120,7 +120,7 @@ def _project_all(backbone: Backbone, x: Tensor) -> Tensor:
 SMALL = 1e-5
 KEY = "maps"
 NEEDED = (
-    "refine='diffusion' takes ready self-attention maps, a file an image, by maps=FOLDER: those of Stable Diffusion "
+    "refine='diffusion' takes ready self-attention maps, one file per image, by maps=FOLDER: those of Stable Diffusion "
     "2.1 (pip install diffusers, weights stabilityai/stable-diffusion-2-1-base), of its layers of 64 x 64 cells at "
     "time step 45 of 50; or take refine='proxy', which needs no diffusion model"
 )

@@ -27,7 +27,7 @@ class PixelTextMatching(nn.Module):
 
     Three ways to prompt: "after" the text tower, class features attend to the image, t + gamma * decoder(t, image);
     "before" it, learned queries attend to the image and what comes out is the context of every prompt, so that the
-    tower reads C prompts an image; "none", contexts are learned and no text knows the image. The paper finds "after"
+    tower reads C prompts per image; "none", contexts are learned and no text knows the image. The paper finds "after"
     better and cheaper than "before"; its released code has "after" alone.
 
     Args:

@@ -21,7 +21,7 @@ class ClassPrompts(nn.Module):
     """The texts of C classes, into which contexts go before the frozen text tower reads them.
 
     A class with several texts (synonyms, descriptions) has the mean of their features. The tower is shared by all of
-    this process and is no part of this module; gradients pass through it.
+    this process and is not a part of this module; gradients pass through it.
 
     Args:
         backbone: spec of the backbone with the text tower; it needs "prompt".

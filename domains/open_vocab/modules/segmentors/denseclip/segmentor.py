@@ -27,7 +27,7 @@ class DenseCLIPSegmentor(EncoderDecoder):
     appended to one of the maps, go through neck and head, and are trained themselves by a cross-entropy of
     scores / tau. The text tower is frozen and outside the model; gradients pass through it to contexts and image.
 
-    The published model is closed: its neck reads one channel a class. `take_classes` therefore takes as many names as
+    The published model is closed: its neck reads one channel per class. `take_classes` therefore takes as many names as
     it was built with, in whose order the head answers. Any number goes with `concat_scores=False` and a decode head
     that classifies by text.
 

@@ -62,7 +62,7 @@ class ReferenceFile:
             made_by, concepts = json.loads(facts["made_by"]), json.loads(facts["concepts"])
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             reason = " ".join(str(error).split())[:120]
-            raise DataError(f"references={self.path}: no file of references ({reason}); give another name") from None
+            raise DataError(f"references={self.path}: not a file of references ({reason}); give another name") from None
         other = [name for name in self.made_by if made_by.get(name) != self.made_by[name]]
         if other:
             raise ConfigError(

@@ -369,7 +369,7 @@ def test_references_made_by_other_options_are_refused(build, tmp_path):
     with pytest.raises(ConfigError, match="made with another k"):
         build(references=str(file), k=2).current_references()
     (tmp_path / "text.safetensors").write_text("no")
-    with pytest.raises(DataError, match="no file of references"):
+    with pytest.raises(DataError, match="not a file of references"):
         build(references=str(tmp_path / "text.safetensors")).current_references()
     with pytest.raises(ConfigError, match=r"is written as \.safetensors"):
         build(references="kept.pkl").current_references()
