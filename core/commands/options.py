@@ -62,7 +62,7 @@ BatchSize = Annotated[
 RecipeName = Annotated[str | None, typer.Option(metavar="NAME", help="Packaged recipe (`vladapt list recipes`).")]
 ConfigFile = Annotated[
     str | None,
-    typer.Option(metavar="FILE", help="Recipe file of your own (.py, .json, .yaml), or an mmengine config."),
+    typer.Option(metavar="FILE", help="Your own recipe file (.py, .json, .yaml), or an mmengine config."),
 ]
 Sets = Annotated[
     list[str] | None,

@@ -137,7 +137,7 @@ def _load(entry: Entry, base: type):
         if inspect.ismodule(found):
             found = _only_subclass(found, base, entry)
         if not (isinstance(found, base) or (isinstance(found, type) and issubclass(found, base))):
-            raise ConfigError(f"{entry.kind} '{entry.name}' ({entry.origin}) is not a subclass of {base.__name__}")
+            raise ConfigError(f"{entry.kind} '{entry.name}' ({entry.origin}) is not of type {base.__name__}")
         return found
     try:
         module = importlib.import_module(f"{PACKAGE}.{entry.module}")
