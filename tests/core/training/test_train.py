@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from vladapt import CapabilityError, ConfigError, DataError
+from vladapt.core.training import hooks
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.train import Task, train
 
@@ -118,6 +119,17 @@ def test_each_choice_of_lora_changes_the_weights(small_clip_spec, toy_pairs, tmp
     plain = weights_after(small_clip_spec, toy_pairs(), tmp_path / "plain", lora=2, lr=1e-2)
     other = weights_after(small_clip_spec, toy_pairs(), tmp_path / "other", **{"lora": 2, "lr": 1e-2, **settings})
     assert distance(plain, other) > 0
+
+
+def test_what_towers_drop_out_follows_the_seed_and_the_rank(monkeypatch):
+    def drawn(seed, rank):
+        monkeypatch.setattr(hooks, "rank", lambda: rank)
+        with torch.random.fork_rng(devices=[]):
+            hooks.StepHook(None, None, None, seed).before_train(None)
+            return tuple(torch.rand(3).tolist())
+
+    assert drawn(3, 0) == drawn(3, 0)
+    assert len({drawn(seed, rank) for seed in (3, 4) for rank in (0, 1)}) == 4
 
 
 def test_lora_leaves_all_but_attention_as_it_was(fresh_clip, toy_pairs, tmp_path):
