@@ -16,8 +16,8 @@ from ...contracts.backbone import Backbone
 from ...contracts.domain import Decoded, Item
 from ...data.pairs.pair_set import PairSet
 from ...errors import ConfigError, DataError
+from ...features.batch_size import BatchSizeTuner
 from ...features.extract import AMP, Encoded, Job, extract, in_eval_mode
-from ...features.micro_batch import MicroBatch
 
 BATCH_SIZE = 32
 
@@ -150,9 +150,9 @@ class RetrievalExamples:
                 return backbone.encode_image(pixels.to(backbone.device, non_blocking=True), normalize=False).float()
 
         jobs = [Job(Item(str(row), Path()), (str(place).encode(),), (None,)) for place, row in enumerate(self.gallery)]
-        size = MicroBatch(BATCH_SIZE if batch_size is None else batch_size)
+        tuner = BatchSizeTuner(BATCH_SIZE if batch_size is None else batch_size)
         rows, readable = torch.zeros(len(jobs), backbone.embed_dim), torch.zeros(len(jobs), dtype=torch.bool)
-        with closing(extract(jobs, render, encode, size, workers, pin)) as results:
+        with closing(extract(jobs, render, encode, tuner, workers, pin)) as results:
             for result in results:
                 if isinstance(result, Encoded):
                     places = [int(key) for key in result.keys]

@@ -16,8 +16,8 @@ from ...contracts.backbone import Backbone
 from ...contracts.domain import Decoded, DomainData, Item
 from ...data.verify import check_skipped
 from ...errors import ConfigError, DataError
+from ...features.batch_size import CPU_SIZES, GPU_SIZES, BatchSizeTuner
 from ...features.extract import AMP, Job, Unreadable, averaged, extract, in_eval_mode
-from ...features.micro_batch import CPU_SIZES, GPU_SIZES, MicroBatch
 from ...features.store import FeatureStore
 from ...retrieval.image_reader import pair_item
 from ...runtime.distributed import all_gather_json, all_gather_rows, rank, run_on_all, world_size
@@ -120,7 +120,7 @@ def _encoded_images(backbone: Backbone, pairs: Pairs, listed, how: How) -> tuple
     """(N, D) unit rows, and place -> why an image could not be read; its row is zero."""
     own = list(range(rank(), len(listed), world_size()))
     jobs = [Job(pair_item(listed[place][1]), (place.to_bytes(8, "big"),), (None,)) for place in own]
-    micro_batch = MicroBatch(how.batch_size, CPU_SIZES if backbone.device.type == "cpu" else GPU_SIZES)
+    tuner = BatchSizeTuner(how.batch_size, CPU_SIZES if backbone.device.type == "cpu" else GPU_SIZES)
 
     def render(job: Job) -> list[Tensor]:
         return [how.transform(pairs.load_image(listed[_place(job.keys[0])][0]))]
@@ -130,7 +130,7 @@ def _encoded_images(backbone: Backbone, pairs: Pairs, listed, how: How) -> tuple
         encode, pin = _image_encoder(backbone, how.amp), backbone.device.type == "cuda"
         with (
             how.reporter.task("Encoding images") as progress,
-            closing(extract(jobs, render, encode, micro_batch, how.workers, pin)) as results,
+            closing(extract(jobs, render, encode, tuner, how.workers, pin)) as results,
         ):
             for result in averaged(results):
                 places = [_place(key) for key in result.keys]
