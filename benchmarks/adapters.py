@@ -150,7 +150,7 @@ def measure_one(name: str, vit: str) -> None:
 
 def backbone_for(adapter, vit: str, load_backbone) -> str:
     """The embedded one, unless the method needs transformer blocks that its image tower lacks."""
-    return "embedded" if adapter.of_towers <= load_backbone("embedded", device="cpu").capabilities else vit
+    return "embedded" if adapter.backbone_needs <= load_backbone("embedded", device="cpu").capabilities else vit
 
 
 def resources(adapter, folder: Path, vit: str) -> dict[str, str]:

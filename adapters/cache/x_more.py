@@ -75,7 +75,7 @@ class XMoRe(Adapter):
     needs: ClassVar[frozenset[str]] = frozenset({"features", "captions"})
     optional: ClassVar[frozenset[str]] = frozenset({"unlabeled"})
     state: ClassVar[tuple[str, ...]] = ("text", "logit_scale", "captions", "image_confidence", "caption_confidence")
-    passing: ClassVar[frozenset[str]] = frozenset({"search"})
+    cost_options: ClassVar[frozenset[str]] = frozenset({"search"})
 
     top_k: int = option(PUBLISHED, "captions per image; all of a pool that has fewer", low=1, high=100_000)
     search: str = option(

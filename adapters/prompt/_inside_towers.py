@@ -36,7 +36,7 @@ class TokenAdapter(TowerAdapter):
     0.9, one rate per epoch down a cosine."""
 
     own_crop: ClassVar[tuple[float, float]] = CROP
-    of_towers: ClassVar[frozenset[str]] = frozenset({"image_blocks"})
+    backbone_needs: ClassVar[frozenset[str]] = frozenset({"image_blocks"})
     layer_decay: ClassVar[float] = 1.0  # no option: what trains lies beside the layers
 
     batch_size: int = 4
@@ -72,7 +72,7 @@ class TextTokenAdapter(TokenAdapter):
     """
 
     prompts_a_class: ClassVar[None] = None  # no option: there is one
-    of_towers: ClassVar[frozenset[str]] = frozenset({"image_blocks", "text_blocks", "prompt"})
+    backbone_needs: ClassVar[frozenset[str]] = frozenset({"image_blocks", "text_blocks", "prompt"})
 
     ctx_init: str | None = option("a photo of a", "words that the first tokens start from; none: random")
 

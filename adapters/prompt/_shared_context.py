@@ -20,7 +20,7 @@ from ...core.registry.build import build_adapter
 from ...core.training.schedules import dassl_sgd
 from ...core.training.small_heads import dassl_epochs, label_loss, published_epochs
 from ._contexts import (
-    PASSING,
+    COST_OPTIONS,
     check_task,
     check_transfer,
     half_where_asked,
@@ -69,10 +69,10 @@ class SharedContext(Adapter):
     needs: ClassVar[frozenset[str]] = frozenset({"features", "text_encoder"})
     optional: ClassVar[frozenset[str]] = frozenset({"ctx"})
     can: ClassVar[frozenset[str]] = frozenset({"new_classes"})
-    of_towers: ClassVar[frozenset[str]] = frozenset({"prompt"})
+    backbone_needs: ClassVar[frozenset[str]] = frozenset({"prompt"})
     state: ClassVar[tuple[str, ...]] = ("ctx", "text_features", "logit_scale", "offset", "negative")
     trained: ClassVar[tuple[str, ...]] = ("ctx",)
-    passing: ClassVar[frozenset[str]] = frozenset(PASSING)
+    cost_options: ClassVar[frozenset[str]] = frozenset(COST_OPTIONS)
 
     n_ctx: int = option(16, "context vectors, where no words are given", low=1, high=1024)
     csc: bool = option(False, "one context per class instead of one for all")

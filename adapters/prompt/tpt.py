@@ -17,7 +17,7 @@ from ...core.errors import CapabilityError, ConfigError
 from ...core.prompts.classifier import POSITIONS
 from ...core.prompts.context import PromptLearner
 from ._contexts import (
-    PASSING,
+    COST_OPTIONS,
     PromptsAtPrediction,
     check_named,
     half_where_asked,
@@ -73,7 +73,7 @@ class Tpt(PromptsAtPrediction):
     at_predict: ClassVar[frozenset[str]] = frozenset({"features", "images", "text_encoder"})
     state: ClassVar[tuple[str, ...]] = ("ctx", "logit_scale", "logit_bias", "seed")
     trained: ClassVar[tuple[str, ...]] = ("ctx",)  # anew for each image
-    passing: ClassVar[frozenset[str]] = frozenset({*PASSING, "images_at_once"})
+    cost_options: ClassVar[frozenset[str]] = frozenset({*COST_OPTIONS, "images_at_once"})
 
     n_ctx: int = option(4, "context vectors, where no words are given", low=1, high=1024)
     class_token_position: str = option("end", "where the class name stands", choices=POSITIONS)

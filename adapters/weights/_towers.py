@@ -26,7 +26,7 @@ from ...core.training.sources import LabelledSource, Source
 from ...core.training.teacher import copy_of
 from ...core.training.train import Task, Trained, train
 from ._changes import changed_tensors, digest_of, put_tensors
-from ._training import PASSING, Remembered, identity_of, losses_of, score_on_val, settings_of, view_of
+from ._training import COST_OPTIONS, Remembered, identity_of, losses_of, score_on_val, settings_of, view_of
 
 SELECT = ("last", "best_val")
 
@@ -61,7 +61,7 @@ class TowerAdapter(Adapter):
         *("changed", "prefix"),  # of the towers; a prefix of texts, where the loss learned one
         *("weights", "negative", "logit_scale", "logit_bias", "templates"),  # of the classes
     )
-    passing: ClassVar[frozenset[str]] = frozenset(PASSING)
+    cost_options: ClassVar[frozenset[str]] = frozenset(COST_OPTIONS)
 
     epochs: int | None = option(
         None, "passes over the training images; none: the method's own number", low=1, high=100_000

@@ -41,7 +41,7 @@ SETTINGS = (
 """Options that are settings of the training under the same name."""
 DASSL = {"optimizer": "sgd", "decayed": "all", "schedule": "epochs"}
 """How prompt learners train: SGD with momentum 0.9 on all that trains, one rate per epoch. `warmup` counts epochs."""
-PASSING = ("micro_batch_size", "checkpointing", "save_every", "workers")
+COST_OPTIONS = ("micro_batch_size", "checkpointing", "save_every", "workers")
 """Options that change speed and memory alone."""
 SAVE_AT_LEAST = 100
 """Steps between checkpoints at least, where `save_every` does not say: an epoch of a few shots has a step or two."""
@@ -98,7 +98,7 @@ def losses_of(loss: str | None, default: str) -> dict[str, float]:
 
 def identity_of(method) -> dict[str, Any]:
     """Options that a checkpoint must share, and that are not settings of the training; as JSON gives them back."""
-    lasting = {name: value for name, value in method.options.items() if name not in (*PASSING, *SETTINGS)}
+    lasting = {name: value for name, value in method.options.items() if name not in (*COST_OPTIONS, *SETTINGS)}
     return json.loads(json.dumps(lasting))
 
 

@@ -75,7 +75,7 @@ class Projection(Adapter):
     needs: ClassVar[frozenset[str]] = frozenset({"features", "pre_projection", "views"})
     at_predict: ClassVar[frozenset[str]] = frozenset({"pre_projection"})
     multilabel: ClassVar[bool] = True
-    of_towers: ClassVar[frozenset[str]] = frozenset({"hidden"})
+    backbone_needs: ClassVar[frozenset[str]] = frozenset({"hidden"})
     state: ClassVar[tuple[str, ...]] = (
         *("change", "columns", "weight", "bias"),  # of the projection; `weight` as it was, None if it is not a matrix
         *("text", "logit_scale", "logit_bias"),

@@ -165,11 +165,11 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _lasting(stated: dict[str, Any]) -> dict[str, Any]:
-    passing = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "architectures")
+    left_out = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "architectures")
     return {
         key: _lasting(value) if isinstance(value, dict) else value
         for key, value in stated.items()
-        if key not in passing
+        if key not in left_out
     }
 
 

@@ -16,7 +16,7 @@ from ..contracts.outputs import OUTPUTS
 from ..errors import ConfigError
 
 NARROWEST = 8
-OF_TOWERS = ("prepare", "text_prompt", "teacher_momentum", "n_prefix", "frozen_towers", "logit_scale_bounds")
+TOWER_ATTRIBUTES = ("prepare", "text_prompt", "teacher_momentum", "n_prefix", "frozen_towers", "logit_scale_bounds")
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -85,7 +85,7 @@ class Matryoshka(Loss):
         """Needs and hooks are those of the other loss; a hook it lacks, this one lacks too."""
         self.needs, self.teacher, self.experimental = widest.needs, widest.teacher, widest.experimental
         self.outputs, self.further_outputs = widest.outputs, widest.further_outputs
-        for name in OF_TOWERS:
+        for name in TOWER_ATTRIBUTES:
             if hasattr(widest, name):
                 setattr(self, name, getattr(widest, name))
         for name, passed_on in (("after_step", self._after_step), ("before_epoch", self._before_epoch)):

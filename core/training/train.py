@@ -352,5 +352,5 @@ def _keep_best(backbone: Backbone, average, best: dict[str, Any]) -> None:
 
 def _lasting(settings: TrainingSettings) -> dict[str, Any]:
     """The settings that make a run what it is; how it is split over memory and processes does not."""
-    passing = ("micro_batch_size", "workers", "save_every", "keep", "compile", "checkpointing", "parallel")
-    return {name: value for name, value in settings.to_dict().items() if name not in passing}
+    cost_options = ("micro_batch_size", "workers", "save_every", "keep", "compile", "checkpointing", "parallel")
+    return {name: value for name, value in settings.to_dict().items() if name not in cost_options}

@@ -28,7 +28,7 @@ from ...runs.folder import Run
 
 GIVEN = ("captions", "boxes", "support_folder", "synonyms", "ctx", "further_backbones")
 """What `--resource NAME=...` may name; `descriptions` is a key of the recipe."""
-OF_TOWERS = frozenset({"text_encoder", "images", "pixels", "pre_projection"})
+TOWER_NEEDS = frozenset({"text_encoder", "images", "pixels", "pre_projection"})
 ROWS_AT_ONCE = 4096
 WITH_PARTS_AT_ONCE = 256
 IMAGES_AT_ONCE = 16
@@ -39,7 +39,7 @@ PLAIN = frozenset({"features", "text_encoder"})
 Encode = Callable[[Sequence[Item], str], FeatureSet]
 
 
-OF_TOWERS |= {"captions", "support_folder", "boxes", "synonyms", "ctx"}
+TOWER_NEEDS |= {"captions", "support_folder", "boxes", "synonyms", "ctx"}
 """What a features file cannot give, or has no towers for."""
 
 
@@ -86,10 +86,10 @@ def check_needs(given: Mapping[str, Any], adapter: Adapter, backbone: Backbone |
     Raises:
         CapabilityError: it needs images or towers and there are none, other towers, or a resource that is not given.
     """
-    needs = adapter.needs & OF_TOWERS
+    needs = adapter.needs & TOWER_NEEDS
     if backbone is not None:
         adapter.check_towers(backbone)
-    elif used := sorted(OF_TOWERS & adapter.optional & given.keys()):
+    elif used := sorted(TOWER_NEEDS & adapter.optional & given.keys()):
         raise CapabilityError(
             f"--resource {used[0].replace('_', '-')}: a features file has no backbone to read it with; "
             "give --data and --backbone"
