@@ -30,7 +30,7 @@ SCOPES = {"detection": "mmdet", "segmentation": "mmseg"}
 ENGINE = ("model", "train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "default_hooks", "custom_hooks")
 ENGINE += ("custom_imports", "default_scope", "env_cfg", "load_from", "randomness", "find_unused_parameters")
 """Keys of a config that mmengine's Runner reads in a training; its variables are left behind."""
-LIFELESS = ("SyncBN", "naiveSyncBN", "MMSyncBN")
+SYNCED_NORMS = ("SyncBN", "naiveSyncBN", "MMSyncBN")
 
 
 def make_plan(
@@ -149,6 +149,6 @@ def _items_file(data: DomainData) -> Path:
 def _with_batch_norms(plan: dict[str, Any], device: str) -> dict[str, Any]:
     """Batch norms that are shared over processes need some, and a GPU for each; else they are plain ones."""
     on_gpus = torch.cuda.is_available() and not str(device).startswith("cpu")
-    if (world_size() > 1 and on_gpus) or not any(node.get("type") in LIFELESS for node in nodes(plan["model"])):
+    if (world_size() > 1 and on_gpus) or not any(node.get("type") in SYNCED_NORMS for node in nodes(plan["model"])):
         return plan
-    return {**plan, "model": mapped(plan["model"], lambda value: "BN" if value in LIFELESS else value)}
+    return {**plan, "model": mapped(plan["model"], lambda value: "BN" if value in SYNCED_NORMS else value)}
