@@ -116,9 +116,9 @@ class Outputs(nn.Module):
         out.update(self._of_further_texts(batch))
         out.update(self._of_teacher(batch))
         if self.uncertainty is not None:
-            out.update(self.uncertainty(batch["pixels"], batch["tokens"], batch.get("lots"), self.wanted))
+            out.update(self.uncertainty(batch["pixels"], batch["tokens"], batch.get("draws"), self.wanted))
         if self.masked_words is not None:
-            out.update(self.masked_words(batch["tokens"], batch["lots"]))
+            out.update(self.masked_words(batch["tokens"], batch["draws"]))
         if "logits" in self.wanted:
             unit, scores = out["image_features"], self.class_scores
             out["logits"] = scores(unit) if classes is None else scores(unit, classes)

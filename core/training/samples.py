@@ -20,7 +20,7 @@ from .views import View
 
 LOCAL_CROPS = 8
 """Small crops of an image in one step, where a loss asks for them, as SILC has them."""
-LOTS = 1024
+DRAWS = 1024
 """Numbers drawn for a sample, where patches or words of it are hidden: a tower of more patches uses them again."""
 MAX_BROKEN_SHARE = 0.05
 TRIES = 50
@@ -81,9 +81,9 @@ class Samples(Dataset):
             made["labels"] = torch.tensor(self.source.label(row))
         if "image_ids" in self.fields:
             made["image_ids"] = torch.tensor(self.source.image_id(row))
-        if "lots" in self.fields:
+        if "draws" in self.fields:
             generator = torch.Generator().manual_seed(seed_of(self.seed, epoch, row, 50))
-            made["lots"] = torch.rand(4, LOTS, generator=generator)
+            made["draws"] = torch.rand(4, DRAWS, generator=generator)
         return made
 
     def _pixels(self, decoded: Any, epoch: int, row: int) -> dict[str, Tensor]:
