@@ -214,5 +214,5 @@ def _record(line: bytes) -> list | None:
         record = json.loads(line)
     except ValueError:
         return None
-    sound = isinstance(record, list) and [type(value) for value in record] == [str, int, int, str]
-    return record if sound and len(record[3]) == 64 else None
+    valid = isinstance(record, list) and [type(value) for value in record] == [str, int, int, str]
+    return record if valid and len(record[3]) == 64 else None

@@ -74,8 +74,8 @@ def _entries(path: Path) -> Iterator[tuple[str, str, int, str]]:
     seen: set[str] = set()
     for split in ("test", "val", "train"):
         for number, entry in enumerate(content.get(split, []), start=1):
-            sound = isinstance(entry, list) and [type(value) for value in entry] == [str, int, str]
-            if not sound:
+            valid = isinstance(entry, list) and [type(value) for value in entry] == [str, int, str]
+            if not valid:
                 raise DataError(f"{path}: {split} entry {number} is not [image, label, class name]; correct it")
             if entry[0] not in seen:
                 seen.add(entry[0])

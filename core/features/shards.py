@@ -221,17 +221,17 @@ def _read(path: Path, with_features: bool = True) -> tuple[np.ndarray, np.ndarra
         raise
     except (SafetensorError, ValueError, KeyError) as error:
         raise _Damaged(str(path)) from error
-    sound = (
+    valid = (
         isinstance(header, dict)
         and keys.dtype == np.uint8
         and keys.ndim == 2
         and keys.shape[1] == KEY_BYTES
         and header.get("keys_sha256") == _digest(keys)
     )
-    if sound and rows is not None:
-        sound = rows.dtype == np.float32 and rows.ndim == 2 and len(rows) == len(keys)
-        sound = sound and header.get("features_sha256") == _digest(rows)
-    if not sound:
+    if valid and rows is not None:
+        valid = rows.dtype == np.float32 and rows.ndim == 2 and len(rows) == len(keys)
+        valid = valid and header.get("features_sha256") == _digest(rows)
+    if not valid:
         raise _Damaged(str(path))
     return keys, rows
 

@@ -285,7 +285,7 @@ def _encoded_texts(backbone: Backbone, todo: dict[bytes, str]):
 
 
 def _read_facts(path: Path) -> dict[str, float | None] | None:
-    """What an earlier run stored; None if there is nothing, or nothing sound."""
+    """What an earlier run stored; None if there is nothing, or nothing valid."""
     try:
         facts = json.loads(path.read_bytes())
         bias = facts["logit_bias"]

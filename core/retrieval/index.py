@@ -129,8 +129,8 @@ def _info(path: Path) -> dict[str, Any]:
             f"reads format {FORMAT}; use that version, or index again"
         )
     wrong = [key for key, kind in KEYS.items() if not isinstance(info.get(key), kind)]
-    sound = {"kind": lambda kind: kind in KINDS, "entries": lambda count: count > 0}
-    wrong = wrong or [key for key, fits in sound.items() if not fits(info[key])]
+    checks = {"kind": lambda kind: kind in KINDS, "entries": lambda count: count > 0}
+    wrong = wrong or [key for key, check in checks.items() if not check(info[key])]
     if wrong:
         raise damaged(file, f"'{wrong[0]}' is not usable")
     return info

@@ -18,7 +18,7 @@ from ....core.data.files import Format, format_of, licence_of, loader, locate, s
 from ....core.data.images import IMAGE, upright_size
 from ....core.data.verify import VERIFY_ALL_UP_TO
 from ....core.errors import DataError
-from .outlines import corners_of, sound_outline
+from .outlines import corners_of, valid_outline
 
 Corners = tuple[float, float, float, float]
 
@@ -235,7 +235,7 @@ class _Reading:
     def _outline(self, written: Any, size: tuple[int, int]) -> Any:
         if not written:
             return None
-        outline = sound_outline(written, size)
+        outline = valid_outline(written, size)
         self.counts[BAD_OUTLINE] += outline is None
         return outline
 

@@ -299,8 +299,8 @@ def _mean(values: np.ndarray, axes: int | tuple[int, ...]) -> np.ndarray:
 
 
 def _nan_mean(values: np.ndarray) -> float:
-    sound = values[~np.isnan(values)]
-    return float(sound.mean()) if len(sound) else float("nan")
+    valid = values[~np.isnan(values)]
+    return float(valid.mean()) if len(valid) else float("nan")
 
 
 def _or_none(value: float) -> float | None:

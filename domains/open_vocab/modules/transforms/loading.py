@@ -35,7 +35,7 @@ class LoadItemImage(BaseTransform):
         to_float32: float32 in 0..255 instead of uint8; keeps what is finer than 8 bits.
 
     Raises:
-        DataError: no sound image.
+        DataError: no valid image.
     """
 
     def __init__(self, channels: str = "bgr", to_float32: bool = False):

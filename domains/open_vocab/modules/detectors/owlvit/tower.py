@@ -154,7 +154,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _read(file: Path) -> dict[str, Tensor]:
-    """What in a file belongs to heads. The towers were read from it before, so it is sound."""
+    """What in a file belongs to heads. The towers were read from it before, so it is valid."""
     if file.suffix == ".safetensors":
         with safe_open(str(file), framework="pt") as opened:
             names = [name for name in opened.keys() if name.startswith(HEADS)]  # noqa: SIM118 (no mapping)
