@@ -253,7 +253,8 @@ class TowerAdapter(Adapter):
             validate=(lambda: on_val(towers)) if self.select == "best_val" else None,
             identity={**task.identity, "adapter": self.name, "backbone": backbone.fingerprint, **identity_of(self)},
         )
-        done = train(towers, task, settings, place.folder, resume=place.resume, tell=place.tell, say=place.say)
+        callbacks = {"on_step": place.on_step, "on_message": place.on_message}
+        done = train(towers, task, settings, place.folder, resume=place.resume, **callbacks)
         self.changed = self._learned(towers, backbone)
         prefix = getattr(towers, "text_prefix", None)
         self.prefix = towers.text_prefix = None if prefix is None else prefix.detach().cpu().clone()

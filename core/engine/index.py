@@ -108,7 +108,7 @@ def _index(recipe: Recipe, out: Path, images: list, texts, kind: str, domain, re
             _add_texts(builder, Path(texts), backbone, made, reporter)
         if builder is not None:
             given = [str(path) for path in (images or [texts])]
-            reporter.say(f"Building the index of {made.entries:,} {made.holds}")
+            reporter.info(f"Building the index of {made.entries:,} {made.holds}")
             builder.finish(_facts(recipe, backbone, made, how, given))
     finally:
         if builder is not None:

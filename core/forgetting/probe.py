@@ -242,7 +242,7 @@ def forgetting(
         if not is_main():
             return {}, ""
         probe = probe_of(generic)
-        reporter.say(f"Naming {len(probe.data.items)} generic images before and after")
+        reporter.info(f"Naming {len(probe.data.items)} generic images before and after")
         scores = [probe.accuracy(backbone, workers=workers, amp=amp) for backbone in (before, after)]
         return generic_metrics(*scores), generic_sentence(*scores)
 

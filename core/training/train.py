@@ -119,16 +119,16 @@ def train(
     folder: str | Path | None,
     *,
     resume: bool = False,
-    tell: Callable[[int, int, dict[str, float]], None] = lambda done, total, values: None,
-    say: Callable[[str], None] = lambda line: None,
+    on_step: Callable[[int, int, dict[str, float]], None] = lambda done, total, values: None,
+    on_message: Callable[[str], None] = lambda line: None,
 ) -> Trained:
     """Train the towers in place; afterwards they are frozen and in eval mode again.
 
     Args:
         folder: for checkpoints; None keeps none.
         resume: go on from the newest whole checkpoint in it.
-        tell: called after each step with (steps done, all steps, values).
-        say: called with sentences about resuming.
+        on_step: called after each step with (steps done, all steps, values).
+        on_message: called with sentences about resuming.
 
     Raises:
         CapabilityError: a loss needs what backbone or data do not have.
@@ -148,11 +148,11 @@ def train(
     if average is not None:
         extra["average"] = (average.state_dict, average.load_state_dict)
     identity = {**_lasting(settings), "losses": dict(task.losses), "samples": len(task.source), **task.identity}
-    step_hook = StepHook(history, broken, tell, settings.seed)
+    step_hook = StepHook(history, broken, on_step, settings.seed)
     hooks = [step_hook, BeforeEpochHook(lambda names: extract_outputs(model, made.samples(), batches, names))]
     if folder is not None:
         place = Path(folder) / FOLDER
-        hooks.append(ResumeHook(place, settings, identity, history, extra, resume, say))
+        hooks.append(ResumeHook(place, settings, identity, history, extra, resume, on_message))
     hooks.extend(_rates_and_averages(settings, average))
     if task.validate is not None:
         validate = _validated(task.validate, backbone, average)

@@ -61,7 +61,7 @@ def fit_adapter(
         folder: of checkpoints, for adapters that train towers.
         resume: go on from the newest of them.
     """
-    reporter.say(f"Fitting {adapter.name} on {len(shots.support)} images")
+    reporter.info(f"Fitting {adapter.name} on {len(shots.support)} images")
     with _resources(adapter, prepared, shots, reporter, folder, resume) as resources:
         return adapter.fit(
             shots.support,
@@ -115,8 +115,8 @@ def _resources(
     if "pixels" not in adapter.needs:
         yield collected
         return
-    with training_lines(reporter, f"Training {adapter.name}") as tell:
-        yield {**collected, "place": TrainingPlace(folder, bool(resume and folder), tell, reporter.say)}
+    with training_lines(reporter, f"Training {adapter.name}") as on_step:
+        yield {**collected, "place": TrainingPlace(folder, bool(resume and folder), on_step, reporter.info)}
 
 
 def _novel(recipe: Recipe, prepared, adapter: Adapter, scores: Scores, task: str) -> dict[str, Any]:

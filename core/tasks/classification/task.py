@@ -164,7 +164,7 @@ class Classification(Task):
                 yield folder
             return
         if recipe.resume:
-            reporter.say(f"--resume: {adapter.name} keeps no checkpoints, there is nothing to go on from")
+            reporter.info(f"--resume: {adapter.name} keeps no checkpoints, there is nothing to go on from")
         yield None
 
     def _written(self, recipe: Recipe, prepared, done: Fitted, shots: Shots, started: float) -> FitResult:

@@ -140,8 +140,9 @@ def _train(plan, backbone: Backbone, splits: PairSplits, measures, folder, resum
         identity={"backbone": backbone.fingerprint, "pairs": splits.train.name, "first": splits.train[0].id},
     )
     with reporter.task("Training", unit="steps") as progress:
-        told = _EpochLines(reporter, progress, settings)
-        return train_in_stages(backbone, task, settings, folder.path, resume=resume, tell=told.step, say=reporter.say)
+        lines = _EpochLines(reporter, progress, settings)
+        callbacks = {"on_step": lines.step, "on_message": reporter.info}
+        return train_in_stages(backbone, task, settings, folder.path, resume=resume, **callbacks)
 
 
 class _EpochLines:
@@ -158,7 +159,7 @@ class _EpochLines:
         if done % an_epoch == 0:
             epoch = done // an_epoch
             mean = self.total / self.count
-            self.reporter.say(f"Epoch {epoch}/{self.epochs}: loss {mean:.4f}, learning rate {values['lr']:.2e}")
+            self.reporter.info(f"Epoch {epoch}/{self.epochs}: loss {mean:.4f}, learning rate {values['lr']:.2e}")
             self.total, self.count = 0.0, 0
 
 
@@ -180,7 +181,7 @@ class _Measures:
 
     def take(self, when: str) -> _Measured:
         """Retrieval on the test pairs, the generic vocabulary and a few queries with what they find."""
-        self.reporter.say(f"Measuring {when} the training")
+        self.reporter.info(f"Measuring {when} the training")
         retrieval = None
         if self.splits.test is not None:
             retrieval = self._retrieval(self.splits.test)
@@ -192,7 +193,7 @@ class _Measures:
         """Mean R@1 of both directions on val."""
         metrics = self._retrieval(self.splits.val_part(MOST_VALIDATED)).metrics
         score = (metrics["image_to_text"]["r1"] + metrics["text_to_image"]["r1"]) / 2
-        self.reporter.say(f"Mean R@1 of both directions on val: {score:.1%}")
+        self.reporter.info(f"Mean R@1 of both directions on val: {score:.1%}")
         return score
 
     def compared(self, before: _Measured, after: _Measured) -> dict[str, Any]:

@@ -108,14 +108,14 @@ def train_on_pairs(
         metrics = scored(towers, data, "val", recipe).metrics
         return (metrics["image_to_text"]["r1"] + metrics["text_to_image"]["r1"]) / 2
 
-    reporter.say(f"Fitting {adapter.name} on {len(source)} pairs")
-    with training_lines(reporter, f"Training {adapter.name}") as tell:
+    reporter.info(f"Fitting {adapter.name} on {len(source)} pairs")
+    with training_lines(reporter, f"Training {adapter.name}") as on_step:
         report = adapter.fit_pairs(
             source,
             backbone,
             view=data.transform(backbone, True),
             validate=on_val if has_val else None,
-            place=TrainingPlace(folder, bool(recipe.resume and folder), tell, reporter.say),
+            place=TrainingPlace(folder, bool(recipe.resume and folder), on_step, reporter.info),
             seed=seed,
         )
     return adapter, report, adapter.adapted(backbone)

@@ -42,7 +42,7 @@ def test_it_trains_as_published(make_problem):
     problem = make_problem(classes=3, shots=4)
     plain, rates, backbone = problem.images.eval_transform, [], copy.deepcopy(problem.backbone)
     images = replace(problem.images, train_transform=lambda decoded, seed: plain(decoded))
-    place = TrainingPlace(None, tell=lambda done, total, values: rates.append(values["lr"]))
+    place = TrainingPlace(None, on_step=lambda done, total, values: rates.append(values["lr"]))
     adapter = build_adapter("clipfit", lr=0.05, batch_size=6, epochs=4)
     report = problem.fit(adapter, seed=5, images=images, place=place)
 

@@ -104,7 +104,7 @@ def test_lora_trains_as_published(make_problem):
     plain = problem.images.eval_transform
     images = replace(problem.images, train_transform=lambda decoded, seed: plain(decoded))
     rates = []
-    place = TrainingPlace(None, tell=lambda done, total, values: rates.append(values["lr"]))
+    place = TrainingPlace(None, on_step=lambda done, total, values: rates.append(values["lr"]))
     adapter = build_adapter("lora", batch_size=6, epochs=3, dropout=0.0)
     problem.fit(adapter, seed=5, images=images, place=place)
 

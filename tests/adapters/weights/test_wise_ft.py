@@ -176,7 +176,7 @@ def test_towers_train_as_published_and_are_interpolated(make_problem):
     problem = make_problem(classes=3, shots=4)
     plain, told = problem.images.eval_transform, []
     images = replace(problem.images, train_transform=lambda decoded, seed: plain(decoded))
-    place = TrainingPlace(None, tell=lambda done, total, values: told.append((values["lr"], values["loss"])))
+    place = TrainingPlace(None, on_step=lambda done, total, values: told.append((values["lr"], values["loss"])))
     options = {"lr": 1e-3, "epochs": 10, "batch_size": 4}
     adapter = build_adapter("wise-ft", **options, alpha=1.0)
     problem.fit(adapter, 5, images, place=place)
