@@ -35,7 +35,7 @@ class TokenAdapter(TowerAdapter):
     """Base of the methods that train tokens inside the towers and nothing else, by SGD with Dassl's schedule: momentum
     0.9, one rate per epoch down a cosine."""
 
-    own_crop: ClassVar[tuple[float, float]] = CROP
+    default_crop: ClassVar[tuple[float, float]] = CROP
     backbone_needs: ClassVar[frozenset[str]] = frozenset({"image_blocks"})
     layer_decay: ClassVar[float] = 1.0  # no option: what trains lies beside the layers
 
@@ -47,7 +47,7 @@ class TokenAdapter(TowerAdapter):
     def _tokens(self, backbone: Backbone) -> dict[str, PromptTokens | CoupledTokens]:
         """ "image" and "text", as far as there are any, to start from."""
 
-    def _own_settings(self, epochs: int) -> dict[str, Any]:
+    def _settings_of_method(self, epochs: int) -> dict[str, Any]:
         return dict(DASSL)
 
     def _choose(self, backbone: Backbone) -> list[str]:

@@ -51,7 +51,7 @@ class Step:
 
 @dataclass(eq=False, kw_only=True)
 class SharedContext(Adapter):
-    """A method says how a step is scored (`_loss`) and how long it trains (`own_epochs`).
+    """A method says how a step is scored (`_loss`) and how long it trains (`default_epochs`).
 
     `ctx_init` sets the number of context vectors; without it the context starts from N(0, 0.02^2). `trim=False` runs
     every prompt at full length, as published. `checkpointing` encodes the prompts again, chunk by chunk, in the
@@ -94,7 +94,7 @@ class SharedContext(Adapter):
     checkpointing: bool = option(False, "recompute activations in the backward pass; changes speed and memory only")
     amp: str | None = option(None, "precision of the text tower in training; none: float32", choices=("bf16",))
 
-    own_epochs: ClassVar[tuple[tuple[int, int], ...]]
+    default_epochs: ClassVar[tuple[tuple[int, int], ...]]
     """(shots, epochs), most shots first: the published epochs for at least so many shots."""
 
     def __post_init__(self):
@@ -134,7 +134,7 @@ class SharedContext(Adapter):
         self._set_frame(support, classifier)
         learner = self._learner(backbone, self.class_names_, ctx=resources.get("ctx"), seed=seed)
         criterion, generator = label_loss(self.multilabel_), torch.Generator().manual_seed(seed)
-        epochs = self.epochs or published_epochs(support.shots, self.own_epochs)
+        epochs = self.epochs or published_epochs(support.shots, self.default_epochs)
 
         def loss_of(unit: Tensor, labels: Tensor) -> Tensor:
             return self._loss(Step(learner, classifier, unit, labels, criterion, generator))

@@ -52,7 +52,7 @@ class Pomp(SharedContext):
         "as coop; the margin is a natural logarithm as the paper derives it. The released version that the fixture "
         "is of takes it to base 10, and is met with `correction='log10'` (and without a margin with `None`)"
     )
-    own_epochs: ClassVar[tuple[tuple[int, int], ...]] = ((1, 20),)
+    default_epochs: ClassVar[tuple[tuple[int, int], ...]] = ((1, 20),)
 
     sampled_classes: int = option(
         1000, "classes in a step, the image's own among them; all where there are no more", low=2, high=100_000_000

@@ -102,8 +102,8 @@ class WiseFt(TowerAdapter):
     )
     can: ClassVar[frozenset[str]] = frozenset()
     state: ClassVar[tuple[str, ...]] = ("changed", "prefix", "head", "head_bias")
-    own_epochs: ClassVar[int] = 10
-    own_crop: ClassVar[tuple[float, float]] = (0.9, 1.0)
+    default_epochs: ClassVar[int] = 10
+    default_crop: ClassVar[tuple[float, float]] = (0.9, 1.0)
     # no options: the head has its own loss and its own start, and the last weights are one end
     loss: ClassVar[None] = None
     loss_options: ClassVar[None] = None
@@ -141,9 +141,9 @@ class WiseFt(TowerAdapter):
         self._steps_an_epoch = steps
         return super()._epochs(steps, shots)
 
-    def _own_settings(self, epochs: int) -> dict[str, Any]:
+    def _settings_of_method(self, epochs: int) -> dict[str, Any]:
         own = {"lr": self._rate, "warmup": self._rise(epochs * self._steps_an_epoch), "decayed": "all"}
-        return {**super()._own_settings(epochs), **own}
+        return {**super()._settings_of_method(epochs), **own}
 
     @property
     def _rate(self) -> float:
@@ -241,7 +241,7 @@ class WiseFt(TowerAdapter):
         self._keep(between(alpha))
         self._now = None
         count = sum(parameter.numel() for parameter in head.parameters())
-        epochs = self.epochs or self.own_epochs
+        epochs = self.epochs or self.default_epochs
         steps = epochs * math.ceil(len(support) / self.batch_size)
         chosen = {"epochs": epochs, "steps": steps, "lr": self._rate, "alpha": alpha}
         return FitReport(self.name, chosen, words, found, history, _few(steps), count)
@@ -252,7 +252,7 @@ class WiseFt(TowerAdapter):
             head,
             support.unit,
             support.labels,
-            epochs=self.epochs or self.own_epochs,
+            epochs=self.epochs or self.default_epochs,
             batch_size=self.batch_size,
             lr=self._rate,
             weight_decay=self.weight_decay,

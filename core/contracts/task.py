@@ -175,7 +175,7 @@ class Task(ABC):
         Raises:
             ConfigError: a given key that is not taken. UnknownNameError: an option that the task does not have.
         """
-        recipe = recipe.with_(task=self.name, own=self._own_options(recipe.own))
+        recipe = recipe.with_(task=self.name, task_options=self._task_options(recipe.task_options))
         recipe = self.filled(recipe)
         refuse_unused(recipe, self.taken(recipe) | ALWAYS, self._why_unused)
         self.check(recipe)
@@ -265,7 +265,7 @@ class Task(ABC):
                 varied = ", ".join(f"--{each}" for each in sorted(self.compares))
                 raise ConfigError(f"--{key}: a comparison of {self.title} varies {varied}; omit --{key}")
 
-    def _own_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+    def _task_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         if self.options is None:
             if given:
                 raise ConfigError(f"--set {next(iter(given))}: {self.title} has no options of its own; omit it")

@@ -71,7 +71,7 @@ def test_it_trains_as_published(make_problem):
 def test_published_settings():
     published = {"lr": 2e-3, "batch_size": 32, "weight_decay": 5e-4, "warmup": 1, "anchor": 8.0, "prompts_a_class": 1}
     adapter = build_adapter("clipfit")
-    assert published.items() <= adapter.options.items() and adapter.own_epochs == 100 and adapter.select == "last"
+    assert published.items() <= adapter.options.items() and adapter.default_epochs == 100 and adapter.select == "last"
 
 
 def test_the_anchor_holds_the_texts(make_problem):

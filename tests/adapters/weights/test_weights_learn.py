@@ -159,7 +159,7 @@ def test_full_by_the_contrastive_loss_is_that_of_the_batch(make_problem):
     assert report.history[0]["loss"] == pytest.approx(float(expected), rel=1e-4)
 
 
-def test_own_losses_and_epochs(make_problem):
+def test_default_losses_and_epochs(make_problem):
     problem = make_problem(shots=2)
     assert set(problem.fit(build_adapter("full")).history[0]) >= {"cross-entropy"}
     report = problem.fit(build_adapter("lit"))

@@ -324,7 +324,7 @@ def test_no_option_goes_untested_and_defaults_are_published():
     assert {f.name for f in fields(adapter_class("wise-ft"))} == {*TOWER_OPTIONS, *SAME}
     adapter = build_adapter("wise-ft")
     published = {"weight_decay": 0.1, "warmup": 500, "clip_grad": 1.0, "alpha": None, "fisher": 0, "batch_size": 512}
-    assert published.items() <= adapter.options.items() and adapter.own_epochs == 10
+    assert published.items() <= adapter.options.items() and adapter.default_epochs == 10
     assert adapter._rate == 3e-5 and linear()._rate == 1e-3 and linear(lr=0.1)._rate == 0.1
     assert adapter._rise(20_000) == 500 and adapter._rise(300) == 30 and adapter._rise(4) == 1
     assert build_adapter("wise-ft", warmup=0.5)._rise(300) == 0.5

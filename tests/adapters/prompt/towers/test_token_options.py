@@ -111,5 +111,5 @@ def test_published_settings(name):
     adapter = build_adapter(name)
     common = {"batch_size": 4, "weight_decay": 5e-4, "warmup": 1, "select": "last", "loss": None}
     assert {**common, **published[name]}.items() <= adapter.options.items()
-    assert adapter.own_epochs == (20 if name == "prompt-src" else 5)
+    assert adapter.default_epochs == (20 if name == "prompt-src" else 5)
     assert QUICK.keys() <= adapter.options.keys()
