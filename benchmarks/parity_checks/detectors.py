@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 import vladapt.domains.open_vocab  # noqa: F401 (the operators, before modules of mmdet ask for them)
-from vladapt.domains.open_vocab.modules.detectors.owlvit.detector.heads import ClassHead, PatchMLP, box_bias
-from vladapt.domains.open_vocab.modules.detectors.owlvit.detector.tower import PatchTower, published_heads
+from vladapt.domains.open_vocab.modules.detectors.owlvit.heads import ClassHead, PatchMLP, box_bias
+from vladapt.domains.open_vocab.modules.detectors.owlvit.tower import PatchTower, published_heads
 from vladapt.domains.open_vocab.modules.losses.matching import BoxTargets, MatchingLoss
 
 from .comparison import compares

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import vladapt.domains.open_vocab  # noqa: F401 (the operators, before modules of mmseg ask for them)
 from vladapt.domains.open_vocab.modules.segmentors.attention_heads import split_heads, until_last
-from vladapt.domains.open_vocab.modules.segmentors.cliper.segmentor.features import ATTENTIONS, FUSED, layer_features
+from vladapt.domains.open_vocab.modules.segmentors.cliper.features import ATTENTIONS, FUSED, layer_features
 from vladapt.domains.open_vocab.modules.segmentors.maskclip import deny_unlikely, smooth_by_keys, value_features
 from vladapt.domains.open_vocab.modules.segmentors.proxyclip import proxied_features
 from vladapt.domains.open_vocab.modules.segmentors.sclip import correlative_tokens, correlative_weights

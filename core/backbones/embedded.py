@@ -49,7 +49,7 @@ SMALLEST_IMAGE = 32
 BEST_BATCH_SIZE = 4
 TEXT_BATCH = 128
 BESIDE = "alignment.beside"
-PACKAGES = ("efficientnet_lite_pytorch", packaged.WEIGHTS.package, packaged.WEIGHTS.package, "tokenizers")
+PACKAGES = ("efficientnet_lite_pytorch", packaged.WEIGHTS.package, packaged.TEXT_WEIGHTS.package, "tokenizers")
 NOTES = (
     "backbone 'embedded' never saw an image with its text: zero-shot is real only for things ImageNet names (animals, "
     "vehicles, household things, food); for medical, satellite or texture classes it is at chance, so give labels",
@@ -95,7 +95,7 @@ class EmbeddedBackbone(TwoTower):
     """
 
     family = "embedded"
-    embed_dim = packaged.WIDTH + packaged.WIDTH
+    embed_dim = packaged.TEXT_WIDTH + packaged.WIDTH
     context_length = packaged.CONTEXT_LENGTH
     capabilities = FAMILIES["embedded"]["capabilities"]
     licence = "Apache-2.0 (EfficientNet-Lite0; all-MiniLM-L6-v2)"
@@ -219,7 +219,7 @@ class _TextTower(TextTower):
 def _fingerprint(transform: Preprocess, trained: Path | None) -> str:
     if trained is not None:
         return fingerprint("embedded", PHI, file_digests([trained]), transform.spec)
-    weights = [packaged.WEIGHTS.sha256, packaged.WEIGHTS.sha256, packaged.TOKENIZER.sha256]
+    weights = [packaged.WEIGHTS.sha256, packaged.TEXT_WEIGHTS.sha256, packaged.TOKENIZER.sha256]
     shared = [VERSION, CONSE_NAMES, CONSE_TEMPERATURE, PHI, ALIGNED_LOGIT_SCALE]
     return fingerprint("embedded", shared, weights, transform.spec)
 
@@ -343,7 +343,7 @@ def _tensors() -> dict[str, Tensor]:
 def kept_file() -> Path:
     """Where the tensors are kept: their name says which weights and which closed form they are of."""
     root = Path(os.environ.get("VLADAPT_CACHE") or Path.home() / ".cache" / "vladapt")
-    stated = f"{VERSION} {packaged.WEIGHTS.sha256} {packaged.WEIGHTS.sha256} {packaged.TOKENIZER.sha256}"
+    stated = f"{VERSION} {packaged.WEIGHTS.sha256} {packaged.TEXT_WEIGHTS.sha256} {packaged.TOKENIZER.sha256}"
     return root / "backbones" / f"embedded-alignment-{hashlib.sha256(stated.encode()).hexdigest()[:16]}.safetensors"
 
 

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from torch import Tensor
 
 from ..errors import ConfigError, DataError
 from .options import option, options_from, settle
 from .targets import ClassLabel, Target
 
 if TYPE_CHECKING:
-    from .task import Task
+    from torch import Tensor
 
+    from .task import Task
 
 SPLITS = ("train", "val", "test")
 

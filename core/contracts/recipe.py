@@ -41,7 +41,9 @@ class Recipe:
     seed: int = option(1, "fixes the draw of the shots and all else that is random", low=0)
     split_seed: int = option(0, "fixes the division into train, val and test", low=0)
     backbone: str = option("embedded", "pretrained model")
-    image_size: int | None = option(None, "side of the images in pixels, where it differs from the backbone's", low=1)
+    image_size: int | None = option(
+        None, "side of the images in pixels, where it differs from the backbone's", low=1, high=2**14
+    )
     device: str = option("auto", "auto, cpu, cuda, cuda:1, ...")
     amp: str | None = option(None, "mixed precision", choices=("bf16", "fp16"))
     batch_size: int | None = option(None, "images at once, or images per training step", low=1, high=2**20)

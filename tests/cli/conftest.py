@@ -111,3 +111,19 @@ def run(fit, colours) -> Path:
 def files_below(folder: Path) -> set[str]:
     """Names of all files and folders, relative to the folder."""
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+@pytest.fixture
+def refused(tmp_path):
+    """refused(outcome, code, *words): one line on stderr with the words, nothing on stdout, no run left."""
+
+    def check(outcome, code: int, *words: str) -> None:
+        assert outcome.code == code, outcome.err
+        for word in words:
+            assert word in outcome.error
+        assert outcome.out == "" and "Traceback" not in outcome.err
+        assert len(outcome.error) < 600
+        assert not (tmp_path / "runs").exists()
+        assert not [p for p in tmp_path.rglob("*") if "partial" in p.name or p.name == ".unfinished"]
+
+    return check

@@ -220,6 +220,7 @@ def test_bad_input_is_told_in_one_line(vladapt, options, change, code, words):
         (["--set", "lr=fast"], "option lr=fast of the training is not usable; give a number above 0"),
         (["--set", "amp=int8"], "option amp=int8 of the training is not usable; give one of bf16, fp16, or none"),
         (["--set", "checkpointing=perhaps"], "option checkpointing=perhaps of the training .*; give yes or no"),
+        (["--set", "image_size=big"], "--set image_size big: give a whole number, 1 to 16384"),
         (["--set", "data.vall=0.2"], "the reader of pairs has no option 'vall'; did you mean val"),
         (["--set", "data.val=much"], "option val=much of the reader of pairs is not usable"),
         (["--loss", "clop"], "unknown loss 'clop'"),

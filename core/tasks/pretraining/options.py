@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ...contracts.options import chosen, options_of
+from ...contracts.recipe import value_of
 from ...data.pairs.reading import READER, Reading
 from ...errors import ConfigError, UnknownNameError, did_you_mean
 from ...recipes.resolve import parse_set
@@ -50,7 +51,7 @@ def plan_of(
         elif head == "data" and rest:
             data_options[rest] = value
         elif key in OTHERS:
-            places[key] = value
+            places[key] = value_of(key, value)
         elif key in SETTINGS:
             given[key] = value
         else:

@@ -79,7 +79,7 @@ def test_fingerprint_changes_with_image_size_phi_and_weights(monkeypatch):
     monkeypatch.setattr(embedded, "PHI", 75.0)
     assert embedded.EmbeddedBackbone().fingerprint != plain
     monkeypatch.undo()
-    monkeypatch.setattr(embedded.minilm, "WEIGHTS", packaged.PackagedFile("a", "b", "0" * 64))
+    monkeypatch.setattr(packaged, "TEXT_WEIGHTS", packaged.PackagedFile("a", "b", "0" * 64))
     assert embedded.EmbeddedBackbone().fingerprint != plain
 
 
@@ -272,12 +272,9 @@ def test_weights_with_another_sha256_are_refused(tmp_path, monkeypatch):
 
 
 def test_each_loader_checks_its_weights(monkeypatch):
-    loaders = {
-        "WEIGHTS": (embedded.efficientnet, "load_efficientnet"),
-        "TOKENIZER": (embedded.minilm, "load_tokenizer"),
-    }
-    for constant, (module, loader) in [*loaders.items(), ("WEIGHTS", (embedded.minilm, "load_minilm"))]:
-        known = getattr(module, constant)
-        monkeypatch.setattr(module, constant, packaged.PackagedFile(known.package, known.path, "0" * 64))
+    loaders = {"WEIGHTS": "load_efficientnet", "TEXT_WEIGHTS": "load_minilm", "TOKENIZER": "load_tokenizer"}
+    for constant, loader in loaders.items():
+        known = getattr(packaged, constant)
+        monkeypatch.setattr(packaged, constant, packaged.PackagedFile(known.package, known.path, "0" * 64))
         with pytest.raises(DataError, match="sha256 differs"):
-            getattr(module, loader)()
+            getattr(packaged, loader)()

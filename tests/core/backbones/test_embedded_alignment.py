@@ -87,9 +87,9 @@ def makes(monkeypatch):
 
     monkeypatch.setattr(embedded, "fit_alignment", fit)
     monkeypatch.setattr(embedded, "embed_names", lambda *given: None)
-    for module, loader in ((embedded.efficientnet, "load_efficientnet"), (embedded.minilm, "load_minilm")):
-        monkeypatch.setattr(module, loader, Nothing)
-    monkeypatch.setattr(embedded.minilm, "load_tokenizer", lambda: None)
+    for loader in ("load_efficientnet", "load_minilm"):
+        monkeypatch.setattr(embedded.packaged, loader, Nothing)
+    monkeypatch.setattr(embedded.packaged, "load_tokenizer", lambda: None)
     return made
 
 

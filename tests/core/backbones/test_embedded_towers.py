@@ -20,7 +20,7 @@ TEXTS = [
 
 def test_minilm_equals_transformers():
     transformers = pytest.importorskip("transformers", reason="extra hf is not installed")
-    folder = packaged.WEIGHTS.locate().parent
+    folder = packaged.TEXT_WEIGHTS.locate().parent
     reference = transformers.AutoModel.from_pretrained(folder).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     given = tokenizer(TEXTS, padding="max_length", truncation=True, max_length=256, return_tensors="pt")

@@ -18,8 +18,8 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 
 from vladapt import CapabilityError, ConfigError
-from vladapt.domains.open_vocab.modules.detectors.owlvit.detector.detector import OWLViT
-from vladapt.domains.open_vocab.modules.detectors.owlvit.detector.heads import box_bias
+from vladapt.domains.open_vocab.modules.detectors.owlvit.detector import OWLViT
+from vladapt.domains.open_vocab.modules.detectors.owlvit.heads import box_bias
 from vladapt.domains.open_vocab.text_embeddings import set_classes
 from vladapt.registry import MODELS
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 
-from vladapt.domains.open_vocab.modules.detectors.owlvit.detector.heads import (
+from vladapt.domains.open_vocab.modules.detectors.owlvit.heads import (
     ClassHead,
     PatchMLP,
     box_bias,

@@ -10,8 +10,8 @@ pytest.importorskip("transformers", reason="extra hf is not installed")
 import transformers
 from parity_checks.detectors import owlvit, write_checkpoint
 
-from vladapt.domains.open_vocab.modules.detectors.owlvit.detector.detector import OWLViT
-from vladapt.domains.open_vocab.modules.detectors.owlvit.detector.heads import box_bias
+from vladapt.domains.open_vocab.modules.detectors.owlvit.detector import OWLViT
+from vladapt.domains.open_vocab.modules.detectors.owlvit.heads import box_bias
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import torch
 pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 pytest.importorskip("open_clip", reason="extra open-clip is not installed")
 
-from vladapt.domains.open_vocab.modules.detectors.owlvit.detector.heads import box_targets, merge_overlapping
-from vladapt.domains.open_vocab.modules.detectors.owlvit.detector.queries import OWLQueries, canonical_text
+from vladapt.domains.open_vocab.modules.detectors.owlvit.heads import box_targets, merge_overlapping
+from vladapt.domains.open_vocab.modules.detectors.owlvit.queries import OWLQueries, canonical_text
 from vladapt.domains.open_vocab.modules.losses.matching import BoxTargets
 from vladapt.domains.open_vocab.text_embeddings import TextEmbeddings
 

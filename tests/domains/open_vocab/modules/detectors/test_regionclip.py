@@ -11,7 +11,7 @@ from mmengine.runner import load_checkpoint
 
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.errors import ConfigError, DataError
-from vladapt.domains.open_vocab.modules.detectors.regionclip.detector.proposals import region_features
+from vladapt.domains.open_vocab.modules.detectors.regionclip.proposals import region_features
 from vladapt.domains.open_vocab.text_embeddings import set_classes
 from vladapt.registry import MODELS
 
@@ -51,7 +51,7 @@ def test_a_resnets_whole_image_is_the_image(region_towers):
     pixels = torch.randn(2, 3, 32, 32)
     whole = torch.tensor([[0.0, 0.0, 32.0, 32.0]])
     cells = torch.randn(1, 4, 2, 2)
-    from vladapt.domains.open_vocab.modules.detectors.regionclip.detector.proposals import aligned
+    from vladapt.domains.open_vocab.modules.detectors.regionclip.proposals import aligned
 
     torch.testing.assert_close(aligned(cells, (32, 32), [whole], 2), cells)
     found = torch.cat(region_features(backbone, pixels, [whole, whole]))

@@ -13,7 +13,7 @@ from mmengine.structures import InstanceData
 
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.errors import CapabilityError, ConfigError
-from vladapt.domains.open_vocab.modules.detectors.regionclip.detector.proposals import region_features
+from vladapt.domains.open_vocab.modules.detectors.regionclip.proposals import region_features
 from vladapt.domains.open_vocab.text_embeddings import set_classes
 from vladapt.registry import MODELS
 

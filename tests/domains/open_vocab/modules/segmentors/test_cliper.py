@@ -7,7 +7,7 @@ pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 
 import vladapt.domains.open_vocab  # noqa: F401
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
-from vladapt.domains.open_vocab.modules.segmentors.cliper.segmentor.features import (
+from vladapt.domains.open_vocab.modules.segmentors.cliper.features import (
     balanced,
     purified,
     spread_by_affinity,

@@ -9,7 +9,7 @@ from parity_checks import segmentors
 
 from vladapt.core.training.teacher import copy_of
 from vladapt.domains.open_vocab.modules.segmentors.attention_heads import split_heads, with_last
-from vladapt.domains.open_vocab.modules.segmentors.cliper.segmentor.features import layer_features
+from vladapt.domains.open_vocab.modules.segmentors.cliper.features import layer_features
 from vladapt.domains.open_vocab.modules.segmentors.maskclip import smooth_by_keys, value_features
 from vladapt.domains.open_vocab.modules.segmentors.proxyclip import proxied_features
 from vladapt.domains.open_vocab.modules.segmentors.sclip import (

@@ -9,7 +9,7 @@ pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.errors import ConfigError
-from vladapt.domains.open_vocab.modules.segmentors.denseclip.segmentor.backbone import DenseCLIPBackbone
+from vladapt.domains.open_vocab.modules.segmentors.denseclip.backbone import DenseCLIPBackbone
 
 VIT = {"image_size": 32, "layers": 3, "width": 32, "patch_size": 8, "head_width": 16}
 

@@ -6,10 +6,10 @@ import torch
 pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 
 from vladapt.core.errors import ConfigError
-from vladapt.domains.open_vocab.modules.segmentors.denseclip.segmentor.context import ContextDecoder
-from vladapt.domains.open_vocab.modules.segmentors.denseclip.segmentor.matching import PixelTextMatching, cosine_map
-from vladapt.domains.open_vocab.modules.segmentors.denseclip.segmentor.parts import beside
-from vladapt.domains.open_vocab.modules.segmentors.denseclip.segmentor.prompts import ClassPrompts
+from vladapt.domains.open_vocab.modules.segmentors.denseclip.context import ContextDecoder
+from vladapt.domains.open_vocab.modules.segmentors.denseclip.matching import PixelTextMatching, cosine_map
+from vladapt.domains.open_vocab.modules.segmentors.denseclip.parts import beside
+from vladapt.domains.open_vocab.modules.segmentors.denseclip.prompts import ClassPrompts
 from vladapt.domains.open_vocab.vocabulary import Vocabulary, text_backbone
 
 DECODER = {"width": 16, "heads": 2, "layers": 1, "dropout": 0.0}

@@ -20,9 +20,9 @@ from vladapt.core.engine.embed import embed
 from vladapt.core.engine.index import index
 from vladapt.core.recipes.resolve import resolve
 from vladapt.domains.open_vocab.modules.segmentors.maskclip import value_features
-from vladapt.domains.open_vocab.modules.segmentors.reco.segmentor.archive import Archive, as_square
-from vladapt.domains.open_vocab.modules.segmentors.reco.segmentor.references import cosegment, likeness, without_context
-from vladapt.domains.open_vocab.modules.segmentors.reco.segmentor.segmentor import ReCo, published_scenes
+from vladapt.domains.open_vocab.modules.segmentors.reco.archive import Archive, as_square
+from vladapt.domains.open_vocab.modules.segmentors.reco.references import cosegment, likeness, without_context
+from vladapt.domains.open_vocab.modules.segmentors.reco.segmentor import ReCo, published_scenes
 from vladapt.domains.open_vocab.text_embeddings import set_classes
 from vladapt.domains.open_vocab.vocabulary import Vocabulary, embed_queries
 from vladapt.registry import MODELS

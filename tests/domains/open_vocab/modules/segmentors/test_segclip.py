@@ -14,12 +14,12 @@ from mmseg.structures import SegDataSample
 
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.core.training.tower_passes import words_of
-from vladapt.domains.open_vocab.modules.segmentors.segclip.segmentor.group import (
+from vladapt.domains.open_vocab.modules.segmentors.segclip.group import (
     caption_tokens,
     class_features,
     part_of_captions,
 )
-from vladapt.domains.open_vocab.modules.segmentors.segclip.segmentor.segmentor import WEIGHTS
+from vladapt.domains.open_vocab.modules.segmentors.segclip.segmentor import WEIGHTS
 from vladapt.domains.open_vocab.text_embeddings import set_classes
 from vladapt.domains.open_vocab.vocabulary import Vocabulary, embed_classes
 from vladapt.registry import MODELS

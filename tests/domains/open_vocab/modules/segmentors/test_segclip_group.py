@@ -6,7 +6,7 @@ import torch
 pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 
 from vladapt.core.errors import ConfigError
-from vladapt.domains.open_vocab.modules.segmentors.segclip.segmentor.group import (
+from vladapt.domains.open_vocab.modules.segmentors.segclip.group import (
     GroupsToPatches,
     SemanticGroup,
     group_scores,

@@ -1,0 +1,83 @@
+"""No space left on the disk: one line that says what to free, and nothing half-written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+FAILED = 1
+
+
+@pytest.fixture(params=["stand-in", "real"])
+def full_disk(request, monkeypatch, tmp_path):
+    """full_disk(folder): from now on nothing can be finished there. A real small disk where one can be mounted."""
+    mounted = []
+
+    def fill(folder: Path) -> None:
+        if request.param == "stand-in":
+            return monkeypatch.setattr(os, "replace", _replace_but_in(folder))
+        if shutil.which("mount") is None:
+            pytest.skip("no small disk can be mounted here")
+        folder.mkdir()
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(folder)], capture_output=True)
+        if done.returncode:
+            pytest.skip("no small disk can be mounted here")
+        mounted.append(folder)
+        with suppress(OSError), (folder / "filler").open("wb", buffering=0) as f:
+            while True:
+                f.write(bytes(1024))
+        return None
+
+    yield fill
+    for folder in mounted:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def _replace_but_in(folder: Path):
+    replace = os.replace
+
+    def refusing(source, target):
+        if Path(target).is_relative_to(folder):
+            raise OSError(errno.ENOSPC, "No space left on device", str(target))
+        return replace(source, target)
+
+    return refusing
+
+
+@pytest.mark.parametrize(("full", "cure"), [("cache", "VLADAPT_CACHE"), ("out", "--out")])
+def test_no_space_left_for_features_or_the_run(fit, colours, tmp_path, monkeypatch, full_disk, full, cure):
+    monkeypatch.setenv("VLADAPT_CACHE", str(tmp_path / "cache"))
+    full_disk(tmp_path / full)
+    outcome = fit("--data", colours, "--out", tmp_path / "out", "--adapter", "tip-adapter", "--set", "adapter.views=0")
+    assert outcome.code == FAILED and outcome.out == ""
+    line = outcome.err.strip().splitlines()[-1]
+    assert line.startswith("vladapt: ") and "No space left on device" in line and str(tmp_path / full) in line
+    assert "free some space" in line and cure in line
+    assert files_in(tmp_path / "out") == []
+    assert not [path for path in files_in(tmp_path / full) if "partial" in path.name]
+
+
+@pytest.mark.parametrize("command", ["compare", "embed"])
+def test_no_space_left_for_a_table_or_features(vladapt, small_clip_spec, colours, tmp_path, full_disk, command):
+    full_disk(tmp_path / "out")
+    base = [command, "--domain", "medical", "--backbone", small_clip_spec, "--data", colours]
+    more = {
+        "compare": ["--adapters", "linear-probe", "--shots", "1,2", "--seeds", "1", "--out", tmp_path / "out"],
+        "embed": ["--out", tmp_path / "out" / "features.safetensors"],
+    }
+    outcome = vladapt(*base, *more[command])
+    assert outcome.code == FAILED and outcome.out == ""
+    line = outcome.err.strip().splitlines()[-1]
+    assert line.startswith("vladapt: ") and "No space left" in line
+    assert str(tmp_path / "out") in line and "another --out" in line
+    assert files_in(tmp_path / "out") == []
+
+
+def files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.name != "filler" and (path.is_file() or path.name != "out")]
