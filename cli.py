@@ -17,12 +17,12 @@ from typing import Annotated
 import typer
 
 from . import __version__
-from .core.commands import embed, fit, inspect, pretrain, retrieval
+from .core.commands import embed, fit, inspect, pretrain, search
 from .core.commands.options import with_domain_options, with_optional_values
 from .core.errors import INTERRUPTED, ConfigError, VladaptError, fail, interrupted, usage
 from .core.registry.catalogue import PACKAGE, Entry, commands
 
-COMMAND_GROUPS = (fit, pretrain, embed, retrieval, inspect)
+COMMAND_GROUPS = (fit, pretrain, embed, search, inspect)
 """In the order of `vladapt --help`."""
 
 GROUP = "GROUP"

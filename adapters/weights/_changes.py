@@ -17,7 +17,7 @@ from ...core.backbones.positions import tower_of
 from ...core.contracts.backbone import Backbone
 from ...core.contracts.images import TrainingImages
 from ...core.errors import DataError
-from ...core.training.outputs import image_features
+from ...core.training.tower_outputs import image_features
 
 ALPHAS = tuple(step / 10 for step in range(11))
 DEFAULT_ALPHA = 0.5

@@ -20,10 +20,10 @@ from ...core.errors import CapabilityError
 from ...core.prompts.classifier import build_classifier, fill
 from ...core.registry.build import build_adapter
 from ...core.training.batches import GlobalBatches
-from ...core.training.outputs import image_features
 from ...core.training.settings import TrainingSettings
 from ...core.training.sources import LabelledSource, Source
 from ...core.training.teacher import copy_of
+from ...core.training.tower_outputs import image_features
 from ...core.training.train import Task, Trained, train
 from ._changes import changed_tensors, digest_of, put_tensors
 from ._training import COST_OPTIONS, Remembered, identity_of, losses_of, score_on_val, settings_of, view_of

@@ -22,8 +22,8 @@ from ...core.metrics.selection import val_score
 from ...core.runtime.distributed import all_gather_rows, rank, world_size
 from ...core.training.class_scores import ClassScores
 from ...core.training.objective import parse_losses
-from ...core.training.outputs import image_features
 from ...core.training.settings import TrainingSettings
+from ...core.training.tower_outputs import image_features
 
 SETTINGS = (
     "batch_size",

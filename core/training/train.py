@@ -40,13 +40,13 @@ from .lora import add_lora, merge_lora
 from .model import PairModel, checkpoint_blocks, dims_of
 from .objective import Objective, build_objective
 from .optimizer import epoch_rates
-from .outputs import Outputs, extract_outputs
 from .runner import run_with_hooks
 from .samples import BrokenSamples, Samples, loader
 from .settings import TrainingSettings
 from .sharding import plain
 from .sources import Source
 from .teacher import copy_of, swapped
+from .tower_outputs import Outputs, extract_outputs
 from .views import View, light_view, local_view, strong_view
 
 OF_CLASSES = frozenset({"logits", "class_features", "teacher.class_features"})

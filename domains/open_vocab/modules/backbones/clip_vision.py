@@ -136,8 +136,8 @@ class CLIPVisionBackbone(BaseModule):
         super().train(mode)
         self.backbone.model.training = mode
         for module in self.tower.modules():
-            owned = list(module.parameters())
-            if owned and not any(parameter.requires_grad for parameter in owned):
+            parameters = list(module.parameters())
+            if parameters and not any(parameter.requires_grad for parameter in parameters):
                 module.eval()
         return self
 
