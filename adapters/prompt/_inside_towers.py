@@ -119,8 +119,8 @@ def words_after(backbone: Backbone, words: str | None, count: int) -> tuple[Tens
     end = lengths.index(count)
     first = start_tokens(backbone)
     with torch.no_grad():
-        found = backbone.embed_tokens(backbone.tokenize([" ".join(parts)]).to(backbone.device))[0]  # (L, W)
-    return found[first : first + count].float(), " ".join(parts[end:])
+        embeddings = backbone.embed_tokens(backbone.tokenize([" ".join(parts)]).to(backbone.device))[0]  # (L, W)
+    return embeddings[first : first + count].float(), " ".join(parts[end:])
 
 
 def _token_count(backbone: Backbone, text: str) -> int:

@@ -32,15 +32,15 @@ def nearest(rows: Tensor, keys: Tensor, count: int, *, skip_own: bool = False) -
     width = -(-len(keys) // group) * group
     step = max(1, min(len(rows), CHUNK_ELEMENTS // width))
     buffer = rows.new_full((step, width), -torch.inf)  # columns beyond the keys stay -inf
-    found = []
+    parts = []
     for start in range(0, len(rows), step):
         block = rows[start : start + step]
         cosines = buffer[: len(block)]
         torch.mm(block, keys.T, out=cosines[:, : len(keys)])
         if skip_own:
             cosines[:, start : start + len(block)].fill_diagonal_(-torch.inf)
-        found.append(_largest(cosines, count, group))
-    cosines, index = zip(*found)
+        parts.append(_largest(cosines, count, group))
+    cosines, index = zip(*parts)
     return torch.cat(cosines), torch.cat(index)
 
 

@@ -106,9 +106,9 @@ class Projection(Adapter):
         score = self._score_on(given.val, selection, side) if len(runs) > 1 else None
         best, reached = None, None
         for run in train_runs(images, support.labels, side, runs, self.epochs):
-            found = None if score is None else score(run)
-            if best is None or found > reached:
-                best, reached = run, found
+            value = None if score is None else score(run)
+            if best is None or value > reached:
+                best, reached = run, value
         self.change = best.change.T.contiguous()  # (W, R)
         chosen = {"lr": best.lr, "lambda": best.penalty, "views": views}
         history = [

@@ -217,8 +217,8 @@ class WiseFt(TowerAdapter):
         words, alpha, score = self._now.choice
         count = report.trained_parameters + sum(parameter.numel() for parameter in self._now.head.parameters())
         chosen = {**report.chosen, "trained parameters": count, "alpha": alpha}
-        told = {"chosen": chosen, "chosen_on": words, "val_score": score, "trained_parameters": count}
-        return replace(report, **told, notes=[*report.notes, *_few(done.steps)])
+        decided = {"chosen": chosen, "chosen_on": words, "val_score": score, "trained_parameters": count}
+        return replace(report, **decided, notes=[*report.notes, *_few(done.steps)])
 
     # the linear version
 
@@ -232,7 +232,7 @@ class WiseFt(TowerAdapter):
             return val_score(between(alpha)(selection.val.unit), selection.val.labels)
 
         self._decide(None if selection.val is None else score, selection.words)
-        words, alpha, found = now.choice
+        words, alpha, reached = now.choice
         if selection.held_out:
             history = [{**row, "refit": 0} for row in history]
             head, again = self._train_head(support)
@@ -244,7 +244,7 @@ class WiseFt(TowerAdapter):
         epochs = self.epochs or self.default_epochs
         steps = epochs * math.ceil(len(support) / self.batch_size)
         chosen = {"epochs": epochs, "steps": steps, "lr": self._rate, "alpha": alpha}
-        return FitReport(self.name, chosen, words, found, history, _few(steps), count)
+        return FitReport(self.name, chosen, words, reached, history, _few(steps), count)
 
     def _train_head(self, support: FeatureSet) -> tuple[LinearHead, list[dict[str, float]]]:
         head = copy.deepcopy(self._now.head)

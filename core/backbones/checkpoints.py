@@ -31,8 +31,8 @@ NAMED = 3
 def require_file(path: Path, what: str) -> None:
     """Raise the DataError of a missing file."""
     if not path.is_file():
-        found = "is a folder" if path.is_dir() else "no such file"
-        raise DataError(f"{path}: {found}; give the {what}")
+        problem = "is a folder" if path.is_dir() else "no such file"
+        raise DataError(f"{path}: {problem}; give the {what}")
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
@@ -42,13 +42,13 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         DataError: the file is missing, truncated, holds code, or holds no weights.
     """
     require_file(path, "checkpoint file (.safetensors, or .pt of tensors only)")
-    found = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     for wrapper in WRAPPERS:
-        if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
-            found = found[wrapper]
-    if not isinstance(found, Mapping):
-        raise DataError(f"{path}: holds no weights but one {type(found).__name__}; give a state dict")
-    state = {k: v for k, v in found.items() if isinstance(v, Tensor) and k not in FACTS and not k.startswith(OUR_OWN)}
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping):
+        raise DataError(f"{path}: holds no weights but one {type(content).__name__}; give a state dict")
+    state = {k: v for k, v in content.items() if isinstance(v, Tensor) and k not in FACTS and not k.startswith(OUR_OWN)}
     if not state:
         raise DataError(f"{path}: holds no weights; give a state dict")
     for prefix in PREFIXES:

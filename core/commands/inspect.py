@@ -60,16 +60,16 @@ def show(
         return
     if sets:
         raise ConfigError("--set: for recipes; omit it")
-    found = shown(kind, name)
+    description = shown(kind, name)
     if as_json:
-        print_json(found.to_dict())
+        print_json(description.to_dict())
         return
-    echo(f"{found.kind} {found.name}\n\n{found.text}\n")
-    for term, words in found.facts:
+    echo(f"{description.kind} {description.name}\n\n{description.text}\n")
+    for term, words in description.facts:
         echo(f"{term}: {words}")
-    if found.options:
-        echo(f"\nOptions, given by {found.given_by}:\n")
-        for each in found.options:
+    if description.options:
+        echo(f"\nOptions, given by {description.given_by}:\n")
+        for each in description.options:
             default = f"; default {each.default_text}" if each.default_text else ""
             echo(f"  {each.name}: {each.help}\n      {each.accepts}{default}")
 

@@ -121,23 +121,23 @@ def resources_of(given: list[str] | None) -> dict[str, str]:
     Raises:
         ConfigError: not NAME=PATH, or a name given twice.
     """
-    found: dict[str, str] = {}
+    paths: dict[str, str] = {}
     for text in given or ():
         name, equals, value = text.partition("=")
         name = name.strip().replace("-", "_")
         if not equals or not name or not value.strip():
             raise ConfigError(f"--resource {text}: write NAME=PATH, for instance --resource captions=captions.txt")
-        if name in found:
+        if name in paths:
             raise ConfigError(f"--resource {name.replace('_', '-')}: given twice; omit one")
-        found[name] = value.strip()
-    return found
+        paths[name] = value.strip()
+    return paths
 
 
 def resource_flags(given: list[str] | None) -> dict[str, Any]:
     """The same as recipe flags; descriptions are a key of their own."""
-    found = resources_of(given)
-    flags = {"descriptions": found.pop("descriptions", None)}
-    return {**flags, **{f"resources.{name}": value for name, value in found.items()}}
+    paths = resources_of(given)
+    flags = {"descriptions": paths.pop("descriptions", None)}
+    return {**flags, **{f"resources.{name}": value for name, value in paths.items()}}
 
 
 def reading_of(of_domain: Mapping[str, str] | None) -> dict[str, str]:
@@ -167,13 +167,13 @@ def numbers(option: str, text: str | None) -> list[int] | None:
 
 def with_optional_values(arguments: Sequence[str]) -> list[str]:
     """Options that may stand alone or with a value, `--novel` and `--novel NAMES`, always with one."""
-    found = []
+    completed = []
     for place, argument in enumerate(arguments):
-        found.append(argument)
+        completed.append(argument)
         following = arguments[place + 1] if place + 1 < len(arguments) else "-"
         if argument in OPTIONAL_VALUES and following.startswith("-"):
-            found.append(OPTIONAL_VALUES[argument])
-    return found
+            completed.append(OPTIONAL_VALUES[argument])
+    return completed
 
 
 def with_domain_options(command: Callable, arguments: Sequence[str]) -> Callable:

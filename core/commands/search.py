@@ -92,7 +92,7 @@ def search(
     from ..engine.search import search as engine_search
     from .tables import hits_table
 
-    found = engine_search(
+    result = engine_search(
         index,
         query,
         image=image,
@@ -104,11 +104,11 @@ def search(
         reading=reading_of(of_domain),
     )
     if as_json:
-        print_json({**vars(found), "hits": found.rows()})
+        print_json({**vars(result), "hits": result.rows()})
         return
-    show_table(hits_table(found.hits))
-    if found.html:
-        echo(f"Page: {found.html}")
+    show_table(hits_table(result.hits))
+    if result.html:
+        echo(f"Page: {result.html}")
 
 
 COMMANDS = {"index": index, "search": search}

@@ -335,10 +335,10 @@ def _finite_rows(pieces: list[Piece], rows: np.ndarray) -> Iterator[Encoded | Un
 @contextmanager
 def in_eval_mode(model: nn.Module) -> Iterator[None]:
     """Towers in eval mode for a while; then each module is as it was: some may be frozen in a model that trains."""
-    found = [(module, module.training) for module in model.modules()]
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
-        for module, training in found:
+        for module, training in modes:
             module.training = training

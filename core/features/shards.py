@@ -59,15 +59,15 @@ class ShardFolder:
             self._refresh()
             vanished = False
             for name in list(self._index):
-                found = self._matches(name, missing, prefixes)
-                if not found:
+                row_of = self._matches(name, missing, prefixes)
+                if not row_of:
                     continue
                 rows = self._rows(name)
                 if rows is None:
                     vanished = True
                     continue
-                missing.difference_update(found)
-                yield list(found), rows[list(found.values())]
+                missing.difference_update(row_of)
+                yield list(row_of), rows[list(row_of.values())]
             if not vanished or not missing:
                 return
 
@@ -135,8 +135,8 @@ class ShardFolder:
         """Key -> row of those keys of a shard that are still missing."""
         keys = self._index[name]
         candidates = np.isin(_heads(keys), prefixes).nonzero()[0]  # most keys are ruled out without a Python object
-        found = {keys[i].tobytes(): int(i) for i in candidates}
-        return {key: i for key, i in found.items() if key in missing}
+        row_of = {keys[i].tobytes(): int(i) for i in candidates}
+        return {key: i for key, i in row_of.items() if key in missing}
 
     def _rows(self, name: str) -> np.ndarray | None:
         """(n, D) of a shard; None, and the shard forgotten, if it is gone or damaged."""

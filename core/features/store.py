@@ -149,20 +149,20 @@ class FeatureStore:
         space = space_of(backbone, "text", "float32")
         folder = self._folder(space)
         keys = [text_key(space, text) for text in texts]
-        found: dict[bytes, np.ndarray] = {}
+        row_of: dict[bytes, np.ndarray] = {}
         for some, rows in folder.find(keys):
-            found.update(zip(some, rows))
-        todo = {key: text for key, text in zip(keys, texts) if key not in found}
+            row_of.update(zip(some, rows))
+        todo = {key: text for key, text in zip(keys, texts) if key not in row_of}
         writer = ShardWriter(folder, self.flush_rows, self.flush_seconds)
         try:
             for some, rows in _encoded_texts(backbone, todo):
                 writer.add(some, rows)
-                found.update(zip(some, rows))
+                row_of.update(zip(some, rows))
         finally:
             writer.flush()
         if todo:
             folder.merge()
-        return torch.from_numpy(np.stack([found[key] for key in keys])) if keys else torch.zeros(0, backbone.embed_dim)
+        return torch.from_numpy(np.stack([row_of[key] for key in keys])) if keys else torch.zeros(0, backbone.embed_dim)
 
     def backbone_facts(self, backbone: Backbone) -> dict[str, float | None]:
         """{"logit_scale", "logit_bias"} as numbers, stored, so that a second run builds no model.

@@ -117,13 +117,13 @@ class Matryoshka(Loss):
 
     def _before_epoch(self, extract: Extract) -> None:
         """The training set is gone through once for all widths."""
-        found: dict[str, Tensor] = {}
+        extracted: dict[str, Tensor] = {}
 
         def once(names: list[str]) -> dict[str, Tensor]:
-            missing = [name for name in names if name not in found]
+            missing = [name for name in names if name not in extracted]
             if missing:
-                found.update(extract(missing))
-            return {name: found[name] for name in names}
+                extracted.update(extract(missing))
+            return {name: extracted[name] for name in names}
 
         for width, loss in self.inner.items():
             loss.before_epoch(lambda names, width=int(width): self._cut(once(names), width))

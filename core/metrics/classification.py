@@ -125,11 +125,11 @@ def _one_vs_rest_auroc(probs: Tensor, labels: Tensor, present: Tensor) -> float 
     classes = present.nonzero().flatten()  # (P,)
     if len(classes) < 2:
         return None
-    found = []  # in parts: a thousand classes at once fill the memory
+    parts = []  # in parts: a thousand classes at once fill the memory
     for part in classes.tensor_split(max(1, len(classes) // CLASSES_AT_ONCE)):
         is_class = (labels[:, None] == part).long()  # (N, p)
-        found.append(multilabel_auroc(probs[:, part], is_class, num_labels=len(part), average="none").reshape(-1))
-    return float(torch.cat(found).mean())
+        parts.append(multilabel_auroc(probs[:, part], is_class, num_labels=len(part), average="none").reshape(-1))
+    return float(torch.cat(parts).mean())
 
 
 def _below_one(probs: Tensor) -> Tensor:

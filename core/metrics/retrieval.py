@@ -91,8 +91,8 @@ def retrieval_metrics(
     Raises:
         DataError: sizes disagree, no rows, or a feature is not finite.
     """
-    found = image_text_rankings(image_features, text_features, image_of_text, one_per_image=one_per_image)
-    return {direction: ranking.metrics() for direction, ranking in found.items()}
+    ranked = image_text_rankings(image_features, text_features, image_of_text, one_per_image=one_per_image)
+    return {direction: ranking.metrics() for direction, ranking in ranked.items()}
 
 
 def retrieval_metrics_by_label(
@@ -113,8 +113,8 @@ def retrieval_metrics_by_label(
     Raises:
         DataError: as `rankings`.
     """
-    found = rankings(query, gallery, query_labels, gallery_labels)
-    return {**found.metrics(), "minp": float((found.relevant / found.last.double()).mean())}
+    ranked = rankings(query, gallery, query_labels, gallery_labels)
+    return {**ranked.metrics(), "minp": float((ranked.relevant / ranked.last.double()).mean())}
 
 
 def image_text_rankings(

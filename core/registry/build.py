@@ -142,14 +142,14 @@ def _load(entry: Entry, base: type):
     """The class (or, from an entry point, the instance) of `base` that an entry names."""
     if entry.entry_point is not None:
         try:
-            found = entry.entry_point.load()
+            loaded = entry.entry_point.load()
         except Exception as error:
             raise ConfigError(f"{entry.kind} '{entry.name}' ({entry.origin}) does not import: {error}") from error
-        if inspect.ismodule(found):
-            found = _only_subclass(found, base, entry)
-        if not (isinstance(found, base) or (isinstance(found, type) and issubclass(found, base))):
+        if inspect.ismodule(loaded):
+            loaded = _only_subclass(loaded, base, entry)
+        if not (isinstance(loaded, base) or (isinstance(loaded, type) and issubclass(loaded, base))):
             raise ConfigError(f"{entry.kind} '{entry.name}' ({entry.origin}) is not a subclass of {base.__name__}")
-        return found
+        return loaded
     try:
         module = importlib.import_module(f"{PACKAGE}.{entry.module}")
     except ModuleNotFoundError as error:
@@ -205,10 +205,10 @@ def declared_options(named: str | None = None) -> list[Declared]:
     Args:
         named: a domain's name.
     """
-    found: dict[tuple[str, str], Declared] = {}
+    declared: dict[tuple[str, str], Declared] = {}
     for domain, kind, name, text in [*_of_this_package(), *_of_another(named)]:
-        found.setdefault((kind, name), Declared(name, kind, {})).help[domain] = text
-    return list(found.values())
+        declared.setdefault((kind, name), Declared(name, kind, {})).help[domain] = text
+    return list(declared.values())
 
 
 def _of_this_package() -> Iterator[tuple[str, str, str, str]]:

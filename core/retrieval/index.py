@@ -107,8 +107,8 @@ class RetrievalIndex:
         look_further(self._rows, top)
         row = np.ascontiguousarray(query.detach().to("cpu", torch.float32).numpy()[None])  # (1, D)
         scores, places = self._rows.search(row, top)  # (1, top) each, -1 where an approximate kind found none
-        found = sorted((-float(score), int(place)) for score, place in zip(scores[0], places[0]) if place >= 0)
-        return [Hit(rank, -score, self.entries[place]) for rank, (score, place) in enumerate(found, start=1)]
+        best = sorted((-float(score), int(place)) for score, place in zip(scores[0], places[0]) if place >= 0)
+        return [Hit(rank, -score, self.entries[place]) for rank, (score, place) in enumerate(best, start=1)]
 
 
 def _info(path: Path) -> dict[str, Any]:

@@ -135,15 +135,15 @@ class BrokenSamples:
     """What could not be read while training: counted once each, and too many stop the run.
 
     Attributes:
-        found: name -> reason.
+        reasons: name -> reason.
     """
 
     total: int
-    found: dict[str, str] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
 
     def note(self, pairs: Iterable[tuple[str, str]]) -> None:
         """Those of this process."""
-        self.found.update(pairs)
+        self.reasons.update(pairs)
 
     def gather(self) -> None:
         """Those of all processes; to be called on all of them.
@@ -151,10 +151,10 @@ class BrokenSamples:
         Raises:
             DataError: more than 5 % of the training set.
         """
-        for found in all_gather_json(self.found):
-            self.found.update(found)
-        if len(self.found) > MAX_BROKEN_SHARE * self.total:
-            name, reason = next(iter(sorted(self.found.items())))
+        for reasons in all_gather_json(self.reasons):
+            self.reasons.update(reasons)
+        if len(self.reasons) > MAX_BROKEN_SHARE * self.total:
+            name, reason = next(iter(sorted(self.reasons.items())))
             raise DataError(
-                f"{len(self.found)} of {self.total} training samples cannot be read, more than 5 %; {name}: {reason}"
+                f"{len(self.reasons)} of {self.total} training samples cannot be read, more than 5 %; {name}: {reason}"
             )

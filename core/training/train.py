@@ -169,7 +169,7 @@ def train(
         history=history.finished(),
         objective=made.objective,
         notes=notes,
-        broken=sorted(broken.found.items()),
+        broken=sorted(broken.reasons.items()),
         steps=steps,
         best_epoch=best["epoch"] + 1 if "epoch" in best else None,
         samples_per_second=(steps - first_step) * batches.batch_size / max(seconds, 1e-9),

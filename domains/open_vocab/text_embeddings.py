@@ -43,9 +43,9 @@ class TextEmbeddings(nn.Module):
 
     def take_classes(self, vocabulary: Vocabulary) -> None:
         """Replace the names and their embeddings."""
-        found = embed_classes(vocabulary, text_backbone(self.spec))
+        embeddings = embed_classes(vocabulary, text_backbone(self.spec))
         self.names, self.vocabulary = vocabulary.names, vocabulary
-        self.embeddings = found.to(self.embeddings.device)
+        self.embeddings = embeddings.to(self.embeddings.device)
 
     def forward(self) -> Tensor:
         """(C, D)."""

@@ -166,9 +166,9 @@ def _entry(name: str, value: Any, where: str | Path) -> tuple[tuple[str, ...], t
     parts = value if isinstance(value, Mapping) else {"descriptions": value}
     lists = [parts.get(key, []) for key in ("synonyms", "descriptions")]
     known = set(parts) <= {"synonyms", "descriptions"}
-    if not known or not all(isinstance(found, (list, tuple)) and all(map(_is_text, found)) for found in lists):
+    if not known or not all(isinstance(texts, (list, tuple)) and all(map(_is_text, texts)) for texts in lists):
         raise DataError(f"{where}: class '{name}' is described in another shape; {JSON_SHAPE}")
-    synonyms, descriptions = (tuple(" ".join(text.split()) for text in found) for found in lists)
+    synonyms, descriptions = (tuple(" ".join(text.split()) for text in texts) for texts in lists)
     return synonyms, descriptions
 
 

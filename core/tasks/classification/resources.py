@@ -120,21 +120,21 @@ class Resources:
     def collect(self, adapter: Adapter, shots) -> dict[str, Any]:
         """What `adapter.fit(resources=)` gets of those, and what the data itself gives."""
         wanted = adapter.needs | adapter.optional
-        found: dict[str, Any] = {"templates": list(self.prepared.templates)}
+        collected: dict[str, Any] = {"templates": list(self.prepared.templates)}
         for name in ("captions", "support_folder", "synonyms", "boxes", "ctx"):
             if name in wanted and self._given(name) is not None:
-                found[name] = getattr(self, name)
-        if "support_folder" in found and self.support_captions is not None:
-            found["support_captions"] = self.support_captions
+                collected[name] = getattr(self, name)
+        if "support_folder" in collected and self.support_captions is not None:
+            collected["support_captions"] = self.support_captions
         if "descriptions" in wanted and self.prepared.descriptions:
-            found["descriptions"] = self.descriptions
+            collected["descriptions"] = self.descriptions
         if "further_backbones" in wanted and self.further:
-            found["further_backbones"] = self._further_features(shots)
+            collected["further_backbones"] = self._further_features(shots)
         if "pre_projection" in wanted:
-            found["pre_projection"] = self._pre_projection(adapter, shots)
+            collected["pre_projection"] = self._pre_projection(adapter, shots)
         if wanted & {"pixels", "images"}:
-            found["images"] = self.prepared.training_images(shots)
-        return found
+            collected["images"] = self.prepared.training_images(shots)
+        return collected
 
     @cached_property
     def captions(self) -> TextPool:
@@ -192,9 +192,9 @@ class Resources:
         relabelled = replace(data, items=items, class_names=self.prepared.class_names)
         on_folder = replace(self.prepared, data=relabelled, skipped=[])  # counted against this folder's images alone
         self._folder_items = {item.id: item for item in items}
-        found = on_folder.features(items, "support folder")
+        features = on_folder.features(items, "support folder")
         self.prepared.skipped.extend(on_folder.skipped)
-        return found
+        return features
 
     @cached_property
     def support_captions(self) -> TextPool | None:

@@ -214,8 +214,8 @@ class _Measures:
             return None, None
         amp = self.plan.settings.amp
         probe = GenericProbe.from_folder(self.plan.generic) if self.plan.generic else GenericProbe.drawn()
-        found = self.examples.top(self.backbone, amp=amp) if self.examples is not None else None
-        return probe.accuracy(self.backbone, amp=amp), found
+        examples = self.examples.top(self.backbone, amp=amp) if self.examples is not None else None
+        return probe.accuracy(self.backbone, amp=amp), examples
 
 
 def _info(plan, backbone, splits: PairSplits, trained: Trained, model, measures, metrics, seconds) -> dict[str, Any]:

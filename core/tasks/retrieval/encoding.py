@@ -109,11 +109,11 @@ def _labels(pairs: list[Any]) -> Tensor | None:
 
 def _distinct_images(pairs: Pairs) -> list[tuple[int, Any]]:
     """(row, pair) of the first row of each image."""
-    found: dict[int, tuple[int, Any]] = {}
+    first_of: dict[int, tuple[int, Any]] = {}
     for row in range(len(pairs)):
         pair = pairs[row]
-        found.setdefault(pair.image, (row, pair))
-    return list(found.values())
+        first_of.setdefault(pair.image, (row, pair))
+    return list(first_of.values())
 
 
 def _encoded_images(backbone: Backbone, pairs: Pairs, listed, how: How) -> tuple[Tensor, dict[int, str]]:
@@ -164,7 +164,7 @@ def _stored_images(backbone: Backbone, pairs: Pairs, listed, how: How) -> tuple[
     items = [item if item.source.is_file() else _with_digest(item, pairs, row) for item, (row, _) in zip(items, listed)]
     data = DomainData(items, (), lambda item: pairs.load_image(listed[place_of[item.id]][0]), kind="captions")
     with how.reporter.task("Encoding images") as progress:
-        found = how.store.get_or_compute(
+        extraction = how.store.get_or_compute(
             data,
             items,
             backbone,
@@ -175,8 +175,8 @@ def _stored_images(backbone: Backbone, pairs: Pairs, listed, how: How) -> tuple[
             progress=progress,
         )
     rows = torch.zeros(len(items), backbone.embed_dim)
-    rows[[place_of[item.id] for item in found.items]] = found.features.unit
-    return rows, {place_of[name]: reason for name, reason in found.skipped}
+    rows[[place_of[item.id] for item in extraction.items]] = extraction.features.unit
+    return rows, {place_of[name]: reason for name, reason in extraction.skipped}
 
 
 def _text_rows(backbone: Backbone, texts: list[str], how: How) -> Tensor:

@@ -57,10 +57,10 @@ class RetrievalData:
         Raises:
             DataError: there are none.
         """
-        found = self.pairs if split == "all" else self.pairs.split(split)
-        if not len(found):
+        pairs = self.pairs if split == "all" else self.pairs.split(split)
+        if not len(pairs):
             raise DataError(f"{self.name}: no pairs in split '{split}'; give more pairs, or mark some as {split}")
-        return found
+        return pairs
 
 
 def read_retrieval(recipe: Recipe, domain: Domain | None) -> RetrievalData:

@@ -55,10 +55,10 @@ def class_positions(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
             f"classes: the data have no '{missing[0]}', {first} Asked for ({_listed(wanted)}), in the data "
             f"({_listed(names)}); write names as the data have them"
         )
-    found = [exact[name] if name in exact else alike[_key(name)] for name in wanted]
-    if len(set(found)) < len(found):
+    positions = [exact[name] if name in exact else alike[_key(name)] for name in wanted]
+    if len(set(positions)) < len(positions):
         raise ConfigError(f"classes ({_listed(wanted)}): a class is named twice; leave one out")
-    return found
+    return positions
 
 
 def choose_classes(data: DomainData, wanted: Sequence[str]) -> DomainData:

@@ -89,8 +89,8 @@ def _set_epochs(plan: Node, epochs: Any, steps_an_epoch: int) -> None:
 
 
 def _schedulers(plan: Node) -> list[Node]:
-    found = plan.get("param_scheduler") or []
-    return [found] if isinstance(found, dict) else [scheduler for scheduler in found if isinstance(scheduler, dict)]
+    schedulers = plan.get("param_scheduler") or []
+    return [schedulers] if isinstance(schedulers, dict) else [each for each in schedulers if isinstance(each, dict)]
 
 
 def _is_warmup(scheduler: Node) -> bool:

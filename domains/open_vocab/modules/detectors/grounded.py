@@ -155,6 +155,6 @@ class GroundingDINO(Grounded, MMDET_GROUNDING_DINO):
     def _forward(self, batch_inputs: Tensor, batch_data_samples: list) -> tuple:
         text = self._text_features(batch_data_samples)
         text["embedded"] = self.text_feat_map(text["embedded"])
-        found = self.forward_transformer(self.extract_feat(batch_inputs), text, batch_data_samples)
+        outputs = self.forward_transformer(self.extract_feat(batch_inputs), text, batch_data_samples)
         wanted = ("hidden_states", "references", "memory_text", "text_token_mask")
-        return self.bbox_head(*(found[name] for name in wanted))
+        return self.bbox_head(*(outputs[name] for name in wanted))

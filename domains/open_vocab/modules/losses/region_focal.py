@@ -114,7 +114,7 @@ class BoxScoreLoss(nn.Module):
             stride: pixels from one place to the next.
         """
         logits = logits.float()
-        target = torch.stack([covered(*found, stride, logits[0]) for found in zip(boxes, labels)])
+        target = torch.stack([covered(*truth, stride, logits[0]) for truth in zip(boxes, labels)])
         cost = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
         if self.region == "image":
             return self.loss_weight * cost.mean()

@@ -64,8 +64,8 @@ class Queries(nn.Module):
         self.background_index = self._find_background()
         self.asked = asked = self._with_background_words(vocabulary)
         self.counts = [asked.owners.count(index) for index in range(len(vocabulary))]
-        found = embed_queries(asked, text_backbone(self.spec))
-        self.embeddings = found.to(self.embeddings.device)
+        embeddings = embed_queries(asked, text_backbone(self.spec))
+        self.embeddings = embeddings.to(self.embeddings.device)
 
     def forward(self) -> Tensor:
         """(Q, D)."""

@@ -115,8 +115,8 @@ class OWLQueries(nn.Module):
         self._pools, self._known = {}, {}
         self.met = torch.zeros(len(vocabulary), device=self.embeddings.device)
         if self.trained is None:
-            found = embed_classes(vocabulary, text_backbone(self.spec))
-            self.embeddings = found.to(self.embeddings.device)
+            embeddings = embed_classes(vocabulary, text_backbone(self.spec))
+            self.embeddings = embeddings.to(self.embeddings.device)
         self._stale = self.trained is not None
 
     def take_embeddings(self, names: Sequence[str], embeddings: Tensor) -> None:

@@ -88,8 +88,8 @@ class RpnProposals(nn.Module):
     def forward(self, pixels: Tensor, samples: list[DetDataSample]) -> list[InstanceData]:
         """Args: pixels (B, 3, H, W), RGB in 0..255."""
         head = self.detector.bbox_head if isinstance(self.detector, RPN) else self.detector.rpn_head
-        found = head.predict(self.detector.extract_feat(self._normalised(pixels)), samples, rescale=False)
-        return [boxes[: self.count] for boxes in found]
+        per_image = head.predict(self.detector.extract_feat(self._normalised(pixels)), samples, rescale=False)
+        return [boxes[: self.count] for boxes in per_image]
 
     def train(self, mode: bool = True) -> RpnProposals:
         return super().train(False)

@@ -139,8 +139,8 @@ class CLIPer(TrainingFreeSegmentor):
         chosen = layers[self.select_layer]  # (F', h, w)
         chosen = chosen * (chosen >= self.attention_thd * chosen.amax(dim=(1, 2), keepdim=True))
         spread = (chosen.flatten(1) @ weights[0]).unflatten(1, grid)
-        found = spread + layers.mean(dim=0) if self.fuse else spread
-        return torch.stack([several.amax(dim=0) for several in found.split(foreground)])
+        scores = spread + layers.mean(dim=0) if self.fuse else spread
+        return torch.stack([several.amax(dim=0) for several in scores.split(foreground)])
 
     def _by_windows(self, image: Tensor, texts: Tensor, grid: tuple[int, int]) -> Tensor:
         """Logits (L, K, h, w) by windows, spread along the attention within them, averaged likewise."""
