@@ -53,7 +53,7 @@ class TokenAdapter(TowerAdapter):
     def _choose(self, backbone: Backbone) -> list[str]:
         tokens = self._tokens(backbone)
         hang_prompts(backbone, **tokens)
-        return [f"Trained tokens: {_told(tower, own)}" for tower, own in tokens.items()]
+        return [f"Trained tokens: {_told(tower, prompts)}" for tower, prompts in tokens.items()]
 
     def _learned(self, trained: Backbone, base: Backbone) -> dict[str, Tensor]:
         return {name: value.detach().cpu().clone() for name, value in trained.prompts.state_dict().items()}

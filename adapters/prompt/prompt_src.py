@@ -114,7 +114,8 @@ class PromptSrc(TextTokenAdapter):
             return super()._settings_of_method(epochs)
         given = (self.gpa_mean, self.gpa_std)
         gaussian = [
-            value * epochs / PUBLISHED_EPOCHS if own is None else own for own, value in zip(given, PUBLISHED_GAUSSIAN)
+            published * epochs / PUBLISHED_EPOCHS if chosen is None else chosen
+            for chosen, published in zip(given, PUBLISHED_GAUSSIAN)
         ]
         return {**super()._settings_of_method(epochs), "epoch_average": tuple(gaussian)}
 

@@ -68,18 +68,18 @@ def settings_of(method, *, epochs: int, steps: int, seed: int, device: torch.dev
 
 
 def view_of(
-    transform: Callable[..., Tensor], scale: tuple[float, float] | None, own_scale: tuple[float, float] | None
+    transform: Callable[..., Tensor], scale: tuple[float, float] | None, default_scale: tuple[float, float] | None
 ) -> Callable[[Any, int], Tensor]:
     """The training transform, its crop as asked for.
 
     Args:
         scale: shares of the area that the crop keeps, or None.
-        own_scale: the method's published ones, used where the transform is the backbone's and no domain's.
+        default_scale: the method's published ones, used where the transform is the backbone's and no domain's.
 
     Raises:
         ConfigError: `scale` is given, and the transform has no crop.
     """
-    wanted = scale or (own_scale if isinstance(transform, Preprocess) else None)
+    wanted = scale or (default_scale if isinstance(transform, Preprocess) else None)
     if wanted is not None:
         if not hasattr(transform, "scale"):
             raise ConfigError("option crop_scale: this domain's augmentation has no crop that it could change")
@@ -124,11 +124,11 @@ def score_by(scores: nn.Module, backbone: Backbone, images: TrainingImages, size
     Raises:
         DataError: an image cannot be read, or no label has images with and without it.
     """
-    own = list(images.val)[rank() :: world_size()]
+    items = list(images.val)[rank() :: world_size()]
     parts = [torch.zeros(0, len(images.prompts))]
     with ThreadPoolExecutor(cores()) as threads:
-        for start in range(0, len(own), size):
-            some = own[start : start + size]
+        for start in range(0, len(items), size):
+            some = items[start : start + size]
             pixels = torch.stack(list(threads.map(lambda item: images.eval_transform(images.load(item)), some)))
             with torch.autocast(backbone.device.type, dtype=AMP[amp], enabled=amp is not None):
                 unit = image_features(backbone, pixels.to(backbone.device))

@@ -211,10 +211,10 @@ def _check(backbone: Backbone | None, hidden: FeatureSet, support: FeatureSet) -
     _check_rows(hidden, support, "support")
 
 
-def _check_rows(hidden: FeatureSet, own: FeatureSet, which: str) -> None:
-    same_ids = hidden.ids is None or own.ids is None or hidden.ids == own.ids
-    if len(hidden) != len(own) or not same_ids:
+def _check_rows(hidden: FeatureSet, shared: FeatureSet, which: str) -> None:
+    same_ids = hidden.ids is None or shared.ids is None or hidden.ids == shared.ids
+    if len(hidden) != len(shared) or not same_ids:
         raise DataError(
-            f"resource pre_projection: its {which} has {len(hidden)} rows of other images than the {len(own)} of the "
-            "fit; take both of the same images, in one order"
+            f"resource pre_projection: its {which} has {len(hidden)} rows of other images than the {len(shared)} "
+            "of the fit; take both of the same images, in one order"
         )

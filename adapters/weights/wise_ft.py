@@ -142,8 +142,8 @@ class WiseFt(TowerAdapter):
         return super()._epochs(steps, shots)
 
     def _settings_of_method(self, epochs: int) -> dict[str, Any]:
-        own = {"lr": self._rate, "warmup": self._rise(epochs * self._steps_an_epoch), "decayed": "all"}
-        return {**super()._settings_of_method(epochs), **own}
+        settings = {"lr": self._rate, "warmup": self._rise(epochs * self._steps_an_epoch), "decayed": "all"}
+        return {**super()._settings_of_method(epochs), **settings}
 
     @property
     def _rate(self) -> float:

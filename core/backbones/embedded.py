@@ -277,8 +277,8 @@ class Alignment(nn.Module):
 
     def add_beside(self, change: Tensor) -> None:
         """Add (1280, 1664) to the linear map beside the closed form, which is there from then on and in the state."""
-        own = torch.zeros_like(change, device=self.rotation.device) if self.beside is None else self.beside
-        self.beside = own + change.to(own)
+        before = torch.zeros_like(change, device=self.rotation.device) if self.beside is None else self.beside
+        self.beside = before + change.to(before)
 
     def text(self, pooled: Tensor) -> Tensor:
         """(N, 384) pooled texts -> (N, 1664) in the shared space, not normalised."""

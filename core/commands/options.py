@@ -184,11 +184,11 @@ def with_domain_options(command: Callable, arguments: Sequence[str]) -> Callable
             none and stays as it is.
         arguments: of the command line, which may name a domain of another package.
     """
-    own = inspect.signature(command)
-    if "of_domain" not in own.parameters:
+    plain = inspect.signature(command)
+    if "of_domain" not in plain.parameters:
         return command
     hints = typing.get_type_hints(command, include_extras=True)
-    taken = set(own.parameters)
+    taken = set(plain.parameters)
     declared = {each.name: each for each in declared_options(_named_domain(arguments)) if each.name not in taken}
 
     @functools.wraps(command)
@@ -196,12 +196,12 @@ def with_domain_options(command: Callable, arguments: Sequence[str]) -> Callable
         said = {each.key: given.pop(name) for name, each in declared.items()}
         return command(**given, of_domain={key: value for key, value in said.items() if value is not None})
 
-    kept = [p.replace(annotation=hints[name]) for name, p in own.parameters.items() if name != "of_domain"]
+    kept = [p.replace(annotation=hints[name]) for name, p in plain.parameters.items() if name != "of_domain"]
     added = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(each))
         for name, each in declared.items()
     ]
-    signature = own.replace(parameters=[*kept, *added])
+    signature = plain.replace(parameters=[*kept, *added])
     run.__signature__ = signature
     run.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
     del run.__wrapped__

@@ -169,13 +169,13 @@ def _match_by(
         by_key[key(id_)].append(id_)
     matched: dict[str, str] = {}
     owner: dict[str, str] = {}
-    for name, own in names:
+    for name, distinct in names:
         fitting = [] if key(name) is None else by_key.get(key(name), [])
         shared = [_shared_folders(name, id_) for id_ in fitting]
         if any(count is not None for count in shared):
             most = max(count for count in shared if count is not None)
             fitting = [id_ for id_, count in zip(fitting, shared, strict=True) if count == most]
-        elif not own:
+        elif not distinct:
             fitting = []
         if len(fitting) > 1:
             raise DataError(f"{path}: image '{name}' may be '{fitting[0]}' or '{fitting[1]}'; write the folder too")

@@ -49,8 +49,8 @@ def images_of(domain: Domain, paths: Sequence[str | Path], options: Mapping[str,
     Raises:
         DataError: a path does not exist, or none of them holds an image.
     """
-    own = domain.read_images(list(paths), **options)
-    return read_unlabelled(paths) if own is None else own
+    data = domain.read_images(list(paths), **options)
+    return read_unlabelled(paths) if data is None else data
 
 
 def readable(data: DomainData) -> DomainData:

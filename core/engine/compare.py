@@ -128,8 +128,8 @@ class _Set:
 
     def columns(self, several: bool) -> dict[str, Any]:
         """What a row says of its set: the backbone where they vary, the data where there are several."""
-        own = {} if self.backbone is None else {"backbone": self.backbone}
-        return {**own, "data": self.name} if several else own
+        columns = {} if self.backbone is None else {"backbone": self.backbone}
+        return {**columns, "data": self.name} if several else columns
 
 
 @dataclass

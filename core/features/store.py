@@ -130,12 +130,12 @@ class FeatureStore:
         """
         request = Request(data, backbone, transform, view_transform, tap, views, seed, amp, workers, parts)
         tuner = self._tuner(request, batch_size)
-        own = list(range(rank(), len(items), world_size()))
+        positions = list(range(rank(), len(items), world_size()))
 
         def on_this_rank() -> Share:
-            table = Table(request, [items[i] for i in own], self._hashes)
+            table = Table(request, [items[i] for i in positions], self._hashes)
             computed = self._fill(table, tuner, progress)
-            return Share.of(table, own, computed, backbone.embed_dim)
+            return Share.of(table, positions, computed, backbone.embed_dim)
 
         whole = gathered(run_on_all(on_this_rank))
         return _extraction(whole, request, items)

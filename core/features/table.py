@@ -137,8 +137,8 @@ class Table:
         if not any(counts):
             return None, counts
         parts = torch.zeros(len(rows), max(counts), self.values.shape[2])
-        for own, row, key, count in zip(parts, rows, keys, counts):
-            own[: count or 1] = torch.from_numpy(self._parts[key]) if count else self.values[row, 0]
+        for row_parts, row, key, count in zip(parts, rows, keys, counts):
+            row_parts[: count or 1] = torch.from_numpy(self._parts[key]) if count else self.values[row, 0]
         return parts, counts
 
     def _fill(self, whole: list[tuple[bytes, int]], rows: np.ndarray) -> None:
@@ -274,6 +274,6 @@ def gathered(share: Share) -> Share:
 
 def _all_parts(share: Share, longest: int) -> Tensor:
     """(sum of n, T, D) of all ranks, in the order of ranks, padded with zeros to the longest."""
-    own = share.values[:, :1] if share.parts is None else share.parts
-    padded = torch.nn.functional.pad(own, (0, 0, 0, longest - own.shape[1]))  # (n, T, D)
+    local = share.values[:, :1] if share.parts is None else share.parts
+    padded = torch.nn.functional.pad(local, (0, 0, 0, longest - local.shape[1]))  # (n, T, D)
     return all_gather_rows(padded.flatten(1)).unflatten(1, (longest, -1))

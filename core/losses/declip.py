@@ -108,10 +108,10 @@ class Declip(Loss):
     def _neighbours(self, out: Mapping[str, Any]) -> Tensor:
         images, texts = _views(out)
         self._seen = torch.cat(texts[::-1]).detach()
-        own = torch.arange(len(images[0]), device=images[0].device)
+        positives = torch.arange(len(images[0]), device=images[0].device)
         nearest = [self.queue.nearest(text.detach(), self.neighbours).unbind(dim=1) for text in texts]
         terms = [
-            F.cross_entropy(out["logit_scale"] * image @ near.T, own)
+            F.cross_entropy(out["logit_scale"] * image @ near.T, positives)
             for image in images
             for of_text in nearest
             for near in of_text

@@ -118,8 +118,8 @@ class Silc(Loss):
             return
         self.centre.lerp_(self._seen.to(self.centre), 1 - self.centre_momentum)
         step = 1 - self.teacher_momentum(self._progress)
-        for own, theirs in zip(self.teacher_head.parameters(), self.head.parameters()):
-            own.lerp_(theirs, step)
+        for average, trained in zip(self.teacher_head.parameters(), self.head.parameters()):
+            average.lerp_(trained, step)
         self._seen = None
 
 

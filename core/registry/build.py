@@ -163,7 +163,7 @@ def _load(entry: Entry, base: type):
 
 
 def _only_subclass(module, base: type, entry: Entry) -> type:
-    own = [
+    subclasses = [
         value
         for value in vars(module).values()
         if inspect.isclass(value)
@@ -172,12 +172,13 @@ def _only_subclass(module, base: type, entry: Entry) -> type:
         and value.__module__.startswith(module.__name__)
         and not value.__name__.startswith("_")
     ]
-    own = [cls for cls in own if not any(cls is not other and issubclass(other, cls) for other in own)]
-    if len(own) != 1:
+    bases = {cls for cls in subclasses if any(cls is not other and issubclass(other, cls) for other in subclasses)}
+    subclasses = [cls for cls in subclasses if cls not in bases]
+    if len(subclasses) != 1:
         raise ConfigError(
-            f"{entry.kind} '{entry.name}' ({entry.origin}) must define one {base.__name__}, has {len(own)}"
+            f"{entry.kind} '{entry.name}' ({entry.origin}) must define one {base.__name__}, has {len(subclasses)}"
         )
-    return own[0]
+    return subclasses[0]
 
 
 @dataclass(frozen=True)

@@ -74,8 +74,8 @@ def set_classes(model: nn.Module, classes: Classes, templates: str | Sequence[st
             "classifier (docs/open-vocab.md)"
         )
     for module in takers:
-        own = getattr(module, "templates", "photo")
-        vocabulary = Vocabulary.of(classes, own if templates is None else templates)
+        kept = getattr(module, "templates", "photo")
+        vocabulary = Vocabulary.of(classes, kept if templates is None else templates)
         module.take_classes(vocabulary)
     _count_again(model)
     return vocabulary

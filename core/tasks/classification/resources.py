@@ -182,12 +182,12 @@ class Resources:
         data = copy(self.prepared.domain).read(path, self.prepared.task, **self.prepared.reading)
         if data.kind != "labels":
             raise DataError(f"{path}: holds {data.kind}; give one folder of images for each class, named like it")
-        own = {spoken(name).casefold(): i for i, name in enumerate(self.prepared.class_names)}
+        index_of = {spoken(name).casefold(): i for i, name in enumerate(self.prepared.class_names)}
         for name in data.class_names:
-            if spoken(name).casefold() not in own:
+            if spoken(name).casefold() not in index_of:
                 near = did_you_mean(name, self.prepared.class_names)
                 raise DataError(f"{path}: '{name}' is not a class of the data; {near}")
-        number = {index: own[spoken(name).casefold()] for index, name in enumerate(data.class_names)}
+        number = {index: index_of[spoken(name).casefold()] for index, name in enumerate(data.class_names)}
         items = [item.restricted(number).with_(split="") for item in data.items]
         relabelled = replace(data, items=items, class_names=self.prepared.class_names)
         on_folder = replace(self.prepared, data=relabelled, skipped=[])  # counted against this folder's images alone

@@ -43,13 +43,13 @@ SEEDS = (1, 2, 3)
 class ConfigPredictions:
     """What a trained model says of some images: the task's own rows, one per image."""
 
-    own_rows: list[dict[str, Any]]
+    task_rows: list[dict[str, Any]]
     skipped: list[tuple[str, str]] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
 
     def rows(self, top: int = 3) -> list[dict[str, Any]]:
         """The task's rows, each with its `id`."""
-        return self.own_rows
+        return self.task_rows
 
 
 class ConfigTask(Task):

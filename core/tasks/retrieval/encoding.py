@@ -118,15 +118,15 @@ def _distinct_images(pairs: Pairs) -> list[tuple[int, Any]]:
 
 def _encoded_images(backbone: Backbone, pairs: Pairs, listed, how: How) -> tuple[Tensor, dict[int, str]]:
     """(N, D) unit rows, and place -> why an image could not be read; its row is zero."""
-    own = list(range(rank(), len(listed), world_size()))
-    jobs = [Job(pair_item(listed[place][1]), (place.to_bytes(8, "big"),), (None,)) for place in own]
+    of_rank = list(range(rank(), len(listed), world_size()))
+    jobs = [Job(pair_item(listed[place][1]), (place.to_bytes(8, "big"),), (None,)) for place in of_rank]
     tuner = BatchSizeTuner(how.batch_size, CPU_SIZES if backbone.device.type == "cpu" else GPU_SIZES)
 
     def render(job: Job) -> list[Tensor]:
         return [how.transform(pairs.load_image(listed[_place(job.keys[0])][0]))]
 
     def on_this_rank() -> tuple[Tensor, dict[int, str]]:
-        rows, failed, done = torch.zeros(len(own), backbone.embed_dim), {}, 0
+        rows, failed, done = torch.zeros(len(of_rank), backbone.embed_dim), {}, 0
         encode, pin = _image_encoder(backbone, how.amp), backbone.device.type == "cuda"
         with (
             how.reporter.task("Encoding images") as progress,
@@ -139,11 +139,11 @@ def _encoded_images(backbone: Backbone, pairs: Pairs, listed, how: How) -> tuple
                 else:
                     rows[[place // world_size() for place in places]] = torch.from_numpy(result.rows)
                 done += len(places)
-                progress(done, len(own))
+                progress(done, len(of_rank))
         return rows, failed
 
     rows, failed = run_on_all(on_this_rank)
-    reasons = {place: reason for said in all_gather_json(list(failed.items())) for place, reason in said}
+    reasons = {place: reason for failures in all_gather_json(list(failed.items())) for place, reason in failures}
     return F.normalize(_from_all_ranks(rows, len(listed)), dim=-1), reasons
 
 
@@ -191,16 +191,16 @@ def _text_rows(backbone: Backbone, texts: list[str], how: How) -> Tensor:
 
 
 def _encoded_texts(backbone: Backbone, texts: list[str], how: How) -> Tensor:
-    own = texts[rank() :: world_size()]
+    of_rank = texts[rank() :: world_size()]
 
     def on_this_rank() -> Tensor:
         parts = [torch.zeros(0, backbone.embed_dim)]
         with how.reporter.task("Encoding texts", unit="texts") as progress:
-            for start in range(0, len(own), TEXTS_AT_ONCE):
-                some = own[start : start + TEXTS_AT_ONCE]
+            for start in range(0, len(of_rank), TEXTS_AT_ONCE):
+                some = of_rank[start : start + TEXTS_AT_ONCE]
                 with torch.autocast(backbone.device.type, dtype=AMP[how.amp], enabled=how.amp is not None):
                     parts.append(backbone.encode_text(some, normalize=False).float().cpu())
-                progress(start + len(some), len(own))
+                progress(start + len(some), len(of_rank))
         return torch.cat(parts)
 
     return _from_all_ranks(run_on_all(on_this_rank), len(texts))

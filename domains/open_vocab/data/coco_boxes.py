@@ -103,11 +103,11 @@ def _classes(
     for file, content in zip(files, contents, strict=True):
         try:
             listed = content["categories"]
-            own = {entry["id"]: (str(entry["name"]), str(entry.get("frequency", ""))) for entry in listed}
+            categories = {entry["id"]: (str(entry["name"]), str(entry.get("frequency", ""))) for entry in listed}
         except (AttributeError, KeyError, TypeError) as error:
             raise DataError(f"{file}: a category lacks its id or name ({error}); correct the file") from error
-        per_file[file] = {number: name for number, (name, _) in own.items()}
-        by_id.update(own)
+        per_file[file] = {number: name for number, (name, _) in categories.items()}
+        by_id.update(categories)
     ordered = sorted(by_id, key=lambda number: (isinstance(number, str), number))
     names: dict[str, str] = {}
     for number in ordered:

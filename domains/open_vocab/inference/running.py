@@ -44,12 +44,12 @@ def outcomes(
     init_default_scope(model.cfg.default_scope)
     given = names_given_regions(model)
     transforms = Compose(_with_regions(model.cfg.vladapt.test_pipeline) if given else model.cfg.vladapt.test_pipeline)
-    own = local()
+    per_thread = local()
 
     def ready_for_model(item: Item) -> dict[str, Any]:
-        if not hasattr(own, "transforms"):
-            own.transforms = deepcopy(transforms)  # some of mm's note in themselves what they do next
-        return own.transforms(_sample(item, given))
+        if not hasattr(per_thread, "transforms"):
+            per_thread.transforms = deepcopy(transforms)  # some of mm's note in themselves what they do next
+        return per_thread.transforms(_sample(item, given))
 
     done = 0
     with ThreadPoolExecutor(cores()) as threads:

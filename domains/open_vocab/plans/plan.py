@@ -96,9 +96,9 @@ def _give_data(plan: dict[str, Any], task: str, data: DomainData, learned: list[
     train = choose_classes(data.with_items(data.split("train")), learned)
     if not any(_teaches(item, task) for item in train.items):
         raise DataError(f"{data.name}: no training image shows a class ({', '.join(learned[:10])}); annotate some")
-    own = {"type": DATASETS[task], "items_json": str(_items_file(train)), "split": "train"}
+    our_dataset = {"type": DATASETS[task], "items_json": str(_items_file(train)), "split": "train"}
     given = plan["train_dataloader"].get("dataset") or {}
-    dataset = _in_wrappers(given, own, training_pipeline(plan, task), task)
+    dataset = _in_wrappers(given, our_dataset, training_pipeline(plan, task), task)
     _switch_to_ours(plan, task)
     if plan["train_cfg"].get("max_iters") and plan["train_dataloader"].get("sampler"):
         plan["train_dataloader"]["sampler"] = {"type": PASSES, "sampler": plan["train_dataloader"]["sampler"]}
@@ -112,15 +112,15 @@ def _teaches(item: Item, task: str) -> bool:
     return any(annotated_mask(item).labels or (True,))
 
 
-def _in_wrappers(given: dict[str, Any], own: dict[str, Any], pipeline: list, task: str) -> dict[str, Any]:
+def _in_wrappers(given: dict[str, Any], our_dataset: dict[str, Any], pipeline: list, task: str) -> dict[str, Any]:
     """Our data set where a config's own stands, inside what repeats, balances or mixes it."""
     if isinstance(given.get("dataset"), dict):
         mixed = {"pipeline": [ours(t, task) for t in given["pipeline"]]} if given.get("pipeline") else {}
-        return {**given, **mixed, "dataset": _in_wrappers(given["dataset"], own, pipeline, task)}
+        return {**given, **mixed, "dataset": _in_wrappers(given["dataset"], our_dataset, pipeline, task)}
     if given.get("datasets"):
-        return _in_wrappers(given["datasets"][0], own, pipeline, task)
+        return _in_wrappers(given["datasets"][0], our_dataset, pipeline, task)
     filtered = {"filter_cfg": given["filter_cfg"]} if given.get("filter_cfg") and task == "detection" else {}
-    return {**own, **filtered, "pipeline": pipeline}
+    return {**our_dataset, **filtered, "pipeline": pipeline}
 
 
 def _switch_to_ours(plan: dict[str, Any], task: str) -> None:

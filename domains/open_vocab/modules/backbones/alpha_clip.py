@@ -168,8 +168,8 @@ class AlphaCLIPBackbone(BaseModule):
         }
         alpha = state.pop(PUBLISHED_ALPHA, None)
         fits = visual is not None and alpha is not None and alpha.shape == self.alpha_conv.weight.shape
-        own = visual.state_dict() if fits else {}
-        if not fits or {n: v.shape for n, v in state.items()} != {n: v.shape for n, v in own.items()}:
+        expected = visual.state_dict() if fits else {}
+        if not fits or {n: v.shape for n, v in state.items()} != {n: v.shape for n, v in expected.items()}:
             raise DataError(
                 f"{path}: not the vision tower of an Alpha-CLIP of this architecture; give a released checkpoint and "
                 "the open_clip backbone it belongs to"

@@ -54,10 +54,10 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             raise ConfigError(
                 f"{type(module).__name__} has no vision tower whose layers could decay; use mmengine's own constructor"
             )
-        own = {id(parameter) for parameter in module.parameters()}
+        of_module = {id(parameter) for parameter in module.parameters()}
         taken = set()
         for group in (group for tower in towers for group in self._tower_groups(tower)):
-            group["params"] = [p for p in group["params"] if id(p) in own and id(p) not in taken]
+            group["params"] = [p for p in group["params"] if id(p) in of_module and id(p) not in taken]
             taken |= {id(parameter) for parameter in group["params"]}
             if group["params"]:
                 params.append(group)

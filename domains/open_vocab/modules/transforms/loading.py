@@ -167,6 +167,6 @@ class FitImage(Resize):
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         height, width = results["img"].shape[:2]
         fits = max(height, width) <= max(self.largest) and min(height, width) <= min(self.largest)
-        own = copy(self)  # transforms of a set run in several threads
-        own.scale = (width, height) if fits else self.largest
-        return super(FitImage, own).transform(results)
+        fitting = copy(self)  # transforms of a set run in several threads
+        fitting.scale = (width, height) if fits else self.largest
+        return super(FitImage, fitting).transform(results)

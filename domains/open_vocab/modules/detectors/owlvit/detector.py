@@ -262,7 +262,7 @@ class OWLViT(BaseDetector):
         rows = F.normalize(self.embed_image_queries(batch_inputs, boxes), dim=-1)  # (B, D)
         self.train(training)
         distinct = tuple(dict.fromkeys(names))
-        means = [rows[[name == own for own in names]].mean(dim=0) for name in distinct]
+        means = [rows[[name == each for each in names]].mean(dim=0) for name in distinct]
         self.queries.take_embeddings(distinct, torch.stack(means))
 
 

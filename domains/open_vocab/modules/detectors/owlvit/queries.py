@@ -170,8 +170,8 @@ class OWLQueries(nn.Module):
     def _pool(self, index: int) -> list[str]:
         """All texts of a class that training may draw."""
         if index not in self._pools:
-            own = [q for q, owner in zip(self.vocabulary.queries, self.vocabulary.owners) if owner == index]
-            texts = [*fill(self.random_templates, self.names[index]), *(text for query in own for text in query)]
+            queries = [q for q, owner in zip(self.vocabulary.queries, self.vocabulary.owners) if owner == index]
+            texts = [*fill(self.random_templates, self.names[index]), *(text for query in queries for text in query)]
             texts = map(canonical_text, texts) if self.canonical else texts
             self._pools[index] = list(dict.fromkeys(texts))
         return self._pools[index]

@@ -95,12 +95,12 @@ class RpnProposals(nn.Module):
         return super().train(False)
 
     def _normalised(self, pixels: Tensor) -> Tensor:
-        own = self.detector.data_preprocessor
-        if not getattr(own, "_channel_conversion", False):  # it was trained on images as they are read, BGR
+        preprocessor = self.detector.data_preprocessor
+        if not getattr(preprocessor, "_channel_conversion", False):  # it was trained on images as they are read, BGR
             pixels = pixels.flip(1)
-        if not getattr(own, "_enable_normalize", False):
+        if not getattr(preprocessor, "_enable_normalize", False):
             return pixels
-        return (pixels - own.mean) / own.std
+        return (pixels - preprocessor.mean) / preprocessor.std
 
 
 def proposals_of(source: str | dict, count: int) -> nn.Module:
