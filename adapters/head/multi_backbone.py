@@ -159,8 +159,8 @@ class MultiBackbone(Adapter):
         if self.inner is None:
             return self.log_weights[:, None].expand(-1, len(unit))
         seen = (unit - self.centre) * unit.shape[1] ** 0.5
-        said = F.relu(seen @ self.inner + self.inner_bias) @ self.outer  # (N, B)
-        return (self.log_weights + said).T
+        changes = F.relu(seen @ self.inner + self.inner_bias) @ self.outer  # (N, B)
+        return (self.log_weights + changes).T
 
     def _mean_temperatures(self, unit: Tensor) -> Tensor:
         """(B,) over the images, as a geometric mean."""

@@ -53,7 +53,7 @@ class TokenAdapter(TowerAdapter):
     def _choose(self, backbone: Backbone) -> list[str]:
         tokens = self._tokens(backbone)
         hang_prompts(backbone, **tokens)
-        return [f"Trained tokens: {_told(tower, prompts)}" for tower, prompts in tokens.items()]
+        return [f"Trained tokens: {_described(tower, prompts)}" for tower, prompts in tokens.items()]
 
     def _learned(self, trained: Backbone, base: Backbone) -> dict[str, Tensor]:
         return {name: value.detach().cpu().clone() for name, value in trained.prompts.state_dict().items()}
@@ -129,5 +129,5 @@ def _token_count(backbone: Backbone, text: str) -> int:
     return int((short != long).int().argmax()) - start_tokens(backbone)
 
 
-def _told(tower: str, tokens: PromptTokens | CoupledTokens) -> str:
+def _described(tower: str, tokens: PromptTokens | CoupledTokens) -> str:
     return f"{tokens.count} in the {tower} tower, anew before {tokens.depth} of its blocks"

@@ -86,7 +86,7 @@ class Lora(TowerAdapter):
 
     def _hang(self, backbone: Backbone, dropout: float) -> list[str]:
         """LoRA on the towers; sentences on what could not have it."""
-        with warnings.catch_warnings(record=True) as said:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
             add_lora(
                 backbone,
@@ -97,4 +97,4 @@ class Lora(TowerAdapter):
                 towers=TOWERS[self.towers],
                 positions=self.positions,
             )
-        return [str(warning.message) for warning in said if issubclass(warning.category, UserWarning)]
+        return [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]

@@ -354,10 +354,10 @@ def _read(path: Path) -> dict[str, Tensor] | None:
     try:
         with safe_open(str(path), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in ("rotation", "names", "centre")}
-            told = (file.metadata() or {}).get("sha256")
+            expected = (file.metadata() or {}).get("sha256")
     except (SafetensorError, OSError) as error:
         return _damaged(path, error)
-    return tensors if told == _digest(tensors) else _damaged(path, "sha256 differs")
+    return tensors if expected == _digest(tensors) else _damaged(path, "sha256 differs")
 
 
 def _damaged(path: Path, reason: object) -> None:

@@ -193,8 +193,8 @@ def with_domain_options(command: Callable, arguments: Sequence[str]) -> Callable
 
     @functools.wraps(command)
     def run(**given: Any):
-        said = {each.key: given.pop(name) for name, each in declared.items()}
-        return command(**given, of_domain={key: value for key, value in said.items() if value is not None})
+        values = {each.key: given.pop(name) for name, each in declared.items()}
+        return command(**given, of_domain={key: value for key, value in values.items() if value is not None})
 
     kept = [p.replace(annotation=hints[name]) for name, p in plain.parameters.items() if name != "of_domain"]
     added = [

@@ -126,8 +126,8 @@ def value_of(key: str, value: Any) -> Any:
     try:
         return typed(KEYS[key], value)
     except ConfigError:
-        said = value if isinstance(value, bool) or value is None else as_text(value)
-        raise ConfigError(f"{as_flag(key)} {said}: give {_accepted(key)}") from None
+        text = value if isinstance(value, bool) or value is None else as_text(value)
+        raise ConfigError(f"{as_flag(key)} {text}: give {_accepted(key)}") from None
 
 
 def as_flag(key: str) -> str:

@@ -289,10 +289,10 @@ def refuse_unused(recipe: Recipe, taken: frozenset[str], why: Callable[[str], st
     """
     for key in sorted(recipe.given):
         if key.partition(".")[0] not in taken:
-            raise ConfigError(f"{_said(recipe, key)}: {why(key)}")
+            raise ConfigError(f"{_as_written(recipe, key)}: {why(key)}")
 
 
-def _said(recipe: Recipe, key: str) -> str:
+def _as_written(recipe: Recipe, key: str) -> str:
     """A given key with its value, as the user wrote it."""
     value: Any = recipe
     for part in key.split("."):

@@ -255,18 +255,18 @@ def gathered(share: Share) -> Share:
     """The shares of all ranks as one, the same on all ranks."""
     if world_size() == 1:
         return share
-    said = all_gather_json([share.positions, share.reasons, share.counts, share.computed, share.cached])
+    of_ranks = all_gather_json([share.positions, share.reasons, share.counts, share.computed, share.cached])
     columns = share.values.shape[1]
     values = all_gather_rows(share.values.flatten(1))
-    positions = torch.tensor([position for positions, *_ in said for position in positions], dtype=torch.int64)
+    positions = torch.tensor([position for positions, *_ in of_ranks for position in positions], dtype=torch.int64)
     order = positions.argsort()
-    counts = [count for _, _, counts, *_ in said for count in counts]
+    counts = [count for _, _, counts, *_ in of_ranks for count in counts]
     return Share(
         positions=positions[order].tolist(),
         values=values[order].unflatten(1, (columns, -1)),
-        reasons=sorted((position, reason) for _, reasons, *_ in said for position, reason in reasons),
-        computed=sum(computed for *_, computed, _ in said),
-        cached=sum(cached for *_, cached in said),
+        reasons=sorted((position, reason) for _, reasons, *_ in of_ranks for position, reason in reasons),
+        computed=sum(computed for *_, computed, _ in of_ranks),
+        cached=sum(cached for *_, cached in of_ranks),
         parts=_all_parts(share, max(counts))[order] if any(counts) else None,
         counts=[counts[i] for i in order.tolist()],
     )

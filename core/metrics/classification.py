@@ -282,10 +282,10 @@ def top_label_mistakes(logits: Tensor, labels: Tensor, k: int) -> list[LabelMist
         DataError: as `probabilities`.
     """
     probs, labels = probabilities(logits, labels)
-    said = probs > 0.5  # as the accuracy counts
-    wrong = (~labels.isnan()) & (said != (labels == 1))  # (N, C)
+    predicted = probs > 0.5  # as the accuracy counts
+    wrong = (~labels.isnan()) & (predicted != (labels == 1))  # (N, C)
     rows, columns = wrong.nonzero(as_tuple=True)
-    confidence = probs.where(said, 1 - probs)[rows, columns]  # (M,)
+    confidence = probs.where(predicted, 1 - probs)[rows, columns]  # (M,)
     order = confidence.argsort(descending=True, stable=True)[:k].tolist()
     return [
         LabelMistake(int(rows[i]), int(columns[i]), bool(labels[rows[i], columns[i]] == 1), float(confidence[i]))

@@ -171,13 +171,13 @@ def planned(recipe: Recipe, names: list[str]) -> dict[str, Adapter]:
     return {name: adapter_of(recipe.with_adapter(name)) for name in names}
 
 
-def notes_of(prepared, shots: int, said: list[str], drawn: Shots) -> list[str]:
+def notes_of(prepared, shots: int, further: list[str], drawn: Shots) -> list[str]:
     """Sentences for the user, each once.
 
     Args:
         said: by the fit and what came after it.
     """
-    notes = [*prepared.notes, *said]
+    notes = [*prepared.notes, *further]
     short = short_classes(prepared.data.split("train"), shots, num_classes=len(prepared.class_names))
     if short:
         listed = ", ".join(f"{prepared.class_names[c]} ({n})" for c, n in sorted(short.items()))

@@ -67,13 +67,13 @@ def check_at_prediction(adapter: Adapter, all_given: Mapping[str, Any], anew: Ma
 
 def _check_given(given: Mapping[str, Any], used: frozenset[str], who: str) -> None:
     for name, value in given.items():
-        said = name.replace("_", "-")
+        flag = name.replace("_", "-")
         if name not in GIVEN:
-            raise UnknownNameError(f"--resource {said}: no resource has that name; {did_you_mean(name, GIVEN)}")
+            raise UnknownNameError(f"--resource {flag}: no resource has that name; {did_you_mean(name, GIVEN)}")
         if name not in used:
-            raise ConfigError(f"--resource {said}: {who} has no use for it; omit it")
+            raise ConfigError(f"--resource {flag}: {who} has no use for it; omit it")
         if name != "further_backbones" and not Path(str(value)).exists():
-            raise ConfigError(f"--resource {said}={value}: no such file or folder")
+            raise ConfigError(f"--resource {flag}={value}: no such file or folder")
 
 
 def check_needs(given: Mapping[str, Any], adapter: Adapter, backbone: Backbone | None) -> None:
@@ -149,8 +149,8 @@ class Resources:
         from ...prompts.descriptions import read_descriptions
 
         names = list(self.prepared.class_names)
-        said = read_descriptions(self.prepared.descriptions, names, others=True)
-        return tuple(tuple(said[name]) for name in names)
+        sentences = read_descriptions(self.prepared.descriptions, names, others=True)
+        return tuple(tuple(sentences[name]) for name in names)
 
     @cached_property
     def boxes(self) -> Detections | None:

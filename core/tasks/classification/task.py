@@ -170,8 +170,8 @@ class Classification(Task):
     def _written(self, recipe: Recipe, prepared, done: Fitted, shots: Shots, started: float) -> FitResult:
         seconds = time.monotonic() - started
         unscored = [f"The rows have no labels, so nothing is scored: {PREDICTIONS} in the run says what each is"]
-        said = [*done.notes, *done.report.notes, *(unscored if done.scores.labels is None else [])]
-        notes = notes_of(prepared, recipe.shots, said, shots)
+        further = [*done.notes, *done.report.notes, *(unscored if done.scores.labels is None else [])]
+        notes = notes_of(prepared, recipe.shots, further, shots)
         info = info_of(recipe, prepared, done.adapter, done.report, shots, notes, seconds)
         with Run.create(recipe.out, recipe.domain or "features", done.adapter.name) as run:
             done.adapter.save(run.adapter_path)

@@ -119,9 +119,9 @@ class ConfigTask(Task):
         for key in recipe.given:
             if key.startswith("adapter.") and key.partition(".")[2] not in TRAINING:
                 value = recipe.adapter.get(key.partition(".")[2])
-                said = f"--adapter {value}" if key == "adapter.name" else f"--set {key}={value}"
+                flag = f"--adapter {value}" if key == "adapter.name" else f"--set {key}={value}"
                 raise ConfigError(
-                    f"{said}: {self.title} trains a config and no adapter; omit it "
+                    f"{flag}: {self.title} trains a config and no adapter; omit it "
                     "(what is trained, --recipe or --config says)"
                 )
 

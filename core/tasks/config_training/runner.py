@@ -323,8 +323,8 @@ def _line(error: Exception) -> tuple[str, bool]:
     lines = text.strip().splitlines() or [type(error).__name__]
     if not IN_WORKER.match(lines[0]):
         return lines[0], False
-    kind, colon, said = lines[-1].partition(": ")
-    return (said if colon else kind), True
+    kind, colon, message = lines[-1].partition(": ")
+    return (message if colon else kind), True
 
 
 def _registered() -> list[str]:

@@ -261,8 +261,8 @@ def _result(model: Path, info: dict[str, Any], metrics: dict[str, Any], finished
         **metrics,
     }
     skipped = [tuple(pair) for pair in info["skipped"]]
-    said = [*info["notes"], *filter(None, [info["verdict"], info["generic"]])]
-    return PretrainResult(model, metrics, summary, said, skipped, finished_before)
+    notes = [*info["notes"], *filter(None, [info["verdict"], info["generic"]])]
+    return PretrainResult(model, metrics, summary, notes, skipped, finished_before)
 
 
 def _as_it_was(folder: PretrainFolder, done: tuple[dict, dict]) -> PretrainResult:

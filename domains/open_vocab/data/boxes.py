@@ -253,5 +253,5 @@ def _joined(one: tuple[Box, ...], other: tuple[Box, ...]) -> tuple[Box, ...]:
 
 
 def _dropped(counts: Counter) -> str:
-    said = [f"{sentence[0].lower()}{sentence[1:]}: {count}" for sentence, count in sorted(counts.items()) if count]
-    return f" ({'; '.join(said)})" if said else ""
+    parts = [f"{sentence[0].lower()}{sentence[1:]}: {count}" for sentence, count in sorted(counts.items()) if count]
+    return f" ({'; '.join(parts)})" if parts else ""

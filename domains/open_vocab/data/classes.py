@@ -107,11 +107,11 @@ def _compare(where: str, names: list[str], other: str, other_names: list[str], e
 
 def _with_nearest(names: Sequence[str], pool: Sequence[str]) -> str:
     by_key = {_key(name): name for name in pool}
-    said = []
+    shown = []
     for name in names[:MOST_NAMES]:
         near = get_close_matches(_key(name), by_key, n=1, cutoff=0.6)
-        said.append(f"'{name}'" + (f" ('{by_key[near[0]]}'?)" if near else ""))
-    return ", ".join(said) + _more(names)
+        shown.append(f"'{name}'" + (f" ('{by_key[near[0]]}'?)" if near else ""))
+    return ", ".join(shown) + _more(names)
 
 
 def _listed(names: Sequence[str]) -> str:

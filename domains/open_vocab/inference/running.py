@@ -130,9 +130,9 @@ def with_background(model: nn.Module, classes: Any) -> Any:
     """Class names with the background that the model has learned, where they do not name it: else every pixel would be
     one of them."""
     learned = {getattr(module, "background_class", None) for module in model.modules()} & set(known_names(model))
-    said = described_classes(classes) if learned else {}
-    missing = learned - set(said)
-    return {**{name: {} for name in missing}, **said} if missing else classes
+    descriptions = described_classes(classes) if learned else {}
+    missing = learned - set(descriptions)
+    return {**{name: {} for name in missing}, **descriptions} if missing else classes
 
 
 def as_in_data(model: nn.Module, class_names: Sequence[str]) -> np.ndarray:
@@ -155,8 +155,8 @@ def as_in_data(model: nn.Module, class_names: Sequence[str]) -> np.ndarray:
 
 def described(model: nn.Module, names: Sequence[str]) -> Mapping[str, Any] | Sequence[str]:
     """The names with what the training's vocabulary said of them, where it said anything."""
-    said = dict(model.cfg.vladapt.get("described") or {})
-    return {name: dict(said[name]) if name in said else [] for name in names} if said else list(names)
+    texts = dict(model.cfg.vladapt.get("described") or {})
+    return {name: dict(texts[name]) if name in texts else [] for name in names} if texts else list(names)
 
 
 def takes_names(model: nn.Module) -> bool:

@@ -174,7 +174,7 @@ class CLOC(RegionLabeller):
         embedded, grounded, texts, boxes = [], [], [], []
         for keys, sample in zip(seen, samples, strict=True):
             region = self._sampled(sample.gt_instances)
-            rows = self.said_by(region)
+            rows = self.text_features_of(region)
             places = _shares(get_box_tensor(region.bboxes), pixels)
             embedded.append(self.prompter.from_boxes(keys, places))
             grounded.append(self.box_head(self.prompter.from_texts(keys, rows.to(keys))))

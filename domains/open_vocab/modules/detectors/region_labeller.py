@@ -87,7 +87,7 @@ class RegionLabeller(BaseDetector):
             return logits.softmax(dim=1)
         return torch.cat([logits, torch.zeros_like(logits[:, :1])], dim=1).softmax(dim=1)[:, :-1]
 
-    def said_by(self, regions: InstanceData) -> Tensor:
+    def text_features_of(self, regions: InstanceData) -> Tensor:
         """Unit embeddings (N, D) of the regions' `texts`, or of their classes where they have none."""
         if "texts" in regions:
             return self.encode_texts([str(text) for text in regions.texts])
