@@ -17,12 +17,12 @@ from typing import Annotated
 import typer
 
 from . import __version__
-from .core.commands import embed, fit, inspect, pretrain, retrieval
+from .core.commands import embed, fit, inspect, pretrain, search
 from .core.commands.options import with_domain_options, with_optional_values
 from .core.errors import INTERRUPTED, ConfigError, VladaptError, fail, interrupted, usage
 from .core.registry.catalogue import PACKAGE, Entry, commands
 
-COMMAND_GROUPS = (fit, pretrain, embed, retrieval, inspect)
+COMMAND_GROUPS = (fit, pretrain, embed, search, inspect)
 """In the order of `vladapt --help`."""
 
 GROUP = "GROUP"
@@ -94,7 +94,7 @@ def _add_commands_of_domains(app: typer.Typer, arguments: Sequence[str]) -> None
     taken = {info.name or info.callback.__name__.replace("_", "-") for info in app.registered_commands}
     groups: dict[str, typer.Typer] = {}
     for name, entry in commands().items():
-        group, title = _said(entry)
+        group, title = _group_and_title(entry)
         if name in taken and not group:
             raise ConfigError(f"command '{name}' is taken twice: by vladapt and by {entry.origin}; rename one")
         if group and group not in groups:
@@ -124,7 +124,7 @@ def _function(entry: Entry):
     return function
 
 
-def _said(entry: Entry) -> tuple[str, str]:
+def _group_and_title(entry: Entry) -> tuple[str, str]:
     """(group, first line of the docstring), told from the source; of an entry point the group is before a dot."""
     if entry.file is None:
         return "", f"From {entry.origin}."

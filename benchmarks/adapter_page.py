@@ -52,16 +52,16 @@ def table(rows: Sequence[dict]) -> str:
 
 
 def _row(name: str, rows: Sequence[dict]) -> str:
-    own = [row for row in rows if row["adapter"] == name]
-    cells = [f"`{name}`{_mark(own)}", _summary(name), _needs(name), *_measured(own), _paper(name)]
+    measured = [row for row in rows if row["adapter"] == name]
+    cells = [f"`{name}`{_mark(measured)}", _summary(name), _needs(name), *_measured(measured), _paper(name)]
     return f"| {' | '.join(cells)} |"
 
 
-def _mark(own: Sequence[dict]) -> str:
-    if not own:
+def _mark(measured: Sequence[dict]) -> str:
+    if not measured:
         return ""
-    options = f" ({own[0]['options'].replace('=', ' ')})" if own[0]["options"] else ""
-    return options + (" ²" if own[0]["backbone"] != "embedded" else "")
+    options = f" ({measured[0]['options'].replace('=', ' ')})" if measured[0]["options"] else ""
+    return options + (" ²" if measured[0]["backbone"] != "embedded" else "")
 
 
 def _summary(name: str) -> str:
@@ -79,21 +79,21 @@ def _needs(name: str) -> str:
     return ", ".join(needed) or "–"
 
 
-def _measured(own: Sequence[dict]) -> list[str]:
+def _measured(measured: Sequence[dict]) -> list[str]:
     """Parameters, seconds, MiB, then the gain at each number of shots."""
-    if not own:
+    if not measured:
         return ["–"] * 6
-    most = max(row["shots"] for row in own)
-    at_most = [row for row in own if row["shots"] == most]
+    most = max(row["shots"] for row in measured)
+    at_most = [row for row in measured if row["shots"] == most]
     seconds = statistics.fmean(row["seconds"] for row in at_most)
     trained = max(row["trained_parameters"] for row in at_most)
     memory = max(row["mebibytes"] for row in at_most)
-    return [f"{trained:,}", _short(seconds), f"{memory:,}", *(_gain(own, shots) for shots in (1, 4, 16))]
+    return [f"{trained:,}", _short(seconds), f"{memory:,}", *(_gain(measured, shots) for shots in (1, 4, 16))]
 
 
-def _gain(own: Sequence[dict], shots: int) -> str:
+def _gain(measured: Sequence[dict], shots: int) -> str:
     """Points of accuracy over zero-shot, mean ± population standard deviation over seeds."""
-    gains = [100 * (row["accuracy"] - row["zero_shot"]) for row in own if row["shots"] in (shots, 0)]
+    gains = [100 * (row["accuracy"] - row["zero_shot"]) for row in measured if row["shots"] in (shots, 0)]
     if not gains:
         return "–"
     spread = f" ± {statistics.pstdev(gains):.1f}" if len(gains) > 1 else ""

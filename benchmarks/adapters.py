@@ -181,7 +181,7 @@ def measure_one(name: str, vit: Path | None) -> None:
 
 def backbone_for(adapter, vit: Path, load_backbone) -> str:
     """The embedded one, unless the method needs transformer blocks that its image tower lacks."""
-    return "embedded" if adapter.of_towers <= load_backbone("embedded", device="cpu").capabilities else small_vit(vit)
+    return "embedded" if adapter.backbone_needs <= load_backbone("embedded", device="cpu").capabilities else small_vit(vit)
 
 
 def resources(adapter, folder: Path, vit: Path) -> dict[str, str]:

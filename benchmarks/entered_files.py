@@ -39,8 +39,8 @@ def entered(arguments: Sequence[str]) -> list[Path]:
         sys.setprofile(None)
         threading.setprofile(None)
     ours = (Path(name).resolve() for name in seen)
-    own = [path for path in ours if path.suffix == ".py" and path.is_relative_to(ROOT)]
-    return sorted(path.relative_to(ROOT) for path in own if "site-packages" not in path.parts)
+    of_package = [path for path in ours if path.suffix == ".py" and path.is_relative_to(ROOT)]
+    return sorted(path.relative_to(ROOT) for path in of_package if "site-packages" not in path.parts)
 
 
 def _while_importing(frame) -> bool:

@@ -107,10 +107,10 @@ def _in_folds(row: Row) -> tuple[str, str, str]:
     data = read_segmentation(row.data)
     matrix = np.zeros((len(data.class_names), len(data.class_names) + 1), dtype=np.int64)
     with tempfile.TemporaryDirectory() as folder:
-        for number, divided in enumerate(_folds(data)):
-            file = write_items(Path(folder) / f"fold-{number}.json", divided)
+        for number, fold in enumerate(_folds(data)):
+            file = write_items(Path(folder) / f"fold-{number}.json", fold)
             result = _fitted(row, str(file))
-            matrix += _matrix_of(result.run, divided)
+            matrix += _matrix_of(result.run, fold)
     scores = score_segmentation(matrix, data.class_names).metrics
     tested = f"{len(data.items)} images, {FOLDS} folds"
     return tested, _masks(scores), f"best constant: mIoU {best_constant(matrix.sum(axis=1)):.3f}"

@@ -24,8 +24,8 @@ from vladapt.core.training.layers import set_trainable
 from vladapt.core.training.model import PairModel, dims_of
 from vladapt.core.training.objective import build_objective
 from vladapt.core.training.optimizer import build_optimizer
-from vladapt.core.training.outputs import Outputs
 from vladapt.core.training.settings import TrainingSettings
+from vladapt.core.training.tower_outputs import Outputs
 
 BF16_PEAK_TFLOPS = {"H200": 989, "H100": 989, "A100": 312, "L40S": 362, "L4": 121, "4090": 165}
 SMALL = {

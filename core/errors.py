@@ -50,14 +50,14 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def usage(error: Any, arguments: list[str]) -> str:
     """What the parser says, and where to read more; of a number that is none, what was given."""
-    said, options = error.format_message(), getattr(getattr(error, "param", None), "opts", ())
-    kind = next((text for word, text in NUMBERS.items() if word in said), None) if "Invalid value" in said else None
+    text, options = error.format_message(), getattr(getattr(error, "param", None), "opts", ())
+    kind = next((words for word, words in NUMBERS.items() if word in text), None) if "Invalid value" in text else None
     for i, argument in enumerate(arguments if kind else ()):
         option, _, value = argument.partition("=")
         if option in options:
             return f"{option} {value or ' '.join(arguments[i + 1 : i + 2])}: give {kind}"
     command = error.ctx.command_path if getattr(error, "ctx", None) else "vladapt"
-    return f"{said.rstrip('.')}; see `{command} --help`"
+    return f"{text.rstrip('.')}; see `{command} --help`"
 
 
 def fail(message: str, code: int, error: BaseException, arguments: list[str]) -> int:

@@ -259,23 +259,23 @@ def _sweep_accuracy(sums: _ClassSums, queries, labels, zero_shot, betas, alphas)
     for rows in torch.arange(len(queries), device=queries.device).split(sums.rows_within(BUDGET)):
         rival = zero_shot[rows].T.contiguous()  # (C, V)
         truth = labels[rows][None]  # (1, V)
-        own = rival.gather(0, truth)
+        true_zero_shot = rival.gather(0, truth)
         rival = rival.scatter(0, truth, -torch.inf)[:, None]  # (C, 1, V): the strongest other class
         affinity = sums.affinity(queries[rows])
         buffer = torch.empty_like(affinity)
         for b, beta in enumerate(betas):
             cache = sums.at(affinity, beta, buffer)  # (C, G, V)
-            own_cache = cache.gather(0, truth[None].expand(1, *cache.shape[1:]))[0]  # (G, V)
+            true_cache = cache.gather(0, truth[None].expand(1, *cache.shape[1:]))[0]  # (G, V)
             for a, alpha in enumerate(alphas):
-                right[b, a] += _right(rival, own, cache, own_cache, alpha, truth)
+                right[b, a] += _right(rival, true_zero_shot, cache, true_cache, alpha, truth)
     return right.cpu().numpy() / len(queries)
 
 
-def _right(rival, own, cache, own_cache, alpha, truth) -> Tensor:
+def _right(rival, true_zero_shot, cache, true_cache, alpha, truth) -> Tensor:
     """(G,) rows whose first largest logit is the true class."""
     logits = torch.add(rival, cache, alpha=alpha)  # (C, G, V)
     best = logits.amax(dim=0)
-    mine = torch.add(own, own_cache, alpha=alpha)
+    mine = torch.add(true_zero_shot, true_cache, alpha=alpha)
     right, tied = mine > best, mine == best
     if tied.any():
         right[tied] = truth.expand_as(best)[tied] < logits[:, tied].argmax(dim=0)

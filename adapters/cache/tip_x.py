@@ -12,8 +12,8 @@ from torch import Tensor
 from ...core.contracts.adapter import Adapter, FitReport, require
 from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.options import option
-from ...core.data.found_images import found_images
 from ...core.data.sampling import Selection, selection_split
+from ...core.data.support_folder import support_folder_images
 from ._cache_model import (
     CHUNK_ELEMENTS,
     REFERENCE_SCALE,
@@ -105,9 +105,9 @@ class TipX(Adapter):
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self.text, self.logit_bias = zero_shot_text(classifier)
         self.logit_scale = classifier.logit_scale
-        found = found_images(resources, support, classifier)
-        selection = self._selection(found, support, val, seed)
-        self._remember(found, selection.train)
+        folder = support_folder_images(resources, support, classifier)
+        selection = self._selection(folder, support, val, seed)
+        self._remember(folder, selection.train)
         self.ranges = self._ranges(None if selection.val is None else selection.val.unit)
 
         def search(alphas, betas, gammas):
@@ -119,14 +119,14 @@ class TipX(Adapter):
             )  # fmt: skip
 
         chosen, words, score = choose(self._axes(), selection, search)
-        self._remember(found, support)
+        self._remember(folder, support)
         self.alpha_, self.beta_, self.gamma_ = chosen["alpha"], chosen["beta"], chosen["gamma"]
-        return FitReport(self.name, chosen, words, score, notes=self._notes(found, support))
+        return FitReport(self.name, chosen, words, score, notes=self._notes(folder, support))
 
-    def _selection(self, found: FeatureSet | None, support: FeatureSet, val, seed: int) -> Selection:
+    def _selection(self, folder: FeatureSet | None, support: FeatureSet, val, seed: int) -> Selection:
         """As elsewhere, but shots that are not keys need not be held out of the keys."""
         selection = selection_split(support, val, seed)
-        if found is None or self.use_shots or (selection.val is not None and not selection.held_out):
+        if folder is None or self.use_shots or (selection.val is not None and not selection.held_out):
             return selection
         return Selection(support, support, f"the {len(support)} shots, none of which the cache holds")
 
@@ -138,9 +138,9 @@ class TipX(Adapter):
             Axis(name, getattr(self, name), default[name], grid(*given[name])) for name in ("alpha", "beta", "gamma")
         )
 
-    def _remember(self, found: FeatureSet | None, shots: FeatureSet) -> None:
+    def _remember(self, folder: FeatureSet | None, shots: FeatureSet) -> None:
         """Keys, values, and each class's mean signature."""
-        parts = [part for part in (found, shots if found is None or self.use_shots else None) if part is not None]
+        parts = [part for part in (folder, shots if folder is None or self.use_shots else None) if part is not None]
         self.keys = torch.cat([cache_keys(part, self.views) for part in parts])  # (N, D)
         self.values = torch.cat([cache_values(part, len(self.text)) for part in parts])  # (N, C)
         counts = self.values.sum(dim=0)  # (C,)
@@ -181,11 +181,12 @@ class TipX(Adapter):
         slope = (high - low) / (most - least) if most > least else 0.0
         return -self.mean_keys * (slope * (divergence - least) + low)
 
-    def _notes(self, found: FeatureSet | None, support: FeatureSet) -> list[str]:
-        if found is None:
+    def _notes(self, folder: FeatureSet | None, support: FeatureSet) -> list[str]:
+        if folder is None:
             return ["the cache holds the shots; no support folder was given", keys_note(support, self.views)]
         beside = f" and the {len(support)} shots" if self.use_shots else "; the shots are not in it"
-        return [f"the cache holds the {len(found)} images of the support folder{beside}", keys_note(found, self.views)]
+        images = f"the {len(folder)} images of the support folder"
+        return [f"the cache holds {images}{beside}", keys_note(folder, self.views)]
 
     def _logits(self, batch: Batch) -> Tensor:
         unit = batch.unit

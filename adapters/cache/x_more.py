@@ -75,7 +75,7 @@ class XMoRe(Adapter):
     needs: ClassVar[frozenset[str]] = frozenset({"features", "captions"})
     optional: ClassVar[frozenset[str]] = frozenset({"unlabeled"})
     state: ClassVar[tuple[str, ...]] = ("text", "logit_scale", "captions", "image_confidence", "caption_confidence")
-    passing: ClassVar[frozenset[str]] = frozenset({"search"})
+    cost_options: ClassVar[frozenset[str]] = frozenset({"search"})
 
     top_k: int = option(PUBLISHED, "captions per image; all of a pool that has fewer", low=1, high=100_000)
     search: str = option(
@@ -103,7 +103,7 @@ class XMoRe(Adapter):
         image = zero_shot_logits(unit, self.text, self.logit_scale, 0.0).log_softmax(dim=-1)
         nearest = self._nearest_texts()
         rows = max(1, CHUNK_ELEMENTS // (self.top_k * max(self.text.shape)))
-        return image, torch.cat([self._said_by(nearest(block, self.top_k)) for block in unit.split(rows)])
+        return image, torch.cat([self._of_captions(nearest(block, self.top_k)) for block in unit.split(rows)])
 
     def _nearest_texts(self) -> NearestTexts:
         """Kept as long as the pool is the same: to index a large one takes seconds."""
@@ -112,11 +112,11 @@ class XMoRe(Adapter):
             self._kept = kept = NearestTexts(self.captions, self.search)
         return kept
 
-    def _said_by(self, places: Tensor) -> Tensor:
+    def _of_captions(self, places: Tensor) -> Tensor:
         """(B, K) captions -> (B, C) log of their mean probabilities; a caption met often is classified once."""
         distinct, place = places.unique(return_inverse=True)
-        said = zero_shot_logits(self.captions[distinct], self.text, self.logit_scale, 0.0).softmax(dim=-1)
-        mean = F.embedding_bag(place, said, mode="mean")  # (B, C): no (B, K, C) is made
+        probabilities = zero_shot_logits(self.captions[distinct], self.text, self.logit_scale, 0.0).softmax(dim=-1)
+        mean = F.embedding_bag(place, probabilities, mode="mean")  # (B, C): no (B, K, C) is made
         return mean.clamp(min=torch.finfo(mean.dtype).tiny).log()
 
     def _logits(self, batch: Batch) -> Tensor:

@@ -32,7 +32,7 @@ class CropAdapter(Adapter):
         CapabilityError: at prediction, a batch without decoded images, or with clips.
     """
 
-    passing: ClassVar[frozenset[str]] = frozenset({"crops_at_once"})
+    cost_options: ClassVar[frozenset[str]] = frozenset({"crops_at_once"})
 
     crops_at_once: int = option(
         32, "crops encoded together; changes speed and memory, no result", low=1, high=1_048_576

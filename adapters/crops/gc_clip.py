@@ -99,7 +99,7 @@ class GcClip(CropAdapter):
     def _label_notes(self, boxes) -> list[str]:
         """What the detector's labels are to this set of classes."""
         known = classes_by_name(self.class_names_)
-        labels = {found.label for of in boxes.values() for found in of if found.label}
+        labels = {detection.label for of in boxes.values() for detection in of if detection.label}
         foreign = sorted(label for label in labels if _key(label) not in known)
         if not foreign:
             return []
@@ -121,8 +121,8 @@ class GcClip(CropAdapter):
         likely = first.topk(min(self.top_k, len(text)), dim=1)
         known = classes_by_name(self.class_names_)
         frames = [
-            best_frame(found, known, set(classes), self._picture(image).shape)
-            for found, classes, image in zip(batch.boxes, likely.indices.tolist(), images, strict=True)
+            best_frame(detections, known, set(classes), self._picture(image).shape)
+            for detections, classes, image in zip(batch.boxes, likely.indices.tolist(), images, strict=True)
         ]
         guided = [i for i, frame in enumerate(frames) if frame is not None]
         if not guided:
@@ -167,11 +167,11 @@ def classes_by_name(class_names: Sequence[str]) -> dict[str, set[int]]:
 
 
 def best_frame(
-    found: Sequence[Detection], known: dict[str, set[int]], likely: set[int], shape: Sequence[int]
+    detections: Sequence[Detection], known: dict[str, set[int]], likely: set[int], shape: Sequence[int]
 ) -> Frame | None:
     """The best usable box inside an image of `shape` (H, W, ...): of likely classes, else one that names no class."""
     best, best_rank = None, (False, -math.inf)
-    for detection in found:
+    for detection in detections:
         named = known.get(_key(detection.label), set())
         rank = (bool(named & likely), detection.score)
         frame = clipped(detection.box, shape[0], shape[1])

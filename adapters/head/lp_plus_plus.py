@@ -153,9 +153,9 @@ class _Problem:
 
     def similarity(self) -> float:
         """Mean, over the classes that have images, of the mean cosine of a class's images to its own text."""
-        own = self.similarities.gather(1, self.labels[:, None])[:, 0].double()  # (N,)
+        to_true_class = self.similarities.gather(1, self.labels[:, None])[:, 0].double()  # (N,)
         counts = torch.bincount(self.labels)
-        sums = torch.zeros_like(counts, dtype=torch.double).index_add_(0, self.labels, own)
+        sums = torch.zeros_like(counts, dtype=torch.double).index_add_(0, self.labels, to_true_class)
         return float((sums / counts)[counts > 0].mean())
 
     def weight_step(self) -> float:

@@ -19,7 +19,7 @@ from ...core.training.schedules import by_epoch
 from ...core.training.small_heads import train_epochs
 
 COMBINE = ("mean", "static", "input")
-OWN = "own"  # what the backbone of the fit is called in reports
+THIS_BACKBONE = "own"  # what the backbone of the fit is called in reports
 STATIC_ITERATIONS = 50
 
 
@@ -84,7 +84,7 @@ class MultiBackbone(Adapter):
         _check(further, support, val, classifier)
         device = support.features.device
         self._set_texts([classifier, *(other.classifier.to(device) for other in further)])
-        self.specs = [OWN, *(other.spec for other in further)]
+        self.specs = [THIS_BACKBONE, *(other.spec for other in further)]
         unit = _side_by_side([support.features, *(other.support.features for other in further)])  # (N, D)
         logits = self._each(unit)  # (B, N, C)
 
@@ -159,8 +159,8 @@ class MultiBackbone(Adapter):
         if self.inner is None:
             return self.log_weights[:, None].expand(-1, len(unit))
         seen = (unit - self.centre) * unit.shape[1] ** 0.5
-        said = F.relu(seen @ self.inner + self.inner_bias) @ self.outer  # (N, B)
-        return (self.log_weights + said).T
+        changes = F.relu(seen @ self.inner + self.inner_bias) @ self.outer  # (N, B)
+        return (self.log_weights + changes).T
 
     def _mean_temperatures(self, unit: Tensor) -> Tensor:
         """(B,) over the images, as a geometric mean."""

@@ -14,7 +14,7 @@ from ...core.contracts.adapter import Adapter, FitReport
 from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.options import option
 from ...core.contracts.resources import TextPool
-from ...core.data.found_images import found_images
+from ...core.data.support_folder import support_folder_images
 from ...core.errors import DataError
 from ...core.training.batches import epoch_batches
 from ...core.training.schedules import dassl_learning_rates
@@ -103,16 +103,16 @@ class RealLinear(Adapter):
         self, support: FeatureSet, classifier, resources, texts: ClassTexts
     ) -> tuple[Tensor, Tensor, list[str]]:
         """(M, D) unit features and (M,) labels to learn from, and what they are in words."""
-        found = found_images(resources, support, classifier)
-        if found is None:
+        folder = support_folder_images(resources, support, classifier)
+        if folder is None:
             note = f"the {len(support)} shots take the place of retrieved images; no support folder was given"
             return support.unit, support.labels, [note]
-        words, by = _words_of(found, resources.get("support_captions"))
-        similarity = (words * texts.ranking[found.labels]).sum(dim=-1)  # (N,)
-        kept = found.select(most_alike(similarity, found.labels, self.per_class))
+        words, by = _words_of(folder, resources.get("support_captions"))
+        similarity = (words * texts.ranking[folder.labels]).sum(dim=-1)  # (N,)
+        kept = folder.select(most_alike(similarity, folder.labels, self.per_class))
         if not len(kept):
             raise DataError(f"support folder: by {by} no image is like its class; check that folders are classes")
-        notes = [f"{len(kept)} of {len(found)} images of the support folder, ranked by {by}"]
+        notes = [f"{len(kept)} of {len(folder)} images of the support folder, ranked by {by}"]
         if not self.use_shots:
             return kept.unit, kept.labels, notes
         notes.append(f"and the {len(support)} shots")
@@ -189,16 +189,16 @@ def most_alike(similarity: Tensor, labels: Tensor, per_class: int | None) -> Ten
     return order[torch.arange(len(order), device=order.device) - starts < per_class]
 
 
-def _words_of(found: FeatureSet, captions: TextPool | None) -> tuple[Tensor, str]:
+def _words_of(folder: FeatureSet, captions: TextPool | None) -> tuple[Tensor, str]:
     """(N, D) unit features that images are ranked by, and what they are."""
     if captions is None:
-        return found.unit, "their own features, for want of captions"
-    if len(captions) != len(found) or captions.features.shape[1] != found.dim:
+        return folder.unit, "their own features, for want of captions"
+    if len(captions) != len(folder) or captions.features.shape[1] != folder.dim:
         raise DataError(
-            f"support captions: {len(captions)} of width {captions.features.shape[1]} for {len(found)} images "
-            f"of width {found.dim}; give one caption per image"
+            f"support captions: {len(captions)} of width {captions.features.shape[1]} for {len(folder)} images "
+            f"of width {folder.dim}; give one caption per image"
         )
-    features = captions.features.to(found.features.device).float()
+    features = captions.features.to(folder.features.device).float()
     return torch.nn.functional.normalize(features, dim=-1), "their captions"
 
 

@@ -16,7 +16,7 @@ from ...core.errors import CapabilityError, ConfigError
 from ...core.prompts.context import PromptLearner, check_words
 from ...core.registry.build import build_adapter
 
-PASSING = ("trim", "class_chunk", "checkpointing")
+COST_OPTIONS = ("trim", "class_chunk", "checkpointing")
 """Options that change speed and memory alone."""
 
 
@@ -79,7 +79,7 @@ class PromptsAtPrediction(Adapter):
     A method has the options of `PromptLearner` and the state `ctx`.
     """
 
-    of_towers: ClassVar[frozenset[str]] = frozenset({"prompt"})
+    backbone_needs: ClassVar[frozenset[str]] = frozenset({"prompt"})
     optional: ClassVar[frozenset[str]] = frozenset({"ctx"})
     can: ClassVar[frozenset[str]] = frozenset({"new_classes"})
 

@@ -35,8 +35,8 @@ class TokenAdapter(TowerAdapter):
     """Base of the methods that train tokens inside the towers and nothing else, by SGD with Dassl's schedule: momentum
     0.9, one rate per epoch down a cosine."""
 
-    own_crop: ClassVar[tuple[float, float]] = CROP
-    of_towers: ClassVar[frozenset[str]] = frozenset({"image_blocks"})
+    default_crop: ClassVar[tuple[float, float]] = CROP
+    backbone_needs: ClassVar[frozenset[str]] = frozenset({"image_blocks"})
     layer_decay: ClassVar[float] = 1.0  # no option: what trains lies beside the layers
 
     batch_size: int = 4
@@ -47,13 +47,13 @@ class TokenAdapter(TowerAdapter):
     def _tokens(self, backbone: Backbone) -> dict[str, PromptTokens | CoupledTokens]:
         """ "image" and "text", as far as there are any, to start from."""
 
-    def _own_settings(self, epochs: int) -> dict[str, Any]:
+    def _settings_of_method(self, epochs: int) -> dict[str, Any]:
         return dict(DASSL)
 
     def _choose(self, backbone: Backbone) -> list[str]:
         tokens = self._tokens(backbone)
         hang_prompts(backbone, **tokens)
-        return [f"Trained tokens: {_told(tower, own)}" for tower, own in tokens.items()]
+        return [f"Trained tokens: {_described(tower, prompts)}" for tower, prompts in tokens.items()]
 
     def _learned(self, trained: Backbone, base: Backbone) -> dict[str, Tensor]:
         return {name: value.detach().cpu().clone() for name, value in trained.prompts.state_dict().items()}
@@ -72,7 +72,7 @@ class TextTokenAdapter(TokenAdapter):
     """
 
     prompts_a_class: ClassVar[None] = None  # no option: there is one
-    of_towers: ClassVar[frozenset[str]] = frozenset({"image_blocks", "text_blocks", "prompt"})
+    backbone_needs: ClassVar[frozenset[str]] = frozenset({"image_blocks", "text_blocks", "prompt"})
 
     ctx_init: str | None = option("a photo of a", "words that the first tokens start from; none: random")
 
@@ -119,8 +119,8 @@ def words_after(backbone: Backbone, words: str | None, count: int) -> tuple[Tens
     end = lengths.index(count)
     first = start_tokens(backbone)
     with torch.no_grad():
-        found = backbone.embed_tokens(backbone.tokenize([" ".join(parts)]).to(backbone.device))[0]  # (L, W)
-    return found[first : first + count].float(), " ".join(parts[end:])
+        embeddings = backbone.embed_tokens(backbone.tokenize([" ".join(parts)]).to(backbone.device))[0]  # (L, W)
+    return embeddings[first : first + count].float(), " ".join(parts[end:])
 
 
 def _token_count(backbone: Backbone, text: str) -> int:
@@ -129,5 +129,5 @@ def _token_count(backbone: Backbone, text: str) -> int:
     return int((short != long).int().argmax()) - start_tokens(backbone)
 
 
-def _told(tower: str, tokens: PromptTokens | CoupledTokens) -> str:
+def _described(tower: str, tokens: PromptTokens | CoupledTokens) -> str:
     return f"{tokens.count} in the {tower} tower, anew before {tokens.depth} of its blocks"

@@ -20,7 +20,7 @@ from ...core.registry.build import build_adapter
 from ...core.training.schedules import dassl_sgd
 from ...core.training.small_heads import dassl_epochs, label_loss, published_epochs
 from ._contexts import (
-    PASSING,
+    COST_OPTIONS,
     check_task,
     check_transfer,
     half_where_asked,
@@ -51,7 +51,7 @@ class Step:
 
 @dataclass(eq=False, kw_only=True)
 class SharedContext(Adapter):
-    """A method says how a step is scored (`_loss`) and how long it trains (`own_epochs`).
+    """A method says how a step is scored (`_loss`) and how long it trains (`default_epochs`).
 
     `ctx_init` sets the number of context vectors; without it the context starts from N(0, 0.02^2). `trim=False` runs
     every prompt at full length, as published. `checkpointing` encodes the prompts again, chunk by chunk, in the
@@ -69,10 +69,10 @@ class SharedContext(Adapter):
     needs: ClassVar[frozenset[str]] = frozenset({"features", "text_encoder"})
     optional: ClassVar[frozenset[str]] = frozenset({"ctx"})
     can: ClassVar[frozenset[str]] = frozenset({"new_classes"})
-    of_towers: ClassVar[frozenset[str]] = frozenset({"prompt"})
+    backbone_needs: ClassVar[frozenset[str]] = frozenset({"prompt"})
     state: ClassVar[tuple[str, ...]] = ("ctx", "text_features", "logit_scale", "offset", "negative")
     trained: ClassVar[tuple[str, ...]] = ("ctx",)
-    passing: ClassVar[frozenset[str]] = frozenset(PASSING)
+    cost_options: ClassVar[frozenset[str]] = frozenset(COST_OPTIONS)
 
     n_ctx: int = option(16, "context vectors, where no words are given", low=1, high=1024)
     csc: bool = option(False, "one context per class instead of one for all")
@@ -94,7 +94,7 @@ class SharedContext(Adapter):
     checkpointing: bool = option(False, "recompute activations in the backward pass; changes speed and memory only")
     amp: str | None = option(None, "precision of the text tower in training; none: float32", choices=("bf16",))
 
-    own_epochs: ClassVar[tuple[tuple[int, int], ...]]
+    default_epochs: ClassVar[tuple[tuple[int, int], ...]]
     """(shots, epochs), most shots first: the published epochs for at least so many shots."""
 
     def __post_init__(self):
@@ -134,7 +134,7 @@ class SharedContext(Adapter):
         self._set_frame(support, classifier)
         learner = self._learner(backbone, self.class_names_, ctx=resources.get("ctx"), seed=seed)
         criterion, generator = label_loss(self.multilabel_), torch.Generator().manual_seed(seed)
-        epochs = self.epochs or published_epochs(support.shots, self.own_epochs)
+        epochs = self.epochs or published_epochs(support.shots, self.default_epochs)
 
         def loss_of(unit: Tensor, labels: Tensor) -> Tensor:
             return self._loss(Step(learner, classifier, unit, labels, criterion, generator))

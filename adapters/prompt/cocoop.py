@@ -16,7 +16,7 @@ from ...core.prompts.classifier import POSITIONS
 from ...core.training.schedules import dassl_sgd
 from ...core.training.small_heads import dassl_epochs
 from ._contexts import (
-    PASSING,
+    COST_OPTIONS,
     PromptsAtPrediction,
     check_task,
     half_where_asked,
@@ -65,7 +65,7 @@ class Cocoop(PromptsAtPrediction):
     at_predict: ClassVar[frozenset[str]] = frozenset({"features", "text_encoder"})
     state: ClassVar[tuple[str, ...]] = ("ctx", *META, "logit_scale", "logit_bias")
     trained: ClassVar[tuple[str, ...]] = ("ctx", *META)
-    passing: ClassVar[frozenset[str]] = frozenset(PASSING)
+    cost_options: ClassVar[frozenset[str]] = frozenset(COST_OPTIONS)
 
     n_ctx: int = option(4, "context vectors, where no words are given", low=1, high=1024)
     class_token_position: str = option("end", "where the class name stands", choices=POSITIONS)

@@ -43,4 +43,4 @@ class Coop(SharedContext):
         "ignores `csc`)"
     )
     multilabel: ClassVar[bool] = True
-    own_epochs: ClassVar[tuple[tuple[int, int], ...]] = ((8, 200), (2, 100), (1, 50))
+    default_epochs: ClassVar[tuple[tuple[int, int], ...]] = ((8, 200), (2, 100), (1, 50))

@@ -49,7 +49,7 @@ class Kgcoop(SharedContext):
         "guidance 8 as in the published commands, the code alone has 1"
     )
     multilabel: ClassVar[bool] = True
-    own_epochs: ClassVar[tuple[tuple[int, int], ...]] = ((1, 100),)
+    default_epochs: ClassVar[tuple[tuple[int, int], ...]] = ((1, 100),)
 
     n_ctx: int = 4
     ctx_init: str | None = "a photo of a"

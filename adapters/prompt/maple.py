@@ -48,7 +48,7 @@ class Maple(TextTokenAdapter):
     """
 
     differs: ClassVar[str] = "as vpt, and any widths (released: 512 and 768)"
-    own_epochs: ClassVar[int] = 5
+    default_epochs: ClassVar[int] = 5
 
     n_ctx: int = option(2, "tokens of the text tower, and as many of the image tower", low=1, high=1024)
     depth: int = option(9, "blocks of both towers with their own tokens", low=1, high=1000)

@@ -52,7 +52,7 @@ class Pomp(SharedContext):
         "as coop; the margin is a natural logarithm as the paper derives it. The released version that the fixture "
         "is of takes it to base 10, and is met with `correction='log10'` (and without a margin with `None`)"
     )
-    own_epochs: ClassVar[tuple[tuple[int, int], ...]] = ((1, 20),)
+    default_epochs: ClassVar[tuple[tuple[int, int], ...]] = ((1, 20),)
 
     sampled_classes: int = option(
         1000, "classes in a step, the image's own among them; all where there are no more", low=2, high=100_000_000
@@ -66,11 +66,11 @@ class Pomp(SharedContext):
         drawn = torch.randperm(classes, generator=step.generator)[: self.sampled_classes - 1].to(step.labels.device)
         rows, places = torch.cat([step.labels, drawn]).unique(return_inverse=True)
         text = self._text(step.learner, rows)[places]  # (B + n, D)
-        own, others = text.split([len(step.labels), len(drawn)])
+        positives, negatives = text.split([len(step.labels), len(drawn)])
         logits = local_logits(
             step.unit,
-            own,
-            others,
+            positives,
+            negatives,
             step.labels[:, None] == drawn,
             logit_scale=self.logit_scale,
             classes=classes,
@@ -81,9 +81,9 @@ class Pomp(SharedContext):
 
 def local_logits(
     unit: Tensor,
-    own: Tensor,
-    others: Tensor,
-    is_own: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    is_positive: Tensor,
     *,
     logit_scale: float,
     classes: int,
@@ -93,16 +93,16 @@ def local_logits(
 
     Args:
         unit: (B, D) image features.
-        own: (B, D) text features of each image's class.
-        others: (n, D) text features of the drawn classes.
-        is_own: (B, n) bool, drawn classes that are the image's own.
+        positives: (B, D) text features of each image's class.
+        negatives: (n, D) text features of the drawn classes.
+        is_positive: (B, n) bool, drawn classes that are the image's own.
         logit_scale: of cosines.
         classes: C.
         correction: "ln", "log10" or None.
     """
-    first = logit_scale * (unit * own).sum(dim=1, keepdim=True)  # (B, 1)
-    rest = logit_scale * unit @ others.T  # (B, n)
+    first = logit_scale * (unit * positives).sum(dim=1, keepdim=True)  # (B, 1)
+    rest = logit_scale * unit @ negatives.T  # (B, n)
     if correction is not None:
-        drawn = (~is_own).sum(dim=1, keepdim=True).clamp(min=1)  # (B, 1)
+        drawn = (~is_positive).sum(dim=1, keepdim=True).clamp(min=1)  # (B, 1)
         rest = rest + ((classes - 1) / drawn).log() / BASES[correction]
-    return torch.cat([first, rest.masked_fill(is_own, -torch.inf)], dim=1)
+    return torch.cat([first, rest.masked_fill(is_positive, -torch.inf)], dim=1)

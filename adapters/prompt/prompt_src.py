@@ -71,8 +71,8 @@ class PromptSrc(TextTokenAdapter):
         "as vpt; the Gaussian that averages the epochs moves with their number where it is not given. The "
         "comparison sets the fixture's learning rates, tokens and teacher's texts"
     )
-    own_loss: ClassVar[str] = f"cross-entropy,{REGULATION}"
-    own_epochs: ClassVar[int] = PUBLISHED_EPOCHS
+    default_loss: ClassVar[str] = f"cross-entropy,{REGULATION}"
+    default_epochs: ClassVar[int] = PUBLISHED_EPOCHS
     multilabel: ClassVar[bool] = False
 
     n_text: int = option(4, "tokens of the text tower", low=1, high=1024)
@@ -109,14 +109,15 @@ class PromptSrc(TextTokenAdapter):
         image = PromptTokens(random_tokens(image_depth, self.n_image, width_of(backbone, "image")))
         return {"image": image, "text": self._text_tokens(backbone, text_depth)}
 
-    def _own_settings(self, epochs: int) -> dict[str, Any]:
+    def _settings_of_method(self, epochs: int) -> dict[str, Any]:
         if not self.gpa:
-            return super()._own_settings(epochs)
+            return super()._settings_of_method(epochs)
         given = (self.gpa_mean, self.gpa_std)
         gaussian = [
-            value * epochs / PUBLISHED_EPOCHS if own is None else own for own, value in zip(given, PUBLISHED_GAUSSIAN)
+            published * epochs / PUBLISHED_EPOCHS if chosen is None else chosen
+            for chosen, published in zip(given, PUBLISHED_GAUSSIAN)
         ]
-        return {**super()._own_settings(epochs), "epoch_average": tuple(gaussian)}
+        return {**super()._settings_of_method(epochs), "epoch_average": tuple(gaussian)}
 
     def _completed(self, task: Task, base: Backbone, images: TrainingImages | None) -> Task:
         if REGULATION not in task.losses:

@@ -17,7 +17,7 @@ from ...core.errors import CapabilityError, ConfigError
 from ...core.prompts.classifier import POSITIONS
 from ...core.prompts.context import PromptLearner
 from ._contexts import (
-    PASSING,
+    COST_OPTIONS,
     PromptsAtPrediction,
     check_named,
     half_where_asked,
@@ -73,7 +73,7 @@ class Tpt(PromptsAtPrediction):
     at_predict: ClassVar[frozenset[str]] = frozenset({"features", "images", "text_encoder"})
     state: ClassVar[tuple[str, ...]] = ("ctx", "logit_scale", "logit_bias", "seed")
     trained: ClassVar[tuple[str, ...]] = ("ctx",)  # anew for each image
-    passing: ClassVar[frozenset[str]] = frozenset({*PASSING, "images_at_once"})
+    cost_options: ClassVar[frozenset[str]] = frozenset({*COST_OPTIONS, "images_at_once"})
 
     n_ctx: int = option(4, "context vectors, where no words are given", low=1, high=1024)
     class_token_position: str = option("end", "where the class name stands", choices=POSITIONS)
@@ -120,16 +120,16 @@ class Tpt(PromptsAtPrediction):
         if batch.features is not None and len(batch.images) != len(batch.features):
             raise CapabilityError(f"{len(batch.images)} images for {len(batch.features)} rows of features")
         towers = self.towers
-        own = None if batch.features is None else batch.unit.to(towers.device)  # (B, D), of view 0
+        known = None if batch.features is None else batch.unit.to(towers.device)  # (B, D), of view 0
         parts = []
         for start in range(0, len(batch.images), self.images_at_once):
             rows = range(start, min(start + self.images_at_once, len(batch.images)))
-            views = [self._view_features(batch.images[i], batch, None if own is None else own[i]) for i in rows]
+            views = [self._view_features(batch.images[i], batch, None if known is None else known[i]) for i in rows]
             parts.append(self.tuned_logits(torch.stack(views)))
         device = self.ctx.device if batch.features is None else batch.features.device
         return torch.cat(parts).to(device)
 
-    def _view_features(self, image: Any, batch: Batch, own: Tensor | None) -> Tensor:
+    def _view_features(self, image: Any, batch: Batch, known: Tensor | None) -> Tensor:
         """(V, D) unit features: the image as it is always looked at, then crops."""
         towers = self.towers
         transform = batch.transform or towers.preprocess()
@@ -142,11 +142,11 @@ class Tpt(PromptsAtPrediction):
             augmix=self.augmix,
             seed=self.seed,
         )
-        if own is None:
+        if known is None:
             pixels = torch.cat([transform(np.asarray(image))[None], pixels])
         with torch.no_grad(), half_where_asked(self, towers.device):
             features = towers.encode_image(pixels.to(towers.device)).float()
-        return features if own is None else torch.cat([own[None], features])
+        return features if known is None else torch.cat([known[None], features])
 
     def tuned_logits(self, views: Tensor) -> Tensor:
         """(I, C) logits of images, each with a context tuned on its own views.

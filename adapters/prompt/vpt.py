@@ -46,7 +46,7 @@ class Vpt(TokenAdapter):
         "float32 unless `amp` says otherwise (released: float16); any depth of tower; the domain's prompts and "
         'augmentation in place of "a photo of a {}."'
     )
-    own_epochs: ClassVar[int] = 5
+    default_epochs: ClassVar[int] = 5
 
     n_ctx: int = option(8, "tokens behind the patches", low=1, high=1024)
     depth: int = option(12, "blocks with their own tokens", low=1, high=1000)

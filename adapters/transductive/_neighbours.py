@@ -13,34 +13,34 @@ GROUP = 32  # keys whose best cosine is found first
 PRINT_ROWS = 8192  # rows hashed at once
 
 
-def nearest(rows: Tensor, keys: Tensor, count: int, *, skip_own: bool = False) -> tuple[Tensor, Tensor]:
+def nearest(rows: Tensor, keys: Tensor, count: int, *, skip_self: bool = False) -> tuple[Tensor, Tensor]:
     """Cosines and indices of the `count` keys nearest to each row, the nearest first; all keys where there are fewer.
 
     Args:
         rows: (B, D) unit rows.
         keys: (N, D) unit rows.
         count: how many.
-        skip_own: row i is key i, and is not a neighbour of itself.
+        skip_self: row i is key i, and is not a neighbour of itself.
 
     Returns:
         cosines (B, K) and indices (B, K).
     """
-    count = max(0, min(count, len(keys) - int(skip_own)))
+    count = max(0, min(count, len(keys) - int(skip_self)))
     if not count or not len(rows):
         return rows.new_zeros(len(rows), count), torch.zeros(len(rows), count, dtype=torch.long, device=rows.device)
     group = max(1, min(GROUP, len(keys) // (GROUP * count)))
     width = -(-len(keys) // group) * group
     step = max(1, min(len(rows), CHUNK_ELEMENTS // width))
     buffer = rows.new_full((step, width), -torch.inf)  # columns beyond the keys stay -inf
-    found = []
+    parts = []
     for start in range(0, len(rows), step):
         block = rows[start : start + step]
         cosines = buffer[: len(block)]
         torch.mm(block, keys.T, out=cosines[:, : len(keys)])
-        if skip_own:
+        if skip_self:
             cosines[:, start : start + len(block)].fill_diagonal_(-torch.inf)
-        found.append(_largest(cosines, count, group))
-    cosines, index = zip(*found)
+        parts.append(_largest(cosines, count, group))
+    cosines, index = zip(*parts)
     return torch.cat(cosines), torch.cat(index)
 
 
@@ -89,22 +89,22 @@ def mutual_links(features: Tensor, count: int) -> Links:
 
     The weight is the cosine, not below 0, over twice the number of neighbours, so that a row of it sums to about 1.
     """
-    weights, index = _weighted(features, features, count, skip_own=True)
-    own = torch.arange(len(features), device=features.device)[:, None].expand_as(index)
-    rows, columns = torch.cat([own, index]).flatten(), torch.cat([index, own]).flatten()
+    weights, index = _weighted(features, features, count, skip_self=True)
+    self_index = torch.arange(len(features), device=features.device)[:, None].expand_as(index)
+    rows, columns = torch.cat([self_index, index]).flatten(), torch.cat([index, self_index]).flatten()
     return Links.of(rows, columns, torch.cat([weights, weights]).flatten(), len(features))
 
 
 def support_links(support: Tensor, features: Tensor, count: int) -> Links:
     """(Q, S) links of each row of `features` with the support rows that have it among their `count` nearest."""
     weights, index = _weighted(support, features, count)
-    own = torch.arange(len(support), device=features.device)[:, None].expand_as(index)
-    return Links.of(index.flatten(), own.flatten(), weights.flatten(), len(features))
+    self_index = torch.arange(len(support), device=features.device)[:, None].expand_as(index)
+    return Links.of(index.flatten(), self_index.flatten(), weights.flatten(), len(features))
 
 
-def _weighted(rows: Tensor, keys: Tensor, count: int, *, skip_own: bool = False) -> tuple[Tensor, Tensor]:
+def _weighted(rows: Tensor, keys: Tensor, count: int, *, skip_self: bool = False) -> tuple[Tensor, Tensor]:
     """Weights (B, K) and indices (B, K) of neighbours."""
-    cosines, index = nearest(rows, keys, count, skip_own=skip_own)
+    cosines, index = nearest(rows, keys, count, skip_self=skip_self)
     return cosines.clamp_min(0) / max(1, 2 * index.shape[1]), index
 
 

@@ -17,7 +17,7 @@ from ...core.backbones.positions import tower_of
 from ...core.contracts.backbone import Backbone
 from ...core.contracts.images import TrainingImages
 from ...core.errors import DataError
-from ...core.training.outputs import image_features
+from ...core.training.tower_outputs import image_features
 
 ALPHAS = tuple(step / 10 for step in range(11))
 DEFAULT_ALPHA = 0.5
@@ -45,14 +45,14 @@ def put_tensors(backbone: Backbone, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         DataError: the model has no tensor of that name and shape; nothing is then changed.
     """
-    own = backbone.model.state_dict(keep_vars=True)
+    current = backbone.model.state_dict(keep_vars=True)
     for name, value in tensors.items():
-        if name not in own or own[name].shape != value.shape:
+        if name not in current or current[name].shape != value.shape:
             raise DataError(
                 f"backbone '{backbone.spec}' has no weight '{name}' of shape {tuple(value.shape)}; fit again"
             )
     for name, value in tensors.items():
-        own[name].copy_(value)
+        current[name].copy_(value)
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:

@@ -20,13 +20,13 @@ from ...core.errors import CapabilityError
 from ...core.prompts.classifier import build_classifier, fill
 from ...core.registry.build import build_adapter
 from ...core.training.batches import GlobalBatches
-from ...core.training.outputs import image_features
 from ...core.training.settings import TrainingSettings
 from ...core.training.sources import LabelledSource, Source
 from ...core.training.teacher import copy_of
+from ...core.training.tower_outputs import image_features
 from ...core.training.train import Task, Trained, train
 from ._changes import changed_tensors, digest_of, put_tensors
-from ._training import PASSING, Remembered, identity_of, losses_of, score_on_val, settings_of, view_of
+from ._training import COST_OPTIONS, Remembered, identity_of, losses_of, score_on_val, settings_of, view_of
 
 SELECT = ("last", "best_val")
 
@@ -61,7 +61,7 @@ class TowerAdapter(Adapter):
         *("changed", "prefix"),  # of the towers; a prefix of texts, where the loss learned one
         *("weights", "negative", "logit_scale", "logit_bias", "templates"),  # of the classes
     )
-    passing: ClassVar[frozenset[str]] = frozenset(PASSING)
+    cost_options: ClassVar[frozenset[str]] = frozenset(COST_OPTIONS)
 
     epochs: int | None = option(
         None, "passes over the training images; none: the method's own number", low=1, high=100_000
@@ -98,9 +98,9 @@ class TowerAdapter(Adapter):
     workers: int | None = option(None, "processes that decode images; none: as many as help", low=0, high=1024)
 
     # what a method says of itself
-    own_loss: ClassVar[str] = "cross-entropy"
-    own_epochs: ClassVar[int] = 20
-    own_crop: ClassVar[tuple[float, float] | None] = None
+    default_loss: ClassVar[str] = "cross-entropy"
+    default_epochs: ClassVar[int] = 20
+    default_crop: ClassVar[tuple[float, float] | None] = None
     end_lr: ClassVar[float] = 0.0
 
     def __post_init__(self):
@@ -108,7 +108,7 @@ class TowerAdapter(Adapter):
         require(self.patience is None or self.select == "best_val", "patience", self.patience, "add select=best_val")
         ordered = self.crop_scale is None or self.crop_scale[0] <= self.crop_scale[1]
         require(ordered, "crop_scale", self.crop_scale, "give two shares, 0 < smallest <= largest <= 1")
-        losses_of(self.loss, self.own_loss)
+        losses_of(self.loss, self.default_loss)
         self._made: Backbone | None = None
 
     # what a method implements
@@ -117,7 +117,7 @@ class TowerAdapter(Adapter):
     def _choose(self, backbone: Backbone) -> list[str]:
         """Let train what is to be trained, and nothing else; sentences on what could not be."""
 
-    def _own_settings(self, epochs: int) -> dict[str, Any]:
+    def _settings_of_method(self, epochs: int) -> dict[str, Any]:
         """Settings of a training of so many epochs that are not options: by default AdamW's, down a cosine to `end_lr`.
         `DASSL` of `_training.py` is the other choice."""
         return {"betas": (0.9, 0.999), "eps": 1e-8, "end_lr": self.end_lr}
@@ -166,11 +166,11 @@ class TowerAdapter(Adapter):
             source=source,
             losses=losses_of(self.loss, "clip"),
             loss_options=self.loss_options or {},
-            view=view_of(view or backbone.preprocess(True), self.crop_scale, self.own_crop),
+            view=view_of(view or backbone.preprocess(True), self.crop_scale, self.default_crop),
             identity={"pairs": _digest([source.name(row) for row in range(len(source))])},
         )
         task = self._completed(task, backbone, None)
-        report = self._train(task, self.epochs or self.own_epochs, backbone, validate, place, seed)
+        report = self._train(task, self.epochs or self.default_epochs, backbone, validate, place, seed)
         self.weights = self.negative = None
         self.templates = []
         self._note_scale(self._made)
@@ -213,11 +213,11 @@ class TowerAdapter(Adapter):
         negative = [self._some(texts) for texts in images.negative] if self.multilabel_ and images.negative else None
         task = Task(
             source=LabelledSource(images.items, Remembered(images.load), prompts),
-            losses=losses_of(self.loss, "binary-cross-entropy" if self.multilabel_ else self.own_loss),
+            losses=losses_of(self.loss, "binary-cross-entropy" if self.multilabel_ else self.default_loss),
             loss_options=self.loss_options or {},
             class_prompts=prompts,
             negative_prompts=negative,
-            view=view_of(images.train_transform, self.crop_scale, self.own_crop),
+            view=view_of(images.train_transform, self.crop_scale, self.default_crop),
             identity={"classes": list(self.class_names_), "images": _digest([item.id for item in images.items])},
         )
 
@@ -253,7 +253,8 @@ class TowerAdapter(Adapter):
             validate=(lambda: on_val(towers)) if self.select == "best_val" else None,
             identity={**task.identity, "adapter": self.name, "backbone": backbone.fingerprint, **identity_of(self)},
         )
-        done = train(towers, task, settings, place.folder, resume=place.resume, tell=place.tell, say=place.say)
+        callbacks = {"on_step": place.on_step, "on_message": place.on_message}
+        done = train(towers, task, settings, place.folder, resume=place.resume, **callbacks)
         self.changed = self._learned(towers, backbone)
         prefix = getattr(towers, "text_prefix", None)
         self.prefix = towers.text_prefix = None if prefix is None else prefix.detach().cpu().clone()
@@ -262,7 +263,7 @@ class TowerAdapter(Adapter):
 
     def _epochs(self, steps: int, shots: int) -> int:
         """How many passes, of so many steps each, where the largest class has so many images."""
-        return self.epochs or self.own_epochs
+        return self.epochs or self.default_epochs
 
     def _some(self, texts: Sequence[str]) -> list[str]:
         return list(texts)[: self.prompts_a_class]

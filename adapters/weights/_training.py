@@ -22,8 +22,8 @@ from ...core.metrics.selection import val_score
 from ...core.runtime.distributed import all_gather_rows, rank, world_size
 from ...core.training.class_scores import ClassScores
 from ...core.training.objective import parse_losses
-from ...core.training.outputs import image_features
 from ...core.training.settings import TrainingSettings
+from ...core.training.tower_outputs import image_features
 
 SETTINGS = (
     "batch_size",
@@ -41,7 +41,7 @@ SETTINGS = (
 """Options that are settings of the training under the same name."""
 DASSL = {"optimizer": "sgd", "decayed": "all", "schedule": "epochs"}
 """How prompt learners train: SGD with momentum 0.9 on all that trains, one rate per epoch. `warmup` counts epochs."""
-PASSING = ("micro_batch_size", "checkpointing", "save_every", "workers")
+COST_OPTIONS = ("micro_batch_size", "checkpointing", "save_every", "workers")
 """Options that change speed and memory alone."""
 SAVE_AT_LEAST = 100
 """Steps between checkpoints at least, where `save_every` does not say: an epoch of a few shots has a step or two."""
@@ -63,23 +63,23 @@ def settings_of(method, *, epochs: int, steps: int, seed: int, device: torch.dev
         save_every=max(steps, SAVE_AT_LEAST) if method.save_every is None else method.save_every,
         workers=_workers(device, steps) if method.workers is None else method.workers,
         **({} if method.crop_scale is None else {"crop_scale": method.crop_scale}),
-        **{**{name: getattr(method, name) for name in SETTINGS}, **method._own_settings(epochs)},
+        **{**{name: getattr(method, name) for name in SETTINGS}, **method._settings_of_method(epochs)},
     )
 
 
 def view_of(
-    transform: Callable[..., Tensor], scale: tuple[float, float] | None, own_scale: tuple[float, float] | None
+    transform: Callable[..., Tensor], scale: tuple[float, float] | None, default_scale: tuple[float, float] | None
 ) -> Callable[[Any, int], Tensor]:
     """The training transform, its crop as asked for.
 
     Args:
         scale: shares of the area that the crop keeps, or None.
-        own_scale: the method's published ones, used where the transform is the backbone's and no domain's.
+        default_scale: the method's published ones, used where the transform is the backbone's and no domain's.
 
     Raises:
         ConfigError: `scale` is given, and the transform has no crop.
     """
-    wanted = scale or (own_scale if isinstance(transform, Preprocess) else None)
+    wanted = scale or (default_scale if isinstance(transform, Preprocess) else None)
     if wanted is not None:
         if not hasattr(transform, "scale"):
             raise ConfigError("option crop_scale: this domain's augmentation has no crop that it could change")
@@ -98,7 +98,7 @@ def losses_of(loss: str | None, default: str) -> dict[str, float]:
 
 def identity_of(method) -> dict[str, Any]:
     """Options that a checkpoint must share, and that are not settings of the training; as JSON gives them back."""
-    lasting = {name: value for name, value in method.options.items() if name not in (*PASSING, *SETTINGS)}
+    lasting = {name: value for name, value in method.options.items() if name not in (*COST_OPTIONS, *SETTINGS)}
     return json.loads(json.dumps(lasting))
 
 
@@ -124,11 +124,11 @@ def score_by(scores: nn.Module, backbone: Backbone, images: TrainingImages, size
     Raises:
         DataError: an image cannot be read, or no label has images with and without it.
     """
-    own = list(images.val)[rank() :: world_size()]
+    items = list(images.val)[rank() :: world_size()]
     parts = [torch.zeros(0, len(images.prompts))]
     with ThreadPoolExecutor(cores()) as threads:
-        for start in range(0, len(own), size):
-            some = own[start : start + size]
+        for start in range(0, len(items), size):
+            some = items[start : start + size]
             pixels = torch.stack(list(threads.map(lambda item: images.eval_transform(images.load(item)), some)))
             with torch.autocast(backbone.device.type, dtype=AMP[amp], enabled=amp is not None):
                 unit = image_features(backbone, pixels.to(backbone.device))

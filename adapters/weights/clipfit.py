@@ -59,8 +59,8 @@ class Clipfit(TowerAdapter):
         "of 32 (released: 32 or 128); a class's text is encoded once per step, not twice; the paper's penalty on "
         "changes of the norms is not in the released training, nor here"
     )
-    own_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
-    own_epochs: ClassVar[int] = 100
+    default_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
+    default_epochs: ClassVar[int] = 100
 
     lr: float = 2e-3
     weight_decay: float = option(5e-4, "weight decay on all that trains", low=0)
@@ -68,7 +68,7 @@ class Clipfit(TowerAdapter):
     prompts_a_class: int | None = 1
     anchor: float = option(8.0, "weight of the term that holds the text; 0 leaves it out", low=0)
 
-    def _own_settings(self, epochs: int) -> dict[str, Any]:
+    def _settings_of_method(self, epochs: int) -> dict[str, Any]:
         return dict(DASSL)
 
     def _completed(self, task: Task, base: Backbone, images: TrainingImages | None) -> Task:

@@ -38,7 +38,7 @@ class Lit(TowerAdapter):
         "no fixture: checked that the locked tower stays bit for bit while the other and the logit scale change. "
         "The text tower can read beforehand (paper: from scratch), at the settings of `full`"
     )
-    own_loss: ClassVar[str] = "clip"
+    default_loss: ClassVar[str] = "clip"
 
     lock: str = option("image", "the tower that stays; text is the mirror image", choices=TOWERS)
     last: int | None = option(None, "train only this many last layers of the other tower; none: all", low=1, high=1000)

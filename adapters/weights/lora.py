@@ -49,7 +49,7 @@ class Lora(TowerAdapter):
         "depth. The comparison is of the layers; the training is checked against a loop written out"
     )
     packages: ClassVar[dict[str, str]] = {"peft": "fine-tune"}
-    own_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
+    default_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
     end_lr: ClassVar[float] = 1e-6
 
     lr: float = 2e-4
@@ -86,7 +86,7 @@ class Lora(TowerAdapter):
 
     def _hang(self, backbone: Backbone, dropout: float) -> list[str]:
         """LoRA on the towers; sentences on what could not have it."""
-        with warnings.catch_warnings(record=True) as said:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
             add_lora(
                 backbone,
@@ -97,4 +97,4 @@ class Lora(TowerAdapter):
                 towers=TOWERS[self.towers],
                 positions=self.positions,
             )
-        return [str(warning.message) for warning in said if issubclass(warning.category, UserWarning)]
+        return [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]

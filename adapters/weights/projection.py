@@ -75,7 +75,7 @@ class Projection(Adapter):
     needs: ClassVar[frozenset[str]] = frozenset({"features", "pre_projection", "views"})
     at_predict: ClassVar[frozenset[str]] = frozenset({"pre_projection"})
     multilabel: ClassVar[bool] = True
-    of_towers: ClassVar[frozenset[str]] = frozenset({"hidden"})
+    backbone_needs: ClassVar[frozenset[str]] = frozenset({"hidden"})
     state: ClassVar[tuple[str, ...]] = (
         *("change", "columns", "weight", "bias"),  # of the projection; `weight` as it was, None if it is not a matrix
         *("text", "logit_scale", "logit_bias"),
@@ -106,9 +106,9 @@ class Projection(Adapter):
         score = self._score_on(given.val, selection, side) if len(runs) > 1 else None
         best, reached = None, None
         for run in train_runs(images, support.labels, side, runs, self.epochs):
-            found = None if score is None else score(run)
-            if best is None or found > reached:
-                best, reached = run, found
+            value = None if score is None else score(run)
+            if best is None or value > reached:
+                best, reached = run, value
         self.change = best.change.T.contiguous()  # (W, R)
         chosen = {"lr": best.lr, "lambda": best.penalty, "views": views}
         history = [
@@ -211,10 +211,10 @@ def _check(backbone: Backbone | None, hidden: FeatureSet, support: FeatureSet) -
     _check_rows(hidden, support, "support")
 
 
-def _check_rows(hidden: FeatureSet, own: FeatureSet, which: str) -> None:
-    same_ids = hidden.ids is None or own.ids is None or hidden.ids == own.ids
-    if len(hidden) != len(own) or not same_ids:
+def _check_rows(hidden: FeatureSet, shared: FeatureSet, which: str) -> None:
+    same_ids = hidden.ids is None or shared.ids is None or hidden.ids == shared.ids
+    if len(hidden) != len(shared) or not same_ids:
         raise DataError(
-            f"resource pre_projection: its {which} has {len(hidden)} rows of other images than the {len(own)} of the "
-            "fit; take both of the same images, in one order"
+            f"resource pre_projection: its {which} has {len(hidden)} rows of other images than the {len(shared)} "
+            "of the fit; take both of the same images, in one order"
         )

@@ -102,8 +102,8 @@ class WiseFt(TowerAdapter):
     )
     can: ClassVar[frozenset[str]] = frozenset()
     state: ClassVar[tuple[str, ...]] = ("changed", "prefix", "head", "head_bias")
-    own_epochs: ClassVar[int] = 10
-    own_crop: ClassVar[tuple[float, float]] = (0.9, 1.0)
+    default_epochs: ClassVar[int] = 10
+    default_crop: ClassVar[tuple[float, float]] = (0.9, 1.0)
     # no options: the head has its own loss and its own start, and the last weights are one end
     loss: ClassVar[None] = None
     loss_options: ClassVar[None] = None
@@ -141,9 +141,9 @@ class WiseFt(TowerAdapter):
         self._steps_an_epoch = steps
         return super()._epochs(steps, shots)
 
-    def _own_settings(self, epochs: int) -> dict[str, Any]:
-        own = {"lr": self._rate, "warmup": self._rise(epochs * self._steps_an_epoch), "decayed": "all"}
-        return {**super()._own_settings(epochs), **own}
+    def _settings_of_method(self, epochs: int) -> dict[str, Any]:
+        settings = {"lr": self._rate, "warmup": self._rise(epochs * self._steps_an_epoch), "decayed": "all"}
+        return {**super()._settings_of_method(epochs), **settings}
 
     @property
     def _rate(self) -> float:
@@ -217,8 +217,8 @@ class WiseFt(TowerAdapter):
         words, alpha, score = self._now.choice
         count = report.trained_parameters + sum(parameter.numel() for parameter in self._now.head.parameters())
         chosen = {**report.chosen, "trained parameters": count, "alpha": alpha}
-        told = {"chosen": chosen, "chosen_on": words, "val_score": score, "trained_parameters": count}
-        return replace(report, **told, notes=[*report.notes, *_few(done.steps)])
+        decided = {"chosen": chosen, "chosen_on": words, "val_score": score, "trained_parameters": count}
+        return replace(report, **decided, notes=[*report.notes, *_few(done.steps)])
 
     # the linear version
 
@@ -232,7 +232,7 @@ class WiseFt(TowerAdapter):
             return val_score(between(alpha)(selection.val.unit), selection.val.labels)
 
         self._decide(None if selection.val is None else score, selection.words)
-        words, alpha, found = now.choice
+        words, alpha, reached = now.choice
         if selection.held_out:
             history = [{**row, "refit": 0} for row in history]
             head, again = self._train_head(support)
@@ -241,10 +241,10 @@ class WiseFt(TowerAdapter):
         self._keep(between(alpha))
         self._now = None
         count = sum(parameter.numel() for parameter in head.parameters())
-        epochs = self.epochs or self.own_epochs
+        epochs = self.epochs or self.default_epochs
         steps = epochs * math.ceil(len(support) / self.batch_size)
         chosen = {"epochs": epochs, "steps": steps, "lr": self._rate, "alpha": alpha}
-        return FitReport(self.name, chosen, words, found, history, _few(steps), count)
+        return FitReport(self.name, chosen, words, reached, history, _few(steps), count)
 
     def _train_head(self, support: FeatureSet) -> tuple[LinearHead, list[dict[str, float]]]:
         head = copy.deepcopy(self._now.head)
@@ -252,7 +252,7 @@ class WiseFt(TowerAdapter):
             head,
             support.unit,
             support.labels,
-            epochs=self.epochs or self.own_epochs,
+            epochs=self.epochs or self.default_epochs,
             batch_size=self.batch_size,
             lr=self._rate,
             weight_decay=self.weight_decay,

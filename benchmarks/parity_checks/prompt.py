@@ -156,13 +156,13 @@ def pomp(ref: Reference, f: Fixtures) -> Iterator[Check]:
     for _, key, size, name in ref.keys(r"logits_(K(\d+)_(corr|plain))"):
         leaves = ref.leaves({"images": "image_features", "text": "class_text_features"})
         labels, drawn = ref["labels"], ref[f"negatives_K{size}"]
-        unit, is_own = F.normalize(leaves["text"], dim=-1), labels[:, None] == drawn
+        unit, is_positive = F.normalize(leaves["text"], dim=-1), labels[:, None] == drawn
         correction = ref.setting("correction").split()[0] if name == "corr" else None
         options = {"logit_scale": scale, "classes": classes, "correction": correction}
-        logits = local_logits(F.normalize(leaves["images"], dim=-1), unit[labels], unit[drawn], is_own, **options)
+        logits = local_logits(F.normalize(leaves["images"], dim=-1), unit[labels], unit[drawn], is_positive, **options)
         loss = F.cross_entropy(logits, torch.zeros_like(labels))
         loss.backward()
-        kept = torch.cat([torch.ones(len(labels), 1, dtype=torch.bool), ~is_own], dim=1)
+        kept = torch.cat([torch.ones(len(labels), 1, dtype=torch.bool), ~is_positive], dim=1)
         yield ref.check(logits, f"logits_{key}", where=kept)
         yield ref.check(loss, f"loss_{key}")
         yield ref.check(leaves["images"].grad, f"grad_image_{key}")

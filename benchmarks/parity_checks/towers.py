@@ -107,9 +107,9 @@ def vpt(ref: Reference, f: Fixtures) -> Iterator[Check]:
         towers = copy_of(f.backbone(ref))
         made = hang_prompts(towers, image=image, text=text)
         yield from run.check_pass(towers, _behind(words, 0 if text is None else text.count))
-        for kind, own in (("vision", made.image), ("text", made.text)):
-            for block in range(own.depth if own is not None else 0):
-                yield run.check(own.tokens.grad[block], f"grad__{kind}_prompt_{block}")
+        for kind, prompts in (("vision", made.image), ("text", made.text)):
+            for block in range(prompts.depth if prompts is not None else 0):
+                yield run.check(prompts.tokens.grad[block], f"grad__{kind}_prompt_{block}")
 
 
 @compares("maple", "maple")

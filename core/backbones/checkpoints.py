@@ -24,15 +24,15 @@ WRAPPERS = ("state_dict", "model_state_dict", "model")
 PREFIXES = ("module.", "_orig_mod.")
 # OpenAI's files carry these facts as tensors among the weights.
 FACTS = ("input_resolution", "context_length", "vocab_size")
-OUR_OWN = "vladapt."
+OURS = "vladapt."
 NAMED = 3
 
 
 def require_file(path: Path, what: str) -> None:
     """Raise the DataError of a missing file."""
     if not path.is_file():
-        found = "is a folder" if path.is_dir() else "no such file"
-        raise DataError(f"{path}: {found}; give the {what}")
+        problem = "is a folder" if path.is_dir() else "no such file"
+        raise DataError(f"{path}: {problem}; give the {what}")
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
@@ -42,13 +42,13 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         DataError: the file is missing, truncated, holds code, or holds no weights.
     """
     require_file(path, "checkpoint file (.safetensors, or .pt of tensors only)")
-    found = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     for wrapper in WRAPPERS:
-        if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
-            found = found[wrapper]
-    if not isinstance(found, Mapping):
-        raise DataError(f"{path}: holds no weights but one {type(found).__name__}; give a state dict")
-    state = {k: v for k, v in found.items() if isinstance(v, Tensor) and k not in FACTS and not k.startswith(OUR_OWN)}
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping):
+        raise DataError(f"{path}: holds no weights but one {type(content).__name__}; give a state dict")
+    state = {k: v for k, v in content.items() if isinstance(v, Tensor) and k not in FACTS and not k.startswith(OURS)}
     if not state:
         raise DataError(f"{path}: holds no weights; give a state dict")
     for prefix in PREFIXES:
@@ -92,12 +92,12 @@ def fit_weights(model: nn.Module, state: Mapping[str, Tensor], path: Path, archi
     Raises:
         DataError: names or shapes differ; the message has the first few.
     """
-    own = {key: value.shape for key, value in model.state_dict().items()}
-    missing = [key for key in own.keys() - state.keys() - set(optional) if not key.endswith("num_batches_tracked")]
-    unexpected = [key for key in state if key not in own]
+    shapes = {key: value.shape for key, value in model.state_dict().items()}
+    missing = [key for key in shapes.keys() - state.keys() - set(optional) if not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in state if key not in shapes]
     reshaped = [
         f"{key}: {tuple(state[key].shape)} for {tuple(shape)}"
-        for key, shape in own.items()
+        for key, shape in shapes.items()
         if key in state and state[key].shape != shape
     ]
     groups = (("missing", sorted(missing)), ("unexpected", unexpected), ("of another shape", reshaped))

@@ -277,8 +277,8 @@ class Alignment(nn.Module):
 
     def add_beside(self, change: Tensor) -> None:
         """Add (1280, 1664) to the linear map beside the closed form, which is there from then on and in the state."""
-        own = torch.zeros_like(change, device=self.rotation.device) if self.beside is None else self.beside
-        self.beside = own + change.to(own)
+        before = torch.zeros_like(change, device=self.rotation.device) if self.beside is None else self.beside
+        self.beside = before + change.to(before)
 
     def text(self, pooled: Tensor) -> Tensor:
         """(N, 384) pooled texts -> (N, 1664) in the shared space, not normalised."""
@@ -354,10 +354,10 @@ def _read(path: Path) -> dict[str, Tensor] | None:
     try:
         with safe_open(str(path), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in ("rotation", "names", "centre")}
-            told = (file.metadata() or {}).get("sha256")
+            expected = (file.metadata() or {}).get("sha256")
     except (SafetensorError, OSError) as error:
         return _damaged(path, error)
-    return tensors if told == _digest(tensors) else _damaged(path, "sha256 differs")
+    return tensors if expected == _digest(tensors) else _damaged(path, "sha256 differs")
 
 
 def _damaged(path: Path, reason: object) -> None:

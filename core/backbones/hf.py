@@ -186,12 +186,12 @@ class _Tokenize:
 
 def _capabilities(kind: str) -> frozenset[str]:
     image, text = TOWERS[kind]
-    found = {"prompt", "text_blocks", "hidden", "image_tokens", "feature_maps"}
+    capabilities = {"prompt", "text_blocks", "hidden", "image_tokens", "feature_maps"}
     if image is not AlignImageTower:
-        found.add("image_blocks")
+        capabilities.add("image_blocks")
     if text.causal or text.masked:
-        found.add("trim")
-    return frozenset(found)
+        capabilities.add("trim")
+    return frozenset(capabilities)
 
 
 def _features(given) -> Tensor:

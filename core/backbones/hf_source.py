@@ -119,8 +119,8 @@ def _folder(rest: str) -> Path:
     if path.is_dir():
         return path
     if rest.count("/") != 1 or rest.startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+/[\w.-]+", rest):
-        found = "is a file" if path.exists() else "no such folder, and no repository of the hub (owner/name)"
-        raise DataError(f"{rest}: {found}; {LOCAL_WAY}")
+        problem = "is a file" if path.exists() else "no such folder, and no repository of the hub (owner/name)"
+        raise DataError(f"{rest}: {problem}; {LOCAL_WAY}")
     return hub_folder(rest, LOCAL_WAY)
 
 
@@ -158,18 +158,18 @@ def _native_size(config, kind: str) -> int:
 def _weight_files(folder: Path) -> list[Path]:
     """One file or all shards: safetensors where there are any."""
     for pattern in ("model*.safetensors", "pytorch_model*.bin"):
-        found = sorted(folder.glob(pattern))
-        if found:
-            return found
+        files = sorted(folder.glob(pattern))
+        if files:
+            return files
     raise DataError(f"{folder}: has no weights; give a folder with model.safetensors (or pytorch_model.bin of tensors)")
 
 
 def _lasting(stated: dict[str, Any]) -> dict[str, Any]:
-    passing = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "architectures")
+    left_out = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "architectures")
     return {
         key: _lasting(value) if isinstance(value, dict) else value
         for key, value in stated.items()
-        if key not in passing
+        if key not in left_out
     }
 
 

@@ -20,9 +20,9 @@ def cached_file(repo: str, names: Sequence[str]) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     for name in names:
-        found = try_to_load_from_cache(repo, name)
-        if isinstance(found, str):
-            return Path(found)
+        path = try_to_load_from_cache(repo, name)
+        if isinstance(path, str):
+            return Path(path)
     return None
 
 
@@ -35,9 +35,9 @@ def hub_file(repo: str, names: Sequence[str], local_way: str) -> Path:
     Raises:
         DataError: not cached, and offline or not reachable; says so at once.
     """
-    found = cached_file(repo, names)
-    if found is not None:
-        return found
+    cached = cached_file(repo, names)
+    if cached is not None:
+        return cached
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
@@ -59,9 +59,9 @@ def hub_folder(repo: str, local_way: str) -> Path:
     Raises:
         DataError: not cached, and offline or not reachable; says so at once.
     """
-    found = cached_file(repo, ["config.json"])
-    if found is not None and any(file.suffix in (".safetensors", ".bin") for file in found.parent.iterdir()):
-        return found.parent
+    config = cached_file(repo, ["config.json"])
+    if config is not None and any(file.suffix in (".safetensors", ".bin") for file in config.parent.iterdir()):
+        return config.parent
     from huggingface_hub import HfApi, snapshot_download
 
     require_hub(repo, local_way)

@@ -95,9 +95,9 @@ class OpenClipBackbone(TwoTower):
         if isinstance(model, models.CustomTextCLIP) and "text_projection" in state:
             state = models.convert_to_custom_text_state_dict(state)
         for name in ("logit_scale", "logit_bias"):
-            own = getattr(model, name, None)
-            if own is not None and name in state:
-                state[name] = state[name].reshape(own.shape)
+            parameter = getattr(model, name, None)
+            if parameter is not None and name in state:
+                state[name] = state[name].reshape(parameter.shape)
         if source.resized:
             _resize(state, model, source.config["vision_cfg"]["image_size"])
         optional = ("logit_scale",) if isinstance(model, ImageOnly) else ()

@@ -90,16 +90,16 @@ def described_source(description: dict[str, Any], weights: Path, image_size: int
 
 def _sized(source: Source, image_size: int | None, spec: str) -> Source:
     """The source with the image size in force."""
-    own = source.config["vision_cfg"].get("image_size", 224)
-    if isinstance(own, (list, tuple)):
-        if len(set(own)) != 1 and image_size is None:
-            raise ConfigError(f"{spec} takes images of {own}; only squares are supported, give image_size")
-        own = own[0]
-    size = image_size or own
+    trained_size = source.config["vision_cfg"].get("image_size", 224)
+    if isinstance(trained_size, (list, tuple)):
+        if len(set(trained_size)) != 1 and image_size is None:
+            raise ConfigError(f"{spec} takes images of {trained_size}; only squares are supported, give image_size")
+        trained_size = trained_size[0]
+    size = image_size or trained_size
     config = deepcopy(source.config)
     config["vision_cfg"]["image_size"] = size
     return replace(
-        source, config=config, transform=replace(source.transform, image_size=size), resized=size != own
+        source, config=config, transform=replace(source.transform, image_size=size), resized=size != trained_size
     )
 
 
@@ -181,9 +181,9 @@ def _tagged_source(rest: str) -> Source:
 def _tagged_weights(name: str, tag: str, entry: dict[str, Any]) -> Path:
     """From the hub's cache, from open_clip's own cache, else from the hub."""
     local_way = f"give a checkpoint you have: open_clip:{name}@<checkpoint>"
-    own_cache = Path("~/.cache/clip").expanduser() / Path(entry.get("url") or "none").name
-    if own_cache.is_file() and own_cache.suffix == ".safetensors":
-        return own_cache
+    openai_file = Path("~/.cache/clip").expanduser() / Path(entry.get("url") or "none").name
+    if openai_file.is_file() and openai_file.suffix == ".safetensors":
+        return openai_file
     if not entry.get("hf_hub"):
         raise DataError(f"open_clip's weights '{tag}' for {name} are not on the hub; {local_way}")
     repo, _, filename = entry["hf_hub"].rpartition("/")

@@ -156,8 +156,8 @@ class TimmVitTower(ImageTower):
     def _takes(self, pixels: Tensor) -> bool:
         """Whether timm itself takes pixels of this size."""
         fixed = self.trunk.patch_embed.strict_img_size and self.trunk.patch_embed.img_size is not None
-        own = tuple(pixels.shape[-2:]) == tuple(self.trunk.patch_embed.img_size or ())
-        return own or not fixed or self.trunk.pos_embed is None
+        of_its_size = tuple(pixels.shape[-2:]) == tuple(self.trunk.patch_embed.img_size or ())
+        return of_its_size or not fixed or self.trunk.pos_embed is None
 
     def _positioned(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, P, W) patches of a grid -> (B, T, W) with what stands before them, at resampled positions."""

@@ -50,10 +50,10 @@ class PackagedFile:
 
 def package_folder(package: str) -> Path:
     """The folder of an installed package; raises CapabilityError where it is not installed."""
-    found = importlib.util.find_spec(package)
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
         raise CapabilityError(f"backbone 'embedded' needs package {package}, which is not installed: {INSTALL}")
-    return Path(next(iter(found.submodule_search_locations)))
+    return Path(next(iter(spec.submodule_search_locations)))
 
 
 def sha256_of(path: Path) -> str:

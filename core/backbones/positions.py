@@ -51,13 +51,13 @@ def image_positions(backbone: Backbone) -> ImagePositions:
         CapabilityError: it adds none to its patches.
     """
     offer = getattr(getattr(backbone, "_image", None), "positions", None)
-    found = None if offer is None else offer()
-    if found is None:
+    positions = None if offer is None else offer()
+    if positions is None:
         raise CapabilityError(
             f"backbone '{backbone.spec}' adds no positions to the patches of its images; towers that do: the vision "
             "transformers of open_clip and hf"
         )
-    return found
+    return positions
 
 
 @dataclass(frozen=True)
@@ -107,10 +107,10 @@ def tower_of(backbone: Backbone, name: str) -> str:
     Raises:
         UnknownNameError: nothing on the model has that name.
     """
-    found = backbone.model
+    module = backbone.model
     for part in name.split("."):
-        found = getattr(found, part, None)
-    if found is None:
+        module = getattr(module, part, None)
+    if module is None:
         raise UnknownNameError(f"backbone '{backbone.spec}' has no parameter '{name}'; see model.named_parameters()")
     root = name.removeprefix("prompts.").partition(".")[0]
     return next((tower for tower, roots in ROOTS.items() if root in roots), "shared")

@@ -69,9 +69,9 @@ def split_attention(backbone: Backbone, towers: Collection[str] = ("image", "tex
         if _IN_A_BLOCK.fullmatch(name) and tower_of(backbone, name) in towers:
             _open(module, name, backbone.model)
     backbone._towers = None  # they hold the modules that stood here before
-    found = [layer for tower in dict.fromkeys(towers) for layer in _layers(backbone, tower)]
-    _report(backbone, towers, found)
-    return found
+    layers = [layer for tower in dict.fromkeys(towers) for layer in _layers(backbone, tower)]
+    _report(backbone, towers, layers)
+    return layers
 
 
 def merge_attention(backbone: Backbone) -> None:
@@ -140,9 +140,9 @@ def _child(module: nn.Module, path: str) -> nn.Module | None:
     return module
 
 
-def _report(backbone: Backbone, towers: Collection[str], found: list[SplitLayer]) -> None:
-    without = [tower for tower in dict.fromkeys(towers) if not any(layer.tower == tower for layer in found)]
-    if not found:
+def _report(backbone: Backbone, towers: Collection[str], layers: list[SplitLayer]) -> None:
+    without = [tower for tower in dict.fromkeys(towers) if not any(layer.tower == tower for layer in layers)]
+    if not layers:
         raise CapabilityError(
             f"backbone '{backbone.spec}' has no attention that can be split in its {' or '.join(without)} tower; "
             "choose a vision transformer, or train it whole"

@@ -115,8 +115,8 @@ class TwoTower(Backbone):
 
     def encode_image(self, pixels: Tensor, normalize: bool = True) -> Tensor:
         pixels = pixels.to(self.device)
-        own_size = tuple(pixels.shape[-2:]) == (self.image_size, self.image_size)
-        if own_size and not self._prompted("image"):
+        of_its_size = tuple(pixels.shape[-2:]) == (self.image_size, self.image_size)
+        if of_its_size and not self._prompted("image"):
             return normalized(self.encode_pixels(pixels), normalize)
         if "image_blocks" not in self.capabilities:
             raise ConfigError(

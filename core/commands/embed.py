@@ -21,7 +21,7 @@ from .options import (
     data_flags,
     recipe_of,
 )
-from .tables import print_json, reporter, say, say_skipped
+from .tables import echo, echo_skipped, print_json, reporter
 
 
 def embed(
@@ -56,8 +56,8 @@ def embed(
     if as_json:
         print_json({**vars(written), "skipped": [list(pair) for pair in written.skipped]})
         return
-    say_skipped(written.skipped)
-    say(
+    echo_skipped(written.skipped)
+    echo(
         f"{written.images} images, {written.dim} wide: {written.file} "
         f"({written.encoded} encoded, {written.from_store} from the store)"
     )

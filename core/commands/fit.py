@@ -35,7 +35,7 @@ from .options import (
     resource_flags,
     resources_of,
 )
-from .tables import print_json, reporter, say, say_skipped, show_table
+from .tables import echo, echo_skipped, print_json, reporter, show_table
 
 
 def fit(
@@ -137,16 +137,16 @@ def _show(result) -> None:
 
     if result.metrics.get("adapted"):  # rows without labels have no scores
         show_table(result.task.table(result.metrics))
-    say(result.task.verdict(result.metrics))
-    say(choice(result.report))
+    echo(result.task.verdict(result.metrics))
+    echo(choice(result.report))
     for note in result.notes:
-        say(f"Note: {note}")
-    say_skipped(result.skipped)
+        echo(f"Note: {note}")
+    echo_skipped(result.skipped)
     if result.encoded or result.from_store:
-        say(f"Features: {result.encoded} images encoded, {result.from_store} from the store.")
-    say(f"Run:    {result.run}")
+        echo(f"Features: {result.encoded} images encoded, {result.from_store} from the store.")
+    echo(f"Run:    {result.run}")
     if (report := result.run / "report.html").is_file():  # rows without labels have nothing to report
-        say(f"Report: {report}")
+        echo(f"Report: {report}")
 
 
 def evaluate(
@@ -185,9 +185,9 @@ def evaluate(
         return
     task = task_of_run(Run.open(run))
     show_table(task.table(result))
-    say(task.verdict(result))
+    echo(task.verdict(result))
     for note in result.get("notes", ()):
-        say(f"Note: {note}")
+        echo(f"Note: {note}")
 
 
 def predict(
@@ -232,9 +232,9 @@ def predict(
         print_json({"run": run, "predictions": predicted.rows(), "skipped": skipped, **written})
         return
     show_table(task_of_run(Run.open(run)).predictions_table(predicted.rows()))
-    say_skipped(predicted.skipped)
+    echo_skipped(predicted.skipped)
     if files:
-        say(f"Written: {len(files)} file{'s' * (len(files) != 1)} in {out}")
+        echo(f"Written: {len(files)} file{'s' * (len(files) != 1)} in {out}")
 
 
 def compare(
@@ -298,15 +298,15 @@ def compare(
         print_json({"rows": result.rows, "csv": str(result.csv), "plot": str(result.plot), "refused": result.refused})
         return
     if markdown:
-        say(comparison_markdown(result.summary()))
+        echo(comparison_markdown(result.summary()))
     else:
         show_table(comparison_table(result.summary()))
     for name, reason in result.refused.items():
-        say(f"Refused: {name}: {reason}")
+        echo(f"Refused: {name}: {reason}")
     for note in result.notes:
-        say(f"Note: {note}")
-    say(f"Rows: {result.csv}")
-    say(f"Plot: {result.plot}")
+        echo(f"Note: {note}")
+    echo(f"Rows: {result.csv}")
+    echo(f"Plot: {result.plot}")
 
 
 COMMANDS = {"fit": fit, "eval": evaluate, "predict": predict, "compare": compare}

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .options import Debug, Json, Sets, recipe_of
-from .tables import print_json, say, show_table
+from .tables import echo, print_json, show_table
 
 
 def list_names(
@@ -30,7 +30,7 @@ def list_names(
         marks = [f"of domain {row['domain']}"] if "domain" in row else []
         marks += ["experimental"] if "experimental" in row else []
         suffix = f" ({', '.join(marks)})" if marks else ""
-        say(f"{row['name']:<{width}}  {row['what']}{suffix}".rstrip())
+        echo(f"{row['name']:<{width}}  {row['what']}{suffix}".rstrip())
 
 
 def show(
@@ -60,18 +60,18 @@ def show(
         return
     if sets:
         raise ConfigError("--set: for recipes; omit it")
-    found = shown(kind, name)
+    description = shown(kind, name)
     if as_json:
-        print_json(found.to_dict())
+        print_json(description.to_dict())
         return
-    say(f"{found.kind} {found.name}\n\n{found.text}\n")
-    for term, words in found.facts:
-        say(f"{term}: {words}")
-    if found.options:
-        say(f"\nOptions, given by {found.given_by}:\n")
-        for each in found.options:
+    echo(f"{description.kind} {description.name}\n\n{description.text}\n")
+    for term, words in description.facts:
+        echo(f"{term}: {words}")
+    if description.options:
+        echo(f"\nOptions, given by {description.given_by}:\n")
+        for each in description.options:
             default = f"; default {each.default_text}" if each.default_text else ""
-            say(f"  {each.name}: {each.help}\n      {each.accepts}{default}")
+            echo(f"  {each.name}: {each.help}\n      {each.accepts}{default}")
 
 
 def _show_recipe(name: str, sets: list[str] | None, as_json: bool) -> None:
@@ -83,7 +83,7 @@ def _show_recipe(name: str, sets: list[str] | None, as_json: bool) -> None:
     if as_json:
         print_json(content.to_dict())
     else:
-        say(content.pretty_text.strip())
+        echo(content.pretty_text.strip())
 
 
 def doctor(as_json: Json = False, debug: Debug = False) -> None:

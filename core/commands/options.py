@@ -128,23 +128,23 @@ def resources_of(given: list[str] | None) -> dict[str, str]:
     Raises:
         ConfigError: not NAME=PATH, or a name given twice.
     """
-    found: dict[str, str] = {}
+    paths: dict[str, str] = {}
     for text in given or ():
         name, equals, value = text.partition("=")
         name = name.strip().replace("-", "_")
         if not equals or not name or not value.strip():
             raise ConfigError(f"--resource {text}: write NAME=PATH, for instance --resource captions=captions.txt")
-        if name in found:
+        if name in paths:
             raise ConfigError(f"--resource {name.replace('_', '-')}: given twice; omit one")
-        found[name] = value.strip()
-    return found
+        paths[name] = value.strip()
+    return paths
 
 
 def resource_flags(given: list[str] | None) -> dict[str, Any]:
     """The same as recipe flags; descriptions are a key of their own."""
-    found = resources_of(given)
-    flags = {"descriptions": found.pop("descriptions", None)}
-    return {**flags, **{f"resources.{name}": value for name, value in found.items()}}
+    paths = resources_of(given)
+    flags = {"descriptions": paths.pop("descriptions", None)}
+    return {**flags, **{f"resources.{name}": value for name, value in paths.items()}}
 
 
 def reading_of(of_domain: Mapping[str, str] | None) -> dict[str, str]:
@@ -174,13 +174,13 @@ def numbers(option: str, text: str | None) -> list[int] | None:
 
 def with_optional_values(arguments: Sequence[str]) -> list[str]:
     """Options that may stand alone or with a value, `--novel` and `--novel NAMES`, always with one."""
-    found = []
+    completed = []
     for place, argument in enumerate(arguments):
-        found.append(argument)
+        completed.append(argument)
         following = arguments[place + 1] if place + 1 < len(arguments) else "-"
         if argument in OPTIONAL_VALUES and following.startswith("-"):
-            found.append(OPTIONAL_VALUES[argument])
-    return found
+            completed.append(OPTIONAL_VALUES[argument])
+    return completed
 
 
 def with_domain_options(command: Callable, arguments: Sequence[str]) -> Callable:
@@ -191,24 +191,24 @@ def with_domain_options(command: Callable, arguments: Sequence[str]) -> Callable
             none and stays as it is.
         arguments: of the command line, which may name a domain of another package.
     """
-    own = inspect.signature(command)
-    if "of_domain" not in own.parameters:
+    plain = inspect.signature(command)
+    if "of_domain" not in plain.parameters:
         return command
     hints = typing.get_type_hints(command, include_extras=True)
-    taken = set(own.parameters)
+    taken = set(plain.parameters)
     declared = {each.name: each for each in declared_options(_named_domain(arguments)) if each.name not in taken}
 
     @functools.wraps(command)
     def run(**given: Any):
-        said = {each.key: given.pop(name) for name, each in declared.items()}
-        return command(**given, of_domain={key: value for key, value in said.items() if value is not None})
+        values = {each.key: given.pop(name) for name, each in declared.items()}
+        return command(**given, of_domain={key: value for key, value in values.items() if value is not None})
 
-    kept = [p.replace(annotation=hints[name]) for name, p in own.parameters.items() if name != "of_domain"]
+    kept = [p.replace(annotation=hints[name]) for name, p in plain.parameters.items() if name != "of_domain"]
     added = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(each))
         for name, each in declared.items()
     ]
-    signature = own.replace(parameters=[*kept, *added])
+    signature = plain.replace(parameters=[*kept, *added])
     run.__signature__ = signature
     run.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
     del run.__wrapped__

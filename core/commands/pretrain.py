@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .options import Backbone, Debug, Device, Json, Sets
-from .tables import print_json, reporter, say, say_skipped, show_table
+from .tables import echo, echo_skipped, print_json, reporter, show_table
 
 
 def pretrain(
@@ -93,14 +93,14 @@ def _show(result) -> None:
     from ..tasks.retrieval.tables import retrieval_table
 
     if result.finished_before:
-        say("This training was finished before; these are its results.")
+        echo("This training was finished before; these are its results.")
     if result.metrics.get("adapted"):
         show_table(retrieval_table(result.metrics))
     for note in result.notes:
-        say(note)
-    say_skipped(result.skipped)
-    say(f"Model:  {result.model}")
-    say(f"Report: {result.model.parent / 'report.html'}")
+        echo(note)
+    echo_skipped(result.skipped)
+    echo(f"Model:  {result.model}")
+    echo(f"Report: {result.model.parent / 'report.html'}")
 
 
 COMMANDS = {"pretrain": pretrain}

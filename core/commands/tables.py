@@ -106,16 +106,16 @@ def show_table(table) -> None:
     Console(highlight=False, markup=False).print(table)
 
 
-def say(text: str) -> None:
+def echo(text: str) -> None:
     """A line on stdout; nothing for an empty text."""
     if text and is_main_rank():
         typer.echo(text)
 
 
-def say_skipped(pairs: Iterable[tuple[str, str]]) -> None:
+def echo_skipped(pairs: Iterable[tuple[str, str]]) -> None:
     """A line each of what was left out, and why; the reason may begin with the name again."""
     for name, reason in pairs:
-        say(f"Skipped: {name}: {reason.removeprefix(f'{name}: ')}")
+        echo(f"Skipped: {name}: {reason.removeprefix(f'{name}: ')}")
 
 
 def print_json(value: Any) -> None:

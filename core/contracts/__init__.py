@@ -8,7 +8,7 @@ __getattr__, __dir__ = lazy_exports(
         "adapter": "NEEDS Adapter FitReport require",
         "backbone": "CAPABILITIES Backbone Block normalized",
         "domain": "SPLITS Decoded Domain DomainData Evaluation Finding Item Metric Reading check_items",
-        "features": "PRE_PROJECTION PROJECTED Batch FeatureSet",
+        "features": "PRE_PROJECTION PROJECTED Batch FeatureSet TextClassifier",
         "images": "TrainingImages TrainingPlace",
         "loss": "Loss",
         "options": "option",
@@ -16,6 +16,5 @@ __getattr__, __dir__ = lazy_exports(
         "targets": "Boxes Captions Identity Label Labels Mask Target",
         "task": "Axes Contest FitResult Task Use",
         "outputs": "Output",
-        "text": "TextClassifier",
     },
 )

@@ -80,13 +80,13 @@ class Adapter(ABC):
         needs: what `fit` needs, a subset of `NEEDS`.
         optional: what `fit` uses where it is given, a subset of `NEEDS`.
         at_predict: the part of it still needed by `logits`.
-        of_towers: capabilities that the backbone must have, of `contracts/backbone.py`.
+        backbone_needs: capabilities that the backbone must have, of `contracts/backbone.py`.
         multilabel: whether labels (N, C) are accepted.
         label_free: whether a support without labels, or without images, will do.
         transductive: whether the engine passes the whole unlabelled test set once.
         state: names of the attributes that a fit makes: tensors, numbers, strings, lists of them, and dicts of tensors
             (what a training changed of a model, by name). They are what `save` writes.
-        passing: names of options that change speed and memory but no result.
+        cost_options: names of options that change speed and memory but no result.
         experimental: what of the method is ours, where its formula is not public; "" where it is. A note of the fit.
         trained: names of the state's tensors that gradient descent made; a fit that trains others counts them itself.
         differs: where it differs, on purpose, from the authors' released code; docs/parity.md tells it.
@@ -104,12 +104,12 @@ class Adapter(ABC):
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
     optional: ClassVar[frozenset[str]] = frozenset()
     at_predict: ClassVar[frozenset[str]] = frozenset({"features"})
-    of_towers: ClassVar[frozenset[str]] = frozenset()
+    backbone_needs: ClassVar[frozenset[str]] = frozenset()
     multilabel: ClassVar[bool] = False
     label_free: ClassVar[bool] = False
     transductive: ClassVar[bool] = False
     state: ClassVar[tuple[str, ...]] = ()
-    passing: ClassVar[frozenset[str]] = frozenset()
+    cost_options: ClassVar[frozenset[str]] = frozenset()
     trained: ClassVar[tuple[str, ...]] = ()
     experimental: ClassVar[str] = ""
     differs: ClassVar[str] = ""
@@ -326,7 +326,7 @@ class Adapter(ABC):
 
     def check_towers(self, backbone: Backbone) -> None:
         """Raise the CapabilityError that names towers with what the method needs, unless these have it."""
-        for capability in sorted(self.of_towers):
+        for capability in sorted(self.backbone_needs):
             backbone.need(capability)
 
     def _with_or_without_parts(self, features: FeatureSet | None) -> FeatureSet | None:

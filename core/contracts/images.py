@@ -38,11 +38,11 @@ class TrainingImages:
     val: Sequence[Item] = ()
 
 
-def _tell_nobody(done: int, total: int, values: dict[str, Any]) -> None:
+def _no_step(done: int, total: int, values: dict[str, Any]) -> None:
     """Progress that nobody waits for."""
 
 
-def _say_nothing(line: str) -> None:
+def _no_message(line: str) -> None:
     """Words that nobody reads."""
 
 
@@ -53,11 +53,11 @@ class TrainingPlace:
     Args:
         folder: of the checkpoints, which several processes share; None keeps none.
         resume: go on from the newest whole checkpoint there.
-        tell: called after each step with (steps done, all steps, values).
-        say: called with sentences about resuming.
+        on_step: called after each step with (steps done, all steps, values).
+        on_message: called with sentences about resuming.
     """
 
     folder: Path | None
     resume: bool = False
-    tell: Callable[[int, int, dict[str, Any]], None] = _tell_nobody
-    say: Callable[[str], None] = _say_nothing
+    on_step: Callable[[int, int, dict[str, Any]], None] = _no_step
+    on_message: Callable[[str], None] = _no_message

@@ -160,15 +160,15 @@ def typed(which: Option, value: Any, owner: str = "") -> Any:
         ConfigError: it cannot be read as that, or is out of bounds.
     """
     parse = which.bounds.parse
-    told = f"option {which.name}={as_text(value)}{f' of {owner}' if owner else ''}"
+    given = f"option {which.name}={as_text(value)}{f' of {owner}' if owner else ''}"
     try:
         return _read(which.kind, value if parse is None or _is_nothing(value) else parse(value), which.bounds)
     except ConfigError as error:  # of `parse`
-        raise type(error)(f"{told}: {error}") from None
+        raise type(error)(f"{given}: {error}") from None
     except (ValueError, TypeError, OverflowError):
         near = difflib.get_close_matches(str(value), [str(c) for c in which.bounds.choices], n=1, cutoff=0.5)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ConfigError(f"{told} is not usable; give {which.accepts}{hint}") from None
+        raise ConfigError(f"{given} is not usable; give {which.accepts}{hint}") from None
 
 
 def as_text(value: Any) -> str:

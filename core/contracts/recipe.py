@@ -23,7 +23,7 @@ FLAGS = frozenset(
 
 @dataclass(kw_only=True)
 class Recipe:
-    """Every key a recipe may have. A task says which of them it takes, and what it takes besides (`own`).
+    """Every key a recipe may have. A task says which of them it takes, and what it takes besides (`task_options`).
 
     `given` holds the keys that somebody gave, dotted inside a group ("adapter.alpha"), whatever their value: what was
     left out follows the domain, then the task (`Task.settled`).
@@ -57,7 +57,7 @@ class Recipe:
     generic: str | None = option(None, "folder of generic images, to see what trained towers forget")
     out: str | None = option(None, "folder to write into")
     resume: bool = option(False, "go on where the same fit was stopped")
-    own: dict[str, Any] = field(default_factory=dict, metadata={"option": None})
+    task_options: dict[str, Any] = field(default_factory=dict, metadata={"option": None})
     given: frozenset[str] = field(default=frozenset(), metadata={"option": None})
 
     @property
@@ -77,8 +77,8 @@ class Recipe:
     @property
     def adapter_options(self) -> dict[str, Any]:
         """Options for the recipe's adapter: those under its name in `adapters`, and its own."""
-        own = {key: value for key, value in self.adapter.items() if key != "name"}
-        return {**(self.adapters.get(self.adapter_name) or {}), **own}
+        beside_name = {key: value for key, value in self.adapter.items() if key != "name"}
+        return {**(self.adapters.get(self.adapter_name) or {}), **beside_name}
 
     def gave(self, key: str) -> bool:
         """Whether a key, or something inside a group, was given."""
@@ -100,8 +100,10 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, for run.json; `Recipe.of` reads it."""
-        plain = {f.name: deepcopy(getattr(self, f.name)) for f in fields(self) if f.name not in ("own", "given")}
-        return {**plain, **({"own": dict(self.own)} if self.own else {}), "given": sorted(self.given)}
+        names = [f.name for f in fields(self) if f.name not in ("task_options", "given")]
+        plain = {name: deepcopy(getattr(self, name)) for name in names}
+        of_task = {"task_options": dict(self.task_options)} if self.task_options else {}
+        return {**plain, **of_task, "given": sorted(self.given)}
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Recipe:
@@ -124,8 +126,8 @@ def value_of(key: str, value: Any) -> Any:
     try:
         return typed(KEYS[key], value)
     except ConfigError:
-        said = value if isinstance(value, bool) or value is None else as_text(value)
-        raise ConfigError(f"{as_flag(key)} {said}: give {_accepted(key)}") from None
+        text = value if isinstance(value, bool) or value is None else as_text(value)
+        raise ConfigError(f"{as_flag(key)} {text}: give {_accepted(key)}") from None
 
 
 def as_flag(key: str) -> str:

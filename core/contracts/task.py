@@ -175,7 +175,7 @@ class Task(ABC):
         Raises:
             ConfigError: a given key that is not taken. UnknownNameError: an option that the task does not have.
         """
-        recipe = recipe.with_(task=self.name, own=self._own_options(recipe.own))
+        recipe = recipe.with_(task=self.name, task_options=self._task_options(recipe.task_options))
         recipe = self.filled(recipe)
         refuse_unused(recipe, self.taken(recipe) | ALWAYS, self._why_unused)
         self.check(recipe)
@@ -265,7 +265,7 @@ class Task(ABC):
                 varied = ", ".join(f"--{each}" for each in sorted(self.compares))
                 raise ConfigError(f"--{key}: a comparison of {self.title} varies {varied}; omit --{key}")
 
-    def _own_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+    def _task_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         if self.options is None:
             if given:
                 raise ConfigError(f"--set {next(iter(given))}: {self.title} has no options of its own; omit it")
@@ -289,10 +289,10 @@ def refuse_unused(recipe: Recipe, taken: frozenset[str], why: Callable[[str], st
     """
     for key in sorted(recipe.given):
         if key.partition(".")[0] not in taken:
-            raise ConfigError(f"{_said(recipe, key)}: {why(key)}")
+            raise ConfigError(f"{_as_written(recipe, key)}: {why(key)}")
 
 
-def _said(recipe: Recipe, key: str) -> str:
+def _as_written(recipe: Recipe, key: str) -> str:
     """A given key with its value, as the user wrote it."""
     value: Any = recipe
     for part in key.split("."):

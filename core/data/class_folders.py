@@ -12,7 +12,7 @@ from pathlib import Path
 from ..contracts.domain import DomainData, check_items
 from ..contracts.targets import Label
 from ..errors import DataError
-from .files import Format, Found, folders, format_of, licence_of, loader, shown, stays_inside, visible, walk
+from .files import Format, ItemCollector, folders, format_of, licence_of, loader, shown, stays_inside, visible, walk
 from .images import IMAGE
 
 SPLIT_FOLDERS = {
@@ -41,22 +41,23 @@ def read_class_folders(path: str | Path, formats: Sequence[Format] = (IMAGE,)) -
     layout = find_layout(root, formats)
     if layout is None:
         raise DataError(f"{root}: {_what_lacks(root, formats)}; put the images of each class into a folder of its name")
-    found, notes, label_of = Found(), list(layout.notes), {name: i for i, name in enumerate(layout.class_names)}
+    collector, notes = ItemCollector(), list(layout.notes)
+    label_of = {name: i for i, name in enumerate(layout.class_names)}
     for split, folder in layout.parts:
         for class_folder in _class_folders(folder, formats):
             if not stays_inside(class_folder, root):
-                found.skip(shown(class_folder, root), "a linked folder outside the data folder; copy it there")
+                collector.skip(shown(class_folder, root), "a linked folder outside the data folder; copy it there")
                 continue
-            for file in walk(class_folder, root, found):
+            for file in walk(class_folder, root, collector):
                 if format_of(file, formats) is not None:
                     label = Label(label_of[class_folder.name])
-                    found.add_file(file, shown(file, root), formats, target=label, split=split)
+                    collector.add_file(file, shown(file, root), formats, target=label, split=split)
     data = DomainData(
-        items=found.items,
+        items=collector.items,
         class_names=layout.class_names,
         load=loader(formats),
         name=root.resolve().name,
-        skipped=found.skipped,
+        skipped=collector.skipped,
         notes=notes,
         licence=licence_of(root),
     )

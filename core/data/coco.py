@@ -55,7 +55,7 @@ def read_coco_crops(path: str | Path, formats: Sequence[Format] = (IMAGE,), min_
 
 def find_coco_files(folder: Path) -> list[Path]:
     """COCO files of a folder: those of the first pattern that finds any."""
-    return next((found for pattern in PATTERNS if (found := sorted(folder.glob(pattern)))), [])
+    return next((files for pattern in PATTERNS if (files := sorted(folder.glob(pattern)))), [])
 
 
 def is_coco(content: Any) -> bool:

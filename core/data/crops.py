@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..contracts.domain import DomainData, check_items
 from ..contracts.targets import Label
-from .files import Format, Found, licence_of, loader, locate, shown
+from .files import Format, ItemCollector, licence_of, loader, locate, shown
 
 MIN_SIDE = 4.0
 IMAGE_FOLDERS = ("", "JPEGImages", "images")
@@ -60,39 +60,39 @@ def crops_of(
     Raises:
         DataError: a path leaves the folder, or fewer than two classes have boxes.
     """
-    found, small, used = Found(), 0, Counter()
+    collector, small, used = ItemCollector(), 0, Counter()
     position = {name: index for index, name in enumerate(class_names)}
     for image in images:
         kept = [(name, box) for name, box in image.boxes if min(box[2] - box[0], box[3] - box[1]) >= min_side]
         small += len(image.boxes) - len(kept)
         path = locate(image.name, image.roots, str(image.listed_in))
         if path is None:
-            found.skip(image.name, f"no such file; looked in {', '.join(map(str, image.roots))}")
+            collector.skip(image.name, f"no such file; looked in {', '.join(map(str, image.roots))}")
             continue
         id_ = shown(path, folder)
         for number, (name, box) in enumerate(kept, start=1):
             used[name] += 1
             label, part = Label(position[name]), {"box": list(box)}
             id_of_box = f"{id_}#box{number}"
-            found.add_file(path, id_of_box, formats, target=label, group=id_, split=image.split, decode=part)
-    return check_items(_relabelled(found, class_names, used, folder, formats, small, min_side, notes), folder)
+            collector.add_file(path, id_of_box, formats, target=label, group=id_, split=image.split, decode=part)
+    return check_items(_relabelled(collector, class_names, used, folder, formats, small, min_side, notes), folder)
 
 
-def _relabelled(found, class_names, used, folder, formats, small, min_side, notes) -> DomainData:
+def _relabelled(collector, class_names, used, folder, formats, small, min_side, notes) -> DomainData:
     """The set with only the classes that have a box."""
     present = [name for name in class_names if used[name]]
     new = {class_names.index(name): index for index, name in enumerate(present)}
-    notes = [*notes, f"Each box is one sample: {len(found.items)} crops."]
+    notes = [*notes, f"Each box is one sample: {len(collector.items)} crops."]
     if small:
         notes.append(f"Boxes with a side under {min_side:g} pixels, left out: {small}.")
     if len(present) < len(class_names):
         notes.append(f"Classes without a box, left out: {len(class_names) - len(present)}.")
     return DomainData(
-        items=[item.restricted(new) for item in found.items],
+        items=[item.restricted(new) for item in collector.items],
         class_names=tuple(present),
         load=loader(formats),
         name=folder.resolve().name,
-        skipped=found.skipped,
+        skipped=collector.skipped,
         notes=notes,
         licence=licence_of(folder),
     )

@@ -43,13 +43,13 @@ def read_detections(
         raise DataError(f"{coco}: is a list of results; give the COCO file with their 'images' and 'categories'")
     source = path if coco is None else Path(coco)
     names = _table(source, about, "images", "file_name")
-    found = _by_image(path, entries, names, _table(source, about, "categories", "name"))
-    if not found:
+    by_image = _by_image(path, entries, names, _table(source, about, "categories", "name"))
+    if not by_image:
         raise DataError(f"{path}: holds no box; give what a detector wrote with some")
-    listed = list(found) if names is None else list(names.values())
+    listed = list(by_image) if names is None else list(names.values())
     items = match_images(path, listed, ids)
     ranked: dict[str, tuple[Detection, ...]] = {}
-    for name, boxes in found.items():
+    for name, boxes in by_image.items():
         if name in items:
             ranked[items[name]] = tuple(sorted(boxes, key=lambda box: -box.score))
     return ranked
@@ -85,7 +85,7 @@ def _by_image(
     labels: Mapping[Hashable, str] | None,
 ) -> dict[str, list[Detection]]:
     """Image name -> its boxes with an area."""
-    found: dict[str, list[Detection]] = defaultdict(list)
+    by_image: dict[str, list[Detection]] = defaultdict(list)
     for number, entry in enumerate(entries):
         place = f"{path}: entry {number}"
         if not isinstance(entry, dict) or "image_id" not in entry:
@@ -97,8 +97,8 @@ def _by_image(
         image = str(entry["image_id"]) if names is None else _named(place, "image_id", entry, names)
         x0, y0, x1, y1 = detection.box
         if x1 > x0 and y1 > y0:
-            found[image].append(detection)
-    return dict(found)
+            by_image[image].append(detection)
+    return dict(by_image)
 
 
 def _named(place: str, key: str, entry: Mapping[str, Any], names: Mapping[Hashable, str]) -> str:
@@ -150,9 +150,9 @@ def match_images(path: Path, listed: Sequence[str], ids: Sequence[str]) -> dict[
     for key in (_plain, _file_name, _stem, _number):
         alike = Counter(map(key, names))
         left = [(name, alike[key(name)] == 1) for name in names if name not in matched]
-        found = _match_by(path, key, left, free)
-        matched.update(found)
-        taken = set(found.values())
+        more = _match_by(path, key, left, free)
+        matched.update(more)
+        taken = set(more.values())
         free = [id_ for id_ in free if id_ not in taken]
     if not matched:
         first = ", ".join(repr(some[0]) for some in (names, ids) if some)
@@ -169,13 +169,13 @@ def _match_by(
         by_key[key(id_)].append(id_)
     matched: dict[str, str] = {}
     owner: dict[str, str] = {}
-    for name, own in names:
+    for name, distinct in names:
         fitting = [] if key(name) is None else by_key.get(key(name), [])
         shared = [_shared_folders(name, id_) for id_ in fitting]
         if any(count is not None for count in shared):
             most = max(count for count in shared if count is not None)
             fitting = [id_ for id_, count in zip(fitting, shared, strict=True) if count == most]
-        elif not own:
+        elif not distinct:
             fitting = []
         if len(fitting) > 1:
             raise DataError(f"{path}: image '{name}' may be '{fitting[0]}' or '{fitting[1]}'; write the folder too")

@@ -16,8 +16,8 @@ LICENCE_LINE = re.compile(r"^\W*licen[cs]e\W*:\s*(.+)$", re.IGNORECASE | re.MULT
 
 
 @dataclass
-class Found:
-    """What reading has gathered so far: items, and (file, reason) of what was left out."""
+class ItemCollector:
+    """The items that a reader has made so far, and (file, reason) of what it left out."""
 
     items: list[Item] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
@@ -54,16 +54,16 @@ class Found:
         self.skipped.append((name, reason))
 
 
-def walk(folder: Path, root: Path, found: Found) -> Iterator[Path]:
+def walk(folder: Path, root: Path, collector: ItemCollector) -> Iterator[Path]:
     """Visible files below `folder`, sorted by name. Links that leave `root`, and linked folders, are skipped."""
     for entry in sorted(visible(folder), key=lambda entry: entry.name):
         path = Path(entry.path)
         if entry.is_symlink() and not stays_inside(path, root):
-            found.skip(shown(path, root), "a link that leaves the data folder; copy the file there")
+            collector.skip(shown(path, root), "a link that leaves the data folder; copy the file there")
         elif entry.is_dir(follow_symlinks=False):
-            yield from walk(path, root, found)
+            yield from walk(path, root, collector)
         elif entry.is_dir():
-            found.skip(shown(path, root), "a linked folder, not followed")
+            collector.skip(shown(path, root), "a linked folder, not followed")
         else:
             yield path
 
@@ -182,10 +182,10 @@ def loader(formats: Sequence[Format]) -> Callable[[Any], Decoded]:
     """The `DomainData.load` of a set whose files are of these formats."""
 
     def load(item) -> Decoded:
-        found = format_of(Path(item.source), formats)
-        if found is None:
+        fmt = format_of(Path(item.source), formats)
+        if fmt is None:
             known = " ".join(s for f in formats for s in f.suffixes)
             raise DataError(f"{item.source}: no reader for this kind of file; known: {known}")
-        return found.load(Path(item.source), dict(item.decode))
+        return fmt.load(Path(item.source), dict(item.decode))
 
     return load

@@ -1,4 +1,4 @@
-"""Image files: every mode and depth Pillow reads, brought to (H, W, 3), upright; what is not a sound image is refused.
+"""Image files: every mode and depth Pillow reads, brought to (H, W, 3), upright; what is not a valid image is refused.
 
 * Transparent pixels are laid over white, as viewers show them: the colour hidden under them means nothing.
 * 16-bit grey is divided by 65535. 32-bit integers too, unless they leave 0..65535: then their own minimum and maximum

@@ -17,7 +17,7 @@ from ..contracts.domain import DomainData, check_items
 from ..contracts.targets import Captions, Target
 from ..errors import DataError, did_you_mean
 from .class_folders import SPLIT_FOLDERS
-from .files import Format, Found, licence_of, loader, locate
+from .files import Format, ItemCollector, licence_of, loader, locate
 from .images import IMAGE
 from .row_labels import RowLabels, is_indicator_column, labels_of_cells, labels_of_columns
 from .tables import Row, Table, read_table
@@ -57,17 +57,18 @@ def read_manifest(
     columns = _Columns(table)
     labels = _labels(table, columns, class_names)
     roots = [Path(root)] if root is not None else [path.parent, path.parent / "images"]
-    found, notes = _read_rows(table, columns, labels, roots, formats)
-    if not found.items and found.skipped:
-        name, reason = found.skipped[0]
-        raise DataError(f"{path}: none of its {len(found.skipped)} images can be read ({name}: {reason}); correct them")
+    collector, notes = _read_rows(table, columns, labels, roots, formats)
+    if not collector.items and collector.skipped:
+        name, reason = collector.skipped[0]
+        count = len(collector.skipped)
+        raise DataError(f"{path}: none of its {count} images can be read ({name}: {reason}); correct them")
     data = DomainData(
-        items=found.items,
+        items=collector.items,
         class_names=labels.class_names,
         load=loader(formats),
         kind=labels.kind,
         name=path.resolve().parent.name,
-        skipped=found.skipped,
+        skipped=collector.skipped,
         notes=notes,
         licence=licence_of(path.parent),
     )
@@ -125,8 +126,8 @@ def _labels(table: Table, columns: _Columns, class_names: Sequence[str] | None) 
 
 def _read_rows(
     table: Table, columns: _Columns, labels: RowLabels, roots: Sequence[Path], formats: Sequence[Format]
-) -> tuple[Found, list[str]]:
-    found, times_named, seen = Found(), Counter(), set()
+) -> tuple[ItemCollector, list[str]]:
+    collector, times_named, seen = ItemCollector(), Counter(), set()
     unlabelled = repeated = 0
     for row, target in zip(table.rows, labels.per_row, strict=True):
         name = row.text(columns.image)
@@ -139,18 +140,18 @@ def _read_rows(
         elif (name, repr(fields)) in seen:
             repeated += 1
         elif file is None:
-            found.skip(name, f"no such file below {roots[0]}")
+            collector.skip(name, f"no such file below {roots[0]}")
         else:
             seen.add((name, repr(fields)))
             times_named[name] += 1
             times = times_named[name]
-            found.add_file(file, name if times == 1 else f"{name}#row{times}", formats, **fields)
+            collector.add_file(file, name if times == 1 else f"{name}#row{times}", formats, **fields)
     notes = []
     if unlabelled:
         notes.append(f"Rows without a label, left out: {unlabelled} (write [] where none of several labels applies).")
     if repeated:
         notes.append(f"Repeated rows, left out: {repeated}.")
-    return found, notes
+    return collector, notes
 
 
 def _about(row: Row, columns: _Columns) -> dict[str, Any]:

@@ -41,10 +41,10 @@ def labels_of_cells(rows: Sequence[Row], column: str, class_names: Sequence[str]
         for name in names or ():
             if name not in index:
                 raise DataError(f"{row.place}: label '{name}' is not in the class list; {did_you_mean(name, classes)}")
-    found = [None if names is None else [index[name] for name in names] for names in named]
-    if any(len(labels) > 1 for labels in found if labels is not None):
-        return RowLabels(classes, "multilabel", [None if f is None else _indicators(f, len(classes)) for f in found])
-    return RowLabels(classes, "labels", [Label(labels[0]) if labels else None for labels in found])
+    per_row = [None if names is None else [index[name] for name in names] for names in named]
+    if any(len(labels) > 1 for labels in per_row if labels is not None):
+        return RowLabels(classes, "multilabel", [None if f is None else _indicators(f, len(classes)) for f in per_row])
+    return RowLabels(classes, "labels", [Label(labels[0]) if labels else None for labels in per_row])
 
 
 def labels_of_columns(rows: Sequence[Row], columns: Sequence[str]) -> RowLabels:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..contracts.domain import Domain, DomainData, Item
 from ..errors import DataError
-from .files import Format, Found, format_of, loader, walk
+from .files import Format, ItemCollector, format_of, loader, walk
 from .images import IMAGE
 
 
@@ -24,20 +24,20 @@ def read_unlabelled(paths: Sequence[str | Path], formats: Sequence[Format] = (IM
     Raises:
         DataError: a path does not exist, or none of them holds an image.
     """
-    found, seen = Found(), set()
+    collector, seen = ItemCollector(), set()
     for given in map(Path, paths):
         if not given.exists():
             raise DataError(f"{given}: no such file or folder; check the spelling")
-        for file in walk(given, given, found) if given.is_dir() else [given]:
+        for file in walk(given, given, collector) if given.is_dir() else [given]:
             known = format_of(file, formats) is not None or file == given
             if known and file.resolve() not in seen:
                 seen.add(file.resolve())
-                found.add_file(file, file.as_posix(), formats)
-    if not found.items:
-        reason = f" ({found.skipped[0][0]}: {found.skipped[0][1]})" if found.skipped else ""
+                collector.add_file(file, file.as_posix(), formats)
+    if not collector.items:
+        reason = f" ({collector.skipped[0][0]}: {collector.skipped[0][1]})" if collector.skipped else ""
         known = " ".join(suffix for fmt in formats for suffix in fmt.suffixes)
         raise DataError(f"{', '.join(map(str, paths))}: no readable image found{reason}; known kinds: {known}")
-    return DomainData(found.items, (), loader(formats), name="images", skipped=found.skipped)
+    return DomainData(collector.items, (), loader(formats), name="images", skipped=collector.skipped)
 
 
 def images_of(domain: Domain, paths: Sequence[str | Path], options: Mapping[str, Any]) -> DomainData:
@@ -49,8 +49,8 @@ def images_of(domain: Domain, paths: Sequence[str | Path], options: Mapping[str,
     Raises:
         DataError: a path does not exist, or none of them holds an image.
     """
-    own = domain.read_images(list(paths), **options)
-    return read_unlabelled(paths) if own is None else own
+    data = domain.read_images(list(paths), **options)
+    return read_unlabelled(paths) if data is None else data
 
 
 def readable(data: DomainData) -> DomainData:

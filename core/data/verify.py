@@ -66,17 +66,17 @@ class _Verdicts:
 
     def of(self, data: DomainData, workers: int, progress) -> list[str]:
         """ "" for a readable sample, else the reason, in the order of `data.items`."""
-        found: list[str] = []
+        reasons: list[str] = []
         fresh: dict[str, str] = {}
         with ThreadPoolExecutor(workers) as pool:
             for done, (key, reason) in enumerate(pool.map(lambda item: self._judge(data, item), data.items), 1):
-                found.append(reason)
+                reasons.append(reason)
                 if key and key not in self.known:
                     fresh[key] = reason
                 if progress:
                     progress(done, len(data.items))
         self._append(fresh)
-        return found
+        return reasons
 
     def _judge(self, data: DomainData, item: Item) -> tuple[str, str]:
         try:
@@ -214,5 +214,5 @@ def _record(line: bytes) -> list | None:
         record = json.loads(line)
     except ValueError:
         return None
-    sound = isinstance(record, list) and [type(value) for value in record] == [str, int, int, str]
-    return record if sound and len(record[3]) == 64 else None
+    valid = isinstance(record, list) and [type(value) for value in record] == [str, int, int, str]
+    return record if valid and len(record[3]) == 64 else None

@@ -78,8 +78,8 @@ def voc_image_name(tree: ElementTree.Element, file: Path, roots: tuple[Path, ...
     if any((root / written).is_file() for root in roots if written):
         return written
     guesses = [file.stem + suffix for fmt in formats for suffix in fmt.suffixes]
-    found = next((guess for guess in guesses if any((root / guess).is_file() for root in roots)), None)
-    return found or written or guesses[0]
+    existing = next((guess for guess in guesses if any((root / guess).is_file() for root in roots)), None)
+    return existing or written or guesses[0]
 
 
 def parse_voc(file: Path) -> ElementTree.Element:

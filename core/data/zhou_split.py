@@ -12,7 +12,7 @@ from typing import Any
 from ..contracts.domain import SPLITS, DomainData, check_items
 from ..contracts.targets import Label
 from ..errors import DataError
-from .files import Format, Found, folders, licence_of, loader, locate
+from .files import Format, ItemCollector, folders, licence_of, loader, locate
 from .images import IMAGE
 from .tables import parse_json
 
@@ -38,21 +38,21 @@ def read_zhou_split(
     folder = Path(root) if root is not None else _image_folder(path, [entry[1] for entry in entries])
     names = _class_names(path, entries)
     index = {label: position for position, label in enumerate(sorted(names))}
-    found = Found()
+    collector = ItemCollector()
     for split, name, label, _ in entries:
         file = locate(name, (folder,), str(path))
         if file is None:
-            found.skip(name, f"no such file below {folder}")
+            collector.skip(name, f"no such file below {folder}")
         else:
-            found.add_file(file, name, formats, target=Label(index[label]), split=split)
-    if not found.items:
+            collector.add_file(file, name, formats, target=Label(index[label]), split=split)
+    if not collector.items:
         raise DataError(f"{path}: none of its {len(entries)} images lies below {folder}; put them next to the file")
     data = DomainData(
-        items=found.items,
+        items=collector.items,
         class_names=tuple(names[label] for label in sorted(names)),
         load=loader(formats),
         name=path.stem.removeprefix("split_zhou_"),
-        skipped=found.skipped,
+        skipped=collector.skipped,
         licence=licence_of(path.parent),
     )
     return check_items(data, path)
@@ -74,8 +74,8 @@ def _entries(path: Path) -> Iterator[tuple[str, str, int, str]]:
     seen: set[str] = set()
     for split in ("test", "val", "train"):
         for number, entry in enumerate(content.get(split, []), start=1):
-            sound = isinstance(entry, list) and [type(value) for value in entry] == [str, int, str]
-            if not sound:
+            valid = isinstance(entry, list) and [type(value) for value in entry] == [str, int, str]
+            if not valid:
                 raise DataError(f"{path}: {split} entry {number} is not [image, label, class name]; correct it")
             if entry[0] not in seen:
                 seen.add(entry[0])

@@ -128,8 +128,8 @@ class _Set:
 
     def columns(self, several: bool) -> dict[str, Any]:
         """What a row says of its set: the backbone where they vary, the data where there are several."""
-        own = {} if self.backbone is None else {"backbone": self.backbone}
-        return {**own, "data": self.name} if several else own
+        columns = {} if self.backbone is None else {"backbone": self.backbone}
+        return {**columns, "data": self.name} if several else columns
 
 
 @dataclass
@@ -278,8 +278,8 @@ def _name_of(name: str, taken: Sequence[str]) -> str:
 
 def _state(task: Task, axes: Axes, sets: list[_Set]) -> dict[str, Any]:
     """What says that two comparisons are the same."""
-    passing = ("out", "resume", "workers", "given", "device")
-    recipes = [{k: v for k, v in each.recipe.to_dict().items() if k not in passing} for each in sets]
+    left_out = ("out", "resume", "workers", "given", "device")
+    recipes = [{k: v for k, v in each.recipe.to_dict().items() if k not in left_out} for each in sets]
     return json.loads(json.dumps({"task": task.name, "axes": vars(axes), "recipes": recipes}, default=str))
 
 

@@ -43,8 +43,8 @@ def _device() -> Finding:
 
 def _opencv() -> Finding:
     """Two OpenCV wheels overwrite one `cv2`: their versions must agree, and it must import without a display."""
-    there = {name: found for name in OPENCV_WHEELS if (found := _version(name))}
-    listed = ", ".join(f"{name} {found}" for name, found in there.items()) or "no OpenCV wheel"
+    there = {name: version for name in OPENCV_WHEELS if (version := _version(name))}
+    listed = ", ".join(f"{name} {version}" for name, version in there.items()) or "no OpenCV wheel"
     if len(set(there.values())) > 1:
         newest = max(there.values())
         wanted = " ".join(f"{name}=={newest}" for name in there)
@@ -91,9 +91,9 @@ def _extra(extra: str, requirements: list[Requirement]) -> Finding:
     requirements = [r for r in requirements if r.name != "vladapt"]
     missing = [r.name for r in requirements if _version(r.name) is None]
     wrong = [
-        f"{r.name} {found} (wants {r.specifier})"
+        f"{r.name} {installed} (wants {r.specifier})"
         for r in requirements
-        if (found := _version(r.name)) and not r.specifier.contains(found, prereleases=True)
+        if (installed := _version(r.name)) and not r.specifier.contains(installed, prereleases=True)
     ]
     cure = f"pip install {_where_from()}[{extra}]'"
     if missing or wrong:
@@ -107,14 +107,14 @@ def _domains() -> list[Finding]:
 
     The file runs apart from its package, so that a domain that does not import can say why.
     """
-    found = []
+    findings = []
     for file in sorted((PACKAGE_ROOT / "domains").glob("*/doctor.py")):
         package = __name__.rsplit(".core.", 1)[0]
         spec = importlib.util.spec_from_file_location(f"{package}.domains.{file.parent.name}.doctor", file)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        found += module.findings()
-    return found
+        findings += module.findings()
+    return findings
 
 
 def _where_from() -> str:
@@ -131,9 +131,9 @@ def _cache() -> Finding:
     parent = next(p for p in [root, *root.parents] if p.exists())
     free = shutil.disk_usage(parent).free
     writable = os.access(parent, os.W_OK)
-    found = f"{root}: {size / 2**20:.1f} MiB used, {free / 2**30:.1f} GiB free"
+    space = f"{root}: {size / 2**20:.1f} MiB used, {free / 2**30:.1f} GiB free"
     return Finding(
-        "feature cache", writable, found, "" if writable else "set VLADAPT_CACHE to a folder you may write to"
+        "feature cache", writable, space, "" if writable else "set VLADAPT_CACHE to a folder you may write to"
     )
 
 

@@ -37,8 +37,8 @@ def fit(
     Raises:
         DataError, ConfigError, CapabilityError: one line each.
     """
-    recipe, own = recipe_and_domain(recipe, domain, flags)
-    task = task_of(recipe, own)
+    recipe, given_domain = recipe_and_domain(recipe, domain, flags)
+    task = task_of(recipe, given_domain)
     settled = task.settled(recipe)
     result = together(lambda: task.fit(settled, reporter or Reporter(quiet=True)))
     return result and replace(result, task=task)
@@ -149,11 +149,11 @@ def recipe_and_domain(
     recipe: Recipe | None, domain: str | Domain | None, flags: Mapping[str, Any]
 ) -> tuple[Recipe, Domain | None]:
     """The recipe, its domain named in it, and the domain itself where it is one of the caller's own."""
-    own = domain if isinstance(domain, Domain) else None
-    name = domain if own is None else own.name
+    given_domain = domain if isinstance(domain, Domain) else None
+    name = domain if given_domain is None else given_domain.name
     if recipe is None:
-        return resolve(flags={**flags, "domain": name}, domain=own), own
-    return (recipe if name is None else recipe.with_(domain=name)), own
+        return resolve(flags={**flags, "domain": name}, domain=given_domain), given_domain
+    return (recipe if name is None else recipe.with_(domain=name)), given_domain
 
 
 def task_of_run(run: Run, domain: Domain | None = None) -> Task:

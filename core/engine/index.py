@@ -108,7 +108,7 @@ def _index(recipe: Recipe, out: Path, images: list, texts, kind: str, domain, re
             _add_texts(builder, Path(texts), backbone, made, reporter)
         if builder is not None:
             given = [str(path) for path in (images or [texts])]
-            reporter.say(f"Building the index of {made.entries:,} {made.holds}")
+            reporter.info(f"Building the index of {made.entries:,} {made.holds}")
             builder.finish(_facts(recipe, backbone, made, how, given))
     finally:
         if builder is not None:
@@ -142,7 +142,7 @@ def _add_images(builder, reader: ImageReader, images, backbone: Backbone, recipe
     store, transform, total = FeatureStore(), reader.transform(backbone), len(data.items)
     with reporter.task("Encoding images") as progress:
         for start in range(0, total, AT_ONCE):
-            found = store.get_or_compute(
+            extraction = store.get_or_compute(
                 data,
                 data.items[start : start + AT_ONCE],
                 backbone,
@@ -152,12 +152,12 @@ def _add_images(builder, reader: ImageReader, images, backbone: Backbone, recipe
                 amp=recipe.amp,
                 progress=lambda done, _, before=start: progress(before + done, total),
             )
-            made.skipped += found.skipped
+            made.skipped += extraction.skipped
             check_skipped(made.skipped, data.total)
-            made.encoded, made.from_store = made.encoded + found.computed, made.from_store + found.cached
-            made.entries += len(found.items)
-            if builder is not None and found.items:
-                builder.add(found.features.unit.numpy(), [Entry.of(item) for item in found.items])
+            made.encoded, made.from_store = made.encoded + extraction.computed, made.from_store + extraction.cached
+            made.entries += len(extraction.items)
+            if builder is not None and extraction.items:
+                builder.add(extraction.features.unit.numpy(), [Entry.of(item) for item in extraction.items])
 
 
 def _add_texts(builder, file: Path, backbone: Backbone, made: Indexed, reporter: Reporter) -> None:

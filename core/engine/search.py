@@ -94,11 +94,11 @@ def search(
     )
     share = (WEIGHT if weight is None else weight) if text is not None and image is not None else None
     asked = {"text": text, "image": None if image is None else str(image), "weight": share}
-    found = SearchResult(opened.path, opened.info["holds"], asked, opened.search(query, top))
+    result = SearchResult(opened.path, opened.info["holds"], asked, opened.search(query, top))
     if html is not None:
-        found.html = Path(html)
-        _write_page(found, opened, reader, picture)
-    return found
+        result.html = Path(html)
+        _write_page(result, opened, reader, picture)
+    return result
 
 
 def _check(text: str | None, image, weight: float | None, top: int, html) -> None:
@@ -132,9 +132,9 @@ def _encoded_image(backbone: Backbone, reader: ImageReader, picture: Decoded) ->
     return encoder(backbone, PROJECTED, None)(pixels[None])[0].cpu()  # (D,)
 
 
-def _write_page(found: SearchResult, opened: RetrievalIndex, reader: ImageReader, picture: Decoded | None) -> None:
-    sources: Sequence[str] = [hit.entry.source for hit in found.hits if hit.entry.source]
+def _write_page(result: SearchResult, opened: RetrievalIndex, reader: ImageReader, picture: Decoded | None) -> None:
+    sources: Sequence[str] = [hit.entry.source for hit in result.hits if hit.entry.source]
     load = reader.loader(sources, opened.info.get("made_of") or ())
-    text, image, weight = (found.query[key] for key in ("text", "image", "weight"))
+    text, image, weight = (result.query[key] for key in ("text", "image", "weight"))
     asked = Asked(text or "", image or "", picture, WEIGHT if weight is None else weight)
-    write_page(found.html, asked, found.hits, opened.info, load)
+    write_page(result.html, asked, result.hits, opened.info, load)

@@ -25,7 +25,7 @@ from ..contracts.backbone import Backbone
 from ..contracts.domain import Decoded, Item
 from ..contracts.features import PRE_PROJECTION, PROJECTED
 from ..errors import CapabilityError, ConfigError, DataError
-from .micro_batch import MicroBatch
+from .batch_size import BatchSizeTuner
 
 AMP = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}
 VIEWS_A_JOB = 8
@@ -97,7 +97,7 @@ def extract(
     jobs: Sequence[Job],
     render: Callable[[Job], list[Tensor]],
     encode: Callable[[Tensor], Tensor],
-    micro_batch: MicroBatch,
+    tuner: BatchSizeTuner,
     workers: int | None = None,
     pin: bool = False,
 ) -> Iterator[Encoded | Counted | Unreadable]:
@@ -108,7 +108,7 @@ def extract(
         render: job -> pixels (3, S, S), or (T, 3, S, S) of a sample of T parts, one tensor per key; called in threads.
             What it raises makes the job unreadable.
         encode: pixels (B, 3, S, S) on the CPU -> features (B, D), called in this thread.
-        micro_batch: how many images or parts at once.
+        tuner: how many images or parts at once.
         workers: decoding threads; by default one per CPU core.
         pin: gather pixels in page-locked memory, from which a GPU copies while it works.
     """
@@ -116,16 +116,16 @@ def extract(
     threads = ThreadPoolExecutor(count, thread_name_prefix="decode")
     window = _Window(threads, count, jobs, render, pin)
     try:
-        batch = window.take(micro_batch.size, settle=micro_batch.measuring)
+        batch = window.take(tuner.size, settle=tuner.measuring)
         while batch is not None:
             pieces, pixels = batch
             started = time.perf_counter()
-            features = _within_memory(encode, pixels, micro_batch)
-            if micro_batch.measuring:
+            features = _within_memory(encode, pixels, tuner)
+            if tuner.measuring:
                 features = features.cpu()  # waits for the device, so that the time is that of the work
-                micro_batch.record(len(pieces), time.perf_counter() - started)
+                tuner.record(len(pieces), time.perf_counter() - started)
             try:  # on a GPU the next batch is gathered while this one is worked on
-                batch = window.take(micro_batch.size, settle=micro_batch.measuring)
+                batch = window.take(tuner.size, settle=tuner.measuring)
             finally:  # an interrupt while waiting for pixels loses no finished batch
                 yield from window.news()
                 yield from _finite_rows(pieces, features.cpu().numpy())
@@ -307,7 +307,7 @@ def _pieces(key: bytes, pixels: Tensor) -> list[tuple[Piece, Tensor]]:
     return [(Piece(key, part, len(pixels)), one) for part, one in enumerate(pixels)]
 
 
-def _within_memory(encode, pixels: Tensor, micro_batch: MicroBatch) -> Tensor:
+def _within_memory(encode, pixels: Tensor, tuner: BatchSizeTuner) -> Tensor:
     """encode(pixels), in halves where the device has too little memory for all."""
     try:
         return encode(pixels)
@@ -317,8 +317,8 @@ def _within_memory(encode, pixels: Tensor, micro_batch: MicroBatch) -> Tensor:
                 "the device has too little free memory for one image; free some, or use --device cpu"
             ) from error
     half = len(pixels) // 2
-    micro_batch.limit(half)
-    return torch.cat([_within_memory(encode, part, micro_batch) for part in (pixels[:half], pixels[half:])])
+    tuner.limit(half)
+    return torch.cat([_within_memory(encode, part, tuner) for part in (pixels[:half], pixels[half:])])
 
 
 def _finite_rows(pieces: list[Piece], rows: np.ndarray) -> Iterator[Encoded | Unreadable]:
@@ -335,10 +335,10 @@ def _finite_rows(pieces: list[Piece], rows: np.ndarray) -> Iterator[Encoded | Un
 @contextmanager
 def in_eval_mode(model: nn.Module) -> Iterator[None]:
     """Towers in eval mode for a while; then each module is as it was: some may be frozen in a model that trains."""
-    found = [(module, module.training) for module in model.modules()]
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
-        for module, training in found:
+        for module, training in modes:
             module.training = training

@@ -228,8 +228,8 @@ class _Arrays:
         """(N, T, D) float32 parts, (N, T) which of them are there, and whether their norms are those of the tower."""
         parts = self._numbers("image_parts")
         if parts.ndim != 3 or not parts.numel() or not parts.is_floating_point():
-            said = f"image_parts has shape {tuple(parts.shape)} of {parts.dtype}"
-            raise self._error(f"{said}; (N, T, D) floating-point numbers are needed")
+            fault = f"image_parts has shape {tuple(parts.shape)} of {parts.dtype}"
+            raise self._error(f"{fault}; (N, T, D) floating-point numbers are needed")
         half = parts.dtype in (torch.float16, torch.bfloat16)
         mask = self._parts_mask(parts)
         parts = parts.float().masked_fill(~mask[..., None], 0)

@@ -59,15 +59,15 @@ class ShardFolder:
             self._refresh()
             vanished = False
             for name in list(self._index):
-                found = self._matches(name, missing, prefixes)
-                if not found:
+                row_of = self._matches(name, missing, prefixes)
+                if not row_of:
                     continue
                 rows = self._rows(name)
                 if rows is None:
                     vanished = True
                     continue
-                missing.difference_update(found)
-                yield list(found), rows[list(found.values())]
+                missing.difference_update(row_of)
+                yield list(row_of), rows[list(row_of.values())]
             if not vanished or not missing:
                 return
 
@@ -135,8 +135,8 @@ class ShardFolder:
         """Key -> row of those keys of a shard that are still missing."""
         keys = self._index[name]
         candidates = np.isin(_heads(keys), prefixes).nonzero()[0]  # most keys are ruled out without a Python object
-        found = {keys[i].tobytes(): int(i) for i in candidates}
-        return {key: i for key, i in found.items() if key in missing}
+        row_of = {keys[i].tobytes(): int(i) for i in candidates}
+        return {key: i for key, i in row_of.items() if key in missing}
 
     def _rows(self, name: str) -> np.ndarray | None:
         """(n, D) of a shard; None, and the shard forgotten, if it is gone or damaged."""
@@ -221,17 +221,17 @@ def _read(path: Path, with_features: bool = True) -> tuple[np.ndarray, np.ndarra
         raise
     except (SafetensorError, ValueError, KeyError) as error:
         raise _Damaged(str(path)) from error
-    sound = (
+    valid = (
         isinstance(header, dict)
         and keys.dtype == np.uint8
         and keys.ndim == 2
         and keys.shape[1] == KEY_BYTES
         and header.get("keys_sha256") == _digest(keys)
     )
-    if sound and rows is not None:
-        sound = rows.dtype == np.float32 and rows.ndim == 2 and len(rows) == len(keys)
-        sound = sound and header.get("features_sha256") == _digest(rows)
-    if not sound:
+    if valid and rows is not None:
+        valid = rows.dtype == np.float32 and rows.ndim == 2 and len(rows) == len(keys)
+        valid = valid and header.get("features_sha256") == _digest(rows)
+    if not valid:
         raise _Damaged(str(path))
     return keys, rows
 

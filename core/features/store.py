@@ -20,9 +20,9 @@ from ..contracts.features import PROJECTED, FeatureSet
 from ..data.verify import FileHashes
 from ..runtime.distributed import rank, run_on_all, world_size
 from ..runtime.files import write_cached
+from .batch_size import CPU_SIZES, GPU_SIZES, BatchSizeTuner
 from .extract import Encoded, Piece, Unreadable, encoder, extract, renderer
 from .keys import PART_COUNTS, Request, canonical_json, folder_name, part_key, space_of, text_key
-from .micro_batch import CPU_SIZES, GPU_SIZES, MicroBatch
 from .shards import NoShards, ShardFolder, ShardWriter
 from .table import Share, Table, gathered
 
@@ -84,7 +84,7 @@ class FeatureStore:
         self.flush_rows, self.flush_seconds = flush_rows, flush_seconds
         self._hashes = FileHashes(root)
         self._folders: dict[str, ShardFolder] = {}
-        self._micro_batches: dict[tuple[str, ...], MicroBatch] = {}
+        self._tuners: dict[tuple[str, ...], BatchSizeTuner] = {}
 
     def get_or_compute(
         self,
@@ -129,13 +129,13 @@ class FeatureStore:
             DataError: the store cannot be written (no space left); what was written before stays.
         """
         request = Request(data, backbone, transform, view_transform, tap, views, seed, amp, workers, parts)
-        micro_batch = self._micro_batch(request, batch_size)
-        own = list(range(rank(), len(items), world_size()))
+        tuner = self._tuner(request, batch_size)
+        positions = list(range(rank(), len(items), world_size()))
 
         def on_this_rank() -> Share:
-            table = Table(request, [items[i] for i in own], self._hashes)
-            computed = self._fill(table, micro_batch, progress)
-            return Share.of(table, own, computed, backbone.embed_dim)
+            table = Table(request, [items[i] for i in positions], self._hashes)
+            computed = self._fill(table, tuner, progress)
+            return Share.of(table, positions, computed, backbone.embed_dim)
 
         whole = gathered(run_on_all(on_this_rank))
         return _extraction(whole, request, items)
@@ -149,20 +149,20 @@ class FeatureStore:
         space = space_of(backbone, "text", "float32")
         folder = self._folder(space)
         keys = [text_key(space, text) for text in texts]
-        found: dict[bytes, np.ndarray] = {}
+        row_of: dict[bytes, np.ndarray] = {}
         for some, rows in folder.find(keys):
-            found.update(zip(some, rows))
-        todo = {key: text for key, text in zip(keys, texts) if key not in found}
+            row_of.update(zip(some, rows))
+        todo = {key: text for key, text in zip(keys, texts) if key not in row_of}
         writer = ShardWriter(folder, self.flush_rows, self.flush_seconds)
         try:
             for some, rows in _encoded_texts(backbone, todo):
                 writer.add(some, rows)
-                found.update(zip(some, rows))
+                row_of.update(zip(some, rows))
         finally:
             writer.flush()
         if todo:
             folder.merge()
-        return torch.from_numpy(np.stack([found[key] for key in keys])) if keys else torch.zeros(0, backbone.embed_dim)
+        return torch.from_numpy(np.stack([row_of[key] for key in keys])) if keys else torch.zeros(0, backbone.embed_dim)
 
     def backbone_facts(self, backbone: Backbone) -> dict[str, float | None]:
         """{"logit_scale", "logit_bias"} as numbers, stored, so that a second run builds no model.
@@ -180,7 +180,7 @@ class FeatureStore:
                 write_cached(path, canonical_json(facts).encode())
         return facts
 
-    def _fill(self, table: Table, micro_batch: MicroBatch, progress: Progress | None) -> int:
+    def _fill(self, table: Table, tuner: BatchSizeTuner, progress: Progress | None) -> int:
         """Find or compute all cells; returns how many were computed. What is computed is stored, come what may."""
         request = table.request
         folder, counts = self._folder(request.space), self._folder(PART_COUNTS)
@@ -195,7 +195,7 @@ class FeatureStore:
         encode = encoder(request.backbone, request.tap, request.amp)
         pin = request.backbone.device.type == "cuda"
         try:
-            with closing(extract(jobs, render, encode, micro_batch, request.workers, pin)) as results:
+            with closing(extract(jobs, render, encode, tuner, request.workers, pin)) as results:
                 for result in results:
                     if isinstance(result, Unreadable):
                         table.fail(result.keys, result.reason)
@@ -220,15 +220,15 @@ class FeatureStore:
             self._folders[space] = ShardFolder(self.root / folder_name(space), space)
         return self._folders[space]
 
-    def _micro_batch(self, request: Request, batch_size: int | None) -> MicroBatch:
+    def _tuner(self, request: Request, batch_size: int | None) -> BatchSizeTuner:
         """A fixed size, or the measurement for such work as far as this store's earlier calls brought it."""
         if batch_size is not None:
-            return MicroBatch(batch_size)
+            return BatchSizeTuner(batch_size)
         device = request.backbone.device
         work = (request.space, request.specs[0], str(device))
-        if work not in self._micro_batches:
-            self._micro_batches[work] = MicroBatch(sizes=CPU_SIZES if device.type == "cpu" else GPU_SIZES)
-        return self._micro_batches[work]
+        if work not in self._tuners:
+            self._tuners[work] = BatchSizeTuner(sizes=CPU_SIZES if device.type == "cpu" else GPU_SIZES)
+        return self._tuners[work]
 
 
 def _look_up(table: Table, folder: ShardFolder | NoShards, counts: ShardFolder | NoShards) -> None:
@@ -285,7 +285,7 @@ def _encoded_texts(backbone: Backbone, todo: dict[bytes, str]):
 
 
 def _read_facts(path: Path) -> dict[str, float | None] | None:
-    """What an earlier run stored; None if there is nothing, or nothing sound."""
+    """What an earlier run stored; None if there is nothing, or nothing valid."""
     try:
         facts = json.loads(path.read_bytes())
         bias = facts["logit_bias"]

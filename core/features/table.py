@@ -137,8 +137,8 @@ class Table:
         if not any(counts):
             return None, counts
         parts = torch.zeros(len(rows), max(counts), self.values.shape[2])
-        for own, row, key, count in zip(parts, rows, keys, counts):
-            own[: count or 1] = torch.from_numpy(self._parts[key]) if count else self.values[row, 0]
+        for row_parts, row, key, count in zip(parts, rows, keys, counts):
+            row_parts[: count or 1] = torch.from_numpy(self._parts[key]) if count else self.values[row, 0]
         return parts, counts
 
     def _fill(self, whole: list[tuple[bytes, int]], rows: np.ndarray) -> None:
@@ -255,18 +255,18 @@ def gathered(share: Share) -> Share:
     """The shares of all ranks as one, the same on all ranks."""
     if world_size() == 1:
         return share
-    said = all_gather_json([share.positions, share.reasons, share.counts, share.computed, share.cached])
+    of_ranks = all_gather_json([share.positions, share.reasons, share.counts, share.computed, share.cached])
     columns = share.values.shape[1]
     values = all_gather_rows(share.values.flatten(1))
-    positions = torch.tensor([position for positions, *_ in said for position in positions], dtype=torch.int64)
+    positions = torch.tensor([position for positions, *_ in of_ranks for position in positions], dtype=torch.int64)
     order = positions.argsort()
-    counts = [count for _, _, counts, *_ in said for count in counts]
+    counts = [count for _, _, counts, *_ in of_ranks for count in counts]
     return Share(
         positions=positions[order].tolist(),
         values=values[order].unflatten(1, (columns, -1)),
-        reasons=sorted((position, reason) for _, reasons, *_ in said for position, reason in reasons),
-        computed=sum(computed for *_, computed, _ in said),
-        cached=sum(cached for *_, cached in said),
+        reasons=sorted((position, reason) for _, reasons, *_ in of_ranks for position, reason in reasons),
+        computed=sum(computed for *_, computed, _ in of_ranks),
+        cached=sum(cached for *_, cached in of_ranks),
         parts=_all_parts(share, max(counts))[order] if any(counts) else None,
         counts=[counts[i] for i in order.tolist()],
     )
@@ -274,6 +274,6 @@ def gathered(share: Share) -> Share:
 
 def _all_parts(share: Share, longest: int) -> Tensor:
     """(sum of n, T, D) of all ranks, in the order of ranks, padded with zeros to the longest."""
-    own = share.values[:, :1] if share.parts is None else share.parts
-    padded = torch.nn.functional.pad(own, (0, 0, 0, longest - own.shape[1]))  # (n, T, D)
+    local = share.values[:, :1] if share.parts is None else share.parts
+    padded = torch.nn.functional.pad(local, (0, 0, 0, longest - local.shape[1]))  # (n, T, D)
     return all_gather_rows(padded.flatten(1)).unflatten(1, (longest, -1))

@@ -29,8 +29,8 @@ from ..contracts.targets import Label
 from ..data.class_folders import read_class_folders
 from ..data.verify import FileHashes, check_skipped, drop_unreadable
 from ..errors import ConfigError, DataError
+from ..features.batch_size import BatchSizeTuner
 from ..features.extract import AMP, Encoded, Job, extract, in_eval_mode, renderer
-from ..features.micro_batch import MicroBatch
 from ..prompts.classifier import build_classifier, spoken
 from ..runtime.distributed import is_main, run_on_all
 from ..runtime.progress import Reporter
@@ -152,10 +152,11 @@ class GenericProbe:
         """(N, D) unit features on the CPU, in the order of the items."""
         jobs = [Job(item, (str(i).encode(),), (None,)) for i, item in enumerate(self.data.items)]
         render = renderer(self.data.load, backbone.preprocess(), None)
-        size = MicroBatch(batch_size if batch_size is not None else getattr(backbone, "best_batch_size", BATCH_SIZE))
+        best = getattr(backbone, "best_batch_size", BATCH_SIZE)
+        tuner = BatchSizeTuner(best if batch_size is None else batch_size)
         pin = backbone.device.type == "cuda"
         rows = []
-        with closing(extract(jobs, render, _encoder(backbone, amp), size, workers, pin)) as results:
+        with closing(extract(jobs, render, _encoder(backbone, amp), tuner, workers, pin)) as results:
             for result in results:
                 if not isinstance(result, Encoded):
                     raise DataError(f"generic image {self._id_of(result.keys[0])}: {result.reason}")
@@ -241,7 +242,7 @@ def forgetting(
         if not is_main():
             return {}, ""
         probe = probe_of(generic)
-        reporter.say(f"Naming {len(probe.data.items)} generic images before and after")
+        reporter.info(f"Naming {len(probe.data.items)} generic images before and after")
         scores = [probe.accuracy(backbone, workers=workers, amp=amp) for backbone in (before, after)]
         return generic_metrics(*scores), generic_sentence(*scores)
 

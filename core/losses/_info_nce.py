@@ -40,10 +40,10 @@ def info_nce(
     if targets is not None:
         logits = scale * a @ b.T  # (N, M)
         return (soft_cross_entropy(logits, targets) + soft_cross_entropy(logits.T, targets.T)) / 2
-    rows, columns, own = log_sums(a, b, scale)  # (N,) each
+    rows, columns, positives = log_sums(a, b, scale)  # (N,) each
     if bias is not None:
-        rows, columns, own = rows + bias, columns + bias, own + bias
-    answer = (1 - label_smoothing) * own.mean()
+        rows, columns, positives = rows + bias, columns + bias, positives + bias
+    answer = (1 - label_smoothing) * positives.mean()
     if label_smoothing:
         everywhere = scale * (a.mean(dim=0) @ b.mean(dim=0))  # the mean of all N x N logits
         answer = answer + label_smoothing * (everywhere if bias is None else everywhere + bias)
@@ -69,29 +69,29 @@ def log_sums(a: Tensor, b: Tensor, scale: Tensor | float) -> tuple[Tensor, Tenso
 class _LogSums(torch.autograd.Function):
     @staticmethod
     def forward(ctx, a: Tensor, b: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        rows, own = a.new_empty(len(a)), a.new_empty(len(a))
+        rows, positives = a.new_empty(len(a)), a.new_empty(len(a))
         top, total = a.new_full((len(b),), -torch.inf), a.new_zeros(len(b))  # of the columns, so far
         for part in row_blocks(len(a), len(b)):
             logits = (scale * a[part]) @ b.T  # (rows of the block, N)
             rows[part] = logits.logsumexp(dim=1)
-            own[part] = logits.diagonal(part.start)
+            positives[part] = logits.diagonal(part.start)
             higher = torch.maximum(top, logits.amax(dim=0))
             total = total * (top - higher).exp() + logits.sub_(higher).exp_().sum(dim=0)
             top = higher
         columns = top + total.log()
         ctx.save_for_backward(a, b, scale, rows, columns)
-        return rows, columns, own
+        return rows, columns, positives
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, of_rows: Tensor, of_columns: Tensor, of_own: Tensor):
+    def backward(ctx, of_rows: Tensor, of_columns: Tensor, of_positives: Tensor):
         a, b, scale, rows, columns = ctx.saved_tensors
         by_a, by_b, by_scale = torch.empty_like(a), torch.zeros_like(b), torch.zeros_like(scale)
         for part in row_blocks(len(a), len(b)):
             logits = (scale * a[part]) @ b.T
             gradient = (logits - rows[part, None]).exp_().mul_(of_rows[part, None])
             gradient.addcmul_(logits.sub_(columns).exp_(), of_columns)
-            gradient.diagonal(part.start).add_(of_own[part])
+            gradient.diagonal(part.start).add_(of_positives[part])
             by_a[part] = gradient @ b
             by_b.addmm_(gradient.T, a[part])
             by_scale += (by_a[part] * a[part]).sum()

@@ -84,6 +84,6 @@ class Alip(Loss):
 def weighted_contrast(image: Tensor, text: Tensor, scale: Tensor, weights: Tensor) -> Tensor:
     """CLIP's loss of (B, D) pairs, the share of each multiplied by its weight (B,)."""
     logits = scale * image @ text.T  # (B, B)
-    own = torch.arange(len(logits), device=logits.device)
-    each = F.cross_entropy(logits, own, reduction="none") + F.cross_entropy(logits.T, own, reduction="none")
+    positives = torch.arange(len(logits), device=logits.device)
+    each = F.cross_entropy(logits, positives, reduction="none") + F.cross_entropy(logits.T, positives, reduction="none")
     return (weights * each / 2).mean()

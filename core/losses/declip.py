@@ -108,12 +108,12 @@ class Declip(Loss):
     def _neighbours(self, out: Mapping[str, Any]) -> Tensor:
         images, texts = _views(out)
         self._seen = torch.cat(texts[::-1]).detach()
-        own = torch.arange(len(images[0]), device=images[0].device)
-        found = [self.queue.nearest(text.detach(), self.neighbours).unbind(dim=1) for text in texts]
+        positives = torch.arange(len(images[0]), device=images[0].device)
+        nearest = [self.queue.nearest(text.detach(), self.neighbours).unbind(dim=1) for text in texts]
         terms = [
-            F.cross_entropy(out["logit_scale"] * image @ near.T, own)
+            F.cross_entropy(out["logit_scale"] * image @ near.T, positives)
             for image in images
-            for of_text in found
+            for of_text in nearest
             for near in of_text
         ]
         return sum(terms) / len(terms)

@@ -101,18 +101,18 @@ class Distill(Loss):
 
     def _dynamic(self, out: Mapping[str, Any]) -> Tensor:
         student, teacher = _scores(out), _teacher_scores(out)  # (B, B)
-        own = torch.eye(len(teacher), dtype=torch.bool, device=teacher.device)
-        hardest = teacher.masked_fill(own, -torch.inf).topk(min(self.negatives, len(teacher) - 1), dim=1).indices
+        is_pair = torch.eye(len(teacher), dtype=torch.bool, device=teacher.device)
+        hardest = teacher.masked_fill(is_pair, -torch.inf).topk(min(self.negatives, len(teacher) - 1), dim=1).indices
         chosen = torch.cat([torch.arange(len(teacher), device=teacher.device)[:, None], hardest], dim=1)
         student, teacher = student.gather(1, chosen), teacher.gather(1, chosen)  # (B, 1 + negatives)
         logs = teacher.log_softmax(dim=1)
         entropy = -(logs.exp() * logs).sum(dim=1) + TINY  # (B,)
         share = entropy / entropy.sum()
-        followed = ((student - teacher) ** 2).mean(dim=1) @ ((1 - share) ** 2).softmax(dim=0)
-        is_own = torch.zeros_like(student)
-        is_own[:, 0] = 1
-        told = F.binary_cross_entropy_with_logits(student, is_own, reduction="none").mean(dim=1) @ share
-        return self.alpha * followed + (1 - self.alpha) * told
+        imitation = ((student - teacher) ** 2).mean(dim=1) @ ((1 - share) ** 2).softmax(dim=0)
+        is_positive = torch.zeros_like(student)
+        is_positive[:, 0] = 1
+        supervision = F.binary_cross_entropy_with_logits(student, is_positive, reduction="none").mean(dim=1) @ share
+        return self.alpha * imitation + (1 - self.alpha) * supervision
 
 
 class _UnitLinear(nn.Linear):

@@ -118,8 +118,8 @@ class Dreamlip(Loss):
         if self.local_negatives == "batch":
             return info_nce(groups.flatten(0, 1), texts.flatten(0, 1), scale)
         logits = scale * texts @ groups.transpose(1, 2)  # (B, N, N)
-        own = torch.arange(logits.shape[1], device=logits.device).repeat(len(logits))
-        return F.cross_entropy(logits.flatten(0, 1), own)
+        positives = torch.arange(logits.shape[1], device=logits.device).repeat(len(logits))
+        return F.cross_entropy(logits.flatten(0, 1), positives)
 
     @torch.no_grad()
     def after_step(self, model: nn.Module | None) -> None:
@@ -156,9 +156,9 @@ def circle_loss(image: Tensor, texts: Tensor, gamma: float, margin: float) -> Te
     """
     cosines = image @ texts.flatten(0, 1).T  # (B, B * N)
     owner = torch.arange(len(image), device=image.device)
-    own = owner[:, None] == owner.repeat_interleave(texts.shape[1])  # (B, B * N)
+    is_positive = owner[:, None] == owner.repeat_interleave(texts.shape[1])  # (B, B * N)
     short = (1 + margin - cosines.detach()).clamp(min=0)
     over = (cosines.detach() + margin).clamp(min=0)
-    positive = (-gamma * short * (cosines - (1 - margin))).masked_fill(~own, NOTHING)
-    negative = (gamma * over * (cosines - margin)).masked_fill(own, NOTHING)
+    positive = (-gamma * short * (cosines - (1 - margin))).masked_fill(~is_positive, NOTHING)
+    negative = (gamma * over * (cosines - margin)).masked_fill(is_positive, NOTHING)
     return F.softplus(positive.logsumexp(dim=1) + negative.logsumexp(dim=1)).mean()

@@ -79,9 +79,9 @@ class LongClip(Loss):
 
     def _smoothed_contrast(self, image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
         logits = scale * image @ text.T  # (B, B)
-        own = torch.arange(len(logits), device=logits.device)
-        to_text = F.cross_entropy(logits, own, label_smoothing=self.label_smoothing)
-        return (to_text + F.cross_entropy(logits.T, own, label_smoothing=self.label_smoothing)) / 2
+        positives = torch.arange(len(logits), device=logits.device)
+        to_text = F.cross_entropy(logits, positives, label_smoothing=self.label_smoothing)
+        return (to_text + F.cross_entropy(logits.T, positives, label_smoothing=self.label_smoothing)) / 2
 
     def after_step(self, model: nn.Module | None) -> None:
         """The first positions stay where they are."""

@@ -16,7 +16,7 @@ from ..contracts.outputs import OUTPUTS
 from ..errors import ConfigError
 
 NARROWEST = 8
-OF_TOWERS = ("prepare", "text_prompt", "teacher_momentum", "n_prefix", "frozen_towers", "logit_scale_bounds")
+TOWER_ATTRIBUTES = ("prepare", "text_prompt", "teacher_momentum", "n_prefix", "frozen_towers", "logit_scale_bounds")
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -85,7 +85,7 @@ class Matryoshka(Loss):
         """Needs and hooks are those of the other loss; a hook it lacks, this one lacks too."""
         self.needs, self.teacher, self.experimental = widest.needs, widest.teacher, widest.experimental
         self.outputs, self.further_outputs = widest.outputs, widest.further_outputs
-        for name in OF_TOWERS:
+        for name in TOWER_ATTRIBUTES:
             if hasattr(widest, name):
                 setattr(self, name, getattr(widest, name))
         for name, passed_on in (("after_step", self._after_step), ("before_epoch", self._before_epoch)):
@@ -117,13 +117,13 @@ class Matryoshka(Loss):
 
     def _before_epoch(self, extract: Extract) -> None:
         """The training set is gone through once for all widths."""
-        found: dict[str, Tensor] = {}
+        extracted: dict[str, Tensor] = {}
 
         def once(names: list[str]) -> dict[str, Tensor]:
-            missing = [name for name in names if name not in found]
+            missing = [name for name in names if name not in extracted]
             if missing:
-                found.update(extract(missing))
-            return {name: found[name] for name in names}
+                extracted.update(extract(missing))
+            return {name: extracted[name] for name in names}
 
         for width, loss in self.inner.items():
             loss.before_epoch(lambda names, width=int(width): self._cut(once(names), width))

@@ -86,10 +86,10 @@ def contrast(queries: Tensor, keys: Tensor, negatives: Tensor, scale: Tensor) ->
         negatives: (K, D).
         scale: what the products are multiplied by.
     """
-    own = (queries * keys).sum(dim=1, keepdim=True)  # (B, 1)
+    positive = (queries * keys).sum(dim=1, keepdim=True)  # (B, 1)
     # The copy is the backward pass's own, should the queue move before that.
-    others = queries @ negatives.to(queries, copy=True).T  # (B, K)
-    logits = scale * torch.cat([own, others], dim=1)
+    negative = queries @ negatives.to(queries, copy=True).T  # (B, K)
+    logits = scale * torch.cat([positive, negative], dim=1)
     return F.cross_entropy(logits, torch.zeros(len(queries), dtype=torch.int64, device=queries.device))
 
 

@@ -56,10 +56,10 @@ def contrast_with_hard_negatives(
     Returns:
         The loss, and the share of right choices, averaged over both directions, without gradient.
     """
-    own = scale * image @ text.T  # (B, B)
+    scaled = scale * image @ text.T  # (B, B)
     hard = scale * image @ negative_text.T  # (B, B)
-    of_images = torch.cat([own, hard], dim=1)  # (B, 2B)
+    of_images = torch.cat([scaled, hard], dim=1)  # (B, 2B)
     right = torch.arange(len(image), device=image.device)
-    loss = (F.cross_entropy(of_images, right) + F.cross_entropy(own.T, right)) / 2
-    hits = [(scores.argmax(dim=1) == right).float().mean() for scores in (of_images.detach(), own.detach().T)]
+    loss = (F.cross_entropy(of_images, right) + F.cross_entropy(scaled.T, right)) / 2
+    hits = [(scores.argmax(dim=1) == right).float().mean() for scores in (of_images.detach(), scaled.detach().T)]
     return loss, (hits[0] + hits[1]) / 2

@@ -44,7 +44,7 @@ class RankingHinge(Loss):
 
     def _violations(self, cosines: Tensor) -> Tensor:
         """Mean over rows of how far others come too near to the row's own."""
-        own = cosines.diagonal()[:, None]
+        positives = cosines.diagonal()[:, None]
         itself = torch.eye(len(cosines), dtype=torch.bool, device=cosines.device)
-        violations = (self.margin + cosines - own).clamp(min=0).masked_fill(itself, 0.0)
+        violations = (self.margin + cosines - positives).clamp(min=0).masked_fill(itself, 0.0)
         return (violations.amax(dim=1) if self.hardest else violations.sum(dim=1)).mean()

@@ -101,8 +101,8 @@ class Silc(Loss):
             scores = self.teacher_head(out["teacher.image_hidden"])  # (B, K)
             targets = ((scores - self.centre) / self.teacher_temperature).softmax(dim=-1)
             self._seen = scores.mean(dim=0)
-        found = F.log_softmax(self.head(out["hidden_local"]) / self.student_temperature, dim=-1)  # (B, V, K)
-        return -torch.einsum("bk,bvk->bv", targets, found).mean()
+        student = F.log_softmax(self.head(out["hidden_local"]) / self.student_temperature, dim=-1)  # (B, V, K)
+        return -torch.einsum("bk,bvk->bv", targets, student).mean()
 
     def teacher_momentum(self, progress: float) -> float:
         """Share of itself that the teacher keeps in the step at this share of the training."""
@@ -118,8 +118,8 @@ class Silc(Loss):
             return
         self.centre.lerp_(self._seen.to(self.centre), 1 - self.centre_momentum)
         step = 1 - self.teacher_momentum(self._progress)
-        for own, theirs in zip(self.teacher_head.parameters(), self.head.parameters()):
-            own.lerp_(theirs, step)
+        for average, trained in zip(self.teacher_head.parameters(), self.head.parameters()):
+            average.lerp_(trained, step)
         self._seen = None
 
 

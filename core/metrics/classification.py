@@ -125,11 +125,11 @@ def _one_vs_rest_auroc(probs: Tensor, labels: Tensor, present: Tensor) -> float 
     classes = present.nonzero().flatten()  # (P,)
     if len(classes) < 2:
         return None
-    found = []  # in parts: a thousand classes at once fill the memory
+    parts = []  # in parts: a thousand classes at once fill the memory
     for part in classes.tensor_split(max(1, len(classes) // CLASSES_AT_ONCE)):
         is_class = (labels[:, None] == part).long()  # (N, p)
-        found.append(multilabel_auroc(probs[:, part], is_class, num_labels=len(part), average="none").reshape(-1))
-    return float(torch.cat(found).mean())
+        parts.append(multilabel_auroc(probs[:, part], is_class, num_labels=len(part), average="none").reshape(-1))
+    return float(torch.cat(parts).mean())
 
 
 def _below_one(probs: Tensor) -> Tensor:
@@ -282,10 +282,10 @@ def top_label_mistakes(logits: Tensor, labels: Tensor, k: int) -> list[LabelMist
         DataError: as `probabilities`.
     """
     probs, labels = probabilities(logits, labels)
-    said = probs > 0.5  # as the accuracy counts
-    wrong = (~labels.isnan()) & (said != (labels == 1))  # (N, C)
+    predicted = probs > 0.5  # as the accuracy counts
+    wrong = (~labels.isnan()) & (predicted != (labels == 1))  # (N, C)
     rows, columns = wrong.nonzero(as_tuple=True)
-    confidence = probs.where(said, 1 - probs)[rows, columns]  # (M,)
+    confidence = probs.where(predicted, 1 - probs)[rows, columns]  # (M,)
     order = confidence.argsort(descending=True, stable=True)[:k].tolist()
     return [
         LabelMistake(int(rows[i]), int(columns[i]), bool(labels[rows[i], columns[i]] == 1), float(confidence[i]))

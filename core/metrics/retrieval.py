@@ -91,8 +91,8 @@ def retrieval_metrics(
     Raises:
         DataError: sizes disagree, no rows, or a feature is not finite.
     """
-    found = image_text_rankings(image_features, text_features, image_of_text, one_per_image=one_per_image)
-    return {direction: ranking.metrics() for direction, ranking in found.items()}
+    ranked = image_text_rankings(image_features, text_features, image_of_text, one_per_image=one_per_image)
+    return {direction: ranking.metrics() for direction, ranking in ranked.items()}
 
 
 def retrieval_metrics_by_label(
@@ -113,8 +113,8 @@ def retrieval_metrics_by_label(
     Raises:
         DataError: as `rankings`.
     """
-    found = rankings(query, gallery, query_labels, gallery_labels)
-    return {**found.metrics(), "minp": float((found.relevant / found.last.double()).mean())}
+    ranked = rankings(query, gallery, query_labels, gallery_labels)
+    return {**ranked.metrics(), "minp": float((ranked.relevant / ranked.last.double()).mean())}
 
 
 def image_text_rankings(
@@ -267,11 +267,11 @@ def named_rightly(images: Tensor, texts: Tensor, image_of_text: Tensor, labels: 
     Returns:
         None where there are fewer than two classes.
     """
-    classes, own = labels.unique(return_inverse=True)  # (C,), (N,)
+    classes, class_of = labels.unique(return_inverse=True)  # (C,), (N,)
     if len(classes) < 2:
         return None
-    class_of_text = own[image_of_text]
+    class_of_text = class_of[image_of_text]
     distinct = torch.cat([class_of_text[:, None].to(texts.dtype), texts], dim=1).unique(dim=0)  # (M', 1 + D)
     sums = torch.zeros(len(classes), texts.shape[1], dtype=texts.dtype)
     sums.index_add_(0, distinct[:, 0].long(), distinct[:, 1:])
-    return (images @ F.normalize(sums, dim=-1).T).argmax(dim=1) == own
+    return (images @ F.normalize(sums, dim=-1).T).argmax(dim=1) == class_of

@@ -135,7 +135,7 @@ def auroc_certainty(zero_shot: Tensor | None, adapted: Tensor, labels: Tensor, *
         before = _macro_auroc_draws(zero_shot, labels, SAMPLES, seed)
         intervals["zero_shot"] = _percentiles(before, LEVEL)
         gain = _percentiles(after - before, LEVEL)
-    as_lists = {side: None if found is None else list(found) for side, found in intervals.items()}
+    as_lists = {side: None if interval is None else list(interval) for side, interval in intervals.items()}
     return {"intervals": as_lists, "gain_interval": None if gain is None else list(gain)}
 
 

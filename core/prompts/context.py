@@ -107,7 +107,7 @@ class PromptLearner(nn.Module):
     def forward(self, rows: Tensor | None = None) -> Tensor:
         """(C, L, W) embeddings of the prompts, before positions; of the classes in `rows` alone where it is given."""
         rows = self._all() if rows is None else rows
-        return self._prompts(self._own(rows), rows, self.mask.shape[1])[0]
+        return self._prompts(self._contexts_of(rows), rows, self.mask.shape[1])[0]
 
     def encode(self, normalize: bool = True, rows: Tensor | None = None) -> Tensor:
         """(C, D) text features of the prompts, differentiable in `ctx`.
@@ -117,7 +117,7 @@ class PromptLearner(nn.Module):
             rows: (R,) int64, the classes to encode, (R, D), instead of all.
         """
         rows = self._all() if rows is None else rows
-        return self._encode(lambda part: self._own(part), rows, 1, normalize)[0]
+        return self._encode(lambda part: self._contexts_of(part), rows, 1, normalize)[0]
 
     def encode_each(self, ctx: Tensor, normalize: bool = True) -> Tensor:
         """(G, C, D) text features of all classes in each of G contexts (G, M, W), differentiable in them."""
@@ -130,7 +130,7 @@ class PromptLearner(nn.Module):
     def _all(self) -> Tensor:
         return torch.arange(len(self.tokens), device=self.tokens.device)
 
-    def _own(self, rows: Tensor) -> Tensor:
+    def _contexts_of(self, rows: Tensor) -> Tensor:
         """(1, 1 or R, M, W), the context of each class in `rows`."""
         return (self.ctx[rows] if self.ctx.ndim == 3 else self.ctx[None])[None]
 

@@ -25,31 +25,31 @@ def read_descriptions(
         DataError: the file cannot be read, is not JSON or of another shape, lacks a class, or names an unknown one.
     """
     path = Path(path)
-    found = _by_key(read_class_json(path, "write {class: [sentences]}"), path)
+    by_key = _by_key(read_class_json(path, "write {class: [sentences]}"), path)
     known = {_key(name): name for name in class_names}
-    for key, (name, _) in found.items():
+    for key, (name, _) in by_key.items():
         if key not in known and not others:
             raise DataError(f"{path}: describes '{name}', no class of the data; {did_you_mean(name, class_names)}")
     described: dict[str, list[str]] = {}
     for name in class_names:
-        if _key(name) not in found:
-            in_file = [there for there, _ in found.values()]
+        if _key(name) not in by_key:
+            in_file = [there for there, _ in by_key.values()]
             raise DataError(f"{path}: has no sentences for class '{name}'; {_nearest_there(name, in_file)}")
-        described[name] = found[_key(name)][1]
+        described[name] = by_key[_key(name)][1]
     return described
 
 
 def _by_key(content: dict[str, Any], path: Path) -> dict[str, tuple[str, list[str]]]:
     """Comparable name -> (name in the file, its sentences)."""
-    found: dict[str, tuple[str, list[str]]] = {}
+    by_key: dict[str, tuple[str, list[str]]] = {}
     for name, sentences in content.items():
         usable = isinstance(sentences, list) and sentences and all(isinstance(s, str) and s.strip() for s in sentences)
         if not usable:
             raise DataError(f"{path}: class '{name}' needs a list of sentences, at least one and none of them empty")
-        if _key(name) in found:
-            raise DataError(f"{path}: describes '{found[_key(name)][0]}' and '{name}', the same class; keep one")
-        found[_key(name)] = (name, [" ".join(s.split()) for s in sentences])
-    return found
+        if _key(name) in by_key:
+            raise DataError(f"{path}: describes '{by_key[_key(name)][0]}' and '{name}', the same class; keep one")
+        by_key[_key(name)] = (name, [" ".join(s.split()) for s in sentences])
+    return by_key
 
 
 def _key(name: str) -> str:
@@ -97,13 +97,13 @@ def read_synonyms(path: str | Path, class_names: Sequence[str]) -> tuple[Synonym
         DataError: the file cannot be read, is not JSON or of another shape, or names a class the data does not have.
     """
     path = Path(path)
-    found: dict[str, Synonyms] = {}
-    own = {_key(name): name for name in class_names}
+    synonyms: dict[str, Synonyms] = {}
+    name_of = {_key(name): name for name in class_names}
     for name, value in read_class_json(path, SHAPE).items():
-        if _key(name) not in own:
+        if _key(name) not in name_of:
             raise DataError(f"{path}: names '{name}', no class of the data; {did_you_mean(name, class_names)}")
-        found[own[_key(name)]] = _counted(path, name, value)
-    return tuple(found.get(name) or ((spoken(name), 0.0),) for name in class_names)
+        synonyms[name_of[_key(name)]] = _counted(path, name, value)
+    return tuple(synonyms.get(name) or ((spoken(name), 0.0),) for name in class_names)
 
 
 def _counted(path: Path, name: str, value: Any) -> Synonyms:

@@ -83,8 +83,8 @@ def task_of(recipe: Recipe, domain: Domain | None = None) -> Task:
 def task_in(domain: Domain, name: str | None) -> Task:
     """A task of a domain, by default its first one: the domain's own class, else the one of that name."""
     name = domain.check_task(name)
-    own = {cls.name: cls for cls in domain.tasks if isinstance(cls, type)}
-    return (own.get(name) or task_class(name))(domain)
+    of_domain = {cls.name: cls for cls in domain.tasks if isinstance(cls, type)}
+    return (of_domain.get(name) or task_class(name))(domain)
 
 
 def recipe_file(name: str) -> Path:
@@ -106,7 +106,7 @@ def recipe_file(name: str) -> Path:
         outside = load_domain(domain).recipes
         if rest in outside:
             return outside[rest]
-        known = {**known, **{f"{domain}/{own}": path for own, path in outside.items()}}
+        known = {**known, **{f"{domain}/{each}": path for each, path in outside.items()}}
     raise UnknownNameError(f"unknown recipe '{name}'; {did_you_mean(name, known)}")
 
 
@@ -125,7 +125,7 @@ class _Merged:
         self.domain = domain
         self.values: dict[str, Any] = Recipe().to_dict()
         self.given: set[str] = set()
-        self.own: dict[str, tuple[Any, str]] = {}
+        self.task_options: dict[str, tuple[Any, str]] = {}
         del self.values["given"]
 
     def take_file(self, content: Mapping[str, Any], source: str) -> None:
@@ -143,7 +143,7 @@ class _Merged:
     def put(self, key: str, value: Any, source: str) -> None:
         head, _, rest = key.partition(".")
         if head not in KEYS:
-            self.own[key] = (value, source)  # of the task, if it has such an option
+            self.task_options[key] = (value, source)  # of the task, if it has such an option
             return
         group = isinstance(self.values[head], dict)
         if rest and not group:
@@ -172,7 +172,7 @@ class _Merged:
         values["classes"] = _lasting_file(values["classes"])
         _check_groups(values)
         made = Recipe(**values, given=frozenset(self.given))
-        return self._with_own(made) if self.own else made
+        return self._with_task_options(made) if self.task_options else made
 
     def _name_adapter(self, name: Any) -> None:
         """Options of one adapter are not for another."""
@@ -181,22 +181,22 @@ class _Merged:
             self.given = {key for key in self.given if not key.startswith("adapter.")}
         self.given.add("adapter.name")
 
-    def _with_own(self, recipe: Recipe) -> Recipe:
-        options = _task_options(recipe, self.domain)
-        for key, (_, source) in self.own.items():
+    def _with_task_options(self, recipe: Recipe) -> Recipe:
+        options = _option_names(recipe, self.domain)
+        for key, (_, source) in self.task_options.items():
             if key not in options:
                 near = did_you_mean(key.partition(".")[0], [*KEYS, *options])
-                said = f"--set {key}" if source == "--set" else source
-                raise UnknownNameError(f"{said}: a recipe has no key '{key.partition('.')[0]}'; {near}")
-        return recipe.with_(own={key: value for key, (value, _) in self.own.items()})
+                place = f"--set {key}" if source == "--set" else source
+                raise UnknownNameError(f"{place}: a recipe has no key '{key.partition('.')[0]}'; {near}")
+        return recipe.with_(task_options={key: value for key, (value, _) in self.task_options.items()})
 
 
-def _task_options(recipe: Recipe, domain: Domain | None) -> list[str]:
+def _option_names(recipe: Recipe, domain: Domain | None) -> list[str]:
     """Names of the options of the recipe's task; none where it cannot be told."""
     if not recipe.domain and not recipe.task:
         return []
-    own = task_of(recipe, domain).options
-    return [] if own is None else [each.name for each in options_of(own)]
+    options = task_of(recipe, domain).options
+    return [] if options is None else [each.name for each in options_of(options)]
 
 
 def _store(values: dict[str, Any], key: str, value: Any) -> None:

@@ -131,14 +131,14 @@ def _load(entry: Entry, base: type):
     """The class (or, from an entry point, the instance) of `base` that an entry names."""
     if entry.entry_point is not None:
         try:
-            found = entry.entry_point.load()
+            loaded = entry.entry_point.load()
         except Exception as error:
             raise ConfigError(f"{entry.kind} '{entry.name}' ({entry.origin}) does not import: {error}") from error
-        if inspect.ismodule(found):
-            found = _only_subclass(found, base, entry)
-        if not (isinstance(found, base) or (isinstance(found, type) and issubclass(found, base))):
+        if inspect.ismodule(loaded):
+            loaded = _only_subclass(loaded, base, entry)
+        if not (isinstance(loaded, base) or (isinstance(loaded, type) and issubclass(loaded, base))):
             raise ConfigError(f"{entry.kind} '{entry.name}' ({entry.origin}) is not of type {base.__name__}")
-        return found
+        return loaded
     try:
         module = importlib.import_module(f"{PACKAGE}.{entry.module}")
     except ModuleNotFoundError as error:
@@ -152,7 +152,7 @@ def _load(entry: Entry, base: type):
 
 
 def _only_subclass(module, base: type, entry: Entry) -> type:
-    own = [
+    subclasses = [
         value
         for value in vars(module).values()
         if inspect.isclass(value)
@@ -161,11 +161,12 @@ def _only_subclass(module, base: type, entry: Entry) -> type:
         and value.__module__.startswith(module.__name__)
         and not value.__name__.startswith("_")
     ]
-    own = [cls for cls in own if not any(cls is not other and issubclass(other, cls) for other in own)]
-    if len(own) != 1:
+    bases = {cls for cls in subclasses if any(cls is not other and issubclass(other, cls) for other in subclasses)}
+    subclasses = [cls for cls in subclasses if cls not in bases]
+    if len(subclasses) != 1:
         raise ConfigError(
-            f"{entry.kind} '{entry.name}' ({entry.origin}) must define one {base.__name__}, has {len(own)}"
+            f"{entry.kind} '{entry.name}' ({entry.origin}) must define one {base.__name__}, has {len(subclasses)}"
         )
-    return own[0]
+    return subclasses[0]
 
 

@@ -109,7 +109,7 @@ def _named(kind: str, *patterns: str) -> dict[str, Entry]:
     plural = "losses" if kind == "loss" else f"{kind}s"
     outside = [Entry(point.name, kind, entry_point=point) for point in entry_points(group=f"vladapt.{plural}")]
     named: dict[str, Entry] = {}
-    for entry in [*_own(kind, PACKAGE_ROOT, patterns), *outside]:
+    for entry in [*_in_folder(kind, PACKAGE_ROOT, patterns), *outside]:
         if entry.name in named and named[entry.name].origin != entry.origin:
             raise ConfigError(
                 f"{kind} name '{entry.name}' is taken twice: by {named[entry.name].origin} and by {entry.origin}; "
@@ -120,7 +120,7 @@ def _named(kind: str, *patterns: str) -> dict[str, Entry]:
 
 
 @cache
-def _own(kind: str, root: Path, patterns: tuple[str, ...]) -> tuple[Entry, ...]:
+def _in_folder(kind: str, root: Path, patterns: tuple[str, ...]) -> tuple[Entry, ...]:
     files = [file.relative_to(root) for pattern in patterns for file in sorted(root.glob(pattern))]
     return tuple(_entry(kind, file) for file in files if kind == "domain" or not file.stem.startswith("_"))
 

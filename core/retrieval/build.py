@@ -98,8 +98,8 @@ class IndexBuilder:
             (self._folder / "vectors").unlink()
             faiss_library().write_index(index, str(self._folder / VECTORS_FILE))
             written = {name: facts_of(self._folder / name) for name in FILES}
-            own = {"format": FORMAT, "vladapt": __version__, "kind": self.kind, "dims": self.dims, "entries": rows}
-            text = json.dumps({**own, **facts, "files": written}, indent=2, ensure_ascii=False)
+            of_index = {"format": FORMAT, "vladapt": __version__, "kind": self.kind, "dims": self.dims, "entries": rows}
+            text = json.dumps({**of_index, **facts, "files": written}, indent=2, ensure_ascii=False)
             (self._folder / FACTS).write_text(text + "\n", encoding="utf-8")
             self._publish()
         except (OSError, RuntimeError) as error:  # faiss raises RuntimeError where it cannot write

@@ -89,8 +89,8 @@ class Entries:
             file.seek(int(self._offsets[position]))
             line = file.readline()
         try:
-            found = json.loads(line)
-            return Entry(found["id"], found["source"], found["decode"], tuple(found["captions"]))
+            entry = json.loads(line)
+            return Entry(entry["id"], entry["source"], entry["decode"], tuple(entry["captions"]))
         except (ValueError, KeyError, TypeError) as error:
             raise damaged(self.path, f"entry {position} cannot be read") from error
 

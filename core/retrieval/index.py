@@ -107,8 +107,8 @@ class RetrievalIndex:
         look_further(self._rows, top)
         row = np.ascontiguousarray(query.detach().to("cpu", torch.float32).numpy()[None])  # (1, D)
         scores, places = self._rows.search(row, top)  # (1, top) each, -1 where an approximate kind found none
-        found = sorted((-float(score), int(place)) for score, place in zip(scores[0], places[0]) if place >= 0)
-        return [Hit(rank, -score, self.entries[place]) for rank, (score, place) in enumerate(found, start=1)]
+        best = sorted((-float(score), int(place)) for score, place in zip(scores[0], places[0]) if place >= 0)
+        return [Hit(rank, -score, self.entries[place]) for rank, (score, place) in enumerate(best, start=1)]
 
 
 def _info(path: Path) -> dict[str, Any]:
@@ -129,8 +129,8 @@ def _info(path: Path) -> dict[str, Any]:
             f"reads format {FORMAT}; use that version, or index again"
         )
     wrong = [key for key, kind in KEYS.items() if not isinstance(info.get(key), kind)]
-    sound = {"kind": lambda kind: kind in KINDS, "entries": lambda count: count > 0}
-    wrong = wrong or [key for key, fits in sound.items() if not fits(info[key])]
+    checks = {"kind": lambda kind: kind in KINDS, "entries": lambda count: count > 0}
+    wrong = wrong or [key for key, check in checks.items() if not check(info[key])]
     if wrong:
         raise damaged(file, f"'{wrong[0]}' is not usable")
     return info

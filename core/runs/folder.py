@@ -185,7 +185,7 @@ def _run_folder(path: Path) -> Path:
         raise DataError(f"{path}: this run did not finish; fit again")
     if (path / "run.json").is_file():
         return path
-    runs = sorted(found.parent for found in path.glob("*/run.json"))
+    runs = sorted(file.parent for file in path.glob("*/run.json"))
     if len(runs) == 1:
         return _run_folder(runs[0])
     if runs:
@@ -195,12 +195,12 @@ def _run_folder(path: Path) -> Path:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except (ValueError, OSError) as error:
         raise DataError(f"{path}: damaged, not readable as JSON ({error}); copy the run again, or fit again") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise DataError(f"{path}: damaged, holds no JSON object; copy the run again, or fit again")
-    return found
+    return content
 
 
 def _check_version(path: Path, info: dict[str, Any]) -> None:
@@ -250,13 +250,13 @@ def now() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
-    found = {"python": platform.python_version()}
+    by_name = {"python": platform.python_version()}
     for name in VERSIONS_OF:
         try:
-            found[name] = version(name)
+            by_name[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
+            by_name[name] = "not installed"
     for name in WHERE_USED:
         if name in sys.modules:
-            found[name] = str(getattr(sys.modules[name], "__version__", "unknown"))
-    return found
+            by_name[name] = str(getattr(sys.modules[name], "__version__", "unknown"))
+    return by_name

@@ -36,19 +36,19 @@ CAUTION = (
 Info = Mapping[str, Any]
 
 
-def facts(title: str, info: Info, own: Mapping[str, Sequence[Any]]) -> TableSection | None:
+def facts(title: str, info: Info, of_task: Mapping[str, Sequence[Any]]) -> TableSection | None:
     """What was done on what. Lines of which nothing is known are left out, and so are terms without lines.
 
     Args:
         info: as in run.json.
-        own: term -> lines that the task adds.
+        of_task: term -> lines that the task adds.
     """
     data, speed = info.get("data") or {}, info.get("samples_per_second")
     name, path = data.get("name"), data.get("path")
     rows = {
         "Domain and task": [" · ".join(filter(None, (info.get("domain"), info.get("task"))))],
         "Data set": [name, KINDS.get(data.get("kind")), path if path != name else None],
-        **own,
+        **of_task,
         "Seed": [info.get("seed")],
         "Time taken": [_duration(info.get("seconds")), speed and f"{speed:,.1f} images per second in training"],
     }

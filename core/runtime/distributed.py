@@ -118,8 +118,8 @@ def all_gather_json(value: Any) -> list[Any]:
 
 def _announce(error: Exception) -> None:
     """Tell the other ranks, in whatever exchange they wait."""
-    told = {"type": type(error).__name__, "line": _line(error), "rank": rank()}
-    payload = _as_bytes(json.dumps(told))
+    failure = {"type": type(error).__name__, "line": _line(error), "rank": rank()}
+    payload = _as_bytes(json.dumps(failure))
     _share_headers(failed=len(payload), sizes=(0, 0))
     _share_failures(payload)
     error.known_to_all_ranks = True
@@ -129,8 +129,8 @@ def _exchange(count: int, width: int) -> list[tuple[int, int]]:
     """(count, width) of all ranks; raises what a failed rank announced."""
     headers = _share_headers(failed=0, sizes=(count, width))
     if any(failed for failed, _, _ in headers):
-        told = _share_failures(_as_bytes(""))
-        raise _as_error(next(failure for failure in told if failure))
+        failures = _share_failures(_as_bytes(""))
+        raise _as_error(next(failure for failure in failures if failure))
     return [(count, width) for _, count, width in headers]
 
 
@@ -162,13 +162,13 @@ def _as_bytes(text: str) -> Tensor:
     return torch.tensor(list(text.encode()), dtype=torch.uint8).reshape(-1, 1)
 
 
-def _as_error(told: dict) -> Exception:
+def _as_error(failure: dict) -> Exception:
     """Our own error types come back as they were; anything else as the base of ours, naming rank and type."""
-    kind = getattr(errors, told["type"], None)
+    kind = getattr(errors, failure["type"], None)
     if isinstance(kind, type) and issubclass(kind, errors.VladaptError):
-        error = kind(told["line"])
+        error = kind(failure["line"])
     else:
-        error = errors.VladaptError(f"rank {told['rank']} failed: {told['type']}: {told['line']}")
+        error = errors.VladaptError(f"rank {failure['rank']} failed: {failure['type']}: {failure['line']}")
     error.known_to_all_ranks = True
     return error
 

@@ -128,7 +128,7 @@ def kept_checkpoints(
     except BaseException:
         if is_main() and (done := newest(folder)):
             done = done[0].upper() + done[1:]
-            reporter.say(f"{done} is kept in {folder}; the same command with --resume goes on from it")
+            reporter.info(f"{done} is kept in {folder}; the same command with --resume goes on from it")
         raise
     if is_main():
         shutil.rmtree(folder, ignore_errors=True)

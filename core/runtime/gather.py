@@ -67,12 +67,12 @@ def _check_alike(rows: Mapping[str, Tensor]) -> None:
     shapes = {name: list(value.shape) for name, value in sorted(rows.items())}
     if len(set(_of_all_ranks(_digest(shapes), rows))) == 1:
         return
-    told = all_gather_json(shapes)
-    for rank, other in enumerate(told):
-        for name in sorted(set(told[0]) | set(other)):
-            if told[0].get(name) != other.get(name):
+    by_rank = all_gather_json(shapes)
+    for rank, other in enumerate(by_rank):
+        for name in sorted(set(by_rank[0]) | set(other)):
+            if by_rank[0].get(name) != other.get(name):
                 raise ConfigError(
-                    f"output '{name}' has shape {told[0].get(name)} on rank 0 and {other.get(name)} on rank {rank}; "
+                    f"output '{name}' has shape {by_rank[0].get(name)} on rank 0 and {other.get(name)} on rank {rank}; "
                     "give every rank the same number of samples"
                 )
 

@@ -22,7 +22,7 @@ class Reporter:
         self.quiet = quiet
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         """One line on stderr."""
         if not self.quiet:
             self.console.print(text, markup=False)
@@ -73,23 +73,23 @@ def _plain_lines(reporter: Reporter, title: str, unit: str):
         last = now
         rate = done / max(now - started, 1e-9)
         left = (total - done) / rate if rate else 0.0
-        reporter.say(f"{title}: {done}/{total} {unit}, {rate:,.1f} {unit}/s, {left:,.0f} s left")
+        reporter.info(f"{title}: {done}/{total} {unit}, {rate:,.1f} {unit}/s, {left:,.0f} s left")
 
     return progress
 
 
 @contextmanager
 def training_lines(reporter: Reporter, title: str) -> Iterator[Callable[[int, int, dict[str, float]], None]]:
-    """A context that yields `tell(done, total, values)`: progress, and `LINES` lines with the mean loss meanwhile."""
+    """A context that yields `on_step(done, total, values)`: progress, and `LINES` lines with mean losses."""
     with reporter.task(title, unit="steps") as progress:
         losses: list[float] = []
 
-        def tell(done: int, total: int, values: dict[str, float]) -> None:
+        def on_step(done: int, total: int, values: dict[str, float]) -> None:
             progress(done, total)
             losses.append(values["loss"])
             if done * LINES // total > (done - 1) * LINES // total:
                 mean = sum(losses) / len(losses)
-                reporter.say(f"Step {done}/{total}: loss {mean:.4f}, learning rate {values['lr']:.2e}")
+                reporter.info(f"Step {done}/{total}: loss {mean:.4f}, learning rate {values['lr']:.2e}")
                 losses.clear()
 
-        yield tell
+        yield on_step

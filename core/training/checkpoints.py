@@ -53,14 +53,14 @@ def newest_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, Path | None,
     Raises:
         DataError: there are checkpoints, and all are damaged.
     """
-    found, notes = checkpoints(folder), []
-    for path in reversed(found):
+    paths, notes = checkpoints(folder), []
+    for path in reversed(paths):
         reason = _damage(path)
         if reason is None:
             return torch.load(path, map_location="cpu", weights_only=True), path, notes
         notes.append(f"{path}: damaged ({reason}), the checkpoint before it is used")
-    if found:
-        raise DataError(f"{folder}: all {len(found)} checkpoints are damaged; start again without --resume")
+    if paths:
+        raise DataError(f"{folder}: all {len(paths)} checkpoints are damaged; start again without --resume")
     return None, None, notes
 
 

@@ -30,14 +30,14 @@ class StepHook(Hook):
     Args:
         history: of the run.
         broken: where unreadable samples are noted.
-        tell: called with (steps done, all steps, values) after each.
+        on_step: called with (steps done, all steps, values) after each.
         seed: of what towers draw, on each rank its own.
     """
 
     priority = "VERY_HIGH"
 
-    def __init__(self, history: History, broken: BrokenSamples, tell: Callable[[int, int, dict], None], seed: int):
-        self.history, self.broken, self.tell, self.seed = history, broken, tell, seed
+    def __init__(self, history: History, broken: BrokenSamples, on_step: Callable[[int, int, dict], None], seed: int):
+        self.history, self.broken, self.on_step, self.seed = history, broken, on_step, seed
 
     def before_train(self, runner) -> None:
         torch.manual_seed(seed_of(self.seed, rank()))  # each rank drops out units of its own; a resume sets it again
@@ -58,7 +58,7 @@ class StepHook(Hook):
         values["lr"] = max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups)
         watch(values, runner, data_batch)
         self.history.add(values)
-        self.tell(runner.iter + 1, runner.max_iters, values)
+        self.on_step(runner.iter + 1, runner.max_iters, values)
 
 
 def watch(values: dict[str, float], runner, data_batch: dict[str, Any]) -> None:
@@ -159,14 +159,16 @@ class ResumeHook(Hook):
         history: of the run.
         extra: name -> (read, write) of further states.
         resume: whether to look for a checkpoint.
-        say: told what was found.
+        on_message: called with what was found.
     """
 
     priority = "LOWEST"
 
-    def __init__(self, folder: Path, settings: TrainingSettings, identity: dict, history, extra, resume: bool, say):
+    def __init__(
+        self, folder: Path, settings: TrainingSettings, identity: dict, history, extra, resume: bool, on_message
+    ):
         self.folder, self.settings, self.identity = folder, settings, identity
-        self.history, self.extra, self.resume, self.say = history, extra, resume, say
+        self.history, self.extra, self.resume, self.on_message = history, extra, resume, on_message
 
     def before_train(self, runner) -> None:
         if self.resume:
@@ -195,7 +197,7 @@ class ResumeHook(Hook):
     def _restore(self, runner) -> None:
         state, path, notes = newest_checkpoint(self.folder)
         for note in notes:
-            self.say(note)
+            self.on_message(note)
         if state is None:
             return
         self._check_identity(json.loads(state["identity"]), path)
@@ -215,7 +217,7 @@ class ResumeHook(Hook):
         # The end of an epoch comes after its last checkpoint, so it is gone through again.
         loop._epoch = max(0, (state["step"] - 1)) // loop.steps_an_epoch
         set_random_states(json.loads(state["random"]))
-        self.say(f"Resumed at step {state['step']} of {runner.max_iters} from {path}")
+        self.on_message(f"Resumed at step {state['step']} of {runner.max_iters} from {path}")
 
     def _check_identity(self, saved: dict, path: Path) -> None:
         for name in sorted(set(saved) | set(self.identity)):

@@ -125,7 +125,7 @@ def parameter_groups(
         spared = not decay_all and (parameter.ndim < 2 or "bias" in name)
         decay = 0.0 if spared else weight_decay
         groups.setdefault((rate, decay), []).append(parameter)
-    return [{"params": found, "lr": rate, "weight_decay": decay} for (rate, decay), found in groups.items()]
+    return [{"params": parameters, "lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()]
 
 
 def freeze_batch_norm(backbone: Backbone) -> list[str]:
@@ -136,12 +136,12 @@ def freeze_batch_norm(backbone: Backbone) -> list[str]:
     Returns:
         The names of the modules.
     """
-    found = [(name, module) for name, module in backbone.model.named_modules() if isinstance(module, _BatchNorm)]
-    for _, module in found:
+    modules = [(name, module) for name, module in backbone.model.named_modules() if isinstance(module, _BatchNorm)]
+    for _, module in modules:
         # A partial over the module, not a closure: a copy of the model then holds the copy of the module.
         module.train = partial(_train_all_but_statistics, module)
         module.train(module.training)
-    return [name for name, _ in found]
+    return [name for name, _ in modules]
 
 
 def _train_all_but_statistics(module: nn.Module, mode: bool = True) -> nn.Module:
@@ -193,7 +193,7 @@ def _layout(backbone: Backbone, tower: str) -> _Layout:
     stacks = [stack for name, child in roots for stack in _outermost_stacks(name, child)]
     if not stacks:
         return _Layout(0)
-    largest, stack = max(stacks, key=lambda found: sum(p.numel() for p in found[1].parameters()))
+    largest, stack = max(stacks, key=lambda named: sum(p.numel() for p in named[1].parameters()))
     stages = [name for name, _ in stacks if name.rstrip("0123456789") == largest.rstrip("0123456789")]
     blocks = stages if len(stages) > 1 else [f"{largest}.{index}" for index in range(len(stack))]  # ResNet: layer1 to 4
     return _Layout(len(blocks), tuple(blocks))

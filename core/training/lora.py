@@ -121,21 +121,21 @@ def load_lora_state(backbone: Backbone, state: Mapping[str, Tensor]) -> None:
         CapabilityError: the backbone carries no LoRA.
         DataError: names or shapes differ; nothing is then changed.
     """
-    own = _carried(backbone)
-    if own.keys() != state.keys():
-        odd = sorted(own.keys() ^ state.keys())
+    matrices = _carried(backbone)
+    if matrices.keys() != state.keys():
+        odd = sorted(matrices.keys() ^ state.keys())
         raise DataError(
             f"these are LoRA weights of other layers than backbone '{backbone.spec}' carries: {len(odd)} differ "
             f"({odd[0]}); give add_lora the params, towers and positions they were made with"
         )
-    for name, matrix in own.items():
+    for name, matrix in matrices.items():
         if matrix.shape != state[name].shape:
             raise DataError(
                 f"LoRA weight '{name}' is {tuple(state[name].shape)}, backbone '{backbone.spec}' takes "
                 f"{tuple(matrix.shape)}; give add_lora the r and the backbone they were made with"
             )
     with torch.no_grad():
-        for name, matrix in own.items():
+        for name, matrix in matrices.items():
             matrix.copy_(state[name])
 
 
@@ -185,10 +185,10 @@ def _blocks(positions: str, depth: int) -> range:
 
 
 def _carried(backbone: Backbone) -> dict[str, nn.Parameter]:
-    own = _matrices(backbone.model)
-    if not own:
+    matrices = _matrices(backbone.model)
+    if not matrices:
         raise CapabilityError(f"backbone '{backbone.spec}' carries no LoRA; call add_lora() first")
-    return own
+    return matrices
 
 
 def _matrices(model: nn.Module) -> dict[str, nn.Parameter]:

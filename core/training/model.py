@@ -20,11 +20,11 @@ from ..errors import CapabilityError
 from ..runtime.distributed import world_size
 from .grad_cache import cached_backward, surrogate
 from .objective import Objective
-from .outputs import Outputs
 from .samples import seed_of
 from .settings import TrainingSettings
 from .sharding import average_replicated, is_sharded
 from .teacher import follow
+from .tower_outputs import Outputs
 
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 BLOCK_LISTS = re.compile(r"(resblocks|blocks|layers|layer\d*)$")

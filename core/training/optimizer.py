@@ -35,13 +35,13 @@ class StepOptimWrapper(OptimWrapper):
     def gradient_norm(self) -> Tensor:
         """Norm of all gradients, unscaled and then clipped; before a step."""
         self.scaler.unscale_(self.optimizer)
-        found = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if not found:
+        gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if not gradients:
             return torch.zeros(())
-        norm = squared_norm(found).sqrt()
+        norm = squared_norm(gradients).sqrt()
         if self.clip_norm is not None:
             factor = float((self.clip_norm / (norm + 1e-6)).clamp(max=1.0))
-            for gradient in found:
+            for gradient in gradients:
                 gradient.mul_(factor)
         return norm
 
@@ -103,11 +103,11 @@ def epoch_rates(settings: TrainingSettings) -> list[float] | None:
 
 
 def _groups_of_heads(heads: list[nn.Module], settings: TrainingSettings) -> list[dict]:
-    found = [p for head in heads for p in head.parameters() if p.requires_grad]
+    parameters = [p for head in heads for p in head.parameters() if p.requires_grad]
     return [
-        {"params": [p for p in found if p.ndim > 1], "lr": settings.lr, "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim > 1], "lr": settings.lr, "weight_decay": settings.weight_decay},
         {
-            "params": [p for p in found if p.ndim <= 1],
+            "params": [p for p in parameters if p.ndim <= 1],
             "lr": settings.lr,
             "weight_decay": settings.weight_decay if settings.decayed == "all" else 0.0,
         },

@@ -20,7 +20,7 @@ from .views import View
 
 LOCAL_CROPS = 8
 """Small crops of an image in one step, where a loss asks for them, as SILC has them."""
-LOTS = 1024
+DRAWS = 1024
 """Numbers drawn for a sample, where patches or words of it are hidden: a tower of more patches uses them again."""
 MAX_BROKEN_SHARE = 0.05
 TRIES = 50
@@ -81,9 +81,9 @@ class Samples(Dataset):
             made["labels"] = torch.tensor(self.source.label(row))
         if "image_ids" in self.fields:
             made["image_ids"] = torch.tensor(self.source.image_id(row))
-        if "lots" in self.fields:
+        if "draws" in self.fields:
             generator = torch.Generator().manual_seed(seed_of(self.seed, epoch, row, 50))
-            made["lots"] = torch.rand(4, LOTS, generator=generator)
+            made["draws"] = torch.rand(4, DRAWS, generator=generator)
         return made
 
     def _pixels(self, decoded: Any, epoch: int, row: int) -> dict[str, Tensor]:
@@ -135,15 +135,15 @@ class BrokenSamples:
     """What could not be read while training: counted once each, and too many stop the run.
 
     Attributes:
-        found: name -> reason.
+        reasons: name -> reason.
     """
 
     total: int
-    found: dict[str, str] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
 
     def note(self, pairs: Iterable[tuple[str, str]]) -> None:
         """Those of this process."""
-        self.found.update(pairs)
+        self.reasons.update(pairs)
 
     def gather(self) -> None:
         """Those of all processes; to be called on all of them.
@@ -151,10 +151,10 @@ class BrokenSamples:
         Raises:
             DataError: more than 5 % of the training set.
         """
-        for found in all_gather_json(self.found):
-            self.found.update(found)
-        if len(self.found) > MAX_BROKEN_SHARE * self.total:
-            name, reason = next(iter(sorted(self.found.items())))
+        for reasons in all_gather_json(self.reasons):
+            self.reasons.update(reasons)
+        if len(self.reasons) > MAX_BROKEN_SHARE * self.total:
+            name, reason = next(iter(sorted(self.reasons.items())))
             raise DataError(
-                f"{len(self.found)} of {self.total} training samples cannot be read, more than 5 %; {name}: {reason}"
+                f"{len(self.reasons)} of {self.total} training samples cannot be read, more than 5 %; {name}: {reason}"
             )

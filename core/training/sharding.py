@@ -86,12 +86,12 @@ def plain(value: Any) -> Any:
 
 def load_plain(model: nn.Module, state: dict[str, Tensor]) -> None:
     """Put whole tensors into a model whose own may be cut."""
-    for name, own in model.state_dict(keep_vars=True).items():
+    for name, value in model.state_dict(keep_vars=True).items():
         with torch.no_grad():
-            if _is_cut(own):
-                own.copy_(_cut_like(own, state[name]))
+            if _is_cut(value):
+                value.copy_(_cut_like(value, state[name]))
             else:
-                own.copy_(state[name])
+                value.copy_(state[name])
 
 
 def cut_as(states: dict[str, Any], parameters: list[nn.Parameter]) -> dict[str, Any]:

@@ -22,11 +22,11 @@ def copy_of(backbone: Backbone) -> Backbone:
 @torch.no_grad()
 def follow(teacher: nn.Module, student: nn.Module, keep: float) -> None:
     """teacher = keep * teacher + (1 - keep) * student, of all weights; counts and tables are copied."""
-    own, theirs = teacher.state_dict(keep_vars=True), student.state_dict(keep_vars=True)
-    moving = [name for name, value in own.items() if value.is_floating_point()]
-    torch._foreach_lerp_([own[name].data for name in moving], [theirs[name].data for name in moving], 1 - keep)
-    for name in own.keys() - set(moving):
-        own[name].data.copy_(theirs[name].data)
+    weights, followed = teacher.state_dict(keep_vars=True), student.state_dict(keep_vars=True)
+    moving = [name for name, value in weights.items() if value.is_floating_point()]
+    torch._foreach_lerp_([weights[name].data for name in moving], [followed[name].data for name in moving], 1 - keep)
+    for name in weights.keys() - set(moving):
+        weights[name].data.copy_(followed[name].data)
 
 
 @contextmanager
@@ -35,9 +35,9 @@ def swapped(towers: nn.Module, other: nn.Module | None) -> Iterator[None]:
     if other is None:
         yield
         return
-    own = {name: value.detach().clone() for name, value in towers.state_dict().items()}
+    weights = {name: value.detach().clone() for name, value in towers.state_dict().items()}
     towers.load_state_dict(other.state_dict())
     try:
         yield
     finally:
-        towers.load_state_dict(own)
+        towers.load_state_dict(weights)

@@ -69,7 +69,7 @@ IGNORED = -100
 
 
 class MaskedWords(nn.Module):
-    """Masked captions through the text tower. What is hidden of a sample is a function of the sample's own lots."""
+    """Masked captions through the text tower. What is hidden of a sample is a function of the sample's own draws."""
 
     def __init__(self, backbone: Backbone):
         super().__init__()
@@ -77,11 +77,11 @@ class MaskedWords(nn.Module):
         width = backbone.embed_tokens(backbone.tokenize(["a"])).shape[-1]
         self.hidden = nn.Parameter(0.02 * torch.randn(width))
 
-    def forward(self, tokens: Tensor, lots: Tensor) -> dict[str, Tensor]:
-        """Tokens (B, L) and lots (B, 4, K) in 0..1 -> "masked_tokens" (B, L, W) and "masked_labels" (B, L), -100 where
+    def forward(self, tokens: Tensor, draws: Tensor) -> dict[str, Tensor]:
+        """Tokens (B, L) and draws (B, 4, K) in 0..1 -> "masked_tokens" (B, L, W) and "masked_labels" (B, L), -100 where
         nothing is asked."""
         backbone = self._held[0]
-        chosen, fate, other = (lots_for(lots, row, tokens.shape[1]) for row in range(3))
+        chosen, fate, other = (draws_for(draws, row, tokens.shape[1]) for row in range(3))
         asked = words_of(backbone, tokens) & (chosen < SHARE)
         others = (other * backbone.vocab_size).long()
         shown = torch.where(asked & (fate >= HIDDEN) & (fate < HIDDEN + REPLACED), others, tokens)
@@ -91,9 +91,9 @@ class MaskedWords(nn.Module):
         return {"masked_tokens": text_tokens(backbone, tokens, embeddings), "masked_labels": labels}
 
 
-def lots_for(lots: Tensor, row: int, count: int) -> Tensor:
+def draws_for(draws: Tensor, row: int, count: int) -> Tensor:
     """(B, 4, K) -> (B, count): one number each, used again where there are more than K."""
-    return lots[:, row, torch.arange(count, device=lots.device) % lots.shape[2]]
+    return draws[:, row, torch.arange(count, device=draws.device) % draws.shape[2]]
 
 
 def words_of(backbone: Backbone, tokens: Tensor) -> Tensor:

@@ -40,13 +40,13 @@ from .lora import add_lora, merge_lora
 from .model import PairModel, checkpoint_blocks, dims_of
 from .objective import Objective, build_objective
 from .optimizer import epoch_rates
-from .outputs import Outputs, extract_outputs
 from .runner import run_with_hooks
 from .samples import BrokenSamples, Samples, loader
 from .settings import TrainingSettings
 from .sharding import plain
 from .sources import Source
 from .teacher import copy_of, swapped
+from .tower_outputs import Outputs, extract_outputs
 from .views import View, light_view, local_view, strong_view
 
 OF_CLASSES = frozenset({"logits", "class_features", "teacher.class_features"})
@@ -119,16 +119,16 @@ def train(
     folder: str | Path | None,
     *,
     resume: bool = False,
-    tell: Callable[[int, int, dict[str, float]], None] = lambda done, total, values: None,
-    say: Callable[[str], None] = lambda line: None,
+    on_step: Callable[[int, int, dict[str, float]], None] = lambda done, total, values: None,
+    on_message: Callable[[str], None] = lambda line: None,
 ) -> Trained:
     """Train the towers in place; afterwards they are frozen and in eval mode again.
 
     Args:
         folder: for checkpoints; None keeps none.
         resume: go on from the newest whole checkpoint in it.
-        tell: called after each step with (steps done, all steps, values).
-        say: called with sentences about resuming.
+        on_step: called after each step with (steps done, all steps, values).
+        on_message: called with sentences about resuming.
 
     Raises:
         CapabilityError: a loss needs what backbone or data do not have.
@@ -148,11 +148,11 @@ def train(
     if average is not None:
         extra["average"] = (average.state_dict, average.load_state_dict)
     identity = {**_lasting(settings), "losses": dict(task.losses), "samples": len(task.source), **task.identity}
-    step_hook = StepHook(history, broken, tell, settings.seed)
+    step_hook = StepHook(history, broken, on_step, settings.seed)
     hooks = [step_hook, BeforeEpochHook(lambda names: extract_outputs(model, made.samples(), batches, names))]
     if folder is not None:
         place = Path(folder) / FOLDER
-        hooks.append(ResumeHook(place, settings, identity, history, extra, resume, say))
+        hooks.append(ResumeHook(place, settings, identity, history, extra, resume, on_message))
     hooks.extend(_rates_and_averages(settings, average))
     if task.validate is not None:
         validate = _validated(task.validate, backbone, average)
@@ -169,7 +169,7 @@ def train(
         history=history.finished(),
         objective=made.objective,
         notes=notes,
-        broken=sorted(broken.found.items()),
+        broken=sorted(broken.reasons.items()),
         steps=steps,
         best_epoch=best["epoch"] + 1 if "epoch" in best else None,
         samples_per_second=(steps - first_step) * batches.batch_size / max(seconds, 1e-9),
@@ -352,5 +352,5 @@ def _keep_best(backbone: Backbone, average, best: dict[str, Any]) -> None:
 
 def _lasting(settings: TrainingSettings) -> dict[str, Any]:
     """The settings that make a run what it is; how it is split over memory and processes does not."""
-    passing = ("micro_batch_size", "workers", "save_every", "keep", "compile", "checkpointing", "parallel")
-    return {name: value for name, value in settings.to_dict().items() if name not in passing}
+    cost_options = ("micro_batch_size", "workers", "save_every", "keep", "compile", "checkpointing", "parallel")
+    return {name: value for name, value in settings.to_dict().items() if name not in cost_options}

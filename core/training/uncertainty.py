@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
-from .tower_passes import lots_for, words_of
+from .tower_passes import draws_for, words_of
 
 FIRST_LOG_VARIANCE = -10.0
 """Where it starts: nearly a point, so that a pretrained model first behaves as it did."""
@@ -34,38 +34,38 @@ class Uncertainty(nn.Module):
         self.text_head = _head(text_width, backbone.embed_dim)
 
     def forward(
-        self, pixels: Tensor, tokens: Tensor, lots: Tensor | None, wanted: frozenset[str]
+        self, pixels: Tensor, tokens: Tensor, draws: Tensor | None, wanted: frozenset[str]
     ) -> dict[str, Tensor]:
         """What is wanted of "image_log_variance", "image_masked", "text_masked_log_variance", ..., (B, D) each.
 
         Args:
-            lots: (B, 4, K) in 0..1: what a masked view hides of a sample is a function of them.
+            draws: (B, 4, K) in 0..1: what a masked view hides of a sample is a function of them.
         """
         out: dict[str, Tensor] = {}
         if "image_log_variance" in wanted:
             out["image_log_variance"] = self._image(pixels, None)[1]
         if wanted & {"image_masked", "image_masked_log_variance"}:
-            out["image_masked"], out["image_masked_log_variance"] = self._image(pixels, lots)
+            out["image_masked"], out["image_masked_log_variance"] = self._image(pixels, draws)
         if "text_log_variance" in wanted:
             out["text_log_variance"] = self._text(tokens, None)[1]
         if wanted & {"text_masked", "text_masked_log_variance"}:
-            out["text_masked"], out["text_masked_log_variance"] = self._text(tokens, lots)
+            out["text_masked"], out["text_masked_log_variance"] = self._text(tokens, draws)
         return {name: value for name, value in out.items() if name in wanted}
 
-    def _image(self, pixels: Tensor, lots: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _image(self, pixels: Tensor, draws: Tensor | None) -> tuple[Tensor, Tensor]:
         backbone = self._held[0]
         x = backbone.embed_image(pixels)  # (B, T, W)
-        if lots is not None:
-            x = some_patches(x, backbone.image_prefix, PATCHES_KEPT, lots)
+        if draws is not None:
+            x = some_patches(x, backbone.image_prefix, PATCHES_KEPT, draws)
         token = self.image_token.to(x.dtype).expand(len(x), 1, -1)
         x = backbone.run_blocks("image", torch.cat([x, token], dim=1))
         return backbone.pool_image(x[:, :-1]), self.image_head(x[:, -1].float())
 
-    def _text(self, tokens: Tensor, lots: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _text(self, tokens: Tensor, draws: Tensor | None) -> tuple[Tensor, Tensor]:
         backbone = self._held[0]
         mask, words = backbone.token_mask(tokens), backbone.embed_tokens(tokens)
-        if lots is not None:
-            hidden = words_of(backbone, tokens) & (lots_for(lots, 3, tokens.shape[1]) >= WORDS_KEPT)
+        if draws is not None:
+            hidden = words_of(backbone, tokens) & (draws_for(draws, 3, tokens.shape[1]) >= WORDS_KEPT)
             words = torch.where(hidden[..., None], words.new_zeros(()), words)
         rows = torch.arange(len(tokens), device=tokens.device)
         place = mask.sum(dim=1).clamp(max=mask.shape[1] - 1)  # after the text, or in place of its last token
@@ -75,11 +75,11 @@ class Uncertainty(nn.Module):
         return backbone.pool_text(x, mask), self.text_head(x[rows, place].float())
 
 
-def some_patches(x: Tensor, prefix: int, kept: float, lots: Tensor) -> Tensor:
-    """(B, T, W) -> the prefix and a share of the patches of each image, those of its lowest lots, (B, T', W)."""
+def some_patches(x: Tensor, prefix: int, kept: float, draws: Tensor) -> Tensor:
+    """(B, T, W) -> the prefix and a share of the patches of each image, those of its lowest draws, (B, T', W)."""
     patches = x.shape[1] - prefix
     count = max(1, round(kept * patches))
-    drawn = lots_for(lots, 0, patches)
+    drawn = draws_for(draws, 0, patches)
     chosen = drawn.argsort(dim=1, stable=True)[:, :count].sort(dim=1).values + prefix
     first = torch.arange(prefix, device=x.device).expand(len(x), -1)
     index = torch.cat([first, chosen], dim=1)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...core.contracts.domain import DomainData, check_items
 from ...core.contracts.targets import Label
-from ...core.data.files import Format, Found, format_of, licence_of, loader, shown, walk
+from ...core.data.files import Format, ItemCollector, format_of, licence_of, loader, shown, walk
 from ...core.errors import DataError, UnknownNameError, did_you_mean
 
 LABEL_TAGS = ("BodyPartExamined", "ImageLaterality", "Laterality", "Modality", "ViewPosition")
@@ -46,25 +46,25 @@ def read_dicom_folder(path: str | Path, formats: Sequence[Format], label_tag: st
     if label_tag not in LABEL_TAGS:
         raise UnknownNameError(f"option label_tag: '{label_tag}' is not an attribute for classes; {_known(label_tag)}")
     root, dicom = Path(path), [fmt for fmt in formats if fmt.name == "DICOM"]
-    found, labels = Found(), []
-    for file in walk(root, root, found):
+    collector, labels = ItemCollector(), []
+    for file in walk(root, root, collector):
         if format_of(file, dicom) is None:
             continue
-        name, before = shown(file, root), len(found.items)
-        found.add_file(file, name, dicom)
-        if len(found.items) > before and not (label := _label(file, label_tag)):
-            del found.items[before:]
-            found.skip(name, f"its header has no {label_tag}, which names the class")
-        elif len(found.items) > before:
-            labels += [label] * (len(found.items) - before)
+        name, before = shown(file, root), len(collector.items)
+        collector.add_file(file, name, dicom)
+        if len(collector.items) > before and not (label := _label(file, label_tag)):
+            del collector.items[before:]
+            collector.skip(name, f"its header has no {label_tag}, which names the class")
+        elif len(collector.items) > before:
+            labels += [label] * (len(collector.items) - before)
     class_names = sorted(set(labels))
     targets = [Label(class_names.index(label)) for label in labels]
     data = DomainData(
-        items=[item.with_(target=target) for item, target in zip(found.items, targets, strict=True)],
+        items=[item.with_(target=target) for item, target in zip(collector.items, targets, strict=True)],
         class_names=tuple(class_names),
         load=loader(dicom),
         name=root.resolve().name,
-        skipped=found.skipped,
+        skipped=collector.skipped,
         licence=licence_of(root),
     )
     return check_items(data, root)
@@ -73,7 +73,7 @@ def read_dicom_folder(path: str | Path, formats: Sequence[Format], label_tag: st
 def has_dicom_files(path: Path, formats: Sequence[Format]) -> bool:
     """Whether a DICOM file lies below a folder."""
     dicom = [fmt for fmt in formats if fmt.name == "DICOM"]
-    return any(format_of(file, dicom) is not None for file in walk(path, path, Found()))
+    return any(format_of(file, dicom) is not None for file in walk(path, path, ItemCollector()))
 
 
 def no_classes(path: Path) -> DataError:

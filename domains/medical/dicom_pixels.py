@@ -150,8 +150,9 @@ def _grey(path: Path, stored: np.ndarray, data_set: Dataset, window: str | None)
 
 
 def _is_plain_8_bit(stored: np.ndarray, values: np.ndarray, data_set: Dataset) -> bool:
-    tells = any(data_set.get(k) is not None for k in ("WindowCenter", "VOILUTSequence"))
-    return stored.dtype == np.uint8 and int(data_set.BitsStored) == 8 and not tells and np.array_equal(values, stored)
+    has_window = any(data_set.get(k) is not None for k in ("WindowCenter", "VOILUTSequence"))
+    is_8_bit = stored.dtype == np.uint8 and int(data_set.BitsStored) == 8
+    return is_8_bit and not has_window and np.array_equal(values, stored)
 
 
 def _not_padding(stored: np.ndarray, data_set: Dataset) -> np.ndarray:

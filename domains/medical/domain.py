@@ -95,8 +95,8 @@ class Reading(domain.Reading):
 def _kinds(data: DomainData, formats: Sequence[Format]) -> set[str]:
     """Names of the formats in the data."""
     sources = {item.source for item in data.items if "array" not in item.decode}
-    found = {fmt.name for source in sources if (fmt := format_of(source, formats)) is not None}
-    return found | {ARRAY for item in data.items if "array" in item.decode}
+    kinds = {fmt.name for source in sources if (fmt := format_of(source, formats)) is not None}
+    return kinds | {ARRAY for item in data.items if "array" in item.decode}
 
 
 class Medical(Domain):

@@ -40,8 +40,8 @@ class ByNames(ConfigTask):
         """The one that is given, else the config's own."""
         from .plans.schedule import backbone_of
 
-        own = backbone_of(self._config(recipe)["model"])
-        return own if own and not recipe.gave("backbone") else recipe.backbone
+        of_config = backbone_of(self._config(recipe)["model"])
+        return of_config if of_config and not recipe.gave("backbone") else recipe.backbone
 
     def choose(self, recipe: Recipe, data: DomainData) -> DomainData:
         """The classes that are asked for, without novel ones in training, and so many shots of each."""

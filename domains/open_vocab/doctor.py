@@ -29,17 +29,17 @@ def findings() -> list[Finding]:
 
 def faults() -> list[str]:
     """What is missing of the stack or of a version that does not go with the rest: "no mmdet", "mmcv 2.2.0 (...)"."""
-    found = []
+    listed = []
     for module, wanted in WANTED.items():
         there = _installed(module)
         if not there and find_spec(module) is None:
-            found.append(f"no {module}")
-        found += [
+            listed.append(f"no {module}")
+        listed += [
             f"{name} {number} (wants {wanted})"
             for name, number in there.items()
             if not SpecifierSet(wanted).contains(number, prereleases=True)
         ]
-    return found
+    return listed
 
 
 def _stack() -> Finding:

@@ -43,9 +43,9 @@ class TextEmbeddings(nn.Module):
 
     def take_classes(self, vocabulary: Vocabulary) -> None:
         """Replace the names and their embeddings."""
-        found = embed_classes(vocabulary, text_backbone(self.spec))
+        embeddings = embed_classes(vocabulary, text_backbone(self.spec))
         self.names, self.vocabulary = vocabulary.names, vocabulary
-        self.embeddings = found.to(self.embeddings.device)
+        self.embeddings = embeddings.to(self.embeddings.device)
 
     def forward(self) -> Tensor:
         """(C, D)."""
@@ -74,8 +74,8 @@ def set_classes(model: nn.Module, classes: Classes, templates: str | Sequence[st
             "classifier (docs/open-vocab.md)"
         )
     for module in takers:
-        own = getattr(module, "templates", "photo")
-        vocabulary = Vocabulary.of(classes, own if templates is None else templates)
+        kept = getattr(module, "templates", "photo")
+        vocabulary = Vocabulary.of(classes, kept if templates is None else templates)
         module.take_classes(vocabulary)
     _count_again(model)
     return vocabulary

@@ -68,8 +68,8 @@ class Vocabulary:
         filled = named_templates(templates)
         queries, owners = [], []
         for index, (name, (synonyms, descriptions)) in enumerate(described.items()):
-            for said in dict.fromkeys((name, *synonyms)):
-                queries.append((*fill(filled, said), *descriptions))
+            for word in dict.fromkeys((name, *synonyms)):
+                queries.append((*fill(filled, word), *descriptions))
                 owners.append(index)
         return cls(tuple(described), tuple(queries), tuple(owners))
 
@@ -122,8 +122,8 @@ def described_classes(classes: Classes) -> dict[str, dict[str, list[str]]]:
         ConfigError, DataError: as `Vocabulary.of`.
     """
     return {
-        name: {"synonyms": list(synonyms), "descriptions": list(said)} if synonyms or said else {}
-        for name, (synonyms, said) in _described(classes).items()
+        name: {"synonyms": list(synonyms), "descriptions": list(descriptions)} if synonyms or descriptions else {}
+        for name, (synonyms, descriptions) in _described(classes).items()
     }
 
 
@@ -157,18 +157,18 @@ def _from_file(path: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
     return _checked({row[0]: (tuple(row[1:]), ()) for row in rows if row}, [row[0] for row in rows if row])
 
 
-def _entries(said: Mapping[str, Any], where: str | Path) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
-    named = {str(name).strip(): _entry(name, value, where) for name, value in said.items() if str(name).strip()}
-    return _checked(named, [str(name).strip() for name in said if str(name).strip()])
+def _entries(content: Mapping[str, Any], where: str | Path) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+    named = {str(name).strip(): _entry(name, value, where) for name, value in content.items() if str(name).strip()}
+    return _checked(named, [str(name).strip() for name in content if str(name).strip()])
 
 
 def _entry(name: str, value: Any, where: str | Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     parts = value if isinstance(value, Mapping) else {"descriptions": value}
     lists = [parts.get(key, []) for key in ("synonyms", "descriptions")]
     known = set(parts) <= {"synonyms", "descriptions"}
-    if not known or not all(isinstance(found, (list, tuple)) and all(map(_is_text, found)) for found in lists):
+    if not known or not all(isinstance(texts, (list, tuple)) and all(map(_is_text, texts)) for texts in lists):
         raise DataError(f"{where}: class '{name}' is described in another shape; {JSON_SHAPE}")
-    synonyms, descriptions = (tuple(" ".join(text.split()) for text in found) for found in lists)
+    synonyms, descriptions = (tuple(" ".join(text.split()) for text in texts) for texts in lists)
     return synonyms, descriptions
 
 

@@ -1,4 +1,4 @@
-"""Single images that cannot be read are skipped and listed; strange but sound ones are read."""
+"""Single images that cannot be read are skipped and listed; strange but valid ones are read."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_embed_and_predict_list_what_they_skip(fit, vladapt, with_bad_files, sma
 
 @pytest.fixture
 def strange(class_folders, picture, tmp_path):
-    """Red and green pictures, of which each class has one of every strange but sound kind."""
+    """Red and green pictures, of which each class has one of every strange but valid kind."""
     folder = class_folders("red", "green")
     for colour in ("red", "green"):
         image = Image.fromarray(picture(colour, 50))
@@ -111,7 +111,7 @@ def strange(class_folders, picture, tmp_path):
     return folder
 
 
-def test_strange_but_sound_images_are_read_rightly(fit, vladapt, strange):
+def test_strange_but_valid_images_are_read_rightly(fit, vladapt, strange):
     made = fit("--data", strange, "--adapter", "linear-probe", "--shots", 16, "--json")
     assert made.code == 0, made.err
     assert json.loads((Path(made.json["run"]) / "run.json").read_text())["skipped"] == []

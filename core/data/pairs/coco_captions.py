@@ -57,11 +57,11 @@ def read_coco_captions(paths: Sequence[Path], root: Path | None = None) -> PairS
         for number, image in enumerate(content["images"], start=1):
             if not isinstance(image, dict) or not isinstance(image.get("id"), (int, str)):
                 raise DataError(f"{path}: image {number} has no usable id; correct the file")
-            found = captions.get(image["id"])
-            if found is None:
+            texts = captions.get(image["id"])
+            if texts is None:
                 without += 1
             else:
-                listed.add(image.get("file_name"), found, number, split=split)
+                listed.add(image.get("file_name"), texts, number, split=split)
     if without:
         listed.builder.notes.append(f"Images without a caption, left out: {without}.")
     return listed.build()

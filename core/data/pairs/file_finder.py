@@ -57,16 +57,16 @@ class FileFinder:
         try:
             if not self._is_inside(os.path.dirname(path), root):
                 return "leaves"
-            found = os.lstat(path)
-            if stat.S_ISLNK(found.st_mode):
+            status = os.lstat(path)
+            if stat.S_ISLNK(status.st_mode):
                 if not stays_inside(Path(path), Path(root)):
                     return "leaves"
-                found = os.stat(path)
+                status = os.stat(path)
         except (OSError, ValueError):  # missing, or no name that a file can have
             return "missing"
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(status.st_mode):
             return "missing"
-        return "" if found.st_size else "empty file (0 bytes)"
+        return "" if status.st_size else "empty file (0 bytes)"
 
     def _is_inside(self, folder: str, root: str) -> bool:
         key = (folder, root)

@@ -50,8 +50,8 @@ def _pairs_of_a_kind(words: list[re.Match], generator: np.random.Generator) -> P
     for word in words:
         if kind := kind_of(word.group().lower()):
             by_kind[kind].append(word)
-    found = [pairs for kind in sorted(by_kind) if (pairs := _different(by_kind[kind]))]
-    return found[int(generator.integers(len(found)))] if found else []
+    choices = [pairs for kind in sorted(by_kind) if (pairs := _different(by_kind[kind]))]
+    return choices[int(generator.integers(len(choices)))] if choices else []
 
 
 def _different(words: list[re.Match]) -> Pairs:

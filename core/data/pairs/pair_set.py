@@ -166,7 +166,7 @@ class PairSet:
         row, (source, offset, size) = self._row(index), self._place(index)
         columns = self.columns
         label = int(columns.labels[row])
-        texts = {name: found for name, column in columns.texts.items() if (found := column[row])}
+        texts = {name: text for name, column in columns.texts.items() if (text := column[row])}
         return Pair(
             id=self.id(index),
             source=source,

@@ -116,7 +116,7 @@ class _Source:
     kind: str
     options: frozenset[str]
     read: Callable[..., PairSet]
-    divide_by_class: bool = False
+    split_by_class: bool = False
     keeps_columns: bool = False
 
 
@@ -192,7 +192,7 @@ def _source_of_json(path: Path) -> _Source:
         return _listing("Karpathy's JSON", lambda root=None: read_karpathy(path, content, root))
     if is_person_search(content):
         source = _listing("person search JSON", lambda root=None: read_person_search(path, content, root))
-        return replace(source, divide_by_class=True)
+        return replace(source, split_by_class=True)
     if isinstance(content, list) and content and all(isinstance(entry, dict) for entry in content):
         return _table(path, content)
     raise DataError(f"{path}: JSON of another kind (boxes only?); give {WHAT_IS_READ}")
@@ -237,10 +237,10 @@ def _of_split(pairs: PairSet, split: str, path: str | Path) -> PairSet:
 
 def _with_splits(pairs: PairSet, source: _Source, hashes: FileHashes | None, **shares: Any) -> PairSet:
     if not pairs.splits:
-        divided = assign_pair_splits(pairs, hashes=hashes, by_class=source.divide_by_class, **shares)
-        what = "persons" if source.divide_by_class else "images"
+        assigned = assign_pair_splits(pairs, hashes=hashes, by_class=source.split_by_class, **shares)
+        what = "persons" if source.split_by_class else "images"
         held_out = f"{shares['val']:.0%} of the {what} are val, {shares['test']:.0%} test"
-        return replace(divided, notes=[*pairs.notes, f"No splits given: {held_out}."])
+        return replace(assigned, notes=[*pairs.notes, f"No splits given: {held_out}."])
     without = pairs.split_codes == 0
     if not without.any():
         return pairs

@@ -67,9 +67,9 @@ class Columns:
         names = list(names)
         by_name = {_normal(name): name for name in reversed(names)}
         self.of = {
-            field: by_name[found]
+            field: by_name[usual_name]
             for field, usual in COLUMNS.items()
-            if (found := next((name for name in usual if name in by_name), None)) is not None
+            if (usual_name := next((name for name in usual if name in by_name), None)) is not None
         }
         for field, given in (("image", image), ("caption", caption)):
             if given is not None:
@@ -198,11 +198,11 @@ def _listed(text: str) -> list[str] | None:
     """The texts of a list written as text, or None if it is none."""
     for parse in (json.loads, ast.literal_eval):
         try:
-            found = parse(text)
+            value = parse(text)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
-        if isinstance(found, list) and all(isinstance(part, str) for part in found):
-            return found
+        if isinstance(value, list) and all(isinstance(part, str) for part in value):
+            return value
     return None
 
 

@@ -136,23 +136,23 @@ def _columns(shard: str, samples: dict[str, _Sample], tar: TarFile, further: Map
     offsets, sizes, splits = array("q"), array("q"), bytearray()
     for key, sample in samples.items():
         try:
-            said = _said(sample, f"{shard}:{key}", further)
-            for name, values in said.numbers.items():
+            record = _texts_of(sample, f"{shard}:{key}", further)
+            for name, values in record.numbers.items():
                 if not numbers[name].fits(values):
                     raise BrokenRow(f"{name} has {len(values)} numbers, samples before it {numbers[name].width}")
         except BrokenRow as error:
             tar.skip(key, str(error))
             continue
-        for name, values in said.numbers.items():
+        for name, values in record.numbers.items():
             numbers[name].add(len(keys), values)
         keys.add(key)
         offsets.append(sample.image[0])
         sizes.append(sample.image[1])
-        captions.add(said.captions)
+        captions.add(record.captions)
         for name, column in texts.items():
-            column.add(said.texts.get(name, ()))
-        labels.add(said.label)
-        splits.append(SPLIT_CODES[said.split])
+            column.add(record.texts.get(name, ()))
+        labels.add(record.label)
+        splits.append(SPLIT_CODES[record.split])
     return ShardIndex(
         keys=keys.build(),
         offsets=np.frombuffer(offsets, np.int64),
@@ -168,7 +168,7 @@ def _columns(shard: str, samples: dict[str, _Sample], tar: TarFile, further: Map
 
 
 @dataclass(frozen=True)
-class _Said:
+class _Texts:
     captions: list[str]
     texts: dict[str, list[str]]
     numbers: dict[str, tuple[float, ...]]
@@ -176,7 +176,7 @@ class _Said:
     split: str
 
 
-def _said(sample: _Sample, place: str, further: Mapping[str, str]) -> _Said:
+def _texts_of(sample: _Sample, place: str, further: Mapping[str, str]) -> _Texts:
     """What a sample's texts say: `.txt` first, then what its `.json` adds.
 
     Raises:
@@ -196,7 +196,7 @@ def _said(sample: _Sample, place: str, further: Mapping[str, str]) -> _Said:
         label, split = label or columns.word(record, "label"), columns.split(record, place)
     if not captions:
         raise BrokenRow("no caption (.txt, or .json with a caption)")
-    return _Said(captions, texts, numbers, label, split)
+    return _Texts(captions, texts, numbers, label, split)
 
 
 def _text_columns(further: Mapping[str, str]) -> tuple[str, ...]:

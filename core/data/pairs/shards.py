@@ -131,10 +131,10 @@ def _labels(indices: Sequence[ShardIndex]) -> tuple[tuple[str, ...], np.ndarray]
 def _splits(paths: Sequence[Path], base: Path, indices: Sequence[ShardIndex]) -> np.ndarray:
     """(N,) uint8: by the samples' own word, else by the names of the shards if these tell several splits."""
     named = [_split_of(path, base) for path in paths]
-    told = len(set(named) - {""}) > 1
+    by_file = len(set(named) - {""}) > 1
     return np.concatenate(
         [
-            np.where(index.splits == 0, SPLIT_CODES[name] if told else 0, index.splits).astype(np.uint8)
+            np.where(index.splits == 0, SPLIT_CODES[name] if by_file else 0, index.splits).astype(np.uint8)
             for index, name in zip(indices, named, strict=True)
         ]
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..class_folders import SPLIT_FOLDERS
-from ..files import Found, licence_of, shown, walk
+from ..files import ItemCollector, licence_of, shown, walk
 from ..images import IMAGE_SUFFIXES
 from .builder import PairBuilder
 from .pair_set import PairSet
@@ -18,7 +18,7 @@ def holds_texts_beside(folder: Path) -> bool:
     """Whether an image in the folder, or below it, has its text beside it."""
     return any(
         file.suffix.lower() in IMAGE_SUFFIXES and file.with_suffix(".txt").is_file()
-        for file in walk(folder, folder, Found())
+        for file in walk(folder, folder, ItemCollector())
     )
 
 
@@ -29,9 +29,9 @@ def read_texts_beside(folder: Path) -> PairSet:
     Raises:
         DataError: no image has a text.
     """
-    found = Found()
+    collector = ItemCollector()
     builder = PairBuilder(folder, folder)
-    for place, file in enumerate(walk(folder, folder, found), start=1):
+    for place, file in enumerate(walk(folder, folder, collector), start=1):
         if file.suffix.lower() not in IMAGE_SUFFIXES:
             continue
         name = shown(file, folder)
@@ -43,7 +43,7 @@ def read_texts_beside(folder: Path) -> PairSet:
             continue
         top = name.split("/")[0].lower() if "/" in name else ""
         builder.add(name, captions, split=SPLIT_FOLDERS.get(top, ""), place=place)
-    builder.skipped.extend(found.skipped)
+    builder.skipped.extend(collector.skipped)
     return builder.build(name=folder.name, licence=licence_of(folder))
 
 

@@ -126,10 +126,10 @@ class PreparedFeatures:
             DataError: its rows or classes are others.
         """
         other = _restricted(load_features(path), self.classes)
-        own, names = self.file.features, self.file.classifier.class_names
+        features, names = self.file.features, self.file.classifier.class_names
         if tuple(other.classifier.class_names) != tuple(names):
             raise DataError(f"--resource further-backbones={path}: its classes are not those of {self.path}")
-        if other.features.labels is None or not _same_labels(other.features.labels, own.labels):
+        if other.features.labels is None or not _same_labels(other.features.labels, features.labels):
             raise DataError(f"--resource further-backbones={path}: its labels are not those of {self.path}, row by row")
         return replace(self, file=other)
 

@@ -61,7 +61,7 @@ def fit_adapter(
         folder: of checkpoints, for adapters that train towers.
         resume: go on from the newest of them.
     """
-    reporter.say(f"Fitting {adapter.name} on {len(shots.support)} images")
+    reporter.info(f"Fitting {adapter.name} on {len(shots.support)} images")
     with _resources(adapter, prepared, shots, reporter, folder, resume) as resources:
         return adapter.fit(
             shots.support,
@@ -115,8 +115,8 @@ def _resources(
     if "pixels" not in adapter.needs:
         yield collected
         return
-    with training_lines(reporter, f"Training {adapter.name}") as tell:
-        yield {**collected, "place": TrainingPlace(folder, bool(resume and folder), tell, reporter.say)}
+    with training_lines(reporter, f"Training {adapter.name}") as on_step:
+        yield {**collected, "place": TrainingPlace(folder, bool(resume and folder), on_step, reporter.info)}
 
 
 def _novel(recipe: Recipe, prepared, adapter: Adapter, scores: Scores, task: str) -> dict[str, Any]:
@@ -171,13 +171,13 @@ def planned(recipe: Recipe, names: list[str]) -> dict[str, Adapter]:
     return {name: adapter_of(recipe.with_adapter(name)) for name in names}
 
 
-def notes_of(prepared, shots: int, said: list[str], drawn: Shots) -> list[str]:
+def notes_of(prepared, shots: int, further: list[str], drawn: Shots) -> list[str]:
     """Sentences for the user, each once.
 
     Args:
         said: by the fit and what came after it.
     """
-    notes = [*prepared.notes, *said]
+    notes = [*prepared.notes, *further]
     short = short_classes(prepared.data.split("train"), shots, num_classes=len(prepared.class_names))
     if short:
         listed = ", ".join(f"{prepared.class_names[c]} ({n})" for c, n in sorted(short.items()))

@@ -241,8 +241,8 @@ class Prepared:
             items = self.data.split("test")
             if not items:
                 raise DataError(f"{self.data.name}: no test images; give more images per class, or a test split")
-            found = self.features(items, "test images", parts=parts)
-            self._test = found.with_parts() if parts else found
+            test_set = self.features(items, "test images", parts=parts)
+            self._test = test_set.with_parts() if parts else test_set
         return self._test
 
     @cached_property
@@ -262,7 +262,7 @@ class Prepared:
     ) -> FeatureSet:
         """Features of some items, from the store where they are there."""
         with self.reporter.task(f"Encoding {title}") as progress:
-            found = self.store.get_or_compute(
+            extraction = self.store.get_or_compute(
                 self.data,
                 list(items),
                 self.backbone,
@@ -277,11 +277,11 @@ class Prepared:
                 progress=progress,
                 parts=parts,
             )
-        self.counts.computed += found.computed
-        self.counts.cached += found.cached
-        self.skipped += [pair for pair in found.skipped if pair not in self.skipped]
+        self.counts.computed += extraction.computed
+        self.counts.cached += extraction.cached
+        self.skipped += [pair for pair in extraction.skipped if pair not in self.skipped]
         check_skipped([*self.data.skipped, *self.skipped], self.data.total)
-        return found.features.to(self.backbone.device)
+        return extraction.features.to(self.backbone.device)
 
     def thumbnail(self, index: int):
         """The decoded image of a row of `test`, for the report."""

@@ -284,7 +284,7 @@ def _facts(info: dict[str, Any], class_names: Sequence[str]) -> TableSection | N
     more, score = len(prompts) - PROMPTS, fit.get("val_score")
     reached = "" if score is None else f"; score there {score:.3f}"
     options = {name: value for name, value in (info.get("adapter_options") or {}).items() if value is not None}
-    own = {
+    of_task = {
         "Classes": [len(class_names)],
         "Labelled images": [
             None if shots is None else f"up to {shots} per class",
@@ -302,7 +302,7 @@ def _facts(info: dict[str, Any], class_names: Sequence[str]) -> TableSection | N
             more > 0 and f"and {more} more (run.json has all)",
         ],
     }
-    return shared.facts("What was adapted, and on what", info, own)
+    return shared.facts("What was adapted, and on what", info, of_task)
 
 
 def _counts(info: dict[str, Any], class_names: Sequence[str], kind: str) -> TableSection | None:

@@ -28,7 +28,7 @@ from ...runs.folder import Run
 
 GIVEN = ("captions", "boxes", "support_folder", "synonyms", "ctx", "further_backbones")
 """What `--resource NAME=...` may name; `descriptions` is a key of the recipe."""
-OF_TOWERS = frozenset({"text_encoder", "images", "pixels", "pre_projection"})
+TOWER_NEEDS = frozenset({"text_encoder", "images", "pixels", "pre_projection"})
 ROWS_AT_ONCE = 4096
 WITH_PARTS_AT_ONCE = 256
 IMAGES_AT_ONCE = 16
@@ -39,7 +39,7 @@ PLAIN = frozenset({"features", "text_encoder"})
 Encode = Callable[[Sequence[Item], str], FeatureSet]
 
 
-OF_TOWERS |= {"captions", "support_folder", "boxes", "synonyms", "ctx"}
+TOWER_NEEDS |= {"captions", "support_folder", "boxes", "synonyms", "ctx"}
 """What a features file cannot give, or has no towers for."""
 
 
@@ -67,13 +67,13 @@ def check_at_prediction(adapter: Adapter, all_given: Mapping[str, Any], anew: Ma
 
 def _check_given(given: Mapping[str, Any], used: frozenset[str], who: str) -> None:
     for name, value in given.items():
-        said = name.replace("_", "-")
+        flag = name.replace("_", "-")
         if name not in GIVEN:
-            raise UnknownNameError(f"--resource {said}: no resource has that name; {did_you_mean(name, GIVEN)}")
+            raise UnknownNameError(f"--resource {flag}: no resource has that name; {did_you_mean(name, GIVEN)}")
         if name not in used:
-            raise ConfigError(f"--resource {said}: {who} has no use for it; omit it")
+            raise ConfigError(f"--resource {flag}: {who} has no use for it; omit it")
         if name != "further_backbones" and not Path(str(value)).exists():
-            raise ConfigError(f"--resource {said}={value}: no such file or folder")
+            raise ConfigError(f"--resource {flag}={value}: no such file or folder")
 
 
 def check_needs(given: Mapping[str, Any], adapter: Adapter, backbone: Backbone | None) -> None:
@@ -86,10 +86,10 @@ def check_needs(given: Mapping[str, Any], adapter: Adapter, backbone: Backbone |
     Raises:
         CapabilityError: it needs images or towers and there are none, other towers, or a resource that is not given.
     """
-    needs = adapter.needs & OF_TOWERS
+    needs = adapter.needs & TOWER_NEEDS
     if backbone is not None:
         adapter.check_towers(backbone)
-    elif used := sorted(OF_TOWERS & adapter.optional & given.keys()):
+    elif used := sorted(TOWER_NEEDS & adapter.optional & given.keys()):
         raise CapabilityError(
             f"--resource {used[0].replace('_', '-')}: a features file has no backbone to read it with; "
             "give --data and --backbone"
@@ -120,21 +120,21 @@ class Resources:
     def collect(self, adapter: Adapter, shots) -> dict[str, Any]:
         """What `adapter.fit(resources=)` gets of those, and what the data itself gives."""
         wanted = adapter.needs | adapter.optional
-        found: dict[str, Any] = {"templates": list(self.prepared.templates)}
+        collected: dict[str, Any] = {"templates": list(self.prepared.templates)}
         for name in ("captions", "support_folder", "synonyms", "boxes", "ctx"):
             if name in wanted and self._given(name) is not None:
-                found[name] = getattr(self, name)
-        if "support_folder" in found and self.support_captions is not None:
-            found["support_captions"] = self.support_captions
+                collected[name] = getattr(self, name)
+        if "support_folder" in collected and self.support_captions is not None:
+            collected["support_captions"] = self.support_captions
         if "descriptions" in wanted and self.prepared.descriptions:
-            found["descriptions"] = self.descriptions
+            collected["descriptions"] = self.descriptions
         if "further_backbones" in wanted and self.further:
-            found["further_backbones"] = self._further_features(shots)
+            collected["further_backbones"] = self._further_features(shots)
         if "pre_projection" in wanted:
-            found["pre_projection"] = self._pre_projection(adapter, shots)
+            collected["pre_projection"] = self._pre_projection(adapter, shots)
         if wanted & {"pixels", "images"}:
-            found["images"] = self.prepared.training_images(shots)
-        return found
+            collected["images"] = self.prepared.training_images(shots)
+        return collected
 
     @cached_property
     def captions(self) -> TextPool:
@@ -149,8 +149,8 @@ class Resources:
         from ...prompts.descriptions import read_descriptions
 
         names = list(self.prepared.class_names)
-        said = read_descriptions(self.prepared.descriptions, names, others=True)
-        return tuple(tuple(said[name]) for name in names)
+        sentences = read_descriptions(self.prepared.descriptions, names, others=True)
+        return tuple(tuple(sentences[name]) for name in names)
 
     @cached_property
     def boxes(self) -> Detections | None:
@@ -182,19 +182,19 @@ class Resources:
         data = copy(self.prepared.domain).read(path, self.prepared.task, **self.prepared.reading)
         if data.kind != "labels":
             raise DataError(f"{path}: holds {data.kind}; give one folder of images for each class, named like it")
-        own = {spoken(name).casefold(): i for i, name in enumerate(self.prepared.class_names)}
+        index_of = {spoken(name).casefold(): i for i, name in enumerate(self.prepared.class_names)}
         for name in data.class_names:
-            if spoken(name).casefold() not in own:
+            if spoken(name).casefold() not in index_of:
                 near = did_you_mean(name, self.prepared.class_names)
                 raise DataError(f"{path}: '{name}' is not a class of the data; {near}")
-        number = {index: own[spoken(name).casefold()] for index, name in enumerate(data.class_names)}
+        number = {index: index_of[spoken(name).casefold()] for index, name in enumerate(data.class_names)}
         items = [item.restricted(number).with_(split="") for item in data.items]
         relabelled = replace(data, items=items, class_names=self.prepared.class_names)
         on_folder = replace(self.prepared, data=relabelled, skipped=[])  # counted against this folder's images alone
         self._folder_items = {item.id: item for item in items}
-        found = on_folder.features(items, "support folder")
+        features = on_folder.features(items, "support folder")
         self.prepared.skipped.extend(on_folder.skipped)
-        return found
+        return features
 
     @cached_property
     def support_captions(self) -> TextPool | None:

@@ -108,8 +108,8 @@ def score_on(prepared, adapter: Adapter, test: FeatureSet, class_names, zero_sho
     if adapter.at_predict <= PLAIN:
         return score(adapter, zero_shot, test, class_names, seen, batched=moved.batches, further=prepared.metrics)
     with reporter.task(f"Predicting with {adapter.name}") as progress:
-        told = {"further": prepared.metrics, "progress": progress}
-        return score(adapter, zero_shot, test, class_names, seen, batched=moved.batches, **told)
+        options = {"further": prepared.metrics, "progress": progress}
+        return score(adapter, zero_shot, test, class_names, seen, batched=moved.batches, **options)
 
 
 def batched_logits(adapter: Adapter, features: FeatureSet) -> Tensor:

@@ -164,14 +164,14 @@ class Classification(Task):
                 yield folder
             return
         if recipe.resume:
-            reporter.say(f"--resume: {adapter.name} keeps no checkpoints, there is nothing to go on from")
+            reporter.info(f"--resume: {adapter.name} keeps no checkpoints, there is nothing to go on from")
         yield None
 
     def _written(self, recipe: Recipe, prepared, done: Fitted, shots: Shots, started: float) -> FitResult:
         seconds = time.monotonic() - started
         unscored = [f"The rows have no labels, so nothing is scored: {PREDICTIONS} in the run says what each is"]
-        said = [*done.notes, *done.report.notes, *(unscored if done.scores.labels is None else [])]
-        notes = notes_of(prepared, recipe.shots, said, shots)
+        further = [*done.notes, *done.report.notes, *(unscored if done.scores.labels is None else [])]
+        notes = notes_of(prepared, recipe.shots, further, shots)
         info = info_of(recipe, prepared, done.adapter, done.report, shots, notes, seconds)
         with Run.create(recipe.out, recipe.domain or "features", done.adapter.name) as run:
             done.adapter.save(run.adapter_path)
@@ -219,7 +219,7 @@ def _check_shots(shots: int, adapter: Adapter) -> None:
 
 def fit_key(recipe: Recipe, adapter: Adapter, prepared, shots: Shots) -> str:
     """16 hex digits that say what a training learns from what."""
-    lasting = {name: value for name, value in adapter.options.items() if name not in adapter.passing}
+    lasting = {name: value for name, value in adapter.options.items() if name not in adapter.cost_options}
     parts: list[Any] = [adapter.name, lasting, prepared.backbone.fingerprint, recipe.seed, recipe.shots]
     parts += [list(prepared.class_names), [list(texts) for texts in prepared.classifier.texts]]
     hashes = FileHashes()

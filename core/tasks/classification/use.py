@@ -194,17 +194,17 @@ class _Source:
         towers = adapter.adapted(self.backbone)
         with self.reporter.task("Encoding images") as progress:
             kept, parts = towers is self.backbone, "parts" in adapter.at_predict
-            found = self._encoded(self.data.items, towers, PROJECTED, progress, keep=kept, parts=parts)
-        if not len(found.features):
-            name, why = found.skipped[0]
+            extraction = self._encoded(self.data.items, towers, PROJECTED, progress, keep=kept, parts=parts)
+        if not len(extraction.features):
+            name, why = extraction.skipped[0]
             raise DataError(f"no readable image among what was given; {name}: {why}")
-        features = found.features.with_parts() if parts else found.features
+        features = extraction.features.with_parts() if parts else extraction.features
         features = features.to(self.backbone.device)
-        rows = batches(adapter, features, self._extras(adapter, towers, found.items))
+        rows = batches(adapter, features, self._extras(adapter, towers, extraction.items))
         if adapter.at_predict <= PLAIN:
-            return logits_of(adapter, rows, len(features)), list(features.ids), list(found.skipped)
+            return logits_of(adapter, rows, len(features)), list(features.ids), list(extraction.skipped)
         with self.reporter.task(f"Predicting with {adapter.name}") as progress:
-            return logits_of(adapter, rows, len(features), progress), list(features.ids), list(found.skipped)
+            return logits_of(adapter, rows, len(features), progress), list(features.ids), list(extraction.skipped)
 
     def _extras(self, adapter: Adapter, towers: Backbone, items: Sequence[Item]) -> Extras:
         from ...data.detections import read_detections

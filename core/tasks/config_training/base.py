@@ -43,13 +43,13 @@ SEEDS = (1, 2, 3)
 class ConfigPredictions:
     """What a trained model says of some images: the task's own rows, one per image."""
 
-    own_rows: list[dict[str, Any]]
+    task_rows: list[dict[str, Any]]
     skipped: list[tuple[str, str]] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
 
     def rows(self, top: int = 3) -> list[dict[str, Any]]:
         """The task's rows, each with its `id`."""
-        return self.own_rows
+        return self.task_rows
 
 
 class ConfigTask(Task):
@@ -119,9 +119,9 @@ class ConfigTask(Task):
         for key in recipe.given:
             if key.startswith("adapter.") and key.partition(".")[2] not in TRAINING:
                 value = recipe.adapter.get(key.partition(".")[2])
-                said = f"--adapter {value}" if key == "adapter.name" else f"--set {key}={value}"
+                flag = f"--adapter {value}" if key == "adapter.name" else f"--set {key}={value}"
                 raise ConfigError(
-                    f"{said}: {self.title} trains a config and no adapter; omit it "
+                    f"{flag}: {self.title} trains a config and no adapter; omit it "
                     "(what is trained, --recipe or --config says)"
                 )
 

@@ -150,13 +150,13 @@ def _course(history: Sequence[Mapping[str, float]]) -> CurveSection | None:
 def _facts(info: Mapping[str, Any]):
     shots, names = info.get("shots"), info["class_names"]
     counted = ", ".join(f"{len(ids)} {split}" for split, ids in (info.get("splits") or {}).items() if ids)
-    own = {
+    of_task = {
         "Classes": [len(names), ", ".join(names)],
         "Images": [counted, shots and f"up to {shots} examples per class in training"],
         "Model": [((info.get("plan") or {}).get("model") or {}).get("type")],
         "Backbone": shared.backbone_lines(info.get("backbone")),
     }
-    return shared.facts("What was trained, and on what", info, own)
+    return shared.facts("What was trained, and on what", info, of_task)
 
 
 def _steps(folder: str) -> list[tuple[str, str]]:

@@ -101,18 +101,18 @@ def train_plan(
     if not plan.get("train_cfg"):
         return build_model(kept_of(plan), device).eval(), []
     settings = _settings(plan, folder, seed, resume)
-    with restored_determinism(), quiet(), training_lines(reporter, "Training") as tell:
+    with restored_determinism(), quiet(), training_lines(reporter, "Training") as on_step:
         # Some kernels of a GPU have no deterministic form: they are used, and torch's warnings kept back.
         torch.use_deterministic_algorithms(True, warn_only=True)
-        told = _Told(tell, seed)
+        recorder = _StepRecorder(on_step, seed)
         with named_faults():
             runner = _runner(settings, device)
-        runner.register_hook(told, priority="BELOW_NORMAL")  # before a checkpoint of what went wrong
+        runner.register_hook(recorder, priority="BELOW_NORMAL")  # before a checkpoint of what went wrong
         with named_faults():
             runner.train()
     model = _trained(runner).eval()
     model.cfg = Config(_with_tuples(kept_of(plan)))
-    return model, told.history
+    return model, recorder.history
 
 
 def _trained(runner: Runner) -> nn.Module:
@@ -180,12 +180,12 @@ def _index(device: torch.device) -> int:
     return torch.cuda.current_device() if device.index is None else device.index
 
 
-class _Told(Hook):
+class _StepRecorder(Hook):
     """Tells the user of each step, keeps some for the report, stops on a loss that is not a number, and draws the
     random numbers of each step from the seed, so that a training goes on from any of them as it would have."""
 
-    def __init__(self, tell: Callable[[int, int, dict], None], seed: int):
-        self.tell, self.seed, self.history = tell, seed, []
+    def __init__(self, on_step: Callable[[int, int, dict], None], seed: int):
+        self.on_step, self.seed, self.history = on_step, seed, []
 
     def before_train_epoch(self, runner) -> None:
         _draw_from(seed_of(self.seed, rank(), runner.epoch))
@@ -207,7 +207,7 @@ class _Told(Hook):
                 f"training stopped at step {runner.iter + 1}: the loss is {loss}; try a smaller --lr (now {rate:.3g}), "
                 "gradient clipping, or --amp bf16 in place of fp16; checkpoints before it are kept"
             )
-        self.tell(runner.iter + 1, runner.max_iters, {"loss": loss, "lr": rate})
+        self.on_step(runner.iter + 1, runner.max_iters, {"loss": loss, "lr": rate})
         every = max(1, runner.max_iters // MOST_POINTS)
         if (runner.iter + 1) % every == 0:
             self.history.append({"step": runner.iter + 1, "loss": loss, **scalars})
@@ -323,8 +323,8 @@ def _line(error: Exception) -> tuple[str, bool]:
     lines = text.strip().splitlines() or [type(error).__name__]
     if not IN_WORKER.match(lines[0]):
         return lines[0], False
-    kind, colon, said = lines[-1].partition(": ")
-    return (said if colon else kind), True
+    kind, colon, message = lines[-1].partition(": ")
+    return (message if colon else kind), True
 
 
 def _registered() -> list[str]:

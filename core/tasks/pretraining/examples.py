@@ -16,8 +16,8 @@ from ...contracts.backbone import Backbone
 from ...contracts.domain import Decoded, Item
 from ...data.pairs.pair_set import PairSet
 from ...errors import ConfigError, DataError
+from ...features.batch_size import BatchSizeTuner
 from ...features.extract import AMP, Encoded, Job, extract, in_eval_mode
-from ...features.micro_batch import MicroBatch
 
 BATCH_SIZE = 32
 
@@ -36,7 +36,7 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Found:
+class Match:
     """An image that a query found.
 
     Args:
@@ -108,7 +108,7 @@ class RetrievalExamples:
         batch_size: int | None = None,
         workers: int | None = None,
         amp: str | None = None,
-    ) -> list[list[Found]]:
+    ) -> list[list[Match]]:
         """What each query finds first.
 
         The towers may be in the middle of a training: they run in eval mode without gradients, and end as they were.
@@ -150,9 +150,9 @@ class RetrievalExamples:
                 return backbone.encode_image(pixels.to(backbone.device, non_blocking=True), normalize=False).float()
 
         jobs = [Job(Item(str(row), Path()), (str(place).encode(),), (None,)) for place, row in enumerate(self.gallery)]
-        size = MicroBatch(BATCH_SIZE if batch_size is None else batch_size)
+        tuner = BatchSizeTuner(BATCH_SIZE if batch_size is None else batch_size)
         rows, readable = torch.zeros(len(jobs), backbone.embed_dim), torch.zeros(len(jobs), dtype=torch.bool)
-        with closing(extract(jobs, render, encode, size, workers, pin)) as results:
+        with closing(extract(jobs, render, encode, tuner, workers, pin)) as results:
             for result in results:
                 if isinstance(result, Encoded):
                     places = [int(key) for key in result.keys]
@@ -164,28 +164,28 @@ class RetrievalExamples:
             texts = backbone.encode_text([query.caption for query in self.queries], normalize=False)
         return F.normalize(texts.float().cpu(), dim=-1)
 
-    def _ranked(self, scores: Tensor, readable: Tensor, k: int) -> list[list[Found]]:
+    def _ranked(self, scores: Tensor, readable: Tensor, k: int) -> list[list[Match]]:
         """The first k of each row of scores (Q, G)."""
         rows = torch.tensor(self.gallery)
         right = rows == torch.tensor([query.row for query in self.queries])[:, None]  # (Q, G)
         scores = scores.masked_fill(~readable, -torch.inf)
-        own = scores[right][:, None]  # (Q, 1)
-        rank = (~(scores < own) & readable & ~right).sum(dim=1) + 1  # (Q,)
+        true_scores = scores[right][:, None]  # (Q, 1)
+        rank = (~(scores < true_scores) & readable & ~right).sum(dim=1) + 1  # (Q,)
         wrong_first = right.int().argsort(dim=1, stable=True)
         falling = scores.gather(1, wrong_first).argsort(dim=1, descending=True, stable=True)
         best = wrong_first.gather(1, falling)[:, : min(k, int(readable.sum()))]  # (Q, k)
         return [
-            [self._found(query, place, scores[q, place], rank[q]) for place in best[q].tolist()]
+            [self._match(query, place, scores[q, place], rank[q]) for place in best[q].tolist()]
             if bool((right[q] & readable).any())
             else []
             for q, query in enumerate(self.queries)
         ]
 
-    def _found(self, query: Query, place: int, score: Tensor, rank: Tensor) -> Found:
+    def _match(self, query: Query, place: int, score: Tensor, rank: Tensor) -> Match:
         row = self.gallery[place]
         right = row == query.row
         same_words = not right and query.caption in self.pairs[row].captions
-        return Found(row, float(score), right, int(rank), same_words)
+        return Match(row, float(score), right, int(rank), same_words)
 
 
 def _drawn_queries(pairs: PairSet, rows: list[int], count: int, rng: np.random.Generator) -> tuple[Query, ...]:

@@ -97,8 +97,8 @@ def train_in_stages(
     folder: Path,
     *,
     resume: bool,
-    tell: Callable[[int, int, dict[str, float]], None],
-    say: Callable[[str], None],
+    on_step: Callable[[int, int, dict[str, float]], None],
+    on_message: Callable[[str], None],
 ) -> Trained:
     """Train as the settings say; each stage has its own optimiser, schedule and checkpoints.
 
@@ -110,14 +110,14 @@ def train_in_stages(
     for number, stage in enumerate(stages, start=1):
         if len(stages) > 1:
             locked = f"{', '.join(stage.lock)} tower locked" if stage.lock else "all towers trained"
-            say(f"Stage {number} of {len(stages)}: {stage.epochs} epochs, {locked}")
+            on_message(f"Stage {number} of {len(stages)}: {stage.epochs} epochs, {locked}")
 
-        def told(done: int, total: int, values: dict, before=before, stage=stage) -> None:
+        def on_stage_step(done: int, total: int, values: dict, before=before, stage=stage) -> None:
             an_epoch = total // stage.epochs
-            tell(done + before * an_epoch, all_epochs * an_epoch, values)
+            on_step(done + before * an_epoch, all_epochs * an_epoch, values)
 
         place = folder / f"stage-{number}"
-        trained = train(backbone, task, stage, place, resume=resume, tell=told, say=say)
+        trained = train(backbone, task, stage, place, resume=resume, on_step=on_stage_step, on_message=on_message)
         best = None if trained.best_epoch is None else trained.best_epoch + before
         history += [{**row, "epoch": row["epoch"] + before, "stage": number} for row in trained.history]
         before += stage.epochs

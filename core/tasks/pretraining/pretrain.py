@@ -140,8 +140,9 @@ def _train(plan, backbone: Backbone, splits: PairSplits, measures, folder, resum
         identity={"backbone": backbone.fingerprint, "pairs": splits.train.name, "first": splits.train[0].id},
     )
     with reporter.task("Training", unit="steps") as progress:
-        told = _EpochLines(reporter, progress, settings)
-        return train_in_stages(backbone, task, settings, folder.path, resume=resume, tell=told.step, say=reporter.say)
+        lines = _EpochLines(reporter, progress, settings)
+        callbacks = {"on_step": lines.step, "on_message": reporter.info}
+        return train_in_stages(backbone, task, settings, folder.path, resume=resume, **callbacks)
 
 
 class _EpochLines:
@@ -158,7 +159,7 @@ class _EpochLines:
         if done % an_epoch == 0:
             epoch = done // an_epoch
             mean = self.total / self.count
-            self.reporter.say(f"Epoch {epoch}/{self.epochs}: loss {mean:.4f}, learning rate {values['lr']:.2e}")
+            self.reporter.info(f"Epoch {epoch}/{self.epochs}: loss {mean:.4f}, learning rate {values['lr']:.2e}")
             self.total, self.count = 0.0, 0
 
 
@@ -180,7 +181,7 @@ class _Measures:
 
     def take(self, when: str) -> _Measured:
         """Retrieval on the test pairs, the generic vocabulary and a few queries with what they find."""
-        self.reporter.say(f"Measuring {when} the training")
+        self.reporter.info(f"Measuring {when} the training")
         retrieval = None
         if self.splits.test is not None:
             retrieval = self._retrieval(self.splits.test)
@@ -192,7 +193,7 @@ class _Measures:
         """Mean R@1 of both directions on val."""
         metrics = self._retrieval(self.splits.val_part(MOST_VALIDATED)).metrics
         score = (metrics["image_to_text"]["r1"] + metrics["text_to_image"]["r1"]) / 2
-        self.reporter.say(f"Mean R@1 of both directions on val: {score:.1%}")
+        self.reporter.info(f"Mean R@1 of both directions on val: {score:.1%}")
         return score
 
     def compared(self, before: _Measured, after: _Measured) -> dict[str, Any]:
@@ -213,8 +214,8 @@ class _Measures:
             return None, None
         amp = self.plan.settings.amp
         probe = GenericProbe.from_folder(self.plan.generic) if self.plan.generic else GenericProbe.drawn()
-        found = self.examples.top(self.backbone, amp=amp) if self.examples is not None else None
-        return probe.accuracy(self.backbone, amp=amp), found
+        examples = self.examples.top(self.backbone, amp=amp) if self.examples is not None else None
+        return probe.accuracy(self.backbone, amp=amp), examples
 
 
 def _info(plan, backbone, splits: PairSplits, trained: Trained, model, measures, metrics, seconds) -> dict[str, Any]:
@@ -260,8 +261,8 @@ def _result(model: Path, info: dict[str, Any], metrics: dict[str, Any], finished
         **metrics,
     }
     skipped = [tuple(pair) for pair in info["skipped"]]
-    said = [*info["notes"], *filter(None, [info["verdict"], info["generic"]])]
-    return PretrainResult(model, metrics, summary, said, skipped, finished_before)
+    notes = [*info["notes"], *filter(None, [info["verdict"], info["generic"]])]
+    return PretrainResult(model, metrics, summary, notes, skipped, finished_before)
 
 
 def _as_it_was(folder: PretrainFolder, done: tuple[dict, dict]) -> PretrainResult:

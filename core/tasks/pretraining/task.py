@@ -67,15 +67,15 @@ class Pretraining(Task):
         """What to train on what."""
         shared = {key: getattr(recipe, key) for key in SETTINGS & KEYS.keys() if recipe.gave(key)}
         flags = {key: value for key, value in recipe.adapter.items() if key in SETTINGS}
-        chosen = {**{key: value for key, value in recipe.own.items() if key in SETTINGS}, **shared, **flags}
-        losses = recipe.adapter.get("loss") or recipe.own["loss"]
+        chosen = {**{key: value for key, value in recipe.task_options.items() if key in SETTINGS}, **shared, **flags}
+        losses = recipe.adapter.get("loss") or recipe.task_options["loss"]
         return PretrainPlan(
             data=recipe.data_path,
             out=str(Path(recipe.out)),
             losses=parse_losses(losses.split(",") if isinstance(losses, str) else losses),
-            loss_options=recipe.own["loss_options"],
+            loss_options=recipe.task_options["loss_options"],
             backbone=recipe.backbone,
-            teacher=recipe.own["teacher"],
+            teacher=recipe.task_options["teacher"],
             generic=recipe.generic,
             device=recipe.device,
             image_size=recipe.image_size,

@@ -16,8 +16,8 @@ from ...contracts.backbone import Backbone
 from ...contracts.domain import Decoded, DomainData, Item
 from ...data.verify import check_skipped
 from ...errors import ConfigError, DataError
+from ...features.batch_size import CPU_SIZES, GPU_SIZES, BatchSizeTuner
 from ...features.extract import AMP, Job, Unreadable, averaged, extract, in_eval_mode
-from ...features.micro_batch import CPU_SIZES, GPU_SIZES, MicroBatch
 from ...features.store import FeatureStore
 from ...retrieval.image_reader import pair_item
 from ...runtime.distributed import all_gather_json, all_gather_rows, rank, run_on_all, world_size
@@ -109,28 +109,28 @@ def _labels(pairs: list[Any]) -> Tensor | None:
 
 def _distinct_images(pairs: Pairs) -> list[tuple[int, Any]]:
     """(row, pair) of the first row of each image."""
-    found: dict[int, tuple[int, Any]] = {}
+    first_of: dict[int, tuple[int, Any]] = {}
     for row in range(len(pairs)):
         pair = pairs[row]
-        found.setdefault(pair.image, (row, pair))
-    return list(found.values())
+        first_of.setdefault(pair.image, (row, pair))
+    return list(first_of.values())
 
 
 def _encoded_images(backbone: Backbone, pairs: Pairs, listed, how: How) -> tuple[Tensor, dict[int, str]]:
     """(N, D) unit rows, and place -> why an image could not be read; its row is zero."""
-    own = list(range(rank(), len(listed), world_size()))
-    jobs = [Job(pair_item(listed[place][1]), (place.to_bytes(8, "big"),), (None,)) for place in own]
-    micro_batch = MicroBatch(how.batch_size, CPU_SIZES if backbone.device.type == "cpu" else GPU_SIZES)
+    of_rank = list(range(rank(), len(listed), world_size()))
+    jobs = [Job(pair_item(listed[place][1]), (place.to_bytes(8, "big"),), (None,)) for place in of_rank]
+    tuner = BatchSizeTuner(how.batch_size, CPU_SIZES if backbone.device.type == "cpu" else GPU_SIZES)
 
     def render(job: Job) -> list[Tensor]:
         return [how.transform(pairs.load_image(listed[_place(job.keys[0])][0]))]
 
     def on_this_rank() -> tuple[Tensor, dict[int, str]]:
-        rows, failed, done = torch.zeros(len(own), backbone.embed_dim), {}, 0
+        rows, failed, done = torch.zeros(len(of_rank), backbone.embed_dim), {}, 0
         encode, pin = _image_encoder(backbone, how.amp), backbone.device.type == "cuda"
         with (
             how.reporter.task("Encoding images") as progress,
-            closing(extract(jobs, render, encode, micro_batch, how.workers, pin)) as results,
+            closing(extract(jobs, render, encode, tuner, how.workers, pin)) as results,
         ):
             for result in averaged(results):
                 places = [_place(key) for key in result.keys]
@@ -139,11 +139,11 @@ def _encoded_images(backbone: Backbone, pairs: Pairs, listed, how: How) -> tuple
                 else:
                     rows[[place // world_size() for place in places]] = torch.from_numpy(result.rows)
                 done += len(places)
-                progress(done, len(own))
+                progress(done, len(of_rank))
         return rows, failed
 
     rows, failed = run_on_all(on_this_rank)
-    reasons = {place: reason for said in all_gather_json(list(failed.items())) for place, reason in said}
+    reasons = {place: reason for failures in all_gather_json(list(failed.items())) for place, reason in failures}
     return F.normalize(_from_all_ranks(rows, len(listed)), dim=-1), reasons
 
 
@@ -164,7 +164,7 @@ def _stored_images(backbone: Backbone, pairs: Pairs, listed, how: How) -> tuple[
     items = [item if item.source.is_file() else _with_digest(item, pairs, row) for item, (row, _) in zip(items, listed)]
     data = DomainData(items, (), lambda item: pairs.load_image(listed[place_of[item.id]][0]), kind="captions")
     with how.reporter.task("Encoding images") as progress:
-        found = how.store.get_or_compute(
+        extraction = how.store.get_or_compute(
             data,
             items,
             backbone,
@@ -175,8 +175,8 @@ def _stored_images(backbone: Backbone, pairs: Pairs, listed, how: How) -> tuple[
             progress=progress,
         )
     rows = torch.zeros(len(items), backbone.embed_dim)
-    rows[[place_of[item.id] for item in found.items]] = found.features.unit
-    return rows, {place_of[name]: reason for name, reason in found.skipped}
+    rows[[place_of[item.id] for item in extraction.items]] = extraction.features.unit
+    return rows, {place_of[name]: reason for name, reason in extraction.skipped}
 
 
 def _text_rows(backbone: Backbone, texts: list[str], how: How) -> Tensor:
@@ -191,16 +191,16 @@ def _text_rows(backbone: Backbone, texts: list[str], how: How) -> Tensor:
 
 
 def _encoded_texts(backbone: Backbone, texts: list[str], how: How) -> Tensor:
-    own = texts[rank() :: world_size()]
+    of_rank = texts[rank() :: world_size()]
 
     def on_this_rank() -> Tensor:
         parts = [torch.zeros(0, backbone.embed_dim)]
         with how.reporter.task("Encoding texts", unit="texts") as progress:
-            for start in range(0, len(own), TEXTS_AT_ONCE):
-                some = own[start : start + TEXTS_AT_ONCE]
+            for start in range(0, len(of_rank), TEXTS_AT_ONCE):
+                some = of_rank[start : start + TEXTS_AT_ONCE]
                 with torch.autocast(backbone.device.type, dtype=AMP[how.amp], enabled=how.amp is not None):
                     parts.append(backbone.encode_text(some, normalize=False).float().cpu())
-                progress(start + len(some), len(own))
+                progress(start + len(some), len(of_rank))
         return torch.cat(parts)
 
     return _from_all_ranks(run_on_all(on_this_rank), len(texts))

@@ -57,10 +57,10 @@ class RetrievalData:
         Raises:
             DataError: there are none.
         """
-        found = self.pairs if split == "all" else self.pairs.split(split)
-        if not len(found):
+        pairs = self.pairs if split == "all" else self.pairs.split(split)
+        if not len(pairs):
             raise DataError(f"{self.name}: no pairs in split '{split}'; give more pairs, or mark some as {split}")
-        return found
+        return pairs
 
 
 def read_retrieval(recipe: Recipe, domain: Domain | None) -> RetrievalData:
@@ -108,14 +108,14 @@ def train_on_pairs(
         metrics = scored(towers, data, "val", recipe).metrics
         return (metrics["image_to_text"]["r1"] + metrics["text_to_image"]["r1"]) / 2
 
-    reporter.say(f"Fitting {adapter.name} on {len(source)} pairs")
-    with training_lines(reporter, f"Training {adapter.name}") as tell:
+    reporter.info(f"Fitting {adapter.name} on {len(source)} pairs")
+    with training_lines(reporter, f"Training {adapter.name}") as on_step:
         report = adapter.fit_pairs(
             source,
             backbone,
             view=data.transform(backbone, True),
             validate=on_val if has_val else None,
-            place=TrainingPlace(folder, bool(recipe.resume and folder), tell, reporter.say),
+            place=TrainingPlace(folder, bool(recipe.resume and folder), on_step, reporter.info),
             seed=seed,
         )
     return adapter, report, adapter.adapted(backbone)

@@ -289,7 +289,7 @@ def _facts(info: Mapping[str, Any], losses: Mapping[str, float]) -> TableSection
     splits = data.get("splits") or {}
     names = [name for name in (*shared.SPLITS, *sorted(set(splits) - set(shared.SPLITS))) if name in splits]
     pairs = [plural(data[f"{noun}s"], noun) for noun in ("image", "text") if data.get(f"{noun}s") is not None]
-    own = {
+    of_task = {
         "Method": [info.get("adapter")],
         "Pairs": [" with ".join(pairs)],
         "Splits": [" · ".join(f"{name} {splits[name]:,}" for name in names)],
@@ -301,7 +301,7 @@ def _facts(info: Mapping[str, Any], losses: Mapping[str, float]) -> TableSection
         "Settings": [shared.options(info.get("settings"))],
         "Model": [info.get("model")],
     }
-    return shared.facts("What was trained, and on what", info, own)
+    return shared.facts("What was trained, and on what", info, of_task)
 
 
 def _steps(info: Mapping[str, Any], folder: str) -> list[tuple[str, str]]:

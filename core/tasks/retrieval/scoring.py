@@ -78,22 +78,22 @@ def evaluate_retrieval(
     how = How(
         transform or backbone.preprocess(False), batch_size, workers, amp, reporter or Reporter(quiet=True), store
     )
-    found = features_of(backbone, _part(pairs, split), how)
+    features = features_of(backbone, _part(pairs, split), how)
     device = backbone.device if backbone.device.type == "cuda" else torch.device("cpu")
-    rankings = image_text_rankings(found.images.to(device), found.texts.to(device), found.image_of_text)
+    rankings = image_text_rankings(features.images.to(device), features.texts.to(device), features.image_of_text)
     metrics = {
         **{direction: ranking.metrics() for direction, ranking in rankings.items()},
-        "images": len(found.images),
-        "texts": len(found.texts),
+        "images": len(features.images),
+        "texts": len(features.texts),
         "intervals": {direction: list(ranking.recall_interval()) for direction, ranking in rankings.items()},
     }
     right = None
-    if found.labels is not None:
-        right = named_rightly(found.images, found.texts, found.image_of_text, found.labels)
+    if features.labels is not None:
+        right = named_rightly(features.images, features.texts, features.image_of_text, features.labels)
     if right is not None:
         metrics["accuracy"] = float(right.float().mean())
         metrics["intervals"]["accuracy"] = list(wilson_interval(int(right.sum()), len(right)))
-    return RetrievalScores(metrics, rankings, found.ids, right, found.skipped)
+    return RetrievalScores(metrics, rankings, features.ids, right, features.skipped)
 
 
 def before_and_after(before: RetrievalScores | None, after: RetrievalScores) -> dict[str, Any]:

@@ -138,13 +138,13 @@ class RetrievalContest(Contest):
 
     def score(self, entry: Mapping[str, Any]) -> dict[str, Any]:
         """Metrics of one training; `shots` is the number of its training pairs."""
-        own = self.recipe.with_adapter(entry["adapter"])
+        recipe = self.recipe.with_adapter(entry["adapter"])
         if entry["adapter"] != ZERO_SHOT:
             _check_learns_pairs(entry["adapter"])
         started = time.perf_counter()
-        _, _, towers = train_on_pairs(own, self.pairs, self.backbone, entry["seed"], Reporter(quiet=True), None)
+        _, _, towers = train_on_pairs(recipe, self.pairs, self.backbone, entry["seed"], Reporter(quiet=True), None)
         seconds = round(time.perf_counter() - started, 3)
-        metrics = before_and_after(None, scored(towers, self.pairs, "test", own))["adapted"]
+        metrics = before_and_after(None, scored(towers, self.pairs, "test", recipe))["adapted"]
         return {"shots": len(self.pairs.part("train")), "accuracy": None, **metrics, "seconds": seconds}
 
 

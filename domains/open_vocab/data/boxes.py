@@ -18,7 +18,7 @@ from ....core.data.files import Format, format_of, licence_of, loader, locate, s
 from ....core.data.images import IMAGE, upright_size
 from ....core.data.verify import VERIFY_ALL_UP_TO
 from ....core.errors import DataError
-from .outlines import corners_of, sound_outline
+from .outlines import corners_of, valid_outline
 
 Corners = tuple[float, float, float, float]
 
@@ -100,32 +100,32 @@ class BoxSet:
     frequency: tuple[str, ...] | None = None
 
 
-def boxes_of(found: BoxSet, formats: Sequence[Format] = (IMAGE,)) -> DomainData:
+def boxes_of(box_set: BoxSet, formats: Sequence[Format] = (IMAGE,)) -> DomainData:
     """The set with one item per image.
 
     Raises:
         DataError: a path leaves the folder, no image is there, or no box can be used.
     """
-    reading = _Reading(found, formats)
-    for image in found.images:
+    reading = _Reading(box_set, formats)
+    for image in box_set.images:
         reading.add(image)
     items, counts = reading.items(), reading.counts
     if not items:
         reason = f"; the first is {reading.skipped[0][0]}: {reading.skipped[0][1]}" if reading.skipped else ""
-        raise DataError(f"{found.folder}: none of the listed images can be read{reason}; put them into images/")
+        raise DataError(f"{box_set.folder}: none of the listed images can be read{reason}; put them into images/")
     if not any(item.target.boxes for item in items):
-        raise DataError(f"{found.folder}: no usable box in {len(items)} images{_dropped(counts)}; annotate some")
+        raise DataError(f"{box_set.folder}: no usable box in {len(items)} images{_dropped(counts)}; annotate some")
     counts[EMPTY] += sum(not item.target.boxes for item in items)
     return DomainData(
         items=items,
-        class_names=tuple(found.class_names),
+        class_names=tuple(box_set.class_names),
         load=loader(formats),
         kind="boxes",
-        name=found.folder.resolve().name,
-        skipped=[*found.skipped, *reading.skipped],
-        notes=[*found.notes, *(f"{sentence}: {count}." for sentence, count in sorted(counts.items()) if count)],
-        licence=licence_of(found.folder),
-        frequency=found.frequency,
+        name=box_set.folder.resolve().name,
+        skipped=[*box_set.skipped, *reading.skipped],
+        notes=[*box_set.notes, *(f"{sentence}: {count}." for sentence, count in sorted(counts.items()) if count)],
+        licence=licence_of(box_set.folder),
+        frequency=box_set.frequency,
     )
 
 
@@ -135,10 +135,10 @@ def annotated_boxes(item: Item) -> Boxes:
 
 
 class _Reading:
-    def __init__(self, found: BoxSet, formats: Sequence[Format]):
-        self.folder, self.formats, self.counts = found.folder, formats, Counter(found.counts)
-        self.index = {name: position for position, name in enumerate(found.class_names)}
-        self.trust_sizes = len(found.images) > VERIFY_ALL_UP_TO
+    def __init__(self, box_set: BoxSet, formats: Sequence[Format]):
+        self.folder, self.formats, self.counts = box_set.folder, formats, Counter(box_set.counts)
+        self.index = {name: position for position, name in enumerate(box_set.class_names)}
+        self.trust_sizes = len(box_set.images) > VERIFY_ALL_UP_TO
         self.skipped: list[tuple[str, str]] = []
         self.by_place: dict[tuple[Path, str], tuple[ListedImage, tuple[int, int]]] = {}
 
@@ -235,7 +235,7 @@ class _Reading:
     def _outline(self, written: Any, size: tuple[int, int]) -> Any:
         if not written:
             return None
-        outline = sound_outline(written, size)
+        outline = valid_outline(written, size)
         self.counts[BAD_OUTLINE] += outline is None
         return outline
 
@@ -253,5 +253,5 @@ def _joined(one: tuple[Box, ...], other: tuple[Box, ...]) -> tuple[Box, ...]:
 
 
 def _dropped(counts: Counter) -> str:
-    said = [f"{sentence[0].lower()}{sentence[1:]}: {count}" for sentence, count in sorted(counts.items()) if count]
-    return f" ({'; '.join(said)})" if said else ""
+    parts = [f"{sentence[0].lower()}{sentence[1:]}: {count}" for sentence, count in sorted(counts.items()) if count]
+    return f" ({'; '.join(parts)})" if parts else ""

@@ -55,10 +55,10 @@ def class_positions(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
             f"classes: the data have no '{missing[0]}', {first} Asked for ({_listed(wanted)}), in the data "
             f"({_listed(names)}); write names as the data have them"
         )
-    found = [exact[name] if name in exact else alike[_key(name)] for name in wanted]
-    if len(set(found)) < len(found):
+    positions = [exact[name] if name in exact else alike[_key(name)] for name in wanted]
+    if len(set(positions)) < len(positions):
         raise ConfigError(f"classes ({_listed(wanted)}): a class is named twice; leave one out")
-    return found
+    return positions
 
 
 def choose_classes(data: DomainData, wanted: Sequence[str]) -> DomainData:
@@ -107,11 +107,11 @@ def _compare(where: str, names: list[str], other: str, other_names: list[str], e
 
 def _with_nearest(names: Sequence[str], pool: Sequence[str]) -> str:
     by_key = {_key(name): name for name in pool}
-    said = []
+    shown = []
     for name in names[:MOST_NAMES]:
         near = get_close_matches(_key(name), by_key, n=1, cutoff=0.6)
-        said.append(f"'{name}'" + (f" ('{by_key[near[0]]}'?)" if near else ""))
-    return ", ".join(said) + _more(names)
+        shown.append(f"'{name}'" + (f" ('{by_key[near[0]]}'?)" if near else ""))
+    return ", ".join(shown) + _more(names)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -29,8 +29,8 @@ def find_coco_annotations(folder: Path) -> list[Path]:
     named = find_coco_files(folder) or [file for place in places for file in sorted(place.glob("lvis*.json"))]
     if named:
         return named
-    found = ([file for file in sorted(place.glob("*.json")) if _has_boxes(file)] for place in places)
-    return next(filter(None, found), [])
+    per_place = ([file for file in sorted(place.glob("*.json")) if _has_boxes(file)] for place in places)
+    return next(filter(None, per_place), [])
 
 
 def read_coco_boxes(path: Path) -> BoxSet:
@@ -49,14 +49,14 @@ def read_coco_boxes(path: Path) -> BoxSet:
         raise DataError(f"{path}: no COCO file in it; name it instances*.json")
     folder = _set_folder(path)
     files, contents, notes = _chosen(path, files, folder)
-    found = BoxSet([], (), folder, notes=notes)
-    names, labels = _classes(files, contents, found.counts)
-    found.class_names = list(names)
+    box_set = BoxSet([], (), folder, notes=notes)
+    names, labels = _classes(files, contents, box_set.counts)
+    box_set.class_names = list(names)
     if all(names.values()):
-        found.frequency = tuple(names.values())
+        box_set.frequency = tuple(names.values())
     for file, content in zip(files, contents, strict=True):
-        found.images += _images(file, content, folder, labels[file], found.counts)
-    return found
+        box_set.images += _images(file, content, folder, labels[file], box_set.counts)
+    return box_set
 
 
 def _set_folder(path: Path) -> Path:
@@ -103,11 +103,11 @@ def _classes(
     for file, content in zip(files, contents, strict=True):
         try:
             listed = content["categories"]
-            own = {entry["id"]: (str(entry["name"]), str(entry.get("frequency", ""))) for entry in listed}
+            categories = {entry["id"]: (str(entry["name"]), str(entry.get("frequency", ""))) for entry in listed}
         except (AttributeError, KeyError, TypeError) as error:
             raise DataError(f"{file}: a category lacks its id or name ({error}); correct the file") from error
-        per_file[file] = {number: name for number, (name, _) in own.items()}
-        by_id.update(own)
+        per_file[file] = {number: name for number, (name, _) in categories.items()}
+        by_id.update(categories)
     ordered = sorted(by_id, key=lambda number: (isinstance(number, str), number))
     names: dict[str, str] = {}
     for number in ordered:

@@ -120,8 +120,8 @@ def _boxes_as_data(boxes: Boxes) -> dict[str, Any]:
 
 def _item(entry: dict[str, Any], kind: str) -> Item:
     target = _mask(entry) if kind == "masks" else _boxes(entry)
-    own = {name: entry[name] for name in ("decode", "group", "split") if name in entry}
-    return Item(id=entry["id"], source=Path(entry["source"]), target=target, **own)
+    further = {name: entry[name] for name in ("decode", "group", "split") if name in entry}
+    return Item(id=entry["id"], source=Path(entry["source"]), target=target, **further)
 
 
 def _boxes(entry: dict[str, Any]) -> Boxes:

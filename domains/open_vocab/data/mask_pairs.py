@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ....core.data.class_folders import SPLIT_FOLDERS
-from ....core.data.files import Format, Found, folders, format_of, shown, walk
+from ....core.data.files import Format, ItemCollector, folders, format_of, shown, walk
 from ....core.data.images import IMAGE
 from ....core.data.voc import voc_splits
 from ....core.errors import DataError
@@ -53,10 +53,10 @@ class MaskSet:
     unmasked: int
 
 
-def find_masks(folder: Path, found: Found, formats: Sequence[Format] = (IMAGE,)) -> MaskSet | None:
+def find_masks(folder: Path, collector: ItemCollector, formats: Sequence[Format] = (IMAGE,)) -> MaskSet | None:
     """The pairs of a folder, or None where there are no two folders of images and masks.
 
-    Masks without an image are listed in `found.skipped`.
+    Masks without an image are listed in `collector.skipped`.
 
     Raises:
         DataError: two masks for one image.
@@ -71,7 +71,7 @@ def find_masks(folder: Path, found: Found, formats: Sequence[Format] = (IMAGE,))
         return None
     pairs, unmasked = [], 0
     for image_folder, mask_folder in sides:
-        more, alone = _pairs(folder, image_folder, mask_folder, found, formats)
+        more, alone = _pairs(folder, image_folder, mask_folder, collector, formats)
         pairs += more
         unmasked += alone
     places = list(dict.fromkeys([folder, *(side for pair in sides for side in (pair[1], pair[1].parent))]))
@@ -84,20 +84,20 @@ def _parts(folder: Path) -> list[Path]:
 
 
 def _side(part: Path, names: Sequence[str], formats: Sequence[Format], but: Path | None = None) -> Path | None:
-    by_name = {found.name.lower(): found for found in folders(part) if found != but}
+    by_name = {each.name.lower(): each for each in folders(part) if each != but}
     return next((by_name[name] for name in names if name in by_name and _has_images(by_name[name], formats)), None)
 
 
 def _has_images(folder: Path, formats: Sequence[Format]) -> bool:
-    return any(format_of(file, formats) is not None for file in walk(folder, folder, Found()))
+    return any(format_of(file, formats) is not None for file in walk(folder, folder, ItemCollector()))
 
 
 def _pairs(
-    root: Path, image_folder: Path, mask_folder: Path, found: Found, formats: Sequence[Format]
+    root: Path, image_folder: Path, mask_folder: Path, collector: ItemCollector, formats: Sequence[Format]
 ) -> tuple[list[Pair], int]:
     """The pairs below two folders, and the number of images without a mask."""
-    images = [file for file in walk(image_folder, root, found) if format_of(file, formats) is not None]
-    masks = _mask_files(root, mask_folder, found, formats)
+    images = [file for file in walk(image_folder, root, collector) if format_of(file, formats) is not None]
+    masks = _mask_files(root, mask_folder, collector, formats)
     by_key = _by_key(masks, mask_folder, root)
     of_name = Counter(key[-1] for key in by_key)
     by_name = {key[-1]: mask for key, mask in by_key.items() if of_name[key[-1]] == 1}
@@ -112,12 +112,12 @@ def _pairs(
             pairs.append(Pair(image, mask, listed.get(image.stem) or _split_of(image, mask, root)))
     for mask in masks:
         if mask not in used:
-            found.skip(shown(mask, root), "a mask without an image of its name")
+            collector.skip(shown(mask, root), "a mask without an image of its name")
     return pairs, len(images) - len(pairs)
 
 
-def _mask_files(root: Path, folder: Path, found: Found, formats: Sequence[Format]) -> list[Path]:
-    files = [file for file in walk(folder, root, found) if format_of(file, formats) is not None]
+def _mask_files(root: Path, folder: Path, collector: ItemCollector, formats: Sequence[Format]) -> list[Path]:
+    files = [file for file in walk(folder, root, collector) if format_of(file, formats) is not None]
     for ending in CITYSCAPES_ENDINGS:  # beside them lie colours and instances, which are not meant
         if chosen := [file for file in files if file.name.endswith(ending)]:
             return chosen

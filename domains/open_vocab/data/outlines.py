@@ -14,7 +14,7 @@ Outline = list[list[float]] | dict[str, Any]
 """Polygons [x0, y0, x1, y1, ...] in pixels, or {"size": [height, width], "counts": list or text}."""
 
 
-def sound_outline(written: Any, size: tuple[int, int]) -> Outline | None:
+def valid_outline(written: Any, size: tuple[int, int]) -> Outline | None:
     """The outline as far as it can be used, or None.
 
     Polygons with fewer than three points, or with a coordinate that is not a finite number, go. An encoding must be of
@@ -25,7 +25,7 @@ def sound_outline(written: Any, size: tuple[int, int]) -> Outline | None:
         size: (width, height) of the image.
     """
     if isinstance(written, dict):
-        return _sound_encoding(written, size)
+        return _valid_encoding(written, size)
     if not isinstance(written, (list, tuple)):
         return None
     flat = [written] if written and all(isinstance(value, (int, float)) for value in written) else written
@@ -36,7 +36,7 @@ def draw(outline: Outline, size: tuple[int, int]) -> np.ndarray:
     """(H, W) bool: the pixels of an outline.
 
     Args:
-        outline: sound.
+        outline: a valid one.
         size: (width, height).
     """
     codec = coco_masks()
@@ -87,7 +87,7 @@ def _is_polygon(polygon: Any) -> bool:
     )
 
 
-def _sound_encoding(written: dict[str, Any], size: tuple[int, int]) -> dict[str, Any] | None:
+def _valid_encoding(written: dict[str, Any], size: tuple[int, int]) -> dict[str, Any] | None:
     width, height = size
     counts = written.get("counts")
     if list(written.get("size") or ()) != [height, width]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ....core.contracts.domain import DomainData, Item
 from ....core.contracts.targets import Mask
-from ....core.data.files import Format, Found, licence_of, loader, shown, visible
+from ....core.data.files import Format, ItemCollector, licence_of, loader, shown, visible
 from ....core.data.images import IMAGE, decode_values, upright_size
 from ....core.errors import DataError
 from .boxes import annotated_boxes, boxes_of
@@ -62,10 +62,10 @@ def read_segmentation(
     else:
         if not visible(path):
             raise DataError(f"{path}: empty folder; give {WHAT_IS_READ}")
-        found = Found()
-        masks = find_masks(path, found, formats)
+        collector = ItemCollector()
+        masks = find_masks(path, collector, formats)
         if masks is not None and masks.pairs:
-            data = _from_masks(path, masks, found, class_names, reduce_zero_label, formats)
+            data = _from_masks(path, masks, collector, class_names, reduce_zero_label, formats)
         elif find_coco_annotations(path):
             data = outlines_as_masks(boxes_of(read_coco_boxes(path), formats), background)
         else:
@@ -124,7 +124,7 @@ class _Seen:
 def _from_masks(
     folder: Path,
     masks: MaskSet,
-    found: Found,
+    collector: ItemCollector,
     class_names: Sequence[str] | None,
     reduce_zero_label: bool,
     formats: Sequence[Format],
@@ -137,11 +137,11 @@ def _from_masks(
     usable = []
     for pair, what in zip(masks.pairs, seen, strict=True):
         if what.reason:
-            found.skip(shown(pair.image, folder), what.reason)
+            collector.skip(shown(pair.image, folder), what.reason)
         else:
             usable.append((pair, what))
     if not usable:
-        name, reason = found.skipped[0]
+        name, reason = collector.skipped[0]
         raise DataError(f"{folder}: none of its {len(masks.pairs)} masks can be used; the first is {name} ({reason})")
     in_colour = any(what.stored.ndim == 2 for _, what in usable)
     notes = [f"Images without a mask, left out: {masks.unmasked}."] if masks.unmasked else []
@@ -168,7 +168,7 @@ def _from_masks(
         load=loader(formats),
         kind="masks",
         name=folder.resolve().name,
-        skipped=found.skipped,
+        skipped=collector.skipped,
         notes=notes,
         licence=licence_of(folder),
         load_mask=reader,

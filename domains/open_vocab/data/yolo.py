@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ....core.data.class_folders import SPLIT_FOLDERS
-from ....core.data.files import Format, Found, format_of, shown, stays_inside, walk
+from ....core.data.files import Format, ItemCollector, format_of, shown, stays_inside, walk
 from ....core.data.images import IMAGE
 from ....core.errors import ConfigError, DataError
 from .boxes import Box, BoxSet, ListedImage
@@ -42,18 +42,18 @@ def read_yolo(path: Path, class_names: Sequence[str] | None = None, formats: Seq
     folder = path.parent if path.is_file() else path
     config = _read_yaml(yaml) if yaml else {}
     names = _names(folder, yaml, config, class_names)
-    found, result = Found(), BoxSet([], list(dict.fromkeys(names.values())), folder)
+    collector, result = ItemCollector(), BoxSet([], list(dict.fromkeys(names.values())), folder)
     seen: set[Path] = set()
     for place, split in _places(folder, yaml, config):
-        for file in _images_at(place, folder, found, formats):
+        for file in _images_at(place, folder, collector, formats):
             if file not in seen:
                 seen.add(file)
                 result.images.append(_image(file, folder, split or _split_of(file, folder), names, result))
     labels = {_label_file(file, folder) for file in seen}
     if not any(label is not None for label in labels):
         raise DataError(f"{folder}: no label file next to any of its {len(seen)} images; put them into labels/")
-    _list_orphans(folder, {label for label in labels if label is not None}, found)
-    result.skipped = found.skipped
+    _list_orphans(folder, {label for label in labels if label is not None}, collector)
+    result.skipped = collector.skipped
     return result
 
 
@@ -132,15 +132,15 @@ def _inside(written: str, bases: Sequence[Path]) -> Path | None:
     return next((path for path in tries if path.exists() and stays_inside(path, bases[-1])), None)
 
 
-def _images_at(place: Path, folder: Path, found: Found, formats: Sequence[Format]) -> list[Path]:
+def _images_at(place: Path, folder: Path, collector: ItemCollector, formats: Sequence[Format]) -> list[Path]:
     if place.is_dir():
-        return [file for file in walk(place, folder, found) if format_of(file, formats) is not None]
+        return [file for file in walk(place, folder, collector) if format_of(file, formats) is not None]
     files = []
     for line in place.read_text(encoding="utf-8", errors="replace").splitlines():
         if line.strip():
             file = _inside(line.strip(), (place.parent, folder))
             if file is None or not file.is_file():
-                found.skip(line.strip(), f"no such file; listed in {place}")
+                collector.skip(line.strip(), f"no such file; listed in {place}")
             else:
                 files.append(file)
     return files
@@ -164,11 +164,11 @@ def _label_file(image: Path, folder: Path) -> Path | None:
     return next((file for file in tries if file.is_file() and stays_inside(file, folder)), None)
 
 
-def _list_orphans(folder: Path, used: set[Path], found: Found) -> None:
+def _list_orphans(folder: Path, used: set[Path], collector: ItemCollector) -> None:
     places = [folder / "labels", *(folder / split / "labels" for split in SPLIT_FOLDERS)]
     for file in sorted({file for place in places for file in place.rglob("*.txt")} - used):
         if file.name not in NAME_FILES:
-            found.skip(shown(file, folder), "a label file without an image of its name")
+            collector.skip(shown(file, folder), "a label file without an image of its name")
 
 
 def _image(file: Path, folder: Path, split: str, names: dict[int, str], result: BoxSet) -> ListedImage:

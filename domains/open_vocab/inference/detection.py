@@ -13,8 +13,8 @@ from ....core.runs.sections import CurveSection, PictureSection, TableSection
 from ..data.boxes import annotated_boxes
 from ..data.items_file import to_uint8
 from ..drawing import draw_boxes
-from ..scores.detection import DetectionScores, Found, Truth, score_detections, truth_of
-from .predictions import UNSURE, FoundBoxes, decoded, first_of
+from ..scores.detection import Detected, DetectionScores, Truth, score_detections, truth_of
+from .predictions import UNSURE, PredictedBoxes, decoded, first_of
 from .running import as_in_data, known_names, outcomes
 
 SHOWN = 9
@@ -31,18 +31,18 @@ def evaluate_detection(model, data: DomainData, progress: Callable[[int, int], N
     items = data.split("test")
     numbers = as_in_data(model, data.class_names)
     novel = [name for name in model.cfg.vladapt.novel if name in data.class_names]
-    found = [_numbered(FoundBoxes.of(sample), numbers) for _, sample in outcomes(model, data, items, progress)]
+    predicted = [_numbered(PredictedBoxes.of(sample), numbers) for _, sample in outcomes(model, data, items, progress)]
     truths = [_sized(truth_of(item), data, item) for item in items]
-    scored = _scored(truths, found, data, novel, outlines=False)
+    scored = _scored(truths, predicted, data, novel, outlines=False)
     metrics, masks = dict(scored.metrics), None
-    if any(annotated_boxes(item).segments for item in items) and all(boxes.outlines is not None for boxes in found):
-        masks = _scored(truths, found, data, novel, outlines=True)
+    if any(annotated_boxes(item).segments for item in items) and all(boxes.outlines is not None for boxes in predicted):
+        masks = _scored(truths, predicted, data, novel, outlines=True)
         metrics |= {f"mask_{name}": value for name, value in masks.metrics.items()}
     sections = [
         _per_class(scored, masks, novel),
         _curves(scored),
-        _pictures(data, items, found),
-        *_mistakes(data, items, truths, found),
+        _pictures(data, items, predicted),
+        *_mistakes(data, items, truths, predicted),
     ]
     return Evaluation(first_of(metrics, DECIDING), sections, list(model.cfg.vladapt.get("notes") or []))
 
@@ -51,18 +51,18 @@ def predict_detection(model, data: DomainData, progress: Callable[[int, int], No
     """One row per image: boxes, scores and names, the surest first; outlines where the model gives them."""
     names = known_names(model)
     return [
-        {"id": item.id, **FoundBoxes.of(sample).row(names)}
+        {"id": item.id, **PredictedBoxes.of(sample).row(names)}
         for item, sample in outcomes(model, data, data.items, progress)
     ]
 
 
-def _numbered(found: FoundBoxes, numbers: np.ndarray) -> FoundBoxes:
-    return replace(found, labels=numbers[found.labels])
+def _numbered(predicted: PredictedBoxes, numbers: np.ndarray) -> PredictedBoxes:
+    return replace(predicted, labels=numbers[predicted.labels])
 
 
-def _scored(truths, found: list[FoundBoxes], data: DomainData, novel, outlines: bool) -> DetectionScores:
-    given = [Found(one.boxes, one.scores, one.labels, one.outlines if outlines else None) for one in found]
-    return score_detections(truths, given, data.class_names, novel=novel, frequency=data.frequency, outlines=outlines)
+def _scored(truths, predicted: list[PredictedBoxes], data: DomainData, novel, outlines: bool) -> DetectionScores:
+    boxes = [Detected(one.boxes, one.scores, one.labels, one.outlines if outlines else None) for one in predicted]
+    return score_detections(truths, boxes, data.class_names, novel=novel, frequency=data.frequency, outlines=outlines)
 
 
 def _sized(truth: Truth, data: DomainData, item: Item) -> Truth:
@@ -97,36 +97,39 @@ def _curves(scored: DetectionScores) -> CurveSection:
     return CurveSection("Precision over recall", curves, "recall", "precision", f"At an overlap of 50 %.{note}")
 
 
-def _pictures(data: DomainData, items: Sequence[Item], found: list[FoundBoxes]) -> PictureSection:
+def _pictures(data: DomainData, items: Sequence[Item], predicted: list[PredictedBoxes]) -> PictureSection:
     step = max(1, len(items) // SHOWN)
     chosen = list(range(0, len(items), step))[:SHOWN]
     pictures = [
-        (_drawn(data, items[i], found[i]), f"{items[i].id}: {found[i].summary(data.class_names)}") for i in chosen
+        (_drawn(data, items[i], predicted[i]), f"{items[i].id}: {predicted[i].summary(data.class_names)}")
+        for i in chosen
     ]
     which = "Test images" if step == 1 else f"One test image in {step}"
     note = f"{which}, with boxes that score {UNSURE} or more."
     return PictureSection("What it finds", pictures, note)
 
 
-def _drawn(data: DomainData, item: Item, found: FoundBoxes) -> np.ndarray:
-    sure = np.flatnonzero(found.scores >= UNSURE)[::-1]
-    texts = [f"{data.class_names[found.labels[i]]} {found.scores[i]:.2f}" for i in sure]
-    masks = None if found.outlines is None else [decoded(found.outlines[i]) for i in sure]
-    return draw_boxes(to_uint8(data.load(item)), found.boxes[sure], found.labels[sure], texts, masks)
+def _drawn(data: DomainData, item: Item, predicted: PredictedBoxes) -> np.ndarray:
+    sure = np.flatnonzero(predicted.scores >= UNSURE)[::-1]
+    texts = [f"{data.class_names[predicted.labels[i]]} {predicted.scores[i]:.2f}" for i in sure]
+    masks = None if predicted.outlines is None else [decoded(predicted.outlines[i]) for i in sure]
+    return draw_boxes(to_uint8(data.load(item)), predicted.boxes[sure], predicted.labels[sure], texts, masks)
 
 
-def _mistakes(data, items: Sequence[Item], truths: Sequence[Truth], found: list[FoundBoxes]) -> list[PictureSection]:
+def _mistakes(
+    data: DomainData, items: Sequence[Item], truths: Sequence[Truth], predicted: list[PredictedBoxes]
+) -> list[PictureSection]:
     """The surest boxes that meet no object of their class."""
     wrong = [
         (float(boxes.scores[place]), image, place)
-        for image, (truth, boxes) in enumerate(zip(truths, found, strict=True))
+        for image, (truth, boxes) in enumerate(zip(truths, predicted, strict=True))
         for place in _false(truth, boxes)
     ]
     wrong.sort(reverse=True)
     pictures = []
     for score, image, place in wrong[:MISTAKES]:
-        boxes, name = found[image], data.class_names[found[image].labels[place]]
-        one = FoundBoxes(boxes.boxes[[place]], boxes.scores[[place]], boxes.labels[[place]])
+        boxes, name = predicted[image], data.class_names[predicted[image].labels[place]]
+        one = PredictedBoxes(boxes.boxes[[place]], boxes.scores[[place]], boxes.labels[[place]])
         pictures.append((_drawn(data, items[image], one), f"{items[image].id}: {name}, {score:.2f}"))
     if not pictures:
         return []
@@ -134,12 +137,12 @@ def _mistakes(data, items: Sequence[Item], truths: Sequence[Truth], found: list[
     return [PictureSection("The mistakes it is surest of", pictures, note)]
 
 
-def _false(truth: Truth, found: FoundBoxes) -> list[int]:
+def _false(truth: Truth, predicted: PredictedBoxes) -> list[int]:
     """Sure boxes that overlap no object of their class by half."""
     objects, labels = np.asarray(truth.boxes, dtype=float).reshape(-1, 4), np.asarray(truth.labels, dtype=int)
-    overlap = _overlaps(found.boxes, objects) >= OVERLAP  # (n, m)
-    right = (overlap & (found.labels[:, None] == labels[None])).any(axis=1)
-    return [int(place) for place in np.flatnonzero(~right & (found.scores >= UNSURE))]
+    overlap = _overlaps(predicted.boxes, objects) >= OVERLAP  # (n, m)
+    right = (overlap & (predicted.labels[:, None] == labels[None])).any(axis=1)
+    return [int(place) for place in np.flatnonzero(~right & (predicted.scores >= UNSURE))]
 
 
 def _overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -147,5 +150,5 @@ def _overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
     shared = (high - low).clip(0).prod(axis=2)
-    areas = [(given[:, 2:] - given[:, :2]).prod(axis=1) for given in (boxes, others)]
+    areas = [(corners[:, 2:] - corners[:, :2]).prod(axis=1) for corners in (boxes, others)]
     return shared / (areas[0][:, None] + areas[1][None] - shared).clip(1e-9)

@@ -1,4 +1,4 @@
-"""What was found in one image, apart from mm's own classes: boxes with scores and outlines, or a map of classes."""
+"""What is predicted of one image, apart from mm's own classes: boxes with scores and outlines, or a map of classes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TRACE = 0.005
 
 
 @dataclass(frozen=True)
-class FoundBoxes:
+class PredictedBoxes:
     """Boxes in the pixels of the image as it is stored.
 
     Args:
@@ -33,18 +33,19 @@ class FoundBoxes:
     outlines: list[dict[str, Any]] | None = None
 
     @classmethod
-    def of(cls, sample: Any) -> FoundBoxes:
+    def of(cls, sample: Any) -> PredictedBoxes:
         """Of an mmdet data sample with `pred_instances`."""
-        found = sample.pred_instances.cpu()
-        scores = found.scores.float().numpy()
+        instances = sample.pred_instances.cpu()
+        scores = instances.scores.float().numpy()
         order = np.argsort(-scores, kind="stable")
-        boxes = getattr(found.bboxes, "tensor", found.bboxes)  # of mmdet's own box types
+        boxes = getattr(instances.bboxes, "tensor", instances.bboxes)  # of mmdet's own box types
         boxes = boxes.float().numpy().reshape(-1, 4)[order]
         outlines = None
-        if "masks" in found:
-            masks = np.asarray(found.masks.cpu() if hasattr(found.masks, "cpu") else found.masks).astype(np.uint8)
+        if "masks" in instances:
+            masks = instances.masks
+            masks = np.asarray(masks.cpu() if hasattr(masks, "cpu") else masks).astype(np.uint8)
             outlines = [encoded(masks[place]) for place in order]
-        return cls(boxes, scores[order], found.labels.numpy()[order], outlines)
+        return cls(boxes, scores[order], instances.labels.numpy()[order], outlines)
 
     def row(self, class_names: Sequence[str]) -> dict[str, Any]:
         """As JSON-able lists, with a summary."""
@@ -64,16 +65,16 @@ class FoundBoxes:
             best = f"; the best has {self.scores[0]:.2f}" if len(self.scores) else ""
             return f"nothing scored {UNSURE} or more{best}"
         labels, counts = np.unique(self.labels[sure], return_counts=True)
-        said = [
+        rows = [
             (count, class_names[label], self.scores[sure & (self.labels == label)].max())
             for label, count in zip(labels, counts)
         ]
-        said.sort(key=lambda entry: -entry[2])
-        return ", ".join(f"{count} {name} ({best:.2f})" for count, name, best in said)
+        rows.sort(key=lambda entry: -entry[2])
+        return ", ".join(f"{count} {name} ({best:.2f})" for count, name, best in rows)
 
 
 @dataclass(frozen=True)
-class FoundMap:
+class PredictedMap:
     """A class for each pixel of the image as it is stored.
 
     Args:
@@ -83,7 +84,7 @@ class FoundMap:
     classes: np.ndarray
 
     @classmethod
-    def of(cls, sample: Any) -> FoundMap:
+    def of(cls, sample: Any) -> PredictedMap:
         """Of an mmseg data sample with `pred_sem_seg`."""
         return cls(sample.pred_sem_seg.data.squeeze(0).cpu().numpy())
 
@@ -107,8 +108,8 @@ def first_of(metrics: dict[str, float], deciding: Sequence[str]) -> dict[str, fl
 
 def encoded(mask: np.ndarray) -> dict[str, Any]:
     """(H, W) of 0 and 1 -> a COCO RLE with its counts as text."""
-    found = rle.encode(np.asfortranarray(mask))
-    return {"size": [int(side) for side in found["size"]], "counts": found["counts"].decode("ascii")}
+    encoding = rle.encode(np.asfortranarray(mask))
+    return {"size": [int(side) for side in encoding["size"]], "counts": encoding["counts"].decode("ascii")}
 
 
 def decoded(outline: dict[str, Any]) -> np.ndarray:

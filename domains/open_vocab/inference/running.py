@@ -44,12 +44,12 @@ def outcomes(
     init_default_scope(model.cfg.default_scope)
     given = names_given_regions(model)
     transforms = Compose(_with_regions(model.cfg.vladapt.test_pipeline) if given else model.cfg.vladapt.test_pipeline)
-    own = local()
+    per_thread = local()
 
     def ready_for_model(item: Item) -> dict[str, Any]:
-        if not hasattr(own, "transforms"):
-            own.transforms = deepcopy(transforms)  # some of mm's note in themselves what they do next
-        return own.transforms(_sample(item, given))
+        if not hasattr(per_thread, "transforms"):
+            per_thread.transforms = deepcopy(transforms)  # some of mm's note in themselves what they do next
+        return per_thread.transforms(_sample(item, given))
 
     done = 0
     with ThreadPoolExecutor(cores()) as threads:
@@ -130,9 +130,9 @@ def with_background(model: nn.Module, classes: Any) -> Any:
     """Class names with the background that the model has learned, where they do not name it: else every pixel would be
     one of them."""
     learned = {getattr(module, "background_class", None) for module in model.modules()} & set(known_names(model))
-    said = described_classes(classes) if learned else {}
-    missing = learned - set(said)
-    return {**{name: {} for name in missing}, **said} if missing else classes
+    descriptions = described_classes(classes) if learned else {}
+    missing = learned - set(descriptions)
+    return {**{name: {} for name in missing}, **descriptions} if missing else classes
 
 
 def as_in_data(model: nn.Module, class_names: Sequence[str]) -> np.ndarray:
@@ -155,8 +155,8 @@ def as_in_data(model: nn.Module, class_names: Sequence[str]) -> np.ndarray:
 
 def described(model: nn.Module, names: Sequence[str]) -> Mapping[str, Any] | Sequence[str]:
     """The names with what the training's vocabulary said of them, where it said anything."""
-    said = dict(model.cfg.vladapt.get("described") or {})
-    return {name: dict(said[name]) if name in said else [] for name in names} if said else list(names)
+    texts = dict(model.cfg.vladapt.get("described") or {})
+    return {name: dict(texts[name]) if name in texts else [] for name in names} if texts else list(names)
 
 
 def takes_names(model: nn.Module) -> bool:

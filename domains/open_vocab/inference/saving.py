@@ -98,7 +98,7 @@ def _picture_of_boxes(pixels: np.ndarray, row: dict[str, Any], class_names: Sequ
 
 def _annotation(image: int, row: dict[str, Any], place: int, class_names: Sequence[str]) -> dict[str, Any]:
     x0, y0, x1, y1 = row["boxes"][place]
-    found = {
+    annotation = {
         "image_id": image,
         "category_id": list(class_names).index(row["labels"][place]) + 1,
         "bbox": [x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)],
@@ -109,8 +109,8 @@ def _annotation(image: int, row: dict[str, Any], place: int, class_names: Sequen
     if "masks" in row:
         outline = row["masks"][place]
         area = rle.area({"size": outline["size"], "counts": outline["counts"].encode("ascii")})
-        found |= {"segmentation": outline, "area": float(area)}
-    return found
+        annotation |= {"segmentation": outline, "area": float(area)}
+    return annotation
 
 
 def _saved_mask(classes: np.ndarray, count: int, path: Path) -> Path:

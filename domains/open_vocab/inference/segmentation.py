@@ -13,7 +13,7 @@ from ..data.items_file import to_uint8
 from ..data.masks import IGNORED
 from ..drawing import draw_classes
 from ..scores.segmentation import SegmentationScores, confusion, score_segmentation
-from .predictions import FoundMap, first_of
+from .predictions import PredictedMap, first_of
 from .running import as_in_data, known_names, outcomes
 
 SHOWN = 6
@@ -31,10 +31,10 @@ def evaluate_segmentation(model, data: DomainData, progress: Callable[[int, int]
     shown = set(range(0, len(items), max(1, len(items) // SHOWN))[:SHOWN])
     matrix, pictures = 0, []
     for place, (item, sample) in enumerate(outcomes(model, data, items, progress)):
-        found, truth = numbers[FoundMap.of(sample).classes], data.load_mask(item)
-        matrix = matrix + confusion(truth, found, len(data.class_names))
+        predicted, truth = numbers[PredictedMap.of(sample).classes], data.load_mask(item)
+        matrix = matrix + confusion(truth, predicted, len(data.class_names))
         if place in shown:
-            pictures.append((_side_by_side(data, item, truth, found), item.id))
+            pictures.append((_side_by_side(data, item, truth, predicted), item.id))
     scored = score_segmentation(matrix, data.class_names, novel=novel)
     sections = [
         _per_class(scored, novel),
@@ -47,7 +47,7 @@ def predict_segmentation(model, data: DomainData, progress: Callable[[int, int],
     """One row per image: which classes, with what share of it, and a mask of each."""
     names = known_names(model)
     return [
-        {"id": item.id, **FoundMap.of(sample).row(names)}
+        {"id": item.id, **PredictedMap.of(sample).row(names)}
         for item, sample in outcomes(model, data, data.items, progress)
     ]
 
@@ -62,11 +62,11 @@ def _per_class(scored: SegmentationScores, novel: Sequence[str]) -> TableSection
     return TableSection("Class by class", header, rows, note)
 
 
-def _side_by_side(data: DomainData, item: Item, truth: np.ndarray, found: np.ndarray) -> np.ndarray:
+def _side_by_side(data: DomainData, item: Item, truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """What was marked and what was found, with one key below both."""
     pixels = to_uint8(data.load(item))
     hidden = [place for place, name in enumerate(data.class_names) if name == BACKGROUND]
     gap = max(2, pixels.shape[1] // 64)
     both = [np.pad(pixels, ((0, 0), (0, gap), (0, 0)), constant_values=255), pixels]
-    classes = [np.pad(truth.astype(np.int64), ((0, 0), (0, gap)), constant_values=IGNORED), found]
+    classes = [np.pad(truth.astype(np.int64), ((0, 0), (0, gap)), constant_values=IGNORED), predicted]
     return draw_classes(np.concatenate(both, axis=1), np.concatenate(classes, axis=1), data.class_names, hidden)

@@ -57,8 +57,8 @@ def _count(model: Node, classes: int) -> set[int]:
     A single class is one of the data only where the whole config has one: else it is a part that knows no classes.
     """
     counted = [(node, key, node[key]) for node in _of_classes(model) for key in COUNTS if _is_count(node.get(key))]
-    found = {count for _, _, count in counted}
-    replaced = found - {classes} if found == {1} else found - {classes, 1}
+    counts = {count for _, _, count in counted}
+    replaced = counts - {classes} if counts == {1} else counts - {classes, 1}
     for node, key, count in counted:
         if count in replaced:
             node[key] = classes

@@ -20,11 +20,11 @@ def training_pipeline(plan: Node, task: str) -> list[Node]:
         ConfigError: the config has none.
     """
     loader = plan.get("train_dataloader") or {}
-    found = inner_dataset(loader["dataset"]).get("pipeline") if loader.get("dataset") else None
-    found = found or plan.get("train_pipeline")
-    if not found:
+    transforms = inner_dataset(loader["dataset"]).get("pipeline") if loader.get("dataset") else None
+    transforms = transforms or plan.get("train_pipeline")
+    if not transforms:
         raise ConfigError("the config has no train_dataloader.dataset.pipeline; add one, or train_pipeline")
-    return [ours(transform, task) for transform in found]
+    return [ours(transform, task) for transform in transforms]
 
 
 def testing_pipeline(plan: Node, task: str) -> list[Node]:
@@ -33,14 +33,14 @@ def testing_pipeline(plan: Node, task: str) -> list[Node]:
     Raises:
         ConfigError: the config has none.
     """
-    found = plan.get("test_pipeline")
+    transforms = plan.get("test_pipeline")
     for name in LOADERS:
         loader = plan.get(name) or {}
         if loader.get("dataset"):
-            found = inner_dataset(loader["dataset"]).get("pipeline") or found
-    if not found:
+            transforms = inner_dataset(loader["dataset"]).get("pipeline") or transforms
+    if not transforms:
         raise ConfigError("the config has no test_dataloader.dataset.pipeline; add one, or test_pipeline")
-    return [ours(transform, task) for transform in found if _kind(transform) not in TRUTH]
+    return [ours(transform, task) for transform in transforms if _kind(transform) not in TRUTH]
 
 
 def ours(transform: Node, task: str) -> Node:

@@ -30,7 +30,7 @@ SCOPES = {"detection": "mmdet", "segmentation": "mmseg"}
 ENGINE = ("model", "train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "default_hooks", "custom_hooks")
 ENGINE += ("custom_imports", "default_scope", "env_cfg", "load_from", "randomness", "find_unused_parameters")
 """Keys of a config that mmengine's Runner reads in a training; its variables are left behind."""
-LIFELESS = ("SyncBN", "naiveSyncBN", "MMSyncBN")
+SYNCED_NORMS = ("SyncBN", "naiveSyncBN", "MMSyncBN")
 
 
 def make_plan(
@@ -96,9 +96,9 @@ def _give_data(plan: dict[str, Any], task: str, data: DomainData, learned: list[
     train = choose_classes(data.with_items(data.split("train")), learned)
     if not any(_teaches(item, task) for item in train.items):
         raise DataError(f"{data.name}: no training image shows a class ({', '.join(learned[:10])}); annotate some")
-    own = {"type": DATASETS[task], "items_json": str(_items_file(train)), "split": "train"}
+    our_dataset = {"type": DATASETS[task], "items_json": str(_items_file(train)), "split": "train"}
     given = plan["train_dataloader"].get("dataset") or {}
-    dataset = _in_wrappers(given, own, training_pipeline(plan, task), task)
+    dataset = _in_wrappers(given, our_dataset, training_pipeline(plan, task), task)
     _switch_to_ours(plan, task)
     if plan["train_cfg"].get("max_iters") and plan["train_dataloader"].get("sampler"):
         plan["train_dataloader"]["sampler"] = {"type": PASSES, "sampler": plan["train_dataloader"]["sampler"]}
@@ -112,15 +112,15 @@ def _teaches(item: Item, task: str) -> bool:
     return any(annotated_mask(item).labels or (True,))
 
 
-def _in_wrappers(given: dict[str, Any], own: dict[str, Any], pipeline: list, task: str) -> dict[str, Any]:
+def _in_wrappers(given: dict[str, Any], our_dataset: dict[str, Any], pipeline: list, task: str) -> dict[str, Any]:
     """Our data set where a config's own stands, inside what repeats, balances or mixes it."""
     if isinstance(given.get("dataset"), dict):
         mixed = {"pipeline": [ours(t, task) for t in given["pipeline"]]} if given.get("pipeline") else {}
-        return {**given, **mixed, "dataset": _in_wrappers(given["dataset"], own, pipeline, task)}
+        return {**given, **mixed, "dataset": _in_wrappers(given["dataset"], our_dataset, pipeline, task)}
     if given.get("datasets"):
-        return _in_wrappers(given["datasets"][0], own, pipeline, task)
+        return _in_wrappers(given["datasets"][0], our_dataset, pipeline, task)
     filtered = {"filter_cfg": given["filter_cfg"]} if given.get("filter_cfg") and task == "detection" else {}
-    return {**own, **filtered, "pipeline": pipeline}
+    return {**our_dataset, **filtered, "pipeline": pipeline}
 
 
 def _switch_to_ours(plan: dict[str, Any], task: str) -> None:
@@ -149,6 +149,6 @@ def _items_file(data: DomainData) -> Path:
 def _with_batch_norms(plan: dict[str, Any], device: str) -> dict[str, Any]:
     """Batch norms that are shared over processes need some, and a GPU for each; else they are plain ones."""
     on_gpus = torch.cuda.is_available() and not str(device).startswith("cpu")
-    if (world_size() > 1 and on_gpus) or not any(node.get("type") in LIFELESS for node in nodes(plan["model"])):
+    if (world_size() > 1 and on_gpus) or not any(node.get("type") in SYNCED_NORMS for node in nodes(plan["model"])):
         return plan
-    return {**plan, "model": mapped(plan["model"], lambda value: "BN" if value in LIFELESS else value)}
+    return {**plan, "model": mapped(plan["model"], lambda value: "BN" if value in SYNCED_NORMS else value)}

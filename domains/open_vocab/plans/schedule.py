@@ -10,7 +10,7 @@ from ....core.runtime.distributed import world_size
 from .pipelines import Node, nodes
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
-OWN_TESTS = ("val_dataloader", "val_cfg", "val_evaluator", "test_dataloader", "test_cfg", "test_evaluator")
+TESTING_KEYS = ("val_dataloader", "val_cfg", "val_evaluator", "test_dataloader", "test_cfg", "test_evaluator")
 """Parts of a config that test it: that is done afterwards, on the test split."""
 PICTURES = "visualization"
 VISION = "CLIPVisionBackbone"
@@ -48,7 +48,7 @@ def apply_schedule(plan: Node, recipe, images: int) -> list[str]:
         _optimizer(plan)["lr"] = _positive("--lr", options["lr"])
     if recipe.amp is not None:
         plan["optim_wrapper"].update(type="vladapt.AutocastOptimWrapper", dtype=DTYPES[recipe.amp])
-    for key in OWN_TESTS:
+    for key in TESTING_KEYS:
         plan.pop(key, None)
     hooks = plan.setdefault("default_hooks", {})
     hooks.pop(PICTURES, None)
@@ -89,8 +89,8 @@ def _set_epochs(plan: Node, epochs: Any, steps_an_epoch: int) -> None:
 
 
 def _schedulers(plan: Node) -> list[Node]:
-    found = plan.get("param_scheduler") or []
-    return [found] if isinstance(found, dict) else [scheduler for scheduler in found if isinstance(scheduler, dict)]
+    schedulers = plan.get("param_scheduler") or []
+    return [schedulers] if isinstance(schedulers, dict) else [each for each in schedulers if isinstance(each, dict)]
 
 
 def _is_warmup(scheduler: Node) -> bool:

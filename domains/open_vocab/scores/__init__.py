@@ -1,11 +1,11 @@
 """Scores of detectors and segmentors, as functions of what is true and what was found."""
 
-from .detection import DetectionScores, Found, Truth, score_detections, truth_of
+from .detection import Detected, DetectionScores, Truth, score_detections, truth_of
 from .segmentation import SegmentationScores, confusion, score_segmentation
 
 __all__ = [
+    "Detected",
     "DetectionScores",
-    "Found",
     "SegmentationScores",
     "Truth",
     "confusion",

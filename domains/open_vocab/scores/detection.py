@@ -51,7 +51,7 @@ class Truth:
 
 
 @dataclass(frozen=True)
-class Found:
+class Detected:
     """What a detector found in one image.
 
     Args:
@@ -102,7 +102,7 @@ def truth_of(item: Item) -> Truth:
 
 def score_detections(
     truths: Sequence[Truth],
-    found: Sequence[Found],
+    detected: Sequence[Detected],
     class_names: Sequence[str],
     *,
     novel: Collection[str] = (),
@@ -114,7 +114,7 @@ def score_detections(
 
     Args:
         truths: of N images.
-        found: of the same images, in the same order.
+        detected: of the same images, in the same order.
         class_names: what labels index.
         novel: names of novel classes; the others are base classes.
         frequency: of each class "r", "c" or "f".
@@ -125,8 +125,8 @@ def score_detections(
         ConfigError: lists of different length, a label without a name, or no size where outlines are compared.
         CapabilityError: pycocotools is not installed.
     """
-    _check(truths, found, class_names)
-    evaluation = _evaluate(truths, found, len(class_names), outlines, most)
+    _check(truths, detected, class_names)
+    evaluation = _evaluate(truths, detected, len(class_names), outlines, most)
     precision = evaluation.eval["precision"][:, :, :, :, -1]  # (T, R, K, A)
     recall = evaluation.eval["recall"][:, :, :, -1]  # (T, K, A)
     of_class = _mean(precision[..., 0], (0, 1))  # (K,)
@@ -153,10 +153,10 @@ def score_detections(
     )
 
 
-def _check(truths: Sequence[Truth], found: Sequence[Found], class_names: Sequence[str]) -> None:
-    if len(truths) != len(found):
-        raise ConfigError(f"found objects of {len(found)} images, there are {len(truths)}; give one entry per image")
-    for what, entries in (("annotation", truths), ("detector", found)):
+def _check(truths: Sequence[Truth], detected: Sequence[Detected], class_names: Sequence[str]) -> None:
+    if len(truths) != len(detected):
+        raise ConfigError(f"found objects of {len(detected)} images, there are {len(truths)}; give one entry per image")
+    for what, entries in (("annotation", truths), ("detector", detected)):
         highest = max((int(np.max(entry.labels)) for entry in entries if len(entry.labels)), default=-1)
         if highest >= len(class_names):
             raise ConfigError(
@@ -178,7 +178,7 @@ def _base_and_novel(
     return metrics
 
 
-def _evaluate(truths: Sequence[Truth], found: Sequence[Found], num_classes: int, outlines: bool, most: int):
+def _evaluate(truths: Sequence[Truth], detected: Sequence[Detected], num_classes: int, outlines: bool, most: int):
     """pycocotools' evaluation, accumulated, without what it prints."""
     try:
         from pycocotools.coco import COCO
@@ -199,7 +199,8 @@ def _evaluate(truths: Sequence[Truth], found: Sequence[Found], num_classes: int,
 
     with contextlib.redirect_stdout(io.StringIO()):
         sides = [COCO(), COCO()]
-        for side, entries in zip(sides, (_true_objects(truths, outlines), _found_objects(truths, found, outlines))):
+        objects = (_true_objects(truths, outlines), _detected_objects(truths, detected, outlines))
+        for side, entries in zip(sides, objects):
             side.dataset = {
                 "images": [_image(number, truth) for number, truth in enumerate(truths, start=1)],
                 "categories": [{"id": label} for label in range(num_classes)],
@@ -238,9 +239,9 @@ def _true_objects(truths: Sequence[Truth], outlines: bool) -> list[dict[str, Any
     return entries
 
 
-def _found_objects(truths: Sequence[Truth], found: Sequence[Found], outlines: bool) -> list[dict[str, Any]]:
+def _detected_objects(truths: Sequence[Truth], detected: Sequence[Detected], outlines: bool) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = []
-    for number, (truth, seen) in enumerate(zip(truths, found, strict=True), start=1):
+    for number, (truth, seen) in enumerate(zip(truths, detected, strict=True), start=1):
         looked_for = None if truth.absent is None else {*map(int, truth.labels), *truth.absent}
         if outlines and len(seen.labels) and seen.outlines is None:
             raise ConfigError("the detector gives no outlines to compare; score its boxes")
@@ -299,8 +300,8 @@ def _mean(values: np.ndarray, axes: int | tuple[int, ...]) -> np.ndarray:
 
 
 def _nan_mean(values: np.ndarray) -> float:
-    sound = values[~np.isnan(values)]
-    return float(sound.mean()) if len(sound) else float("nan")
+    valid = values[~np.isnan(values)]
+    return float(valid.mean()) if len(valid) else float("nan")
 
 
 def _or_none(value: float) -> float | None:

@@ -93,8 +93,8 @@ def _ratio(part: Any, whole: Any) -> np.ndarray:
 
 
 def _mean(values: np.ndarray) -> float:
-    sound = values[~np.isnan(values)]
-    return float(sound.mean()) if len(sound) else float("nan")
+    valid = values[~np.isnan(values)]
+    return float(valid.mean()) if len(valid) else float("nan")
 
 
 def _or_none(value: float) -> float | None:

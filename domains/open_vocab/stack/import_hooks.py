@@ -55,24 +55,24 @@ class _Watcher(MetaPathFinder):
 class _Accompanied(Loader):
     """The module's own loader, with the work around it; afterwards the module shows its own loader only."""
 
-    def __init__(self, own: Loader):
-        self.own = own
+    def __init__(self, loader: Loader):
+        self.loader = loader
 
     def create_module(self, spec) -> ModuleType | None:
-        return self.own.create_module(spec)
+        return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
         name = module.__name__
-        module.__loader__ = module.__spec__.loader = self.own
+        module.__loader__ = module.__spec__.loader = self.loader
         for work in _before[name]:
             work()
-        self.own.exec_module(module)
+        self.loader.exec_module(module)
         for work in _after[name]:
             _done[name].append(work)
             work(module)
 
     def __getattr__(self, name: str):
-        return getattr(self.own, name)
+        return getattr(self.loader, name)
 
 
 class OperatorFinder(MetaPathFinder):

@@ -146,7 +146,7 @@ def _mend_noun_phrases(glip: ModuleType) -> None:
             return find(caption)
         except (RuntimeError, LookupError, OSError) as error:
             reason = next((line.strip() for line in str(error).splitlines() if line.strip("* ")), "no nltk")
-            said = f"caption '{caption}': its noun phrases are found by nltk ({reason})"
-            raise CapabilityError(f"{said}; {NO_PHRASES}") from error
+            fault = f"caption '{caption}': its noun phrases are found by nltk ({reason})"
+            raise CapabilityError(f"{fault}; {NO_PHRASES}") from error
 
     glip.find_noun_phrases = find_noun_phrases

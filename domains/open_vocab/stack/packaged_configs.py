@@ -57,10 +57,10 @@ def installed_path(package: str) -> str:
         PackageNotFoundError: there is none.
     """
     origins = (_origin(name) for name in (package, *_modules_of(package)))
-    found = next((origin for origin in origins if origin), None)
-    if found is None:
+    file = next((origin for origin in origins if origin), None)
+    if file is None:
         raise PackageNotFoundError(package)
-    return str(Path(found).parent)
+    return str(Path(file).parent)
 
 
 def first_module(package: str) -> str:

@@ -206,7 +206,7 @@ def test_options(described):
     assert not torch.allclose(*(fitted(task, pool, top_k=k).logits(task.test) for k in (1, 16)), atol=1e-3)
     assert [fitted(task, pool, top_k=k).report.chosen_on for k in (1, 16)] == ["given as options", "published settings"]
     cls = adapter_class("x-more")
-    assert {f.name for f in fields(cls)} == {"top_k", "search"} and cls.passing == {"search"}
+    assert {f.name for f in fields(cls)} == {"top_k", "search"} and cls.cost_options == {"search"}
     with pytest.raises(ConfigError, match="top_k"):
         build_adapter("x-more", top_k=0)
     with pytest.raises(ConfigError, match=r"search.*auto, faiss, torch"):

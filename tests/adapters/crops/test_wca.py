@@ -170,7 +170,7 @@ def test_the_chunk_changes_no_result_and_bounds_what_is_held(random_clip, at_onc
     adapter.attach(Counting())
     torch.testing.assert_close(adapter.logits(random_clip.batch()), usual, atol=1e-4, rtol=1e-5)
     assert max(sizes) == min(at_once, 32) and sum(sizes) == 32
-    assert "crops_at_once" in adapter.passing
+    assert "crops_at_once" in adapter.cost_options
 
 
 def test_features_that_are_not_given_are_computed(random_clip):

@@ -309,7 +309,7 @@ def test_chunks_and_checkpointing_change_memory_only(small_clip, support, classi
     usual, chunked = (fitted(support, classifier, small_clip, **given) for given in ({}, options))
     assert torch.allclose(usual.ctx, chunked.ctx, atol=1e-5)
     assert torch.allclose(usual.logits(support), chunked.logits(support), atol=1e-4)
-    assert set(options) <= type(chunked).passing
+    assert set(options) <= type(chunked).cost_options
 
 
 @pytest.mark.parametrize(

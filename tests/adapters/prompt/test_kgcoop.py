@@ -27,7 +27,7 @@ def test_agrees_with_the_reference_loss_and_gradients(agrees):
 def test_published_settings():
     adapter = build_adapter("kgcoop")
     assert (adapter.guidance, adapter.batch_size, adapter.ctx_init, adapter.lr) == (8.0, 128, "a photo of a", 2e-3)
-    assert adapter.own_epochs == ((1, 100),)
+    assert adapter.default_epochs == ((1, 100),)
 
 
 def test_without_guidance_it_is_coop(small_clip, support, classifier):

@@ -222,7 +222,7 @@ def test_what_cannot_be_is_said(small_clip, several_labels, classifier):
 def test_published_settings():
     adapter = build_adapter("pomp")
     assert (adapter.sampled_classes, adapter.n_ctx, adapter.batch_size, adapter.lr) == (1000, 16, 32, 2e-3)
-    assert adapter.correction == "ln" and adapter.own_epochs == ((1, 20),)
+    assert adapter.correction == "ln" and adapter.default_epochs == ((1, 20),)
 
 
 def test_learns_through_the_embedded_tower(embedded_task):

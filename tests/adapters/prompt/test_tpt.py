@@ -95,7 +95,7 @@ def test_side_by_side_and_in_chunks_it_is_the_same(small_clip, support, classifi
         prepared(support, classifier, small_clip, **given).logits(Batch(images=images)) for given in ({}, options)
     )
     assert torch.allclose(usual, other, atol=1e-2)
-    assert set(options) <= type(build_adapter("tpt")).passing
+    assert set(options) <= type(build_adapter("tpt")).cost_options
 
 
 def test_the_transform_of_the_batch_is_used(small_clip, support, classifier, images):

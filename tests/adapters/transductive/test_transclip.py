@@ -39,9 +39,9 @@ def dense_transclip(task, few_shot, gamma=0.0, scale=100.0):
     lam, weight = (0.5, gamma * 50) if few_shot else (1.0, 0.0)
     log_y = (scale * x @ w.T).log_softmax(dim=1)
 
-    def neighbours(rows, skip_own):
+    def neighbours(rows, skip_self):
         cosines = rows @ x.T
-        if skip_own:
+        if skip_self:
             cosines = cosines - 9 * torch.eye(len(x))
         least = cosines.topk(3, dim=1).values[:, -1:]
         return torch.where(cosines >= least, cosines.clamp_min(0), 0)  # (rows, Q)

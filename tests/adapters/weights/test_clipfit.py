@@ -42,7 +42,7 @@ def test_it_trains_as_published(make_problem):
     problem = make_problem(classes=3, shots=4)
     plain, rates, backbone = problem.images.eval_transform, [], copy.deepcopy(problem.backbone)
     images = replace(problem.images, train_transform=lambda decoded, seed: plain(decoded))
-    place = TrainingPlace(None, tell=lambda done, total, values: rates.append(values["lr"]))
+    place = TrainingPlace(None, on_step=lambda done, total, values: rates.append(values["lr"]))
     adapter = build_adapter("clipfit", lr=0.05, batch_size=6, epochs=4)
     report = problem.fit(adapter, seed=5, images=images, place=place)
 
@@ -71,7 +71,7 @@ def test_it_trains_as_published(make_problem):
 def test_published_settings():
     published = {"lr": 2e-3, "batch_size": 32, "weight_decay": 5e-4, "warmup": 1, "anchor": 8.0, "prompts_a_class": 1}
     adapter = build_adapter("clipfit")
-    assert published.items() <= adapter.options.items() and adapter.own_epochs == 100 and adapter.select == "last"
+    assert published.items() <= adapter.options.items() and adapter.default_epochs == 100 and adapter.select == "last"
 
 
 def test_the_anchor_holds_the_texts(make_problem):

@@ -187,10 +187,10 @@ def test_a_place_keeps_checkpoints_and_a_resume_ends_alike(make_problem, tmp_pat
             raise Stop
 
     with pytest.raises(Stop):
-        problem.fit(build_adapter("full", **options), place=TrainingPlace(tmp_path, tell=stop))
+        problem.fit(build_adapter("full", **options), place=TrainingPlace(tmp_path, on_step=stop))
     assert [path.name for path in checkpoints(tmp_path / "checkpoints")] == ["step-00000003.pt"]
     said, again = [], build_adapter("full", **options, workers=0)
-    problem.fit(again, place=TrainingPlace(tmp_path, resume=True, say=said.append))
+    problem.fit(again, place=TrainingPlace(tmp_path, resume=True, on_message=said.append))
     assert said[0].startswith("Resumed at step 3 of 8")
     whole = build_adapter("full", **options)
     problem.fit(whole)

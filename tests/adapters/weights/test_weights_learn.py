@@ -104,7 +104,7 @@ def test_lora_trains_as_published(make_problem):
     plain = problem.images.eval_transform
     images = replace(problem.images, train_transform=lambda decoded, seed: plain(decoded))
     rates = []
-    place = TrainingPlace(None, tell=lambda done, total, values: rates.append(values["lr"]))
+    place = TrainingPlace(None, on_step=lambda done, total, values: rates.append(values["lr"]))
     adapter = build_adapter("lora", batch_size=6, epochs=3, dropout=0.0)
     problem.fit(adapter, seed=5, images=images, place=place)
 
@@ -159,7 +159,7 @@ def test_full_by_the_contrastive_loss_is_that_of_the_batch(make_problem):
     assert report.history[0]["loss"] == pytest.approx(float(expected), rel=1e-4)
 
 
-def test_own_losses_and_epochs(make_problem):
+def test_default_losses_and_epochs(make_problem):
     problem = make_problem(shots=2)
     assert set(problem.fit(build_adapter("full")).history[0]) >= {"cross-entropy"}
     report = problem.fit(build_adapter("lit"))

@@ -51,7 +51,7 @@ def test_options_of_speed_and_memory_change_nothing(make_problem, option):
     tight = {"lr": 1e-4, "epochs": 2, "batch_size": 6}
     found = [logits(fitted(problem, "full", **tight, **{option: value}), problem) for value in SAME[option]]
     torch.testing.assert_close(*found, atol=2e-3, rtol=1e-4)
-    assert set(SAME) == adapter_class("full").passing
+    assert set(SAME) == adapter_class("full").cost_options
 
 
 def test_no_option_goes_untested():

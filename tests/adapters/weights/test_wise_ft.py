@@ -176,7 +176,7 @@ def test_towers_train_as_published_and_are_interpolated(make_problem):
     problem = make_problem(classes=3, shots=4)
     plain, told = problem.images.eval_transform, []
     images = replace(problem.images, train_transform=lambda decoded, seed: plain(decoded))
-    place = TrainingPlace(None, tell=lambda done, total, values: told.append((values["lr"], values["loss"])))
+    place = TrainingPlace(None, on_step=lambda done, total, values: told.append((values["lr"], values["loss"])))
     options = {"lr": 1e-3, "epochs": 10, "batch_size": 4}
     adapter = build_adapter("wise-ft", **options, alpha=1.0)
     problem.fit(adapter, 5, images, place=place)
@@ -291,7 +291,7 @@ def test_a_file_gives_the_same_towers_and_head(make_problem, small_clip_spec, tm
 
 # Options --------------------------------------------------------------------------------------------------------------
 
-OF_TOWERS = {
+TOWER_OPTIONS = {
     "epochs": (1, 3), "batch_size": (4, 12), "lr": (1e-4, 1e-2), "weight_decay": (0.0, 50.0), "warmup": (0.0, 0.9),
     "clip_grad": (None, 1e-3), "crop_scale": ((0.1, 0.2), (0.9, 1.0)), "layer_decay": (1.0, 0.3), "amp": (None, "bf16"),
     "alpha": (0.5, 1.0), "label_smoothing": (0.0, 0.5), "freeze_encoder": (False, True), "fisher": (0, 1),
@@ -303,10 +303,10 @@ OF_HEAD = {
 SAME = {"micro_batch_size", "checkpointing", "save_every", "workers"}
 
 
-@pytest.mark.parametrize("option", OF_TOWERS)
+@pytest.mark.parametrize("option", TOWER_OPTIONS)
 def test_every_option_changes_the_result(make_problem, option):
     problem, base = make_problem(val=0), {"batch_size": 6, "alpha": 0.5}
-    found = [logits(fitted(problem, **{**base, option: value})[0], problem) for value in OF_TOWERS[option]]
+    found = [logits(fitted(problem, **{**base, option: value})[0], problem) for value in TOWER_OPTIONS[option]]
     assert not torch.allclose(*found, atol=1e-4)
 
 
@@ -321,10 +321,10 @@ def test_every_option_of_the_linear_version_changes_its_result(make_task, option
 
 
 def test_no_option_goes_untested_and_defaults_are_published():
-    assert {f.name for f in fields(adapter_class("wise-ft"))} == {*OF_TOWERS, *SAME}
+    assert {f.name for f in fields(adapter_class("wise-ft"))} == {*TOWER_OPTIONS, *SAME}
     adapter = build_adapter("wise-ft")
     published = {"weight_decay": 0.1, "warmup": 500, "clip_grad": 1.0, "alpha": None, "fisher": 0, "batch_size": 512}
-    assert published.items() <= adapter.options.items() and adapter.own_epochs == 10
+    assert published.items() <= adapter.options.items() and adapter.default_epochs == 10
     assert adapter._rate == 3e-5 and linear()._rate == 1e-3 and linear(lr=0.1)._rate == 0.1
     assert adapter._rise(20_000) == 500 and adapter._rise(300) == 30 and adapter._rise(4) == 1
     assert build_adapter("wise-ft", warmup=0.5)._rise(300) == 0.5

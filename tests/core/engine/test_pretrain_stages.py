@@ -39,8 +39,8 @@ def test_stages_follow_each_other_and_are_told_as_one(small_clip_spec, tmp_path)
         TrainingSettings(**SETTINGS),
         tmp_path,
         resume=False,
-        tell=lambda step, total, values: told.append((step, total)),
-        say=said.append,
+        on_step=lambda step, total, values: told.append((step, total)),
+        on_message=said.append,
     )
     assert told == [(i, 6) for i in range(1, 7)]
     assert image_moved == [False, True, True]

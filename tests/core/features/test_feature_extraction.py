@@ -11,8 +11,8 @@ from forked import run as run_python
 from tiny_tower import TinyTower, Transform
 
 from vladapt import CapabilityError, FeatureStore
+from vladapt.core.features.batch_size import BatchSizeTuner
 from vladapt.core.features.extract import Job, extract
-from vladapt.core.features.micro_batch import MicroBatch
 
 HERE = Path(__file__).parent
 
@@ -21,12 +21,12 @@ def run(store, data, tower, **options):
     return store.get_or_compute(data, data.items, tower, Transform(), **options)
 
 
-def measured(times: dict[int, float], batches: int = 100) -> MicroBatch:
+def measured(times: dict[int, float], batches: int = 100) -> BatchSizeTuner:
     """A search over sizes with given times an image."""
-    search = MicroBatch(sizes=tuple(times))
+    tuner = BatchSizeTuner(sizes=tuple(times))
     for _ in range(batches):
-        search.record(search.size, times[search.size] * search.size)
-    return search
+        tuner.record(tuner.size, times[tuner.size] * tuner.size)
+    return tuner
 
 
 def test_the_fastest_size_is_kept():
@@ -36,19 +36,19 @@ def test_the_fastest_size_is_kept():
 
 
 def test_the_search_ends_where_larger_batches_are_clearly_slower():
-    search = measured({1: 2.0, 2: 1.0, 4: 1.5, 8: 1.6, 16: 0.1})
-    assert search.size == 2
+    tuner = measured({1: 2.0, 2: 1.0, 4: 1.5, 8: 1.6, 16: 0.1})
+    assert tuner.size == 2
 
 
 def test_a_disturbed_measurement_and_a_last_smaller_batch_do_not_mislead():
-    search = MicroBatch(sizes=(1, 2))
-    search.record(1, 1.0)
-    search.record(1, 90.0)
-    search.record(1, 1.0)
+    tuner = BatchSizeTuner(sizes=(1, 2))
+    tuner.record(1, 1.0)
+    tuner.record(1, 90.0)
+    tuner.record(1, 1.0)
     for seconds in (3.0, 3.0, 3.0):
-        search.record(1, 0.0)  # of another size than the one asked for
-        search.record(2, seconds)
-    assert search.size == 1
+        tuner.record(1, 0.0)  # of another size than the one asked for
+        tuner.record(2, seconds)
+    assert tuner.size == 1
 
 
 def test_a_given_size_is_used_and_without_one_several_are_tried(drawn, tmp_path):
@@ -93,7 +93,7 @@ def test_pixels_are_never_held_for_more_than_two_batches_and_the_threads(drawn):
         return pixels.flatten(1)
 
     jobs = [Job(item, (bytes([i]),), (None,)) for i, item in enumerate(drawn(200).items)]
-    results = list(extract(jobs, render, encode, MicroBatch(4), workers=3))
+    results = list(extract(jobs, render, encode, BatchSizeTuner(4), workers=3))
     assert [key[0] for result in results for key in result.keys] == list(range(200)), "in the order of the jobs"
     assert most <= 2 * 4 + 4 + 3
 

@@ -380,11 +380,11 @@ def test_a_cached_read_holds_labels_of_now_not_of_then(tower, drawn):
 def test_a_store_that_keeps_nothing_looks_nothing_up_and_writes_nothing(tower, drawn, tmp_path):
     kept = extracted(FeatureStore(tmp_path / "kept"), drawn(4), tower)
     before = sorted((tmp_path / "kept").rglob("*"))
-    passing = FeatureStore(tmp_path / "kept", keep=False)
+    store = FeatureStore(tmp_path / "kept", keep=False)
     for _ in range(2):
-        found = extracted(passing, drawn(4), tower)
+        found = extracted(store, drawn(4), tower)
         assert (found.computed, found.cached) == (4, 0)
     torch.testing.assert_close(found.features.features, kept.features.features)
-    assert passing.text_features(tower, ["a", "b"]).shape == (2, tower.embed_dim)
-    assert passing.backbone_facts(tower)["logit_scale"] > 0
+    assert store.text_features(tower, ["a", "b"]).shape == (2, tower.embed_dim)
+    assert store.backbone_facts(tower)["logit_scale"] > 0
     assert sorted((tmp_path / "kept").rglob("*")) == before

@@ -17,9 +17,9 @@ from tiny_tower import DIM, SIZE, Frames, TinyTower, Unbuildable, clip_set, draw
 from vladapt import FeatureStore
 from vladapt.core.data.verify import FileHashes, content_key
 from vladapt.core.features import extract as extract_module
+from vladapt.core.features.batch_size import BatchSizeTuner
 from vladapt.core.features.extract import Job, averaged, extract
 from vladapt.core.features.keys import folder_name, image_key, space_of, transform_spec
-from vladapt.core.features.micro_batch import MicroBatch
 from vladapt.core.features.shards import ShardFolder
 
 HERE = Path(__file__).parent
@@ -253,7 +253,7 @@ def test_averaged_gives_one_row_per_sample():
     data, tower = clip_set(lengths), TinyTower()
     jobs = [Job(item, (item.id.encode(),), (None,)) for item in data.items]
     results = extract(
-        jobs, lambda job: [Frames()(data.load(job.item))], lambda p: tower.encode_image(p, False), MicroBatch(2)
+        jobs, lambda job: [Frames()(data.load(job.item))], lambda p: tower.encode_image(p, False), BatchSizeTuner(2)
     )
     rows = {key: row for result in averaged(results) for key, row in zip(result.keys, result.rows)}
     assert list(rows) == [b"0", b"1", b"2"]
@@ -281,7 +281,8 @@ def test_samples_of_very_many_parts_are_not_decoded_one_per_thread(monkeypatch):
         return pixels.flatten(1)
 
     jobs = [Job(item, (item.id.encode(),), (None,)) for item in drawn_set(40).items]
-    rows = [row for result in averaged(extract(jobs, render, encode, MicroBatch(4), workers=8)) for row in result.rows]
+    results = averaged(extract(jobs, render, encode, BatchSizeTuner(4), workers=8))
+    rows = [row for result in results for row in result.rows]
     assert len(rows) == 40 and 0 < most <= 100 + 2 * 50
 
 

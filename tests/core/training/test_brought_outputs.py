@@ -17,10 +17,10 @@ from vladapt.core.contracts.outputs import SHARED
 from vladapt.core.data.pairs.captions import CaptionSampler
 from vladapt.core.training.fields import fields_of
 from vladapt.core.training.objective import Objective, columns_of
-from vladapt.core.training.outputs import Outputs, numbers_as
 from vladapt.core.training.samples import Samples, collate
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.sources import LabelledSource, PairSource
+from vladapt.core.training.tower_outputs import Outputs, numbers_as
 from vladapt.core.training.train import Task, train
 from vladapt.core.training.views import light_view
 

@@ -13,8 +13,8 @@ from vladapt import CapabilityError, build_classifier
 from vladapt.core.contracts.loss import Loss
 from vladapt.core.training.class_scores import ClassScores
 from vladapt.core.training.layers import set_trainable
-from vladapt.core.training.outputs import Outputs, image_features
 from vladapt.core.training.settings import TrainingSettings
+from vladapt.core.training.tower_outputs import Outputs, image_features
 from vladapt.core.training.train import Task, train
 
 PROMPTS = [["a red thing", "red", "very red"], ["a green thing"]]

@@ -22,19 +22,19 @@ class Stop(Exception):
     pass
 
 
-def run(spec, source, folder=None, resume=False, stop_at=None, tell=None, **settings):
+def run(spec, source, folder=None, resume=False, stop_at=None, on_step=None, **settings):
     """The trained weights, and what each step told."""
     backbone, told = load_backbone(spec, device="cpu"), []
 
     def note(done, total, values):
         told.append(values)
-        if tell is not None:
-            tell(backbone)
+        if on_step is not None:
+            on_step(backbone)
         if done == stop_at:
             raise Stop
 
     task = Task(source, {"neg-clip": 1.0})
-    train(backbone, task, TrainingSettings(**{**DASSL, **settings}), folder, resume=resume, tell=note)
+    train(backbone, task, TrainingSettings(**{**DASSL, **settings}), folder, resume=resume, on_step=note)
     return {name: value.clone() for name, value in backbone.model.state_dict().items()}, told
 
 
@@ -87,7 +87,7 @@ def test_the_gaussian_average_is_kept(small_clip_spec, toy_pairs):
     def note(backbone):
         ends.append({name: value.clone() for name, value in backbone.model.state_dict().items()})
 
-    kept, _ = run(small_clip_spec, toy_pairs(), tell=note, epoch_average=(3.0, 0.7))
+    kept, _ = run(small_clip_spec, toy_pairs(), on_step=note, epoch_average=(3.0, 0.7))
     shares = torch.tensor([math.exp(-0.5 * ((e - 3.0) / 0.7) ** 2) for e in range(1, 5)], dtype=torch.float64)
     shares /= shares.sum()
     epochs = ends[2::3]

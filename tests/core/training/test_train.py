@@ -150,7 +150,7 @@ def test_the_rate_rises_and_falls(fresh_clip, toy_pairs, tmp_path):
     rates = []
     settings = TrainingSettings(**{**SETTINGS, "warmup": 3, "epochs": 3, "end_lr": 1e-4})
     task = Task(toy_pairs(), {"neg-clip": 1.0})
-    train(fresh_clip, task, settings, tmp_path, tell=lambda done, total, values: rates.append(values["lr"]))
+    train(fresh_clip, task, settings, tmp_path, on_step=lambda done, total, values: rates.append(values["lr"]))
     rise = [1e-3 * (i + 1) / 3 for i in range(3)]
     fall = [1e-4 + 9e-4 * 0.5 * (1 + math.cos(math.pi * i / 6)) for i in range(6)]
     assert rates == pytest.approx(rise + fall)
@@ -164,7 +164,7 @@ def test_the_average_of_the_weights_is_kept(small_clip_spec, toy_pairs, tmp_path
     expected = weights(backbone)
     task = Task(toy_pairs(), {"neg-clip": 1.0})
     settings = TrainingSettings(**{**SETTINGS, "ema": 0.4})
-    train(backbone, task, settings, tmp_path, tell=lambda done, total, values: steps.append(weights(backbone)))
+    train(backbone, task, settings, tmp_path, on_step=lambda done, total, values: steps.append(weights(backbone)))
     for done, now in enumerate(steps, start=1):
         keep = min(0.4, (1 + done) / (10 + done))
         expected = {n: keep * expected[n] + (1 - keep) * now[n] for n in expected}

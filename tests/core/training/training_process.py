@@ -24,9 +24,9 @@ from vladapt.core.training.train import Task, train
 def main(job: dict) -> None:
     start_from_environment()
     backbone = load_backbone(job["spec"], device="cpu")
-    said = []
+    messages = []
 
-    def tell(done: int, total: int, values: dict) -> None:
+    def on_step(done: int, total: int, values: dict) -> None:
         if done == job.get("kill_at"):
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -41,12 +41,13 @@ def main(job: dict) -> None:
     )
     settings = TrainingSettings(**job["settings"])
     folder = Path(job["folder"])
-    done = train(backbone, task, settings, folder, resume=job.get("resume", False), tell=tell, say=said.append)
+    callbacks = {"on_step": on_step, "on_message": messages.append}
+    done = train(backbone, task, settings, folder, resume=job.get("resume", False), **callbacks)
     state = {
         "weights": backbone.model.state_dict(),
         "losses": done.objective.state_dict(),
         "history": done.history,
-        "said": said,
+        "said": messages,
     }
     run_on_all(lambda: torch.save(state, folder / "done.pt") if is_main() else None)  # none leaves before the others
     stop()

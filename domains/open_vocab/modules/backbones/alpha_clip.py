@@ -168,8 +168,8 @@ class AlphaCLIPBackbone(BaseModule):
         }
         alpha = state.pop(PUBLISHED_ALPHA, None)
         fits = visual is not None and alpha is not None and alpha.shape == self.alpha_conv.weight.shape
-        own = visual.state_dict() if fits else {}
-        if not fits or {n: v.shape for n, v in state.items()} != {n: v.shape for n, v in own.items()}:
+        expected = visual.state_dict() if fits else {}
+        if not fits or {n: v.shape for n, v in state.items()} != {n: v.shape for n, v in expected.items()}:
             raise DataError(
                 f"{path}: not the vision tower of an Alpha-CLIP of this architecture; give a released checkpoint and "
                 "the open_clip backbone it belongs to"
@@ -188,13 +188,13 @@ def colour_convolution(tower: nn.Module) -> nn.Conv2d:
     Raises:
         CapabilityError: there is none, or there are several.
     """
-    found = [part for part in tower.modules() if isinstance(part, nn.Conv2d) and part.in_channels == 3]
-    if len(found) != 1:
+    convolutions = [part for part in tower.modules() if isinstance(part, nn.Conv2d) and part.in_channels == 3]
+    if len(convolutions) != 1:
         raise CapabilityError(
-            f"this image tower reads colours by {len(found)} convolutions, not by one; take a ViT of open_clip or hf, "
-            "a ResNet of CLIP or 'embedded'"
+            f"this image tower reads colours by {len(convolutions)} convolutions, not by one; "
+            "take a ViT of open_clip or hf, a ResNet of CLIP or 'embedded'"
         )
-    return found[0]
+    return convolutions[0]
 
 
 def alpha_convolution(colours: nn.Conv2d) -> nn.Conv2d:

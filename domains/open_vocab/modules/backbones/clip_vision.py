@@ -136,8 +136,8 @@ class CLIPVisionBackbone(BaseModule):
         super().train(mode)
         self.backbone.model.training = mode
         for module in self.tower.modules():
-            owned = list(module.parameters())
-            if owned and not any(parameter.requires_grad for parameter in owned):
+            parameters = list(module.parameters())
+            if parameters and not any(parameter.requires_grad for parameter in parameters):
                 module.eval()
         return self
 
@@ -221,9 +221,9 @@ class CLIPVisionBackbone(BaseModule):
             self.backbone.need("image_blocks")
             self.pyramid = SimpleFeaturePyramid(self._width(), out_channels or 256, num_outs, self.out_indices)
             return
-        own = f"pyramid 'taps' gives the tower's own {len(FEATURE_MAP_DEPTHS)} maps; change them by a neck"
-        require(out_channels is None, "out_channels", out_channels, own)
-        require(num_outs == len(FEATURE_MAP_DEPTHS), "num_outs", num_outs, own)
+        cure = f"pyramid 'taps' gives the tower's own {len(FEATURE_MAP_DEPTHS)} maps; change them by a neck"
+        require(out_channels is None, "out_channels", out_channels, cure)
+        require(num_outs == len(FEATURE_MAP_DEPTHS), "num_outs", num_outs, cure)
 
     def _levels(self, num_outs: int) -> list[tuple[int, float]]:
         """Channels and stride of every map of a transformer."""

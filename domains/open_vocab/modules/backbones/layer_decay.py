@@ -54,10 +54,10 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             raise ConfigError(
                 f"{type(module).__name__} has no vision tower whose layers could decay; use mmengine's own constructor"
             )
-        own = {id(parameter) for parameter in module.parameters()}
+        of_module = {id(parameter) for parameter in module.parameters()}
         taken = set()
         for group in (group for tower in towers for group in self._tower_groups(tower)):
-            group["params"] = [p for p in group["params"] if id(p) in own and id(p) not in taken]
+            group["params"] = [p for p in group["params"] if id(p) in of_module and id(p) not in taken]
             taken |= {id(parameter) for parameter in group["params"]}
             if group["params"]:
                 params.append(group)
@@ -79,14 +79,14 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             if parameter.requires_grad and id(parameter) not in taken:
                 spared = not self.paramwise_cfg["decay_all"] and (parameter.ndim < 2 or name.endswith("bias"))
                 groups.setdefault(0.0 if spared else self.base_wd or 0.0, []).append(parameter)
-        return [{"params": found, "lr": self.base_lr, "weight_decay": wd} for wd, found in groups.items()]
+        return [{"params": parameters, "lr": self.base_lr, "weight_decay": wd} for wd, parameters in groups.items()]
 
 
 def _towers(module: nn.Module) -> Iterator[Backbone]:
     """Each core backbone that a module of the model keeps, once."""
     seen = set()
     for part in module.modules():
-        found = getattr(part, "backbone", None)
-        if isinstance(found, Backbone) and id(found) not in seen:
-            seen.add(id(found))
-            yield found
+        tower = getattr(part, "backbone", None)
+        if isinstance(tower, Backbone) and id(tower) not in seen:
+            seen.add(id(tower))
+            yield tower

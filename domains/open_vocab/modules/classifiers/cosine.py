@@ -165,19 +165,21 @@ class CosineTextClassifier(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(math.log(self._first_scale))) if learned else None
 
 
-def classifier_of(head: str, options: Mapping[str, Any] | None, in_channels: int, **own: Any) -> CosineTextClassifier:
+def classifier_of(
+    head: str, options: Mapping[str, Any] | None, in_channels: int, **defaults: Any
+) -> CosineTextClassifier:
     """The classifier of a head.
 
     Args:
         head: its name, for messages.
         options: of `CosineTextClassifier`, as the config gives them.
-        own: what the head decides where the config says nothing.
+        defaults: what the head decides where the config says nothing.
 
     Raises:
         ConfigError: backbone or classes are missing. UnknownNameError: there is no such option.
     """
     count_classes(head, options)
-    return CosineTextClassifier(in_channels, **{**own, **options})
+    return CosineTextClassifier(in_channels, **{**defaults, **options})
 
 
 def count_classes(head: str, options: Mapping[str, Any] | None) -> int:

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, Sampler
 from .....core.training.samples import seed_of
 from .....registry import DATA_SAMPLERS, DATASETS
 
-OWN = ("inner", "seed", "epoch")
+ITS_ATTRIBUTES = ("inner", "seed", "epoch")
 
 
 @DATASETS.register_module()
@@ -47,7 +47,7 @@ class SeededDataset(Dataset):
 
     def __setattr__(self, name: str, value: Any) -> None:
         """What hooks change of a data set, as its pipeline, is changed of the inner one."""
-        target = self if name in OWN else self.inner
+        target = self if name in ITS_ATTRIBUTES else self.inner
         object.__setattr__(target, name, value)
 
     def __getattr__(self, name: str) -> Any:

@@ -123,7 +123,7 @@ class AlphaCLIPRegions(RegionLabeller):
                 texts.append(self.encode_texts([caption]))
             else:
                 features.append(self._embed(pixels, sample.gt_instances, sample))
-                texts.append(self.said_by(sample.gt_instances))
+                texts.append(self.text_features_of(sample.gt_instances))
         regions = torch.cat(features)  # (N, D)
         if not len(regions):
             return regions.sum() + self._nothing

@@ -130,10 +130,10 @@ class CLOC(RegionLabeller):
     def regions_of(self, batch_inputs: Tensor, samples: list[DetDataSample]) -> list[InstanceData]:
         if self.regions == "given":
             return super().regions_of(batch_inputs, samples)
-        found = self._ground(batch_inputs, self.texts())
+        per_image = self._ground(batch_inputs, self.texts())
         return [
             InstanceData(bboxes=_inside(boxes, sample, batch_inputs))
-            for boxes, sample in zip(found, samples, strict=True)
+            for boxes, sample in zip(per_image, samples, strict=True)
         ]
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample]) -> dict[str, Tensor]:
@@ -165,16 +165,16 @@ class CLOC(RegionLabeller):
         return [self.prompter.keys(each, grid) for each in tokens], images
 
     def _ground(self, pixels: Tensor, texts: Tensor) -> Tensor:
-        found = torch.stack(
+        boxes = torch.stack(
             [self.box_head(self.prompter.from_texts(keys, texts)) for keys in self._seen(pixels, whole=False)[0]]
         )
-        return bbox_cxcywh_to_xyxy(found) * _sides(pixels)  # (B, N, 4)
+        return bbox_cxcywh_to_xyxy(boxes) * _sides(pixels)  # (B, N, 4)
 
     def _region_losses(self, seen: list[Tensor], pixels: Tensor, samples: list[DetDataSample]) -> dict[str, Tensor]:
         embedded, grounded, texts, boxes = [], [], [], []
         for keys, sample in zip(seen, samples, strict=True):
             region = self._sampled(sample.gt_instances)
-            rows = self.said_by(region)
+            rows = self.text_features_of(region)
             places = _shares(get_box_tensor(region.bboxes), pixels)
             embedded.append(self.prompter.from_boxes(keys, places))
             grounded.append(self.box_head(self.prompter.from_texts(keys, rows.to(keys))))

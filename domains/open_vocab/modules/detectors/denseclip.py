@@ -121,8 +121,8 @@ class DenseCLIPDetector(BaseDetector):
         return (parts.beside(maps, scores, self.score_concat_index) if self.concat_scores else maps), scores
 
     def _score_loss(self, scores: Tensor, finest: Tensor, inputs: Tensor, samples: list) -> Tensor:
-        found = [sample.gt_instances for sample in samples]
-        boxes = [getattr(instances.bboxes, "tensor", instances.bboxes) for instances in found]
+        truths = [sample.gt_instances for sample in samples]
+        boxes = [getattr(instances.bboxes, "tensor", instances.bboxes) for instances in truths]
         logits = F.interpolate(scores, size=finest.shape[2:], mode="bilinear", align_corners=False)
         stride = inputs.shape[-1] / finest.shape[-1]
-        return self.score_loss(logits, boxes, [instances.labels for instances in found], stride)
+        return self.score_loss(logits, boxes, [instances.labels for instances in truths], stride)

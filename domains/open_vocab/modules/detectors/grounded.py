@@ -54,22 +54,22 @@ class Grounded:
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: list) -> dict:
         if self.vocabulary is not None:
-            self._tell(batch_data_samples, self._own_names())
+            self._set_phrases(batch_data_samples, self._training_names())
         return super().loss(batch_inputs, batch_data_samples)
 
     def predict(self, batch_inputs: Tensor, batch_data_samples: list, rescale: bool = True) -> list:
         if self.vocabulary is None:
             return super().predict(batch_inputs, batch_data_samples, rescale)
-        told = self._tell(batch_data_samples, self.phrases, self._descriptions())
-        at_once = 1 if self.test_cfg["chunked_size"] > 0 else len(told)  # mmdet's captions in parts take one image
-        for start in range(0, len(told), at_once):
+        written = self._set_phrases(batch_data_samples, self.phrases, self._descriptions())
+        at_once = 1 if self.test_cfg["chunked_size"] > 0 else len(written)  # mmdet's captions in parts take one image
+        for start in range(0, len(written), at_once):
             part = slice(start, start + at_once)
             super().predict(batch_inputs[part], batch_data_samples[part], rescale)
-        for sample in [sample for sample, is_told in zip(batch_data_samples, told) if is_told]:
+        for sample in [sample for sample, is_written in zip(batch_data_samples, written) if is_written]:
             sample.pred_instances = self._of_classes(sample.pred_instances)
         return batch_data_samples
 
-    def _own_names(self) -> tuple[str, ...]:
+    def _training_names(self) -> tuple[str, ...]:
         """C phrases without synonyms: in training these would be wrong answers to their own class.
 
         Raises:
@@ -77,7 +77,7 @@ class Grounded:
             CapabilityError: they make a longer caption than the language model reads.
         """
         owners, at_most = self.vocabulary.owners, self.bbox_head.num_classes
-        names = tuple(said for i, said in enumerate(self.phrases) if i == 0 or owners[i] != owners[i - 1])
+        names = tuple(phrase for i, phrase in enumerate(self.phrases) if i == 0 or owners[i] != owners[i - 1])
         if len(names) > at_most:
             raise ConfigError(
                 f"model.bbox_head.num_classes is {at_most}, with {len(names)} class names to train on; set it to that"
@@ -95,12 +95,12 @@ class Grounded:
         described = zip(self.phrases, self.vocabulary.queries)
         return {phrase: {"suffix": f", {query[1]}"} for phrase, query in described if len(query) > 1}
 
-    def _tell(self, samples: Sequence, phrases: tuple[str, ...], descriptions: Mapping | None = None) -> list[bool]:
+    def _set_phrases(self, samples: Sequence, phrases: tuple[str, ...], descriptions: Mapping | None = None) -> list:
         """Write the caption's phrases into the samples; which of them took it."""
-        told = ["tokens_positive" not in sample for sample in samples]
-        for sample in [sample for sample, is_told in zip(samples, told) if is_told]:
+        written = ["tokens_positive" not in sample for sample in samples]
+        for sample in [sample for sample, is_written in zip(samples, written) if is_written]:
             sample.set_metainfo({"text": phrases, "custom_entities": True, "caption_prompt": dict(descriptions or {})})
-        return told
+        return written
 
     def _of_classes(self, instances):
         """Labels of phrases become labels of classes; of what a class's synonyms found twice, the better stays."""
@@ -135,7 +135,7 @@ class Grounded:
 
     def _text_features(self, samples: Sequence) -> dict[str, Tensor]:
         if self.vocabulary is not None:
-            self._tell(samples, self.phrases)
+            self._set_phrases(samples, self.phrases)
         return self.language_model([self._caption(sample) for sample in samples])
 
 
@@ -155,6 +155,6 @@ class GroundingDINO(Grounded, MMDET_GROUNDING_DINO):
     def _forward(self, batch_inputs: Tensor, batch_data_samples: list) -> tuple:
         text = self._text_features(batch_data_samples)
         text["embedded"] = self.text_feat_map(text["embedded"])
-        found = self.forward_transformer(self.extract_feat(batch_inputs), text, batch_data_samples)
+        outputs = self.forward_transformer(self.extract_feat(batch_inputs), text, batch_data_samples)
         wanted = ("hidden_states", "references", "memory_text", "text_token_mask")
-        return self.bbox_head(*(found[name] for name in wanted))
+        return self.bbox_head(*(outputs[name] for name in wanted))

@@ -87,7 +87,7 @@ class RegionLabeller(BaseDetector):
             return logits.softmax(dim=1)
         return torch.cat([logits, torch.zeros_like(logits[:, :1])], dim=1).softmax(dim=1)[:, :-1]
 
-    def said_by(self, regions: InstanceData) -> Tensor:
+    def text_features_of(self, regions: InstanceData) -> Tensor:
         """Unit embeddings (N, D) of the regions' `texts`, or of their classes where they have none."""
         if "texts" in regions:
             return self.encode_texts([str(text) for text in regions.texts])
@@ -101,11 +101,11 @@ class RegionLabeller(BaseDetector):
     def predict(self, batch_inputs: Tensor, batch_data_samples: list, rescale: bool = True) -> list[DetDataSample]:
         regions = self.regions_of(batch_inputs, batch_data_samples)
         features = self.embed_regions(batch_inputs, regions, batch_data_samples)
-        found = [
+        named = [
             self._named(region, self.classify(feature.float()), sample, rescale)
             for region, feature, sample in zip(regions, features, batch_data_samples, strict=True)
         ]
-        return self.add_pred_to_datasample(batch_data_samples, found)
+        return self.add_pred_to_datasample(batch_data_samples, named)
 
     def extract_feat(self, batch_inputs: Tensor) -> tuple[Tensor, ...]:
         return self.image(batch_inputs)
@@ -140,9 +140,9 @@ def given_regions(sample: DetDataSample) -> InstanceData:
         DataError: it has neither.
     """
     for name in ("proposals", "gt_instances"):
-        found = sample.get(name)
-        if found is not None and "bboxes" in found:
-            regions = InstanceData(**dict(found.items()))
+        instances = sample.get(name)
+        if instances is not None and "bboxes" in instances:
+            regions = InstanceData(**dict(instances.items()))
             regions.bboxes = get_box_tensor(regions.bboxes).float()
             return regions
     raise DataError(
@@ -157,8 +157,8 @@ def named(sample: DetDataSample) -> str:
 
 def captions_of(samples: Sequence[DetDataSample]) -> list[str | None]:
     """Of each image its `caption`, or `text`: a string, or the first of several; None where it has none."""
-    found = [sample.get("caption", None) or sample.get("text", None) for sample in samples]
-    return [said if isinstance(said, str) or said is None else str(said[0]) for said in found]
+    captions = [sample.get("caption", None) or sample.get("text", None) for sample in samples]
+    return [caption if isinstance(caption, str) or caption is None else str(caption[0]) for caption in captions]
 
 
 def required_captions(samples: Sequence[DetDataSample]) -> list[str]:

@@ -42,10 +42,10 @@ class Kept(NamedTuple):
 
 def keep_some(count: int, shape: tuple[int, int], device: torch.device, forced: Tensor | None = None) -> Kept:
     """A random choice of `count` places of (B, L), those that are `forced` (B, L) bool before all others."""
-    lots = torch.rand(shape, device=device)
+    draws = torch.rand(shape, device=device)
     if forced is not None:
-        lots = lots.masked_fill(forced, -1.0)
-    places = lots.argsort(dim=1)[:, :count].sort(dim=1).values
+        draws = draws.masked_fill(forced, -1.0)
+    places = draws.argsort(dim=1)[:, :count].sort(dim=1).values
     hidden = torch.ones(shape, dtype=torch.bool, device=device).scatter(1, places, False)
     return Kept(places, hidden)
 

@@ -118,8 +118,8 @@ class MatchingLoss(nn.Module):
         pairs = []
         for image_logits, image_boxes, target in zip(logits.float(), boxes.float(), targets):
             cost = self.cost(image_logits, image_boxes, target)
-            found = linear_sum_assignment(cost.cpu().numpy())
-            pairs.append(tuple(torch.as_tensor(index, device=logits.device) for index in found))
+            assignment = linear_sum_assignment(cost.cpu().numpy())
+            pairs.append(tuple(torch.as_tensor(index, device=logits.device) for index in assignment))
         return pairs
 
     def cost(self, logits: Tensor, boxes: Tensor, target: BoxTargets) -> Tensor:

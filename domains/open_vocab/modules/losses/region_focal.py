@@ -55,9 +55,9 @@ class FocalScaledCrossEntropy(nn.Module):
             avg_factor: what the sum is divided by; N where it is not given.
         """
         logs = cls_score.float().log_softmax(dim=1)
-        own = logs.gather(1, label[:, None])[:, 0]  # (N,)
-        missing = (-torch.expm1(own)).clamp(min=SMALLEST)  # 1 - p
-        loss = -own * missing**self.gamma if self.gamma else -own
+        log_p = logs.gather(1, label[:, None])[:, 0]  # (N,)
+        missing = (-torch.expm1(log_p)).clamp(min=SMALLEST)  # 1 - p
+        loss = -log_p * missing**self.gamma if self.gamma else -log_p
         is_background = label == cls_score.shape[1] - 1
         loss = loss * torch.where(is_background, self.background_weight, 1.0)
         if weight is not None:
@@ -114,7 +114,7 @@ class BoxScoreLoss(nn.Module):
             stride: pixels from one place to the next.
         """
         logits = logits.float()
-        target = torch.stack([covered(*found, stride, logits[0]) for found in zip(boxes, labels)])
+        target = torch.stack([covered(*truth, stride, logits[0]) for truth in zip(boxes, labels)])
         cost = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
         if self.region == "image":
             return self.loss_weight * cost.mean()

@@ -15,7 +15,7 @@ from ...data.items_file import read_items
 from ...data.masks import IGNORED
 from ...data.novel import split_novel
 from ...data.outlines import encode
-from ...scores.detection import MOST_BOXES, DetectionScores, Found, Truth, score_detections, truth_of
+from ...scores.detection import MOST_BOXES, Detected, DetectionScores, Truth, score_detections, truth_of
 from ...scores.segmentation import SegmentationScores, confusion, score_segmentation
 
 METRICS_OF = ("bbox", "segm")
@@ -67,17 +67,17 @@ class OpenVocabDetectionMetric(BaseMetric):
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
         """Keep what is true and what was found of each sample."""
         for sample in data_samples:
-            found = sample["pred_instances"]
-            self.results.append((self._truth(sample), _found(found, self.metric == "segm")))
+            instances = sample["pred_instances"]
+            self.results.append((self._truth(sample), _detected(instances, self.metric == "segm")))
 
-    def compute_metrics(self, results: list[tuple[Truth, Found]]) -> dict[str, float]:
+    def compute_metrics(self, results: list[tuple[Truth, Detected]]) -> dict[str, float]:
         """Metric name -> value in 0..1."""
         names = self.dataset_meta["classes"]
         novel = () if self.novel is None else split_novel(names, self.novel, self.frequency).novel
-        truths, found = zip(*results, strict=True)
+        truths, detected = zip(*results, strict=True)
         self.scores = score_detections(
             truths,
-            found,
+            detected,
             names,
             novel=novel,
             frequency=self.frequency,
@@ -109,9 +109,9 @@ class OpenVocabDetectionMetric(BaseMetric):
         )
 
 
-def _found(instances: Any, outlines: bool) -> Found:
+def _detected(instances: Any, outlines: bool) -> Detected:
     masks = instances.get("masks") if outlines else None
-    return Found(
+    return Detected(
         boxes=_array(instances["bboxes"]),
         scores=_array(instances["scores"]),
         labels=_array(instances["labels"]),
@@ -152,8 +152,8 @@ class OpenVocabSegmentationMetric(BaseMetric):
         """Keep the counts of each sample, those that are not 0."""
         num_classes = len(self.dataset_meta["classes"])
         for sample in data_samples:
-            truth, found = (sample[key]["data"].squeeze(0).cpu().numpy() for key in ("gt_sem_seg", "pred_sem_seg"))
-            counts = confusion(truth, found, num_classes, self.ignored).ravel()
+            truth, predicted = (sample[key]["data"].squeeze(0).cpu().numpy() for key in ("gt_sem_seg", "pred_sem_seg"))
+            counts = confusion(truth, predicted, num_classes, self.ignored).ravel()
             filled = np.flatnonzero(counts)
             self.results.append((filled, counts[filled]))
 

@@ -44,22 +44,22 @@ def proxied_features(
     """
     weights, grid = proxy_attention(proxy, beta, gamma, over_batch), tuple(proxy.shape[-2:])
     if "image_blocks" not in backbone.capabilities:
-        tokens, own = backbone.image_tokens(pixels)
-        return as_map(weights @ _on_grid(tokens, own, grid), grid)
+        tokens, tower_grid = backbone.image_tokens(pixels)
+        return as_map(weights @ _on_grid(tokens, tower_grid, grid), grid)
     last = backbone.blocks("image")[-1]
-    own, prefix = backbone.image_grid(pixels), backbone.image_prefix
+    tower_grid, prefix = backbone.image_grid(pixels), backbone.image_prefix
     values = last.qkv(last.ln_1(until_last(backbone, pixels))).chunk(3, dim=-1)[2]  # (B, T, W)
-    patches = values[:, prefix : prefix + own[0] * own[1]]
-    mixed = last.out(weights.to(patches) @ _on_grid(patches, own, grid))  # one attention for all heads
+    patches = values[:, prefix : prefix + tower_grid[0] * tower_grid[1]]
+    mixed = last.out(weights.to(patches) @ _on_grid(patches, tower_grid, grid))  # one attention for all heads
     before = mixed.new_zeros(len(mixed), prefix, mixed.shape[-1])
     return as_map(backbone.project_patches(torch.cat([before, mixed], dim=1)), grid)
 
 
-def _on_grid(tokens: Tensor, own: tuple[int, int], wanted: tuple[int, int]) -> Tensor:
+def _on_grid(tokens: Tensor, present: tuple[int, int], wanted: tuple[int, int]) -> Tensor:
     """(B, P, W) on one grid -> (B, P', W) on another, bilinear."""
-    if own == wanted:
+    if present == wanted:
         return tokens
-    moved = F.interpolate(as_map(tokens, own), size=wanted, mode="bilinear", align_corners=False)
+    moved = F.interpolate(as_map(tokens, present), size=wanted, mode="bilinear", align_corners=False)
     return moved.flatten(2).transpose(1, 2)
 
 

@@ -64,8 +64,8 @@ class Queries(nn.Module):
         self.background_index = self._find_background()
         self.asked = asked = self._with_background_words(vocabulary)
         self.counts = [asked.owners.count(index) for index in range(len(vocabulary))]
-        found = embed_queries(asked, text_backbone(self.spec))
-        self.embeddings = found.to(self.embeddings.device)
+        embeddings = embed_queries(asked, text_backbone(self.spec))
+        self.embeddings = embeddings.to(self.embeddings.device)
 
     def forward(self) -> Tensor:
         """(Q, D)."""
@@ -75,8 +75,8 @@ class Queries(nn.Module):
         """(Q, ...) of the queries -> (C, ...): of each class the best of its queries."""
         if all(count == 1 for count in self.counts):
             return scores[: len(self.counts)]
-        own = scores[: sum(self.counts)].split(self.counts)
-        return torch.stack([several.amax(dim=0) for several in own])
+        per_class = scores[: sum(self.counts)].split(self.counts)
+        return torch.stack([several.amax(dim=0) for several in per_class])
 
     def need_background(self, option: str) -> int:
         """Index of the background class.
@@ -92,9 +92,9 @@ class Queries(nn.Module):
         return self.background_index
 
     def _find_background(self) -> int | None:
-        said = [spoken(name).casefold() for name in self.names]
+        names = [spoken(name).casefold() for name in self.names]
         wanted = spoken(self.background).casefold()
-        return said.index(wanted) if wanted in said else None
+        return names.index(wanted) if wanted in names else None
 
     def _with_background_words(self, vocabulary: Vocabulary) -> Vocabulary:
         if not self.words:
@@ -103,4 +103,4 @@ class Queries(nn.Module):
         owner = len(vocabulary) if self.background_index is None else self.background_index
         kept = [pair for pair in zip(vocabulary.owners, vocabulary.queries) if pair[0] != owner]
         pairs = sorted([*kept, *((owner, query) for query in filled)], key=lambda pair: pair[0])
-        return Vocabulary(vocabulary.names, tuple(query for _, query in pairs), tuple(own for own, _ in pairs))
+        return Vocabulary(vocabulary.names, tuple(query for _, query in pairs), tuple(owner for owner, _ in pairs))

@@ -35,7 +35,7 @@ class LoadItemImage(BaseTransform):
         to_float32: float32 in 0..255 instead of uint8; keeps what is finer than 8 bits.
 
     Raises:
-        DataError: no sound image.
+        DataError: no valid image.
     """
 
     def __init__(self, channels: str = "bgr", to_float32: bool = False):
@@ -167,6 +167,6 @@ class FitImage(Resize):
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         height, width = results["img"].shape[:2]
         fits = max(height, width) <= max(self.largest) and min(height, width) <= min(self.largest)
-        own = copy(self)  # transforms of a set run in several threads
-        own.scale = (width, height) if fits else self.largest
-        return super(FitImage, own).transform(results)
+        fitting = copy(self)  # transforms of a set run in several threads
+        fitting.scale = (width, height) if fits else self.largest
+        return super(FitImage, fitting).transform(results)

@@ -78,5 +78,5 @@ def _read(path: Path, size: tuple[int, int]) -> np.ndarray:
 def _from_image(path: Path) -> np.ndarray:
     from PIL import Image
 
-    with Image.open(path) as found:
-        return np.asarray(found)
+    with Image.open(path) as image:
+        return np.asarray(image)

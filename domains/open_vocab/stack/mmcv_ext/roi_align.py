@@ -62,8 +62,8 @@ def roi_align_forward(
     for chunk, rows, columns in chunks_by_grid(grids, input.shape[1] * size[0] * size[1]):
         y = _samples(start[chunk, 0], bins[chunk, 0], size[0], rows)
         x = _samples(start[chunk, 1], bins[chunk, 1], size[1], columns)
-        found = _largest(_sampled(images, index[chunk], y.flatten(1), x.flatten(1)), y, x)
-        for filled, part in zip((output, argmax_y, argmax_x), found, strict=True):
+        largest = _largest(_sampled(images, index[chunk], y.flatten(1), x.flatten(1)), y, x)
+        for filled, part in zip((output, argmax_y, argmax_x), largest, strict=True):
             filled[chunk] = part.permute(0, 3, 1, 2).to(filled.dtype)
 
 
@@ -139,8 +139,8 @@ def _largest(samples: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Ten
     largest, place = in_bins(samples, height, width).max(dim=3)  # (R, height, width, C)
     at_y = y[:, :, None].expand(-1, -1, width, -1).gather(3, place // columns)
     at_x = x[:, None].expand(-1, height, -1, -1).gather(3, place % columns)
-    found = largest > LOWEST
-    return largest.clamp(min=LOWEST), at_y.where(found, -1.0), at_x.where(found, -1.0)
+    inside = largest > LOWEST
+    return largest.clamp(min=LOWEST), at_y.where(inside, -1.0), at_x.where(inside, -1.0)
 
 
 def _scattered(gradient: Tensor, index: Tensor, y: Tensor, x: Tensor, shape: torch.Size) -> Tensor:

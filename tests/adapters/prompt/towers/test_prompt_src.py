@@ -49,7 +49,7 @@ def test_the_published_averages(mean, std, epochs):
 )
 def test_the_average_moves_with_the_epochs(options, expected):
     adapter = build_adapter("prompt-src", **options)
-    found = adapter._own_settings(adapter.epochs or adapter.own_epochs).get("epoch_average")
+    found = adapter._settings_of_method(adapter.epochs or adapter.default_epochs).get("epoch_average")
     assert found == (expected if expected is None else pytest.approx(expected))
 
 

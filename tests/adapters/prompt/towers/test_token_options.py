@@ -54,7 +54,7 @@ def test_options_of_speed_and_memory_change_nothing(make_problem, deep_clip, nam
     problem = make_problem(backbone=deep_clip)
     found = [logits(fitted(problem, name, lr=0.01, **{option: value}), problem) for value in SAME[option]]
     torch.testing.assert_close(*found, atol=2e-4, rtol=1e-4)
-    assert set(SAME) == adapter_class(name).passing
+    assert set(SAME) == adapter_class(name).cost_options
 
 
 def test_no_option_goes_untested():
@@ -111,5 +111,5 @@ def test_published_settings(name):
     adapter = build_adapter(name)
     common = {"batch_size": 4, "weight_decay": 5e-4, "warmup": 1, "select": "last", "loss": None}
     assert {**common, **published[name]}.items() <= adapter.options.items()
-    assert adapter.own_epochs == (20 if name == "prompt-src" else 5)
+    assert adapter.default_epochs == (20 if name == "prompt-src" else 5)
     assert QUICK.keys() <= adapter.options.keys()

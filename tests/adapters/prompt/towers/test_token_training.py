@@ -40,7 +40,7 @@ def test_it_trains_as_published(make_problem, deep_clip, name, lr, texts):
     """Beside a plain loop: SGD with momentum on all tokens and maps, one rate an epoch, and here no self-regulation."""
     problem = make_problem(backbone=deep_clip)
     rates = []
-    place = TrainingPlace(None, tell=lambda done, total, values: rates.append(values["lr"]))
+    place = TrainingPlace(None, on_step=lambda done, total, values: rates.append(values["lr"]))
     options = {"gpa": False, "loss": "cross-entropy"} if name == "prompt-src" else {}
     adapter = build_adapter(name, epochs=5, **options)
     problem.fit(adapter, seed=5, images=plainly(problem), place=place)
@@ -216,9 +216,9 @@ def test_a_resume_ends_alike(make_problem, name, tmp_path):
             raise Stop
 
     with pytest.raises(Stop):
-        problem.fit(build_adapter(name, **options), place=TrainingPlace(tmp_path, tell=stop))
+        problem.fit(build_adapter(name, **options), place=TrainingPlace(tmp_path, on_step=stop))
     said, again = [], build_adapter(name, **options)
-    problem.fit(again, place=TrainingPlace(tmp_path, resume=True, say=said.append))
+    problem.fit(again, place=TrainingPlace(tmp_path, resume=True, on_message=said.append))
     assert said[0].startswith("Resumed at step 3 of 8")
     whole = build_adapter(name, **options)
     problem.fit(whole)

@@ -31,8 +31,8 @@ def test_a_tenth_is_val_and_a_tenth_test():
 
 @pytest.mark.parametrize(("n", "counts"), [(3, [1, 1, 1]), (2, [2, 0, 0]), (4, [2, 1, 1])])
 def test_small_sets_have_one_of_each_where_they_can(n, counts):
-    divided = assign_pair_splits(unsplit(n))
-    assert [len(divided.split(name)) for name in ("train", "val", "test")] == counts
+    assigned = assign_pair_splits(unsplit(n))
+    assert [len(assigned.split(name)) for name in ("train", "val", "test")] == counts
 
 
 @given(st.permutations(range(30)), st.integers(0, 5))
@@ -41,23 +41,23 @@ def test_the_order_of_rows_does_not_matter(order, seed):
     assert sides(assign_pair_splits(pairs, seed)) == sides(assign_pair_splits(pairs.select(order), seed))
 
 
-def test_another_seed_divides_otherwise():
+def test_another_seed_splits_otherwise():
     assert sides(assign_pair_splits(unsplit(60), 0)) != sides(assign_pair_splits(unsplit(60), 1))
 
 
 def test_rows_of_one_image_stay_together():
     pairs = unsplit(20).select(np.arange(60) % 20)
-    divided = assign_pair_splits(pairs)
+    assigned = assign_pair_splits(pairs)
     by_image = {}
-    for pair in divided:
+    for pair in assigned:
         by_image.setdefault(pair.image, set()).add(pair.split)
-    assert all(len(found) == 1 for found in by_image.values()) and divided.splits == ("train", "val", "test")
+    assert all(len(found) == 1 for found in by_image.values()) and assigned.splits == ("train", "val", "test")
 
 
 def test_given_splits_are_kept():
     pairs = sample_pairs(40)
-    divided = assign_pair_splits(pairs.with_split(["test"] * 5 + [""] * 35))
-    assert all(divided[row].split == "test" for row in range(5)) and divided.splits == ("train", "val", "test")
+    assigned = assign_pair_splits(pairs.with_split(["test"] * 5 + [""] * 35))
+    assert all(assigned[row].split == "test" for row in range(5)) and assigned.splits == ("train", "val", "test")
 
 
 def test_copies_stay_together_when_files_are_compared(tmp_path):
@@ -67,8 +67,8 @@ def test_copies_stay_together_when_files_are_compared(tmp_path):
         builder.add(f"{number:02d}.bmp", ["x"])
     pairs = builder.build(name="copies")
 
-    def apart(divided):
-        return sum(divided[2 * i].split != divided[2 * i + 1].split for i in range(20))
+    def apart(assigned):
+        return sum(assigned[2 * i].split != assigned[2 * i + 1].split for i in range(20))
 
     assert apart(assign_pair_splits(pairs, hashes=FileHashes(tmp_path / "cache"))) == 0
     assert apart(assign_pair_splits(pairs)) > 0

@@ -161,9 +161,9 @@ def test_a_damaged_index_is_made_anew(tmp_path, damage):
     path = shard(tmp_path / "s.tar", simple(3))
     first = read_pairs(path)
     (kept,) = indices_kept()
-    sound = kept.read_bytes()
-    kept.write_bytes(damage(sound))
-    assert list(read_pairs(path)) == list(first) and len(kept.read_bytes()) == len(sound)
+    intact = kept.read_bytes()
+    kept.write_bytes(damage(intact))
+    assert list(read_pairs(path)) == list(first) and len(kept.read_bytes()) == len(intact)
 
 
 def test_a_shard_that_is_cut_short_gives_what_is_whole(tmp_path):
@@ -194,7 +194,7 @@ def test_a_damaged_header_is_told(tmp_path):
     assert len(pairs) == 3 and any(f"no end mark at byte {third}" in note for note in pairs.notes)
 
 
-def test_a_sound_shard_has_no_such_note(tmp_path):
+def test_a_complete_shard_has_no_such_note(tmp_path):
     assert not any("cut short" in note for note in read_pairs(shard(tmp_path / "s.tar", simple(2))).notes)
 
 
@@ -328,8 +328,8 @@ def test_copies_in_shards_stay_together_when_compared(tmp_path):
     for number in range(40):
         members |= {f"{number:02d}.png": png(number // 2), f"{number:02d}.txt": "x"}
     pairs = read_pairs(shard(tmp_path / "s.tar", members))
-    divided = assign_pair_splits(pairs.with_split([""] * 40), hashes=FileHashes())
-    assert all(divided[2 * i].split == divided[2 * i + 1].split for i in range(20))
+    assigned = assign_pair_splits(pairs.with_split([""] * 40), hashes=FileHashes())
+    assert all(assigned[2 * i].split == assigned[2 * i + 1].split for i in range(20))
 
 
 def test_long_names_and_other_tar_formats_are_read(tmp_path):

@@ -14,7 +14,7 @@ from vladapt.core.errors import DataError
 from vladapt.core.forgetting.score import GenericScore, generic_metrics
 from vladapt.core.metrics.retrieval import image_text_rankings
 from vladapt.core.runs.run_sections import render_report
-from vladapt.core.tasks.pretraining.examples import Found, Query
+from vladapt.core.tasks.pretraining.examples import Match, Query
 from vladapt.core.tasks.retrieval.report import training_report
 from vladapt.core.tasks.retrieval.scoring import RetrievalScores, before_and_after
 from vladapt.core.tasks.retrieval.tables import retrieval_verdict
@@ -125,14 +125,14 @@ def history(epochs: int = 3) -> list[dict]:
     return [{"epoch": epoch, "loss": 3.0 / epoch, "silc.part": 1.0} for epoch in range(1, epochs + 1)]
 
 
-def found(ranks=(3, 1)) -> list[list[Found]]:
+def found(ranks=(3, 1)) -> list[list[Match]]:
     """For the first two queries four images; the third one's own cannot be read."""
     made = []
     for query, rank in zip(Greys().queries, ranks):
         rows = [row for row in range(6) if row != query.row][:4]
         if rank <= 4:
             rows[rank - 1] = query.row
-        made.append([Found(row, 0.5 - 0.1 * i, row == query.row, rank, row == 0) for i, row in enumerate(rows)])
+        made.append([Match(row, 0.5 - 0.1 * i, row == query.row, rank, row == 0) for i, row in enumerate(rows)])
     return [*made, []]
 
 
@@ -235,7 +235,7 @@ def test_a_query_whose_image_is_unreadable_is_counted_and_lost_pictures_say_so()
     text = page(examples=Greys(), before=found(), after=found()).text
     assert "a lost sheet" not in text and "1 more is left out" in text
     lost = found()
-    lost[0][1] = Found(7, 0.4, False, 3)
+    lost[0][1] = Match(7, 0.4, False, 3)
     assert "can no longer be read" in page(examples=Greys(), after=lost).text
 
 

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from vladapt import ConfigError
 from vladapt.core.contracts.domain import Item
 from vladapt.core.contracts.targets import Boxes
-from vladapt.domains.open_vocab.scores import Found, Truth, score_detections, truth_of
+from vladapt.domains.open_vocab.scores import Detected, Truth, score_detections, truth_of
 
 NAMES = ("cat", "dog", "emu")
 SQUARE = [[0, 0, 10, 0, 10, 10, 0, 10]]
 
 
 def found_as(truth, score=0.9):
-    return Found(truth.boxes, [score] * len(truth.labels), truth.labels)
+    return Detected(truth.boxes, [score] * len(truth.labels), truth.labels)
 
 
 @st.composite
@@ -34,7 +34,7 @@ def scenes(draw, images=3, most=4):
             boxes = [(8.0 * x, 8.0 * y, 8.0 * (x + w), 8.0 * (y + h)) for (x, y), (w, h) in zip(corners, sizes)]
             sides.append((boxes, [draw(st.integers(0, len(NAMES) - 1)) for _ in range(count)]))
         truths.append(Truth(*sides[0]))
-        found.append(Found(sides[1][0], [next(numbers) / 100 for _ in sides[1][1]], sides[1][1]))
+        found.append(Detected(sides[1][0], [next(numbers) / 100 for _ in sides[1][1]], sides[1][1]))
     return truths, found
 
 
@@ -53,15 +53,16 @@ def test_what_is_true_is_perfect(scene):
 @given(scenes(), st.randoms(use_true_random=False))
 @settings(max_examples=15)
 def test_the_order_of_images_and_of_boxes_means_nothing(scene, chance):
-    truths, found = scene
+    truths, detected = scene
     order = list(range(len(truths)))
     chance.shuffle(order)
     shuffled = []
-    for entry in (found[n] for n in order):
+    for entry in (detected[n] for n in order):
         places = list(range(len(entry.labels)))
         chance.shuffle(places)
-        shuffled.append(Found(*([values[p] for p in places] for values in (entry.boxes, entry.scores, entry.labels))))
-    one = score_detections(truths, found, NAMES).metrics
+        columns = (entry.boxes, entry.scores, entry.labels)
+        shuffled.append(Detected(*([values[p] for p in places] for values in columns)))
+    one = score_detections(truths, detected, NAMES).metrics
     assert score_detections([truths[n] for n in order], shuffled, NAMES).metrics == pytest.approx(one)
 
 
@@ -112,15 +113,15 @@ def test_ap50_of_each_class_is_the_literal_definition(scene):
 def test_finding_a_crowd_counts_neither_way_and_many_may_match_it():
     crowd = Truth([(0, 0, 10, 10), (20, 0, 60, 40)], [0, 0], ignored=[False, True])
     inside = [(0, 0, 10, 10), (22, 2, 30, 10), (40, 4, 50, 20)]
-    scores = score_detections([crowd], [Found(inside, [0.5, 0.9, 0.8], [0, 0, 0])], NAMES)
+    scores = score_detections([crowd], [Detected(inside, [0.5, 0.9, 0.8], [0, 0, 0])], NAMES)
     assert scores.metrics["AP"] == pytest.approx(1) and scores.per_class["cat"]["objects"] == 1
     plain = Truth(crowd.boxes, crowd.labels)
-    assert score_detections([plain], [Found(inside, [0.5, 0.9, 0.8], [0, 0, 0])], NAMES).metrics["AP"] < 0.5
+    assert score_detections([plain], [Detected(inside, [0.5, 0.9, 0.8], [0, 0, 0])], NAMES).metrics["AP"] < 0.5
 
 
 def test_base_and_novel_classes_have_their_own_and_a_harmonic_mean():
     truth = Truth([(0, 0, 10, 10), (20, 20, 40, 40)], [0, 2])
-    half = Found([(0, 0, 10, 10), (60, 60, 90, 90), (20, 20, 40, 40)], [0.9, 0.9, 0.5], [0, 2, 2])
+    half = Detected([(0, 0, 10, 10), (60, 60, 90, 90), (20, 20, 40, 40)], [0.9, 0.9, 0.5], [0, 2, 2])
     metrics = score_detections([truth], [half], NAMES, novel=("emu",)).metrics
     assert metrics["base_AP50"] == pytest.approx(1) and metrics["novel_AP50"] == pytest.approx(0.5)
     assert metrics["harmonic_AP50"] == pytest.approx(2 / 3)
@@ -129,7 +130,7 @@ def test_base_and_novel_classes_have_their_own_and_a_harmonic_mean():
 
 def test_sizes_and_frequencies_are_told_apart():
     truth = Truth([(0, 0, 10, 10), (0, 0, 50, 50), (0, 0, 200, 200)], [0, 1, 2])
-    found = Found([(0, 0, 10, 10), (0, 0, 200, 200)], [0.9, 0.9], [0, 2])
+    found = Detected([(0, 0, 10, 10), (0, 0, 200, 200)], [0.9, 0.9], [0, 2])
     metrics = score_detections([truth], [found], NAMES, frequency="rcf").metrics
     assert (metrics["AP_small"], metrics["AP_medium"], metrics["AP_large"]) == pytest.approx((1, 0, 1))
     assert (metrics["AP_rare"], metrics["AP_common"], metrics["AP_frequent"]) == pytest.approx((1, 0, 1))
@@ -137,9 +138,9 @@ def test_sizes_and_frequencies_are_told_apart():
 
 def test_only_classes_that_were_looked_for_count_and_partial_ones_forgive():
     truth = {"boxes": [(0, 0, 10, 10)], "labels": [0]}
-    found = Found([(0, 0, 10, 10), (20, 20, 40, 40), (50, 50, 70, 70)], [0.5, 0.9, 0.9], [0, 0, 1])
+    found = Detected([(0, 0, 10, 10), (20, 20, 40, 40), (50, 50, 70, 70)], [0.5, 0.9, 0.9], [0, 0, 1])
     other = Truth([(0, 0, 10, 10)], [1], absent=())
-    found_other = Found([(0, 0, 10, 10)], [0.5], [1])
+    found_other = Detected([(0, 0, 10, 10)], [0.5], [1])
 
     def ap50(**facts):
         per_class = score_detections([Truth(**truth, **facts), other], [found, found_other], NAMES).per_class
@@ -155,7 +156,7 @@ def test_outlines_are_compared_where_asked():
     triangle = [[0, 0, 10, 0, 0, 10]]
     mask = np.zeros((12, 12), bool)
     mask[:10, :10] = True
-    found = Found([(0, 0, 10, 10)], [0.9], [0], outlines=[mask])
+    found = Detected([(0, 0, 10, 10)], [0.9], [0], outlines=[mask])
     truth = Truth([(0, 0, 10, 10)], [0], outlines=[triangle], size=(12, 12))
     assert score_detections([truth], [found], NAMES).metrics["AP75"] == pytest.approx(1)
     assert score_detections([truth], [found], NAMES, outlines=True).metrics["AP75"] == 0
@@ -165,23 +166,23 @@ def test_outlines_are_compared_where_asked():
 
 def test_fewer_boxes_count_where_asked():
     truth = Truth([(0, 0, 10, 10)], [0])
-    found = Found([(50, 50, 60, 60), (0, 0, 10, 10)], [0.9, 0.5], [0, 0])
+    found = Detected([(50, 50, 60, 60), (0, 0, 10, 10)], [0.9, 0.5], [0, 0])
     assert score_detections([truth], [found], NAMES, most=1).metrics["AP50"] == 0
 
 
 def test_nothing_found_is_zero_nothing_there_is_unknown(capsys):
     truth = Truth([(0, 0, 10, 10)], [0])
-    scores = score_detections([truth], [Found([], [], [])], NAMES)
+    scores = score_detections([truth], [Detected([], [], [])], NAMES)
     assert scores.metrics["AP"] == 0 and "AP_large" not in scores.metrics
     assert scores.per_class["dog"] == {"AP": None, "AP50": None, "objects": 0}
-    assert score_detections([Truth([], [])], [Found([], [], [])], NAMES).metrics == {}
+    assert score_detections([Truth([], [])], [Detected([], [], [])], NAMES).metrics == {}
     assert capsys.readouterr().out == ""
 
 
 def test_class_numbers_without_a_name_and_lists_of_other_length_are_refused():
     truth = Truth([(0, 0, 10, 10)], [0])
     with pytest.raises(ConfigError, match=r"the detector has class number 7, there are 3 names \(cat, dog, emu\)"):
-        score_detections([truth], [Found([(0, 0, 1, 1)], [0.5], [7])], NAMES)
+        score_detections([truth], [Detected([(0, 0, 1, 1)], [0.5], [7])], NAMES)
     with pytest.raises(ConfigError, match="found objects of 0 images, there are 1"):
         score_detections([truth], [], NAMES)
 

@@ -11,15 +11,15 @@ pytest.importorskip("pycocotools", reason="extra open-vocab is not installed")
 
 from vladapt.domains.open_vocab.data import read_detection, read_segmentation
 from vladapt.domains.open_vocab.drawing import colour_of
-from vladapt.domains.open_vocab.inference.predictions import FoundBoxes, FoundMap, decoded, encoded
+from vladapt.domains.open_vocab.inference.predictions import PredictedBoxes, PredictedMap, decoded, encoded
 from vladapt.domains.open_vocab.inference.saving import file_names, save_boxes, save_maps
 
 NAMES = ("cat", "red panda", "emu")
 
 
-def _boxes(boxes, scores, labels, masks=None) -> FoundBoxes:
+def _boxes(boxes, scores, labels, masks=None) -> PredictedBoxes:
     outlines = None if masks is None else [encoded(mask.astype(np.uint8)) for mask in masks]
-    return FoundBoxes(np.array(boxes, float).reshape(-1, 4), np.array(scores), np.array(labels, int), outlines)
+    return PredictedBoxes(np.array(boxes, float).reshape(-1, 4), np.array(scores), np.array(labels, int), outlines)
 
 
 def _rows(data, found):
@@ -89,7 +89,7 @@ def test_masks_are_index_pngs_that_read_back(make_images, tmp_path, shape):
     maps = [np.random.default_rng(n).integers(0, 3, shape) for n in range(2)] + [np.full(shape, 1)]
     out = tmp_path / "out"
     out.mkdir()
-    files = save_maps(_rows(data, [FoundMap(one) for one in maps]), data, NAMES, out)
+    files = save_maps(_rows(data, [PredictedMap(one) for one in maps]), data, NAMES, out)
     assert len(files) == 7 and all(file.is_file() for file in files)
     assert json.loads((out / "classes.json").read_text()) == list(NAMES)
     (out / "images").mkdir()
@@ -105,7 +105,7 @@ def test_masks_are_index_pngs_that_read_back(make_images, tmp_path, shape):
 def test_more_classes_than_a_byte_holds_are_written_with_two(make_images, tmp_path):
     names = [f"thing {number}" for number in range(1203)]
     data = make_images([(8, 9)], names)
-    found = FoundMap(np.arange(72).reshape(8, 9) * 16)
+    found = PredictedMap(np.arange(72).reshape(8, 9) * 16)
     save_maps([{"id": "00.png", **found.row(names)}], data, names, tmp_path)
     assert (np.asarray(Image.open(tmp_path / "masks" / "00.png")) == found.classes).all()
 

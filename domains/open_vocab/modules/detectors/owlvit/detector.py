@@ -170,9 +170,9 @@ class OWLViT(BaseDetector):
     def _targets(self, truth: Sequence[InstanceData], drawn: DrawnQueries, side: Sequence[int]) -> list[BoxTargets]:
         targets = []
         for instances, queries in zip(truth, drawn.classes):
-            found = box_targets(_tensor(instances.bboxes), instances.labels, queries, tuple(side))
-            found.labels = F.pad(found.labels, (0, drawn.mask.shape[1] - len(queries)))
-            targets.append(found if self.merge_iou is None else merge_overlapping(found, self.merge_iou))
+            target = box_targets(_tensor(instances.bboxes), instances.labels, queries, tuple(side))
+            target.labels = F.pad(target.labels, (0, drawn.mask.shape[1] - len(queries)))
+            targets.append(target if self.merge_iou is None else merge_overlapping(target, self.merge_iou))
         return targets
 
     def _loss_of_best(self, patches: Tensor, boxes: Tensor, drawn: DrawnQueries, targets) -> dict[str, Tensor]:
@@ -209,13 +209,13 @@ class OWLViT(BaseDetector):
         best, place = flat.topk(min(self.max_per_img, len(flat)))
         place = place[best >= self.score_thr]
         patch, label = place // scores.shape[1], place % scores.shape[1]
-        found = corners[patch]
+        boxes = corners[patch]
         if rescale:
             horizontal, vertical = about.get("scale_factor", (1.0, 1.0))[:2]
-            found = found / found.new_tensor([horizontal, vertical, horizontal, vertical])
+            boxes = boxes / boxes.new_tensor([horizontal, vertical, horizontal, vertical])
         height, width = (about.get("ori_shape") if rescale else None) or about["img_shape"]
-        found = found.clamp(min=0).minimum(found.new_tensor([width, height, width, height]))
-        result = InstanceData(bboxes=found, scores=flat[place], labels=label)
+        boxes = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
+        result = InstanceData(bboxes=boxes, scores=flat[place], labels=label)
         if self.nms_iou is None:
             return result
         return result[batched_nms(result.bboxes, result.scores, result.labels, self.nms_iou)]
@@ -238,10 +238,10 @@ class OWLViT(BaseDetector):
             )
         corners = box_convert(self.boxes(patches, grid), "cxcywh", "xyxy")  # (B, N, 4)
         chosen = []
-        for embeddings, found, wanted in zip(self.class_head.embed(patches).float(), corners, boxes.to(corners) / side):
-            overlaps = box_iou(wanted[None], found)[0]
+        for embeddings, here, wanted in zip(self.class_head.embed(patches).float(), corners, boxes.to(corners) / side):
+            overlaps = box_iou(wanted[None], here)[0]
             if not overlaps.any():
-                overlaps = generalized_box_iou(wanted[None], found)[0]
+                overlaps = generalized_box_iou(wanted[None], here)[0]
             chosen.append(embeddings[most_typical(embeddings, overlaps)])
         return torch.stack(chosen)
 
@@ -262,7 +262,7 @@ class OWLViT(BaseDetector):
         rows = F.normalize(self.embed_image_queries(batch_inputs, boxes), dim=-1)  # (B, D)
         self.train(training)
         distinct = tuple(dict.fromkeys(names))
-        means = [rows[[name == own for own in names]].mean(dim=0) for name in distinct]
+        means = [rows[[name == each for each in names]].mean(dim=0) for name in distinct]
         self.queries.take_embeddings(distinct, torch.stack(means))
 
 

@@ -115,8 +115,8 @@ class OWLQueries(nn.Module):
         self._pools, self._known = {}, {}
         self.met = torch.zeros(len(vocabulary), device=self.embeddings.device)
         if self.trained is None:
-            found = embed_classes(vocabulary, text_backbone(self.spec))
-            self.embeddings = found.to(self.embeddings.device)
+            embeddings = embed_classes(vocabulary, text_backbone(self.spec))
+            self.embeddings = embeddings.to(self.embeddings.device)
         self._stale = self.trained is not None
 
     def take_embeddings(self, names: Sequence[str], embeddings: Tensor) -> None:
@@ -170,8 +170,8 @@ class OWLQueries(nn.Module):
     def _pool(self, index: int) -> list[str]:
         """All texts of a class that training may draw."""
         if index not in self._pools:
-            own = [q for q, owner in zip(self.vocabulary.queries, self.vocabulary.owners) if owner == index]
-            texts = [*fill(self.random_templates, self.names[index]), *(text for query in own for text in query)]
+            queries = [q for q, owner in zip(self.vocabulary.queries, self.vocabulary.owners) if owner == index]
+            texts = [*fill(self.random_templates, self.names[index]), *(text for query in queries for text in query)]
             texts = map(canonical_text, texts) if self.canonical else texts
             self._pools[index] = list(dict.fromkeys(texts))
         return self._pools[index]

@@ -122,12 +122,12 @@ def published_heads(backbone: Backbone) -> dict[str, dict[str, Tensor]]:
     source = getattr(backbone, "source", None)
     if backbone.family != "hf" or source.kind not in KINDS:
         return {}
-    found: dict[str, dict[str, Tensor]] = {}
+    weights: dict[str, dict[str, Tensor]] = {}
     for file in _weight_files(source.folder):
         for name, value in _read(file).items():
             head, _, rest = name.partition(".")
-            found.setdefault(head, {})[rest] = value
-    return found
+            weights.setdefault(head, {})[rest] = value
+    return weights
 
 
 def load_published_heads(model: nn.Module, published: dict[str, dict[str, Tensor]], spec: str) -> None:
@@ -154,7 +154,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _read(file: Path) -> dict[str, Tensor]:
-    """What in a file belongs to heads. The towers were read from it before, so it is sound."""
+    """What in a file belongs to heads. The towers were read from it before, so it is valid."""
     if file.suffix == ".safetensors":
         with safe_open(str(file), framework="pt") as opened:
             names = [name for name in opened.keys() if name.startswith(HEADS)]  # noqa: SIM118 (no mapping)

@@ -127,12 +127,12 @@ class RegionCLIP(RegionLabeller):
         boxes = [self._sampled(region.bboxes) for region in self.regions_of(batch_inputs, batch_data_samples)]
         wholes = whole_boxes(batch_data_samples, batch_inputs)
         asked = [torch.cat([whole, rows.to(whole)]) for whole, rows in zip(wholes, boxes, strict=True)]
-        found = region_features(self.image.backbone, batch_inputs, asked)
+        features = region_features(self.image.backbone, batch_inputs, asked)
         losses = {}
         if self.weights["distill"] or self.weights["contrast"]:
-            losses.update(self._concept_losses(torch.cat([rows[1:] for rows in found]), batch_inputs, boxes))
+            losses.update(self._concept_losses(torch.cat([rows[1:] for rows in features]), batch_inputs, boxes))
         if self.weights["image_text"]:
-            losses["image_text"] = self._image_text(torch.cat([rows[:1] for rows in found]), batch_data_samples)
+            losses["image_text"] = self._image_text(torch.cat([rows[:1] for rows in features]), batch_data_samples)
         return {f"loss_{name}": self.weights[name] * value for name, value in losses.items() if self.weights[name]}
 
     def save_backbone(self, folder: str | Path) -> Path:

@@ -38,7 +38,8 @@ class AttentionPoolRoIHead(StandardRoIHead):
 
     def predict_bbox(self, x, batch_img_metas, rpn_results_list, rcnn_test_cfg, rescale=False):
         known = [
-            {**meta, OBJECTNESS: _scores(found)} for meta, found in zip(batch_img_metas, rpn_results_list, strict=True)
+            {**meta, OBJECTNESS: _scores(proposals)}
+            for meta, proposals in zip(batch_img_metas, rpn_results_list, strict=True)
         ]
         return super().predict_bbox(x, known, rpn_results_list, rcnn_test_cfg, rescale)
 
@@ -100,14 +101,14 @@ class RegionCLIPBBoxHead(BBoxHead):
         return super().predict_by_feat(rois, cls_scores, moves, batch_img_metas, rcnn_test_cfg, rescale)
 
     def _predict_by_feat_single(self, roi, cls_score, bbox_pred, img_meta, rescale=False, rcnn_test_cfg=None):
-        own = super()._predict_by_feat_single
+        predict = super()._predict_by_feat_single
         if not (self.multiply_objectness and len(roi)):
-            return own(roi, cls_score, bbox_pred, img_meta, rescale, rcnn_test_cfg)
-        found = own(roi, cls_score, bbox_pred, img_meta, rescale, None)  # all boxes and scores, as they are
-        found.scores = (found.scores * img_meta[OBJECTNESS].to(found.scores)[:, None]).sqrt()
+            return predict(roi, cls_score, bbox_pred, img_meta, rescale, rcnn_test_cfg)
+        instances = predict(roi, cls_score, bbox_pred, img_meta, rescale, None)  # all boxes and scores, as they are
+        instances.scores = (instances.scores * img_meta[OBJECTNESS].to(instances.scores)[:, None]).sqrt()
         if rcnn_test_cfg is None:
-            return found
+            return instances
         kept, labels = multiclass_nms(
-            found.bboxes, found.scores, rcnn_test_cfg.score_thr, rcnn_test_cfg.nms, rcnn_test_cfg.max_per_img
+            instances.bboxes, instances.scores, rcnn_test_cfg.score_thr, rcnn_test_cfg.nms, rcnn_test_cfg.max_per_img
         )
         return InstanceData(bboxes=kept[:, :-1], scores=kept[:, -1], labels=labels)

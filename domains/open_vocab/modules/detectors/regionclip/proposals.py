@@ -88,19 +88,19 @@ class RpnProposals(nn.Module):
     def forward(self, pixels: Tensor, samples: list[DetDataSample]) -> list[InstanceData]:
         """Args: pixels (B, 3, H, W), RGB in 0..255."""
         head = self.detector.bbox_head if isinstance(self.detector, RPN) else self.detector.rpn_head
-        found = head.predict(self.detector.extract_feat(self._normalised(pixels)), samples, rescale=False)
-        return [boxes[: self.count] for boxes in found]
+        per_image = head.predict(self.detector.extract_feat(self._normalised(pixels)), samples, rescale=False)
+        return [boxes[: self.count] for boxes in per_image]
 
     def train(self, mode: bool = True) -> RpnProposals:
         return super().train(False)
 
     def _normalised(self, pixels: Tensor) -> Tensor:
-        own = self.detector.data_preprocessor
-        if not getattr(own, "_channel_conversion", False):  # it was trained on images as they are read, BGR
+        preprocessor = self.detector.data_preprocessor
+        if not getattr(preprocessor, "_channel_conversion", False):  # it was trained on images as they are read, BGR
             pixels = pixels.flip(1)
-        if not getattr(own, "_enable_normalize", False):
+        if not getattr(preprocessor, "_enable_normalize", False):
             return pixels
-        return (pixels - own.mean) / own.std
+        return (pixels - preprocessor.mean) / preprocessor.std
 
 
 def proposals_of(source: str | dict, count: int) -> nn.Module:

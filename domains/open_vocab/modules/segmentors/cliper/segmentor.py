@@ -139,8 +139,8 @@ class CLIPer(TrainingFreeSegmentor):
         chosen = layers[self.select_layer]  # (F', h, w)
         chosen = chosen * (chosen >= self.attention_thd * chosen.amax(dim=(1, 2), keepdim=True))
         spread = (chosen.flatten(1) @ weights[0]).unflatten(1, grid)
-        found = spread + layers.mean(dim=0) if self.fuse else spread
-        return torch.stack([several.amax(dim=0) for several in found.split(foreground)])
+        scores = spread + layers.mean(dim=0) if self.fuse else spread
+        return torch.stack([several.amax(dim=0) for several in scores.split(foreground)])
 
     def _by_windows(self, image: Tensor, texts: Tensor, grid: tuple[int, int]) -> Tensor:
         """Logits (L, K, h, w) by windows, spread along the attention within them, averaged likewise."""
@@ -156,9 +156,9 @@ class CLIPer(TrainingFreeSegmentor):
             for index, window in enumerate(batch):
                 rows = slice(window.top // patch, (window.top + window.height) // patch)
                 columns = slice(window.left // patch, (window.left + window.width) // patch)
-                own = (window.height // patch, window.width // patch)
-                cells[..., rows, columns] += logits[:, index].transpose(1, 2).unflatten(2, own)
-                pairs[rows, columns, rows, columns] += weights[index].unflatten(1, own).unflatten(0, own)
+                size = (window.height // patch, window.width // patch)
+                cells[..., rows, columns] += logits[:, index].transpose(1, 2).unflatten(2, size)
+                pairs[rows, columns, rows, columns] += weights[index].unflatten(1, size).unflatten(0, size)
                 seen[rows, columns] += 1
                 met[rows, columns, rows, columns] += 1
         attention = (pairs / (met + SMALL)).flatten(2).flatten(0, 1)  # (P, P)
@@ -188,8 +188,8 @@ class CLIPer(TrainingFreeSegmentor):
         if background is None:
             return maps
         best = maps.amax(dim=0, keepdim=True)
-        own = torch.full_like(best, bg_thd) if bg_thd else (1 - best) ** 2
-        return torch.cat([maps[:background], own, maps[background:]])
+        made = torch.full_like(best, bg_thd) if bg_thd else (1 - best) ** 2
+        return torch.cat([maps[:background], made, maps[background:]])
 
     # Features and words -----------------------------------------------------------------------------------------
 

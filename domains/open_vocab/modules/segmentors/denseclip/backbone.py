@@ -80,7 +80,7 @@ class DenseCLIPBackbone(BaseModule):
             require(not drop_path, "drop_path", drop_path, "leave it out, this tower has no blocks")
             with torch.no_grad():
                 maps = tower.feature_maps(torch.zeros(1, 3, PROBE, PROBE))
-            self.stops, self.out_channels = None, [found.shape[1] for found in maps]
+            self.stops, self.out_channels = None, [each.shape[1] for each in maps]
             self.score_level = len(maps) - 1
 
     def forward(self, pixels: Tensor) -> tuple[Tensor | tuple[Tensor, Tensor], ...]:

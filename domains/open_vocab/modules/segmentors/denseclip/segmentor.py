@@ -99,8 +99,8 @@ class DenseCLIPSegmentor(EncoderDecoder):
         features, maps, scores = self._features(inputs)
         losses = self._decode_head_forward_train(features, data_samples)
         if self.identity_head is not None:
-            own = self.identity_head.loss(scores / self.tau, data_samples, self.train_cfg)
-            losses.update(add_prefix(own, "identity"))
+            identity = self.identity_head.loss(scores / self.tau, data_samples, self.train_cfg)
+            losses.update(add_prefix(identity, "identity"))
         if self.with_auxiliary_head:
             losses.update(self._auxiliary_head_forward_train(features if self.with_neck else maps, data_samples))
         return losses

@@ -64,10 +64,10 @@ class Archive:
 
 def _from_folder(path: Path, backbone: Backbone) -> Archive:
     data = read_unlabelled([path])
-    found = FeatureStore().get_or_compute(data, data.items, backbone, backbone.preprocess())
-    if not found.items:
+    extraction = FeatureStore().get_or_compute(data, data.items, backbone, backbone.preprocess())
+    if not extraction.items:
         raise DataError(f"{path}: none of its images can be read; give a folder of images")
-    return Archive(_by_rows(found.features.unit, found.items), data.load)
+    return Archive(_by_rows(extraction.features.unit, extraction.items), data.load)
 
 
 def _from_features(path: Path, backbone: Backbone) -> Archive:

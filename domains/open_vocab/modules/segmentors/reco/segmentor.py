@@ -200,11 +200,11 @@ class _Making:
 
     def reference(self, prompts: tuple[str, ...], contexts: list[Tensor]) -> Tensor:
         """(D',) of the concept that the prompts ask for, kept away from the contexts."""
-        found = self.kept.get(prompts)
-        if found is None:
-            found = self._made(prompts, contexts)
-            self.kept.put(prompts, found)
-        return found.to(self.device)
+        row = self.kept.get(prompts)
+        if row is None:
+            row = self._made(prompts, contexts)
+            self.kept.put(prompts, row)
+        return row.to(self.device)
 
     def _made(self, prompts: tuple[str, ...], contexts: list[Tensor]) -> Tensor:
         model, asked = self.model, Vocabulary((prompts[0],), (prompts,), (0,))

@@ -275,10 +275,10 @@ class SuperpixelKL(nn.Module):
             assignment: (B, G, P), of patches to groups.
             superpixels: (B, P) labels; they mean something within an image alone.
         """
-        own = assignment.float().transpose(1, 2)  # (B, P, G)
+        patches = assignment.float().transpose(1, 2)  # (B, P, G)
         together = (superpixels[:, :, None] == superpixels[:, None, :]).float()  # (B, P, P)
-        mean = together @ own / together.sum(dim=-1, keepdim=True)
-        first, second = own.log_softmax(dim=-1), mean.log_softmax(dim=-1)
+        mean = together @ patches / together.sum(dim=-1, keepdim=True)
+        first, second = patches.log_softmax(dim=-1), mean.log_softmax(dim=-1)
         both = F.kl_div(first, second, reduction="sum", log_target=True)
         both = both + F.kl_div(second, first, reduction="sum", log_target=True)
-        return both / own.numel() / 2
+        return both / patches.numel() / 2

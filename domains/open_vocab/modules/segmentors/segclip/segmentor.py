@@ -272,8 +272,8 @@ def _checked_weights(given: Mapping[str, float]) -> dict[str, float]:
 
 
 def _caption(sample: Any) -> str:
-    found = sample.metainfo.get("caption", sample.metainfo.get("captions"))
-    texts = [found] if isinstance(found, str) else list(found or ())
+    caption = sample.metainfo.get("caption", sample.metainfo.get("captions"))
+    texts = [caption] if isinstance(caption, str) else list(caption or ())
     if not texts:
         raise DataError(
             f"{_named(sample)}: it has no caption; give `caption` or `captions` to each sample, and name them in "
@@ -290,7 +290,7 @@ def _superpixels(samples: Sequence, inputs: Tensor, grid: tuple[int, int]) -> Te
     """(B, h * w): the label in the middle of each patch."""
     height, width = inputs.shape[-2:]
     rows, columns = (((np.arange(n) + 0.5) * size / n).astype(int) for n, size in zip(grid, (height, width)))
-    found = []
+    maps = []
     for sample in samples:
         labels = sample.metainfo.get("superpixels")
         if labels is None:
@@ -300,5 +300,5 @@ def _superpixels(samples: Sequence, inputs: Tensor, grid: tuple[int, int]) -> Te
             )
         labels = np.asarray(labels)
         missing = ((0, max(0, height - labels.shape[0])), (0, max(0, width - labels.shape[1])))
-        found.append(np.pad(labels.astype(np.int64), missing, constant_values=NO_SUPERPIXEL)[np.ix_(rows, columns)])
-    return torch.as_tensor(np.stack(found), device=inputs.device).flatten(1)
+        maps.append(np.pad(labels.astype(np.int64), missing, constant_values=NO_SUPERPIXEL)[np.ix_(rows, columns)])
+    return torch.as_tensor(np.stack(maps), device=inputs.device).flatten(1)

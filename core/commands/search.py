@@ -22,7 +22,7 @@ from .options import (
     reading_of,
     recipe_of,
 )
-from .tables import print_json, reporter, say, say_skipped, show_table
+from .tables import echo, echo_skipped, print_json, reporter, show_table
 
 
 def index(
@@ -61,11 +61,11 @@ def index(
     if as_json:
         print_json({**vars(made), "skipped": [list(pair) for pair in made.skipped]})
         return
-    say_skipped(made.skipped)
+    echo_skipped(made.skipped)
     if made.encoded or made.from_store:
-        say(f"Features: {made.encoded} images encoded, {made.from_store} from the store.")
-    say(f"Index:  {made.index} ({made.entries:,} {made.holds}, {made.kind}, {made.dims} wide)")
-    say(f'Search: vladapt search {made.index} "what you look for"')
+        echo(f"Features: {made.encoded} images encoded, {made.from_store} from the store.")
+    echo(f"Index:  {made.index} ({made.entries:,} {made.holds}, {made.kind}, {made.dims} wide)")
+    echo(f'Search: vladapt search {made.index} "what you look for"')
 
 
 def search(
@@ -92,7 +92,7 @@ def search(
     from ..engine.search import search as engine_search
     from .tables import hits_table
 
-    found = engine_search(
+    result = engine_search(
         index,
         query,
         image=image,
@@ -104,11 +104,11 @@ def search(
         reading=reading_of(of_domain),
     )
     if as_json:
-        print_json({**vars(found), "hits": found.rows()})
+        print_json({**vars(result), "hits": result.rows()})
         return
-    show_table(hits_table(found.hits))
-    if found.html:
-        say(f"Page: {found.html}")
+    show_table(hits_table(result.hits))
+    if result.html:
+        echo(f"Page: {result.html}")
 
 
 COMMANDS = {"index": index, "search": search}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vladapt.core.contracts import FeatureSet, TextClassifier
-from vladapt.core.data.found_images import found_images
+from vladapt.core.data.support_folder import support_folder_images
 from vladapt.core.errors import DataError
 
 NAMES = tuple(f"class {i}" for i in range(5))
@@ -18,14 +18,14 @@ FOLDER = FeatureSet(torch.ones(10, 16), torch.arange(10) % 5, NAMES)
 
 
 def test_none_or_the_folder_itself():
-    assert found_images({}, SHOTS, TEXT) is None
-    found = found_images({"support_folder": FOLDER}, SHOTS, TEXT)
+    assert support_folder_images({}, SHOTS, TEXT) is None
+    found = support_folder_images({"support_folder": FOLDER}, SHOTS, TEXT)
     assert torch.equal(found.features, FOLDER.features) and torch.equal(found.labels, FOLDER.labels)
 
 
 def test_classes_without_names_are_taken_by_number():
     unnamed = replace(FOLDER, class_names=())
-    assert len(found_images({"support_folder": unnamed}, replace(SHOTS, class_names=()), TEXT)) == 10
+    assert len(support_folder_images({"support_folder": unnamed}, replace(SHOTS, class_names=()), TEXT)) == 10
 
 
 @pytest.mark.parametrize(
@@ -41,5 +41,5 @@ def test_classes_without_names_are_taken_by_number():
 )
 def test_a_folder_that_does_not_fit(change, message):
     with pytest.raises(DataError, match=message) as error:
-        found_images({"support_folder": change(FOLDER)}, SHOTS, TEXT)
+        support_folder_images({"support_folder": change(FOLDER)}, SHOTS, TEXT)
     assert "\n" not in str(error.value)

@@ -116,9 +116,9 @@ class Outputs(nn.Module):
         out.update(self._of_further_texts(batch))
         out.update(self._of_teacher(batch))
         if self.uncertainty is not None:
-            out.update(self.uncertainty(batch["pixels"], batch["tokens"], batch.get("lots"), self.wanted))
+            out.update(self.uncertainty(batch["pixels"], batch["tokens"], batch.get("draws"), self.wanted))
         if self.masked_words is not None:
-            out.update(self.masked_words(batch["tokens"], batch["lots"]))
+            out.update(self.masked_words(batch["tokens"], batch["draws"]))
         if "logits" in self.wanted:
             unit, scores = out["image_features"], self.class_scores
             out["logits"] = scores(unit) if classes is None else scores(unit, classes)
@@ -257,12 +257,12 @@ def extract_outputs(model, samples: Samples, batches: GlobalBatches, names: list
     outputs = Outputs(model.backbone, names, losses=model.outputs.losses).to(model.backbone.device)
     mine = torch.arange(len(samples)).tensor_split(world_size())[rank()].tolist()
     size = model.settings.micro_batch_size or batches.batch_size
-    found: dict[str, list[Tensor]] = {name: [] for name in names}
+    rows_of: dict[str, list[Tensor]] = {name: [] for name in names}
     for i in range(0, len(mine), size):
         batch = collate([samples[(batches.epoch, row)] for row in mine[i : i + size]])
         batch = {n: v.to(model.backbone.device) for n, v in batch.items() if isinstance(v, Tensor)}
         made = outputs.per_sample(batch)
         for name in names:
-            found[name].append(made[name].float().cpu())
+            rows_of[name].append(made[name].float().cpu())
     model.train(training)
-    return {name: all_gather_rows(torch.cat(parts) if parts else torch.zeros(0, 1)) for name, parts in found.items()}
+    return {name: all_gather_rows(torch.cat(parts) if parts else torch.zeros(0, 1)) for name, parts in rows_of.items()}

@@ -1,4 +1,4 @@
-"""Images found or made for class names (`resources["support_folder"]`), checked against the classes of a fit."""
+"""Images gathered or made for class names (`resources["support_folder"]`), checked against the classes of a fit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from ..contracts.features import FeatureSet, TextClassifier
 from ..errors import DataError
 
 
-def found_images(resources: dict[str, Any], support: FeatureSet, classifier: TextClassifier) -> FeatureSet | None:
+def support_folder_images(
+    resources: dict[str, Any], support: FeatureSet, classifier: TextClassifier
+) -> FeatureSet | None:
     """The labelled images of the support folder, on the device of the support; None where there is no folder.
 
     Args:
@@ -19,25 +21,25 @@ def found_images(resources: dict[str, Any], support: FeatureSet, classifier: Tex
     Raises:
         DataError: no image, no label or several per image, features of another width, other classes or their order.
     """
-    found = resources.get("support_folder")
-    if found is None:
+    images = resources.get("support_folder")
+    if images is None:
         return None
-    if not len(found) or found.labels is None or found.multilabel:
+    if not len(images) or images.labels is None or images.multilabel:
         raise DataError("support folder: each image needs one label; lay them out as one folder per class")
-    if found.dim != support.dim:
+    if images.dim != support.dim:
         raise DataError(
-            f"support folder: features are {found.dim} wide, those of the shots {support.dim}; "
+            f"support folder: features are {images.dim} wide, those of the shots {support.dim}; "
             "both must come from one backbone"
         )
     names = classifier.class_names or support.class_names
-    if found.class_names and names and tuple(found.class_names) != tuple(names):
+    if images.class_names and names and tuple(images.class_names) != tuple(names):
         raise DataError(
-            f"support folder: its classes ({_few(found.class_names)}) are not those of the fit ({_few(names)}), "
+            f"support folder: its classes ({_few(images.class_names)}) are not those of the fit ({_few(names)}), "
             "in that order; name its folders after the classes"
         )
-    if int(found.labels.max()) >= len(classifier):
-        raise DataError(f"support folder: labels reach {int(found.labels.max())}, there are {len(classifier)} classes")
-    return found.to(support.features.device)
+    if int(images.labels.max()) >= len(classifier):
+        raise DataError(f"support folder: labels reach {int(images.labels.max())}, there are {len(classifier)} classes")
+    return images.to(support.features.device)
 
 
 def _few(names) -> str:

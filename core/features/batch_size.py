@@ -13,7 +13,7 @@ WORSE = 1.10
 """A size is clearly worse than the best from this ratio of times on; after two such in a row the search ends."""
 
 
-class MicroBatch:
+class BatchSizeTuner:
     """How many images to take next.
 
     Args:

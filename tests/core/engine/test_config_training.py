@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 import vladapt
 from vladapt.core.errors import ConfigError, DataError, UnknownNameError
 from vladapt.core.runtime.progress import Reporter
-from vladapt.core.tasks.config_training import runner as owned_training
+from vladapt.core.tasks.config_training import runner as config_runner
 from vladapt.core.tasks.config_training.runner import build_model, check_plan, kept_of, plan_key, train_plan
 
 THIRD_PARTY = Path(__file__).parent / "third_party"
@@ -38,11 +38,11 @@ def fit(spec, plan=SHORT, **flags):
 
 def toy_plan(**changes):
     """A plan as the toy domain makes it, small."""
-    import toy_owned
+    import toy_config_tasks
 
     plan = Config(
         {
-            "model": {"type": "ToyBoxModel", "size": toy_owned.SIZE},
+            "model": {"type": "ToyBoxModel", "size": toy_config_tasks.SIZE},
             "train_dataloader": {
                 "batch_size": 4,
                 "dataset": {"type": "ToyScenes", "indices": list(range(8))},
@@ -159,10 +159,10 @@ def test_a_training_resumed_between_epochs_goes_on_step_by_step(tmp_path, monkey
     }
     whole, history = trained(tmp_path / "whole", **steps)
     assert [row["step"] for row in history] == list(range(1, 8))
-    monkeypatch.setattr(owned_training._Told, "before_train_iter", stopping_before(6))
+    monkeypatch.setattr(config_runner._StepRecorder, "before_train_iter", stopping_before(6))
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path / "stopped", **steps)
-    assert owned_training.newest_checkpoint(tmp_path / "stopped") == "iter_5"
+    assert config_runner.newest_checkpoint(tmp_path / "stopped") == "iter_5"
     monkeypatch.undo()
     resumed, history = trained(tmp_path / "stopped", resume=True, **steps)
     assert [row["step"] for row in history] == [6, 7]
@@ -170,7 +170,7 @@ def test_a_training_resumed_between_epochs_goes_on_step_by_step(tmp_path, monkey
 
 
 def stopping_before(step):
-    draw = owned_training._Told.before_train_iter
+    draw = config_runner._StepRecorder.before_train_iter
 
     def before_train_iter(self, runner, *args, **kwargs):
         if runner.iter + 1 == step:
@@ -187,7 +187,7 @@ def test_no_checkpoint_holds_what_a_bad_loss_made(tmp_path):
     }
     with pytest.raises(DataError, match="at step 3: the loss is nan"):
         trained(tmp_path, model={"nan_at": (0, 3)}, **steps)
-    assert owned_training.newest_checkpoint(tmp_path) == "iter_2"
+    assert config_runner.newest_checkpoint(tmp_path) == "iter_2"
 
 
 def test_a_training_that_began_with_weights_resumes_from_its_own(tmp_path, monkeypatch):
@@ -196,7 +196,7 @@ def test_a_training_that_began_with_weights_resumes_from_its_own(tmp_path, monke
     begun = {"load_from": str(tmp_path / "start.pth"), "optim_wrapper": {"optimizer": {"lr": 1e-4}}}
     whole, _ = trained(tmp_path / "whole", **begun)
     assert (whole.head.weight - 0.1).abs().max() < 0.01
-    monkeypatch.setattr(owned_training._Told, "before_train_iter", stopping_before(4))
+    monkeypatch.setattr(config_runner._StepRecorder, "before_train_iter", stopping_before(4))
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path / "stopped", **begun)
     monkeypatch.undo()
@@ -237,7 +237,7 @@ def test_averaged_weights_are_what_a_training_gives(tmp_path):
 def test_checkpoints_come_often_enough_to_go_on_from(given, loop, kept):
     hook = {"type": "CheckpointHook", **given}
     settings = Config({"train_cfg": loop, **({"default_hooks": {"checkpoint": hook}} if given else {})})
-    owned_training._set_checkpoints(settings)
+    config_runner._set_checkpoints(settings)
     assert dict(settings.default_hooks.checkpoint) == {"type": "CheckpointHook", "max_keep_ckpts": 2, **kept}
 
 
@@ -261,7 +261,7 @@ def test_tuples_and_infinity_survive_json():
     plan = toy_plan(model={"scale": (16, 16), "most": float("inf")}, vladapt=group, default_scope="vladapt")
     kept = json.loads(json.dumps(kept_of(plan), allow_nan=False))
     assert set(kept) == {"model", "vladapt", "default_scope"}
-    again = owned_training._with_tuples(kept)
+    again = config_runner._with_tuples(kept)
     assert again["model"]["scale"] == (16, 16) and again["model"]["most"] == float("inf")
     assert again["vladapt"]["test_pipeline"] == [{"type": "Resize", "scale": (4, 3), "steps": [1, (2, [3, ()])]}]
 

@@ -64,12 +64,12 @@ def test_other_data_is_tested_on_whole_where_it_has_no_splits(fitted, tmp_path):
 
 def test_what_a_recipe_chooses_is_chosen_again_of_all_images(fitted, monkeypatch):
     """As the classes of the fit, without which a model of those could not be scored."""
-    import toy_owned
+    import toy_config_tasks
 
     def half(self, recipe, data):
         return data.with_items([item for item in data.items if item.decode["index"] % 2])
 
-    monkeypatch.setattr(toy_owned.BoxTask, "choose", half)
+    monkeypatch.setattr(toy_config_tasks.BoxTask, "choose", half)
     assert vladapt.evaluate(fitted.run, split="all")["test_images"] == 32
     assert vladapt.evaluate(fitted.run, split="all", data=str(fitted.run))["test_images"] == 64
 
@@ -107,35 +107,35 @@ def test_what_a_prediction_cannot_give_is_refused(fitted, options, says):
 
 
 def test_nothing_is_predicted_and_no_folder_made_where_no_files_can_be_written(fitted, tmp_path, monkeypatch):
-    import toy_owned
+    import toy_config_tasks
 
-    monkeypatch.setattr(toy_owned.BoxTask, "look", lambda *a: pytest.fail("predicted"))
+    monkeypatch.setattr(toy_config_tasks.BoxTask, "look", lambda *a: pytest.fail("predicted"))
     with pytest.raises(CapabilityError, match="writes no files"):
         vladapt.predict(fitted.run, ["9"], out="found")
     assert not (tmp_path / "found").exists()
 
 
 def test_a_folder_that_cannot_be_made_is_told(fitted, tmp_path, monkeypatch):
-    import toy_owned
+    import toy_config_tasks
 
-    monkeypatch.setattr(toy_owned.BoxTask, "save", lambda *a: [])
-    monkeypatch.setattr(toy_owned.BoxTask, "can", frozenset({"predict", "save"}))
+    monkeypatch.setattr(toy_config_tasks.BoxTask, "save", lambda *a: [])
+    monkeypatch.setattr(toy_config_tasks.BoxTask, "can", frozenset({"predict", "save"}))
     (tmp_path / "found").write_text("a file")
     with pytest.raises(DataError, match=r"--out found: cannot be made .*give a folder you may write to"):
         vladapt.predict(fitted.run, ["9"], out="found")
 
 
 def test_images_that_cannot_be_decoded_are_named_and_the_others_predicted(fitted, monkeypatch):
-    import toy_owned
+    import toy_config_tasks
 
     def load(item):
         if item.decode["index"] == 8:
             raise DataError("scene 8: damaged")
-        return toy_owned.scene(item)
+        return toy_config_tasks.scene(item)
 
-    read = toy_owned.ToyBoxes.read
+    read = toy_config_tasks.ToyBoxes.read
     monkeypatch.setattr(
-        toy_owned.ToyBoxes,
+        toy_config_tasks.ToyBoxes,
         "read",
         lambda self, *a, **o: vladapt.DomainData(read(self, *a, **o).items, ("square",), load),
     )

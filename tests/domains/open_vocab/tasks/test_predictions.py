@@ -9,7 +9,7 @@ import torch
 pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 
-from vladapt.domains.open_vocab.inference.predictions import FoundBoxes, FoundMap, decoded, encoded, first_of
+from vladapt.domains.open_vocab.inference.predictions import PredictedBoxes, PredictedMap, decoded, encoded, first_of
 
 NAMES = ("cat", "dog", "emu")
 
@@ -17,16 +17,17 @@ NAMES = ("cat", "dog", "emu")
 def test_boxes_come_the_surest_first_with_their_labels_and_outlines(boxes_sample):
     masks = np.zeros((3, 8, 9), bool)
     masks[0, 0], masks[1, 1], masks[2, 2] = True, True, True
-    found = FoundBoxes.of(boxes_sample([[0, 0, 1, 1], [1, 1, 2, 2], [2, 2, 3, 3]], [0.2, 0.9, 0.5], [0, 1, 2], masks))
-    assert np.allclose(found.scores, [0.9, 0.5, 0.2]) and found.labels.tolist() == [1, 2, 0]
-    assert found.boxes.tolist() == [[1, 1, 2, 2], [2, 2, 3, 3], [0, 0, 1, 1]]
-    rows = [int(np.flatnonzero(decoded(outline).any(axis=1))[0]) for outline in found.outlines]
-    assert rows == [1, 2, 0] and decoded(found.outlines[0]).shape == (8, 9)
+    corners = [[0, 0, 1, 1], [1, 1, 2, 2], [2, 2, 3, 3]]
+    boxes = PredictedBoxes.of(boxes_sample(corners, [0.2, 0.9, 0.5], [0, 1, 2], masks))
+    assert np.allclose(boxes.scores, [0.9, 0.5, 0.2]) and boxes.labels.tolist() == [1, 2, 0]
+    assert boxes.boxes.tolist() == [[1, 1, 2, 2], [2, 2, 3, 3], [0, 0, 1, 1]]
+    rows = [int(np.flatnonzero(decoded(outline).any(axis=1))[0]) for outline in boxes.outlines]
+    assert rows == [1, 2, 0] and decoded(boxes.outlines[0]).shape == (8, 9)
 
 
 def test_scores_that_tie_keep_the_models_order(boxes_sample):
-    found = FoundBoxes.of(boxes_sample([[n, 0, n + 1, 1] for n in range(5)], [0.5] * 5, [0] * 5))
-    assert found.boxes[:, 0].tolist() == [0, 1, 2, 3, 4] and found.outlines is None
+    boxes = PredictedBoxes.of(boxes_sample([[n, 0, n + 1, 1] for n in range(5)], [0.5] * 5, [0] * 5))
+    assert boxes.boxes[:, 0].tolist() == [0, 1, 2, 3, 4] and boxes.outlines is None
 
 
 def test_boxes_of_mmdets_own_box_type_and_of_half_precision_are_read(boxes_sample):
@@ -35,18 +36,18 @@ def test_boxes_of_mmdets_own_box_type_and_of_half_precision_are_read(boxes_sampl
     sample = boxes_sample([[0, 0, 1, 1]], [0.25], [0])
     sample.pred_instances.scores = sample.pred_instances.scores.to(torch.bfloat16)
     sample.pred_instances.bboxes = HorizontalBoxes(torch.tensor([[0.0, 1.0, 2.0, 3.0]]))
-    found = FoundBoxes.of(sample)
-    assert found.boxes.tolist() == [[0, 1, 2, 3]] and found.scores.tolist() == [0.25]
+    boxes = PredictedBoxes.of(sample)
+    assert boxes.boxes.tolist() == [[0, 1, 2, 3]] and boxes.scores.tolist() == [0.25]
 
 
 def test_nothing_found_is_a_row_too(boxes_sample):
-    row = FoundBoxes.of(boxes_sample([], [], [], np.zeros((0, 4, 4), bool))).row(NAMES)
+    row = PredictedBoxes.of(boxes_sample([], [], [], np.zeros((0, 4, 4), bool))).row(NAMES)
     assert row == {"boxes": [], "scores": [], "labels": [], "masks": [], "summary": "nothing scored 0.3 or more"}
 
 
 def test_a_row_is_json_and_says_names_and_a_summary(boxes_sample):
     boxes = [[0, 0, 1.23456, 1], [1, 1, 2, 2], [2, 2, 3, 3], [0, 0, 9, 9]]
-    row = FoundBoxes.of(boxes_sample(boxes, [0.9, 0.31, 0.95, 0.1], [0, 0, 1, 2])).row(NAMES)
+    row = PredictedBoxes.of(boxes_sample(boxes, [0.9, 0.31, 0.95, 0.1], [0, 0, 1, 2])).row(NAMES)
     assert json.loads(json.dumps(row)) == row
     assert row["labels"] == ["dog", "cat", "cat", "emu"] and row["boxes"][1] == [0, 0, 1.23, 1]
     assert row["scores"] == [0.95, 0.9, 0.31, 0.1] and "masks" not in row
@@ -54,14 +55,14 @@ def test_a_row_is_json_and_says_names_and_a_summary(boxes_sample):
 
 
 def test_a_summary_without_sure_boxes_says_the_best_score(boxes_sample):
-    found = FoundBoxes.of(boxes_sample([[0, 0, 1, 1]], [0.123], [0]))
-    assert found.summary(NAMES) == "nothing scored 0.3 or more; the best has 0.12"
+    boxes = PredictedBoxes.of(boxes_sample([[0, 0, 1, 1]], [0.123], [0]))
+    assert boxes.summary(NAMES) == "nothing scored 0.3 or more; the best has 0.12"
 
 
 def test_a_map_is_read_with_shares_and_a_mask_a_class(map_sample):
     classes = np.zeros((10, 20), int)
     classes[:4], classes[4:5, :1] = 2, 1
-    row = FoundMap.of(map_sample(classes)).row(NAMES)
+    row = PredictedMap.of(map_sample(classes)).row(NAMES)
     assert json.loads(json.dumps(row)) == row
     assert list(row["shares"].items()) == [("cat", 0.595), ("emu", 0.4), ("dog", 0.005)]
     assert row["summary"] == "cat 60%, emu 40%, dog 0%"
