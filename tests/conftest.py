@@ -32,6 +32,18 @@ def _data_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
+def forked_workers():
+    """Checks of `vladapt.testing` that need another process have it forked."""
+    from forked import PIPE, start
+
+    from vladapt.core.testing import processes
+
+    processes.start_with(lambda command, env: start(command, env=env, stdin=PIPE))
+    yield
+    processes.stop()
+
+
+@pytest.fixture(scope="session")
 def data_dir() -> Path:
     """Folder of small real data sets ($VLADAPT_DATA)."""
     if not _data_dir().is_dir():

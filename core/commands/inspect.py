@@ -11,7 +11,7 @@ from .tables import echo, print_json, show_table
 
 
 def list_names(
-    what: Annotated[str, typer.Argument(help="domains, adapters, tasks, backbones, losses or recipes.")],
+    what: Annotated[str, typer.Argument(help="domains, adapters, tasks, backbones, losses, metrics or recipes.")],
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -42,10 +42,10 @@ def show(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show an adapter, loss, domain, task or backbone with its options; or a recipe as it would run.
+    """Show an adapter, loss, metric, domain, task or backbone with its options; or a recipe as it would run.
 
-    KIND is adapter, loss, domain, task, recipe or backbone. Of a recipe every default is filled in; a config for mmdet
-    or mmsegmentation is shown as it is, to copy.
+    KIND is adapter, loss, metric, domain, task, recipe or backbone. Of a recipe every default is filled in; a config
+    for mmdet or mmsegmentation is shown as it is, to copy.
 
     Example: vladapt show tip-adapter
     """

@@ -14,8 +14,8 @@ from ..errors import ConfigError, UnknownNameError, did_you_mean
 from ..registry import catalogue
 from ..registry.catalogue import Entry
 
-KINDS = ("domains", "adapters", "tasks", "backbones", "losses", "recipes")
-SINGULAR = ("adapter", "loss", "domain", "task", "recipe", "backbone")
+KINDS = ("domains", "adapters", "tasks", "backbones", "losses", "metrics", "recipes")
+SINGULAR = ("adapter", "loss", "metric", "domain", "task", "recipe", "backbone")
 
 
 @dataclass
@@ -43,8 +43,8 @@ class Shown:
 
 
 def listing(what: str) -> list[dict[str, str]]:
-    """Rows {"name", "what"} of domains, adapters, tasks, backbones, losses or recipes; of those that a domain brings
-    also "domain", of methods whose formula is partly ours "experimental". Nothing is imported.
+    """Rows {"name", "what"} of domains, adapters, tasks, backbones, losses, metrics or recipes; of those that a domain
+    brings also "domain", of methods whose formula is partly ours "experimental". Nothing is imported.
 
     Raises:
         UnknownNameError: something else is asked for.
@@ -69,7 +69,7 @@ def kinds_of(name: str) -> list[str]:
 
 
 def shown(kind: str, name: str) -> Shown:
-    """The description, options and facts of an adapter, loss, domain, task or backbone.
+    """The description, options and facts of an adapter, loss, metric, domain, task or backbone.
 
     Raises:
         UnknownNameError: nothing of that kind has that name.
@@ -78,6 +78,8 @@ def shown(kind: str, name: str) -> Shown:
         return _backbone(name)
     if kind == "domain":
         return _domain(name)
+    if kind == "metric":
+        return _metric(name)
     from ..registry import adapter_class, loss_class, task_class
 
     cls = {"adapter": adapter_class, "loss": loss_class, "task": task_class}[kind](name)
@@ -109,7 +111,7 @@ def only_kind(name: str) -> str:
 
 
 def _plurals() -> dict[str, str]:
-    return {"adapter": "adapters", "loss": "losses", "domain": "domains", "task": "tasks"}
+    return {"adapter": "adapters", "loss": "losses", "metric": "metrics", "domain": "domains", "task": "tasks"}
 
 
 def _entries(plural: str) -> dict[str, Entry]:
@@ -118,6 +120,7 @@ def _entries(plural: str) -> dict[str, Entry]:
         "adapters": catalogue.adapters,
         "tasks": catalogue.tasks,
         "losses": catalogue.losses,
+        "metrics": catalogue.metrics,
     }
     return kinds[plural]()
 
@@ -141,6 +144,14 @@ def _domain(name: str) -> Shown:
     facts.append(("default adapter", domain.default_adapter))
     text = inspect.cleandoc(type(domain).__doc__ or "")
     return Shown("domain", name, text, list(options_of(domain.reading)), "--set data.NAME=value", facts)
+
+
+def _metric(name: str) -> Shown:
+    from ..registry import build_metric
+
+    metric = build_metric(name)
+    takes = "one label or several per image" if metric.multilabel else "one label per image"
+    return Shown("metric", name, inspect.cleandoc(type(metric).__doc__ or ""), facts=[("takes", takes)])
 
 
 def _backbone(name: str) -> Shown:

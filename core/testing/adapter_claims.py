@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import ast
 import inspect
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest import mock
 
 import torch
@@ -17,18 +16,15 @@ from torch import Tensor
 
 from ..contracts.adapter import ABILITIES, NEEDS, Adapter
 from ..contracts.backbone import CAPABILITIES
+from ..contracts.errors import CapabilityError, ConfigError
 from ..contracts.options import as_text, options_of
 from ..contracts.resources import IN_PLACE_OF_CHANCE, REQUIRED
-from ..errors import CapabilityError, ConfigError
-from .contract import refusal
+from .contract import names_its_origin, refusal
+from .drawn_samples import DrawnPairs
+from .method import Method
 from .options import alternatives
-from .world import DrawnPairs, differences, world_of
+from .world import differences, world_of
 
-if TYPE_CHECKING:
-    from .adapters import Method
-
-PAPER = re.compile(r"\b(19|20)\d\d\b[^\n]*\n?[^\n]*\b(arXiv \d{4}\.\d{4,5}|doi 10\.\d{4,}/\S+)")
-BASELINE = re.compile(r"\bbase-?\s?line\b", re.IGNORECASE)
 EXTRAS = {
     "peft": "fine-tune",
     "transformers": "hf",
@@ -101,8 +97,7 @@ def what_it_declares_exists(method: Method) -> Iterator[str]:
 
 def it_names_its_paper(method: Method) -> Iterator[str]:
     """Title, year and arXiv id, or DOI, in the docstring of the class or its module; or that it is a baseline."""
-    text = f"{method.cls.__doc__ or ''}\n{sys.modules[method.cls.__module__].__doc__ or ''}"
-    if not PAPER.search(text) and not BASELINE.search(text):
+    if not names_its_origin(method.cls):
         yield (
             "its docstring names no paper: give title, year and arXiv id (2024, arXiv 2404.02285), or say that it is a "
             "baseline"

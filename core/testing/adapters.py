@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import json
-import random
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..contracts.adapter import Adapter, FitReport
 from ..contracts.adapter_file import read_adapter_file
 from ..contracts.backbone import Backbone
-from ..contracts.options import chosen, options_of
+from ..contracts.errors import CapabilityError, DataError
 from ..data.verify import one_line
-from ..errors import CapabilityError, DataError, VladaptError
-from .contract import Check, ContractError, checks_of, refusal, violations
-from .processes import place_of, reloaded, workers
-from .towers import plain, small_clip
-from .world import VIEWS, Fitted, World, world_of
+from . import adapter_claims as claims
+from .contract import Check, checks_of, refusal, violations
+from .method import Method, logits_elsewhere, seed_everything
+from .options import OPTION_RULES, Options
+from .processes import place_of, workers
+from .towers import plain
+from .world import World, world_of
 
-QUICK = {"epochs": 2, "views": VIEWS, "iterations": 20, "steps": 20, "select": "last", "n_views": 4, "n_crops": 3}
-"""Options that make a method fast, where it has them."""
-OF_TOWERS = frozenset({"text_encoder", "pixels", "images"})
-"""Needs that take the towers themselves."""
 WIDTHS = (3, 8, 640)
 
 
@@ -67,132 +60,13 @@ def adapter_checks(
             counts. "also" in both names resources that it counts with, of `world.REPLACING`.
         backbone: towers to run on, which `load_backbone` can load again by their `spec`; by default small ones.
     """
-    from . import adapter_claims as claims
-    from .options import OPTION_RULES, Options
-
     method = Method(cls, options, counts, backbone)
     yield from checks_of(Options(cls, method.title), OPTION_RULES)
     yield from checks_of(method, [*_rules(method), *claims.rules_of(method)])
 
 
-class Method:
-    """A class to check, and what its rules share: a fit on three classes of three images, and its file.
-
-    Args:
-        cls, options, counts, backbone: as for `adapter_checks`.
-    """
-
-    def __init__(
-        self,
-        cls: type[Adapter],
-        options: Mapping[str, Any] | None = None,
-        counts: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] | None = None,
-        backbone: Backbone | None = None,
-    ):
-        self.cls, self.counts = cls, counts or {}
-        self.options = {**_quick(cls), **(options or {})}
-        self._backbone = backbone
-
-    @property
-    def title(self) -> str:
-        return f"adapter '{self.cls.name or self.cls.__name__}'"
-
-    @cached_property
-    def backbone(self) -> Backbone:
-        return self._backbone or (small_clip() if self.needs_towers or self.claims.optional & OF_TOWERS else plain())
-
-    @cached_property
-    def claims(self) -> Adapter | type[Adapter]:
-        """What says what it needs and can: one that is not fitted, since options may change it; else the class."""
-        try:
-            return self.build()
-        except Exception:
-            return self.cls
-
-    @property
-    def needs_towers(self) -> bool:
-        """Whether features and plain matrices will not do."""
-        needs = self.claims.needs | self.claims.at_predict
-        return bool(needs & (OF_TOWERS | {"pre_projection"}) or self.claims.of_towers)
-
-    @property
-    def world(self) -> World:
-        return world_of(self.backbone)
-
-    def build(self, **options: Any) -> Adapter:
-        return self.cls(**{**self.options, **options})
-
-    def fit(self, world: World | None = None, **how: Any) -> Fitted:
-        """A new adapter, fitted."""
-        return (world or self.world).fit(self.build(**how.pop("options", {})), **how)
-
-    @property
-    def fitted(self) -> Fitted:
-        """The fit that the rules share.
-
-        Raises:
-            ContractError: it cannot be fitted.
-        """
-        if self._unfit is not None:
-            raise self._unfit
-        return self._fitted
-
-    @cached_property
-    def logits(self) -> Tensor:
-        """(N, C) of the shared fit on the test images."""
-        return self.world.logits(self.fitted.adapter)
-
-    @cached_property
-    def file(self) -> Path:
-        """The shared fit, saved."""
-        return self.fitted.adapter.save(self.folder / "adapter.safetensors")
-
-    def loaded(self, file: Path | None = None) -> Adapter:
-        """A new adapter from a file, by default that of the shared fit; with the backbone where it runs it."""
-        runs = self.claims.at_predict & OF_TOWERS or "pixels" in self.claims.needs
-        return reloaded(self.cls, file or self.file, self.backbone if runs else None)
-
-    @property
-    def folder(self) -> Path:
-        """For files of checks; it goes with the method."""
-        return Path(self._folder.name)
-
-    @cached_property
-    def _folder(self) -> tempfile.TemporaryDirectory:
-        return tempfile.TemporaryDirectory(prefix="vladapt-")
-
-    @cached_property
-    def _unfit(self) -> ContractError | None:
-        try:
-            seed_everything(0)
-            self._fitted = self.fit()
-        except Exception as error:
-            line = f"{self.title}: cannot be fitted on three classes of three images: {type(error).__name__}"
-            failed = ContractError([f"{line}: {one_line(error)}"])
-            failed.__cause__ = error
-            return failed
-        return None
-
-
-def _quick(cls: type[Adapter]) -> dict[str, Any]:
-    usable = {}
-    for name in QUICK.keys() & {each.name for each in options_of(cls)}:
-        try:
-            usable |= chosen(cls, {name: QUICK[name]}, cls.name)
-        except VladaptError:
-            continue
-    return usable
-
-
-def seed_everything(seed: int) -> None:
-    """Seed the generators of a process, which no fit may draw from."""
-    torch.manual_seed(seed)
-    np.random.seed(seed)
-    random.seed(seed)
-
-
 def _rules(method: Method) -> list:
-    claims = method.claims
+    says = method.claims
     rules = [
         fits_and_predicts,
         two_classes_of_one_image,
@@ -206,8 +80,8 @@ def _rules(method: Method) -> list:
         moves_to_a_device,
         nothing_fitted_is_refused,
         another_width_is_refused,
-        several_labels if claims.multilabel else several_labels_are_refused,
-        no_labels if claims.label_free else no_labels_are_refused,
+        several_labels if says.multilabel else several_labels_are_refused,
+        no_labels if says.label_free else no_labels_are_refused,
     ]
     if not method.needs_towers:
         rules += [any_width, without_a_backbone]
@@ -261,11 +135,11 @@ def any_width(method: Method) -> Iterator[str]:
 
 def without_a_backbone(method: Method) -> Iterator[str]:
     """A method that asks for no towers is fitted on a features file, where there are none."""
-    given = method.world.inputs(method.build())["resources"]
+    expected, given = method.logits, method.world.inputs(method.build())["resources"]
     needed = {name: value for name, value in given.items() if name in {"templates"} | method.claims.needs}
     logits = method.world.logits(method.fit(change={"backbone": None, "resources": needed}).adapter)
     yield from _faults(logits, 12, 3, "features alone")
-    if not method.claims.optional and not _close(logits, method.logits):
+    if not method.claims.optional and not _close(logits, expected):
         yield "gives other logits without a backbone; put 'text_encoder' in needs or optional"
 
 
@@ -274,7 +148,7 @@ def the_seed_fixes_the_result(method: Method) -> Iterator[str]:
     expected = method.logits
     seed_everything(1)
     if not torch.equal(method.world.logits(method.fit().adapter), expected):
-        yield "gives other numbers with the same seed; draw from its own generator, seeded by seed="
+        yield "gives other numbers with the same seed; draw from a generator of its own, seeded by seed="
 
 
 def each_image_is_judged_alone(method: Method) -> Iterator[str]:
@@ -282,7 +156,7 @@ def each_image_is_judged_alone(method: Method) -> Iterator[str]:
     adapter, items = method.fitted.adapter, method.world.items["test"][:3]
     alone = torch.cat([method.world.logits(adapter, [item]) for item in items])
     if not _close(alone, method.logits[:3], 1e-3):
-        yield f"judges an image differently next to others: its logits differ by {_apart(alone, method.logits[:3])}"
+        yield f"judges an image otherwise beside others: its logits differ by {_apart(alone, method.logits[:3])}"
 
 
 def what_is_given_stays_as_it_is(method: Method) -> Iterator[str]:
@@ -355,10 +229,10 @@ def its_file_holds_its_state(method: Method) -> Iterator[str]:
 
 def another_process(method: Method) -> Iterator[str]:
     """Fitted here, it predicts the same there."""
-    job = {"kind": "adapter", "place": place_of(method.cls), "name": method.cls.name, "file": str(method.file)}
+    job = {"place": place_of(method.cls), "name": method.cls.name, "file": str(method.file)}
     expected = method.logits
     try:
-        (answer,) = workers(1).run({**job, "backbone": method.backbone.spec})
+        (answer,) = workers(1).run(logits_elsewhere, {**job, "backbone": method.backbone.spec})
     except RuntimeError as error:
         yield f"loaded in another process, it fails: {error}"
     else:
@@ -406,6 +280,8 @@ def another_width_is_refused(method: Method) -> Iterator[str]:
 
 
 def _fits_world(method: Method, world: World, words: str, use_val: bool = True) -> Iterator[str]:
+    """What is wrong with a fit in a world; of a method that fits nowhere, `Method.fitted` says so once."""
+    _ = method.fitted
     try:
         fitted = method.fit(world, use_val=use_val)
         logits = world.logits(fitted.adapter)

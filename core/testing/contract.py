@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Protocol
 
 from ..data.verify import one_line
+
+NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+"""A name of the registry: that of a folder or a file, with hyphens."""
+PAPER = re.compile(r"\b(19|20)\d\d\b[^\n]*\n?[^\n]*\b(arXiv \d{4}\.\d{4,5}|doi 10\.\d{4,}/\S+)")
+BASELINE = re.compile(r"\bbase-?\s?line\b", re.IGNORECASE)
 
 
 class ContractError(AssertionError):
@@ -86,3 +93,10 @@ def refusal(call: Callable[[], Any], *kinds: type[Exception]) -> tuple[str, str]
     except Exception as error:
         return f"raises {type(error).__name__} ({one_line(error)})", ""
     return "raises nothing", ""
+
+
+def names_its_origin(cls: type) -> bool:
+    """Whether the docstring of a class or of its module has a paper's year with its arXiv id or DOI, or says that it is
+    a baseline."""
+    text = f"{cls.__doc__ or ''}\n{sys.modules[cls.__module__].__doc__ or ''}"
+    return bool(PAPER.search(text) or BASELINE.search(text))

@@ -10,8 +10,8 @@ import typing
 from collections.abc import Iterator
 from typing import Any, Literal, Union, get_args, get_origin
 
+from ..contracts.errors import ConfigError, UnknownNameError
 from ..contracts.options import ABSENT, Bounds, Option, as_text, chosen, options_of, typed
-from ..errors import ConfigError, UnknownNameError
 from .contract import refusal
 
 LONGEST_HELP = 100
@@ -59,7 +59,7 @@ def options_are_described(options: Options) -> Iterator[str]:
     for each in options.all:
         if each.bounds == Bounds(""):
             yield f"option '{each.name}' is a bare field; make it with option(default, help, ...)"
-        elif not scalars_of(each) or each.accepts == "a value":
+        elif not scalars_of(each) or each.accepts.removesuffix(", or none") == "a value":
             yield f"option '{each.name}' has no type that a text can be read as ({each.kind})"
         elif each.default is ABSENT:
             yield f"option '{each.name}' has no default"
@@ -84,10 +84,10 @@ def options_read_what_they_write(options: Options) -> Iterator[str]:
 
 
 def options_answer_in_one_line(options: Options) -> Iterator[str]:
-    """Words that are not numbers, NaN, infinity, absurd sizes (a weight or a rate may be of any) and names of no option
+    """Words that are no numbers, NaN, infinity, absurd sizes (a weight or a rate may be of any) and names of no option
     are refused in one line that names the option."""
     for each in options.all:
-        for value in _unusable(each):
+        for value in unusable_values(each):
             written = f"option {each.name}={as_text(value)}"
             did, message = refusal(lambda o=each.name, v=value: options.cls(**{o: v}), ConfigError)
             if did:
@@ -116,8 +116,8 @@ def options_hold_their_bounds(options: Options) -> Iterator[str]:
         for value, usable in ends:
             did, _ = refusal(lambda o=each, v=value: typed(o, v), ConfigError)
             if (did == "raises nothing") != usable:
-                what = "is refused" if usable else did
-                yield f"option {each.name}={as_text(value)} {what}; it accepts {each.accepts}"
+                does = "is refused" if usable else did
+                yield f"option {each.name}={as_text(value)} {does}; it accepts {each.accepts}"
 
 
 OPTION_RULES = (
@@ -163,11 +163,13 @@ def _fault_of(help: str) -> str:
     return "" if first.islower() or name else "begins with a capital letter"
 
 
-def _unusable(option: Option) -> list[Any]:
-    """Values that mean nothing to an option."""
+def unusable_values(option: Option) -> list[Any]:
+    """Values that mean nothing to an option; none where any text may be one of it."""
     if takes_any_text(option) or dict in {get_origin(kind) for kind in members_of(option)}:
         return []
     kinds, bounds, values = scalars_of(option), option.bounds, ["abc"]
+    if option.kind is bool:
+        values += [2, None, ""]
     if kinds & {int, float}:
         unlimited = float in kinds and bounds.high is None and bounds.below is None  # a weight, a rate
         numbers = [*NO_NUMBERS, *([] if unlimited else [ABSURD])]

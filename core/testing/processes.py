@@ -1,6 +1,7 @@
-"""Other processes for checks, started once and kept: one that loads adapters, and two in a gloo group for losses.
+"""Other processes for checks, started once and kept: one alone, and two in a gloo group.
 
-A process reads the path of a job from its standard input and writes its answer, as tensors, beside it.
+A process reads the path of a job from its standard input, and writes its answer beside it. A job names a function,
+which the process imports and calls.
 """
 
 from __future__ import annotations
@@ -15,18 +16,16 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..contracts.adapter import Adapter
-from ..contracts.adapter_file import read_adapter_file, restore_state
-from ..contracts.backbone import Backbone
-
 DONE, FAILED = "done", "failed"
 PATIENCE = 60.0
+
+Job = Callable[[Mapping[str, Any], int, int], dict[str, Any]]
+"""(content, rank, number of processes) -> the answer of this process: tensors and plain data."""
 
 
 def _python(command: Sequence[str], env: Mapping[str, str]):
@@ -61,15 +60,20 @@ class Workers:
         places = [["-m", __name__, str(rank), str(count), meeting] for rank in range(count)]
         self.processes = [_start[0](place, environment) for place in places]
 
-    def run(self, job: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def run(self, function: Job, content: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The answer of each process.
+
+        Args:
+            function: of a module, which each process imports.
+            content: tensors and plain data.
 
         Raises:
             RuntimeError: one failed; the message is what it says.
         """
         self._jobs += 1
         path = Path(self._folder.name) / f"{self._jobs}.pt"
-        torch.save({**job, "path": sys.path}, path)
+        named = f"{function.__module__}:{function.__qualname__}"
+        torch.save({"function": named, "content": dict(content), "path": sys.path}, path)
         for process in self.processes:
             process.stdin.write(f"{path}\n")
             process.stdin.flush()
@@ -90,12 +94,21 @@ class Workers:
         self._folder.cleanup()
 
 
-@cache
+_running: dict[int, Workers] = {}
+
+
 def workers(count: int) -> Workers:
-    """The processes of this session."""
-    started = Workers(count)
-    atexit.register(started.close)
-    return started
+    """The processes of this session, started when they are first asked for."""
+    if count not in _running:
+        _running[count] = Workers(count)
+    return _running[count]
+
+
+@atexit.register
+def stop() -> None:
+    """End the processes of this session."""
+    while _running:
+        _running.popitem()[1].close()
 
 
 def place_of(cls: type) -> dict[str, str] | None:
@@ -116,13 +129,6 @@ def class_at(place: Mapping[str, str]) -> type:
     for part in place["class"].split("."):
         found = getattr(found, part)
     return found
-
-
-def reloaded(cls: type[Adapter], path: Path, backbone: Backbone | None = None) -> Adapter:
-    """A new adapter of a class with what a file holds."""
-    header, tensors = read_adapter_file(path)
-    adapter = restore_state(cls(**header["options"]), header, tensors, path)
-    return adapter if backbone is None else adapter.attach(backbone)
 
 
 def serve(rank: int, count: int, meeting: str) -> None:
@@ -160,16 +166,8 @@ def _module_of(place: Mapping[str, str]):
 def _done(job: Mapping[str, Any], rank: int, count: int) -> dict[str, Any]:
     sys.path[:] = job["path"]
     importlib.invalidate_caches()
-    cls = class_at(job["place"])
-    if job["kind"] == "loss":
-        from .losses import steps_of
-
-        return steps_of(cls, job, rank, count)
-    from .towers import towers_of
-    from .world import world_of
-
-    cls.name, backbone = job["name"], towers_of(job["backbone"])
-    return {"logits": world_of(backbone).logits(reloaded(cls, Path(job["file"]), backbone)).contiguous()}
+    module, _, name = job["function"].partition(":")
+    return getattr(importlib.import_module(module), name)(job["content"], rank, count)
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ class TrainingSettings:
     crop_scale: tuple[float, float] = option(
         (0.5, 1.0), "smallest and largest share of an image's area that the random crop keeps", above=0, high=1
     )
-    save_every: int | None = option(None, "steps between checkpoints; by default once per epoch", low=1)
+    save_every: int | None = option(None, "steps between checkpoints; by default once per epoch", low=1, high=10**9)
     keep: int = option(2, "how many checkpoints are kept", low=2, high=1_000_000)
     patience: int | None = option(
         None, "epochs without a better val score after which training stops early", low=1, high=1_000_000

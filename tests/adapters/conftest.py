@@ -15,16 +15,6 @@ from vladapt.core.contracts import FeatureSet, TextClassifier
 sys.path.insert(0, str(Path(__file__).parent))
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _forked_processes():
-    """Checks that need another process have it forked."""
-    from forked import PIPE, start
-
-    from vladapt.core.testing import processes
-
-    processes.start_with(lambda command, env: start(command, env=env, stdin=PIPE))
-
-
 @dataclass(frozen=True)
 class Task:
     """Support, val and test features around class centres, and text near them."""

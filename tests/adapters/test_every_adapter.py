@@ -9,8 +9,10 @@ from settings import OPTIONS
 
 from vladapt.core.contracts.options import options_of
 from vladapt.core.registry import adapter_class, catalogue, load_adapter
-from vladapt.core.testing.adapters import Method, adapter_checks
+from vladapt.core.testing.adapters import adapter_checks
+from vladapt.core.testing.method import Method
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
 ALL = sorted(catalogue.adapters())
 OF_OPTIONS = ("every_option_counts", "passing_options_change_no_result")
 """In `test_every_option.py`, with the settings that they need."""

@@ -19,8 +19,8 @@ def plug_in(tmp_path_factory) -> Path:
     """The files of CONTRIBUTING.md, laid out as pip would install them."""
     folder = tmp_path_factory.mktemp("plug-in")
     blocks = {m["file"]: m["text"] for m in BLOCK.finditer((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))}
-    assert set(blocks) == {"nearest_mean.py", "stripes.py", "pyproject.toml"}
-    for name in ("nearest_mean.py", "stripes.py"):
+    assert set(blocks) == {"nearest_mean.py", "stripes.py", "pyproject.toml", "test_stripes.py"}
+    for name in ("nearest_mean.py", "stripes.py", "test_stripes.py"):
         (folder / name).write_text(blocks[name])
     info = folder / "vladapt_stripes-0.1.dist-info"
     info.mkdir()
@@ -49,3 +49,10 @@ def test_the_example_command_runs(plug_in, tmp_path):
     summary = json.loads(done.stdout)
     assert summary["adapter"] == "nearest-mean" and summary["domain"] == "stripes"
     assert summary["adapted"]["accuracy"] > 0.9
+
+
+def test_the_example_keeps_the_contracts(plug_in):
+    path = os.pathsep.join([str(plug_in), os.environ.get("PYTHONPATH", "")])
+    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", str(plug_in / "test_stripes.py")]
+    done = forked.run(command, env={**os.environ, "PYTHONPATH": path}, cwd=plug_in)
+    assert done.returncode == 0 and " passed" in done.stdout, done.stdout + done.stderr

@@ -220,7 +220,7 @@ def _draw_from(seed: int) -> None:
 
 
 def _settings(plan: Config, folder: Path, seed: int, resume: bool) -> Config:
-    settings = Config(plan.to_dict())
+    settings = Config(plan.to_dict(), format_python_code=False)  # mmengine writes it out with every checkpoint
     settings.work_dir = str(folder)
     settings.resume = resume and bool(newest_checkpoint(folder))
     if settings.resume:

@@ -1,108 +1,37 @@
-"""What holds for every option of a loss, of a reader and of a training: it says what it is, reads what it writes, and
-answers what it cannot mean in one line."""
+"""What holds for the options of trainings and of readers that no domain owns, by the checks of `vladapt.testing`; and
+how losses, readers and trainings answer a wrong value.
+
+Options of adapters, losses and domains are held to the same in `test_every_option.py`, `test_every_loss.py` and
+`test_every_domain.py` of their rooms.
+"""
 
 from __future__ import annotations
-
-import math
-from typing import get_args
 
 import pytest
 
 from vladapt import build_loss, load_domain
 from vladapt.core.contracts.domain import Reading
-from vladapt.core.contracts.options import ABSENT, as_text, chosen, options_from, options_of, typed
+from vladapt.core.contracts.errors import ConfigError, UnknownNameError
+from vladapt.core.contracts.options import options_from
 from vladapt.core.data.pairs import reading as pairs
-from vladapt.core.errors import ConfigError, UnknownNameError
-from vladapt.core.registry import catalogue, loss_class
+from vladapt.core.registry import loss_class
+from vladapt.core.testing.contract import checks_of
+from vladapt.core.testing.options import OPTION_RULES, Options
 from vladapt.core.training.settings import TrainingSettings
 
-LOSSES = sorted(name for name, entry in catalogue.losses().items() if entry.entry_point is None)
-OWNERS = {
-    **{f"loss {name}": loss_class(name) for name in LOSSES},
-    "training": TrainingSettings,
-    "labelled images": Reading,
-    "pairs": pairs.Reading,
-    "medical": load_domain("medical").reading,
-    "open-vocab": load_domain("open-vocab").reading,
-}
-OPTIONS = [(owner, each) for owner, cls in OWNERS.items() for each in options_of(cls)]
-IDS = [f"{owner}.{each.name}" for owner, each in OPTIONS]
-TEXTS = (str, str | None, tuple[str, ...], tuple[str, ...] | None)
-"""Any word is one of these, unless there are choices."""
-WITHOUT_END = {("training", "lr")}
-"""A rate is too high where a training diverges, which it says itself, with the step and what to try."""
-YES, NO = ("yes", "true", "True", "1", "on", True), ("no", "false", "False", "0", "off", False)
+OWNERS = {"training": TrainingSettings, "labelled images": Reading, "pairs": pairs.Reading}
 
 
-def kinds_of(each) -> tuple:
-    """The types of an option, of the elements where it is a sequence."""
-    members = [kind for kind in (get_args(each.kind) or (each.kind,)) if kind not in (type(None), ...)]
-    return tuple(inner for kind in members for inner in (get_args(kind) or (kind,)) if inner is not ...)
-
-
-def refused(each, value) -> str:
-    """The line that answers a value."""
-    with pytest.raises(ConfigError) as error:
-        typed(each, value, "it")
-    message = str(error.value)
-    assert message.startswith(f"option {each.name}={as_text(value)} of it is not usable; give ") and "\n" not in message
-    return message.partition("; give ")[2]
-
-
-def test_all_losses_and_readers_are_here():
-    assert len(OPTIONS) > 150 and {"loss silc", "training", "pairs"} <= OWNERS.keys()
-
-
-@pytest.mark.parametrize(("owner", "each"), OPTIONS, ids=IDS)
-def test_it_has_a_line_of_help(owner, each):
-    assert 0 < len(each.help) <= 100 and "\n" not in each.help
-    assert not each.help.endswith(".") and each.help == each.help.strip()
-    first = each.help.split()[0]
-    assert first.islower() or sum(map(str.isupper, first)) > 1, "lower case, but for names like AdamW"
-    assert each.accepts and each.default is not ABSENT
-
-
-@pytest.mark.parametrize(("owner", "each"), OPTIONS, ids=IDS)
-def test_its_default_is_read_back_as_it_is_written(owner, each):
-    for value in (each.default, each.default_text):
-        read = typed(each, value)
-        assert read == each.default and type(read) is type(each.default)
-
-
-@pytest.mark.parametrize(("owner", "each"), OPTIONS, ids=IDS)
-def test_a_word_is_refused_where_it_is_no_text(owner, each):
-    if str in kinds_of(each) and not each.bounds.choices:
-        if each.kind in TEXTS:
-            assert "abc" in (typed(each, "abc"), *(typed(each, "abc") or ()))
-        return
-    assert refused(each, "abc").startswith(each.accepts)
-
-
-@pytest.mark.parametrize(("owner", "each"), OPTIONS, ids=IDS)
-def test_no_number_is_nan_or_infinite_or_absurd(owner, each):
-    if not {int, float} & set(kinds_of(each)) or str in kinds_of(each):
-        return
-    absurd = () if (owner, each.name) in WITHOUT_END else (10**12, "1e12")
-    for value in (math.nan, math.inf, -math.inf, "nan", "inf", *absurd):
-        refused(each, value)
-
-
-@pytest.mark.parametrize(("owner", "each"), OPTIONS, ids=IDS)
-def test_booleans_read_the_usual_words(owner, each):
-    if each.kind is not bool:
-        return
-    assert [typed(each, value) for value in YES] == [True] * len(YES)
-    assert [typed(each, value) for value in NO] == [False] * len(NO)
-    for value in ("maybe", 2, None, ""):
-        assert refused(each, value) == "yes or no"
-
-
-@pytest.mark.parametrize("owner", OWNERS)
-def test_the_nearest_option_is_named(owner):
-    options = options_of(OWNERS[owner])
-    for each in options:
-        with pytest.raises(UnknownNameError, match=f"has no option '{each.name}x'; did you mean .*{each.name}"):
-            chosen(OWNERS[owner], {f"{each.name}x": 1}, owner)
+@pytest.mark.parametrize(
+    "check",
+    [
+        pytest.param(check, id=f"{owner}-{rule}")
+        for owner, cls in OWNERS.items()
+        for rule, check in checks_of(Options(cls, owner), OPTION_RULES)
+    ],
+)
+def test_the_contract(check):
+    check()
 
 
 def test_no_option_counts_as_given_where_it_is_none():

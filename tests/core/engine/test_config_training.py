@@ -241,6 +241,12 @@ def test_checkpoints_come_often_enough_to_go_on_from(given, loop, kept):
     assert dict(settings.default_hooks.checkpoint) == {"type": "CheckpointHook", "max_keep_ckpts": 2, **kept}
 
 
+def test_no_time_is_spent_on_formatting_the_configs_text(tmp_path, monkeypatch):
+    monkeypatch.setattr("mmengine.config.config.FormatCode", lambda *a, **k: pytest.fail("formatted"))
+    trained(tmp_path)
+    assert owned_training.newest_checkpoint(tmp_path) == "epoch_2"
+
+
 def test_a_plan_without_checkpoints_keeps_none(tmp_path):
     trained(tmp_path, default_hooks={"checkpoint": None})
     assert not list(tmp_path.glob("*.pth"))

@@ -87,11 +87,10 @@ def test_each_option_changes_the_loss(changed, example_out):
     assert not torch.allclose(build_loss("long-clip")(out)["loss"], build_loss("long-clip", **changed)(out)["loss"])
 
 
-def test_two_processes_share_the_components_of_the_whole_batch(two_ranks, example_out, dims):
+def test_two_processes_share_the_components_of_the_whole_batch(on_two_ranks, example_out):
     batch = example_out(build_loss("long-clip").needs, seed=1)
-    job = {"loss": "long-clip", "options": {"components": 3}, "dims": dims, "batches": [batch]}
     whole = build_loss("long-clip", components=3)(batch)["loss"]
-    for half in two_ranks.run(job):
+    for half in on_two_ranks("long-clip", {"options": {"components": 3}, "batches": [batch]}):
         torch.testing.assert_close(half["steps"][0]["loss"], whole, rtol=1e-5, atol=1e-5)
 
 

@@ -13,6 +13,7 @@ from vladapt.core.contracts.domain import DomainData, Item
 from vladapt.core.contracts.targets import Boxes
 from vladapt.core.recipes.resolve import resolve, task_in
 from vladapt.domains.open_vocab import OpenVocab, shapes
+from vladapt.testing import check_domain
 
 BOXES = ((1.0, 1.0, 9.0, 9.0),)
 
@@ -53,6 +54,11 @@ def test_it_is_found_by_name_with_its_tasks():
 # Reading
 
 
+def test_a_set_that_it_reads_keeps_the_contract(domain, monkeypatch):
+    monkeypatch.setattr(shapes, "COUNTS", {"train": 6, "val": 2, "test": 3})
+    check_domain(domain, data=shapes.shapes_folder())
+
+
 @pytest.mark.parametrize("task", ["detection", "segmentation"])
 def test_the_sample_is_drawn_and_says_so(domain, task, monkeypatch):
     monkeypatch.setattr(shapes, "COUNTS", {"train": 3, "val": 1, "test": 2})
@@ -71,9 +77,7 @@ def test_reading_options_are_those_of_the_task(domain, monkeypatch):
         "red circle",
     )
     assert domain.read(folder, "segmentation", background=False).class_names == shapes.NAMES
-    with pytest.raises(
-        UnknownNameError, match="'open-vocab' has no option 'class_nams'; did you mean class_names"
-    ):
+    with pytest.raises(UnknownNameError, match="'open-vocab' has no option 'class_nams'; did you mean class_names"):
         domain.read(folder / "absent", "detection", class_nams="a")
     with pytest.raises(ConfigError, match=r"--set data\.background: boxes are read without it; omit it"):
         domain.read(folder / "absent", "detection", background=False)

@@ -1,0 +1,103 @@
+"""A domain to check, and the data sets that it gives: its sample, and one that it reads."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..contracts.domain import Domain, DomainData
+from ..data.verify import one_line
+from .contract import ContractError
+
+
+@dataclass(frozen=True)
+class ReadSet:
+    """A data set as a domain gives it.
+
+    Args:
+        words: for messages: "its sample", "its sample of detection".
+        task: what it was read for.
+        read: reads it again.
+    """
+
+    words: str
+    task: str
+    data: DomainData
+    read: Callable[[], DomainData]
+
+
+class DomainTrial:
+    """A domain to check, and the sets that it gives.
+
+    Args:
+        domain, data, reading: as for `domain_checks`.
+
+    Raises:
+        ContractError: the class cannot be made without arguments.
+    """
+
+    def __init__(
+        self,
+        domain: Domain | type[Domain],
+        data: str | Path | None = None,
+        reading: Mapping[str, Any] | None = None,
+    ):
+        self.domain = domain if isinstance(domain, Domain) else _made(domain)
+        self.path, self.reading = None if data is None else Path(data), dict(reading or {})
+
+    @property
+    def title(self) -> str:
+        return f"domain '{self.domain.name or type(self.domain).__name__}'"
+
+    @property
+    def sets(self) -> list[ReadSet]:
+        """Its sample, and the set at the path, for each of its tasks.
+
+        Raises:
+            ContractError: one cannot be read.
+        """
+        if isinstance(self._sets, ContractError):
+            raise self._sets
+        return self._sets
+
+    def read(self, path: str | Path, task: str, **options: Any) -> DomainData:
+        return self.domain.read(path, task, **{**self.reading, **options})
+
+    @property
+    def folder(self) -> Path:
+        """For files of checks; it goes with the trial."""
+        return Path(self._folder.name)
+
+    @cached_property
+    def _folder(self) -> tempfile.TemporaryDirectory:
+        return tempfile.TemporaryDirectory(prefix="vladapt-")
+
+    @cached_property
+    def _sets(self) -> list[ReadSet] | ContractError:
+        several, sets = len(self.domain.task_names) > 1, []
+        for task in self.domain.task_names:
+            readers = [("its sample", lambda task=task: self.domain.sample(task))]
+            if self.path is not None:
+                readers.append((f"the set '{self.path.name}'", lambda task=task: self.read(self.path, task)))
+            for words, read in readers:
+                words = f"{words} of {task}" if several else words
+                try:
+                    sets.append(ReadSet(words, task, read(), read))
+                except Exception as error:
+                    line = f"{self.title}: {words} cannot be read: {type(error).__name__}: {one_line(error)}"
+                    failed = ContractError([line])
+                    failed.__cause__ = error
+                    return failed
+        return sets
+
+
+def _made(cls: type[Domain]) -> Domain:
+    try:
+        return cls()
+    except TypeError as error:
+        line = f"domain '{cls.name or cls.__name__}': cannot be made without arguments ({one_line(error)})"
+        raise ContractError([f"{line}; give all of them defaults"]) from error

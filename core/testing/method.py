@@ -1,0 +1,164 @@
+"""A method to check: how it is built, fitted, saved and loaded, on a small world or in another process."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..contracts.adapter import Adapter
+from ..contracts.adapter_file import read_adapter_file, restore_state
+from ..contracts.backbone import Backbone
+from ..contracts.errors import VladaptError
+from ..contracts.options import chosen, options_of
+from ..data.verify import one_line
+from .contract import ContractError
+from .processes import class_at
+from .towers import plain, small_clip, towers_of
+from .world import VIEWS, Fitted, World, world_of
+
+QUICK = {"epochs": 2, "views": VIEWS, "iterations": 20, "steps": 20, "select": "last", "n_views": 4, "n_crops": 3}
+"""Options that make a method fast, where it has them."""
+OF_TOWERS = frozenset({"text_encoder", "pixels", "images"})
+"""Needs that take the towers themselves."""
+
+
+class Method:
+    """A class to check, and what its rules share: a fit on three classes of three images, and its file.
+
+    Args:
+        cls, options, counts, backbone: as for `adapter_checks`.
+    """
+
+    def __init__(
+        self,
+        cls: type[Adapter],
+        options: Mapping[str, Any] | None = None,
+        counts: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] | None = None,
+        backbone: Backbone | None = None,
+    ):
+        self.cls, self.counts = cls, counts or {}
+        self.options = {**_quick(cls), **(options or {})}
+        self._backbone = backbone
+
+    @property
+    def title(self) -> str:
+        return f"adapter '{self.cls.name or self.cls.__name__}'"
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        return self._backbone or (small_clip() if self.needs_towers or self.claims.optional & OF_TOWERS else plain())
+
+    @cached_property
+    def claims(self) -> Adapter | type[Adapter]:
+        """What says what it needs and can: one that is not fitted, since options may change it; else the class."""
+        try:
+            return self.build()
+        except Exception:
+            return self.cls
+
+    @property
+    def needs_towers(self) -> bool:
+        """Whether features and plain matrices will not do."""
+        needs = self.claims.needs | self.claims.at_predict
+        return bool(needs & (OF_TOWERS | {"pre_projection"}) or self.claims.of_towers)
+
+    @property
+    def world(self) -> World:
+        return world_of(self.backbone)
+
+    def build(self, **options: Any) -> Adapter:
+        return self.cls(**{**self.options, **options})
+
+    def fit(self, world: World | None = None, **how: Any) -> Fitted:
+        """A new adapter, fitted."""
+        return (world or self.world).fit(self.build(**how.pop("options", {})), **how)
+
+    @property
+    def fitted(self) -> Fitted:
+        """The fit that the rules share.
+
+        Raises:
+            ContractError: it cannot be fitted.
+        """
+        if self._unfit is not None:
+            raise self._unfit
+        return self._fitted
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """(N, C) of the shared fit on the test images."""
+        return self.world.logits(self.fitted.adapter)
+
+    @cached_property
+    def file(self) -> Path:
+        """The shared fit, saved."""
+        return self.fitted.adapter.save(self.folder / "adapter.safetensors")
+
+    def loaded(self, file: Path | None = None) -> Adapter:
+        """A new adapter from a file, by default that of the shared fit; with the backbone where it runs it."""
+        runs = self.claims.at_predict & OF_TOWERS or "pixels" in self.claims.needs
+        return reloaded(self.cls, file or self.file, self.backbone if runs else None)
+
+    @property
+    def folder(self) -> Path:
+        """For files of checks; it goes with the method."""
+        return Path(self._folder.name)
+
+    @cached_property
+    def _folder(self) -> tempfile.TemporaryDirectory:
+        return tempfile.TemporaryDirectory(prefix="vladapt-")
+
+    @cached_property
+    def _unfit(self) -> ContractError | None:
+        try:
+            seed_everything(0)
+            self._fitted = self.fit()
+        except Exception as error:
+            line = f"{self.title}: cannot be fitted on three classes of three images: {type(error).__name__}"
+            failed = ContractError([f"{line}: {one_line(error)}"])
+            failed.__cause__ = error
+            return failed
+        return None
+
+
+def _quick(cls: type[Adapter]) -> dict[str, Any]:
+    usable = {}
+    for name in QUICK.keys() & {each.name for each in options_of(cls)}:
+        try:
+            usable |= chosen(cls, {name: QUICK[name]}, cls.name)
+        except VladaptError:
+            continue
+    return usable
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the generators of a process, which no fit may draw from."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+
+
+def reloaded(cls: type[Adapter], path: Path, backbone: Backbone | None = None) -> Adapter:
+    """A new adapter of a class with what a file holds."""
+    header, tensors = read_adapter_file(path)
+    adapter = restore_state(cls(**header["options"]), header, tensors, path)
+    return adapter if backbone is None else adapter.attach(backbone)
+
+
+def logits_elsewhere(job: Mapping[str, Any], rank: int, count: int) -> dict[str, Tensor]:
+    """What a saved fit gives on the test images: a job of another process (`processes.Workers.run`).
+
+    Args:
+        job: "place", "name" of the class; "file" of the fit; "backbone", its spec.
+    """
+    cls, backbone = class_at(job["place"]), towers_of(job["backbone"])
+    cls.name = job["name"]
+    return {"logits": world_of(backbone).logits(reloaded(cls, Path(job["file"]), backbone)).contiguous()}

@@ -1,0 +1,196 @@
+"""A task to check: small recipes for it, fits that leave nothing behind, and what its rules share: one run."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from PIL import Image
+
+from ..contracts.domain import Domain
+from ..contracts.errors import CapabilityError
+from ..contracts.options import options_of
+from ..contracts.recipe import KEYS, Recipe
+from ..contracts.task import FitResult, Task, Use
+from ..data.verify import one_line
+from ..recipes.resolve import resolve
+from ..runs.folder import Run
+from ..runtime.progress import Reporter
+from .contract import ContractError
+from .method import seed_everything
+from .towers import small_clip
+
+QUIET = Reporter(quiet=True)
+
+
+class TaskTrial:
+    """A task to check.
+
+    Args:
+        cls, domain, recipe, images: as for `task_checks`.
+    """
+
+    def __init__(
+        self,
+        cls: type[Task],
+        domain: Domain | None = None,
+        recipe: Mapping[str, Any] | None = None,
+        images: Sequence[str | Path] = (),
+    ):
+        self.cls, self.domain, self.given = cls, domain, dict(recipe or {})
+        self._images = list(images)
+
+    @property
+    def title(self) -> str:
+        return f"task '{self.cls.name or self.cls.__name__}'"
+
+    def new(self) -> Task:
+        """One of its own for each command, as a command makes it."""
+        return self.cls(self.domain)
+
+    def recipe(self, **changes: Any) -> Recipe:
+        """What is fitted, not settled; by default on small towers and the CPU."""
+        given = {"device": "cpu", **self._small_backbone, **self.given, **changes}
+        options = {each.name for each in options_of(self.cls.options)} if self.cls.options is not None else set()
+        own = {key: given.pop(key) for key in list(given) if key in options - KEYS.keys()}
+        name = None if self.domain is None else self.domain.name
+        return resolve(flags={**given, "domain": name}, domain=self.domain).with_(own=own)
+
+    def taken(self, recipe: Recipe) -> frozenset[str]:
+        """Keys that a fit of the recipe takes."""
+        task = self.new()
+        return task.taken(task.filled(recipe))
+
+    def fit(self, out: str = "runs", **changes: Any) -> FitResult | None:
+        """A new fit, in a folder of its own below `folder`.
+
+        Raises:
+            Whatever the fit raises.
+        """
+        task = self.new()
+        settled = task.settled(self.recipe(out=str(self.folder / out), **changes))
+        with self.apart():
+            return task.fit(settled, QUIET)
+
+    @property
+    def fitted(self) -> FitResult:
+        """The fit that the rules share.
+
+        Raises:
+            ContractError: it cannot be fitted.
+        """
+        if isinstance(self._fitted, ContractError):
+            raise self._fitted
+        return self._fitted
+
+    @property
+    def run(self) -> Run:
+        """Of the shared fit."""
+        return Run.open(self.fitted.run)
+
+    @property
+    def keeps_a_run(self) -> bool:
+        """Whether the run of a fit is used again; what is not need be no run folder."""
+        return not {"evaluate", "predict"} <= self.cls.refusals.keys()
+
+    def use(self, run: Run | None = None, **fields: Any) -> Use:
+        return Use(run or self.run, device="cpu", **fields)
+
+    def evaluate(self, use: Use) -> dict[str, Any]:
+        """The scores of a run, checked as a command would."""
+        task = self.new()
+        task.check_use(use, "evaluate")
+        with self.apart():
+            return task.evaluate(use, QUIET)
+
+    def predict(self, images: Sequence[str | Path], run: Run | None = None, **fields: Any) -> Any:
+        """What a run says of images, checked as a command would."""
+        task, use = self.new(), self.use(run, images=tuple(images), **fields)
+        task.check_use(use, "predict")
+        with self.apart():
+            return task.predict(use, QUIET)
+
+    @property
+    def predicts(self) -> bool:
+        """Whether its runs can be asked of new images; a CapabilityError of one line says that they cannot."""
+        if "predict" in self.cls.refusals:
+            return False
+        return not (isinstance(self.predicted, CapabilityError) and "\n" not in str(self.predicted))
+
+    @cached_property
+    def predicted(self) -> Any:
+        """What the shared fit says of the images, or the error that it raises."""
+        try:
+            return self.predict(self.images)
+        except CapabilityError as error:
+            return error
+
+    @cached_property
+    def images(self) -> list[str | Path]:
+        """New images, drawn where none are given."""
+        if self._images:
+            return self._images
+        files = [self.folder / f"image-{number}.png" for number in range(2)]
+        for number, file in enumerate(files):
+            pixels = np.random.default_rng(number).integers(0, 255, (32, 40, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(file)
+        return files
+
+    @property
+    def folder(self) -> Path:
+        """For runs and files of checks; it goes with the trial."""
+        return Path(self._folder.name)
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """With a feature store of its own, not the user's."""
+        with mock.patch.dict(os.environ, {"VLADAPT_CACHE": str(self.folder / "cache")}):
+            yield
+
+    @contextmanager
+    def unread(self) -> Iterator[list[str]]:
+        """With a domain that notes what is read of it, in place of reading."""
+        noted: list[str] = []
+        if self.domain is None:
+            yield noted
+            return
+
+        def note(name: str):
+            def read(*args: Any, **options: Any) -> Any:
+                noted.append(name)
+                raise LookupError(name)
+
+            return read
+
+        replaced = {name: note(name) for name in ("read", "sample")}
+        with mock.patch.multiple(self.domain, **replaced):
+            yield noted
+
+    @cached_property
+    def _folder(self) -> tempfile.TemporaryDirectory:
+        return tempfile.TemporaryDirectory(prefix="vladapt-")
+
+    @cached_property
+    def _small_backbone(self) -> dict[str, str]:
+        taken = "backbone" in self.taken(Recipe()) and not self.given.get("features")
+        return {"backbone": small_clip().spec} if taken and "backbone" not in self.given else {}
+
+    @cached_property
+    def _fitted(self) -> FitResult | ContractError:
+        try:
+            seed_everything(0)
+            result = self.fit()
+            if not isinstance(result, FitResult):
+                return ContractError([f"{self.title}: its fit returns {type(result).__name__}, not a FitResult"])
+            return result
+        except Exception as error:
+            failed = ContractError([f"{self.title}: cannot be fitted: {type(error).__name__}: {one_line(error)}"])
+            failed.__cause__ = error
+            return failed
