@@ -83,7 +83,7 @@ def all_names() -> list[str]:
 
 
 def unknown(name: str, known: list[str]) -> str:
-    from vladapt.core.contracts.errors import did_you_mean
+    from vladapt.core.errors import did_you_mean
 
     return f"unknown adapter '{name}'; {did_you_mean(name, known)}"
 
@@ -181,7 +181,8 @@ def measure_one(name: str, vit: Path | None) -> None:
 
 def backbone_for(adapter, vit: Path, load_backbone) -> str:
     """The embedded one, unless the method needs transformer blocks that its image tower lacks."""
-    return "embedded" if adapter.backbone_needs <= load_backbone("embedded", device="cpu").capabilities else small_vit(vit)
+    capable = adapter.backbone_needs <= load_backbone("embedded", device="cpu").capabilities
+    return "embedded" if capable else small_vit(vit)
 
 
 def resources(adapter, folder: Path, vit: Path) -> dict[str, str]:

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ..contracts.adapter import ABILITIES, NEEDS, Adapter
 from ..contracts.backbone import CAPABILITIES
-from ..contracts.errors import CapabilityError, ConfigError
 from ..contracts.options import as_text, options_of
 from ..contracts.resources import IN_PLACE_OF_CHANCE, REQUIRED
+from ..errors import CapabilityError, ConfigError
 from .contract import names_its_origin, refusal
 from .drawn_samples import DrawnPairs
 from .method import Method
@@ -64,12 +64,12 @@ def rules_of(method: Method) -> list:
         pairs if "pairs" in claims.can else pairs_are_refused,
         every_option_counts,
     ]
-    if claims.of_towers:
+    if claims.backbone_needs:
         rules.append(other_towers_are_refused)
     if claims.transductive:
         rules.append(the_test_images_count)
-    if claims.passing:
-        rules.append(passing_options_change_no_result)
+    if claims.cost_options:
+        rules.append(cost_options_change_no_result)
     if claims.experimental:
         rules.append(a_note_says_what_is_experimental)
     return [*rules, packages_are_declared]
@@ -81,10 +81,10 @@ def what_it_declares_exists(method: Method) -> Iterator[str]:
         "needs": (cls.needs, NEEDS),
         "optional": (cls.optional, NEEDS),
         "at_predict": (cls.at_predict, NEEDS),
-        "of_towers": (cls.of_towers, CAPABILITIES),
+        "backbone_needs": (cls.backbone_needs, CAPABILITIES),
         "can": (cls.can, ABILITIES),
         "trained": (cls.trained, cls.state),
-        "passing": (cls.passing, {each.name for each in options_of(method.cls)}),
+        "cost_options": (cls.cost_options, {each.name for each in options_of(method.cls)}),
     }
     for name, (declared, there) in known.items():
         if unknown := sorted(set(declared) - set(there)):
@@ -196,7 +196,7 @@ def other_towers_are_refused(method: Method) -> Iterator[str]:
     with mock.patch.object(method.backbone, "capabilities", frozenset()):
         did, message = refusal(lambda: method.build().check_towers(method.backbone), CapabilityError)
     if did or "towers that have it" not in message:
-        needed = ", ".join(sorted(method.claims.of_towers))
+        needed = ", ".join(sorted(method.claims.backbone_needs))
         yield f"on towers without {needed} its check_towers() {did or 'names no others'}"
 
 
@@ -214,10 +214,10 @@ def a_note_says_what_is_experimental(method: Method) -> Iterator[str]:
 
 
 def every_option_counts(method: Method) -> Iterator[str]:
-    """Some value of it changes a result, alone or in the settings of `counts`; those in `passing` change none."""
+    """Some value of it changes a result, alone or in the settings of `counts`; those in `cost_options` change none."""
     for option in options_of(method.cls):
         name = option.name
-        if name in method.claims.passing:
+        if name in method.claims.cost_options:
             continue
         if name in method.counts:
             one, other = method.counts[name]
@@ -229,13 +229,13 @@ def every_option_counts(method: Method) -> Iterator[str]:
         tried = alternatives(option, method.options.get(name, option.default))
         if not any(_changes(method, {name: value}) for value in tried):
             words = f"; tried {' and '.join(map(as_text, tried))}" if tried else ""
-            yield f"option '{name}' changes no result{words}; name it in passing, or give settings in counts"
+            yield f"option '{name}' changes no result{words}; name it in cost_options, or give settings in counts"
 
 
-def passing_options_change_no_result(method: Method) -> Iterator[str]:
+def cost_options_change_no_result(method: Method) -> Iterator[str]:
     """They may change speed and memory."""
     for option in options_of(method.cls):
-        if option.name not in method.claims.passing:
+        if option.name not in method.claims.cost_options:
             continue
         for value in alternatives(option, method.options.get(option.name, option.default))[:2]:
             try:
@@ -244,7 +244,8 @@ def passing_options_change_no_result(method: Method) -> Iterator[str]:
                 continue
             logits = method.world.logits(adapter, method.world.items["test"][:FEW])
             if not torch.allclose(logits, method.logits[:FEW], rtol=SAME, atol=SAME):
-                yield f"option '{option.name}' is in passing, and {option.name}={as_text(value)} changes the result"
+                given = f"{option.name}={as_text(value)}"
+                yield f"option '{option.name}' is in cost_options, and {given} changes the result"
 
 
 def packages_are_declared(method: Method) -> Iterator[str]:

@@ -13,8 +13,8 @@ from torch import Tensor
 from ..contracts.adapter import Adapter, FitReport
 from ..contracts.adapter_file import read_adapter_file
 from ..contracts.backbone import Backbone
-from ..contracts.errors import CapabilityError, DataError
 from ..data.verify import one_line
+from ..errors import CapabilityError, DataError
 from . import adapter_claims as claims
 from .contract import Check, checks_of, refusal, violations
 from .method import Method, logits_elsewhere, seed_everything

@@ -12,10 +12,10 @@ import torch
 
 from ..contracts.adapter import Adapter
 from ..contracts.domain import Domain, Metric
-from ..contracts.errors import ConfigError, DataError, UnknownNameError, VladaptError, did_you_mean
 from ..contracts.options import as_text, options_of
 from ..contracts.task import Task
 from ..data.verify import one_line
+from ..errors import ConfigError, DataError, UnknownNameError, VladaptError, did_you_mean
 from ..metrics.classification import classification_metrics
 from ..prompts.classifier import check_templates
 from ..recipes.resolve import resolve, task_of

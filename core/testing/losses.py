@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..contracts.errors import CapabilityError
 from ..contracts.loss import Loss
 from ..contracts.outputs import OUTPUTS
+from ..errors import CapabilityError
 from ..runtime import gather
 from ..training.grad_cache import cached_backward, surrogate
 from .contract import Check, checks_of, names_its_origin, refusal, violations

@@ -16,9 +16,9 @@ from torch import Tensor
 from ..contracts.adapter import Adapter
 from ..contracts.adapter_file import read_adapter_file, restore_state
 from ..contracts.backbone import Backbone
-from ..contracts.errors import VladaptError
 from ..contracts.options import chosen, options_of
 from ..data.verify import one_line
+from ..errors import VladaptError
 from .contract import ContractError
 from .processes import class_at
 from .towers import plain, small_clip, towers_of
@@ -68,7 +68,7 @@ class Method:
     def needs_towers(self) -> bool:
         """Whether features and plain matrices will not do."""
         needs = self.claims.needs | self.claims.at_predict
-        return bool(needs & (OF_TOWERS | {"pre_projection"}) or self.claims.of_towers)
+        return bool(needs & (OF_TOWERS | {"pre_projection"}) or self.claims.backbone_needs)
 
     @property
     def world(self) -> World:

@@ -10,8 +10,8 @@ import typing
 from collections.abc import Iterator
 from typing import Any, Literal, Union, get_args, get_origin
 
-from ..contracts.errors import ConfigError, UnknownNameError
 from ..contracts.options import ABSENT, Bounds, Option, as_text, chosen, options_of, typed
+from ..errors import ConfigError, UnknownNameError
 from .contract import refusal
 
 LONGEST_HELP = 100

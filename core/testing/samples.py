@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from ..contracts.domain import SPLITS, DomainData, Item, check_items
-from ..contracts.errors import CapabilityError, DataError
 from ..contracts.targets import Boxes, Mask, Target
 from ..data.splits import assign_splits
 from ..data.verify import FileHashes, one_line, part_text
+from ..errors import CapabilityError, DataError
 from .domain_trial import DomainTrial, ReadSet
 from .towers import plain
 

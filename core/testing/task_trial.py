@@ -15,11 +15,11 @@ import numpy as np
 from PIL import Image
 
 from ..contracts.domain import Domain
-from ..contracts.errors import CapabilityError
 from ..contracts.options import options_of
 from ..contracts.recipe import KEYS, Recipe
 from ..contracts.task import FitResult, Task, Use
 from ..data.verify import one_line
+from ..errors import CapabilityError
 from ..recipes.resolve import resolve
 from ..runs.folder import Run
 from ..runtime.progress import Reporter

@@ -15,8 +15,8 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from ..contracts.errors import CapabilityError, ConfigError, DataError
 from ..contracts.task import Axes
+from ..errors import CapabilityError, ConfigError, DataError
 from ..runs.folder import Run
 from .contract import refusal
 from .task_trial import QUIET, TaskTrial

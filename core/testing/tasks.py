@@ -17,10 +17,10 @@ import torch
 from rich.console import Console
 
 from ..contracts.domain import Domain
-from ..contracts.errors import ConfigError, DataError, UnknownNameError
 from ..contracts.options import options_of
 from ..contracts.recipe import GROUPS, KEYS, as_flag
 from ..contracts.task import ALWAYS, Axes, Task, Use
+from ..errors import ConfigError, DataError, UnknownNameError
 from ..runs.folder import Run
 from .contract import NAME, Check, checks_of, refusal, violations
 from .method import seed_everything
@@ -143,7 +143,7 @@ def keys_it_does_not_take_are_refused(trial: TaskTrial) -> Iterator[str]:
 def unknown_options_are_refused(trial: TaskTrial) -> Iterator[str]:
     """In a line that names them, before anything is read."""
     recipe = trial.recipe()
-    recipe = recipe.with_(own={**recipe.own, NO_SUCH: 1})
+    recipe = recipe.with_(task_options={**recipe.task_options, NO_SUCH: 1})
     with trial.unread() as read:
         did, message = refusal(lambda: trial.new().settled(recipe), ConfigError, UnknownNameError)
     if read:

@@ -14,7 +14,7 @@ from vladapt.core.testing.method import Method
 
 pytestmark = pytest.mark.usefixtures("forked_workers")
 ALL = sorted(catalogue.adapters())
-OF_OPTIONS = ("every_option_counts", "passing_options_change_no_result")
+OF_OPTIONS = ("every_option_counts", "cost_options_change_no_result")
 """In `test_every_option.py`, with the settings that they need."""
 
 

@@ -15,7 +15,7 @@ from vladapt.core.testing.adapters import adapter_checks
 from vladapt.core.testing.options import takes_any_text
 
 ALL = sorted(catalogue.adapters())
-OF_OPTIONS = ("every_option_counts", "passing_options_change_no_result")
+OF_OPTIONS = ("every_option_counts", "cost_options_change_no_result")
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import pytest
 
 from vladapt import build_loss, load_domain
 from vladapt.core.contracts.domain import Reading
-from vladapt.core.contracts.errors import ConfigError, UnknownNameError
 from vladapt.core.contracts.options import options_from
 from vladapt.core.data.pairs import reading as pairs
+from vladapt.core.errors import ConfigError, UnknownNameError
 from vladapt.core.registry import loss_class
 from vladapt.core.testing.contract import checks_of
 from vladapt.core.testing.options import OPTION_RULES, Options

@@ -244,7 +244,7 @@ def test_checkpoints_come_often_enough_to_go_on_from(given, loop, kept):
 def test_no_time_is_spent_on_formatting_the_configs_text(tmp_path, monkeypatch):
     monkeypatch.setattr("mmengine.config.config.FormatCode", lambda *a, **k: pytest.fail("formatted"))
     trained(tmp_path)
-    assert owned_training.newest_checkpoint(tmp_path) == "epoch_2"
+    assert config_runner.newest_checkpoint(tmp_path) == "epoch_2"
 
 
 def test_a_plan_without_checkpoints_keeps_none(tmp_path):

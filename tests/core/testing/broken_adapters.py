@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from vladapt import Adapter, FitReport, option
-from vladapt.core.contracts.adapter import Batch
+from vladapt.core.contracts.features import Batch
 
 BROKEN: list[tuple[type[Adapter], tuple[str, ...]]] = []
 OF_TOWERS: list[tuple[type[Adapter], tuple[str, ...]]] = []
@@ -297,11 +297,11 @@ class CutsToWidth(Whole):
 # what it says of itself -----------------------------------------------------------------------------------------------
 
 
-@breaks("passing names 'nothing', which is none of text")
+@breaks("cost_options names 'nothing', which is none of text")
 class PassesNothing(Whole):
     """A baseline."""
 
-    passing: ClassVar = frozenset({"nothing"})
+    cost_options: ClassVar = frozenset({"nothing"})
 
 
 @breaks(
@@ -366,7 +366,7 @@ class TrainsUncounted(Whole):
         return super()._logits(batch) * self.lr
 
 
-@breaks("option 'idle' changes no result; tried ...; name it in passing, or give settings in counts")
+@breaks("option 'idle' changes no result; tried ...; name it in cost_options, or give settings in counts")
 @dataclass(eq=False, kw_only=True)
 class Idle(Whole):
     """A baseline."""
@@ -374,11 +374,11 @@ class Idle(Whole):
     idle: int = option(1, "nothing", low=0, high=10)
 
 
-@breaks("option 'text' is in passing, and text=... changes the result")
+@breaks("option 'text' is in cost_options, and text=... changes the result")
 class PassingCounts(Whole):
     """A baseline."""
 
-    passing: ClassVar = frozenset({"text"})
+    cost_options: ClassVar = frozenset({"text"})
 
 
 @breaks("option 'bare' is a bare field; make it with option(default, help, ...)")
@@ -459,7 +459,7 @@ class NeedsNoPackage(Whole):
 class AnyTowers(Whole):
     """A baseline."""
 
-    of_towers: ClassVar = frozenset({"prompt"})
+    backbone_needs: ClassVar = frozenset({"prompt"})
 
     def check_towers(self, backbone):
         pass

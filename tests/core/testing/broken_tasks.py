@@ -76,7 +76,7 @@ class BareOption(Pointing):
 @breaks("does not take 'adapter', and given it settled() raises nothing")
 class TakesAnything(Pointing):
     def settled(self, recipe):
-        return recipe.with_(task=self.name, own=self._own_options(recipe.own))
+        return recipe.with_(task=self.name, task_options=self._task_options(recipe.task_options))
 
 
 @breaks(

@@ -125,9 +125,9 @@ class Pointing(Task):
         """(D, 2) weights, of some of the training images, drawn by the seed."""
         training = data.split("train")
         order = np.random.default_rng(recipe.seed).permutation(len(training))
-        drawn = [training[place] for place in order[: max(2, round(recipe.own["share"] * len(training)))]]
+        drawn = [training[place] for place in order[: max(2, round(recipe.task_options["share"] * len(training)))]]
         pixels, wanted = pixels_of(data, drawn), centres_of(drawn)
-        gram = pixels.T @ pixels + recipe.own["ridge"] * torch.eye(pixels.shape[1])
+        gram = pixels.T @ pixels + recipe.task_options["ridge"] * torch.eye(pixels.shape[1])
         return torch.linalg.solve(gram, pixels.T @ wanted).contiguous()
 
     def info(self, recipe: Recipe, data: DomainData, seconds: float) -> dict[str, Any]:
