@@ -60,7 +60,7 @@ class PairFeatures:
 
 
 @dataclass(frozen=True)
-class Encoding:
+class PairEncoding:
     """How the towers are run; see `evaluate_retrieval`."""
 
     transform: Callable[[Decoded], Tensor]
@@ -71,7 +71,7 @@ class Encoding:
     store: FeatureStore | None
 
 
-def features_of(backbone: Backbone, pairs: Pairs, options: Encoding) -> PairFeatures:
+def features_of(backbone: Backbone, pairs: Pairs, options: PairEncoding) -> PairFeatures:
     """Both sides of the pairs. Towers are in eval mode meanwhile; under torchrun the work is split by rank.
 
     Raises:
@@ -116,7 +116,7 @@ def _distinct_images(pairs: Pairs) -> list[tuple[int, Any]]:
     return list(first_of.values())
 
 
-def _encoded_images(backbone: Backbone, pairs: Pairs, listed, options: Encoding) -> tuple[Tensor, dict[int, str]]:
+def _encoded_images(backbone: Backbone, pairs: Pairs, listed, options: PairEncoding) -> tuple[Tensor, dict[int, str]]:
     """(N, D) unit rows, and place -> why an image could not be read; its row is zero."""
     of_rank = list(range(rank(), len(listed), world_size()))
     jobs = [Job(pair_item(listed[place][1]), (place.to_bytes(8, "big"),), (None,)) for place in of_rank]
@@ -157,7 +157,7 @@ def _image_encoder(backbone: Backbone, amp: str | None) -> Callable[[Tensor], Te
     return encode
 
 
-def _stored_images(backbone: Backbone, pairs: Pairs, listed, options: Encoding) -> tuple[Tensor, dict[int, str]]:
+def _stored_images(backbone: Backbone, pairs: Pairs, listed, options: PairEncoding) -> tuple[Tensor, dict[int, str]]:
     """The same by the feature store."""
     place_of = {pair.id: place for place, (_, pair) in enumerate(listed)}
     items = [pair_item(pair) for _, pair in listed]
@@ -179,7 +179,7 @@ def _stored_images(backbone: Backbone, pairs: Pairs, listed, options: Encoding) 
     return rows, {place_of[name]: reason for name, reason in extraction.skipped}
 
 
-def _text_rows(backbone: Backbone, texts: list[str], options: Encoding) -> Tensor:
+def _text_rows(backbone: Backbone, texts: list[str], options: PairEncoding) -> Tensor:
     """(M, D) unit rows. Equal texts share one: encoded in two batches they might differ in the last bit."""
     distinct = {text: place for place, text in enumerate(dict.fromkeys(texts))}
     if options.store is not None:
@@ -190,7 +190,7 @@ def _text_rows(backbone: Backbone, texts: list[str], options: Encoding) -> Tenso
     return F.normalize(rows, dim=-1)[[distinct[text] for text in texts]]
 
 
-def _encoded_texts(backbone: Backbone, texts: list[str], options: Encoding) -> Tensor:
+def _encoded_texts(backbone: Backbone, texts: list[str], options: PairEncoding) -> Tensor:
     of_rank = texts[rank() :: world_size()]
 
     def on_this_rank() -> Tensor:
