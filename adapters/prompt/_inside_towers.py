@@ -13,7 +13,7 @@ from ...core.backbones.prompted import (
     CoupledTokens,
     PromptTokens,
     TowerPrompts,
-    hang_prompts,
+    attach_prompts,
     start_tokens,
     width_of,
 )
@@ -52,7 +52,7 @@ class TokenAdapter(TowerAdapter):
 
     def _choose(self, backbone: Backbone) -> list[str]:
         tokens = self._tokens(backbone)
-        hang_prompts(backbone, **tokens)
+        attach_prompts(backbone, **tokens)
         return [f"Trained tokens: {_described(tower, prompts)}" for tower, prompts in tokens.items()]
 
     def _learned(self, trained: Backbone, base: Backbone) -> dict[str, Tensor]:
@@ -60,7 +60,7 @@ class TokenAdapter(TowerAdapter):
 
     def _put(self, backbone: Backbone) -> None:
         made = TowerPrompts.of(self.changed)
-        hang_prompts(backbone, image=made.image, text=made.text).requires_grad_(False)
+        attach_prompts(backbone, image=made.image, text=made.text).requires_grad_(False)
 
 
 @dataclass(eq=False, kw_only=True)

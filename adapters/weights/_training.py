@@ -98,8 +98,8 @@ def losses_of(loss: str | None, default: str) -> dict[str, float]:
 
 def identity_of(method) -> dict[str, Any]:
     """Options that a checkpoint must share, and that are not settings of the training; as JSON gives them back."""
-    lasting = {name: value for name, value in method.options.items() if name not in (*COST_OPTIONS, *SETTINGS)}
-    return json.loads(json.dumps(lasting))
+    identity = {name: value for name, value in method.options.items() if name not in (*COST_OPTIONS, *SETTINGS)}
+    return json.loads(json.dumps(identity))
 
 
 def score_on_val(backbone: Backbone, images: TrainingImages, prompts, negative, size: int, amp: str | None) -> float:

@@ -72,7 +72,7 @@ class Lora(TowerAdapter):
         return self.epochs or -(-self.iterations * shots // steps)
 
     def _choose(self, backbone: Backbone) -> list[str]:
-        return self._hang(backbone, self.dropout)
+        return self._attach(backbone, self.dropout)
 
     def _learned(self, trained: Backbone, base: Backbone) -> dict[str, Tensor]:
         matrices = lora_state(trained)
@@ -80,11 +80,11 @@ class Lora(TowerAdapter):
         return matrices
 
     def _put(self, backbone: Backbone) -> None:
-        self._hang(backbone, dropout=0.0)
+        self._attach(backbone, dropout=0.0)
         load_lora_state(backbone, self.changed)
         merge_lora(backbone)
 
-    def _hang(self, backbone: Backbone, dropout: float) -> list[str]:
+    def _attach(self, backbone: Backbone, dropout: float) -> list[str]:
         """LoRA on the towers; sentences on what could not have it."""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)

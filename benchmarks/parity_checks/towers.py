@@ -17,7 +17,7 @@ from torch import Tensor
 from vladapt import Adapter, Backbone, Batch, FeatureSet, FitReport, Item, Label, build_adapter, build_classifier
 from vladapt.adapters.weights._changes import FLOOR, interpolated
 from vladapt.adapters.weights._linear_head import LinearHead
-from vladapt.core.backbones.prompted import CoupledTokens, PromptTokens, hang_prompts
+from vladapt.core.backbones.prompted import CoupledTokens, PromptTokens, attach_prompts
 from vladapt.core.contracts import TrainingImages
 from vladapt.core.contracts.resources import PreProjection
 from vladapt.core.training import train as training
@@ -105,7 +105,7 @@ def vpt(ref: Reference, f: Fixtures) -> Iterator[Check]:
         image, text = run.tokens("vision"), run.tokens("text")
         words = ref.setting("vpt_text") if text is None else ref.setting(f"ivlp_init.{run.key}")
         towers = copy_of(f.backbone(ref))
-        made = hang_prompts(towers, image=image, text=text)
+        made = attach_prompts(towers, image=image, text=text)
         yield from run.check_pass(towers, _behind(words, 0 if text is None else text.count))
         for kind, prompts in (("vision", made.image), ("text", made.text)):
             for block in range(prompts.depth if prompts is not None else 0):
@@ -124,7 +124,7 @@ def maple(ref: Reference, f: Fixtures) -> Iterator[Check]:
             layers.append(torch.nn.Linear(*reversed(state["weight"].shape)))
             layers[-1].load_state_dict(state)
         towers = copy_of(f.backbone(ref))
-        hang_prompts(towers, image=CoupledTokens(text, layers), text=text)
+        attach_prompts(towers, image=CoupledTokens(text, layers), text=text)
         yield from run.check_pass(towers, _behind(ref.setting(f"n_ctx.{n_ctx}"), text.count))
         for block, name in enumerate(text_names):
             yield run.check(text.tokens.grad[block], f"grad__{name}")

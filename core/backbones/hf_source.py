@@ -104,7 +104,7 @@ def find_source(rest: str, image_size: int | None) -> Source:
         folder=folder,
         kind=kind,
         config=config,
-        stated=_lasting(stated),
+        stated=_without_versions(stated),
         digests=file_digests(weights + tokenizer),
         transform=_transform(folder, kind, image_size or native),
         native_size=native,
@@ -164,10 +164,10 @@ def _weight_files(folder: Path) -> list[Path]:
     raise DataError(f"{folder}: has no weights; give a folder with model.safetensors (or pytorch_model.bin of tensors)")
 
 
-def _lasting(stated: dict[str, Any]) -> dict[str, Any]:
+def _without_versions(stated: dict[str, Any]) -> dict[str, Any]:
     left_out = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "architectures")
     return {
-        key: _lasting(value) if isinstance(value, dict) else value
+        key: _without_versions(value) if isinstance(value, dict) else value
         for key, value in stated.items()
         if key not in left_out
     }

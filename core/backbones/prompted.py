@@ -115,7 +115,7 @@ class TowerPrompts(nn.Module):
         return image, text if self.text is None else _PromptedText(text, self.text, int(self.lead), longest)
 
 
-def hang_prompts(
+def attach_prompts(
     backbone: Backbone,
     *,
     image: PromptTokens | CoupledTokens | None = None,

@@ -31,7 +31,7 @@ class TwoTower(Backbone):
     Attributes:
         text_prefix: (n, W) vectors that `encode_text` puts after the start token, or None. Prompts that are learned
             through `encode_prompt` go without.
-        prompts: learned tokens inside the towers (`hang_prompts`), a child of `model`, or None. Every pass goes with
+        prompts: learned tokens inside the towers (`attach_prompts`), a child of `model`, or None. Every pass goes with
             them.
     """
 

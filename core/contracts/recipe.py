@@ -152,9 +152,9 @@ def _accepted(key: str) -> str:
     return KEYS[key].accepts
 
 
-def lasting(value: Any) -> Any:
+def absolute_paths(value: Any) -> Any:
     """Names of files as they hold from any folder; other words as they are."""
     if isinstance(value, (list, tuple)):
-        return [lasting(part) for part in value]
+        return [absolute_paths(part) for part in value]
     parts = [part.strip() for part in str(value).split(",")]
     return ",".join(str(Path(part).absolute()) if Path(part).exists() else part for part in parts)

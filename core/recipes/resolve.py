@@ -9,7 +9,7 @@ from typing import Any
 
 from ..contracts.domain import Domain
 from ..contracts.options import literal, options_of
-from ..contracts.recipe import GROUPS, KEYS, Recipe, lasting, value_of
+from ..contracts.recipe import GROUPS, KEYS, Recipe, absolute_paths, value_of
 from ..contracts.task import Task
 from ..errors import ConfigError, UnknownNameError, did_you_mean
 from ..registry import catalogue, load_domain, task_class
@@ -169,7 +169,7 @@ class _Merged:
         """
         values = self.values
         values["resources"] = {name: _resource(name, value) for name, value in values["resources"].items()}
-        values["classes"] = _lasting_file(values["classes"])
+        values["classes"] = _absolute_file(values["classes"])
         _check_groups(values)
         made = Recipe(**values, given=frozenset(self.given))
         return self._with_task_options(made) if self.task_options else made
@@ -258,10 +258,10 @@ def _resource(name: str, value: Any) -> Any:
     listed = value if isinstance(value, (list, tuple)) else [value]
     if not listed or not all(isinstance(part, (str, Path)) and str(part) for part in listed):
         raise ConfigError(f"--resource {name}={value}: give a path, or backbones comma-separated")
-    return lasting(value)
+    return absolute_paths(value)
 
 
-def _lasting_file(classes: Any) -> Any:
+def _absolute_file(classes: Any) -> Any:
     """A file of class names as it is said from any folder; names as they are."""
     named = isinstance(classes, (str, Path)) and Path(classes).suffix.lower() in CLASS_FILES
     return str(Path(classes).absolute()) if named and Path(classes).is_file() else classes

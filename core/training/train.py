@@ -147,7 +147,7 @@ def train(
     extra = {"best": (lambda: dict(best), best.update)}
     if average is not None:
         extra["average"] = (average.state_dict, average.load_state_dict)
-    identity = {**_lasting(settings), "losses": dict(task.losses), "samples": len(task.source), **task.identity}
+    identity = {**_identity(settings), "losses": dict(task.losses), "samples": len(task.source), **task.identity}
     step_hook = StepHook(history, broken, on_step, settings.seed)
     hooks = [step_hook, BeforeEpochHook(lambda names: extract_outputs(model, made.samples(), batches, names))]
     if folder is not None:
@@ -350,7 +350,7 @@ def _keep_best(backbone: Backbone, average, best: dict[str, Any]) -> None:
         backbone.model.load_state_dict(average.state_dict())
 
 
-def _lasting(settings: TrainingSettings) -> dict[str, Any]:
+def _identity(settings: TrainingSettings) -> dict[str, Any]:
     """The settings that make a run what it is; how it is split over memory and processes does not."""
     cost_options = ("micro_batch_size", "workers", "save_every", "keep", "compile", "checkpointing", "parallel")
     return {name: value for name, value in settings.to_dict().items() if name not in cost_options}

@@ -219,8 +219,8 @@ def _check_shots(shots: int, adapter: Adapter) -> None:
 
 def fit_key(recipe: Recipe, adapter: Adapter, prepared, shots: Shots) -> str:
     """16 hex digits that say what a training learns from what."""
-    lasting = {name: value for name, value in adapter.options.items() if name not in adapter.cost_options}
-    parts: list[Any] = [adapter.name, lasting, prepared.backbone.fingerprint, recipe.seed, recipe.shots]
+    options = {name: value for name, value in adapter.options.items() if name not in adapter.cost_options}
+    parts: list[Any] = [adapter.name, options, prepared.backbone.fingerprint, recipe.seed, recipe.shots]
     parts += [list(prepared.class_names), [list(texts) for texts in prepared.classifier.texts]]
     hashes = FileHashes()
     parts += [[_content(item, hashes) for item in items] for items in (shots.items, shots.val_items)]

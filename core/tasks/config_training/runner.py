@@ -145,10 +145,10 @@ def _with_tuples(value: Any) -> Any:
 
 def plan_key(plan: Config, seed: int) -> str:
     """16 hex digits that say what is trained: the plan, without what changes speed alone, and the seed."""
-    lasting = {name: value for name, value in plan.to_dict().items() if name not in STATELESS}
-    if isinstance(loader := lasting.get("train_dataloader"), dict):
-        lasting["train_dataloader"] = {key: value for key, value in loader.items() if key not in SPEED}
-    return hashlib.sha256(f"{json.dumps(lasting, sort_keys=True, default=str)}\n{seed}".encode()).hexdigest()[:16]
+    identity = {name: value for name, value in plan.to_dict().items() if name not in STATELESS}
+    if isinstance(loader := identity.get("train_dataloader"), dict):
+        identity["train_dataloader"] = {key: value for key, value in loader.items() if key not in SPEED}
+    return hashlib.sha256(f"{json.dumps(identity, sort_keys=True, default=str)}\n{seed}".encode()).hexdigest()[:16]
 
 
 def newest_checkpoint(folder: Path) -> str:

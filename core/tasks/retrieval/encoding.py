@@ -60,8 +60,8 @@ class PairFeatures:
 
 
 @dataclass(frozen=True)
-class How:
-    """How towers run; see `evaluate_retrieval`."""
+class PairEncoding:
+    """How the towers are run; see `evaluate_retrieval`."""
 
     transform: Callable[[Decoded], Tensor]
     batch_size: int | None
@@ -71,20 +71,20 @@ class How:
     store: FeatureStore | None
 
 
-def features_of(backbone: Backbone, pairs: Pairs, how: How) -> PairFeatures:
+def features_of(backbone: Backbone, pairs: Pairs, options: PairEncoding) -> PairFeatures:
     """Both sides of the pairs. Towers are in eval mode meanwhile; under torchrun the work is split by rank.
 
     Raises:
         DataError: no pairs, no captions, or over 5 % of the images cannot be read. ConfigError: an unknown amp.
     """
-    if how.amp not in AMP:
-        raise ConfigError(f"--amp {how.amp}: there are bf16 and fp16 (none: full precision)")
+    if options.amp not in AMP:
+        raise ConfigError(f"--amp {options.amp}: there are bf16 and fp16 (none: full precision)")
     listed = _distinct_images(pairs)
-    if how.store is not None:
-        images, skipped = _stored_images(backbone, pairs, listed, how)
+    if options.store is not None:
+        images, skipped = _stored_images(backbone, pairs, listed, options)
     else:
         with _frozen(backbone):
-            images, skipped = _encoded_images(backbone, pairs, listed, how)
+            images, skipped = _encoded_images(backbone, pairs, listed, options)
     ids = [pair.id for _, pair in listed]
     reasons = [(ids[place], reason) for place, reason in sorted(skipped.items())]
     check_skipped(reasons, len(ids))
@@ -94,7 +94,7 @@ def features_of(backbone: Backbone, pairs: Pairs, how: How) -> PairFeatures:
         raise DataError("no image has a caption, so there is nothing to retrieve; give captions")
     return PairFeatures(
         images=images[kept],
-        texts=_text_rows(backbone, [text for _, text in captions], how),
+        texts=_text_rows(backbone, [text for _, text in captions], options),
         image_of_text=torch.tensor([image for image, _ in captions]),
         ids=tuple(ids[place] for place in kept),
         labels=_labels([listed[place][1] for place in kept]),
@@ -116,21 +116,21 @@ def _distinct_images(pairs: Pairs) -> list[tuple[int, Any]]:
     return list(first_of.values())
 
 
-def _encoded_images(backbone: Backbone, pairs: Pairs, listed, how: How) -> tuple[Tensor, dict[int, str]]:
+def _encoded_images(backbone: Backbone, pairs: Pairs, listed, options: PairEncoding) -> tuple[Tensor, dict[int, str]]:
     """(N, D) unit rows, and place -> why an image could not be read; its row is zero."""
     of_rank = list(range(rank(), len(listed), world_size()))
     jobs = [Job(pair_item(listed[place][1]), (place.to_bytes(8, "big"),), (None,)) for place in of_rank]
-    tuner = BatchSizeTuner(how.batch_size, CPU_SIZES if backbone.device.type == "cpu" else GPU_SIZES)
+    tuner = BatchSizeTuner(options.batch_size, CPU_SIZES if backbone.device.type == "cpu" else GPU_SIZES)
 
     def render(job: Job) -> list[Tensor]:
-        return [how.transform(pairs.load_image(listed[_place(job.keys[0])][0]))]
+        return [options.transform(pairs.load_image(listed[_place(job.keys[0])][0]))]
 
     def on_this_rank() -> tuple[Tensor, dict[int, str]]:
         rows, failed, done = torch.zeros(len(of_rank), backbone.embed_dim), {}, 0
-        encode, pin = _image_encoder(backbone, how.amp), backbone.device.type == "cuda"
+        encode, pin = _image_encoder(backbone, options.amp), backbone.device.type == "cuda"
         with (
-            how.reporter.task("Encoding images") as progress,
-            closing(extract(jobs, render, encode, tuner, how.workers, pin)) as results,
+            options.reporter.task("Encoding images") as progress,
+            closing(extract(jobs, render, encode, tuner, options.workers, pin)) as results,
         ):
             for result in averaged(results):
                 places = [_place(key) for key in result.keys]
@@ -157,21 +157,21 @@ def _image_encoder(backbone: Backbone, amp: str | None) -> Callable[[Tensor], Te
     return encode
 
 
-def _stored_images(backbone: Backbone, pairs: Pairs, listed, how: How) -> tuple[Tensor, dict[int, str]]:
+def _stored_images(backbone: Backbone, pairs: Pairs, listed, options: PairEncoding) -> tuple[Tensor, dict[int, str]]:
     """The same by the feature store."""
     place_of = {pair.id: place for place, (_, pair) in enumerate(listed)}
     items = [pair_item(pair) for _, pair in listed]
     items = [item if item.source.is_file() else _with_digest(item, pairs, row) for item, (row, _) in zip(items, listed)]
     data = DomainData(items, (), lambda item: pairs.load_image(listed[place_of[item.id]][0]), kind="captions")
-    with how.reporter.task("Encoding images") as progress:
-        extraction = how.store.get_or_compute(
+    with options.reporter.task("Encoding images") as progress:
+        extraction = options.store.get_or_compute(
             data,
             items,
             backbone,
-            how.transform,
-            batch_size=how.batch_size,
-            workers=how.workers,
-            amp=how.amp,
+            options.transform,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            amp=options.amp,
             progress=progress,
         )
     rows = torch.zeros(len(items), backbone.embed_dim)
@@ -179,26 +179,26 @@ def _stored_images(backbone: Backbone, pairs: Pairs, listed, how: How) -> tuple[
     return rows, {place_of[name]: reason for name, reason in extraction.skipped}
 
 
-def _text_rows(backbone: Backbone, texts: list[str], how: How) -> Tensor:
+def _text_rows(backbone: Backbone, texts: list[str], options: PairEncoding) -> Tensor:
     """(M, D) unit rows. Equal texts share one: encoded in two batches they might differ in the last bit."""
     distinct = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-    if how.store is not None:
-        rows = how.store.text_features(backbone, list(distinct))
+    if options.store is not None:
+        rows = options.store.text_features(backbone, list(distinct))
     else:
         with _frozen(backbone):
-            rows = _encoded_texts(backbone, list(distinct), how)
+            rows = _encoded_texts(backbone, list(distinct), options)
     return F.normalize(rows, dim=-1)[[distinct[text] for text in texts]]
 
 
-def _encoded_texts(backbone: Backbone, texts: list[str], how: How) -> Tensor:
+def _encoded_texts(backbone: Backbone, texts: list[str], options: PairEncoding) -> Tensor:
     of_rank = texts[rank() :: world_size()]
 
     def on_this_rank() -> Tensor:
         parts = [torch.zeros(0, backbone.embed_dim)]
-        with how.reporter.task("Encoding texts", unit="texts") as progress:
+        with options.reporter.task("Encoding texts", unit="texts") as progress:
             for start in range(0, len(of_rank), TEXTS_AT_ONCE):
                 some = of_rank[start : start + TEXTS_AT_ONCE]
-                with torch.autocast(backbone.device.type, dtype=AMP[how.amp], enabled=how.amp is not None):
+                with torch.autocast(backbone.device.type, dtype=AMP[options.amp], enabled=options.amp is not None):
                     parts.append(backbone.encode_text(some, normalize=False).float().cpu())
                 progress(start + len(some), len(of_rank))
         return torch.cat(parts)

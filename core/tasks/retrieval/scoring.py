@@ -16,7 +16,7 @@ from ...features.store import FeatureStore
 from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE, Ranking, image_text_rankings, named_rightly
 from ...metrics.significance import mcnemar, wilson_interval
 from ...runtime.progress import Reporter
-from .encoding import How, Pairs, features_of
+from .encoding import PairEncoding, Pairs, features_of
 
 DIRECTIONS = (IMAGE_TO_TEXT, TEXT_TO_IMAGE)
 
@@ -75,10 +75,10 @@ def evaluate_retrieval(
     Raises:
         DataError: no pairs in the split, no captions, or over 5 % of the images cannot be read.
     """
-    how = How(
+    options = PairEncoding(
         transform or backbone.preprocess(False), batch_size, workers, amp, reporter or Reporter(quiet=True), store
     )
-    features = features_of(backbone, _part(pairs, split), how)
+    features = features_of(backbone, _part(pairs, split), options)
     device = backbone.device if backbone.device.type == "cuda" else torch.device("cpu")
     rankings = image_text_rankings(features.images.to(device), features.texts.to(device), features.image_of_text)
     metrics = {

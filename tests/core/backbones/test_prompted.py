@@ -17,7 +17,7 @@ from vladapt.core.backbones.prompted import (
     CoupledTokens,
     PromptTokens,
     TowerPrompts,
-    hang_prompts,
+    attach_prompts,
     start_tokens,
     width_of,
 )
@@ -69,7 +69,7 @@ def prompted(backbone, image=2, text=2, count=N):
     """A copy with tokens in its towers."""
     copied = copy_of(backbone)
     of = {"image": image, "text": text}
-    hang_prompts(copied, **{tower: tokens(backbone, tower, depth, count) for tower, depth in of.items() if depth})
+    attach_prompts(copied, **{tower: tokens(backbone, tower, depth, count) for tower, depth in of.items() if depth})
     return copied
 
 
@@ -170,10 +170,10 @@ def test_coupled_tokens_are_made_of_the_others(base):
     text = tokens(plain, "text")
     couplings = [torch.nn.Linear(32, 32) for _ in range(2)]
     ours = copy_of(plain)
-    hang_prompts(ours, text=text, image=CoupledTokens(text, couplings))
+    attach_prompts(ours, text=text, image=CoupledTokens(text, couplings))
     alone = copy_of(plain)
     made = torch.stack([layer(text.at(block)) for block, layer in enumerate(couplings)])
-    hang_prompts(alone, text=text, image=PromptTokens(made))
+    attach_prompts(alone, text=text, image=PromptTokens(made))
     pixels = pixels_of(plain)
     torch.testing.assert_close(ours.encode_image(pixels), alone.encode_image(pixels), **CLOSE)
     ours.encode_image(pixels).sum().backward()
@@ -239,15 +239,15 @@ def test_activations_may_be_recomputed(base):
 def test_where_none_can_hang(base):
     resnet, plain = base("open_clip-resnet"), base("open_clip")
     with pytest.raises(CapabilityError, match="transformer blocks of the image tower; towers that have it"):
-        hang_prompts(resnet, image=tokens(plain, "image"))
+        attach_prompts(resnet, image=tokens(plain, "image"))
     with pytest.raises(CapabilityError, match="has learned tokens in its towers already"):
-        hang_prompts(prompted(plain), image=tokens(plain, "image"))
+        attach_prompts(prompted(plain), image=tokens(plain, "image"))
     with pytest.raises(ConfigError, match="13 learned tokens leave no place for words"):
         prompted(plain, image=0, count=13)
     odd = copy_of(plain)
     odd._image.__class__ = type("Own", (type(odd._image),), {"embed": lambda self, pixels: pixels})
     with pytest.raises(CapabilityError, match="takes no learned tokens in its towers"):
-        hang_prompts(odd, image=tokens(plain, "image"))
+        attach_prompts(odd, image=tokens(plain, "image"))
 
 
 def test_log_variances_are_refused(base):

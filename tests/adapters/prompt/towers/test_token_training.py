@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from vladapt import Batch, CapabilityError, ConfigError, build_adapter, build_classifier, load_adapter, load_backbone
-from vladapt.core.backbones.prompted import TowerPrompts, hang_prompts
+from vladapt.core.backbones.prompted import TowerPrompts, attach_prompts
 from vladapt.core.contracts import TrainingPlace
 from vladapt.core.contracts.adapter_file import read_adapter_file
 from vladapt.core.training.batches import epoch_order
@@ -150,7 +150,7 @@ def test_without_words_all_stands_as_it_would_in_one_text(deep_clip):
     """Tokens that are a text's own words change nothing."""
     prompts = TowerPrompts(None, build_adapter("prompt-src", text_depth=1)._tokens(deep_clip)["text"])
     ours = copy_of(deep_clip)
-    hang_prompts(ours, text=prompts.text)
+    attach_prompts(ours, text=prompts.text)
     found = ours.encode_text(["sea.", "green lake."])
     torch.testing.assert_close(found, deep_clip.encode_text(["a photo of a sea.", "a photo of a green lake."]), **CLOSE)
 

@@ -160,7 +160,7 @@ class ReCo(TrainingFreeSegmentor):
 
     def _make_references(self, device: torch.device) -> Tensor:
         kept = ReferenceFile(self.references_file, self._made_by())
-        work = _Making(self, kept, device)
+        work = _ReferenceBuilder(self, kept, device)
         try:
             contexts: list[Tensor] = []
             around = Vocabulary.of(self.context, self.queries.templates) if self.context else None
@@ -191,7 +191,7 @@ class ReCo(TrainingFreeSegmentor):
         return {**prints, **{name: getattr(self, name) for name in options}, **archive}
 
 
-class _Making:
+class _ReferenceBuilder:
     """References one after another, with one archive and one pass over the texts."""
 
     def __init__(self, model: ReCo, kept: ReferenceFile, device: torch.device):
