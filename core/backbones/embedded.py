@@ -32,7 +32,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ..contracts.backbone import FAMILIES
+from ..contracts.families import FAMILIES
 from ..errors import ConfigError, DataError, UnknownNameError
 from . import packaged
 from .checkpoints import file_digests, fingerprint, fit_weights, read_checkpoint

@@ -13,7 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..contracts.backbone import FAMILIES, Backbone
+from ..contracts.backbone import Backbone
+from ..contracts.families import FAMILIES
 from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean
 from .prompted import CHILD, TowerPrompts
 

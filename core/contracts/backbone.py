@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import CapabilityError
+from .families import families_with
 
 CAPABILITIES = {
     "prompt": "embed_tokens and encode_prompt (prompt learning)",
@@ -21,30 +22,6 @@ CAPABILITIES = {
     "image_tokens": "one feature per patch or grid cell, in the shared space",
     "hidden": "image features before the projection",
     "feature_maps": "maps of several depths",
-}
-FAMILIES: dict[str, dict] = {
-    "embedded": {
-        "spec": "embedded",
-        "what": "EfficientNet-Lite0 + MiniLM, aligned in closed form; the default, no download",
-        "extra": "embedded",
-        "capabilities": frozenset({"prompt", "trim", "text_blocks", "image_tokens", "hidden", "feature_maps"}),
-    },
-    "open_clip": {
-        "spec": "open_clip:<arch>/<tag> or open_clip:<arch or config.json>@<checkpoint>",
-        "what": "any open_clip model",
-        "extra": "open-clip",
-        "capabilities": frozenset(
-            {"prompt", "trim", "image_blocks", "text_blocks", "image_tokens", "hidden", "feature_maps"}
-        ),
-    },
-    "hf": {
-        "spec": "hf:<repo id or folder>",
-        "what": "transformers' CLIP, SigLIP, SigLIP 2, Chinese-CLIP, AltCLIP, ALIGN, ...",
-        "extra": "hf",
-        "capabilities": frozenset(
-            {"prompt", "trim", "image_blocks", "text_blocks", "image_tokens", "hidden", "feature_maps"}
-        ),
-    },
 }
 
 
@@ -227,6 +204,3 @@ def normalized(features: Tensor, normalize: bool) -> Tensor:
     return F.normalize(features, dim=-1) if normalize else features
 
 
-def families_with(capability: str) -> list[str]:
-    """Families of which some tower has the capability."""
-    return [name for name, family in FAMILIES.items() if capability in family["capabilities"]]

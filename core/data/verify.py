@@ -8,7 +8,9 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, wraps
 from pathlib import Path
+from typing import TypeVar
 
 from ..contracts.domain import DomainData, Item
 from ..errors import DataError
@@ -216,3 +218,24 @@ def _record(line: bytes) -> list | None:
         return None
     valid = isinstance(record, list) and [type(value) for value in record] == [str, int, int, str]
     return record if valid and len(record[3]) == 64 else None
+
+
+T = TypeVar("T")
+
+
+def remember_by_file(size: int) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """Decorator of `f(path, *args)`: the `size` latest results are kept, each until its file's size or time changes."""
+
+    def decorate(function: Callable[..., T]) -> Callable[..., T]:
+        @lru_cache(maxsize=size)
+        def cached(path: Path, version: tuple[int, int], *args) -> T:
+            return function(path, *args)
+
+        @wraps(function)
+        def wrapped(path: Path, *args) -> T:
+            stat = os.stat(path)
+            return cached(Path(path), (stat.st_size, stat.st_mtime_ns), *args)
+
+        return wrapped
+
+    return decorate

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..contracts.backbone import FAMILIES
+from ..contracts.families import FAMILIES
 from ..contracts.options import Option, options_of
 from ..errors import ConfigError, UnknownNameError, did_you_mean
 from ..registry import catalogue

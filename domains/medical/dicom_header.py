@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, wraps
 from pathlib import Path
-from typing import TypeVar
 
 import pydicom
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from ...core.data.verify import remember_by_file
 from ...core.errors import DataError
+from .dicom_mark import has_dicom_mark
 
-T = TypeVar("T")
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 HEADER_KEYWORDS = (
     "Modality", "PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "StudyInstanceUID",
@@ -32,35 +29,6 @@ NO_PATIENT = frozenset({"", "0", "anon", "anonymous", "anonymized", "anonymised"
 DEFER_BYTES = 1024
 SILENT = logging.CRITICAL + 1
 PYDICOM_MODULES = r"pydicom(\.|$)"
-
-
-def has_dicom_mark(path: Path) -> bool:
-    """Whether the file says "DICM" after its preamble, and is not the index of a medium."""
-    if path.name.upper() == "DICOMDIR":
-        return False
-    try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False  # whoever opens it next says why it cannot be read
-
-
-def remember_by_file(size: int) -> Callable[[Callable[..., T]], Callable[..., T]]:
-    """Decorator of `f(path, *args)`: the `size` latest results are kept, each until its file's size or time changes."""
-
-    def decorate(function: Callable[..., T]) -> Callable[..., T]:
-        @lru_cache(maxsize=size)
-        def cached(path: Path, version: tuple[int, int], *args) -> T:
-            return function(path, *args)
-
-        @wraps(function)
-        def wrapped(path: Path, *args) -> T:
-            stat = os.stat(path)
-            return cached(Path(path), (stat.st_size, stat.st_mtime_ns), *args)
-
-        return wrapped
-
-    return decorate
 
 
 @dataclass(frozen=True)

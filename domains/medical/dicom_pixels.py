@@ -15,7 +15,6 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, pixel_array
 
 from ...core.contracts.domain import Decoded
-from ...core.data.files import Format
 from ...core.errors import DataError
 from .dicom_header import hush_pydicom, open_data_set, read_header
 from .intensity import MINMAX, is_preset, robust_range, scale_to_unit, to_rgb, window_range
@@ -37,7 +36,6 @@ GROUP_MACROS = {
     "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept", "RescaleType"),
     "FrameVOILUTSequence": ("WindowCenter", "WindowWidth", "VOILUTFunction"),
 }
-SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
 
 
 def load_dicom(path: str | Path, decode: dict[str, Any]) -> Decoded:
@@ -188,32 +186,3 @@ def _first(value) -> float | None:
     if isinstance(value, (str, bytes)) or not hasattr(value, "__len__"):
         return float(value)
     return float(value[0]) if len(value) else None
-
-
-def dicom_format(window: str | None = None) -> Format:
-    """The format, with a window for all its files (as `intensity.check_window` gives it; None: what each file says)."""
-
-    def expand(path: Path) -> list[dict[str, Any]]:
-        from .dicom_header import read_header
-        frames = read_header(path).frames
-        check_has_pixels(path, frames)
-        shared = {} if window is None else {"window": window}
-        return [shared] if frames == 1 else [{"frame": i, **shared} for i in range(frames)]
-
-    return Format("DICOM", SUFFIXES, load=_load, expand=expand, group=_patient, recognise=_recognise)
-
-
-def _load(path: Path, decode: dict[str, Any]) -> Decoded:
-    return load_dicom(path, decode)
-
-
-def _patient(path: Path) -> str | None:
-    from .dicom_header import read_header
-
-    return read_header(path).patient
-
-
-def _recognise(path: Path) -> bool:
-    from .dicom_header import has_dicom_mark
-
-    return has_dicom_mark(path)

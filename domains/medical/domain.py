@@ -15,9 +15,8 @@ from ...core.contracts.options import option
 from ...core.data.files import Format, format_of
 from ...core.data.images import IMAGE
 from ...core.errors import DataError, UnknownNameError, did_you_mean
-from .dicom_pixels import dicom_format
+from .formats import PLANES, dicom_format, nifti_format
 from .intensity import check_window
-from .nifti_slices import AXES, nifti_format
 
 PROMPTS_FILE = Path(__file__).with_name("prompts.json")
 GENERAL = "general"
@@ -62,7 +61,7 @@ class Reading(domain.Reading):
     window: str | tuple[float, float] | None = option(
         None, "DICOM and NIfTI: a preset (lung, bone, brain, ...), centre and width, or minmax"
     )
-    axis: str = option("axial", "volumes: along which axis they are cut into slices", choices=AXES)
+    axis: str = option("axial", "volumes: along which axis they are cut into slices", choices=PLANES)
     every: int = option(1, "NIfTI: every n-th slice", low=1, high=1_000_000)
     central: float = option(0.5, "NIfTI: share of the slices, around the middle, that is used", above=0, high=1)
     volume: int = option(0, "NIfTI: which volume of a 4-D file", low=0, high=1_000_000)

@@ -1,10 +1,12 @@
-"""One slice of a NIfTI volume: found in canonical orientation, read, scaled to 0..1, pixels made square."""
+"""One slice of a NIfTI volume: found in canonical orientation, read, scaled to 0..1, pixels made square.
+
+A slice is shown as radiologists see it: axial and coronal with the patient's right on the left, sagittal facing left,
+superior or anterior at the top, pixels square. Only the slice is read where the file is not compressed.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,12 @@ import numpy as np
 from nibabel.orientations import io_orientation
 
 from ...core.contracts.domain import Decoded
-from ...core.data.files import Format
+from ...core.data.verify import remember_by_file
 from ...core.errors import DataError
-from .dicom_header import remember_by_file
 from .intensity import MINMAX, robust_range, scale_to_unit, to_rgb, window_range
 
+AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
+"""Axis name -> axis of a volume in RAS+ orientation that the slices are counted along."""
 KEEPING = threading.Lock()
 KEPT_VOLUMES = 2
 KEPT_BYTES = 512 << 20
@@ -195,57 +198,3 @@ def _square_pixels(plane: np.ndarray, zooms: tuple[float, float]) -> np.ndarray:
     from monai.transforms.spatial.array import Resize
 
     return np.clip(np.asarray(Resize(size, mode="bilinear")(plane[None])[0], dtype=np.float32), 0.0, 1.0)
-
-
-# A slice is shown as radiologists see it: axial and coronal with the patient's right on the left, sagittal facing
-# left, superior or anterior at the top, pixels square. Only the slice is read where the file is not compressed.
-
-SUFFIXES = (".nii", ".nii.gz")
-AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
-"""Axis name -> axis of a volume in RAS+ orientation that the slices are counted along."""
-
-SUBJECT = re.compile(r"^sub-[A-Za-z0-9]+$")
-GROUP_BYTES = 1 << 20
-
-
-def nifti_format(
-    axis: str = "axial", every: int = 1, central: float = 0.5, volume: int = 0, window: str | None = None
-) -> Format:
-    """The format, with the same choice of slices for all its files.
-
-    Args:
-        axis: "axial", "coronal" or "sagittal".
-        every: every n-th slice is a sample.
-        central: share of the slices, around the middle, that is used; the ends of a volume show little. At least one.
-        volume: which volume of a 4-D file.
-        window: as `intensity.check_window` gives it; None scales by the volume's percentiles 0.5 and 99.5.
-    """
-
-    def expand(path: Path) -> list[dict[str, Any]]:
-        count = count_slices(path, AXES[axis])
-        check_volume(path, volume)
-        shared = {"axis": axis, "volume": volume, **({} if window is None else {"window": window})}
-        return [{**shared, "slice": i} for i in chosen_slices(count, every, central)]
-
-    return Format("NIfTI", SUFFIXES, load=_load, expand=expand, group=volume_group)
-
-
-def chosen_slices(count: int, every: int, central: float) -> range:
-    """Positions of every n-th slice of the central share of `count`."""
-    kept = max(1, round(count * central))
-    start = (count - kept) // 2
-    return range(start + ((kept - 1) % every) // 2, start + kept, every)
-
-
-def volume_group(path: Path) -> str:
-    """What must not straddle splits: the BIDS subject where the path names one ("sub-01"), else this volume."""
-    subject = next((part for part in reversed(path.absolute().parts[:-1]) if SUBJECT.match(part)), None)
-    subject = subject or (path.name.split("_")[0] if SUBJECT.match(path.name.split("_")[0]) else None)
-    if subject:
-        return "patient-" + hashlib.sha256(subject.encode()).hexdigest()[:16]
-    with path.open("rb") as file:
-        return "volume-" + hashlib.sha256(file.read(GROUP_BYTES)).hexdigest()[:16]
-
-
-def _load(path: Path, decode: dict[str, Any]) -> Decoded:
-    return load_slice(path, decode)

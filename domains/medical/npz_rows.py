@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ...core.data.verify import remember_by_file
 from ...core.errors import DataError
-from .dicom_header import remember_by_file
 
 OPENING = threading.Lock()
 SMALL_BYTES = 256 << 20

@@ -11,7 +11,8 @@ from pydicom.data import get_testdata_file
 
 from vladapt.core.data.files import format_of
 from vladapt.core.errors import DataError
-from vladapt.domains.medical.dicom_pixels import dicom_format, load_dicom
+from vladapt.domains.medical.dicom_pixels import load_dicom
+from vladapt.domains.medical.formats import dicom_format
 
 RAMP = np.arange(0, 4000, 10, dtype=np.uint16).reshape(20, 20)
 

@@ -13,7 +13,7 @@ from vladapt.core.data.splits import assign_splits
 from vladapt.core.data.verify import FileHashes
 from vladapt.core.errors import DataError
 from vladapt.domains.medical import Medical
-from vladapt.domains.medical.dicom_pixels import dicom_format
+from vladapt.domains.medical.formats import dicom_format
 
 SECRETS = ("Quixote", "MRN-99731", "19470229", "Rocinante Clinic")
 PERSON = {"PatientName": "Quixote^Alonso", "PatientID": "MRN-99731", "InstitutionName": "Rocinante Clinic"}

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from vladapt.core.errors import DataError
 from vladapt.domains.medical import nifti_slices
-from vladapt.domains.medical.nifti_slices import AXES, chosen_slices, load_slice, nifti_format, volume_group
+from vladapt.domains.medical.formats import PLANES, chosen_slices, nifti_format, volume_group
+from vladapt.domains.medical.nifti_slices import AXES, load_slice
 
 VOLUME = np.random.default_rng(0).normal(size=(5, 6, 7)).astype(np.float32)
 ORIENTATIONS = ["".join(c) for p in itertools.permutations(("RL", "AP", "SI")) for c in itertools.product(*p)]
@@ -164,7 +165,7 @@ def test_packaged_volumes_decode():
     if not (folder / "anatomical.nii").is_file():
         pytest.skip("nibabel comes without its test data here")
     for name in ("anatomical.nii", "example4d.nii.gz", "functional.nii"):
-        for axis in AXES:
+        for axis in PLANES:
             fmt = nifti_format(axis)
             shown = fmt.load(folder / name, fmt.expand(folder / name)[0])
             assert shown.dtype == np.float32 and 0 <= shown.min() < shown.max() <= 1

@@ -1,0 +1,33 @@
+"""Backbone families and what their towers can do, told without importing a model library."""
+
+from __future__ import annotations
+
+FAMILIES: dict[str, dict] = {
+    "embedded": {
+        "spec": "embedded",
+        "what": "EfficientNet-Lite0 + MiniLM, aligned in closed form; the default, no download",
+        "extra": "embedded",
+        "capabilities": frozenset({"prompt", "trim", "text_blocks", "image_tokens", "hidden", "feature_maps"}),
+    },
+    "open_clip": {
+        "spec": "open_clip:<arch>/<tag> or open_clip:<arch or config.json>@<checkpoint>",
+        "what": "any open_clip model",
+        "extra": "open-clip",
+        "capabilities": frozenset(
+            {"prompt", "trim", "image_blocks", "text_blocks", "image_tokens", "hidden", "feature_maps"}
+        ),
+    },
+    "hf": {
+        "spec": "hf:<repo id or folder>",
+        "what": "transformers' CLIP, SigLIP, SigLIP 2, Chinese-CLIP, AltCLIP, ALIGN, ...",
+        "extra": "hf",
+        "capabilities": frozenset(
+            {"prompt", "trim", "image_blocks", "text_blocks", "image_tokens", "hidden", "feature_maps"}
+        ),
+    },
+}
+
+
+def families_with(capability: str) -> list[str]:
+    """Families of which some tower has the capability."""
+    return [name for name, family in FAMILIES.items() if capability in family["capabilities"]]

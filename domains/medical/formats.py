@@ -1,0 +1,98 @@
+"""DICOM files and NIfTI volumes as a `Format` each: how they are told, expanded into samples and grouped.
+
+A DICOM file is told by its suffix or by the "DICM" mark; each frame is a sample; the group is the patient. A NIfTI
+volume is cut into slices along an anatomical axis, in one orientation, whatever the file's own is. Neither pydicom nor
+nibabel is imported before a file is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+from ...core.contracts.domain import Decoded
+from ...core.data.files import Format
+from .dicom_mark import has_dicom_mark
+
+DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+PLANES = ("sagittal", "coronal", "axial")
+"""The anatomical planes that a volume may be cut into."""
+SUBJECT = re.compile(r"^sub-[A-Za-z0-9]+$")
+GROUP_BYTES = 1 << 20
+
+
+def dicom_format(window: str | None = None) -> Format:
+    """The format, with a window for all its files (as `intensity.check_window` gives it; None: what each file says)."""
+
+    def expand(path: Path) -> list[dict[str, Any]]:
+        from .dicom_header import read_header
+        from .dicom_pixels import check_has_pixels
+
+        frames = read_header(path).frames
+        check_has_pixels(path, frames)
+        shared = {} if window is None else {"window": window}
+        return [shared] if frames == 1 else [{"frame": i, **shared} for i in range(frames)]
+
+    return Format("DICOM", DICOM_SUFFIXES, load=_load_dicom, expand=expand, group=_patient, recognise=has_dicom_mark)
+
+
+def _load_dicom(path: Path, decode: dict[str, Any]) -> Decoded:
+    from .dicom_pixels import load_dicom
+
+    return load_dicom(path, decode)
+
+
+def _patient(path: Path) -> str | None:
+    from .dicom_header import read_header
+
+    return read_header(path).patient
+
+
+def nifti_format(
+    axis: str = "axial", every: int = 1, central: float = 0.5, volume: int = 0, window: str | None = None
+) -> Format:
+    """The format, with the same choice of slices for all its files.
+
+    Args:
+        axis: "axial", "coronal" or "sagittal".
+        every: every n-th slice is a sample.
+        central: share of the slices, around the middle, that is used; the ends of a volume show little. At least one.
+        volume: which volume of a 4-D file.
+        window: as `intensity.check_window` gives it; None scales by the volume's percentiles 0.5 and 99.5.
+    """
+
+    def expand(path: Path) -> list[dict[str, Any]]:
+        from .nifti_slices import AXES, check_volume, count_slices
+
+        count = count_slices(path, AXES[axis])
+        check_volume(path, volume)
+        shared = {"axis": axis, "volume": volume, **({} if window is None else {"window": window})}
+        return [{**shared, "slice": i} for i in chosen_slices(count, every, central)]
+
+    return Format("NIfTI", NIFTI_SUFFIXES, load=_load_nifti, expand=expand, group=volume_group)
+
+
+def chosen_slices(count: int, every: int, central: float) -> range:
+    """Positions of every n-th slice of the central share of `count`."""
+    kept = max(1, round(count * central))
+    start = (count - kept) // 2
+    return range(start + ((kept - 1) % every) // 2, start + kept, every)
+
+
+def volume_group(path: Path) -> str:
+    """What must not straddle splits: the BIDS subject where the path names one ("sub-01"), else this volume."""
+    subject = next((part for part in reversed(path.absolute().parts[:-1]) if SUBJECT.match(part)), None)
+    subject = subject or (path.name.split("_")[0] if SUBJECT.match(path.name.split("_")[0]) else None)
+    if subject:
+        return "patient-" + hashlib.sha256(subject.encode()).hexdigest()[:16]
+    with path.open("rb") as file:
+        return "volume-" + hashlib.sha256(file.read(GROUP_BYTES)).hexdigest()[:16]
+
+
+def _load_nifti(path: Path, decode: dict[str, Any]) -> Decoded:
+    from .nifti_slices import load_slice
+
+    return load_slice(path, decode)
