@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from .formats import def
 
 
 def has_dicom_mark(path: Path) -> bool:
