@@ -39,7 +39,7 @@ def check_adapter(cls: type[Adapter], *, raises: bool = True, **how: Any) -> lis
 
     Raises:
         ContractError: an AssertionError with those lines.
-        CapabilityError: the method runs towers, and the extra open-clip is not installed.
+        Unchecked: a CapabilityError: the method runs towers, and the extra open-clip is not installed.
     """
     return violations(adapter_checks(cls, **how), raises)
 

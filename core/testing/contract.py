@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from ..data.verify import one_line
+from ..errors import CapabilityError
 
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 """A name of the registry: that of a folder or a file, with hyphens."""
@@ -26,6 +27,10 @@ class ContractError(AssertionError):
     def __init__(self, lines: Iterable[str]):
         self.lines = list(lines)
         super().__init__("\n".join(self.lines))
+
+
+class Unchecked(CapabilityError):
+    """A package that the checks themselves need is not installed."""
 
 
 class Subject(Protocol):
@@ -48,10 +53,10 @@ def checks_of(subject: Subject, rules: Iterable[Rule]) -> Iterator[Check]:
 
 
 def hold(rule: Rule, subject: Subject) -> None:
-    """Raise the ContractError of a rule that a subject violates, or in which it fails."""
+    """Raise the ContractError of a rule that a subject violates, or in which it fails; or what stops the check."""
     try:
         line = next(iter(rule(subject)), None)
-    except ContractError:
+    except (ContractError, Unchecked):
         raise
     except Exception as error:
         words = rule.__name__.replace("_", " ")
@@ -83,6 +88,8 @@ def refusal(call: Callable[[], Any], *kinds: type[Exception]) -> tuple[str, str]
     instead, ""), in words."""
     try:
         call()
+    except Unchecked:
+        raise
     except kinds as error:
         message = str(error)
         if not message.strip():

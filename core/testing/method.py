@@ -19,7 +19,7 @@ from ..contracts.backbone import Backbone
 from ..contracts.options import chosen, options_of
 from ..data.verify import one_line
 from ..errors import VladaptError
-from .contract import ContractError
+from .contract import ContractError, Unchecked
 from .processes import class_at
 from .towers import plain, small_clip, towers_of
 from .world import VIEWS, Fitted, World, world_of
@@ -121,6 +121,8 @@ class Method:
         try:
             seed_everything(0)
             self._fitted = self.fit()
+        except Unchecked:
+            raise
         except Exception as error:
             line = f"{self.title}: cannot be fitted on three classes of three images: {type(error).__name__}"
             failed = ContractError([f"{line}: {one_line(error)}"])

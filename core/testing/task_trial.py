@@ -23,7 +23,7 @@ from ..errors import CapabilityError
 from ..recipes.resolve import resolve
 from ..runs.folder import Run
 from ..runtime.progress import Reporter
-from .contract import ContractError
+from .contract import ContractError, Unchecked
 from .method import seed_everything
 from .towers import small_clip
 
@@ -56,12 +56,12 @@ class TaskTrial:
         return self.cls(self.domain)
 
     def recipe(self, **changes: Any) -> Recipe:
-        """What is fitted, not settled; by default on small towers and the CPU."""
-        given = {"device": "cpu", **self._small_backbone, **self.given, **changes}
-        options = {each.name for each in options_of(self.cls.options)} if self.cls.options is not None else set()
-        own = {key: given.pop(key) for key in list(given) if key in options - KEYS.keys()}
-        name = None if self.domain is None else self.domain.name
-        return resolve(flags={**given, "domain": name}, domain=self.domain).with_(own=own)
+        """What is fitted, not settled; by default on the CPU and, where the task takes a backbone, on small towers."""
+        given = {"device": "cpu", **self.given, **changes}
+        made = self._resolved(given)
+        if "backbone" in self.taken(made) and not made.gave("backbone"):
+            made = self._resolved({**given, "backbone": small_clip().spec})
+        return made
 
     def taken(self, recipe: Recipe) -> frozenset[str]:
         """Keys that a fit of the recipe takes."""
@@ -178,11 +178,6 @@ class TaskTrial:
         return tempfile.TemporaryDirectory(prefix="vladapt-")
 
     @cached_property
-    def _small_backbone(self) -> dict[str, str]:
-        taken = "backbone" in self.taken(Recipe()) and not self.given.get("features")
-        return {"backbone": small_clip().spec} if taken and "backbone" not in self.given else {}
-
-    @cached_property
     def _fitted(self) -> FitResult | ContractError:
         try:
             seed_everything(0)
@@ -190,7 +185,17 @@ class TaskTrial:
             if not isinstance(result, FitResult):
                 return ContractError([f"{self.title}: its fit returns {type(result).__name__}, not a FitResult"])
             return result
+        except Unchecked:
+            raise
         except Exception as error:
             failed = ContractError([f"{self.title}: cannot be fitted: {type(error).__name__}: {one_line(error)}"])
             failed.__cause__ = error
             return failed
+
+    def _resolved(self, given: Mapping[str, Any]) -> Recipe:
+        """A recipe of these keys, among which are options of the task."""
+        options = {each.name for each in options_of(self.cls.options)} if self.cls.options is not None else set()
+        own = {key: value for key, value in given.items() if key in options - KEYS.keys()}
+        shared = {key: value for key, value in given.items() if key not in own}
+        name = None if self.domain is None else self.domain.name
+        return resolve(flags={**shared, "domain": name}, domain=self.domain).with_(own=own)

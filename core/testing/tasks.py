@@ -50,7 +50,7 @@ def check_task(cls: type[Task], domain: Domain | None = None, *, raises: bool = 
 
     Raises:
         ContractError: an AssertionError with those lines.
-        CapabilityError: the task takes a backbone, and the extra open-clip is not installed.
+        Unchecked: a CapabilityError: the task takes a backbone, and the extra open-clip is not installed.
     """
     return violations(task_checks(cls, domain, **how), raises)
 

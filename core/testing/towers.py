@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..backbones.load import load_backbone
 from ..contracts.backbone import Backbone, normalized
-from ..errors import CapabilityError
+from .contract import Unchecked
 
 PLAIN = "plain"
 SIDE, HIDDEN, LETTERS = 8, 20, 16
@@ -97,14 +97,14 @@ def write_small_clip(folder: Path) -> str:
     Word embeddings are scaled up, so that words matter to random towers.
 
     Raises:
-        CapabilityError: open_clip is not installed.
+        Unchecked: open_clip is not installed.
     """
     from safetensors.torch import save_file
 
     try:
         import open_clip
     except ModuleNotFoundError:
-        raise CapabilityError(
+        raise Unchecked(
             "the small towers of these checks need the package 'open_clip'; install it with: "
             "pip install 'vladapt[open-clip]', or give backbone="
         ) from None

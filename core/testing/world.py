@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache, cached_property
+from math import isnan
 from typing import Any
 
 import torch
@@ -293,6 +294,8 @@ def differences(before: Any, after: Any, place: str) -> list[str]:
         if type(before) is not type(after) or len(before) != len(after):
             return [place]
         return [p for i, (a, b) in enumerate(zip(before, after)) for p in differences(a, b, f"{place}[{i}]")]
+    if isinstance(before, float) and isinstance(after, float) and isnan(before) and isnan(after):
+        return []
     plain = isinstance(before, (str, int, float, bool, type(None)))
     return [place] if plain and before is not after and before != after else []
 

@@ -10,6 +10,7 @@ import torch
 
 import vladapt
 from vladapt.core.errors import ConfigError
+from vladapt.testing import domain_checks
 
 THIRD_PARTY = Path(__file__).parent / "third_party"
 
@@ -22,6 +23,18 @@ def installed(monkeypatch, tmp_path):
 
 def fit(spec, domain, **flags):
     return vladapt.fit(domain=domain, backbone=spec, seed=1, **flags)
+
+
+KINDS = ["toy-labels", "toy-findings", "toy-clips", "toy-motion", "toy-boxes", "toy-masks", "toy-captions"]
+OF_FILES = {"what_is_not_there_is_refused", "wrong_options_are_refused_before_reading"}
+"""Rules that these domains break: they draw the same whatever the path is."""
+
+
+@pytest.mark.parametrize("domain", KINDS)
+def test_samples_of_each_kind_keep_the_contract(domain):
+    for rule, check in domain_checks(vladapt.load_domain(domain)):
+        if rule not in OF_FILES:
+            check()
 
 
 @pytest.mark.parametrize("domain", ["toy-labels", "toy-clips"])

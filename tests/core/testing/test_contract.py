@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from vladapt import CapabilityError, DataError
-from vladapt.core.testing.contract import ContractError, checks_of, names_its_origin, refusal, violations
+from vladapt.core.testing.contract import ContractError, Unchecked, checks_of, names_its_origin, refusal, violations
 
 
 class Thing:
@@ -78,3 +80,20 @@ def test_an_origin_is_a_paper_or_a_base_line():
     assert told("From A Title, 2013,\ndoi 10.1109/x.")
     assert told("The mean of features: a baseline.")
     assert not told("From A Title.") and not told("In 2024.") and not told("arXiv 2404.02285") and not told(None)
+
+
+def test_checks_say_what_they_lack_themselves_and_hold_nothing_against_the_class(monkeypatch):
+    from broken_adapters import OF_TOWERS
+    from vladapt_toy.domain import Toy
+
+    from vladapt.core.registry import task_class
+    from vladapt.core.testing import towers
+    from vladapt.testing import check_adapter, check_task
+
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    monkeypatch.setattr("vladapt.core.testing.method.small_clip", towers.small_clip.__wrapped__)
+    monkeypatch.setattr("vladapt.core.testing.task_trial.small_clip", towers.small_clip.__wrapped__)
+    task, recipe = task_class("classification"), {"adapter": "zero-shot"}
+    for check in (lambda: check_adapter(OF_TOWERS[0][0]), lambda: check_task(task, Toy(), recipe=recipe)):
+        with pytest.raises(Unchecked, match="the small towers of these checks need the package 'open_clip'"):
+            check()
