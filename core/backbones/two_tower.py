@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -107,6 +108,14 @@ class TwoTower(Backbone):
 
     def preprocess(self, train: bool = False) -> Preprocess:
         return replace(self.transform, train=train)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TwoTower:
+        """With its own towers; the tokenizer, which nothing changes and whose tables are large, is shared."""
+        if self._tokenizer is not None:
+            memo[id(self._tokenizer)] = self._tokenizer
+        copied = memo[id(self)] = object.__new__(type(self))
+        copied.__dict__.update(deepcopy(self.__getstate__(), memo))
+        return copied
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         if self._tokenizer is None:

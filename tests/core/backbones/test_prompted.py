@@ -253,3 +253,15 @@ def test_where_none_can_hang(base):
 def test_log_variances_are_refused(base):
     with pytest.raises(CapabilityError, match="log variances, which towers with learned tokens do not give"):
         Outputs(prompted(base("open_clip")), ["image_log_variance"])
+
+
+@pytest.mark.parametrize("name", WITH_IMAGE_BLOCKS)
+def test_a_copy_has_its_own_towers_and_shares_the_tokenizer(base, name, monkeypatch):
+    tower, texts = base(name), ["a dog", "two cats"]
+    tokens = tower.tokenize(texts)
+    monkeypatch.setattr(type(tower), "build_tokenizer", lambda self: pytest.fail("built again"))
+    copied = copy.deepcopy(tower)
+    assert torch.equal(copied.tokenize(texts), tokens)
+    assert not {p.data_ptr() for p in copied.model.parameters()} & {p.data_ptr() for p in tower.model.parameters()}
+    with torch.no_grad():
+        torch.testing.assert_close(copied.encode_text(texts), tower.encode_text(texts))
