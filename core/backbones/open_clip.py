@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -122,7 +123,7 @@ class OpenClipBackbone(TwoTower):
         options = dict(text.get("tokenizer_kwargs") or {})
         name = text.get("hf_tokenizer_name")
         if not name:
-            return tokenizers.SimpleTokenizer(context_length=self.context_length, **options)
+            return _simple_tokenizer(self.context_length, json.dumps(options, sort_keys=True))
         folder = self.source.folder
         if folder is not None and any((folder / file).is_file() for file in TOKENIZER_FILES):
             name = str(folder)
@@ -240,6 +241,12 @@ def _set_timm_size(visual: nn.Module, source: Source) -> None:
     if not hasattr(visual, "set_input_size"):
         raise ConfigError(f"image_size={size}: this open_clip cannot resize {source.name}; update open_clip_torch")
     visual.set_input_size(size)
+
+
+@lru_cache(maxsize=8)
+def _simple_tokenizer(context_length: int, options: str):
+    """open_clip's own tokenizer; one serves all models, since nothing changes it."""
+    return tokenizers.SimpleTokenizer(context_length=context_length, **json.loads(options))
 
 
 def _hub_tokenizer(name: str, context_length: int, options: dict, spec: str):
