@@ -198,4 +198,4 @@ class TaskTrial:
         own = {key: value for key, value in given.items() if key in options - KEYS.keys()}
         shared = {key: value for key, value in given.items() if key not in own}
         name = None if self.domain is None else self.domain.name
-        return resolve(flags={**shared, "domain": name}, domain=self.domain).with_(own=own)
+        return resolve(flags={**shared, "domain": name}, domain=self.domain).with_(task_options=own)

@@ -242,7 +242,7 @@ class Unlabelled(Changed):
         return item.with_(target=None)
 
 
-@breaks("its sample cannot be used: it: 1 class with images; a classifier needs two classes at least")
+@breaks("its sample cannot be used: it: 1 class with images; a classifier needs at least two classes")
 class OneClass(Changed):
     def of_item(self, index, item):
         return item.with_(target=Label(0))

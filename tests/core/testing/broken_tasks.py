@@ -91,8 +91,8 @@ class LooksFirst(Pointing):
 
 @breaks("given an option that it does not have, settled() raises nothing")
 class TakesAnyOption(Pointing):
-    def _own_options(self, given):
-        return super()._own_options({key: value for key, value in given.items() if key in ("ridge", "share")})
+    def _task_options(self, given):
+        return super()._task_options({key: value for key, value in given.items() if key in ("ridge", "share")})
 
 
 @breaks("given data that is not there, its fit raises nothing")
