@@ -1,19 +1,21 @@
 """Every adapter on one small set: what it needs, what it costs, what it gains. The page docs/adapters.md is made of it.
 
-    python benchmarks/adapters.py measure [NAME ...]   # fits all of them; rows go to docs/adapters.csv as they come
+    python benchmarks/adapters.py measure NAME ...     # fits these; their rows in docs/adapters.csv are replaced
+    python benchmarks/adapters.py measure              # fits all of them
     python benchmarks/adapters.py page                 # writes the table in docs/adapters.md anew
 
-Each method is measured in a process of its own with one thread, two of them at a time: shots 1, 4 and 16, seeds 1, 2
-and 3 (1 alone for methods that train towers; no shots at all for those that need no labels), on the drawn cells of the
+Each method is measured in its own process with one thread, two of them at a time: shots 1, 4 and 16, seeds 1, 2 and 3
+(1 alone for methods that train towers; no shots at all for those that need no labels), on the drawn cells of the
 medical domain, by the embedded backbone, or, where a method tunes tokens inside a transformer, by a small open_clip ViT
 that is pre-trained here on drawings. Memory is what the fit adds to the process at its peak, from Linux's own count;
-features are there already.
+features are there already: the first method that asks for augmented views has them encoded, in a minute, and stored.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import fcntl
 import json
 import os
 import re
@@ -57,51 +59,79 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["measure", "one", "page"])
     parser.add_argument("names", nargs="*")
-    parser.add_argument("--vit", help="folder of the small ViT; pre-trained anew where it is not given")
+    parser.add_argument("--vit", type=Path, help="folder of the small ViT, which is pre-trained there if it is needed")
+    parser.add_argument("--table", type=Path, default=TABLE, help="by default docs/adapters.csv")
     given = parser.parse_args()
     if given.what == "page":
         PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), read(TABLE)), encoding="utf-8")
-    elif given.what == "measure":
-        measure(given.names or sorted(all_names()), given.vit)
-    else:
+        return
+    known = all_names()
+    for name in given.names:
+        if name not in known:
+            parser.exit(2, f"{unknown(name, known)}\n")
+    if given.what == "one":
         measure_one(given.names[0], given.vit)
+    elif failed := measure(given.names or known, given.table, given.vit):
+        parser.exit(1, f"failed: {', '.join(failed)}\n")
 
 
 def all_names() -> list[str]:
+    """Those of this package: the page is about no others."""
     from vladapt.core.registry import catalogue
 
-    return [name for name, entry in catalogue.adapters().items() if entry.entry_point is None]
+    return sorted(name for name, entry in catalogue.adapters().items() if entry.entry_point is None)
 
 
-def measure(names: list[str], vit: str | None) -> None:
-    """One process per method; the table on disk grows row by row."""
+def unknown(name: str, known: list[str]) -> str:
+    from vladapt.core.contracts.errors import did_you_mean
+
+    return f"unknown adapter '{name}'; {did_you_mean(name, known)}"
+
+
+def measure(names: list[str], table: Path, vit: Path | None) -> list[str]:
+    """One process per method, whose rows replace its old ones in the table; returns the methods that failed."""
+    failed = []
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(JOBS) as processes:
-        vit = vit or pretrained_vit(Path(folder))
-        for name, rows in zip(names, processes.map(lambda name: measured(name, vit), names)):
+        rows_of = processes.map(lambda name: measured(name, vit or Path(folder)), names)
+        for name, rows in zip(names, rows_of):
             if not rows:
-                print(f"{name}: failed", file=sys.stderr)
+                failed.append(name)
                 continue
-            write(TABLE, [row for row in read(TABLE) if row["adapter"] != name] + rows)
-            print(f"{name}: {statistics.fmean(row['seconds'] for row in rows):.1f} s a fit", file=sys.stderr)
+            write(table, [row for row in read(table) if row["adapter"] != name] + rows)
+            print(f"{name}: {statistics.fmean(row['seconds'] for row in rows):.2f} s per fit", file=sys.stderr)
+    return failed
 
 
-def measured(name: str, vit: str) -> list[dict]:
-    command = [sys.executable, __file__, "one", name, "--vit", vit]
+def measured(name: str, vit: Path) -> list[dict]:
+    """The rows of one method, none where it failed."""
+    command = [sys.executable, __file__, "one", name, "--vit", str(vit)]
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=one_thread)
     return [] if done.returncode else [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
-def pretrained_vit(folder: Path) -> str:
-    """A small open_clip ViT that knows drawings by their names."""
+def small_vit(folder: Path) -> str:
+    """A small open_clip ViT that knows drawings by their names; pre-trained by the first process that asks for it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        if not list(folder.rglob("model.safetensors")):
+            pretrain(folder)
+        return str(next(folder.rglob("model.safetensors")).parent)
+    finally:
+        os.close(held)
+
+
+def pretrain(folder: Path) -> None:
     (folder / "small_vit.json").write_text(json.dumps(SMALL_VIT))
     command = [sys.executable, "-m", "vladapt", "pretrain", "--data", "sample", "--epochs", "30", "--lr", "1e-3"]
     command += ["--backbone", f"open_clip:{folder / 'small_vit.json'}@random", "--out", str(folder / "vit")]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return str(next(iter(folder.rglob("model.safetensors"))).parent)
+    all_threads = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=all_threads)
 
 
-def measure_one(name: str, vit: str) -> None:
+def measure_one(name: str, vit: Path | None) -> None:
     """Print one JSON object per fit."""
     from vladapt.core.backbones.load import load_backbone
     from vladapt.core.recipes.resolve import resolve, task_of
@@ -112,6 +142,7 @@ def measure_one(name: str, vit: str) -> None:
     from vladapt.core.tasks.methods import adapter_of
 
     quiet, folder = Reporter(quiet=True), tempfile.TemporaryDirectory()
+    vit = vit or Path(folder.name)
     options = FEWER.get(name, {})
     adapter = build_adapter(name, **options)
     flags = {"domain": "medical", "adapter": {"name": name, **options}}
@@ -148,12 +179,13 @@ def measure_one(name: str, vit: str) -> None:
             print(json.dumps(row), flush=True)
 
 
-def backbone_for(adapter, vit: str, load_backbone) -> str:
+def backbone_for(adapter, vit: Path, load_backbone) -> str:
     """The embedded one, unless the method needs transformer blocks that its image tower lacks."""
-    return "embedded" if adapter.backbone_needs <= load_backbone("embedded", device="cpu").capabilities else vit
+    capabilities = load_backbone("embedded", device="cpu").capabilities
+    return "embedded" if adapter.backbone_needs <= capabilities else small_vit(vit)
 
 
-def resources(adapter, folder: Path, vit: str) -> dict[str, str]:
+def resources(adapter, folder: Path, vit: Path) -> dict[str, str]:
     """Small files of every kind that the adapter asks for."""
     wanted, found = adapter.needs | adapter.optional, {}
     if "captions" in wanted:
@@ -168,7 +200,7 @@ def resources(adapter, folder: Path, vit: str) -> dict[str, str]:
         found["synonyms"] = str(folder / "synonyms.json")
         Path(found["synonyms"]).write_text(json.dumps({name: {name: 1, other: 2} for name, other in ABOUT.items()}))
     if "further_backbones" in wanted:
-        found["further_backbones"] = vit
+        found["further_backbones"] = small_vit(vit)
     return found
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/contrastive_memory.py
 
-Each row is measured in processes of its own: what one step adds to the peak of resident memory, beyond the features and
+Each row is measured in its own process: what one step adds to the peak of resident memory, beyond the features and
 the imports; then the best of several steps, ours and open_clip's by turns, since others may use the machine. Time of
 the CPU, of all threads, says what a step costs when they do.
 """

@@ -60,7 +60,7 @@ def main() -> None:
     seconds = {way: median_seconds(lambda: step(one, images, labels)) for way, one in learners.items()}  # noqa: B023
     print(f"longest prompt {longest} of 77 tokens; largest difference of the gradients {same:.1e}")
     for way, took in seconds.items():
-        print(f"{way:18} {took:6.2f} s a step, {seconds['full'] / took:5.1f} x")
+        print(f"{way:18} {took:6.2f} s per step, {seconds['full'] / took:5.1f} x")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ class AsPixels:
 
 
 def bare(backbone, pixels: torch.Tensor, size: int) -> float:
-    """Images a second of a plain loop."""
+    """Images per second of a plain loop."""
     started = time.perf_counter()
     with torch.inference_mode():
         for batch in pixels.split(size):
@@ -46,7 +46,7 @@ def bare(backbone, pixels: torch.Tensor, size: int) -> float:
 
 
 def stored(store: FeatureStore, backbone, data: DomainData, transform) -> float:
-    """Images a second through a store that holds none of them."""
+    """Images per second through a store that holds none of them."""
     started = time.perf_counter()
     store.get_or_compute(data, data.items, backbone, transform)
     return len(data.items) / (time.perf_counter() - started)

@@ -28,7 +28,7 @@ from vladapt.domains.open_vocab.shapes import HELD_OUT, shapes_folder
 
 DATA = Path(os.environ.get("VLADAPT_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 FOLDS = 5
-HEADER = ("what", "tested on", "result", "beside it", "minutes", "command")
+HEADER = ("what", "tested on", "result", "compared with", "minutes", "command")
 
 
 @dataclass(frozen=True)

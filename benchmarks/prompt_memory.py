@@ -2,7 +2,7 @@
 
     python benchmarks/prompt_memory.py
 
-Each row is a fit of two steps in a process of its own: the peak of its resident memory, imports and both towers
+Each row is a fit of two steps in its own process: the peak of its resident memory, imports and both towers
 included; the seconds of one training step; and those of the rest: names turned into tokens, and all classes encoded
 once at the end. Time of the CPU, of all threads, says what it costs where others use the machine. Weights and image
 features are random, which changes neither. Names take one to three tokens, some six, like those of ImageNet. Last, how

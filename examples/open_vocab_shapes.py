@@ -1,4 +1,4 @@
-"""Learn to find shapes by their names, four of which are held out, and then look for names of your own.
+"""Learn to find shapes by their names, four of which are held out, and then look for your own names.
 
 python examples/open_vocab_shapes.py [EPOCHS [IMAGE ...]]      (no arguments: 12 epochs on the drawn sample, minutes)
 """

@@ -45,7 +45,7 @@ class TipX(Adapter):
 
     With a support folder (SuS: images retrieved or generated for the class names) the cache holds its images, and the
     shots only serve to choose the weights; without one it holds the shots. Alpha, beta and gamma are searched on val,
-    else on shots that the cache lacks: all of them where it holds a folder only, else floor(K/4) a class held out;
+    else on shots that the cache lacks: all of them where it holds a folder only, else floor(K/4) per class held out;
     with fewer than 4 shots the defaults are used (ours: none were published).
 
     Where it differs from the released code: least and largest divergence and cosine are those of the images that the

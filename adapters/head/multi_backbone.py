@@ -1,4 +1,4 @@
-"""Several backbones together: each one's zero-shot logits at a temperature of its own, fixed or read off the image."""
+"""Several backbones together: each one's zero-shot logits at its own temperature, fixed or read off the image."""
 
 from __future__ import annotations
 

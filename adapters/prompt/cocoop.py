@@ -36,7 +36,7 @@ class Cocoop(PromptsAtPrediction):
 
         v_m(x) = v_m + W_up relu(W_down x + b_down) + b_up,   x of unit length
 
-    Both are trained by SGD on the cross-entropy, the towers stay frozen. Every image has prompts of its own, so that B
+    Both are trained by SGD on the cross-entropy, the towers stay frozen. Every image has its own prompts, so that B
     images of C classes cost B * C runs of the text tower, in training and at prediction, where the backbone is still
     needed. Published: one image per step, 10 epochs, words "a photo of a", 16 shots.
 

@@ -51,7 +51,7 @@ class Maple(TextTokenAdapter):
     default_epochs: ClassVar[int] = 5
 
     n_ctx: int = option(2, "tokens of the text tower, and as many of the image tower", low=1, high=1024)
-    depth: int = option(9, "blocks of both towers that have tokens of their own", low=1, high=1000)
+    depth: int = option(9, "blocks of both towers with their own tokens", low=1, high=1000)
     lr: float = 3.5e-3
 
     def _text_count(self) -> int:

@@ -36,7 +36,7 @@ class PromptSrc(TextTokenAdapter):
 
     Khattak et al., Self-regulating Prompts: Foundational Model Adaptation without Forgetting, 2023, arXiv 2307.06948.
 
-    Each tower has tokens of its own: n behind the patches, n between the start and the words of every text, replaced
+    Each tower has its own tokens: n behind the patches, n between the start and the words of every text, replaced
     before block i for 0 < i < depth. They are trained by cross-entropy + `text_weight` * mean |class features - frozen
     ones| + `image_weight` * mean |image features - frozen ones| + `scores_weight` * KL(frozen scores || scores), see
     the loss `self-regulation`. The frozen class features are means over many templates, the frozen image features those
@@ -77,8 +77,8 @@ class PromptSrc(TextTokenAdapter):
 
     n_text: int = option(4, "tokens of the text tower", low=1, high=1024)
     n_image: int = option(4, "tokens of the image tower", low=1, high=1024)
-    text_depth: int = option(9, "blocks of the text tower that have tokens of their own", low=1, high=1000)
-    image_depth: int = option(9, "blocks of the image tower that have tokens of their own", low=1, high=1000)
+    text_depth: int = option(9, "blocks of the text tower with their own tokens", low=1, high=1000)
+    image_depth: int = option(9, "blocks of the image tower with their own tokens", low=1, high=1000)
     lr: float = 2.5e-3
     text_weight: float = option(25.0, "weight of the distance to the frozen class features", low=0)
     image_weight: float = option(10.0, "weight of the distance to the frozen image features", low=0)

@@ -1,4 +1,4 @@
-"""Several changes of one projection learned at once, each with a learning rate and a penalty of its own."""
+"""Several changes of one projection learned at once, each with its own learning rate and penalty."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Run:
 def train_runs(
     images: Callable[[int], tuple[Tensor, Tensor]], labels: Tensor, text: TextSide, runs: Sequence[Run], epochs: int
 ) -> Iterator[Run]:
-    """Train all runs, as many at once as memory allows; each is given back before the next group starts.
+    """Train all runs, as many at once as memory allows; each is returned before the next group starts.
 
     Args:
         images: epoch -> (N, W) features before the projection and (N, D) what the tower makes of them.

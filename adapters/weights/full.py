@@ -41,7 +41,7 @@ class Full(TowerAdapter):
         "out. Batch and warm-up are for few images (released: 512, 500 steps)"
     )
 
-    last: int | None = option(None, "train only so many of each tower's last layers; none: all", low=1, high=1000)
+    last: int | None = option(None, "train only this many last layers of each tower; none: all", low=1, high=1000)
 
     def _choose(self, backbone: Backbone) -> list[str]:
         set_trainable(backbone, last=self.last)

@@ -41,7 +41,7 @@ class Lit(TowerAdapter):
     default_loss: ClassVar[str] = "clip"
 
     lock: str = option("image", "the tower that stays; text is the mirror image", choices=TOWERS)
-    last: int | None = option(None, "train only so many of the other tower's last layers; none: all", low=1, high=1000)
+    last: int | None = option(None, "train only this many last layers of the other tower; none: all", low=1, high=1000)
 
     def _choose(self, backbone: Backbone) -> list[str]:
         set_trainable(backbone, lock=self.lock, last=self.last)

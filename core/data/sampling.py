@@ -20,7 +20,7 @@ MIN_SHOTS = 4
 def sample_shots(
     items: Sequence[Item], shots: int | None, seed: int, *, num_classes: int, exclude: Collection[str] = frozenset()
 ) -> list[Item]:
-    """K labelled items a class, or all it has, grouped by class in class order.
+    """K labelled items per class, or all it has, grouped by class in class order.
 
     Each item has a rank that depends on the seed and its id alone, so that excluding an unreadable one pulls in the
     next of its class and changes nothing else. Where items have several labels, K positives per label are taken, the

@@ -25,7 +25,7 @@ class Matryoshka(Loss):
     jina-clip-v2 (2024, arXiv 2412.08802).
 
     Outputs in the shared space are cut to their first numbers, brought to length 1 again, and given to another loss;
-    so at each width, each with a loss of its own (heads and queues too). What a frozen teacher gives is left whole.
+    so at each width, each with its own loss (heads and queues too). What a frozen teacher gives is left whole.
     What the other loss does to towers is done once, by that of the greatest width.
 
     The paper halves the width until little is left: 2048 to 8, 768 to 12. It sums over widths, all with weight 1; here

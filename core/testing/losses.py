@@ -418,7 +418,7 @@ def _share(value: Tensor, rank: int, world: int, shared: bool) -> Tensor:
 
 def _as_rank(objective: Objective, rank: int) -> dict[str, Any]:
     """The first step of one of two ranks in this process: `gather` finds the other's rows, without a gradient, and
-    gives back the gradient of its own times the number of ranks, as ranks do."""
+    returns its own gradient times the number of ranks, as ranks do."""
     whole = objective.batches[0]
 
     def gathered(out: Mapping[str, Tensor], shared: frozenset[str]) -> dict[str, Tensor]:

@@ -31,7 +31,7 @@ def dassl_learning_rates(
     Args:
         lr: the peak.
         epochs: how many rates to give; also the half period of the cosine, warm-up or not.
-        warmup: "constant" holds `warmup_lr`; "linear" starts there, then rises by lr / warmup_epochs an epoch; None.
+        warmup: "constant" holds `warmup_lr`; "linear" starts there, then rises by lr / warmup_epochs per epoch; None.
         warmup_epochs: its length, ignored where `warmup` is None.
         warmup_lr: the rate of the first epoch.
         recount: Dassl's WARMUP_RECOUNT. True starts the cosine after the warm-up, so that it does not reach its end;

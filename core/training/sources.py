@@ -38,7 +38,7 @@ class Source(Protocol):
         """Of "caption", "view2", "short", "synthetic", "negative" or a column, or a list for "positives"."""
 
     def label(self, row: int) -> int | tuple[float, ...]:
-        """Class or identity, -1 where there is none; 0/1/NaN a class where an image has several labels."""
+        """Class or identity, -1 where there is none; 0/1/NaN per class where an image has several labels."""
 
     def image_id(self, row: int) -> int:
         """Which image it is; rows of one image share it."""

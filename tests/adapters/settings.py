@@ -57,14 +57,14 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "kgcoop": {**LENGTH, "weight_decay": between("weight_decay", 0.0, 0.5, lr=1.0)},
     "lit": of_training("clip", "siglip", lr=1.0, epochs=5),
     "lora": {
-        **of_training("cross-entropy", "clip", lr=0.1, epochs=5),
+        **of_training("cross-entropy", "clip", lr=0.1, epochs=8),
         "weight_decay": between("weight_decay", 0.0, 5.0, lr=0.1),
         "clip_grad": between("clip_grad", None, 1e-4),
         "iterations": between("iterations", 1, 5, epochs=None),
     },
     "lp-plus-plus": {"accumulate": between("accumulate", True, False, alpha_every=1)},
     "maple": {
-        **of_training("cross-entropy", "clip", lr=0.1, epochs=5),
+        **of_training("cross-entropy", "clip", lr=0.3, epochs=5),
         "select": between("select", "last", "best_val", lr=0.1, epochs=4),
     },
     "pomp": {**STARTING, "correction": between("correction", "ln", None, sampled_classes=2)},
@@ -92,7 +92,7 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "inner_iterations": between("inner_iterations", 1, 3, iterations=2),
         "confident_images": between("confident_images", 1, 4, mode="zero-shot", iterations=1),
     },
-    "vpt": of_training("cross-entropy", "clip", lr=0.1, epochs=5),
+    "vpt": of_training("cross-entropy", "clip", lr=0.3, epochs=5),
     "wca": {"templates": between("templates", ("a photo of a {}.",), ("a {} here.",))},
     "wise-ft": {"clip_grad": between("clip_grad", None, 1e-4)},
 }

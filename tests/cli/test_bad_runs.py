@@ -106,7 +106,7 @@ def test_predict_on_what_is_no_image(vladapt, run, tmp_path):
     (tmp_path / "empty.png").touch()
     (tmp_path / "void").mkdir()
     for name, words in {
-        "bad.png": "no image",
+        "bad.png": "not an image",
         "empty.png": "empty file",
         "void": "no readable image",
         "absent.png": "no such file",

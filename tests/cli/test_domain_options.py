@@ -10,9 +10,9 @@ import typer
 
 import vladapt as package
 from vladapt import cli
+from vladapt.core.commands.options import declared_options
 from vladapt.core.contracts.options import options_of
 from vladapt.core.registry import adapter_class, catalogue, loss_class
-from vladapt.core.registry.build import declared_options
 
 
 def test_options_of_a_reader_are_flags_under_the_domains_name(vladapt):

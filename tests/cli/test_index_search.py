@@ -218,7 +218,7 @@ def test_the_page_holds_the_pictures(vladapt, photos, colours, tmp_path):
     (colours / "red" / "00.png").unlink()
     vladapt("search", photos, "red", "--top", 36, "--html", "again.html")
     assert (tmp_path / "again.html").read_text().count("data:image/jpeg") == 35
-    assert "not there any more" in (tmp_path / "again.html").read_text()
+    assert "no longer there" in (tmp_path / "again.html").read_text()
 
 
 def test_another_process_in_another_folder_searches_it(photos, colours, tmp_path):

@@ -68,7 +68,7 @@ def test_a_support_folder_with_a_strange_class_is_refused(fit, colours, class_fo
     found = class_folders("red", "green", each=3, name="found")
     (found / "red").rename(found / "purple")
     outcome = fit("--data", colours, "--adapter", "tip-x", *QUICK, "--resource", f"support-folder={found}")
-    assert outcome.code != 0 and "'purple' is no class of the data" in outcome.err
+    assert outcome.code != 0 and "'purple' is not a class of the data" in outcome.err
 
 
 def test_boxes_at_the_fit_and_at_prediction(vladapt, fit, colours, class_folders, tmp_path):

@@ -55,8 +55,8 @@ def test_unreadable_images_are_skipped_and_listed_everywhere(fit, with_bad_files
     log, page = (run / "log.txt").read_text(), (run / "report.html").read_text()
     for name, word in {
         "zero_byte.png": "empty file",
-        "text.png": "no image",
-        "wrongly_named.jpg": "no image",
+        "text.png": "not an image",
+        "wrongly_named.jpg": "not an image",
         "truncated.png": "damaged",
         "bomb.png": "decompression bomb",
     }.items():

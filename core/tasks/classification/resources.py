@@ -168,7 +168,7 @@ class Resources:
         file = Run.open(path).adapter_path if path.is_dir() else path
         header, tensors = read_adapter_file(file)
         if "ctx" not in tensors:
-            raise DataError(f"{file}: adapter '{header['adapter']}' learned no context; give a run of coop or its kin")
+            raise DataError(f"{file}: adapter '{header['adapter']}' learned no context; give a run of coop, say")
         backbone = self.prepared.backbone
         if header.get("backbone") != backbone.fingerprint:
             raise CapabilityError(f"{file}: its context is of another backbone than '{backbone.spec}'; use that one")

@@ -43,7 +43,7 @@ class Pretraining(Task):
     refusals: ClassVar = {
         "evaluate": "a pre-trained backbone is scored by its own report; use it as --backbone",
         "predict": "a pre-trained backbone is used as --backbone",
-        "compare": "pre-trainings are not compared: each writes a backbone and a report of its own; omit --task",
+        "compare": "pre-trainings are not compared: each writes its own backbone and report; omit --task",
     }
 
     def check(self, recipe: Recipe) -> None:

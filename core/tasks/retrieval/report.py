@@ -30,7 +30,7 @@ from ...runs.sections import (
 )
 
 WORDS = {TEXT_TO_IMAGE: "text to image", IMAGE_TO_TEXT: "image to text"}
-DIRECTIONS = {IMAGE_TO_TEXT: "An image finds a text of its own", TEXT_TO_IMAGE: "A text finds its image"}
+DIRECTIONS = {IMAGE_TO_TEXT: "An image finds its own text", TEXT_TO_IMAGE: "A text finds its image"}
 R1 = Measure("R@1", "the right one comes first")
 MEASURES = {
     "r1": R1,

@@ -59,7 +59,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(spec, said):
     [
         ("open_clip:ViT-B-32", r"names no weights; give open_clip:ViT-B-32/<tag> \(openai, .*\.\.\.\)"),
         ("open_clip:@file.pt", "does not have the form open_clip:<arch>/<tag>"),
-        ("open_clip:ViT-B-32@", "has another form"),
+        ("open_clip:ViT-B-32@", "does not have the form"),
         ("hf:", "names no model; give hf:<repo id or folder>"),
     ],
 )
@@ -164,7 +164,7 @@ def test_another_architecture_names_what_differs(open_clip_vit, small, tmp_path)
     ("content", "said"),
     [
         (None, "no such file; give the configuration file"),
-        ("{", "no JSON"),
+        ("{", "not JSON"),
         ("[]", "not an open_clip configuration; it needs embed_dim"),
         ('{"embed_dim": 8}', "not an open_clip configuration"),
         ('{"embed_dim": 8, "vision_cfg": {"layerz": 2}, "text_cfg": {}}', "cannot build this configuration .*layerz"),

@@ -176,12 +176,12 @@ def test_truncated_file(tmp_path, suffix):
 
 def test_text_called_png(tmp_path):
     (tmp_path / "a.png").write_text("these are not pixels\n")
-    assert "no image" in refusal(tmp_path / "a.png")
+    assert "not an image" in refusal(tmp_path / "a.png")
 
 
 def test_postscript_is_never_run(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
-    assert "no image" in refusal(tmp_path / "a.jpg")
+    assert "not an image" in refusal(tmp_path / "a.jpg")
 
 
 @pytest.mark.parametrize("limit", [100, 400])  # Pillow warns above its limit and raises above twice that; 768 pixels

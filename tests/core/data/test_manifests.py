@@ -172,7 +172,7 @@ def test_bad_tables_are_refused_in_one_line(folder, text, match):
 
 
 @pytest.mark.parametrize(
-    "text, match", [('{"image": "1.png"', "line 1: not valid JSON"), ("[1]", "line 1: no JSON object")]
+    "text, match", [('{"image": "1.png"', "line 1: not valid JSON"), ("[1]", "line 1: not a JSON object")]
 )
 def test_bad_json_lines(folder, text, match):
     refused(folder, text, match, "a.jsonl")

@@ -110,7 +110,7 @@ def test_an_entry_point_that_is_no_adapter_or_does_not_import_is_named(tmp_path,
     points = "[vladapt.adapters]\nwrong = wrong_adapter:value\nbroken = broken_adapter:X\n"
     modules = {"wrong_adapter.py": "value = 3\n", "broken_adapter.py": "raise RuntimeError('boom')\n"}
     monkeypatch.syspath_prepend(str(distribution(tmp_path, "wrong", modules, points)))
-    with pytest.raises(ConfigError, match="is no Adapter"):
+    with pytest.raises(ConfigError, match="is not of type Adapter"):
         build_adapter("wrong")
     with pytest.raises(ConfigError, match="does not import: boom"):
         build_adapter("broken")

@@ -61,7 +61,7 @@ def test_the_page_shows_the_pictures_and_needs_nothing_beside_it(page):
 
 def test_a_picture_that_is_gone_is_shown_as_its_reason(page):
     html = page([Hit(1, 0.5, Entry("a.png", "/d/gone"))], Asked("a cat"))
-    assert "not there any more" in html and "data:image" not in html
+    assert "no longer there" in html and "data:image" not in html
 
 
 def test_the_image_searched_for_is_shown_with_its_share(page):

@@ -142,7 +142,7 @@ def test_texts_beside_images_are_their_captions(tmp_path):
     assert [pair.split for pair in pairs] == ["train", "val"]
     assert dict(pairs.skipped) == {
         "c.jpg": "c.txt is empty",
-        "d.jpg": "no d.txt beside it",
+        "d.jpg": "no d.txt next to it",
         "e.jpg": "e.txt is not UTF-8 text",
         "f.jpg": "empty file (0 bytes)",
     }

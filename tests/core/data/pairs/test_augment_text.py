@@ -87,7 +87,7 @@ def test_synonyms_are_read_from_json(tmp_path):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("[1]", "no JSON object"),
+        ("[1]", "not a JSON object"),
         ('{"a": "b"}', '"a" are not a list'),
         ('{"a": [1]}', '"a" are not a list'),
         ("{", "not valid"),

@@ -290,7 +290,7 @@ def test_samples_that_cannot_be_used_are_listed(tmp_path):
         (b"", r"empty file \(0 bytes\)"),
         (b"\x1f\x8b" + b"x" * 600, "packed"),
         (b"x" * 5000, "not a tar file"),
-        (b"x", "no tar"),
+        (b"x", "not a tar"),
     ],
 )
 def test_what_is_no_plain_tar_file_is_refused(tmp_path, content, match):

@@ -212,7 +212,7 @@ def test_a_link_inside_the_folder_is_followed(folder):
         (" \n\n", "pairs.tsv", "empty file; give a header row"),
         ('image,caption\n\na.png,"' + "x" * 140_000 + '"\n', "pairs.csv", "line 3: not a row of a table .field larger"),
         ('{"image": "a.png", "caption": "x"}\n{"image"', "pairs.jsonl", "line 2: not valid JSON"),
-        ('{"image": "a.png", "caption": "x"}\n[1]', "pairs.jsonl", "line 2: no JSON object"),
+        ('{"image": "a.png", "caption": "x"}\n[1]', "pairs.jsonl", "line 2: not a JSON object"),
         ("image,caption,split\na.png,x,trian\n", "pairs.csv", "line 2: split 'trian'; did you mean train"),
     ],
 )

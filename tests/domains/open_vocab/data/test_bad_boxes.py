@@ -154,7 +154,7 @@ def test_yolo_lines_that_are_no_objects_unlisted_numbers_and_orphans(tmp_path, w
     assert note(data, "Boxes with a coordinate that is not a number") == 1
     assert data.skipped == [("labels/gone.txt", "a label file without an image of its name")]
     label.write_text("0 0.5 0.5\n")
-    with pytest.raises(DataError, match=r"a.txt line 1: no object \(3 numbers\); write class x y width height"):
+    with pytest.raises(DataError, match=r"a.txt line 1: not an object \(3 numbers\); write class x y width height"):
         read_detection(tmp_path)
 
 

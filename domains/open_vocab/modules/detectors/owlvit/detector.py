@@ -55,7 +55,7 @@ class OWLViT(BaseDetector):
             best patches only. None has it where the checkpoint has it.
         kept_patches: share of the patches that are used in training with `objectness`.
         loss: config of the matching and its losses, `MatchingLoss` by default.
-        max_per_img: detections an image, the best of all patches and queries.
+        max_per_img: detections per image, the best of all patches and queries.
         score_thr: least score of a detection.
         nms_iou: boxes of one class that overlap more go but for the best; None keeps all, as published.
         data_preprocessor: by default the backbone's mean and std.

@@ -49,7 +49,7 @@ class CLIPer(TrainingFreeSegmentor):
         normalize: stretch each class's map to 0..1 before the thresholds.
         refine: fine compensation: "none"; "proxy", by how alike the features of `proxy` are; or "diffusion".
         proxy, proxy_layer, beta, gamma: as of `ProxyCLIP`.
-        maps: folder of ready maps for refine="diffusion", NAME.safetensors an image, with a tensor "maps" (K, N, N).
+        maps: folder of ready maps for refine="diffusion", NAME.safetensors per image, with a tensor "maps" (K, N, N).
         released: the arithmetic in place of the released code; see `layer_features`.
         **options: of `TrainingFreeSegmentor`. Windows of 224 every 112 pixels join the whole image half and half.
 
