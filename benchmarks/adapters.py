@@ -83,7 +83,7 @@ def all_names() -> list[str]:
 
 
 def unknown(name: str, known: list[str]) -> str:
-    from vladapt.core.contracts.errors import did_you_mean
+    from vladapt.core.errors import did_you_mean
 
     return f"unknown adapter '{name}'; {did_you_mean(name, known)}"
 
