@@ -45,7 +45,7 @@ def build_app(arguments: list[str]) -> typer.Typer:
     for group in COMMAND_GROUPS:
         for name, command in group.COMMANDS.items():
             app.command(name)(with_domain_options(command, arguments))
-    _add_commands_of_domains(app, arguments)
+    add_commands_of_domains(app, arguments)
     return app
 
 
@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _add_commands_of_domains(app: typer.Typer, arguments: Sequence[str]) -> None:
+def add_commands_of_domains(app: typer.Typer, arguments: Sequence[str]) -> None:
     """Add the commands of domains to the app.
 
     Raises:

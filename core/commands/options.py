@@ -261,10 +261,10 @@ def declared_options(named: str | None = None) -> list[Declared]:
     Args:
         named: a domain's name.
     """
-    found: dict[tuple[str, str], Declared] = {}
+    declared: dict[tuple[str, str], Declared] = {}
     for domain, kind, name, text in [*_of_this_package(), *_of_another(named)]:
-        found.setdefault((kind, name), Declared(name, kind, {})).help[domain] = text
-    return list(found.values())
+        declared.setdefault((kind, name), Declared(name, kind, {})).help[domain] = text
+    return list(declared.values())
 
 
 def _of_this_package() -> Iterator[tuple[str, str, str, str]]:
