@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import broken_adapters
+import broken_claims  # noqa: F401 - its classes are in BROKEN
 import pytest
 from broken_adapters import BROKEN, OF_TOWERS, Whole
 

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from broken_domains import BROKEN, Clips, Masked, OwnPixels, Renamed, Whole
+from broken_domains import BROKEN, Whole
+from broken_samples import Clips, Masked, OwnPixels, Renamed
 from PIL import Image
 
 from vladapt.core.testing.contract import violations

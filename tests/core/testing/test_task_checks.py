@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
+import broken_runs  # noqa: F401 - its classes are in BROKEN
 import pytest
 from broken_tasks import BROKEN, Pointing
 from vladapt_toy.domain import Toy
