@@ -267,7 +267,13 @@ def declared_options(named: str | None = None) -> list[Declared]:
     return list(declared.values())
 
 
-def _of_this_package() -> Iterator[tuple[str, str, str, str]]:
+@functools.cache
+def _of_this_package() -> tuple[tuple[str, str, str, str], ...]:
+    """(domain, kind, name, help) of each option; the files are read once per process."""
+    return tuple(_read_options())
+
+
+def _read_options() -> Iterator[tuple[str, str, str, str]]:
     shared = _classes([PACKAGE_ROOT.joinpath(*SHARED)])
     for folder in sorted((PACKAGE_ROOT / "domains").iterdir()):
         if folder.is_dir():
@@ -278,7 +284,7 @@ def _of_this_package() -> Iterator[tuple[str, str, str, str]]:
 
 
 def _of_another(named: str | None) -> Iterator[tuple[str, str, str, str]]:
-    entry = domains().get(named or "")
+    entry = domains().get(named) if named else None
     if entry is None or entry.entry_point is None:
         return
     from ..contracts.options import options_of
