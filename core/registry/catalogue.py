@@ -9,6 +9,7 @@ unique per kind.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -107,7 +108,8 @@ def kebab(stem: str) -> str:
 def _named(kind: str, *patterns: str) -> dict[str, Entry]:
     """Files of this package and entry points; a name taken twice is an error that names both."""
     plural = "losses" if kind == "loss" else f"{kind}s"
-    outside = [Entry(point.name, kind, entry_point=point) for point in entry_points(group=f"vladapt.{plural}")]
+    points = _installed(tuple(sys.path)).select(group=f"vladapt.{plural}")
+    outside = [Entry(point.name, kind, entry_point=point) for point in points]
     named: dict[str, Entry] = {}
     for entry in [*_in_folder(kind, PACKAGE_ROOT, patterns), *outside]:
         if entry.name in named and named[entry.name].origin != entry.origin:
@@ -117,6 +119,12 @@ def _named(kind: str, *patterns: str) -> dict[str, Entry]:
             )
         named[entry.name] = entry
     return named
+
+
+@cache
+def _installed(path: tuple[str, ...]):
+    """The entry points of what is installed along a path. A look at them reads the metadata of every package."""
+    return entry_points()
 
 
 @cache
