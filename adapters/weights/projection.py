@@ -206,8 +206,7 @@ def _check(backbone: Backbone | None, hidden: FeatureSet, support: FeatureSet) -
     if backbone is None:
         raise CapabilityError("adapter 'projection' starts from a backbone's projection; pass fit(backbone=...)")
     backbone.need("hidden")
-    if not hasattr(backbone, "image_projection"):
-        raise CapabilityError(f"backbone '{backbone.spec}' does not say how it projects, so that nothing can be tuned")
+    backbone.image_projection()
     _check_rows(hidden, support, "support")
 
 

@@ -89,7 +89,7 @@ def save_fine_tuned(backbone: Backbone, folder: str | Path) -> Path:
     Raises:
         CapabilityError: the backbone cannot say how it is built again.
     """
-    if not hasattr(backbone, "description"):
+    if backbone.description is None:
         raise CapabilityError(f"backbone '{backbone.spec}' cannot be saved: it has no description of its towers")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

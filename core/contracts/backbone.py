@@ -178,6 +178,23 @@ class Backbone(ABC):
         self.need("hidden")
         raise AssertionError("a backbone with 'hidden' implements it")
 
+    def image_projection(self) -> Any:
+        """How `hidden` becomes image features, a matrix or None where it is more than that or nothing.
+
+        Raises:
+            CapabilityError: it does not say.
+        """
+        self.need("hidden")
+        raise CapabilityError(f"backbone '{self.spec}' does not say how it projects, so that nothing can be tuned")
+
+    @property
+    def description(self) -> dict[str, Any] | None:
+        """From what its family builds it again; None where it cannot be saved."""
+        return None
+
+    def checkpoint_blocks(self) -> None:
+        """In training, run blocks that are not modules of the model again in the backward pass."""
+
     def image_tokens(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """(B, 3, S, S) -> (B, P, D) in the shared space, and the grid (h, w) with h * w = P."""
         self.need("image_tokens")

@@ -42,16 +42,14 @@ class Loss(nn.Module, ABC):
         outputs: what it may ask for besides, by name: of a column of the data, or made in `further_outputs`.
         teacher: None; "ema", the mean of the student over time, where `teacher.*` outputs are asked for; or "frozen".
         frozen_towers: towers ("image", "text") that the loss wants frozen.
+        n_prefix: learned vectors that it puts before the words of a text.
         logit_scale_bounds: lowest and highest exponentiated logit scale, as published; None leaves it free.
         differs: where it differs, on purpose, from the authors' released code; docs/parity.md tells it.
         experimental: what in this loss is ours, where the paper's equation could not be had; "" otherwise.
 
-    Optional hooks a trainer calls when they exist:
-        prepare(backbone): once, before the first step; may change the towers (a longer context, for instance).
-        before_epoch(extract): `extract(names)` gives outputs (N, ...) of the whole training set in its order.
-        text_prompt(embeddings, mask, batch): (B, L, T) word embeddings before the text tower -> what goes in.
-        teacher_momentum(progress): share of itself that the "ema" teacher keeps in a step.
-        after_step(model): once after each optimiser step.
+    A loss with an "ema" teacher has `teacher_momentum(progress)`: the share of itself that the teacher keeps in a step.
+    One with `n_prefix` has `text_prompt(embeddings, mask, batch)`: (B, L, T) word embeddings before the text tower ->
+    what goes in, and its mask; and `prompt_prefix()`: what a text is given without the loss.
     """
 
     name: ClassVar[str] = ""
@@ -59,6 +57,7 @@ class Loss(nn.Module, ABC):
     outputs: ClassVar[Mapping[str, Output]] = {}
     teacher: ClassVar[str | None] = None
     frozen_towers: ClassVar[frozenset[str]] = frozenset()
+    n_prefix: ClassVar[int] = 0
     logit_scale_bounds: ClassVar[tuple[float, float] | None] = None
     experimental: ClassVar[str] = ""
     differs: ClassVar[str] = ""
@@ -103,6 +102,15 @@ class Loss(nn.Module, ABC):
     @abstractmethod
     def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
         """The loss and its parts, of the whole batch."""
+
+    def prepare(self, backbone: Backbone) -> None:
+        """Once, before the first step; may change the towers (a longer context, for instance)."""
+
+    def before_epoch(self, extract: Extract) -> None:
+        """Before each epoch; what it extracts is computed when it asks."""
+
+    def after_step(self, model: nn.Module | None) -> None:
+        """Once after each optimiser step."""
 
     def further_outputs(self, batch: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
         """What it brings in `outputs` without a column, one row per sample, from the `fields` named there. A frozen

@@ -16,7 +16,7 @@ from ..contracts.outputs import OUTPUTS
 from ..errors import ConfigError
 
 NARROWEST = 8
-TOWER_ATTRIBUTES = ("prepare", "text_prompt", "teacher_momentum", "n_prefix", "frozen_towers", "logit_scale_bounds")
+TOWER_ATTRIBUTES = ("prepare", "n_prefix", "frozen_towers", "logit_scale_bounds")
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -82,15 +82,13 @@ class Matryoshka(Loss):
         return build_loss(self.loss, dims, **(self.loss_options or {}))
 
     def _take_after(self, widest: Loss) -> None:
-        """Needs and hooks are those of the other loss; a hook it lacks, this one lacks too."""
+        """Needs and what is done to the towers are those of the other loss."""
         self.needs, self.teacher, self.experimental = widest.needs, widest.teacher, widest.experimental
         self.outputs, self.further_outputs = widest.outputs, widest.further_outputs
-        for name in TOWER_ATTRIBUTES:
-            if hasattr(widest, name):
-                setattr(self, name, getattr(widest, name))
-        for name, passed_on in (("after_step", self._after_step), ("before_epoch", self._before_epoch)):
-            if hasattr(widest, name):
-                setattr(self, name, passed_on)
+        of_prefix = ("text_prompt", "prompt_prefix") if widest.n_prefix else ()
+        of_teacher = ("teacher_momentum",) if widest.teacher == "ema" else ()
+        for name in (*TOWER_ATTRIBUTES, *of_prefix, *of_teacher):
+            setattr(self, name, getattr(widest, name))
 
     def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
         parts = {
@@ -111,11 +109,11 @@ class Matryoshka(Loss):
         first = value[..., :width]
         return F.normalize(first, dim=-1) if known.kind == "unit" else first
 
-    def _after_step(self, model: nn.Module | None) -> None:
+    def after_step(self, model: nn.Module | None) -> None:
         for loss in self.inner.values():
             loss.after_step(model)
 
-    def _before_epoch(self, extract: Extract) -> None:
+    def before_epoch(self, extract: Extract) -> None:
         """The training set is gone through once for all widths."""
         extracted: dict[str, Tensor] = {}
 

@@ -167,16 +167,13 @@ def _example(output: Output, sizes: Mapping[str, int], generator: torch.Generato
 
 
 def _ready(loss: Loss, training_set: Batch | None) -> Loss:
-    prepare = getattr(loss, "before_epoch", None)
-    if prepare is not None and training_set is not None:
-        prepare(lambda names: {name: training_set[name] for name in names})
+    if training_set is not None:
+        loss.before_epoch(lambda names: {name: training_set[name] for name in names})
     return loss
 
 
 def after_step(loss: Loss) -> None:
-    move = getattr(loss, "after_step", None)
-    if move is not None:
-        move(None)
+    loss.after_step(None)
 
 
 def _share(value: Tensor, rank: int, world: int, shared: bool) -> Tensor:

@@ -208,8 +208,7 @@ def checkpoint_blocks(backbone: Backbone) -> int:
         )
     for block in blocks:
         block.forward = partial(_recomputed, block, block.forward)
-    if hasattr(backbone, "checkpoint_blocks"):
-        backbone.checkpoint_blocks()
+    backbone.checkpoint_blocks()
     return len(blocks)
 
 

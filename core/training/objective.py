@@ -66,10 +66,9 @@ class Objective(nn.Module):
         return {"loss": total, **values}
 
     def call(self, hook: str, *arguments: Any) -> None:
-        """Call an optional hook of every loss that has it."""
+        """Call "prepare", "before_epoch" or "after_step" of every loss."""
         for loss in self.losses.values():
-            if hasattr(loss, hook):
-                getattr(loss, hook)(*arguments)
+            getattr(loss, hook)(*arguments)
 
 
 def build_objective(

@@ -260,11 +260,11 @@ class _Parts:
             raise ConfigError("no part of the towers is trained; unlock one, or train more of its last layers")
 
     def _locked(self) -> tuple[str, ...]:
-        wanted = {tower for loss in self.objective.losses.values() for tower in getattr(loss, "frozen_towers", ())}
+        wanted = {tower for loss in self.objective.losses.values() for tower in loss.frozen_towers}
         return tuple(sorted(wanted | set(self.settings.lock)))
 
     def _outputs(self) -> Outputs:
-        prefixed = [loss for loss in self.objective.losses.values() if getattr(loss, "n_prefix", 0)]
+        prefixed = [loss for loss in self.objective.losses.values() if loss.n_prefix]
         prompts = [loss.text_prompt for loss in prefixed]
         if prefixed:  # a view of what is learned, so that what is measured in between has it too
             self.backbone.text_prefix = prefixed[0].prompt_prefix()

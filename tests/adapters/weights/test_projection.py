@@ -22,6 +22,7 @@ from vladapt import (
     build_adapter,
 )
 from vladapt.adapters.weights import _projections
+from vladapt.core.contracts.backbone import Backbone
 from vladapt.core.contracts.resources import PreProjection
 from vladapt.core.registry import adapter_class
 
@@ -304,7 +305,7 @@ def test_a_file_gives_the_same_logits_in_another_process(tmp_path):
     adapter.save(tmp_path / "a.safetensors")
     torch.save(problem.test_hidden.features, tmp_path / "hidden.pt")
     code = (
-        "import sys, torch; from vladapt import Batch, load_adapter; f = sys.argv[1]\n"
+        "import sys, torch; from vladapt import Backbone, Batch, load_adapter; f = sys.argv[1]\n"
         "logits = load_adapter(f + '/a.safetensors').logits(Batch(pre_projection=torch.load(f + '/hidden.pt')))\n"
         "torch.save(logits, f + '/logits.pt')"
     )
@@ -335,6 +336,7 @@ def test_what_is_missing_is_said():
         short = {"pre_projection": PreProjection(problem.hidden, problem.val_hidden.select([0, 1]))}
         adapter.fit(problem.support, problem.text, val=problem.val, backbone=problem.backbone, resources=short)
     other = SimpleNamespace(spec="other", fingerprint="", need=lambda capability: None)
+    other.image_projection = lambda: Backbone.image_projection(other)  # of one that does not bring its own
     with pytest.raises(CapabilityError, match="'other' does not say how it projects"):
         adapter.fit(problem.support, problem.text, backbone=other, resources=given)
     fitted, _ = problem.fit()

@@ -150,22 +150,27 @@ def test_the_training_set_is_gone_through_once(example_out, dims):
         asked.append(names)
         return example_out(names)
 
-    loss._before_epoch(extract)
+    loss.before_epoch(extract)
     assert asked == [["image_features", "text_features"]]
     assert [inner.saw["text_features"].shape[1] for inner in loss.inner.values()] == [24, 12]
 
 
-def test_it_has_the_hooks_of_the_other_loss_and_no_others(dims):
-    plain, silc = (
-        build_loss("matryoshka", dims),
-        build_loss("matryoshka", dims, loss="silc", loss_options={"out_dim": 9}),
-    )
-    for hook in ("prepare", "after_step", "before_epoch", "teacher_momentum", "text_prompt"):
-        assert not hasattr(plain, hook)
-    assert plain.teacher is None and plain.logit_scale_bounds == (1.0, 100.0)
+def test_what_is_done_to_the_towers_is_that_of_the_other_loss(dims):
+    plain = build_loss("matryoshka", dims)
+    assert plain.teacher is None and plain.logit_scale_bounds == (1.0, 100.0) and plain.n_prefix == 0
+    silc = build_loss("matryoshka", dims, loss="silc", loss_options={"out_dim": 9})
     assert silc.teacher == "ema" and silc.experimental and silc.teacher_momentum(0.3) == 0.966
-    assert hasattr(build_loss("matryoshka", dims, loss="ro-vit"), "prepare")
-    assert copy.deepcopy(silc).after_step.__self__ is not silc
+    copied = copy.deepcopy(silc)
+    assert copied.teacher_momentum.__self__ is next(iter(copied.inner.values()))
+    positions = build_loss("matryoshka", dims, loss="ro-vit")
+    assert positions.prepare.__self__ is next(iter(positions.inner.values()))
+
+
+def test_prefixes_of_the_other_loss_reach_the_texts(dims):
+    prefixed = build_loss("matryoshka", dims, loss="unicl", loss_options={"n_prefix": 2})
+    widest = next(iter(prefixed.inner.values()))
+    assert prefixed.n_prefix == 2 and torch.equal(prefixed.prompt_prefix(), widest.prompt_prefix())
+    assert prefixed.text_prompt.__self__ is widest
 
 
 @pytest.mark.parametrize(
