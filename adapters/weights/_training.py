@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from ...core.backbones.preprocessing import Preprocess
 from ...core.contracts.backbone import Backbone
 from ...core.contracts.domain import Decoded, Item
-from ...core.contracts.images import TrainingImages
+from ...core.contracts.images import CropTransform, TrainingImages
 from ...core.errors import ConfigError, DataError
 from ...core.features.extract import AMP, cores
 from ...core.metrics.selection import val_score
@@ -81,9 +80,9 @@ def view_of(
     """
     wanted = scale or (default_scale if isinstance(transform, Preprocess) else None)
     if wanted is not None:
-        if not hasattr(transform, "scale"):
+        if not isinstance(transform, CropTransform):
             raise ConfigError("option crop_scale: this domain's augmentation has no crop that it could change")
-        transform = replace(transform, scale=tuple(wanted))
+        transform = transform.with_crop(wanted)
     return lambda decoded, seed: transform(decoded, seed=seed)
 
 

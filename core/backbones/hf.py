@@ -112,9 +112,7 @@ class HfBackbone(TwoTower):
                 )
         except Exception as error:  # transformers, safetensors and torch raise many kinds for a bad file
             reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise DataError(
-                f"{folder}: its weights cannot be read ({reason}); copy or download them again"
-            ) from error
+            raise DataError(f"{folder}: its weights cannot be read ({reason}); copy or download them again") from error
         missing = sorted(key for key in info["missing_keys"] if not key.endswith("position_ids"))
         if missing:
             few = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")

@@ -93,9 +93,7 @@ def find_source(rest: str, image_size: int | None) -> Source:
     stated = _read_json(folder / "config.json", "config.json of the model")
     kind = stated.get("model_type", "")
     if kind not in KINDS:
-        raise DataError(
-            f"{folder}: config.json names a model of type '{kind}'; backbones of hf are {', '.join(KINDS)}"
-        )
+        raise DataError(f"{folder}: config.json names a model of type '{kind}'; backbones of hf are {', '.join(KINDS)}")
     config = _config(folder)
     native = _native_size(config, kind)
     weights = _weight_files(folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
+from ..contracts.images import CropTransform
 from ..errors import ConfigError, DataError
 
 MODES = ("shortest", "squash")
@@ -21,7 +22,7 @@ LONGEST_ASPECT = 100
 
 
 @dataclass(frozen=True)
-class Preprocess:
+class Preprocess(CropTransform):
     """A picklable callable: image -> pixels (3, S, S) float32.
 
     Args:
@@ -82,6 +83,9 @@ class Preprocess:
         if isinstance(resized, Image.Image):
             resized = F.to_tensor(resized.convert("RGB"))
         return F.normalize(resized.clamp(0, 1), self.mean, self.std)
+
+    def with_crop(self, scale: tuple[float, float]) -> Preprocess:
+        return replace(self, scale=tuple(scale))
 
     def _resized(self, picture):
         if self.mode == "squash":

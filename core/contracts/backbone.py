@@ -219,5 +219,3 @@ def normalized(features: Tensor, normalize: bool) -> Tensor:
     """float32, unit rows if asked."""
     features = features.float()
     return F.normalize(features, dim=-1) if normalize else features
-
-

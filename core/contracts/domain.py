@@ -198,7 +198,7 @@ class Domain(ABC):
         their mean.
 
         Called as transform(decoded, seed=None): what is random is a function of the seed alone. Has an attribute
-        `spec` (JSON-able), part of the feature store's key.
+        `spec` (JSON-able), part of the feature store's key. One whose crop may be changed is a `CropTransform`.
         """
         return backbone.preprocess(train)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,14 @@ from typing import Any
 from torch import Tensor
 
 from .domain import Decoded, Item
+
+
+class CropTransform(ABC):
+    """Base of transforms whose random crop can be changed; a method that publishes another crop asks for it."""
+
+    @abstractmethod
+    def with_crop(self, scale: tuple[float, float]) -> CropTransform:
+        """The same transform with a crop that keeps between `scale[0]` and `scale[1]` of the area."""
 
 
 @dataclass(frozen=True)

@@ -105,9 +105,7 @@ class ShardFolder:
             self._replace(batch)
 
     def _replace(self, batch: dict[str, np.ndarray]) -> None:
-        merged = {
-            key.tobytes(): row for name, rows in batch.items() for key, row in zip(self._index[name], rows)
-        }
+        merged = {key.tobytes(): row for name, rows in batch.items() for key, row in zip(self._index[name], rows)}
         self.append(list(merged), np.stack(list(merged.values())))
         for name in batch:
             self._drop(name)

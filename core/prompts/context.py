@@ -241,6 +241,7 @@ def _recomputed(encode: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor
 # prompts of P shared and S own tokens cost P + C * S tokens instead of C * (P + S), forward and backward, with the
 # same result.
 
+
 def encode_sharing(backbone: Backbone, embeddings: Tensor, mask: Tensor, shared: int, normalize: bool) -> Tensor:
     """What `backbone.encode_prompt(prompts, mask, normalize)` gives of each group, (G, C, D); the tower is causal.
 

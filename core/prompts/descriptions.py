@@ -11,9 +11,7 @@ from ..errors import DataError, did_you_mean
 from .classifier import spoken
 
 
-def read_descriptions(
-    path: str | Path, class_names: Sequence[str], *, others: bool = False
-) -> dict[str, list[str]]:
+def read_descriptions(path: str | Path, class_names: Sequence[str], *, others: bool = False) -> dict[str, list[str]]:
     """Class name (as in `class_names`, in that order) -> its sentences.
 
     Names are matched without regard to case, and to spaces against underscores.

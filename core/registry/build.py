@@ -168,5 +168,3 @@ def _only_subclass(module, base: type, entry: Entry) -> type:
             f"{entry.kind} '{entry.name}' ({entry.origin}) must define one {base.__name__}, has {len(subclasses)}"
         )
     return subclasses[0]
-
-

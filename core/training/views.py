@@ -8,7 +8,6 @@ Transformers, 2021, arXiv 2104.14294), which SILC uses.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ View = Callable[[Any, int], Tensor]
 
 def light_view(backbone: Backbone, scale: tuple[float, float]) -> View:
     """A random crop and flip, as the backbone's own training transform makes it."""
-    transform = replace(backbone.preprocess(train=True), scale=scale)
+    transform = backbone.preprocess(train=True).with_crop(scale)
     return lambda decoded, seed: transform(decoded, seed=seed)
 
 

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ...core.contracts.images import CropTransform
+
 SEED_LIMIT = 2**32
 
 
 @dataclass
-class MedicalAugment:
+class MedicalAugment(CropTransform):
     """A picklable callable: decoded image -> pixels (3, S, S) float32, augmented.
 
     Args:
@@ -63,6 +65,9 @@ class MedicalAugment:
         unit = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float()  # (3, S, S)
         unit = unit.div(full).clamp(0, 1)
         return (unit - torch.tensor(self.mean).view(3, 1, 1)) / torch.tensor(self.std).view(3, 1, 1)
+
+    def with_crop(self, scale: tuple[float, float]) -> MedicalAugment:
+        return replace(self, scale=tuple(scale))
 
     def _pipeline(self, shrinks: bool):
         """One pipeline per thread: its random state is its own."""

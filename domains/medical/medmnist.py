@@ -84,7 +84,7 @@ def load_row(item: Item) -> Decoded:
 
 
 def known_set(path: Path) -> dict[str, Any]:
-    """"labels" and "modality" of a MedMNIST set, told from the file's name, or an empty dict."""
+    """ "labels" and "modality" of a MedMNIST set, told from the file's name, or an empty dict."""
     return _known_sets().get(re.sub(r"_\d+$", "", path.stem.lower()), {})
 
 

@@ -14,13 +14,14 @@ from ...core.tasks.config_training.base import ConfigTask
 from .data.classes import choose_classes
 from .data.few_shot import draw_shots
 from .data.novel import hold_out, split_novel
+from .plans.kinds import ConfigKind
 from .vocabulary import described_classes
 
 
 class ByNames(ConfigTask):
     """A task whose classes are texts.
 
-    A task sets `default_recipe`, the packaged config that is trained where none is given.
+    A task sets `default_recipe`, the packaged config that is trained where none is given, and `configs`, their kind.
     """
 
     takes: ClassVar = (ConfigTask.takes | {"templates"}) - {"image_size"}
@@ -30,6 +31,7 @@ class ByNames(ConfigTask):
     }
     can: ClassVar = frozenset({"predict", "save", "rename"})
     default_recipe: ClassVar[str]
+    configs: ClassVar[ConfigKind]
 
     def check(self, recipe: Recipe) -> None:
         super().check(recipe)
@@ -55,14 +57,15 @@ class ByNames(ConfigTask):
         """The data sets of the user's own config."""
         from .plans.data import read_config_data
 
-        return read_config_data(recipe.plan, self.name)
+        return read_config_data(recipe.plan, self.configs)
 
     def plan(self, recipe: Recipe, data: DomainData, backbone) -> Config:
         """The packaged config, or the user's own, with this data, these classes and these flags."""
         from .plans.plan import make_plan
 
         described = {} if recipe.classes in (None, "all") else described_classes(recipe.classes)
-        return make_plan(self._config(recipe), self.name, recipe, data, described if any(described.values()) else None)
+        described = described if any(described.values()) else None
+        return make_plan(self._config(recipe), self.configs, recipe, data, described)
 
     def rename(self, model, classes: Any) -> tuple[str, ...]:
         """Other names for a model with texts as classes."""

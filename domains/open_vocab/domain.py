@@ -11,8 +11,8 @@ from ...core.contracts.options import option, settle
 from ...core.errors import ConfigError
 from .vocabulary import named_templates
 
-DETECTION, SEGMENTATION = "detection", "segmentation"
-OF_MASKS = ("reduce_zero_label", "background")
+READERS = {"detection": ("read_detection", ("class_names",)), "segmentation": ("read_segmentation", None)}
+"""Task -> its reader in the package `data`, and the options of `Reading` that it takes, None for all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class OpenVocab(Domain):
     """
 
     name = "open-vocab"
-    tasks = (DETECTION, SEGMENTATION)
+    tasks = tuple(READERS)
     reading = Reading
 
     def read(self, path: str | Path, task: str, **options: Any) -> DomainData:
@@ -49,16 +49,16 @@ class OpenVocab(Domain):
             DataError: nothing there that can be read.
             UnknownNameError: no such option. ConfigError: a value that is not usable, or an option of another task.
         """
-        from .data.detection import read_detection
-        from .data.segmentation import read_segmentation
+        from . import data
 
-        reading = self.reading_of(options)
-        if task == SEGMENTATION:
-            return read_segmentation(path, **vars(reading))
-        for name in OF_MASKS:
-            if options.get(name) is not None:
-                raise ConfigError(f"--set data.{name}: boxes are read without it; omit it, or give --task segmentation")
-        return read_detection(path, class_names=reading.class_names)
+        name, taken = READERS[task]
+        reading = vars(self.reading_of(options))
+        for option_name in reading:
+            if taken is not None and option_name not in taken and options.get(option_name) is not None:
+                raise ConfigError(
+                    f"--set data.{option_name}: {task} reads its data without it; omit it, or give another --task"
+                )
+        return getattr(data, name)(path, **{key: reading[key] for key in taken or reading})
 
     def sample(self, task: str) -> DomainData:
         """Drawn shapes of 16 kinds, every colour with every shape; no download."""

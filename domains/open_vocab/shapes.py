@@ -77,8 +77,13 @@ def _annotation(number: int, image: int, label: int, outline: Outline) -> dict:
     x, y, width, height = min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
     flat = [round(value, 2) for point in outline for value in point]
     return {
-        "id": number, "image_id": image, "category_id": label + 1, "iscrowd": 0, "area": _area(outline),
-        "bbox": [round(v, 2) for v in (x, y, width, height)], "segmentation": [flat],
+        "id": number,
+        "image_id": image,
+        "category_id": label + 1,
+        "iscrowd": 0,
+        "area": _area(outline),
+        "bbox": [round(v, 2) for v in (x, y, width, height)],
+        "segmentation": [flat],
     }
 
 

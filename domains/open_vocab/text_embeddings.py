@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from ...core.errors import CapabilityError
-from .vocabulary import Classes, Vocabulary, embed_classes, text_backbone
+from .vocabulary import Classes, NamedClasses, Vocabulary, embed_classes, text_backbone
 
 
-class TextEmbeddings(nn.Module):
+class TextEmbeddings(nn.Module, NamedClasses):
     """(C, D) unit embeddings of a vocabulary; a buffer, saved with the model that holds it.
 
     Args:
@@ -58,7 +58,7 @@ class TextEmbeddings(nn.Module):
 
 
 def set_classes(model: nn.Module, classes: Classes, templates: str | Sequence[str] | None = None) -> Vocabulary:
-    """Give all parts of a model that know class names new ones: every module with `take_classes(vocabulary)`.
+    """Give all parts of a model that know class names new ones: every `NamedClasses` module.
 
     Args:
         classes: as for `Vocabulary.of`.
@@ -67,7 +67,7 @@ def set_classes(model: nn.Module, classes: Classes, templates: str | Sequence[st
     Raises:
         CapabilityError: no part of the model takes names.
     """
-    takers = [module for module in model.modules() if hasattr(module, "take_classes")]
+    takers = [module for module in model.modules() if isinstance(module, NamedClasses)]
     if not takers:
         raise CapabilityError(
             f"{type(model).__name__}: nothing in it takes class names, its classes are fixed; give it a text "
@@ -86,5 +86,5 @@ def _count_again(model: nn.Module) -> None:
     for module in model.modules():
         head = getattr(module, "decode_head", None)
         head = head[-1] if isinstance(head, nn.ModuleList) else head
-        if hasattr(head, "take_classes") and not hasattr(module, "take_classes"):
+        if isinstance(head, NamedClasses) and not isinstance(module, NamedClasses):
             module.num_classes, module.out_channels = head.num_classes, head.out_channels

@@ -8,6 +8,7 @@ SCLIP, 2023, arXiv 2312.01597, take the best of their scores).
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -72,6 +73,14 @@ class Vocabulary:
                 queries.append((*fill(filled, word), *descriptions))
                 owners.append(index)
         return cls(tuple(described), tuple(queries), tuple(owners))
+
+
+class NamedClasses(ABC):
+    """Base of parts of models whose classes are texts; `text_embeddings.set_classes` reaches each of them."""
+
+    @abstractmethod
+    def take_classes(self, vocabulary: Vocabulary) -> None:
+        """Replace the classes by these."""
 
 
 def named_templates(templates: str | Sequence[str]) -> list[str]:

@@ -90,6 +90,7 @@ def _some(pairs: PairSet) -> PairSet | None:
 
 # Chinese CLIP: Contrastive Vision-Language Pretraining in Chinese, 2022, arXiv 2211.01335.
 
+
 def train_in_stages(
     backbone: Backbone,
     task: Task,

@@ -20,7 +20,7 @@ from ....core.features.extract import cores
 from ..data.boxes import annotated_boxes
 from ..data.classes import check_names, class_positions
 from ..text_embeddings import set_classes
-from ..vocabulary import Vocabulary, described_classes
+from ..vocabulary import NamedClasses, Vocabulary, described_classes
 
 AT_ONCE = 8
 """Images of one shape that go through the model together."""
@@ -161,7 +161,7 @@ def described(model: nn.Module, names: Sequence[str]) -> Mapping[str, Any] | Seq
 
 def takes_names(model: nn.Module) -> bool:
     """Whether a part of the model has texts as classes."""
-    return any(hasattr(module, "take_classes") for module in model.modules())
+    return any(isinstance(module, NamedClasses) for module in model.modules())
 
 
 def refuse_fixed(model: nn.Module) -> None:

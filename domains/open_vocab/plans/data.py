@@ -11,22 +11,17 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from ....core.contracts.domain import DomainData, Item
-from ....core.contracts.targets import Boxes, Mask
+from ....core.contracts.domain import DomainData
 from ....core.data.files import loader
 from ....core.data.images import IMAGE
 from ....core.data.tables import parse_json
 from ....core.errors import ConfigError, DataError
 from ..data.classes import check_names, choose_classes
-from ..data.masks import MaskReader
+from .kinds import ConfigKind
 from .pipelines import Node, inner_datasets
-from .plan import SCOPES
-
-KINDS = {"detection": "boxes", "segmentation": "masks"}
-MOST_VALUES = 256
 
 
-def read_config_data(config: Mapping[str, Any], task: str) -> DomainData | None:
+def read_config_data(config: Mapping[str, Any], kind: ConfigKind) -> DomainData | None:
     """Train, val and test as the config's loaders name them; None where it has no loader for training, or names
     "sample".
 
@@ -43,7 +38,7 @@ def read_config_data(config: Mapping[str, Any], task: str) -> DomainData | None:
         named["test"], named["val"] = named["val"], []
     if _files(named["val"]) == _files(named["test"]):
         named["val"] = []
-    return _one([_read(dataset, task, split, config) for split, datasets in named.items() for dataset in datasets])
+    return _one([_read(dataset, kind, split, config) for split, datasets in named.items() for dataset in datasets])
 
 
 def _one(parts: list[DomainData]) -> DomainData:
@@ -82,8 +77,8 @@ def _files(datasets: list[Node]) -> list[tuple]:
     return [tuple(str(dataset.get(key)) for key in keys) for dataset in datasets]
 
 
-def _read(dataset: Node, task: str, split: str, config: Mapping[str, Any]) -> DomainData:
-    built = _built(dataset, config.get("default_scope") or SCOPES[task])
+def _read(dataset: Node, kind: ConfigKind, split: str, config: Mapping[str, Any]) -> DomainData:
+    built = _built(dataset, config.get("default_scope") or kind.scope)
     names = tuple(built.metainfo.get("classes") or ())
     if not names:
         raise ConfigError(f"{split}_dataloader: its data set has no metainfo.classes; name the classes there")
@@ -92,17 +87,16 @@ def _read(dataset: Node, task: str, split: str, config: Mapping[str, Any]) -> Do
     root = str(dataset.get("data_root") or "")
     samples = [built.get_data_info(place) for place in range(len(built))]
     _check_outlined(samples, names)
-    make = _boxes if task == "detection" else _mask
-    items = [make(sample, f"{split}/{_id(sample, root)}").with_(split=split) for sample in samples]
+    items = [kind.item(sample, f"{split}/{_id(sample, root)}").with_(split=split) for sample in samples]
     data = DomainData(
         items=items,
         class_names=tuple(name for name in listed if name in names)
         if listed and hasattr(built, "cat2label")
         else names,
         load=loader((IMAGE,)),
-        kind=KINDS[task],
+        kind=kind.data_kind,
         name=Path(root).name or str(dataset.get("type")),
-        load_mask=_reader(samples, built, len(names)) if task == "segmentation" else None,
+        load_mask=kind.mask_reader(samples, built, len(names)),
     )
     return choose_classes(data, names)  # mmdet numbers classes in the order of the annotation, whatever the config's
 
@@ -149,44 +143,6 @@ def _check_outlined(samples: list[Node], names: tuple[str, ...]) -> None:
     annotated = {name.text for file in files for name in ElementTree.parse(file).iterfind("object/name") if name.text}
     if annotated:
         check_names(names, sorted(annotated), exact=True)
-
-
-def _boxes(sample: Node, id_: str) -> Item:
-    instances = sample.get("instances") or []
-    outlines = tuple(instance.get("mask") or None for instance in instances)
-    ignored = tuple(bool(instance.get("ignore_flag")) for instance in instances)
-    return Item(
-        id=id_,
-        source=Path(sample["img_path"]),
-        decode=dict(sample.get("decode") or {}),
-        target=Boxes(
-            boxes=tuple(tuple(map(float, instance["bbox"])) for instance in instances),
-            labels=tuple(int(instance["bbox_label"]) for instance in instances),
-            segments=outlines if any(outlines) else None,
-            ignored=ignored if any(ignored) else None,
-            size=(int(sample["width"]), int(sample["height"])) if "width" in sample else None,
-            facts=sample.get("facts") or None,
-        ),
-    )
-
-
-def _mask(sample: Node, id_: str) -> Item:
-    mask = sample.get("seg_map_path")
-    if not mask:
-        raise DataError(f"{sample['img_path']}: the config's data set names no mask for it; check its data_prefix")
-    decode = dict(sample.get("decode") or {})
-    return Item(id=id_, source=Path(sample["img_path"]), decode=decode, target=Mask(Path(mask)))
-
-
-def _reader(samples: list[Node], built: Any, classes: int) -> MaskReader:
-    """What stored numbers mean: as they are, one less (`reduce_zero_label`), or by the data set's map."""
-    given = samples[0].get("mask_table") if samples else None
-    if given:
-        return MaskReader.of(given)
-    shift = 1 if getattr(built, "reduce_zero_label", False) else 0
-    label_map = getattr(built, "label_map", None) or {}
-    values = {stored: int(label_map.get(stored - shift, stored - shift)) for stored in range(shift, MOST_VALUES)}
-    return MaskReader(values={stored: place for stored, place in values.items() if 0 <= place < classes})
 
 
 def _id(sample: Node, root: str) -> str:

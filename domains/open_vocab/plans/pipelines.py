@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ....core.errors import ConfigError
+from .kinds import ConfigKind
 
 LOADERS = ("val_dataloader", "test_dataloader")
 IMAGE_LOADERS = ("LoadImageFromFile", "LoadImageFromNDArray")
@@ -13,7 +14,7 @@ TRUTH = ("LoadAnnotations", "LoadPanopticAnnotations", "LoadSegmentation")
 Node = dict[str, Any]
 
 
-def training_pipeline(plan: Node, task: str) -> list[Node]:
+def training_pipeline(plan: Node, kind: ConfigKind) -> list[Node]:
     """The transforms of training, which read images and truth our way.
 
     Raises:
@@ -24,10 +25,10 @@ def training_pipeline(plan: Node, task: str) -> list[Node]:
     transforms = transforms or plan.get("train_pipeline")
     if not transforms:
         raise ConfigError("the config has no train_dataloader.dataset.pipeline; add one, or train_pipeline")
-    return [ours(transform, task) for transform in transforms]
+    return [ours(transform, kind) for transform in transforms]
 
 
-def testing_pipeline(plan: Node, task: str) -> list[Node]:
+def testing_pipeline(plan: Node, kind: ConfigKind) -> list[Node]:
     """The transforms of testing; truth is not read, since what is found is compared with it in the image's own pixels.
 
     Raises:
@@ -40,20 +41,20 @@ def testing_pipeline(plan: Node, task: str) -> list[Node]:
             transforms = inner_dataset(loader["dataset"]).get("pipeline") or transforms
     if not transforms:
         raise ConfigError("the config has no test_dataloader.dataset.pipeline; add one, or test_pipeline")
-    return [ours(transform, task) for transform in transforms if _kind(transform) not in TRUTH]
+    return [ours(transform, kind) for transform in transforms if _type_name(transform) not in TRUTH]
 
 
-def ours(transform: Node, task: str) -> Node:
+def ours(transform: Node, kind: ConfigKind) -> Node:
     """A transform, or ours in the place of one that reads images or masks."""
-    kind = _kind(transform)
-    if kind in IMAGE_LOADERS:
+    name = _type_name(transform)
+    if name in IMAGE_LOADERS:
         return {"type": "vladapt.LoadItemImage", **({"to_float32": True} if transform.get("to_float32") else {})}
-    if kind == "LoadAnnotations" and task == "segmentation":
-        return {"type": "vladapt.LoadSegmentation"}
+    if name in kind.truth_loaders:
+        return {"type": kind.truth_loaders[name]}
     return dict(transform)
 
 
-def _kind(transform: Any) -> str:
+def _type_name(transform: Any) -> str:
     return str(transform.get("type", "")).rsplit(".", 1)[-1]
 
 

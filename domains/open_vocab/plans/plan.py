@@ -11,22 +11,20 @@ from typing import Any
 import torch
 from mmengine import Config
 
-from ....core.contracts.domain import DomainData, Item
+from ....core.contracts.domain import DomainData
 from ....core.errors import ConfigError, DataError
 from ....core.features.store import default_root
 from ....core.runtime.distributed import is_main, run_on_all, world_size
-from ..data.boxes import annotated_boxes
 from ..data.classes import choose_classes
 from ..data.items_file import write_items
-from ..data.masks import MaskReader, annotated_mask
+from ..data.masks import MaskReader
 from ..data.novel import split_novel
 from .classes import takes_names, with_classes
+from .kinds import KINDS, ConfigKind
 from .pipelines import mapped, nodes, ours, plain, testing_pipeline, training_pipeline
 from .schedule import apply_schedule, backbone_of, on_backbone
 
-DATASETS = {"detection": "vladapt.DetectionDataset", "segmentation": "vladapt.SegmentationDataset"}
 PASSES = "vladapt.PassSampler"
-SCOPES = {"detection": "mmdet", "segmentation": "mmseg"}
 ENGINE = ("model", "train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "default_hooks", "custom_hooks")
 ENGINE += ("custom_imports", "default_scope", "env_cfg", "load_from", "randomness", "find_unused_parameters")
 """Keys of a config that mmengine's Runner reads in a training; its variables are left behind."""
@@ -35,7 +33,7 @@ SYNCED_NORMS = ("SyncBN", "naiveSyncBN", "MMSyncBN")
 
 def make_plan(
     config: Mapping[str, Any],
-    task: str,
+    kind: ConfigKind,
     recipe,
     data: DomainData,
     described: Mapping[str, Any] | None = None,
@@ -44,7 +42,7 @@ def make_plan(
 
     Args:
         config: packaged, or the user's own; it is not changed.
-        task: "detection" or "segmentation".
+        kind: of config, and so the task.
         recipe: its epochs, lr, batch_size, workers, amp, novel, backbone (where it is given) count.
         data: with splits, its classes and shots chosen; the train split is what is learned from.
         described: class name -> synonyms and descriptions, for models with texts.
@@ -54,26 +52,26 @@ def make_plan(
         DataError: no training image shows a class.
     """
     plan = plain(dict(config))
-    _check_task(plan, task)
+    _check_task(plan, kind)
     model = plan["model"]
     if recipe.gave("backbone"):
         if backbone_of(model) is None:
             raise ConfigError(f"--backbone {recipe.backbone}: no part of the config's model takes one; omit it")
-        on_backbone(plan, recipe.backbone, task)
+        on_backbone(plan, recipe.backbone)
     novel = split_novel(data.class_names, recipe.novel, data.frequency).novel if recipe.novel else ()
     learned = [name for name in data.class_names if name not in novel]
     if novel and not takes_names(model):
         raise ConfigError("--novel: the config's model has no texts as classes; give it a text classifier first")
     notes = with_classes(model, learned, described, recipe.templates)
-    test_pipeline = testing_pipeline(plan, task)
+    test_pipeline = testing_pipeline(plan, kind)
     trains = bool(plan.get("train_cfg"))
     if trains:
-        _give_data(plan, task, data, learned, recipe.seed)
+        _give_data(plan, kind, data, learned, recipe.seed)
         notes += apply_schedule(plan, recipe, len(data.split("train")))
     kept = {key: plan[key] for key in ENGINE if key in plan and (trains or key in ("model", "default_scope"))}
-    kept.setdefault("default_scope", SCOPES[task])
+    kept.setdefault("default_scope", kind.scope)
     kept["vladapt"] = {
-        "task": task,
+        "task": kind.task,
         "classes": learned,
         "novel": list(novel),
         "described": dict(described or {}),
@@ -83,51 +81,45 @@ def make_plan(
     return Config(_with_batch_norms(kept, recipe.device))
 
 
-def _check_task(plan: dict[str, Any], task: str) -> None:
+def _check_task(plan: dict[str, Any], kind: ConfigKind) -> None:
     """mmdet's configs are of detection, mmseg's of segmentation."""
     scope = plan.get("default_scope")
-    of = {name: key for key, name in SCOPES.items()}.get(scope, task)
-    if of != task:
-        raise ConfigError(f"--task {task}: the config is one of {scope} (its default_scope); give --task {of}")
+    of = next((other.task for other in KINDS if other.scope == scope), kind.task)
+    if of != kind.task:
+        raise ConfigError(f"--task {kind.task}: the config is one of {scope} (its default_scope); give --task {of}")
 
 
-def _give_data(plan: dict[str, Any], task: str, data: DomainData, learned: list[str], seed: int) -> None:
+def _give_data(plan: dict[str, Any], kind: ConfigKind, data: DomainData, learned: list[str], seed: int) -> None:
     """Put the train split into the plan's loader, in place of whatever data the config had."""
     train = choose_classes(data.with_items(data.split("train")), learned)
-    if not any(_teaches(item, task) for item in train.items):
+    if not any(kind.teaches(item) for item in train.items):
         raise DataError(f"{data.name}: no training image shows a class ({', '.join(learned[:10])}); annotate some")
-    our_dataset = {"type": DATASETS[task], "items_json": str(_items_file(train)), "split": "train"}
+    our_dataset = {"type": kind.dataset, "items_json": str(_items_file(train)), "split": "train"}
     given = plan["train_dataloader"].get("dataset") or {}
-    dataset = _in_wrappers(given, our_dataset, training_pipeline(plan, task), task)
-    _switch_to_ours(plan, task)
+    dataset = _in_wrappers(given, our_dataset, training_pipeline(plan, kind), kind)
+    _switch_to_ours(plan, kind)
     if plan["train_cfg"].get("max_iters") and plan["train_dataloader"].get("sampler"):
         plan["train_dataloader"]["sampler"] = {"type": PASSES, "sampler": plan["train_dataloader"]["sampler"]}
     plan["train_dataloader"]["dataset"] = {"type": "vladapt.SeededDataset", "dataset": dataset, "seed": seed}
 
 
-def _teaches(item: Item, task: str) -> bool:
-    """Whether an image shows a class, as far as its annotation tells."""
-    if task == "detection":
-        return bool(annotated_boxes(item).labels)
-    return any(annotated_mask(item).labels or (True,))
-
-
-def _in_wrappers(given: dict[str, Any], our_dataset: dict[str, Any], pipeline: list, task: str) -> dict[str, Any]:
+def _in_wrappers(
+    given: dict[str, Any], our_dataset: dict[str, Any], pipeline: list, kind: ConfigKind
+) -> dict[str, Any]:
     """Our data set where a config's own stands, inside what repeats, balances or mixes it."""
     if isinstance(given.get("dataset"), dict):
-        mixed = {"pipeline": [ours(t, task) for t in given["pipeline"]]} if given.get("pipeline") else {}
-        return {**given, **mixed, "dataset": _in_wrappers(given["dataset"], our_dataset, pipeline, task)}
+        mixed = {"pipeline": [ours(t, kind) for t in given["pipeline"]]} if given.get("pipeline") else {}
+        return {**given, **mixed, "dataset": _in_wrappers(given["dataset"], our_dataset, pipeline, kind)}
     if given.get("datasets"):
-        return _in_wrappers(given["datasets"][0], our_dataset, pipeline, task)
-    filtered = {"filter_cfg": given["filter_cfg"]} if given.get("filter_cfg") and task == "detection" else {}
-    return {**our_dataset, **filtered, "pipeline": pipeline}
+        return _in_wrappers(given["datasets"][0], our_dataset, pipeline, kind)
+    return {**our_dataset, **{name: given[name] for name in kind.kept if given.get(name)}, "pipeline": pipeline}
 
 
-def _switch_to_ours(plan: dict[str, Any], task: str) -> None:
+def _switch_to_ours(plan: dict[str, Any], kind: ConfigKind) -> None:
     """Hooks that change the transforms in the course of a training (RTMDet's) read images our way, too."""
     for hook in plan.get("custom_hooks") or ():
         if isinstance(hook, dict) and hook.get("switch_pipeline"):
-            hook["switch_pipeline"] = [ours(transform, task) for transform in hook["switch_pipeline"]]
+            hook["switch_pipeline"] = [ours(transform, kind) for transform in hook["switch_pipeline"]]
 
 
 def _items_file(data: DomainData) -> Path:

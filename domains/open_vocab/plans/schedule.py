@@ -129,9 +129,9 @@ def backbone_of(model: Node) -> str | None:
     return next((node["backbone"] for node in nodes(model) if isinstance(node.get("backbone"), str)), None)
 
 
-def on_backbone(plan: Node, spec: str, task: str) -> None:
+def on_backbone(plan: Node, spec: str) -> None:
     """Put a plan on another backbone, in place: every part that names one, the pixels it takes, the neck's channels."""
-    from ..modules.backbones.image_part import preprocessor_cfg
+    from ..modules.backbones.image_part import pixel_cfg
 
     model = plan["model"]
     for node in nodes(model):
@@ -139,8 +139,7 @@ def on_backbone(plan: Node, spec: str, task: str) -> None:
             node["backbone"] = spec
     given = model.get("data_preprocessor")
     if isinstance(given, dict):
-        wanted = preprocessor_cfg(spec, task)
-        given.update({key: wanted[key] for key in ("mean", "std", "bgr_to_rgb")})
+        given.update(pixel_cfg(spec))
     _match_neck(model)
 
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from ....core.contracts.domain import DomainData, Evaluation
 from ..by_names import ByNames
+from ..plans.kinds import DETECTION
 
 
 class Detection(ByNames):
@@ -16,6 +17,7 @@ class Detection(ByNames):
     name = "detection"
     deciding: ClassVar = "AP"
     default_recipe: ClassVar = "faster-rcnn"
+    configs: ClassVar = DETECTION
     writes: ClassVar = (".png", ".json")
 
     def score(self, model, data: DomainData, backbone, progress) -> Evaluation:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from ....core.contracts.domain import DomainData, Evaluation
 from ..by_names import ByNames
+from ..plans.kinds import SEGMENTATION
 
 
 class Segmentation(ByNames):
@@ -16,6 +17,7 @@ class Segmentation(ByNames):
     name = "segmentation"
     deciding: ClassVar = "mIoU"
     default_recipe: ClassVar = "fpn"
+    configs: ClassVar = SEGMENTATION
     writes: ClassVar = (".png", ".json")
 
     def score(self, model, data: DomainData, backbone, progress) -> Evaluation:

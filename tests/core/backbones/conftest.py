@@ -110,9 +110,7 @@ def _hf_config(transformers, kind: str):
         "num_block_repeats": [1, 1, 1], "expand_ratios": [1, 2, 2], "depthwise_padding": [],
     }  # fmt: skip
     made = {
-        "clip": lambda: transformers.CLIPConfig(
-            text_config=clip_text, vision_config=clip_vision, projection_dim=24
-        ),
+        "clip": lambda: transformers.CLIPConfig(text_config=clip_text, vision_config=clip_vision, projection_dim=24),
         "siglip": lambda: transformers.SiglipConfig(
             text_config=clip_text, vision_config={**clip_vision, "projection_dim": None}
         ),
@@ -130,12 +128,8 @@ def _hf_config(transformers, kind: str):
         "owlvit": lambda: transformers.OwlViTConfig(
             text_config=clip_text, vision_config=clip_vision, projection_dim=24
         ),
-        "owlv2": lambda: transformers.Owlv2Config(
-            text_config=clip_text, vision_config=clip_vision, projection_dim=24
-        ),
-        "align": lambda: transformers.AlignConfig(
-            text_config=bert_text, vision_config=align_vision, projection_dim=24
-        ),
+        "owlv2": lambda: transformers.Owlv2Config(text_config=clip_text, vision_config=clip_vision, projection_dim=24),
+        "align": lambda: transformers.AlignConfig(text_config=bert_text, vision_config=align_vision, projection_dim=24),
     }
     return made[kind]()
 

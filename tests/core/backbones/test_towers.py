@@ -190,9 +190,7 @@ def test_hooks_reach_the_text_tower(backbone, name):
 def test_blocks_can_be_numbered_from_the_end(backbone):
     tower = backbone("clip")
     x = tower.embed_image(pixels_of(tower))
-    torch.testing.assert_close(
-        tower.run_blocks("image", x, -1), tower.blocks("image")[-1](x), **CLOSE
-    )
+    torch.testing.assert_close(tower.run_blocks("image", x, -1), tower.blocks("image")[-1](x), **CLOSE)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -46,8 +46,11 @@ def test_shots_are_the_images_of_the_largest_class():
 
 @pytest.mark.parametrize(
     ("kwargs", "says"),
-    [({"labels": torch.arange(5)}, "labels has 5 rows"), ({"ids": ("a",)}, "ids has 1 rows"),
-     ({"views": torch.randn(3, 2, 5)}, "views has 3 rows")],
+    [
+        ({"labels": torch.arange(5)}, "labels has 5 rows"),
+        ({"ids": ("a",)}, "ids has 1 rows"),
+        ({"views": torch.randn(3, 2, 5)}, "views has 3 rows"),
+    ],
 )
 def test_sizes_that_disagree_are_named(kwargs, says):
     with pytest.raises(DataError, match=says):

@@ -68,7 +68,9 @@ def test_splits_of_several_files(tmp_path):
     write(tmp_path / "annotations/instances_train2017.json", coco(*USUAL[:2], images=["a.png"]))
     write(tmp_path / "annotations/instances_val2017.json", coco((0, 3, [0, 0, 9, 9], 0), images=["b.png"]))
     assert {i.id: i.split for i in read_coco_crops(tmp_path).items} == {
-        "train2017/a.png#box1": "train", "train2017/a.png#box2": "train", "val2017/b.png#box1": "val"
+        "train2017/a.png#box1": "train",
+        "train2017/a.png#box2": "train",
+        "val2017/b.png#box1": "val",
     }
 
 
@@ -77,7 +79,9 @@ def test_splits_of_roboflow_folders(tmp_path):
     write(tmp_path / "train/_annotations.coco.json", coco(*USUAL[:2], images=["a.png"]))
     write(tmp_path / "valid/_annotations.coco.json", coco(USUAL[1], images=["a.png"]))
     assert {i.id: i.split for i in read_coco_crops(tmp_path).items} == {
-        "train/a.png#box1": "train", "train/a.png#box2": "train", "valid/a.png#box1": "val"
+        "train/a.png#box1": "train",
+        "train/a.png#box2": "train",
+        "valid/a.png#box1": "val",
     }
 
 

@@ -36,7 +36,10 @@ def test_splits_are_read_from_the_folders_above(tmp_path, validation, above):
     data = read_class_folders(tmp_path)
     assert data.class_names == ("a", "b")
     assert {i.source.name: i.split for i in data.items} == {
-        "1.png": "train", "2.png": "train", "3.png": "val", "4.png": "test"
+        "1.png": "train",
+        "2.png": "train",
+        "3.png": "val",
+        "4.png": "test",
     }
 
 

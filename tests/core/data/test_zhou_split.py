@@ -34,7 +34,9 @@ def test_splits_labels_and_names_are_those_of_the_file(tmp_path, inside):
     data = read_zhou_split(path)
     assert data.class_names == ("Annual Forest", "River") and data.name == "EuroSAT"
     assert {i.id: (i.target.index, i.split) for i in data.items} == {
-        "River/1.jpg": (1, "train"), "Forest/2.jpg": (0, "val"), "Forest/3.jpg": (0, "test")
+        "River/1.jpg": (1, "train"),
+        "Forest/2.jpg": (0, "val"),
+        "Forest/3.jpg": (0, "test"),
     }
     assert [name for name, _ in data.skipped] == ["Forest/gone.jpg"]
 

@@ -42,5 +42,3 @@ def written(tmp_path):
         return DomainData(items, ("even", "odd"), lambda item: np.array(Image.open(item.source).convert("RGB")))
 
     return make
-
-

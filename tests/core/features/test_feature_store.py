@@ -48,8 +48,10 @@ def test_several_labels_an_image_keep_their_unknowns(tower, drawn):
 
 def test_second_call_neither_decodes_nor_builds_the_model(tower):
     first = extracted(FeatureStore(), drawn_set(9), tower)
+
     def refuse(item):
         raise AssertionError("decoded again")
+
     second = extracted(FeatureStore(), drawn_set(9, load=refuse), Unbuildable())
     assert (second.computed, second.cached, second.skipped) == (0, 9, [])
     assert torch.equal(first.features.features, second.features.features)
@@ -57,10 +59,12 @@ def test_second_call_neither_decodes_nor_builds_the_model(tower):
 
 def test_an_unreadable_image_does_not_make_a_second_call_build_the_model(tower):
     good = drawn_set(4)
+
     def load(item):
         if item.id == "2":
             raise OSError("truncated\n at byte 7")
         return good.load(item)
+
     first = extracted(FeatureStore(), drawn_set(4, load=load), tower)
     assert first.skipped == [("2", "OSError: truncated at byte 7")]
     assert first.features.ids == ("0", "1", "3") == tuple(item.id for item in first.items)
@@ -84,7 +88,7 @@ def test_a_missing_file_is_left_out_and_the_rest_goes_on(tower, written):
     data = written(3)
     data.items[1].source.unlink()
     found = extracted(FeatureStore(), data, tower)
-    (name, reason), = found.skipped
+    ((name, reason),) = found.skipped
     assert name == "image-001.png" and str(data.items[1].source) in reason and "\n" not in reason
     assert len(found.features) == 2
 
@@ -152,6 +156,7 @@ def test_views_do_not_depend_on_batches_or_threads(drawn, tmp_path):
         store = FeatureStore(tmp_path / f"{batch_size}-{workers}")
         options = {"views": 11, "view_transform": Transform(), "batch_size": batch_size, "workers": workers}
         return extracted(store, drawn(7), TinyTower(), **options).features.views
+
     torch.testing.assert_close(views(1, 1), views(5, 4))
 
 
@@ -159,6 +164,7 @@ def test_what_was_computed_before_an_interrupt_is_kept(tower, drawn):
     def interrupt(batch):
         if tower.images >= 8:
             raise KeyboardInterrupt
+
     tower.before_batch = interrupt
     with pytest.raises(KeyboardInterrupt):
         extracted(FeatureStore(), drawn(20), tower, batch_size=2)
@@ -168,10 +174,12 @@ def test_what_was_computed_before_an_interrupt_is_kept(tower, drawn):
 
 def test_an_interrupt_while_decoding_loses_no_finished_batch(tower, drawn):
     good = drawn(20)
+
     def load(item):
         if item.id == "9":
             raise KeyboardInterrupt
         return good.load(item)
+
     with pytest.raises(KeyboardInterrupt):
         extracted(FeatureStore(), drawn(20, load=load), tower, batch_size=2)
     assert extracted(FeatureStore(), drawn(20), TinyTower()).cached == tower.images == 8
@@ -181,6 +189,7 @@ def test_an_error_of_the_tower_keeps_what_was_computed(tower, drawn):
     def fail(batch):
         if tower.images >= 4:
             raise RuntimeError("broken kernel")
+
     tower.before_batch = fail
     with pytest.raises(RuntimeError, match="broken kernel"):
         extracted(FeatureStore(), drawn(8), tower, batch_size=2)
@@ -311,11 +320,14 @@ def test_a_feature_that_is_not_finite_leaves_its_image_out(tower):
 def test_no_images_and_no_readable_images_give_empty_sets(tower, drawn):
     def load(item):
         raise DataError(f"{item.id}: not an image")
+
     nothing = extracted(FeatureStore(), drawn(0), Unbuildable(), views=2, view_transform=Transform())
     assert nothing.features.features.shape == (0, DIM) and nothing.features.views.shape == (0, 2, DIM)
     unreadable = extracted(FeatureStore(), drawn(3, load=load), tower)
     assert len(unreadable.features) == 0 and [reason for _, reason in unreadable.skipped] == [
-        "0: not an image", "1: not an image", "2: not an image"
+        "0: not an image",
+        "1: not an image",
+        "2: not an image",
     ]
 
 

@@ -181,9 +181,7 @@ def test_files_are_recognised_without_a_suffix(write_dicom, tmp_path):
     assert format_of(write_dicom(tmp_path / "DICOMDIR", RAMP), [fmt]) is None
 
 
-@pytest.mark.parametrize(
-    "variant", ["", "_RLE", "_bigendian", "_implicit", "_jp2klossless", "_jpeg_ls_lossless"]
-)
+@pytest.mark.parametrize("variant", ["", "_RLE", "_bigendian", "_implicit", "_jp2klossless", "_jpeg_ls_lossless"])
 def test_lossless_transfer_syntaxes_show_the_same_picture(variant):
     expected = load_dicom(packaged("MR_small_expb.dcm"), {})
     assert np.array_equal(load_dicom(packaged(f"MR_small{variant}.dcm"), {}), expected)

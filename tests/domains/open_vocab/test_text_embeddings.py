@@ -6,10 +6,10 @@ from torch import nn
 
 from vladapt import CapabilityError, ConfigError
 from vladapt.domains.open_vocab.text_embeddings import TextEmbeddings, set_classes
-from vladapt.domains.open_vocab.vocabulary import Vocabulary, embed_classes
+from vladapt.domains.open_vocab.vocabulary import NamedClasses, Vocabulary, embed_classes
 
 
-class Taker(nn.Module):
+class Taker(nn.Module, NamedClasses):
     """Takes names and keeps them."""
 
     def __init__(self, templates=None):

@@ -1,5 +1,5 @@
 """Vision towers as backbones of mm models, and what belongs to them: pyramids, pixels, learning rates."""
 
-from .image_part import preprocessor_cfg
+from .image_part import detection_preprocessor, pixel_cfg, segmentation_preprocessor
 
-__all__ = ["preprocessor_cfg"]
+__all__ = ["detection_preprocessor", "pixel_cfg", "segmentation_preprocessor"]

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from .....core.backbones.load import load_backbone
 from .....core.backbones.positions import tower_of
 from .....core.contracts.backbone import Backbone
-from .....core.errors import ConfigError
 
 NEEDED_TO_PROJECT = "alignment"  # of the embedded backbone: shared by both towers, never trained
 NORMS = (nn.BatchNorm2d,)
@@ -67,28 +66,38 @@ class ImagePart(nn.Module):
         return self
 
 
-def preprocessor_cfg(spec: str, task: str, **options: Any) -> dict[str, Any]:
-    """The `data_preprocessor` of a config: images as mm loads them, BGR in 0..255, become what the tower knows.
-
-    Its towers are not built.
+def pixel_cfg(spec: str) -> dict[str, Any]:
+    """Options of a `data_preprocessor` by which images as mm loads them, BGR in 0..255, become what the tower knows.
 
     Args:
-        spec: of the backbone, see `load_backbone`.
-        task: "detection" for mmdet, "segmentation" for mmsegmentation.
-        options: of `mmdet.DetDataPreprocessor` or `mmseg.SegDataPreProcessor`, in place of or beside those chosen here.
+        spec: of the backbone, see `load_backbone`; its towers are not built.
 
     Raises:
-        ConfigError: an unknown task, or a spec that cannot be used.
+        ConfigError: a spec that cannot be used.
     """
     backbone = load_backbone(spec, device="cpu")
-    pixels = {
+    return {
         "mean": [255 * mean for mean in backbone.image_mean],
         "std": [255 * std for std in backbone.image_std],
         "bgr_to_rgb": True,
     }
-    if task == "detection":
-        return {"type": "mmdet.DetDataPreprocessor", **pixels, "pad_size_divisor": DIVISOR, "pad_mask": True, **options}
-    if task == "segmentation":
-        padding = {"pad_val": 0, "seg_pad_val": 255} | ({} if "size" in options else {"size_divisor": DIVISOR})
-        return {"type": "mmseg.SegDataPreProcessor", **pixels, **padding, **options}
-    raise ConfigError(f"task '{task}' has no data preprocessor; there are: detection, segmentation")
+
+
+def detection_preprocessor(spec: str, **options: Any) -> dict[str, Any]:
+    """The `data_preprocessor` of a config for mmdet, with the pixels of `pixel_cfg`.
+
+    Args:
+        options: of `mmdet.DetDataPreprocessor`, in place of or beside those chosen here.
+    """
+    padding = {"pad_size_divisor": DIVISOR, "pad_mask": True}
+    return {"type": "mmdet.DetDataPreprocessor", **pixel_cfg(spec), **padding, **options}
+
+
+def segmentation_preprocessor(spec: str, **options: Any) -> dict[str, Any]:
+    """The `data_preprocessor` of a config for mmsegmentation, with the pixels of `pixel_cfg`.
+
+    Args:
+        options: of `mmseg.SegDataPreProcessor`, in place of or beside those chosen here.
+    """
+    padding = {"pad_val": 0, "seg_pad_val": 255} | ({} if "size" in options else {"size_divisor": DIVISOR})
+    return {"type": "mmseg.SegDataPreProcessor", **pixel_cfg(spec), **padding, **options}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .....core.errors import ConfigError
 from .....registry import MODELS
-from ...vocabulary import Vocabulary
+from ...vocabulary import NamedClasses, Vocabulary
 from .cosine import classifier_of, count_classes
 
 THRESHOLD = 0.3
@@ -23,7 +23,7 @@ PRIOR = 0.01
 
 
 @MODELS.register_module()
-class TextConvFCBBoxHead(ConvFCBBoxHead):
+class TextConvFCBBoxHead(ConvFCBBoxHead, NamedClasses):
     """mmdet's ConvFCBBoxHead whose `fc_cls` is a `CosineTextClassifier` and whose boxes are the same for all classes.
 
     Args:
@@ -92,7 +92,7 @@ class ClassAgnosticMaskHead(FCNMaskHead):
         super().__init__(*args, num_classes=1, class_agnostic=True, **options)
 
 
-class TextDecodeHead:
+class TextDecodeHead(NamedClasses):
     """Goes before a decode head of mmseg: its `conv_seg` becomes a `CosineTextClassifier` of each pixel's features.
 
     Args:
@@ -149,7 +149,7 @@ class TextFCNHead(TextDecodeHead, FCNHead):
 
 
 @MODELS.register_module()
-class TextRetinaHead(RetinaHead):
+class TextRetinaHead(RetinaHead, NamedClasses):
     """mmdet's RetinaHead; what follows its stacked convolutions, `retina_cls`, is a `CosineTextClassifier` with one
     embedding for each anchor of a cell. No class has a background; the bias starts at the prior of RetinaNet, 0.01.
 

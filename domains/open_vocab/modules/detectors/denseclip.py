@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from .....core.contracts.adapter import require
 from .....registry import MODELS
-from ...vocabulary import Classes, Vocabulary
-from ..backbones.image_part import preprocessor_cfg
+from ...vocabulary import Classes, NamedClasses, Vocabulary
+from ..backbones.image_part import detection_preprocessor
 from ..segmentors.denseclip import parts
 
 BOX_SCORES = {"type": "vladapt.BoxScoreLoss"}
@@ -28,7 +28,7 @@ class GivenMaps(nn.Module):
 
 
 @MODELS.register_module()
-class DenseCLIPDetector(BaseDetector):
+class DenseCLIPDetector(BaseDetector, NamedClasses):
     """DenseCLIP: Language-Guided Dense Prediction with Context-Aware Prompting (Rao et al., 2021, arXiv 2112.01518).
 
     As `DenseCLIPSegmentor`, around a detector of mmdet: scores / tau are appended to one of the maps that its neck
@@ -69,7 +69,7 @@ class DenseCLIPDetector(BaseDetector):
         data_preprocessor: Mapping[str, Any] | None = None,
         init_cfg: Mapping[str, Any] | None = None,
     ):
-        preprocessor = data_preprocessor or preprocessor_cfg(backbone, "detection")
+        preprocessor = data_preprocessor or detection_preprocessor(backbone)
         super().__init__(data_preprocessor=preprocessor, init_cfg=init_cfg)
         require(tau > 0, "tau", tau, "give a number above 0")
         self.backbone, self.tau = parts.build_tower(backbone, tower), tau

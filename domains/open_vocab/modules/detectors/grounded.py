@@ -18,13 +18,13 @@ from torch import Tensor
 
 from .....core.errors import CapabilityError, ConfigError
 from .....registry import MODELS
-from ...vocabulary import Classes, Vocabulary
+from ...vocabulary import Classes, NamedClasses, Vocabulary
 
 CAPTION_ENDS = 2
 """Tokens before the first name and after the last."""
 
 
-class Grounded:
+class Grounded(NamedClasses):
     """What is added to a grounded detector of mmdet: names that belong to the model, not to the samples.
 
     A class is one phrase of the caption. When predicting, its synonyms are phrases too, whose boxes are the class's,

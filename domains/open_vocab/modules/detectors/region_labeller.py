@@ -19,7 +19,7 @@ from .....core.errors import DataError
 from ...text_embeddings import TextEmbeddings
 from ...vocabulary import Classes, text_backbone
 from ..backbones.clip_vision import CLIPVisionBackbone
-from ..backbones.image_part import preprocessor_cfg
+from ..backbones.image_part import detection_preprocessor
 
 
 class RegionLabeller(BaseDetector):
@@ -57,7 +57,7 @@ class RegionLabeller(BaseDetector):
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
     ):
-        super().__init__(data_preprocessor or preprocessor_cfg(backbone.spec, "detection"), init_cfg)
+        super().__init__(data_preprocessor or detection_preprocessor(backbone.spec), init_cfg)
         self.texts = TextEmbeddings(backbone.spec, classes, templates)
         self.background, self.multiply_objectness = background, multiply_objectness
         self.test_cfg = None if test_cfg is None else ConfigDict(test_cfg)

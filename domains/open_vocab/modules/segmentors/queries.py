@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .....core.errors import ConfigError
 from .....core.prompts.classifier import spoken
-from ...vocabulary import Classes, Vocabulary, embed_queries, text_backbone
+from ...vocabulary import Classes, NamedClasses, Vocabulary, embed_queries, text_backbone
 
 
 def published_templates() -> str:
@@ -18,7 +18,7 @@ def published_templates() -> str:
     return "imagenet-80" if find_spec("open_clip") else "imagenet-7"
 
 
-class Queries(nn.Module):
+class Queries(nn.Module, NamedClasses):
     """(Q, D) unit embeddings of what is looked for, and whose each is; kept outside checkpoints, made from the names.
 
     Args:

@@ -17,7 +17,7 @@ from .....core.contracts.adapter import require
 from .....core.contracts.backbone import Backbone
 from .....core.errors import CapabilityError
 from ...vocabulary import Classes, text_backbone
-from ..backbones.image_part import preprocessor_cfg
+from ..backbones.image_part import segmentation_preprocessor
 from .queries import Queries, published_templates
 from .windows import slide
 
@@ -80,7 +80,7 @@ class TrainingFreeSegmentor(BaseSegmentor):
         known = load_backbone(backbone, device="cpu")  # its towers are not built for this
         for capability in self.needs_of(known):
             known.need(capability)
-        super().__init__(data_preprocessor or preprocessor_cfg(backbone, "segmentation"), init_cfg)
+        super().__init__(data_preprocessor or segmentation_preprocessor(backbone), init_cfg)
         require(crop is None or crop >= 0, "crop", crop, "give a side in pixels, or 0 for the whole image")
         require(stride >= 1, "stride", stride, "give pixels, 1 or more")
         require(short_side is None or short_side >= 1, "short_side", short_side, "give pixels, or None")

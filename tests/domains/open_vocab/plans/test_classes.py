@@ -9,6 +9,7 @@ from mmengine import Config
 
 from vladapt.core.errors import ConfigError
 from vladapt.domains.open_vocab.plans.classes import takes_names, with_classes
+from vladapt.domains.open_vocab.plans.kinds import DETECTION
 from vladapt.domains.open_vocab.plans.pipelines import nodes
 from vladapt.domains.open_vocab.plans.plan import make_plan
 from vladapt.domains.open_vocab.stack.packaged_configs import packaged_config
@@ -88,12 +89,12 @@ def test_texts_get_names_and_what_is_said_of_them_and_templates():
 
 def test_novel_names_are_not_learned_and_need_texts(boxes, recipe):
     config = Config.fromfile(str(packaged_recipe("faster_rcnn"))).to_dict()
-    plan = make_plan(config, "detection", recipe(novel="hen"), boxes)
+    plan = make_plan(config, DETECTION, recipe(novel="hen"), boxes)
     assert plan.vladapt.classes == ["cat", "dog"] and plan.vladapt.novel == ["hen"]
     assert plan.model.roi_head.bbox_head.classifier.classes == ["cat", "dog"]
     with pytest.raises(ConfigError, match="--novel: the config's model has no texts as classes"):
         without = packaged("mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py")
-        make_plan(without, "detection", recipe(novel="hen"), boxes)
+        make_plan(without, DETECTION, recipe(novel="hen"), boxes)
 
 
 def packaged_recipe(name):

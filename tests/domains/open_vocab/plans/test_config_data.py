@@ -10,6 +10,7 @@ from PIL import Image
 
 from vladapt.core.errors import ConfigError, DataError, UnknownNameError
 from vladapt.domains.open_vocab.plans.data import read_config_data
+from vladapt.domains.open_vocab.plans.kinds import DETECTION, SEGMENTATION
 
 XML = """<annotation><size><width>32</width><height>24</height><depth>3</depth></size>
 <object><name>{}</name><difficult>{}</difficult>
@@ -54,7 +55,7 @@ def coco(tmp_path, picture):
 
 
 def test_a_coco_config_is_read_with_its_splits(coco):
-    data = read_config_data(coco, "detection")
+    data = read_config_data(coco, DETECTION)
     assert data.class_names == ("cat", "dog") and data.kind == "boxes"
     assert [item.id for item in data.split("train")] == [f"train/images/{name}.png" for name in "abcd"]
     assert [item.id for item in data.split("test")] == ["test/images/e.png", "test/images/f.png"]
@@ -67,7 +68,7 @@ def test_a_coco_config_is_read_with_its_splits(coco):
 
 def test_val_is_tested_on_where_there_is_no_test(coco):
     del coco["test_dataloader"]
-    assert len(read_config_data(coco, "detection").split("test")) == 2
+    assert len(read_config_data(coco, DETECTION).split("test")) == 2
 
 
 def test_several_data_sets_of_a_loader_are_read_all(coco, tmp_path):
@@ -75,14 +76,14 @@ def test_several_data_sets_of_a_loader_are_read_all(coco, tmp_path):
     first = coco["train_dataloader"]["dataset"]
     both = {"type": "ConcatDataset", "datasets": [first, {**first, "ann_file": "more.json"}, first]}
     coco["train_dataloader"]["dataset"] = {"type": "RepeatDataset", "times": 2, "dataset": both}
-    ids = [item.id for item in read_config_data(coco, "detection").split("train")]
+    ids = [item.id for item in read_config_data(coco, DETECTION).split("train")]
     assert len(ids) == 9 == len(set(ids)) and "train/images/e.png" in ids and "train/images/a.png (2)" in ids
 
 
 def test_classes_are_numbered_in_the_order_of_the_training_config(coco):
     """mmdet numbers them in the order of the annotation and names them in that of the config."""
     coco["train_dataloader"]["dataset"]["metainfo"] = {"classes": ("dog", "cat")}
-    data = read_config_data(coco, "detection")
+    data = read_config_data(coco, DETECTION)
     assert data.class_names == ("dog", "cat")
     assert [item.target.labels for item in data.split("train")] == [(0,), (1,), (0,), (1,)]
     assert [item.target.labels for item in data.split("test")] == [(0,), (1,)]
@@ -91,7 +92,7 @@ def test_classes_are_numbered_in_the_order_of_the_training_config(coco):
 def test_classes_in_another_order_in_testing_are_numbered_as_in_training(coco):
     coco["test_dataloader"]["dataset"]["metainfo"] = {"classes": ("dog", "cat")}
     del coco["val_dataloader"]
-    data = read_config_data(coco, "detection")
+    data = read_config_data(coco, DETECTION)
     assert [item.target.labels for item in data.split("test")] == [(1,), (0,)]
 
 
@@ -100,32 +101,32 @@ def test_classes_that_the_annotation_lacks_are_shown_with_those_it_has(coco, nam
     """mmdet would read no box of them and say nothing."""
     coco["train_dataloader"]["dataset"]["metainfo"] = {"classes": names}
     with pytest.raises(ConfigError, match=rf"\({', '.join(names)}\).*\(cat, dog\)") as caught:
-        read_config_data(coco, "detection")
+        read_config_data(coco, DETECTION)
     assert "\n" not in str(caught.value)
 
 
 def test_splits_with_other_classes_are_refused(coco):
     coco["test_dataloader"]["dataset"]["metainfo"] = {"classes": ("cat",)}
     with pytest.raises(ConfigError, match=r"\(cat, dog\).*\(cat\)"):
-        read_config_data(coco, "detection")
+        read_config_data(coco, DETECTION)
 
 
 def test_a_file_that_is_not_there_is_named(coco):
     coco["train_dataloader"]["dataset"]["ann_file"] = "none.json"
     with pytest.raises(DataError, match=r"none\.json: .*; the config names it, correct its data_root, or give --data"):
-        read_config_data(coco, "detection")
+        read_config_data(coco, DETECTION)
 
 
 def test_an_unknown_data_set_is_named(coco):
     coco["train_dataloader"]["dataset"]["type"] = "CocoDatset"
     with pytest.raises(UnknownNameError, match=r"the config names 'CocoDatset'.*CocoDataset"):
-        read_config_data(coco, "detection")
+        read_config_data(coco, DETECTION)
 
 
 def test_configs_that_name_no_data_are_none_of_ours(coco):
-    assert read_config_data({"model": {}}, "detection") is None
+    assert read_config_data({"model": {}}, DETECTION) is None
     coco["train_dataloader"]["dataset"] = {"type": "vladapt.DetectionDataset", "path": "sample"}
-    assert read_config_data(coco, "detection") is None
+    assert read_config_data(coco, DETECTION) is None
 
 
 @pytest.fixture
@@ -153,7 +154,7 @@ def voc(tmp_path, picture):
 
 
 def test_a_voc_config_is_read_with_all_its_years(voc):
-    data = read_config_data(voc, "detection")
+    data = read_config_data(voc, DETECTION)
     assert len(data.class_names) == 20 and len(data.split("train")) == 3 and len(data.split("test")) == 2
     first, second = data.split("train")[:2]
     assert first.target.boxes == ((2.0, 3.0, 19.0, 17.0),) and data.class_names[first.target.labels[0]] == "dog"
@@ -165,7 +166,7 @@ def test_voc_files_without_one_of_the_classes_are_told(voc, tmp_path):
         file.write_text(XML.format("racoon", 0))
     voc["train_dataloader"]["dataset"]["dataset"]["datasets"][0]["metainfo"] = {"classes": ("raccoon",)}
     with pytest.raises(ConfigError, match=r"\(raccoon\).*\(racoon\).*'raccoon' \('racoon'\?\)"):
-        read_config_data(voc, "detection")
+        read_config_data(voc, DETECTION)
 
 
 @pytest.fixture
@@ -188,24 +189,24 @@ def fields(tmp_path, picture):
 
 
 def test_an_mmseg_config_is_read_with_what_its_numbers_mean(fields):
-    data = read_config_data(fields, "segmentation")
+    data = read_config_data(fields, SEGMENTATION)
     assert data.class_names == ("sky", "sea") and data.kind == "masks"
     assert [len(data.split(split)) for split in ("train", "val", "test")] == [2, 0, 2]
     assert data.load_mask(data.items[0]).tolist() == [[255, 0, 1]]
     for split in ("train", "val"):
         fields[f"{split}_dataloader"]["dataset"]["reduce_zero_label"] = False
-    plain = read_config_data(fields, "segmentation")
+    plain = read_config_data(fields, SEGMENTATION)
     assert plain.load_mask(plain.items[0]).tolist() == [[0, 1, 255]]
 
 
 def test_numbers_that_mean_other_classes_in_testing_are_refused(fields):
     fields["val_dataloader"]["dataset"]["reduce_zero_label"] = False
     with pytest.raises(ConfigError, match="mean other classes by the same numbers of a mask"):
-        read_config_data(fields, "segmentation")
+        read_config_data(fields, SEGMENTATION)
 
 
 def test_masks_that_are_not_there_are_told(fields, tmp_path):
     fields["train_dataloader"]["dataset"]["data_prefix"]["img_path"] = "img/none"
     with pytest.raises((DataError, ConfigError), match="none") as caught:
-        read_config_data(fields, "segmentation")
+        read_config_data(fields, SEGMENTATION)
     assert "\n" not in str(caught.value)

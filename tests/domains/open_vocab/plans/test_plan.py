@@ -16,6 +16,7 @@ from vladapt.domains.open_vocab.data.items_file import read_items
 from vladapt.domains.open_vocab.data.masks import MaskReader
 from vladapt.domains.open_vocab.plans import pipelines
 from vladapt.domains.open_vocab.plans import plan as plans
+from vladapt.domains.open_vocab.plans.kinds import DETECTION, SEGMENTATION
 from vladapt.domains.open_vocab.plans.plan import make_plan
 from vladapt.domains.open_vocab.stack.packaged_configs import packaged_config
 from vladapt.registry import DATASETS
@@ -60,7 +61,7 @@ def inner_of(plan):
 
 def test_our_data_takes_the_place_of_the_configs_and_the_config_stays(boxes, recipe):
     given = config()
-    plan = make_plan(given, "detection", recipe(seed=5), boxes)
+    plan = make_plan(given, DETECTION, recipe(seed=5), boxes)
     assert given == config()
     ours = inner_of(plan)
     assert ours.type == "vladapt.DetectionDataset" and "data_root" not in ours
@@ -95,7 +96,7 @@ MIXED = {
     ids=lambda value: str(value)[:20],
 )
 def test_wrappers_keep_their_meaning(boxes, recipe, wrapped, length):
-    plan = make_plan(config(wrapped), "detection", recipe(), boxes)
+    plan = make_plan(config(wrapped), DETECTION, recipe(), boxes)
     outer = inner_of(plan)
     kept = [key for key in ("times", "oversample_thr") if key in wrapped]
     assert all(outer[key] == wrapped[key] for key in kept)
@@ -108,7 +109,7 @@ def test_wrappers_keep_their_meaning(boxes, recipe, wrapped, length):
 def test_wrappers_in_wrappers(boxes, recipe):
     """As mmdet's VOC configs have them."""
     nested = {"type": "RepeatDataset", "times": 3, "dataset": CONCAT}
-    ours = inner_of(make_plan(config(nested), "detection", recipe(), boxes))
+    ours = inner_of(make_plan(config(nested), DETECTION, recipe(), boxes))
     assert (ours.type, ours.times, ours.dataset.type) == ("RepeatDataset", 3, "vladapt.DetectionDataset")
     assert ours.dataset.pipeline[0].type == "vladapt.LoadItemImage"
 
@@ -117,13 +118,13 @@ def test_what_a_config_filters_is_filtered(boxes, recipe):
     items = [item if i else item.with_(target=Boxes()) for i, item in enumerate(boxes.items)]
     empty = boxes.with_items(items)
     filtered = {**THEIRS, "filter_cfg": {"filter_empty_gt": True, "min_size": 8}}
-    lengths = [len(built(make_plan(config(given), "detection", recipe(), empty))) for given in (THEIRS, filtered)]
+    lengths = [len(built(make_plan(config(given), DETECTION, recipe(), empty))) for given in (THEIRS, filtered)]
     assert lengths == [7, 6]
 
 
 def test_transforms_that_a_hook_switches_to_read_our_way(boxes, recipe):
     hook = {"type": "PipelineSwitchHook", "switch_epoch": 1, "switch_pipeline": TRAIN}
-    plan = make_plan(config(custom_hooks=[hook]), "detection", recipe(), boxes)
+    plan = make_plan(config(custom_hooks=[hook]), DETECTION, recipe(), boxes)
     assert plan.custom_hooks[0].switch_pipeline[0].type == "vladapt.LoadItemImage"
     dataset = built(plan)
     dataset.pipeline = lambda sample: "switched"
@@ -133,9 +134,9 @@ def test_transforms_that_a_hook_switches_to_read_our_way(boxes, recipe):
 def test_a_training_counted_in_steps_draws_anew_in_each_pass(boxes, recipe):
     loop = {"type": "IterBasedTrainLoop", "max_iters": 8}
     loader = {**LOADER, "sampler": {"type": "InfiniteSampler", "shuffle": True}, "dataset": THEIRS}
-    plan = make_plan(config(train_cfg=loop, train_dataloader=loader), "detection", recipe(), boxes)
+    plan = make_plan(config(train_cfg=loop, train_dataloader=loader), DETECTION, recipe(), boxes)
     assert plan.train_dataloader.sampler == {"type": "vladapt.PassSampler", "sampler": loader["sampler"]}
-    by_epochs = make_plan(config(), "detection", recipe(), boxes)
+    by_epochs = make_plan(config(), DETECTION, recipe(), boxes)
     assert by_epochs.train_dataloader.sampler == LOADER["sampler"]
 
 
@@ -146,13 +147,13 @@ def test_batch_norms_are_shared_only_by_processes_with_gpus(boxes, recipe, monke
     monkeypatch.setattr(plans, "world_size", lambda: processes)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     model = {"type": "FasterRCNN", "neck": {"norm_cfg": {"type": "SyncBN", "requires_grad": True}}}
-    plan = make_plan(config(model=model), "detection", recipe(device=device), boxes)
+    plan = make_plan(config(model=model), DETECTION, recipe(device=device), boxes)
     assert plan.model.neck.norm_cfg == {"type": kind, "requires_grad": True}
 
 
 def test_a_packaged_segmentor_is_given_masks(masks, recipe):
     given = Config.fromfile(str(packaged_config("mmseg::sem_fpn/fpn_r50_4xb2-80k_cityscapes-512x1024.py"))).to_dict()
-    plan = make_plan(given, "segmentation", recipe("segmentation"), masks)
+    plan = make_plan(given, SEGMENTATION, recipe("segmentation"), masks)
     kinds = [transform.type for transform in inner_of(plan).pipeline]
     assert kinds[:2] == ["vladapt.LoadItemImage", "vladapt.LoadSegmentation"] and kinds[-1] == "PackSegInputs"
     assert plan.model.backbone.norm_cfg.type == "BN" and plan.model.decode_head.num_classes == 3
@@ -166,30 +167,30 @@ def test_items_are_told_apart_by_what_their_masks_mean(masks, recipe):
     other.load_mask = MaskReader(values={place: 2 - place for place in range(3)})
     given = {**config(), "default_scope": "mmseg"}
     files = {
-        inner_of(make_plan(given, "segmentation", recipe("segmentation"), data)).items_json for data in (masks, other)
+        inner_of(make_plan(given, SEGMENTATION, recipe("segmentation"), data)).items_json for data in (masks, other)
     }
-    again = inner_of(make_plan(given, "segmentation", recipe("segmentation"), masks)).items_json
+    again = inner_of(make_plan(given, SEGMENTATION, recipe("segmentation"), masks)).items_json
     assert len(files) == 2 and again in files
 
 
 def test_a_config_without_training_is_a_model_alone(boxes, recipe):
-    plan = make_plan(config(train_cfg=None), "detection", recipe(), boxes)
+    plan = make_plan(config(train_cfg=None), DETECTION, recipe(), boxes)
     assert set(plan.keys()) == {"model", "default_scope", "vladapt"}
 
 
 def test_images_are_read_as_finely_as_the_config_wants():
     plan = {"train_pipeline": [{"type": "mmdet.LoadImageFromFile", "to_float32": True}], "test_pipeline": TEST}
-    assert pipelines.training_pipeline(plan, "detection") == [{"type": "vladapt.LoadItemImage", "to_float32": True}]
-    assert pipelines.testing_pipeline(plan, "detection")[0] == {"type": "vladapt.LoadItemImage"}
+    assert pipelines.training_pipeline(plan, DETECTION) == [{"type": "vladapt.LoadItemImage", "to_float32": True}]
+    assert pipelines.testing_pipeline(plan, DETECTION)[0] == {"type": "vladapt.LoadItemImage"}
 
 
 def test_a_config_without_transforms_is_told():
     with pytest.raises(ConfigError, match=r"no train_dataloader\.dataset\.pipeline; add one, or train_pipeline"):
-        pipelines.training_pipeline({}, "detection")
+        pipelines.training_pipeline({}, DETECTION)
     with pytest.raises(ConfigError, match=r"no test_dataloader\.dataset\.pipeline"):
-        pipelines.testing_pipeline({}, "detection")
+        pipelines.testing_pipeline({}, DETECTION)
 
 
 def test_a_config_of_the_other_task_is_told(boxes, recipe):
     with pytest.raises(ConfigError, match="--task segmentation: the config is one of mmdet"):
-        make_plan(config(), "segmentation", recipe("segmentation"), boxes)
+        make_plan(config(), SEGMENTATION, recipe("segmentation"), boxes)

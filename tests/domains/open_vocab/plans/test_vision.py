@@ -10,12 +10,13 @@ from mmengine import Config
 from mmengine.registry import init_default_scope
 
 from vladapt.domains.open_vocab.domain import OpenVocab
+from vladapt.domains.open_vocab.plans.kinds import DETECTION, SEGMENTATION
 from vladapt.domains.open_vocab.plans.pipelines import nodes
 from vladapt.domains.open_vocab.plans.plan import make_plan
 from vladapt.domains.open_vocab.plans.schedule import backbone_of, on_backbone
 from vladapt.registry import DATASETS, MODELS
 
-TASKS = {"faster-rcnn": "detection", "fpn": "segmentation"}
+TASKS = {"faster-rcnn": DETECTION, "fpn": SEGMENTATION}
 
 
 def packaged(name):
@@ -27,7 +28,7 @@ def test_every_part_that_names_a_backbone_names_the_other(name, small_clip_spec,
     config = packaged(name)
     assert backbone_of(config["model"]) == "embedded"
     before = copy.deepcopy(config["model"])
-    on_backbone(config, small_clip_spec, TASKS[name])
+    on_backbone(config, small_clip_spec)
     model = config["model"]
     named = [node["backbone"] for node in nodes(model) if isinstance(node.get("backbone"), str)]
     assert named == [small_clip_spec] * 2 and backbone_of(model) == small_clip_spec
@@ -46,7 +47,7 @@ def test_the_first_of_several_necks_is_matched(small_clip_spec):
     config["model"]["neck"] = [config["model"]["neck"], {"type": "DyHead", "in_channels": 128}]
     one = packaged("faster-rcnn")
     for each in (config, one):
-        on_backbone(each, small_clip_spec, "detection")
+        on_backbone(each, small_clip_spec)
     assert config["model"]["neck"][0] == one["model"]["neck"]
 
 
@@ -56,13 +57,13 @@ def test_a_model_without_towers_names_no_backbone():
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_config_on_another_backbone_builds_and_trains_a_step(name, small_clip_spec, boxes, masks, recipe):
-    task = TASKS[name]
+    kind = TASKS[name]
     config = packaged(name)
-    if task == "detection":
+    if kind is DETECTION:
         config["model"]["roi_head"]["bbox_head"]["fc_out_channels"] = 16
         config["model"]["test_cfg"]["rpn"]["nms_pre"] = 20
-    data = {"detection": boxes, "segmentation": masks}[task]
-    plan = make_plan(config, task, recipe(task, backbone=small_clip_spec), data)
+    data = {DETECTION: boxes, SEGMENTATION: masks}[kind]
+    plan = make_plan(config, kind, recipe(kind.task, backbone=small_clip_spec), data)
     init_default_scope(plan.default_scope)
     torch.manual_seed(0)
     model = MODELS.build(plan.model)
@@ -85,7 +86,7 @@ def test_a_training_counted_in_steps_runs_with_its_samplers(small_clip_spec, mas
     config["train_dataloader"] |= {"batch_size": 2, "sampler": {"type": "InfiniteSampler", "shuffle": True}}
     config["param_scheduler"] = []
     made = recipe("segmentation", backbone=small_clip_spec, workers=0, amp="bf16")
-    plan = make_plan(config, "segmentation", made, masks)
+    plan = make_plan(config, SEGMENTATION, made, masks)
     assert plan.train_dataloader.sampler.type == "vladapt.PassSampler"
     _, history = train_plan(plan, tmp_path, 1, torch.device("cpu"), Reporter(quiet=True))
     assert [row["step"] for row in history] == [1, 2, 3]

@@ -13,6 +13,7 @@ from vladapt.core.contracts.domain import DomainData, Item
 from vladapt.core.contracts.targets import Boxes, Mask
 from vladapt.core.data.files import loader
 from vladapt.core.data.images import IMAGE
+from vladapt.domains.open_vocab.vocabulary import NamedClasses
 
 
 class Answering(nn.Module):
@@ -32,7 +33,7 @@ class Answering(nn.Module):
         return [self.answer(int(image[2, 0, 0])) for image in batch["inputs"]]
 
 
-class TextModel(Answering):
+class TextModel(Answering, NamedClasses):
     """One that takes names."""
 
     taken = None

@@ -21,7 +21,7 @@ from torchvision.ops import batched_nms, box_convert, box_iou, generalized_box_i
 from ......core.errors import ConfigError
 from ......registry import MODELS
 from ....vocabulary import Classes
-from ...backbones.image_part import preprocessor_cfg
+from ...backbones.image_part import detection_preprocessor
 from ...losses.matching import BoxTargets
 from .heads import ClassHead, PatchMLP, box_bias, box_targets, merge_overlapping, most_typical
 from .queries import PUBLISHED, DrawnQueries, OWLQueries, TextPart
@@ -277,7 +277,7 @@ def _check(bias: str, image_droplayer: float, text_droplayer: float, kept_patche
 
 
 def _preprocessor(spec: str) -> dict[str, Any]:
-    return preprocessor_cfg(spec, "detection", pad_size_divisor=1, pad_mask=False)  # squares are made here
+    return detection_preprocessor(spec, pad_size_divisor=1, pad_mask=False)  # squares are made here
 
 
 def _text_part(backbone, droplayer: float) -> TextPart:

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ......core.backbones.positions import tower_of
 from ......core.contracts.backbone import Backbone
 from ......core.prompts.classifier import fill
-from ....vocabulary import Classes, Vocabulary, embed_classes, named_templates, text_backbone
+from ....vocabulary import Classes, NamedClasses, Vocabulary, embed_classes, named_templates, text_backbone
 from ...segmentors.queries import published_templates
 
 PUBLISHED = "published"
@@ -52,7 +52,7 @@ class DrawnQueries:
     mask: Tensor
 
 
-class OWLQueries(nn.Module):
+class OWLQueries(nn.Module, NamedClasses):
     """(C, D) query embeddings; their texts are encoded by the towers of the model where those are trained.
 
     In training each image is asked for the classes it shows and for random others, each by a prompt drawn at random.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ......core.backbones.load import load_backbone
 from ......registry import MODELS
-from ....vocabulary import Classes, Vocabulary
+from ....vocabulary import Classes, NamedClasses, Vocabulary
 from ...classifiers.cosine import CosineTextClassifier
 
 OBJECTNESS = "objectness"
@@ -49,7 +49,7 @@ def _scores(proposals: InstanceData) -> Tensor:
 
 
 @MODELS.register_module()
-class RegionCLIPBBoxHead(BBoxHead):
+class RegionCLIPBBoxHead(BBoxHead, NamedClasses):
     """Regions against texts: cosine / temperature, an embedding of zeros for the background, one box for all classes.
 
     Args:

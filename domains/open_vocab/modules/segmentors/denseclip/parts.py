@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ......core.contracts.adapter import require
 from ......core.errors import CapabilityError, ConfigError
 from ......registry import MODELS
-from ....vocabulary import Classes, Vocabulary
+from ....vocabulary import Classes, NamedClasses, Vocabulary
 from .matching import PixelTextMatching
 
 HEADS = ("decode_head", "auxiliary_head", "bbox_head", "mask_head", "mask_iou_head", "query_head")
@@ -115,7 +115,7 @@ def _fitted_head(name: str, head: Mapping[str, Any], classes: int) -> dict[str, 
 
 
 def _takers(module: nn.Module) -> Iterator[bool]:
-    return (True for part in module.modules() if hasattr(part, "take_classes"))
+    return (True for part in module.modules() if isinstance(part, NamedClasses))
 
 
 @MODELS.register_module()

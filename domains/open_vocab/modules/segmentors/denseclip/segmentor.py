@@ -12,15 +12,15 @@ from torch import Tensor
 
 from ......core.contracts.adapter import require
 from ......registry import MODELS
-from ....vocabulary import Classes, Vocabulary
-from ...backbones.image_part import preprocessor_cfg
+from ....vocabulary import Classes, NamedClasses, Vocabulary
+from ...backbones.image_part import segmentation_preprocessor
 from . import parts
 
 IDENTITY = {"type": "vladapt.IdentityHead"}
 
 
 @MODELS.register_module()
-class DenseCLIPSegmentor(EncoderDecoder):
+class DenseCLIPSegmentor(EncoderDecoder, NamedClasses):
     """DenseCLIP: Language-Guided Dense Prediction with Context-Aware Prompting (Rao et al., 2021, arXiv 2112.01518).
 
     The image tower gives maps, its pooling at every place the cosines with the classes' texts; these score maps are
@@ -71,7 +71,7 @@ class DenseCLIPSegmentor(EncoderDecoder):
         data_preprocessor: Mapping[str, Any] | None = None,
         init_cfg: Mapping[str, Any] | None = None,
     ):
-        preprocessor = data_preprocessor or preprocessor_cfg(backbone, "segmentation")
+        preprocessor = data_preprocessor or segmentation_preprocessor(backbone)
         BaseSegmentor.__init__(self, data_preprocessor=preprocessor, init_cfg=init_cfg)
         require(tau > 0, "tau", tau, "give a number above 0")
         self.backbone, self.tau = parts.build_tower(backbone, tower), tau

@@ -78,6 +78,7 @@ def _key(prompts: Sequence[str]) -> str:
 
 # "ReCo: Retrieve and Co-segment for Zero-shot Transfer" (2022, arXiv 2206.07045).
 
+
 def likeness(features: Tensor, embeddings: Tensor, scale: float = 1.0) -> Tensor:
     """How like each of some embeddings a place is, 0..1: the sigmoid of a scaled cosine.
 

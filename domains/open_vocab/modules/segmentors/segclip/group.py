@@ -260,6 +260,7 @@ def _padded(backbone: Backbone, embeddings: Tensor, mask: Tensor) -> tuple[Tenso
 # SegCLIP: Patch Aggregation with Learnable Centers for Open-Vocabulary Semantic Segmentation (Luo et al., 2022, arXiv
 # 2211.14813), section 3.4.
 
+
 @MODELS.register_module()
 class SuperpixelKL(nn.Module):
     """Where a patch goes, beside where its superpixel goes on average: the mean of both KL divergences.

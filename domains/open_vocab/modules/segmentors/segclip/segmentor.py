@@ -19,8 +19,8 @@ from ......core.errors import ConfigError, DataError
 from ......core.losses.clip import Clip
 from ......core.prompts.classifier import spoken
 from ......registry import MODELS
-from ....vocabulary import Classes, Vocabulary
-from ...backbones.image_part import preprocessor_cfg
+from ....vocabulary import Classes, NamedClasses, Vocabulary
+from ...backbones.image_part import segmentation_preprocessor
 from ...losses.masked_decoder import MaskedDecoder, grid_positions, line_positions, pixel_loss, word_loss
 from ..windows import slide
 from .group import (
@@ -40,7 +40,7 @@ NO_SUPERPIXEL = -1
 
 
 @MODELS.register_module()
-class SegCLIP(BaseSegmentor):
+class SegCLIP(BaseSegmentor, NamedClasses):
     """SegCLIP: Patch Aggregation with Learnable Centers for Open-Vocabulary Semantic Segmentation (Luo et al., 2022,
     arXiv 2211.14813).
 
@@ -92,7 +92,7 @@ class SegCLIP(BaseSegmentor):
         data_preprocessor: Mapping[str, Any] | None = None,
         init_cfg: Mapping[str, Any] | None = None,
     ):
-        super().__init__(data_preprocessor or preprocessor_cfg(backbone, "segmentation"), init_cfg)
+        super().__init__(data_preprocessor or segmentation_preprocessor(backbone), init_cfg)
         self.weights = _checked_weights(weights or {})
         for name, share in (("patch_mask", patch_mask), ("word_mask", word_mask)):
             require(0 < share < 1, name, share, "give a share above 0 and below 1")
