@@ -7,6 +7,7 @@ import functools
 import inspect
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -298,8 +299,13 @@ def _of_another(named: str | None) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _classes(files: list[Path]) -> dict[str, ast.ClassDef]:
-    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
-    return {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
+    """Classes of modules, by name; a file that is no Python yet is for whoever imports it to complain of."""
+    classes = {}
+    for file in files:
+        with suppress(SyntaxError, UnicodeDecodeError):
+            tree = ast.parse(file.read_text(encoding="utf-8"))
+            classes |= {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    return classes
 
 
 def _owners(classes: dict[str, ast.ClassDef]) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ import typer
 
 import vladapt as package
 from vladapt import cli
+from vladapt.core.commands import options
 from vladapt.core.commands.options import declared_options
 from vladapt.core.contracts.options import options_of
 from vladapt.core.registry import adapter_class, catalogue, loss_class
@@ -25,6 +26,19 @@ def test_options_of_a_reader_are_flags_under_the_domains_name(vladapt):
 def test_what_is_declared_is_what_the_reader_takes(name):
     declared = {each.name: each.help[name] for each in declared_options() if name in each.help}
     assert declared == {each.name: each.help for each in options_of(package.load_domain(name).reading)}
+
+
+def test_a_domain_under_construction_takes_no_command_away(tmp_path, monkeypatch):
+    domain = '@dataclass\nclass Reading:\n    zoom: int = option(1, "how near")\n\nclass Own:\n    reading = Reading\n'
+    for name, text in {"sound": domain, "broken": "class Unfinished(:\n"}.items():
+        folder = tmp_path / "domains" / name
+        folder.mkdir(parents=True)
+        (folder / "domain.py").write_text(text)
+    contract = tmp_path.joinpath(*options.SHARED)
+    contract.parent.mkdir(parents=True)
+    contract.write_text("")
+    monkeypatch.setattr(options, "PACKAGE_ROOT", tmp_path)
+    assert list(options._read_options()) == [("sound", "reading", "zoom", "how near")]
 
 
 def test_a_flag_of_a_domain_reaches_its_reader(fit, colours):
