@@ -27,7 +27,7 @@ def classification_metrics(logits: Tensor, labels: Tensor, num_classes: int) -> 
 
     Returns:
         accuracy; balanced_accuracy: mean recall of classes; macro_f1: mean F1 of classes; auroc: mean of one-vs-rest
-        AUROC of the softmax, None where only one class occurs; ece: expected calibration error of the top class, 15
+        AUROC of the log odds, None where only one class occurs; ece: expected calibration error of the top class, 15
         equal bins. Floats in 0..1.
 
     Raises:
@@ -49,7 +49,7 @@ def classification_metrics(logits: Tensor, labels: Tensor, num_classes: int) -> 
         "accuracy": float(multiclass_accuracy(predicted, labels, num_classes=num_classes, average="micro")),
         "balanced_accuracy": float(recall[present].mean()),
         "macro_f1": float(f1[present].mean()),
-        "auroc": _one_vs_rest_auroc(probs, labels, present),
+        "auroc": _one_vs_rest_auroc(logits.detach().double().cpu(), labels, present),
         "ece": float(multiclass_calibration_error(_below_one(probs), labels, num_classes, n_bins=BINS)),
     }
 
@@ -57,7 +57,8 @@ def classification_metrics(logits: Tensor, labels: Tensor, num_classes: int) -> 
 def multilabel_metrics(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> dict[str, float | None]:
     """Scores of a classifier with several labels per image; unknown labels (NaN) are left out.
 
-    A label of which the known values are all 0 or all 1 cannot be ranked: its AUROC is None, and auroc,
+    What ranks images (AUROC, average precision) reads the logits: a sigmoid makes ties of large ones. A label of which
+    the known values are all 0 or all 1 cannot be ranked: its AUROC is None, and auroc,
     mean_average_precision and macro_f1 leave it out.
 
     Args:
@@ -85,16 +86,16 @@ def multilabel_metrics(logits: Tensor, labels: Tensor, class_names: Sequence[str
     known = ~labels.isnan()  # (N, C)
     if not known.any():
         raise DataError("the test set has no known label; mark labels as 0 or 1")
-    pairs = probs[known], labels[known].long()  # (K,) twice
+    pairs, ranks = (probs[known], labels[known].long()), ranked(logits.detach().double().cpu())  # (K,) twice, (N, C)
     auroc: dict[str, float | None] = {f"auroc/{name}": None for name in class_names}
     precision, f1 = [], []
     for c, name in enumerate(class_names):
-        scores, truth = probs[known[:, c], c], labels[known[:, c], c].long()
+        rows, truth = known[:, c], labels[known[:, c], c].long()
         if truth.unique().numel() < 2:
             continue
-        auroc[f"auroc/{name}"] = float(binary_auroc(scores, truth))
-        precision.append(float(binary_average_precision(scores, truth)))
-        f1.append(float(binary_f1_score(scores, truth)))
+        auroc[f"auroc/{name}"] = float(binary_auroc(ranks[rows, c], truth))
+        precision.append(float(binary_average_precision(ranks[rows, c], truth)))
+        f1.append(float(binary_f1_score(probs[rows, c], truth)))
     return {
         "auroc": _mean([value for value in auroc.values() if value is not None]),
         "mean_average_precision": _mean(precision),
@@ -119,16 +120,31 @@ def _checked(logits: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, 
     return probabilities(logits, labels)
 
 
-def _one_vs_rest_auroc(probs: Tensor, labels: Tensor, present: Tensor) -> float | None:
+def ranked(scores: Tensor) -> Tensor:
+    """(N, C) float64 in 0..1 with the order and the ties of each column: torchmetrics reads probabilities, and those of
+    large logits are 0 or 1 alike."""
+    places = [column.unique(return_inverse=True)[1] for column in scores.T]
+    return torch.stack(places, dim=1).double() / max(1, len(scores))
+
+
+def log_odds(logits: Tensor) -> Tensor:
+    """(N, C) log p / (1 - p) of the softmax p of each class: its order, without its ties near 0 and 1."""
+    whole, best = logits.logsumexp(dim=1, keepdim=True), logits.argmax(dim=1, keepdim=True)
+    others = whole + torch.log1p(-(logits - whole).exp().clamp(max=0.75))  # exact but for the best class
+    without_best = logits.scatter(1, best, -torch.inf).logsumexp(dim=1, keepdim=True)
+    return logits - others.scatter(1, best, without_best)
+
+
+def _one_vs_rest_auroc(logits: Tensor, labels: Tensor, present: Tensor) -> float | None:
     from torchmetrics.functional.classification import multilabel_auroc
 
     classes = present.nonzero().flatten()  # (P,)
     if len(classes) < 2:
         return None
-    parts = []  # in parts: a thousand classes at once fill the memory
+    odds, parts = log_odds(logits), []  # in parts: a thousand classes at once fill the memory
     for part in classes.tensor_split(max(1, len(classes) // CLASSES_AT_ONCE)):
         is_class = (labels[:, None] == part).long()  # (N, p)
-        parts.append(multilabel_auroc(probs[:, part], is_class, num_labels=len(part), average="none").reshape(-1))
+        parts.append(multilabel_auroc(ranked(odds[:, part]), is_class, num_labels=len(part), average="none").reshape(-1))
     return float(torch.cat(parts).mean())
 
 

@@ -141,14 +141,15 @@ def auroc_certainty(zero_shot: Tensor | None, adapted: Tensor, labels: Tensor, *
 
 def _macro_auroc_draws(logits: Tensor, labels: Tensor, samples: int, seed: int) -> Tensor:
     """(S,) float64 macro AUROC of each draw, over the labels that have both values in it; NaN where none has."""
-    probs, labels = probabilities(logits, labels)
+    labels = probabilities(logits, labels)[1]  # checked
+    scores = logits.detach().double().cpu()
     generator = torch.Generator().manual_seed(seed)
-    ranked = [_ranked(probs[:, c], labels[:, c]) for c in range(probs.shape[1])]
-    parts, chunk = [], max(1, NUMBERS_AT_ONCE // len(probs))
+    ranked = [_ranked(scores[:, c], labels[:, c]) for c in range(scores.shape[1])]
+    parts, chunk = [], max(1, NUMBERS_AT_ONCE // len(scores))
     for start in range(0, samples, chunk):
         rows = min(chunk, samples - start)
-        drawn = torch.randint(len(probs), (rows, len(probs)), generator=generator)  # (s, N)
-        weight = torch.zeros(rows, len(probs)).scatter_add_(1, drawn, torch.ones(1).expand(drawn.shape))
+        drawn = torch.randint(len(scores), (rows, len(scores)), generator=generator)  # (s, N)
+        weight = torch.zeros(rows, len(scores)).scatter_add_(1, drawn, torch.ones(1).expand(drawn.shape))
         parts.append(torch.stack([_weighted_auroc(weight, *label) for label in ranked], dim=1).nanmean(dim=1))
     return torch.cat(parts)
 
