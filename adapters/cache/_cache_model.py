@@ -15,12 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...core.contracts.choices import PUBLISHED
 from ...core.contracts.features import FeatureSet, TextClassifier
 from ...core.data.sampling import Selection
-from ...core.metrics.selection import macro_auroc
+from ...core.metrics.class_balance import class_weights, row_weights, signed_shares
+from ...core.metrics.selection import at_chance, best_setting, macro_auroc
 
 CHUNK_ELEMENTS = 2**24  # of a (rows, N) block of affinities: 64 MiB
 REFERENCE_SCALE = 100.0  # published alphas assume CLIP's logit scale
+BEYOND = (2, 4, 8, 16, 32)  # times the end of the grid of alpha, where zero-shot guesses
 BUDGET = 48 * 2**20  # bytes of working memory of the search
 
 
@@ -38,10 +41,24 @@ def keys_note(support: FeatureSet, views: int) -> str:
     return "cache keys are features of the images as they are, without augmented views"
 
 
-def cache_values(support: FeatureSet, num_classes: int) -> Tensor:
-    """(N, C) one-hot or multi-hot rows; an unknown label counts as 0, a class without images is a column of zeros."""
+def one_hot_values(support: FeatureSet, num_classes: int) -> Tensor:
+    """(N, C) one-hot rows; a class without images is a column of zeros."""
     values = support.one_hot()
     return F.pad(values, (0, num_classes - values.shape[1])).to(support.features.device)
+
+
+def cache_values(support: FeatureSet, num_classes: int, balanced: bool = False) -> Tensor:
+    """(N, C) values of the keys. One label per image: one-hot rows. Several: `signed_shares` of each label, since a sum
+    over the positives would grow with them, and say nothing of the negatives.
+
+    Args:
+        balanced: weigh one-hot rows by `class_weights`, so that a class with more keys has no larger sum.
+    """
+    if support.multilabel:
+        return signed_shares(support.labels, num_classes).to(support.features.device)
+    values = one_hot_values(support, num_classes)
+    weights = class_weights(support.labels, num_classes) if balanced else None
+    return values if weights is None else values * weights.to(values)
 
 
 def zero_shot_text(classifier: TextClassifier) -> tuple[Tensor, float]:
@@ -142,20 +159,35 @@ def search_as(adapter, selection: Selection) -> Callable[..., tuple[tuple[float,
     """The search over (betas, alphas) of an adapter's `text`, `keys` and `values`, as they are when it is called."""
 
     def search(betas, alphas):
-        queries = selection.val.unit
+        queries, labels = selection.val.unit, selection.val.labels
+        zero_shot = zero_shot_logits(queries, adapter.text, adapter.logit_scale, adapter.logit_bias)
         (beta, alpha, _), score = search_cache(
             queries,
-            selection.val.labels,
-            zero_shot_logits(queries, adapter.text, adapter.logit_scale, adapter.logit_bias),
+            labels,
+            zero_shot,
             adapter.keys,
             adapter.values,
             betas,
-            alphas,
+            reaching(adapter, alphas, zero_shot, labels),
             alpha_factor=adapter.logit_scale / REFERENCE_SCALE,
+            balanced=adapter.balanced,
+            ties=adapter.ties_,
         )
         return (beta, alpha), score
 
     return search
+
+
+def reaching(adapter, alphas: Sequence[float], zero_shot: Tensor, labels: Tensor) -> tuple[float, ...]:
+    """The grid of alpha, and beyond its end where zero-shot guesses: a cache must be able to overrule it there.
+
+    The published grid is kept where it was asked for, by a preset, `search_scale` or `ties="published"`, and where
+    alpha is given.
+    """
+    published = adapter.ties_ == PUBLISHED or adapter.search_scale is not None or adapter.alpha is not None
+    if published or not at_chance(zero_shot, labels):
+        return tuple(alphas)
+    return (*alphas, *(max(alphas) * factor for factor in BEYOND))
 
 
 def search_cache(
@@ -170,8 +202,10 @@ def search_cache(
     *,
     exponent: Tensor | None = None,
     alpha_factor: float = 1.0,
+    balanced: bool = False,
+    ties: str = PUBLISHED,
 ) -> tuple[tuple[float, float, float], float]:
-    """The first best point of zero_shot + alpha * factor * exp(-beta (1 - queries keys^T)) (values * exp(gamma e)).
+    """The best point of zero_shot + alpha * factor * exp(-beta (1 - queries keys^T)) (values * exp(gamma e)).
 
     Args:
         queries: (V, D) unit val features.
@@ -179,19 +213,24 @@ def search_cache(
         zero_shot: (V, C) logits the cache adds to.
         keys: (N, D).
         values: (N, C).
-        betas, alphas, gammas: the grid; the first point in loop order (beta outside, gamma inside) wins a tie.
+        betas, alphas, gammas: the grid; the first point is the first in loop order (beta outside, gamma inside).
         exponent: (N,) e, or None for 0.
         alpha_factor: what alphas are multiplied by, logit_scale / 100.
+        balanced: score by balanced accuracy.
+        ties: as for `best_setting`.
 
     Returns:
         (beta, alpha, gamma), and their score.
     """
     sums = _ClassSums(keys, values, gammas, exponent)
     scaled = [alpha * alpha_factor for alpha in alphas]
-    sweep = _sweep_accuracy if labels.ndim == 1 else _sweep_auroc
     with torch.no_grad():
-        scores = sweep(sums, queries, labels, zero_shot, betas, scaled)  # (B, A, G)
-    b, a, g = np.unravel_index(int(np.argmax(scores)), scores.shape)
+        if labels.ndim == 1:
+            weights = row_weights(labels) if balanced else None
+            scores = _sweep_accuracy(sums, queries, labels, zero_shot, betas, scaled, weights)  # (B, A, G)
+        else:
+            scores = _sweep_auroc(sums, queries, labels, zero_shot, betas, scaled)
+    b, a, g = best_setting(scores, ties)
     return (float(betas[b]), float(alphas[a]), float(gammas[g])), float(scores[b, a, g])
 
 
@@ -253,9 +292,10 @@ def _slots(values: Tensor) -> tuple[Tensor, Tensor] | None:
     return index, filled
 
 
-def _sweep_accuracy(sums: _ClassSums, queries, labels, zero_shot, betas, alphas) -> np.ndarray:
+def _sweep_accuracy(sums: _ClassSums, queries, labels, zero_shot, betas, alphas, weights: Tensor | None) -> np.ndarray:
     """(B, A, G) accuracies. Rows are independent, so each block of them is swept whole and counts are added."""
-    right = torch.zeros(len(betas), len(alphas), sums.num_gammas, dtype=torch.long, device=queries.device)
+    counted = torch.long if weights is None else torch.double
+    right = torch.zeros(len(betas), len(alphas), sums.num_gammas, dtype=counted, device=queries.device)
     for rows in torch.arange(len(queries), device=queries.device).split(sums.rows_within(BUDGET)):
         rival = zero_shot[rows].T.contiguous()  # (C, V)
         truth = labels[rows][None]  # (1, V)
@@ -267,19 +307,20 @@ def _sweep_accuracy(sums: _ClassSums, queries, labels, zero_shot, betas, alphas)
             cache = sums.at(affinity, beta, buffer)  # (C, G, V)
             true_cache = cache.gather(0, truth[None].expand(1, *cache.shape[1:]))[0]  # (G, V)
             for a, alpha in enumerate(alphas):
-                right[b, a] += _right(rival, true_zero_shot, cache, true_cache, alpha, truth)
+                each = _right(rival, true_zero_shot, cache, true_cache, alpha, truth)  # (G, V)
+                right[b, a] += each.sum(dim=-1) if weights is None else each.double() @ weights[rows]
     return right.cpu().numpy() / len(queries)
 
 
 def _right(rival, true_zero_shot, cache, true_cache, alpha, truth) -> Tensor:
-    """(G,) rows whose first largest logit is the true class."""
+    """(G, V) whether the first largest logit of each row is the true class."""
     logits = torch.add(rival, cache, alpha=alpha)  # (C, G, V)
     best = logits.amax(dim=0)
     mine = torch.add(true_zero_shot, true_cache, alpha=alpha)
     right, tied = mine > best, mine == best
     if tied.any():
         right[tied] = truth.expand_as(best)[tied] < logits[:, tied].argmax(dim=0)
-    return right.sum(dim=-1)
+    return right
 
 
 def _sweep_auroc(sums: _ClassSums, queries, labels, zero_shot, betas, alphas) -> np.ndarray:

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from ...core.contracts.choices import PUBLISHED
+from ...core.metrics.class_balance import row_weights
+from ...core.metrics.selection import best_setting
 from ._cache_model import BUDGET, _ClassSums
 
 BLOCK = 2**16  # (class, row) elements of a block: its arrays stay in the processor's cache
@@ -32,8 +34,10 @@ def search_two_terms(
     gammas: Sequence[float],
     *,
     factor: float = 1.0,
+    balanced: bool = False,
+    ties: str = PUBLISHED,
 ) -> tuple[tuple[float, float, float], float]:
-    """The first most accurate point of zero_shot + factor (gamma second + alpha exp(-beta (1 - q keys^T)) values).
+    """The most accurate point of zero_shot + factor (gamma second + alpha exp(-beta (1 - q keys^T)) values).
 
     Args:
         queries: (V, D) unit val features q.
@@ -42,14 +46,18 @@ def search_two_terms(
         keys: (N, D).
         values: (N, C).
         second: (V, C), what gamma multiplies.
-        alphas, betas, gammas: the grid; the first point in loop order (alpha outside, gamma inside) wins a tie.
+        alphas, betas, gammas: the grid; the first point is the first in loop order (alpha outside, gamma inside).
         factor: logit_scale / 100.
+        balanced: score by balanced accuracy.
+        ties: as for `best_setting`.
 
     Returns:
         (alpha, beta, gamma), and their accuracy.
     """
     sums = _ClassSums(keys, values, (0.0,), None)
-    right = torch.zeros(len(alphas), len(betas), len(gammas), dtype=torch.long, device=queries.device)
+    weights = row_weights(labels) if balanced else None
+    counted = torch.long if weights is None else torch.double
+    right = torch.zeros(len(alphas), len(betas), len(gammas), dtype=counted, device=queries.device)
     grid = torch.tensor(gammas, device=queries.device)[:, None]  # (G, 1)
     rows_at_once = max(1, min(BLOCK // values.shape[1], sums.rows_within(BUDGET)))
     with torch.no_grad():
@@ -60,9 +68,10 @@ def search_two_terms(
             for b, beta in enumerate(betas):
                 block.turn_to(sums.at(affinity, beta, buffer)[:, 0])
                 for a, alpha in enumerate(alphas):
-                    right[a, b] += block.right(alpha * factor, grid)
+                    each = block.right(alpha * factor, grid)  # (G, R)
+                    right[a, b] += each.sum(dim=1) if weights is None else each.double() @ weights[rows]
     counts = right.cpu().numpy()
-    a, b, g = np.unravel_index(int(np.argmax(counts)), counts.shape)
+    a, b, g = best_setting(counts / len(queries), ties)
     return (float(alphas[a]), float(betas[b]), float(gammas[g])), float(counts[a, b, g]) / len(queries)
 
 
@@ -96,14 +105,14 @@ class _Block:
         torch.mul(shift, self.falling, out=self.below[1])
 
     def right(self, alpha: float, gammas: Tensor) -> Tensor:
-        """(G,) rows that are right at each of the (G, 1) gammas."""
+        """(G, R) whether rows are right at each of the (G, 1) gammas."""
         least = torch.add(*self.above, alpha=alpha, out=self.buffer).amax(dim=0)  # (R,)
         most = torch.add(*self.below, alpha=alpha, out=self.buffer).amin(dim=0)
         right = (gammas > least) & (gammas < most)  # (G, R)
         if self.any_level:
             lead = torch.add(self.lead, self.cached, alpha=alpha, out=self.buffer)
             right &= ((lead > 0) | ((lead == 0) & self.later) | ~self.level).all(dim=0)
-        return right.sum(dim=1)
+        return right
 
     def _lead(self, values: Tensor) -> Tensor:
         return values.gather(0, self.truth) - values

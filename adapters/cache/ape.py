@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, FitReport, require
+from ...core.contracts.adapter import FitReport, require
+from ...core.contracts.choices import Searched
 from ...core.contracts.features import Batch
 from ...core.contracts.options import option
 from ...core.data.sampling import selection_split
@@ -21,6 +22,8 @@ from ._cache_model import (
     choose,
     grid_axes,
     keys_note,
+    one_hot_values,
+    reaching,
     search_cache,
     zero_shot_logits,
     zero_shot_text,
@@ -32,7 +35,7 @@ SMOOTHING = 1e-6  # in the logarithm's numerator and denominator, as released
 
 
 @dataclass(eq=False, kw_only=True)
-class APE(Adapter):
+class APE(Searched):
     """Not All Features Matter: Enhancing Few-shot CLIP with Adaptive Prior Refinement (Zhu et al., 2023,
     arXiv 2304.01195).
 
@@ -87,6 +90,10 @@ class APE(Adapter):
     )
     views: int = option(10, "augmented views that a key averages; 0 for the plain feature", low=0, high=1000)
 
+    @property
+    def as_published(self) -> bool:
+        return self.preset is not None
+
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self.text, self.logit_bias = zero_shot_text(classifier)
         self.logit_scale = classifier.logit_scale
@@ -94,18 +101,21 @@ class APE(Adapter):
         self._remember(selection.train)
 
         def search(betas, alphas, gammas):
-            unit = selection.val.unit
+            unit, labels = selection.val.unit, selection.val.labels
+            zero_shot = zero_shot_logits(unit, self.text, self.logit_scale, self.logit_bias)
             return search_cache(
                 self._refine(unit),
-                selection.val.labels,
-                zero_shot_logits(unit, self.text, self.logit_scale, self.logit_bias),
+                labels,
+                zero_shot,
                 self.keys,
                 self.values,
                 betas,
-                alphas,
+                reaching(self, alphas, zero_shot, labels),
                 gammas,
                 exponent=self.exponent,
                 alpha_factor=self.logit_scale / REFERENCE_SCALE,
+                balanced=self.balanced,
+                ties=self.ties_,
             )
 
         chosen, words, score = choose(grid_axes(self, AXES, ape_setting(self.preset)), selection, search)
@@ -118,12 +128,13 @@ class APE(Adapter):
         """Channels, refined keys, values and each key's divergence."""
         setting = ape_setting(self.preset)
         keys = cache_keys(support, self.views)  # (N, D)
-        self.values = cache_values(support, len(self.text))
+        one_hot = one_hot_values(support, len(self.text))  # (N, C)
         top_q = self.top_q or max(1, round(setting.top_q / APE_WIDTH * support.dim))
-        self.channels = select_channels(channel_criterion(self.text, self.w or setting.w, keys, self.values), top_q)
+        self.channels = select_channels(channel_criterion(self.text, self.w or setting.w, keys, one_hot), top_q)
         self.keys = self._refine(keys)  # (N, Q)
         guess = (self.keys @ self._refine(self.text).T).softmax(dim=-1)  # (N, C)
-        self.exponent = (self.values * torch.log2((self.values + SMOOTHING) / (guess + SMOOTHING))).sum(dim=-1)  # (N,)
+        self.exponent = (one_hot * torch.log2((one_hot + SMOOTHING) / (guess + SMOOTHING))).sum(dim=-1)  # (N,)
+        self.values = cache_values(support, len(self.text), self.balanced)  # (N, C)
 
     def _refine(self, features: Tensor) -> Tensor:
         """(.., Q) unit rows of the kept channels."""

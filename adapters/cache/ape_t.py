@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, FitReport
+from ...core.contracts.adapter import FitReport
+from ...core.contracts.choices import Searched
 from ...core.contracts.features import Batch
 from ...core.contracts.options import option
 from ...core.data.sampling import selection_split
@@ -22,6 +23,7 @@ from ._cache_model import (
     cache_values,
     grid_axes,
     keys_note,
+    one_hot_values,
     search_as,
     zero_shot_logits,
     zero_shot_text,
@@ -35,7 +37,7 @@ CRITERIA = ("text", "image_text")
 
 
 @dataclass(eq=False, kw_only=True)
-class APET(Adapter):
+class APET(Searched):
     """APE-T, of Not All Features Matter (Zhu et al., 2023, arXiv 2304.01195): APE's prior refinement, trained.
 
     logits = s x W'^T + alpha s/100 exp(-beta (1 - x F'^T)) (L v), with s the logit scale (100 where alphas were
@@ -94,6 +96,10 @@ class APET(Adapter):
     batch_size: int = option(256, "images per step", low=1, high=1_048_576)
     select: str = option("best_val", "epoch that is kept: the best on val, or the last", choices=SELECT)
 
+    @property
+    def as_published(self) -> bool:
+        return self.preset is not None
+
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         base, self.logit_bias = zero_shot_text(classifier)
         self.logit_scale = classifier.logit_scale
@@ -110,12 +116,12 @@ class APET(Adapter):
 
     def _train(self, support, *, base, seed, val=None, stop=None, order=None) -> tuple[int, list[dict[str, float]]]:
         """Set channels, residual, value_scale and what they make of text, keys and values; kept epoch and history."""
-        keys, values = cache_keys(support, self.views), cache_values(support, len(base))
-        self.channels = self._choose_channels(base, keys, values)
+        keys, values = cache_keys(support, self.views), cache_values(support, len(base), self.balanced)
+        self.channels = self._choose_channels(base, keys, one_hot_values(support, len(base)))
         residual = torch.zeros(len(base), len(self.channels), device=keys.device, requires_grad=True)
         value_scale = torch.ones(len(keys), 1, device=keys.device, requires_grad=True)
         compose = partial(self._compose, base, keys, values, support.labels)
-        criterion = label_loss(several=False)
+        criterion = label_loss(False, self.priors_of(support.labels, len(base)))
 
         def logits(unit: Tensor) -> Tensor:
             return self._unit_logits(unit, *compose(residual, value_scale))
@@ -129,7 +135,7 @@ class APET(Adapter):
             len(support),
             self._schedule(support, seed, stop),
             order=order,
-            score=None if val is None else lambda: val_score(logits(val.unit), val.labels),
+            score=None if val is None else lambda: val_score(logits(val.unit), val.labels, self.balanced),
             select=self.select,
         )
         self.residual, self.value_scale = residual.detach(), value_scale.detach()

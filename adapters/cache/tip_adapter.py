@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, FitReport
+from ...core.contracts.adapter import FitReport
+from ...core.contracts.choices import Searched
 from ...core.contracts.features import Batch
 from ...core.contracts.options import option
 from ...core.data.sampling import selection_split
@@ -29,7 +30,7 @@ AXES = ("beta", "alpha")
 
 
 @dataclass(eq=False, kw_only=True)
-class TipAdapter(Adapter):
+class TipAdapter(Searched):
     """Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification (Zhang et al., 2022, arXiv 2207.09519).
 
     logits = s x W^T + alpha s/100 exp(-beta (1 - x F^T)) L, with s the logit scale (100 where alphas were published),
@@ -74,6 +75,10 @@ class TipAdapter(Adapter):
     )
     views: int = option(10, "augmented views that a key averages; 0 for the plain feature", low=0, high=1000)
 
+    @property
+    def as_published(self) -> bool:
+        return self.preset is not None
+
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self.text, self.logit_bias = zero_shot_text(classifier)
         self.logit_scale = classifier.logit_scale
@@ -87,7 +92,7 @@ class TipAdapter(Adapter):
 
     def _remember(self, support) -> None:
         self.keys = cache_keys(support, self.views)  # (N, D)
-        self.values = cache_values(support, len(self.text))  # (N, C)
+        self.values = cache_values(support, len(self.text), self.balanced)  # (N, C)
 
     def _logits(self, batch: Batch) -> Tensor:
         unit = batch.unit

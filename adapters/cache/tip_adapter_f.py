@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, FitReport
+from ...core.contracts.adapter import FitReport
+from ...core.contracts.choices import Searched
 from ...core.contracts.features import Batch
 from ...core.contracts.options import option
 from ...core.data.sampling import selection_split
@@ -32,7 +33,7 @@ AXES = ("beta", "alpha")
 
 
 @dataclass(eq=False, kw_only=True)
-class TipAdapterF(Adapter):
+class TipAdapterF(Searched):
     """Tip-Adapter-F, of Tip-Adapter (Zhang et al., 2022, arXiv 2207.09519): the keys start as Tip-Adapter's and train.
 
     logits = s x W^T + alpha s/100 exp(-beta (1 - x F^T)) L; only F (N, D) learns and is not normalised again. AdamW,
@@ -86,6 +87,10 @@ class TipAdapterF(Adapter):
     batch_size: int = option(256, "images per step", low=1, high=1_048_576)
     select: str = option("best_val", "epoch that is kept: the best on val, or the last", choices=SELECT)
 
+    @property
+    def as_published(self) -> bool:
+        return self.preset is not None
+
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self.text, self.logit_bias = zero_shot_text(classifier)
         self.logit_scale = classifier.logit_scale
@@ -102,9 +107,9 @@ class TipAdapterF(Adapter):
 
     def _train(self, support, *, seed, val=None, stop=None, order=None) -> tuple[int, list[dict[str, float]]]:
         """Set keys and values; the kept epoch and the history."""
-        self.values = cache_values(support, len(self.text))  # (N, C)
+        self.values = cache_values(support, len(self.text), self.balanced)  # (N, C)
         self.keys = cache_keys(support, self.views).clone().requires_grad_()  # (N, D)
-        criterion = label_loss(support.multilabel)
+        criterion = label_loss(support.multilabel, self.priors_of(support.labels, len(self.text)))
 
         def loss_of(epoch: int, index: Tensor) -> Tensor:
             images = training_features(support, index, self.views, epoch)
@@ -112,7 +117,7 @@ class TipAdapterF(Adapter):
 
         epochs = self.epochs or tip_setting(self.preset).epochs
         schedule = Schedule(epochs, self.batch_size, self.lr, self.eps, self.weight_decay, seed, stop)
-        score = None if val is None else lambda: val_score(self._unit_logits(val.unit), val.labels)
+        score = None if val is None else lambda: val_score(self._unit_logits(val.unit), val.labels, self.balanced)
         kept = train_keeping_best(
             [self.keys], loss_of, len(support), schedule, order=order, score=score, select=self.select
         )

@@ -9,21 +9,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, FitReport, require
+from ...core.contracts.adapter import FitReport, require
+from ...core.contracts.choices import Searched
 from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.options import option
 from ...core.data.sampling import Selection, selection_split
 from ...core.data.support_folder import support_folder_images
+from ...core.metrics.class_balance import class_weights
 from ._cache_model import (
     CHUNK_ELEMENTS,
     REFERENCE_SCALE,
     Axis,
     cache_keys,
     cache_logits,
-    cache_values,
     choose,
     grid,
     keys_note,
+    one_hot_values,
     zero_shot_logits,
     zero_shot_text,
 )
@@ -34,7 +36,7 @@ STARTS = (1.0, 0.1, 0.1)  # where the published grids begin
 
 
 @dataclass(eq=False, kw_only=True)
-class TipX(Adapter):
+class TipX(Searched):
     """SuS-X: Training-Free Name-Only Transfer of Vision-Language Models (Udandarao, Gupta and Albanie, 2022,
     arXiv 2211.16198).
 
@@ -116,6 +118,7 @@ class TipX(Adapter):
             return search_two_terms(
                 unit, selection.val.labels, zero_shot, self.keys, self.values, self._likeness(unit),
                 alphas, betas, gammas, factor=self.logit_scale / REFERENCE_SCALE,
+                balanced=self.balanced, ties=self.ties_,
             )  # fmt: skip
 
         chosen, words, score = choose(self._axes(), selection, search)
@@ -142,13 +145,15 @@ class TipX(Adapter):
         """Keys, values, and each class's mean signature."""
         parts = [part for part in (folder, shots if folder is None or self.use_shots else None) if part is not None]
         self.keys = torch.cat([cache_keys(part, self.views) for part in parts])  # (N, D)
-        self.values = torch.cat([cache_values(part, len(self.text)) for part in parts])  # (N, C)
-        counts = self.values.sum(dim=0)  # (C,)
+        one_hot = torch.cat([one_hot_values(part, len(self.text)) for part in parts])  # (N, C)
+        counts = one_hot.sum(dim=0)  # (C,)
         self.signatures = torch.zeros(len(self.text), len(self.text), device=self.keys.device)
         for rows in self._key_blocks():
-            self.signatures += self.values[rows].T @ self._log_signature(self.keys[rows])
+            self.signatures += one_hot[rows].T @ self._log_signature(self.keys[rows])
         self.signatures /= counts.clamp(min=1)[:, None]  # (C, C): mean over a class's keys
         self.mean_keys = float(counts.sum() / (counts > 0).sum())
+        weights = class_weights(one_hot.argmax(dim=1), len(self.text)) if self.balanced else None
+        self.values = one_hot if weights is None else one_hot * weights
 
     def _ranges(self, queries: Tensor | None) -> list[float]:
         """Least and largest divergence, least and largest cosine, of queries and keys or of keys among themselves."""

@@ -60,6 +60,28 @@ def mean_class_precision(rows: Tensor, labels: Tensor, means: Tensor, counts: Te
     return torch.linalg.pinv(covariance, rtol=cutoff, hermitian=True)
 
 
+def mean_excess(rows: Tensor, labels: Tensor, means: Tensor, images: Tensor, precision: Tensor) -> Tensor:
+    """By how much mu_c P mu_c is larger than expected of the true mean, less the mean of this over classes.
+
+    A mean of n_c images misses the true one by a covariance S / n_c, which adds trace(P S) / n_c: a class of few
+    images would seem far from everything (Moran and Murphy, A Closer Look at Two Alternative Methods of Statistical
+    Discrimination, 1979). Where classes have equally many it is the same for all, and shifts nothing.
+
+    Args:
+        rows, labels, means: as in `shrunk_precision`.
+        images: (C,) how many images the rows of a class are of.
+        precision: (D, D) P.
+
+    Returns:
+        (C,) float64; 0 for a class without images.
+    """
+    present = images > 0
+    scatter = _scatter(rows, labels, means, torch.ones_like(means[:, 0]))
+    spread = (scatter * precision).sum() / max(1, len(rows) - int(present.sum()))  # trace(P S)
+    excess = spread / images.clamp_min(1).double()
+    return torch.where(present, excess - excess[present].mean(), 0.0)
+
+
 def new_class_gaussians(text: Tensor, rows: Tensor, neighbors: int, text_copies: int) -> tuple[Tensor, Tensor]:
     """Gaussians of classes of which there is only text, after Wang et al., 2024.
 

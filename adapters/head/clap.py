@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, FitReport, require
+from ...core.contracts.adapter import FitReport, require
+from ...core.contracts.choices import ClassWeighted
 from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.options import option
 from ...core.training.batches import epoch_batches
@@ -24,7 +25,7 @@ INITS = ("zero-shot", "random")
 
 
 @dataclass(eq=False, kw_only=True)
-class Clap(Adapter):
+class Clap(ClassWeighted):
     """CLass-Adaptive linear Probe, of A Closer Look at the Few-Shot Adaptation of Large Vision-Language Models
     (Silva-Rodriguez et al., 2024, arXiv 2312.12730).
 
@@ -136,7 +137,7 @@ class Clap(Adapter):
         batches = epoch_batches(len(unit), self.batch_size, seed, order=order, device=unit.device)
         rates = dassl_learning_rates(self.lr, self.epochs, warmup=self.warmup)
         rates = held(rates, self.batches or max(1, images // self.batch_size))
-        criterion = label_loss(labels.ndim == 2)
+        criterion = label_loss(labels.ndim == 2, self.priors_of(labels, len(base)))
 
         def loss_of(epoch: int, index: Tensor) -> Tensor:
             return criterion(self._scores(unit[index]), labels[index]) + self._penalty(base)

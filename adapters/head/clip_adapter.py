@@ -6,15 +6,17 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, FitReport
+from ...core.contracts.adapter import FitReport
+from ...core.contracts.choices import Searched
 from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.options import option
 from ...core.data.sampling import Selection, selection_split
-from ...core.metrics.selection import val_score
+from ...core.metrics.selection import best_setting, val_score
 from ...core.training.schedules import dassl_sgd
 from ...core.training.small_heads import dassl_epochs, label_loss, published_epochs
 from ._text_rows import Frame, frame_of, views_note
@@ -27,7 +29,7 @@ EPOCHS_FROM_SHOTS = ((8, 200), (2, 100), (1, 50))
 
 
 @dataclass(eq=False, kw_only=True)
-class ClipAdapter(Adapter):
+class ClipAdapter(Searched):
     """CLIP-Adapter: Better Vision-Language Models with Feature Adapters (Gao et al., 2021, arXiv 2110.04544).
 
     f' = ratio A(f) + (1 - ratio) f with A(f) = ReLU(W2 ReLU(W1 f)), no biases, W1 (D/4, D), W2 (D, D/4); logits =
@@ -116,7 +118,7 @@ class ClipAdapter(Adapter):
         """A head for each ratio, and the history of each."""
         heads = _Heads.fresh(support.dim, self.reduction, ratios, seed, support.features.device)
         optimizer = dassl_sgd([heads.down, heads.up], self.lr, self.momentum, self.weight_decay)
-        criterion = label_loss(support.multilabel)
+        criterion = label_loss(support.multilabel, self.priors_of(support.labels, len(self.text)))
 
         def loss_of(unit: Tensor, labels: Tensor) -> Tensor:
             return torch.stack([criterion(logits, labels) for logits in self._scores(heads.adapt(unit))])  # (R,)
@@ -133,8 +135,9 @@ class ClipAdapter(Adapter):
         """The first head of the best score on val."""
         if selection.val is None:
             return 0, None
-        scores = [val_score(logits, selection.val.labels) for logits in self._scores(heads.adapt(selection.val.unit))]
-        best = max(range(len(scores)), key=scores.__getitem__)
+        adapted, labels = self._scores(heads.adapt(selection.val.unit)), selection.val.labels
+        scores = [val_score(logits, labels, self.balanced) for logits in adapted]
+        best = best_setting(np.array(scores), self.ties_)[0]
         return best, scores[best]
 
     def _scores(self, adapted: Tensor) -> Tensor:

@@ -6,20 +6,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, FitReport
+from ...core.contracts.adapter import FitReport
 from ...core.contracts.backbone import Backbone
+from ...core.contracts.choices import Searched
 from ...core.contracts.features import Batch, FeatureSet, TextClassifier
 from ...core.contracts.options import option
 from ...core.data.sampling import Selection, selection_split
 from ...core.errors import CapabilityError
-from ...core.metrics.selection import val_score
+from ...core.metrics.class_balance import class_weights
+from ...core.metrics.selection import best_setting, val_score
 from ...core.prompts.classifier import build_classifier
 from ...core.registry.build import build_adapter
-from ._gaussian import class_means, mean_class_precision, new_class_gaussians, shrunk_precision
+from ._gaussian import class_means, mean_class_precision, mean_excess, new_class_gaussians, shrunk_precision
 
 GRID = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
 START = 0.1
@@ -28,7 +31,7 @@ ESTIMATORS = {"shrunk": shrunk_precision, "class-mean": mean_class_precision}
 
 
 @dataclass(eq=False, kw_only=True)
-class GDA(Adapter):
+class GDA(Searched):
     """A Hard-to-Beat Baseline for Training-free CLIP-based Adaptation (Wang et al., 2024, arXiv 2402.04087).
 
     logits of class c = s x t_c + alpha s/100 (x P mu_c - mu_c P mu_c / 2 - log C), with s the logit scale (100 where
@@ -120,8 +123,7 @@ class GDA(Adapter):
         self.alpha_, words, score = self.alpha, "given as options", None
         if self.alpha is None:
             self.alpha_, words, score = self._choose(selection_split(support, val, seed))
-        rows, labels = self._rows(support)
-        self._estimate(rows, labels)
+        rows, labels = self._estimate(support)
         self.rows = rows if self.keep_rows else rows[:0]
         return FitReport(self.name, {"alpha": self.alpha_}, words, score, notes=self._notes(support, labels))
 
@@ -129,12 +131,12 @@ class GDA(Adapter):
         """The first best alpha, on what it was chosen, and its score; the start where none is right once."""
         if selection.val is None:
             return START, selection.words, None
-        self._estimate(*self._rows(selection.train))
+        self._estimate(selection.train)
         unit = selection.val.unit
         zero_shot, gaussian = self._zero_shot(unit), self._gaussian(unit)
-        scores = [val_score(zero_shot + alpha * gaussian, selection.val.labels) for alpha in GRID]
-        best = max(scores)
-        return GRID[scores.index(best)] if best > 0 else START, selection.words, best
+        scores = [val_score(zero_shot + alpha * gaussian, selection.val.labels, self.balanced) for alpha in GRID]
+        best = best_setting(np.array(scores), self.ties_)[0]
+        return GRID[best] if scores[best] > 0 else START, selection.words, scores[best]
 
     def _rows(self, support: FeatureSet) -> tuple[Tensor, Tensor]:
         """(n, D) unit rows, one per view or image, and their (n,) labels."""
@@ -144,19 +146,32 @@ class GDA(Adapter):
         labels = support.labels.repeat_interleave(views.shape[1])
         return F.normalize(views, dim=-1).flatten(0, 1), labels
 
-    def _estimate(self, rows: Tensor, labels: Tensor) -> None:
+    def _estimate(self, support: FeatureSet) -> tuple[Tensor, Tensor]:
+        """Set the scores; the rows that they are of, and their labels."""
+        rows, labels = self._rows(support)
         means, counts = class_means(rows, labels, len(self.text))  # (C, D), (C,)
         precision = ESTIMATORS[self.estimator](rows, labels, means, counts)  # (D, D)
         absent = counts == 0
         if absent.any():
             means[absent] = new_class_gaussians(self.text[absent], rows, self.neighbors, self.text_copies)[0]
-        self._set_scores(means, precision)
+        unequal = self.balanced and class_weights(labels, len(means)) is not None
+        images = counts / (len(rows) // len(support))  # views of an image are no further images
+        excess = mean_excess(rows, labels, means, images, precision) if unequal else None
+        self._set_scores(means, precision, excess)
+        return rows, labels
 
-    def _set_scores(self, means: Tensor, precision: Tensor) -> None:
-        """(C, D) weights and (C,) biases of the Gaussian scores, from float64 means and precision."""
+    def _set_scores(self, means: Tensor, precision: Tensor, excess: Tensor | None = None) -> None:
+        """(C, D) weights and (C,) biases of the Gaussian scores, from float64 means and precision.
+
+        Args:
+            excess: (C,) by how much mu P mu is too large for want of images, see `mean_excess`; None for equal classes.
+        """
         weight = means @ precision
         prior = torch.full_like(weight[:, 0], len(means)).log()
-        self.weight, self.bias = weight.float(), (-(weight * means).sum(dim=1) / 2 - prior).float()
+        length = (weight * means).sum(dim=1)
+        if excess is not None:
+            length = length - excess
+        self.weight, self.bias = weight.float(), (-length / 2 - prior).float()
 
     def _zero_shot(self, unit: Tensor) -> Tensor:
         return self.logit_scale * unit @ self.text.T + self.logit_bias

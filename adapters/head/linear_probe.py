@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, FitReport
+from ...core.contracts.adapter import FitReport
+from ...core.contracts.choices import PLATEAU, PUBLISHED, Searched
 from ...core.contracts.features import Batch
 from ...core.contracts.options import option
 from ...core.data.sampling import selection_split
 from ...core.errors import CapabilityError
-from ...core.metrics.selection import val_score
+from ...core.metrics.class_balance import class_weights
+from ...core.metrics.selection import ALIKE, best_setting, val_score
 
 COARSE = (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)
 DEFAULT_C = 1.0
@@ -25,7 +27,7 @@ NEVER = -1e4  # bias of a class without support images: probability 0, and still
 
 
 @dataclass(eq=False, kw_only=True)
-class LinearProbe(Adapter):
+class LinearProbe(Searched):
     """The linear probe of CLIP (Radford et al., 2021, arXiv 2103.00020), searched as in CoOp (Zhou et al., 2021,
     Learning to Prompt for Vision-Language Models, arXiv 2109.01134).
 
@@ -68,20 +70,23 @@ class LinearProbe(Adapter):
             selection = selection_split(support, val, seed)
             chosen, words = DEFAULT_C, selection.words
             if selection.val is not None:
-                chosen, score = search_c(lambda c: self._score(selection, num_classes, c), self.steps)
+                chosen, score = search_c(lambda c: self._score(selection, num_classes, c), self.steps, self.ties_)
         self.weight, self.bias = self._regress(support, num_classes, chosen)
         return FitReport(self.name, {"C": chosen}, words, score, notes=_notes(support, self.class_names_, num_classes))
 
     def _score(self, selection, num_classes: int, c: float) -> float:
         weight, bias = self._regress(selection.train, num_classes, c)
-        return val_score(selection.val.features @ weight.T + bias, selection.val.labels)
+        return val_score(selection.val.features @ weight.T + bias, selection.val.labels, self.balanced)
 
     def _regress(self, support, num_classes: int, c: float) -> tuple[Tensor, Tensor]:
         """(C, D) and (C,) on the support's device."""
         features, basis = _span(support.features.cpu().numpy().astype(np.float64))
         labels = support.labels.cpu().numpy()
-        fit = _one_vs_rest if support.multilabel else _multinomial
-        weight, bias = fit(features, labels, num_classes, c, self.max_iter)
+        if support.multilabel:
+            weight, bias = _one_vs_rest(features, labels, num_classes, c, self.max_iter)
+        else:
+            unequal = self.balanced and class_weights(support.labels, num_classes) is not None
+            weight, bias = _multinomial(features, labels, num_classes, c, self.max_iter, balanced=unequal)
         weight = weight if basis is None else weight @ basis
         device = support.features.device
         return torch.from_numpy(weight).float().to(device), torch.from_numpy(bias).float().to(device)
@@ -90,12 +95,14 @@ class LinearProbe(Adapter):
         return batch.features.float() @ self.weight.T + self.bias
 
 
-def search_c(score: Callable[[float], float], steps: int) -> tuple[float, float]:
+def search_c(score: Callable[[float], float], steps: int, ties: str = PUBLISHED) -> tuple[float, float]:
     """The C that CoOp's search ends with, and its score.
 
     Args:
         score: C -> val score; called once per value.
         steps: bisection steps.
+        ties: as for `best_setting`. The middle of a plateau is searched no further, and a bisection whose ends score
+            alike stays in its middle.
     """
     scores: dict[float, float] = {}
 
@@ -104,11 +111,15 @@ def search_c(score: Callable[[float], float], steps: int) -> tuple[float, float]
             scores[c] = score(c)
         return scores[c]
 
-    best = max(COARSE, key=scored)  # the first, largest C of a tie
+    coarse = [scored(c) for c in COARSE]
+    best = COARSE[best_setting(np.array(coarse), ties)[0]]  # published: the first, largest C of a tie
+    plateau = ties == PLATEAU and sum(abs(one - max(coarse)) <= ALIKE for one in coarse) > 1
     low, high = math.log10(best) - 1, math.log10(best) + 1
-    for _ in range(steps):
+    for _ in range(0 if plateau else steps):
         middle = (low + high) / 2
-        if scored(10**low) < scored(10**high):
+        if ties == PLATEAU and max(scored(10**low), scored(10**high)) <= scored(best):
+            low, high = (low + middle) / 2, (high + middle) / 2
+        elif scored(10**low) < scored(10**high):
             best, low = 10**high, middle
         else:
             best, high = 10**low, middle
@@ -127,11 +138,13 @@ def _span(features: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     return coordinates.T, basis.T
 
 
-def _multinomial(features, labels, num_classes: int, c: float, max_iter: int) -> tuple[np.ndarray, np.ndarray]:
+def _multinomial(
+    features, labels, num_classes: int, c: float, max_iter: int, balanced: bool
+) -> tuple[np.ndarray, np.ndarray]:
     seen = np.unique(labels)
     if len(seen) < 2:
         raise CapabilityError("adapter 'linear-probe' needs support images of at least two classes; there is one")
-    model = _solve(features, labels, c, max_iter)
+    model = _solve(features, labels, c, max_iter, class_weight="balanced" if balanced else None)
     weight, bias = model.coef_, model.intercept_
     if len(seen) == 2:  # one row for the second class: halves of it give the same probabilities
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
@@ -154,7 +167,7 @@ def _one_vs_rest(features, labels, num_classes: int, c: float, max_iter: int) ->
     return weight, bias
 
 
-def _solve(features, target, c: float, max_iter: int):
+def _solve(features, target, c: float, max_iter: int, class_weight: str | None = None):
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
@@ -162,7 +175,8 @@ def _solve(features, target, c: float, max_iter: int):
         # At the search's largest C separable shots have no finite optimum; the last iterate is scored, as published.
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)  # one shot is meant
-        return LogisticRegression(C=c, solver="lbfgs", max_iter=max_iter).fit(features, target)
+        model = LogisticRegression(C=c, solver="lbfgs", max_iter=max_iter, class_weight=class_weight)
+        return model.fit(features, target)
 
 
 def _notes(support, class_names, num_classes: int) -> list[str]:

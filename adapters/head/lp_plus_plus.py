@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, FitReport
+from ...core.contracts.adapter import FitReport
+from ...core.contracts.choices import Searched
 from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.options import option
 from ...core.data.sampling import selection_split
@@ -18,7 +19,7 @@ from ...core.metrics.selection import val_score
 
 
 @dataclass(eq=False, kw_only=True)
-class LPPlusPlus(Adapter):
+class LPPlusPlus(Searched):
     """LP++: A Surprisingly Strong Linear Probe for Few-Shot CLIP (Huang et al., 2024, arXiv 2404.02285).
 
     logits of class c = x w_c + b_c + alpha_c (x t_c), with unit features x and unit text weights t, and no temperature:
@@ -117,7 +118,7 @@ class LPPlusPlus(Adapter):
             history.append({"epoch": epoch, "loss": loss, "lr": rate})
             if val is None:
                 continue
-            history[-1]["val_score"] = score = val_score(self._scores(val.unit), val.labels)
+            history[-1]["val_score"] = score = val_score(self._scores(val.unit), val.labels, self.balanced)
             if score >= best:
                 best, kept = score, (epoch, self.weight, self.bias, self.alpha)
         if kept is None:

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, FitReport
+from ...core.contracts.adapter import FitReport
+from ...core.contracts.choices import ClassWeighted
 from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.options import option
 from ...core.training.batches import epoch_batches
@@ -18,7 +19,7 @@ from ...core.training.small_heads import train_epochs
 
 
 @dataclass(eq=False, kw_only=True)
-class NMTune(Adapter):
+class NMTune(ClassWeighted):
     """Understanding and Mitigating the Label Noise in Pre-training on Downstream Tasks (Chen et al., 2024,
     arXiv 2309.17002).
 
@@ -74,6 +75,7 @@ class NMTune(Adapter):
     )
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
+        self._priors = self.priors_of(support.labels, len(classifier))
         generator = torch.Generator().manual_seed(seed)
         model = _Tuned(support.dim, self.ratio * support.dim, len(classifier), generator, support.features.device)
         history = self._train(model, support, resources.get("batch_order"), seed)
@@ -102,7 +104,8 @@ class NMTune(Adapter):
         """Of B images, from raw features (B, D) of two views of each, or of one that stands for both."""
         views = views * 2 if len(views) == len(labels) == 1 else views  # a row alone has no variance
         tuned = model.tune(torch.cat(views))  # (R, D)
-        loss = F.cross_entropy(model.classify(tuned), labels.repeat(len(views)))
+        logits = model.classify(tuned)
+        loss = F.cross_entropy(logits if self._priors is None else logits + self._priors, labels.repeat(len(views)))
         loss = loss + self.mse_weight * consistency(tuned[-len(labels) :], views[0])
         loss = loss + self.cov_weight * off_diagonal_covariance(tuned)
         return loss - self.svd_weight * dominance(tuned, self.singular_values)

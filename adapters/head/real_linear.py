@@ -10,7 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, FitReport
+from ...core.contracts.adapter import FitReport
+from ...core.contracts.choices import ClassWeighted
 from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.options import option
 from ...core.contracts.resources import TextPool
@@ -28,7 +29,7 @@ TAIL = 0.2  # share of classes, the rarest, that are reported apart
 
 
 @dataclass(eq=False, kw_only=True)
-class RealLinear(Adapter):
+class RealLinear(ClassWeighted):
     """The Neglected Tails in Vision-Language Models (Parashar, Lin, Liu, Dong, Li, Ramanan, Caverlee and Kong, 2024,
     arXiv 2401.12425): REAL-Prompt and REAL-Linear.
 
@@ -124,7 +125,7 @@ class RealLinear(Adapter):
         optimizer = torch.optim.AdamW([head], lr=self.lr, weight_decay=self.weight_decay)
         of_images = _endless(len(images), self.batch_size, 2 * seed, head.device)
         of_prompts = _endless(len(texts.prompts), self.batch_size, 2 * seed + 1, head.device)
-        criterion = label_loss(several=False)
+        criterion = label_loss(False, self.priors_of(labels, len(texts.zero_shot)))
 
         def loss_of(part: int, batch: tuple[Tensor, Tensor]) -> Tensor:
             image, prompt = batch

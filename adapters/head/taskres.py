@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, FitReport
+from ...core.contracts.adapter import FitReport
+from ...core.contracts.choices import ClassWeighted
 from ...core.contracts.features import Batch
 from ...core.contracts.options import option
 from ...core.training.small_heads import dassl_epochs, label_loss, published_epochs
@@ -18,7 +19,7 @@ EPOCHS_FROM_SHOTS = ((8, 200), (1, 100))
 
 
 @dataclass(eq=False, kw_only=True)
-class Taskres(Adapter):
+class Taskres(ClassWeighted):
     """Task Residual for Tuning Vision-Language Models (Yu et al., 2023, arXiv 2211.10277).
 
     t' = t + alpha r, logits = s x (t'/|t'|)^T. t (C, D) are the text features as the tower gives them, a mean over a
@@ -88,7 +89,7 @@ class Taskres(Adapter):
     def _train(self, support, epochs: int, order: Tensor | None, seed: int) -> list[dict[str, float]]:
         self.residual = torch.zeros_like(self.base).requires_grad_()
         optimizer = torch.optim.Adam([self.residual], lr=self.lr, weight_decay=self.weight_decay)
-        criterion = label_loss(support.multilabel)
+        criterion = label_loss(support.multilabel, self.priors_of(support.labels, len(self.base)))
 
         def loss_of(unit: Tensor, labels: Tensor) -> Tensor:
             return criterion(self._scores(unit), labels)

@@ -144,7 +144,8 @@ def _one_vs_rest_auroc(logits: Tensor, labels: Tensor, present: Tensor) -> float
     odds, parts = log_odds(logits), []  # in parts: a thousand classes at once fill the memory
     for part in classes.tensor_split(max(1, len(classes) // CLASSES_AT_ONCE)):
         is_class = (labels[:, None] == part).long()  # (N, p)
-        parts.append(multilabel_auroc(ranked(odds[:, part]), is_class, num_labels=len(part), average="none").reshape(-1))
+        each = multilabel_auroc(ranked(odds[:, part]), is_class, num_labels=len(part), average="none")
+        parts.append(each.reshape(-1))
     return float(torch.cat(parts).mean())
 
 

@@ -1,16 +1,61 @@
-"""The score that hyper-parameters are chosen by on val: accuracy, or macro AUROC with several labels per image."""
+"""The score that settings are chosen by on val, and which of equally good settings is taken."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from .class_balance import row_weights
 
-def val_score(logits: Tensor, labels: Tensor) -> float:
-    """Accuracy of (V, C) logits, or macro AUROC where labels are (V, C)."""
+ALIKE = 1e-9
+"""Scores this close are alike."""
+AT_CHANCE = 0.55
+"""Macro AUROC below which texts are taken to say nothing of the labels."""
+
+
+def val_score(logits: Tensor, labels: Tensor, balanced: bool = False) -> float:
+    """Accuracy of (V, C) logits, or macro AUROC where labels are (V, C).
+
+    Args:
+        balanced: take the balanced accuracy, the same where classes have equally many images.
+    """
     if labels.ndim == 1:
-        return float((logits.argmax(dim=-1) == labels).double().mean())
+        right = (logits.argmax(dim=-1) == labels).double()
+        weights = row_weights(labels) if balanced else None
+        return float((right if weights is None else right * weights).mean())
     return float(macro_auroc(logits.T[None], labels.T)[0])
+
+
+def best_setting(scores: np.ndarray, ties: str = "published") -> tuple[int, ...]:
+    """The place of the best score in a grid of any number of axes.
+
+    Args:
+        scores: one number per point of the grid.
+        ties: of points that score alike "published" takes the first, "plateau" the one that is farthest from all
+            worse points and from the ends of the grid, each axis having the length 1.
+    """
+    best = scores >= scores.max() - ALIKE
+    if ties == "published" or best.sum() < 2:
+        return tuple(int(i) for i in np.unravel_index(int(np.argmax(scores)), scores.shape))
+    from scipy.ndimage import distance_transform_edt
+
+    depth = distance_transform_edt(np.pad(best, 1), sampling=[1 / size for size in scores.shape])
+    depth = depth[tuple(slice(1, -1) for _ in scores.shape)]
+    deepest = np.where(depth >= depth.max() - ALIKE, 1.0, 0.0)
+    return tuple(int(i) for i in np.unravel_index(int(np.argmax(deepest)), scores.shape))
+
+
+def at_chance(logits: Tensor, labels: Tensor) -> bool:
+    """Whether (V, C) zero-shot logits cannot be told from guessing on val: a Wilson interval of the accuracy reaches
+    down to the agreement that answers and labels would have by chance, or a macro AUROC is below `AT_CHANCE`."""
+    if labels.ndim == 2:
+        return val_score(logits, labels) < AT_CHANCE
+    from .significance import wilson_interval
+
+    answers, classes = logits.argmax(dim=-1), logits.shape[1]
+    shares = [torch.bincount(given, minlength=classes).double() / len(labels) for given in (answers, labels)]
+    return wilson_interval(int((answers == labels).sum()), len(labels))[0] <= float(shares[0] @ shares[1])
 
 
 def macro_auroc(scores: Tensor, labels: Tensor) -> Tensor:

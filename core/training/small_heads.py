@@ -157,14 +157,18 @@ def training_features(support: FeatureSet, index: Tensor, views: int, epoch: int
     return F.normalize(support.views[index, epoch % min(views, support.views.shape[1])].float(), dim=-1)
 
 
-def label_loss(several: bool, **options: Any) -> Callable[[Tensor, Tensor], Tensor]:
+def label_loss(several: bool, priors: Tensor | None = None, **options: Any) -> Callable[[Tensor, Tensor], Tensor]:
     """(B, C) logits and labels -> cross-entropy, or binary cross-entropy where an image has several labels.
 
     Args:
+        several: whether it has.
+        priors: (C,) log shares of the classes, added to the logits while training (`log_priors`), or None.
         options: of the loss.
     """
     criterion: Loss = BinaryCrossEntropy(**options) if several else CrossEntropy(**options)
-    return lambda logits, labels: criterion({"logits": logits, "labels": labels})["loss"]
+    if priors is None:
+        return lambda logits, labels: criterion({"logits": logits, "labels": labels})["loss"]
+    return lambda logits, labels: criterion({"logits": logits + priors, "labels": labels})["loss"]
 
 
 def published_epochs(shots: int, epochs_from_shots: Sequence[tuple[int, int]]) -> int:

@@ -1,0 +1,59 @@
+"""Options that methods share: how unequal classes count, and which of equally good settings is taken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..metrics.class_balance import log_priors
+from .adapter import Adapter
+from .options import option
+
+BALANCED, NONE = "balanced", "none"
+PLATEAU, PUBLISHED = "plateau", "published"
+
+
+@dataclass(eq=False, kw_only=True)
+class ClassWeighted(Adapter):
+    """Base of methods in which each class counts alike, however many images it has.
+
+    Published methods are made for equally many images per class; where they are, the option changes nothing.
+    """
+
+    class_weight: str = option(
+        BALANCED,
+        "what counts alike where classes have unequal numbers of images: the classes (balanced), or the images, as "
+        "published (none)",
+        choices=(BALANCED, NONE),
+    )
+
+    @property
+    def as_published(self) -> bool:
+        """Whether the user asked for published settings, which go before `class_weight` and `ties`."""
+        return False
+
+    @property
+    def balanced(self) -> bool:
+        """Whether each class counts alike."""
+        return self.class_weight == BALANCED and not self.as_published
+
+    def priors_of(self, labels: Tensor, num_classes: int) -> Tensor | None:
+        """What a trained head adds to its logits in training: `log_priors` where classes count alike, else None."""
+        return log_priors(labels, num_classes) if self.balanced else None
+
+
+@dataclass(eq=False, kw_only=True)
+class Searched(ClassWeighted):
+    """Base of methods that search settings on val: by balanced accuracy where classes count alike."""
+
+    ties: str = option(
+        PLATEAU,
+        "of settings that score alike on val: the middle of the widest plateau, or the first one, as published",
+        choices=(PLATEAU, PUBLISHED),
+    )
+
+    @property
+    def ties_(self) -> str:
+        """`ties`, or that of the published settings asked for."""
+        return PUBLISHED if self.as_published else self.ties
