@@ -1,4 +1,4 @@
-"""StatA's mixture: one Gaussian per class with a variance of its own, held near what the text alone says of the class."""
+"""StatA's mixture: one Gaussian per class, each with a variance of its own and held near what the text says of it."""
 
 from __future__ import annotations
 

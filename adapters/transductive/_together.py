@@ -1,4 +1,4 @@
-"""What methods that classify all test images together share: where they start, what they keep, how others are answered."""
+"""What methods that classify all test images together share: where they start, what they keep, how they answer."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ class ClassifiedTogether(Adapter):
     """Base of the methods that give each unlabelled image its log-assignment z in one joint solution.
 
     An image of the unlabelled set (the same feature) gets its z of that solution; copies of one image share the mean of
-    their log z. Any other image gets one update of its own with the solution kept: the predictions that the method starts
-    from, its likelihood, and its nearest unlabelled images, counted both ways: sum_j w_ij z_j / n. So no answer depends
-    on the batch.
+    their log z. Any other image gets one update of its own with the solution kept: its predictions y, its likelihood,
+    and its nearest unlabelled images, counted both ways: sum_j w_ij z_j / n. So no answer depends on the batch.
 
-    The predictions y that it starts from are those of the text or, with `resources["base"]`, those of another fitted
+    The predictions y that all start from are those of the text or, with `resources["base"]`, those of another fitted
     adapter. Then a batch with images outside the unlabelled set must bring that adapter's logits too (`Batch.base`).
 
     A method has the option `n_neighbors` and implements `_joint` and `_log_likelihood`.
@@ -105,8 +104,8 @@ class ClassifiedTogether(Adapter):
         known = self._same(unit, index[:, 0])
         if self.base_ and base is None and not known.all():
             raise CapabilityError(
-                f"adapter '{self.name}' started from the predictions of '{self.base_}' and needs them for images outside "
-                "its unlabelled set; pass Batch(base=...), or give --resource base=RUN"
+                f"adapter '{self.name}' started from the predictions of '{self.base_}' and needs them for images that "
+                "were not in its unlabelled set; pass Batch(base=...), or give --resource base=RUN"
             )
         if not self.base_ or base is None:
             base = self.logit_scale * unit @ self.text.T  # (B, C); a bias, the same for all classes, changes nothing

@@ -17,8 +17,8 @@ from ._together import ClassifiedTogether
 
 @dataclass(eq=False, kw_only=True)
 class StatA(ClassifiedTogether):
-    """Realistic Test-Time Adaptation of Vision-Language Models (Zanella, Fuchs, De Vleeschouwer and Ben Ayed, 2025, arXiv
-    2501.03729).
+    """Realistic Test-Time Adaptation of Vision-Language Models (Zanella, Fuchs, De Vleeschouwer and Ben Ayed, 2025,
+    arXiv 2501.03729).
 
     For Q unlabelled images with unit features x, unit text features t, predictions y = softmax(text logits) and
     temperature T, in turn:
@@ -28,10 +28,10 @@ class StatA(ClassifiedTogether):
         m_k = b_k mean of z_ik x_i + (1 - b_k) t_k, each to unit length, and so is the sum
         s_k = b_k mean of z_ik (x_i - m_k)^2 + (1 - b_k) (s_0 + (t_k - m_k)^2)
 
-    w_ij is the cosine (not below 0) where j is one of the n nearest images of i. The first z is y, the first m is t, and
-    the first s, of all classes, is s_0 = the mean over images of sum_k y_ik (x_i - t_k)^2. So each class is held by an
-    anchor, what the text says of it, and the more so the fewer images it has: a class without images keeps t_k and s_0,
-    and takes none from the others. That is what lets it stand sets in which many of the classes do not occur.
+    w_ij is the cosine (not below 0) where j is one of the n nearest images of i. The first z is y, the first m is t,
+    and the first s, of all classes, is s_0 = the mean over images of sum_k y_ik (x_i - t_k)^2. So each class is held by
+    an anchor, what the text says of it, and the more so the fewer images it has: a class without images keeps t_k and
+    s_0, and takes no images from the others. That is what lets it stand sets in which many of the classes are absent.
 
     No label is looked at and nothing is tuned. How images of the unlabelled set and others are answered:
     `ClassifiedTogether`. Neither (Q, Q) nor (Q, C, D) numbers are ever held.
@@ -50,11 +50,11 @@ class StatA(ClassifiedTogether):
     """
 
     differs: ClassVar[str] = (
-        "the first variance is divided by the number of images once (released: once per chunk of 2500 images, so that of "
-        "more than 2500 only the last chunk counts, at a share of its value; its results for larger sets contain that); "
-        "a class all of whose z are 0 in float32 is its anchor (released: its mean is 0 / 0); scale and bias of y are "
-        "the backbone's, not 100; with several templates the anchor is their mean (released: the first template alone, "
-        "or none of it runs)"
+        "the first variance is divided by the number of images once (released: once per chunk of 2500 images, so that "
+        "of more than 2500 images only the last chunk counts; the published results for larger sets contain that); a "
+        "class all of whose z are 0 in float32 is its anchor (released: its mean is 0 / 0); scale and bias of y are "
+        "the backbone's, not 100; with several templates the anchor is the text weight of the class, which is made of "
+        "all of them (released: of the first one)"
     )
     label_free: ClassVar[bool] = True
     stands_absent_classes: ClassVar[bool] = True

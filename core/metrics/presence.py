@@ -24,7 +24,7 @@ class Presence:
     Args:
         images: Q.
         classes: C.
-        spread: effective number of classes of the mean prediction, over that of Q images of all classes in equal shares.
+        spread: effective number of classes of the mean prediction, over that of Q images of all classes.
         present: how many classes seem to occur, at least 1.
     """
 
