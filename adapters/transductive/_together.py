@@ -85,7 +85,7 @@ class ClassifiedTogether(Adapter):
         self.log_assignments = merged.spread(log_assignments).log_softmax(dim=1)
         self.queries = self.queries[merged.columns[merged.starts]]
         moved = int((log_assignments.argmax(dim=1) != logits.argmax(dim=1)).sum())
-        gave = f"adapter '{self.base_}'" if self.base_ else "their text logits"
+        gave = f"that '{self.base_}'" if self.base_ else "their text logits"
         return f"{len(prints)} unlabelled images classified together; {moved} left the class {gave} gave"
 
     def _logits(self, batch: Batch) -> Tensor:

@@ -179,7 +179,7 @@ class Adapter(ABC):
         )
         self.fitted_ = True
         report.trained_parameters = report.trained_parameters or self._trained_numbers()
-        if self.transductive and unlabeled is not None and not self.multilabel_:
+        if self.transductive and unlabeled is not None and len(unlabeled) and not self.multilabel_:
             report.notes += self._absent_classes(classifier, unlabeled, (resources or {}).get("base"))
         if self.experimental:
             report.notes.append(f"experimental, since the published formula is not available: {self.experimental}")
@@ -339,15 +339,16 @@ class Adapter(ABC):
 
     def _absent_classes(self, classifier: TextClassifier, unlabeled: FeatureSet, base) -> list[str]:
         """A warning, if the predictions to start from speak of few of the classes."""
-        from ..metrics.presence import presence
+        from ..metrics.presence import ENOUGH, presence
 
-        start = classifier.logits(unlabeled.unit.to(classifier.weights.device)) if base is None else base.logits
-        told = presence(start)
+        some = slice(None, None, -(-len(unlabeled) // ENOUGH))
+        unit = unlabeled.unit[some].to(classifier.weights.device)
+        told = presence(classifier.logits(unit) if base is None else base.logits[some])
         if not told.few:
             return []
         seen = (
-            f"only about {told.present} of the {told.classes} classes seem to be present among the {told.images} "
-            "unlabelled images, or the others are rare"
+            f"only about {told.present} of the {told.classes} classes seem to be present among the "
+            f"{len(unlabeled)} unlabelled images, or the others are rare"
         )
         if self.stands_absent_classes:
             return [f"{seen}; '{self.name}' is made for that, but gains most from more images of all classes"]

@@ -12,7 +12,8 @@ FEW = 0.82
 """Predictions that spread less than this share of what images of all classes would give speak of absent classes. On the
 CLIP features and prompts of docs/adapters.md that warns in 96 % or more of batches of 64 images with 1 to 4 classes
 present, and in 2 % or fewer of those with all."""
-ROWS = 4096  # of many images, evenly spaced, for the estimate of how many classes there are
+ENOUGH = 8192
+"""Images whose predictions tell as much as those of more."""
 STEPS = 50
 TINY = 1e-30
 
@@ -22,13 +23,11 @@ class Presence:
     """What predictions tell of the classes that occur.
 
     Args:
-        images: Q.
         classes: C.
         spread: effective number of classes of the mean prediction, over that of Q images of all classes.
         present: how many classes seem to occur, at least 1.
     """
 
-    images: int
     classes: int
     spread: float
     present: int
@@ -48,7 +47,8 @@ def presence(logits: Tensor) -> Presence:
     a share of that of sure ones).
 
     Args:
-        logits: (Q, C) of zero-shot, or of what else is believed before the images are looked at together.
+        logits: (Q, C) of zero-shot, or of what else is believed before the images are looked at together; of very many
+            images `ENOUGH`, evenly spaced.
     """
     count, classes = logits.shape
     y = logits.detach().double().softmax(dim=1)
@@ -57,7 +57,7 @@ def presence(logits: Tensor) -> Presence:
     varying = float((y.var(dim=0, correction=0) / mean.clamp_min(TINY)).sum())
     sure = min(1.0, max(1e-3, varying / (effective - 1))) if effective > 1 + 1e-9 else 1.0
     expected = _expected(classes, count / sure)
-    return Presence(count, classes, effective / expected, _present(y))
+    return Presence(classes, effective / expected, _present(y))
 
 
 def _effective(shares: Tensor) -> float:
@@ -84,9 +84,8 @@ def _expected(classes: int, images: float) -> float:
 def _present(y: Tensor) -> int:
     """The effective number of classes of the shares under which predictions are likeliest, by expectation-maximisation:
     a class that images only resemble a little loses its share to those that they are of."""
-    rows = y[:: -(-len(y) // ROWS)]
     shares = y.new_full((y.shape[1],), 1 / y.shape[1])
     for _ in range(STEPS):
-        of_image = rows * shares
+        of_image = y * shares
         shares = (of_image / of_image.sum(dim=1, keepdim=True).clamp_min(TINY)).mean(dim=0)
     return max(1, round(_effective(shares)))

@@ -50,7 +50,10 @@ class BaseRun:
             DataError: no finished run lies there. ConfigError: it starts from another run itself.
             CapabilityError: it has several labels per image, or is of another backbone.
         """
-        run = Run.open(path)
+        try:
+            run = Run.open(path)
+        except DataError as error:
+            raise DataError(f"--resource base={error}") from error
         recipe = Recipe.of(run.info["recipe"])
         if "base" in recipe.resources:
             raise ConfigError(f"--resource base={path}: it starts from another run itself; give that one, or another")
@@ -72,14 +75,16 @@ class BaseRun:
         if prepared.given.get("base") is None:
             return None
         base = cls.open(prepared.given["base"], prepared.backbone, device)
-        made_by, width = prepared.made_by, prepared.classifier.weights.shape[1]
-        others = made_by and base.adapter.backbone_ and made_by != base.adapter.backbone_
-        if others or width != base.adapter.dim_:
-            raise CapabilityError(
-                f"--resource base={base.path}: was fitted on features of width {base.adapter.dim_} by backbone "
-                f"'{base.adapter.backbone_}', these have {width} by '{made_by}'; give a run on the same backbone"
-            )
-        return base
+        width = prepared.classifier.weights.shape[1]
+        theirs, ours = base.adapter.backbone_, prepared.made_by
+        if width != base.adapter.dim_:
+            theirs, ours = f"{base.adapter.dim_} wide", f"{width}"
+        elif not (theirs and ours) or theirs == ours:
+            return base
+        raise CapabilityError(
+            f"--resource base={base.path}: was fitted on features of another backbone ({theirs}; these: {ours}); "
+            "give a run on the same backbone"
+        )
 
     @property
     def facts(self) -> dict[str, Any]:

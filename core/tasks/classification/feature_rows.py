@@ -177,7 +177,10 @@ def prepare_features(recipe: Recipe, reporter: Reporter) -> PreparedFeatures:
     whole = file.features.labels is None or set(file.split or ()) == {"test"}
     if whole and recipe.shots:
         why = "its rows have no labels" if file.features.labels is None else "all its rows are for testing"
-        raise CapabilityError(f"--features {path}: {why}; give --shots 0 and a method that needs no labelled images")
+        raise CapabilityError(
+            f"--features {path}: {why}; give --shots 0 and a method that needs no labelled images (stat-a for all "
+            "images at once, zero-shot)"
+        )
     every = tuple(file.classifier.class_names)
     file = _restricted(file, recipe.classes)
     names = tuple(file.classifier.class_names)

@@ -217,7 +217,10 @@ def _seeds(recipe: Recipe, axes: Axes) -> Sequence[int]:
 
 def _check_shots(shots: int, adapter: Adapter) -> None:
     if shots == 0 and not adapter.label_free:
-        raise ConfigError(f"--shots 0: adapter '{adapter.name}' learns from labelled images; give 1 or more")
+        raise ConfigError(
+            f"--shots 0: adapter '{adapter.name}' learns from labelled images; give 1 or more, "
+            "or a method that needs none (stat-a for all images at once, zero-shot)"
+        )
 
 
 def fit_key(recipe: Recipe, adapter: Adapter, prepared, shots: Shots) -> str:
