@@ -33,10 +33,14 @@ class StatA(ClassifiedTogether):
     an anchor, what the text says of it, and the more so the fewer images it has: a class without images keeps t_k and
     s_0, and takes no images from the others. That is what lets it stand sets in which many of the classes are absent.
 
-    No label is looked at and nothing is tuned. How images of the unlabelled set and others are answered:
-    `ClassifiedTogether`. Neither (Q, Q) nor (Q, C, D) numbers are ever held.
+    No label is looked at and nothing is tuned. Neither (Q, Q) nor (Q, C, D) numbers are ever held.
 
-    With `resources["base"]` y is what another fitted adapter predicts; the anchors are of the text still.
+    Prediction: an image of the unlabelled set (the same feature) gets its z of the joint solution; copies of one image
+    share the mean of their log z. Any other image gets one update of its own with the solution kept: y, likelihood, and
+    its n nearest unlabelled images, counted both ways: l sum_j w_ij z_j / n. So no answer depends on the batch.
+
+    With `resources["base"]` (`--resource base=RUN`) y is what another fitted adapter predicts; the anchors stay the
+    text's.
 
     Raises:
         ConfigError: an option is out of range.

@@ -47,6 +47,8 @@ class TransClip(ClassifiedTogether):
     image (there it is dropped, as if it were itself); the classes are those of the text, no label of a query is looked
     at; scale and bias of y are the backbone's, not 100.
 
+    With `resources["base"]` (`--resource base=RUN`) y is what another fitted adapter predicts.
+
     In few-shot mode lambda is 0.5 and in zero-shot mode 1, as published. Zero-shot mode does not look at the support,
     with or without labels. Of the gammas searched the first best is taken.
 
