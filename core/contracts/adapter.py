@@ -180,7 +180,8 @@ class Adapter(ABC):
         self.fitted_ = True
         report.trained_parameters = report.trained_parameters or self._trained_numbers()
         if self.transductive and unlabeled is not None and len(unlabeled) and not self.multilabel_:
-            report.notes += self._absent_classes(classifier, unlabeled, (resources or {}).get("base"))
+            base = (resources or {}).get("base") if "base" in self.needs | self.optional else None
+            report.notes += self._absent_classes(classifier, unlabeled, base)
         if self.experimental:
             report.notes.append(f"experimental, since the published formula is not available: {self.experimental}")
         return report
