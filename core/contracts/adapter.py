@@ -352,7 +352,7 @@ class Adapter(ABC):
             f"{len(unlabeled)} unlabelled images, or the others are rare"
         )
         if self.stands_absent_classes:
-            return [f"{seen}; '{self.name}' is made for that, but gains most from more images of all classes"]
+            return [f"{seen}; '{self.name}' is made for that, and more images of each class help it most"]
         cure = "use stat-a, or give more images of all classes at once"
         return [f"{seen}; '{self.name}' spreads images over all classes and is often worse than zero-shot then: {cure}"]
 
