@@ -33,6 +33,7 @@ IN_WORDS = {
     "synonyms": "synonyms",
     "further_backbones": "further backbones",
     "ctx": "a learned context",
+    "base": "a fitted run to start from",
 }
 
 

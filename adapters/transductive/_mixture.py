@@ -132,17 +132,27 @@ def solve(
     """
     sums = _Sums(queries.features, shots)
     z, mixture = start.assignments, start.mixture
+
+    def assigned(z: Tensor, mixture: Mixture) -> Tensor:
+        return assign(queries, mixture.log_likelihood(sums.centred, sums.centre), z, inner_iterations, temperature)
+
     for _ in range(iterations):
-        log_z = _assign(queries, sums, z, mixture, inner_iterations, temperature)
-        z = log_z.exp()
+        z = assigned(z, mixture).exp()
         mixture = sums.mixture(z, mixture)
-    log_z = _assign(queries, sums, z, mixture, inner_iterations, temperature)
+    log_z = assigned(z, mixture)
     return Solution(log_z.exp(), mixture, log_z)
 
 
-def _assign(queries: Queries, sums: _Sums, z: Tensor, mixture: Mixture, steps: int, temperature: float) -> Tensor:
-    """(Q, C) log z: the pull of text and support, the likelihood, and what the neighbours are."""
-    fixed = mixture.log_likelihood(sums.centred, sums.centre).div_(temperature).add_(queries.pull)
+def assign(queries: Queries, log_likelihood: Tensor, z: Tensor, steps: int, temperature: float) -> Tensor:
+    """(Q, C) log z after some updates: the pull of text and support, the likelihood, and what the neighbours are.
+
+    Args:
+        log_likelihood: (Q, C), changed in place.
+        z: (Q, C) to go on from.
+        steps: updates, each with the neighbours' assignments before it.
+        temperature: what the log-likelihood is divided by.
+    """
+    fixed = log_likelihood.div_(temperature).add_(queries.pull)
     for _ in range(steps - 1):
         z = queries.links.spread(z).add_(fixed).softmax(dim=1)
     return queries.links.spread(z).add_(fixed).log_softmax(dim=1)

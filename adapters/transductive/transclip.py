@@ -5,25 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, FitReport, require
-from ...core.contracts.features import Batch
+from ...core.contracts.adapter import FitReport, require
 from ...core.contracts.options import option
 from ...core.data.sampling import selection_split
-from ...core.errors import CapabilityError
 from ._mixture import Mixture, Queries, Shots, Solution, first_mixture, solve
-from ._neighbours import Links, mutual_links, nearest, row_prints, support_links
+from ._neighbours import Links, mutual_links, nearest, support_links
+from ._together import ClassifiedTogether
 
 FEW_SHOT, ZERO_SHOT = "few-shot", "zero-shot"
 DEFAULT_GAMMA = 0.02
-SAME = 1e-5  # largest difference of two unit features that are of one image
 
 
 @dataclass(eq=False, kw_only=True)
-class TransClip(Adapter):
+class TransClip(ClassifiedTogether):
     """Boosting Vision-Language Models with Transduction (Zanella, Gerin and Ben Ayed, 2024, arXiv 2406.01837).
 
     For Q unlabelled images with unit features x, text predictions y = softmax(text logits) and temperature T, in turn:
@@ -50,6 +47,8 @@ class TransClip(Adapter):
     image (there it is dropped, as if it were itself); the classes are those of the text, no label of a query is looked
     at; scale and bias of y are the backbone's, not 100.
 
+    With `resources["base"]` (`--resource base=RUN`) y is what another fitted adapter predicts.
+
     In few-shot mode lambda is 0.5 and in zero-shot mode 1, as published. Zero-shot mode does not look at the support,
     with or without labels. Of the gammas searched the first best is taken.
 
@@ -72,11 +71,7 @@ class TransClip(Adapter):
         "in by hand; with links in order ours is more accurate on the same 16 shots. Zero-shot numbers are met as "
         "they are"
     )
-    needs: ClassVar[frozenset[str]] = frozenset({"features", "unlabeled"})
-    transductive: ClassVar[bool] = True
-    state: ClassVar[tuple[str, ...]] = (
-        "text", "logit_scale", "means", "variance", "queries", "prints", "log_assignments", "lambda_",
-    )  # fmt: skip
+    state: ClassVar[tuple[str, ...]] = (*ClassifiedTogether.state, "means", "variance")
 
     mode: str = option(FEW_SHOT, "zero-shot does not look at the support", choices=(FEW_SHOT, ZERO_SHOT))
     text_weight: float | None = option(
@@ -97,11 +92,8 @@ class TransClip(Adapter):
         require(len(self.gammas) > 0, "gammas", self.gammas, "give one value or more")
         self.label_free = self.mode == ZERO_SHOT
 
-    def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
-        self.text, self.logit_scale = classifier.weights, classifier.logit_scale
+    def _joint(self, logits: Tensor, support, val, seed: int) -> tuple[FitReport, Tensor]:
         self.lambda_ = self._text_weight
-        self.queries = unlabeled.unit
-        logits = classifier.logits(self.queries)  # (Q, C)
         links = mutual_links(self.queries, self.n_neighbors)
         if self.mode == ZERO_SHOT:
             chosen, words, score = {}, "nothing to choose", None
@@ -110,8 +102,13 @@ class TransClip(Adapter):
             gamma, words, score = self._choose(logits, links, support, val, seed)
             chosen = {"gamma": gamma}
             solution = self._solve(logits, links, support, gamma)
-        notes = self._remember(solution, logits)
-        return FitReport(self.name, chosen, words, score, notes=notes)
+        self.means, self.variance = solution.mixture.means, solution.mixture.variance
+        return FitReport(self.name, chosen, words, score), solution.log_assignments
+
+    def _log_likelihood(self, unit: Tensor) -> Tensor:
+        centre = self.means.mean(dim=0)
+        mixture = Mixture(self.means, self.variance)
+        return mixture.log_likelihood(unit - centre, centre) / self.temperature
 
     @property
     def _text_weight(self) -> float:
@@ -151,61 +148,3 @@ class TransClip(Adapter):
             inner_iterations=self.inner_iterations,
             temperature=self.temperature,
         )
-
-    def _remember(self, solution: Solution, logits: Tensor) -> list[str]:
-        """Keep the solution, each image once, in the order of prints; a note for the report."""
-        self.means, self.variance = solution.mixture.means, solution.mixture.variance
-        prints = row_prints(self.queries)
-        self.prints, place, copies = torch.unique(prints, return_inverse=True, return_counts=True)
-        rows = torch.arange(len(prints), device=prints.device)
-        merged = Links.of(place, rows, 1 / copies[place], len(copies))
-        self.log_assignments = merged.spread(solution.log_assignments).log_softmax(dim=1)
-        self.queries = self.queries[merged.columns[merged.starts]]
-        moved = int((solution.log_assignments.argmax(dim=1) != logits.argmax(dim=1)).sum())
-        return [f"{len(prints)} unlabelled images classified together; {moved} left the class their text logits gave"]
-
-    def _logits(self, batch: Batch) -> Tensor:
-        unit = batch.unit
-        place = torch.searchsorted(self.prints, row_prints(unit)).clamp_max(len(self.prints) - 1)
-        logits = self.log_assignments[place]
-        others = (~self._same(unit, place)).nonzero().flatten()
-        if len(others):
-            logits[others] = self._outside(unit[others])
-        return logits
-
-    def _outside(self, unit: Tensor) -> Tensor:
-        """(B, C) answers for rows whose bits are not those of a query: the nearest query's, if that is the image after
-        all (features of one image may differ in the last bits), else one update."""
-        cosines, index = nearest(unit, self.queries, max(1, self.n_neighbors))
-        centre = self.means.mean(dim=0)
-        mixture = Mixture(self.means, self.variance)
-        update = mixture.log_likelihood(unit - centre, centre) / self.temperature
-        update += self.lambda_ * (self.logit_scale * unit @ self.text.T).log_softmax(dim=1)
-        for k in range(min(self.n_neighbors, cosines.shape[1])):
-            weight = cosines[:, k, None].clamp_min(0) / cosines.shape[1]
-            update += weight * self.log_assignments[index[:, k]].exp()
-        known = self._same(unit, index[:, 0])
-        return torch.where(known[:, None], self.log_assignments[index[:, 0]], update.log_softmax(dim=1))
-
-    def _same(self, unit: Tensor, place: Tensor) -> Tensor:
-        """(B,) whether each row is the query at its place."""
-        return (self.queries[place] - unit).abs().amax(dim=1) <= SAME
-
-    def _check_support(self, support, classifier, backbone, unlabeled) -> None:
-        """Zero-shot mode needs no labels; both modes need images to classify, of the width of the text."""
-        if self.mode == FEW_SHOT:
-            super()._check_support(support, classifier, backbone, unlabeled)
-        self.check_kind(
-            several_labels=support.multilabel or classifier.negative is not None, text_encoder=backbone is not None
-        )
-        self.multilabel_ = False
-        if unlabeled is None or not len(unlabeled):
-            raise CapabilityError(
-                f"adapter '{self.name}' classifies unlabelled images together; pass some as unlabeled="
-            )
-        widths = {support.dim, unlabeled.dim, classifier.weights.shape[1]}
-        if len(widths) > 1:
-            raise CapabilityError(
-                f"support, unlabelled images and text have features of width {sorted(widths)}; "
-                "all must come from one backbone"
-            )

@@ -1,19 +1,22 @@
-"""TransCLIP."""
+"""TransCLIP and StatA."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vladapt import FeatureSet, TextClassifier, build_adapter
+from vladapt.adapters.transductive._anchored import Anchor, Settings, solve_anchored
 from vladapt.adapters.transductive._mixture import Queries, Shots, Solution, first_mixture, solve
 from vladapt.adapters.transductive._neighbours import Links, mutual_links, nearest
 
 from .comparison import compares
-from .fixtures import Check, Fixtures, Reference
+from .fixtures import Check, Fixtures, Reference, UnreadableFixture, stated_in
 
 PUBLISHED = build_adapter("transclip")
 """For what the fixture does not say: the temperature of the likelihood, and how many images a first mean is made of."""
@@ -110,4 +113,65 @@ def released_links(
     return Queries(features, pull, Links.of(rows, columns, dense[rows, columns], count))
 
 
-GROUPS = (zero_shot, few_shot_as_released)
+@compares("stat-a", "stata")
+def anchored(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    """Each set of rows that the fixture solves, by the adapter and, what it does not keep, by its solver."""
+    logit_scale = ref.setting("temperature", 100.0)  # as A10's fixture calls it; the released code writes 100 out
+    for key, name in ref.keys(r"(\w+)_zs"):
+        given = _anchored_settings(ref, name)
+        rows = f.test_set.select(_rows_of(ref, name, given, len(f.test_set)))
+        images, text = rows.without_labels(), TextClassifier(f.common["text_features"], logit_scale=logit_scale)
+        options = {
+            "alpha": given["alpha"],
+            "soft_counts": given["soft_beta"],
+            "neighbor_weight": given["lambda_laplacian"],
+            "n_neighbors": given["n_neighbors"],
+            "iterations": given["max_iter"],
+        }
+        adapter = build_adapter("stat-a", **options)
+        adapter.fit(None, text, unlabeled=images)
+        yield ref.check(adapter.logits(images).exp(), f"{name}_z", f"{name}, z")
+        yield ref.check(adapter.means, f"{name}_mu", f"{name}, means")
+        yield ref.check(adapter.variances, f"{name}_var", f"{name}, variances")
+        y = text.logits(images.unit).softmax(dim=1)
+        yield ref.check(y, key, f"{name}, zero-shot")
+        found = [100 * (guess.argmax(dim=1) == rows.labels).double().mean() for guess in (y, adapter.logits(images))]
+        yield ref.check(torch.stack(found), f"{name}_acc", f"{name}, accuracies")
+        links = mutual_links(images.unit, adapter.n_neighbors)
+        links = replace(links, weights=adapter.neighbor_weight * links.weights)
+        queries = Queries(images.unit, y.log(), links)
+        anchor = Anchor.of(images.unit, y, text.weights)
+        yield ref.check(anchor.variance, f"{name}_var0", f"{name}, first variance")
+
+        def solved(iterations: int, queries=queries, y=y, anchor=anchor, adapter=adapter):
+            inner, temperature = adapter.inner_iterations, adapter.temperature
+            how = Settings(adapter.alpha, adapter.soft_counts, iterations, inner, temperature)
+            return solve_anchored(queries, y, anchor, how)
+
+        yield ref.check(solved(adapter.iterations).weights, f"{name}_beta", f"{name}, weights of the images")
+        for iteration, number in ref.keys(rf"{name}_z_iter(\d+)"):
+            found = solved(int(number)).log_assignments.exp()
+            yield ref.check(found, iteration, f"{name}, z, iteration {number}")
+
+
+def _anchored_settings(ref: Reference, name: str) -> dict:
+    """Hyper-parameters of one set of rows: its own before those of all."""
+    own = ref.given.get(name.rstrip("0123456789"), {})
+    return {**ref.given["all"], **own}
+
+
+def _rows_of(ref: Reference, name: str, given: dict, count: int) -> Tensor:
+    """Positions among the common test rows, of a list the fixture holds, or of how many it says are taken."""
+    if f"{name}_index" in ref:
+        return ref[f"{name}_index"]
+    if number := re.fullmatch(r"(\w*?)(\d+)", name):
+        return ref[f"{number[1]}_batches"][int(number[2])]
+    if "rows" not in given:
+        return torch.arange(count)
+    first = stated_in(str(given["rows"]), "first", None)
+    if first is None:
+        raise UnreadableFixture(f"which rows {given['rows']!r} are is not known")
+    return torch.arange(min(int(first), count))
+
+
+GROUPS = (zero_shot, few_shot_as_released, anchored)

@@ -75,7 +75,7 @@ Resource = Annotated[
         "--resource",
         metavar="NAME=PATH",
         help="What some methods need besides images: descriptions, captions, boxes, support-folder, synonyms, ctx (a "
-        "run that learned one); further-backbones=SPEC,SPEC. Repeatable.",
+        "run that learned one); base=RUN (a fitted run to start from); further-backbones=SPEC,SPEC. Repeatable.",
     ),
 ]
 Classes = Annotated[

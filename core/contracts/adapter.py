@@ -38,6 +38,7 @@ NEEDS = frozenset(
         "synonyms",
         "further_backbones",
         "ctx",
+        "base",
     }
 )
 
@@ -83,9 +84,12 @@ class Adapter(ABC):
         backbone_needs: capabilities that the backbone must have, of `contracts/backbone.py`.
         multilabel: whether labels (N, C) are accepted.
         label_free: whether a support without labels, or without images, will do.
-        transductive: whether the engine passes the whole unlabelled test set once.
+        transductive: whether the engine passes the whole unlabelled test set once. A note of the fit then warns where
+            many of the classes seem to be absent from it.
+        stands_absent_classes: whether such a method is made for sets in which many of the classes do not occur.
         state: names of the attributes that a fit makes: tensors, numbers, strings, lists of them, and dicts of tensors
             (what a training changed of a model, by name). They are what `save` writes.
+        later_state: those that older files lack -> what they are then.
         cost_options: names of options that change speed and memory but no result.
         experimental: what of the method is ours, where its formula is not public; "" where it is. A note of the fit.
         trained: names of the state's tensors that gradient descent made; a fit that trains others counts them itself.
@@ -108,7 +112,9 @@ class Adapter(ABC):
     multilabel: ClassVar[bool] = False
     label_free: ClassVar[bool] = False
     transductive: ClassVar[bool] = False
+    stands_absent_classes: ClassVar[bool] = False
     state: ClassVar[tuple[str, ...]] = ()
+    later_state: ClassVar[Mapping[str, Any]] = {}
     cost_options: ClassVar[frozenset[str]] = frozenset()
     trained: ClassVar[tuple[str, ...]] = ()
     experimental: ClassVar[str] = ""
@@ -173,6 +179,9 @@ class Adapter(ABC):
         )
         self.fitted_ = True
         report.trained_parameters = report.trained_parameters or self._trained_numbers()
+        if self.transductive and unlabeled is not None and len(unlabeled) and not self.multilabel_:
+            base = (resources or {}).get("base") if "base" in self.needs | self.optional else None
+            report.notes += self._absent_classes(classifier, unlabeled, base)
         if self.experimental:
             report.notes.append(f"experimental, since the published formula is not available: {self.experimental}")
         return report
@@ -328,6 +337,24 @@ class Adapter(ABC):
         """Raise the CapabilityError that names towers with what the method needs, unless these have it."""
         for capability in sorted(self.backbone_needs):
             backbone.need(capability)
+
+    def _absent_classes(self, classifier: TextClassifier, unlabeled: FeatureSet, base) -> list[str]:
+        """A warning, if the predictions to start from speak of few of the classes."""
+        from ..metrics.presence import ENOUGH, presence
+
+        some = slice(None, None, -(-len(unlabeled) // ENOUGH))
+        unit = unlabeled.unit[some].to(classifier.weights.device)
+        told = presence(classifier.logits(unit) if base is None else base.logits[some])
+        if not told.few:
+            return []
+        seen = (
+            f"only about {told.present} of the {told.classes} classes seem to be present among the "
+            f"{len(unlabeled)} unlabelled images, or the others are rare"
+        )
+        if self.stands_absent_classes:
+            return [f"{seen}; '{self.name}' is made for that, and more images of each class help it most"]
+        cure = "use stat-a, or give more images of all classes at once"
+        return [f"{seen}; '{self.name}' spreads images over all classes and is often worse than zero-shot then: {cure}"]
 
     def _with_or_without_parts(self, features: FeatureSet | None) -> FeatureSet | None:
         """What the method may see of a set: its parts only where it asks for them."""

@@ -86,7 +86,7 @@ def restore_state(adapter: Adapter, header: dict[str, Any], tensors: dict[str, T
     lacking = [key for key in ("scalars", "class_names", "backbone", "dim", "multilabel") if key not in header]
     if lacking:
         raise DataError(f"{path}: its header lacks {', '.join(lacking)}; fit again")
-    values = {**header["scalars"], **tensors}
+    values = {**adapter.later_state, **header["scalars"], **tensors}
     for name in header.get("dicts", ()):
         values[name] = {k.removeprefix(f"{name}/"): v for k, v in tensors.items() if k.startswith(f"{name}/")}
     missing = [name for name in adapter.state if name not in values]

@@ -14,6 +14,7 @@
 | `boxes` | `Detections` | "boxes" |
 | `ctx` | (M, W) or (C, M, W) context vectors that another fit learned | "ctx" |
 | `further_backbones` | tuple of `FurtherBackbone` | "further_backbones" |
+| `base` | `BasePredictions` of the unlabelled images, by another fitted adapter | "base" |
 | `batch_order` | (epochs, N) int64, the rows in the order of each epoch, not shuffled by the seed | any that trains |
 | `bias` | (C,) to start from, not drawn by the seed | any that trains a bias |
 """
@@ -35,6 +36,7 @@ REQUIRED = {
     "boxes": "boxes that a detector found",
     "support_folder": "a folder of images for the class names",
     "further_backbones": "features of further backbones",
+    "base": "the predictions of another fitted adapter",
 }
 """Names without which a method that lists them in `needs` cannot be fitted, in words."""
 
@@ -105,3 +107,16 @@ class FurtherBackbone:
     support: FeatureSet
     val: FeatureSet | None
     classifier: TextClassifier
+
+
+@dataclass(frozen=True)
+class BasePredictions:
+    """What another fitted adapter says of the unlabelled images; of those at prediction, see `Batch.base`.
+
+    Args:
+        adapter: its name.
+        logits: (U, C), row by row the unlabelled images of the fit, in the order of its classes.
+    """
+
+    adapter: str
+    logits: Tensor

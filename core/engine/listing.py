@@ -91,7 +91,8 @@ def shown(kind: str, name: str) -> Shown:
     how = "--set adapter.NAME=value" if kind == "adapter" else f"--set loss.{name}.NAME=value"
     facts = [("experimental", cls.experimental)] if cls.experimental else []
     if kind == "adapter":
-        facts += [("needs", ", ".join(sorted(cls.needs))), ("can", ", ".join(sorted(cls.can)))]
+        named = {"needs": cls.needs, "takes as well": cls.optional, "can": cls.can}
+        facts += [(term, ", ".join(sorted(names))) for term, names in named.items()]
     return Shown(kind, name, text, list(options_of(cls)), how, [(term, words) for term, words in facts if words])
 
 

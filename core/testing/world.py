@@ -17,12 +17,12 @@ from ..contracts.backbone import Backbone
 from ..contracts.domain import Item
 from ..contracts.features import PRE_PROJECTION, PROJECTED, FeatureSet, TextClassifier
 from ..contracts.images import TrainingImages
-from ..contracts.resources import Detection, FurtherBackbone, PreProjection, TextPool
+from ..contracts.resources import BasePredictions, Detection, FurtherBackbone, PreProjection, TextPool
 from ..prompts.classifier import build_classifier, fill
 from ..tasks.classification.resources import Extras, batches, logits_of
 from .drawn_samples import AGAINST, TEMPLATES, draw, drawn_item
 
-REPLACING = frozenset({"support_folder", "ctx"})
+REPLACING = frozenset({"support_folder", "ctx", "base"})
 """Resources that take the place of what is learned from, or of where options say to start."""
 VIEWS = 2
 
@@ -180,6 +180,7 @@ class World:
             encode=lambda some, tap: self.encode(some, tap, towers),
             further=[lambda some, tap: _through(self.encode(some), mirrored)],
             boxes=self._boxes,
+            base=lambda features, names: self._of_other(items),
         )
         encode = self.encode_parts if "parts" in adapter.at_predict else self.encode
         return encode(items, backbone=towers), extras
@@ -197,6 +198,7 @@ class World:
             "images": self._images,
             "support_folder": lambda: self.encode(self.items["folder"]),
             "support_captions": lambda: self._pool([f"{item.id} shown" for item in self.items["folder"]]),
+            "base": lambda: BasePredictions("other", self._of_other(self.items["test"])),
         }
         if "hidden" in self.backbone.capabilities:
             names["pre_projection"] = self._hidden
@@ -215,6 +217,11 @@ class World:
     @torch.no_grad()
     def _pool(self, texts: list[str]) -> TextPool:
         return TextPool(tuple(texts), self.backbone.encode_text(texts, normalize=False))
+
+    def _of_other(self, items: Sequence[Item]) -> Tensor:
+        """(N, C) logits of some items by another adapter, half zero-shot's and half of their true classes."""
+        features = self.encode(items)
+        return 0.5 * self.classifier.logits(features.unit) + torch.eye(len(self.names))[features.labels]
 
     def _further(self) -> FurtherBackbone:
         matrix = _mirror(self.backbone.embed_dim)

@@ -78,6 +78,7 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "use_shots": between("use_shots", False, True, **OF_FOLDER),
         "per_class": between("per_class", None, 1, **OF_FOLDER),
     },
+    "stat-a": {"inner_iterations": between("inner_iterations", 1, 2, iterations=1)},
     "taskres": {"weight_decay": between("weight_decay", 0.0, 1.0, lr=10.0)},
     "tip-adapter": OF_SEARCH,
     "tip-adapter-f": {

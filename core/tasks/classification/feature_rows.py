@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from ...errors import CapabilityError, DataError
 from ...features.files import FeatureFile, load_features
 from ...runtime.progress import Reporter
 from ..methods import class_indices
+from .base_run import BaseRun
 from .images import VAL_SHOTS, Counts, Prepared, Shots, prepare
 from .resources import Extras, Resources, batches
 
@@ -104,11 +105,22 @@ class PreparedFeatures:
         """What the recipe names besides the features."""
         return Resources(self)
 
+    @cached_property
+    def base(self) -> BaseRun | None:
+        """The run that the recipe starts from."""
+        return BaseRun.of_data(self, self.device)
+
+    @property
+    def made_by(self) -> str:
+        """The fingerprint of the backbone of the features, "" where the file does not say."""
+        return self.file.features.backbone
+
     def batches(self, adapter: Adapter, features: FeatureSet) -> Iterator[Batch]:
         """Rows of this file, with those of further files where the adapter needs them to predict."""
         several = "further_backbones" in adapter.at_predict
         further = [other.encode_items for other in self.resources.further] if several else ()
-        return batches(adapter, features, Extras(self.data.items, further=further))
+        base = partial(self.base.logits, self) if self.base is not None else None
+        return batches(adapter, features, Extras(self.data.items, further=further, base=base))
 
     def encode_items(self, items: Sequence[Item], tap: str) -> FeatureSet:
         """Rows of some items."""
@@ -165,7 +177,10 @@ def prepare_features(recipe: Recipe, reporter: Reporter) -> PreparedFeatures:
     whole = file.features.labels is None or set(file.split or ()) == {"test"}
     if whole and recipe.shots:
         why = "its rows have no labels" if file.features.labels is None else "all its rows are for testing"
-        raise CapabilityError(f"--features {path}: {why}; give --shots 0 and a method that needs no labelled images")
+        raise CapabilityError(
+            f"--features {path}: {why}; give --shots 0 and a method that needs no labelled images (stat-a for all "
+            "images at once, zero-shot)"
+        )
     every = tuple(file.classifier.class_names)
     file = _restricted(file, recipe.classes)
     names = tuple(file.classifier.class_names)

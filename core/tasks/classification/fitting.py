@@ -103,6 +103,8 @@ def refuse_early(recipe: Recipe, adapter: Adapter, prepared: Prepared | Prepared
         raise ConfigError(f"--novel: --classes leaves out {count}, at least two are needed; name fewer classes")
     if recipe.generic and trains_towers(adapter.name):
         probe_of(recipe.generic)  # a folder that cannot be used is found out here
+    if prepared.base is not None:
+        prepared.base.check_classes(prepared.class_names)
     prepared.classifier  # noqa: B018 (descriptions and templates that cannot be used are found out here)
 
 
@@ -112,6 +114,8 @@ def _resources(
 ) -> Iterator[dict[str, Any]]:
     """What an adapter needs besides features, and a place to train."""
     collected = prepared.resources.collect(adapter, shots)
+    if prepared.base is not None and "base" in adapter.needs | adapter.optional:
+        collected["base"] = prepared.base.predictions(prepared, shots.test)
     if "pixels" not in adapter.needs:
         yield collected
         return
@@ -177,7 +181,7 @@ def notes_of(prepared, shots: int, further: list[str], drawn: Shots) -> list[str
     Args:
         said: by the fit and what came after it.
     """
-    notes = [*prepared.notes, *further]
+    notes = [*prepared.notes, *further, *([] if prepared.base is None else prepared.base.notes(prepared))]
     short = short_classes(prepared.data.split("train"), shots, num_classes=len(prepared.class_names))
     if short:
         listed = ", ".join(f"{prepared.class_names[c]} ({n})" for c, n in sorted(short.items()))
@@ -206,6 +210,7 @@ def info_of(recipe: Recipe, prepared, adapter, report, shots, notes, seconds) ->
         },
         "class_names": list(prepared.class_names),
         "templates": list(prepared.templates),
+        **({} if prepared.base is None else {"base": prepared.base.facts}),
         "shots": recipe.shots,
         "seed": recipe.seed,
         "fit": report.to_dict(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from ...prompts.descriptions import read_descriptions
 from ...registry import build_metric
 from ...runtime.progress import Reporter
 from ..methods import encoding_batch_size, read_data, restrict_classes
+from .base_run import BaseRun
 from .resources import Extras, Resources, batches
 
 VAL_SHOTS = 4
@@ -195,6 +196,16 @@ class Prepared:
         """What the recipe names besides data and backbone."""
         return Resources(self)
 
+    @cached_property
+    def base(self) -> BaseRun | None:
+        """The run that the recipe starts from."""
+        return BaseRun.of_data(self, self.backbone.device)
+
+    @property
+    def made_by(self) -> str:
+        """The fingerprint of the backbone of the features."""
+        return self.backbone.fingerprint
+
     def batches(self, adapter: Adapter, features: FeatureSet) -> Iterator[Batch]:
         """Rows of this data, with all that the adapter needs to predict."""
         return batches(adapter, features, self._extras(adapter))
@@ -208,6 +219,7 @@ class Prepared:
             encode=self.encode_items,
             further=[other.encode_items for other in self.resources.further] if several else (),
             boxes=self.resources.boxes if "boxes" in adapter.at_predict else None,
+            base=partial(self.base.logits, self) if self.base is not None else None,
             parts=lambda items: self.encode_items(items, PROJECTED, parts=True),
         )
 

@@ -26,7 +26,7 @@ from ...prompts.classifier import spoken
 from ...prompts.descriptions import read_synonyms
 from ...runs.folder import Run
 
-GIVEN = ("captions", "boxes", "support_folder", "synonyms", "ctx", "further_backbones")
+GIVEN = ("captions", "boxes", "support_folder", "synonyms", "ctx", "further_backbones", "base")
 """What `--resource NAME=...` may name; `descriptions` is a key of the recipe."""
 TOWER_NEEDS = frozenset({"text_encoder", "images", "pixels", "pre_projection"})
 ROWS_AT_ONCE = 4096
@@ -62,10 +62,10 @@ def check_at_prediction(adapter: Adapter, all_given: Mapping[str, Any], anew: Ma
     """
     _check_given(anew or {}, adapter.at_predict, f"{adapter.name}, once fitted,")
     needed = {name: value for name, value in all_given.items() if name in adapter.at_predict}
-    _check_given(needed, adapter.at_predict, adapter.name)
+    _check_given(needed, adapter.at_predict, adapter.name, "; if it was moved, give where it lies now")
 
 
-def _check_given(given: Mapping[str, Any], used: frozenset[str], who: str) -> None:
+def _check_given(given: Mapping[str, Any], used: frozenset[str], who: str, cure: str = "") -> None:
     for name, value in given.items():
         flag = name.replace("_", "-")
         if name not in GIVEN:
@@ -73,7 +73,7 @@ def _check_given(given: Mapping[str, Any], used: frozenset[str], who: str) -> No
         if name not in used:
             raise ConfigError(f"--resource {flag}: {who} has no use for it; omit it")
         if name != "further_backbones" and not Path(str(value)).exists():
-            raise ConfigError(f"--resource {flag}={value}: no such file or folder")
+            raise ConfigError(f"--resource {flag}={value}: no such file or folder{cure}")
 
 
 def check_needs(given: Mapping[str, Any], adapter: Adapter, backbone: Backbone | None) -> None:
@@ -101,7 +101,7 @@ def check_needs(given: Mapping[str, Any], adapter: Adapter, backbone: Backbone |
         )
     for name in GIVEN:
         if name in adapter.needs and given.get(name) is None:
-            place = "SPEC,SPEC" if name == "further_backbones" else "DIR" if name == "support_folder" else "FILE"
+            place = {"further_backbones": "SPEC,SPEC", "support_folder": "DIR", "base": "RUN"}.get(name, "FILE")
             raise CapabilityError(
                 f"adapter '{adapter.name}' needs {REQUIRED[name]}; give --resource {name.replace('_', '-')}={place}"
             )
@@ -252,6 +252,7 @@ class Extras:
         encode: (items, tap) -> their features.
         further: the same of each further backbone.
         boxes: image id -> what a detector found, or None.
+        base: (features, class names) -> logits of the run that the method started from, or None.
         parts: items -> their features with parts, for features that came without.
     """
 
@@ -261,6 +262,7 @@ class Extras:
     encode: Encode | None = None
     further: Sequence[Encode] = ()
     boxes: Mapping[str, Sequence[Detection]] | None = None
+    base: Callable[[FeatureSet, Sequence[str]], Tensor] | None = None
     parts: Callable[[Sequence[Item]], FeatureSet] | None = None
 
     def columns(self, adapter: Adapter, features: FeatureSet) -> dict[str, Any]:
@@ -278,6 +280,12 @@ class Extras:
                     f"adapter '{adapter.name}' needs boxes of these images too; give --resource boxes=FILE"
                 )
             made["boxes"] = [list(self.boxes.get(item.id, ())) for item in items]
+        if "base" in wanted:
+            if self.base is None:
+                raise CapabilityError(
+                    f"adapter '{adapter.name}' started from another run and needs it; give --resource base=RUN"
+                )
+            made["base"] = self.base(features, adapter.class_names_)
         return made
 
     def of_parts(self, adapter: Adapter, features: FeatureSet, rows: range) -> dict[str, Any]:

@@ -140,7 +140,10 @@ class Classification(Task):
         adapters = planned(recipe, names)
         check_resources(recipe.resources, list(adapters.values()))
         recipe = recipe.with_(shots=max(_shots(recipe, axes)))
-        return ClassificationContest(recipe, self.prepared(recipe, reporter), adapters)
+        prepared = self.prepared(recipe, reporter)
+        if prepared.base is not None:
+            prepared.base.check_classes(prepared.class_names)
+        return ClassificationContest(recipe, prepared, adapters)
 
     def deciding_of(self, rows: Sequence[Mapping[str, Any]]) -> str:
         """Accuracy; macro AUROC where images have several labels."""
@@ -214,7 +217,10 @@ def _seeds(recipe: Recipe, axes: Axes) -> Sequence[int]:
 
 def _check_shots(shots: int, adapter: Adapter) -> None:
     if shots == 0 and not adapter.label_free:
-        raise ConfigError(f"--shots 0: adapter '{adapter.name}' learns from labelled images; give 1 or more")
+        raise ConfigError(
+            f"--shots 0: adapter '{adapter.name}' learns from labelled images; give 1 or more, "
+            "or a method that needs none (stat-a for all images at once, zero-shot)"
+        )
 
 
 def fit_key(recipe: Recipe, adapter: Adapter, prepared, shots: Shots) -> str:
@@ -243,7 +249,8 @@ class ClassificationContest(Contest):
     """
 
     def __init__(self, recipe: Recipe, prepared: Prepared | PreparedFeatures, adapters: Mapping[str, Adapter]):
-        super().__init__(prepared.data.name, list(prepared.notes))
+        of_base = [] if prepared.base is None else prepared.base.notes(prepared)
+        super().__init__(prepared.data.name, [*prepared.notes, *of_base])
         self.recipe, self.prepared = recipe, prepared
         self._views = {name: views_wanted(adapter) for name, adapter in adapters.items()}
         self._parts = any(parts_wanted(adapter) for adapter in adapters.values())

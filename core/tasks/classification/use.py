@@ -21,6 +21,7 @@ from ...errors import CapabilityError, DataError
 from ...features.store import Extraction, FeatureStore
 from ...registry import load_adapter
 from ...runtime.progress import Reporter
+from .base_run import BaseRun, place_of_base
 from .feature_rows import prepared_of
 from .images import Encoding
 from .resources import PLAIN, Extras, batches, check_at_prediction, further_specs, logits_of
@@ -37,6 +38,8 @@ def evaluate_run(use: Use, domain: Domain | None, task: str, reporter: Reporter)
     prepared = prepared_of(recipe, reporter, None if recipe.features else domain, task)
     adapter = load_adapter(use.run.adapter_path, prepared.backbone).to(_device_of(prepared))
     check_at_prediction(adapter, recipe.resources, use.resources)
+    if "base" in adapter.at_predict:
+        prepared.base.check_is(use.run.info.get("base") or {})
     _check_same_backbone(adapter, prepared, source)
     chosen = _split(prepared, use.split, everything=bool(source))
     chosen = _in_order_of(chosen, prepared.class_names, adapter.class_names_, str(source))
@@ -62,7 +65,10 @@ def predict_with_run(use: Use, domain: Domain, task: str, reporter: Reporter) ->
     data = readable(images_of(domain, use.images, recipe.reading))
     check_at_prediction(adapter, recipe.resources, use.resources)
     encoding = Encoding(use.batch_size, use.workers, recipe.amp)
-    source = _Source(domain, task, data, backbone, encoding, recipe.resources, reporter)
+    base = BaseRun.open(recipe.resources["base"], backbone, backbone.device) if "base" in adapter.at_predict else None
+    if base is not None:
+        base.check_is(info.get("base") or {})
+    source = _Source(domain, task, data, backbone, encoding, recipe.resources, reporter, base)
     logits, ids, skipped = source.logits(adapter)
     multilabel = adapter.multilabel_
     probabilities = logits.sigmoid() if multilabel else logits.softmax(dim=1)
@@ -76,7 +82,8 @@ def recipe_again(use: Use) -> Recipe:
         DataError: the run's own data is needed and not there any more.
     """
     recipe = Recipe.of(use.run.info["recipe"])
-    resources = {**recipe.resources, **(use.resources or {})}
+    base = place_of_base(use.run.info, use.run.path)
+    resources = {**recipe.resources, **({"base": base} if base else {}), **(use.resources or {})}
     workers = recipe.workers if use.workers is None else use.workers
     data = {**recipe.data, **(use.reading or {})}
     recipe = recipe.with_(device=use.device, workers=workers, resources=resources, data=data)
@@ -184,6 +191,7 @@ class _Source:
     encoding: Encoding
     given: Mapping[str, Any]
     reporter: Reporter
+    base: BaseRun | None = None
 
     def logits(self, adapter: Adapter) -> tuple[torch.Tensor, list[str], list[tuple[str, str]]]:
         """(N, C) logits, N ids, and what could not be read.
@@ -218,7 +226,16 @@ class _Source:
             encode=self._encoder(towers),
             further=[self._encoder(load_backbone(spec, device=str(self.backbone.device))) for spec in specs],
             boxes=read_detections(boxes, [item.id for item in items]) if boxes else None,
+            base=None if self.base is None else self._of_base,
         )
+
+    def _of_base(self, features: FeatureSet, class_names: Sequence[str]) -> torch.Tensor:
+        """(N, C) logits of the run that the adapter started from, of the same images."""
+        source = replace(self, given=self.base.recipe.resources, base=None)
+        logits, ids, _ = source.logits(self.base.adapter)
+        if ids != list(features.ids):
+            raise DataError(f"--resource base={self.base.path}: its towers give no finite features for some images")
+        return self.base.in_order(logits, class_names)
 
     def _encoder(self, backbone: Backbone):
         return lambda items, tap: self._encoded(items, backbone, tap).features

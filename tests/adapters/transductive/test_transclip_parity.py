@@ -8,7 +8,6 @@ import torch
 from parity_checks.transductive import few_shot_as_released, released_links, zero_shot
 
 from vladapt.adapters.transductive._mixture import Shots, Solution, first_mixture, solve
-from vladapt.core.contracts import FeatureSet, TextClassifier
 from vladapt.core.registry import build_adapter
 
 PUBLISHED = {
@@ -43,24 +42,14 @@ def test_links_of_shots_in_order_do_better_than_the_released_ones(make_task):
     assert sum(right["ours"]) > sum(right["theirs"])
 
 
-def whurs19(data_dir, model):
-    path = data_dir / "features" / "whurs19_clip" / f"whurs19_{model}.npz"
-    if not path.is_file():
-        pytest.skip("the whurs19 features are not there")
-    with np.load(path) as stored:
-        features = torch.from_numpy(stored["image_features"].astype(np.float32))
-        text = TextClassifier(torch.from_numpy(stored["text_average"].astype(np.float32)))
-        return FeatureSet(features, torch.from_numpy(stored["labels"]), raw_norms=False), text
-
-
 def accuracy(logits, labels):
     return 100 * float((logits.argmax(dim=-1) == labels).double().mean())
 
 
 @pytest.mark.parametrize("model", PUBLISHED)
-def test_published_zero_shot_accuracies(data_dir, model):
+def test_published_zero_shot_accuracies(whurs19, model):
     """All 1005 images, average prompt."""
-    data, text = whurs19(data_dir, model)
+    data, text = whurs19(model)
     adapter = build_adapter("transclip", mode="zero-shot")
     adapter.fit(data.without_labels(), text, unlabeled=data.without_labels())
     before, after = PUBLISHED[model]
@@ -82,9 +71,9 @@ def drawn(labels, shots, seed):
 
 @pytest.mark.parametrize("model", ["CLIP_RN50", "CLIP_ViTB32"])
 @pytest.mark.parametrize("shots", [4, 16])
-def test_shots_on_real_features(data_dir, model, shots):
+def test_shots_on_real_features(whurs19, model, shots):
     """Mean of 2 seeds: far above zero-shot; above the zero-shot mode, or within a point where that is near its end."""
-    data, text = whurs19(data_dir, model)
+    data, text = whurs19(model)
     found = {"text": [], "zero-shot": [], "few-shot": []}
     for seed in (1, 2):
         support, val, test = (data.select(rows) for rows in drawn(data.labels, shots, seed))

@@ -1,0 +1,89 @@
+"""Accuracy of methods that read all test images together, by how many of the classes occur among these.
+
+    python benchmarks/classes_present.py          # prints the table
+    python benchmarks/classes_present.py page     # writes it into docs/adapters.md
+
+As in the StatA paper (arXiv 2501.03729): for each batch a number of classes is drawn from a range, then so many
+classes, then 64 of all images of these. Accuracy is the mean over 100 batches, in percent; "warned" is the share of
+batches in which the fit warned that few of the classes seem to be present. The features are those of WHU-RS19 below the
+folder that VLADAPT_DATA names: 1,005 scenes of 19 classes, the average of the prompts as text. Labels serve the scores
+alone.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vladapt import FeatureSet, TextClassifier, build_adapter
+from vladapt.core.features.files import load_features
+
+BATCHES, IMAGES = 100, 64
+RANGES = {"1 to 4": (1, 4), "2 to 10": (2, 10), "5 to 25": (5, 25), "all 19": (19, 19)}
+FEATURES = ("CLIP_RN50", "CLIP_ViTB32", "CLIP_ViTL14", "RemoteCLIP_ViTB32")
+METHODS = {"transclip": {"mode": "zero-shot"}, "stat-a": {}}
+PAGE = Path(__file__).parent.parent / "docs" / "adapters.md"
+BEGIN, END = "<!-- table: written by benchmarks/classes_present.py page -->", "<!-- end of that table -->"
+
+
+def main() -> None:
+    folder = Path(os.environ.get("VLADAPT_DATA", "../shared/data")) / "features" / "whurs19_clip"
+    if not folder.is_dir():
+        raise SystemExit(f"there is no folder {folder}; name that of the public data in VLADAPT_DATA")
+    table = "\n".join(rows(folder))
+    if sys.argv[1:] == ["page"]:
+        before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+        PAGE.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+    else:
+        print(table)
+
+
+def rows(folder: Path) -> Iterator[str]:
+    """Markdown, one row per set of features and range of classes."""
+    yield "| features | classes present | zero-shot | `transclip` | `stat-a` | `transclip` below zero-shot | warned |"
+    yield "|---|---|---:|---:|---:|---:|---:|"
+    for name in FEATURES:
+        file = load_features(folder / f"whurs19_{name}.npz")
+        for words, bounds in [*RANGES.items(), ("all 19, all images", None)]:
+            drawn = [file.features] if bounds is None else batches(file.features, bounds)
+            scores = [scored(batch, file.classifier) for batch in drawn]
+            zero_shot, transclip, stat_a, warned = torch.tensor(scores, dtype=torch.float64).T
+            below = 100 * (transclip < zero_shot).double().mean()
+            means = " | ".join(f"{each.mean():.1f}" for each in (zero_shot, transclip, stat_a))
+            yield f"| {name.replace('_', ' ')} | {words} | {means} | {below:.0f} % | {100 * warned.mean():.0f} % |"
+
+
+def batches(data: FeatureSet, bounds: tuple[int, int]) -> Iterator[FeatureSet]:
+    """Batches of `IMAGES` images, or all where the drawn classes have fewer, of as many classes as the bounds say."""
+    generator, count = torch.Generator().manual_seed(0), data.num_classes
+    for _ in range(BATCHES):
+        some = min(count, int(torch.randint(bounds[0], bounds[1] + 1, (), generator=generator)))
+        present = torch.randperm(count, generator=generator)[:some]
+        pool = torch.isin(data.labels, present).nonzero().flatten()
+        yield data.select(pool[torch.randperm(len(pool), generator=generator)[:IMAGES]])
+
+
+def scored(batch: FeatureSet, text: TextClassifier) -> list[float]:
+    """Accuracies of zero-shot and of the methods, in percent, and whether the first of these warned."""
+    images, warned = batch.without_labels(), []
+    accuracies = [accuracy(text.logits(images.unit), batch.labels)]
+    for name, options in METHODS.items():
+        adapter = build_adapter(name, **options)
+        report = adapter.fit(None, text, unlabeled=images)
+        warned.append(any("seem to be present" in note for note in report.notes))
+        accuracies.append(accuracy(adapter.logits(images), batch.labels))
+    return [*accuracies, float(warned[0])]
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    return 100 * float((logits.argmax(dim=1) == labels).double().mean())
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
