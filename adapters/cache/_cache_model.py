@@ -19,11 +19,11 @@ from ...core.contracts.choices import PUBLISHED
 from ...core.contracts.features import FeatureSet, TextClassifier
 from ...core.data.sampling import Selection
 from ...core.metrics.class_balance import class_weights, row_weights, signed_shares
-from ...core.metrics.selection import at_chance, best_setting, macro_auroc
+from ...core.metrics.selection import ALIKE, best_setting, macro_auroc
 
 CHUNK_ELEMENTS = 2**24  # of a (rows, N) block of affinities: 64 MiB
 REFERENCE_SCALE = 100.0  # published alphas assume CLIP's logit scale
-BEYOND = (2, 4, 8, 16, 32)  # times the end of the grid of alpha, where zero-shot guesses
+BEYOND = (2, 4, 8, 16, 32)  # times the end of the grid of alpha
 BUDGET = 48 * 2**20  # bytes of working memory of the search
 
 
@@ -168,7 +168,8 @@ def search_as(adapter, selection: Selection) -> Callable[..., tuple[tuple[float,
             adapter.keys,
             adapter.values,
             betas,
-            reaching(adapter, alphas, zero_shot, labels),
+            alphas,
+            beyond=beyond(adapter, alphas),
             alpha_factor=adapter.logit_scale / REFERENCE_SCALE,
             balanced=adapter.balanced,
             ties=adapter.ties_,
@@ -178,16 +179,20 @@ def search_as(adapter, selection: Selection) -> Callable[..., tuple[tuple[float,
     return search
 
 
-def reaching(adapter, alphas: Sequence[float], zero_shot: Tensor, labels: Tensor) -> tuple[float, ...]:
-    """The grid of alpha, and beyond its end where zero-shot guesses: a cache must be able to overrule it there.
+def beyond(adapter, alphas: Sequence[float]) -> tuple[float, ...]:
+    """Alphas beyond the end of the grid, for `search_cache`: a cache must be able to overrule texts that say nothing.
 
-    The published grid is kept where it was asked for, by a preset, `search_scale` or `ties="published"`, and where
-    alpha is given.
+    None where the published grid was asked for, by a preset, `search_scale` or `ties="published"`, where alpha is given,
+    or where images have several labels.
     """
-    published = adapter.ties_ == PUBLISHED or adapter.search_scale is not None or adapter.alpha is not None
-    if published or not at_chance(zero_shot, labels):
-        return tuple(alphas)
-    return (*alphas, *(max(alphas) * factor for factor in BEYOND))
+    if (
+        adapter.multilabel_
+        or adapter.ties_ == PUBLISHED
+        or adapter.search_scale is not None
+        or adapter.alpha is not None
+    ):
+        return ()
+    return tuple(max(alphas) * factor for factor in BEYOND)
 
 
 def search_cache(
@@ -202,6 +207,7 @@ def search_cache(
     *,
     exponent: Tensor | None = None,
     alpha_factor: float = 1.0,
+    beyond: Sequence[float] = (),
     balanced: bool = False,
     ties: str = PUBLISHED,
 ) -> tuple[tuple[float, float, float], float]:
@@ -216,13 +222,15 @@ def search_cache(
         betas, alphas, gammas: the grid; the first point is the first in loop order (beta outside, gamma inside).
         exponent: (N,) e, or None for 0.
         alpha_factor: what alphas are multiplied by, logit_scale / 100.
+        beyond: further alphas, which count only where one of them scores better than the whole grid.
         balanced: score by balanced accuracy.
         ties: as for `best_setting`.
 
     Returns:
         (beta, alpha, gamma), and their score.
     """
-    sums = _ClassSums(keys, values, gammas, exponent)
+    sums, inside = _ClassSums(keys, values, gammas, exponent), len(alphas)
+    alphas = (*alphas, *beyond)
     scaled = [alpha * alpha_factor for alpha in alphas]
     with torch.no_grad():
         if labels.ndim == 1:
@@ -230,6 +238,8 @@ def search_cache(
             scores = _sweep_accuracy(sums, queries, labels, zero_shot, betas, scaled, weights)  # (B, A, G)
         else:
             scores = _sweep_auroc(sums, queries, labels, zero_shot, betas, scaled)
+    if beyond and scores[:, inside:].max() <= scores[:, :inside].max() + ALIKE:
+        scores = scores[:, :inside]
     b, a, g = best_setting(scores, ties)
     return (float(betas[b]), float(alphas[a]), float(gammas[g])), float(scores[b, a, g])
 

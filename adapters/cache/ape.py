@@ -16,6 +16,7 @@ from ...core.contracts.options import option
 from ...core.data.sampling import selection_split
 from ._cache_model import (
     REFERENCE_SCALE,
+    beyond,
     cache_keys,
     cache_logits,
     cache_values,
@@ -23,7 +24,6 @@ from ._cache_model import (
     grid_axes,
     keys_note,
     one_hot_values,
-    reaching,
     search_cache,
     zero_shot_logits,
     zero_shot_text,
@@ -110,8 +110,9 @@ class APE(Searched):
                 self.keys,
                 self.values,
                 betas,
-                reaching(self, alphas, zero_shot, labels),
+                alphas,
                 gammas,
+                beyond=beyond(self, alphas),
                 exponent=self.exponent,
                 alpha_factor=self.logit_scale / REFERENCE_SCALE,
                 balanced=self.balanced,

@@ -10,16 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.contracts.adapter import FitReport
-from ...core.contracts.choices import Searched
+from ...core.contracts.choices import ClassWeighted
 from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.options import option
 from ...core.data.sampling import selection_split
 from ...core.errors import ConfigError
+from ...core.metrics.class_balance import log_priors
 from ...core.metrics.selection import val_score
 
 
 @dataclass(eq=False, kw_only=True)
-class LPPlusPlus(Searched):
+class LPPlusPlus(ClassWeighted):
     """LP++: A Surprisingly Strong Linear Probe for Few-Shot CLIP (Huang et al., 2024, arXiv 2404.02285).
 
     logits of class c = x w_c + b_c + alpha_c (x t_c), with unit features x and unit text weights t, and no temperature:
@@ -97,7 +98,7 @@ class LPPlusPlus(Searched):
     def _problem(self, support: FeatureSet) -> _Problem:
         """Of unit features: the first augmented view of each image, or the image's own."""
         unit = F.normalize(support.views[:, 0].float(), dim=-1) if self._augmented(support) else support.unit
-        return _Problem(unit, support.labels, self.text)
+        return _Problem(unit, support.labels, self.text, self.balanced)
 
     @torch.no_grad()
     def _train(self, problem: _Problem, bias: Tensor, epochs: int, val: FeatureSet | None = None):
@@ -141,10 +142,12 @@ class _Problem:
         features: (N, D) unit rows.
         labels: (N,).
         text: (C, D) unit rows.
+        balanced: whether each class counts alike, by logit adjustment of the loss.
     """
 
-    def __init__(self, features: Tensor, labels: Tensor, text: Tensor):
+    def __init__(self, features: Tensor, labels: Tensor, text: Tensor, balanced: bool = False):
         self.features, self.labels = features, labels
+        self.priors = log_priors(labels, len(text)) if balanced else None
         self.similarities = features @ text.T  # (N, C)
 
     def class_sums(self) -> Tensor:
@@ -173,6 +176,8 @@ class _Problem:
     def gradients(self, weight: Tensor, bias: Tensor, alpha: Tensor) -> tuple[float, Tensor, Tensor, Tensor]:
         """The loss, and its gradients by weight (C, D), bias (C,) and alpha (C,)."""
         logits = self.features @ weight.T + bias + alpha * self.similarities  # (N, C)
+        if self.priors is not None:
+            logits = logits + self.priors
         log_probability = logits.log_softmax(dim=-1)
         loss = F.nll_loss(log_probability, self.labels)
         rows = torch.arange(len(logits), device=logits.device)

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from vladapt import FeatureSet, build_adapter
+from vladapt import FeatureSet
 from vladapt.adapters.cache import tip_x as tip_x_file
 from vladapt.adapters.cache.ape import channel_criterion, channel_similarity, select_channels
 from vladapt.adapters.cache.x_more import confidence, mixture
 
-from .comparison import compares
+from .comparison import compares, published
 from .fixtures import NUMBER, Check, Fixtures, Reference, UnreadableFixture, stated_in
 
 APE_AXES = ("beta", "alpha", "gamma")
@@ -28,10 +28,10 @@ def tip_adapter(ref: Reference, f: Fixtures) -> Iterator[Check]:
         if name == "searched":
             continue
         beta, alpha = ref.stated(key, "beta"), ref.stated(key, "alpha")
-        adapter = build_adapter("tip-adapter", beta=beta, alpha=alpha)
+        adapter = published("tip-adapter", beta=beta, alpha=alpha)
         adapter.fit(support, f.text)
         yield ref.check(adapter.logits(f.test_set), key, f"logits at beta {beta}, alpha {alpha}")
-    adapter = build_adapter("tip-adapter", **search_grid(ref, "search_scale_order", ("beta", "alpha")))
+    adapter = published("tip-adapter", **search_grid(ref, "search_scale_order", ("beta", "alpha")))
     chosen = adapter.fit(support, f.text, val=f.val).chosen
     yield ref.check(chosen["beta"], "search_best_beta", "searched beta")
     yield ref.check(chosen["alpha"], "search_best_alpha", "searched alpha")
@@ -40,7 +40,7 @@ def tip_adapter(ref: Reference, f: Fixtures) -> Iterator[Check]:
 
 @compares("tip-adapter-f", "tip_adapter_f")
 def tip_adapter_f(ref: Reference, f: Fixtures) -> Iterator[Check]:
-    adapter = build_adapter("tip-adapter-f", select="last", **tip_adapter_f_options(ref))
+    adapter = published("tip-adapter-f", select="last", **tip_adapter_f_options(ref))
     adapter.fit(f.support(ref), f.text, val=f.val, resources={"batch_order": ref["batch_order"]})
     yield ref.check(adapter.keys, "adapter_weight_final", f"keys after {len(ref['loss_per_step'])} steps")
     yield ref.check(adapter.logits(f.test_set), "test_logits_after_each_epoch_last", "test logits")
@@ -64,10 +64,10 @@ def ape(ref: Reference, f: Fixtures) -> Iterator[Check]:
         yield ref.check(channel_similarity(f.text.weights, *images), f"sim_{name}", f"similarity, {name}")
     options = {"top_q": top_q, "w": tuple(ref.setting("w_main"))}
     at = {axis: ref.stated("ape_logits_init", axis) for axis in APE_AXES}
-    adapter = build_adapter("ape", **options, **at)
+    adapter = published("ape", **options, **at)
     adapter.fit(support, f.text)
     yield ref.check(adapter.logits(f.test_set), "ape_logits_init", "logits")
-    adapter = build_adapter("ape", **options, **search_grid(ref, "order", APE_AXES))
+    adapter = published("ape", **options, **search_grid(ref, "order", APE_AXES))
     chosen = adapter.fit(support, f.text, val=f.val).chosen
     yield ref.check([chosen[axis] for axis in APE_AXES], "search_best", "searched beta, alpha, gamma")
     yield ref.check(adapter.logits(f.test_set), "ape_logits_searched", "logits there")
@@ -75,7 +75,7 @@ def ape(ref: Reference, f: Fixtures) -> Iterator[Check]:
 
 @compares("ape-t", "ape_t")
 def ape_t(ref: Reference, f: Fixtures) -> Iterator[Check]:
-    adapter = build_adapter("ape-t", select="last", **ape_t_options(ref))
+    adapter = published("ape-t", select="last", **ape_t_options(ref))
     adapter.fit(f.support(ref), f.text, val=f.val, resources={"batch_order": ref["batch_order"]})
     steps = len(ref["loss_per_step"])
     yield ref.check(adapter.channels, "indices", "channels")
@@ -107,7 +107,7 @@ def search_grid(ref: Reference, order: str, axes: tuple[str, ...]) -> dict[str, 
 def tip_x(ref: Reference, f: Fixtures) -> Iterator[Check]:
     support, val, test = tip_x_inputs(ref, f)
     options = {"temperature": ref.setting("temperature")}
-    adapter = build_adapter("tip-x", **options, **ref.setting("given"))
+    adapter = published("tip-x", **options, **ref.setting("given"))
     adapter.fit(support, f.text, val=val)
     keys = adapter._log_signature(adapter.keys)
     for images, name in ((test, "test"), (val, "val")):
@@ -116,7 +116,7 @@ def tip_x(ref: Reference, f: Fixtures) -> Iterator[Check]:
     yield ref.check(adapter.logits(val), "val_logits_given", "logits of val")
     take_the_range_of(test, adapter)
     yield ref.check(adapter.logits(test), "test_logits_given", "logits of test, scaled as released")
-    adapter = build_adapter("tip-x", **options, **_tip_x_grid(ref))
+    adapter = published("tip-x", **options, **_tip_x_grid(ref))
     chosen = adapter.fit(support, f.text, val=val).chosen
     yield ref.check([chosen[axis] for axis in TIP_X_AXES], "search_best", "searched alpha, beta, gamma")
     take_the_range_of(test, adapter)

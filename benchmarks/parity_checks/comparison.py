@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from vladapt import Adapter, build_adapter
+from vladapt.core.contracts.options import options_of
+from vladapt.core.registry import adapter_class
+
 from .fixtures import Check, Fixtures, Reference, UnreadableFixture
 
 
@@ -52,6 +56,13 @@ class Comparison:
                 yield from self.run(fixtures.reference(name, self.method), fixtures)
             except Exception as error:  # a folder of unknown fixtures must not end the page
                 yield NotCompared(self.method, name, f"cannot be read: {_in_a_line(error)}")
+
+
+def published(name: str, **options) -> Adapter:
+    """A method as its authors published it: what we do otherwise by default, for unequal classes and ties, is off."""
+    ours = {"class_weight": "none", "ties": "published"}
+    known = {option.name for option in options_of(adapter_class(name))}
+    return build_adapter(name, **{key: value for key, value in ours.items() if key in known}, **options)
 
 
 def compares(method: str, pattern: str, only_first: bool = False) -> Callable[..., Comparison]:

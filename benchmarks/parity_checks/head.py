@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vladapt import FeatureSet, FitReport, TextClassifier, build_adapter
+from vladapt import FeatureSet, FitReport, TextClassifier
 from vladapt.adapters.head import clap as clap_file
 from vladapt.adapters.head import gda as gda_file
 from vladapt.adapters.head._gaussian import (
@@ -21,13 +21,13 @@ from vladapt.adapters.head._gaussian import (
     shrunk_precision,
 )
 
-from .comparison import compares
+from .comparison import compares, published
 from .fixtures import Check, Fixtures, Reference
 
 
 @compares("zero-shot", "tip_adapter_*shot", only_first=True)
 def zero_shot(ref: Reference, f: Fixtures) -> Iterator[Check]:
-    adapter = build_adapter("zero-shot")
+    adapter = published("zero-shot")
     adapter.fit(f.support(ref), f.text)
     yield ref.check(adapter.logits(f.test_set), "zero_shot_logits_test", "logits")
 
@@ -35,7 +35,7 @@ def zero_shot(ref: Reference, f: Fixtures) -> Iterator[Check]:
 @compares("clip-adapter", "clip_adapter")
 def clip_adapter(ref: Reference, f: Fixtures) -> Iterator[Check]:
     support = FeatureSet(ref["raw_image_features"], ref["labels"])
-    adapter = build_adapter("clip-adapter", epochs=1, ratio=ref.setting("ratio"), reduction=ref.setting("reduction"))
+    adapter = published("clip-adapter", epochs=1, ratio=ref.setting("ratio"), reduction=ref.setting("reduction"))
     adapter.fit(support, TextClassifier(ref["raw_text_features"], logit_scale=ref.setting("logit_scale_exp")))
     adapter.down, adapter.up = ref["w1"].requires_grad_(), ref["w2"].requires_grad_()
     logits = adapter.logits(support)
@@ -52,7 +52,7 @@ def taskres(ref: Reference, f: Fixtures) -> Iterator[Check]:
     base, support = ref["base_text_features"], FeatureSet(ref["raw_image_features"], ref["labels"])
     text = TextClassifier(base, unnormalized=base, logit_scale=ref.setting("logit_scale_exp"))
     for _, alpha in ref.keys(r"logits_a(.+)"):
-        adapter = build_adapter("taskres", alpha=float(alpha), epochs=1)
+        adapter = published("taskres", alpha=float(alpha), epochs=1)
         adapter.fit(support, text)
         adapter.residual = torch.zeros_like(base)
         yield ref.check(adapter.logits(support), f"logits_zero_residual_a{alpha}")
@@ -81,7 +81,7 @@ def clap_loss(ref: Reference, f: Fixtures) -> Iterator[Check]:
     base = text.unnormalized
     some = slice(len(ref["static_logits"]))
     for _, case in ref.keys(r"static_loss_(.+)"):
-        adapter = build_adapter("clap", epochs=1, views=0, **CLAP_CASES[case])
+        adapter = published("clap", epochs=1, views=0, **CLAP_CASES[case])
         adapter.fit(FeatureSet(rows, labels), text)
         if case != "none":
             adapter.penalties = adapter._penalties(ref["zero_shot_train_logits"], labels)
@@ -104,7 +104,7 @@ def clap_training(ref: Reference, f: Fixtures) -> Iterator[Check]:
     options.update(batches=told["batches_per_epoch"], views=support.views.shape[1])
     for _, case in ref.keys(r"trained_prototypes_(.+)"):
         losses: list[float] = []
-        adapter = build_adapter("clap", **options, **CLAP_CASES[case])
+        adapter = published("clap", **options, **CLAP_CASES[case])
         with _rates_and_losses(told["epoch_lrs"], losses):
             adapter.fit(support, _clap_text(ref), resources={"batch_order": ref["permutations"]})
         yield ref.check(adapter.prototypes, f"trained_prototypes_{case}")
@@ -153,7 +153,7 @@ def lp_plus_plus(ref: Reference, f: Fixtures) -> Iterator[Check]:
     support, resources = f.support(ref), {"bias": ref["bias_init"]}
     alpha_every = re.search(r"every (\d+)", ref.setting("alpha_update"))[1]
     options = {"epochs": ref.setting("epochs"), "momentum": ref.setting("momentum"), "alpha_every": int(alpha_every)}
-    adapter = build_adapter("lp-plus-plus", **options)
+    adapter = published("lp-plus-plus", **options)
     report = adapter.fit(support, f.text, val=f.val, resources=resources)
     accuracy = f.accuracy(adapter)
     for name, key in (("alpha", "alpha_init"), ("lr_w", "lr_w"), ("lr_alpha", "lr_alpha")):
@@ -171,7 +171,7 @@ def lp_plus_plus(ref: Reference, f: Fixtures) -> Iterator[Check]:
 def gda(ref: Reference, f: Fixtures) -> Iterator[Check]:
     for _, variant in ref.keys(r"views_(.+)"):
         support = _with_views(ref[f"views_{variant}"], ref[f"labels_{variant}"])
-        adapter = build_adapter("gda", views=support.views.shape[1])
+        adapter = published("gda", views=support.views.shape[1])
         report = _fit_gda(adapter, ref, support, f.text, f.val)
         rows, labels = adapter._rows(support)
         means, counts = class_means(rows, labels, len(f.text))
@@ -194,7 +194,7 @@ def gda_base_to_new(ref: Reference, f: Fixtures) -> Iterator[Check]:
     support, old = _with_views(ref["views"], ref["labels"]), ref.setting("n_base")
     base, new = (TextClassifier(f.text.weights[part]) for part in (slice(old), slice(old, None)))
     options = {"neighbors": ref.setting("k"), "text_copies": ref.setting("text_copies")}
-    adapter = build_adapter("gda", estimator="class-mean", views=support.views.shape[1], **options)
+    adapter = published("gda", estimator="class-mean", views=support.views.shape[1], **options)
     report = _fit_gda(adapter, ref, support, base, f.val.select(f.val.labels < old))
     rows, row_labels = adapter._rows(support)
     means, counts = class_means(rows, row_labels, old)

@@ -9,6 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+MOST_SHOTS = 16
+"""Shots per class that few-shot methods are published for, at most."""
+
 
 def class_weights(labels: Tensor, num_classes: int) -> Tensor | None:
     """(C,) weights, 0 for a class without images; None where all classes with images have equally many.
@@ -56,10 +59,12 @@ def row_weights(labels: Tensor) -> Tensor | None:
 
 
 def signed_shares(labels: Tensor, num_classes: int) -> Tensor:
-    """(N, C): of each label 1/n for its n positives and -1/m for its m negatives, times the mean number of positives.
+    """(N, C): of each label 1/n for its n positives and -1/m for its m negatives, times the mean number of positives,
+    16 at most.
 
-    A weighted sum of images is then a mean of positives less a mean of negatives, of the size that a sum over the
-    positives of a label has. Labels without one of the two are 0, and so is whatever is unknown.
+    A weighted sum of images is then a mean of positives less a mean of negatives, of the size that a sum over a few
+    shots has: it stays comparable with zero-shot however many images there are. Labels without one of the two are 0,
+    and so is whatever is unknown.
 
     Args:
         labels: (N, L) of 0, 1 and NaN, with L up to C.
@@ -69,5 +74,5 @@ def signed_shares(labels: Tensor, num_classes: int) -> Tensor:
     n, m = positive.sum(dim=0), negative.sum(dim=0)
     both = (n > 0) & (m > 0)
     shares = torch.where(both, positive / n.clamp(min=1) - negative / m.clamp(min=1), 0.0)
-    mean_positives = n.sum() / (n > 0).sum().clamp(min=1)
+    mean_positives = (n.sum() / (n > 0).sum().clamp(min=1)).clamp(max=MOST_SHOTS)
     return torch.nn.functional.pad(shares * mean_positives, (0, num_classes - labels.shape[1]))

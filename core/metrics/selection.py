@@ -10,8 +10,6 @@ from .class_balance import row_weights
 
 ALIKE = 1e-9
 """Scores this close are alike."""
-AT_CHANCE = 0.55
-"""Macro AUROC below which texts are taken to say nothing of the labels."""
 
 
 def val_score(logits: Tensor, labels: Tensor, balanced: bool = False) -> float:
@@ -44,18 +42,6 @@ def best_setting(scores: np.ndarray, ties: str = "published") -> tuple[int, ...]
     depth = depth[tuple(slice(1, -1) for _ in scores.shape)]
     deepest = np.where(depth >= depth.max() - ALIKE, 1.0, 0.0)
     return tuple(int(i) for i in np.unravel_index(int(np.argmax(deepest)), scores.shape))
-
-
-def at_chance(logits: Tensor, labels: Tensor) -> bool:
-    """Whether (V, C) zero-shot logits cannot be told from guessing on val: a Wilson interval of the accuracy reaches
-    down to the agreement that answers and labels would have by chance, or a macro AUROC is below `AT_CHANCE`."""
-    if labels.ndim == 2:
-        return val_score(logits, labels) < AT_CHANCE
-    from .significance import wilson_interval
-
-    answers, classes = logits.argmax(dim=-1), logits.shape[1]
-    shares = [torch.bincount(given, minlength=classes).double() / len(labels) for given in (answers, labels)]
-    return wilson_interval(int((answers == labels).sum()), len(labels))[0] <= float(shares[0] @ shares[1])
 
 
 def macro_auroc(scores: Tensor, labels: Tensor) -> Tensor:

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 from parity_checks import cache
+from parity_checks.comparison import published
 from parity_checks.fixtures import Fixtures
 from safetensors.torch import load_file, save_file
-
-from vladapt.core.registry import build_adapter
 
 SMALL = Path(__file__).parent / "fixtures" / "reference_outputs"
 
@@ -67,7 +66,7 @@ def test_agrees_with_the_public_code(agrees, fixtures, name):
 def test_searches_reach_the_same_accuracy_on_val(references, fixtures, comparison, order, axes):
     for ref in references(comparison, fixtures):
         options = {"top_q": ref.setting("top_q"), "w": tuple(ref.setting("w_main"))} if "top_q" in ref.given else {}
-        adapter = build_adapter(comparison.method, **options, **cache.search_grid(ref, order, axes))
+        adapter = published(comparison.method, **options, **cache.search_grid(ref, order, axes))
         report = adapter.fit(fixtures.support(ref), fixtures.text, val=fixtures.val)
         assert list(report.chosen) == list(axes)
         printed = re.search(r"rounded to (\d+) decimals", ref.meaning("search_best_val_accuracy"))
@@ -77,7 +76,7 @@ def test_searches_reach_the_same_accuracy_on_val(references, fixtures, compariso
 
 def test_tip_adapter_f_training_steps(references, fixtures, step_losses):
     for ref in references(cache.tip_adapter_f, fixtures):
-        adapter = build_adapter("tip-adapter-f", select="last", **cache.tip_adapter_f_options(ref))
+        adapter = published("tip-adapter-f", select="last", **cache.tip_adapter_f_options(ref))
         support, order = fixtures.support(ref), ref["batch_order"]
         adapter.fit(support, fixtures.text, val=fixtures.val, resources={"batch_order": order})
         ref.assert_close(step_losses, "loss_per_step")
@@ -90,7 +89,7 @@ def test_tip_adapter_f_keeps_the_best_epoch(references, parity):
     """The reference keeps the epoch of best TEST accuracy, a leak. Given test as val, ours keeps the same one; in real
     use val is val, so the epoch differs from the reference on purpose."""
     for ref in references(cache.tip_adapter_f, parity):
-        adapter = build_adapter("tip-adapter-f", **cache.tip_adapter_f_options(ref))
+        adapter = published("tip-adapter-f", **cache.tip_adapter_f_options(ref))
         order = {"batch_order": ref["batch_order"]}
         adapter.fit(parity.support(ref), parity.text, val=parity.test_set, resources=order)
         ref.assert_close(adapter.keys, "adapter_weight_best_test_epoch")
@@ -98,7 +97,7 @@ def test_tip_adapter_f_keeps_the_best_epoch(references, parity):
 
 def test_ape_t_training_steps(references, fixtures, step_losses):
     for ref in references(cache.ape_t, fixtures):
-        adapter = build_adapter("ape-t", select="last", **cache.ape_t_options(ref))
+        adapter = published("ape-t", select="last", **cache.ape_t_options(ref))
         order = {"batch_order": ref["batch_order"]}
         adapter.fit(fixtures.support(ref), fixtures.text, val=fixtures.val, resources=order)
         ref.assert_close(step_losses, "loss_per_step")
@@ -106,7 +105,7 @@ def test_ape_t_training_steps(references, fixtures, step_losses):
 
 def test_ape_t_forward_with_given_residual_and_values(references, parity):
     for ref in references(cache.ape_t, parity):
-        adapter = build_adapter("ape-t", **{**cache.ape_t_options(ref), "epochs": 1})
+        adapter = published("ape-t", **{**cache.ape_t_options(ref), "epochs": 1})
         support, text = parity.support(ref), parity.text
         adapter.fit(support, text)
         adapter.text, adapter.keys, adapter.values = adapter._compose(

@@ -117,7 +117,8 @@ def test_heads_side_by_side_are_the_heads_one_by_one(searching):
 
 def test_a_tie_keeps_the_smallest_ratio(make_task):
     task = make_task(text_noise=0.0, noise=0.01)
-    assert fitted(task, val=task.val, ratio=None, epochs=2).report.chosen["ratio"] == 0.0
+    for ties, ratio in (("published", 0.0), ("plateau", 0.4)):
+        assert fitted(task, val=task.val, ratio=None, epochs=2, ties=ties).report.chosen["ratio"] == ratio
 
 
 def test_without_val_a_part_is_held_out_and_all_are_trained_on_then(searching, monkeypatch):

@@ -52,7 +52,7 @@ def plain_shrunk(rows, labels):
 def test_scores_are_those_of_gaussians_of_one_covariance(make_task, shots, dim):
     """More rows than channels, unequal shots, more channels than rows."""
     task = make_task(shots=shots, dim=dim)
-    adapter = fitted(task, alpha=1.0)
+    adapter = fitted(task, alpha=1.0, class_weight="none")
     rows, labels = task.support.unit, task.support.labels
     means = torch.stack([rows[labels == c].mean(dim=0) for c in range(5)]).double()
     gaussian = torch.distributions.MultivariateNormal(means, precision_matrix=plain_shrunk(rows, labels))
@@ -270,7 +270,7 @@ def test_every_option_changes_the_result(make_task, option):
 
 def test_no_option_goes_untested_and_defaults_are_published():
     options = build_adapter("gda").options
-    assert set(options) == {*CHANGES, *OF_UNSEEN, "keep_rows"}
+    assert set(options) == {*CHANGES, *OF_UNSEEN, "keep_rows", "class_weight", "ties"}
     assert (options["alpha"], options["views"], options["estimator"]) == (None, 10, "shrunk")
     assert (options["neighbors"], options["text_copies"]) == (64, 16)
 

@@ -28,7 +28,9 @@ def test_agrees_with_the_reference_training_run(agrees):
 def test_training_is_written_out_with_autograd(make_task, accumulate, shots):
     """Torch's own SGD on w and b; alpha by hand, its gradient zeroed or not. Unequal shots: N / C in place of K."""
     task = make_task(shots=shots, dim=7)
-    ours = fitted(task, epochs=23, momentum=0.7, alpha_scale=90.0, alpha_every=4, accumulate=accumulate)
+    ours = fitted(
+        task, epochs=23, momentum=0.7, alpha_scale=90.0, alpha_every=4, accumulate=accumulate, class_weight="none"
+    )
     x, y, t = task.support.unit, task.support.labels, task.text.weights
     seen = [c for c in range(5) if (y == c).any()]
     layer = torch.nn.Linear(7, 5)
@@ -137,6 +139,7 @@ def test_every_option_changes_the_result(make_task, option):
 
 def test_no_option_goes_untested_and_defaults_are_published():
     options = build_adapter("lp-plus-plus").options
+    assert options.pop("class_weight") == "balanced"
     assert set(options) == set(CHANGES)
     assert options == {
         "epochs": 300, "momentum": 0.9, "alpha_scale": 250.0, "alpha_every": 10, "accumulate": True, "views": 1,

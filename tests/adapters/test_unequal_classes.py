@@ -1,0 +1,155 @@
+"""Classes with unequal numbers of images, and settings that score alike: what all methods on features keep."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from vladapt.core.contracts import FeatureSet, TextClassifier
+from vladapt.core.contracts.choices import ClassWeighted, Searched
+from vladapt.core.metrics.classification import classification_metrics, multilabel_metrics
+from vladapt.core.registry import adapter_class, build_adapter, catalogue
+
+PLAIN = frozenset({"features", "views"})
+ALL = sorted(catalogue.adapters())
+ON_FEATURES = [name for name in ALL if adapter_class(name).needs <= PLAIN]
+WEIGHTED = [name for name in ON_FEATURES if issubclass(adapter_class(name), ClassWeighted)]
+SEARCHED = [name for name in ON_FEATURES if issubclass(adapter_class(name), Searched)]
+QUICK = {
+    "tip-adapter": {"search_step": (30, 10)}, "tip-adapter-f": {"search_step": (30, 10), "epochs": 10},
+    "ape": {"search_step": (20, 10, 4)}, "ape-t": {"search_step": (30, 10), "epochs": 10},
+    "tip-x": {"search_step": (30, 10, 10)}, "clip-adapter": {"epochs": 20}, "clap": {"epochs": 300},
+    "taskres": {"epochs": 100}, "nmtune": {"epochs": 5, "ratio": 1}, "lp-plus-plus": {},
+    "linear-probe": {"steps": 2, "max_iter": 200}, "real-linear": {"iterations": 200, "lr": 1e-3},
+}  # fmt: skip
+SIZES = (2, 4, 9, 20, 45, 100)
+
+
+class Drawn:
+    """Classes around random centres in 96 channels, some of them correlated, and texts that know them roughly.
+
+    Args:
+        text_noise: how far texts are from their centres; 20 knows nothing.
+    """
+
+    def __init__(self, seed: int, text_noise: float = 1.5, sizes=SIZES, dim: int = 96):
+        generator = self.generator = torch.Generator().manual_seed(seed)
+        self.centres = torch.randn(len(sizes), dim, generator=generator)
+        self.common = 2 * torch.randn(dim, generator=generator)
+        self.mix = torch.randn(dim, dim, generator=generator) / dim**0.5
+        text = self.centres + text_noise * torch.randn(self.centres.shape, generator=generator) + self.common
+        self.names = tuple(f"class {number}" for number in range(len(sizes)))
+        self.text = TextClassifier(F.normalize(text, dim=-1), logit_scale=100.0, class_names=self.names)
+        self.train, self.val = self.images(sizes), self.images([max(1, size // 5) for size in sizes])
+        self.test = self.images([60] * len(sizes))
+
+    def images(self, counts) -> FeatureSet:
+        labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+        noise = 2 * torch.randn(len(labels), len(self.mix), generator=self.generator) @ self.mix
+        return FeatureSet(self.centres[labels] + self.common + noise, labels, self.names)
+
+    def shots(self, images: FeatureSet, count: int | None) -> FeatureSet:
+        """The first so many of each class, or all."""
+        rows = [(images.labels == c).nonzero().flatten()[:count] for c in range(len(self.names))]
+        return images.select(torch.cat(rows))
+
+    def balanced_accuracy(self, name: str, count: int | None, seed: int) -> float:
+        adapter = build_adapter(name, **QUICK.get(name, {}))
+        val = self.shots(self.val, None if count is None else min(count, 4))
+        adapter.fit(self.shots(self.train, count), self.text, val=val, seed=seed)
+        return classification_metrics(adapter.logits(self.test), self.test.labels, len(self.names))["balanced_accuracy"]
+
+
+@pytest.mark.parametrize("text_noise", [1.5, 20.0], ids=["texts that help", "texts that guess"])
+@pytest.mark.parametrize("name", ON_FEATURES)
+def test_more_labels_of_unequal_classes_do_no_harm(name, text_noise):
+    """Mean balanced accuracy of 5 seeds with 4, 16 and all labels: never more than 2 points below the one before."""
+    drawn = [Drawn(seed, text_noise) for seed in range(5)]
+    few, more, every = (
+        sum(one.balanced_accuracy(name, count, seed) for seed, one in enumerate(drawn)) / len(drawn)
+        for count in (4, 16, None)
+    )
+    slack = 0.02 if text_noise < 20 else 0.05  # without the help of texts a draw of a few images weighs more
+    assert more >= few - slack, (few, more, every)
+    assert every >= more - slack, (few, more, every)
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_weights_of_classes_count_where_classes_are_unequal_and_only_there(name):
+    def logits(drawn: Drawn, **options):
+        adapter = build_adapter(name, **{**QUICK.get(name, {}), **options})
+        adapter.fit(drawn.train, drawn.text, val=drawn.val)
+        return adapter.logits(drawn.test)
+
+    unequal, equal = Drawn(0, sizes=(3, 6, 12)), Drawn(0, sizes=(8, 8, 8))
+    assert not torch.equal(logits(unequal), logits(unequal, class_weight="none"))
+    assert torch.equal(logits(equal), logits(equal, class_weight="none"))
+
+
+@pytest.mark.parametrize("name", ["tip-adapter", "tip-adapter-f", "ape", "ape-t"])
+def test_a_preset_asks_for_what_is_published(name):
+    adapter = build_adapter(name, preset="eurosat")
+    assert not adapter.balanced and adapter.ties_ == "published"
+    assert build_adapter(name).balanced and build_adapter(name).ties_ == "plateau"
+
+
+EASY = {"clip-adapter": {"ratio": None}}
+
+
+@pytest.mark.parametrize("name", SEARCHED)
+def test_of_settings_that_score_alike_the_middle_is_taken(name):
+    """Texts and images that leave no doubt: everything is right on val, so that published searches end at an edge."""
+    drawn = Drawn(0, text_noise=0.0, sizes=(8, 8, 8))
+    options = {**QUICK.get(name, {}), **EASY.get(name, {})}
+    chosen = {}
+    for ties in ("published", "plateau"):
+        report = build_adapter(name, **options, ties=ties).fit(drawn.train, drawn.text, val=drawn.val)
+        assert report.val_score == 1
+        chosen[ties] = report.chosen
+    assert chosen["published"] != chosen["plateau"]
+
+
+@pytest.mark.parametrize("name", ["tip-adapter", "tip-adapter-f", "ape", "ape-t"])
+def test_where_texts_guess_the_search_leaves_them(name):
+    """The published grid ends where the texts still decide."""
+    drawn, found = Drawn(3, text_noise=30.0, sizes=(4, 4, 4, 4)), {}
+    val = drawn.images((12, 12, 12, 12))
+    for ties in ("published", "plateau"):
+        adapter = build_adapter(name, **QUICK[name], ties=ties)
+        adapter.fit(drawn.train, drawn.text, val=val)
+        right = adapter.logits(drawn.test).argmax(dim=1) == drawn.test.labels
+        found[ties] = adapter.alpha_, float(right.double().mean())
+    end = 7.0 if name.startswith("ape") else 3.0
+    assert found["published"][0] <= end < found["plateau"][0]
+    assert found["plateau"][1] >= found["published"][1]
+
+
+def test_several_labels_are_ranked_as_scikit_learn_ranks_the_logits():
+    """Of every adapter that takes several labels: hundreds of positives must not saturate what is reported."""
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    generator = torch.Generator().manual_seed(0)
+    centres, common = torch.randn(4, 48, generator=generator), 3 * torch.randn(48, generator=generator)
+
+    def images(count: int) -> FeatureSet:
+        present = (torch.rand(count, 4, generator=generator) < torch.tensor([0.5, 0.3, 0.1, 0.6])).float()
+        features = present @ centres + common + 3 * torch.randn(count, 48, generator=generator)
+        return FeatureSet(features, present, ("a", "b", "c", "d"))
+
+    text = F.normalize(centres + common + torch.randn(4, 48, generator=generator), dim=-1)
+    against = F.normalize(common + torch.randn(4, 48, generator=generator), dim=-1)
+    classifier = TextClassifier(text, logit_scale=100.0, negative=against, class_names=("a", "b", "c", "d"))
+    support, val, test = images(500), images(60), images(300)
+    for name in (name for name in ON_FEATURES if adapter_class(name).multilabel):
+        adapter = build_adapter(name, **QUICK.get(name, {}))
+        adapter.fit(support, classifier, val=val)
+        logits, truth = adapter.logits(test), test.labels
+        reported = multilabel_metrics(logits, truth, test.class_names)
+        each = [roc_auc_score(truth[:, c], logits[:, c]) for c in range(4)]
+        assert [reported[f"auroc/{c}"] for c in test.class_names] == pytest.approx(each, abs=1e-5), name
+        assert reported["auroc"] == pytest.approx(sum(each) / 4, abs=1e-5)
+        precision = [average_precision_score(truth[:, c], logits[:, c]) for c in range(4)]
+        assert reported["mean_average_precision"] == pytest.approx(sum(precision) / 4, abs=1e-5)
+        assert min(each) > 0.55, (name, each)
+        assert logits.abs().max() < 60, name  # a sigmoid can tell them apart
