@@ -182,8 +182,8 @@ def search_as(adapter, selection: Selection) -> Callable[..., tuple[tuple[float,
 def beyond(adapter, alphas: Sequence[float]) -> tuple[float, ...]:
     """Alphas beyond the end of the grid, for `search_cache`: a cache must be able to overrule texts that say nothing.
 
-    None where the published grid was asked for, by a preset, `search_scale` or `ties="published"`, where alpha is given,
-    or where images have several labels.
+    None where the published grid was asked for, by a preset, `search_scale` or `ties="published"`; where alpha is
+    given; and where images have several labels.
     """
     if (
         adapter.multilabel_

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -91,6 +91,9 @@ class LPPlusPlus(ClassWeighted):
         }
         note = "one augmented view per image" if self._augmented(support) else "the images as they are"
         return FitReport(self.name, chosen, selection.words, score, history, [f"learned from {note}"])
+
+    def settled(self, report: FitReport) -> dict[str, Any]:
+        return {"epochs": report.chosen["epoch"]}
 
     def _augmented(self, support: FeatureSet) -> bool:
         return bool(self.views) and support.views is not None

@@ -265,6 +265,11 @@ class TowerAdapter(Adapter):
         """How many passes, of so many steps each, where the largest class has so many images."""
         return self.epochs or self.default_epochs
 
+    def settled(self, report: FitReport) -> dict[str, Any]:
+        """As many epochs as were best on val; the last one then is."""
+        epochs = report.chosen.get("epoch", report.chosen["epochs"])
+        return {**super().settled(report), "epochs": epochs, "select": "last", "patience": None}
+
     def _some(self, texts: Sequence[str]) -> list[str]:
         return list(texts)[: self.prompts_a_class]
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..contracts.recipe import ALL
 from .options import (
     AdapterName,
     Amp,
@@ -49,8 +50,21 @@ def fit(
         typer.Option(metavar="NAME[=WEIGHT]", help="Loss, for adapters that let it be chosen. Repeatable."),
     ] = None,
     shots: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Labelled images per class; by default 16, all for a config, 0 for none."),
+        str | None,
+        typer.Option(
+            metavar="N|all", help="Labelled images per class, or all; 0 for none. By default 16, all for a config."
+        ),
+    ] = None,
+    val_shots: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|all|none",
+            help="Validation images per class that settings are chosen on; by default as many as shots, 4 at most, up "
+            "to 16 shots, and all beyond.",
+        ),
+    ] = None,
+    refit: Annotated[
+        bool | None, typer.Option("--refit", help="After choosing settings on val, learn from its images too.")
     ] = None,
     seed: Annotated[
         int | None,
@@ -116,6 +130,8 @@ def fit(
         "adapter.epochs": epochs,
         "adapter.lr": lr,
         "shots": shots,
+        "val_shots": 0 if val_shots == "none" else val_shots,
+        "refit": refit,
         "seed": seed,
         "novel": True if novel == "rest" else novel,
         "generic": generic,
@@ -250,7 +266,9 @@ def compare(
     features: Annotated[list[str] | None, typer.Option(help="Features file instead of images. Repeatable.")] = None,
     shots: Annotated[
         str | None,
-        typer.Option(help="Labelled images per class, comma-separated; by default 1,2,4,8,16, or all for a config."),
+        typer.Option(
+            help="Labelled images per class, or all, comma-separated; by default 1,2,4,8,16, or all for a config."
+        ),
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds, comma-separated; 1,2,3 by default.")] = None,
     backbone: Backbone = None,
@@ -285,7 +303,7 @@ def compare(
     result = engine_compare(
         recipe_of(recipe, config, sets, flags),
         names(adapters),
-        numbers("--shots", shots),
+        numbers("--shots", shots, ALL),
         numbers("--seeds", seeds),
         recipes=names(recipes),
         backbones=names(backbones),

@@ -165,12 +165,20 @@ def names(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
-def numbers(option: str, text: str | None) -> list[int] | None:
-    """ "1,4" -> [1, 4]; None where nothing was given. Raises ConfigError, naming the option."""
+def numbers(option: str, text: str | None, unlimited: str | None = None) -> list[int | None] | None:
+    """ "1,4" -> [1, 4]; None where nothing was given.
+
+    Args:
+        unlimited: a word that stands for no limit, which becomes None.
+
+    Raises:
+        ConfigError: something else; the message names the option.
+    """
     try:
-        return None if text is None else [int(number) for number in names(text)]
+        return None if text is None else [None if each == unlimited else int(each) for each in names(text)]
     except ValueError:
-        raise ConfigError(f"{option} {text}: give whole numbers, comma-separated, for instance 1,4,16") from None
+        more = f", or {unlimited}" if unlimited else ""
+        raise ConfigError(f"{option} {text}: give whole numbers{more}, comma-separated, for instance 1,4,16") from None
 
 
 def with_optional_values(arguments: Sequence[str]) -> list[str]:

@@ -281,6 +281,14 @@ class Adapter(ABC):
         """
         raise CapabilityError(f"adapter '{self.name}' cannot learn from pairs; give full, lora or lit")
 
+    def settled(self, report: FitReport) -> dict[str, Any]:
+        """Options by which another fit does what this one ended with: what it chose, where an option can say it.
+
+        Args:
+            report: of the fit.
+        """
+        return {name: value for name, value in report.chosen.items() if name in self.options}
+
     @property
     def options(self) -> dict[str, Any]:
         """The keyword arguments this adapter was built with, defaults included."""

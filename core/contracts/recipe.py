@@ -6,19 +6,43 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import ConfigError
 from .options import Option, as_text, option, options_of, typed
 
 SAMPLE = "sample"
+ALL = "all"
 GROUPS = {"data": "path", "adapter": "name"}
 """Groups that may be given as one word: `adapter="ape"` means `adapter.name="ape"`."""
 FLAGS = frozenset(
-    {"domain", "task", "data", "features", "adapter", "shots", "seed", "backbone", "device", "amp", "batch_size"}
+    {
+        "domain",
+        "task",
+        "data",
+        "features",
+        "adapter",
+        "shots",
+        "val_shots",
+        "refit",
+        "seed",
+        "backbone",
+        "device",
+        "amp",
+        "batch_size",
+    }
     | {"workers", "classes", "novel", "generic", "out", "resume"}
 )
 """Keys that a user gives by a flag of their own; others by `--set`."""
+
+
+def all_of(value: Any) -> Any:
+    """None for "all": no limit."""
+    return None if isinstance(value, str) and value.strip().lower() == ALL else value
+
+
+def _val_shots(value: Any) -> Any:
+    return str(value).strip().lower() if isinstance(value, str) else value
 
 
 @dataclass(kw_only=True)
@@ -37,7 +61,11 @@ class Recipe:
     features: str | None = option(None, "features file instead of images")
     adapter: dict[str, Any] = option(help="`name` of the method, and its options", factory=lambda: {"name": None})
     adapters: dict[str, Any] = option(help="options of several methods, each under its name", factory=dict)
-    shots: int | None = option(None, "labelled images per class", low=0)
+    shots: int | None = option(None, "labelled images per class; all for as many as there are", low=0, parse=all_of)
+    val_shots: int | Literal["all"] | None = option(
+        None, "validation images per class that settings are chosen on; all, or 0 for none", low=0, parse=_val_shots
+    )
+    refit: bool = option(False, "after choosing settings on val, learn from its images too")
     seed: int = option(1, "fixes the draw of the shots and all else that is random", low=0)
     split_seed: int = option(0, "fixes the division into train, val and test", low=0)
     backbone: str = option("embedded", "pretrained model")

@@ -90,14 +90,14 @@ class Axes:
         adapters: names of methods.
         recipes: names of packaged recipes, or files.
         backbones: specs.
-        shots: labelled images per class.
+        shots: labelled images per class, None for all.
         seeds: of the draws.
     """
 
     adapters: tuple[str, ...] | None = None
     recipes: tuple[str, ...] | None = None
     backbones: tuple[str, ...] | None = None
-    shots: tuple[int, ...] | None = None
+    shots: tuple[int | None, ...] | None = None
     seeds: tuple[int, ...] | None = None
 
 

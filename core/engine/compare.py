@@ -6,6 +6,7 @@ import csv
 import datetime
 import io
 import json
+import math
 import re
 import statistics
 from collections.abc import Mapping, Sequence
@@ -267,7 +268,11 @@ def _key(place: int, task: Task, entry: Mapping[str, Any]) -> tuple:
 def _in_order(task: Task, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """By method as named, then shots, then seed."""
     methods = list(dict.fromkeys(entry[task.method] for entry in entries))
-    return sorted(entries, key=lambda e: (methods.index(e[task.method]), e["shots"] or 0, e["seed"]))
+    return sorted(entries, key=lambda e: (methods.index(e[task.method]), _amount(e["shots"]), e["seed"]))
+
+
+def _amount(shots: int | None) -> float:
+    return math.inf if shots is None else shots
 
 
 def _name_of(name: str, taken: Sequence[str]) -> str:
@@ -285,7 +290,7 @@ def _state(task: Task, axes: Axes, sets: list[_Set]) -> dict[str, Any]:
 
 def _check(axes: Axes) -> None:
     for option, values, least in (("--shots", axes.shots, 0), ("--seeds", axes.seeds, 0)):
-        if values is not None and (not values or min(values) < least):
+        if values is not None and (not values or min((v for v in values if v is not None), default=least) < least):
             listed = ",".join(map(str, values)) or "(none)"
             raise ConfigError(f"{option} {listed}: give whole numbers of {least} or more, comma-separated")
 

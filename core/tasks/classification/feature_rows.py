@@ -24,7 +24,7 @@ from ...features.files import FeatureFile, load_features
 from ...runtime.progress import Reporter
 from ..methods import class_indices
 from .base_run import BaseRun
-from .images import VAL_SHOTS, Counts, Prepared, Shots, prepare
+from .images import Counts, Prepared, Shots, prepare, val_images
 from .resources import Extras, Resources, batches
 
 
@@ -85,20 +85,29 @@ class PreparedFeatures:
 
     def draw(
         self,
-        shots: int,
+        shots: int | None,
         seed: int,
         views: int = 0,
         parts: bool = False,
         check: Callable[[FeatureSet], None] | None = None,
+        val_shots: int | str | None = None,
     ) -> Shots:
         """Support, val and test rows of one seed. A features file holds no augmented views; parts it has or has not."""
         chosen = sample_shots(self.data.split("train"), shots, seed, num_classes=len(self.class_names))
         pool = self.data.split("val")
-        val = sample_shots(pool, min(shots, VAL_SHOTS), seed, num_classes=len(self.class_names)) if pool else []
+        val = sample_shots(pool, val_images(shots, val_shots), seed, num_classes=len(self.class_names)) if pool else []
         support = self._rows(chosen)
         if check is not None:
             check(support)
-        return Shots(support, self._rows(val) if val else None, self.test, seed=seed)
+        held = self._rows(val) if val else None
+        return Shots(support, held, self.test, tuple(chosen), tuple(val), seed)
+
+    def with_val(self, shots: Shots, views: int = 0) -> Shots:
+        """The draw whose support has the rows of val too; see `Prepared.with_val`."""
+        if shots.val is None:
+            return shots
+        items = (*shots.items, *shots.val_items)
+        return replace(shots, support=self._rows(items), val=None, items=items, val_items=())
 
     @cached_property
     def resources(self) -> Resources:
@@ -175,7 +184,7 @@ def prepare_features(recipe: Recipe, reporter: Reporter) -> PreparedFeatures:
     path = Path(recipe.features)
     file = load_features(path)
     whole = file.features.labels is None or set(file.split or ()) == {"test"}
-    if whole and recipe.shots:
+    if whole and recipe.shots != 0:
         why = "its rows have no labels" if file.features.labels is None else "all its rows are for testing"
         raise CapabilityError(
             f"--features {path}: {why}; give --shots 0 and a method that needs no labelled images (stat-a for all "

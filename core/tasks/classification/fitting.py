@@ -17,6 +17,7 @@ from ...contracts.recipe import Recipe
 from ...data.sampling import short_classes
 from ...errors import CapabilityError, ConfigError
 from ...forgetting.probe import forgetting, probe_of
+from ...registry import build_adapter
 from ...runs.folder import Run, now, versions
 from ...runs.sections import choice, in_words
 from ...runtime.files import write_whole
@@ -72,6 +73,35 @@ def fit_adapter(
             resources=resources,
             seed=seed,
         )
+
+
+def refitted(
+    adapter: Adapter,
+    report: FitReport,
+    prepared: Prepared | PreparedFeatures,
+    shots: Shots,
+    seed: int,
+    reporter: Reporter,
+    folder: Path | None = None,
+) -> tuple[Adapter, FitReport]:
+    """The method with the settings that it chose, fitted on support and val together.
+
+    Args:
+        adapter, report: of the fit that chose.
+        folder: of checkpoints; the second training has one of its own in it.
+    """
+    if shots.val is None:
+        report.notes.append("--refit: there was no val to learn from besides")
+        return adapter, report
+    again = build_adapter(adapter.name, **{**adapter.options, **adapter.settled(report)})
+    both = prepared.with_val(shots, views_wanted(again))
+    second = fit_adapter(again, prepared, both, seed, reporter, None if folder is None else folder / "refit")
+    second.notes.append(
+        f"fitted again with the chosen settings on {len(both.support)} images: {len(shots.support)} of the support and "
+        f"{len(shots.val)} of val"
+    )
+    chosen = {"chosen": {**second.chosen, **report.chosen}, "chosen_on": report.chosen_on}
+    return again, replace(second, **chosen, val_score=report.val_score, history=[*report.history, *second.history])
 
 
 def scored(
@@ -175,17 +205,20 @@ def planned(recipe: Recipe, names: list[str]) -> dict[str, Adapter]:
     return {name: adapter_of(recipe.with_adapter(name)) for name in names}
 
 
-def notes_of(prepared, shots: int, further: list[str], drawn: Shots) -> list[str]:
+def notes_of(prepared, shots: int | None, further: list[str], drawn: Shots) -> list[str]:
     """Sentences for the user, each once.
 
     Args:
-        said: by the fit and what came after it.
+        shots: images per class that were asked for, None for all.
+        further: said by the fit and what came after it.
     """
-    notes = [*prepared.notes, *further, *([] if prepared.base is None else prepared.base.notes(prepared))]
-    short = short_classes(prepared.data.split("train"), shots, num_classes=len(prepared.class_names))
+    notes, train = [*prepared.notes, *further], prepared.data.split("train")
+    short = {} if shots is None else short_classes(train, shots, num_classes=len(prepared.class_names))
     if short:
         listed = ", ".join(f"{prepared.class_names[c]} ({n})" for c, n in sorted(short.items()))
         notes.append(f"Fewer than {shots} training images, all used: {listed}.")
+    if shots and len(train) > 1.5 * len(drawn.support):
+        notes.append(f"{len(drawn.support)} of {len(train)} labelled training images were used; --shots all uses all.")
     if drawn.test.labels is not None and len(drawn.test) < 100:
         notes.append(f"The test set has {len(drawn.test)} images; with fewer than 100 the interval is wide.")
     return list(dict.fromkeys(note[0].upper() + note[1:].rstrip(".") + "." for note in notes if note))

@@ -15,7 +15,7 @@ from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain, DomainData, Item, Metric
 from ...contracts.features import PROJECTED, Batch, FeatureSet, TextClassifier
 from ...contracts.images import TrainingImages
-from ...contracts.recipe import Recipe
+from ...contracts.recipe import ALL, Recipe
 from ...data.sampling import sample_shots
 from ...data.splits import assign_splits
 from ...data.verify import FileHashes, check_skipped, drop_unreadable
@@ -31,6 +31,8 @@ from .resources import Extras, Resources, batches
 
 VAL_SHOTS = 4
 """Images per class that hyper-parameters are chosen on, at most: min(K, 4), as CoOp and its successors publish."""
+MOST_SHOTS = 16
+"""The largest K that they publish; with more, all of val chooses."""
 
 
 @dataclass
@@ -139,21 +141,24 @@ class Prepared:
 
     def draw(
         self,
-        shots: int,
+        shots: int | None,
         seed: int,
         views: int = 0,
         parts: bool = False,
         check: Callable[[FeatureSet], None] | None = None,
+        val_shots: int | str | None = None,
     ) -> Shots:
-        """Support, val and test features of one seed. Val holds min(K, 4) images per class, outside the support.
+        """Support, val and test features of one seed.
 
         Args:
+            shots: images per class to learn from; None for all there are.
             parts: whether all three sets are to have parts; where the support has none, nor have they.
             check: called with the support before more is encoded; raises if that would be in vain.
+            val_shots: as for `val_images`.
         """
         chosen = sample_shots(self.data.split("train"), shots, seed, num_classes=len(self.class_names))
         pool = self.data.split("val")
-        val = sample_shots(pool, min(shots, VAL_SHOTS), seed, num_classes=len(self.class_names)) if pool else []
+        val = sample_shots(pool, val_images(shots, val_shots), seed, num_classes=len(self.class_names)) if pool else []
         if chosen:
             support = self.features(chosen, "support images", views=views, seed=seed, parts=parts)
         else:
@@ -165,6 +170,19 @@ class Prepared:
         held = held.with_parts() if parts and val else held
         test = self.test_set(parts) if parts else self.test
         return Shots(support, held, test, _behind(support, chosen), _behind(held, val) if val else (), seed)
+
+    def with_val(self, shots: Shots, views: int = 0) -> Shots:
+        """The draw whose support has the images of val too, so that none are left to choose on.
+
+        Args:
+            views: augmented views of each image.
+        """
+        if shots.val is None:
+            return shots
+        items, parts = [*shots.items, *shots.val_items], shots.support.parts is not None
+        both = self.features(items, "support and validation images", views=views, seed=shots.seed, parts=parts)
+        both = both.with_parts() if parts else both
+        return replace(shots, support=both, val=None, items=_behind(both, items), val_items=())
 
     def _no_support(self) -> FeatureSet:
         """For methods that learn from no labelled image."""
@@ -298,6 +316,19 @@ class Prepared:
     def thumbnail(self, index: int):
         """The decoded image of a row of `test`, for the report."""
         return self.data.load(self.test_items[index])
+
+
+def val_images(shots: int | None, val_shots: int | str | None) -> int | None:
+    """How many images per class settings are chosen on; None for all of val.
+
+    Args:
+        shots: images per class to learn from, None for all.
+        val_shots: what the user says: a number, "all", or None for the published min(K, 4) up to 16 shots, and all
+            beyond.
+    """
+    if val_shots is None:
+        return None if shots is None or shots > MOST_SHOTS else min(shots, VAL_SHOTS)
+    return None if val_shots == ALL else int(val_shots)
 
 
 def _behind(features: FeatureSet, items: Sequence[Item]) -> tuple[Item, ...]:

@@ -287,7 +287,7 @@ def _facts(info: dict[str, Any], class_names: Sequence[str]) -> TableSection | N
     of_task = {
         "Classes": [len(class_names)],
         "Labelled images": [
-            None if shots is None else f"up to {shots} per class",
+            "all that there are" if shots is None else f"up to {shots} per class",
             support and f"{len(support)} in all, drawn from the training images",
             val and f"{len(val)} more for choosing settings",
         ],

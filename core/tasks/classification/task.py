@@ -36,6 +36,7 @@ from .fitting import (
     notes_of,
     parts_wanted,
     planned,
+    refitted,
     refuse_early,
     results_of,
     scored,
@@ -59,7 +60,9 @@ ZERO_SHOT = "zero-shot"
 class Classification(Task):
     """Named classes, one or several labels per image."""
 
-    takes: ClassVar = frozenset({"adapter", "adapters", "shots", "classes", "novel", "generic", "resources", "resume"})
+    takes: ClassVar = frozenset(
+        {"adapter", "adapters", "shots", "val_shots", "refit", "classes", "novel", "generic", "resources", "resume"}
+    )
     defaults: ClassVar = {"shots": 16}
     at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources"})
     at_prediction: ClassVar = frozenset({"batch_size", "workers", "resources"})
@@ -85,8 +88,6 @@ class Classification(Task):
         return taken if trains_towers(recipe.adapter_name) else taken - {"generic"}
 
     def check(self, recipe: Recipe) -> None:
-        if recipe.shots is None:
-            raise ConfigError("--shots None: give a whole number, 0 or more")
         if isinstance(recipe.novel, str):
             raise ConfigError(
                 f"--novel {recipe.novel}: give True or False; names are for detection and segmentation "
@@ -104,9 +105,12 @@ class Classification(Task):
         prepared = self.prepared(recipe, reporter)
         refuse_early(recipe, adapter, prepared, self.name)
         views, parts = views_wanted(adapter), parts_wanted(adapter)
-        shots = prepared.draw(recipe.shots, recipe.seed, views=views, parts=parts, check=adapter.check_parts)
+        how = {"views": views, "parts": parts, "check": adapter.check_parts, "val_shots": recipe.val_shots}
+        shots = prepared.draw(recipe.shots, recipe.seed, **how)
         with self._checkpoints(recipe, adapter, prepared, shots, reporter) as folder:
             report = fit_adapter(adapter, prepared, shots, recipe.seed, reporter, folder, recipe.resume)
+            if recipe.refit:
+                adapter, report = refitted(adapter, report, prepared, shots, recipe.seed, reporter, folder)
             done = scored(recipe, prepared, adapter, report, shots, self.name, reporter)
             return self._written(recipe, prepared, done, shots, started) if is_main() else None
 
@@ -139,7 +143,8 @@ class Classification(Task):
         check_named(recipe, names)
         adapters = planned(recipe, names)
         check_resources(recipe.resources, list(adapters.values()))
-        recipe = recipe.with_(shots=max(_shots(recipe, axes)))
+        counts = _shots(recipe, axes)
+        recipe = recipe.with_(shots=None if None in counts else max(counts))
         prepared = self.prepared(recipe, reporter)
         if prepared.base is not None:
             prepared.base.check_classes(prepared.class_names)
@@ -215,7 +220,7 @@ def _seeds(recipe: Recipe, axes: Axes) -> Sequence[int]:
     return axes.seeds or ((recipe.seed,) if recipe.gave("seed") else SEEDS)
 
 
-def _check_shots(shots: int, adapter: Adapter) -> None:
+def _check_shots(shots: int | None, adapter: Adapter) -> None:
     if shots == 0 and not adapter.label_free:
         raise ConfigError(
             f"--shots 0: adapter '{adapter.name}' learns from labelled images; give 1 or more, "
@@ -226,7 +231,7 @@ def _check_shots(shots: int, adapter: Adapter) -> None:
 def fit_key(recipe: Recipe, adapter: Adapter, prepared, shots: Shots) -> str:
     """16 hex digits that say what a training learns from what."""
     options = {name: value for name, value in adapter.options.items() if name not in adapter.cost_options}
-    parts: list[Any] = [adapter.name, options, prepared.backbone.fingerprint, recipe.seed, recipe.shots]
+    parts: list[Any] = [adapter.name, options, prepared.backbone.fingerprint, recipe.seed, recipe.shots, recipe.refit]
     parts += [list(prepared.class_names), [list(texts) for texts in prepared.classifier.texts]]
     hashes = FileHashes()
     parts += [[_content(item, hashes) for item in items] for items in (shots.items, shots.val_items)]
@@ -254,7 +259,7 @@ class ClassificationContest(Contest):
         self.recipe, self.prepared = recipe, prepared
         self._views = {name: views_wanted(adapter) for name, adapter in adapters.items()}
         self._parts = any(parts_wanted(adapter) for adapter in adapters.values())
-        self._drawn: tuple[tuple[int, int], Shots] | None = None
+        self._drawn: tuple[tuple[int | None, int], Shots] | None = None
         if at_once := [name for name in adapters if adapter_class(name).transductive]:
             who = ", ".join(at_once)
             self.notes.append(f"{who} read all test images at once, without their labels; the others see one at a time")
@@ -269,14 +274,17 @@ class ClassificationContest(Contest):
         else:
             adapter = adapter_of(self.recipe.with_adapter(name))
             check_needs(self.recipe.resources, adapter, prepared.backbone)
-            fit_adapter(adapter, prepared, shots, seed, Reporter(quiet=True))
+            quiet = Reporter(quiet=True)
+            report = fit_adapter(adapter, prepared, shots, seed, quiet)
+            if self.recipe.refit:
+                adapter, _ = refitted(adapter, report, prepared, shots, seed, quiet)
         seconds = time.perf_counter() - started
         scores = score_on(prepared, adapter, shots.test, prepared.class_names, None, Reporter(quiet=True))
         return {**scores.metrics["adapted"], "seconds": round(seconds, 3)}
 
-    def _draw(self, count: int, seed: int) -> Shots:
+    def _draw(self, count: int | None, seed: int) -> Shots:
         """The shots of one draw, with the views of whoever wants most; the last one is kept."""
         if self._drawn is None or self._drawn[0] != (count, seed):
-            views = max(self._views.values())
-            self._drawn = (count, seed), self.prepared.draw(count, seed, views=views, parts=self._parts)
+            how = {"views": max(self._views.values()), "parts": self._parts, "val_shots": self.recipe.val_shots}
+            self._drawn = (count, seed), self.prepared.draw(count, seed, **how)
         return self._drawn[1]
