@@ -20,29 +20,10 @@ from .resources import REQUIRED
 if TYPE_CHECKING:
     from .backbone import Backbone
 
-NEEDS = frozenset(
-    {
-        "features",
-        "raw_features",
-        "parts",
-        "views",
-        "pre_projection",
-        "text_encoder",
-        "pixels",
-        "images",
-        "unlabeled",
-        "descriptions",
-        "captions",
-        "boxes",
-        "support_folder",
-        "synonyms",
-        "further_backbones",
-        "ctx",
-        "base",
-    }
-)
-
-
+NEEDS = frozenset({
+    "features", "raw_features", "parts", "views", "pre_projection", "text_encoder", "pixels", "images", "unlabeled",
+    "descriptions", "captions", "boxes", "support_folder", "synonyms", "further_backbones", "ctx", "base",
+})  # fmt: skip
 ABILITIES = frozenset({"new_classes", "pairs"})
 """What a method may be able to do: score classes that it never saw (`for_classes`), learn pairs (`fit_pairs`)."""
 
@@ -178,7 +159,7 @@ class Adapter(ABC):
             seed=seed,
         )
         self.fitted_ = True
-        report.trained_parameters = report.trained_parameters or self._trained_numbers()
+        report.trained_parameters = report.trained_parameters or sum(getattr(self, n).numel() for n in self.trained)
         if self.transductive and unlabeled is not None and len(unlabeled) and not self.multilabel_:
             base = (resources or {}).get("base") if "base" in self.needs | self.optional else None
             report.notes += self._absent_classes(classifier, unlabeled, base)
@@ -281,6 +262,11 @@ class Adapter(ABC):
         """
         raise CapabilityError(f"adapter '{self.name}' cannot learn from pairs; give full, lora or lit")
 
+    @property
+    def as_published(self) -> bool:
+        """Whether the user asked for published settings (a preset), which go before defaults of ours."""
+        return False
+
     def settled(self, report: FitReport) -> dict[str, Any]:
         """Options by which another fit does what this one ended with: what it chose, where an option can say it.
 
@@ -370,9 +356,6 @@ class Adapter(ABC):
             return None
         self.check_parts(features)
         return features if "parts" in self.needs | self.optional else features.without_parts()
-
-    def _trained_numbers(self) -> int:
-        return sum(getattr(self, name).numel() for name in self.trained)
 
     def _check_images(self, support: FeatureSet, resources: dict[str, Any]) -> None:
         if "pixels" not in self.needs:

@@ -29,11 +29,6 @@ class ClassWeighted(Adapter):
     )
 
     @property
-    def as_published(self) -> bool:
-        """Whether the user asked for published settings, which go before `class_weight` and `ties`."""
-        return False
-
-    @property
     def balanced(self) -> bool:
         """Whether each class counts alike."""
         return self.class_weight == BALANCED and not self.as_published

@@ -144,6 +144,8 @@ class Domain(ABC):
             that is not installed as a plug-in.
         reading: options of `read`, a dataclass of `option` fields; `data.NAME` in a recipe.
         default_adapter: the method of a fit that names none.
+        views: augmented views of each support image, for methods that average them or train on them, where neither the
+            user nor a preset says how many: what was measured to help on such images. None for the method's number.
         metrics: names of metrics of its own (`contracts/metric.py`) that a classification reports besides the usual
             ones, or their classes.
     """
@@ -152,6 +154,7 @@ class Domain(ABC):
     tasks: ClassVar[tuple[str | type[Task], ...]] = ("classification",)
     reading: ClassVar[type] = Reading
     default_adapter: ClassVar[str] = "tip-adapter"
+    views: ClassVar[int | None] = None
     metrics: ClassVar[tuple[str | type[Metric], ...]] = ()
 
     @abstractmethod

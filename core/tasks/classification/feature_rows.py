@@ -102,7 +102,7 @@ class PreparedFeatures:
         held = self._rows(val) if val else None
         return Shots(support, held, self.test, tuple(chosen), tuple(val), seed)
 
-    def with_val(self, shots: Shots, views: int = 0) -> Shots:
+    def with_val(self, shots: Shots) -> Shots:
         """The draw whose support has the rows of val too; see `Prepared.with_val`."""
         if shots.val is None:
             return shots

@@ -94,7 +94,7 @@ def refitted(
         report.notes.append("--refit: there was no val to learn from besides")
         return adapter, report
     again = build_adapter(adapter.name, **{**adapter.options, **adapter.settled(report)})
-    both = prepared.with_val(shots, views_wanted(again))
+    both = prepared.with_val(shots)
     second = fit_adapter(again, prepared, both, seed, reporter, None if folder is None else folder / "refit")
     second.notes.append(
         f"fitted again with the chosen settings on {len(both.support)} images: {len(shots.support)} of the support and "
@@ -188,11 +188,18 @@ def fewer_views(shots: Shots, views: int) -> Shots:
     return replace(shots, support=replace(support, views=support.views[:, :views] if views else None))
 
 
-def views_wanted(adapter: Adapter) -> int:
-    """How many augmented views of each support image the adapter asks for, as projected features."""
+def views_wanted(adapter: Adapter, recipe: Recipe, prepared: Prepared | PreparedFeatures) -> int:
+    """How many augmented views of each support image a fit has, as projected features.
+
+    Those that the adapter asks for; where the user has not said how many, and no preset does, no more than the domain
+    found to help.
+    """
     if "views" not in adapter.needs or "pre_projection" in adapter.needs:
         return 0
-    return int(adapter.options.get("views") or 0)
+    asked = int(adapter.options.get("views") or 0)
+    given = adapter.as_published or "views" in recipe.with_adapter(adapter.name).adapter_options
+    domain = _domain_of(prepared)
+    return asked if given or domain is None or domain.views is None else min(asked, domain.views)
 
 
 def parts_wanted(adapter: Adapter) -> bool:

@@ -171,14 +171,11 @@ class Prepared:
         test = self.test_set(parts) if parts else self.test
         return Shots(support, held, test, _behind(support, chosen), _behind(held, val) if val else (), seed)
 
-    def with_val(self, shots: Shots, views: int = 0) -> Shots:
-        """The draw whose support has the images of val too, so that none are left to choose on.
-
-        Args:
-            views: augmented views of each image.
-        """
+    def with_val(self, shots: Shots) -> Shots:
+        """The draw whose support has the images of val too, so that none are left to choose on."""
         if shots.val is None:
             return shots
+        views = 0 if shots.support.views is None else shots.support.views.shape[1]
         items, parts = [*shots.items, *shots.val_items], shots.support.parts is not None
         both = self.features(items, "support and validation images", views=views, seed=shots.seed, parts=parts)
         both = both.with_parts() if parts else both

@@ -104,7 +104,7 @@ class Classification(Task):
         _check_shots(recipe.shots, adapter)
         prepared = self.prepared(recipe, reporter)
         refuse_early(recipe, adapter, prepared, self.name)
-        views, parts = views_wanted(adapter), parts_wanted(adapter)
+        views, parts = views_wanted(adapter, recipe, prepared), parts_wanted(adapter)
         how = {"views": views, "parts": parts, "check": adapter.check_parts, "val_shots": recipe.val_shots}
         shots = prepared.draw(recipe.shots, recipe.seed, **how)
         with self._checkpoints(recipe, adapter, prepared, shots, reporter) as folder:
@@ -257,7 +257,7 @@ class ClassificationContest(Contest):
         of_base = [] if prepared.base is None else prepared.base.notes(prepared)
         super().__init__(prepared.data.name, [*prepared.notes, *of_base])
         self.recipe, self.prepared = recipe, prepared
-        self._views = {name: views_wanted(adapter) for name, adapter in adapters.items()}
+        self._views = {name: views_wanted(adapter, recipe, prepared) for name, adapter in adapters.items()}
         self._parts = any(parts_wanted(adapter) for adapter in adapters.values())
         self._drawn: tuple[tuple[int | None, int], Shots] | None = None
         if at_once := [name for name in adapters if adapter_class(name).transductive]:
