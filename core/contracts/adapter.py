@@ -195,8 +195,7 @@ class Adapter(ABC):
         return logits.sigmoid() if getattr(self, "multilabel_", False) else logits.argmax(dim=-1)
 
     def attach(self, backbone: Backbone) -> Adapter:
-        """Remember the backbone, for methods that run it at prediction ("text_encoder" or "images" in `at_predict`).
-        `fit` and `load_adapter` do it where they are given one. Returns self."""
+        """Remember the backbone, for methods that run it at prediction; `fit` and `load_adapter` do it. Returns self."""
         self._attached = backbone
         return self
 
