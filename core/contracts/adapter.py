@@ -195,7 +195,7 @@ class Adapter(ABC):
         return logits.sigmoid() if getattr(self, "multilabel_", False) else logits.argmax(dim=-1)
 
     def attach(self, backbone: Backbone) -> Adapter:
-        """Remember the backbone, for methods that run it at prediction; `fit` and `load_adapter` do it. Returns self."""
+        """Remember the backbone that runs at prediction; `fit` and `load_adapter` do it. Returns self."""
         self._attached = backbone
         return self
 

@@ -23,8 +23,7 @@ class ClassWeighted(Adapter):
 
     class_weight: str = option(
         BALANCED,
-        "what counts alike where classes have unequal numbers of images: the classes (balanced), or the images, as "
-        "published (none)",
+        "where classes have unequal numbers of images: each class counts alike, or (none) each image",
         choices=(BALANCED, NONE),
     )
 
@@ -44,7 +43,7 @@ class Searched(ClassWeighted):
 
     ties: str = option(
         PLATEAU,
-        "of settings that score alike on val: the middle of the widest plateau, or the first one, as published",
+        "of settings that score alike on val: the middle of their plateau, or the first one",
         choices=(PLATEAU, PUBLISHED),
     )
 

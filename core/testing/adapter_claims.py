@@ -23,7 +23,7 @@ from .contract import names_its_origin, refusal
 from .drawn_samples import DrawnPairs
 from .method import Method
 from .options import alternatives
-from .world import differences, world_of
+from .world import World, differences, world_of
 
 EXTRAS = {
     "peft": "fine-tune",
@@ -47,6 +47,8 @@ COUNTS = 1e-5
 """By how much results of an option's values differ at least."""
 FEW = 4
 """Test images on which options are compared."""
+UNEQUAL = (2, 3, 6)
+"""Images of the classes, where they are to have unequal numbers."""
 
 
 def rules_of(method: Method) -> list:
@@ -214,7 +216,8 @@ def a_note_says_what_is_experimental(method: Method) -> Iterator[str]:
 
 
 def every_option_counts(method: Method) -> Iterator[str]:
-    """Some value of it changes a result, alone or in the settings of `counts`; those in `cost_options` change none."""
+    """Some value of it changes a result, alone, on classes with unequal numbers of images, or in the settings of
+    `counts`; those in `cost_options` change none."""
     for option in options_of(method.cls):
         name = option.name
         if name in method.claims.cost_options:
@@ -227,7 +230,8 @@ def every_option_counts(method: Method) -> Iterator[str]:
                 yield f"option '{name}' changes no result, in the settings of counts either"
             continue
         tried = alternatives(option, method.options.get(name, option.default))
-        if not any(_changes(method, {name: value}) for value in tried):
+        unequal = world_of(method.backbone, len(UNEQUAL), UNEQUAL)
+        if not any(_changes(method, {name: value}, world) for world in (method.world, unequal) for value in tried):
             words = f"; tried {' and '.join(map(as_text, tried))}" if tried else ""
             yield f"option '{name}' changes no result{words}; name it in cost_options, or give settings in counts"
 
@@ -301,18 +305,19 @@ def _logits_without(method: Method, name: str) -> Tensor | None:
     return method.world.logits_of(adapter, seen, extras, without={"further_backbones": "further"}.get(name, name))
 
 
-def _changes(method: Method, options: Mapping[str, Any]) -> bool:
+def _changes(method: Method, options: Mapping[str, Any], world: World) -> bool:
     try:
-        return _differ(method, {}, options)
+        return _differ(method, {}, options, world)
     except (ConfigError, CapabilityError):
         return False
 
 
-def _differ(method: Method, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def _differ(method: Method, one: Mapping[str, Any], other: Mapping[str, Any], world: World | None = None) -> bool:
     """Whether options change the logits of a few test images or, of a method that can, those of new classes."""
-    fits = [_fitted(method, options) for options in (one, other)]
-    images = method.world.items["test"][:FEW]
-    if not _alike(*(method.world.logits(adapter, images) for adapter in fits)):
+    world = world or method.world
+    fits = [_fitted(method, options, world) for options in (one, other)]
+    images = world.items["test"][:FEW]
+    if not _alike(*(world.logits(adapter, images) for adapter in fits)):
         return True
     if "new_classes" not in method.claims.can:
         return False
@@ -320,10 +325,11 @@ def _differ(method: Method, one: Mapping[str, Any], other: Mapping[str, Any]) ->
     return any(logits is None for logits in moved) or not _alike(*moved)
 
 
-def _fitted(method: Method, options: Mapping[str, Any]) -> Adapter:
+def _fitted(method: Method, options: Mapping[str, Any], world: World | None = None) -> Adapter:
     own = dict(options)
     also = own.pop("also", ())
-    return method.fit(options=own, also=also).adapter if own or also else method.fitted.adapter
+    shared = not own and not also and world in (None, method.world)
+    return method.fitted.adapter if shared else method.fit(world, options=own, also=also).adapter
 
 
 def _of_new_classes(method: Method, adapter: Adapter) -> Tensor | None:

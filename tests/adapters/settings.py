@@ -43,6 +43,7 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "adaptive": between("adaptive", False, True, lr=1.0, epochs=5),
         "batches": between("batches", 1, 3, batch_size=2),
     },
+    "clip-adapter": {"ties": between("ties", "plateau", "published", ratio=None, epochs=30, lr=0.05)},
     "clipfit": {
         **of_training("cross-entropy", "clip", lr=0.1, epochs=6),
         "anchor": between("anchor", 0.0, 100.0, lr=0.1, epochs=6),
@@ -62,6 +63,7 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "clip_grad": between("clip_grad", None, 1e-4),
         "iterations": between("iterations", 1, 5, epochs=None),
     },
+    "linear-probe": {"steps": between("steps", 0, 8, ties="published")},
     "lp-plus-plus": {"accumulate": between("accumulate", True, False, alpha_every=1)},
     "maple": {
         **of_training("cross-entropy", "clip", lr=0.05, epochs=6),
