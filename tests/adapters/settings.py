@@ -43,7 +43,7 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "adaptive": between("adaptive", False, True, lr=1.0, epochs=5),
         "batches": between("batches", 1, 3, batch_size=2),
     },
-    "clip-adapter": {"ties": between("ties", "plateau", "published", ratio=None, epochs=30, lr=0.05)},
+    "clip-adapter": {"ties": between("ties", "plateau", "published", ratio=None, epochs=300, lr=1.0, reduction=1)},
     "clipfit": {
         **of_training("cross-entropy", "clip", lr=0.1, epochs=6),
         "anchor": between("anchor", 0.0, 100.0, lr=0.1, epochs=6),
