@@ -18,6 +18,7 @@ from .targets import ClassLabel, Target
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..data.thumbnails import Thumbnails
     from .task import Task
 
 SPLITS = ("train", "val", "test")
@@ -112,6 +113,7 @@ class DomainData:
         total: files looked at, for the share of skipped ones.
         load_mask: decodes an item's mask, where there are masks: (H, W) uint8 class indices, 255 for ignored pixels.
         frequency: of each class "r", "c" or "f" (rare, common, frequent), where the data say (LVIS).
+        thumbnails: small pictures of the images, by which near copies are told; None until images were decoded.
     """
 
     items: list[Item]
@@ -124,6 +126,7 @@ class DomainData:
     licence: str = "unknown"
     load_mask: Callable[[Item], np.ndarray] | None = None
     frequency: tuple[str, ...] | None = None
+    thumbnails: Thumbnails | None = field(default=None, repr=False)
 
     @property
     def total(self) -> int:
