@@ -31,6 +31,10 @@ class Reading:
 
     class_names: tuple[str, ...] | None = option(None, "manifests: the classes in order; by default all that occur")
     root: str | None = option(None, "manifests and split_zhou files: folder that paths are relative to")
+    label_column: str | None = option(None, "manifests: the column of the label; by default found by the usual names")
+    group_column: str = option(
+        "auto", "tables: the column that says what belongs together; auto finds it; none for no groups"
+    )
     min_side: float | None = option(None, "boxes: shortest side in pixels that is used", low=0, high=100_000)
 
     def __post_init__(self):

@@ -143,7 +143,7 @@ def _notes_on_copies(items: Sequence[Item], links: Links) -> list[str]:
         notes.append(f"Exact copies of other images: {extra}; copies are never in two splits.")
     if links.near:
         given = len({item.split for item in items if item.split}) > 1
-        kept = "" if given else "; they stay together with them"
+        kept = "" if given else "; each stays in the split of the image it copies"
         notes.append(f"Near copies of other images (resized or re-encoded): {links.near_count}{kept}.")
     contradictory = [
         positions
