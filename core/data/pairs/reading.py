@@ -79,12 +79,13 @@ def read_pairs(
     (COCO, Karpathy, CUHK-PEDES), a table if there is one only, images with texts next to them.
 
     Rows without a split are train where others have one; where none has, a share of the images is val and one is
-    test, in person search of the persons (`assign_pair_splits`).
+    test, in person search of the persons (`assign_pair_splits`); exact copies of an image under other names are then in
+    one split. Given splits are kept as they are (see `without_divided_copies`).
 
     Args:
         path: file, folder, name with braces, or "sample" for generated pairs.
-        hashes: memory of file hashes: its folder keeps the indices of shards, and copies of an image under other
-            names go to one split.
+        hashes: memory of file hashes, by which copies are told; its folder keeps the indices of shards. By default that
+            of the cache.
         columns: columns of a table, or keys of the `.json` of shards, that are kept besides the usual ones where there
             are any, since a loss asks for them -> what they hold: "text", "numbers" or "image" (tables alone).
         options: fields of `Reading`.
@@ -237,13 +238,13 @@ def _of_split(pairs: PairSet, split: str, path: str | Path) -> PairSet:
 
 def _with_splits(pairs: PairSet, source: _Source, hashes: FileHashes | None, **shares: Any) -> PairSet:
     if not pairs.splits:
+        hashes = hashes or FileHashes()
         assigned = assign_pair_splits(pairs, hashes=hashes, by_class=source.split_by_class, **shares)
         what = "persons" if source.split_by_class else "images"
         held_out = f"{shares['val']:.0%} of the {what} are val, {shares['test']:.0%} test"
-        return replace(assigned, notes=[*pairs.notes, f"No splits given: {held_out}."])
+        return replace(assigned, notes=[*assigned.notes, f"No splits given: {held_out}."])
     without = pairs.split_codes == 0
-    if not without.any():
-        return pairs
-    codes = np.where(without, SPLIT_CODES["train"], pairs.split_codes).astype(np.uint8)
-    note = f"Rows without a split, taken as train: {int(without.sum())}."
-    return replace(pairs.with_split_codes(codes), notes=[*pairs.notes, note])
+    if without.any():
+        codes = np.where(without, SPLIT_CODES["train"], pairs.split_codes).astype(np.uint8)
+        pairs = pairs.with_split_codes(codes, [f"Rows without a split, taken as train: {int(without.sum())}."])
+    return pairs
