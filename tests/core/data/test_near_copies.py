@@ -2,7 +2,9 @@
 
 import hashlib
 import io
+import runpy
 from collections import defaultdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -219,3 +221,11 @@ def test_exact_copies_count_as_exact_alone(tmp_path):
     data = DomainData(items, ("a", "b"), load=lambda item: np.asarray(Image.open(item.source)))
     divided = assign_splits(drop_unreadable(data, hashes), seed=0, hashes=hashes)
     assert divided.notes == ["Exact copies of other images: 6; copies are never in two splits."]
+
+
+@pytest.mark.parametrize("name", ["medical/wbc_classification", "medical/pneumoniamnist", "remote_sensing/whu_rs19"])
+def test_real_sets(data_dir, name):
+    script = runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "near_duplicates.py"))
+    files = script["files_of"](data_dir / name)
+    measured = script["measure"](files)
+    assert measured.images == len(files) > 100 and measured.recall >= 0.95 and measured.false <= 0.001
