@@ -126,7 +126,7 @@ def costs() -> Iterator[str]:
             started = time.perf_counter()
             pairs = near_copies(keys, store)
             seconds = time.perf_counter() - started
-        yield f"search among {count:,} images: {seconds:.1f} s, peak of the process {_peak():,.0f} MiB; {len(pairs)} pairs"
+        yield f"search among {count:,} images: {seconds:.1f} s, process at most {_peak():,.0f} MiB; {len(pairs)} pairs"
 
 
 def _peak() -> float:

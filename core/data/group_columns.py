@@ -6,7 +6,7 @@ Images of one patient must not stand on two sides of a split, so the column is s
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -22,7 +22,7 @@ AUTO, NONE = "auto", "none"
 """What the option is set to where the column is to be found, and where nothing is to be grouped."""
 KINDS = {
     "patient": ("patient", "patients", "pat", "pt", "pid", "ptid", "mrn", "empi", "medicalrecord"),
-    "group": ("group",),
+    "group": ("group", "groups"),
     "subject": (
         *("subject", "subjects", "subj", "participant", "participants", "person", "persons", "individual"),
         *("case", "cases", "donor", "volunteer", "animal", "identity"),
@@ -76,6 +76,13 @@ def kind_of_column(name: str) -> str | None:
             return None
         name = shorter
     return None
+
+
+def preferred_column(names: Iterable[str]) -> str | None:
+    """Of some names the first of the most preferred kind; None where none is usual for groups."""
+    order = list(KINDS)
+    usual = [(order.index(kind), place, name) for place, name in enumerate(names) if (kind := kind_of_column(name))]
+    return min(usual)[2] if usual else None
 
 
 def group_rows(
@@ -151,6 +158,11 @@ class _Column:
     def covers(self, other: _Column) -> bool:
         """Whether it has a value wherever the other has one."""
         return bool((self.codes >= 0)[other.codes >= 0].all())
+
+
+def group_of(cell: object) -> str | None:
+    """The group that a value names, as a hash; None for a value that names nobody."""
+    return _hash(_value(cell))
 
 
 def _value(cell: object) -> str | None:

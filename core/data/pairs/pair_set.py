@@ -104,6 +104,7 @@ class PairColumns:
         negative_images: names of files, "" for none.
         numbers: further column -> (N, n) float64, NaN in rows that have none.
         images: further column -> names of files, "" for none.
+        groups: (N,) uint64, equal for images that must not be divided (of one patient), 0 for none; None without any.
     """
 
     base: str
@@ -118,6 +119,7 @@ class PairColumns:
     negative_images: Strings | None = None
     numbers: Mapping[str, np.ndarray] = field(default_factory=dict)
     images: Mapping[str, Strings] = field(default_factory=dict)
+    groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -126,7 +128,13 @@ class PairColumns:
     def nbytes(self) -> int:
         """Bytes of all columns."""
         parts = [self.files, self.captions, self.labels, self.file_of, self.ids, self.offsets, self.sizes]
-        parts += [*self.texts.values(), self.negative_images, *self.numbers.values(), *self.images.values()]
+        parts += [
+            *self.texts.values(),
+            self.negative_images,
+            *self.numbers.values(),
+            *self.images.values(),
+            self.groups,
+        ]
         return sum(part.nbytes for part in parts if part is not None)
 
 

@@ -39,7 +39,7 @@ def assign_pair_splits(
         val, test: shares of the images, 0 to below 1 together.
         hashes: with these, exact copies of an image under other names go to the same split (`copies_in`).
         by_class: whether all images of a class stay together, as those of a person do in person search; the shares are
-            then of the classes.
+            then of the classes. Images of a group (a patient) always do, and count as one.
 
     Raises:
         ConfigError: the shares are out of range.
@@ -50,7 +50,8 @@ def assign_pair_splits(
     free = np.flatnonzero(pairs.split_codes == 0)
     copies = [] if hashes is None else copies_in(pairs, free, hashes)
     images: dict[str, list[int]] = defaultdict(list)
-    for row, key in zip(free.tolist(), _keys(pairs, free, copies, by_class), strict=True):
+    together = [*copies, *_rows_of_groups(pairs, free)]
+    for row, key in zip(free.tolist(), _keys(pairs, free, together, by_class), strict=True):
         images[key].append(row)
     ranked = sorted(images, key=lambda key: hashlib.blake2b(f"{seed}:{key}".encode(errors="surrogatepass")).digest())
     codes = pairs.split_codes.copy()
@@ -145,8 +146,19 @@ def _ends(count: int, val: float, test: float) -> tuple[int, int]:
     return of_test, of_test + of_val
 
 
-def _keys(pairs: PairSet, rows: np.ndarray, copies: list[list[int]], by_class: bool) -> list[str]:
-    """One key per row, equal for rows that must not be divided; of copies the first of their names in order."""
+def _rows_of_groups(pairs: PairSet, rows: np.ndarray) -> list[list[int]]:
+    """Rows of each group, two or more in each list."""
+    if pairs.columns.groups is None:
+        return []
+    by_group: dict[int, list[int]] = defaultdict(list)
+    for row, group in zip(rows.tolist(), pairs.columns.groups[pairs.rows[rows]].tolist(), strict=True):
+        if group:
+            by_group[group].append(row)
+    return [some for some in by_group.values() if len(some) > 1]
+
+
+def _keys(pairs: PairSet, rows: np.ndarray, together: list[list[int]], by_class: bool) -> list[str]:
+    """One key per row, equal for rows that must not be divided: the first of their names in order."""
     names = [pairs.id(row) for row in rows.tolist()]
     if by_class:
         labels = pairs.labels[rows].tolist()
@@ -158,8 +170,8 @@ def _keys(pairs: PairSet, rows: np.ndarray, copies: list[list[int]], by_class: b
             name = before
         return name
 
-    place = {row: n for n, row in enumerate(rows.tolist())} if copies else {}
-    for some in copies:
+    place = {row: n for n, row in enumerate(rows.tolist())} if together else {}
+    for some in together:
         roots = sorted({root(names[place[row]]) for row in some})
         first.update(dict.fromkeys(roots[1:], roots[0]))
-    return [root(name) for name in names] if copies else names
+    return [root(name) for name in names] if together else names

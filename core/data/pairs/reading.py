@@ -15,6 +15,7 @@ from ...contracts.domain import SPLITS
 from ...contracts.options import option, options_from, settle
 from ...errors import ConfigError, DataError
 from ..files import visible
+from ..group_columns import AUTO
 from ..verify import FileHashes
 from .coco_captions import (
     is_coco_captions,
@@ -54,6 +55,9 @@ class Reading:
 
     image_column: str | None = option(None, "tables: the column that names the image, where it is not found")
     caption_column: str | None = option(None, "tables: the column of the caption, where it is not found")
+    group_column: str = option(
+        AUTO, "tables: the column that says what belongs together; auto finds it; none for no groups"
+    )
     root: str | None = option(None, "tables and annotation files: folder of the images")
     split: str | None = option(None, "rows of this split alone; all rows, where the data has no splits", choices=SPLITS)
     rewrites: tuple[str, ...] = option((), "tables: text files with one rewritten caption per row, as of LaCLIP")
@@ -97,8 +101,9 @@ def read_pairs(
     """
     reading = options_from(Reading, options, READER)
     source = _source(str(path), hashes)
-    named = ("image_column", "caption_column", "root", "rewrites")
-    asked = {name: _as_paths(name, value) for name in named if (value := getattr(reading, name))}
+    named = ("image_column", "caption_column", "group_column", "root", "rewrites")
+    values = {name: getattr(reading, name) for name in named}
+    asked = {name: _as_paths(name, value) for name, value in values.items() if value and value != AUTO}
     for name in asked:
         if name not in source.options:
             raise ConfigError(f"option {name} does not apply to {source.kind} ({path}); omit it")
@@ -212,7 +217,7 @@ def _table(path: Path, content: list[dict[str, Any]] | None = None) -> _Source:
         rows: Iterator[tuple[int, dict[str, Any]]] | None = enumerate(content, start=1) if content else None
         return read_table_pairs(path, rows=rows, **options)
 
-    options = frozenset({"image_column", "caption_column", "root", "rewrites"})
+    options = frozenset({"image_column", "caption_column", "group_column", "root", "rewrites"})
     return _Source("a table", options, read, keeps_columns=True)
 
 
@@ -240,7 +245,7 @@ def _with_splits(pairs: PairSet, source: _Source, hashes: FileHashes | None, **s
     if not pairs.splits:
         hashes = hashes or FileHashes()
         assigned = assign_pair_splits(pairs, hashes=hashes, by_class=source.split_by_class, **shares)
-        what = "persons" if source.split_by_class else "images"
+        what = "persons" if source.split_by_class else "images" if pairs.columns.groups is None else "groups"
         held_out = f"{shares['val']:.0%} of the {what} are val, {shares['test']:.0%} test"
         return replace(assigned, notes=[*assigned.notes, f"No splits given: {held_out}."])
     without = pairs.split_codes == 0
