@@ -43,6 +43,8 @@ UNKNOWN = frozenset(
 )
 """Values that name nobody, in lower case."""
 LEAST_VALUES = 3
+MOST_BYTES = 100 << 20
+"""Of a table beside class folders that is looked into."""
 LEAST_SHARE = 0.5
 """Share of the images that a table beside them must list to be taken for theirs."""
 
@@ -147,7 +149,8 @@ class _Column:
         for label, code in zip(labels, self.codes.tolist(), strict=True):
             if label is not None and code >= 0:
                 groups_of.setdefault(label, set()).add(code)
-        return "one group per class" if all(len(groups) == 1 for groups in groups_of.values()) else ""
+        is_class = bool(groups_of) and all(len(groups) == 1 for groups in groups_of.values())
+        return "one group per class" if is_class else ""
 
     def lies_in(self, other: _Column) -> bool:
         """Whether each of its groups lies in one group of the other."""
@@ -253,9 +256,10 @@ def group_by_tables_beside(data: DomainData, folder: Path, named: str = AUTO) ->
 def _tables_in(folder: Path) -> list[Table]:
     tables = []
     for name in sorted(entry.name for entry in visible(folder)):
-        if Path(name).suffix.lower() in TABLE_SUFFIXES[:3] and (folder / name).is_file():
+        file = folder / name
+        if file.suffix.lower() in TABLE_SUFFIXES[:3] and file.is_file() and file.stat().st_size <= MOST_BYTES:
             try:
-                tables.append(read_table(folder / name))
+                tables.append(read_table(file))
             except DataError:  # no table of images, then: the set is read without it
                 continue
     return tables

@@ -159,7 +159,7 @@ def _reduced(data: DomainData, item: Item) -> np.ndarray | None:
     """The thumbnail of a sample; None where it cannot be decoded, which is listed where it is used."""
     with suppress(Exception):
         if not item.decode and str(item.source).lower().endswith(IMAGE_SUFFIXES):
-            return thumbnail(*reduced_image(item.source, 4 * GREY_SIDE))
+            return thumbnail(*reduced_image(item.source, 8 * GREY_SIDE))
         return thumbnail(data.load(item))
     return None
 

@@ -13,12 +13,13 @@ from PIL import Image
 from vladapt import DomainData, Item, Label
 from vladapt.core.data import verify
 from vladapt.core.data.class_folders import read_class_folders
+from vladapt.core.data.images import decode_image, reduced_image
 from vladapt.core.data.near_copies import near_copies
 from vladapt.core.data.splits import assign_splits
-from vladapt.core.data.thumbnails import Thumbnails, thumbnail
+from vladapt.core.data.thumbnails import GREY_SIDE, Thumbnails, thumbnail
 from vladapt.core.data.verify import FileHashes, content_key, drop_unreadable
 
-BASES = 60
+BASES = 40
 
 
 def drawn(number, size=200):
@@ -81,7 +82,7 @@ def test_copies_are_found_and_nothing_else(tmp_path, change, draw):
 @pytest.mark.parametrize("draw", [drawn, looking_alike])
 @pytest.mark.parametrize("size", [28, 64, 200])
 def test_different_images_are_no_copies(tmp_path, draw, size):
-    assert not pairs_among(tmp_path, [draw(number, size) for number in range(1000)])
+    assert not pairs_among(tmp_path, [draw(number, size) for number in range(400)])
 
 
 def test_colour_tells_images_apart(tmp_path):
@@ -124,6 +125,18 @@ def test_thumbnails_of_every_kind_of_pixels():
     clip = np.stack([np.zeros_like(pixels), pixels, np.zeros_like(pixels)])
     assert np.array_equal(thumbnail(clip), plain)
     assert thumbnail(np.zeros((4, 4, 7), np.float32)) is None and thumbnail(np.zeros((0, 4, 3), np.uint8)) is None
+
+
+def test_a_reduced_image_has_the_thumbnail_of_the_whole(tmp_path):
+    for number in range(10):
+        file = tmp_path / f"{number}.jpg"
+        drawn(number, 1100 + 37 * number).rotate(90, expand=True).save(file, quality=85)
+        pixels, size = reduced_image(file, 8 * GREY_SIDE)
+        whole = decode_image(file, {})
+        assert size == whole.shape[:2] and pixels.shape[0] < 0.6 * whole.shape[0]
+        first, second = (thumbnail(each).astype(int) for each in (whole, pixels))
+        assert np.abs(first[:-8] - second[:-8]).mean() < 2
+        assert np.array_equal(thumbnail(pixels, size)[-8:], thumbnail(whole)[-8:])
 
 
 @pytest.fixture
