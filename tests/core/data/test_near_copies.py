@@ -236,9 +236,9 @@ def test_exact_copies_count_as_exact_alone(tmp_path):
     assert divided.notes == ["Exact copies of other images: 6; copies are never in two splits."]
 
 
-@pytest.mark.parametrize("name", ["medical/wbc_classification", "medical/pneumoniamnist", "remote_sensing/whu_rs19"])
+@pytest.mark.parametrize("name", ["medical/wbc_classification", "medical/pneumoniamnist", "remote_sensing/rsscn7"])
 def test_real_sets(data_dir, name):
     script = runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "near_duplicates.py"))
     files = script["files_of"](data_dir / name)
     measured = script["measure"](files)
-    assert measured.images == len(files) > 100 and measured.recall >= 0.95 and measured.false <= 0.001
+    assert measured.images == len(files) > 30 and measured.recall >= 0.95 and measured.false <= 0.001
