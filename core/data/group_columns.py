@@ -90,7 +90,7 @@ def preferred_column(names: Iterable[str]) -> str | None:
 def group_rows(
     table: Table,
     images: Sequence[str],
-    labels: Sequence[Hashable],
+    classes: Sequence[Collection[Hashable]],
     *,
     taken: Collection[str | None] = (),
     named: str = AUTO,
@@ -104,7 +104,7 @@ def group_rows(
     Args:
         table: N rows.
         images: what each row is about; rows of one image are no repeats.
-        labels: class of each row, None where it has none.
+        classes: of each row, none or more.
         taken: columns that hold something else.
         named: the column that the user names, which need not qualify; "auto" to find it, "none" for no groups.
 
@@ -119,7 +119,7 @@ def group_rows(
     candidates = [
         _Column(table, name, images) for name in table.columns if name not in taken and kind_of_column(name) is not None
     ]
-    reasons = {column.name: column.why_not(labels) for column in candidates}
+    reasons = {column.name: column.why_not(classes) for column in candidates}
     usable = [column for column in candidates if not reasons[column.name]]
     if not usable:
         return Grouping([None] * len(images), notes=(_nothing_found(table, reasons),))
@@ -139,16 +139,16 @@ class _Column:
         self.count = len(number)
         self.images = len({image for image, value in zip(images, self.values, strict=True) if value is not None})
 
-    def why_not(self, labels: Sequence[Hashable]) -> str:
+    def why_not(self, classes: Sequence[Collection[Hashable]]) -> str:
         """Why it does not count, or ""."""
         if self.count < LEAST_VALUES:
             return f"{self.count} value{'s' if self.count != 1 else ''}"
         if self.count >= self.images:
             return "no value twice"
         groups_of: dict[Hashable, set[int]] = {}
-        for label, code in zip(labels, self.codes.tolist(), strict=True):
-            if label is not None and code >= 0:
-                groups_of.setdefault(label, set()).add(code)
+        for some, code in zip(classes, self.codes.tolist(), strict=True):
+            for each in some if code >= 0 else ():
+                groups_of.setdefault(each, set()).add(code)
         is_class = bool(groups_of) and all(len(groups) == 1 for groups in groups_of.values())
         return "one group per class" if is_class else ""
 
@@ -236,8 +236,9 @@ def group_by_tables_beside(data: DomainData, folder: Path, named: str = AUTO) ->
             continue
         rows, items = listed
         part = replace(table, rows=[table.rows[row] for row in rows])
-        about = [repr(data.items[item].class_label()) for item in items]
-        grouping = group_rows(part, [data.items[item].id for item in items], about, named=named)
+        listed_items = [data.items[item] for item in items]
+        classes = [item.classes() for item in listed_items]
+        grouping = group_rows(part, [item.id for item in listed_items], classes, named=named)
         if grouping.column is None and any(item.group for item in data.items):
             continue
         group_of = dict(zip(items, grouping.groups, strict=True))

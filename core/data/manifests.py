@@ -61,9 +61,9 @@ def read_manifest(
     columns = _Columns(table, label_column, group_column)
     labels = _labels(table, columns, class_names)
     roots = [Path(root)] if root is not None else [path.parent, path.parent / "images"]
-    about = [None if target is None else repr(target.class_label()) for target in labels.per_row]
+    classes = [() if target is None else target.classes() for target in labels.per_row]
     names = [row.text(columns.image) for row in table.rows]
-    grouping = group_rows(table, names, about, taken=columns.used, named=group_column)
+    grouping = group_rows(table, names, classes, taken=columns.used, named=group_column)
     collector, notes = _read_rows(table, columns, labels, grouping, roots, formats)
     if not collector.items and collector.skipped:
         name, reason = collector.skipped[0]

@@ -32,6 +32,7 @@ def test_the_groups_of_a_table_are_told_and_may_be_named(fit, scans, refused):
     assert "column 'exam' (5 groups) would group otherwise" in outcome.out.replace("\n", " ")
     assert "'exam': 5 groups" in fit("--data", scans, "--group-column", "Exam").out.replace("\n", " ")
     assert "--group-column none" in fit("--data", scans, "--group-column", "none").out.replace("\n", " ")
+    assert "--group-column none" in fit("--data", scans, "--set", "data.group_column=none").out.replace("\n", " ")
     shutil.rmtree("runs")
     refused(fit("--data", scans, "--group-column", "ward"), 2, "--group-column ward", "file, label, MRN, exam, side")
     refused(fit("--data", scans, "--label-column", "finding"), 2, "--label-column finding", "file, label, MRN")
@@ -52,3 +53,15 @@ def test_the_same_data_elsewhere_has_the_same_result(fit, scans, tmp_path, monke
         assert outcome.code == 0, outcome.err
         seen.append({key: outcome.json[key] for key in ("zero_shot", "adapted", "shots")})
     assert seen[0] == seen[1]
+
+
+def test_compare_and_eval_take_columns_too(vladapt, fit, scans, small_clip_spec):
+    how = ("--domain", "medical", "--backbone", small_clip_spec, "--shots", "1", "--seeds", "1", "--out", "compared")
+    compared = vladapt("compare", "--adapters", "linear-probe", "--data", scans, "--group-column", "exam", *how)
+    assert compared.code == 0 and "grouped by column 'exam': 5 groups" in compared.out.replace("\n", " ")
+    run = fit("--data", scans, "--group-column", "MRN", "--json").json["run"]
+    other = scans / "others.csv"
+    other.write_text((scans / "labels.csv").read_text().replace("MRN", "Ward").replace("label", "finding"))
+    assert "--label-column" in vladapt("eval", run, "--data", other, "--group-column", "ward").error
+    told = vladapt("eval", run, "--data", other, "--group-column", "ward", "--label-column", "finding")
+    assert told.code == 0, told.err

@@ -24,7 +24,8 @@ def grouped(tmp_path, named="auto", labels=None, **columns):
     table = table_of(tmp_path, **columns)
     count = len(table.rows)
     labels = [n % 2 for n in range(count)] if labels is None else labels
-    return group_rows(table, [f"{n}.png" for n in range(count)], labels, named=named)
+    classes = [label if isinstance(label, tuple) else (label,) for label in labels]
+    return group_rows(table, [f"{n}.png" for n in range(count)], classes, named=named)
 
 
 def thirds(prefix, per=2):
@@ -98,9 +99,14 @@ def test_a_column_that_names_the_classes_is_not_taken(tmp_path):
     assert grouped(tmp_path, person=values, labels=[n % 3 for n in range(COUNT)]).column == "person"
 
 
+def test_a_patient_may_have_labels_together_that_no_other_has(tmp_path):
+    pairs = [(n // 4, (n // 4 + 1) % 6) for n in range(COUNT)]
+    assert grouped(tmp_path, mrn=thirds("p", 4), labels=pairs).column == "mrn"
+
+
 def test_repeated_rows_of_one_image_are_no_repeats(tmp_path):
     table = table_of(tmp_path, patient=thirds("p", 2))
-    grouping = group_rows(table, [f"{n // 2}.png" for n in range(COUNT)], [n % 2 for n in range(COUNT)])
+    grouping = group_rows(table, [f"{n // 2}.png" for n in range(COUNT)], [(n % 2,) for n in range(COUNT)])
     assert grouping.column is None
 
 
