@@ -28,7 +28,7 @@ CARVED_SHARES = {"val": 0.2, "train": 0.8}
 ALL, NO_LABEL = -1, -2  # balanced beside the labels where an image has several
 
 
-def assign_splits(data: DomainData, *, seed: int, hashes: FileHashes) -> DomainData:
+def assign_splits(data: DomainData, *, seed: int, hashes: FileHashes, links: Links | None = None) -> DomainData:
     """The set with every item's split filled in, and notes on what a user should know.
 
     * No split given, or only one: every class that lies in two groups gets a test image first, then a train image;
@@ -44,11 +44,12 @@ def assign_splits(data: DomainData, *, seed: int, hashes: FileHashes) -> DomainD
         data: as read; near copies are told where it has `thumbnails`.
         seed: fixes the choice.
         hashes: tells copies; groups are links too, and so is being cut from the same file.
+        links: of `links_of`, where the same data are split several times.
 
     Raises:
         DataError: nothing can be tested, or nothing is left to train on.
     """
-    links = with_near_copies(link_items(data.items, hashes), data, hashes)
+    links = links or links_of(data, hashes)
     notes = _notes_on_copies(data.items, links)
     given = sorted({item.split for item in data.items if item.split})
     if len(given) < 2:
@@ -211,6 +212,11 @@ class Links:
     near_parts: list[list[int]] = field(default_factory=list)
     near: list[list[int]] = field(default_factory=list)
     near_count: int = 0
+
+
+def links_of(data: DomainData, hashes: FileHashes) -> Links:
+    """What belongs together in a set: groups, copies, and near copies where it has thumbnails."""
+    return with_near_copies(link_items(data.items, hashes), data, hashes)
 
 
 def link_items(items: Sequence[Item], hashes: FileHashes) -> Links:

@@ -15,7 +15,7 @@ from vladapt.core.data import verify
 from vladapt.core.data.class_folders import read_class_folders
 from vladapt.core.data.images import decode_image, reduced_image
 from vladapt.core.data.near_copies import near_copies
-from vladapt.core.data.splits import assign_splits
+from vladapt.core.data.splits import assign_splits, links_of
 from vladapt.core.data.thumbnails import GREY_SIDE, Thumbnails, thumbnail
 from vladapt.core.data.verify import FileHashes, content_key, drop_unreadable
 
@@ -169,6 +169,7 @@ def test_made_splits_keep_near_copies_together(folder, tmp_path):
     assert all(len(side) == 1 for side in sides(divided))
     note = "Near copies of other images (resized or re-encoded): 20; each stays in the split of the image it copies."
     assert divided.notes == [note]
+    assert assign_splits(data, seed=0, hashes=hashes, links=links_of(data, hashes)).items == divided.items
     unaware = assign_splits(read_class_folders(folder), seed=0, hashes=hashes)
     assert any(len(side) > 1 for side in sides(unaware)) and not unaware.notes
 
