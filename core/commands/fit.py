@@ -176,6 +176,7 @@ def evaluate(
     classes: NewClasses = None,
     as_json: Json = False,
     debug: Debug = False,
+    of_domain: Mapping[str, str] | None = None,
 ) -> None:
     """Evaluate a run again, on its own test images or on other data of the same classes.
 
@@ -194,6 +195,7 @@ def evaluate(
         workers=workers,
         resources=resources_of(resource),
         classes=classes,
+        reading=reading_of(of_domain),
         reporter=reporter(),
     )
     if as_json:
@@ -286,6 +288,7 @@ def compare(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
     as_json: Json = False,
     debug: Debug = False,
+    of_domain: Mapping[str, str] | None = None,
 ) -> None:
     """Compare methods over shots and seeds on the same data: a table, a CSV and a plot.
 
@@ -298,7 +301,7 @@ def compare(
     from .tables import comparison_markdown, comparison_table
 
     flags = data_flags(domain, task, None, None, backbone, device, amp, batch_size, workers, classes)
-    flags.update(resource_flags(resource))
+    flags.update({**resource_flags(resource), **(of_domain or {})})
     sources = [{"data": path} for path in data or ()] + [{"features": file} for file in features or ()]
     result = engine_compare(
         recipe_of(recipe, config, sets, flags),

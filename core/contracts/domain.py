@@ -18,6 +18,7 @@ from .targets import ClassLabel, Target
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..data.thumbnails import Thumbnails
     from .task import Task
 
 SPLITS = ("train", "val", "test")
@@ -30,6 +31,10 @@ class Reading:
 
     class_names: tuple[str, ...] | None = option(None, "manifests: the classes in order; by default all that occur")
     root: str | None = option(None, "manifests and split_zhou files: folder that paths are relative to")
+    label_column: str | None = option(None, "manifests: the column of the label; by default found by the usual names")
+    group_column: str = option(
+        "auto", "tables: the column that says what belongs together; auto finds it; none for no groups"
+    )
     min_side: float | None = option(None, "boxes: shortest side in pixels that is used", low=0, high=100_000)
 
     def __post_init__(self):
@@ -112,6 +117,7 @@ class DomainData:
         total: files looked at, for the share of skipped ones.
         load_mask: decodes an item's mask, where there are masks: (H, W) uint8 class indices, 255 for ignored pixels.
         frequency: of each class "r", "c" or "f" (rare, common, frequent), where the data say (LVIS).
+        thumbnails: small pictures of the images, by which near copies are told; None until images were decoded.
     """
 
     items: list[Item]
@@ -124,6 +130,7 @@ class DomainData:
     licence: str = "unknown"
     load_mask: Callable[[Item], np.ndarray] | None = None
     frequency: tuple[str, ...] | None = None
+    thumbnails: Thumbnails | None = field(default=None, repr=False)
 
     @property
     def total(self) -> int:

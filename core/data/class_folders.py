@@ -13,6 +13,7 @@ from ..contracts.domain import DomainData, check_items
 from ..contracts.targets import Label
 from ..errors import DataError
 from .files import Format, ItemCollector, folders, format_of, licence_of, loader, shown, stays_inside, visible, walk
+from .group_columns import AUTO, group_by_tables_beside
 from .images import IMAGE
 
 SPLIT_FOLDERS = {
@@ -24,18 +25,19 @@ CONTAINERS = frozenset({"images", "image", "imgs", "img", "data", "dataset", "jp
 NOT_CLASSES = CONTAINERS | {"masks", "mask", "annotations", "labels"}
 
 
-def read_class_folders(path: str | Path, formats: Sequence[Format] = (IMAGE,)) -> DomainData:
+def read_class_folders(path: str | Path, formats: Sequence[Format] = (IMAGE,), group_column: str = AUTO) -> DomainData:
     """A labelled set from folders named as the classes.
 
     Hidden files and files of no known format are ignored; empty files and links that leave the folder are skipped and
-    listed.
+    listed. A table in the folder that lists the images may say which of them belong together (`group_columns.py`).
 
     Args:
         path: the folder.
         formats: what counts as an image.
+        group_column: the column of that table; "auto" to find it by the usual names, "none" for no groups.
 
     Raises:
-        DataError: no such folder, no class folders in it, or fewer than two classes with images.
+        DataError: no such folder, no class folders in it, fewer than two classes with images, or no such column.
     """
     root = Path(path)
     layout = find_layout(root, formats)
@@ -61,7 +63,7 @@ def read_class_folders(path: str | Path, formats: Sequence[Format] = (IMAGE,)) -
         notes=notes,
         licence=licence_of(root),
     )
-    return check_items(data, root)
+    return group_by_tables_beside(check_items(data, root), root, group_column)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from .class_folders import find_layout, read_class_folders
 from .coco import find_coco_files, is_coco, read_coco_crops
 from .files import Format, visible
 from .images import IMAGE
-from .manifests import read_manifest
+from .manifests import has_labels, read_manifest
 from .tables import TABLE_SUFFIXES, parse_json
 from .voc import find_voc_files, read_voc_crops
 from .zhou_split import is_zhou_split, read_zhou_split
@@ -26,10 +26,10 @@ WHAT_IS_READ = (
 
 READERS: dict[str, tuple[Callable[..., DomainData], tuple[str, ...]]] = {
     "a split_zhou file": (read_zhou_split, ("root",)),
-    "a manifest": (read_manifest, ("class_names", "root")),
+    "a manifest": (read_manifest, ("class_names", "root", "label_column", "group_column")),
     "COCO boxes": (read_coco_crops, ("min_side",)),
     "VOC boxes": (read_voc_crops, ("min_side",)),
-    "class folders": (read_class_folders, ()),
+    "class folders": (read_class_folders, ("group_column",)),
 }
 
 
@@ -38,6 +38,7 @@ def read_any(path: str | Path, formats: Sequence[Format] = (IMAGE,), **options: 
 
     A file is judged by suffix and content. In a folder the first of these counts: `split_zhou_*.json`, a table called
     manifest, metadata or labels, COCO's `instances*.json`, VOC's `Annotations/`, class folders, else the only table.
+    A table of no labels beside class folders may say which images belong together.
 
     Args:
         path: file or folder.
@@ -52,9 +53,13 @@ def read_any(path: str | Path, formats: Sequence[Format] = (IMAGE,), **options: 
     reading, path = options_from(Reading, options, "the reader of labelled images"), Path(path)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; give {WHAT_IS_READ}")
-    kind, source = _kind_of_folder(path, formats) if path.is_dir() else (_kind_of_file(path), path)
+    if path.is_dir():
+        kind, source = _kind_of_folder(path, formats, labels_named=reading.label_column is not None)
+    else:
+        kind, source = _kind_of_file(path), path
     reader, known = READERS[kind]
-    asked = {name: value for name, value in vars(reading).items() if value is not None}
+    default = Reading()
+    asked = {name: value for name, value in vars(reading).items() if value != getattr(default, name)}
     for name in asked:
         if name not in known:
             takes = f"; they take {', '.join(known)}" if known else ""
@@ -74,7 +79,7 @@ def _kind_of_file(path: Path) -> str:
     return "a manifest"
 
 
-def _kind_of_folder(path: Path, formats: Sequence[Format]) -> tuple[str, Path]:
+def _kind_of_folder(path: Path, formats: Sequence[Format], labels_named: bool) -> tuple[str, Path]:
     names = sorted(entry.name for entry in visible(path))
     if not names:
         raise DataError(f"{path}: empty folder; give {WHAT_IS_READ}")
@@ -84,12 +89,17 @@ def _kind_of_folder(path: Path, formats: Sequence[Format]) -> tuple[str, Path]:
     for kind, files in (("a split_zhou file", zhou), ("a manifest", manifests)):
         if len(files) > 1:
             raise DataError(f"{path}: holds {', '.join(files)}; give one of them")
-        if files:
+        if files and (kind != "a manifest" or labels_named or _has_the_labels(path / files[0], path, formats)):
             return kind, path / files[0]
     if find_coco_files(path):
         return "COCO boxes", path
     if find_voc_files(path):
         return "VOC boxes", path
-    if find_layout(path, formats) is None and len(tables) == 1:
+    if (labels_named or find_layout(path, formats) is None) and len(tables) == 1:
         return "a manifest", path / tables[0]
     return "class folders", path
+
+
+def _has_the_labels(table: Path, folder: Path, formats: Sequence[Format]) -> bool:
+    """Whether the labels stand in a table, and not in the names of folders beside it."""
+    return find_layout(folder, formats) is None or has_labels(table)

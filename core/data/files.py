@@ -40,7 +40,7 @@ class ItemCollector:
             if path.stat().st_size == 0:
                 return self.skip(name, "empty file (0 bytes)")
             samples = fmt.expand(path)
-            group = fields.pop("group", None) or fmt.group(path)
+            group = fields.pop("group", None) or fmt.group(path, name)
         except OSError as error:
             return self.skip(name, f"cannot be read ({error.strerror})")
         except DataError as error:
@@ -143,7 +143,7 @@ def _one_sample(path: Path) -> list[dict[str, Any]]:
     return [{}]
 
 
-def _no_group(path: Path) -> str | None:
+def _no_group(path: Path, name: str) -> str | None:
     return None
 
 
@@ -156,7 +156,8 @@ class Format:
         suffixes: lower-case endings ("." included; several dots allowed, ".nii.gz").
         load: (file, decode) -> (H, W, 3); raises DataError with the reason where the file cannot be read.
         expand: file -> one JSON-able `decode` dict per sample (frames of a file, slices of a volume).
-        group: file -> what must not straddle splits (a hashed patient id, a volume), or None.
+        group: (file, its name within the set) -> what must not straddle splits (a hashed patient id, a volume), or
+            None. What stands above the set's folder must not count: the same set elsewhere is split the same.
         recognise: tells a file without a known suffix by its first bytes.
     """
 
@@ -164,7 +165,7 @@ class Format:
     suffixes: tuple[str, ...]
     load: Callable[[Path, dict[str, Any]], Decoded]
     expand: Callable[[Path], list[dict[str, Any]]] = _one_sample
-    group: Callable[[Path], str | None] = _no_group
+    group: Callable[[Path, str], str | None] = _no_group
     recognise: Callable[[Path], bool] = lambda path: False
 
     def matches(self, path: Path) -> bool:

@@ -77,6 +77,28 @@ def decode_bytes(data: bytes, name: str, decode: dict[str, Any] | None = None) -
     return _decode(io.BytesIO(data), name, len(data), decode or {})
 
 
+def reduced_image(path: str | Path, side: int) -> tuple[Decoded, tuple[int, int]]:
+    """An image file at a fraction of its size where its format decodes that for less, as JPEG does; else whole.
+
+    Args:
+        path: the file.
+        side: shortest side in pixels that is enough.
+
+    Returns:
+        Pixels (H, W, 3) as of `decode_image`, and the height and width of the whole image.
+
+    Raises:
+        DataError: as `decode_image`.
+    """
+    path = Path(path)
+    with _opened(path, path, _size(path)) as image:
+        _check_pixel_count(image, path)
+        size = (image.height, image.width)
+        image.draft(None, (side, side))
+        image.load()
+        return _to_array(_turn_upright(image), path), size
+
+
 def upright_size(path: str | Path) -> tuple[int, int]:
     """(width, height) of an image file turned upright; only its header is read.
 

@@ -1,13 +1,12 @@
 """Manifests: CSV, TSV, JSONL or JSON lists with one image per row.
 
-Columns, whatever their case: the image (`image`, `path`, `file`, ...), its label or labels, its split, its patient or
-other group, captions. Several labels are separated by "|" or ";", or are a JSON list, or have one column each with 1,
-0, and for unknown a blank, "nan" or -1 (as CheXpert marks the uncertain ones).
+Columns, in any case and with any separators: the image (`image`, `path`, `file`, ...), its label or labels, its split,
+its patient or other group (`group_columns.py`), captions. Several labels are separated by "|" or ";", or are a JSON
+list, or have one column each with 1, 0, and for unknown a blank, "nan" or -1 (as CheXpert marks the uncertain ones).
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,18 +16,18 @@ from ..contracts.domain import DomainData, check_items
 from ..contracts.targets import Captions, Target
 from ..errors import DataError, did_you_mean
 from .class_folders import SPLIT_FOLDERS
-from .files import Format, ItemCollector, licence_of, loader, locate
+from .files import Format, ItemCollector, licence_of, loader, locate, shown
+from .group_columns import AUTO, NONE, OPTION, Grouping, group_rows
 from .images import IMAGE
 from .row_labels import RowLabels, is_indicator_column, labels_of_cells, labels_of_columns
-from .tables import Row, Table, read_table
+from .tables import Row, Table, plain_name, read_table
 
 IMAGE_COLUMNS = ("image", "path", "image_path", "file", "filename", "file_name", "filepath", "image_index")
 LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "finding_labels")
 SPLIT_COLUMNS = ("split", "set", "subset", "partition")
-GROUP_COLUMNS = ("patient", "patient_id", "patientid", "group", "group_id", "subject", "subject_id")
 CAPTION_COLUMNS = ("caption", "captions")
 # Numbers that happen to be 0 and 1 in a small table are not classes.
-NO_CLASS_COLUMNS = ("", "index", "id", "fold", "age", "sex", "unnamed:_0")
+NO_CLASS_COLUMNS = ("", "index", "id", "fold", "age", "sex", "unnamed0")
 
 
 def read_manifest(
@@ -36,28 +35,36 @@ def read_manifest(
     formats: Sequence[Format] = (IMAGE,),
     class_names: Sequence[str] | None = None,
     root: str | Path | None = None,
+    label_column: str | None = None,
+    group_column: str = AUTO,
 ) -> DomainData:
     """A labelled set from a table with one image per row.
 
     Rows without a label are left out and counted in a note; files that are missing are skipped and listed. Groups are
-    kept as hashes, so that a patient's name in the table goes no further.
+    kept as hashes, so that a patient's name in the table goes no further; a note says which column tells them.
 
     Args:
         path: .csv, .tsv, .jsonl, or .json with a list of objects; UTF-8.
         formats: what counts as an image.
         class_names: the classes in order; by default all that occur, sorted. Labels may then be their indices too.
         root: folder that paths are relative to; by default the manifest's own, then `images/` in it.
+        label_column: the column of the label; by default found by the usual names.
+        group_column: the column of what belongs together; "auto" to find it by the usual names, "none" for no groups.
 
     Raises:
         DataError: the file is missing or malformed, lacks the image or the label column, a path leaves the folder, a
             label is not in `class_names`, a split has an unknown name, or no usable row is left.
+        UnknownNameError: there is no column of a given name.
     """
     path = Path(path)
     table = read_table(path)
-    columns = _Columns(table)
+    columns = _Columns(table, label_column, group_column)
     labels = _labels(table, columns, class_names)
     roots = [Path(root)] if root is not None else [path.parent, path.parent / "images"]
-    collector, notes = _read_rows(table, columns, labels, roots, formats)
+    classes = [() if target is None else target.classes() for target in labels.per_row]
+    names = [row.text(columns.image) for row in table.rows]
+    grouping = group_rows(table, names, classes, taken=columns.used, named=group_column)
+    collector, notes = _read_rows(table, columns, labels, grouping, roots, formats)
     if not collector.items and collector.skipped:
         name, reason = collector.skipped[0]
         count = len(collector.skipped)
@@ -69,37 +76,77 @@ def read_manifest(
         kind=labels.kind,
         name=path.resolve().parent.name,
         skipped=collector.skipped,
-        notes=notes,
+        notes=[*notes, *columns.notes, *_notes_on_groups(grouping, collector, group_column)],
         licence=licence_of(path.parent),
     )
     return check_items(data, path)
 
 
+def has_labels(path: Path) -> bool:
+    """Whether a table says anything of classes or captions. One that cannot be read counts: its reader says why."""
+    try:
+        table = read_table(path)
+        _labels(table, _Columns(table), None)
+    except _NotThere:
+        return False
+    except DataError:
+        pass
+    return True
+
+
+class _NotThere(DataError):
+    """A table without a column of images or of labels."""
+
+
 class _Columns:
     """Which column of the table holds what; None where there is none."""
 
-    def __init__(self, table: Table):
-        self.by_name = {_normal(column): column for column in reversed(table.columns)}
-        self.image, self.label = self._first(IMAGE_COLUMNS), self._first(LABEL_COLUMNS)
-        self.split, self.group = self._first(SPLIT_COLUMNS), self._first(GROUP_COLUMNS)
-        self.caption = self._first(CAPTION_COLUMNS)
+    def __init__(self, table: Table, label: str | None = None, group: str = AUTO):
+        self.image, self.split = table.column_of(IMAGE_COLUMNS), table.column_of(SPLIT_COLUMNS)
+        self.caption = table.column_of(CAPTION_COLUMNS)
+        self.group = None if group in (AUTO, NONE) else table.column_named(group, OPTION)
         if self.image is None:
-            raise DataError(_missing(table, "image", IMAGE_COLUMNS))
-
-    def _first(self, names: Sequence[str]) -> str | None:
-        return next((self.by_name[name] for name in names if name in self.by_name), None)
+            raise _NotThere(_missing(table, "image", IMAGE_COLUMNS))
+        self.notes: list[str] = []
+        self.label = _label_column(table, self.notes) if label is None else table.column_named(label, "label_column")
 
     @property
     def used(self) -> set[str | None]:
         return {self.image, self.label, self.split, self.group, self.caption}
 
 
-def _normal(column: str) -> str:
-    return column.strip().lower().replace(" ", "_")
+def _label_column(table: Table, notes: list[str]) -> str | None:
+    """The column of the label; adds a note where another would give other classes.
+
+    Raises:
+        DataError: several columns may be it, and none of them is called label.
+    """
+    columns = list(dict.fromkeys(column for name in LABEL_COLUMNS if (column := table.column_of([name])) is not None))
+    if not columns:
+        return None
+    first, *others = columns
+    others = [column for column in others if not _says_the_same(table, first, column)]
+    if not others:
+        return first
+    listed = ", ".join(f"'{column}'" for column in others)
+    if plain_name(first) not in LABEL_COLUMNS[:2]:
+        raise DataError(
+            f"{table.path}: '{first}' and {listed} may both be the label and differ; say which by --label-column"
+        )
+    notes.append(f"Labels are those of column '{first}'; {listed} would give others (--label-column).")
+    return first
+
+
+def _says_the_same(table: Table, first: str, second: str) -> bool:
+    """Whether two columns only name the classes differently."""
+    pairs = {(row.text(first), row.text(second)) for row in table.rows}
+    return len(pairs) == len({one for one, _ in pairs}) == len({other for _, other in pairs})
 
 
 def _missing(table: Table, what: str, names: Sequence[str]) -> str:
-    return f"{table.path}: no {what} column ({', '.join(names[:4])}, ...); it has: {', '.join(table.columns)}"
+    cure = "; name it by --label-column" if what.startswith("label") else ""
+    columns = ", ".join(map(str, table.columns))
+    return f"{table.path}: no {what} column ({', '.join(names[:4])}, ...); it has: {columns}{cure}"
 
 
 def _labels(table: Table, columns: _Columns, class_names: Sequence[str] | None) -> RowLabels:
@@ -114,27 +161,32 @@ def _labels(table: Table, columns: _Columns, class_names: Sequence[str] | None) 
         column
         for column in table.columns
         if column not in columns.used
-        and _normal(column) not in NO_CLASS_COLUMNS
+        and plain_name(column) not in NO_CLASS_COLUMNS
         and is_indicator_column(table.rows, column)
     ]
     if indicators:
         return labels_of_columns(table.rows, indicators)
     if columns.caption is not None:
         return RowLabels((), "captions", [Captions(())] * len(table.rows))
-    raise DataError(_missing(table, "label", LABEL_COLUMNS))
+    raise _NotThere(_missing(table, "label", LABEL_COLUMNS))
 
 
 def _read_rows(
-    table: Table, columns: _Columns, labels: RowLabels, roots: Sequence[Path], formats: Sequence[Format]
+    table: Table,
+    columns: _Columns,
+    labels: RowLabels,
+    grouping: Grouping,
+    roots: Sequence[Path],
+    formats: Sequence[Format],
 ) -> tuple[ItemCollector, list[str]]:
     collector, times_named, seen = ItemCollector(), Counter(), set()
     unlabelled = repeated = 0
-    for row, target in zip(table.rows, labels.per_row, strict=True):
+    for row, target, group in zip(table.rows, labels.per_row, grouping.groups, strict=True):
         name = row.text(columns.image)
         if not name:
             raise DataError(f"{row.place}: no image in column '{columns.image}'; fill it in or remove the line")
         file = locate(name, roots, row.place)
-        fields = {"target": _captioned(target, row.values.get(columns.caption)), **_about(row, columns)}
+        fields = {"target": _captioned(target, row.values.get(columns.caption)), **_split(row, columns), "group": group}
         if target is None:
             unlabelled += 1
         elif (name, repr(fields)) in seen:
@@ -143,9 +195,10 @@ def _read_rows(
             collector.skip(name, f"no such file below {roots[0]}")
         else:
             seen.add((name, repr(fields)))
-            times_named[name] += 1
-            times = times_named[name]
-            collector.add_file(file, name if times == 1 else f"{name}#row{times}", formats, **fields)
+            id_ = _id(name, file, roots)
+            times_named[id_] += 1
+            times = times_named[id_]
+            collector.add_file(file, id_ if times == 1 else f"{id_}#row{times}", formats, **fields)
     notes = []
     if unlabelled:
         notes.append(f"Rows without a label, left out: {unlabelled} (write [] where none of several labels applies).")
@@ -154,18 +207,34 @@ def _read_rows(
     return collector, notes
 
 
-def _about(row: Row, columns: _Columns) -> dict[str, Any]:
-    """Split and group of a row, as fields of its item."""
-    fields: dict[str, Any] = {}
+def _id(name: str, file: Path, roots: Sequence[Path]) -> str:
+    """The name as listed; of an absolute path the part below the set's folder, wherever that stands."""
+    if not Path(name).is_absolute():
+        return name
+    return shown(file.parent.resolve() / file.name, roots[0].resolve())
+
+
+def _split(row: Row, columns: _Columns) -> dict[str, Any]:
+    """The split of a row, as a field of its item."""
     split = row.text(columns.split)
-    if split:
-        if split.lower() not in SPLIT_FOLDERS:
-            raise DataError(f"{row.place}: split '{split}'; {did_you_mean(split, ('train', 'val', 'test'))}")
-        fields["split"] = SPLIT_FOLDERS[split.lower()]
-    group = row.text(columns.group)
-    if group:
-        fields["group"] = hashlib.sha256(group.encode()).hexdigest()[:16]
-    return fields
+    if not split:
+        return {}
+    if split.lower() not in SPLIT_FOLDERS:
+        raise DataError(f"{row.place}: split '{split}'; {did_you_mean(split, ('train', 'val', 'test'))}")
+    return {"split": SPLIT_FOLDERS[split.lower()]}
+
+
+def _notes_on_groups(grouping: Grouping, collector: ItemCollector, asked: str) -> list[str]:
+    """Where the table tells no groups, those that the files themselves tell; "none" takes them away too."""
+    if grouping.column is not None:
+        return list(grouping.notes)
+    if asked == NONE:
+        collector.items = [item.with_(group=None) for item in collector.items]
+        return list(grouping.notes)
+    told = {item.group for item in collector.items if item.group}
+    return (
+        [f"Images are grouped by what their files say of patients: {len(told)} groups."] if told else [*grouping.notes]
+    )
 
 
 def _captioned(target: Target | None, captions: Any) -> Target | None:

@@ -1,4 +1,5 @@
-"""Train, val and test: given ones are kept, missing ones are made; no copy and no group lies in two of them.
+"""Train, val and test: given ones are kept, missing ones are made; no copy, no near copy and no group lies in two of
+them that were made.
 
 Made from nothing, a class is divided 50 : 20 : 30 into train, val and test, the shares CoOp used where a data set had
 no split of its own (Learning to Prompt for Vision-Language Models, 2021, arXiv 2109.01134); a given train split without
@@ -10,20 +11,24 @@ from __future__ import annotations
 import os
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from ..contracts.domain import DomainData, Item
 from ..errors import DataError
 from .allocation import Part, allocate
+from .near_copies import near_copies
 from .sampling import rank
-from .verify import FileHashes, part_text
+from .verify import FileHashes, content_key, part_text
 
 FRESH_SHARES = {"test": 0.3, "val": 0.2, "train": 0.5}
 CARVED_SHARES = {"val": 0.2, "train": 0.8}
 ALL, NO_LABEL = -1, -2  # balanced beside the labels where an image has several
 
 
-def assign_splits(data: DomainData, *, seed: int, hashes: FileHashes) -> DomainData:
+def assign_splits(data: DomainData, *, seed: int, hashes: FileHashes, links: Links | None = None) -> DomainData:
     """The set with every item's split filled in, and notes on what a user should know.
 
     * No split given, or only one: every class that lies in two groups gets a test image first, then a train image;
@@ -32,24 +37,27 @@ def assign_splits(data: DomainData, *, seed: int, hashes: FileHashes) -> DomainD
       trains; where val is then missing, it is taken from train.
     * A copy of a test image, or an image of a test group, leaves the given train and val; the test set never changes.
       What is in train and val alike trains.
+    * Near copies (the same image resized or re-encoded) stay together where splits are made; where given ones divide
+      them, a note says how many.
 
     Args:
-        data: as read.
+        data: as read; near copies are told where it has `thumbnails`.
         seed: fixes the choice.
         hashes: tells copies; groups are links too, and so is being cut from the same file.
+        links: of `links_of`, where the same data are split several times.
 
     Raises:
         DataError: nothing can be tested, or nothing is left to train on.
     """
-    links = link_items(data.items, hashes)
+    links = links or links_of(data, hashes)
     notes = _notes_on_copies(data.items, links)
     given = sorted({item.split for item in data.items if item.split})
     if len(given) < 2:
         if given:
             notes.append(f"The data name no split but {given[0]}: train, val and test were made anew.")
-        splits = _share_out(data, links.parts, FRESH_SHARES, seed)
+        splits = _share_out(data, links.near_parts, FRESH_SHARES, seed)
     else:
-        splits = _repair(data, links.parts, seed, notes)
+        splits = _repair(data, links, seed, notes)
     items = [item.with_(split=split) for item, split in zip(data.items, splits, strict=True) if split]
     _check_both_sides(items, data.name or "the data")
     notes += _notes_on_classes(items, data.class_names)
@@ -78,11 +86,11 @@ def _balanced(item: Item, kind: str) -> tuple[int, ...]:
     return classes if kind in ("labels", "clips") else (*(classes or (NO_LABEL,)), ALL)
 
 
-def _repair(data: DomainData, parts: Sequence[list[int]], seed: int, notes: list[str]) -> list[str]:
+def _repair(data: DomainData, links: Links, seed: int, notes: list[str]) -> list[str]:
     """Given splits without straddling; "" for what is left out. Adds to `notes` what was changed."""
     splits = _complete([item.split for item in data.items], notes)
     left_out = moved = 0
-    for part in parts:
+    for part in links.parts:
         present = {splits[position] for position in part}
         for position in part:
             if "test" in present and splits[position] != "test":
@@ -95,8 +103,10 @@ def _repair(data: DomainData, parts: Sequence[list[int]], seed: int, notes: list
         notes.append(f"Left out of train and val, their group or a copy being in the given test split: {left_out}.")
     if moved:
         notes.append(f"Moved from val to train, their group or a copy being in the given train split: {moved}.")
+    notes += _notes_on_divided(splits, links)
     if "val" not in splits:
-        training = [part for part in parts if splits[part[0]] == "train"]
+        training = [[n for n in part if splits[n] == "train"] for part in links.near_parts]
+        training = [part for part in training if part]
         for position, split in enumerate(_share_out(data, training, CARVED_SHARES, seed)):
             splits[position] = split or splits[position]
     return splits
@@ -132,6 +142,10 @@ def _notes_on_copies(items: Sequence[Item], links: Links) -> list[str]:
     if links.copies:
         extra = sum(len(positions) - 1 for positions in links.copies)
         notes.append(f"Exact copies of other images: {extra}; copies are never in two splits.")
+    if links.near:
+        given = len({item.split for item in items if item.split}) > 1
+        kept = "" if given else "; each stays in the split of the image it copies"
+        notes.append(f"Near copies of other images (resized or re-encoded): {links.near_count}{kept}.")
     contradictory = [
         positions
         for positions in links.copies
@@ -140,6 +154,24 @@ def _notes_on_copies(items: Sequence[Item], links: Links) -> list[str]:
     if contradictory:
         first = ", ".join(items[position].id for position in contradictory[0][:2])
         notes.append(f"Copies with different labels: {len(contradictory)} images, for instance {first}.")
+    return notes
+
+
+def _notes_on_divided(splits: Sequence[str], links: Links) -> list[str]:
+    """A warning where given splits divide near copies."""
+    notes = []
+    for split, others in (("test", ("train", "val")), ("val", ("train",))):
+        divided = 0
+        for positions in links.near:
+            if any(splits[n] in others for n in positions):
+                divided += sum(splits[n] == split for n in positions)
+        if divided:
+            total, where = sum(each == split for each in splits), " or ".join(others)
+            reach = "Figures on test are too high" if split == "test" else "What is chosen on val is chosen too well"
+            notes.append(
+                f"Warning: {divided} of {total} {split} images have a near copy in {where}, by the data's own splits. "
+                f"{reach}."
+            )
     return notes
 
 
@@ -170,10 +202,21 @@ class Links:
     Args:
         parts: every position once; the items of a part share a group, a source or its copy, also by way of others.
         copies: items that show exactly the same, two or more in each list.
+        near_parts: as parts, those in one that hold near copies.
+        near: items that show the same resized or re-encoded, their exact copies among them, two or more in each list.
+        near_count: different images in `near`, the first of each list not counted.
     """
 
     parts: list[list[int]]
     copies: list[list[int]]
+    near_parts: list[list[int]] = field(default_factory=list)
+    near: list[list[int]] = field(default_factory=list)
+    near_count: int = 0
+
+
+def links_of(data: DomainData, hashes: FileHashes) -> Links:
+    """What belongs together in a set: groups, copies, and near copies where it has thumbnails."""
+    return with_near_copies(link_items(data.items, hashes), data, hashes)
 
 
 def link_items(items: Sequence[Item], hashes: FileHashes) -> Links:
@@ -187,7 +230,28 @@ def link_items(items: Sequence[Item], hashes: FileHashes) -> Links:
         if item.group is not None:
             by_key["group", item.group].append(position)
     copies = [positions for positions in by_content.values() if len(positions) > 1]
-    return Links(_connected(len(items), by_key.values()), copies)
+    parts = _connected(len(items), by_key.values())
+    return Links(parts, copies, near_parts=parts)
+
+
+def with_near_copies(links: Links, data: DomainData, hashes: FileHashes) -> Links:
+    """The links, and those of near copies among the images that have thumbnails."""
+    if data.thumbnails is None:
+        return links
+    by_content: dict[str, list[int]] = defaultdict(list)
+    for position, item in enumerate(data.items):
+        with suppress(DataError):  # a file that is gone is listed where it is used
+            by_content[content_key(item, hashes)].append(position)
+    part_of = np.empty(len(data.items), dtype=np.int64)
+    for number, part in enumerate(links.parts):
+        part_of[part] = number
+    keys = sorted(by_content)
+    apart = np.array([part_of[by_content[key][0]] for key in keys])
+    pairs = near_copies(keys, data.thumbnails, apart).tolist()
+    alike = [chain for chain in _connected(len(keys), pairs) if len(chain) > 1]
+    near = [[position for n in chain for position in by_content[keys[n]]] for chain in alike]
+    near_parts = _connected(len(data.items), [*links.parts, *near])
+    return replace(links, near_parts=near_parts, near=near, near_count=sum(len(chain) - 1 for chain in alike))
 
 
 def _source_keys(items: Sequence[Item], hashes: FileHashes) -> list[str]:

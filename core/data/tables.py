@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError
+from ..errors import DataError, UnknownNameError
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
 
@@ -28,9 +30,48 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
+    """Rows, and the names of their columns in order."""
+
     path: Path
     columns: tuple[str, ...]
     rows: list[Row]
+
+    def column_of(self, names: Sequence[str]) -> str | None:
+        """The first of some usual names that the table has, in any case and with any separators; None for none."""
+        plain = (plain_name(name) for name in names)
+        return next((self._by_plain_name[name] for name in plain if name in self._by_plain_name), None)
+
+    def has_column(self, name: str) -> bool:
+        """Whether `column_named` finds one."""
+        return name in self.columns or self.column_of([name]) is not None
+
+    def column_named(self, name: str, option: str) -> str:
+        """The column that a user names, as written or in another case.
+
+        Args:
+            option: by which it is named, for the message: "group_column".
+
+        Raises:
+            UnknownNameError: there is none; the message lists those there are.
+        """
+        if name in self.columns:
+            return name
+        column = self.column_of([name])
+        if column is None:
+            flag = option.replace("_", "-")
+            raise UnknownNameError(
+                f"--{flag} {name}: {self.path} has no such column; it has: {', '.join(map(str, self.columns))}"
+            )
+        return column
+
+    @cached_property
+    def _by_plain_name(self) -> dict[str, str]:
+        return {plain_name(column): column for column in reversed(self.columns)}
+
+
+def plain_name(column: str) -> str:
+    """A column's name in lower case, letters and digits alone: "patientid" for "Patient ID" and "patient-id"."""
+    return "".join(sign for sign in str(column).casefold() if sign.isalnum())
 
 
 def read_table(path: Path) -> Table:

@@ -6,19 +6,29 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 from functools import lru_cache, wraps
+from itertools import repeat
 from pathlib import Path
 from typing import TypeVar
 
-from ..contracts.domain import DomainData, Item
+import numpy as np
+
+from ..contracts.domain import Decoded, DomainData, Item
 from ..errors import DataError
+from .images import IMAGE_SUFFIXES, reduced_image
+from .thumbnails import GREY_SIDE, Thumbnails, thumbnail
 
 MAX_SKIPPED_SHARE = 0.05
 VERIFY_ALL_UP_TO = 20_000
 """Samples in a set that is checked whole; of a larger one only what is used is checked, when it is used."""
+NEAR_COPIES_UP_TO = 200_000
+"""Samples in a set whose near copies are looked for."""
 CHUNK_BYTES = 1 << 20
+AT_ONCE = 2048
 
 
 def drop_unreadable(
@@ -30,16 +40,24 @@ def drop_unreadable(
 ) -> DomainData:
     """The set without samples that cannot be decoded; those are added to `skipped` with the reason.
 
+    Of the others thumbnails are made meanwhile, by which `assign_splits` tells near copies. In a set too large to be
+    checked whole, images are decoded for these alone, at a reduced size where their format allows.
+
     Raises:
-        DataError: more than 5 % of the set is unreadable.
+        DataError: more than 5 % of the set is unreadable, or the cache cannot be written.
     """
+    thumbnails, threads = Thumbnails(hashes.path.parent), workers or os.cpu_count() or 1
     if len(data.items) <= VERIFY_ALL_UP_TO:
-        verdicts = _Verdicts(hashes)
-        reasons = verdicts.of(data, workers or os.cpu_count() or 1, progress)
+        reasons = _Verdicts(hashes, thumbnails).of(data, threads, progress)
         bad = [(str(item.id), reason) for item, reason in zip(data.items, reasons) if reason]
         good = [item for item, reason in zip(data.items, reasons) if not reason]
-        data = data.with_items(good)
-        data.skipped = [*data.skipped, *bad]
+        data = replace(data, items=good, skipped=[*data.skipped, *bad], thumbnails=thumbnails)
+    elif len(data.items) <= NEAR_COPIES_UP_TO:
+        _make_thumbnails(data, hashes, thumbnails, threads, progress)
+        data = replace(data, thumbnails=thumbnails)
+    else:
+        note = f"Near copies are looked for in sets of up to {NEAR_COPIES_UP_TO:,} images, not in this one."
+        data = replace(data, notes=[*data.notes, note])
     check_skipped(data.skipped, data.total)
     return data
 
@@ -61,8 +79,8 @@ def check_skipped(skipped: Sequence[tuple[str, str]], total: int) -> None:
 class _Verdicts:
     """What is known of each sample's readability, by content, in one append-only file."""
 
-    def __init__(self, hashes: FileHashes):
-        self.hashes = hashes
+    def __init__(self, hashes: FileHashes, thumbnails: Thumbnails):
+        self.hashes, self.thumbnails = hashes, thumbnails
         self.file = hashes.path.with_name("readable.jsonl")
         self.known = self._load()
 
@@ -71,23 +89,28 @@ class _Verdicts:
         reasons: list[str] = []
         fresh: dict[str, str] = {}
         with ThreadPoolExecutor(workers) as pool:
-            for done, (key, reason) in enumerate(pool.map(lambda item: self._judge(data, item), data.items), 1):
-                reasons.append(reason)
-                if key and key not in self.known:
-                    fresh[key] = reason
-                if progress:
-                    progress(done, len(data.items))
+            for items, contents, without in _with_contents(data.items, self.hashes, self.thumbnails, pool):
+                for key, reason in pool.map(self._judge, repeat(data), items, contents, repeat(without)):
+                    reasons.append(reason)
+                    if key and key not in self.known:
+                        fresh[key] = reason
+                    if progress:
+                        progress(len(reasons), len(data.items))
+        self.thumbnails.flush()
         self._append(fresh)
         return reasons
 
-    def _judge(self, data: DomainData, item: Item) -> tuple[str, str]:
-        try:
-            key = hashlib.sha256(f"{content_key(item, self.hashes)}{item.source.suffix}".encode()).hexdigest()
-        except (DataError, OSError) as error:
-            return "", one_line(error)
-        if key in self.known:
-            return key, self.known[key]
-        return key, decoding_error(data, item)
+    def _judge(self, data: DomainData, item: Item, content: str | DataError, without: set[str]) -> tuple[str, str]:
+        if isinstance(content, DataError):
+            return "", one_line(content)
+        key = hashlib.sha256(f"{content}{item.source.suffix}".encode()).hexdigest()
+        reason = self.known.get(key)
+        if reason or (reason == "" and content not in without):
+            return key, reason
+        pixels, reason = _decoded(data, item)
+        if pixels is not None and content in without:
+            self.thumbnails.add(content, thumbnail(pixels))
+        return key, reason
 
     def _load(self) -> dict[str, str]:
         known: dict[str, str] = {}
@@ -113,13 +136,64 @@ class _Verdicts:
             ) from error
 
 
+def _make_thumbnails(
+    data: DomainData, hashes: FileHashes, thumbnails: Thumbnails, workers: int, progress: Callable | None
+) -> None:
+    """Thumbnails of all that can be decoded and have none."""
+
+    def make(item: Item, content: str | DataError, without: set[str]) -> None:
+        if isinstance(content, str) and content in without:
+            thumbnails.add(content, _reduced(data, item))
+
+    done = 0
+    with ThreadPoolExecutor(workers) as pool:
+        for items, contents, without in _with_contents(data.items, hashes, thumbnails, pool):
+            for _ in pool.map(make, items, contents, repeat(without)):
+                done += 1
+                if progress:
+                    progress(done, len(data.items))
+    thumbnails.flush()
+
+
+def _reduced(data: DomainData, item: Item) -> np.ndarray | None:
+    """The thumbnail of a sample; None where it cannot be decoded, which is listed where it is used."""
+    with suppress(Exception):
+        if not item.decode and str(item.source).lower().endswith(IMAGE_SUFFIXES):
+            return thumbnail(*reduced_image(item.source, 8 * GREY_SIDE))
+        return thumbnail(data.load(item))
+    return None
+
+
+def _with_contents(
+    items: Sequence[Item], hashes: FileHashes, thumbnails: Thumbnails, pool: ThreadPoolExecutor
+) -> Iterator[tuple[Sequence[Item], list[str | DataError], set[str]]]:
+    """Some items at a time, their content keys, and those of the keys that have no thumbnail."""
+
+    def content(item: Item) -> str | DataError:
+        try:
+            return content_key(item, hashes)
+        except DataError as error:
+            return error
+        except OSError as error:
+            return DataError(str(error))
+
+    for start in range(0, len(items), AT_ONCE):
+        some = items[start : start + AT_ONCE]
+        contents = list(pool.map(content, some))
+        yield some, contents, thumbnails.missing({each for each in contents if isinstance(each, str)})
+
+
 def decoding_error(data: DomainData, item: Item) -> str:
     """Why a sample cannot be decoded, or ""."""
+    return _decoded(data, item)[1]
+
+
+def _decoded(data: DomainData, item: Item) -> tuple[Decoded | None, str]:
+    """Pixels, or why there are none."""
     try:
-        data.load(item)
+        return data.load(item), ""
     except Exception as error:  # a decoder of any library may raise anything on a damaged file
-        return one_line(error)
-    return ""
+        return None, one_line(error)
 
 
 def one_line(error: BaseException) -> str:

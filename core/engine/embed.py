@@ -86,9 +86,10 @@ def _embed(
         raise CapabilityError("--parts: no sample here has parts (frames, slices, windows); omit --parts")
     by_id = {item.id: item for item in prepared.data.items}
     splits = [by_id[i].split for i in features.ids]
+    groups = [by_id[i].group or "" for i in features.ids]
     classifier = None if images else prepared.classifier
     if is_main():
-        _write(out, features, classifier, splits)
+        _write(out, features, classifier, splits, groups)
     skipped = [*prepared.data.skipped, *prepared.skipped]
     return Embedded(out, len(features), features.dim, skipped, prepared.counts.computed, prepared.counts.cached)
 
@@ -100,7 +101,9 @@ def _unlabelled(recipe: Recipe, domain: Domain, task: str, images, reporter: Rep
     return Prepared(domain, task, data, backbone, FeatureStore(), reporter, encoding)
 
 
-def _write(out: Path, features: FeatureSet, classifier: TextClassifier | None, splits: list[str]) -> None:
+def _write(
+    out: Path, features: FeatureSet, classifier: TextClassifier | None, splits: list[str], groups: list[str]
+) -> None:
     tensors: dict[str, torch.Tensor] = {"image_features": features.features.cpu().contiguous()}
     words: dict[str, Any] = {"ids": list(features.ids or ()), "backbone": features.backbone}
     if features.parts is not None:
@@ -112,6 +115,8 @@ def _write(out: Path, features: FeatureSet, classifier: TextClassifier | None, s
         tensors["text_features"] = classifier.weights.cpu().contiguous()
         tensors["logit_scale"] = torch.tensor(classifier.logit_scale)
         words.update(class_names=list(classifier.class_names), split=splits)
+    if any(groups):
+        words.update(groups=groups)
     partial = out.with_name(f".{secrets.token_hex(4)}.{out.name}")
     with all_or_none(out.parent, [partial.name]):
         if out.suffix == ".npz":

@@ -54,6 +54,7 @@ def evaluate(
     workers: int | None = None,
     resources: Mapping[str, str] | None = None,
     classes: Any = None,
+    reading: Mapping[str, Any] | None = None,
     domain: Domain | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
@@ -68,6 +69,7 @@ def evaluate(
         workers: decoding threads.
         resources: name -> path, in place of the run's own ("boxes" of other images).
         classes: other class names, for runs of detection and segmentation by names.
+        reading: options of the domain's reader, in place of the run's own.
         domain: a domain of your own that is not installed as a plug-in; by default the run's, by name.
 
     Returns:
@@ -89,6 +91,7 @@ def evaluate(
         workers=workers,
         resources=resources,
         classes=classes,
+        reading=reading,
     )
     task = task_of_run(use.run, domain)
     task.check_use(use, "evaluate")

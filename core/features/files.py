@@ -19,11 +19,12 @@ from torch import Tensor
 
 from ..contracts.domain import SPLITS
 from ..contracts.features import FeatureSet, TextClassifier, all_there, mean_of_parts
+from ..data.group_columns import group_of, kind_of_column, preferred_column
 from ..errors import DataError
 
 OTHER_SPELLING = {"text_features": "text_average", "class_names": "classnames"}
 NEEDED = ("image_features", "text_features", "class_names")
-WORDS = ("class_names", "classnames", "split", "ids", "logit_scale", "backbone")
+WORDS = ("class_names", "classnames", "split", "ids", "groups", "logit_scale", "backbone")
 """What a .safetensors file keeps in its header, as JSON or plain text: safetensors has no strings."""
 UNIT_TOLERANCE = 1e-3
 HALF_UNIT_TOLERANCE = 1e-2
@@ -52,7 +53,9 @@ def load_features(path: str | Path) -> FeatureFile:
 
     Arrays: `image_features` (N, D); `labels` (N,) class indices, or (N, C) of 0, 1 and NaN, or none; `text_features` or
     `text_average` (C, D), or (D, C); `class_names` or `classnames` (C,); optional: `text_prompts` (P, C, D),
-    `logit_scale` (100 by default), `split` (N,), `ids` (N,). In .safetensors, lists of texts are JSON in the metadata.
+    `logit_scale` (100 by default), `split` (N,), `ids` (N,), and `groups` (N,), also by another usual name (patient,
+    subject, study, ...), which says what is never divided between splits. In .safetensors, lists of texts are JSON in
+    the metadata.
     The parts of each sample (frames, slices, windows) are `image_parts` (N, T, D), with `parts_mask` (N, T), true where
     there is one, by default everywhere; `image_features` is then their mean and may be omitted.
     Half-precision features are cast to float32 and normalised again. Pickled arrays are refused, never run.
@@ -70,6 +73,7 @@ def load_features(path: str | Path) -> FeatureFile:
         labels=arrays.labels(count, len(names)),
         class_names=names,
         ids=arrays.words("ids", count),
+        groups=arrays.groups(count),
         backbone=arrays.text("backbone"),
         raw_norms=raw_norms,
         parts=parts,
@@ -192,6 +196,17 @@ class _Arrays:
             if value and value not in SPLITS:
                 raise self._error(f"split[{row}] is '{value}'; there are {', '.join(SPLITS)}")
         return split if split and any(split) else None
+
+    def groups(self, count: int) -> tuple[str, ...] | None:
+        """What each row belongs to, a row without a value to itself alone; None where no array says."""
+        usual = {name: value for name, value in self._arrays.items() if kind_of_column(name)}
+        lists = {name: value if isinstance(value, Tensor) else np.asarray(value) for name, value in usual.items()}
+        name = preferred_column(name for name, values in lists.items() if tuple(values.shape) == (count,))
+        if name is None:
+            return None
+        values = lists[name]
+        cells = [value.decode(errors="replace") if isinstance(value, bytes) else value for value in values.tolist()]
+        return tuple(group_of(cell) or f"row {row}" for row, cell in enumerate(cells))
 
     def features(self, name: str, ndim: int) -> tuple[Tensor, bool]:
         """float32 rows, and whether their norms are still those of the tower."""

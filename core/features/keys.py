@@ -17,7 +17,6 @@ from ..errors import ConfigError
 from .extract import AMP
 
 FORMAT = 1
-KEY_BYTES = 32
 PART_COUNTS = "numbers of parts"
 """The space of what no backbone changes: how many parts a sample has, one number per row."""
 

@@ -20,9 +20,9 @@ from safetensors.numpy import save
 
 from ..errors import DataError
 from ..runtime.files import remove_stale_partials, write_cached
-from .keys import KEY_BYTES
 
 SUFFIX = ".safetensors"
+KEY_BYTES = 32
 MERGE_ABOVE = 32
 """Small shards that may gather before they are merged."""
 SMALL_ROWS = 4096
@@ -70,6 +70,16 @@ class ShardFolder:
                 yield list(row_of), rows[list(row_of.values())]
             if not vanished or not missing:
                 return
+
+    def known(self, wanted: Collection[bytes]) -> set[bytes]:
+        """Those of some keys that are stored; no row is read."""
+        missing = set(wanted)
+        if missing:
+            prefixes = _heads(_packed(list(missing)))
+            self._refresh()
+            for name in self._index:
+                missing.difference_update(self._matches(name, missing, prefixes))
+        return set(wanted) - missing
 
     def append(self, keys: Sequence[bytes], rows: np.ndarray) -> None:
         """Add rows (n, D) as one shard.

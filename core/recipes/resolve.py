@@ -23,6 +23,8 @@ OF_PLANS = ("described", "test_pipeline", "notes", "least_steps")
 """What a plan has in that group besides."""
 CLASS_FILES = (".txt", ".json")
 CLASSIFICATION = "classification"
+COLUMN = "_column"
+"""How keys end that name a column."""
 
 
 def resolve(
@@ -111,11 +113,12 @@ def recipe_file(name: str) -> Path:
 
 
 def parse_set(text: str, example: str = "adapter.alpha=2") -> tuple[str, Any]:
-    """ "key=value" -> (key, value as the Python literal it is, else as text)."""
+    """ "key=value" -> (key, value as the Python literal it is, else as text); the name of a column is always a text."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set {text}: write key=value, for instance --set {example}")
-    return key.strip(), literal(value.strip())
+    key, value = key.strip(), value.strip()
+    return key, value if key.endswith(COLUMN) else literal(value)
 
 
 class _Merged:

@@ -8,6 +8,7 @@ from pathlib import Path
 from ...core.contracts.domain import DomainData, check_items
 from ...core.contracts.targets import Label
 from ...core.data.files import Format, ItemCollector, format_of, licence_of, loader, shown, walk
+from ...core.data.group_columns import AUTO, group_by_tables_beside
 from ...core.errors import DataError, UnknownNameError, did_you_mean
 
 LABEL_TAGS = ("BodyPartExamined", "ImageLaterality", "Laterality", "Modality", "ViewPosition")
@@ -31,13 +32,16 @@ MODALITIES = {
 }
 
 
-def read_dicom_folder(path: str | Path, formats: Sequence[Format], label_tag: str) -> DomainData:
-    """All DICOM files below a folder, the class of each told by its header.
+def read_dicom_folder(
+    path: str | Path, formats: Sequence[Format], label_tag: str, group_column: str = AUTO
+) -> DomainData:
+    """All DICOM files below a folder, the class of each told by its header, its patient too where no table does.
 
     Args:
         path: the folder.
         formats: one of them named "DICOM"; only its files are read.
         label_tag: "Modality", "BodyPartExamined", "ViewPosition", "Laterality" or "ImageLaterality".
+        group_column: of a table in the folder that lists the files; "auto" to find it, "none" for no groups.
 
     Raises:
         UnknownNameError: another attribute.
@@ -67,7 +71,7 @@ def read_dicom_folder(path: str | Path, formats: Sequence[Format], label_tag: st
         skipped=collector.skipped,
         licence=licence_of(root),
     )
-    return check_items(data, root)
+    return group_by_tables_beside(check_items(data, root), root, group_column)
 
 
 def has_dicom_files(path: Path, formats: Sequence[Format]) -> bool:

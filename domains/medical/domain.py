@@ -14,7 +14,7 @@ from ...core.contracts.domain import Decoded, Domain, DomainData, Item
 from ...core.contracts.options import option
 from ...core.data.files import Format, format_of
 from ...core.data.images import IMAGE
-from ...core.errors import DataError, UnknownNameError, did_you_mean
+from ...core.errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from .formats import PLANES, dicom_format, nifti_format
 from .intensity import check_window
 
@@ -188,10 +188,12 @@ class Medical(Domain):
 
         if (array_file := _array_file(path)) is not None:
             self.modality = known_set(array_file).get("modality", self.modality)
+            _refuse_columns(reading, ("label_column", "group_column"), "MedMNIST files", array_file)
             return _read_arrays(array_file, reading)
         if reading.label_tag is not None and path.is_dir():
-            return read_dicom_folder(path, reading.formats, reading.label_tag)
-        named = {"class_names": reading.class_names, "root": reading.root, "min_side": reading.min_side}
+            _refuse_columns(reading, ("label_column",), "DICOM files with label_tag", path)
+            return read_dicom_folder(path, reading.formats, reading.label_tag, reading.group_column)
+        named = {field.name: getattr(reading, field.name) for field in fields(domain.Reading)}
         try:
             return read_any(path, reading.formats, **named)
         except DataError:
@@ -207,6 +209,13 @@ def _array_file(path: Path) -> Path | None:
     inside = sorted(path.glob("*.npz")) if path.is_dir() else []
     alone = len(inside) == 1 and not any(entry.is_dir() for entry in path.iterdir())
     return inside[0] if alone else None
+
+
+def _refuse_columns(reading: Reading, names: Sequence[str], kind: str, path: Path) -> None:
+    """Raise the ConfigError of a column that is named for data without a table."""
+    for field in fields(reading):
+        if field.name in names and getattr(reading, field.name) != field.default:
+            raise ConfigError(f"option '{field.name}' does not apply to {kind} ({path}); omit it")
 
 
 def _read_arrays(path: Path, reading: Reading) -> DomainData:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ...core.contracts.domain import Decoded
@@ -45,7 +45,7 @@ def _load_dicom(path: Path, decode: dict[str, Any]) -> Decoded:
     return load_dicom(path, decode)
 
 
-def _patient(path: Path) -> str | None:
+def _patient(path: Path, name: str) -> str | None:
     from .dicom_header import read_header
 
     return read_header(path).patient
@@ -82,9 +82,14 @@ def chosen_slices(count: int, every: int, central: float) -> range:
     return range(start + ((kept - 1) % every) // 2, start + kept, every)
 
 
-def volume_group(path: Path) -> str:
-    """What must not straddle splits: the BIDS subject where the path names one ("sub-01"), else this volume."""
-    subject = next((part for part in reversed(path.absolute().parts[:-1]) if SUBJECT.match(part)), None)
+def volume_group(path: Path, name: str) -> str:
+    """What must not straddle splits: the BIDS subject where the path names one ("sub-01"), else this volume.
+
+    Args:
+        path: the file.
+        name: its path within the set; folders above that are of no account.
+    """
+    subject = next((part for part in reversed(PurePosixPath(name).parts[:-1]) if SUBJECT.match(part)), None)
     subject = subject or (path.name.split("_")[0] if SUBJECT.match(path.name.split("_")[0]) else None)
     if subject:
         return "patient-" + hashlib.sha256(subject.encode()).hexdigest()[:16]

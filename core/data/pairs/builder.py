@@ -34,6 +34,7 @@ class PairBuilder:
         self._images: dict[str, StringsBuilder] = {}
         self._digests = bytearray()
         self._labels, self._splits, self._places = array("i"), bytearray(), array("Q")
+        self._groups = array("Q")
         self._label_numbers: dict[str, int] = {}
 
     def __len__(self) -> int:
@@ -51,6 +52,7 @@ class PairBuilder:
         place: int = 0,
         numbers: Mapping[str, tuple[float, ...]] | None = None,
         images: Mapping[str, str] | None = None,
+        group: int = 0,
     ) -> None:
         """One row.
 
@@ -64,6 +66,7 @@ class PairBuilder:
             place: number of its line, for messages.
             numbers: further column -> numbers, as many in each row.
             images: further column -> file of an image, relative to the base.
+            group: number of the patient or whatever else must not be divided, 0 for none.
 
         Raises:
             BrokenRow: more or fewer numbers than the rows before have.
@@ -89,6 +92,7 @@ class PairBuilder:
         self._labels.append(self._label_numbers.setdefault(label, len(self._label_numbers)) if label else -1)
         self._splits.append(SPLIT_CODES[split])
         self._places.append(place)
+        self._groups.append(group)
 
     def skip(self, name: str, reason: str) -> None:
         self.skipped.append((name, reason))
@@ -127,6 +131,7 @@ class PairBuilder:
             texts[field] = column.build()
         numbers = {name: column.build(len(self)) for name, column in self._numbers.items()}
         images = {name: _padded(column, len(self)) for name, column in self._images.items()}
+        groups = np.frombuffer(self._groups, np.uint64)
         leaders = leaders_of(np.frombuffer(self._digests, np.uint64).reshape(-1, 2))
         if leaders is not None:
             agreed_labels, agreed_splits = (
@@ -147,6 +152,7 @@ class PairBuilder:
             negatives = negatives.take(first_with(negatives.lengths > 0))
             numbers = {name: rows[first_with(~np.isnan(rows).any(axis=1))] for name, rows in numbers.items()}
             images = {name: files.take(first_with(files.lengths > 0)) for name, files in images.items()}
+            groups = groups[first_with(groups > 0)]
             names, captions = names.take(firsts), regrouped(captions, leaders, kept)
             texts = {field: regrouped(column, leaders, kept) for field, column in texts.items()}
             labels, splits = agreed_labels[firsts], agreed_splits[firsts]
@@ -159,6 +165,7 @@ class PairBuilder:
             negative_images=negatives if negatives.lengths.any() else None,
             numbers=numbers,
             images=images,
+            groups=groups if groups.any() else None,
         )
         return columns, splits
 

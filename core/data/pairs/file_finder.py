@@ -81,7 +81,8 @@ class FileFinder:
 
     def _relative(self, path: str, name: str) -> str:
         """One spelling for one file, so that two rows of it are seen to be of the same image."""
-        if ".." in name:  # behind a link ".." is another folder than the name says
+        # behind a link ".." is another folder than the name says; an absolute name may not go by way of the link
+        if ".." in name or (os.path.isabs(name) and not path.startswith(self._prefix)):
             path = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
             return os.path.relpath(path, os.path.realpath(self.base))
         plain = path.startswith(self._prefix) and "//" not in path and "/./" not in path

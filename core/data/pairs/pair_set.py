@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -103,6 +104,7 @@ class PairColumns:
         negative_images: names of files, "" for none.
         numbers: further column -> (N, n) float64, NaN in rows that have none.
         images: further column -> names of files, "" for none.
+        groups: (N,) uint64, equal for images that must not be divided (of one patient), 0 for none; None without any.
     """
 
     base: str
@@ -117,6 +119,7 @@ class PairColumns:
     negative_images: Strings | None = None
     numbers: Mapping[str, np.ndarray] = field(default_factory=dict)
     images: Mapping[str, Strings] = field(default_factory=dict)
+    groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -125,7 +128,13 @@ class PairColumns:
     def nbytes(self) -> int:
         """Bytes of all columns."""
         parts = [self.files, self.captions, self.labels, self.file_of, self.ids, self.offsets, self.sizes]
-        parts += [*self.texts.values(), self.negative_images, *self.numbers.values(), *self.images.values()]
+        parts += [
+            *self.texts.values(),
+            self.negative_images,
+            *self.numbers.values(),
+            *self.images.values(),
+            self.groups,
+        ]
         return sum(part.nbytes for part in parts if part is not None)
 
 
@@ -227,15 +236,25 @@ class PairSet:
         """
         return self.images.read(*self._place(index))
 
-    def image_size(self, index: int) -> int:
-        """Bytes of the encoded image, 0 where its file is gone.
+    def image_sizes(self, rows: np.ndarray) -> np.ndarray:
+        """(n,) int64, bytes of the encoded images of some rows, 0 where a file is gone.
 
         Needs no reading; equal images have equal sizes.
         """
-        source, _, size = self._place(index)
-        if size is not None:
-            return size
-        return os.path.getsize(source) if os.path.isfile(source) else 0
+        if self.columns.sizes is not None:
+            return self.columns.sizes[self.rows[rows]]
+        return np.fromiter((_file_size(self._place(row)[0]) for row in rows.tolist()), np.int64, len(rows))
+
+    def image_end(self, index: int, most: int) -> bytes:
+        """The last bytes of the encoded image, at most so many.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        source, offset, size = self._place(index)
+        size = _file_size(source) if size is None else size
+        length = min(size, most)
+        return self.images.read(source, (offset or 0) + size - length, length)
 
     def content_hash(self, index: int, hashes: FileHashes) -> str:
         """Hex sha256 of the encoded image; that of a whole file is remembered.
@@ -282,9 +301,9 @@ class PairSet:
             raise ValueError(f"{len(codes)} splits for {len(self)} pairs")
         return self.with_split_codes(codes)
 
-    def with_split_codes(self, codes: np.ndarray) -> PairSet:
-        """The same rows in other splits, given as (N,) uint8 positions in `SPLIT_NAMES`."""
-        return replace(self, split_codes=codes)
+    def with_split_codes(self, codes: np.ndarray, notes: Sequence[str] = ()) -> PairSet:
+        """The same rows in other splits, given as (N,) uint8 positions in `SPLIT_NAMES`, and further notes."""
+        return replace(self, split_codes=codes, notes=[*self.notes, *notes])
 
     # what rows have --------------------------------------------------------------------------------------------------
 
@@ -358,3 +377,12 @@ class PairSet:
         if source is None:
             raise DataError(f"{self.id(index)}: has no {what}; add one, or train without a loss that needs it")
         return self.images.decode(source, None, None)
+
+
+def _file_size(path: str) -> int:
+    """Bytes of a regular file, 0 where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0

@@ -1,15 +1,22 @@
-"""Train, val and test for pairs that have none: by image, so that no image is on two sides."""
+"""Train, val and test for pairs: by image and its exact copies, so that no image is on two sides."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+import os
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from ...contracts.adapter import require
 from ..verify import FileHashes
 from .pair_set import SPLIT_CODES, PairSet, StoredImages
+
+PROBE_BYTES = 4096
+READ_AT_ONCE = 256
+TRAIN, VAL, TEST = (SPLIT_CODES[name] for name in ("train", "val", "test"))
 
 
 def assign_pair_splits(
@@ -22,18 +29,17 @@ def assign_pair_splits(
 ) -> PairSet:
     """The pairs with a split for each row that has none; rows that have one keep it.
 
-    Each image has a rank that depends on the seed and its id alone: the order of the files does not matter. Of the
-    images in order of rank `test` of all are test, the next `val` are val, the others train; at least one image each,
-    where there are three.
+    Each image has a rank that depends on the seed and its id alone: neither the order of the files nor the place of
+    their folder matters. Of the images in order of rank `test` of all are test, the next `val` are val, the others
+    train; at least one image each, where there are three.
 
     Args:
         pairs: the set.
         seed: fixes the ranks.
         val, test: shares of the images, 0 to below 1 together.
-        hashes: with these, exact copies of an image under other names go to the same split: files of the same size
-            are read and compared by content.
+        hashes: with these, exact copies of an image under other names go to the same split (`copies_in`).
         by_class: whether all images of a class stay together, as those of a person do in person search; the shares are
-            then of the classes.
+            then of the classes. Images of a group (a patient) always do, and count as one.
 
     Raises:
         ConfigError: the shares are out of range.
@@ -42,8 +48,10 @@ def assign_pair_splits(
     require(0 <= val < 1, "val", val, "give a share of 0 to below 1")
     require(0 <= test < 1 - val, "test", test, "give a share of 0 to below 1, and with val less than all")
     free = np.flatnonzero(pairs.split_codes == 0)
+    copies = [] if hashes is None else copies_in(pairs, free, hashes)
     images: dict[str, list[int]] = defaultdict(list)
-    for row, key in zip(free.tolist(), _keys(pairs, free, hashes, by_class), strict=True):
+    together = [*copies, *_rows_of_groups(pairs, free)]
+    for row, key in zip(free.tolist(), _keys(pairs, free, together, by_class), strict=True):
         images[key].append(row)
     ranked = sorted(images, key=lambda key: hashlib.blake2b(f"{seed}:{key}".encode(errors="surrogatepass")).digest())
     codes = pairs.split_codes.copy()
@@ -51,7 +59,83 @@ def assign_pair_splits(
     for rank, key in enumerate(ranked):
         name = "test" if rank < ends[0] else "val" if rank < ends[1] else "train"
         codes[images[key]] = SPLIT_CODES[name]
-    return pairs.with_split_codes(codes)
+    extra = sum(len(rows) - 1 for rows in copies)
+    notes = [f"Exact copies of other images under other names: {extra}; each is in the split of the other."]
+    return pairs.with_split_codes(codes, notes if extra else ())
+
+
+def without_divided_copies(pairs: PairSet, hashes: FileHashes) -> PairSet:
+    """The pairs without those of train and val whose image is an exact copy of one of the given test split.
+
+    The test split never changes. What is in train and val alike trains.
+
+    Raises:
+        DataError: a file to be compared cannot be read.
+    """
+    codes, kept, moved = pairs.split_codes.copy(), np.ones(len(pairs), bool), 0
+    if len(pairs.splits) < 2:
+        return pairs
+    for rows in copies_in(pairs, np.arange(len(pairs)), hashes):
+        present = codes[rows]
+        if (present == TEST).any():
+            kept[rows] = present == TEST
+        elif len(set(present.tolist())) > 1:
+            moved += int((present == VAL).sum())
+            codes[rows] = TRAIN
+    notes = []
+    if not kept.all():
+        notes.append(f"Left out of train and val, a copy being in the given test split: {int((~kept).sum())}.")
+    if moved:
+        notes.append(f"Moved from val to train, a copy being in the given train split: {moved}.")
+    return pairs.with_split_codes(codes, notes).select(np.flatnonzero(kept)) if notes else pairs
+
+
+def copies_in(pairs: PairSet, rows: np.ndarray, hashes: FileHashes) -> list[list[int]]:
+    """Rows whose images are the same bytes under several names, two or more in each list.
+
+    What has a size of its own is not read; of equal sizes the last 4 KB are compared, and only where these agree the
+    whole. Images in tar files are compared where they lie.
+
+    Args:
+        pairs: the set.
+        rows: which of its rows are compared.
+        hashes: memory of file hashes.
+
+    Raises:
+        DataError: an image that may be a copy cannot be read.
+    """
+    if not isinstance(pairs.images, StoredImages) or len(rows) < 2:
+        return []
+    sizes = pairs.image_sizes(rows)
+    chosen = np.flatnonzero(sizes > 0)
+    with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as threads:
+        chosen = _with_equals(chosen, sizes[chosen].tolist())
+        places = rows[chosen].tolist()
+        ends = _ends_of(pairs, places, threads)
+        keys = list(zip(sizes[chosen].tolist(), ends, strict=True))
+        chosen, ends = _with_equals(chosen, keys), None
+        places = rows[chosen].tolist()
+        digests = list(threads.map(lambda row: pairs.content_hash(row, hashes), places))
+    by_content: dict[str, list[int]] = defaultdict(list)
+    for row, digest in zip(places, digests, strict=True):
+        by_content[digest].append(row)
+    return [some for some in by_content.values() if len({pairs.id(row) for row in some}) > 1]
+
+
+def _with_equals(chosen: np.ndarray, keys: Sequence[Hashable]) -> np.ndarray:
+    """Those whose key another one has too."""
+    counts = Counter(keys)
+    return chosen[[counts[key] > 1 for key in keys]] if len(chosen) else chosen
+
+
+def _ends_of(pairs: PairSet, rows: list[int], threads: ThreadPoolExecutor) -> list[bytes]:
+    """A hash of the last bytes of each image."""
+
+    def read(some: list[int]) -> list[bytes]:
+        return [hashlib.blake2b(pairs.image_end(row, PROBE_BYTES), digest_size=16).digest() for row in some]
+
+    parts = [rows[start : start + READ_AT_ONCE] for start in range(0, len(rows), READ_AT_ONCE)]
+    return [end for ends in threads.map(read, parts) for end in ends]
 
 
 def _ends(count: int, val: float, test: float) -> tuple[int, int]:
@@ -62,19 +146,32 @@ def _ends(count: int, val: float, test: float) -> tuple[int, int]:
     return of_test, of_test + of_val
 
 
-def _keys(pairs: PairSet, rows: np.ndarray, hashes: FileHashes | None, by_class: bool) -> list[str]:
-    """One key per row, equal for rows that must not be divided."""
+def _rows_of_groups(pairs: PairSet, rows: np.ndarray) -> list[list[int]]:
+    """Rows of each group, two or more in each list."""
+    if pairs.columns.groups is None:
+        return []
+    by_group: dict[int, list[int]] = defaultdict(list)
+    for row, group in zip(rows.tolist(), pairs.columns.groups[pairs.rows[rows]].tolist(), strict=True):
+        if group:
+            by_group[group].append(row)
+    return [some for some in by_group.values() if len(some) > 1]
+
+
+def _keys(pairs: PairSet, rows: np.ndarray, together: list[list[int]], by_class: bool) -> list[str]:
+    """One key per row, equal for rows that must not be divided: the first of their names in order."""
     names = [pairs.id(row) for row in rows.tolist()]
     if by_class:
         labels = pairs.labels[rows].tolist()
-        return [name if label < 0 else f"class {label}" for name, label in zip(names, labels, strict=True)]
-    if hashes is None or not isinstance(pairs.images, StoredImages):
-        return names
-    sizes = [pairs.image_size(row) for row in rows.tolist()]
-    by_size = defaultdict(set)
-    for name, size in zip(names, sizes, strict=True):
-        by_size[size].add(name)
-    return [
-        pairs.content_hash(row, hashes) if len(by_size[size]) > 1 else name
-        for row, name, size in zip(rows.tolist(), names, sizes, strict=True)
-    ]
+        names = [name if label < 0 else f"class {label}" for name, label in zip(names, labels, strict=True)]
+    first: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while (before := first.get(name, name)) != name:
+            name = before
+        return name
+
+    place = {row: n for n, row in enumerate(rows.tolist())} if together else {}
+    for some in together:
+        roots = sorted({root(names[place[row]]) for row in some})
+        first.update(dict.fromkeys(roots[1:], roots[0]))
+    return [root(name) for name in names] if together else names

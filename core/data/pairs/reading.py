@@ -15,6 +15,7 @@ from ...contracts.domain import SPLITS
 from ...contracts.options import option, options_from, settle
 from ...errors import ConfigError, DataError
 from ..files import visible
+from ..group_columns import AUTO
 from ..verify import FileHashes
 from .coco_captions import (
     is_coco_captions,
@@ -54,6 +55,9 @@ class Reading:
 
     image_column: str | None = option(None, "tables: the column that names the image, where it is not found")
     caption_column: str | None = option(None, "tables: the column of the caption, where it is not found")
+    group_column: str = option(
+        AUTO, "tables: the column that says what belongs together; auto finds it; none for no groups"
+    )
     root: str | None = option(None, "tables and annotation files: folder of the images")
     split: str | None = option(None, "rows of this split alone; all rows, where the data has no splits", choices=SPLITS)
     rewrites: tuple[str, ...] = option((), "tables: text files with one rewritten caption per row, as of LaCLIP")
@@ -79,12 +83,13 @@ def read_pairs(
     (COCO, Karpathy, CUHK-PEDES), a table if there is one only, images with texts next to them.
 
     Rows without a split are train where others have one; where none has, a share of the images is val and one is
-    test, in person search of the persons (`assign_pair_splits`).
+    test, in person search of the persons (`assign_pair_splits`); exact copies of an image under other names are then in
+    one split. Given splits are kept as they are (see `without_divided_copies`).
 
     Args:
         path: file, folder, name with braces, or "sample" for generated pairs.
-        hashes: memory of file hashes: its folder keeps the indices of shards, and copies of an image under other
-            names go to one split.
+        hashes: memory of file hashes, by which copies are told; its folder keeps the indices of shards. By default that
+            of the cache.
         columns: columns of a table, or keys of the `.json` of shards, that are kept besides the usual ones where there
             are any, since a loss asks for them -> what they hold: "text", "numbers" or "image" (tables alone).
         options: fields of `Reading`.
@@ -96,8 +101,9 @@ def read_pairs(
     """
     reading = options_from(Reading, options, READER)
     source = _source(str(path), hashes)
-    named = ("image_column", "caption_column", "root", "rewrites")
-    asked = {name: _as_paths(name, value) for name in named if (value := getattr(reading, name))}
+    named = ("image_column", "caption_column", "group_column", "root", "rewrites")
+    values = {name: getattr(reading, name) for name in named}
+    asked = {name: _as_paths(name, value) for name, value in values.items() if value and value != AUTO}
     for name in asked:
         if name not in source.options:
             raise ConfigError(f"option {name} does not apply to {source.kind} ({path}); omit it")
@@ -211,7 +217,7 @@ def _table(path: Path, content: list[dict[str, Any]] | None = None) -> _Source:
         rows: Iterator[tuple[int, dict[str, Any]]] | None = enumerate(content, start=1) if content else None
         return read_table_pairs(path, rows=rows, **options)
 
-    options = frozenset({"image_column", "caption_column", "root", "rewrites"})
+    options = frozenset({"image_column", "caption_column", "group_column", "root", "rewrites"})
     return _Source("a table", options, read, keeps_columns=True)
 
 
@@ -237,13 +243,13 @@ def _of_split(pairs: PairSet, split: str, path: str | Path) -> PairSet:
 
 def _with_splits(pairs: PairSet, source: _Source, hashes: FileHashes | None, **shares: Any) -> PairSet:
     if not pairs.splits:
+        hashes = hashes or FileHashes()
         assigned = assign_pair_splits(pairs, hashes=hashes, by_class=source.split_by_class, **shares)
-        what = "persons" if source.split_by_class else "images"
+        what = "persons" if source.split_by_class else "images" if pairs.columns.groups is None else "groups"
         held_out = f"{shares['val']:.0%} of the {what} are val, {shares['test']:.0%} test"
-        return replace(assigned, notes=[*pairs.notes, f"No splits given: {held_out}."])
+        return replace(assigned, notes=[*assigned.notes, f"No splits given: {held_out}."])
     without = pairs.split_codes == 0
-    if not without.any():
-        return pairs
-    codes = np.where(without, SPLIT_CODES["train"], pairs.split_codes).astype(np.uint8)
-    note = f"Rows without a split, taken as train: {int(without.sum())}."
-    return replace(pairs.with_split_codes(codes), notes=[*pairs.notes, note])
+    if without.any():
+        codes = np.where(without, SPLIT_CODES["train"], pairs.split_codes).astype(np.uint8)
+        pairs = pairs.with_split_codes(codes, [f"Rows without a split, taken as train: {int(without.sum())}."])
+    return pairs

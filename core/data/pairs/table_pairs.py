@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...errors import DataError
 from ..files import licence_of
+from ..group_columns import AUTO, LEAST_VALUES, NONE, OPTION, group_of, preferred_column
+from ..tables import Table
 from .builder import PairBuilder
 from .file_finder import FileFinder
 from .pair_set import PairSet
@@ -24,6 +29,7 @@ def read_table_pairs(
     rewrites: Sequence[Path] = (),
     rows: Rows | None = None,
     columns: Mapping[str, str] | None = None,
+    group_column: str = AUTO,
 ) -> PairSet:
     """The pairs of a table. Rows of the same image become one, with all their captions.
 
@@ -35,32 +41,38 @@ def read_table_pairs(
             (2023, arXiv 2305.20088) stores its rewrites.
         rows: (place, values) of each row, where they are at hand already.
         columns: further columns that are kept -> what they hold: "text", "numbers" or "image".
+        group_column: the column of what belongs together; "auto" to find it by the usual names (`group_columns.py`),
+            "none" for no groups.
 
     Raises:
+        UnknownNameError: there is no such column.
         DataError: a file is malformed, a column is missing, rewrites and rows differ in number, an image leaves the
             folder, or no row can be used.
     """
     base = root or path.parent
     finder = FileFinder(base, [base, base / "images"])
     builder = PairBuilder(base, path)
-    reader = _RowReader(path, image_column, caption_column, columns or {})
+    reader = _RowReader(path, image_column, caption_column, columns or {}, group_column)
     lines = [_Lines(file) for file in rewrites]
     for line, record in rows if rows is not None else table_rows(path):
         more = [next_line for source in lines if (next_line := source.next(path))]
         try:
-            _add(builder, finder, reader.columns(record, line), record, more, line)
+            _add(builder, finder, reader.columns(record, line), record, more, line, reader.group(record))
         except BrokenRow as error:
             builder.skip(f"{path.name} line {line}", str(error))
     for source in lines:
         source.check_end(path)
-    return builder.build(name=path.stem, licence=licence_of(path.parent))
+    return _grouped(builder.build(name=path.stem, licence=licence_of(path.parent)), reader.group_column, group_column)
 
 
 class _RowReader:
     """Finds the columns of each row; a JSONL file's rows need not all have the same."""
 
-    def __init__(self, path: Path, image: str | None, caption: str | None, further: Mapping[str, str]):
-        self._path, self._given, self._further = path, (image, caption), further
+    def __init__(
+        self, path: Path, image: str | None, caption: str | None, further: Mapping[str, str], group: str = AUTO
+    ):
+        self._path, self._given, self._further, self._group = path, (image, caption), further, group
+        self.group_column: str | None = None
         self._names: tuple[str, ...] | None = None
         self._columns = Columns([])
 
@@ -71,7 +83,22 @@ class _RowReader:
             self._names, self._columns = names, Columns(names, *self._given, self._further)
             if first:
                 self._check(names, line)
+                self.group_column = self._column_of_groups(names)
         return self._columns
+
+    def group(self, record: dict[str, Any]) -> int:
+        """A number for what the row belongs to, 0 for nothing."""
+        group = None if self.group_column is None else group_of(record.get(self.group_column))
+        return 0 if group is None else int(group, 16)
+
+    def _column_of_groups(self, names: tuple[str, ...]) -> str | None:
+        if self._group == NONE:
+            return None
+        if self._group == AUTO:
+            # a person may be the class too
+            others = {column for field, column in self._columns.of.items() if field != "label"}
+            return preferred_column(name for name in names if name not in others)
+        return Table(self._path, names, []).column_named(self._group, OPTION)
 
     def _check(self, names: tuple[str, ...], line: int) -> None:
         for field, given in zip(("image", "caption"), self._given, strict=True):
@@ -104,6 +131,17 @@ class _Lines:
             )
 
 
+def _grouped(pairs: PairSet, column: str | None, asked: str) -> PairSet:
+    """The pairs with a note on their groups; a column found by its name alone counts where it divides and repeats."""
+    if column is None:
+        return pairs
+    groups = pairs.columns.groups
+    count, rows = (0, 0) if groups is None else (len(np.unique(groups[groups > 0])), int((groups > 0).sum()))
+    if asked == AUTO and not LEAST_VALUES <= count < rows:
+        return replace(pairs, columns=replace(pairs.columns, groups=None))
+    return replace(pairs, notes=[*pairs.notes, f"Images are grouped by column '{column}': {count} groups."])
+
+
 def _add(
     builder: PairBuilder,
     finder: FileFinder,
@@ -111,6 +149,7 @@ def _add(
     record: dict[str, Any],
     rewrites: list[str],
     line: int,
+    group: int,
 ) -> None:
     place = f"{builder.listed_in} line {line}"
     listed = columns.word(record, "image")
@@ -135,6 +174,7 @@ def _add(
         place=line,
         numbers=columns.further_numbers(record),
         images={name: _file(finder, name, file, place) for name, file in columns.further_images(record).items()},
+        group=group,
     )
 
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from ...contracts.backbone import Backbone
 from ...data.pairs.pair_set import PairSet
-from ...data.verify import check_skipped
+from ...data.pairs.pair_splits import without_divided_copies
+from ...data.verify import FileHashes, check_skipped
 from ...errors import DataError
 from ...training.settings import TrainingSettings
 from ...training.train import Task, Trained, train
@@ -63,7 +64,7 @@ class PairSplits:
 def read_pair_splits(
     path: str, seed: int, options: Mapping[str, Any], columns: Mapping[str, str] | None = None
 ) -> PairSplits:
-    """Read pairs and split them by image, unless the data says how.
+    """Read pairs and split them by image, unless the data says how; copies of test images are in test alone.
 
     Args:
         path: a file or folder, or "sample".
@@ -76,8 +77,10 @@ def read_pair_splits(
     """
     from ...data.pairs.reading import read_pairs
 
-    whole = read_pairs(path, columns=columns, **{"seed": seed, **options})
+    hashes = FileHashes()
+    whole = read_pairs(path, hashes=hashes, columns=columns, **{"seed": seed, **options})
     check_skipped(whole.skipped, whole.total)
+    whole = without_divided_copies(whole, hashes)
     train = whole.split("train")
     if len(train) < 2:
         raise DataError(f"--data {path}: {len(train)} pairs to train on; give more, or mark more rows as train")

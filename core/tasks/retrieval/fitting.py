@@ -18,6 +18,7 @@ from ...contracts.domain import Domain
 from ...contracts.images import TrainingPlace
 from ...contracts.recipe import Recipe
 from ...data.pairs.captions import CaptionSampler
+from ...data.pairs.pair_splits import without_divided_copies
 from ...data.pairs.reading import read_pairs
 from ...data.splits import assign_splits
 from ...data.verify import FileHashes, check_skipped
@@ -71,8 +72,10 @@ def read_retrieval(recipe: Recipe, domain: Domain | None) -> RetrievalData:
     """
     if domain is None:
         options = {"seed": recipe.split_seed, **recipe.reading}
-        pairs = read_pairs(recipe.data_path, columns=_columns_of(recipe), **options)
+        hashes = FileHashes()
+        pairs = read_pairs(recipe.data_path, hashes=hashes, columns=_columns_of(recipe), **options)
         check_skipped(pairs.skipped, pairs.total)
+        pairs = without_divided_copies(pairs, hashes)
         return RetrievalData(pairs, pairs.name, pairs.licence, _plain, list(pairs.skipped), list(pairs.notes))
     domain.check_task(TASK)
     data = assign_splits(read_data(recipe, domain, TASK), seed=recipe.split_seed, hashes=FileHashes())

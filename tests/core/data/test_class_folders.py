@@ -109,7 +109,7 @@ def test_a_format_expands_its_files_and_gives_their_group(tmp_path):
             raise DataError("holds NaN")
         return [{"frame": 0}, {"frame": 1}]
 
-    stack = Format("stack", (".stack",), load=IMAGE.load, expand=expand, group=lambda path: "patient-7")
+    stack = Format("stack", (".stack",), load=IMAGE.load, expand=expand, group=lambda path, name: "patient-7")
     data = read_class_folders(tmp_path, (IMAGE, stack))
     frames = [item for item in data.items if item.group]
     assert [(i.id, i.decode, i.group) for i in frames] == [

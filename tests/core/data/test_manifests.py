@@ -61,9 +61,10 @@ def test_json_rows(folder, name):
 def test_split_group_and_caption(folder):
     data = read(
         folder,
-        "image,label,split,patient id,caption\n1.png,a,Train,Doe^Jane,a cell\n2.png,b,validation,7,\n3.png,a,,7,\n",
+        "image,label,split,patient id,caption\n1.png,a,Train,Doe^Jane,a cell\n2.png,b,validation,7,\n3.png,a,,7,\n"
+        "images/4.png,b,,8,\n",
     )
-    assert [i.split for i in data.items] == ["train", "val", ""]
+    assert [i.split for i in data.items] == ["train", "val", "", ""]
     assert data.items[1].group == data.items[2].group != data.items[0].group
     assert "Doe" not in repr(data.items)
     assert data.items[0].captions() == ("a cell",) and data.items[1].captions() == ()
@@ -74,7 +75,7 @@ def test_several_labels_in_one_cell(folder, cell):
     data = read(folder, f"image,labels\n1.png,{cell}\n2.png,cyst\n3.png,\n")
     assert data.kind == "multilabel" and data.class_names == ("cyst", "edema")
     assert [i.target.values for i in data.items] == [(1.0, 1.0), (1.0, 0.0)]
-    assert [note.startswith("Rows without a label, left out: 1 (write []") for note in data.notes] == [True]
+    assert data.notes[0].startswith("Rows without a label, left out: 1 (write []")
 
 
 def test_empty_json_list_means_that_no_label_applies(folder):
@@ -140,7 +141,7 @@ def test_missing_empty_and_foreign_files_are_skipped_and_listed(folder):
 def test_repeated_rows_count_once_and_ids_stay_unique(folder):
     data = read(folder, "image,label\n1.png,a\n1.png,a\n1.png,b\n2.png,b\n")
     assert [i.id for i in data.items] == ["1.png", "1.png#row2", "2.png"]
-    assert data.notes == ["Repeated rows, left out: 1."]
+    assert data.notes[0] == "Repeated rows, left out: 1."
 
 
 @pytest.mark.parametrize("path", ["../secret.png", "images/../../secret.png", "/etc/passwd", "..\\secret.png"])

@@ -322,3 +322,13 @@ def test_wrong_parts_are_one_line(write, changes, said):
     with pytest.raises(DataError, match=said) as caught:
         load_features(path)
     assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+
+
+def test_groups_are_read_by_their_usual_names(write):
+    patients = np.array(["ann", "ann", "bob", "", "nan", "bob"])
+    groups = load_features(write(groups=patients)).features.groups
+    assert groups[0] == groups[1] != groups[2] == groups[5] and len(set(groups)) == 4 and "ann" not in groups
+    numbered = load_features(write(MRN=np.array([7, 7, 8, 8, 9, 9]))).features.groups
+    assert numbered[0] == numbered[1] != numbered[2] and len(set(numbered)) == 3
+    assert load_features(write(video=np.zeros((N, 2, 3), np.float32))).features.groups is None
+    assert load_features(write()).features.groups is None

@@ -88,9 +88,9 @@ def test_a_window_is_part_of_a_samples_identity(mixed_folder, tmp_path):
 
 
 def test_manifests_name_dicom_files_with_several_labels(write_dicom, tmp_path):
-    for i in range(4):
+    for i in range(5):
         write_dicom(tmp_path / "scans" / f"{i}.dcm", RAMP + i, PatientID=str(i))
-    rows = ["0.dcm,mass|edema,one", "1.dcm,mass,one", "2.dcm,edema,two", "3.dcm,,two"]
+    rows = ["0.dcm,mass|edema,one", "1.dcm,mass,one", "2.dcm,edema,two", "3.dcm,,two", "4.dcm,edema,three"]
     (tmp_path / "labels.csv").write_text("image,labels,patient\n" + "\n".join(f"scans/{row}" for row in rows))
     data = read(tmp_path)
     assert data.kind == "multilabel" and data.class_names == ("edema", "mass")

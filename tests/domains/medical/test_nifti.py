@@ -151,13 +151,18 @@ def test_a_compressed_volume_is_decompressed_once(write_nifti, tmp_path, monkeyp
 
 
 def test_a_group_is_the_subject_or_else_the_volume(write_nifti, tmp_path):
+    def group(file):
+        return volume_group(file, file.relative_to(tmp_path).as_posix())
+
     first = write_nifti(tmp_path / "sub-01" / "ses-1" / "anat.nii", VOLUME)
     again = write_nifti(tmp_path / "sub-01" / "ses-2" / "anat.nii", VOLUME + 1)
     other = write_nifti(tmp_path / "sub-02" / "ses-1" / "anat.nii", VOLUME + 2)
     flat = write_nifti(tmp_path / "all" / "sub-01_T1w.nii", VOLUME + 3)
-    assert volume_group(first) == volume_group(again) == volume_group(flat) != volume_group(other)
+    assert group(first) == group(again) == group(flat) != group(other)
     plain, copy = write_nifti(tmp_path / "x" / "a.nii", VOLUME), write_nifti(tmp_path / "y" / "b.nii", VOLUME)
-    assert volume_group(plain) == volume_group(copy) != volume_group(write_nifti(tmp_path / "c.nii", VOLUME + 1))
+    assert group(plain) == group(copy) != group(write_nifti(tmp_path / "c.nii", VOLUME + 1))
+    above = write_nifti(tmp_path / "sub-07" / "d.nii", VOLUME)
+    assert volume_group(above, "d.nii") == group(plain)  # folders above the set are of no account
 
 
 def test_packaged_volumes_decode():

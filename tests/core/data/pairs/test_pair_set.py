@@ -153,7 +153,7 @@ def test_images_are_read_from_files(tmp_path):
         Image.new("RGB", (5, 4), colour).save(tmp_path / name)
     pairs = built(("a.png", ["x"], {"negative_image": "b.png"}), ("b.png", ["y"], {}), base=tmp_path)
     assert np.array_equal(pairs.load_image(0), decode_image(tmp_path / "a.png", {}))
-    assert pairs.image_bytes(1) == (tmp_path / "b.png").read_bytes() and pairs.image_size(1) == len(
+    assert pairs.image_bytes(1) == (tmp_path / "b.png").read_bytes() and pairs.image_sizes(np.array([1]))[0] == len(
         pairs.image_bytes(1)
     )
     assert pairs.load_negative_image(0)[0, 0].tolist() == [0, 0, 255]

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vladapt.core.data.pairs.builder import PairBuilder
-from vladapt.core.data.pairs.pair_splits import assign_pair_splits
+from vladapt.core.data.pairs.pair_set import PairSet
+from vladapt.core.data.pairs.pair_splits import assign_pair_splits, copies_in, without_divided_copies
 from vladapt.core.data.pairs.sample import sample_pairs
 from vladapt.core.data.verify import FileHashes
 from vladapt.core.errors import ConfigError
@@ -74,6 +75,80 @@ def test_copies_stay_together_when_files_are_compared(tmp_path):
     assert apart(assign_pair_splits(pairs)) > 0
 
 
+def test_sets_without_copies_are_split_the_same_whether_compared_or_not(tmp_path):
+    builder = PairBuilder(tmp_path, "list")
+    for number in range(40):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / f"{number:02d}.bmp")
+        builder.add(f"{number:02d}.bmp", ["x"])
+    pairs = builder.build(name="distinct")
+    compared = assign_pair_splits(pairs, hashes=FileHashes(tmp_path / "cache"))
+    assert sides(compared) == sides(assign_pair_splits(pairs)) and compared.notes == []
+
+
+def renamed_copies(tmp_path, count=12):
+    """Images, and the same bytes under other names in another folder."""
+    builder = PairBuilder(tmp_path, "list")
+    generator = np.random.default_rng(0)
+    for number in range(count):
+        pixels = generator.integers(0, 256, (80, 80, 3), dtype=np.uint8)
+        for name in (f"{number:02d}.png", f"again_{number:02d}.png"):
+            Image.fromarray(pixels).save(tmp_path / name)
+            builder.add(name, [f"thing {number}"])
+    return builder.build(name="renamed")
+
+
+def test_renamed_copies_are_found_and_told(tmp_path):
+    pairs = renamed_copies(tmp_path)
+    found = copies_in(pairs, np.arange(24), FileHashes(tmp_path / "cache"))
+    assert sorted(found) == [[2 * n, 2 * n + 1] for n in range(12)]
+    assigned = assign_pair_splits(pairs, test=0.3, hashes=FileHashes(tmp_path / "cache"))
+    assert [pair.split for pair in assigned][::2] == [pair.split for pair in assigned][1::2]
+    assert assigned.notes == ["Exact copies of other images under other names: 12; each is in the split of the other."]
+
+
+def test_only_what_may_be_a_copy_is_read(tmp_path, monkeypatch):
+    pairs = renamed_copies(tmp_path)
+    (tmp_path / "05.png").write_bytes(b"x" * 70_000)  # of a size of its own
+    same_size = (tmp_path / "07.png").read_bytes()
+    (tmp_path / "07.png").write_bytes(same_size[:-9] + b"otherwise")  # of equal size, with another end
+    whole = []
+    monkeypatch.setattr(FileHashes, "sha256", lambda self, path: whole.append(path) or path)
+    monkeypatch.setattr(PairSet, "image_bytes", None)
+    copies_in(pairs, np.arange(24), FileHashes(tmp_path / "cache"))
+    assert len(whole) == 20 and not any("05.png" in path or "07.png" in path for path in whole)
+
+
+def test_given_splits_give_up_copies_of_test_images(tmp_path):
+    pairs = renamed_copies(tmp_path, 4).with_split(["train", "test", "val", "train", "train", "val", "train", "train"])
+    kept = without_divided_copies(pairs, FileHashes(tmp_path / "cache"))
+    assert sides(kept) == {
+        "again_00.png": "test",
+        "01.png": "train",
+        "again_01.png": "train",
+        "02.png": "train",
+        "again_02.png": "train",
+        "03.png": "train",
+        "again_03.png": "train",
+    }
+    assert kept.notes == [
+        "Left out of train and val, a copy being in the given test split: 1.",
+        "Moved from val to train, a copy being in the given train split: 2.",
+    ]
+
+
+def test_copies_join_the_persons_they_show(tmp_path):
+    builder = PairBuilder(tmp_path, "list")
+    for number in range(30):
+        person = number // 3
+        colour = (0, 0, 0) if number in (0, 29) else (number, 1, 1)  # the first person's first is the last's last
+        Image.new("RGB", (4, 4), colour).save(tmp_path / f"{number:02d}.bmp")
+        builder.add(f"{number:02d}.bmp", ["x"], label=str(person))
+    hashes = FileHashes(tmp_path / "cache")
+    for seed in range(5):
+        assigned = assign_pair_splits(builder.build(name="p"), seed, 0.3, 0.3, hashes, by_class=True)
+        assert assigned[0].split == assigned[2].split == assigned[27].split == assigned[29].split
+
+
 @pytest.mark.parametrize("shares", [{"val": -0.1}, {"val": 1.0}, {"val": 0.5, "test": 0.5}])
 def test_impossible_shares_are_refused(shares):
     with pytest.raises(ConfigError, match="share"):
@@ -88,7 +163,7 @@ def test_shares_of_the_splits_are_the_users(tmp_path):
     rows = ["image,caption", *(f"{i}.png,a thing {i}" for i in range(20))]
     (tmp_path / "t.csv").write_text("\n".join(rows))
     for i in range(20):
-        (tmp_path / f"{i}.png").write_bytes(b"not looked at")
+        (tmp_path / f"{i}.png").write_bytes(b"never decoded %d" % i)
     shared = read_pairs(tmp_path / "t.csv", val=0, test=0.5)
     assert (len(shared.split("train")), len(shared.split("val")), len(shared.split("test"))) == (10, 0, 10)
     assert "No splits given: 0% of the images are val, 50% test." in shared.notes

@@ -12,8 +12,7 @@ from PIL import Image
 
 from vladapt.core.data.pairs.reading import read_pairs
 from vladapt.core.data.pairs.record_fields import cleaned
-from vladapt.core.data.verify import FileHashes
-from vladapt.core.errors import ConfigError, DataError
+from vladapt.core.errors import ConfigError, DataError, UnknownNameError
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1).filter(
     lambda text: text.strip() and "\x1f" not in text
@@ -261,7 +260,7 @@ def test_splits_of_the_file_are_kept_or_one_is_chosen(folder):
         read_pairs(folder / "pairs.csv", split="dev")
 
 
-def test_made_splits_follow_the_seed_and_compare_copies_when_asked(folder, tmp_path):
+def test_made_splits_follow_the_seed_and_keep_copies_together(folder):
     names = [f"images/{number:02d}.bmp" for number in range(40)]
     for number, name in enumerate(names):
         Image.new("RGB", (4, 4), (number // 2, 0, 0)).save(folder / name)
@@ -271,5 +270,34 @@ def test_made_splits_follow_the_seed_and_compare_copies_when_asked(folder, tmp_p
         return [pair.split for pair in read_pairs(folder / "pairs.csv", **options)]
 
     assert splits() == splits(seed=0) != splits(seed=1)
-    compared = splits(hashes=FileHashes(tmp_path / "cache"))
-    assert compared[::2] == compared[1::2] and splits()[::2] != splits()[1::2]
+    assert splits()[::2] == splits()[1::2]
+
+
+def test_patients_are_on_one_side(folder):
+    for number in range(40):
+        Image.new("RGB", (4, 4), (number, 0, 9)).save(folder / f"{number:02d}.bmp")
+
+    def read(column="Subject ID", patient=lambda number: f"S{number // 4}", **options):
+        rows = [f"{number:02d}.bmp,a report,{patient(number)}" for number in range(40)]
+        (folder / "pairs.csv").write_text(f"image,report,{column}\n" + "\n".join(rows))
+        return read_pairs(folder / "pairs.csv", **options)
+
+    def divided(pairs):
+        sides = {}
+        for pair in pairs:
+            sides.setdefault(int(pair.id[:2]) // 4, set()).add(pair.split)
+        return sum(len(side) > 1 for side in sides.values())
+
+    pairs = read()
+    assert divided(pairs) == 0 and pairs.splits == ("train", "val", "test")
+    assert pairs.notes == [
+        "Images are grouped by column 'Subject ID': 10 groups.",
+        "No splits given: 10% of the groups are val, 10% test.",
+    ]
+    assert divided(read(group_column="none")) > 0
+    assert divided(read("ward")) > 0 and divided(read("ward", group_column="Ward")) == 0
+    assert divided(read("pid")) == 0
+    for useless in (lambda number: number, lambda number: number % 2, lambda number: "unknown"):
+        assert read(patient=useless).notes == ["No splits given: 10% of the images are val, 10% test."]
+    with pytest.raises(UnknownNameError, match=r"--group-column mrn.*it has: image, report, Subject ID"):
+        read(group_column="mrn")

@@ -1,0 +1,153 @@
+"""How well near copies are told: recall on changed copies of real images, and pairs that are none.
+
+    VLADAPT_DATA=DIR python benchmarks/near_duplicates.py
+
+Each image of each set is copied once: resized to 0.3 to 2 times its sides by one of four filters (one in five is not),
+then saved as JPEG or WebP of quality 20 to 95, PNG, GIF of 256 colours, or in grey. Pairs of different images that are
+told as copies are false, unless their pixels are the same. Then what thumbnails and the search cost.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from vladapt.core.data.images import decode_image
+from vladapt.core.data.near_copies import near_copies
+from vladapt.core.data.thumbnails import BYTES, Thumbnails, thumbnail
+from vladapt.core.errors import DataError
+
+SETS = (
+    *("general/grocery", "general/clothing", "detection_seg/raccoon", "detection_seg/coco_val128/images"),
+    *("medical/wbc_classification", "medical/pneumoniamnist", "medical/bccd_detection", "medical/isbi_membrane/images"),
+    *("remote_sensing/whu_rs19", "remote_sensing/rsscn7", "remote_sensing/neon_trees/images"),
+)
+FILTERS = ("BILINEAR", "BICUBIC", "LANCZOS", "BOX")
+FORMATS = ("JPEG", "JPEG", "WEBP", "PNG", "GIF", "grey JPEG")
+SIZES = (20_000, 200_000)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of one set.
+
+    Args:
+        images: how many there are.
+        recall: share of the changed copies that are told.
+        false: share of the images that are told as copies of another image.
+    """
+
+    images: int
+    recall: float
+    false: float
+
+
+def measure(files: Sequence[Path], seed: int = 0) -> Measured:
+    """Recall and false pairs on one set of image files."""
+    generator = np.random.default_rng(seed)
+    originals = [decode_image(file, {}) for file in files]
+    originals = [np.rint(p * 255).astype(np.uint8) if p.dtype != np.uint8 else p for p in originals]
+    pictures = [*originals, *(changed(pixels, generator) for pixels in originals)]
+    count, keys = len(originals), [f"{number:064x}" for number in range(2 * len(originals))]
+    with tempfile.TemporaryDirectory() as folder:
+        store = Thumbnails(Path(folder))
+        for key, pixels in zip(keys, pictures, strict=True):
+            store.add(key, thumbnail(pixels))
+        store.flush()
+        pairs = near_copies(keys, store)
+    found, wrong = 0, set()
+    for first, second in pairs.tolist():
+        a, b = first % count, second % count
+        if a == b:
+            found += 1
+        elif not np.array_equal(originals[a], originals[b]):
+            wrong |= {a, b}
+    return Measured(count, found / count, len(wrong) / count)
+
+
+def changed(pixels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """An image resized and saved otherwise, (H, W, 3) uint8."""
+    image = Image.fromarray(pixels)
+    if generator.random() < 0.8:
+        scale, by = generator.uniform(0.3, 2), FILTERS[generator.integers(len(FILTERS))]
+        size = [max(1, round(side * scale)) for side in image.size]
+        image = image.resize(size, Image.Resampling[by])
+    form, quality = FORMATS[generator.integers(len(FORMATS))], int(generator.integers(20, 96))
+    if form.startswith("grey"):
+        image, form = image.convert("L"), "JPEG"
+    file = io.BytesIO()
+    image.save(file, form, **({"quality": quality} if form in ("JPEG", "WEBP") else {}))
+    return np.asarray(Image.open(file).convert("RGB"))
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The images of a set that Pillow reads, sorted."""
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in (".jpg", ".png") and _is_read(file))
+
+
+def _is_read(file: Path) -> bool:
+    try:
+        decode_image(file, {})
+    except DataError:
+        return False
+    return True
+
+
+def costs() -> Iterator[str]:
+    """Lines on time and memory."""
+    generator = np.random.default_rng(0)
+    for height, width in ((375, 500), (3000, 4000)):
+        pixels = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        started = time.perf_counter()
+        for _ in range(5):
+            thumbnail(pixels)
+        yield f"thumbnail of {width} x {height}: {(time.perf_counter() - started) / 5 * 1e3:.1f} ms"
+    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(32), np.fft.fftfreq(32)))
+    frequency[0, 0] = 1
+    for count in SIZES:
+        with tempfile.TemporaryDirectory() as folder:
+            store, keys = Thumbnails(Path(folder)), [f"{number:064x}" for number in range(count)]
+            for key in keys:
+                noise = np.fft.ifft2(np.fft.fft2(generator.normal(size=(32, 32))) / frequency**1.3).real
+                grey = np.clip(128 + 40 * noise / noise.std(), 0, 255).astype(np.uint8)
+                row = np.full(BYTES, 128, np.uint8)
+                row[: grey.size], row[-8:] = grey.reshape(-1), np.array([224, 224], "<u4").view(np.uint8)
+                store.add(key, row)
+            store.flush()
+            started = time.perf_counter()
+            pairs = near_copies(keys, store)
+            seconds = time.perf_counter() - started
+        yield f"search among {count:,} images: {seconds:.1f} s, process at most {_peak():,.0f} MiB; {len(pairs)} pairs"
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    root = Path(os.environ.get("VLADAPT_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+    rows = {}
+    for name in SETS:
+        if (root / name).is_dir():
+            rows[name] = measure(files_of(root / name))
+            row = rows[name]
+            print(f"{name:34} {row.images:4} images  recall {row.recall:6.1%}  false {row.false:.2%}", flush=True)
+    if rows:
+        total = sum(row.images for row in rows.values())
+        recall, false = (sum(getattr(r, n) * r.images for r in rows.values()) / total for n in ("recall", "false"))
+        print(f"{'all':34} {total:4} images  recall {recall:6.1%}  false {false:.2%}")
+    for line in costs():
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

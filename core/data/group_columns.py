@@ -1,0 +1,293 @@
+"""Which column of a table says what belongs together: patients, subjects, studies, known by the usual names of columns.
+
+Images of one patient must not stand on two sides of a split, so the column is sought even where nobody names it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from ..contracts.domain import DomainData
+from ..errors import DataError, UnknownNameError
+from .files import visible
+from .tables import TABLE_SUFFIXES, Table, plain_name, read_table
+
+OPTION = "group_column"
+AUTO, NONE = "auto", "none"
+"""What the option is set to where the column is to be found, and where nothing is to be grouped."""
+KINDS = {
+    "patient": ("patient", "patients", "pat", "pt", "pid", "ptid", "mrn", "empi", "medicalrecord"),
+    "group": ("group", "groups"),
+    "subject": (
+        *("subject", "subjects", "subj", "participant", "participants", "person", "persons", "individual"),
+        *("case", "cases", "donor", "volunteer", "animal", "identity"),
+    ),
+    "study": (
+        *("study", "studies", "exam", "examination", "accession", "series", "visit", "encounter", "session", "scan"),
+        *("admission", "hadm", "acquisition", "procedure", "lesion", "slide", "specimen", "biopsy", "video", "volume"),
+    ),
+}
+"""Kind -> names without their endings; a kind is preferred to those after it."""
+ENDINGS = (
+    *("identifier", "anonymized", "anonymised", "anon", "instance", "number", "name", "code", "hash", "uuid", "uid"),
+    *("key", "num", "no", "nr", "id"),
+)
+BEGINNINGS = ("anonymized", "anonymised", "anon", "deidentified", "deid", "pseudo")
+UNKNOWN = frozenset(
+    {"", "-", "-1", "?", "nan", "na", "n/a", "none", "null", "nil", "unknown", "anon", "anonymous", "removed"}
+)
+"""Values that name nobody, in lower case."""
+LEAST_VALUES = 3
+MOST_BYTES = 100 << 20
+"""Of a table beside class folders that is looked into."""
+LEAST_SHARE = 0.5
+"""Share of the images that a table beside them must list to be taken for theirs."""
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """What belongs together.
+
+    Args:
+        groups: of each row a hash, None where it has no value: a patient's name goes no further.
+        column: the column that says so, or None.
+        notes: sentences for the user.
+    """
+
+    groups: Sequence[str | None]
+    column: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def kind_of_column(name: str) -> str | None:
+    """ "patient", "group", "subject" or "study" for a column of a usual name, in any case and with any separators."""
+    name = plain_name(name)
+    while name:
+        for kind, names in KINDS.items():
+            if name in names:
+                return kind
+        shorter = next((name.removesuffix(end) for end in ENDINGS if name.endswith(end)), name)
+        if shorter == name:
+            shorter = next((name.removeprefix(start) for start in BEGINNINGS if name.startswith(start)), name)
+        if shorter == name:
+            return None
+        name = shorter
+    return None
+
+
+def preferred_column(names: Iterable[str]) -> str | None:
+    """Of some names the first of the most preferred kind; None where none is usual for groups."""
+    order = list(KINDS)
+    usual = [(order.index(kind), place, name) for place, name in enumerate(names) if (kind := kind_of_column(name))]
+    return min(usual)[2] if usual else None
+
+
+def group_rows(
+    table: Table,
+    images: Sequence[str],
+    classes: Sequence[Collection[Hashable]],
+    *,
+    taken: Collection[str | None] = (),
+    named: str = AUTO,
+) -> Grouping:
+    """The groups of a table's rows.
+
+    Patient-like columns are preferred to subject-like, these to study-like ones, and of a kind the one with the fewest
+    groups; a coarser column that holds the groups of the preferred one whole takes its place. A column with two values
+    or fewer, without repeats, or with one group per class does not count.
+
+    Args:
+        table: N rows.
+        images: what each row is about; rows of one image are no repeats.
+        classes: of each row, none or more.
+        taken: columns that hold something else.
+        named: the column that the user names, which need not qualify; "auto" to find it, "none" for no groups.
+
+    Raises:
+        UnknownNameError: the table has no column of that name.
+    """
+    if named == NONE:
+        return Grouping([None] * len(images), notes=("Nothing is grouped, as --group-column none says.",))
+    if named != AUTO:
+        column = table.column_named(named, OPTION)
+        return _grouping(_Column(table, column, images), f"column '{column}'")
+    candidates = [
+        _Column(table, name, images) for name in table.columns if name not in taken and kind_of_column(name) is not None
+    ]
+    reasons = {column.name: column.why_not(classes) for column in candidates}
+    usable = [column for column in candidates if not reasons[column.name]]
+    if not usable:
+        return Grouping([None] * len(images), notes=(_nothing_found(table, reasons),))
+    chosen = _coarsest(usable)
+    grouping = _grouping(chosen, f"column '{chosen.name}'")
+    return replace(grouping, notes=(*grouping.notes, *_otherwise(chosen, usable)))
+
+
+class _Column:
+    """The values of one column as numbers, -1 for none."""
+
+    def __init__(self, table: Table, name: str, images: Sequence[str]):
+        self.name = name
+        self.values = [_value(row.values.get(name)) for row in table.rows]
+        number = {value: n for n, value in enumerate(dict.fromkeys(v for v in self.values if v is not None))}
+        self.codes = np.array([-1 if value is None else number[value] for value in self.values], dtype=np.int64)
+        self.count = len(number)
+        self.images = len({image for image, value in zip(images, self.values, strict=True) if value is not None})
+
+    def why_not(self, classes: Sequence[Collection[Hashable]]) -> str:
+        """Why it does not count, or ""."""
+        if self.count < LEAST_VALUES:
+            return f"{self.count} value{'s' if self.count != 1 else ''}"
+        if self.count >= self.images:
+            return "no value twice"
+        groups_of: dict[Hashable, set[int]] = {}
+        for some, code in zip(classes, self.codes.tolist(), strict=True):
+            for each in some if code >= 0 else ():
+                groups_of.setdefault(each, set()).add(code)
+        is_class = bool(groups_of) and all(len(groups) == 1 for groups in groups_of.values())
+        return "one group per class" if is_class else ""
+
+    def lies_in(self, other: _Column) -> bool:
+        """Whether each of its groups lies in one group of the other."""
+        both = (self.codes >= 0) & (other.codes >= 0)
+        pairs = np.unique(np.stack([self.codes[both], other.codes[both]]), axis=1)
+        return pairs.shape[1] == len(np.unique(self.codes[both]))
+
+    def covers(self, other: _Column) -> bool:
+        """Whether it has a value wherever the other has one."""
+        return bool((self.codes >= 0)[other.codes >= 0].all())
+
+
+def group_of(cell: object) -> str | None:
+    """The group that a value names, as a hash; None for a value that names nobody."""
+    return _hash(_value(cell))
+
+
+def _value(cell: object) -> str | None:
+    if isinstance(cell, float) and cell.is_integer():
+        cell = int(cell)
+    text = "" if cell is None else str(cell).strip()
+    return None if text.lower() in UNKNOWN else text
+
+
+def _coarsest(usable: Sequence[_Column]) -> _Column:
+    order = list(KINDS)
+    preferred = min(usable, key=lambda column: (order.index(kind_of_column(column.name)), column.count))
+    wider = [column for column in usable if preferred.lies_in(column) and column.covers(preferred)]
+    return min(wider, key=lambda column: (column.count, column is not preferred))
+
+
+def _grouping(column: _Column, words: str) -> Grouping:
+    notes = [f"Images are grouped by {words}: {column.count} groups, none of them divided between splits."]
+    if without := len({n for n, code in enumerate(column.codes.tolist()) if code < 0}):
+        notes.append(f"Rows without a value in {words}, each for itself: {without}.")
+    return Grouping([_hash(value) for value in column.values], column.name, tuple(notes))
+
+
+def _hash(value: str | None) -> str | None:
+    return None if value is None else hashlib.sha256(value.encode(errors="surrogatepass")).hexdigest()[:16]
+
+
+def _otherwise(chosen: _Column, usable: Sequence[_Column]) -> list[str]:
+    """A warning for each further column whose groups are divided among those of the chosen one."""
+    return [
+        f"Warning: column '{other.name}' ({other.count} groups) would group otherwise: some of its groups lie in "
+        f"several of '{chosen.name}'. --group-column {_quoted(other.name)} groups by it instead."
+        for other in usable
+        if other is not chosen and not other.lies_in(chosen)
+    ]
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"' if " " in name else name
+
+
+def _nothing_found(table: Table, reasons: Mapping[str, str]) -> str:
+    beside = f" ({', '.join(f'{name}: {reason}' for name, reason in reasons.items())})" if reasons else ""
+    return (
+        f"No column of {table.path.name} groups images by patient, subject or study{beside}, so each image is drawn by "
+        "itself. Where images belong together, name their column by --group-column."
+    )
+
+
+def group_by_tables_beside(data: DomainData, folder: Path, named: str = AUTO) -> DomainData:
+    """The set, its items grouped by a table that lies in their folder and lists them.
+
+    Args:
+        data: items whose ids are paths relative to the folder.
+        folder: of the set.
+        named: the column that the user names; "auto" to find it, "none" for no groups at all.
+
+    Raises:
+        UnknownNameError: no table there lists these images and has a column of that name.
+    """
+    if named == NONE:
+        items = [item.with_(group=None) for item in data.items]
+        return replace(data.with_items(items), notes=[*data.notes, "Nothing is grouped, as --group-column none says."])
+    tables = _tables_in(folder)
+    for table in tables:
+        listed = _rows_by_item(data, table)
+        if listed is None or (named != AUTO and not table.has_column(named)):
+            continue
+        rows, items = listed
+        part = replace(table, rows=[table.rows[row] for row in rows])
+        listed_items = [data.items[item] for item in items]
+        classes = [item.classes() for item in listed_items]
+        grouping = group_rows(part, [item.id for item in listed_items], classes, named=named)
+        if grouping.column is None and any(item.group for item in data.items):
+            continue
+        group_of = dict(zip(items, grouping.groups, strict=True))
+        grouped = [item.with_(group=group_of.get(n) or item.group) for n, item in enumerate(data.items)]
+        notes = [note.replace("column '", f"{table.path.name}, column '", 1) for note in grouping.notes]
+        return replace(data.with_items(grouped), notes=[*data.notes, *notes])
+    if named != AUTO:
+        columns = [f"{table.path.name} has {', '.join(map(str, table.columns))}" for table in tables]
+        raise UnknownNameError(
+            f"--{OPTION.replace('_', '-')} {named}: no table in {folder} lists these images and has such a column; "
+            + ("; ".join(columns) or "put a .csv with their file names and this column there")
+        )
+    return data
+
+
+def _tables_in(folder: Path) -> list[Table]:
+    tables = []
+    for name in sorted(entry.name for entry in visible(folder)):
+        file = folder / name
+        if file.suffix.lower() in TABLE_SUFFIXES[:3] and file.is_file() and file.stat().st_size <= MOST_BYTES:
+            try:
+                tables.append(read_table(file))
+            except DataError:  # no table of images, then: the set is read without it
+                continue
+    return tables
+
+
+def _rows_by_item(data: DomainData, table: Table) -> tuple[list[int], list[int]] | None:
+    """(rows, positions of the items they list), by the column whose values are most often names of the images."""
+    item_of = _names_of_items(data)
+    best: dict[int, int] = {}
+    for column in table.columns:
+        found: dict[int, int] = {}
+        for number, row in enumerate(table.rows):
+            name = row.text(column).replace("\\", "/").removeprefix("./")
+            place = item_of.get(name, item_of.get(PurePosixPath(name).name)) if name else None
+            if place is not None:
+                found.setdefault(place, number)
+        best = max(best, found, key=len)
+    if len(best) < max(1, LEAST_SHARE * len(data.items)):
+        return None
+    return list(best.values()), list(best)
+
+
+def _names_of_items(data: DomainData) -> dict[str, int]:
+    """Path, file name and stem -> position of the item, as far as each means one item."""
+    places: dict[str, set[int]] = {}
+    for position, item in enumerate(data.items):
+        path = PurePosixPath(item.id)
+        for name in {item.id, path.name, path.stem}:
+            places.setdefault(name, set()).add(position)
+    return {name: next(iter(some)) for name, some in places.items() if len(some) == 1}

@@ -1,0 +1,201 @@
+"""Near copies: one image resized, re-encoded, or saved in another format or in grey, told from thumbnails.
+
+Each image has a perceptual hash: the lowest frequencies of its thumbnail's discrete cosine transform, as in pHash
+(Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010), kept as numbers and not as signs:
+numbers tell X-rays of two patients apart where 64 signs agree. Two images are near copies if their hashes lie close
+together, and their thumbnails agree in brightness, in colour, and part by part in what they show. A flat image shows
+nothing by which copies could be told, and has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.fft import dctn
+from scipy.spatial import cKDTree
+from scipy.spatial.distance import pdist
+
+from .thumbnails import GREY_SIDE, Pictures, Thumbnails
+
+COMPARED, SEARCHED = 8, 4
+"""Frequencies in each direction: of a hash, and of the part of it that is searched first."""
+NEIGHBOURS = 16
+AT_ONCE = 16_384
+LEAST_CONTRAST = 2.0
+"""Standard deviation of grey levels below which an image is flat."""
+BLOCK = 8
+LEAST_BLOCK_CONTRAST = 1.0
+LEAST_BLOCKS = 3
+SAMPLE = 512
+LEAST_SAMPLE = 40
+"""Images by which is told how alike the images of a set are; of fewer nothing is told."""
+ALIKE, LEAST_TOLERANCE = 0.5, 0.035
+AGREEING = 0.85
+"""Share of the blocks that must agree."""
+BRIGHTNESS, COLOUR, GAIN = 10.0, 8.0, 1.2
+GREY_TOLERANCE = 2.0
+
+
+def near_copies(keys: Sequence[str], thumbnails: Thumbnails, apart: np.ndarray | None = None) -> np.ndarray:
+    """Pairs of near copies among some images, (M, 2) positions, the smaller first.
+
+    Time grows as N log N; held in memory are half a kilobyte per image, and the thumbnails of some candidates.
+
+    Args:
+        keys: N content keys, each once; those without a thumbnail have no copies.
+        thumbnails: where they are kept.
+        apart: (N,) numbers; images of the same number are not compared, since they belong together anyway.
+    """
+    position = {key: place for place, key in enumerate(keys)}
+    places, hashes, sides, contrasts = [], [], [], []
+    for found, pictures in thumbnails.find(keys):
+        places.append(np.array([position[key] for key in found]))
+        hashes.append(_hashes(pictures.grey))
+        sides.append(pictures.sides)
+        contrasts.append(pictures.grey.std(axis=(1, 2)))
+    if not places:
+        return np.zeros((0, 2), dtype=np.int64)
+    place, contrast = np.concatenate(places), np.concatenate(contrasts)
+    order = np.argsort(place)  # the order of the images, whatever the shards say
+    order = order[contrast[order] >= LEAST_CONTRAST]
+    place, hashed = place[order], np.concatenate(hashes)[order]
+    most = _most_tolerable(hashed)
+    tolerance = np.minimum(_tolerance(np.concatenate(sides)[order], contrast[order]), most)
+    pairs = _candidates(hashed, tolerance, None if apart is None else np.asarray(apart)[place])
+    return _confirmed(place[pairs], keys, thumbnails, most)
+
+
+def are_near_copies(one: Pictures, other: Pictures, most: float = 1.0) -> np.ndarray:
+    """(N,) whether the images of each pair are near copies.
+
+    Args:
+        one, other: N thumbnails each.
+        most: how far apart their hashes may lie at most, whatever the images' size.
+    """
+    first, second = one.grey.astype(np.float32), other.grey.astype(np.float32)  # (N, 32, 32)
+    contrasts = first.std(axis=(1, 2)), second.std(axis=(1, 2))
+    lowest, highest = np.minimum(*contrasts), np.maximum(*contrasts)
+    means = first.mean(axis=(1, 2)) - second.mean(axis=(1, 2))
+    distances = np.linalg.norm(_hashes(first) - _hashes(second), axis=1)
+    tolerance = np.minimum(_tolerance(np.minimum(one.sides, other.sides), lowest), most)
+    return (
+        (lowest >= LEAST_CONTRAST)
+        & (highest <= GAIN * lowest)
+        & (np.abs(means) <= BRIGHTNESS)
+        & (distances <= tolerance)
+        & _same_colours(one.colour, other.colour)
+        & _same_parts(first, second)
+    )
+
+
+def _hashes(grey: np.ndarray) -> np.ndarray:
+    """(N, 63) float32, the lowest frequencies of images (N, 32, 32) of unit contrast; the mean is left out."""
+    spectra = dctn(grey.astype(np.float32), axes=(1, 2), norm="ortho").reshape(len(grey), GREY_SIDE, GREY_SIDE)
+    spectra[:, 0, 0] = 0
+    norms = np.linalg.norm(spectra.reshape(len(grey), -1), axis=1)
+    low = spectra[:, :COMPARED, :COMPARED].reshape(len(grey), -1)[:, 1:]
+    return low / np.maximum(norms, 1e-6)[:, None]
+
+
+def _searched(hashes: np.ndarray) -> np.ndarray:
+    """(N, 15) the part of the hashes that is searched first."""
+    rows, columns = np.mgrid[:SEARCHED, :SEARCHED]
+    return np.ascontiguousarray(hashes[:, (rows * COMPARED + columns).reshape(-1)[1:] - 1])
+
+
+def _most_tolerable(hashes: np.ndarray) -> float:
+    """How far apart copies may lie at most in this set: where all images share a frame and a shape, as pictures of one
+    organ do, different ones are close."""
+    if len(hashes) < LEAST_SAMPLE:
+        return 1.0
+    some = hashes[np.linspace(0, len(hashes) - 1, min(SAMPLE, len(hashes))).astype(int)]
+    return max(LEAST_TOLERANCE, ALIKE * float(np.quantile(pdist(some), 0.1)))
+
+
+def _tolerance(sides: np.ndarray, contrasts: np.ndarray) -> np.ndarray:
+    """(N,) how far apart the hashes of copies may lie, in units of the contrast.
+
+    JPEG at quality 20 changes an image of 28 pixels far more than one of 280, and grey levels are whole numbers.
+    """
+    coarse = np.minimum(0.045 + 1.8 / np.maximum(sides, 1), 0.2)
+    return np.minimum(np.hypot(coarse, 0.3 / np.maximum(contrasts, 1e-6)), 0.2)
+
+
+def _candidates(hashes: np.ndarray, tolerance: np.ndarray, apart: np.ndarray | None) -> np.ndarray:
+    """(M, 2) positions of neighbours closer than the tolerance of one of them, each pair once.
+
+    Fewer frequencies bring hashes closer together, never further apart, so that none that counts is missed. Of an
+    image with too many neighbours the nearest by the whole hash are taken; more copies hang together by a chain.
+    """
+    if len(hashes) < 2:
+        return np.zeros((0, 2), dtype=np.int64)
+    tree, whole = cKDTree(_searched(hashes)), None
+    steps = np.array([0.02, 0.035, 0.05, 0.065, 0.085, 0.12, 1.0])  # rows of about the same tolerance are asked at once
+    step_of = np.searchsorted(steps, tolerance, side="left")
+    found = []
+    for step in np.unique(step_of):
+        rows = np.flatnonzero(step_of == step)
+        for start in range(0, len(rows), AT_ONCE):
+            some = rows[start : start + AT_ONCE]
+            radius = float(tolerance[some].max()) + 1e-6
+            ends, crowded = _neighbours(tree, some, radius)
+            if len(crowded):
+                whole = whole or cKDTree(hashes)
+                ends = np.concatenate([ends, _neighbours(whole, crowded, radius)[0]])
+            if apart is not None:
+                ends = ends[apart[ends[:, 0]] != apart[ends[:, 1]]]
+            found.append(np.sort(ends, axis=1))
+    return np.unique(np.concatenate(found), axis=0).reshape(-1, 2)
+
+
+def _neighbours(tree: cKDTree, rows: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray]:
+    """(M, 2) each row with its nearest neighbours within the radius, and the rows that may have more."""
+    k = min(NEIGHBOURS, tree.n)
+    distances, others = tree.query(tree.data[rows], k=k, distance_upper_bound=radius, workers=-1)
+    which, column = np.nonzero(np.isfinite(distances))
+    ends = np.stack([rows[which], others[which, column]], axis=1)
+    return ends[ends[:, 0] != ends[:, 1]], rows[np.isfinite(distances).all(axis=1)]
+
+
+def _confirmed(pairs: np.ndarray, keys: Sequence[str], thumbnails: Thumbnails, most: float) -> np.ndarray:
+    """Those of the pairs whose thumbnails agree."""
+    kept = [pairs[:0]]
+    for start in range(0, len(pairs), AT_ONCE):
+        some = pairs[start : start + AT_ONCE]
+        places = np.unique(some)
+        row_of, parts = {}, []
+        for found, pictures in thumbnails.find([keys[place] for place in places]):
+            row_of.update({key: len(row_of) + n for n, key in enumerate(found)})
+            parts.append(pictures)
+        every = Pictures(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("grey", "colour", "sides")))
+        rows = np.array([[row_of[keys[place]] for place in pair] for pair in some])
+        kept.append(some[are_near_copies(every.take(rows[:, 0]), every.take(rows[:, 1]), most)])
+    return np.concatenate(kept)
+
+
+def _same_colours(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(N,) whether colours agree, or one image of the two is grey."""
+    first, second = one.astype(np.float32) - 128, other.astype(np.float32) - 128  # (N, 8, 8, 2)
+    is_grey = [np.abs(colour).mean(axis=(1, 2, 3)) <= GREY_TOLERANCE for colour in (first, second)]
+    return is_grey[0] | is_grey[1] | (np.abs(first - second).mean(axis=(1, 2, 3)) <= COLOUR)
+
+
+def _same_parts(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(N,) whether nearly all blocks that show anything correlate; a frame or mask in common is not enough."""
+    first, second = _blocks(one), _blocks(other)  # (N, 16, 64)
+    spread = first.std(axis=2), second.std(axis=2)
+    correlation = (first * second).mean(axis=2) / np.maximum(spread[0] * spread[1], 1e-6)
+    shown = np.maximum(*spread) >= LEAST_BLOCK_CONTRAST
+    # what JPEG blurs in a faint block is no sign of another image
+    needed = np.where(np.minimum(*spread) < 2 * LEAST_BLOCK_CONTRAST, 0.4, 0.7)
+    agreeing = (shown & (correlation >= needed)).sum(axis=1)
+    counted = shown.sum(axis=1)
+    return (counted >= LEAST_BLOCKS) & (agreeing >= AGREEING * counted)
+
+
+def _blocks(grey: np.ndarray) -> np.ndarray:
+    """(N, 32, 32) -> (N, 16, 64), the mean of each block taken away."""
+    count = GREY_SIDE // BLOCK
+    blocks = grey.reshape(-1, count, BLOCK, count, BLOCK).swapaxes(2, 3).reshape(-1, count**2, BLOCK**2)
+    return blocks - blocks.mean(axis=2, keepdims=True)

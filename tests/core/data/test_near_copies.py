@@ -1,0 +1,245 @@
+"""Near copies: found however an image was resized or re-encoded, never where two images only look alike."""
+
+import hashlib
+import io
+import runpy
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vladapt import DomainData, Item, Label
+from vladapt.core.data import verify
+from vladapt.core.data.class_folders import read_class_folders
+from vladapt.core.data.images import decode_image, reduced_image
+from vladapt.core.data.near_copies import near_copies
+from vladapt.core.data.splits import assign_splits, links_of
+from vladapt.core.data.thumbnails import GREY_SIDE, Thumbnails, thumbnail
+from vladapt.core.data.verify import FileHashes, content_key, drop_unreadable
+
+BASES = 40
+
+
+def drawn(number, size=200):
+    """A picture of soft coloured blobs with some detail; each number another."""
+    generator = np.random.default_rng(number)
+    coarse = Image.fromarray(generator.integers(0, 256, (7, 7, 3), dtype=np.uint8)).resize((size, size), 3)
+    fine = Image.fromarray(generator.integers(0, 256, (40, 40, 3), dtype=np.uint8)).resize((size, size), 3)
+    return Image.blend(coarse, fine, 0.25)
+
+
+def looking_alike(number, size=200):
+    """One frame and one overall shape, as X-rays have; what is inside differs."""
+    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+    generator = np.random.default_rng(number)
+    inside = np.asarray(Image.fromarray(generator.integers(0, 256, (10, 10), dtype=np.uint8)).resize((size, size), 3))
+    pixels = np.where(np.hypot(x, y) < 0.95, 110 + 40 * np.cos(2 * x) + 0.12 * (inside - 128.0), 4)
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def saved(image, form, **options):
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return Image.open(io.BytesIO(file.getvalue()))
+
+
+COPIES = {
+    "smaller": lambda image: image.resize((60, 60), Image.Resampling.LANCZOS),
+    "larger": lambda image: image.resize((400, 400), Image.Resampling.BICUBIC),
+    "of another shape": lambda image: image.resize((150, 190), Image.Resampling.BILINEAR),
+    "JPEG 20": lambda image: saved(image, "JPEG", quality=20),
+    "JPEG 95": lambda image: saved(image, "JPEG", quality=95),
+    "smaller JPEG": lambda image: saved(image.resize((80, 80)), "JPEG", quality=40),
+    "WebP": lambda image: saved(image, "WEBP", quality=50),
+    "GIF": lambda image: saved(image, "GIF"),
+    "grey": lambda image: image.convert("L"),
+    "grey JPEG": lambda image: saved(image.convert("L"), "JPEG", quality=50),
+}
+
+
+def pairs_among(tmp_path, images, apart=None):
+    store = Thumbnails(tmp_path / "cache")
+    keys = [
+        hashlib.sha256(image.tobytes() + str((n, image.size)).encode()).hexdigest() for n, image in enumerate(images)
+    ]
+    for key, image in zip(keys, images, strict=True):
+        store.add(key, thumbnail(np.asarray(image.convert("RGB"))))
+    store.flush()
+    return {tuple(pair) for pair in near_copies(keys, Thumbnails(tmp_path / "cache"), apart).tolist()}
+
+
+@pytest.mark.parametrize("change", COPIES)
+@pytest.mark.parametrize("draw", [drawn, looking_alike])
+def test_copies_are_found_and_nothing_else(tmp_path, change, draw):
+    bases = [draw(number) for number in range(BASES)]
+    found = pairs_among(tmp_path, [*bases, *(COPIES[change](image) for image in bases)])
+    true = {(number, BASES + number) for number in range(BASES)}
+    assert len(found & true) >= 0.95 * BASES and found <= true
+
+
+@pytest.mark.parametrize("draw", [drawn, looking_alike])
+@pytest.mark.parametrize("size", [28, 64, 200])
+def test_different_images_are_no_copies(tmp_path, draw, size):
+    assert not pairs_among(tmp_path, [draw(number, size) for number in range(400)])
+
+
+def test_colour_tells_images_apart(tmp_path):
+    image = np.asarray(drawn(1)).astype(int)
+    turned = image[..., [1, 2, 0]]
+    turned = turned + (image @ [0.299, 0.587, 0.114] - turned @ [0.299, 0.587, 0.114])[..., None]  # of equal luminance
+    images = [Image.fromarray(each.clip(0, 255).astype(np.uint8)) for each in (image // 2 + 64, turned // 2 + 64)]
+    assert not pairs_among(tmp_path, images)
+    assert pairs_among(tmp_path, [images[0], images[0].convert("L")]) == {(0, 1)}
+
+
+def test_flat_images_have_no_copies(tmp_path):
+    assert not pairs_among(tmp_path, [Image.new("RGB", (50, 50), (level, 0, 0)) for level in range(0, 200, 10)])
+
+
+def test_a_brighter_image_is_another(tmp_path):
+    image = drawn(3)
+    assert not pairs_among(tmp_path, [image, image.point(lambda level: level // 2 + 90)])
+
+
+def test_images_that_belong_together_are_not_compared(tmp_path):
+    images = [drawn(0), drawn(0, 100), drawn(1), drawn(1, 100)]
+    assert pairs_among(tmp_path, images, apart=np.array([0, 0, 1, 2])) == {(2, 3)}
+
+
+def test_many_copies_of_one_image_hang_together(tmp_path):
+    images = [drawn(0, size) for size in range(100, 180)]
+    pairs = pairs_among(tmp_path, images)
+    reached, before = {0}, set()
+    while reached != before:
+        before, reached = reached, reached | {n for pair in pairs if reached & set(pair) for n in pair}
+    assert reached == set(range(80))
+
+
+def test_thumbnails_of_every_kind_of_pixels():
+    pixels = np.asarray(drawn(5))
+    plain = thumbnail(pixels)
+    deep = thumbnail((pixels / 255).astype(np.float32))
+    assert plain.dtype == np.uint8 and np.abs(deep.astype(int) - plain).max() <= 1
+    clip = np.stack([np.zeros_like(pixels), pixels, np.zeros_like(pixels)])
+    assert np.array_equal(thumbnail(clip), plain)
+    assert thumbnail(np.zeros((4, 4, 7), np.float32)) is None and thumbnail(np.zeros((0, 4, 3), np.uint8)) is None
+
+
+def test_a_reduced_image_has_the_thumbnail_of_the_whole(tmp_path):
+    for number in range(10):
+        file = tmp_path / f"{number}.jpg"
+        drawn(number, 1100 + 37 * number).rotate(90, expand=True).save(file, quality=85)
+        pixels, size = reduced_image(file, 8 * GREY_SIDE)
+        whole = decode_image(file, {})
+        assert size == whole.shape[:2] and pixels.shape[0] < 0.6 * whole.shape[0]
+        first, second = (thumbnail(each).astype(int) for each in (whole, pixels))
+        assert np.abs(first[:-8] - second[:-8]).mean() < 2
+        assert np.array_equal(thumbnail(pixels, size)[-8:], thumbnail(whole)[-8:])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of 20 images, every second of them once more as a smaller JPEG."""
+    for number in range(40):
+        place = tmp_path / "set" / ("b" if number % 2 else "a")
+        place.mkdir(parents=True, exist_ok=True)
+        drawn(number).save(place / f"{number:02}.png")
+        if number % 4 < 2:
+            drawn(number).resize((90, 90)).save(place / f"copy_{number:02}.jpg", quality=50)
+    return tmp_path / "set"
+
+
+def checked(folder, cache):
+    hashes = FileHashes(cache)
+    return drop_unreadable(read_class_folders(folder), hashes), hashes
+
+
+def sides(data):
+    by_number = defaultdict(set)
+    for item in data.items:
+        by_number[item.source.stem[-2:]].add(item.split)
+    return by_number.values()
+
+
+def test_made_splits_keep_near_copies_together(folder, tmp_path):
+    data, hashes = checked(folder, tmp_path / "cache")
+    divided = assign_splits(data, seed=0, hashes=hashes)
+    assert all(len(side) == 1 for side in sides(divided))
+    note = "Near copies of other images (resized or re-encoded): 20; each stays in the split of the image it copies."
+    assert divided.notes == [note]
+    assert assign_splits(data, seed=0, hashes=hashes, links=links_of(data, hashes)).items == divided.items
+    unaware = assign_splits(read_class_folders(folder), seed=0, hashes=hashes)
+    assert any(len(side) > 1 for side in sides(unaware)) and not unaware.notes
+
+
+def test_given_splits_stay_and_the_divided_are_told(folder, tmp_path):
+    data, hashes = checked(folder, tmp_path / "cache")
+    where = {"copy": "train", "test": "test", "val": "val"}
+    items = []
+    for item in data.items:
+        kind = "copy" if "copy" in item.id else "val" if item.source.stem.endswith(("0", "1")) else "test"
+        items.append(item.with_(split=where[kind]))
+    divided = assign_splits(data.with_items(items), seed=0, hashes=hashes)
+    assert [item.split for item in divided.items] == [item.split for item in items]
+    assert divided.notes[1].startswith("Warning: 16 of 32 test images have a near copy in train or val")
+    assert divided.notes[2].startswith("Warning: 4 of 8 val images have a near copy in train")
+
+
+def test_val_taken_from_a_given_train_split_has_no_near_copies_in_it(folder, tmp_path):
+    data, hashes = checked(folder, tmp_path / "cache")
+    items = [item.with_(split="test" if item.source.stem == "03" else "train") for item in data.items]
+    divided = assign_splits(data.with_items(items), seed=0, hashes=hashes)
+    assert {item.split for item in divided.items} == {"train", "val", "test"}
+    assert all(len(side) == 1 for side in sides(divided))
+
+
+def test_nothing_is_decoded_a_second_time(folder, tmp_path, monkeypatch):
+    data, _ = checked(folder, tmp_path / "cache")
+    count = []
+    loaded = DomainData(data.items, data.class_names, load=lambda item: count.append(item) or data.load(item))
+    again = drop_unreadable(loaded, FileHashes(tmp_path / "cache"))
+    assert not count and len(again.items) == 60
+    drop_unreadable(loaded, FileHashes(tmp_path / "another cache"))
+    assert len(count) == 60
+
+
+def test_what_an_older_cache_lacks_is_made(folder, tmp_path):
+    checked(folder, tmp_path / "cache")
+    for file in (tmp_path / "cache" / "thumbnails").iterdir():
+        file.unlink()
+    data, hashes = checked(folder, tmp_path / "cache")
+    assert not data.thumbnails.missing({content_key(item, hashes) for item in data.items})
+
+
+def test_large_sets_are_compared_without_being_checked_whole(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(verify, "VERIFY_ALL_UP_TO", 10)
+    (folder / "a" / "broken.png").write_bytes(b"no image")
+    data, hashes = checked(folder, tmp_path / "cache")
+    assert len(data.items) == 61 and not data.skipped
+    divided = assign_splits(data, seed=0, hashes=hashes)
+    assert all(len(side) == 1 for side in sides(divided)) and "Near copies" in divided.notes[0]
+    monkeypatch.setattr(verify, "NEAR_COPIES_UP_TO", 20)
+    data, hashes = checked(folder, tmp_path / "cache")
+    assert data.thumbnails is None and "looked for in sets of up to 20 images" in data.notes[-1]
+
+
+def test_exact_copies_count_as_exact_alone(tmp_path):
+    items = []
+    for number in range(12):
+        file = tmp_path / f"{number:02}.png"
+        drawn(number // 2).save(file)
+        items.append(Item(file.name, file, target=Label(number // 2 % 2)))
+    hashes = FileHashes(tmp_path / "cache")
+    data = DomainData(items, ("a", "b"), load=lambda item: np.asarray(Image.open(item.source)))
+    divided = assign_splits(drop_unreadable(data, hashes), seed=0, hashes=hashes)
+    assert divided.notes == ["Exact copies of other images: 6; copies are never in two splits."]
+
+
+@pytest.mark.parametrize("name", ["medical/wbc_classification", "medical/pneumoniamnist", "remote_sensing/rsscn7"])
+def test_real_sets(data_dir, name):
+    script = runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "near_duplicates.py"))
+    files = script["files_of"](data_dir / name)
+    measured = script["measure"](files)
+    assert measured.images == len(files) > 30 and measured.recall >= 0.95 and measured.false <= 0.001
