@@ -9,12 +9,13 @@ from typing import Any
 from ..contracts.domain import DomainData, Reading
 from ..contracts.options import options_from
 from ..errors import ConfigError, DataError
+from ..runtime.reading import read_json
 from .class_folders import find_layout, read_class_folders
 from .coco import find_coco_files, is_coco, read_coco_crops
-from .files import Format, visible
+from .files import Format, visible, with_max_pixels
 from .images import IMAGE
 from .manifests import read_manifest
-from .tables import TABLE_SUFFIXES, parse_json
+from .tables import TABLE_SUFFIXES
 from .voc import find_voc_files, read_voc_crops
 from .zhou_split import is_zhou_split, read_zhou_split
 
@@ -54,7 +55,8 @@ def read_any(path: str | Path, formats: Sequence[Format] = (IMAGE,), **options: 
         raise DataError(f"{path}: no such file or folder; give {WHAT_IS_READ}")
     kind, source = _kind_of_folder(path, formats) if path.is_dir() else (_kind_of_file(path), path)
     reader, known = READERS[kind]
-    asked = {name: value for name, value in vars(reading).items() if value is not None}
+    formats = with_max_pixels(formats, reading.max_pixels)
+    asked = {name: value for name, value in vars(reading).items() if value is not None and name != "max_pixels"}
     for name in asked:
         if name not in known:
             takes = f"; they take {', '.join(known)}" if known else ""
@@ -65,7 +67,7 @@ def read_any(path: str | Path, formats: Sequence[Format] = (IMAGE,), **options: 
 def _kind_of_file(path: Path) -> str:
     suffix = path.suffix.lower()
     if suffix == ".json":
-        content = parse_json(path, path.read_text(encoding="utf-8-sig", errors="replace"))
+        content = read_json(path)
         if is_zhou_split(content):
             return "a split_zhou file"
         return "COCO boxes" if is_coco(content) else "a manifest"

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..contracts.resources import Detection
 from ..errors import DataError
-from .tables import parse_json
+from ..runtime.reading import read_json
 
 
 def read_detections(
@@ -57,10 +57,7 @@ def read_detections(
 
 def _read(path: Path) -> Any:
     """A list of results, or a dict with a list of `annotations`."""
-    try:
-        content = parse_json(path, path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); check the path and its permissions") from error
+    content = read_json(path)
     if not isinstance(content, list) and not (
         isinstance(content, dict) and isinstance(content.get("annotations"), list)
     ):

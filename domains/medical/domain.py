@@ -77,8 +77,8 @@ class Reading(domain.Reading):
     @property
     def formats(self) -> tuple[Format, ...]:
         """DICOM, NIfTI and images, as these options say."""
-        volumes = nifti_format(self.axis, self.every, self.central, self.volume, self.window)
-        return dicom_format(self.window), volumes, IMAGE
+        volumes = nifti_format(self.axis, self.every, self.central, self.volume, self.window, self.max_pixels)
+        return dicom_format(self.window, self.max_pixels), volumes, replace(IMAGE, max_pixels=self.max_pixels)
 
     def notes_on_unused(self, data: DomainData) -> list[str]:
         """One sentence for each option that was given and changed nothing, since no such file is in the data."""
@@ -190,7 +190,7 @@ class Medical(Domain):
             return _read_arrays(array_file, reading)
         if reading.label_tag is not None and path.is_dir():
             return read_dicom_folder(path, reading.formats, reading.label_tag)
-        named = {"class_names": reading.class_names, "root": reading.root, "min_side": reading.min_side}
+        named = {name: getattr(reading, name) for name in ("class_names", "root", "min_side", "max_pixels")}
         try:
             return read_any(path, reading.formats, **named)
         except DataError:
@@ -218,7 +218,13 @@ def _read_arrays(path: Path, reading: Reading) -> DomainData:
             f"{path}: not a MedMNIST file, which holds train_images, train_labels, ...; this one holds {held} "
             "(features go to --features)"
         )
-    return read_medmnist(path, axis=reading.axis, slice_at=reading.slice, class_names=reading.class_names)
+    return read_medmnist(
+        path,
+        axis=reading.axis,
+        slice_at=reading.slice,
+        class_names=reading.class_names,
+        max_pixels=reading.max_pixels,
+    )
 
 
 def _lacks_classes(path: Path, reading: Reading) -> bool:

@@ -12,8 +12,9 @@ from typing import Protocol
 
 import numpy as np
 
-from ...contracts.domain import SPLITS, Decoded
+from ...contracts.domain import MAX_PIXELS, SPLITS, Decoded
 from ...errors import DataError
+from ...runtime.reading import open_regular
 from ..images import decode_bytes, decode_image
 from ..verify import FileHashes
 from .columns import Ragged, Strings
@@ -37,11 +38,17 @@ class PairImages(Protocol):
 
 @dataclass(frozen=True)
 class StoredImages:
-    """Images in files: whole ones, or parts of a tar file. Nothing stays open, so that workers may be forked."""
+    """Images in files: whole ones, or parts of a tar file. Nothing stays open, so that workers may be forked.
+
+    Args:
+        max_pixels: a larger image is refused.
+    """
+
+    max_pixels: int = MAX_PIXELS
 
     def read(self, source: str, offset: int | None, size: int | None) -> bytes:
         try:
-            with open(source, "rb") as file:
+            with open_regular(Path(source)) as file:
                 file.seek(offset or 0)
                 data = file.read() if size is None else file.read(size)
         except OSError as error:
@@ -52,8 +59,9 @@ class StoredImages:
 
     def decode(self, source: str, offset: int | None, size: int | None) -> Decoded:
         if offset is None:
-            return decode_image(Path(source), {})
-        return decode_bytes(self.read(source, offset, size), f"{source} at byte {offset}")
+            return decode_image(Path(source), {"max_pixels": self.max_pixels})
+        content = self.read(source, offset, size)
+        return decode_bytes(content, f"{source} at byte {offset}", {"max_pixels": self.max_pixels})
 
 
 @dataclass(frozen=True)

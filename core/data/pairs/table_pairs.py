@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
+from ...runtime.reading import text_lines
 from ..files import licence_of
 from .builder import PairBuilder
 from .file_finder import FileFinder
 from .pair_set import PairSet
 from .record_fields import COLUMNS, BrokenRow, Columns, cleaned
-from .table_rows import Rows, table_rows, text_lines
+from .table_rows import Rows, table_rows
 
 
 def read_table_pairs(

@@ -20,8 +20,9 @@ from ....core.contracts.domain import Decoded, DomainData, Item
 from ....core.contracts.targets import Boxes, Mask
 from ....core.data.files import Format, loader
 from ....core.data.images import IMAGE
-from ....core.errors import DataError
+from ....core.errors import DataError, shortened
 from ....core.runtime.files import write_cached
+from ....core.runtime.reading import read_json, read_start
 from .boxes import annotated_boxes
 from .masks import MaskReader, annotated_mask
 
@@ -71,7 +72,7 @@ def read_items(path: str | Path, formats: Sequence[Format] = (IMAGE,)) -> Domain
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, "not a complete file of items, write it again")
         if content["format"] != FORMAT or content["version"] != VERSION:
             raise DataError(f"{path}: written by another version ({content['version']!r}); write it again")
         return DomainData(
@@ -85,16 +86,16 @@ def read_items(path: str | Path, formats: Sequence[Format] = (IMAGE,)) -> Domain
             load_mask=None if content["masks"] is None else MaskReader.of(content["masks"]),
             frequency=None if content["frequency"] is None else tuple(content["frequency"]),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not a complete file of items ({error!r}); write it again") from error
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        reason = shortened(repr(error))
+        raise DataError(f"{path}: not a complete file of items ({reason}); write it again") from error
 
 
 def is_items_file(path: Path) -> bool:
     """Whether a JSON file begins as `write_items` begins one."""
     try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            return f'"format": "{FORMAT}"' in file.read(100)
-    except OSError:
+        return f'"format": "{FORMAT}"'.encode() in read_start(path, 100)
+    except DataError:
         return False
 
 
