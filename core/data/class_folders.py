@@ -19,6 +19,7 @@ from .files import (
     folders,
     format_of,
     is_folder,
+    leads_up,
     licence_of,
     loader,
     shown,
@@ -180,8 +181,9 @@ def _listed(folder: Path) -> list[os.DirEntry]:
 
 
 def _unlisted(folder: Path) -> list[tuple[Path, str]]:
-    """The folders in a folder that cannot be listed, with the reason."""
-    closed = []
+    """The folders in a folder that cannot be listed, or that it lies in itself, with the reason."""
+    links = (Path(entry.path) for entry in visible(folder) if entry.is_symlink())
+    closed = [(path, "a link to a folder above it, not followed") for path in links if leads_up(path)]
     for inner in folders(folder):
         try:
             visible(inner)

@@ -91,6 +91,7 @@ def _entries(folder: Path) -> list[os.DirEntry]:
 def _why_passed_over(entry: os.DirEntry, path: Path, root: Path) -> str | None:
     try:
         if entry.is_symlink():
+            path.stat()
             if not stays_inside(path, root):
                 return "a link that leaves the data folder; copy the file there"
             if path.is_dir():
@@ -122,8 +123,14 @@ def visible(folder: Path) -> list[os.DirEntry]:
 
 
 def folders(folder: Path) -> list[Path]:
-    """Visible folders in a folder, sorted by name."""
-    return sorted(Path(entry.path) for entry in visible(folder) if is_folder(entry))
+    """Visible folders in a folder, sorted by name; links to it, or to a folder above it, are none."""
+    inner = [Path(entry.path) for entry in visible(folder) if is_folder(entry)]
+    return sorted(path for path in inner if not leads_up(path))
+
+
+def leads_up(path: Path) -> bool:
+    """Whether a path is a link to a folder that it lies in itself."""
+    return path.is_symlink() and stays_inside(path.parent, path)
 
 
 def locate(name: str, roots: Sequence[Path], listed_in: str) -> Path | None:

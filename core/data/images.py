@@ -40,6 +40,8 @@ PILLOW_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "AV
 PILLOW_LIMIT = 1024 * 1024 * 1024 // 4 // 3
 """Pixels of Pillow's own limit, which a program may have set lower for all that it reads: that counts too."""
 LARGE = threading.Lock()
+DECODER_LIMITS = {"WEBP": 70_000_000, "AVIF": 70_000_000, "JPEG2000": 40_000_000}
+"""Pixels from which a decoder takes more memory than this module promises; a limit above the usual one lifts them."""
 BAND_PIXELS = 4 << 20
 """Of a larger image these many are turned into an array at once, so that no second copy of it is made."""
 
@@ -200,15 +202,18 @@ def _formats() -> tuple[str, ...]:
 
 
 def _check_pixel_count(image: Image.Image, name: str | Path, limit: int) -> None:
+    cure = "raise --max-pixels"
+    if DECODER_LIMITS.get(image.format, limit) < limit <= MAX_PIXELS:
+        limit, cure = DECODER_LIMITS[image.format], f"raise --max-pixels above {MAX_PIXELS}"
     if Image.MAX_IMAGE_PIXELS not in (None, PILLOW_LIMIT):
         limit = min(limit, Image.MAX_IMAGE_PIXELS)
     if image.width * image.height > limit:
-        raise DataError(f"{name}: {too_large(f'{image.width} x {image.height} pixels', limit)}")
+        raise DataError(f"{name}: {too_large(f'{image.format} of {image.width} x {image.height} pixels', limit, cure)}")
 
 
-def too_large(what: str, limit: int) -> str:
+def too_large(what: str, limit: int, cure: str = "raise --max-pixels") -> str:
     """What is said of "40000 x 40000 pixels"."""
-    return f"{what}, the limit is {limit} (a decompression bomb?); cut it into tiles, or raise --max-pixels"
+    return f"{what}, the limit is {limit} (a decompression bomb?); cut it into tiles, or {cure}"
 
 
 def _seek(image: Image.Image, frame: int, name: str | Path) -> None:

@@ -28,7 +28,10 @@ def read_unlabelled(paths: Sequence[str | Path], formats: Sequence[Format] = (IM
     for given in map(Path, paths):
         if not os.path.exists(given):
             raise DataError(f"{given}: no such file or folder; check the spelling")
-        for file in walk(given, given, collector) if given.is_dir() else [given]:
+        below = ItemCollector()
+        files = list(walk(given, given, below)) if given.is_dir() else [given]
+        collector.skipped += [(printable(f"{given.as_posix()}/{name}"), reason) for name, reason in below.skipped]
+        for file in files:
             known = format_of(file, formats) is not None or file == given
             if known and file.resolve() not in seen:
                 seen.add(file.resolve())

@@ -118,7 +118,7 @@ def decoding_error(data: DomainData, item: Item) -> str:
     try:
         data.load(item)
     except Exception as error:  # a decoder of any library may raise anything on a damaged file
-        return one_line(error)
+        return one_line(error).removeprefix(f"{item.source}: ")  # remembered for copies in other places too
     return ""
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
-from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, pixel_array
+from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, convert_color_space, pixel_array
 
 from ...core.contracts.domain import MAX_PIXELS, Decoded
-from ...core.data.images import too_large
+from ...core.data.images import BAND_PIXELS, too_large
 from ...core.errors import DataError
 from .dicom_header import Header, hush_pydicom, open_data_set, read_header
 from .guarded_decoder import NotDecoded, decode_guarded
@@ -92,15 +92,27 @@ def _decode(path: Path, frame: int, header: Header) -> tuple[np.ndarray, Dataset
             return decode_guarded(path, frame, header.pixels), open_data_set(path, stop_before_pixels=True)
         if header.is_whole_read:
             data_set = open_data_set(path)
-            return pixel_array(data_set, index=frame), data_set
-        data_set = Dataset()
-        return pixel_array(path, ds_out=data_set, specific_tags=WANTED_TAGS, index=frame), data_set
+            stored = pixel_array(data_set, index=frame, raw=True)
+        else:
+            data_set = Dataset()
+            stored = pixel_array(path, ds_out=data_set, specific_tags=WANTED_TAGS, index=frame, raw=True)
+        return _as_rgb(stored, str(data_set.get("PhotometricInterpretation") or "")), data_set
     except DataError:
         raise
     except NotDecoded as error:
         raise DataError(f"{path}: pixels cannot be decoded, {_syntax(path)} ({error})") from None
     except Exception as error:
         raise DataError(f"{path}: pixels cannot be decoded, {_syntax(path)} ({type(error).__name__})") from None
+
+
+def _as_rgb(stored: np.ndarray, interpretation: str) -> np.ndarray:
+    """YBR made RGB in place, some rows at a time: pydicom's conversion takes ten times the memory of what it gets."""
+    if interpretation not in ("YBR_FULL", "YBR_FULL_422") or stored.ndim != 3 or stored.shape[-1] != 3:
+        return stored
+    rows = max(1, BAND_PIXELS // stored.shape[1])
+    for top in range(0, len(stored), rows):
+        stored[top : top + rows] = convert_color_space(stored[top : top + rows], interpretation, "RGB")
+    return stored
 
 
 def _syntax(path: Path) -> str:
