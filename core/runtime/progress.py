@@ -18,7 +18,7 @@ LINES = 10
 
 
 class PlainConsole(Console):
-    """Prints texts as they are: no markup, no emoji, and of control characters, which a file's name may hold, escapes."""
+    """Prints texts as they are: no markup, no emoji; control characters, which a file's name may hold, as escapes."""
 
     def __init__(self, **options):
         super().__init__(highlight=False, markup=False, emoji=False, **options)

@@ -170,7 +170,8 @@ def _list_orphans(folder: Path, used: set[Path], collector: ItemCollector) -> No
 def _image(file: Path, folder: Path, split: str, names: dict[int, str], result: BoxSet) -> ListedImage:
     label = _label_file(file, folder)
     boxes = [] if label is None else _objects(label, names, result)
-    return ListedImage(shown(file, folder), label or file, (folder,), tuple(boxes), split, relative=True)
+    name = file.relative_to(folder).as_posix()
+    return ListedImage(name, label or file, (folder,), tuple(boxes), split, relative=True)
 
 
 def _objects(file: Path, names: dict[int, str], result: BoxSet) -> list[Box]:
