@@ -60,7 +60,8 @@ def read_zhou_split(
 
 def is_zhou_split(content: Any) -> bool:
     """Whether parsed JSON has the shape of such a file."""
-    return isinstance(content, dict) and {"train", "test"} <= set(content) <= set(SPLITS)
+    named = isinstance(content, dict) and {"train", "test"} <= set(content) <= set(SPLITS)
+    return named and all(isinstance(entries, list) for entries in content.values())
 
 
 def _entries(path: Path) -> Iterator[tuple[str, str, int, str]]:
