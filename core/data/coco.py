@@ -101,6 +101,11 @@ def usable_id(value: Any) -> int | float | str:
     raise TypeError(f"{shortened(repr(value), 20)} is no id")
 
 
+def what_lacks(error: Exception) -> str:
+    """Why an entry cannot be used, of what reading it raised."""
+    return f"no {shortened(error)}" if isinstance(error, KeyError) else shortened(error)
+
+
 def by_kind_of_id(value: int | float | str) -> tuple[bool, int | float | str]:
     """A key to sort ids by, numbers before texts."""
     return isinstance(value, str), value
@@ -137,7 +142,7 @@ def _boxed_images(file: Path, content: dict[str, Any], folder: Path, split: str)
             corners = corners_of_bbox(annotation["bbox"])
             boxes[usable_id(annotation["image_id"])].append((names[annotation["category_id"]], corners))
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
-            reason = shortened(repr(error))
+            reason = what_lacks(error)
             raise DataError(f"{file}: annotation {number} has no usable box ({reason}); correct the file") from error
     roots = image_roots(file, folder)
     try:

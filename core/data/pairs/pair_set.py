@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from ...contracts.domain import MAX_PIXELS, SPLITS, Decoded
-from ...errors import DataError
+from ...errors import DataError, printable
 from ...runtime.reading import open_regular
 from ..images import decode_bytes, decode_image
 from ..verify import FileHashes
@@ -192,10 +192,10 @@ class PairSet:
         return (self[index] for index in range(len(self)))
 
     def id(self, index: int) -> str:
-        """The id of a row alone: "FILE", or "FILE:NAME" in a tar file."""
+        """The id of a row alone: "FILE", or "FILE:NAME" in a tar file; printable, whatever bytes are in the names."""
         row, columns = self._row(index), self.columns
         name = columns.files[self._file(row)]
-        return name if columns.ids is None else f"{name}:{columns.ids[row]}"
+        return printable(name if columns.ids is None else f"{name}:{columns.ids[row]}")
 
     # pixels ----------------------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from ....core.data.coco import (
     read_coco_file,
     split_of,
     usable_id,
+    what_lacks,
 )
 from ....core.errors import DataError, shortened
 from ....core.runtime.reading import read_json
@@ -208,7 +209,7 @@ def _box(
             corners = (x, y, x + width, y + height)
         name = labels.get(category)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        reason = shortened(repr(error))
+        reason = what_lacks(error)
         raise DataError(f"{file}: annotation {number} has no usable box ({reason}); correct the file") from error
     if name is None:
         counts[UNLISTED_CLASS] += 1
