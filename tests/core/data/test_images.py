@@ -331,12 +331,13 @@ def test_rows_at_a_time_give_the_same_pixels(tmp_path, monkeypatch, mode, orient
     np.testing.assert_array_equal(decode_image(path, {}), whole)
 
 
+# `ru_maxrss` would count the process that forked it
 MEASURE = """
 import re, sys
 from pathlib import Path
 from vladapt.core.data.images import decode_image
 pixels = decode_image(sys.argv[1], {})
-peak = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]  # ru_maxrss counts the forking process
+peak = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]
 print(pixels.nbytes, int(peak) * 1024)
 """
 
