@@ -40,6 +40,10 @@ class DataError(VladaptError):
     """The user's data, a run folder or a checkpoint cannot be used as it is."""
 
 
+class LimitError(DataError):
+    """The data is larger, or takes longer, than is allowed here: another limit, or another machine, may read it."""
+
+
 class ConfigError(VladaptError):
     """An option, a recipe or a name is wrong: a usage error."""
 

@@ -139,8 +139,8 @@ def _boxed_images(file: Path, content: dict[str, Any], folder: Path, split: str)
             if annotation.get("iscrowd"):
                 crowd += 1
                 continue
-            corners = corners_of_bbox(annotation["bbox"])
-            boxes[usable_id(annotation["image_id"])].append((names[annotation["category_id"]], corners))
+            corners, name = corners_of_bbox(annotation["bbox"]), names[usable_id(annotation["category_id"])]
+            boxes[usable_id(annotation["image_id"])].append((name, corners))
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             reason = what_lacks(error)
             raise DataError(f"{file}: annotation {number} has no usable box ({reason}); correct the file") from error
@@ -149,7 +149,7 @@ def _boxed_images(file: Path, content: dict[str, Any], folder: Path, split: str)
         images = [
             BoxedImage(str(image["file_name"]), file, roots, tuple(boxes[image["id"]]), split)
             for image in content["images"]
-            if image["id"] in boxes
+            if usable_id(image["id"]) in boxes
         ]
     except (KeyError, TypeError) as error:
         raise DataError(f"{file}: an image lacks its id or file_name ({shortened(error)}); correct it") from error

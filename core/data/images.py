@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..contracts.domain import MAX_PIXELS, Decoded
-from ..errors import DataError, shortened
+from ..errors import DataError, LimitError, shortened
 from ..runtime.reading import check_regular
 from .files import Format
 
@@ -162,7 +162,7 @@ def _opened(source: Path | io.BytesIO, name: str | Path, size: int) -> Iterator[
     except DataError:
         raise
     except MemoryError:
-        raise DataError(f"{name}: takes more memory than there is; cut it into tiles or leave it out") from None
+        raise LimitError(f"{name}: takes more memory than there is; cut it into tiles or leave it out") from None
     except Exception as error:  # damaged files make decoders raise nearly anything
         reason = shortened(" ".join(str(error).split()) or type(error).__name__, 200)
         raise DataError(f"{name}: damaged image ({reason}); replace it or leave it out") from error
@@ -208,7 +208,9 @@ def _check_pixel_count(image: Image.Image, name: str | Path, limit: int) -> None
     if Image.MAX_IMAGE_PIXELS not in (None, PILLOW_LIMIT):
         limit = min(limit, Image.MAX_IMAGE_PIXELS)
     if image.width * image.height > limit:
-        raise DataError(f"{name}: {too_large(f'{image.format} of {image.width} x {image.height} pixels', limit, cure)}")
+        raise LimitError(
+            f"{name}: {too_large(f'{image.format} of {image.width} x {image.height} pixels', limit, cure)}"
+        )
 
 
 def too_large(what: str, limit: int, cure: str = "raise --max-pixels") -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..contracts.domain import DomainData, Item
-from ..errors import DataError
+from ..errors import DataError, LimitError
 
 MAX_SKIPPED_SHARE = 0.05
 VERIFY_ALL_UP_TO = 20_000
@@ -87,7 +87,8 @@ class _Verdicts:
             return "", one_line(error)
         if key in self.known:
             return key, self.known[key]
-        return key, decoding_error(data, item)
+        reason, lasts = _verdict(data, item)
+        return (key if lasts else ""), reason
 
     def _load(self) -> dict[str, str]:
         known: dict[str, str] = {}
@@ -115,11 +116,17 @@ class _Verdicts:
 
 def decoding_error(data: DomainData, item: Item) -> str:
     """Why a sample cannot be decoded, or ""."""
+    return _verdict(data, item)[0]
+
+
+def _verdict(data: DomainData, item: Item) -> tuple[str, bool]:
+    """Why a sample cannot be decoded, or "", and whether that will be so another time: a limit may be another then."""
     try:
         data.load(item)
     except Exception as error:  # a decoder of any library may raise anything on a damaged file
-        return one_line(error).removeprefix(f"{item.source}: ")  # remembered for copies in other places too
-    return ""
+        reason = one_line(error).removeprefix(f"{item.source}: ")  # it is remembered for copies in other places too
+        return reason, not isinstance(error, LimitError)
+    return "", True
 
 
 def one_line(error: BaseException) -> str:

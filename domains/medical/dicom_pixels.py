@@ -16,7 +16,7 @@ from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, conve
 
 from ...core.contracts.domain import MAX_PIXELS, Decoded
 from ...core.data.images import BAND_PIXELS, too_large
-from ...core.errors import DataError
+from ...core.errors import DataError, LimitError
 from .dicom_header import Header, hush_pydicom, open_data_set, read_header
 from .guarded_decoder import NotDecoded, decode_guarded
 from .intensity import MINMAX, is_preset, robust_range, scale_to_unit, to_rgb, window_range
@@ -81,7 +81,7 @@ def check_size(path: Path, header: Header, max_pixels: int) -> None:
     if header.frames == 0:
         raise DataError(f"{path}: DICOM without pixels (a structured report, a plan, ...); leave it out")
     if header.pixels > max_pixels:
-        raise DataError(f"{path}: {too_large(f'{header.pixels} pixels', max_pixels)}")
+        raise LimitError(f"{path}: {too_large(f'{header.pixels} pixels', max_pixels)}")
 
 
 def _decode(path: Path, frame: int, header: Header) -> tuple[np.ndarray, Dataset]:
@@ -100,7 +100,8 @@ def _decode(path: Path, frame: int, header: Header) -> tuple[np.ndarray, Dataset
     except DataError:
         raise
     except NotDecoded as error:
-        raise DataError(f"{path}: pixels cannot be decoded, {_syntax(path)} ({error})") from None
+        kind = LimitError if error.is_of_now else DataError
+        raise kind(f"{path}: pixels cannot be decoded, {_syntax(path)} ({error})") from None
     except Exception as error:
         raise DataError(f"{path}: pixels cannot be decoded, {_syntax(path)} ({type(error).__name__})") from None
 

@@ -33,7 +33,15 @@ CHUNK = 1 << 20
 
 
 class NotDecoded(Exception):
-    """A frame that the decoder cannot decode; the message says why in a word, and nothing of the header."""
+    """A frame that the decoder cannot decode; the message says why in a word, and nothing of the header.
+
+    Args:
+        is_of_now: it is the machine that was too slow, or the process that was ended, and not the frame's damage.
+    """
+
+    def __init__(self, why: str, is_of_now: bool = False):
+        super().__init__(why)
+        self.is_of_now = is_of_now
 
 
 def decode_guarded(path: Path, frame: int, pixels: int) -> np.ndarray:
@@ -111,7 +119,7 @@ class _Decoder:
             self._process.stdin.flush()
         except OSError:
             self.end()
-            raise NotDecoded("the decoder ended") from None
+            raise NotDecoded("the decoder ended", is_of_now=True) from None
         answer = json.loads(self._line(deadline))
         if "error" in answer:
             raise NotDecoded(answer["error"])
@@ -143,7 +151,7 @@ class _Decoder:
             selector.register(descriptor, selectors.EVENT_READ)
             if not selector.select(max(0.0, deadline - time.monotonic())):
                 self.end()
-                raise NotDecoded("the decoder took too long")
+                raise NotDecoded("the decoder took too long", is_of_now=True)
         some = os.read(descriptor, most)
         if not some:
             self.end()

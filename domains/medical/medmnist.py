@@ -21,7 +21,7 @@ import numpy as np
 from ...core.contracts.domain import MAX_PIXELS, Decoded, DomainData, Item, check_items
 from ...core.contracts.targets import Label, Labels
 from ...core.data.images import too_large
-from ...core.errors import ConfigError, DataError
+from ...core.errors import ConfigError, DataError, LimitError
 from .npz_rows import array_names, array_shape, iterate_rows, read_small, row_of
 
 SPLITS = ("train", "val", "test")
@@ -71,7 +71,7 @@ def read_medmnist(
     for split in splits:
         size = math.prod(array_shape(path, f"{split}_images")[1:4])
         if size > max_pixels:
-            raise DataError(f"{path}: {split}_images has rows of {too_large(f'{size} values', max_pixels)}")
+            raise LimitError(f"{path}: {split}_images has rows of {too_large(f'{size} values', max_pixels)}")
         items += _items(path, split, labels[split], is_multilabel, _slice(path, split, axis, slice_at))
     data = DomainData(
         items=items,

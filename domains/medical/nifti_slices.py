@@ -19,7 +19,7 @@ from nibabel.orientations import io_orientation
 from ...core.contracts.domain import MAX_PIXELS, Decoded
 from ...core.data.images import too_large
 from ...core.data.verify import remember_by_file
-from ...core.errors import DataError, shortened
+from ...core.errors import DataError, LimitError, shortened
 from ...core.runtime.reading import check_regular
 from .intensity import MINMAX, robust_range, scale_to_unit, to_rgb, window_range
 
@@ -70,7 +70,7 @@ def check_size(path: Path, max_pixels: int) -> None:
     """
     voxels, least = _claimed(path)
     if voxels > max_pixels:
-        raise DataError(f"{path}: {too_large(f'a volume of {voxels} voxels', max_pixels)}")
+        raise LimitError(f"{path}: {too_large(f'a volume of {voxels} voxels', max_pixels)}")
     if least > path.stat().st_size:
         raise DataError(f"{path}: cut short, its header claims more voxels than it holds; copy it again")
 
@@ -231,7 +231,7 @@ def _square_pixels(path: Path, plane: np.ndarray, zooms: tuple[float, float], ma
     fine = min(height, width)
     stretched = plane.shape[0] * height / fine * plane.shape[1] * width / fine
     if not stretched <= max_pixels:
-        raise DataError(f"{path}: {too_large(f'with square pixels {stretched:.0f} pixels', max_pixels)}")
+        raise LimitError(f"{path}: {too_large(f'with square pixels {stretched:.0f} pixels', max_pixels)}")
     size = (max(1, round(plane.shape[0] * height / fine)), max(1, round(plane.shape[1] * width / fine)))
     from monai.transforms.spatial.array import Resize
 

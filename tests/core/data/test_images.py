@@ -297,7 +297,7 @@ def test_the_limit_may_be_another(tmp_path):
     assert "the limit is 100 " in refusal(tmp_path / "a.png", {"max_pixels": 100})
     assert decode_image(tmp_path / "a.png", {"max_pixels": pixels}).shape == noise().shape
     data = (tmp_path / "a.png").read_bytes()
-    with pytest.raises(DataError, match="x: PNG of .* the limit is 100"):
+    with pytest.raises(DataError, match=r"x: PNG of .* the limit is 100"):
         decode_bytes(data, "x", {"max_pixels": 100})
 
 

@@ -73,7 +73,7 @@ def test_text_has_no_mark_and_one_kind_of_line_end(tmp_path):
 def test_a_line_without_end_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(reading, "LONGEST_LINE", 10)
     (tmp_path / "a.txt").write_text("short\n" + "x" * 11)
-    with pytest.raises(DataError, match="a.txt line 2: longer than 10 characters"):
+    with pytest.raises(DataError, match=r"a.txt line 2: longer than 10 characters"):
         list(text_lines(tmp_path / "a.txt"))
 
 
