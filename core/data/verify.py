@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from ..contracts.domain import DomainData, Item
 from ..errors import DataError, LimitError
+from ..runtime.reading import why_not_regular
 
 MAX_SKIPPED_SHARE = 0.05
 VERIFY_ALL_UP_TO = 20_000
@@ -159,6 +160,8 @@ class FileHashes:
                 self._known = _read_records(self.path)
         try:
             stat = os.stat(path)
+            if (reason := why_not_regular(stat)) is not None:
+                raise DataError(f"{path}: cannot be read ({reason}); check it")
             key = (os.path.abspath(path), stat.st_size, stat.st_mtime_ns)
             if key not in self._known:
                 self._remember(key, _hash_file(path))

@@ -18,7 +18,7 @@ from ..contracts.domain import SPLITS
 from ..contracts.features import FeatureSet, TextClassifier, all_there, mean_of_parts
 from ..data.array_files import load_arrays
 from ..errors import DataError
-from ..runtime.reading import parse_json
+from ..runtime.reading import check_regular, parse_json
 
 OTHER_SPELLING = {"text_features": "text_average", "class_names": "classnames"}
 NEEDED = ("image_features", "text_features", "class_names")
@@ -98,7 +98,9 @@ def load_image_features(path: str | Path) -> tuple[Tensor, tuple[str, ...], str]
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    if path.exists():
+        check_regular(path, "give a .safetensors or .npz file of features")
+    else:
         raise DataError(f"{path}: no such file; give a .safetensors or .npz file of features")
     readers = {".npz": load_arrays, ".safetensors": _read_safetensors}
     if path.suffix.lower() not in readers:

@@ -14,7 +14,7 @@ from ...contracts.adapter import require
 from ...contracts.domain import MAX_PIXELS, SPLITS
 from ...contracts.options import option, options_from, settle, whole_number
 from ...errors import ConfigError, DataError
-from ...runtime.reading import read_json
+from ...runtime.reading import check_regular, read_json
 from ..files import visible
 from ..verify import FileHashes
 from .coco_captions import (
@@ -152,6 +152,8 @@ def _source(name: str, hashes: FileHashes | None) -> _Source:
         return _Source("the sample", frozenset(), sample_pairs)
     if BRACES.search(name):
         return _shards(expanded(str(path)), hashes)
+    if path.exists():
+        check_regular(path)
     raise DataError(f"{name}: no such file or folder; give {WHAT_IS_READ}")
 
 

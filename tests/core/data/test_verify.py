@@ -1,5 +1,7 @@
 """Unreadable samples are found before anything is trained, and the verdict is remembered."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -75,3 +77,13 @@ def test_what_is_remembered_names_no_place(folder):
     hashes = FileHashes(folder.parent / "cache")
     kept = drop_unreadable(read_class_folders(folder), hashes)
     assert kept.skipped == [("a/bad.png", "not an image, despite its name; replace it or leave it out")]
+
+
+def test_a_file_that_became_a_pipe_is_not_opened(folder):
+    data = read_class_folders(folder)
+    (folder / "a" / "0.png").unlink()
+    os.mkfifo(folder / "a" / "0.png")
+    (folder / "a" / "2.png").unlink()
+    kept = drop_unreadable(data, FileHashes(folder.parent / "cache"))
+    assert len(kept.items) == 38
+    assert "a pipe, not a file" in dict(kept.skipped)["a/0.png"] and "No such file" in dict(kept.skipped)["a/2.png"]
