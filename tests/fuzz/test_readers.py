@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import random
 import shutil
@@ -167,7 +168,7 @@ def _items_file(folder: Path) -> list[Path]:
 
 
 READERS = {
-    "class folders": Reader(valid_sets.class_folders, _folder_of(), examples=60),
+    "class folders": Reader(valid_sets.class_folders, _folder_of(), examples=40),
     "manifest csv": Reader(valid_sets.manifest_csv, _any),
     "manifest tsv": Reader(valid_sets.manifest_indicators, _any),
     "manifest json": Reader(valid_sets.manifest_json, _any),
@@ -175,12 +176,12 @@ READERS = {
     "coco crops": Reader(valid_sets.coco, _any, examples=50),
     "zhou split": Reader(valid_sets.zhou, _any),
     "voc crops": Reader(valid_sets.voc, lambda file: _folder_of(".")(file)),
-    "dicom": Reader(valid_sets.dicom, _medical_folder, examples=60),
+    "dicom": Reader(valid_sets.dicom, _medical_folder),
     "dicom of predict": Reader(valid_sets.dicom, _unlabelled),
     "compressed dicom": Reader(valid_sets.compressed_dicom, _unlabelled, examples=15),
-    "nifti": Reader(valid_sets.nifti, _medical_folder, examples=60),
-    "medmnist": Reader(valid_sets.medmnist, _medical_file, examples=60),
-    "features": Reader(valid_sets.features, _features, examples=60),
+    "nifti": Reader(valid_sets.nifti, _medical_folder),
+    "medmnist": Reader(valid_sets.medmnist, _medical_file, examples=40),
+    "features": Reader(valid_sets.features, _features, examples=40),
     "table of pairs": Reader(valid_sets.pair_table, _pairs),
     "lines of pairs": Reader(valid_sets.pair_lines, _pairs),
     "coco captions": Reader(valid_sets.coco_captions, _pairs),
@@ -257,17 +258,19 @@ def _ours():
 
 @contextmanager
 def _at_most(seconds: float):
-    """Fails what takes longer; native code that does not come back is ended by the alarm's next tick."""
+    """Fails what takes longer; native code that does not come back ends the process, and says where it was."""
 
     def stop(*_):
         raise TimeoutError(f"took more than {seconds} s")
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)
+    faulthandler.dump_traceback_later(5 * seconds, exit=True)
     started = time.monotonic()
     try:
         yield
     finally:
+        faulthandler.cancel_dump_traceback_later()
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert time.monotonic() - started < seconds
