@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -66,6 +67,9 @@ def _version(
 def main(arguments: list[str] | None = None) -> None:
     """Run the app; every expected error becomes one line on stderr and its exit code."""
     arguments = with_optional_values(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # one that writes Latin-1 writes the rest as escapes
+            stream.reconfigure(errors="backslashreplace")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # warnings of torch's own about what is meant as it is
     try:
         code = build_app(arguments)(arguments, prog_name="vladapt", standalone_mode=False)

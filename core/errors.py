@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -15,14 +16,32 @@ NUMBERS = {"integer": "a whole number", "float": "a number", "number": "a number
 """What the parser calls a number -> how we do."""
 
 
+LONGEST_VALUE = 80
+"""Characters of a value that a message quotes."""
+LONGEST_MESSAGE = 580
+"""Characters of a message; of a longer one the middle goes, since it begins with the place and ends with the cure."""
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What moves a cursor, turns the direction of writing, ends a line, or cannot be encoded (bytes of a file's name)."""
+
+
 class VladaptError(Exception):
-    """Base of all expected errors. `exit_code` is what the command line ends with."""
+    """Base of all expected errors. `exit_code` is what the command line ends with.
+
+    The message becomes one line of at most `LONGEST_MESSAGE` characters, whatever values it quotes.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: object = ""):
+        super().__init__(as_message(str(message)))
 
 
 class DataError(VladaptError):
     """The user's data, a run folder or a checkpoint cannot be used as it is."""
+
+
+class LimitError(DataError):
+    """The data is larger, or takes longer, than is allowed here: another limit, or another machine, may read it."""
 
 
 class ConfigError(VladaptError):
@@ -39,10 +58,44 @@ class CapabilityError(VladaptError):
     """A backbone, a feature file or an adapter was asked for something it does not have."""
 
 
+def printable(text: str, keep: str = "") -> str:
+    """The text with control characters, line ends and bytes that are no text as escapes: \\x1b, \\n, \\xe9.
+
+    Args:
+        keep: characters that stay as they are.
+    """
+    return UNPRINTABLE.sub(lambda match: match[0] if match[0] in keep else _escaped(match[0]), text)
+
+
+def shortened(value: object, most: int = LONGEST_VALUE) -> str:
+    """A value as a message quotes it: printable, and cut with an ellipsis."""
+    text = value if isinstance(value, str) else str(value)
+    cut = printable(text[: most + 1])
+    return cut if len(text) <= most and len(cut) <= 2 * most else f"{cut[: most - 1]}…"
+
+
+def as_message(text: str) -> str:
+    """One line of at most `LONGEST_MESSAGE` characters."""
+    if len(text) > 4 * LONGEST_MESSAGE:  # of ten million characters only the ends are looked at
+        text = f"{text[: 2 * LONGEST_MESSAGE]} … {text[-2 * LONGEST_MESSAGE :]}"
+    line = printable(" ".join(text.split()))
+    if len(line) <= LONGEST_MESSAGE:
+        return line
+    head = LONGEST_MESSAGE * 2 // 3
+    return f"{line[:head]} … {line[head + 3 - LONGEST_MESSAGE :]}"
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a name that is not UTF-8, as `os.fsdecode` gives it
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A half sentence with the nearest right names, or all of them."""
     known = sorted(set(known))
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name[:LONGEST_VALUE], known, n=3, cutoff=0.5)
     if near:
         return f"did you mean {' or '.join(near)}?"
     return f"there are: {', '.join(known)}" if known else "there are none"
@@ -66,7 +119,7 @@ def fail(message: str, code: int, error: BaseException, arguments: list[str]) ->
 
         traceback.print_exception(error)
     if message and is_main_rank():
-        print(f"vladapt: {' '.join(message.split())}", file=sys.stderr)
+        print(f"vladapt: {as_message(message)}", file=sys.stderr)
     return code
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from rich.table import Table
 
-from ..errors import is_main_rank
+from ..errors import is_main_rank, printable
 
 WORDS = {"auroc": "AUROC"}
 """Metrics that are not written as they are called."""
@@ -101,15 +101,15 @@ def show_table(table) -> None:
     """A rich table, as wide as the terminal."""
     if not is_main_rank():
         return
-    from rich.console import Console
+    from ..runtime.progress import PlainConsole
 
-    Console(highlight=False, markup=False).print(table)
+    PlainConsole().print(table)
 
 
 def echo(text: str) -> None:
     """A line on stdout; nothing for an empty text."""
     if text and is_main_rank():
-        typer.echo(text)
+        typer.echo(printable(text, keep="\n\t"))
 
 
 def echo_skipped(pairs: Iterable[tuple[str, str]]) -> None:

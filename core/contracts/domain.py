@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ..errors import ConfigError, DataError
-from .options import option, options_from, settle
+from .options import option, options_from, settle, whole_number
 from .targets import ClassLabel, Target
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .task import Task
 
 SPLITS = ("train", "val", "test")
+MAX_PIXELS = 200_000_000
+"""Pixels of an image, and voxels of a volume, that are decoded where nobody says otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,13 @@ class Reading:
         "auto", "tables: the column that says what belongs together; auto finds it; none for no groups"
     )
     min_side: float | None = option(None, "boxes: shortest side in pixels that is used", low=0, high=100_000)
+    max_pixels: int = option(
+        MAX_PIXELS,
+        "images and volumes: most pixels or voxels that are decoded, 200000000 by default",
+        low=1,
+        high=10**11,
+        parse=whole_number,
+    )
 
     def __post_init__(self):
         settle(self)

@@ -100,6 +100,13 @@ def option(
     return field(default=default, default_factory=factory, metadata={"option": bounds})
 
 
+def whole_number(value: Any) -> Any:
+    """For `parse`: "2e8" and 2e8 as 200000000; whatever is no whole number stays as it is."""
+    if isinstance(value, str) and "e" in value.lower():
+        value = float(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 @cache
 def options_of(cls: type) -> tuple[Option, ...]:
     """The options of a dataclass, in order: all its fields that its constructor takes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import DataError
+from ..runtime.reading import read_text
 
 PLAIN = (".txt",)
 
@@ -32,12 +33,7 @@ def lines_of(path: Path) -> list[str]:
     Raises:
         DataError: it cannot be read, or is not UTF-8.
     """
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); give a .txt with one caption per line") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: is not UTF-8 text; save it as UTF-8 with one caption per line") from None
+    return read_text(path, "give a .txt with one caption per line").splitlines()
 
 
 def _of_pairs(path: Path) -> list[str]:

@@ -5,14 +5,28 @@ Also one level further down, as archives unpack (`root/images/<class>/`). Names 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..contracts.domain import DomainData, check_items
 from ..contracts.targets import Label
-from ..errors import DataError
-from .files import Format, ItemCollector, folders, format_of, licence_of, loader, shown, stays_inside, visible, walk
+from ..errors import DataError, printable
+from .files import (
+    Format,
+    ItemCollector,
+    folders,
+    format_of,
+    is_folder,
+    leads_up,
+    licence_of,
+    loader,
+    shown,
+    stays_inside,
+    visible,
+    walk,
+)
 from .group_columns import AUTO, group_by_tables_beside
 from .images import IMAGE
 
@@ -45,6 +59,7 @@ def read_class_folders(path: str | Path, formats: Sequence[Format] = (IMAGE,), g
         raise DataError(f"{root}: {_what_lacks(root, formats)}; put the images of each class into a folder of its name")
     collector, notes = ItemCollector(), list(layout.notes)
     label_of = {name: i for i, name in enumerate(layout.class_names)}
+    collector.skipped += [(shown(folder, root), why) for folder, why in layout.unlisted]
     for split, folder in layout.parts:
         for class_folder in _class_folders(folder, formats):
             if not stays_inside(class_folder, root):
@@ -52,7 +67,7 @@ def read_class_folders(path: str | Path, formats: Sequence[Format] = (IMAGE,), g
                 continue
             for file in walk(class_folder, root, collector):
                 if format_of(file, formats) is not None:
-                    label = Label(label_of[class_folder.name])
+                    label = Label(label_of[printable(class_folder.name)])
                     collector.add_file(file, shown(file, root), formats, target=label, split=split)
     data = DomainData(
         items=collector.items,
@@ -68,11 +83,13 @@ def read_class_folders(path: str | Path, formats: Sequence[Format] = (IMAGE,), g
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the class folders lie: (split or "", folder that holds class folders), and what was left aside."""
+    """Where the class folders lie: (split or "", folder that holds class folders), and what was left aside: sentences,
+    and folders that cannot be listed, with the reason."""
 
     parts: tuple[tuple[str, Path], ...]
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    unlisted: tuple[tuple[Path, str], ...] = ()
 
 
 def find_layout(root: Path, formats: Sequence[Format]) -> Layout | None:
@@ -114,8 +131,9 @@ def _split_layout(folder: Path, formats: Sequence[Format]) -> Layout | None:
             parts.append((split, inner))
         elif _holds(inner, formats):
             notes.append(f"Folder '{inner.name}' holds images but no class folders: left out.")
-    names = {class_folder.name for _, inner in parts for class_folder in _class_folders(inner, formats)}
-    return Layout(tuple(parts), tuple(sorted(names)), tuple(notes)) if parts else None
+    names = {printable(class_folder.name) for _, inner in parts for class_folder in _class_folders(inner, formats)}
+    unlisted = [pair for place in (folder, *(inner for _, inner in parts)) for pair in _unlisted(place)]
+    return Layout(tuple(parts), tuple(sorted(names)), tuple(notes), tuple(unlisted)) if parts else None
 
 
 def _plain_layout(folder: Path, formats: Sequence[Format], holds) -> Layout | None:
@@ -124,14 +142,17 @@ def _plain_layout(folder: Path, formats: Sequence[Format], holds) -> Layout | No
     if len(counted) < 2 or all(inner.name.lower() in NOT_CLASSES for inner in counted):
         return None
     classes = _class_folders(folder, formats)
-    empty = [inner.name for inner in folders(folder) if inner not in classes]
+    unlisted = _unlisted(folder)
+    closed = {inner for inner, _ in unlisted}
+    empty = [printable(inner.name) for inner in folders(folder) if inner not in classes and inner not in closed]
     loose = sum(_is_image(Path(entry.path), formats) for entry in visible(folder))
     notes = []
     if empty:
         notes.append(f"Folders without images left out: {', '.join(empty)}.")
     if loose:
         notes.append(f"Images next to the class folders, left out because they have no class: {loose}.")
-    return Layout((("", folder),), tuple(inner.name for inner in classes), tuple(notes))
+    names = tuple(dict.fromkeys(printable(inner.name) for inner in classes))
+    return Layout((("", folder),), names, tuple(notes), tuple(unlisted))
 
 
 def _class_folders(folder: Path, formats: Sequence[Format]) -> list[Path]:
@@ -139,15 +160,39 @@ def _class_folders(folder: Path, formats: Sequence[Format]) -> list[Path]:
 
 
 def _holds_directly(folder: Path, formats: Sequence[Format]) -> bool:
-    return any(_is_image(Path(entry.path), formats) for entry in visible(folder))
+    return any(_is_image(Path(entry.path), formats) for entry in _listed(folder))
 
 
 def _holds(folder: Path, formats: Sequence[Format]) -> bool:
     """Whether an image lies in the folder, at any depth."""
-    if _holds_directly(folder, formats):
-        return True
-    return any(_holds(inner, formats) for inner in folders(folder) if not inner.is_symlink())
+    waiting = [folder]
+    while waiting:
+        entries = _listed(waiting.pop())
+        if any(_is_image(Path(entry.path), formats) for entry in entries):
+            return True
+        waiting += [Path(entry.path) for entry in entries if not entry.is_symlink() and is_folder(entry)]
+    return False
+
+
+def _listed(folder: Path) -> list[os.DirEntry]:
+    """What is in a folder; nothing where it cannot be listed."""
+    try:
+        return visible(folder)
+    except DataError:
+        return []
+
+
+def _unlisted(folder: Path) -> list[tuple[Path, str]]:
+    """The folders in a folder that cannot be listed, or that it lies in itself, with the reason."""
+    links = (Path(entry.path) for entry in visible(folder) if entry.is_symlink())
+    closed = [(path, "a link to a folder above it, not followed") for path in links if leads_up(path)]
+    for inner in folders(folder):
+        try:
+            visible(inner)
+        except DataError as error:
+            closed.append((inner, str(error)))
+    return closed
 
 
 def _is_image(path: Path, formats: Sequence[Format]) -> bool:
-    return format_of(path, formats) is not None and path.is_file()
+    return path.is_file() and format_of(path, formats) is not None

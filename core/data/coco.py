@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..contracts.domain import DomainData
-from ..errors import DataError
+from ..errors import DataError, shortened
+from ..runtime.reading import read_json
 from .class_folders import SPLIT_FOLDERS
 from .crops import MIN_SIDE, BoxedImage, crops_of, image_folders
 from .files import Format
 from .images import IMAGE
-from .tables import parse_json
 
 PATTERNS = ("instances*.json", "_annotations.coco.json", "annotations/instances*.json", "*/_annotations.coco.json")
 
@@ -48,7 +49,7 @@ def read_coco_crops(path: str | Path, formats: Sequence[Format] = (IMAGE,), min_
         more, dropped = _boxed_images(file, content, folder, split_of(file, folder))
         images += more
         crowd += dropped
-    class_names = list(dict.fromkeys(names[number] for number in sorted(names)))
+    class_names = list(dict.fromkeys(names[number] for number in sorted(names, key=by_kind_of_id)))
     notes = [f"Crowd boxes, left out: {crowd}."] if crowd else []
     return crops_of(images, class_names, folder, formats, min_side, notes)
 
@@ -83,20 +84,51 @@ def read_coco_file(file: Path) -> dict[str, Any]:
     Raises:
         DataError: it cannot be read, is not JSON (cut short), or has another shape.
     """
-    try:
-        content = parse_json(file, file.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: cannot be read ({error}); check the path and its permissions") from error
+    content = read_json(file)
     if not is_coco(content):
         raise DataError(f"{file}: has no 'images' and 'annotations' lists; give a COCO file with boxes")
     return content
 
 
-def _categories(file: Path, content: dict[str, Any]) -> dict[int, str]:
+def usable_id(value: Any) -> int | float | str:
+    """The id of an image, an annotation or a category.
+
+    Raises:
+        TypeError: it is null, or no number and no text.
+    """
+    if isinstance(value, (int, float, str)) and not isinstance(value, bool) and value == value:
+        return value
+    raise TypeError(f"{shortened(repr(value), 20)} is no id")
+
+
+def what_lacks(error: Exception) -> str:
+    """Why an entry cannot be used, of what reading it raised."""
+    return f"no {shortened(error)}" if isinstance(error, KeyError) else shortened(error)
+
+
+def by_kind_of_id(value: int | float | str) -> tuple[bool, int | float | str]:
+    """A key to sort ids by, numbers before texts."""
+    return isinstance(value, str), value
+
+
+def corners_of_bbox(bbox: Any) -> tuple[float, float, float, float]:
+    """x0, y0, x1, y1 of a COCO box [x, y, width, height].
+
+    Raises:
+        TypeError, ValueError, OverflowError: it is not four finite numbers.
+    """
+    x, y, width, height = map(float, bbox)
+    corners = (x, y, x + width, y + height)
+    if not all(map(math.isfinite, corners)):
+        raise ValueError(f"bbox {shortened(bbox)} is not finite")
+    return corners
+
+
+def _categories(file: Path, content: dict[str, Any]) -> dict[int | float | str, str]:
     try:
-        return {category["id"]: str(category["name"]) for category in content["categories"]}
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{file}: a category lacks its id or name ({error}); correct the file") from error
+        return {usable_id(category["id"]): shortened(category["name"], 200) for category in content["categories"]}
+    except (KeyError, TypeError, RecursionError) as error:
+        raise DataError(f"{file}: a category lacks its id or name ({shortened(error)}); correct the file") from error
 
 
 def _boxed_images(file: Path, content: dict[str, Any], folder: Path, split: str) -> tuple[list[BoxedImage], int]:
@@ -107,17 +139,18 @@ def _boxed_images(file: Path, content: dict[str, Any], folder: Path, split: str)
             if annotation.get("iscrowd"):
                 crowd += 1
                 continue
-            x, y, width, height = map(float, annotation["bbox"])
-            boxes[annotation["image_id"]].append((names[annotation["category_id"]], (x, y, x + width, y + height)))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{file}: annotation {number} has no usable box ({error!r}); correct the file") from error
+            corners, name = corners_of_bbox(annotation["bbox"]), names[usable_id(annotation["category_id"])]
+            boxes[usable_id(annotation["image_id"])].append((name, corners))
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+            reason = what_lacks(error)
+            raise DataError(f"{file}: annotation {number} has no usable box ({reason}); correct the file") from error
     roots = image_roots(file, folder)
     try:
         images = [
             BoxedImage(str(image["file_name"]), file, roots, tuple(boxes[image["id"]]), split)
             for image in content["images"]
-            if image["id"] in boxes
+            if usable_id(image["id"]) in boxes
         ]
     except (KeyError, TypeError) as error:
-        raise DataError(f"{file}: an image lacks its id or file_name ({error}); correct the file") from error
+        raise DataError(f"{file}: an image lacks its id or file_name ({shortened(error)}); correct it") from error
     return images, crowd

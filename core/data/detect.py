@@ -9,12 +9,13 @@ from typing import Any
 from ..contracts.domain import DomainData, Reading
 from ..contracts.options import options_from
 from ..errors import ConfigError, DataError
+from ..runtime.reading import read_json
 from .class_folders import find_layout, read_class_folders
 from .coco import find_coco_files, is_coco, read_coco_crops
-from .files import Format, visible
+from .files import Format, visible, with_max_pixels
 from .images import IMAGE
 from .manifests import has_labels, read_manifest
-from .tables import TABLE_SUFFIXES, parse_json
+from .tables import TABLE_SUFFIXES
 from .voc import find_voc_files, read_voc_crops
 from .zhou_split import is_zhou_split, read_zhou_split
 
@@ -58,8 +59,9 @@ def read_any(path: str | Path, formats: Sequence[Format] = (IMAGE,), **options: 
     else:
         kind, source = _kind_of_file(path), path
     reader, known = READERS[kind]
-    default = Reading()
-    asked = {name: value for name, value in vars(reading).items() if value != getattr(default, name)}
+    formats, default = with_max_pixels(formats, reading.max_pixels), Reading()
+    given = {name: value for name, value in vars(reading).items() if value != getattr(default, name)}
+    asked = {name: value for name, value in given.items() if name != "max_pixels"}
     for name in asked:
         if name not in known:
             takes = f"; they take {', '.join(known)}" if known else ""
@@ -70,7 +72,7 @@ def read_any(path: str | Path, formats: Sequence[Format] = (IMAGE,), **options: 
 def _kind_of_file(path: Path) -> str:
     suffix = path.suffix.lower()
     if suffix == ".json":
-        content = parse_json(path, path.read_text(encoding="utf-8-sig", errors="replace"))
+        content = read_json(path)
         if is_zhou_split(content):
             return "a split_zhou file"
         return "COCO boxes" if is_coco(content) else "a manifest"

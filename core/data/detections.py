@@ -13,8 +13,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..contracts.resources import Detection
-from ..errors import DataError
-from .tables import parse_json
+from ..errors import DataError, shortened
+from ..runtime.reading import MOST_DIGITS, read_json
+from .coco import usable_id
 
 
 def read_detections(
@@ -57,10 +58,7 @@ def read_detections(
 
 def _read(path: Path) -> Any:
     """A list of results, or a dict with a list of `annotations`."""
-    try:
-        content = parse_json(path, path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); check the path and its permissions") from error
+    content = read_json(path)
     if not isinstance(content, list) and not (
         isinstance(content, dict) and isinstance(content.get("annotations"), list)
     ):
@@ -70,12 +68,13 @@ def _read(path: Path) -> Any:
 
 def _table(path: Path, content: Any, key: str, name: str) -> dict[Hashable, str] | None:
     """id -> name of the `images` or `categories`, or None where there is no such list."""
-    if isinstance(content, list) or content.get(key) is None:
+    if not isinstance(content, dict) or content.get(key) is None:
         return None
     try:
-        return {entry["id"]: str(entry[name]) for entry in content[key]}
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{path}: one of its {key} lacks its id or {name} ({error!r}); correct the file") from error
+        return {usable_id(entry["id"]): str(entry[name]) for entry in content[key]}
+    except (KeyError, TypeError, RecursionError) as error:
+        reason = shortened(repr(error))
+        raise DataError(f"{path}: one of its {key} lacks its id or {name} ({reason}); correct the file") from error
 
 
 def _by_image(
@@ -106,7 +105,7 @@ def _named(place: str, key: str, entry: Mapping[str, Any], names: Mapping[Hashab
         return names[entry[key]]
     except (KeyError, TypeError):
         raise DataError(
-            f"{place} has {key} {entry[key]!r}, which the file does not explain; add or correct it"
+            f"{place} has {key} {shortened(repr(entry[key]))}, which the file does not explain; add or correct it"
         ) from None
 
 
@@ -114,10 +113,10 @@ def _corners(place: str, bbox: Any) -> tuple[float, float, float, float]:
     """x0, y0, x1, y1 of a COCO box [x, y, width, height]."""
     try:
         x, y, width, height = map(float, bbox)
-    except (TypeError, ValueError):
-        raise DataError(f"{place} has bbox {bbox!r}; give [x, y, width, height]") from None
+    except (TypeError, ValueError, OverflowError):
+        raise DataError(f"{place} has bbox {shortened(repr(bbox))}; give [x, y, width, height]") from None
     if not all(map(math.isfinite, (x, y, width, height))) or width < 0 or height < 0:
-        raise DataError(f"{place} has bbox {bbox!r}; give finite numbers, width and height not below 0")
+        raise DataError(f"{place} has bbox {shortened(repr(bbox))}; give finite numbers, width and height not below 0")
     return x, y, x + width, y + height
 
 
@@ -125,7 +124,7 @@ def _score(place: str, score: Any) -> float:
     if score is None:
         return 1.0
     if not isinstance(score, int | float) or not 0 <= score <= 1:
-        raise DataError(f"{place} has score {score!r}; give a confidence from 0 to 1, or none")
+        raise DataError(f"{place} has score {shortened(repr(score))}; give a confidence from 0 to 1, or none")
     return float(score)
 
 
@@ -155,7 +154,7 @@ def match_images(path: Path, listed: Sequence[str], ids: Sequence[str]) -> dict[
         taken = set(more.values())
         free = [id_ for id_ in free if id_ not in taken]
     if not matched:
-        first = ", ".join(repr(some[0]) for some in (names, ids) if some)
+        first = ", ".join(repr(shortened(some[0])) for some in (names, ids) if some)
         raise DataError(f"{path}: none of its {len(names)} images is in the data ({first}); name files as there")
     return matched
 
@@ -178,7 +177,8 @@ def _match_by(
         elif not distinct:
             fitting = []
         if len(fitting) > 1:
-            raise DataError(f"{path}: image '{name}' may be '{fitting[0]}' or '{fitting[1]}'; write the folder too")
+            either, other = (shortened(id_) for id_ in fitting[:2])
+            raise DataError(f"{path}: image '{shortened(name)}' may be '{either}' or '{other}'; write the folder too")
         for id_ in fitting:
             if id_ in owner:
                 raise DataError(f"{path}: '{owner[id_]}' and '{name}' may both be '{id_}'; write names as '{id_}'")
@@ -202,7 +202,7 @@ def _stem(name: str) -> str | None:
 
 def _number(name: str) -> int | None:
     stem = _stem(name)
-    return int(stem) if stem is not None and stem.isascii() and stem.isdigit() else None
+    return int(stem) if stem is not None and stem.isascii() and stem.isdigit() and len(stem) <= MOST_DIGITS else None
 
 
 def _shared_folders(one: str, other: str) -> int | None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..contracts.domain import Decoded, Item
-from ..errors import DataError
+from ..contracts.domain import MAX_PIXELS, Decoded, Item
+from ..errors import DataError, printable, shortened
+from ..runtime.reading import read_start, why_not_regular
 
 LICENCE_LINE = re.compile(r"^\W*licen[cs]e\W*:\s*(.+)$", re.IGNORECASE | re.MULTILINE)
 
@@ -37,7 +38,12 @@ class ItemCollector:
             return self.skip(name, f"no reader for this kind of file; known: {known}")
         decode = fields.pop("decode", {})
         try:
-            if path.stat().st_size == 0:
+            status = path.stat()
+            if (reason := why_not_regular(status)) is not None:
+                return self.skip(name, reason)
+            if not os.access(path, os.R_OK):
+                return self.skip(name, "cannot be read (Permission denied)")
+            if status.st_size == 0:
                 return self.skip(name, "empty file (0 bytes)")
             samples = fmt.expand(path)
             group = fields.pop("group", None) or fmt.group(path, name)
@@ -51,21 +57,56 @@ class ItemCollector:
         return None
 
     def skip(self, name: str, reason: str) -> None:
-        self.skipped.append((name, reason))
+        self.skipped.append((printable(name), reason))
 
 
 def walk(folder: Path, root: Path, collector: ItemCollector) -> Iterator[Path]:
-    """Visible files below `folder`, sorted by name. Links that leave `root`, and linked folders, are skipped."""
-    for entry in sorted(visible(folder), key=lambda entry: entry.name):
+    """Visible files below `folder`, sorted by name.
+
+    Skipped and listed are links that leave `root` or lead nowhere, linked folders, folders that cannot be listed, and
+    what is no file.
+
+    Raises:
+        DataError: the folder itself cannot be listed.
+    """
+    waiting = _entries(folder)[::-1]
+    while waiting:
+        entry = waiting.pop()
         path = Path(entry.path)
-        if entry.is_symlink() and not stays_inside(path, root):
-            collector.skip(shown(path, root), "a link that leaves the data folder; copy the file there")
-        elif entry.is_dir(follow_symlinks=False):
-            yield from walk(path, root, collector)
-        elif entry.is_dir():
-            collector.skip(shown(path, root), "a linked folder, not followed")
-        else:
+        if (reason := _why_passed_over(entry, path, root)) is not None:
+            collector.skip(shown(path, root), reason)
+        elif not is_folder(entry):
             yield path
+        else:
+            try:
+                waiting += _entries(path)[::-1]
+            except DataError as error:
+                collector.skip(shown(path, root), str(error))
+
+
+def _entries(folder: Path) -> list[os.DirEntry]:
+    return sorted(visible(folder), key=lambda entry: entry.name)
+
+
+def _why_passed_over(entry: os.DirEntry, path: Path, root: Path) -> str | None:
+    try:
+        if entry.is_symlink():
+            path.stat()
+            if not stays_inside(path, root):
+                return "a link that leaves the data folder; copy the file there"
+            if path.is_dir():
+                return "a linked folder, not followed"
+        return why_not_regular(path.stat()) if not entry.is_dir(follow_symlinks=False) else None
+    except (OSError, RuntimeError, ValueError) as error:  # a link in a circle, a name too long, gone meanwhile
+        return f"cannot be read ({getattr(error, 'strerror', None) or 'a link that leads nowhere'})"
+
+
+def is_folder(entry: os.DirEntry) -> bool:
+    """Whether an entry is a folder, or a link to one; a link in a circle is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def visible(folder: Path) -> list[os.DirEntry]:
@@ -82,8 +123,14 @@ def visible(folder: Path) -> list[os.DirEntry]:
 
 
 def folders(folder: Path) -> list[Path]:
-    """Visible folders in a folder, sorted by name."""
-    return sorted(Path(entry.path) for entry in visible(folder) if entry.is_dir())
+    """Visible folders in a folder, sorted by name; links to it, or to a folder above it, are none."""
+    inner = [Path(entry.path) for entry in visible(folder) if is_folder(entry)]
+    return sorted(path for path in inner if not leads_up(path))
+
+
+def leads_up(path: Path) -> bool:
+    """Whether a path is a link to a folder that it lies in itself."""
+    return path.is_symlink() and stays_inside(path.parent, path)
 
 
 def locate(name: str, roots: Sequence[Path], listed_in: str) -> Path | None:
@@ -104,21 +151,25 @@ def locate(name: str, roots: Sequence[Path], listed_in: str) -> Path | None:
             if stays_inside(path, root) and path.is_file():
                 return path
         leaves = any(not any(stays_inside(path, root) for root in roots) for _, path in candidates)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{listed_in}: {name[:80]!r} is not a usable path; correct it") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(f"{listed_in}: '{shortened(name)}' is not a usable path; correct it") from error
     if leaves:
-        raise DataError(f"{listed_in}: '{name}' leaves the folder {roots[0]}; list only files inside it")
+        raise DataError(f"{listed_in}: '{shortened(name)}' leaves the folder {roots[0]}; list only files inside it")
     return None
 
 
 def shown(path: Path, root: Path) -> str:
-    """How a file is named in ids and lists: relative to the set's folder, "/" between parts."""
-    return Path(os.path.relpath(path, root)).as_posix()
+    """How a file is named in ids and lists: relative to the set's folder, "/" between parts, printable whatever its
+    bytes are."""
+    return printable(Path(os.path.relpath(path, root)).as_posix())
 
 
 def stays_inside(path: Path, root: Path) -> bool:
-    """Whether a path, links resolved, lies in the folder."""
-    return path.resolve().is_relative_to(root.resolve())
+    """Whether a path, links resolved, lies in the folder; links in a circle lie nowhere."""
+    try:
+        return path.resolve().is_relative_to(root.resolve())
+    except (RuntimeError, OSError):
+        return False
 
 
 def licence_of(folder: Path) -> str:
@@ -133,10 +184,10 @@ def licence_of(folder: Path) -> str:
 
 
 def _head(path: Path) -> str:
-    if not path.is_file():
+    try:
+        return read_start(path, 4000).decode("utf-8", "replace").strip()
+    except DataError:
         return ""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        return file.read(4000).strip()
 
 
 def _one_sample(path: Path) -> list[dict[str, Any]]:
@@ -159,6 +210,7 @@ class Format:
         group: (file, its name within the set) -> what must not straddle splits (a hashed patient id, a volume), or
             None. What stands above the set's folder must not count: the same set elsewhere is split the same.
         recognise: tells a file without a known suffix by its first bytes.
+        max_pixels: what `load` finds as "max_pixels" in `decode`, where it is not the usual `MAX_PIXELS`.
     """
 
     name: str
@@ -167,6 +219,7 @@ class Format:
     expand: Callable[[Path], list[dict[str, Any]]] = _one_sample
     group: Callable[[Path, str], str | None] = _no_group
     recognise: Callable[[Path], bool] = lambda path: False
+    max_pixels: int = MAX_PIXELS
 
     def matches(self, path: Path) -> bool:
         # names that are dotted numbers (DICOM UIDs, "1.2.840.5") have no suffix but a last part
@@ -187,6 +240,12 @@ def loader(formats: Sequence[Format]) -> Callable[[Any], Decoded]:
         if fmt is None:
             known = " ".join(s for f in formats for s in f.suffixes)
             raise DataError(f"{item.source}: no reader for this kind of file; known: {known}")
-        return fmt.load(Path(item.source), dict(item.decode))
+        limit = {} if fmt.max_pixels == MAX_PIXELS else {"max_pixels": fmt.max_pixels}
+        return fmt.load(Path(item.source), {**limit, **item.decode})
 
     return load
+
+
+def with_max_pixels(formats: Sequence[Format], max_pixels: int) -> tuple[Format, ...]:
+    """The formats with another limit."""
+    return tuple(replace(fmt, max_pixels=max_pixels) for fmt in formats)

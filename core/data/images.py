@@ -7,11 +7,14 @@
 * Animated files and multi-page TIFFs give the frame `decode["frame"]`, by default the first.
 * `decode["box"]` = [x0, y0, x1, y1], in pixels of the upright image, cuts out a part.
 * The content decides about the format, not the name: a PNG called .jpg is read.
+* An image of more pixels than `decode["max_pixels"]` (`MAX_PIXELS` by default) is refused by its header. Reading one
+  takes less than 4 times its decoded size plus 300 MB.
 """
 
 from __future__ import annotations
 
 import io
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,8 +25,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ..contracts.domain import Decoded
-from ..errors import DataError
+from ..contracts.domain import MAX_PIXELS, Decoded
+from ..errors import DataError, LimitError, shortened
+from ..runtime.reading import check_regular
 from .files import Format
 
 IMAGE_SUFFIXES = (
@@ -33,16 +37,25 @@ IMAGE_SUFFIXES = (
 # Formats that Pillow decodes itself. The others it knows include some that start a program (EPS) or have weak marks.
 PILLOW_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "AVIF", "PPM", "JPEG2000")
 
+PILLOW_LIMIT = 1024 * 1024 * 1024 // 4 // 3
+"""Pixels of Pillow's own limit, which a program may have set lower for all that it reads: that counts too."""
+LARGE = threading.Lock()
+DECODER_LIMITS = {"WEBP": 70_000_000, "AVIF": 70_000_000, "JPEG2000": 40_000_000}
+"""Pixels from which a decoder takes more memory than this module promises; a limit above the usual one lifts them."""
+BAND_PIXELS = 4 << 20
+"""Of a larger image these many are turned into an array at once, so that no second copy of it is made."""
+
 ORIENTATION_TAG = 0x0112
 UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: np.rot90(pixels),
 }
+"""What the tag says -> what makes an array (H, W, ...) upright."""
 
 
 def decode_image(path: str | Path, decode: dict[str, Any]) -> Decoded:
@@ -50,7 +63,7 @@ def decode_image(path: str | Path, decode: dict[str, Any]) -> Decoded:
 
     Args:
         path: the file.
-        decode: "frame" (index) and "box" ([x0, y0, x1, y1]), both optional.
+        decode: "frame" (index), "box" ([x0, y0, x1, y1]) and "max_pixels", all optional.
 
     Returns:
         (H, W, 3) uint8, or float32 in 0..1 where the source is deeper than 8 bits.
@@ -77,12 +90,13 @@ def decode_bytes(data: bytes, name: str, decode: dict[str, Any] | None = None) -
     return _decode(io.BytesIO(data), name, len(data), decode or {})
 
 
-def reduced_image(path: str | Path, side: int) -> tuple[Decoded, tuple[int, int]]:
+def reduced_image(path: str | Path, side: int, max_pixels: int = MAX_PIXELS) -> tuple[Decoded, tuple[int, int]]:
     """An image file at a fraction of its size where its format decodes that for less, as JPEG does; else whole.
 
     Args:
         path: the file.
         side: shortest side in pixels that is enough.
+        max_pixels: a larger one is refused.
 
     Returns:
         Pixels (H, W, 3) as of `decode_image`, and the height and width of the whole image.
@@ -92,31 +106,33 @@ def reduced_image(path: str | Path, side: int) -> tuple[Decoded, tuple[int, int]
     """
     path = Path(path)
     with _opened(path, path, _size(path)) as image:
-        _check_pixel_count(image, path)
+        _check_pixel_count(image, path, max_pixels)
         size = (image.height, image.width)
         image.draft(None, (side, side))
         image.load()
-        return _to_array(_turn_upright(image), path), size
+        return _upright(_to_array(image, path), image), size
 
 
-def upright_size(path: str | Path) -> tuple[int, int]:
+def upright_size(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """(width, height) of an image file turned upright; only its header is read.
 
     Raises:
-        DataError: no such file, or it is empty or no image.
+        DataError: no such file, or it is empty, no image, or larger than `max_pixels`.
     """
     path = Path(path)
     with _opened(path, path, _size(path)) as image:
+        _check_pixel_count(image, path, max_pixels)
         turned = image.getexif().get(ORIENTATION_TAG, 1) > 4
         return (image.height, image.width) if turned else (image.width, image.height)
 
 
-def decode_values(path: str | Path, colours: bool = False) -> np.ndarray:
+def decode_values(path: str | Path, colours: bool = False, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """What a mask file stores, upright and at full depth: nothing is scaled, and no palette applied but for `colours`.
 
     Args:
         path: the file.
         colours: give the colours that are seen, whatever is stored.
+        max_pixels: a larger one is refused.
 
     Returns:
         (H, W) integers: palette indices or grey values; or (H, W, 3) uint8 with `colours`, or where the file stores
@@ -129,10 +145,9 @@ def decode_values(path: str | Path, colours: bool = False) -> np.ndarray:
     with _opened(path, path, _size(path)) as image:
         if image.format in ("JPEG", "MPO", "JPEG2000"):
             raise DataError(f"{path}: a {image.format} mask, whose values are blurred; save masks as PNG")
-        _check_pixel_count(image, path)
+        _check_pixel_count(image, path, max_pixels)
         image.load()
-        image = _turn_upright(image)
-        return np.array(image.convert("RGB")) if colours else _stored(image, path)
+        return _upright(_rgb(image) if colours else _stored(image, path), image)
 
 
 def _stored(image: Image.Image, name: Path) -> np.ndarray:
@@ -145,7 +160,7 @@ def _stored(image: Image.Image, name: Path) -> np.ndarray:
         if not np.isfinite(values).all() or (values != np.rint(values)).any():
             raise DataError(f"{name}: a mask with fractions; save whole numbers, one per class")
         return values.astype(np.int32)
-    colours = np.array(image.convert("RGB"))
+    colours = _rgb(image)
     grey = (colours[..., :1] == colours).all()
     return colours[..., 0].astype(np.int32) if grey else colours
 
@@ -153,9 +168,9 @@ def _stored(image: Image.Image, name: Path) -> np.ndarray:
 def _decode(source: Path | io.BytesIO, name: str | Path, size: int, decode: dict[str, Any]) -> Decoded:
     with _opened(source, name, size) as image:
         _seek(image, int(decode.get("frame", 0)), name)
-        _check_pixel_count(image, name)
+        _check_pixel_count(image, name, int(decode.get("max_pixels", MAX_PIXELS)))
         image.load()
-        pixels = _to_array(_turn_upright(image), name)
+        pixels = _upright(_to_array(image, name), image)
     return _cut(pixels, decode["box"], name) if "box" in decode else pixels
 
 
@@ -167,18 +182,17 @@ def _opened(source: Path | io.BytesIO, name: str | Path, size: int) -> Iterator[
     try:
         with _open(source, name) as image:
             yield image
-    except (DataError, MemoryError):
+    except DataError:
         raise
+    except MemoryError:
+        raise LimitError(f"{name}: takes more memory than there is; cut it into tiles or leave it out") from None
     except Exception as error:  # damaged files make decoders raise nearly anything
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = shortened(" ".join(str(error).split()) or type(error).__name__, 200)
         raise DataError(f"{name}: damaged image ({reason}); replace it or leave it out") from error
 
 
 def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
+    return check_regular(path)
 
 
 def _open(source: Path | io.BytesIO, name: str | Path) -> Image.Image:
@@ -186,11 +200,22 @@ def _open(source: Path | io.BytesIO, name: str | Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(source, formats=_formats())
+            try:
+                return Image.open(source, formats=_formats())
+            except Image.DecompressionBombError:
+                return _open_large(source)
     except UnidentifiedImageError as error:
         raise DataError(f"{name}: not an image, despite its name; replace it or leave it out") from error
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{name}: {_bomb_reason('more')}") from error
+
+
+def _open_large(source: Path | io.BytesIO) -> Image.Image:
+    """An image above twice Pillow's limit, which is the same for the whole process."""
+    with LARGE:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(source, formats=_formats())
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 @lru_cache(maxsize=1)
@@ -199,14 +224,21 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in PILLOW_FORMATS if name in Image.OPEN)
 
 
-def _check_pixel_count(image: Image.Image, name: str | Path) -> None:
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and image.width * image.height > limit:
-        raise DataError(f"{name}: {_bomb_reason(f'{image.width} x {image.height}')}")
+def _check_pixel_count(image: Image.Image, name: str | Path, limit: int) -> None:
+    cure = "raise --max-pixels"
+    if DECODER_LIMITS.get(image.format, limit) < limit <= MAX_PIXELS:
+        limit, cure = DECODER_LIMITS[image.format], f"raise --max-pixels above {MAX_PIXELS}"
+    if Image.MAX_IMAGE_PIXELS not in (None, PILLOW_LIMIT):
+        limit = min(limit, Image.MAX_IMAGE_PIXELS)
+    if image.width * image.height > limit:
+        raise LimitError(
+            f"{name}: {too_large(f'{image.format} of {image.width} x {image.height} pixels', limit, cure)}"
+        )
 
 
-def _bomb_reason(pixels: str) -> str:
-    return f"{pixels} pixels, the limit is {Image.MAX_IMAGE_PIXELS} (a decompression bomb?); cut it into tiles"
+def too_large(what: str, limit: int, cure: str = "raise --max-pixels") -> str:
+    """What is said of "40000 x 40000 pixels"."""
+    return f"{what}, the limit is {limit} (a decompression bomb?); cut it into tiles, or {cure}"
 
 
 def _seek(image: Image.Image, frame: int, name: str | Path) -> None:
@@ -218,20 +250,42 @@ def _seek(image: Image.Image, frame: int, name: str | Path) -> None:
         raise DataError(f"{name}: has no frame {frame}; correct the frame") from error
 
 
-def _turn_upright(image: Image.Image) -> Image.Image:
+def _upright(pixels: np.ndarray, image: Image.Image) -> np.ndarray:
+    """The image's pixels turned as its tag says."""
     turn = UPRIGHT.get(image.getexif().get(ORIENTATION_TAG))
-    return image if turn is None else image.transpose(turn)
+    return pixels if turn is None else np.ascontiguousarray(turn(pixels))
 
 
 def _to_array(image: Image.Image, name: str | Path) -> Decoded:
     if image.mode == "F" or image.mode.startswith("I"):
         grey = _unit_range(np.asarray(image), name)  # (H, W)
         return np.repeat(grey[:, :, None], 3, axis=2)  # (H, W, 3)
-    if image.has_transparency_data:
-        on_white = Image.new("RGBA", image.size, "white")
-        on_white.alpha_composite(image.convert("RGBA"))
-        image = on_white
-    return np.array(image.convert("RGB"))  # (H, W, 3)
+    return _rgb(image, on_white=image.has_transparency_data)
+
+
+def _rgb(image: Image.Image, on_white: bool = False) -> np.ndarray:
+    """(H, W, 3) uint8, filled some rows at a time.
+
+    Args:
+        on_white: lay transparent pixels over white.
+    """
+    width, height = image.size
+    rows = max(1, BAND_PIXELS // max(1, width))
+    if height <= rows:
+        return np.array(_flat(image, on_white))
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, rows):
+        bottom = min(height, top + rows)
+        pixels[top:bottom] = np.asarray(_flat(image.crop((0, top, width, bottom)), on_white))
+    return pixels
+
+
+def _flat(image: Image.Image, on_white: bool) -> Image.Image:
+    if not on_white:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    white = Image.new("RGBA", image.size, "white")
+    white.alpha_composite(image.convert("RGBA"))
+    return white.convert("RGB")
 
 
 def _unit_range(values: np.ndarray, name: str | Path) -> np.ndarray:

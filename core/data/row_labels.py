@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..contracts.targets import Label, Labels, Target
-from ..errors import DataError, did_you_mean
+from ..errors import DataError, did_you_mean, shortened
+from ..runtime.reading import MOST_DIGITS, parse_json
 from .tables import Row
 
 INDICATORS = {"1": 1.0, "1.0": 1.0, "true": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0}
@@ -40,7 +40,8 @@ def labels_of_cells(rows: Sequence[Row], column: str, class_names: Sequence[str]
     for row, names in zip(rows, named, strict=True):
         for name in names or ():
             if name not in index:
-                raise DataError(f"{row.place}: label '{name}' is not in the class list; {did_you_mean(name, classes)}")
+                label = shortened(name)
+                raise DataError(f"{row.place}: label '{label}' is not in the class list; {did_you_mean(name, classes)}")
     per_row = [None if names is None else [index[name] for name in names] for names in named]
     if any(len(labels) > 1 for labels in per_row if labels is not None):
         return RowLabels(classes, "multilabel", [None if f is None else _indicators(f, len(classes)) for f in per_row])
@@ -71,8 +72,8 @@ def _names_in(cell: Any) -> list[str] | None:
     """Names in a cell, or None where it says nothing. An empty JSON list says that none applies."""
     if isinstance(cell, str) and cell.strip().startswith("["):
         try:
-            cell = json.loads(cell)
-        except ValueError:  # a name that begins with a bracket
+            cell = parse_json("", cell)
+        except DataError:  # a name that begins with a bracket
             return [cell.strip()]
     if isinstance(cell, list):
         return list(dict.fromkeys(str(name).strip() for name in cell))
@@ -84,7 +85,8 @@ def _names_in(cell: Any) -> list[str] | None:
 
 def _in_order(names: set[str]) -> tuple[str, ...]:
     """Sorted, by value where all are whole numbers."""
-    return tuple(sorted(names, key=int if all(name.isdecimal() for name in names) else None))
+    numbers = all(name.isdecimal() and len(name) <= MOST_DIGITS for name in names)
+    return tuple(sorted(names, key=int if numbers else None))
 
 
 def _indicators(labels: Sequence[int], num_classes: int) -> Labels:
@@ -94,5 +96,6 @@ def _indicators(labels: Sequence[int], num_classes: int) -> Labels:
 def _indicator(row: Row, column: str) -> float:
     text = row.text(column).lower()
     if text not in INDICATORS and text not in UNKNOWN:
-        raise DataError(f"{row.place}: '{row.text(column)}' in column '{column}'; give 1, 0, or blank for unknown")
+        cell = shortened(row.text(column))
+        raise DataError(f"{row.place}: '{cell}' in column '{shortened(column)}'; give 1, 0, or blank for unknown")
     return INDICATORS[text] if text in INDICATORS else UNKNOWN[text]

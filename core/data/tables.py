@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, UnknownNameError
+from ..runtime.reading import parse_json, read_text
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
 
@@ -80,12 +80,7 @@ def read_table(path: Path) -> Table:
     Raises:
         DataError: the file is missing, empty, not UTF-8, or malformed; the message names the line.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    text = read_text(path)
     if not text.strip():
         raise DataError(f"{path}: empty file; give a header row and one row per image")
     suffix = path.suffix.lower()
@@ -130,11 +125,3 @@ def _json_rows(path: Path, text: str, whole: bool) -> list[Row]:
         if not isinstance(entry, dict):
             raise DataError(f"{place}: not a JSON object; give one object per image")
     return [Row(entry, place) for place, entry in listed]
-
-
-def parse_json(place: str | Path, text: str) -> Any:
-    """JSON as Python values; raises a DataError that begins with `place`."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{place}: not valid JSON ({error}); correct it") from error

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ..contracts.domain import Domain, DomainData, Item
-from ..errors import DataError
-from .files import Format, ItemCollector, format_of, loader, walk
+from ..contracts.domain import MAX_PIXELS, Domain, DomainData, Item
+from ..errors import DataError, printable
+from .files import Format, ItemCollector, format_of, loader, walk, with_max_pixels
 from .images import IMAGE
 
 
@@ -26,13 +26,16 @@ def read_unlabelled(paths: Sequence[str | Path], formats: Sequence[Format] = (IM
     """
     collector, seen = ItemCollector(), set()
     for given in map(Path, paths):
-        if not given.exists():
+        if not os.path.exists(given):
             raise DataError(f"{given}: no such file or folder; check the spelling")
-        for file in walk(given, given, collector) if given.is_dir() else [given]:
+        below = ItemCollector()
+        files = list(walk(given, given, below)) if given.is_dir() else [given]
+        collector.skipped += [(printable(f"{given.as_posix()}/{name}"), reason) for name, reason in below.skipped]
+        for file in files:
             known = format_of(file, formats) is not None or file == given
             if known and file.resolve() not in seen:
                 seen.add(file.resolve())
-                collector.add_file(file, file.as_posix(), formats)
+                collector.add_file(file, printable(file.as_posix()), formats)
     if not collector.items:
         reason = f" ({collector.skipped[0][0]}: {collector.skipped[0][1]})" if collector.skipped else ""
         known = " ".join(suffix for fmt in formats for suffix in fmt.suffixes)
@@ -50,7 +53,10 @@ def images_of(domain: Domain, paths: Sequence[str | Path], options: Mapping[str,
         DataError: a path does not exist, or none of them holds an image.
     """
     data = domain.read_images(list(paths), **options)
-    return read_unlabelled(paths) if data is None else data
+    if data is not None:
+        return data
+    limit = vars(domain.reading_of(options)).get("max_pixels", MAX_PIXELS)
+    return read_unlabelled(paths, with_max_pixels((IMAGE,), limit))
 
 
 def readable(data: DomainData) -> DomainData:

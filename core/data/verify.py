@@ -18,8 +18,9 @@ from typing import TypeVar
 import numpy as np
 
 from ..contracts.domain import Decoded, DomainData, Item
-from ..errors import DataError
-from .images import IMAGE_SUFFIXES, reduced_image
+from ..errors import DataError, LimitError
+from ..runtime.reading import why_not_regular
+from .images import IMAGE_SUFFIXES, MAX_PIXELS, reduced_image
 from .thumbnails import GREY_SIDE, Thumbnails, thumbnail
 
 MAX_SKIPPED_SHARE = 0.05
@@ -107,10 +108,10 @@ class _Verdicts:
         reason = self.known.get(key)
         if reason or (reason == "" and content not in without):
             return key, reason
-        pixels, reason = _decoded(data, item)
+        pixels, reason, lasts = _decoded(data, item)
         if pixels is not None and content in without:
             self.thumbnails.add(content, thumbnail(pixels))
-        return key, reason
+        return (key if lasts else ""), reason
 
     def _load(self) -> dict[str, str]:
         known: dict[str, str] = {}
@@ -158,8 +159,9 @@ def _make_thumbnails(
 def _reduced(data: DomainData, item: Item) -> np.ndarray | None:
     """The thumbnail of a sample; None where it cannot be decoded, which is listed where it is used."""
     with suppress(Exception):
-        if not item.decode and str(item.source).lower().endswith(IMAGE_SUFFIXES):
-            return thumbnail(*reduced_image(item.source, 8 * GREY_SIDE))
+        if item.decode.keys() <= {"max_pixels"} and str(item.source).lower().endswith(IMAGE_SUFFIXES):
+            limit = int(item.decode.get("max_pixels", MAX_PIXELS))
+            return thumbnail(*reduced_image(item.source, 8 * GREY_SIDE, limit))
         return thumbnail(data.load(item))
     return None
 
@@ -188,12 +190,13 @@ def decoding_error(data: DomainData, item: Item) -> str:
     return _decoded(data, item)[1]
 
 
-def _decoded(data: DomainData, item: Item) -> tuple[Decoded | None, str]:
-    """Pixels, or why there are none."""
+def _decoded(data: DomainData, item: Item) -> tuple[Decoded | None, str, bool]:
+    """Pixels, or why there are none, and whether that will be so another time: a limit may be another then."""
     try:
-        return data.load(item), ""
+        return data.load(item), "", True
     except Exception as error:  # a decoder of any library may raise anything on a damaged file
-        return None, one_line(error)
+        reason = one_line(error).removeprefix(f"{item.source}: ")  # it is remembered for copies in other places too
+        return None, reason, not isinstance(error, LimitError)
 
 
 def one_line(error: BaseException) -> str:
@@ -226,6 +229,8 @@ class FileHashes:
                 self._known = _read_records(self.path)
         try:
             stat = os.stat(path)
+            if (reason := why_not_regular(stat)) is not None:
+                raise DataError(f"{path}: cannot be read ({reason}); check it")
             key = (os.path.abspath(path), stat.st_size, stat.st_mtime_ns)
             if key not in self._known:
                 self._remember(key, _hash_file(path))

@@ -9,10 +9,13 @@ from xml.parsers import expat
 
 from ..contracts.domain import DomainData
 from ..errors import DataError
+from ..runtime.reading import read_bytes, read_text
 from .crops import MIN_SIDE, BoxedImage, crops_of, image_folders
 from .files import Format
 from .images import IMAGE
 
+MOST_BYTES = 64 << 20
+"""Of the annotation of one image."""
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -52,7 +55,7 @@ def voc_splits(folder: Path, task: str = "Main") -> dict[str, str]:
     for split in ("train", "val", "test"):
         listing = folder / "ImageSets" / task / f"{split}.txt"
         if listing.is_file():
-            lines = listing.read_text(encoding="utf-8", errors="replace").splitlines()
+            lines = read_text(listing, lenient=True).splitlines()
             splits.update({line.split()[0]: split for line in lines if line.strip()})
     return splits
 
@@ -93,12 +96,10 @@ def parse_voc(file: Path) -> ElementTree.Element:
         raise DataError(f"{file}: declares a document type, which VOC has no use for; remove the DOCTYPE")
 
     try:
-        content = file.read_bytes()
+        content = read_bytes(file, most=MOST_BYTES)
         guard = expat.ParserCreate()
         guard.StartDoctypeDeclHandler = refuse
         guard.Parse(content, True)
         return ElementTree.fromstring(content)
     except (expat.ExpatError, ElementTree.ParseError, ValueError, LookupError) as error:
         raise DataError(f"{file}: not valid XML ({error}); correct it") from error
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror}); check the path and its permissions") from error

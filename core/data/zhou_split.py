@@ -12,9 +12,9 @@ from typing import Any
 from ..contracts.domain import SPLITS, DomainData, check_items
 from ..contracts.targets import Label
 from ..errors import DataError
+from ..runtime.reading import read_json
 from .files import Format, ItemCollector, folders, licence_of, loader, locate
 from .images import IMAGE
-from .tables import parse_json
 
 PROBED = 20  # images looked for when the image folder is sought
 
@@ -60,15 +60,13 @@ def read_zhou_split(
 
 def is_zhou_split(content: Any) -> bool:
     """Whether parsed JSON has the shape of such a file."""
-    return isinstance(content, dict) and {"train", "test"} <= set(content) <= set(SPLITS)
+    named = isinstance(content, dict) and {"train", "test"} <= set(content) <= set(SPLITS)
+    return named and all(isinstance(entries, list) for entries in content.values())
 
 
 def _entries(path: Path) -> Iterator[tuple[str, str, int, str]]:
     """(split, image, label, class name), each image once: where val repeats test (ImageNet), test keeps it."""
-    try:
-        content = parse_json(path, path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); check the path and its permissions") from error
+    content = read_json(path)
     if not is_zhou_split(content):
         raise DataError(f"{path}: has no 'train' and 'test' lists; give a split file as CoOp writes it")
     seen: set[str] = set()

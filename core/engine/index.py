@@ -28,6 +28,7 @@ from ..retrieval.image_reader import ImageReader
 from ..runs.folder import now, versions
 from ..runtime.distributed import is_main, together
 from ..runtime.progress import Reporter
+from ..runtime.reading import text_lines
 
 AT_ONCE = 4096
 IMAGES, TEXTS = "images", "texts"
@@ -177,15 +178,13 @@ def _lines(file: Path) -> Iterator[list[tuple[int, str]]]:
     """(line number, text) of the lines that are not blank, some at a time."""
     some: list[tuple[int, str]] = []
     try:
-        with file.open(encoding="utf-8-sig") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    some.append((number, line.strip()))
-                if len(some) == AT_ONCE:
-                    yield some
-                    some = []
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise DataError(f"--texts {file}: cannot be read ({reason}); write one text per line") from error
+        for number, line in enumerate(text_lines(file, "write one text per line"), start=1):
+            if line.strip():
+                some.append((number, line.strip()))
+            if len(some) == AT_ONCE:
+                yield some
+                some = []
+    except DataError as error:
+        raise DataError(f"--texts {error}") from error
     if some:
         yield some

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +16,10 @@ from torch import Tensor
 
 from ..contracts.domain import SPLITS
 from ..contracts.features import FeatureSet, TextClassifier, all_there, mean_of_parts
+from ..data.array_files import load_arrays
 from ..data.group_columns import group_of, kind_of_column, preferred_column
 from ..errors import DataError
+from ..runtime.reading import check_regular, parse_json
 
 OTHER_SPELLING = {"text_features": "text_average", "class_names": "classnames"}
 NEEDED = ("image_features", "text_features", "class_names")
@@ -103,27 +102,14 @@ def load_image_features(path: str | Path) -> tuple[Tensor, tuple[str, ...], str]
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    if path.exists():
+        check_regular(path, "give a .safetensors or .npz file of features")
+    else:
         raise DataError(f"{path}: no such file; give a .safetensors or .npz file of features")
-    readers = {".npz": _read_npz, ".safetensors": _read_safetensors}
+    readers = {".npz": load_arrays, ".safetensors": _read_safetensors}
     if path.suffix.lower() not in readers:
         raise DataError(f"{path}: '{path.suffix}' is not a format of features files; give a .safetensors or .npz file")
     return readers[path.suffix.lower()](path)
-
-
-def _read_npz(path: Path) -> dict[str, Any]:
-    try:
-        file = np.load(path, allow_pickle=False)
-        if isinstance(file, np.ndarray):
-            raise DataError(f"{path}: holds one array, not several; save it with numpy.savez")
-        with file:
-            return {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        if "pickle" in str(error).lower():
-            raise DataError(
-                f"{path}: holds pickled objects, which are never run; save names as plain text arrays (dtype '<U')"
-            ) from None
-        raise DataError(f"{path}: not a readable .npz file ({_line(error)}); save or copy it again") from None
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
@@ -142,8 +128,8 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 def _from_json(text: str) -> Any:
     """The JSON value, or the text itself where it is none (a fingerprint)."""
     try:
-        return json.loads(text)
-    except ValueError:
+        return parse_json("", text)
+    except DataError:
         return text
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, did_you_mean
+from ..runtime.reading import read_json
 from .classifier import spoken
 
 
@@ -67,12 +67,7 @@ def read_class_json(path: Path, wanted: str) -> dict[str, Any]:
     Raises:
         DataError: the file cannot be read, is not JSON, or holds something else.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); {wanted}") from None
-    except ValueError as error:
-        raise DataError(f"{path}: is not JSON ({error}); {wanted}") from None
+    content = read_json(path, wanted)
     if not isinstance(content, dict) or not content:
         raise DataError(f"{path}: holds no object of classes; {wanted}")
     return content

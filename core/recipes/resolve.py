@@ -11,9 +11,10 @@ from ..contracts.domain import Domain
 from ..contracts.options import literal, options_of
 from ..contracts.recipe import GROUPS, KEYS, Recipe, absolute_paths, value_of
 from ..contracts.task import Task
-from ..errors import ConfigError, UnknownNameError, did_you_mean
+from ..errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from ..registry import catalogue, load_domain, task_class
 from ..registry.catalogue import find
+from ..runtime.reading import read_json, read_yaml
 
 PLAN_SIGN = "model"
 """What an mmengine config has and a recipe has not."""
@@ -218,7 +219,13 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"--config {path}: no such file; give a recipe file (.py, .json or .yaml)")
     try:
+        if path.suffix.lower() == ".json":
+            read_json(path)
+        elif path.suffix.lower() in (".yaml", ".yml"):
+            read_yaml(path)
         return Config.fromfile(str(path)).to_dict()
+    except DataError as error:
+        raise ConfigError(f"--config {error}") from error
     except Exception as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(f"--config {path}: cannot be read as a recipe ({first_line})") from error

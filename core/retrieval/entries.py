@@ -19,6 +19,8 @@ from ..errors import DataError
 
 ENTRIES, OFFSETS = "entries.jsonl", "entries.offsets"
 OFFSET = np.dtype("<u8")
+ENCODING = ("utf-8", "surrogatepass")
+"""Names of files may hold bytes that are no text; `json.loads` reads them so too."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class EntryWriter:
     def add(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
             self._offsets.write(np.array(self._lines.tell(), OFFSET).tobytes())
-            self._lines.write(json.dumps(asdict(entry), ensure_ascii=False).encode() + b"\n")
+            self._lines.write(json.dumps(asdict(entry), ensure_ascii=False).encode(*ENCODING) + b"\n")
             self.count += 1
 
     def close(self) -> None:

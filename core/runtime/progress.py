@@ -10,9 +10,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from ..errors import printable
+
 PLAIN_EVERY_S = 10.0
 LINES = 10
 """Of a training that is told line by line."""
+
+
+class PlainConsole(Console):
+    """Prints texts as they are: no markup, no emoji; control characters, which a file's name may hold, as escapes."""
+
+    def __init__(self, **options):
+        super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options) -> Text:
+        return super().render_str(printable(text, keep="\n\t"), **options)
 
 
 class Reporter:
@@ -20,12 +32,12 @@ class Reporter:
 
     def __init__(self, quiet: bool = False):
         self.quiet = quiet
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = PlainConsole(stderr=True, soft_wrap=True)
 
     def info(self, text: str) -> None:
         """One line on stderr."""
         if not self.quiet:
-            self.console.print(text, markup=False)
+            self.console.print(text)
 
     @contextmanager
     def task(self, title: str, unit: str = "images") -> Iterator:

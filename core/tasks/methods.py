@@ -16,6 +16,7 @@ from ..data.verify import FileHashes, drop_unreadable
 from ..errors import CapabilityError, ConfigError, DataError, did_you_mean
 from ..registry import adapter_class, build_adapter
 from ..runtime.progress import Reporter
+from ..runtime.reading import read_text
 
 SHARED = ("batch_size", "amp", "workers")
 """Keys that say how images are encoded and, for adapters that train towers, how these are trained."""
@@ -125,9 +126,7 @@ def class_indices(class_names: Sequence[str], classes: Any) -> list[int] | None:
         base, new = base_new(class_names)
         return list(base if classes == "base" else new)
     if isinstance(classes, str):
-        listed = (
-            Path(classes).read_text(encoding="utf-8").splitlines() if Path(classes).is_file() else classes.split(",")
-        )
+        listed = read_text(Path(classes)).splitlines() if Path(classes).is_file() else classes.split(",")
     else:
         listed = classes
     wanted = [name.strip() for name in listed if name.strip()]

@@ -84,8 +84,8 @@ def violations(checks: Iterable[Check], raises: bool) -> list[str]:
 
 
 def refusal(call: Callable[[], Any], *kinds: type[Exception]) -> tuple[str, str]:
-    """How a call refuses: ("", its message) of an error of one of `kinds` that is one line; else (what it does
-    instead, ""), in words."""
+    """How a call refuses: ("", its message) of an error of one of `kinds`, which is one line by itself; else (what it
+    does instead, ""), in words."""
     try:
         call()
     except Unchecked:
@@ -94,8 +94,6 @@ def refusal(call: Callable[[], Any], *kinds: type[Exception]) -> tuple[str, str]
         message = str(error)
         if not message.strip():
             return f"raises {type(error).__name__} without a word", ""
-        if "\n" in message.strip():
-            return f"raises {type(error).__name__} of several lines", ""
         return "", message
     except Exception as error:
         return f"raises {type(error).__name__} ({one_line(error)})", ""

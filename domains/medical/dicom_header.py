@@ -9,24 +9,37 @@ from __future__ import annotations
 import hashlib
 import logging
 import warnings
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import pydicom
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.filereader import read_dataset
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from ...core.data.verify import remember_by_file
-from ...core.errors import DataError
+from ...core.errors import DataError, shortened
+from ...core.runtime.reading import check_regular
 from .dicom_mark import has_dicom_mark
 
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 HEADER_KEYWORDS = (
     "Modality", "PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "StudyInstanceUID",
-    "SeriesInstanceUID", "NumberOfFrames", "Rows", "Columns", *PIXEL_KEYWORDS,
+    "SeriesInstanceUID", "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "SamplesPerPixel", *PIXEL_KEYWORDS,
 )  # fmt: skip
 NO_PATIENT = frozenset({"", "0", "anon", "anonymous", "anonymized", "anonymised", "none", "n/a", "unknown", "removed"})
 DEFER_BYTES = 1024
+MOST_FRAMES = 1_000_000
+FRAGMENT_BYTES = 32
+"""Of the least that a compressed frame takes."""
+MOST_INFLATED, DEFLATED_CHUNK = 1 << 30, 1 << 16
+"""Bytes of a deflated file."""
 SILENT = logging.CRITICAL + 1
 PYDICOM_MODULES = r"pydicom(\.|$)"
 
@@ -35,15 +48,19 @@ PYDICOM_MODULES = r"pydicom(\.|$)"
 class Header:
     """Args:
     frames: images in the file, 0 where it holds no pixels.
+    pixels: of one of them.
     modality: "CT", "MR", ..., or "".
     patient: short hash of the patient's id (else name and birth date, else study), or None.
     is_whole_read: whether pixels can only be reached by reading the whole file: it is deflated, or lacks a meta header.
+    is_encapsulated: whether pixels are compressed.
     """
 
     frames: int
+    pixels: int
     modality: str
     patient: str | None
     is_whole_read: bool
+    is_encapsulated: bool
 
 
 @remember_by_file(size=65536)
@@ -62,8 +79,11 @@ def read_header(path: Path) -> Header:
             raise DataError(f"{path}: not a DICOM file, despite its name; replace it or leave it out")
         frames = max(1, int(data_set.get("NumberOfFrames") or 1)) if has_pixels else 0
         modality = modality if modality.isalnum() and len(modality) <= 16 else ""
-        deflated = getattr(data_set.file_meta.get("TransferSyntaxUID"), "is_deflated", False)
-        return Header(frames, modality, _patient(data_set), is_whole_read=deflated or not is_marked)
+        syntax = data_set.file_meta.get("TransferSyntaxUID")
+        deflated = getattr(syntax, "is_deflated", False)
+        encapsulated = bool(getattr(syntax, "is_transfer_syntax", False) and syntax.is_encapsulated)
+        pixels = _pixels(path, data_set, frames, deflated, encapsulated)
+        return Header(frames, pixels, modality, _patient(data_set), deflated or not is_marked, encapsulated)
     except DataError:
         raise
     except Exception as error:  # pydicom converts values at first use and raises many types on damaged ones
@@ -77,11 +97,15 @@ def open_data_set(path: Path, **options) -> pydicom.Dataset:
         DataError: not a DICOM file.
     """
     hush_pydicom()
+    check_regular(path)
     try:
+        _check_deflated(path)
         try:
             return pydicom.dcmread(path, **options)
         except InvalidDicomError:
             return _with_syntax(pydicom.dcmread(path, force=True, **options))
+    except DataError:
+        raise
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or 'read error'}); check it") from None
     except Exception as error:
@@ -95,6 +119,40 @@ def hush_pydicom() -> None:
     action, _, _, module, _ = warnings.filters[0] if warnings.filters else (None,) * 5
     if action != "ignore" or getattr(module, "pattern", "") != PYDICOM_MODULES:  # filters set later go before ours
         warnings.filterwarnings("ignore", module=PYDICOM_MODULES)
+
+
+def _pixels(path: Path, data_set: pydicom.Dataset, frames: int, deflated: bool, encapsulated: bool) -> int:
+    """Pixels of a frame.
+
+    Raises:
+        DataError: the file has not the bytes of as many frames as it claims.
+    """
+    pixels = int(data_set.get("Rows") or 0) * int(data_set.get("Columns") or 0)
+    if frames == 0 or deflated:
+        return pixels
+    bits = 1 if encapsulated else int(data_set.get("BitsAllocated") or 1) * int(data_set.get("SamplesPerPixel") or 1)
+    least = FRAGMENT_BYTES * frames if encapsulated else frames * pixels * bits // 8 // 2  # 4:2:2 stores two thirds
+    if frames > MOST_FRAMES or least > path.stat().st_size:
+        claim = f"claims {shortened(frames)} frames of {pixels} pixels, which it has no room for"
+        raise DataError(f"{path}: {claim}; copy it again or leave it out")
+    return pixels
+
+
+def _check_deflated(path: Path) -> None:
+    """Refuse a deflated file that would fill the memory: pydicom inflates the whole of it."""
+    with path.open("rb") as file:
+        if file.read(132)[128:] != b"DICM":
+            file.seek(0)
+        meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
+        if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+            return
+        inflate, length = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while not inflate.eof and (chunk := file.read(DEFLATED_CHUNK)):
+            while chunk and not inflate.eof:
+                length += len(inflate.decompress(chunk, DEFLATED_CHUNK))
+                chunk = inflate.unconsumed_tail
+                if length > MOST_INFLATED:
+                    raise DataError(f"{path}: inflates to more than {MOST_INFLATED:,} bytes; store it as it is")
 
 
 def _with_syntax(data_set: pydicom.Dataset) -> pydicom.Dataset:

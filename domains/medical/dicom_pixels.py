@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
-from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, pixel_array
+from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, convert_color_space, pixel_array
 
-from ...core.contracts.domain import Decoded
-from ...core.errors import DataError
-from .dicom_header import hush_pydicom, open_data_set, read_header
+from ...core.contracts.domain import MAX_PIXELS, Decoded
+from ...core.data.images import BAND_PIXELS, too_large
+from ...core.errors import DataError, LimitError
+from .dicom_header import Header, hush_pydicom, open_data_set, read_header
+from .guarded_decoder import NotDecoded, decode_guarded
 from .intensity import MINMAX, is_preset, robust_range, scale_to_unit, to_rgb, window_range
 
 PALETTE = [
@@ -54,10 +56,10 @@ def load_dicom(path: str | Path, decode: dict[str, Any]) -> Decoded:
     """
     path, frame, window = Path(path), int(decode.get("frame", 0)), decode.get("window")
     header = read_header(path)
-    check_has_pixels(path, header.frames)
+    check_size(path, header, int(decode.get("max_pixels", MAX_PIXELS)))
     if not 0 <= frame < header.frames:
         raise DataError(f"{path}: has no frame {frame}, only 0 to {header.frames - 1}; correct the frame")
-    stored, data_set = _decode(path, frame, header.is_whole_read)
+    stored, data_set = _decode(path, frame, header)
     if is_preset(window) and not _in_hounsfield(data_set):
         unit = f"window '{window}' is in Hounsfield units, this is not a CT image ({header.modality})"
         raise DataError(f'{path}: {unit}; give window="centre,width" or "minmax"')
@@ -74,25 +76,44 @@ def load_dicom(path: str | Path, decode: dict[str, Any]) -> Decoded:
         raise DataError(f"{path}: damaged DICOM header ({type(error).__name__}); replace it or leave it out") from None
 
 
-def check_has_pixels(path: Path, frames: int) -> None:
-    """Raise the DataError of a file without images."""
-    if frames == 0:
+def check_size(path: Path, header: Header, max_pixels: int) -> None:
+    """Raise the DataError of a file without images, or with larger ones than are decoded."""
+    if header.frames == 0:
         raise DataError(f"{path}: DICOM without pixels (a structured report, a plan, ...); leave it out")
+    if header.pixels > max_pixels:
+        raise LimitError(f"{path}: {too_large(f'{header.pixels} pixels', max_pixels)}")
 
 
-def _decode(path: Path, frame: int, is_whole_read: bool) -> tuple[np.ndarray, Dataset]:
+def _decode(path: Path, frame: int, header: Header) -> tuple[np.ndarray, Dataset]:
     """Stored values (H, W) or (H, W, 3), colour already RGB, and the part of the header that says what they mean."""
     hush_pydicom()
     try:
-        if is_whole_read:
+        if header.is_encapsulated and not header.is_whole_read:
+            return decode_guarded(path, frame, header.pixels), open_data_set(path, stop_before_pixels=True)
+        if header.is_whole_read:
             data_set = open_data_set(path)
-            return pixel_array(data_set, index=frame), data_set
-        data_set = Dataset()
-        return pixel_array(path, ds_out=data_set, specific_tags=WANTED_TAGS, index=frame), data_set
+            stored = pixel_array(data_set, index=frame, raw=True)
+        else:
+            data_set = Dataset()
+            stored = pixel_array(path, ds_out=data_set, specific_tags=WANTED_TAGS, index=frame, raw=True)
+        return _as_rgb(stored, str(data_set.get("PhotometricInterpretation") or "")), data_set
     except DataError:
         raise
+    except NotDecoded as error:
+        kind = LimitError if error.is_of_now else DataError
+        raise kind(f"{path}: pixels cannot be decoded, {_syntax(path)} ({error})") from None
     except Exception as error:
         raise DataError(f"{path}: pixels cannot be decoded, {_syntax(path)} ({type(error).__name__})") from None
+
+
+def _as_rgb(stored: np.ndarray, interpretation: str) -> np.ndarray:
+    """YBR made RGB in place, some rows at a time: pydicom's conversion takes ten times the memory of what it gets."""
+    if interpretation not in ("YBR_FULL", "YBR_FULL_422") or stored.ndim != 3 or stored.shape[-1] != 3:
+        return stored
+    rows = max(1, BAND_PIXELS // stored.shape[1])
+    for top in range(0, len(stored), rows):
+        stored[top : top + rows] = convert_color_space(stored[top : top + rows], interpretation, "RGB")
+    return stored
 
 
 def _syntax(path: Path) -> str:

@@ -77,8 +77,8 @@ class Reading(domain.Reading):
     @property
     def formats(self) -> tuple[Format, ...]:
         """DICOM, NIfTI and images, as these options say."""
-        volumes = nifti_format(self.axis, self.every, self.central, self.volume, self.window)
-        return dicom_format(self.window), volumes, IMAGE
+        volumes = nifti_format(self.axis, self.every, self.central, self.volume, self.window, self.max_pixels)
+        return dicom_format(self.window, self.max_pixels), volumes, replace(IMAGE, max_pixels=self.max_pixels)
 
     def notes_on_unused(self, data: DomainData) -> list[str]:
         """One sentence for each option that was given and changed nothing, since no such file is in the data."""
@@ -228,7 +228,13 @@ def _read_arrays(path: Path, reading: Reading) -> DomainData:
             f"{path}: not a MedMNIST file, which holds train_images, train_labels, ...; this one holds {held} "
             "(features go to --features)"
         )
-    return read_medmnist(path, axis=reading.axis, slice_at=reading.slice, class_names=reading.class_names)
+    return read_medmnist(
+        path,
+        axis=reading.axis,
+        slice_at=reading.slice,
+        class_names=reading.class_names,
+        max_pixels=reading.max_pixels,
+    )
 
 
 def _lacks_classes(path: Path, reading: Reading) -> bool:

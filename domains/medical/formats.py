@@ -12,8 +12,9 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ...core.contracts.domain import Decoded
+from ...core.contracts.domain import MAX_PIXELS, Decoded
 from ...core.data.files import Format
+from ...core.runtime.reading import read_start
 from .dicom_mark import has_dicom_mark
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
@@ -24,19 +25,32 @@ SUBJECT = re.compile(r"^sub-[A-Za-z0-9]+$")
 GROUP_BYTES = 1 << 20
 
 
-def dicom_format(window: str | None = None) -> Format:
-    """The format, with a window for all its files (as `intensity.check_window` gives it; None: what each file says)."""
+def dicom_format(window: str | None = None, max_pixels: int = MAX_PIXELS) -> Format:
+    """The format.
+
+    Args:
+        window: for all its files (as `intensity.check_window` gives it; None: what each file says).
+        max_pixels: a file whose frames have more is refused.
+    """
 
     def expand(path: Path) -> list[dict[str, Any]]:
         from .dicom_header import read_header
-        from .dicom_pixels import check_has_pixels
+        from .dicom_pixels import check_size
 
-        frames = read_header(path).frames
-        check_has_pixels(path, frames)
+        header = read_header(path)
+        check_size(path, header, max_pixels)
         shared = {} if window is None else {"window": window}
-        return [shared] if frames == 1 else [{"frame": i, **shared} for i in range(frames)]
+        return [shared] if header.frames == 1 else [{"frame": i, **shared} for i in range(header.frames)]
 
-    return Format("DICOM", DICOM_SUFFIXES, load=_load_dicom, expand=expand, group=_patient, recognise=has_dicom_mark)
+    return Format(
+        "DICOM",
+        DICOM_SUFFIXES,
+        load=_load_dicom,
+        expand=expand,
+        group=_patient,
+        recognise=has_dicom_mark,
+        max_pixels=max_pixels,
+    )
 
 
 def _load_dicom(path: Path, decode: dict[str, Any]) -> Decoded:
@@ -52,7 +66,12 @@ def _patient(path: Path, name: str) -> str | None:
 
 
 def nifti_format(
-    axis: str = "axial", every: int = 1, central: float = 0.5, volume: int = 0, window: str | None = None
+    axis: str = "axial",
+    every: int = 1,
+    central: float = 0.5,
+    volume: int = 0,
+    window: str | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Format:
     """The format, with the same choice of slices for all its files.
 
@@ -62,17 +81,19 @@ def nifti_format(
         central: share of the slices, around the middle, that is used; the ends of a volume show little. At least one.
         volume: which volume of a 4-D file.
         window: as `intensity.check_window` gives it; None scales by the volume's percentiles 0.5 and 99.5.
+        max_pixels: a volume of more voxels is refused.
     """
 
     def expand(path: Path) -> list[dict[str, Any]]:
-        from .nifti_slices import AXES, check_volume, count_slices
+        from .nifti_slices import AXES, check_size, check_volume, count_slices
 
+        check_size(path, max_pixels)
         count = count_slices(path, AXES[axis])
         check_volume(path, volume)
         shared = {"axis": axis, "volume": volume, **({} if window is None else {"window": window})}
         return [{**shared, "slice": i} for i in chosen_slices(count, every, central)]
 
-    return Format("NIfTI", NIFTI_SUFFIXES, load=_load_nifti, expand=expand, group=volume_group)
+    return Format("NIfTI", NIFTI_SUFFIXES, load=_load_nifti, expand=expand, group=volume_group, max_pixels=max_pixels)
 
 
 def chosen_slices(count: int, every: int, central: float) -> range:
@@ -93,8 +114,7 @@ def volume_group(path: Path, name: str) -> str:
     subject = subject or (path.name.split("_")[0] if SUBJECT.match(path.name.split("_")[0]) else None)
     if subject:
         return "patient-" + hashlib.sha256(subject.encode()).hexdigest()[:16]
-    with path.open("rb") as file:
-        return "volume-" + hashlib.sha256(file.read(GROUP_BYTES)).hexdigest()[:16]
+    return "volume-" + hashlib.sha256(read_start(path, GROUP_BYTES)).hexdigest()[:16]
 
 
 def _load_nifti(path: Path, decode: dict[str, Any]) -> Decoded:

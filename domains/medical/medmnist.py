@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Sequence
 from functools import lru_cache
@@ -17,14 +18,17 @@ from typing import Any
 
 import numpy as np
 
-from ...core.contracts.domain import Decoded, DomainData, Item, check_items
+from ...core.contracts.domain import MAX_PIXELS, Decoded, DomainData, Item, check_items
 from ...core.contracts.targets import Label, Labels
-from ...core.errors import ConfigError, DataError
+from ...core.data.images import too_large
+from ...core.errors import ConfigError, DataError, LimitError
 from .npz_rows import array_names, array_shape, iterate_rows, read_small, row_of
 
 SPLITS = ("train", "val", "test")
 VOLUME_AXES = {"axial": 0, "coronal": 1, "sagittal": 2}
 LABELS_FILE = Path(__file__).with_name("medmnist_labels.json")
+MOST_CLASSES = 10_000
+"""Of a set with fewer rows."""
 LICENCE = "CC BY 4.0 (DermaMNIST: CC BY-NC 4.0), as MedMNIST states"
 
 
@@ -36,7 +40,12 @@ def is_medmnist(path: Path) -> bool:
 
 
 def read_medmnist(
-    path: str | Path, *, axis: str = "axial", slice_at: int | None = None, class_names: Sequence[str] | None = None
+    path: str | Path,
+    *,
+    axis: str = "axial",
+    slice_at: int | None = None,
+    class_names: Sequence[str] | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> DomainData:
     """All rows of a MedMNIST file, with the splits it states.
 
@@ -46,6 +55,7 @@ def read_medmnist(
         slice_at: which slice along it; by default the middle one.
         class_names: names in the order of the labels; by default those that MedMNIST gives a file of this name
             ("bloodmnist.npz", "bloodmnist_64.npz"), else "class 0", "class 1", ...
+        max_pixels: most pixels of an image, or voxels of a volume.
 
     Raises:
         DataError: damaged, pickled objects inside, sizes that disagree, or fewer than two classes.
@@ -59,6 +69,9 @@ def read_medmnist(
     names = _class_names(path, labels, class_names or known.get("labels"), is_multilabel)
     items = []
     for split in splits:
+        size = math.prod(array_shape(path, f"{split}_images")[1:4])
+        if size > max_pixels:
+            raise LimitError(f"{path}: {split}_images has rows of {too_large(f'{size} values', max_pixels)}")
         items += _items(path, split, labels[split], is_multilabel, _slice(path, split, axis, slice_at))
     data = DomainData(
         items=items,
@@ -98,13 +111,21 @@ def _labels(path: Path, split: str) -> np.ndarray:
     if f"{split}_labels" not in array_names(path):
         raise DataError(f"{path}: has {split}_images but no {split}_labels; use the file as MedMNIST publishes it")
     labels = read_small(path, f"{split}_labels")
-    labels = labels.reshape(len(labels), -1)
+    if labels.ndim not in (1, 2) or labels.dtype.kind not in "iuf" or (labels.ndim == 2 and not labels.shape[1]):
+        raise DataError(
+            f"{path}: {split}_labels has shape {labels.shape} of {labels.dtype}; "
+            "whole numbers (N,) or (N, C) are needed"
+        )
+    labels = labels.reshape(len(labels), labels.shape[1] if labels.ndim == 2 else 1)
     images = array_shape(path, f"{split}_images")
     if images[0] != len(labels):
         raise DataError(f"{path}: {images[0]} {split}_images but {len(labels)} {split}_labels; copy the file again")
-    whole = np.issubdtype(labels.dtype, np.number) and np.array_equal(labels, np.round(labels))
-    if not whole or (labels.size and labels.min() < 0):
+    if not np.array_equal(labels, np.round(labels)) or (labels.size and labels.min() < 0):
         raise DataError(f"{path}: {split}_labels must be whole numbers from 0; they are {labels.dtype}")
+    if labels.size and labels.max() >= max(MOST_CLASSES, len(labels)):
+        raise DataError(
+            f"{path}: {split}_labels reach {float(labels.max()):.0f} in {len(labels)} rows; number the classes from 0"
+        )
     if labels.shape[1] > 1 and labels.size and labels.max() > 1:
         raise DataError(f"{path}: {split}_labels has {labels.shape[1]} columns with values above 1; 0 and 1 are needed")
     return labels.astype(np.int64)

@@ -7,6 +7,7 @@ superior or anterior at the top, pixels square. Only the slice is read where the
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,19 @@ import nibabel
 import numpy as np
 from nibabel.orientations import io_orientation
 
-from ...core.contracts.domain import Decoded
+from ...core.contracts.domain import MAX_PIXELS, Decoded
+from ...core.data.images import too_large
 from ...core.data.verify import remember_by_file
-from ...core.errors import DataError
+from ...core.errors import DataError, LimitError, shortened
+from ...core.runtime.reading import check_regular
 from .intensity import MINMAX, robust_range, scale_to_unit, to_rgb, window_range
 
 AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
 """Axis name -> axis of a volume in RAS+ orientation that the slices are counted along."""
 KEEPING = threading.Lock()
 KEPT_VOLUMES = 2
+MOST_PACKED = 1032
+"""Times that gzip makes anything smaller at most."""
 KEPT_BYTES = 512 << 20
 """A decompressed volume up to this size is kept while its slices are read; of a larger one each slice is read anew."""
 
@@ -43,6 +48,8 @@ def load_slice(path: str | Path, decode: dict[str, Any]) -> Decoded:
         DataError: no NIfTI file, damaged, cut short, NaN or infinity in the volume, or no such slice or volume.
     """
     path, volume = Path(path), int(decode.get("volume", 0))
+    max_pixels = int(decode.get("max_pixels", MAX_PIXELS))
+    check_size(path, max_pixels)
     axis, index, window = AXES[decode.get("axis", "axial")], int(decode["slice"]), decode.get("window")
     count = count_slices(path, axis)
     if not 0 <= index < count:
@@ -52,7 +59,29 @@ def load_slice(path: str | Path, decode: dict[str, Any]) -> Decoded:
     if plane.ndim == 3:
         return np.ascontiguousarray(plane)
     low, high = _range(path, volume, window)
-    return to_rgb(_square_pixels(scale_to_unit(plane, low, high), zooms[::-1]))
+    return to_rgb(_square_pixels(path, scale_to_unit(plane, low, high), zooms[::-1], max_pixels))
+
+
+def check_size(path: Path, max_pixels: int) -> None:
+    """Refuse a file whose header claims more voxels than are decoded, or than it has bytes for.
+
+    Raises:
+        DataError: that, or no NIfTI file.
+    """
+    voxels, least = _claimed(path)
+    if voxels > max_pixels:
+        raise LimitError(f"{path}: {too_large(f'a volume of {voxels} voxels', max_pixels)}")
+    if least > path.stat().st_size:
+        raise DataError(f"{path}: cut short, its header claims more voxels than it holds; copy it again")
+
+
+@remember_by_file(size=4096)
+def _claimed(path: Path) -> tuple[int, int]:
+    """Voxels of one volume, and the fewest bytes of a file that holds all volumes."""
+    image = _open(path)
+    voxels, volumes = math.prod(_shape_3d(path, image)), image.shape[3] if len(image.shape) > 3 else 1
+    whole = voxels * volumes * image.get_data_dtype().itemsize + int(image.dataobj.offset)
+    return voxels, whole // MOST_PACKED if path.name.lower().endswith(".gz") else whole
 
 
 @remember_by_file(size=4096)
@@ -64,7 +93,7 @@ def count_slices(path: Path, axis: int) -> int:
     """
     image = _open(path)
     shape = _shape_3d(path, image)
-    return shape[_file_axis(image, axis)]
+    return shape[_file_axis(path, image, axis)]
 
 
 @remember_by_file(size=4096)
@@ -106,7 +135,7 @@ def _read_plane(path: Path, axis: int, index: int, volume: int) -> tuple[np.ndar
     image = _open(path)
     shape = _shape_3d(path, image)
     orientation = io_orientation(image.affine)
-    across = _file_axis(image, axis)
+    across = _file_axis(path, image, axis)
     position = index if orientation[across, 1] > 0 else shape[across] - 1 - index
     where: list[Any] = [slice(None)] * 3
     where[across] = position
@@ -129,7 +158,7 @@ def _read_plane(path: Path, axis: int, index: int, volume: int) -> tuple[np.ndar
 
 def _is_kept(path: Path, image) -> bool:
     """Whether a volume is decompressed once for all its slices."""
-    return path.name.lower().endswith(".gz") and 4 * np.prod(_shape_3d(path, image)) <= KEPT_BYTES
+    return path.name.lower().endswith(".gz") and 4 * math.prod(_shape_3d(path, image)) <= KEPT_BYTES
 
 
 def _kept_volume(path: Path, volume: int) -> np.ndarray:
@@ -156,7 +185,7 @@ def _volume_index(image, volume: int) -> list[int]:
 def _read(path: Path, image, where: list[Any]) -> np.ndarray:
     try:
         values = np.asanyarray(image.dataobj[tuple(where)])
-    except (OSError, EOFError, ValueError, MemoryError) as error:
+    except Exception as error:  # gzip, zlib and nibabel raise many types on damaged files
         raise DataError(f"{path}: voxels cannot be read, cut short or damaged ({type(error).__name__})") from None
     if np.iscomplexobj(values):
         raise DataError(f"{path}: holds complex numbers, not intensities; store their magnitude")
@@ -166,6 +195,7 @@ def _read(path: Path, image, where: list[Any]) -> np.ndarray:
 def _open(path: Path):
     """The image, header read only; nibabel's remarks on odd headers are held back."""
     logging.getLogger("nibabel").setLevel(logging.CRITICAL)
+    check_regular(path)
     try:
         image = nibabel.load(path)
     except Exception as error:  # damaged headers make nibabel raise many types
@@ -173,27 +203,35 @@ def _open(path: Path):
         raise DataError(f"{path}: {reason}; replace it or leave it out") from None
     if not isinstance(image, nibabel.Nifti1Image):
         raise DataError(f"{path}: a {type(image).__name__}, not a NIfTI volume; leave it out")
+    if image.affine is None or not np.isfinite(image.affine).all():
+        raise DataError(f"{path}: its affine holds NaN or infinity, so nothing says how it lies; correct its header")
     return image
 
 
 def _shape_3d(path: Path, image) -> tuple[int, int, int]:
     shape = image.shape
-    if len(shape) < 2 or any(n != 1 for n in shape[4:]) or 0 in shape:
-        raise DataError(f"{path}: has shape {tuple(shape)}; a volume (X, Y, Z) or (X, Y, Z, T) is needed")
+    if len(shape) < 2 or any(n != 1 for n in shape[4:]) or min(shape) < 1:
+        raise DataError(f"{path}: has shape {shortened(tuple(shape))}; a volume (X, Y, Z) or (X, Y, Z, T) is needed")
     return (*shape[:3], 1)[:3]
 
 
-def _file_axis(image, axis: int) -> int:
-    """Which axis of the file is `axis` of the RAS+ orientation."""
-    return int(np.flatnonzero(io_orientation(image.affine)[:, 0] == axis)[0])
+def _file_axis(path: Path, image, axis: int) -> int:
+    """Which axis of the file is `axis` of the RAS+ orientation; one that its affine flattens is none."""
+    try:
+        return int(np.flatnonzero(io_orientation(image.affine)[:, 0] == axis)[0])
+    except (IndexError, ValueError, np.linalg.LinAlgError):
+        raise DataError(f"{path}: its affine does not say how it lies; correct its header") from None
 
 
-def _square_pixels(plane: np.ndarray, zooms: tuple[float, float]) -> np.ndarray:
+def _square_pixels(path: Path, plane: np.ndarray, zooms: tuple[float, float], max_pixels: int) -> np.ndarray:
     """(H, W) stretched along its coarser side, so that shapes are true; sizes that differ by under 2 % stay."""
     height, width = zooms
-    if not (height > 0 and width > 0) or 0.98 < height / width < 1.02:
+    if not (0 < height < math.inf and 0 < width < math.inf) or 0.98 < height / width < 1.02:
         return plane
     fine = min(height, width)
+    stretched = plane.shape[0] * height / fine * plane.shape[1] * width / fine
+    if not stretched <= max_pixels:
+        raise LimitError(f"{path}: {too_large(f'with square pixels {stretched:.0f} pixels', max_pixels)}")
     size = (max(1, round(plane.shape[0] * height / fine)), max(1, round(plane.shape[1] * width / fine)))
     from monai.transforms.spatial.array import Resize
 

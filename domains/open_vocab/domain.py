@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...core.contracts.domain import Domain, DomainData
-from ...core.contracts.options import option, settle
+from ...core.contracts.domain import MAX_PIXELS, Domain, DomainData, Item
+from ...core.contracts.options import option, settle, whole_number
+from ...core.data.files import with_max_pixels
+from ...core.data.images import IMAGE
 from ...core.errors import ConfigError
 from .vocabulary import named_templates
 
@@ -22,6 +24,13 @@ class Reading:
     class_names: tuple[str, ...] | None = option(None, "which classes, in which order; names by number where none are")
     reduce_zero_label: bool = option(False, "masks: 0 stands for no class, and 1 is the first class")
     background: bool = option(True, "masks of COCO outlines: the pixels outside are a class, the first one")
+    max_pixels: int = option(
+        MAX_PIXELS,
+        "images and volumes: most pixels or voxels that are decoded, 200000000 by default",
+        low=1,
+        high=10**11,
+        parse=whole_number,
+    )
 
     def __post_init__(self):
         settle(self)
@@ -52,13 +61,16 @@ class OpenVocab(Domain):
         from . import data
 
         name, taken = READERS[task]
-        reading = vars(self.reading_of(options))
+        reading = dict(vars(self.reading_of(options)))
+        limit = reading.pop("max_pixels")
         for option_name in reading:
             if taken is not None and option_name not in taken and options.get(option_name) is not None:
                 raise ConfigError(
                     f"--set data.{option_name}: {task} reads its data without it; omit it, or give another --task"
                 )
-        return getattr(data, name)(path, **{key: reading[key] for key in taken or reading})
+        formats = with_max_pixels((IMAGE,), limit)
+        read = getattr(data, name)(path, formats=formats, **{key: reading[key] for key in taken or reading})
+        return read if limit == MAX_PIXELS else read.with_items([_with_limit(item, limit) for item in read.items])
 
     def sample(self, task: str) -> DomainData:
         """Drawn shapes of 16 kinds, every colour with every shape; no download."""
@@ -72,3 +84,8 @@ class OpenVocab(Domain):
     def templates(self, task: str) -> list[str]:
         """What a class is asked by."""
         return named_templates("photo")
+
+
+def _with_limit(item: Item, max_pixels: int) -> Item:
+    """An item that says how large its image and its mask may be, to whatever decodes them in a training."""
+    return item.with_(decode={**item.decode, "max_pixels": max_pixels})

@@ -25,10 +25,13 @@ from ...core.errors import CapabilityError, ConfigError, DataError, did_you_mean
 from ...core.features.store import FeatureStore
 from ...core.prompts.classifier import IMAGENET_SEVEN, PHOTO, check_templates, fill, spoken
 from ...core.prompts.descriptions import read_class_json
+from ...core.runtime.reading import read_text
 
 SETS = ("name", "photo", "imagenet-7", "imagenet-80")
 """Named sets of templates."""
 FILES = (".txt", ".json")
+MOST_BYTES = 64 << 20
+"""Of a file of names."""
 JSON_SHAPE = 'write {class: [descriptions]}, or {class: {"synonyms": [...], "descriptions": [...]}}'
 
 Classes = str | Path | Sequence[str] | Mapping[str, Any]
@@ -157,11 +160,7 @@ def _from_file(path: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
         raise DataError(f"{path}: names come from a .txt or .json file; write one class per line, or {JSON_SHAPE[6:]}")
     if path.suffix.lower() == ".json":
         return _entries(read_class_json(path, JSON_SHAPE), path)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise DataError(f"{path}: cannot be read ({reason}); write one class per line") from None
+    lines = read_text(path, "write one class per line", MOST_BYTES).splitlines()
     rows = [[part.strip() for part in line.split(",") if part.strip()] for line in lines if line.strip()]
     return _checked({row[0]: (tuple(row[1:]), ()) for row in rows if row}, [row[0] for row in rows if row])
 

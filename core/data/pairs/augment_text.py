@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from ...contracts.adapter import require
-from ...errors import DataError
-from ..tables import parse_json
+from ...errors import DataError, shortened
+from ...runtime.reading import read_json
 
 CORE = re.compile(r"^(\W*)(.*?)(\W*)$", re.DOTALL)
 _LISTS: dict[str, str] = json.loads((Path(__file__).parent / "words.json").read_text(encoding="utf-8"))
@@ -103,15 +103,12 @@ def read_synonyms(path: str | Path) -> dict[str, tuple[str, ...]]:
     Raises:
         DataError: it cannot be read, or is not an object of lists of words.
     """
-    try:
-        content = parse_json(path, Path(path).read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); check the path, and save it as UTF-8") from error
+    content = read_json(Path(path))
     if not isinstance(content, dict):
         raise DataError(f'{path}: not a JSON object; write {{"word": ["synonym", ...], ...}}')
     for word, synonyms in content.items():
         if not isinstance(synonyms, list) or not all(isinstance(other, str) and other.strip() for other in synonyms):
-            raise DataError(f"{path}: synonyms of {json.dumps(word)} are not a list of words; correct it")
+            raise DataError(f"{path}: synonyms of {shortened(json.dumps(word))} are not a list of words; correct it")
     return {word.lower(): tuple(synonyms) for word, synonyms in content.items() if synonyms}
 
 

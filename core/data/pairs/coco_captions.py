@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
+from ...runtime.reading import read_json
 from ..coco import split_of
 from ..files import licence_of
-from ..tables import parse_json
 from .builder import PairBuilder
 from .file_finder import FileFinder
 from .pair_set import PairSet
@@ -113,20 +113,6 @@ def _text(sentence: Any) -> Any:
     if not isinstance(sentence, dict):
         return sentence
     return sentence.get("raw") or " ".join(map(str, sentence.get("tokens") or ()))
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        DataError: it cannot be read, or is not UTF-8 or not JSON.
-    """
-    try:
-        return parse_json(path, path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
 
 
 class ListedImages:

@@ -13,8 +13,9 @@ from typing import Protocol
 
 import numpy as np
 
-from ...contracts.domain import SPLITS, Decoded
-from ...errors import DataError
+from ...contracts.domain import MAX_PIXELS, SPLITS, Decoded
+from ...errors import DataError, printable
+from ...runtime.reading import open_regular
 from ..images import decode_bytes, decode_image
 from ..verify import FileHashes
 from .columns import Ragged, Strings
@@ -38,11 +39,17 @@ class PairImages(Protocol):
 
 @dataclass(frozen=True)
 class StoredImages:
-    """Images in files: whole ones, or parts of a tar file. Nothing stays open, so that workers may be forked."""
+    """Images in files: whole ones, or parts of a tar file. Nothing stays open, so that workers may be forked.
+
+    Args:
+        max_pixels: a larger image is refused.
+    """
+
+    max_pixels: int = MAX_PIXELS
 
     def read(self, source: str, offset: int | None, size: int | None) -> bytes:
         try:
-            with open(source, "rb") as file:
+            with open_regular(Path(source)) as file:
                 file.seek(offset or 0)
                 data = file.read() if size is None else file.read(size)
         except OSError as error:
@@ -53,8 +60,9 @@ class StoredImages:
 
     def decode(self, source: str, offset: int | None, size: int | None) -> Decoded:
         if offset is None:
-            return decode_image(Path(source), {})
-        return decode_bytes(self.read(source, offset, size), f"{source} at byte {offset}")
+            return decode_image(Path(source), {"max_pixels": self.max_pixels})
+        content = self.read(source, offset, size)
+        return decode_bytes(content, f"{source} at byte {offset}", {"max_pixels": self.max_pixels})
 
 
 @dataclass(frozen=True)
@@ -193,10 +201,10 @@ class PairSet:
         return (self[index] for index in range(len(self)))
 
     def id(self, index: int) -> str:
-        """The id of a row alone: "FILE", or "FILE:NAME" in a tar file."""
+        """The id of a row alone: "FILE", or "FILE:NAME" in a tar file; printable, whatever bytes are in the names."""
         row, columns = self._row(index), self.columns
         name = columns.files[self._file(row)]
-        return name if columns.ids is None else f"{name}:{columns.ids[row]}"
+        return printable(name if columns.ids is None else f"{name}:{columns.ids[row]}")
 
     # pixels ----------------------------------------------------------------------------------------------------------
 

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from ...contracts.adapter import require
-from ...contracts.domain import SPLITS
-from ...contracts.options import option, options_from, settle
+from ...contracts.domain import MAX_PIXELS, SPLITS
+from ...contracts.options import option, options_from, settle, whole_number
 from ...errors import ConfigError, DataError
+from ...runtime.reading import check_regular, read_json
 from ..files import visible
 from ..group_columns import AUTO
 from ..verify import FileHashes
@@ -22,11 +23,10 @@ from .coco_captions import (
     is_karpathy,
     is_person_search,
     read_coco_captions,
-    read_json,
     read_karpathy,
     read_person_search,
 )
-from .pair_set import SPLIT_CODES, PairSet
+from .pair_set import SPLIT_CODES, PairSet, StoredImages
 from .pair_splits import assign_pair_splits
 from .sample import sample_pairs
 from .shards import BRACES, expanded, read_shards, shards_in
@@ -64,6 +64,14 @@ class Reading:
     seed: int = option(0, "seed of the division into splits, where the data has none", low=0, high=2**32 - 1)
     val: float = option(0.1, "share of the images held out to validate, where the data has no splits", low=0, below=1)
     test: float = option(0.1, "share of the images held out to test, where the data has no splits", low=0, below=1)
+
+    max_pixels: int = option(
+        MAX_PIXELS,
+        "most pixels of an image that is decoded, 200000000 by default",
+        low=1,
+        high=10**11,
+        parse=whole_number,
+    )
 
     def __post_init__(self):
         settle(self)
@@ -110,6 +118,8 @@ def read_pairs(
     if columns and source.keeps_columns:
         asked["columns"] = columns
     pairs = source.read(**asked)
+    if isinstance(pairs.images, StoredImages):
+        pairs = replace(pairs, images=StoredImages(reading.max_pixels))
     if reading.split:
         return _of_split(pairs, reading.split, path)
     return _with_splits(pairs, source, hashes, seed=reading.seed, val=reading.val, test=reading.test)
@@ -148,6 +158,8 @@ def _source(name: str, hashes: FileHashes | None) -> _Source:
         return _Source("the sample", frozenset(), sample_pairs)
     if BRACES.search(name):
         return _shards(expanded(str(path)), hashes)
+    if path.exists():
+        check_regular(path)
     raise DataError(f"{name}: no such file or folder; give {WHAT_IS_READ}")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...errors import DataError, did_you_mean
+from ...errors import DataError, did_you_mean, shortened
 from ..class_folders import SPLIT_FOLDERS
 from ..manifests import SPLIT_COLUMNS
 
@@ -37,6 +37,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "split": SPLIT_COLUMNS,
 }
 """Field -> names of its column in lower case, "_" for blanks; the first that a table has counts."""
+LONGEST_LIST = 100_000
+"""Characters of a cell that may be a list."""
 ONE_TEXT = frozenset({"caption", "title", "text", "sentence", "report", "description", "comment"})
 """Columns whose cells are never lists, whatever they look like."""
 
@@ -185,7 +187,7 @@ def numbers_of(value: Any, what: str) -> tuple[float, ...]:
     listed = value if isinstance(value, list) else [] if value is None else [value]
     try:
         numbers = tuple(float(number) for number in listed)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise BrokenRow(f"{what} is not a number: {json.dumps(value, default=str)[:60]}") from None
     if all(math.isnan(number) for number in numbers):
         return ()
@@ -196,6 +198,8 @@ def numbers_of(value: Any, what: str) -> tuple[float, ...]:
 
 def _listed(text: str) -> list[str] | None:
     """The texts of a list written as text, or None if it is none."""
+    if len(text) > LONGEST_LIST:
+        return None
     for parse in (json.loads, ast.literal_eval):
         try:
             value = parse(text)
@@ -242,5 +246,5 @@ def split_named(name: str, place: str | Path) -> str:
         return ""
     split = SPLITS_BY_NAME.get(name.lower())
     if split is None:
-        raise DataError(f"{place}: split '{name}'; {did_you_mean(name, ('train', 'val', 'test'))}")
+        raise DataError(f"{place}: split '{shortened(name)}'; {did_you_mean(name, ('train', 'val', 'test'))}")
     return split

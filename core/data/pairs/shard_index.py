@@ -18,6 +18,7 @@ import numpy as np
 
 from ...errors import DataError
 from ...runtime.files import write_cached
+from ...runtime.reading import check_regular, parse_json
 from ..images import IMAGE_SUFFIXES
 from .columns import NumbersBuilder, Ragged, RaggedBuilder, Strings, StringsBuilder
 from .pair_set import SPLIT_CODES, TEXT_FIELDS
@@ -74,10 +75,8 @@ def shard_index(path: Path, cache: Path, further: Mapping[str, str] | None = Non
     Raises:
         DataError: the shard cannot be read or is not a plain tar file, or the cache cannot be written.
     """
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
+    check_regular(path)
+    stat = path.stat()
     further = {name: kind for name, kind in sorted((further or {}).items()) if kind != "image"}
     identity = f"{LAYOUT}\n{os.path.abspath(path)}\n{stat.st_size}\n{stat.st_mtime_ns}"
     identity += f"\n{json.dumps(further)}" if further else ""
@@ -216,9 +215,9 @@ def _decoded(sample: _Sample, name: str) -> str:
 
 def _record(text: str) -> dict:
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise BrokenRow(f"its .json is not valid JSON ({error})") from error
+        content = parse_json("its .json", text)
+    except DataError as error:
+        raise BrokenRow(str(error).replace(":", " is", 1)) from error
     return content if isinstance(content, dict) else {"captions": texts_of(content, "caption")}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError
+from ...runtime.reading import text_lines
 from ..files import licence_of
 from ..group_columns import AUTO, LEAST_VALUES, NONE, OPTION, group_of, preferred_column
 from ..tables import Table
@@ -17,7 +18,7 @@ from .builder import PairBuilder
 from .file_finder import FileFinder
 from .pair_set import PairSet
 from .record_fields import COLUMNS, BrokenRow, Columns, cleaned
-from .table_rows import Rows, table_rows, text_lines
+from .table_rows import Rows, table_rows
 
 
 def read_table_pairs(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
-from ..tables import parse_json
+from ...runtime.reading import parse_json, text_lines
 
 DELIMITERS = ",;\t|"
 END = "\x1fend of table\x1f"
@@ -25,31 +25,6 @@ def table_rows(path: Path) -> Rows:
         DataError: the file cannot be read, is not UTF-8, or is malformed; the message names the line.
     """
     return _json_rows(path) if path.suffix.lower() in (".jsonl", ".ndjson") else _csv_rows(path)
-
-
-def text_lines(path: Path) -> Iterator[str]:
-    """The lines of a UTF-8 file, with or without a byte order mark, as they end in it.
-
-    Raises:
-        DataError: it cannot be read; the line is named where it stops to be text.
-    """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            yield from file
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} line {_undecodable_line(path)}: is not UTF-8 text; save the file as UTF-8") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
-
-
-def _undecodable_line(path: Path) -> int:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError:
-                return number
-    return 1
 
 
 def _csv_rows(path: Path) -> Rows:

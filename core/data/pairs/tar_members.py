@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from ...errors import DataError
+from ...errors import DataError, shortened
 
 BLOCK = 512
+LONGEST_NAME = 200
+"""Of a member, in a list of what was left out."""
 DRIVE = re.compile(r"[A-Za-z]:[/\\]")
 PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
 
@@ -54,13 +56,13 @@ class TarFile:
         length = os.fstat(file.fileno()).st_size
         try:
             archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115
-        except (tarfile.TarError, OSError, ValueError) as error:
+        except Exception as error:  # as below
             raise DataError(f"{self.path}: {_no_tar(self.path)}") from error
         cut, before = "", -1
         while not cut:
             try:
                 info = archive.next()
-            except (tarfile.TarError, OSError, ValueError) as error:
+            except Exception as error:  # of a hostile header; a long chain of them is a RecursionError
                 cut = " ".join(str(error).split())
                 break
             if info is None:
@@ -77,7 +79,7 @@ class TarFile:
             self.notes.append(f"{self.path.name}: {cut}; it is cut short or damaged, and what follows is lost.")
 
     def skip(self, name: str, reason: str) -> None:
-        self.skipped.append((f"{self.path.name}:{name}", reason))
+        self.skipped.append((f"{self.path.name}:{shortened(name, LONGEST_NAME)}", reason))
 
     def _plain(self, info: tarfile.TarInfo) -> Member | None:
         reason = _why_not(info)

@@ -42,7 +42,7 @@ def read_texts_beside(folder: Path) -> PairSet:
             builder.skip(name, reason)
             continue
         top = name.split("/")[0].lower() if "/" in name else ""
-        builder.add(name, captions, split=SPLIT_FOLDERS.get(top, ""), place=place)
+        builder.add(file.relative_to(folder).as_posix(), captions, split=SPLIT_FOLDERS.get(top, ""), place=place)
     builder.skipped.extend(collector.skipped)
     return builder.build(name=folder.name, licence=licence_of(folder))
 
@@ -57,5 +57,7 @@ def _captions(file: Path) -> tuple[list[str], str]:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         return [], f"{file.name} is not UTF-8 text"
+    except OSError as error:
+        return [], f"{file.name} cannot be read ({error.strerror})"
     captions = [caption for line in text.splitlines() if (caption := cleaned(line))]
     return captions, "" if captions else f"{file.name} is empty"

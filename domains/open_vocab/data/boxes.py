@@ -168,13 +168,14 @@ class _Reading:
 
     def _size(self, path: Path, image: ListedImage) -> tuple[int, int] | None:
         """(width, height), or None for a file that is not an image, which is listed."""
-        if self.trust_sizes and image.size is not None:
-            return image.size
-        if format_of(path, self.formats) is None:
+        fmt = format_of(path, self.formats)
+        if fmt is None:
             self.skipped.append((shown(path, self.folder), "no reader for this kind of file"))
             return None
+        if self.trust_sizes and image.size is not None and image.size[0] * image.size[1] <= fmt.max_pixels:
+            return image.size
         try:
-            size = upright_size(path)
+            size = upright_size(path, fmt.max_pixels)
         except DataError as error:
             self.skipped.append((shown(path, self.folder), str(error)))
             return None

@@ -5,14 +5,23 @@ Microsoft COCO (2014, arXiv 1405.0312); LVIS (2019, arXiv 1908.03195).
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Any
 
-from ....core.data.coco import find_coco_files, image_roots, is_coco, read_coco_file, split_of
-from ....core.errors import DataError
+from ....core.data.coco import (
+    by_kind_of_id,
+    find_coco_files,
+    image_roots,
+    is_coco,
+    read_coco_file,
+    split_of,
+    usable_id,
+    what_lacks,
+)
+from ....core.errors import DataError, shortened
+from ....core.runtime.reading import read_json
 from .boxes import Box, BoxSet, ListedImage
 
 ANNOTATION_FOLDERS = ("annotations", "annotation", "Annotations")
@@ -67,8 +76,8 @@ def _set_folder(path: Path) -> Path:
 
 def _has_boxes(file: Path) -> bool:
     try:
-        content = json.loads(file.read_text(encoding="utf-8-sig", errors="replace"))
-    except (ValueError, RecursionError, OSError):
+        content = read_json(file)
+    except DataError:
         return False
     if not is_coco(content) or not isinstance(content.get("categories"), list):
         return False
@@ -103,18 +112,22 @@ def _classes(
     for file, content in zip(files, contents, strict=True):
         try:
             listed = content["categories"]
-            categories = {entry["id"]: (str(entry["name"]), str(entry.get("frequency", ""))) for entry in listed}
-        except (AttributeError, KeyError, TypeError) as error:
-            raise DataError(f"{file}: a category lacks its id or name ({error}); correct the file") from error
+            categories = {usable_id(entry["id"]): _named_and_counted(entry) for entry in listed}
+        except (AttributeError, KeyError, TypeError, RecursionError) as error:
+            raise DataError(f"{file}: a category lacks its id or name ({shortened(error)}); correct it") from error
         per_file[file] = {number: name for number, (name, _) in categories.items()}
         by_id.update(categories)
-    ordered = sorted(by_id, key=lambda number: (isinstance(number, str), number))
+    ordered = sorted(by_id, key=by_kind_of_id)
     names: dict[str, str] = {}
     for number in ordered:
         name, frequency = by_id[number]
         names.setdefault(name, frequency)
     counts[SAME_NAME] += len(ordered) - len(names)
     return names, per_file
+
+
+def _named_and_counted(category: dict[str, Any]) -> tuple[str, str]:
+    return shortened(category["name"], 200), shortened(category.get("frequency", ""))
 
 
 def _images(
@@ -148,10 +161,10 @@ def _images_by_id(file: Path, content: dict[str, Any]) -> dict[Hashable, dict[st
     images: dict[Hashable, dict[str, Any]] = {}
     for image in content["images"]:
         try:
-            number, name = image["id"], _file_name(file, image)
+            number, name = usable_id(image["id"]), _file_name(file, image)
             known = images.setdefault(number, image)
         except (KeyError, TypeError) as error:
-            raise DataError(f"{file}: an image lacks its id or file_name ({error}); correct the file") from error
+            raise DataError(f"{file}: an image lacks its id or file_name ({shortened(error)}); correct it") from error
         if _file_name(file, known) != name:
             raise DataError(
                 f"{file}: image id {number!r} stands for '{_file_name(file, known)}' and for '{name}'; "
@@ -188,15 +201,16 @@ def _box(
 ) -> tuple[Box | None, Hashable]:
     """The object, None where its class is not listed, and the id of its image."""
     try:
-        image, category = annotation["image_id"], annotation["category_id"]
+        image, category = usable_id(annotation["image_id"]), usable_id(annotation["category_id"])
         outline = annotation.get("segmentation") or None
         corners = None
         if annotation.get("bbox") is not None or outline is None:
-            x, y, width, height = map(float, annotation["bbox"])
+            x, y, width, height = map(float, annotation["bbox"])  # those that are not finite are counted later
             corners = (x, y, x + width, y + height)
         name = labels.get(category)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{file}: annotation {number} has no usable box ({error!r}); correct the file") from error
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        reason = what_lacks(error)
+        raise DataError(f"{file}: annotation {number} has no usable box ({reason}); correct the file") from error
     if name is None:
         counts[UNLISTED_CLASS] += 1
         return None, image
@@ -204,12 +218,14 @@ def _box(
 
 
 def _named(numbers: Any, labels: dict[Hashable, str]) -> tuple[str, ...]:
-    return tuple(labels[number] for number in numbers or () if number in labels)
+    listed = numbers if isinstance(numbers, list) else ()
+    return tuple(labels[number] for number in listed if isinstance(number, Hashable) and number in labels)
 
 
 def _listed_size(image: dict[str, Any]) -> tuple[int, int] | None:
     width, height = image.get("width"), image.get("height")
-    return (width, height) if isinstance(width, int) and isinstance(height, int) and min(width, height) > 0 else None
+    whole = isinstance(width, int) and isinstance(height, int)
+    return (width, height) if whole and min(width, height) > 0 and max(width, height) < 1 << 31 else None
 
 
 def _roots(file: Path, folder: Path) -> tuple[Path, ...]:

@@ -7,6 +7,7 @@ Version 1: {"format": "vladapt-items", "version": 1, "kind", "name", "class_name
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,16 +17,20 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ....core.contracts.domain import Decoded, DomainData, Item
+from ....core.contracts.domain import SPLITS, Decoded, DomainData, Item
 from ....core.contracts.targets import Boxes, Mask
 from ....core.data.files import Format, loader
 from ....core.data.images import IMAGE
-from ....core.errors import DataError
+from ....core.errors import DataError, shortened
 from ....core.runtime.files import write_cached
+from ....core.runtime.reading import read_json, read_start
 from .boxes import annotated_boxes
 from .masks import MaskReader, annotated_mask
+from .outlines import valid_outline
 
 FORMAT, VERSION = "vladapt-items", 1
+MOST_PIXELS = 10**11
+"""Of an image; the option max_pixels has the same bound."""
 EMPTY = (None, "", {})
 
 
@@ -71,30 +76,33 @@ def read_items(path: str | Path, formats: Sequence[Format] = (IMAGE,)) -> Domain
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, "not a complete file of items, write it again")
         if content["format"] != FORMAT or content["version"] != VERSION:
             raise DataError(f"{path}: written by another version ({content['version']!r}); write it again")
+        names = tuple(content["class_names"])
+        if not all(isinstance(text, str) for text in (*names, content["kind"], content["name"], content["licence"])):
+            raise TypeError("a name is no text")
         return DomainData(
-            items=[_item(entry, content["kind"]) for entry in content["items"]],
-            class_names=tuple(content["class_names"]),
+            items=[_checked(_item(entry, content["kind"]), len(names)) for entry in content["items"]],
+            class_names=names,
             load=loader(formats),
             kind=content["kind"],
             name=content["name"],
-            notes=list(content["notes"]),
+            notes=[str(note) for note in content["notes"]],
             licence=content["licence"],
             load_mask=None if content["masks"] is None else MaskReader.of(content["masks"]),
             frequency=None if content["frequency"] is None else tuple(content["frequency"]),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not a complete file of items ({error!r}); write it again") from error
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        reason = shortened(repr(error))
+        raise DataError(f"{path}: not a complete file of items ({reason}); write it again") from error
 
 
 def is_items_file(path: Path) -> bool:
     """Whether a JSON file begins as `write_items` begins one."""
     try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            return f'"format": "{FORMAT}"' in file.read(100)
-    except OSError:
+        return f'"format": "{FORMAT}"'.encode() in read_start(path, 100)
+    except DataError:
         return False
 
 
@@ -116,6 +124,44 @@ def _as_data(item: Item) -> dict[str, Any]:
 def _boxes_as_data(boxes: Boxes) -> dict[str, Any]:
     values = {name: getattr(boxes, name) for name in ("boxes", "segments", "ignored", "size", "facts")}
     return {**values, "box_labels": boxes.labels}
+
+
+def _checked(item: Item, classes: int) -> Item:
+    """The item, if what it says can be used.
+
+    Raises:
+        ValueError, TypeError: it cannot.
+    """
+    boxes = item.target.outlines if isinstance(item.target, Mask) else item.target
+    if boxes is not None:
+        if any(len(box) != 4 or not all(map(math.isfinite, box)) for box in boxes.boxes):
+            raise ValueError("a box is not four finite numbers")
+        if len(boxes.labels) != len(boxes.boxes):
+            raise ValueError("boxes and labels differ in number")
+        if not all(type(label) is int and 0 <= label < classes for label in boxes.labels):
+            raise ValueError("a label is no class")
+        for listed in (boxes.segments, boxes.ignored):
+            if listed is not None and len(listed) != len(boxes.boxes):
+                raise ValueError("boxes and what is said of them differ in number")
+        _check_size(boxes.size)
+        if boxes.segments is not None and boxes.size is None:
+            raise ValueError("outlines without the size of their image")
+        for outline in boxes.segments or ():
+            if outline is not None and valid_outline(outline, boxes.size) != outline:
+                raise ValueError("an outline that cannot be drawn")
+    if isinstance(item.target, Mask):
+        _check_size(item.target.size)
+        if item.target.labels is not None and len(item.target.labels) != classes:
+            raise ValueError("a mask that says nothing of some class")
+    if not isinstance(item.id, str) or not isinstance(item.decode, dict) or item.split not in ("", *SPLITS):
+        raise ValueError("an item has no usable id, part or split")
+    return item
+
+
+def _check_size(size: tuple | None) -> None:
+    whole = size is None or (len(size) == 2 and all(type(side) is int and side > 0 for side in size))
+    if not whole or (size is not None and size[0] * size[1] > MOST_PIXELS):
+        raise ValueError("a size is not two whole numbers")
 
 
 def _item(entry: dict[str, Any], kind: str) -> Item:

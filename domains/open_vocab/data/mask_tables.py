@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ....core.data.tables import parse_json
-from ....core.errors import DataError
+from ....core.errors import DataError, shortened
+from ....core.runtime.reading import read_json, read_text
 
 STEMS = ("classes", "class_names", "semantic_classes", "label_names", "labels", "categories", "class_dict", "labelmap")
 NOT_CLASSES = frozenset({"unlabeled", "unlabelled", "unlabled", "ignore", "ignored", "void", "__ignore__", "_ignore_"})
@@ -30,6 +30,9 @@ CITYSCAPES_NAMES = (
 )
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 """What *_labelIds.png stores for each of the names; *_labelTrainIds.png stores their positions."""
+
+MOST_STORED = 1 << 24
+"""Of the numbers in a mask."""
 
 Colour = tuple[int, int, int]
 
@@ -112,7 +115,7 @@ def ade_table(folder: Path) -> MaskTable:
     """
     listing = folder / "objectInfo150.txt"
     if listing.is_file():
-        rows = [line.split("\t") for line in listing.read_text(encoding="utf-8", errors="replace").splitlines()[1:]]
+        rows = [line.split("\t") for line in read_text(listing, lenient=True).splitlines()[1:]]
         names = [row[-1].split(",")[0].strip() for row in rows if len(row) > 1]
     else:
         from mmseg.datasets.ade import ADE20KDataset
@@ -121,22 +124,16 @@ def ade_table(folder: Path) -> MaskTable:
     return MaskTable.of(enumerate(names, start=1))
 
 
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: cannot be read ({error}); check the path and save it as UTF-8") from error
-
-
 def _read_json(file: Path) -> MaskTable | None:
-    content = parse_json(file, _read_text(file))
+    content = read_json(file)
     if isinstance(content, dict):
         content = next((content[key] for key in ("classes", "categories", "labels") if key in content), content)
     try:
         pairs = _pairs(content)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise DataError(
-            f"{file}: its classes have an unknown shape ({error!r}); write a list of names, or {{name: number}}"
+            f"{file}: its classes have an unknown shape ({shortened(repr(error))}); "
+            "write a list of names, or {name: number}"
         ) from error
     return _checked(file, pairs)
 
@@ -169,7 +166,7 @@ def _number_or_colour(value: Any) -> int | Colour:
 
 
 def _read_lines(file: Path) -> MaskTable | None:
-    lines = [line.strip() for line in _read_text(file).splitlines()]
+    lines = [line.strip() for line in read_text(file).splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
     coloured = [re.fullmatch(r"([^:]+):\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*(:.*)?", line) for line in lines]
     if lines and all(coloured):
@@ -181,7 +178,7 @@ def _read_lines(file: Path) -> MaskTable | None:
 
 
 def _read_csv(file: Path) -> MaskTable | None:
-    rows = [row for row in csv.reader(_read_text(file).splitlines()) if row]
+    rows = [row for row in csv.reader(read_text(file).splitlines()) if row]
     pairs = []
     for row in rows:
         cells = [cell.strip() for cell in row]
@@ -192,7 +189,20 @@ def _read_csv(file: Path) -> MaskTable | None:
     return _checked(file, pairs) if pairs else None  # a table of something else
 
 
+def check_keys(pairs: Iterable[tuple[int | Colour, str]]) -> None:
+    """Raises ValueError for a number or a colour that no mask can store."""
+    for key, name in pairs:
+        channels = key if isinstance(key, tuple) else ()
+        if not all(0 <= channel <= 255 for channel in channels) or not (channels or 0 <= key < MOST_STORED):
+            raise ValueError(f"class '{shortened(name)}' has the number {shortened(key)}")
+
+
 def _checked(file: Path, pairs: list[tuple[int | Colour, str]]) -> MaskTable:
+    pairs = [(key, name) for key, name in pairs if isinstance(key, tuple) or key >= 0]  # of Cityscapes, one is -1
+    try:
+        check_keys(pairs)
+    except ValueError as error:
+        raise DataError(f"{file}: {error}, which no mask stores; correct it") from error
     table = MaskTable.of(pairs)
     if not table.names:
         raise DataError(f"{file}: names no class; write one per line, or {{name: number}}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ....core.contracts.domain import Item
+from ....core.contracts.domain import MAX_PIXELS, Item
 from ....core.contracts.targets import Mask
 from ....core.data.images import decode_values
-from ....core.errors import DataError
+from ....core.errors import DataError, shortened
+from .mask_tables import MOST_STORED
 from .outlines import draw
 
 IGNORED = 255
@@ -44,7 +45,7 @@ class MaskReader:
             DataError: the file cannot be read, or is of another kind than the table.
         """
         file = annotated_mask(item).file
-        labels = self._drawn(item) if file is None else self._looked_up(Path(file))
+        labels = self._drawn(item) if file is None else self._looked_up(Path(file), item)
         return _chosen(labels, self.classes, item)
 
     def choose(self, new: Mapping[int, int]) -> MaskReader:
@@ -62,7 +63,12 @@ class MaskReader:
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> MaskReader:
-        """From `as_data`."""
+        """From `as_data`.
+
+        Raises:
+            ValueError, KeyError, TypeError: it is not what `as_data` gives.
+        """
+        check_stored(data["values"], data["colours"])
         return cls(
             values={int(value): int(index) for value, index in data["values"]},
             colours={tuple(colour): int(index) for colour, index in data["colours"]},
@@ -81,8 +87,8 @@ class MaskReader:
         order = np.argsort(packed)
         return packed[order], np.array(list(self.colours.values()), dtype=np.uint8)[order]
 
-    def _looked_up(self, path: Path) -> np.ndarray:
-        stored = decode_values(path, colours=bool(self.colours))
+    def _looked_up(self, path: Path, item: Item) -> np.ndarray:
+        stored = decode_values(path, bool(self.colours), int(item.decode.get("max_pixels", MAX_PIXELS)))
         if self.colours:
             return self._from_colours(stored)
         if stored.ndim == 3:
@@ -115,6 +121,25 @@ class MaskReader:
             pixels, _, has_outline = known
             labels[pixels] = IGNORED if left_out or not has_outline else label
         return labels
+
+
+def check_stored(values: Iterable[tuple[int, int]], colours: Iterable[tuple[Sequence[int], int]]) -> None:
+    """Refuse a table that no mask could be looked up in.
+
+    Args:
+        values: (stored number, class index).
+        colours: (three channels, class index).
+
+    Raises:
+        ValueError: a number below 0 or of more than 24 bits, a channel beyond 0..255, or a class index beyond 0..255.
+    """
+    for value, index in values:
+        if not 0 <= int(value) < MOST_STORED or not 0 <= int(index) <= MOST_CLASSES:
+            raise ValueError(f"the number {shortened(value)} of class {shortened(index)}")
+    for colour, index in colours:
+        in_range = len(colour) == 3 and all(0 <= int(channel) <= 255 for channel in colour)
+        if not in_range or not 0 <= int(index) <= MOST_CLASSES:
+            raise ValueError(f"the colour {shortened(colour)} of class {shortened(index)}")
 
 
 @dataclass(frozen=True)

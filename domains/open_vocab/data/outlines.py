@@ -10,6 +10,10 @@ import numpy as np
 
 from ....core.errors import CapabilityError
 
+MOST_POINTS = 2_000_000
+MOST_BITS = 40
+"""Of the length of a run."""
+
 Outline = list[list[float]] | dict[str, Any]
 """Polygons [x0, y0, x1, y1, ...] in pixels, or {"size": [height, width], "counts": list or text}."""
 
@@ -17,8 +21,8 @@ Outline = list[list[float]] | dict[str, Any]
 def valid_outline(written: Any, size: tuple[int, int]) -> Outline | None:
     """The outline as far as it can be used, or None.
 
-    Polygons with fewer than three points, or with a coordinate that is not a finite number, go. An encoding must be of
-    the image's own size.
+    Polygons with fewer than three points, with a coordinate that is not a finite number, or so long a way around that
+    drawing them would take memory without end, go. An encoding must be of the image's own size.
 
     Args:
         written: what the annotation holds.
@@ -29,7 +33,8 @@ def valid_outline(written: Any, size: tuple[int, int]) -> Outline | None:
     if not isinstance(written, (list, tuple)):
         return None
     flat = [written] if written and all(isinstance(value, (int, float)) for value in written) else written
-    return [[float(value) for value in polygon] for polygon in flat if _is_polygon(polygon)] or None
+    polygons = [[float(value) for value in polygon] for polygon in flat if _is_polygon(polygon)]
+    return [polygon for polygon in polygons if _way_around(polygon) <= _longest_way(size)] or None
 
 
 def draw(outline: Outline, size: tuple[int, int]) -> np.ndarray:
@@ -87,10 +92,21 @@ def _is_polygon(polygon: Any) -> bool:
     )
 
 
+def _way_around(polygon: Sequence[float]) -> float:
+    xs, ys = np.array(polygon[0::2]), np.array(polygon[1::2])
+    return float(np.maximum(np.abs(np.diff(xs, append=xs[:1])), np.abs(np.diff(ys, append=ys[:1]))).sum())
+
+
+def _longest_way(size: tuple[int, int]) -> int:
+    """Pixels along a polygon that are drawn: an encoder stores five points for each."""
+    width, height = size
+    return 20 * (width + height) + min(width * height, MOST_POINTS)
+
+
 def _valid_encoding(written: dict[str, Any], size: tuple[int, int]) -> dict[str, Any] | None:
     width, height = size
     counts = written.get("counts")
-    if list(written.get("size") or ()) != [height, width]:
+    if written.get("size") not in ([height, width], (height, width)):
         return None
     if isinstance(counts, list):
         whole = all(isinstance(run, int) and run >= 0 for run in counts)
@@ -112,6 +128,8 @@ def _covers(text: str, pixels: int) -> bool:
     for character in text:
         code = ord(character) - 48
         if not 0 <= code < 64:
+            return False
+        if shift > MOST_BITS:
             return False
         value |= (code & 31) << shift
         shift += 5

@@ -133,7 +133,7 @@ def _from_masks(
     table = beside[0] if beside is not None else masks.table
     colours_only = table is not None and bool(table.colours) and not table.values
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        seen = list(pool.map(lambda pair: _look(pair, colours_only), masks.pairs))
+        seen = list(pool.map(lambda pair: _look(pair, colours_only, formats[0].max_pixels), masks.pairs))
     usable = []
     for pair, what in zip(masks.pairs, seen, strict=True):
         if what.reason:
@@ -175,9 +175,9 @@ def _from_masks(
     )
 
 
-def _look(pair: Pair, colours: bool) -> _Seen:
+def _look(pair: Pair, colours: bool, max_pixels: int) -> _Seen:
     try:
-        size, stored = upright_size(pair.image), decode_values(pair.mask, colours)
+        size, stored = upright_size(pair.image, max_pixels), decode_values(pair.mask, colours, max_pixels)
     except DataError as error:
         return _Seen(None, reason=str(error))
     height, width = stored.shape[:2]

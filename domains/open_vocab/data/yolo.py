@@ -13,6 +13,7 @@ from ....core.data.class_folders import SPLIT_FOLDERS
 from ....core.data.files import Format, ItemCollector, format_of, shown, stays_inside, walk
 from ....core.data.images import IMAGE
 from ....core.errors import ConfigError, DataError
+from ....core.runtime.reading import read_text, read_yaml
 from .boxes import Box, BoxSet, ListedImage
 
 NAME_FILES = ("classes.txt", "obj.names", "names.txt", "classes.names")
@@ -72,12 +73,7 @@ def _peek_yaml(file: Path) -> dict[str, Any]:
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"{file}: cannot be read ({' '.join(str(error).split())[:200]}); correct it") from error
+    content = read_yaml(file)
     return content if isinstance(content, dict) else {}
 
 
@@ -90,7 +86,7 @@ def _names(folder: Path, yaml: Path | None, config: dict[str, Any], given: Seque
     """Class number -> name."""
     written = config.get("names")
     if written is None and (listed := _name_file(folder)) is not None:
-        written = [line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
+        written = [line.strip() for line in read_text(listed).splitlines() if line.strip()]
     if written is None:
         if given is None:
             raise DataError(f"{folder}: nothing names its classes; add classes.txt or data.yaml, or give class_names")
@@ -136,7 +132,7 @@ def _images_at(place: Path, folder: Path, collector: ItemCollector, formats: Seq
     if place.is_dir():
         return [file for file in walk(place, folder, collector) if format_of(file, formats) is not None]
     files = []
-    for line in place.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in read_text(place, lenient=True).splitlines():
         if line.strip():
             file = _inside(line.strip(), (place.parent, folder))
             if file is None or not file.is_file():
@@ -174,12 +170,13 @@ def _list_orphans(folder: Path, used: set[Path], collector: ItemCollector) -> No
 def _image(file: Path, folder: Path, split: str, names: dict[int, str], result: BoxSet) -> ListedImage:
     label = _label_file(file, folder)
     boxes = [] if label is None else _objects(label, names, result)
-    return ListedImage(shown(file, folder), label or file, (folder,), tuple(boxes), split, relative=True)
+    name = file.relative_to(folder).as_posix()
+    return ListedImage(name, label or file, (folder,), tuple(boxes), split, relative=True)
 
 
 def _objects(file: Path, names: dict[int, str], result: BoxSet) -> list[Box]:
     boxes = []
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(read_text(file, lenient=True).splitlines(), start=1):
         if not line.strip():
             continue
         try:

@@ -14,8 +14,8 @@ from xml.etree import ElementTree
 from ....core.contracts.domain import DomainData
 from ....core.data.files import loader
 from ....core.data.images import IMAGE
-from ....core.data.tables import parse_json
 from ....core.errors import ConfigError, DataError
+from ....core.runtime.reading import read_json
 from ..data.classes import check_names, choose_classes
 from .kinds import ConfigKind
 from .pipelines import Node, inner_datasets
@@ -124,7 +124,7 @@ def _annotated(dataset: Node) -> list[str]:
     file = Path(os.path.join(str(dataset.get("data_root") or ""), str(dataset.get("ann_file") or "")))
     if file.suffix != ".json" or not file.is_file():
         return []
-    content = parse_json(file, file.read_text(encoding="utf-8"))
+    content = read_json(file)
     listed = content.get("categories") if isinstance(content, dict) else None
     return [str(category.get("name")) for category in listed or ()]
 

@@ -1,14 +1,25 @@
 """Every oddity of image files: read rightly, or refused in one line."""
 
 import os
+import struct
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from vladapt.core.data.images import IMAGE, IMAGE_SUFFIXES, decode_image, decode_values, upright_size
+from vladapt.core.data import images
+from vladapt.core.data.detect import read_any
+from vladapt.core.data.images import (
+    IMAGE,
+    IMAGE_SUFFIXES,
+    decode_bytes,
+    decode_image,
+    decode_values,
+    upright_size,
+)
 from vladapt.core.errors import DataError
 
 RED = (200, 30, 40)
@@ -243,3 +254,107 @@ def test_colours_of_a_mask_stay_colours(tmp_path):
 def test_importing_the_reader_loads_no_torch():
     code = "import sys, vladapt.core.data.images; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# More pixels than are decoded
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds next to nothing."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+@pytest.mark.parametrize("size", [(14143, 14143), (50_000, 50_000), (2**31 - 1, 1)])
+def test_more_than_200_million_pixels_are_refused_before_decoding(tmp_path, size, recwarn):
+    (tmp_path / "a.png").write_bytes(png_header(*size))
+    for read in (decode_image, upright_size, decode_values):
+        with pytest.raises(
+            DataError, match=rf"a.png: PNG of {size[0]} x {size[1]} pixels, the limit is 200000000"
+        ) as caught:
+            read(tmp_path / "a.png", *([{}] if read is decode_image else []))
+        assert "--max-pixels" in str(caught.value)
+    assert not recwarn.list
+
+
+def test_up_to_200_million_pixels_are_decoded_whatever_pillow_says(tmp_path):
+    side = 14_000  # above twice Pillow's own limit
+    header = struct.pack("<2sIHHIIiiHHIIiiII", b"BM", 54, 0, 0, 54, 40, side, side, 1, 24, 0, 0, 0, 0, 0, 0)
+    (tmp_path / "a.bmp").write_bytes(header)
+    limit = Image.MAX_IMAGE_PIXELS
+    assert upright_size(tmp_path / "a.bmp") == (side, side)
+    assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_the_limit_may_be_another(tmp_path):
+    Image.fromarray(noise()).save(tmp_path / "a.png")
+    pixels = noise().shape[0] * noise().shape[1]
+    assert "the limit is 100 " in refusal(tmp_path / "a.png", {"max_pixels": 100})
+    assert decode_image(tmp_path / "a.png", {"max_pixels": pixels}).shape == noise().shape
+    data = (tmp_path / "a.png").read_bytes()
+    with pytest.raises(DataError, match=r"x: PNG of .* the limit is 100"):
+        decode_bytes(data, "x", {"max_pixels": 100})
+
+
+def test_the_limit_is_an_option_of_the_reader(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for n in range(3):
+            Image.fromarray(noise()).save(tmp_path / name / f"{n}.png")
+    data = read_any(tmp_path, max_pixels="1e2")
+    with pytest.raises(DataError, match="the limit is 100"):
+        data.load(data.items[0])
+    assert read_any(tmp_path).load(data.items[0]).shape == noise().shape
+
+
+def test_a_decoder_that_takes_more_memory_has_a_lower_limit(tmp_path, monkeypatch):
+    Image.fromarray(noise()).save(tmp_path / "a.webp")
+    monkeypatch.setitem(images.DECODER_LIMITS, "WEBP", 100)
+    assert "the limit is 100 " in refusal(tmp_path / "a.webp")
+    assert decode_image(tmp_path / "a.webp", {"max_pixels": images.MAX_PIXELS + 1}).shape == noise().shape
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_rows_at_a_time_give_the_same_pixels(tmp_path, monkeypatch, mode, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "a.tif"
+    Image.fromarray(noise(40, 30)).convert(mode).save(path, exif=exif)
+    whole = decode_image(path, {})
+    monkeypatch.setattr(images, "BAND_PIXELS", 100)
+    np.testing.assert_array_equal(decode_image(path, {}), whole)
+
+
+# `ru_maxrss` would count the process that forked it
+MEASURE = """
+import re, sys
+from pathlib import Path
+from vladapt.core.data.images import decode_image
+pixels = decode_image(sys.argv[1], {})
+peak = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]
+print(pixels.nbytes, int(peak) * 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel for the peak")
+@pytest.mark.parametrize(("suffix", "mode"), [(".jpg", "RGB"), (".png", "RGBA"), (".png", "I;16"), (".tif", "F")])
+def test_peak_memory_is_less_than_four_times_the_pixels_and_300_mb(tmp_path, suffix, mode):
+    side = 6000 if mode.startswith("RGB") else 4000
+    grey = np.add.outer(np.arange(side) % 251, np.arange(side) % 241)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned
+    if mode.startswith("RGB"):
+        image = Image.fromarray(grey.astype(np.uint8)).convert(mode)
+    else:
+        image = Image.fromarray(grey.astype(np.uint16 if mode == "I;16" else np.float32))
+    image.save(tmp_path / f"a{suffix}", exif=exif, **({"compress_level": 1} if suffix == ".png" else {}))
+    command = [sys.executable, "-c", MEASURE, str(tmp_path / f"a{suffix}")]
+    measured = subprocess.run(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True)
+    decoded, peak = map(int, measured.stdout.split())
+    assert decoded >= 3 * side * side and peak < 4 * decoded + 300e6

@@ -1,10 +1,13 @@
 """Unreadable samples are found before anything is trained, and the verdict is remembered."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from vladapt.core.data.class_folders import read_class_folders
+from vladapt.core.data.detect import read_any
 from vladapt.core.data.verify import FileHashes, check_skipped, drop_unreadable
 from vladapt.core.errors import DataError
 
@@ -60,3 +63,27 @@ def test_changed_bytes_are_judged_anew(folder):
     drop_unreadable(read_class_folders(folder), FileHashes())
     (folder / "a" / "0.png").write_text("no image")
     assert len(drop_unreadable(read_class_folders(folder), FileHashes()).skipped) == 1
+
+
+def test_a_limit_is_not_remembered(folder):
+    hashes = FileHashes(folder.parent / "cache")
+    with pytest.raises(DataError, match=r"the limit is 1 "):
+        drop_unreadable(read_any(folder, max_pixels=1), hashes)
+    assert not drop_unreadable(read_any(folder), hashes).skipped
+
+
+def test_what_is_remembered_names_no_place(folder):
+    (folder / "a" / "bad.png").write_bytes(b"no image")
+    hashes = FileHashes(folder.parent / "cache")
+    kept = drop_unreadable(read_class_folders(folder), hashes)
+    assert kept.skipped == [("a/bad.png", "not an image, despite its name; replace it or leave it out")]
+
+
+def test_a_file_that_became_a_pipe_is_not_opened(folder):
+    data = read_class_folders(folder)
+    (folder / "a" / "0.png").unlink()
+    os.mkfifo(folder / "a" / "0.png")
+    (folder / "a" / "2.png").unlink()
+    kept = drop_unreadable(data, FileHashes(folder.parent / "cache"))
+    assert len(kept.items) == 38
+    assert "a pipe, not a file" in dict(kept.skipped)["a/0.png"] and "No such file" in dict(kept.skipped)["a/2.png"]

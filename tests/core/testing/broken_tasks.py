@@ -49,7 +49,6 @@ with_("compares names 'epochs', which is none of ...", compares=frozenset({"seed
 with_("refusals names 'train', which is none of compare, evaluate, predict", refusals={"train": "no"})
 with_(
     "unused gives no single line for 'shots'",
-    "does not take 'shots', and given it ...",
     unused={"shots": "counts\nimages"},
 )
 with_("writes names 'json'; give suffixes with their dots", "with --out it writes .json files; ...", writes=("json",))

@@ -57,7 +57,7 @@ def test_all_lines_come_together_each_once():
     ("error", "did", "message"),
     [
         (DataError("a.png: damaged; remove it"), "", "a.png: damaged; remove it"),
-        (DataError("a.png:\ndamaged"), "raises DataError of several lines", ""),
+        (DataError("a.png:\ndamaged"), "", "a.png: damaged"),
         (DataError(" "), "raises DataError without a word", ""),
         (CapabilityError("no"), "raises CapabilityError (no)", ""),
         (KeyError("handle"), "raises KeyError ('handle')", ""),

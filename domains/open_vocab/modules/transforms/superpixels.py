@@ -8,7 +8,9 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 
 from .....core.contracts.adapter import require
+from .....core.data.images import decode_values
 from .....core.errors import CapabilityError, DataError
+from .....core.runtime.reading import check_regular
 from .....registry import TRANSFORMS
 
 KEY, PATH_KEY = "superpixels", "superpixel_path"
@@ -65,18 +67,13 @@ class Superpixels(BaseTransform):
 
 def _read(path: Path, size: tuple[int, int]) -> np.ndarray:
     try:
-        labels = np.load(path, allow_pickle=False) if path.suffix == ".npy" else _from_image(path)
-    except (OSError, ValueError) as error:
+        check_regular(path)
+        is_array = path.suffix == ".npy"  # mapped, so that its shape is one that the file has the bytes of
+        labels = np.load(path, mmap_mode="r", allow_pickle=False) if is_array else decode_values(path)
+    except (OSError, ValueError, DataError) as error:
         raise DataError(f"{path}: superpixels cannot be read ({error}); give an image of labels, or .npy") from None
     if labels.shape != tuple(size):
         raise DataError(
             f"{path}: superpixels of shape {labels.shape} for an image of {tuple(size)}; make them of this image"
         )
     return labels.astype(np.int32)
-
-
-def _from_image(path: Path) -> np.ndarray:
-    from PIL import Image
-
-    with Image.open(path) as image:
-        return np.asarray(image)

@@ -1,0 +1,281 @@
+"""Every reader, on mutations of valid files: it reads them, skips what it cannot, or ends in one of our errors."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import random
+import shutil
+import signal
+import tempfile
+import time
+import unicodedata
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import mutations
+import pytest
+import valid_sets
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from vladapt.core.contracts.domain import DomainData
+from vladapt.core.errors import LONGEST_MESSAGE, VladaptError
+
+MOST_S = 20
+"""Seconds that one read may take."""
+EXAMPLES = int(os.environ.get("VLADAPT_FUZZ", "0"))
+DECODED = 6
+"""Items of a set that are decoded."""
+
+Read = Callable[[Path], object]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Args:
+    make: valid files in a folder -> those that are mutated.
+    read: reads the folder, given the mutated file.
+    examples: in the usual suite.
+    """
+
+    make: Callable[[Path], list[Path]]
+    read: Read
+    examples: int = 30
+
+
+def _any(file: Path) -> DomainData:
+    from vladapt.core.data.detect import read_any
+
+    return read_any(file)
+
+
+def _folder_of(name: str = "data") -> Read:
+    def read(file: Path) -> DomainData:
+        from vladapt.core.data.detect import read_any
+
+        return read_any(_root(file) / name)
+
+    return read
+
+
+def _medical_folder(file: Path) -> DomainData:
+    from vladapt.domains.medical import Medical
+
+    return Medical().read(_root(file) / "data")
+
+
+def _medical_file(file: Path) -> DomainData:
+    from vladapt.domains.medical import Medical
+
+    return Medical().read(file)
+
+
+def _unlabelled(file: Path) -> DomainData:
+    from vladapt.domains.medical import Medical
+
+    return Medical().read_images([file])
+
+
+def _features(file: Path) -> object:
+    from vladapt.core.features.files import load_features
+
+    return load_features(file)
+
+
+def _pairs(file: Path) -> object:
+    from vladapt.core.data.pairs.reading import read_pairs
+
+    pairs = read_pairs(file)
+    for index in range(min(DECODED, len(pairs))):
+        with _ours():
+            pairs.load_image(index)
+    return pairs
+
+
+def _pairs_in_folder(file: Path) -> object:
+    return _pairs(_root(file))
+
+
+def _captions(file: Path) -> object:
+    from vladapt.core.data.caption_pool import read_caption_pool
+
+    return read_caption_pool(file)
+
+
+def _detections(file: Path) -> object:
+    from vladapt.core.data.detections import read_detections
+
+    return read_detections(file, ["0.png", "1.png", "2.png"])
+
+
+def _words(file: Path) -> None:
+    from vladapt.core.data.pairs.augment_text import read_synonyms as read_alternatives
+    from vladapt.core.prompts.descriptions import read_descriptions, read_synonyms
+
+    for read in (lambda: read_descriptions(file, ["cat", "dog"]), lambda: read_synonyms(file, ["cat", "dog"])):
+        with _ours():
+            read()
+    read_alternatives(file)
+
+
+def _vocabulary(file: Path) -> object:
+    pytest.importorskip("mmdet")
+    from vladapt.domains.open_vocab.vocabulary import Vocabulary
+
+    return Vocabulary.of(file)
+
+
+def _recipe(file: Path) -> object:
+    from vladapt.core.recipes.resolve import resolve
+
+    return resolve(config=file)
+
+
+def _detection(file: Path) -> DomainData:
+    pytest.importorskip("mmdet")
+    from vladapt.domains.open_vocab.data import read_detection
+
+    return read_detection(file if file.suffix == ".json" else _root(file))
+
+
+def _segmentation(file: Path) -> DomainData:
+    pytest.importorskip("mmdet")
+    from vladapt.domains.open_vocab.data import read_segmentation
+
+    return read_segmentation(file if file.name == "instances.json" else _root(file))
+
+
+def _items(file: Path) -> DomainData:
+    pytest.importorskip("mmdet")
+    from vladapt.domains.open_vocab.data import read_items
+
+    return read_items(file)
+
+
+def _items_file(folder: Path) -> list[Path]:
+    pytest.importorskip("mmdet")
+    from vladapt.domains.open_vocab.data import read_detection, read_segmentation, write_items
+
+    (coco,) = valid_sets.coco(folder)
+    found, masked = folder / "found.json", folder / "masked.json"
+    write_items(found, read_detection(coco))
+    write_items(masked, read_segmentation(coco))
+    return [found, masked]
+
+
+READERS = {
+    "class folders": Reader(valid_sets.class_folders, _folder_of(), examples=40),
+    "manifest csv": Reader(valid_sets.manifest_csv, _any),
+    "manifest tsv": Reader(valid_sets.manifest_indicators, _any),
+    "manifest json": Reader(valid_sets.manifest_json, _any),
+    "manifest jsonl": Reader(valid_sets.manifest_jsonl, _any),
+    "coco crops": Reader(valid_sets.coco, _any, examples=50),
+    "zhou split": Reader(valid_sets.zhou, _any),
+    "voc crops": Reader(valid_sets.voc, lambda file: _folder_of(".")(file)),
+    "dicom": Reader(valid_sets.dicom, _medical_folder),
+    "dicom of predict": Reader(valid_sets.dicom, _unlabelled),
+    "compressed dicom": Reader(valid_sets.compressed_dicom, _unlabelled, examples=15),
+    "nifti": Reader(valid_sets.nifti, _medical_folder),
+    "medmnist": Reader(valid_sets.medmnist, _medical_file, examples=40),
+    "features": Reader(valid_sets.features, _features, examples=40),
+    "table of pairs": Reader(valid_sets.pair_table, _pairs),
+    "lines of pairs": Reader(valid_sets.pair_lines, _pairs),
+    "coco captions": Reader(valid_sets.coco_captions, _pairs),
+    "karpathy": Reader(valid_sets.karpathy, _pairs),
+    "person search": Reader(valid_sets.person_search, _pairs),
+    "shards": Reader(valid_sets.shards, _pairs, examples=50),
+    "texts beside images": Reader(valid_sets.texts_beside, _pairs_in_folder),
+    "captions": Reader(valid_sets.captions, _captions),
+    "detections": Reader(valid_sets.detections, _detections),
+    "descriptions and synonyms": Reader(valid_sets.words, _words),
+    "vocabulary": Reader(valid_sets.vocabulary, _vocabulary),
+    "recipe": Reader(valid_sets.recipes, _recipe),
+    "coco boxes": Reader(valid_sets.coco, _detection, examples=50),
+    "coco outlines as masks": Reader(valid_sets.coco, _segmentation, examples=50),
+    "voc boxes": Reader(valid_sets.voc, _detection),
+    "yolo": Reader(valid_sets.yolo, _detection),
+    "masks": Reader(valid_sets.masks, _segmentation),
+    "coloured masks": Reader(valid_sets.coloured_masks, _segmentation),
+    "items file": Reader(_items_file, _items, examples=50),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_mutated_file_is_read_or_refused(name, tmp_path):
+    reader = READERS[name]
+    pristine = tmp_path / "valid"
+    pristine.mkdir()
+    files = [file.relative_to(pristine) for file in reader.make(pristine)]
+    _read(reader, pristine / files[0])  # valid files are read, and what is imported for it does not count below
+
+    @settings(max_examples=EXAMPLES or reader.examples, suppress_health_check=list(HealthCheck), database=None)
+    @given(st.integers(0, 2**32 - 1))
+    def check(seed):
+        chance = random.Random(seed)
+        with tempfile.TemporaryDirectory(dir=tmp_path) as place:  # a place of its own, since readers remember files
+            folder = Path(place) / "set"
+            shutil.copytree(pristine, folder)
+            file = folder / chance.choice(files)
+            mutations.mutate_file(file, chance)
+            with _ours(), _at_most(MOST_S):
+                _read(reader, file)
+
+    check()
+
+
+def _read(reader: Reader, file: Path) -> None:
+    data = reader.read(file)
+    if isinstance(data, DomainData):
+        assert all(isinstance(name, str) for name in data.class_names)
+        for item in _first(data.items):
+            with _ours():
+                data.load(item)
+            if data.load_mask is not None:
+                with _ours():
+                    data.load_mask(item)
+        for text in (*(item.id for item in data.items), *data.class_names, *(reason for _, reason in data.skipped)):
+            text.encode()  # what is shown can be written
+
+
+def _first(items: Iterable) -> Iterable:
+    return islice(items, DECODED)
+
+
+@contextmanager
+def _ours():
+    """Our errors pass, in one line of bounded length; any other is a failure."""
+    try:
+        yield
+    except VladaptError as error:
+        text = str(error)
+        assert text and len(text) <= LONGEST_MESSAGE, repr(text)
+        assert not {unicodedata.category(each) for each in text} & {"Cc", "Cs", "Zl", "Zp"}, repr(text)
+
+
+@contextmanager
+def _at_most(seconds: float):
+    """Fails what takes longer; native code that does not come back ends the process, and says where it was."""
+
+    def stop(*_):
+        raise TimeoutError(f"took more than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    faulthandler.dump_traceback_later(5 * seconds, exit=True)
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - started < seconds
+
+
+def _root(file: Path) -> Path:
+    """The folder "set" or "valid" above a file."""
+    return next(parent for parent in file.parents if parent.name in ("set", "valid"))
