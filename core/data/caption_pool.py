@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import DataError
-from ..runtime.reading import read_text
+from ..runtime.reading import read_bytes
 
 PLAIN = (".txt",)
 
@@ -33,7 +33,10 @@ def lines_of(path: Path) -> list[str]:
     Raises:
         DataError: it cannot be read, or is not UTF-8.
     """
-    return read_text(path, "give a .txt with one caption per line").splitlines()
+    try:
+        return read_bytes(path, "give a .txt with one caption per line").decode("utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: is not UTF-8 text; save it as UTF-8 with one caption per line") from None
 
 
 def _of_pairs(path: Path) -> list[str]:

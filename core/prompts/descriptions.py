@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, did_you_mean
-from ..runtime.reading import read_json
+from ..runtime.reading import json_values, read_bytes
 from .classifier import spoken
 
 
@@ -67,7 +67,10 @@ def read_class_json(path: Path, wanted: str) -> dict[str, Any]:
     Raises:
         DataError: the file cannot be read, is not JSON, or holds something else.
     """
-    content = read_json(path, wanted)
+    try:
+        content = json_values(read_bytes(path, wanted).decode("utf-8-sig"))
+    except ValueError as error:
+        raise DataError(f"{path}: is not JSON ({error}); {wanted}") from None
     if not isinstance(content, dict) or not content:
         raise DataError(f"{path}: holds no object of classes; {wanted}")
     return content

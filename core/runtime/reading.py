@@ -181,20 +181,29 @@ def read_json(path: Path, cure: str = "") -> Any:
 
 
 def parse_json(place: str | Path, text: str, cure: str = "correct it") -> Any:
+    """JSON as Python values, as `json_values` reads it.
+
+    Raises:
+        DataError: it cannot; the message begins with `place`.
+    """
+    try:
+        return json_values(text)
+    except ValueError as error:
+        raise DataError(f"{place}: not valid JSON ({error}); {cure}") from None
+
+
+def json_values(text: str) -> Any:
     """JSON as Python values. Halves of characters, which no encoding can write, become "?".
 
     Raises:
-        DataError: not JSON, nested without end, a number of more than 40 digits, or a key that an object has twice;
-            the message begins with `place`.
+        ValueError: not JSON, nested without end, a number of more than 40 digits, or a key that an object has twice.
     """
+    if HALF.search(text):
+        text = ESCAPES.sub(_whole_character, text)
     try:
-        if HALF.search(text):
-            text = ESCAPES.sub(_whole_character, text)
         return json.loads(text, parse_int=_whole_number, object_pairs_hook=_object)
     except RecursionError:
-        raise DataError(f"{place}: not valid JSON (nested too deep); {cure}") from None
-    except ValueError as error:
-        raise DataError(f"{place}: not valid JSON ({error}); {cure}") from None
+        raise ValueError("nested too deep") from None
 
 
 def _whole_character(match: re.Match) -> str:
