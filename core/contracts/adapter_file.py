@@ -6,6 +6,7 @@ A dict of tensors lies in the body as "<attribute>/<key>".
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -20,6 +21,18 @@ if TYPE_CHECKING:
 from ..errors import DataError
 
 FORMAT = 1
+HEADER = {
+    "adapter": str,
+    "options": dict,
+    "scalars": dict,
+    "dicts": list,
+    "tensors": dict,
+    "class_names": list,
+    "backbone": (str, type(None)),
+    "dim": (int, type(None)),
+    "multilabel": bool,
+}
+"""Of which kind each part of a header is."""
 
 
 def write_adapter(adapter: Adapter, path: Path) -> Path:
@@ -38,6 +51,7 @@ def write_adapter(adapter: Adapter, path: Path) -> Path:
         "options": adapter.options,
         "scalars": {k: v for k, v in values.items() if not isinstance(v, Tensor) and k not in dicts},
         "dicts": dicts,
+        "tensors": {name: _kind(tensor) for name, tensor in tensors.items()},
         "class_names": list(adapter.class_names_),
         "backbone": adapter.backbone_,
         "dim": adapter.dim_,
@@ -61,7 +75,8 @@ def read_adapter_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The header and the tensors of an adapter file.
 
     Raises:
-        DataError: no such file, damaged, not an adapter file, or of a format this version does not read.
+        DataError: no such file, damaged, not an adapter file, of a format this version does not read, or a tensor that
+            is another one than was written, or not finite.
     """
     path = Path(path)
     if not path.is_file():
@@ -78,7 +93,52 @@ def read_adapter_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         )
     if header.get("format") != FORMAT:
         raise DataError(f"{path}: written in format {header.get('format')}, this version reads {FORMAT}; fit again")
+    _check_header(header, path)
+    _check_tensors(tensors, header.get("tensors"), path)
     return header, tensors
+
+
+def not_finite(tensor: Tensor, built: Tensor | None = None) -> str:
+    """What a tensor holds in place of numbers, "NaN" or "infinity"; "" where it holds numbers alone.
+
+    Args:
+        built: the same tensor as a new model has it: where that holds infinity, as masks do, infinity is none.
+    """
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return ""
+    wrong = ~tensor.isfinite()
+    if built is not None and built.shape == tensor.shape:
+        wrong &= built.to(tensor.device).isfinite()
+    if not wrong.any():
+        return ""
+    return "NaN" if tensor[wrong].isnan().any() else "infinity"
+
+
+def _check_header(header: dict[str, Any], path: Path) -> None:
+    wrong = [key for key, kind in HEADER.items() if key in header and not isinstance(header[key], kind)]
+    names = header.get("class_names", [])
+    if wrong or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{path}: its header is damaged at '{wrong[0] if wrong else 'class_names'}'; fit again")
+    for name, value in header.get("scalars", {}).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise DataError(f"{path}: '{name}' in its header is {value}; fit again or copy it again")
+
+
+def _check_tensors(tensors: dict[str, Tensor], written: dict[str, Any] | None, path: Path) -> None:
+    """Each of the kind and shape that its header says, where it says any, and finite."""
+    for name, tensor in tensors.items():
+        kind = _kind(tensor)
+        if written is not None and written.get(name) != kind:
+            expected = " ".join(map(str, written[name])) if name in written else "no such tensor"
+            raise DataError(f"{path}: {name} is {kind[0]} {kind[1]}, the fit wrote {expected}; fit again or copy it again")
+        if unusable := not_finite(tensor):
+            raise DataError(f"{path}: {name} holds {unusable}; fit again or copy it again")
+    if lacking := [name for name in written or () if name not in tensors]:
+        raise DataError(f"{path}: lacks {lacking[0]}, which the fit wrote; fit again or copy it again")
+
+
+def _kind(tensor: Tensor) -> list[Any]:
+    return [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
 
 
 def restore_state(adapter: Adapter, header: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Adapter:
