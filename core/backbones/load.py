@@ -134,7 +134,10 @@ def build_fine_tuned(spec: str, device: torch.device, image_size: int | None) ->
     path = path / FILE if path.is_dir() else path
     header = _header(path)
     module = import_module(f".{header['family']}", __package__)
-    backbone = module.rebuild(header["description"], path, spec=spec, device=device, image_size=image_size)
+    try:
+        backbone = module.rebuild(header["description"], path, spec=spec, device=device, image_size=image_size)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"--backbone {path}: its header is damaged ({error}); train it again, or copy it") from error
     with safe_open(str(path), framework="pt") as f:
         names = set(f.keys())
         backbone.text_prefix = f.get_tensor(PREFIX) if PREFIX in names else None
@@ -149,7 +152,7 @@ def _header(path: Path) -> dict[str, Any]:
     try:
         with safe_open(str(path), framework="pt") as f:
             header = json.loads((f.metadata() or {}).get("vladapt", "null"))
-    except (SafetensorError, ValueError, OSError) as error:
+    except (SafetensorError, ValueError, OSError, RecursionError) as error:
         raise DataError(f"--backbone {path}: not a readable safetensors file ({error}); copy it again") from error
     if not isinstance(header, dict) or {"format", "family", "description"} - set(header):
         raise DataError(

@@ -63,7 +63,11 @@ BatchSize = Annotated[
 RecipeName = Annotated[str | None, typer.Option(metavar="NAME", help="Packaged recipe (`vladapt list recipes`).")]
 ConfigFile = Annotated[
     str | None,
-    typer.Option(metavar="FILE", help="Your own recipe file (.py, .json, .yaml), or an mmengine config."),
+    typer.Option(
+        metavar="FILE",
+        help="Your own recipe file (.py, .json, .yaml), or an mmengine config. It is run as code: give only files that "
+        "you trust.",
+    ),
 ]
 Sets = Annotated[
     list[str] | None,

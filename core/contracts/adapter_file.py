@@ -85,7 +85,7 @@ def read_adapter_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         with safe_open(str(path), framework="pt") as f:
             header = json.loads((f.metadata() or {}).get("vladapt", "null"))
             tensors = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118 (safe_open is not a mapping)
-    except (SafetensorError, ValueError, OSError) as error:
+    except (SafetensorError, ValueError, OSError, RecursionError) as error:
         raise DataError(f"{path}: not a readable safetensors file ({error}); fit again or copy it again") from None
     if not isinstance(header, dict) or "adapter" not in header:
         raise DataError(
@@ -105,6 +105,8 @@ def not_finite(tensor: Tensor, built: Tensor | None = None) -> str:
         built: the same tensor as a new model has it: where that holds infinity, as masks do, infinity is none.
     """
     if not (tensor.is_floating_point() or tensor.is_complex()):
+        return ""
+    if tensor.sum().isfinite():  # one pass; a sum that overflows is looked at again
         return ""
     wrong = ~tensor.isfinite()
     if built is not None and built.shape == tensor.shape:

@@ -107,10 +107,16 @@ class Recipe:
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Recipe:
-        """From `to_dict`; keys of other versions are passed over."""
-        known = {f.name for f in fields(cls)}
-        values = {key: deepcopy(value) for key, value in plain.items() if key in known}
-        return cls(**{**values, "given": frozenset(values.get("given", ()))})
+        """From `to_dict`, each value in its key's type; keys of other versions are passed over.
+
+        Raises:
+            ConfigError: a value that its key does not accept.
+        """
+        values = {key: value_of(key, deepcopy(value)) for key, value in plain.items() if key in KEYS}
+        given, of_task = plain.get("given", ()), plain.get("task_options") or {}
+        if not isinstance(of_task, Mapping) or not isinstance(given, (list, tuple)) or not all(map(_is_text, given)):
+            raise ConfigError("recipe: task_options is a group, and given a list of keys")
+        return cls(**values, task_options=deepcopy(dict(of_task)), given=frozenset(given))
 
 
 KEYS: dict[str, Option] = {each.name: each for each in options_of(Recipe)}
@@ -128,6 +134,10 @@ def value_of(key: str, value: Any) -> Any:
     except ConfigError:
         text = value if isinstance(value, bool) or value is None else as_text(value)
         raise ConfigError(f"{as_flag(key)} {text}: give {_accepted(key)}") from None
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def as_flag(key: str) -> str:

@@ -60,7 +60,10 @@ def load_adapter(path: str | Path, backbone=None) -> Adapter:
             f"{path}: was fitted on backbone {header['backbone']}, this one is {backbone.fingerprint} "
             f"('{backbone.spec}'); load the backbone of the fit"
         )
-    adapter = build_adapter(header["adapter"], **header.get("options", {}))
+    try:
+        adapter = build_adapter(header["adapter"], **header.get("options", {}))
+    except ConfigError as error:
+        raise DataError(f"{path}: {error}; it was written by another version, or damaged") from error
     restore_state(adapter, header, tensors, Path(path))
     _try(adapter, Path(path))
     return adapter if backbone is None else adapter.attach(backbone)

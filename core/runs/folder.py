@@ -38,6 +38,10 @@ KEYS = {
     "recipe": dict,
 }
 """What run.json cannot do without, and of which kind it is."""
+OPTIONAL = {"plan": dict, "data": dict, "metrics": dict, "splits": dict}
+"""The same of what not every run has."""
+DIGITS = 19
+"""Of the longest whole number that a run may hold: those of 64 bits."""
 VERSIONS_OF = ("vladapt", "torch", "torchvision", "numpy", "scikit-learn", "mmengine", "torchmetrics")
 WHERE_USED = ("mmcv", "mmdet", "mmseg")
 """Modules whose versions count where a run has imported them."""
@@ -100,8 +104,13 @@ class Run:
         if missing:
             raise DataError(f"{path / 'run.json'}: damaged, lacks {', '.join(missing)}; fit again")
         wrong = [key for key, kind in KEYS.items() if not isinstance(info[key], kind)]
+        wrong += [key for key, kind in OPTIONAL.items() if not isinstance(info.get(key), (kind, type(None)))]
         if wrong:
             raise DataError(f"{path / 'run.json'}: damaged, {wrong[0]} is {str(info[wrong[0]])[:40]!r}; fit again")
+        if not all(isinstance(name, str) for name in info["class_names"]):
+            raise DataError(f"{path / 'run.json'}: damaged, class_names holds more than names; fit again")
+        if info["backbone"] is not None and not isinstance(info["backbone"].get("spec"), str):
+            raise DataError(f"{path / 'run.json'}: damaged, backbone.spec is no name of a backbone; fit again")
         if not (path / "adapter.safetensors").is_file():
             raise DataError(f"{path}: adapter.safetensors is missing; copy the whole run folder, or fit again")
         metrics = _read_json(path / "metrics.json") if (path / "metrics.json").exists() else info.get("metrics", {})
@@ -194,13 +203,28 @@ def _run_folder(path: Path) -> Path:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of finite numbers."""
     try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path}: damaged, not readable as JSON ({error}); copy the run again, or fit again") from error
+        content = json.loads(path.read_bytes(), parse_constant=_refused, parse_float=_finite, parse_int=_whole)
+    except (ValueError, OSError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise DataError(f"{path}: damaged, not readable as JSON ({reason}); copy the run again, or fit again") from error
     if not isinstance(content, dict):
         raise DataError(f"{path}: damaged, holds no JSON object; copy the run again, or fit again")
     return content
+
+
+def _refused(word: str) -> None:
+    raise ValueError(f"{word} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refused(text[:40])
+
+
+def _whole(text: str) -> int:
+    return int(text) if len(text) <= DIGITS + 1 else _refused(f"a number of {len(text)} digits")
 
 
 def _check_version(path: Path, info: dict[str, Any]) -> None:

@@ -17,9 +17,10 @@ from ...contracts.features import PROJECTED, FeatureSet
 from ...contracts.recipe import SAMPLE, Recipe
 from ...contracts.task import Use
 from ...data.unlabelled import images_of, readable
-from ...errors import CapabilityError, DataError
+from ...errors import CapabilityError, ConfigError, DataError
 from ...features.store import Extraction, FeatureStore
 from ...registry import load_adapter
+from ...runs.folder import Run
 from ...runtime.progress import Reporter
 from .feature_rows import prepared_of
 from .images import Encoding
@@ -35,7 +36,7 @@ def evaluate_run(use: Use, domain: Domain | None, task: str, reporter: Reporter)
     """
     recipe, source = recipe_again(use), use.data or use.features or ""
     prepared = prepared_of(recipe, reporter, None if recipe.features else domain, task)
-    adapter = load_adapter(use.run.adapter_path, prepared.backbone).to(_device_of(prepared))
+    adapter = fitted_adapter(use.run, prepared.backbone).to(_device_of(prepared))
     check_at_prediction(adapter, recipe.resources, use.resources)
     _check_same_backbone(adapter, prepared, source)
     chosen = _split(prepared, use.split, everything=bool(source))
@@ -58,7 +59,7 @@ def predict_with_run(use: Use, domain: Domain, task: str, reporter: Reporter) ->
         )
     recipe = recipe_again(use)
     backbone = load_backbone(info["backbone"]["spec"], device=use.device, image_size=recipe.image_size)
-    adapter = load_adapter(use.run.adapter_path, backbone).to(backbone.device)
+    adapter = fitted_adapter(use.run, backbone).to(backbone.device)
     data = readable(images_of(domain, use.images, recipe.reading))
     check_at_prediction(adapter, recipe.resources, use.resources)
     encoding = Encoding(use.batch_size, use.workers, recipe.amp)
@@ -73,9 +74,9 @@ def recipe_again(use: Use) -> Recipe:
     """The run's own recipe, on the data, device and resources that are asked for.
 
     Raises:
-        DataError: the run's own data is needed and not there any more.
+        DataError: the run's own data is needed and not there any more, or its recipe is damaged.
     """
-    recipe = Recipe.of(use.run.info["recipe"])
+    recipe = _recipe_of(use.run)
     resources = {**recipe.resources, **(use.resources or {})}
     workers = recipe.workers if use.workers is None else use.workers
     data = {**recipe.data, **(use.reading or {})}
@@ -88,6 +89,25 @@ def recipe_again(use: Use) -> Recipe:
     if place != SAMPLE and not Path(place).exists():
         raise DataError(f"{place}: the run's own data is no longer there; give other data with --data or --features")
     return recipe.with_(features=place) if recipe.features else recipe.with_source(data=place)
+
+
+def _recipe_of(run: Run) -> Recipe:
+    try:
+        return Recipe.of(run.info["recipe"])
+    except ConfigError as error:
+        raise DataError(f"{run.path / 'run.json'}: its recipe is damaged ({error}); fit again") from error
+
+
+def fitted_adapter(run: Run, backbone: Backbone | None) -> Adapter:
+    """The adapter of a run.
+
+    Raises:
+        DataError: it is of other classes than run.json says, or as for `load_adapter`.
+    """
+    adapter = load_adapter(run.adapter_path, backbone)
+    if list(adapter.class_names_) != run.info["class_names"]:
+        raise DataError(f"{run.path}: run.json and adapter.safetensors are of different classes; copy the run again")
+    return adapter
 
 
 @dataclass
