@@ -90,7 +90,7 @@ def find_source(rest: str, image_size: int | None) -> Source:
             neither cached nor to be fetched.
     """
     folder = _folder(rest)
-    stated = _read_json(folder / "config.json", "config.json of the model")
+    stated = read_config(folder)
     kind = stated.get("model_type", "")
     if kind not in KINDS:
         raise DataError(f"{folder}: config.json names a model of type '{kind}'; backbones of hf are {', '.join(KINDS)}")
@@ -109,6 +109,15 @@ def find_source(rest: str, image_size: int | None) -> Source:
         native_size=native,
         licence=_licence(folder),
     )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A folder's config.json, as it is written.
+
+    Raises:
+        DataError: there is none, or no JSON.
+    """
+    return _read_json(folder / "config.json", "config.json of the model")
 
 
 def _folder(rest: str) -> Path:

@@ -228,7 +228,7 @@ def _empty_model(source: Source) -> nn.Module:
 
 
 def _check_text_model(name: str, where: str) -> None:
-    """Raise ValueError where a configuration of transformers brings code; open_clip itself would ask at the terminal."""
+    """Raise ValueError where a configuration of transformers brings code; open_clip would ask at the terminal."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(name, trust_remote_code=False)

@@ -181,15 +181,17 @@ def check_config(config: Any, where: str) -> None:
         raise DataError(f"{where}: text_cfg is damaged; copy it again")
     if refused := sorted(set(options) - set(TOKENIZER_OPTIONS)):
         raise DataError(
-            f"{where}: text_cfg.tokenizer_kwargs.{refused[0]} is refused, a configuration may say no more to a tokenizer "
-            f"than {', '.join(TOKENIZER_OPTIONS)}; remove it"
+            f"{where}: text_cfg.tokenizer_kwargs.{refused[0]} is refused, a configuration may say no more to a "
+            f"tokenizer than {', '.join(TOKENIZER_OPTIONS)}; remove it"
         )
     for name in NAMES:
         if not isinstance(text.get(name), (str, type(None))):
             raise DataError(f"{where}: text_cfg.{name} is no name; copy it again")
     timm = vision.get("timm_model_name")
     if timm is not None and (not isinstance(timm, str) or ":" in timm):
-        raise DataError(f"{where}: vision_cfg.timm_model_name is no architecture of timm; name one of timm.list_models()")
+        raise DataError(
+            f"{where}: vision_cfg.timm_model_name is no architecture of timm; name one of timm.list_models()"
+        )
 
 
 def check_transformers_config(stated: Any, where: str) -> None:
@@ -199,7 +201,8 @@ def check_transformers_config(stated: Any, where: str) -> None:
         DataError: one line with the key.
     """
     for key, value in stated.items() if isinstance(stated, dict) else ():
-        if key in ATTENTION and any("/" in str(each) for each in (value.values() if isinstance(value, dict) else [value])):
+        named = list(value.values()) if isinstance(value, dict) else [value]
+        if key in ATTENTION and any("/" in str(each) for each in named):
             raise DataError(f"{where}: {key} names code of a repository ('{str(value)[:60]}'); remove it")
         check_transformers_config(value, where)
 

@@ -350,4 +350,6 @@ def _check_numbers(model: nn.Module, spec: str) -> None:
     """Raise DataError where a weight is no number: every feature would be none."""
     for name, weight in model.named_parameters():
         if unusable := not_finite(weight.detach()):
-            raise DataError(f"backbone '{spec}': its weight {name} holds {unusable}; copy or download the weights again")
+            raise DataError(
+                f"backbone '{spec}': its weight {name} holds {unusable}; copy or download the weights again"
+            )

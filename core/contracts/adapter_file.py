@@ -132,7 +132,9 @@ def _check_tensors(tensors: dict[str, Tensor], written: dict[str, Any] | None, p
         kind = _kind(tensor)
         if written is not None and written.get(name) != kind:
             expected = " ".join(map(str, written[name])) if name in written else "no such tensor"
-            raise DataError(f"{path}: {name} is {kind[0]} {kind[1]}, the fit wrote {expected}; fit again or copy it again")
+            raise DataError(
+                f"{path}: {name} is {kind[0]} {kind[1]}, the fit wrote {expected}; fit again or copy it again"
+            )
         if unusable := not_finite(tensor):
             raise DataError(f"{path}: {name} holds {unusable}; fit again or copy it again")
     if lacking := [name for name in written or () if name not in tensors]:

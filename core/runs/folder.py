@@ -208,7 +208,9 @@ def _read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_bytes(), parse_constant=_refused, parse_float=_finite, parse_int=_whole)
     except (ValueError, OSError, RecursionError) as error:
         reason = " ".join(str(error).split())[:120]
-        raise DataError(f"{path}: damaged, not readable as JSON ({reason}); copy the run again, or fit again") from error
+        raise DataError(
+            f"{path}: damaged, not readable as JSON ({reason}); copy the run again, or fit again"
+        ) from error
     if not isinstance(content, dict):
         raise DataError(f"{path}: damaged, holds no JSON object; copy the run again, or fit again")
     return content

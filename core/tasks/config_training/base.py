@@ -152,10 +152,10 @@ class ConfigTask(Task):
 
     def evaluate(self, use: Use, reporter: Reporter) -> dict[str, Any]:
         """Scores of a run's model; the recipe's choices are of the run's own data."""
+        check_run(use.run)
         recipe, elsewhere = recipe_again(use), bool(use.data)
         spec = use.run.info["backbone"]["spec"]
         backbone = load_backbone(spec, device=recipe.device, image_size=recipe.image_size)
-        _check_data_of_plan(use.run, recipe.plan)
         with registered_only():
             data = self._read(recipe)
             chosen = self._chosen(data, recipe, use.split, elsewhere, reporter)
@@ -169,6 +169,7 @@ class ConfigTask(Task):
     def predict(self, use: Use, reporter: Reporter) -> ConfigPredictions:
         if "predict" not in self.can:
             raise CapabilityError(f"{use.run.path}: {self._refusal('predict')}")
+        check_run(use.run)
         recipe = recipe_again(use)
         spec = use.run.info["backbone"]["spec"]
         backbone = load_backbone(spec, device=use.device, image_size=recipe.image_size)
@@ -298,10 +299,10 @@ def load_model(run: Run, device: torch.device) -> nn.Module | None:
         DataError: run.json names anything else, or the weights are missing, do not fit the model or are no numbers.
         CapabilityError: a library that the model needs is missing.
     """
+    check_run(run)
     kept, file = run.info.get("plan"), run.path / "run.json"
     if kept is None:
         return None
-    check_kept(kept, str(file))
     try:
         with registered_only():
             model = build_model(kept, device)
@@ -312,6 +313,26 @@ def load_model(run: Run, device: torch.device) -> nn.Module | None:
         raise DataError(f"{file}: plan.model cannot be built ({reason}); fit again") from error
     _load_weights(model, run.adapter_path)
     return model.to(device).eval()
+
+
+def check_run(run: Run) -> None:
+    """Refuse a run that names anything but registered types for its model, its transforms or its data.
+
+    Raises:
+        DataError: one line with the file and the key.
+    """
+    where = str(run.path / "run.json")
+    if run.info.get("plan") is not None:
+        check_kept(run.info["plan"], where)
+    plan = run.info["recipe"].get("plan") or {}
+    if not isinstance(plan, Mapping):
+        raise DataError(f"{where}: recipe.plan is damaged; fit again")
+    check_scope(plan.get("default_scope") or "vladapt", f"{where}: recipe.plan.default_scope")
+    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        loader = plan.get(name)
+        if isinstance(loader, Mapping):
+            dataset = _without_pipelines(loader.get("dataset") or {})
+            check_parts(dataset, f"{where}: recipe.plan.{name}.dataset", OF_DATA)
 
 
 def _load_weights(model: nn.Module, path: Path) -> None:
@@ -332,16 +353,6 @@ def _load_weights(model: nn.Module, path: Path) -> None:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = " ".join(lines[1:2] or lines[:1])[:200].rstrip(".")
         raise DataError(f"{path}: does not fit the run's model ({reason}); fit again") from error
-
-
-def _check_data_of_plan(run: Run, plan: Mapping[str, Any]) -> None:
-    """Refuse data sets in the recipe of a run that would be read by anything but registered types."""
-    where = f"{run.path / 'run.json'}: recipe.plan"
-    check_scope(plan.get("default_scope") or "vladapt", f"{where}.default_scope")
-    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
-        loader = plan.get(name)
-        if isinstance(loader, Mapping):
-            check_parts(_without_pipelines(loader.get("dataset") or {}), f"{where}.{name}.dataset", OF_DATA)
 
 
 def _without_pipelines(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a run, which may come from anybody, can have built: registered types by their names, and no file that holds code.
+"""What a run, which may come from anybody, can have built: registered types by name, and no file that holds code.
 
 mmengine builds whatever a config names: any importable object by its dotted name, a config file or a pickle that some
 part of mmdet or mmseg reads by an option. A config of the user's own may do all of that. What is read from a run folder
@@ -15,6 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from mmengine import Config
 from mmengine.registry import DATASETS, MODELS, TASK_UTILS, TRANSFORMS, Registry
 
 from ...contracts.families import FAMILIES
@@ -40,18 +41,20 @@ READERS = frozenset(
 WEIGHTS = re.compile(r"init_cfg|pretrained.*|load_from|resume_from|.*checkpoint.*|.*_ckpt|ckpt.*")
 """Options by which weights come from elsewhere. A run has all of them itself, so they are left out of what it keeps."""
 SOURCES = frozenset(
-    {"custom_imports", "_base_", "_delete_", "backend_args", "file_client_args", "proposal_file", "teacher_config"}
+    {"custom_imports", "_base_", "_delete_", "backend_args", "file_client_args", "proposal_file"}
     | {"trust_remote_code", "work_dir", "out_dir"}
 )
 """Options by which code and files come from elsewhere."""
 IMAGE_SOURCES = frozenset({"backend_args", "file_client_args"})
 """Those of them that a run leaves out: images are read as everywhere here."""
+TEACHER = "teacher_config"
+"""The config of a teacher, which mmdet takes as a file too."""
 LOCAL = {"backend": "local"}
 REFERENCES = "references"
 """A file that ReCo writes where it is not there."""
 TEXTS = frozenset({"classes", "templates", "concepts", "described", "background_words", "context", "novel", "notes"})
 """Options whose words are any that a user may write."""
-FILES_WITH_CODE = re.compile(r"(?i)\.(pkl|pickle|pth|pth\.tar|pt|npy|npz|bin|ckpt|joblib|py|pyc|pyd|so|dll|ya?ml|zip|tar)$")
+FILES_WITH_CODE = re.compile(r"(?i)\.(pkl|pickle|pth|pt|npy|npz|bin|ckpt|joblib|py|pyc|pyd|so|dll|ya?ml|zip|tar)$")
 CLASS_FILES = (".txt", ".json")
 DEEPEST = 50
 LARGEST = 2**53
@@ -118,9 +121,12 @@ def names_weights(key: str, value: Any) -> bool:
 
 
 def without_sources(value: Any) -> Any:
-    """A copy of a config without the options by which weights and images come from elsewhere."""
+    """A copy of a user's config without the options by which weights, images and configs come from elsewhere."""
     if isinstance(value, Mapping):
-        kept = {key: inner for key, inner in value.items() if key not in IMAGE_SOURCES and not names_weights(key, inner)}
+        sources = {key for key, inner in value.items() if key in IMAGE_SOURCES or names_weights(key, inner)}
+        kept = {key: inner for key, inner in value.items() if key not in sources}
+        if isinstance(kept.get(TEACHER), str):
+            kept[TEACHER] = {"model": Config.fromfile(kept[TEACHER]).model.to_dict()}
         return {key: without_sources(inner) for key, inner in kept.items()}
     return type(value)(map(without_sources, value)) if isinstance(value, (list, tuple)) else value
 
@@ -149,7 +155,7 @@ def _there(root: Registry) -> list[Registry]:
 
 
 def _imported(registries: Iterable[Registry], scopes: Sequence[str]) -> Iterator[Registry]:
-    """The registries of these scopes with what their packages bring; of a package that does not import, what is there."""
+    """The registries of these scopes with what their packages bring; of one that does not import, what is there."""
     for scope in scopes:
         with suppress(ImportError):
             import_module(f"{PACKAGE}.registry" if scope == "vladapt" else f"{scope}.registry")
@@ -190,6 +196,8 @@ class _Check:
             check_scope(value, where)
         elif key in SOURCES and value and value != LOCAL:
             raise DataError(f"{where}: a run may not say where code or files come from; remove it, or fit again")
+        elif key == TEACHER and isinstance(value, str):
+            raise DataError(f"{where} is {shown(value)}; a run names no file of a config; fit again")
         elif names_weights(key, value):
             raise DataError(f"{where}: a run has its weights in adapter.safetensors alone; remove it, or fit again")
         elif key == REFERENCES and value and not Path(str(value)).is_file():
@@ -210,8 +218,8 @@ class _Check:
             return
         if self.known or "." in name:
             raise DataError(
-                f"{where} is {shown(name)}, which no registry of {', '.join(SCOPES)} has, and a run is built of nothing "
-                "else; import the package that registers it, or fit again"
+                f"{where} is {shown(name)}, which no registry of {', '.join(SCOPES)} has, and a run is built of "
+                "nothing else; import the package that registers it, or fit again"
             )
 
 

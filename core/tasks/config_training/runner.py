@@ -60,7 +60,8 @@ def check_plan(plan: Config) -> None:
     try:
         check_kept(kept, "the config", known=False)
     except DataError as error:
-        raise ConfigError(f"{error}".replace("plan.model", "model")) from None
+        fault = f"{error}".replace("the config: plan.", "the config: ").rpartition(";")[0]
+        raise ConfigError(f"{fault}; a run of it could not be read again, change that") from None
 
 
 def kept_of(plan: Config) -> dict[str, Any]:
