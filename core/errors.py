@@ -25,6 +25,10 @@ class DataError(VladaptError):
     """The user's data, a run folder or a checkpoint cannot be used as it is."""
 
 
+class CacheError(DataError):
+    """The cache cannot be written: no fault of the image or file whose features were to be kept there."""
+
+
 class ConfigError(VladaptError):
     """An option, a recipe or a name is wrong: a usage error."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from safetensors.torch import save_file
 from ..contracts.backbone import Backbone
 from ..contracts.families import FAMILIES
 from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean
+from ..runtime.files import replacing
 from .prompted import CHILD, TowerPrompts
 
 
@@ -107,13 +107,10 @@ def save_fine_tuned(backbone: Backbone, folder: str | Path) -> Path:
     state = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     if getattr(backbone, "text_prefix", None) is not None:
         state[PREFIX] = backbone.text_prefix.detach().cpu().contiguous().clone()
-    path, partial = folder / FILE, folder / f".{FILE}.{os.getpid()}"
-    try:
+    path = folder / FILE
+    with replacing(path) as partial:
         save_file(state, str(partial), metadata={"format": "pt", "vladapt": json.dumps(header)})
         backbone.save_companions(folder)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +17,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from .adapter import Adapter
 from ..errors import DataError
+from ..runtime.files import replacing
 
 FORMAT = 1
 HEADER = {
@@ -59,15 +58,8 @@ def write_adapter(adapter: Adapter, path: Path) -> Path:
     }
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        save_file(tensors, partial, metadata={"vladapt": json.dumps(header)})
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+    with replacing(path) as partial:
+        save_file(tensors, str(partial), metadata={"vladapt": json.dumps(header)})
     return path
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..contracts.domain import DomainData, Item
-from ..errors import DataError
+from ..errors import CacheError, DataError
+from ..runtime.files import cache_refused
 
 MAX_SKIPPED_SHARE = 0.05
 VERIFY_ALL_UP_TO = 20_000
@@ -83,6 +84,8 @@ class _Verdicts:
     def _judge(self, data: DomainData, item: Item) -> tuple[str, str]:
         try:
             key = hashlib.sha256(f"{content_key(item, self.hashes)}{item.source.suffix}".encode()).hexdigest()
+        except CacheError:
+            raise
         except (DataError, OSError) as error:
             return "", one_line(error)
         if key in self.known:
@@ -108,15 +111,15 @@ class _Verdicts:
             with self.file.open("a", encoding="utf-8") as f:
                 f.write("".join("\n" + json.dumps([key, reason]) for key, reason in fresh.items()))
         except OSError as error:
-            raise DataError(
-                f"{self.file}: cannot be written ({error.strerror}); free some space or point VLADAPT_CACHE elsewhere"
-            ) from error
+            raise cache_refused(self.file, error) from error
 
 
 def decoding_error(data: DomainData, item: Item) -> str:
     """Why a sample cannot be decoded, or ""."""
     try:
         data.load(item)
+    except CacheError:
+        raise
     except Exception as error:  # a decoder of any library may raise anything on a damaged file
         return one_line(error)
     return ""
@@ -172,9 +175,7 @@ class FileHashes:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise DataError(
-                f"{self.path}: cannot be written ({error.strerror}); free some space or point VLADAPT_CACHE elsewhere"
-            ) from error
+            raise cache_refused(self.path, error) from error
 
 
 def content_key(item: Item, hashes: FileHashes) -> str:
@@ -206,7 +207,11 @@ def _hash_file(path: str | Path) -> str:
 def _read_records(path: Path) -> dict[tuple[str, int, int], str]:
     if not path.is_file():
         return {}
-    records = (_record(line) for line in path.read_bytes().split(b"\n"))
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise cache_refused(path, error) from error
+    records = map(_record, lines)
     return {(record[0], record[1], record[2]): record[3] for record in records if record}
 
 

@@ -16,17 +16,18 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from safetensors import SafetensorError
 
 from ... import __version__
 from ..errors import DataError
-from ..runtime.files import refused, write_whole
+from ..runtime.files import claimed, refused, remove_abandoned, write_whole
 
 FORMAT = 1
 RUNS = Path("runs")
 UNFINISHED = ".unfinished"
+RUN_NAME = re.compile(r"\d{8}-\d{6}-.+-[0-9a-f]{4}")
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 KEYS = {
     "vladapt": str,
@@ -68,6 +69,7 @@ class Run:
     info: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     _made: list[Path] = field(default_factory=list, repr=False)
+    _claim: IO[bytes] | None = field(default=None, repr=False)
 
     @classmethod
     def create(cls, out: str | Path | None, domain: str, adapter: str) -> Run:
@@ -85,10 +87,10 @@ class Run:
         try:
             parent.mkdir(parents=True, exist_ok=True)
             path = _new_folder(parent, f"{domain}-{adapter}")
-            (path / UNFINISHED).touch()
+            claim = claimed(path / UNFINISHED)
         except OSError as error:
             raise refused(parent, error) from error
-        return cls(path, _made=made)
+        return cls(path, _made=made, _claim=claim)
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -152,17 +154,27 @@ class Run:
             raise refused(self.path, error) from error
 
     def finish(self) -> None:
-        """Take the marker away: from now on `open` reads the run."""
+        """Take the marker away: from now on `open` reads the run. Runs beside it whose processes were killed while
+        they wrote them are removed."""
         (self.path / UNFINISHED).unlink(missing_ok=True)
+        self._release()
+        others = (marker.parent for marker in self.path.parent.glob(f"*/{UNFINISHED}"))
+        remove_abandoned([folder for folder in others if RUN_NAME.fullmatch(folder.name)], UNFINISHED)
 
     def discard(self) -> None:
         """Remove an unfinished run, and the folders that `create` made for it where nothing else is in them."""
+        self._release()
         if not (self.path / UNFINISHED).exists():
             return
         shutil.rmtree(self.path, ignore_errors=True)
         for folder in self._made:
             with suppress(OSError):  # another run lies there
                 folder.rmdir()
+
+    def _release(self) -> None:
+        if self._claim is not None:
+            self._claim.close()
+            self._claim = None
 
     def __enter__(self) -> Run:
         return self

@@ -9,7 +9,6 @@ import hashlib
 import os
 import random
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import torch
 
 from ..errors import DataError
 from ..runtime.distributed import all_gather_json, rank
+from ..runtime.files import refused, replacing
 
 FOLDER = "checkpoints"
 """Inside the place of a training."""
@@ -33,7 +33,10 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
         state: nested dicts and lists of tensors, numbers, texts and None.
         keep: how many stay.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise refused(folder, error) from error
     path = folder / f"step-{step:08d}.pt"
     _write(path, lambda handle: torch.save(state, handle))
     digest = _sha256(path)
@@ -86,16 +89,31 @@ def _damage(path: Path) -> str | None:
 
 
 def _write(path: Path, write) -> None:
-    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as handle:
-            write(handle)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+    with replacing(path, "give another --out, and go on with --resume") as partial, partial.open("wb") as handle:
+        noting = _NotingErrors(handle)
+        try:
+            write(noting)
+        except RuntimeError as error:
+            raise noting.error or error from error
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+class _NotingErrors:
+    """A file that keeps what was wrong with a write: torch makes something of its own of it."""
+
+    def __init__(self, handle):
+        self.handle, self.error = handle, None
+
+    def write(self, content) -> int:
+        try:
+            return self.handle.write(content)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def __getattr__(self, name: str):
+        return getattr(self.handle, name)
 
 
 def _sha256(path: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import numpy as np
 
 from ...core.data.verify import remember_by_file
 from ...core.errors import DataError
+from ...core.runtime.files import cached_folder, caching
 
 OPENING = threading.Lock()
 SMALL_BYTES = 256 << 20
@@ -109,16 +109,10 @@ def _unpacked(path: Path, name: str) -> Path:
     target = folder / f"{key}.npy"
     if target.is_file():
         return target
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=folder, prefix=f".{key}.")
-    try:
-        with os.fdopen(handle, "wb") as out, zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
-            while chunk := stream.read(1 << 20):
-                out.write(chunk)
-        os.replace(partial, target)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+    cached_folder(folder)
+    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream, caching(target) as out:
+        while chunk := stream.read(1 << 20):
+            out.write(chunk)
     return target
 
 

@@ -55,7 +55,7 @@ def evil(place) -> Path:
         (folder / f"w.{suffix}").write_bytes(pickle.dumps(Trap(mark)))
     code = f"__import__('os').mkdir({str(mark)!r})\n"
     (folder / "config.py").write_text(code)
-    (folder / "w.yaml").write_text(f"!!python/object/apply:os.mkdir [{str(mark)}]\n")
+    (folder / "w.yaml").write_text(f"!!python/object/apply:os.mkdir [{mark!s}]\n")
     (place / "evilscope").mkdir()
     (place / "evilscope" / "registry.py").write_text(code)
     return folder

@@ -214,5 +214,5 @@ def test_weights_that_are_no_numbers_are_refused(small, tmp_path):
     state = load_file(file)
     state["visual.proj"][0, 0] = float("nan")
     save_file(state, file)
-    with pytest.raises(DataError, match="visual.proj holds NaN"):
+    with pytest.raises(DataError, match=r"visual\.proj holds NaN"):
         load_backbone(spec, "cpu").encode_text(TEXTS)
