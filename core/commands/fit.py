@@ -23,6 +23,7 @@ from .options import (
     NewClasses,
     Out,
     RecipeName,
+    Redact,
     Resource,
     Sets,
     Task,
@@ -97,6 +98,7 @@ def fit(
             "and start anew.",
         ),
     ] = None,
+    redact: Redact = None,
     as_json: Json = False,
     debug: Debug = False,
     of_domain: Mapping[str, str] | None = None,
@@ -121,6 +123,7 @@ def fit(
         "generic": generic,
         "out": out,
         "resume": resume,
+        "redact": redact,
     }
     result = engine_fit(recipe_of(recipe, config, sets, flags), reporter=reporter())
     if result is None:
@@ -158,6 +161,7 @@ def evaluate(
     workers: Workers = None,
     resource: Resource = None,
     classes: NewClasses = None,
+    redact: Redact = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -178,6 +182,7 @@ def evaluate(
         workers=workers,
         resources=resources_of(resource),
         classes=classes,
+        redact=bool(redact),
         reporter=reporter(),
     )
     if as_json:
@@ -266,6 +271,7 @@ def compare(
     out: Out = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the comparison stopped in --out.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
+    redact: Redact = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -280,7 +286,7 @@ def compare(
     from .tables import comparison_markdown, comparison_table
 
     flags = data_flags(domain, task, None, None, backbone, device, amp, batch_size, workers, classes)
-    flags.update(resource_flags(resource))
+    flags.update(resource_flags(resource), redact=redact)
     sources = [{"data": path} for path in data or ()] + [{"features": file} for file in features or ()]
     result = engine_compare(
         recipe_of(recipe, config, sets, flags),

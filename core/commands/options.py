@@ -100,6 +100,13 @@ NewClasses = Annotated[
 ]
 OPTIONAL_VALUES = {"--novel": "rest"}
 Out = Annotated[str | None, typer.Option(metavar="DIR", help="Where to write; by default `runs`.")]
+Redact = Annotated[
+    bool | None,
+    typer.Option(
+        "--redact",
+        help="Leave names of files, the data's place and pictures out of what is written; samples have numbers.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")]
 

@@ -16,7 +16,7 @@ GROUPS = {"data": "path", "adapter": "name"}
 """Groups that may be given as one word: `adapter="ape"` means `adapter.name="ape"`."""
 FLAGS = frozenset(
     {"domain", "task", "data", "features", "adapter", "shots", "seed", "backbone", "device", "amp", "batch_size"}
-    | {"workers", "classes", "novel", "generic", "out", "resume"}
+    | {"workers", "classes", "novel", "generic", "out", "resume", "redact"}
 )
 """Keys that a user gives by a flag of their own; others by `--set`."""
 
@@ -57,6 +57,7 @@ class Recipe:
     generic: str | None = option(None, "folder of generic images, to see what trained towers forget")
     out: str | None = option(None, "folder to write into")
     resume: bool = option(False, "go on where the same fit was stopped")
+    redact: bool = option(False, "leave names of files, and pictures, out of the run and its report")
     task_options: dict[str, Any] = field(default_factory=dict, metadata={"option": None})
     given: frozenset[str] = field(default=frozenset(), metadata={"option": None})
 

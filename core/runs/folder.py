@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from ... import __version__
 from ..errors import DataError
 from ..runtime.files import claimed, refused, remove_abandoned, write_whole
+from .redaction import origin_of, without_place
 
 FORMAT = 1
 RUNS = Path("runs")
@@ -136,7 +137,8 @@ class Run:
         """
         self.metrics = _plain(metrics)
         stamp = {"format": FORMAT, "vladapt": __version__}
-        self.info = {**stamp, **_plain(info), **stamp, "metrics": self.metrics}
+        told = without_place(_plain(info))
+        self.info = {**stamp, **told, **stamp, "origin": origin_of(self.path), "metrics": self.metrics}
         write_whole(self.path / "run.json", _dumped(self.info))
         write_whole(self.path / "metrics.json", _dumped(self.metrics))
 
@@ -149,7 +151,7 @@ class Run:
         now = f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M:%S%z}"
         try:
             with (self.path / "log.txt").open("a", encoding="utf-8") as f:
-                f.writelines(f"{now} {line}\n" for line in text.splitlines())
+                f.writelines(f"{now} {line}\n" for line in without_place(text).splitlines())
         except OSError as error:
             raise refused(self.path, error) from error
 

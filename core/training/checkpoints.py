@@ -21,6 +21,7 @@ from ..runtime.files import refused, replacing
 
 FOLDER = "checkpoints"
 """Inside the place of a training."""
+WHERE_FULL = "give another --out; once there is space, --resume goes on from the last checkpoint"
 NAME = re.compile(r"step-(\d+)\.pt")
 
 
@@ -89,7 +90,7 @@ def _damage(path: Path) -> str | None:
 
 
 def _write(path: Path, write) -> None:
-    with replacing(path, "give another --out, and go on with --resume") as partial, partial.open("wb") as handle:
+    with replacing(path, WHERE_FULL) as partial, partial.open("wb") as handle:
         noting = _NotingErrors(handle)
         try:
             write(noting)

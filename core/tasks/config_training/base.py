@@ -63,6 +63,7 @@ class ConfigTask(Task):
     """
 
     takes: ClassVar = frozenset({"data", "adapter", "plan", "shots", "backbone", "image_size", "amp", "batch_size"}) | {
+        "redact",
         "classes",
         "novel",
         "resume",
