@@ -25,7 +25,7 @@ from open_clip import tokenizer as tokenizers
 from torch import Tensor, nn
 
 from ..errors import CapabilityError, ConfigError, DataError
-from .checkpoints import copy_files, fingerprint, fit_weights, read_checkpoint, resize_positions
+from .checkpoints import copy_files, fingerprint, fit_weights, read_checkpoint, resize_positions, sized_like
 from .open_clip_source import Source, check_transformers_config, described_source, find_source
 from .open_clip_towers import OpenClipTextTower, ResNetTower, TimmVitTower, VitTower
 from .tower_steps import ImageTower, TextTower
@@ -34,6 +34,8 @@ from .two_tower import TwoTower
 CUSTOM_BLOCK = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")
 POSITIONS = {"visual.positional_embedding": 1, "visual.attnpool.positional_embedding": 1}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json")
+TIMES = 8
+"""So much larger than its file a model may be: files of half precision, or of fewer bits."""
 COMPANIONS = (*TOKENIZER_FILES, "special_tokens_map.json", "merges.txt")
 
 
@@ -92,7 +94,8 @@ class OpenClipBackbone(TwoTower):
             torch.manual_seed(source.seed)  # the caller puts the state back that the run is in
             return _empty_model(source)
         state = read_checkpoint(source.weights)
-        model = _empty_model(source)
+        with sized_like(source.weights, TIMES):
+            model = _empty_model(source)
         if isinstance(model, models.CustomTextCLIP) and "text_projection" in state:
             state = models.convert_to_custom_text_state_dict(state)
         for name in ("logit_scale", "logit_bias"):

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from ..contracts.adapter_file import not_finite
 from ..contracts.backbone import Backbone, Block, normalized
 from ..errors import CapabilityError, ConfigError, DataError
+from .checkpoints import unsized
 from .positions import ProjectionMatrix, insert_after_start
 from .preprocessing import Preprocess
 from .tower_steps import ImageTower, TextTower, run
@@ -79,7 +80,7 @@ class TwoTower(Backbone):
         if self._model is None:
             # Random initialisation, thrown away for the weights, must not move the seed of the run; and towers that are
             # built while a caller infers must still serve one that trains.
-            with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
+            with torch.random.fork_rng(devices=[]), torch.inference_mode(False), unsized():
                 model = self.build_model()
                 if self.prompts is not None:
                     model.prompts = self.prompts

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from ...backbones.checkpoints import sized_like
 from ...backbones.load import load_backbone
 from ...contracts.adapter_file import not_finite
 from ...contracts.backbone import Backbone
@@ -40,6 +41,8 @@ Progress = Callable[[int, int], None]
 TRAINING = ("epochs", "lr")
 """Options that every training has; they are given by `--epochs` and `--lr`."""
 SEEDS = (1, 2, 3)
+TIMES = 4
+"""So much larger than its weights the model of a run may be while it is built: teachers are not among them."""
 
 
 @dataclass
@@ -305,8 +308,8 @@ def load_model(run: Run, device: torch.device) -> nn.Module | None:
     if kept is None:
         return None
     try:
-        with registered_only():
-            model = build_model(kept, device)
+        with registered_only(), sized_like(run.adapter_path, TIMES):
+            model = build_model(kept, torch.device("cpu"))
     except (DataError, CapabilityError):
         raise
     except Exception as error:  # mm's parts raise any kind for options that do not fit

@@ -198,6 +198,16 @@ def test_scopes_imports_and_data_sets_of_a_run_are_refused(command, run, evil, p
     assert not (place / CANARY).exists()
 
 
+@pytest.mark.parametrize("width", [10**5, 10**9])
+def test_a_model_that_would_fill_the_memory_is_refused(command, run, place, tmp_path, width):
+    other = shutil.copytree(run, tmp_path / "other")
+    info = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    info["plan"]["model"]["bbox_head"]["feat_channels"] = width
+    (other / "run.json").write_text(json.dumps(info), encoding="utf-8")
+    outcome = command("predict", other, place / "squares" / "images" / "01.png")
+    assert outcome.code == FAILED and str(other) in outcome.error
+
+
 def test_what_was_not_changed_is_still_read(command, run, data, place):
     assert command("predict", run, place / "squares" / "images" / "01.png").code == 0
     assert command("eval", run).code == 0

@@ -216,3 +216,13 @@ def test_weights_that_are_no_numbers_are_refused(small, tmp_path):
     save_file(state, file)
     with pytest.raises(DataError, match=r"visual\.proj holds NaN"):
         load_backbone(spec, "cpu").encode_text(TEXTS)
+
+
+def test_a_configuration_of_towers_far_larger_than_their_weights_is_refused(small, tmp_path):
+    spec = small.write_open_clip(tmp_path, small.open_clip_config())
+    file = tmp_path / spec.removeprefix("open_clip:").partition("@")[0]
+    stated = json.loads(file.read_text())
+    stated.get("model_cfg", stated)["text_cfg"]["vocab_size"] = 10**9
+    file.write_text(json.dumps(stated))
+    with pytest.raises(DataError, match=r"far larger than its weights|cannot build"):
+        load_backbone(spec, "cpu").encode_text(TEXTS)
