@@ -42,6 +42,7 @@ KEYS = {
 """What run.json cannot do without, and of which kind it is."""
 OPTIONAL = {"plan": dict, "data": dict, "metrics": dict, "splits": dict}
 """The same of what not every run has."""
+LARGEST_BYTES = 1 << 30
 DIGITS = 19
 """Of the longest whole number that a run may hold: those of 64 bits."""
 VERSIONS_OF = ("vladapt", "torch", "torchvision", "numpy", "scikit-learn", "mmengine", "torchmetrics")
@@ -218,6 +219,8 @@ def _run_folder(path: Path) -> Path:
 
 def _read_json(path: Path) -> dict[str, Any]:
     """A JSON object of finite numbers."""
+    if not path.is_file() or path.stat().st_size > LARGEST_BYTES:
+        raise DataError(f"{path}: no file, or larger than any that a run has; copy the run again, or fit again")
     try:
         content = json.loads(path.read_bytes(), parse_constant=_refused, parse_float=_finite, parse_int=_whole)
     except (ValueError, OSError, RecursionError) as error:

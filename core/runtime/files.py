@@ -249,6 +249,7 @@ def kept_checkpoints(
     folder = runs / PLACE / key
     run_on_all(lambda: _refuse_unfinished(folder, resume, newest))
     claim: list[IO[bytes]] = []
+    made = [parent for parent in folder.parents if not parent.exists()]
     run_on_all(lambda: claim.append(_claimed_training(folder)) if is_main() else None)
     try:
         yield folder
@@ -258,13 +259,13 @@ def kept_checkpoints(
                 done = done[0].upper() + done[1:]
                 reporter.info(f"{done} is kept in {folder}; the same command with --resume goes on from it")
             else:
-                _remove_training(folder)
+                _remove_training(folder, made)
         raise
     else:
         if is_main():
-            _remove_training(folder)
+            shutil.rmtree(folder, ignore_errors=True)
             remove_abandoned(_without_use(folder.parent), MARKER)
-            with suppress(OSError):
+            with suppress(OSError):  # another training's checkpoints lie there
                 folder.parent.rmdir()
     finally:
         for handle in claim:
@@ -281,10 +282,12 @@ def _claimed_training(folder: Path) -> IO[bytes]:
         raise refused(folder, error) from error
 
 
-def _remove_training(folder: Path) -> None:
+def _remove_training(folder: Path, made: Sequence[Path]) -> None:
+    """Take away a training without a checkpoint, and the folders that were made for it."""
     shutil.rmtree(folder, ignore_errors=True)
-    with suppress(OSError):  # another training's checkpoints lie there
-        folder.parent.rmdir()
+    for parent in made:
+        with suppress(OSError):  # others have put something there meanwhile
+            parent.rmdir()
 
 
 def _without_use(place: Path) -> list[Path]:

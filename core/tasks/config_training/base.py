@@ -344,7 +344,7 @@ def _load_weights(model: nn.Module, path: Path) -> None:
     try:
         weights = load_file(str(path))
     except (SafetensorError, OSError, ValueError) as error:
-        raise DataError(f"{path}: not a readable safetensors file ({error}); fit again or copy it again") from error
+        raise DataError(f"{path}: does not fit the run's model (no safetensors file: {error}); fit again") from error
     built = model.state_dict()
     for name, tensor in weights.items():
         if name in built and tensor.dtype != built[name].dtype:

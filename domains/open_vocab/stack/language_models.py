@@ -134,6 +134,9 @@ def model_folder(name: str) -> str:
     """
     folder = _folder(name)
     check_transformers_config(read_config(Path(folder)), str(Path(folder) / "config.json"))
+    tokenizer = Path(folder) / "tokenizer_config.json"
+    if tokenizer.is_file() and '"auto_map"' in tokenizer.read_text(encoding="utf-8", errors="replace"):
+        raise DataError(f"{tokenizer}: names code of its own (auto_map), which is never run; {LOCAL_WAY}")
     return folder
 
 
