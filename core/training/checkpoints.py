@@ -9,6 +9,7 @@ import hashlib
 import os
 import random
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,9 @@ import torch
 
 from ..errors import DataError
 from ..runtime.distributed import all_gather_json, rank
-from ..runtime.files import refused, replacing
 
 FOLDER = "checkpoints"
 """Inside the place of a training."""
-WHERE_FULL = "give another --out; once there is space, --resume goes on from the last checkpoint"
 NAME = re.compile(r"step-(\d+)\.pt")
 
 
@@ -33,11 +32,11 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
         step: optimiser steps done.
         state: nested dicts and lists of tensors, numbers, texts and None.
         keep: how many stay.
+
+    Raises:
+        OSError: it cannot be written; those before stay.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise refused(folder, error) from error
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:08d}.pt"
     _write(path, lambda handle: torch.save(state, handle))
     digest = _sha256(path)
@@ -90,14 +89,20 @@ def _damage(path: Path) -> str | None:
 
 
 def _write(path: Path, write) -> None:
-    with replacing(path, WHERE_FULL) as partial, partial.open("wb") as handle:
-        noting = _NotingErrors(handle)
-        try:
-            write(noting)
-        except RuntimeError as error:
-            raise noting.error or error from error
-        handle.flush()
-        os.fsync(handle.fileno())
+    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as handle:
+            noting = _NotingErrors(handle)
+            try:
+                write(noting)
+            except RuntimeError as error:
+                raise noting.error or error from error
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
 
 
 class _NotingErrors:
