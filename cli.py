@@ -8,6 +8,7 @@ is imported when its command is called; for `--help` its docstring is read.
 from __future__ import annotations
 
 import ast
+import errno
 import importlib
 import os
 import sys
@@ -23,6 +24,7 @@ from .core.errors import INTERRUPTED, ConfigError, VladaptError, fail, interrupt
 from .core.registry.catalogue import PACKAGE, Entry, commands
 from .core.runtime.stopping import Stops, stops_like_ctrl_c
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 COMMAND_GROUPS = (fit, pretrain, embed, search, inspect)
 """In the order of `vladapt --help`."""
 
@@ -91,7 +93,9 @@ def _exit_code(arguments: list[str], stops: Stops) -> int:
     except OSError as error:
         if stops.arrived:
             return interrupted()
-        code = fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1, error, arguments)
+        cure = "; free some space or give another --out" if error.errno in FULL else ""
+        place = f": {error.filename}" if error.filename else ""
+        code = fail(f"{error.strerror or error}{place}{cure}", 1, error, arguments)
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error of the parser, whichever click typer carries
             return fail(usage(error, arguments), 2, error, arguments)

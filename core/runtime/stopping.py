@@ -34,8 +34,8 @@ class Stops:
 
     def explain(self, error: BaseException) -> bool:
         """Whether an error is what a stop makes of processes that work together: one of them ended before."""
-        if isinstance(error, RuntimeError) and not self.arrived:
-            end = time.monotonic() + (WAIT_S if _of_processes(error) else 0.0)
+        if _of_processes(error) and not self.arrived:
+            end = time.monotonic() + WAIT_S
             try:
                 while not self.arrived and time.monotonic() < end:
                     time.sleep(0.02)
@@ -78,6 +78,6 @@ def _hush_workers() -> None:
     sys.unraisablehook = lambda unraisable: None
 
 
-def _of_processes(error: RuntimeError) -> bool:
+def _of_processes(error: BaseException) -> bool:
     text = str(error)
-    return "DataLoader worker" in text or "onnection" in text or "gloo" in text.lower()
+    return "DataLoader worker" in text or "Connection closed by peer" in text or "gloo" in text.lower()
