@@ -8,6 +8,7 @@ is imported when its command is called; for `--help` its docstring is read.
 from __future__ import annotations
 
 import ast
+import errno
 import importlib
 import io
 import os
@@ -22,7 +23,9 @@ from .core.commands import embed, fit, inspect, pretrain, search
 from .core.commands.options import with_domain_options, with_optional_values
 from .core.errors import INTERRUPTED, ConfigError, VladaptError, fail, interrupted, usage
 from .core.registry.catalogue import PACKAGE, Entry, commands
+from .core.runtime.stopping import Stops, stops_like_ctrl_c
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 COMMAND_GROUPS = (fit, pretrain, embed, search, inspect)
 """In the order of `vladapt --help`."""
 
@@ -71,22 +74,40 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):  # one that writes Latin-1 writes the rest as escapes
             stream.reconfigure(errors="backslashreplace")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # warnings of torch's own about what is meant as it is
+    with stops_like_ctrl_c() as stops:
+        try:
+            code = _exit_code(arguments, stops)
+        except KeyboardInterrupt:  # while an error was being told
+            code = interrupted()
+    sys.exit(code)
+
+
+def _exit_code(arguments: list[str], stops: Stops) -> int:
+    """Of a command that was run, its error told."""
     try:
         code = build_app(arguments)(arguments, prog_name="vladapt", standalone_mode=False)
         if code == INTERRUPTED:
             code = interrupted()
     except VladaptError as error:
+        if stops.explain(error.__cause__ or error):
+            return interrupted()
         code = fail(str(error), error.exit_code, error, arguments)
     except (typer.Abort, KeyboardInterrupt):
         code = interrupted()
     except OSError as error:
-        code = fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1, error, arguments)
+        if stops.arrived:
+            return interrupted()
+        cure = "; free some space or give another --out" if error.errno in FULL else ""
+        place = f": {error.filename}" if error.filename else ""
+        code = fail(f"{error.strerror or error}{place}{cure}", 1, error, arguments)
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error of the parser, whichever click typer carries
-            sys.exit(fail(usage(error, arguments), 2, error, arguments))
+            return fail(usage(error, arguments), 2, error, arguments)
+        if stops.explain(error):
+            return interrupted()
         text = str(error).strip().splitlines()
         code = fail(f"{type(error).__name__}: {text[0] if text else ''} (--debug shows where)", 1, error, arguments)
-    sys.exit(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0
 
 
 def add_commands_of_domains(app: typer.Typer, arguments: Sequence[str]) -> None:

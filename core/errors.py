@@ -44,6 +44,10 @@ class LimitError(DataError):
     """The data is larger, or takes longer, than is allowed here: another limit, or another machine, may read it."""
 
 
+class CacheError(DataError):
+    """The cache cannot be written: no fault of the image or file whose features were to be kept there."""
+
+
 class ConfigError(VladaptError):
     """An option, a recipe or a name is wrong: a usage error."""
 

@@ -7,7 +7,9 @@ import json
 import pickle
 import shutil
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ..data.verify import FileHashes
 from ..errors import DataError
@@ -26,6 +29,8 @@ PREFIXES = ("module.", "_orig_mod.")
 FACTS = ("input_resolution", "context_length", "vocab_size")
 OURS = "vladapt."
 NAMED = 3
+SPARE_BYTES = 256 << 20
+_innermost: ContextVar[object] = ContextVar("innermost", default=None)
 
 
 def require_file(path: Path, what: str) -> None:
@@ -108,6 +113,45 @@ def fit_weights(model: nn.Module, state: Mapping[str, Tensor], path: Path, archi
             "name the architecture they were trained with"
         )
     model.load_state_dict(state, strict=False)
+
+
+@contextmanager
+def sized_like(file: Path, times: int) -> Iterator[None]:
+    """A context in which modules are built for the weights of a file, whose options may come from anybody: parameters
+    of more than so many times its size are refused before they are filled. Those of backbones that are built inside,
+    which have files of their own, do not count (`unsized`).
+
+    Raises:
+        DataError: more parameters are built.
+    """
+    left = times * file.stat().st_size + SPARE_BYTES
+
+    def count(module: nn.Module, name: str, parameter: Tensor | None) -> None:
+        nonlocal left
+        if parameter is None or _innermost.get() is not token:
+            return
+        left -= parameter.nelement() * parameter.element_size()
+        if left < 0:
+            raise DataError(f"{file}: its model would be far larger than its weights; copy it again, or train it again")
+
+    token = object()
+    outer = _innermost.set(token)
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+        _innermost.reset(outer)
+
+
+@contextmanager
+def unsized() -> Iterator[None]:
+    """A context whose parameters belong to another file than that of a `sized_like` around it."""
+    outer = _innermost.set(None)
+    try:
+        yield
+    finally:
+        _innermost.reset(outer)
 
 
 def resize_positions(table: Tensor, grid: tuple[int, int], prefix: int) -> Tensor:

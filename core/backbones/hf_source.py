@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import ConfigError, DataError
 from .checkpoints import file_digests
 from .hub import hub_folder
-from .open_clip_source import OPENAI_MEAN, OPENAI_STD
+from .open_clip_source import OPENAI_MEAN, OPENAI_STD, check_transformers_config
 from .preprocessing import Preprocess
 
 HALF = (0.5, 0.5, 0.5)
@@ -90,10 +90,11 @@ def find_source(rest: str, image_size: int | None) -> Source:
             neither cached nor to be fetched.
     """
     folder = _folder(rest)
-    stated = _read_json(folder / "config.json", "config.json of the model")
+    stated = read_config(folder)
     kind = stated.get("model_type", "")
     if kind not in KINDS:
         raise DataError(f"{folder}: config.json names a model of type '{kind}'; backbones of hf are {', '.join(KINDS)}")
+    check_transformers_config(stated, str(folder / "config.json"))
     config = _config(folder)
     native = _native_size(config, kind)
     weights = _weight_files(folder)
@@ -108,6 +109,15 @@ def find_source(rest: str, image_size: int | None) -> Source:
         native_size=native,
         licence=_licence(folder),
     )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A folder's config.json, as it is written.
+
+    Raises:
+        DataError: there is none, or no JSON.
+    """
+    return _read_json(folder / "config.json", "config.json of the model")
 
 
 def _folder(rest: str) -> Path:
@@ -127,7 +137,7 @@ def _read_json(path: Path, what: str) -> dict[str, Any]:
         raise DataError(f"{path.parent}: has no {path.name}; give a folder with the {what}")
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON ({error}); copy or download it again") from error
     if not isinstance(read, dict):
         raise DataError(f"{path}: not a JSON object; copy or download it again")

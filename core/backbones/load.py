@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from safetensors.torch import save_file
 from ..contracts.backbone import Backbone
 from ..contracts.families import FAMILIES
 from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean
+from ..runtime.files import replacing
 from .prompted import CHILD, TowerPrompts
 
 
@@ -107,13 +107,10 @@ def save_fine_tuned(backbone: Backbone, folder: str | Path) -> Path:
     state = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     if getattr(backbone, "text_prefix", None) is not None:
         state[PREFIX] = backbone.text_prefix.detach().cpu().contiguous().clone()
-    path, partial = folder / FILE, folder / f".{FILE}.{os.getpid()}"
-    try:
+    path = folder / FILE
+    with replacing(path) as partial:
         save_file(state, str(partial), metadata={"format": "pt", "vladapt": json.dumps(header)})
         backbone.save_companions(folder)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 
@@ -134,7 +131,10 @@ def build_fine_tuned(spec: str, device: torch.device, image_size: int | None) ->
     path = path / FILE if path.is_dir() else path
     header = _header(path)
     module = import_module(f".{header['family']}", __package__)
-    backbone = module.rebuild(header["description"], path, spec=spec, device=device, image_size=image_size)
+    try:
+        backbone = module.rebuild(header["description"], path, spec=spec, device=device, image_size=image_size)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"--backbone {path}: its header is damaged ({error}); train it again, or copy it") from error
     with safe_open(str(path), framework="pt") as f:
         names = set(f.keys())
         backbone.text_prefix = f.get_tensor(PREFIX) if PREFIX in names else None
@@ -149,7 +149,7 @@ def _header(path: Path) -> dict[str, Any]:
     try:
         with safe_open(str(path), framework="pt") as f:
             header = json.loads((f.metadata() or {}).get("vladapt", "null"))
-    except (SafetensorError, ValueError, OSError) as error:
+    except (SafetensorError, ValueError, OSError, RecursionError) as error:
         raise DataError(f"--backbone {path}: not a readable safetensors file ({error}); copy it again") from error
     if not isinstance(header, dict) or {"format", "family", "description"} - set(header):
         raise DataError(

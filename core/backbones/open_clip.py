@@ -25,8 +25,8 @@ from open_clip import tokenizer as tokenizers
 from torch import Tensor, nn
 
 from ..errors import CapabilityError, ConfigError, DataError
-from .checkpoints import copy_files, fingerprint, fit_weights, read_checkpoint, resize_positions
-from .open_clip_source import Source, described_source, find_source
+from .checkpoints import copy_files, fingerprint, fit_weights, read_checkpoint, resize_positions, sized_like
+from .open_clip_source import Source, check_transformers_config, described_source, find_source
 from .open_clip_towers import OpenClipTextTower, ResNetTower, TimmVitTower, VitTower
 from .tower_steps import ImageTower, TextTower
 from .two_tower import TwoTower
@@ -34,6 +34,8 @@ from .two_tower import TwoTower
 CUSTOM_BLOCK = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")
 POSITIONS = {"visual.positional_embedding": 1, "visual.attnpool.positional_embedding": 1}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json")
+TIMES = 8
+"""So much larger than its file a model may be: files of half precision, or of fewer bits."""
 COMPANIONS = (*TOKENIZER_FILES, "special_tokens_map.json", "merges.txt")
 
 
@@ -92,7 +94,8 @@ class OpenClipBackbone(TwoTower):
             torch.manual_seed(source.seed)  # the caller puts the state back that the run is in
             return _empty_model(source)
         state = read_checkpoint(source.weights)
-        model = _empty_model(source)
+        with sized_like(source.weights, TIMES):
+            model = _empty_model(source)
         if isinstance(model, models.CustomTextCLIP) and "text_projection" in state:
             state = models.convert_to_custom_text_state_dict(state)
         for name in ("logit_scale", "logit_bias"):
@@ -215,6 +218,7 @@ def _empty_model(source: Source) -> nn.Module:
         if not text:
             return ImageOnly(config["embed_dim"], config["vision_cfg"], config.get("quick_gelu", False))
         if text.get("hf_model_name"):
+            _check_text_model(text["hf_model_name"], source.name)
             text["hf_model_pretrained"], custom = False, True
         if "multimodal_cfg" in config:
             from open_clip.coca_model import CoCa
@@ -224,6 +228,14 @@ def _empty_model(source: Source) -> nn.Module:
     except (TypeError, ValueError, RuntimeError, AssertionError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{source.name}: open_clip cannot build this configuration ({reason})") from error
+
+
+def _check_text_model(name: str, where: str) -> None:
+    """Raise ValueError where a configuration of transformers brings code; open_clip would ask at the terminal."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    check_transformers_config({"attn_implementation": config._attn_implementation}, where)
 
 
 def _resize(state: dict[str, Tensor], model: nn.Module, size: int) -> None:
@@ -257,7 +269,7 @@ def _hub_tokenizer(name: str, context_length: int, options: dict, spec: str):
     if not Path(name).is_dir():
         hub_file(name, list(TOKENIZER_FILES), f"this is the tokenizer of '{spec}'; {local_way}")
     try:
-        return tokenizers.HFTokenizer(name, context_length=context_length, **options)
+        return tokenizers.HFTokenizer(name, context_length=context_length, trust_remote_code=False, **options)
     except (OSError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"tokenizer '{name}' of backbone '{spec}' cannot be read ({reason}); {local_way}") from error

@@ -28,6 +28,11 @@ MODEL_KEYS = (
     "init_logit_bias",
     "nonscalar_logit_scale",
 )
+TOKENIZER_OPTIONS = ("clean", "strip_sep_token", "language", "reduction_mask", "additional_special_tokens")
+"""What a configuration may say to a tokenizer. Others reach the library that loads it: `trust_remote_code` among them
+would run code that lies beside the tokenizer."""
+ATTENTION = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
+NAMES = ("hf_model_name", "hf_tokenizer_name", "hf_pooler_type", "hf_proj_type", "tokenizer_mode")
 # Licences of released weights, by the start of the tag, where the release states one.
 LICENCES = {
     "openai": "MIT",
@@ -79,7 +84,12 @@ def find_source(rest: str, image_size: int | None) -> Source:
 
 
 def described_source(description: dict[str, Any], weights: Path, image_size: int | None) -> Source:
-    """What a file of weights that were trained here says of itself."""
+    """What a file of weights that were trained here says of itself.
+
+    Raises:
+        DataError: its configuration is none, or asks for what could run code.
+    """
+    check_config(description["config"], str(weights))
     transform = Preprocess(**description["pixels"])
     folder = weights.parent
     source = Source(
@@ -145,12 +155,56 @@ def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     require_file(path.expanduser(), "configuration file (open_clip's JSON)")
     try:
         read = json.loads(path.expanduser().read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON ({error}); give an open_clip configuration") from error
     model = read.get("model_cfg", read) if isinstance(read, dict) else {}
     if not all(isinstance(model.get(key), kind) for key, kind in (("embed_dim", int), ("vision_cfg", dict))):
         raise DataError(f"{path}: not an open_clip configuration; it needs embed_dim, vision_cfg and text_cfg")
+    check_config(model, str(path))
     return {key: model[key] for key in MODEL_KEYS if key in model}, read.get("preprocess_cfg") or {}
+
+
+def check_config(config: Any, where: str) -> None:
+    """Refuse a configuration that would have more read or run than the towers it describes.
+
+    Args:
+        where: the file, for the message.
+
+    Raises:
+        DataError: one line with the key.
+    """
+    if not isinstance(config, dict) or not isinstance(config.get("vision_cfg"), dict):
+        raise DataError(f"{where}: holds no configuration of towers (vision_cfg); copy it again")
+    text, vision = config.get("text_cfg") or {}, config["vision_cfg"]
+    options = text.get("tokenizer_kwargs") or {} if isinstance(text, dict) else None
+    if not isinstance(options, dict):
+        raise DataError(f"{where}: text_cfg is damaged; copy it again")
+    if refused := sorted(set(options) - set(TOKENIZER_OPTIONS)):
+        raise DataError(
+            f"{where}: text_cfg.tokenizer_kwargs.{refused[0]} is refused, a configuration may say no more to a "
+            f"tokenizer than {', '.join(TOKENIZER_OPTIONS)}; remove it"
+        )
+    for name in NAMES:
+        if not isinstance(text.get(name), (str, type(None))):
+            raise DataError(f"{where}: text_cfg.{name} is no name; copy it again")
+    timm = vision.get("timm_model_name")
+    if timm is not None and (not isinstance(timm, str) or ":" in timm):
+        raise DataError(
+            f"{where}: vision_cfg.timm_model_name is no architecture of timm; name one of timm.list_models()"
+        )
+
+
+def check_transformers_config(stated: Any, where: str) -> None:
+    """Refuse a config.json of transformers that names a repository whose compiled kernels would be loaded.
+
+    Raises:
+        DataError: one line with the key.
+    """
+    for key, value in stated.items() if isinstance(stated, dict) else ():
+        named = list(value.values()) if isinstance(value, dict) else [value]
+        if key in ATTENTION and any("/" in str(each) for each in named):
+            raise DataError(f"{where}: {key} names code of a repository ('{str(value)[:60]}'); remove it")
+        check_transformers_config(value, where)
 
 
 def _tagged_source(rest: str) -> Source:

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..contracts.adapter_file import not_finite
 from ..contracts.backbone import Backbone, Block, normalized
-from ..errors import CapabilityError, ConfigError
+from ..errors import CapabilityError, ConfigError, DataError
+from .checkpoints import unsized
 from .positions import ProjectionMatrix, insert_after_start
 from .preprocessing import Preprocess
 from .tower_steps import ImageTower, TextTower, run
@@ -78,10 +80,11 @@ class TwoTower(Backbone):
         if self._model is None:
             # Random initialisation, thrown away for the weights, must not move the seed of the run; and towers that are
             # built while a caller infers must still serve one that trains.
-            with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
+            with torch.random.fork_rng(devices=[]), torch.inference_mode(False), unsized():
                 model = self.build_model()
                 if self.prompts is not None:
                     model.prompts = self.prompts
+                _check_numbers(model, self.spec)
                 self._model = model.float().eval().requires_grad_(False).to(self.device)
         return self._model
 
@@ -342,3 +345,12 @@ def _hooked(index: int, block: Block, insert, attention) -> Callable[..., Tensor
         return block(x, attention=None if attention is None else partial(attention, index, block), **kwargs)
 
     return forward
+
+
+def _check_numbers(model: nn.Module, spec: str) -> None:
+    """Raise DataError where a weight is no number: every feature would be none."""
+    for name, weight in model.named_parameters():
+        if unusable := not_finite(weight.detach()):
+            raise DataError(
+                f"backbone '{spec}': its weight {name} holds {unusable}; copy or download the weights again"
+            )

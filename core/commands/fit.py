@@ -24,6 +24,7 @@ from .options import (
     NewClasses,
     Out,
     RecipeName,
+    Redact,
     Resource,
     Sets,
     Task,
@@ -111,6 +112,7 @@ def fit(
             "and start anew.",
         ),
     ] = None,
+    redact: Redact = None,
     as_json: Json = False,
     debug: Debug = False,
     of_domain: Mapping[str, str] | None = None,
@@ -137,6 +139,7 @@ def fit(
         "generic": generic,
         "out": out,
         "resume": resume,
+        "redact": redact,
     }
     result = engine_fit(recipe_of(recipe, config, sets, flags), reporter=reporter())
     if result is None:
@@ -174,6 +177,7 @@ def evaluate(
     workers: Workers = None,
     resource: Resource = None,
     classes: NewClasses = None,
+    redact: Redact = None,
     as_json: Json = False,
     debug: Debug = False,
     of_domain: Mapping[str, str] | None = None,
@@ -196,6 +200,7 @@ def evaluate(
         resources=resources_of(resource),
         classes=classes,
         reading=reading_of(of_domain),
+        redact=bool(redact),
         reporter=reporter(),
     )
     if as_json:
@@ -286,6 +291,7 @@ def compare(
     out: Out = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the comparison stopped in --out.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
+    redact: Redact = None,
     as_json: Json = False,
     debug: Debug = False,
     of_domain: Mapping[str, str] | None = None,
@@ -301,7 +307,7 @@ def compare(
     from .tables import comparison_markdown, comparison_table
 
     flags = data_flags(domain, task, None, None, backbone, device, amp, batch_size, workers, classes)
-    flags.update({**resource_flags(resource), **(of_domain or {})})
+    flags.update({**resource_flags(resource), **(of_domain or {}), "redact": redact})
     sources = [{"data": path} for path in data or ()] + [{"features": file} for file in features or ()]
     result = engine_compare(
         recipe_of(recipe, config, sets, flags),

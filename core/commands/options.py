@@ -63,7 +63,11 @@ BatchSize = Annotated[
 RecipeName = Annotated[str | None, typer.Option(metavar="NAME", help="Packaged recipe (`vladapt list recipes`).")]
 ConfigFile = Annotated[
     str | None,
-    typer.Option(metavar="FILE", help="Your own recipe file (.py, .json, .yaml), or an mmengine config."),
+    typer.Option(
+        metavar="FILE",
+        help="Your own recipe file (.py, .json, .yaml), or an mmengine config. It is run as code: give only files that "
+        "you trust.",
+    ),
 ]
 Sets = Annotated[
     list[str] | None,
@@ -96,6 +100,13 @@ NewClasses = Annotated[
 ]
 OPTIONAL_VALUES = {"--novel": "rest"}
 Out = Annotated[str | None, typer.Option(metavar="DIR", help="Where to write; by default `runs`.")]
+Redact = Annotated[
+    bool | None,
+    typer.Option(
+        "--redact",
+        help="Leave names of files, the data's place and pictures out of what is written; samples have numbers.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")]
 

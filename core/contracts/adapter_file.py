@@ -6,8 +6,7 @@ A dict of tensors lies in the body as "<attribute>/<key>".
 from __future__ import annotations
 
 import json
-import os
-import tempfile
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +17,21 @@ from torch import Tensor
 if TYPE_CHECKING:
     from .adapter import Adapter
 from ..errors import DataError
+from ..runtime.files import replacing
 
 FORMAT = 1
+HEADER = {
+    "adapter": str,
+    "options": dict,
+    "scalars": dict,
+    "dicts": list,
+    "tensors": dict,
+    "class_names": list,
+    "backbone": (str, type(None)),
+    "dim": (int, type(None)),
+    "multilabel": bool,
+}
+"""Of which kind each part of a header is."""
 
 
 def write_adapter(adapter: Adapter, path: Path) -> Path:
@@ -38,6 +50,7 @@ def write_adapter(adapter: Adapter, path: Path) -> Path:
         "options": adapter.options,
         "scalars": {k: v for k, v in values.items() if not isinstance(v, Tensor) and k not in dicts},
         "dicts": dicts,
+        "tensors": {name: _kind(tensor) for name, tensor in tensors.items()},
         "class_names": list(adapter.class_names_),
         "backbone": adapter.backbone_,
         "dim": adapter.dim_,
@@ -45,15 +58,8 @@ def write_adapter(adapter: Adapter, path: Path) -> Path:
     }
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        save_file(tensors, partial, metadata={"vladapt": json.dumps(header)})
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+    with replacing(path) as partial:
+        save_file(tensors, str(partial), metadata={"vladapt": json.dumps(header)})
     return path
 
 
@@ -61,7 +67,8 @@ def read_adapter_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The header and the tensors of an adapter file.
 
     Raises:
-        DataError: no such file, damaged, not an adapter file, or of a format this version does not read.
+        DataError: no such file, damaged, not an adapter file, of a format this version does not read, or a tensor that
+            is another one than was written, or not finite.
     """
     path = Path(path)
     if not path.is_file():
@@ -70,7 +77,7 @@ def read_adapter_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         with safe_open(str(path), framework="pt") as f:
             header = json.loads((f.metadata() or {}).get("vladapt", "null"))
             tensors = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118 (safe_open is not a mapping)
-    except (SafetensorError, ValueError, OSError) as error:
+    except (SafetensorError, ValueError, OSError, RecursionError) as error:
         raise DataError(f"{path}: not a readable safetensors file ({error}); fit again or copy it again") from None
     if not isinstance(header, dict) or "adapter" not in header:
         raise DataError(
@@ -78,7 +85,56 @@ def read_adapter_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         )
     if header.get("format") != FORMAT:
         raise DataError(f"{path}: written in format {header.get('format')}, this version reads {FORMAT}; fit again")
+    _check_header(header, path)
+    _check_tensors(tensors, header.get("tensors"), path)
     return header, tensors
+
+
+def not_finite(tensor: Tensor, built: Tensor | None = None) -> str:
+    """What a tensor holds in place of numbers, "NaN" or "infinity"; "" where it holds numbers alone.
+
+    Args:
+        built: the same tensor as a new model has it: where that holds infinity, as masks do, infinity is none.
+    """
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return ""
+    if tensor.sum().isfinite():  # one pass; a sum that overflows is looked at again
+        return ""
+    wrong = ~tensor.isfinite()
+    if built is not None and built.shape == tensor.shape:
+        wrong &= built.to(tensor.device).isfinite()
+    if not wrong.any():
+        return ""
+    return "NaN" if tensor[wrong].isnan().any() else "infinity"
+
+
+def _check_header(header: dict[str, Any], path: Path) -> None:
+    wrong = [key for key, kind in HEADER.items() if key in header and not isinstance(header[key], kind)]
+    names = header.get("class_names", [])
+    if wrong or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{path}: its header is damaged at '{wrong[0] if wrong else 'class_names'}'; fit again")
+    for name, value in header.get("scalars", {}).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise DataError(f"{path}: '{name}' in its header is {value}; fit again or copy it again")
+
+
+def _check_tensors(tensors: dict[str, Tensor], written: dict[str, Any] | None, path: Path) -> None:
+    """Each of the kind and shape that its header says, where it says any, and finite."""
+    for name, tensor in tensors.items():
+        kind = _kind(tensor)
+        if written is not None and written.get(name) != kind:
+            expected = " ".join(map(str, written[name])) if name in written else "no such tensor"
+            raise DataError(
+                f"{path}: {name} is {kind[0]} {kind[1]}, the fit wrote {expected}; fit again or copy it again"
+            )
+        if unusable := not_finite(tensor):
+            raise DataError(f"{path}: {name} holds {unusable}; fit again or copy it again")
+    if lacking := [name for name in written or () if name not in tensors]:
+        raise DataError(f"{path}: lacks {lacking[0]}, which the fit wrote; fit again or copy it again")
+
+
+def _kind(tensor: Tensor) -> list[Any]:
+    return [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
 
 
 def restore_state(adapter: Adapter, header: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Adapter:

@@ -16,22 +16,8 @@ ALL = "all"
 GROUPS = {"data": "path", "adapter": "name"}
 """Groups that may be given as one word: `adapter="ape"` means `adapter.name="ape"`."""
 FLAGS = frozenset(
-    {
-        "domain",
-        "task",
-        "data",
-        "features",
-        "adapter",
-        "shots",
-        "val_shots",
-        "refit",
-        "seed",
-        "backbone",
-        "device",
-        "amp",
-        "batch_size",
-    }
-    | {"workers", "classes", "novel", "generic", "out", "resume"}
+    {"domain", "task", "data", "features", "adapter", "shots", "val_shots", "refit", "seed", "backbone", "device"}
+    | {"amp", "batch_size", "workers", "classes", "novel", "generic", "out", "resume", "redact"}
 )
 """Keys that a user gives by a flag of their own; others by `--set`."""
 
@@ -85,6 +71,7 @@ class Recipe:
     generic: str | None = option(None, "folder of generic images, to see what trained towers forget")
     out: str | None = option(None, "folder to write into")
     resume: bool = option(False, "go on where the same fit was stopped")
+    redact: bool = option(False, "leave names of files, and pictures, out of the run and its report")
     task_options: dict[str, Any] = field(default_factory=dict, metadata={"option": None})
     given: frozenset[str] = field(default=frozenset(), metadata={"option": None})
 
@@ -135,10 +122,16 @@ class Recipe:
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Recipe:
-        """From `to_dict`; keys of other versions are passed over."""
-        known = {f.name for f in fields(cls)}
-        values = {key: deepcopy(value) for key, value in plain.items() if key in known}
-        return cls(**{**values, "given": frozenset(values.get("given", ()))})
+        """From `to_dict`, each value in its key's type; keys of other versions are passed over.
+
+        Raises:
+            ConfigError: a value that its key does not accept.
+        """
+        values = {key: value_of(key, deepcopy(value)) for key, value in plain.items() if key in KEYS}
+        given, of_task = plain.get("given", ()), plain.get("task_options") or {}
+        if not isinstance(of_task, Mapping) or not isinstance(given, (list, tuple)) or not all(map(_is_text, given)):
+            raise ConfigError("recipe: task_options is a group, and given a list of keys")
+        return cls(**values, task_options=deepcopy(dict(of_task)), given=frozenset(given))
 
 
 KEYS: dict[str, Option] = {each.name: each for each in options_of(Recipe)}
@@ -156,6 +149,10 @@ def value_of(key: str, value: Any) -> Any:
     except ConfigError:
         text = value if isinstance(value, bool) or value is None else as_text(value)
         raise ConfigError(f"{as_flag(key)} {text}: give {_accepted(key)}") from None
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def as_flag(key: str) -> str:

@@ -18,7 +18,8 @@ from typing import TypeVar
 import numpy as np
 
 from ..contracts.domain import Decoded, DomainData, Item
-from ..errors import DataError, LimitError
+from ..errors import CacheError, DataError, LimitError
+from ..runtime.files import cache_refused
 from ..runtime.reading import why_not_regular
 from .images import IMAGE_SUFFIXES, MAX_PIXELS, reduced_image
 from .thumbnails import GREY_SIDE, Thumbnails, thumbnail
@@ -132,9 +133,7 @@ class _Verdicts:
             with self.file.open("a", encoding="utf-8") as f:
                 f.write("".join("\n" + json.dumps([key, reason]) for key, reason in fresh.items()))
         except OSError as error:
-            raise DataError(
-                f"{self.file}: cannot be written ({error.strerror}); free some space or point VLADAPT_CACHE elsewhere"
-            ) from error
+            raise cache_refused(self.file, error) from error
 
 
 def _make_thumbnails(
@@ -174,6 +173,8 @@ def _with_contents(
     def content(item: Item) -> str | DataError:
         try:
             return content_key(item, hashes)
+        except CacheError:
+            raise
         except DataError as error:
             return error
         except OSError as error:
@@ -194,6 +195,8 @@ def _decoded(data: DomainData, item: Item) -> tuple[Decoded | None, str, bool]:
     """Pixels, or why there are none, and whether that will be so another time: a limit may be another then."""
     try:
         return data.load(item), "", True
+    except CacheError:
+        raise
     except Exception as error:  # a decoder of any library may raise anything on a damaged file
         reason = one_line(error).removeprefix(f"{item.source}: ")  # it is remembered for copies in other places too
         return None, reason, not isinstance(error, LimitError)
@@ -251,9 +254,7 @@ class FileHashes:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise DataError(
-                f"{self.path}: cannot be written ({error.strerror}); free some space or point VLADAPT_CACHE elsewhere"
-            ) from error
+            raise cache_refused(self.path, error) from error
 
 
 def content_key(item: Item, hashes: FileHashes) -> str:
@@ -285,7 +286,11 @@ def _hash_file(path: str | Path) -> str:
 def _read_records(path: Path) -> dict[tuple[str, int, int], str]:
     if not path.is_file():
         return {}
-    records = (_record(line) for line in path.read_bytes().split(b"\n"))
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise cache_refused(path, error) from error
+    records = map(_record, lines)
     return {(record[0], record[1], record[2]): record[3] for record in records if record}
 
 

@@ -20,6 +20,7 @@ from ..contracts.task import Axes, Contest, Task
 from ..errors import ConfigError, DataError, VladaptError
 from ..recipes.resolve import task_of
 from ..runs.plots import accuracy_over_shots
+from ..runs.redaction import NO_NAME, hide
 from ..runtime.distributed import is_main, run_on_all, together
 from ..runtime.files import all_or_none, write_whole
 from ..runtime.progress import Reporter
@@ -201,8 +202,10 @@ def _compare(task: Task, axes: Axes, sets: list[_Set], folder: Path, resume: boo
     done, several = 0, len({(each.recipe.features, each.recipe.data_path) for each in sets}) > 1
     for place, each in enumerate(sets):
         contest = task.contest(each.recipe, axes, reporter)
-        each.name = _name_of(contest.data, [other.name for other in sets[:place] if other.backbone == each.backbone])
-        notes += [note for note in contest.notes if note not in notes]
+        name = NO_NAME if each.recipe.redact else contest.data
+        each.name = _name_of(name, [other.name for other in sets[:place] if other.backbone == each.backbone])
+        said = [hide(note) for note in contest.notes] if each.recipe.redact else contest.notes
+        notes += [note for note in said if note not in notes]
         with reporter.task(f"Comparing on {each.name}", unit="fits") as progress:
             for entry in each.entries:
                 key = _key(place, task, entry)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +22,7 @@ from ..errors import CapabilityError, ConfigError
 from ..features.store import FeatureStore
 from ..recipes.resolve import task_of
 from ..runtime.distributed import is_main, together
-from ..runtime.files import all_or_none
+from ..runtime.files import all_or_none, place_of, remove_stale_partials, replacing
 from ..runtime.progress import Reporter
 from ..tasks.classification.images import Encoding, Prepared, prepare
 
@@ -68,6 +66,7 @@ def embed(
     out = Path(out)
     if out.suffix not in SUFFIXES:
         raise ConfigError(f"--out {out}: features are written as .safetensors or .npz")
+    place_of(out, "--out")
     refuse_unused(recipe, OF_IMAGES if images else OF_SETS, lambda key: "embed does not use it; omit it")
     task, reporter = task_of(recipe), reporter or Reporter(quiet=True)
     return together(lambda: _embed(recipe, task, out, images, parts, reporter))
@@ -117,12 +116,11 @@ def _write(
         words.update(class_names=list(classifier.class_names), split=splits)
     if any(groups):
         words.update(groups=groups)
-    partial = out.with_name(f".{secrets.token_hex(4)}.{out.name}")
-    with all_or_none(out.parent, [partial.name]):
+    with all_or_none(out.parent, []), replacing(out) as partial:
         if out.suffix == ".npz":
             with partial.open("wb") as f:
                 np.savez(f, **{k: v.numpy() for k, v in tensors.items()}, **{k: np.array(v) for k, v in words.items()})
         else:
             metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in words.items()}
             save_file(tensors, str(partial), metadata=metadata)
-        os.replace(partial, out)
+    remove_stale_partials(out.parent)

@@ -14,6 +14,7 @@ from ..errors import CapabilityError, ConfigError, UnknownNameError, did_you_mea
 from ..recipes.resolve import resolve, task_in, task_of
 from ..registry import load_domain, task_class
 from ..runs.folder import Run
+from ..runs.redaction import redacted_result
 from ..runtime.distributed import together
 from ..runtime.progress import Reporter
 
@@ -55,6 +56,7 @@ def evaluate(
     resources: Mapping[str, str] | None = None,
     classes: Any = None,
     reading: Mapping[str, Any] | None = None,
+    redact: bool = False,
     domain: Domain | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
@@ -70,6 +72,7 @@ def evaluate(
         resources: name -> path, in place of the run's own ("boxes" of other images).
         classes: other class names, for runs of detection and segmentation by names.
         reading: options of the domain's reader, in place of the run's own.
+        redact: leave names of files out of the result.
         domain: a domain of your own that is not installed as a plug-in; by default the run's, by name.
 
     Returns:
@@ -95,7 +98,8 @@ def evaluate(
     )
     task = task_of_run(use.run, domain)
     task.check_use(use, "evaluate")
-    return together(lambda: task.evaluate(use, reporter or Reporter(quiet=True)))
+    result = together(lambda: task.evaluate(use, reporter or Reporter(quiet=True)))
+    return redacted_result(result) if redact else result
 
 
 def predict(

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ..contracts.backbone import Backbone
 from ..contracts.domain import Decoded, Item
 from ..contracts.features import PRE_PROJECTION, PROJECTED
-from ..errors import CapabilityError, ConfigError, DataError
+from ..errors import CacheError, CapabilityError, ConfigError, DataError
 from .batch_size import BatchSizeTuner
 
 AMP = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -244,6 +244,8 @@ class _Window:
             job, future = self._running.popleft()
             try:
                 decoded = [_pieces(key, pixels) for key, pixels in zip(job.keys, future.result())]
+            except CacheError:
+                raise
             except Exception as error:  # a decoder of any library may raise anything on a damaged file
                 self._news.append(Unreadable(job.keys, one_line(error)))
                 continue

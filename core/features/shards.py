@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ..errors import DataError
-from ..runtime.files import remove_stale_partials, write_cached
+from ..runtime.files import cache_refused, remove_stale_partials, write_cached
 
 SUFFIX = ".safetensors"
 KEY_BYTES = 32
@@ -125,7 +125,10 @@ class ShardFolder:
         if not self.path.is_dir():
             self._index = {}
             return
-        names = sorted(entry.name for entry in os.scandir(self.path) if entry.name.endswith(SUFFIX))
+        try:
+            names = sorted(entry.name for entry in os.scandir(self.path) if entry.name.endswith(SUFFIX))
+        except OSError as error:
+            raise cache_refused(self.path, error) from error
         known, self._index = self._index, {}
         for name in names:
             keys = known.get(name)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..contracts.domain import Item
 from ..data.verify import FileHashes, content_key
-from ..errors import DataError
+from ..errors import CacheError, DataError
 from ..runtime.distributed import all_gather_json, all_gather_rows, world_size
 from .extract import Job, PartMeans, Piece, cores, one_line
 from .keys import Request, part_key
@@ -202,10 +202,10 @@ def _in_threads(step: Callable, items: Sequence[Item], workers: int | None) -> l
 def _content(item: Item, hashes: FileHashes) -> tuple[str | None, str]:
     try:
         return content_key(item, hashes), ""
-    except DataError as error:
-        if str(error).startswith(f"{item.source}:"):
-            return None, one_line(error)
+    except CacheError:
         raise  # not the image's fault: the hashes cannot be stored
+    except DataError as error:
+        return None, one_line(error)
 
 
 @dataclass

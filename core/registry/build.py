@@ -13,7 +13,7 @@ from ..contracts.adapter_file import read_adapter_file, restore_state
 from ..contracts.domain import Domain, Metric
 from ..contracts.options import chosen
 from ..contracts.task import Task
-from ..errors import CapabilityError, ConfigError
+from ..errors import CapabilityError, ConfigError, DataError
 from . import catalogue
 from .catalogue import PACKAGE, Entry, find
 
@@ -51,7 +51,7 @@ def load_adapter(path: str | Path, backbone=None) -> Adapter:
         backbone: if given, its fingerprint must be that of the fit; methods that run it at prediction need it.
 
     Raises:
-        DataError: the file is missing, damaged or of another format.
+        DataError: the file is missing, damaged or of another format, or its tensors do not fit one another.
         CapabilityError: the backbone is another one than that of the fit.
     """
     header, tensors = read_adapter_file(Path(path))
@@ -60,9 +60,32 @@ def load_adapter(path: str | Path, backbone=None) -> Adapter:
             f"{path}: was fitted on backbone {header['backbone']}, this one is {backbone.fingerprint} "
             f"('{backbone.spec}'); load the backbone of the fit"
         )
-    adapter = build_adapter(header["adapter"], **header.get("options", {}))
+    try:
+        adapter = build_adapter(header["adapter"], **header.get("options", {}))
+    except ConfigError as error:
+        raise DataError(f"{path}: {error}; it was written by another version, or damaged") from error
     restore_state(adapter, header, tensors, Path(path))
+    _try(adapter, Path(path))
     return adapter if backbone is None else adapter.attach(backbone)
+
+
+def _try(adapter: Adapter, path: Path) -> None:
+    """Raise DataError unless an adapter of classes that needs features alone gives one logit per class."""
+    import torch
+
+    if adapter.transductive or not adapter.at_predict <= {"features"} or not (adapter.dim_ and adapter.class_names_):
+        return
+    row = torch.full((1, adapter.dim_), adapter.dim_**-0.5)
+    try:
+        with torch.no_grad():
+            logits = adapter.logits(row)
+    except Exception as error:  # whatever tensors of other shapes and kinds make of it
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        raise DataError(f"{path}: its tensors do not fit one another ({reason}); fit again") from error
+    if tuple(logits.shape) != (1, len(adapter.class_names_)):
+        raise DataError(
+            f"{path}: gives {tuple(logits.shape)[-1]} logits for its {len(adapter.class_names_)} classes; fit again"
+        )
 
 
 def load_domain(name: str) -> Domain:

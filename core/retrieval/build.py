@@ -9,7 +9,6 @@ import json
 import os
 import secrets
 import shutil
-import time
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,14 +19,15 @@ import numpy as np
 
 from ... import __version__
 from ..errors import ConfigError, DataError
+from ..runtime.files import MARKER, claimed, remove_abandoned
 from .entries import ENTRIES, OFFSETS, Entry, EntryWriter
 from .kinds import KINDS, built, faiss_library
 
 FORMAT = 1
 FACTS, VECTORS_FILE = "index.json", "index.faiss"
 FILES = (VECTORS_FILE, ENTRIES, OFFSETS)
-STALE_AFTER_S = 24 * 3600.0
 CHUNK_BYTES = 1 << 22
+OLD = "-old"
 
 
 class IndexBuilder:
@@ -55,15 +55,16 @@ class IndexBuilder:
         faiss_library()
         self.out, self.dims, self.kind = Path(out), dims, kind
         _check_free(self.out)
-        self._made = [folder for folder in self.out.absolute().parents if not folder.exists()]
-        self._folder = self.out.absolute().with_name(f"{_mark(self.out)}{secrets.token_hex(4)}")
+        self._place = self.out.resolve()  # a link to a folder stays one
+        self._made = [folder for folder in self._place.parents if not folder.exists()]
+        self._folder = self._place.with_name(f"{_mark(self._place)}{secrets.token_hex(4)}")
         try:
             self._folder.mkdir(parents=True)
+            self._claim = claimed(self._folder / MARKER)
             self._entries = EntryWriter(self._folder)
             self._vectors = (self._folder / "vectors").open("wb")
         except OSError as error:
             raise _refused(self.out, error) from error
-        _remove_stale(self.out)
 
     def add(self, rows: np.ndarray, entries: Sequence[Entry]) -> None:
         """Append rows (n, D), unit, float32, and what is known of each.
@@ -102,13 +103,15 @@ class IndexBuilder:
             text = json.dumps({**of_index, **facts, "files": written}, indent=2, ensure_ascii=False)
             (self._folder / FACTS).write_text(text + "\n", encoding="utf-8")
             self._publish()
+            (self._place / MARKER).unlink()
         except (OSError, RuntimeError) as error:  # faiss raises RuntimeError where it cannot write
             raise _refused(self.out, error) from error
+        self._remove_leftovers()
         return self.out
 
     def discard(self) -> None:
         """Take away what is unfinished; after `finish` there is nothing to do."""
-        for file in (self._vectors, self._entries):
+        for file in (self._vectors, self._entries, self._claim):
             with suppress(OSError):  # a full disk shows once more when a file is closed; the error says so
                 file.close()
         if not self._folder.exists():
@@ -124,16 +127,25 @@ class IndexBuilder:
     def __exit__(self, *error) -> None:
         self.discard()
 
+    def _remove_leftovers(self) -> None:
+        """What killed builds left beside the index, and indices that they were putting aside."""
+        left = list(self._place.parent.glob(f"{_mark(self._place)}*"))
+        put_aside = [folder for folder in left if folder.name.endswith(OLD)]
+        remove_abandoned([folder for folder in left if folder not in put_aside], MARKER)
+        for folder in put_aside:
+            if not folder.with_name(folder.name.removesuffix(OLD)).exists():
+                shutil.rmtree(folder, ignore_errors=True)
+
     def _publish(self) -> None:
         """Swap folders: an index that was there stays until the new one is whole."""
-        old = self._folder.with_name(f"{self._folder.name}-old")
-        if self.out.exists():
-            os.replace(self.out, old)
+        old = self._folder.with_name(f"{self._folder.name}{OLD}")
+        if self._place.exists():
+            os.replace(self._place, old)
         try:
-            os.replace(self._folder, self.out)
+            os.replace(self._folder, self._place)
         except OSError:
             if old.exists():
-                os.replace(old, self.out)
+                os.replace(old, self._place)
             raise
         shutil.rmtree(old, ignore_errors=True)
 
@@ -157,15 +169,7 @@ def _check_free(out: Path) -> None:
 
 
 def _mark(out: Path) -> str:
-    return f".{out.absolute().name}.unfinished-"
-
-
-def _remove_stale(out: Path) -> None:
-    """Remove what killed builds left beside `out`, long enough ago that none can still be writing it."""
-    for folder in out.absolute().parent.glob(f"{_mark(out)}*"):
-        with suppress(FileNotFoundError):  # another process was quicker
-            if time.time() - folder.stat().st_mtime > STALE_AFTER_S:
-                shutil.rmtree(folder, ignore_errors=True)
+    return f".{out.name}.unfinished-"
 
 
 def _refused(out: Path, error: Exception) -> DataError:

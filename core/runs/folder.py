@@ -16,17 +16,19 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from safetensors import SafetensorError
 
 from ... import __version__
 from ..errors import DataError
-from ..runtime.files import refused, write_whole
+from ..runtime.files import claimed, refused, remove_abandoned, write_whole
+from .redaction import origin_of, without_place
 
 FORMAT = 1
 RUNS = Path("runs")
 UNFINISHED = ".unfinished"
+RUN_NAME = re.compile(r"\d{8}-\d{6}-.+-[0-9a-f]{4}")
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 KEYS = {
     "vladapt": str,
@@ -38,6 +40,11 @@ KEYS = {
     "recipe": dict,
 }
 """What run.json cannot do without, and of which kind it is."""
+OPTIONAL = {"plan": dict, "data": dict, "metrics": dict, "splits": dict}
+"""The same of what not every run has."""
+LARGEST_BYTES = 1 << 30
+DIGITS = 19
+"""Of the longest whole number that a run may hold: those of 64 bits."""
 VERSIONS_OF = ("vladapt", "torch", "torchvision", "numpy", "scikit-learn", "mmengine", "torchmetrics")
 WHERE_USED = ("mmcv", "mmdet", "mmseg")
 """Modules whose versions count where a run has imported them."""
@@ -64,6 +71,7 @@ class Run:
     info: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     _made: list[Path] = field(default_factory=list, repr=False)
+    _claim: IO[bytes] | None = field(default=None, repr=False)
 
     @classmethod
     def create(cls, out: str | Path | None, domain: str, adapter: str) -> Run:
@@ -81,10 +89,10 @@ class Run:
         try:
             parent.mkdir(parents=True, exist_ok=True)
             path = _new_folder(parent, f"{domain}-{adapter}")
-            (path / UNFINISHED).touch()
+            claim = claimed(path / UNFINISHED)
         except OSError as error:
             raise refused(parent, error) from error
-        return cls(path, _made=made)
+        return cls(path, _made=made, _claim=claim)
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -100,8 +108,13 @@ class Run:
         if missing:
             raise DataError(f"{path / 'run.json'}: damaged, lacks {', '.join(missing)}; fit again")
         wrong = [key for key, kind in KEYS.items() if not isinstance(info[key], kind)]
+        wrong += [key for key, kind in OPTIONAL.items() if not isinstance(info.get(key), (kind, type(None)))]
         if wrong:
             raise DataError(f"{path / 'run.json'}: damaged, {wrong[0]} is {str(info[wrong[0]])[:40]!r}; fit again")
+        if not all(isinstance(name, str) for name in info["class_names"]):
+            raise DataError(f"{path / 'run.json'}: damaged, class_names holds more than names; fit again")
+        if info["backbone"] is not None and not isinstance(info["backbone"].get("spec"), str):
+            raise DataError(f"{path / 'run.json'}: damaged, backbone.spec is no name of a backbone; fit again")
         if not (path / "adapter.safetensors").is_file():
             raise DataError(f"{path}: adapter.safetensors is missing; copy the whole run folder, or fit again")
         metrics = _read_json(path / "metrics.json") if (path / "metrics.json").exists() else info.get("metrics", {})
@@ -125,7 +138,8 @@ class Run:
         """
         self.metrics = _plain(metrics)
         stamp = {"format": FORMAT, "vladapt": __version__}
-        self.info = {**stamp, **_plain(info), **stamp, "metrics": self.metrics}
+        told = without_place(_plain(info))
+        self.info = {**stamp, **told, **stamp, "origin": origin_of(self.path), "metrics": self.metrics}
         write_whole(self.path / "run.json", _dumped(self.info))
         write_whole(self.path / "metrics.json", _dumped(self.metrics))
 
@@ -138,22 +152,32 @@ class Run:
         now = f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M:%S%z}"
         try:
             with (self.path / "log.txt").open("a", encoding="utf-8") as f:
-                f.writelines(f"{now} {line}\n" for line in text.splitlines())
+                f.writelines(f"{now} {line}\n" for line in without_place(text).splitlines())
         except OSError as error:
             raise refused(self.path, error) from error
 
     def finish(self) -> None:
-        """Take the marker away: from now on `open` reads the run."""
+        """Take the marker away: from now on `open` reads the run. Runs beside it whose processes were killed while
+        they wrote them are removed."""
         (self.path / UNFINISHED).unlink(missing_ok=True)
+        self._release()
+        others = (marker.parent for marker in self.path.parent.glob(f"*/{UNFINISHED}"))
+        remove_abandoned([folder for folder in others if RUN_NAME.fullmatch(folder.name)], UNFINISHED)
 
     def discard(self) -> None:
         """Remove an unfinished run, and the folders that `create` made for it where nothing else is in them."""
+        self._release()
         if not (self.path / UNFINISHED).exists():
             return
         shutil.rmtree(self.path, ignore_errors=True)
         for folder in self._made:
             with suppress(OSError):  # another run lies there
                 folder.rmdir()
+
+    def _release(self) -> None:
+        if self._claim is not None:
+            self._claim.close()
+            self._claim = None
 
     def __enter__(self) -> Run:
         return self
@@ -194,13 +218,32 @@ def _run_folder(path: Path) -> Path:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of finite numbers."""
+    if not path.is_file() or path.stat().st_size > LARGEST_BYTES:
+        raise DataError(f"{path}: no file, or larger than any that a run has; copy the run again, or fit again")
     try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path}: damaged, not readable as JSON ({error}); copy the run again, or fit again") from error
+        content = json.loads(path.read_bytes(), parse_constant=_refused, parse_float=_finite, parse_int=_whole)
+    except (ValueError, OSError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise DataError(
+            f"{path}: damaged, not readable as JSON ({reason}); copy the run again, or fit again"
+        ) from error
     if not isinstance(content, dict):
         raise DataError(f"{path}: damaged, holds no JSON object; copy the run again, or fit again")
     return content
+
+
+def _refused(word: str) -> None:
+    raise ValueError(f"{word} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refused(text[:40])
+
+
+def _whole(text: str) -> int:
+    return int(text) if len(text) <= DIGITS + 1 else _refused(f"a number of {len(text)} digits")
 
 
 def _check_version(path: Path, info: dict[str, Any]) -> None:

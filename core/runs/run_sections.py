@@ -12,6 +12,7 @@ from typing import Any
 from ..metrics.significance import SIGNIFICANT, p_words
 from ..runtime.files import write_whole
 from .plots import curve_picture, data_uri
+from .redaction import without_place
 from .sections import Cell, CodeSection, ListSection, Measure, TableSection, VerdictSection, plural
 
 KINDS = {
@@ -225,7 +226,7 @@ def write_report(folder: str | Path, report: Report) -> Path:
         DataError: nothing can be written there.
     """
     path = Path(folder) / "report.html"
-    write_whole(path, render_report(report))
+    write_whole(path, without_place(render_report(report)))
     return path
 
 

@@ -6,57 +6,145 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from safetensors import SafetensorError
 
-from ..errors import ConfigError, DataError
+from ..errors import CacheError, ConfigError, DataError
 from .distributed import is_main, run_on_all
 from .progress import Reporter
 
-STALE_AFTER_S = 3600.0
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+STALE_AFTER_S, ABANDONED_AFTER_S = 3600.0, 24 * 3600.0
+OTHER_OUT, OTHER_CACHE = "give another --out", "set VLADAPT_CACHE to another folder"
+"""What to do where nothing can be written."""
 PARTIAL = ".partial-"
 PLACE = ".resume"
+MARKER = ".at-work"
+"""In a folder whose process has not ended."""
+CHECKPOINTS = ("*.pt", "*.pth")
+KEPT_DAYS = 7
+"""How long checkpoints of a killed training wait for a `--resume` while others end well beside them."""
 
 
-def write_whole(path: Path, content: str | bytes, cure: str = "give another --out") -> None:
-    """Write `content` so that a reader sees the old file or the whole new one, and a failure leaves nothing.
+@contextmanager
+def replacing(path: Path, cure: str = OTHER_OUT) -> Iterator[Path]:
+    """A path to write to in the block, which then takes the place of `path`: a reader sees the old file or the whole
+    new one, and a failure leaves nothing. A link stays, what it points to is replaced.
 
     There is no fsync: where a power cut may matter, a digest beside the file tells.
+
+    Args:
+        cure: what to do where nothing can be written, for the message.
+
+    Raises:
+        DataError: a device, a pipe or a folder is there; no space left, no permission, or another refusal of the file
+            system.
+    """
+    target = place_of(path)
+    partial = target.with_name(f"{PARTIAL}{os.getpid()}-{secrets.token_hex(8)}")
+    try:
+        yield partial
+        os.replace(partial, target)
+    except BaseException as error:
+        with suppress(OSError):  # the folder itself may be the trouble; the error says so
+            partial.unlink()
+        if isinstance(error, (OSError, SafetensorError)):
+            raise refused(target.parent, error, cure) from error
+        raise
+
+
+def place_of(path: Path, what: str = "") -> Path:
+    """The file that a path names, through links.
+
+    Args:
+        what: the option that names it, for the message.
+
+    Raises:
+        DataError: something else than a file is there.
+    """
+    path = Path(path)
+    try:
+        target = path.resolve() if path.is_symlink() else path
+        if not target.exists() or target.is_file():
+            return target
+        kind = "a folder" if target.is_dir() else "a device or a pipe"
+    except (OSError, RuntimeError) as error:  # links in a circle
+        raise refused(path, error) from error
+    raise DataError(f"{what and what + ' '}{path}: {kind}, not a file; give the name of a file")
+
+
+def write_whole(path: Path, content: str | bytes, cure: str = OTHER_OUT) -> None:
+    """Write `content` as `replacing` does.
 
     Args:
         content: text is written as UTF-8.
         cure: what to do where nothing can be written, for the message.
 
     Raises:
-        DataError: no space left, no permission, or another refusal of the file system.
+        DataError: as for `replacing`.
     """
-    partial = path.with_name(f"{PARTIAL}{os.getpid()}-{secrets.token_hex(8)}")
-    try:
+    with replacing(path, cure) as partial:
         partial.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-        os.replace(partial, path)
-    except BaseException as error:
-        with suppress(OSError):  # the folder itself may be the trouble; the error says so
-            partial.unlink()
-        if isinstance(error, OSError):
-            raise refused(path.parent, error, cure) from error
-        raise
 
 
 def write_cached(path: Path, content: str | bytes) -> None:
     """Write a file of the cache whole; its folder is made.
 
     Raises:
-        DataError: nothing can be written there.
+        CacheError: nothing can be written there.
     """
-    cure = "set VLADAPT_CACHE to another folder"
+    cached_folder(path.parent)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content, OTHER_CACHE)
+    except DataError as error:
+        raise CacheError(str(error)) from error
+
+
+@contextmanager
+def caching(path: Path) -> Iterator[IO[bytes]]:
+    """A file of the cache, to be written in the block; the folder is there.
+
+    Raises:
+        CacheError: nothing can be written there. What else the block raises passes.
+    """
+    partial = path.with_name(f"{PARTIAL}{os.getpid()}-{secrets.token_hex(8)}")
+    try:
+        try:
+            with partial.open("wb") as handle:
+                yield handle
+        except OSError as error:
+            raise cache_refused(path.parent, error) from error
+        os.replace(partial, path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def cached_folder(folder: Path) -> Path:
+    """A folder of the cache, made where it is not there.
+
+    Raises:
+        CacheError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise refused(path.parent, error, cure) from error
-    write_whole(path, content, cure)
+        raise cache_refused(folder, error) from error
+    return folder
+
+
+def cache_refused(folder: Path, error: Exception) -> CacheError:
+    """The one line of a cache that cannot be written, which is no fault of what was to be stored in it."""
+    return CacheError(f"the cache {refused(folder, error, OTHER_CACHE)}")
 
 
 def remove_stale_partials(folder: Path) -> None:
@@ -69,7 +157,44 @@ def remove_stale_partials(folder: Path) -> None:
             continue  # another process was quicker
 
 
-def refused(folder: Path, error: Exception, cure: str = "give another --out") -> DataError:
+def claimed(file: Path) -> IO[bytes]:
+    """A marker file, made, that says that this process is at work as long as the handle is open.
+
+    Raises:
+        BlockingIOError: another process is. OSError: it cannot be made.
+    """
+    handle = file.open("ab")
+    if fcntl is not None:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.close()
+            raise
+        except OSError:  # a file system without locks: the marker's age tells
+            pass
+    return handle
+
+
+def is_abandoned(file: Path) -> bool:
+    """Whether the process whose marker this is has ended without taking it away. Where no lock can tell, whether the
+    marker, or its folder where it has none, is too old for a process at work."""
+    try:
+        if fcntl is not None and file.is_file():
+            claimed(file).close()
+            return True
+        return time.time() - (file if file.exists() else file.parent).stat().st_mtime > ABANDONED_AFTER_S
+    except OSError:  # at work, or gone meanwhile
+        return False
+
+
+def remove_abandoned(folders: Iterable[Path], marker: str) -> None:
+    """Remove those folders whose processes were killed."""
+    for folder in folders:
+        if is_abandoned(folder / marker):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def refused(folder: Path, error: Exception, cure: str = OTHER_OUT) -> DataError:
     """The one line of a folder that cannot be written."""
     reason = getattr(error, "strerror", None) or " ".join(str(error).split())
     return DataError(f"{folder}: cannot be written there ({reason}); free some space or {cure}")
@@ -123,17 +248,57 @@ def kept_checkpoints(
     """
     folder = runs / PLACE / key
     run_on_all(lambda: _refuse_unfinished(folder, resume, newest))
+    claim: list[IO[bytes]] = []
+    made = [parent for parent in folder.parents if not parent.exists()]
+    run_on_all(lambda: claim.append(_claimed_training(folder)) if is_main() else None)
     try:
         yield folder
     except BaseException:
-        if is_main() and (done := newest(folder)):
-            done = done[0].upper() + done[1:]
-            reporter.info(f"{done} is kept in {folder}; the same command with --resume goes on from it")
+        if is_main():
+            if done := newest(folder):
+                done = done[0].upper() + done[1:]
+                reporter.info(f"{done} is kept in {folder}; the same command with --resume goes on from it")
+            else:
+                _remove_training(folder, made)
         raise
-    if is_main():
-        shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):  # another training's checkpoints lie there
-            folder.parent.rmdir()
+    else:
+        if is_main():
+            shutil.rmtree(folder, ignore_errors=True)
+            remove_abandoned(_without_use(folder.parent), MARKER)
+            with suppress(OSError):  # another training's checkpoints lie there
+                folder.parent.rmdir()
+    finally:
+        for handle in claim:
+            handle.close()
+
+
+def _claimed_training(folder: Path) -> IO[bytes]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return claimed(folder / MARKER)
+    except BlockingIOError:
+        raise ConfigError(f"{folder}: another process does this fit; wait for it, or give another --out") from None
+    except OSError as error:
+        raise refused(folder, error) from error
+
+
+def _remove_training(folder: Path, made: Sequence[Path]) -> None:
+    """Take away a training without a checkpoint, and the folders that were made for it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for parent in made:
+        with suppress(OSError):  # others have put something there meanwhile
+            parent.rmdir()
+
+
+def _without_use(place: Path) -> list[Path]:
+    """Trainings that nobody can go on with, having no checkpoint, or has gone on with for long."""
+    folders = [path for path in place.iterdir() if path.is_dir()] if place.is_dir() else []
+    old = time.time() - KEPT_DAYS * 86400
+    return [folder for folder in folders if all(file.stat().st_mtime < old for file in _checkpoints_in(folder))]
+
+
+def _checkpoints_in(folder: Path) -> list[Path]:
+    return [file for suffix in CHECKPOINTS for file in folder.rglob(suffix)]
 
 
 def _refuse_unfinished(folder: Path, resume: bool, newest: Callable[[Path], str]) -> None:

@@ -87,9 +87,8 @@ def read_data(recipe: Recipe, domain: Domain, task: str) -> DomainData:
 
 
 def place_of_data(recipe: Recipe) -> str:
-    """Where the data lies, whatever folder a later command is called from."""
-    path = str(recipe.features or recipe.data_path)
-    return path if path == SAMPLE else str(Path(path).absolute())
+    """Where the data lies, as it was given: the run says how the folder is found in which that holds."""
+    return str(recipe.features or recipe.data_path)
 
 
 def readable_samples(data: DomainData, reporter: Reporter, workers: int | None, hashes: FileHashes | None = None):

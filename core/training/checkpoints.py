@@ -32,6 +32,9 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
         step: optimiser steps done.
         state: nested dicts and lists of tensors, numbers, texts and None.
         keep: how many stay.
+
+    Raises:
+        OSError: it cannot be written; those before stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:08d}.pt"
@@ -89,13 +92,34 @@ def _write(path: Path, write) -> None:
     descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as handle:
-            write(handle)
+            noting = _NotingErrors(handle)
+            try:
+                write(noting)
+            except RuntimeError as error:
+                raise noting.error or error from error
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(partial, path)
     except BaseException:
         Path(partial).unlink(missing_ok=True)
         raise
+
+
+class _NotingErrors:
+    """A file that keeps what was wrong with a write: torch makes something of its own of it."""
+
+    def __init__(self, handle):
+        self.handle, self.error = handle, None
+
+    def write(self, content) -> int:
+        try:
+            return self.handle.write(content)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def __getattr__(self, name: str):
+        return getattr(self.handle, name)
 
 
 def _sha256(path: Path) -> str:

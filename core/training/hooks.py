@@ -13,12 +13,14 @@ from mmengine.hooks import Hook
 
 from ..errors import DataError
 from ..runtime.distributed import is_main, rank, run_on_all
+from ..runtime.files import refused
 from .checkpoints import all_random_states, newest_checkpoint, save_checkpoint, set_random_states
 from .samples import BrokenSamples, seed_of
 from .settings import TrainingSettings
 from .sharding import cut_as, load_plain, plain, whole
 from .teacher import follow
 
+WHERE_FULL = "give another --out; once there is space, --resume goes on from the last checkpoint"
 EXPLODED = 30.0
 """A loss this many times its mean over the first steps has run away."""
 FIRST_STEPS = 20
@@ -192,7 +194,13 @@ class ResumeHook(Hook):
             "first_losses": list(runner.message_hub.get_info("vladapt_first_losses") or []),
             "extra": {name: read() for name, (read, _) in self.extra.items()},
         }
-        run_on_all(lambda: save_checkpoint(self.folder, done, state, self.settings.keep) if is_main() else None)
+        run_on_all(lambda: self._write(done, state) if is_main() else None)
+
+    def _write(self, done: int, state: dict) -> None:
+        try:
+            save_checkpoint(self.folder, done, state, self.settings.keep)
+        except OSError as error:
+            raise refused(self.folder, error, WHERE_FULL) from error
 
     def _restore(self, runner) -> None:
         state, path, notes = newest_checkpoint(self.folder)

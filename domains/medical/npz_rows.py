@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import numpy as np
 from ...core.data.array_files import array_headers, load_arrays, read_array_header, reading_arrays
 from ...core.data.verify import remember_by_file
 from ...core.errors import DataError
+from ...core.runtime.files import cached_folder, caching
 from ...core.runtime.reading import check_regular
 
 OPENING = threading.Lock()
@@ -108,14 +108,8 @@ def _unpacked(path: Path, name: str) -> Path:
     target = folder / f"{key}.npy"
     if target.is_file():
         return target
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=folder, prefix=f".{key}.")
-    try:
-        with os.fdopen(handle, "wb") as out, zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
-            while chunk := stream.read(1 << 20):
-                out.write(chunk)
-        os.replace(partial, target)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+    cached_folder(folder)
+    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream, caching(target) as out:
+        while chunk := stream.read(1 << 20):
+            out.write(chunk)
     return target

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ...core.features.store import default_root
+from ...core.runtime.files import cached_folder
 
 VERSION = 1
 SIDE = 128
@@ -43,7 +44,7 @@ def shapes_folder() -> Path:
 
 def _draw_into(folder: Path) -> None:
     """Drawn beside its place and then moved there, so that a stop leaves no half set."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    cached_folder(folder.parent)
     partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".shapes-"))
     (partial / "images").mkdir()
     first = 0

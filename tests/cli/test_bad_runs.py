@@ -84,6 +84,99 @@ def test_an_adapter_file_of_another_backbone(use, run, tmp_path, small_clip_spec
     check_use(use(run), "adapter.safetensors", "lacks", "fit again")
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('"seconds": NaN', "NaN is no number"),
+        ('"seconds": -Infinity', "-Infinity is no number"),
+        ('"seconds": 1e999', "1e999"),
+        (f'"seconds": {"7" * 400}', "400 digits"),
+        (f'"deep": {"[" * 100_000}{"]" * 100_000}', "not readable as JSON"),
+        ('"class_names": ["red", 3]', "class_names"),
+        ('"backbone": {"spec": ["embedded"]}', "backbone.spec"),
+        ('"plan": "model"', "plan"),
+        ('"recipe": {"workers": "many"}', "its recipe is damaged"),
+        ('"recipe": {"batch_size": -4}', "its recipe is damaged"),
+        ('"recipe": {"plan": 3}', "its recipe is damaged"),
+        ('"recipe": {"given": 3}', "its recipe is damaged"),
+        ('"class_names": ["red", "green"]', "different classes"),
+    ],
+)
+def test_numbers_and_types_of_run_json(use, run, text, says):
+    info = (run / "run.json").read_text()
+    (run / "run.json").write_text(f"{info.rstrip().removesuffix('}')}, {text}}}")  # of a key twice the last counts
+    check_use(use(run), says, str(run))
+
+
+def test_metrics_that_are_no_numbers(use, run):
+    (run / "metrics.json").write_text('{"adapted": {"accuracy": NaN}}')
+    check_use(use(run), "metrics.json", "NaN")
+
+
+def test_a_pipe_in_place_of_a_file_is_no_wait(use, run):
+    (run / "metrics.json").unlink()
+    os.mkfifo(run / "metrics.json")
+    check_use(use(run), "metrics.json", "no file")
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda keys: keys.fill_(float("nan")), "keys holds NaN"),
+        (lambda keys: (keys.abs() + 1) * float("-inf"), "keys holds infinity"),
+        (lambda keys: keys[:-1].contiguous(), "keys is float32"),
+        (lambda keys: keys.double(), "keys is float64"),
+        (lambda keys: keys.t().contiguous(), "the fit wrote float32"),
+        (lambda keys: None, "lacks keys"),
+    ],
+)
+def test_tensors_of_an_adapter_are_those_that_were_written(use, run, damage, says):
+    header, tensors = read_safetensors(run / "adapter.safetensors")
+    damaged = damage(tensors["keys"])
+    tensors = {name: value for name, value in {**tensors, "keys": damaged}.items() if value is not None}
+    write_safetensors(run / "adapter.safetensors", header, tensors)
+    check_use(use(run), "adapter.safetensors", says)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"class_names": "red"}, "class_names"),
+        ({"class_names": [1, 2, 3]}, "class_names"),
+        ({"dim": "24"}, "'dim'"),
+        ({"scalars": [1]}, "'scalars'"),
+        ({"options": {"nothing": 1}}, "nothing"),
+        ({"adapter": "os.system"}, "os.system"),
+    ],
+)
+def test_headers_of_an_adapter_are_of_their_types(use, run, change, says):
+    header, tensors = read_safetensors(run / "adapter.safetensors")
+    write_safetensors(run / "adapter.safetensors", {**header, **change}, tensors)
+    check_use(use(run), "adapter.safetensors", says)
+
+
+def test_tensors_of_an_older_file_that_do_not_fit_one_another(use, run):
+    """Files of before say no shapes; what cannot be multiplied is still one line."""
+    header, tensors = read_safetensors(run / "adapter.safetensors")
+    header.pop("tensors")
+    tensors["keys"] = tensors["keys"][:, :-1].contiguous()
+    write_safetensors(run / "adapter.safetensors", header, tensors)
+    check_use(use(run), "adapter.safetensors", "do not fit one another")
+
+
+def read_safetensors(path):
+    from safetensors import safe_open
+
+    with safe_open(str(path), "pt") as f:
+        return json.loads(f.metadata()["vladapt"]), {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118
+
+
+def write_safetensors(path, header, tensors):
+    from safetensors.torch import save_file
+
+    save_file(tensors, path, metadata={"vladapt": json.dumps(header)})
+
+
 def test_eval_on_data_that_does_not_fit_the_run(vladapt, run, class_folders):
     other = class_folders("red", "green", name="other")
     (other / "green").rename(other / "mauve")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 FAILED = 1
+REPLACE = os.replace
 
 
 @pytest.fixture(params=["stand-in", "real"])
@@ -19,28 +20,28 @@ def full_disk(request, monkeypatch, tmp_path):
     """full_disk(folder): from now on nothing can be finished there. A real small disk where one can be mounted."""
     mounted = []
 
-    def fill(folder: Path) -> None:
+    def fill(folder: Path, size: str = "16k", full: bool = True) -> None:
         if request.param == "stand-in":
             return monkeypatch.setattr(os, "replace", _replace_but_in(folder))
         if shutil.which("mount") is None:
             pytest.skip("no small disk can be mounted here")
         folder.mkdir()
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(folder)], capture_output=True)
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True)
         if done.returncode:
             pytest.skip("no small disk can be mounted here")
         mounted.append(folder)
         with suppress(OSError), (folder / "filler").open("wb", buffering=0) as f:
-            while True:
+            while full:
                 f.write(bytes(1024))
         return None
 
     yield fill
     for folder in mounted:
-        subprocess.run(["umount", str(folder)], check=True)
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def _replace_but_in(folder: Path):
-    replace = os.replace
+    replace = REPLACE
 
     def refusing(source, target):
         if Path(target).is_relative_to(folder):
@@ -77,6 +78,41 @@ def test_no_space_left_for_a_table_or_features(vladapt, small_clip_spec, colours
     assert line.startswith("vladapt: ") and "No space left" in line
     assert str(tmp_path / "out") in line and "another --out" in line
     assert files_in(tmp_path / "out") == []
+
+
+def test_no_space_left_for_a_checkpoint(vladapt, small_clip_spec, colours, tmp_path, full_disk, monkeypatch):
+    """The one before stays whole, and the training goes on from it."""
+    rows = [f"{file},{file.parent.name} {file.stem}" for file in sorted(colours.rglob("*.png"))]
+    (tmp_path / "pairs.csv").write_text("\n".join(["image,caption", *rows]))
+    base = ["pretrain", "--backbone", small_clip_spec, "--data", "pairs.csv", "--epochs", "3", "--batch-size", "12"]
+    base += ["--set", "save_every=1", "--out", tmp_path / "out" / "model"]
+    full_disk(tmp_path / "out", size="50m", full=False)
+    if os.replace is not REPLACE:
+        monkeypatch.setattr(os, "replace", _replace_twice_in(tmp_path / "out"))
+    outcome = vladapt(*base)
+    assert outcome.code == FAILED and outcome.out == ""
+    line = outcome.err.strip().splitlines()[-1]
+    assert "checkpoints: cannot be written there (No space left" in line and "--resume" in line
+    kept = sorted(path.name for path in (tmp_path / "out").rglob("step-*"))
+    assert kept and not [path for path in files_in(tmp_path / "out") if "partial" in path.name]
+    from vladapt.core.training.checkpoints import checkpoints, newest_checkpoint
+
+    (folder,) = {path.parent for path in (tmp_path / "out").rglob("step-*")}
+    state, path, notes = newest_checkpoint(folder)
+    assert state is not None and path == checkpoints(folder)[-1] and notes == []
+
+
+def _replace_twice_in(folder: Path):
+    """The first checkpoint and its digest are written, the second one is not."""
+    refusing, left = _replace_but_in(folder), [2]
+
+    def replace(source, target):
+        if Path(target).is_relative_to(folder) and left[0]:
+            left[0] -= 1
+            return REPLACE(source, target)
+        return refusing(source, target)
+
+    return replace
 
 
 def files_in(folder: Path) -> list[Path]:

@@ -35,6 +35,9 @@ main(sys.argv[1:])
 """The command line with a slow backbone, so that there is time to interrupt it."""
 
 
+STOPPED = "vladapt: stopped; what was computed is kept, the same command goes on from it"
+
+
 @pytest.fixture
 def environment(tmp_path) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "VLADAPT_CACHE": str(tmp_path / "cache"), "PYTHONUNBUFFERED": "1"}
@@ -50,23 +53,86 @@ def many(class_folders) -> Path:
     return class_folders("red", "green", each=150, name="many")
 
 
-def test_ctrl_c_keeps_what_was_computed_and_the_next_run_goes_on(
-    vladapt, many, small_clip_spec, tmp_path, environment, monkeypatch
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_stop_keeps_what_was_computed_and_the_next_run_goes_on(
+    vladapt, many, small_clip_spec, tmp_path, environment, monkeypatch, number
 ):
     base = ["embed", "--domain", "medical", "--backbone", small_clip_spec, "--data", str(many), "--batch-size", "4"]
     process = start(["-c", SLOW, *base, "--out", tmp_path / "f.npz"], env=environment, cwd=tmp_path)
     wait_for(lambda: batches(tmp_path) > 5, process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate()
     assert process.returncode == 1 and out == "", err
     lines = err.strip().splitlines()
-    assert lines[-1] == "vladapt: stopped; what was computed is kept, the same command goes on from it"
+    assert lines[-1] == STOPPED
     assert "Traceback" not in err and len(lines) == 1
     assert not (tmp_path / "f.npz").exists()
     monkeypatch.setenv("VLADAPT_CACHE", environment["VLADAPT_CACHE"])
     written = vladapt(*base, "--out", tmp_path / "f.npz", "--json").json
     assert written["images"] == 300
     assert written["from_store"] >= 20 and written["encoded"] == 300 - written["from_store"] > 0
+
+
+def test_what_nohup_ignores_stays_ignored(many, small_clip_spec, tmp_path, environment):
+    base = ["embed", "--domain", "medical", "--backbone", small_clip_spec, "--data", str(many), "--batch-size", "32"]
+    ignoring = f"import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n{SLOW}"
+    process = start(["-c", ignoring, *base, "--out", tmp_path / "f.npz"], env=environment, cwd=tmp_path)
+    wait_for(lambda: batches(tmp_path) > 1, process)
+    process.send_signal(signal.SIGHUP)
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    assert (tmp_path / "f.npz").is_file()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_stopped_comparison_keeps_its_rows(vladapt, colours, small_clip_spec, tmp_path, environment, number):
+    base = ["compare", "--domain", "medical", "--backbone", small_clip_spec, "--data", str(colours), "--out", "table"]
+    base += ["--adapters", "linear-probe,tip-adapter", "--shots", "1,2,4", "--seeds", "1,2,3,4,5,6,7,8"]
+    process = start(["-m", "vladapt", *base], env=environment, cwd=tmp_path)
+    table = tmp_path / "table" / "compare.csv"
+    wait_for(lambda: table.is_file() and len(table.read_text().splitlines()) > 2, process)
+    process.send_signal(number)
+    out, err = process.communicate()
+    assert process.returncode == 1 and out == "" and err.strip().splitlines()[-1] == STOPPED, err
+    assert "Traceback" not in err
+    kept = len(json.loads((tmp_path / "table" / "compare.json").read_text())["rows"])
+    assert 2 <= kept == len(table.read_text().splitlines()) - 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_all_processes_of_a_training_is_one_line_and_its_checkpoints_stay(
+    colours, small_clip_spec, tmp_path, environment, number
+):
+    """As a scheduler or a closing terminal sends it: to those that load samples, too."""
+    splits = {5: "val", 11: "test"}
+    rows = [f"{f},{f.parent.name} {f.stem},{splits.get(int(f.stem), 'train')}" for f in colours.rglob("*.png")]
+    (tmp_path / "pairs.csv").write_text("\n".join(["image,caption,split", *rows]))
+    base = ["pretrain", "--backbone", small_clip_spec, "--data", "pairs.csv", "--epochs", "500", "--batch-size", "8"]
+    command = [sys.executable, "-m", "vladapt", *base, "--workers", "2", "--out", "model", "--set", "save_every=2"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, env=environment, cwd=tmp_path, start_new_session=True, **pipes)
+    wait_for(lambda: list(tmp_path.rglob("step-*.pt")), process)
+    os.killpg(process.pid, number)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1 and out == "", err
+    assert [line for line in err.splitlines() if line.startswith("vladapt: ")] == [STOPPED], err
+    assert "Traceback" not in err and "DataLoader" not in err
+    assert list(tmp_path.rglob("step-*.pt"))
+
+
+def test_torchrun_that_is_stopped_ends_its_ranks_with_one_line(many, small_clip_spec, tmp_path, environment):
+    base = ["embed", "--domain", "medical", "--backbone", small_clip_spec, "--data", str(many), "--batch-size", "4"]
+    (tmp_path / "slow.py").write_text(SLOW)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launch, str(tmp_path / "slow.py"), *base, "--out", str(tmp_path / "f.npz")]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, env=environment, cwd=tmp_path, **pipes)
+    wait_for(lambda: batches(tmp_path) > 5, process)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode != 0
+    assert [line for line in err.splitlines() if line.startswith("vladapt: ")] == [STOPPED], err
+    assert err.count("Traceback") <= 1  # torchrun's own
 
 
 def batches(folder: Path) -> int:

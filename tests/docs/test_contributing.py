@@ -56,3 +56,12 @@ def test_the_example_keeps_the_contracts(plug_in):
     command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", str(plug_in / "test_stripes.py")]
     done = forked.run(command, env={**os.environ, "PYTHONPATH": path}, cwd=plug_in)
     assert done.returncode == 0 and " passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_the_page_on_security_is_linked_and_names_what_there_is():
+    page = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    assert "(SECURITY.md)" in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    from vladapt.core.tasks.config_training.registered import SCOPES
+
+    listed = re.search(r"registries of ([\w, ]+) alone", page)[1].replace(" and ", ", ")
+    assert tuple(listed.split(", ")) == SCOPES

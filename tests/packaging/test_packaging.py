@@ -77,6 +77,7 @@ def test_the_sdist_holds_tests_docs_and_examples(built):
     wanted = {
         "README.md",
         "CONTRIBUTING.md",
+        "SECURITY.md",
         "LICENSE",
         "Makefile",
         "tests/conftest.py",

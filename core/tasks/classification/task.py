@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +20,7 @@ from ...features.keys import canonical_json
 from ...registry import adapter_class, catalogue
 from ...registry.catalogue import find
 from ...runs.folder import RUNS, Run
+from ...runs.redaction import Redaction
 from ...runs.run_sections import write_report
 from ...runtime.distributed import is_main
 from ...runtime.files import kept_checkpoints
@@ -62,7 +64,7 @@ class Classification(Task):
 
     takes: ClassVar = frozenset(
         {"adapter", "adapters", "shots", "val_shots", "refit", "classes", "novel", "generic", "resources", "resume"}
-    )
+    ) | {"redact"}
     defaults: ClassVar = {"shots": 16}
     at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources"})
     at_prediction: ClassVar = frozenset({"batch_size", "workers", "resources"})
@@ -181,6 +183,10 @@ class Classification(Task):
         further = [*done.notes, *done.report.notes, *(unscored if done.scores.labels is None else [])]
         notes = notes_of(prepared, recipe.shots, further, shots)
         info = info_of(recipe, prepared, done.adapter, done.report, shots, notes, seconds)
+        results = results_of(prepared, info, done.scores)
+        if recipe.redact:
+            info = Redaction.of(prepared.data, info["skipped"]).info(info)
+            results = replace(results_of(prepared, info, done.scores), thumbnails=None)
         with Run.create(recipe.out, recipe.domain or "features", done.adapter.name) as run:
             done.adapter.save(run.adapter_path)
             run.write(info, done.scores.metrics)
@@ -188,14 +194,14 @@ class Classification(Task):
             if done.scores.labels is None:
                 write_predictions(run.path / PREDICTIONS, info, done.scores)
             else:
-                write_report(run.path, classification_report(results_of(prepared, info, done.scores), run.path))
+                write_report(run.path, classification_report(results, run.path))
         return FitResult(
             run.path,
             done.adapter,
             done.report,
             done.scores.metrics,
             summary_of(run, info, done.scores, seconds),
-            notes,
+            info["notes"],
             [tuple(pair) for pair in info["skipped"]],
             prepared.counts.computed,
             prepared.counts.cached,

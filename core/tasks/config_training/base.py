@@ -13,10 +13,13 @@ from typing import Any, ClassVar
 import torch
 from mmengine import Config
 from rich.table import Table
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from ...backbones.checkpoints import sized_like
 from ...backbones.load import load_backbone
+from ...contracts.adapter_file import not_finite
 from ...contracts.backbone import Backbone
 from ...contracts.domain import DomainData, Evaluation
 from ...contracts.recipe import SAMPLE, Recipe
@@ -31,12 +34,15 @@ from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter
 from ..classification.use import recipe_again
 from ..methods import read_data, readable_samples, split_samples
-from .runner import build_model, newest_checkpoint, plan_key, quiet, train_plan
+from .registered import OF_DATA, check_parts, check_scope, registered_only
+from .runner import build_model, check_kept, newest_checkpoint, plan_key, quiet, train_plan
 
 Progress = Callable[[int, int], None]
 TRAINING = ("epochs", "lr")
 """Options that every training has; they are given by `--epochs` and `--lr`."""
 SEEDS = (1, 2, 3)
+TIMES = 4
+"""So much larger than its weights the model of a run may be while it is built: teachers are not among them."""
 
 
 @dataclass
@@ -60,6 +66,7 @@ class ConfigTask(Task):
     """
 
     takes: ClassVar = frozenset({"data", "adapter", "plan", "shots", "backbone", "image_size", "amp", "batch_size"}) | {
+        "redact",
         "classes",
         "novel",
         "resume",
@@ -149,21 +156,24 @@ class ConfigTask(Task):
 
     def evaluate(self, use: Use, reporter: Reporter) -> dict[str, Any]:
         """Scores of a run's model; the recipe's choices are of the run's own data."""
+        check_run(use.run)
         recipe, elsewhere = recipe_again(use), bool(use.data)
         spec = use.run.info["backbone"]["spec"]
         backbone = load_backbone(spec, device=recipe.device, image_size=recipe.image_size)
-        data = self._read(recipe)
-        chosen = self._chosen(data, recipe, use.split, elsewhere, reporter)
-        model = load_model(use.run, backbone.device)
-        if use.classes is not None:
-            self._rename(use.run, model, use.classes)
-        scores = self._scored(model, chosen, backbone, reporter)
+        with registered_only():
+            data = self._read(recipe)
+            chosen = self._chosen(data, recipe, use.split, elsewhere, reporter)
+            model = load_model(use.run, backbone.device)
+            if use.classes is not None:
+                self._rename(use.run, model, use.classes)
+            scores = self._scored(model, chosen, backbone, reporter)
         metrics = {"zero_shot": None, "adapted": scores.metrics, "test_images": len(chosen.split("test"))}
         return {"run": str(use.run.path), "data": data.name, "split": use.split, **metrics, "notes": scores.notes}
 
     def predict(self, use: Use, reporter: Reporter) -> ConfigPredictions:
         if "predict" not in self.can:
             raise CapabilityError(f"{use.run.path}: {self._refusal('predict')}")
+        check_run(use.run)
         recipe = recipe_again(use)
         spec = use.run.info["backbone"]["spec"]
         backbone = load_backbone(spec, device=use.device, image_size=recipe.image_size)
@@ -173,7 +183,7 @@ class ConfigTask(Task):
         names: Sequence[str] = use.run.info["class_names"]
         if use.classes is not None:
             names = self._rename(use.run, model, use.classes)
-        with reporter.task("Looking at images") as progress, quiet():
+        with reporter.task("Looking at images") as progress, quiet(), registered_only():
             rows = self.look(model, data, backbone, progress)
         files = self.save(rows, data, names, folder) if folder else []
         return ConfigPredictions(rows, data.skipped, files)
@@ -286,21 +296,74 @@ class ConfigContest(Contest):
 
 
 def load_model(run: Run, device: torch.device) -> nn.Module | None:
-    """The trained model of a run, built from the registries; None where nothing was trained.
+    """The trained model of a run, built of registered types and the run's own weights alone; None where nothing was
+    trained. Whatever reads the model of a run, which may come from anybody, comes through here.
 
     Raises:
-        DataError: the weights are missing or do not fit the model.
+        DataError: run.json names anything else, or the weights are missing, do not fit the model or are no numbers.
+        CapabilityError: a library that the model needs is missing.
     """
-    kept = run.info.get("plan")
+    check_run(run)
+    kept, file = run.info.get("plan"), run.path / "run.json"
     if kept is None:
         return None
-    model = build_model(kept, device)
-    path = run.adapter_path
     try:
-        model.load_state_dict(load_file(str(path)))
-    except Exception as error:
-        raise DataError(f"{path}: does not fit the run's model ({str(error).splitlines()[0]}); fit again") from error
+        with registered_only(), sized_like(run.adapter_path, TIMES):
+            model = build_model(kept, torch.device("cpu"))
+    except (DataError, CapabilityError):
+        raise
+    except Exception as error:  # mm's parts raise any kind for options that do not fit
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
+        raise DataError(f"{file}: plan.model cannot be built ({reason}); fit again") from error
+    _load_weights(model, run.adapter_path)
     return model.to(device).eval()
+
+
+def check_run(run: Run) -> None:
+    """Refuse a run that names anything but registered types for its model, its transforms or its data.
+
+    Raises:
+        DataError: one line with the file and the key.
+    """
+    where = str(run.path / "run.json")
+    if run.info.get("plan") is not None:
+        check_kept(run.info["plan"], where)
+    plan = run.info["recipe"].get("plan") or {}
+    if not isinstance(plan, Mapping):
+        raise DataError(f"{where}: recipe.plan is damaged; fit again")
+    check_scope(plan.get("default_scope") or "vladapt", f"{where}: recipe.plan.default_scope")
+    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        loader = plan.get(name)
+        if isinstance(loader, Mapping):
+            dataset = _without_pipelines(loader.get("dataset") or {})
+            check_parts(dataset, f"{where}: recipe.plan.{name}.dataset", OF_DATA)
+
+
+def _load_weights(model: nn.Module, path: Path) -> None:
+    """Raise DataError unless the file has all of the model's tensors, of its shapes and kinds, and they are numbers."""
+    try:
+        weights = load_file(str(path))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DataError(f"{path}: does not fit the run's model (no safetensors file: {error}); fit again") from error
+    built = model.state_dict()
+    for name, tensor in weights.items():
+        if name in built and tensor.dtype != built[name].dtype:
+            raise DataError(f"{path}: {name} is {tensor.dtype}, the run's model has {built[name].dtype}; fit again")
+        if unusable := not_finite(tensor, built.get(name)):
+            raise DataError(f"{path}: {name} holds {unusable}; fit again or copy it again")
+    try:
+        model.load_state_dict(weights)
+    except (RuntimeError, KeyError, ValueError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = " ".join(lines[1:2] or lines[:1])[:200].rstrip(".")
+        raise DataError(f"{path}: does not fit the run's model ({reason}); fit again") from error
+
+
+def _without_pipelines(value: Any) -> Any:
+    """Data sets are read without their transforms."""
+    if isinstance(value, Mapping):
+        return {key: _without_pipelines(inner) for key, inner in value.items() if key != "pipeline"}
+    return [_without_pipelines(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def scores_table(metrics: Mapping[str, Any]) -> Table:

@@ -20,6 +20,7 @@ from ...contracts.recipe import Recipe
 from ...contracts.task import FitResult, Task
 from ...runs import run_sections as shared
 from ...runs.folder import Run, now, versions
+from ...runs.redaction import Redaction
 from ...runs.run_sections import Report, write_report
 from ...runs.sections import CurveSection, HeadlineSection, Number, TableSection, is_share, number, plural
 from ..methods import place_of_data, split_counts
@@ -50,14 +51,24 @@ def written_run(
     notes = [*data.notes, *scores.notes]
     with Run.create(recipe.out, recipe.domain, ADAPTER) as run:
         info = _info(recipe, task.name, data, notes, backbone, plan, time.monotonic() - started)
+        sections = scores.sections
+        if recipe.redact:
+            redaction = Redaction.of(data)
+            info, sections = redaction.info(info), redaction.sections(sections)
         save_file(_weights(model), str(run.adapter_path))
         run.write(info, metrics)
-        lines = [f"{recipe.domain} {task.name}", *(f"note: {note}" for note in notes), f"adapted: {scores.metrics}"]
+        lines = [
+            f"{recipe.domain} {task.name}",
+            *(f"note: {note}" for note in info["notes"]),
+            f"adapted: {scores.metrics}",
+        ]
         run.log("\n".join(lines))
-        write_report(run.path, config_training_report(run.path, run.info, run.metrics, scores.sections, history))
+        write_report(run.path, config_training_report(run.path, run.info, run.metrics, sections, history))
     keys = ("domain", "task", "adapter", "shots", "seed", "seconds")
     summary = {"run": str(run.path), **{key: info[key] for key in keys}, "backbone": backbone.spec, **run.metrics}
-    return FitResult(run.path, None, _report(plan), run.metrics, summary, notes, list(data.skipped))
+    return FitResult(
+        run.path, None, _report(plan), run.metrics, summary, info["notes"], list(map(tuple, info["skipped"]))
+    )
 
 
 def _weights(model: nn.Module | None) -> Mapping[str, torch.Tensor]:

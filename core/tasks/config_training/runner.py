@@ -29,6 +29,7 @@ from ...runtime.distributed import rank, run_on_all, world_size
 from ...runtime.progress import Reporter, training_lines
 from ...training.runner import restored_determinism
 from ...training.samples import seed_of
+from .registered import OF_MODELS, OF_PIPELINES, check_parts, check_scope, registered_name, shown, without_sources
 
 KEPT = ("default_scope", "vladapt")
 """Beside the model, what of a plan its model needs after the training."""
@@ -49,19 +50,81 @@ NOT_REGISTERED = re.compile(r"['\"]?([\w.]+)['\"]? is not in the ([\w:.\- ]+?) r
 
 
 def check_plan(plan: Config) -> None:
-    """Raise ConfigError unless the plan is a Config whose model is a plain dict."""
+    """Raise ConfigError unless the plan is a Config whose model is a plain dict, and can be built again from a run."""
     if not isinstance(plan, Config) or not isinstance(plan.get("model"), dict):
         raise ConfigError("a domain's plan must be an mmengine Config with `model` as a dict")
     try:
-        json.dumps(kept_of(plan))
+        kept = json.loads(json.dumps(kept_of(plan)))
     except TypeError:
         raise ConfigError("the plan's `model` must be plain data (it is kept in run.json)") from None
+    try:
+        check_kept(kept, "the config", known=False)
+    except DataError as error:
+        fault = f"{error}".replace("the config: plan.", "the config: ").rpartition(";")[0]
+        raise ConfigError(f"{fault}; a run of it could not be read again, change that") from None
 
 
 def kept_of(plan: Config) -> dict[str, Any]:
-    """What run.json keeps of a plan, as plain data, tuples told from lists."""
+    """What run.json keeps of a plan, as plain data, tuples told from lists: types by their registered names, and
+    without where weights came from, all of which the run has.
+
+    Raises:
+        ConfigError: a type of the model is a class that no registry has.
+    """
+    kept = without_sources(_needed_of(plan))
+    kept["model"] = _with_registered_names(kept["model"], OF_MODELS)
+    if isinstance(kept.get("vladapt"), dict):
+        kept["vladapt"] = _with_registered_names(kept["vladapt"], OF_PIPELINES)
+    return _with_tuples_marked(kept)
+
+
+def _needed_of(plan: Config) -> dict[str, Any]:
     whole = plan.to_dict()
-    return _with_tuples_marked({name: whole[name] for name in ("model", *KEPT) if name in whole})
+    return {name: whole[name] for name in ("model", *KEPT) if name in whole}
+
+
+def _with_registered_names(value: Any, registries) -> Any:
+    if isinstance(value, dict):
+        named = {key: _with_registered_names(inner, registries) for key, inner in value.items()}
+        if isinstance(named.get("type"), str):
+            named["type"] = _name_in_registry(named["type"], registries)
+        return named
+    if isinstance(value, (list, tuple)):
+        return type(value)(_with_registered_names(inner, registries) for inner in value)
+    return value
+
+
+def _name_in_registry(name: str, registries) -> str:
+    registered = registered_name(name, registries)
+    if registered is None:
+        raise ConfigError(
+            f"the config names the class {shown(name)}, which no registry has, so that a run could not be read again; "
+            "register it"
+        )
+    return registered
+
+
+def check_kept(kept: Any, where: str, *, known: bool = True) -> None:
+    """Refuse what `kept_of` did not make, or what was changed since to build anything but registered types.
+
+    Args:
+        where: the file, for the message.
+        known: as of `check_parts`.
+
+    Raises:
+        DataError: one line with the key.
+    """
+    if not isinstance(kept, dict) or not isinstance(kept.get("model"), dict):
+        raise DataError(f"{where}: plan holds no model; fit again")
+    if other := sorted(set(kept) - {"model", *KEPT}):
+        raise DataError(f"{where}: plan.{shown(other[0])}: a run keeps no such part of a plan; remove it, or fit again")
+    try:
+        plan = _with_tuples(kept)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise DataError(f"{where}: plan is damaged ({str(error)[:80]}); fit again") from None
+    check_scope(plan.get("default_scope", "vladapt"), f"{where}: plan.default_scope")
+    check_parts(plan["model"], f"{where}: plan.model", OF_MODELS, known=known)
+    check_parts(plan.get("vladapt", {}), f"{where}: plan.vladapt", OF_PIPELINES, known=known)
 
 
 def build_model(kept: dict[str, Any], device: torch.device) -> nn.Module:
@@ -99,7 +162,7 @@ def train_plan(
     """
     check_plan(plan)
     if not plan.get("train_cfg"):
-        return build_model(kept_of(plan), device).eval(), []
+        return _built_as_named(plan, device).eval(), []
     settings = _settings(plan, folder, seed, resume)
     with restored_determinism(), quiet(), training_lines(reporter, "Training") as on_step:
         # Some kernels of a GPU have no deterministic form: they are used, and torch's warnings kept back.
@@ -113,6 +176,13 @@ def train_plan(
     model = _trained(runner).eval()
     model.cfg = Config(_with_tuples(kept_of(plan)))
     return model, recorder.history
+
+
+def _built_as_named(plan: Config, device: torch.device) -> nn.Module:
+    """A model that is used as it is, with the weights that the user's config names."""
+    model = build_model(_with_tuples_marked(_needed_of(plan)), device)
+    model.cfg = Config(_with_tuples(kept_of(plan)))
+    return model
 
 
 def _trained(runner: Runner) -> nn.Module:

@@ -53,7 +53,7 @@ class PairSplits:
         parts = {"train": self.train, "val": self.val, "test": self.test}
         return {
             "name": self.whole.name,
-            "path": path if path == "sample" else str(Path(path).absolute()),
+            "path": path,
             "licence": self.whole.licence,
             "images": len(self.whole),
             "texts": int(self.whole.columns.captions.counts[self.whole.rows].sum()),

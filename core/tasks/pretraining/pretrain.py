@@ -16,6 +16,7 @@ from ...data.pairs.captions import CaptionSampler
 from ...errors import ConfigError, DataError
 from ...forgetting.probe import GenericProbe, generic_metrics, generic_sentence
 from ...runs.folder import now, versions
+from ...runs.redaction import without_place
 from ...runs.run_sections import write_report
 from ...runtime.distributed import is_main, run_on_all, together
 from ...runtime.files import write_whole
@@ -304,8 +305,9 @@ class PretrainFolder:
     def finish(self, info: dict[str, Any], metrics: dict[str, Any], history: list[dict], log: str) -> None:
         """Write what belongs beside the model, run.json last; checkpoints are removed."""
         for name, value in (("metrics.json", metrics), ("history.json", history), ("run.json", info)):
-            write_whole(self.path / name, json.dumps(value, indent=1, default=str).encode())
-        write_whole(self.path / "log.txt", f"{log}\n".encode())
+            told = without_place(json.loads(json.dumps(value, default=str)))
+            write_whole(self.path / name, json.dumps(told, indent=1))
+        write_whole(self.path / "log.txt", without_place(f"{log}\n"))
         for stage in self._stages():
             shutil.rmtree(stage)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +17,7 @@ from ...errors import CapabilityError, ConfigError
 from ...registry import adapter_class, catalogue, load_adapter
 from ...registry.catalogue import find
 from ...runs.folder import RUNS, Run, now, versions
+from ...runs.redaction import Redaction
 from ...runs.run_sections import write_report
 from ...runtime.distributed import is_main
 from ...runtime.files import kept_checkpoints
@@ -45,7 +47,7 @@ class Retrieval(Task):
     """Images found by texts and texts by images."""
 
     takes: ClassVar = frozenset(
-        {"data", "adapter", "adapters", "backbone", "image_size", "amp", "batch_size", "generic", "resume"}
+        {"data", "adapter", "adapters", "backbone", "image_size", "amp", "batch_size", "generic", "resume", "redact"}
     )
     compares: ClassVar = frozenset({"adapters", "backbones", "seeds"})
     deciding: ClassVar = "text_to_image/r1"
@@ -110,13 +112,17 @@ class Retrieval(Task):
 
     def _written(self, recipe: Recipe, data: RetrievalData, done: FittedRetrieval) -> FitResult:
         info = _info(recipe, data, done)
+        redaction = Redaction((), info["skipped"]) if recipe.redact else None
+        info = info if redaction is None else redaction.info(info)
         with Run.create(recipe.out, recipe.domain or self.name, recipe.adapter_name) as run:
             done.adapter.save(run.adapter_path)
             model = save_fine_tuned(done.towers, run.path)
             run.write(info, done.metrics)
             run.log("\n".join([*info["notes"], info["verdict"], f"adapted: {done.metrics['adapted']}"]))
-            shown = {**info, "model": str(model)}
-            write_report(run.path, training_report(run.path, shown, done.metrics, done.report.history))
+            report = training_report(run.path, {**info, "model": str(model)}, done.metrics, done.report.history)
+            if redaction is not None:
+                report = replace(report, sections=redaction.sections(report.sections))
+            write_report(run.path, report)
         summary = {
             "run": str(run.path),
             **{key: info[key] for key in ("domain", "task", "adapter", "seed")},

@@ -13,7 +13,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from ....core.contracts.domain import DomainData
-from ....core.runtime.files import write_whole
+from ....core.runtime.files import replacing, write_whole
 from ..data.items_file import to_uint8
 from ..data.masks import MOST_CLASSES
 from ..drawing import draw_boxes, draw_classes, palette
@@ -118,11 +118,13 @@ def _saved_mask(classes: np.ndarray, count: int, path: Path) -> Path:
     mask = Image.fromarray(classes)
     if classes.dtype == np.uint8:
         mask.putpalette(palette(count))
-    mask.save(path)
+    with replacing(path) as partial:
+        mask.save(partial, "PNG")
     return path
 
 
 def _saved(picture: np.ndarray, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path)
+    with replacing(path) as partial:
+        Image.fromarray(picture).save(partial, "PNG")
     return path

@@ -131,7 +131,6 @@ def _items_file(data: DomainData) -> Path:
 
     def write() -> None:
         if is_main() and not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
             write_items(path, data)
 
     run_on_all(write)

@@ -16,7 +16,9 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from ....core.backbones.hf_source import read_config
 from ....core.backbones.hub import hub_folder
+from ....core.backbones.open_clip_source import check_transformers_config
 from ....core.errors import CapabilityError, DataError
 from .import_hooks import after_import, before_import
 
@@ -128,8 +130,17 @@ def model_folder(name: str) -> str:
     """The folder of a language model: itself, the hub's cache, or a download because the config names it.
 
     Raises:
-        DataError: it is none of these.
+        DataError: it is none of these, or its configuration asks for code.
     """
+    folder = _folder(name)
+    check_transformers_config(read_config(Path(folder)), str(Path(folder) / "config.json"))
+    tokenizer = Path(folder) / "tokenizer_config.json"
+    if tokenizer.is_file() and '"auto_map"' in tokenizer.read_text(encoding="utf-8", errors="replace"):
+        raise DataError(f"{tokenizer}: names code of its own (auto_map), which is never run; {LOCAL_WAY}")
+    return folder
+
+
+def _folder(name: str) -> str:
     if Path(name).is_dir():
         return name
     if not ON_THE_HUB.fullmatch(name):

@@ -51,7 +51,7 @@ def test_a_run_is_a_folder_with_a_report_and_no_checkpoints(place, run):
     }
     assert not (place / "runs" / ".resume").exists()
     info = json.loads((place / run / "run.json").read_text())
-    assert Path(info["data"]["path"]).is_absolute() and {"mmdet", "mmcv"} <= set(info["versions"])
+    assert info["data"]["path"] == "squares" and {"mmdet", "mmcv"} <= set(info["versions"])
     page = (place / run / "report.html").read_text()
     assert page.count("<img") >= 7 and "12 train, 2 val, 5 test" in page and "RetinaNet" in page
 
@@ -166,3 +166,17 @@ def test_novel_classes_are_scored_beside_the_base_classes(command, tiny, data, p
     shown = command("eval", made["run"]).out
     rows = [row.split("│")[1].strip() for row in shown.splitlines() if row.startswith("│")]
     assert rows[:3] == ["base AP50", "novel AP50", "harmonic AP50"]
+
+
+def test_a_redacted_run_names_no_image_and_shows_none(command, tiny, data, place):
+    outcome = command("fit", "--config", tiny("detection"), "--data", data, "--epochs", 1, "--redact", "--json")
+    run = place / outcome.json["run"]
+    info = json.loads((run / "run.json").read_text())
+    page = (run / "report.html").read_text()
+    assert all(name.startswith("sample ") for ids in info["splits"].values() for name in ids)
+    for told in (json.dumps(info), page, (run / "log.txt").read_text()):
+        assert ".png" not in told.replace("image/png", "") and "squares" not in told
+    assert "data:image/jpeg" not in page
+    again = command("eval", run, "--data", data, "--json").json
+    assert again["adapted"] == pytest.approx(outcome.json["adapted"])
+    assert "redacted" in command("eval", run).error

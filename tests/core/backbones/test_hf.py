@@ -156,6 +156,16 @@ def test_a_folder_without_tokenizer_still_encodes_images(clip_copy):
         backbone.encode_text(["dog"])
 
 
+@pytest.mark.parametrize("part", [None, "vision_config"])
+def test_a_configuration_that_names_kernels_of_a_repository_is_refused(clip_copy, part):
+    file = clip_copy / "config.json"
+    stated = json.loads(file.read_text())
+    (stated if part is None else stated[part])["attn_implementation"] = "somebody/kernels"
+    file.write_text(json.dumps(stated))
+    with pytest.raises(DataError, match=r"config.json: attn_implementation .*somebody/kernels"):
+        load_backbone(f"hf:{clip_copy}", "cpu")
+
+
 def test_the_licence_is_the_model_cards(clip_copy):
     assert load_backbone(f"hf:{clip_copy}", "cpu").licence == "unknown"
     (clip_copy / "README.md").write_text("---\nlanguage: en\nlicense: apache-2.0\n---\n# Model\n")

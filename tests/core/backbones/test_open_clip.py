@@ -6,7 +6,7 @@ from parity_checks.towers import tiny_clip
 from safetensors.torch import load_file, save_file
 
 from vladapt.core.backbones.load import load_backbone
-from vladapt.core.errors import CapabilityError, ConfigError
+from vladapt.core.errors import CapabilityError, ConfigError, DataError
 
 TEXTS = ["a photo of a cat.", "a much longer photo of a very old dog", "sea"]
 
@@ -169,3 +169,60 @@ def test_a_resnet_names_the_size_it_takes(open_clip_resnet):
 
 def test_licence_of_released_weights(open_clip_vit):
     assert load_backbone(open_clip_vit, "cpu").licence == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("part", "says"),
+    [
+        ({"text_cfg": {"tokenizer_kwargs": {"trust_remote_code": True}}}, "tokenizer_kwargs.trust_remote_code"),
+        ({"text_cfg": {"tokenizer_kwargs": {"cache_dir": "/"}}}, "tokenizer_kwargs.cache_dir"),
+        ({"text_cfg": {"tokenizer_kwargs": "x"}}, "text_cfg is damaged"),
+        ({"text_cfg": {"hf_model_name": ["a"]}}, "hf_model_name"),
+        ({"vision_cfg": {"timm_model_name": "hf-hub:somebody/model"}}, "timm_model_name"),
+    ],
+)
+def test_a_configuration_that_asks_for_more_than_towers_is_refused(small, tmp_path, part, says):
+    spec = small.write_open_clip(tmp_path, small.open_clip_config())
+    file = tmp_path / spec.removeprefix("open_clip:").partition("@")[0]
+    stated = json.loads(file.read_text())
+    model = stated.get("model_cfg", stated)
+    for group, options in part.items():
+        model[group] = {**model[group], **options}
+    file.write_text(json.dumps(stated))
+    with pytest.raises(DataError, match=says):
+        load_backbone(spec, "cpu")
+
+
+def test_code_beside_a_tokenizer_is_never_run(small, tmp_path):
+    """`tokenizer_kwargs` would hand `trust_remote_code` to the library that loads the tokenizer."""
+    mark = tmp_path / "sprung"
+    (tmp_path / "tokenization_evil.py").write_text(f"import os\nos.mkdir({str(mark)!r})\nclass Evil: pass\n")
+    stated = {"auto_map": {"AutoTokenizer": ["tokenization_evil.Evil", None]}, "tokenizer_class": "Evil"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(stated))
+    (tmp_path / "tokenizer.json").write_text("{}")
+    config = small.open_clip_config()
+    config["text_cfg"]["hf_tokenizer_name"] = "evil"
+    backbone = load_backbone(small.write_open_clip(tmp_path, config), "cpu")
+    with pytest.raises(DataError, match="cannot be read"):
+        backbone.tokenize(TEXTS)
+    assert not mark.exists()
+
+
+def test_weights_that_are_no_numbers_are_refused(small, tmp_path):
+    spec = small.write_open_clip(tmp_path, small.open_clip_config())
+    file = spec.rpartition("@")[2]
+    state = load_file(file)
+    state["visual.proj"][0, 0] = float("nan")
+    save_file(state, file)
+    with pytest.raises(DataError, match=r"visual\.proj holds NaN"):
+        load_backbone(spec, "cpu").encode_text(TEXTS)
+
+
+def test_a_configuration_of_towers_far_larger_than_their_weights_is_refused(small, tmp_path):
+    spec = small.write_open_clip(tmp_path, small.open_clip_config())
+    file = tmp_path / spec.removeprefix("open_clip:").partition("@")[0]
+    stated = json.loads(file.read_text())
+    stated.get("model_cfg", stated)["text_cfg"]["vocab_size"] = 10**9
+    file.write_text(json.dumps(stated))
+    with pytest.raises(DataError, match=r"far larger than its weights|cannot build"):
+        load_backbone(spec, "cpu").encode_text(TEXTS)

@@ -14,6 +14,7 @@ from forked import run
 
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.core.retrieval import Entry, IndexBuilder, RetrievalIndex, kinds
+from vladapt.core.runtime.files import claimed
 
 from .conftest import unit_rows
 
@@ -45,6 +46,33 @@ def test_the_folder_holds_what_it_says(make_index):
     assert (facts["kind"], facts["dims"], facts["entries"]) == ("flat", 8, 20)
     assert facts["backbone"] == {"spec": "toy", "fingerprint": "abc"}
     assert len((folder / "entries.jsonl").read_text().splitlines()) == 20
+
+
+def test_the_next_index_removes_what_killed_builds_left_and_not_what_another_is_at(make_index, tmp_path):
+    folder = make_index(unit_rows(5))
+    killed, alive = (folder.with_name(f".{folder.name}.unfinished-{name}") for name in ("killed", "alive"))
+    for place in (killed, alive):
+        place.mkdir()
+        (place / ".at-work").touch()
+    other = folder.with_name(".other.unfinished-killed")
+    other.mkdir()
+    with claimed(alive / ".at-work"):
+        again = IndexBuilder(folder, dims=8)
+        with again:
+            again.add(unit_rows(6), [Entry(f"{i}.png", f"/data/{i}.png", {}, ()) for i in range(6)])
+            again.finish({"backbone": {"spec": "toy", "fingerprint": "abc"}, "holds": "images"})
+    assert [place.exists() for place in (killed, alive, other)] == [False, True, True]
+    assert len(RetrievalIndex.open(folder)) == 6 and {path.name for path in folder.iterdir()} == FILES
+
+
+def test_an_index_is_written_where_a_link_points(make_index, tmp_path):
+    folder = make_index(unit_rows(5))
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    with IndexBuilder(link, dims=8) as builder:
+        builder.add(unit_rows(6), [Entry(f"{i}.png", f"/data/{i}.png", {}, ()) for i in range(6)])
+        builder.finish({"backbone": {"spec": "toy", "fingerprint": "abc"}, "holds": "images"})
+    assert link.is_symlink() and len(RetrievalIndex.open(folder)) == 6
 
 
 def test_another_process_reads_it(make_index):

@@ -74,6 +74,30 @@ def test_undefined_numbers_become_null(tmp_path):
     assert Run.open(run.path).metrics == run.metrics
 
 
+def test_the_next_run_removes_what_killed_fits_left_and_nothing_else(tmp_path):
+    left = [
+        tmp_path / name for name in ("20260101-000000-medical-ape-0a1b", "mine", "20260101-000000-medical-ape-ffff")
+    ]
+    for folder in left:
+        folder.mkdir()
+    for folder in left[:2]:
+        (folder / ".unfinished").touch()
+    with Run.create(tmp_path, "medical", "ape") as at_work, Run.create(tmp_path, "medical", "ape") as run:
+        run.finish()
+        assert [folder.exists() for folder in left] == [False, True, True]
+        assert at_work.path.exists()
+
+
+def test_a_run_tells_no_folder_of_the_machine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with Run.create("runs", "medical", "ape") as run:
+        run.write({"data": {"path": str(tmp_path / "data")}, "notes": [f"{tmp_path}/data/a.png: odd"]}, {})
+        run.log(f"{tmp_path}/data/a.png: odd")
+    told = (run.path / "run.json").read_text() + (run.path / "log.txt").read_text()
+    assert str(tmp_path) not in told and run.info["origin"] == "../.."
+    assert run.info["notes"] == ["data/a.png: odd"]
+
+
 def test_an_unfinished_run_is_refused_and_a_finished_one_is_not(tmp_path):
     run = Run.create(tmp_path, "medical", "ape")
     run.adapter_path.write_bytes(b"weights")

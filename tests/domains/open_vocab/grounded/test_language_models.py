@@ -1,6 +1,8 @@
 """mmdet's BERT on today's transformers: masks mean what they meant, and what is missing is told in one line."""
 
 import copy
+import json
+import shutil
 
 import pytest
 import torch
@@ -100,6 +102,21 @@ def test_a_damaged_language_model_is_told_in_one_line(tmp_path):
     with pytest.raises(DataError, match=r"model.language_model.name") as caught:
         language_model(str(tmp_path))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "part"),
+    [
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["evil.Evil", None]}}),
+        ("config.json", {"attn_implementation": "somebody/kernels"}),
+    ],
+)
+def test_a_language_model_that_brings_code_is_refused(small_bert, tmp_path, file, part):
+    folder = shutil.copytree(small_bert, tmp_path / "bert")
+    stated = json.loads((folder / file).read_text()) if (folder / file).is_file() else {}
+    (folder / file).write_text(json.dumps({**stated, **part}))
+    with pytest.raises(DataError, match=file):
+        language_model(str(folder))
 
 
 def test_a_free_caption_without_nltk_names_the_other_way(monkeypatch):

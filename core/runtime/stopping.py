@@ -1,0 +1,83 @@
+"""SIGTERM and SIGHUP end a command as Ctrl-C does: schedulers send the one, a closing terminal the other."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+WAIT_S = 0.5
+"""A signal to all processes of a job may end one that loads samples before it is heard here."""
+
+
+class Stops:
+    """Which signals arrived in a command; the first raises KeyboardInterrupt in it, others leave its clean-up alone."""
+
+    def __init__(self):
+        self.arrived = False
+        self._process = os.getpid()
+
+    def __call__(self, number: int, frame: Any) -> None:
+        if os.getpid() != self._process:
+            return _in_a_child(number)
+        if self.arrived:
+            return None
+        self.arrived = True
+        _hush_workers()
+        raise KeyboardInterrupt
+
+    def explain(self, error: BaseException) -> bool:
+        """Whether an error is what a stop makes of processes that work together: one of them ended before."""
+        if _of_processes(error) and not self.arrived:
+            end = time.monotonic() + WAIT_S
+            try:
+                while not self.arrived and time.monotonic() < end:
+                    time.sleep(0.02)
+            except KeyboardInterrupt:
+                return True
+        return self.arrived
+
+
+@contextmanager
+def stops_like_ctrl_c() -> Iterator[Stops]:
+    """A context in which SIGTERM and SIGHUP raise KeyboardInterrupt in the main thread.
+
+    What a caller ignores stays ignored (`nohup`), and handlers of its own stay, too. Processes that are forked in it
+    ignore SIGHUP, since this one ends them, and end on SIGTERM without a word.
+    """
+    stops = Stops()
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+        before = {number: handler for number, handler in before.items() if handler is signal.SIG_DFL}
+        for number in before:
+            signal.signal(number, stops)
+    try:
+        yield stops
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _in_a_child(number: int) -> None:
+    if number == signal.SIGTERM:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+
+def _hush_workers() -> None:
+    """This process ends: that those which load samples for it ended before, torch need not tell any more."""
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    sys.unraisablehook = lambda unraisable: None
+
+
+def _of_processes(error: BaseException) -> bool:
+    text = str(error)
+    return "DataLoader worker" in text or "Connection closed by peer" in text or "gloo" in text.lower()

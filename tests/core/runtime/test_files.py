@@ -1,0 +1,172 @@
+"""Files are written whole, to files alone, and what killed processes left is told from what others are at."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vladapt.core.errors import CacheError, ConfigError, DataError
+from vladapt.core.runtime import files
+from vladapt.core.runtime.files import (
+    MARKER,
+    claimed,
+    is_abandoned,
+    kept_checkpoints,
+    remove_abandoned,
+    replacing,
+    write_cached,
+    write_whole,
+)
+from vladapt.core.runtime.progress import Reporter
+
+CLAIM = """
+import sys, time
+from pathlib import Path
+from vladapt.core.runtime.files import claimed
+handle = claimed(Path(sys.argv[1]))
+print("claimed", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def at_work(tmp_path):
+    """at_work(marker) -> a process that claims it until it is killed."""
+    processes = []
+
+    def start(marker: Path) -> subprocess.Popen:
+        process = subprocess.Popen([sys.executable, "-c", CLAIM, str(marker)], stdout=subprocess.PIPE, text=True)
+        processes.append(process)
+        assert process.stdout.readline() == "claimed\n"
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_a_link_stays_and_what_it_points_to_is_written(tmp_path):
+    (tmp_path / "there").mkdir()
+    target, link = tmp_path / "there" / "a.txt", tmp_path / "link"
+    target.write_text("old")
+    link.symlink_to(target)
+    write_whole(link, "new")
+    assert link.is_symlink() and target.read_text() == "new"
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("through_a_link", [False, True])
+@pytest.mark.parametrize("kind", ["device", "pipe", "folder"])
+def test_what_is_no_file_is_never_replaced(tmp_path, kind, through_a_link):
+    place = {"device": Path("/dev/null"), "pipe": tmp_path / "pipe", "folder": tmp_path / "folder"}[kind]
+    if kind == "pipe":
+        os.mkfifo(place)
+    if kind == "folder":
+        place.mkdir()
+    before = os.stat(place)
+    path = place
+    if through_a_link:
+        path = tmp_path / "link"
+        path.symlink_to(place)
+    with pytest.raises(DataError, match="not a file; give the name of a file"):
+        write_whole(path, "content")
+    assert os.stat(place).st_ino == before.st_ino and os.stat(place).st_mode == before.st_mode
+
+
+def test_links_in_a_circle_are_one_line(tmp_path):
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    with pytest.raises(DataError, match="cannot be written"):
+        write_whole(tmp_path / "a", "content")
+
+
+def test_what_fails_in_the_block_leaves_the_old_file_alone(tmp_path):
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(ZeroDivisionError), replacing(tmp_path / "a") as partial:
+        partial.write_text("half")
+        raise ZeroDivisionError
+    assert [path.name for path in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_text() == "old"
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(CacheError, match=r"the cache .*file/features.* VLADAPT_CACHE"):
+        write_cached(tmp_path / "file" / "features" / "a", b"")
+
+
+def test_a_marker_is_abandoned_when_its_process_was_killed(tmp_path, at_work):
+    process = at_work(tmp_path / MARKER)
+    assert not is_abandoned(tmp_path / MARKER)
+    with pytest.raises(BlockingIOError):
+        claimed(tmp_path / MARKER)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert is_abandoned(tmp_path / MARKER)
+
+
+def test_of_a_folder_without_a_marker_its_age_tells(tmp_path):
+    assert not is_abandoned(tmp_path / MARKER)
+    long_ago = time.time() - files.ABANDONED_AFTER_S - 60
+    os.utime(tmp_path, (long_ago, long_ago))
+    assert is_abandoned(tmp_path / MARKER)
+
+
+def test_only_what_was_abandoned_is_removed(tmp_path, at_work):
+    folders = [tmp_path / name for name in ("killed", "alive", "unmarked")]
+    for folder in folders:
+        folder.mkdir()
+    (folders[0] / MARKER).touch()
+    at_work(folders[1] / MARKER)
+    remove_abandoned(folders, MARKER)
+    assert [folder.exists() for folder in folders] == [False, True, True]
+
+
+def no_checkpoint(folder: Path) -> str:
+    return ""
+
+
+def newest(folder: Path) -> str:
+    return "step 1" if any(folder.rglob("*.pt")) else ""
+
+
+def training(runs: Path, key: str, of=newest):
+    return kept_checkpoints(runs, key, False, Reporter(quiet=True), of)
+
+
+def test_the_next_training_that_ends_well_removes_what_killed_ones_left(tmp_path, at_work):
+    place = tmp_path / ".resume"
+    for key in ("killed", "alive", "resumable", "old"):
+        (place / key).mkdir(parents=True)
+        (place / key / "log.txt").touch()
+    for key in ("killed", "resumable", "old"):
+        (place / key / MARKER).touch()
+    at_work(place / "alive" / MARKER)
+    for key in ("resumable", "old"):
+        (place / key / "step-1.pt").write_bytes(b"weights")
+    long_ago = time.time() - (files.KEPT_DAYS + 1) * 86400
+    os.utime(place / "old" / "step-1.pt", (long_ago, long_ago))
+    with training(tmp_path, "new") as folder:
+        assert folder == place / "new"
+    assert sorted(path.name for path in place.iterdir()) == ["alive", "resumable"]
+
+
+def test_a_training_that_was_stopped_before_its_first_checkpoint_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt), training(tmp_path, "new"):
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_training_is_done_by_one_process(tmp_path, at_work):
+    (tmp_path / ".resume" / "new").mkdir(parents=True)
+    at_work(tmp_path / ".resume" / "new" / MARKER)
+    with pytest.raises(ConfigError, match="another process does this fit"), training(tmp_path, "new"):
+        pass
+    assert (tmp_path / ".resume" / "new" / MARKER).exists()
