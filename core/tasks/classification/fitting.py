@@ -24,6 +24,7 @@ from ...runtime.progress import Reporter, training_lines
 from ..methods import adapter_of, place_of_data, read_data, split_counts, trains_towers
 from .feature_rows import PreparedFeatures, prepared_of
 from .images import Prepared, Shots
+from .judgement import fitted_probe
 from .report import ClassificationResults
 from .resources import check_needs
 from .scoring import Scores, fitted_zero_shot, harmonic_mean, on_adapted, score_on
@@ -38,12 +39,14 @@ class Fitted:
 
     Attributes:
         notes: sentences on what the fit did to other abilities.
+        probe: the logistic regression on the same images, or None.
     """
 
     adapter: Adapter
     report: FitReport
     scores: Scores
     notes: list[str]
+    probe: Adapter | None = None
 
 
 def fit_adapter(
@@ -80,15 +83,16 @@ def scored(
     """Zero-shot and the adapted model on the test set, on novel classes and, if towers changed, on generic images."""
     zero_shot = fitted_zero_shot(shots.support, prepared.classifier)
     moved = on_adapted(prepared, adapter)
-    scores = score_on(prepared, adapter, shots.test, prepared.class_names, zero_shot, reporter)
+    probe = fitted_probe(adapter, shots.support, prepared.classifier, shots.val, recipe.seed)
+    scores = score_on(prepared, adapter, shots.test, prepared.class_names, zero_shot, reporter, probe=probe)
     if recipe.novel:
         scores.metrics["novel"] = _novel(recipe, prepared, adapter, scores, task)
     if moved is prepared:
-        return Fitted(adapter, report, scores, [])
+        return Fitted(adapter, report, scores, [], probe)
     how = {"generic": recipe.generic, "workers": recipe.workers, "amp": recipe.amp}
     numbers, sentence = forgetting(prepared.backbone, moved.backbone, reporter, **how)
     scores.metrics.update(numbers)
-    return Fitted(adapter, report, scores, [sentence])
+    return Fitted(adapter, report, scores, [sentence], probe)
 
 
 def refuse_early(recipe: Recipe, adapter: Adapter, prepared: Prepared | PreparedFeatures, task: str) -> None:

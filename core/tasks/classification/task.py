@@ -44,10 +44,12 @@ from .fitting import (
     write_predictions,
 )
 from .images import Prepared, Shots
+from .judgement import PROBE_FILE
 from .report import classification_report
 from .resources import check_needs, check_resources
-from .scoring import fitted_zero_shot, metrics_table, predictions_table, score_on, verdict
+from .scoring import fitted_zero_shot, metrics_table, predictions_table, score_on
 from .use import evaluate_run, predict_with_run
+from .verdict import verdict
 
 OF_IMAGES = frozenset({"data", "backbone", "image_size", "amp", "batch_size", "templates", "descriptions"})
 OF_FEATURES = frozenset({"features"})
@@ -178,6 +180,8 @@ class Classification(Task):
         info = info_of(recipe, prepared, done.adapter, done.report, shots, notes, seconds)
         with Run.create(recipe.out, recipe.domain or "features", done.adapter.name) as run:
             done.adapter.save(run.adapter_path)
+            if done.probe is not None:
+                done.probe.save(run.path / PROBE_FILE)
             run.write(info, done.scores.metrics)
             run.log("\n".join(log_lines(info, done.report, done.scores.metrics)))
             if done.scores.labels is None:
@@ -271,7 +275,8 @@ class ClassificationContest(Contest):
             check_needs(self.recipe.resources, adapter, prepared.backbone)
             fit_adapter(adapter, prepared, shots, seed, Reporter(quiet=True))
         seconds = time.perf_counter() - started
-        scores = score_on(prepared, adapter, shots.test, prepared.class_names, None, Reporter(quiet=True))
+        quiet = Reporter(quiet=True)
+        scores = score_on(prepared, adapter, shots.test, prepared.class_names, None, quiet, judged=False)
         return {**scores.metrics["adapted"], "seconds": round(seconds, 3)}
 
     def _draw(self, count: int, seed: int) -> Shots:

@@ -20,10 +20,12 @@ from ...data.unlabelled import images_of, readable
 from ...errors import CapabilityError, DataError
 from ...features.store import Extraction, FeatureStore
 from ...registry import load_adapter
+from ...runs.folder import Run
 from ...runtime.progress import Reporter
 from .base_run import BaseRun, place_of_base
 from .feature_rows import prepared_of
 from .images import Encoding
+from .judgement import PROBE_FILE
 from .resources import PLAIN, Extras, batches, check_at_prediction, further_specs, logits_of
 from .scoring import fitted_zero_shot, score_on
 
@@ -44,8 +46,15 @@ def evaluate_run(use: Use, domain: Domain | None, task: str, reporter: Reporter)
     chosen = _split(prepared, use.split, everything=bool(source))
     chosen = _in_order_of(chosen, prepared.class_names, adapter.class_names_, str(source))
     zero_shot = fitted_zero_shot(chosen, prepared.classifier_of(adapter.class_names_))
-    scores = score_on(prepared, adapter, chosen, adapter.class_names_, zero_shot, reporter)
+    probe = probe_of(use.run, prepared.backbone, _device_of(prepared))
+    scores = score_on(prepared, adapter, chosen, adapter.class_names_, zero_shot, reporter, probe=probe)
     return {"run": str(use.run.path), "data": prepared.data.name, "split": use.split, **scores.metrics}
+
+
+def probe_of(run: Run, backbone: Backbone | None, device: torch.device) -> Adapter | None:
+    """The logistic regression of a run; None where it has none."""
+    path = run.path / PROBE_FILE
+    return load_adapter(path, backbone).to(device) if path.is_file() else None
 
 
 def predict_with_run(use: Use, domain: Domain, task: str, reporter: Reporter) -> Predictions:
