@@ -252,7 +252,21 @@ def compare(
         str | None,
         typer.Option(help="Labelled images per class, comma-separated; by default 1,2,4,8,16, or all for a config."),
     ] = None,
-    seeds: Annotated[str | None, typer.Option(help="Seeds, comma-separated; 1,2,3 by default.")] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(help="Seeds, comma-separated; by default 1,2,3, or one for each of several splits."),
+    ] = None,
+    splits: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Split the data N times into train, val and test, for the spread over test sets; by default 10 where "
+            "there are fewer than 300 test images (3 where towers are trained), else 1.",
+        ),
+    ] = None,
+    folds: Annotated[
+        int | None, typer.Option(metavar="K", help="K-fold splits instead: their test sets share out the data.")
+    ] = None,
     backbone: Backbone = None,
     device: Device = None,
     amp: Amp = None,
@@ -277,7 +291,7 @@ def compare(
     Example: vladapt compare --domain medical --adapters tip-adapter,ape --shots 1,4,16 --seeds 1,2,3
     """
     from ..engine.compare import compare as engine_compare
-    from .tables import comparison_markdown, comparison_table
+    from .tables import comparison_markdown, comparison_table, comparison_tests
 
     flags = data_flags(domain, task, None, None, backbone, device, amp, batch_size, workers, classes)
     flags.update(resource_flags(resource))
@@ -290,17 +304,22 @@ def compare(
         recipes=names(recipes),
         backbones=names(backbones),
         sources=sources,
+        splits=splits,
+        folds=folds,
         out=out,
         resume=resume,
         reporter=reporter(),
     )
     if as_json:
-        print_json({"rows": result.rows, "csv": str(result.csv), "plot": str(result.plot), "refused": result.refused})
+        files = {"csv": str(result.csv), "plot": str(result.plot)}
+        print_json({"rows": result.rows, "tests": result.tests(), **files, "refused": result.refused})
         return
     if markdown:
         echo(comparison_markdown(result.summary()))
     else:
         show_table(comparison_table(result.summary()))
+    for line in comparison_tests(result.tests(), result.method):
+        echo(line)
     for name, reason in result.refused.items():
         echo(f"Refused: {name}: {reason}")
     for note in result.notes:

@@ -47,7 +47,7 @@ def assign_splits(data: DomainData, *, seed: int, hashes: FileHashes) -> DomainD
     if len(given) < 2:
         if given:
             notes.append(f"The data name no split but {given[0]}: train, val and test were made anew.")
-        splits = _share_out(data, links.parts, FRESH_SHARES, seed)
+        splits = share_out(data, links.parts, FRESH_SHARES, seed)
     else:
         splits = _repair(data, links.parts, seed, notes)
     items = [item.with_(split=split) for item, split in zip(data.items, splits, strict=True) if split]
@@ -56,8 +56,13 @@ def assign_splits(data: DomainData, *, seed: int, hashes: FileHashes) -> DomainD
     return replace(data, items=items, notes=[*data.notes, *notes])
 
 
-def _share_out(data: DomainData, parts: Sequence[list[int]], shares: dict[str, float], seed: int) -> list[str]:
-    """One split per item of the parts, "" for all others."""
+def share_out(data: DomainData, parts: Sequence[list[int]], shares: dict[str, float], seed: int) -> list[str]:
+    """One split per item of the parts, "" for all others.
+
+    Args:
+        parts: positions of items that stay together.
+        shares: split -> share of each class, "train" among them.
+    """
     as_parts = [
         Part(
             counts=Counter(label for position in part for label in _balanced(data.items[position], data.kind)),
@@ -97,7 +102,7 @@ def _repair(data: DomainData, parts: Sequence[list[int]], seed: int, notes: list
         notes.append(f"Moved from val to train, their group or a copy being in the given train split: {moved}.")
     if "val" not in splits:
         training = [part for part in parts if splits[part[0]] == "train"]
-        for position, split in enumerate(_share_out(data, training, CARVED_SHARES, seed)):
+        for position, split in enumerate(share_out(data, training, CARVED_SHARES, seed)):
             splits[position] = split or splits[position]
     return splits
 

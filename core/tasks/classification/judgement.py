@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...contracts.adapter import Adapter
+from ...contracts.domain import Item
 from ...contracts.features import FeatureSet, TextClassifier
 from ...errors import CapabilityError
 from ...metrics.classification import classification_metrics, multilabel_metrics
@@ -26,6 +27,8 @@ PROBE_FILE = "linear-probe.safetensors"
 """The logistic regression of a run, with which an evaluation on other data compares."""
 MOST_PROBED = 1000
 """Labelled images up to which a logistic regression is fitted beside the adapter."""
+LARGEST_CLASS = "largest-class"
+"""What always answering the largest class of the test set is called among the methods of a comparison."""
 UNEQUAL = 1.5
 """Largest over smallest class of the test set above which balanced accuracy decides."""
 ZERO_SHOT, LARGEST, LINEAR, GUESSING = "zero_shot", "largest_class", "linear_probe", "guessing"
@@ -114,6 +117,16 @@ def fitted_probe(
     except CapabilityError:  # one class only
         return None
     return probe
+
+
+def largest_class(items: Sequence[Item], num_classes: int) -> dict[str, Any] | None:
+    """Metrics of always answering the largest class of test images; None where they have several labels or none."""
+    labels = [item.class_label() for item in items]
+    if any(label is None or isinstance(label, tuple) for label in labels):
+        return None
+    counts = torch.bincount(torch.tensor(labels), minlength=num_classes)
+    present = int((counts > 0).sum())
+    return {"accuracy": float(counts.max()) / len(labels), "balanced_accuracy": 1 / present, "seconds": 0.0}
 
 
 def _one_label(judged: Judged) -> dict[str, Any]:
