@@ -158,17 +158,28 @@ def evaluate(
     workers: Workers = None,
     resource: Resource = None,
     classes: NewClasses = None,
+    out: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Folder for the report and the numbers; by default in RUN/evaluations."),
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Evaluate a run again, on its own test images or on other data of the same classes.
 
+    Writes report.html, metrics.json and predictions.csv; the run itself stays as it is.
+
     Example: vladapt eval runs/20260101-120000-medical-ape-1a2b --data ./other_hospital
     """
     from ..engine.fit import evaluate as engine_evaluate
     from ..engine.fit import task_of_run
+    from ..runs.evaluations import evaluation_folder
     from ..runs.folder import Run
 
+    opened = Run.open(run)
+    task = task_of_run(opened)
+    if out is None and "out" in task.at_evaluation:
+        out = str(evaluation_folder(opened.path, data or features or split))
     result = engine_evaluate(
         run,
         data=data,
@@ -178,16 +189,20 @@ def evaluate(
         workers=workers,
         resources=resources_of(resource),
         classes=classes,
+        out=out,
         reporter=reporter(),
     )
     if as_json:
-        print_json(result)
+        print_json({**result, **({"out": out} if out else {})})
         return
-    task = task_of_run(Run.open(run))
+    echo(result.get("in_fit_words", ""))
     show_table(task.table(result))
     echo(task.verdict(result))
     for note in result.get("notes", ()):
         echo(f"Note: {note}")
+    echo_skipped(result.get("skipped", ()))
+    if out:
+        echo(f"Written: {out}")
 
 
 def predict(

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from ...contracts.adapter import Adapter, FitReport
-from ...contracts.domain import Domain
+from ...contracts.domain import Domain, Item
+from ...contracts.features import FeatureSet
 from ...contracts.images import TrainingPlace
 from ...contracts.recipe import Recipe
 from ...data.sampling import short_classes
 from ...errors import CapabilityError, ConfigError
 from ...forgetting.probe import forgetting, probe_of
+from ...runs.evaluations import digests_of
 from ...runs.folder import Run, now, versions
 from ...runs.sections import choice, in_words
 from ...runtime.files import write_whole
@@ -223,6 +225,10 @@ def info_of(recipe: Recipe, prepared, adapter, report, shots, notes, seconds) ->
             "val": list((shots.val.ids if shots.val is not None else None) or ()),
             "test": list(shots.test.ids or ()),
         },
+        "digests": {
+            "support": digests_of(_items_of(prepared, shots.support)),
+            "val": digests_of(_items_of(prepared, shots.val)),
+        },
         "skipped": [list(pair) for pair in _skipped(prepared)],
         "notes": notes,
         "encoded_images": prepared.counts.computed,
@@ -231,6 +237,11 @@ def info_of(recipe: Recipe, prepared, adapter, report, shots, notes, seconds) ->
         "versions": versions(),
         "recipe": recipe.to_dict(),
     }
+
+
+def _items_of(prepared: Prepared | PreparedFeatures, features: FeatureSet | None) -> list[Item]:
+    by_id = {item.id: item for item in prepared.data.items}
+    return [by_id[i] for i in (() if features is None else features.ids or ())]
 
 
 def _backbone_facts(prepared, adapter: Adapter) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from ...contracts.domain import Metric
 from ...contracts.features import Batch, FeatureSet, TextClassifier
 from ...errors import DataError
 from ...metrics.classification import classification_metrics, multilabel_metrics
+from ...metrics.resampling import units_of
 from ...registry import build_adapter
 from ...runs.sections import Measure, plural
 from ...runtime.progress import Reporter
@@ -89,9 +90,14 @@ def score(
     scores.labels = test.labels.cpu()
     if judged:
         by_probe = None if probe is None else _on_cpu(batched_logits(probe, test.without_parts()))
-        sides = (_on_cpu(adapted), scores.labels, class_names, test.groups, _on_cpu(before), by_probe)
+        sides = (_on_cpu(adapted), scores.labels, class_names, _groups(test), _on_cpu(before), by_probe)
         metrics.update(judgement(Judged(*sides)))
     return scores
+
+
+def _groups(test: FeatureSet) -> tuple[str, ...] | None:
+    """The groups of the test images; None where each image is one of its own."""
+    return test.groups if test.groups and units_of(test.groups, len(test))[1] < len(test) else None
 
 
 def score_on(

@@ -66,7 +66,7 @@ class Classification(Task):
 
     takes: ClassVar = frozenset({"adapter", "adapters", "shots", "classes", "novel", "generic", "resources", "resume"})
     defaults: ClassVar = {"shots": 16}
-    at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources"})
+    at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources", "out"})
     at_prediction: ClassVar = frozenset({"batch_size", "workers", "resources"})
     compares: ClassVar = frozenset({"adapters", "backbones", "shots", "seeds", "splits", "folds"})
     unused: ClassVar = {
