@@ -106,6 +106,34 @@ def answer_draws(
     return _collected(of_draws, drawn_weights(len(labels), groups, samples, seed))
 
 
+def mean_draws(
+    values: Mapping[str, Tensor], unit: Tensor, *, samples: int = SAMPLES, seed: int = 0
+) -> dict[str, Tensor]:
+    """Means of values per query on draws of units, whole with all their queries.
+
+    Args:
+        values: name -> (Q,).
+        unit: (Q,) int64, which unit each query belongs to, from 0.
+        samples: draws.
+        seed: fixes them.
+
+    Returns:
+        Name -> (S,) float64.
+    """
+    units = int(unit.max()) + 1
+
+    def summed(of: Tensor) -> Tensor:
+        return torch.zeros(units, dtype=torch.float64).index_add_(0, unit, of.double())
+
+    counts, sums = summed(torch.ones(len(unit))), {name: summed(of) for name, of in values.items()}  # (U,)
+    parts: dict[str, list[Tensor]] = {name: [] for name in values}
+    for weight in drawn_weights(units, None, samples, seed):
+        drawn = weight.double() @ counts  # (s,)
+        for name, of in sums.items():
+            parts[name].append((weight.double() @ of) / drawn)
+    return {name: torch.cat(of) for name, of in parts.items()}
+
+
 def percentiles(draws: Tensor, level: float = LEVEL) -> tuple[float, float] | None:
     """The middle `level` of the draws; None where none is finite."""
     draws = draws[draws.isfinite()]
