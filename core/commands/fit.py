@@ -177,6 +177,10 @@ def evaluate(
     workers: Workers = None,
     resource: Resource = None,
     classes: NewClasses = None,
+    out: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Folder for the report and the numbers; by default in RUN/evaluations."),
+    ] = None,
     redact: Redact = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -184,12 +188,19 @@ def evaluate(
 ) -> None:
     """Evaluate a run again, on its own test images or on other data of the same classes.
 
+    Writes report.html, metrics.json and predictions.csv; the run itself stays as it is.
+
     Example: vladapt eval runs/20260101-120000-medical-ape-1a2b --data ./other_hospital
     """
     from ..engine.fit import evaluate as engine_evaluate
     from ..engine.fit import task_of_run
+    from ..runs.evaluations import evaluation_folder
     from ..runs.folder import Run
 
+    opened = Run.open(run)
+    task = task_of_run(opened)
+    if out is None and "out" in task.at_evaluation:
+        out = str(evaluation_folder(opened.path, data or features or split))
     result = engine_evaluate(
         run,
         data=data,
@@ -199,18 +210,22 @@ def evaluate(
         workers=workers,
         resources=resources_of(resource),
         classes=classes,
+        out=out,
         reading=reading_of(of_domain),
         redact=bool(redact),
         reporter=reporter(),
     )
     if as_json:
-        print_json(result)
+        print_json({**result, **({"out": out} if out else {})})
         return
-    task = task_of_run(Run.open(run))
+    echo(result.get("in_fit_words", ""))
     show_table(task.table(result))
     echo(task.verdict(result))
     for note in result.get("notes", ()):
         echo(f"Note: {note}")
+    echo_skipped(result.get("skipped", ()))
+    if out:
+        echo(f"Written: {out}")
 
 
 def predict(
@@ -277,7 +292,21 @@ def compare(
             help="Labelled images per class, or all, comma-separated; by default 1,2,4,8,16, or all for a config."
         ),
     ] = None,
-    seeds: Annotated[str | None, typer.Option(help="Seeds, comma-separated; 1,2,3 by default.")] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(help="Seeds, comma-separated; by default 1,2,3, or one for each of several splits."),
+    ] = None,
+    splits: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Split the data N times into train, val and test, for the spread over test sets; by default 10 where "
+            "there are fewer than 300 test images (3 where towers are trained), else 1.",
+        ),
+    ] = None,
+    folds: Annotated[
+        int | None, typer.Option(metavar="K", help="K-fold splits instead: their test sets share out the data.")
+    ] = None,
     backbone: Backbone = None,
     device: Device = None,
     amp: Amp = None,
@@ -304,7 +333,7 @@ def compare(
     Example: vladapt compare --domain medical --adapters tip-adapter,ape --shots 1,4,16 --seeds 1,2,3
     """
     from ..engine.compare import compare as engine_compare
-    from .tables import comparison_markdown, comparison_table
+    from .tables import comparison_markdown, comparison_table, comparison_tests
 
     flags = data_flags(domain, task, None, None, backbone, device, amp, batch_size, workers, classes)
     flags.update({**resource_flags(resource), **(of_domain or {}), "redact": redact})
@@ -317,17 +346,22 @@ def compare(
         recipes=names(recipes),
         backbones=names(backbones),
         sources=sources,
+        splits=splits,
+        folds=folds,
         out=out,
         resume=resume,
         reporter=reporter(),
     )
     if as_json:
-        print_json({"rows": result.rows, "csv": str(result.csv), "plot": str(result.plot), "refused": result.refused})
+        files = {"csv": str(result.csv), "plot": str(result.plot)}
+        print_json({"rows": result.rows, "tests": result.tests(), **files, "refused": result.refused})
         return
     if markdown:
         echo(comparison_markdown(result.summary()))
     else:
         show_table(comparison_table(result.summary()))
+    for line in comparison_tests(result.tests(), result.method):
+        echo(line)
     for name, reason in result.refused.items():
         echo(f"Refused: {name}: {reason}")
     for note in result.notes:

@@ -16,16 +16,18 @@ WORDS = {"auroc": "AUROC"}
 
 
 def comparison_table(summary: Sequence[Mapping[str, Any]]) -> Table:
-    """Methods down, data sets and shots across, mean and standard deviation over seeds."""
+    """Methods down, data sets and shots across, mean and standard deviation over splits, or over seeds."""
     metric = summary[0]["metric"] if summary else "accuracy"
     seeds = max((row["seeds"] for row in summary), default=0)
     shots = {row["shots"] for row in summary}
-    title = f"{WORDS.get(metric, metric.replace('_', ' '))} in %, mean ± std over {seeds} seed{'s' * (seeds != 1)}"
+    splits = max((row.get("splits", 1) for row in summary), default=1)
+    spread = f"{splits} splits of the data" if splits > 1 else f"{seeds} seed{'s' * (seeds != 1)} on one test set"
+    title = f"{WORDS.get(metric, metric.replace('_', ' '))} in %, mean ± std over {spread}"
     title += f", {_shots(*shots)}" if len(shots) == 1 and None not in shots else ""
     table = Table(title=title, title_justify="left")
     header, *rows = comparison_cells(summary)
     for name in header:
-        table.add_column(name, justify="left" if name == header[0] else "right")
+        table.add_column(name, justify="left" if name == header[0] else "right", no_wrap=name == header[0])
     for row in rows:
         table.add_row(*row)
     return table
@@ -55,6 +57,29 @@ def comparison_cells(summary: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     header = [method, *names, "seconds per fit"]
     rows = [[name, *(cells.get((name, data, k), "–") for data, k in columns)] for name in methods]
     return [header, *([*row, _seconds(methods[row[0]])] for row in rows)]
+
+
+def comparison_tests(tests: Sequence[Mapping[str, Any]], method: str = "adapter") -> list[str]:
+    """Lines on the methods against the best baseline: differences in points, and whether they are more than chance."""
+    lines: list[str] = []
+    places = dict.fromkeys((each["data"], each["shots"], each.get("backbone", "")) for each in tests)
+    for place in places:
+        at = [each for each in tests if (each["data"], each["shots"], each.get("backbone", "")) == place]
+        where = ", ".join(filter(None, (place[0], place[2], _shots(place[1]))))
+        gains = ", ".join(f"{each[method]} {100 * each['difference']:+.1f} ({_p(each['p_holm'])})" for each in at)
+        lines.append(f"Points above {at[0]['baseline']}, the best baseline, {where}: {gains}.")
+    if tests:
+        several = len({each[method] for each in tests})
+        adjusted = f", adjusted for {several} methods (Holm)" if several > 1 else ""
+        lines.append(
+            f"p values: corrected resampled t-test over {tests[0]['splits']} splits (Nadeau and Bengio){adjusted}; "
+            "0.05 and more can be chance."
+        )
+    return lines
+
+
+def _p(value: float) -> str:
+    return "p < 0.0001" if value < 0.0001 else f"p = {value:.2g}"
 
 
 def _shots(count: int | None) -> str:

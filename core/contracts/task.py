@@ -66,6 +66,7 @@ class Use:
         classes: other class names.
         out: a folder for files of what was predicted.
         reading: options of the domain's reader, in place of the run's own.
+        redact: leave names of files, and pictures, out of what is written.
     """
 
     run: Run
@@ -80,6 +81,7 @@ class Use:
     classes: Any = None
     out: str | Path | None = None
     reading: Mapping[str, Any] | None = None
+    redact: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ class Axes:
         backbones: specs.
         shots: labelled images per class, None for all.
         seeds: of the draws.
+        splits: how often the data are split anew.
+        folds: in how many test sets the data are divided.
     """
 
     adapters: tuple[str, ...] | None = None
@@ -99,6 +103,8 @@ class Axes:
     backbones: tuple[str, ...] | None = None
     shots: tuple[int | None, ...] | None = None
     seeds: tuple[int, ...] | None = None
+    splits: int | None = None
+    folds: int | None = None
 
 
 @dataclass
@@ -108,17 +114,30 @@ class Contest(ABC):
     Attributes:
         data: name of the data set.
         notes: sentences for the user.
+        splits: how many splits of the data it is fought on; entries then have "split", from 0.
+        test_over_train: test images of a split divided by all its others.
+        deciding: the metric that this data set wants, or "" for that of the task.
+        baselines: methods that the others are compared with.
     """
 
     data: str
     notes: list[str] = field(default_factory=list)
+    splits: int = 1
+    test_over_train: float = 0.0
+    deciding: str = ""
+    baselines: tuple[str, ...] = ()
+
+    def of_split(self, entry: Mapping[str, Any], split: int) -> dict[str, Any]:
+        """An entry of `Task.entries` as it is run on one of several splits."""
+        return {**entry, "split": split}
 
     @abstractmethod
-    def score(self, entry: Mapping[str, Any]) -> dict[str, Any]:
+    def score(self, entry: Mapping[str, Any]) -> dict[str, Any] | None:
         """Fit and score one entry of `Task.entries`.
 
         Returns:
-            Metrics by name, "seconds" of the fit, and columns that differ from the entry's.
+            Metrics by name, "seconds" of the fit, and columns that differ from the entry's; None where the entry is
+            left out, which needs no word.
 
         Raises:
             VladaptError: this method cannot be run on this data; it is then refused for all its entries.

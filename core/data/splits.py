@@ -55,7 +55,7 @@ def assign_splits(data: DomainData, *, seed: int, hashes: FileHashes, links: Lin
     if len(given) < 2:
         if given:
             notes.append(f"The data name no split but {given[0]}: train, val and test were made anew.")
-        splits = _share_out(data, links.near_parts, FRESH_SHARES, seed)
+        splits = share_out(data, links.near_parts, FRESH_SHARES, seed)
     else:
         splits = _repair(data, links, seed, notes)
     items = [item.with_(split=split) for item, split in zip(data.items, splits, strict=True) if split]
@@ -64,8 +64,13 @@ def assign_splits(data: DomainData, *, seed: int, hashes: FileHashes, links: Lin
     return replace(data, items=items, notes=[*data.notes, *notes])
 
 
-def _share_out(data: DomainData, parts: Sequence[list[int]], shares: dict[str, float], seed: int) -> list[str]:
-    """One split per item of the parts, "" for all others."""
+def share_out(data: DomainData, parts: Sequence[list[int]], shares: dict[str, float], seed: int) -> list[str]:
+    """One split per item of the parts, "" for all others.
+
+    Args:
+        parts: positions of items that stay together.
+        shares: split -> share of each class, "train" among them.
+    """
     as_parts = [
         Part(
             counts=Counter(label for position in part for label in _balanced(data.items[position], data.kind)),
@@ -107,7 +112,7 @@ def _repair(data: DomainData, links: Links, seed: int, notes: list[str]) -> list
     if "val" not in splits:
         training = [[n for n in part if splits[n] == "train"] for part in links.near_parts]
         training = [part for part in training if part]
-        for position, split in enumerate(_share_out(data, training, CARVED_SHARES, seed)):
+        for position, split in enumerate(share_out(data, training, CARVED_SHARES, seed)):
             splits[position] = split or splits[position]
     return splits
 

@@ -18,6 +18,7 @@ from ..contracts.domain import Domain
 from ..contracts.recipe import Recipe
 from ..contracts.task import Axes, Contest, Task
 from ..errors import ConfigError, DataError, VladaptError
+from ..metrics.resampled import corrected_t_test, holm
 from ..recipes.resolve import task_of
 from ..runs.plots import accuracy_over_shots
 from ..runs.redaction import NO_NAME, hide
@@ -42,6 +43,8 @@ class Comparison:
         notes: sentences for the user.
         method: the column that names the method ("adapter", "recipe").
         metric: the deciding metric.
+        baselines: methods that the others are compared with.
+        test_over_train: of each data set, test images of a split divided by all its others.
     """
 
     rows: list[dict[str, Any]]
@@ -51,10 +54,13 @@ class Comparison:
     notes: list[str]
     method: str = "adapter"
     metric: str = "accuracy"
+    baselines: tuple[str, ...] = ()
+    test_over_train: Mapping[str, float] = field(default_factory=dict)
 
     def summary(self) -> list[dict[str, Any]]:
         """One dict per method, shots and data set: mean and population standard deviation of the deciding metric over
-        seeds, and the mean seconds of a fit. `data` is "" where there is one set."""
+        splits, or over seeds where there is one split, and the mean seconds of a fit. `data` is "" where there is one
+        set."""
         groups: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
         for row in self.rows:
             if row.get(self.metric) is not None:
@@ -67,12 +73,59 @@ class Comparison:
                 "data": data,
                 "metric": self.metric,
                 "mean": statistics.fmean(row[self.metric] for row in rows),
-                "std": statistics.pstdev(row[self.metric] for row in rows),
-                "seeds": len(rows),
+                "std": statistics.pstdev(_of_splits(rows, self.metric).values()),
+                "seeds": len({row["seed"] for row in rows}),
+                "splits": len({row.get("split", 0) for row in rows}),
                 "seconds": statistics.fmean(row["seconds"] for row in rows),
             }
             for (method, shots, data), rows in groups.items()
         ]
+
+    def tests(self) -> list[dict[str, Any]]:
+        """Each method against the best baseline, over splits: one dict per method, shots and data set, with
+        "baseline", "difference" of the means, "p_value" of the corrected resampled t-test, and "p_holm", adjusted for
+        the number of methods. Empty where there is one split."""
+        found = []
+        for place in dict.fromkeys(_place(row) for row in self.rows if "split" in row):
+            values: dict[str, dict[int, float]] = {}
+            for method in dict.fromkeys(row[self.method] for row in self.rows):
+                rows = [row for row in self.rows if row[self.method] == method and _place(row) == place]
+                known = [row for row in rows if row.get(self.metric) is not None]
+                if known:
+                    values[method] = _of_splits(known, self.metric)
+            found += self._tests_at(place, values)
+        return found
+
+    def _tests_at(self, place: tuple, values: Mapping[str, Mapping[int, float]]) -> list[dict[str, Any]]:
+        of = {name: statistics.fmean(values[name].values()) for name in self.baselines if name in values}
+        if not of:
+            return []
+        best, tested = max(of, key=of.get), []
+        for method in [name for name in values if name not in self.baselines]:
+            shared = sorted(values[method].keys() & values[best].keys())
+            gains = [values[method][split] - values[best][split] for split in shared]
+            p_value = corrected_t_test(gains, self.test_over_train.get(place[1], 0.0))
+            if p_value is not None:
+                found = {self.method: method, "shots": place[0], "data": place[1], "baseline": best}
+                backbone = {"backbone": place[2]} if place[2] else {}
+                difference = {"difference": statistics.fmean(gains), "splits": len(gains), "p_value": p_value}
+                tested.append({**found, **backbone, "metric": self.metric, **difference})
+        for each, adjusted in zip(tested, holm([each["p_value"] for each in tested])):
+            each["p_holm"] = adjusted
+        return tested
+
+
+def _place(row: Mapping[str, Any]) -> tuple:
+    return row["shots"], row.get("data", ""), row.get("backbone", "")
+
+
+def _of_splits(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[int, float]:
+    """Split -> mean over its seeds; of one split seed -> value."""
+    key = "split" if len({row.get("split", 0) for row in rows}) > 1 else "seed"
+    values: dict[int, list[float]] = {}
+    for row in rows:
+        values.setdefault(row[key], []).append(row[metric])
+    return {each: statistics.fmean(of) for each, of in values.items()}
 
 
 def compare(
@@ -84,6 +137,8 @@ def compare(
     recipes: Sequence[str] | None = None,
     backbones: Sequence[str] | None = None,
     sources: Sequence[Mapping[str, Any]] = (),
+    splits: int | None = None,
+    folds: int | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     domain: Domain | None = None,
@@ -100,6 +155,9 @@ def compare(
         recipes: names or files of configs, for tasks that train one.
         backbones: specs, each with all methods.
         sources: several data sets in place of the recipe's: {"data": path} or {"features": file}.
+        splits: how often the data are split anew, for the spread over test sets; by default 10 where there are fewer
+            than 300 test images (3 where towers are trained), else 1. Splits that the data bring are kept.
+        folds: k-fold splits instead, whose test sets share out the data.
         out: folder for the CSV and the plot; by default `runs/<time>-compare`.
         resume: go on from the rows that a stopped comparison left in `out`.
         domain: a domain of your own that is not installed as a plug-in.
@@ -107,7 +165,8 @@ def compare(
     Raises:
         UnknownNameError: a method's name. DataError, ConfigError: as in `fit`.
     """
-    axes = Axes(*(None if given is None else tuple(given) for given in (adapters, recipes, backbones, shots, seeds)))
+    lists = (None if given is None else tuple(given) for given in (adapters, recipes, backbones, shots, seeds))
+    axes = Axes(*lists, splits, folds)
     _check(axes)
     if resume and not out:
         raise ConfigError("--resume: give --out, the folder of the comparison that was stopped")
@@ -194,30 +253,45 @@ class _Rows:
 
 
 def _compare(task: Task, axes: Axes, sets: list[_Set], folder: Path, resume: bool, reporter: Reporter) -> Comparison:
-    order = [_key(place, task, entry) for place, each in enumerate(sets) for entry in _in_order(task, each.entries)]
-    rows = _Rows(folder, task.method, order, _state(task, axes, sets))
+    rows = _Rows(folder, task.method, [], _state(task, axes, sets))
     run_on_all(lambda: rows.open(resume))
     refused: dict[str, str] = {}
     notes: list[str] = []
     done, several = 0, len({(each.recipe.features, each.recipe.data_path) for each in sets}) > 1
+    deciding, baselines, test_over_train = set(), (), {}
     for place, each in enumerate(sets):
         contest = task.contest(each.recipe, axes, reporter)
         name = NO_NAME if each.recipe.redact else contest.data
         each.name = _name_of(name, [other.name for other in sets[:place] if other.backbone == each.backbone])
         said = [hide(note) for note in contest.notes] if each.recipe.redact else contest.notes
         notes += [note for note in said if note not in notes]
+        deciding.add(contest.deciding)
+        baselines, test_over_train[each.name if several else ""] = contest.baselines, contest.test_over_train
+        entries = _on_splits(contest, each.entries)
+        rows.order += [_key(place, task, entry) for entry in _in_order(task, entries)]
+        total = done + len(entries) + sum(len(other.entries) for other in sets[place + 1 :])
         with reporter.task(f"Comparing on {each.name}", unit="fits") as progress:
-            for entry in each.entries:
+            for entry in entries:
                 key = _key(place, task, entry)
                 if key not in rows.done and (row := _scored(contest, entry, task.method, refused)) is not None:
                     rows.add(key, {**entry, **row, **each.columns(several)})
                 done += 1
-                progress(done, len(order))
+                progress(done, total)
     if not rows.done:
         raise DataError(f"nothing could be compared: {next(iter(refused.values()))}")
     metric = task.deciding_of(rows.sorted())
+    metric = "balanced_accuracy" if metric == "accuracy" and "balanced_accuracy" in deciding else metric
     plots = _plotted(rows, sets, several, metric, task.method) if is_main() else [folder]
-    return Comparison(rows.sorted(), folder / TABLE, plots[0], refused, notes, task.method, metric)
+    tested = (task.method, metric, baselines, test_over_train)
+    return Comparison(rows.sorted(), folder / TABLE, plots[0], refused, notes, *tested)
+
+
+def _on_splits(contest: Contest, entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The entries on one split after the other; as they are where there is one."""
+    if contest.splits == 1:
+        return list(entries)
+    on = [contest.of_split(entry, split) for split in range(contest.splits) for entry in entries]
+    return [entry for entry in on if entry is not None]
 
 
 def _scored(contest: Contest, entry: Mapping[str, Any], method: str, refused: dict[str, str]) -> dict[str, Any] | None:
@@ -265,13 +339,16 @@ def _sets(task: Task, recipes: Sequence[Recipe], axes: Axes) -> list[_Set]:
 
 
 def _key(place: int, task: Task, entry: Mapping[str, Any]) -> tuple:
-    return (place, entry[task.method], entry["shots"], entry["seed"])
+    return (place, entry[task.method], entry["shots"], entry["seed"], entry.get("split", 0))
 
 
 def _in_order(task: Task, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """By method as named, then shots, then seed."""
+    """By method as named, then shots, then split and seed."""
     methods = list(dict.fromkeys(entry[task.method] for entry in entries))
-    return sorted(entries, key=lambda e: (methods.index(e[task.method]), _amount(e["shots"]), e["seed"]))
+    def place(entry: Mapping[str, Any]) -> tuple:
+        return methods.index(entry[task.method]), _amount(entry["shots"]), entry.get("split", 0), entry["seed"]
+
+    return sorted(entries, key=place)
 
 
 def _amount(shots: int | None) -> float:
@@ -296,11 +373,18 @@ def _check(axes: Axes) -> None:
         if values is not None and (not values or min((v for v in values if v is not None), default=least) < least):
             listed = ",".join(map(str, values)) or "(none)"
             raise ConfigError(f"{option} {listed}: give whole numbers of {least} or more, comma-separated")
+    if axes.splits is not None and axes.folds is not None:
+        raise ConfigError("--splits and --folds: give one of them")
+    for option, count, least in (("--splits", axes.splits, 1), ("--folds", axes.folds, 2)):
+        if count is not None and count < least:
+            raise ConfigError(f"{option} {count}: give a whole number of {least} or more")
 
 
 def write_csv(rows: Sequence[Mapping[str, Any]], path: Path, method: str = "adapter") -> Path:
-    """One row per fit: method, shots, seed, accuracy, the other metrics; the data set last where there are several."""
-    first = [method, "shots", "seed", *(["accuracy"] if any("accuracy" in row for row in rows) else [])]
+    """One row per fit: method, shots, seed, split where there are several, accuracy, the other metrics; the data set
+    last where there are several."""
+    split = ["split"] if any("split" in row for row in rows) else []
+    first = [method, "shots", "seed", *split, *(["accuracy"] if any("accuracy" in row for row in rows) else [])]
     columns = list(dict.fromkeys([*first, *(key for row in rows for key in row)]))
     columns.sort(key="data".__eq__)
     text = io.StringIO(newline="")

@@ -13,9 +13,10 @@ from ..contracts.task import FitResult, Task, Use
 from ..errors import CapabilityError, ConfigError, UnknownNameError, did_you_mean
 from ..recipes.resolve import resolve, task_in, task_of
 from ..registry import load_domain, task_class
+from ..runs.evaluations import write_metrics
 from ..runs.folder import Run
 from ..runs.redaction import redacted_result
-from ..runtime.distributed import together
+from ..runtime.distributed import is_main, together
 from ..runtime.progress import Reporter
 
 SPLIT_NAMES = (*SPLITS, "all")
@@ -55,6 +56,7 @@ def evaluate(
     workers: int | None = None,
     resources: Mapping[str, str] | None = None,
     classes: Any = None,
+    out: str | Path | None = None,
     reading: Mapping[str, Any] | None = None,
     redact: bool = False,
     domain: Domain | None = None,
@@ -71,12 +73,15 @@ def evaluate(
         workers: decoding threads.
         resources: name -> path, in place of the run's own ("boxes" of other images).
         classes: other class names, for runs of detection and segmentation by names.
+        out: a folder for metrics.json and, of a classification, report.html and predictions.csv; by default nothing is
+            written.
         reading: options of the domain's reader, in place of the run's own.
-        redact: leave names of files out of the result.
+        redact: leave names of files, and pictures, out of what is given and written.
         domain: a domain of your own that is not installed as a plug-in; by default the run's, by name.
 
     Returns:
-        {"run", "data", "split", "test_images", "zero_shot", "adapted", "intervals", "mcnemar"}.
+        {"run", "data", "split", "test_images", "zero_shot", "adapted", "intervals", "mcnemar"}; of a classification
+        also "in_fit", how many of the images were in the fit, "skipped", and what `judgement` says.
 
     Raises:
         DataError: the run is damaged, or the data does not fit it. CapabilityError: another backbone.
@@ -94,12 +99,19 @@ def evaluate(
         workers=workers,
         resources=resources,
         classes=classes,
+        out=out,
         reading=reading,
+        redact=redact,
     )
     task = task_of_run(use.run, domain)
     task.check_use(use, "evaluate")
+    if out is not None and Path(out).is_file():
+        raise ConfigError(f"--out {out}: a file, not a folder; give the folder that is to hold the evaluation")
     result = together(lambda: task.evaluate(use, reporter or Reporter(quiet=True)))
-    return redacted_result(result) if redact else result
+    result = redacted_result(result) if redact else result
+    if out is not None and is_main():
+        write_metrics(Path(out), result)
+    return result
 
 
 def predict(

@@ -8,7 +8,8 @@ __getattr__, __dir__ = lazy_exports(
         "classification": "ClassRow LabelMistake Mistake classification_metrics confusion_matrix multilabel_metrics "
         "per_class_table top_label_mistakes top_mistakes",
         "retrieval": "Ranking image_text_rankings rankings retrieval_metrics retrieval_metrics_by_label",
-        "significance": "CalibrationBin McNemar auroc_certainty bootstrap_interval calibration_curve mcnemar "
+        "resampling": "exchange_test metric_draws",
+        "significance": "CalibrationBin McNemar bootstrap_interval calibration_curve intervals_of mcnemar "
         "wilson_interval",
     },
 )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import DataError
 from .classification import BINS, probabilities
+from .resampling import LEVEL, SAMPLES, metric_draws, percentiles
 
 SIGNIFICANT = 0.05
 """p values below it are called more than chance."""
@@ -79,18 +80,12 @@ def p_words(p: float) -> str:
     return "p < 0.0001" if p < 0.0001 else f"p = {p:.2g}" if p < 0.1 else f"p = {p:.2f}"
 
 
-# "Bootstrap Methods: Another Look at the Jackknife" (Efron 1979), percentile intervals.
-
-SAMPLES = 1000
-LEVEL = 0.95
-NUMBERS_AT_ONCE = 4_000_000
-
-
 def bootstrap_interval(
     logits: Tensor,
     labels: Tensor,
     *,
     baseline: Tensor | None = None,
+    groups: Sequence[str] | None = None,
     samples: int = SAMPLES,
     level: float = LEVEL,
     seed: int = 0,
@@ -101,7 +96,8 @@ def bootstrap_interval(
         logits: (N, C).
         labels: (N, C) 0, 1 or NaN.
         baseline: (N, C) logits of another model; then the interval is that of the difference.
-        samples: draws of N images with replacement.
+        groups: N keys; then groups are drawn.
+        samples: draws of N images, or of all groups, with replacement.
         level: how often such intervals hold the true value.
         seed: fixes the draws.
 
@@ -111,74 +107,30 @@ def bootstrap_interval(
     Raises:
         DataError: as `probabilities`.
     """
-    draws = _macro_auroc_draws(logits, labels, samples, seed)  # (S,)
+    draws = metric_draws(logits, labels, groups, samples=samples, seed=seed)["auroc"]  # (S,)
     if baseline is not None:
-        draws = draws - _macro_auroc_draws(baseline, labels, samples, seed)
-    return _percentiles(draws, level)
+        draws = draws - metric_draws(baseline, labels, groups, samples=samples, seed=seed)["auroc"]
+    return percentiles(draws, level)
 
 
-def auroc_certainty(zero_shot: Tensor | None, adapted: Tensor, labels: Tensor, *, seed: int = 0) -> dict[str, Any]:
-    """What metrics.json says of certainty where images have several labels.
+def intervals_of(draws: Mapping[str, Tensor], level: float = LEVEL, units: int | None = None) -> dict[str, list[float]]:
+    """Metric -> [low, high], the percentiles of its draws ("Bootstrap Methods: Another Look at the Jackknife", Efron
+    1979). Where all draws agree (everything right, say) Wilson's interval over the units takes their place: they would
+    claim certainty.
 
     Args:
-        zero_shot: (N, C) logits, or None.
-        adapted: (N, C) logits.
-        labels: (N, C) 0, 1 or NaN.
-
-    Returns:
-        {"intervals": {"adapted": [low, high], "zero_shot": ...}, "gain_interval": [low, high] or None}, of macro AUROC.
+        draws: metric -> (S,).
+        level: how often such intervals hold the true value.
+        units: images, or groups, that were drawn.
     """
-    after = _macro_auroc_draws(adapted, labels, SAMPLES, seed)
-    intervals = {"adapted": _percentiles(after, LEVEL)}
-    gain = None
-    if zero_shot is not None:
-        before = _macro_auroc_draws(zero_shot, labels, SAMPLES, seed)
-        intervals["zero_shot"] = _percentiles(before, LEVEL)
-        gain = _percentiles(after - before, LEVEL)
-    as_lists = {side: None if interval is None else list(interval) for side, interval in intervals.items()}
-    return {"intervals": as_lists, "gain_interval": None if gain is None else list(gain)}
+    found = {name: percentiles(values, level) for name, values in draws.items()}
+    return {name: list(_never_certain(bounds, units, level)) for name, bounds in found.items() if bounds is not None}
 
 
-def _macro_auroc_draws(logits: Tensor, labels: Tensor, samples: int, seed: int) -> Tensor:
-    """(S,) float64 macro AUROC of each draw, over the labels that have both values in it; NaN where none has."""
-    labels = probabilities(logits, labels)[1]  # checked
-    scores = logits.detach().double().cpu()
-    generator = torch.Generator().manual_seed(seed)
-    ranked = [_ranked(scores[:, c], labels[:, c]) for c in range(scores.shape[1])]
-    parts, chunk = [], max(1, NUMBERS_AT_ONCE // len(scores))
-    for start in range(0, samples, chunk):
-        rows = min(chunk, samples - start)
-        drawn = torch.randint(len(scores), (rows, len(scores)), generator=generator)  # (s, N)
-        weight = torch.zeros(rows, len(scores)).scatter_add_(1, drawn, torch.ones(1).expand(drawn.shape))
-        parts.append(torch.stack([_weighted_auroc(weight, *label) for label in ranked], dim=1).nanmean(dim=1))
-    return torch.cat(parts)
-
-
-def _ranked(scores: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Rows of positives; rows of negatives by rising score; of each positive, how many negatives are below, and not
-    above."""
-    positive, negative = (truth == 1).nonzero().flatten(), (truth == 0).nonzero().flatten()
-    rising, order = scores[negative].sort()
-    wanted = scores[positive].contiguous()
-    below, level = (torch.searchsorted(rising, wanted, right=side) for side in (False, True))
-    return positive, negative[order], below, level
-
-
-def _weighted_auroc(weight: Tensor, positive: Tensor, negative: Tensor, below: Tensor, level: Tensor) -> Tensor:
-    """(s,) chance that a drawn positive scores above a drawn negative, ties counted half."""
-    positives = weight[:, positive].double()  # (s, P)
-    reached = torch.nn.functional.pad(weight[:, negative].double().cumsum(dim=1), (1, 0))  # (s, M + 1)
-    wins = (positives * (reached[:, below] + reached[:, level])).sum(dim=1) / 2
-    return wins / (positives.sum(dim=1) * reached[:, -1])  # 0 / 0 is NaN: nothing to rank in this draw
-
-
-def _percentiles(draws: Tensor, level: float) -> tuple[float, float] | None:
-    draws = draws[draws.isfinite()]
-    if not len(draws):
-        return None
-    tail = (1 - level) / 2
-    low, high = draws.quantile(torch.tensor([tail, 1 - tail], dtype=draws.dtype)).tolist()
-    return low, high
+def _never_certain(bounds: tuple[float, float], units: int | None, level: float) -> tuple[float, float]:
+    if units is None or bounds[0] != bounds[1] or bounds[0] not in (0.0, 1.0):
+        return bounds
+    return wilson_interval(round(bounds[0]) * units, units, level)
 
 
 @dataclass(frozen=True)

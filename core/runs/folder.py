@@ -136,9 +136,9 @@ class Run:
         Raises:
             DataError: nothing can be written there.
         """
-        self.metrics = _plain(metrics)
+        self.metrics = plain(metrics)
         stamp = {"format": FORMAT, "vladapt": __version__}
-        told = without_place(_plain(info))
+        told = without_place(plain(info))
         self.info = {**stamp, **told, **stamp, "origin": origin_of(self.path), "metrics": self.metrics}
         write_whole(self.path / "run.json", _dumped(self.info))
         write_whole(self.path / "metrics.json", _dumped(self.metrics))
@@ -265,20 +265,20 @@ def _release(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """`value` as JSON can hold it."""
     if isinstance(value, dict):
-        return {str(key): _plain(inner) for key, inner in value.items()}
+        return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, str):
         return value
     if isinstance(value, Path):
         return str(value)
     if getattr(value, "ndim", None) == 0:  # a numpy or torch scalar
-        return _plain(value.item())
+        return plain(value.item())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Iterable):
-        return [_plain(inner) for inner in value]
+        return [plain(inner) for inner in value]
     return value
 
 

@@ -15,7 +15,8 @@ import numpy as np
 from ..runtime.files import write_whole
 from .sections import CurveSection
 
-ZERO_SHOT = "zero-shot"
+LEVELS = {"zero-shot": "--", "largest-class": ":"}
+"""Methods that have no shots, and the style of their lines."""
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d00", "#56b4e9", "#5b3a8c", "#444444")
 """Okabe and Ito's colours for the colour-blind, the yellow darkened to be seen on white."""
 MARKERS = "osD^vPX*"
@@ -24,7 +25,7 @@ NO_SHOTS, ALL_SHOTS = 0.5, 2.5
 STYLES = ("-", "--", ":")
 """Of curves whose colours repeat."""
 GREY, GRID = "#666666", "#e3e6ea"
-NAMES = {"accuracy": "accuracy (%)", "auroc": "macro AUROC"}
+NAMES = {"accuracy": "accuracy (%)", "balanced_accuracy": "balanced accuracy (%)", "auroc": "macro AUROC"}
 SPREAD = 0.035
 LINE_HEIGHT = 0.055
 MOST_MARKED = 40
@@ -129,7 +130,8 @@ def accuracy_over_shots(
 ) -> tuple[Path, Path]:
     """Draw the mean and the standard error over seeds of each method, over the number of shots.
 
-    Zero-shot, which has no shots, is a dashed line. Rows of which the metric is None are left out.
+    Zero-shot and always the largest class, which have no shots, are dashed and dotted lines. Rows of which the metric
+    is None are left out.
 
     Args:
         rows: one dict per fit: the method, shots (None: all there are), seed, and metrics.
@@ -169,7 +171,7 @@ def _series(
     rows: Sequence[dict[str, Any]], metric: str, method: str, at: dict[int | None, float]
 ) -> dict[str, dict[float, list[float]]]:
     """Method -> place on the axis -> values over seeds, methods in the order of the rows. Percent for accuracies."""
-    scale = 100 if metric == "accuracy" else 1
+    scale = 100 if metric in ("accuracy", "balanced_accuracy") else 1
     series: dict[str, dict[int, list[float]]] = {}
     for row in rows:
         if row.get(metric) is not None:
@@ -179,16 +181,16 @@ def _series(
 
 def _comparison(series: dict[str, dict[float, list[float]]], ticks: dict[float, str], metric: str):
     figure, axes = _figure((7.6, 4.6))
-    learners = [name for name in series if name != ZERO_SHOT]
+    learners = [name for name in series if name not in LEVELS]
     ends = []
     for position, name in enumerate(learners):
         style = {"color": COLOURS[position % len(COLOURS)], "marker": MARKERS[position % len(MARKERS)]}
         offset = 2 ** (SPREAD * (position - (len(learners) - 1) / 2))  # error bars stand side by side
         ends.append((*_draw_adapter(axes, series[name], offset, style), name, style["color"]))
-    if ZERO_SHOT in series:
-        level = statistics.fmean(value for values in series[ZERO_SHOT].values() for value in values)
-        axes.axhline(level, color=GREY, linestyle="--", linewidth=1.2, zorder=1)
-        ends.append((None, level, ZERO_SHOT, "#555555"))
+    for name in [name for name in LEVELS if name in series]:
+        level = statistics.fmean(value for values in series[name].values() for value in values)
+        axes.axhline(level, color=GREY, linestyle=LEVELS[name], linewidth=1.2, zorder=1)
+        ends.append((None, level, name, "#555555"))
     _dress(axes, dict(sorted(ticks.items())), metric)
     _name_ends(axes, ends)
     return figure

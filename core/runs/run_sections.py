@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -117,9 +117,17 @@ def score_rows(measures: Mapping[str, Measure], before, after, intervals: Mappin
         between = [measure.between(bounds) for bounds in intervals.get(key, (None, None))]
         old = (before or {}).get(key)
         cells = [Cell(measure.text(old), between[0]), Cell(measure.text(after[key]), between[1])]
-        changed = [measure.change(old, after[key])]
-        rows.append([Cell(measure.name, measure.meaning), *(cells + changed if before else cells[1:])])
+        changed = [with_unit(measure, measure.change(old, after[key]))]
+        rows.append(
+            [Cell(f"{measure.name} {measure.arrow}", measure.meaning), *(cells + changed if before else cells[1:])]
+        )
     return rows
+
+
+def with_unit(measure: Measure, change: Cell) -> Cell:
+    """A change of shares, in points."""
+    known = measure.kind == "share" and change.text != "–"
+    return replace(change, text=f"{change.text} points") if known else change
 
 
 def forgetting(generic: Mapping[str, Any] | None) -> list[Any]:

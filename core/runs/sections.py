@@ -54,6 +54,11 @@ class Measure:
             return "–"
         return {"share": f"{value:.1%}", "rank": f"{value:,.1f}"}.get(self.kind, f"{value:.3f}")
 
+    @property
+    def arrow(self) -> str:
+        """Which way is better."""
+        return "↓" if self.falls else "↑"
+
     def between(self, bounds: Sequence[float] | None) -> str:
         """An interval; "" where there is none."""
         return f"{self.text(bounds[0])} to {self.text(bounds[1])}" if bounds else ""

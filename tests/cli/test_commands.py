@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
+METHODS = ("zero-shot", "largest-class", "linear-probe", "ape")
 COMMANDS = ("fit", "eval", "predict", "compare", "embed", "list", "show", "doctor")
 FIT_KEYS = {"run", "domain", "task", "adapter", "backbone", "shots", "seed", "zero_shot", "adapted", "seconds"}
 PLAIN = ["--set", "adapter.views=0"]
@@ -71,7 +72,14 @@ def test_json_of_fit_has_the_promised_keys(fit, colours):
     assert 0 <= made["adapted"]["accuracy"] <= 1 and 0 <= made["zero_shot"]["accuracy"] <= 1
     assert made["seconds"] > 0
     files = {path.name for path in Path(made["run"]).iterdir()}
-    assert files == {"run.json", "metrics.json", "adapter.safetensors", "log.txt", "report.html"}
+    assert files == {
+        "run.json",
+        "metrics.json",
+        "adapter.safetensors",
+        "linear-probe.safetensors",
+        "log.txt",
+        "report.html",
+    }
 
 
 def test_every_command_prints_one_json_object(vladapt, run, base, colours):
@@ -88,14 +96,25 @@ def test_every_command_prints_one_json_object(vladapt, run, base, colours):
 
 
 def test_json_of_compare_and_its_files(vladapt, base):
-    arguments = ["--adapters", "ape,linear-probe", "--shots", "1,2", "--seeds", "1,2", "--out", "compared"]
+    arguments = [
+        "--adapters",
+        "ape,linear-probe",
+        "--shots",
+        "1,2",
+        "--seeds",
+        "1,2",
+        "--splits",
+        "1",
+        "--out",
+        "compared",
+    ]
     found = vladapt("compare", *base, *arguments, "--json").json
     assert {"rows", "csv", "plot"} <= set(found) and found["refused"] == {}
     cells = {(row["adapter"], row["shots"], row["seed"]) for row in found["rows"]}
-    assert cells == {(a, k, s) for a in ("zero-shot", "ape", "linear-probe") for k in (1, 2) for s in (1, 2)}
+    assert cells == {(a, k, s) for a in METHODS for k in (1, 2) for s in (1, 2)}
     with open(found["csv"], newline="") as f:
         table = list(csv.DictReader(f))
-    assert list(table[0])[:4] == ["adapter", "shots", "seed", "accuracy"] and len(table) == 12
+    assert list(table[0])[:4] == ["adapter", "shots", "seed", "accuracy"] and len(table) == 16
     assert [float(row["accuracy"]) for row in table] == [row["accuracy"] for row in found["rows"]]
     assert Path(found["plot"]).read_bytes().startswith(b"\x89PNG")
     assert Path(found["plot"]).with_suffix(".svg").read_text().lstrip().startswith("<?xml")
@@ -103,18 +122,21 @@ def test_json_of_compare_and_its_files(vladapt, base):
 
 def test_compare_of_two_data_sets_of_one_name_keeps_them_apart(vladapt, base, colours, class_folders):
     other = class_folders(each=9, name="other/data")
-    arguments = ["--adapters", "ape", "--shots", "1", "--seeds", "1", "--out", "compared", "--json"]
+    arguments = ["--adapters", "ape", "--shots", "1", "--seeds", "1", "--splits", "1", "--out", "compared", "--json"]
     found = vladapt("compare", *base, "--data", other, *arguments).json
-    assert [row["data"] for row in found["rows"]] == ["data", "data", "data+", "data+"]
+    assert [row["data"] for row in found["rows"]] == ["data"] * 4 + ["data+"] * 4
     plots = {path.name for path in Path("compared").glob("*.png")}
     assert plots == {"accuracy_over_shots-data.png", "accuracy_over_shots-data+.png"}
 
 
 def test_compare_gives_the_numbers_of_fit(vladapt, fit, base, colours):
     made = fit("--data", colours, "--adapter", "ape", "--shots", 2, "--seed", 5, "--json").json
-    rows = vladapt("compare", *base, "--adapters", "ape", "--shots", "2", "--seeds", "5", "--json").json["rows"]
+    arguments = ["--adapters", "ape", "--shots", "2", "--seeds", "5", "--splits", "1", "--json"]
+    rows = vladapt("compare", *base, *arguments).json["rows"]
     assert {row["adapter"]: row["accuracy"] for row in rows} == {
         "zero-shot": made["zero_shot"]["accuracy"],
+        "largest-class": made["baselines"]["largest_class"]["accuracy"],
+        "linear-probe": made["baselines"]["linear_probe"]["accuracy"],
         "ape": made["adapted"]["accuracy"],
     }
 
@@ -124,7 +146,7 @@ def test_a_method_that_refuses_the_data_is_listed_and_the_others_go_on(vladapt, 
     assert outcome.code == 0 and "Refused: coop: " in outcome.out and "text tower" in outcome.out
     again = ["--features", features_file, "--adapters", "coop,ape", "--shots", "2", "--seeds", "1", "--json"]
     found = vladapt("compare", *again).json
-    assert set(found["refused"]) == {"coop"} and {row["adapter"] for row in found["rows"]} == {"zero-shot", "ape"}
+    assert set(found["refused"]) == {"coop"} and {row["adapter"] for row in found["rows"]} == set(METHODS)
 
 
 # Words

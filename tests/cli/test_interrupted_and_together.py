@@ -165,7 +165,21 @@ def test_two_ranks_make_one_of_everything_with_the_numbers_of_one_process(vladap
     commands = [
         [*arguments, "--adapter", "ape", "--json"],
         ["embed", *base, "--out", "f.npz", "--json"],
-        ["compare", *base, "--adapters", "ape", "--shots", "4", "--seeds", "1", "--out", "compared", "--json"],
+        [
+            "compare",
+            *base,
+            "--adapters",
+            "ape",
+            "--shots",
+            "4",
+            "--seeds",
+            "1",
+            "--splits",
+            "1",
+            "--out",
+            "compared",
+            "--json",
+        ],
     ]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command, place = [*launch, str(tmp_path / "commands.py"), json.dumps(commands)], tmp_path / "ranks"
@@ -177,7 +191,8 @@ def test_two_ranks_make_one_of_everything_with_the_numbers_of_one_process(vladap
     assert made["adapted"] == pytest.approx(alone["adapted"], abs=1e-6)
     assert done.stderr.count("Fitting ape on 12 images") == 1
     assert embedded["images"] == 36
-    assert [row["accuracy"] for row in compared["rows"]] == pytest.approx(
+    accuracy = {row["adapter"]: row["accuracy"] for row in compared["rows"]}
+    assert [accuracy["zero-shot"], accuracy["ape"]] == pytest.approx(
         [alone["zero_shot"]["accuracy"], alone["adapted"]["accuracy"]]
     )
 

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from ...contracts.adapter import Adapter, FitReport
-from ...contracts.domain import Domain
+from ...contracts.domain import Domain, Item
+from ...contracts.features import FeatureSet
 from ...contracts.images import TrainingPlace
 from ...contracts.recipe import Recipe
 from ...data.sampling import short_classes
 from ...errors import CapabilityError, ConfigError
 from ...forgetting.probe import forgetting, probe_of
 from ...registry import build_adapter
+from ...runs.evaluations import digests_of
 from ...runs.folder import Run, now, versions
 from ...runs.sections import choice, in_words
 from ...runtime.files import write_whole
@@ -25,6 +27,7 @@ from ...runtime.progress import Reporter, training_lines
 from ..methods import adapter_of, place_of_data, read_data, split_counts, trains_towers
 from .feature_rows import PreparedFeatures, prepared_of
 from .images import Prepared, Shots
+from .judgement import fitted_probe
 from .report import ClassificationResults
 from .resources import check_needs
 from .scoring import Scores, fitted_zero_shot, harmonic_mean, on_adapted, score_on
@@ -39,12 +42,14 @@ class Fitted:
 
     Attributes:
         notes: sentences on what the fit did to other abilities.
+        probe: the logistic regression on the same images, or None.
     """
 
     adapter: Adapter
     report: FitReport
     scores: Scores
     notes: list[str]
+    probe: Adapter | None = None
 
 
 def fit_adapter(
@@ -110,15 +115,16 @@ def scored(
     """Zero-shot and the adapted model on the test set, on novel classes and, if towers changed, on generic images."""
     zero_shot = fitted_zero_shot(shots.support, prepared.classifier)
     moved = on_adapted(prepared, adapter)
-    scores = score_on(prepared, adapter, shots.test, prepared.class_names, zero_shot, reporter)
+    probe = fitted_probe(adapter, shots.support, prepared.classifier, shots.val, recipe.seed)
+    scores = score_on(prepared, adapter, shots.test, prepared.class_names, zero_shot, reporter, probe=probe)
     if recipe.novel:
         scores.metrics["novel"] = _novel(recipe, prepared, adapter, scores, task)
     if moved is prepared:
-        return Fitted(adapter, report, scores, [])
+        return Fitted(adapter, report, scores, [], probe)
     how = {"generic": recipe.generic, "workers": recipe.workers, "amp": recipe.amp}
     numbers, sentence = forgetting(prepared.backbone, moved.backbone, reporter, **how)
     scores.metrics.update(numbers)
-    return Fitted(adapter, report, scores, [sentence])
+    return Fitted(adapter, report, scores, [sentence], probe)
 
 
 def refuse_early(recipe: Recipe, adapter: Adapter, prepared: Prepared | PreparedFeatures, task: str) -> None:
@@ -259,6 +265,10 @@ def info_of(recipe: Recipe, prepared, adapter, report, shots, notes, seconds) ->
             "val": list((shots.val.ids if shots.val is not None else None) or ()),
             "test": list(shots.test.ids or ()),
         },
+        "digests": {
+            "support": digests_of(_items_of(prepared, shots.support)),
+            "val": digests_of(_items_of(prepared, shots.val)),
+        },
         "skipped": [list(pair) for pair in _skipped(prepared)],
         "notes": notes,
         "encoded_images": prepared.counts.computed,
@@ -267,6 +277,11 @@ def info_of(recipe: Recipe, prepared, adapter, report, shots, notes, seconds) ->
         "versions": versions(),
         "recipe": recipe.to_dict(),
     }
+
+
+def _items_of(prepared: Prepared | PreparedFeatures, features: FeatureSet | None) -> list[Item]:
+    by_id = {item.id: item for item in prepared.data.items}
+    return [by_id[i] for i in (() if features is None else features.ids or ())]
 
 
 def _backbone_facts(prepared, adapter: Adapter) -> dict[str, Any] | None:

@@ -28,9 +28,19 @@ from ...runs.sections import (
     Number,
     TableSection,
     Track,
+    VerdictSection,
     plural,
 )
-from .scoring import commonest, verdict_of_accuracy, verdict_of_auroc, warnings_of_accuracy, warnings_of_auroc
+from .judgement import GUESSING, LARGEST, LINEAR, ZERO_SHOT
+from .verdict import (
+    MEASURES,
+    baseline_name,
+    column_name,
+    commonest,
+    deciding_of,
+    verdict_section,
+    warnings_of,
+)
 
 MANY_CLASSES = 100
 SHOWN_OF_MANY = 20
@@ -39,16 +49,8 @@ MOST_COUNTED = 40
 PAIRS = 20
 MISTAKES = 12
 PROMPTS = 4
-ACCURACY = Measure("Accuracy", "share of test images classified correctly")
-AUROC = Measure("AUROC", "chance that an image with the class scores above one without; 0.5 is guessing", "number")
-MEASURES = {
-    "accuracy": ACCURACY,
-    "balanced_accuracy": Measure("Balanced accuracy", "the same, every class counting alike"),
-    "macro_f1": Measure("Macro F1", "balance of recall and precision, mean over classes; 1 is best", "number"),
-    "auroc": AUROC,
-    "mean_average_precision": Measure("Mean average precision", "over all thresholds, mean over labels", "number"),
-    "ece": Measure("Calibration error", "mean gap between confidence and accuracy; 0 is best", "number", falls=True),
-}
+AUROC = MEASURES["auroc"]
+NO_ZERO_SHOT = VerdictSection("open", "Nothing to compare with", "There is no zero-shot score for this task.")
 
 
 @dataclass(kw_only=True)
@@ -85,15 +87,9 @@ class ClassificationResults:
 def classification_report(results: ClassificationResults, folder: str | Path) -> Report:
     """The report of a run in `folder`."""
     info, metrics, names = results.info, results.metrics, results.class_names
-    notes, compared = info.get("notes") or [], results.zero_shot_logits is not None
-    if results.multilabel:
-        verdict = verdict_of_auroc(metrics.get("gain_interval"), compared)
-        warnings = warnings_of_auroc(metrics, len(results.labels), notes)
-        details = [_per_label(results)]
-    else:
-        verdict = verdict_of_accuracy(metrics.get("mcnemar"))
-        warnings = warnings_of_accuracy(metrics, results.labels, names, notes)
-        details = [_per_class(results), _confusion(results)]
+    verdict = verdict_section(metrics) or (NO_ZERO_SHOT if results.zero_shot_logits is None else None)
+    warnings = warnings_of(metrics, results.labels, names, info.get("notes") or [])
+    details = [_per_label(results)] if results.multilabel else [_per_class(results), _confusion(results)]
     return Report(
         kind="Report of one adaptation run",
         title=f"{info.get('adapter', 'Adapter')} on {info.get('data', {}).get('name') or 'a data set'}",
@@ -124,53 +120,85 @@ def classification_report(results: ClassificationResults, folder: str | Path) ->
 def _lead(results: ClassificationResults) -> str:
     measure, before, after = _deciding(results)
     seen = "that it saw without their labels" if results.info.get("transductive") else "that it never saw"
-    images, name = plural(len(results.labels), "test image"), "macro AUROC" if results.multilabel else "accuracy"
+    name = "macro AUROC" if results.multilabel else measure.name.lower()
     if before is None or after is None:
-        article = "a" if results.multilabel else "an"
-        return f"On {images} {seen}, the adapted model reaches {article} {name} of {measure.text(after)}."
+        article = "an" if name[0] in "aeiou" else "a"
+        return (
+            f"On {_test_images(results)} {seen}, the adapted model reaches {article} {name} of {measure.text(after)}."
+        )
     change = f"{name} went from {measure.text(before)} without adaptation to {measure.text(after)} with it"
-    return f"On {images} {seen}, {change}."
+    return f"On {_test_images(results)} {seen}, {change}."
+
+
+def _test_images(results: ClassificationResults) -> str:
+    groups, images = results.metrics.get("test_groups"), plural(len(results.labels), "test image")
+    return f"{images} of {plural(groups, 'group')}" if groups else images
 
 
 def _headline(results: ClassificationResults) -> HeadlineSection:
-    """The deciding score of both models with its interval, and what one gets without a model."""
+    """The deciding score of the baselines and of the adapted model, each with its interval."""
     measure, before, after = _deciding(results)
-    intervals, footnote = results.metrics.get("intervals") or {}, ""
+    metrics, deciding, footnote = results.metrics, deciding_of(results.metrics), ""
+    between = metrics.get("metric_intervals") or {}
     if results.multilabel:
         floor = ("Guessing", 0.5)
-        interval = "AUROC, mean over labels, with its 95% interval (bootstrap over test images)"
     else:
         name, share = commonest(results.labels, results.class_names)
-        floor, interval = (f"Always “{name}”", share), "Accuracy with its 95% interval (Wilson)"
+        of = (metrics.get("baselines") or {}).get(LARGEST) or {"accuracy": share}
+        floor = (f"Always “{name}”", of[deciding])
     numbers, tracks = [], [Track(*floor, role="floor")]
     if results.zero_shot_logits is not None:
         names = "label names" if results.multilabel else "class names"
         footnote = f"Zero-shot is the untouched model, guided by the {names} alone."
         numbers.append(Number("Zero-shot", measure.text(before)))
-        tracks.append(Track("Zero-shot", before, intervals.get("zero_shot")))
+        tracks.append(Track("Zero-shot", before, (between.get(ZERO_SHOT) or {}).get(deciding)))
+    if probe := (metrics.get("baselines") or {}).get(LINEAR):
+        footnote += " The linear probe is a logistic regression on the same features of the same images."
+        numbers.append(Number("Linear probe", measure.text(probe[deciding])))
+        tracks.append(Track("Linear probe", probe[deciding], (between.get(LINEAR) or {}).get(deciding)))
     numbers.append(Number("Adapted", measure.text(after), main=True))
-    tracks.append(Track("Adapted", after, intervals.get("adapted"), "adapted"))
-    if before is not None and after is not None:
-        points = "" if results.multilabel else "points"
-        numbers.append(Number("Change", measure.change(before, after).text, points))
-    images = plural(len(results.labels), "test image")
-    interval = interval if intervals.get("adapted") else ""
-    return HeadlineSection(numbers, {"": tracks}, measure, interval, images, footnote)
+    tracks.append(Track("Adapted", after, (between.get("adapted") or {}).get(deciding), "adapted"))
+    strongest = metrics.get("strongest")
+    if strongest and after is not None:
+        best, unit = metrics["baselines"][strongest], "" if results.multilabel else "points"
+        change = measure.change(best[deciding], after).text
+        numbers.append(
+            Number("Against the best of them", change, f"{unit} to {baseline_name(strongest, best)}".strip())
+        )
+    interval = f"{measure.name} with its 95% interval ({_how(results)})" if between else ""
+    return HeadlineSection(numbers, {"": tracks}, measure, interval, _test_images(results), footnote.strip())
+
+
+def _how(results: ClassificationResults) -> str:
+    """How the intervals of the deciding metric are made."""
+    if results.metrics.get("test_groups"):
+        return "bootstrap over groups"
+    return "Wilson" if deciding_of(results.metrics) == "accuracy" else "bootstrap over test images"
 
 
 def _deciding(results: ClassificationResults) -> tuple[Measure, float | None, float | None]:
     """The score that decides, before and after."""
-    key = "auroc" if results.multilabel else "accuracy"
-    return MEASURES[key], (results.metrics.get("zero_shot") or {}).get(key), results.metrics["adapted"][key]
+    key = deciding_of(results.metrics)
+    return MEASURES[key], (results.metrics.get("zero_shot") or {}).get(key), results.metrics["adapted"].get(key)
 
 
 def _scores(results: ClassificationResults) -> TableSection:
-    before, after = results.metrics.get("zero_shot"), results.metrics["adapted"]
-    header = ("Score", "Zero-shot", "Adapted", "Change") if before else ("Score", "Adapted")
-    note = "" if results.multilabel else "Means over classes leave out classes that have no test image."
-    accuracy = Measure("Accuracy", "share of known labels that are right") if results.multilabel else ACCURACY
-    rows = shared.score_rows({**MEASURES, "accuracy": accuracy}, before, after, {})
-    return TableSection("All scores", header, rows, note)
+    metrics, before = results.metrics, results.metrics.get("zero_shot")
+    note = "The arrow says which way is better."
+    note += "" if results.multilabel else " Means over classes leave out classes that have no test image."
+    accuracy = MEASURES["accuracy"]
+    accuracy = Measure("Accuracy", "share of known labels that are right") if results.multilabel else accuracy
+    between = metrics.get("metric_intervals") or {}
+    bounds = {
+        key: ((between.get(ZERO_SHOT) or {}).get(key), (between.get("adapted") or {}).get(key)) for key in MEASURES
+    }
+    rows = shared.score_rows({**MEASURES, "accuracy": accuracy}, before, metrics["adapted"], bounds)
+    others = {key: of for key, of in (metrics.get("baselines") or {}).items() if key not in (ZERO_SHOT, GUESSING)}
+    keys = [key for key in MEASURES if key in metrics["adapted"]]
+    for key, row in zip(keys, rows):
+        row[1:1] = [Cell(MEASURES[key].text(other.get(key))) for other in others.values()]
+    header = (*(column_name(*other) for other in others.items()), *(("Zero-shot",) if before else ()), "Adapted")
+    return TableSection("All scores", ("Score", *header, *(("Change",) if before else ())), rows, note)
 
 
 def _novel(novel: dict[str, Any] | None) -> TableSection | None:

@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
+
 from ...contracts.adapter import Adapter
 from ...contracts.domain import Item
 from ...contracts.recipe import Recipe
@@ -47,10 +49,13 @@ from .fitting import (
     write_predictions,
 )
 from .images import Prepared, Shots
+from .judgement import LARGEST_CLASS, MOST_PROBED, PROBE, PROBE_FILE, class_range, deciding_metric, largest_class
+from .repeated_splits import RepeatedSplits
 from .report import classification_report
 from .resources import check_needs, check_resources
-from .scoring import fitted_zero_shot, metrics_table, predictions_table, score_on, verdict
+from .scoring import fitted_zero_shot, metrics_table, predictions_table, score_on
 from .use import evaluate_run, predict_with_run
+from .verdict import verdict
 
 OF_IMAGES = frozenset({"data", "backbone", "image_size", "amp", "batch_size", "templates", "descriptions"})
 OF_FEATURES = frozenset({"features"})
@@ -66,9 +71,9 @@ class Classification(Task):
         {"adapter", "adapters", "shots", "val_shots", "refit", "classes", "novel", "generic", "resources", "resume"}
     ) | {"redact"}
     defaults: ClassVar = {"shots": 16}
-    at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources"})
+    at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources", "out"})
     at_prediction: ClassVar = frozenset({"batch_size", "workers", "resources"})
-    compares: ClassVar = frozenset({"adapters", "backbones", "shots", "seeds"})
+    compares: ClassVar = frozenset({"adapters", "backbones", "shots", "seeds", "splits", "folds"})
     unused: ClassVar = {
         "plan": "adapters are fitted to classification and no mmengine config is run; give a recipe, or --domain "
         "open-vocab",
@@ -129,9 +134,10 @@ class Classification(Task):
         return predict_with_run(use, self.domain, self.name, reporter)
 
     def entries(self, recipe: Recipe, axes: Axes) -> list[dict[str, Any]]:
-        """Seeds outside, then shots, so that a draw serves all methods; zero-shot comes first."""
+        """Seeds outside, then shots, so that a draw serves all methods; the baselines come first."""
         names, shots, seeds = _names(axes), _shots(recipe, axes), _seeds(recipe, axes)
-        without = {name for name, adapter in planned(recipe, names).items() if adapter.label_free}
+        without = {name for name, adapter in planned(recipe, _learned(names)).items() if adapter.label_free}
+        without.add(LARGEST_CLASS)
         return [
             {"adapter": name, "shots": count, "seed": seed}
             for seed in seeds
@@ -141,7 +147,7 @@ class Classification(Task):
         ]
 
     def contest(self, recipe: Recipe, axes: Axes, reporter: Reporter) -> Contest:
-        names = _names(axes)
+        names = _learned(_names(axes))
         check_named(recipe, names)
         adapters = planned(recipe, names)
         check_resources(recipe.resources, list(adapters.values()))
@@ -150,7 +156,12 @@ class Classification(Task):
         prepared = self.prepared(recipe, reporter)
         if prepared.base is not None:
             prepared.base.check_classes(prepared.class_names)
-        return ClassificationContest(recipe, prepared, adapters)
+        towers = any(trains_towers(name) for name in names)
+        splits = RepeatedSplits.of(prepared, recipe.split_seed, axes.splits, axes.folds, towers)
+        contest = ClassificationContest(recipe, prepared, adapters, splits)
+        contest.probe_asked = PROBE in axes.adapters
+        contest.seeds_given = bool(axes.seeds or recipe.gave("seed"))
+        return contest
 
     def deciding_of(self, rows: Sequence[Mapping[str, Any]]) -> str:
         """Accuracy; macro AUROC where images have several labels."""
@@ -189,6 +200,8 @@ class Classification(Task):
             results = replace(results_of(prepared, info, done.scores), thumbnails=None)
         with Run.create(recipe.out, recipe.domain or "features", done.adapter.name) as run:
             done.adapter.save(run.adapter_path)
+            if done.probe is not None:
+                done.probe.save(run.path / PROBE_FILE)
             run.write(info, done.scores.metrics)
             run.log("\n".join(log_lines(info, done.report, done.scores.metrics)))
             if done.scores.labels is None:
@@ -209,13 +222,16 @@ class Classification(Task):
 
 
 def _names(axes: Axes) -> list[str]:
-    """The methods, after zero-shot."""
-    names = list(dict.fromkeys([ZERO_SHOT, *(axes.adapters or ())]))
-    if names == [ZERO_SHOT]:
+    """The methods, after those that they are compared with."""
+    if not [name for name in axes.adapters or () if name != ZERO_SHOT]:
         raise ConfigError("--adapters: none given; give methods, comma-separated, for instance tip-adapter,ape")
-    for name in names:
+    for name in axes.adapters:
         find(name, catalogue.adapters(), "adapter")
-    return names
+    return list(dict.fromkeys([ZERO_SHOT, LARGEST_CLASS, PROBE, *axes.adapters]))
+
+
+def _learned(names: Sequence[str]) -> list[str]:
+    return [name for name in names if name != LARGEST_CLASS]
 
 
 def _shots(recipe: Recipe, axes: Axes) -> Sequence[int]:
@@ -257,23 +273,52 @@ class ClassificationContest(Contest):
         recipe: settled; its adapter options are for the adapter it names.
         prepared: the data.
         adapters: name -> adapter, not fitted.
+        repeated: the splits; by default the one of `prepared`.
+
+    Attributes:
+        probe_asked: whether the linear probe is one of the methods, and not a baseline of a few hundred images only.
+        seeds_given: whether every split has all seeds; if not, each has one of its own.
     """
 
-    def __init__(self, recipe: Recipe, prepared: Prepared | PreparedFeatures, adapters: Mapping[str, Adapter]):
+    def __init__(
+        self,
+        recipe: Recipe,
+        prepared: Prepared | PreparedFeatures,
+        adapters: Mapping[str, Adapter],
+        repeated: RepeatedSplits | None = None,
+    ):
         of_base = [] if prepared.base is None else prepared.base.notes(prepared)
-        super().__init__(prepared.data.name, [*prepared.notes, *of_base])
-        self.recipe, self.prepared = recipe, prepared
+        repeated = repeated or RepeatedSplits(prepared, recipe.split_seed)
+        super().__init__(prepared.data.name, [*prepared.notes, *of_base, *repeated.notes])
+        self.recipe, self.prepared, self.repeated = recipe, prepared, repeated
+        self.splits, self.test_over_train = repeated.count, repeated.test_over_train
+        self.baselines = (ZERO_SHOT, LARGEST_CLASS, PROBE)
+        self.deciding = self._deciding()
+        self.probe_asked, self.seeds_given = True, True
         self._views = {name: views_wanted(adapter, recipe, prepared) for name, adapter in adapters.items()}
         self._parts = any(parts_wanted(adapter) for adapter in adapters.values())
-        self._drawn: tuple[tuple[int | None, int], Shots] | None = None
+        self._drawn: tuple[tuple[int | None, int, int], Shots] | None = None
+        self._first_seed: int | None = None
         if at_once := [name for name in adapters if adapter_class(name).transductive]:
             who = ", ".join(at_once)
             self.notes.append(f"{who} read all test images at once, without their labels; the others see one at a time")
 
-    def score(self, entry: Mapping[str, Any]) -> dict[str, Any]:
-        """Metrics of one method on one draw."""
-        name, seed, prepared = entry["adapter"], entry["seed"], self.prepared
-        shots = fewer_views(self._draw(entry["shots"], seed), self._views[name])
+    def of_split(self, entry: Mapping[str, Any], split: int) -> dict[str, Any] | None:
+        """All seeds on each split where seeds are given; else a seed of its own for each."""
+        if self.seeds_given:
+            return super().of_split(entry, split)
+        self._first_seed = entry["seed"] if self._first_seed is None else self._first_seed
+        return {**entry, "seed": entry["seed"] + split, "split": split} if entry["seed"] == self._first_seed else None
+
+    def score(self, entry: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Metrics of one method on one draw; None where too many images are labelled for the linear probe to be a
+        matter of course."""
+        name, seed, prepared = entry["adapter"], entry["seed"], self.repeated[entry.get("split", 0)]
+        if name == LARGEST_CLASS:
+            return largest_class(prepared.data.split("test"), len(prepared.class_names))
+        shots = fewer_views(self._draw(prepared, entry), self._views[name])
+        if name == PROBE and not self.probe_asked and len(shots.support) > MOST_PROBED:
+            return None
         started = time.perf_counter()
         if name == ZERO_SHOT:
             adapter = fitted_zero_shot(shots.support, prepared.classifier)
@@ -285,12 +330,27 @@ class ClassificationContest(Contest):
             if self.recipe.refit:
                 adapter, _ = refitted(adapter, report, prepared, shots, seed, quiet)
         seconds = time.perf_counter() - started
-        scores = score_on(prepared, adapter, shots.test, prepared.class_names, None, Reporter(quiet=True))
+        quiet = Reporter(quiet=True)
+        scores = score_on(prepared, adapter, shots.test, prepared.class_names, None, quiet, judged=False)
         return {**scores.metrics["adapted"], "seconds": round(seconds, 3)}
 
-    def _draw(self, count: int | None, seed: int) -> Shots:
+    def _deciding(self) -> str:
+        """Balanced accuracy where the classes of the test set are unequal."""
+        labels = [item.class_label() for item in self.prepared.data.split("test")]
+        if self.prepared.data.kind == "multilabel" or None in labels:
+            return ""
+        chosen, labels = deciding_metric(torch.tensor(labels)), torch.tensor(labels)
+        if chosen == "balanced_accuracy":
+            fewest, most = class_range(labels)
+            self.notes.append(
+                f"Balanced accuracy decides: the classes of the test set are unequal ({fewest} to {most} images)"
+            )
+        return chosen
+
+    def _draw(self, prepared: Prepared | PreparedFeatures, entry: Mapping[str, Any]) -> Shots:
         """The shots of one draw, with the views of whoever wants most; the last one is kept."""
-        if self._drawn is None or self._drawn[0] != (count, seed):
+        key = (entry["shots"], entry["seed"], entry.get("split", 0))
+        if self._drawn is None or self._drawn[0] != key:
             how = {"views": max(self._views.values()), "parts": self._parts, "val_shots": self.recipe.val_shots}
-            self._drawn = (count, seed), self.prepared.draw(count, seed, **how)
+            self._drawn = key, prepared.draw(*key[:2], **how)
         return self._drawn[1]

@@ -21,12 +21,16 @@ from ...data.unlabelled import images_of, readable
 from ...errors import CapabilityError, ConfigError, DataError
 from ...features.store import Extraction, FeatureStore
 from ...registry import load_adapter
+from ...runs.evaluations import in_the_fit, in_the_fit_words
 from ...runs.folder import Run
 from ...runs.redaction import LEFT_OUT
+from ...runtime.distributed import is_main
 from ...runtime.progress import Reporter
 from .base_run import BaseRun, place_of_base
+from .evaluation import write_evaluation
 from .feature_rows import prepared_of
 from .images import Encoding
+from .judgement import PROBE_FILE
 from .resources import PLAIN, Extras, batches, check_at_prediction, further_specs, logits_of
 from .scoring import fitted_zero_shot, score_on
 
@@ -49,8 +53,35 @@ def evaluate_run(use: Use, domain: Domain | None, task: str, reporter: Reporter)
     chosen = _split(prepared, use.split, everything=bool(source))
     chosen = _in_order_of(chosen, prepared.class_names, adapter.class_names_, str(source))
     zero_shot = fitted_zero_shot(chosen, prepared.classifier_of(adapter.class_names_))
-    scores = score_on(prepared, adapter, chosen, adapter.class_names_, zero_shot, reporter)
-    return {"run": str(use.run.path), "data": prepared.data.name, "split": use.split, **scores.metrics}
+    probe = probe_of(use.run, prepared.backbone, _device_of(prepared))
+    scores = score_on(prepared, adapter, chosen, adapter.class_names_, zero_shot, reporter, probe=probe)
+    by_id = {item.id: item for item in prepared.data.items}
+    items = [by_id[i] for i in chosen.ids]
+    skipped = [list(pair) for pair in dict.fromkeys((str(n), why) for n, why in _left_out(prepared))]
+    known = in_the_fit(use.run.info, items)
+    result = {
+        "run": str(use.run.path),
+        "data": prepared.data.name,
+        "split": use.split,
+        "in_fit": known,
+        "in_fit_words": in_the_fit_words(known, len(items)),
+        **scores.metrics,
+        "skipped": skipped,
+    }
+    if use.out is not None and is_main():
+        write_evaluation(Path(use.out), use.run, prepared, recipe, items, scores, result, use.redact)
+    return result
+
+
+def _left_out(prepared) -> list[tuple[str, str]]:
+    """What could not be read, and what could not be encoded."""
+    return [*prepared.data.skipped, *prepared.skipped]
+
+
+def probe_of(run: Run, backbone: Backbone | None, device: torch.device) -> Adapter | None:
+    """The logistic regression of a run; None where it has none."""
+    path = run.path / PROBE_FILE
+    return load_adapter(path, backbone).to(device) if path.is_file() else None
 
 
 def predict_with_run(use: Use, domain: Domain, task: str, reporter: Reporter) -> Predictions:

@@ -71,7 +71,7 @@ class ConfigTask(Task):
         "novel",
         "resume",
     }
-    at_evaluation: ClassVar = frozenset({"data", "workers", "classes"})
+    at_evaluation: ClassVar = frozenset({"data", "workers", "classes", "out"})
     at_prediction: ClassVar = frozenset({"classes", "out"})
     compares: ClassVar = frozenset({"recipes", "backbones", "shots", "seeds"})
     method: ClassVar = "recipe"

@@ -216,10 +216,10 @@ def _headline(metrics: Mapping[str, Any]) -> HeadlineSection | None:
         rows += [Track("Before", before[key], between[0])] if before else []
         tracks[f"{title} first"] = [*rows, Track("After", after[key], between[1], "adapted")]
     of = f"{plural(metrics['test_images'], 'test image')} with {plural(metrics['test_texts'], 'text')}"
-    footnote = (
-        "Several texts of one image are not independent trials, so the interval of the texts is a little too narrow."
-    )
-    return HeadlineSection(numbers, tracks, R1, "R@1 with its 95% interval (Wilson)", of, footnote)
+    several = metrics["test_texts"] > metrics["test_images"]
+    footnote = "Texts of one image are no independent trials: they are drawn together." if several else ""
+    how = "Wilson; for the texts a bootstrap over images" if several else "Wilson"
+    return HeadlineSection(numbers, tracks, R1, f"R@1 with its 95% interval ({how})", of, footnote)
 
 
 def _scores(metrics: Mapping[str, Any]) -> TableSection | None:
@@ -230,7 +230,12 @@ def _scores(metrics: Mapping[str, Any]) -> TableSection | None:
     rows: list[Any] = []
     for side, title in DIRECTIONS.items():
         measures = {f"{side}/{name}": measure for name, measure in MEASURES.items()}
-        rows += [title, *shared.score_rows(measures, before, after, {f"{side}/r1": _intervals(metrics, side)})]
+        between = {key: _metric_intervals(metrics, key) for key in measures}
+        between = {key: bounds for key, bounds in between.items() if any(bounds)}
+        rows += [
+            title,
+            *shared.score_rows(measures, before, after, {f"{side}/r1": _intervals(metrics, side), **between}),
+        ]
     if "accuracy" in after:
         intervals = {"accuracy": _intervals(metrics, "accuracy")}
         rows += ["The class of an image", *shared.score_rows({"accuracy": ACCURACY}, before, after, intervals)]
@@ -240,6 +245,12 @@ def _scores(metrics: Mapping[str, Any]) -> TableSection | None:
     )
     header = ("Score", "Before", "After", "Change") if before else ("Score", "After")
     return TableSection("Retrieval in numbers", header, rows, note)
+
+
+def _metric_intervals(metrics: Mapping[str, Any], key: str) -> tuple[Any, Any]:
+    """Before and after, of any score that has intervals."""
+    known = metrics.get("metric_intervals") or {}
+    return tuple((known.get(side) or {}).get(key) for side in ("zero_shot", "adapted"))
 
 
 def _intervals(metrics: Mapping[str, Any], key: str) -> tuple[Any, Any]:

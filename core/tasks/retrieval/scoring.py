@@ -13,6 +13,7 @@ from ...contracts.domain import Decoded, DomainData, Item
 from ...data.pairs.pair_set import Pair
 from ...errors import DataError
 from ...features.store import FeatureStore
+from ...metrics.resampling import exchange_test
 from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE, Ranking, image_text_rankings, named_rightly
 from ...metrics.significance import mcnemar, wilson_interval
 from ...runtime.progress import Reporter
@@ -27,8 +28,10 @@ class RetrievalScores:
 
     Attributes:
         metrics: {"image_to_text": {"r1", "r5", "r10", "median_rank", "mean_rank", "map"}, "text_to_image": {...},
-            "images": N, "texts": M, "intervals": {"image_to_text": [low, high] of r1, "text_to_image": ...}}; where
-            all images have a class also "accuracy" of naming it by the captions, with its interval.
+            "images": N, "texts": M, "intervals": {"image_to_text": [low, high] of r1, "text_to_image": ...},
+            "metric_intervals": {"image_to_text": {"r1": [low, high], ...}, ...}}; where all images have a class also
+            "accuracy" of naming it by the captions, with its interval.
+        units: direction -> (Q,) the image that each query is of: captions of one image are drawn together.
         rankings: direction -> the ranks behind them.
         ids: N images, what `rankings` count.
         right: (N,) bool, whether an image's class is named correctly by the captions; None without classes.
@@ -40,6 +43,7 @@ class RetrievalScores:
     ids: tuple[str, ...]
     right: torch.Tensor | None = None
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    units: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 def evaluate_retrieval(
@@ -81,11 +85,15 @@ def evaluate_retrieval(
     features = features_of(backbone, _part(pairs, split), options)
     device = backbone.device if backbone.device.type == "cuda" else torch.device("cpu")
     rankings = image_text_rankings(features.images.to(device), features.texts.to(device), features.image_of_text)
+    image_of = {IMAGE_TO_TEXT: torch.arange(len(features.images)), TEXT_TO_IMAGE: features.image_of_text.cpu()}
+    units = {direction: image_of[direction][ranking.query] for direction, ranking in rankings.items()}
+    between = {direction: ranking.intervals(units[direction]) for direction, ranking in rankings.items()}
     metrics = {
         **{direction: ranking.metrics() for direction, ranking in rankings.items()},
         "images": len(features.images),
         "texts": len(features.texts),
-        "intervals": {direction: list(ranking.recall_interval()) for direction, ranking in rankings.items()},
+        "intervals": {direction: of["r1"] for direction, of in between.items()},
+        "metric_intervals": between,
     }
     right = None
     if features.labels is not None:
@@ -93,7 +101,7 @@ def evaluate_retrieval(
     if right is not None:
         metrics["accuracy"] = float(right.float().mean())
         metrics["intervals"]["accuracy"] = list(wilson_interval(int(right.sum()), len(right)))
-    return RetrievalScores(metrics, rankings, features.ids, right, features.skipped)
+    return RetrievalScores(metrics, rankings, features.ids, right, features.skipped, units)
 
 
 def before_and_after(before: RetrievalScores | None, after: RetrievalScores) -> dict[str, Any]:
@@ -102,9 +110,9 @@ def before_and_after(before: RetrievalScores | None, after: RetrievalScores) -> 
     Returns:
         {"zero_shot": {"image_to_text/r1": ..., "text_to_image/map": ...} or None, "adapted": {...}, "test_images": N,
         "test_texts": M, "intervals": {"adapted": {direction: [low, high]}, ...}, "mcnemar": {direction: {"gained",
-        "lost", "p_value"}} or None}; where images have classes also "accuracy" on both sides and "accuracy_mcnemar".
-        McNemar's test pairs the queries whose first result is right; several captions of one image are not independent
-        queries, so that for them its p is a little small.
+        "lost", "p_value"}} or None, "metric_intervals": {"adapted": {"text_to_image/r5": [low, high], ...}, ...}};
+        where images have classes also "accuracy" on both sides and "accuracy_mcnemar". McNemar's test pairs the queries
+        whose first result is right; where several are captions of one image, they are exchanged together.
 
     Raises:
         DataError: the two are of different images or texts.
@@ -115,10 +123,12 @@ def before_and_after(before: RetrievalScores | None, after: RetrievalScores) -> 
         "test_images": after.metrics["images"],
         "test_texts": after.metrics["texts"],
         "intervals": {"adapted": after.metrics["intervals"]},
+        "metric_intervals": {"adapted": _flat_intervals(after)},
         "mcnemar": None,
     }
     if before is not None:
         metrics["intervals"]["zero_shot"] = before.metrics["intervals"]
+        metrics["metric_intervals"]["zero_shot"] = _flat_intervals(before)
         metrics["mcnemar"] = _paired(before, after)
         if before.right is not None and after.right is not None:
             test = mcnemar(before.right, after.right)
@@ -213,6 +223,11 @@ def _flat(metrics: dict[str, Any]) -> dict[str, float]:
     return flat | ({"accuracy": metrics["accuracy"]} if "accuracy" in metrics else {})
 
 
+def _flat_intervals(scores: RetrievalScores) -> dict[str, list[float]]:
+    between = scores.metrics.get("metric_intervals") or {}
+    return {f"{side}/{name}": bounds for side, of in between.items() for name, bounds in of.items()}
+
+
 def _paired(before: RetrievalScores, after: RetrievalScores) -> dict[str, dict[str, float]]:
     tests = {}
     for side in DIRECTIONS:
@@ -220,5 +235,9 @@ def _paired(before: RetrievalScores, after: RetrievalScores) -> dict[str, dict[s
         if before.ids != after.ids or not torch.equal(old.query, new.query):
             raise DataError("retrieval before and after is of different images or texts; evaluate both on one set")
         test = mcnemar(old.best == 1, new.best == 1)
-        tests[side] = {"gained": test.gained, "lost": test.lost, "p_value": test.p_value}
+        p_value, unit = test.p_value, after.units.get(side)
+        if unit is not None and len(unit.unique()) < len(unit):
+            gains = (new.best == 1).double() - (old.best == 1).double()
+            p_value = exchange_test(gains, [str(image) for image in unit.tolist()])
+        tests[side] = {"gained": test.gained, "lost": test.lost, "p_value": p_value}
     return tests

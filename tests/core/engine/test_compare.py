@@ -72,23 +72,23 @@ def stop_after(monkeypatch, count):
 
 
 def test_a_stopped_comparison_keeps_its_rows_and_ends_as_if_unbroken(rows, monkeypatch):
-    whole = compare(of_file(rows), METHODS, SHOTS, SEEDS, out="whole")
+    whole = compare(of_file(rows), METHODS, SHOTS, SEEDS, splits=1, out="whole")
     with monkeypatch.context() as patch:
         stop_after(patch, 5)
         with pytest.raises(KeyboardInterrupt):
-            compare(of_file(rows), METHODS, SHOTS, SEEDS, out="stopped")
+            compare(of_file(rows), METHODS, SHOTS, SEEDS, splits=1, out="stopped")
     assert len(table(Path("stopped", TABLE))) == 5
     assert len(json.loads(Path("stopped", STATE).read_text())["rows"]) == 5
     with pytest.raises(ConfigError, match="holds a comparison that was stopped; add --resume"):
-        compare(of_file(rows), METHODS, SHOTS, SEEDS, out="stopped")
+        compare(of_file(rows), METHODS, SHOTS, SEEDS, splits=1, out="stopped")
     with pytest.raises(ConfigError, match="holds another comparison"):
-        compare(of_file(rows), METHODS, [1, 4], SEEDS, out="stopped", resume=True)
+        compare(of_file(rows), METHODS, [1, 4], SEEDS, splits=1, out="stopped", resume=True)
     with monkeypatch.context() as patch:
         done = stop_after(patch, 100)
-        again = compare(of_file(rows), METHODS, SHOTS, SEEDS, out="stopped", resume=True)
-    assert len(done) == 12 - 5
+        again = compare(of_file(rows), METHODS, SHOTS, SEEDS, splits=1, out="stopped", resume=True)
+    assert len(done) == 16 - 5
     assert without_seconds(again.rows) == without_seconds(whole.rows)
-    assert len(table(again.csv)) == 12 and not Path("stopped", STATE).exists()
+    assert len(table(again.csv)) == 16 and not Path("stopped", STATE).exists()
     assert again.plot.is_file()
 
 
@@ -100,16 +100,17 @@ def test_there_must_be_something_to_resume(rows):
 
 
 def test_a_recipe_that_says_shots_and_seed_compares_those(rows):
-    found = compare(of_file(rows, shots=2, seed=7), ["ape"], out="c")
+    found = compare(of_file(rows, shots=2, seed=7), ["ape"], splits=1, out="c")
     assert {(row["shots"], row["seed"]) for row in found.rows} == {(2, 7)}
 
 
 def test_no_shots_are_for_methods_that_need_none(rows):
     sets = ["adapters.transclip.mode=zero-shot"]
     recipe = resolve(sets=sets, flags={"features": rows})
-    found = compare(recipe, ["transclip", "ape"], [0, 2], [1], out="c")
+    found = compare(recipe, ["transclip", "ape"], [0, 2], [1], splits=1, out="c")
     assert {(row["adapter"], row["shots"]) for row in found.rows} == {
-        ("zero-shot", 0), ("transclip", 0), ("zero-shot", 2), ("transclip", 2), ("ape", 2),
+        ("zero-shot", 0), ("largest-class", 0), ("transclip", 0), ("zero-shot", 2), ("largest-class", 2),
+        ("linear-probe", 2), ("transclip", 2), ("ape", 2),
     }  # fmt: skip
     assert found.refused == {}
 
@@ -126,10 +127,10 @@ def test_the_progress_names_the_data_and_counts_all_fits(rows, tmp_path):
             return nullcontext(lambda done, total: told.append((title, done, total)))
 
     sources = [{"features": rows}, {"features": other}]
-    found = compare(resolve(), ["ape"], [1], [1], sources=sources, out="c", reporter=Told(quiet=True))
+    found = compare(resolve(), ["ape"], [1], [1], sources=sources, splits=1, out="c", reporter=Told(quiet=True))
     counted = [each for each in told if each[0].startswith("Comparing")]
-    assert counted == [(f"Comparing on {name}", n, 4) for n, name in enumerate(["rows"] * 2 + ["other"] * 2, start=1)]
-    assert [row["data"] for row in found.rows] == ["rows", "rows", "other", "other"]
+    assert counted == [(f"Comparing on {name}", n, 8) for n, name in enumerate(["rows"] * 4 + ["other"] * 4, start=1)]
+    assert [row["data"] for row in found.rows] == ["rows"] * 4 + ["other"] * 4
 
 
 def test_configs_are_compared_over_recipes_shots_and_seeds(small_clip_spec, tmp_path):
@@ -153,9 +154,9 @@ def test_configs_are_compared_over_recipes_shots_and_seeds(small_clip_spec, tmp_
 
 def test_backbones_are_compared_each_with_all_methods(small_clip_spec):
     recipe = resolve(flags={"domain": "toy-labels"})
-    found = compare(recipe, ["linear-probe"], [1], [1], backbones=[small_clip_spec], out="c")
+    found = compare(recipe, ["linear-probe"], [1], [1], backbones=[small_clip_spec], splits=1, out="c")
     assert {row["backbone"] for row in found.rows} == {small_clip_spec}
-    assert [row["adapter"] for row in found.rows] == ["zero-shot", "linear-probe"]
+    assert [row["adapter"] for row in found.rows] == ["zero-shot", "largest-class", "linear-probe"]
 
 
 @pytest.mark.parametrize(

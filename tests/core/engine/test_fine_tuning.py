@@ -106,8 +106,8 @@ def test_the_base_backbone_is_left_as_it_was(small_clip_spec):
     recipe = resolve(
         flags={"domain": "toy-labels", "backbone": small_clip_spec, "adapter": {"name": "full", **QUICK["full"]}}
     )
-    one = compare(recipe, ["full", "linear-probe"], [4], [1])
-    other = compare(recipe, ["linear-probe"], [4], [1])
+    one = compare(recipe, ["full", "linear-probe"], [4], [1], splits=1)
+    other = compare(recipe, ["linear-probe"], [4], [1], splits=1)
     rows = {row["adapter"]: row["accuracy"] for row in one.rows}
     assert rows["linear-probe"] == {row["adapter"]: row["accuracy"] for row in other.rows}["linear-probe"]
     assert one.refused == {}
@@ -120,8 +120,8 @@ def test_a_comparison_takes_options_of_each_method(small_clip_spec):
     sets = ["adapters.full.epochs=1", "adapters.lora.epochs=2", "adapters.lora.params=q,v"]
     recipe = resolve(sets=sets, flags={"domain": "toy-labels", "backbone": small_clip_spec})
     assert adapter_options(recipe) == {}
-    found = compare(recipe, ["full", "lora", "ape"], [2], [1, 2])
-    assert found.refused == {} and len(found.rows) == 8
+    found = compare(recipe, ["full", "lora", "ape"], [2], [1, 2], splits=1)
+    assert found.refused == {} and len(found.rows) == 12
     with pytest.raises(ConfigError, match=r"adapters\.lora: lora is not fitted here"):
         compare(recipe, ["full"], [2], [1])
     with pytest.raises(ConfigError, match=r"adapters\.full: full is not fitted here"):

@@ -162,7 +162,7 @@ def test_val_and_test_sets_of_stills_have_one_part_each(fitted, stored, small_cl
 
 def test_methods_on_parts_and_on_means_are_compared_on_one_draw(stored, small_clip_spec):
     recipe = resolve(flags={"domain": "toy-motion", "backbone": small_clip_spec})
-    found = compare(recipe, ["order-of-parts", "linear-probe"], [SHOTS], [1])
+    found = compare(recipe, ["order-of-parts", "linear-probe"], [SHOTS], [1], splits=1)
     rows = {row["adapter"]: row["accuracy"] for row in found.rows}
     assert found.refused == {} and rows["order-of-parts"] > 0.9 and abs(rows["linear-probe"] - 0.5) < 0.1
 
@@ -178,8 +178,8 @@ def test_images_are_refused_before_more_than_the_support_is_encoded(small_clip_s
         fit(small_clip_spec, "order-of-parts", domain="toy-labels", out=str(tmp_path / "runs"))
     assert "\n" not in str(caught.value) and asked == [3 * SHOTS] and not (tmp_path / "runs").exists()
     recipe = resolve(flags={"domain": "toy-labels", "backbone": small_clip_spec})
-    found = compare(recipe, ["order-of-parts", "linear-probe"], [SHOTS], [1])
-    assert set(found.refused) == {"order-of-parts"} and len(found.rows) == 2
+    found = compare(recipe, ["order-of-parts", "linear-probe"], [SHOTS], [1], splits=1)
+    assert set(found.refused) == {"order-of-parts"} and len(found.rows) == 3
 
 
 def test_parts_go_through_a_features_file(fitted, stored, small_clip_spec, tmp_path):

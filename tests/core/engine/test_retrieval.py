@@ -59,10 +59,15 @@ def test_scores_are_those_of_the_features(small_clip, pairs, scores):
     assert scores.ids == tuple(pair.id for pair in test) and scores.skipped == []
 
 
-def test_intervals_are_wilsons_of_recall_at_one(scores):
-    for side, queries in zip(SIDES, (6, 24)):
-        right = round(scores.metrics[side]["r1"] * queries)
-        assert scores.metrics["intervals"][side] == pytest.approx(list(wilson_interval(right, queries)))
+def test_intervals_are_wilsons_of_images_and_of_drawn_images_for_their_texts(scores):
+    images, texts = SIDES
+    right = round(scores.metrics[images]["r1"] * 6)
+    assert scores.metrics["intervals"][images] == pytest.approx(list(wilson_interval(right, 6)))
+    of_image = torch.arange(24) // 4
+    assert scores.metrics["intervals"][texts] == scores.rankings[texts].intervals(of_image)["r1"]
+    for side in SIDES:
+        for name, (low, high) in scores.metrics["metric_intervals"][side].items():
+            assert low <= scores.metrics[side][name] <= high
 
 
 @pytest.mark.parametrize(("split", "images"), [("val", 6), ("train", 48), (None, 60)])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from vladapt.core.errors import DataError
 from vladapt.core.metrics.retrieval import (
+    Ranking,
     image_text_rankings,
     rankings,
     retrieval_metrics,
@@ -218,3 +219,15 @@ def test_the_whole_matrix_is_never_held(monkeypatch):
     monkeypatch.setattr(retrieval, "_scores", watched)
     rankings(unit(500, 4), unit(300, 4, seed=1), torch.arange(500) % 300, torch.arange(300), numbers_at_once=3000)
     assert max(held) <= 3000 and sum(held) == 500 * 300
+
+
+def test_captions_of_one_image_are_drawn_together():
+    found = torch.rand(40, generator=torch.Generator().manual_seed(0)).lt(0.6).repeat_interleave(5)
+    best = torch.where(found, 1, 20)
+    every = torch.arange(200)
+    ranking = Ranking(every, best, best, torch.ones(200).long(), 1 / best.double())
+    alone, together = ranking.intervals(every), ranking.intervals(every // 5)
+    assert alone["r1"] == list(ranking.recall_interval(1)) and set(alone) == {"r1", "r5", "r10", "map"}
+    for name in alone:
+        assert together[name][1] - together[name][0] > 1.8 * (alone[name][1] - alone[name][0])
+        assert together[name][0] < ranking.metrics()[name] < together[name][1]

@@ -60,9 +60,9 @@ def test_forgetting_is_a_verdict_and_a_table_with_intervals():
     verdict, table = forgetting(generic(3, 30, 1e-6))
     assert verdict.heading == "What the towers still know of other things"
     first, five = table.rows
-    assert [cell.text for cell in first] == ["First word right", "24.0%", "18.0%", "−6.0"]
+    assert [cell.text for cell in first] == ["First word right ↑", "24.0%", "18.0%", "−6.0 points"]
     assert [cell.small for cell in first[1:3]] == ["17.8% to 31.5%", "12.7% to 25.0%"]
-    assert [cell.text for cell in five] == ["Among the first five", "40.0%", "30.0%", "−10.0"]
+    assert [cell.text for cell in five] == ["Among the first five ↑", "40.0%", "30.0%", "−10.0 points"]
 
 
 def test_facts_that_are_not_known_are_left_out_and_zero_is_known():

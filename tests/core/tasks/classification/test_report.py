@@ -13,14 +13,9 @@ import torch
 from PIL import Image
 
 from vladapt.core.errors import DataError
-from vladapt.core.metrics import (
-    auroc_certainty,
-    classification_metrics,
-    mcnemar,
-    multilabel_metrics,
-    wilson_interval,
-)
+from vladapt.core.metrics import classification_metrics, multilabel_metrics
 from vladapt.core.runs.run_sections import render_report
+from vladapt.core.tasks.classification.judgement import Judged, judgement
 from vladapt.core.tasks.classification.report import ClassificationResults, classification_report
 
 VOID = {"meta", "img", "br", "link", "input", "line", "circle", "rect", "polyline"}
@@ -80,22 +75,22 @@ def info(names, **changes):
     }
 
 
-def one_label(names=("lymphocyte", "monocyte", "basophil"), n=120, *, zero_shot=True, gain=3.0, **changes):
+def one_label(
+    names=("lymphocyte", "monocyte", "basophil"), n=120, *, zero_shot=True, gain=3.0, before_gain=0.0, **changes
+):
     generator = torch.Generator().manual_seed(0)
     classes = len(names)
-    labels = torch.randint(classes, (n,), generator=generator)
+    labels = torch.arange(n) % classes
     truth = torch.nn.functional.one_hot(labels, classes)
-    before = torch.randn(n, classes, generator=generator)
+    before = torch.randn(n, classes, generator=generator) + (before_gain or 0.0) * truth
     after = torch.randn(n, classes, generator=generator) + gain * truth
-    right, right_before = after.argmax(1) == labels, before.argmax(1) == labels
+    before = after if before_gain is None else before
     metrics = {
         "zero_shot": classification_metrics(before, labels, classes) if zero_shot else None,
         "adapted": classification_metrics(after, labels, classes),
-        "intervals": {"adapted": list(wilson_interval(int(right.sum()), n))},
-        "mcnemar": vars(mcnemar(right_before, right)) if zero_shot else None,
+        "test_images": n,
+        **judgement(Judged(after, labels, names, zero_shot=before if zero_shot else None)),
     }
-    if zero_shot:
-        metrics["intervals"]["zero_shot"] = list(wilson_interval(int(right_before.sum()), n))
     given = {
         "info": info(names),
         "class_names": list(names),
@@ -120,7 +115,8 @@ def several_labels(**changes):
     metrics = {
         "zero_shot": multilabel_metrics(before, labels, names),
         "adapted": multilabel_metrics(after, labels, names),
-        **auroc_certainty(before, after, labels),
+        "test_images": 120,
+        **judgement(Judged(after, labels, names, zero_shot=before)),
     }
     given = {
         "info": info(names),
@@ -150,8 +146,8 @@ def test_it_says_the_scores_with_their_intervals():
         assert f"{100 * low:.1f}% to {100 * high:.1f}%" in text
         for score in ("macro_f1", "auroc", "ece"):
             assert f"{given.metrics[side][score]:.3f}" in text
-    test = given.metrics["mcnemar"]
-    assert f"right on {test['gained']} images" in text and f"wrong on {test['lost']} that" in text
+    for baseline in given.metrics["baselines"].values():
+        assert f"{100 * baseline['difference']:+.1f} points (95% interval" in text
 
 
 def test_a_method_that_read_the_test_images_together_says_so():
@@ -236,11 +232,11 @@ def test_a_perfect_model_has_no_mistakes():
 
 def test_chance_is_told_from_more_than_chance():
     assert "The gain is more than chance" in page(one_label(gain=3.0)).text
-    assert "Could be chance" in page(one_label(gain=0.0)).text
-    worse = one_label(gain=-3.0)
+    assert "Could be chance" in page(one_label(gain=3.0, before_gain=2.9)).text
+    assert "Not shown to be better than always answering" in page(one_label(gain=0.0)).text
+    worse = one_label(gain=1.5, before_gain=4.0)
     assert "made it worse, by more than chance" in page(worse).text
-    same = one_label()
-    same.metrics["mcnemar"] = {"gained": 0, "lost": 0, "p_value": 1.0}
+    same = one_label(gain=3.0, before_gain=None)
     assert "No difference" in page(same).text
 
 
@@ -263,7 +259,7 @@ def test_a_zero_shot_at_chance_and_a_model_below_the_commonest_class_are_said():
 
 def test_without_zero_shot_only_the_adapted_model_is_shown():
     text = page(one_label(zero_shot=False)).text
-    assert "Nothing to compare with" in text
+    assert "The gain is more than chance" in text and "the strongest baseline, always answering" in text
     assert "Zero-shot" not in text
     assert "reaches an accuracy of" in text
 
@@ -292,7 +288,7 @@ def test_several_labels_have_a_table_of_labels_and_no_confusion_matrix():
 
 def test_several_labels_without_intervals_or_zero_shot_still_make_a_page():
     given = several_labels()
-    for key in ("intervals", "gain_interval"):
+    for key in ("intervals", "metric_intervals", "gain_interval", "baselines", "strongest"):
         del given.metrics[key]
     assert "more than chance" not in page(given).text
     given.metrics["zero_shot"] = None

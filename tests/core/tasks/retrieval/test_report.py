@@ -173,7 +173,7 @@ def test_a_falling_rank_is_a_gain_and_a_falling_share_a_loss(change, tone):
     metrics["zero_shot"]["text_to_image/r5"], metrics["adapted"]["text_to_image/r5"] = (0.2 / rank for rank in change)
     block = html(metrics).split("A text finds its image</th>")[1]
     for name in ("R@5", "Mean rank"):
-        row = re.search(rf'<tr><th scope="row" class="name">{name}<small>.*?</tr>', block).group()
+        row = re.search(rf'<tr><th scope="row" class="name">{name} [↑↓]<small>.*?</tr>', block).group()
         assert re.search(r'<td class="num ?(\w*)">[^<]*</td></tr>', row).group(1) == tone
 
 

@@ -1,0 +1,90 @@
+"""What `eval` writes of a classification: the report, and what each image was classified as."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ...contracts.domain import Item
+from ...contracts.recipe import Recipe
+from ...runs.evaluations import make_folder
+from ...runs.folder import Run, now
+from ...runs.redaction import LEFT_OUT, NO_NAME, Redaction
+from ...runs.run_sections import write_report
+from ...runtime.files import write_whole
+from ..methods import place_of_data
+from .fitting import PREDICTIONS
+from .report import ClassificationResults, classification_report
+from .scoring import Scores
+
+
+def write_evaluation(
+    folder: Path,
+    run: Run,
+    prepared,
+    recipe: Recipe,
+    items: Sequence[Item],
+    scores: Scores,
+    result: dict[str, Any],
+    redact: bool = False,
+) -> None:
+    """predictions.csv and, where there are labels, report.html.
+
+    Args:
+        prepared: the data that was scored.
+        recipe: the run's, on this data.
+        items: the images, in the order of the scores.
+        result: of the evaluation.
+        redact: write numbers for names, and no pictures.
+
+    Raises:
+        DataError: nothing can be written there.
+    """
+    make_folder(folder)
+    names, skipped = run.info["class_names"], result["skipped"]
+    hidden = Redaction.of(prepared.data, skipped) if redact else None
+    ids = [item.id if hidden is None else hidden.name(item.id) for item in items]
+    write_whole(folder / PREDICTIONS, _table(names, ids, scores))
+    if scores.labels is None:
+        return
+    data = {"name": prepared.data.name, "path": place_of_data(recipe), "kind": prepared.data.kind}
+    if hidden is not None:
+        data |= {"name": NO_NAME, "path": LEFT_OUT}
+        skipped = hidden.pairs(skipped)
+    results = ClassificationResults(
+        info={**run.info, "created": now(), "data": {**data, "licence": prepared.data.licence}, "notes": []},
+        class_names=names,
+        labels=scores.labels,
+        zero_shot_logits=scores.zero_shot_logits,
+        adapted_logits=scores.adapted_logits,
+        metrics=scores.metrics,
+        ids=ids,
+        thumbnails=None if prepared.backbone is None or redact else lambda row: prepared.data.load(items[row]),
+        skipped=[tuple(pair) for pair in skipped],
+    )
+    report = classification_report(results, run.path)
+    place = f"Evaluation of the run {run.path}, which is as it was; numbers are in metrics.json beside this page."
+    lead = f"{result['in_fit_words']} {report.lead.replace(' that it never saw', '')}"
+    write_report(folder, replace(report, kind="Report of one evaluation", lead=lead, place=place))
+
+
+def _table(class_names: Sequence[str], ids: Sequence[str], scores: Scores) -> str:
+    """A row per image: id, what it is and what it was called, with the confidence; of several labels a probability
+    each."""
+    logits, text = scores.adapted_logits.float(), io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    if scores.labels is not None and scores.labels.ndim == 2:
+        writer.writerow(["id", *class_names])
+        for name, row in zip(ids, logits.sigmoid().tolist()):
+            writer.writerow([name, *(f"{value:.6f}" for value in row)])
+        return text.getvalue()
+    confidence, predicted = logits.softmax(dim=1).max(dim=1)
+    truth = [""] * len(ids) if scores.labels is None else [class_names[c] for c in scores.labels.tolist()]
+    writer.writerow(["id", "true", "label", "confidence"])
+    for name, true, label, sure in zip(ids, truth, predicted.tolist(), confidence.tolist()):
+        writer.writerow([name, true, class_names[label], f"{sure:.6f}"])
+    return text.getvalue()

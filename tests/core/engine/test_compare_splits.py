@@ -1,0 +1,142 @@
+"""compare over splits: the spread over test sets, baselines, tests that know how splits overlap, and resuming."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vladapt.core.commands.tables import comparison_table, comparison_tests
+from vladapt.core.engine.compare import STATE, TABLE, compare
+from vladapt.core.errors import ConfigError
+from vladapt.core.recipes.resolve import resolve
+from vladapt.core.tasks.classification.task import ClassificationContest
+
+from .test_compare import features_file, stop_after, table, without_seconds
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+
+def noisy_file(path, noise=2.0, counts=(20, 20, 20), **changes):
+    rng, labels = np.random.default_rng(0), np.repeat(np.arange(3), counts)
+    images = rng.normal(size=(len(labels), 8)) * noise + 3 * np.eye(8)[labels]
+    return features_file(path, image_features=images.astype("f4"), labels=labels, **changes)
+
+
+def of_file(path, **flags):
+    return resolve(flags={"features": path, **flags})
+
+
+def test_a_small_test_set_is_split_ten_times_each_with_a_draw_of_its_own(tmp_path):
+    found = compare(of_file(noisy_file(tmp_path / "rows.npz")), ["gda"], [2], out="c")
+    of_gda = [row for row in found.rows if row["adapter"] == "gda"]
+    assert [(row["split"], row["seed"]) for row in of_gda] == [(n, n + 1) for n in range(10)]
+    assert len({row["accuracy"] for row in of_gda}) > 3
+    assert any("Compared on 10 splits" in note and "--splits 1" in note for note in found.notes)
+    assert list(table(found.csv)[0])[:5] == ["adapter", "shots", "seed", "split", "accuracy"]
+    summary = {row["adapter"]: row for row in found.summary()}
+    assert list(summary) == ["zero-shot", "largest-class", "linear-probe", "gda"]
+    assert summary["gda"]["splits"] == 10 and summary["gda"]["std"] > 0
+    assert summary["gda"]["std"] == pytest.approx(np.std([row["accuracy"] for row in of_gda]))
+    assert summary["largest-class"]["mean"] == pytest.approx(1 / 3)
+    assert comparison_table(found.summary()).title.startswith("accuracy in %, mean ± std over 10 splits of the data")
+
+
+def test_one_split_says_that_it_is_one_and_tests_nothing(tmp_path):
+    found = compare(of_file(noisy_file(tmp_path / "rows.npz")), ["gda"], [2], [1, 2], splits=1, out="c")
+    assert "split" not in found.rows[0] and found.tests() == []
+    assert "2 seeds on one test set" in comparison_table(found.summary()).title
+
+
+def test_given_seeds_are_all_drawn_on_each_split(tmp_path):
+    found = compare(of_file(noisy_file(tmp_path / "rows.npz")), ["gda"], [2], [4, 5], splits=3, out="c")
+    of_gda = [(row["split"], row["seed"]) for row in found.rows if row["adapter"] == "gda"]
+    assert of_gda == [(split, seed) for split in range(3) for seed in (4, 5)]
+    assert {row["splits"] for row in found.summary()} == {3}
+    assert found.tests()[0]["splits"] == 3
+
+
+def test_the_first_split_is_that_of_a_fit(tmp_path):
+    path = noisy_file(tmp_path / "rows.npz")
+    one, three = (compare(of_file(path), ["gda"], [2], [1], splits=n, out=f"c{n}") for n in (1, 3))
+    first = [row for row in three.rows if row["split"] == 0]
+    assert [row["accuracy"] for row in first] == [row["accuracy"] for row in one.rows]
+
+
+def test_splits_that_the_data_bring_are_kept_and_that_is_said(tmp_path):
+    split = np.array((["train"] * 6 + ["val"] * 2 + ["test"] * 12) * 3)
+    path = noisy_file(tmp_path / "rows.npz", split=split)
+    found = compare(of_file(path), ["gda"], [2], [1, 2], splits=5, out="c")
+    assert "split" not in found.rows[0] and {row["seed"] for row in found.rows} == {1, 2}
+    assert any("never split anew" in note for note in found.notes)
+
+
+def test_folds_test_every_image_once(tmp_path, monkeypatch):
+    seen = []
+    draw = ClassificationContest._draw
+
+    def drawn(self, prepared, entry):
+        seen.append((entry["split"], tuple(item.id for item in prepared.data.split("test"))))
+        return draw(self, prepared, entry)
+
+    monkeypatch.setattr(ClassificationContest, "_draw", drawn)
+    found = compare(of_file(noisy_file(tmp_path / "rows.npz")), ["gda"], [2], folds=4, out="c")
+    tested = [name for _, names in sorted(set(seen)) for name in names]
+    assert sorted(tested) == sorted(map(str, range(60)))
+    assert {row["split"] for row in found.rows} == {0, 1, 2, 3}
+    assert found.test_over_train == {"": pytest.approx(1 / 3)}
+
+
+def test_methods_are_tested_against_the_best_baseline(tmp_path):
+    found = compare(of_file(noisy_file(tmp_path / "rows.npz", noise=3.0)), ["gda", "ape"], [2], splits=6, out="c")
+    means = {row["adapter"]: row["mean"] for row in found.summary()}
+    best = max(("zero-shot", "largest-class", "linear-probe"), key=means.get)
+    tests = {each["adapter"]: each for each in found.tests()}
+    assert set(tests) == {"gda", "ape"} and {each["baseline"] for each in tests.values()} == {best}
+    for name, each in tests.items():
+        assert each["difference"] == pytest.approx(means[name] - means[best])
+        assert each["p_value"] <= each["p_holm"] <= 1
+    lines = comparison_tests(found.tests())
+    assert f"{best}, the best baseline" in lines[0] and "over 6 splits" in lines[-1]
+
+
+def test_unequal_classes_are_compared_by_balanced_accuracy(tmp_path):
+    path = noisy_file(tmp_path / "rows.npz", counts=(60, 20, 10))
+    found = compare(of_file(path), ["gda"], [2], [1], splits=2, out="c")
+    assert found.metric == "balanced_accuracy"
+    assert any("Balanced accuracy decides" in note for note in found.notes)
+    assert {row["adapter"]: row["mean"] for row in found.summary()}["largest-class"] == pytest.approx(1 / 3)
+
+
+def test_a_comparison_over_splits_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+    path = noisy_file(tmp_path / "rows.npz")
+    whole = compare(of_file(path), ["gda"], [1, 2], splits=3, out="whole")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 9)
+        with pytest.raises(KeyboardInterrupt):
+            compare(of_file(path), ["gda"], [1, 2], splits=3, out="stopped")
+    assert len(table(Path("stopped", TABLE))) == 9
+    assert len(json.loads(Path("stopped", STATE).read_text())["rows"]) == 9
+    with monkeypatch.context() as patch:
+        done = stop_after(patch, 100)
+        again = compare(of_file(path), ["gda"], [1, 2], splits=3, out="stopped", resume=True)
+    assert len(done) == 24 - 9
+    assert without_seconds(again.rows) == without_seconds(whole.rows)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"splits": 0}, "--splits 0: give a whole number of 1 or more"),
+        ({"folds": 1}, "--folds 1: give a whole number of 2 or more"),
+        ({"splits": 2, "folds": 2}, "--splits and --folds: give one of them"),
+    ],
+)
+def test_what_is_no_number_of_splits_is_one_line(given, says):
+    with pytest.raises(ConfigError, match=says):
+        compare(resolve(), ["gda"], **given)

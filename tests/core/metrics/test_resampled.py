@@ -1,0 +1,44 @@
+"""The corrected resampled t-test and Holm's adjustment, by their published formulas."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import t, ttest_1samp
+
+from vladapt.core.metrics.resampled import corrected_t_test, holm
+
+
+def test_without_overlap_it_is_the_ordinary_t_test():
+    differences = [0.02, 0.05, -0.01, 0.03, 0.04]
+    assert corrected_t_test(differences, 0.0) == pytest.approx(ttest_1samp(differences, 0).pvalue)
+
+
+def test_the_variance_grows_by_the_ratio_of_test_to_train():
+    differences = np.array([0.02, 0.05, -0.01, 0.03, 0.04])
+    statistic = differences.mean() / math.sqrt((1 / 5 + 3 / 7) * differences.var(ddof=1))
+    assert corrected_t_test(differences.tolist(), 3 / 7) == pytest.approx(2 * t.sf(abs(statistic), 4))
+
+
+def test_one_split_cannot_tell_and_equal_methods_do_not_differ():
+    assert corrected_t_test([0.1], 0.5) is None
+    assert corrected_t_test([0.0, 0.0, 0.0], 0.5) == 1.0
+    assert corrected_t_test([0.1, 0.1, 0.1], 0.5) == 0.0
+
+
+def test_two_guessers_are_seldom_told_apart():
+    rng, called = np.random.default_rng(0), {"corrected": 0, "ordinary": 0}
+    for _ in range(100):
+        first, second = rng.random(100) < 0.6, rng.random(100) < 0.6  # right on each of 100 images
+        tests = [rng.permutation(100)[:30] for _ in range(10)]
+        differences = [float(first[rows].mean() - second[rows].mean()) for rows in tests]
+        called["corrected"] += corrected_t_test(differences, 30 / 70) < 0.05
+        called["ordinary"] += corrected_t_test(differences, 0.0) < 0.05
+    assert called["corrected"] < called["ordinary"] / 2
+
+
+def test_holm_steps_down_and_never_falls():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []

@@ -1,0 +1,139 @@
+"""The verdict compares with the strongest baseline, by the metric that fits the classes, and praises no guess."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vladapt import FeatureSet
+from vladapt.core.contracts.features import TextClassifier
+from vladapt.core.metrics import classification_metrics, multilabel_metrics
+from vladapt.core.registry import build_adapter
+from vladapt.core.tasks.classification.judgement import Judged, above_guessing, fitted_probe, judgement
+from vladapt.core.tasks.classification.scoring import metrics_table
+from vladapt.core.tasks.classification.verdict import verdict, verdict_section, warnings_of
+
+NAMES = ["neutrophil", "monocyte", "basophil"]
+
+
+def answers(labels, recall, seed):
+    """Logits that are right on a share of each class, and say the next class elsewhere."""
+    generator = torch.Generator().manual_seed(seed)
+    share = torch.tensor(recall)[labels]
+    right = torch.rand(len(labels), generator=generator) < share
+    said = torch.where(right, labels, (labels + 1) % len(recall))
+    return torch.nn.functional.one_hot(said, len(recall)).float() * 3
+
+
+def metrics(labels, adapted, zero_shot=None, probe=None, groups=None):
+    def scores(logits):
+        return None if logits is None else classification_metrics(logits, labels, len(NAMES))
+
+    return {
+        "zero_shot": scores(zero_shot),
+        "adapted": scores(adapted),
+        "test_images": len(labels),
+        **judgement(Judged(adapted, labels, NAMES, groups, zero_shot, probe)),
+    }
+
+
+EQUAL = torch.arange(240) % 3
+UNEQUAL = torch.repeat_interleave(torch.arange(3), torch.tensor([200, 40, 20]))
+
+
+def test_equal_classes_are_judged_by_accuracy_and_unequal_ones_by_balanced_accuracy():
+    recall = (0.9, 0.8, 0.8)
+    equal, unequal = (metrics(labels, answers(labels, recall, 0), answers(labels, (0.5, 0.4, 0.4), 1))
+                      for labels in (EQUAL, UNEQUAL))  # fmt: skip
+    assert equal["deciding"] == "accuracy" and "McNemar’s exact test" in verdict(equal)
+    assert unequal["deciding"] == "balanced_accuracy" and "permutation test" in verdict(unequal)
+    assert "the classes of the test set are unequal (20 to 200 images)" in verdict(unequal)
+    assert unequal["baselines"]["largest_class"]["balanced_accuracy"] == pytest.approx(1 / 3)
+    assert unequal["baselines"]["largest_class"]["accuracy"] == pytest.approx(200 / 260)
+
+
+def test_the_strongest_baseline_is_the_one_to_beat():
+    weak, strong = answers(EQUAL, (0.5, 0.5, 0.5), 1), answers(EQUAL, (0.95, 0.95, 0.95), 2)
+    adapted = answers(EQUAL, (0.8, 0.8, 0.8), 3)
+    by_probe = metrics(EQUAL, adapted, zero_shot=weak, probe=strong)
+    assert by_probe["strongest"] == "linear_probe"
+    assert verdict_section(by_probe).title == "A linear probe on the same images does better, by more than chance"
+    assert "Against zero-shot" in verdict_section(by_probe).text
+    same = metrics(EQUAL, adapted, zero_shot=weak, probe=adapted)
+    assert verdict_section(same).title == "No difference"
+    close = metrics(EQUAL, adapted, zero_shot=weak, probe=answers(EQUAL, (0.81, 0.81, 0.81), 4))
+    assert verdict_section(close).title.startswith("Better than zero-shot, but not shown to be better than a linear")
+    ahead = metrics(EQUAL, strong, zero_shot=weak, probe=adapted)
+    assert (verdict_section(ahead).tone, ahead["strongest"]) == ("good", "linear_probe")
+
+
+@pytest.mark.parametrize("labels", [EQUAL, UNEQUAL], ids=["equal", "unequal"])
+def test_what_guessing_would_reach_is_not_praised(labels):
+    generator = torch.Generator().manual_seed(0)
+    guessed = torch.randn(len(labels), 3, generator=generator)
+    worse = answers(labels, (0.05, 0.05, 0.05), 1)
+    found = metrics(labels, guessed, zero_shot=worse)  # a gain over zero-shot, and yet a guess
+    assert found["baselines"]["zero_shot"]["p_value"] < 0.05 and above_guessing(found) is False
+    assert verdict_section(found).title == "Not shown to be better than always answering “neutrophil”"
+    assert verdict_section(found).tone == "open"
+
+
+def test_always_the_largest_class_is_not_praised_for_its_accuracy():
+    largest = torch.nn.functional.one_hot(torch.zeros_like(UNEQUAL), 3).float()
+    found = metrics(UNEQUAL, largest, zero_shot=answers(UNEQUAL, (0.1, 0.1, 0.1), 1))
+    assert found["adapted"]["accuracy"] > found["zero_shot"]["accuracy"] + 0.5
+    assert "Not shown to be better than always answering" in verdict(found)
+
+
+def test_groups_widen_every_interval_and_are_counted():
+    groups = tuple(str(i // 20) for i in range(240))
+    right = torch.rand(12, generator=torch.Generator().manual_seed(5)).lt(0.7).repeat_interleave(20)
+    logits = torch.nn.functional.one_hot(torch.where(right, EQUAL, (EQUAL + 1) % 3), 3).float()
+    other = answers(EQUAL, (0.55, 0.55, 0.55), 6)
+    alone, grouped = (metrics(EQUAL, logits, zero_shot=other, groups=each) for each in (None, groups))
+    assert "test_groups" not in alone and grouped["test_groups"] == 12
+    for name, (low, high) in alone["metric_intervals"]["adapted"].items():
+        wide = grouped["metric_intervals"]["adapted"][name]
+        assert wide[1] - wide[0] > 1.5 * (high - low), name
+    assert grouped["mcnemar"]["p_value"] > alone["mcnemar"]["p_value"]
+    assert "of 12 groups" in verdict(grouped) and "McNemar" not in verdict(grouped)
+    assert metrics_table(grouped).title == "240 test images of 12 groups, accuracy decides"
+    said = " ".join(warnings_of(grouped, EQUAL, NAMES, []))
+    assert "240 test images come from 12 groups only" in said
+
+
+def test_few_images_of_a_class_are_said():
+    few = warnings_of(metrics(UNEQUAL, answers(UNEQUAL, (0.9, 0.9, 0.9), 0)), UNEQUAL, NAMES, [])
+    assert any(said.startswith("Fewer than 30 test images: basophil (20).") for said in few)
+    assert not any("Fewer than 30" in said for said in warnings_of(
+        metrics(EQUAL, answers(EQUAL, (0.9, 0.9, 0.9), 0)), EQUAL, NAMES, []))  # fmt: skip
+
+
+def test_several_labels_are_judged_by_macro_auroc_against_guessing_too():
+    generator = torch.Generator().manual_seed(0)
+    labels = (torch.rand(150, 3, generator=generator) < 0.4).float()
+    noise, good = torch.randn(150, 3, generator=generator), torch.randn(150, 3, generator=generator) + 2 * labels
+    for adapted, title in ((good, "The gain is more than chance"), (noise, "Not shown to be better than guessing")):
+        found = judgement(Judged(adapted, labels, NAMES, None, noise.flip(0)))
+        found |= {"adapted": multilabel_metrics(adapted, labels, NAMES), "test_images": 150}
+        assert found["deciding"] == "auroc" and verdict_section(found).title == title
+        assert found["baselines"]["guessing"]["auroc"] == 0.5
+        assert set(found["metric_intervals"]["adapted"]) >= {"auroc", "mean_average_precision", "macro_f1"}
+
+
+def test_the_probe_is_fitted_on_the_same_few_images_and_not_beside_itself():
+    labels = torch.arange(30) % 3
+    features = torch.randn(30, 8, generator=torch.Generator().manual_seed(0)) + 4 * torch.eye(8)[labels]
+    support, classifier = (
+        FeatureSet(features, labels, tuple(NAMES)),
+        TextClassifier(torch.eye(8)[:3], class_names=NAMES),
+    )
+    ape, itself = build_adapter("ape"), build_adapter("linear-probe")
+    probe = fitted_probe(ape, support, classifier, None, 1)
+    itself.fit(support, classifier, seed=1)
+    assert torch.equal(probe.logits(features), itself.logits(features))
+    assert fitted_probe(itself, support, classifier, None, 1) is None
+    assert fitted_probe(ape, support.select(labels == 0), classifier, None, 1) is None
+    assert fitted_probe(ape, support.select([]), classifier, None, 1) is None
+    many = support.select(torch.arange(30).repeat(34))
+    assert len(many) > 1000 and fitted_probe(ape, many, classifier, None, 1) is None
