@@ -29,6 +29,7 @@ SHOWN = {
     "auroc": "AUROC",
     "mean_average_precision": "mean average precision",
     "ece": "calibration error (0 is best)",
+    "ece_uncalibrated": "calibration error, not calibrated",
 }
 NO_ZERO_SHOT = VerdictSection("open", "Nothing to compare with", "There is no zero-shot score for this task.")
 

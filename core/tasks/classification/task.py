@@ -25,6 +25,7 @@ from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter
 from ...training.checkpoints import newest_step
 from ..methods import adapter_of, check_named, trains_towers
+from .calibration_rows import calibration_of
 from .feature_rows import PreparedFeatures, prepared_of
 from .fitting import (
     PREDICTIONS,
@@ -47,6 +48,7 @@ from .images import Prepared, Shots
 from .report import classification_report
 from .resources import check_needs, check_resources
 from .scoring import fitted_zero_shot, metrics_table, predictions_table, score_on, verdict
+from .trust import calibrate_scores
 from .use import evaluate_run, predict_with_run
 
 OF_IMAGES = frozenset({"data", "backbone", "image_size", "amp", "batch_size", "templates", "descriptions"})
@@ -108,6 +110,8 @@ class Classification(Task):
         with self._checkpoints(recipe, adapter, prepared, shots, reporter) as folder:
             report = fit_adapter(adapter, prepared, shots, recipe.seed, reporter, folder, recipe.resume)
             done = scored(recipe, prepared, adapter, report, shots, self.name, reporter)
+            done.calibration = calibration_of(prepared, adapter, report, shots, recipe.seed, reporter)
+            done.notes += calibrate_scores(done.calibration, done.scores)
             return self._written(recipe, prepared, done, shots, started) if is_main() else None
 
     def prepared(self, recipe: Recipe, reporter: Reporter):
@@ -178,12 +182,15 @@ class Classification(Task):
         info = info_of(recipe, prepared, done.adapter, done.report, shots, notes, seconds)
         with Run.create(recipe.out, recipe.domain or "features", done.adapter.name) as run:
             done.adapter.save(run.adapter_path)
+            if done.calibration is not None:
+                done.calibration.save(run.path)
+                info["calibration"] = done.calibration.facts()
             run.write(info, done.scores.metrics)
             run.log("\n".join(log_lines(info, done.report, done.scores.metrics)))
             if done.scores.labels is None:
-                write_predictions(run.path / PREDICTIONS, info, done.scores)
+                write_predictions(run.path / PREDICTIONS, info, done)
             else:
-                write_report(run.path, classification_report(results_of(prepared, info, done.scores), run.path))
+                write_report(run.path, classification_report(results_of(prepared, info, done), run.path))
         return FitResult(
             run.path,
             done.adapter,
