@@ -14,16 +14,19 @@ from .options import (
     BatchSize,
     Classes,
     ConfigFile,
+    Coverage,
     Data,
     Debug,
     Device,
     Domain,
     Features,
     Json,
+    MaxError,
     NewClasses,
     Out,
     RecipeName,
     Resource,
+    SetMethod,
     Sets,
     Task,
     Workers,
@@ -158,6 +161,9 @@ def evaluate(
     workers: Workers = None,
     resource: Resource = None,
     classes: NewClasses = None,
+    coverage: Coverage = None,
+    set_method: SetMethod = None,
+    max_error: MaxError = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -178,6 +184,9 @@ def evaluate(
         workers=workers,
         resources=resources_of(resource),
         classes=classes,
+        coverage=coverage,
+        set_method=set_method,
+        max_error=max_error,
         reporter=reporter(),
     )
     if as_json:
@@ -187,7 +196,7 @@ def evaluate(
     show_table(task.table(result))
     echo(task.verdict(result))
     for note in result.get("notes", ()):
-        echo(f"Note: {note}")
+        echo(f"Note: {note[0].upper()}{note[1:]}")
 
 
 def predict(
@@ -199,8 +208,27 @@ def predict(
     resource: Resource = None,
     classes: NewClasses = None,
     out: Annotated[
-        str | None, typer.Option(help="Folder for pictures and files of what was found (detection, segmentation).")
+        list[str] | None,
+        typer.Option(
+            metavar="PLACE",
+            help="A file of the predictions (.csv, .jsonl, .html), or else a folder for pictures and files of what was "
+            "found (detection, segmentation). Repeatable.",
+        ),
     ] = None,
+    top: Annotated[
+        int | None, typer.Option(metavar="K", help="The K likeliest classes of each image; by default 3.")
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            metavar="P",
+            help="Where images have several labels: name those of this probability or more; by default each label has "
+            "its own, the best on the run's calibration rows.",
+        ),
+    ] = None,
+    coverage: Coverage = None,
+    set_method: SetMethod = None,
+    max_error: MaxError = None,
     as_json: Json = False,
     debug: Debug = False,
     of_domain: Mapping[str, str] | None = None,
@@ -223,18 +251,26 @@ def predict(
         reading=reading_of(of_domain),
         classes=classes,
         out=out,
+        top=top,
+        threshold=threshold,
+        coverage=coverage,
+        set_method=set_method,
+        max_error=max_error,
         reporter=reporter(),
     )
-    files = predicted.files
+    files, notes = predicted.files, getattr(predicted, "notes", [])
     if as_json:
         written = {"files": [str(file) for file in files]} if out else {}
         skipped = [list(pair) for pair in predicted.skipped]
-        print_json({"run": run, "predictions": predicted.rows(), "skipped": skipped, **written})
+        said = {"notes": notes} if notes else {}
+        print_json({"run": run, "predictions": predicted.rows(), "skipped": skipped, **said, **written})
         return
     show_table(task_of_run(Run.open(run)).predictions_table(predicted.rows()))
+    for note in notes:
+        echo(f"Note: {note[0].upper()}{note[1:]}")
     echo_skipped(predicted.skipped)
     if files:
-        echo(f"Written: {len(files)} file{'s' * (len(files) != 1)} in {out}")
+        echo(f"Written: {len(files)} file{'s' * (len(files) != 1)} in {', '.join(out)}")
 
 
 def compare(

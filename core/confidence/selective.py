@@ -1,8 +1,9 @@
 """Answers left open, so that the others are wrong seldom enough.
 
-"Selective Classification for Deep Neural Networks" (Geifman and El-Yaniv 2017, arXiv 1705.08500): a binary search over
-the calibration rows by falling confidence; each step bounds the error above (Clopper and Pearson 1934) at a level that
-leaves the whole search wrong with probability `RISK` at most.
+"Selective Classification for Deep Neural Networks" (Geifman and El-Yaniv 2017, arXiv 1705.08500), with thresholds at
+fixed shares of the calibration rows, each tested at its part of the risk ("Learn then Test", Angelopoulos et al. 2021,
+arXiv 2110.01052): the error above a threshold is bounded (Clopper and Pearson 1934), and all bounds together hold with
+probability 1 - `RISK` at least.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from ..errors import ConfigError
 
 RISK = 0.1
 """How often the bound may fail, over draws of the calibration rows."""
+SHARES = tuple(share / 10 for share in range(10, 0, -1))
+"""Shares of the rows that are answered, of which the largest is taken whose error is bounded."""
 
 
 @dataclass(frozen=True)
@@ -73,17 +76,13 @@ def answer_threshold(
     weights = torch.ones(len(order), dtype=torch.float64) if weights is None else weights.double()[order]
     wrong, whole = (weights * ~right[order]).cumsum(0), weights.cumsum(0)
     effective = whole**2 / (weights**2).cumsum(0)  # rows of equal weight that tell as much
-    steps = max(1, math.ceil(math.log2(len(order))))
-    low, high, least = 0, len(order) - 1, math.inf
-    while low <= high:
-        middle = (low + high) // 2
-        last = int((confidence >= confidence[middle]).sum()) - 1  # ties are answered together
-        share, count = float(wrong[last] / whole[last]), float(effective[last])
-        if error_bound(share * count, count, risk / steps) <= max_error:
-            least, low = float(confidence[middle]), last + 1
-        else:
-            high = middle - 1
-    return Abstention(max_error, least, len(order))
+    for share in SHARES:
+        least = confidence[max(0, math.ceil(share * len(order)) - 1)]
+        last = int((confidence >= least).sum()) - 1  # ties are answered together
+        error, count = float(wrong[last] / whole[last]), float(effective[last])
+        if error_bound(error * count, count, risk / len(SHARES)) <= max_error:
+            return Abstention(max_error, float(least), len(order))
+    return Abstention(max_error, math.inf, len(order))
 
 
 def error_bound(wrong: float, count: float, level: float) -> float:
@@ -95,7 +94,4 @@ def error_bound(wrong: float, count: float, level: float) -> float:
 
 def fewest_rows(max_error: float, risk: float = RISK) -> int:
     """Rows without a mistake that can promise an error."""
-    count = 1
-    while error_bound(0, count, risk / max(1, math.ceil(math.log2(count)))) > max_error:
-        count += 1
-    return count
+    return math.ceil(math.log(risk / len(SHARES)) / math.log(1 - max_error))

@@ -71,7 +71,10 @@ def test_json_of_fit_has_the_promised_keys(fit, colours):
     assert 0 <= made["adapted"]["accuracy"] <= 1 and 0 <= made["zero_shot"]["accuracy"] <= 1
     assert made["seconds"] > 0
     files = {path.name for path in Path(made["run"]).iterdir()}
-    assert files == {"run.json", "metrics.json", "adapter.safetensors", "log.txt", "report.html"}
+    assert files == {
+        *("run.json", "metrics.json", "adapter.safetensors", "calibration.safetensors"),
+        *("log.txt", "report.html"),
+    }
 
 
 def test_every_command_prints_one_json_object(vladapt, run, base, colours):

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from ...contracts.adapter import Adapter
 from ...contracts.domain import Item
 from ...contracts.recipe import Recipe
-from ...contracts.task import Axes, Contest, FitResult, Task, Use
+from ...contracts.task import FILE_KINDS, TRUST, Axes, Contest, FitResult, Task, Use
 from ...data.verify import FileHashes, content_key
 from ...errors import CapabilityError, ConfigError
 from ...features.keys import canonical_json
@@ -49,7 +49,7 @@ from .report import classification_report
 from .resources import check_needs, check_resources
 from .scoring import fitted_zero_shot, metrics_table, predictions_table, score_on, verdict
 from .trust import calibrate_scores
-from .use import evaluate_run, predict_with_run
+from .use import Predictor, evaluate_run, predict_with_run
 
 OF_IMAGES = frozenset({"data", "backbone", "image_size", "amp", "batch_size", "templates", "descriptions"})
 OF_FEATURES = frozenset({"features"})
@@ -63,14 +63,15 @@ class Classification(Task):
 
     takes: ClassVar = frozenset({"adapter", "adapters", "shots", "classes", "novel", "generic", "resources", "resume"})
     defaults: ClassVar = {"shots": 16}
-    at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources"})
-    at_prediction: ClassVar = frozenset({"batch_size", "workers", "resources"})
+    at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources"}) | TRUST
+    at_prediction: ClassVar = frozenset({"batch_size", "workers", "resources", "top", "threshold"}) | TRUST
+    row_files: ClassVar = FILE_KINDS
     compares: ClassVar = frozenset({"adapters", "backbones", "shots", "seeds"})
     unused: ClassVar = {
         "plan": "adapters are fitted to classification and no mmengine config is run; give a recipe, or --domain "
         "open-vocab",
         "classes": "for detection and segmentation; this run has its own classes",
-        "out": "a classification writes no files; use --json",
+        "out": f"a classification writes no pictures; give a file of its predictions ({', '.join(FILE_KINDS)})",
     }
 
     def filled(self, recipe: Recipe) -> Recipe:
@@ -126,6 +127,9 @@ class Classification(Task):
     def predict(self, use: Use, reporter: Reporter):
         return predict_with_run(use, self.domain, self.name, reporter)
 
+    def predictor(self, use: Use) -> Predictor:
+        return Predictor.of_use(use, self.domain, self.name)
+
     def entries(self, recipe: Recipe, axes: Axes) -> list[dict[str, Any]]:
         """Seeds outside, then shots, so that a draw serves all methods; zero-shot comes first."""
         names, shots, seeds = _names(axes), _shots(recipe, axes), _seeds(recipe, axes)
@@ -158,6 +162,9 @@ class Classification(Task):
 
     def verdict(self, metrics: Mapping[str, Any]) -> str:
         return verdict(metrics)
+
+    def write_rows(self, predicted, path: Path) -> None:
+        predicted.write(path)
 
     def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
         return predictions_table(rows)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ...confidence.calibration import Calibration
 from ...confidence.conformal import words_of
+from ...contracts.task import Use
 from ...runs.sections import Cell, TableSection
 from .scoring import Scores
 
@@ -31,6 +32,19 @@ def calibrate_scores(calibration: Calibration | None, scores: Scores) -> list[st
         f"confidences are calibrated ({calibration.scaling.words}) on {calibration.source}; the calibration error goes "
         f"from {before:.1%} to {after:.1%}"
     ]
+
+
+def calibrated_again(use: Use, scores: Scores) -> list[str]:
+    """The run's calibration on the scores of an evaluation, with what `use` asks for; sentences for the user."""
+    calibration = Calibration.load(use.run.path)
+    if calibration is None or scores.labels is None:
+        return []
+    before, after = calibration.errors(scores.adapted_logits, scores.labels)
+    scores.metrics["adapted"] |= {"ece": after, "ece_uncalibrated": before}
+    wishes = (use.coverage, use.set_method or "lac", use.max_error)
+    told, notes = trust_scores(calibration, scores.adapted_logits, scores.labels, *wishes)
+    scores.metrics.update(told)
+    return notes
 
 
 def trust_scores(
