@@ -270,7 +270,15 @@ def predict(
         echo(f"Note: {note[0].upper()}{note[1:]}")
     echo_skipped(predicted.skipped)
     if files:
-        echo(f"Written: {len(files)} file{'s' * (len(files) != 1)} in {', '.join(out)}")
+        echo(f"Written: {_places(files, out)}")
+
+
+def _places(files: list, out: list[str]) -> str:
+    """Files of rows by name, and how many there are in a folder."""
+    named = [str(file) for file in files if str(file) in out]
+    folders = [place for place in out if place not in named]
+    others = len(files) - len(named)
+    return ", ".join([*named, *(f"{others} file{'s' * (others != 1)} in {folder}" for folder in folders)])
 
 
 def compare(

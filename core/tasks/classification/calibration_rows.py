@@ -34,9 +34,7 @@ UNEQUAL = 1.5
 """Rows have weights where the frequencies of two classes are off by this factor, not less: counts are never exact."""
 
 
-def calibration_of(
-    prepared, adapter: Adapter, report: FitReport, shots: Shots, seed: int, reporter: Reporter
-) -> Calibration | None:
+def calibration_of(prepared, adapter: Adapter, report: FitReport, shots: Shots, seed: int) -> Calibration | None:
     """What is known of how sure a fitted adapter may be; it stays as it is, bit for bit.
 
     Methods on features are fitted afresh on all but one part of the support, search included, and score that part.
@@ -51,13 +49,11 @@ def calibration_of(
         None where there are no rows, or none that can be scored.
     """
     counts = replace(prepared.counts)
-    reporter.info(f"Calibrating {adapter.name}")
     with torch.random.fork_rng(devices=[]):
         for rows in (_cross_fitted, _left_of_val):
             try:
                 found = rows(prepared, adapter, report, shots, seed)
-            except VladaptError as error:  # fewer images than the method needs, say: the fit itself is good
-                reporter.info(f"Not calibrated on these rows: {error}")
+            except VladaptError:  # fewer images than the method needs, say: the fit itself is good
                 continue
             if found is not None:
                 if rows is _cross_fitted:

@@ -111,7 +111,7 @@ class Classification(Task):
         with self._checkpoints(recipe, adapter, prepared, shots, reporter) as folder:
             report = fit_adapter(adapter, prepared, shots, recipe.seed, reporter, folder, recipe.resume)
             done = scored(recipe, prepared, adapter, report, shots, self.name, reporter)
-            done.calibration = calibration_of(prepared, adapter, report, shots, recipe.seed, reporter)
+            done.calibration = calibration_of(prepared, adapter, report, shots, recipe.seed)
             done.notes += calibrate_scores(done.calibration, done.scores)
             return self._written(recipe, prepared, done, shots, started) if is_main() else None
 

@@ -19,6 +19,7 @@ from ...contracts.recipe import SAMPLE, Recipe
 from ...contracts.task import Use
 from ...data.unlabelled import images_of, readable
 from ...errors import CapabilityError, DataError
+from ...features.extract import encoder, one_line
 from ...features.store import Extraction, FeatureStore
 from ...registry import load_adapter
 from ...runs.folder import Run
@@ -30,6 +31,9 @@ from .predictions import Predictions, check_wishes, predictions_of
 from .resources import PLAIN, Extras, batches, check_at_prediction, further_specs, logits_of
 from .scoring import fitted_zero_shot, score_on
 from .trust import calibrated_again
+
+FEW = 8
+"""Images that are encoded at once and not stored."""
 
 
 def evaluate_run(use: Use, domain: Domain | None, task: str, reporter: Reporter) -> dict[str, Any]:
@@ -277,7 +281,8 @@ class _Source:
     def _encoded(
         self, items, backbone: Backbone, tap: str, progress=None, keep: bool = True, parts: bool = False
     ) -> Extraction:
-        return FeatureStore(keep=keep).get_or_compute(
+        few = None if parts or len(items) > FEW else self._encoded_at_once(list(items), backbone, tap)
+        return few or FeatureStore(keep=keep).get_or_compute(
             self.data,
             list(items),
             backbone,
@@ -289,3 +294,23 @@ class _Source:
             progress=progress,
             parts=parts,
         )
+
+    def _encoded_at_once(self, items: list[Item], backbone: Backbone, tap: str) -> Extraction | None:
+        """Few images, through the tower in one batch: to look them up would cost more. None if samples have parts."""
+        transform = self.domain.transforms(backbone, False, self.task)
+        pixels, kept, skipped = [], [], []
+        for item in items:
+            try:
+                pixels.append(transform(self.data.load(item)))
+                kept.append(item)
+            except Exception as error:  # a decoder of any library may raise anything on a damaged file
+                skipped.append((item.id, one_line(error)))
+        if any(each.ndim != 3 for each in pixels):
+            return None
+        rows = encoder(backbone, tap, self.encoding.amp)(torch.stack(pixels)).cpu() if pixels else torch.zeros(0, backbone.embed_dim)
+        finite = rows.isfinite().all(dim=1)
+        skipped += [(i.id, "the backbone gives NaN or infinity for it") for i, good in zip(kept, finite) if not good]
+        kept = [item for item, good in zip(kept, finite) if good]
+        ids = tuple(item.id for item in kept)
+        features = FeatureSet(rows[finite].clone(), tap=tap, ids=ids, backbone=backbone.fingerprint)
+        return Extraction(features, kept, skipped, len(kept))
