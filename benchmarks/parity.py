@@ -19,6 +19,7 @@ import torch
 from parity_checks import (
     cache,
     caption_losses,
+    confidence,
     crops,
     detectors,
     head,
@@ -33,7 +34,7 @@ from parity_checks.fixtures import Check, Fixtures
 
 from vladapt.core.registry import adapter_class, catalogue, loss_class
 
-METHODS = (head, cache, prompt, towers, transductive, crops)
+METHODS = (head, cache, prompt, towers, transductive, crops, confidence)
 OBJECTIVES = (losses, caption_losses)
 OPEN_VOCABULARY = (detectors, segmentors)
 ELSEWHERE = {

@@ -15,17 +15,20 @@ from .options import (
     BatchSize,
     Classes,
     ConfigFile,
+    Coverage,
     Data,
     Debug,
     Device,
     Domain,
     Features,
     Json,
+    MaxError,
     NewClasses,
     Out,
     RecipeName,
     Redact,
     Resource,
+    SetMethod,
     Sets,
     Task,
     Workers,
@@ -181,6 +184,9 @@ def evaluate(
         str | None,
         typer.Option(metavar="DIR", help="Folder for the report and the numbers; by default in RUN/evaluations."),
     ] = None,
+    coverage: Coverage = None,
+    set_method: SetMethod = None,
+    max_error: MaxError = None,
     redact: Redact = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -213,6 +219,9 @@ def evaluate(
         out=out,
         reading=reading_of(of_domain),
         redact=bool(redact),
+        coverage=coverage,
+        set_method=set_method,
+        max_error=max_error,
         reporter=reporter(),
     )
     if as_json:
@@ -222,7 +231,7 @@ def evaluate(
     show_table(task.table(result))
     echo(task.verdict(result))
     for note in result.get("notes", ()):
-        echo(f"Note: {note}")
+        echo(f"Note: {note[0].upper()}{note[1:]}")
     echo_skipped(result.get("skipped", ()))
     if out:
         echo(f"Written: {out}")
@@ -237,8 +246,27 @@ def predict(
     resource: Resource = None,
     classes: NewClasses = None,
     out: Annotated[
-        str | None, typer.Option(help="Folder for pictures and files of what was found (detection, segmentation).")
+        list[str] | None,
+        typer.Option(
+            metavar="PLACE",
+            help="A file of the predictions (.csv, .jsonl, .html), or else a folder for pictures and files of what was "
+            "found (detection, segmentation). Repeatable.",
+        ),
     ] = None,
+    top: Annotated[
+        int | None, typer.Option(metavar="K", help="The K likeliest classes of each image; by default 3.")
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            metavar="P",
+            help="Where images have several labels: name those of this probability or more; by default each label has "
+            "its own, the best on the run's calibration rows.",
+        ),
+    ] = None,
+    coverage: Coverage = None,
+    set_method: SetMethod = None,
+    max_error: MaxError = None,
     as_json: Json = False,
     debug: Debug = False,
     of_domain: Mapping[str, str] | None = None,
@@ -261,18 +289,34 @@ def predict(
         reading=reading_of(of_domain),
         classes=classes,
         out=out,
+        top=top,
+        threshold=threshold,
+        coverage=coverage,
+        set_method=set_method,
+        max_error=max_error,
         reporter=reporter(),
     )
-    files = predicted.files
+    files, notes = predicted.files, getattr(predicted, "notes", [])
     if as_json:
         written = {"files": [str(file) for file in files]} if out else {}
         skipped = [list(pair) for pair in predicted.skipped]
-        print_json({"run": run, "predictions": predicted.rows(), "skipped": skipped, **written})
+        said = {"notes": notes} if notes else {}
+        print_json({"run": run, "predictions": predicted.rows(), "skipped": skipped, **said, **written})
         return
     show_table(task_of_run(Run.open(run)).predictions_table(predicted.rows()))
+    for note in notes:
+        echo(f"Note: {note[0].upper()}{note[1:]}")
     echo_skipped(predicted.skipped)
     if files:
-        echo(f"Written: {len(files)} file{'s' * (len(files) != 1)} in {out}")
+        echo(f"Written: {_places(files, out)}")
+
+
+def _places(files: list, out: list[str]) -> str:
+    """Files of rows by name, and how many there are in a folder."""
+    named = [str(file) for file in files if str(file) in out]
+    folders = [place for place in out if place not in named]
+    others = len(files) - len(named)
+    return ", ".join([*named, *(f"{others} file{'s' * (others != 1)} in {folder}" for folder in folders)])
 
 
 def compare(

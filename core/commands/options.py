@@ -98,6 +98,23 @@ NewClasses = Annotated[
         help="Other names to look for, for detection and segmentation: a,b,c, or a .txt or .json file.",
     ),
 ]
+Coverage = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        help="Name for each image a set of classes that holds the right one in this share of cases, for instance 0.9.",
+    ),
+]
+SetMethod = Annotated[
+    str | None, typer.Option(metavar="lac|aps|raps", help="How sets are made; by default lac, the smallest ones.")
+]
+MaxError = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        help="Leave answers open, so that at most this share of the others is wrong, for instance 0.05.",
+    ),
+]
 OPTIONAL_VALUES = {"--novel": "rest"}
 Out = Annotated[str | None, typer.Option(metavar="DIR", help="Where to write; by default `runs`.")]
 Redact = Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 
 ALWAYS = frozenset({"domain", "task", "out", "device", "seed", "split_seed", "workers"})
 """Recipe keys that every task takes."""
+TRUST = frozenset({"coverage", "set_method", "max_error"})
+USED = ("data", "features", "batch_size", "workers", "resources", "classes", "out", "top", "threshold")
+USED += tuple(sorted(TRUST))
+"""Fields of `Use` that only some tasks take."""
+FILE_KINDS = (".csv", ".jsonl", ".html")
+"""Suffixes of files of rows; any other place is a folder."""
 
 
 @dataclass
@@ -65,6 +72,12 @@ class Use:
         resources: name -> path, in place of the run's own.
         classes: other class names.
         out: a folder for files of what was predicted.
+        files: files to write rows into; the suffix (`FILE_KINDS`) says how.
+        top: classes per image in rows.
+        threshold: probability from which on an image has a label, where it may have several.
+        coverage: share of images whose set of classes is to hold the right one.
+        set_method: how sets are made.
+        max_error: share of the answers given that may be wrong; others are left open.
         reading: options of the domain's reader, in place of the run's own.
         redact: leave names of files, and pictures, out of what is written.
     """
@@ -80,6 +93,12 @@ class Use:
     resources: Mapping[str, str] | None = None
     classes: Any = None
     out: str | Path | None = None
+    files: Sequence[Path] = ()
+    top: int | None = None
+    threshold: float | None = None
+    coverage: float | None = None
+    set_method: str | None = None
+    max_error: float | None = None
     reading: Mapping[str, Any] | None = None
     redact: bool = False
 
@@ -157,7 +176,8 @@ class Task(ABC):
         deciding: the metric a comparison is about.
         refusals: command ("evaluate", "predict", "compare") -> why the task has none, one line.
         unused: recipe key -> why it is not taken, or what to give instead; for the message.
-        writes: suffixes of the files that `predict --out` writes; empty where it writes none.
+        writes: suffixes of the files that `predict --out` writes into a folder; empty where it writes none.
+        row_files: suffixes of files of rows that `predict --out` writes, of `FILE_KINDS`.
         needs_domain: whether a domain must read the data; of classification a features file will do.
 
     Args:
@@ -176,6 +196,7 @@ class Task(ABC):
     refusals: ClassVar[Mapping[str, str]] = {}
     unused: ClassVar[Mapping[str, str]] = {}
     writes: ClassVar[tuple[str, ...]] = ()
+    row_files: ClassVar[tuple[str, ...]] = (".jsonl",)
     needs_domain: ClassVar[bool] = True
 
     def __init__(self, domain: Domain | None = None):
@@ -234,6 +255,10 @@ class Task(ABC):
         """What a run says of new images: an object with `rows()`, `skipped` and `files`."""
         raise CapabilityError(f"{use.run.path}: {self._refusal('predict')}")
 
+    def predictor(self, use: Use) -> Any:
+        """The run's model, loaded once: an object with `predict(images)`."""
+        raise CapabilityError(f"{use.run.path}: {self.title} keeps no model between calls; call vladapt.predict")
+
     def entries(self, recipe: Recipe, axes: Axes) -> list[dict[str, Any]]:
         """The key columns of every fit of a comparison on one data set, in the order they are best run."""
         raise ConfigError(self._refusal("compare"))
@@ -260,6 +285,17 @@ class Task(ABC):
         """Whether the change is more than chance, in a sentence; "" where nothing can be said."""
         return ""
 
+    def write_rows(self, predicted: Any, path: Path) -> None:
+        """Write what `predict` gave into a file with one of the suffixes in `row_files`: one JSON object per line.
+
+        Raises:
+            DataError: nothing can be written there.
+        """
+        from ..runtime.files import write_whole
+
+        write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in predicted.rows()))
+        predicted.files.append(path)
+
     def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
         """Rows of `predict` as a rich table."""
         raise CapabilityError(self._refusal("predict"))
@@ -269,11 +305,15 @@ class Task(ABC):
     def check_use(self, use: Use, command: str) -> None:
         """Raise the ConfigError of what is given to a command that this task does not take there."""
         taken = self.at_evaluation if command == "evaluate" else self.at_prediction
-        for key in ("data", "features", "batch_size", "workers", "resources", "classes", "out"):
+        for key in USED:
             value = getattr(use, key)
             if value is not None and value != {} and key not in taken:
                 flag = "--resource" if key == "resources" else f"--{key.replace('_', '-')}"
                 raise ConfigError(f"{flag}: {self._why_unused(key)}")
+        for file in use.files:
+            if file.suffix.lower() not in self.row_files:
+                kinds = " or ".join(self.row_files)
+                raise ConfigError(f"--out {file}: {self.title} writes its rows as {kinds}; give such a file")
 
     def check_axes(self, axes: Axes) -> None:
         """Raise the ConfigError of an axis that this task's comparison does not vary."""

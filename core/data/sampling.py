@@ -194,6 +194,45 @@ def hold_out(support: FeatureSet, seed: int) -> tuple[FeatureSet, FeatureSet] | 
     return support.select(~is_held), support.select(is_held)
 
 
+def folds(support: FeatureSet, count: int, seed: int) -> list[torch.Tensor]:
+    """Rows to hold out in turn: each fold has its share of every class, and none has all images of a class.
+
+    Groups (patient, identity, video) go to one fold whole. A group that holds all images of a class is in no fold, nor
+    is the only image of a class.
+
+    Args:
+        support: N labelled images, one label or several per image.
+        count: folds; fewer where classes have fewer images on average.
+        seed: fixes which images go together.
+
+    Returns:
+        Row indices of each fold, rising; [] where most classes have a single image or group.
+    """
+    member = _memberships(support)  # (N, C)
+    units = _units(support.groups, len(support))
+    per_unit = np.stack([(member[rows] > 0).any(axis=0) for rows in units])  # (U, C)
+    units_of_class = per_unit.sum(axis=0)
+    count = min(count, int(np.median(units_of_class[units_of_class > 0])))
+    if count < 2:
+        return []
+    shuffled = torch.randperm(len(units), generator=torch.Generator().manual_seed(seed)).tolist()
+    shuffled.sort(key=lambda u: units_of_class[per_unit[u]].min(initial=len(units)))  # those of rare classes first
+    held, sizes = np.zeros((count, member.shape[1])), np.zeros(count)
+    rows_of: list[list[int]] = [[] for _ in range(count)]
+    for u in shuffled:
+        classes = per_unit[u]
+        if (units_of_class[classes] < 2).any():
+            continue
+        crowding = (held[:, classes] / member.sum(axis=0)[classes]).sum(axis=1)
+        fold = min(range(count), key=lambda k: (crowding[k], sizes[k], k))
+        if ((held[fold] + member[units[u]].sum(axis=0) >= member.sum(axis=0)) & classes).any():
+            continue
+        rows_of[fold] += units[u]
+        held[fold] += member[units[u]].sum(axis=0)
+        sizes[fold] += len(units[u])
+    return [torch.tensor(sorted(rows)) for rows in rows_of if rows]
+
+
 def _memberships(support: FeatureSet) -> np.ndarray:
     """(N, C) int64 of 0 and 1; with several labels per image, a last column marks images without a positive."""
     member = (support.one_hot() > 0.5).cpu().numpy().astype(np.int64)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..contracts.domain import SPLITS, Domain
 from ..contracts.recipe import Recipe
-from ..contracts.task import FitResult, Task, Use
+from ..contracts.task import FILE_KINDS, FitResult, Task, Use
 from ..errors import CapabilityError, ConfigError, UnknownNameError, did_you_mean
 from ..recipes.resolve import resolve, task_in, task_of
 from ..registry import load_domain, task_class
@@ -59,6 +59,9 @@ def evaluate(
     out: str | Path | None = None,
     reading: Mapping[str, Any] | None = None,
     redact: bool = False,
+    coverage: float | None = None,
+    set_method: str | None = None,
+    max_error: float | None = None,
     domain: Domain | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
@@ -77,6 +80,9 @@ def evaluate(
             written.
         reading: options of the domain's reader, in place of the run's own.
         redact: leave names of files, and pictures, out of what is given and written.
+        coverage: share of images whose set of classes is to hold the right one, for classification.
+        set_method: how sets are made, "lac", "aps" or "raps".
+        max_error: share of the answers given that may be wrong; the others are left open.
         domain: a domain of your own that is not installed as a plug-in; by default the run's, by name.
 
     Returns:
@@ -102,6 +108,9 @@ def evaluate(
         out=out,
         reading=reading,
         redact=redact,
+        coverage=coverage,
+        set_method=set_method,
+        max_error=max_error,
     )
     task = task_of_run(use.run, domain)
     task.check_use(use, "evaluate")
@@ -124,7 +133,12 @@ def predict(
     workers: int | None = None,
     resources: Mapping[str, str] | None = None,
     classes: Any = None,
-    out: str | Path | None = None,
+    out: str | Path | Sequence[str | Path] | None = None,
+    top: int | None = None,
+    threshold: float | None = None,
+    coverage: float | None = None,
+    set_method: str | None = None,
+    max_error: float | None = None,
     reading: Mapping[str, Any] | None = None,
     reporter: Reporter | None = None,
 ):
@@ -139,7 +153,14 @@ def predict(
         workers: decoding threads.
         resources: name -> path of what the adapter needs of these images ("boxes"), in place of the run's own.
         classes: other class names, for runs of detection and segmentation by names.
-        out: a folder for pictures and files, for tasks that write them.
+        out: places to write to: files of rows (.csv, .jsonl, .html), and a folder for pictures and files, for tasks
+            that write them.
+        top: classes per image in rows; by default 3.
+        threshold: probability from which on an image has a label; by default the best of each label on the rows that
+            calibrated the run.
+        coverage: share of images whose set of classes is to hold the right one, for classification.
+        set_method: how sets are made, "lac", "aps" or "raps".
+        max_error: share of the answers given that may be wrong; the others are left open.
         reading: options of the domain's reader, in place of the run's own.
 
     Returns:
@@ -148,6 +169,7 @@ def predict(
     Raises:
         DataError: the run or all images cannot be read. CapabilityError: the run was made from a features file.
     """
+    folder, files = places_of(out)
     use = Use(
         Run.open(run),
         images=tuple(images),
@@ -156,12 +178,58 @@ def predict(
         workers=workers,
         resources=resources,
         classes=classes,
-        out=out,
+        out=folder,
+        files=files,
+        top=top,
+        threshold=threshold,
+        coverage=coverage,
+        set_method=set_method,
+        max_error=max_error,
         reading=reading,
     )
     task = task_of_run(use.run, domain)
     task.check_use(use, "predict")
-    return task.predict(use, reporter or Reporter(quiet=True))
+    predicted = task.predict(use, reporter or Reporter(quiet=True))
+    for file in files:
+        task.write_rows(predicted, file)
+    return predicted
+
+
+def load_run(run: str | Path, *, device: str = "auto", domain: Domain | None = None) -> Any:
+    """A run of a classification that keeps its model between calls.
+
+    Args:
+        run: a run folder.
+        device: "auto", "cpu", "cuda", ...
+        domain: a domain of your own that is not installed as a plug-in; by default the run's, by name.
+
+    Returns:
+        A predictor: `.predict(images)` gives an object with `.rows()`, one JSON-able dict per image.
+
+    Raises:
+        DataError: the run is damaged. CapabilityError: it was made from a features file, or by another task.
+    """
+    use = Use(Run.open(run), device=device, images=("",))
+    return task_of_run(use.run, domain).predictor(use)
+
+
+def places_of(out: str | Path | Sequence[str | Path] | None) -> tuple[Path | None, tuple[Path, ...]]:
+    """A folder, and files of rows, which have one of the suffixes `FILE_KINDS`.
+
+    Raises:
+        ConfigError: several folders, or a file in a folder that is not there.
+    """
+    listed = [] if out is None else [out] if isinstance(out, (str, Path)) else list(out)
+    places = list(dict.fromkeys(Path(place) for place in listed))
+    files = tuple(place for place in places if place.suffix.lower() in FILE_KINDS and not place.is_dir())
+    folders = [place for place in places if place not in files]
+    if len(folders) > 1:
+        kinds = ", ".join(FILE_KINDS)
+        raise ConfigError(f"--out {folders[1]}: a second folder; give one, and files that end in {kinds}")
+    for file in files:
+        if not file.parent.is_dir():
+            raise ConfigError(f"--out {file}: there is no folder {file.parent}; make it first")
+    return (folders[0] if folders else None), files
 
 
 def recipe_and_domain(

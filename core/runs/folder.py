@@ -52,7 +52,8 @@ WHERE_USED = ("mmcv", "mmdet", "mmseg")
 
 @dataclass(eq=False)
 class Run:
-    """A run folder: run.json, metrics.json, adapter.safetensors, log.txt, report.html.
+    """A run folder: run.json, metrics.json, adapter.safetensors, log.txt, report.html, and where confidences are
+    calibrated calibration.safetensors.
 
     While it is being written it holds a marker, and `open` refuses it. As a context manager it is finished where the
     block ends well, and removed where it does not:

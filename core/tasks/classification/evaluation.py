@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ...confidence.calibration import Calibration
 from ...contracts.domain import Item
 from ...contracts.recipe import Recipe
 from ...runs.evaluations import make_folder
@@ -48,7 +49,8 @@ def write_evaluation(
     names, skipped = run.info["class_names"], result["skipped"]
     hidden = Redaction.of(prepared.data, skipped) if redact else None
     ids = [item.id if hidden is None else hidden.name(item.id) for item in items]
-    write_whole(folder / PREDICTIONS, _table(names, ids, scores))
+    calibration = Calibration.load(run.path)
+    write_whole(folder / PREDICTIONS, _table(names, ids, scores, calibration))
     if scores.labels is None:
         return
     data = {"name": prepared.data.name, "path": place_of_data(recipe), "kind": prepared.data.kind}
@@ -61,6 +63,7 @@ def write_evaluation(
         labels=scores.labels,
         zero_shot_logits=scores.zero_shot_logits,
         adapted_logits=scores.adapted_logits,
+        calibration=calibration,
         metrics=scores.metrics,
         ids=ids,
         thumbnails=None if prepared.backbone is None or redact else lambda row: prepared.data.load(items[row]),
@@ -72,17 +75,20 @@ def write_evaluation(
     write_report(folder, replace(report, kind="Report of one evaluation", lead=lead, place=place))
 
 
-def _table(class_names: Sequence[str], ids: Sequence[str], scores: Scores) -> str:
+def _table(class_names: Sequence[str], ids: Sequence[str], scores: Scores, calibration: Calibration | None) -> str:
     """A row per image: id, what it is and what it was called, with the confidence; of several labels a probability
     each."""
     logits, text = scores.adapted_logits.float(), io.StringIO(newline="")
+    several = scores.labels is not None and scores.labels.ndim == 2
+    plain = logits.sigmoid() if several else logits.softmax(dim=1)
+    probs = plain if calibration is None else calibration.probabilities(logits)
     writer = csv.writer(text, lineterminator="\n")
-    if scores.labels is not None and scores.labels.ndim == 2:
+    if several:
         writer.writerow(["id", *class_names])
-        for name, row in zip(ids, logits.sigmoid().tolist()):
+        for name, row in zip(ids, probs.tolist()):
             writer.writerow([name, *(f"{value:.6f}" for value in row)])
         return text.getvalue()
-    confidence, predicted = logits.softmax(dim=1).max(dim=1)
+    confidence, predicted = probs.max(dim=1)
     truth = [""] * len(ids) if scores.labels is None else [class_names[c] for c in scores.labels.tolist()]
     writer.writerow(["id", "true", "label", "confidence"])
     for name, true, label, sure in zip(ids, truth, predicted.tolist(), confidence.tolist()):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ...confidence.calibration import Calibration
 from ...contracts.adapter import Adapter, FitReport
 from ...contracts.domain import Domain, Item
 from ...contracts.features import FeatureSet
@@ -41,8 +42,9 @@ class Fitted:
     """A fitted adapter with its scores.
 
     Attributes:
-        notes: sentences on what the fit did to other abilities.
+        notes: sentences on what the fit did to other abilities, and on how sure it may be.
         probe: the logistic regression on the same images, or None.
+        calibration: what confidences are made with, or None.
     """
 
     adapter: Adapter
@@ -50,6 +52,7 @@ class Fitted:
     scores: Scores
     notes: list[str]
     probe: Adapter | None = None
+    calibration: Calibration | None = None
 
 
 def fit_adapter(
@@ -313,8 +316,9 @@ def summary_of(run: Run, info: dict[str, Any], scores: Scores, seconds: float) -
     }
 
 
-def results_of(prepared, info: dict[str, Any], scores: Scores) -> ClassificationResults:
+def results_of(prepared, info: dict[str, Any], done: Fitted) -> ClassificationResults:
     """What report.html is made of."""
+    scores = done.scores
     return ClassificationResults(
         info=info,
         class_names=list(prepared.class_names),
@@ -325,12 +329,15 @@ def results_of(prepared, info: dict[str, Any], scores: Scores) -> Classification
         thumbnails=prepared.thumbnail,
         metrics=scores.metrics,
         skipped=[tuple(pair) for pair in info["skipped"]],
+        calibration=done.calibration,
     )
 
 
-def write_predictions(path: Path, info: dict[str, Any], scores: Scores) -> None:
+def write_predictions(path: Path, info: dict[str, Any], done: Fitted) -> None:
     """A CSV of what each test row was classified as: id, label, confidence."""
-    confidences, labels = scores.adapted_logits.float().softmax(dim=1).max(dim=1)
+    logits = done.scores.adapted_logits.float()
+    probs = logits.softmax(dim=1) if done.calibration is None else done.calibration.probabilities(logits)
+    confidences, labels = probs.max(dim=1)
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["id", "label", "confidence"])

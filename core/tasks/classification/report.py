@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from ...confidence.calibration import Calibration
 from ...errors import DataError
 from ...metrics.classification import ClassRow, confusion_matrix, per_class_table, top_label_mistakes, top_mistakes
 from ...metrics.significance import CalibrationBin, calibration_curve
@@ -32,6 +33,7 @@ from ...runs.sections import (
     plural,
 )
 from .judgement import GUESSING, LARGEST, LINEAR, ZERO_SHOT
+from .trust import trust_section
 from .verdict import (
     MEASURES,
     baseline_name,
@@ -67,6 +69,7 @@ class ClassificationResults:
         ids: N names of test images; may be empty.
         thumbnails: test row -> decoded image, (H, W, 3) uint8 or float 0..1, or (T, H, W, 3); None: no pictures.
         skipped: (file, reason) of all that was left out.
+        calibration: what confidences are made with, or None.
     """
 
     info: dict[str, Any]
@@ -78,6 +81,12 @@ class ClassificationResults:
     ids: Sequence[str] = ()
     thumbnails: Callable[[int], np.ndarray] | None = None
     skipped: Sequence[tuple[str, str]] = ()
+    calibration: Calibration | None = None
+
+    @property
+    def confident_logits(self) -> Tensor:
+        """(N, C) adapted logits whose softmax or sigmoids are the confidences that users see."""
+        return self.adapted_logits if self.calibration is None else self.calibration.scaling.logits(self.adapted_logits)
 
     @property
     def multilabel(self) -> bool:
@@ -105,6 +114,7 @@ def classification_report(results: ClassificationResults, folder: str | Path) ->
             *shared.forgetting(metrics.get("generic")),
             *details,
             _calibration(results),
+            trust_section(results.calibration, results.adapted_logits, results.labels),
             _mistakes(results),
             _facts(info, names),
             _counts(info, names, "Label" if results.multilabel else "Class"),
@@ -267,10 +277,10 @@ def _confusion(results: ClassificationResults) -> ConfusionSection | TableSectio
 
 
 def _calibration(results: ClassificationResults) -> CalibrationSection:
-    before, after = results.zero_shot_logits, calibration_curve(results.adapted_logits, results.labels)
+    before, after = results.zero_shot_logits, calibration_curve(results.confident_logits, results.labels)
     old, ece = (results.metrics.get("zero_shot") or {}).get("ece"), results.metrics["adapted"].get("ece")
     zero_shot = None if before is None else ("zero-shot", old, calibration_curve(before, results.labels))
-    title, words = "Can its confidence be trusted?", _calibration_words(after)
+    title, words = "Can its confidence be trusted?", _calibration_words(after) + _calibrated_words(results)
     return CalibrationSection(title, zero_shot, ("adapted", ece, after), words, results.multilabel)
 
 
@@ -284,9 +294,20 @@ def _calibration_words(curve: list[CalibrationBin]) -> str:
     return f"Taken together, the adapted model is {how}, by {100 * abs(gap):.0f} points."
 
 
+def _calibrated_words(results: ClassificationResults) -> str:
+    raw, made = results.metrics["adapted"].get("ece_uncalibrated"), results.calibration
+    if made is None or raw is None:
+        return " Its confidences are not calibrated." if made is None else ""
+    return (
+        f" Its confidences are calibrated ({made.scaling.words}) on {made.source}; without that the calibration error "
+        f"would be {raw:.3f}."
+    )
+
+
 def _mistakes(results: ClassificationResults) -> MistakeSection:
-    names, scores = results.class_names, (results.adapted_logits, results.labels)
+    names, scores = results.class_names, (results.confident_logits, results.labels)
     if results.multilabel:
+        scores = (results.adapted_logits, results.labels)
         wrong = [
             (m, f"{names[m.label]}: {'present' if m.present else 'absent'}", "absent" if m.present else "present")
             for m in top_label_mistakes(*scores, MISTAKES)

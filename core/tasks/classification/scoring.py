@@ -200,16 +200,26 @@ def _measure(key: str) -> Measure:
 
 
 def predictions_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """One row per image: what it is, how sure, and the runners-up."""
+    """One row per image: what it is, how sure, the runners-up, and what else is known of the answers."""
     table = Table()
-    for name in ("image", "prediction", "confidence", "next"):
+    further = [key for key in ("set", "open", "unlike") if any(row.get(key) is not None for row in rows)]
+    titles = {"open": "left open", "unlike": "unlike the fit"}
+    for name in ("image", "prediction", "confidence", "next", *(titles.get(key, key) for key in further)):
         table.add_column(name, justify="right" if name == "confidence" else "left", overflow="fold")
     for row in rows:
         if "labels" in row:
-            label, sure = ", ".join(row["labels"]) or "none", ""
-            rest = row["top"]
+            pairs = zip(row["labels"], row["confidences"])
+            label, sure = ", ".join(f"{name} {value:.1%}" for name, value in pairs) or "none", ""
+            rest = [each for each in row["top"] if each["class"] not in row["labels"]]
         else:
             label, sure = row["label"], f"{row['confidence']:.1%}"
             rest = row["top"][1:]
-        table.add_row(row["id"], label, sure, ", ".join(f"{t['class']} {t['probability']:.1%}" for t in rest))
+        runners_up = ", ".join(f"{t['class']} {t['probability']:.1%}" for t in rest)
+        table.add_row(row["id"], label, sure, runners_up, *(_in_words(row.get(key)) for key in further))
     return table
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(value) or "none"
+    return "yes" if value else ""

@@ -15,7 +15,7 @@ import torch
 from ...contracts.adapter import Adapter
 from ...contracts.domain import Item
 from ...contracts.recipe import Recipe
-from ...contracts.task import Axes, Contest, FitResult, Task, Use
+from ...contracts.task import FILE_KINDS, TRUST, Axes, Contest, FitResult, Task, Use
 from ...data.verify import FileHashes, content_key
 from ...errors import CapabilityError, ConfigError
 from ...features.keys import canonical_json
@@ -29,6 +29,7 @@ from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter
 from ...training.checkpoints import newest_step
 from ..methods import adapter_of, check_named, trains_towers
+from .calibration_rows import calibration_of
 from .feature_rows import PreparedFeatures, prepared_of
 from .fitting import (
     PREDICTIONS,
@@ -54,7 +55,8 @@ from .repeated_splits import RepeatedSplits
 from .report import classification_report
 from .resources import check_needs, check_resources
 from .scoring import fitted_zero_shot, metrics_table, predictions_table, score_on
-from .use import evaluate_run, predict_with_run
+from .trust import calibrate_scores
+from .use import Predictor, evaluate_run, predict_with_run
 from .verdict import verdict
 
 OF_IMAGES = frozenset({"data", "backbone", "image_size", "amp", "batch_size", "templates", "descriptions"})
@@ -71,14 +73,15 @@ class Classification(Task):
         {"adapter", "adapters", "shots", "val_shots", "refit", "classes", "novel", "generic", "resources", "resume"}
     ) | {"redact"}
     defaults: ClassVar = {"shots": 16}
-    at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources", "out"})
-    at_prediction: ClassVar = frozenset({"batch_size", "workers", "resources"})
+    at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources", "out"}) | TRUST
+    at_prediction: ClassVar = frozenset({"batch_size", "workers", "resources", "top", "threshold"}) | TRUST
+    row_files: ClassVar = FILE_KINDS
     compares: ClassVar = frozenset({"adapters", "backbones", "shots", "seeds", "splits", "folds"})
     unused: ClassVar = {
         "plan": "adapters are fitted to classification and no mmengine config is run; give a recipe, or --domain "
         "open-vocab",
         "classes": "for detection and segmentation; this run has its own classes",
-        "out": "a classification writes no files; use --json",
+        "out": f"a classification writes no pictures; give a file of its predictions ({', '.join(FILE_KINDS)})",
     }
 
     def filled(self, recipe: Recipe) -> Recipe:
@@ -119,6 +122,8 @@ class Classification(Task):
             if recipe.refit:
                 adapter, report = refitted(adapter, report, prepared, shots, recipe.seed, reporter, folder)
             done = scored(recipe, prepared, adapter, report, shots, self.name, reporter)
+            done.calibration = calibration_of(prepared, adapter, report, shots, recipe.seed)
+            done.notes += calibrate_scores(done.calibration, done.scores)
             return self._written(recipe, prepared, done, shots, started) if is_main() else None
 
     def prepared(self, recipe: Recipe, reporter: Reporter):
@@ -132,6 +137,9 @@ class Classification(Task):
 
     def predict(self, use: Use, reporter: Reporter):
         return predict_with_run(use, self.domain, self.name, reporter)
+
+    def predictor(self, use: Use) -> Predictor:
+        return Predictor.of_use(use, self.domain, self.name)
 
     def entries(self, recipe: Recipe, axes: Axes) -> list[dict[str, Any]]:
         """Seeds outside, then shots, so that a draw serves all methods; the baselines come first."""
@@ -173,6 +181,9 @@ class Classification(Task):
     def verdict(self, metrics: Mapping[str, Any]) -> str:
         return verdict(metrics)
 
+    def write_rows(self, predicted, path: Path) -> None:
+        predicted.write(path)
+
     def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
         return predictions_table(rows)
 
@@ -194,18 +205,22 @@ class Classification(Task):
         further = [*done.notes, *done.report.notes, *(unscored if done.scores.labels is None else [])]
         notes = notes_of(prepared, recipe.shots, further, shots)
         info = info_of(recipe, prepared, done.adapter, done.report, shots, notes, seconds)
-        results = results_of(prepared, info, done.scores)
+        if done.calibration is not None:
+            info["calibration"] = done.calibration.facts()
+        results = results_of(prepared, info, done)
         if recipe.redact:
             info = Redaction.of(prepared.data, info["skipped"]).info(info)
-            results = replace(results_of(prepared, info, done.scores), thumbnails=None)
+            results = replace(results_of(prepared, info, done), thumbnails=None)
         with Run.create(recipe.out, recipe.domain or "features", done.adapter.name) as run:
             done.adapter.save(run.adapter_path)
             if done.probe is not None:
                 done.probe.save(run.path / PROBE_FILE)
+            if done.calibration is not None:
+                done.calibration.save(run.path)
             run.write(info, done.scores.metrics)
             run.log("\n".join(log_lines(info, done.report, done.scores.metrics)))
             if done.scores.labels is None:
-                write_predictions(run.path / PREDICTIONS, info, done.scores)
+                write_predictions(run.path / PREDICTIONS, info, done)
             else:
                 write_report(run.path, classification_report(results, run.path))
         return FitResult(

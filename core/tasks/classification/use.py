@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ...backbones.load import load_backbone
+from ...confidence.calibration import Calibration
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain, DomainData, Item
@@ -19,6 +20,7 @@ from ...contracts.recipe import SAMPLE, Recipe
 from ...contracts.task import Use
 from ...data.unlabelled import images_of, readable
 from ...errors import CapabilityError, ConfigError, DataError
+from ...features.extract import encoder, one_line
 from ...features.store import Extraction, FeatureStore
 from ...registry import load_adapter
 from ...runs.evaluations import in_the_fit, in_the_fit_words
@@ -31,8 +33,13 @@ from .evaluation import write_evaluation
 from .feature_rows import prepared_of
 from .images import Encoding
 from .judgement import PROBE_FILE
+from .predictions import Predictions, check_wishes, predictions_of
 from .resources import PLAIN, Extras, batches, check_at_prediction, further_specs, logits_of
 from .scoring import fitted_zero_shot, score_on
+from .trust import calibrated_again
+
+FEW = 8
+"""Images that are encoded at once and not stored."""
 
 CLASS_FILES = (".txt", ".json")
 
@@ -47,6 +54,7 @@ def evaluate_run(use: Use, domain: Domain | None, task: str, reporter: Reporter)
     prepared = prepared_of(recipe, reporter, None if recipe.features else domain, task)
     adapter = fitted_adapter(use.run, prepared.backbone).to(_device_of(prepared))
     check_at_prediction(adapter, recipe.resources, use.resources)
+    check_wishes(use, adapter.multilabel_)
     if "base" in adapter.at_predict:
         prepared.base.check_is(use.run.info.get("base") or {})
     _check_same_backbone(adapter, prepared, source)
@@ -55,6 +63,7 @@ def evaluate_run(use: Use, domain: Domain | None, task: str, reporter: Reporter)
     zero_shot = fitted_zero_shot(chosen, prepared.classifier_of(adapter.class_names_))
     probe = probe_of(use.run, prepared.backbone, _device_of(prepared))
     scores = score_on(prepared, adapter, chosen, adapter.class_names_, zero_shot, reporter, probe=probe)
+    notes = calibrated_again(use, scores)
     by_id = {item.id: item for item in prepared.data.items}
     items = [by_id[i] for i in chosen.ids]
     skipped = [list(pair) for pair in dict.fromkeys((str(n), why) for n, why in _left_out(prepared))]
@@ -66,6 +75,7 @@ def evaluate_run(use: Use, domain: Domain | None, task: str, reporter: Reporter)
         "in_fit": known,
         "in_fit_words": in_the_fit_words(known, len(items)),
         **scores.metrics,
+        **({"notes": notes} if notes else {}),
         "skipped": skipped,
     }
     if use.out is not None and is_main():
@@ -95,20 +105,7 @@ def predict_with_run(use: Use, domain: Domain, task: str, reporter: Reporter) ->
         raise CapabilityError(
             f"{use.run.path}: made from a features file, so there is no backbone to encode images with"
         )
-    recipe = recipe_again(use)
-    backbone = load_backbone(info["backbone"]["spec"], device=use.device, image_size=recipe.image_size)
-    adapter = fitted_adapter(use.run, backbone).to(backbone.device)
-    data = readable(images_of(domain, use.images, recipe.reading))
-    check_at_prediction(adapter, recipe.resources, use.resources)
-    encoding = Encoding(use.batch_size, use.workers, recipe.amp)
-    base = BaseRun.open(recipe.resources["base"], backbone, backbone.device) if "base" in adapter.at_predict else None
-    if base is not None:
-        base.check_is(info.get("base") or {})
-    source = _Source(domain, task, data, backbone, encoding, recipe.resources, reporter, base)
-    logits, ids, skipped = source.logits(adapter)
-    multilabel = adapter.multilabel_
-    probabilities = logits.sigmoid() if multilabel else logits.softmax(dim=1)
-    return Predictions(adapter.class_names_, ids, probabilities.cpu(), multilabel, [*data.skipped, *skipped])
+    return Predictor.of_use(use, domain, task).predict_use(use, reporter)
 
 
 def recipe_again(use: Use) -> Recipe:
@@ -179,44 +176,6 @@ def fitted_adapter(run: Run, backbone: Backbone | None) -> Adapter:
     return adapter
 
 
-@dataclass
-class Predictions:
-    """What a run says of some images.
-
-    Attributes:
-        class_names: the C names.
-        ids: N image ids.
-        probabilities: (N, C), rows summing to 1, or one probability per label.
-        multilabel: whether several labels may hold of one image.
-        skipped: (id, reason) of images that could not be read.
-        files: none: a classification writes no files.
-    """
-
-    class_names: tuple[str, ...]
-    ids: list[str]
-    probabilities: torch.Tensor
-    multilabel: bool
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-    files: list[Path] = field(default_factory=list)
-
-    def rows(self, top: int = 3) -> list[dict[str, Any]]:
-        """One dict per image: id, label (or labels above one half), confidence, and the `top` classes."""
-        rows = []
-        for i, p in zip(self.ids, self.probabilities):
-            best = p.topk(min(top, len(p)))
-            ranked = [
-                {"class": self.class_names[c], "probability": float(v)} for v, c in zip(best.values, best.indices)
-            ]
-            row: dict[str, Any] = {"id": i}
-            if self.multilabel:
-                row["labels"] = [name for name, value in zip(self.class_names, p.tolist()) if value >= 0.5]
-            else:
-                row["label"] = ranked[0]["class"]
-                row["confidence"] = ranked[0]["probability"]
-            rows.append({**row, "top": ranked})
-        return rows
-
-
 def _device_of(prepared) -> torch.device:
     return prepared.backbone.device if prepared.backbone is not None else prepared.device
 
@@ -263,6 +222,84 @@ def _in_order_of(features: FeatureSet, have, want, source: str) -> FeatureSet:
 
 
 @dataclass
+class Predictor:
+    """A run that keeps its model between calls; `vladapt.load_run` makes one.
+
+        predictor = vladapt.load_run("runs/20260101-120000-medical-ape-1a2b")
+        predictor.predict(["scan.png"]).rows()
+
+    Attributes:
+        run: its folder.
+        domain, task: that read the images.
+        recipe: the run's own.
+        backbone, adapter: the model.
+        calibration: what confidences are made with, or None.
+    """
+
+    run: Run
+    domain: Domain
+    task: str
+    recipe: Recipe
+    backbone: Backbone
+    adapter: Adapter
+    calibration: Calibration | None
+    base: BaseRun | None = None
+
+    @classmethod
+    def of_use(cls, use: Use, domain: Domain, task: str) -> Predictor:
+        """Load all that a run needs to predict.
+
+        Raises:
+            DataError: the run is damaged. CapabilityError: it was made from a features file.
+        """
+        info = use.run.info
+        if info["backbone"] is None:
+            raise CapabilityError(
+                f"{use.run.path}: made from a features file, so there is no backbone to encode images with"
+            )
+        recipe = recipe_again(use)
+        backbone = load_backbone(info["backbone"]["spec"], device=use.device, image_size=recipe.image_size)
+        adapter = fitted_adapter(use.run, backbone).to(backbone.device)
+        check_at_prediction(adapter, recipe.resources, use.resources)
+        check_wishes(use, adapter.multilabel_)
+        base = None
+        if "base" in adapter.at_predict:
+            base = BaseRun.open(recipe.resources["base"], backbone, backbone.device)
+            base.check_is(info.get("base") or {})
+        calibration = Calibration.load(use.run.path)
+        return cls(use.run, domain, task, recipe, backbone, adapter, calibration, base)
+
+    def predict(self, images: str | Path | Sequence[str | Path], **wishes: Any) -> Predictions:
+        """Classes of images.
+
+        Args:
+            images: a file or folder, or several.
+            wishes: `top`, `threshold`, `coverage`, `set_method`, `max_error`, `batch_size`, `workers`, as
+                `vladapt.predict` takes them.
+
+        Raises:
+            DataError: nothing could be read. ConfigError: a wish that the run cannot answer.
+        """
+        paths = [images] if isinstance(images, (str, Path)) else list(images)
+        use = Use(self.run, images=tuple(paths), **wishes)
+        check_wishes(use, self.adapter.multilabel_)
+        return self.predict_use(use, Reporter(quiet=True))
+
+    def predict_use(self, use: Use, reporter: Reporter) -> Predictions:
+        """Classes of the images of a `Use`."""
+        data = readable(images_of(self.domain, use.images, self.recipe.reading))
+        encoding = Encoding(use.batch_size, use.workers, self.recipe.amp)
+        given = self.recipe.resources
+        source = _Source(self.domain, self.task, data, self.backbone, encoding, given, reporter, self.base)
+        logits, features, skipped = source.logits(self.adapter)
+        several, names = self.adapter.multilabel_, self.adapter.class_names_
+        skipped = [*data.skipped, *skipped]
+        return predictions_of(
+            use, self.calibration, names, list(features.ids), logits, features.features, several, skipped
+        )
+
+
+@dataclass
 class _Source:
     """Images to predict, and how to look at them."""
 
@@ -275,8 +312,8 @@ class _Source:
     reporter: Reporter
     base: BaseRun | None = None
 
-    def logits(self, adapter: Adapter) -> tuple[torch.Tensor, list[str], list[tuple[str, str]]]:
-        """(N, C) logits, N ids, and what could not be read.
+    def logits(self, adapter: Adapter) -> tuple[torch.Tensor, FeatureSet, list[tuple[str, str]]]:
+        """(N, C) logits, the features that they are of, and what could not be read.
 
         Raises:
             DataError: nothing could be read.
@@ -292,9 +329,9 @@ class _Source:
         features = features.to(self.backbone.device)
         rows = batches(adapter, features, self._extras(adapter, towers, extraction.items))
         if adapter.at_predict <= PLAIN:
-            return logits_of(adapter, rows, len(features)), list(features.ids), list(extraction.skipped)
+            return logits_of(adapter, rows, len(features)), features, list(extraction.skipped)
         with self.reporter.task(f"Predicting with {adapter.name}") as progress:
-            return logits_of(adapter, rows, len(features), progress), list(features.ids), list(extraction.skipped)
+            return logits_of(adapter, rows, len(features), progress), features, list(extraction.skipped)
 
     def _extras(self, adapter: Adapter, towers: Backbone, items: Sequence[Item]) -> Extras:
         from ...data.detections import read_detections
@@ -314,8 +351,8 @@ class _Source:
     def _of_base(self, features: FeatureSet, class_names: Sequence[str]) -> torch.Tensor:
         """(N, C) logits of the run that the adapter started from, of the same images."""
         source = replace(self, given=self.base.recipe.resources, base=None)
-        logits, ids, _ = source.logits(self.base.adapter)
-        if ids != list(features.ids):
+        logits, seen, _ = source.logits(self.base.adapter)
+        if seen.ids != features.ids:
             raise DataError(f"--resource base={self.base.path}: its towers give no finite features for some images")
         return self.base.in_order(logits, class_names)
 
@@ -325,7 +362,8 @@ class _Source:
     def _encoded(
         self, items, backbone: Backbone, tap: str, progress=None, keep: bool = True, parts: bool = False
     ) -> Extraction:
-        return FeatureStore(keep=keep).get_or_compute(
+        few = None if parts or len(items) > FEW else self._encoded_at_once(list(items), backbone, tap)
+        return few or FeatureStore(keep=keep).get_or_compute(
             self.data,
             list(items),
             backbone,
@@ -337,3 +375,27 @@ class _Source:
             progress=progress,
             parts=parts,
         )
+
+    def _encoded_at_once(self, items: list[Item], backbone: Backbone, tap: str) -> Extraction | None:
+        """Few images, through the tower in one batch: to look them up would cost more. None if samples have parts."""
+        transform = self.domain.transforms(backbone, False, self.task)
+        pixels, kept, skipped = [], [], []
+        for item in items:
+            try:
+                pixels.append(transform(self.data.load(item)))
+                kept.append(item)
+            except Exception as error:  # a decoder of any library may raise anything on a damaged file
+                skipped.append((item.id, one_line(error)))
+        if any(each.ndim != 3 for each in pixels):
+            return None
+        rows = (
+            encoder(backbone, tap, self.encoding.amp)(torch.stack(pixels)).cpu()
+            if pixels
+            else torch.zeros(0, backbone.embed_dim)
+        )
+        finite = rows.isfinite().all(dim=1)
+        skipped += [(i.id, "the backbone gives NaN or infinity for it") for i, good in zip(kept, finite) if not good]
+        kept = [item for item, good in zip(kept, finite) if good]
+        ids = tuple(item.id for item in kept)
+        features = FeatureSet(rows[finite].clone(), tap=tap, ids=ids, backbone=backbone.fingerprint)
+        return Extraction(features, kept, skipped, len(kept))

@@ -22,6 +22,9 @@ MEASURES = {
     ),
     "mean_average_precision": Measure("Mean average precision", "over all thresholds, mean over labels", "number"),
     "ece": Measure("Calibration error", "mean gap between confidence and accuracy; 0 is best", "number", falls=True),
+    "ece_uncalibrated": Measure(
+        "Calibration error, raw", "the same of confidences that are not calibrated", "number", falls=True
+    ),
 }
 FEW_OF_CLASS = 30
 FEW_GROUPS = 30

@@ -1,0 +1,14 @@
+"""How sure a classifier may say it is: calibrated confidences, sets of classes, answers left open, unlike images."""
+
+from ..lazy import lazy_exports
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "scaling": "Scaling calibration_error fit_scaling",
+        "conformal": "Conformal SET_METHODS conformal_scores fewest_rows prediction_sets threshold",
+        "selective": "Abstention answer_threshold error_bound",
+        "unlike": "Unlike distances",
+        "calibration": "Calibration CALIBRATION",
+    },
+)

@@ -1,0 +1,210 @@
+"""Calibration rows of a fit: labelled images that chose nothing, and their scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ...confidence.calibration import Calibration, kept_support
+from ...confidence.unlike import Unlike
+from ...contracts.adapter import Adapter, FitReport
+from ...contracts.domain import Item
+from ...contracts.features import FeatureSet
+from ...data.sampling import folds, rank
+from ...errors import VladaptError
+from ...registry import build_adapter
+from ...runtime.progress import Reporter
+from .fitting import fit_adapter
+from .images import Shots
+from .resources import OF_IMAGES, logits_of
+from .scoring import on_adapted
+
+FOLDS = 5
+EXPENSIVE = frozenset({"pixels", "images", "text_encoder"})
+"""What a method needs that is not fitted again in each fold."""
+MOST_ROWS = 1000
+MOST_ROWS_OF_IMAGES = 100
+"""Validation images that are scored, at most: of any method, and of one that looks at the images themselves."""
+ENOUGH = 8
+"""Validation images that tell the scale of logits."""
+UNEQUAL = 1.5
+"""Rows have weights where the frequencies of two classes are off by this factor, not less: counts are never exact."""
+
+
+def calibration_of(prepared, adapter: Adapter, report: FitReport, shots: Shots, seed: int) -> Calibration | None:
+    """What is known of how sure a fitted adapter may be; it stays as it is, bit for bit.
+
+    Methods on features are fitted afresh on all but one part of the support, search included, and score that part.
+    Others (trained towers, prompts), and those whose support has too few images per class, score the validation images
+    that were not drawn for the search.
+
+    Args:
+        prepared: `Prepared` or `PreparedFeatures`.
+        report: of the fit.
+
+    Returns:
+        None where there are no rows, or none that can be scored.
+    """
+    counts = replace(prepared.counts)
+    with torch.random.fork_rng(devices=[]):
+        for rows in (_cross_fitted, _left_of_val):
+            try:
+                found = rows(prepared, adapter, report, shots, seed)
+            except VladaptError:  # fewer images than the method needs, say: the fit itself is good
+                continue
+            if found is not None:
+                if rows is _cross_fitted:
+                    prepared.counts = counts  # it looked again at what the fit had read
+                return found
+    return None
+
+
+def _cross_fitted(prepared, adapter: Adapter, report, shots: Shots, seed: int) -> Calibration | None:
+    """Each part of the support, scored by a fit on the others; None for methods that are expensive to fit.
+
+    What is chosen in a fold (the weight of a cache, a penalty) and how many images it sums over change the scale of the
+    logits; each fold's are brought to the scale that those of the fit itself have, on images that neither learned from.
+    """
+    support = shots.support
+    expensive = (adapter.needs | adapter.at_predict) & EXPENSIVE or prepared.base is not None
+    if expensive or support.labels is None or not len(support):
+        return None
+    logits, rows, parts = [], [], folds(support, FOLDS, seed)
+    common = _unlearned(shots, adapter)
+    wanted = _logits(prepared, adapter, common)[0]
+    for held in parts:
+        fresh = build_adapter(adapter.name, **adapter.options)
+        out_of = torch.ones(len(support), dtype=torch.bool)
+        out_of[held] = False
+        own = support.select(held.to(support.features.device))
+        fit_adapter(fresh, prepared, _without(shots, out_of, own, adapter.transductive), seed, Reporter(quiet=True))
+        theirs, of_common = _logits(prepared, fresh, own)[0], _logits(prepared, fresh, common)[0]
+        logits.append(_on_scale(theirs, of_common, wanted, own.multilabel).cpu())
+        rows.append(held)
+    if not rows:
+        return None
+    order = torch.cat(rows)
+    chosen = support.select(order.to(support.features.device))
+    source = f"{len(order)} support images, each scored by a fit on the others ({len(parts)} folds)"
+    unlike = Unlike.of_rows(kept_support(support.features), chosen.features, _same(chosen, support))
+    return _made(prepared, torch.cat(logits), chosen.labels.cpu(), source, unlike)
+
+
+def _left_of_val(prepared, adapter: Adapter, report: FitReport, shots: Shots, seed: int) -> Calibration | None:
+    """Validation images that were not drawn for the search, or all where there was none, scored by the fit."""
+    searched = set() if shots.val is None else set(shots.val.ids or ())
+    pool = [item for item in prepared.data.split("val") if item.class_label() is not None]
+    left = [item for item in pool if item.id not in searched]
+    if adapter.needs & EXPENSIVE and not left and report.val_score is None:
+        left = pool
+    most = MOST_ROWS_OF_IMAGES if adapter.at_predict & OF_IMAGES else MOST_ROWS
+    ids = sorted((item.id for item in left), key=lambda i: rank(seed, i))[:most]
+    if not ids:
+        return None
+    rows = prepared.of_ids(ids, parts="parts" in adapter.at_predict)
+    logits, seen = _logits(prepared, adapter, rows)
+    source = f"{len(rows)} validation images that chose nothing"
+    return _made(prepared, logits.cpu(), rows.labels.cpu(), source, _unlike(prepared, adapter, shots.support, seen))
+
+
+def _logits(prepared, adapter: Adapter, rows: FeatureSet) -> tuple[Tensor, FeatureSet]:
+    """(n, C) logits, and the features that they are of: those of the towers that the adapter changed."""
+    moved = on_adapted(prepared, adapter)
+    seen = rows if moved is prepared else moved.of_ids(rows.ids, parts="parts" in adapter.at_predict)
+    return logits_of(adapter, moved.batches(adapter, seen), len(seen)), seen
+
+
+def _unlearned(shots: Shots, adapter: Adapter) -> FeatureSet:
+    """Images that no fit learns from, without their labels: those of val, or of the test set where there are few."""
+    some = shots.val if shots.val is not None and len(shots.val) >= ENOUGH else shots.test
+    some = shots.test if adapter.transductive else some
+    return some.select(list(range(min(len(some), MOST_ROWS)))).without_labels()
+
+
+def _on_scale(logits: Tensor, of_common: Tensor, wanted: Tensor, multilabel: bool) -> Tensor:
+    """Logits (n, C) of a fold, scaled as those of the same images are from the fold to the fit: one factor for the
+    spread over classes, or a factor and a shift per label for the spread over images."""
+    if not multilabel:
+        spread, own = (x - x.mean(dim=1, keepdim=True) for x in (wanted, of_common))
+        return logits * (spread.norm() / own.norm().clamp(min=1e-12))
+    factor = wanted.std(dim=0) / of_common.std(dim=0).clamp(min=1e-12)
+    return (logits - of_common.mean(dim=0)) * factor + wanted.mean(dim=0)
+
+
+def _without(shots: Shots, out_of: Tensor, held: FeatureSet, transductive: bool) -> Shots:
+    """The draw with a part of its support held out; a method that reads all test images reads that part too."""
+    support = shots.support.select(out_of.to(shots.support.features.device))
+    items = tuple(item for item, kept in zip(shots.items, out_of.tolist()) if kept)
+    test = _joined(shots.test, held) if transductive else shots.test
+    return replace(shots, support=support, items=items, test=test)
+
+
+def _joined(first: FeatureSet, second: FeatureSet) -> FeatureSet:
+    ids = None if first.ids is None or second.ids is None else (*first.ids, *second.ids)
+    features = torch.cat([first.features, second.features.to(first.features.device)])
+    return FeatureSet(features, None, first.class_names, ids=ids, backbone=first.backbone, raw_norms=first.raw_norms)
+
+
+def _same(rows: FeatureSet, support: FeatureSet) -> Tensor:
+    """(n, M) bool: support rows that are kept and are the row itself, or of its group."""
+    keys = kept_support(_keys(support))
+    number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    theirs = torch.tensor([number[key] for key in keys])
+    return torch.tensor([number.get(key, -1) for key in _keys(rows)])[:, None] == theirs
+
+
+def _keys(features: FeatureSet) -> list[tuple[str, str]]:
+    """What is the same for the same image, or for images of one group."""
+    ids = features.ids or tuple(map(str, range(len(features))))
+    groups = features.groups or ("",) * len(ids)
+    return [("group", group) if group else ("image", i) for i, group in zip(ids, groups)]
+
+
+def _unlike(prepared, adapter: Adapter, support: FeatureSet, rows: FeatureSet) -> Unlike | None:
+    """Distances to the support on the towers that the adapter changed."""
+    if not len(support):
+        return None
+    moved = on_adapted(prepared, adapter)
+    features = support.features if moved is prepared else moved.of_ids(support.ids).features
+    return Unlike.of_rows(kept_support(features), rows.features)
+
+
+def _made(prepared, logits: Tensor, labels: Tensor, source: str, unlike: Unlike | None) -> Calibration:
+    weights = _weights(labels, prepared.data.split("train"), logits.shape[1])
+    return Calibration.of_rows(logits, labels, tuple(prepared.class_names), source, weights, unlike)
+
+
+def _weights(labels: Tensor, train: Sequence[Item], classes: int) -> Tensor | None:
+    """Of how many training images a row stands: shots are drawn alike from classes that are not alike frequent.
+
+    Returns:
+        (n,), or (n, C) with several labels, with the mean 1; None where the frequencies are much the same.
+    """
+    if labels.ndim == 1:
+        share = _shares(torch.tensor([i.class_label() for i in train if isinstance(i.class_label(), int)]), classes)
+        own = _shares(labels, classes)
+        there = (own > 0) & (share > 0)
+        ratio = torch.where(there, share / own.clamp(min=1e-12), 1.0)
+        if not there.any() or ratio[there].max() < UNEQUAL * ratio[there].min():
+            return None
+        weights = ratio[labels]
+        return weights / weights.mean()
+    known = [item.class_label() for item in train if isinstance(item.class_label(), tuple)]
+    if not known:
+        return None
+    share, own = torch.tensor(known).double().nanmean(dim=0), labels.double().nanmean(dim=0)  # (C,)
+    sure = (share > 0) & (share < 1) & (own > 0) & (own < 1)
+    positive = torch.where(sure, share / own.clamp(min=1e-12), 1.0)
+    negative = torch.where(sure, (1 - share) / (1 - own).clamp(min=1e-12), 1.0)
+    ratio = torch.maximum(positive, negative) / torch.minimum(positive, negative)
+    if ratio.max() < UNEQUAL:
+        return None
+    return torch.where(labels == 1, positive, negative)
+
+
+def _shares(labels: Tensor, classes: int) -> Tensor:
+    counts = torch.bincount(labels.long(), minlength=classes).double()
+    return counts / counts.sum().clamp(min=1)

@@ -1,0 +1,228 @@
+"""What a run says of images: rows, and files of rows."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...confidence.calibration import HALF, Calibration
+from ...confidence.conformal import check_coverage
+from ...confidence.selective import check_max_error
+from ...contracts.task import Use
+from ...errors import ConfigError, DataError
+from ...runs.run_sections import Report, render_report
+from ...runs.sections import TableSection, plural
+from ...runtime.files import write_whole
+from .trust import abstention_notes
+
+TOP = 3
+UNCALIBRATED = "this run has no calibration rows"
+
+
+@dataclass
+class Predictions:
+    """What a run says of some images.
+
+    Attributes:
+        class_names: the C names.
+        ids: N image ids.
+        probabilities: (N, C), rows summing to 1, or one probability per label; calibrated where the run is.
+        multilabel: whether several labels may hold of one image.
+        skipped: (id, reason) of images that could not be read.
+        files: written on demand.
+        notes: sentences for the user.
+        thresholds: (C,) probability from which on an image has a label.
+        sets: (N, C) bool, the classes of each image's set; None where no coverage is asked for.
+        left_open: (N,), or (N, C) per label, bool: answers that are not given; None where no error is asked for.
+        unlike: (N,) bool, images unlike those of the fit; None where the run cannot tell.
+        top: classes per row.
+    """
+
+    class_names: tuple[str, ...]
+    ids: list[str]
+    probabilities: Tensor
+    multilabel: bool
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    thresholds: Tensor | None = None
+    sets: Tensor | None = None
+    left_open: Tensor | None = None
+    unlike: Tensor | None = None
+    top: int = TOP
+
+    def rows(self, top: int | None = None) -> list[dict[str, Any]]:
+        """One dict per image: id, label and confidence (or labels and confidences), the `top` classes, and where it is
+        known `set`, `open` (with several labels, names of those that are) and `unlike`."""
+        return [self._row(n, top or self.top) for n in range(len(self.ids))]
+
+    def _row(self, n: int, top: int) -> dict[str, Any]:
+        probs = self.probabilities[n]
+        best = probs.topk(min(top, len(probs)))
+        ranked = [{"class": self.class_names[c], "probability": float(v)} for v, c in zip(best.values, best.indices)]
+        row: dict[str, Any] = {"id": self.ids[n]}
+        if self.multilabel:
+            least = HALF if self.thresholds is None else self.thresholds
+            over = probs >= least
+            if self.left_open is not None:
+                over &= ~self.left_open[n]
+                row["open"] = self._names(self.left_open[n])
+            row["labels"] = self._names(over)
+            row["confidences"] = probs[over].tolist()
+        else:
+            row["label"], row["confidence"] = ranked[0]["class"], ranked[0]["probability"]
+            if self.left_open is not None:
+                row["open"] = bool(self.left_open[n])
+        if self.sets is not None:
+            row["set"] = self._names(self.sets[n])
+        if self.unlike is not None:
+            row["unlike"] = bool(self.unlike[n])
+        return {**row, "top": ranked}
+
+    def _names(self, chosen: Tensor) -> list[str]:
+        return [self.class_names[c] for c in chosen.nonzero().flatten().tolist()]
+
+    def write(self, path: Path) -> None:
+        """Write a file of rows: .jsonl, .csv or .html.
+
+        Raises:
+            DataError: nothing can be written there.
+        """
+        as_text = {".jsonl": self._jsonl, ".csv": self._csv, ".html": self._html}[path.suffix.lower()]
+        write_whole(path, as_text())
+        self.files.append(path)
+
+    def _jsonl(self) -> str:
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows())
+
+    def _csv(self) -> str:
+        """A column per class with its probability; lists are joined by semicolons."""
+        rows = self.rows()
+        columns = [key for key in rows[0] if key != "top"] if rows else ["id"]
+        classes = [f"{name} (probability)" if name in columns else name for name in self.class_names]
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow([*columns, *classes])
+        for row, probs in zip(rows, self.probabilities.tolist()):
+            writer.writerow([*(_in_cell(row[key]) for key in columns), *(f"{p:.6f}" for p in probs)])
+        return text.getvalue()
+
+    def _html(self) -> str:
+        rows = self.rows()
+        header = [key for key in rows[0] if key != "top"] if rows else ["id"]
+        cells = [[_in_cell(row[key], "{:.1%}", ", ") for key in header] for row in rows]
+        names = [f"{key[0].upper()}{key[1:]}" for key in header]
+        sections = [TableSection("Image by image", names, cells, " ".join(f"{n}." for n in self.notes), text_columns=9)]
+        if self.skipped:
+            sections.append(TableSection("Could not be read", ("Image", "Why"), self.skipped, text_columns=2))
+        images = plural(len(self.ids), "image")
+        return render_report(Report(kind="Predictions", title=f"Predictions for {images}", lead="", sections=sections))
+
+
+def _in_cell(value: Any, number: str = "{:.6f}", between: str = ";") -> str:
+    if isinstance(value, list):
+        return between.join(_in_cell(inner, number) for inner in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return number.format(value) if isinstance(value, float) else str(value)
+
+
+def check_wishes(use: Use, multilabel: bool) -> None:
+    """Refuse what no prediction of the run can answer, before anything is read.
+
+    Raises:
+        ConfigError: a value out of range, or one for the other kind of labels.
+    """
+    if use.coverage is not None:
+        check_coverage(use.coverage, use.set_method or "lac")
+        if multilabel:
+            raise ConfigError("--coverage: images of this run may have several labels; give --max-error")
+    elif use.set_method is not None:
+        raise ConfigError(f"--set-method {use.set_method}: says how sets are made; give --coverage too, say 0.9")
+    if use.max_error is not None:
+        check_max_error(use.max_error)
+    if use.top is not None and use.top < 1:
+        raise ConfigError(f"--top {use.top}: give a number of classes, 1 or more")
+    if use.threshold is not None and not multilabel:
+        raise ConfigError("--threshold: images of this run have one label each; omit it, or give --max-error")
+    if use.threshold is not None and not 0 <= use.threshold <= 1:
+        raise ConfigError(f"--threshold {use.threshold}: give a probability between 0 and 1")
+
+
+def predictions_of(
+    use: Use,
+    calibration: Calibration | None,
+    class_names: tuple[str, ...],
+    ids: list[str],
+    logits: Tensor,
+    features: Tensor,
+    multilabel: bool,
+    skipped: list[tuple[str, str]],
+) -> Predictions:
+    """Predictions with all that is asked for.
+
+    Args:
+        calibration: of the run, or None.
+        logits: (N, C).
+        features: (N, D) that the logits are of, to tell unlike images.
+
+    Raises:
+        DataError: the calibration is of other classes.
+    """
+    if calibration is None:
+        raw = logits.detach().double().cpu()
+        made = Predictions(class_names, ids, raw.sigmoid() if multilabel else raw.softmax(dim=1), multilabel, skipped)
+    else:
+        if calibration.class_names != tuple(class_names) or calibration.multilabel != multilabel:
+            raise DataError(f"{use.run.path}: its calibration is of other classes; copy the whole run folder again")
+        made = Predictions(class_names, ids, calibration.probabilities(logits), multilabel, skipped)
+        made.thresholds = calibration.thresholds
+        if calibration.unlike is not None and calibration.unlike.support.shape[1] == features.shape[1]:
+            made.unlike = calibration.unlike.flags(features)
+    made.top = use.top or TOP
+    if use.threshold is not None:
+        made.thresholds = torch.full((len(class_names),), use.threshold, dtype=torch.float64)
+    _with_sets(made, use, calibration)
+    _with_open_answers(made, use, calibration)
+    if made.unlike is not None and made.unlike.any():
+        count, what = int(made.unlike.sum()), plural(len(ids), "image")
+        made.notes.append(
+            f"{count} of {what} {'is' if count == 1 else 'are'} unlike those of the fit; what is said of "
+            f"{'it' if count == 1 else 'them'} means little (one in 20 ordinary images is flagged as well)"
+        )
+    return made
+
+
+def _with_sets(made: Predictions, use: Use, calibration: Calibration | None) -> None:
+    if use.coverage is None:
+        return
+    if calibration is None:
+        made.sets = torch.ones_like(made.probabilities, dtype=torch.bool)
+        made.notes.append(f"sets are of all classes: {UNCALIBRATED}; fit again")
+        return
+    conformal = calibration.conformal(use.coverage, use.set_method or "lac")
+    made.sets = conformal.sets(made.probabilities)
+    made.notes += [conformal.note] if conformal.note else []
+    size = float(made.sets.double().sum(dim=1).mean())
+    made.notes.append(f"sets of {use.coverage:.0%} coverage have {size:.2f} classes on average")
+
+
+def _with_open_answers(made: Predictions, use: Use, calibration: Calibration | None) -> None:
+    if use.max_error is None:
+        return
+    if calibration is None:
+        shape = made.probabilities.shape if made.multilabel else made.probabilities.shape[:1]
+        made.left_open = torch.ones(shape, dtype=torch.bool)
+        made.notes.append(f"all answers are left open: {UNCALIBRATED}; fit again")
+        return
+    made.left_open = calibration.open_answers(made.probabilities, use.max_error)
+    share = float(made.left_open.double().mean())
+    made.notes.append(f"{share:.1%} of the answers are left open, for an error of at most {use.max_error:.1%}")
+    made.notes += abstention_notes(calibration, use.max_error)

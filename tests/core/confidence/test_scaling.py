@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy.optimize import minimize_scalar
+
+from vladapt.core.confidence import calibration_error, fit_scaling
+from vladapt.core.errors import DataError
+
+
+def drawn(rows=400, classes=5, sharpness=6.0, seed=0):
+    """Logits that are `sharpness` times too large, and labels drawn from the right ones."""
+    generator = torch.Generator().manual_seed(seed)
+    right = 2 * torch.randn(rows, classes, generator=generator, dtype=torch.float64)
+    labels = torch.multinomial(right.softmax(dim=1), 1, generator=generator).squeeze(1)
+    return sharpness * right, labels
+
+
+@pytest.mark.parametrize("sharpness", [0.05, 1.0, 40.0])
+def test_the_temperature_has_the_least_negative_log_likelihood(sharpness):
+    logits, labels = drawn(sharpness=sharpness)
+
+    def loss(log_t: float) -> float:
+        return float(torch.nn.functional.cross_entropy(logits / 10**log_t, labels))
+
+    best = minimize_scalar(loss, bounds=(-3, 3), method="bounded", options={"xatol": 1e-9}).x
+    assert float(fit_scaling(logits, labels).temperature) == pytest.approx(10**best, rel=1e-4)
+    assert float(fit_scaling(logits, labels).temperature) == pytest.approx(sharpness, rel=0.25)
+
+
+def test_the_calibration_error_falls_on_other_images_and_no_answer_changes():
+    logits, labels = drawn(rows=2000)
+    scaling = fit_scaling(logits[:1000], labels[:1000])
+    scaled = scaling.logits(logits[1000:])
+    assert calibration_error(logits[1000:], labels[1000:]) > 0.1
+    assert calibration_error(scaled, labels[1000:]) < 0.05
+    assert torch.equal(scaled.argmax(dim=1), logits[1000:].argmax(dim=1))
+
+
+def test_rows_that_are_all_right_do_not_make_an_answer_certain():
+    logits = 3 * torch.eye(4).repeat(5, 1)
+    scaling = fit_scaling(logits, torch.arange(4).repeat(5))
+    sure = float(scaling.probabilities(logits, False).max())
+    assert sure == pytest.approx(1 - 1 / 22, abs=1e-6)
+
+
+def test_the_temperature_stays_within_its_bounds():
+    logits, labels = drawn(rows=200)
+    assert float(fit_scaling(-logits, labels).temperature) == pytest.approx(1e3)
+    assert 1e-3 <= float(fit_scaling(1e-9 * logits, labels).temperature) <= 1e3
+
+
+def test_weights_count_like_copies():
+    logits, labels = drawn(rows=60)
+    weights = torch.tensor([1, 2, 3] * 20)
+    copied = fit_scaling(logits.repeat_interleave(weights, 0), labels.repeat_interleave(weights))
+    assert torch.allclose(fit_scaling(logits, labels, weights).temperature, copied.temperature)
+
+
+def test_each_label_gets_a_slope_and_an_offset():
+    generator = torch.Generator().manual_seed(0)
+    right = torch.randn(3000, 2, generator=generator, dtype=torch.float64) - 1.5
+    labels = (torch.rand(3000, 2, generator=generator) < right.sigmoid()).double()
+    labels[::7, 0] = torch.nan
+    logits = right * torch.tensor([20.0, 0.1]) + torch.tensor([180.0, -3.0])  # as caches give them
+    scaling = fit_scaling(logits, labels)
+    assert torch.allclose(scaling.logits(logits), right, atol=0.5)
+    assert calibration_error(scaling.logits(logits), labels) < 0.03 < calibration_error(logits, labels)
+
+
+def test_a_label_with_too_few_positives_is_left_as_it_is():
+    labels = torch.zeros(30, 2)
+    labels[:2, 0] = labels[:15, 1] = 1
+    scaling = fit_scaling(torch.randn(30, 2, generator=torch.Generator().manual_seed(1)), labels)
+    assert (float(scaling.temperature[0]), float(scaling.offset[0])) == (1.0, 0.0)
+    assert float(scaling.offset[1]) != 0.0
+
+
+def test_logits_that_are_not_finite_are_refused():
+    with pytest.raises(DataError, match="finite"):
+        fit_scaling(torch.tensor([[0.0, torch.nan]]), torch.tensor([0]))
