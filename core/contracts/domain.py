@@ -99,11 +99,17 @@ class Evaluation:
         metrics: name -> value; shares are in 0..1.
         sections: of the report, in order (`core/runs/sections.py`).
         notes: sentences for the user.
+        intervals: metric -> its 95 % interval (low, high), where it has one.
+        groups: how many groups of images the intervals draw; None where they draw images.
+        objects: class name -> objects of it in the test images, where they are counted.
     """
 
     metrics: dict[str, float]
     sections: list[Any] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    intervals: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    groups: int | None = None
+    objects: Mapping[str, int] = field(default_factory=dict)
 
 
 Decoded = np.ndarray

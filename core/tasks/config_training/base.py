@@ -156,6 +156,8 @@ class ConfigTask(Task):
 
     def evaluate(self, use: Use, reporter: Reporter) -> dict[str, Any]:
         """Scores of a run's model; the recipe's choices are of the run's own data."""
+        from .record import metrics_of, write_evaluation
+
         check_run(use.run)
         recipe, elsewhere = recipe_again(use), bool(use.data)
         spec = use.run.info["backbone"]["spec"]
@@ -167,8 +169,12 @@ class ConfigTask(Task):
             if use.classes is not None:
                 self._rename(use.run, model, use.classes)
             scores = self._scored(model, chosen, backbone, reporter)
-        metrics = {"zero_shot": None, "adapted": scores.metrics, "test_images": len(chosen.split("test"))}
-        return {"run": str(use.run.path), "data": data.name, "split": use.split, **metrics, "notes": scores.notes}
+        metrics = metrics_of(scores, chosen)
+        if use.out is not None and is_main():
+            write_evaluation(Path(use.out), use.run, chosen, metrics, scores, use.redact)
+        skipped = [list(pair) for pair in chosen.skipped]
+        named = {"run": str(use.run.path), "data": data.name, "split": use.split}
+        return {**named, **metrics, "notes": scores.notes, "skipped": skipped}
 
     def predict(self, use: Use, reporter: Reporter) -> ConfigPredictions:
         if "predict" not in self.can:
@@ -368,13 +374,18 @@ def _without_pipelines(value: Any) -> Any:
 
 def scores_table(metrics: Mapping[str, Any]) -> Table:
     """Scores that have nothing to be compared with."""
-    images = metrics["test_images"]
-    table = Table(title=f"{images} test image{'s' * (images != 1)}", title_justify="left")
+    from .record import interval_text
+
+    images, groups = metrics["test_images"], metrics.get("test_groups")
+    of_groups = f" of {groups} group{'s' * (groups != 1)}" if groups else ""
+    table = Table(title=f"{images} test image{'s' * (images != 1)}{of_groups}", title_justify="left")
+    between = (metrics.get("metric_intervals") or {}).get("adapted") or {}
     table.add_column("")
-    table.add_column("score", justify="right")
+    for column in ("score", *(("95% interval",) if between else ())):
+        table.add_column(column, justify="right")
     for key, value in metrics["adapted"].items():
         shown = "–" if value is None else f"{value:.1%}" if is_share(key) else f"{value:.4g}"
-        table.add_row(key.replace("_", " "), shown)
+        table.add_row(key.replace("_", " "), shown, *([interval_text(key, between.get(key))] if between else []))
     return table
 
 

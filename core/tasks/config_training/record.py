@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ...contracts.domain import SPLITS, DomainData, Evaluation
 from ...contracts.recipe import Recipe
 from ...contracts.task import FitResult, Task
 from ...runs import run_sections as shared
+from ...runs.evaluations import make_folder
 from ...runs.folder import Run, now, versions
 from ...runs.redaction import Redaction
 from ...runs.run_sections import Report, write_report
@@ -26,6 +28,8 @@ from ...runs.sections import CurveSection, HeadlineSection, Number, TableSection
 from ..methods import place_of_data, split_counts
 from .runner import kept_of
 
+FEW_OBJECTS = 30
+LISTED = 6
 ADAPTER = "own"
 """What run.json has as the adapter of a run that fitted none."""
 
@@ -47,7 +51,7 @@ def written_run(
         history: a row for some of the steps.
         started: `time.monotonic()` at the start of the fit.
     """
-    metrics = {"zero_shot": None, "adapted": scores.metrics, "test_images": len(data.split("test"))}
+    metrics = metrics_of(scores, data)
     notes = [*data.notes, *scores.notes]
     with Run.create(recipe.out, recipe.domain, ADAPTER) as run:
         info = _info(recipe, task.name, data, notes, backbone, plan, time.monotonic() - started)
@@ -69,6 +73,53 @@ def written_run(
     return FitResult(
         run.path, None, _report(plan), run.metrics, summary, info["notes"], list(map(tuple, info["skipped"]))
     )
+
+
+def metrics_of(scores: Evaluation, data: DomainData) -> dict[str, Any]:
+    """In the shape of metrics.json."""
+    metrics = {"zero_shot": None, "adapted": scores.metrics, "test_images": len(data.split("test"))}
+    if scores.intervals:
+        metrics["metric_intervals"] = {"adapted": {name: list(of) for name, of in scores.intervals.items()}}
+    groups = {} if scores.groups is None else {"test_groups": scores.groups}
+    return {**metrics, **groups, **({"objects": dict(scores.objects)} if scores.objects else {})}
+
+
+def write_evaluation(
+    folder: Path, run: Run, data: DomainData, metrics: Mapping[str, Any], scores: Evaluation, redact: bool = False
+) -> None:
+    """The report of an evaluation in a folder of its own.
+
+    Args:
+        redact: write numbers for names, and no pictures.
+
+    Raises:
+        DataError: nothing can be written there.
+    """
+    make_folder(folder)
+    facts = {**run.info["data"], "name": data.name, "kind": data.kind, "licence": data.licence}
+    facts["counts"] = split_counts(data)
+    info = {**run.info, "created": now(), "data": facts, "notes": scores.notes}
+    info["skipped"] = [list(pair) for pair in data.skipped]
+    sections = scores.sections
+    if redact:
+        hidden = Redaction.of(data, data.skipped)
+        info, sections = hidden.info(info), hidden.sections(sections)
+    report = config_training_report(run.path, info, metrics, sections, ())
+    place = f"Evaluation of the run {run.path}, which is as it was; numbers are in metrics.json beside this page."
+    images = plural(metrics["test_images"], "image")
+    write_report(folder, replace(report, kind="Report of one evaluation", lead=f"On {images}.", place=place))
+
+
+def small_test_words(metrics: Mapping[str, Any], notes: Sequence[str]) -> list[str]:
+    """How little a small test set says."""
+    sentences = shared.small_test_set(metrics["test_images"], notes)
+    counts = metrics.get("objects") or {}
+    few = sorted((count, name) for name, count in counts.items() if 0 < count < FEW_OBJECTS)
+    if few:
+        listed = ", ".join(f"{name} ({count})" for count, name in few[:LISTED])
+        more = f" and {len(few) - LISTED} more" if len(few) > LISTED else ""
+        sentences.append(f"Fewer than {FEW_OBJECTS} objects in the test images: {listed}{more}. Their AP says little.")
+    return sentences
 
 
 def _weights(model: nn.Module | None) -> Mapping[str, torch.Tensor]:
@@ -112,6 +163,11 @@ def _report(plan: Config | None) -> FitReport:
     return FitReport(ADAPTER, chosen_on="the config" if trained else "nothing to train")
 
 
+def interval_text(name: str, bounds: Sequence[float] | None) -> str:
+    """Such as "31.2% to 40.5%"; "" where there is none."""
+    return "" if not bounds else " to ".join(number(bound, is_share(name)) for bound in bounds)
+
+
 def config_training_report(
     folder: str | Path,
     info: Mapping[str, Any],
@@ -129,6 +185,12 @@ def config_training_report(
     """
     scores = [(name.replace("_", " "), number(value, is_share(name))) for name, value in metrics["adapted"].items()]
     numbers = [Number(name, text, main=place == 0) for place, (name, text) in enumerate(scores[:3])]
+    between = (metrics.get("metric_intervals") or {}).get("adapted") or {}
+    texts = [interval_text(name, between.get(name)) for name in metrics["adapted"]]
+    rows = [[*row, text] if between else row for row, text in zip(scores, texts)]
+    groups = metrics.get("test_groups")
+    drawn = f"{plural(groups, 'group')} of images" if groups else "the test images"
+    note = f"Intervals are from a bootstrap of {drawn}." if between else ""
     return Report(
         kind="Report of one adaptation run",
         title=f"{info['data'].get('name') or 'data'}: {info['task']}",
@@ -136,8 +198,9 @@ def config_training_report(
         created=info.get("created"),
         sections=[
             HeadlineSection(numbers),
+            shared.warnings(small_test_words(metrics, info.get("notes") or ())),
             shared.notes(info),
-            TableSection("All scores", ("Score", "Value"), scores),
+            TableSection("All scores", ("Score", "Value", *(("95% interval",) if between else ())), rows, note),
             *sections,
             _course(history),
             _facts(info),

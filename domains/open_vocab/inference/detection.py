@@ -14,6 +14,7 @@ from ..data.boxes import annotated_boxes
 from ..data.items_file import to_uint8
 from ..drawing import draw_boxes
 from ..scores.detection import Detected, DetectionScores, Truth, score_detections, truth_of
+from ..scores.intervals import groups_of
 from .predictions import UNSURE, PredictedBoxes, decoded, first_of
 from .running import as_in_data, known_names, outcomes
 
@@ -33,10 +34,12 @@ def evaluate_detection(model, data: DomainData, progress: Callable[[int, int], N
     novel = [name for name in model.cfg.vladapt.novel if name in data.class_names]
     predicted = [_numbered(PredictedBoxes.of(sample), numbers) for _, sample in outcomes(model, data, items, progress)]
     truths = [_sized(truth_of(item), data, item) for item in items]
-    scored = _scored(truths, predicted, data, novel, outlines=False)
-    metrics, masks = dict(scored.metrics), None
+    groups, number = groups_of(items)
+    scored = _scored(truths, predicted, data, novel, groups, outlines=False)
+    metrics, masks, intervals = dict(scored.metrics), None, dict(scored.intervals)
     if any(annotated_boxes(item).segments for item in items) and all(boxes.outlines is not None for boxes in predicted):
-        masks = _scored(truths, predicted, data, novel, outlines=True)
+        masks = _scored(truths, predicted, data, novel, groups, outlines=True)
+        intervals |= {f"mask_{name}": bounds for name, bounds in masks.intervals.items()}
         metrics |= {f"mask_{name}": value for name, value in masks.metrics.items()}
     sections = [
         _per_class(scored, masks, novel),
@@ -44,7 +47,9 @@ def evaluate_detection(model, data: DomainData, progress: Callable[[int, int], N
         _pictures(data, items, predicted),
         *_mistakes(data, items, truths, predicted),
     ]
-    return Evaluation(first_of(metrics, DECIDING), sections, list(model.cfg.vladapt.get("notes") or []))
+    objects = {name: of["objects"] for name, of in scored.per_class.items()}
+    notes = list(model.cfg.vladapt.get("notes") or [])
+    return Evaluation(first_of(metrics, DECIDING), sections, notes, intervals, number, objects)
 
 
 def predict_detection(model, data: DomainData, progress: Callable[[int, int], None]) -> list[dict[str, Any]]:
@@ -60,9 +65,12 @@ def _numbered(predicted: PredictedBoxes, numbers: np.ndarray) -> PredictedBoxes:
     return replace(predicted, labels=numbers[predicted.labels])
 
 
-def _scored(truths, predicted: list[PredictedBoxes], data: DomainData, novel, outlines: bool) -> DetectionScores:
+def _scored(
+    truths, predicted: list[PredictedBoxes], data: DomainData, novel, groups, outlines: bool
+) -> DetectionScores:
     boxes = [Detected(one.boxes, one.scores, one.labels, one.outlines if outlines else None) for one in predicted]
-    return score_detections(truths, boxes, data.class_names, novel=novel, frequency=data.frequency, outlines=outlines)
+    options = {"novel": novel, "frequency": data.frequency, "outlines": outlines}
+    return score_detections(truths, boxes, data.class_names, **options, intervals=True, groups=groups)
 
 
 def _sized(truth: Truth, data: DomainData, item: Item) -> Truth:

@@ -12,6 +12,7 @@ from ....core.runs.sections import PictureSection, TableSection
 from ..data.items_file import to_uint8
 from ..data.masks import IGNORED
 from ..drawing import draw_classes
+from ..scores.intervals import groups_of, image_counts, mean_iou_intervals
 from ..scores.segmentation import SegmentationScores, confusion, score_segmentation
 from .predictions import PredictedMap, first_of
 from .running import as_in_data, known_names, outcomes
@@ -29,10 +30,13 @@ def evaluate_segmentation(model, data: DomainData, progress: Callable[[int, int]
     numbers = as_in_data(model, data.class_names)
     novel = [name for name in model.cfg.vladapt.novel if name in data.class_names]
     shown = set(range(0, len(items), max(1, len(items) // SHOWN))[:SHOWN])
-    matrix, pictures = 0, []
+    matrix, counts, seen, pictures = 0, [], [], []
     for place, (item, sample) in enumerate(outcomes(model, data, items, progress)):
         predicted, truth = numbers[PredictedMap.of(sample).classes], data.load_mask(item)
-        matrix = matrix + confusion(truth, predicted, len(data.class_names))
+        of_image = confusion(truth, predicted, len(data.class_names))
+        matrix = matrix + of_image
+        counts.append(image_counts(of_image))
+        seen.append(item)
         if place in shown:
             pictures.append((_side_by_side(data, item, truth, predicted), item.id))
     scored = score_segmentation(matrix, data.class_names, novel=novel)
@@ -40,7 +44,10 @@ def evaluate_segmentation(model, data: DomainData, progress: Callable[[int, int]
         _per_class(scored, novel),
         PictureSection("What it finds", pictures, "Left as marked, right as found.", side=2 * SIDE, columns=2),
     ]
-    return Evaluation(first_of(scored.metrics, DECIDING), sections, list(model.cfg.vladapt.get("notes") or []))
+    groups, number = groups_of(seen)
+    intervals = mean_iou_intervals(np.stack(counts), data.class_names, novel, groups)
+    notes = list(model.cfg.vladapt.get("notes") or [])
+    return Evaluation(first_of(scored.metrics, DECIDING), sections, notes, intervals, number)
 
 
 def predict_segmentation(model, data: DomainData, progress: Callable[[int, int], None]) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from ....core.contracts.domain import Item
 from ....core.errors import CapabilityError, ConfigError
 from ..data.boxes import annotated_boxes
 from ..data.outlines import coco_masks, draw, encode
+from .intervals import average_precision_intervals
 from .segmentation import harmonic_mean, known
 
 SIZES = ("small", "medium", "large")
@@ -77,11 +78,13 @@ class DetectionScores:
             classes; AP_rare, AP_common, AP_frequent with frequencies. In 0..1; what no object can tell is left out.
         per_class: class name -> {"AP", "AP50", "objects"}; AP and AP50 are None without an object.
         curves: class name -> {"recall": 101 values, "precision": 101 values}, at an overlap of 0.5.
+        intervals: metric -> [low, high], where they were asked for.
     """
 
     metrics: dict[str, float]
     per_class: dict[str, dict[str, float | int | None]] = field(default_factory=dict)
     curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    intervals: dict[str, list[float]] = field(default_factory=dict)
 
 
 def truth_of(item: Item) -> Truth:
@@ -109,6 +112,8 @@ def score_detections(
     frequency: Sequence[str] | None = None,
     outlines: bool = False,
     most: int = MOST_BOXES,
+    intervals: bool = False,
+    groups: Sequence[str | None] | None = None,
 ) -> DetectionScores:
     """Scores over a set of images.
 
@@ -120,6 +125,8 @@ def score_detections(
         frequency: of each class "r", "c" or "f".
         outlines: compare outlines, not boxes; objects without one are ignored.
         most: boxes per image that count, the surest (COCO 100, LVIS 300).
+        intervals: whether intervals are wanted.
+        groups: a key per image of images that belong together, or None; intervals then draw groups.
 
     Raises:
         ConfigError: lists of different length, a label without a name, or no size where outlines are compared.
@@ -150,6 +157,7 @@ def score_detections(
             for k, name in enumerate(class_names)
         },
         _curves(evaluation, precision, class_names),
+        average_precision_intervals(evaluation, class_names, novel, groups) if intervals else {},
     )
 
 

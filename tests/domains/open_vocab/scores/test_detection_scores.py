@@ -193,3 +193,43 @@ def test_the_truth_of_an_item_knows_crowds_and_what_was_looked_for():
     truth = truth_of(item)
     assert truth.ignored == (True,) and truth.absent == [2] and truth.labels == (1,)
     assert truth_of(item.with_(target=replace(boxes, facts=None))).absent is None
+
+
+def random_scene(images=12, seed=0):
+    rng = np.random.default_rng(seed)
+    truths, found = [], []
+    for _ in range(images):
+        boxes = [[8.0 * x, 8.0 * y, 8.0 * x + 16, 8.0 * y + 16] for x, y in rng.integers(0, 6, size=(4, 2))]
+        labels = rng.integers(0, 2, size=4).tolist()  # emu is never there
+        moved = (np.array(boxes) + rng.choice([0, 2, 20], size=(4, 1))).tolist()
+        truths.append(Truth(boxes, labels, ignored=[False, False, False, rng.random() < 0.3]))
+        found.append(Detected(moved, rng.random(4).tolist(), rng.integers(0, 2, size=4).tolist()))
+    return truths, found
+
+
+def test_a_draw_has_the_average_precision_of_the_drawn_images(monkeypatch):
+    from vladapt.core.metrics.resampling import drawn_weights
+    from vladapt.domains.open_vocab.scores import intervals
+
+    truths, found = random_scene()
+    monkeypatch.setattr(intervals, "SAMPLES", 1)
+    (weight,) = drawn_weights(12, None, 1)
+    rows = np.repeat(np.arange(12), weight[0].long())
+    options = {"novel": ("dog",), "most": 100}
+    got = score_detections(truths, found, NAMES, intervals=True, **options).intervals
+    wanted = score_detections([truths[n] for n in rows], [found[n] for n in rows], NAMES, **options).metrics
+    assert set(got) >= {"AP", "AP50", "AP75", "base_AP50", "novel_AP50", "harmonic_AP50"}
+    for name, (low, high) in got.items():
+        assert low == high == pytest.approx(wanted[name], abs=1e-9), name
+
+
+def test_average_precision_has_intervals_that_draw_groups():
+    truths, found = random_scene(6)
+    truths, found = [each for each in truths for _ in range(5)], [each for each in found for _ in range(5)]
+    groups = [str(n // 5) for n in range(30)]
+    alone, grouped = (score_detections(truths, found, NAMES, intervals=True, groups=each) for each in (None, groups))
+    for name in ("AP", "AP50"):
+        (low, high), (lowest, highest) = alone.intervals[name], grouped.intervals[name]
+        assert low < alone.metrics[name] < high
+        assert highest - lowest > 1.4 * (high - low)
+    assert score_detections(truths, found, NAMES).intervals == {}

@@ -81,3 +81,35 @@ def test_shapes_and_class_numbers_that_do_not_fit_are_refused():
         confusion(np.array([7]), np.array([0]), 3)
     with pytest.raises(ConfigError, match=r"a matrix of shape \(2, 3\) for 3 classes"):
         score_segmentation(np.zeros((2, 3), np.int64), NAMES)
+
+
+def test_a_draw_has_the_mean_iou_of_the_drawn_images(monkeypatch):
+    from vladapt.core.metrics.resampling import drawn_weights
+    from vladapt.domains.open_vocab.scores import intervals
+
+    rng = np.random.default_rng(0)
+    matrices = []
+    for _ in range(10):
+        truth = rng.integers(0, 3, size=(8, 8))
+        predicted = np.where(rng.random((8, 8)) < 0.7, truth, rng.integers(0, 4, size=(8, 8)))
+        matrices.append(confusion(truth, predicted, 3))
+    counts, names = np.stack([intervals.image_counts(matrix) for matrix in matrices]), ("a", "b", "c")
+    monkeypatch.setattr(intervals, "SAMPLES", 1)
+    (weight,) = drawn_weights(10, None, 1)
+    rows = np.repeat(np.arange(10), weight[0].long())
+    got = intervals.mean_iou_intervals(counts, names, ("c",))
+    wanted = score_segmentation(sum(matrices[n] for n in rows), names, novel=("c",)).metrics
+    assert set(got) == {"mIoU", "pixel_accuracy", "mean_accuracy", "base_mIoU", "novel_mIoU", "hIoU"}
+    for name, (low, high) in got.items():
+        assert low == high == pytest.approx(wanted[name]), name
+
+
+def test_mean_iou_has_an_interval_that_draws_groups():
+    from vladapt.domains.open_vocab.scores import intervals
+
+    rng = np.random.default_rng(1)
+    right = rng.integers(10, 90, size=(6, 2)).repeat(5, axis=0).astype(float)  # images of a group are alike
+    counts = np.stack([right, np.full((30, 2), 100.0), np.full((30, 2), 100.0)], axis=1)
+    groups = [str(n // 5) for n in range(30)]
+    alone, grouped = (intervals.mean_iou_intervals(counts, ("a", "b"), groups=each)["mIoU"] for each in (None, groups))
+    assert grouped[1] - grouped[0] > 1.5 * (alone[1] - alone[0])
