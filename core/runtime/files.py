@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
+from weakref import WeakSet
 
 from safetensors import SafetensorError
 
@@ -157,6 +158,19 @@ def remove_stale_partials(folder: Path) -> None:
             continue  # another process was quicker
 
 
+_claims: WeakSet[IO[bytes]] = WeakSet()
+
+
+def _leave_claims_to_the_parent() -> None:
+    """Processes that load samples may outlive a killed one by seconds: they hold no claim of it."""
+    for handle in list(_claims):
+        handle.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_claims_to_the_parent)
+
+
 def claimed(file: Path) -> IO[bytes]:
     """A marker file, made, that says that this process is at work as long as the handle is open.
 
@@ -172,6 +186,7 @@ def claimed(file: Path) -> IO[bytes]:
             raise
         except OSError:  # a file system without locks: the marker's age tells
             pass
+    _claims.add(handle)
     return handle
 
 

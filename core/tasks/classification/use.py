@@ -130,7 +130,9 @@ def recipe_again(use: Use) -> Recipe:
         raise DataError(f"{use.run.path}: redacted, it does not say where its data lies; give --data or --features")
     place = place if place == SAMPLE else located(use.run, place)
     if place != SAMPLE and not Path(place).exists():
-        raise DataError(f"{place}: the run's own data is no longer there; give other data with --data or --features")
+        origin = use.run.info.get("origin")
+        where = os.path.abspath(use.run.path / origin / place) if isinstance(origin, str) else place
+        raise DataError(f"{where}: the run's own data is no longer there; give other data with --data or --features")
     return recipe.with_(features=place) if recipe.features else recipe.with_source(data=place)
 
 

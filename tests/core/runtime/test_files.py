@@ -112,6 +112,23 @@ def test_a_marker_is_abandoned_when_its_process_was_killed(tmp_path, at_work):
     assert is_abandoned(tmp_path / MARKER)
 
 
+def test_a_claim_is_of_one_process_and_not_of_those_it_forks(tmp_path):
+    handle = claimed(tmp_path / MARKER)
+    there, told = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(told, b"x")
+        time.sleep(30)
+        os._exit(0)
+    assert os.read(there, 1) == b"x"
+    handle.close()  # as the end of this process would
+    try:
+        assert is_abandoned(tmp_path / MARKER)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
 def test_of_a_folder_without_a_marker_its_age_tells(tmp_path):
     assert not is_abandoned(tmp_path / MARKER)
     long_ago = time.time() - files.ABANDONED_AFTER_S - 60
