@@ -307,7 +307,8 @@ class _Source:
                 skipped.append((item.id, one_line(error)))
         if any(each.ndim != 3 for each in pixels):
             return None
-        rows = encoder(backbone, tap, self.encoding.amp)(torch.stack(pixels)).cpu() if pixels else torch.zeros(0, backbone.embed_dim)
+        encode = encoder(backbone, tap, self.encoding.amp)
+        rows = encode(torch.stack(pixels)).cpu() if pixels else torch.zeros(0, backbone.embed_dim)
         finite = rows.isfinite().all(dim=1)
         skipped += [(i.id, "the backbone gives NaN or infinity for it") for i, good in zip(kept, finite) if not good]
         kept = [item for item, good in zip(kept, finite) if good]
