@@ -19,14 +19,14 @@ from typing import Annotated
 import typer
 
 from . import __version__
-from .core.commands import embed, fit, inspect, pretrain, search
+from .core.commands import compare, embed, fit, inspect, pretrain, search
 from .core.commands.options import with_domain_options, with_optional_values
 from .core.errors import INTERRUPTED, ConfigError, VladaptError, fail, interrupted, usage
 from .core.registry.catalogue import PACKAGE, Entry, commands
 from .core.runtime.stopping import Stops, stops_like_ctrl_c
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-COMMAND_GROUPS = (fit, pretrain, embed, search, inspect)
+COMMAND_GROUPS = (fit, compare, pretrain, embed, search, inspect)
 """In the order of `vladapt --help`."""
 
 GROUP = "GROUP"

@@ -1,4 +1,4 @@
-"""Fit, and what follows a fit: `fit`, `eval`, `predict`, `compare`."""
+"""Fit, and what follows a fit: `fit`, `eval`, `predict`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from ..contracts.recipe import ALL
 from .options import (
     AdapterName,
     Amp,
@@ -33,8 +32,6 @@ from .options import (
     Task,
     Workers,
     data_flags,
-    names,
-    numbers,
     reading_of,
     recipe_of,
     resource_flags,
@@ -319,99 +316,4 @@ def _places(files: list, out: list[str]) -> str:
     return ", ".join([*named, *(f"{others} file{'s' * (others != 1)} in {folder}" for folder in folders)])
 
 
-def compare(
-    adapters: Annotated[str | None, typer.Option(help="Methods, comma-separated; zero-shot is always added.")] = None,
-    recipes: Annotated[
-        str | None,
-        typer.Option(help="Packaged recipes or files, comma-separated, for tasks that train one (detection, ...)."),
-    ] = None,
-    backbones: Annotated[str | None, typer.Option(help="Backbones, comma-separated, each with all methods.")] = None,
-    domain: Domain = None,
-    task: Task = None,
-    data: Annotated[list[str] | None, typer.Option(help="Data set, or `sample`. Repeatable.")] = None,
-    features: Annotated[list[str] | None, typer.Option(help="Features file instead of images. Repeatable.")] = None,
-    shots: Annotated[
-        str | None,
-        typer.Option(
-            help="Labelled images per class, or all, comma-separated; by default 1,2,4,8,16, or all for a config."
-        ),
-    ] = None,
-    seeds: Annotated[
-        str | None,
-        typer.Option(help="Seeds, comma-separated; by default 1,2,3, or one for each of several splits."),
-    ] = None,
-    splits: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Split the data N times into train, val and test, for the spread over test sets; by default 10 where "
-            "there are fewer than 300 test images (3 where towers are trained), else 1.",
-        ),
-    ] = None,
-    folds: Annotated[
-        int | None, typer.Option(metavar="K", help="K-fold splits instead: their test sets share out the data.")
-    ] = None,
-    backbone: Backbone = None,
-    device: Device = None,
-    amp: Amp = None,
-    batch_size: BatchSize = None,
-    workers: Workers = None,
-    recipe: RecipeName = None,
-    config: ConfigFile = None,
-    sets: Sets = None,
-    resource: Resource = None,
-    classes: Classes = None,
-    out: Out = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the comparison stopped in --out.")] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
-    redact: Redact = None,
-    as_json: Json = False,
-    debug: Debug = False,
-    of_domain: Mapping[str, str] | None = None,
-) -> None:
-    """Compare methods over shots and seeds on the same data: a table, a CSV and a plot.
-
-    Options of each method: --set adapters.lora.epochs=20 --set adapters.ape.alpha=2. The CSV grows fit by fit; a
-    comparison that was stopped goes on with --resume.
-
-    Example: vladapt compare --domain medical --adapters tip-adapter,ape --shots 1,4,16 --seeds 1,2,3
-    """
-    from ..engine.compare import compare as engine_compare
-    from .tables import comparison_markdown, comparison_table, comparison_tests
-
-    flags = data_flags(domain, task, None, None, backbone, device, amp, batch_size, workers, classes)
-    flags.update({**resource_flags(resource), **(of_domain or {}), "redact": redact})
-    sources = [{"data": path} for path in data or ()] + [{"features": file} for file in features or ()]
-    result = engine_compare(
-        recipe_of(recipe, config, sets, flags),
-        names(adapters),
-        numbers("--shots", shots, ALL),
-        numbers("--seeds", seeds),
-        recipes=names(recipes),
-        backbones=names(backbones),
-        sources=sources,
-        splits=splits,
-        folds=folds,
-        out=out,
-        resume=resume,
-        reporter=reporter(),
-    )
-    if as_json:
-        files = {"csv": str(result.csv), "plot": str(result.plot)}
-        print_json({"rows": result.rows, "tests": result.tests(), **files, "refused": result.refused})
-        return
-    if markdown:
-        echo(comparison_markdown(result.summary()))
-    else:
-        show_table(comparison_table(result.summary()))
-    for line in comparison_tests(result.tests(), result.method):
-        echo(line)
-    for name, reason in result.refused.items():
-        echo(f"Refused: {name}: {reason}")
-    for note in result.notes:
-        echo(f"Note: {note}")
-    echo(f"Rows: {result.csv}")
-    echo(f"Plot: {result.plot}")
-
-
-COMMANDS = {"fit": fit, "eval": evaluate, "predict": predict, "compare": compare}
+COMMANDS = {"fit": fit, "eval": evaluate, "predict": predict}

@@ -345,6 +345,7 @@ def _key(place: int, task: Task, entry: Mapping[str, Any]) -> tuple:
 def _in_order(task: Task, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """By method as named, then shots, then split and seed."""
     methods = list(dict.fromkeys(entry[task.method] for entry in entries))
+
     def place(entry: Mapping[str, Any]) -> tuple:
         return methods.index(entry[task.method]), _amount(entry["shots"]), entry.get("split", 0), entry["seed"]
 

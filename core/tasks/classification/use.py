@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,19 +15,18 @@ from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain, DomainData, Item
 from ...contracts.features import PROJECTED, FeatureSet
-from ...contracts.recipe import SAMPLE, Recipe
+from ...contracts.recipe import Recipe
 from ...contracts.task import Use
 from ...data.unlabelled import images_of, readable
-from ...errors import CapabilityError, ConfigError, DataError
+from ...errors import CapabilityError, DataError
 from ...features.extract import encoder, one_line
 from ...features.store import Extraction, FeatureStore
 from ...registry import load_adapter
 from ...runs.evaluations import in_the_fit, in_the_fit_words
 from ...runs.folder import Run
-from ...runs.redaction import LEFT_OUT
 from ...runtime.distributed import is_main
 from ...runtime.progress import Reporter
-from .base_run import BaseRun, place_of_base
+from .base_run import BaseRun
 from .evaluation import write_evaluation
 from .feature_rows import prepared_of
 from .images import Encoding
@@ -36,12 +34,11 @@ from .judgement import PROBE_FILE
 from .predictions import Predictions, check_wishes, predictions_of
 from .resources import PLAIN, Extras, batches, check_at_prediction, further_specs, logits_of
 from .scoring import fitted_zero_shot, score_on
+from .stored_run import fitted_adapter, recipe_again
 from .trust import calibrated_again
 
 FEW = 8
 """Images that are encoded at once and not stored."""
-
-CLASS_FILES = (".txt", ".json")
 
 
 def evaluate_run(use: Use, domain: Domain | None, task: str, reporter: Reporter) -> dict[str, Any]:
@@ -106,76 +103,6 @@ def predict_with_run(use: Use, domain: Domain, task: str, reporter: Reporter) ->
             f"{use.run.path}: made from a features file, so there is no backbone to encode images with"
         )
     return Predictor.of_use(use, domain, task).predict_use(use, reporter)
-
-
-def recipe_again(use: Use) -> Recipe:
-    """The run's own recipe, on the data, device and resources that are asked for.
-
-    Raises:
-        DataError: the run's own data is needed and not there any more, or its recipe is damaged.
-    """
-    recipe = _recipe_of(use.run)
-    base = place_of_base(use.run.info, use.run.path)
-    resources = {**recipe.resources, **({"base": base} if base else {}), **(use.resources or {})}
-    resources = {name: value for name, value in resources.items() if value != LEFT_OUT}
-    workers = recipe.workers if use.workers is None else use.workers
-    data = {**recipe.data, **(use.reading or {})}
-    recipe = recipe.with_(device=use.device, workers=workers, resources=resources, data=data)
-    if use.images:
-        return recipe
-    if use.data or use.features:
-        return recipe.with_source(data=use.data or SAMPLE, features=use.features)
-    place = (use.run.info.get("data") or {}).get("path", recipe.data_path)
-    if place == LEFT_OUT:
-        raise DataError(f"{use.run.path}: redacted, it does not say where its data lies; give --data or --features")
-    place = place if place == SAMPLE else located(use.run, place)
-    if place != SAMPLE and not Path(place).exists():
-        origin = use.run.info.get("origin")
-        where = os.path.abspath(use.run.path / origin / place) if isinstance(origin, str) else place
-        raise DataError(f"{where}: the run's own data is no longer there; give other data with --data or --features")
-    return recipe.with_(features=place) if recipe.features else recipe.with_source(data=place)
-
-
-def _recipe_of(run: Run) -> Recipe:
-    """The recipe of the fit, its files where they are found from here."""
-    try:
-        recipe = Recipe.of(run.info["recipe"])
-    except ConfigError as error:
-        raise DataError(f"{run.path / 'run.json'}: its recipe is damaged ({error}); fit again") from error
-    resources = {name: located(run, value) for name, value in recipe.resources.items()}
-    files = {key: located(run, getattr(recipe, key)) for key in ("descriptions", "generic")}
-    if str(recipe.classes).endswith(CLASS_FILES):
-        files["classes"] = located(run, recipe.classes)
-    return recipe.with_(resources=resources, **files)
-
-
-def located(run: Run, value: Any) -> Any:
-    """A path, or paths, comma-separated or in a list, of the working directory of a fit as they are found from here,
-    where they are there; other words as they are."""
-    origin = run.info.get("origin")
-    if not isinstance(origin, str):
-        return value
-    if isinstance(value, (list, tuple)):
-        return [located(run, part) for part in value]
-    if not isinstance(value, str) or not value:
-        return value
-    whole = os.path.normpath(run.path / origin / value)
-    if Path(whole).exists():
-        return whole
-    there = [os.path.normpath(run.path / origin / part.strip()) for part in value.split(",")]
-    return ",".join(new if Path(new).exists() else old.strip() for new, old in zip(there, value.split(",")))
-
-
-def fitted_adapter(run: Run, backbone: Backbone | None) -> Adapter:
-    """The adapter of a run.
-
-    Raises:
-        DataError: it is of other classes than run.json says, or as for `load_adapter`.
-    """
-    adapter = load_adapter(run.adapter_path, backbone)
-    if list(adapter.class_names_) != run.info["class_names"]:
-        raise DataError(f"{run.path}: run.json and adapter.safetensors are of different classes; copy the run again")
-    return adapter
 
 
 def _device_of(prepared) -> torch.device:
@@ -390,11 +317,8 @@ class _Source:
                 skipped.append((item.id, one_line(error)))
         if any(each.ndim != 3 for each in pixels):
             return None
-        rows = (
-            encoder(backbone, tap, self.encoding.amp)(torch.stack(pixels)).cpu()
-            if pixels
-            else torch.zeros(0, backbone.embed_dim)
-        )
+        encode = encoder(backbone, tap, self.encoding.amp)
+        rows = encode(torch.stack(pixels)).cpu() if pixels else torch.zeros(0, backbone.embed_dim)
         finite = rows.isfinite().all(dim=1)
         skipped += [(i.id, "the backbone gives NaN or infinity for it") for i, good in zip(kept, finite) if not good]
         kept = [item for item, good in zip(kept, finite) if good]

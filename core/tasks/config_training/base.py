@@ -32,7 +32,7 @@ from ...runs.sections import is_share
 from ...runtime.distributed import is_main, run_on_all
 from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter
-from ..classification.use import recipe_again
+from ..classification.stored_run import recipe_again
 from ..methods import read_data, readable_samples, split_samples
 from .registered import OF_DATA, check_parts, check_scope, registered_only
 from .runner import build_model, check_kept, newest_checkpoint, plan_key, quiet, train_plan

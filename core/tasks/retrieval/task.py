@@ -24,7 +24,7 @@ from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter
 from ...training.checkpoints import newest_step
 from ...training.objective import parse_losses
-from ..classification.use import recipe_again
+from ..classification.stored_run import recipe_again
 from ..methods import adapter_of, check_named, place_of_data
 from .fitting import (
     ZERO_SHOT,

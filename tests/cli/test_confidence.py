@@ -1,0 +1,196 @@
+"""Calibrated confidences, sets, open answers, unlike images and files of predictions, by the command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import vladapt as package
+from vladapt.core.confidence import CALIBRATION, Calibration
+from vladapt.core.metrics import classification_metrics
+
+
+@pytest.fixture
+def rows_file(tmp_path) -> Path:
+    """400 rows of three classes that overlap, in 8 dimensions."""
+    rng, labels = np.random.default_rng(0), np.arange(400) % 3
+    features = rng.normal(size=(400, 8)) + 2 * np.eye(8)[labels]
+    path = tmp_path / "rows.npz"
+    names = np.array(["red", "green", "blue"])
+    np.savez(path, image_features=features.astype("f4"), labels=labels, text_features=np.eye(8)[:3], class_names=names)
+    return path
+
+
+@pytest.fixture
+def labels_file(tmp_path) -> Path:
+    """300 rows with two labels each, one of them rare."""
+    rng = np.random.default_rng(0)
+    labels = (rng.random((300, 2)) < [0.4, 0.15]).astype("f4")
+    features = rng.normal(size=(300, 8)) + 3 * labels @ np.eye(8)[:2]
+    path = tmp_path / "labels.npz"
+    names = np.array(["effusion", "mass"])
+    np.savez(path, image_features=features.astype("f4"), labels=labels, text_features=np.eye(8)[:2], class_names=names)
+    return path
+
+
+@pytest.mark.parametrize("adapter", ["tip-adapter", "linear-probe", "gda"])
+def test_a_fit_keeps_rows_that_chose_nothing_and_is_itself_the_same(vladapt, rows_file, adapter):
+    made = vladapt("fit", "--features", rows_file, "--adapter", adapter, "--shots", 16, "--json").json
+    calibration = Calibration.load(made["run"])
+    assert len(calibration.logits) == 48 and "5 folds" in calibration.source
+    info = json.loads((Path(made["run"]) / "run.json").read_text())
+    assert info["calibration"]["rows"] == 48
+
+    again = package.build_adapter(adapter)
+    file = package.load_features(rows_file)
+    place = {i: n for n, i in enumerate(file.features.ids or map(str, range(400)))}
+    support = file.features.select([place[i] for i in info["splits"]["support"]])
+    val = file.features.select([place[i] for i in info["splits"]["val"]])
+    again.fit(support, file.classifier, val=val, seed=1)
+    stored = package.load_adapter(Path(made["run"]) / "adapter.safetensors")
+    assert torch.equal(again.logits(file.features), stored.logits(file.features))
+    own = stored.logits(support)
+    assert not torch.allclose(calibration.logits.sort(0).values, own.sort(0).values)  # the rows' own fit saw others
+
+
+def test_the_error_before_and_after_is_that_of_the_confidences(vladapt, rows_file):
+    made = vladapt("fit", "--features", rows_file, "--adapter", "tip-adapter", "--shots", 16, "--json").json
+    info = json.loads((Path(made["run"]) / "run.json").read_text())
+    file, calibration = package.load_features(rows_file), Calibration.load(made["run"])
+    test = file.features.select([int(i) for i in info["splits"]["test"]])
+    logits = package.load_adapter(Path(made["run"]) / "adapter.safetensors").logits(test)
+    raw = classification_metrics(logits, test.labels, 3)["ece"]
+    after = classification_metrics(calibration.scaling.logits(logits), test.labels, 3)["ece"]
+    assert made["adapted"]["ece_uncalibrated"] == pytest.approx(raw, abs=1e-5)
+    assert made["adapted"]["ece"] == pytest.approx(after, abs=1e-5) and after < 0.12
+
+
+def test_eval_tells_coverage_with_its_interval_and_open_answers(vladapt, rows_file):
+    run = vladapt("fit", "--features", rows_file, "--adapter", "linear-probe", "--shots", 40, "--json").json["run"]
+    told = vladapt("eval", run, "--coverage", 0.8, "--set-method", "aps", "--max-error", 0.3, "--json").json
+    conformal, selective = told["conformal"], told["selective"]
+    low, high = conformal["interval"]
+    assert (conformal["asked"], conformal["method"]) == (0.8, "aps")
+    assert low <= conformal["coverage"] <= high and high > 0.8 and 1 <= conformal["mean_set_size"] <= 3
+    assert 0 <= selective["open"] < 1 and selective["error"] < 0.35
+    words = vladapt("eval", run, "--coverage", 0.8).out
+    assert "Sets (LAC, 80% asked) hold the right class for" in words and "classes on average" in words
+
+
+def test_a_coverage_that_the_rows_cannot_promise_gives_all_classes_and_says_so(vladapt, rows_file):
+    run = vladapt("fit", "--features", rows_file, "--adapter", "linear-probe", "--shots", 4, "--json").json["run"]
+    told = vladapt("eval", run, "--coverage", 0.95, "--json").json
+    assert told["conformal"]["mean_set_size"] == 3
+    assert any("at least 19 are needed" in note for note in told["notes"])
+
+
+def test_several_labels_have_a_temperature_a_threshold_and_an_open_share_each(vladapt, labels_file):
+    command = ("fit", "--features", labels_file, "--adapter", "tip-adapter", "--shots", 16, "--json")
+    made = vladapt(*command).json
+    facts = json.loads((Path(made["run"]) / "run.json").read_text())["calibration"]
+    assert [len(facts[key]) for key in ("temperature", "offset", "thresholds")] == [2, 2, 2]
+    assert made["adapted"]["ece"] < made["adapted"]["ece_uncalibrated"]
+    told = vladapt("eval", made["run"], "--max-error", 0.2, "--json").json
+    assert told["selective"]["max_error"] == 0.2 and 0 <= told["selective"]["open"] <= 1
+    outcome = vladapt("eval", made["run"], "--coverage", 0.9)
+    assert outcome.code != 0 and "several labels" in outcome.error
+
+
+def test_predictions_go_to_as_many_files_as_are_named(vladapt, run, colours, tmp_path):
+    files = [tmp_path / name for name in ("a.csv", "b.jsonl", "c.html")]
+    outs = [word for file in files for word in ("--out", file)]
+    outcome = vladapt("predict", run, colours / "red", *outs, "--coverage", 0.9, "--max-error", 0.5, "--top", 2)
+    assert outcome.code == 0 and "Written: " in outcome.out
+    rows = [json.loads(line) for line in files[1].read_text().splitlines()]
+    assert len(rows) == 12 and all(len(row["top"]) == 2 and {"set", "open", "confidence"} <= row.keys() for row in rows)
+    with files[0].open(newline="") as f:
+        table = list(csv.DictReader(f))
+    assert [row["id"] for row in table] == [row["id"] for row in rows]
+    assert {"red", "green"} <= table[0].keys()
+    assert float(table[0][rows[0]["label"]]) == pytest.approx(rows[0]["confidence"], abs=1e-5)
+    assert rows[0]["label"] in files[2].read_text()
+
+
+@pytest.mark.parametrize(
+    "arguments,words",
+    [
+        (("--coverage", 1.5), "--coverage 1.5: give a share between 0 and 1"),
+        (("--set-method", "aps"), "give --coverage too"),
+        (("--coverage", 0.9, "--set-method", "thr"), "give one of lac, aps, raps"),
+        (("--max-error", 0), "--max-error 0.0: give a share"),
+        (("--top", 0), "--top 0"),
+        (("--threshold", 0.5), "have one label each"),
+        (("--out", "no/where.csv"), "there is no folder no"),
+        (("--out", "a", "--out", "b"), "a second folder"),
+        (("--out", "pictures"), "a classification writes no pictures"),
+    ],
+)
+def test_wishes_that_cannot_be_met_are_one_line(vladapt, run, colours, arguments, words):
+    outcome = vladapt("predict", run, colours / "red" / "00.png", *arguments)
+    assert outcome.code != 0 and words in outcome.error
+
+
+def test_a_run_that_stays_loaded_says_what_the_command_says(vladapt, run, colours):
+    image = colours / "red" / "00.png"
+    said = vladapt("predict", run, image, "--coverage", 0.9, "--json").json["predictions"]
+    predictor = package.load_run(run)
+    backbone = predictor.backbone
+    rows = [predictor.predict(image, coverage=0.9).rows() for _ in range(2)]
+    assert rows[0] == rows[1] and predictor.backbone is backbone
+    assert rows[0][0]["label"] == said[0]["label"]
+    assert rows[0][0]["confidence"] == pytest.approx(said[0]["confidence"], abs=1e-6)
+
+
+def test_few_images_have_the_features_that_many_have(vladapt, run, colours):
+    predictor = package.load_run(run)
+    many = {row["id"]: row["confidence"] for row in predictor.predict(colours).rows()}
+    assert len(many) > 8
+    for image in sorted((colours / "red").iterdir())[:3]:
+        row = predictor.predict(image).rows()[0]
+        assert row["confidence"] == pytest.approx(many[row["id"]], abs=1e-4)
+
+
+def test_a_file_that_cannot_be_decoded_is_skipped_among_few(vladapt, run, colours, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    told = vladapt("predict", run, broken, colours / "red" / "00.png", "--json").json
+    assert len(told["predictions"]) == 1 and told["skipped"][0][0].endswith("broken.png")
+
+
+def test_a_run_without_the_file_predicts_uncalibrated_and_promises_nothing(vladapt, run, colours):
+    (run / CALIBRATION).unlink()
+    told = vladapt("predict", run, colours / "red" / "00.png", "--coverage", 0.9, "--max-error", 0.1, "--json").json
+    row = told["predictions"][0]
+    assert len(row["set"]) == 3 and row["open"] is True and "unlike" not in row
+    assert any("no calibration rows" in note for note in told["notes"])
+
+
+@pytest.mark.parametrize("shots,adapter", [(1, "tip-adapter"), (0, "zero-shot")])
+def test_too_few_shots_for_folds_leave_validation_rows_that_chose_nothing(vladapt, rows_file, shots, adapter):
+    made = vladapt("fit", "--features", rows_file, "--adapter", adapter, "--shots", shots, "--json").json
+    calibration = Calibration.load(made["run"])
+    splits = json.loads((Path(made["run"]) / "run.json").read_text())["splits"]
+    file = package.load_features(rows_file)
+    adapter = package.load_adapter(Path(made["run"]) / "adapter.safetensors")
+    scored = {tuple(row) for row in calibration.logits.tolist()}
+    searched = adapter.logits(file.features.select([int(i) for i in splits["val"]])) if splits["val"] else []
+    assert len(scored) > 20 and not scored & {tuple(row.tolist()) for row in searched}
+    assert "validation images that chose nothing" in calibration.source
+
+
+def test_prompts_are_calibrated_without_being_trained_again(fit, class_folders, vladapt):
+    data = class_folders(each=30)
+    outcome = fit("--data", data, "--adapter", "coop", "--shots", 4, "--epochs", 2, "--json")
+    calibration = Calibration.load(outcome.json["run"])
+    assert "validation images that chose nothing" in calibration.source and len(calibration.logits) > 0
+
+
+def test_a_damaged_file_is_one_line(vladapt, run, colours):
+    (run / CALIBRATION).write_bytes(b"damaged")
+    outcome = vladapt("predict", run, colours / "red" / "00.png")
+    assert outcome.code == 1 and CALIBRATION in outcome.error

@@ -1,0 +1,59 @@
+"""Rows of what a run says, where images have several labels."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+import torch
+
+from vladapt.core.tasks.classification.predictions import Predictions
+from vladapt.core.tasks.classification.scoring import predictions_table
+
+
+@pytest.fixture
+def several() -> Predictions:
+    return Predictions(
+        ("effusion", "mass", "id"),
+        ["a.png", "b.png"],
+        torch.tensor([[0.9, 0.3, 0.1], [0.2, 0.1, 0.05]], dtype=torch.float64),
+        True,
+        thresholds=torch.tensor([0.5, 0.2, 0.9]),
+    )
+
+
+def test_every_label_above_its_threshold_is_named_with_its_confidence(several):
+    rows = several.rows()
+    assert (rows[0]["labels"], rows[0]["confidences"]) == (["effusion", "mass"], [0.9, 0.3])
+    assert (rows[1]["labels"], rows[1]["confidences"]) == ([], [])
+
+
+def test_a_label_that_is_left_open_is_not_named(several):
+    several.left_open = torch.tensor([[False, True, False], [True, False, False]])
+    rows = several.rows()
+    assert (rows[0]["labels"], rows[0]["open"]) == (["effusion"], ["mass"])
+    assert rows[1]["open"] == ["effusion"]
+
+
+def test_the_csv_has_a_column_per_label_even_if_one_is_called_id(several):
+    table = list(csv.reader(io.StringIO(several._csv())))
+    assert table[0] == ["id", "labels", "confidences", "effusion", "mass", "id (probability)"]
+    assert table[1] == ["a.png", "effusion;mass", "0.900000;0.300000", "0.900000", "0.300000", "0.100000"]
+
+
+def test_the_terminal_names_labels_with_their_confidence(several):
+    columns = [list(column.cells) for column in predictions_table(several.rows()).columns]
+    assert columns[1] == ["effusion 90.0%, mass 30.0%", "none"]
+
+
+def test_names_are_escaped_in_the_page():
+    made = Predictions(("<b>", "c"), ["<script>x</script>"], torch.tensor([[0.7, 0.3]]), False)
+    page = made._html()
+    assert "<script>x" not in page and "&lt;b&gt;" in page
+
+
+def test_the_number_of_classes_shown_is_as_asked(several):
+    assert [len(row["top"]) for row in several.rows(top=2)] == [2, 2]
+    several.top = 1
+    assert len(several.rows()[0]["top"]) == 1
