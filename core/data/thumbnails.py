@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ..contracts.domain import Decoded
-from ..features.shards import ShardFolder, ShardWriter
+from ..runtime.shards import ShardFolder, ShardWriter
 
 GREY_SIDE, COLOUR_SIDE = 32, 8
 GREY_BYTES, COLOUR_BYTES = GREY_SIDE**2, 2 * COLOUR_SIDE**2

@@ -20,10 +20,10 @@ from ..contracts.features import PROJECTED, FeatureSet
 from ..data.verify import FileHashes
 from ..runtime.distributed import rank, run_on_all, world_size
 from ..runtime.files import write_cached
+from ..runtime.shards import NoShards, ShardFolder, ShardWriter
 from .batch_size import CPU_SIZES, GPU_SIZES, BatchSizeTuner
 from .extract import Encoded, Piece, Unreadable, encoder, extract, renderer
 from .keys import PART_COUNTS, Request, canonical_json, folder_name, part_key, space_of, text_key
-from .shards import NoShards, ShardFolder, ShardWriter
 from .table import Share, Table, gathered
 
 TEXTS_AT_ONCE = 64

@@ -33,7 +33,7 @@ from ...runs.sections import (
     plural,
 )
 from .judgement import GUESSING, LARGEST, LINEAR, ZERO_SHOT
-from .trust import trust_section
+from .trust import calibrated_words, trust_section
 from .verdict import (
     MEASURES,
     baseline_name,
@@ -280,7 +280,10 @@ def _calibration(results: ClassificationResults) -> CalibrationSection:
     before, after = results.zero_shot_logits, calibration_curve(results.confident_logits, results.labels)
     old, ece = (results.metrics.get("zero_shot") or {}).get("ece"), results.metrics["adapted"].get("ece")
     zero_shot = None if before is None else ("zero-shot", old, calibration_curve(before, results.labels))
-    title, words = "Can its confidence be trusted?", _calibration_words(after) + _calibrated_words(results)
+    title, words = (
+        "Can its confidence be trusted?",
+        _calibration_words(after) + calibrated_words(results.metrics, results.calibration),
+    )
     return CalibrationSection(title, zero_shot, ("adapted", ece, after), words, results.multilabel)
 
 
@@ -292,16 +295,6 @@ def _calibration_words(curve: list[CalibrationBin]) -> str:
         return "Taken together, the adapted model is about as sure as it is right."
     how = "surer than it is right (overconfident)" if gap > 0 else "less sure than it could be (underconfident)"
     return f"Taken together, the adapted model is {how}, by {100 * abs(gap):.0f} points."
-
-
-def _calibrated_words(results: ClassificationResults) -> str:
-    raw, made = results.metrics["adapted"].get("ece_uncalibrated"), results.calibration
-    if made is None or raw is None:
-        return " Its confidences are not calibrated." if made is None else ""
-    return (
-        f" Its confidences are calibrated ({made.scaling.words}) on {made.source}; without that the calibration error "
-        f"would be {raw:.3f}."
-    )
 
 
 def _mistakes(results: ClassificationResults) -> MistakeSection:

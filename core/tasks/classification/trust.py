@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -126,6 +127,17 @@ def trust_section(calibration: Calibration | None, logits: Tensor, labels: Tenso
         "`--max-error 0.05` leaves answers open. The promise holds for images drawn like these."
     )
     return TableSection("How far the answers can be trusted", ("Asked for", "On the test images", ""), rows, note)
+
+
+def calibrated_words(metrics: Mapping[str, Any], calibration: Calibration | None) -> str:
+    """What a report says of how confidences were made, to follow a sentence."""
+    raw = metrics["adapted"].get("ece_uncalibrated")
+    if calibration is None or raw is None:
+        return " Its confidences are not calibrated." if calibration is None else ""
+    return (
+        f" Its confidences are calibrated ({calibration.scaling.words}) on {calibration.source}; without that the "
+        f"calibration error would be {raw:.3f}."
+    )
 
 
 def _selective_words(scores: dict[str, Any]) -> str:

@@ -34,8 +34,9 @@ from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter
 from ..classification.stored_run import recipe_again
 from ..methods import read_data, readable_samples, split_samples
+from .kept_plan import check_kept
 from .registered import OF_DATA, check_parts, check_scope, registered_only
-from .runner import build_model, check_kept, newest_checkpoint, plan_key, quiet, train_plan
+from .runner import build_model, newest_checkpoint, plan_key, quiet, train_plan
 
 Progress = Callable[[int, int], None]
 TRAINING = ("epochs", "lr")

@@ -26,7 +26,7 @@ from ...runs.redaction import Redaction
 from ...runs.run_sections import Report, write_report
 from ...runs.sections import CurveSection, HeadlineSection, Number, TableSection, is_share, number, plural
 from ..methods import place_of_data, split_counts
-from .runner import kept_of
+from .kept_plan import kept_of
 
 FEW_OBJECTS = 30
 LISTED = 6

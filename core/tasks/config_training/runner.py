@@ -29,11 +29,8 @@ from ...runtime.distributed import rank, run_on_all, world_size
 from ...runtime.progress import Reporter, training_lines
 from ...training.runner import restored_determinism
 from ...training.samples import seed_of
-from .registered import OF_MODELS, OF_PIPELINES, check_parts, check_scope, registered_name, shown, without_sources
+from .kept_plan import check_plan, kept_of, needed_of, with_tuples, with_tuples_marked
 
-KEPT = ("default_scope", "vladapt")
-"""Beside the model, what of a plan its model needs after the training."""
-TUPLE, NUMBER = "__tuple__", "__float__"
 MOST_POINTS = 500
 """Steps of a training that its report shows."""
 CHECKPOINTS_A_TRAINING = 20
@@ -49,84 +46,6 @@ IN_WORKER = re.compile(r"Caught \w+ in DataLoader worker process")
 NOT_REGISTERED = re.compile(r"['\"]?([\w.]+)['\"]? is not in the ([\w:.\- ]+?) registry")
 
 
-def check_plan(plan: Config) -> None:
-    """Raise ConfigError unless the plan is a Config whose model is a plain dict, and can be built again from a run."""
-    if not isinstance(plan, Config) or not isinstance(plan.get("model"), dict):
-        raise ConfigError("a domain's plan must be an mmengine Config with `model` as a dict")
-    try:
-        kept = json.loads(json.dumps(kept_of(plan)))
-    except TypeError:
-        raise ConfigError("the plan's `model` must be plain data (it is kept in run.json)") from None
-    try:
-        check_kept(kept, "the config", known=False)
-    except DataError as error:
-        fault = f"{error}".replace("the config: plan.", "the config: ").rpartition(";")[0]
-        raise ConfigError(f"{fault}; a run of it could not be read again, change that") from None
-
-
-def kept_of(plan: Config) -> dict[str, Any]:
-    """What run.json keeps of a plan, as plain data, tuples told from lists: types by their registered names, and
-    without where weights came from, all of which the run has.
-
-    Raises:
-        ConfigError: a type of the model is a class that no registry has.
-    """
-    kept = without_sources(_needed_of(plan))
-    kept["model"] = _with_registered_names(kept["model"], OF_MODELS)
-    if isinstance(kept.get("vladapt"), dict):
-        kept["vladapt"] = _with_registered_names(kept["vladapt"], OF_PIPELINES)
-    return _with_tuples_marked(kept)
-
-
-def _needed_of(plan: Config) -> dict[str, Any]:
-    whole = plan.to_dict()
-    return {name: whole[name] for name in ("model", *KEPT) if name in whole}
-
-
-def _with_registered_names(value: Any, registries) -> Any:
-    if isinstance(value, dict):
-        named = {key: _with_registered_names(inner, registries) for key, inner in value.items()}
-        if isinstance(named.get("type"), str):
-            named["type"] = _name_in_registry(named["type"], registries)
-        return named
-    if isinstance(value, (list, tuple)):
-        return type(value)(_with_registered_names(inner, registries) for inner in value)
-    return value
-
-
-def _name_in_registry(name: str, registries) -> str:
-    registered = registered_name(name, registries)
-    if registered is None:
-        raise ConfigError(
-            f"the config names the class {shown(name)}, which no registry has, so that a run could not be read again; "
-            "register it"
-        )
-    return registered
-
-
-def check_kept(kept: Any, where: str, *, known: bool = True) -> None:
-    """Refuse what `kept_of` did not make, or what was changed since to build anything but registered types.
-
-    Args:
-        where: the file, for the message.
-        known: as of `check_parts`.
-
-    Raises:
-        DataError: one line with the key.
-    """
-    if not isinstance(kept, dict) or not isinstance(kept.get("model"), dict):
-        raise DataError(f"{where}: plan holds no model; fit again")
-    if other := sorted(set(kept) - {"model", *KEPT}):
-        raise DataError(f"{where}: plan.{shown(other[0])}: a run keeps no such part of a plan; remove it, or fit again")
-    try:
-        plan = _with_tuples(kept)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise DataError(f"{where}: plan is damaged ({str(error)[:80]}); fit again") from None
-    check_scope(plan.get("default_scope", "vladapt"), f"{where}: plan.default_scope")
-    check_parts(plan["model"], f"{where}: plan.model", OF_MODELS, known=known)
-    check_parts(plan.get("vladapt", {}), f"{where}: plan.vladapt", OF_PIPELINES, known=known)
-
-
 def build_model(kept: dict[str, Any], device: torch.device) -> nn.Module:
     """The model of a plan, from the registries; `model.cfg` is what is kept of the plan, tuples and all.
 
@@ -137,7 +56,7 @@ def build_model(kept: dict[str, Any], device: torch.device) -> nn.Module:
 
     from ....registry import MODELS
 
-    plan = _with_tuples(kept)
+    plan = with_tuples(kept)
     init_default_scope(plan.get("default_scope", "vladapt"))
     with named_faults(), restored_determinism(), quiet():
         model = MODELS.build(Config(deepcopy(plan)).model)
@@ -174,14 +93,14 @@ def train_plan(
         with named_faults():
             runner.train()
     model = _trained(runner).eval()
-    model.cfg = Config(_with_tuples(kept_of(plan)))
+    model.cfg = Config(with_tuples(kept_of(plan)))
     return model, recorder.history
 
 
 def _built_as_named(plan: Config, device: torch.device) -> nn.Module:
     """A model that is used as it is, with the weights that the user's config names."""
-    model = build_model(_with_tuples_marked(_needed_of(plan)), device)
-    model.cfg = Config(_with_tuples(kept_of(plan)))
+    model = build_model(with_tuples_marked(needed_of(plan)), device)
+    model.cfg = Config(with_tuples(kept_of(plan)))
     return model
 
 
@@ -191,26 +110,6 @@ def _trained(runner: Runner) -> nn.Module:
         if isinstance(hook, EMAHook):
             hook.before_test_epoch(runner)
     return getattr(runner.model, "module", runner.model)
-
-
-def _with_tuples_marked(value: Any) -> Any:
-    """JSON knows no tuples, which mm's transforms tell from lists, and no infinity."""
-    if isinstance(value, dict):
-        return {key: _with_tuples_marked(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        listed = [_with_tuples_marked(inner) for inner in value]
-        return {TUPLE: listed} if isinstance(value, tuple) else listed
-    return {NUMBER: repr(value)} if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _with_tuples(value: Any) -> Any:
-    if isinstance(value, dict) and set(value) == {TUPLE}:
-        return tuple(_with_tuples(inner) for inner in value[TUPLE])
-    if isinstance(value, dict) and set(value) == {NUMBER}:
-        return float(value[NUMBER])
-    if isinstance(value, dict):
-        return {key: _with_tuples(inner) for key, inner in value.items()}
-    return [_with_tuples(inner) for inner in value] if isinstance(value, list) else value
 
 
 def plan_key(plan: Config, seed: int) -> str:

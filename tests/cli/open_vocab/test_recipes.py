@@ -15,7 +15,8 @@ from mmengine import Config
 from vladapt.core.contracts.domain import DomainData, Item
 from vladapt.core.contracts.targets import Boxes
 from vladapt.core.recipes.resolve import resolve, task_of
-from vladapt.core.tasks.config_training.runner import build_model, kept_of
+from vladapt.core.tasks.config_training.kept_plan import kept_of
+from vladapt.core.tasks.config_training.runner import build_model
 from vladapt.domains.open_vocab.domain import OpenVocab
 from vladapt.domains.open_vocab.vocabulary import NamedClasses
 

@@ -18,7 +18,8 @@ import vladapt
 from vladapt.core.errors import ConfigError, DataError, UnknownNameError
 from vladapt.core.runtime.progress import Reporter
 from vladapt.core.tasks.config_training import runner as config_runner
-from vladapt.core.tasks.config_training.runner import build_model, check_plan, kept_of, plan_key, train_plan
+from vladapt.core.tasks.config_training.kept_plan import check_plan, kept_of, with_tuples
+from vladapt.core.tasks.config_training.runner import build_model, plan_key, train_plan
 
 THIRD_PARTY = Path(__file__).parent / "third_party"
 CPU = torch.device("cpu")
@@ -267,7 +268,7 @@ def test_tuples_and_infinity_survive_json():
     plan = toy_plan(model={"scale": (16, 16), "most": float("inf")}, vladapt=group, default_scope="vladapt")
     kept = json.loads(json.dumps(kept_of(plan), allow_nan=False))
     assert set(kept) == {"model", "vladapt", "default_scope"}
-    again = config_runner._with_tuples(kept)
+    again = with_tuples(kept)
     assert again["model"]["scale"] == (16, 16) and again["model"]["most"] == float("inf")
     assert again["vladapt"]["test_pipeline"] == [{"type": "Resize", "scale": (4, 3), "steps": [1, (2, [3, ()])]}]
 

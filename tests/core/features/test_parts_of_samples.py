@@ -20,7 +20,7 @@ from vladapt.core.features import extract as extract_module
 from vladapt.core.features.batch_size import BatchSizeTuner
 from vladapt.core.features.extract import Job, averaged, extract
 from vladapt.core.features.keys import folder_name, image_key, space_of, transform_spec
-from vladapt.core.features.shards import ShardFolder
+from vladapt.core.runtime.shards import ShardFolder
 
 HERE = Path(__file__).parent
 

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ..errors import DataError
-from ..runtime.files import cache_refused, remove_stale_partials, write_cached
+from .files import cache_refused, remove_stale_partials, write_cached
 
 SUFFIX = ".safetensors"
 KEY_BYTES = 32

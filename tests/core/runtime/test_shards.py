@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vladapt.core.features import shards
 from vladapt.core.features.keys import canonical_json, image_key, view_seed
-from vladapt.core.features.shards import ShardFolder
+from vladapt.core.runtime import shards
 from vladapt.core.runtime.files import PARTIAL, write_whole
+from vladapt.core.runtime.shards import ShardFolder
 
 
 def key(i: int) -> bytes:
