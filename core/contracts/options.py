@@ -102,9 +102,8 @@ def option(
 
 def whole_number(value: Any) -> Any:
     """For `parse`: "2e8" and 2e8 as 200000000; whatever is no whole number stays as it is."""
-    if isinstance(value, str) and "e" in value.lower():
-        value = float(value)
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    number = float(value) if isinstance(value, str) and "e" in value.lower() else value
+    return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
 @cache
@@ -211,9 +210,8 @@ def _bounds(cls: type, f: Field) -> Bounds | None:
 
 
 def _default(f: Field) -> Any:
-    if f.default is not MISSING:
-        return f.default
-    return ABSENT if f.default_factory is MISSING else f.default_factory()
+    made = ABSENT if f.default_factory is MISSING else f.default_factory()
+    return made if f.default is MISSING else f.default
 
 
 def _read(kind: Any, value: Any, bounds: Bounds) -> Any:

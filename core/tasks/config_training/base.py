@@ -173,9 +173,8 @@ class ConfigTask(Task):
         metrics = metrics_of(scores, chosen)
         if use.out is not None and is_main():
             write_evaluation(Path(use.out), use.run, chosen, metrics, scores, use.redact)
-        skipped = [list(pair) for pair in chosen.skipped]
-        named = {"run": str(use.run.path), "data": data.name, "split": use.split}
-        return {**named, **metrics, "notes": scores.notes, "skipped": skipped}
+        told = {"notes": scores.notes, "skipped": [list(pair) for pair in chosen.skipped]}
+        return {"run": str(use.run.path), "data": data.name, "split": use.split, **metrics, **told}
 
     def predict(self, use: Use, reporter: Reporter) -> ConfigPredictions:
         if "predict" not in self.can:
