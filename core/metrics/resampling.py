@@ -134,6 +134,12 @@ def mean_draws(
     return {name: torch.cat(of) for name, of in parts.items()}
 
 
+def centred(draws: Tensor, value: float) -> Tensor:
+    """Draws (S,) moved so that their mean is the value on all images."""
+    known = draws[draws.isfinite()]
+    return draws if not len(known) else draws + (value - known.mean())
+
+
 def percentiles(draws: Tensor, level: float = LEVEL) -> tuple[float, float] | None:
     """The middle `level` of the draws; None where none is finite."""
     draws = draws[draws.isfinite()]

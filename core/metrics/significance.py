@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from .classification import BINS, probabilities
-from .resampling import LEVEL, SAMPLES, metric_draws, percentiles
+from .resampling import LEVEL, SAMPLES, centred, metric_draws, percentiles
 
 SIGNIFICANT = 0.05
 """p values below it are called more than chance."""
@@ -113,7 +113,12 @@ def bootstrap_interval(
     return percentiles(draws, level)
 
 
-def intervals_of(draws: Mapping[str, Tensor], level: float = LEVEL, units: int | None = None) -> dict[str, list[float]]:
+def intervals_of(
+    draws: Mapping[str, Tensor],
+    level: float = LEVEL,
+    units: int | None = None,
+    values: Mapping[str, float] | None = None,
+) -> dict[str, list[float]]:
     """Metric -> [low, high], the percentiles of its draws ("Bootstrap Methods: Another Look at the Jackknife", Efron
     1979). Where all draws agree (everything right, say) Wilson's interval over the units takes their place: they would
     claim certainty.
@@ -122,9 +127,17 @@ def intervals_of(draws: Mapping[str, Tensor], level: float = LEVEL, units: int |
         draws: metric -> (S,).
         level: how often such intervals hold the true value.
         units: images, or groups, that were drawn.
+        values: metric -> its value on all images. Draws of those are moved by their bias: a draw that misses a rare
+            class, or sees an image twice, is better or worse on average than all images.
     """
-    found = {name: percentiles(values, level) for name, values in draws.items()}
-    return {name: list(_never_certain(bounds, units, level)) for name, bounds in found.items() if bounds is not None}
+    found = {}
+    for name, of in draws.items():
+        value = (values or {}).get(name)
+        bounds = percentiles(of if value is None else centred(of, value), level)
+        if bounds is not None:
+            low, high = _never_certain(bounds, units, level)
+            found[name] = [low, high] if value is None else [max(0.0, low), min(1.0, high)]
+    return found
 
 
 def _never_certain(bounds: tuple[float, float], units: int | None, level: float) -> tuple[float, float]:

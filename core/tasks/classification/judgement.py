@@ -18,7 +18,7 @@ from ...contracts.domain import Item
 from ...contracts.features import FeatureSet, TextClassifier
 from ...errors import CapabilityError
 from ...metrics.classification import classification_metrics, multilabel_metrics
-from ...metrics.resampling import answer_draws, exchange_test, metric_draws, p_of_draws, percentiles, units_of
+from ...metrics.resampling import answer_draws, centred, exchange_test, metric_draws, p_of_draws, percentiles, units_of
 from ...metrics.significance import SIGNIFICANT, intervals_of, mcnemar, wilson_interval
 from ...registry import build_adapter
 
@@ -133,7 +133,8 @@ def _one_label(judged: Judged) -> dict[str, Any]:
     labels, groups, classes = judged.labels, judged.groups, len(judged.class_names)
     draws = {side: metric_draws(logits, labels, groups) for side, logits in judged.sides.items()}
     answers = {side: logits.argmax(dim=1) for side, logits in judged.sides.items()}
-    between = {side: intervals_of(of, units=units_of(groups, len(labels))[1]) for side, of in draws.items()}
+    units, shares = units_of(groups, len(labels))[1], {side: _shares(of, labels) for side, of in answers.items()}
+    between = {side: intervals_of(of, units=units, values=shares[side]) for side, of in draws.items()}
     if groups is None:
         for side, answer in answers.items():
             between[side]["accuracy"] = list(wilson_interval(int((answer == labels).sum()), len(labels)))
@@ -146,10 +147,11 @@ def _one_label(judged: Judged) -> dict[str, Any]:
         if name in answers:
             gain = draws["adapted"][deciding] - draws[name][deciding]
             scores = _shares(answers[name], labels)
+            difference = shares["adapted"][deciding] - scores[deciding]
             baselines[name] = {
                 **(scores if name != LINEAR else classification_metrics(judged.probe, labels, classes)),
-                "difference": _shares(answers["adapted"], labels)[deciding] - scores[deciding],
-                "interval": _as_list(percentiles(gain)),
+                "difference": difference,
+                "interval": _as_list(percentiles(centred(gain, difference))),
                 "p_value": _p_of_answers(answers["adapted"], answers[name], labels, groups, deciding),
             }
     baselines[LARGEST]["class"] = judged.class_names[largest]

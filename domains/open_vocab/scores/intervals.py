@@ -5,7 +5,7 @@ Nothing is matched or counted again: each draw weighs what every image added, so
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -31,16 +31,16 @@ def average_precision_intervals(
         groups: a key per image of what is drawn as a whole, or None.
     """
     images, thresholds = len(evaluation.params.imgIds), torch.as_tensor(evaluation.params.recThrs)
-    weights = torch.cat(list(drawn_weights(images, groups, SAMPLES)))  # (S, N)
+    weights = torch.cat([torch.ones(1, images), *drawn_weights(images, groups, SAMPLES)])  # (1 + S, N)
     of_class = [_of_class(evaluation, k, weights, thresholds) for k in range(len(class_names))]
-    precision = torch.stack(of_class)  # (K, T, S)
-    draws = {"AP": precision.mean(dim=1), "AP50": precision[:, 0], "AP75": precision[:, 5]}  # (K, S) each
+    precision = torch.stack(of_class)  # (K, T, 1 + S)
+    draws = {"AP": precision.mean(dim=1), "AP50": precision[:, 0], "AP75": precision[:, 5]}  # (K, 1 + S) each
     is_novel = torch.tensor([name in set(novel) for name in class_names], dtype=torch.bool)
     found = {name: values.nanmean(dim=0) for name, values in draws.items()}
     for name in ("AP50", "AP") if novel else ():
         base, new = draws[name][~is_novel].nanmean(dim=0), draws[name][is_novel].nanmean(dim=0)
         found |= {f"base_{name}": base, f"novel_{name}": new, f"harmonic_{name}": _harmonic(base, new)}
-    return intervals_of(found)
+    return _around(found)
 
 
 def mean_iou_intervals(
@@ -55,8 +55,8 @@ def mean_iou_intervals(
         groups: a key per image of what is drawn as a whole, or None.
     """
     table = torch.as_tensor(np.asarray(counts, dtype=np.float64)).flatten(1)  # (N, 3C)
-    weights = drawn_weights(len(table), groups, SAMPLES)
-    sums = torch.cat([weight.double() @ table for weight in weights]).unflatten(1, (3, -1))  # (S, 3, C)
+    weights = [torch.ones(1, len(table)), *drawn_weights(len(table), groups, SAMPLES)]
+    sums = torch.cat([weight.double() @ table for weight in weights]).unflatten(1, (3, -1))  # (1 + S, 3, C)
     right, true, found = sums.unbind(dim=1)
     overlap = right / (true + found - right)  # 0 / 0 is NaN: the class is nowhere in this draw
     is_novel = torch.tensor([name in set(novel) for name in class_names], dtype=torch.bool)
@@ -68,7 +68,7 @@ def mean_iou_intervals(
     if novel:
         base, new = overlap[:, ~is_novel].nanmean(dim=1), overlap[:, is_novel].nanmean(dim=1)
         draws |= {"base_mIoU": base, "novel_mIoU": new, "hIoU": _harmonic(base, new)}
-    return intervals_of(draws)
+    return _around(draws)
 
 
 def image_counts(matrix: np.ndarray) -> np.ndarray:
@@ -126,6 +126,12 @@ def _interpolated(right: Tensor, wrong: Tensor, positives: Tensor, thresholds: T
     precision = (right / (right + wrong).clamp(min=np.spacing(1))).flip(1).cummax(dim=1).values.flip(1)
     at = torch.searchsorted(recall, thresholds.expand(len(recall), -1).contiguous())  # (s, R)
     return torch.nn.functional.pad(precision, (0, 1)).gather(1, at).mean(dim=1)
+
+
+def _around(found: Mapping[str, Tensor]) -> dict[str, list[float]]:
+    """Intervals around the values on all images, the first of each (1 + S,)."""
+    values = {name: float(of[0]) for name, of in found.items() if of[0].isfinite()}
+    return intervals_of({name: found[name][1:] for name in values}, values=values)
 
 
 def _harmonic(base: Tensor, new: Tensor) -> Tensor:

@@ -102,3 +102,15 @@ def test_the_p_value_of_draws_is_two_sided():
     assert p_of_draws(torch.linspace(-1, 1, 999)) == pytest.approx(1.0, abs=0.01)
     assert p_of_draws(torch.full((999,), 0.1)) == pytest.approx(2 / 1000)
     assert p_of_draws(torch.full((9,), torch.nan)) == 1.0
+
+
+def test_a_class_that_draws_miss_does_not_move_the_interval_away():
+    labels = torch.cat([torch.zeros(60), torch.ones(60), torch.full((1,), 2)]).long()
+    logits = torch.nn.functional.one_hot(torch.where(labels == 2, 0, labels), 3).float()  # the single one is wrong
+    logits[:12] = logits[:12].roll(1, dims=1)
+    value = classification_metrics(logits, labels, 3)["balanced_accuracy"]
+    draws = metric_draws(logits, labels)
+    plain, moved = intervals_of(draws), intervals_of(draws, values={"balanced_accuracy": value})
+    assert sum(moved["balanced_accuracy"]) / 2 < sum(plain["balanced_accuracy"]) / 2 - 0.05
+    assert moved["balanced_accuracy"][0] < value < moved["balanced_accuracy"][1]
+    assert moved["macro_f1"] == plain["macro_f1"]

@@ -213,6 +213,7 @@ def test_a_draw_has_the_average_precision_of_the_drawn_images(monkeypatch):
 
     truths, found = random_scene()
     monkeypatch.setattr(intervals, "SAMPLES", 1)
+    monkeypatch.setattr(intervals, "_around", lambda found: {name: [float(of[1])] * 2 for name, of in found.items()})
     (weight,) = drawn_weights(12, None, 1)
     rows = np.repeat(np.arange(12), weight[0].long())
     options = {"novel": ("dog",), "most": 100}
