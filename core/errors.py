@@ -20,6 +20,7 @@ LONGEST_VALUE = 80
 """Characters of a value that a message quotes."""
 LONGEST_MESSAGE = 580
 """Characters of a message; of a longer one the middle goes, since it begins with the place and ends with the cure."""
+IN_WORKER = re.compile(r"Caught \w+ in DataLoader worker process")
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """What moves a cursor, turns the direction of writing, ends a line, or cannot be encoded (bytes of a file's name)."""
 
@@ -79,7 +80,11 @@ def shortened(value: object, most: int = LONGEST_VALUE) -> str:
 
 
 def as_message(text: str) -> str:
-    """One line of at most `LONGEST_MESSAGE` characters."""
+    """One line of at most `LONGEST_MESSAGE` characters. Of a fault in a process that makes samples, which torch tells by
+    a whole traceback, it is what the last line says."""
+    if IN_WORKER.match(text):
+        kind, colon, said = text.strip().splitlines()[-1].partition(": ")
+        text = said if colon else kind
     if len(text) > 4 * LONGEST_MESSAGE:  # of ten million characters only the ends are looked at
         text = f"{text[: 2 * LONGEST_MESSAGE]} … {text[-2 * LONGEST_MESSAGE :]}"
     line = printable(" ".join(text.split()))

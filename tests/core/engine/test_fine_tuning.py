@@ -91,8 +91,8 @@ def test_features_of_trained_towers_are_not_stored(small_clip_spec, tmp_path):
     first = fit(small_clip_spec)
     tests, before = first.metrics["test_images"], stored()
     second = fit(small_clip_spec)
-    assert (first.from_store, second.encoded) == (0, tests)
-    assert second.from_store + tests == first.encoded
+    assert first.from_store == 0 and second.encoded >= tests  # and what confidences are calibrated on
+    assert second.from_store + second.encoded == first.encoded
     vladapt.evaluate(first.run)
     assert stored() == before
 

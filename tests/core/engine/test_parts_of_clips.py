@@ -142,7 +142,7 @@ def test_new_clips_are_predicted_in_another_process(fitted, tmp_path):
 
 def test_a_still_is_predicted_as_a_clip_of_one_frame(fitted, stored):
     alone, beside = vladapt.predict(fitted.run, ["still-3"]), vladapt.predict(fitted.run, ["left-3", "still-3"])
-    torch.testing.assert_close(alone.probabilities[0], torch.tensor([0.5, 0.5]))
+    torch.testing.assert_close(alone.probabilities[0], torch.tensor([0.5, 0.5], dtype=torch.float64))
     torch.testing.assert_close(beside.probabilities[1], alone.probabilities[0])
     assert beside.rows()[0]["label"] == "moving left"
 
