@@ -15,7 +15,10 @@ import numpy as np
 from ..runtime.files import write_whole
 from .sections import CurveSection
 
-LEVELS = {"zero-shot": "--", "largest-class": ":"}
+FLOOR = "largest-class"
+FAR_BELOW = 15
+"""Points below all others from which the floor is left out of the plot."""
+LEVELS = {"zero-shot": "--", FLOOR: ":"}
 """Methods that have no shots, and the style of their lines."""
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d00", "#56b4e9", "#5b3a8c", "#444444")
 """Okabe and Ito's colours for the colour-blind, the yellow darkened to be seen on white."""
@@ -128,13 +131,15 @@ def _scale(axes, section: CurveSection) -> None:
 def accuracy_over_shots(
     rows: Sequence[dict[str, Any]], path_stem: str | Path, metric: str | None = None, method: str = "adapter"
 ) -> tuple[Path, Path]:
-    """Draw the mean and the standard error over seeds of each method, over the number of shots.
+    """Draw the mean and the standard error over seeds of each method, over the number of shots; over splits, which
+    overlap, the standard deviation.
 
     Zero-shot and always the largest class, which have no shots, are dashed and dotted lines. Rows of which the metric
     is None are left out.
 
     Args:
-        rows: one dict per fit: the method, shots (None: all there are), seed, and metrics.
+        rows: one dict per fit: the method, shots (None: all there are), seed, split where there are several, and
+            metrics.
         path_stem: where to write, without an ending.
         metric: which one; by default accuracy, or auroc where the rows have several labels per image.
         method: the column that names the method.
@@ -151,7 +156,8 @@ def accuracy_over_shots(
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "vladapt", "font.size": 10.5}):
         at = _places(row["shots"] for row in rows)
         ticks = {place: "all" if count is None else str(count) for count, place in at.items()}
-        figure = _comparison(_series(rows, metric, method, at), ticks, metric)
+        splits = len({row.get("split", 0) for row in rows}) > 1
+        figure = _comparison(_series(rows, metric, method, at), ticks, metric, splits)
         written = {}
         for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
             buffer = io.BytesIO()
@@ -167,6 +173,11 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     return statistics.fmean(values), error
 
 
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation; that of one value is 0, for nothing is known of it."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
 def _series(
     rows: Sequence[dict[str, Any]], metric: str, method: str, at: dict[int | None, float]
 ) -> dict[str, dict[float, list[float]]]:
@@ -179,27 +190,34 @@ def _series(
     return series
 
 
-def _comparison(series: dict[str, dict[float, list[float]]], ticks: dict[float, str], metric: str):
+def _comparison(series: dict[str, dict[float, list[float]]], ticks: dict[float, str], metric: str, splits: bool):
     figure, axes = _figure((7.6, 4.6))
+    spread = mean_and_deviation if splits else mean_and_error
     learners = [name for name in series if name not in LEVELS]
     ends = []
     for position, name in enumerate(learners):
         style = {"color": COLOURS[position % len(COLOURS)], "marker": MARKERS[position % len(MARKERS)]}
         offset = 2 ** (SPREAD * (position - (len(learners) - 1) / 2))  # error bars stand side by side
-        ends.append((*_draw_adapter(axes, series[name], offset, style), name, style["color"]))
+        ends.append((*_draw_adapter(axes, series[name], offset, style, spread), name, style["color"]))
+    least = min((statistics.fmean(of) for name in learners for of in series[name].values()), default=0)
     for name in [name for name in LEVELS if name in series]:
         level = statistics.fmean(value for values in series[name].values() for value in values)
+        if name == FLOOR and level < least - FAR_BELOW:
+            continue  # the axis is for the methods
         axes.axhline(level, color=GREY, linestyle=LEVELS[name], linewidth=1.2, zorder=1)
         ends.append((None, level, name, "#555555"))
-    _dress(axes, dict(sorted(ticks.items())), metric)
+    words = "mean and standard deviation over splits" if splits else "mean and standard error over seeds"
+    _dress(axes, dict(sorted(ticks.items())), metric, words)
     _name_ends(axes, ends)
     return figure
 
 
-def _draw_adapter(axes, curve: dict[int, list[float]], offset: float, style: dict[str, str]) -> tuple[float, float]:
+def _draw_adapter(
+    axes, curve: dict[int, list[float]], offset: float, style: dict[str, str], spread
+) -> tuple[float, float]:
     """One curve; returns its last point."""
     shots = sorted(curve)
-    means, errors = zip(*(mean_and_error(curve[count]) for count in shots))
+    means, errors = zip(*(spread(curve[count]) for count in shots))
     axes.errorbar(
         [count * offset for count in shots],
         means,
@@ -222,7 +240,7 @@ def _places(shots: Iterable[int | None]) -> dict[int | None, float]:
     return {count: NO_SHOTS if count == 0 else ALL_SHOTS * most if count is None else count for count in shots}
 
 
-def _dress(axes, ticks: dict[float, str], metric: str) -> None:
+def _dress(axes, ticks: dict[float, str], metric: str, words: str) -> None:
     from matplotlib.ticker import NullLocator
 
     axes.set_xscale("log", base=2)
@@ -234,7 +252,7 @@ def _dress(axes, ticks: dict[float, str], metric: str) -> None:
     axes.set_xlabel("labelled images per class (shots)")
     axes.set_ylabel(NAMES.get(metric, metric.replace("_", " ")))
     axes.grid(axis="y", color=GRID, linewidth=0.8)
-    axes.text(0, 1.02, "mean and standard error over seeds", transform=axes.transAxes, color=GREY, fontsize=9.5)
+    axes.text(0, 1.02, words, transform=axes.transAxes, color=GREY, fontsize=9.5)
 
 
 def _name_ends(axes, ends: list[tuple[float | None, float, str, str]]) -> None:

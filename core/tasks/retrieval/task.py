@@ -50,6 +50,7 @@ class Retrieval(Task):
         {"data", "adapter", "adapters", "backbone", "image_size", "amp", "batch_size", "generic", "resume", "redact"}
     )
     compares: ClassVar = frozenset({"adapters", "backbones", "seeds"})
+    at_evaluation: ClassVar = frozenset({"data", "workers", "out"})
     deciding: ClassVar = "text_to_image/r1"
     needs_domain: ClassVar = False
     unused: ClassVar = {

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vladapt.core.commands.tables import comparison_table, comparison_tests
 from vladapt.core.engine.compare import STATE, TABLE, compare
@@ -140,3 +141,45 @@ def test_a_comparison_over_splits_goes_on_where_it_was_stopped(tmp_path, monkeyp
 def test_what_is_no_number_of_splits_is_one_line(given, says):
     with pytest.raises(ConfigError, match=says):
         compare(resolve(), ["gda"], **given)
+
+
+def test_images_are_encoded_once_whatever_their_role(small_clip_spec, tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    for name in ("red", "green", "blue"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for number in range(12):
+            pixels = rng.integers(0, 255, size=(32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "set" / name / f"{number}.png")
+    computed = []
+    score = ClassificationContest.score
+
+    def counted(self, entry):
+        row = score(self, entry)
+        computed.append(self.prepared.counts.computed)
+        return row
+
+    monkeypatch.setattr(ClassificationContest, "score", counted)
+    recipe = resolve(flags={"domain": "medical", "backbone": small_clip_spec, "data": str(tmp_path / "set")})
+    found = compare(recipe, ["linear-probe"], [2], splits=4, out="c")
+    assert {row["split"] for row in found.rows} == {0, 1, 2, 3}
+    assert 0 < computed[0] < max(computed) <= 36
+
+
+def test_methods_that_train_towers_are_split_three_times(tmp_path):
+    from vladapt.core.tasks.classification.repeated_splits import RepeatedSplits
+
+    task_recipe = of_file(noisy_file(tmp_path / "rows.npz"), adapter="ape", shots=2)
+    prepared = prepared_of(task_recipe)
+    assert RepeatedSplits.of(prepared, 0, None, None, towers=True).count == 3
+    assert RepeatedSplits.of(prepared, 0, None, None, towers=False).count == 10
+    large = prepared_of(of_file(noisy_file(tmp_path / "large.npz", counts=(400, 400, 400)), adapter="ape", shots=2))
+    assert RepeatedSplits.of(large, 0, None, None, towers=False).count == 1
+    assert RepeatedSplits.of(large, 0, 2, None, towers=False).count == 2
+
+
+def prepared_of(recipe):
+    from vladapt.core.recipes.resolve import task_of
+    from vladapt.core.runtime.progress import Reporter
+
+    task = task_of(recipe)
+    return task.prepared(task.settled(recipe), Reporter(quiet=True))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vladapt.core.errors import DataError
-from vladapt.core.runs.plots import accuracy_over_shots, data_uri, mean_and_error, spread_apart
+from vladapt.core.runs.plots import accuracy_over_shots, data_uri, mean_and_deviation, mean_and_error, spread_apart
 
 NAMES = ["zero-shot", "linear-probe", "tip-adapter", "tip-adapter-f", "ape", "ape-t", "coop"]
 
@@ -109,3 +109,19 @@ def test_float_pictures_keep_their_brightness():
     image[0, 0] = np.nan
     picture = Image.open(io.BytesIO(base64.b64decode(data_uri(image).split(",")[1])))
     assert abs(picture.getpixel((6, 6))[0] - 128) < 4
+
+
+def test_over_splits_the_bar_is_the_standard_deviation_and_the_plot_says_so(tmp_path):
+    _, seeds = accuracy_over_shots(rows(), tmp_path / "seeds")
+    _, splits = accuracy_over_shots([{**row, "split": row["seed"]} for row in rows()], tmp_path / "splits")
+    assert "standard error over seeds" in seeds.read_text()
+    assert "standard deviation over splits" in splits.read_text()
+    assert mean_and_deviation([1.0, 2.0, 3.0]) == (2.0, 1.0) and mean_and_deviation([4.0]) == (4.0, 0.0)
+
+
+def test_the_largest_class_is_a_line_unless_it_lies_far_below(tmp_path):
+    def drawn(level, name):
+        floor = [{**row, "adapter": "largest-class", "accuracy": level} for row in rows()]
+        return accuracy_over_shots([*rows(), *floor], tmp_path / name)[1].read_text()
+
+    assert ">largest-class</text>" in drawn(0.25, "near") and ">largest-class</text>" not in drawn(0.05, "far")
