@@ -59,9 +59,8 @@ def unlike(data: Path) -> None:
         made = Unlike.of_rows(support, support, torch.eye(len(support), dtype=torch.bool))
         near = distances(own, support)
         shown = f"{float(made.flags(own).double().mean()):.0%}" if made.known else "too few to tell"
-        cells = [
-            "–" if other is own else f"{auroc(near, distances(other, support)):.3f}" for _, other in drawn.values()
-        ]
+        far = [None if other is own else auroc(near, distances(other, support)) for _, other in drawn.values()]
+        cells = ["–" if value is None else f"{value:.3f}" for value in far]
         print(f"| {name} | {len(support)} | {shown} | {' | '.join(cells)} |")
 
 
@@ -81,9 +80,7 @@ def _features(path: Path) -> tuple[Tensor, Tensor]:
 
 def calls(data: Path) -> None:
     """What predictions cost beside the bare tower: a later call on a loaded run, and a whole process."""
-    image = next((data / SETS["blood cells"]).rglob("*.jp*g"), None) or next(
-        (data / SETS["blood cells"]).rglob("*.png")
-    )
+    image = min(path for path in (data / SETS["blood cells"]).rglob("*") if path.suffix in (".jpg", ".jpeg", ".png"))
     with tempfile.TemporaryDirectory() as folder:
         run = fit(domain="medical", adapter={"name": "tip-adapter"}, out=folder).run
         predictor, backbone = load_run(run), load_backbone("embedded")
@@ -91,15 +88,15 @@ def calls(data: Path) -> None:
         loaded = pixels(_decoded(image))[None]
         predictor.predict(image), _encoded(backbone, loaded)
         call, bare = _medians(lambda: predictor.predict(image).rows(), lambda: _encoded(backbone, loaded))
-        print(
-            f"a later call on one image: {1000 * call:.1f} ms; the bare tower: {1000 * bare:.1f} ms; {call / bare:.2f}"
-        )
+        both = f"a later call on one image: {1000 * call:.1f} ms; the bare tower: {1000 * bare:.1f} ms"
+        print(f"{both}; {call / bare:.2f} times as long")
         python = (sys.executable,)
         whole, alone = _medians(
             lambda: _process(*python, "-m", "vladapt", "predict", run, image),
             lambda: _process(*python, "-c", BARE_PROCESS, image),
         )
-        print(f"vladapt predict: {whole:.2f} s; a process that builds the tower: {alone:.2f} s; {whole / alone:.2f}")
+        both = f"vladapt predict: {whole:.2f} s; a process that builds the tower: {alone:.2f} s"
+        print(f"{both}; {whole / alone:.2f} times as long")
 
 
 def _medians(first, second) -> tuple[float, float]:

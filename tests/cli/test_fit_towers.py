@@ -12,6 +12,8 @@ import torch
 from forked import run, run_ranks
 from safetensors.torch import load_file
 
+from vladapt.core.confidence import CALIBRATION
+
 KILLED = """
 import os, signal, sys
 from vladapt.core.training import hooks
@@ -142,7 +144,7 @@ def test_what_a_user_reads(fit, colours):
     assert "Chosen: epochs 12, steps 12, lr 0.002" in outcome.out
     assert "Note: Generic vocabulary (130 words, 150 drawings): " in outcome.out
     files = {path.name for path in next(Path("runs").iterdir()).iterdir()}
-    assert files == {"run.json", "metrics.json", "adapter.safetensors", "log.txt", "report.html"}
+    assert files == {"run.json", "metrics.json", "adapter.safetensors", CALIBRATION, "log.txt", "report.html"}
 
 
 def test_losses_may_be_several(fit, colours):

@@ -73,9 +73,9 @@ class Predictions:
             over = probs >= least
             if self.left_open is not None:
                 over &= ~self.left_open[n]
+            row["labels"], row["confidences"] = self._names(over), probs[over].tolist()
+            if self.left_open is not None:
                 row["open"] = self._names(self.left_open[n])
-            row["labels"] = self._names(over)
-            row["confidences"] = probs[over].tolist()
         else:
             row["label"], row["confidence"] = ranked[0]["class"], ranked[0]["probability"]
             if self.left_open is not None:
