@@ -80,8 +80,8 @@ def shortened(value: object, most: int = LONGEST_VALUE) -> str:
 
 
 def as_message(text: str) -> str:
-    """One line of at most `LONGEST_MESSAGE` characters. Of a fault in a process that makes samples, which torch tells by
-    a whole traceback, it is what the last line says."""
+    """One line of at most `LONGEST_MESSAGE` characters; what the last line says of a fault in a process that makes
+    samples, which torch tells by a whole traceback."""
     if IN_WORKER.match(text):
         kind, colon, said = text.strip().splitlines()[-1].partition(": ")
         text = said if colon else kind
