@@ -18,7 +18,7 @@ SAMPLES = 1000
 FEWEST_SAMPLES = 100
 LEVEL = 0.95
 NUMBERS_AT_ONCE = 4_000_000
-MOST_RANKED = 20_000_000
+MOST_RANKED = 5_000_000
 """Scores (images x classes) above which no AUROC is drawn anew: it would take minutes."""
 RANKED_WORK = 200_000_000
 """Scores times draws that AUROC may take."""
@@ -75,7 +75,7 @@ def metric_draws(
 
     Returns:
         Metric -> (S,) float64, named and defined as in `classification`; AUROC of one label per image has fewer draws
-        the larger the set, and none above 20 million scores.
+        the larger the set, and none above 5 million scores.
 
     Raises:
         DataError: as `probabilities`.

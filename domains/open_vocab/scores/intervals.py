@@ -40,7 +40,7 @@ def average_precision_intervals(
     for name in ("AP50", "AP") if novel else ():
         base, new = draws[name][~is_novel].nanmean(dim=0), draws[name][is_novel].nanmean(dim=0)
         found |= {f"base_{name}": base, f"novel_{name}": new, f"harmonic_{name}": _harmonic(base, new)}
-    return _around(found)
+    return _around(found, units_of(groups, images)[1])
 
 
 def mean_iou_intervals(
@@ -68,7 +68,7 @@ def mean_iou_intervals(
     if novel:
         base, new = overlap[:, ~is_novel].nanmean(dim=1), overlap[:, is_novel].nanmean(dim=1)
         draws |= {"base_mIoU": base, "novel_mIoU": new, "hIoU": _harmonic(base, new)}
-    return _around(draws)
+    return _around(draws, units_of(groups, len(table))[1])
 
 
 def image_counts(matrix: np.ndarray) -> np.ndarray:
@@ -128,10 +128,10 @@ def _interpolated(right: Tensor, wrong: Tensor, positives: Tensor, thresholds: T
     return torch.nn.functional.pad(precision, (0, 1)).gather(1, at).mean(dim=1)
 
 
-def _around(found: Mapping[str, Tensor]) -> dict[str, list[float]]:
+def _around(found: Mapping[str, Tensor], units: int) -> dict[str, list[float]]:
     """Intervals around the values on all images, the first of each (1 + S,)."""
     values = {name: float(of[0]) for name, of in found.items() if of[0].isfinite()}
-    return intervals_of({name: found[name][1:] for name in values}, values=values)
+    return intervals_of({name: found[name][1:] for name in values}, units=units, values=values)
 
 
 def _harmonic(base: Tensor, new: Tensor) -> Tensor:

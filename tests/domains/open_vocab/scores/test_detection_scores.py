@@ -213,7 +213,9 @@ def test_a_draw_has_the_average_precision_of_the_drawn_images(monkeypatch):
 
     truths, found = random_scene()
     monkeypatch.setattr(intervals, "SAMPLES", 1)
-    monkeypatch.setattr(intervals, "_around", lambda found: {name: [float(of[1])] * 2 for name, of in found.items()})
+    monkeypatch.setattr(
+        intervals, "_around", lambda found, units: {name: [float(of[1])] * 2 for name, of in found.items()}
+    )
     (weight,) = drawn_weights(12, None, 1)
     rows = np.repeat(np.arange(12), weight[0].long())
     options = {"novel": ("dog",), "most": 100}
@@ -234,3 +236,6 @@ def test_average_precision_has_intervals_that_draw_groups():
         assert low < alone.metrics[name] < high
         assert highest - lowest > 1.4 * (high - low)
     assert score_detections(truths, found, NAMES).intervals == {}
+    nothing = [replace(each, scores=[], boxes=[], labels=[]) for each in found]
+    low, high = score_detections(truths, nothing, NAMES, intervals=True).intervals["AP"]
+    assert low == 0 and high > 0.05  # 30 images without a find do not prove that there is none

@@ -95,7 +95,9 @@ def test_a_draw_has_the_mean_iou_of_the_drawn_images(monkeypatch):
         matrices.append(confusion(truth, predicted, 3))
     counts, names = np.stack([intervals.image_counts(matrix) for matrix in matrices]), ("a", "b", "c")
     monkeypatch.setattr(intervals, "SAMPLES", 1)
-    monkeypatch.setattr(intervals, "_around", lambda found: {name: [float(of[1])] * 2 for name, of in found.items()})
+    monkeypatch.setattr(
+        intervals, "_around", lambda found, units: {name: [float(of[1])] * 2 for name, of in found.items()}
+    )
     (weight,) = drawn_weights(10, None, 1)
     rows = np.repeat(np.arange(10), weight[0].long())
     got = intervals.mean_iou_intervals(counts, names, ("c",))
