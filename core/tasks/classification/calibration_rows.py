@@ -28,6 +28,8 @@ EXPENSIVE = frozenset({"pixels", "images", "text_encoder"})
 MOST_ROWS = 1000
 MOST_ROWS_OF_IMAGES = 100
 """Validation images that are scored, at most: of any method, and of one that looks at the images themselves."""
+MOST_NUMBERS = 1_000_000
+"""Logits that a run keeps."""
 ENOUGH = 8
 """Validation images that tell the scale of logits."""
 UNEQUAL = 1.5
@@ -89,7 +91,8 @@ def _cross_fitted(prepared, adapter: Adapter, report, shots: Shots, seed: int) -
     order = torch.cat(rows)
     chosen = support.select(order.to(support.features.device))
     source = f"{len(order)} support images, each scored by a fit on the others ({len(parts)} folds)"
-    unlike = Unlike.of_rows(kept_support(support.features), chosen.features, _same(chosen, support))
+    some = chosen.select(kept_support(list(range(len(chosen)))))
+    unlike = Unlike.of_rows(kept_support(support.features), some.features, _same(some, support))
     return _made(prepared, torch.cat(logits), chosen.labels.cpu(), source, unlike)
 
 
@@ -173,6 +176,8 @@ def _unlike(prepared, adapter: Adapter, support: FeatureSet, rows: FeatureSet) -
 
 
 def _made(prepared, logits: Tensor, labels: Tensor, source: str, unlike: Unlike | None) -> Calibration:
+    stride = max(1, -(-logits.numel() // MOST_NUMBERS))  # rows are in the order of classes: each keeps its share
+    logits, labels = logits[::stride], labels[::stride]
     weights = _weights(labels, prepared.data.split("train"), logits.shape[1])
     return Calibration.of_rows(logits, labels, tuple(prepared.class_names), source, weights, unlike)
 

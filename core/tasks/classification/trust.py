@@ -14,6 +14,7 @@ from .scoring import Scores
 
 TABLE_COVERAGES = (0.8, 0.9, 0.95)
 TABLE_ERRORS = (0.05, 0.1)
+UNCALIBRATED = "this run has no calibration rows"
 
 
 def calibrate_scores(calibration: Calibration | None, scores: Scores) -> list[str]:
@@ -37,8 +38,11 @@ def calibrate_scores(calibration: Calibration | None, scores: Scores) -> list[st
 def calibrated_again(use: Use, scores: Scores) -> list[str]:
     """The run's calibration on the scores of an evaluation, with what `use` asks for; sentences for the user."""
     calibration = Calibration.load(use.run.path)
-    if calibration is None or scores.labels is None:
+    if scores.labels is None:
         return []
+    if calibration is None:
+        asked = use.coverage is not None or use.max_error is not None
+        return [f"{UNCALIBRATED}, so nothing is promised of sets or errors; fit again"] if asked else []
     before, after = calibration.errors(scores.adapted_logits, scores.labels)
     scores.metrics["adapted"] |= {"ece": after, "ece_uncalibrated": before}
     wishes = (use.coverage, use.set_method or "lac", use.max_error)
