@@ -126,7 +126,7 @@ def trust_section(calibration: Calibration | None, logits: Tensor, labels: Tenso
         asked = f"Answers of which at most {max_error:.0%} are wrong"
         rows.append((asked, Cell(wrong), f"{scores['open']:.1%} left open"))
     sets = "" if calibration.multilabel else "“vladapt predict --coverage 0.9” names the sets, "
-    leaves = "“--max-error 0.05” leaves answers open" if sets else "“vladapt predict --max-error 0.05” leaves answers open"
+    leaves = f"“{'' if sets else 'vladapt predict '}--max-error 0.05” leaves answers open"
     note = (
         f"Made from {calibration.source}; they chose nothing. {sets}{leaves}. The promise holds for images drawn like "
         "these."
