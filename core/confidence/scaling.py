@@ -17,8 +17,8 @@ from ..metrics.significance import calibration_curve
 
 LOWEST, HIGHEST = 1e-3, 1e3
 """Temperatures."""
-HALVINGS = 80
-"""Of a search on a logarithmic scale, which ends below the precision of float64."""
+HALVINGS = 50
+"""Of a search on a logarithmic scale, which ends near the precision of float64."""
 FEWEST_OF_EACH = 3
 """Positives and negatives without which a label is left as it is."""
 

@@ -168,6 +168,8 @@ def test_a_run_without_the_file_predicts_uncalibrated_and_promises_nothing(vlada
     row = told["predictions"][0]
     assert len(row["set"]) == 3 and row["open"] is True and "unlike" not in row
     assert any("no calibration rows" in note for note in told["notes"])
+    evaluated = vladapt("eval", run, "--coverage", 0.9, "--json").json
+    assert "conformal" not in evaluated and "no calibration rows" in evaluated["notes"][0]
 
 
 @pytest.mark.parametrize("shots,adapter", [(1, "tip-adapter"), (0, "zero-shot")])
@@ -181,6 +183,15 @@ def test_too_few_shots_for_folds_leave_validation_rows_that_chose_nothing(vladap
     searched = adapter.logits(file.features.select([int(i) for i in splits["val"]])) if splits["val"] else []
     assert len(scored) > 20 and not scored & {tuple(row.tolist()) for row in searched}
     assert "validation images that chose nothing" in calibration.source
+
+
+def test_a_run_keeps_no_more_rows_than_it_needs(vladapt, rows_file, monkeypatch):
+    from vladapt.core.tasks.classification import calibration_rows
+
+    monkeypatch.setattr(calibration_rows, "MOST_NUMBERS", 48)
+    run = vladapt("fit", "--features", rows_file, "--adapter", "linear-probe", "--shots", 16, "--json").json["run"]
+    kept = Calibration.load(run)
+    assert len(kept.logits) == 16 and kept.labels.bincount().min() >= 4
 
 
 def test_prompts_are_calibrated_without_being_trained_again(fit, class_folders, vladapt):

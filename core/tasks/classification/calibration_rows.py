@@ -28,13 +28,17 @@ EXPENSIVE = frozenset({"pixels", "images", "text_encoder"})
 MOST_ROWS = 1000
 MOST_ROWS_OF_IMAGES = 100
 """Validation images that are scored, at most: of any method, and of one that looks at the images themselves."""
+MOST_NUMBERS = 1_000_000
+"""Logits that a run keeps."""
 ENOUGH = 8
 """Validation images that tell the scale of logits."""
 UNEQUAL = 1.5
 """Rows have weights where the frequencies of two classes are off by this factor, not less: counts are never exact."""
 
 
-def calibration_of(prepared, adapter: Adapter, report: FitReport, shots: Shots, seed: int) -> Calibration | None:
+def calibration_of(
+    prepared, adapter: Adapter, report: FitReport, shots: Shots, seed: int, val_taught: bool = False
+) -> Calibration | None:
     """What is known of how sure a fitted adapter may be; it stays as it is, bit for bit.
 
     Methods on features are fitted afresh on all but one part of the support, search included, and score that part.
@@ -44,6 +48,7 @@ def calibration_of(prepared, adapter: Adapter, report: FitReport, shots: Shots, 
     Args:
         prepared: `Prepared` or `PreparedFeatures`.
         report: of the fit.
+        val_taught: whether the fit learned from the val of the draw too.
 
     Returns:
         None where there are no rows, or none that can be scored.
@@ -52,7 +57,7 @@ def calibration_of(prepared, adapter: Adapter, report: FitReport, shots: Shots, 
     with torch.random.fork_rng(devices=[]):
         for rows in (_cross_fitted, _left_of_val):
             try:
-                found = rows(prepared, adapter, report, shots, seed)
+                found = rows(prepared, adapter, report, shots, seed, val_taught)
             except VladaptError:  # fewer images than the method needs, say: the fit itself is good
                 continue
             if found is not None:
@@ -62,7 +67,7 @@ def calibration_of(prepared, adapter: Adapter, report: FitReport, shots: Shots, 
     return None
 
 
-def _cross_fitted(prepared, adapter: Adapter, report, shots: Shots, seed: int) -> Calibration | None:
+def _cross_fitted(prepared, adapter: Adapter, report, shots: Shots, seed: int, val_taught: bool) -> Calibration | None:
     """Each part of the support, scored by a fit on the others; None for methods that are expensive to fit.
 
     What is chosen in a fold (the weight of a cache, a penalty) and how many images it sums over change the scale of the
@@ -73,7 +78,7 @@ def _cross_fitted(prepared, adapter: Adapter, report, shots: Shots, seed: int) -
     if expensive or support.labels is None or not len(support):
         return None
     logits, rows, parts = [], [], folds(support, FOLDS, seed)
-    common = _unlearned(shots, adapter)
+    common = _unlearned(shots, adapter, val_taught)
     wanted = _logits(prepared, adapter, common)[0]
     for held in parts:
         fresh = build_adapter(adapter.name, **adapter.options)
@@ -89,16 +94,19 @@ def _cross_fitted(prepared, adapter: Adapter, report, shots: Shots, seed: int) -
     order = torch.cat(rows)
     chosen = support.select(order.to(support.features.device))
     source = f"{len(order)} support images, each scored by a fit on the others ({len(parts)} folds)"
-    unlike = Unlike.of_rows(kept_support(support.features), chosen.features, _same(chosen, support))
+    some = chosen.select(kept_support(list(range(len(chosen)))))
+    unlike = Unlike.of_rows(kept_support(support.features), some.features, _same(some, support))
     return _made(prepared, torch.cat(logits), chosen.labels.cpu(), source, unlike)
 
 
-def _left_of_val(prepared, adapter: Adapter, report: FitReport, shots: Shots, seed: int) -> Calibration | None:
+def _left_of_val(
+    prepared, adapter: Adapter, report: FitReport, shots: Shots, seed: int, val_taught: bool
+) -> Calibration | None:
     """Validation images that were not drawn for the search, or all where there was none, scored by the fit."""
     searched = set() if shots.val is None else set(shots.val.ids or ())
     pool = [item for item in prepared.data.split("val") if item.class_label() is not None]
     left = [item for item in pool if item.id not in searched]
-    if adapter.needs & EXPENSIVE and not left and report.val_score is None:
+    if adapter.needs & EXPENSIVE and not left and report.val_score is None and not val_taught:
         left = pool
     most = MOST_ROWS_OF_IMAGES if adapter.at_predict & OF_IMAGES else MOST_ROWS
     ids = sorted((item.id for item in left), key=lambda i: rank(seed, i))[:most]
@@ -117,10 +125,10 @@ def _logits(prepared, adapter: Adapter, rows: FeatureSet) -> tuple[Tensor, Featu
     return logits_of(adapter, moved.batches(adapter, seen), len(seen)), seen
 
 
-def _unlearned(shots: Shots, adapter: Adapter) -> FeatureSet:
+def _unlearned(shots: Shots, adapter: Adapter, val_taught: bool) -> FeatureSet:
     """Images that no fit learns from, without their labels: those of val, or of the test set where there are few."""
-    some = shots.val if shots.val is not None and len(shots.val) >= ENOUGH else shots.test
-    some = shots.test if adapter.transductive else some
+    val_tells = shots.val is not None and len(shots.val) >= ENOUGH and not val_taught and not adapter.transductive
+    some = shots.val if val_tells else shots.test
     return some.select(list(range(min(len(some), MOST_ROWS)))).without_labels()
 
 
@@ -173,6 +181,8 @@ def _unlike(prepared, adapter: Adapter, support: FeatureSet, rows: FeatureSet) -
 
 
 def _made(prepared, logits: Tensor, labels: Tensor, source: str, unlike: Unlike | None) -> Calibration:
+    stride = max(1, -(-logits.numel() // MOST_NUMBERS))  # rows are in the order of classes: each keeps its share
+    logits, labels = logits[::stride], labels[::stride]
     weights = _weights(labels, prepared.data.split("train"), logits.shape[1])
     return Calibration.of_rows(logits, labels, tuple(prepared.class_names), source, weights, unlike)
 

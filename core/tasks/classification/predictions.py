@@ -20,10 +20,9 @@ from ...errors import ConfigError, DataError
 from ...runs.run_sections import Report, render_report
 from ...runs.sections import TableSection, plural
 from ...runtime.files import write_whole
-from .trust import abstention_notes
+from .trust import UNCALIBRATED, abstention_notes
 
 TOP = 3
-UNCALIBRATED = "this run has no calibration rows"
 
 
 @dataclass

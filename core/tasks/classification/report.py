@@ -300,7 +300,6 @@ def _calibration_words(curve: list[CalibrationBin]) -> str:
 def _mistakes(results: ClassificationResults) -> MistakeSection:
     names, scores = results.class_names, (results.confident_logits, results.labels)
     if results.multilabel:
-        scores = (results.adapted_logits, results.labels)
         wrong = [
             (m, f"{names[m.label]}: {'present' if m.present else 'absent'}", "absent" if m.present else "present")
             for m in top_label_mistakes(*scores, MISTAKES)

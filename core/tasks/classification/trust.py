@@ -15,6 +15,7 @@ from .scoring import Scores
 
 TABLE_COVERAGES = (0.8, 0.9, 0.95)
 TABLE_ERRORS = (0.05, 0.1)
+UNCALIBRATED = "this run has no calibration rows"
 
 
 def calibrate_scores(calibration: Calibration | None, scores: Scores) -> list[str]:
@@ -38,8 +39,11 @@ def calibrate_scores(calibration: Calibration | None, scores: Scores) -> list[st
 def calibrated_again(use: Use, scores: Scores) -> list[str]:
     """The run's calibration on the scores of an evaluation, with what `use` asks for; sentences for the user."""
     calibration = Calibration.load(use.run.path)
-    if calibration is None or scores.labels is None:
+    if scores.labels is None:
         return []
+    if calibration is None:
+        asked = use.coverage is not None or use.max_error is not None
+        return [f"{UNCALIBRATED}, so nothing is promised of sets or errors; fit again"] if asked else []
     before, after = calibration.errors(scores.adapted_logits, scores.labels)
     scores.metrics["adapted"] |= {"ece": after, "ece_uncalibrated": before}
     wishes = (use.coverage, use.set_method or "lac", use.max_error)
@@ -122,9 +126,11 @@ def trust_section(calibration: Calibration | None, logits: Tensor, labels: Tenso
         wrong = "–" if scores["error"] is None else f"{scores['error']:.1%} of the answers are wrong"
         asked = f"Answers of which at most {max_error:.0%} are wrong"
         rows.append((asked, Cell(wrong), f"{scores['open']:.1%} left open"))
+    sets = "" if calibration.multilabel else "“vladapt predict --coverage 0.9” names the sets, "
+    leaves = f"“{'' if sets else 'vladapt predict '}--max-error 0.05” leaves answers open"
     note = (
-        f"Made from {calibration.source}, which chose nothing. `vladapt predict --coverage 0.9` names the sets, "
-        "`--max-error 0.05` leaves answers open. The promise holds for images drawn like these."
+        f"Made from {calibration.source}; they chose nothing. {sets}{leaves}. The promise holds for images drawn like "
+        "these."
     )
     return TableSection("How far the answers can be trusted", ("Asked for", "On the test images", ""), rows, note)
 

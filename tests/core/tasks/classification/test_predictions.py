@@ -8,8 +8,10 @@ import io
 import pytest
 import torch
 
+from vladapt.core.confidence import Calibration
 from vladapt.core.tasks.classification.predictions import Predictions
 from vladapt.core.tasks.classification.scoring import predictions_table
+from vladapt.core.tasks.classification.trust import trust_section
 
 
 @pytest.fixture
@@ -57,3 +59,18 @@ def test_the_number_of_classes_shown_is_as_asked(several):
     assert [len(row["top"]) for row in several.rows(top=2)] == [2, 2]
     several.top = 1
     assert len(several.rows()[0]["top"]) == 1
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_the_report_tells_what_sets_and_open_answers_come_to(several):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(120) % 2
+    logits = 4 * torch.nn.functional.one_hot(labels, 2) + torch.randn(120, 2, generator=generator)
+    labels = torch.nn.functional.one_hot(labels, 2).float() if several else labels
+    calibration = Calibration.of_rows(logits, labels, ("a", "b"), "60 rows")
+    section = trust_section(calibration, logits, labels)
+    asked = [row[0] for row in section.rows]
+    assert any("90% of cases" in words for words in asked) is not several
+    assert any("at most 5% are wrong" in words for words in asked)
+    assert ("--coverage" in section.note) is not several
+    assert trust_section(None, logits, labels) is None
