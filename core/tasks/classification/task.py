@@ -122,7 +122,7 @@ class Classification(Task):
             if recipe.refit:
                 adapter, report = refitted(adapter, report, prepared, shots, recipe.seed, reporter, folder)
             done = scored(recipe, prepared, adapter, report, shots, self.name, reporter)
-            done.calibration = calibration_of(prepared, adapter, report, shots, recipe.seed)
+            done.calibration = calibration_of(prepared, adapter, report, shots, recipe.seed, val_taught=recipe.refit)
             done.notes += calibrate_scores(done.calibration, done.scores)
             return self._written(recipe, prepared, done, shots, started) if is_main() else None
 
