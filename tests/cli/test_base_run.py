@@ -82,7 +82,7 @@ def test_runs_that_were_moved(vladapt, rows, tmp_path):
     beside = shutil.move(base, tmp_path / "kept" / base.name)
     outcome = vladapt("eval", run, "--json")
     assert "no such file or folder; if it was moved, give where it lies now" in outcome.error
-    assert str(base) in outcome.error and outcome.code != 0
+    assert base.name in outcome.error and outcome.code != 0
     assert vladapt("eval", run, "--resource", f"base={beside}", "--json").json["adapted"] == expected
     moved = shutil.move(run, tmp_path / "kept" / run.name)
     assert vladapt("eval", moved, "--json").json["adapted"] == expected

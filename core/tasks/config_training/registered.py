@@ -216,7 +216,7 @@ class _Check:
             raise DataError(f"{where} is {shown(name)}, which reads files or code of its own; a run may not name it")
         if name in OPERATORS or is_registered(name, self.registries):
             return
-        if self.known or "." in name:
+        if self.known or ("." in name and name.partition(".")[0] not in SCOPES):
             raise DataError(
                 f"{where} is {shown(name)}, which no registry of {', '.join(SCOPES)} has, and a run is built of "
                 "nothing else; import the package that registers it, or fit again"

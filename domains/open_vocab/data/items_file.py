@@ -29,6 +29,8 @@ from .masks import MaskReader, annotated_mask
 from .outlines import valid_outline
 
 FORMAT, VERSION = "vladapt-items", 1
+STORED_VALUES = 256
+"""Numbers that a mask may store."""
 MOST_PIXELS = 10**11
 """Of an image; the option max_pixels has the same bound."""
 EMPTY = (None, "", {})
@@ -138,7 +140,10 @@ def _checked(item: Item, classes: int) -> Item:
             raise ValueError("a box is not four finite numbers")
         if len(boxes.labels) != len(boxes.boxes):
             raise ValueError("boxes and labels differ in number")
-        if not all(type(label) is int and 0 <= label < classes for label in boxes.labels):
+        numbers = (
+            STORED_VALUES if isinstance(item.target, Mask) else classes
+        )  # of outlines the set's table makes classes
+        if not all(type(label) is int and 0 <= label < numbers for label in boxes.labels):
             raise ValueError("a label is no class")
         for listed in (boxes.segments, boxes.ignored):
             if listed is not None and len(listed) != len(boxes.boxes):
