@@ -228,7 +228,8 @@ def notes_of(prepared, shots: int | None, further: list[str], drawn: Shots) -> l
         shots: images per class that were asked for, None for all.
         further: said by the fit and what came after it.
     """
-    notes, train = [*prepared.notes, *further], prepared.data.split("train")
+    of_base = [] if prepared.base is None else prepared.base.notes(prepared)
+    notes, train = [*prepared.notes, *further, *of_base], prepared.data.split("train")
     short = {} if shots is None else short_classes(train, shots, num_classes=len(prepared.class_names))
     if short:
         listed = ", ".join(f"{prepared.class_names[c]} ({n})" for c, n in sorted(short.items()))

@@ -140,9 +140,7 @@ def _checked(item: Item, classes: int) -> Item:
             raise ValueError("a box is not four finite numbers")
         if len(boxes.labels) != len(boxes.boxes):
             raise ValueError("boxes and labels differ in number")
-        numbers = (
-            STORED_VALUES if isinstance(item.target, Mask) else classes
-        )  # of outlines the set's table makes classes
+        numbers = STORED_VALUES if isinstance(item.target, Mask) else classes  # outlines are looked up in a table
         if not all(type(label) is int and 0 <= label < numbers for label in boxes.labels):
             raise ValueError("a label is no class")
         for listed in (boxes.segments, boxes.ignored):
