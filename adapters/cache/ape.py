@@ -50,6 +50,9 @@ class APE(Searched):
 
     A preset is a set of the few-shot protocol in any usual spelling ("dtd", "Flowers102").
 
+    Where classes have unequal numbers of images each counts alike (`class_weight`), and of settings that score alike on
+    val the middle is taken (`ties`); published are "none" and "published". With equal classes only ties differ.
+
     Raises:
         ConfigError: an option is out of range, or `top_q` is above the features' width.
         UnknownNameError: no such preset.

@@ -53,6 +53,9 @@ class APET(Searched):
 
     `resources={"batch_order": (epochs, N) int64}` overrides the shuffle of the run on the whole support.
 
+    Where classes have unequal numbers of images each counts alike (`class_weight`), and of settings that score alike on
+    val the middle is taken (`ties`); published are "none" and "published". With equal classes only ties differ.
+
     Raises:
         ConfigError: an option is out of range, or `top_q` is above the features' width.
         UnknownNameError: no such preset.

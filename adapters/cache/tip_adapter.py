@@ -45,6 +45,9 @@ class TipAdapter(Searched):
     A preset is a set of the few-shot protocol in any usual spelling ("dtd", "Flowers102"): its search scale and alpha.
     The grid starts at 0.1.
 
+    Where classes have unequal numbers of images each counts alike (`class_weight`), and of settings that score alike on
+    val the middle is taken (`ties`); published are "none" and "published". With equal classes only ties differ.
+
     Raises:
         ConfigError: an option is out of range.
         UnknownNameError: no such preset.

@@ -50,6 +50,9 @@ class TipAdapterF(Searched):
 
     `resources={"batch_order": (epochs, N) int64}` overrides the shuffle of the run on the whole support.
 
+    Where classes have unequal numbers of images each counts alike (`class_weight`), and of settings that score alike on
+    val the middle is taken (`ties`); published are "none" and "published". With equal classes only ties differ.
+
     Raises:
         ConfigError: an option is out of range.
         UnknownNameError: no such preset.

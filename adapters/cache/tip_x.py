@@ -58,6 +58,9 @@ class TipX(Searched):
     times the mean number of keys per class, the same where they are equal; a class without keys counts as unlike as the
     most unlike.
 
+    Where classes have unequal numbers of images each counts alike (`class_weight`), and of settings that score alike on
+    val the middle is taken (`ties`); published are "none" and "published". With equal classes only ties differ.
+
     Resources:
         support_folder: `FeatureSet` of labelled images, optional.
 

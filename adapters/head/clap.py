@@ -54,6 +54,9 @@ class Clap(ClassWeighted):
     each epoch: lambda <- max(0, lambda + rho h), rho <- h, with h_c the distance and rho 0 at first. The constraint
     "l2" is squared, "cosine" is 1 - cosine. `init="random"` (normal, variance 2 / D) is the usual linear probe.
 
+    Where classes have unequal numbers of images each counts alike (`class_weight`); published is "none". With equal
+    classes nothing differs.
+
     Resources:
         batch_order: (epochs, V N) int64, the order of rows in each epoch instead of a seeded shuffle; row v N + n is
             view v of image n.

@@ -50,6 +50,9 @@ class ClipAdapter(Searched):
     Several labels per image: binary cross-entropy, each label's logit relative to its negative prompts; without them to
     the backbone's logit bias, or else to the label's mean zero-shot score over the support.
 
+    Where classes have unequal numbers of images each counts alike (`class_weight`), and of settings that score alike on
+    val the middle is taken (`ties`); published are "none" and "published". With equal classes only ties differ.
+
     Resources:
         batch_order: (epochs, N) int64, the order of the whole support in each epoch instead of a seeded shuffle.
 

@@ -54,6 +54,11 @@ class GDA(Searched):
     images gets the mean that a new class gets (the released code fails). The D x D systems are solved in float64, the
     shrunk ones by Cholesky.
 
+    Where classes have unequal numbers of images each counts alike (`class_weight`), and of settings that score alike on
+    val the middle is taken (`ties`); published are "none" and "published". With equal classes only ties differ.
+
+    For unequal classes mu P mu is made unbiased: the mean of few images is too long by trace(P S) / n.
+
     Resources:
         templates: texts with `{}`, for `for_classes`.
 

@@ -40,6 +40,9 @@ class LinearProbe(Searched):
     A class without support images is never predicted; a label that is always or never there in the support gets a
     constant logit.
 
+    Where classes have unequal numbers of images each counts alike (`class_weight`), and of settings that score alike on
+    val the middle is taken (`ties`); published are "none" and "published". With equal classes only ties differ.
+
     Raises:
         ConfigError: an option is out of range.
         CapabilityError: the support has one class only.

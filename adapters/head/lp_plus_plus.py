@@ -43,6 +43,9 @@ class LPPlusPlus(ClassWeighted):
     Where it differs from the released code: float32, and shots may be unequal (the code takes N / K for the number of
     classes; K itself cancels). A class without images starts at w = 0 and has no part in the mean that alpha starts at.
 
+    Where classes have unequal numbers of images each counts alike (`class_weight`); published is "none". With equal
+    classes nothing differs.
+
     Resources:
         bias: (C,) the bias to start from instead of a seeded one.
 

@@ -42,6 +42,9 @@ class NMTune(ClassWeighted):
     those of the released argument parser. The code overwrites z by its centred rows after the singular values are
     taken; here each term takes what it names. Only singular values are differentiated, which equal ones do not upset.
 
+    Where classes have unequal numbers of images each counts alike (`class_weight`); published is "none". With equal
+    classes nothing differs.
+
     Resources:
         batch_order: (epochs, N) int64, the order of images in each epoch instead of a seeded shuffle.
 

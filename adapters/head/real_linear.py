@@ -47,6 +47,9 @@ class RealLinear(ClassWeighted):
     fewer images or prompts than a batch are taken whole, where the released code finds no batch. Nothing is chosen on
     val; with synonyms its accuracy on the fifth of the classes that are rarest is noted, as the paper reports it.
 
+    Where classes have unequal numbers of images each counts alike (`class_weight`); published is "none". With equal
+    classes nothing differs.
+
     Resources:
         support_folder: `FeatureSet` of labelled images, optional.
         support_captions: `TextPool`, a caption each of them, optional.

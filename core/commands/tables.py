@@ -67,7 +67,7 @@ def comparison_tests(tests: Sequence[Mapping[str, Any]], method: str = "adapter"
         at = [each for each in tests if (each["data"], each["shots"], each.get("backbone", "")) == place]
         where = ", ".join(filter(None, (place[0], place[2], _shots(place[1]))))
         gains = ", ".join(f"{each[method]} {100 * each['difference']:+.1f} ({_p(each['p_holm'])})" for each in at)
-        lines.append(f"Points above {at[0]['baseline']}, the best baseline, {where}: {gains}.")
+        lines.append(f"Against {at[0]['baseline']}, the best baseline, {where}, in points: {gains}.")
     if tests:
         several = len({each[method] for each in tests})
         adjusted = f", adjusted for {several} methods (Holm)" if several > 1 else ""

@@ -78,7 +78,9 @@ def _cross_fitted(prepared, adapter: Adapter, report, shots: Shots, seed: int, v
     if expensive or support.labels is None or not len(support):
         return None
     logits, rows, parts = [], [], folds(support, FOLDS, seed)
-    common = _unlearned(shots, adapter, val_taught)
+    common = _unlearned(prepared, shots, adapter, seed, val_taught)
+    if common is None:
+        return None
     wanted = _logits(prepared, adapter, common)[0]
     for held in parts:
         fresh = build_adapter(adapter.name, **adapter.options)
@@ -125,10 +127,26 @@ def _logits(prepared, adapter: Adapter, rows: FeatureSet) -> tuple[Tensor, Featu
     return logits_of(adapter, moved.batches(adapter, seen), len(seen)), seen
 
 
-def _unlearned(shots: Shots, adapter: Adapter, val_taught: bool) -> FeatureSet:
-    """Images that no fit learns from, without their labels: those of val, or of the test set where there are few."""
-    val_tells = shots.val is not None and len(shots.val) >= ENOUGH and not val_taught and not adapter.transductive
-    some = shots.val if val_tells else shots.test
+def _unlearned(prepared, shots: Shots, adapter: Adapter, seed: int, val_taught: bool) -> FeatureSet | None:
+    """Images that no fit learns from, without their labels: those of val; where these are few, or taught the fit, what
+    was drawn neither for the support nor for val. Never the test images, but for methods that read them all anyway.
+
+    Returns:
+        None where there are none.
+    """
+    if adapter.transductive:
+        some = shots.test
+    elif shots.val is not None and len(shots.val) >= ENOUGH and not val_taught:
+        some = shots.val
+    else:
+        drawn = {*(shots.support.ids or ()), *((shots.val.ids if shots.val is not None else None) or ())}
+        left = [item.id for split in ("train", "val") for item in prepared.data.split(split) if item.id not in drawn]
+        left = sorted(left, key=lambda i: rank(seed, i))[:MOST_ROWS_OF_IMAGES]
+        some = prepared.of_ids(left, parts="parts" in adapter.at_predict) if left else None
+        if (some is None or not len(some)) and not val_taught:
+            some = shots.val
+    if some is None or not len(some):
+        return None
     return some.select(list(range(min(len(some), MOST_ROWS)))).without_labels()
 
 

@@ -17,19 +17,43 @@ def features(count: int, name: str) -> FeatureSet:
     )
 
 
+class Pool:
+    """A data set with some training images that were drawn for nothing."""
+
+    def __init__(self, left: int):
+        drawn, free = (
+            [Item(f"{name}{i}", "x", split="train") for i in range(count)]
+            for name, count in (("support", 6), ("left", left))
+        )
+        self.data = self
+        self.items = {"train": [*drawn, *free], "val": [], "test": [Item(f"test{i}", "x") for i in range(20)]}
+
+    def split(self, name: str) -> list[Item]:
+        return self.items[name]
+
+    def of_ids(self, ids, parts=False) -> FeatureSet:
+        return FeatureSet(torch.ones(len(ids), 4), torch.zeros(len(ids), dtype=torch.long), ("a", "b"), ids=tuple(ids))
+
+
 @pytest.mark.parametrize(
-    "val,taught,adapter,name",
+    "val,taught,adapter,left,name",
     [
-        (8, False, "tip-adapter", "val"),
-        (7, False, "tip-adapter", "test"),
-        (8, True, "tip-adapter", "test"),
-        (8, False, "transclip", "test"),
+        (8, False, "tip-adapter", 9, "val"),
+        (7, False, "tip-adapter", 9, "left"),
+        (7, False, "tip-adapter", 0, "val"),
+        (8, True, "tip-adapter", 9, "left"),
+        (8, True, "tip-adapter", 0, None),
+        (8, False, "transclip", 9, "test"),
     ],
 )
-def test_the_scale_is_told_by_images_that_taught_nothing(val, taught, adapter, name):
+def test_the_scale_is_told_by_images_that_taught_nothing_and_are_not_tested(val, taught, adapter, left, name):
+    """Only methods that read all test images anyway are scaled on them."""
     shots = Shots(features(6, "support"), features(val, "val"), features(20, "test"))
-    some = _unlearned(shots, build_adapter(adapter), taught)
-    assert all(i.startswith(name) for i in some.ids) and some.labels is None
+    some = _unlearned(Pool(left), shots, build_adapter(adapter), 1, taught)
+    if name is None:
+        assert some is None
+    else:
+        assert all(i.startswith(name) for i in some.ids) and some.labels is None
 
 
 def test_logits_of_a_fold_get_the_spread_of_the_fit():
