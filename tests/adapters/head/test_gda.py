@@ -63,6 +63,20 @@ def test_scores_are_those_of_gaussians_of_one_covariance(make_task, shots, dim):
     torch.testing.assert_close(relative, (density - density.mean(dim=1, keepdim=True)).float(), atol=1e-3, rtol=1e-4)
 
 
+def test_means_of_few_images_are_not_too_long(make_task):
+    """mu P mu of a class of n images is too large by trace(P S) / n on average; what all classes share falls out."""
+    task = make_task(shots=[2, 9, 1, 3, 5])
+    ours, published = (fitted(task, alpha=1.0, class_weight=how) for how in ("balanced", "none"))
+    rows, labels = task.support.unit.double(), task.support.labels
+    counts = torch.bincount(labels).double()
+    centred = torch.cat([rows[labels == c] - rows[labels == c].mean(dim=0) for c in range(5)])
+    within = centred.T @ centred / (len(rows) - 5)
+    excess = (plain_shrunk(task.support.unit, labels) @ within).trace() / counts
+    expected = (excess - excess.mean()) / 2
+    torch.testing.assert_close((ours.bias - published.bias).double(), expected, atol=1e-4, rtol=1e-3)
+    assert torch.equal(ours.weight, published.weight) and expected.abs().max() > 0.1
+
+
 def test_class_mean_precision_is_the_pseudo_inverse_of_the_mean(make_task):
     """A class of one row has no covariance; with fewer rows than channels the inverse is of their span."""
     task = make_task(shots=[1, 4, 2, 3, 4], dim=24)

@@ -1,0 +1,70 @@
+"""Weights by which classes count alike, and the choice among settings that score alike."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.utils.class_weight import compute_class_weight
+
+from vladapt.core.metrics.class_balance import class_weights, log_priors, row_weights, signed_shares
+from vladapt.core.metrics.selection import best_setting, val_score
+
+COUNTS = st.lists(st.integers(0, 12), min_size=2, max_size=6).filter(lambda counts: sum(map(bool, counts)) > 1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(COUNTS)
+def test_weights_are_those_of_scikit_learn(counts):
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    weights = class_weights(labels, len(counts))
+    if len({count for count in counts if count}) == 1:
+        assert weights is None and row_weights(labels) is None and log_priors(labels, len(counts)) is None
+        return
+    present = labels.unique().numpy()
+    expected = compute_class_weight("balanced", classes=present, y=labels.numpy())
+    np.testing.assert_allclose(weights[present].numpy(), expected, rtol=1e-6)
+    assert weights.sum() == pytest.approx(expected.sum(), rel=1e-6)  # a class without images has none
+    assert float(row_weights(labels).mean()) == pytest.approx(1, rel=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(COUNTS, st.integers(0, 10**6))
+def test_a_balanced_val_score_is_the_mean_recall(counts, seed):
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    logits = torch.randn(len(labels), len(counts), generator=torch.Generator().manual_seed(seed))
+    answers = logits.argmax(dim=1)
+    assert val_score(logits, labels) == pytest.approx(float((answers == labels).double().mean()))
+    recalls = [float((answers[labels == c] == c).double().mean()) for c in labels.unique()]
+    assert val_score(logits, labels, balanced=True) == pytest.approx(np.mean(recalls), abs=1e-6)
+    if set(answers.tolist()) <= set(labels.tolist()):
+        assert np.mean(recalls) == pytest.approx(balanced_accuracy_score(labels, answers))
+
+
+def test_priors_are_shares_and_a_class_without_images_counts_as_the_rarest():
+    labels = torch.tensor([0] * 6 + [1] * 2)
+    assert torch.allclose(log_priors(labels, 3).exp(), torch.tensor([0.6, 0.2, 0.2]))
+    assert log_priors(torch.zeros(4, 3), 3) is None
+
+
+def test_shares_of_a_label_are_means_of_its_positives_less_its_negatives():
+    labels = torch.tensor([[1, 0, 1], [1, 0, float("nan")], [0, 0, 0], [float("nan"), 0, 1]])
+    shares = signed_shares(labels, 4)
+    assert torch.allclose(shares[:, 0] / 2, torch.tensor([0.5, 0.5, -1.0, 0.0]))  # two positives per label on average
+    assert torch.allclose(shares[:, 2] / 2, torch.tensor([0.5, 0.0, -1.0, 0.5]))
+    assert not shares[:, 1].any() and not shares[:, 3].any()
+    many = torch.cat([torch.ones(500, 1), torch.zeros(500, 1)])
+    assert float(signed_shares(many, 1).clamp(min=0).sum()) == pytest.approx(16, rel=1e-4)
+
+
+def test_of_alike_scores_the_middle_of_the_widest_plateau_is_taken():
+    scores = np.array([0.9, 0.5, 0.9, 0.9, 0.9, 0.9 - 1e-12, 0.9, 0.2])
+    assert best_setting(scores) == (0,) and best_setting(scores, "plateau") == (4,)
+    grid = np.zeros((9, 7))
+    grid[2:7, 1:6] = 1.0
+    assert best_setting(grid, "published") == (2, 1) and best_setting(grid, "plateau") == (4, 3)
+    assert best_setting(np.ones((5, 3)), "plateau") == (2, 1)
+    assert best_setting(np.array([[0.1, 0.3], [0.2, 0.1]]), "plateau") == (0, 1)
