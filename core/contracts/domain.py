@@ -133,6 +133,7 @@ class DomainData:
         load_mask: decodes an item's mask, where there are masks: (H, W) uint8 class indices, 255 for ignored pixels.
         frequency: of each class "r", "c" or "f" (rare, common, frequent), where the data say (LVIS).
         thumbnails: small pictures of the images, by which near copies are told; None until images were decoded.
+        published: name of the set in the literature ("oxford_pets"), by which methods know the settings they publish.
     """
 
     items: list[Item]
@@ -146,6 +147,7 @@ class DomainData:
     load_mask: Callable[[Item], np.ndarray] | None = None
     frequency: tuple[str, ...] | None = None
     thumbnails: Thumbnails | None = field(default=None, repr=False)
+    published: str | None = None
 
     @property
     def total(self) -> int:

@@ -1,0 +1,125 @@
+"""The domain of ordinary photos: folders, tables, and the sets that few-shot research reports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from ...core.contracts import domain
+from ...core.contracts.domain import Domain, DomainData
+from ...core.contracts.options import option
+from ...core.data.files import Format
+from ...core.data.images import IMAGE
+from ...core.errors import ConfigError
+from .known_sets import NONE, KnownSet, known_set, recognised
+
+TEMPLATES = ("a photo of a {}.",)
+NEGATIVE = ("a photo without a {}.",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading(domain.Reading):
+    """Options of `Natural.read`, given as `data.NAME` in a recipe."""
+
+    train_list: str | None = option(None, "JSON lines of path and label: the images to learn from, as published")
+    val_list: str | None = option(None, "JSON lines of path and label: the images that settings are chosen on")
+
+
+class Natural(Domain):
+    """Photos of anything, classified.
+
+    A published set is recognised by the name of its folder and its number of classes: its prompts are taken, and the
+    settings that methods publish for it.
+    """
+
+    name = "natural"
+    tasks = ("classification",)
+    reading = Reading
+
+    def __init__(self):
+        self.known: KnownSet | None = None
+
+    def read(self, path: str | Path, task: str | None = None, **options: Any) -> DomainData:
+        """A labelled set of whatever kind lies at `path`.
+
+        Class folders, tables (csv, tsv, jsonl), CoOp's `split_zhou_*.json`, COCO and VOC boxes; the eleven sets of
+        few-shot research and ImageNet's variants as CoOp or torchvision lay them out (`layouts.py`); folders of Hugging
+        Face `datasets` (`arrow_folder.py`).
+
+        Args:
+            path: file or folder.
+            task: "classification".
+            options: fields of `Reading`.
+
+        Raises:
+            DataError: nothing there that can be read.
+            UnknownNameError: no option of that name.
+            ConfigError: a value that is not usable, or an option that does not apply.
+            CapabilityError: files that need a package that is not installed.
+        """
+        from .image_lists import with_lists
+
+        self.check_task(task)
+        reading, path = self.reading_of(options), Path(path)
+        data = _read(path, reading)
+        self.known = recognised([data.name, *_names_of(path)], len(data.class_names))
+        if self.known is not None:
+            data.published = self.known.name
+            data.notes = [*data.notes, f"Recognised as {self.known.title} ({len(data.class_names)} classes)."]
+        return with_lists(data, {"train": reading.train_list, "val": reading.val_list})
+
+    def sample(self, task: str | None = None) -> DomainData:
+        """360 pictures of 12 everyday things, drawn on demand; no download."""
+        from .drawn_things import drawn_things
+
+        self.check_task(task)
+        self.known = None
+        return drawn_things()
+
+    def templates(self, task: str | None = None) -> list[str]:
+        """Those of the published set that was read, else "a photo of a {}."."""
+        return list(TEMPLATES if self.known is None else self.known.templates)
+
+    def negative_templates(self, task: str | None = None) -> list[str]:
+        return list(NEGATIVE)
+
+    def use_preset(self, name: str) -> None:
+        """Take the prompts of a published set, or, for "none", those of no set.
+
+        Raises:
+            UnknownNameError: no set of that name.
+        """
+        self.known = None if name == NONE else known_set(name)
+
+
+def _read(path: Path, reading: Reading) -> DomainData:
+    from ...core.data.detect import read_any
+    from .arrow_folder import is_arrow_folder, read_arrow_folder
+    from .layouts import published_layout, read_layout
+
+    formats: tuple[Format, ...] = (replace(IMAGE, max_pixels=reading.max_pixels),)
+    listed = any(path.glob("split_zhou_*.json")) if path.is_dir() else True
+    if not listed and (found := published_layout(path)) is not None:
+        _refuse(reading, (), f"the layout of {found[0].set}", path)
+        return read_layout(*found, formats)
+    if not listed and is_arrow_folder(path):
+        _refuse(reading, ("label_column", "class_names"), "Arrow and Parquet files", path)
+        return read_arrow_folder(path, reading.label_column, reading.class_names, reading.max_pixels)
+    return read_any(path, formats, **{field.name: getattr(reading, field.name) for field in fields(domain.Reading)})
+
+
+def _refuse(reading: Reading, taken: Sequence[str], kind: str, path: Path) -> None:
+    """Raise the ConfigError of an option of tables that is given for data without one."""
+    for field in fields(domain.Reading):
+        given = getattr(reading, field.name) != field.default
+        if given and field.name not in (*taken, "max_pixels"):
+            raise ConfigError(f"option '{field.name}' does not apply to {kind} ({path}); omit it")
+
+
+def _names_of(path: Path) -> list[str]:
+    """Names that may be a set's: of the folder, and of the one above where it only holds images."""
+    place = path.resolve()
+    place = place if place.is_dir() else place.parent
+    return [path.stem, place.name, place.parent.name] if place.name.lower() == "images" else [path.stem, place.name]

@@ -1,0 +1,301 @@
+"""Folders as the eleven sets of few-shot research, and ImageNet's variants, are published or laid out by CoOp.
+
+Where a `split_zhou_*.json` lies beside the images it decides (`core/data/zhou_split.py`); these layouts are for folders
+without one, as torchvision unpacks them, and for the sets that CoOp reads without one: ImageNet's and FGVC-Aircraft.
+Names of classes are CoOp's. Only Pets, Flowers, Food, Cars, SUN, DTD, Aircraft, UCF and ImageNet say which images are
+for testing; ImageNet's variants are for testing alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...core.contracts.domain import DomainData, check_items
+from ...core.contracts.targets import Label
+from ...core.data.files import Format, ItemCollector, folders, licence_of, loader, locate, shown, walk
+from ...core.data.files import format_of as format_of_file
+from ...core.data.images import IMAGE
+from ...core.errors import DataError, shortened
+from ...core.runtime.reading import check_regular, read_json, text_lines
+
+WORDNET_ID = re.compile(r"^n\d{8}$")
+CALTECH_NAMES = {"airplanes": "airplane", "Faces": "face", "Leopards": "leopard", "Motorbikes": "motorbike"}
+CALTECH_LEFT_OUT = ("BACKGROUND_Google", "Faces_easy")
+EUROSAT_NAMES = {
+    "AnnualCrop": "Annual Crop Land",
+    "Forest": "Forest",
+    "HerbaceousVegetation": "Herbaceous Vegetation Land",
+    "Highway": "Highway or Road",
+    "Industrial": "Industrial Buildings",
+    "Pasture": "Pasture Land",
+    "PermanentCrop": "Permanent Crop Land",
+    "Residential": "Residential Buildings",
+    "River": "River",
+    "SeaLake": "Sea or Lake",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image of a list.
+
+    Args:
+        image: its path below the folder of images.
+        name: of its class.
+        split: "train", "val", "test", or "" where nothing says.
+        order: what classes are sorted by, as the base and the new ones of an evaluation are told by their order; None
+            for the name.
+        group: what must stay together (the video of a frame), or None.
+    """
+
+    image: str
+    name: str
+    split: str = ""
+    order: str | int | None = None
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a set is laid out.
+
+    Args:
+        set: its name in known_sets.json.
+        sign: paths that all lie in such a folder.
+        entries: folder -> its images, in order.
+        inside: folders that may stand between the given one and that with the sign.
+    """
+
+    set: str
+    sign: tuple[str, ...]
+    entries: Callable[[Path], Iterator[Entry]]
+    inside: tuple[str, ...] = ()
+
+
+def published_layout(path: Path) -> tuple[Layout, Path] | None:
+    """The layout of a folder and where its sign lies, or None."""
+    if not path.is_dir():
+        return None
+    for layout in LAYOUTS:
+        for inner in ("", *layout.inside):
+            if all((path / inner / sign).exists() for sign in layout.sign):
+                return layout, path / inner
+    return None
+
+
+def read_layout(layout: Layout, folder: Path, formats: Sequence[Format] = (IMAGE,)) -> DomainData:
+    """A labelled set from such a folder.
+
+    Images that a list names and that are not there are skipped and listed.
+
+    Raises:
+        DataError: a list is missing or malformed, a path leaves the folder, or no image is there.
+    """
+    collector, entries = ItemCollector(), list(layout.entries(folder))
+    place = {entry.name: entry.name if entry.order is None else entry.order for entry in entries}
+    names = sorted(place, key=place.__getitem__)
+    labels = {name: index for index, name in enumerate(names)}
+    for entry in entries:
+        if (file := locate(entry.image, (folder,), f"{folder}: its lists")) is None:
+            collector.skip(entry.image, f"no such file below {folder}")
+            continue
+        fields = {} if entry.group is None else {"group": entry.group}
+        collector.add_file(file, entry.image, formats, target=Label(labels[entry.name]), split=entry.split, **fields)
+    data = DomainData(
+        items=collector.items,
+        class_names=tuple(names),
+        load=loader(formats),
+        name=layout.set,
+        skipped=collector.skipped,
+        licence=licence_of(folder),
+    )
+    return check_items(data, folder)
+
+
+# one function per set, public lists first -----------------------------------------------------------------------------
+
+
+def _aircraft(folder: Path) -> Iterator[Entry]:
+    for split in ("train", "val", "test"):
+        for line in text_lines(folder / f"images_variant_{split}.txt"):
+            image, _, name = line.strip().partition(" ")
+            if image:
+                yield Entry(f"images/{image}.jpg", name, split)
+
+
+def _pets(folder: Path) -> Iterator[Entry]:
+    for split, file in (("train", "trainval.txt"), ("test", "test.txt")):
+        for line in text_lines(folder / "annotations" / file):
+            if line.strip() and not line.startswith("#"):
+                image = line.split()[0]
+                name = image.rpartition("_")[0].replace("_", " ").lower()
+                yield Entry(f"images/{image}.jpg", name, split)
+
+
+def _food(folder: Path) -> Iterator[Entry]:
+    for split in ("train", "test"):
+        for line in text_lines(folder / "meta" / f"{split}.txt"):
+            if image := line.strip():
+                yield Entry(f"images/{image}.jpg", image.partition("/")[0].replace("_", " "), split)
+
+
+def _textures(folder: Path) -> Iterator[Entry]:
+    for split in ("train", "val", "test"):
+        for line in text_lines(folder / "labels" / f"{split}1.txt"):
+            if image := line.strip():
+                yield Entry(f"images/{image}", image.partition("/")[0], split)
+
+
+def _sun(folder: Path) -> Iterator[Entry]:
+    above = "SUN397/" if (folder / "SUN397").is_dir() else ""
+    for split, file in (("train", "Training_01.txt"), ("test", "Testing_01.txt")):
+        for line in text_lines(folder / file):
+            if image := line.strip().lstrip("/"):
+                places = image.split("/")[1:-1]  # without the first letter
+                name = " ".join(places[::-1]).replace("_", " ")
+                yield Entry(above + image, name, split, order=image.rpartition("/")[0])
+
+
+def _ucf(folder: Path) -> Iterator[Entry]:
+    for split, file in (("train", "trainlist01.txt"), ("test", "testlist01.txt")):
+        for line in text_lines(folder / "ucfTrainTestlist" / file):
+            if not line.strip():
+                continue
+            action, _, video = line.split()[0].partition("/")
+            words = "_".join(re.findall("[A-Z][^A-Z]*", action))
+            filmed = re.search(r"_(g\d+)_", video)
+            group = f"{action} {filmed.group(1)}" if filmed else None
+            image = f"UCF-101-midframes/{words}/{video.removesuffix('.avi')}.jpg"
+            yield Entry(image, words.replace("_", " "), split, action, group)
+
+
+def _flowers(folder: Path) -> Iterator[Entry]:
+    labels = _matlab(folder / "imagelabels.mat")["labels"].ravel()
+    parts, names = _matlab(folder / "setid.mat"), _flower_names(folder)
+    for split, key in (("train", "trnid"), ("val", "valid"), ("test", "tstid")):
+        for number in parts[key].ravel():
+            if not 1 <= number <= len(labels) or int(labels[number - 1]) not in names:
+                raise DataError(f"{folder / 'setid.mat'}: image {number} has no class; get the file again")
+            label = int(labels[number - 1])
+            yield Entry(f"jpg/image_{number:05d}.jpg", names[label], split, label)
+
+
+def _flower_names(folder: Path) -> dict[int, str]:
+    """From CoOp's cat_to_name.json where it lies there, else torchvision's."""
+    if (file := folder / "cat_to_name.json").is_file():
+        content = read_json(file)
+        named = isinstance(content, dict) and all(k.isdigit() and isinstance(v, str) for k, v in content.items())
+        if not named:
+            raise DataError(f"{file}: is no object of numbers and names; get the file again")
+        return {int(number): name for number, name in content.items()}
+    from torchvision.datasets import Flowers102
+
+    return dict(enumerate(Flowers102.classes, start=1))
+
+
+def _cars(folder: Path) -> Iterator[Entry]:
+    names = [str(name[0]) for name in _matlab(folder / "devkit" / "cars_meta.mat")["class_names"].ravel()]
+    lists = (("train", "devkit/cars_train_annos.mat"), ("test", "cars_test_annos_withlabels.mat"))
+    for split, file in lists:
+        for row in _matlab(folder / file)["annotations"].ravel():
+            number, image = int(row["class"].item()), str(row["fname"].item())
+            if not 1 <= number <= len(names):
+                raise DataError(f"{folder / file}: class {number} of {len(names)}; get the file again")
+            *words, year = names[number - 1].split(" ")
+            yield Entry(f"cars_{split}/{image}", " ".join([year, *words]), split, number)
+
+
+def _caltech(folder: Path) -> Iterator[Entry]:
+    for inner in folders(folder / "101_ObjectCategories"):
+        if inner.name not in CALTECH_LEFT_OUT:
+            name = CALTECH_NAMES.get(inner.name, inner.name.replace("_", " "))
+            yield from _of_folder(inner, folder, name, order=inner.name)
+
+
+def _eurosat(folder: Path) -> Iterator[Entry]:
+    for inner in folders(folder / "2750"):
+        yield from _of_folder(inner, folder, EUROSAT_NAMES.get(inner.name, inner.name), order=inner.name)
+
+
+def _imagenet(folder: Path) -> Iterator[Entry]:
+    names = _wordnet_names(folder / "classnames.txt")
+    for split, inner in (("train", "images/train"), ("test", "images/val")):
+        yield from _of_wordnet_folders(folder / inner, folder, names, split)
+
+
+def _imagenet_variant(images: str) -> Callable[[Path], Iterator[Entry]]:
+    def entries(folder: Path) -> Iterator[Entry]:
+        yield from _of_wordnet_folders(folder / images, folder, _wordnet_names(folder / "classnames.txt"), "test")
+
+    return entries
+
+
+# steps ----------------------------------------------------------------------------------------------------------------
+
+
+def _of_wordnet_folders(images: Path, root: Path, names: dict[str, str], split: str) -> Iterator[Entry]:
+    """Class folders called by WordNet ids, or, as those of ImageNetV2, by the place of one in the list of names."""
+    ids = list(names)
+    inside = [inner for inner in folders(images) if WORDNET_ID.match(inner.name) or inner.name.isdigit()]
+    for inner in sorted(inside, key=lambda each: (len(each.name), each.name)):
+        id_ = inner.name
+        if id_.isdigit() and int(id_) < len(ids):
+            id_ = ids[int(id_)]
+        if id_ not in names:
+            raise DataError(f"{root / 'classnames.txt'}: has no name for folder '{shortened(inner.name)}'; add a line")
+        yield from _of_folder(inner, root, names[id_], split, order=id_)
+
+
+def _wordnet_names(file: Path) -> dict[str, str]:
+    """Id -> name, from lines like "n01440764 tench"."""
+    names = {}
+    for line in text_lines(file):
+        id_, _, name = line.strip().partition(" ")
+        if name:
+            names[id_] = name
+    if not names:
+        raise DataError(f"{file}: has no line 'n01440764 tench'; get CoOp's list of names")
+    return names
+
+
+def _of_folder(folder: Path, root: Path, name: str, split: str = "", *, order: str) -> Iterator[Entry]:
+    for file in walk(folder, root, ItemCollector()):
+        if format_of_file(file, (IMAGE,)) is not None:
+            yield Entry(shown(file, root), name, split, order)
+
+
+def _matlab(file: Path) -> dict[str, Any]:
+    from scipy.io import loadmat
+
+    check_regular(file)
+    try:
+        return loadmat(file)
+    except Exception as error:
+        raise DataError(f"{file}: not a readable MATLAB file ({shortened(error)}); get it again") from error
+
+
+LAYOUTS = (
+    Layout("fgvc_aircraft", ("images", "images_variant_train.txt"), _aircraft, ("data", "fgvc-aircraft-2013b/data")),
+    Layout("oxford_pets", ("images", "annotations/trainval.txt"), _pets, ("oxford-iiit-pet",)),
+    Layout("food101", ("images", "meta/train.txt"), _food, ("food-101",)),
+    Layout("dtd", ("images", "labels/train1.txt"), _textures, ("dtd", "dtd/dtd")),
+    Layout("sun397", ("Training_01.txt", "Testing_01.txt"), _sun, ("SUN397",)),
+    Layout("ucf101", ("UCF-101-midframes", "ucfTrainTestlist/trainlist01.txt"), _ucf),
+    Layout("oxford_flowers", ("jpg", "imagelabels.mat", "setid.mat"), _flowers, ("flowers-102",)),
+    Layout("stanford_cars", ("devkit/cars_meta.mat", "cars_test_annos_withlabels.mat"), _cars, ("stanford_cars",)),
+    Layout("caltech101", ("101_ObjectCategories",), _caltech, ("caltech101", "caltech-101")),
+    Layout("eurosat", ("2750",), _eurosat, ("eurosat",)),
+    Layout("imagenet", ("classnames.txt", "images/train", "images/val"), _imagenet),
+    Layout(
+        "imagenet_v2",
+        ("classnames.txt", "imagenetv2-matched-frequency-format-val"),
+        _imagenet_variant("imagenetv2-matched-frequency-format-val"),
+    ),
+    Layout("imagenet_a", ("classnames.txt", "imagenet-a"), _imagenet_variant("imagenet-a")),
+    Layout("imagenet_r", ("classnames.txt", "imagenet-r"), _imagenet_variant("imagenet-r")),
+    Layout("imagenet_sketch", ("classnames.txt", "images"), _imagenet_variant("images")),
+)

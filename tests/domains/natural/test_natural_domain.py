@@ -1,0 +1,85 @@
+"""Published sets are recognised by name and number of classes together; their prompts are taken."""
+
+from __future__ import annotations
+
+import pytest
+
+from vladapt import ConfigError, UnknownNameError
+from vladapt.core.registry import load_domain
+from vladapt.domains.natural import Natural
+from vladapt.domains.natural.known_sets import known_set, names
+
+EUROSAT = 10
+
+
+def classes(photo, folder, count):
+    for number in range(count):
+        photo(f"{folder}/class {number}/1.jpg")
+
+
+@pytest.mark.parametrize("folder", ["EuroSAT", "euro_sat", "eurosat/images"])
+def test_a_published_set_is_recognised(photo, tmp_path, folder):
+    classes(photo, folder, EUROSAT)
+    domain = Natural()
+    data = domain.read(tmp_path / folder)
+    assert data.published == "eurosat"
+    assert "Recognised as EuroSAT (10 classes)." in data.notes
+    assert domain.templates() == ["a centered satellite photo of {}."]
+
+
+def test_a_name_alone_is_not_enough(photo, tmp_path):
+    classes(photo, "cars", 3)
+    domain = Natural()
+    assert domain.read(tmp_path / "cars").published is None
+    assert domain.templates() == ["a photo of a {}."]
+
+
+def test_a_number_of_classes_alone_is_not_enough(photo, tmp_path):
+    classes(photo, "mine", EUROSAT)
+    assert Natural().read(tmp_path / "mine").published is None
+
+
+def test_prompts_of_the_users_choice():
+    domain = Natural()
+    domain.use_preset("Flowers102")
+    assert domain.templates() == ["a photo of a {}, a type of flower."]
+    domain.use_preset("none")
+    assert domain.templates() == ["a photo of a {}."]
+    with pytest.raises(UnknownNameError, match=r"flowers201.*oxford_flowers"):
+        domain.use_preset("oxford_flowers201")
+
+
+def test_another_set_is_not_taken_for_the_one_before(photo, tmp_path):
+    classes(photo, "eurosat", EUROSAT)
+    classes(photo, "mine", 2)
+    domain = Natural()
+    domain.read(tmp_path / "eurosat")
+    domain.read(tmp_path / "mine")
+    assert domain.templates() == ["a photo of a {}."]
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_known_set_has_prompts_and_a_number_of_classes(name):
+    known = known_set(name)
+    assert known.templates and all(template.count("{}") == 1 for template in known.templates)
+    assert known.classes and min(known.classes) > 1
+
+
+def test_imagenets_variants_have_its_prompts():
+    assert known_set("ImageNetV2").templates == known_set("imagenet").templates
+    assert len(known_set("imagenet").templates) == 7
+
+
+@pytest.mark.parametrize("option", [{"label_column": "x"}, {"group_column": "x"}, {"root": "x"}])
+def test_options_of_tables_are_refused_for_published_folders(photo, tmp_path, option):
+    classes(photo, "2750", 2)
+    with pytest.raises(ConfigError, match=f"option '{next(iter(option))}' does not apply to the layout of eurosat"):
+        Natural().read(tmp_path, **option)
+
+
+def test_the_sample_is_drawn_and_says_so():
+    data = load_domain("natural").sample("classification")
+    assert any("drawn" in note for note in data.notes)
+    assert {len(data.split(split)) for split in ("train", "val", "test")} == {192, 48, 120}
+    first = data.load(data.items[0])
+    assert first.shape == (224, 224, 3) and (first == data.load(data.items[0])).all()
