@@ -68,6 +68,7 @@ class APE(Searched):
         "unequal shots are averaged per class (the released code assumes equal ones); never searched on test"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
+    presets: ClassVar[tuple[str, ...]] = SETS
     state: ClassVar[tuple[str, ...]] = (
         "text", "logit_scale", "logit_bias", "channels", "keys", "values", "exponent", "beta_", "alpha_", "gamma_",
     )  # fmt: skip

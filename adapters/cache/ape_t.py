@@ -72,6 +72,7 @@ class APET(Searched):
         "counts mixed up) and reuses APE's channels from disk; the epoch is chosen on val"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
+    presets: ClassVar[tuple[str, ...]] = SETS
     state: ClassVar[tuple[str, ...]] = (
         "text", "logit_scale", "logit_bias", "keys", "values", "channels", "residual", "value_scale", "beta_", "alpha_",
     )  # fmt: skip

@@ -64,6 +64,7 @@ class TipAdapter(Searched):
         "searched on held-out support images"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
+    presets: ClassVar[tuple[str, ...]] = SETS
     multilabel: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("text", "logit_scale", "logit_bias", "keys", "values", "beta_", "alpha_")
 

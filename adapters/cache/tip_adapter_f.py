@@ -69,6 +69,7 @@ class TipAdapterF(Searched):
         "epoch; the fixture's values at its best test epoch document that leak and are left out"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
+    presets: ClassVar[tuple[str, ...]] = SETS
     multilabel: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("text", "logit_scale", "logit_bias", "keys", "values", "beta_", "alpha_")
     trained: ClassVar[tuple[str, ...]] = ("keys",)

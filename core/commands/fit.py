@@ -24,6 +24,7 @@ from .options import (
     MaxError,
     NewClasses,
     Out,
+    Preset,
     RecipeName,
     Redact,
     Resource,
@@ -67,6 +68,7 @@ def fit(
     refit: Annotated[
         bool | None, typer.Option("--refit", help="After choosing settings on val, learn from its images too.")
     ] = None,
+    preset: Preset = None,
     seed: Annotated[
         int | None,
         typer.Option(metavar="N", help="Fixes the draw of the shots and all else that is random; by default 1."),
@@ -119,7 +121,7 @@ def fit(
 ) -> None:
     """Adapt a model to a data set and write a run with a report.
 
-    Example: vladapt fit --domain medical --data ./xrays --adapter tip-adapter --shots 16
+    Example: vladapt fit --data ./photos --shots 16, or vladapt fit --domain medical --data ./xrays --adapter ape
     """
     from ..engine.fit import fit as engine_fit
 
@@ -134,6 +136,7 @@ def fit(
         "shots": shots,
         "val_shots": 0 if val_shots == "none" else val_shots,
         "refit": refit,
+        "preset": preset,
         "seed": seed,
         "novel": True if novel == "rest" else novel,
         "generic": generic,

@@ -21,7 +21,10 @@ SHARED = ("core", "contracts", "domain.py")
 """Where the options stand that every reader has."""
 READING, OPTIONS = "reading", "options"
 
-Domain = Annotated[str | None, typer.Option(metavar="NAME", help="Domain plug-in (`vladapt list domains`).")]
+Domain = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Domain plug-in (`vladapt list domains`); by default natural, ordinary photos."),
+]
 Task = Annotated[str | None, typer.Option(metavar="NAME", help="Task of the domain; by default its first one.")]
 Data = Annotated[
     str | None, typer.Option(metavar="PATH", help="Data set: a folder or file; by default `sample`, the domain's own.")
@@ -117,6 +120,13 @@ MaxError = Annotated[
 ]
 OPTIONAL_VALUES = {"--novel": "rest"}
 Out = Annotated[str | None, typer.Option(metavar="DIR", help="Where to write; by default `runs`.")]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|none",
+        help="Published set (dtd, eurosat, ...) whose prompts and settings are taken; by default the one recognised.",
+    ),
+]
 Redact = Annotated[
     bool | None,
     typer.Option(

@@ -65,18 +65,17 @@ class Adapter(ABC):
         backbone_needs: capabilities that the backbone must have, of `contracts/backbone.py`.
         multilabel: whether labels (N, C) are accepted.
         label_free: whether a support without labels, or without images, will do.
-        transductive: whether the engine passes the whole unlabelled test set once. A note of the fit then warns where
-            many of the classes seem to be absent from it.
+        transductive: whether the engine passes the whole unlabelled test set once; a note then warns of absent classes.
         stands_absent_classes: whether such a method is made for sets in which many of the classes do not occur.
-        state: names of the attributes that a fit makes: tensors, numbers, strings, lists of them, and dicts of tensors
-            (what a training changed of a model, by name). They are what `save` writes.
+        state: names of what a fit makes and `save` writes: tensors, numbers, texts, lists of them, dicts of tensors.
         later_state: those that older files lack -> what they are then.
         cost_options: names of options that change speed and memory but no result.
-        experimental: what of the method is ours, where its formula is not public; "" where it is. A note of the fit.
+        experimental: what of the method is ours, where its formula is not public; else "". A note of the fit.
         trained: names of the state's tensors that gradient descent made; a fit that trains others counts them itself.
         differs: where it differs, on purpose, from the authors' released code; docs/parity.md tells it.
         can: what it does besides, a subset of `ABILITIES`.
         packages: package that it imports -> the extra of this project that brings it.
+        presets: names of the published sets that its option `preset` takes.
 
     A method implements `_fit` and `_logits`. Its options are fields made by `option` (`core/contracts/options.py`): a
     type, a default, bounds or choices, and a line of help. What several options must be together is checked in a
@@ -102,6 +101,7 @@ class Adapter(ABC):
     differs: ClassVar[str] = ""
     can: ClassVar[frozenset[str]] = frozenset()
     packages: ClassVar[Mapping[str, str]] = {}
+    presets: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self):
         settle(self, f"adapter '{self.name}'" if self.name else type(self).__name__)

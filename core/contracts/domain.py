@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, UnknownNameError
 from .options import option, options_from, settle, whole_number
 from .targets import ClassLabel, Target
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .task import Task
 
 SPLITS = ("train", "val", "test")
+NO_PRESET = "none"
 MAX_PIXELS = 200_000_000
 """Pixels of an image, and voxels of a volume, that are decoded where nobody says otherwise."""
 
@@ -218,6 +219,19 @@ class Domain(ABC):
     def negative_templates(self, task: str) -> list[str]:
         """Templates that say a finding is absent, for sets with several labels per image."""
         return ["a photo without {}."]
+
+    def use_preset(self, name: str) -> str | None:
+        """Take the prompts of a published set in place of one that `read` recognised; "none" for no set's.
+
+        Returns:
+            The set's usual name, by which methods know their settings for it; None for "none".
+
+        Raises:
+            UnknownNameError: no such set; by default there are none.
+        """
+        if name == NO_PRESET:
+            return None
+        raise UnknownNameError(f"--preset {name}: domain '{self.name}' knows no published sets; omit it")
 
     def transforms(self, backbone, train: bool, task: str) -> Callable[[Decoded], Any]:
         """Decoded image -> pixels (3, S, S), or (T, 3, S, S) of a sample with parts: frames of a clip (T, H, W, 3),

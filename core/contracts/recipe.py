@@ -13,11 +13,12 @@ from .options import Option, as_text, option, options_of, typed
 
 SAMPLE = "sample"
 ALL = "all"
+AUTO = "auto"
 GROUPS = {"data": "path", "adapter": "name"}
 """Groups that may be given as one word: `adapter="ape"` means `adapter.name="ape"`."""
 FLAGS = frozenset(
     {"domain", "task", "data", "features", "adapter", "shots", "val_shots", "refit", "seed", "backbone", "device"}
-    | {"amp", "batch_size", "workers", "classes", "novel", "generic", "out", "resume", "redact"}
+    | {"amp", "batch_size", "workers", "classes", "novel", "generic", "out", "resume", "redact", "preset"}
 )
 """Keys that a user gives by a flag of their own; others by `--set`."""
 
@@ -53,6 +54,7 @@ class Recipe:
     )
     refit: bool = option(False, "after choosing settings on val, learn from its images too")
     seed: int = option(1, "fixes the draw of the shots and all else that is random", low=0)
+    preset: str = option(AUTO, "published set whose prompts and settings are taken; auto: the one recognised; or none")
     split_seed: int = option(0, "fixes the division into train, val and test", low=0)
     backbone: str = option("embedded", "pretrained model")
     image_size: int | None = option(
@@ -168,7 +170,7 @@ def as_flag(key: str) -> str:
 
 
 def _accepted(key: str) -> str:
-    if key in ("domain", "task", "backbone", "device"):
+    if key in ("domain", "task", "backbone", "device", "preset"):
         return "a name"
     if key in ("features", "descriptions", "generic", "out"):
         return "a path"

@@ -215,7 +215,8 @@ class Task(ABC):
         Raises:
             ConfigError: a given key that is not taken. UnknownNameError: an option that the task does not have.
         """
-        recipe = recipe.with_(task=self.name, task_options=self._task_options(recipe.task_options))
+        domain = recipe.domain or (None if self.domain is None else self.domain.name)
+        recipe = recipe.with_(domain=domain, task=self.name, task_options=self._task_options(recipe.task_options))
         recipe = self.filled(recipe)
         refuse_unused(recipe, self.taken(recipe) | ALWAYS, self._why_unused)
         self.check(recipe)

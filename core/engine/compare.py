@@ -19,7 +19,7 @@ from ..contracts.recipe import Recipe
 from ..contracts.task import Axes, Contest, Task
 from ..errors import ConfigError, DataError, VladaptError
 from ..metrics.resampled import corrected_t_test, holm
-from ..recipes.resolve import task_of
+from ..recipes.resolve import task_of, tell_default_domain
 from ..runs.plots import accuracy_over_shots
 from ..runs.redaction import NO_NAME, hide
 from ..runtime.distributed import is_main, run_on_all, together
@@ -173,9 +173,11 @@ def compare(
     on = [_on_source(recipe, source) for source in sources] or [recipe]
     task = task_of(on[0], domain)
     task.check_axes(axes)
+    reporter = reporter or Reporter(quiet=True)
+    tell_default_domain(on[0], task, reporter)
     folder = Path(out) if out else Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-compare"
     sets = _sets(task, on, axes)
-    return together(lambda: _compare(task, axes, sets, folder, resume, reporter or Reporter(quiet=True)))
+    return together(lambda: _compare(task, axes, sets, folder, resume, reporter))
 
 
 @dataclass

@@ -11,7 +11,7 @@ from ..contracts.domain import SPLITS, Domain
 from ..contracts.recipe import Recipe
 from ..contracts.task import FILE_KINDS, FitResult, Task, Use
 from ..errors import CapabilityError, ConfigError, UnknownNameError, did_you_mean
-from ..recipes.resolve import resolve, task_in, task_of
+from ..recipes.resolve import resolve, task_in, task_of, tell_default_domain
 from ..registry import load_domain, task_class
 from ..runs.evaluations import write_metrics
 from ..runs.folder import Run
@@ -41,8 +41,9 @@ def fit(
     """
     recipe, given_domain = recipe_and_domain(recipe, domain, flags)
     task = task_of(recipe, given_domain)
-    settled = task.settled(recipe)
-    result = together(lambda: task.fit(settled, reporter or Reporter(quiet=True)))
+    settled, reporter = task.settled(recipe), reporter or Reporter(quiet=True)
+    tell_default_domain(recipe, task, reporter)
+    result = together(lambda: task.fit(settled, reporter))
     return result and replace(result, task=task)
 
 

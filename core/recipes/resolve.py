@@ -14,6 +14,7 @@ from ..contracts.task import Task
 from ..errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from ..registry import catalogue, load_domain, task_class
 from ..registry.catalogue import find
+from ..runtime.progress import Reporter
 from ..runtime.reading import read_json, read_yaml
 
 PLAN_SIGN = "model"
@@ -71,16 +72,26 @@ def task_of(recipe: Recipe, domain: Domain | None = None) -> Task:
         domain: a domain of the caller's that is not installed as a plug-in; by default the recipe's, by name.
 
     Raises:
-        ConfigError: no domain is named where one is needed, or it has no such task. UnknownNameError: no such name.
+        ConfigError: the domain has no such task. UnknownNameError: no such name.
     """
-    if domain is None and recipe.domain:
-        domain = load_domain(recipe.domain)
+    if domain is None and (name := recipe.domain or _default_domain(recipe)):
+        domain = load_domain(name)
     if domain is not None:
         return task_in(domain, recipe.task)
-    name = recipe.task or (CLASSIFICATION if recipe.features else None)
-    if name is None or (task_class(name).needs_domain and not recipe.features):
-        raise ConfigError(f"--domain is missing; there are: {', '.join(sorted(catalogue.domains()))}")
-    return task_class(name)(None)
+    return task_class(recipe.task or CLASSIFICATION)(None)
+
+
+def _default_domain(recipe: Recipe) -> str | None:
+    """Of a recipe that names none; None where none is needed."""
+    without = recipe.features or (recipe.task and not task_class(recipe.task).needs_domain)
+    return None if without else catalogue.DEFAULT_DOMAIN
+
+
+def tell_default_domain(recipe: Recipe, task: Task, reporter: Reporter) -> None:
+    """Say which domain is taken where a recipe names none."""
+    if task.domain is not None and not recipe.domain:
+        others = ", ".join(name for name in sorted(catalogue.domains()) if name != task.domain.name)
+        reporter.info(f"Domain {task.domain.name}, for ordinary photos; for other images give --domain: {others}")
 
 
 def task_in(domain: Domain, name: str | None) -> Task:

@@ -19,6 +19,8 @@ from ..errors import ConfigError, UnknownNameError, did_you_mean
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = __name__.rsplit(".core.", 1)[0]
+DEFAULT_DOMAIN = "natural"
+"""Of images of which nobody says what they are."""
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,29 @@ def adapter_options(recipe: Recipe) -> dict[str, Any]:
     return options
 
 
+def with_published(recipe: Recipe, published: str | None, names: Iterable[str | None]) -> tuple[Recipe, list[str]]:
+    """The recipe with the settings that its methods publish for a set, where nobody gave others, and sentences of it.
+
+    Args:
+        published: the set's name, as methods know it; None for no set.
+        names: of the methods.
+
+    Raises:
+        ConfigError: a set is asked for, and nothing takes it.
+    """
+    settled = {name: adapter_class(name).presets for name in names if name is not None}
+    # rows of a features file come without a domain that would know the set: the method reads its name
+    taken = [name for name, sets in settled.items() if published in sets or (published and recipe.features and sets)]
+    if recipe.features and published and not taken:
+        raise ConfigError(f"--preset {published}: {', '.join(settled)} publish no settings for a set; omit it")
+    taken = [name for name in taken if "preset" not in recipe.with_adapter(name).adapter_options]
+    if not taken:
+        return recipe, []
+    options = {name: {"preset": published, **(recipe.adapters.get(name) or {})} for name in taken}
+    note = f"{', '.join(taken)}: the settings published for {published}; --preset none for the usual ones"
+    return recipe.with_(adapters={**recipe.adapters, **options}), [note]
+
+
 def trains_towers(name: str | None) -> bool:
     """Whether an adapter trains on images themselves."""
     return name is not None and "pixels" in adapter_class(name).needs

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ...core.contracts import domain
-from ...core.contracts.domain import Domain, DomainData
+from ...core.contracts.domain import NO_PRESET, Domain, DomainData
 from ...core.contracts.options import option
 from ...core.data.files import Format
 from ...core.data.images import IMAGE
 from ...core.errors import ConfigError
-from .known_sets import NONE, KnownSet, known_set, recognised
+from .known_sets import KnownSet, known_set, recognised
 
 TEMPLATES = ("a photo of a {}.",)
 NEGATIVE = ("a photo without a {}.",)
@@ -65,9 +65,7 @@ class Natural(Domain):
         reading, path = self.reading_of(options), Path(path)
         data = _read(path, reading)
         self.known = recognised([data.name, *_names_of(path)], len(data.class_names))
-        if self.known is not None:
-            data.published = self.known.name
-            data.notes = [*data.notes, f"Recognised as {self.known.title} ({len(data.class_names)} classes)."]
+        data.published = None if self.known is None else self.known.name
         return with_lists(data, {"train": reading.train_list, "val": reading.val_list})
 
     def sample(self, task: str | None = None) -> DomainData:
@@ -85,13 +83,10 @@ class Natural(Domain):
     def negative_templates(self, task: str | None = None) -> list[str]:
         return list(NEGATIVE)
 
-    def use_preset(self, name: str) -> None:
-        """Take the prompts of a published set, or, for "none", those of no set.
-
-        Raises:
-            UnknownNameError: no set of that name.
-        """
-        self.known = None if name == NONE else known_set(name)
+    def use_preset(self, name: str) -> str | None:
+        """The prompts of a set in any usual spelling ("Flowers102", "oxford-flowers"), or "none"."""
+        self.known = None if name == NO_PRESET else known_set(name)
+        return None if self.known is None else self.known.name
 
 
 def _read(path: Path, reading: Reading) -> DomainData:

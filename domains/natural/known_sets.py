@@ -15,7 +15,6 @@ from pathlib import Path
 from ...core.errors import UnknownNameError, did_you_mean
 
 FILE = Path(__file__).with_name("known_sets.json")
-NONE = "none"
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ def known_set(name: str) -> KnownSet:
         UnknownNameError: there is none; the message names the nearest.
     """
     if (found := _by_spelling().get(plain(name))) is None:
-        raise UnknownNameError(f"preset '{name}': no published set of that name; {did_you_mean(name, names())}")
+        raise UnknownNameError(f"--preset {name}: no published set of that name; {did_you_mean(name, names())}")
     return found
 
 

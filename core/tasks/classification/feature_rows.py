@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from ...contracts.adapter import Adapter
-from ...contracts.domain import Domain, DomainData, Item
+from ...contracts.domain import NO_PRESET, Domain, DomainData, Item
 from ...contracts.features import Batch, FeatureSet, TextClassifier
-from ...contracts.recipe import Recipe
+from ...contracts.recipe import AUTO, Recipe
 from ...contracts.targets import Label, Labels
 from ...data.sampling import sample_shots
 from ...data.splits import assign_splits
@@ -199,6 +199,7 @@ def prepare_features(recipe: Recipe, reporter: Reporter) -> PreparedFeatures:
         load=_no_pixels,
         name=path.stem,
         kind="multilabel" if file.features.multilabel else "labels",
+        published=None if recipe.preset in (AUTO, NO_PRESET) else recipe.preset,
     )
     if whole:
         data = data.with_items([item.with_(split="test") for item in data.items])

@@ -15,7 +15,7 @@ from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain, DomainData, Item, Metric
 from ...contracts.features import PROJECTED, Batch, FeatureSet, TextClassifier
 from ...contracts.images import TrainingImages
-from ...contracts.recipe import ALL, Recipe
+from ...contracts.recipe import ALL, AUTO, Recipe
 from ...data.sampling import sample_shots
 from ...data.splits import assign_splits
 from ...data.verify import FileHashes, check_skipped, drop_unreadable
@@ -315,6 +315,16 @@ class Prepared:
         return self.data.load(self.test_items[index])
 
 
+def _with_preset(data: DomainData, domain: Domain, preset: str) -> DomainData:
+    """The data of the published set that is asked for, or of the one that was recognised."""
+    if preset != AUTO:
+        return replace(data, published=domain.use_preset(preset))
+    if data.published is None:
+        return data
+    note = f"Recognised as the published set {data.published}, whose prompts are taken; --preset none for others."
+    return replace(data, notes=[*data.notes, note])
+
+
 def val_images(shots: int | None, val_shots: int | str | None) -> int | None:
     """How many images per class settings are chosen on; None for all of val.
 
@@ -341,6 +351,7 @@ def prepare(recipe: Recipe, reporter: Reporter, domain: Domain, task: str) -> Pr
         DataError, ConfigError, CapabilityError: one line each, as DESIGN says.
     """
     data = restrict_classes(read_data(recipe, domain, task), recipe.classes)
+    data = _with_preset(data, domain, recipe.preset)
     hashes = FileHashes()
     with reporter.task("Checking images") as progress:
         data = drop_unreadable(data, hashes, workers=recipe.workers, progress=progress)

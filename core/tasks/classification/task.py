@@ -28,7 +28,7 @@ from ...runtime.distributed import is_main
 from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter
 from ...training.checkpoints import newest_step
-from ..methods import adapter_of, check_named, trains_towers
+from ..methods import adapter_of, check_named, trains_towers, with_published
 from .calibration_rows import calibration_of
 from .feature_rows import PreparedFeatures, prepared_of
 from .fitting import (
@@ -71,7 +71,7 @@ class Classification(Task):
 
     takes: ClassVar = frozenset(
         {"adapter", "adapters", "shots", "val_shots", "refit", "classes", "novel", "generic", "resources", "resume"}
-    ) | {"redact"}
+    ) | {"redact", "preset"}
     defaults: ClassVar = {"shots": 16}
     at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources", "out"}) | TRUST
     at_prediction: ClassVar = frozenset({"batch_size", "workers", "resources", "top", "threshold"}) | TRUST
@@ -113,6 +113,8 @@ class Classification(Task):
         check_resources(recipe.resources, [adapter])
         _check_shots(recipe.shots, adapter)
         prepared = self.prepared(recipe, reporter)
+        recipe, said = with_published(recipe, prepared.data.published, [adapter.name])
+        adapter = adapter_of(recipe) if said else adapter
         refuse_early(recipe, adapter, prepared, self.name)
         views, parts = views_wanted(adapter, recipe, prepared), parts_wanted(adapter)
         how = {"views": views, "parts": parts, "check": adapter.check_parts, "val_shots": recipe.val_shots}
@@ -123,7 +125,7 @@ class Classification(Task):
                 adapter, report = refitted(adapter, report, prepared, shots, recipe.seed, reporter, folder)
             done = scored(recipe, prepared, adapter, report, shots, self.name, reporter)
             done.calibration = calibration_of(prepared, adapter, report, shots, recipe.seed, val_taught=recipe.refit)
-            done.notes += calibrate_scores(done.calibration, done.scores)
+            done.notes += [*said, *calibrate_scores(done.calibration, done.scores)]
             return self._written(recipe, prepared, done, shots, started) if is_main() else None
 
     def prepared(self, recipe: Recipe, reporter: Reporter):
@@ -162,11 +164,14 @@ class Classification(Task):
         counts = _shots(recipe, axes)
         recipe = recipe.with_(shots=None if None in counts else max(counts))
         prepared = self.prepared(recipe, reporter)
+        recipe, said = with_published(recipe, prepared.data.published, names)
+        adapters = planned(recipe, names) if said else adapters
         if prepared.base is not None:
             prepared.base.check_classes(prepared.class_names)
         towers = any(trains_towers(name) for name in names)
         splits = RepeatedSplits.of(prepared, recipe.split_seed, axes.splits, axes.folds, towers)
         contest = ClassificationContest(recipe, prepared, adapters, splits)
+        contest.notes += said
         contest.probe_asked = PROBE in axes.adapters
         contest.seeds_given = bool(axes.seeds or recipe.gave("seed"))
         return contest

@@ -23,7 +23,6 @@ def test_a_published_set_is_recognised(photo, tmp_path, folder):
     domain = Natural()
     data = domain.read(tmp_path / folder)
     assert data.published == "eurosat"
-    assert "Recognised as EuroSAT (10 classes)." in data.notes
     assert domain.templates() == ["a centered satellite photo of {}."]
 
 
