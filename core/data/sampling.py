@@ -149,7 +149,12 @@ class Selection:
 
 
 def selection_split(support: FeatureSet, val: FeatureSet | None, seed: int) -> Selection:
-    """Val if it can score anything; else floor(K/4) images per class of the support; else nothing."""
+    """Val if it can score anything; else floor(K/4) images per class of the support; else nothing.
+
+    A val of no rows says that nothing is to be chosen, not even on images held out.
+    """
+    if val is not None and not len(val):
+        return Selection(support, None, "defaults: no validation")
     if val is not None and _scorable(val):
         return Selection(support, val, f"val ({len(val)} images)")
     parts = hold_out(support, seed)

@@ -1,0 +1,132 @@
+"""How papers draw shots, choose settings and test: by name, so that a number of ours is comparable with theirs.
+
+Without a protocol shots are drawn alike, and settings are chosen, as docs/judging.md says; with one, all is as
+published, the shared options of methods (`class_weight`, `ties`, augmented views) included. docs/protocols.md is the
+page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ...contracts.choices import ClassWeighted, Searched
+from ...contracts.recipe import ALL, Recipe
+from ...data.scenarios import SCENARIOS
+from ...errors import UnknownNameError, did_you_mean
+from ...registry import adapter_class
+
+SHOTS = (1, 2, 4, 8, 16)
+PER_SHOT = "k"
+MOST = "min(k, 4)"
+AS_PUBLISHED = {"class_weight": "none", "ties": "published"}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One of them.
+
+    Args:
+        name: as `--protocol` takes it.
+        what: how it draws and chooses, in a sentence.
+        used_by: whose evaluation it is, with the paper.
+        val: validation images per class that choose settings: "min(k, 4)", "k", "all", or 0 for none, not even held
+            out of the shots.
+        seeds: of a comparison.
+        shots: of a comparison.
+        scenario: how unequal the shots are (`core/data/scenarios.py`), or None for K of each class.
+        deciding: the metric of its tables.
+    """
+
+    name: str
+    what: str
+    used_by: str
+    val: str | int
+    seeds: tuple[int, ...] = (1, 2, 3)
+    shots: tuple[int, ...] = SHOTS
+    scenario: str | None = None
+    deciding: str = "accuracy"
+
+    def val_shots(self, shots: int | None) -> int | str:
+        """Validation images per class for K shots."""
+        if self.val == MOST:
+            return ALL if shots is None else min(shots, 4)
+        if self.val == PER_SHOT:
+            return ALL if shots is None else shots
+        return self.val
+
+    @property
+    def note(self) -> str:
+        """For the run."""
+        return f"Protocol {self.name}: {self.what}; methods as published"
+
+
+_SS_TEXT = "SS-Text (arXiv 2506.17500)"
+_ALL = (
+    Protocol(
+        "coop",
+        "K shots per class, min(K, 4) validation images per class, test on all test images",
+        "CoOp (arXiv 2109.01134) and the prompt methods after it, CLIP-Adapter, TaskRes, KgCoOp, MaPLe",
+        MOST,
+    ),
+    Protocol(
+        "full-val",
+        "K shots per class, settings chosen on the whole validation split",
+        "Tip-Adapter (2207.09519), APE (2304.01195), GDA (2402.04087), TIP-X (2211.16198), ProKeR (2501.11175)",
+        ALL,
+    ),
+    Protocol("k-val", "K shots and K validation images per class", "LP++ (2404.02285)", PER_SHOT),
+    Protocol(
+        "fixed",
+        "K shots per class and no validation, so the same settings everywhere",
+        "CLAP (2312.12730), 2SFS (2503.11609), CLIP-LoRA (2405.18541)",
+        0,
+    ),
+    *(
+        Protocol(
+            scenario,
+            f"{shares}, and no validation",
+            _SS_TEXT,
+            0,
+            seeds=tuple(range(20)),
+            scenario=scenario,
+            deciding="balanced_accuracy",
+        )
+        for scenario, shares in zip(
+            SCENARIOS,
+            (
+                "K shots per class",
+                "K shots per class on average, in the shares of the training images, one at least",
+                "K shots per class on average, in the shares of the training images, so that a class may have none",
+            ),
+        )
+    ),
+)
+PROTOCOLS = {protocol.name: protocol for protocol in _ALL}
+
+
+def protocol_of(recipe: Recipe) -> Protocol | None:
+    """The recipe's protocol, or None.
+
+    Raises:
+        UnknownNameError: no protocol of that name.
+    """
+    if recipe.protocol is None:
+        return None
+    if recipe.protocol not in PROTOCOLS:
+        raise UnknownNameError(f"--protocol {recipe.protocol}: unknown; {did_you_mean(recipe.protocol, PROTOCOLS)}")
+    return PROTOCOLS[recipe.protocol]
+
+
+def as_published(recipe: Recipe, names: Iterable[str]) -> Recipe:
+    """The recipe whose methods have the shared options that papers have, where nobody gave others."""
+    options: dict[str, Any] = dict(recipe.adapters)
+    for name in names:
+        shared = AS_PUBLISHED if issubclass(adapter_class(name), Searched) else {}
+        if not shared and issubclass(adapter_class(name), ClassWeighted):
+            shared = {"class_weight": AS_PUBLISHED["class_weight"]}
+        given = recipe.with_adapter(name).adapter_options
+        taken = {key: value for key, value in shared.items() if key not in given}
+        options[name] = {**taken, **(options.get(name) or {})}
+    return recipe.with_(adapters=options)
