@@ -150,6 +150,11 @@ class Contest(ABC):
         """An entry of `Task.entries` as it is run on one of several splits."""
         return {**entry, "split": split}
 
+    def judged(self, entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Paired tests on one test set, after all entries are scored: of each method against the best baseline the
+        method, "shots", "baseline", "metric", "difference", "interval", "p_value", "p_holm" and "test_images"."""
+        return []
+
     @abstractmethod
     def score(self, entry: Mapping[str, Any]) -> dict[str, Any] | None:
         """Fit and score one entry of `Task.entries`.

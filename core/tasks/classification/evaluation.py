@@ -68,6 +68,7 @@ def write_evaluation(
         ids=ids,
         thumbnails=None if prepared.backbone is None or redact else lambda row: prepared.data.load(items[row]),
         skipped=[tuple(pair) for pair in skipped],
+        groups=scores.groups,
     )
     report = classification_report(results, run.path)
     place = f"Evaluation of the run {run.path}, which is as it was; numbers are in metrics.json beside this page."

@@ -21,6 +21,8 @@ MEASURES = {
         "AUROC", "chance that an image with the class scores above one without; 0.5 is guessing", "number"
     ),
     "mean_average_precision": Measure("Mean average precision", "over all thresholds, mean over labels", "number"),
+    "macro_f1_at_half": Measure("Macro F1 at 0.5", "the same, each label from a raw probability of 0.5 on", "number"),
+    "accuracy_at_half": Measure("Accuracy at 0.5", "share of known labels right, from a raw probability of 0.5 on"),
     "ece": Measure("Calibration error", "mean gap between confidence and accuracy; 0 is best", "number", falls=True),
     "ece_uncalibrated": Measure(
         "Calibration error, raw", "the same of confidences that are not calibrated", "number", falls=True

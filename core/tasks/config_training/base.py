@@ -27,6 +27,7 @@ from ...contracts.task import Axes, Contest, FitResult, Task, Use
 from ...data.unlabelled import decodable, images_of, readable
 from ...errors import CapabilityError, ConfigError, DataError
 from ...recipes.resolve import resolve
+from ...runs.evaluations import digests_of, in_the_fit
 from ...runs.folder import RUNS, Run
 from ...runs.sections import is_share
 from ...runtime.distributed import is_main, run_on_all
@@ -170,7 +171,8 @@ class ConfigTask(Task):
             if use.classes is not None:
                 self._rename(use.run, model, use.classes)
             scores = self._scored(model, chosen, backbone, reporter)
-        metrics = metrics_of(scores, chosen)
+        known = in_the_fit(use.run.info, lambda: digests_of(chosen.split("test")))
+        metrics = {**known, **metrics_of(scores, chosen)}
         if use.out is not None and is_main():
             write_evaluation(Path(use.out), use.run, chosen, metrics, scores, use.redact)
         told = {"notes": scores.notes, "skipped": [list(pair) for pair in chosen.skipped]}

@@ -20,7 +20,7 @@ from ...contracts.domain import SPLITS, DomainData, Evaluation
 from ...contracts.recipe import Recipe
 from ...contracts.task import FitResult, Task
 from ...runs import run_sections as shared
-from ...runs.evaluations import make_folder
+from ...runs.evaluations import digests_of, kept_digests, make_folder
 from ...runs.folder import Run, now, versions
 from ...runs.redaction import Redaction
 from ...runs.run_sections import Report, write_report
@@ -106,8 +106,8 @@ def write_evaluation(
         info, sections = hidden.info(info), hidden.sections(sections)
     report = config_training_report(run.path, info, metrics, sections, ())
     place = f"Evaluation of the run {run.path}, which is as it was; numbers are in metrics.json beside this page."
-    images = plural(metrics["test_images"], "image")
-    write_report(folder, replace(report, kind="Report of one evaluation", lead=f"On {images}.", place=place))
+    lead = f"{metrics['in_fit_words']} The scores are of {plural(metrics['test_images'], 'image')}."
+    write_report(folder, replace(report, kind="Report of one evaluation", lead=lead, place=place))
 
 
 def small_test_words(metrics: Mapping[str, Any], notes: Sequence[str]) -> list[str]:
@@ -150,6 +150,7 @@ def _info(
         "shots": recipe.shots,
         "seed": recipe.seed,
         "splits": {split: [item.id for item in data.split(split)] for split in SPLITS},
+        "digests": kept_digests({split: data.split(split) for split in _taught_by(plan)}, digests_of),
         "skipped": [list(pair) for pair in data.skipped],
         "notes": notes,
         "seconds": round(seconds, 3),
@@ -158,9 +159,13 @@ def _info(
     }
 
 
+def _taught_by(plan: Config | None) -> tuple[str, ...]:
+    """Splits that a training saw."""
+    return ("train", "val") if plan is not None and plan.get("train_cfg") else ()
+
+
 def _report(plan: Config | None) -> FitReport:
-    trained = plan is not None and bool(plan.get("train_cfg"))
-    return FitReport(ADAPTER, chosen_on="the config" if trained else "nothing to train")
+    return FitReport(ADAPTER, chosen_on="the config" if _taught_by(plan) else "nothing to train")
 
 
 def interval_text(name: str, bounds: Sequence[float] | None) -> str:
