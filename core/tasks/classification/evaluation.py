@@ -57,8 +57,9 @@ def write_evaluation(
     if hidden is not None:
         data |= {"name": NO_NAME, "path": LEFT_OUT}
         skipped = hidden.pairs(skipped)
+    notes = [note[0].upper() + note[1:].rstrip(".") + "." for note in result.get("notes", ())]
     results = ClassificationResults(
-        info={**run.info, "created": now(), "data": {**data, "licence": prepared.data.licence}, "notes": []},
+        info={**run.info, "created": now(), "data": {**data, "licence": prepared.data.licence}, "notes": notes},
         class_names=names,
         labels=scores.labels,
         zero_shot_logits=scores.zero_shot_logits,

@@ -71,6 +71,7 @@ def verdict_section(metrics: Mapping[str, Any], *, paragraphs: bool = True) -> V
         floor = next(key for key in (LARGEST, GUESSING) if key in baselines)
         worse = baselines[floor]["difference"] < 0 and baselines[floor]["p_value"] < SIGNIFICANT
         title = f"Not shown to be better than {baseline_name(floor, baselines[floor])}"
+        text = text if paragraphs or floor == strongest else f"{text} {_against(metrics, floor)}"
         return VerdictSection("bad" if worse else "open", title, text)
     if best["difference"] == 0 and best["p_value"] == 1:
         return VerdictSection("open", "No difference", text)

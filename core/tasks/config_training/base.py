@@ -376,7 +376,7 @@ def _without_pipelines(value: Any) -> Any:
 
 def scores_table(metrics: Mapping[str, Any]) -> Table:
     """Scores that have nothing to be compared with."""
-    from .record import interval_text
+    from .record import interval_text, with_arrow
 
     images, groups = metrics["test_images"], metrics.get("test_groups")
     of_groups = f" of {groups} group{'s' * (groups != 1)}" if groups else ""
@@ -387,7 +387,7 @@ def scores_table(metrics: Mapping[str, Any]) -> Table:
         table.add_column(column, justify="right")
     for key, value in metrics["adapted"].items():
         shown = "–" if value is None else f"{value:.1%}" if is_share(key) else f"{value:.4g}"
-        table.add_row(key.replace("_", " "), shown, *([interval_text(key, between.get(key))] if between else []))
+        table.add_row(with_arrow(key), shown, *([interval_text(key, between.get(key))] if between else []))
     return table
 
 

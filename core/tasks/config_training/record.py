@@ -173,6 +173,11 @@ def interval_text(name: str, bounds: Sequence[float] | None) -> str:
     return "" if not bounds else " to ".join(number(bound, is_share(name)) for bound in bounds)
 
 
+def with_arrow(name: str) -> str:
+    """The name of a score with an arrow that says which way is better, where that is known."""
+    return f"{name.replace('_', ' ')}{' ↑' if is_share(name) else ''}"
+
+
 def config_training_report(
     folder: str | Path,
     info: Mapping[str, Any],
@@ -188,8 +193,9 @@ def config_training_report(
         sections: of the task's own, see `core/runs/sections.py`.
         history: a row per shown step of the training, "step" and values by name; may be empty.
     """
-    scores = [(name.replace("_", " "), number(value, is_share(name))) for name, value in metrics["adapted"].items()]
-    numbers = [Number(name, text, main=place == 0) for place, (name, text) in enumerate(scores[:3])]
+    scores = [(with_arrow(name), number(value, is_share(name))) for name, value in metrics["adapted"].items()]
+    names = [name.replace("_", " ") for name in metrics["adapted"]]
+    numbers = [Number(name, text, main=place == 0) for place, (name, (_, text)) in enumerate(zip(names[:3], scores))]
     between = (metrics.get("metric_intervals") or {}).get("adapted") or {}
     texts = [interval_text(name, between.get(name)) for name in metrics["adapted"]]
     rows = [[*row, text] if between else row for row, text in zip(scores, texts)]

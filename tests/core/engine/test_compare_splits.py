@@ -45,7 +45,7 @@ def test_a_small_test_set_is_split_ten_times_each_with_a_draw_of_its_own(tmp_pat
     assert summary["gda"]["splits"] == 10 and summary["gda"]["std"] > 0
     assert summary["gda"]["std"] == pytest.approx(np.std([row["accuracy"] for row in of_gda]))
     assert summary["largest-class"]["mean"] == pytest.approx(1 / 3)
-    assert comparison_table(found.summary()).title.startswith("accuracy in %, mean ± std over 10 splits of the data")
+    assert comparison_table(found.summary()).title.startswith("accuracy ↑ in %, mean ± std over 10 splits of the data")
 
 
 def test_one_split_says_that_it_is_one_and_tests_nothing(tmp_path):

@@ -318,8 +318,10 @@ def test_pairs_with_classes_also_say_how_often_the_class_is_named(small_clip, pa
 def test_images_of_one_group_are_drawn_and_exchanged_together(small_clip):
     """Ten copies of each of four images, as ten pictures of each of four patients."""
     alone, data = captioned(4), captioned(40)
-    items = [item.with_(group=f"patient {n % 4}", id=str(n % 4 + 4 * n), target=alone.items[n % 4].target)
-             for n, item in enumerate(data.items)]
+    items = [
+        item.with_(group=f"patient {n % 4}", id=str(n % 4 + 4 * n), target=alone.items[n % 4].target)
+        for n, item in enumerate(data.items)
+    ]
     grouped = evaluate_retrieval(small_clip, pairs_of(data.with_items(items)))
     apart = evaluate_retrieval(small_clip, pairs_of(data.with_items([item.with_(group=None) for item in items])))
     assert grouped.metrics["groups"] == 4 and "groups" not in apart.metrics
