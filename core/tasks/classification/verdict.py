@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...metrics.significance import SIGNIFICANT, p_words, wilson_interval
-from ...runs.run_sections import small_test_set
+from ...runs.run_sections import few_groups, small_test_set
 from ...runs.sections import Measure, VerdictSection, plural
 from .judgement import GUESSING, LARGEST, LINEAR, ZERO_SHOT, above_guessing
 
@@ -29,7 +29,6 @@ MEASURES = {
     ),
 }
 FEW_OF_CLASS = 30
-FEW_GROUPS = 30
 LISTED = 6
 
 
@@ -141,7 +140,7 @@ def warnings_of(
     metrics: Mapping[str, Any], labels: Tensor, class_names: Sequence[str], notes: Sequence[str]
 ) -> list[str]:
     """What must not be overlooked when reading the scores."""
-    sentences = [*small_test_set(len(labels), notes), *_few_of_a_class(labels, class_names), *_few_groups(metrics)]
+    sentences = [*small_test_set(len(labels), notes), *_few_of_a_class(labels, class_names), *few_groups(metrics)]
     if labels.ndim == 2:
         return sentences + _of_several_labels(metrics)
     classes = len(class_names)
@@ -176,16 +175,6 @@ def _few_of_a_class(labels: Tensor, class_names: Sequence[str]) -> list[str]:
     return [
         f"Fewer than {FEW_OF_CLASS} test images: {listed}{more}. With {plural(few[0][0], 'image')}, even if all are "
         f"right, the true recall may lie anywhere between {low:.0%} and {high:.0%}."
-    ]
-
-
-def _few_groups(metrics: Mapping[str, Any]) -> list[str]:
-    groups = metrics.get("test_groups")
-    if not groups or groups >= FEW_GROUPS:
-        return []
-    return [
-        f"The {metrics['test_images']} test images come from {plural(groups, 'group')} only (patients, say). Intervals "
-        f"and tests count groups, and from fewer than {FEW_GROUPS} they are rough."
     ]
 
 

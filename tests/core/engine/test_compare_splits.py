@@ -48,9 +48,10 @@ def test_a_small_test_set_is_split_ten_times_each_with_a_draw_of_its_own(tmp_pat
     assert comparison_table(found.summary()).title.startswith("accuracy ↑ in %, mean ± std over 10 splits of the data")
 
 
-def test_one_split_says_that_it_is_one_and_tests_nothing(tmp_path):
+def test_one_split_says_that_it_is_one(tmp_path):
     found = compare(of_file(noisy_file(tmp_path / "rows.npz")), ["gda"], [2], [1, 2], splits=1, out="c")
-    assert "split" not in found.rows[0] and found.tests() == []
+    assert "split" not in found.rows[0] and "splits" not in found.tests()[0]
+    assert any("Compared on one test set of 18 images" in note for note in found.notes)
     assert "2 seeds on one test set" in comparison_table(found.summary()).title
 
 
@@ -103,7 +104,7 @@ def test_methods_are_tested_against_the_best_baseline(tmp_path):
         assert each["difference"] == pytest.approx(means[name] - means[best])
         assert each["p_value"] <= each["p_holm"] <= 1
         low, high = each["interval"]
-        assert low < each["difference"] < high and (low > 0 or high < 0) == (each["p_value"] < 0.05)
+        assert low <= each["difference"] <= high and (low > 0 or high < 0) == (each["p_value"] < 0.05)
     lines = comparison_tests(found.tests())
     assert f"{best}, the best baseline" in lines[0] and "over 6 splits" in lines[-1]
 
