@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
 from ...metrics.significance import SIGNIFICANT
+from ...runs.sections import plural
 
 DIRECTIONS = (IMAGE_TO_TEXT, TEXT_TO_IMAGE)
 WORDS = {IMAGE_TO_TEXT: "image to text", TEXT_TO_IMAGE: "text to image"}
@@ -64,13 +66,14 @@ def retrieval_verdict(metrics: Mapping[str, Any]) -> str:
     """
     sentences = []
     for side, test in (metrics["mcnemar"] or {}).items():
-        queries = "images" if side == IMAGE_TO_TEXT else "texts"
+        query = "image" if side == IMAGE_TO_TEXT else "text"
         if not test["gained"] and not test["lost"]:
-            sentences.append(f"{WORDS[side]}: the same {queries} find theirs first as before.")
+            sentences.append(f"{WORDS[side]}: the same {query}s find theirs first as before.")
             continue
+        find = "finds its own" if test["gained"] == 1 else "find theirs"
         sentences.append(
-            f"{WORDS[side]}: {test['gained']} {queries} find theirs first that did not before, {test['lost']} no "
-            f"longer do: {_judged(test)}."
+            f"{WORDS[side]}: {plural(test['gained'], query)} {find} first that did not before, {test['lost']} no longer {'does' if test['lost'] == 1 else 'do'}: "
+            f"{_judged(test)}."
         )
     if test := metrics.get("accuracy_mcnemar"):
         sentences.append(
@@ -115,6 +118,8 @@ def _table(images: int, texts: int, rows: Mapping[str, Mapping[str, str]], group
         title_justify="left",
         caption="rank 1 is the best; in brackets 95 % intervals",
         caption_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
     )
     columns = next(iter(rows.values()))
     for name in ("", *columns):
@@ -135,4 +140,4 @@ def _change(name: str, value: float) -> str:
 
 
 def _interval(bounds: Sequence[float] | None) -> str:
-    return f" ({bounds[0]:.0%} to {bounds[1]:.0%})" if bounds else ""
+    return f" ({100 * bounds[0]:.0f}–{100 * bounds[1]:.0f}%)" if bounds else ""
