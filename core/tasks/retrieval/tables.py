@@ -71,9 +71,9 @@ def retrieval_verdict(metrics: Mapping[str, Any]) -> str:
             sentences.append(f"{WORDS[side]}: the same {query}s find theirs first as before.")
             continue
         find = "finds its own" if test["gained"] == 1 else "find theirs"
+        lost = f"{test['lost']} no longer {'does' if test['lost'] == 1 else 'do'}"
         sentences.append(
-            f"{WORDS[side]}: {plural(test['gained'], query)} {find} first that did not before, {test['lost']} no longer {'does' if test['lost'] == 1 else 'do'}: "
-            f"{_judged(test)}."
+            f"{WORDS[side]}: {plural(test['gained'], query)} {find} first that did not before, {lost}: {_judged(test)}."
         )
     if test := metrics.get("accuracy_mcnemar"):
         sentences.append(
