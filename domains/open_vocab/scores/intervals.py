@@ -152,9 +152,16 @@ def _interpolated(right: Tensor, wrong: Tensor, positives: Tensor, thresholds: T
 
 
 def _around(found: Mapping[str, Tensor], units: int) -> dict[str, list[float]]:
-    """Intervals around the values on all images, the first of each (1 + S,)."""
-    values = {name: float(of[0]) for name, of in found.items() if of[0].isfinite()}
+    """Intervals around the values on all images, the first of each (1 + S,); none where one image, or group, has all
+    that is scored, so that every draw has the same value and none tells how sure it is."""
+    values = {name: float(of[0]) for name, of in found.items() if of[0].isfinite() and _varies(of)}
     return intervals_of({name: found[name][1:] for name in values}, units=units, values=values)
+
+
+def _varies(values: Tensor) -> bool:
+    """Whether draws differ; those of 0 and 1 alone have an interval all the same."""
+    known = values[values.isfinite()]
+    return bool(known[0] in (0, 1)) or bool((known - known[0]).abs().max() > 1e-9)
 
 
 def _harmonic(base: Tensor, new: Tensor) -> Tensor:

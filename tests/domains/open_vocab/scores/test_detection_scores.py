@@ -228,13 +228,23 @@ def test_a_draw_has_the_average_precision_of_the_drawn_images(monkeypatch):
 def test_all_scores_of_a_detector_have_an_interval():
     """Objects of two sizes; there are no large ones."""
     truths, found = random_scene()
-    grown = [[4.0 * side for side in box] for box in truths[0].boxes]
-    truths[0], found[0] = replace(truths[0], boxes=grown), replace(found[0], boxes=grown)
+    for n in (0, 1):
+        grown = [[4.0 * side for side in box] for box in truths[n].boxes]
+        truths[n], found[n] = replace(truths[n], boxes=grown), replace(found[n], boxes=grown)
     scores = score_detections(truths, found, NAMES, intervals=True, frequency="rcf")
     assert set(scores.metrics) >= {"AP", "AR", "AP_small", "AP_medium", "AP_rare"} and "AP_large" not in scores.metrics
     assert set(scores.intervals) == set(scores.metrics)
     for name, (low, high) in scores.intervals.items():
-        assert low <= scores.metrics[name] <= high, name
+        assert low < scores.metrics[name] < high, name
+
+
+def test_objects_of_one_image_alone_have_no_interval():
+    """Whatever is drawn, their score is the same."""
+    truths, found = random_scene()
+    boxes = [[4.0 * side for side in box] for box in truths[0].boxes]
+    truths[0], found[0] = replace(truths[0], boxes=boxes), replace(found[0], boxes=boxes)
+    scores = score_detections(truths, found, NAMES, intervals=True)
+    assert 0 < scores.metrics["AP_medium"] < 1 and "AP_medium" not in scores.intervals and "AP" in scores.intervals
 
 
 def test_average_precision_has_intervals_that_draw_groups():
