@@ -8,6 +8,7 @@ from vladapt.core.contracts.domain import Item
 from vladapt.core.data.verify import FileHashes
 from vladapt.core.runs import evaluations
 from vladapt.core.runs.evaluations import digests_of, image_digest, in_the_fit, kept_digests
+from vladapt.core.runs.redaction import redacted_result
 
 
 @pytest.fixture
@@ -54,3 +55,11 @@ def test_where_nobody_can_know_that_is_said(digests, why):
 def test_a_run_remembers_only_so_many(items, monkeypatch):
     monkeypatch.setattr(evaluations, "MOST_DIGESTS", 3)
     assert kept_digests({"train": items}, digests_of) == {"too_many": 4}
+
+
+def test_a_redacted_evaluation_names_no_file_that_could_not_be_read():
+    skipped = [["ward/smith_john.png", "ward/smith_john.png: damaged image"]]
+    told = redacted_result({"data": "ward", "notes": ["left out smith_john.png"], "skipped": skipped})
+    assert "smith" not in str(told) and told["skipped"] == [
+        ["unreadable sample 1", "unreadable sample 1: damaged image"]
+    ]
