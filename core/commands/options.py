@@ -107,7 +107,8 @@ Coverage = Annotated[
     ),
 ]
 SetMethod = Annotated[
-    str | None, typer.Option(metavar="lac|aps|raps", help="How sets of classes are made; by default lac, the smallest ones.")
+    str | None,
+    typer.Option(metavar="lac|aps|raps", help="How sets of classes are made; by default lac, the smallest ones."),
 ]
 MaxError = Annotated[
     float | None,
