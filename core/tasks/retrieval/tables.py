@@ -136,7 +136,8 @@ def _number(name: str, value: float | None) -> str:
 
 
 def _change(name: str, value: float) -> str:
-    return f"{value:+,.1f}" if name in RANKS else f"{100 * value:+.1f} points"
+    change = round(value if name in RANKS else 100 * value, 1) + 0.0  # no -0.0
+    return f"{change:+,.1f}" if name in RANKS else f"{change:+.1f} points"
 
 
 def _interval(bounds: Sequence[float] | None) -> str:
