@@ -105,11 +105,13 @@ Coverage = Annotated[
     float | None,
     typer.Option(
         metavar="SHARE",
-        help="Name for each image a set of classes that holds the right one in this share of cases, for instance 0.9.",
+        help="Name for each image a set of classes that holds the right one in this share of cases, for instance 0.9; "
+        "with several labels per image, a set that holds this share of its true labels on average.",
     ),
 ]
 SetMethod = Annotated[
-    str | None, typer.Option(metavar="lac|aps|raps", help="How sets are made; by default lac, the smallest ones.")
+    str | None,
+    typer.Option(metavar="lac|aps|raps", help="How sets of classes are made; by default lac, the smallest ones."),
 ]
 MaxError = Annotated[
     float | None,

@@ -11,8 +11,10 @@ from rich.table import Table
 
 from ..errors import is_main_rank, printable
 
-WORDS = {"auroc": "AUROC"}
+WORDS = {"auroc": "macro AUROC"}
 """Metrics that are not written as they are called."""
+RECALLS = frozenset({"image_to_text/r1", "text_to_image/r1"})
+"""Shares, whose names do not say so."""
 
 
 def comparison_table(summary: Sequence[Mapping[str, Any]]) -> Table:
@@ -22,7 +24,9 @@ def comparison_table(summary: Sequence[Mapping[str, Any]]) -> Table:
     shots = {row["shots"] for row in summary}
     splits = max((row.get("splits", 1) for row in summary), default=1)
     spread = f"{splits} splits of the data" if splits > 1 else f"{seeds} seed{'s' * (seeds != 1)} on one test set"
-    title = f"{WORDS.get(metric, metric.replace('_', ' '))} in %, mean ± std over {spread}"
+    arrow = " ↑" if _in_percent(metric) or metric in WORDS else ""  # which way others go is not known here
+    unit = " in %" if _in_percent(metric) else ""
+    title = f"{WORDS.get(metric, metric.replace('_', ' '))}{arrow}{unit}, mean ± std over {spread}"
     title += f", {_shots(*shots)}" if len(shots) == 1 and None not in shots else ""
     table = Table(title=title, title_justify="left")
     header, *rows = comparison_cells(summary)
@@ -47,7 +51,8 @@ def comparison_cells(summary: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     order = list(dict.fromkeys(row["data"] for row in summary))
     columns.sort(key=lambda column: (order.index(column[0]), column[1] or 0))
     cells = {
-        (row[method], row["data"], row["shots"]): f"{100 * row['mean']:.1f} ± {100 * row['std']:.1f}" for row in summary
+        (row[method], row["data"], row["shots"]): _mean_and_std(row["metric"], row["mean"], row["std"])
+        for row in summary
     }
     several, same = len(order) > 1, len({k for _, k in columns}) == 1
     names = [data if several and same else f"{data} {_shots(k)}".strip() for data, k in columns]
@@ -60,22 +65,54 @@ def comparison_cells(summary: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def comparison_tests(tests: Sequence[Mapping[str, Any]], method: str = "adapter") -> list[str]:
-    """Lines on the methods against the best baseline: differences in points, and whether they are more than chance."""
+    """Lines on the methods against the best baseline: differences with their intervals, and whether they are more than
+    chance."""
     lines: list[str] = []
     places = dict.fromkeys((each["data"], each["shots"], each.get("backbone", "")) for each in tests)
     for place in places:
         at = [each for each in tests if (each["data"], each["shots"], each.get("backbone", "")) == place]
         where = ", ".join(filter(None, (place[0], place[2], _shots(place[1]))))
-        gains = ", ".join(f"{each[method]} {100 * each['difference']:+.1f} ({_p(each['p_holm'])})" for each in at)
-        lines.append(f"Against {at[0]['baseline']}, the best baseline, {where}, in points: {gains}.")
+        unit = ", in points" if _in_percent(at[0]["metric"]) else ""
+        gains = ", ".join(f"{each[method]} {_gain(each)}" for each in at)
+        lines.append(f"Against {at[0]['baseline']}, the best baseline, {where}{unit}: {gains}.")
     if tests:
         several = len({each[method] for each in tests})
-        adjusted = f", adjusted for {several} methods (Holm)" if several > 1 else ""
+        adjusted = f", adjusted for {several} methods (Holm) as the intervals are not" if several > 1 else ""
         lines.append(
-            f"p values: corrected resampled t-test over {tests[0]['splits']} splits (Nadeau and Bengio){adjusted}; "
-            "0.05 and more can be chance."
+            f"In brackets 95% intervals. p values: {_test_words(tests[0])}{adjusted}; 0.05 and more can be chance."
         )
     return lines
+
+
+def _gain(each: Mapping[str, Any]) -> str:
+    """A difference, its interval and its p value."""
+    low, high = each.get("interval") or (None, None)
+    between = "" if low is None else f"{_signed(each['metric'], low)} to {_signed(each['metric'], high)}, "
+    return f"{_signed(each['metric'], each['difference'])} ({between}{_p(each['p_holm'])})"
+
+
+def _signed(metric: str, difference: float) -> str:
+    text = f"{100 * difference:+.1f}" if _in_percent(metric) else f"{difference:+.3f}"
+    return text.replace("-", "−")
+
+
+def _test_words(each: Mapping[str, Any]) -> str:
+    if "splits" in each:
+        return f"corrected resampled t-test over {each['splits']} splits (Nadeau and Bengio)"
+    how = "paired bootstrap" if each["metric"] == "auroc" else "paired permutation test"
+    groups = f"{each['test_groups']} groups of the " if each.get("test_groups") else ""
+    return f"{how} of the {groups}{each['test_images']} test images"
+
+
+def _mean_and_std(metric: str, mean: float, std: float) -> str:
+    return f"{100 * mean:.1f} ± {100 * std:.1f}" if _in_percent(metric) else f"{mean:.3f} ± {std:.3f}"
+
+
+def _in_percent(metric: str) -> bool:
+    """AUROC and errors are no shares of anything."""
+    from ..runs.sections import is_share
+
+    return is_share(metric) or metric in RECALLS
 
 
 def _p(value: float) -> str:

@@ -7,6 +7,7 @@ __getattr__, __dir__ = lazy_exports(
     {
         "scaling": "Scaling calibration_error fit_scaling",
         "conformal": "Conformal SET_METHODS conformal_scores fewest_rows prediction_sets threshold",
+        "label_sets": "LabelSets label_set_metrics raked",
         "selective": "Abstention answer_threshold error_bound",
         "unlike": "Unlike distances",
         "calibration": "Calibration CALIBRATION",

@@ -17,9 +17,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..errors import CapabilityError, DataError
+from ..errors import ConfigError, DataError
 from ..runtime.files import write_whole
 from .conformal import Conformal
+from .label_sets import LabelSets
 from .scaling import FEWEST_OF_EACH, Scaling, calibration_error, fit_scaling
 from .selective import Abstention, answer_threshold
 from .unlike import MOST_KEPT, Unlike
@@ -39,6 +40,7 @@ class Calibration:
         labels: (n,) class indices, or (n, C) 0/1 with NaN where unknown.
         weights: (n,), or (n, C): of how many ordinary images a row stands, where classes are not as frequent among the
             rows as in the training images; None where they are.
+        row_weights: (n,), with several labels: of how many images that have a label a row stands; None: one.
         class_names: C names.
         source: what the rows are, in words.
         scaling: what makes confidences of logits.
@@ -54,6 +56,7 @@ class Calibration:
     scaling: Scaling
     thresholds: Tensor | None = None
     unlike: Unlike | None = None
+    row_weights: Tensor | None = None
 
     @classmethod
     def of_rows(
@@ -64,13 +67,14 @@ class Calibration:
         source: str,
         weights: Tensor | None = None,
         unlike: Unlike | None = None,
+        row_weights: Tensor | None = None,
     ) -> Calibration:
         """All that can be made of calibration rows; see the attributes."""
         logits, labels = logits.detach().float().cpu(), labels.detach().cpu()
         scaling = fit_scaling(logits, labels, weights)
         several = labels.ndim == 2
         thresholds = _label_thresholds(scaling.probabilities(logits, True), labels, weights) if several else None
-        return cls(logits, labels, weights, tuple(class_names), source, scaling, thresholds, unlike)
+        return cls(logits, labels, weights, tuple(class_names), source, scaling, thresholds, unlike, row_weights)
 
     @property
     def multilabel(self) -> bool:
@@ -84,15 +88,28 @@ class Calibration:
     def _own(self) -> Tensor:
         return self.probabilities(self.logits)
 
-    def conformal(self, coverage: float, method: str = "lac") -> Conformal:
-        """Sets of classes with a coverage.
+    def answers(self, logits: Tensor) -> Tensor:
+        """(N, C) bool: with several labels, which of them an image is said to have, each from its own threshold on."""
+        return self.answers_of(self.probabilities(logits))
+
+    def answers_of(self, probs: Tensor) -> Tensor:
+        """The same of probabilities."""
+        return probs >= self.thresholds
+
+    def conformal(self, coverage: float, method: str | None = None) -> Conformal | LabelSets:
+        """Sets of classes with a coverage; with several labels sets that hold such a share of the true ones.
+
+        Args:
+            method: of `SET_METHODS`, by default "lac"; None with several labels.
 
         Raises:
-            CapabilityError: images have several labels. ConfigError: no such coverage or method.
+            ConfigError: no such coverage or method.
         """
-        if self.multilabel:
-            raise CapabilityError("--coverage: images of this run have several labels; give --max-error")
-        return Conformal.of_rows(self._own, self.labels, coverage, method, self.weights)
+        if not self.multilabel:
+            return Conformal.of_rows(self._own, self.labels, coverage, method or "lac", self.weights)
+        if method is not None:
+            raise ConfigError(f"--set-method {method}: for images with one label each; omit it")
+        return LabelSets.of_rows(self._own, self.labels, coverage, self.row_weights)
 
     def abstentions(self, max_error: float) -> list[Abstention]:
         """From which certainty on an answer is given: one for all answers, or one per label.
@@ -128,7 +145,7 @@ class Calibration:
         facts: dict[str, Any] = {
             "rows": len(self.logits),
             "source": self.source,
-            "weighted": self.weights is not None,
+            "weighted": self.weights is not None or self.row_weights is not None,
             "temperature": self.scaling.temperature.tolist(),
         }
         if self.multilabel:
@@ -152,9 +169,9 @@ class Calibration:
             "temperature": self.scaling.temperature,
             "offset": self.scaling.offset,
         }
-        for name, value in (("weights", self.weights), ("thresholds", self.thresholds)):
-            if value is not None:
-                tensors[name] = value
+        for name in ("weights", "thresholds", "row_weights"):
+            if getattr(self, name) is not None:
+                tensors[name] = getattr(self, name)
         header: dict[str, Any] = {"format": FORMAT, "class_names": list(self.class_names), "source": self.source}
         if self.unlike is not None and self.unlike.known:
             tensors["support"] = self.unlike.support.half()
@@ -193,6 +210,7 @@ class Calibration:
             Scaling(tensors["temperature"], tensors["offset"]),
             tensors.get("thresholds"),
             None if support is None else Unlike(support.float(), float(header["limit"])),
+            tensors.get("row_weights"),
         )
 
 
@@ -249,6 +267,8 @@ def _fault(header: Any, tensors: dict[str, Tensor]) -> str:
         shapes["thresholds"] = (len(names),)
     if "weights" in tensors:
         shapes["weights"] = tuple(labels.shape)
+    if "row_weights" in tensors:
+        shapes["row_weights"] = tuple(labels.shape[:1])
     for name, shape in shapes.items():
         if name not in tensors or tuple(tensors[name].shape) != shape:
             return f"{name} has not the shape {shape}"
@@ -257,6 +277,8 @@ def _fault(header: Any, tensors: dict[str, Tensor]) -> str:
             return f"{name} holds other things than finite numbers"
     if bool((tensors["temperature"] <= 0).any()):
         return "a temperature is not positive"
+    if any(name in tensors and bool((tensors[name] < 0).any()) for name in ("weights", "row_weights")):
+        return "a weight is negative"
     limit = header.get("limit")
     if "support" in tensors and (
         tensors["support"].ndim != 2

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..metrics.significance import wilson_interval
+from ..metrics.significance import share_interval
 
 SET_METHODS = ("lac", "aps", "raps")
 PENALTY, FREE_RANKS = 0.001, 1
@@ -148,24 +148,25 @@ class Conformal:
             return f"{some} rare classes are in every set: too few calibration rows for {self.coverage:.0%} coverage"
         return ""
 
-    def scores(self, probs: Tensor, labels: Tensor) -> dict[str, Any]:
-        """Coverage with its interval (Wilson), and the mean set size, on labelled rows."""
-        sets = self.sets(probs)
-        return {"asked": self.coverage, "method": self.method, "rows": self.rows, **set_metrics(sets, labels)}
+    def scores(self, probs: Tensor, labels: Tensor, groups: Sequence[str] | None = None) -> dict[str, Any]:
+        """Coverage with its interval, and the mean set size, on labelled rows; see `set_metrics`."""
+        facts = {"asked": self.coverage, "method": self.method, "rows": self.rows}
+        return {**facts, **set_metrics(self.sets(probs), labels, groups)}
 
 
-def set_metrics(sets: Tensor, labels: Tensor) -> dict[str, Any]:
+def set_metrics(sets: Tensor, labels: Tensor, groups: Sequence[str] | None = None) -> dict[str, Any]:
     """Coverage in 0..1 with its interval, mean set size, and the share of empty sets.
 
     Args:
         sets: (N, C) bool.
         labels: (N,).
+        groups: N keys of images that belong together: the interval draws whole groups. None: it is Wilson's.
     """
     held = sets.gather(1, labels.long()[:, None]).squeeze(1)
     sizes = sets.sum(dim=1)
     return {
         "coverage": float(held.double().mean()),
-        "interval": list(wilson_interval(int(held.sum()), len(held))),
+        "interval": share_interval(held, groups),
         "mean_set_size": float(sizes.double().mean()),
         "empty": float((sizes == 0).double().mean()),
     }

@@ -75,7 +75,8 @@ class Use:
         files: files to write rows into; the suffix (`FILE_KINDS`) says how.
         top: classes per image in rows.
         threshold: probability from which on an image has a label, where it may have several.
-        coverage: share of images whose set of classes is to hold the right one.
+        coverage: share of images whose set of classes is to hold the right one; with several labels, share of an
+            image's true labels that its set is to hold on average.
         set_method: how sets are made.
         max_error: share of the answers given that may be wrong; others are left open.
         reading: options of the domain's reader, in place of the run's own.
@@ -149,6 +150,11 @@ class Contest(ABC):
     def of_split(self, entry: Mapping[str, Any], split: int) -> dict[str, Any]:
         """An entry of `Task.entries` as it is run on one of several splits."""
         return {**entry, "split": split}
+
+    def judged(self, entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Paired tests on one test set, after all entries are scored: of each method against the best baseline the
+        method, "shots", "baseline", "metric", "difference", "interval", "p_value", "p_holm" and "test_images"."""
+        return []
 
     @abstractmethod
     def score(self, entry: Mapping[str, Any]) -> dict[str, Any] | None:

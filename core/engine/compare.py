@@ -18,7 +18,7 @@ from ..contracts.domain import Domain
 from ..contracts.recipe import Recipe
 from ..contracts.task import Axes, Contest, Task
 from ..errors import ConfigError, DataError, VladaptError
-from ..metrics.resampled import corrected_t_test, holm
+from ..metrics.resampled import corrected_interval, corrected_t_test, holm
 from ..recipes.resolve import task_of, tell_default_domain
 from ..runs.plots import accuracy_over_shots
 from ..runs.redaction import NO_NAME, hide
@@ -45,6 +45,7 @@ class Comparison:
         metric: the deciding metric.
         baselines: methods that the others are compared with.
         test_over_train: of each data set, test images of a split divided by all its others.
+        paired: of data sets with one test set, what `Contest.judged` gives.
     """
 
     rows: list[dict[str, Any]]
@@ -56,6 +57,7 @@ class Comparison:
     metric: str = "accuracy"
     baselines: tuple[str, ...] = ()
     test_over_train: Mapping[str, float] = field(default_factory=dict)
+    paired: list[dict[str, Any]] = field(default_factory=list)
 
     def summary(self) -> list[dict[str, Any]]:
         """One dict per method, shots and data set: mean and population standard deviation of the deciding metric over
@@ -82,10 +84,11 @@ class Comparison:
         ]
 
     def tests(self) -> list[dict[str, Any]]:
-        """Each method against the best baseline, over splits: one dict per method, shots and data set, with
-        "baseline", "difference" of the means, "p_value" of the corrected resampled t-test, and "p_holm", adjusted for
-        the number of methods. Empty where there is one split."""
-        found = []
+        """Each method against the best baseline: one dict per method, shots and data set, with "baseline",
+        "difference" of the means, its "interval", "p_value", and "p_holm", adjusted for the number of methods. Over
+        "splits" the interval and the p value are those of the corrected resampled t-test; on one test set of
+        "test_images" they are of a paired test over the images, or of "test_groups"."""
+        found = [each for each in self.paired if each["metric"] == self.metric]
         for place in dict.fromkeys(_place(row) for row in self.rows if "split" in row):
             values: dict[str, dict[int, float]] = {}
             for method in dict.fromkeys(row[self.method] for row in self.rows):
@@ -108,7 +111,9 @@ class Comparison:
             if p_value is not None:
                 found = {self.method: method, "shots": place[0], "data": place[1], "baseline": best}
                 backbone = {"backbone": place[2]} if place[2] else {}
-                difference = {"difference": statistics.fmean(gains), "splits": len(gains), "p_value": p_value}
+                between = list(corrected_interval(gains, self.test_over_train.get(place[1], 0.0)))
+                difference = {"difference": statistics.fmean(gains), "interval": between, "p_value": p_value}
+                difference["splits"] = len(gains)
                 tested.append({**found, **backbone, "metric": self.metric, **difference})
         for each, adjusted in zip(tested, holm([each["p_value"] for each in tested])):
             each["p_holm"] = adjusted
@@ -260,7 +265,7 @@ def _compare(task: Task, axes: Axes, sets: list[_Set], folder: Path, resume: boo
     refused: dict[str, str] = {}
     notes: list[str] = []
     done, several = 0, len({(each.recipe.features, each.recipe.data_path) for each in sets}) > 1
-    deciding, baselines, test_over_train = set(), (), {}
+    deciding, baselines, test_over_train, paired = set(), (), {}, []
     for place, each in enumerate(sets):
         contest = task.contest(each.recipe, axes, reporter)
         name = NO_NAME if each.recipe.redact else contest.data
@@ -279,12 +284,13 @@ def _compare(task: Task, axes: Axes, sets: list[_Set], folder: Path, resume: boo
                     rows.add(key, {**entry, **row, **each.columns(several)})
                 done += 1
                 progress(done, total)
+        paired += [{**of, "data": "", **each.columns(several)} for of in contest.judged(entries)]
     if not rows.done:
         raise DataError(f"nothing could be compared: {next(iter(refused.values()))}")
     metric = task.deciding_of(rows.sorted())
     metric = "balanced_accuracy" if metric == "accuracy" and "balanced_accuracy" in deciding else metric
     plots = _plotted(rows, sets, several, metric, task.method) if is_main() else [folder]
-    tested = (task.method, metric, baselines, test_over_train)
+    tested = (task.method, metric, baselines, test_over_train, paired)
     return Comparison(rows.sorted(), folder / TABLE, plots[0], refused, notes, *tested)
 
 

@@ -10,6 +10,6 @@ __getattr__, __dir__ = lazy_exports(
         "retrieval": "Ranking image_text_rankings rankings retrieval_metrics retrieval_metrics_by_label",
         "resampling": "exchange_test metric_draws",
         "significance": "CalibrationBin McNemar bootstrap_interval calibration_curve intervals_of mcnemar "
-        "wilson_interval",
+        "mean_interval share_interval wilson_interval",
     },
 )

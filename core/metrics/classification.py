@@ -106,6 +106,24 @@ def multilabel_metrics(logits: Tensor, labels: Tensor, class_names: Sequence[str
     }
 
 
+def label_answer_metrics(answers: Tensor, labels: Tensor) -> dict[str, float | None]:
+    """Macro F1 and accuracy of yes-no answers, over labels and images as in `multilabel_metrics`.
+
+    Args:
+        answers: (N, C) bool, whether an image is said to have a label.
+        labels: (N, C) 0, 1 or NaN; unknown ones are left out.
+    """
+    known, truth = ~labels.isnan(), labels == 1
+    found, called = ((answers & each & known).sum(dim=0) for each in (truth, torch.ones_like(truth)))  # (C,) each
+    positives, of_label = truth.sum(dim=0), known.sum(dim=0)
+    both = (positives > 0) & (positives < of_label)
+    f1 = (2 * found / (positives + called))[both]
+    return {
+        "macro_f1": _mean(f1.tolist()),
+        "accuracy": _share(int(((answers == truth) & known).sum()), int(known.sum())),
+    }
+
+
 def confusion_matrix(logits: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """(C, C) int64: how many images of class row were called class column."""
     from torchmetrics.functional.classification import multiclass_confusion_matrix
@@ -152,6 +170,12 @@ def _one_vs_rest_auroc(logits: Tensor, labels: Tensor, present: Tensor) -> float
 def _below_one(probs: Tensor) -> Tensor:
     """Torchmetrics gives a confidence of exactly 1 a bin of its own; just below 1 it falls in the last one."""
     return probs.float().clamp(max=1 - torch.finfo(torch.float32).eps)
+
+
+def bin_of(confidence: Tensor) -> Tensor:
+    """The bin of each confidence among `BINS` equal ones, int64 of the same shape."""
+    edges = torch.linspace(0, 1, BINS + 1, dtype=torch.float32, device=confidence.device)
+    return (torch.bucketize(confidence.float(), edges, right=True) - 1).clamp(max=BINS - 1)
 
 
 def _mean(values: list[float]) -> float | None:
@@ -287,19 +311,20 @@ def top_mistakes(logits: Tensor, labels: Tensor, k: int) -> list[Mistake]:
     return [Mistake(i, int(labels[i]), int(predicted[i]), float(confidence[i])) for i in order.tolist()]
 
 
-def top_label_mistakes(logits: Tensor, labels: Tensor, k: int) -> list[LabelMistake]:
+def top_label_mistakes(logits: Tensor, labels: Tensor, k: int, answers: Tensor | None = None) -> list[LabelMistake]:
     """The `k` most confident wrong labels where images have several, the surest first.
 
     Args:
         logits: (N, C).
         labels: (N, C) 0, 1 or NaN; unknown ones are never a mistake.
         k: at most how many.
+        answers: (N, C) bool, whether an image is said to have a label; by default from a probability of 0.5 on.
 
     Raises:
         DataError: as `probabilities`.
     """
     probs, labels = probabilities(logits, labels)
-    predicted = probs > 0.5  # as the accuracy counts
+    predicted = probs > 0.5 if answers is None else answers
     wrong = (~labels.isnan()) & (predicted != (labels == 1))  # (N, C)
     rows, columns = wrong.nonzero(as_tuple=True)
     confidence = probs.where(predicted, 1 - probs)[rows, columns]  # (M,)

@@ -34,6 +34,20 @@ def corrected_t_test(differences: Sequence[float], test_over_train: float) -> fl
     return float(2 * t.sf(abs(statistic), count - 1))
 
 
+def corrected_interval(
+    differences: Sequence[float], test_over_train: float, level: float = 0.95
+) -> tuple[float, float] | None:
+    """The interval of the mean difference that belongs to `corrected_t_test`; None of fewer than two splits."""
+    from scipy.stats import t
+
+    count = len(differences)
+    if count < 2:
+        return None
+    error = math.sqrt((1 / count + test_over_train) * statistics.variance(differences))
+    reach = float(t.ppf((1 + level) / 2, count - 1)) * error
+    return statistics.fmean(differences) - reach, statistics.fmean(differences) + reach
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """p values adjusted for their number ("A simple sequentially rejective multiple test procedure", Holm 1979)."""
     order = sorted(range(len(p_values)), key=lambda place: p_values[place])

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from .classification import log_odds, probabilities
+from .classification import BINS, bin_of, log_odds, probabilities
 
 SAMPLES = 1000
 FEWEST_SAMPLES = 100
@@ -61,7 +61,13 @@ def drawn_weights(
 
 
 def metric_draws(
-    logits: Tensor, labels: Tensor, groups: Sequence[str] | None = None, *, samples: int = SAMPLES, seed: int = 0
+    logits: Tensor,
+    labels: Tensor,
+    groups: Sequence[str] | None = None,
+    *,
+    class_names: Sequence[str] = (),
+    samples: int = SAMPLES,
+    seed: int = 0,
 ) -> dict[str, Tensor]:
     """The metrics of a classifier on draws of the test images; equal seeds give equal draws, so that values of two
     models on the same images are paired.
@@ -70,6 +76,7 @@ def metric_draws(
         logits: (N, C).
         labels: (N,) class indices, or (N, C) 0, 1 or NaN.
         groups: N keys of what is drawn as a whole, or None.
+        class_names: C names; with several labels the AUROC of each is drawn as well, as "auroc/<label>".
         samples: draws.
         seed: fixes them.
 
@@ -83,8 +90,14 @@ def metric_draws(
     labels = probabilities(logits, labels)[1]  # checked
     logits = logits.detach().double().cpu()
     if labels.ndim == 2:
-        return _collected(_several_labels(logits, labels), drawn_weights(len(labels), groups, samples, seed))
-    values = answer_draws(logits.argmax(dim=1), labels, logits.shape[1], groups, samples=samples, seed=seed)
+        of_draws = _several_labels(logits, labels, class_names)
+        values = _collected(of_draws, drawn_weights(len(labels), groups, samples, seed))
+        values |= label_answer_draws(logits > 0, labels, groups, samples=samples, seed=seed)
+    else:
+        values = answer_draws(logits.argmax(dim=1), labels, logits.shape[1], groups, samples=samples, seed=seed)
+    values["ece"] = calibration_draws(logits, labels, groups, samples=samples, seed=seed)
+    if labels.ndim == 2:
+        return values
     if len(labels.unique()) > 1 and logits.numel() <= MOST_RANKED:
         fewer = max(FEWEST_SAMPLES, min(samples, RANKED_WORK // logits.numel()))
         ranking = _one_vs_rest(logits, labels)
@@ -104,6 +117,32 @@ def answer_draws(
     """Accuracy, balanced accuracy and macro F1 of answers (N,) on the same draws as `metric_draws`, each (S,)."""
     of_draws = _one_label(predicted, labels, num_classes)
     return _collected(of_draws, drawn_weights(len(labels), groups, samples, seed))
+
+
+def label_answer_draws(
+    predicted: Tensor,
+    labels: Tensor,
+    groups: Sequence[str] | None = None,
+    *,
+    samples: int = SAMPLES,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """Accuracy and macro F1 of yes-no answers (N, C) to labels (N, C), each (S,), on the draws of `metric_draws`."""
+    of_draws = _label_answers(predicted, labels)
+    return _collected(of_draws, drawn_weights(len(labels), groups, samples, seed))
+
+
+def calibration_draws(
+    logits: Tensor, labels: Tensor, groups: Sequence[str] | None = None, *, samples: int = SAMPLES, seed: int = 0
+) -> Tensor:
+    """(S,) the expected calibration error on the same draws as `metric_draws`, in the same bins."""
+    gaps, counts = _calibration_gaps(logits, labels)  # (N, B), (N,)
+    return torch.cat(
+        [
+            (weight.double() @ gaps).abs().sum(dim=1) / (weight.double() @ counts)
+            for weight in drawn_weights(len(labels), groups, samples, seed)
+        ]
+    )
 
 
 def mean_draws(
@@ -227,29 +266,55 @@ def _one_vs_rest(logits: Tensor, labels: Tensor) -> Draws:
     return of_draws
 
 
-def _several_labels(logits: Tensor, labels: Tensor) -> Draws:
+def _calibration_gaps(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, B) confidence minus truth of each image in the bin of the confidence, (N,) answers that an image gives."""
+    probs, labels = probabilities(logits, labels)
+    if labels.ndim == 1:
+        confidence, predicted = probs.max(dim=1)
+        probs, labels = confidence[:, None], (predicted == labels).double()[:, None]
+    known = ~labels.isnan()
+    gaps = torch.where(known, probs - labels, 0.0)
+    table = torch.zeros(len(probs), BINS, dtype=torch.float64).scatter_add_(1, bin_of(probs), gaps)
+    return table, known.sum(dim=1).double()
+
+
+def _several_labels(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> Draws:
     columns = [(logits[:, c], labels[:, c]) for c in range(labels.shape[1])]
     ranks = [ranked_pairs(*column) for column in columns]
     curves = [_falling(*column) for column in columns]
-    predicted, known = logits > 0, ~labels.isnan()
-    right = (predicted == (labels == 1)) & known
 
     def of_draws(weight: Tensor) -> dict[str, Tensor]:
         weight = weight.double()
         auroc = torch.stack([weighted_auroc(weight, *each) for each in ranks], dim=1)  # (s, C)
         precision = torch.stack([_weighted_precision(weight, *each) for each in curves], dim=1)
-        hits, positives = weight @ (predicted & (labels == 1)).double(), weight @ (labels == 1).double()
-        answers, of_label = weight @ (predicted & known).double(), weight @ known.double()
-        one_sided = (positives == 0) | (positives == of_label)
-        f1 = (2 * hits / (positives + answers)).masked_fill(one_sided, torch.nan)
         return {
             "auroc": auroc.nanmean(dim=1),
-            "mean_average_precision": precision.masked_fill(one_sided, torch.nan).nanmean(dim=1),
-            "macro_f1": f1.nanmean(dim=1),
-            "accuracy": (weight @ right.double()).sum(dim=1) / of_label.sum(dim=1),
+            "mean_average_precision": precision.masked_fill(_one_sided(weight, labels), torch.nan).nanmean(dim=1),
+            **{f"auroc/{name}": auroc[:, c] for c, name in enumerate(class_names)},
         }
 
     return of_draws
+
+
+def _label_answers(predicted: Tensor, labels: Tensor) -> Draws:
+    known = ~labels.isnan()
+    right = (predicted == (labels == 1)) & known
+    true, found, called = ((each & known).double() for each in (labels == 1, predicted & (labels == 1), predicted))
+
+    def of_draws(weight: Tensor) -> dict[str, Tensor]:
+        weight = weight.double()
+        f1 = 2 * (weight @ found) / (weight @ true + weight @ called)  # (s, C)
+        f1 = f1.masked_fill(_one_sided(weight, labels), torch.nan)
+        whole = (weight @ known.double()).sum(dim=1)
+        return {"macro_f1": f1.nanmean(dim=1), "accuracy": (weight @ right.double()).sum(dim=1) / whole}
+
+    return of_draws
+
+
+def _one_sided(weight: Tensor, labels: Tensor) -> Tensor:
+    """(s, C) labels that all drawn images have, or none."""
+    positives, known = weight @ (labels == 1).double(), weight @ (~labels.isnan()).double()
+    return (positives == 0) | (positives == known)
 
 
 def ranked_pairs(scores: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

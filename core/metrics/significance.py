@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from .classification import BINS, probabilities
-from .resampling import LEVEL, SAMPLES, centred, metric_draws, percentiles
+from .resampling import LEVEL, SAMPLES, centred, mean_draws, metric_draws, percentiles, units_of
 
 SIGNIFICANT = 0.05
 """p values below it are called more than chance."""
@@ -52,6 +52,30 @@ def wilson_interval(correct: int, total: int, level: float = 0.95) -> tuple[floa
         raise DataError(f"{correct} of {total} images right: no accuracy can be told from that")
     interval = binomtest(correct, total).proportion_ci(confidence_level=level, method="wilson")
     return max(0.0, float(interval.low)), min(1.0, float(interval.high))
+
+
+def share_interval(right: Tensor, groups: Sequence[str] | None = None) -> list[float]:
+    """[low, high] of a share: Wilson's, or a bootstrap of whole groups.
+
+    Args:
+        right: (N,) bool.
+        groups: N keys of images that belong together, or None.
+    """
+    if groups is not None and units_of(groups, len(right))[1] < len(right):
+        return mean_interval(right.double(), groups)
+    return list(wilson_interval(int(right.sum()), len(right)))
+
+
+def mean_interval(values: Tensor, groups: Sequence[str] | None = None) -> list[float]:
+    """[low, high] of a mean, from a bootstrap of images, or of whole groups.
+
+    Args:
+        values: (N,) in 0..1.
+        groups: N keys of images that belong together, or None.
+    """
+    unit, units = units_of(groups, len(values))
+    draws = mean_draws({"mean": values}, unit)
+    return intervals_of(draws, units=units, values={"mean": float(values.double().mean())})["mean"]
 
 
 def mcnemar(correct_a: Tensor, correct_b: Tensor) -> McNemar:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..contracts.domain import Item
 from ..data.verify import FileHashes, content_key
+from ..errors import DataError
 from ..runtime.files import refused, write_whole
 from .folder import plain
 
 EVALUATIONS = "evaluations"
 METRICS = "metrics.json"
+LIMITS = frozenset({"max_pixels"})
+"""Parts of `Item.decode` that say nothing of what an image shows."""
+MOST_DIGESTS = 200_000
+"""Images of a fit that its run remembers."""
 DIGITS = 16
 """Of a digest: enough to tell apart more images than anyone has."""
 
@@ -56,39 +61,71 @@ def make_folder(folder: Path) -> None:
 
 
 def image_digest(item: Item, hashes: FileHashes) -> str:
-    """16 hex digits of what an image shows, wherever it lies and whatever it is called.
+    """16 hex digits of what an image shows, wherever it lies, whatever it is called and however large it may be.
 
     A row of a file counts by its content, not by its place.
 
     Raises:
         DataError: its file cannot be read.
     """
-    return str(item.decode.get("digest") or content_key(item, hashes))[:DIGITS]
+    if digest := item.decode.get("digest"):
+        return str(digest)[:DIGITS]
+    shown = {key: value for key, value in item.decode.items() if key not in LIMITS}
+    return content_key(item.with_(decode=shown), hashes)[:DIGITS]
 
 
 def digests_of(items: Iterable[Item]) -> list[str]:
-    """Of each item its digest."""
+    """Of each item its digest; "" where it is no file that can be read."""
     hashes = FileHashes()
-    return [image_digest(item, hashes) for item in items]
+
+    def digest(item: Item) -> str:
+        try:
+            return image_digest(item, hashes)
+        except DataError:
+            return ""
+
+    return [digest(item) for item in items]
 
 
-def in_the_fit(info: Mapping[str, Any], items: Sequence[Item]) -> int | None:
-    """How many items show what an image of the fit showed; None where an older run does not say.
+def kept_digests(parts: Mapping[str, Sequence[Any]], digests: Callable[[Any], list[str]]) -> dict[str, Any]:
+    """What run.json keeps of the images of a fit: their digests by what they did there ("train", "val"), or their
+    number alone where they are too many.
+
+    Args:
+        parts: what each part holds.
+        digests: a part -> digests of its images.
+    """
+    count = sum(map(len, parts.values()))
+    return {"too_many": count} if count > MOST_DIGESTS else {name: digests(part) for name, part in parts.items()}
+
+
+def in_the_fit(info: Mapping[str, Any], digests: Callable[[], Sequence[str]]) -> dict[str, Any]:
+    """How many images of an evaluation show what an image of the fit showed.
 
     Args:
         info: run.json.
+        digests: makes those of the images that are scored; called where the run says what was in its fit.
+
+    Returns:
+        "in_fit": their number, or None where the run does not say; "in_fit_words": the sentence on it, which an
+        evaluation begins with.
     """
     known = info.get("digests")
     if not isinstance(known, Mapping):
-        return None
-    of_fit = {digest for side in known.values() for digest in side}
-    return sum(digest in of_fit for digest in digests_of(items))
+        why = "the run was made by an older version"
+    elif "too_many" in known:
+        why = f"it had {known['too_many']:,} images, and a run remembers at most {MOST_DIGESTS:,}"
+    elif any(digest == "" for side in known.values() for digest in side):
+        why = "some of its images were no files"
+    else:
+        of_fit, scored = {digest for side in known.values() for digest in side}, digests()
+        count = sum(digest in of_fit for digest in scored)
+        return {"in_fit": count, "in_fit_words": _words(count, len(scored), scored.count(""))}
+    return {"in_fit": None, "in_fit_words": f"Whether images were in the fit is not known: {why}."}
 
 
-def in_the_fit_words(count: int | None, images: int) -> str:
-    """The sentence on it, which an evaluation begins with."""
-    if count is None:
-        return "Whether images were in the fit is not known: the run was made by an older version."
+def _words(count: int, images: int, unknown: int) -> str:
     were = "was" if count == 1 else "were"
     text = f"{count or 'None'} of the {images} images {were} in the fit."
-    return text if not count else f"{text} The scores are too good by what it learned of them."
+    text += " The scores are too good by what it learned of them." if count else ""
+    return text if not unknown else f"{text} {unknown} of them are no files that can be compared."

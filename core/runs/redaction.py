@@ -91,6 +91,7 @@ class Redaction:
             "fit": _mapped(info.get("fit"), self.text),
             "skipped": self.pairs(info.get("skipped") or ()),
             "notes": [self.text(note) for note in info.get("notes") or ()],
+            **({"not_calibrated": self.text(info["not_calibrated"])} if info.get("not_calibrated") else {}),
         }
 
     def pairs(self, skipped: Iterable[Sequence[str]]) -> list[list[str]]:
@@ -109,8 +110,11 @@ def hide(text: str) -> str:
 
 def redacted_result(result: Mapping[str, Any]) -> dict[str, Any]:
     """What `evaluate` gives, without names of files."""
-    notes = {"notes": list(map(hide, result["notes"]))} if "notes" in result else {}
-    return {**result, "data": NO_NAME, **notes}
+    skipped = result.get("skipped") or []
+    redaction = Redaction((), skipped)
+    told = {"notes": list(map(redaction.text, result["notes"]))} if "notes" in result else {}
+    told |= {"skipped": redaction.pairs(skipped)} if skipped else {}
+    return {**result, "data": NO_NAME, **told}
 
 
 def _without_data(plan: Mapping[str, Any]) -> dict[str, Any]:

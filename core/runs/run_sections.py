@@ -25,6 +25,7 @@ KINDS = {
 }
 SPLITS = ("train", "val", "test")
 SMALL_TEST_SET = 100
+FEW_GROUPS = 30
 SKIPPED_ROWS = 200
 GENERIC = {
     "top1": Measure("First word right", "its name comes first"),
@@ -100,6 +101,21 @@ def small_test_set(images: int, notes: Sequence[str]) -> list[str]:
         return []
     size = f"The test set has {plural(images, 'image')}, fewer than {SMALL_TEST_SET}"
     return [f"{size}: read the intervals, not the single numbers."]
+
+
+def few_groups(metrics: Mapping[str, Any]) -> list[str]:
+    """The sentence on a test set of few groups.
+
+    Args:
+        metrics: as in metrics.json.
+    """
+    groups = metrics.get("test_groups")
+    if not groups or groups >= FEW_GROUPS:
+        return []
+    return [
+        f"The {metrics['test_images']} test images come from {plural(groups, 'group')} only (patients, say). Intervals "
+        f"and tests count groups, and from fewer than {FEW_GROUPS} they are rough."
+    ]
 
 
 def score_rows(measures: Mapping[str, Measure], before, after, intervals: Mapping[str, Any]) -> list[list[Cell]]:

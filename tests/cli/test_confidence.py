@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import f1_score
 
 import vladapt as package
 from vladapt.core.confidence import CALIBRATION, Calibration
+from vladapt.core.errors import DataError
 from vladapt.core.metrics import classification_metrics
 
 
@@ -97,8 +99,63 @@ def test_several_labels_have_a_temperature_a_threshold_and_an_open_share_each(vl
     assert made["adapted"]["ece"] < made["adapted"]["ece_uncalibrated"]
     told = vladapt("eval", made["run"], "--max-error", 0.2, "--json").json
     assert told["selective"]["max_error"] == 0.2 and 0 <= told["selective"]["open"] <= 1
-    outcome = vladapt("eval", made["run"], "--coverage", 0.9)
-    assert outcome.code != 0 and "several labels" in outcome.error
+
+
+def test_sets_of_labels_hold_the_share_that_is_asked_for(vladapt, labels_file, tmp_path):
+    made = vladapt("fit", "--features", labels_file, "--adapter", "tip-adapter", "--shots", 32, "--json").json
+    outcome = vladapt("eval", made["run"], "--coverage", 0.8, "--out", tmp_path / "there", "--json").json
+    conformal = outcome["conformal"]
+    low, high = conformal["interval"]
+    assert low <= conformal["coverage"] <= high and high >= 0.8 and 0 < conformal["mean_set_size"] < 2
+    assert "of an image’s true labels on average" in " ".join(outcome["notes"])
+    assert "Sets that hold 80% of the true labels" in (tmp_path / "there" / "report.html").read_text()
+    few = vladapt("eval", made["run"], "--coverage", 0.999).out
+    assert "are of all labels" in few and "at least 999 are needed" in few
+    refused = vladapt("eval", made["run"], "--coverage", 0.8, "--set-method", "aps")
+    assert refused.code != 0 and "--set-method aps" in refused.error
+
+
+def test_macro_f1_of_several_labels_is_that_of_the_labels_that_predict_names(vladapt, labels_file):
+    made = vladapt("fit", "--features", labels_file, "--adapter", "tip-adapter", "--shots", 16, "--json").json
+    run, adapted = Path(made["run"]), made["adapted"]
+    file, calibration = package.load_features(labels_file), Calibration.load(run)
+    test = file.features.select([int(i) for i in json.loads((run / "run.json").read_text())["splits"]["test"]])
+    logits = package.load_adapter(run / "adapter.safetensors").logits(test)
+    named = (calibration.probabilities(logits) >= calibration.thresholds).int().numpy()
+    truth = test.labels.int().numpy()
+    assert adapted["macro_f1"] == pytest.approx(f1_score(truth, named, average="macro"), abs=1e-6)
+    at_half = f1_score(truth, (logits > 0).int().numpy(), average="macro", zero_division=0)
+    assert adapted["macro_f1_at_half"] == pytest.approx(at_half, abs=1e-6) != adapted["macro_f1"]
+    low, high = made["metric_intervals"]["adapted"]["macro_f1"]
+    assert low < adapted["macro_f1"] < high
+    assert made["thresholds"] == pytest.approx(dict(zip(["effusion", "mass"], calibration.thresholds.tolist())))
+    assert made["zero_shot"]["macro_f1_at_half"] == made["zero_shot"]["macro_f1"]
+    assert "Macro F1 at 0.5" in (run / "report.html").read_text()
+
+
+@pytest.mark.parametrize("side", ["adapted", "zero_shot", "linear_probe"])
+def test_the_calibration_error_has_an_interval(vladapt, rows_file, side):
+    made = vladapt("fit", "--features", rows_file, "--adapter", "tip-adapter", "--shots", 16, "--json").json
+    low, high = made["metric_intervals"][side]["ece"]
+    scores = made["baselines"][side] if side == "linear_probe" else made[side]
+    assert 0 <= low < scores["ece"] < high < 1
+
+
+def test_a_run_says_why_it_is_not_calibrated(vladapt, rows_file, monkeypatch):
+    from vladapt.core.tasks.classification import calibration_rows
+
+    def fails(*args):
+        raise DataError("a fold without reds; give more --shots")
+
+    for place in ("fit_adapter", "_left_of_val"):
+        monkeypatch.setattr(calibration_rows, place, fails)
+    outcome = vladapt("fit", "--features", rows_file, "--adapter", "linear-probe", "--shots", 8)
+    reason = "no fit on a part of the support: a fold without reds; give more --shots"
+    assert f"Confidences are not calibrated: {reason}" in outcome.out
+    run = next(line.split()[1] for line in outcome.out.splitlines() if line.startswith("Run:"))
+    assert reason in json.loads((Path(run) / "run.json").read_text())["not_calibrated"]
+    assert reason in (Path(run) / "report.html").read_text()
+    assert reason in " ".join(vladapt("eval", run, "--coverage", 0.9, "--json").json["notes"])
 
 
 def test_predictions_go_to_as_many_files_as_are_named(vladapt, run, colours, tmp_path):

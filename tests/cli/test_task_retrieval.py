@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vladapt.core.runs.folder import Run
+
 COLOURS = {"red": (220, 40, 40), "green": (40, 190, 60), "blue": (50, 70, 220), "yellow": (230, 220, 60)}
 
 
@@ -68,6 +70,11 @@ def test_a_fit_raises_retrieval_and_leaves_a_backbone(vladapt, options):
     assert again.json["zero_shot"] == pytest.approx(result["zero_shot"])
     on_val = vladapt("eval", run, "--split", "val")
     assert "text to image: R@1" in on_val.out
+    images = len(Run.open(run).info["digests"]["val"])
+    assert on_val.out.splitlines()[0].startswith(f"{images} of the {images} images were in the fit.")
+    assert again.json["in_fit"] == 0 and again.json["in_fit_words"].startswith("None of the ")
+    page = (Path(again.json["out"]) / "report.html").read_text()
+    assert "Report of one evaluation" in page and again.json["in_fit_words"] in page
     refused = vladapt("predict", run, run / "x.png")
     assert refused.code == 1 and "names no classes" in refused.error
     as_backbone = vladapt(

@@ -81,6 +81,7 @@ class Pair:
         label: index into the set's `class_names`, or None.
         split: "train", "val", "test" or "".
         image: which of the set's distinct images it is.
+        group: what is the same for images that belong together (of one patient), or None.
     """
 
     id: str
@@ -93,6 +94,7 @@ class Pair:
     label: int | None = None
     split: str = ""
     image: int = 0
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,7 @@ class PairSet:
             label=None if label < 0 else label,
             split=SPLIT_NAMES[self.split_codes[index]],
             image=int(self.image_numbers[index]),
+            group=str(columns.groups[row]) if columns.groups is not None and columns.groups[row] else None,
         )
 
     def __iter__(self) -> Iterator[Pair]:
@@ -271,7 +274,7 @@ class PairSet:
             DataError: it cannot be read.
         """
         source, offset, _ = self._place(index)
-        if offset is None:
+        if offset is None and isinstance(self.images, StoredImages):
             return hashes.sha256(source)
         return hashlib.sha256(self.image_bytes(index)).hexdigest()
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...confidence.calibration import Calibration, kept_support
+from ...confidence.label_sets import raked
 from ...confidence.unlike import Unlike
 from ...contracts.adapter import Adapter, FitReport
 from ...contracts.domain import Item
@@ -32,13 +33,14 @@ MOST_NUMBERS = 1_000_000
 """Logits that a run keeps."""
 ENOUGH = 8
 """Validation images that tell the scale of logits."""
+WHERE = {True: "no fit on a part of the support", False: "no scores of validation images"}
 UNEQUAL = 1.5
 """Rows have weights where the frequencies of two classes are off by this factor, not less: counts are never exact."""
 
 
 def calibration_of(
     prepared, adapter: Adapter, report: FitReport, shots: Shots, seed: int, val_taught: bool = False
-) -> Calibration | None:
+) -> tuple[Calibration | None, str]:
     """What is known of how sure a fitted adapter may be; it stays as it is, bit for bit.
 
     Methods on features are fitted afresh on all but one part of the support, search included, and score that part.
@@ -51,24 +53,27 @@ def calibration_of(
         val_taught: whether the fit learned from the val of the draw too.
 
     Returns:
-        None where there are no rows, or none that can be scored.
+        None where there are no rows, or none that can be scored; and why, or why a method on features was not fitted
+        on parts of its support ("" where it was, or never is).
     """
-    counts = replace(prepared.counts)
+    counts, reasons = replace(prepared.counts), []
     with torch.random.fork_rng(devices=[]):
         for rows in (_cross_fitted, _left_of_val):
             try:
                 found = rows(prepared, adapter, report, shots, seed, val_taught)
-            except VladaptError:  # fewer images than the method needs, say: the fit itself is good
+            except VladaptError as error:  # fewer images than the method needs, say: the fit itself is good
+                reasons.append(f"{WHERE[rows is _cross_fitted]}: {' '.join(str(error).split()).rstrip('.')}")
                 continue
-            if found is not None:
+            if isinstance(found, Calibration):
                 if rows is _cross_fitted:
                     prepared.counts = counts  # it looked again at what the fit had read
-                return found
-    return None
+                return found, "; ".join(reasons)
+            reasons.append(found)
+    return None, "; ".join(filter(None, reasons))
 
 
-def _cross_fitted(prepared, adapter: Adapter, report, shots: Shots, seed: int, val_taught: bool) -> Calibration | None:
-    """Each part of the support, scored by a fit on the others; None for methods that are expensive to fit.
+def _cross_fitted(prepared, adapter: Adapter, report, shots: Shots, seed: int, val_taught: bool) -> Calibration | str:
+    """Each part of the support, scored by a fit on the others; why not, "" for methods that are expensive to fit.
 
     What is chosen in a fold (the weight of a cache, a penalty) and how many images it sums over change the scale of the
     logits; each fold's are brought to the scale that those of the fit itself have, on images that neither learned from.
@@ -76,11 +81,13 @@ def _cross_fitted(prepared, adapter: Adapter, report, shots: Shots, seed: int, v
     support = shots.support
     expensive = (adapter.needs | adapter.at_predict) & EXPENSIVE or prepared.base is not None
     if expensive or support.labels is None or not len(support):
-        return None
+        return ""
     logits, rows, parts = [], [], folds(support, FOLDS, seed)
+    if not parts:
+        return "too few images per class to score some by a fit on the others"
     common = _unlearned(prepared, shots, adapter, seed, val_taught)
     if common is None:
-        return None
+        return "no images but those that taught or are tested, which fits on parts of the support could be scaled by"
     wanted = _logits(prepared, adapter, common)[0]
     for held in parts:
         fresh = build_adapter(adapter.name, **adapter.options)
@@ -91,8 +98,6 @@ def _cross_fitted(prepared, adapter: Adapter, report, shots: Shots, seed: int, v
         theirs, of_common = _logits(prepared, fresh, own)[0], _logits(prepared, fresh, common)[0]
         logits.append(_on_scale(theirs, of_common, wanted, own.multilabel).cpu())
         rows.append(held)
-    if not rows:
-        return None
     order = torch.cat(rows)
     chosen = support.select(order.to(support.features.device))
     source = f"{len(order)} support images, each scored by a fit on the others ({len(parts)} folds)"
@@ -103,8 +108,9 @@ def _cross_fitted(prepared, adapter: Adapter, report, shots: Shots, seed: int, v
 
 def _left_of_val(
     prepared, adapter: Adapter, report: FitReport, shots: Shots, seed: int, val_taught: bool
-) -> Calibration | None:
-    """Validation images that were not drawn for the search, or all where there was none, scored by the fit."""
+) -> Calibration | str:
+    """Validation images that were not drawn for the search, or all where there was none, scored by the fit; or why
+    not."""
     searched = set() if shots.val is None else set(shots.val.ids or ())
     pool = [item for item in prepared.data.split("val") if item.class_label() is not None]
     left = [item for item in pool if item.id not in searched]
@@ -113,7 +119,7 @@ def _left_of_val(
     most = MOST_ROWS_OF_IMAGES if adapter.at_predict & OF_IMAGES else MOST_ROWS
     ids = sorted((item.id for item in left), key=lambda i: rank(seed, i))[:most]
     if not ids:
-        return None
+        return "no validation images to spare"
     rows = prepared.of_ids(ids, parts="parts" in adapter.at_predict)
     logits, seen = _logits(prepared, adapter, rows)
     source = f"{len(rows)} validation images that chose nothing"
@@ -201,8 +207,10 @@ def _unlike(prepared, adapter: Adapter, support: FeatureSet, rows: FeatureSet) -
 def _made(prepared, logits: Tensor, labels: Tensor, source: str, unlike: Unlike | None) -> Calibration:
     stride = max(1, -(-logits.numel() // MOST_NUMBERS))  # rows are in the order of classes: each keeps its share
     logits, labels = logits[::stride], labels[::stride]
-    weights = _weights(labels, prepared.data.split("train"), logits.shape[1])
-    return Calibration.of_rows(logits, labels, tuple(prepared.class_names), source, weights, unlike)
+    train = prepared.data.split("train")
+    weights = _weights(labels, train, logits.shape[1])
+    row_weights = _row_weights(labels, train) if labels.ndim == 2 else None
+    return Calibration.of_rows(logits, labels, tuple(prepared.class_names), source, weights, unlike, row_weights)
 
 
 def _weights(labels: Tensor, train: Sequence[Item], classes: int) -> Tensor | None:
@@ -231,6 +239,27 @@ def _weights(labels: Tensor, train: Sequence[Item], classes: int) -> Tensor | No
     if ratio.max() < UNEQUAL:
         return None
     return torch.where(labels == 1, positive, negative)
+
+
+def _row_weights(labels: Tensor, train: Sequence[Item]) -> Tensor | None:
+    """Of how many training images that have a label a row with a label stands; rows without one count as 1.
+
+    Returns:
+        (n,), or None where labels are much as frequent among the rows as among the training images.
+    """
+    rows, known = (labels == 1).any(dim=1), [i.class_label() for i in train if isinstance(i.class_label(), tuple)]
+    every = torch.tensor(known, dtype=torch.float64).reshape(-1, labels.shape[1])
+    share = every[(every == 1).any(dim=1)].nanmean(dim=0)  # (L,)
+    if not rows.any() or not len(known):
+        return None
+    own = labels[rows].double().nanmean(dim=0)
+    sure = (share > 0) & (own > 0)
+    ratio = torch.where(sure, share / own.clamp(min=1e-12), 1.0)[sure]
+    if not len(ratio) or max(float(ratio.max()), 1 / float(ratio.min())) < UNEQUAL:
+        return None
+    weights = torch.ones(len(labels), dtype=torch.float64)
+    weights[rows] = raked(labels[rows], share)
+    return weights
 
 
 def _shares(labels: Tensor, classes: int) -> Tensor:

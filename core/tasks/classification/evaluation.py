@@ -57,8 +57,9 @@ def write_evaluation(
     if hidden is not None:
         data |= {"name": NO_NAME, "path": LEFT_OUT}
         skipped = hidden.pairs(skipped)
+    notes = [note[0].upper() + note[1:].rstrip(".") + "." for note in result.get("notes", ())]
     results = ClassificationResults(
-        info={**run.info, "created": now(), "data": {**data, "licence": prepared.data.licence}, "notes": []},
+        info={**run.info, "created": now(), "data": {**data, "licence": prepared.data.licence}, "notes": notes},
         class_names=names,
         labels=scores.labels,
         zero_shot_logits=scores.zero_shot_logits,
@@ -68,6 +69,7 @@ def write_evaluation(
         ids=ids,
         thumbnails=None if prepared.backbone is None or redact else lambda row: prepared.data.load(items[row]),
         skipped=[tuple(pair) for pair in skipped],
+        groups=scores.groups,
     )
     report = classification_report(results, run.path)
     place = f"Evaluation of the run {run.path}, which is as it was; numbers are in metrics.json beside this page."

@@ -20,7 +20,7 @@ from ...data.sampling import short_classes
 from ...errors import CapabilityError, ConfigError
 from ...forgetting.probe import forgetting, probe_of
 from ...registry import build_adapter
-from ...runs.evaluations import digests_of
+from ...runs.evaluations import digests_of, kept_digests
 from ...runs.folder import Run, now, versions
 from ...runs.sections import choice, in_words
 from ...runtime.files import write_whole
@@ -45,6 +45,7 @@ class Fitted:
         notes: sentences on what the fit did to other abilities, and on how sure it may be.
         probe: the logistic regression on the same images, or None.
         calibration: what confidences are made with, or None.
+        not_calibrated: why there is none; "" where there is one.
     """
 
     adapter: Adapter
@@ -53,6 +54,7 @@ class Fitted:
     notes: list[str]
     probe: Adapter | None = None
     calibration: Calibration | None = None
+    not_calibrated: str = ""
 
 
 def fit_adapter(
@@ -269,10 +271,9 @@ def info_of(recipe: Recipe, prepared, adapter, report, shots, notes, seconds) ->
             "val": list((shots.val.ids if shots.val is not None else None) or ()),
             "test": list(shots.test.ids or ()),
         },
-        "digests": {
-            "support": digests_of(_items_of(prepared, shots.support)),
-            "val": digests_of(_items_of(prepared, shots.val)),
-        },
+        "digests": kept_digests(
+            {"support": _items_of(prepared, shots.support), "val": _items_of(prepared, shots.val)}, digests_of
+        ),
         "skipped": [list(pair) for pair in _skipped(prepared)],
         "notes": notes,
         "encoded_images": prepared.counts.computed,
@@ -331,6 +332,7 @@ def results_of(prepared, info: dict[str, Any], done: Fitted) -> ClassificationRe
         metrics=scores.metrics,
         skipped=[tuple(pair) for pair in info["skipped"]],
         calibration=done.calibration,
+        groups=scores.groups,
     )
 
 

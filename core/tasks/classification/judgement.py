@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...confidence.scaling import calibration_error
 from ...contracts.adapter import Adapter
 from ...contracts.domain import Item
 from ...contracts.features import FeatureSet, TextClassifier
@@ -134,7 +135,8 @@ def _one_label(judged: Judged) -> dict[str, Any]:
     draws = {side: metric_draws(logits, labels, groups) for side, logits in judged.sides.items()}
     answers = {side: logits.argmax(dim=1) for side, logits in judged.sides.items()}
     units, shares = units_of(groups, len(labels))[1], {side: _shares(of, labels) for side, of in answers.items()}
-    between = {side: intervals_of(of, units=units, values=shares[side]) for side, of in draws.items()}
+    values = {side: {**shares[side], "ece": calibration_error(of, labels)} for side, of in judged.sides.items()}
+    between = {side: intervals_of(of, units=units, values=values[side]) for side, of in draws.items()}
     if groups is None:
         for side, answer in answers.items():
             between[side]["accuracy"] = list(wilson_interval(int((answer == labels).sum()), len(labels)))
@@ -172,11 +174,11 @@ def _one_label(judged: Judged) -> dict[str, Any]:
 
 def _shares(answers: Tensor, labels: Tensor) -> dict[str, float]:
     right = (answers == labels).double()
-    return {key: float((right * _weights(labels, key)).sum()) for key in ("accuracy", "balanced_accuracy")}
+    return {key: float((right * weights_of_answers(labels, key)).sum()) for key in ("accuracy", "balanced_accuracy")}
 
 
-def _weights(labels: Tensor, deciding: str) -> Tensor:
-    """(N,) what a right answer adds to the metric."""
+def weights_of_answers(labels: Tensor, deciding: str) -> Tensor:
+    """(N,) what a right answer adds to the metric, accuracy or balanced accuracy."""
     if deciding == "accuracy":
         return torch.full((len(labels),), 1 / len(labels), dtype=torch.float64)
     counts = torch.bincount(labels).double()
@@ -188,15 +190,16 @@ def _p_of_answers(one: Tensor, other: Tensor, labels: Tensor, groups: Sequence[s
     right, right_before = one == labels, other == labels
     if deciding == "accuracy" and groups is None:
         return mcnemar(right_before, right).p_value
-    return exchange_test((right.double() - right_before.double()) * _weights(labels, deciding), groups)
+    return exchange_test((right.double() - right_before.double()) * weights_of_answers(labels, deciding), groups)
 
 
 def _several_labels(judged: Judged) -> dict[str, Any]:
     labels, groups = judged.labels, judged.groups
-    draws = {side: metric_draws(logits, labels, groups) for side, logits in judged.sides.items()}
-    between = {side: intervals_of(of, units=units_of(groups, len(labels))[1]) for side, of in draws.items()}
-    names = list(judged.class_names)
+    names, units = list(judged.class_names), units_of(groups, len(labels))[1]
     scores = {side: multilabel_metrics(logits, labels, names) for side, logits in judged.sides.items()}
+    draws = {side: metric_draws(of, labels, groups, class_names=names) for side, of in judged.sides.items()}
+    values = {side: {"ece": scores[side]["ece"]} for side in draws}
+    between = {side: intervals_of(of, units=units, values=values[side]) for side, of in draws.items()}
     scores[GUESSING] = {"auroc": None if scores["adapted"]["auroc"] is None else 0.5}
     baselines = {}
     for name in (ZERO_SHOT, GUESSING, LINEAR):

@@ -20,7 +20,7 @@ from ...errors import ConfigError, DataError
 from ...runs.run_sections import Report, render_report
 from ...runs.sections import TableSection, plural
 from ...runtime.files import write_whole
-from .trust import UNCALIBRATED, abstention_notes
+from .trust import abstention_notes, uncalibrated_words
 
 TOP = 3
 
@@ -38,7 +38,7 @@ class Predictions:
         files: written on demand.
         notes: sentences for the user.
         thresholds: (C,) probability from which on an image has a label.
-        sets: (N, C) bool, the classes of each image's set; None where no coverage is asked for.
+        sets: (N, C) bool, the classes or labels of each image's set; None where no coverage is asked for.
         left_open: (N,), or (N, C) per label, bool: answers that are not given; None where no error is asked for.
         unlike: (N,) bool, images unlike those of the fit; None where the run cannot tell.
         top: classes per row.
@@ -141,8 +141,8 @@ def check_wishes(use: Use, multilabel: bool) -> None:
     """
     if use.coverage is not None:
         check_coverage(use.coverage, use.set_method or "lac")
-        if multilabel:
-            raise ConfigError("--coverage: images of this run may have several labels; give --max-error")
+        if multilabel and use.set_method is not None:
+            raise ConfigError(f"--set-method {use.set_method}: images of this run may have several labels; omit it")
     elif use.set_method is not None:
         raise ConfigError(f"--set-method {use.set_method}: says how sets are made; give --coverage too, say 0.9")
     if use.max_error is not None:
@@ -204,13 +204,18 @@ def _with_sets(made: Predictions, use: Use, calibration: Calibration | None) -> 
         return
     if calibration is None:
         made.sets = torch.ones_like(made.probabilities, dtype=torch.bool)
-        made.notes.append(f"sets are of all classes: {UNCALIBRATED}; fit again")
+        every = "labels" if made.multilabel else "classes"
+        made.notes.append(f"sets are of all {every}: {uncalibrated_words(use.run.info)}; fit again")
         return
-    conformal = calibration.conformal(use.coverage, use.set_method or "lac")
+    conformal = calibration.conformal(use.coverage, use.set_method)
     made.sets = conformal.sets(made.probabilities)
     made.notes += [conformal.note] if conformal.note else []
     size = float(made.sets.double().sum(dim=1).mean())
-    made.notes.append(f"sets of {use.coverage:.0%} coverage have {size:.2f} classes on average")
+    if made.multilabel:
+        held = f"sets that hold {use.coverage:.0%} of an image's true labels on average"
+        made.notes.append(f"{held} have {size:.2f} labels per image on average")
+    else:
+        made.notes.append(f"sets of {use.coverage:.0%} coverage have {size:.2f} classes on average")
 
 
 def _with_open_answers(made: Predictions, use: Use, calibration: Calibration | None) -> None:
@@ -219,7 +224,7 @@ def _with_open_answers(made: Predictions, use: Use, calibration: Calibration | N
     if calibration is None:
         shape = made.probabilities.shape if made.multilabel else made.probabilities.shape[:1]
         made.left_open = torch.ones(shape, dtype=torch.bool)
-        made.notes.append(f"all answers are left open: {UNCALIBRATED}; fit again")
+        made.notes.append(f"all answers are left open: {uncalibrated_words(use.run.info)}; fit again")
         return
     made.left_open = calibration.open_answers(made.probabilities, use.max_error)
     share = float(made.left_open.double().mean())

@@ -55,14 +55,15 @@ class RepeatedSplits:
     @property
     def notes(self) -> list[str]:
         """What a user should know of them."""
-        few = len(self.prepared.data.split("test")) < SMALL
+        images = len(self.prepared.data.split("test"))
         if self.prepared.had_splits:
-            return [GIVEN] if self.asked or few else []
+            return [GIVEN] if self.asked or images < SMALL else []
         if self.count == 1:
-            return []
+            return [f"Compared on one test set of {images} images; --splits 10 shows what other test sets would give"]
         how = f"{self.count} folds" if self.folds else f"{self.count} splits into train, val and test"
-        why = "" if self.asked else f", for the test set has fewer than {SMALL} images; --splits 1 compares on one"
-        return [f"Compared on {how}{why}"]
+        size = f"{len(self.prepared.data.items) // self.count} test images" if self.folds else f"{images} test images"
+        why = "" if self.asked else f"; fewer than {SMALL} are too few for one split, and --splits 1 compares on one"
+        return [f"Compared on {how}, with about {size} each{why}"]
 
     @property
     def test_over_train(self) -> float:

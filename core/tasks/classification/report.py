@@ -51,6 +51,7 @@ MOST_COUNTED = 40
 PAIRS = 20
 MISTAKES = 12
 PROMPTS = 4
+MOST_THRESHOLDS = 12
 AUROC = MEASURES["auroc"]
 NO_ZERO_SHOT = VerdictSection("open", "Nothing to compare with", "There is no zero-shot score for this task.")
 
@@ -70,6 +71,7 @@ class ClassificationResults:
         thumbnails: test row -> decoded image, (H, W, 3) uint8 or float 0..1, or (T, H, W, 3); None: no pictures.
         skipped: (file, reason) of all that was left out.
         calibration: what confidences are made with, or None.
+        groups: N keys of test images that belong together, or None.
     """
 
     info: dict[str, Any]
@@ -82,6 +84,7 @@ class ClassificationResults:
     thumbnails: Callable[[int], np.ndarray] | None = None
     skipped: Sequence[tuple[str, str]] = ()
     calibration: Calibration | None = None
+    groups: Sequence[str] | None = None
 
     @property
     def confident_logits(self) -> Tensor:
@@ -114,7 +117,7 @@ def classification_report(results: ClassificationResults, folder: str | Path) ->
             *shared.forgetting(metrics.get("generic")),
             *details,
             _calibration(results),
-            trust_section(results.calibration, results.adapted_logits, results.labels),
+            trust_section(results.calibration, results.adapted_logits, results.labels, results.groups),
             _mistakes(results),
             _facts(info, names),
             _counts(info, names, "Label" if results.multilabel else "Class"),
@@ -194,8 +197,7 @@ def _deciding(results: ClassificationResults) -> tuple[Measure, float | None, fl
 
 def _scores(results: ClassificationResults) -> TableSection:
     metrics, before = results.metrics, results.metrics.get("zero_shot")
-    note = "The arrow says which way is better."
-    note += "" if results.multilabel else " Means over classes leave out classes that have no test image."
+    note = f"The arrow says which way is better. {_answers_words(results)}"
     accuracy = MEASURES["accuracy"]
     accuracy = Measure("Accuracy", "share of known labels that are right") if results.multilabel else accuracy
     between = metrics.get("metric_intervals") or {}
@@ -209,6 +211,21 @@ def _scores(results: ClassificationResults) -> TableSection:
         row[1:1] = [Cell(MEASURES[key].text(other.get(key))) for other in others.values()]
     header = (*(column_name(*other) for other in others.items()), *(("Zero-shot",) if before else ()), "Adapted")
     return TableSection("All scores", ("Score", *header, *(("Change",) if before else ())), rows, note)
+
+
+def _answers_words(results: ClassificationResults) -> str:
+    """From which probability on an image has a label."""
+    if not results.multilabel:
+        return "Means over classes leave out classes that have no test image."
+    if not (thresholds := results.metrics.get("thresholds")):
+        return "Macro F1 and accuracy are those of labels from a raw probability of 0.5 on."
+    listed = ", ".join(f"{name} {value:.2f}" for name, value in list(thresholds.items())[:MOST_THRESHOLDS])
+    more = len(thresholds) - MOST_THRESHOLDS
+    return (
+        "Macro F1 and accuracy of the adapted model are those of each label from its own threshold on, as “vladapt "
+        f"predict” names labels: {listed}{f' and {more} more' if more > 0 else ''}, the best on the calibration rows. "
+        "Zero-shot and the linear probe have none and are at 0.5: compare them in the rows “at 0.5”."
+    )
 
 
 def _novel(novel: dict[str, Any] | None) -> TableSection | None:
@@ -250,11 +267,13 @@ def _class_cells(row: ClassRow, compared: bool) -> list[Any]:
 
 def _per_label(results: ClassificationResults) -> TableSection:
     before, after = results.metrics.get("zero_shot") or {}, results.metrics["adapted"]
-    compared, rows = results.zero_shot_logits is not None, []
+    compared, rows, intervals = results.zero_shot_logits is not None, [], results.metrics.get("metric_intervals") or {}
     for c, name in enumerate(results.class_names):
         column, old, new = results.labels[:, c], before.get(f"auroc/{name}"), after.get(f"auroc/{name}")
         known = f"{int((column == 1).sum())} of {int((~column.isnan()).sum())}"
-        scores = (AUROC.text(old), AUROC.text(new), AUROC.change(old, new))
+        between = [(intervals.get(side) or {}).get(f"auroc/{name}") for side in (ZERO_SHOT, "adapted")]
+        cells = [Cell(AUROC.text(value), AUROC.between(of)) for value, of in zip((old, new), between)]
+        scores = (*cells, AUROC.change(old, new))
         rows.append((name, known, *(scores if compared else scores[1:2])))
     both = ("AUROC, zero-shot", "AUROC, adapted", "Change")
     header = ("Label", "Present, of known", *(both if compared else ("AUROC",)))
@@ -300,9 +319,10 @@ def _calibration_words(curve: list[CalibrationBin]) -> str:
 def _mistakes(results: ClassificationResults) -> MistakeSection:
     names, scores = results.class_names, (results.confident_logits, results.labels)
     if results.multilabel:
+        answers = None if results.calibration is None else results.calibration.answers(results.adapted_logits)
         wrong = [
             (m, f"{names[m.label]}: {'present' if m.present else 'absent'}", "absent" if m.present else "present")
-            for m in top_label_mistakes(*scores, MISTAKES)
+            for m in top_label_mistakes(*scores, MISTAKES, answers)
         ]
     else:
         wrong = [(m, names[m.true], names[m.predicted]) for m in top_mistakes(*scores, MISTAKES)]

@@ -35,12 +35,14 @@ class Scores:
         zero_shot_logits: (N, C), or None where zero-shot means nothing.
         adapted_logits: (N, C).
         metrics: {"zero_shot": {...}, "adapted": {...}, "test_images": N}, and what `judgement` says.
+        groups: N keys of images that belong together, or None.
     """
 
     labels: Tensor | None
     zero_shot_logits: Tensor | None
     adapted_logits: Tensor
     metrics: dict[str, Any]
+    groups: tuple[str, ...] | None = None
 
 
 def score(
@@ -87,10 +89,10 @@ def score(
     scores = Scores(None, _on_cpu(before), adapted.cpu(), metrics)
     if test.labels is None:
         return scores
-    scores.labels = test.labels.cpu()
+    scores.labels, scores.groups = test.labels.cpu(), _groups(test)
     if judged:
         by_probe = None if probe is None else _on_cpu(batched_logits(probe, test.without_parts()))
-        sides = (_on_cpu(adapted), scores.labels, class_names, _groups(test), _on_cpu(before), by_probe)
+        sides = (_on_cpu(adapted), scores.labels, class_names, scores.groups, _on_cpu(before), by_probe)
         metrics.update(judgement(Judged(*sides)))
     return scores
 
@@ -184,7 +186,7 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
     for key in [*(k for k in MEASURES if k in after), *(k for k in after if k not in MEASURES)]:
         measure, old, new = _measure(key), before.get(key), after[key]
         table.add_row(
-            f"{measure.name} {measure.arrow}" if key in MEASURES else measure.name,
+            f"{measure.name} {measure.arrow}" if key in MEASURES or key.startswith("auroc/") else measure.name,
             measure.text(old),
             *(measure.text(other[key]) if key in other else "" for other in others.values()),
             measure.text(new),

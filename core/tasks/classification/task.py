@@ -10,8 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-
 from ...contracts.adapter import Adapter
 from ...contracts.domain import Item
 from ...contracts.recipe import Recipe
@@ -19,7 +17,7 @@ from ...contracts.task import FILE_KINDS, TRUST, Axes, Contest, FitResult, Task,
 from ...data.verify import FileHashes, content_key
 from ...errors import CapabilityError, ConfigError
 from ...features.keys import canonical_json
-from ...registry import adapter_class, catalogue
+from ...registry import catalogue
 from ...registry.catalogue import find
 from ...runs.folder import RUNS, Run
 from ...runs.redaction import Redaction
@@ -30,11 +28,11 @@ from ...runtime.progress import Reporter
 from ...training.checkpoints import newest_step
 from ..methods import adapter_of, check_named, trains_towers, with_published
 from .calibration_rows import calibration_of
-from .feature_rows import PreparedFeatures, prepared_of
+from .contest import ZERO_SHOT, ClassificationContest
+from .feature_rows import prepared_of
 from .fitting import (
     PREDICTIONS,
     Fitted,
-    fewer_views,
     fit_adapter,
     info_of,
     log_lines,
@@ -49,12 +47,12 @@ from .fitting import (
     views_wanted,
     write_predictions,
 )
-from .images import Prepared, Shots
-from .judgement import LARGEST_CLASS, MOST_PROBED, PROBE, PROBE_FILE, class_range, deciding_metric, largest_class
+from .images import Shots
+from .judgement import LARGEST_CLASS, PROBE, PROBE_FILE
 from .repeated_splits import RepeatedSplits
 from .report import classification_report
-from .resources import check_needs, check_resources
-from .scoring import fitted_zero_shot, metrics_table, predictions_table, score_on
+from .resources import check_resources
+from .scoring import metrics_table, predictions_table
 from .trust import calibrate_scores
 from .use import Predictor, evaluate_run, predict_with_run
 from .verdict import verdict
@@ -63,7 +61,6 @@ OF_IMAGES = frozenset({"data", "backbone", "image_size", "amp", "batch_size", "t
 OF_FEATURES = frozenset({"features"})
 SHOTS = (1, 2, 4, 8, 16)
 SEEDS = (1, 2, 3)
-ZERO_SHOT = "zero-shot"
 
 
 class Classification(Task):
@@ -124,8 +121,9 @@ class Classification(Task):
             if recipe.refit:
                 adapter, report = refitted(adapter, report, prepared, shots, recipe.seed, reporter, folder)
             done = scored(recipe, prepared, adapter, report, shots, self.name, reporter)
-            done.calibration = calibration_of(prepared, adapter, report, shots, recipe.seed, val_taught=recipe.refit)
-            done.notes += [*said, *calibrate_scores(done.calibration, done.scores)]
+            calibration, why_not = calibration_of(prepared, adapter, report, shots, recipe.seed, recipe.refit)
+            done.calibration, done.not_calibrated = calibration, why_not if calibration is None else ""
+            done.notes += [*said, *calibrate_scores(calibration, done.scores, why_not)]
             return self._written(recipe, prepared, done, shots, started) if is_main() else None
 
     def prepared(self, recipe: Recipe, reporter: Reporter):
@@ -212,6 +210,8 @@ class Classification(Task):
         info = info_of(recipe, prepared, done.adapter, done.report, shots, notes, seconds)
         if done.calibration is not None:
             info["calibration"] = done.calibration.facts()
+        else:
+            info["not_calibrated"] = done.not_calibrated
         results = results_of(prepared, info, done)
         if recipe.redact:
             info = Redaction.of(prepared.data, info["skipped"]).info(info)
@@ -284,93 +284,3 @@ def _content(item: Item, hashes: FileHashes) -> list[Any]:
     label = item.class_label()
     one, several = (None, label) if isinstance(label, tuple) else (label, None)
     return [content_key(item, hashes), one, repr(several)]
-
-
-class ClassificationContest(Contest):
-    """Fits on the same shots.
-
-    Args:
-        recipe: settled; its adapter options are for the adapter it names.
-        prepared: the data.
-        adapters: name -> adapter, not fitted.
-        repeated: the splits; by default the one of `prepared`.
-
-    Attributes:
-        probe_asked: whether the linear probe is one of the methods, and not a baseline of a few hundred images only.
-        seeds_given: whether every split has all seeds; if not, each has one of its own.
-    """
-
-    def __init__(
-        self,
-        recipe: Recipe,
-        prepared: Prepared | PreparedFeatures,
-        adapters: Mapping[str, Adapter],
-        repeated: RepeatedSplits | None = None,
-    ):
-        of_base = [] if prepared.base is None else prepared.base.notes(prepared)
-        repeated = repeated or RepeatedSplits(prepared, recipe.split_seed)
-        super().__init__(prepared.data.name, [*prepared.notes, *of_base, *repeated.notes])
-        self.recipe, self.prepared, self.repeated = recipe, prepared, repeated
-        self.splits, self.test_over_train = repeated.count, repeated.test_over_train
-        self.baselines = (ZERO_SHOT, LARGEST_CLASS, PROBE)
-        self.deciding = self._deciding()
-        self.probe_asked, self.seeds_given = True, True
-        self._views = {name: views_wanted(adapter, recipe, prepared) for name, adapter in adapters.items()}
-        self._parts = any(parts_wanted(adapter) for adapter in adapters.values())
-        self._drawn: tuple[tuple[int | None, int, int], Shots] | None = None
-        self._first_seed: int | None = None
-        if at_once := [name for name in adapters if adapter_class(name).transductive]:
-            who = ", ".join(at_once)
-            self.notes.append(f"{who} read all test images at once, without their labels; the others see one at a time")
-
-    def of_split(self, entry: Mapping[str, Any], split: int) -> dict[str, Any] | None:
-        """All seeds on each split where seeds are given; else a seed of its own for each."""
-        if self.seeds_given:
-            return super().of_split(entry, split)
-        self._first_seed = entry["seed"] if self._first_seed is None else self._first_seed
-        return {**entry, "seed": entry["seed"] + split, "split": split} if entry["seed"] == self._first_seed else None
-
-    def score(self, entry: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Metrics of one method on one draw; None where too many images are labelled for the linear probe to be a
-        matter of course."""
-        name, seed, prepared = entry["adapter"], entry["seed"], self.repeated[entry.get("split", 0)]
-        if name == LARGEST_CLASS:
-            return largest_class(prepared.data.split("test"), len(prepared.class_names))
-        shots = fewer_views(self._draw(prepared, entry), self._views[name])
-        if name == PROBE and not self.probe_asked and len(shots.support) > MOST_PROBED:
-            return None
-        started = time.perf_counter()
-        if name == ZERO_SHOT:
-            adapter = fitted_zero_shot(shots.support, prepared.classifier)
-        else:
-            adapter = adapter_of(self.recipe.with_adapter(name))
-            check_needs(self.recipe.resources, adapter, prepared.backbone)
-            quiet = Reporter(quiet=True)
-            report = fit_adapter(adapter, prepared, shots, seed, quiet)
-            if self.recipe.refit:
-                adapter, _ = refitted(adapter, report, prepared, shots, seed, quiet)
-        seconds = time.perf_counter() - started
-        quiet = Reporter(quiet=True)
-        scores = score_on(prepared, adapter, shots.test, prepared.class_names, None, quiet, judged=False)
-        return {**scores.metrics["adapted"], "seconds": round(seconds, 3)}
-
-    def _deciding(self) -> str:
-        """Balanced accuracy where the classes of the test set are unequal."""
-        labels = [item.class_label() for item in self.prepared.data.split("test")]
-        if self.prepared.data.kind == "multilabel" or None in labels:
-            return ""
-        chosen, labels = deciding_metric(torch.tensor(labels)), torch.tensor(labels)
-        if chosen == "balanced_accuracy":
-            fewest, most = class_range(labels)
-            self.notes.append(
-                f"Balanced accuracy decides: the classes of the test set are unequal ({fewest} to {most} images)"
-            )
-        return chosen
-
-    def _draw(self, prepared: Prepared | PreparedFeatures, entry: Mapping[str, Any]) -> Shots:
-        """The shots of one draw, with the views of whoever wants most; the last one is kept."""
-        key = (entry["shots"], entry["seed"], entry.get("split", 0))
-        if self._drawn is None or self._drawn[0] != key:
-            how = {"views": max(self._views.values()), "parts": self._parts, "val_shots": self.recipe.val_shots}
-            self._drawn = key, prepared.draw(*key[:2], **how)
-        return self._drawn[1]

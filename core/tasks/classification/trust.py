@@ -2,38 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from ...confidence.calibration import Calibration
 from ...confidence.conformal import words_of
+from ...confidence.label_sets import words_of_labels
 from ...contracts.task import Use
+from ...metrics.classification import label_answer_metrics
+from ...metrics.resampling import calibration_draws, label_answer_draws, units_of
+from ...metrics.significance import intervals_of, share_interval
 from ...runs.sections import Cell, TableSection
 from .scoring import Scores
 
 TABLE_COVERAGES = (0.8, 0.9, 0.95)
 TABLE_ERRORS = (0.05, 0.1)
 UNCALIBRATED = "this run has no calibration rows"
+THRESHOLDS = (
+    "macro F1 and accuracy of the adapted model are those of each label from its own threshold on, the best on the "
+    "calibration rows, as predict names labels; zero-shot and the linear probe have none, so compare them at 0.5"
+)
+AT_HALF = "_at_half"
+"""After the names of metrics of several labels that are answered from a probability of 0.5 on."""
 
 
-def calibrate_scores(calibration: Calibration | None, scores: Scores) -> list[str]:
-    """Put the calibration error after calibrating in the place of the one before, which is kept beside it; a sentence
-    for the user."""
+def calibrate_scores(calibration: Calibration | None, scores: Scores, why_not: str = "") -> list[str]:
+    """The scores of a fit with its confidences calibrated, see `on_calibrated`; a sentence for the user.
+
+    Args:
+        why_not: why there is no calibration, or why it is not the usual one; "" where there is nothing to say.
+    """
     if scores.labels is None:
         return []
+    several = scores.labels.ndim == 2
     if calibration is None:
-        return [
-            "confidences are not calibrated: too few images per class to score some by a fit on the others, and no "
-            "validation images to spare"
-        ]
-    before, after = calibration.errors(scores.adapted_logits, scores.labels)
-    scores.metrics["adapted"] |= {"ece": after, "ece_uncalibrated": before}
-    return [
-        f"confidences are calibrated ({calibration.scaling.words}) on {calibration.source}; the calibration error goes "
-        f"from {before:.1%} to {after:.1%}"
-    ]
+        at_half = ["macro F1 and accuracy are those of each label from a raw probability of 0.5 on"] if several else []
+        return [f"confidences are not calibrated: {why_not}", *at_half]
+    before, after = on_calibrated(calibration, scores)
+    instead = f" ({why_not})" if why_not else ""
+    calibrated = (
+        f"confidences are calibrated ({calibration.scaling.words}) on {calibration.source}{instead}; the calibration "
+        f"error goes from {before:.1%} to {after:.1%}"
+    )
+    return [calibrated, THRESHOLDS] if several else [calibrated]
 
 
 def calibrated_again(use: Use, scores: Scores) -> list[str]:
@@ -43,13 +56,55 @@ def calibrated_again(use: Use, scores: Scores) -> list[str]:
         return []
     if calibration is None:
         asked = use.coverage is not None or use.max_error is not None
-        return [f"{UNCALIBRATED}, so nothing is promised of sets or errors; fit again"] if asked else []
-    before, after = calibration.errors(scores.adapted_logits, scores.labels)
-    scores.metrics["adapted"] |= {"ece": after, "ece_uncalibrated": before}
-    wishes = (use.coverage, use.set_method or "lac", use.max_error)
-    told, notes = trust_scores(calibration, scores.adapted_logits, scores.labels, *wishes)
+        why = uncalibrated_words(use.run.info)
+        return [f"{why}, so nothing is promised of sets or errors; fit again"] if asked else []
+    on_calibrated(calibration, scores)
+    wishes = (use.coverage, use.set_method, use.max_error)
+    told, notes = trust_scores(calibration, scores.adapted_logits, scores.labels, *wishes, groups=scores.groups)
     scores.metrics.update(told)
     return notes
+
+
+def uncalibrated_words(info: Mapping[str, Any]) -> str:
+    """That a run has no calibration rows, and why."""
+    reason = info.get("not_calibrated")
+    return f"{UNCALIBRATED} ({reason})" if reason else UNCALIBRATED
+
+
+def on_calibrated(calibration: Calibration, scores: Scores) -> tuple[float, float]:
+    """Put the calibration error of calibrated confidences in the place of the raw one, which stays beside it as
+    "ece_uncalibrated"; with several labels also macro F1 and accuracy from the run's own thresholds on in the place of
+    those from 0.5 on, which stay as "..._at_half". Zero-shot and the linear probe have neither calibration nor
+    thresholds.
+
+    Returns:
+        The error before and after.
+    """
+    metrics, logits, labels, groups = scores.metrics, scores.adapted_logits, scores.labels, scores.groups
+    before, after = calibration.errors(logits, labels)
+    draws = {"ece": calibration_draws(calibration.scaling.logits(logits), labels, groups)}
+    values, raw = {"ece": after}, {"ece": "ece_uncalibrated"}
+    if calibration.multilabel:
+        answers = calibration.answers(logits)
+        values |= label_answer_metrics(answers, labels)
+        draws |= label_answer_draws(answers, labels, groups)
+        raw |= {key: f"{key}{AT_HALF}" for key in ("macro_f1", "accuracy")}
+        metrics["thresholds"] = dict(zip(calibration.class_names, calibration.thresholds.tolist()))
+    between = metrics.get("metric_intervals") or {}
+    baselines = (metrics.get("baselines") or {}).values()
+    for side in (metrics["zero_shot"], metrics["adapted"], *baselines, *between.values()):
+        _keep_raw(side, raw)
+    metrics["adapted"] |= {**values, "ece_uncalibrated": before}
+    if between:
+        units = units_of(groups, len(labels))[1]
+        between["adapted"] |= intervals_of(draws, units=units, values={"ece": after})
+    return before, after
+
+
+def _keep_raw(side: dict[str, Any] | None, raw: Mapping[str, str]) -> None:
+    """Values, or intervals, under a second name, so that like is compared with like."""
+    if side is not None:
+        side |= {name: side[key] for key, name in raw.items() if key in side}
 
 
 def trust_scores(
@@ -57,44 +112,53 @@ def trust_scores(
     logits: Tensor,
     labels: Tensor,
     coverage: float | None,
-    method: str,
+    method: str | None,
     max_error: float | None,
+    groups: Sequence[str] | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """What metrics say of sets and of answers left open, and sentences for the user.
 
     Args:
         logits: (N, C) of labelled images.
         coverage, max_error: what is asked for, or None.
+        method: how sets are made, or None.
+        groups: N keys of images that belong together; intervals then draw groups.
     """
     if calibration is None or (coverage is None and max_error is None):
         return {}, []
     probs, told, notes = calibration.probabilities(logits), {}, []
     if coverage is not None:
         conformal = calibration.conformal(coverage, method)
-        told["conformal"] = conformal.scores(probs, labels)
-        notes.append(words_of(told["conformal"]))
+        told["conformal"] = conformal.scores(probs, labels, groups)
+        notes.append((words_of_labels if calibration.multilabel else words_of)(told["conformal"]))
         notes += [conformal.note] if conformal.note else []
     if max_error is not None:
-        told["selective"] = selective_scores(calibration, probs, labels, max_error)
+        told["selective"] = selective_scores(calibration, probs, labels, max_error, groups)
         notes += [_selective_words(told["selective"]), *abstention_notes(calibration, max_error)]
     return told, notes
 
 
-def selective_scores(calibration: Calibration, probs: Tensor, labels: Tensor, max_error: float) -> dict[str, Any]:
-    """Share of answers left open, and the error of the others; with several labels, over all known labels."""
-    left = calibration.open_answers(probs, max_error)
+def selective_scores(
+    calibration: Calibration, probs: Tensor, labels: Tensor, max_error: float, groups: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Share of answers left open, and the error of the others with its interval; with several labels, over all known
+    labels, those of one image together."""
+    left, units = calibration.open_answers(probs, max_error), list(groups or map(str, range(len(labels))))
     if calibration.multilabel:
         known = ~labels.isnan()
-        right = ((probs >= calibration.thresholds) == (labels == 1))[known]
+        right = (calibration.answers_of(probs) == (labels == 1))[known]
         left = left[known]
+        units = [units[row] for row in known.nonzero()[:, 0].tolist()]
     else:
         right = probs.argmax(dim=1) == labels
-    answered = int((~left).sum())
+    given = ~left
+    of_given = [unit for unit, one in zip(units, given.tolist()) if one]
     return {
         "max_error": max_error,
         "open": float(left.double().mean()),
-        "answered": answered,
-        "error": float((~right[~left]).double().mean()) if answered else None,
+        "answered": int(given.sum()),
+        "error": float((~right[given]).double().mean()) if of_given else None,
+        "interval": share_interval(~right[given], of_given) if of_given else None,
     }
 
 
@@ -109,30 +173,37 @@ def abstention_notes(calibration: Calibration, max_error: float) -> list[str]:
     return [f"always left open, for too few calibration rows or too many mistakes: {', '.join(shut)}"]
 
 
-def trust_section(calibration: Calibration | None, logits: Tensor, labels: Tensor) -> TableSection | None:
+def trust_section(
+    calibration: Calibration | None, logits: Tensor, labels: Tensor, groups: Sequence[str] | None = None
+) -> TableSection | None:
     """The table of the report: coverage and size of sets, and what is left open for a bounded error."""
     if calibration is None:
         return None
-    probs, rows = calibration.probabilities(logits), []
-    for coverage in () if calibration.multilabel else TABLE_COVERAGES:
-        conformal = calibration.conformal(coverage)
-        scores = conformal.scores(probs, labels)
-        low, high = scores["interval"]
-        held = Cell(f"{scores['coverage']:.1%}", f"{low:.1%} to {high:.1%}")
-        size = "all classes" if conformal.of_all_classes else f"{scores['mean_set_size']:.2f} classes"
-        rows.append((f"Sets that hold the right class in {coverage:.0%} of cases", held, size))
+    probs = calibration.probabilities(logits)
+    rows = [_coverage_row(calibration, probs, labels, coverage, groups) for coverage in TABLE_COVERAGES]
     for max_error in TABLE_ERRORS:
-        scores = selective_scores(calibration, probs, labels, max_error)
+        scores = selective_scores(calibration, probs, labels, max_error, groups)
         wrong = "–" if scores["error"] is None else f"{scores['error']:.1%} of the answers are wrong"
         asked = f"Answers of which at most {max_error:.0%} are wrong"
-        rows.append((asked, Cell(wrong), f"{scores['open']:.1%} left open"))
-    sets = "" if calibration.multilabel else "“vladapt predict --coverage 0.9” names the sets, "
-    leaves = f"“{'' if sets else 'vladapt predict '}--max-error 0.05” leaves answers open"
+        rows.append((asked, Cell(wrong, _between(scores["interval"])), f"{scores['open']:.1%} left open"))
     note = (
-        f"Made from {calibration.source}; they chose nothing. {sets}{leaves}. The promise holds for images drawn like "
-        "these."
+        f"Made from {calibration.source}; they chose nothing. “vladapt predict --coverage 0.9” names the sets, "
+        "“--max-error 0.05” leaves answers open. The promise holds for images drawn like these."
     )
     return TableSection("How far the answers can be trusted", ("Asked for", "On the test images", ""), rows, note)
+
+
+def _coverage_row(calibration: Calibration, probs: Tensor, labels: Tensor, coverage: float, groups) -> tuple:
+    sets, several = calibration.conformal(coverage), calibration.multilabel
+    scores, noun = sets.scores(probs, labels, groups), "labels" if several else "classes"
+    share = "–" if scores["coverage"] is None else f"{scores['coverage']:.1%}"
+    held = f"{coverage:.0%} of the true labels" if several else f"the right class in {coverage:.0%} of cases"
+    size = f"all {noun}" if sets.of_all_classes else f"{scores['mean_set_size']:.2f} {noun}"
+    return f"Sets that hold {held}", Cell(share, _between(scores["interval"])), size
+
+
+def _between(bounds: Sequence[float] | None) -> str:
+    return f"{bounds[0]:.1%} to {bounds[1]:.1%}" if bounds else ""
 
 
 def calibrated_words(metrics: Mapping[str, Any], calibration: Calibration | None) -> str:
@@ -147,7 +218,9 @@ def calibrated_words(metrics: Mapping[str, Any], calibration: Calibration | None
 
 
 def _selective_words(scores: dict[str, Any]) -> str:
-    rest = "none is given" if scores["error"] is None else f"{scores['error']:.1%} of the others are wrong"
+    rest = "none is given"
+    if scores["error"] is not None:
+        rest = f"{scores['error']:.1%} of the others are wrong (95 % interval {_between(scores['interval'])})"
     return (
         f"for an error of at most {scores['max_error']:.1%}, {scores['open']:.1%} of the answers are left open; {rest}"
     )

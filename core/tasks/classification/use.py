@@ -22,7 +22,7 @@ from ...errors import CapabilityError, DataError
 from ...features.extract import encoder, one_line
 from ...features.store import Extraction, FeatureStore
 from ...registry import load_adapter
-from ...runs.evaluations import in_the_fit, in_the_fit_words
+from ...runs.evaluations import digests_of, in_the_fit
 from ...runs.folder import Run
 from ...runtime.distributed import is_main
 from ...runtime.progress import Reporter
@@ -64,13 +64,11 @@ def evaluate_run(use: Use, domain: Domain | None, task: str, reporter: Reporter)
     by_id = {item.id: item for item in prepared.data.items}
     items = [by_id[i] for i in chosen.ids]
     skipped = [list(pair) for pair in dict.fromkeys((str(n), why) for n, why in _left_out(prepared))]
-    known = in_the_fit(use.run.info, items)
     result = {
         "run": str(use.run.path),
         "data": prepared.data.name,
         "split": use.split,
-        "in_fit": known,
-        "in_fit_words": in_the_fit_words(known, len(items)),
+        **in_the_fit(use.run.info, lambda: digests_of(items)),
         **scores.metrics,
         **({"notes": notes} if notes else {}),
         "skipped": skipped,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...metrics.significance import SIGNIFICANT, p_words, wilson_interval
-from ...runs.run_sections import small_test_set
+from ...runs.run_sections import few_groups, small_test_set
 from ...runs.sections import Measure, VerdictSection, plural
 from .judgement import GUESSING, LARGEST, LINEAR, ZERO_SHOT, above_guessing
 
@@ -21,13 +21,14 @@ MEASURES = {
         "AUROC", "chance that an image with the class scores above one without; 0.5 is guessing", "number"
     ),
     "mean_average_precision": Measure("Mean average precision", "over all thresholds, mean over labels", "number"),
+    "macro_f1_at_half": Measure("Macro F1 at 0.5", "the same, each label from a raw probability of 0.5 on", "number"),
+    "accuracy_at_half": Measure("Accuracy at 0.5", "share of known labels right, from a raw probability of 0.5 on"),
     "ece": Measure("Calibration error", "mean gap between confidence and accuracy; 0 is best", "number", falls=True),
     "ece_uncalibrated": Measure(
         "Calibration error, raw", "the same of confidences that are not calibrated", "number", falls=True
     ),
 }
 FEW_OF_CLASS = 30
-FEW_GROUPS = 30
 LISTED = 6
 
 
@@ -69,6 +70,7 @@ def verdict_section(metrics: Mapping[str, Any], *, paragraphs: bool = True) -> V
         floor = next(key for key in (LARGEST, GUESSING) if key in baselines)
         worse = baselines[floor]["difference"] < 0 and baselines[floor]["p_value"] < SIGNIFICANT
         title = f"Not shown to be better than {baseline_name(floor, baselines[floor])}"
+        text = text if paragraphs or floor == strongest else f"{text} {_against(metrics, floor)}"
         return VerdictSection("bad" if worse else "open", title, text)
     if best["difference"] == 0 and best["p_value"] == 1:
         return VerdictSection("open", "No difference", text)
@@ -138,7 +140,7 @@ def warnings_of(
     metrics: Mapping[str, Any], labels: Tensor, class_names: Sequence[str], notes: Sequence[str]
 ) -> list[str]:
     """What must not be overlooked when reading the scores."""
-    sentences = [*small_test_set(len(labels), notes), *_few_of_a_class(labels, class_names), *_few_groups(metrics)]
+    sentences = [*small_test_set(len(labels), notes), *_few_of_a_class(labels, class_names), *few_groups(metrics)]
     if labels.ndim == 2:
         return sentences + _of_several_labels(metrics)
     classes = len(class_names)
@@ -173,16 +175,6 @@ def _few_of_a_class(labels: Tensor, class_names: Sequence[str]) -> list[str]:
     return [
         f"Fewer than {FEW_OF_CLASS} test images: {listed}{more}. With {plural(few[0][0], 'image')}, even if all are "
         f"right, the true recall may lie anywhere between {low:.0%} and {high:.0%}."
-    ]
-
-
-def _few_groups(metrics: Mapping[str, Any]) -> list[str]:
-    groups = metrics.get("test_groups")
-    if not groups or groups >= FEW_GROUPS:
-        return []
-    return [
-        f"The {metrics['test_images']} test images come from {plural(groups, 'group')} only (patients, say). Intervals "
-        f"and tests count groups, and from fewer than {FEW_GROUPS} they are rough."
     ]
 
 

@@ -27,6 +27,7 @@ from ...contracts.task import Axes, Contest, FitResult, Task, Use
 from ...data.unlabelled import decodable, images_of, readable
 from ...errors import CapabilityError, ConfigError, DataError
 from ...recipes.resolve import resolve
+from ...runs.evaluations import digests_of, in_the_fit
 from ...runs.folder import RUNS, Run
 from ...runs.sections import is_share
 from ...runtime.distributed import is_main, run_on_all
@@ -170,7 +171,8 @@ class ConfigTask(Task):
             if use.classes is not None:
                 self._rename(use.run, model, use.classes)
             scores = self._scored(model, chosen, backbone, reporter)
-        metrics = metrics_of(scores, chosen)
+        known = in_the_fit(use.run.info, lambda: digests_of(chosen.split("test")))
+        metrics = {**known, **metrics_of(scores, chosen)}
         if use.out is not None and is_main():
             write_evaluation(Path(use.out), use.run, chosen, metrics, scores, use.redact)
         told = {"notes": scores.notes, "skipped": [list(pair) for pair in chosen.skipped]}
@@ -374,7 +376,7 @@ def _without_pipelines(value: Any) -> Any:
 
 def scores_table(metrics: Mapping[str, Any]) -> Table:
     """Scores that have nothing to be compared with."""
-    from .record import interval_text
+    from .record import interval_text, with_arrow
 
     images, groups = metrics["test_images"], metrics.get("test_groups")
     of_groups = f" of {groups} group{'s' * (groups != 1)}" if groups else ""
@@ -385,7 +387,7 @@ def scores_table(metrics: Mapping[str, Any]) -> Table:
         table.add_column(column, justify="right")
     for key, value in metrics["adapted"].items():
         shown = "–" if value is None else f"{value:.1%}" if is_share(key) else f"{value:.4g}"
-        table.add_row(key.replace("_", " "), shown, *([interval_text(key, between.get(key))] if between else []))
+        table.add_row(with_arrow(key), shown, *([interval_text(key, between.get(key))] if between else []))
     return table
 
 

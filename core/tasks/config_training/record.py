@@ -20,7 +20,7 @@ from ...contracts.domain import SPLITS, DomainData, Evaluation
 from ...contracts.recipe import Recipe
 from ...contracts.task import FitResult, Task
 from ...runs import run_sections as shared
-from ...runs.evaluations import make_folder
+from ...runs.evaluations import digests_of, kept_digests, make_folder
 from ...runs.folder import Run, now, versions
 from ...runs.redaction import Redaction
 from ...runs.run_sections import Report, write_report
@@ -106,13 +106,13 @@ def write_evaluation(
         info, sections = hidden.info(info), hidden.sections(sections)
     report = config_training_report(run.path, info, metrics, sections, ())
     place = f"Evaluation of the run {run.path}, which is as it was; numbers are in metrics.json beside this page."
-    images = plural(metrics["test_images"], "image")
-    write_report(folder, replace(report, kind="Report of one evaluation", lead=f"On {images}.", place=place))
+    lead = f"{metrics['in_fit_words']} The scores are of {plural(metrics['test_images'], 'image')}."
+    write_report(folder, replace(report, kind="Report of one evaluation", lead=lead, place=place))
 
 
 def small_test_words(metrics: Mapping[str, Any], notes: Sequence[str]) -> list[str]:
     """How little a small test set says."""
-    sentences = shared.small_test_set(metrics["test_images"], notes)
+    sentences = [*shared.small_test_set(metrics["test_images"], notes), *shared.few_groups(metrics)]
     counts = metrics.get("objects") or {}
     few = sorted((count, name) for name, count in counts.items() if 0 < count < FEW_OBJECTS)
     if few:
@@ -150,6 +150,7 @@ def _info(
         "shots": recipe.shots,
         "seed": recipe.seed,
         "splits": {split: [item.id for item in data.split(split)] for split in SPLITS},
+        "digests": kept_digests({split: data.split(split) for split in _taught_by(plan)}, digests_of),
         "skipped": [list(pair) for pair in data.skipped],
         "notes": notes,
         "seconds": round(seconds, 3),
@@ -158,14 +159,23 @@ def _info(
     }
 
 
+def _taught_by(plan: Config | None) -> tuple[str, ...]:
+    """Splits that a training saw."""
+    return ("train", "val") if plan is not None and plan.get("train_cfg") else ()
+
+
 def _report(plan: Config | None) -> FitReport:
-    trained = plan is not None and bool(plan.get("train_cfg"))
-    return FitReport(ADAPTER, chosen_on="the config" if trained else "nothing to train")
+    return FitReport(ADAPTER, chosen_on="the config" if _taught_by(plan) else "nothing to train")
 
 
 def interval_text(name: str, bounds: Sequence[float] | None) -> str:
     """Such as "31.2% to 40.5%"; "" where there is none."""
     return "" if not bounds else " to ".join(number(bound, is_share(name)) for bound in bounds)
+
+
+def with_arrow(name: str) -> str:
+    """The name of a score with an arrow that says which way is better, where that is known."""
+    return f"{name.replace('_', ' ')}{' ↑' if is_share(name) else ''}"
 
 
 def config_training_report(
@@ -183,8 +193,9 @@ def config_training_report(
         sections: of the task's own, see `core/runs/sections.py`.
         history: a row per shown step of the training, "step" and values by name; may be empty.
     """
-    scores = [(name.replace("_", " "), number(value, is_share(name))) for name, value in metrics["adapted"].items()]
-    numbers = [Number(name, text, main=place == 0) for place, (name, text) in enumerate(scores[:3])]
+    scores = [(with_arrow(name), number(value, is_share(name))) for name, value in metrics["adapted"].items()]
+    names = [name.replace("_", " ") for name in metrics["adapted"]]
+    numbers = [Number(name, text, main=place == 0) for place, (name, (_, text)) in enumerate(zip(names[:3], scores))]
     between = (metrics.get("metric_intervals") or {}).get("adapted") or {}
     texts = [interval_text(name, between.get(name)) for name in metrics["adapted"]]
     rows = [[*row, text] if between else row for row, text in zip(scores, texts)]

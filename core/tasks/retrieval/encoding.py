@@ -48,6 +48,7 @@ class PairFeatures:
         image_of_text: (M,) int64.
         ids: N.
         labels: (N,) int64 where every image has a class, else None.
+        groups: N keys of images that belong together, None where an image belongs to none.
         skipped: (id, reason) of images left out, with their captions.
     """
 
@@ -57,6 +58,7 @@ class PairFeatures:
     ids: tuple[str, ...]
     labels: Tensor | None = None
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    groups: tuple[str | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def features_of(backbone: Backbone, pairs: Pairs, options: PairEncoding) -> Pair
     """
     if options.amp not in AMP:
         raise ConfigError(f"--amp {options.amp}: there are bf16 and fp16 (none: full precision)")
-    listed = _distinct_images(pairs)
+    listed = distinct_images(pairs)
     if options.store is not None:
         images, skipped = _stored_images(backbone, pairs, listed, options)
     else:
@@ -99,6 +101,7 @@ def features_of(backbone: Backbone, pairs: Pairs, options: PairEncoding) -> Pair
         ids=tuple(ids[place] for place in kept),
         labels=_labels([listed[place][1] for place in kept]),
         skipped=reasons,
+        groups=tuple(getattr(listed[place][1], "group", None) for place in kept),
     )
 
 
@@ -107,7 +110,7 @@ def _labels(pairs: list[Any]) -> Tensor | None:
     return None if any(label is None for label in labels) else torch.tensor(labels)
 
 
-def _distinct_images(pairs: Pairs) -> list[tuple[int, Any]]:
+def distinct_images(pairs: Pairs) -> list[tuple[int, Any]]:
     """(row, pair) of the first row of each image."""
     first_of: dict[int, tuple[int, Any]] = {}
     for row in range(len(pairs)):

@@ -130,7 +130,7 @@ def warnings_of_training(
     sentences = []
     if metrics.get("adapted"):
         images, intervals = metrics["test_images"], metrics.get("intervals") or {}
-        sentences += shared.small_test_set(images, notes)
+        sentences += [*shared.small_test_set(images, notes), *shared.few_groups(metrics)]
         when = {"before": intervals.get("zero_shot"), "after": intervals.get("adapted")}
         if guessed := [name for name, bounds in when.items() if _is_guessing(bounds, images)]:
             sentences.append(
@@ -194,13 +194,21 @@ def _lead(info: Mapping[str, Any], metrics: Mapping[str, Any], losses: Mapping[s
     objective = " + ".join(_loss(name, weight) for name, weight in losses.items())
     text = f"Trained{f' with {objective}' if objective else ''}{f' on {pairs:,} image-text pairs' if pairs else ''}"
     text += f" for {plural(epochs, 'epoch')}." if epochs else "."
-    if not metrics.get("adapted"):
-        return text
+    return f"{text} {found_words(metrics, ' that it never saw')}" if metrics.get("adapted") else text
+
+
+def found_words(metrics: Mapping[str, Any], unseen: str = "") -> str:
+    """How many texts find their image first, before and after the training, in a sentence."""
     before, after = metrics.get("zero_shot"), metrics["adapted"]
     was = f", compared with {R1.text(before[f'{TEXT_TO_IMAGE}/r1'])} before the training" if before else ""
     texts, images = plural(metrics["test_texts"], "text"), plural(metrics["test_images"], "test image")
     first = R1.text(after[f"{TEXT_TO_IMAGE}/r1"])
-    return f"{text} Of {texts} about {images} that it never saw, {first} find their image first{was}."
+    return f"Of {texts} about {images}{_of_groups(metrics)}{unseen}, {first} find their image first{was}."
+
+
+def _of_groups(metrics: Mapping[str, Any]) -> str:
+    groups = metrics.get("test_groups")
+    return f" of {plural(groups, 'group')}" if groups else ""
 
 
 def _headline(metrics: Mapping[str, Any]) -> HeadlineSection | None:
@@ -215,10 +223,12 @@ def _headline(metrics: Mapping[str, Any]) -> HeadlineSection | None:
         rows = [Track("Guessing", 1 / metrics["test_images"], role="floor")]
         rows += [Track("Before", before[key], between[0])] if before else []
         tracks[f"{title} first"] = [*rows, Track("After", after[key], between[1], "adapted")]
-    of = f"{plural(metrics['test_images'], 'test image')} with {plural(metrics['test_texts'], 'text')}"
+    of = f"{plural(metrics['test_images'], 'test image')}{_of_groups(metrics)}"
+    of = f"{of} with {plural(metrics['test_texts'], 'text')}"
     several = metrics["test_texts"] > metrics["test_images"]
     footnote = "Texts of one image are no independent trials: they are drawn together." if several else ""
     how = "Wilson; for the texts a bootstrap over images" if several else "Wilson"
+    how = "bootstrap over groups" if metrics.get("test_groups") else how
     return HeadlineSection(numbers, tracks, R1, f"R@1 with its 95% interval ({how})", of, footnote)
 
 

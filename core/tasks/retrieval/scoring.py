@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,13 +13,15 @@ import torch
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Decoded, DomainData, Item
 from ...data.pairs.pair_set import Pair
+from ...data.verify import FileHashes
 from ...errors import DataError
 from ...features.store import FeatureStore
-from ...metrics.resampling import exchange_test
+from ...metrics.resampling import exchange_test, units_of
 from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE, Ranking, image_text_rankings, named_rightly
-from ...metrics.significance import mcnemar, wilson_interval
+from ...metrics.significance import mcnemar, share_interval
+from ...runs.evaluations import DIGITS, image_digest
 from ...runtime.progress import Reporter
-from .encoding import PairEncoding, Pairs, features_of
+from .encoding import PairEncoding, Pairs, distinct_images, features_of
 
 DIRECTIONS = (IMAGE_TO_TEXT, TEXT_TO_IMAGE)
 
@@ -31,11 +35,13 @@ class RetrievalScores:
             "images": N, "texts": M, "intervals": {"image_to_text": [low, high] of r1, "text_to_image": ...},
             "metric_intervals": {"image_to_text": {"r1": [low, high], ...}, ...}}; where all images have a class also
             "accuracy" of naming it by the captions, with its interval.
-        units: direction -> (Q,) the image that each query is of: captions of one image are drawn together.
+        units: direction -> (Q,) the image that each query is of, or its group: captions of one image, and images of
+            one group, are drawn together.
         rankings: direction -> the ranks behind them.
         ids: N images, what `rankings` count.
         right: (N,) bool, whether an image's class is named correctly by the captions; None without classes.
         skipped: (id, reason) of images left out, with their captions.
+        groups: N keys of images that belong together; None where each stands alone.
     """
 
     metrics: dict[str, Any]
@@ -44,6 +50,7 @@ class RetrievalScores:
     right: torch.Tensor | None = None
     skipped: list[tuple[str, str]] = field(default_factory=list)
     units: dict[str, torch.Tensor] = field(default_factory=dict)
+    groups: tuple[str | None, ...] | None = None
 
 
 def evaluate_retrieval(
@@ -85,8 +92,10 @@ def evaluate_retrieval(
     features = features_of(backbone, _part(pairs, split), options)
     device = backbone.device if backbone.device.type == "cuda" else torch.device("cpu")
     rankings = image_text_rankings(features.images.to(device), features.texts.to(device), features.image_of_text)
+    unit, number = units_of(features.groups, len(features.images))
+    groups = features.groups if number < len(features.images) else None
     image_of = {IMAGE_TO_TEXT: torch.arange(len(features.images)), TEXT_TO_IMAGE: features.image_of_text.cpu()}
-    units = {direction: image_of[direction][ranking.query] for direction, ranking in rankings.items()}
+    units = {direction: unit[image_of[direction]][ranking.query.cpu()] for direction, ranking in rankings.items()}
     between = {direction: ranking.intervals(units[direction]) for direction, ranking in rankings.items()}
     metrics = {
         **{direction: ranking.metrics() for direction, ranking in rankings.items()},
@@ -94,14 +103,15 @@ def evaluate_retrieval(
         "texts": len(features.texts),
         "intervals": {direction: of["r1"] for direction, of in between.items()},
         "metric_intervals": between,
+        **({} if groups is None else {"groups": number}),
     }
     right = None
     if features.labels is not None:
         right = named_rightly(features.images, features.texts, features.image_of_text, features.labels)
     if right is not None:
         metrics["accuracy"] = float(right.float().mean())
-        metrics["intervals"]["accuracy"] = list(wilson_interval(int(right.sum()), len(right)))
-    return RetrievalScores(metrics, rankings, features.ids, right, features.skipped, units)
+        metrics["intervals"]["accuracy"] = share_interval(right, groups)
+    return RetrievalScores(metrics, rankings, features.ids, right, features.skipped, units, groups)
 
 
 def before_and_after(before: RetrievalScores | None, after: RetrievalScores) -> dict[str, Any]:
@@ -111,8 +121,10 @@ def before_and_after(before: RetrievalScores | None, after: RetrievalScores) -> 
         {"zero_shot": {"image_to_text/r1": ..., "text_to_image/map": ...} or None, "adapted": {...}, "test_images": N,
         "test_texts": M, "intervals": {"adapted": {direction: [low, high]}, ...}, "mcnemar": {direction: {"gained",
         "lost", "p_value"}} or None, "metric_intervals": {"adapted": {"text_to_image/r5": [low, high], ...}, ...}};
-        where images have classes also "accuracy" on both sides and "accuracy_mcnemar". McNemar's test pairs the queries
-        whose first result is right; where several are captions of one image, they are exchanged together.
+        where images have classes also "accuracy" on both sides and "accuracy_mcnemar"; where images belong to groups
+        "test_groups", their number. McNemar's test pairs the queries whose first result is right; where several are
+        captions of one image, or of images of one group, a permutation test exchanges them together, and "exchanged" is
+        "images" or "groups".
 
     Raises:
         DataError: the two are of different images or texts.
@@ -125,14 +137,18 @@ def before_and_after(before: RetrievalScores | None, after: RetrievalScores) -> 
         "intervals": {"adapted": after.metrics["intervals"]},
         "metric_intervals": {"adapted": _flat_intervals(after)},
         "mcnemar": None,
+        **({"test_groups": after.metrics["groups"]} if "groups" in after.metrics else {}),
     }
     if before is not None:
         metrics["intervals"]["zero_shot"] = before.metrics["intervals"]
         metrics["metric_intervals"]["zero_shot"] = _flat_intervals(before)
         metrics["mcnemar"] = _paired(before, after)
         if before.right is not None and after.right is not None:
-            test = mcnemar(before.right, after.right)
-            metrics["accuracy_mcnemar"] = {"gained": test.gained, "lost": test.lost, "p_value": test.p_value}
+            test = vars(mcnemar(before.right, after.right))
+            if after.groups is not None:
+                gains = after.right.double() - before.right.double()
+                test |= {"p_value": exchange_test(gains, after.groups), "exchanged": "groups"}
+            metrics["accuracy_mcnemar"] = test
     return metrics
 
 
@@ -157,6 +173,7 @@ class DomainPairs:
             label=_class_of(item),
             split=item.split,
             image=row,
+            group=item.group,
             decode=dict(item.decode),
         )
 
@@ -174,6 +191,10 @@ class DomainPairs:
 
     def load_image(self, row: int) -> Decoded:
         return self.data.load(self.items[row])
+
+    def content_hash(self, row: int, hashes: FileHashes) -> str:
+        """A digest of what an image shows."""
+        return image_digest(self.items[row], hashes)
 
     def split(self, name: str) -> DomainPairs:
         return DomainPairs(self.data, tuple(item for item in self.items if item.split == name))
@@ -199,6 +220,24 @@ def pairs_of(data: DomainData) -> DomainPairs:
     if not any(item.captions() for item in data.items):
         raise DataError(f"{data.name or 'this data set'}: no image has a caption; retrieval needs captions")
     return DomainPairs(data, tuple(data.items))
+
+
+def digests_of_images(pairs: Any) -> list[str]:
+    """16 hex digits of what each distinct image of pairs shows; "" for one that cannot be read.
+
+    Args:
+        pairs: a PairSet, or what `pairs_of` makes.
+    """
+    hashes, rows = FileHashes(), [row for row, _ in distinct_images(pairs)]
+
+    def digest(row: int) -> str:
+        try:
+            return pairs.content_hash(row, hashes)[:DIGITS]
+        except DataError:  # left out of the training as well
+            return ""
+
+    with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as threads:
+        return list(threads.map(digest, rows))
 
 
 def _class_of(item: Item) -> int | None:
@@ -234,10 +273,10 @@ def _paired(before: RetrievalScores, after: RetrievalScores) -> dict[str, dict[s
         old, new = before.rankings[side], after.rankings[side]
         if before.ids != after.ids or not torch.equal(old.query, new.query):
             raise DataError("retrieval before and after is of different images or texts; evaluate both on one set")
-        test = mcnemar(old.best == 1, new.best == 1)
-        p_value, unit = test.p_value, after.units.get(side)
+        test, unit = vars(mcnemar(old.best == 1, new.best == 1)), after.units.get(side)
         if unit is not None and len(unit.unique()) < len(unit):
             gains = (new.best == 1).double() - (old.best == 1).double()
-            p_value = exchange_test(gains, [str(image) for image in unit.tolist()])
-        tests[side] = {"gained": test.gained, "lost": test.lost, "p_value": p_value}
+            p_value = exchange_test(gains, [str(each) for each in unit.tolist()])
+            test |= {"p_value": p_value, "exchanged": "images" if after.groups is None else "groups"}
+        tests[side] = test
     return tests

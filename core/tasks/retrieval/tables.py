@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
 from ...metrics.significance import SIGNIFICANT
+from ...runs.sections import plural
 
 DIRECTIONS = (IMAGE_TO_TEXT, TEXT_TO_IMAGE)
 WORDS = {IMAGE_TO_TEXT: "image to text", TEXT_TO_IMAGE: "text to image"}
 SHOWN = {
-    "r1": "R@1",
-    "r5": "R@5",
-    "r10": "R@10",
-    "median_rank": "median rank",
-    "mean_rank": "mean rank",
-    "map": "mAP",
+    "r1": "R@1 ↑",
+    "r5": "R@5 ↑",
+    "r10": "R@10 ↑",
+    "median_rank": "median rank ↓",
+    "mean_rank": "mean rank ↓",
+    "map": "mAP ↑",
 }
-ACCURACY = "class, named by captions"
+ACCURACY = "class, named by captions ↑"
 RANKS = ("median_rank", "mean_rank")
 
 
@@ -32,21 +34,28 @@ def retrieval_table(metrics: Mapping[str, Any]) -> Table:
     """
     if IMAGE_TO_TEXT in metrics:
         return _table(metrics["images"], metrics["texts"], _one_column(metrics))
-    before, after, intervals = metrics["zero_shot"], metrics["adapted"], metrics["intervals"]
+    before, after = metrics["zero_shot"], metrics["adapted"]
     rows = {}
     for side in DIRECTIONS:
         for name, shown in SHOWN.items():
             key = f"{side}/{name}"
             old, new = (before or {}).get(key), after[key]
+            between = {when: _bounds(metrics, when, side, name) for when in ("zero_shot", "adapted")}
             cells = {
-                "zero-shot": _number(name, old) + _interval(name, (intervals.get("zero_shot") or {}).get(side)),
-                "adapted": _number(name, new) + _interval(name, intervals["adapted"][side]),
+                "zero-shot": _number(name, old) + _interval(between["zero_shot"]),
+                "adapted": _number(name, new) + _interval(between["adapted"]),
                 "change": "" if old is None else _change(name, new - old),
             }
             rows[f"{WORDS[side]}: {shown}"] = cells if before else {"adapted": cells["adapted"]}
     if "accuracy" in after:
-        rows[ACCURACY] = _accuracy_row(before, after, intervals)
-    return _table(metrics["test_images"], metrics["test_texts"], rows)
+        rows[ACCURACY] = _accuracy_row(before, after, metrics["intervals"])
+    return _table(metrics["test_images"], metrics["test_texts"], rows, metrics.get("test_groups"))
+
+
+def _bounds(metrics: Mapping[str, Any], when: str, side: str, name: str) -> Sequence[float] | None:
+    """The interval of a score, before or after; older files have that of R@1 alone."""
+    every, first = ((metrics.get(key) or {}).get(when) or {} for key in ("metric_intervals", "intervals"))
+    return every.get(f"{side}/{name}") or (first.get(side) if name == "r1" else None)
 
 
 def retrieval_verdict(metrics: Mapping[str, Any]) -> str:
@@ -57,13 +66,14 @@ def retrieval_verdict(metrics: Mapping[str, Any]) -> str:
     """
     sentences = []
     for side, test in (metrics["mcnemar"] or {}).items():
-        queries = "images" if side == IMAGE_TO_TEXT else "texts"
+        query = "image" if side == IMAGE_TO_TEXT else "text"
         if not test["gained"] and not test["lost"]:
-            sentences.append(f"{WORDS[side]}: the same {queries} find theirs first as before.")
+            sentences.append(f"{WORDS[side]}: the same {query}s find theirs first as before.")
             continue
+        find = "finds its own" if test["gained"] == 1 else "find theirs"
+        lost = f"{test['lost']} no longer {'does' if test['lost'] == 1 else 'do'}"
         sentences.append(
-            f"{WORDS[side]}: {test['gained']} {queries} find theirs first that did not before, {test['lost']} no "
-            f"longer do: {_judged(test)}."
+            f"{WORDS[side]}: {plural(test['gained'], query)} {find} first that did not before, {lost}: {_judged(test)}."
         )
     if test := metrics.get("accuracy_mcnemar"):
         sentences.append(
@@ -76,35 +86,40 @@ def retrieval_verdict(metrics: Mapping[str, Any]) -> str:
 def _judged(test: Mapping[str, float]) -> str:
     kind = "a gain" if test["gained"] > test["lost"] else "a LOSS"
     judged = "could be chance" if test["p_value"] >= SIGNIFICANT else f"{kind} beyond chance"
-    return f"{judged} (McNemar p = {test['p_value']:.2g})"
+    exchanged = test.get("exchanged")
+    how = f"permutation test of whole {exchanged}, p" if exchanged else "McNemar p"
+    return f"{judged} ({how} = {test['p_value']:.2g})"
 
 
 def _accuracy_row(before, after: Mapping[str, float], intervals: Mapping[str, Any]) -> dict[str, str]:
     new, bounds = after["accuracy"], intervals["adapted"]["accuracy"]
-    adapted = _number("accuracy", new) + _interval("r1", bounds)
+    adapted = _number("accuracy", new) + _interval(bounds)
     if not before:
         return {"adapted": adapted}
     old = before["accuracy"]
-    zero_shot = _number("accuracy", old) + _interval("r1", intervals["zero_shot"]["accuracy"])
+    zero_shot = _number("accuracy", old) + _interval(intervals["zero_shot"]["accuracy"])
     return {"zero-shot": zero_shot, "adapted": adapted, "change": _change("accuracy", new - old)}
 
 
 def _one_column(metrics: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     return {
         f"{WORDS[side]}: {shown}": {
-            "score": _number(name, metrics[side][name]) + _interval(name, metrics["intervals"][side])
+            "score": _number(name, metrics[side][name]) + _interval(metrics["metric_intervals"][side].get(name))
         }
         for side in DIRECTIONS
         for name, shown in SHOWN.items()
     }
 
 
-def _table(images: int, texts: int, rows: Mapping[str, Mapping[str, str]]) -> Table:
+def _table(images: int, texts: int, rows: Mapping[str, Mapping[str, str]], groups: int | None = None) -> Table:
+    of_groups = f" of {groups:,} groups" if groups else ""
     table = Table(
-        title=f"{images:,} images, {texts:,} texts",
+        title=f"{images:,} images{of_groups}, {texts:,} texts",
         title_justify="left",
-        caption="rank 1 is the best",
+        caption="rank 1 is the best; in brackets 95 % intervals",
         caption_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
     )
     columns = next(iter(rows.values()))
     for name in ("", *columns):
@@ -121,8 +136,9 @@ def _number(name: str, value: float | None) -> str:
 
 
 def _change(name: str, value: float) -> str:
-    return f"{value:+,.1f}" if name in RANKS else f"{value:+.1%}"
+    change = round(value if name in RANKS else 100 * value, 1) + 0.0  # no -0.0
+    return f"{change:+,.1f}" if name in RANKS else f"{change:+.1f} points"
 
 
-def _interval(name: str, bounds: Sequence[float] | None) -> str:
-    return f" ({bounds[0]:.0%} to {bounds[1]:.0%})" if bounds and name == "r1" else ""
+def _interval(bounds: Sequence[float] | None) -> str:
+    return f" ({100 * bounds[0]:.0f}–{100 * bounds[1]:.0f}%)" if bounds else ""

@@ -16,6 +16,7 @@ from ...contracts.task import Axes, Contest, FitResult, Task, Use
 from ...errors import CapabilityError, ConfigError
 from ...registry import adapter_class, catalogue, load_adapter
 from ...registry.catalogue import find
+from ...runs.evaluations import in_the_fit, kept_digests, make_folder
 from ...runs.folder import RUNS, Run, now, versions
 from ...runs.redaction import Redaction
 from ...runs.run_sections import write_report
@@ -35,8 +36,8 @@ from .fitting import (
     scored,
     train_on_pairs,
 )
-from .report import training_report
-from .scoring import before_and_after
+from .report import found_words, training_report
+from .scoring import before_and_after, digests_of_images
 from .tables import retrieval_table, retrieval_verdict
 
 SEEDS = (1, 2, 3)
@@ -83,8 +84,18 @@ class Retrieval(Task):
         data = read_retrieval(recipe, self.domain)
         backbone = _backbone(recipe)
         towers = load_adapter(use.run.adapter_path, backbone).adapted(backbone)
-        scores = [scored(each, data, use.split, recipe, reporter) for each in (backbone, towers)]
-        return {"run": str(use.run.path), "data": data.name, "split": use.split, **before_and_after(*scores)}
+        before, after = (scored(each, data, use.split, recipe, reporter) for each in (backbone, towers))
+        result = {
+            "run": str(use.run.path),
+            "data": data.name,
+            "split": use.split,
+            **in_the_fit(use.run.info, lambda: digests_of_images(data.part(use.split))),
+            **before_and_after(before, after),
+            "skipped": [list(pair) for pair in dict.fromkeys([*data.skipped, *after.skipped])],
+        }
+        if use.out is not None and is_main():
+            _write_evaluation(Path(use.out), use.run, data, result, use.redact)
+        return result
 
     def predict(self, use: Use, reporter: Reporter) -> Any:
         raise CapabilityError(
@@ -155,6 +166,23 @@ class RetrievalContest(Contest):
         return {"shots": len(self.pairs.part("train")), "accuracy": None, **metrics, "seconds": seconds}
 
 
+def _write_evaluation(folder: Path, run: Run, data: RetrievalData, result: Mapping[str, Any], redact: bool) -> None:
+    """The report of an evaluation in a folder of its own.
+
+    Raises:
+        DataError: nothing can be written there.
+    """
+    make_folder(folder)
+    facts = {**run.info["data"], "name": data.name, "licence": data.licence, "splits": {}}
+    facts |= {"images": result["test_images"], "texts": result["test_texts"]}
+    info = {**run.info, "created": now(), "data": facts, "notes": [], "skipped": result["skipped"]}
+    info["verdict"] = retrieval_verdict(result)
+    report = training_report(run.path, Redaction((), info["skipped"]).info(info) if redact else info, result, ())
+    place = f"Evaluation of the run {run.path}, which is as it was; numbers are in metrics.json beside this page."
+    lead = f"{result['in_fit_words']} {found_words(result)}"
+    write_report(folder, replace(report, kind="Report of one evaluation", lead=lead, place=place))
+
+
 def _names(axes: Axes) -> list[str]:
     names = list(dict.fromkeys([ZERO_SHOT, *(axes.adapters or ())]))
     if names == [ZERO_SHOT]:
@@ -201,10 +229,16 @@ def _info(recipe: Recipe, data: RetrievalData, done: FittedRetrieval) -> dict[st
         "verdict": retrieval_verdict(done.metrics),
         "notes": [note[0].upper() + note[1:] for note in done.notes if note],
         "skipped": [list(pair) for pair in dict.fromkeys([*data.skipped, *done.after.skipped])],
+        "digests": kept_digests(_taught_by(data), digests_of_images),
         "seconds": round(done.seconds, 3),
         "versions": versions(),
         "recipe": recipe.to_dict(),
     }
+
+
+def _taught_by(data: RetrievalData) -> dict[str, Any]:
+    """The pairs that taught, and those that chose when to stop."""
+    return {split: data.pairs.split(split) for split in ("train", "val")}
 
 
 def _key(recipe: Recipe, data: RetrievalData) -> str:

@@ -146,9 +146,8 @@ def score_detections(
         "AR": _nan_mean(_mean(recall[..., 0], 0)),
         **_base_and_novel(of_class, at_50, class_names, novel),
     }
-    if frequency is not None:
-        often = np.array(list(frequency))
-        metrics |= {name: _nan_mean(of_class[often == key]) for key, name in FREQUENCIES.items()}
+    often = _by_frequency(class_names, frequency)
+    metrics |= {name: _nan_mean(of_class[np.isin(class_names, list(of))]) for name, of in often.items()}
     counts = _object_counts(truths, len(class_names))
     return DetectionScores(
         known(metrics),
@@ -157,7 +156,7 @@ def score_detections(
             for k, name in enumerate(class_names)
         },
         _curves(evaluation, precision, class_names),
-        average_precision_intervals(evaluation, class_names, novel, groups) if intervals else {},
+        average_precision_intervals(evaluation, class_names, novel, groups, often, SIZES) if intervals else {},
     )
 
 
@@ -171,6 +170,14 @@ def _check(truths: Sequence[Truth], detected: Sequence[Detected], class_names: S
                 f"the {what} has class number {highest}, there are {len(class_names)} names "
                 f"({', '.join(list(class_names)[:10])}); give both the same classes"
             )
+
+
+def _by_frequency(class_names: Sequence[str], frequency: Sequence[str] | None) -> dict[str, set[str]]:
+    """Name of a mean -> classes that are as frequent; {} where frequencies are not known."""
+    if frequency is None:
+        return {}
+    pairs = list(zip(class_names, frequency, strict=True))
+    return {name: {one for one, often in pairs if often == key} for key, name in FREQUENCIES.items()}
 
 
 def _base_and_novel(

@@ -20,23 +20,40 @@ NUMBERS_AT_ONCE = 4_000_000
 
 
 def average_precision_intervals(
-    evaluation, class_names: Sequence[str], novel: Collection[str] = (), groups: Sequence[str | None] | None = None
+    evaluation,
+    class_names: Sequence[str],
+    novel: Collection[str] = (),
+    groups: Sequence[str | None] | None = None,
+    often: Mapping[str, Collection[str]] | None = None,
+    sizes: Sequence[str] = (),
 ) -> dict[str, list[float]]:
-    """95 % intervals of AP, AP50 and AP75 and, with novel classes, of those of base and novel ones.
+    """95 % intervals of AP, AP50, AP75 and AR, of the AP of small, medium and large objects and, with novel classes, of
+    those of base and novel ones.
 
     Args:
         evaluation: pycocotools' COCOeval, evaluated, with one limit of detections per image.
         class_names: K names.
         novel: names of novel classes.
         groups: a key per image of what is drawn as a whole, or None.
+        often: name of a mean of APs -> names of its classes, rare ones for instance.
+        sizes: names of the evaluation's ranges of areas, after the one of all.
     """
     images, thresholds = len(evaluation.params.imgIds), torch.as_tensor(evaluation.params.recThrs)
     weights = torch.cat([torch.ones(1, images), *drawn_weights(images, groups, SAMPLES)])  # (1 + S, N)
-    of_class = [_of_class(evaluation, k, weights, thresholds) for k in range(len(class_names))]
-    precision = torch.stack(of_class)  # (K, T, 1 + S)
+
+    def drawn(area: int) -> tuple[Tensor, Tensor]:
+        """(K, T, 1 + S) each: average precision, and recall."""
+        of_class = [_of_class(evaluation, k, area, weights, thresholds) for k in range(len(class_names))]
+        return tuple(map(torch.stack, zip(*of_class)))
+
+    precision, recall = drawn(0)
     draws = {"AP": precision.mean(dim=1), "AP50": precision[:, 0], "AP75": precision[:, 5]}  # (K, 1 + S) each
-    is_novel = torch.tensor([name in set(novel) for name in class_names], dtype=torch.bool)
     found = {name: values.nanmean(dim=0) for name, values in draws.items()}
+    found["AR"] = recall.mean(dim=1).nanmean(dim=0)
+    found |= {f"AP_{name}": drawn(area)[0].mean(dim=1).nanmean(dim=0) for area, name in enumerate(sizes, start=1)}
+    for name, of in (often or {}).items():
+        found[name] = draws["AP"][_among(class_names, of)].nanmean(dim=0)
+    is_novel = _among(class_names, novel)
     for name in ("AP50", "AP") if novel else ():
         base, new = draws[name][~is_novel].nanmean(dim=0), draws[name][is_novel].nanmean(dim=0)
         found |= {f"base_{name}": base, f"novel_{name}": new, f"harmonic_{name}": _harmonic(base, new)}
@@ -59,7 +76,7 @@ def mean_iou_intervals(
     sums = torch.cat([weight.double() @ table for weight in weights]).unflatten(1, (3, -1))  # (1 + S, 3, C)
     right, true, found = sums.unbind(dim=1)
     overlap = right / (true + found - right)  # 0 / 0 is NaN: the class is nowhere in this draw
-    is_novel = torch.tensor([name in set(novel) for name in class_names], dtype=torch.bool)
+    is_novel = _among(class_names, novel)
     draws = {
         "mIoU": overlap.nanmean(dim=1),
         "pixel_accuracy": right.sum(dim=1) / true.sum(dim=1),
@@ -84,13 +101,18 @@ def groups_of(items: Sequence[Item]) -> tuple[list[str | None] | None, int | Non
     return (groups, number) if number < len(groups) else (None, None)
 
 
-def _of_class(evaluation, k: int, weights: Tensor, thresholds: Tensor) -> Tensor:
-    """(T, S) average precision of one class; NaN where a draw has no object of it.
+def _among(class_names: Sequence[str], some: Collection[str]) -> Tensor:
+    """(K,) bool."""
+    return torch.tensor([name in set(some) for name in class_names], dtype=torch.bool)
+
+
+def _of_class(evaluation, k: int, area: int, weights: Tensor, thresholds: Tensor) -> tuple[Tensor, Tensor]:
+    """(T, S) average precision and recall of one class; NaN where a draw has no object of it.
 
     The precision envelope at 101 recalls, as COCO has it.
     """
     images = len(evaluation.params.imgIds)
-    start = k * len(evaluation.params.areaRng) * images  # all sizes come first
+    start = (k * len(evaluation.params.areaRng) + area) * images
     seen = [(n, one) for n, one in enumerate(evaluation.evalImgs[start : start + images]) if one is not None]
     overlaps = len(evaluation.params.iouThrs)
     objects = torch.zeros(images, dtype=torch.float64)
@@ -99,8 +121,8 @@ def _of_class(evaluation, k: int, weights: Tensor, thresholds: Tensor) -> Tensor
     positives = weights.double() @ objects  # (S,)
     nothing = torch.zeros(overlaps, len(weights), dtype=torch.float64).masked_fill(positives == 0, torch.nan)
     scores = np.concatenate([np.asarray(one["dtScores"]) for _, one in seen]) if seen else np.zeros(0)
-    if not len(scores):
-        return nothing
+    if not len(scores) or not bool(objects.any()):
+        return nothing, nothing
     order = np.argsort(-scores, kind="mergesort")
     image = torch.as_tensor(np.concatenate([np.full(len(one["dtScores"]), n) for n, one in seen])[order])
     matched = np.concatenate([one["dtMatches"] for _, one in seen], axis=1)[:, order] != 0  # (T, D)
@@ -111,7 +133,8 @@ def _of_class(evaluation, k: int, weights: Tensor, thresholds: Tensor) -> Tensor
         counted = some.double()[:, image]  # (s, D)
         at_overlaps = [_interpolated(counted * r, counted * w, positive, thresholds) for r, w in zip(right, wrong)]
         parts.append(torch.stack(at_overlaps))  # (T, s)
-    return torch.cat(parts, dim=1) + nothing
+    recall = torch.zeros(len(right), images, dtype=torch.float64).index_add_(1, image, right.double())  # (T, N)
+    return torch.cat(parts, dim=1) + nothing, recall @ weights.double().T / positives + nothing
 
 
 def _interpolated(right: Tensor, wrong: Tensor, positives: Tensor, thresholds: Tensor) -> Tensor:
@@ -129,9 +152,16 @@ def _interpolated(right: Tensor, wrong: Tensor, positives: Tensor, thresholds: T
 
 
 def _around(found: Mapping[str, Tensor], units: int) -> dict[str, list[float]]:
-    """Intervals around the values on all images, the first of each (1 + S,)."""
-    values = {name: float(of[0]) for name, of in found.items() if of[0].isfinite()}
+    """Intervals around the values on all images, the first of each (1 + S,); none where one image, or group, has all
+    that is scored, so that every draw has the same value and none tells how sure it is."""
+    values = {name: float(of[0]) for name, of in found.items() if of[0].isfinite() and _varies(of)}
     return intervals_of({name: found[name][1:] for name in values}, units=units, values=values)
+
+
+def _varies(values: Tensor) -> bool:
+    """Whether draws differ; those of 0 and 1 alone have an interval all the same."""
+    known = values[values.isfinite()]
+    return bool(known[0] in (0, 1)) or bool((known - known[0]).abs().max() > 1e-9)
 
 
 def _harmonic(base: Tensor, new: Tensor) -> Tensor:

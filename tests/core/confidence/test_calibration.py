@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vladapt.core.confidence import CALIBRATION, Calibration, Unlike, distances
-from vladapt.core.errors import CapabilityError, DataError
+from vladapt.core.errors import ConfigError, DataError
 
 
 def rows(count=60, classes=3, seed=0):
@@ -91,8 +91,18 @@ def test_several_labels_leave_answers_open_label_by_label():
     calibration = Calibration.of_rows(logits, labels, ("a", "b"), "some rows")
     left = calibration.open_answers(calibration.probabilities(logits), 0.1)
     assert left[:, 0].double().mean() < 0.2 and left[:, 1].double().mean() > 0.8
-    with pytest.raises(CapabilityError, match="several labels"):
-        calibration.conformal(0.9)
+
+
+def test_sets_of_labels_are_the_same_from_the_file(tmp_path):
+    logits, labels = several()
+    weights = torch.linspace(0.5, 1.5, len(labels), dtype=torch.float64)
+    calibration = Calibration.of_rows(logits, labels, ("a", "b"), "some rows", row_weights=weights)
+    calibration.save(tmp_path)
+    read, probs = Calibration.load(tmp_path), calibration.probabilities(logits)
+    assert torch.equal(read.row_weights, weights)
+    assert torch.equal(read.conformal(0.8).sets(probs), calibration.conformal(0.8).sets(probs))
+    with pytest.raises(ConfigError, match="--set-method aps"):
+        calibration.conformal(0.8, "aps")
 
 
 def test_unlike_images_are_told_and_one_in_twenty_ordinary_ones_is():

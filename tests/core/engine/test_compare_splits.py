@@ -45,12 +45,13 @@ def test_a_small_test_set_is_split_ten_times_each_with_a_draw_of_its_own(tmp_pat
     assert summary["gda"]["splits"] == 10 and summary["gda"]["std"] > 0
     assert summary["gda"]["std"] == pytest.approx(np.std([row["accuracy"] for row in of_gda]))
     assert summary["largest-class"]["mean"] == pytest.approx(1 / 3)
-    assert comparison_table(found.summary()).title.startswith("accuracy in %, mean ± std over 10 splits of the data")
+    assert comparison_table(found.summary()).title.startswith("accuracy ↑ in %, mean ± std over 10 splits of the data")
 
 
-def test_one_split_says_that_it_is_one_and_tests_nothing(tmp_path):
+def test_one_split_says_that_it_is_one(tmp_path):
     found = compare(of_file(noisy_file(tmp_path / "rows.npz")), ["gda"], [2], [1, 2], splits=1, out="c")
-    assert "split" not in found.rows[0] and found.tests() == []
+    assert "split" not in found.rows[0] and "splits" not in found.tests()[0]
+    assert any("Compared on one test set of 18 images" in note for note in found.notes)
     assert "2 seeds on one test set" in comparison_table(found.summary()).title
 
 
@@ -102,8 +103,47 @@ def test_methods_are_tested_against_the_best_baseline(tmp_path):
     for name, each in tests.items():
         assert each["difference"] == pytest.approx(means[name] - means[best])
         assert each["p_value"] <= each["p_holm"] <= 1
+        low, high = each["interval"]
+        assert low <= each["difference"] <= high and (low > 0 or high < 0) == (each["p_value"] < 0.05)
     lines = comparison_tests(found.tests())
     assert f"{best}, the best baseline" in lines[0] and "over 6 splits" in lines[-1]
+
+
+def test_on_one_test_set_methods_are_tested_image_by_image(tmp_path):
+    path = noisy_file(tmp_path / "rows.npz", counts=(200, 200, 200), noise=3.0)
+    found = compare(of_file(path), ["gda", "linear-probe"], [2], [1, 2], splits=1, out="c")
+    means = {row["adapter"]: row["mean"] for row in found.summary()}
+    (test,) = found.tests()
+    assert test["adapter"] == "gda" and test["metric"] == "accuracy" and test["test_images"] > 100
+    assert test["difference"] == pytest.approx(means["gda"] - means[test["baseline"]])
+    low, high = test["interval"]
+    assert low < test["difference"] < high and 0 < test["p_holm"] <= 1
+    assert f"paired permutation test of the {test['test_images']} test images" in comparison_tests([test])[-1]
+
+
+def test_several_labels_are_compared_with_guessing_by_their_auroc(tmp_path):
+    """Noise, named by labels: zero-shot may lie below guessing, which then is a baseline."""
+    rng = np.random.default_rng(0)
+    labels = (rng.random((500, 2)) < 0.4).astype("f4")
+    features = rng.normal(size=(500, 8)) + 0.5 * labels @ np.eye(8)[:2]
+    path, names = tmp_path / "labels.npz", np.array(["effusion", "mass"])
+    np.savez(path, image_features=features.astype("f4"), labels=labels, text_features=-np.eye(8)[:2], class_names=names)
+    for splits in (1, 3):
+        found = compare(of_file(path), ["tip-adapter"], [4], [1], splits=splits, out=f"c{splits}")
+        assert found.metric == "auroc" and {row["adapter"] for row in found.rows} >= {"guessing", "tip-adapter"}
+        (test,) = found.tests()
+        low, high = test["interval"]
+        assert test["baseline"] in ("guessing", "linear-probe", "zero-shot") and low < test["difference"] < high
+        lines = comparison_tests(found.tests())
+        assert "points" not in lines[0] and f"{test['difference']:+.3f}".replace("-", "−") in lines[0]
+    title = str(comparison_table(found.summary()).title)
+    assert title.startswith("macro AUROC ↑, mean ± std over 3 splits")
+
+
+def test_a_comparison_calibrates_nothing_and_says_so_in_its_columns(tmp_path):
+    found = compare(of_file(noisy_file(tmp_path / "rows.npz")), ["gda"], [2], [1], splits=1, out="c")
+    columns = table(found.csv)[0]
+    assert "ece_uncalibrated" in columns and "ece" not in columns
 
 
 def test_unequal_classes_are_compared_by_balanced_accuracy(tmp_path):

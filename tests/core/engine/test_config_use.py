@@ -56,6 +56,24 @@ def test_other_splits_are_scored_on_their_own_images(fitted):
         vladapt.evaluate(fitted.run, split="tset")
 
 
+def test_the_first_line_says_how_many_images_taught_or_chose(fitted):
+    """Also of a task that trains a config."""
+    there, info = counts(fitted), json.loads((fitted.run / "run.json").read_text())
+    assert {split: len(of) for split, of in info["digests"].items()} == {s: there[s] for s in ("train", "val")}
+    found = {split: vladapt.evaluate(fitted.run, split=split) for split in ("train", "test", "all")}
+    assert {split: of["in_fit"] for split, of in found.items()} == {
+        "train": there["train"],
+        "test": 0,
+        "all": there["train"] + there["val"],
+    }
+    assert found["test"]["in_fit_words"] == f"None of the {there['test']} images were in the fit."
+
+
+def test_an_evaluation_begins_its_report_with_that_sentence(fitted, tmp_path):
+    found = vladapt.evaluate(fitted.run, split="train", out=tmp_path / "there")
+    assert found["in_fit_words"] in (tmp_path / "there" / "report.html").read_text()
+
+
 def test_other_data_is_tested_on_whole_where_it_has_no_splits(fitted, tmp_path):
     found = vladapt.evaluate(fitted.run, data=str(tmp_path))
     assert found["test_images"] == 64

@@ -217,12 +217,13 @@ def test_the_table_shows_both_the_change_and_the_interval(scores):
     metrics["zero_shot"]["text_to_image/r5"], metrics["adapted"]["text_to_image/r5"] = 0.25, 0.5
     metrics["zero_shot"]["image_to_text/mean_rank"], metrics["adapted"]["image_to_text/mean_rank"] = 1234.5, 7.25
     text = printed(retrieval_table(metrics))
-    rows = {line.split("│")[1].strip(): line for line in text.splitlines() if "│" in line}
-    assert "25.0%" in rows["text to image: R@5"] and "+25.0%" in rows["text to image: R@5"]
-    assert "1,234.5" in rows["image to text: mean rank"] and "-1,227.2" in rows["image to text: mean rank"]
-    low, high = metrics["intervals"]["adapted"]["image_to_text"]
-    assert rows["image to text: R@1"].count(f"({low:.0%} to {high:.0%})") == 2
-    assert "6 images, 24 texts" in text and len(rows) == 13
+    rows = {line.split("  ")[0].strip(): line for line in text.splitlines() if ": " in line}
+    assert "25.0%" in rows["text to image: R@5 ↑"] and "+25.0 points" in rows["text to image: R@5 ↑"]
+    assert "1,234.5" in rows["image to text: mean rank ↓"] and "-1,227.2" in rows["image to text: mean rank ↓"]
+    for name, key in (("R@1", "r1"), ("R@10", "r10"), ("mAP", "map")):
+        low, high = metrics["metric_intervals"]["adapted"][f"image_to_text/{key}"]
+        assert rows[f"image to text: {name} ↑"].count(f"({100 * low:.0f}–{100 * high:.0f}%)") == 2
+    assert "6 images, 24 texts" in text and len(rows) == 12
 
 
 def test_without_scores_before_there_is_one_column(scores):
@@ -312,3 +313,23 @@ def test_pairs_with_classes_also_say_how_often_the_class_is_named(small_clip, pa
     console.print(retrieval_table(compared))
     assert "class, named by captions" in console.export_text()
     assert evaluate_retrieval(small_clip, pairs_of(captioned())).right is None
+
+
+def test_images_of_one_group_are_drawn_and_exchanged_together(small_clip):
+    """Ten copies of each of four images, as ten pictures of each of four patients."""
+    alone, data = captioned(4), captioned(40)
+    items = [
+        item.with_(group=f"patient {n % 4}", id=str(n % 4 + 4 * n), target=alone.items[n % 4].target)
+        for n, item in enumerate(data.items)
+    ]
+    grouped = evaluate_retrieval(small_clip, pairs_of(data.with_items(items)))
+    apart = evaluate_retrieval(small_clip, pairs_of(data.with_items([item.with_(group=None) for item in items])))
+    assert grouped.metrics["groups"] == 4 and "groups" not in apart.metrics
+    for side in SIDES:
+        assert grouped.units[side].unique().tolist() == [0, 1, 2, 3]
+        (low, high), (lowest, highest) = (of.metrics["metric_intervals"][side]["r10"] for of in (apart, grouped))
+        assert highest - lowest >= high - low
+    both = before_and_after(evaluate_retrieval(shuffled_towers(small_clip), pairs_of(data.with_items(items))), grouped)
+    assert both["test_groups"] == 4
+    assert {test["exchanged"] for test in both["mcnemar"].values()} == {"groups"}
+    assert all(test["p_value"] >= 2 / 2**4 for test in both["mcnemar"].values())

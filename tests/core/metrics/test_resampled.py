@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import t, ttest_1samp
 
-from vladapt.core.metrics.resampled import corrected_t_test, holm
+from vladapt.core.metrics.resampled import corrected_interval, corrected_t_test, holm
 
 
 def test_without_overlap_it_is_the_ordinary_t_test():
@@ -26,6 +26,15 @@ def test_one_split_cannot_tell_and_equal_methods_do_not_differ():
     assert corrected_t_test([0.1], 0.5) is None
     assert corrected_t_test([0.0, 0.0, 0.0], 0.5) == 1.0
     assert corrected_t_test([0.1, 0.1, 0.1], 0.5) == 0.0
+
+
+def test_the_interval_is_that_of_the_test():
+    """It ends at 0 where the p value is 0.05, and has the same centre."""
+    differences, ratio = np.array([0.02, 0.05, -0.01, 0.03, 0.04]), 3 / 7
+    low, high = corrected_interval(differences.tolist(), ratio)
+    assert (low + high) / 2 == pytest.approx(differences.mean())
+    assert corrected_t_test((differences - low).tolist(), ratio) == pytest.approx(0.05)
+    assert corrected_interval([0.1], ratio) is None
 
 
 def test_two_guessers_are_seldom_told_apart():

@@ -45,7 +45,7 @@ def test_a_draw_has_the_metrics_of_the_drawn_images(make, groups):
             wanted = multilabel_metrics(logits[rows], labels[rows], ["a", "b", "c"])
         for name, values in found.items():
             assert float(values[place]) == pytest.approx(wanted[name], abs=1e-5), name
-    assert len(found) == 4
+    assert len(found) == 5
 
 
 def test_groups_are_drawn_whole_and_an_image_without_one_stands_alone():

@@ -76,6 +76,8 @@ def test_what_guessing_would_reach_is_not_praised(labels):
     assert found["baselines"]["zero_shot"]["p_value"] < 0.05 and above_guessing(found) is False
     assert verdict_section(found).title == "Not shown to be better than always answering “neutrophil”"
     assert verdict_section(found).tone == "open"
+    probed = metrics(labels, guessed, zero_shot=worse, probe=answers(labels, (0.8, 0.8, 0.8), 2))
+    assert probed["strongest"] == "linear_probe" and "Against always answering “neutrophil”" in verdict(probed)
 
 
 def test_always_the_largest_class_is_not_praised_for_its_accuracy():
@@ -118,7 +120,10 @@ def test_several_labels_are_judged_by_macro_auroc_against_guessing_too():
         found |= {"adapted": multilabel_metrics(adapted, labels, NAMES), "test_images": 150}
         assert found["deciding"] == "auroc" and verdict_section(found).title == title
         assert found["baselines"]["guessing"]["auroc"] == 0.5
-        assert set(found["metric_intervals"]["adapted"]) >= {"auroc", "mean_average_precision", "macro_f1"}
+        between = found["metric_intervals"]["adapted"]
+        assert set(between) >= {"auroc", "mean_average_precision", "macro_f1", "ece", *(f"auroc/{n}" for n in NAMES)}
+        low, high = between[f"auroc/{NAMES[0]}"]
+        assert low < found["adapted"][f"auroc/{NAMES[0]}"] < high
 
 
 def test_the_probe_is_fitted_on_the_same_few_images_and_not_beside_itself():

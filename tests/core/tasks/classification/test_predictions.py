@@ -72,5 +72,7 @@ def test_the_report_tells_what_sets_and_open_answers_come_to(several):
     asked = [row[0] for row in section.rows]
     assert any("90% of cases" in words for words in asked) is not several
     assert any("at most 5% are wrong" in words for words in asked)
-    assert ("--coverage" in section.note) is not several
+    assert any("90% of the true labels" in words for words in asked) is several
+    assert "--coverage" in section.note
+    assert all("% to " in row[1].small for row in section.rows[:3])
     assert trust_section(None, logits, labels) is None

@@ -82,10 +82,10 @@ def test_every_name_is_escaped_and_nothing_is_loaded():
 def test_numbers_are_shown_as_they_are_meant():
     text = page(AP50=0.4567, mean_error=1.23456, mIoU=float("nan"), AR100=43.2, boxes=12)
     assert rows_of(text, "All scores")[1:] == [
-        ["AP50", "45.7%"],
+        ["AP50 ↑", "45.7%"],
         ["mean error", "1.235"],
-        ["mIoU", "–"],
-        ["AR100", "43.2"],
+        ["mIoU ↑", "–"],
+        ["AR100 ↑", "43.2"],
         ["boxes", "12"],
     ]
 

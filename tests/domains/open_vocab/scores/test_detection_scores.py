@@ -218,12 +218,33 @@ def test_a_draw_has_the_average_precision_of_the_drawn_images(monkeypatch):
     )
     (weight,) = drawn_weights(12, None, 1)
     rows = np.repeat(np.arange(12), weight[0].long())
-    options = {"novel": ("dog",), "most": 100}
+    options = {"novel": ("dog",), "most": 100, "frequency": "rcf"}
     got = score_detections(truths, found, NAMES, intervals=True, **options).intervals
     wanted = score_detections([truths[n] for n in rows], [found[n] for n in rows], NAMES, **options).metrics
-    assert set(got) >= {"AP", "AP50", "AP75", "base_AP50", "novel_AP50", "harmonic_AP50"}
-    for name, (low, high) in got.items():
-        assert low == high == pytest.approx(wanted[name], abs=1e-9), name
+    for name, value in wanted.items():
+        assert got[name] == pytest.approx([value] * 2, abs=1e-9), name
+
+
+def test_all_scores_of_a_detector_have_an_interval():
+    """Objects of two sizes; there are no large ones."""
+    truths, found = random_scene()
+    for n in (0, 1):
+        grown = [[4.0 * side for side in box] for box in truths[n].boxes]
+        truths[n], found[n] = replace(truths[n], boxes=grown), replace(found[n], boxes=grown)
+    scores = score_detections(truths, found, NAMES, intervals=True, frequency="rcf")
+    assert set(scores.metrics) >= {"AP", "AR", "AP_small", "AP_medium", "AP_rare"} and "AP_large" not in scores.metrics
+    assert set(scores.intervals) == set(scores.metrics)
+    for name, (low, high) in scores.intervals.items():
+        assert low < scores.metrics[name] < high, name
+
+
+def test_objects_of_one_image_alone_have_no_interval():
+    """Whatever is drawn, their score is the same."""
+    truths, found = random_scene()
+    boxes = [[4.0 * side for side in box] for box in truths[0].boxes]
+    truths[0], found[0] = replace(truths[0], boxes=boxes), replace(found[0], boxes=boxes)
+    scores = score_detections(truths, found, NAMES, intervals=True)
+    assert 0 < scores.metrics["AP_medium"] < 1 and "AP_medium" not in scores.intervals and "AP" in scores.intervals
 
 
 def test_average_precision_has_intervals_that_draw_groups():

@@ -1,0 +1,266 @@
+"""A comparison of methods on one data set: every fit on the same shots, and tests against the best baseline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...contracts.adapter import Adapter
+from ...contracts.recipe import Recipe
+from ...contracts.task import Contest
+from ...metrics.resampled import holm
+from ...metrics.resampling import centred, exchange_test, mean_draws, metric_draws, p_of_draws, percentiles, units_of
+from ...registry import adapter_class
+from ...runtime.progress import Reporter
+from ..methods import adapter_of
+from .feature_rows import PreparedFeatures
+from .fitting import fewer_views, fit_adapter, parts_wanted, refitted, views_wanted
+from .images import Prepared, Shots
+from .judgement import (
+    GUESSING,
+    LARGEST_CLASS,
+    MOST_PROBED,
+    PROBE,
+    class_range,
+    deciding_metric,
+    largest_class,
+    weights_of_answers,
+)
+from .repeated_splits import RepeatedSplits
+from .resources import check_needs
+from .scoring import Scores, fitted_zero_shot, score_on
+from .trust import AT_HALF
+
+ZERO_SHOT = "zero-shot"
+MOST_RANKED = 20_000_000
+"""Logits of all fits together up to which AUROCs on one test set are compared."""
+
+
+class ClassificationContest(Contest):
+    """Fits on the same shots.
+
+    Args:
+        recipe: settled; its adapter options are for the adapter it names.
+        prepared: the data.
+        adapters: name -> adapter, not fitted.
+        repeated: the splits; by default the one of `prepared`.
+
+    Attributes:
+        probe_asked: whether the linear probe is one of the methods, and not a baseline of a few hundred images only.
+        seeds_given: whether every split has all seeds; if not, each has one of its own.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        prepared: Prepared | PreparedFeatures,
+        adapters: Mapping[str, Adapter],
+        repeated: RepeatedSplits | None = None,
+    ):
+        of_base = [] if prepared.base is None else prepared.base.notes(prepared)
+        repeated = repeated or RepeatedSplits(prepared, recipe.split_seed)
+        super().__init__(prepared.data.name, [*prepared.notes, *of_base, *repeated.notes])
+        self.recipe, self.prepared, self.repeated = recipe, prepared, repeated
+        self.splits, self.test_over_train = repeated.count, repeated.test_over_train
+        self.baselines = (ZERO_SHOT, LARGEST_CLASS, GUESSING, PROBE)
+        self.deciding = self._deciding()
+        self.probe_asked, self.seeds_given = True, True
+        self._views = {name: views_wanted(adapter, recipe, prepared) for name, adapter in adapters.items()}
+        self._parts = any(parts_wanted(adapter) for adapter in adapters.values())
+        self._drawn: tuple[tuple[int | None, int, int], Shots] | None = None
+        self._first_seed: int | None = None
+        self._tested = _Tested()
+        if at_once := [name for name in adapters if adapter_class(name).transductive]:
+            who = ", ".join(at_once)
+            self.notes.append(f"{who} read all test images at once, without their labels; the others see one at a time")
+
+    def of_split(self, entry: Mapping[str, Any], split: int) -> dict[str, Any] | None:
+        """All seeds on each split where seeds are given; else a seed of its own for each."""
+        if self.seeds_given:
+            return super().of_split(entry, split)
+        self._first_seed = entry["seed"] if self._first_seed is None else self._first_seed
+        return {**entry, "seed": entry["seed"] + split, "split": split} if entry["seed"] == self._first_seed else None
+
+    def score(self, entry: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Metrics of one method on one draw; None where too many images are labelled for the linear probe to be a
+        matter of course."""
+        name, seed, prepared = entry["adapter"], entry["seed"], self.repeated[entry.get("split", 0)]
+        if name == LARGEST_CLASS:
+            return self._floor(prepared, entry)
+        shots = fewer_views(self._draw(prepared, entry), self._views[name])
+        if name == PROBE and not self.probe_asked and len(shots.support) > MOST_PROBED:
+            return None
+        started = time.perf_counter()
+        if name == ZERO_SHOT:
+            adapter = fitted_zero_shot(shots.support, prepared.classifier)
+        else:
+            adapter = adapter_of(self.recipe.with_adapter(name))
+            check_needs(self.recipe.resources, adapter, prepared.backbone)
+            quiet = Reporter(quiet=True)
+            report = fit_adapter(adapter, prepared, shots, seed, quiet)
+            if self.recipe.refit:
+                adapter, _ = refitted(adapter, report, prepared, shots, seed, quiet)
+        seconds = time.perf_counter() - started
+        quiet = Reporter(quiet=True)
+        scores = score_on(prepared, adapter, shots.test, prepared.class_names, None, quiet, judged=False)
+        if self.splits == 1:
+            self._tested.add(name, entry["shots"], scores)
+        return {**_as_uncalibrated(scores), "seconds": round(seconds, 3)}
+
+    def judged(self, entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Each method against the best baseline on the one test set, by each metric that may decide."""
+        return self._tested.judged(entries, self.baselines) if self.splits == 1 else []
+
+    def _floor(self, prepared: Prepared | PreparedFeatures, entry: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What takes no model: always the largest class; with several labels an AUROC of 0.5."""
+        items, classes = prepared.data.split("test"), len(prepared.class_names)
+        if prepared.data.kind == "multilabel":
+            return {"adapter": GUESSING, "auroc": 0.5, "seconds": 0.0}
+        found = largest_class(items, classes)
+        if found is not None and self.splits == 1:
+            self._tested.add_largest(entry["shots"], torch.tensor([item.class_label() for item in items]))
+        return found
+
+    def _deciding(self) -> str:
+        """Balanced accuracy where the classes of the test set are unequal."""
+        labels = [item.class_label() for item in self.prepared.data.split("test")]
+        if self.prepared.data.kind == "multilabel" or None in labels:
+            return ""
+        chosen, labels = deciding_metric(torch.tensor(labels)), torch.tensor(labels)
+        if chosen == "balanced_accuracy":
+            fewest, most = class_range(labels)
+            self.notes.append(
+                f"Balanced accuracy decides: the classes of the test set are unequal ({fewest} to {most} images)"
+            )
+        return chosen
+
+    def _draw(self, prepared: Prepared | PreparedFeatures, entry: Mapping[str, Any]) -> Shots:
+        """The shots of one draw, with the views of whoever wants most; the last one is kept."""
+        key = (entry["shots"], entry["seed"], entry.get("split", 0))
+        if self._drawn is None or self._drawn[0] != key:
+            how = {"views": max(self._views.values()), "parts": self._parts, "val_shots": self.recipe.val_shots}
+            self._drawn = key, prepared.draw(*key[:2], **how)
+        return self._drawn[1]
+
+
+class _Tested:
+    """What fits answered on one test set.
+
+    Attributes:
+        gains: metric -> (method, shots) -> per seed (N,) what each image adds to the metric.
+        logits: (method, shots) -> per seed (N, C), where images have several labels.
+    """
+
+    def __init__(self):
+        self.gains: dict[str, dict[tuple, list[Tensor]]] = {"accuracy": {}, "balanced_accuracy": {}}
+        self.logits: dict[tuple, list[Tensor]] = {}
+        self.labels: Tensor | None = None
+        self.groups: Sequence[str] | None = None
+
+    def add(self, name: str, shots: int | None, scores: Scores) -> None:
+        if scores.labels is None:
+            return
+        self.labels, self.groups = scores.labels, scores.groups
+        if scores.labels.ndim == 2:
+            self.logits.setdefault((name, shots), []).append(scores.adapted_logits)
+        else:
+            self._add_answers(name, shots, scores.adapted_logits.argmax(dim=1), scores.labels)
+
+    def add_largest(self, shots: int | None, labels: Tensor) -> None:
+        self._add_answers(LARGEST_CLASS, shots, torch.full_like(labels, int(torch.bincount(labels).argmax())), labels)
+
+    def _add_answers(self, name: str, shots: int | None, answers: Tensor, labels: Tensor) -> None:
+        right = (answers == labels).double()
+        for metric, of in self.gains.items():
+            of.setdefault((name, shots), []).append(right * weights_of_answers(labels, metric))
+
+    def judged(self, entries: Sequence[Mapping[str, Any]], baselines: Sequence[str]) -> list[dict[str, Any]]:
+        """See `ClassificationContest.judged`; nothing for methods of which a fit of `entries` is missing."""
+        if self.labels is None:
+            return []
+        wanted: dict[tuple, int] = {}
+        for entry in entries:
+            key = (entry["adapter"], entry["shots"])
+            wanted[key] = wanted.get(key, 0) + 1
+        found = []
+        for metric, values in self._values().items():
+            whole = {key: of for key, of in values.items() if wanted.get(key) == of.count or key[0] == GUESSING}
+            for shots in dict.fromkeys(key[1] for key in whole):
+                at = {name: of for (name, k), of in whole.items() if k == shots}
+                found += self._against_the_best(metric, shots, at, baselines)
+        return found
+
+    def _values(self) -> dict[str, dict[tuple, _Value]]:
+        if not self.logits:
+            return {m: {key: _Value.of_gains(of) for key, of in gains.items()} for m, gains in self.gains.items()}
+        if sum(each.numel() for of in self.logits.values() for each in of) > MOST_RANKED:
+            return {}
+        found = {}
+        for key, of in self.logits.items():
+            draws = torch.stack([metric_draws(each, self.labels, self.groups)["auroc"] for each in of]).mean(dim=0)
+            found[key] = _Value(len(of), float(draws.nanmean()), draws=draws)
+            found[GUESSING, key[1]] = _Value(1, 0.5, draws=torch.full_like(draws, 0.5))
+        return {"auroc": found}
+
+    def _against_the_best(
+        self, metric: str, shots: int | None, at: Mapping[str, _Value], baselines: Sequence[str]
+    ) -> list[dict[str, Any]]:
+        of = {name: at[name].mean for name in baselines if name in at}
+        if not of:
+            return []
+        best, found = max(of, key=of.get), []
+        for name in [name for name in at if name not in baselines]:
+            difference, interval, p_value = self._difference(at[name], at[best])
+            found.append(
+                {
+                    "adapter": name,
+                    "shots": shots,
+                    "baseline": best,
+                    "metric": metric,
+                    "difference": difference,
+                    "interval": interval,
+                    "p_value": p_value,
+                    "test_images": len(self.labels),
+                }
+            )
+        groups = {} if self.groups is None else {"test_groups": units_of(self.groups, len(self.labels))[1]}
+        adjusted = holm([each["p_value"] for each in found])
+        return [{**each, "p_holm": p_holm, **groups} for each, p_holm in zip(found, adjusted)]
+
+    def _difference(self, one: _Value, other: _Value) -> tuple[float, list[float] | None, float]:
+        if one.draws is not None:
+            gain = one.draws - other.draws
+            bounds = percentiles(gain)
+            return one.mean - other.mean, None if bounds is None else list(bounds), p_of_draws(gain)
+        gain = one.gains - other.gains  # (N,)
+        unit, difference = units_of(self.groups, len(gain))[0], float(gain.sum())
+        draws = centred(mean_draws({"gain": gain * len(gain)}, unit)["gain"], difference)
+        return difference, list(percentiles(draws)), exchange_test(gain, self.groups)
+
+
+@dataclass(frozen=True)
+class _Value:
+    """A metric of a method, the mean over its seeds: what each image adds to it, (N,), or draws of it, (S,)."""
+
+    count: int
+    mean: float
+    gains: Tensor | None = None
+    draws: Tensor | None = None
+
+    @classmethod
+    def of_gains(cls, of: Sequence[Tensor]) -> _Value:
+        gains = torch.stack(list(of)).mean(dim=0)
+        return cls(len(of), float(gains.sum()), gains=gains)
+
+
+def _as_uncalibrated(scores: Scores) -> dict[str, Any]:
+    """Metrics under the names that they have where nothing is calibrated and no threshold is chosen."""
+    raw = {"ece": "ece_uncalibrated"}
+    if scores.labels is not None and scores.labels.ndim == 2:
+        raw |= {key: f"{key}{AT_HALF}" for key in ("macro_f1", "accuracy")}
+    return {raw.get(key, key): value for key, value in scores.metrics["adapted"].items()}

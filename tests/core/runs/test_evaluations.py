@@ -1,0 +1,65 @@
+"""Which images of an evaluation were in the fit, and what is said where nobody can know."""
+
+from __future__ import annotations
+
+import pytest
+
+from vladapt.core.contracts.domain import Item
+from vladapt.core.data.verify import FileHashes
+from vladapt.core.runs import evaluations
+from vladapt.core.runs.evaluations import digests_of, image_digest, in_the_fit, kept_digests
+from vladapt.core.runs.redaction import redacted_result
+
+
+@pytest.fixture
+def items(tmp_path) -> list[Item]:
+    for number in range(4):
+        (tmp_path / f"{number}.png").write_bytes(bytes([number]) * 40)
+    return [Item(str(number), tmp_path / f"{number}.png") for number in range(4)]
+
+
+def test_images_are_known_by_what_they_show(items, tmp_path):
+    info = {"digests": kept_digests({"train": items[:2], "val": items[2:3]}, digests_of)}
+    (tmp_path / "renamed.png").write_bytes(items[0].source.read_bytes())
+    again = [Item("renamed", tmp_path / "renamed.png"), items[3]]
+    found = in_the_fit(info, lambda: digests_of(again))
+    assert found["in_fit"] == 1 and found["in_fit_words"].startswith("1 of the 2 images was in the fit.")
+
+
+def test_how_large_an_image_may_be_is_not_what_it_shows(items):
+    hashes = FileHashes()
+    limited = items[0].with_(decode={"max_pixels": 1000})
+    assert image_digest(limited, hashes) == image_digest(items[0], hashes)
+    assert image_digest(items[0].with_(decode={"frame": 2}), hashes) != image_digest(items[0], hashes)
+
+
+def test_what_is_no_file_is_counted_and_said(items):
+    info = {"digests": kept_digests({"train": items[:1]}, digests_of)}
+    found = in_the_fit(info, lambda: digests_of([items[0], Item("drawn", "/nowhere/drawn.png")]))
+    assert found["in_fit"] == 1 and found["in_fit_words"].endswith("1 of them are no files that can be compared.")
+
+
+@pytest.mark.parametrize(
+    ("digests", "why"),
+    [
+        (None, "an older version"),
+        ({"too_many": 300_000}, "it had 300,000 images"),
+        ({"train": ["", "ab"]}, "some of its images were no files"),
+    ],
+)
+def test_where_nobody_can_know_that_is_said(digests, why):
+    found = in_the_fit({"digests": digests}, lambda: pytest.fail("not needed"))
+    assert found["in_fit"] is None and why in found["in_fit_words"]
+
+
+def test_a_run_remembers_only_so_many(items, monkeypatch):
+    monkeypatch.setattr(evaluations, "MOST_DIGESTS", 3)
+    assert kept_digests({"train": items}, digests_of) == {"too_many": 4}
+
+
+def test_a_redacted_evaluation_names_no_file_that_could_not_be_read():
+    skipped = [["ward/smith_john.png", "ward/smith_john.png: damaged image"]]
+    told = redacted_result({"data": "ward", "notes": ["left out smith_john.png"], "skipped": skipped})
+    assert "smith" not in str(told) and told["skipped"] == [
+        ["unreadable sample 1", "unreadable sample 1: damaged image"]
+    ]
