@@ -19,6 +19,8 @@ from .options import (
     Domain,
     Json,
     Out,
+    Preset,
+    Protocol,
     RecipeName,
     Redact,
     Resource,
@@ -76,6 +78,8 @@ def compare(
     sets: Sets = None,
     resource: Resource = None,
     classes: Classes = None,
+    protocol: Protocol = None,
+    preset: Preset = None,
     out: Out = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the comparison stopped in --out.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
@@ -96,6 +100,7 @@ def compare(
 
     flags = data_flags(domain, task, None, None, backbone, device, amp, batch_size, workers, classes)
     flags.update({**resource_flags(resource), **(of_domain or {}), "redact": redact})
+    flags.update(protocol=protocol, preset=preset)
     sources = [{"data": path} for path in data or ()] + [{"features": file} for file in features or ()]
     result = engine_compare(
         recipe_of(recipe, config, sets, flags),

@@ -25,6 +25,7 @@ from .options import (
     NewClasses,
     Out,
     Preset,
+    Protocol,
     RecipeName,
     Redact,
     Resource,
@@ -68,6 +69,7 @@ def fit(
     refit: Annotated[
         bool | None, typer.Option("--refit", help="After choosing settings on val, learn from its images too.")
     ] = None,
+    protocol: Protocol = None,
     preset: Preset = None,
     seed: Annotated[
         int | None,
@@ -136,6 +138,7 @@ def fit(
         "shots": shots,
         "val_shots": 0 if val_shots == "none" else val_shots,
         "refit": refit,
+        "protocol": protocol,
         "preset": preset,
         "seed": seed,
         "novel": True if novel == "rest" else novel,

@@ -122,6 +122,14 @@ MaxError = Annotated[
 ]
 OPTIONAL_VALUES = {"--novel": "rest"}
 Out = Annotated[str | None, typer.Option(metavar="DIR", help="Where to write; by default `runs`.")]
+Protocol = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Draw, choose and test as papers do: coop, full-val, k-val, fixed, standard, relaxed, realistic; methods "
+        "then as published.",
+    ),
+]
 Preset = Annotated[
     str | None,
     typer.Option(

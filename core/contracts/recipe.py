@@ -18,7 +18,7 @@ GROUPS = {"data": "path", "adapter": "name"}
 """Groups that may be given as one word: `adapter="ape"` means `adapter.name="ape"`."""
 FLAGS = frozenset(
     {"domain", "task", "data", "features", "adapter", "shots", "val_shots", "refit", "seed", "backbone", "device"}
-    | {"amp", "batch_size", "workers", "classes", "novel", "generic", "out", "resume", "redact", "preset"}
+    | {"amp", "batch_size", "workers", "classes", "novel", "generic", "out", "resume", "redact", "preset", "protocol"}
 )
 """Keys that a user gives by a flag of their own; others by `--set`."""
 
@@ -54,6 +54,7 @@ class Recipe:
     )
     refit: bool = option(False, "after choosing settings on val, learn from its images too")
     seed: int = option(1, "fixes the draw of the shots and all else that is random", low=0)
+    protocol: str | None = option(None, "published way to draw shots, choose settings and test (docs/protocols.md)")
     preset: str = option(AUTO, "published set whose prompts and settings are taken; auto: the one recognised; or none")
     split_seed: int = option(0, "fixes the division into train, val and test", low=0)
     backbone: str = option("embedded", "pretrained model")
@@ -170,7 +171,7 @@ def as_flag(key: str) -> str:
 
 
 def _accepted(key: str) -> str:
-    if key in ("domain", "task", "backbone", "device", "preset"):
+    if key in ("domain", "task", "backbone", "device", "preset", "protocol"):
         return "a name"
     if key in ("features", "descriptions", "generic", "out"):
         return "a path"

@@ -11,9 +11,25 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..contracts.domain import Item
-from ..errors import CapabilityError
+from ..errors import CapabilityError, ConfigError
+from .sampling import sample_shots
 
 STANDARD, RELAXED, REALISTIC = SCENARIOS = ("standard", "relaxed", "realistic")
+
+
+def draw_shots(
+    items: Sequence[Item], shots: int | None, seed: int, *, num_classes: int, scenario: str | None = None
+) -> list[Item]:
+    """K per class as `sample_shots` has it, or as unequal as a scenario wants them.
+
+    Raises:
+        ConfigError: as of both; all images are asked for in a scenario.
+    """
+    if scenario is None:
+        return sample_shots(items, shots, seed, num_classes=num_classes)
+    if not shots:
+        raise ConfigError(f"--protocol {scenario}: give a number of shots, 1 or more")
+    return scenario_shots(items, shots, seed, num_classes=num_classes, scenario=scenario)
 
 
 def scenario_shots(items: Sequence[Item], shots: int, seed: int, *, num_classes: int, scenario: str) -> list[Item]:

@@ -31,6 +31,7 @@ from .judgement import (
     largest_class,
     weights_of_answers,
 )
+from .protocols import drawing_of, notes_on_protocol, protocol_of
 from .repeated_splits import RepeatedSplits
 from .resources import check_needs
 from .scoring import Scores, fitted_zero_shot, score_on
@@ -68,7 +69,9 @@ class ClassificationContest(Contest):
         self.recipe, self.prepared, self.repeated = recipe, prepared, repeated
         self.splits, self.test_over_train = repeated.count, repeated.test_over_train
         self.baselines = (ZERO_SHOT, LARGEST_CLASS, GUESSING, PROBE)
+        self.protocol = protocol_of(recipe)
         self.deciding = self._deciding()
+        self.notes += notes_on_protocol(recipe)
         self.probe_asked, self.seeds_given = True, True
         self._views = {name: views_wanted(adapter, recipe, prepared) for name, adapter in adapters.items()}
         self._parts = any(parts_wanted(adapter) for adapter in adapters.values())
@@ -131,6 +134,8 @@ class ClassificationContest(Contest):
         labels = [item.class_label() for item in self.prepared.data.split("test")]
         if self.prepared.data.kind == "multilabel" or None in labels:
             return ""
+        if self.protocol is not None:
+            return self.protocol.deciding
         chosen, labels = deciding_metric(torch.tensor(labels)), torch.tensor(labels)
         if chosen == "balanced_accuracy":
             fewest, most = class_range(labels)
@@ -143,7 +148,7 @@ class ClassificationContest(Contest):
         """The shots of one draw, with the views of whoever wants most; the last one is kept."""
         key = (entry["shots"], entry["seed"], entry.get("split", 0))
         if self._drawn is None or self._drawn[0] != key:
-            how = {"views": max(self._views.values()), "parts": self._parts, "val_shots": self.recipe.val_shots}
+            how = {"views": max(self._views.values()), "parts": self._parts, **drawing_of(self.recipe, key[0])}
             self._drawn = key, prepared.draw(*key[:2], **how)
         return self._drawn[1]
 

@@ -17,6 +17,7 @@ from ...contracts.features import Batch, FeatureSet, TextClassifier
 from ...contracts.recipe import AUTO, Recipe
 from ...contracts.targets import Label, Labels
 from ...data.sampling import sample_shots
+from ...data.scenarios import draw_shots
 from ...data.splits import assign_splits
 from ...data.verify import FileHashes
 from ...errors import CapabilityError, DataError
@@ -91,16 +92,19 @@ class PreparedFeatures:
         parts: bool = False,
         check: Callable[[FeatureSet], None] | None = None,
         val_shots: int | str | None = None,
+        scenario: str | None = None,
+        searches: bool = True,
     ) -> Shots:
         """Support, val and test rows of one seed. A features file holds no augmented views; parts it has or has not."""
-        chosen = sample_shots(self.data.split("train"), shots, seed, num_classes=len(self.class_names))
+        classes = len(self.class_names)
+        chosen = draw_shots(self.data.split("train"), shots, seed, num_classes=classes, scenario=scenario)
         pool = self.data.split("val")
-        val = sample_shots(pool, val_images(shots, val_shots), seed, num_classes=len(self.class_names)) if pool else []
+        val = sample_shots(pool, val_images(shots, val_shots), seed, num_classes=classes) if pool else []
         support = self._rows(chosen)
         if check is not None:
             check(support)
         held = self._rows(val) if val else None
-        return Shots(support, held, self.test, tuple(chosen), tuple(val), seed)
+        return Shots(support, held, self.test, tuple(chosen), tuple(val), seed, searches)
 
     def with_val(self, shots: Shots) -> Shots:
         """The draw whose support has the rows of val too; see `Prepared.with_val`."""

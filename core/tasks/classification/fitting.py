@@ -77,7 +77,7 @@ def fit_adapter(
         return adapter.fit(
             shots.support,
             prepared.classifier,
-            val=shots.val,
+            val=shots.val if shots.searches else shots.support.select([]),
             unlabeled=shots.test.without_labels() if adapter.transductive else None,
             backbone=prepared.backbone,
             resources=resources,
@@ -202,13 +202,14 @@ def fewer_views(shots: Shots, views: int) -> Shots:
 def views_wanted(adapter: Adapter, recipe: Recipe, prepared: Prepared | PreparedFeatures) -> int:
     """How many augmented views of each support image a fit has, as projected features.
 
-    Those that the adapter asks for; where the user has not said how many, and no preset does, no more than the domain
-    found to help.
+    Those that the adapter asks for; where neither the user nor a preset nor a protocol says how many, no more than the
+    domain found to help.
     """
     if "views" not in adapter.needs or "pre_projection" in adapter.needs:
         return 0
     asked = int(adapter.options.get("views") or 0)
-    given = adapter.as_published or "views" in recipe.with_adapter(adapter.name).adapter_options
+    own = recipe.with_adapter(adapter.name).adapter_options
+    given = adapter.as_published or recipe.protocol is not None or "views" in own
     domain = _domain_of(prepared)
     return asked if given or domain is None or domain.views is None else min(asked, domain.views)
 

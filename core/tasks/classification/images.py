@@ -17,6 +17,7 @@ from ...contracts.features import PROJECTED, Batch, FeatureSet, TextClassifier
 from ...contracts.images import TrainingImages
 from ...contracts.recipe import ALL, AUTO, Recipe
 from ...data.sampling import sample_shots
+from ...data.scenarios import draw_shots
 from ...data.splits import assign_splits
 from ...data.verify import FileHashes, check_skipped, drop_unreadable
 from ...errors import DataError
@@ -45,7 +46,8 @@ class Counts:
 
 @dataclass
 class Shots:
-    """One few-shot draw as features, and the samples behind the support and val, where there are images."""
+    """One few-shot draw as features, and the samples behind the support and val, where there are images. Without
+    `searches` no setting is to be chosen, on val or on images held out of the support."""
 
     support: FeatureSet
     val: FeatureSet | None
@@ -53,6 +55,7 @@ class Shots:
     items: tuple[Item, ...] = ()
     val_items: tuple[Item, ...] = ()
     seed: int = 0
+    searches: bool = True
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,8 @@ class Prepared:
         parts: bool = False,
         check: Callable[[FeatureSet], None] | None = None,
         val_shots: int | str | None = None,
+        scenario: str | None = None,
+        searches: bool = True,
     ) -> Shots:
         """Support, val and test features of one seed.
 
@@ -155,10 +160,13 @@ class Prepared:
             parts: whether all three sets are to have parts; where the support has none, nor have they.
             check: called with the support before more is encoded; raises if that would be in vain.
             val_shots: as for `val_images`.
+            scenario: how unequal the shots are, as `draw_shots` takes it.
+            searches: whether settings may be chosen at all.
         """
-        chosen = sample_shots(self.data.split("train"), shots, seed, num_classes=len(self.class_names))
+        classes = len(self.class_names)
+        chosen = draw_shots(self.data.split("train"), shots, seed, num_classes=classes, scenario=scenario)
         pool = self.data.split("val")
-        val = sample_shots(pool, val_images(shots, val_shots), seed, num_classes=len(self.class_names)) if pool else []
+        val = sample_shots(pool, val_images(shots, val_shots), seed, num_classes=classes) if pool else []
         if chosen:
             support = self.features(chosen, "support images", views=views, seed=seed, parts=parts)
         else:
@@ -169,7 +177,7 @@ class Prepared:
         held = self.features(val, "validation images", parts=parts) if val else None
         held = held.with_parts() if parts and val else held
         test = self.test_set(parts) if parts else self.test
-        return Shots(support, held, test, _behind(support, chosen), _behind(held, val) if val else (), seed)
+        return Shots(support, held, test, _behind(support, chosen), _behind(held, val) if val else (), seed, searches)
 
     def with_val(self, shots: Shots) -> Shots:
         """The draw whose support has the images of val too, so that none are left to choose on."""

@@ -106,6 +106,15 @@ _ALL = (
 PROTOCOLS = {protocol.name: protocol for protocol in _ALL}
 
 
+def drawing_of(recipe: Recipe, shots: int | None) -> dict[str, Any]:
+    """How the recipe's shots and validation images are drawn, as `draw` takes it."""
+    protocol = protocol_of(recipe)
+    if protocol is None:
+        return {"val_shots": recipe.val_shots}
+    val = protocol.val_shots(shots)
+    return {"val_shots": val, "scenario": protocol.scenario, "searches": val != 0}
+
+
 def protocol_of(recipe: Recipe) -> Protocol | None:
     """The recipe's protocol, or None.
 
@@ -119,8 +128,16 @@ def protocol_of(recipe: Recipe) -> Protocol | None:
     return PROTOCOLS[recipe.protocol]
 
 
+def notes_on_protocol(recipe: Recipe) -> list[str]:
+    """What a run says of its protocol."""
+    protocol = protocol_of(recipe)
+    return [] if protocol is None else [protocol.note]
+
+
 def as_published(recipe: Recipe, names: Iterable[str]) -> Recipe:
-    """The recipe whose methods have the shared options that papers have, where nobody gave others."""
+    """The recipe whose methods have the shared options of papers, where it has a protocol and nobody gave others."""
+    if recipe.protocol is None:
+        return recipe
     options: dict[str, Any] = dict(recipe.adapters)
     for name in names:
         shared = AS_PUBLISHED if issubclass(adapter_class(name), Searched) else {}

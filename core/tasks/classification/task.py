@@ -49,6 +49,7 @@ from .fitting import (
 )
 from .images import Shots
 from .judgement import LARGEST_CLASS, PROBE, PROBE_FILE
+from .protocols import as_published, drawing_of, notes_on_protocol, protocol_of
 from .repeated_splits import RepeatedSplits
 from .report import classification_report
 from .resources import check_resources
@@ -68,7 +69,7 @@ class Classification(Task):
 
     takes: ClassVar = frozenset(
         {"adapter", "adapters", "shots", "val_shots", "refit", "classes", "novel", "generic", "resources", "resume"}
-    ) | {"redact", "preset"}
+    ) | {"redact", "preset", "protocol"}
     defaults: ClassVar = {"shots": 16}
     at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources", "out"}) | TRUST
     at_prediction: ClassVar = frozenset({"batch_size", "workers", "resources", "top", "threshold"}) | TRUST
@@ -95,6 +96,8 @@ class Classification(Task):
         return taken if trains_towers(recipe.adapter_name) else taken - {"generic"}
 
     def check(self, recipe: Recipe) -> None:
+        if protocol_of(recipe) is not None and (recipe.gave("val_shots") or recipe.refit):
+            raise ConfigError(f"--protocol {recipe.protocol} says which images choose; omit --val-shots and --refit")
         if isinstance(recipe.novel, str):
             raise ConfigError(
                 f"--novel {recipe.novel}: give True or False; names are for detection and segmentation "
@@ -106,16 +109,18 @@ class Classification(Task):
     def fit(self, recipe: Recipe, reporter: Reporter) -> FitResult | None:
         started = time.monotonic()
         check_named(recipe, [recipe.adapter_name])
+        recipe = as_published(recipe, [recipe.adapter_name])
         adapter = adapter_of(recipe)
         check_resources(recipe.resources, [adapter])
         _check_shots(recipe.shots, adapter)
         prepared = self.prepared(recipe, reporter)
         recipe, said = with_published(recipe, prepared.data.published, [adapter.name])
         adapter = adapter_of(recipe) if said else adapter
+        said = [*notes_on_protocol(recipe), *said]
         refuse_early(recipe, adapter, prepared, self.name)
         views, parts = views_wanted(adapter, recipe, prepared), parts_wanted(adapter)
-        how = {"views": views, "parts": parts, "check": adapter.check_parts, "val_shots": recipe.val_shots}
-        shots = prepared.draw(recipe.shots, recipe.seed, **how)
+        how = {"views": views, "parts": parts, "check": adapter.check_parts}
+        shots = prepared.draw(recipe.shots, recipe.seed, **how, **drawing_of(recipe, recipe.shots))
         with self._checkpoints(recipe, adapter, prepared, shots, reporter) as folder:
             report = fit_adapter(adapter, prepared, shots, recipe.seed, reporter, folder, recipe.resume)
             if recipe.refit:
@@ -157,6 +162,7 @@ class Classification(Task):
     def contest(self, recipe: Recipe, axes: Axes, reporter: Reporter) -> Contest:
         names = _learned(_names(axes))
         check_named(recipe, names)
+        recipe = as_published(recipe, names)
         adapters = planned(recipe, names)
         check_resources(recipe.resources, list(adapters.values()))
         counts = _shots(recipe, axes)
@@ -167,7 +173,9 @@ class Classification(Task):
         if prepared.base is not None:
             prepared.base.check_classes(prepared.class_names)
         towers = any(trains_towers(name) for name in names)
-        splits = RepeatedSplits.of(prepared, recipe.split_seed, axes.splits, axes.folds, towers)
+        published = recipe.protocol is not None and not axes.folds
+        asked = axes.splits or (1 if published else None)
+        splits = RepeatedSplits.of(prepared, recipe.split_seed, asked, axes.folds, towers)
         contest = ClassificationContest(recipe, prepared, adapters, splits)
         contest.notes += said
         contest.probe_asked = PROBE in axes.adapters
@@ -255,11 +263,13 @@ def _learned(names: Sequence[str]) -> list[str]:
 
 
 def _shots(recipe: Recipe, axes: Axes) -> Sequence[int]:
-    return axes.shots or ((recipe.shots,) if recipe.gave("shots") else SHOTS)
+    protocol = protocol_of(recipe)
+    return axes.shots or ((recipe.shots,) if recipe.gave("shots") else SHOTS if protocol is None else protocol.shots)
 
 
 def _seeds(recipe: Recipe, axes: Axes) -> Sequence[int]:
-    return axes.seeds or ((recipe.seed,) if recipe.gave("seed") else SEEDS)
+    protocol = protocol_of(recipe)
+    return axes.seeds or ((recipe.seed,) if recipe.gave("seed") else SEEDS if protocol is None else protocol.seeds)
 
 
 def _check_shots(shots: int | None, adapter: Adapter) -> None:

@@ -1,0 +1,99 @@
+"""A protocol draws, chooses and tests as papers do, and methods are then as published."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vladapt.core.data.scenarios import scenario_counts
+from vladapt.core.tasks.classification.protocols import PROTOCOLS
+
+CLASSES = 4
+PER_CLASS = {"train": (60, 24, 12, 6), "val": (12, 12, 12, 12), "test": (20, 20, 20, 20)}
+
+
+@pytest.fixture
+def rows(tmp_path) -> Path:
+    """A features file with splits, and unequal classes to learn from."""
+    drawn, labels, splits = np.random.default_rng(0), [], []
+    for split, counts in PER_CLASS.items():
+        labels += np.repeat(np.arange(CLASSES), counts).tolist()
+        splits += [split] * sum(counts)
+    texts = drawn.normal(size=(CLASSES, 16)).astype(np.float32)
+    images = texts[labels] + 2 * drawn.normal(size=(len(labels), 16)).astype(np.float32)
+    arrays = {"image_features": images, "labels": np.array(labels), "split": np.array(splits)}
+    names = np.array([f"class {number}" for number in range(CLASSES)])
+    np.savez(tmp_path / "rows.npz", text_features=texts, class_names=names, **arrays)
+    return tmp_path / "rows.npz"
+
+
+@pytest.fixture
+def run_of(vladapt, rows):
+    def fit(*arguments) -> dict:
+        outcome = vladapt("fit", "--features", rows, "--json", *arguments)
+        assert outcome.code == 0, outcome.err
+        return json.loads((Path(outcome.json["run"]) / "run.json").read_text())
+
+    return fit
+
+
+@pytest.mark.parametrize(
+    ("protocol", "shots", "val"),
+    [("coop", 2, 2), ("coop", 8, 4), ("k-val", 8, 8), ("full-val", 2, 12), ("fixed", 8, 0), ("relaxed", 4, 0)],
+)
+def test_which_images_choose(run_of, protocol, shots, val):
+    run = run_of("--protocol", protocol, "--shots", shots, "--adapter", "tip-adapter")
+    assert len(run["splits"]["val"]) == val * CLASSES
+    chosen_on = run["fit"]["chosen_on"]
+    assert chosen_on == (f"val ({val * CLASSES} images)" if val else "defaults: no validation")
+    assert any(f"Protocol {protocol}:" in note for note in run["notes"])
+
+
+@pytest.mark.parametrize("scenario", ["standard", "relaxed", "realistic"])
+def test_shots_are_as_unequal_as_the_scenario_says(run_of, rows, scenario):
+    run = run_of("--protocol", scenario, "--shots", 4, "--adapter", "ape")
+    labels = dict(enumerate(np.load(rows)["labels"].tolist()))
+    drawn = Counter(labels[int(id_.rpartition("#")[2] or id_)] for id_ in map(str, run["splits"]["support"]))
+    wanted = scenario_counts(np.array(PER_CLASS["train"]), 4, scenario)
+    assert [drawn[label] for label in range(CLASSES)] == wanted
+
+
+def test_methods_are_as_published_unless_an_option_is_given(run_of):
+    run = run_of("--protocol", "coop", "--shots", 4, "--adapter", "tip-adapter")
+    assert (run["adapter_options"]["class_weight"], run["adapter_options"]["ties"]) == ("none", "published")
+    mine = run_of("--protocol", "coop", "--shots", 4, "--adapter", "tip-adapter", "--set", "adapter.ties=plateau")
+    assert (mine["adapter_options"]["class_weight"], mine["adapter_options"]["ties"]) == ("none", "plateau")
+    without = run_of("--shots", 4, "--adapter", "tip-adapter")
+    assert (without["adapter_options"]["class_weight"], without["adapter_options"]["ties"]) == ("balanced", "plateau")
+
+
+def test_a_comparison_has_the_seeds_and_shots_of_its_protocol(vladapt, rows):
+    for protocol, seeds, metric in (("coop", 3, "accuracy"), ("realistic", 20, "balanced accuracy")):
+        given = ("--adapters", "gda", "--shots", "2", "--protocol", protocol)
+        outcome = vladapt("compare", "--features", rows, *given)
+        assert outcome.code == 0, outcome.err
+        said = " ".join(outcome.out.split())
+        assert said.startswith(f"{metric} ↑") and f"over {seeds} seeds" in said and f"Protocol {protocol}:" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--protocol", "cop"), "--protocol cop: unknown; did you mean coop"),
+        (("--protocol", "coop", "--val-shots", "4"), "omit --val-shots"),
+        (("--protocol", "realistic", "--shots", "all"), "give a number of shots"),
+    ],
+)
+def test_what_cannot_be_is_one_line(vladapt, rows, arguments, said):
+    refused = vladapt("fit", "--features", rows, "--adapter", "ape", *arguments)
+    assert refused.code in (1, 2) and said in refused.err
+
+
+def test_every_protocol_is_in_the_page():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "protocols.md").read_text()
+    for name, protocol in PROTOCOLS.items():
+        assert f"`{name}`" in page and protocol.used_by.split(" (")[0] in page
