@@ -8,7 +8,6 @@ import io
 import json
 import math
 import re
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,119 +17,17 @@ from ..contracts.domain import Domain
 from ..contracts.recipe import Recipe
 from ..contracts.task import Axes, Contest, Task
 from ..errors import ConfigError, DataError, VladaptError
-from ..metrics.resampled import corrected_interval, corrected_t_test, holm
 from ..recipes.resolve import task_of, tell_default_domain
 from ..runs.plots import accuracy_over_shots
 from ..runs.redaction import NO_NAME, hide
 from ..runtime.distributed import is_main, run_on_all, together
 from ..runtime.files import all_or_none, write_whole
 from ..runtime.progress import Reporter
+from .comparison import Comparison
 
 TABLE = "compare.csv"
 STATE = "compare.json"
 """What is compared, while it is: a stopped comparison goes on from the rows beside it."""
-
-
-@dataclass
-class Comparison:
-    """What `compare` measured.
-
-    Attributes:
-        rows: one dict per fit: the method, shots, seed, and metrics.
-        csv: file of the rows.
-        plot: PNG of the deciding metric over shots; an SVG lies beside it.
-        refused: method -> why it could not run on this data.
-        notes: sentences for the user.
-        method: the column that names the method ("adapter", "recipe").
-        metric: the deciding metric.
-        baselines: methods that the others are compared with.
-        test_over_train: of each data set, test images of a split divided by all its others.
-        paired: of data sets with one test set, what `Contest.judged` gives.
-    """
-
-    rows: list[dict[str, Any]]
-    csv: Path
-    plot: Path
-    refused: dict[str, str]
-    notes: list[str]
-    method: str = "adapter"
-    metric: str = "accuracy"
-    baselines: tuple[str, ...] = ()
-    test_over_train: Mapping[str, float] = field(default_factory=dict)
-    paired: list[dict[str, Any]] = field(default_factory=list)
-
-    def summary(self) -> list[dict[str, Any]]:
-        """One dict per method, shots and data set: mean and population standard deviation of the deciding metric over
-        splits, or over seeds where there is one split, and the mean seconds of a fit. `data` is "" where there is one
-        set."""
-        groups: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
-        for row in self.rows:
-            if row.get(self.metric) is not None:
-                key = (row[self.method], row["shots"], row.get("data", ""))
-                groups.setdefault(key, []).append(row)
-        return [
-            {
-                self.method: method,
-                "shots": shots,
-                "data": data,
-                "metric": self.metric,
-                "mean": statistics.fmean(row[self.metric] for row in rows),
-                "std": statistics.pstdev(_of_splits(rows, self.metric).values()),
-                "seeds": len({row["seed"] for row in rows}),
-                "splits": len({row.get("split", 0) for row in rows}),
-                "seconds": statistics.fmean(row["seconds"] for row in rows),
-            }
-            for (method, shots, data), rows in groups.items()
-        ]
-
-    def tests(self) -> list[dict[str, Any]]:
-        """Each method against the best baseline: one dict per method, shots and data set, with "baseline",
-        "difference" of the means, its "interval", "p_value", and "p_holm", adjusted for the number of methods. Over
-        "splits" the interval and the p value are those of the corrected resampled t-test; on one test set of
-        "test_images" they are of a paired test over the images, or of "test_groups"."""
-        found = [each for each in self.paired if each["metric"] == self.metric]
-        for place in dict.fromkeys(_place(row) for row in self.rows if "split" in row):
-            values: dict[str, dict[int, float]] = {}
-            for method in dict.fromkeys(row[self.method] for row in self.rows):
-                rows = [row for row in self.rows if row[self.method] == method and _place(row) == place]
-                known = [row for row in rows if row.get(self.metric) is not None]
-                if known:
-                    values[method] = _of_splits(known, self.metric)
-            found += self._tests_at(place, values)
-        return found
-
-    def _tests_at(self, place: tuple, values: Mapping[str, Mapping[int, float]]) -> list[dict[str, Any]]:
-        of = {name: statistics.fmean(values[name].values()) for name in self.baselines if name in values}
-        if not of:
-            return []
-        best, tested = max(of, key=of.get), []
-        for method in [name for name in values if name not in self.baselines]:
-            shared = sorted(values[method].keys() & values[best].keys())
-            gains = [values[method][split] - values[best][split] for split in shared]
-            p_value = corrected_t_test(gains, self.test_over_train.get(place[1], 0.0))
-            if p_value is not None:
-                found = {self.method: method, "shots": place[0], "data": place[1], "baseline": best}
-                backbone = {"backbone": place[2]} if place[2] else {}
-                between = list(corrected_interval(gains, self.test_over_train.get(place[1], 0.0)))
-                difference = {"difference": statistics.fmean(gains), "interval": between, "p_value": p_value}
-                difference["splits"] = len(gains)
-                tested.append({**found, **backbone, "metric": self.metric, **difference})
-        for each, adjusted in zip(tested, holm([each["p_value"] for each in tested])):
-            each["p_holm"] = adjusted
-        return tested
-
-
-def _place(row: Mapping[str, Any]) -> tuple:
-    return row["shots"], row.get("data", ""), row.get("backbone", "")
-
-
-def _of_splits(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[int, float]:
-    """Split -> mean over its seeds; of one split seed -> value."""
-    key = "split" if len({row.get("split", 0) for row in rows}) > 1 else "seed"
-    values: dict[int, list[float]] = {}
-    for row in rows:
-        values.setdefault(row[key], []).append(row[metric])
-    return {each: statistics.fmean(of) for each, of in values.items()}
 
 
 def compare(

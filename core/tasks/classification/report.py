@@ -122,7 +122,7 @@ def classification_report(results: ClassificationResults, folder: str | Path) ->
             _facts(info, names),
             _counts(info, names, "Label" if results.multilabel else "Class"),
             shared.skipped(results.skipped),
-            shared.use(_steps(info, str(folder), results.multilabel)),
+            shared.use(_steps(info, str(folder))),
             shared.licences(info),
         ],
         versions=info.get("versions") or {},
@@ -380,37 +380,20 @@ def _counts(info: dict[str, Any], class_names: Sequence[str], kind: str) -> Tabl
     return TableSection("Images in the data set", (kind, *splits), rows, total=total, sub=True)
 
 
-def _steps(info: dict[str, Any], folder: str, multilabel: bool) -> list[tuple[str, str]]:
+def _steps(info: dict[str, Any], folder: str) -> list[tuple[str, str]]:
     """How the run is used from a terminal and from Python."""
     score = ("Score it again, on its own test images or on others (--data):", f"vladapt eval {shlex.quote(folder)}")
     if not info.get("backbone"):
         text = "This run was made from a file of features, so it classifies features of the same backbone, not images."
         return [(text, ""), score]
     predict = f"vladapt predict {shlex.quote(folder)} image.png"
-    python = _python(info, folder, multilabel)
-    return [("Classify new images, from a terminal:", predict), score, ("From Python:", python)]
+    return [("Classify new images, from a terminal:", predict), score, ("From Python:", _python(folder))]
 
 
-def _python(info: dict[str, Any], folder: str, multilabel: bool) -> str:
-    answer = "dict(zip(adapter.class_names_, adapter.predict(features)[0].tolist()))"
-    size, changed = (info.get("recipe") or {}).get("image_size"), info["backbone"].get("adapted_fingerprint")
-    moved = "\nbackbone = adapter.adapted(backbone)  # its towers were trained" if changed else ""
-    spec, run, domain, task = (
-        json.dumps(text or "", ensure_ascii=False)
-        for text in (info["backbone"]["spec"], folder, info.get("domain"), info.get("task"))
-    )
+def _python(folder: str) -> str:
     return f"""\
-import numpy as np
 import vladapt
-from PIL import Image
 
-run = {run}
-backbone = vladapt.load_backbone({spec}{f", image_size={size}" if size else ""})
-adapter = vladapt.load_adapter(f"{{run}}/adapter.safetensors", backbone).to(backbone.device){moved}
-domain = vladapt.load_domain({domain})
-transform = domain.transforms(backbone, False, {task})
-
-image = np.asarray(Image.open("image.png").convert("RGB"))
-pixels = transform(image)[None].to(backbone.device)
-features = backbone.encode_image(pixels, normalize=False)
-print({answer if multilabel else "adapter.class_names_[int(adapter.predict(features))]"})"""
+predictor = vladapt.load_run({json.dumps(folder, ensure_ascii=False)})
+for row in predictor.predict(["image.png"]).rows():
+    print(row)"""

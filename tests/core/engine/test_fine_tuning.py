@@ -162,7 +162,7 @@ def test_what_the_towers_forgot_is_in_notes_metrics_log_and_report(small_clip_sp
     assert sentence in (result.run / "log.txt").read_text()
     page = (result.run / "report.html").read_text()
     assert "What the towers still know of other things" in page and "150 drawings" in page
-    assert "adapter.adapted(backbone)" in page
+    assert "vladapt.load_run(" in page
     assert json.loads((result.run / "metrics.json").read_text())["generic"]["before"] == generic["before"]
 
 

@@ -173,7 +173,7 @@ def test_it_says_what_was_adapted_on_what_and_how_to_use_it():
         "a smear of {}.",
         "Synthetic data: drawn",
         "vladapt predict runs/example image.png",
-        'run = "runs/example"',
+        'vladapt.load_run("runs/example")',
         "torch 2.9.9",
         "51",  # 3 classes of 17 images per split
     ):
