@@ -93,6 +93,13 @@ class Problem:
         return adapter.logits(Batch(pre_projection=self.test_hidden.features if hidden is None else hidden))
 
 
+def log_shares(labels, classes):
+    """(C,): by which rare classes count as much as others; those without images as the rarest."""
+    counts = torch.tensor([int((labels == c).sum()) for c in range(classes)])
+    counts[counts == 0] = counts[counts > 0].min()
+    return (counts / counts.sum()).log()
+
+
 def plain_training(problem, lr, penalty, epochs, views=0):
     """One torch loop over the whole matrix."""
     start, bias = problem.backbone.weight, problem.backbone.bias
@@ -107,7 +114,7 @@ def plain_training(problem, lr, penalty, epochs, views=0):
         logits = problem.text.logit_scale * unit @ rows.T + shift
         labels = problem.support.labels
         if labels.ndim == 1:
-            loss = F.cross_entropy(logits, labels)
+            loss = F.cross_entropy(logits + log_shares(labels, len(rows)), labels)
         else:
             known = ~torch.isnan(labels)
             loss = F.binary_cross_entropy_with_logits(logits[known], labels[known])
