@@ -56,6 +56,10 @@ class APET(Searched):
     Where classes have unequal numbers of images each counts alike (`class_weight`), and of settings that score alike on
     val the middle is taken (`ties`); published are "none" and "published". With equal classes only ties differ.
 
+    Logits of a class of few images fall behind on images that the method did not learn from, the more so the fewer it
+    has. Where classes count alike and their numbers are unequal, offsets make up for it: they come from five fits, each
+    of which leaves out a fifth of the support (`ClassWeighted.offsets_of`).
+
     Raises:
         ConfigError: an option is out of range, or `top_q` is above the features' width.
         UnknownNameError: no such preset.

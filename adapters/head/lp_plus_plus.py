@@ -47,6 +47,11 @@ class LPPlusPlus(ClassWeighted):
     Where classes have unequal numbers of images each counts alike (`class_weight`); published is "none". With equal
     classes nothing differs.
 
+    w_c then starts as the class's mean times the mean number of images, 16 at most: a sum would grow with its images.
+    Logits of a class of few images fall behind on images that the method did not learn from, the more so the fewer it
+    has: offsets make up for it, which come from five fits, each without a fifth of the support
+    (`ClassWeighted.offsets_of`).
+
     Resources:
         bias: (C,) the bias to start from instead of a seeded one.
 
