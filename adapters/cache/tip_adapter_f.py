@@ -55,7 +55,8 @@ class TipAdapterF(Searched):
 
     Logits of a class of few images fall behind on images that the method did not learn from, the more so the fewer it
     has. Where classes count alike and their numbers are unequal, offsets make up for it: they come from five fits, each
-    of which leaves out a fifth of the support (`ClassWeighted.offsets_of`).
+    of which leaves out a fifth of the support (`ClassWeighted.offsets_of`). Also, the cache as it was before training
+    counts as an epoch, 0, which is kept where the search finds a better score with it.
 
     Raises:
         ConfigError: an option is out of range.
@@ -110,7 +111,8 @@ class TipAdapterF(Searched):
 
         train = partial(self._train, seed=seed)
         search, order = search_as(self, selection), resources.get("batch_order")
-        trained = train_and_choose(support, selection, axes, train, search, order)
+        unequal = self.select != "last" and self.counts_unequal(support, len(self.text))
+        trained = train_and_choose(support, selection, axes, train, search, order, or_untrained=unequal)
         self.beta_, self.alpha_ = trained.chosen["beta"], trained.chosen["alpha"]
         self.offset = trained_offsets(self, support, len(self.text), axes, trained.chosen, seed=seed)
         notes = [keys_note(support, self.views)]

@@ -42,6 +42,10 @@ class ClassWeighted(Adapter):
         """What a trained head adds to its logits in training: `log_priors` where classes count alike, else None."""
         return log_priors(labels, num_classes) if self.balanced else None
 
+    def counts_unequal(self, support: FeatureSet, num_classes: int) -> bool:
+        """Whether each class counts alike and has another number of images than others."""
+        return self.balanced and not support.multilabel and class_weights(support.labels, num_classes) is not None
+
     def offsets_of(
         self,
         support: FeatureSet,
@@ -60,7 +64,7 @@ class ClassWeighted(Adapter):
             logits_of: (images to learn from, others) -> (n, C) logits of these.
             count: of the folds.
         """
-        if support.multilabel or not self.balanced or class_weights(support.labels, num_classes) is None:
+        if not self.counts_unequal(support, num_classes):
             return None
         parts = folds(support, count, seed)
         if not parts:
