@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ...core.contracts.features import FeatureSet
+from ...core.contracts.choices import ClassWeighted
+from ...core.contracts.features import Batch, FeatureSet
 from ...core.data.sampling import Selection
+from ...core.metrics.selection import ALIKE
 from ...core.training.batches import epoch_batches
 from ...core.training.schedules import by_epoch, chained_cosine_rates
 from ...core.training.small_heads import Epoch, keep_best, train_epochs
@@ -48,6 +51,7 @@ def train_and_choose(
     train: Callable[..., tuple[int, list[dict[str, float]]]],
     search: Callable[..., tuple[tuple[float, ...], float]],
     order: Tensor | None,
+    or_untrained: bool = False,
 ) -> Trained:
     """Train, search with what was learned, and, where val was held out of the support, train again on all of it.
 
@@ -55,16 +59,45 @@ def train_and_choose(
         train: (support, val=, stop=, order=) -> kept epoch and history; leaves what it learned with the adapter.
         search: one sequence of values per axis -> best point and score on the selection's val.
         order: a fixed batch order of the whole support, or None.
+        or_untrained: keep the cache as it was before training (epoch 0) where the search finds a better score with it.
     """
-    if not selection.held_out:
-        epoch, history = train(support, val=selection.val, order=order)
-        chosen, words, score = choose(axes, selection, search)
-        return Trained({**chosen, "epoch": epoch}, words, score, history)
-    epoch, first = train(selection.train, val=selection.val)
+    learned_from = selection.train if selection.held_out else support
+    epoch, first = train(learned_from, val=selection.val, order=None if selection.held_out else order)
     chosen, words, score = choose(axes, selection, search)
+    if or_untrained and score is not None:
+        train(learned_from, stop=0)
+        before, _, untrained = choose(axes, selection, search)
+        if untrained > score + ALIKE:
+            epoch, chosen, score = 0, before, untrained
+        else:
+            train(learned_from, stop=epoch, order=None if selection.held_out else order)
+    if not selection.held_out:
+        return Trained({**chosen, "epoch": epoch}, words, score, first)
     second = train(support, stop=epoch, order=order)[1]
     history = [{**row, "refit": 0} for row in first] + [{**row, "refit": 1} for row in second]
     return Trained({**chosen, "epoch": epoch}, words, score, history)
+
+
+def trained_offsets(
+    adapter: ClassWeighted, support: FeatureSet, num_classes: int, axes: Sequence[Axis], chosen: dict, **given
+) -> Tensor | None:
+    """`ClassWeighted.offsets_of` a trained cache: on each fold it is trained again for as many epochs, at the same
+    settings.
+
+    Args:
+        axes: beta and alpha.
+        chosen: of the fit, with its "epoch".
+        given: what the adapter's `_train` takes besides the support, the seed among it.
+    """
+
+    def logits_of(rest: FeatureSet, held: FeatureSet) -> Tensor:
+        other = copy.copy(adapter)
+        other.beta_, other.alpha_ = (axis.fallback for axis in axes)
+        other._train(rest, stop=chosen["epoch"], **given)
+        other.beta_, other.alpha_, other.offset = chosen["beta"], chosen["alpha"], None
+        return other._logits(Batch.of(held))
+
+    return adapter.offsets_of(support, num_classes, given["seed"], logits_of)
 
 
 def train_keeping_best(
