@@ -1,7 +1,8 @@
-"""Heads on features: zero-shot, CLIP-Adapter, TaskRes, CLAP, LP++ and GDA."""
+"""Heads on features: zero-shot, CLIP-Adapter, TaskRes, CLAP, LP++, GDA and SS-Text."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from vladapt.adapters.head._gaussian import (
 )
 
 from .comparison import compares, published
-from .fixtures import Check, Fixtures, Reference
+from .fixtures import Check, Fixtures, Reference, UnreadableFixture
 
 
 @compares("zero-shot", "tip_adapter_*shot", only_first=True)
@@ -226,4 +227,45 @@ def _fit_gda(adapter, ref: Reference, support: FeatureSet, text: TextClassifier,
         return adapter.fit(support, text, val=val)
 
 
-GROUPS = (zero_shot, clip_adapter, taskres, clap_loss, clap_training, lp_plus_plus, gda, gda_base_to_new)
+SS_TEXT = {"sstext": "ss-text", "sstextp": "plus"}
+SS_TEXT_ONLY = {"ss_weights": "images", "lambda_perf_weights": "confidence", "lambda_fixed_weights": "fixed"}
+
+
+@compares("ss-text", "sstext")
+def ss_text(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    """Both variants on the shots that each scenario drew; the others on the draw that their meaning names."""
+    test = FeatureSet(f.test_set.features * ref["test_norm"][:, None], f.test_set.labels)
+    for key, draw, solver in ref.keys(r"(\w+)_(sstextp?)_weights"):
+        adapter = _ss_text(ref, f, draw, variant=SS_TEXT[solver])
+        yield ref.check(adapter.weights, key)
+        yield ref.check(adapter.logits(test).softmax(dim=1), f"{draw}_{solver}_test_prob")
+    for key, variant in SS_TEXT_ONLY.items():
+        draws = [draw for _, draw in ref.keys(r"(\w+_s\d+)_index") if draw.startswith(_drawn_as(ref.meaning(key)))]
+        options = {"fixed_lambda": ref.stated(key, "lambda")} if variant == "fixed" else {}
+        yield ref.check(_ss_text(ref, f, draws[0], variant=variant, **options).weights, key)
+
+
+def _ss_text(ref: Reference, f: Fixtures, draw: str, **options):
+    """Fitted to the drawn rows of the fixture's pool, with the lengths that the towers gave."""
+    features, labels = (torch.cat([f.common[f"{part}_{name}"] for part in ("support", "val")]) for name in ROWS)
+    pool = ref["pool_index"]
+    everything = FeatureSet(features[pool] * ref["pool_norm"][:, None], labels[pool], raw_norms=True)
+    text = f.text.weights * ref["text_norm"][:, None]
+    classifier = TextClassifier(text, unnormalized=text, logit_scale=math.exp(ref.setting("logit_scale")))
+    adapter = published("ss-text", least_lambda=0.001, **options)
+    adapter.fit(everything.select(ref[f"{draw}_index"]), classifier)
+    return adapter
+
+
+ROWS = ("features", "labels")
+
+
+def _drawn_as(meaning: str) -> str:
+    """ "... on standard_k4" -> "standard_k4_"."""
+    drawn = re.search(r"\bon (\w+_k\d+)\b", meaning)
+    if drawn is None:
+        raise UnreadableFixture(f"no draw is told in {meaning!r}")
+    return f"{drawn[1]}_"
+
+
+GROUPS = (zero_shot, clip_adapter, taskres, clap_loss, clap_training, lp_plus_plus, gda, gda_base_to_new, ss_text)

@@ -80,6 +80,10 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "use_shots": between("use_shots", False, True, **OF_FOLDER),
         "per_class": between("per_class", None, 1, **OF_FOLDER),
     },
+    "ss-text": {
+        "fixed_lambda": between("fixed_lambda", 0.1, 10.0, variant="fixed"),
+        "least_lambda": between("least_lambda", 0.0, 100.0),
+    },
     "stat-a": {"inner_iterations": between("inner_iterations", 1, 2, iterations=1)},
     "taskres": {"weight_decay": between("weight_decay", 0.0, 1.0, lr=10.0)},
     "tip-adapter": OF_SEARCH,
