@@ -70,6 +70,10 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "select": between("select", "last", "best_val", lr=0.1, epochs=4),
     },
     "pomp": {**STARTING, "correction": between("correction", "ln", None, sampled_classes=2)},
+    "proker": {
+        "most_rows": between("most_rows", 1, None),
+        "ties": between("ties", "plateau", "published", search_penalty=(0.001, 10.0)),
+    },
     "prompt-src": {
         **of_training("cross-entropy", "clip", lr=0.03, epochs=6, gpa=False),
         "select": between("select", "last", "best_val", lr=0.01, epochs=4),
