@@ -65,9 +65,10 @@ class ProKeR(Searched):
     """
 
     differs: ClassVar[str] = (
-        "logits are the released ones times the logit scale; rows of val may come in any order (released: grouped by "
-        "class); a class without images keeps its zero-shot score (released: not there at all); found settings are never read back from disk. Without val they "
-        "are searched on held-out images. ProKeR+CLAP is not here"
+        "logits are the released ones times the logit scale; a class without images keeps its zero-shot score "
+        "(released: it is not there at all); rows of val may come in any order (released: grouped by class); settings "
+        "that were found are never read back from disk. Without val they are searched on held-out images. ProKeR+CLAP "
+        "is not here"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     state: ClassVar[tuple[str, ...]] = ("text", "logit_scale", "logit_bias", "rows", "coefficients", "beta_")
