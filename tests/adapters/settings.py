@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-OPTIONS: dict[str, dict[str, Any]] = {"lp-plus-plus": {"views": 1}}
-"""Where two augmented views, which make others fast, are refused."""
+OPTIONS: dict[str, dict[str, Any]] = {
+    "cross-modal": {"warmup": 2, "eval_every": 5, "lr": 0.05, "weight_decay": 0.1, "batch_size": 4},
+    "lp-plus-plus": {"views": 1},
+}
+"""Where a training of 20 steps is all warm-up, or two augmented views, which make others fast, are refused."""
 
 
 def between(option: str, one: Any, other: Any, **settings: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -50,6 +53,7 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     },
     "cocoop": LENGTH,
     "coop": STARTING,
+    "cross-modal": {"ties": between("ties", "plateau", "published", weight_decay=None)},
     "full": {
         **of_training("cross-entropy", "clip", lr=0.1, epochs=5),
         "clip_grad": between("clip_grad", None, 1e-4),
