@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ...core.contracts.features import FeatureSet
+from ...core.contracts.choices import ClassWeighted
+from ...core.contracts.features import Batch, FeatureSet
 from ...core.data.sampling import Selection
 from ...core.training.batches import epoch_batches
 from ...core.training.schedules import by_epoch, chained_cosine_rates
@@ -65,6 +67,28 @@ def train_and_choose(
     second = train(support, stop=epoch, order=order)[1]
     history = [{**row, "refit": 0} for row in first] + [{**row, "refit": 1} for row in second]
     return Trained({**chosen, "epoch": epoch}, words, score, history)
+
+
+def trained_offsets(
+    adapter: ClassWeighted, support: FeatureSet, num_classes: int, axes: Sequence[Axis], chosen: dict, **given
+) -> Tensor | None:
+    """`ClassWeighted.offsets_of` a trained cache: on each fold it is trained again for as many epochs, at the same
+    settings.
+
+    Args:
+        axes: beta and alpha.
+        chosen: of the fit, with its "epoch".
+        given: what the adapter's `_train` takes besides the support, the seed among it.
+    """
+
+    def logits_of(rest: FeatureSet, held: FeatureSet) -> Tensor:
+        other = copy.copy(adapter)
+        other.beta_, other.alpha_ = (axis.fallback for axis in axes)
+        other._train(rest, stop=chosen["epoch"], **given)
+        other.beta_, other.alpha_, other.offset = chosen["beta"], chosen["alpha"], None
+        return other._logits(Batch.of(held))
+
+    return adapter.offsets_of(support, num_classes, given["seed"], logits_of)
 
 
 def train_keeping_best(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.options import option
 from ...core.data.sampling import selection_split
 from ...core.errors import ConfigError
-from ...core.metrics.class_balance import log_priors
+from ...core.metrics.class_balance import MOST_SHOTS, class_weights, log_priors
 from ...core.metrics.selection import val_score
 
 
@@ -45,6 +46,11 @@ class LPPlusPlus(ClassWeighted):
 
     Where classes have unequal numbers of images each counts alike (`class_weight`); published is "none". With equal
     classes nothing differs.
+
+    w_c then starts as the class's mean times the mean number of images, 16 at most: a sum would grow with its images.
+    Logits of a class of few images fall behind on images that the method did not learn from, the more so the fewer it
+    has: offsets make up for it, which come from five fits, each without a fifth of the support
+    (`ClassWeighted.offsets_of`).
 
     Resources:
         bias: (C,) the bias to start from instead of a seeded one.
@@ -86,6 +92,7 @@ class LPPlusPlus(ClassWeighted):
             problem = self._problem(support)
             again = self._train(problem, bias, epoch)[2]
             history = [{**row, "refit": 0} for row in history] + [{**row, "refit": 1} for row in again]
+        self._shift(support, bias, epoch, seed)
         chosen = {
             "epoch": epoch,
             "lr_w": problem.weight_step(),
@@ -94,6 +101,18 @@ class LPPlusPlus(ClassWeighted):
         }
         note = "one augmented view per image" if self._augmented(support) else "the images as they are"
         return FitReport(self.name, chosen, selection.words, score, history, [f"learned from {note}"])
+
+    def _shift(self, support: FeatureSet, bias: Tensor, epoch: int, seed: int) -> None:
+        """Put the offsets of classes that have unequal numbers of images into the bias."""
+
+        def logits_of(rest: FeatureSet, held: FeatureSet) -> Tensor:
+            other = copy.copy(self)
+            other._train(self._problem(rest), bias, epoch)
+            return other._scores(held.unit)
+
+        offsets = self.offsets_of(support, len(self.text), seed, logits_of)
+        if offsets is not None:
+            self.bias = self.bias + offsets
 
     def settled(self, report: FitReport) -> dict[str, Any]:
         return {"epochs": report.chosen["epoch"]}
@@ -154,12 +173,17 @@ class _Problem:
     def __init__(self, features: Tensor, labels: Tensor, text: Tensor, balanced: bool = False):
         self.features, self.labels = features, labels
         self.priors = log_priors(labels, len(text)) if balanced else None
+        self.weights = class_weights(labels, len(text)) if balanced else None
         self.similarities = features @ text.T  # (N, C)
 
     def class_sums(self) -> Tensor:
-        """(C, D)."""
+        """(C, D). Where classes count alike: their means, times the mean number of images, 16 at most."""
         sums = self.features.new_zeros(self.similarities.shape[1], self.features.shape[1])
-        return sums.index_add_(0, self.labels, self.features)
+        sums = sums.index_add_(0, self.labels, self.features)
+        if self.weights is None:
+            return sums
+        images = len(self.labels) / int((self.weights > 0).sum())
+        return min(1.0, MOST_SHOTS / images) * self.weights[:, None] * sums
 
     def similarity(self) -> float:
         """Mean, over the classes that have images, of the mean cosine of a class's images to its own text."""

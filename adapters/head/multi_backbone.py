@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, FitReport
+from ...core.contracts.adapter import FitReport
+from ...core.contracts.choices import ClassWeighted
 from ...core.contracts.features import Batch, FeatureSet, TextClassifier
 from ...core.contracts.options import option
 from ...core.errors import CapabilityError, DataError
-from ...core.losses.cross_entropy import CrossEntropy
 from ...core.training.batches import epoch_batches
 from ...core.training.schedules import by_epoch
-from ...core.training.small_heads import train_epochs
+from ...core.training.small_heads import label_loss, train_epochs
 
 COMBINE = ("mean", "static", "input")
 THIS_BACKBONE = "own"  # what the backbone of the fit is called in reports
@@ -24,7 +25,7 @@ STATIC_ITERATIONS = 50
 
 
 @dataclass(eq=False, kw_only=True)
-class MultiBackbone(Adapter):
+class MultiBackbone(ClassWeighted):
     """Unveiling Backbone Effects in CLIP: Exploring Representational Synergies and Variances (Rodriguez-Opazo et al.,
     2023, arXiv 2312.14400) and Synergy and Diversity in CLIP: Enhancing Performance Through Adaptive Backbone
     Ensembling (the same, 2024, arXiv 2405.17139: the Neural Logit Controller).
@@ -39,11 +40,13 @@ class MultiBackbone(Adapter):
 
     Experimental: only the abstracts and public reviews were read, which say what the controller sees (all features),
     what it gives (one temperature per backbone) and by which loss it learns. The formula, the network's size, the
-    penalty
-    that holds temperatures near 1 and the training are ours: t by L-BFGS first, then everything by AdamW.
+    penalty that holds temperatures near 1 and the training are ours: t by L-BFGS first, then everything by AdamW.
 
     The penalty is the mean square of log T over images, summed over backbones. It cannot be 0: where the shots are all
     classified right, the cross-entropy alone has no least.
+
+    Where classes have unequal numbers of images each counts alike (`class_weight`), by log shares that are added to the
+    logits in training; with equal classes nothing differs.
 
     Resources:
         further_backbones: tuple of `FurtherBackbone`, of the same images in the same order.
@@ -87,15 +90,21 @@ class MultiBackbone(Adapter):
         self.specs = [THIS_BACKBONE, *(other.spec for other in further)]
         unit = _side_by_side([support.features, *(other.support.features for other in further)])  # (N, D)
         logits = self._each(unit)  # (B, N, C)
+        criterion = label_loss(False, self.priors_of(support.labels, len(classifier)))
+
+        def loss_of(log_weights: Tensor, index: Tensor | slice) -> Tensor:
+            """Of (B, n) log 1/T of the images in `index`: cross-entropy, and the pull of temperatures towards 1."""
+            mixed = criterion(_mixed(log_weights, logits[:, index]), support.labels[index])
+            return mixed + self.prior * log_weights.square().sum(dim=0).mean()
 
         self.log_weights = torch.zeros(len(self.specs), device=device)
         self.centre = self.inner = self.inner_bias = self.outer = None
         history, trained = [], 0
         if self.combine != "mean":
-            self._fit_static(logits, support.labels)
+            self._fit_static(loss_of, len(support))
             trained = len(self.specs)
         if self.combine == "input":
-            history = self._fit_controller(unit, logits, support.labels, seed)
+            history = self._fit_controller(loss_of, unit, seed)
             trained += self.inner.numel() + self.inner_bias.numel() + self.outer.numel()
         chosen = {f"temperature {spec}": float(t) for spec, t in zip(self.specs, self._mean_temperatures(unit))}
         words = f"cross-entropy on the {len(support)} shots" if trained else "nothing to choose"
@@ -114,21 +123,21 @@ class MultiBackbone(Adapter):
         parts = zip(unit.split(self.widths, dim=-1), self.texts.split(self.widths, dim=-1), self.scales, self.biases)
         return torch.stack([scale * images @ texts.T + bias for images, texts, scale, bias in parts])
 
-    def _fit_static(self, logits: Tensor, labels: Tensor) -> None:
+    def _fit_static(self, loss_of: Callable[..., Tensor], images: int) -> None:
         """One temperature per backbone, by L-BFGS on all shots at once."""
         weights = self.log_weights.clone().requires_grad_()
         optimizer = torch.optim.LBFGS([weights], max_iter=STATIC_ITERATIONS, line_search_fn="strong_wolfe")
 
         def closure():
             optimizer.zero_grad()
-            loss = self._loss(weights[:, None].expand(-1, len(labels)), logits, labels)
+            loss = loss_of(weights[:, None].expand(-1, images), slice(None))
             loss.backward()
             return loss
 
         optimizer.step(closure)
         self.log_weights = weights.detach()
 
-    def _fit_controller(self, unit: Tensor, logits: Tensor, labels: Tensor, seed: int) -> list[dict[str, float]]:
+    def _fit_controller(self, loss_of: Callable[..., Tensor], unit: Tensor, seed: int) -> list[dict[str, float]]:
         """The network, begun so that it gives the static temperatures; the history in passes over the shots."""
         width, device = unit.shape[1], unit.device
         first = torch.randn(width, self.hidden, generator=torch.Generator().manual_seed(seed)) / width**0.5
@@ -141,18 +150,13 @@ class MultiBackbone(Adapter):
         optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)
         batches = epoch_batches(len(unit), self.batch_size, seed, device=device)
 
-        def loss_of(epoch: int, index: Tensor) -> Tensor:
-            return self._loss(self._log_weights_of(unit[index]), logits[:, index], labels[index])
+        def loss_of_step(epoch: int, index: Tensor) -> Tensor:
+            return loss_of(self._log_weights_of(unit[index]), index)
 
         rates = by_epoch([self.lr] * self.steps, len(batches(0)))
-        history = [epoch.row(first=0) for epoch in train_epochs(optimizer, rates, batches, loss_of)]
+        history = [epoch.row(first=0) for epoch in train_epochs(optimizer, rates, batches, loss_of_step)]
         self.log_weights, self.inner, self.inner_bias, self.outer = (p.detach() for p in parameters)
         return history
-
-    def _loss(self, log_weights: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of the mixed (B, N, C) logits, and the pull of temperatures towards 1."""
-        mixed = CrossEntropy()({"logits": _mixed(log_weights, logits), "labels": labels})["loss"]
-        return mixed + self.prior * log_weights.square().sum(dim=0).mean()
 
     def _log_weights_of(self, unit: Tensor) -> Tensor:
         """(B, N) log 1/T of each backbone and image."""

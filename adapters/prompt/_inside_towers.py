@@ -22,7 +22,7 @@ from ...core.contracts.images import TrainingImages
 from ...core.contracts.options import option
 from ...core.errors import ConfigError
 from ...core.prompts.classifier import fill, spoken
-from ..weights._towers import TowerAdapter
+from ..weights._towers import ClassTowerAdapter
 from ..weights._training import DASSL
 
 INIT_STD = 0.02
@@ -31,7 +31,7 @@ CROP = (0.08, 1.0)
 
 
 @dataclass(eq=False, kw_only=True)
-class TokenAdapter(TowerAdapter):
+class TokenAdapter(ClassTowerAdapter):
     """Base of the methods that train tokens inside the towers and nothing else, by SGD with Dassl's schedule: momentum
     0.9, one rate per epoch down a cosine."""
 

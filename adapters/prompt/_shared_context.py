@@ -9,8 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, FitReport
+from ...core.contracts.adapter import FitReport
 from ...core.contracts.backbone import Backbone
+from ...core.contracts.choices import ClassWeighted
 from ...core.contracts.features import Batch, FeatureSet, TextClassifier
 from ...core.contracts.options import option
 from ...core.errors import CapabilityError
@@ -37,7 +38,9 @@ class Step:
         classifier: the zero-shot text classifier of the fit.
         unit: (B, D) image features.
         labels: (B,), or (B, C) with several labels per image.
-        label_loss: logits and labels -> cross-entropy, or binary cross-entropy with several labels per image.
+        label_loss: logits of all classes and labels -> cross-entropy, or binary cross-entropy with several labels per
+            image.
+        priors: (C,) log shares that `label_loss` adds to the logits, or None: for losses on some of the classes.
         generator: of the whole training, on the CPU.
     """
 
@@ -46,16 +49,20 @@ class Step:
     unit: Tensor
     labels: Tensor
     label_loss: Callable[[Tensor, Tensor], Tensor]
+    priors: Tensor | None
     generator: torch.Generator
 
 
 @dataclass(eq=False, kw_only=True)
-class SharedContext(Adapter):
+class SharedContext(ClassWeighted):
     """A method says how a step is scored (`_loss`) and how long it trains (`default_epochs`).
 
     `ctx_init` sets the number of context vectors; without it the context starts from N(0, 0.02^2). `trim=False` runs
     every prompt at full length, as published. `checkpointing` encodes the prompts again, chunk by chunk, in the
     backward pass: the memory of one chunk however many classes, for a third more time.
+
+    Where classes have unequal numbers of images each counts alike (`class_weight`), by log shares that are added to the
+    logits in training; published is "none". With equal classes, or several labels per image, nothing differs.
 
     Resources:
         batch_order: (epochs, N) int64, the order of samples in each epoch instead of a seeded shuffle.
@@ -133,11 +140,12 @@ class SharedContext(Adapter):
         support, classifier = support.to(backbone.device), classifier.to(backbone.device)
         self._set_frame(support, classifier)
         learner = self._learner(backbone, self.class_names_, ctx=resources.get("ctx"), seed=seed)
-        criterion, generator = label_loss(self.multilabel_), torch.Generator().manual_seed(seed)
+        priors = self.priors_of(support.labels, len(classifier))
+        criterion, generator = label_loss(self.multilabel_, priors), torch.Generator().manual_seed(seed)
         epochs = self.epochs or published_epochs(support.shots, self.default_epochs)
 
         def loss_of(unit: Tensor, labels: Tensor) -> Tensor:
-            return self._loss(Step(learner, classifier, unit, labels, criterion, generator))
+            return self._loss(Step(learner, classifier, unit, labels, criterion, priors, generator))
 
         optimizer = dassl_sgd([learner.ctx], self.lr, self.momentum, self.weight_decay)
         training = dassl_epochs(

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...core.contracts.adapter import FitReport
+from ...core.contracts.choices import ClassWeighted
 from ...core.contracts.features import Batch
 from ...core.contracts.options import option
 from ...core.prompts.classifier import POSITIONS
 from ...core.training.schedules import dassl_sgd
-from ...core.training.small_heads import dassl_epochs
+from ...core.training.small_heads import dassl_epochs, label_loss
 from ._contexts import (
     COST_OPTIONS,
     PromptsAtPrediction,
@@ -27,7 +28,7 @@ META = ("down_weight", "down_bias", "up_weight", "up_bias")
 
 
 @dataclass(eq=False, kw_only=True)
-class Cocoop(PromptsAtPrediction):
+class Cocoop(ClassWeighted, PromptsAtPrediction):
     """Conditional context optimisation.
 
     Zhou et al., Conditional Prompt Learning for Vision-Language Models, 2022, arXiv 2203.05557.
@@ -44,6 +45,9 @@ class Cocoop(PromptsAtPrediction):
     as in `coop`. Several images per step or at prediction go through the text tower together, as many as fit.
 
     `ctx_init`, `trim` and `checkpointing` are those of `coop`; the weight decay is on the network too.
+
+    Where classes have unequal numbers of images each counts alike (`class_weight`), by log shares that are added to the
+    logits in training, whatever the image; published is "none". With equal classes nothing differs.
 
     Resources:
         batch_order: (epochs, N) int64, the order of samples in each epoch instead of a seeded shuffle.
@@ -102,11 +106,12 @@ class Cocoop(PromptsAtPrediction):
         learner = self._learner(backbone, ctx=resources.get("ctx"), seed=seed)
         meta = _new_network(support.dim, learner.ctx.shape[-1], self.reduction, seed, backbone.device)
         trained = [learner.ctx, *meta]
+        criterion = label_loss(False, self.priors_of(support.labels, len(classifier)))
 
         def loss_of(unit: Tensor, labels: Tensor) -> Tensor:
             with half_where_asked(self, unit.device):
                 text = learner.encode_each(conditional_contexts(unit, *trained))  # (B, C, D)
-            return F.cross_entropy(self._scores(unit, text.float()), labels)
+            return criterion(self._scores(unit, text.float()), labels)
 
         epochs = self.epochs or EPOCHS
         optimizer = dassl_sgd(trained, self.lr, self.momentum, self.weight_decay)

@@ -36,6 +36,9 @@ class Maple(TextTokenAdapter):
 
     Published are 9 blocks with tokens, 3 for transfer between data sets. Tokens without words start from N(0, 0.02^2).
 
+    Where classes have unequal numbers of images each counts alike (`class_weight`); published is "none". With equal
+    classes nothing differs.
+
     Raises:
         ConfigError: the tokens end inside a word of `ctx_init`, or leave no place for words.
         CapabilityError: a tower has no transformer blocks.

@@ -30,8 +30,10 @@ class Pomp(SharedContext):
         log((C - 1) / n),   n of C - 1 other classes drawn,
 
     which makes the sum of their exponentials an unbiased estimate of that over all C (local correction). With all
-    classes drawn it is CoOp. Prompts are encoded of the drawn classes and the batch's own alone, and memory holds
-    nothing of the others but their token ids; for 20,000 classes add `checkpointing=True`.
+    classes drawn it is CoOp. Where classes have unequal numbers of images (`class_weight`), the log share of each class
+    is added to its logit before that, so that the estimate is of CoOp's adjusted sum. Prompts are encoded of the drawn
+    classes and the batch's own alone, and memory holds nothing of the others but their token ids; for 20,000 classes
+    add `checkpointing=True`.
 
     Where it differs from the released code: as `coop`. The margin is a natural logarithm as the paper's derivation
     wants; one version of the released code takes that to base 10 (`correction="log10"`). n counts the classes drawn,
@@ -75,7 +77,10 @@ class Pomp(SharedContext):
             logit_scale=self.logit_scale,
             classes=classes,
             correction=self.correction,
-        )
+        )  # (B, 1 + n)
+        if step.priors is not None:
+            others = step.priors[drawn].expand(len(logits), -1)
+            logits = logits + torch.cat([step.priors[step.labels][:, None], others], dim=1)
         return F.cross_entropy(logits, torch.zeros_like(step.labels))
 
 

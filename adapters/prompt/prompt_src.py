@@ -55,6 +55,9 @@ class PromptSrc(TextTokenAdapter):
     between data sets; for few shots, of 50 epochs, 30 and 30 or 45 and 5. The weights of the three terms are without
     effect where `loss` leaves these out.
 
+    Where classes have unequal numbers of images each counts alike (`class_weight`); published is "none". With equal
+    classes nothing differs.
+
     Raises:
         ConfigError: the tokens end inside a word of `ctx_init`, or leave no place for words.
         CapabilityError: a tower has no transformer blocks, or an image has several labels.

@@ -32,6 +32,9 @@ class Vpt(TokenAdapter):
 
     A depth of 1 is "shallow", more is "deep".
 
+    Where classes have unequal numbers of images each counts alike (`class_weight`); published is "none". With equal
+    classes nothing differs.
+
     Raises:
         CapabilityError: the image tower has no transformer blocks.
 

@@ -82,6 +82,7 @@ def train_head(
     rise: Callable[[int], float],
     clip_grad: float | None,
     label_smoothing: float,
+    priors: Tensor | None = None,
     seed: int,
 ) -> list[dict[str, float]]:
     """Train in place by AdamW, a rise and a cosine per step; one dict per epoch (epoch, loss, lr of its first step).
@@ -89,9 +90,10 @@ def train_head(
     Args:
         unit: (N, D) unit features.
         labels: (N,) classes, or (N, C) of 0, 1 and NaN.
+        priors: (C,) log shares of the classes, for `label_loss`, or None.
         rise: all steps -> those of the warm-up, a share below 1 or a count.
     """
-    criterion = label_loss(True) if labels.ndim == 2 else label_loss(False, label_smoothing=label_smoothing)
+    criterion = label_loss(True) if labels.ndim == 2 else label_loss(False, priors, label_smoothing=label_smoothing)
     optimizer = torch.optim.AdamW(head.parameters(), lr=lr, weight_decay=weight_decay)
     batches = epoch_batches(len(unit), batch_size, seed, device=unit.device)
     steps = len(batches(0))

@@ -76,13 +76,19 @@ class Run:
 
 
 def train_runs(
-    images: Callable[[int], tuple[Tensor, Tensor]], labels: Tensor, text: TextSide, runs: Sequence[Run], epochs: int
+    images: Callable[[int], tuple[Tensor, Tensor]],
+    labels: Tensor,
+    text: TextSide,
+    runs: Sequence[Run],
+    epochs: int,
+    priors: Tensor | None = None,
 ) -> Iterator[Run]:
     """Train all runs, as many at once as memory allows; each is returned before the next group starts.
 
     Args:
         images: epoch -> (N, W) features before the projection and (N, D) what the tower makes of them.
         labels: (N,) classes, or (N, C) of 0, 1 and NaN.
+        priors: (C,) log shares of the classes, which are added to the logits in training (`log_priors`), or None.
     """
     hidden, _ = images(0)
     matrix = hidden.shape[1] * len(text.columns)
@@ -90,12 +96,14 @@ def train_runs(
     together = max(1, GROUP_BYTES // size)
     for start in range(0, len(runs), together):
         group = runs[start : start + together]
-        changes, losses = _train(images, labels, text, group, epochs)
+        changes, losses = _train(images, labels, text, group, epochs, priors)
         for run, change, of_run in zip(group, changes, losses.T):
             yield Run(run.lr, run.penalty, change.clone(), of_run)
 
 
-def _train(images, labels: Tensor, text: TextSide, runs: Sequence[Run], epochs: int) -> tuple[Tensor, Tensor]:
+def _train(
+    images, labels: Tensor, text: TextSide, runs: Sequence[Run], epochs: int, priors: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """(G, R, W) changes and (epochs, G) losses of a full batch per epoch."""
     hidden, _ = images(0)
     changes = hidden.new_zeros(len(runs), len(text.columns), hidden.shape[1])
@@ -108,7 +116,8 @@ def _train(images, labels: Tensor, text: TextSide, runs: Sequence[Run], epochs: 
         leaf = changes.detach().requires_grad_()
         hidden, projected = images(epoch)
         added = F.linear(hidden, leaf.flatten(0, 1)).unflatten(1, changes.shape[:2])  # (N, G, R)
-        losses = _mean_losses(text.logits(projected, added), labels)  # (G,)
+        logits = text.logits(projected, added)  # (N, G, C)
+        losses = _mean_losses(logits if priors is None else logits + priors, labels)  # (G,)
         (gradient,) = torch.autograd.grad(losses.sum(), leaf)
         gradient.addcmul_(changes, penalties, value=2)
         history.append(losses.detach() + penalties.flatten() * torch.linalg.vector_norm(changes, dim=(1, 2)) ** 2)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...core.contracts.adapter import Adapter, FitReport, require
 from ...core.contracts.backbone import Backbone
+from ...core.contracts.choices import ClassWeighted
 from ...core.contracts.features import Batch, TextClassifier
 from ...core.contracts.images import TrainingImages, TrainingPlace
 from ...core.contracts.options import option
@@ -130,6 +131,15 @@ class TowerAdapter(Adapter):
         """The task with what the method's own losses need beyond it; on pairs there are no `images`."""
         return task
 
+    @property
+    def _balanced(self) -> bool:
+        """Whether each class counts alike in the score on val."""
+        return False
+
+    def _class_priors(self, labels: Tensor, num_classes: int) -> Tensor | None:
+        """What a loss on the labels adds to the logits; see `Task.class_priors`."""
+        return None
+
     def _learned(self, trained: Backbone, base: Backbone) -> dict[str, Tensor]:
         """What the training changed, on the CPU. Whatever was hung on the towers is merged into them."""
         return changed_tensors(trained, base)
@@ -217,12 +227,13 @@ class TowerAdapter(Adapter):
             loss_options=self.loss_options or {},
             class_prompts=prompts,
             negative_prompts=negative,
+            class_priors=self._class_priors(support.labels, len(prompts)),
             view=view_of(images.train_transform, self.crop_scale, self.default_crop),
             identity={"classes": list(self.class_names_), "images": _digest([item.id for item in images.items])},
         )
 
         def on_val(towers: Backbone) -> float:
-            return score_on_val(towers, images, prompts, negative, self.batch_size, self.amp)
+            return score_on_val(towers, images, prompts, negative, self.batch_size, self.amp, self._balanced)
 
         self.backbone_ = backbone.fingerprint
         epochs = self._epochs(len(GlobalBatches(len(images.items), self.batch_size, seed)), support.shots)
@@ -335,6 +346,24 @@ class TowerAdapter(Adapter):
             raise CapabilityError(
                 f"backbone '{backbone.spec}' is not the one that adapter '{self.name}' was fitted on; load that one"
             )
+
+
+@dataclass(eq=False, kw_only=True)
+class ClassTowerAdapter(ClassWeighted, TowerAdapter):
+    """Base of those that train on the labels, by cross-entropy over the classes.
+
+    Where classes have unequal numbers of images each counts alike (`class_weight`): the cross-entropy is of logits to
+    which the log shares of the classes are added, and val is scored by balanced accuracy. Published is "none". With
+    equal classes, several labels per image, or pairs nothing differs. A contrastive loss needs no such shares: among
+    the texts of a batch each class stands as often as it has images.
+    """
+
+    @property
+    def _balanced(self) -> bool:
+        return self.balanced
+
+    def _class_priors(self, labels: Tensor, num_classes: int) -> Tensor | None:
+        return self.priors_of(labels, num_classes)
 
 
 def _encoded(towers: Backbone, prompts: Sequence[Sequence[str]]) -> Tensor:

@@ -101,24 +101,34 @@ def identity_of(method) -> dict[str, Any]:
     return json.loads(json.dumps(identity))
 
 
-def score_on_val(backbone: Backbone, images: TrainingImages, prompts, negative, size: int, amp: str | None) -> float:
+def score_on_val(
+    backbone: Backbone, images: TrainingImages, prompts, negative, size: int, amp: str | None, balanced: bool = False
+) -> float:
     """`score_by` of the class prompts, as the text tower now reads them.
 
     Args:
         prompts, negative: as in `ClassScores`.
     """
     scores = ClassScores(backbone, prompts, negative).to(backbone.device)
-    return score_by(scores, backbone, images, size, amp)
+    return score_by(scores, backbone, images, size, amp, balanced)
 
 
 @torch.no_grad()
-def score_by(scores: nn.Module, backbone: Backbone, images: TrainingImages, size: int, amp: str | None) -> float:
+def score_by(
+    scores: nn.Module,
+    backbone: Backbone,
+    images: TrainingImages,
+    size: int,
+    amp: str | None,
+    balanced: bool = False,
+) -> float:
     """Accuracy on the val images, or macro AUROC where they have several labels; the same on all ranks.
 
     Args:
         scores: (B, D) unit image features -> (B, C).
         backbone: in eval mode.
         size: images at once.
+        balanced: take the balanced accuracy.
 
     Raises:
         DataError: an image cannot be read, or no label has images with and without it.
@@ -134,7 +144,7 @@ def score_by(scores: nn.Module, backbone: Backbone, images: TrainingImages, size
             parts.append(scores(unit).cpu())
     logits = all_gather_rows(torch.cat(parts))
     in_order = [item for start in range(world_size()) for item in list(images.val)[start :: world_size()]]
-    score = val_score(logits, labels_of(in_order))
+    score = val_score(logits, labels_of(in_order), balanced)
     if math.isnan(score):
         raise DataError("the val images have no label that some show and some do not; use select='last'")
     return score

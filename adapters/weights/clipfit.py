@@ -13,12 +13,12 @@ from ...core.contracts.images import TrainingImages
 from ...core.contracts.options import option
 from ...core.errors import CapabilityError
 from ...core.training.train import Task
-from ._towers import TowerAdapter
+from ._towers import ClassTowerAdapter
 from ._training import DASSL
 
 
 @dataclass(eq=False, kw_only=True)
-class Clipfit(TowerAdapter):
+class Clipfit(ClassTowerAdapter):
     """Fine-tuning of the text tower's feed-forward biases and the image tower's norms.
 
     Li et al., Vision-Language Model Fine-Tuning via Simple Parameter-Efficient Modification, 2024, arXiv 2409.16718.
@@ -43,6 +43,9 @@ class Clipfit(TowerAdapter):
     positive ones. On pairs: the contrastive loss, without an anchor.
 
     The anchor is not used where `loss` is given.
+
+    Where classes have unequal numbers of images each counts alike (`class_weight`); published is "none". With equal
+    classes nothing differs.
 
     Raises:
         CapabilityError: the backbone has neither such biases nor norms.

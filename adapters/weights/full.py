@@ -8,11 +8,11 @@ from typing import ClassVar
 from ...core.contracts.backbone import Backbone
 from ...core.contracts.options import option
 from ...core.training.layers import set_trainable
-from ._towers import TowerAdapter
+from ._towers import ClassTowerAdapter
 
 
 @dataclass(eq=False, kw_only=True)
-class Full(TowerAdapter):
+class Full(ClassTowerAdapter):
     """Fine-tuning of both towers.
 
     Goyal et al., Finetune like you pretrain: Improved finetuning of zero-shot vision models (FLYP), 2022,
@@ -28,6 +28,9 @@ class Full(TowerAdapter):
     changed are saved.
 
     Of the last layers 1 is what comes after the blocks, 2 the last block too.
+
+    Where classes have unequal numbers of images each counts alike (`class_weight`); published is "none". With equal
+    classes nothing differs.
 
     Example:
         >>> adapter = build_adapter("full", last=1, epochs=1, batch_size=4)

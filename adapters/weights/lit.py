@@ -22,6 +22,9 @@ class Lit(TowerAdapter):
     The image tower stays bit for bit, the text tower and the logit scale train by the contrastive loss between images
     and texts: on labelled images, a prompt of each one's class, drawn in turn. Only tensors that changed are saved.
 
+    There is no weight of classes: among the texts of a batch a class stands as often as it has images, so that a rare
+    one is not crowded out.
+
     The paper trains a text tower from scratch, with batches of 16,384 and a learning rate of 1e-3; here one that can
     read is tuned further, so the settings are those of `full`.
 

@@ -12,7 +12,7 @@ from ...core.contracts.adapter import require
 from ...core.contracts.backbone import Backbone
 from ...core.contracts.options import option
 from ...core.training.lora import PARAMS, SHARES, TOPS, add_lora, load_lora_state, lora_state, merge_lora
-from ._towers import TowerAdapter
+from ._towers import ClassTowerAdapter
 
 ITERATIONS = 500
 """Published: so many steps per shot."""
@@ -20,7 +20,7 @@ TOWERS = {"both": ("image", "text"), "image": ("image",), "text": ("text",)}
 
 
 @dataclass(eq=False, kw_only=True)
-class Lora(TowerAdapter):
+class Lora(ClassTowerAdapter):
     """Low-rank adaptation of both towers.
 
     Zanella and Ben Ayed, Low-Rank Few-Shot Adaptation of Vision-Language Models (CLIP-LoRA), 2024, arXiv 2405.18541.
@@ -36,6 +36,9 @@ class Lora(TowerAdapter):
 
     `iterations` counts where `epochs` is None: published are 500 per shot, the images of the largest class. On pairs
     there are 20 epochs.
+
+    Where classes have unequal numbers of images each counts alike (`class_weight`); published is "none". With equal
+    classes nothing differs.
 
     Example:
         >>> adapter = build_adapter("lora", r=4, epochs=1, batch_size=4)

@@ -10,8 +10,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, FitReport
+from ...core.contracts.adapter import FitReport
 from ...core.contracts.backbone import Backbone
+from ...core.contracts.choices import ClassWeighted
 from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.options import option
 from ...core.contracts.resources import PreProjection
@@ -29,7 +30,7 @@ BY_SHOTS: dict[str, Callable[[int], float]] = {"1/K": lambda shots: 1 / shots, "
 
 
 @dataclass(eq=False, kw_only=True)
-class Projection(Adapter):
+class Projection(ClassWeighted):
     """ProLIP, the fine-tuned visual projection.
 
     Fahes, Vu, Bursuc, Perez, de Charette: CLIP's Visual Embedding Projector is a Few-shot Cornucopia, 2024,
@@ -48,6 +49,9 @@ class Projection(Adapter):
     learned, which is the same; losses use the backbone's own logit scale. A tower that does not project by a matrix
     (the embedded backbone's closed form, SigLIP's none) gets a linear map beside what it does: norm(p(h) + h C), C from
     0, which is ProLIP where p(h) = h P0 + b. Columns that no class text reads stay as they are; CLIP has none.
+
+    Where classes have unequal numbers of images each counts alike (`class_weight`), in the loss by log shares that are
+    added to the logits, and on val; published is "none". With equal classes nothing differs.
 
     The towers are not needed again to score: `logits` takes `Batch(pre_projection=...)`. `tuned` gives them with the
     new projection in place.
@@ -105,7 +109,8 @@ class Projection(Adapter):
         runs, words = self._runs(support, selection)
         score = self._score_on(given.val, selection, side) if len(runs) > 1 else None
         best, reached = None, None
-        for run in train_runs(images, support.labels, side, runs, self.epochs):
+        priors = self.priors_of(support.labels, len(classifier))
+        for run in train_runs(images, support.labels, side, runs, self.epochs, priors):
             value = None if score is None else score(run)
             if best is None or value > reached:
                 best, reached = run, value
@@ -146,7 +151,8 @@ class Projection(Adapter):
         projected = self._projected(hidden)
 
         def score(run: Run) -> float:
-            return val_score(side.logits(projected, (hidden @ run.change.T).unsqueeze(1))[:, 0], selection.val.labels)
+            logits = side.logits(projected, (hidden @ run.change.T).unsqueeze(1))[:, 0]
+            return val_score(logits, selection.val.labels, self.balanced)
 
         return score
 

@@ -32,7 +32,7 @@ from ._changes import (
     trained_parts,
 )
 from ._linear_head import LinearHead, fisher_of_head, train_head
-from ._towers import TowerAdapter
+from ._towers import ClassTowerAdapter, TowerAdapter
 from ._training import Remembered, score_by
 
 LR, HEAD_LR = 3e-5, 1e-3
@@ -58,7 +58,7 @@ class _Fit:
 
 
 @dataclass(eq=False, kw_only=True)
-class WiseFt(TowerAdapter):
+class WiseFt(ClassTowerAdapter):
     """Weight-space ensemble of the zero-shot and the fine-tuned model.
 
     Wortsman et al., Robust fine-tuning of zero-shot models, 2021, arXiv 2109.01903.
@@ -83,6 +83,9 @@ class WiseFt(TowerAdapter):
 
     With `freeze_encoder` options about images and towers are of no effect. `fisher` estimates the Fisher information of
     every weight at both ends, by which the two weights then count (released: 10 passes, as one of two ways).
+
+    Where classes have unequal numbers of images each counts alike (`class_weight`); published is "none". With equal
+    classes nothing differs.
 
     Raises:
         ConfigError: an option is out of range, or smoothing of several labels.
@@ -197,7 +200,7 @@ class WiseFt(TowerAdapter):
 
         def score(alpha: float) -> float:
             put(interpolated(start, end, alpha, fishers))
-            return score_by(now.head, trained, images, self.batch_size, self.amp)
+            return score_by(now.head, trained, images, self.batch_size, self.amp, self.balanced)
 
         self._decide(score if images.val else None, f"val ({len(images.val)} images)")
         put(interpolated(start, end, now.choice[1], fishers))
@@ -229,7 +232,7 @@ class WiseFt(TowerAdapter):
         between = self._between(head, selection.train)
 
         def score(alpha: float) -> float:
-            return val_score(between(alpha)(selection.val.unit), selection.val.labels)
+            return val_score(between(alpha)(selection.val.unit), selection.val.labels, self.balanced)
 
         self._decide(None if selection.val is None else score, selection.words)
         words, alpha, reached = now.choice
@@ -259,6 +262,7 @@ class WiseFt(TowerAdapter):
             rise=self._rise,
             clip_grad=self.clip_grad,
             label_smoothing=self.label_smoothing,
+            priors=self.priors_of(support.labels, len(head.bias)),
             seed=self._now.seed,
         )
 

@@ -15,7 +15,7 @@ from vladapt.adapters.prompt.tpt import confident_views, mean_entropy
 from vladapt.core.prompts.context import PromptLearner
 from vladapt.core.training.schedules import dassl_learning_rates
 
-from .comparison import compares
+from .comparison import compares, published
 from .fixtures import NUMBER, Check, Fixtures, Reference, UnreadableFixture, stated_in
 
 PUBLISHED_SELECTION = build_adapter("tpt").selection
@@ -86,7 +86,7 @@ def coop_trained(ref: Reference, f: Fixtures) -> tuple[Adapter, FeatureSet, FitR
     names = ("n_ctx", "csc", "lr", "momentum", "weight_decay", "epochs", "batch_size")
     options = {name: ref.setting(name) for name in names}
     options.update(class_token_position=ref.setting("position"), warmup=told[2])
-    adapter = build_adapter("coop", **options)
+    adapter = published("coop", **options)
     support = FeatureSet(ref["raw_image_features"], ref["labels"], class_names(ref))
     backbone, rows = f.backbone(ref), torch.eye(len(support.class_names), support.dim)
     text = TextClassifier(rows, class_names=support.class_names, logit_scale=float(backbone.logit_scale))
@@ -108,7 +108,7 @@ def cocoop(ref: Reference, f: Fixtures) -> Iterator[Check]:
     text = build_classifier(backbone, support.class_names, ["{}"])
     for _, case in ref.keys(r"(.+)_logits"):
         trained = ref.leaves({ours: f"{case}_{key}" for ours, key in zip(("ctx", *META), theirs)})
-        adapter = build_adapter("cocoop", epochs=1)
+        adapter = published("cocoop", epochs=1)
         adapter.fit(support, text, backbone=backbone)
         for name, value in trained.items():
             setattr(adapter, name, value.detach())
@@ -145,7 +145,7 @@ def kgcoop(ref: Reference, f: Fixtures) -> Iterator[Check]:
 def _one_step(backbone: Backbone, support, classifier, ctx, guidance: float) -> tuple[torch.Tensor, float]:
     """Gradient of the loss in the context, read off one step of plain SGD at a rate of 1, and the loss."""
     plain = {"lr": 1.0, "epochs": 1, "momentum": 0.0, "weight_decay": 0.0, "warmup": None, "batch_size": len(support)}
-    adapter = build_adapter("kgcoop", guidance=guidance, csc=ctx.ndim == 3, **plain)
+    adapter = published("kgcoop", guidance=guidance, csc=ctx.ndim == 3, **plain)
     report = adapter.fit(support, classifier, backbone=backbone, resources={"ctx": ctx})
     return ctx - adapter.ctx, report.history[0]["loss"]
 

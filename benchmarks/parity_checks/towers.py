@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vladapt import Adapter, Backbone, Batch, FeatureSet, FitReport, Item, Label, build_adapter, build_classifier
+from vladapt import Adapter, Backbone, Batch, FeatureSet, FitReport, Item, Label, build_classifier
 from vladapt.adapters.weights._changes import FLOOR, interpolated
 from vladapt.adapters.weights._linear_head import LinearHead
 from vladapt.core.backbones.prompted import CoupledTokens, PromptTokens, attach_prompts
@@ -25,7 +25,7 @@ from vladapt.core.training.hooks import newest_share
 from vladapt.core.training.lora import add_lora, load_lora_state, merge_lora
 from vladapt.core.training.teacher import copy_of
 
-from .comparison import compares
+from .comparison import compares, published
 from .fixtures import Check, Fixtures, Reference, UnreadableFixture
 
 DEVIATIONS = {
@@ -156,7 +156,7 @@ def prompt_src_trained(ref: Reference, f: Fixtures) -> tuple[Adapter, FitReport]
     ref.require("optimiser.momentum", 0.9)
     names, gpa, labels = tuple(ref.setting("classnames")), ref.setting("gpa"), ref["labels"]
     rates, depth, start = ref.setting("optimiser.lr_per_epoch"), ref.setting("depth"), _Run(ref, "init")
-    adapter = build_adapter(
+    adapter = published(
         "prompt-src",
         lr=max(rates),
         weight_decay=ref.setting("optimiser.weight_decay"),
@@ -255,7 +255,7 @@ def projection_trained(ref: Reference, f: Fixtures, run: dict) -> tuple[Adapter,
     views = torch.stack([ref[f"view{i}"] for i in order], dim=1)
     hidden = FeatureSet(ref["view0"], ref["labels"], views=views, tap="pre_projection")
     backbone = _ProjectionAlone(ref["proj0"])
-    adapter = build_adapter("projection", lr=run["lr"], penalty=run["lam"], epochs=run["epochs"])
+    adapter = published("projection", lr=run["lr"], penalty=run["lam"], epochs=run["epochs"])
     support = FeatureSet(backbone.project(ref["view0"]), ref["labels"])
     resources = {"pre_projection": PreProjection(hidden)}
     return adapter, adapter.fit(support, f.text, backbone=backbone, resources=resources)
@@ -288,13 +288,13 @@ def wise_ft(ref: Reference, f: Fixtures) -> Iterator[Check]:
     ref.require("fisher_floor", FLOOR)
     yield ref.check(LinearHead.of(f.text).weight, "zeroshot_weight")
     for _, alpha in ref.keys(r"test_logits_a(.+)"):
-        adapter = build_adapter("wise-ft", alpha=float(alpha), **options)
+        adapter = published("wise-ft", alpha=float(alpha), **options)
         report = adapter.fit(support, f.text)
         yield ref.check(adapter.head, f"merged_weight_a{alpha}")
         yield ref.check(adapter.logits(f.test_set), f"test_logits_a{alpha}")
     yield ref.check([row["loss"] for row in report.history], "losses")
     yield ref.check([row["lr"] for row in report.history], "lrs", "rates")
-    adapter = build_adapter("wise-ft", alpha=1.0, **options)
+    adapter = published("wise-ft", alpha=1.0, **options)
     adapter.fit(support, f.text)
     yield ref.check(adapter.head, "finetuned_weight")
     yield ref.check(adapter.head_bias, "finetuned_bias")

@@ -77,6 +77,7 @@ OUTPUTS: dict[str, Output] = {
     # classifiers
     "logits": Output("scores of all classes", ("B", "C"), "raw"),
     "class_features": Output("text features of all classes", ("C", "D")),
+    "class_priors": Output("log shares of the classes among the images, where each class counts alike", ("C",), "raw"),
     "teacher.class_features": Output("the teacher's text features of all classes", ("C", "D")),
     # what the data says
     "labels": Output("class or identity", ("B",), "class"),

@@ -17,6 +17,9 @@ from ..contracts.options import option
 class CrossEntropy(Loss):
     """Mean cross-entropy of `logits` (B, C) and integer `labels` (B,).
 
+    Where the method gives `class_priors` (C,), they are added to the logits, so that each class counts alike: the logit
+    adjustment of Menon et al. (Long-tail learning via logit adjustment, 2020, arXiv 2007.07314).
+
     Example:
         >>> import torch, vladapt
         >>> out = {"logits": torch.tensor([[2.0, 0.0], [0.0, 2.0]]), "labels": torch.tensor([0, 1])}
@@ -33,4 +36,6 @@ class CrossEntropy(Loss):
     label_smoothing: float = option(0.0, "share of the target spread over all classes", low=0, below=1)
 
     def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
-        return {"loss": F.cross_entropy(out["logits"], out["labels"], label_smoothing=self.label_smoothing)}
+        logits, priors = out["logits"], out.get("class_priors")
+        logits = logits if priors is None else logits + priors
+        return {"loss": F.cross_entropy(logits, out["labels"], label_smoothing=self.label_smoothing)}

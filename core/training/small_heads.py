@@ -162,13 +162,12 @@ def label_loss(several: bool, priors: Tensor | None = None, **options: Any) -> C
 
     Args:
         several: whether it has.
-        priors: (C,) log shares of the classes, added to the logits while training (`log_priors`), or None.
+        priors: (C,) log shares of the classes (`log_priors`), of which the cross-entropy knows what to do, or None.
         options: of the loss.
     """
     criterion: Loss = BinaryCrossEntropy(**options) if several else CrossEntropy(**options)
-    if priors is None:
-        return lambda logits, labels: criterion({"logits": logits, "labels": labels})["loss"]
-    return lambda logits, labels: criterion({"logits": logits + priors, "labels": labels})["loss"]
+    known = {} if priors is None else {"class_priors": priors}
+    return lambda logits, labels: criterion({"logits": logits, "labels": labels, **known})["loss"]
 
 
 def published_epochs(shots: int, epochs_from_shots: Sequence[tuple[int, int]]) -> int:

@@ -61,6 +61,7 @@ class Outputs(nn.Module):
         class_scores: where "logits" or "class_features" is wanted; for "logits" alone any module that makes them of
             unit image features.
         teacher_classes: (C, D) unit rows, where "teacher.class_features" is wanted.
+        class_priors: (C,) log shares of the classes, or None.
         losses: those that bring outputs of their own.
 
     Raises:
@@ -75,6 +76,7 @@ class Outputs(nn.Module):
         text_prompt: Callable | None = None,
         class_scores: ClassScores | nn.Module | None = None,
         teacher_classes: Tensor | None = None,
+        class_priors: Tensor | None = None,
         losses: Sequence[Loss] = (),
     ):
         super().__init__()
@@ -88,6 +90,7 @@ class Outputs(nn.Module):
         self.text_prompt = text_prompt
         self.class_scores = class_scores
         self.register_buffer("teacher_classes", teacher_classes, persistent=False)
+        self.register_buffer("class_priors", class_priors, persistent=False)
         self.uncertainty = Uncertainty(backbone) if self.wanted & VARIANCES else None
         self.masked_words = MaskedWords(backbone) if "masked_tokens" in self.wanted else None
 
@@ -142,6 +145,8 @@ class Outputs(nn.Module):
             out["class_features"] = classes[: self.class_scores.num_classes]
         if "teacher.class_features" in self.wanted:
             out["teacher.class_features"] = self.teacher_classes
+        if self.class_priors is not None:
+            out["class_priors"] = self.class_priors
         return out
 
     def _of_image(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -67,6 +67,7 @@ class Task:
         teacher: a backbone, where a loss has a frozen teacher.
         teacher_classes: (C, D) unit rows, the teacher's text features of the classes; by default what it makes of
             `class_prompts`.
+        class_priors: (C,) log shares of the classes, by which a loss on the labels counts each class alike, or None.
         view: augments an image for training: (decoded, seed) -> pixels; by default a crop and a flip.
         select: chooses what is trained: called with the backbone; by default `lock`, `train_last` and `lora` say it.
         validate: () -> score on val, the higher the better; or None.
@@ -81,6 +82,7 @@ class Task:
     class_scores: nn.Module | None = None
     teacher: Backbone | None = None
     teacher_classes: Tensor | None = None
+    class_priors: Tensor | None = None
     view: View | None = None
     select: Callable[[Backbone], Any] | None = None
     validate: Callable[[], float] | None = None
@@ -276,6 +278,7 @@ class _Parts:
             text_prompt=prompts[0] if prompts else None,
             class_scores=self._class_scores(),
             teacher_classes=self._teacher_classes(teacher),
+            class_priors=self.task.class_priors,
             losses=[loss for loss in self.objective.losses.values() if loss.outputs],
         )
 

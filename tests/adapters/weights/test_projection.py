@@ -93,6 +93,13 @@ class Problem:
         return adapter.logits(Batch(pre_projection=self.test_hidden.features if hidden is None else hidden))
 
 
+def log_shares(labels, classes):
+    """(C,): by which rare classes count as much as others; those without images as the rarest."""
+    counts = torch.tensor([int((labels == c).sum()) for c in range(classes)])
+    counts[counts == 0] = counts[counts > 0].min()
+    return (counts / counts.sum()).log()
+
+
 def plain_training(problem, lr, penalty, epochs, views=0):
     """One torch loop over the whole matrix."""
     start, bias = problem.backbone.weight, problem.backbone.bias
@@ -107,7 +114,7 @@ def plain_training(problem, lr, penalty, epochs, views=0):
         logits = problem.text.logit_scale * unit @ rows.T + shift
         labels = problem.support.labels
         if labels.ndim == 1:
-            loss = F.cross_entropy(logits, labels)
+            loss = F.cross_entropy(logits + log_shares(labels, len(rows)), labels)
         else:
             known = ~torch.isnan(labels)
             loss = F.binary_cross_entropy_with_logits(logits[known], labels[known])
@@ -200,7 +207,7 @@ def test_without_val_the_published_choice():
     assert problem.fit(penalty="1/K^2")[1].chosen["lambda"] == 0.04
     assert problem.fit(penalty="1/K")[1].chosen["lambda"] == 0.2
     published = {"views": 300, "lr": None, "penalty": None, "epochs": 300}
-    assert build_adapter("projection").options == published
+    assert build_adapter("projection").options == {**published, "class_weight": "balanced"}
 
 
 # Limits and symmetries ------------------------------------------------------------------------------------------------
@@ -261,7 +268,7 @@ def test_every_option_changes_the_result(option, values):
     base = {"lr": 1e-2, "penalty": 0.1}
     found = [problem.logits(problem.fit(**{**base, option: value})[0]) for value in values]
     assert all(not torch.allclose(one, other, atol=1e-2) for one, other in pairwise(found))
-    assert {f.name for f in fields(adapter_class("projection"))} == {"views", "lr", "penalty", "epochs"}
+    assert {f.name for f in fields(adapter_class("projection"))} == {*base, "views", "epochs", "class_weight"}
 
 
 def test_views_are_counted_and_fewer_are_said():

