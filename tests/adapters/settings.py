@@ -7,8 +7,10 @@ from typing import Any
 OPTIONS: dict[str, dict[str, Any]] = {
     "cross-modal": {"warmup": 2, "eval_every": 5, "lr": 0.05, "weight_decay": 0.1, "batch_size": 4},
     "lp-plus-plus": {"views": 1},
+    "two-stage": {"iterations": 2, "batch_size": 4, "lr": 0.02},
 }
-"""Where a training of 20 steps is all warm-up, or two augmented views, which make others fast, are refused."""
+"""Where a training of 20 steps is all warm-up, 20 steps per shot are slow, or two augmented views, which make others
+fast, are refused."""
 
 
 def between(option: str, one: Any, other: Any, **settings: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -107,6 +109,7 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "inner_iterations": between("inner_iterations", 1, 3, iterations=2),
         "confident_images": between("confident_images", 1, 4, mode="zero-shot", iterations=1),
     },
+    "two-stage": {"r": between("r", 1, 2, tune="lora")},
     "vpt": of_training("cross-entropy", "clip", lr=0.01, epochs=6),
     "wca": {"templates": between("templates", ("a photo of a {}.",), ("a {} here.",))},
     "wise-ft": {"clip_grad": between("clip_grad", None, 1e-4)},
