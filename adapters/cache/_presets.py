@@ -1,4 +1,4 @@
-"""Published settings of Tip-Adapter and APE for the eleven sets of the few-shot protocol, and their names."""
+"""Published settings of Tip-Adapter, APE and ProKeR for the eleven sets of the few-shot protocol, and their names."""
 
 from __future__ import annotations
 
@@ -52,6 +52,15 @@ class ApeSetting:
     epochs: int = 30
 
 
+@dataclass(frozen=True)
+class ProKeRSetting:
+    """Ends of ProKeR's grids of beta and lambda, and their numbers of points."""
+
+    beta: tuple[float, float] = (0.5, 3)
+    penalty: tuple[float, float] = (0.001, 1)
+    steps: tuple[int, int] = (20, 10)
+
+
 TIP = {
     "caltech101": TipSetting((12, 5), 3),
     "dtd": TipSetting((13, 13), 2),
@@ -83,6 +92,21 @@ APE = {
 }
 
 
+PROKER = {
+    "caltech101": ProKeRSetting(),
+    "dtd": ProKeRSetting((0.1, 10), (0.001, 10), (20, 100)),
+    "eurosat": ProKeRSetting(steps=(20, 100)),
+    "fgvc_aircraft": ProKeRSetting(),
+    "food101": ProKeRSetting(),
+    "imagenet": ProKeRSetting((1.5, 3), (0.05, 0.25), (10, 10)),
+    "oxford_flowers": ProKeRSetting((0.1, 10), (0.001, 10), (20, 100)),
+    "oxford_pets": ProKeRSetting((0.01, 5), (0.01, 0.3), (40, 20)),
+    "stanford_cars": ProKeRSetting((0.1, 10), (0.01, 1), (5, 5)),
+    "sun397": ProKeRSetting((0.1, 10), (0.01, 10), (20, 10)),
+    "ucf101": ProKeRSetting(),
+}
+
+
 def tip_setting(preset: str | None) -> TipSetting:
     """Tip-Adapter's setting of a set; for None, of a set without a published one."""
     return TipSetting() if preset is None else TIP[set_name(preset)]
@@ -91,6 +115,11 @@ def tip_setting(preset: str | None) -> TipSetting:
 def ape_setting(preset: str | None) -> ApeSetting:
     """APE's setting of a set; for None, of a set without a published one."""
     return ApeSetting() if preset is None else APE[set_name(preset)]
+
+
+def proker_setting(preset: str | None) -> ProKeRSetting:
+    """ProKeR's setting of a set, of RN50; for None, of a set without a published one."""
+    return ProKeRSetting() if preset is None else PROKER[set_name(preset)]
 
 
 def set_name(name: str) -> str:

@@ -204,9 +204,13 @@ def _notes(support, class_names, num_classes: int) -> list[str]:
     notes = []
     if not support.raw_norms:
         notes.append("the features' norms are gone: fitted on unit features, the published probe uses raw ones")
-    if not support.multilabel:
-        seen = set(support.labels.unique().tolist())
-        absent = [class_names[i] if class_names else str(i) for i in range(num_classes) if i not in seen]
-        if absent:
-            notes.append(f"never predicted, for want of support images: {', '.join(absent)}")
-    return notes
+    return notes + never_predicted(support, class_names, num_classes)
+
+
+def never_predicted(support, class_names, num_classes: int) -> list[str]:
+    """A sentence that names the classes without support images, where there are any."""
+    if support.multilabel:
+        return []
+    seen = set(support.labels.unique().tolist())
+    absent = [class_names[i] if class_names else str(i) for i in range(num_classes) if i not in seen]
+    return [f"never predicted, for want of support images: {', '.join(absent)}"] if absent else []

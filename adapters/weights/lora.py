@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -88,16 +88,13 @@ class Lora(ClassTowerAdapter):
         merge_lora(backbone)
 
     def _attach(self, backbone: Backbone, dropout: float) -> list[str]:
-        """LoRA on the towers; sentences on what could not have it."""
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", UserWarning)
-            add_lora(
-                backbone,
-                r=self.r,
-                alpha=self.alpha,
-                dropout=dropout,
-                params=self.params,
-                towers=TOWERS[self.towers],
-                positions=self.positions,
-            )
-        return [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
+        options = {"r": self.r, "alpha": self.alpha, "params": self.params, "positions": self.positions}
+        return attach_lora(backbone, dropout=dropout, towers=TOWERS[self.towers], **options)
+
+
+def attach_lora(backbone: Backbone, **options: Any) -> list[str]:
+    """LoRA on the towers, as `add_lora` takes its options; sentences on what could not have it."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        add_lora(backbone, **options)
+    return [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]

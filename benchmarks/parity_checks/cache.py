@@ -1,17 +1,19 @@
-"""Caches of support features: Tip-Adapter, APE, TIP-X, and X-MoRe's captions."""
+"""Caches of support features: Tip-Adapter, APE, TIP-X, ProKeR, and X-MoRe's captions."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from vladapt import FeatureSet
+from vladapt import FeatureSet, TextClassifier
 from vladapt.adapters.cache import tip_x as tip_x_file
 from vladapt.adapters.cache.ape import channel_criterion, channel_similarity, select_channels
+from vladapt.adapters.cache.proker import Problem
 from vladapt.adapters.cache.x_more import confidence, mixture
 
 from .comparison import compares, published
@@ -168,4 +170,50 @@ def released_weights(confidences: Tensor) -> Tensor:
     return confidences / confidences.abs().cumsum(dim=0)
 
 
-GROUPS = (tip_adapter, tip_adapter_f, ape, ape_t, tip_x, x_more)
+@compares("proker", "proker")
+def proker(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    """The released logits have no logit scale, so that it is 1 here; its views are rows of their own."""
+    text = TextClassifier(f.text.weights, logit_scale=1.0)
+    for _, case in ref.keys(r"(\w+)_best"):
+        support = _proker_support(ref, f, case)
+        options = {"views": 0 if support.views is None else support.views.shape[1], "most_rows": None}
+        right = [100 * (text.logits(f.test_set.unit).argmax(dim=1) == f.test_set.labels).double().mean()]
+        for name in ("given", "given2"):
+            at = {"beta": ref.setting(f"{name}.beta"), "penalty": ref.setting(f"{name}.lmbda")}
+            adapter = published("proker", **options, **at)
+            adapter.fit(support, text)
+            yield ref.check(adapter.logits(f.test_set), f"{case}_{name}", f"logits at {at}, {case}")
+            right.append(f.accuracy(adapter))
+        adapter = published("proker", **options, **_proker_grid(ref))
+        report = adapter.fit(support, text, val=f.val)
+        yield ref.check([report.chosen[name] for name in ("beta", "penalty")], f"{case}_best", f"searched, {case}")
+        yield ref.check(adapter.logits(f.test_set), f"{case}_searched", f"logits there, {case}")
+        yield ref.check([*right[:2], f.accuracy(adapter)], f"{case}_acc")
+        problem = Problem.of(*adapter._rows(support), text.weights, False)
+        scores = problem.scores(f.val, *(axis.grid for axis in adapter._axes(support)), False)
+        yield ref.check(100 * scores, f"{case}_val_accuracy")
+
+
+def _proker_support(ref: Reference, f: Fixtures, case: str) -> FeatureSet:
+    """Those that the hyper-parameter of this name tells: "support1_*", or every so many rows with a second view."""
+    words = str(ref.setting(case))
+    if named := re.search(r"\b(support\w*?)_\*", words):
+        return f.part(named[1])
+    told = re.search(r"support rows (\d+),(\d+),", words)
+    if told is None:
+        raise UnreadableFixture(f"{case} is told in unknown words: {words!r}")
+    first, second = map(int, told.groups())
+    everything = f.part("support")
+    some = everything.select(torch.arange(first, len(everything), second - first))
+    further = [ref[key] for key, _ in ref.keys(r"view(\d+)")]
+    return replace(some, views=torch.stack([some.features, *further], dim=1))
+
+
+def _proker_grid(ref: Reference) -> dict[str, tuple]:
+    """Both axes are told as (lower end, upper end, points)."""
+    axes = [ref.setting(f"grid.{name}") for name in ("beta", "lmbda")]
+    ends = {name: tuple(axis[:2]) for name, axis in zip(("search_beta", "search_penalty"), axes)}
+    return {**ends, "search_step": tuple(axis[2] for axis in axes)}
+
+
+GROUPS = (tip_adapter, tip_adapter_f, ape, ape_t, tip_x, x_more, proker)

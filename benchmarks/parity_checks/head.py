@@ -1,10 +1,12 @@
-"""Heads on features: zero-shot, CLIP-Adapter, TaskRes, CLAP, LP++ and GDA."""
+"""Heads on features: zero-shot, CLIP-Adapter, TaskRes, CLAP, LP++, GDA, SS-Text and the cross-modal probe."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import cycle
 from unittest import mock
 
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from vladapt import FeatureSet, FitReport, TextClassifier
 from vladapt.adapters.head import clap as clap_file
+from vladapt.adapters.head import cross_modal as cross_modal_file
 from vladapt.adapters.head import gda as gda_file
 from vladapt.adapters.head._gaussian import (
     class_means,
@@ -20,9 +23,10 @@ from vladapt.adapters.head._gaussian import (
     new_class_gaussians,
     shrunk_precision,
 )
+from vladapt.core.training.small_heads import Epoch
 
 from .comparison import compares, published
-from .fixtures import Check, Fixtures, Reference
+from .fixtures import Check, Fixtures, Reference, UnreadableFixture
 
 
 @compares("zero-shot", "tip_adapter_*shot", only_first=True)
@@ -226,4 +230,107 @@ def _fit_gda(adapter, ref: Reference, support: FeatureSet, text: TextClassifier,
         return adapter.fit(support, text, val=val)
 
 
-GROUPS = (zero_shot, clip_adapter, taskres, clap_loss, clap_training, lp_plus_plus, gda, gda_base_to_new)
+SS_TEXT = {"sstext": "ss-text", "sstextp": "plus"}
+SS_TEXT_ONLY = {"ss_weights": "images", "lambda_perf_weights": "confidence", "lambda_fixed_weights": "fixed"}
+
+
+@compares("ss-text", "sstext")
+def ss_text(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    """Both variants on the shots that each scenario drew; the others on the draw that their meaning names."""
+    test = FeatureSet(f.test_set.features * ref["test_norm"][:, None], f.test_set.labels)
+    for key, draw, solver in ref.keys(r"(\w+)_(sstextp?)_weights"):
+        adapter = _ss_text(ref, f, draw, variant=SS_TEXT[solver])
+        yield ref.check(adapter.weights, key)
+        yield ref.check(adapter.logits(test).softmax(dim=1), f"{draw}_{solver}_test_prob")
+    for key, variant in SS_TEXT_ONLY.items():
+        draws = [draw for _, draw in ref.keys(r"(\w+_s\d+)_index") if draw.startswith(_drawn_as(ref.meaning(key)))]
+        options = {"fixed_lambda": ref.stated(key, "lambda")} if variant == "fixed" else {}
+        yield ref.check(_ss_text(ref, f, draws[0], variant=variant, **options).weights, key)
+
+
+def _ss_text(ref: Reference, f: Fixtures, draw: str, **options):
+    """Fitted to the drawn rows of the fixture's pool, with the lengths that the towers gave."""
+    features, labels = (torch.cat([f.common[f"{part}_{name}"] for part in ("support", "val")]) for name in ROWS)
+    pool = ref["pool_index"]
+    everything = FeatureSet(features[pool] * ref["pool_norm"][:, None], labels[pool], raw_norms=True)
+    text = f.text.weights * ref["text_norm"][:, None]
+    classifier = TextClassifier(text, unnormalized=text, logit_scale=math.exp(ref.setting("logit_scale")))
+    adapter = published("ss-text", least_lambda=0.001, **options)
+    adapter.fit(everything.select(ref[f"{draw}_index"]), classifier)
+    return adapter
+
+
+ROWS = ("features", "labels")
+
+
+def _drawn_as(meaning: str) -> str:
+    """ "... on standard_k4" -> "standard_k4_"."""
+    drawn = re.search(r"\bon (\w+_k\d+)\b", meaning)
+    if drawn is None:
+        raise UnreadableFixture(f"no draw is told in {meaning!r}")
+    return f"{drawn[1]}_"
+
+
+@compares("cross-modal", "cross_modal_lp")
+def cross_modal(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    """One point of the grid, on the fixture's batches; the trained head, and half of it with half of the zero-shot."""
+    support, told = f.support(ref), ref.setting
+    prompts = [ref["text_raw"][ref["text_labels"] == c] for c in range(len(ref["zero_shot"]))]
+    means = torch.stack([rows.mean(dim=0) for rows in prompts])
+    text = TextClassifier(means, prototypes=prompts, unnormalized=means, logit_scale=math.exp(told("logit_scale")))
+    options = {"lr": told("lr"), "weight_decay": told("weight_decay"), "batch_size": told("batch_size")}
+    options.update(iterations=told("iters"), warmup=told("warmup"), eval_every=told("eval_freq"), views=0)
+    options.update(init="zero-shot" if told("init") == "zero-shot" else "random")
+    accuracies = []
+    for share, name in ((1.0, ""), (0.5, "wiseft_")):
+        parts: list[Epoch] = []
+        adapter = published("cross-modal", trained_share=share, **options)
+        adapter._batches = lambda samples, size, seed: _as_served(ref)
+        first = mock.patch.object(cross_modal_file, "_random", lambda like, seed: ref["init_weight"])
+        with first, _noted(cross_modal_file, parts):
+            report = adapter.fit(support, text, val=f.val)
+        yield ref.check(adapter.weights, f"{name}weight")
+        yield ref.check(adapter.logits(f.test_set), f"{name or 'test_'}logits")
+        accuracies.append(f.accuracy(adapter))
+    yield ref.check(accuracies, "acc")
+    yield ref.check(cross_modal_file._zero_shot(text), "zero_shot")
+    yield ref.check(report.chosen["step"], "best_iter")
+    yield ref.check([row["val_score"] for row in report.history], "val_acc")
+    for key, steps in (("lr", [rate for part in parts for rate in part.rates]),
+                       ("loss", torch.cat([part.losses[:, 0] for part in parts]).tolist())):  # fmt: skip
+        told_of = torch.arange(len(ref[key])) < len(steps)  # ours ends with the last look at val
+        yield ref.check(steps + [0.0] * int((~told_of).sum()), key, where=told_of)
+
+
+def _as_served(ref: Reference) -> Iterator[tuple[Tensor, Tensor]]:
+    """The fixture's batches, again and again; prompts are counted class by class here."""
+    place = ref["text_labels"].argsort(stable=True).argsort()
+    return zip(cycle(ref["image_batches"]), cycle(place[ref["text_batches"]]))
+
+
+@contextmanager
+def _noted(module, epochs: list[Epoch]) -> Iterator[None]:
+    """The epochs of the trainings in a module, as they end."""
+    train_epochs = module.train_epochs
+
+    def noting(*args):
+        for epoch in train_epochs(*args):
+            epochs.append(epoch)
+            yield epoch
+
+    with mock.patch.object(module, "train_epochs", noting):
+        yield
+
+
+GROUPS = (
+    zero_shot,
+    clip_adapter,
+    taskres,
+    clap_loss,
+    clap_training,
+    lp_plus_plus,
+    gda,
+    gda_base_to_new,
+    ss_text,
+    cross_modal,
+)

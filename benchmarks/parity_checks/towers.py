@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count, takewhile
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,9 +18,13 @@ from torch import Tensor
 from vladapt import Adapter, Backbone, Batch, FeatureSet, FitReport, Item, Label, build_classifier
 from vladapt.adapters.weights._changes import FLOOR, interpolated
 from vladapt.adapters.weights._linear_head import LinearHead
+from vladapt.adapters.weights.two_stage import TwoStage
 from vladapt.core.backbones.prompted import CoupledTokens, PromptTokens, attach_prompts
 from vladapt.core.contracts import TrainingImages
 from vladapt.core.contracts.resources import PreProjection
+from vladapt.core.losses.cross_entropy import CrossEntropy
+from vladapt.core.prompts.classifier import fill
+from vladapt.core.training import batches
 from vladapt.core.training import train as training
 from vladapt.core.training.hooks import newest_share
 from vladapt.core.training.lora import add_lora, load_lora_state, merge_lora
@@ -181,14 +186,16 @@ def prompt_src_trained(ref: Reference, f: Fixtures) -> tuple[Adapter, FitReport]
         return adapter, adapter.fit(support, text, backbone=backbone, resources=images, seed=1)
 
 
-def _training_images(ref: Reference, names) -> TrainingImages:
+def _training_images(ref: Reference, names, prefix: str = "", templates: Sequence[str] = ()) -> TrainingImages:
     """The fixture's pixels, as images that need neither decoding nor a transform."""
+    pixels, labels = ref[f"{prefix}pixels"], ref[f"{prefix}labels"]
     return TrainingImages(
-        items=[Item(str(i), Path(), {"row": i}, Label(int(label))) for i, label in enumerate(ref["labels"])],
-        load=lambda item: ref["pixels"][item.decode["row"]].numpy(),
+        items=[Item(str(i), Path(), {"row": i}, Label(int(label))) for i, label in enumerate(labels)],
+        load=lambda item: pixels[item.decode["row"]].numpy(),
         train_transform=lambda decoded, seed: torch.from_numpy(decoded),
         eval_transform=torch.from_numpy,
-        prompts=[["a photo."] for _ in names],
+        prompts=[fill(templates, name) or ["a photo."] for name in names],
+        templates=templates,
     )
 
 
@@ -307,4 +314,62 @@ def wise_ft(ref: Reference, f: Fixtures) -> Iterator[Check]:
             yield ref.check(merged[part], f"fisher_merged_{part}_a{alpha}")
 
 
-GROUPS = (tiny_clip, vpt, maple, prompt_src, lora, projection, wise_ft)
+@compares("two-stage", "two_stage_fs")
+def two_stage(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    """Both stages on the fixture's batches, which come in the order of its images, and what they predict."""
+    ref.require("eta_min", TwoStage.end_lr)
+    ref.require("betas", [0.9, 0.999])
+    base, templates = tuple(ref.setting("base_classes")), [ref.setting("template")]
+    options = {"weight_decay": ref.setting("wd"), "iterations": ref.setting("n_iters")}
+    options.update(lr=ref.setting("lr"), batch_size=ref.setting("batch_size"))
+    adapter = published("two-stage", first_share=ref.setting("n_iters_frac"), **options)
+    backbone, labels = f.backbone(ref), ref["train_labels"]
+    support, text = _blank(backbone, labels, base), build_classifier(backbone, base, templates)
+    images = {"images": _training_images(ref, base, "train_", templates)}
+    with _in_order(), _noted_logits() as logits:
+        report = adapter.fit(support, text, backbone=backbone, resources=images, seed=1)
+    first = report.chosen["first stage"]
+    if (first, report.chosen["steps"]) != (ref.setting("stage1_steps"), ref.setting("total_steps")):
+        raise UnreadableFixture(f"{ref.setting('total_steps')} steps, of ours {report.chosen['steps']}")
+    yield ref.check(backbone.tokenize(fill(templates, name)[0] for name in base), "tokens_base")
+    for key, step in (("step0", 0), ("stage1_last", first - 1), ("stage2_last", len(logits) - 1)):
+        yield ref.check(logits[step], f"logits_{key}")
+    towers = adapter.adapted(backbone)
+    state = towers.model.state_dict()
+    for key, name in ref.keys(r"ln\.(.+)"):
+        yield ref.check(state[name], key, "norms of the blocks")
+    yield ref.check(build_classifier(towers, base, templates).weights, "classifier_init")
+    yield ref.check(adapter.weights, "classifier")
+    right = []
+    for part, classes in (("base", base), ("new", tuple(ref.setting("new_classes")))):
+        named = adapter.for_classes(backbone, classes)
+        scores = named.logits(Batch(pixels=ref[f"{part}_pixels"]))
+        yield ref.check(scores, f"logits_{part}")
+        right.append(100 * (scores.argmax(dim=1) == ref[f"{part}_labels"]).double().mean())
+    yield ref.check(right, "acc")
+
+
+def _blank(backbone: Backbone, labels: Tensor, names: tuple[str, ...]) -> FeatureSet:
+    """A support whose features nothing reads."""
+    return FeatureSet(torch.zeros(len(labels), backbone.embed_dim), labels, names)
+
+
+def _in_order():
+    """Every epoch sees the images in their order."""
+    return mock.patch.object(batches, "epoch_order", lambda size, epoch, seed: torch.arange(size))
+
+
+@contextmanager
+def _noted_logits() -> Iterator[list[Tensor]]:
+    """The logits of every step of the trainings inside, before its update."""
+    logits, compute = [], CrossEntropy.compute
+
+    def noting(self, out, progress):
+        logits.append(out["logits"].detach().clone())
+        return compute(self, out, progress)
+
+    with mock.patch.object(CrossEntropy, "compute", noting):
+        yield logits
+
+
+GROUPS = (tiny_clip, vpt, maple, prompt_src, lora, projection, wise_ft, two_stage)

@@ -23,6 +23,8 @@ class GlobalBatches(Sampler):
         size: samples of the training set.
         batch_size: of all ranks together; cut to what a small training set has.
         seed: fixes the order of every epoch.
+        drop_last: leave a last batch out that is not full; else it is as large as the ranks can share equally.
+        steps: after so many of all epochs together there are none any more; None for all.
 
     Attributes:
         epoch: of the next pass.
@@ -32,7 +34,7 @@ class GlobalBatches(Sampler):
         ConfigError: the batch cannot be cut into equal parts, or there are fewer samples than processes.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int):
+    def __init__(self, size: int, batch_size: int, seed: int, drop_last: bool = True, steps: int | None = None):
         ranks = world_size()
         if size < ranks:
             raise ConfigError(f"{size} training samples for {ranks} processes; give more data or fewer processes")
@@ -40,18 +42,21 @@ class GlobalBatches(Sampler):
             raise ConfigError(
                 f"--batch-size {batch_size} is not a multiple of the {ranks} processes; it counts all of them together"
             )
-        self.size, self.seed = size, seed
+        self.size, self.seed, self.steps = size, seed, steps
         self.batch_size = min(batch_size, size // ranks * ranks)
+        self.rest = 0 if drop_last else self.size % self.batch_size // ranks * ranks
         self.epoch = self.start = 0
 
     def __len__(self) -> int:
-        """Steps of an epoch. Samples that fill no batch come in other epochs: each has its own order."""
-        return self.size // self.batch_size
+        """Steps of an epoch. Samples that are left out come in other epochs: each has its own order."""
+        return self.size // self.batch_size + bool(self.rest)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = epoch_order(self.size, self.epoch, self.seed)
-        share = self.batch_size // world_size()
-        for step in range(self.start, len(self)):
+        stop = len(self) if self.steps is None else min(len(self), self.steps - self.epoch * len(self))
+        for step in range(self.start, stop):
+            full = (step + 1) * self.batch_size <= self.size
+            share = (self.batch_size if full else self.rest) // world_size()
             first = step * self.batch_size + rank() * share
             yield [(self.epoch, row) for row in order[first : first + share].tolist()]
 

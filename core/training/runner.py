@@ -133,6 +133,12 @@ class ResumableLoop(EpochBasedTrainLoop):
         return len(self.dataloader.batch_sampler)
 
     @property
+    def max_iters(self) -> int:
+        """All steps of the training."""
+        steps = self.dataloader.batch_sampler.steps
+        return self._max_iters if steps is None else min(steps, self._max_iters)
+
+    @property
     def fresh_epoch(self) -> bool:
         """Whether no step of the current epoch has been done."""
         return self._iter == self._epoch * self.steps_an_epoch

@@ -35,9 +35,13 @@ class TrainingSettings:
     """
 
     epochs: int = option(5, "passes over the training set", low=1, high=1_000_000)
+    steps: int | None = option(
+        None, "steps after which a training ends within its epochs; by default all of these", low=1, high=10**9
+    )
     batch_size: int = option(
         64, "samples of one optimiser step, over all processes and micro-batches", low=2, high=10_000_000
     )
+    drop_last: bool = option(True, "leave a last batch of an epoch out that is not full")
     micro_batch_size: int | None = option(
         None, "samples of one forward pass of one process; by default all that it has", low=1, high=10_000_000
     )

@@ -141,7 +141,7 @@ def train(
     seed_everything(settings.seed)
     made = _Parts(backbone, task, settings)
     model, notes = made.model(), made.notes
-    batches = GlobalBatches(len(task.source), settings.batch_size, settings.seed)
+    batches = GlobalBatches(len(task.source), settings.batch_size, settings.seed, settings.drop_last, settings.steps)
     samples = loader(made.samples(), batches, settings.workers, pin=backbone.device.type == "cuda")
     history, broken, best = History(), BrokenSamples(len(task.source)), {}
     averaged = settings.ema is not None or settings.epoch_average is not None
@@ -160,6 +160,7 @@ def train(
         validate = _validated(task.validate, backbone, average)
         hooks.append(ValidationHook(validate, history, settings.patience, best, lambda: _weights(backbone, average)))
     steps = settings.epochs * len(batches)
+    steps = steps if settings.steps is None else min(steps, settings.steps)
     heads = [made.objective, made.outputs]
     with _work_folder(folder) as work:
         first_step = run_with_hooks(model, heads, samples, settings, hooks, steps, work)
@@ -258,7 +259,8 @@ class _Parts:
             add_lora(backbone, r=settings.lora, towers=towers, **options)
         else:
             set_trainable(backbone, lock=self._locked(), last=self.settings.train_last)
-        if not any(p.requires_grad for p in backbone.model.parameters()):
+        head = [] if task.class_scores is None else task.class_scores.parameters()
+        if not any(p.requires_grad for p in (*backbone.model.parameters(), *head)):
             raise ConfigError("no part of the towers is trained; unlock one, or train more of its last layers")
 
     def _locked(self) -> tuple[str, ...]:
@@ -356,4 +358,6 @@ def _keep_best(backbone: Backbone, average, best: dict[str, Any]) -> None:
 def _identity(settings: TrainingSettings) -> dict[str, Any]:
     """The settings that make a run what it is; how it is split over memory and processes does not."""
     cost_options = ("micro_batch_size", "workers", "save_every", "keep", "compile", "checkpointing", "parallel")
-    return {name: value for name, value in settings.to_dict().items() if name not in cost_options}
+    later = {"steps": None, "drop_last": True}  # which older checkpoints do not name
+    told = {name: value for name, value in settings.to_dict().items() if name not in cost_options}
+    return {name: value for name, value in told.items() if name not in later or value != later[name]}

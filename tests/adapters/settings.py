@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-OPTIONS: dict[str, dict[str, Any]] = {"lp-plus-plus": {"views": 1}}
-"""Where two augmented views, which make others fast, are refused."""
+OPTIONS: dict[str, dict[str, Any]] = {
+    "cross-modal": {"warmup": 2, "eval_every": 5, "lr": 0.05, "weight_decay": 0.1, "batch_size": 4},
+    "lp-plus-plus": {"views": 1},
+    "two-stage": {"iterations": 2, "batch_size": 4, "lr": 0.02},
+}
+"""Where a training of 20 steps is all warm-up, 20 steps per shot are slow, or two augmented views, which make others
+fast, are refused."""
 
 
 def between(option: str, one: Any, other: Any, **settings: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -50,6 +55,7 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     },
     "cocoop": LENGTH,
     "coop": STARTING,
+    "cross-modal": {"ties": between("ties", "plateau", "published", weight_decay=None)},
     "full": {
         **of_training("cross-entropy", "clip", lr=0.1, epochs=5),
         "clip_grad": between("clip_grad", None, 1e-4),
@@ -70,6 +76,10 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "select": between("select", "last", "best_val", lr=0.1, epochs=4),
     },
     "pomp": {**STARTING, "correction": between("correction", "ln", None, sampled_classes=2)},
+    "proker": {
+        "most_rows": between("most_rows", 1, None),
+        "ties": between("ties", "plateau", "published", search_penalty=(0.001, 10.0)),
+    },
     "prompt-src": {
         **of_training("cross-entropy", "clip", lr=0.03, epochs=6, gpa=False),
         "select": between("select", "last", "best_val", lr=0.01, epochs=4),
@@ -79,6 +89,10 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "real-linear": {
         "use_shots": between("use_shots", False, True, **OF_FOLDER),
         "per_class": between("per_class", None, 1, **OF_FOLDER),
+    },
+    "ss-text": {
+        "fixed_lambda": between("fixed_lambda", 0.1, 10.0, variant="fixed"),
+        "least_lambda": between("least_lambda", 0.0, 100.0),
     },
     "stat-a": {"inner_iterations": between("inner_iterations", 1, 2, iterations=1)},
     "taskres": {"weight_decay": between("weight_decay", 0.0, 1.0, lr=10.0)},
@@ -95,6 +109,7 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "inner_iterations": between("inner_iterations", 1, 3, iterations=2),
         "confident_images": between("confident_images", 1, 4, mode="zero-shot", iterations=1),
     },
+    "two-stage": {"r": between("r", 1, 2, tune="lora")},
     "vpt": of_training("cross-entropy", "clip", lr=0.01, epochs=6),
     "wca": {"templates": between("templates", ("a photo of a {}.",), ("a {} here.",))},
     "wise-ft": {"clip_grad": between("clip_grad", None, 1e-4)},

@@ -28,6 +28,7 @@ QUICK = {
     "tip-x": {"search_step": (30, 10, 10)}, "clip-adapter": {"epochs": 20}, "clap": {"epochs": 300},
     "taskres": {"epochs": 100}, "nmtune": {"epochs": 5, "ratio": 1}, "lp-plus-plus": {},
     "linear-probe": {"steps": 2, "max_iter": 200}, "real-linear": {"iterations": 200, "lr": 1e-3},
+    "cross-modal": {"iterations": 300, "lr": 1e-3, "weight_decay": 0.01, "batch_size": 32, "eval_every": 50},
 }  # fmt: skip
 TRAINED = {"wise-ft": {"alpha": 1.0}}
 SIZES = (2, 4, 9, 20, 45, 100)
@@ -172,7 +173,10 @@ def test_a_preset_asks_for_what_is_published(name):
     assert build_adapter(name).balanced and build_adapter(name).ties_ == "plateau"
 
 
-EASY = {"clip-adapter": {"ratio": None}}
+EASY = {
+    "clip-adapter": {"ratio": None},
+    "cross-modal": {"lr": None, "weight_decay": None, "batch_size": None, "iterations": 60},
+}
 
 
 @pytest.mark.parametrize("name", SEARCHED)

@@ -19,8 +19,8 @@ def plug_in(tmp_path_factory) -> Path:
     """The files of CONTRIBUTING.md, laid out as pip would install them."""
     folder = tmp_path_factory.mktemp("plug-in")
     blocks = {m["file"]: m["text"] for m in BLOCK.finditer((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))}
-    assert set(blocks) == {"nearest_mean.py", "stripes.py", "pyproject.toml", "test_stripes.py"}
-    for name in ("nearest_mean.py", "stripes.py", "test_stripes.py"):
+    assert set(blocks) == {"text_mean.py", "stripes.py", "pyproject.toml", "test_stripes.py"}
+    for name in ("text_mean.py", "stripes.py", "test_stripes.py"):
         (folder / name).write_text(blocks[name])
     info = folder / "vladapt_stripes-0.1.dist-info"
     info.mkdir()
@@ -37,7 +37,7 @@ def run(plug_in: Path, *arguments: str):
 
 
 def test_the_example_names_are_listed(plug_in):
-    assert "nearest-mean" in run(plug_in, "list", "adapters").stdout
+    assert "text-mean" in run(plug_in, "list", "adapters").stdout
     assert "stripes" in run(plug_in, "list", "domains").stdout
 
 
@@ -47,7 +47,7 @@ def test_the_example_command_runs(plug_in, tmp_path):
     done = run(plug_in, *line.split(), "--out", str(tmp_path / "runs"), "--json")
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
-    assert summary["adapter"] == "nearest-mean" and summary["domain"] == "stripes"
+    assert summary["adapter"] == "text-mean" and summary["domain"] == "stripes"
     assert summary["adapted"]["accuracy"] > 0.9
 
 

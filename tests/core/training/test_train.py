@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
-from vladapt import CapabilityError, ConfigError, DataError
+from vladapt import CapabilityError, ConfigError, DataError, Item, Label
 from vladapt.core.training import hooks
 from vladapt.core.training.settings import TrainingSettings
+from vladapt.core.training.sources import LabelledSource
 from vladapt.core.training.train import Task, train
 
 SETTINGS = {"epochs": 2, "batch_size": 8, "lr": 1e-3, "warmup": 0.0, "weight_decay": 0.1, "seed": 3}
@@ -323,3 +325,53 @@ def test_a_learned_prefix_stays_with_the_towers(fresh_clip, toy_pairs, tmp_path)
     learned = done.objective.losses["unicl"].prompt_prefix("caption")
     assert torch.equal(fresh_clip.text_prefix, learned) and learned.abs().max() > 0.02
     assert not torch.allclose(seen[0], seen[1])
+
+
+def test_a_batch_that_is_not_full_is_shared_by_the_ranks_where_it_is_kept(monkeypatch):
+    """What they cannot share equally is left out."""
+    from vladapt.core.training import batches
+
+    def rows(world, size=20, batch_size=6):
+        monkeypatch.setattr(batches, "world_size", lambda: world)
+        found = []
+        for me in range(world):
+            monkeypatch.setattr(batches, "rank", lambda me=me: me)
+            sampler = batches.GlobalBatches(size, batch_size, seed=2, drop_last=False)
+            found.append(list(sampler))
+            assert len(found[-1]) == len(sampler)
+        return [[row for part in parts for row in part] for parts in zip(*found)]
+
+    assert [len(batch) for batch in rows(1)] == [6, 6, 6, 2] and rows(1) == rows(2)
+    assert rows(3) == rows(1)[:3]
+    assert sorted(row for batch in rows(1) for _, row in batch) == list(range(20))
+    assert [len(batch) for batch in rows(1, size=18)] == [6, 6, 6] and [len(batch) for batch in rows(1, size=4)] == [4]
+
+
+def test_a_training_ends_after_its_steps(fresh_clip, toy_pairs):
+    """In the middle of an epoch, with a cosine as long as these steps, and the rest of it never seen."""
+    told = []
+    task = Task(toy_pairs(20), {"clip": 1.0})
+    settings = TrainingSettings(
+        **{**SETTINGS, "epochs": 3, "batch_size": 8, "steps": 7, "drop_last": False, "warmup": 0, "end_lr": 1e-4}
+    )
+    done = train(fresh_clip, task, settings, None, on_step=lambda *step: told.append(step))
+    assert done.steps == 7 and [step[:2] for step in told] == [(step, 7) for step in range(1, 8)]
+    peak = settings.lr
+    expected = [1e-4 + (peak - 1e-4) * (1 + math.cos(math.pi * step / 7)) / 2 for step in range(7)]
+    assert [step[2]["lr"] for step in told] == pytest.approx(expected)
+    assert len(done.history) == 3
+
+
+def test_a_head_may_be_all_that_is_trained(fresh_clip, toy_pairs):
+    """The towers stay bit for bit."""
+    before, pairs, head = weights(fresh_clip), toy_pairs(16), torch.nn.Linear(24, 3)
+    start = head.weight.detach().clone()
+    items = [Item(str(i), Path(), {}, Label(i % 3)) for i in range(16)]
+    source = LabelledSource(items, lambda item: pairs.image(int(item.id)), [["a"]] * 3)
+    frozen = {"select": lambda towers: towers.model.requires_grad_(False)}
+    task = {"class_scores": head, **frozen}
+    done = run(fresh_clip, source, None, losses={"cross-entropy": 1.0}, task=task, epochs=1)
+    assert not torch.equal(head.weight, start) and done.trained_parameters == 0
+    assert distance(weights(fresh_clip), before) == 0
+    with pytest.raises(ConfigError, match="no part of the towers is trained"):
+        run(fresh_clip, pairs, None, losses={"clip": 1.0}, task=frozen)

@@ -1,0 +1,217 @@
+"""ProKeR: kernel ridge regression of what zero-shot gets wrong on the support, in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...core.contracts.adapter import FitReport, require
+from ...core.contracts.choices import Searched
+from ...core.contracts.features import Batch, FeatureSet
+from ...core.contracts.options import option
+from ...core.data.sampling import Selection, selection_split
+from ...core.metrics.class_balance import class_weights
+from ...core.metrics.selection import best_setting, val_score
+from ._cache_model import Axis, cache_logits, choose
+from ._presets import SETS, proker_setting, set_name
+
+BY_SHOTS = ((16, (1.7, 0.1)), (8, (1.66, 0.07)), (4, (1.5, 0.05)), (2, (2.6, 0.05)), (1, (3.0, 0.05)))
+"""Beta and lambda that the authors found on ImageNet, from so many shots on, and take to other sets."""
+MOST_SEARCHED = 2048
+"""Rows with which our own search takes seconds, not minutes."""
+
+
+@dataclass(eq=False, kw_only=True)
+class ProKeR(Searched):
+    """ProKeR: A Kernel Perspective on Few-Shot Adaptation of Large Vision-Language Models (Bendou, Ouasfi, Gripon and
+    Boukhayma, 2025, arXiv 2501.11175).
+
+    logits = s (x W^T + k(x, V) A), with A = (K / lambda + I)^-1 (Y - V W^T), k(a, b) = exp(-beta (1 - a b)), K the
+    kernel of the N unit rows V with themselves, Y their one-hot labels, W the unit text weights and s the logit scale,
+    which the released code leaves out: it changes no prediction. Every augmented view of an image is a row of its own.
+
+    This is the released form. Kernel ridge regression would have k(x, V) (K + lambda I)^-1 (Y - V W^T), which is A over
+    lambda: here lambda scales the correction as well as the ridge, and the best lambda is that of both.
+
+    Beta and lambda (`penalty`) are searched on val, the first best with beta in the outer loop; without val on images
+    held out of the support, whose rows are left out meanwhile. Where nothing can be held out, and by default for more
+    than 2,048 rows (each beta takes time cubic in them), they are those that the authors found on ImageNet for as many
+    shots. By default a set of many images takes fewer views, so that there are at most `most_rows`.
+
+    A class without images keeps its zero-shot score, which the regression would take to 0 near every image that it saw.
+
+    A preset is a set of the few-shot protocol in any usual spelling: its grid, all views, and a search however long.
+
+    Where classes have unequal numbers of images each counts alike (`class_weight`): with v the weights of the rows, I
+    in A becomes diag(1 / v), the regression in which each class has the same sum of weights. Of settings that score
+    alike on val the middle is taken (`ties`). Published are "none" and "published". With equal classes only ties
+    differ.
+
+    Raises:
+        ConfigError: an option is out of range, or the ends of a grid are in the wrong order.
+        UnknownNameError: no such preset.
+
+    Example:
+        >>> adapter = build_adapter("proker", beta=1.7, penalty=0.1)
+        >>> report = adapter.fit(support, classifier, val=val)
+        >>> adapter.logits(test).shape
+        torch.Size([12, 3])
+    """
+
+    differs: ClassVar[str] = (
+        "logits are the released ones times the logit scale; a class without images keeps its zero-shot score "
+        "(released: it is not there at all); rows of val may come in any order (released: grouped by class); settings "
+        "that were found are never read back from disk. Without val they are searched on held-out images. ProKeR+CLAP "
+        "is not here"
+    )
+    needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
+    state: ClassVar[tuple[str, ...]] = ("text", "logit_scale", "logit_bias", "rows", "coefficients", "beta_")
+
+    beta: float | None = option(None, "sharpness of the kernel; none to search it", low=0)
+    penalty: float | None = option(None, "lambda; none to search it", above=0)
+    search_beta: tuple[float, float] | None = option(
+        None, "ends of the grid of beta; none: the preset's, or 0.5,3", low=0
+    )
+    search_penalty: tuple[float, float] | None = option(
+        None, "ends of the grid of lambda; none: the preset's, or 0.001,1", above=0
+    )
+    search_step: tuple[int, int] | None = option(
+        None, "points (beta, lambda) of the grid; none: the preset's, or 20,10", low=1, high=100_000
+    )
+    preset: str | None = option(
+        None, "data set whose published grid is used; none: the general one", choices=SETS, parse=set_name
+    )
+    views: int = option(
+        10, "augmented views of each image taken as rows, where there are any; 0 for the image", low=0, high=1000
+    )
+    most_rows: int | None = option(
+        1024, "rows beyond which fewer views are taken, never fewer images; none: all views", low=1, high=10_000_000
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("search_beta", "search_penalty"):
+            ends = getattr(self, name)
+            require(ends is None or ends[0] <= ends[1], name, ends, "give the lower end first")
+
+    @property
+    def as_published(self) -> bool:
+        return self.preset is not None
+
+    @torch.no_grad()
+    def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
+        self.text, self.logit_scale = classifier.weights, classifier.logit_scale
+        self.logit_bias = classifier.logit_bias or 0.0
+        selection = self._selection(support, val, seed)
+        chosen, words, score = choose(self._axes(support), selection, self._search(selection))
+        self.beta_ = chosen["beta"]
+        problem = Problem.of(*self._rows(support), self.text, self.balanced)
+        self.rows, self.coefficients = problem.rows, problem.solved(self.beta_, chosen["penalty"])
+        return FitReport(self.name, chosen, words, score, notes=self._notes(support))
+
+    def _selection(self, support: FeatureSet, val: FeatureSet | None, seed: int) -> Selection:
+        selection = selection_split(support, val, seed)
+        rows = len(self._rows(selection.train)[0])
+        if rows <= MOST_SEARCHED or self.as_published or selection.val is None:
+            return selection
+        words = f"defaults: {rows} rows, more than the {MOST_SEARCHED} that are searched without a preset"
+        return replace(selection, val=None, words=words)
+
+    def _axes(self, support: FeatureSet) -> tuple[Axis, Axis]:
+        setting = proker_setting(self.preset)
+        ends = self.search_beta or setting.beta, self.search_penalty or setting.penalty
+        steps = self.search_step or setting.steps
+        grids = [tuple(np.linspace(*end, step).tolist()) for end, step in zip(ends, steps)]
+        beta, penalty = next(values for least, values in BY_SHOTS if support.shots >= least)
+        return Axis("beta", self.beta, beta, grids[0]), Axis("penalty", self.penalty, penalty, grids[1])
+
+    def _search(self, selection: Selection):
+        """The search over (betas, penalties): the best of them, and its score."""
+
+        def search(betas: Sequence[float], penalties: Sequence[float]):
+            problem = Problem.of(*self._rows(selection.train), self.text, self.balanced)
+            scores = problem.scores(selection.val, betas, penalties, self.balanced)
+            best, lam = best_setting(scores, self.ties_)
+            return (betas[best], penalties[lam]), float(scores[best, lam])
+
+        return search
+
+    def _taken(self, support: FeatureSet) -> int:
+        """How many views of each image are rows; 0 where the image itself is."""
+        if not self.views or support.views is None:
+            return 0
+        taken = min(self.views, support.views.shape[1])
+        within = taken if self.most_rows is None or self.as_published else self.most_rows // max(1, len(support))
+        return max(1, min(taken, within))
+
+    def _rows(self, support: FeatureSet) -> tuple[Tensor, Tensor]:
+        """(N, D) unit rows and their (N,) labels."""
+        taken = self._taken(support)
+        if not taken:
+            return support.unit, support.labels
+        views = F.normalize(support.views[:, :taken].float(), dim=-1)  # (M, V, D)
+        return views.flatten(0, 1), support.labels.repeat_interleave(taken)
+
+    def _notes(self, support: FeatureSet) -> list[str]:
+        taken = self._taken(support)
+        if not taken:
+            return ["rows are features of the images as they are, without augmented views"]
+        given = min(self.views, support.views.shape[1])
+        fewer = f", in place of {given}, for at most {self.most_rows} rows" if taken < given else ""
+        return [f"{taken} augmented views of each image are rows of their own{fewer}"]
+
+    def _logits(self, batch: Batch) -> Tensor:
+        unit = batch.unit
+        corrected = unit @ self.text.T + cache_logits(unit, self.rows, self.coefficients, self.beta_)
+        return self.logit_scale * corrected + self.logit_bias
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Rows (N, D), what zero-shot lacks of their labels (N, C), the text (C, D) and the roots of row weights (N, 1).
+
+    With r these roots, A = diag(r) (diag(r) K diag(r) / lambda + I)^-1 diag(r) (Y - V W^T).
+    """
+
+    rows: Tensor
+    residual: Tensor
+    text: Tensor
+    roots: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor, labels: Tensor, text: Tensor, balanced: bool) -> Problem:
+        weights = class_weights(labels, len(text)) if balanced else None
+        roots = torch.ones_like(rows[:, 0]) if weights is None else weights[labels].to(rows).sqrt()
+        member = F.one_hot(labels, len(text)).to(rows)
+        residual = (member - rows @ text.T) * member.any(dim=0)  # of a class without images nothing is known
+        return cls(rows, residual.double(), text, roots[:, None].double())
+
+    def solved(self, beta: float, penalty: float) -> Tensor:
+        """(N, C) float32 coefficients A."""
+        matrix = self._weighted_kernel(beta) / penalty
+        matrix.diagonal().add_(1.0)
+        factor = torch.linalg.cholesky(matrix)
+        return (self.roots * torch.cholesky_solve(self.roots * self.residual, factor)).float()
+
+    def scores(self, val: FeatureSet, betas: Sequence[float], penalties: Sequence[float], balanced: bool) -> np.ndarray:
+        """(B, L) val scores. The kernel of each beta is decomposed once, which solves for every lambda."""
+        unit, found = val.unit, []
+        zero_shot, cosines = (unit @ self.text.T).double(), (unit @ self.rows.T).double()  # (M, C), (M, N)
+        for beta in betas:
+            values, vectors = torch.linalg.eigh(self._weighted_kernel(beta))
+            inside = vectors.T @ (self.roots * self.residual)  # (N, C)
+            outside = torch.exp(-beta * (1 - cosines)) @ (self.roots * vectors)  # (M, N)
+            for penalty in penalties:
+                shrunk = penalty / (values.clamp(min=0) + penalty)  # (N,)
+                found.append(val_score(zero_shot + outside @ (shrunk[:, None] * inside), val.labels, balanced))
+        return np.array(found).reshape(len(betas), len(penalties))
+
+    def _weighted_kernel(self, beta: float) -> Tensor:
+        """(N, N) float64."""
+        return self.roots * torch.exp(-beta * (1 - (self.rows @ self.rows.T).double())) * self.roots.T

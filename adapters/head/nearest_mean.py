@@ -1,0 +1,163 @@
+"""Nearest class mean: an image belongs to the class whose mean feature is nearest, nothing trained, the text unused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...core.confidence.scaling import fit_scaling
+from ...core.contracts.adapter import Adapter, FitReport
+from ...core.contracts.features import Batch, FeatureSet
+from ...core.contracts.options import option
+from ...core.metrics.class_balance import row_weights
+from .linear_probe import NEVER, never_predicted
+
+DEFAULT_SCALE = 100.0  # CLIP's
+TINY = 1e-12
+
+
+@dataclass(eq=False, kw_only=True)
+class NearestMean(Adapter):
+    """Prototypical Networks for Few-shot Learning (Snell, Swersky and Zemel, 2017, arXiv 1703.05175), on a frozen tower
+    as in SimpleShot: Revisiting Nearest-Neighbor Classification for Few-Shot Learning (Wang et al., 2019,
+    arXiv 1911.04623).
+
+    A class is the mean of the unit features of its images, and logits are a scale times the cosine of image and mean.
+    `distance="euclidean"` is SimpleShot's: the scale times -|x - mean|^2 / 2, the mean not made unit again; the two
+    differ where classes are unequally spread. `center` takes the mean over all classes off every feature before it is
+    made unit (SimpleShot's CL2N, there the mean of the base classes).
+
+    Each class counts alike however many images it has. The scale decides how sure it is, never which class is nearest:
+    it is the most likely one for the images of the support, each compared with the mean of the other images of its
+    class. Where all classes have one image it is 100, CLIP's.
+
+    Several labels per image: a label's logit says how much nearer the image is to the mean of the images that have it
+    than to the mean of those that do not, with slope and offset from the support in the same way.
+
+    Text, logit scale and validation images are not read. A class without images is never predicted.
+
+    Raises:
+        ConfigError: an option is out of range.
+
+    Example:
+        >>> adapter = build_adapter("nearest-mean", center=True)
+        >>> report = adapter.fit(support, classifier)
+        >>> adapter.logits(test).shape
+        torch.Size([12, 3])
+    """
+
+    differs: ClassVar[str] = (
+        "no fixture: checked against means and distances written out. The mean that `center` takes off is that of the "
+        "support (SimpleShot: of the base classes)"
+    )
+    multilabel: ClassVar[bool] = True
+    state: ClassVar[tuple[str, ...]] = ("middle", "weight", "bias")
+
+    distance: str = option("cosine", "by which a mean is near", choices=("cosine", "euclidean"))
+    center: bool = option(False, "take the mean of all classes off every feature")
+    scale: float | None = option(
+        None, "what similarities are multiplied by; none: the most likely for the support", above=0
+    )
+
+    @torch.no_grad()
+    def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
+        members = _members(support, len(classifier))  # one (N, C), or two with several labels
+        self.middle = _middle(support.unit, members[0], support.multilabel)  # (D,)
+        unit = self._rows(support.unit).double()
+        means = [_Means.of(unit, member, self.distance) for member in members]
+        weight, bias = means[0].weight, means[0].bias
+        if support.multilabel:
+            weight, bias = weight - means[1].weight, bias - means[1].bias
+        scale, offset, words = self._scaling(support, unit, members, means)
+        seen = torch.stack([member.any(dim=0) for member in members]).all(dim=0)  # (C,)
+        constant = _log_odds(*members) if support.multilabel else NEVER
+        self.weight = torch.where(seen[:, None], scale[:, None] * weight, 0.0).float()
+        self.bias = torch.where(seen, scale * bias + offset, constant).float()
+        chosen = {} if support.multilabel else {"scale": float(scale[0])}
+        return FitReport(self.name, chosen, words, notes=never_predicted(support, self.class_names_, len(classifier)))
+
+    def _scaling(self, support: FeatureSet, unit, members, means) -> tuple[Tensor, Tensor, str]:
+        """(C,) scales and (C,) offsets, and on what they were chosen."""
+        ones = torch.ones_like(means[0].bias)
+        if self.scale is not None:
+            return self.scale * ones, 0 * ones, "given as options"
+        scores, labels, rows = means[0].without_itself(unit, members[0]), support.labels, slice(None)  # (N, C)
+        if support.multilabel:
+            scores = scores - means[1].without_itself(unit, members[1])
+            labels = F.pad(labels, (0, len(ones) - labels.shape[1]), value=torch.nan)
+        else:
+            rows = members[0].sum(dim=0)[labels] > 1
+            if not rows.any():
+                return DEFAULT_SCALE * ones, 0 * ones, "defaults: one image per class"
+        fitted = fit_scaling(DEFAULT_SCALE * scores[rows], labels[rows], row_weights(labels[rows]))
+        scale = DEFAULT_SCALE / fitted.temperature.to(ones)
+        return scale * ones, fitted.offset.to(ones) * ones, "the support, each image left out in turn"
+
+    def _rows(self, unit: Tensor) -> Tensor:
+        """(B, D) unit features, centred where that is asked for."""
+        return F.normalize(unit - self.middle, dim=-1) if self.center else unit
+
+    def _logits(self, batch: Batch) -> Tensor:
+        return self._rows(batch.unit) @ self.weight.T + self.bias
+
+
+@dataclass(frozen=True)
+class _Means:
+    """Sums (C, D) of the unit rows of each class, their numbers (C,), and what is near."""
+
+    sums: Tensor
+    counts: Tensor
+    distance: str
+
+    @classmethod
+    def of(cls, unit: Tensor, member: Tensor, distance: str) -> _Means:
+        """Args: unit (N, D), member (N, C) of 0 and 1."""
+        member = member.to(unit)
+        return cls(member.T @ unit, member.sum(dim=0), distance)
+
+    @property
+    def weight(self) -> Tensor:
+        """(C, D): similarities of unit rows x are x weight^T + bias."""
+        if self.distance == "cosine":
+            return F.normalize(self.sums, dim=-1)
+        return self.sums / self.counts.clamp(min=1)[:, None]
+
+    @property
+    def bias(self) -> Tensor:
+        """(C,)."""
+        weight = self.weight
+        return torch.zeros_like(weight[:, 0]) if self.distance == "cosine" else -(weight.square().sum(dim=1) + 1) / 2
+
+    def without_itself(self, unit: Tensor, member: Tensor) -> Tensor:
+        """(N, C) similarities of each row to the means of the other rows, itself left out of the classes it is in."""
+        mine = member.to(unit)
+        dot = unit @ self.sums.T
+        square = (self.sums.square().sum(dim=1) - 2 * mine * dot + mine).clamp(min=TINY)  # |sum of the others|^2
+        dot, counts = dot - mine, (self.counts - mine).clamp(min=1)
+        if self.distance == "cosine":
+            return dot / square.sqrt()
+        return dot / counts - (square / counts.square() + 1) / 2
+
+
+def _members(support: FeatureSet, num_classes: int) -> tuple[Tensor, ...]:
+    """Who is in which class, (N, C) bool; with several labels also who is known not to be."""
+    if not support.multilabel:
+        return (F.one_hot(support.labels, num_classes).bool(),)
+    return tuple(F.pad(support.labels == kind, (0, num_classes - support.labels.shape[1])) for kind in (1, 0))
+
+
+def _middle(unit: Tensor, member: Tensor, several: bool) -> Tensor:
+    """(D,) mean of the class means, or of all images where they have several labels."""
+    if several:
+        return unit.mean(dim=0)
+    counts = member.sum(dim=0)
+    return (member.to(unit).T @ unit)[counts > 0].div(counts[counts > 0, None]).mean(dim=0)
+
+
+def _log_odds(positive: Tensor, negative: Tensor) -> Tensor:
+    """(C,) of a label that all images have, or none."""
+    return ((positive.sum(dim=0) + 0.5) / (negative.sum(dim=0) + 0.5)).double().log()

@@ -1,0 +1,256 @@
+"""2SFS: a few parameters of both towers are trained first, then a classifier alone on the towers as they are now."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...core.backbones.positions import tower_of
+from ...core.contracts.adapter import Adapter, FitReport
+from ...core.contracts.backbone import Backbone
+from ...core.contracts.features import FeatureSet
+from ...core.contracts.images import TrainingImages, TrainingPlace
+from ...core.contracts.options import option
+from ...core.errors import CapabilityError
+from ...core.training.batches import GlobalBatches
+from ...core.training.lora import load_lora_state, lora_state, merge_lora
+from ...core.training.sources import LabelledSource
+from ...core.training.train import Task, Trained, train
+from ._towers import ClassTowerAdapter, TowerAdapter
+from ._training import Remembered, identity_of, losses_of, settings_of, view_of
+from .lora import attach_lora
+
+TOWERS = ("image", "text")
+TUNED = ("norms", "all-norms", "biases", "lora")
+CLASSIFIER = "classifier"
+
+
+@dataclass(eq=False, kw_only=True)
+class TwoStage(ClassTowerAdapter):
+    """Rethinking Few-Shot Adaptation of Vision-Language Models in Two Stages (2SFS; Farina, Mancini, Iacca and Ricci,
+    2025, arXiv 2503.11609).
+
+    Of a budget of 300 steps per shot the first 60 % train LayerNorms of both towers by cross-entropy on scaled cosines,
+    the first prompt of each class encoded anew in every step. In the other 40 % the towers stay as they have become,
+    and a classifier is trained alone on augmented images: it starts as the unit text features of the tuned text tower,
+    and its rows are made unit in every step. The logit scale is frozen. Each stage has its own AdamW at a rate of 2e-4
+    with decay 0.01 on all that trains and its own cosine down to 1e-6; no warm-up, nothing chosen on val, the last
+    weights are kept. All of this is the same for every set.
+
+    Selective inference, by class name (`for_classes`): a class of the fit has its trained row, any other its text as
+    the tuned text tower reads it.
+
+    `tune` says what the first stage trains: "norms", the two norms of every block, which is what the released code
+    does, and what the published numbers are of; "all-norms", those before and after the blocks too, which it names but
+    freezes again by mistake (of ViT-B/16 65,536 parameters in place of 61,440); "biases" of all layers; "lora", as in
+    CLIP-LoRA. What a tower does not have (a CNN has no blocks) stays as it is, and the report says so.
+
+    Several labels per image: binary cross-entropy on the difference to the negative prompts, whose rows the classifier
+    has too. Where classes have unequal numbers of images each counts alike in both stages (`class_weight`); published
+    is "none". With equal classes nothing differs.
+
+    Raises:
+        CapabilityError: neither tower has what is to be tuned, or pairs in place of classes.
+
+    Example:
+        >>> adapter = build_adapter("two-stage", iterations=2, batch_size=4)
+        >>> report = adapter.fit(support, classifier, backbone=backbone, resources={"images": training})
+        >>> adapter.logits(Batch(pixels=pixels)).shape
+        torch.Size([12, 3])
+    """
+
+    differs: ClassVar[str] = (
+        "float32 unless `amp` says otherwise (released: fp16, and steps that overflow are not counted); the domain's "
+        "prompts and augmentation where it has them; towers other than vision transformers as far as they go "
+        "(released: refused). Base and new classes may be named together (released: never are)"
+    )
+    can: ClassVar[frozenset[str]] = frozenset({"new_classes"})
+    default_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
+    end_lr: ClassVar[float] = 1e-6
+    # no options: the budget is in steps, and both stages go as published
+    epochs: ClassVar[None] = None
+    warmup: ClassVar[float] = 0.0
+    loss: ClassVar[None] = None
+    loss_options: ClassVar[None] = None
+    layer_decay: ClassVar[float] = 1.0
+    clip_grad: ClassVar[None] = None
+    ema: ClassVar[None] = None
+    select: ClassVar[str] = "last"
+    patience: ClassVar[None] = None
+
+    lr: float = 2e-4
+    weight_decay: float = option(1e-2, "weight decay on all that trains", low=0)
+    prompts_a_class: int | None = 1
+    iterations: int = option(300, "steps per shot, of both stages together", low=1, high=10_000_000)
+    first_share: float = option(0.6, "share of the steps that are the first stage's", above=0, below=1)
+    tune: str = option("norms", "what the first stage trains; norms: those of the blocks", choices=TUNED)
+    r: int = option(2, "rank of the matrices, where tune is lora", low=1, high=100_000)
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._steps = self._steps_an_epoch = None
+
+    # the settings of a stage
+
+    def _epochs(self, steps: int, shots: int) -> int:
+        """As many as the steps of the stage take; a batch that is not full counts here."""
+        return -(-self._steps // self._steps_an_epoch)
+
+    def _settings_of_method(self, epochs: int) -> dict[str, Any]:
+        stage = {"steps": self._steps, "drop_last": False, "decayed": "all"}
+        return {**super()._settings_of_method(epochs), **stage}
+
+    # the fit
+
+    def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
+        total = self.iterations * support.shots
+        first = min(max(1, math.floor(self.first_share * total)), max(1, total - 1))
+        images, place = resources["images"], resources.get("place") or TrainingPlace(None)
+        self._steps = first
+        self._steps_an_epoch = len(GlobalBatches(len(images.items), self.batch_size, seed, drop_last=False))
+        told = {**resources, "place": _part_of(place, None, 0, total)}
+        given = {"val": val, "unlabeled": unlabeled, "backbone": backbone, "seed": seed}
+        report = super()._fit(support, classifier, resources=told, **given)
+        self._steps = max(1, total - first)
+        head = CosineHead(self.weights, self.negative, self.logit_scale, self.logit_bias)
+        done = self._train_classifier(head, support, images, _part_of(place, CLASSIFIER, first, total), seed)
+        self.weights, self.negative = head.kept()
+        return self._report_of_both(report, done, first, head)
+
+    def _train_classifier(
+        self, head: CosineHead, support: FeatureSet, images: TrainingImages, place: TrainingPlace, seed: int
+    ) -> Trained:
+        """The second stage, of the classifier alone."""
+        prompts, _ = self._class_texts(images, self._made)
+        several = "binary-cross-entropy" if self.multilabel_ else self.default_loss
+        task = Task(
+            source=LabelledSource(images.items, Remembered(images.load), prompts),
+            losses=losses_of(None, several),
+            class_scores=head.to(self._made.device),
+            class_priors=self._class_priors(support.labels, len(prompts)),
+            view=view_of(images.train_transform, self.crop_scale, self.default_crop),
+            select=lambda towers: towers.model.requires_grad_(False),
+            identity={"adapter": self.name, "stage": 2, "backbone": self._made.fingerprint, **identity_of(self)},
+        )
+        steps, epochs = self._steps_an_epoch, self._epochs(self._steps_an_epoch, support.shots)
+        settings = settings_of(self, epochs=epochs, steps=steps, seed=seed, device=self._made.device)
+        callbacks = {"on_step": place.on_step, "on_message": place.on_message}
+        return train(self._made, task, settings, place.folder, resume=place.resume, **callbacks)
+
+    def _report_of_both(self, report: FitReport, done: Trained, first: int, head: CosineHead) -> FitReport:
+        trained = report.trained_parameters + sum(parameter.numel() for parameter in head.parameters())
+        chosen = {"steps": first + done.steps, "first stage": first, "lr": self.lr, "trained parameters": trained}
+        history = [{**row, "stage": 1} for row in report.history] + [{**row, "stage": 2} for row in done.history]
+        notes = list(dict.fromkeys([*report.notes, *done.notes]))
+        decided = {"chosen": chosen, "history": history, "notes": notes, "trained_parameters": trained}
+        return replace(report, **decided)
+
+    def settled(self, report: FitReport) -> dict[str, Any]:
+        return Adapter.settled(self, report)
+
+    # what the first stage trains
+
+    def _choose(self, backbone: Backbone) -> list[str]:
+        if self.tune == "lora":
+            return self._attach(backbone, dropout=0.25)
+        lacking = []
+        for tower in TOWERS:
+            parameters = tuned_parameters(backbone, tower, self.tune)
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+            if not parameters:
+                lacking.append(tower)
+        if len(lacking) == len(TOWERS):
+            raise CapabilityError(
+                f"backbone '{backbone.spec}' has no {self.tune} that adapter '{self.name}' could train; "
+                "give towers with transformer blocks"
+            )
+        return [f"Backbone '{backbone.spec}': its {tower} tower has no {self.tune} to train" for tower in lacking]
+
+    def _learned(self, trained: Backbone, base: Backbone) -> dict[str, Tensor]:
+        if self.tune != "lora":
+            return super()._learned(trained, base)
+        matrices = lora_state(trained)
+        merge_lora(trained)
+        return matrices
+
+    def _put(self, backbone: Backbone) -> None:
+        if self.tune != "lora":
+            return super()._put(backbone)
+        self._attach(backbone, dropout=0.0)
+        load_lora_state(backbone, self.changed)
+        return merge_lora(backbone)
+
+    def _attach(self, backbone: Backbone, dropout: float) -> list[str]:
+        return attach_lora(backbone, r=self.r, dropout=dropout)
+
+    # selective inference
+
+    def for_classes(self, backbone: Backbone, class_names: Sequence[str], classifier=None) -> TowerAdapter:
+        """A fitted copy for classes named by the templates of the fit; those of the fit keep their trained rows.
+
+        Raises:
+            CapabilityError: not fitted, fitted without templates or on several labels, or another backbone.
+        """
+        other = super().for_classes(backbone, class_names, classifier)
+        trained = dict(zip(reversed(self.class_names_), reversed(F.normalize(self.weights, dim=-1))))
+        other.weights = torch.stack([trained.get(name, row) for name, row in zip(class_names, other.weights)])
+        return other
+
+    def fit_pairs(self, source, backbone: Backbone, **options) -> FitReport:
+        raise CapabilityError(f"adapter '{self.name}' learns a classifier, which pairs do not have; use full or lora")
+
+
+class CosineHead(nn.Module):
+    """The logit scale times the cosine to the rows of each class, which train; less that to its negative rows.
+
+    Args:
+        rows: (C, D).
+        negative: (C, D), or None.
+        scale: logit scale, which stays.
+        bias: added to the logits where there is no negative, or None.
+    """
+
+    def __init__(self, rows: Tensor, negative: Tensor | None, scale: float, bias: float | None):
+        super().__init__()
+        self.rows = nn.Parameter(rows.clone())
+        self.negative = None if negative is None else nn.Parameter(negative.clone())
+        self.scale, self.bias = scale, 0.0 if bias is None else bias
+
+    def forward(self, unit: Tensor) -> Tensor:
+        """(B, D) unit image features -> (B, C). In float32 under autocast too."""
+        with torch.autocast(unit.device.type, enabled=False):
+            scores = self.scale * unit.float() @ F.normalize(self.rows, dim=-1).T
+            if self.negative is None:
+                return scores + self.bias
+            return scores - self.scale * unit.float() @ F.normalize(self.negative, dim=-1).T
+
+    def kept(self) -> tuple[Tensor, Tensor | None]:
+        """What predicts: the (C, D) rows as they were trained, and unit negative ones."""
+        negative = None if self.negative is None else F.normalize(self.negative.detach(), dim=-1)
+        return self.rows.detach().clone(), negative
+
+
+def tuned_parameters(backbone: Backbone, tower: str, tune: str) -> list[nn.Parameter]:
+    """Of "image" or "text" the parameters of its norms or its biases; see `TwoStage`."""
+    if tune == "norms":
+        blocks = backbone.blocks(tower) if f"{tower}_blocks" in backbone.capabilities else []
+        return [p for block in blocks for norm in (block.ln_1, block.ln_2) for p in norm.parameters()]
+    model = backbone.model
+    if tune == "biases":
+        names = [name for name, _ in model.named_parameters() if name.endswith("bias")]
+        return [model.get_parameter(name) for name in names if tower_of(backbone, name) == tower]
+    norms = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.LayerNorm)]
+    return [p for name, norm in norms if tower_of(backbone, name) == tower for p in norm.parameters()]
+
+
+def _part_of(place: TrainingPlace, inside: str | None, before: int, total: int) -> TrainingPlace:
+    """The place of a stage that comes after so many steps of all: its checkpoints, and progress through both."""
+    folder = place.folder if inside is None or place.folder is None else place.folder / inside
+    return replace(place, folder=folder, on_step=lambda done, _, values: place.on_step(before + done, total, values))
