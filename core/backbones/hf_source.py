@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from ..errors import ConfigError, DataError
 from .checkpoints import file_digests
-from .hub import hub_folder
+from .hub import REPOSITORY, card_licence, hub_folder
 from .open_clip_source import OPENAI_MEAN, OPENAI_STD, check_transformers_config
 from .preprocessing import Preprocess
 
@@ -107,7 +106,7 @@ def find_source(rest: str, image_size: int | None) -> Source:
         digests=file_digests(weights + tokenizer),
         transform=_transform(folder, kind, image_size or native),
         native_size=native,
-        licence=_licence(folder),
+        licence=card_licence(folder),
     )
 
 
@@ -126,7 +125,7 @@ def _folder(rest: str) -> Path:
     path = Path(rest).expanduser()
     if path.is_dir():
         return path
-    if rest.count("/") != 1 or rest.startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+/[\w.-]+", rest):
+    if rest.count("/") != 1 or rest.startswith((".", "/", "~")) or not REPOSITORY.fullmatch(rest):
         problem = "is a file" if path.exists() else "no such folder, and no repository of the hub (owner/name)"
         raise DataError(f"{rest}: {problem}; {LOCAL_WAY}")
     return hub_folder(rest, LOCAL_WAY)
@@ -214,16 +213,6 @@ def _mode(stated: dict[str, Any], mode: str) -> str:
     if isinstance(size, dict):
         return "shortest" if "shortest_edge" in size else "squash" if "height" in size else mode
     return "shortest" if isinstance(size, int) and stated.get("do_center_crop") else mode
-
-
-def _licence(folder: Path) -> str:
-    """From the model card's head, where there is one."""
-    card = folder / "README.md"
-    if not card.is_file():
-        return "unknown"
-    head = card.read_text(encoding="utf-8", errors="replace").partition("\n---")[0]
-    stated = re.search(r"^license:\s*([\w.-]+)\s*$", head, flags=re.MULTILINE)
-    return stated.group(1) if stated else "unknown"
 
 
 @contextmanager

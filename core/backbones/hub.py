@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ from pathlib import Path
 from ..errors import DataError
 
 PROBE_SECONDS = 5
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+"""owner/name."""
 
 
 def cached_file(repo: str, names: Sequence[str]) -> Path | None:
@@ -51,6 +54,19 @@ def hub_file(repo: str, names: Sequence[str], local_way: str) -> Path:
             except EntryNotFoundError:
                 continue
     raise DataError(f"hub repository '{repo}' has none of {', '.join(names)}; {local_way}")
+
+
+def card_licence(folder: Path) -> str:
+    """The licence that the head of a folder's model card states; "unknown" where there is none."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return "unknown"
+    head = card.read_text(encoding="utf-8", errors="replace").partition("\n---")[0]
+    stated = re.search(r"^license:\s*([\w.-]+)\s*$", head, flags=re.MULTILINE)
+    named = re.search(r"^license_name:\s*([\w.-]+)\s*$", head, flags=re.MULTILINE)
+    if stated is None or (stated.group(1) == "other" and named is not None):
+        stated = named
+    return stated.group(1) if stated else "unknown"
 
 
 def hub_folder(repo: str, local_way: str) -> Path:
@@ -97,13 +113,20 @@ def require_hub(what: str, local_way: str) -> None:
 @contextmanager
 def _one_line(repo: str, local_way: str):
     """The hub client's warnings and long errors as one line of ours."""
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         yield
+    except GatedRepoError as error:
+        raise DataError(
+            f"hub repository '{repo}' is gated: accept its terms at https://huggingface.co/{repo}, then give your "
+            "token with `hf auth login` (or HF_TOKEN)"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise DataError(f"the hub has no repository '{repo}', or it is private; check its id; {local_way}") from error
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"hub repository '{repo}' cannot be fetched ({reason}); {local_way}") from error
