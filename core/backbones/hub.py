@@ -14,6 +14,7 @@ from pathlib import Path
 from ..errors import DataError
 
 PROBE_SECONDS = 5
+NOT_CACHED = "is not in the hub's cache"
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 """owner/name."""
 
@@ -78,15 +79,34 @@ def hub_folder(repo: str, local_way: str) -> Path:
     config = cached_file(repo, ["config.json"])
     if config is not None and any(file.suffix in (".safetensors", ".bin") for file in config.parent.iterdir()):
         return config.parent
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi
 
     require_hub(repo, local_way)
     with _one_line(repo, local_way):
         files = HfApi().list_repo_files(repo)
-        safe = any(name.endswith(".safetensors") and "/" not in name for name in files)
-        weights = ["*.safetensors", "*.safetensors.index.json"] if safe else ["pytorch_model*.bin*"]
-        wanted = ["*.json", "*.txt", "*.model", "README.md", *weights]
-        return Path(snapshot_download(repo, allow_patterns=wanted, ignore_patterns=["*/*"]))
+    safe = any(name.endswith(".safetensors") and "/" not in name for name in files)
+    weights = ["*.safetensors", "*.safetensors.index.json"] if safe else ["pytorch_model*.bin*"]
+    return _download(repo, ["*.json", "*.txt", "*.model", "README.md", *weights], local_way)
+
+
+def hub_files(repo: str, names: Sequence[str], local_way: str) -> Path:
+    """A folder with those of the named small files that a repository has: cached, where one of them is, else downloaded.
+
+    Raises:
+        DataError: none is cached, and offline or not reachable.
+    """
+    cached = cached_file(repo, names)
+    if cached is not None:
+        return cached.parent
+    require_hub(repo, local_way)
+    return _download(repo, list(names), local_way)
+
+
+def _download(repo: str, patterns: list[str], local_way: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    with _one_line(repo, local_way):
+        return Path(snapshot_download(repo, allow_patterns=patterns, ignore_patterns=["*/*"]))
 
 
 def require_hub(what: str, local_way: str) -> None:
@@ -98,7 +118,7 @@ def require_hub(what: str, local_way: str) -> None:
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        raise DataError(f"'{what}' is not in the hub's cache and HF_HUB_OFFLINE forbids the network; {local_way}")
+        raise DataError(f"'{what}' {NOT_CACHED} and HF_HUB_OFFLINE forbids the network; {local_way}")
     try:
         urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=PROBE_SECONDS).close()
     except urllib.error.HTTPError:
@@ -106,7 +126,7 @@ def require_hub(what: str, local_way: str) -> None:
     except OSError as error:
         reason = getattr(error, "reason", error)
         raise DataError(
-            f"'{what}' is not in the hub's cache and {constants.ENDPOINT} does not answer ({reason}); {local_way}"
+            f"'{what}' {NOT_CACHED} and {constants.ENDPOINT} does not answer ({reason}); {local_way}"
         ) from error
 
 

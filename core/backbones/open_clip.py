@@ -289,11 +289,12 @@ def _simple_tokenizer(context_length: int, options: str):
 
 def _hub_tokenizer(name: str, context_length: int, options: dict, spec: str):
     """A tokenizer of transformers, from a folder or the hub."""
-    from .hub import hub_file
+    from .hub import hub_files
 
-    local_way = "put its tokenizer.json next to config.json and give open_clip:<config.json>@<checkpoint>"
+    local_way = "put its tokenizer.json next to the configuration"
     if not Path(name).is_dir():
-        hub_file(name, list(TOKENIZER_FILES), f"this is the tokenizer of '{spec}'; {local_way}")
+        files = [*COMPANIONS, "sentencepiece.bpe.model", "spiece.model"]
+        name = str(hub_files(name, files, f"it is the tokenizer of '{spec}'; {local_way}"))
     try:
         return tokenizers.HFTokenizer(name, context_length=context_length, trust_remote_code=False, **options)
     except (OSError, ValueError) as error:

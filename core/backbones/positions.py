@@ -54,8 +54,8 @@ def image_positions(backbone: Backbone) -> ImagePositions:
     positions = None if offer is None else offer()
     if positions is None:
         raise CapabilityError(
-            f"backbone '{backbone.spec}' adds no positions to the patches of its images; towers that do: the vision "
-            "transformers of open_clip and hf"
+            f"backbone '{backbone.spec}' adds no positions to the patches of its images; towers that do: vision "
+            "transformers with learned positions (CLIP's, SigLIP's)"
         )
     return positions
 
