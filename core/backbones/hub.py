@@ -90,7 +90,7 @@ def hub_folder(repo: str, local_way: str) -> Path:
 
 
 def hub_files(repo: str, names: Sequence[str], local_way: str) -> Path:
-    """A folder with those of the named small files that a repository has: cached, where one of them is, else downloaded.
+    """A folder with those of the named small files that a repository has: cached where one of them is, or downloaded.
 
     Raises:
         DataError: none is cached, and offline or not reachable.

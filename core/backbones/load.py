@@ -1,5 +1,5 @@
-"""A backbone from its spec: a published model's alias (`biomedclip`), `embedded`, `open_clip:...`, `hf:...`, a folder as
-published, or the `model.safetensors` of a training."""
+"""A backbone from its spec: the alias of a published model (`biomedclip`), `embedded`, `open_clip:...`, `hf:...`, a
+folder as published, or the `model.safetensors` of a training."""
 
 from __future__ import annotations
 
