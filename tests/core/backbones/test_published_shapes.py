@@ -26,15 +26,23 @@ OWN_TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, 
 OWN_IMAGE = {"image_size": 32, "layers": 2, "width": 32, "patch_size": 8, "head_width": 16}
 SIGLIP_TEXT = {
     **OWN_TEXT,
-    **{"vocab_size": 40, "hf_tokenizer_name": "someone/siglip", "tokenizer_kwargs": {"clean": "canonicalize"}},
-    **{"no_causal_mask": True, "proj_bias": True, "pool_type": "last", "norm_kwargs": {"eps": 1e-6}},
+    "vocab_size": 40,
+    "hf_tokenizer_name": "someone/siglip",
+    "tokenizer_kwargs": {"clean": "canonicalize"},
+    "no_causal_mask": True,
+    "proj_bias": True,
+    "pool_type": "last",
+    "norm_kwargs": {"eps": 1e-6},
 }
 BERT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 40}
 
 
 def timm_image(name: str, pool: str, proj: str | None, size: int = 224) -> dict:
     return {
-        **{"timm_model_name": name, "timm_model_pretrained": False, "timm_pool": pool, "timm_proj": proj},
+        "timm_model_name": name,
+        "timm_model_pretrained": False,
+        "timm_pool": pool,
+        "timm_proj": proj,
         "image_size": size,
     }
 
