@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, 
 from ..runtime.files import replacing
 from .hub import NOT_CACHED
 from .prompted import CHILD, TowerPrompts
-from .published import Published, find_published, published
+from .published import Published, find_published, licence_line, published
 
 ALL_ALIASES = "and the aliases of `vladapt list backbones`"
 
@@ -72,6 +73,17 @@ def load_backbone(
             f"backbone '{spec}' needs the package '{error.name}'; "
             f"install it with: pip install 'vladapt[{FAMILIES.get(family, {}).get('extra', 'all')}]'"
         ) from None
+
+
+def announced(backbone: Backbone, tell: Callable[[str], None]) -> Backbone:
+    """The backbone, after one line where its licence forbids commercial use.
+
+    Args:
+        tell: takes the line, before anything is computed.
+    """
+    if (line := licence_line(backbone.licence, backbone.spec)) is not None:
+        tell(line)
+    return backbone
 
 
 def _loader(spec: str, entry: Published | None) -> str:

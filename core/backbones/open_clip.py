@@ -77,8 +77,8 @@ class OpenClipBackbone(TwoTower):
         self.transform = source.transform
         self.licence, self.notes = source.licence, list(source.notes)
         self.text_model = None if source.text_model is None else _read_text_model(source)
-        self.embed_dim = source.config["embed_dim"]
-        self.context_length = text.get("context_length", 77)
+        self.embed_dim, self.has_text = source.config["embed_dim"], bool(text)
+        self.context_length = text.get("context_length", 77) if text else 0
         self.capabilities = image_capabilities(source.config["vision_cfg"]) | self._text_capabilities()
         self.fingerprint = fingerprint("open_clip", source.config, source.identity, source.transform.spec)
 

@@ -14,7 +14,10 @@ from ..errors import CapabilityError, UnknownNameError
 # logit bias, temperature, alignment, a decoder that sees both) is shared. Prompts hang under "prompts.image" and
 # "prompts.text".
 ROOTS = {
-    "image": frozenset({"visual", "vision_model", "visual_projection", "image"}),
+    "image": frozenset(
+        {"visual", "vision_model", "visual_projection", "image"}
+        | {"embeddings", "encoder", "layernorm", "model", "layer", "norm", "rope_embeddings"}  # DINO's, alone
+    ),
     "text": frozenset(
         {"text", "text_model", "text_projection", "transformer", "token_embedding", "positional_embedding", "ln_final"}
     ),

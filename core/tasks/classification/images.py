@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ...backbones.load import load_backbone
+from ...backbones.load import announced, load_backbone
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain, DomainData, Item, Metric
@@ -249,7 +249,8 @@ class Prepared:
 
     def on_further(self, spec: str) -> Prepared:
         """The same data on another backbone, whose features are stored as well."""
-        return replace(self, backbone=load_backbone(spec, device=str(self.backbone.device)))
+        backbone = load_backbone(spec, device=str(self.backbone.device))
+        return replace(self, backbone=announced(backbone, self.reporter.info))
 
     def on(self, backbone: Backbone) -> Prepared:
         """The same data on towers that a fit changed, whose features are not stored."""
@@ -347,6 +348,7 @@ def prepare(recipe: Recipe, reporter: Reporter, domain: Domain, task: str) -> Pr
     had_splits = any(item.split for item in data.items)
     data = assign_splits(data, seed=recipe.split_seed, hashes=hashes)
     backbone = load_backbone(recipe.backbone, device=recipe.device, image_size=recipe.image_size)
+    announced(backbone, reporter.info)
     return Prepared(
         domain,
         task,
