@@ -65,6 +65,7 @@ class TipAdapter(Searched):
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     multilabel: ClassVar[bool] = True
+    text_free: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("text", "logit_scale", "logit_bias", "keys", "values", "beta_", "alpha_")
 
     alpha: float | None = option(None, "weight of the cache; none to search it", low=0)

@@ -70,6 +70,7 @@ class TipAdapterF(Searched):
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     multilabel: ClassVar[bool] = True
+    text_free: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("text", "logit_scale", "logit_bias", "keys", "values", "beta_", "alpha_")
     trained: ClassVar[tuple[str, ...]] = ("keys",)
 

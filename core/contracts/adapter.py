@@ -65,6 +65,8 @@ class Adapter(ABC):
         backbone_needs: capabilities that the backbone must have, of `contracts/backbone.py`.
         multilabel: whether labels (N, C) are accepted.
         label_free: whether a support without labels, or without images, will do.
+        text_free: whether a classifier without texts will do (`TextClassifier.without_texts`), whose weights are zero:
+            so that a backbone may have an image tower alone.
         transductive: whether the engine passes the whole unlabelled test set once. A note of the fit then warns where
             many of the classes seem to be absent from it.
         stands_absent_classes: whether such a method is made for sets in which many of the classes do not occur.
@@ -92,6 +94,7 @@ class Adapter(ABC):
     backbone_needs: ClassVar[frozenset[str]] = frozenset()
     multilabel: ClassVar[bool] = False
     label_free: ClassVar[bool] = False
+    text_free: ClassVar[bool] = False
     transductive: ClassVar[bool] = False
     stands_absent_classes: ClassVar[bool] = False
     state: ClassVar[tuple[str, ...]] = ()
@@ -328,6 +331,12 @@ class Adapter(ABC):
 
     def check_towers(self, backbone: Backbone) -> None:
         """Raise the CapabilityError that names towers with what the method needs, unless these have it."""
+        if not backbone.has_text and not self.text_free:
+            raise CapabilityError(
+                f"adapter '{self.name}' learns from class texts, and backbone '{backbone.spec}' has an image tower only; "
+                "choose linear-probe or tip-adapter, or a backbone with a text tower (`vladapt list backbones --can "
+                "prompt`)"
+            )
         for capability in sorted(self.backbone_needs):
             backbone.need(capability)
 

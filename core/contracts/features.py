@@ -321,6 +321,20 @@ class TextClassifier:
         if self.class_names and len(self.class_names) != len(weights):
             raise DataError(f"{len(self.class_names)} class names for {len(weights)} text weights")
 
+    @classmethod
+    def without_texts(cls, class_names: Sequence[str], dim: int, device: Any = "cpu") -> TextClassifier:
+        """The classifier of a backbone without a text tower: it says nothing, every logit is 0.
+
+        Args:
+            dim: width of the image features.
+        """
+        return cls(torch.zeros(len(class_names), dim, device=device), class_names=tuple(class_names))
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether it says anything."""
+        return bool(self.weights.any())
+
     def __len__(self) -> int:
         return len(self.weights)
 

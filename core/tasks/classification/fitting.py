@@ -353,5 +353,5 @@ def log_lines(info: dict[str, Any], report: FitReport, metrics: dict[str, Any]) 
     lines += [f"options: {in_words(info['adapter_options'])}", choice(report)]
     lines += [f"note: {note}" for note in info["notes"]]
     lines += [f"skipped: {name}: {reason}" for name, reason in info["skipped"]]
-    lines += [f"{side}: {in_words(metrics[side])}" for side in ("zero_shot", "adapted")]
+    lines += [f"{side}: {in_words(metrics[side])}" for side in ("zero_shot", "adapted") if metrics[side] is not None]
     return [line for line in lines if line]

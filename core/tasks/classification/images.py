@@ -121,6 +121,8 @@ class Prepared:
         return self.classifier_of(self.class_names)
 
     def classifier_of(self, class_names: Sequence[str]) -> TextClassifier:
+        if not self.backbone.has_text:
+            return TextClassifier.without_texts(class_names, self.backbone.embed_dim, self.backbone.device)
         described = self.descriptions
         negatives = self.domain.negative_templates(self.task) if self.data.kind == "multilabel" else None
         return build_classifier(
@@ -134,7 +136,7 @@ class Prepared:
 
     @cached_property
     def templates(self) -> list[str]:
-        given = self.given_templates
+        given = self.given_templates if self.backbone.has_text else []
         if given is None:
             return list(self.domain.templates(self.task))
         return [given] if isinstance(given, str) else list(given)
