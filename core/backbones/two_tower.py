@@ -121,7 +121,7 @@ class TwoTower(Backbone):
         return copied
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        self._need_texts()
+        self.need_texts()
         if self._tokenizer is None:
             self._tokenizer = self.build_tokenizer()
         return self._tokenizer([texts] if isinstance(texts, str) else list(texts)).long()
@@ -139,7 +139,7 @@ class TwoTower(Backbone):
         return self.pool_image(self.run_blocks("image", self.embed_image(pixels)), normalize)
 
     def encode_text(self, texts: Sequence[str] | Tensor, normalize: bool = True) -> Tensor:
-        self._need_texts()
+        self.need_texts()
         tokens = (texts if isinstance(texts, Tensor) else self.tokenize(texts)).to(self.device)
         if self.text_prefix is not None:
             return self._encode_prefixed(tokens, normalize)
@@ -149,13 +149,6 @@ class TwoTower(Backbone):
         if "trim" in self.capabilities:
             longest = int(mask.sum(dim=1).max()) if len(mask) else 1
         return self.encode_prompt(self.embed_tokens(tokens[:, :longest]), mask[:, :longest], normalize)
-
-    def _need_texts(self) -> None:
-        if not self.has_text:
-            raise CapabilityError(
-                f"backbone '{self.spec}' has an image tower only and reads no texts; choose one with a text tower "
-                "(`vladapt list backbones --can prompt`)"
-            )
 
     def _encode_prefixed(self, tokens: Tensor, normalize: bool) -> Tensor:
         embeddings, mask = self.embed_tokens(tokens), self.token_mask(tokens)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 NEEDS = frozenset({
     "features", "raw_features", "parts", "views", "pre_projection", "text_encoder", "pixels", "images", "unlabeled",
-    "descriptions", "captions", "boxes", "support_folder", "synonyms", "further_backbones", "ctx", "base",
+    "descriptions", "captions", "boxes", "support_folder", "synonyms", "further_backbones", "ctx", "base", "keys",
 })  # fmt: skip
 ABILITIES = frozenset({"new_classes", "pairs"})
 """What a method may be able to do: score classes that it never saw (`for_classes`), learn pairs (`fit_pairs`)."""
@@ -65,8 +65,7 @@ class Adapter(ABC):
         backbone_needs: capabilities that the backbone must have, of `contracts/backbone.py`.
         multilabel: whether labels (N, C) are accepted.
         label_free: whether a support without labels, or without images, will do.
-        text_free: whether a classifier without texts will do (`TextClassifier.without_texts`), whose weights are zero:
-            so that a backbone may have an image tower alone.
+        text_free: whether `TextClassifier.without_texts` will do, which a backbone with an image tower alone gives.
         transductive: whether the engine passes the whole unlabelled test set once. A note of the fit then warns where
             many of the classes seem to be absent from it.
         stands_absent_classes: whether such a method is made for sets in which many of the classes do not occur.
@@ -129,9 +128,7 @@ class Adapter(ABC):
             val: labelled features for choosing hyper-parameters; never the test set.
             unlabeled: features without labels, for methods that need them.
             backbone: the backbone, for methods with "text_encoder" or "pixels" in `needs`.
-            resources: whatever else the method's docstring asks for, under the names of `core/contracts/resources.py`;
-                `"images"`, with "pixels" in `needs`, and optionally `"place"` (`TrainingPlace`), where a training keeps
-                its checkpoints.
+            resources: whatever else the method's docstring asks for, as in the table of `core/contracts/resources.py`.
             seed: fixes every random choice.
 
         Raises:
@@ -331,12 +328,8 @@ class Adapter(ABC):
 
     def check_towers(self, backbone: Backbone) -> None:
         """Raise the CapabilityError that names towers with what the method needs, unless these have it."""
-        if not backbone.has_text and not self.text_free:
-            raise CapabilityError(
-                f"adapter '{self.name}' learns from class texts, and backbone '{backbone.spec}' has an image tower only; "
-                "choose linear-probe or tip-adapter, or a backbone with a text tower (`vladapt list backbones --can "
-                "prompt`)"
-            )
+        if not self.text_free:
+            backbone.need_texts(f"adapter '{self.name}'")
         for capability in sorted(self.backbone_needs):
             backbone.need(capability)
 

@@ -213,6 +213,21 @@ class Backbone(ABC):
         self.need("feature_maps")
         raise AssertionError("a backbone with 'feature_maps' implements it")
 
+    def need_texts(self, method: str = "") -> None:
+        """Raise CapabilityError unless there is a text tower.
+
+        Args:
+            method: who asks, for a cure of its own; "" for the tower alone.
+        """
+        if self.has_text:
+            return
+        asked = f"{method} learns from class texts: " if method else ""
+        other = "a method without texts (linear-probe, tip-adapter), or " if method else ""
+        raise CapabilityError(
+            f"{asked}backbone '{self.spec}' has an image tower only and reads no texts; choose {other}"
+            "a backbone with a text tower (`vladapt list backbones --can prompt`)"
+        )
+
     def need(self, capability: str) -> None:
         """Raise the CapabilityError that names towers with `capability`, unless this one has it."""
         if capability in self.capabilities:

@@ -224,6 +224,7 @@ class Batch:
         ids: B identifiers.
         pre_projection: (B, W) float32, image features before the tower's projection.
         further: (B, D_i) features of the same images by each further backbone, in the order of the fit.
+        keys: (B, D_k) float32, not normalised: features of the same images by the backbone of the cache's keys.
         boxes: B lists of what a detector found in each image.
         base: (B, C) logits of the fitted adapter that the method started from.
         transform: decoded image or a part of it -> pixels (3, S, S), as `features` were made; by default the
@@ -239,6 +240,7 @@ class Batch:
     ids: tuple[str, ...] | None = None
     pre_projection: Tensor | None = None
     further: tuple[Tensor, ...] | None = None
+    keys: Tensor | None = None
     boxes: Sequence[Sequence[Detection]] | None = None
     base: Tensor | None = None
     transform: Callable[[Any], Tensor] | None = None

@@ -144,6 +144,8 @@ def refuse_early(recipe: Recipe, adapter: Adapter, prepared: Prepared | Prepared
         probe_of(recipe.generic)  # a folder that cannot be used is found out here
     if prepared.base is not None:
         prepared.base.check_classes(prepared.class_names)
+    if "keys" in adapter.needs | adapter.optional:
+        prepared.resources.keyed  # noqa: B018 (a backbone of keys that cannot be loaded is found out here)
     prepared.classifier  # noqa: B018 (descriptions and templates that cannot be used are found out here)
 
 

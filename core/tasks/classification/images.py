@@ -235,6 +235,7 @@ class Prepared:
             transform=self.domain.transforms(self.backbone, False, self.task),
             encode=self.encode_items,
             further=[other.encode_items for other in self.resources.further] if several else (),
+            keys=self.resources.keyed.encode_items if "keys" in adapter.at_predict and self.resources.keyed else None,
             boxes=self.resources.boxes if "boxes" in adapter.at_predict else None,
             base=partial(self.base.logits, self) if self.base is not None else None,
             parts=lambda items: self.encode_items(items, PROJECTED, parts=True),
