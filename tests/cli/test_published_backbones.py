@@ -148,3 +148,13 @@ def test_keys_are_refused_where_no_method_has_a_cache(fit, refused, colours, din
     refused(outcome, 2, "--resource keys: linear-probe has no use for it; omit it")
     wrong = fit("--data", colours, "--adapter", "tip-adapter", "--resource", "keys=dinov9")
     refused(wrong, 2, "unknown backbone 'dinov9'; did you mean dinov3 or dinov2")
+
+
+def test_a_features_file_of_an_image_tower_alone_says_that_it_has_no_texts(vladapt, colours, dino, tmp_path):
+    file = tmp_path / "features.safetensors"
+    made = vladapt("embed", "--domain", "medical", "--data", colours, "--backbone", dino, "--out", file)
+    assert made.code == 0, made.err
+    fitted = vladapt("fit", "--features", file, "--adapter", "linear-probe", "--shots", 2, "--json")
+    assert fitted.json["zero_shot"] is None and fitted.json["adapted"]["accuracy"] > 0.9
+    refused = vladapt("fit", "--features", file, "--adapter", "taskres", "--shots", 2)
+    assert refused.code == 1 and "these features have none, being of an image tower alone" in refused.error

@@ -70,6 +70,11 @@ def fit_adapter(
         folder: of checkpoints, for adapters that train towers.
         resume: go on from the newest of them.
     """
+    if not (adapter.text_free or prepared.classifier.has_texts):
+        raise CapabilityError(
+            f"adapter '{adapter.name}' learns from class texts, and these features have none, being of an image tower "
+            "alone; choose linear-probe or tip-adapter"
+        )
     reporter.info(f"Fitting {adapter.name} on {len(shots.support)} images")
     with _resources(adapter, prepared, shots, reporter, folder, resume) as resources:
         return adapter.fit(
