@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.contracts.adapter import FitReport
@@ -19,6 +20,7 @@ from ._cache_model import (
     cache_values,
     choose,
     grid_axes,
+    key_rows,
     keys_note,
     search_as,
     zero_shot_logits,
@@ -48,9 +50,16 @@ class TipAdapter(Searched):
     Where classes have unequal numbers of images each counts alike (`class_weight`), and of settings that score alike on
     val the middle is taken (`ties`); published are "none" and "published". With equal classes only ties differ.
 
+    Keys and queries may be of another backbone than the texts (`--resource keys=dinov2`): x F^T is then of its unit
+    features, as they are, without views.
+
+    Resources:
+        keys: `FurtherBackbone`, of the same images.
+
     Raises:
         ConfigError: an option is out of range.
         UnknownNameError: no such preset.
+        DataError: the backbone of the keys has no features of an image.
 
     Example:
         >>> adapter = build_adapter("tip-adapter", alpha=2.0)
@@ -65,8 +74,13 @@ class TipAdapter(Searched):
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     presets: ClassVar[tuple[str, ...]] = SETS
+    optional: ClassVar[frozenset[str]] = frozenset({"keys"})
     multilabel: ClassVar[bool] = True
-    state: ClassVar[tuple[str, ...]] = ("text", "logit_scale", "logit_bias", "keys", "values", "beta_", "alpha_")
+    text_free: ClassVar[bool] = True
+    state: ClassVar[tuple[str, ...]] = (
+        "text", "logit_scale", "logit_bias", "keys", "values", "beta_", "alpha_", "keyed",
+    )  # fmt: skip
+    later_state: ClassVar = {"keyed": False}
 
     alpha: float | None = option(None, "weight of the cache; none to search it", low=0)
     beta: float | None = option(None, "sharpness of the cache; none to search it", low=0)
@@ -83,16 +97,28 @@ class TipAdapter(Searched):
     def as_published(self) -> bool:
         return self.preset is not None
 
+    @property
+    def keyed(self) -> bool:
+        """Whether the keys are of another backbone, which is then needed to predict."""
+        return "keys" in self.at_predict
+
+    @keyed.setter
+    def keyed(self, value: bool) -> None:
+        self.at_predict = frozenset({"features", "keys"}) if value else type(self).at_predict
+
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self.text, self.logit_bias = zero_shot_text(classifier)
         self.logit_scale = classifier.logit_scale
+        other = resources.get("keys")
+        self.keyed, rows = other is not None, key_rows(other)
         selection = selection_split(support, val, seed)
-        self._remember(selection.train)
+        self._remember(rows(selection.train))
         axes = grid_axes(self, AXES, tip_setting(self.preset))
-        chosen, words, score = choose(axes, selection, search_as(self, selection))
-        self._remember(support)
+        chosen, words, score = choose(axes, selection, search_as(self, selection, rows))
+        self._remember(rows(support))
         self.beta_, self.alpha_ = chosen["beta"], chosen["alpha"]
-        return FitReport(self.name, chosen, words, score, notes=[keys_note(support, self.views)])
+        notes = [f"cache keys are features of backbone {other.spec}" if other else keys_note(support, self.views)]
+        return FitReport(self.name, chosen, words, score, notes=notes)
 
     def _remember(self, support) -> None:
         self.keys = cache_keys(support, self.views)  # (N, D)
@@ -101,5 +127,6 @@ class TipAdapter(Searched):
     def _logits(self, batch: Batch) -> Tensor:
         unit = batch.unit
         zero_shot = zero_shot_logits(unit, self.text, self.logit_scale, self.logit_bias)  # (B, C)
-        cache = cache_logits(unit, self.keys, self.values, self.beta_)  # (B, C)
+        queries = F.normalize(batch.keys.float(), dim=-1) if self.keyed else unit  # (B, D_k)
+        cache = cache_logits(queries, self.keys, self.values, self.beta_)  # (B, C)
         return zero_shot + self.alpha_ * self.logit_scale / REFERENCE_SCALE * cache

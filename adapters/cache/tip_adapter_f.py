@@ -76,6 +76,7 @@ class TipAdapterF(Searched):
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     presets: ClassVar[tuple[str, ...]] = SETS
     multilabel: ClassVar[bool] = True
+    text_free: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = (
         "text", "logit_scale", "logit_bias", "keys", "values", "beta_", "alpha_", "offset",
     )  # fmt: skip

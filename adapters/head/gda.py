@@ -80,6 +80,7 @@ class GDA(Searched):
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     optional: ClassVar[frozenset[str]] = frozenset({"text_encoder"})
     can: ClassVar[frozenset[str]] = frozenset({"new_classes"})
+    text_free: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = (
         "text", "logit_scale", "logit_bias", "weight", "bias", "alpha_", "rows", "templates",
     )  # fmt: skip

@@ -64,6 +64,7 @@ class LinearProbe(Searched):
         "C is chosen on held-out support images"
     )
     multilabel: ClassVar[bool] = True
+    text_free: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("weight", "bias")
     trained: ClassVar[tuple[str, ...]] = ("weight", "bias")
 

@@ -22,11 +22,10 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ..data.verify import FileHashes
 from ..errors import DataError
+from .openai_weights import FACTS, is_archive_of_code, read_archive
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 PREFIXES = ("module.", "_orig_mod.")
-# OpenAI's files carry these facts as tensors among the weights.
-FACTS = ("input_resolution", "context_length", "vocab_size")
 OURS = "vladapt."
 NAMED = 3
 SPARE_BYTES = 256 << 20
@@ -70,6 +69,14 @@ def _read_safetensors(path: Path):
 
 
 def _read_torch(path: Path):
+    if is_archive_of_code(path):
+        weights = read_archive(path)
+        if weights is None:
+            raise DataError(
+                f"{path}: refused, a TorchScript archive holds code and this is none of OpenAI's; "
+                "give the state dict as .safetensors"
+            )
+        return weights
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what torch warns of here ends in one of the errors below
@@ -80,10 +87,6 @@ def _read_torch(path: Path):
             "save its state dict as .safetensors where you trust it"
         ) from error
     except Exception as error:  # torch raises RuntimeError, EOFError, KeyError and others for a damaged file
-        if "TorchScript" in str(error):
-            raise DataError(
-                f"{path}: refused, a TorchScript archive holds code; give the state dict as .safetensors"
-            ) from error
         raise DataError(f"{path}: truncated or damaged ({_first_line(error)}); copy or download it again") from error
 
 

@@ -2,7 +2,8 @@
 
 CLIP (arXiv 2103.00020), MetaCLIP 2 (arXiv 2507.22062), SigLIP (arXiv 2303.15343), SigLIP 2 (arXiv 2502.14786),
 Chinese-CLIP (arXiv 2211.01335), AltCLIP (arXiv 2211.06679), ALIGN (arXiv 2102.05918), and the towers of the detectors
-OWL-ViT (arXiv 2205.06230) and OWLv2 (arXiv 2306.09683).
+OWL-ViT (arXiv 2205.06230) and OWLv2 (arXiv 2306.09683). Image towers alone: DINOv2, DINOv3, RAD-DINO
+(`hf_image_only.py`).
 
 Code that comes with a repository is never run.
 """
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import DataError
 from .checkpoints import copy_files, fingerprint
+from .hf_image_only import Dinov2Tower, Dinov3Tower
 from .hf_source import TOKENIZER_FILES, Source, find_source, quiet
 from .hf_towers import (
     AlignImageTower,
@@ -33,7 +35,7 @@ from .hf_towers import (
 from .tower_steps import ImageTower, TextTower
 from .two_tower import TwoTower
 
-TOWERS: dict[str, tuple[type[ImageTower], type[TextTower]]] = {
+TOWERS: dict[str, tuple[type[ImageTower], type[TextTower] | None]] = {
     "clip": (ClipImageTower, ClipTextTower),
     "metaclip_2": (ClipImageTower, ClipTextTower),
     "altclip": (ClipImageTower, RobertaTextTower),
@@ -43,7 +45,12 @@ TOWERS: dict[str, tuple[type[ImageTower], type[TextTower]]] = {
     "align": (AlignImageTower, BertTextTower),
     "owlvit": (OwlImageTower, ClipTextTower),
     "owlv2": (OwlImageTower, ClipTextTower),
+    "dinov2": (Dinov2Tower, None),
+    "dinov2_with_registers": (Dinov2Tower, None),
+    "dinov3_vit": (Dinov3Tower, None),
 }
+IMAGE_ONLY_SCALE = 100.0
+"""CLIP's logit scale, for methods that weigh their own scores by it where there is no text."""
 COMPANIONS = (
     *TOKENIZER_FILES,
     *("tokenizer_config.json", "special_tokens_map.json", "merges.txt", "added_tokens.json"),
@@ -77,7 +84,7 @@ class HfBackbone(TwoTower):
     def __init__(self, source: Source, spec: str, device: torch.device):
         super().__init__()
         self.source, self.spec, self.device = source, spec, device
-        self.transform, self.licence = source.transform, source.licence
+        self.transform, self.licence, self.has_text = source.transform, source.licence, source.has_text
         self.embed_dim, self.context_length = source.embed_dim, source.context_length
         self.capabilities = _capabilities(source.kind)
         self.fingerprint = fingerprint("hf", source.stated, source.digests, source.transform.spec)
@@ -86,6 +93,8 @@ class HfBackbone(TwoTower):
     def logit_scale(self) -> Tensor:
         if self.source.kind == "align":
             return 1 / self.model.temperature.reshape(())
+        if not self.has_text:
+            return torch.tensor(IMAGE_ONLY_SCALE)
         return super().logit_scale
 
     @property
@@ -122,9 +131,9 @@ class HfBackbone(TwoTower):
             )
         return model
 
-    def build_towers(self, model: nn.Module) -> tuple[ImageTower, TextTower]:
+    def build_towers(self, model: nn.Module) -> tuple[ImageTower, TextTower | None]:
         image, text = TOWERS[self.source.kind]
-        return image(model), text(model)
+        return image(model), None if text is None else text(model)
 
     def build_tokenizer(self) -> Callable[[list[str]], Tensor]:
         folder = self.source.folder
@@ -161,6 +170,8 @@ class HfBackbone(TwoTower):
             patches, mask, grid = self._image.patches(pixels)
             given = {"pixel_values": patches, "pixel_attention_mask": mask, "spatial_shapes": grid}
             return _features(self.model.get_image_features(**given))
+        if not self.has_text:
+            return self.model(pixel_values=pixels).pooler_output
         if self.image_size != self.source.native_size and "image_blocks" in self.capabilities:
             return self.pool_image(self.run_blocks("image", self.embed_image(pixels)), normalize=False)
         return _features(self.model.get_image_features(pixel_values=pixels))
@@ -184,10 +195,12 @@ class _Tokenize:
 
 def _capabilities(kind: str) -> frozenset[str]:
     image, text = TOWERS[kind]
-    capabilities = {"prompt", "text_blocks", "hidden", "image_tokens", "feature_maps"}
+    capabilities = {"hidden", "image_tokens", "feature_maps"}
+    if text is not None:
+        capabilities |= {"prompt", "text_blocks"}
     if image is not AlignImageTower:
         capabilities.add("image_blocks")
-    if text.causal or text.masked:
+    if text is not None and (text.causal or text.masked):
         capabilities.add("trim")
     return frozenset(capabilities)
 

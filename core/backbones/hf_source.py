@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +10,13 @@ from typing import Any
 
 from ..errors import ConfigError, DataError
 from .checkpoints import file_digests
-from .hub import hub_folder
+from .hub import REPOSITORY, card_licence, hub_folder
 from .open_clip_source import OPENAI_MEAN, OPENAI_STD, check_transformers_config
 from .preprocessing import Preprocess
 
 HALF = (0.5, 0.5, 0.5)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 # The usual preprocessing of a kind, for folders that do not say theirs: mean, std, interpolation, mode.
 KINDS = {
     "clip": (OPENAI_MEAN, OPENAI_STD, "bicubic", "shortest"),
@@ -27,7 +28,12 @@ KINDS = {
     "align": (HALF, HALF, "bilinear", "squash"),
     "owlvit": (OPENAI_MEAN, OPENAI_STD, "bicubic", "squash"),
     "owlv2": (OPENAI_MEAN, OPENAI_STD, "bilinear", "squash"),
+    "dinov2": (IMAGENET_MEAN, IMAGENET_STD, "bicubic", "shortest"),
+    "dinov2_with_registers": (IMAGENET_MEAN, IMAGENET_STD, "bicubic", "shortest"),
+    "dinov3_vit": (IMAGENET_MEAN, IMAGENET_STD, "bilinear", "squash"),
 }
+IMAGE_ONLY = frozenset({"dinov2", "dinov2_with_registers", "dinov3_vit"})
+"""Kinds without a text tower."""
 # Where a text tower has more positions than it was trained with.
 TRAINED_CONTEXT = {"chinese_clip": 52, "align": 64, "altclip": 77}
 PILLOW_FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
@@ -67,13 +73,21 @@ class Source:
     licence: str
 
     @property
+    def has_text(self) -> bool:
+        return self.kind not in IMAGE_ONLY
+
+    @property
     def embed_dim(self) -> int:
+        if not self.has_text:
+            return self.config.hidden_size
         if self.kind.startswith("siglip"):
             return self.config.text_config.projection_size or self.config.text_config.hidden_size
         return self.config.projection_dim
 
     @property
     def context_length(self) -> int:
+        if not self.has_text:
+            return 0
         text = self.config.text_config
         positions = text.max_position_embeddings
         if self.kind == "altclip":
@@ -96,7 +110,7 @@ def find_source(rest: str, image_size: int | None) -> Source:
         raise DataError(f"{folder}: config.json names a model of type '{kind}'; backbones of hf are {', '.join(KINDS)}")
     check_transformers_config(stated, str(folder / "config.json"))
     config = _config(folder)
-    native = _native_size(config, kind)
+    native = _native_size(config, kind, folder)
     weights = _weight_files(folder)
     tokenizer = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
     return Source(
@@ -107,7 +121,7 @@ def find_source(rest: str, image_size: int | None) -> Source:
         digests=file_digests(weights + tokenizer),
         transform=_transform(folder, kind, image_size or native),
         native_size=native,
-        licence=_licence(folder),
+        licence=card_licence(folder),
     )
 
 
@@ -126,7 +140,7 @@ def _folder(rest: str) -> Path:
     path = Path(rest).expanduser()
     if path.is_dir():
         return path
-    if rest.count("/") != 1 or rest.startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+/[\w.-]+", rest):
+    if rest.count("/") != 1 or rest.startswith((".", "/", "~")) or not REPOSITORY.fullmatch(rest):
         problem = "is a file" if path.exists() else "no such folder, and no repository of the hub (owner/name)"
         raise DataError(f"{rest}: {problem}; {LOCAL_WAY}")
     return hub_folder(rest, LOCAL_WAY)
@@ -155,7 +169,10 @@ def _config(folder: Path):
         raise DataError(f"{folder / 'config.json'}: not usable ({reason}); copy or download it again") from error
 
 
-def _native_size(config, kind: str) -> int:
+def _native_size(config, kind: str, folder: Path) -> int:
+    if kind in IMAGE_ONLY:  # they are used at the size of their preprocessing, not at that of their positions
+        crop = _side(_stated_preprocessing(folder).get("crop_size"))
+        return crop or _side(config.image_size)
     vision = config.vision_config
     if kind == "siglip2":
         return round(vision.num_patches**0.5) * vision.patch_size
@@ -188,7 +205,25 @@ def _transform(folder: Path, kind: str, size: int) -> Preprocess:
         interpolation = PILLOW_FILTERS.get(stated.get("resample"), interpolation)
         mean, std = _scaled(stated, mean, std)
         mode = _mode(stated, mode)
-    return Preprocess(image_size=size, mean=mean, std=std, interpolation=interpolation, mode=mode)
+    return Preprocess(
+        image_size=size, mean=mean, std=std, interpolation=interpolation, mode=mode, resize=_before_crop(stated, size)
+    )
+
+
+def _before_crop(stated: dict[str, Any], size: int) -> int | None:
+    """What the shortest side is resized to, where the crop is smaller: in proportion, for another size than stated."""
+    shortest, crop = stated.get("size"), _side(stated.get("crop_size"))
+    shortest = shortest.get("shortest_edge") if isinstance(shortest, dict) else None
+    if not stated.get("do_center_crop") or not shortest or not crop or shortest <= crop:
+        return None
+    return round(shortest * size / crop)
+
+
+def _side(size: Any) -> int | None:
+    """Of a square, as transformers writes one: a number, two, or "height" and "width"; None for what is none."""
+    if isinstance(size, dict):
+        size = size.get("height")
+    return size[0] if isinstance(size, (list, tuple)) and size else size
 
 
 def _stated_preprocessing(folder: Path) -> dict[str, Any]:
@@ -214,16 +249,6 @@ def _mode(stated: dict[str, Any], mode: str) -> str:
     if isinstance(size, dict):
         return "shortest" if "shortest_edge" in size else "squash" if "height" in size else mode
     return "shortest" if isinstance(size, int) and stated.get("do_center_crop") else mode
-
-
-def _licence(folder: Path) -> str:
-    """From the model card's head, where there is one."""
-    card = folder / "README.md"
-    if not card.is_file():
-        return "unknown"
-    head = card.read_text(encoding="utf-8", errors="replace").partition("\n---")[0]
-    stated = re.search(r"^license:\s*([\w.-]+)\s*$", head, flags=re.MULTILINE)
-    return stated.group(1) if stated else "unknown"
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -13,6 +14,9 @@ from pathlib import Path
 from ..errors import DataError
 
 PROBE_SECONDS = 5
+NOT_CACHED = "is not in the hub's cache"
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+"""owner/name."""
 
 
 def cached_file(repo: str, names: Sequence[str]) -> Path | None:
@@ -53,6 +57,19 @@ def hub_file(repo: str, names: Sequence[str], local_way: str) -> Path:
     raise DataError(f"hub repository '{repo}' has none of {', '.join(names)}; {local_way}")
 
 
+def card_licence(folder: Path) -> str:
+    """The licence that the head of a folder's model card states; "unknown" where there is none."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return "unknown"
+    head = card.read_text(encoding="utf-8", errors="replace").partition("\n---")[0]
+    stated = re.search(r"^license:\s*([\w.-]+)\s*$", head, flags=re.MULTILINE)
+    named = re.search(r"^license_name:\s*([\w.-]+)\s*$", head, flags=re.MULTILINE)
+    if stated is None or (stated.group(1) == "other" and named is not None):
+        stated = named
+    return stated.group(1) if stated else "unknown"
+
+
 def hub_folder(repo: str, local_way: str) -> Path:
     """A folder with the configuration, tokenizer and weights of a repository: cached, else downloaded.
 
@@ -62,15 +79,34 @@ def hub_folder(repo: str, local_way: str) -> Path:
     config = cached_file(repo, ["config.json"])
     if config is not None and any(file.suffix in (".safetensors", ".bin") for file in config.parent.iterdir()):
         return config.parent
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi
 
     require_hub(repo, local_way)
     with _one_line(repo, local_way):
         files = HfApi().list_repo_files(repo)
-        safe = any(name.endswith(".safetensors") and "/" not in name for name in files)
-        weights = ["*.safetensors", "*.safetensors.index.json"] if safe else ["pytorch_model*.bin*"]
-        wanted = ["*.json", "*.txt", "*.model", "README.md", *weights]
-        return Path(snapshot_download(repo, allow_patterns=wanted, ignore_patterns=["*/*"]))
+    safe = any(name.endswith(".safetensors") and "/" not in name for name in files)
+    weights = ["*.safetensors", "*.safetensors.index.json"] if safe else ["pytorch_model*.bin*"]
+    return _download(repo, ["*.json", "*.txt", "*.model", "README.md", *weights], local_way)
+
+
+def hub_files(repo: str, names: Sequence[str], local_way: str) -> Path:
+    """A folder with those of the named small files that a repository has: cached where one of them is, or downloaded.
+
+    Raises:
+        DataError: none is cached, and offline or not reachable.
+    """
+    cached = cached_file(repo, names)
+    if cached is not None:
+        return cached.parent
+    require_hub(repo, local_way)
+    return _download(repo, list(names), local_way)
+
+
+def _download(repo: str, patterns: list[str], local_way: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    with _one_line(repo, local_way):
+        return Path(snapshot_download(repo, allow_patterns=patterns, ignore_patterns=["*/*"]))
 
 
 def require_hub(what: str, local_way: str) -> None:
@@ -82,7 +118,7 @@ def require_hub(what: str, local_way: str) -> None:
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        raise DataError(f"'{what}' is not in the hub's cache and HF_HUB_OFFLINE forbids the network; {local_way}")
+        raise DataError(f"'{what}' {NOT_CACHED} and HF_HUB_OFFLINE forbids the network; {local_way}")
     try:
         urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=PROBE_SECONDS).close()
     except urllib.error.HTTPError:
@@ -90,20 +126,27 @@ def require_hub(what: str, local_way: str) -> None:
     except OSError as error:
         reason = getattr(error, "reason", error)
         raise DataError(
-            f"'{what}' is not in the hub's cache and {constants.ENDPOINT} does not answer ({reason}); {local_way}"
+            f"'{what}' {NOT_CACHED} and {constants.ENDPOINT} does not answer ({reason}); {local_way}"
         ) from error
 
 
 @contextmanager
 def _one_line(repo: str, local_way: str):
     """The hub client's warnings and long errors as one line of ours."""
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         yield
+    except GatedRepoError as error:
+        raise DataError(
+            f"hub repository '{repo}' is gated: accept its terms at https://huggingface.co/{repo}, then give your "
+            "token with `hf auth login` (or HF_TOKEN)"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise DataError(f"the hub has no repository '{repo}', or it is private; check its id; {local_way}") from error
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"hub repository '{repo}' cannot be fetched ({reason}); {local_way}") from error

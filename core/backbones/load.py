@@ -1,9 +1,11 @@
-"""A backbone from its spec: `embedded`, `open_clip:...`, `hf:...`, or the `model.safetensors` of a training."""
+"""A backbone from its spec: the alias of a published model (`biomedclip`), `embedded`, `open_clip:...`, `hf:...`, a
+folder as published, or the `model.safetensors` of a training."""
 
 from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,11 @@ from ..contracts.backbone import Backbone
 from ..contracts.families import FAMILIES
 from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean
 from ..runtime.files import replacing
+from .hub import NOT_CACHED
 from .prompted import CHILD, TowerPrompts
+from .published import Published, find_published, licence_line, published
+
+ALL_ALIASES = "and the aliases of `vladapt list backbones`"
 
 
 def load_backbone(
@@ -25,7 +31,8 @@ def load_backbone(
     """The backbone that `spec` names, its towers not yet built.
 
     Args:
-        spec: "family" or "family:rest"; see `FAMILIES`. Or the path of a `model.safetensors` that a training wrote.
+        spec: an alias of `published.json`, or "family" or "family:rest"; see `FAMILIES`. Or the path of a folder as
+            open_clip or transformers publish it, or of a `model.safetensors` that a training wrote.
         device: "auto" is the GPU where there is one, else the CPU; or any torch device.
         image_size: side of the square the image tower takes, where it is to differ from the model's own.
 
@@ -36,18 +43,29 @@ def load_backbone(
         CapabilityError: the family's library is not installed.
     """
     spec = str(spec)
-    trained = is_fine_tuned(spec)
-    family, _, rest = spec.partition(":")
-    if not trained and family not in FAMILIES:
-        raise UnknownNameError(f"unknown backbone '{spec}'; {did_you_mean(family, FAMILIES)}")
     if image_size is not None and image_size < 1:
         raise ConfigError(f"image_size={image_size} is not usable; give a side in pixels")
+    trained, entry = is_fine_tuned(spec), find_published(spec)
+    family, _, rest = _loader(spec, entry).partition(":")
+    if not trained and family not in FAMILIES:
+        known = [*FAMILIES, *(each.alias for each in published())]
+        raise UnknownNameError(f"unknown backbone '{spec}'; {_nearest(family, known)}")
     target = _device(device)
     try:
         if trained:
             return build_fine_tuned(spec, target, image_size)
         module = importlib.import_module(f".{family}", __package__)
-        return module.build(rest, spec=spec, device=target, image_size=image_size)
+        backbone = module.build(rest, spec=spec, device=target, image_size=image_size)
+        if entry is not None:
+            backbone.licence = entry.licence
+        return backbone
+    except DataError as error:
+        if entry is None or NOT_CACHED not in str(error):
+            raise
+        reason = str(error).partition("; ")[0]
+        raise DataError(
+            f"backbone {spec}: {reason}; fetch it where there is one with: {entry.fetch_command()}"
+        ) from error
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith(__package__):
             raise
@@ -55,6 +73,35 @@ def load_backbone(
             f"backbone '{spec}' needs the package '{error.name}'; "
             f"install it with: pip install 'vladapt[{FAMILIES.get(family, {}).get('extra', 'all')}]'"
         ) from None
+
+
+def announced(backbone: Backbone, tell: Callable[[str], None]) -> Backbone:
+    """The backbone, after one line where its licence forbids commercial use.
+
+    Args:
+        tell: takes the line, before anything is computed.
+    """
+    if (line := licence_line(backbone.licence, backbone.spec)) is not None:
+        tell(line)
+    return backbone
+
+
+def _loader(spec: str, entry: Published | None) -> str:
+    """ "family:rest" of a spec."""
+    if entry is not None:
+        return entry.loader()
+    if ":" in spec.partition("/")[0]:
+        return spec
+    folder = Path(spec).expanduser()
+    if (folder / "open_clip_config.json").is_file():
+        return f"open_clip:{spec}"
+    return f"hf:{spec}" if (folder / "config.json").is_file() else spec
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    """The nearest names; of the many aliases none where none is near."""
+    near = did_you_mean(name, known)
+    return near if near.startswith("did you mean") else f"{did_you_mean(name, FAMILIES)}, {ALL_ALIASES}"
 
 
 def _device(device: str | torch.device) -> torch.device:
@@ -116,8 +163,22 @@ def save_fine_tuned(backbone: Backbone, folder: str | Path) -> Path:
 
 def is_fine_tuned(spec: str) -> bool:
     """Whether a backbone's spec is a path of weights that were trained here, or of their folder."""
-    names_a_family = ":" in spec.partition("/")[0]
-    return not names_a_family and (spec.endswith(".safetensors") or (Path(spec) / FILE).is_file())
+    if ":" in spec.partition("/")[0]:
+        return False
+    return spec.endswith(".safetensors") or _wrote(Path(spec).expanduser() / FILE)
+
+
+def _wrote(path: Path) -> bool:
+    """Whether a file of weights in a folder is a training's; a folder as transformers publishes it has one, too."""
+    if not path.is_file():
+        return False
+    if not any((path.parent / name).is_file() for name in ("config.json", "open_clip_config.json")):
+        return True
+    try:
+        with safe_open(str(path), framework="pt") as f:
+            return "vladapt" in (f.metadata() or {})
+    except (SafetensorError, OSError):
+        return True  # damaged, which `build_fine_tuned` says
 
 
 def build_fine_tuned(spec: str, device: torch.device, image_size: int | None) -> Backbone:

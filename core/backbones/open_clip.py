@@ -1,12 +1,14 @@
-"""Backbones of open_clip: `open_clip:<arch>/<tag>`, `open_clip:<arch or config.json>@<checkpoint>`; with `@random` or
-`@random:<seed>` weights that nothing has trained, to start from.
+"""Backbones of open_clip: `open_clip:<arch>/<tag>`; as published, `open_clip:hf-hub:<owner>/<name>` or
+`open_clip:<folder>`; `open_clip:<arch or config.json>@<checkpoint>`; with `@random` or `@random:<seed>` weights that
+nothing has trained, to start from.
 
 Reproducible scaling laws for contrastive language-image learning, 2023, arXiv 2212.07143, and the many models that
 library carries: CLIP (arXiv 2103.00020), SigLIP (arXiv 2303.15343), CoCa, and others.
 
-A checkpoint of OpenAI's own needs the `-quickgelu` spelling of its architecture (`ViT-B-32-quickgelu@file`). With
-`<arch>@<checkpoint>` pixels are made as all released weights of that architecture want them, where they agree, else as
-CLIP does; a `config.json` says it in `preprocess_cfg`.
+A checkpoint of OpenAI's own is recognised and gets QuickGELU; one of unknown origin that was trained with it needs the
+`-quickgelu` spelling of its architecture (`ViT-B-32-quickgelu@file`). With `<arch>@<checkpoint>` pixels are made as all
+released weights of that architecture want them, where they agree, else as CLIP does; a `config.json` says it in
+`preprocess_cfg`.
 """
 
 from __future__ import annotations
@@ -26,14 +28,20 @@ from torch import Tensor, nn
 
 from ..errors import CapabilityError, ConfigError, DataError
 from .checkpoints import copy_files, fingerprint, fit_weights, read_checkpoint, resize_positions, sized_like
+from .open_clip_folder import TEXT_MODEL
 from .open_clip_source import Source, check_transformers_config, described_source, find_source
-from .open_clip_towers import OpenClipTextTower, ResNetTower, TimmVitTower, VitTower
+from .open_clip_timm import TimmMapTower, timm_tower_class
+from .open_clip_towers import BertTextTower, OpenClipTextTower, ResNetTower, VitTower
 from .tower_steps import ImageTower, TextTower
 from .two_tower import TwoTower
 
 CUSTOM_BLOCK = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")
 POSITIONS = {"visual.positional_embedding": 1, "visual.attnpool.positional_embedding": 1}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json")
+BERTS = ("bert", "roberta", "xlm-roberta")
+"""Kinds of text towers of transformers that are opened; others encode whole texts only."""
+POOLERS = ("cls_last_hidden_state_pooler", "cls_pooler", "mean_pooler")
+NO_BLOCKS = (ResNetTower, TimmMapTower)
 TIMES = 8
 """So much larger than its file a model may be: files of half precision, or of fewer bits."""
 COMPANIONS = (*TOKENIZER_FILES, "special_tokens_map.json", "merges.txt")
@@ -67,10 +75,11 @@ class OpenClipBackbone(TwoTower):
         text = source.config.get("text_cfg") or {}
         self.source, self.spec, self.device = source, spec, device
         self.transform = source.transform
-        self.licence = source.licence
-        self.embed_dim = source.config["embed_dim"]
-        self.context_length = text.get("context_length", 77)
-        self.capabilities = image_capabilities(source.config["vision_cfg"]) | text_capabilities(source.config)
+        self.licence, self.notes = source.licence, list(source.notes)
+        self.text_model = None if source.text_model is None else _read_text_model(source)
+        self.embed_dim, self.has_text = source.config["embed_dim"], bool(text)
+        self.context_length = text.get("context_length", 77) if text else 0
+        self.capabilities = image_capabilities(source.config["vision_cfg"]) | self._text_capabilities()
         self.fingerprint = fingerprint("open_clip", source.config, source.identity, source.transform.spec)
 
     @property
@@ -87,6 +96,9 @@ class OpenClipBackbone(TwoTower):
         (folder / "open_clip_config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
         if self.source.folder is not None:
             copy_files(self.source.folder, folder, COMPANIONS)
+        if self.source.text_model is not None:
+            (folder / TEXT_MODEL).mkdir(exist_ok=True)
+            copy_files(self.source.text_model, folder / TEXT_MODEL, ("config.json",))
 
     def build_model(self) -> nn.Module:
         source = self.source
@@ -98,6 +110,7 @@ class OpenClipBackbone(TwoTower):
             model = _empty_model(source)
         if isinstance(model, models.CustomTextCLIP) and "text_projection" in state:
             state = models.convert_to_custom_text_state_dict(state)
+        state.pop("text.transformer.embeddings.position_ids", None)  # no weights, and not written by newer versions
         for name in ("logit_scale", "logit_bias"):
             parameter = getattr(model, name, None)
             if parameter is not None and name in state:
@@ -116,6 +129,9 @@ class OpenClipBackbone(TwoTower):
         if "hidden" in self.capabilities:
             image_tower = _image_tower_class(vision)(model.visual)
         if "prompt" in self.capabilities:
+            if self.text_model is not None:
+                roberta = self.text_model["model_type"] != "bert"
+                return image_tower, BertTextTower(model.text, _pooler(text), roberta)
             owner = model.text if hasattr(model, "text") else model
             causal = not text.get("no_causal_mask", False)
             text_tower = OpenClipTextTower(owner, text.get("pool_type", "argmax"), causal)
@@ -137,7 +153,9 @@ class OpenClipBackbone(TwoTower):
     def token_mask(self, tokens: Tensor) -> Tensor:
         text = self._text_config()
         pool = text.get("pool_type", "argmax")
-        if text.get("hf_model_name") or pool not in ("argmax", "eos"):
+        if self.text_model is not None:
+            return tokens != self.text_model.get("pad_token_id", 0)
+        if pool not in ("argmax", "eos"):
             return torch.ones_like(tokens, dtype=torch.bool)
         marks = tokens if pool == "argmax" else (tokens == text.get("eos_id", 2)).int()
         return torch.arange(tokens.shape[1], device=tokens.device) <= marks.argmax(dim=1, keepdim=True)
@@ -149,6 +167,13 @@ class OpenClipBackbone(TwoTower):
     def encode_tokens(self, tokens: Tensor) -> Tensor:
         self._text_config()
         return self.model.encode_text(tokens, normalize=False)
+
+    def _text_capabilities(self) -> frozenset[str]:
+        if self.text_model is None:
+            return text_capabilities(self.source.config)
+        text = self.source.config["text_cfg"]
+        opened = self.text_model.get("model_type") in BERTS and _pooler(text) in POOLERS
+        return frozenset({"prompt", "text_blocks", "trim"}) if opened else frozenset()
 
     def _text_config(self) -> dict:
         text = self.source.config.get("text_cfg")
@@ -173,7 +198,7 @@ def image_capabilities(vision: dict) -> frozenset[str]:
     tower = _image_tower_class(vision)
     if tower is None:
         return frozenset()
-    return frozenset({"hidden", "image_tokens", "feature_maps"} | (set() if tower is ResNetTower else {"image_blocks"}))
+    return frozenset({"hidden", "image_tokens", "feature_maps"} | (set() if tower in NO_BLOCKS else {"image_blocks"}))
 
 
 def text_capabilities(config: dict) -> frozenset[str]:
@@ -187,7 +212,7 @@ def text_capabilities(config: dict) -> frozenset[str]:
 
 def _image_tower_class(vision: dict) -> type[ImageTower] | None:
     if vision.get("timm_model_name"):
-        return TimmVitTower if _is_timm_vit(vision["timm_model_name"]) else None
+        return timm_tower_class(vision["timm_model_name"])
     if isinstance(vision.get("layers"), (list, tuple)):
         return ResNetTower
     if isinstance(vision.get("attentional_pool"), str) or _custom_blocks(vision):
@@ -199,12 +224,22 @@ def _custom_blocks(tower: dict) -> bool:
     return tower.get("block_type") == "custom" or any(tower.get(key) for key in CUSTOM_BLOCK)
 
 
-def _is_timm_vit(name: str) -> bool:
-    """Whether timm builds the name as its plain vision transformer."""
-    import timm
+def _pooler(text: dict) -> str:
+    """Of a text tower that transformers builds; open_clip's default where the configuration names none."""
+    return text.get("hf_pooler_type") or "mean_pooler"
 
-    bare = name.partition(".")[0]
-    return timm.is_model(bare) and timm.models.model_entrypoint(bare).__module__ == "timm.models.vision_transformer"
+
+def _read_text_model(source: Source) -> dict:
+    """config.json of the text tower that transformers builds, checked."""
+    file = source.text_model / "config.json"
+    try:
+        stated = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{file}: not JSON ({error}); copy or download it again") from error
+    if not isinstance(stated, dict) or not isinstance(stated.get("model_type"), str):
+        raise DataError(f"{file}: names no model_type; copy or download it again")
+    check_transformers_config(stated, str(file))
+    return stated
 
 
 def _empty_model(source: Source) -> nn.Module:
@@ -218,8 +253,7 @@ def _empty_model(source: Source) -> nn.Module:
         if not text:
             return ImageOnly(config["embed_dim"], config["vision_cfg"], config.get("quick_gelu", False))
         if text.get("hf_model_name"):
-            _check_text_model(text["hf_model_name"], source.name)
-            text["hf_model_pretrained"], custom = False, True
+            text["hf_model_name"], text["hf_model_pretrained"], custom = str(source.text_model), False, True
         if "multimodal_cfg" in config:
             from open_clip.coca_model import CoCa
 
@@ -228,14 +262,6 @@ def _empty_model(source: Source) -> nn.Module:
     except (TypeError, ValueError, RuntimeError, AssertionError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{source.name}: open_clip cannot build this configuration ({reason})") from error
-
-
-def _check_text_model(name: str, where: str) -> None:
-    """Raise ValueError where a configuration of transformers brings code; open_clip would ask at the terminal."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    check_transformers_config({"attn_implementation": config._attn_implementation}, where)
 
 
 def _resize(state: dict[str, Tensor], model: nn.Module, size: int) -> None:
@@ -263,11 +289,12 @@ def _simple_tokenizer(context_length: int, options: str):
 
 def _hub_tokenizer(name: str, context_length: int, options: dict, spec: str):
     """A tokenizer of transformers, from a folder or the hub."""
-    from .hub import hub_file
+    from .hub import hub_files
 
-    local_way = "put its tokenizer.json next to config.json and give open_clip:<config.json>@<checkpoint>"
+    local_way = "put its tokenizer.json next to the configuration"
     if not Path(name).is_dir():
-        hub_file(name, list(TOKENIZER_FILES), f"this is the tokenizer of '{spec}'; {local_way}")
+        files = [*COMPANIONS, "sentencepiece.bpe.model", "spiece.model"]
+        name = str(hub_files(name, files, f"it is the tokenizer of '{spec}'; {local_way}"))
     try:
         return tokenizers.HFTokenizer(name, context_length=context_length, trust_remote_code=False, **options)
     except (OSError, ValueError) as error:

@@ -11,12 +11,17 @@ from typing import Any
 
 from ..errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from .checkpoints import file_digests, require_file
-from .hub import hub_file
+from .hub import card_licence, hub_file
+from .open_clip_folder import hub_checkpoint, published_folder, text_model_folder
+from .openai_weights import needs_quick_gelu
 from .preprocessing import Preprocess
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
-FORM = "open_clip:<arch>/<tag> or open_clip:<arch or config.json>@<checkpoint, or random>"
+FORM = (
+    "open_clip:<arch>/<tag>, open_clip:hf-hub:<owner>/<name>, open_clip:<folder> "
+    "or open_clip:<arch or config.json>@<checkpoint, or random>"
+)
 MODEL_KEYS = (
     "embed_dim",
     "vision_cfg",
@@ -41,6 +46,9 @@ LICENCES = {
     "commonpool": "MIT",
     "webli": "Apache-2.0",
     "metaclip": "CC-BY-NC-4.0",
+    "dfn": "apple-amlr",
+    "datacompdr": "apple-amlr",
+    "merged2b": "MIT",
 }
 
 
@@ -58,6 +66,8 @@ class Source:
         folder: of the configuration file, where a tokenizer may lie beside it.
         licence: of the weights, where known.
         seed: of random weights.
+        text_model: of a text tower that transformers builds: the folder with its config.json.
+        notes: sentences a user should read.
     """
 
     name: str
@@ -69,6 +79,8 @@ class Source:
     folder: Path | None = None
     licence: str = "unknown"
     seed: int = 0
+    text_model: Path | None = None
+    notes: tuple[str, ...] = ()
 
 
 def find_source(rest: str, image_size: int | None) -> Source:
@@ -79,8 +91,13 @@ def find_source(rest: str, image_size: int | None) -> Source:
         UnknownNameError: no such architecture or tag.
         DataError: a file is missing or no configuration; a tag's weights are not cached and cannot be downloaded.
     """
-    source = _local_source(rest) if "@" in rest else _tagged_source(rest)
-    return _sized(source, image_size, f"open_clip:{rest}")
+    spec = f"open_clip:{rest}"
+    published = published_folder(rest)
+    if published is not None:
+        source = _published_source(*published)
+    else:
+        source = _local_source(rest) if "@" in rest else _tagged_source(rest)
+    return _sized(_with_text_model(source, spec), image_size, spec)
 
 
 def described_source(description: dict[str, Any], weights: Path, image_size: int | None) -> Source:
@@ -95,7 +112,21 @@ def described_source(description: dict[str, Any], weights: Path, image_size: int
     source = Source(
         description["name"], description["config"], weights, file_digests([weights]), transform, folder=folder
     )
-    return _sized(source, image_size, str(weights))
+    return _sized(_with_text_model(source, str(weights)), image_size, str(weights))
+
+
+def _published_source(config_file: Path, weights: Path) -> Source:
+    """A model whose configuration and weights lie together."""
+    config, overrides = _read_config(config_file)
+    folder = config_file.parent
+    digests = file_digests([weights])
+    licence = card_licence(folder)
+    return Source(str(config_file), config, weights, digests, _transform(overrides), folder=folder, licence=licence)
+
+
+def _with_text_model(source: Source, spec: str) -> Source:
+    name = (source.config.get("text_cfg") or {}).get("hf_model_name")
+    return replace(source, text_model=text_model_folder(name, source.folder, spec)) if name else source
 
 
 def _sized(source: Source, image_size: int | None, spec: str) -> Source:
@@ -124,9 +155,29 @@ def _local_source(rest: str) -> Source:
     if (seed := _random_seed(checkpoint)) is not None:
         identity = f"random weights, seed {seed}"
         return Source(name, config, None, identity, _transform(overrides), folder=folder, licence="none", seed=seed)
-    weights = Path(checkpoint).expanduser()
+    published = hub_checkpoint(checkpoint)
+    weights = published or Path(checkpoint).expanduser()
     require_file(weights, "checkpoint file (.safetensors, or .pt of tensors only)")
-    return Source(name, config, weights, file_digests([weights]), _transform(overrides), folder=folder)
+    digests = file_digests([weights])
+    notes: tuple[str, ...] = ()
+    if "quick_gelu" not in config:
+        if needs_quick_gelu(weights, digests[0]):
+            config["quick_gelu"] = True
+        elif published is None:
+            notes = _quick_gelu_note(name, checkpoint)
+    return Source(name, config, weights, digests, _transform(overrides), folder=folder, notes=notes)
+
+
+def _quick_gelu_note(name: str, checkpoint: str) -> tuple[str, ...]:
+    """What to say of a file of unknown origin, where the architecture has released weights of both activations."""
+    import open_clip
+
+    if f"{name}-quickgelu" not in open_clip.list_models():
+        return ()
+    return (
+        f"{checkpoint} runs with GELU; if its weights come from OpenAI, DFN or MetaCLIP they need QuickGELU: "
+        f"give open_clip:{name}-quickgelu@{checkpoint}",
+    )
 
 
 def _random_seed(checkpoint: str) -> int | None:

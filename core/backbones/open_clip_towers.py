@@ -1,4 +1,4 @@
-"""The steps of open_clip's towers: ViT, modified ResNet, timm's ViT, and the text transformer."""
+"""The steps of open_clip's own towers, ViT, modified ResNet and text transformer, and of a BERT in its text's place."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..contracts.backbone import Block
 from .checkpoints import resize_positions
+from .hf_towers import bert_block
 from .positions import ImagePositions, ProjectionMatrix
 from .separate_projections import SplitAttention
 from .tower_steps import ImageTower, TextTower, at_last_valid, attend, pre_norm_block
@@ -134,74 +135,6 @@ class ResNetTower(ImageTower):
         return last.flatten(2).transpose(1, 2), (last.shape[-2], last.shape[-1])  # (B, P, W)
 
 
-class TimmVitTower(ImageTower):
-    """timm's vision transformer under open_clip's head (SigLIP and others)."""
-
-    def __init__(self, visual: nn.Module):
-        self.visual, self.trunk = visual, visual.trunk
-        self.prefix = self.trunk.num_prefix_tokens
-        self.blocks = [_timm_block(block) for block in self.trunk.blocks]
-
-    def grid(self, pixels: Tensor) -> tuple[int, int]:
-        rows, columns = self.trunk.patch_embed.patch_size
-        return pixels.shape[-2] // rows, pixels.shape[-1] // columns
-
-    def start(self, pixels: Tensor) -> Tensor:
-        trunk = self.trunk
-        if self._takes(pixels):
-            return trunk.patch_drop(trunk._pos_embed(trunk.patch_embed(pixels)))
-        patches = trunk.patch_embed.norm(trunk.patch_embed.proj(pixels).flatten(2).transpose(1, 2))  # (B, P, W)
-        return trunk.patch_drop(trunk.pos_drop(self._positioned(patches, self.grid(pixels))))
-
-    def _takes(self, pixels: Tensor) -> bool:
-        """Whether timm itself takes pixels of this size."""
-        fixed = self.trunk.patch_embed.strict_img_size and self.trunk.patch_embed.img_size is not None
-        of_its_size = tuple(pixels.shape[-2:]) == tuple(self.trunk.patch_embed.img_size or ())
-        return of_its_size or not fixed or self.trunk.pos_embed is None
-
-    def _positioned(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
-        """(B, P, W) patches of a grid -> (B, T, W) with what stands before them, at resampled positions."""
-        trunk = self.trunk
-        tokens = [token for token in (trunk.cls_token, getattr(trunk, "reg_token", None)) if token is not None]
-        first = [token.to(patches.dtype).expand(len(patches), -1, -1) for token in tokens]
-        if trunk.no_embed_class:
-            return torch.cat([*first, patches + resize_positions(trunk.pos_embed[0], grid, 0)], dim=1)
-        return torch.cat([*first, patches], dim=1) + resize_positions(trunk.pos_embed[0], grid, self.prefix)
-
-    def enter(self, x: Tensor) -> Tensor:
-        return self.trunk.norm_pre(x)
-
-    def positions(self) -> ImagePositions | None:
-        """Where positions are added to the patches; None where they are not added one to each patch, as it comes."""
-        trunk = self.trunk
-        if trunk.pos_embed is None or not isinstance(getattr(trunk.patch_embed, "norm", None), nn.Identity):
-            return None
-        return ImagePositions(trunk.patch_embed.proj, trunk, "pos_embed", 0 if trunk.no_embed_class else self.prefix)
-
-    def pool(self, x: Tensor) -> Tensor:
-        return self.trunk.forward_head(self.trunk.norm(x))
-
-    def project(self, hidden: Tensor) -> Tensor:
-        return self.visual.head(hidden)
-
-    def matrix(self) -> ProjectionMatrix | None:
-        linear = getattr(self.visual.head, "proj", None)
-        return ProjectionMatrix.of(linear) if isinstance(linear, nn.Linear) else None
-
-
-def _timm_block(block: nn.Module) -> Block:
-    return pre_norm_block(
-        ln_1=block.norm1,
-        qkv=block.attn.qkv,
-        out=block.attn.proj,
-        ln_2=block.norm2,
-        mlp=block.mlp,
-        num_heads=block.attn.num_heads,
-        scale_1=block.ls1,
-        scale_2=block.ls2,
-    )
-
-
 class OpenClipTextTower(TextTower):
     """open_clip's text transformer, part of the model itself (CLIP) or a module of its own (CustomTextCLIP)."""
 
@@ -224,3 +157,38 @@ class OpenClipTextTower(TextTower):
         if projection is None:
             return normal
         return projection(normal) if isinstance(projection, nn.Module) else normal @ projection
+
+
+class BertTextTower(TextTower):
+    """A BERT or RoBERTa of transformers as open_clip's text tower, with its pooler and projection (BiomedCLIP).
+
+    Args:
+        owner: open_clip's `HFTextEncoder`.
+        pooler: "cls_last_hidden_state_pooler", "cls_pooler" or "mean_pooler".
+        from_padding: whether positions count valid tokens, from after the padding's own (RoBERTa).
+    """
+
+    masked = True
+
+    def __init__(self, owner: nn.Module, pooler: str, from_padding: bool):
+        self.owner, self.pooler, self.from_padding = owner, pooler, from_padding
+        self.bert = owner.transformer
+        self.table = self.bert.embeddings.word_embeddings
+        self.blocks = [bert_block(layer) for layer in self.bert.encoder.layer]
+
+    def embed(self, embeddings: Tensor, mask: Tensor) -> Tensor:
+        table = self.bert.embeddings
+        first_kind = table.token_type_embeddings.weight[0]
+        return table.LayerNorm(embeddings + first_kind + table.position_embeddings(self._positions(mask)))
+
+    def _positions(self, mask: Tensor) -> Tensor:
+        """(N, L) or (L,) indices into the table of positions."""
+        if self.from_padding:
+            return mask.long().cumsum(dim=1) * mask + self.bert.embeddings.padding_idx
+        return torch.arange(mask.shape[1], device=mask.device)
+
+    def pool(self, x: Tensor, mask: Tensor) -> Tensor:
+        if self.pooler == "mean_pooler":
+            valid = mask.to(x.dtype)[:, :, None]  # (N, L, 1)
+            return self.owner.proj((x * valid).sum(dim=1) / valid.sum(dim=1))
+        return self.owner.proj(self.bert.pooler(x) if self.pooler == "cls_pooler" else x[:, 0])

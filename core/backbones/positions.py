@@ -14,7 +14,10 @@ from ..errors import CapabilityError, UnknownNameError
 # logit bias, temperature, alignment, a decoder that sees both) is shared. Prompts hang under "prompts.image" and
 # "prompts.text".
 ROOTS = {
-    "image": frozenset({"visual", "vision_model", "visual_projection", "image"}),
+    "image": frozenset(
+        {"visual", "vision_model", "visual_projection", "image"}
+        | {"embeddings", "encoder", "layernorm", "model", "layer", "norm", "rope_embeddings"}  # DINO's, alone
+    ),
     "text": frozenset(
         {"text", "text_model", "text_projection", "transformer", "token_embedding", "positional_embedding", "ln_final"}
     ),
@@ -54,8 +57,8 @@ def image_positions(backbone: Backbone) -> ImagePositions:
     positions = None if offer is None else offer()
     if positions is None:
         raise CapabilityError(
-            f"backbone '{backbone.spec}' adds no positions to the patches of its images; towers that do: the vision "
-            "transformers of open_clip and hf"
+            f"backbone '{backbone.spec}' adds no positions to the patches of its images; towers that do: vision "
+            "transformers with learned positions (CLIP's, SigLIP's)"
         )
     return positions
 

@@ -31,6 +31,7 @@ class Preprocess(CropTransform):
         std: of each channel.
         interpolation: "bicubic", "bilinear", "nearest" or "lanczos" (images of 8 bits only).
         mode: "shortest" resizes the shortest side to S and crops the centre; "squash" resizes both sides to S.
+        resize: what the shortest side is resized to before the crop, where it is more than S; None for S.
         train: a random resized crop and a random flip instead, a pure function of the image and the seed.
         scale: the share of the area that the random crop keeps, (smallest, largest). The default is that of
             Tip-Adapter and APE, whose keys average such views; CoOp publishes (0.08, 1).
@@ -46,6 +47,7 @@ class Preprocess(CropTransform):
     mode: str = "shortest"
     train: bool = False
     scale: tuple[float, float] = (0.5, 1.0)
+    resize: int | None = None
 
     def __post_init__(self):
         if self.image_size < 1:
@@ -55,6 +57,10 @@ class Preprocess(CropTransform):
         if self.interpolation not in INTERPOLATIONS:
             known = ", ".join(INTERPOLATIONS)
             raise ConfigError(f"interpolation '{self.interpolation}' is not known; there are: {known}")
+        if self.resize is not None and self.resize < self.image_size:
+            raise ConfigError(
+                f"resize={self.resize} is smaller than the crop of {self.image_size}; give as much at least"
+            )
         low, high = self.scale
         if not 0 < low <= high <= 1:
             raise ConfigError(f"scale={self.scale} is not usable; give two shares, 0 < smallest <= largest <= 1")
@@ -67,6 +73,8 @@ class Preprocess(CropTransform):
         stated = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
         if not self.train:
             del stated["scale"]
+        if self.resize is None:
+            del stated["resize"]
         return {"transform": "clip", **stated}
 
     def __call__(self, image: Any, seed: int | None = None) -> Tensor:
@@ -90,7 +98,8 @@ class Preprocess(CropTransform):
     def _resized(self, picture):
         if self.mode == "squash":
             return self._resize(picture, [self.image_size, self.image_size])
-        return F.center_crop(self._resize(_without_long_ends(picture), self.image_size), [self.image_size])
+        resized = self._resize(_without_long_ends(picture), self.resize or self.image_size)
+        return F.center_crop(resized, [self.image_size])
 
     def _augmented(self, picture, seed: int | None):
         generator = None if seed is None else torch.Generator().manual_seed(seed)

@@ -133,7 +133,10 @@ def attach_prompts(
         backbone.need("prompt")
         backbone.need("text_blocks")
     if not _takes_tokens(backbone, image is not None):
-        raise CapabilityError(f"backbone '{backbone.spec}' takes no learned tokens in its towers; use open_clip or hf")
+        raise CapabilityError(
+            f"backbone '{backbone.spec}' takes no learned tokens in its towers; use a vision transformer "
+            "(`vladapt list backbones --can image_blocks`)"
+        )
     if text is not None and text.count > backbone.context_length - LEAST_TEXT:
         raise ConfigError(
             f"{text.count} learned tokens leave no place for words in a text of backbone '{backbone.spec}', which "

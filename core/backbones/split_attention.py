@@ -26,7 +26,9 @@ _IN_A_BLOCK = re.compile(r".*\.\d+(\..*)?")
 _SEPARATE = (
     ("q_proj", "k_proj", "v_proj", "out_proj"),
     ("q_proj", "k_proj", "v_proj", "proj"),
+    ("q_proj", "k_proj", "v_proj", "o_proj"),
     ("self.query", "self.key", "self.value", "output.dense"),
+    ("attention.query", "attention.key", "attention.value", "output.dense"),
 )
 _FUSED_OUTPUTS = ("proj", "out")
 

@@ -183,12 +183,14 @@ def pre_norm_block(
     num_heads: int,
     scale_1: Callable[[Tensor], Tensor] = _unscaled,
     scale_2: Callable[[Tensor], Tensor] = _unscaled,
+    mix: Callable[..., Tensor] = attend,
 ) -> Block:
-    """A block that normalises what goes into attention and MLP (ViT, GPT). `scale_1`, `scale_2` are layer scales."""
+    """A block that normalises what goes into attention and MLP (ViT, GPT). `scale_1`, `scale_2` are layer scales, `mix`
+    is attention over stacked queries, keys and values, where it is more than `attend`."""
 
     def forward(x, *, mask=None, causal=False, attention=None):
         normal = ln_1(x)
-        mixed = out(attend(qkv(normal), num_heads, mask, causal)) if attention is None else attention(normal)
+        mixed = out(mix(qkv(normal), num_heads, mask, causal)) if attention is None else attention(normal)
         x = x + scale_1(mixed)
         return x + scale_2(mlp(ln_2(x)))
 

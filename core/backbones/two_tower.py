@@ -121,6 +121,7 @@ class TwoTower(Backbone):
         return copied
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
+        self.need_texts()
         if self._tokenizer is None:
             self._tokenizer = self.build_tokenizer()
         return self._tokenizer([texts] if isinstance(texts, str) else list(texts)).long()
@@ -138,6 +139,7 @@ class TwoTower(Backbone):
         return self.pool_image(self.run_blocks("image", self.embed_image(pixels)), normalize)
 
     def encode_text(self, texts: Sequence[str] | Tensor, normalize: bool = True) -> Tensor:
+        self.need_texts()
         tokens = (texts if isinstance(texts, Tensor) else self.tokenize(texts)).to(self.device)
         if self.text_prefix is not None:
             return self._encode_prefixed(tokens, normalize)

@@ -7,23 +7,35 @@ from typing import Annotated
 import typer
 
 from .options import Debug, Json, Sets, recipe_of
-from .tables import echo, print_json, show_table
+from .tables import backbone_lines, echo, print_json, show_table
 
 
 def list_names(
     what: Annotated[str, typer.Argument(help="domains, adapters, tasks, backbones, losses, metrics or recipes.")],
+    domain: Annotated[str | None, typer.Option(help="Of backbones: those made for a domain.")] = None,
+    can: Annotated[str | None, typer.Option(help="Of backbones: those with a capability, such as prompt.")] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """List what there is, without importing it.
 
-    Example: vladapt list adapters
-    """
-    from ..engine.listing import listing
+    Of backbones: the published models by their aliases, with the width of their features, the side of their images,
+    millions of parameters, the licence, what their towers lack, and whether they lie in the local cache.
 
-    rows = listing(what)
+    Example: vladapt list backbones --domain medical
+    """
+    from ..engine.listing import backbones, listing
+    from ..errors import ConfigError
+
+    if what != "backbones" and (domain or can):
+        raise ConfigError(f"--{'domain' if domain else 'can'}: for `list backbones` only; omit it")
+    rows = backbones(domain, can) if what == "backbones" else listing(what)
     if as_json:
         print_json({what: rows})
+        return
+    if what == "backbones":
+        for line in backbone_lines(rows):
+            echo(line)
         return
     width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:

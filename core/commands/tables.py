@@ -1,4 +1,4 @@
-"""What commands show besides a task's own tables: comparisons, search results, the doctor's findings."""
+"""What commands show besides a task's own tables: comparisons, search results, the doctor's findings, backbones."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import typer
 from rich.table import Table
 
+from ..contracts.families import FAMILIES
 from ..errors import is_main_rank, printable
 
 WORDS = {"auroc": "macro AUROC"}
@@ -184,3 +185,33 @@ def print_json(value: Any) -> None:
     """One JSON object on one line of stdout."""
     if is_main_rank():
         typer.echo(json.dumps(value, default=str, allow_nan=False))
+
+
+def backbone_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Families as they are given, then three lines per published model: name, facts, and how it comes here."""
+    families = [row for row in rows if "id" not in row]
+    width = max((len(row["name"]) for row in families), default=0)
+    lines = [f"{row['name']:<{width}}  {row['what']}" for row in families]
+    models = [row for row in rows if "id" in row]
+    if families and models:
+        lines += ["", "Published models, given by the name in front (all facts of one: vladapt show NAME):", ""]
+    for row in models:
+        lines += [f"{row['name']}: {row['what']}", f"    {row['id']}; {_model_facts(row)}", f"    {_model_place(row)}"]
+    return lines or ["no published model of that kind"]
+
+
+def _model_facts(row: Mapping[str, Any]) -> str:
+    licence = row["licence"] + (" (NON-COMMERCIAL)" if row["non_commercial"] else "")
+    licence += " (gated)" if row["gated"] else ""
+    can = set(row["capabilities"])
+    everything = FAMILIES["open_clip"]["capabilities"]
+    if "prompt" not in can:
+        ability = "image tower only"
+    else:
+        ability = "all capabilities" if can >= everything else f"lacks {', '.join(sorted(everything - can))}"
+    facts = [f"width {row['width']}", f"{row['resolution']} px", f"{row['parameters_millions']:g} M parameters"]
+    return f"{', '.join(facts)}; licence {licence}; {ability}; for {', '.join(row['domains'])}"
+
+
+def _model_place(row: Mapping[str, Any]) -> str:
+    return "in the local cache" if row["cached"] else f"not in the local cache: {row['fetch']}"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 NEEDS = frozenset({
     "features", "raw_features", "parts", "views", "pre_projection", "text_encoder", "pixels", "images", "unlabeled",
-    "descriptions", "captions", "boxes", "support_folder", "synonyms", "further_backbones", "ctx", "base",
+    "descriptions", "captions", "boxes", "support_folder", "synonyms", "further_backbones", "ctx", "base", "keys",
 })  # fmt: skip
 ABILITIES = frozenset({"new_classes", "pairs"})
 """What a method may be able to do: score classes that it never saw (`for_classes`), learn pairs (`fit_pairs`)."""
@@ -65,6 +65,7 @@ class Adapter(ABC):
         backbone_needs: capabilities that the backbone must have, of `contracts/backbone.py`.
         multilabel: whether labels (N, C) are accepted.
         label_free: whether a support without labels, or without images, will do.
+        text_free: whether `TextClassifier.without_texts` will do, which a backbone with an image tower alone gives.
         transductive: whether the engine passes the whole unlabelled test set once; a note then warns of absent classes.
         stands_absent_classes: whether such a method is made for sets in which many of the classes do not occur.
         state: names of what a fit makes and `save` writes: tensors, numbers, texts, lists of them, dicts of tensors.
@@ -91,6 +92,7 @@ class Adapter(ABC):
     backbone_needs: ClassVar[frozenset[str]] = frozenset()
     multilabel: ClassVar[bool] = False
     label_free: ClassVar[bool] = False
+    text_free: ClassVar[bool] = False
     transductive: ClassVar[bool] = False
     stands_absent_classes: ClassVar[bool] = False
     state: ClassVar[tuple[str, ...]] = ()
@@ -126,9 +128,7 @@ class Adapter(ABC):
             val: labelled features for choosing hyper-parameters; never the test set.
             unlabeled: features without labels, for methods that need them.
             backbone: the backbone, for methods with "text_encoder" or "pixels" in `needs`.
-            resources: whatever else the method's docstring asks for, under the names of `core/contracts/resources.py`;
-                `"images"`, with "pixels" in `needs`, and optionally `"place"` (`TrainingPlace`), where a training keeps
-                its checkpoints.
+            resources: whatever else the method's docstring asks for, as in the table of `core/contracts/resources.py`.
             seed: fixes every random choice.
 
         Raises:
@@ -328,6 +328,8 @@ class Adapter(ABC):
 
     def check_towers(self, backbone: Backbone) -> None:
         """Raise the CapabilityError that names towers with what the method needs, unless these have it."""
+        if not self.text_free:
+            backbone.need_texts(f"adapter '{self.name}'")
         for capability in sorted(self.backbone_needs):
             backbone.need(capability)
 

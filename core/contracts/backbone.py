@@ -23,6 +23,8 @@ CAPABILITIES = {
     "hidden": "image features before the projection",
     "feature_maps": "maps of several depths",
 }
+OF_TEXTS = frozenset({"prompt", "trim", "text_blocks"})
+"""Those of a text tower."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,11 @@ class Backbone(ABC):
     """Base of all backbones. Everything in "whole" is required; the rest is what `capabilities` lists.
 
     Known without building the model: `spec`, `embed_dim`, `image_size`, `image_mean`, `image_std`, `context_length`,
-    `fingerprint`, `capabilities`, `licence`. The model itself (`model`) is built at first use.
+    `fingerprint`, `capabilities`, `licence`, `has_text`, `notes`. The model itself (`model`) is built at first use.
+
+    Attributes:
+        has_text: whether there is a text tower; without one `context_length` is 0 and texts are refused.
+        notes: sentences a user should read, which go into a run's notes.
     """
 
     family: ClassVar[str] = ""
@@ -62,6 +68,8 @@ class Backbone(ABC):
     fingerprint: str
     capabilities: frozenset[str]
     licence: str = "unknown"
+    has_text: bool = True
+    notes: Sequence[str] = ()
     device: torch.device
 
     # whole ------------------------------------------------------------------------------------------------------
@@ -205,13 +213,32 @@ class Backbone(ABC):
         self.need("feature_maps")
         raise AssertionError("a backbone with 'feature_maps' implements it")
 
+    def need_texts(self, method: str = "") -> None:
+        """Raise CapabilityError unless there is a text tower.
+
+        Args:
+            method: who asks, for a cure of its own; "" for the tower alone.
+        """
+        if self.has_text:
+            return
+        asked = f"{method} learns from class texts: " if method else ""
+        other = "a method without texts (linear-probe, tip-adapter), or " if method else ""
+        raise CapabilityError(
+            f"{asked}backbone '{self.spec}' has an image tower only and reads no texts; choose {other}"
+            "a backbone with a text tower (`vladapt list backbones --can prompt`)"
+        )
+
     def need(self, capability: str) -> None:
         """Raise the CapabilityError that names towers with `capability`, unless this one has it."""
         if capability in self.capabilities:
             return
-        holders = ", ".join(families_with(capability)) or "no backbone of this version"
+        lacking = CAPABILITIES.get(capability, capability)
+        if not self.has_text and capability in OF_TEXTS:
+            lacking = f"text tower, so no {lacking}"
+        elsewhere = [f"other models of {name}" if name == self.family else name for name in families_with(capability)]
         raise CapabilityError(
-            f"backbone '{self.spec}' has no {CAPABILITIES.get(capability, capability)}; towers that have it: {holders}"
+            f"backbone '{self.spec}' has no {lacking}; towers that have it: "
+            f"{', '.join(elsewhere) or 'none of this version'} (`vladapt list backbones --can {capability}`)"
         )
 
 

@@ -224,6 +224,7 @@ class Batch:
         ids: B identifiers.
         pre_projection: (B, W) float32, image features before the tower's projection.
         further: (B, D_i) features of the same images by each further backbone, in the order of the fit.
+        keys: (B, D_k) float32, not normalised: features of the same images by the backbone of the cache's keys.
         boxes: B lists of what a detector found in each image.
         base: (B, C) logits of the fitted adapter that the method started from.
         transform: decoded image or a part of it -> pixels (3, S, S), as `features` were made; by default the
@@ -239,6 +240,7 @@ class Batch:
     ids: tuple[str, ...] | None = None
     pre_projection: Tensor | None = None
     further: tuple[Tensor, ...] | None = None
+    keys: Tensor | None = None
     boxes: Sequence[Sequence[Detection]] | None = None
     base: Tensor | None = None
     transform: Callable[[Any], Tensor] | None = None
@@ -320,6 +322,20 @@ class TextClassifier:
                 raise DataError(f"{name} has {len(value)} rows for {len(weights)} classes")
         if self.class_names and len(self.class_names) != len(weights):
             raise DataError(f"{len(self.class_names)} class names for {len(weights)} text weights")
+
+    @classmethod
+    def without_texts(cls, class_names: Sequence[str], dim: int, device: Any = "cpu") -> TextClassifier:
+        """The classifier of a backbone without a text tower: it says nothing, every logit is 0.
+
+        Args:
+            dim: width of the image features.
+        """
+        return cls(torch.zeros(len(class_names), dim, device=device), class_names=tuple(class_names))
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether it says anything."""
+        return bool(self.weights.any())
 
     def __len__(self) -> int:
         return len(self.weights)

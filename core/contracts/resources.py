@@ -14,6 +14,7 @@
 | `boxes` | `Detections` | "boxes" |
 | `ctx` | (M, W) or (C, M, W) context vectors that another fit learned | "ctx" |
 | `further_backbones` | tuple of `FurtherBackbone` | "further_backbones" |
+| `keys` | `FurtherBackbone`, whose image features are the keys of a cache | "keys" |
 | `base` | `BasePredictions` of the unlabelled images, by another fitted adapter | "base" |
 | `batch_order` | (epochs, N) int64, the rows in the order of each epoch, not shuffled by the seed | any that trains |
 | `bias` | (C,) to start from, not drawn by the seed | any that trains a bias |

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..backbones.published import Published, find_published, published
 from ..contracts.families import FAMILIES
 from ..contracts.options import Option, options_of
 from ..errors import ConfigError, UnknownNameError, did_you_mean
@@ -52,10 +53,42 @@ def listing(what: str) -> list[dict[str, str]]:
     if what not in KINDS:
         raise UnknownNameError(f"cannot list '{what}'; {did_you_mean(what, KINDS)}")
     if what == "backbones":
-        return [{"name": f["spec"], "what": f["what"]} for f in FAMILIES.values()]
+        return backbones()
     if what == "recipes":
         return [{"name": name, "what": _first_line(path)} for name, path in catalogue.recipes().items()]
     return [_row(name, entry) for name, entry in sorted(_entries(what).items())]
+
+
+def backbones(domain: str | None = None, can: str | None = None) -> list[dict[str, Any]]:
+    """Rows of the families of backbones, {"name", "what"}, and of the published models, with all that the table says of
+    each, whether it lies in the local cache and the command that brings it there.
+
+    Args:
+        domain: only the models made for a domain; those for all photographs, where none was.
+        can: only those whose towers have a capability.
+
+    Raises:
+        UnknownNameError: no domain, or no capability, of that name.
+    """
+    entries = list(published())
+    if domain is not None:
+        entries = _made_for(domain, entries)
+    if can is not None:
+        known = frozenset().union(*(family["capabilities"] for family in FAMILIES.values()))
+        if can not in known:
+            raise UnknownNameError(f"--can {can}: no tower has that capability; {did_you_mean(can, known)}")
+        entries = [entry for entry in entries if can in entry.can]
+    families = [{"name": f["spec"], "what": f["what"]} for f in FAMILIES.values()] if domain is can is None else []
+    return [*families, *(entry.to_dict() for entry in entries)]
+
+
+def _made_for(domain: str, entries: list[Published]) -> list[Published]:
+    named = domain.replace("_", "-").lower()
+    known = {each for entry in entries for each in entry.domains} | set(catalogue.domains())
+    if named not in known:
+        raise UnknownNameError(f"--domain {domain}: no domain has that name; {did_you_mean(named, known)}")
+    made = [entry for entry in entries if named in entry.domains]
+    return made or [entry for entry in entries if "natural" in entry.domains]
 
 
 def kinds_of(name: str) -> list[str]:
@@ -63,7 +96,7 @@ def kinds_of(name: str) -> list[str]:
     kinds = [kind for kind, plural in _plurals().items() if name in _entries(plural)]
     if any(name in (full, full.split("/", 1)[1]) for full in catalogue.recipes()) or "/" in name:
         kinds.append("recipe")
-    if name.partition(":")[0] in FAMILIES:
+    if name.partition(":")[0] in FAMILIES or find_published(name) is not None:
         kinds.append("backbone")
     return kinds
 
@@ -105,6 +138,7 @@ def only_kind(name: str) -> str:
     kinds = kinds_of(name)
     if not kinds:
         known = [known for plural in _plurals().values() for known in _entries(plural)]
+        known += [entry.alias for entry in published()]
         raise UnknownNameError(f"nothing is called '{name}'; {did_you_mean(name, [*known, *catalogue.recipes()])}")
     if len(kinds) > 1:
         raise ConfigError(f"'{name}' is several things; write {' or '.join(f'show {kind} {name}' for kind in kinds)}")
@@ -156,10 +190,30 @@ def _metric(name: str) -> Shown:
 
 
 def _backbone(name: str) -> Shown:
+    if (entry := find_published(name)) is not None:
+        return Shown("backbone", name, f"Trained on {entry.trained_on}.", facts=_facts(entry))
     family = FAMILIES.get(name.partition(":")[0])
     if family is None:
-        raise UnknownNameError(f"unknown backbone '{name}'; {did_you_mean(name, FAMILIES)}")
+        known = [*FAMILIES, *(entry.alias for entry in published())]
+        raise UnknownNameError(f"unknown backbone '{name}'; {did_you_mean(name, known)}")
     return Shown("backbone", name, family["what"], facts=[("given as", family["spec"])])
+
+
+def _facts(entry: Published) -> list[tuple[str, str]]:
+    """(term, words) of a published model."""
+    licence = entry.licence + (", non-commercial use only" if entry.non_commercial else "")
+    return [
+        ("published as", entry.id or entry.url),
+        ("stands for", entry.to_dict()["spec"]),
+        ("width", str(entry.width)),
+        ("resolution", str(entry.size)),
+        ("parameters", f"{entry.parameters:g} million"),
+        ("licence", licence + (", gated: its terms must be accepted on the hub" if entry.gated else "")),
+        ("made for", ", ".join(entry.domains)),
+        ("can", ", ".join(sorted(entry.can))),
+        ("in the local cache", "yes" if entry.is_cached() else "no"),
+        ("to fetch it", entry.fetch_command()),
+    ]
 
 
 def _first_line(path: Path) -> str:

@@ -22,7 +22,7 @@ from ..prompts.classifier import build_classifier, fill
 from ..tasks.classification.resources import Extras, batches, logits_of
 from .drawn_samples import AGAINST, TEMPLATES, draw, drawn_item
 
-REPLACING = frozenset({"support_folder", "ctx", "base"})
+REPLACING = frozenset({"support_folder", "ctx", "base", "keys"})
 """Resources that take the place of what is learned from, or of where options say to start."""
 VIEWS = 2
 
@@ -179,6 +179,7 @@ class World:
             transform=self.transform,
             encode=lambda some, tap: self.encode(some, tap, towers),
             further=[lambda some, tap: _through(self.encode(some), mirrored)],
+            keys=lambda some, tap: _through(self.encode(some), mirrored),
             boxes=self._boxes,
             base=lambda features, names: self._of_other(items),
         )
@@ -195,6 +196,7 @@ class World:
             "captions": lambda: self._pool([f"drawing {i} of {name}" for name in self.names[:20] for i in range(3)]),
             "boxes": lambda: self._boxes,
             "further_backbones": lambda: (self._further(),),
+            "keys": self._further,
             "images": self._images,
             "support_folder": lambda: self.encode(self.items["folder"]),
             "support_captions": lambda: self._pool([f"{item.id} shown" for item in self.items["folder"]]),

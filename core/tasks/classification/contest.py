@@ -101,6 +101,8 @@ class ClassificationContest(Contest):
         started = time.perf_counter()
         if name == ZERO_SHOT:
             adapter = fitted_zero_shot(shots.support, prepared.classifier)
+            if adapter is None:
+                return None
         else:
             adapter = adapter_of(self.recipe.with_adapter(name))
             check_needs(self.recipe.resources, adapter, prepared.backbone)

@@ -133,7 +133,9 @@ class PreparedFeatures:
         several = "further_backbones" in adapter.at_predict
         further = [other.encode_items for other in self.resources.further] if several else ()
         base = partial(self.base.logits, self) if self.base is not None else None
-        return batches(adapter, features, Extras(self.data.items, further=further, base=base))
+        keyed = self.resources.keyed if "keys" in adapter.at_predict else None
+        keys = None if keyed is None else keyed.encode_items
+        return batches(adapter, features, Extras(self.data.items, further=further, keys=keys, base=base))
 
     def encode_items(self, items: Sequence[Item], tap: str) -> FeatureSet:
         """Rows of some items."""

@@ -72,6 +72,11 @@ def fit_adapter(
         folder: of checkpoints, for adapters that train towers.
         resume: go on from the newest of them.
     """
+    if not (adapter.text_free or prepared.classifier.has_texts):
+        raise CapabilityError(
+            f"adapter '{adapter.name}' learns from class texts, and these features have none, being of an image tower "
+            "alone; choose linear-probe or tip-adapter"
+        )
     reporter.info(f"Fitting {adapter.name} on {len(shots.support)} images")
     with _resources(adapter, prepared, shots, reporter, folder, resume) as resources:
         return adapter.fit(
@@ -146,6 +151,8 @@ def refuse_early(recipe: Recipe, adapter: Adapter, prepared: Prepared | Prepared
         probe_of(recipe.generic)  # a folder that cannot be used is found out here
     if prepared.base is not None:
         prepared.base.check_classes(prepared.class_names)
+    if "keys" in adapter.needs | adapter.optional:
+        prepared.resources.keyed  # noqa: B018 (a backbone of keys that cannot be loaded is found out here)
     prepared.classifier  # noqa: B018 (descriptions and templates that cannot be used are found out here)
 
 
@@ -356,5 +363,5 @@ def log_lines(info: dict[str, Any], report: FitReport, metrics: dict[str, Any]) 
     lines += [f"options: {in_words(info['adapter_options'])}", choice(report)]
     lines += [f"note: {note}" for note in info["notes"]]
     lines += [f"skipped: {name}: {reason}" for name, reason in info["skipped"]]
-    lines += [f"{side}: {in_words(metrics[side])}" for side in ("zero_shot", "adapted")]
+    lines += [f"{side}: {in_words(metrics[side])}" for side in ("zero_shot", "adapted") if metrics[side] is not None]
     return [line for line in lines if line]

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ...backbones.load import load_backbone
+from ...backbones.load import announced, load_backbone
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain, DomainData, Item, Metric
@@ -124,6 +124,8 @@ class Prepared:
         return self.classifier_of(self.class_names)
 
     def classifier_of(self, class_names: Sequence[str]) -> TextClassifier:
+        if not self.backbone.has_text:
+            return TextClassifier.without_texts(class_names, self.backbone.embed_dim, self.backbone.device)
         described = self.descriptions
         negatives = self.domain.negative_templates(self.task) if self.data.kind == "multilabel" else None
         return build_classifier(
@@ -137,7 +139,7 @@ class Prepared:
 
     @cached_property
     def templates(self) -> list[str]:
-        given = self.given_templates
+        given = self.given_templates if self.backbone.has_text else []
         if given is None:
             return list(self.domain.templates(self.task))
         return [given] if isinstance(given, str) else list(given)
@@ -241,6 +243,7 @@ class Prepared:
             transform=self.domain.transforms(self.backbone, False, self.task),
             encode=self.encode_items,
             further=[other.encode_items for other in self.resources.further] if several else (),
+            keys=self.resources.keyed.encode_items if "keys" in adapter.at_predict and self.resources.keyed else None,
             boxes=self.resources.boxes if "boxes" in adapter.at_predict else None,
             base=partial(self.base.logits, self) if self.base is not None else None,
             parts=lambda items: self.encode_items(items, PROJECTED, parts=True),
@@ -257,7 +260,8 @@ class Prepared:
 
     def on_further(self, spec: str) -> Prepared:
         """The same data on another backbone, whose features are stored as well."""
-        return replace(self, backbone=load_backbone(spec, device=str(self.backbone.device)))
+        backbone = load_backbone(spec, device=str(self.backbone.device))
+        return replace(self, backbone=announced(backbone, self.reporter.info))
 
     def on(self, backbone: Backbone) -> Prepared:
         """The same data on towers that a fit changed, whose features are not stored."""
@@ -366,6 +370,7 @@ def prepare(recipe: Recipe, reporter: Reporter, domain: Domain, task: str) -> Pr
     had_splits = any(item.split for item in data.items)
     data = assign_splits(data, seed=recipe.split_seed, hashes=hashes)
     backbone = load_backbone(recipe.backbone, device=recipe.device, image_size=recipe.image_size)
+    announced(backbone, reporter.info)
     return Prepared(
         domain,
         task,

@@ -26,9 +26,12 @@ from ...prompts.classifier import spoken
 from ...prompts.descriptions import read_synonyms
 from ...runs.folder import Run
 
-GIVEN = ("captions", "boxes", "support_folder", "synonyms", "ctx", "further_backbones", "base")
+GIVEN = ("captions", "boxes", "support_folder", "synonyms", "ctx", "further_backbones", "keys", "base")
 """What `--resource NAME=...` may name; `descriptions` is a key of the recipe."""
-TOWER_NEEDS = frozenset({"text_encoder", "images", "pixels", "pre_projection"})
+TOWER_NEEDS = frozenset(
+    {"text_encoder", "images", "pixels", "pre_projection", "captions", "support_folder", "boxes", "synonyms", "ctx"}
+)
+"""What a features file cannot give, or has no towers for."""
 ROWS_AT_ONCE = 4096
 WITH_PARTS_AT_ONCE = 256
 IMAGES_AT_ONCE = 16
@@ -37,10 +40,6 @@ PLAIN = frozenset({"features", "text_encoder"})
 """What needs nothing besides features and the attached backbone."""
 
 Encode = Callable[[Sequence[Item], str], FeatureSet]
-
-
-TOWER_NEEDS |= {"captions", "support_folder", "boxes", "synonyms", "ctx"}
-"""What a features file cannot give, or has no towers for."""
 
 
 def check_resources(given: Mapping[str, Any], adapters: Sequence[Adapter]) -> None:
@@ -72,7 +71,7 @@ def _check_given(given: Mapping[str, Any], used: frozenset[str], who: str, cure:
             raise UnknownNameError(f"--resource {flag}: no resource has that name; {did_you_mean(name, GIVEN)}")
         if name not in used:
             raise ConfigError(f"--resource {flag}: {who} has no use for it; omit it")
-        if name != "further_backbones" and not Path(str(value)).exists():
+        if name not in ("further_backbones", "keys") and not Path(str(value)).exists():
             raise ConfigError(f"--resource {flag}={value}: no such file or folder{cure}")
 
 
@@ -130,6 +129,8 @@ class Resources:
             collected["descriptions"] = self.descriptions
         if "further_backbones" in wanted and self.further:
             collected["further_backbones"] = self._further_features(shots)
+        if "keys" in wanted and self.keyed is not None:
+            collected["keys"] = self._beside(self._given("keys"), self.keyed, shots)
         if "pre_projection" in wanted:
             collected["pre_projection"] = self._pre_projection(adapter, shots)
         if wanted & {"pixels", "images"}:
@@ -209,15 +210,18 @@ class Resources:
         """The data set on each further backbone."""
         return [self.prepared.on_further(spec) for spec in further_specs(self.prepared.given)]
 
-    def _further_features(self, shots) -> tuple[FurtherBackbone, ...]:
-        def of(other, features: FeatureSet | None) -> FeatureSet | None:
-            return None if features is None else other.of_ids(features.ids)
+    @cached_property
+    def keyed(self) -> Any | None:
+        """The data set on the backbone of a cache's keys; None where none is given."""
+        return None if self._given("keys") is None else self.prepared.on_further(self._given("keys"))
 
+    def _further_features(self, shots) -> tuple[FurtherBackbone, ...]:
         specs = further_specs(self.prepared.given)
-        return tuple(
-            FurtherBackbone(spec, of(other, shots.support), of(other, shots.val), other.classifier)
-            for spec, other in zip(specs, self.further)
-        )
+        return tuple(self._beside(spec, other, shots) for spec, other in zip(specs, self.further))
+
+    def _beside(self, spec: str, other, shots) -> FurtherBackbone:
+        val = None if shots.val is None else other.of_ids(shots.val.ids)
+        return FurtherBackbone(spec, other.of_ids(shots.support.ids), val, other.classifier)
 
     def _pre_projection(self, adapter: Adapter, shots) -> PreProjection:
         views = int(getattr(adapter, "views", 0) or 0) if "views" in adapter.needs else 0
@@ -251,6 +255,7 @@ class Extras:
         transform: decoded image -> pixels, as the features were made.
         encode: (items, tap) -> their features.
         further: the same of each further backbone.
+        keys: the same of the backbone of a cache's keys, or None.
         boxes: image id -> what a detector found, or None.
         base: (features, class names) -> logits of the run that the method started from, or None.
         parts: items -> their features with parts, for features that came without.
@@ -261,6 +266,7 @@ class Extras:
     transform: Callable[[Any], Tensor] | None = None
     encode: Encode | None = None
     further: Sequence[Encode] = ()
+    keys: Encode | None = None
     boxes: Mapping[str, Sequence[Detection]] | None = None
     base: Callable[[FeatureSet, Sequence[str]], Tensor] | None = None
     parts: Callable[[Sequence[Item]], FeatureSet] | None = None
@@ -274,6 +280,12 @@ class Extras:
             made["pre_projection"] = _rows(self.encode(items, PRE_PROJECTION), features)
         if "further_backbones" in wanted:
             made["further"] = tuple(_rows(encode(items, PROJECTED), features) for encode in self.further)
+        if "keys" in wanted:
+            if self.keys is None:
+                raise CapabilityError(
+                    f"adapter '{adapter.name}' has keys of another backbone: give --resource keys=SPEC"
+                )
+            made["keys"] = _rows(self.keys(items, PROJECTED), features)
         if "boxes" in wanted:
             if self.boxes is None:
                 raise CapabilityError(

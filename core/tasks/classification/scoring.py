@@ -154,8 +154,10 @@ def metrics_of(logits: Tensor, test: FeatureSet, class_names, further: Sequence[
     return values
 
 
-def fitted_zero_shot(support: FeatureSet, classifier: TextClassifier) -> Adapter:
-    """The zero-shot adapter of a classifier."""
+def fitted_zero_shot(support: FeatureSet, classifier: TextClassifier) -> Adapter | None:
+    """The zero-shot adapter of a classifier; None where there are no texts."""
+    if not classifier.has_texts:
+        return None
     adapter = build_adapter("zero-shot")
     adapter.fit(support, classifier)
     return adapter

@@ -265,12 +265,14 @@ class _Source:
 
         boxes = self.given.get("boxes") if "boxes" in adapter.at_predict else None
         specs = further_specs(self.given) if "further_backbones" in adapter.at_predict else []
+        keys = self.given.get("keys") if "keys" in adapter.at_predict else None
         return Extras(
             items=items,
             load=self.data.load,
             transform=self.domain.transforms(self.backbone, False, self.task),
             encode=self._encoder(towers),
             further=[self._encoder(load_backbone(spec, device=str(self.backbone.device))) for spec in specs],
+            keys=None if keys is None else self._encoder(load_backbone(keys, device=str(self.backbone.device))),
             boxes=read_detections(boxes, [item.id for item in items]) if boxes else None,
             base=None if self.base is None else self._of_base,
         )

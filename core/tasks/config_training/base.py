@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ...backbones.checkpoints import sized_like
-from ...backbones.load import load_backbone
+from ...backbones.load import announced, load_backbone
 from ...contracts.adapter_file import not_finite
 from ...contracts.backbone import Backbone
 from ...contracts.domain import DomainData, Evaluation
@@ -140,6 +140,7 @@ class ConfigTask(Task):
         started = time.monotonic()
         data = self.choose(recipe, split_samples(self._read(recipe), reporter, recipe.workers, recipe.split_seed))
         backbone = load_backbone(self.backbone_spec(recipe), device=recipe.device, image_size=recipe.image_size)
+        announced(backbone, reporter.info)
         plan = self.plan(recipe, data, backbone)
 
         def finished(model: nn.Module | None, history: list[dict[str, float]]) -> FitResult | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...backbones.load import FILE, load_backbone, save_fine_tuned
+from ...backbones.load import FILE, announced, load_backbone, save_fine_tuned
 from ...contracts.backbone import Backbone
 from ...data.pairs.captions import CaptionSampler
 from ...errors import ConfigError, DataError
@@ -110,6 +110,7 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
     if (done := folder.open(resume)) is not None:
         return _as_it_was(folder, done) if is_main() else None
     backbone = load_backbone(plan.backbone, device=plan.device, image_size=plan.image_size)
+    announced(backbone, reporter.info)
     splits = read_pair_splits(plan.data, plan.settings.seed, plan.data_options, columns_of(plan.losses))
     measures = _Measures(plan, backbone, splits, reporter)
     before = measures.take("before")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...backbones.load import load_backbone
+from ...backbones.load import announced, load_backbone
 from ...contracts.adapter import Adapter, FitReport
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain
@@ -165,6 +165,7 @@ def fitted_retrieval(
     """Score, train, score again."""
     started = time.monotonic()
     backbone = load_backbone(recipe.backbone, device=recipe.device, image_size=recipe.image_size)
+    announced(backbone, reporter.info)
     before = scored(backbone, data, "test", recipe, reporter)
     adapter, report, towers = train_on_pairs(recipe, data, backbone, recipe.seed, reporter, folder)
     after = scored(towers, data, "test", recipe, reporter)

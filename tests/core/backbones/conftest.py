@@ -67,7 +67,41 @@ def scrambled(model: torch.nn.Module, seed: int) -> torch.nn.Module:
 @pytest.fixture(scope="session")
 def small() -> SimpleNamespace:
     """The makers of small models, for tests that need one of their own."""
-    return SimpleNamespace(open_clip_config=open_clip_config, write_open_clip=write_open_clip, write_hf=write_hf)
+    return SimpleNamespace(
+        open_clip_config=open_clip_config,
+        write_open_clip=write_open_clip,
+        write_hf=write_hf,
+        write_tokenizer=write_tokenizer,
+        scrambled=scrambled,
+    )
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """An empty cache of the hub, which refuses the connection: call it with a repository and a folder, or file names
+    with their content, to have them cached the way the hub's client lays them out."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+    def put(repo: str, files: Path | dict[str, bytes]) -> Path:
+        folder = tmp_path / "hub" / f"models--{repo.replace('/', '--')}"
+        snapshot = folder / "snapshots" / "abc"
+        snapshot.mkdir(parents=True, exist_ok=True)
+        (folder / "refs").mkdir(exist_ok=True)
+        (folder / "refs" / "main").write_text("abc")
+        if isinstance(files, Path):
+            files = {str(file.relative_to(files)): file.read_bytes() for file in files.rglob("*") if file.is_file()}
+        for name, content in files.items():
+            (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+            (snapshot / name).write_bytes(content)
+        return snapshot
+
+    return put
 
 
 @pytest.fixture(scope="session")
@@ -88,7 +122,7 @@ def write_hf(folder: Path, kind: str, tokenizer: bool = True, seed: int = 0) -> 
     model = scrambled(transformers.AutoModel.from_config(_hf_config(transformers, kind)), seed)
     model.save_pretrained(folder)
     if tokenizer:
-        _tokenizer(transformers, kind).save_pretrained(folder)
+        write_tokenizer(folder, _special(kind))
     return folder
 
 
@@ -138,10 +172,11 @@ def _special(kind: str) -> dict[str, int]:
     return OWL_SPECIAL if kind.startswith("owl") else SPECIAL
 
 
-def _tokenizer(transformers, kind: str):
+def write_tokenizer(folder: Path, special: dict[str, int]) -> None:
+    """A tokenizer of words, with the numbers of its special tokens."""
+    import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-    special = _special(kind)
     vocab = {f"<{name}>": index for name, index in special.items()}
     vocab |= {word: len(SPECIAL) + i for i, word in enumerate(WORDS)}
     inner = Tokenizer(models.WordLevel(vocab, unk_token="<unknown>"))
@@ -149,9 +184,9 @@ def _tokenizer(transformers, kind: str):
     inner.post_processor = processors.TemplateProcessing(
         single="<start> $A <end>", special_tokens=[("<start>", special["start"]), ("<end>", special["end"])]
     )
-    return transformers.PreTrainedTokenizerFast(
+    transformers.PreTrainedTokenizerFast(
         tokenizer_object=inner, pad_token="<pad>", unk_token="<unknown>", bos_token="<start>", eos_token="<end>"
-    )
+    ).save_pretrained(folder)
 
 
 @pytest.fixture(scope="session")
