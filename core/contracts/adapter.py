@@ -67,7 +67,7 @@ class Adapter(ABC):
         label_free: whether a support without labels, or without images, will do.
         text_free: whether `TextClassifier.without_texts` will do, which a backbone with an image tower alone gives.
         transductive: whether the engine passes the whole unlabelled test set once; a note then warns of absent classes.
-        stands_absent_classes: whether such a method is made for sets in which many of the classes do not occur.
+        stands_absent_classes: whether such a method is made for sets that lack many of the classes.
         state: names of what a fit makes and `save` writes: tensors, numbers, texts, lists of them, dicts of tensors.
         later_state: those that older files lack -> what they are then.
         cost_options: names of options that change speed and memory but no result.
@@ -78,11 +78,9 @@ class Adapter(ABC):
         packages: package that it imports -> the extra of this project that brings it.
         presets: names of the published sets that its option `preset` takes.
 
-    A method implements `_fit` and `_logits`. Its options are fields made by `option` (`core/contracts/options.py`): a
-    type, a default, bounds or choices, and a line of help. What several options must be together is checked in a
-    `__post_init__` that calls `super().__post_init__()` first, with `ConfigError`. One that trains the towers has
-    "pixels" in `needs`, finds the images in `resources["images"]` (`TrainingImages`), trains a copy of the backbone and
-    implements `adapted`: its `logits` are then of features that the adapted backbone makes.
+    A method implements `_fit` and `_logits`. Its options are fields made by `option` (`contracts/options.py`); what
+    several must be together is checked in a `__post_init__`. One that trains the towers has "pixels" in `needs`, finds
+    the images in `resources["images"]` (`TrainingImages`), trains a copy of the backbone and implements `adapted`.
     """
 
     name: ClassVar[str] = ""

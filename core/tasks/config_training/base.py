@@ -29,7 +29,6 @@ from ...errors import CapabilityError, ConfigError, DataError
 from ...recipes.resolve import resolve
 from ...runs.evaluations import digests_of, in_the_fit
 from ...runs.folder import RUNS, Run
-from ...runs.sections import is_share
 from ...runtime.distributed import is_main, run_on_all
 from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter
@@ -210,6 +209,8 @@ class ConfigTask(Task):
         return ConfigContest(self, plans, data)
 
     def table(self, metrics: Mapping[str, Any]):
+        from .record import scores_table
+
         return scores_table(metrics)
 
     def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
@@ -373,23 +374,6 @@ def _without_pipelines(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _without_pipelines(inner) for key, inner in value.items() if key != "pipeline"}
     return [_without_pipelines(inner) for inner in value] if isinstance(value, (list, tuple)) else value
-
-
-def scores_table(metrics: Mapping[str, Any]) -> Table:
-    """Scores that have nothing to be compared with."""
-    from .record import interval_text, with_arrow
-
-    images, groups = metrics["test_images"], metrics.get("test_groups")
-    of_groups = f" of {groups} group{'s' * (groups != 1)}" if groups else ""
-    table = Table(title=f"{images} test image{'s' * (images != 1)}{of_groups}", title_justify="left")
-    between = (metrics.get("metric_intervals") or {}).get("adapted") or {}
-    table.add_column("")
-    for column in ("score", *(("95% interval",) if between else ())):
-        table.add_column(column, justify="right")
-    for key, value in metrics["adapted"].items():
-        shown = "–" if value is None else f"{value:.1%}" if is_share(key) else f"{value:.4g}"
-        table.add_row(with_arrow(key), shown, *([interval_text(key, between.get(key))] if between else []))
-    return table
 
 
 def summaries_table(rows: Sequence[Mapping[str, Any]]) -> Table:

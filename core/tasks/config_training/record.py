@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from mmengine import Config
+from rich.table import Table
 from safetensors.torch import save_file
 from torch import nn
 
@@ -251,3 +252,18 @@ def _steps(folder: str) -> list[tuple[str, str]]:
         ("Look for other things, by their names:", f'{predict} --classes "a, b, c" --out found/'),
         ("Score it again, on its own test images or on others (--data):", f"vladapt eval {folder}"),
     ]
+
+
+def scores_table(metrics: Mapping[str, Any]) -> Table:
+    """Scores that have nothing to be compared with."""
+    images, groups = metrics["test_images"], metrics.get("test_groups")
+    of_groups = f" of {groups} group{'s' * (groups != 1)}" if groups else ""
+    table = Table(title=f"{images} test image{'s' * (images != 1)}{of_groups}", title_justify="left")
+    between = (metrics.get("metric_intervals") or {}).get("adapted") or {}
+    table.add_column("")
+    for column in ("score", *(("95% interval",) if between else ())):
+        table.add_column(column, justify="right")
+    for key, value in metrics["adapted"].items():
+        shown = "–" if value is None else f"{value:.1%}" if is_share(key) else f"{value:.4g}"
+        table.add_row(with_arrow(key), shown, *([interval_text(key, between.get(key))] if between else []))
+    return table

@@ -22,7 +22,8 @@ from vladapt.core.runs.run_sections import Report, write_report
 from vladapt.core.runs.sections import TableSection
 from vladapt.core.runtime.files import write_whole
 from vladapt.core.tasks.classification.stored_run import recipe_again
-from vladapt.core.tasks.config_training.base import scores_table, summaries_table
+from vladapt.core.tasks.config_training.base import summaries_table
+from vladapt.core.tasks.config_training.record import scores_table
 from vladapt.core.tasks.methods import place_of_data, read_data, readable_samples, split_samples
 
 SIDE = 12
