@@ -33,6 +33,7 @@ IN_WORDS = {
     "synonyms": "synonyms",
     "further_backbones": "further backbones",
     "ctx": "a learned context",
+    "keys": "another backbone's images",
     "base": "a fitted run to start from",
 }
 

@@ -155,7 +155,7 @@ def measure_one(name: str, vit: Path | None) -> None:
     prepared, adapter = task.prepared(recipe, quiet), adapter_of(recipe)
     for shots in [ANY] if adapter.label_free else SHOTS:
         for seed in SEEDS[:1] if adapter.label_free or "pixels" in adapter.needs else SEEDS:
-            drawn = prepared.draw(shots or SHOTS[0], seed, views=views_wanted(adapter))
+            drawn = prepared.draw(shots or SHOTS[0], seed, views=views_wanted(adapter, recipe, prepared))
             prepared.resources.collect(adapter, drawn)  # encoded before the clock starts
             zero_shot = fitted_zero_shot(drawn.support, prepared.classifier)
             forget_peak()
