@@ -17,6 +17,8 @@ from ...core.metrics.class_balance import row_weights
 from .linear_probe import NEVER, never_predicted
 
 DEFAULT_SCALE = 100.0  # CLIP's
+SCALED_ON = 2**20
+"""Scores at most that the scale of the logits is fitted on."""
 TINY = 1e-12
 
 
@@ -85,15 +87,17 @@ class NearestMean(Adapter):
         ones = torch.ones_like(means[0].bias)
         if self.scale is not None:
             return self.scale * ones, 0 * ones, "given as options"
-        scores, labels, rows = means[0].without_itself(unit, members[0]), support.labels, slice(None)  # (N, C)
+        labels, rows = support.labels, torch.arange(len(support), device=unit.device)
         if support.multilabel:
-            scores = scores - means[1].without_itself(unit, members[1])
             labels = F.pad(labels, (0, len(ones) - labels.shape[1]), value=torch.nan)
         else:
-            rows = members[0].sum(dim=0)[labels] > 1
-            if not rows.any():
+            rows = rows[members[0].sum(dim=0)[labels] > 1]
+            if not len(rows):
                 return DEFAULT_SCALE * ones, 0 * ones, "defaults: one image per class"
-        fitted = fit_scaling(DEFAULT_SCALE * scores[rows], labels[rows], row_weights(labels[rows]))
+        rows = rows[:: -(-len(rows) * len(ones) // SCALED_ON)]
+        sides = [each.without_itself(unit[rows], member[rows]) for each, member in zip(means, members)]  # (n, C)
+        scores, labels = sides[0] - sides[1] if support.multilabel else sides[0], labels[rows]
+        fitted = fit_scaling(DEFAULT_SCALE * scores, labels, row_weights(labels))
         scale = DEFAULT_SCALE / fitted.temperature.to(ones)
         return scale * ones, fitted.offset.to(ones) * ones, "the support, each image left out in turn"
 
@@ -133,7 +137,7 @@ class _Means:
         return torch.zeros_like(weight[:, 0]) if self.distance == "cosine" else -(weight.square().sum(dim=1) + 1) / 2
 
     def without_itself(self, unit: Tensor, member: Tensor) -> Tensor:
-        """(N, C) similarities of each row to the means of the other rows, itself left out of the classes it is in."""
+        """(n, C) similarities of some rows to the means of the others, each left out of the classes that it is in."""
         mine = member.to(unit)
         dot = unit @ self.sums.T
         square = (self.sums.square().sum(dim=1) - 2 * mine * dot + mine).clamp(min=TINY)  # |sum of the others|^2

@@ -20,14 +20,13 @@ from ...core.data.sampling import selection_split
 from ...core.metrics.class_balance import row_weights
 from ...core.metrics.selection import best_setting, val_score
 from .linear_probe import NEVER, never_predicted
+from .nearest_mean import SCALED_ON
 
 GRID = tuple(10 ** (power / 2) for power in range(-6, 7))
 DEFAULT_PENALTY, DEFAULT_SCALE = 0.1, 20.0
 MOST_OPERATIONS = 2 * 10**10
 """Of leaving out images at all penalties; beyond, generalised cross-validation chooses."""
 WAYS = ("val", "leave-one-out", "gcv")
-SCALED_ON = 2**20
-"""Scores at most that the scale of the logits is fitted on."""
 PASSES = 100
 """What else is done with a score that was left out, in multiplications."""
 
@@ -48,9 +47,9 @@ class Ridge(Searched):
     place of the diagonal. With one image per class it is 0.1. Of penalties that score alike the middle is taken
     (`ties`).
 
-    Scores of least squares are no probabilities: logits are a temperature's share of them, the most likely for images
-    left out. With several labels slope and offset of each label are fitted so; each label is regressed on the images
-    where it is known, with one penalty for all, chosen by macro AUROC.
+    Scores of least squares are no probabilities: logits are the scores divided by the temperature that makes the labels
+    of images left out most likely. With several labels each has a slope and an offset from them; each label is
+    regressed on the images where it is known, with one penalty for all, chosen by macro AUROC.
 
     Text and logit scale are not read. A class without images is never predicted.
 
