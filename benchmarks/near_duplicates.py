@@ -4,7 +4,9 @@
 
 Each image of each set is copied once: resized to 0.3 to 2 times its sides by one of four filters (one in five is not),
 then saved as JPEG or WebP of quality 20 to 95, PNG, GIF of 256 colours, or in grey. Pairs of different images that are
-told as copies are false, unless their pixels are the same. Then what thumbnails and the search cost.
+told as copies are false, unless their pixels are the same. The same with tiles cut from some sets, many of which show
+next to nothing, or the same speck on the lens, and with images made as small as a thumbnail. Then what thumbnails and
+the search cost.
 """
 
 from __future__ import annotations
@@ -31,6 +33,11 @@ SETS = (
     *("medical/wbc_classification", "medical/pneumoniamnist", "medical/bccd_detection", "medical/isbi_membrane/images"),
     *("remote_sensing/whu_rs19", "remote_sensing/rsscn7", "remote_sensing/neon_trees/images"),
 )
+TILED = (("medical/bccd_detection", 80), ("medical/isbi_membrane/images", 64), ("remote_sensing/neon_trees/images", 64))
+"""Sets that are cut into tiles of so many pixels."""
+SHRUNK = (("medical/wbc_classification", 28), ("general/clothing", 28))
+"""Sets whose images are made so small."""
+MOST_TILES = 2000
 FILTERS = ("BILINEAR", "BICUBIC", "LANCZOS", "BOX")
 FORMATS = ("JPEG", "JPEG", "WEBP", "PNG", "GIF", "grey JPEG")
 SIZES = (20_000, 200_000)
@@ -53,9 +60,35 @@ class Measured:
 
 def measure(files: Sequence[Path], seed: int = 0) -> Measured:
     """Recall and false pairs on one set of image files."""
+    return measure_images([pixels_of(file) for file in files], seed)
+
+
+def pixels_of(file: Path) -> np.ndarray:
+    """(H, W, 3) uint8 of an image file."""
+    pixels = decode_image(file, {})
+    return np.rint(pixels * 255).astype(np.uint8) if pixels.dtype != np.uint8 else pixels
+
+
+def tiles_of(images: Sequence[np.ndarray], size: int, seed: int = 0) -> list[np.ndarray]:
+    """Square tiles of images, `MOST_TILES` at most."""
+    tiles = [
+        image[top : top + size, left : left + size]
+        for image in images
+        for top in range(0, image.shape[0] - size + 1, size)
+        for left in range(0, image.shape[1] - size + 1, size)
+    ]
+    chosen = np.random.default_rng(seed).permutation(len(tiles))[:MOST_TILES]
+    return [tiles[place] for place in chosen]
+
+
+def shrunk(image: np.ndarray, size: int) -> np.ndarray:
+    """The image as a square of so many pixels."""
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def measure_images(originals: Sequence[np.ndarray], seed: int = 0) -> Measured:
+    """Recall and false pairs on some images, (H, W, 3) uint8."""
     generator = np.random.default_rng(seed)
-    originals = [decode_image(file, {}) for file in files]
-    originals = [np.rint(p * 255).astype(np.uint8) if p.dtype != np.uint8 else p for p in originals]
     pictures = [*originals, *(changed(pixels, generator) for pixels in originals)]
     count, keys = len(originals), [f"{number:064x}" for number in range(2 * len(originals))]
     with tempfile.TemporaryDirectory() as folder:
@@ -145,6 +178,13 @@ def main() -> None:
         total = sum(row.images for row in rows.values())
         recall, false = (sum(getattr(r, n) * r.images for r in rows.values()) / total for n in ("recall", "false"))
         print(f"{'all':34} {total:4} images  recall {recall:6.1%}  false {false:.2%}")
+    for name, size in TILED + SHRUNK:
+        if (root / name).is_dir():
+            images = [pixels_of(file) for file in files_of(root / name)]
+            is_tiled = (name, size) in TILED
+            images = tiles_of(images, size) if is_tiled else [shrunk(image, size) for image in images]
+            row, what = measure_images(images), f"{name} {'tiles of' if is_tiled else 'at'} {size}"
+            print(f"{what:43} {row.images:4} images  recall {row.recall:6.1%}  false {row.false:.2%}", flush=True)
     for line in costs():
         print(line, flush=True)
 

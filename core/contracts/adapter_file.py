@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from .adapter import Adapter
-from ..errors import DataError
+from ..errors import DataError, shortened
 from ..runtime.files import replacing
 
 FORMAT = 1
@@ -32,6 +33,8 @@ HEADER = {
     "multilabel": bool,
 }
 """Of which kind each part of a header is."""
+WIDEST = 1_000_000
+"""Numbers of a feature."""
 
 
 def write_adapter(adapter: Adapter, path: Path) -> Path:
@@ -114,8 +117,19 @@ def _check_header(header: dict[str, Any], path: Path) -> None:
     if wrong or not all(isinstance(name, str) for name in names):
         raise DataError(f"{path}: its header is damaged at '{wrong[0] if wrong else 'class_names'}'; fit again")
     for name, value in header.get("scalars", {}).items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise DataError(f"{path}: '{name}' in its header is {value}; fit again or copy it again")
+        for number in _floats_in(value):
+            if not math.isfinite(number):
+                raise DataError(f"{path}: '{name}' in its header is {number}; fit again or copy it again")
+    if header.get("dim") is not None and not 0 < header["dim"] <= WIDEST:
+        raise DataError(f"{path}: its header is damaged at 'dim', {shortened(header['dim'])}; fit again")
+
+
+def _floats_in(value: Any) -> Iterator[float]:
+    if isinstance(value, float):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _floats_in(inner)
 
 
 def _check_tensors(tensors: dict[str, Tensor], written: dict[str, Any] | None, path: Path) -> None:

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import io
+import re
 import threading
 import warnings
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ..contracts.domain import MAX_PIXELS, Decoded
 from ..errors import DataError, LimitError, shortened
-from ..runtime.reading import check_regular
+from ..runtime.reading import check_regular, read_start
 from .files import Format
 
 IMAGE_SUFFIXES = (
@@ -42,6 +43,13 @@ PILLOW_LIMIT = 1024 * 1024 * 1024 // 4 // 3
 LARGE = threading.Lock()
 DECODER_LIMITS = {"WEBP": 70_000_000, "AVIF": 70_000_000, "JPEG2000": 40_000_000}
 """Pixels from which a decoder takes more memory than this module promises; a limit above the usual one lifts them."""
+LONGEST_SIDE = 1_000_000
+"""Pixels; Pillow keeps an address of each row, which costs more than the pixels of a line one pixel wide."""
+MOST_HEADER_BYTES = 1 << 16
+"""Of a PPM file before its pixels: Pillow reads them one by one, those of comments too."""
+PPM_COMMENT = re.compile(rb"#[^\r\n]*")
+NO_WARNING = ("ignore", None, Image.DecompressionBombWarning, None, 0)
+"""As `warnings.filters` holds it."""
 BAND_PIXELS = 4 << 20
 """Of a larger image these many are turned into an array at once, so that no second copy of it is made."""
 
@@ -197,15 +205,27 @@ def _size(path: Path) -> int:
 
 def _open(source: Path | io.BytesIO, name: str | Path) -> Image.Image:
     """The image, header read only. Pillow's own warning about its size is replaced by `_check_pixel_count`."""
+    if warnings.filters[:1] != [NO_WARNING]:  # not `catch_warnings`: other threads open images meanwhile
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    _check_ppm_header(source, name)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            try:
-                return Image.open(source, formats=_formats())
-            except Image.DecompressionBombError:
-                return _open_large(source)
+        try:
+            return Image.open(source, formats=_formats())
+        except Image.DecompressionBombError:
+            return _open_large(source)
     except UnidentifiedImageError as error:
         raise DataError(f"{name}: not an image, despite its name; replace it or leave it out") from error
+
+
+def _check_ppm_header(source: Path | io.BytesIO, name: str | Path) -> None:
+    start = source.getvalue()[:MOST_HEADER_BYTES] if isinstance(source, io.BytesIO) else read_start(source, 2)
+    if start[:1] != b"P" or len(start) < 2:
+        return
+    if isinstance(source, Path):
+        start = read_start(source, MOST_HEADER_BYTES)
+    words = 3 if start[1:2] in b"14" else 4  # the mark, width, height, and but for bitmaps the largest value
+    if len(start) == MOST_HEADER_BYTES and len(PPM_COMMENT.sub(b"", start).split(maxsplit=words)) < words:
+        raise DataError(f"{name}: a PPM header longer than {MOST_HEADER_BYTES:,} bytes; replace it or leave it out")
 
 
 def _open_large(source: Path | io.BytesIO) -> Image.Image:
@@ -234,6 +254,9 @@ def _check_pixel_count(image: Image.Image, name: str | Path, limit: int) -> None
         raise LimitError(
             f"{name}: {too_large(f'{image.format} of {image.width} x {image.height} pixels', limit, cure)}"
         )
+    if max(image.size) > LONGEST_SIDE:
+        size = f"{image.width} x {image.height} pixels"
+        raise LimitError(f"{name}: {size}, a side may have {LONGEST_SIDE:,} at most; cut it into tiles")
 
 
 def too_large(what: str, limit: int, cure: str = "raise --max-pixels") -> str:

@@ -3,8 +3,9 @@
 Each image has a perceptual hash: the lowest frequencies of its thumbnail's discrete cosine transform, as in pHash
 (Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010), kept as numbers and not as signs:
 numbers tell X-rays of two patients apart where 64 signs agree. Two images are near copies if their hashes lie close
-together, and their thumbnails agree in brightness, in colour, and part by part in what they show. A flat image shows
-nothing by which copies could be told, and has none.
+together, and their thumbnails agree in brightness, in colour, in detail (the frequencies between a shape that a set of
+images has in common and the noise of encoders) and part by part in what they show. An image that is flat, or shows
+something in a few of its parts alone, has nothing by which copies could be told, and has none.
 """
 
 from __future__ import annotations
@@ -19,20 +20,24 @@ from scipy.spatial.distance import pdist
 from .thumbnails import GREY_SIDE, Pictures, Thumbnails
 
 COMPARED, SEARCHED = 8, 4
+DETAIL = 16
+"""Frequencies from `SEARCHED` up to this one are an image's detail."""
 """Frequencies in each direction: of a hash, and of the part of it that is searched first."""
 NEIGHBOURS = 16
 AT_ONCE = 16_384
 LEAST_CONTRAST = 2.0
 """Standard deviation of grey levels below which an image is flat."""
 BLOCK = 8
-LEAST_BLOCK_CONTRAST = 1.0
-LEAST_BLOCKS = 3
+LEAST_BLOCK_CONTRAST = 3.0
+LEAST_BLOCKS = 4
 SAMPLE = 512
 LEAST_SAMPLE = 40
 """Images by which is told how alike the images of a set are; of fewer nothing is told."""
 ALIKE, LEAST_TOLERANCE = 0.5, 0.035
-AGREEING = 0.85
-"""Share of the blocks that must agree."""
+LARGE = 100
+AGREEING, AGREEING_IF_SMALL = (0.85, 0.7), (0.7, 0.4)
+"""Share of the blocks that must agree, and how well; of images with a side below `LARGE` encoders change more."""
+DETAIL_CORRELATION = 0.8
 BRIGHTNESS, COLOUR, GAIN = 10.0, 8.0, 1.2
 GREY_TOLERANCE = 2.0
 
@@ -85,17 +90,22 @@ def are_near_copies(one: Pictures, other: Pictures, most: float = 1.0) -> np.nda
         & (np.abs(means) <= BRIGHTNESS)
         & (distances <= tolerance)
         & _same_colours(one.colour, other.colour)
-        & _same_parts(first, second)
+        & _same_detail(first, second)
+        & _same_parts(first, second, np.minimum(one.sides, other.sides) >= LARGE)
     )
 
 
 def _hashes(grey: np.ndarray) -> np.ndarray:
     """(N, 63) float32, the lowest frequencies of images (N, 32, 32) of unit contrast; the mean is left out."""
-    spectra = dctn(grey.astype(np.float32), axes=(1, 2), norm="ortho").reshape(len(grey), GREY_SIDE, GREY_SIDE)
+    spectra = _spectra(grey)
     spectra[:, 0, 0] = 0
     norms = np.linalg.norm(spectra.reshape(len(grey), -1), axis=1)
     low = spectra[:, :COMPARED, :COMPARED].reshape(len(grey), -1)[:, 1:]
     return low / np.maximum(norms, 1e-6)[:, None]
+
+
+def _spectra(grey: np.ndarray) -> np.ndarray:
+    return dctn(grey.astype(np.float32), axes=(1, 2), norm="ortho").reshape(len(grey), GREY_SIDE, GREY_SIDE)
 
 
 def _searched(hashes: np.ndarray) -> np.ndarray:
@@ -118,7 +128,7 @@ def _tolerance(sides: np.ndarray, contrasts: np.ndarray) -> np.ndarray:
 
     JPEG at quality 20 changes an image of 28 pixels far more than one of 280, and grey levels are whole numbers.
     """
-    coarse = np.minimum(0.045 + 1.8 / np.maximum(sides, 1), 0.2)
+    coarse = np.minimum(0.045 + 2.5 / np.maximum(sides, 1), 0.2)
     return np.minimum(np.hypot(coarse, 0.3 / np.maximum(contrasts, 1e-6)), 0.2)
 
 
@@ -181,17 +191,29 @@ def _same_colours(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return is_grey[0] | is_grey[1] | (np.abs(first - second).mean(axis=(1, 2, 3)) <= COLOUR)
 
 
-def _same_parts(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """(N,) whether nearly all blocks that show anything correlate; a frame or mask in common is not enough."""
+def _same_detail(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(N,) whether the details correlate."""
+    first, second = _detail(one), _detail(other)  # (N, 240)
+    norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    return (first * second).sum(axis=1) >= DETAIL_CORRELATION * np.maximum(norms, 1e-6)
+
+
+def _detail(grey: np.ndarray) -> np.ndarray:
+    spectra = _spectra(grey)[:, :DETAIL, :DETAIL]
+    spectra[:, :SEARCHED, :SEARCHED] = 0
+    return spectra.reshape(len(grey), -1)
+
+
+def _same_parts(one: np.ndarray, other: np.ndarray, large: np.ndarray) -> np.ndarray:
+    """(N,) whether most blocks that show anything correlate; a frame, a mask or a speck in common is not enough."""
     first, second = _blocks(one), _blocks(other)  # (N, 16, 64)
     spread = first.std(axis=2), second.std(axis=2)
     correlation = (first * second).mean(axis=2) / np.maximum(spread[0] * spread[1], 1e-6)
     shown = np.maximum(*spread) >= LEAST_BLOCK_CONTRAST
-    # what JPEG blurs in a faint block is no sign of another image
-    needed = np.where(np.minimum(*spread) < 2 * LEAST_BLOCK_CONTRAST, 0.4, 0.7)
-    agreeing = (shown & (correlation >= needed)).sum(axis=1)
+    share, needed = (np.where(large, *pair) for pair in zip(AGREEING, AGREEING_IF_SMALL, strict=True))
+    agreeing = (shown & (correlation >= needed[:, None])).sum(axis=1)
     counted = shown.sum(axis=1)
-    return (counted >= LEAST_BLOCKS) & (agreeing >= AGREEING * counted)
+    return (counted >= LEAST_BLOCKS) & (agreeing >= share * counted)
 
 
 def _blocks(grey: np.ndarray) -> np.ndarray:

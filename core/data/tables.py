@@ -13,6 +13,7 @@ from ..errors import DataError, UnknownNameError
 from ..runtime.reading import parse_json, read_text
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
+MOST_COLUMNS = 100_000
 
 
 @dataclass(frozen=True)
@@ -84,13 +85,18 @@ def read_table(path: Path) -> Table:
     if not text.strip():
         raise DataError(f"{path}: empty file; give a header row and one row per image")
     suffix = path.suffix.lower()
-    rows = _json_rows(path, text, whole=suffix == ".json") if suffix.startswith(".json") else _csv_rows(path, text)
+    if suffix.startswith(".json"):
+        rows = _json_rows(path, text, whole=suffix == ".json")
+        columns = dict.fromkeys(column for row in rows for column in row.values)
+    else:
+        columns, rows = _csv_rows(path, text)
     if not rows:
         raise DataError(f"{path}: no rows below the header; give one row per image")
-    return Table(path, tuple(dict.fromkeys(column for row in rows for column in row.values)), rows)
+    return Table(path, tuple(dict.fromkeys(columns)), rows)
 
 
-def _csv_rows(path: Path, text: str) -> list[Row]:
+def _csv_rows(path: Path, text: str) -> tuple[list[str], list[Row]]:
+    """The columns, and the rows, which have no value for the cells that a short line lacks."""
     header = text.lstrip().splitlines()[0]
     delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
     reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter)
@@ -101,15 +107,16 @@ def _csv_rows(path: Path, text: str) -> list[Row]:
                 continue
             if columns is None:
                 columns = [cell.strip() for cell in cells]
+                if len(columns) > MOST_COLUMNS:
+                    raise DataError(f"{path}: has {len(columns):,} columns, more than {MOST_COLUMNS:,}; divide it")
                 continue
             place = f"{path} line {reader.line_num}"
             if len(cells) > len(columns) and any(cell.strip() for cell in cells[len(columns) :]):
                 raise DataError(f"{place}: {len(cells)} cells, {len(columns)} columns; quote cells with {delimiter!r}")
-            padded = cells[: len(columns)] + [""] * (len(columns) - len(cells))
-            rows.append(Row(dict(zip(columns, padded, strict=True)), place))
+            rows.append(Row(dict(zip(columns, cells, strict=False)), place))
     except csv.Error as error:
         raise DataError(f"{path} line {reader.line_num}: not a table ({error}); correct the line") from error
-    return rows
+    return columns or [], rows
 
 
 def _json_rows(path: Path, text: str, whole: bool) -> list[Row]:

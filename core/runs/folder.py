@@ -40,7 +40,11 @@ KEYS = {
     "recipe": dict,
 }
 """What run.json cannot do without, and of which kind it is."""
-OPTIONAL = {"plan": dict, "data": dict, "metrics": dict, "splits": dict}
+OPTIONAL = {
+    **dict.fromkeys(("plan", "data", "metrics", "splits", "adapter_options", "fit", "digests", "calibration"), dict),
+    **dict.fromkeys(("templates", "skipped", "notes"), list),
+    "origin": str,
+}
 """The same of what not every run has."""
 LARGEST_BYTES = 1 << 30
 DIGITS = 19
@@ -110,6 +114,7 @@ class Run:
             raise DataError(f"{path / 'run.json'}: damaged, lacks {', '.join(missing)}; fit again")
         wrong = [key for key, kind in KEYS.items() if not isinstance(info[key], kind)]
         wrong += [key for key, kind in OPTIONAL.items() if not isinstance(info.get(key), (kind, type(None)))]
+        wrong += ["digests" for each in _values(info.get("digests")) if not isinstance(each, list)]
         if wrong:
             raise DataError(f"{path / 'run.json'}: damaged, {wrong[0]} is {str(info[wrong[0]])[:40]!r}; fit again")
         if not all(isinstance(name, str) for name in info["class_names"]):
@@ -190,6 +195,10 @@ class Run:
         self.discard()
         if isinstance(error, SafetensorError) or getattr(error, "errno", None) in NO_SPACE:
             raise refused(self.path.parent, error) from error
+
+
+def _values(value: Any) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else []
 
 
 def _new_folder(parent: Path, what: str) -> Path:

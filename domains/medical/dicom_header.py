@@ -21,6 +21,7 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEG2000TransferSyntaxes,
 )
 
 from ...core.data.verify import remember_by_file
@@ -53,6 +54,7 @@ class Header:
     patient: short hash of the patient's id (else name and birth date, else study), or None.
     is_whole_read: whether pixels can only be reached by reading the whole file: it is deflated, or lacks a meta header.
     is_encapsulated: whether pixels are compressed.
+    is_jpeg2000_colour: whether as JPEG 2000 in colour, whose decoder takes 16 bytes per pixel.
     """
 
     frames: int
@@ -61,6 +63,7 @@ class Header:
     patient: str | None
     is_whole_read: bool
     is_encapsulated: bool
+    is_jpeg2000_colour: bool
 
 
 @remember_by_file(size=65536)
@@ -83,7 +86,9 @@ def read_header(path: Path) -> Header:
         deflated = getattr(syntax, "is_deflated", False)
         encapsulated = bool(getattr(syntax, "is_transfer_syntax", False) and syntax.is_encapsulated)
         pixels = _pixels(path, data_set, frames, deflated, encapsulated)
-        return Header(frames, pixels, modality, _patient(data_set), deflated or not is_marked, encapsulated)
+        is_colour = syntax in JPEG2000TransferSyntaxes and int(data_set.get("SamplesPerPixel") or 1) > 1
+        is_whole_read = deflated or not is_marked
+        return Header(frames, pixels, modality, _patient(data_set), is_whole_read, encapsulated, is_colour)
     except DataError:
         raise
     except Exception as error:  # pydicom converts values at first use and raises many types on damaged ones

@@ -15,7 +15,7 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, convert_color_space, pixel_array
 
 from ...core.contracts.domain import MAX_PIXELS, Decoded
-from ...core.data.images import BAND_PIXELS, too_large
+from ...core.data.images import BAND_PIXELS, DECODER_LIMITS, too_large
 from ...core.errors import DataError, LimitError
 from .dicom_header import Header, hush_pydicom, open_data_set, read_header
 from .guarded_decoder import NotDecoded, decode_guarded
@@ -80,8 +80,11 @@ def check_size(path: Path, header: Header, max_pixels: int) -> None:
     """Raise the DataError of a file without images, or with larger ones than are decoded."""
     if header.frames == 0:
         raise DataError(f"{path}: DICOM without pixels (a structured report, a plan, ...); leave it out")
-    if header.pixels > max_pixels:
-        raise LimitError(f"{path}: {too_large(f'{header.pixels} pixels', max_pixels)}")
+    limit, cure = max_pixels, "raise --max-pixels"
+    if header.is_jpeg2000_colour and DECODER_LIMITS["JPEG2000"] < limit <= MAX_PIXELS:
+        limit, cure = DECODER_LIMITS["JPEG2000"], f"raise --max-pixels above {MAX_PIXELS}"
+    if header.pixels > limit:
+        raise LimitError(f"{path}: {too_large(f'{header.pixels} pixels', limit, cure)}")
 
 
 def _decode(path: Path, frame: int, header: Header) -> tuple[np.ndarray, Dataset]:

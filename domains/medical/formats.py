@@ -81,13 +81,13 @@ def nifti_format(
         central: share of the slices, around the middle, that is used; the ends of a volume show little. At least one.
         volume: which volume of a 4-D file.
         window: as `intensity.check_window` gives it; None scales by the volume's percentiles 0.5 and 99.5.
-        max_pixels: a volume of more voxels is refused.
+        max_pixels: a volume with larger slices is refused, or with ten times as many voxels.
     """
 
     def expand(path: Path) -> list[dict[str, Any]]:
         from .nifti_slices import AXES, check_size, check_volume, count_slices
 
-        check_size(path, max_pixels)
+        check_size(path, AXES[axis], max_pixels)
         count = count_slices(path, AXES[axis])
         check_volume(path, volume)
         shared = {"axis": axis, "volume": volume, **({} if window is None else {"window": window})}

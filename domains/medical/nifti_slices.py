@@ -1,14 +1,19 @@
 """One slice of a NIfTI volume: found in canonical orientation, read, scaled to 0..1, pixels made square.
 
 A slice is shown as radiologists see it: axial and coronal with the patient's right on the left, sagittal facing left,
-superior or anterior at the top, pixels square. Only the slice is read where the file is not compressed.
+superior or anterior at the top, pixels square. Only the slice is read where the file is not compressed; a compressed
+volume is unpacked once, into memory or, a larger one, into the cache. The limit of pixels is one of a slice, since no
+more is decoded at once; a volume may have `SLICES` times as many voxels.
 """
 
 from __future__ import annotations
 
+import gzip
 import logging
 import math
+import os
 import threading
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +25,9 @@ from ...core.contracts.domain import MAX_PIXELS, Decoded
 from ...core.data.images import too_large
 from ...core.data.verify import remember_by_file
 from ...core.errors import DataError, LimitError, shortened
+from ...core.runtime.files import cached_folder, caching
 from ...core.runtime.reading import check_regular
-from .intensity import MINMAX, robust_range, scale_to_unit, to_rgb, window_range
+from .intensity import MINMAX, SAMPLED_VALUES, robust_range, scale_to_unit, to_rgb, window_range
 
 AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
 """Axis name -> axis of a volume in RAS+ orientation that the slices are counted along."""
@@ -30,7 +36,12 @@ KEPT_VOLUMES = 2
 MOST_PACKED = 1032
 """Times that gzip makes anything smaller at most."""
 KEPT_BYTES = 512 << 20
-"""A decompressed volume up to this size is kept while its slices are read; of a larger one each slice is read anew."""
+"""A decompressed volume up to this size is kept while its slices are read; a larger one is unpacked into the cache."""
+MOST_UNPACKED, CHUNK = 16 << 30, 1 << 20
+SLICES = 10
+"""Times the pixels that a slice may have."""
+LARGE_VOXELS, SLAB_VOXELS = 1 << 26, 1 << 24
+"""Of a volume from which the range of values is found a slab at a time, and of a slab."""
 
 
 def load_slice(path: str | Path, decode: dict[str, Any]) -> Decoded:
@@ -49,7 +60,7 @@ def load_slice(path: str | Path, decode: dict[str, Any]) -> Decoded:
     """
     path, volume = Path(path), int(decode.get("volume", 0))
     max_pixels = int(decode.get("max_pixels", MAX_PIXELS))
-    check_size(path, max_pixels)
+    check_size(path, AXES[decode.get("axis", "axial")], max_pixels)
     axis, index, window = AXES[decode.get("axis", "axial")], int(decode["slice"]), decode.get("window")
     count = count_slices(path, axis)
     if not 0 <= index < count:
@@ -62,15 +73,17 @@ def load_slice(path: str | Path, decode: dict[str, Any]) -> Decoded:
     return to_rgb(_square_pixels(path, scale_to_unit(plane, low, high), zooms[::-1], max_pixels))
 
 
-def check_size(path: Path, max_pixels: int) -> None:
-    """Refuse a file whose header claims more voxels than are decoded, or than it has bytes for.
+def check_size(path: Path, axis: int, max_pixels: int) -> None:
+    """Refuse a file whose header claims larger slices than are decoded, or more voxels than it has bytes for.
 
     Raises:
         DataError: that, or no NIfTI file.
     """
     voxels, least = _claimed(path)
-    if voxels > max_pixels:
-        raise LimitError(f"{path}: {too_large(f'a volume of {voxels} voxels', max_pixels)}")
+    if voxels > SLICES * max_pixels:
+        raise LimitError(f"{path}: {too_large(f'a volume of {voxels} voxels', SLICES * max_pixels)}")
+    if (pixels := voxels // count_slices(path, axis)) > max_pixels:
+        raise LimitError(f"{path}: {too_large(f'slices of {pixels} pixels', max_pixels)}")
     if least > path.stat().st_size:
         raise DataError(f"{path}: cut short, its header claims more voxels than it holds; copy it again")
 
@@ -81,7 +94,7 @@ def _claimed(path: Path) -> tuple[int, int]:
     image = _open(path)
     voxels, volumes = math.prod(_shape_3d(path, image)), image.shape[3] if len(image.shape) > 3 else 1
     whole = voxels * volumes * image.get_data_dtype().itemsize + int(image.dataobj.offset)
-    return voxels, whole // MOST_PACKED if path.name.lower().endswith(".gz") else whole
+    return voxels, whole // MOST_PACKED if _is_packed(path) else whole
 
 
 @remember_by_file(size=4096)
@@ -121,13 +134,36 @@ def _range(path: Path, volume: int, window: str | None) -> tuple[float, float]:
 @remember_by_file(size=4096)
 def _volume_range(path: Path, volume: int) -> tuple[float, float, float, float]:
     """Robust low and high, minimum and maximum of one volume."""
+    image = _open(path)
+    if math.prod(_shape_3d(path, image)) > LARGE_VOXELS and not _is_kept(path, image):
+        return _range_of_slabs(path, image, volume)
     values = _kept_volume(path, volume) if _is_kept(path, _open(path)) else _read_volume(path, volume)
-    finite = np.isfinite(values)
-    if not finite.all():
-        raise DataError(
-            f"{path}: {int((~finite).sum())} voxels are NaN or infinity; replace them by a number or leave the file out"
-        )
+    _check_finite(path, int((~np.isfinite(values)).sum()))
     return (*robust_range(values), float(values.min()), float(values.max()))
+
+
+def _range_of_slabs(path: Path, image, volume: int) -> tuple[float, float, float, float]:
+    """The same of a volume that is not held in memory, its percentiles of evenly spaced values."""
+    shape = _shape_3d(path, image)
+    thickness = max(1, SLAB_VOXELS // math.prod(shape[:2]))
+    step = max(1, math.prod(shape) // SAMPLED_VALUES)
+    sampled, unusable, ends = [], 0, []
+    for start in range(0, shape[2], thickness):
+        where = [slice(None), slice(None), slice(start, start + thickness)][: len(image.shape)]
+        values = _read(path, image, [*where, *_volume_index(image, volume)]).reshape(-1)
+        unusable += int((~np.isfinite(values)).sum())
+        ends += [values.min(), values.max()]
+        sampled.append(values[::step].copy())
+    _check_finite(path, unusable)
+    low, high = float(min(ends)), float(max(ends))
+    return (*robust_range(np.concatenate([*sampled, [low, high]])), low, high)
+
+
+def _check_finite(path: Path, unusable: int) -> None:
+    if unusable:
+        raise DataError(
+            f"{path}: {unusable} voxels are NaN or infinity; replace them by a number or leave the file out"
+        )
 
 
 def _read_plane(path: Path, axis: int, index: int, volume: int) -> tuple[np.ndarray, tuple[float, float]]:
@@ -158,7 +194,7 @@ def _read_plane(path: Path, axis: int, index: int, volume: int) -> tuple[np.ndar
 
 def _is_kept(path: Path, image) -> bool:
     """Whether a volume is decompressed once for all its slices."""
-    return path.name.lower().endswith(".gz") and 4 * math.prod(_shape_3d(path, image)) <= KEPT_BYTES
+    return _is_packed(path) and 4 * math.prod(_shape_3d(path, image)) <= KEPT_BYTES
 
 
 def _kept_volume(path: Path, volume: int) -> np.ndarray:
@@ -182,14 +218,46 @@ def _volume_index(image, volume: int) -> list[int]:
     return [volume, *[0] * (len(image.shape) - 4)] if len(image.shape) > 3 else []
 
 
+def _is_packed(path: Path) -> bool:
+    return path.name.lower().endswith(".gz")
+
+
 def _read(path: Path, image, where: list[Any]) -> np.ndarray:
     try:
+        if _is_packed(path) and not _is_kept(path, image):
+            image = nibabel.load(_unpacked(path, image))
         values = np.asanyarray(image.dataobj[tuple(where)])
+    except DataError:
+        raise
     except Exception as error:  # gzip, zlib and nibabel raise many types on damaged files
         raise DataError(f"{path}: voxels cannot be read, cut short or damaged ({type(error).__name__})") from None
     if np.iscomplexobj(values):
         raise DataError(f"{path}: holds complex numbers, not intensities; store their magnitude")
     return values if values.dtype.fields else values.astype(np.float32, copy=False)
+
+
+def _unpacked(path: Path, image) -> Path:
+    """The file in the cache, decompressed: of a compressed one, each slice would be searched for from the start.
+
+    Raises:
+        LimitError: it unpacks to more than `MOST_UNPACKED` bytes. CacheError: the cache cannot be written.
+    """
+    size = int(image.dataobj.offset) + math.prod(image.shape) * image.get_data_dtype().itemsize
+    if size > MOST_UNPACKED:
+        raise LimitError(f"{path}: unpacks to {size:,} bytes, more than {MOST_UNPACKED:,}; unpack it with gunzip")
+    stat = path.stat()
+    key = sha256(f"{path.resolve()}\n{stat.st_size}\n{stat.st_mtime_ns}".encode(errors="surrogateescape")).hexdigest()
+    folder = Path(os.environ.get("VLADAPT_CACHE") or Path.home() / ".cache" / "vladapt") / "arrays"
+    target = folder / f"{key}.nii"
+    with KEEPING:
+        if not target.is_file():
+            cached_folder(folder)
+            with gzip.open(path) as packed, caching(target) as out:
+                while size > 0 and (chunk := packed.read(min(CHUNK, size))):
+                    size -= out.write(chunk)
+                if size > 0:
+                    raise EOFError("cut short")
+    return target
 
 
 def _open(path: Path):

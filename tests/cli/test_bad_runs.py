@@ -50,6 +50,8 @@ def test_runs_of_other_versions_and_damaged_ones(use, run):
     gone = info["backbone"]["spec"] + "x"
     check_use(changed(backbone={"spec": gone}, recipe={**info["recipe"], "backbone": gone}), "small.safetensorsx")
     check_use(changed(backbone="small"), "run.json", "damaged")
+    for key, value in {"templates": 5, "notes": "x", "calibration": [1], "digests": {"val": 5}, "origin": 5}.items():
+        check_use(changed(**{key: value}), "run.json", "damaged", key)
     (run / "run.json").write_text(json.dumps({k: v for k, v in info.items() if k != "recipe"}))
     check_use(use(run), "run.json", "lacks recipe", "fit again")
     (run / "run.json").write_bytes(kept["run.json"][:100])
@@ -144,6 +146,9 @@ def test_tensors_of_an_adapter_are_those_that_were_written(use, run, damage, say
         ({"class_names": "red"}, "class_names"),
         ({"class_names": [1, 2, 3]}, "class_names"),
         ({"dim": "24"}, "'dim'"),
+        ({"dim": 10**12}, "'dim'"),
+        ({"dim": -5}, "'dim'"),
+        ({"scalars": {"alpha": [[float("nan")]]}}, "'alpha' in its header is nan"),
         ({"scalars": [1]}, "'scalars'"),
         ({"options": {"nothing": 1}}, "nothing"),
         ({"adapter": "os.system"}, "os.system"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import tempfile
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,7 +26,7 @@ from ...contracts.domain import DomainData, Evaluation
 from ...contracts.recipe import SAMPLE, Recipe
 from ...contracts.task import Axes, Contest, FitResult, Task, Use
 from ...data.unlabelled import decodable, images_of, readable
-from ...errors import CapabilityError, ConfigError, DataError
+from ...errors import CapabilityError, ConfigError, DataError, VladaptError, shortened
 from ...recipes.resolve import resolve
 from ...runs.evaluations import digests_of, in_the_fit
 from ...runs.folder import RUNS, Run
@@ -170,7 +171,8 @@ class ConfigTask(Task):
             model = load_model(use.run, backbone.device)
             if use.classes is not None:
                 self._rename(use.run, model, use.classes)
-            scores = self._scored(model, chosen, backbone, reporter)
+            with _running(use.run):
+                scores = self._scored(model, chosen, backbone, reporter)
         known = in_the_fit(use.run.info, lambda: digests_of(chosen.split("test")))
         metrics = {**known, **metrics_of(scores, chosen)}
         if use.out is not None and is_main():
@@ -191,7 +193,7 @@ class ConfigTask(Task):
         names: Sequence[str] = use.run.info["class_names"]
         if use.classes is not None:
             names = self._rename(use.run, model, use.classes)
-        with reporter.task("Looking at images") as progress, quiet(), registered_only():
+        with reporter.task("Looking at images") as progress, quiet(), registered_only(), _running(use.run):
             rows = self.look(model, data, backbone, progress)
         files = self.save(rows, data, names, folder) if folder else []
         return ConfigPredictions(rows, data.skipped, files)
@@ -327,6 +329,18 @@ def load_model(run: Run, device: torch.device) -> nn.Module | None:
         raise DataError(f"{file}: plan.model cannot be built ({reason}); fit again") from error
     _load_weights(model, run.adapter_path)
     return model.to(device).eval()
+
+
+@contextmanager
+def _running(run: Run) -> Iterator[None]:
+    """What a model or a transform whose options do not fit makes mm's parts raise, in one line."""
+    try:
+        yield
+    except (VladaptError, OSError):
+        raise
+    except Exception as error:
+        reason = shortened(" ".join(str(error).split()) or type(error).__name__, 200)
+        raise DataError(f"{run.path}: its model cannot be run ({type(error).__name__}: {reason}); fit again") from error
 
 
 def check_run(run: Run) -> None:

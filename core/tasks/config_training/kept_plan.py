@@ -13,6 +13,8 @@ from .registered import OF_MODELS, OF_PIPELINES, check_parts, check_scope, regis
 
 KEPT = ("default_scope", "vladapt")
 """Beside the model, what of a plan its model needs after the training."""
+OURS = {"classes": str, "test_pipeline": dict}
+"""Lists that `vladapt` holds, and of what kind their entries are."""
 TUPLE, NUMBER = "__tuple__", "__float__"
 
 
@@ -92,7 +94,16 @@ def check_kept(kept: Any, where: str, *, known: bool = True) -> None:
         raise DataError(f"{where}: plan is damaged ({str(error)[:80]}); fit again") from None
     check_scope(plan.get("default_scope", "vladapt"), f"{where}: plan.default_scope")
     check_parts(plan["model"], f"{where}: plan.model", OF_MODELS, known=known)
-    check_parts(plan.get("vladapt", {}), f"{where}: plan.vladapt", OF_PIPELINES, known=known)
+    ours = plan.get("vladapt", {})
+    check_parts(ours, f"{where}: plan.vladapt", OF_PIPELINES, known=known)
+    for key, kind in OURS.items():
+        if isinstance(ours, dict) and not all(isinstance(each, kind) for each in _listed(ours.get(key, ()))):
+            raise DataError(f"{where}: plan.vladapt.{key} is damaged; fit again")
+
+
+def _listed(value: Any) -> Any:
+    """The entries of a list; what is none stands for itself."""
+    return value if isinstance(value, (list, tuple)) else (value,)
 
 
 def with_tuples_marked(value: Any) -> Any:

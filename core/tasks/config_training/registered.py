@@ -15,6 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mmengine import Config
 from mmengine.registry import DATASETS, MODELS, TASK_UTILS, TRANSFORMS, Registry
 
@@ -35,7 +36,7 @@ READERS = frozenset(
     | {"InferencerLoader", "LoadProposals", "LoadBiomedicalImageFromFile", "LoadBiomedicalAnnotation"}
     | {"LoadBiomedicalData", "LoadSingleRSImageFromFile", "LoadMultipleRSImageFromFile", "LoadDepthAnnotation"}
     | {"LoadMultiChannelImageFromFiles", "LoadTextAnnotations", "RandomSamplingNegPos"}
-    | {"DSDLDetDataset", "DSDLSegDataset"}
+    | {"DSDLDetDataset", "DSDLSegDataset", "RefCocoDataset", "OpenImagesDataset", "OpenImagesChallengeDataset"}
 )
 """Registered, but they evaluate an option as Python, call a library by its names, or read pickles and files."""
 WEIGHTS = re.compile(r"init_cfg|pretrained.*|load_from|resume_from|.*checkpoint.*|.*_ckpt|ckpt.*")
@@ -57,7 +58,10 @@ TEXTS = frozenset({"classes", "templates", "concepts", "described", "background_
 FILES_WITH_CODE = re.compile(r"(?i)\.(pkl|pickle|pth|pt|npy|npz|bin|ckpt|joblib|py|pyc|pyd|so|dll|ya?ml|zip|tar)$")
 CLASS_FILES = (".txt", ".json")
 DEEPEST = 50
-LARGEST = 2**53
+LARGEST = 10**6
+"""Of a whole number: layers, outputs and boxes are counted by them."""
+PICKLES = ("pkl", "pickle", "yaml", "yml")
+"""Kinds of files that mmengine reads as code; YAML by a loader that builds any object."""
 SHOWN = 60
 
 
@@ -85,15 +89,20 @@ def check_scope(scope: Any, where: str) -> None:
 
 @contextmanager
 def registered_only() -> Iterator[None]:
-    """A context in which mmengine builds what its registries hold and imports nothing by a dotted name."""
+    """A context in which mmengine builds what its registries hold, imports nothing by a dotted name, and in which
+    neither it nor numpy opens a pickle."""
+    from mmengine.fileio.handlers import registry_utils
     from mmengine.registry import registry
 
-    find = registry.get_object_from_string
+    find, load, handlers = registry.get_object_from_string, np.load, registry_utils.file_handlers
+    taken = {kind: handlers.pop(kind) for kind in PICKLES if kind in handlers}
     registry.get_object_from_string = lambda name: None
+    np.load = lambda *args, **options: load(*args, **{**options, "allow_pickle": False})
     try:
         yield
     finally:
-        registry.get_object_from_string = find
+        registry.get_object_from_string, np.load = find, load
+        handlers.update(taken)
 
 
 def registered_name(name: str, registries: Iterable[Registry]) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -15,10 +15,10 @@ from ....core.contracts.domain import DomainData
 from ....core.data.files import loader
 from ....core.data.images import IMAGE
 from ....core.errors import ConfigError, DataError
-from ....core.runtime.reading import read_json
+from ....core.runtime.reading import read_json, why_not_regular
 from ..data.classes import check_names, choose_classes
 from .kinds import ConfigKind
-from .pipelines import Node, inner_datasets
+from .pipelines import Node, inner_datasets, texts_in
 
 
 def read_config_data(config: Mapping[str, Any], kind: ConfigKind) -> DomainData | None:
@@ -108,6 +108,7 @@ def _built(dataset: Node, scope: str) -> Any:
     from ....core.tasks.config_training.runner import named_faults
     from ....registry import DATASETS
 
+    _check_places(dataset)
     init_default_scope(scope)
     whole = {**dataset, "pipeline": [], "test_mode": True}
     with named_faults(), redirect_stdout(StringIO()):  # pycocotools prints, and `--json` is stdout too
@@ -117,6 +118,16 @@ def _built(dataset: Node, scope: str) -> Any:
             place = error.filename or dataset.get("ann_file") or dataset.get("data_root")
             reason = error.strerror or error
             raise DataError(f"{place}: {reason}; the config names it, correct its data_root, or give --data") from error
+
+
+def _check_places(dataset: Node) -> None:
+    """Refuse a device, a pipe or a socket, which mm's readers would read without end."""
+    root = str(dataset.get("data_root") or "")
+    for value in texts_in(dataset):
+        with suppress(OSError, ValueError):  # no path, or none that is there
+            reason = why_not_regular(os.stat(os.path.join(root, value)))
+            if reason is not None and not os.path.isdir(os.path.join(root, value)):
+                raise DataError(f"{os.path.join(root, value)}: {reason}; the config names it, correct that")
 
 
 def _annotated(dataset: Node) -> list[str]:

@@ -69,6 +69,15 @@ def nodes(value: Any) -> Iterator[Node]:
             yield from nodes(inner)
 
 
+def texts_in(value: Any) -> Iterator[str]:
+    """All texts in a nest of dicts and lists, but for the keys."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list, tuple)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from texts_in(inner)
+
+
 def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
     """A copy of a nest in which every value that is not a dict or list is what `change` makes of it."""
     if isinstance(value, dict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -196,6 +197,88 @@ def test_scopes_imports_and_data_sets_of_a_run_are_refused(command, run, evil, p
     outcome = command(use, other, *arguments)
     assert outcome.code == FAILED and says in outcome.error and "run.json" in outcome.error
     assert not (place / CANARY).exists()
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        {"type": "RefCocoDataset", "split_file": "evil/split.p"},
+        {"type": "mmdet.RefCocoDataset", "split_file": "evil/split"},
+        {"type": "OpenImagesDataset", "hierarchy_file": "evil/split", "meta_file": "evil/split"},
+        {"type": "OpenImagesChallengeDataset", "hierarchy_file": "evil/split", "label_file": "evil/names.txt"},
+        {"type": "CrowdHumanDataset", "data_root": "evil/", "extra_ann_file": "evil/split"},
+    ],
+)
+def test_data_sets_that_read_pickles_of_any_name_are_refused(command, run, evil, place, tmp_path, dataset):
+    for name in ("split", "split.p"):
+        (evil / name).write_bytes(pickle.dumps(Trap(place / CANARY)))
+    other = with_data_set(run, tmp_path / "other", {"ann_file": "squares/train.json", **dataset})
+    outcome = command("eval", other)
+    assert outcome.code != 0 and not (place / CANARY).exists(), outcome
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "evil/pipe"])
+def test_a_device_or_a_pipe_as_annotations_is_one_line(command, run, evil, place, tmp_path, name):
+    if not (evil / "pipe").exists():
+        os.mkfifo(evil / "pipe")
+    root, _, file = name.rpartition("/")
+    other = with_data_set(run, tmp_path / "other", {"type": "CocoDataset", "data_root": f"{root}/", "ann_file": file})
+    outcome = command("eval", other)
+    assert outcome.code == FAILED and f"{root}/{file}: a " in outcome.error, outcome
+
+
+def with_data_set(run: Path, other: Path, dataset: dict[str, Any]) -> Path:
+    """A copy of a run that was fitted on the data set of its config."""
+    shutil.copytree(run, other)
+    info = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    info["data"]["path"], info["recipe"]["data"] = "sample", {"path": "sample"}
+    loader = {"dataset": {**dataset, "metainfo": {"classes": ["square"]}}}
+    info["recipe"]["plan"].update({f"{split}_dataloader": loader for split in ("train", "val", "test")})
+    (other / "run.json").write_text(json.dumps(info), encoding="utf-8")
+    return other
+
+
+def test_no_pickle_is_opened_while_the_parts_of_a_run_are_built(place, evil):
+    import numpy as np
+    from mmengine.fileio import load
+
+    from vladapt.core.tasks.config_training.registered import registered_only
+
+    np.save(evil / "objects.npy", np.array([Trap(place / CANARY)], dtype=object), allow_pickle=True)
+    with registered_only():
+        for read in (
+            lambda: load(str(evil / "w.pkl")),
+            lambda: load(str(evil / "w.pth"), file_format="pkl"),
+            lambda: load(str(evil / "w.yaml")),
+            lambda: np.load(evil / "objects.npy", allow_pickle=True),
+        ):
+            with pytest.raises((TypeError, ValueError)):
+                read()
+        assert not (place / CANARY).exists()
+    load(str(evil / "w.pkl"))  # afterwards as before
+    (place / CANARY).rmdir()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("classes", None), ("classes", [1, 2]), ("test_pipeline", "Resize"), ("test_pipeline", ["Resize"])],
+)
+def test_damaged_words_and_transforms_of_a_run_are_one_line(command, run, place, tmp_path, key, value):
+    other = shutil.copytree(run, tmp_path / "other")
+    info = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    info["plan"]["vladapt"][key] = value
+    (other / "run.json").write_text(json.dumps(info), encoding="utf-8")
+    outcome = command("predict", other, place / "squares" / "images" / "01.png")
+    assert outcome.code == FAILED and f"plan.vladapt.{key} is damaged" in outcome.error
+
+
+def test_transforms_of_a_run_that_make_no_inputs_are_one_line(command, run, place, tmp_path):
+    other = shutil.copytree(run, tmp_path / "other")
+    info = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    info["plan"]["vladapt"]["test_pipeline"] = info["plan"]["vladapt"]["test_pipeline"][:1]
+    (other / "run.json").write_text(json.dumps(info), encoding="utf-8")
+    outcome = command("predict", other, place / "squares" / "images" / "01.png")
+    assert outcome.code == FAILED and f"{other}: its model cannot be run" in outcome.error
 
 
 @pytest.mark.parametrize("width", [10**5, 10**9])

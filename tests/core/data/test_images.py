@@ -4,7 +4,10 @@ import os
 import struct
 import subprocess
 import sys
+import time
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -358,3 +361,38 @@ def test_peak_memory_is_less_than_four_times_the_pixels_and_300_mb(tmp_path, suf
     measured = subprocess.run(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True)
     decoded, peak = map(int, measured.stdout.split())
     assert decoded >= 3 * side * side and peak < 4 * decoded + 300e6
+
+
+def test_a_line_of_pixels_longer_than_a_million_is_refused(tmp_path):
+    size = struct.pack(">IIBBBBB", 1, 150_000_000, 8, 2, 0, 0, 0)
+    header = struct.pack(">I", 13) + b"IHDR" + size + struct.pack(">I", zlib.crc32(b"IHDR" + size))
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + struct.pack(">I", 100) + b"IDAT" + bytes(104))
+    assert "a side may have 1,000,000 at most" in refusal(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("start", [b"P6\n#", b"P5 10\n#", b"P4 " + b" " * 100_000, b"P6 10 10 " + b"# x\n" * 30_000])
+def test_a_ppm_header_without_end_is_refused_at_once(tmp_path, start):
+    (tmp_path / "a.ppm").write_bytes(start + b"x" * 50_000_000)
+    started = time.monotonic()
+    assert "a PPM header longer than 65,536 bytes" in refusal(tmp_path / "a.ppm")
+    with pytest.raises(DataError, match="a PPM header longer"):
+        decode_bytes((tmp_path / "a.ppm").read_bytes(), "x")
+    assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGB"])
+def test_a_ppm_whose_pixels_are_all_white_space_is_read(tmp_path, mode):
+    size = 80_000 if mode == "1" else 640_000 * len(mode)
+    Image.frombytes(mode, (800, 800), b" " * size).save(tmp_path / "a.ppm")
+    assert decode_image(tmp_path / "a.ppm", {}).shape == (800, 800, 3)
+
+
+def test_threads_that_open_large_images_print_no_warning(tmp_path, monkeypatch):
+    Image.new("L", (400, 300)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100_000)
+    with warnings.catch_warnings(record=True) as caught, ThreadPoolExecutor(8) as pool:
+        warnings.simplefilter("always")
+        for future in [pool.submit(images.upright_size, tmp_path / "a.png", 100) for _ in range(300)]:
+            with pytest.raises(DataError):
+                future.result()
+    assert not caught

@@ -2,11 +2,13 @@
 
 import json
 import math
+import time
 
 import pytest
 from PIL import Image
 
 from vladapt.core.data.manifests import read_manifest
+from vladapt.core.data.tables import read_table
 from vladapt.core.errors import DataError
 
 
@@ -190,3 +192,16 @@ def test_not_utf8_and_missing_files(folder):
         read_manifest(folder / "a.csv")
     with pytest.raises(DataError, match="No such file"):
         read_manifest(folder / "none.csv")
+
+
+def test_more_columns_than_any_table_has_are_refused_and_short_lines_cost_nothing(tmp_path):
+    header = "path,label," + ",".join(f"c{n}" for n in range(90_000))
+    rows = "".join(f"{n}.png,{'ab'[n % 2]}\n" for n in range(2000))
+    (tmp_path / "labels.csv").write_text(f"{header}\n{rows}", encoding="utf-8")
+    started = time.monotonic()
+    table = read_table(tmp_path / "labels.csv")
+    assert time.monotonic() - started < 5  # 180 million cells, were they filled up
+    assert len(table.columns) == 90_002 and table.rows[0].text("c5") == "" and table.rows[1].text("label") == "b"
+    (tmp_path / "labels.csv").write_text(f"{header},{header}\n{rows}", encoding="utf-8")
+    with pytest.raises(DataError, match=r"has 180,004 columns, more than 100,000; divide it"):
+        read_table(tmp_path / "labels.csv")

@@ -22,7 +22,7 @@ from pydicom.pixels import pixel_array
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless
 
 from vladapt.core.errors import DataError
-from vladapt.domains.medical import Medical, dicom_header, guarded_decoder
+from vladapt.domains.medical import Medical, dicom_header, dicom_pixels, guarded_decoder, nifti_slices
 from vladapt.domains.medical.dicom_pixels import load_dicom
 from vladapt.domains.medical.formats import dicom_format, nifti_format
 from vladapt.domains.medical.guarded_decoder import NotDecoded, decode_guarded
@@ -158,6 +158,17 @@ def test_more_frames_than_the_file_has_room_for(write_dicom, compressed, tmp_pat
             dicom_format().expand(path)
 
 
+def test_colour_in_jpeg_2000_has_a_lower_limit_for_its_decoder_takes_more(compressed, monkeypatch):
+    path = compressed(JPEG2000Lossless)
+    data_set = pydicom.dcmread(path)
+    data_set.SamplesPerPixel = 3
+    data_set.save_as(path)
+    monkeypatch.setitem(dicom_pixels.DECODER_LIMITS, "JPEG2000", 4095)
+    with pytest.raises(DataError, match=r"4096 pixels, the limit is 4095 .*raise --max-pixels above 200000000"):
+        dicom_format().expand(path)
+    assert len(dicom_format(max_pixels=300_000_000).expand(path)) == 1
+
+
 def test_more_pixels_than_are_decoded(write_dicom, tmp_path):
     path = write_dicom(tmp_path / "a.dcm", GREY)
     assert len(dicom_format(max_pixels=4096).expand(path)) == 1
@@ -249,11 +260,40 @@ def test_pixels_that_would_be_stretched_without_end_are_refused(write_nifti, tmp
         nifti_format().load(path, nifti_format().expand(path)[0])
 
 
-def test_a_volume_above_the_limit_is_refused(write_nifti, tmp_path):
-    path = write_nifti(tmp_path / "a.nii.gz", np.zeros((10, 10, 10), np.int16))
-    assert nifti_format(max_pixels=1000).expand(path)
-    with pytest.raises(DataError, match="a volume of 1000 voxels, the limit is 999"):
-        nifti_format(max_pixels=999).expand(path)
+def test_the_limit_is_one_of_a_slice_and_ten_times_that_of_a_volume(write_nifti, tmp_path):
+    path = write_nifti(tmp_path / "a.nii.gz", np.zeros((10, 10, 5), np.int16))
+    assert nifti_format(axis="sagittal", max_pixels=50).expand(path)
+    with pytest.raises(DataError, match="slices of 100 pixels, the limit is 99"):
+        nifti_format(axis="axial", max_pixels=99).expand(path)
+    with pytest.raises(DataError, match="a volume of 500 voxels, the limit is 490"):
+        nifti_format(axis="sagittal", max_pixels=49).expand(path)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+def test_a_volume_too_large_for_memory_gives_the_same_slices(write_nifti, tmp_path, monkeypatch, suffix, dtype):
+    monkeypatch.setenv("VLADAPT_CACHE", str(tmp_path / "cache"))
+    voxels = np.random.default_rng(0).normal(500, 100, (12, 10, 8)).astype(dtype)
+    path, fmt = write_nifti(tmp_path / f"a{suffix}", voxels), nifti_format()
+    whole = [fmt.load(path, part) for part in fmt.expand(path)]
+    for name, value in (("LARGE_VOXELS", 100), ("SLAB_VOXELS", 240), ("KEPT_BYTES", 100)):
+        monkeypatch.setattr(nifti_slices, name, value)
+    again = write_nifti(tmp_path / f"b{suffix}", voxels)
+    slices = [fmt.load(again, part) for part in fmt.expand(again)]
+    assert all(np.allclose(one, other, atol=0.02) for one, other in zip(whole, slices, strict=True))
+    assert len(list((tmp_path / "cache").rglob("*.nii"))) == (suffix == ".nii.gz")
+    if dtype is np.float32:
+        voxels[3, 3, 7] = np.nan
+        with pytest.raises(DataError, match="1 voxels are NaN"):
+            fmt.expand(write_nifti(tmp_path / f"c{suffix}", voxels))
+
+
+def test_a_packed_volume_that_fills_the_disk_is_refused(write_nifti, tmp_path, monkeypatch):
+    path, fmt = write_nifti(tmp_path / "a.nii.gz", np.zeros((10, 10, 10), np.int16)), nifti_format()
+    monkeypatch.setattr(nifti_slices, "KEPT_BYTES", 100)
+    monkeypatch.setattr(nifti_slices, "MOST_UNPACKED", 2000)
+    with pytest.raises(DataError, match=r"unpacks to 2,352 bytes, more than 2,000"):
+        fmt.load(path, fmt.expand(path)[0])
 
 
 def test_one_bad_volume_among_good_ones_is_listed(write_nifti, tmp_path):
