@@ -14,6 +14,7 @@ from ...core.contracts.features import Batch, FeatureSet
 from ...core.data.sampling import Selection
 from ...core.metrics.selection import ALIKE
 from ...core.training.batches import epoch_batches
+from ...core.training.class_offsets import cross_fitted_offsets
 from ...core.training.schedules import by_epoch, chained_cosine_rates
 from ...core.training.small_heads import Epoch, keep_best, train_epochs
 from ._cache_model import Axis, choose
@@ -81,7 +82,7 @@ def train_and_choose(
 def trained_offsets(
     adapter: ClassWeighted, support: FeatureSet, num_classes: int, axes: Sequence[Axis], chosen: dict, **given
 ) -> Tensor | None:
-    """`ClassWeighted.offsets_of` a trained cache: on each fold it is trained again for as many epochs, at the same
+    """`cross_fitted_offsets` a trained cache: on each fold it is trained again for as many epochs, at the same
     settings.
 
     Args:
@@ -97,7 +98,7 @@ def trained_offsets(
         other.beta_, other.alpha_, other.offset = chosen["beta"], chosen["alpha"], None
         return other._logits(Batch.of(held))
 
-    return adapter.offsets_of(support, num_classes, given["seed"], logits_of)
+    return cross_fitted_offsets(adapter, support, num_classes, given["seed"], logits_of)
 
 
 def train_keeping_best(

@@ -55,7 +55,7 @@ class TipAdapterF(Searched):
 
     Logits of a class of few images fall behind on images that the method did not learn from, the more so the fewer it
     has. Where classes count alike and their numbers are unequal, offsets make up for it: they come from five fits, each
-    of which leaves out a fifth of the support (`ClassWeighted.offsets_of`). Also, the cache as it was before training
+    of which leaves out a fifth of the support (`cross_fitted_offsets`). Also, the cache as it was before training
     counts as an epoch, 0, which is kept where the search finds a better score with it.
 
     Raises:

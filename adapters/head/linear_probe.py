@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from ...core.contracts.adapter import FitReport
-from ...core.contracts.choices import FOLDS, PLATEAU, PUBLISHED, Searched
+from ...core.contracts.choices import PLATEAU, PUBLISHED, Searched
 from ...core.contracts.features import Batch
 from ...core.contracts.options import option
 from ...core.data.sampling import selection_split
 from ...core.errors import CapabilityError
 from ...core.metrics.class_balance import class_weights
 from ...core.metrics.selection import ALIKE, best_setting, val_score
+from ...core.training.class_offsets import FOLDS, cross_fitted_offsets
 
 COARSE = (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)
 DEFAULT_C = 1.0
@@ -46,7 +47,7 @@ class LinearProbe(Searched):
 
     Logits of a class of few images fall behind on images that the method did not learn from, the more so the fewer it
     has. Where classes count alike and their numbers are unequal, offsets make up for it: they come from five fits, each
-    of which leaves out a fifth of the support (`ClassWeighted.offsets_of`).
+    of which leaves out a fifth of the support (`cross_fitted_offsets`).
 
     Raises:
         ConfigError: an option is out of range.
@@ -97,7 +98,7 @@ class LinearProbe(Searched):
             return held.features.float() @ weight.T + bias
 
         weight, bias = self._regress(support, num_classes, c)
-        offsets = self.offsets_of(support, num_classes, seed, logits_of, count)
+        offsets = cross_fitted_offsets(self, support, num_classes, seed, logits_of, count)
         return weight, bias if offsets is None else bias + offsets
 
     def _regress(self, support, num_classes: int, c: float) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ from ...core.data.sampling import selection_split
 from ...core.errors import ConfigError
 from ...core.metrics.class_balance import MOST_SHOTS, class_weights, log_priors
 from ...core.metrics.selection import val_score
+from ...core.training.class_offsets import cross_fitted_offsets
 
 
 @dataclass(eq=False, kw_only=True)
@@ -50,7 +51,7 @@ class LPPlusPlus(ClassWeighted):
     w_c then starts as the class's mean times the mean number of images, 16 at most: a sum would grow with its images.
     Logits of a class of few images fall behind on images that the method did not learn from, the more so the fewer it
     has: offsets make up for it, which come from five fits, each without a fifth of the support
-    (`ClassWeighted.offsets_of`).
+    (`cross_fitted_offsets`).
 
     Resources:
         bias: (C,) the bias to start from instead of a seeded one.
@@ -110,7 +111,7 @@ class LPPlusPlus(ClassWeighted):
             other._train(self._problem(rest), bias, epoch)
             return other._scores(held.unit)
 
-        offsets = self.offsets_of(support, len(self.text), seed, logits_of)
+        offsets = cross_fitted_offsets(self, support, len(self.text), seed, logits_of)
         if offsets is not None:
             self.bias = self.bias + offsets
 

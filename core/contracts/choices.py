@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from ..data.sampling import folds
-from ..metrics.class_balance import balancing_offsets, class_weights, log_priors
+from ..metrics.class_balance import class_weights, log_priors
 from .adapter import Adapter
 from .features import FeatureSet
 from .options import option
 
 BALANCED, NONE = "balanced", "none"
 PLATEAU, PUBLISHED = "plateau", "published"
-FOLDS = 5
-"""Into which a support is split where offsets of classes are learned."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -45,36 +40,6 @@ class ClassWeighted(Adapter):
     def counts_unequal(self, support: FeatureSet, num_classes: int) -> bool:
         """Whether each class counts alike and has another number of images than others."""
         return self.balanced and not support.multilabel and class_weights(support.labels, num_classes) is not None
-
-    def offsets_of(
-        self,
-        support: FeatureSet,
-        num_classes: int,
-        seed: int,
-        logits_of: Callable[[FeatureSet, FeatureSet], Tensor],
-        count: int = FOLDS,
-    ) -> Tensor | None:
-        """(C,) what a trained head adds to its logits, so that rare classes do not fall behind on images that it did
-        not learn from: `balancing_offsets` of cross-fitted logits. None where classes have equally many images or do
-        not count alike, and where most of them have a single image.
-
-        Args:
-            support: what the head learned from.
-            seed: fixes the folds.
-            logits_of: (images to learn from, others) -> (n, C) logits of these.
-            count: of the folds.
-        """
-        if not self.counts_unequal(support, num_classes):
-            return None
-        parts = folds(support, count, seed)
-        if not parts:
-            return None
-        logits = []
-        for held in parts:
-            kept = torch.ones(len(support), dtype=torch.bool)
-            kept[held] = False
-            logits.append(logits_of(support.select(kept.to(support.features.device)), support.select(held)))
-        return balancing_offsets(torch.cat(logits), support.labels[torch.cat(parts).to(support.labels.device)])
 
 
 @dataclass(eq=False, kw_only=True)

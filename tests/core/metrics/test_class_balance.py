@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.utils.class_weight import compute_class_weight
 
-from vladapt import FeatureSet, build_adapter
 from vladapt.core.metrics.class_balance import balancing_offsets, class_weights, log_priors, row_weights, signed_shares
 from vladapt.core.metrics.selection import best_setting, val_score
 
@@ -104,22 +103,3 @@ def test_a_class_without_images_has_the_offset_of_the_rarest():
     offsets = balancing_offsets(logits, labels)
     assert offsets[1] == offsets[0] > offsets[2]
     assert torch.equal(balancing_offsets(logits[:5], labels[:5]), torch.zeros(3))
-
-
-def test_cross_fitted_offsets_are_of_images_that_were_held_out():
-    """No image is scored by a fit that saw it, and classes of one image are always learned from."""
-    labels = torch.tensor([0, 1, 1, 2, 2, 2, 2, 3, 3])
-    support = FeatureSet(torch.arange(9.0)[:, None].expand(-1, 2), labels, tuple("abcd"))
-    scored = []
-
-    def logits_of(rest, held):
-        assert set(rest.labels.tolist()) == {0, 1, 2, 3}
-        assert not set(rest.features[:, 0].tolist()) & set(held.features[:, 0].tolist())
-        scored.extend(held.features[:, 0].tolist())
-        return torch.nn.functional.one_hot(held.labels, 4).float()
-
-    assert build_adapter("linear-probe").offsets_of(support, 4, 0, logits_of).shape == (4,)
-    assert sorted(scored) == [1, 2, 3, 4, 5, 6, 7, 8]
-    equal = support.select([1, 2, 3, 4, 7, 8])
-    assert build_adapter("linear-probe").offsets_of(equal, 4, 0, logits_of) is None
-    assert build_adapter("linear-probe", class_weight="none").offsets_of(support, 4, 0, logits_of) is None
