@@ -1,4 +1,4 @@
-"""AUROC of several labels per image: what a run reports, and what scikit-learn makes of the same logits and files.
+"""AUROC of several labels per image: what a run reports, and what scikit-learn makes of the same logits.
 
 On public sets each adapter that takes several labels is fitted as users fit it. On drawn sets the truth is known:
 label l moves images by d along a direction of its own, under noise 1, so no method can rank better than
@@ -26,7 +26,8 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from vladapt import FeatureSet, load_backbone
-from vladapt.core.engine.fit import evaluate, fit
+from vladapt.core.confidence import Calibration
+from vladapt.core.engine.fit import fit
 from vladapt.core.features.files import load_features
 from vladapt.core.recipes.resolve import resolve
 from vladapt.core.registry import adapter_class, build_adapter, catalogue, load_domain
@@ -64,7 +65,7 @@ DRAWN_SETS, TRAINED_ON, TESTED_ON, FRESH, CHANNELS = 5, 500, 300, 20_000, 48
 
 @dataclass
 class Ranked:
-    """Macro AUROC of one run by three ways, and by how much any label's differ at most."""
+    """Macro AUROC that a run reports, and by how much any label's differs, at most, from scikit-learn's."""
 
     reported: float
     apart: float
@@ -113,7 +114,7 @@ def _public(data: Path, folder: Path) -> Iterator[str]:
 
 
 def ranked(flags: dict[str, Any], name: str, options: dict[str, Any], folder: Path) -> Ranked:
-    """A fit as users make it; its metrics.json against scikit-learn on the logits, and on the predictions of `eval`."""
+    """A fit as users make it; its metrics.json against scikit-learn on the logits and on the confidences of the run."""
     flags = {**flags, "adapter": {"name": name, **options}}
     result = fit(**flags, out=str(folder / "runs"))
     reported = json.loads((result.run / "metrics.json").read_text())["adapted"]
@@ -122,16 +123,12 @@ def ranked(flags: dict[str, Any], name: str, options: dict[str, Any], folder: Pa
     moved = on_adapted(prepared, result.adapter)
     rows = prepared.test if moved is prepared else moved.of_ids(prepared.test.ids)
     logits = logits_of(result.adapter, moved.batches(result.adapter, rows), len(rows)).cpu()
-    evaluate(result.run, out=folder / "evaluation")
-    apart, labels = [], prepared.test.labels.cpu()
-    with (folder / "evaluation" / "predictions.csv").open(newline="") as file:
-        answers = {row["id"]: row for row in csv.DictReader(file)}
+    sure, labels, apart = Calibration.load(result.run), prepared.test.labels.cpu(), []
+    scores = [logits] if sure is None else [logits, sure.probabilities(logits)]
     for c, label in enumerate(prepared.class_names):
         known = ~labels[:, c].isnan()
-        truth, value = labels[known, c].int(), reported[f"auroc/{label}"]
-        written = [float(answers[i][label]) for i, each in zip(prepared.test.ids, known) if each]
-        apart += [abs(value - roc_auc_score(truth, scores)) for scores in (logits[known, c], written)]
-    shutil.rmtree(folder / "evaluation")
+        truth = labels[known, c].int()
+        apart += [abs(reported[f"auroc/{label}"] - roc_auc_score(truth, each[known, c])) for each in scores]
     return Ranked(reported["auroc"], max(apart))
 
 
@@ -198,10 +195,8 @@ def _drawn(folder: Path) -> Iterator[str]:
     yield f"| the best there can be | – | {best():.3f} | – |"
     yield f"| these texts | – | {best(COSINE):.3f} | – |"
     for name in filter(_on_features, adapters()):
-        found = [_of_drawn(name, seed, folder) for seed in range(DRAWN_SETS)]
-        reported, truth = (fmean(value for each in found for value in each[side]) for side in (0, 1))
-        held = [low <= true <= high for each in found for true, (low, high) in zip(each[1], each[2])]
-        yield f"| `{name}` | {reported:.3f} | {truth:.3f} | {sum(held)} of {len(held)} |"
+        reported, truth, held = zip(*(_of_drawn(name, seed, folder) for seed in range(DRAWN_SETS)))
+        yield f"| `{name}` | {fmean(reported):.3f} | {fmean(truth):.3f} | {sum(held)} of {len(held)} |"
 
 
 def best(cosine: float = 1.0) -> float:
@@ -209,19 +204,17 @@ def best(cosine: float = 1.0) -> float:
     return fmean(NormalDist().cdf(shift * cosine / math.sqrt(2)) for shift in SHIFTS)
 
 
-def _of_drawn(name: str, seed: int, folder: Path) -> tuple[list[float], list[float], list[tuple[float, float]]]:
-    """Per label: what the run reports, the AUROC of its adapter on many new images, and the reported interval."""
+def _of_drawn(name: str, seed: int, folder: Path) -> tuple[float, float, bool]:
+    """The macro AUROC that a run reports, that of its adapter on many new images, and whether the interval holds it."""
     images, text, fresh, present_in_fresh = drawn_labels(seed)
     names, split = [f"label {c + 1}" for c in range(len(SHIFTS))], ["train"] * TRAINED_ON + ["test"] * TESTED_ON
     path = write_features(folder / f"drawn{seed}.npz", images[0], images[1], text, names, split)
-    result = fit(
-        features=str(path), adapter={"name": name, **SHORT.get(name, {})}, shots=SHOTS, out=str(folder / "runs")
-    )
-    between = result.metrics["metric_intervals"]["adapted"]
+    adapter = {"name": name, **SHORT.get(name, {})}
+    result = fit(features=str(path), adapter=adapter, shots=SHOTS, out=str(folder / "runs"))
     logits = result.adapter.logits(FeatureSet(fresh, None, tuple(names)))
-    truth = [roc_auc_score(present_in_fresh[:, c].int(), logits[:, c]) for c in range(len(names))]
-    reported = [result.metrics["adapted"][f"auroc/{each}"] for each in names]
-    return reported, truth, [tuple(between[f"auroc/{each}"]) for each in names]
+    truth = fmean(roc_auc_score(present_in_fresh[:, c].int(), logits[:, c]) for c in range(len(names)))
+    low, high = result.metrics["metric_intervals"]["adapted"]["auroc"]
+    return result.metrics["adapted"]["auroc"], truth, low <= truth <= high
 
 
 def drawn_labels(seed: int) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor, Tensor]:
