@@ -40,9 +40,20 @@ IN_WORDS = {
 
 def with_table(text: str, rows: Sequence[dict]) -> str:
     """The page with the table between its two marks written anew."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{table(rows)}\n{END}{after}"
+    return between(text, BEGIN, END, table(rows))
+
+
+def between(text: str, begin: str, end: str, body: str) -> str:
+    """A page with what stands between two marks replaced.
+
+    Raises:
+        ValueError: the page lacks one of them.
+    """
+    before, begun, rest = text.partition(begin)
+    _, ended, after = rest.partition(end)
+    if not begun or not ended:
+        raise ValueError(f"the page has no line {begin if not begun else end}")
+    return f"{before}{begin}\n{body}\n{end}{after}"
 
 
 def table(rows: Sequence[dict]) -> str:

@@ -15,9 +15,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from adapter_page import between
 from torch import Tensor
 
 from vladapt import FeatureSet, TextClassifier, build_adapter
@@ -37,25 +39,52 @@ def main() -> None:
         raise SystemExit(f"there is no folder {folder}; name that of the public data in VLADAPT_DATA")
     table = "\n".join(rows(folder))
     if sys.argv[1:] == ["page"]:
-        before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-        PAGE.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+        PAGE.write_text(between(PAGE.read_text(encoding="utf-8"), BEGIN, END, table), encoding="utf-8")
     else:
         print(table)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Means over batches of one set of features and range of classes, all in percent.
+
+    Attributes:
+        features: their name.
+        present: the range in words.
+        zero_shot, transclip, stat_a: accuracy.
+        below: batches in which `transclip` is below zero-shot.
+        warned: batches in which the fit warned.
+    """
+
+    features: str
+    present: str
+    zero_shot: float
+    transclip: float
+    stat_a: float
+    below: float
+    warned: float
 
 
 def rows(folder: Path) -> Iterator[str]:
     """Markdown, one row per set of features and range of classes."""
     yield "| features | classes present | zero-shot | `transclip` | `stat-a` | `transclip` below zero-shot | warned |"
     yield "|---|---|---:|---:|---:|---:|---:|"
+    for each in measured(folder):
+        means = " | ".join(f"{value:.1f}" for value in (each.zero_shot, each.transclip, each.stat_a))
+        yield f"| {each.features} | {each.present} | {means} | {each.below:.0f} % | {each.warned:.0f} % |"
+
+
+def measured(folder: Path) -> Iterator[Measured]:
+    """Each set of features with each range of classes, then with all its images at once."""
     for name in FEATURES:
         file = load_features(folder / f"whurs19_{name}.npz")
         for words, bounds in [*RANGES.items(), ("all 19, all images", None)]:
             drawn = [file.features] if bounds is None else batches(file.features, bounds)
-            scores = [scored(batch, file.classifier) for batch in drawn]
-            zero_shot, transclip, stat_a, warned = torch.tensor(scores, dtype=torch.float64).T
-            below = 100 * (transclip < zero_shot).double().mean()
-            means = " | ".join(f"{each.mean():.1f}" for each in (zero_shot, transclip, stat_a))
-            yield f"| {name.replace('_', ' ')} | {words} | {means} | {below:.0f} % | {100 * warned.mean():.0f} % |"
+            scores = torch.tensor([scored(batch, file.classifier) for batch in drawn], dtype=torch.float64)  # (B, 4)
+            below = 100 * (scores[:, 1] < scores[:, 0]).double().mean()
+            zero_shot, transclip, stat_a, warned = scores.mean(dim=0).tolist()
+            means = (zero_shot, transclip, stat_a, float(below), 100 * warned)
+            yield Measured(name.replace("_", " "), words, *means)
 
 
 def batches(data: FeatureSet, bounds: tuple[int, int]) -> Iterator[FeatureSet]:

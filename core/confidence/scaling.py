@@ -15,8 +15,8 @@ from torch import Tensor
 from ..errors import DataError
 from ..metrics.significance import calibration_curve
 
-LOWEST, HIGHEST = 1e-3, 1e3
-"""Temperatures."""
+LOWEST, HIGHEST = 1e-6, 1e3
+"""Temperatures. A linear probe under its strongest penalty has logits of some 1e-4, which must become confidences."""
 HALVINGS = 50
 """Of a search on a logarithmic scale, which ends near the precision of float64."""
 FEWEST_OF_EACH = 3
@@ -32,7 +32,7 @@ class Scaling:
     because the logit 0 of a cache or of a pair of prompts does not mean a probability of one half.
 
     Attributes:
-        temperature: (1,) or (L,) float64, within 1e-3 and 1e3.
+        temperature: (1,) or (L,) float64, within 1e-6 and 1e3.
         offset: the same shape.
     """
 

@@ -1,4 +1,4 @@
-"""docs/trust.md: its commands are there, and what it says in numbers is what the code does."""
+"""docs/trust.md: one command makes its tables, what they say holds, and what is absent is passed over."""
 
 from __future__ import annotations
 
@@ -6,23 +6,132 @@ import re
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+from forked import run
+
 from vladapt.core.confidence import fewest_rows
 from vladapt.core.confidence.selective import fewest_rows as rows_without_mistake
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "trust.md").read_text(encoding="utf-8")
+NAMES = ("auroc", "unequal", "coverage", "calibration", "present", "unlike", "calls")
 
 
-def test_each_section_that_is_measured_has_its_command(monkeypatch):
+@pytest.fixture
+def trust(monkeypatch):
     monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
-    from trust import SECTIONS, SETS
+    import trust
 
-    named = set(re.findall(r"python benchmarks/trust\.py (\w+)", PAGE))
-    assert named and named <= set(SECTIONS)
-    assert all(f"\n| {name} |" in PAGE for name in SETS)
+    return trust
+
+
+def table(trust, name: str) -> list[list[str]]:
+    """The cells of the rows of a table of the page, all its tables below each other, without their headers."""
+    begin, end = trust.marks(name)
+    lines = PAGE.partition(begin)[2].partition(end)[0].strip().splitlines()
+    rulers = {number for number, line in enumerate(lines) if line.startswith("|---")}
+    rows = [line for number, line in enumerate(lines) if number not in rulers and number + 1 not in rulers]
+    return [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in rows if line]
+
+
+def test_each_table_of_the_command_is_on_the_page_once_with_rows(trust):
+    assert tuple(trust.SECTIONS) == NAMES
+    for name in NAMES:
+        assert all(PAGE.count(mark) == 1 for mark in trust.marks(name))
+        assert table(trust, name), name
+
+
+def test_a_table_is_written_between_its_own_marks(trust):
+    written = trust.with_table(PAGE, "coverage", "| new |")
+    begin, end = trust.marks("coverage")
+    assert written.partition(begin)[2].partition(end)[0] == "\n| new |\n"
+    assert written.partition(begin)[0] == PAGE.partition(begin)[0]
+    assert written.partition(end)[2] == PAGE.partition(end)[2]
+    with pytest.raises(ValueError, match="the page has no line <!-- coverage"):
+        trust.with_table("# Another page", "coverage", "| new |")
+
+
+def test_the_mean_coverage_of_split_rows_is_within_a_point_of_the_theory(trust):
+    rows = table(trust, "coverage")
+    assert {row[1] for row in rows} == set(trust.coverage.WAYS)
+    for row in rows:
+        expected, *found = (float(cell.split(" ± ")[0]) for cell in row[3:7])
+        assert expected == pytest.approx(100 * trust.coverage.expected(int(row[2])), abs=0.5)
+        if not row[1].startswith("folds"):
+            assert all(abs(value - expected) <= 1 for value in found), row
+
+
+def test_the_reported_auroc_is_that_of_scikit_learn_for_every_method_that_takes_several_labels(trust):
+    rows = {row[0]: row for row in table(trust, "auroc") if len(row) == 5}
+    assert set(rows) == set(trust.ranking.adapters())
+    assert all(float(row[-1]) < 1e-3 for row in rows.values())
+
+
+def test_with_weighted_classes_no_method_on_features_loses_more_than_two_points_to_more_labels(trust):
+    rows = {row[0]: row for row in table(trust, "unequal")}
+    assert set(rows) == set(trust.unequal.methods())
+    assert not [(name, row) for name, row in rows.items() if "↓" in row[1] + row[3]]
+
+
+def test_the_coverage_expected_is_that_of_the_beta_binomial(trust):
+    from scipy.stats import betabinom
+
+    for rows, tested in ((30, 100), (76, 302), (284, 569)):
+        place = -(-(rows + 1) * 9 // 10)
+        drawn = betabinom(tested, place, rows + 1 - place)
+        assert trust.coverage.expected(rows) == pytest.approx(drawn.mean() / tested)
+        assert trust.coverage.expected_spread(rows, tested) == pytest.approx(drawn.std() / tested)
+    assert trust.coverage.expected(8) == 1 and trust.coverage.expected_spread(8, 100) == 0
+
+
+def test_sets_of_rows_divided_at_random_cover_as_expected(trust, tmp_path):
+    file = trust.coverage.drawn_classes(tmp_path / "drawn.npz", 1, {"": [30] * 4})
+    found = trust.coverage.outcomes(file, "divided at random", 60)
+    expected, rows, tested, _, _ = found[0]
+    means = torch.tensor([each[3] for each in found]).mean(dim=0)
+    slack = 4 * trust.coverage.expected_spread(rows, tested) / 60**0.5
+    assert (means - expected).abs().max() < slack
+
+
+def test_no_score_of_the_drawn_labels_ranks_better_than_the_best(trust):
+    from sklearn.metrics import roc_auc_score
+
+    (_, text, images, labels), best = trust.ranking.drawn_labels(0), trust.ranking.best(trust.ranking.COSINE)
+    scores = torch.nn.functional.normalize(images, dim=1) @ text.T
+    found = [roc_auc_score(labels[:, c].int(), scores[:, c]) for c in range(scores.shape[1])]
+    assert sum(found) / len(found) == pytest.approx(best, abs=0.01)
+    assert best < trust.ranking.best()
+
+
+def test_a_cell_marks_what_more_labels_cost(trust):
+    assert trust.unequal._cell([40.2, 39.0, 61.0]) == "40 · 39 · 61"
+    assert trust.unequal._cell([64.0, 61.9, 58.0]) == "64 ↓ 62 ↓ 58"
+
+
+def test_confidences_without_fault_show_less_error_the_more_images_there_are(trust):
+    probs = torch.softmax(torch.randn(2000, 5, generator=torch.Generator().manual_seed(0)), dim=1).double()
+    few, many = (trust.calibration.error_without_fault(probs[:count]) for count in (50, 2000))
+    assert 0 < many < 0.03 < few
+
+
+def test_public_data_that_are_absent_are_one_line_and_no_table(tmp_path):
+    done = run([ROOT / "benchmarks" / "trust.py", "--data", tmp_path, "calls", "present"])
+    assert done.returncode == 0 and not done.stdout
+    assert done.stderr.count(f"skipped: there is no {tmp_path}") == 2
+
+
+def test_a_name_that_is_no_table_is_refused():
+    done = run([ROOT / "benchmarks" / "trust.py", "aurok"])
+    assert done.returncode == 2 and "there is no table aurok; there are auroc, unequal" in done.stderr
 
 
 def test_the_numbers_of_rows_are_those_of_the_code():
     assert f"fewer than {fewest_rows(0.9)} rows for 0.9 ({fewest_rows(0.95)} for 0.95)" in PAGE
     needed = f"takes {rows_without_mistake(0.05)} rows without a mistake for 5 %, {rows_without_mistake(0.1)} for 10 %"
     assert needed in PAGE.replace("\n", " ")
+
+
+def test_the_command_is_named_with_names_of_tables_that_exist(trust):
+    assert "`python benchmarks/trust.py --page`" in PAGE
+    assert set(re.findall(r"^\| \[(\w+)\]\(#", PAGE, re.MULTILINE)) == set(trust.SECTIONS)

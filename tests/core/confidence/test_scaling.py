@@ -47,7 +47,17 @@ def test_rows_that_are_all_right_do_not_make_an_answer_certain():
 def test_the_temperature_stays_within_its_bounds():
     logits, labels = drawn(rows=200)
     assert float(fit_scaling(-logits, labels).temperature) == pytest.approx(1e3)
-    assert 1e-3 <= float(fit_scaling(1e-9 * logits, labels).temperature) <= 1e3
+    assert 1e-6 <= float(fit_scaling(1e-9 * logits, labels).temperature) <= 1e3
+
+
+def test_tiny_logits_become_the_confidences_of_large_ones():
+    """A strong penalty leaves a linear probe logits of 1e-4; its answers may be as sure as any."""
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 4, (200,), generator=draw)
+    logits = 3 * torch.nn.functional.one_hot(labels, 4) + 2 * torch.randn(200, 4, generator=draw)
+    tiny = 1e-4 * logits
+    large, small = (fit_scaling(each, labels).probabilities(each, False) for each in (logits, tiny))
+    assert torch.allclose(small, large, atol=1e-4)
 
 
 def test_weights_count_like_copies():
