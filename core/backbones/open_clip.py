@@ -19,6 +19,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -76,6 +77,8 @@ class OpenClipBackbone(TwoTower):
         self.source, self.spec, self.device = source, spec, device
         self.transform = source.transform
         self.licence, self.notes = source.licence, list(source.notes)
+        if source.text_model is not None:
+            _need_transformers("the text tower", spec)
         self.text_model = None if source.text_model is None else _read_text_model(source)
         self.embed_dim, self.has_text = source.config["embed_dim"], bool(text)
         self.context_length = text.get("context_length", 77) if text else 0
@@ -143,6 +146,7 @@ class OpenClipBackbone(TwoTower):
         name = text.get("hf_tokenizer_name")
         if not name:
             return _simple_tokenizer(self.context_length, json.dumps(options, sort_keys=True))
+        _need_transformers("the tokenizer", self.spec)
         folder = self.source.folder
         if folder is not None and any((folder / file).is_file() for file in TOKENIZER_FILES):
             name = str(folder)
@@ -222,6 +226,14 @@ def _image_tower_class(vision: dict) -> type[ImageTower] | None:
 
 def _custom_blocks(tower: dict) -> bool:
     return tower.get("block_type") == "custom" or any(tower.get(key) for key in CUSTOM_BLOCK)
+
+
+def _need_transformers(what: str, spec: str) -> None:
+    """Raise CapabilityError where transformers, which builds a part of the model, is not installed."""
+    if find_spec("transformers") is None:
+        raise CapabilityError(
+            f"{what} of backbone '{spec}' needs the package 'transformers'; install it with: pip install 'vladapt[hf]'"
+        )
 
 
 def _pooler(text: dict) -> str:

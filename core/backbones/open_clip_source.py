@@ -13,8 +13,9 @@ from ..errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from .checkpoints import file_digests, require_file
 from .hub import card_licence, hub_file
 from .open_clip_folder import hub_checkpoint, published_folder, text_model_folder
-from .openai_weights import needs_quick_gelu
+from .openai_weights import is_released, needs_quick_gelu
 from .preprocessing import Preprocess
+from .published import clip_folder
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -286,9 +287,9 @@ def _tagged_source(rest: str) -> Source:
 def _tagged_weights(name: str, tag: str, entry: dict[str, Any]) -> Path:
     """From the hub's cache, from open_clip's own cache, else from the hub."""
     local_way = f"give a checkpoint you have: open_clip:{name}@<checkpoint>"
-    openai_file = Path("~/.cache/clip").expanduser() / Path(entry.get("url") or "none").name
-    if openai_file.is_file() and openai_file.suffix == ".safetensors":
-        return openai_file
+    kept = clip_folder() / Path(entry.get("url") or "none").name
+    if kept.is_file() and is_released(file_digests([kept])[0], entry["url"]):
+        return kept
     if not entry.get("hf_hub"):
         raise DataError(f"open_clip's weights '{tag}' for {name} are not on the hub; {local_way}")
     repo, _, filename = entry["hf_hub"].rpartition("/")

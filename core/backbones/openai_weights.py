@@ -48,6 +48,11 @@ def needs_quick_gelu(weights: Path, digest: str) -> bool:
     return digest in _released() or digest[:8] in _released() or set(FACTS) <= set(_names_in(weights))
 
 
+def is_released(digest: str, url: str) -> bool:
+    """Whether a file of this sha256 is the one of a URL that names its sha256, or the first 8 digits of it."""
+    return any(digest.startswith(named) for named in SHA256.findall(url) or SHORT_SHA.findall(url))
+
+
 @lru_cache(maxsize=1)
 def _released() -> frozenset[str]:
     """sha256 of the released files that open_clip knows as QuickGELU's, whole or their first 8 digits."""

@@ -45,6 +45,7 @@ class Published:
         files: of the repository, where they are not the usual ones.
         also: further files that it needs, "owner/name:file".
         url: of an archive, for a model that is not on the hub.
+        clip_file: its name in ~/.cache/clip, where open_clip and OpenAI's own package keep OpenAI's archives.
     """
 
     alias: str
@@ -62,6 +63,7 @@ class Published:
     files: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
     url: str = ""
+    clip_file: str = ""
 
     @property
     def family(self) -> str:
@@ -92,6 +94,8 @@ class Published:
         """Whether all that it needs lies here; asks no network and loads nothing."""
         if self.url:
             return (models_folder() / self.files[0]).is_file()
+        if self.clip_file and (clip_folder() / self.clip_file).is_file():
+            return True
         return all(any(_cached(repo, file) for file in files) for repo, files in self._needed())
 
     def fetch_command(self) -> str:
@@ -148,6 +152,11 @@ def find_published(alias: str) -> Published | None:
 def models_folder() -> Path:
     """Where models that are not on the hub are unpacked: `models` in $VLADAPT_CACHE, or in ~/.cache/vladapt."""
     return Path(os.environ.get("VLADAPT_CACHE") or Path.home() / ".cache" / "vladapt") / "models"
+
+
+def clip_folder() -> Path:
+    """Where open_clip keeps weights that it has by URL, and OpenAI's package its archives."""
+    return Path("~/.cache/clip").expanduser()
 
 
 def licence_line(licence: str, spec: str) -> str | None:

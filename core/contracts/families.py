@@ -10,8 +10,8 @@ FAMILIES: dict[str, dict] = {
         "capabilities": frozenset({"prompt", "trim", "text_blocks", "image_tokens", "hidden", "feature_maps"}),
     },
     "open_clip": {
-        "spec": "open_clip:<arch>/<tag> or open_clip:<arch or config.json>@<checkpoint>",
-        "what": "any open_clip model",
+        "spec": "open_clip:<arch>/<tag>, hf-hub:<repo id> or <folder>; open_clip:<arch or config.json>@<checkpoint>",
+        "what": "any open_clip model, registered, published on the hub or in a folder, or of a file",
         "extra": "open-clip",
         "capabilities": frozenset(
             {"prompt", "trim", "image_blocks", "text_blocks", "image_tokens", "hidden", "feature_maps"}
@@ -19,7 +19,7 @@ FAMILIES: dict[str, dict] = {
     },
     "hf": {
         "spec": "hf:<repo id or folder>",
-        "what": "transformers' CLIP, SigLIP, SigLIP 2, Chinese-CLIP, AltCLIP, ALIGN, ...",
+        "what": "transformers' CLIP, SigLIP, SigLIP 2, Chinese-CLIP, AltCLIP, ALIGN, ...; DINOv2, DINOv3 alone",
         "extra": "hf",
         "capabilities": frozenset(
             {"prompt", "trim", "image_blocks", "text_blocks", "image_tokens", "hidden", "feature_maps"}

@@ -10,7 +10,7 @@ from vladapt.core.backbones.load import load_backbone
 from vladapt.core.backbones.open_clip import image_capabilities, text_capabilities
 from vladapt.core.backbones.published import TABLE, find_published, licence_line, models_folder, published
 from vladapt.core.contracts.families import FAMILIES
-from vladapt.core.errors import ConfigError, DataError, UnknownNameError
+from vladapt.core.errors import CapabilityError, ConfigError, DataError, UnknownNameError
 
 FAMILIES_ASKED_FOR = {
     *("openai", "laion", "datacomp", "dfn", "metaclip", "eva02", "siglip", "siglip2", "pe", "mobileclip", "vitamin"),
@@ -71,6 +71,34 @@ def test_whether_a_model_lies_here_is_told_without_loading_it(hub):
     assert not other.is_cached()
     hub(other.id, {"model.safetensors": b""})
     assert other.is_cached()
+
+
+def test_openais_archive_in_open_clips_own_cache_is_taken_if_it_is_the_released_one(hub, monkeypatch, tmp_path):
+    entry = find_published("openai-vit-b-32")
+    archive = tmp_path / ".cache" / "clip" / "ViT-B-32.pt"
+    archive.parent.mkdir(parents=True)
+    archive.write_bytes(b"another file")
+    assert entry.is_cached()
+    with pytest.raises(DataError, match="is not in the hub's cache"):
+        load_backbone("openai-vit-b-32", "cpu")  # of another sha256
+    released = "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"
+    monkeypatch.setattr("vladapt.core.backbones.open_clip_source.file_digests", lambda files: [released])
+    backbone = load_backbone("openai-vit-b-32", "cpu")
+    assert backbone.source.weights == archive and backbone.source.config["quick_gelu"] is True
+
+
+def test_a_model_whose_text_tower_needs_transformers_says_so(hub, monkeypatch, small):
+    import sys
+
+    config = small.open_clip_config(text={"hf_model_name": "someone/bert", "hf_tokenizer_name": "someone/bert"})
+    stated = json.dumps({"model_cfg": config}).encode()
+    hub("someone/biomed", {"open_clip_config.json": stated, "open_clip_model.safetensors": b""})
+    hub("someone/bert", {"config.json": b'{"model_type": "bert"}'})
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(
+        CapabilityError, match=r"the text tower of .* needs the package 'transformers'; .*vladapt\[hf\]"
+    ):
+        load_backbone("open_clip:hf-hub:someone/biomed", "cpu")
 
 
 def test_a_model_that_is_not_on_the_hub_names_the_command(hub, monkeypatch, tmp_path):
