@@ -1,29 +1,12 @@
-"""Published settings of Tip-Adapter, APE and ProKeR for the eleven sets of the few-shot protocol, and their names."""
+"""Published settings of Tip-Adapter, APE and ProKeR for the eleven sets of the few-shot protocol."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...core.errors import UnknownNameError, did_you_mean
+from ..published_sets import set_name
 
 APE_WIDTH = 1024  # of RN50, for which APE's channel counts were published
-
-_SPELLINGS = {
-    "caltech101": "caltech",
-    "dtd": "describable_textures",
-    "eurosat": "euro_sat",
-    "fgvc_aircraft": "fgvc aircraft",
-    "food101": "food",
-    "imagenet": "imagenet1k",
-    "oxford_flowers": "flowers flowers102 oxford_flowers102",
-    "oxford_pets": "pets oxford_iiit_pets",
-    "stanford_cars": "cars",
-    "sun397": "sun",
-    "ucf101": "ucf",
-}
-
-SETS = tuple(_SPELLINGS)
-"""Names of the sets that have a published setting."""
 
 
 @dataclass(frozen=True)
@@ -120,16 +103,3 @@ def ape_setting(preset: str | None) -> ApeSetting:
 def proker_setting(preset: str | None) -> ProKeRSetting:
     """ProKeR's setting of a set, of RN50; for None, of a set without a published one."""
     return ProKeRSetting() if preset is None else PROKER[set_name(preset)]
-
-
-def set_name(name: str) -> str:
-    """The protocol's name of a set in any usual spelling ("Flowers102", "oxford-flowers").
-
-    Raises:
-        UnknownNameError: no set has that name; the message has the nearest right ones.
-    """
-    plain = str(name).strip().lower().replace("-", "_").replace(" ", "_")
-    for known, others in _SPELLINGS.items():
-        if plain == known or plain in others.split():
-            return known
-    raise UnknownNameError(f"no data set with published settings has that name; {did_you_mean(plain, _SPELLINGS)}")

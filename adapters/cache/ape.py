@@ -14,6 +14,7 @@ from ...core.contracts.choices import Searched
 from ...core.contracts.features import Batch
 from ...core.contracts.options import option
 from ...core.data.sampling import selection_split
+from ..published_sets import WithPreset
 from ._cache_model import (
     REFERENCE_SCALE,
     beyond,
@@ -28,14 +29,14 @@ from ._cache_model import (
     zero_shot_logits,
     zero_shot_text,
 )
-from ._presets import APE_WIDTH, SETS, ape_setting, set_name
+from ._presets import APE_WIDTH, ape_setting
 
 AXES = ("beta", "alpha", "gamma")
 SMOOTHING = 1e-6  # in the logarithm's numerator and denominator, as released
 
 
 @dataclass(eq=False, kw_only=True)
-class APE(Searched):
+class APE(WithPreset, Searched):
     """Not All Features Matter: Enhancing Few-shot CLIP with Adaptive Prior Refinement (Zhu et al., 2023,
     arXiv 2304.01195).
 
@@ -68,7 +69,6 @@ class APE(Searched):
         "unequal shots are averaged per class (the released code assumes equal ones); never searched on test"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
-    presets: ClassVar[tuple[str, ...]] = SETS
     state: ClassVar[tuple[str, ...]] = (
         "text", "logit_scale", "logit_bias", "channels", "keys", "values", "exponent", "beta_", "alpha_", "gamma_",
     )  # fmt: skip
@@ -89,14 +89,7 @@ class APE(Searched):
     search_step: tuple[int, int, int] | None = option(
         None, "points (beta, alpha, gamma) of the grid; none: the preset's, or 200,20,20", low=1, high=100_000
     )
-    preset: str | None = option(
-        None, "data set whose published settings are used; none: the general ones", choices=SETS, parse=set_name
-    )
     views: int = option(10, "augmented views that a key averages; 0 for the plain feature", low=0, high=1000)
-
-    @property
-    def as_published(self) -> bool:
-        return self.preset is not None
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self.text, self.logit_bias = zero_shot_text(classifier)

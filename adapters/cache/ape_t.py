@@ -16,6 +16,7 @@ from ...core.contracts.options import option
 from ...core.data.sampling import selection_split
 from ...core.metrics.selection import val_score
 from ...core.training.small_heads import label_loss, training_features
+from ..published_sets import WithPreset
 from ._cache_model import (
     REFERENCE_SCALE,
     cache_keys,
@@ -28,7 +29,7 @@ from ._cache_model import (
     zero_shot_logits,
     zero_shot_text,
 )
-from ._presets import APE_WIDTH, SETS, ape_setting, set_name
+from ._presets import APE_WIDTH, ape_setting
 from ._training import SELECT, Schedule, train_and_choose, train_keeping_best, trained_offsets
 from .ape import channel_criterion, select_channels
 
@@ -37,7 +38,7 @@ CRITERIA = ("text", "image_text")
 
 
 @dataclass(eq=False, kw_only=True)
-class APET(Searched):
+class APET(WithPreset, Searched):
     """APE-T, of Not All Features Matter (Zhu et al., 2023, arXiv 2304.01195): APE's prior refinement, trained.
 
     logits = s x W'^T + alpha s/100 exp(-beta (1 - x F'^T)) (L v), with s the logit scale (100 where alphas were
@@ -77,7 +78,6 @@ class APET(Searched):
         "counts mixed up) and reuses APE's channels from disk; the epoch is chosen on val"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
-    presets: ClassVar[tuple[str, ...]] = SETS
     state: ClassVar[tuple[str, ...]] = (
         "text", "logit_scale", "logit_bias", "keys", "values", "channels", "residual", "value_scale", "beta_", "alpha_",
         "offset",
@@ -96,9 +96,6 @@ class APET(Searched):
         None, "upper ends (beta, alpha) of the grid; none: the preset's, or 7,7", above=0.1
     )
     search_step: tuple[int, int] = option((200, 20), "points (beta, alpha) of the grid", low=1, high=100_000)
-    preset: str | None = option(
-        None, "data set whose published settings are used; none: the general ones", choices=SETS, parse=set_name
-    )
     views: int = option(10, "augmented views that a key averages; 0 for the plain feature", low=0, high=1000)
     lr: float | None = option(None, "learning rate of AdamW; none: the preset's, or 1e-3", above=0)
     eps: float | None = option(None, "epsilon of AdamW; none: the preset's, or 1e-3", above=0)
@@ -106,10 +103,6 @@ class APET(Searched):
     epochs: int | None = option(None, "length of the cosine; none: the preset's, or 30", low=1, high=100_000)
     batch_size: int = option(256, "images per step", low=1, high=1_048_576)
     select: str = option("best_val", "epoch that is kept: the best on val, or the last", choices=SELECT)
-
-    @property
-    def as_published(self) -> bool:
-        return self.preset is not None
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         base, self.logit_bias = zero_shot_text(classifier)

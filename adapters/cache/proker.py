@@ -18,8 +18,9 @@ from ...core.contracts.options import option
 from ...core.data.sampling import Selection, selection_split
 from ...core.metrics.class_balance import class_weights
 from ...core.metrics.selection import best_setting, val_score
+from ..published_sets import WithPreset
 from ._cache_model import Axis, cache_logits, choose
-from ._presets import SETS, proker_setting, set_name
+from ._presets import proker_setting
 
 BY_SHOTS = ((16, (1.7, 0.1)), (8, (1.66, 0.07)), (4, (1.5, 0.05)), (2, (2.6, 0.05)), (1, (3.0, 0.05)))
 """Beta and lambda that the authors found on ImageNet, from so many shots on, and take to other sets."""
@@ -28,7 +29,7 @@ MOST_SEARCHED = 2048
 
 
 @dataclass(eq=False, kw_only=True)
-class ProKeR(Searched):
+class ProKeR(WithPreset, Searched):
     """ProKeR: A Kernel Perspective on Few-Shot Adaptation of Large Vision-Language Models (Bendou, Ouasfi, Gripon and
     Boukhayma, 2025, arXiv 2501.11175).
 
@@ -84,9 +85,6 @@ class ProKeR(Searched):
     search_step: tuple[int, int] | None = option(
         None, "points (beta, lambda) of the grid; none: the preset's, or 20,10", low=1, high=100_000
     )
-    preset: str | None = option(
-        None, "data set whose published grid is used; none: the general one", choices=SETS, parse=set_name
-    )
     views: int = option(
         10, "augmented views of each image taken as rows, where there are any; 0 for the image", low=0, high=1000
     )
@@ -99,10 +97,6 @@ class ProKeR(Searched):
         for name in ("search_beta", "search_penalty"):
             ends = getattr(self, name)
             require(ends is None or ends[0] <= ends[1], name, ends, "give the lower end first")
-
-    @property
-    def as_published(self) -> bool:
-        return self.preset is not None
 
     @torch.no_grad()
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:

@@ -13,6 +13,7 @@ from ...core.contracts.choices import Searched
 from ...core.contracts.features import Batch
 from ...core.contracts.options import option
 from ...core.data.sampling import selection_split
+from ..published_sets import WithPreset
 from ._cache_model import (
     REFERENCE_SCALE,
     cache_keys,
@@ -26,13 +27,13 @@ from ._cache_model import (
     zero_shot_logits,
     zero_shot_text,
 )
-from ._presets import SETS, set_name, tip_setting
+from ._presets import tip_setting
 
 AXES = ("beta", "alpha")
 
 
 @dataclass(eq=False, kw_only=True)
-class TipAdapter(Searched):
+class TipAdapter(WithPreset, Searched):
     """Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification (Zhang et al., 2022, arXiv 2207.09519).
 
     logits = s x W^T + alpha s/100 exp(-beta (1 - x F^T)) L, with s the logit scale (100 where alphas were published),
@@ -73,7 +74,6 @@ class TipAdapter(Searched):
         "searched on held-out support images"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
-    presets: ClassVar[tuple[str, ...]] = SETS
     optional: ClassVar[frozenset[str]] = frozenset({"keys"})
     multilabel: ClassVar[bool] = True
     text_free: ClassVar[bool] = True
@@ -88,14 +88,7 @@ class TipAdapter(Searched):
         None, "upper ends (beta, alpha) of the grid; none: the preset's, or 7,3", above=0.1
     )
     search_step: tuple[int, int] = option((200, 20), "points (beta, alpha) of the grid", low=1, high=100_000)
-    preset: str | None = option(
-        None, "data set whose published settings are used; none: the general ones", choices=SETS, parse=set_name
-    )
     views: int = option(10, "augmented views that a key averages; 0 for the plain feature", low=0, high=1000)
-
-    @property
-    def as_published(self) -> bool:
-        return self.preset is not None
 
     @property
     def keyed(self) -> bool:

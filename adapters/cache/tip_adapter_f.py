@@ -15,6 +15,7 @@ from ...core.contracts.options import option
 from ...core.data.sampling import selection_split
 from ...core.metrics.selection import val_score
 from ...core.training.small_heads import label_loss, training_features
+from ..published_sets import WithPreset
 from ._cache_model import (
     REFERENCE_SCALE,
     cache_keys,
@@ -26,14 +27,14 @@ from ._cache_model import (
     zero_shot_logits,
     zero_shot_text,
 )
-from ._presets import SETS, set_name, tip_setting
+from ._presets import tip_setting
 from ._training import SELECT, Schedule, train_and_choose, train_keeping_best, trained_offsets
 
 AXES = ("beta", "alpha")
 
 
 @dataclass(eq=False, kw_only=True)
-class TipAdapterF(Searched):
+class TipAdapterF(WithPreset, Searched):
     """Tip-Adapter-F, of Tip-Adapter (Zhang et al., 2022, arXiv 2207.09519): the keys start as Tip-Adapter's and train.
 
     logits = s x W^T + alpha s/100 exp(-beta (1 - x F^T)) L; only F (N, D) learns and is not normalised again. AdamW,
@@ -74,7 +75,6 @@ class TipAdapterF(Searched):
         "epoch; the fixture's values at its best test epoch document that leak and are left out"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
-    presets: ClassVar[tuple[str, ...]] = SETS
     multilabel: ClassVar[bool] = True
     text_free: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = (
@@ -89,9 +89,6 @@ class TipAdapterF(Searched):
         None, "upper ends (beta, alpha) of the grid; none: the preset's, or 7,3", above=0.1
     )
     search_step: tuple[int, int] = option((200, 20), "points (beta, alpha) of the grid", low=1, high=100_000)
-    preset: str | None = option(
-        None, "data set whose published settings are used; none: the general ones", choices=SETS, parse=set_name
-    )
     views: int = option(10, "augmented views that a key averages; 0 for the plain feature", low=0, high=1000)
     lr: float = option(1e-3, "learning rate of AdamW at the start of the cosine", above=0)
     eps: float = option(1e-4, "epsilon of AdamW", above=0)
@@ -99,10 +96,6 @@ class TipAdapterF(Searched):
     epochs: int | None = option(None, "length of the cosine; none: the preset's, or 20", low=1, high=100_000)
     batch_size: int = option(256, "images per step", low=1, high=1_048_576)
     select: str = option("best_val", "epoch that is kept: the best on val, or the last", choices=SELECT)
-
-    @property
-    def as_published(self) -> bool:
-        return self.preset is not None
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self.text, self.logit_bias = zero_shot_text(classifier)

@@ -13,13 +13,14 @@ from ...core.contracts.choices import ClassWeighted
 from ...core.contracts.features import Batch
 from ...core.contracts.options import option
 from ...core.training.small_heads import dassl_epochs, label_loss, published_epochs
+from ..published_sets import WithPreset
 from ._text_rows import Frame, frame_of, text_base, unit_rows, views_note
 
 EPOCHS_FROM_SHOTS = ((8, 200), (1, 100))
 
 
 @dataclass(eq=False, kw_only=True)
-class Taskres(ClassWeighted):
+class Taskres(WithPreset, ClassWeighted):
     """Task Residual for Tuning Vision-Language Models (Yu et al., 2023, arXiv 2211.10277).
 
     t' = t + alpha r, logits = s x (t'/|t'|)^T. t (C, D) are the text features as the tower gives them, a mean over a
@@ -63,8 +64,8 @@ class Taskres(ClassWeighted):
     state: ClassVar[tuple[str, ...]] = ("base", "residual", "logit_scale", "offset", "negative")
     trained: ClassVar[tuple[str, ...]] = ("residual",)
 
-    alpha: float = option(0.5, "weight of the residual", low=0)
-    lr: float = option(2e-3, "peak learning rate", above=0)
+    alpha: float | None = option(None, "weight of the residual; none: 0.5, or the preset's", low=0)
+    lr: float | None = option(None, "peak learning rate; none: 2e-3, or the preset's", above=0)
     epochs: int | None = option(None, "epochs; none: the published number for the shots", low=1, high=100_000)
     batch_size: int = option(
         256, "images per step; an incomplete last batch is dropped where there is a full one", low=1, high=1_048_576
@@ -75,6 +76,15 @@ class Taskres(ClassWeighted):
         10, "augmented views of each image to train on, where there are any; 0 for the images", low=0, high=1000
     )
 
+    @property
+    def alpha_(self) -> float:
+        """The weight of the residual: Flowers102 has another."""
+        return self.alpha if self.alpha is not None else 1.0 if self.preset == "oxford_flowers" else 0.5
+
+    @property
+    def _lr(self) -> float:
+        return self.lr if self.lr is not None else 2e-4 if self.preset == "imagenet" else 2e-3
+
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         frame = frame_of(classifier, support)
         self.logit_scale, self.offset, self.negative = frame.logit_scale, frame.offset, frame.negative
@@ -83,7 +93,7 @@ class Taskres(ClassWeighted):
         history = self._train(support, epochs, resources.get("batch_order"), seed)
         return FitReport(
             self.name,
-            chosen={"alpha": self.alpha, "epochs": epochs},
+            chosen={"alpha": self.alpha_, "epochs": epochs},
             chosen_on="options" if self.epochs else f"published settings for {support.shots} shots",
             history=history,
             notes=[views_note(support, self.views), *notes],
@@ -91,7 +101,7 @@ class Taskres(ClassWeighted):
 
     def _train(self, support, epochs: int, order: Tensor | None, seed: int) -> list[dict[str, float]]:
         self.residual = torch.zeros_like(self.base).requires_grad_()
-        optimizer = torch.optim.Adam([self.residual], lr=self.lr, weight_decay=self.weight_decay)
+        optimizer = torch.optim.Adam([self.residual], lr=self._lr, weight_decay=self.weight_decay)
         criterion = label_loss(support.multilabel, self.priors_of(support.labels, len(self.base)))
 
         def loss_of(unit: Tensor, labels: Tensor) -> Tensor:
@@ -106,7 +116,7 @@ class Taskres(ClassWeighted):
         return history
 
     def _scores(self, unit: Tensor) -> Tensor:
-        rows = unit_rows(self.base + self.alpha * self.residual)  # (C, D)
+        rows = unit_rows(self.base + self.alpha_ * self.residual)  # (C, D)
         return Frame(self.logit_scale, self.offset, self.negative).logits(unit, rows)
 
     def _logits(self, batch: Batch) -> Tensor:

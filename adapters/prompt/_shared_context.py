@@ -110,6 +110,9 @@ class SharedContext(ClassWeighted):
         if self.views:
             self.needs = self.needs | {"views"}
 
+    def _published_epochs(self, shots: int) -> int:
+        return published_epochs(shots, self.default_epochs)
+
     def _loss(self, step: Step) -> Tensor:
         """The loss of one step."""
         return self._fit_to_labels(step, self._text(step.learner))
@@ -142,7 +145,7 @@ class SharedContext(ClassWeighted):
         learner = self._learner(backbone, self.class_names_, ctx=resources.get("ctx"), seed=seed)
         priors = self.priors_of(support.labels, len(classifier))
         criterion, generator = label_loss(self.multilabel_, priors), torch.Generator().manual_seed(seed)
-        epochs = self.epochs or published_epochs(support.shots, self.default_epochs)
+        epochs = self.epochs or self._published_epochs(support.shots)
 
         def loss_of(unit: Tensor, labels: Tensor) -> Tensor:
             return self._loss(Step(learner, classifier, unit, labels, criterion, priors, generator))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ..published_sets import WithPreset
 from ._shared_context import SharedContext
 
 
 @dataclass(eq=False, kw_only=True)
-class Coop(SharedContext):
+class Coop(WithPreset, SharedContext):
     """Context optimisation.
 
     Zhou et al., Learning to Prompt for Vision-Language Models, 2021, arXiv 2109.01134.
@@ -17,7 +18,7 @@ class Coop(SharedContext):
     Prompts `[V1] ... [VM] class name .` go through the frozen text tower; logits are the scaled cosines to the image
     features. Only the context V is trained, by SGD on the cross-entropy, with Dassl's warm-up and cosine. The model of
     the last step is kept; nothing is chosen on val. Published: 200 epochs for 8 and 16 shots, 100 for 2 and 4, 50 for 1
-    (and for ImageNet at any number of shots).
+    (and for ImageNet at any number of shots: `preset=imagenet`).
 
     Where it differs from the released code: float32 instead of float16, and by default no augmentation, so that image
     features are computed once and no image tower runs while training. `views=V` trains on V augmented views per image
@@ -44,3 +45,7 @@ class Coop(SharedContext):
     )
     multilabel: ClassVar[bool] = True
     default_epochs: ClassVar[tuple[tuple[int, int], ...]] = ((8, 200), (2, 100), (1, 50))
+    of_imagenet: ClassVar[int] = 50
+
+    def _published_epochs(self, shots: int) -> int:
+        return self.of_imagenet if self.preset == "imagenet" else super()._published_epochs(shots)

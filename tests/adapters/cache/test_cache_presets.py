@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from vladapt.adapters.cache._presets import APE, TIP, ape_setting, set_name, tip_setting
+from vladapt.adapters.cache._presets import APE, TIP, ape_setting, tip_setting
+from vladapt.adapters.published_sets import set_name
 from vladapt.core.errors import UnknownNameError
 from vladapt.core.registry import build_adapter
 

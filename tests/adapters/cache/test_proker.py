@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from parity_checks.cache import proker
 
 from vladapt.adapters.cache import proker as proker_file
-from vladapt.adapters.cache._presets import PROKER, SETS
+from vladapt.adapters.cache._presets import PROKER
+from vladapt.adapters.published_sets import SETS
 from vladapt.core.contracts import FeatureSet, TextClassifier
 from vladapt.core.errors import ConfigError
 from vladapt.core.registry import build_adapter

@@ -60,6 +60,15 @@ def test_epochs_are_the_published_ones_for_the_shots(make_task, shots, epochs):
     assert report.chosen_on == f"published settings for {shots} shots" and report.chosen["alpha"] == 0.5
 
 
+def test_two_sets_have_settings_of_their_own(make_task):
+    task = make_task()
+    assert build_adapter("taskres", preset="Flowers102").alpha_ == 1.0
+    assert build_adapter("taskres", preset="Flowers102", alpha=0.2).alpha_ == 0.2
+    imagenet, other = (fitted(task, preset=name, epochs=3) for name in ("imagenet", "dtd"))
+    peaks = [max(row["lr"] for row in each.report.history) for each in (imagenet, other)]
+    assert peaks == pytest.approx([2e-4, 2e-3])
+
+
 def test_alpha_0_is_zero_shot(make_task):
     task = make_task()
     torch.testing.assert_close(fitted(task, alpha=0.0, lr=1.0).logits(task.test), task.text.logits(task.test.unit))

@@ -174,6 +174,14 @@ def test_epochs_follow_the_shots_as_published(make_support, small_clip, per_clas
     assert adapter.logits(support).shape == (2 * per_class, 2)
 
 
+def test_imagenet_is_trained_for_fifty_epochs_at_any_number_of_shots(make_support, small_clip):
+    names = NAMES[:2]
+    classifier = build_classifier(small_clip, names, ["{}"])
+    adapter = build_adapter("coop", n_ctx=1, preset="ImageNet")
+    report = adapter.fit(make_support(small_clip, 8, names), classifier, backbone=small_clip)
+    assert report.chosen["epochs"] == len(report.history) == 50
+
+
 def test_a_thousand_classes(small_clip):
     names = tuple(f"thing {i}" for i in range(1000))
     text = F.normalize(torch.randn(1000, 24, generator=torch.Generator().manual_seed(0)), dim=-1)

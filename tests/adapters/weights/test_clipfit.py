@@ -69,9 +69,16 @@ def test_it_trains_as_published(make_problem):
 
 
 def test_published_settings():
-    published = {"lr": 2e-3, "batch_size": 32, "weight_decay": 5e-4, "warmup": 1, "anchor": 8.0, "prompts_a_class": 1}
+    published = {"lr": 2e-3, "batch_size": 32, "weight_decay": 5e-4, "warmup": 1, "prompts_a_class": 1}
     adapter = build_adapter("clipfit")
     assert published.items() <= adapter.options.items() and adapter.default_epochs == 100 and adapter.select == "last"
+    assert adapter.anchor_ == 8.0 and build_adapter("clipfit", anchor=0.0).anchor_ == 0.0
+
+
+def test_a_set_has_its_anchor_and_epochs(make_problem):
+    problem = make_problem()
+    assert fitted(problem, preset="Food101", epochs=None)[1].chosen["epochs"] == 10
+    assert [build_adapter("clipfit", preset=name).anchor_ for name in ("dtd", "sun397", "ucf101")] == [8.0, 8.0, 2.0]
 
 
 def test_the_anchor_holds_the_texts(make_problem):
@@ -159,6 +166,7 @@ def test_a_file_gives_the_same_towers(make_problem, small_clip_spec, tmp_path):
     ("option", "values"),
     [
         ("anchor", (0.0, 80.0)),
+        ("preset", ("dtd", "ucf101")),
         ("lr", (0.01, 0.1)),
         ("weight_decay", (0.0, 5.0)),
         ("warmup", (0, 2)),

@@ -1,0 +1,55 @@
+"""The eleven sets of the few-shot protocol, for which methods publish settings, and the option that takes these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..core.contracts.adapter import Adapter
+from ..core.contracts.options import option
+from ..core.errors import UnknownNameError, did_you_mean
+
+_SPELLINGS = {
+    "caltech101": "caltech",
+    "dtd": "describable_textures",
+    "eurosat": "euro_sat",
+    "fgvc_aircraft": "fgvc aircraft",
+    "food101": "food",
+    "imagenet": "imagenet1k",
+    "oxford_flowers": "flowers flowers102 oxford_flowers102",
+    "oxford_pets": "pets oxford_iiit_pets",
+    "stanford_cars": "cars",
+    "sun397": "sun",
+    "ucf101": "ucf",
+}
+
+SETS = tuple(_SPELLINGS)
+"""Names of the sets that have a published setting."""
+
+
+def set_name(name: str) -> str:
+    """The protocol's name of a set in any usual spelling ("Flowers102", "oxford-flowers").
+
+    Raises:
+        UnknownNameError: no set has that name; the message has the nearest right ones.
+    """
+    plain = str(name).strip().lower().replace("-", "_").replace(" ", "_")
+    for known, others in _SPELLINGS.items():
+        if plain == known or plain in others.split():
+            return known
+    raise UnknownNameError(f"no data set with published settings has that name; {did_you_mean(plain, _SPELLINGS)}")
+
+
+@dataclass(eq=False, kw_only=True)
+class WithPreset(Adapter):
+    """Base of methods that publish other settings for some of the sets."""
+
+    presets: ClassVar[tuple[str, ...]] = SETS
+
+    preset: str | None = option(
+        None, "published set whose settings are used; none: the general ones", choices=SETS, parse=set_name
+    )
+
+    @property
+    def as_published(self) -> bool:
+        return self.preset is not None
