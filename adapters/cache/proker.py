@@ -47,6 +47,8 @@ class ProKeR(WithPreset, Searched):
 
     A class without images keeps its zero-shot score, which the regression would take to 0 near every image that it saw.
 
+    Without texts (W = 0, of an image tower alone) it is the regression of the labels themselves.
+
     A preset is a set of the few-shot protocol in any usual spelling: its grid, all views, and a search however long.
 
     Where classes have unequal numbers of images each counts alike (`class_weight`): with v the weights of the rows, I
@@ -72,6 +74,7 @@ class ProKeR(WithPreset, Searched):
         "is not here"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
+    text_free: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("text", "logit_scale", "logit_bias", "rows", "coefficients", "beta_")
 
     beta: float | None = option(None, "sharpness of the kernel; none to search it", low=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain, count, pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from ...core.contracts.adapter import FitReport
 from ...core.contracts.choices import PUBLISHED, Searched
 from ...core.contracts.features import Batch, FeatureSet, TextClassifier
 from ...core.contracts.options import option
-from ...core.data.sampling import selection_split
+from ...core.data.sampling import Selection, selection_split
 from ...core.metrics.selection import best_setting, val_score
 from ...core.training.batches import epoch_batches
 from ...core.training.schedules import dassl_learning_rates
@@ -80,6 +80,9 @@ class CrossModal(Searched):
         None, "images and prompts per step, half each; none to search it", low=2, high=1_048_576
     )
     iterations: int = option(12_800, "steps of a training", low=1, high=10_000_000)
+    stop: int | None = option(
+        None, "steps after which it ends on its way; none: where val says, else never", low=1, high=10_000_000
+    )
     warmup: int = option(50, "steps of the warm-up, which the cosine follows", low=0, high=10_000_000)
     eval_every: int = option(100, "steps from one look at val to the next", low=1, high=10_000_000)
     prompts: bool = option(True, "learn from prompts as well as from images; no: batches of images alone")
@@ -95,20 +98,28 @@ class CrossModal(Searched):
         self.logit_scale, self.logit_bias = classifier.logit_scale, classifier.logit_bias or 0.0
         zero_shot = _zero_shot(classifier)
         start = zero_shot if self.init == "zero-shot" else _random(zero_shot, seed)
-        selection = selection_split(support, val, seed)
+        selection = self._selection(support, val, seed)
         samples = self._samples(selection.train, classifier)
         axes = self._axes(samples, searched=selection.val is not None)
         point, run = self._best(samples, start, axes, selection.val, seed)
         history = run.history
         if selection.held_out:
             everything, axes = self._samples(support, classifier), {name: (value,) for name, value in point.items()}
-            again = self._best(everything, start, axes, None, seed, stop=run.step)[1]
+            again = self._best(everything, start, axes, None, seed, stop=run.step + 1)[1]
             history = [{**row, "refit": 0} for row in history] + [{**row, "refit": 1} for row in again.history]
             run = _Run(again.head, run.step, run.score)
         self.weights = self.trained_share * run.head + (1 - self.trained_share) * zero_shot  # (C, D)
         notes = [views_note(support, self.views), *samples.note]
         chosen = {**point, "step": run.step}
         return FitReport(self.name, chosen, selection.words, run.score, history, notes, start.numel())
+
+    def settled(self, report: FitReport) -> dict[str, Any]:
+        return {**super().settled(report), "stop": report.chosen["step"] + 1}
+
+    def _selection(self, support: FeatureSet, val: FeatureSet | None, seed: int) -> Selection:
+        if None in (self.lr, self.weight_decay, self.batch_size, self.stop):
+            return selection_split(support, val, seed)
+        return Selection(support, None, "given as options")
 
     def _samples(self, support: FeatureSet, classifier: TextClassifier) -> _Samples:
         images, labels = support.unit, support.labels
@@ -172,12 +183,12 @@ class CrossModal(Searched):
 
     def _parts(self, rate: float, looked_at: bool, stop: int | None) -> list[list[float]]:
         """The rate of each step, cut where val is looked at: after step 0 and each so many steps. What comes after the
-        last look is left out, and so is what comes after step `stop`."""
+        last look is left out, and so is what comes after so many steps."""
         kind = "linear" if self.warmup else None
         rates = dassl_learning_rates(
             rate, self.iterations, warmup=kind, warmup_epochs=self.warmup, warmup_lr=WARMUP_RATE
         )
-        rates = rates if stop is None else rates[: stop + 1]
+        rates = rates[: stop or self.stop]
         ends = [0, *range(1, len(rates) + 1, self.eval_every)]
         if not looked_at and ends[-1] < len(rates):
             ends.append(len(rates))

@@ -57,6 +57,7 @@ class NearestMean(Adapter):
         "support (SimpleShot: of the base classes)"
     )
     multilabel: ClassVar[bool] = True
+    text_free: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("middle", "weight", "bias")
 
     distance: str = option("cosine", "by which a mean is near", choices=("cosine", "euclidean"))

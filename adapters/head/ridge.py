@@ -68,6 +68,7 @@ class Ridge(Searched):
         "intercept has no penalty, and the scale of the logits is fitted (paper: both meta-learned)"
     )
     multilabel: ClassVar[bool] = True
+    text_free: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("weight", "bias")
 
     penalty: float | None = option(None, "weight of the squared weights; none to choose it", above=0)

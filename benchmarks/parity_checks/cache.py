@@ -178,11 +178,11 @@ def proker(ref: Reference, f: Fixtures) -> Iterator[Check]:
         support = _proker_support(ref, f, case)
         options = {"views": 0 if support.views is None else support.views.shape[1], "most_rows": None}
         right = [100 * (text.logits(f.test_set.unit).argmax(dim=1) == f.test_set.labels).double().mean()]
-        for name in ("given", "given2"):
+        for key, name in ref.keys(rf"{case}_(given\d*)"):
             at = {"beta": ref.setting(f"{name}.beta"), "penalty": ref.setting(f"{name}.lmbda")}
             adapter = published("proker", **options, **at)
             adapter.fit(support, text)
-            yield ref.check(adapter.logits(f.test_set), f"{case}_{name}", f"logits at {at}, {case}")
+            yield ref.check(adapter.logits(f.test_set), key, f"logits at {at}, {case}")
             right.append(f.accuracy(adapter))
         adapter = published("proker", **options, **_proker_grid(ref))
         report = adapter.fit(support, text, val=f.val)

@@ -341,9 +341,11 @@ def two_stage(ref: Reference, f: Fixtures) -> Iterator[Check]:
     yield ref.check(build_classifier(towers, base, templates).weights, "classifier_init")
     yield ref.check(adapter.weights, "classifier")
     right = []
-    for part, classes in (("base", base), ("new", tuple(ref.setting("new_classes")))):
-        named = adapter.for_classes(backbone, classes)
-        scores = named.logits(Batch(pixels=ref[f"{part}_pixels"]))
+    for key, part in ref.keys(r"(\w+)_pixels"):
+        if part == "train":
+            continue
+        named = adapter.for_classes(backbone, tuple(ref.setting(f"{part}_classes")))
+        scores = named.logits(Batch(pixels=ref[key]))
         yield ref.check(scores, f"logits_{part}")
         right.append(100 * (scores.argmax(dim=1) == ref[f"{part}_labels"]).double().mean())
     yield ref.check(right, "acc")

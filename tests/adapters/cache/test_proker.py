@@ -89,6 +89,15 @@ def test_a_class_without_images_keeps_its_zero_shot_score(make_task):
     torch.testing.assert_close(adapter.logits(task.test)[:, others], without.logits(task.test))
 
 
+def test_without_texts_it_is_the_regression_of_the_labels(make_task):
+    task = make_task(shots=4)
+    silent = replace(task, text=TextClassifier(torch.zeros(5, 16)))
+    adapter = fitted(silent, beta=2.0, penalty=0.3)
+    expected = 100 * written_out(silent, task.support.unit, task.support.labels, 2.0, 0.3)
+    torch.testing.assert_close(adapter.logits(task.test), expected.float(), atol=1e-3, rtol=1e-4)
+    assert task.accuracy(adapter) > 0.8
+
+
 def test_each_view_is_a_row_as_far_as_rows_go(make_task):
     task = make_task(shots=3, views=4)
     at = {"beta": 2.0, "penalty": 0.3}

@@ -139,6 +139,15 @@ def test_held_out_images_choose_and_all_are_trained_on_for_as_many_steps(make_ta
     assert max(max(image) for image, _ in batches[:9]) < 30 <= max(max(image) for image, _ in batches[9:])
 
 
+def test_settled_it_ends_where_val_said(task):
+    """With val as further shots nothing is left to choose on."""
+    adapter = fitted(task, val=True, **POINT, iterations=30)
+    settled = adapter.settled(adapter.report)
+    assert settled == {**POINT, "stop": adapter.report.chosen["step"] + 1}
+    again = fitted(task, val=True, iterations=30, **settled)
+    assert torch.equal(again.weights, adapter.weights) and again.report.chosen_on == "given as options"
+
+
 def test_with_too_few_shots_the_last_step_of_one_training_is_kept(task):
     report = fitted(task).report
     assert report.chosen == {"lr": 1e-3, "weight_decay": 1e-2, "batch_size": 8, "step": 11}
