@@ -44,6 +44,7 @@ class Dinov3Tower(ImageTower):
         layers = model.layer if hasattr(model, "layer") else model.model.layer  # spelled either way in transformers
         self.blocks = [_dino_block(layer, self._turned) for layer in layers]
         size = model.config.image_size
+        size = size if isinstance(size, int) else size[0]
         self._turns = self._turns_of(torch.empty(1, 3, size, size, device=model.norm.weight.device))
 
     def grid(self, pixels: Tensor) -> tuple[int, int]:

@@ -92,10 +92,17 @@ def _loader(spec: str, entry: Published | None) -> str:
         return entry.loader()
     if ":" in spec.partition("/")[0]:
         return spec
-    folder = Path(spec).expanduser()
-    if (folder / "open_clip_config.json").is_file():
+    if _holds(spec, "open_clip_config.json"):
         return f"open_clip:{spec}"
-    return f"hf:{spec}" if (folder / "config.json").is_file() else spec
+    return f"hf:{spec}" if _holds(spec, "config.json") else spec
+
+
+def _holds(spec: str, name: str) -> bool:
+    """Whether a spec is a folder with a file of that name; what can be no path is none."""
+    try:
+        return (Path(spec).expanduser() / name).is_file()
+    except (OSError, RuntimeError, ValueError):  # too long, "~" of nobody, a null byte
+        return False
 
 
 def _nearest(name: str, known: list[str]) -> str:
@@ -165,13 +172,11 @@ def is_fine_tuned(spec: str) -> bool:
     """Whether a backbone's spec is a path of weights that were trained here, or of their folder."""
     if ":" in spec.partition("/")[0]:
         return False
-    return spec.endswith(".safetensors") or _wrote(Path(spec).expanduser() / FILE)
+    return spec.endswith(".safetensors") or (_holds(spec, FILE) and _wrote(Path(spec).expanduser() / FILE))
 
 
 def _wrote(path: Path) -> bool:
     """Whether a file of weights in a folder is a training's; a folder as transformers publishes it has one, too."""
-    if not path.is_file():
-        return False
     if not any((path.parent / name).is_file() for name in ("config.json", "open_clip_config.json")):
         return True
     try:

@@ -158,7 +158,7 @@ class OpenClipBackbone(TwoTower):
         text = self._text_config()
         pool = text.get("pool_type", "argmax")
         if self.text_model is not None:
-            return tokens != self.text_model.get("pad_token_id", 0)
+            return tokens != self.text_model["pad_token_id"]
         if pool not in ("argmax", "eos"):
             return torch.ones_like(tokens, dtype=torch.bool)
         marks = tokens if pool == "argmax" else (tokens == text.get("eos_id", 2)).int()
@@ -251,7 +251,8 @@ def _read_text_model(source: Source) -> dict:
     if not isinstance(stated, dict) or not isinstance(stated.get("model_type"), str):
         raise DataError(f"{file}: names no model_type; copy or download it again")
     check_transformers_config(stated, str(file))
-    return stated
+    padding = 0 if stated["model_type"] == "bert" else 1  # transformers' own, where none is stated
+    return {"pad_token_id": padding, **stated}
 
 
 def _empty_model(source: Source) -> nn.Module:

@@ -40,7 +40,11 @@ def published_folder(rest: str) -> tuple[Path, Path] | None:
     """
     if rest.startswith(HUB):
         return _in_repository(rest.removeprefix(HUB))
-    path = Path(rest.removeprefix(LOCAL)).expanduser()
+    try:
+        path = Path(rest.removeprefix(LOCAL)).expanduser()
+        path.is_dir()
+    except (OSError, RuntimeError, ValueError):  # no path: too long, "~" of nobody, a null byte
+        return None
     if rest.startswith(LOCAL) or (path / CONFIG).is_file():
         return _in_folder(path)
     if path.is_dir() and "@" not in rest:

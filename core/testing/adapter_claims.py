@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..contracts.adapter import ABILITIES, NEEDS, Adapter
 from ..contracts.backbone import CAPABILITIES
+from ..contracts.features import TextClassifier
 from ..contracts.options import as_text, options_of
 from ..contracts.resources import IN_PLACE_OF_CHANCE, REQUIRED
 from ..errors import CapabilityError, ConfigError
@@ -68,6 +69,8 @@ def rules_of(method: Method) -> list:
     ]
     if claims.backbone_needs:
         rules.append(other_towers_are_refused)
+    if claims.text_free:
+        rules.append(it_learns_without_texts)
     if claims.transductive:
         rules.append(the_test_images_count)
     if claims.cost_options:
@@ -135,6 +138,17 @@ def what_is_optional_is_used(method: Method) -> Iterator[str]:
             yield f"optional names '{name}', and its fit never reads it"
         elif not torch.isfinite(method.world.logits(fitted.adapter, method.world.items["test"][:FEW])).all():
             yield f"given '{name}', its logits are not finite numbers"
+
+
+def it_learns_without_texts(method: Method) -> Iterator[str]:
+    """Fitted with a classifier that says nothing, as of an image tower alone, it still tells images apart."""
+    world = method.world
+    silent = TextClassifier.without_texts(world.names, world.backbone.embed_dim)
+    logits = world.logits(method.fit(change={"classifier": silent}).adapter, world.items["test"][:FEW])
+    if not torch.isfinite(logits).all():
+        yield "is text_free, and without texts its logits are not finite numbers"
+    elif torch.allclose(logits, logits[:1].expand_as(logits), rtol=0, atol=COUNTS):
+        yield "is text_free, and without texts it says the same of all images"
 
 
 def at_prediction_it_reads_what_it_declares(method: Method) -> Iterator[str]:

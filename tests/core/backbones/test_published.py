@@ -241,3 +241,24 @@ def test_half_a_folder_says_which_half_is_missing(small, open_clip_vit, tmp_path
 def test_a_folder_of_transformers_is_known_by_itself(hf_folder):
     folder = hf_folder("siglip")
     assert load_backbone(str(folder), "cpu").fingerprint == load_backbone(f"hf:{folder}", "cpu").fingerprint
+
+
+@pytest.mark.parametrize("spec", ["~nobody-of-this-name/model", "x" * 5000, "null\0byte", "open_clip:" + "y" * 5000])
+def test_what_can_be_no_path_is_an_unknown_name(spec):
+    with pytest.raises(UnknownNameError) as caught:
+        load_backbone(spec)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_text_tower_that_states_no_padding_has_transformers_own(small, tmp_path, hub):
+    import transformers
+
+    for kind, padding in (("bert", 0), ("xlm-roberta", 1)):
+        folder = tmp_path / kind
+        (folder / "text_model").mkdir(parents=True)
+        (folder / "text_model" / "config.json").write_text(json.dumps({"model_type": kind}))
+        config = small.open_clip_config(text={"hf_model_name": "someone/text"})
+        (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+        (folder / "open_clip_model.safetensors").write_bytes(b"")
+        assert load_backbone(str(folder), "cpu").text_model["pad_token_id"] == padding
+        assert transformers.AutoConfig.for_model(kind).pad_token_id == padding
