@@ -72,11 +72,9 @@ class Ranked:
 
 
 def lines(data: Path) -> Iterator[str]:
-    """Two tables: public sets, drawn sets."""
+    """A row per method on public sets."""
     with tempfile.TemporaryDirectory() as folder:
         yield from _public(data, Path(folder))
-        yield ""
-        yield from _drawn(Path(folder))
 
 
 def adapters() -> list[str]:
@@ -189,14 +187,16 @@ def _scenes(data: Path, folder: Path) -> dict[str, Any] | None:
 # drawn sets --------------------------------------------------------------------------------------------------------
 
 
-def _drawn(folder: Path) -> Iterator[str]:
+def drawn_lines(data: Path) -> Iterator[str]:
+    """A row per method on features, on drawn labels."""
     yield "| method | reported | of the same runs, on new images | intervals that hold it |"
     yield "|---|---:|---:|---:|"
     yield f"| the best there can be | – | {best():.3f} | – |"
     yield f"| these texts | – | {best(COSINE):.3f} | – |"
-    for name in filter(_on_features, adapters()):
-        reported, truth, held = zip(*(_of_drawn(name, seed, folder) for seed in range(DRAWN_SETS)))
-        yield f"| `{name}` | {fmean(reported):.3f} | {fmean(truth):.3f} | {sum(held)} of {len(held)} |"
+    with tempfile.TemporaryDirectory() as folder:
+        for name in filter(_on_features, adapters()):
+            reported, truth, held = zip(*(_of_drawn(name, seed, Path(folder)) for seed in range(DRAWN_SETS)))
+            yield f"| `{name}` | {fmean(reported):.3f} | {fmean(truth):.3f} | {sum(held)} of {len(held)} |"
 
 
 def best(cosine: float = 1.0) -> float:
