@@ -69,13 +69,12 @@ def test_the_reported_auroc_is_that_of_scikit_learn_for_every_method_that_takes_
 
 
 def test_a_method_that_loses_more_than_two_points_to_more_labels_is_named_below_the_table(trust):
-    """The generic test of the adapters allows none; here some are trained for less long than published."""
+    """The generic test of the adapters allows none, on drawn classes with more images to test on."""
     rows = {row[0]: row for row in table(trust, "unequal")}
     assert set(rows) == set(trust.unequal.methods())
     fallen = [name for name, row in rows.items() if "↓" in row[1] + row[3]]
-    words = PAGE.partition(trust.marks("unequal")[1])[2].partition("\n## ")[0]
-    assert set(fallen) <= set(trust.unequal.SHORT)
-    assert all(f"`{name}` is hardly trained" in " ".join(words.split()) for name in fallen)
+    words = " ".join(PAGE.partition(trust.marks("unequal")[1])[2].partition("\n## ")[0].split())
+    assert all(re.search(rf"`{name}` (loses|is hardly trained)", words) for name in fallen), fallen
 
 
 def test_the_coverage_expected_is_that_of_the_beta_binomial(trust):
