@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.contracts.adapter import FitReport, require
+from ...core.contracts.choices import Tied
 from ...core.contracts.options import option
 from ...core.data.sampling import selection_split
+from ...core.metrics.selection import best_setting
 from ._mixture import Mixture, Queries, Shots, Solution, first_mixture, solve
 from ._neighbours import Links, mutual_links, nearest, support_links
 from ._together import ClassifiedTogether
@@ -20,7 +23,7 @@ DEFAULT_GAMMA = 0.02
 
 
 @dataclass(eq=False, kw_only=True)
-class TransClip(ClassifiedTogether):
+class TransClip(Tied, ClassifiedTogether):
     """Boosting Vision-Language Models with Transduction (Zanella, Gerin and Ben Ayed, 2024, arXiv 2406.01837).
 
     For Q unlabelled images with unit features x, text predictions y = softmax(text logits) and temperature T, in turn:
@@ -50,7 +53,7 @@ class TransClip(ClassifiedTogether):
     With `resources["base"]` (`--resource base=RUN`) y is what another fitted adapter predicts.
 
     In few-shot mode lambda is 0.5 and in zero-shot mode 1, as published. Zero-shot mode does not look at the support,
-    with or without labels. Of the gammas searched the first best is taken.
+    with or without labels. Of gammas that score alike `ties` says which is taken; published is the first.
 
     Raises:
         ConfigError: an option is out of range.
@@ -128,8 +131,8 @@ class TransClip(ClassifiedTogether):
         for gamma in self.gammas:
             guess = self._solve(logits, links, selection.train, gamma).log_assignments[closest].argmax(dim=1)
             scores.append(float((guess == selection.val.labels).double().mean()))
-        best = max(scores)
-        return float(self.gammas[scores.index(best)]), selection.words, best
+        (best,) = best_setting(np.array(scores), self.ties_)
+        return float(self.gammas[best]), selection.words, scores[best]
 
     def _solve(self, logits: Tensor, links: Links, support, gamma: float = 0.0) -> Solution:
         """The joint solution, from the start."""

@@ -43,8 +43,8 @@ class ClassWeighted(Adapter):
 
 
 @dataclass(eq=False, kw_only=True)
-class Searched(ClassWeighted):
-    """Base of methods that search settings on val: by balanced accuracy where classes count alike."""
+class Tied(Adapter):
+    """Base of methods that choose one of several settings on val."""
 
     ties: str = option(
         PLATEAU,
@@ -56,3 +56,8 @@ class Searched(ClassWeighted):
     def ties_(self) -> str:
         """`ties`, or that of the published settings asked for."""
         return PUBLISHED if self.as_published else self.ties
+
+
+@dataclass(eq=False, kw_only=True)
+class Searched(Tied, ClassWeighted):
+    """Base of methods that search settings on val: by balanced accuracy where classes count alike."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ...contracts.choices import ClassWeighted, Searched
+from ...contracts.choices import NONE, PUBLISHED, ClassWeighted, Tied
 from ...contracts.recipe import ALL, Recipe
 from ...data.scenarios import SCENARIOS
 from ...errors import UnknownNameError, did_you_mean
@@ -20,7 +20,8 @@ from ...registry import adapter_class
 SHOTS = (1, 2, 4, 8, 16)
 PER_SHOT = "k"
 MOST = "min(k, 4)"
-AS_PUBLISHED = {"class_weight": "none", "ties": "published"}
+AS_PUBLISHED = ((ClassWeighted, "class_weight", NONE), (Tied, "ties", PUBLISHED))
+"""Base of methods, its option, and the value that papers have."""
 
 
 @dataclass(frozen=True)
@@ -140,9 +141,9 @@ def as_published(recipe: Recipe, names: Iterable[str]) -> Recipe:
         return recipe
     options: dict[str, Any] = dict(recipe.adapters)
     for name in names:
-        shared = AS_PUBLISHED if issubclass(adapter_class(name), Searched) else {}
-        if not shared and issubclass(adapter_class(name), ClassWeighted):
-            shared = {"class_weight": AS_PUBLISHED["class_weight"]}
+        shared = {}
+        for base, option, published in AS_PUBLISHED:
+            shared |= {option: published} if issubclass(adapter_class(name), base) else {}
         given = recipe.with_adapter(name).adapter_options
         taken = {key: value for key, value in shared.items() if key not in given}
         options[name] = {**taken, **(options.get(name) or {})}

@@ -222,6 +222,17 @@ def test_gamma_is_chosen_on_val(make_task):
     assert torch.equal(adapter.logits(task.test), again.logits(task.test))  # nothing is left of the other gammas
 
 
+def test_of_gammas_that_score_alike_the_middle_is_taken_or_the_first(make_task):
+    task = unsure(make_task(shots=3, **HARD))
+    alike = (0.01, 0.01001, 0.01002, 0.01003, 0.01004)
+    chosen = {}
+    for ties in ("plateau", "published"):
+        adapter = build_adapter("transclip", gammas=alike, ties=ties)
+        report = adapter.fit(task.support, task.text, val=task.val, unlabeled=task.test.without_labels())
+        chosen[ties] = report.chosen["gamma"]
+    assert chosen == {"plateau": 0.01002, "published": 0.01}
+
+
 def test_gamma_without_val(make_task):
     def report(shots, **options):
         task = make_task(shots=shots, **HARD)
