@@ -5,8 +5,8 @@
     python benchmarks/trust.py auroc unequal    # prints some; --page writes these
 
 The public data lie in the folder that VLADAPT_DATA names; what is absent there is passed over, with a line that says
-so, and a table of which nothing could be measured is left as it is. One thread; some ten minutes on a core of its own,
-a quarter of them for `unequal`.
+so, and a table of which nothing could be measured is left as it is. One thread; a quarter of an hour on a core of its
+own, most of it for `auroc` and `unequal`.
 """
 
 from __future__ import annotations
