@@ -241,7 +241,7 @@ def test_pairs_in_place_of_labels(small_clip, small_clip_spec, toy_pairs, name, 
 @pytest.mark.parametrize("name", ALL)
 def test_a_tower_without_blocks_is_refused(make_problem, open_clip_resnet, name):
     problem = make_problem(backbone=load_backbone(open_clip_resnet, device="cpu"))
-    with pytest.raises(CapabilityError, match="no transformer blocks of the image tower; towers that have it: open"):
+    with pytest.raises(CapabilityError, match=r"no transformer blocks of the image tower; .*models of open_clip"):
         fitted(problem, name)
 
 
