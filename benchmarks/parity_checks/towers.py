@@ -279,6 +279,9 @@ class _ProjectionAlone:
     def need(self, capability: str) -> None:
         assert capability in self.capabilities
 
+    def need_texts(self, method: str = "") -> None:
+        """Texts are given."""
+
     def image_projection(self):
         return SimpleNamespace(weight=self.weight, bias=None)
 

@@ -22,7 +22,11 @@ SEEDS = 5
 SIZES = [2, 4, 9, 20, 45, 100, 200]
 """Images of each drawn class to learn from."""
 ON_FEATURES = frozenset({"features", "views"})
-SHORT = {"clip-adapter": {"epochs": 20}, "nmtune": {"epochs": 5, "ratio": 1}}
+SHORT = {
+    "clip-adapter": {"epochs": 20},
+    "cross-modal": {"iterations": 1000, "lr": 1e-3, "weight_decay": 0.01, "batch_size": 32},
+    "nmtune": {"epochs": 5, "ratio": 1},
+}
 """Options that keep the measurement short."""
 SLACK = 2.0
 """Points that more labels may cost."""
