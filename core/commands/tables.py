@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -46,7 +47,7 @@ def comparison_markdown(summary: Sequence[Mapping[str, Any]]) -> str:
 
 
 def comparison_cells(summary: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Rows of text, the header first."""
+    """Rows of text, the header first; of several data sets with their mean, as papers print it."""
     method = next(iter(summary[0])) if summary else "adapter"
     columns = list(dict.fromkeys((row["data"], row["shots"]) for row in summary))
     order = list(dict.fromkeys(row["data"] for row in summary))
@@ -60,9 +61,23 @@ def comparison_cells(summary: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     methods: dict[str, list[float]] = {}
     for row in summary:
         methods.setdefault(row[method], []).append(row["seconds"])
-    header = [method, *names, "seconds per fit"]
+    amounts = list(dict.fromkeys(k for _, k in columns)) if several else []
+    header = [method, *names, *(f"mean {'' if same else _shots(k)}".strip() for k in amounts), "seconds per fit"]
     rows = [[name, *(cells.get((name, data, k), "–") for data, k in columns)] for name in methods]
+    for row in rows:
+        row += [
+            _over_sets([each for each in summary if each[method] == row[0] and each["shots"] == k], order)
+            for k in amounts
+        ]
     return [header, *([*row, _seconds(methods[row[0]])] for row in rows)]
+
+
+def _over_sets(rows: Sequence[Mapping[str, Any]], sets: Sequence[str]) -> str:
+    """The mean over data sets, where a method has a number on each."""
+    if len({row["data"] for row in rows}) < len(sets):
+        return "–"
+    mean = statistics.fmean(row["mean"] for row in rows)
+    return _mean_and_std(rows[0]["metric"], mean, 0.0).partition(" ±")[0]
 
 
 def comparison_tests(tests: Sequence[Mapping[str, Any]], method: str = "adapter") -> list[str]:

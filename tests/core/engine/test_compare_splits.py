@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vladapt.core.commands.tables import comparison_table, comparison_tests
+from vladapt.core.commands.tables import comparison_cells, comparison_table, comparison_tests
 from vladapt.core.engine.compare import STATE, TABLE, compare
 from vladapt.core.errors import ConfigError
 from vladapt.core.recipes.resolve import resolve
@@ -223,3 +223,19 @@ def prepared_of(recipe):
 
     task = task_of(recipe)
     return task.prepared(task.settled(recipe), Reporter(quiet=True))
+
+
+def test_several_data_sets_have_their_mean_where_a_method_ran_on_all():
+    def row(adapter, data, shots, mean):
+        return {
+            **{"adapter": adapter, "shots": shots, "data": data, "metric": "accuracy"},
+            **{"mean": mean, "std": 0.01, "seeds": 3, "splits": 1, "seconds": 0.1},
+        }
+
+    rows = [row("ape", "pets", 4, 0.5), row("ape", "dtd", 4, 0.7), row("gda", "pets", 4, 0.4)]
+    header, ape, gda = comparison_cells(rows)
+    assert header == ["adapter", "pets", "dtd", "mean", "seconds per fit"]
+    assert ape[3] == "60.0" and gda[3] == "–"
+    header, ape, _ = comparison_cells([*rows, row("ape", "pets", 1, 0.2), row("ape", "dtd", 1, 0.3)])
+    assert header[-3:-1] == ["mean 1 shot", "mean 4 shots"] and ape[-3:-1] == ["25.0", "60.0"]
+    assert comparison_cells(rows[:1])[0] == ["adapter", "pets 4 shots", "seconds per fit"]
