@@ -101,6 +101,9 @@ def test_one_column_a_label_with_unknowns(folder):
 def test_one_hot_columns_are_single_labels(folder):
     data = read(folder, "image,a,b\n1.png,1,0\n2.png,0,1\n3.png,0,1\n")
     assert data.kind == "labels" and labels(data) == {"1.png": "a", "2.png": "b", "3.png": "b"}
+    assert "Columns 'a', 'b' have exactly one 1 in each row: read as one class per image." in data.notes
+    several = read(folder, "image,a,b\n1.png,1,1\n2.png,0,1\n3.png,0,1\n")
+    assert several.kind == "multilabel" and not any("exactly one" in note for note in several.notes)
 
 
 def test_given_class_names_choose_columns_and_order(folder):
