@@ -76,7 +76,7 @@ def read_manifest(
         kind=labels.kind,
         name=path.resolve().parent.name,
         skipped=collector.skipped,
-        notes=[*([labels.note] if labels.note else []), *notes, *columns.notes, *_notes_on_groups(grouping, collector, group_column)],
+        notes=[*labels.notes, *notes, *columns.notes, *_notes_on_groups(grouping, collector, group_column)],
         licence=licence_of(path.parent),
     )
     return check_items(data, path)

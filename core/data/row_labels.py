@@ -24,7 +24,7 @@ class RowLabels:
     class_names: tuple[str, ...]
     kind: str
     per_row: Sequence[Target | None]
-    note: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def labels_of_cells(rows: Sequence[Row], column: str, class_names: Sequence[str] | None) -> RowLabels:
@@ -60,7 +60,7 @@ def labels_of_columns(rows: Sequence[Row], columns: Sequence[str]) -> RowLabels:
     if all(sorted(values) == [0.0] * (len(columns) - 1) + [1.0] for values in table):
         names = ", ".join(f"'{shortened(column)}'" for column in columns[:NAMED]) + " ..." * (len(columns) > NAMED)
         note = f"Columns {names} have exactly one 1 in each row: read as one class per image."
-        return RowLabels(tuple(columns), "labels", [Label(values.index(1.0)) for values in table], note)
+        return RowLabels(tuple(columns), "labels", [Label(values.index(1.0)) for values in table], (note,))
     known = [any(value == value for value in values) for values in table]  # NaN differs from itself
     per_row = [Labels(values) if some else None for values, some in zip(table, known, strict=True)]
     return RowLabels(tuple(columns), "multilabel", per_row)
