@@ -46,7 +46,7 @@ def errors(whole, method: str, shots: int, seed: int) -> tuple[float, float, flo
     adapter = build_adapter(method)
     report = fit_adapter(adapter, whole, drawn, seed, QUIET)
     logits, labels = adapter.logits(drawn.test).cpu(), drawn.test.labels.cpu()
-    calibration = calibration_of(whole, adapter, report, drawn, seed)
+    calibration, _ = calibration_of(whole, adapter, report, drawn, seed)
     if calibration is None:  # the run says so, and shows the raw confidences
         before = calibration_error(logits, labels)
         return before, before, error_without_fault(logits.double().softmax(dim=1))

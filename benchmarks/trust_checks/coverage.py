@@ -92,7 +92,7 @@ def _of_a_fit(prepared_split, shots: int, seed: int) -> Outcome:
     drawn = prepared_split.draw(shots, seed)
     adapter = build_adapter(ADAPTER[0], **ADAPTER[1])
     report = fit_adapter(adapter, prepared_split, drawn, seed, QUIET)
-    calibration = calibration_of(prepared_split, adapter, report, drawn, seed)
+    calibration, _ = calibration_of(prepared_split, adapter, report, drawn, seed)
     return _outcome(calibration, adapter.logits(drawn.test).cpu(), drawn.test.labels.cpu())
 
 

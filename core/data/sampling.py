@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import ceil, isnan
 
 import numpy as np
@@ -148,12 +148,22 @@ class Selection:
     held_out: bool = False
 
 
+class NoValidation(FeatureSet):
+    """The val of a fit that is to choose nothing, not even on images held out of the support."""
+
+    @classmethod
+    def beside(cls, support: FeatureSet) -> NoValidation:
+        """No rows, of the support's kind."""
+        none = support.select([])
+        return cls(**{field.name: getattr(none, field.name) for field in fields(FeatureSet)})
+
+
 def selection_split(support: FeatureSet, val: FeatureSet | None, seed: int) -> Selection:
     """Val if it can score anything; else floor(K/4) images per class of the support; else nothing.
 
-    A val of no rows says that nothing is to be chosen, not even on images held out.
+    `NoValidation` says that nothing is to be chosen, not even on images held out.
     """
-    if val is not None and not len(val):
+    if isinstance(val, NoValidation):
         return Selection(support, None, "defaults: no validation")
     if val is not None and _scorable(val):
         return Selection(support, val, f"val ({len(val)} images)")

@@ -198,12 +198,6 @@ def test_a_recipe_file_that_does_not_parse_or_has_an_unknown_key(fit, refused, c
     refused(fit("--data", colours, "--config", "words.json"), USAGE, "--config words.json")
 
 
-def test_no_domain_is_asked_for_by_name(vladapt, refused, colours, small_clip_spec):
-    refused(vladapt("fit", "--data", colours), USAGE, "--domain", "medical")
-    refused(vladapt("embed", colours, "--out", "f.npz", "--backbone", small_clip_spec), USAGE, "--domain", "medical")
-    refused(vladapt("compare", "--adapters", "ape", "--data", colours), USAGE, "--domain", "medical")
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

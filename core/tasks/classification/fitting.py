@@ -16,7 +16,7 @@ from ...contracts.domain import Domain, Item
 from ...contracts.features import FeatureSet
 from ...contracts.images import TrainingPlace
 from ...contracts.recipe import Recipe
-from ...data.sampling import short_classes
+from ...data.sampling import NoValidation, short_classes
 from ...errors import CapabilityError, ConfigError
 from ...forgetting.probe import forgetting, probe_of
 from ...registry import build_adapter
@@ -82,7 +82,7 @@ def fit_adapter(
         return adapter.fit(
             shots.support,
             prepared.classifier,
-            val=shots.val if shots.searches else shots.support.select([]),
+            val=shots.val if shots.searches else NoValidation.beside(shots.support),
             unlabeled=shots.test.without_labels() if adapter.transductive else None,
             backbone=prepared.backbone,
             resources=resources,

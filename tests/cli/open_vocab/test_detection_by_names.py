@@ -165,7 +165,7 @@ def test_novel_classes_are_scored_beside_the_base_classes(command, tiny, data, p
     assert info["plan"]["vladapt"]["classes"] == ["red square", "blue square"]
     shown = command("eval", made["run"]).out
     rows = [row.split("│")[1].strip() for row in shown.splitlines() if row.startswith("│")]
-    assert rows[:3] == ["base AP50", "novel AP50", "harmonic AP50"]
+    assert rows[:3] == ["base AP50 ↑", "novel AP50 ↑", "harmonic AP50 ↑"]
 
 
 def test_a_redacted_run_names_no_image_and_shows_none(command, tiny, data, place):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vladapt.core.contracts import FeatureSet
-from vladapt.core.data.sampling import hold_out, selection_split
+from vladapt.core.data.sampling import NoValidation, hold_out, selection_split
 
 
 def support(counts, groups=None) -> FeatureSet:
@@ -85,6 +85,11 @@ class TestSelection:
     def test_else_the_support_is_split(self, val):
         selection = selection_split(support([8, 8]), val, 0)
         assert selection.held_out and len(selection.train) == 12 and selection.words.startswith("4 images held out")
+
+    def test_nothing_is_held_out_where_nothing_is_to_be_chosen(self):
+        whole = support([8, 8])
+        selection = selection_split(whole, NoValidation.beside(whole).to("cpu"), 0)
+        assert selection.train is whole and selection.val is None and selection.words == "defaults: no validation"
 
     def test_else_nothing_is_chosen(self):
         whole = support([2, 2])

@@ -228,8 +228,15 @@ def prepared_of(recipe):
 def test_several_data_sets_have_their_mean_where_a_method_ran_on_all():
     def row(adapter, data, shots, mean):
         return {
-            **{"adapter": adapter, "shots": shots, "data": data, "metric": "accuracy"},
-            **{"mean": mean, "std": 0.01, "seeds": 3, "splits": 1, "seconds": 0.1},
+            "adapter": adapter,
+            "shots": shots,
+            "data": data,
+            "metric": "accuracy",
+            "mean": mean,
+            "std": 0.01,
+            "seeds": 3,
+            "splits": 1,
+            "seconds": 0.1,
         }
 
     rows = [row("ape", "pets", 4, 0.5), row("ape", "dtd", 4, 0.7), row("gda", "pets", 4, 0.4)]

@@ -260,7 +260,7 @@ def test_keys_of_a_resnet_smooth(build, resnet_clip):
 
 @pytest.mark.parametrize("method", ["SCLIP", "CLIPer"])
 def test_methods_that_change_a_block_name_towers_that_have_one(build, resnet_clip, method):
-    with pytest.raises(CapabilityError, match=r"no transformer blocks .* towers that have it: open_clip"):
+    with pytest.raises(CapabilityError, match=r"no transformer blocks .* have it: other models of open_clip"):
         build(method, backbone=resnet_clip)
 
 
