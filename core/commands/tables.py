@@ -95,7 +95,7 @@ def comparison_tests(tests: Sequence[Mapping[str, Any]], method: str = "adapter"
         several = len({each[method] for each in tests})
         adjusted = f", adjusted for {several} methods (Holm) as the intervals are not" if several > 1 else ""
         lines.append(
-            f"In brackets 95% intervals. p values: {_test_words(tests[0])}{adjusted}; 0.05 and more can be chance."
+            f"In brackets 95% intervals. p values: {_tests_words(tests)}{adjusted}; 0.05 and more can be chance."
         )
     return lines
 
@@ -110,6 +110,16 @@ def _gain(each: Mapping[str, Any]) -> str:
 def _signed(metric: str, difference: float) -> str:
     text = f"{100 * difference:+.1f}" if _in_percent(metric) else f"{difference:+.3f}"
     return text.replace("-", "−")
+
+
+def _tests_words(tests: Sequence[Mapping[str, Any]]) -> str:
+    """Which test was made, and of which data set where they differ."""
+    of: dict[str, list[str]] = {}
+    for each in tests:
+        of.setdefault(_test_words(each), []).append(each["data"])
+    if len(of) == 1:
+        return next(iter(of))
+    return "; ".join(f"{', '.join(dict.fromkeys(data))}: {words}" for words, data in of.items())
 
 
 def _test_words(each: Mapping[str, Any]) -> str:

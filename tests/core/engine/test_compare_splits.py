@@ -246,3 +246,18 @@ def test_several_data_sets_have_their_mean_where_a_method_ran_on_all():
     header, ape, _ = comparison_cells([*rows, row("ape", "pets", 1, 0.2), row("ape", "dtd", 1, 0.3)])
     assert header[-3:-1] == ["mean 1 shot", "mean 4 shots"] and ape[-3:-1] == ["25.0", "60.0"]
     assert comparison_cells(rows[:1])[0] == ["adapter", "pets 4 shots", "seconds per fit"]
+
+
+def test_each_data_set_says_which_test_it_had():
+    def tested(data, **how):
+        found = {"adapter": "ape", "shots": 4, "data": data, "metric": "accuracy", "baseline": "zero-shot"}
+        return {**found, "difference": 0.1, "interval": [0.0, 0.2], "p_value": 0.01, "p_holm": 0.01, **how}
+
+    (*_, words) = comparison_tests(
+        [tested("pets", splits=10), tested("dtd", test_images=300), tested("sun", splits=10)]
+    )
+    assert "pets, sun: corrected resampled t-test over 10 splits" in words
+    assert "dtd: paired permutation test of the 300 test images" in words
+    assert comparison_tests([tested("pets", splits=10)])[-1].startswith(
+        "In brackets 95% intervals. p values: corrected"
+    )
