@@ -1,7 +1,7 @@
 """One trainer of what is small: a head on features, the keys of a cache, the context of a prompt.
 
 A method brings the pieces: an optimiser over its tensors, the rates of all steps (`schedules.py`), the order of batches
-(`minibatches.py`) and the loss of a step. Between epochs it may look at what was learned: `keep_best` does.
+(`batches.py`) and the loss of a step. Between epochs it may look at what was learned: `keep_best` does.
 """
 
 from __future__ import annotations
