@@ -9,6 +9,8 @@ for testing; ImageNet's variants are for testing alone.
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +22,9 @@ from ...core.data.files import Format, ItemCollector, folders, licence_of, loade
 from ...core.data.files import format_of as format_of_file
 from ...core.data.images import IMAGE
 from ...core.errors import DataError, shortened
-from ...core.runtime.reading import check_regular, read_json, text_lines
+from ...core.runtime.reading import check_regular, json_values, read_json, text_lines
 
+MATLAB_SECONDS = 120
 WORDNET_ID = re.compile(r"^n\d{8}$")
 CALTECH_NAMES = {"airplanes": "airplane", "Faces": "face", "Leopards": "leopard", "Motorbikes": "motorbike"}
 CALTECH_LEFT_OUT = ("BACKGROUND_Google", "Faces_easy")
@@ -174,13 +177,13 @@ def _ucf(folder: Path) -> Iterator[Entry]:
 
 
 def _flowers(folder: Path) -> Iterator[Entry]:
-    labels = _matlab(folder / "imagelabels.mat")["labels"].ravel()
-    parts, names = _matlab(folder / "setid.mat"), _flower_names(folder)
+    labels, names = _whole_numbers(folder / "imagelabels.mat", "labels")["labels"], _flower_names(folder)
+    parts = _whole_numbers(folder / "setid.mat", "trnid", "valid", "tstid")
     for split, key in (("train", "trnid"), ("val", "valid"), ("test", "tstid")):
-        for number in parts[key].ravel():
-            if not 1 <= number <= len(labels) or int(labels[number - 1]) not in names:
+        for number in parts[key]:
+            if not 1 <= number <= len(labels) or labels[number - 1] not in names:
                 raise DataError(f"{folder / 'setid.mat'}: image {number} has no class; get the file again")
-            label = int(labels[number - 1])
+            label = labels[number - 1]
             yield Entry(f"jpg/image_{number:05d}.jpg", names[label], split, label)
 
 
@@ -198,15 +201,15 @@ def _flower_names(folder: Path) -> dict[int, str]:
 
 
 def _cars(folder: Path) -> Iterator[Entry]:
-    names = [str(name[0]) for name in _matlab(folder / "devkit" / "cars_meta.mat")["class_names"].ravel()]
+    names = [str(name) for name in _matlab(folder / "devkit" / "cars_meta.mat", "class_names")["class_names"]]
     lists = (("train", "devkit/cars_train_annos.mat"), ("test", "cars_test_annos_withlabels.mat"))
     for split, file in lists:
-        for row in _matlab(folder / file)["annotations"].ravel():
-            number, image = int(row["class"].item()), str(row["fname"].item())
-            if not 1 <= number <= len(names):
-                raise DataError(f"{folder / file}: class {number} of {len(names)}; get the file again")
-            *words, year = names[number - 1].split(" ")
-            yield Entry(f"cars_{split}/{image}", " ".join([year, *words]), split, number)
+        for row in _matlab(folder / file, "annotations")["annotations"]:
+            number, image = _field(row, "class", folder / file), _field(row, "fname", folder / file)
+            if not number.isdecimal() or not 1 <= int(number) <= len(names):
+                raise DataError(f"{folder / file}: class {shortened(number)} of {len(names)}; get the file again")
+            *words, year = names[int(number) - 1].split(" ")
+            yield Entry(f"cars_{split}/{image}", " ".join([year, *words]), split, int(number))
 
 
 def _caltech(folder: Path) -> Iterator[Entry]:
@@ -268,14 +271,34 @@ def _of_folder(folder: Path, root: Path, name: str, split: str = "", *, order: s
             yield Entry(shown(file, root), name, split, order)
 
 
-def _matlab(file: Path) -> dict[str, Any]:
-    from scipy.io import loadmat
-
+def _matlab(file: Path, *keys: str) -> dict[str, list[Any]]:
+    """Variables of a MATLAB file, flat: numbers, texts or objects; another process reads them (`matlab_process.py`)."""
     check_regular(file)
+    command = [sys.executable, "-I", str(Path(__file__).with_name("matlab_process.py")), str(file.absolute()), *keys]
     try:
-        return loadmat(file)
-    except Exception as error:
-        raise DataError(f"{file}: not a readable MATLAB file ({shortened(error)}); get it again") from error
+        done = subprocess.run(command, capture_output=True, timeout=MATLAB_SECONDS, text=True, errors="replace")
+        content = json_values(done.stdout) if done.returncode == 0 else None
+    except (subprocess.TimeoutExpired, ValueError):
+        done = content = None
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in keys):
+        said = "" if done is None else done.stderr.strip().rpartition("\n")[2]
+        raise DataError(f"{file}: not a readable MATLAB file ({shortened(said) or 'damaged'}); get it again")
+    return content
+
+
+def _whole_numbers(file: Path, *keys: str) -> dict[str, list[int]]:
+    content = _matlab(file, *keys)
+    for key, values in content.items():
+        if not all(isinstance(value, (int, float)) and value == value and abs(value) < 1e9 for value in values):
+            raise DataError(f"{file}: '{key}' are not whole numbers; get it again")
+    return {key: [int(value) for value in values] for key, values in content.items()}
+
+
+def _field(row: Any, name: str, file: Path) -> str:
+    """A cell of a structure as text."""
+    if not isinstance(row, dict) or row.get(name) is None:
+        raise DataError(f"{file}: its annotations have no '{name}'; get it again")
+    return str(row[name])
 
 
 LAYOUTS = (

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import mutations
 import pytest
+import valid_photos
 import valid_sets
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -167,6 +168,23 @@ def _items_file(folder: Path) -> list[Path]:
     return [found, masked]
 
 
+def _photos(file: Path) -> DomainData:
+    from vladapt.domains.natural import Natural
+
+    return Natural().read(_root(file) / "data")
+
+
+def _arrow(file: Path) -> DomainData:
+    pytest.importorskip("pyarrow")
+    return _photos(file)
+
+
+def _listed(file: Path) -> DomainData:
+    from vladapt.domains.natural import Natural
+
+    return Natural().read(_root(file) / "data", train_list=str(file))
+
+
 READERS = {
     "class folders": Reader(valid_sets.class_folders, _folder_of(), examples=40),
     "manifest csv": Reader(valid_sets.manifest_csv, _any),
@@ -200,6 +218,11 @@ READERS = {
     "yolo": Reader(valid_sets.yolo, _detection),
     "masks": Reader(valid_sets.masks, _segmentation),
     "coloured masks": Reader(valid_sets.coloured_masks, _segmentation),
+    "pets": Reader(valid_photos.pets, _photos),
+    "flowers": Reader(valid_photos.flowers, _photos, examples=6),
+    "imagenet": Reader(valid_photos.imagenet, _photos),
+    "datasets": Reader(valid_photos.arrow, _arrow, examples=60),
+    "published list": Reader(valid_photos.image_list, _listed),
     "items file": Reader(_items_file, _items, examples=50),
 }
 
