@@ -37,6 +37,7 @@ class Natural(Domain):
     name = "natural"
     tasks = ("classification",)
     reading = Reading
+    # `views` as each method has them: of groceries and clothes, on `embedded`, caches gain up to 3 points by them
 
     def __init__(self):
         self.known: KnownSet | None = None
