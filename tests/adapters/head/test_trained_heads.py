@@ -139,7 +139,7 @@ TRAINED = {
 }  # fmt: skip
 CHANGES = {
     "clip-adapter": {**TRAINED, "ratio": (0.2, 0.8), "reduction": (1, 8), "momentum": (0.0, 0.9)},
-    "taskres": {**TRAINED, "alpha": (0.2, 1.0)},
+    "taskres": {**TRAINED, "alpha": (0.2, 1.0), "preset": ("dtd", "oxford_flowers")},
     "clap": {
         **TRAINED, "momentum": (0.0, 0.9), "constraint": ("l2", "none"), "multipliers": ("zero-shot", "balanced"),
         "adaptive": (False, True), "init": ("zero-shot", "random"), "batches": (1, 4),
