@@ -134,7 +134,9 @@ def trust_scores(
         notes += [conformal.note] if conformal.note else []
     if max_error is not None:
         told["selective"] = selective_scores(calibration, probs, labels, max_error, groups)
-        notes += [_selective_words(told["selective"]), *abstention_notes(calibration, max_error)]
+        why = abstention_notes(calibration, max_error)
+        all_open = told["selective"]["open"] == 1 and not calibration.multilabel
+        notes += why if why and all_open else [_selective_words(told["selective"]), *why]
     return told, notes
 
 
