@@ -5,8 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,7 +25,7 @@ from ...contracts.domain import DomainData, Evaluation
 from ...contracts.recipe import SAMPLE, Recipe
 from ...contracts.task import Axes, Contest, FitResult, Task, Use
 from ...data.unlabelled import decodable, images_of, readable
-from ...errors import CapabilityError, ConfigError, DataError, VladaptError, shortened
+from ...errors import CapabilityError, ConfigError, DataError
 from ...recipes.resolve import resolve
 from ...runs.evaluations import digests_of, in_the_fit
 from ...runs.folder import RUNS, Run
@@ -36,7 +35,7 @@ from ...runtime.progress import Reporter
 from ..classification.stored_run import recipe_again
 from ..methods import read_data, readable_samples, split_samples
 from .kept_plan import check_kept
-from .registered import OF_DATA, check_parts, check_scope, registered_only
+from .registered import OF_DATA, check_parts, check_scope, registered_only, running
 from .runner import build_model, newest_checkpoint, plan_key, quiet, train_plan
 
 Progress = Callable[[int, int], None]
@@ -171,7 +170,7 @@ class ConfigTask(Task):
             model = load_model(use.run, backbone.device)
             if use.classes is not None:
                 self._rename(use.run, model, use.classes)
-            with _running(use.run):
+            with running(use.run):
                 scores = self._scored(model, chosen, backbone, reporter)
         known = in_the_fit(use.run.info, lambda: digests_of(chosen.split("test")))
         metrics = {**known, **metrics_of(scores, chosen)}
@@ -193,7 +192,7 @@ class ConfigTask(Task):
         names: Sequence[str] = use.run.info["class_names"]
         if use.classes is not None:
             names = self._rename(use.run, model, use.classes)
-        with reporter.task("Looking at images") as progress, quiet(), registered_only(), _running(use.run):
+        with reporter.task("Looking at images") as progress, quiet(), registered_only(), running(use.run):
             rows = self.look(model, data, backbone, progress)
         files = self.save(rows, data, names, folder) if folder else []
         return ConfigPredictions(rows, data.skipped, files)
@@ -329,18 +328,6 @@ def load_model(run: Run, device: torch.device) -> nn.Module | None:
         raise DataError(f"{file}: plan.model cannot be built ({reason}); fit again") from error
     _load_weights(model, run.adapter_path)
     return model.to(device).eval()
-
-
-@contextmanager
-def _running(run: Run) -> Iterator[None]:
-    """What a model or a transform whose options do not fit makes mm's parts raise, in one line."""
-    try:
-        yield
-    except (VladaptError, OSError):
-        raise
-    except Exception as error:
-        reason = shortened(" ".join(str(error).split()) or type(error).__name__, 200)
-        raise DataError(f"{run.path}: its model cannot be run ({type(error).__name__}: {reason}); fit again") from error
 
 
 def check_run(run: Run) -> None:

@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from mmengine import Config
 from mmengine.registry import DATASETS, MODELS, TASK_UTILS, TRANSFORMS, Registry
 
 from ...contracts.families import FAMILIES
-from ...errors import DataError
+from ...errors import DataError, VladaptError, shortened
 from ...registry.catalogue import PACKAGE
+from ...runs.folder import Run
 
 SCOPES = ("mmengine", "mmdet", "mmseg", "mmpretrain", "vladapt")
 """Whose registries may be asked."""
@@ -250,3 +252,15 @@ def _check_text(text: str, where: str) -> None:
         return  # a backbone, whose weights `load_backbone` reads
     if "://" in text or "{{" in text or FILES_WITH_CODE.search(text.strip()):
         raise DataError(f"{where} is {shown(text)}; a run may name no URL and no file that can hold code; fit again")
+
+
+@contextmanager
+def running(run: Run) -> Iterator[None]:
+    """What a model or a transform whose options do not fit makes mm's parts raise, in one line."""
+    try:
+        yield
+    except (VladaptError, OSError, MemoryError, torch.cuda.OutOfMemoryError):  # of the machine, not of the run
+        raise
+    except Exception as error:
+        reason = shortened(" ".join(str(error).split()) or type(error).__name__, 200)
+        raise DataError(f"{run.path}: its model cannot be run ({type(error).__name__}: {reason}); fit again") from error
