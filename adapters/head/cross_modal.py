@@ -17,6 +17,7 @@ from ...core.contracts.choices import PUBLISHED, Searched
 from ...core.contracts.features import Batch, FeatureSet, TextClassifier
 from ...core.contracts.options import option
 from ...core.data.sampling import Selection, selection_split
+from ...core.metrics.class_balance import class_weights
 from ...core.metrics.selection import best_setting, val_score
 from ...core.training.batches import epoch_batches
 from ...core.training.schedules import dassl_learning_rates
@@ -231,10 +232,10 @@ class _Samples:
         return features, torch.cat([self.labels[image], self.classes[text]])
 
     def log_priors(self) -> Tensor | None:
-        """(C,) log shares of the classes in a batch; None where all classes have equally many images and prompts."""
-        shares = [torch.bincount(of, minlength=self.num_classes) for of in (self.labels, self.classes) if len(of)]
-        if all(len(counts[counts > 0].unique()) < 2 for counts in shares):
+        """(C,) log shares of the classes in a batch; None where all classes have equally many images, as published."""
+        if class_weights(self.labels, self.num_classes) is None:
             return None
+        shares = [torch.bincount(of, minlength=self.num_classes) for of in (self.labels, self.classes) if len(of)]
         mean = torch.stack([counts / counts.sum() for counts in shares]).mean(dim=0)
         return mean.clamp(min=mean[mean > 0].min()).log()
 

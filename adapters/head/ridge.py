@@ -16,7 +16,7 @@ from ...core.contracts.adapter import FitReport
 from ...core.contracts.choices import Searched
 from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.options import option
-from ...core.data.sampling import selection_split
+from ...core.data.sampling import NoValidation, selection_split
 from ...core.metrics.class_balance import row_weights
 from ...core.metrics.selection import best_setting, val_score
 from .linear_probe import NEVER, never_predicted
@@ -95,6 +95,8 @@ class Ridge(Searched):
         if self.penalty is not None:
             return self.penalty, "given as options", None
         selection = selection_split(support, val, seed)
+        if isinstance(val, NoValidation):
+            return DEFAULT_PENALTY, selection.words, None
         if self.choose_by == "val" and selection.val is not None and not selection.held_out:
             unit, labels = selection.val.unit.double(), selection.val.labels
 
@@ -233,6 +235,9 @@ class _Fit:
         residual = self.residual - self.left @ (shrunk[:, None] * self.projected)  # (n, c)
         mean = self.root / self.root.norm()  # (n, 1): the part of the intercept
         for rows in self.blocks:  # (g, m)
+            if rows.shape[1] == len(self.targets):  # no row is left to fit: the mean
+                residual[rows] = self.residual[rows]
+                continue
             if rows.shape[1] == 1:
                 alone = rows[:, 0]
                 hat = (self.left[alone].square() * shrunk).sum(dim=1, keepdim=True) + mean[alone].square()

@@ -199,7 +199,7 @@ class TwoStage(ClassTowerAdapter):
             CapabilityError: not fitted, fitted without templates or on several labels, or another backbone.
         """
         other = super().for_classes(backbone, class_names, classifier)
-        trained = dict(zip(reversed(self.class_names_), reversed(F.normalize(self.weights, dim=-1))))
+        trained = dict(zip(reversed(self.class_names_), reversed(F.normalize(self.weights, dim=-1).to(other.weights))))
         other.weights = torch.stack([trained.get(name, row) for name, row in zip(class_names, other.weights)])
         return other
 

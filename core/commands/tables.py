@@ -49,6 +49,8 @@ def comparison_markdown(summary: Sequence[Mapping[str, Any]]) -> str:
 def comparison_cells(summary: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """Rows of text, the header first; of several data sets with their mean, as papers print it."""
     method = next(iter(summary[0])) if summary else "adapter"
+    backbones = any(row.get("backbone") for row in summary)
+    summary = [{**row, "data": " ".join(filter(None, (row["data"], row.get("backbone"))))} for row in summary]
     columns = list(dict.fromkeys((row["data"], row["shots"]) for row in summary))
     order = list(dict.fromkeys(row["data"] for row in summary))
     columns.sort(key=lambda column: (order.index(column[0]), column[1] or 0))
@@ -61,7 +63,7 @@ def comparison_cells(summary: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     methods: dict[str, list[float]] = {}
     for row in summary:
         methods.setdefault(row[method], []).append(row["seconds"])
-    amounts = list(dict.fromkeys(k for _, k in columns)) if several else []
+    amounts = list(dict.fromkeys(k for _, k in columns)) if several and not backbones else []
     header = [method, *names, *(f"mean {'' if same else _shots(k)}".strip() for k in amounts), "seconds per fit"]
     rows = [[name, *(cells.get((name, data, k), "–") for data, k in columns)] for name in methods]
     for row in rows:

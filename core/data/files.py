@@ -168,7 +168,7 @@ def stays_inside(path: Path, root: Path) -> bool:
     """Whether a path, links resolved, lies in the folder; links in a circle lie nowhere."""
     try:
         return path.resolve().is_relative_to(root.resolve())
-    except (RuntimeError, OSError):
+    except (RuntimeError, OSError, ValueError):  # a circle, gone meanwhile, a NUL in the name
         return False
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..contracts.domain import Domain
-from ..contracts.recipe import Recipe
+from ..contracts.domain import NO_PRESET, Domain
+from ..contracts.recipe import AUTO, Recipe
 from ..contracts.task import Axes, Contest, Task
 from ..errors import ConfigError, DataError, VladaptError
 from ..recipes.resolve import task_of, tell_default_domain
@@ -72,6 +72,8 @@ def compare(
     _check(axes)
     if resume and not out:
         raise ConfigError("--resume: give --out, the folder of the comparison that was stopped")
+    if len(sources) > 1 and recipe.preset not in (AUTO, NO_PRESET):
+        raise ConfigError(f"--preset {recipe.preset}: of one data set; give one --data, or leave it out")
     on = [_on_source(recipe, source) for source in sources] or [recipe]
     task = task_of(on[0], domain)
     task.check_axes(axes)
@@ -174,6 +176,7 @@ def _compare(task: Task, axes: Axes, sets: list[_Set], folder: Path, resume: boo
         entries = _on_splits(contest, each.entries)
         rows.order += [_key(place, task, entry) for entry in _in_order(task, entries)]
         total = done + len(entries) + sum(len(other.entries) for other in sets[place + 1 :])
+        earlier = any(_key(place, task, entry) in rows.done for entry in entries)
         with reporter.task(f"Comparing on {each.name}", unit="fits") as progress:
             for entry in entries:
                 key = _key(place, task, entry)
@@ -181,7 +184,11 @@ def _compare(task: Task, axes: Axes, sets: list[_Set], folder: Path, resume: boo
                     rows.add(key, {**entry, **row, **each.columns(several)})
                 done += 1
                 progress(done, total)
-        paired += [{**of, "data": "", **each.columns(several)} for of in contest.judged(entries)]
+        found = contest.judged(entries)
+        if found and earlier:
+            notes.append(f"{each.name}: no tests against the best baseline, as fits before --resume keep no answers")
+        else:
+            paired += [{**of, "data": "", **each.columns(several)} for of in found]
     if not rows.done:
         raise DataError(f"nothing could be compared: {next(iter(refused.values()))}")
     metric = task.deciding_of(rows.sorted())

@@ -43,16 +43,17 @@ class Comparison:
         """One dict per method, shots and data set: mean and population standard deviation of the deciding metric over
         splits, or over seeds where there is one split, and the mean seconds of a fit. `data` is "" where there is one
         set."""
-        groups: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
+        groups: dict[tuple[str, int, str, str], list[dict[str, Any]]] = {}
         for row in self.rows:
             if row.get(self.metric) is not None:
-                key = (row[self.method], row["shots"], row.get("data", ""))
+                key = (row[self.method], *_place(row))
                 groups.setdefault(key, []).append(row)
         return [
             {
                 self.method: method,
                 "shots": shots,
                 "data": data,
+                **({"backbone": backbone} if backbone else {}),
                 "metric": self.metric,
                 "mean": statistics.fmean(row[self.metric] for row in rows),
                 "std": statistics.pstdev(_of_splits(rows, self.metric).values()),
@@ -60,7 +61,7 @@ class Comparison:
                 "splits": len({row.get("split", 0) for row in rows}),
                 "seconds": statistics.fmean(row["seconds"] for row in rows),
             }
-            for (method, shots, data), rows in groups.items()
+            for (method, shots, data, backbone), rows in groups.items()
         ]
 
     def tests(self) -> list[dict[str, Any]]:

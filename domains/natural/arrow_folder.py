@@ -1,6 +1,7 @@
 """Folders of Hugging Face `datasets` on disk: Arrow files of `save_to_disk`, Parquet files of a repository.
 
-Only pyarrow reads them; no code of a data set runs. Memory stays flat: files are mapped or read a row group at a time.
+Only pyarrow reads them; no code of a data set runs. Arrow
+files are mapped; of a few Parquet files a group of rows each is in memory.
 """
 
 from __future__ import annotations
@@ -27,8 +28,14 @@ from ...core.runtime.reading import check_regular, json_values
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp")
 LABEL_COLUMNS = ("label", "labels", "class", "fine_label", "category")
 SUFFIXES = (".arrow", ".parquet")
+UNLABELLED = -1
+"""A class that is not told, as of hidden test splits."""
+CACHES = ("cache-", "tmp")
+"""How names of files begin that `datasets` keeps beside its own."""
 INSTALL = 'needs pyarrow: pip install "vladapt[natural]"'
 BATCH = 64
+OPENED = 4
+"""Files that stay open, of each Parquet file with a group of rows."""
 
 
 def is_arrow_folder(path: Path) -> bool:
@@ -58,7 +65,7 @@ def read_arrow_folder(
         names.take(opened.class_names, file)
         for number, (image, label) in enumerate(opened.rows()):
             id_, content = f"{shown(file, path)}#{number}", _content(image, file)
-            if content is None or label is None:
+            if content is None or label is None or label == UNLABELLED:
                 skipped.append((id_, "has no label" if content is not None else "has no image"))
                 continue
             names.see(label, file)
@@ -81,9 +88,9 @@ def load_row(item: Item) -> Decoded:
     limit = {key: item.decode[key] for key in ("max_pixels",) if key in item.decode}
     if (beside := item.decode.get("beside")) is not None:
         return decode_image(item.source.parent / beside, limit)
-    opened = _opened(item.source, item.source.stat().st_mtime_ns, None)
-    with _readable(item.source):
-        image = opened.image_at(int(item.decode["row"]), str(item.decode["column"]))
+    file = item.source
+    with _readable(file):
+        image = _tabled(file, file.stat().st_mtime_ns).image_at(int(item.decode["row"]), str(item.decode["column"]))
     return decode_bytes(image["bytes"] if isinstance(image, dict) else image, item.id, limit)
 
 
@@ -133,7 +140,6 @@ class _Opened:
         image, label: names of columns.
         class_names: of the label, where the file names them.
         batches: columns -> record batches.
-        image_at: (row, column) -> what the column holds there.
     """
 
     path: Path
@@ -141,7 +147,6 @@ class _Opened:
     label: str
     class_names: tuple[str, ...] | None
     batches: Callable[[list[str]], Iterator[Any]]
-    image_at: Callable[[int, str], Any]
 
     def rows(self) -> Iterator[tuple[Any, Any]]:
         """(image, label) of each row; what a damaged file claims is checked before it is used."""
@@ -151,21 +156,36 @@ class _Opened:
                 yield from zip(batch.column(0).to_pylist(), batch.column(1).to_pylist())
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=OPENED)
 def _opened(path: Path, mtime: int, label_column: str | None) -> _Opened:
-    check_regular(path)
     with _readable(path):
-        schema, batches, image_at = (_parquet if path.suffix == ".parquet" else _arrow)(path)
-    features = _features(schema)
+        tabled = _tabled(path, mtime)
+    schema = tabled.schema
+    features = {name: each for name, each in _features(schema).items() if name in schema.names}
     kinds = {name: each.get("_type") for name, each in features.items() if isinstance(each, dict)}
     image = _column(path, schema.names, "image", _of_kind(kinds, "Image"), IMAGE_COLUMNS)
     label = _column(path, schema.names, "label", _of_kind(kinds, "ClassLabel"), LABEL_COLUMNS, label_column)
     declared = features[label].get("names") if kinds.get(label) == "ClassLabel" else None
-    return _Opened(path, image, label, _checked_names(declared, path), batches, image_at)
+    return _Opened(path, image, label, _checked_names(declared, path), tabled.batches)
 
 
-def _arrow(path: Path):
-    """Schema, stream and access of an Arrow file, which is mapped and not read."""
+@dataclass(frozen=True)
+class _Tabled:
+    """A file as a table: its schema, its rows as a stream, and (row, column) -> what stands there."""
+
+    schema: Any
+    batches: Callable[[list[str]], Iterator[Any]]
+    image_at: Callable[[int, str], Any]
+
+
+@lru_cache(maxsize=OPENED)
+def _tabled(path: Path, mtime: int) -> _Tabled:
+    check_regular(path)
+    return (_parquet if path.suffix == ".parquet" else _arrow)(path)
+
+
+def _arrow(path: Path) -> _Tabled:
+    """An Arrow file, which is mapped and not read."""
     import pyarrow as pa
 
     table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
@@ -173,11 +193,11 @@ def _arrow(path: Path):
     def batches(columns: list[str]):
         return table.select(columns).to_batches(max_chunksize=BATCH)
 
-    return table.schema, batches, lambda row, column: table.column(column)[row].as_py()
+    return _Tabled(table.schema, batches, lambda row, column: table.column(column)[row].as_py())
 
 
-def _parquet(path: Path):
-    """Schema, stream and access of a Parquet file, of which a group of rows is in memory."""
+def _parquet(path: Path) -> _Tabled:
+    """A Parquet file, of which a group of rows is in memory."""
     import pyarrow.parquet as pq
 
     file, reading = pq.ParquetFile(path, memory_map=True), threading.Lock()
@@ -192,7 +212,10 @@ def _parquet(path: Path):
         with reading:
             return group_of(group, column).column(0)[row - (int(ends[group - 1]) if group else 0)].as_py()
 
-    return file.schema_arrow, lambda columns: file.iter_batches(batch_size=BATCH, columns=columns), image_at
+    def batches(columns: list[str]):
+        return file.iter_batches(batch_size=BATCH, columns=columns)
+
+    return _Tabled(file.schema_arrow, batches, image_at)
 
 
 @contextmanager
@@ -258,9 +281,13 @@ def _files(path: Path) -> list[tuple[str, Path]]:
     found = []
     for folder in (path, path / "data", *(path / name for name in SPLIT_FOLDERS)):
         if folder.is_dir():
-            files = sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES and file.is_file())
+            files = sorted(file for file in folder.iterdir() if _is_data(file))
             found += [(_split_of(file), file) for file in files]
     return found
+
+
+def _is_data(file: Path) -> bool:
+    return file.suffix in SUFFIXES and file.is_file() and not file.name.startswith(CACHES)
 
 
 def _split_of(file: Path) -> str:

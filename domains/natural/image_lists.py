@@ -72,7 +72,8 @@ def _places(items: Sequence[Item], file: Path) -> Iterator[int]:
 def _place(items: Sequence[Item], by_tail: dict[tuple[str, ...], list[int]], path: str) -> int | None:
     parts = PurePosixPath(path.replace("\\", "/")).parts
     places = by_tail.get(parts[-1:], [])
-    length = 1
+    length = 2
+    places = [place for place in places if _same_end(PurePosixPath(items[place].id).parts, parts, length)]
     while len(places) > 1 and length < len(parts):
         length += 1
         longer = [place for place in places if PurePosixPath(items[place].id).parts[-length:] == parts[-length:]]
@@ -81,6 +82,12 @@ def _place(items: Sequence[Item], by_tail: dict[tuple[str, ...], list[int]], pat
             return exact[0] if len(exact) == 1 else None
         places = longer
     return places[0] if len(places) == 1 else None
+
+
+def _same_end(one: tuple[str, ...], other: tuple[str, ...], most: int) -> bool:
+    """Whether two paths end alike, in so many parts or in all that the shorter has: a file's name alone is no proof."""
+    length = min(most, len(one), len(other))
+    return one[-length:] == other[-length:]
 
 
 def _paths(file: Path) -> Iterator[str]:

@@ -99,24 +99,30 @@ def read_layout(layout: Layout, folder: Path, formats: Sequence[Format] = (IMAGE
         DataError: a list is missing or malformed, a path leaves the folder, or no image is there.
     """
     collector, entries = ItemCollector(), list(layout.entries(folder))
-    place = {entry.name: entry.name if entry.order is None else entry.order for entry in entries}
-    names = sorted(place, key=place.__getitem__)
-    labels = {name: index for index, name in enumerate(names)}
+    classes = sorted({_class_of(entry) for entry in entries})  # ImageNet has two missiles and two pairs of sunglasses
+    labels = {each: index for index, each in enumerate(classes)}
     for entry in entries:
         if (file := locate(entry.image, (folder,), f"{folder}: its lists")) is None:
             collector.skip(entry.image, f"no such file below {folder}")
             continue
         fields = {} if entry.group is None else {"group": entry.group}
-        collector.add_file(file, entry.image, formats, target=Label(labels[entry.name]), split=entry.split, **fields)
+        collector.add_file(
+            file, entry.image, formats, target=Label(labels[_class_of(entry)]), split=entry.split, **fields
+        )
     data = DomainData(
         items=collector.items,
-        class_names=tuple(names),
+        class_names=tuple(name for _, name in classes),
         load=loader(formats),
         name=layout.set,
         skipped=collector.skipped,
         licence=licence_of(folder),
     )
     return check_items(data, folder)
+
+
+def _class_of(entry: Entry) -> tuple[str | int, str]:
+    """What tells classes apart, and sorts them."""
+    return (entry.name if entry.order is None else entry.order), entry.name
 
 
 # one function per set, public lists first -----------------------------------------------------------------------------
@@ -243,10 +249,10 @@ def _imagenet_variant(images: str) -> Callable[[Path], Iterator[Entry]]:
 def _of_wordnet_folders(images: Path, root: Path, names: dict[str, str], split: str) -> Iterator[Entry]:
     """Class folders called by WordNet ids, or, as those of ImageNetV2, by the place of one in the list of names."""
     ids = list(names)
-    inside = [inner for inner in folders(images) if WORDNET_ID.match(inner.name) or inner.name.isdigit()]
+    inside = [inner for inner in folders(images) if WORDNET_ID.match(inner.name) or inner.name.isdecimal()]
     for inner in sorted(inside, key=lambda each: (len(each.name), each.name)):
         id_ = inner.name
-        if id_.isdigit() and int(id_) < len(ids):
+        if id_.isdecimal() and int(id_) < len(ids):
             id_ = ids[int(id_)]
         if id_ not in names:
             raise DataError(f"{root / 'classnames.txt'}: has no name for folder '{shortened(inner.name)}'; add a line")
@@ -311,7 +317,7 @@ LAYOUTS = (
     Layout("oxford_flowers", ("jpg", "imagelabels.mat", "setid.mat"), _flowers, ("flowers-102",)),
     Layout("stanford_cars", ("devkit/cars_meta.mat", "cars_test_annos_withlabels.mat"), _cars, ("stanford_cars",)),
     Layout("caltech101", ("101_ObjectCategories",), _caltech, ("caltech101", "caltech-101")),
-    Layout("eurosat", ("2750",), _eurosat, ("eurosat",)),
+    Layout("eurosat", ("2750/AnnualCrop", "2750/SeaLake"), _eurosat, ("eurosat",)),
     Layout("imagenet", ("classnames.txt", "images/train", "images/val"), _imagenet),
     Layout(
         "imagenet_v2",
@@ -320,5 +326,5 @@ LAYOUTS = (
     ),
     Layout("imagenet_a", ("classnames.txt", "imagenet-a"), _imagenet_variant("imagenet-a")),
     Layout("imagenet_r", ("classnames.txt", "imagenet-r"), _imagenet_variant("imagenet-r")),
-    Layout("imagenet_sketch", ("classnames.txt", "images"), _imagenet_variant("images")),
+    Layout("imagenet_sketch", ("classnames.txt", "images/n01440764"), _imagenet_variant("images")),
 )

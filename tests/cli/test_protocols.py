@@ -97,3 +97,37 @@ def test_every_protocol_is_in_the_page():
     page = (Path(__file__).resolve().parents[2] / "docs" / "protocols.md").read_text()
     for name, protocol in PROTOCOLS.items():
         assert f"`{name}`" in page and protocol.used_by.split(" (")[0] in page
+
+
+def test_the_linear_probe_beside_it_follows_the_protocol(run_of, monkeypatch):
+    """Without validation it chooses nothing either, and it is as published."""
+    from vladapt.core.registry import build_adapter
+    from vladapt.core.tasks.classification import judgement
+
+    fits = []
+
+    def built(name, **options):
+        adapter = build_adapter(name, **options)
+        fit = adapter.fit
+        adapter.fit = lambda *given, **named: fits.append(fit(*given, **named)) or fits[-1]
+        fits.append(adapter.options)
+        return adapter
+
+    monkeypatch.setattr(judgement, "build_adapter", built)
+    run_of("--protocol", "fixed", "--shots", 8, "--adapter", "ape")
+    options, report = fits
+    assert report.chosen_on == "defaults: no validation"
+    assert (options["class_weight"], options["ties"]) == ("none", "published")
+
+
+def test_which_classes_have_no_image_is_said(run_of):
+    notes = run_of("--protocol", "realistic", "--shots", 1, "--adapter", "ape")["notes"]
+    (drawn,) = (note for note in notes if note.startswith("Images drawn per class"))
+    assert drawn == "Images drawn per class: 0 to 2; none of class 2, class 3."
+    assert not any("all used" in note for note in notes)
+
+
+def test_one_published_set_is_not_put_upon_several(vladapt, rows):
+    given = ("--features", rows, "--features", rows, "--adapters", "ape", "--preset", "dtd")
+    refused = vladapt("compare", *given)
+    assert refused.code != 0 and "--preset dtd: of one data set" in refused.err

@@ -16,7 +16,7 @@ from ...contracts.domain import Domain, Item
 from ...contracts.features import FeatureSet
 from ...contracts.images import TrainingPlace
 from ...contracts.recipe import Recipe
-from ...data.sampling import NoValidation, short_classes
+from ...data.sampling import class_counts, short_classes
 from ...errors import CapabilityError, ConfigError
 from ...forgetting.probe import forgetting, probe_of
 from ...registry import build_adapter
@@ -28,7 +28,8 @@ from ...runtime.progress import Reporter, training_lines
 from ..methods import adapter_of, place_of_data, read_data, split_counts, trains_towers
 from .feature_rows import PreparedFeatures, prepared_of
 from .images import Prepared, Shots
-from .judgement import fitted_probe
+from .judgement import PROBE, fitted_probe
+from .protocols import as_published
 from .report import ClassificationResults
 from .resources import check_needs
 from .scoring import Scores, fitted_zero_shot, harmonic_mean, on_adapted, score_on
@@ -82,7 +83,7 @@ def fit_adapter(
         return adapter.fit(
             shots.support,
             prepared.classifier,
-            val=shots.val if shots.searches else NoValidation.beside(shots.support),
+            val=shots.val_of_fit,
             unlabeled=shots.test.without_labels() if adapter.transductive else None,
             backbone=prepared.backbone,
             resources=resources,
@@ -125,7 +126,8 @@ def scored(
     """Zero-shot and the adapted model on the test set, on novel classes and, if towers changed, on generic images."""
     zero_shot = fitted_zero_shot(shots.support, prepared.classifier)
     moved = on_adapted(prepared, adapter)
-    probe = fitted_probe(adapter, shots.support, prepared.classifier, shots.val, recipe.seed)
+    options = as_published(recipe, [PROBE]).adapters.get(PROBE) or {} if recipe.protocol else {}
+    probe = fitted_probe(adapter, shots.support, prepared.classifier, shots.val_of_fit, recipe.seed, options)
     scores = score_on(prepared, adapter, shots.test, prepared.class_names, zero_shot, reporter, probe=probe)
     if recipe.novel:
         scores.metrics["novel"] = _novel(recipe, prepared, adapter, scores, task)
@@ -231,17 +233,23 @@ def planned(recipe: Recipe, names: list[str]) -> dict[str, Adapter]:
     return {name: adapter_of(recipe.with_adapter(name)) for name in names}
 
 
-def notes_of(prepared, shots: int | None, further: list[str], drawn: Shots) -> list[str]:
+def notes_of(prepared, shots: int | None, further: list[str], drawn: Shots, scenario: str | None = None) -> list[str]:
     """Sentences for the user, each once.
 
     Args:
         shots: images per class that were asked for, None for all.
         further: said by the fit and what came after it.
+        scenario: how unequal the shots were to be, or None.
     """
     of_base = [] if prepared.base is None else prepared.base.notes(prepared)
     notes, train = [*prepared.notes, *further, *of_base], prepared.data.split("train")
-    short = {} if shots is None else short_classes(train, shots, num_classes=len(prepared.class_names))
-    if short:
+    classes = len(prepared.class_names)
+    short = {} if shots is None else short_classes(train, shots, num_classes=classes)
+    if scenario is not None:
+        counts = class_counts(drawn.items, classes)
+        none = ", ".join(name for name, count in zip(prepared.class_names, counts) if not count)
+        notes.append(f"Images drawn per class: {min(counts)} to {max(counts)}" + (f"; none of {none}" if none else ""))
+    elif short:
         listed = ", ".join(f"{prepared.class_names[c]} ({n})" for c, n in sorted(short.items()))
         notes.append(f"Fewer than {shots} training images, all used: {listed}.")
     if shots and len(train) > 1.5 * len(drawn.support):

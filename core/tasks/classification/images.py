@@ -16,7 +16,7 @@ from ...contracts.domain import Domain, DomainData, Item, Metric
 from ...contracts.features import PROJECTED, Batch, FeatureSet, TextClassifier
 from ...contracts.images import TrainingImages
 from ...contracts.recipe import ALL, AUTO, Recipe
-from ...data.sampling import sample_shots
+from ...data.sampling import NoValidation, sample_shots
 from ...data.scenarios import draw_shots
 from ...data.splits import assign_splits
 from ...data.verify import FileHashes, check_skipped, drop_unreadable
@@ -56,6 +56,11 @@ class Shots:
     val_items: tuple[Item, ...] = ()
     seed: int = 0
     searches: bool = True
+
+    @property
+    def val_of_fit(self) -> FeatureSet | None:
+        """What a fit chooses settings on."""
+        return self.val if self.searches else NoValidation.beside(self.support)
 
 
 @dataclass(frozen=True)

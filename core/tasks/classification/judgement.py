@@ -106,13 +106,22 @@ def above_guessing(metrics: Mapping[str, Any]) -> bool | None:
 
 
 def fitted_probe(
-    adapter: Adapter, support: FeatureSet, classifier: TextClassifier, val: FeatureSet | None, seed: int
+    adapter: Adapter,
+    support: FeatureSet,
+    classifier: TextClassifier,
+    val: FeatureSet | None,
+    seed: int,
+    options: Mapping[str, Any] | None = None,
 ) -> Adapter | None:
     """The logistic regression on the images that an adapter was fitted on; None where it is that itself, where there
-    are no labelled images or more than 1000, or where they are all of one class."""
+    are no labelled images or more than 1000, or where they are all of one class.
+
+    Args:
+        options: of the regression, where a protocol has others.
+    """
     if adapter.name == PROBE or support.labels is None or not 0 < len(support) <= MOST_PROBED:
         return None
-    probe = build_adapter(PROBE)
+    probe = build_adapter(PROBE, **(options or {}))
     try:
         probe.fit(support.without_parts(), classifier, val=None if val is None else val.without_parts(), seed=seed)
     except CapabilityError:  # one class only

@@ -179,7 +179,7 @@ class Classification(Task):
         contest = ClassificationContest(recipe, prepared, adapters, splits)
         contest.notes += said
         contest.probe_asked = PROBE in axes.adapters
-        contest.seeds_given = bool(axes.seeds or recipe.gave("seed"))
+        contest.seeds_given = bool(axes.seeds or recipe.gave("seed") or recipe.protocol)
         return contest
 
     def deciding_of(self, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -214,7 +214,8 @@ class Classification(Task):
         seconds = time.monotonic() - started
         unscored = [f"The rows have no labels, so nothing is scored: {PREDICTIONS} in the run says what each is"]
         further = [*done.notes, *done.report.notes, *(unscored if done.scores.labels is None else [])]
-        notes = notes_of(prepared, recipe.shots, further, shots)
+        scenario = drawing_of(recipe, recipe.shots).get("scenario")
+        notes = notes_of(prepared, recipe.shots, further, shots, scenario)
         info = info_of(recipe, prepared, done.adapter, done.report, shots, notes, seconds)
         if done.calibration is not None:
             info["calibration"] = done.calibration.facts()

@@ -10,6 +10,7 @@ import torch
 from vladapt.adapters.head import ridge as ridge_file
 from vladapt.adapters.head.ridge import _Fits
 from vladapt.core.contracts import FeatureSet, TextClassifier
+from vladapt.core.data.sampling import NoValidation
 from vladapt.core.registry import build_adapter
 
 
@@ -175,3 +176,24 @@ def test_a_thousand_classes_of_sixteen_shots_choose_by_the_trace():
     assert report.chosen_on == "generalised cross-validation"
     assert (adapter.predict(centres) == torch.arange(1000)).double().mean() > 0.95
     assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize("groups", [None, ("p",) * 3 + ("q",) * 17])
+def test_a_label_known_of_one_image_or_of_one_patient_alone_is_fitted(groups):
+    """Left out, nothing is left to fit it on: its scores are then its mean, and no number is lost."""
+    drawn = torch.Generator().manual_seed(0)
+    labels = (torch.rand(20, 2, generator=drawn) < 0.5).float()
+    labels[1 if groups is None else 3 :, 1] = float("nan")
+    support = FeatureSet(torch.randn(20, 6, generator=drawn), labels, ("a", "b"), groups=groups)
+    text = TextClassifier(
+        torch.nn.functional.normalize(torch.randn(2, 6, generator=drawn), dim=1), class_names=("a", "b")
+    )
+    adapter = build_adapter("ridge")
+    adapter.fit(support, text)
+    assert torch.isfinite(adapter.logits(support)).all()
+
+
+def test_where_nothing_is_to_be_chosen_the_penalty_is_the_default(make_task):
+    support = make_task(shots=4).support
+    report = build_adapter("ridge").fit(support, make_task(shots=4).text, val=NoValidation.beside(support))
+    assert report.chosen == {"penalty": ridge_file.DEFAULT_PENALTY} and report.val_score is None

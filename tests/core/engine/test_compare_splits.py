@@ -11,6 +11,7 @@ from PIL import Image
 
 from vladapt.core.commands.tables import comparison_cells, comparison_table, comparison_tests
 from vladapt.core.engine.compare import STATE, TABLE, compare
+from vladapt.core.engine.comparison import Comparison
 from vladapt.core.errors import ConfigError
 from vladapt.core.recipes.resolve import resolve
 from vladapt.core.tasks.classification.task import ClassificationContest
@@ -261,3 +262,14 @@ def test_each_data_set_says_which_test_it_had():
     assert comparison_tests([tested("pets", splits=10)])[-1].startswith(
         "In brackets 95% intervals. p values: corrected"
     )
+
+
+def test_each_backbone_has_a_column_of_its_own(tmp_path):
+    rows = [
+        {"adapter": "ape", "shots": 4, "seed": 1, "accuracy": value, "seconds": 0.1, "backbone": backbone}
+        for backbone, value in (("embedded", 0.2), ("biomedclip", 0.8))
+    ]
+    found = Comparison(rows, tmp_path / "a.csv", tmp_path / "a.png", {}, [])
+    header, ape = comparison_cells(found.summary())
+    assert header == ["adapter", "embedded", "biomedclip", "seconds per fit"]
+    assert ape[1:3] == ["20.0 ± 0.0", "80.0 ± 0.0"]

@@ -88,6 +88,22 @@ def test_another_column_and_names_of_the_users(tmp_path):
     assert list(shades(data).values()) == [1, 2]
 
 
+def test_an_unusual_column_of_labels_is_enough(tmp_path):
+    write(tmp_path / "a.parquet", table([1, 2], ["a", "b"], names=(), label="species"))
+    assert list(shades(Natural().read(tmp_path, label_column="species")).values()) == [1, 2]
+
+
+def test_what_datasets_keeps_beside_its_files_is_no_data(tmp_path):
+    for name in ("data-00000-of-00001.arrow", "cache-1234.arrow", "tmpabcd.arrow"):
+        write(tmp_path / "train" / name, table([1, 2], [0, 1]))
+    assert len(Natural().read(tmp_path).items) == 2
+
+
+def test_a_hidden_label_is_listed(tmp_path):
+    write(tmp_path / "a.arrow", table([1, 2, 3], [0, 1, -1]))
+    assert Natural().read(tmp_path).skipped == [("a.arrow#2", "has no label")]
+
+
 def test_rows_without_an_image_or_a_label_are_listed(tmp_path):
     write(tmp_path / "a.arrow", table([1, None, 3, 4], [0, 1, None, 1]))
     assert Natural().read(tmp_path).skipped == [("a.arrow#1", "has no image"), ("a.arrow#2", "has no label")]

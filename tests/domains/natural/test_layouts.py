@@ -188,3 +188,23 @@ def test_plain_folders_have_no_published_layout(tmp_path, photo):
     photo("dog/1.jpg")
     assert published_layout(tmp_path) is None
     assert read(tmp_path)[0] == ("cat", "dog")
+
+
+def test_two_classes_of_one_name_stay_two(tmp_path, photo):
+    """ImageNet has two missiles and two pairs of sunglasses."""
+    ids = ("n03773504", "n04008634", "n04355933")
+    lines(tmp_path / "classnames.txt", f"{ids[0]} missile", f"{ids[1]} missile", f"{ids[2]} sunglasses")
+    for id_ in ids:
+        for split in ("train", "val"):
+            photo(f"images/{split}/{id_}/1.JPEG")
+    data = Natural().read(tmp_path)
+    assert data.class_names == ("missile", "missile", "sunglasses")
+    assert {item.class_label() for item in data.items if ids[1] in item.id} == {1}
+
+
+def test_a_list_of_names_beside_folders_of_images_is_no_imagenet(tmp_path, photo):
+    lines(tmp_path / "classnames.txt", "cat", "dog")
+    photo("images/cat/1.jpg")
+    photo("images/dog/1.jpg")
+    photo("images/2750/1.jpg")
+    assert set(read(tmp_path)[0]) == {"2750", "cat", "dog"}

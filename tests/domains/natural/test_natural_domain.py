@@ -71,7 +71,8 @@ def test_imagenets_variants_have_its_prompts():
 
 @pytest.mark.parametrize("option", [{"label_column": "x"}, {"group_column": "x"}, {"root": "x"}])
 def test_options_of_tables_are_refused_for_published_folders(photo, tmp_path, option):
-    classes(photo, "2750", 2)
+    photo("2750/AnnualCrop/1.jpg")
+    photo("2750/SeaLake/1.jpg")
     with pytest.raises(ConfigError, match=f"option '{next(iter(option))}' does not apply to the layout of eurosat"):
         Natural().read(tmp_path, **option)
 
