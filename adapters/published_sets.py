@@ -47,7 +47,11 @@ class WithPreset(Adapter):
     presets: ClassVar[tuple[str, ...]] = SETS
 
     preset: str | None = option(
-        None, "published set whose settings are used; none: the general ones", choices=SETS, parse=set_name
+        None,
+        "published set whose settings are used, with class_weight none and the first of equal settings; none: "
+        "the general ones",
+        choices=SETS,
+        parse=set_name,
     )
 
     @property

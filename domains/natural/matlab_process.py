@@ -6,11 +6,20 @@ python matlab_process.py FILE VARIABLE ...
 import json
 import sys
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
+MOST_BYTES = 8 << 30
+
 
 def main() -> None:
     import numpy as np
     from scipy.io import loadmat
 
+    if resource is not None:  # what is packed may be without end
+        resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
     file, *keys = sys.argv[1:]
     content = loadmat(file, variable_names=keys)
     if lacking := [key for key in keys if key not in content]:

@@ -145,7 +145,8 @@ def selective_scores(
 ) -> dict[str, Any]:
     """Share of answers left open, and the error of the others with its interval; with several labels, over all known
     labels, those of one image together."""
-    left, units = calibration.open_answers(probs, max_error), list(groups or map(str, range(len(labels))))
+    left = calibration.open_answers(probs, max_error)
+    units = [group or f"image {row}" for row, group in enumerate(groups or [""] * len(labels))]
     if calibration.multilabel:
         known = ~labels.isnan()
         right = (calibration.answers_of(probs) == (labels == 1))[known]
