@@ -48,8 +48,7 @@ class WithPreset(Adapter):
 
     preset: str | None = option(
         None,
-        "published set whose settings are used, with class_weight none and the first of equal settings; none: "
-        "the general ones",
+        "published set whose settings are used, shared options as papers have them; none: the general ones",
         choices=SETS,
         parse=set_name,
     )
