@@ -86,7 +86,7 @@ class Classification(Task):
         """The domain's adapter where none is named."""
         recipe = super().filled(recipe)
         if recipe.adapter_name is None:
-            name = "tip-adapter" if self.domain is None else self.domain.default_adapter
+            name = "auto" if self.domain is None else self.domain.default_adapter
             recipe = recipe.with_(adapter={**recipe.adapter, "name": name})
         return recipe
 
