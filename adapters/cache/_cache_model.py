@@ -201,7 +201,7 @@ def search_as(
             beyond=beyond(adapter, alphas),
             alpha_factor=adapter.logit_scale / REFERENCE_SCALE,
             balanced=adapter.balanced,
-            ties=adapter.ties_,
+            ties=adapter.ties,
         )
         return (beta, alpha), score
 
@@ -216,7 +216,8 @@ def beyond(adapter, alphas: Sequence[float]) -> tuple[float, ...]:
     """
     if (
         adapter.multilabel_
-        or adapter.ties_ == PUBLISHED
+        or adapter.as_published
+        or adapter.ties == PUBLISHED
         or adapter.search_scale is not None
         or adapter.alpha is not None
     ):

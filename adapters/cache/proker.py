@@ -134,7 +134,7 @@ class ProKeR(WithPreset, Searched):
         def search(betas: Sequence[float], penalties: Sequence[float]):
             problem = Problem.of(*self._rows(selection.train), self.text, self.balanced)
             scores = problem.scores(selection.val, betas, penalties, self.balanced)
-            best, lam = best_setting(scores, self.ties_)
+            best, lam = best_setting(scores, self.ties)
             return (betas[best], penalties[lam]), float(scores[best, lam])
 
         return search

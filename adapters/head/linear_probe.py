@@ -77,7 +77,7 @@ class LinearProbe(Searched):
             selection = selection_split(support, val, seed)
             chosen, words = DEFAULT_C, selection.words
             if selection.val is not None:
-                chosen, score = search_c(lambda c: self._score(selection, num_classes, c, seed), self.steps, self.ties_)
+                chosen, score = search_c(lambda c: self._score(selection, num_classes, c, seed), self.steps, self.ties)
         self.weight, self.bias = learned = self._balanced_regress(support, num_classes, chosen, seed)
         if score is not None and self.counts_unequal(selection.train, num_classes):
             if selection.held_out:

@@ -261,7 +261,8 @@ class Adapter(ABC):
 
     @property
     def as_published(self) -> bool:
-        """Whether the user asked for published settings (a preset), which go before defaults of ours."""
+        """Whether the user asked for published settings (a preset), which go before defaults of ours, not before what
+        is given beside it."""
         return False
 
     def settled(self, report: FitReport) -> dict[str, Any]:

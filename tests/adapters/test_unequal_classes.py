@@ -220,8 +220,26 @@ def test_more_labels_of_unequal_classes_do_no_harm_to_prompts(name):
 @pytest.mark.parametrize("name", ["tip-adapter", "tip-adapter-f", "ape", "ape-t"])
 def test_a_preset_asks_for_what_is_published(name):
     adapter = build_adapter(name, preset="eurosat")
-    assert not adapter.balanced and adapter.ties_ == "published"
-    assert build_adapter(name).balanced and build_adapter(name).ties_ == "plateau"
+    assert not adapter.balanced and adapter.ties == "published"
+    assert build_adapter(name).balanced and build_adapter(name).ties == "plateau"
+
+
+@pytest.mark.parametrize("name", [name for name in SEARCHED if adapter_class(name).presets])
+def test_what_is_given_beside_a_preset_goes_before_it(name):
+    drawn = Drawn(0, sizes=(3, 6, 12))
+
+    def fitted(**options) -> tuple:
+        adapter = build_adapter(name, **QUICK.get(name, {}), preset="eurosat", **options)
+        adapter.fit(drawn.train, drawn.text, val=drawn.val)
+        again = build_adapter(name, **adapter.options)
+        assert again.options == adapter.options
+        return adapter.options["class_weight"], adapter.options["ties"], adapter.logits(drawn.test)
+
+    *shared, published = fitted()
+    assert shared == ["none", "published"]
+    assert torch.equal(fitted(class_weight="none", ties="published")[-1], published)
+    *shared, weighted = fitted(class_weight="balanced", ties="plateau")
+    assert shared == ["balanced", "plateau"] and not torch.equal(weighted, published)
 
 
 EASY = {
