@@ -24,8 +24,8 @@ from ._presets import proker_setting
 
 BY_SHOTS = ((16, (1.7, 0.1)), (8, (1.66, 0.07)), (4, (1.5, 0.05)), (2, (2.6, 0.05)), (1, (3.0, 0.05)))
 """Beta and lambda that the authors found on ImageNet, from so many shots on, and take to other sets."""
-MOST_SEARCHED = 2048
-"""Rows with which our own search takes seconds, not minutes."""
+MOST_ROWS, MOST_SEARCHED, NO_LIMIT = 1024, 2048, 0
+"""Rows with which a fit, and our own search, take seconds, not minutes; `most_rows` as published."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -43,13 +43,14 @@ class ProKeR(WithPreset, Searched):
     Beta and lambda (`penalty`) are searched on val, the first best with beta in the outer loop; without val on images
     held out of the support, whose rows are left out meanwhile. Where nothing can be held out, and by default for more
     than 2,048 rows (each beta takes time cubic in them), they are those that the authors found on ImageNet for as many
-    shots. By default a set of many images takes fewer views, so that there are at most `most_rows`.
+    shots. By default a set of many images takes fewer views, so that there are at most `most_rows`; a preset or a
+    protocol takes all views, and searches however long.
 
     A class without images keeps its zero-shot score, which the regression would take to 0 near every image that it saw.
 
     Without texts (W = 0, of an image tower alone) it is the regression of the labels themselves.
 
-    A preset is a set of the few-shot protocol in any usual spelling: its grid, all views, and a search however long.
+    A preset is a set of the few-shot protocol in any usual spelling: its grid.
 
     Where classes have unequal numbers of images each counts alike (`class_weight`): with v the weights of the rows, I
     in A becomes diag(1 / v), the regression in which each class has the same sum of weights. Of settings that score
@@ -75,6 +76,7 @@ class ProKeR(WithPreset, Searched):
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     text_free: ClassVar[bool] = True
+    published: ClassVar[dict[str, int]] = {"most_rows": NO_LIMIT}
     state: ClassVar[tuple[str, ...]] = ("text", "logit_scale", "logit_bias", "rows", "coefficients", "beta_")
 
     beta: float | None = option(None, "sharpness of the kernel; none to search it", low=0)
@@ -92,11 +94,16 @@ class ProKeR(WithPreset, Searched):
         10, "augmented views of each image taken as rows, where there are any; 0 for the image", low=0, high=1000
     )
     most_rows: int | None = option(
-        1024, "rows beyond which fewer views are taken, never fewer images; none: all views", low=1, high=10_000_000
+        None,
+        "rows beyond which fewer views are taken; 0: no limit; none: no limit with a preset, else 1024",
+        low=0,
+        high=10_000_000,
     )
 
     def __post_init__(self):
         super().__post_init__()
+        if self.most_rows is None:
+            self.most_rows = NO_LIMIT if self.as_published else MOST_ROWS
         for name in ("search_beta", "search_penalty"):
             ends = getattr(self, name)
             require(ends is None or ends[0] <= ends[1], name, ends, "give the lower end first")
@@ -105,19 +112,20 @@ class ProKeR(WithPreset, Searched):
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self.text, self.logit_scale = classifier.weights, classifier.logit_scale
         self.logit_bias = classifier.logit_bias or 0.0
-        selection = self._selection(support, val, seed)
-        chosen, words, score = choose(self._axes(support), selection, self._search(selection))
+        taken = self._taken(support)
+        selection = self._selection(support, val, taken, seed)
+        chosen, words, score = choose(self._axes(support), selection, self._search(selection, taken))
         self.beta_ = chosen["beta"]
-        problem = Problem.of(*self._rows(support), self.text, self.balanced)
+        problem = Problem.of(*rows_of(support, taken), self.text, self.balanced)
         self.rows, self.coefficients = problem.rows, problem.solved(self.beta_, chosen["penalty"])
-        return FitReport(self.name, chosen, words, score, notes=self._notes(support))
+        return FitReport(self.name, chosen, words, score, notes=self._notes(support, taken))
 
-    def _selection(self, support: FeatureSet, val: FeatureSet | None, seed: int) -> Selection:
+    def _selection(self, support: FeatureSet, val: FeatureSet | None, taken: int, seed: int) -> Selection:
         selection = selection_split(support, val, seed)
-        rows = len(self._rows(selection.train)[0])
-        if rows <= MOST_SEARCHED or self.as_published or selection.val is None:
+        rows, most = len(selection.train) * max(1, taken), max(MOST_SEARCHED, self.most_rows)
+        if rows <= most or self.most_rows == NO_LIMIT or selection.val is None:
             return selection
-        words = f"defaults: {rows} rows, more than the {MOST_SEARCHED} that are searched without a preset"
+        words = f"defaults: {rows} rows, more than the {most} that are searched without a preset or a protocol"
         return replace(selection, val=None, words=words)
 
     def _axes(self, support: FeatureSet) -> tuple[Axis, Axis]:
@@ -128,11 +136,11 @@ class ProKeR(WithPreset, Searched):
         beta, penalty = next(values for least, values in BY_SHOTS if support.shots >= least)
         return Axis("beta", self.beta, beta, grids[0]), Axis("penalty", self.penalty, penalty, grids[1])
 
-    def _search(self, selection: Selection):
+    def _search(self, selection: Selection, taken: int):
         """The search over (betas, penalties): the best of them, and its score."""
 
         def search(betas: Sequence[float], penalties: Sequence[float]):
-            problem = Problem.of(*self._rows(selection.train), self.text, self.balanced)
+            problem = Problem.of(*rows_of(selection.train, taken), self.text, self.balanced)
             scores = problem.scores(selection.val, betas, penalties, self.balanced)
             best, lam = best_setting(scores, self.ties)
             return (betas[best], penalties[lam]), float(scores[best, lam])
@@ -144,19 +152,10 @@ class ProKeR(WithPreset, Searched):
         if not self.views or support.views is None:
             return 0
         taken = min(self.views, support.views.shape[1])
-        within = taken if self.most_rows is None or self.as_published else self.most_rows // max(1, len(support))
+        within = taken if self.most_rows == NO_LIMIT else self.most_rows // max(1, len(support))
         return max(1, min(taken, within))
 
-    def _rows(self, support: FeatureSet) -> tuple[Tensor, Tensor]:
-        """(N, D) unit rows and their (N,) labels."""
-        taken = self._taken(support)
-        if not taken:
-            return support.unit, support.labels
-        views = F.normalize(support.views[:, :taken].float(), dim=-1)  # (M, V, D)
-        return views.flatten(0, 1), support.labels.repeat_interleave(taken)
-
-    def _notes(self, support: FeatureSet) -> list[str]:
-        taken = self._taken(support)
+    def _notes(self, support: FeatureSet, taken: int) -> list[str]:
         if not taken:
             return ["rows are features of the images as they are, without augmented views"]
         given = min(self.views, support.views.shape[1])
@@ -167,6 +166,14 @@ class ProKeR(WithPreset, Searched):
         unit = batch.unit
         corrected = unit @ self.text.T + cache_logits(unit, self.rows, self.coefficients, self.beta_)
         return self.logit_scale * corrected + self.logit_bias
+
+
+def rows_of(support: FeatureSet, taken: int) -> tuple[Tensor, Tensor]:
+    """(N, D) unit rows and their (N,) labels: so many views of each image, or with 0 the image itself."""
+    if not taken:
+        return support.unit, support.labels
+    views = F.normalize(support.views[:, :taken].float(), dim=-1)  # (M, V, D)
+    return views.flatten(0, 1), support.labels.repeat_interleave(taken)
 
 
 @dataclass(frozen=True)
