@@ -192,8 +192,8 @@ def percentiles(draws: Tensor, level: float = LEVEL) -> tuple[float, float] | No
 def paired_difference(draws: Tensor, difference: float) -> tuple[list[float] | None, float]:
     """Interval and two-sided p value of a difference that is no sum over images, AUROCs' for instance.
 
-    Both are of draws moved to the difference on all images: draws that miss a rare label are biased. So they agree: p is
-    below 0.05 where the interval of 95 % leaves out 0.
+    Both are of draws moved to the difference on all images, since draws that miss a rare label are biased. So they
+    agree: p is below 0.05 where the interval of 95 % leaves out 0.
 
     Args:
         draws: (S,) of the difference of two models, paired.
