@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...core.contracts.choices import ClassWeighted
-from ...core.contracts.features import Batch, FeatureSet
+from ...core.contracts.features import FeatureSet
 from ...core.data.sampling import Selection
 from ...core.metrics.selection import ALIKE, val_score
 from ...core.training.batches import epoch_batches
@@ -18,6 +18,7 @@ from ...core.training.class_offsets import cross_fitted_offsets
 from ...core.training.schedules import by_epoch, chained_cosine_rates
 from ...core.training.small_heads import Epoch, keep_best, train_epochs
 from ._cache_model import Axis, search_as
+from ._keyed import as_they_are, batch_of
 
 SELECT = ("best_val", "last")
 
@@ -64,7 +65,7 @@ def train_and_choose(
             what it learned with the adapter.
         axes: beta and alpha.
         order: a fixed batch order of the whole support, or None.
-        given: what `_train` takes besides, the seed among it.
+        given: what `_train` takes besides, the seed among it, and `rows` where keys may be of another backbone.
     """
     epoch, history = adapter._train(
         selection.train, val=selection.val, order=None if selection.held_out else order, **given
@@ -93,15 +94,15 @@ def _search(
 ) -> tuple[dict[str, float], float | None]:
     """Beta and alpha of the best score on val, and what it is with the offsets of unequal classes; the defaults and
     None without val. The adapter then predicts with them."""
-    names, val = [axis.name for axis in axes], selection.val
+    names, val, rows = [axis.name for axis in axes], selection.val, given.get("rows", as_they_are)
     if val is None:
         chosen, score = dict(zip(names, [axis.fallback for axis in axes])), None
     else:
-        best, score = search_as(adapter, selection)(*[axis.values for axis in axes])
+        best, score = search_as(adapter, selection, rows)(*[axis.values for axis in axes])
         chosen = dict(zip(names, best))
     _predict_with(adapter, selection.train, axes, chosen, epoch, given)
     if score is not None and adapter.offset is not None:
-        score = val_score(adapter._logits(Batch.of(val)), val.labels, adapter.balanced)
+        score = val_score(adapter._logits(batch_of(val, rows)), val.labels, adapter.balanced)
     return chosen, score
 
 
@@ -120,7 +121,7 @@ def _predict_with(
         other.beta_, other.alpha_ = (axis.fallback for axis in axes)
         other._train(rest, stop=epoch, **given)
         other.beta_, other.alpha_, other.offset = chosen["beta"], chosen["alpha"], None
-        return other._logits(Batch.of(held))
+        return other._logits(batch_of(held, given.get("rows", as_they_are)))
 
     adapter.beta_, adapter.alpha_ = chosen["beta"], chosen["alpha"]
     adapter.offset = cross_fitted_offsets(adapter, support, len(adapter.text), given["seed"], logits_of)

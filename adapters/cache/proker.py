@@ -20,6 +20,7 @@ from ...core.metrics.class_balance import class_weights
 from ...core.metrics.selection import best_setting, val_score
 from ..published_sets import WithPreset
 from ._cache_model import Axis, cache_logits, choose
+from ._keyed import Keyed, Rows
 from ._presets import proker_setting
 
 BY_SHOTS = ((16, (1.7, 0.1)), (8, (1.66, 0.07)), (4, (1.5, 0.05)), (2, (2.6, 0.05)), (1, (3.0, 0.05)))
@@ -29,7 +30,7 @@ MOST_ROWS, MOST_SEARCHED, NO_LIMIT = 1024, 2048, 0
 
 
 @dataclass(eq=False, kw_only=True)
-class ProKeR(WithPreset, Searched):
+class ProKeR(WithPreset, Keyed, Searched):
     """ProKeR: A Kernel Perspective on Few-Shot Adaptation of Large Vision-Language Models (Bendou, Ouasfi, Gripon and
     Boukhayma, 2025, arXiv 2501.11175).
 
@@ -48,7 +49,8 @@ class ProKeR(WithPreset, Searched):
 
     A class without images keeps its zero-shot score, which the regression would take to 0 near every image that it saw.
 
-    Without texts (W = 0, of an image tower alone) it is the regression of the labels themselves.
+    Without texts (W = 0, of an image tower alone) it is the regression of the labels themselves. The kernel may be of
+    another backbone than the texts (`--resource keys=dinov2`): it compares that one's unit features, without views.
 
     A preset is a set of the few-shot protocol in any usual spelling: its grid.
 
@@ -57,9 +59,13 @@ class ProKeR(WithPreset, Searched):
     alike on val the middle is taken (`ties`). Published are "none" and "published". With equal classes only ties
     differ.
 
+    Resources:
+        keys: `FurtherBackbone`, of the same images.
+
     Raises:
         ConfigError: an option is out of range, or the ends of a grid are in the wrong order.
         UnknownNameError: no such preset.
+        DataError: the backbone of the keys has no features of an image.
 
     Example:
         >>> adapter = build_adapter("proker", beta=1.7, penalty=0.1)
@@ -77,7 +83,10 @@ class ProKeR(WithPreset, Searched):
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     text_free: ClassVar[bool] = True
     published: ClassVar[dict[str, int]] = {"most_rows": NO_LIMIT}
-    state: ClassVar[tuple[str, ...]] = ("text", "logit_scale", "logit_bias", "rows", "coefficients", "beta_")
+    state: ClassVar[tuple[str, ...]] = (
+        "text", "logit_scale", "logit_bias", "rows", "coefficients", "beta_", "keyed",
+    )  # fmt: skip
+    later_state: ClassVar = {"keyed": False}
 
     beta: float | None = option(None, "sharpness of the kernel; none to search it", low=0)
     penalty: float | None = option(None, "lambda; none to search it", above=0)
@@ -112,13 +121,14 @@ class ProKeR(WithPreset, Searched):
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self.text, self.logit_scale = classifier.weights, classifier.logit_scale
         self.logit_bias = classifier.logit_bias or 0.0
+        support, rows, notes = self.take_keys(resources, support)
         taken = self._taken(support)
         selection = self._selection(support, val, taken, seed)
-        chosen, words, score = choose(self._axes(support), selection, self._search(selection, taken))
+        chosen, words, score = choose(self._axes(support), selection, self._search(selection, taken, rows))
         self.beta_ = chosen["beta"]
-        problem = Problem.of(*rows_of(support, taken), self.text, self.balanced)
+        problem = self._problem(support, taken, rows)
         self.rows, self.coefficients = problem.rows, problem.solved(self.beta_, chosen["penalty"])
-        return FitReport(self.name, chosen, words, score, notes=self._notes(support, taken))
+        return FitReport(self.name, chosen, words, score, notes=notes or self._notes(support, taken))
 
     def _selection(self, support: FeatureSet, val: FeatureSet | None, taken: int, seed: int) -> Selection:
         selection = selection_split(support, val, seed)
@@ -136,16 +146,22 @@ class ProKeR(WithPreset, Searched):
         beta, penalty = next(values for least, values in BY_SHOTS if support.shots >= least)
         return Axis("beta", self.beta, beta, grids[0]), Axis("penalty", self.penalty, penalty, grids[1])
 
-    def _search(self, selection: Selection, taken: int):
+    def _search(self, selection: Selection, taken: int, rows: Rows):
         """The search over (betas, penalties): the best of them, and its score."""
 
         def search(betas: Sequence[float], penalties: Sequence[float]):
-            problem = Problem.of(*rows_of(selection.train, taken), self.text, self.balanced)
-            scores = problem.scores(selection.val, betas, penalties, self.balanced)
+            problem, val = self._problem(selection.train, taken, rows), selection.val
+            zero_shot = val.unit @ self.text.T
+            scores = problem.scores(rows(val).unit, zero_shot, val.labels, betas, penalties, self.balanced)
             best, lam = best_setting(scores, self.ties)
             return (betas[best], penalties[lam]), float(scores[best, lam])
 
         return search
+
+    def _problem(self, support: FeatureSet, taken: int, rows: Rows) -> Problem:
+        compared, (unit, labels) = rows(support), rows_of(support, taken)
+        keys = unit if compared is support else rows_of(compared, taken)[0]
+        return Problem.of(keys, labels, unit @ self.text.T, self.balanced)
 
     def _taken(self, support: FeatureSet) -> int:
         """How many views of each image are rows; 0 where the image itself is."""
@@ -163,8 +179,8 @@ class ProKeR(WithPreset, Searched):
         return [f"{taken} augmented views of each image are rows of their own{fewer}"]
 
     def _logits(self, batch: Batch) -> Tensor:
-        unit = batch.unit
-        corrected = unit @ self.text.T + cache_logits(unit, self.rows, self.coefficients, self.beta_)
+        cache = cache_logits(self.queries(batch), self.rows, self.coefficients, self.beta_)  # (B, C)
+        corrected = batch.unit @ self.text.T + cache
         return self.logit_scale * corrected + self.logit_bias
 
 
@@ -178,23 +194,24 @@ def rows_of(support: FeatureSet, taken: int) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Problem:
-    """Rows (N, D), what zero-shot lacks of their labels (N, C), the text (C, D) and the roots of row weights (N, 1).
+    """Rows (N, D_k), what zero-shot lacks of their labels (N, C), and the roots of row weights (N, 1).
 
     With r these roots, A = diag(r) (diag(r) K diag(r) / lambda + I)^-1 diag(r) (Y - V W^T).
     """
 
     rows: Tensor
     residual: Tensor
-    text: Tensor
     roots: Tensor
 
     @classmethod
-    def of(cls, rows: Tensor, labels: Tensor, text: Tensor, balanced: bool) -> Problem:
-        weights = class_weights(labels, len(text)) if balanced else None
+    def of(cls, rows: Tensor, labels: Tensor, zero_shot: Tensor, balanced: bool) -> Problem:
+        """Args: rows (N, D_k) that are compared, labels (N,), zero_shot (N, C) of the same images or views."""
+        classes = zero_shot.shape[1]
+        weights = class_weights(labels, classes) if balanced else None
         roots = torch.ones_like(rows[:, 0]) if weights is None else weights[labels].to(rows).sqrt()
-        member = F.one_hot(labels, len(text)).to(rows)
-        residual = (member - rows @ text.T) * member.any(dim=0)  # of a class without images nothing is known
-        return cls(rows, residual.double(), text, roots[:, None].double())
+        member = F.one_hot(labels, classes).to(rows)
+        residual = (member - zero_shot) * member.any(dim=0)  # of a class without images nothing is known
+        return cls(rows, residual.double(), roots[:, None].double())
 
     def solved(self, beta: float, penalty: float) -> Tensor:
         """(N, C) float32 coefficients A."""
@@ -203,17 +220,25 @@ class Problem:
         factor = torch.linalg.cholesky(matrix)
         return (self.roots * torch.cholesky_solve(self.roots * self.residual, factor)).float()
 
-    def scores(self, val: FeatureSet, betas: Sequence[float], penalties: Sequence[float], balanced: bool) -> np.ndarray:
-        """(B, L) val scores. The kernel of each beta is decomposed once, which solves for every lambda."""
-        unit, found = val.unit, []
-        zero_shot, cosines = (unit @ self.text.T).double(), (unit @ self.rows.T).double()  # (M, C), (M, N)
+    def scores(
+        self,
+        queries: Tensor,
+        zero_shot: Tensor,
+        labels: Tensor,
+        betas: Sequence[float],
+        penalties: Sequence[float],
+        balanced: bool,
+    ) -> np.ndarray:
+        """(B, L) scores on val, by its (M, D_k) queries, (M, C) zero-shot cosines and (M,) labels. The kernel of each
+        beta is decomposed once, which solves for every lambda."""
+        zero_shot, cosines, found = zero_shot.double(), (queries @ self.rows.T).double(), []  # (M, C), (M, N)
         for beta in betas:
             values, vectors = torch.linalg.eigh(self._weighted_kernel(beta))
             inside = vectors.T @ (self.roots * self.residual)  # (N, C)
             outside = torch.exp(-beta * (1 - cosines)) @ (self.roots * vectors)  # (M, N)
             for penalty in penalties:
                 shrunk = penalty / (values.clamp(min=0) + penalty)  # (N,)
-                found.append(val_score(zero_shot + outside @ (shrunk[:, None] * inside), val.labels, balanced))
+                found.append(val_score(zero_shot + outside @ (shrunk[:, None] * inside), labels, balanced))
         return np.array(found).reshape(len(betas), len(penalties))
 
     def _weighted_kernel(self, beta: float) -> Tensor:

@@ -189,8 +189,10 @@ def proker(ref: Reference, f: Fixtures) -> Iterator[Check]:
         yield ref.check([report.chosen[name] for name in ("beta", "penalty")], f"{case}_best", f"searched, {case}")
         yield ref.check(adapter.logits(f.test_set), f"{case}_searched", f"logits there, {case}")
         yield ref.check([*right[:2], f.accuracy(adapter)], f"{case}_acc")
-        problem = Problem.of(*rows_of(support, options["views"]), text.weights, False)
-        scores = problem.scores(f.val, *(axis.grid for axis in adapter._axes(support)), False)
+        rows, labels = rows_of(support, options["views"])
+        problem = Problem.of(rows, labels, rows @ text.weights.T, False)
+        val, grids = f.val.unit, [axis.grid for axis in adapter._axes(support)]
+        scores = problem.scores(val, val @ text.weights.T, f.val.labels, *grids, False)
         yield ref.check(100 * scores, f"{case}_val_accuracy")
 
 
