@@ -50,7 +50,7 @@ def library_names() -> dict[str, str]:
 
 def with_spoken_names(data: DomainData) -> DomainData:
     """The set with CLIP's names of its classes, where all are called by ids of ImageNet's; else as it is."""
-    if not all(WORDNET_ID.match(name) for name in data.class_names):
+    if not data.class_names or not all(WORDNET_ID.match(name) for name in data.class_names):
         return data
     try:
         names = library_names()
@@ -125,7 +125,11 @@ def _of_class_folders(images: Path, root: Path, names: dict[str, str], split: st
         if id_.isdecimal() and int(id_) < len(ids):
             id_ = ids[int(id_)]
         if id_ not in names:
-            raise DataError(f"{root / LIST}: has no name for folder '{shortened(inner.name)}'; add a line")
+            listed = (root / LIST).is_file()
+            cure = (
+                "add a line" if listed else "it is none of ImageNet's 1,000 classes, so write a list of ids and names"
+            )
+            raise DataError(f"{root / LIST}: has no name for folder '{shortened(inner.name)}'; {cure}")
         yield from of_folder(inner, root, names[id_], split, order=id_)
 
 

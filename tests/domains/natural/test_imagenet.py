@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from vladapt import CapabilityError, DataError
+from vladapt import CapabilityError, DataError, DomainData
 from vladapt.domains.natural import Natural, imagenet
 from vladapt.domains.natural.imagenet import library_names
 
@@ -152,6 +152,21 @@ def test_an_id_that_is_none_of_the_thousand_stays(tmp_path, photo):
     for id_ in ("n00001740", TENCH):
         photo(f"mine/{id_}/1.jpg")
     assert read(tmp_path / "mine")[::2] == (("n00001740", TENCH), [])
+
+
+def test_folders_of_other_ids_to_train_on_and_to_test_on_need_a_list(tmp_path, photo):
+    for split in ("train", "val"):
+        for id_ in ("n00001740", TENCH):
+            photo(f"{split}/{id_}/1.jpg")
+    with pytest.raises(DataError, match=r"'n00001740'; it is none of ImageNet's 1,000 classes, so write a list of ids"):
+        read(tmp_path)
+    (tmp_path / "classnames.txt").write_text(f"n00001740 entity\n{TENCH} tench\n")
+    assert read(tmp_path)[0] == ("entity", "tench")
+
+
+def test_data_without_classes_have_no_names():
+    data = imagenet.with_spoken_names(DomainData([], (), lambda item: None))
+    assert data.class_names == () and data.notes == []
 
 
 def test_without_open_clip_the_cure_is_one_line(tmp_path, photo, monkeypatch):
