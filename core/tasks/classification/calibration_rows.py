@@ -24,7 +24,6 @@ from .resources import OF_IMAGES, logits_of
 from .scoring import on_adapted
 
 FOLDS = 5
-"""What a method needs that is not fitted again in each fold."""
 MOST_ROWS = 1000
 MOST_ROWS_OF_IMAGES = 100
 """Validation images that are scored, at most: of any method, and of one that looks at the images themselves."""
