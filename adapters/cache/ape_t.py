@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from ...core.contracts.adapter import FitReport
-from ...core.contracts.choices import Searched
+from ...core.contracts.choices import FreshViews, Searched
 from ...core.contracts.features import Batch
 from ...core.contracts.options import option
 from ...core.data.sampling import selection_split
 from ...core.metrics.selection import val_score
+from ...core.training.epoch_views import views_of_training
 from ...core.training.small_heads import label_loss, training_features
 from ..published_sets import WithPreset
 from ._cache_model import (
@@ -38,7 +39,7 @@ CRITERIA = ("text", "image_text")
 
 
 @dataclass(eq=False, kw_only=True)
-class APET(WithPreset, Searched):
+class APET(WithPreset, Searched, FreshViews):
     """APE-T, of Not All Features Matter (Zhu et al., 2023, arXiv 2304.01195): APE's prior refinement, trained.
 
     logits = s x W'^T + alpha s/100 exp(-beta (1 - x F'^T)) (L v), with s the logit scale (100 where alphas were
@@ -78,6 +79,8 @@ class APET(WithPreset, Searched):
         "counts mixed up) and reuses APE's channels from disk; the epoch is chosen on val"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
+    published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)
+    averages_views: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = (
         "text", "logit_scale", "logit_bias", "keys", "values", "channels", "residual", "value_scale", "beta_", "alpha_",
         "offset",
@@ -96,7 +99,6 @@ class APET(WithPreset, Searched):
         None, "upper ends (beta, alpha) of the grid; none: the preset's, or 7,7", above=0.1
     )
     search_step: tuple[int, int] = option((200, 20), "points (beta, alpha) of the grid", low=1, high=100_000)
-    views: int = option(10, "augmented views that a key averages; 0 for the plain feature", low=0, high=1000)
     lr: float | None = option(None, "learning rate of AdamW; none: the preset's, or 1e-3", above=0)
     eps: float | None = option(None, "epsilon of AdamW; none: the preset's, or 1e-3", above=0)
     weight_decay: float = option(0.1, "weight decay of AdamW", low=0)
@@ -111,16 +113,20 @@ class APET(WithPreset, Searched):
         self.beta_, self.alpha_ = (axis.fallback for axis in axes)
         selection = selection_split(support, val, seed)
 
-        train = partial(self._train, base=base, seed=seed)
+        seen = views_of_training(self, support, backbone, resources, seed)
+        train = partial(self._train, base=base, seed=seed, seen=seen)
         search, order = search_as(self, selection), resources.get("batch_order")
         unequal = self.select != "last" and self.counts_unequal(support, len(base))
         trained = train_and_choose(support, selection, axes, train, search, order, or_untrained=unequal)
         self.beta_, self.alpha_ = trained.chosen["beta"], trained.chosen["alpha"]
-        self.offset = trained_offsets(self, support, len(base), axes, trained.chosen, base=base, seed=seed)
+        self.offset = trained_offsets(self, support, len(base), axes, trained.chosen, base=base, seed=seed, seen=seen)
         notes = [keys_note(support, self.views), f"{len(self.channels)} of {support.dim} channels learn"]
+        notes += [self.views_note(support)] if self.fresh else []
         return FitReport(self.name, trained.chosen, trained.words, trained.score, trained.history, notes)
 
-    def _train(self, support, *, base, seed, val=None, stop=None, order=None) -> tuple[int, list[dict[str, float]]]:
+    def _train(
+        self, support, *, base, seed, seen, val=None, stop=None, order=None
+    ) -> tuple[int, list[dict[str, float]]]:
         """Set channels, residual, value_scale and what they make of text, keys and values; kept epoch and history."""
         keys, values = cache_keys(support, self.views), cache_values(support, len(base), self.balanced)
         self.channels = self._choose_channels(base, keys, one_hot_values(support, len(base)))
@@ -133,7 +139,7 @@ class APET(WithPreset, Searched):
             return self._unit_logits(unit, *compose(residual, value_scale))
 
         def loss_of(epoch: int, index: Tensor) -> Tensor:
-            return criterion(logits(training_features(support, index, self.views, epoch)), support.labels[index])
+            return criterion(logits(training_features(support, index, seen, epoch)), support.labels[index])
 
         kept = train_keeping_best(
             [residual, value_scale],

@@ -9,11 +9,12 @@ from typing import ClassVar
 from torch import Tensor
 
 from ...core.contracts.adapter import FitReport
-from ...core.contracts.choices import Searched
+from ...core.contracts.choices import FreshViews, Searched
 from ...core.contracts.features import Batch
 from ...core.contracts.options import option
 from ...core.data.sampling import selection_split
 from ...core.metrics.selection import val_score
+from ...core.training.epoch_views import views_of_training
 from ...core.training.small_heads import label_loss, training_features
 from ..published_sets import WithPreset
 from ._cache_model import (
@@ -34,7 +35,7 @@ AXES = ("beta", "alpha")
 
 
 @dataclass(eq=False, kw_only=True)
-class TipAdapterF(WithPreset, Searched):
+class TipAdapterF(WithPreset, Searched, FreshViews):
     """Tip-Adapter-F, of Tip-Adapter (Zhang et al., 2022, arXiv 2207.09519): the keys start as Tip-Adapter's and train.
 
     logits = s x W^T + alpha s/100 exp(-beta (1 - x F^T)) L; only F (N, D) learns and is not normalised again. AdamW,
@@ -75,6 +76,8 @@ class TipAdapterF(WithPreset, Searched):
         "epoch; the fixture's values at its best test epoch document that leak and are left out"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
+    published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)
+    averages_views: ClassVar[bool] = True
     multilabel: ClassVar[bool] = True
     text_free: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = (
@@ -89,7 +92,6 @@ class TipAdapterF(WithPreset, Searched):
         None, "upper ends (beta, alpha) of the grid; none: the preset's, or 7,3", above=0.1
     )
     search_step: tuple[int, int] = option((200, 20), "points (beta, alpha) of the grid", low=1, high=100_000)
-    views: int = option(10, "augmented views that a key averages; 0 for the plain feature", low=0, high=1000)
     lr: float = option(1e-3, "learning rate of AdamW at the start of the cosine", above=0)
     eps: float = option(1e-4, "epsilon of AdamW", above=0)
     weight_decay: float = option(0.01, "weight decay of AdamW", low=0)
@@ -104,23 +106,24 @@ class TipAdapterF(WithPreset, Searched):
         self.beta_, self.alpha_ = (axis.fallback for axis in axes)
         selection = selection_split(support, val, seed)
 
-        train = partial(self._train, seed=seed)
+        seen = views_of_training(self, support, backbone, resources, seed)
+        train = partial(self._train, seed=seed, seen=seen)
         search, order = search_as(self, selection), resources.get("batch_order")
         unequal = self.select != "last" and self.counts_unequal(support, len(self.text))
         trained = train_and_choose(support, selection, axes, train, search, order, or_untrained=unequal)
         self.beta_, self.alpha_ = trained.chosen["beta"], trained.chosen["alpha"]
-        self.offset = trained_offsets(self, support, len(self.text), axes, trained.chosen, seed=seed)
-        notes = [keys_note(support, self.views)]
+        self.offset = trained_offsets(self, support, len(self.text), axes, trained.chosen, seed=seed, seen=seen)
+        notes = [keys_note(support, self.views), *([self.views_note(support)] if self.fresh else [])]
         return FitReport(self.name, trained.chosen, trained.words, trained.score, trained.history, notes)
 
-    def _train(self, support, *, seed, val=None, stop=None, order=None) -> tuple[int, list[dict[str, float]]]:
+    def _train(self, support, *, seed, seen, val=None, stop=None, order=None) -> tuple[int, list[dict[str, float]]]:
         """Set keys and values; the kept epoch and the history."""
         self.values = cache_values(support, len(self.text), self.balanced)  # (N, C)
         self.keys = cache_keys(support, self.views).clone().requires_grad_()  # (N, D)
         criterion = label_loss(support.multilabel, self.priors_of(support.labels, len(self.text)))
 
         def loss_of(epoch: int, index: Tensor) -> Tensor:
-            images = training_features(support, index, self.views, epoch)
+            images = training_features(support, index, seen, epoch)
             return criterion(self._unit_logits(images), support.labels[index])
 
         epochs = self.epochs or tip_setting(self.preset).epochs

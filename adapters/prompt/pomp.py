@@ -54,6 +54,7 @@ class Pomp(SharedContext):
         "as coop; the margin is a natural logarithm as the paper derives it. The released version that the fixture "
         "is of takes it to base 10, and is met with `correction='log10'` (and without a margin with `None`)"
     )
+    published_randaugment: ClassVar[bool] = True
     default_epochs: ClassVar[tuple[tuple[int, int], ...]] = ((1, 20),)
 
     sampled_classes: int = option(

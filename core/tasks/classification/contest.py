@@ -18,8 +18,9 @@ from ...metrics.resampling import centred, exchange_test, mean_draws, metric_dra
 from ...registry import adapter_class
 from ...runtime.progress import Reporter
 from ..methods import adapter_of
+from .augmentation import Augmentation, augmentation_of, fewer_views, notes_on_augmentation
 from .feature_rows import PreparedFeatures
-from .fitting import fewer_views, fit_adapter, parts_wanted, refitted, views_wanted
+from .fitting import fit_adapter, parts_wanted, refitted
 from .images import Prepared, Shots
 from .judgement import (
     GUESSING,
@@ -73,9 +74,10 @@ class ClassificationContest(Contest):
         self.deciding = self._deciding()
         self.notes += notes_on_protocol(recipe)
         self.probe_asked, self.seeds_given = True, True
-        self._views = {name: views_wanted(adapter, recipe, prepared) for name, adapter in adapters.items()}
+        self._augmented = {name: augmentation_of(adapter, recipe, prepared) for name, adapter in adapters.items()}
+        self.notes += notes_on_augmentation(self._augmented)
         self._parts = any(parts_wanted(adapter) for adapter in adapters.values())
-        self._drawn: tuple[tuple[int | None, int, int], Shots] | None = None
+        self._drawn: tuple[tuple[int | None, int, int], dict[str, Shots]] | None = None
         self._first_seed: int | None = None
         self._tested = _Tested()
         if at_once := [name for name in adapters if adapter_class(name).transductive]:
@@ -95,7 +97,7 @@ class ClassificationContest(Contest):
         name, seed, prepared = entry["adapter"], entry["seed"], self.repeated[entry.get("split", 0)]
         if name == LARGEST_CLASS:
             return self._floor(prepared, entry)
-        shots = fewer_views(self._draw(prepared, entry), self._views[name])
+        shots = self._draw(prepared, entry, self._augmented[name])
         if name == PROBE and not self.probe_asked and len(shots.support) > MOST_PROBED:
             return None
         started = time.perf_counter()
@@ -146,13 +148,20 @@ class ClassificationContest(Contest):
             )
         return chosen
 
-    def _draw(self, prepared: Prepared | PreparedFeatures, entry: Mapping[str, Any]) -> Shots:
-        """The shots of one draw, with the views of whoever wants most; the last one is kept."""
+    def _draw(
+        self, prepared: Prepared | PreparedFeatures, entry: Mapping[str, Any], augmentation: Augmentation
+    ) -> Shots:
+        """The shots of one draw, with the views of a method. The last draw is kept, and with it one set of views per
+        way of augmenting: as many as whoever wants most of them."""
         key = (entry["shots"], entry["seed"], entry.get("split", 0))
         if self._drawn is None or self._drawn[0] != key:
-            how = {"views": max(self._views.values()), "parts": self._parts, **drawing_of(self.recipe, key[0])}
-            self._drawn = key, prepared.draw(*key[:2], **how)
-        return self._drawn[1]
+            plain = prepared.draw(*key[:2], parts=self._parts, **drawing_of(self.recipe, key[0]))
+            self._drawn = key, {"": plain}
+        drawn, spec = self._drawn[1], augmentation.spec
+        if spec not in drawn:
+            most = max(each.views for each in self._augmented.values() if each.spec == spec)
+            drawn[spec] = prepared.augmented(drawn[""], most, augmentation.transform)
+        return fewer_views(drawn[spec], augmentation.views)
 
 
 class _Tested:

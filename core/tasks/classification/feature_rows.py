@@ -89,6 +89,7 @@ class PreparedFeatures:
         shots: int | None,
         seed: int,
         views: int = 0,
+        augment: None = None,
         parts: bool = False,
         check: Callable[[FeatureSet], None] | None = None,
         val_shots: int | str | None = None,
@@ -105,6 +106,10 @@ class PreparedFeatures:
             check(support)
         held = self._rows(val) if val else None
         return Shots(support, held, self.test, tuple(chosen), tuple(val), seed, searches)
+
+    def augmented(self, shots: Shots, views: int, augment: None) -> Shots:
+        """The draw as it is; see `Prepared.augmented`."""
+        return shots
 
     def with_val(self, shots: Shots) -> Shots:
         """The draw whose support has the rows of val too; see `Prepared.with_val`."""

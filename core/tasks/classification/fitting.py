@@ -200,29 +200,6 @@ def _domain_of(prepared: Prepared | PreparedFeatures) -> Domain | None:
     return None if isinstance(prepared, PreparedFeatures) else prepared.domain
 
 
-def fewer_views(shots: Shots, views: int) -> Shots:
-    """The draw with the first `views` augmented views of its support, where it holds more."""
-    support = shots.support
-    if support.views is None or support.views.shape[1] == views:
-        return shots
-    return replace(shots, support=replace(support, views=support.views[:, :views] if views else None))
-
-
-def views_wanted(adapter: Adapter, recipe: Recipe, prepared: Prepared | PreparedFeatures) -> int:
-    """How many augmented views of each support image a fit has, as projected features.
-
-    Those that the adapter asks for; where neither the user nor a preset nor a protocol says how many, no more than the
-    domain found to help.
-    """
-    if "views" not in adapter.needs or "pre_projection" in adapter.needs:
-        return 0
-    asked = int(adapter.options.get("views") or 0)
-    own = recipe.with_adapter(adapter.name).adapter_options
-    given = adapter.as_published or recipe.protocol is not None or "views" in own
-    domain = _domain_of(prepared)
-    return asked if given or domain is None or domain.views is None else min(asked, domain.views)
-
-
 def parts_wanted(adapter: Adapter) -> bool:
     """Whether the adapter is fitted on the parts of each sample."""
     return "parts" in adapter.needs | adapter.optional

@@ -226,7 +226,8 @@ class Resources:
     def _pre_projection(self, adapter: Adapter, shots) -> PreProjection:
         views = int(getattr(adapter, "views", 0) or 0) if "views" in adapter.needs else 0
         encode = self.prepared.features
-        support = encode(shots.items, "support images", views=views, seed=shots.seed, tap=PRE_PROJECTION)
+        how = {"seed": shots.seed, "tap": PRE_PROJECTION, "augment": shots.augment}
+        support = encode(shots.items, "support images", views=views, **how)
         val = encode(shots.val_items, "validation images", tap=PRE_PROJECTION) if shots.val_items else None
         return PreProjection(support, val)
 

@@ -27,6 +27,7 @@ from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter
 from ...training.checkpoints import newest_step
 from ..methods import adapter_of, check_named, trains_towers, with_published
+from .augmentation import augmentation_of, notes_on_augmentation, with_fresh_views
 from .calibration_rows import calibration_of
 from .contest import ZERO_SHOT, ClassificationContest
 from .feature_rows import prepared_of
@@ -44,7 +45,6 @@ from .fitting import (
     results_of,
     scored,
     summary_of,
-    views_wanted,
     write_predictions,
 )
 from .images import Shots
@@ -110,16 +110,18 @@ class Classification(Task):
         started = time.monotonic()
         check_named(recipe, [recipe.adapter_name])
         recipe = as_published(recipe, [recipe.adapter_name])
+        recipe = with_fresh_views(recipe, [recipe.adapter_name])
         adapter = adapter_of(recipe)
         check_resources(recipe.resources, [adapter])
         _check_shots(recipe.shots, adapter)
         prepared = self.prepared(recipe, reporter)
         recipe, said = with_published(recipe, prepared.data.published, [adapter.name])
         adapter = adapter_of(recipe) if said else adapter
-        said = [*notes_on_protocol(recipe), *said]
         refuse_early(recipe, adapter, prepared, self.name)
-        views, parts = views_wanted(adapter, recipe, prepared), parts_wanted(adapter)
-        how = {"views": views, "parts": parts, "check": adapter.check_parts}
+        augmentation = augmentation_of(adapter, recipe, prepared)
+        said = [*notes_on_protocol(recipe), *said, *notes_on_augmentation({adapter.name: augmentation})]
+        how = {"views": augmentation.views, "augment": augmentation.transform}
+        how |= {"parts": parts_wanted(adapter), "check": adapter.check_parts}
         shots = prepared.draw(recipe.shots, recipe.seed, **how, **drawing_of(recipe, recipe.shots))
         with self._checkpoints(recipe, adapter, prepared, shots, reporter) as folder:
             report = fit_adapter(adapter, prepared, shots, recipe.seed, reporter, folder, recipe.resume)
@@ -162,7 +164,7 @@ class Classification(Task):
     def contest(self, recipe: Recipe, axes: Axes, reporter: Reporter) -> Contest:
         names = _learned(_names(axes))
         check_named(recipe, names)
-        recipe = as_published(recipe, names)
+        recipe = with_fresh_views(as_published(recipe, names), names)
         adapters = planned(recipe, names)
         check_resources(recipe.resources, list(adapters.values()))
         counts = _shots(recipe, axes)
