@@ -125,7 +125,7 @@ class APET(WithPreset, Searched, FreshViews):
         return FitReport(self.name, trained.chosen, trained.words, trained.score, trained.history, notes)
 
     def _train(
-        self, support, *, base, seed, seen, val=None, stop=None, order=None
+        self, support, *, base, seed, seen=None, val=None, stop=None, order=None
     ) -> tuple[int, list[dict[str, float]]]:
         """Set channels, residual, value_scale and what they make of text, keys and values; kept epoch and history."""
         keys, values = cache_keys(support, self.views), cache_values(support, len(base), self.balanced)
@@ -139,7 +139,8 @@ class APET(WithPreset, Searched, FreshViews):
             return self._unit_logits(unit, *compose(residual, value_scale))
 
         def loss_of(epoch: int, index: Tensor) -> Tensor:
-            return criterion(logits(training_features(support, index, seen, epoch)), support.labels[index])
+            images = training_features(support, index, seen or self.views, epoch)
+            return criterion(logits(images), support.labels[index])
 
         kept = train_keeping_best(
             [residual, value_scale],

@@ -116,14 +116,16 @@ class TipAdapterF(WithPreset, Searched, FreshViews):
         notes = [keys_note(support, self.views), *([self.views_note(support)] if self.fresh else [])]
         return FitReport(self.name, trained.chosen, trained.words, trained.score, trained.history, notes)
 
-    def _train(self, support, *, seed, seen, val=None, stop=None, order=None) -> tuple[int, list[dict[str, float]]]:
+    def _train(
+        self, support, *, seed, seen=None, val=None, stop=None, order=None
+    ) -> tuple[int, list[dict[str, float]]]:
         """Set keys and values; the kept epoch and the history."""
         self.values = cache_values(support, len(self.text), self.balanced)  # (N, C)
         self.keys = cache_keys(support, self.views).clone().requires_grad_()  # (N, D)
         criterion = label_loss(support.multilabel, self.priors_of(support.labels, len(self.text)))
 
         def loss_of(epoch: int, index: Tensor) -> Tensor:
-            images = training_features(support, index, seen, epoch)
+            images = training_features(support, index, seen or self.views, epoch)
             return criterion(self._unit_logits(images), support.labels[index])
 
         epochs = self.epochs or tip_setting(self.preset).epochs

@@ -162,5 +162,5 @@ class FreshViews(PooledViews):
 
     def views_note(self, support: FeatureSet) -> str:
         if self.fresh:
-            return "trained on a new augmented view of each image in every epoch"
+            return "trained on a new augmented view of each image in every epoch, none of them stored"
         return super().views_note(support)

@@ -76,11 +76,12 @@ def tighter(safe: Crop, published: Crop) -> Crop:
 
 
 def notes_on_augmentation(of: Mapping[str, Augmentation]) -> list[str]:
-    """A sentence for each way of augmenting, with the methods that it is of."""
+    """A sentence for each way of augmenting, with the methods that it is of where there are several."""
     names: dict[str, list[str]] = {}
     for name, augmentation in of.items():
         names.setdefault(augmentation.note, []).append(name)
-    return [f"{', '.join(those)}: {note}" for note, those in names.items() if note]
+    names.pop("", None)
+    return [f"{note}: {', '.join(those)}" if len(of) > 1 else note for note, those in names.items()]
 
 
 def views_wanted(adapter: Adapter, recipe: Recipe, prepared: Prepared | PreparedFeatures) -> int:
