@@ -239,7 +239,8 @@ class Domain(ABC):
         their mean.
 
         Called as transform(decoded, seed=None): what is random is a function of the seed alone. Has an attribute
-        `spec` (JSON-able), part of the feature store's key. One whose crop may be changed is a `CropTransform`.
+        `spec` (JSON-able), part of the feature store's key. One whose crop may be changed is a `CropTransform`; its
+        `safe_crop` says what such images stand, and methods that publish smaller crops take that.
         """
         return backbone.preprocess(train)
 
