@@ -96,8 +96,8 @@ def check_needs(given: Mapping[str, Any], adapter: Adapter, backbone: Backbone |
         )
     elif isinstance(adapter, FreshViews) and adapter.fresh:
         raise CapabilityError(
-            "option fresh_views: new views take the images themselves, which a features file does not have; give --data "
-            "and --backbone, or omit it"
+            "option fresh_views: new views take the images themselves, which a features file does not have; "
+            "give --data and --backbone, or omit it"
         )
     elif needs:
         what = "the text tower" if needs <= {"text_encoder", "captions"} else "the images themselves"
