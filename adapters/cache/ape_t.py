@@ -51,9 +51,11 @@ class APET(WithPreset, Searched, FreshViews):
     As shipped the released code cannot run APE-T: it mixes up two channel counts, and reuses the channels that APE left
     on disk. Here the channels are chosen by the text alone, its default; `criterion="image_text"` chooses them as APE
     does. Epoch, beta and alpha are chosen as in tip-adapter-f: on val, else on held-out images and then a second run.
-    Where the support has views, epoch e trains on view e mod V of every image, and a key is the mean of the views.
+    Where the support has views, epoch e trains on view e mod V of every image, and a key is the mean of the views;
+    `fresh_views` trains on a new view in each epoch instead, as the released code does.
 
-    `resources={"batch_order": (epochs, N) int64}` overrides the shuffle of the run on the whole support.
+    `resources={"batch_order": (epochs, N) int64}` overrides the shuffle of the run on the whole support; "images" are
+    the `TrainingImages` of `fresh_views`.
 
     Where classes have unequal numbers of images each counts alike (`class_weight`), and of settings that score alike on
     val the middle is taken (`ties`); published are "none" and "published". With equal classes only ties differ.
@@ -76,7 +78,8 @@ class APET(WithPreset, Searched, FreshViews):
 
     differs: ClassVar[str] = (
         "channels by the text criterion as the paper says; as shipped the released function cannot run (two channel "
-        "counts mixed up) and reuses APE's channels from disk; the epoch is chosen on val"
+        "counts mixed up) and reuses APE's channels from disk; the epoch is chosen on val; by default 10 stored "
+        "augmented views in turn in place of new ones (`fresh_views`)"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)

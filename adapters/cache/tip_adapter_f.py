@@ -47,10 +47,11 @@ class TipAdapterF(WithPreset, Searched, FreshViews):
     per class are held out, a first run on the rest chooses epoch, beta and alpha, and a second one on all, with the
     same cosine, ends after that epoch. With fewer shots the last epoch and the default beta and alpha are used.
 
-    Where the support has views, epoch e trains on view e mod V of every image (the released code draws new
-    augmentations each epoch), and a key is the mean of the views.
+    Where the support has views, epoch e trains on view e mod V of every image, and a key is the mean of the views.
+    `fresh_views` trains on a new view in each epoch instead, as the released code does.
 
-    `resources={"batch_order": (epochs, N) int64}` overrides the shuffle of the run on the whole support.
+    `resources={"batch_order": (epochs, N) int64}` overrides the shuffle of the run on the whole support; "images" are
+    the `TrainingImages` of `fresh_views`.
 
     Where classes have unequal numbers of images each counts alike (`class_weight`), and of settings that score alike on
     val the middle is taken (`ties`); published are "none" and "published". With equal classes only ties differ.
@@ -72,8 +73,9 @@ class TipAdapterF(WithPreset, Searched, FreshViews):
     """
 
     differs: ClassVar[str] = (
-        "the epoch is chosen on val; the released code chooses it, and reports, on test. Compared is the last "
-        "epoch; the fixture's values at its best test epoch document that leak and are left out"
+        "by default 10 stored augmented views in turn in place of new ones (`fresh_views`); the epoch is chosen on "
+        "val; the released code chooses it, and reports, on test. Compared is the last epoch; the fixture's values at "
+        "its best test epoch document that leak and are left out"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)

@@ -46,8 +46,9 @@ class ClipAdapter(Searched, FreshViews):
     A has no biases, so A(c f) = c A(f): the length of f changes neither logits nor gradients, and features without
     their norms serve as well. Unit ones are used.
 
-    Where it differs from the released code: its width is not fixed to RN50's 1024. It augments anew every epoch; here
-    epoch e takes view e modulo `views`, or the image itself where there are no views.
+    Where it differs from the released code: its width is not fixed to RN50's 1024. That augments anew in every epoch,
+    as `fresh_views` does; by default epoch e takes stored view e modulo `views`, or the image itself where there are no
+    views.
 
     Several labels per image: binary cross-entropy, each label's logit relative to its negative prompts; without them to
     the backbone's logit bias, or else to the label's mean zero-shot score over the support.
@@ -57,6 +58,7 @@ class ClipAdapter(Searched, FreshViews):
 
     Resources:
         batch_order: (epochs, N) int64, the order of the whole support in each epoch instead of a seeded shuffle.
+        images: `TrainingImages`, with `fresh_views`.
 
     Raises:
         ConfigError: an option out of range.
@@ -69,8 +71,8 @@ class ClipAdapter(Searched, FreshViews):
     """
 
     differs: ClassVar[str] = (
-        "any width (released: that of RN50 alone); augmented views are given beforehand in place of new ones every "
-        "epoch; `ratio=None` searches the ratio on val, which the released code does not do"
+        "any width (released: that of RN50 alone); by default 10 stored augmented views in turn in place of new ones "
+        "(`fresh_views`); `ratio=None` searches the ratio on val, which the released code does not do"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     published_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)

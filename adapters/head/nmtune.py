@@ -36,18 +36,20 @@ class NMTune(ClassWeighted, FreshViews):
     AdamW with a cosine over all steps; the model of the last step is kept, nothing is chosen. The text tower has no
     part in it.
 
-    Where it differs from the released code: there an epoch draws two new crops of each image (scale 0.8 to 1); here
-    epoch e takes views 2e and 2e + 1, modulo their number. Without views an image stands for both, and is one row: the
-    same one twice would change no term but for the one that unbiased covariances subtract from the number of rows. An
-    image left over alone joins the batch before it. Defaults are those of the published commands, which differ from
-    those of the released argument parser. The code overwrites z by its centred rows after the singular values are
-    taken; here each term takes what it names. Only singular values are differentiated, which equal ones do not upset.
+    Where it differs from the released code: there an epoch draws two new crops of each image (scale 0.8 to 1), as with
+    `fresh_views`; by default epoch e takes stored views 2e and 2e + 1, modulo their number. Without views an image
+    stands for both, and is one row: the same one twice would change no term but for the one that unbiased covariances
+    subtract from the number of rows. An image left over alone joins the batch before it. Defaults are those of the
+    published commands, which differ from those of the released argument parser. The code overwrites z by its centred
+    rows after the singular values are taken; here each term takes what it names. Only singular values are
+    differentiated, which equal ones do not upset.
 
     Where classes have unequal numbers of images each counts alike (`class_weight`); published is "none". With equal
     classes nothing differs.
 
     Resources:
         batch_order: (epochs, N) int64, the order of images in each epoch instead of a seeded shuffle.
+        images: `TrainingImages`, with `fresh_views`.
 
     Raises:
         ConfigError: an option out of range.
