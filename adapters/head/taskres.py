@@ -29,10 +29,10 @@ class Taskres(WithPreset, ClassWeighted, FreshViews):
     warm-up and cosine; the last step's is kept, nothing is chosen on val. With alpha 0 it is zero-shot on t. This is
     the paper's TaskRes on the regular base; an enhanced base is another text tower, and so another backbone.
 
-    Where it differs from the released code: float32. That augments anew in every epoch, as `fresh_views` does; by default
-    epoch e takes stored view e modulo `views`, or the image itself where there are no views. How far a step turns t
-    depends on its length: where the text features are unit (a features file, some towers), t is the unit classifier
-    brought to length 10, about that of CLIP's, for which the rate was published.
+    Where it differs from the released code: float32. That augments anew in every epoch, as `fresh_views` does; by
+    default epoch e takes stored view e modulo `views`, or the image itself where there are no views. How far a step
+    turns t depends on its length: where the text features are unit (a features file, some towers), t is the unit
+    classifier brought to length 10, about that of CLIP's, for which the rate was published.
 
     Several labels per image: binary cross-entropy, each label's logit relative to its negative prompts, which stay as
     they are; without them to the backbone's logit bias, or else to its mean zero-shot score over the support.
