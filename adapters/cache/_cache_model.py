@@ -8,7 +8,7 @@ sums. Rows of val are taken in blocks, so memory is bounded by `BUDGET`, not by 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,11 +17,10 @@ from torch import Tensor
 
 from ...core.contracts.choices import PUBLISHED
 from ...core.contracts.features import FeatureSet, TextClassifier
-from ...core.contracts.resources import FurtherBackbone
 from ...core.data.sampling import Selection
-from ...core.errors import DataError
 from ...core.metrics.class_balance import class_weights, row_weights, signed_shares
 from ...core.metrics.selection import ALIKE, best_setting, macro_auroc
+from ._keyed import Rows, as_they_are
 
 CHUNK_ELEMENTS = 2**24  # of a (rows, N) block of affinities: 64 MiB
 REFERENCE_SCALE = 100.0  # published alphas assume CLIP's logit scale
@@ -157,34 +156,13 @@ def choose(
     return dict(zip(names, best)), selection.words, score
 
 
-def key_rows(keys: FurtherBackbone | None) -> Callable[[FeatureSet], FeatureSet]:
-    """Rows of support or val -> the same rows by the backbone of the keys: themselves, where there is none.
-
-    Raises:
-        DataError: rows without ids, or that the backbone of the keys has no features of.
-    """
-    if keys is None:
-        return lambda features: features
-    sets = [keys.support] if keys.val is None else [keys.support, keys.val]
-    place = {name: (each, row) for each in sets for row, name in enumerate(each.ids or ())}
-
-    def rows(features: FeatureSet) -> FeatureSet:
-        lacking = [name for name in features.ids or ("rows without ids",) if name not in place]
-        if lacking:
-            raise DataError(f"--resource keys={keys.spec}: that backbone has no features of {lacking[0]}")
-        made = torch.stack([place[name][0].features[place[name][1]] for name in features.ids])
-        return replace(features, features=made.to(features.features.device), views=None, parts=None, parts_mask=None)
-
-    return rows
-
-
 def search_as(
-    adapter, selection: Selection, rows: Callable[[FeatureSet], FeatureSet] = lambda features: features
+    adapter, selection: Selection, rows: Rows = as_they_are
 ) -> Callable[..., tuple[tuple[float, float], float]]:
     """The search over (betas, alphas) of an adapter's `text`, `keys` and `values`, as they are when it is called.
 
     Args:
-        rows: see `key_rows`.
+        rows: as they are compared.
     """
 
     def search(betas, alphas):
@@ -201,7 +179,7 @@ def search_as(
             beyond=beyond(adapter, alphas),
             alpha_factor=adapter.logit_scale / REFERENCE_SCALE,
             balanced=adapter.balanced,
-            ties=adapter.ties_,
+            ties=adapter.ties,
         )
         return (beta, alpha), score
 
@@ -216,7 +194,8 @@ def beyond(adapter, alphas: Sequence[float]) -> tuple[float, ...]:
     """
     if (
         adapter.multilabel_
-        or adapter.ties_ == PUBLISHED
+        or adapter.as_published
+        or adapter.ties == PUBLISHED
         or adapter.search_scale is not None
         or adapter.alpha is not None
     ):

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from ...core.contracts.choices import ClassWeighted
-from ...core.contracts.features import Batch, FeatureSet
+from ...core.contracts.features import FeatureSet
 from ...core.data.sampling import Selection
-from ...core.metrics.selection import ALIKE
+from ...core.metrics.selection import ALIKE, val_score
 from ...core.training.batches import epoch_batches
 from ...core.training.class_offsets import cross_fitted_offsets
 from ...core.training.schedules import by_epoch, chained_cosine_rates
 from ...core.training.small_heads import Epoch, keep_best, train_epochs
-from ._cache_model import Axis, choose
+from ._cache_model import Axis, search_as
+from ._keyed import as_they_are, batch_of
 
 SELECT = ("best_val", "last")
 
@@ -46,59 +47,84 @@ class Trained:
 
 
 def train_and_choose(
+    adapter: ClassWeighted,
     support: FeatureSet,
     selection: Selection,
     axes: Sequence[Axis],
-    train: Callable[..., tuple[int, list[dict[str, float]]]],
-    search: Callable[..., tuple[tuple[float, ...], float]],
     order: Tensor | None,
-    or_untrained: bool = False,
+    **given,
 ) -> Trained:
-    """Train, search with what was learned, and, where val was held out of the support, train again on all of it.
+    """Train, search beta and alpha with what was learned, learn the offsets of unequal classes at these, and, where val
+    was held out of the support, train again on all of it. What predicts is left with the adapter.
+
+    Where classes are unequal and count alike, the cache as it was before training is epoch 0, which is kept where it
+    scores better on val. Scores are of all that predicts, offsets included.
 
     Args:
-        train: (support, val=, stop=, order=) -> kept epoch and history; leaves what it learned with the adapter.
-        search: one sequence of values per axis -> best point and score on the selection's val.
+        adapter: its `_train(support, val=, stop=, order=, **given)` gives the kept epoch and the history, and leaves
+            what it learned with the adapter.
+        axes: beta and alpha.
         order: a fixed batch order of the whole support, or None.
-        or_untrained: keep the cache as it was before training (epoch 0) where the search finds a better score with it.
+        given: what `_train` takes besides, the seed among it, and `rows` where keys may be of another backbone.
     """
-    learned_from = selection.train if selection.held_out else support
-    epoch, first = train(learned_from, val=selection.val, order=None if selection.held_out else order)
-    chosen, words, score = choose(axes, selection, search)
-    if or_untrained and score is not None:
-        train(learned_from, stop=0)
-        before, _, untrained = choose(axes, selection, search)
+    epoch, history = adapter._train(
+        selection.train, val=selection.val, order=None if selection.held_out else order, **given
+    )
+    chosen, score = _search(adapter, selection, axes, epoch, given)
+    if score is not None and adapter.select != "last" and adapter.counts_unequal(selection.train, len(adapter.text)):
+        other = copy.copy(adapter)
+        other._train(selection.train, stop=0, **given)
+        before, untrained = _search(other, selection, axes, 0, given)
         if untrained > score + ALIKE:
             epoch, chosen, score = 0, before, untrained
-        else:
-            train(learned_from, stop=epoch, order=None if selection.held_out else order)
-    if not selection.held_out:
-        return Trained({**chosen, "epoch": epoch}, words, score, first)
-    second = train(support, stop=epoch, order=order)[1]
-    history = [{**row, "refit": 0} for row in first] + [{**row, "refit": 1} for row in second]
+            for name in adapter.state:
+                setattr(adapter, name, getattr(other, name))
+    if selection.held_out:
+        adapter.beta_, adapter.alpha_ = (axis.fallback for axis in axes)
+        again = adapter._train(support, stop=epoch, order=order, **given)[1]
+        history = [{**row, "refit": 0} for row in history] + [{**row, "refit": 1} for row in again]
+        _predict_with(adapter, support, axes, chosen, epoch, given)
+    nothing_chosen = all(axis.given is not None for axis in axes) and (score is None or adapter.select == "last")
+    words = "given as options" if nothing_chosen else selection.words
     return Trained({**chosen, "epoch": epoch}, words, score, history)
 
 
-def trained_offsets(
-    adapter: ClassWeighted, support: FeatureSet, num_classes: int, axes: Sequence[Axis], chosen: dict, **given
-) -> Tensor | None:
-    """`cross_fitted_offsets` a trained cache: on each fold it is trained again for as many epochs, at the same
-    settings.
+def _search(
+    adapter: ClassWeighted, selection: Selection, axes: Sequence[Axis], epoch: int, given: dict
+) -> tuple[dict[str, float], float | None]:
+    """Beta and alpha of the best score on val, and what it is with the offsets of unequal classes; the defaults and
+    None without val. The adapter then predicts with them."""
+    names, val, rows = [axis.name for axis in axes], selection.val, given.get("rows", as_they_are)
+    if val is None:
+        chosen, score = dict(zip(names, [axis.fallback for axis in axes])), None
+    else:
+        best, score = search_as(adapter, selection, rows)(*[axis.values for axis in axes])
+        chosen = dict(zip(names, best))
+    _predict_with(adapter, selection.train, axes, chosen, epoch, given)
+    if score is not None and adapter.offset is not None:
+        score = val_score(adapter._logits(batch_of(val, rows)), val.labels, adapter.balanced)
+    return chosen, score
 
-    Args:
-        axes: beta and alpha.
-        chosen: of the fit, with its "epoch".
-        given: what the adapter's `_train` takes besides the support, the seed among it.
-    """
+
+def _predict_with(
+    adapter: ClassWeighted,
+    support: FeatureSet,
+    axes: Sequence[Axis],
+    chosen: dict[str, float],
+    epoch: int,
+    given: dict,
+) -> None:
+    """Set beta and alpha, and the offsets: on each fold the cache is trained again for as many epochs."""
 
     def logits_of(rest: FeatureSet, held: FeatureSet) -> Tensor:
         other = copy.copy(adapter)
         other.beta_, other.alpha_ = (axis.fallback for axis in axes)
-        other._train(rest, stop=chosen["epoch"], **given)
+        other._train(rest, stop=epoch, **given)
         other.beta_, other.alpha_, other.offset = chosen["beta"], chosen["alpha"], None
-        return other._logits(Batch.of(held))
+        return other._logits(batch_of(held, given.get("rows", as_they_are)))
 
-    return cross_fitted_offsets(adapter, support, num_classes, given["seed"], logits_of)
+    adapter.beta_, adapter.alpha_ = chosen["beta"], chosen["alpha"]
+    adapter.offset = cross_fitted_offsets(adapter, support, len(adapter.text), given["seed"], logits_of)
 
 
 def train_keeping_best(

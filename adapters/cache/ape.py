@@ -113,7 +113,7 @@ class APE(WithPreset, Searched, PooledViews):
                 exponent=self.exponent,
                 alpha_factor=self.logit_scale / REFERENCE_SCALE,
                 balanced=self.balanced,
-                ties=self.ties_,
+                ties=self.ties,
             )
 
         chosen, words, score = choose(grid_axes(self, AXES, ape_setting(self.preset)), selection, search)

@@ -26,12 +26,11 @@ from ._cache_model import (
     grid_axes,
     keys_note,
     one_hot_values,
-    search_as,
     zero_shot_logits,
     zero_shot_text,
 )
 from ._presets import APE_WIDTH, ape_setting
-from ._training import SELECT, Schedule, train_and_choose, train_keeping_best, trained_offsets
+from ._training import SELECT, Schedule, train_and_choose, train_keeping_best
 from .ape import channel_criterion, select_channels
 
 AXES = ("beta", "alpha")
@@ -60,10 +59,8 @@ class APET(WithPreset, Searched, FreshViews):
     Where classes have unequal numbers of images each counts alike (`class_weight`), and of settings that score alike on
     val the middle is taken (`ties`); published are "none" and "published". With equal classes only ties differ.
 
-    Logits of a class of few images fall behind on images that the method did not learn from, the more so the fewer it
-    has. Where classes count alike and their numbers are unequal, offsets make up for it: they come from five fits, each
-    of which leaves out a fifth of the support (`cross_fitted_offsets`). Also, the cache as it was before training
-    counts as an epoch, 0, which is kept where the search finds a better score with it.
+    Unequal classes get offsets (`core/training/class_offsets.py`), and the cache as it was before training counts as an
+    epoch, 0, which is kept where it scores better on val.
 
     Raises:
         ConfigError: an option is out of range, or `top_q` is above the features' width.
@@ -115,14 +112,8 @@ class APET(WithPreset, Searched, FreshViews):
         axes = grid_axes(self, AXES, ape_setting(self.preset))
         self.beta_, self.alpha_ = (axis.fallback for axis in axes)
         selection = selection_split(support, val, seed)
-
-        seen = views_of_training(self, support, backbone, resources, seed)
-        train = partial(self._train, base=base, seed=seed, seen=seen)
-        search, order = search_as(self, selection), resources.get("batch_order")
-        unequal = self.select != "last" and self.counts_unequal(support, len(base))
-        trained = train_and_choose(support, selection, axes, train, search, order, or_untrained=unequal)
-        self.beta_, self.alpha_ = trained.chosen["beta"], trained.chosen["alpha"]
-        self.offset = trained_offsets(self, support, len(base), axes, trained.chosen, base=base, seed=seed, seen=seen)
+        given = {"base": base, "seed": seed, "seen": views_of_training(self, support, backbone, resources, seed)}
+        trained = train_and_choose(self, support, selection, axes, resources.get("batch_order"), **given)
         notes = [keys_note(support, self.views), f"{len(self.channels)} of {support.dim} channels learn"]
         notes += [self.views_note(support)] if self.fresh else []
         return FitReport(self.name, trained.chosen, trained.words, trained.score, trained.history, notes)

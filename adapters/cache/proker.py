@@ -20,16 +20,17 @@ from ...core.metrics.class_balance import class_weights
 from ...core.metrics.selection import best_setting, val_score
 from ..published_sets import WithPreset
 from ._cache_model import Axis, cache_logits, choose
+from ._keyed import Keyed, Rows
 from ._presets import proker_setting
 
 BY_SHOTS = ((16, (1.7, 0.1)), (8, (1.66, 0.07)), (4, (1.5, 0.05)), (2, (2.6, 0.05)), (1, (3.0, 0.05)))
 """Beta and lambda that the authors found on ImageNet, from so many shots on, and take to other sets."""
-MOST_SEARCHED = 2048
-"""Rows with which our own search takes seconds, not minutes."""
+MOST_ROWS, MOST_SEARCHED, NO_LIMIT = 1024, 2048, 0
+"""Rows with which a fit, and our own search, take seconds, not minutes; `most_rows` as published."""
 
 
 @dataclass(eq=False, kw_only=True)
-class ProKeR(WithPreset, Searched, PooledViews):
+class ProKeR(WithPreset, Keyed, Searched, PooledViews):
     """ProKeR: A Kernel Perspective on Few-Shot Adaptation of Large Vision-Language Models (Bendou, Ouasfi, Gripon and
     Boukhayma, 2025, arXiv 2501.11175).
 
@@ -43,22 +44,28 @@ class ProKeR(WithPreset, Searched, PooledViews):
     Beta and lambda (`penalty`) are searched on val, the first best with beta in the outer loop; without val on images
     held out of the support, whose rows are left out meanwhile. Where nothing can be held out, and by default for more
     than 2,048 rows (each beta takes time cubic in them), they are those that the authors found on ImageNet for as many
-    shots. By default a set of many images takes fewer views, so that there are at most `most_rows`.
+    shots. By default a set of many images takes fewer views, so that there are at most `most_rows`; a preset or a
+    protocol takes all views, and searches however long.
 
     A class without images keeps its zero-shot score, which the regression would take to 0 near every image that it saw.
 
-    Without texts (W = 0, of an image tower alone) it is the regression of the labels themselves.
+    Without texts (W = 0, of an image tower alone) it is the regression of the labels themselves. The kernel may be of
+    another backbone than the texts (`--resource keys=dinov2`): it compares that one's unit features, without views.
 
-    A preset is a set of the few-shot protocol in any usual spelling: its grid, all views, and a search however long.
+    A preset is a set of the few-shot protocol in any usual spelling: its grid.
 
     Where classes have unequal numbers of images each counts alike (`class_weight`): with v the weights of the rows, I
     in A becomes diag(1 / v), the regression in which each class has the same sum of weights. Of settings that score
     alike on val the middle is taken (`ties`). Published are "none" and "published". With equal classes only ties
     differ.
 
+    Resources:
+        keys: `FurtherBackbone`, of the same images.
+
     Raises:
         ConfigError: an option is out of range, or the ends of a grid are in the wrong order.
         UnknownNameError: no such preset.
+        DataError: the backbone of the keys has no features of an image.
 
     Example:
         >>> adapter = build_adapter("proker", beta=1.7, penalty=0.1)
@@ -76,7 +83,11 @@ class ProKeR(WithPreset, Searched, PooledViews):
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)
     text_free: ClassVar[bool] = True
-    state: ClassVar[tuple[str, ...]] = ("text", "logit_scale", "logit_bias", "rows", "coefficients", "beta_")
+    published: ClassVar[dict[str, int]] = {"most_rows": NO_LIMIT}
+    state: ClassVar[tuple[str, ...]] = (
+        "text", "logit_scale", "logit_bias", "rows", "coefficients", "beta_", "keyed",
+    )  # fmt: skip
+    later_state: ClassVar = {"keyed": False}
 
     beta: float | None = option(None, "sharpness of the kernel; none to search it", low=0)
     penalty: float | None = option(None, "lambda; none to search it", above=0)
@@ -90,11 +101,16 @@ class ProKeR(WithPreset, Searched, PooledViews):
         None, "points (beta, lambda) of the grid; none: the preset's, or 20,10", low=1, high=100_000
     )
     most_rows: int | None = option(
-        1024, "rows beyond which fewer views are taken, never fewer images; none: all views", low=1, high=10_000_000
+        None,
+        "rows beyond which fewer views are taken; 0: no limit; none: no limit with a preset, else 1024",
+        low=0,
+        high=10_000_000,
     )
 
     def __post_init__(self):
         super().__post_init__()
+        if self.most_rows is None:
+            self.most_rows = NO_LIMIT if self.as_published else MOST_ROWS
         for name in ("search_beta", "search_penalty"):
             ends = getattr(self, name)
             require(ends is None or ends[0] <= ends[1], name, ends, "give the lower end first")
@@ -103,19 +119,21 @@ class ProKeR(WithPreset, Searched, PooledViews):
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self.text, self.logit_scale = classifier.weights, classifier.logit_scale
         self.logit_bias = classifier.logit_bias or 0.0
-        selection = self._selection(support, val, seed)
-        chosen, words, score = choose(self._axes(support), selection, self._search(selection))
+        support, rows, notes = self.take_keys(resources, support)
+        taken = self._taken(support)
+        selection = self._selection(support, val, taken, seed)
+        chosen, words, score = choose(self._axes(support), selection, self._search(selection, taken, rows))
         self.beta_ = chosen["beta"]
-        problem = Problem.of(*self._rows(support), self.text, self.balanced)
+        problem = self._problem(support, taken, rows)
         self.rows, self.coefficients = problem.rows, problem.solved(self.beta_, chosen["penalty"])
-        return FitReport(self.name, chosen, words, score, notes=self._notes(support))
+        return FitReport(self.name, chosen, words, score, notes=notes or self._notes(support, taken))
 
-    def _selection(self, support: FeatureSet, val: FeatureSet | None, seed: int) -> Selection:
+    def _selection(self, support: FeatureSet, val: FeatureSet | None, taken: int, seed: int) -> Selection:
         selection = selection_split(support, val, seed)
-        rows = len(self._rows(selection.train)[0])
-        if rows <= MOST_SEARCHED or self.as_published or selection.val is None:
+        rows, most = len(selection.train) * max(1, taken), max(MOST_SEARCHED, self.most_rows)
+        if rows <= most or self.most_rows == NO_LIMIT or selection.val is None:
             return selection
-        words = f"defaults: {rows} rows, more than the {MOST_SEARCHED} that are searched without a preset"
+        words = f"defaults: {rows} rows, more than the {most} that are searched without a preset or a protocol"
         return replace(selection, val=None, words=words)
 
     def _axes(self, support: FeatureSet) -> tuple[Axis, Axis]:
@@ -126,35 +144,32 @@ class ProKeR(WithPreset, Searched, PooledViews):
         beta, penalty = next(values for least, values in BY_SHOTS if support.shots >= least)
         return Axis("beta", self.beta, beta, grids[0]), Axis("penalty", self.penalty, penalty, grids[1])
 
-    def _search(self, selection: Selection):
+    def _search(self, selection: Selection, taken: int, rows: Rows):
         """The search over (betas, penalties): the best of them, and its score."""
 
         def search(betas: Sequence[float], penalties: Sequence[float]):
-            problem = Problem.of(*self._rows(selection.train), self.text, self.balanced)
-            scores = problem.scores(selection.val, betas, penalties, self.balanced)
-            best, lam = best_setting(scores, self.ties_)
+            problem, val = self._problem(selection.train, taken, rows), selection.val
+            zero_shot = val.unit @ self.text.T
+            scores = problem.scores(rows(val).unit, zero_shot, val.labels, betas, penalties, self.balanced)
+            best, lam = best_setting(scores, self.ties)
             return (betas[best], penalties[lam]), float(scores[best, lam])
 
         return search
+
+    def _problem(self, support: FeatureSet, taken: int, rows: Rows) -> Problem:
+        compared, (unit, labels) = rows(support), rows_of(support, taken)
+        keys = unit if compared is support else rows_of(compared, taken)[0]
+        return Problem.of(keys, labels, unit @ self.text.T, self.balanced)
 
     def _taken(self, support: FeatureSet) -> int:
         """How many views of each image are rows; 0 where the image itself is."""
         if not self.views or support.views is None:
             return 0
         taken = min(self.views, support.views.shape[1])
-        within = taken if self.most_rows is None or self.as_published else self.most_rows // max(1, len(support))
+        within = taken if self.most_rows == NO_LIMIT else self.most_rows // max(1, len(support))
         return max(1, min(taken, within))
 
-    def _rows(self, support: FeatureSet) -> tuple[Tensor, Tensor]:
-        """(N, D) unit rows and their (N,) labels."""
-        taken = self._taken(support)
-        if not taken:
-            return support.unit, support.labels
-        views = F.normalize(support.views[:, :taken].float(), dim=-1)  # (M, V, D)
-        return views.flatten(0, 1), support.labels.repeat_interleave(taken)
-
-    def _notes(self, support: FeatureSet) -> list[str]:
-        taken = self._taken(support)
+    def _notes(self, support: FeatureSet, taken: int) -> list[str]:
         if not taken:
             return ["rows are features of the images as they are, without augmented views"]
         given = min(self.views, support.views.shape[1])
@@ -162,30 +177,39 @@ class ProKeR(WithPreset, Searched, PooledViews):
         return [f"{taken} augmented views of each image are rows of their own{fewer}"]
 
     def _logits(self, batch: Batch) -> Tensor:
-        unit = batch.unit
-        corrected = unit @ self.text.T + cache_logits(unit, self.rows, self.coefficients, self.beta_)
+        cache = cache_logits(self.queries(batch), self.rows, self.coefficients, self.beta_)  # (B, C)
+        corrected = batch.unit @ self.text.T + cache
         return self.logit_scale * corrected + self.logit_bias
+
+
+def rows_of(support: FeatureSet, taken: int) -> tuple[Tensor, Tensor]:
+    """(N, D) unit rows and their (N,) labels: so many views of each image, or with 0 the image itself."""
+    if not taken:
+        return support.unit, support.labels
+    views = F.normalize(support.views[:, :taken].float(), dim=-1)  # (M, V, D)
+    return views.flatten(0, 1), support.labels.repeat_interleave(taken)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Rows (N, D), what zero-shot lacks of their labels (N, C), the text (C, D) and the roots of row weights (N, 1).
+    """Rows (N, D_k), what zero-shot lacks of their labels (N, C), and the roots of row weights (N, 1).
 
     With r these roots, A = diag(r) (diag(r) K diag(r) / lambda + I)^-1 diag(r) (Y - V W^T).
     """
 
     rows: Tensor
     residual: Tensor
-    text: Tensor
     roots: Tensor
 
     @classmethod
-    def of(cls, rows: Tensor, labels: Tensor, text: Tensor, balanced: bool) -> Problem:
-        weights = class_weights(labels, len(text)) if balanced else None
+    def of(cls, rows: Tensor, labels: Tensor, zero_shot: Tensor, balanced: bool) -> Problem:
+        """Args: rows (N, D_k) that are compared, labels (N,), zero_shot (N, C) of the same images or views."""
+        classes = zero_shot.shape[1]
+        weights = class_weights(labels, classes) if balanced else None
         roots = torch.ones_like(rows[:, 0]) if weights is None else weights[labels].to(rows).sqrt()
-        member = F.one_hot(labels, len(text)).to(rows)
-        residual = (member - rows @ text.T) * member.any(dim=0)  # of a class without images nothing is known
-        return cls(rows, residual.double(), text, roots[:, None].double())
+        member = F.one_hot(labels, classes).to(rows)
+        residual = (member - zero_shot) * member.any(dim=0)  # of a class without images nothing is known
+        return cls(rows, residual.double(), roots[:, None].double())
 
     def solved(self, beta: float, penalty: float) -> Tensor:
         """(N, C) float32 coefficients A."""
@@ -194,17 +218,25 @@ class Problem:
         factor = torch.linalg.cholesky(matrix)
         return (self.roots * torch.cholesky_solve(self.roots * self.residual, factor)).float()
 
-    def scores(self, val: FeatureSet, betas: Sequence[float], penalties: Sequence[float], balanced: bool) -> np.ndarray:
-        """(B, L) val scores. The kernel of each beta is decomposed once, which solves for every lambda."""
-        unit, found = val.unit, []
-        zero_shot, cosines = (unit @ self.text.T).double(), (unit @ self.rows.T).double()  # (M, C), (M, N)
+    def scores(
+        self,
+        queries: Tensor,
+        zero_shot: Tensor,
+        labels: Tensor,
+        betas: Sequence[float],
+        penalties: Sequence[float],
+        balanced: bool,
+    ) -> np.ndarray:
+        """(B, L) scores on val, by its (M, D_k) queries, (M, C) zero-shot cosines and (M,) labels. The kernel of each
+        beta is decomposed once, which solves for every lambda."""
+        zero_shot, cosines, found = zero_shot.double(), (queries @ self.rows.T).double(), []  # (M, C), (M, N)
         for beta in betas:
             values, vectors = torch.linalg.eigh(self._weighted_kernel(beta))
             inside = vectors.T @ (self.roots * self.residual)  # (N, C)
             outside = torch.exp(-beta * (1 - cosines)) @ (self.roots * vectors)  # (M, N)
             for penalty in penalties:
                 shrunk = penalty / (values.clamp(min=0) + penalty)  # (N,)
-                found.append(val_score(zero_shot + outside @ (shrunk[:, None] * inside), val.labels, balanced))
+                found.append(val_score(zero_shot + outside @ (shrunk[:, None] * inside), labels, balanced))
         return np.array(found).reshape(len(betas), len(penalties))
 
     def _weighted_kernel(self, beta: float) -> Tensor:

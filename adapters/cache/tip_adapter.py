@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.contracts.adapter import FitReport
@@ -21,19 +20,19 @@ from ._cache_model import (
     cache_values,
     choose,
     grid_axes,
-    key_rows,
     keys_note,
     search_as,
     zero_shot_logits,
     zero_shot_text,
 )
+from ._keyed import Keyed
 from ._presets import tip_setting
 
 AXES = ("beta", "alpha")
 
 
 @dataclass(eq=False, kw_only=True)
-class TipAdapter(WithPreset, Searched, PooledViews):
+class TipAdapter(WithPreset, Keyed, Searched, PooledViews):
     """Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification (Zhang et al., 2022, arXiv 2207.09519).
 
     logits = s x W^T + alpha s/100 exp(-beta (1 - x F^T)) L, with s the logit scale (100 where alphas were published),
@@ -75,7 +74,6 @@ class TipAdapter(WithPreset, Searched, PooledViews):
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
     published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)
-    optional: ClassVar[frozenset[str]] = frozenset({"keys"})
     multilabel: ClassVar[bool] = True
     text_free: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = (
@@ -90,36 +88,23 @@ class TipAdapter(WithPreset, Searched, PooledViews):
     )
     search_step: tuple[int, int] = option((200, 20), "points (beta, alpha) of the grid", low=1, high=100_000)
 
-    @property
-    def keyed(self) -> bool:
-        """Whether the keys are of another backbone, which is then needed to predict."""
-        return "keys" in self.at_predict
-
-    @keyed.setter
-    def keyed(self, value: bool) -> None:
-        self.at_predict = frozenset({"features", "keys"}) if value else type(self).at_predict
-
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self.text, self.logit_bias = zero_shot_text(classifier)
         self.logit_scale = classifier.logit_scale
-        other = resources.get("keys")
-        self.keyed, rows = other is not None, key_rows(other)
+        support, rows, notes = self.take_keys(resources, support)
         selection = selection_split(support, val, seed)
         self._remember(rows(selection.train))
         axes = grid_axes(self, AXES, tip_setting(self.preset))
         chosen, words, score = choose(axes, selection, search_as(self, selection, rows))
         self._remember(rows(support))
         self.beta_, self.alpha_ = chosen["beta"], chosen["alpha"]
-        notes = [f"cache keys are features of backbone {other.spec}" if other else keys_note(support, self.views)]
-        return FitReport(self.name, chosen, words, score, notes=notes)
+        return FitReport(self.name, chosen, words, score, notes=notes or [keys_note(support, self.views)])
 
     def _remember(self, support) -> None:
         self.keys = cache_keys(support, self.views)  # (N, D)
         self.values = cache_values(support, len(self.text), self.balanced)  # (N, C)
 
     def _logits(self, batch: Batch) -> Tensor:
-        unit = batch.unit
-        zero_shot = zero_shot_logits(unit, self.text, self.logit_scale, self.logit_bias)  # (B, C)
-        queries = F.normalize(batch.keys.float(), dim=-1) if self.keyed else unit  # (B, D_k)
-        cache = cache_logits(queries, self.keys, self.values, self.beta_)  # (B, C)
+        zero_shot = zero_shot_logits(batch.unit, self.text, self.logit_scale, self.logit_bias)  # (B, C)
+        cache = cache_logits(self.queries(batch), self.keys, self.values, self.beta_)  # (B, C)
         return zero_shot + self.alpha_ * self.logit_scale / REFERENCE_SCALE * cache

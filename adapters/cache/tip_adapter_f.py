@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 from torch import Tensor
@@ -13,6 +12,7 @@ from ...core.contracts.choices import FreshViews, Searched
 from ...core.contracts.features import Batch
 from ...core.contracts.options import option
 from ...core.data.sampling import selection_split
+from ...core.errors import CapabilityError
 from ...core.metrics.selection import val_score
 from ...core.training.epoch_views import views_of_training
 from ...core.training.small_heads import label_loss, training_features
@@ -24,18 +24,18 @@ from ._cache_model import (
     cache_values,
     grid_axes,
     keys_note,
-    search_as,
     zero_shot_logits,
     zero_shot_text,
 )
+from ._keyed import Keyed, Rows, as_they_are
 from ._presets import tip_setting
-from ._training import SELECT, Schedule, train_and_choose, train_keeping_best, trained_offsets
+from ._training import SELECT, Schedule, train_and_choose, train_keeping_best
 
 AXES = ("beta", "alpha")
 
 
 @dataclass(eq=False, kw_only=True)
-class TipAdapterF(WithPreset, Searched, FreshViews):
+class TipAdapterF(WithPreset, Keyed, Searched, FreshViews):
     """Tip-Adapter-F, of Tip-Adapter (Zhang et al., 2022, arXiv 2207.09519): the keys start as Tip-Adapter's and train.
 
     logits = s x W^T + alpha s/100 exp(-beta (1 - x F^T)) L; only F (N, D) learns and is not normalised again. AdamW,
@@ -56,14 +56,19 @@ class TipAdapterF(WithPreset, Searched, FreshViews):
     Where classes have unequal numbers of images each counts alike (`class_weight`), and of settings that score alike on
     val the middle is taken (`ties`); published are "none" and "published". With equal classes only ties differ.
 
-    Logits of a class of few images fall behind on images that the method did not learn from, the more so the fewer it
-    has. Where classes count alike and their numbers are unequal, offsets make up for it: they come from five fits, each
-    of which leaves out a fifth of the support (`cross_fitted_offsets`). Also, the cache as it was before training
-    counts as an epoch, 0, which is kept where the search finds a better score with it.
+    Unequal classes get offsets (`core/training/class_offsets.py`), and the cache as it was before training counts as an
+    epoch, 0, which is kept where it scores better on val.
+
+    Keys and queries may be of another backbone than the texts (`--resource keys=dinov2`), as in tip-adapter; then only
+    features of the images as they are train the keys.
+
+    Resources:
+        keys: `FurtherBackbone`, of the same images.
 
     Raises:
         ConfigError: an option is out of range.
         UnknownNameError: no such preset.
+        DataError: the backbone of the keys has no features of an image.
 
     Example:
         >>> adapter = build_adapter("tip-adapter-f", epochs=5)
@@ -83,9 +88,9 @@ class TipAdapterF(WithPreset, Searched, FreshViews):
     multilabel: ClassVar[bool] = True
     text_free: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = (
-        "text", "logit_scale", "logit_bias", "keys", "values", "beta_", "alpha_", "offset",
+        "text", "logit_scale", "logit_bias", "keys", "values", "beta_", "alpha_", "offset", "keyed",
     )  # fmt: skip
-    later_state: ClassVar[dict[str, None]] = {"offset": None}
+    later_state: ClassVar = {"offset": None, "keyed": False}
     trained: ClassVar[tuple[str, ...]] = ("keys",)
 
     alpha: float | None = option(None, "weight of the cache; none to search it", low=0)
@@ -106,44 +111,45 @@ class TipAdapterF(WithPreset, Searched, FreshViews):
         self.logit_scale = classifier.logit_scale
         axes = grid_axes(self, AXES, tip_setting(self.preset))
         self.beta_, self.alpha_ = (axis.fallback for axis in axes)
+        support, rows, notes = self.take_keys(resources, support)
         selection = selection_split(support, val, seed)
-
+        if self.keyed and self.fresh:
+            raise CapabilityError("option fresh_views: keys of another backbone have no views; omit one of the two")
         seen = views_of_training(self, support, backbone, resources, seed)
-        train = partial(self._train, seed=seed, seen=seen)
-        search, order = search_as(self, selection), resources.get("batch_order")
-        unequal = self.select != "last" and self.counts_unequal(support, len(self.text))
-        trained = train_and_choose(support, selection, axes, train, search, order, or_untrained=unequal)
-        self.beta_, self.alpha_ = trained.chosen["beta"], trained.chosen["alpha"]
-        self.offset = trained_offsets(self, support, len(self.text), axes, trained.chosen, seed=seed, seen=seen)
-        notes = [keys_note(support, self.views), *([self.views_note(support)] if self.fresh else [])]
+        given = {"rows": rows, "seed": seed, "seen": seen}
+        trained = train_and_choose(self, support, selection, axes, resources.get("batch_order"), **given)
+        notes = notes or [keys_note(support, self.views), *([self.views_note(support)] if self.fresh else [])]
         return FitReport(self.name, trained.chosen, trained.words, trained.score, trained.history, notes)
 
     def _train(
-        self, support, *, seed, seen=None, val=None, stop=None, order=None
+        self, support, *, seed, rows: Rows = as_they_are, seen=None, val=None, stop=None, order=None
     ) -> tuple[int, list[dict[str, float]]]:
         """Set keys and values; the kept epoch and the history."""
+        compared = rows(support)
         self.values = cache_values(support, len(self.text), self.balanced)  # (N, C)
-        self.keys = cache_keys(support, self.views).clone().requires_grad_()  # (N, D)
+        self.keys = cache_keys(compared, self.views).clone().requires_grad_()  # (N, D_k)
         criterion = label_loss(support.multilabel, self.priors_of(support.labels, len(self.text)))
 
         def loss_of(epoch: int, index: Tensor) -> Tensor:
             images = training_features(support, index, seen or self.views, epoch)
-            return criterion(self._unit_logits(images), support.labels[index])
+            queries = images if compared is support else training_features(compared, index, self.views, epoch)
+            return criterion(self._unit_logits(images, queries), support.labels[index])
 
         epochs = self.epochs or tip_setting(self.preset).epochs
         schedule = Schedule(epochs, self.batch_size, self.lr, self.eps, self.weight_decay, seed, stop)
-        score = None if val is None else lambda: val_score(self._unit_logits(val.unit), val.labels, self.balanced)
+        of_val = None if val is None else (val.unit, rows(val).unit)
+        score = None if val is None else lambda: val_score(self._unit_logits(*of_val), val.labels, self.balanced)
         kept = train_keeping_best(
             [self.keys], loss_of, len(support), schedule, order=order, score=score, select=self.select
         )
         self.keys = self.keys.detach()
         return kept
 
-    def _unit_logits(self, unit: Tensor) -> Tensor:
+    def _unit_logits(self, unit: Tensor, queries: Tensor) -> Tensor:
         zero_shot = zero_shot_logits(unit, self.text, self.logit_scale, self.logit_bias)  # (B, C)
-        cache = cache_logits(unit, self.keys, self.values, self.beta_)  # (B, C)
+        cache = cache_logits(queries, self.keys, self.values, self.beta_)  # (B, C)
         return zero_shot + self.alpha_ * self.logit_scale / REFERENCE_SCALE * cache
 
     def _logits(self, batch: Batch) -> Tensor:
-        logits = self._unit_logits(batch.unit)
+        logits = self._unit_logits(batch.unit, self.queries(batch))
         return logits if self.offset is None else logits + self.offset

@@ -121,7 +121,7 @@ class TipX(Searched, PooledViews):
             return search_two_terms(
                 unit, selection.val.labels, zero_shot, self.keys, self.values, self._likeness(unit),
                 alphas, betas, gammas, factor=self.logit_scale / REFERENCE_SCALE,
-                balanced=self.balanced, ties=self.ties_,
+                balanced=self.balanced, ties=self.ties,
             )  # fmt: skip
 
         chosen, words, score = choose(self._axes(), selection, search)

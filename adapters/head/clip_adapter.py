@@ -145,7 +145,7 @@ class ClipAdapter(Searched, FreshViews):
             return 0, None
         adapted, labels = self._scores(heads.adapt(selection.val.unit)), selection.val.labels
         scores = [val_score(logits, labels, self.balanced) for logits in adapted]
-        best = best_setting(np.array(scores), self.ties_)[0]
+        best = best_setting(np.array(scores), self.ties)[0]
         return best, scores[best]
 
     def _scores(self, adapted: Tensor) -> Tensor:

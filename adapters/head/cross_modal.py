@@ -134,7 +134,7 @@ class CrossModal(Searched, PooledViews):
 
     def _axes(self, samples: _Samples, searched: bool) -> dict[str, tuple[float, ...]]:
         """The grid, each axis with the values to try; without val one of each."""
-        published = self.ties_ == PUBLISHED
+        published = self.ties == PUBLISHED
         sizes = [size for size in BATCH_SIZES if samples.smallest > (size // 2 if self.prompts else size)]
         grid = {"lr": RATES, "weight_decay": DECAYS, "batch_size": tuple(sizes or BATCH_SIZES[:1])}
         if not searched:
@@ -151,7 +151,7 @@ class CrossModal(Searched, PooledViews):
             [self._train(samples, start, rate, decays, size, val, seed, stop) for size in sizes] for rate in rates
         ]  # rates, sizes, decays
         scores = np.array([[[run.score or 0.0 for run in row] for row in rows] for rows in runs])
-        r, d, b = best_setting(scores.swapaxes(1, 2), self.ties_)  # in the order of the published loops
+        r, d, b = best_setting(scores.swapaxes(1, 2), self.ties)  # in the order of the published loops
         return {"lr": rates[r], "weight_decay": decays[d], "batch_size": sizes[b]}, runs[r][b][d]
 
     def _train(

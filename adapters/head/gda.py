@@ -139,7 +139,7 @@ class GDA(Searched, PooledViews):
         unit = selection.val.unit
         zero_shot, gaussian = self._zero_shot(unit), self._gaussian(unit)
         scores = [val_score(zero_shot + alpha * gaussian, selection.val.labels, self.balanced) for alpha in GRID]
-        best = best_setting(np.array(scores), self.ties_)[0]
+        best = best_setting(np.array(scores), self.ties)[0]
         return GRID[best] if scores[best] > 0 else START, selection.words, scores[best]
 
     def _rows(self, support: FeatureSet) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...core.contracts.adapter import FitReport
 from ...core.contracts.choices import PLATEAU, PUBLISHED, Searched
-from ...core.contracts.features import Batch
+from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.options import option
 from ...core.data.sampling import selection_split
 from ...core.errors import CapabilityError
@@ -43,11 +43,8 @@ class LinearProbe(Searched):
     constant logit.
 
     Where classes have unequal numbers of images each counts alike (`class_weight`), and of settings that score alike on
-    val the middle is taken (`ties`); published are "none" and "published". With equal classes only ties differ.
-
-    Logits of a class of few images fall behind on images that the method did not learn from, the more so the fewer it
-    has. Where classes count alike and their numbers are unequal, offsets make up for it: they come from five fits, each
-    of which leaves out a fifth of the support (`cross_fitted_offsets`).
+    val the middle is taken (`ties`); published are "none" and "published". With equal classes only ties differ. Unequal
+    ones get offsets (`core/training/class_offsets.py`).
 
     Raises:
         ConfigError: an option is out of range.
@@ -80,13 +77,20 @@ class LinearProbe(Searched):
             selection = selection_split(support, val, seed)
             chosen, words = DEFAULT_C, selection.words
             if selection.val is not None:
-                chosen, score = search_c(lambda c: self._score(selection, num_classes, c, seed), self.steps, self.ties_)
-        self.weight, self.bias = self._balanced_regress(support, num_classes, chosen, seed)
+                chosen, score = search_c(lambda c: self._score(selection, num_classes, c, seed), self.steps, self.ties)
+        self.weight, self.bias = learned = self._balanced_regress(support, num_classes, chosen, seed)
+        if score is not None and self.counts_unequal(selection.train, num_classes):
+            if selection.held_out:
+                learned = self._balanced_regress(selection.train, num_classes, chosen, seed)
+            score = self._score_of(*learned, selection.val)
         return FitReport(self.name, {"C": chosen}, words, score, notes=_notes(support, self.class_names_, num_classes))
 
     def _score(self, selection, num_classes: int, c: float, seed: int) -> float:
-        weight, bias = self._balanced_regress(selection.train, num_classes, c, seed, SEARCH_FOLDS)
-        return val_score(selection.val.features @ weight.T + bias, selection.val.labels, self.balanced)
+        learned = self._balanced_regress(selection.train, num_classes, c, seed, SEARCH_FOLDS)
+        return self._score_of(*learned, selection.val)
+
+    def _score_of(self, weight: Tensor, bias: Tensor, val: FeatureSet) -> float:
+        return val_score(val.features @ weight.T + bias, val.labels, self.balanced)
 
     def _balanced_regress(
         self, support, num_classes: int, c: float, seed: int, count: int = FOLDS

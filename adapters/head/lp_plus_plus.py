@@ -49,9 +49,7 @@ class LPPlusPlus(ClassWeighted, PooledViews):
     classes nothing differs.
 
     w_c then starts as the class's mean times the mean number of images, 16 at most: a sum would grow with its images.
-    Logits of a class of few images fall behind on images that the method did not learn from, the more so the fewer it
-    has: offsets make up for it, which come from five fits, each without a fifth of the support
-    (`cross_fitted_offsets`).
+    The bias takes in the offsets of unequal classes (`core/training/class_offsets.py`).
 
     Resources:
         bias: (C,) the bias to start from instead of a seeded one.
@@ -90,11 +88,14 @@ class LPPlusPlus(ClassWeighted, PooledViews):
         selection = selection_split(support, val, seed)
         problem = self._problem(selection.train)
         epoch, score, history = self._train(problem, bias, self.epochs, selection.val)
+        shifted = self._shift(selection.train, bias, epoch, seed)
+        if shifted and score is not None:
+            score = val_score(self._scores(selection.val.unit), selection.val.labels, self.balanced)
         if selection.held_out:
             problem = self._problem(support)
             again = self._train(problem, bias, epoch)[2]
             history = [{**row, "refit": 0} for row in history] + [{**row, "refit": 1} for row in again]
-        self._shift(support, bias, epoch, seed)
+            self._shift(support, bias, epoch, seed)
         chosen = {
             "epoch": epoch,
             "lr_w": problem.weight_step(),
@@ -104,8 +105,8 @@ class LPPlusPlus(ClassWeighted, PooledViews):
         note = "one augmented view per image" if self._augmented(support) else "the images as they are"
         return FitReport(self.name, chosen, selection.words, score, history, [f"learned from {note}"])
 
-    def _shift(self, support: FeatureSet, bias: Tensor, epoch: int, seed: int) -> None:
-        """Put the offsets of classes that have unequal numbers of images into the bias."""
+    def _shift(self, support: FeatureSet, bias: Tensor, epoch: int, seed: int) -> bool:
+        """Put the offsets of classes that have unequal numbers of images into the bias; whether there are any."""
 
         def logits_of(rest: FeatureSet, held: FeatureSet) -> Tensor:
             other = copy.copy(self)
@@ -115,6 +116,7 @@ class LPPlusPlus(ClassWeighted, PooledViews):
         offsets = cross_fitted_offsets(self, support, len(self.text), seed, logits_of)
         if offsets is not None:
             self.bias = self.bias + offsets
+        return offsets is not None
 
     def settled(self, report: FitReport) -> dict[str, Any]:
         return {"epochs": report.chosen["epoch"]}

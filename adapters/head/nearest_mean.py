@@ -13,12 +13,16 @@ from ...core.confidence.scaling import fit_scaling
 from ...core.contracts.adapter import Adapter, FitReport
 from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.options import option
+from ...core.data.sampling import folds
 from ...core.metrics.class_balance import row_weights
+from ...core.metrics.resampling import units_of
 from .linear_probe import NEVER, never_predicted
 
 DEFAULT_SCALE = 100.0  # CLIP's
 SCALED_ON = 2**20
 """Scores at most that the scale of the logits is fitted on."""
+MOST_FOLDS = 20
+"""Of whole groups, where the support has groups."""
 TINY = 1e-12
 
 
@@ -35,7 +39,8 @@ class NearestMean(Adapter):
 
     Each class counts alike however many images it has. The scale decides how sure it is, never which class is nearest:
     it is the most likely one for the images of the support, each compared with the mean of the other images of its
-    class. Where all classes have one image it is 100, CLIP's.
+    class. Where images belong to groups (patients, videos), they are held out in folds of whole groups and compared
+    with the means of the rest. Where all classes have one image, or most of them one group, it is 100, CLIP's.
 
     Several labels per image: a label's logit says how much nearer the image is to the mean of the images that have it
     than to the mean of those that do not, with slope and offset from the support in the same way.
@@ -88,19 +93,38 @@ class NearestMean(Adapter):
         ones = torch.ones_like(means[0].bias)
         if self.scale is not None:
             return self.scale * ones, 0 * ones, "given as options"
-        labels, rows = support.labels, torch.arange(len(support), device=unit.device)
+        labels, grouped = support.labels, units_of(support.groups, len(support))[1] < len(support)
         if support.multilabel:
             labels = F.pad(labels, (0, len(ones) - labels.shape[1]), value=torch.nan)
-        else:
-            rows = rows[members[0].sum(dim=0)[labels] > 1]
-            if not len(rows):
-                return DEFAULT_SCALE * ones, 0 * ones, "defaults: one image per class"
-        rows = rows[:: -(-len(rows) * len(ones) // SCALED_ON)]
-        sides = [each.without_itself(unit[rows], member[rows]) for each, member in zip(means, members)]  # (n, C)
+        held = self._folds_held_out if grouped else self._each_left_out
+        rows, sides = held(support, unit, members, means)
+        if not len(rows):
+            return DEFAULT_SCALE * ones, 0 * ones, f"defaults: one {'group' if grouped else 'image'} per class"
         scores, labels = sides[0] - sides[1] if support.multilabel else sides[0], labels[rows]
         fitted = fit_scaling(DEFAULT_SCALE * scores, labels, row_weights(labels))
         scale = DEFAULT_SCALE / fitted.temperature.to(ones)
-        return scale * ones, fitted.offset.to(ones) * ones, "the support, each image left out in turn"
+        words = "in folds of whole groups" if grouped else "each image left out in turn"
+        return scale * ones, fitted.offset.to(ones) * ones, f"the support, {words}"
+
+    def _each_left_out(self, support: FeatureSet, unit, members, means) -> tuple[Tensor, list[Tensor]]:
+        """Rows that are not the only one of their class, and per side their (n, C) similarities to means of others."""
+        rows = torch.arange(len(support), device=unit.device)
+        if not support.multilabel:
+            rows = rows[members[0].sum(dim=0)[support.labels] > 1]
+        rows = rows[:: max(1, -(-len(rows) * len(means[0].counts) // SCALED_ON))]
+        return rows, [each.without_itself(unit[rows], member[rows]) for each, member in zip(means, members)]
+
+    def _folds_held_out(self, support: FeatureSet, unit, members, means) -> tuple[Tensor, list[Tensor]]:
+        """The same of rows that are held out in folds of whole groups."""
+        rows, sides, step = [], [[] for _ in members], -(-len(support) * len(means[0].counts) // SCALED_ON)
+        for fold in folds(support, MOST_FOLDS, 0):
+            kept = torch.ones(len(support), dtype=torch.bool, device=unit.device)
+            kept[fold] = False
+            rows.append(fold[::step].to(unit.device))
+            for side, member in zip(sides, members):
+                rest = _Means.of(unit[kept], member[kept], self.distance)
+                side.append(unit[rows[-1]] @ rest.weight.T + rest.bias)  # (n, C)
+        return (torch.cat(rows) if rows else torch.zeros(0)), [torch.cat(side) for side in sides if side]
 
     def _rows(self, unit: Tensor) -> Tensor:
         """(B, D) unit features, centred where that is asked for."""

@@ -118,7 +118,7 @@ class Ridge(Searched):
 
     def _best(self, score, words: str) -> tuple[float, str, float]:
         scores = [score(penalty) for penalty in GRID]
-        best = best_setting(np.array(scores), self.ties_)[0]
+        best = best_setting(np.array(scores), self.ties)[0]
         return GRID[best], words, scores[best]
 
     def _logits(self, batch: Batch) -> Tensor:

@@ -131,7 +131,7 @@ class TransClip(Tied, ClassifiedTogether):
         for gamma in self.gammas:
             guess = self._solve(logits, links, selection.train, gamma).log_assignments[closest].argmax(dim=1)
             scores.append(float((guess == selection.val.labels).double().mean()))
-        (best,) = best_setting(np.array(scores), self.ties_)
+        (best,) = best_setting(np.array(scores), self.ties)
         return float(self.gammas[best]), selection.words, scores[best]
 
     def _solve(self, logits: Tensor, links: Links, support, gamma: float = 0.0) -> Solution:

@@ -13,7 +13,7 @@ from torch import Tensor
 from vladapt import FeatureSet, TextClassifier
 from vladapt.adapters.cache import tip_x as tip_x_file
 from vladapt.adapters.cache.ape import channel_criterion, channel_similarity, select_channels
-from vladapt.adapters.cache.proker import Problem
+from vladapt.adapters.cache.proker import Problem, rows_of
 from vladapt.adapters.cache.x_more import confidence, mixture
 
 from .comparison import compares, published
@@ -176,7 +176,7 @@ def proker(ref: Reference, f: Fixtures) -> Iterator[Check]:
     text = TextClassifier(f.text.weights, logit_scale=1.0)
     for _, case in ref.keys(r"(\w+)_best"):
         support = _proker_support(ref, f, case)
-        options = {"views": 0 if support.views is None else support.views.shape[1], "most_rows": None}
+        options = {"views": 0 if support.views is None else support.views.shape[1], "most_rows": 0}
         right = [100 * (text.logits(f.test_set.unit).argmax(dim=1) == f.test_set.labels).double().mean()]
         for key, name in ref.keys(rf"{case}_(given\d*)"):
             at = {"beta": ref.setting(f"{name}.beta"), "penalty": ref.setting(f"{name}.lmbda")}
@@ -189,8 +189,10 @@ def proker(ref: Reference, f: Fixtures) -> Iterator[Check]:
         yield ref.check([report.chosen[name] for name in ("beta", "penalty")], f"{case}_best", f"searched, {case}")
         yield ref.check(adapter.logits(f.test_set), f"{case}_searched", f"logits there, {case}")
         yield ref.check([*right[:2], f.accuracy(adapter)], f"{case}_acc")
-        problem = Problem.of(*adapter._rows(support), text.weights, False)
-        scores = problem.scores(f.val, *(axis.grid for axis in adapter._axes(support)), False)
+        rows, labels = rows_of(support, options["views"])
+        problem = Problem.of(rows, labels, rows @ text.weights.T, False)
+        val, grids = f.val.unit, [axis.grid for axis in adapter._axes(support)]
+        scores = problem.scores(val, val @ text.weights.T, f.val.labels, *grids, False)
         yield ref.check(100 * scores, f"{case}_val_accuracy")
 
 

@@ -77,6 +77,7 @@ class Adapter(ABC):
         can: what it does besides, a subset of `ABILITIES`.
         packages: package that it imports -> the extra of this project that brings it.
         presets: names of the published sets that its option `preset` takes.
+        published: options of its own -> what papers have, which a protocol takes where the user gives none.
 
     A method implements `_fit` and `_logits`. Its options are fields made by `option` (`contracts/options.py`); what
     several must be together is checked in a `__post_init__`. One that trains the towers has "pixels" in `needs`, finds
@@ -102,6 +103,7 @@ class Adapter(ABC):
     can: ClassVar[frozenset[str]] = frozenset()
     packages: ClassVar[Mapping[str, str]] = {}
     presets: ClassVar[tuple[str, ...]] = ()
+    published: ClassVar[Mapping[str, Any]] = {}
 
     def __post_init__(self):
         settle(self, f"adapter '{self.name}'" if self.name else type(self).__name__)
@@ -261,7 +263,8 @@ class Adapter(ABC):
 
     @property
     def as_published(self) -> bool:
-        """Whether the user asked for published settings (a preset), which go before defaults of ours."""
+        """Whether the user asked for published settings (a preset), which go before defaults of ours, not before what
+        is given beside it."""
         return False
 
     def settled(self, report: FitReport) -> dict[str, Any]:

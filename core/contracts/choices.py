@@ -16,6 +16,8 @@ from .features import FeatureSet
 from .images import CropTransform
 from .options import option
 
+AUTO = "auto"
+"""Not given: our default, or what is published where published settings (a preset) are asked for."""
 BALANCED, NONE = "balanced", "none"
 PLATEAU, PUBLISHED = "plateau", "published"
 
@@ -24,19 +26,25 @@ PLATEAU, PUBLISHED = "plateau", "published"
 class ClassWeighted(Adapter):
     """Base of methods in which each class counts alike, however many images it has.
 
-    Published methods are made for equally many images per class; where they are, the option changes nothing.
+    Published methods are made for equally many images per class; where they are, the option changes nothing. Built,
+    `class_weight` is "balanced" or "none".
     """
 
     class_weight: str = option(
-        BALANCED,
-        "where classes have unequal numbers of images: each class counts alike, or (none) each image",
-        choices=(BALANCED, NONE),
+        AUTO,
+        "of unequal classes each counts alike, or (none) each image; auto: none with a preset, else balanced",
+        choices=(AUTO, BALANCED, NONE),
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.class_weight == AUTO:
+            self.class_weight = NONE if self.as_published else BALANCED
 
     @property
     def balanced(self) -> bool:
         """Whether each class counts alike."""
-        return self.class_weight == BALANCED and not self.as_published
+        return self.class_weight == BALANCED
 
     def priors_of(self, labels: Tensor, num_classes: int) -> Tensor | None:
         """What a trained head adds to its logits in training: `log_priors` where classes count alike, else None."""
@@ -49,18 +57,18 @@ class ClassWeighted(Adapter):
 
 @dataclass(eq=False, kw_only=True)
 class Tied(Adapter):
-    """Base of methods that choose one of several settings on val."""
+    """Base of methods that choose one of several settings on val. Built, `ties` is "plateau" or "published"."""
 
     ties: str = option(
-        PLATEAU,
-        "of settings that score alike on val: the middle of their plateau, or the first one",
-        choices=(PLATEAU, PUBLISHED),
+        AUTO,
+        "of settings alike on val: their plateau's middle, or the first; auto: published with a preset",
+        choices=(AUTO, PLATEAU, PUBLISHED),
     )
 
-    @property
-    def ties_(self) -> str:
-        """`ties`, or that of the published settings asked for."""
-        return PUBLISHED if self.as_published else self.ties
+    def __post_init__(self):
+        super().__post_init__()
+        if self.ties == AUTO:
+            self.ties = PUBLISHED if self.as_published else PLATEAU
 
 
 @dataclass(eq=False, kw_only=True)

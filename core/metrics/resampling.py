@@ -189,6 +189,24 @@ def percentiles(draws: Tensor, level: float = LEVEL) -> tuple[float, float] | No
     return low, high
 
 
+def paired_difference(draws: Tensor, difference: float) -> tuple[list[float] | None, float]:
+    """Interval and two-sided p value of a difference that is no sum over images, AUROCs' for instance.
+
+    Both are of draws moved to the difference on all images, since draws that miss a rare label are biased. So they
+    agree: p is below 0.05 where the interval of 95 % leaves out 0.
+
+    Args:
+        draws: (S,) of the difference of two models, paired.
+        difference: on all images.
+
+    Returns:
+        [low, high], or None where no draw is finite; and the p value, 1 then.
+    """
+    moved = centred(draws, difference)
+    bounds = percentiles(moved)
+    return None if bounds is None else list(bounds), p_of_draws(moved)
+
+
 def p_of_draws(difference: Tensor) -> float:
     """Two-sided p value of a bootstrapped difference: twice the share of draws on the rarer side of 0."""
     known = difference[difference.isfinite()]

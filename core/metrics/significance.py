@@ -14,6 +14,8 @@ from .resampling import LEVEL, SAMPLES, centred, mean_draws, metric_draws, perce
 
 SIGNIFICANT = 0.05
 """p values below it are called more than chance."""
+ROUNDING = 1e-9
+"""By which a share of all, a sum of weights, may miss 1."""
 
 
 @dataclass(frozen=True)
@@ -165,9 +167,10 @@ def intervals_of(
 
 
 def _never_certain(bounds: tuple[float, float], units: int | None, level: float) -> tuple[float, float]:
-    if units is None or bounds[0] != bounds[1] or bounds[0] not in (0.0, 1.0):
+    all_or_none = round(bounds[0])
+    if units is None or all_or_none not in (0, 1) or max(abs(bound - all_or_none) for bound in bounds) > ROUNDING:
         return bounds
-    return wilson_interval(round(bounds[0]) * units, units, level)
+    return wilson_interval(all_or_none * units, units, level)
 
 
 @dataclass(frozen=True)

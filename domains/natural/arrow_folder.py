@@ -7,6 +7,7 @@ files are mapped; of a few Parquet files a group of rows each is in memory.
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ import numpy as np
 from ...core.contracts.domain import Decoded, DomainData, Item, check_items
 from ...core.contracts.targets import Label
 from ...core.data.class_folders import SPLIT_FOLDERS
-from ...core.data.files import licence_of, shown, stays_inside
+from ...core.data.files import folders, licence_of, shown, stays_inside
 from ...core.data.images import decode_bytes, decode_image
 from ...core.errors import CapabilityError, DataError, UnknownNameError, did_you_mean, shortened
 from ...core.runtime.reading import check_regular, json_values
@@ -49,14 +50,15 @@ def read_arrow_folder(
     """A labelled set of such a folder; splits are those of its folders or file names.
 
     Args:
-        path: the folder.
+        path: the folder, or one with the folder of a single configuration (`plain_text/train-00000-of-00001.parquet`).
         label_column: the column of the label; by default the first of type ClassLabel, or of a usual name.
         class_names: the classes in order, where the files do not name them.
         max_pixels: a larger image is refused; 0 for the usual limit.
 
     Raises:
         CapabilityError: pyarrow is not installed.
-        DataError: a damaged file, no column of images or of labels, or labels that are no classes.
+        DataError: a damaged file, no column of images or of labels, labels that are no classes, or several
+            configurations.
         UnknownNameError: no column of the given name.
     """
     rows, names, skipped = [], _Names(class_names), []
@@ -277,6 +279,21 @@ def _content(image: Any, file: Path) -> dict[str, str] | None:
 
 
 def _files(path: Path) -> list[tuple[str, Path]]:
+    """(split, file), sorted: of the folder, or of the one configuration in it."""
+    if found := _files_of_one(path):
+        return found
+    configurations = {}
+    for place in (path, path / "data"):
+        for folder in folders(place) if place.is_dir() else ():
+            files = _files_of_one(folder) if stays_inside(folder, path) and os.access(folder, os.R_OK | os.X_OK) else []
+            if files and all(split for split, _ in files):  # else Arrow files among others, which are no data set
+                configurations[shown(folder, path)] = files
+    if len(configurations) > 1:
+        raise DataError(f"{path}: holds the configurations {', '.join(configurations)}; give one of these folders")
+    return next(iter(configurations.values()), [])
+
+
+def _files_of_one(path: Path) -> list[tuple[str, Path]]:
     """(split, file), sorted: of the folder, of one folder called data, or of a folder per split."""
     found = []
     for folder in (path, path / "data", *(path / name for name in SPLIT_FOLDERS)):

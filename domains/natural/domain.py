@@ -93,17 +93,19 @@ class Natural(Domain):
 def _read(path: Path, reading: Reading) -> DomainData:
     from ...core.data.detect import read_any
     from .arrow_folder import is_arrow_folder, read_arrow_folder
-    from .layouts import published_layout, read_layout
+    from .imagenet import IMAGENET_LAYOUTS, with_spoken_names
+    from .layouts import LAYOUTS, published_layout, read_layout
 
     formats: tuple[Format, ...] = (replace(IMAGE, max_pixels=reading.max_pixels),)
     listed = any(path.glob("split_zhou_*.json")) if path.is_dir() else True
-    if not listed and (found := published_layout(path)) is not None:
+    if not listed and (found := published_layout(path, (*LAYOUTS, *IMAGENET_LAYOUTS))) is not None:
         _refuse(reading, (), f"the layout of {found[0].set}", path)
         return read_layout(*found, formats)
     if not listed and is_arrow_folder(path):
         _refuse(reading, ("label_column", "class_names"), "Arrow and Parquet files", path)
         return read_arrow_folder(path, reading.label_column, reading.class_names, reading.max_pixels)
-    return read_any(path, formats, **{field.name: getattr(reading, field.name) for field in fields(domain.Reading)})
+    given = {field.name: getattr(reading, field.name) for field in fields(domain.Reading)}
+    return with_spoken_names(read_any(path, formats, **given))
 
 
 def _refuse(reading: Reading, taken: Sequence[str], kind: str, path: Path) -> None:

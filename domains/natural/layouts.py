@@ -1,9 +1,8 @@
-"""Folders as the eleven sets of few-shot research, and ImageNet's variants, are published or laid out by CoOp.
+"""Folders as the eleven sets of few-shot research are published or laid out by CoOp; ImageNet's are in `imagenet.py`.
 
 Where a `split_zhou_*.json` lies beside the images it decides (`core/data/zhou_split.py`); these layouts are for folders
-without one, as torchvision unpacks them, and for the sets that CoOp reads without one: ImageNet's and FGVC-Aircraft.
-Names of classes are CoOp's. Only Pets, Flowers, Food, Cars, SUN, DTD, Aircraft, UCF and ImageNet say which images are
-for testing; ImageNet's variants are for testing alone.
+without one, as torchvision unpacks them, and for FGVC-Aircraft, which CoOp reads without one. Names of classes are
+CoOp's. Only Pets, Flowers, Food, Cars, SUN, DTD, Aircraft and UCF say which images are for testing.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from ...core.data.files import format_of as format_of_file
 from ...core.data.images import IMAGE
 from ...core.errors import DataError, shortened
 from ...core.runtime.reading import check_regular, json_values, read_json, text_lines
+from .known_sets import plain, recognised
 
 MATLAB_SECONDS = 120
-WORDNET_ID = re.compile(r"^n\d{8}$")
 CALTECH_NAMES = {"airplanes": "airplane", "Faces": "face", "Leopards": "leopard", "Motorbikes": "motorbike"}
 CALTECH_LEFT_OUT = ("BACKGROUND_Google", "Faces_easy")
 EUROSAT_NAMES = {
@@ -68,25 +67,30 @@ class Layout:
 
     Args:
         set: its name in known_sets.json.
-        sign: paths that all lie in such a folder.
+        sign: globs of paths that all lie in such a folder.
         entries: folder -> its images, in order.
         inside: folders that may stand between the given one and that with the sign.
+        named: what the folder must be called besides, in any spelling; "" for any name.
+        notes: folder -> sentences for the user.
     """
 
     set: str
     sign: tuple[str, ...]
     entries: Callable[[Path], Iterator[Entry]]
     inside: tuple[str, ...] = ()
+    named: str = ""
+    notes: Callable[[Path], list[str]] = lambda folder: []
 
 
-def published_layout(path: Path) -> tuple[Layout, Path] | None:
+def published_layout(path: Path, layouts: Sequence[Layout]) -> tuple[Layout, Path] | None:
     """The layout of a folder and where its sign lies, or None."""
     if not path.is_dir():
         return None
-    for layout in LAYOUTS:
-        for inner in ("", *layout.inside):
-            if all((path / inner / sign).exists() for sign in layout.sign):
-                return layout, path / inner
+    name = plain(path.resolve().name)
+    for layout in (each for each in layouts if not each.named or plain(each.named) == name):
+        for folder in (path, *(path / inner for inner in layout.inside)):
+            if all(next(folder.glob(sign), None) is not None for sign in layout.sign):
+                return layout, folder
     return None
 
 
@@ -113,8 +117,9 @@ def read_layout(layout: Layout, folder: Path, formats: Sequence[Format] = (IMAGE
         items=collector.items,
         class_names=tuple(name for _, name in classes),
         load=loader(formats),
-        name=layout.set,
+        name=layout.set if recognised([layout.set], len(classes)) else folder.resolve().name,
         skipped=collector.skipped,
+        notes=layout.notes(folder),
         licence=licence_of(folder),
     )
     return check_items(data, folder)
@@ -207,10 +212,10 @@ def _flower_names(folder: Path) -> dict[int, str]:
 
 
 def _cars(folder: Path) -> Iterator[Entry]:
-    names = [str(name) for name in _matlab(folder / "devkit" / "cars_meta.mat", "class_names")["class_names"]]
+    names = [str(name) for name in matlab_variables(folder / "devkit" / "cars_meta.mat", "class_names")["class_names"]]
     lists = (("train", "devkit/cars_train_annos.mat"), ("test", "cars_test_annos_withlabels.mat"))
     for split, file in lists:
-        for row in _matlab(folder / file, "annotations")["annotations"]:
+        for row in matlab_variables(folder / file, "annotations")["annotations"]:
             number, image = _field(row, "class", folder / file), _field(row, "fname", folder / file)
             if not number.isdecimal() or not 1 <= int(number) <= len(names):
                 raise DataError(f"{folder / file}: class {shortened(number)} of {len(names)}; get the file again")
@@ -222,62 +227,24 @@ def _caltech(folder: Path) -> Iterator[Entry]:
     for inner in folders(folder / "101_ObjectCategories"):
         if inner.name not in CALTECH_LEFT_OUT:
             name = CALTECH_NAMES.get(inner.name, inner.name.replace("_", " "))
-            yield from _of_folder(inner, folder, name, order=inner.name)
+            yield from of_folder(inner, folder, name, order=inner.name)
 
 
 def _eurosat(folder: Path) -> Iterator[Entry]:
     for inner in folders(folder / "2750"):
-        yield from _of_folder(inner, folder, EUROSAT_NAMES.get(inner.name, inner.name), order=inner.name)
-
-
-def _imagenet(folder: Path) -> Iterator[Entry]:
-    names = _wordnet_names(folder / "classnames.txt")
-    for split, inner in (("train", "images/train"), ("test", "images/val")):
-        yield from _of_wordnet_folders(folder / inner, folder, names, split)
-
-
-def _imagenet_variant(images: str) -> Callable[[Path], Iterator[Entry]]:
-    def entries(folder: Path) -> Iterator[Entry]:
-        yield from _of_wordnet_folders(folder / images, folder, _wordnet_names(folder / "classnames.txt"), "test")
-
-    return entries
+        yield from of_folder(inner, folder, EUROSAT_NAMES.get(inner.name, inner.name), order=inner.name)
 
 
 # steps ----------------------------------------------------------------------------------------------------------------
 
 
-def _of_wordnet_folders(images: Path, root: Path, names: dict[str, str], split: str) -> Iterator[Entry]:
-    """Class folders called by WordNet ids, or, as those of ImageNetV2, by the place of one in the list of names."""
-    ids = list(names)
-    inside = [inner for inner in folders(images) if WORDNET_ID.match(inner.name) or inner.name.isdecimal()]
-    for inner in sorted(inside, key=lambda each: (len(each.name), each.name)):
-        id_ = inner.name
-        if id_.isdecimal() and int(id_) < len(ids):
-            id_ = ids[int(id_)]
-        if id_ not in names:
-            raise DataError(f"{root / 'classnames.txt'}: has no name for folder '{shortened(inner.name)}'; add a line")
-        yield from _of_folder(inner, root, names[id_], split, order=id_)
-
-
-def _wordnet_names(file: Path) -> dict[str, str]:
-    """Id -> name, from lines like "n01440764 tench"."""
-    names = {}
-    for line in text_lines(file):
-        id_, _, name = line.strip().partition(" ")
-        if name:
-            names[id_] = name
-    if not names:
-        raise DataError(f"{file}: has no line 'n01440764 tench'; get CoOp's list of names")
-    return names
-
-
-def _of_folder(folder: Path, root: Path, name: str, split: str = "", *, order: str) -> Iterator[Entry]:
+def of_folder(folder: Path, root: Path, name: str, split: str = "", *, order: str) -> Iterator[Entry]:
     for file in walk(folder, root, ItemCollector()):
         if format_of_file(file, (IMAGE,)) is not None:
             yield Entry(shown(file, root), name, split, order)
 
 
-def _matlab(file: Path, *keys: str) -> dict[str, list[Any]]:
+def matlab_variables(file: Path, *keys: str) -> dict[str, list[Any]]:
     """Variables of a MATLAB file, flat: numbers, texts or objects; another process reads them (`matlab_process.py`)."""
     check_regular(file)
     command = [sys.executable, "-I", str(Path(__file__).with_name("matlab_process.py")), str(file.absolute()), *keys]
@@ -293,7 +260,7 @@ def _matlab(file: Path, *keys: str) -> dict[str, list[Any]]:
 
 
 def _whole_numbers(file: Path, *keys: str) -> dict[str, list[int]]:
-    content = _matlab(file, *keys)
+    content = matlab_variables(file, *keys)
     for key, values in content.items():
         if not all(isinstance(value, (int, float)) and value == value and abs(value) < 1e9 for value in values):
             raise DataError(f"{file}: '{key}' are not whole numbers; get it again")
@@ -318,13 +285,4 @@ LAYOUTS = (
     Layout("stanford_cars", ("devkit/cars_meta.mat", "cars_test_annos_withlabels.mat"), _cars, ("stanford_cars",)),
     Layout("caltech101", ("101_ObjectCategories",), _caltech, ("caltech101", "caltech-101")),
     Layout("eurosat", ("2750/AnnualCrop", "2750/SeaLake"), _eurosat, ("eurosat",)),
-    Layout("imagenet", ("classnames.txt", "images/train", "images/val"), _imagenet),
-    Layout(
-        "imagenet_v2",
-        ("classnames.txt", "imagenetv2-matched-frequency-format-val"),
-        _imagenet_variant("imagenetv2-matched-frequency-format-val"),
-    ),
-    Layout("imagenet_a", ("classnames.txt", "imagenet-a"), _imagenet_variant("imagenet-a")),
-    Layout("imagenet_r", ("classnames.txt", "imagenet-r"), _imagenet_variant("imagenet-r")),
-    Layout("imagenet_sketch", ("classnames.txt", "images/n01440764"), _imagenet_variant("images")),
 )

@@ -92,6 +92,11 @@ def test_new_views_without_images_are_refused_in_one_line(name):
         world.fit(quick(name), change={"support": replace(world.inputs(quick(name))["support"], ids=None)})
 
 
+def test_keys_of_another_backbone_have_no_new_views():
+    with pytest.raises(CapabilityError, match="^option fresh_views: keys of another backbone have no views"):
+        world_of(small_clip()).fit(quick("tip-adapter-f"), also=("keys",))
+
+
 @pytest.mark.parametrize("name", FRESH)
 def test_no_stored_views_leave_the_plain_feature_and_a_note(name):
     world = world_of(small_clip())

@@ -9,7 +9,9 @@ from settings import OPTIONS
 
 from vladapt.core.contracts import FeatureSet, TextClassifier
 from vladapt.core.contracts.choices import ClassWeighted, Searched
+from vladapt.core.data.sampling import hold_out
 from vladapt.core.metrics.classification import classification_metrics, multilabel_metrics
+from vladapt.core.metrics.selection import val_score
 from vladapt.core.prompts.classifier import build_classifier
 from vladapt.core.registry import adapter_class, build_adapter, catalogue
 from vladapt.core.testing.method import Method
@@ -98,6 +100,54 @@ def test_rare_classes_of_wide_features_do_not_fall_behind(name, sizes, dim, nois
     assert every >= more - SLACK, (more, every)
 
 
+@pytest.mark.parametrize("given", [{}, {"beta": 1.0, "alpha": 1.0}], ids=["searched", "given"])
+@pytest.mark.parametrize("name", ["linear-probe", "lp-plus-plus", "ape-t", "tip-adapter-f"])
+def test_the_val_score_is_that_of_what_predicts(name, given):
+    """Offsets are learned after settings are chosen, and count."""
+    given = given if name in ("ape-t", "tip-adapter-f") else {}
+    for seed in range(3):
+        drawn = Drawn(seed, 20.0, sizes=(2, 5, 30), dim=256, noise=4.0)
+        val = drawn.images((20, 20, 20))
+        adapter = build_adapter(name, **QUICK[name], **given)
+        report = adapter.fit(drawn.train, drawn.text, val=val)
+        assert report.val_score == pytest.approx(val_score(adapter.logits(val), val.labels, balanced=True))
+        assert report.chosen_on == "val (60 images)"
+
+
+@pytest.mark.parametrize("name", ["lp-plus-plus", "ape-t", "tip-adapter-f"])
+def test_the_score_on_held_out_images_is_of_a_fit_on_the_rest_with_its_offsets(name):
+    drawn = Drawn(1, 20.0, sizes=(8, 12, 30), dim=256, noise=4.0)
+    rest, held = hold_out(drawn.train, 0)
+    report = build_adapter(name, **QUICK[name]).fit(drawn.train, drawn.text)
+    same = build_adapter(name, **QUICK[name]).fit(rest, drawn.text, val=held)
+    assert (report.chosen["epoch"], report.val_score) == (same.chosen["epoch"], same.val_score)
+
+
+@pytest.mark.parametrize("name", ["ape-t", "tip-adapter-f"])
+def test_untrained_keys_are_an_epoch_where_beta_and_alpha_are_given(name):
+    """A rate that ruins them: they are kept as they were before."""
+    drawn = Drawn(0, sizes=(4, 8, 20))
+    adapter = build_adapter(name, **QUICK[name] | {"lr": 50.0}, beta=1.0, alpha=1.0)
+    assert adapter.fit(drawn.train, drawn.text, val=drawn.images((20, 20, 20))).chosen["epoch"] == 0
+
+
+@pytest.mark.parametrize("name", ["ape-t", "tip-adapter-f"])
+def test_nothing_is_trained_twice_on_the_same_images(name, monkeypatch):
+    """Once on the support, once on each fold for the offsets."""
+    drawn, trained, cls = Drawn(0, sizes=(5, 8, 20)), [], adapter_class(name)
+    plain = cls._train
+
+    def counted(self, support, **given):
+        if given.get("stop") != 0:
+            trained.append(tuple(support.features[:, 0].tolist()))
+        return plain(self, support, **given)
+
+    monkeypatch.setattr(cls, "_train", counted)
+    report = build_adapter(name, **QUICK[name]).fit(drawn.train, drawn.text, val=drawn.val)
+    assert report.chosen["epoch"] > 0
+    assert len(trained) == len(set(trained)) == 6
+
+
 @pytest.mark.parametrize("name", WEIGHTED)
 def test_weights_of_classes_count_where_classes_are_unequal_and_only_there(name):
     def logits(drawn: Drawn, **options):
@@ -170,8 +220,26 @@ def test_more_labels_of_unequal_classes_do_no_harm_to_prompts(name):
 @pytest.mark.parametrize("name", ["tip-adapter", "tip-adapter-f", "ape", "ape-t"])
 def test_a_preset_asks_for_what_is_published(name):
     adapter = build_adapter(name, preset="eurosat")
-    assert not adapter.balanced and adapter.ties_ == "published"
-    assert build_adapter(name).balanced and build_adapter(name).ties_ == "plateau"
+    assert not adapter.balanced and adapter.ties == "published"
+    assert build_adapter(name).balanced and build_adapter(name).ties == "plateau"
+
+
+@pytest.mark.parametrize("name", [name for name in SEARCHED if adapter_class(name).presets])
+def test_what_is_given_beside_a_preset_goes_before_it(name):
+    drawn = Drawn(0, sizes=(3, 6, 12))
+
+    def fitted(**options) -> tuple:
+        adapter = build_adapter(name, **QUICK.get(name, {}), preset="eurosat", **options)
+        adapter.fit(drawn.train, drawn.text, val=drawn.val)
+        again = build_adapter(name, **adapter.options)
+        assert again.options == adapter.options
+        return adapter.options["class_weight"], adapter.options["ties"], adapter.logits(drawn.test)
+
+    *shared, published = fitted()
+    assert shared == ["none", "published"]
+    assert torch.equal(fitted(class_weight="none", ties="published")[-1], published)
+    *shared, weighted = fitted(class_weight="balanced", ties="plateau")
+    assert shared == ["balanced", "plateau"] and not torch.equal(weighted, published)
 
 
 EASY = {

@@ -71,6 +71,22 @@ def test_methods_are_as_published_unless_an_option_is_given(run_of):
     assert (without["adapter_options"]["class_weight"], without["adapter_options"]["ties"]) == ("balanced", "plateau")
 
 
+@pytest.mark.parametrize(("given", "most_rows"), [((), 0), (("--set", "adapter.most_rows=64"), 64)])
+def test_a_method_is_as_published_in_options_of_its_own(run_of, given, most_rows):
+    run = run_of("--protocol", "full-val", "--shots", 4, "--adapter", "proker", *given)
+    assert run["adapter_options"]["most_rows"] == most_rows
+
+
+def test_a_run_says_which_shared_options_counted(run_of):
+    """A preset takes those of papers, unless the user gives others."""
+    kept = ("class_weight", "ties")
+    given = ("--shots", 4, "--adapter", "tip-adapter", "--preset", "eurosat")
+    options = run_of(*given)["adapter_options"]
+    assert [options[name] for name in kept] == ["none", "published"]
+    options = run_of(*given, "--set", "adapter.class_weight=balanced")["adapter_options"]
+    assert [options[name] for name in kept] == ["balanced", "published"]
+
+
 def test_a_comparison_has_the_seeds_and_shots_of_its_protocol(vladapt, rows):
     for protocol, seeds, metric in (("coop", 3, "accuracy"), ("realistic", 20, "balanced accuracy")):
         given = ("--adapters", "gda", "--shots", "2", "--protocol", protocol)

@@ -143,9 +143,24 @@ def test_keys_of_one_backbone_and_texts_of_another(fit, vladapt, colours, dino, 
     assert row["label"] == header["class_names"][int(expected.argmax())]
 
 
+@pytest.mark.parametrize("adapter", ["proker", "tip-adapter-f"])
+def test_a_cache_of_another_backbone_is_tested_and_used_again(fit, vladapt, colours, dino, adapter):
+    keyed = fit("--data", colours, "--adapter", adapter, "--shots", 4, "--resource", f"keys={dino}", "--json")
+    assert keyed.code == 0, keyed.err
+    run = Path(keyed.json["run"])
+    header, tensors = read_adapter_file(run / "adapter.safetensors")
+    learned = tensors["keys" if adapter == "tip-adapter-f" else "rows"]
+    assert learned.shape == (12, 32) and tensors["text"].shape[1] == 24 and header["scalars"]["keyed"] is True
+    assert f"Cache keys are features of backbone {dino}." in Run.open(run).info["notes"]
+    again = vladapt("eval", run, "--json").json
+    assert again["adapted"]["accuracy"] == keyed.json["adapted"]["accuracy"]
+    assert vladapt("predict", run, next((colours / "red").iterdir()), "--json").code == 0
+
+
 def test_keys_are_refused_where_no_method_has_a_cache(fit, refused, colours, dino):
     outcome = fit("--data", colours, "--adapter", "linear-probe", "--resource", f"keys={dino}")
-    refused(outcome, 2, "--resource keys: linear-probe has no use for it; omit it")
+    takers = "proker, tip-adapter or tip-adapter-f"
+    refused(outcome, 2, f"--resource keys: linear-probe has no use for it; omit it, or take {takers}")
     wrong = fit("--data", colours, "--adapter", "tip-adapter", "--resource", "keys=dinov9")
     refused(wrong, 2, "unknown backbone 'dinov9'; did you mean dinov3 or dinov2")
 

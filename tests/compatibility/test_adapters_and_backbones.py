@@ -56,6 +56,19 @@ def test_an_adapter_file_gives_its_logits(place, expected, name):
     assert_close(logits_of(name), expected["logits"][name])
 
 
+def test_a_file_that_gave_a_preset_and_the_defaults_beside_it_predicts_the_same(place, tmp_path):
+    """Commits since then wrote `class_weight=balanced`, which did nothing beside a preset."""
+    written = "adapters/tip-adapter.safetensors"
+    with safe_open(written, framework="pt") as file:
+        header = json.loads(file.metadata()["vladapt"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is not a mapping)
+    header["options"] |= {"preset": "eurosat", "class_weight": "balanced", "ties": "plateau"}
+    save_file(tensors, tmp_path / "later.safetensors", metadata={"vladapt": json.dumps(header)})
+    later, one = vladapt.load_adapter(tmp_path / "later.safetensors"), vladapt.load_adapter(written)
+    rows = torch.randn(4, one.dim_, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(later.logits(rows), one.logits(rows))
+
+
 def test_every_adapter_file_is_among_these(place):
     assert {path.stem for path in (place / "adapters").iterdir()} == set(FEATURES)
 

@@ -101,8 +101,8 @@ def views_wanted(adapter: Adapter, recipe: Recipe, prepared: Prepared | Prepared
 
 def with_fresh_views(recipe: Recipe, names: Iterable[str]) -> Recipe:
     """The recipe whose methods encode new views in every epoch, as they publish, where a protocol or a preset is asked
-    for, there are images, and nobody said otherwise."""
-    if recipe.features:
+    for, there are images and no keys of another backbone, and nobody said otherwise."""
+    if recipe.features or recipe.resources.get("keys"):
         return recipe
     options: dict[str, Any] = dict(recipe.adapters)
     for name in names:

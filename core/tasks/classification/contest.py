@@ -14,7 +14,16 @@ from ...contracts.adapter import Adapter
 from ...contracts.recipe import Recipe
 from ...contracts.task import Contest
 from ...metrics.resampled import holm
-from ...metrics.resampling import centred, exchange_test, mean_draws, metric_draws, p_of_draws, percentiles, units_of
+from ...metrics.resampling import (
+    centred,
+    exchange_test,
+    mean_draws,
+    metric_draws,
+    paired_difference,
+    percentiles,
+    units_of,
+)
+from ...metrics.selection import macro_auroc
 from ...registry import adapter_class
 from ...runtime.progress import Reporter
 from ..methods import adapter_of
@@ -218,7 +227,8 @@ class _Tested:
         found = {}
         for key, of in self.logits.items():
             draws = torch.stack([metric_draws(each, self.labels, self.groups)["auroc"] for each in of]).mean(dim=0)
-            found[key] = _Value(len(of), float(draws.nanmean()), draws=draws)
+            observed = float(macro_auroc(torch.stack(of).transpose(1, 2), self.labels.T).mean())
+            found[key] = _Value(len(of), observed, draws=draws)
             found[GUESSING, key[1]] = _Value(1, 0.5, draws=torch.full_like(draws, 0.5))
         return {"auroc": found}
 
@@ -249,9 +259,8 @@ class _Tested:
 
     def _difference(self, one: _Value, other: _Value) -> tuple[float, list[float] | None, float]:
         if one.draws is not None:
-            gain = one.draws - other.draws
-            bounds = percentiles(gain)
-            return one.mean - other.mean, None if bounds is None else list(bounds), p_of_draws(gain)
+            difference = one.mean - other.mean
+            return difference, *paired_difference(one.draws - other.draws, difference)
         gain = one.gains - other.gains  # (N,)
         unit, difference = units_of(self.groups, len(gain))[0], float(gain.sum())
         draws = centred(mean_draws({"gain": gain * len(gain)}, unit)["gain"], difference)

@@ -19,7 +19,15 @@ from ...contracts.domain import Item
 from ...contracts.features import FeatureSet, TextClassifier
 from ...errors import CapabilityError
 from ...metrics.classification import classification_metrics, multilabel_metrics
-from ...metrics.resampling import answer_draws, centred, exchange_test, metric_draws, p_of_draws, percentiles, units_of
+from ...metrics.resampling import (
+    answer_draws,
+    centred,
+    exchange_test,
+    metric_draws,
+    paired_difference,
+    percentiles,
+    units_of,
+)
 from ...metrics.significance import SIGNIFICANT, intervals_of, mcnemar, wilson_interval
 from ...registry import build_adapter
 
@@ -214,13 +222,11 @@ def _several_labels(judged: Judged) -> dict[str, Any]:
     for name in (ZERO_SHOT, GUESSING, LINEAR):
         if name in scores:
             gain = draws["adapted"]["auroc"] - (0.5 if name == GUESSING else draws[name]["auroc"])
-            known = scores["adapted"]["auroc"] is not None
-            baselines[name] = {
-                **scores[name],
-                "difference": scores["adapted"]["auroc"] - scores[name]["auroc"] if known else None,
-                "interval": _as_list(percentiles(gain)),
-                "p_value": p_of_draws(gain) if known else None,
-            }
+            difference = interval = p_value = None
+            if scores["adapted"]["auroc"] is not None:
+                difference = scores["adapted"]["auroc"] - scores[name]["auroc"]
+                interval, p_value = paired_difference(gain, difference)
+            baselines[name] = {**scores[name], "difference": difference, "interval": interval, "p_value": p_value}
     return {
         "intervals": {side: of.get("auroc") for side, of in between.items()},
         "metric_intervals": between,

@@ -136,12 +136,12 @@ def notes_on_protocol(recipe: Recipe) -> list[str]:
 
 
 def as_published(recipe: Recipe, names: Iterable[str]) -> Recipe:
-    """The recipe whose methods have the shared options of papers, where it has a protocol and nobody gave others."""
+    """The recipe whose methods have the options of papers, where it has a protocol and nobody gave others."""
     if recipe.protocol is None:
         return recipe
     options: dict[str, Any] = dict(recipe.adapters)
     for name in names:
-        shared = {}
+        shared = dict(adapter_class(name).published)
         for base, option, published in AS_PUBLISHED:
             shared |= {option: published} if issubclass(adapter_class(name), base) else {}
         given = recipe.with_adapter(name).adapter_options

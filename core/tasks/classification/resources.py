@@ -25,6 +25,7 @@ from ...errors import CapabilityError, ConfigError, DataError, UnknownNameError,
 from ...features.extract import cores
 from ...prompts.classifier import spoken
 from ...prompts.descriptions import read_synonyms
+from ...registry import adapter_class, catalogue
 from ...runs.folder import Run
 
 GIVEN = ("captions", "boxes", "support_folder", "synonyms", "ctx", "further_backbones", "keys", "base")
@@ -50,7 +51,7 @@ def check_resources(given: Mapping[str, Any], adapters: Sequence[Adapter]) -> No
         UnknownNameError: no resource has that name. ConfigError: no adapter uses it, or there is no such file.
     """
     used = frozenset().union(*(adapter.needs | adapter.optional for adapter in adapters))
-    _check_given(given, used, ", ".join(adapter.name for adapter in adapters))
+    _check_given(given, used, ", ".join(adapter.name for adapter in adapters), others=True)
 
 
 def check_at_prediction(adapter: Adapter, all_given: Mapping[str, Any], anew: Mapping[str, str] | None) -> None:
@@ -65,15 +66,26 @@ def check_at_prediction(adapter: Adapter, all_given: Mapping[str, Any], anew: Ma
     _check_given(needed, adapter.at_predict, adapter.name, "; if it was moved, give where it lies now")
 
 
-def _check_given(given: Mapping[str, Any], used: frozenset[str], who: str, cure: str = "") -> None:
+def _check_given(
+    given: Mapping[str, Any], used: frozenset[str], who: str, cure: str = "", others: bool = False
+) -> None:
+    """Args: cure: where a file is not there. others: name the methods that use what is of no use here."""
     for name, value in given.items():
         flag = name.replace("_", "-")
         if name not in GIVEN:
             raise UnknownNameError(f"--resource {flag}: no resource has that name; {did_you_mean(name, GIVEN)}")
         if name not in used:
-            raise ConfigError(f"--resource {flag}: {who} has no use for it; omit it")
+            instead = f", or take {_takers(name)}" if others else ""
+            raise ConfigError(f"--resource {flag}: {who} has no use for it; omit it{instead}")
         if name not in ("further_backbones", "keys") and not Path(str(value)).exists():
             raise ConfigError(f"--resource {flag}={value}: no such file or folder{cure}")
+
+
+def _takers(name: str) -> str:
+    """The methods that use a resource, in words."""
+    classes = {each: adapter_class(each) for each in sorted(catalogue.adapters())}
+    *first, last = [each for each, cls in classes.items() if name in cls.needs | cls.optional]
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def check_needs(given: Mapping[str, Any], adapter: Adapter, backbone: Backbone | None) -> None:

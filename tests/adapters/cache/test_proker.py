@@ -111,7 +111,18 @@ def test_each_view_is_a_row_as_far_as_rows_go(make_task):
         "2 augmented views of each image are rows of their own, in place of 4, for at most 35 rows"
     ]
     assert len(fitted(task, most_rows=2, **at).rows) == 15  # never fewer images
-    assert len(fitted(task, most_rows=2, preset="dtd", **at).rows) == 60
+    assert len(fitted(task, preset="dtd", **at).rows) == len(fitted(task, most_rows=0, **at).rows) == 60
+    assert len(fitted(task, preset="dtd", most_rows=2, **at).rows) == 15  # what is given goes before a preset
+
+
+@pytest.mark.parametrize(("options", "views"), [({}, 4), ({"most_rows": 0}, 10)], ids=["ours", "no limit"])
+def test_the_search_sees_as_many_views_as_the_fit(make_task, monkeypatch, options, views):
+    """Where images are held out there are fewer of them, and room for more views of each."""
+    seen, of = [], proker_file.Problem.of
+    monkeypatch.setattr(proker_file.Problem, "of", lambda rows, *rest: seen.append(len(rows)) or of(rows, *rest))
+    monkeypatch.setattr(proker_file, "MOST_ROWS", 160)
+    fitted(make_task(shots=8, views=10), search_step=(2, 2), **options)
+    assert seen == [30 * views, 40 * views]
 
 
 def test_the_search_finds_the_first_best_on_val(make_task):
@@ -136,9 +147,11 @@ def test_without_val_settings_are_those_of_imagenet_for_the_shots(make_task):
 
 def test_many_rows_are_not_searched_but_with_a_preset(make_task, monkeypatch):
     monkeypatch.setattr(proker_file, "MOST_SEARCHED", 10)
+    monkeypatch.setattr(proker_file, "MOST_ROWS", 10)
     task = make_task(shots=4)
     report = fitted(task, val=True).report
     assert report.chosen == {"beta": 1.5, "penalty": 0.05} and report.chosen_on.startswith("defaults: 20 rows")
+    assert fitted(task, val=True, most_rows=0).report.chosen_on == "val (30 images)"
     assert fitted(task, val=True, preset="stanford_cars").report.chosen_on == "val (30 images)"
 
 

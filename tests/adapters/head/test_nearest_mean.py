@@ -6,7 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from vladapt.adapters.head import nearest_mean
 from vladapt.core.contracts import FeatureSet, TextClassifier
+from vladapt.core.data.sampling import folds
 from vladapt.core.registry import build_adapter
 
 
@@ -68,6 +70,49 @@ def test_the_scale_is_the_most_likely_for_images_compared_with_the_others_of_the
     scale = fitted(task, **options).report.chosen["scale"]
     assert loss(scale) <= min(loss(0.99 * scale), loss(1.01 * scale))
     assert fitted(make_task(shots=1)).report.chosen == {"scale": 100.0}
+
+
+def test_the_scale_is_learned_across_patients(make_task):
+    """Three near copies of each image: its own copies say nothing of how sure one may be of another patient's."""
+    task = make_task(shots=6, noise=3.0)
+    features, labels = (each.repeat_interleave(3, dim=0) for each in (task.support.features, task.support.labels))
+    copies = FeatureSet(features + 0.01 * torch.randn(90, 16, generator=torch.Generator().manual_seed(0)), labels)
+    patients = replace(copies, groups=tuple(f"patient {n // 3}" for n in range(90)))
+    alone, over = fitted(replace(task, support=copies)), fitted(replace(task, support=patients))
+    single = fitted(task).report.chosen["scale"]
+    assert over.report.chosen["scale"] == pytest.approx(single, rel=0.15)
+    assert alone.report.chosen["scale"] > 1.5 * single
+    assert over.report.chosen_on == "the support, in folds of whole groups"
+    assert torch.equal(alone.logits(task.test).argmax(dim=1), over.logits(task.test).argmax(dim=1))
+
+
+def test_of_one_patient_per_class_the_scale_says_nothing(make_task):
+    task = make_task(shots=4)
+    one = replace(task.support, groups=tuple(f"patient {label}" for label in task.support.labels.tolist()))
+    report = fitted(replace(task, support=one)).report
+    assert report.chosen == {"scale": 100.0} and report.chosen_on == "defaults: one group per class"
+    each = replace(task.support, groups=tuple(str(n) for n in range(20)))  # no two images of a group
+    assert fitted(replace(task, support=each)).report.chosen == fitted(task).report.chosen
+
+
+def test_slopes_of_several_labels_are_learned_across_patients(make_multilabel_task, monkeypatch):
+    """Written out: images of a fold, with the means, over the rest, of those that have a label and of those that do
+    not."""
+    task = make_multilabel_task(images=40)
+    support = replace(task.support, groups=tuple(f"patient {n // 3}" for n in range(40)))
+    seen, unit, rows = [], support.unit.double(), []
+    scaling = nearest_mean.fit_scaling
+    monkeypatch.setattr(nearest_mean, "fit_scaling", lambda *given: seen.append(given[0]) or scaling(*given))
+    fitted(replace(task, support=support))
+    for fold in folds(support, 20, 0):
+        rest = [n for n in range(40) if n not in fold.tolist()]
+        assert not {support.groups[n] for n in rest} & {support.groups[n] for n in fold.tolist()}
+        having, lacking = (
+            torch.stack([F.normalize(unit[rest][known == kind].sum(dim=0), dim=0) for known in support.labels[rest].T])
+            for kind in (1, 0)
+        )
+        rows.append(unit[fold] @ (having - lacking).T)
+    torch.testing.assert_close(seen[0], 100 * torch.cat(rows))
 
 
 def test_neither_text_nor_its_scale_is_read(make_task):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vladapt.core.metrics import classification_metrics, exchange_test, intervals_of, metric_draws, multilabel_metrics
-from vladapt.core.metrics.resampling import drawn_weights, p_of_draws, units_of
+from vladapt.core.metrics.resampling import drawn_weights, p_of_draws, paired_difference, units_of
 
 
 def drawn_rows(weight: torch.Tensor) -> torch.Tensor:
@@ -72,6 +72,8 @@ def test_everything_right_is_not_certain():
     logits = torch.nn.functional.one_hot(labels, 2).float()
     low, high = intervals_of(metric_draws(logits, labels, samples=50), units=12)["balanced_accuracy"]
     assert low == pytest.approx(0.7575, abs=1e-3) and high == 1.0
+    draws = {"balanced_accuracy": torch.ones(50).double()}  # a sum of weights may miss 1 by rounding
+    assert intervals_of(draws, units=12, values={"balanced_accuracy": 1 - 2e-16})["balanced_accuracy"] == [low, high]
 
 
 def test_the_exchange_test_is_exact_for_few_units():
@@ -102,6 +104,19 @@ def test_the_p_value_of_draws_is_two_sided():
     assert p_of_draws(torch.linspace(-1, 1, 999)) == pytest.approx(1.0, abs=0.01)
     assert p_of_draws(torch.full((999,), 0.1)) == pytest.approx(2 / 1000)
     assert p_of_draws(torch.full((9,), torch.nan)) == 1.0
+
+
+def test_a_difference_is_in_the_middle_of_its_interval_and_its_p_value_agrees():
+    """Draws that miss a rare label are biased, here by more than the difference."""
+    generator = torch.Generator().manual_seed(0)
+    draws = 0.05 + 0.02 * torch.randn(2000, generator=generator, dtype=torch.float64)
+    draws[::50] = torch.nan
+    for difference in (-0.05, -0.01, 0.0, 0.03, 0.06):
+        (low, high), p_value = paired_difference(draws, difference)
+        assert (low + high) / 2 == pytest.approx(difference, abs=0.003)
+        assert high - low == pytest.approx(0.078, abs=0.006)
+        assert (low > 0 or high < 0) == (p_value < 0.05)
+    assert paired_difference(torch.full((9,), torch.nan), 0.1) == (None, 1.0)
 
 
 def test_a_class_that_draws_miss_does_not_move_the_interval_away():

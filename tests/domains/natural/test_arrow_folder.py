@@ -65,6 +65,36 @@ def test_images_names_and_splits(tmp_path, places):
     assert list(shades(test).values()) == [60, 70]
 
 
+@pytest.mark.parametrize(
+    "place", ["plain_text/train-00000-of-00001.parquet", "plain_text/train/0000.parquet", "data/plain_text/train.arrow"]
+)
+def test_the_folder_of_a_configuration(tmp_path, place):
+    write(tmp_path / place, table([10, 20, 30], [0, 1, 0]))
+    write(tmp_path / place.replace("train", "test"), table([40, 50], [1, 0]))
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
+    data = Natural().read(tmp_path)
+    assert data.class_names == ("tabby_cat", "dog")
+    assert {(item.split, shade) for item, shade in zip(data.items, shades(data).values())} == {
+        ("train", 10), ("train", 20), ("train", 30), ("test", 40), ("test", 50),
+    }  # fmt: skip
+
+
+def test_of_several_configurations_one_must_be_given(tmp_path):
+    for name in ("partition_1", "partition_2"):
+        write(tmp_path / name / "train-00000-of-00001.parquet", table([1, 2], [0, 1]))
+    with pytest.raises(DataError, match="holds the configurations partition_1, partition_2; give one of these"):
+        Natural().read(tmp_path)
+    assert len(Natural().read(tmp_path / "partition_2").items) == 2
+
+
+def test_a_table_of_features_among_photos_is_no_data_set(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_bytes(png(7))
+    write(tmp_path / "dog" / "embeddings.parquet", pa.table({"x": [1.0, 2.0]}))
+    assert Natural().read(tmp_path).class_names == ("cat", "dog")
+
+
 def test_an_image_is_told_by_its_bytes_wherever_it_stands(tmp_path):
     write(tmp_path / "train/a.arrow", table([10, 20], [0, 1]))
     write(tmp_path / "test/b.arrow", table([99, 10], [1, 0]))

@@ -8,9 +8,11 @@ import torch
 from vladapt import FeatureSet
 from vladapt.core.contracts.features import TextClassifier
 from vladapt.core.metrics import classification_metrics, multilabel_metrics
+from vladapt.core.metrics.resampling import metric_draws
 from vladapt.core.registry import build_adapter
+from vladapt.core.tasks.classification.contest import _Tested
 from vladapt.core.tasks.classification.judgement import Judged, above_guessing, fitted_probe, judgement
-from vladapt.core.tasks.classification.scoring import metrics_table
+from vladapt.core.tasks.classification.scoring import Scores, metrics_table
 from vladapt.core.tasks.classification.verdict import verdict, verdict_section, warnings_of
 
 NAMES = ["neutrophil", "monocyte", "basophil"]
@@ -124,6 +126,48 @@ def test_several_labels_are_judged_by_macro_auroc_against_guessing_too():
         assert set(between) >= {"auroc", "mean_average_precision", "macro_f1", "ece", *(f"auroc/{n}" for n in NAMES)}
         low, high = between[f"auroc/{NAMES[0]}"]
         assert low < found["adapted"][f"auroc/{NAMES[0]}"] < high
+
+
+def rare_labels() -> tuple[torch.Tensor, torch.Tensor]:
+    """60 images, one of which has a third label; logits that name it, and little else. Draws without that image have
+    two labels only, and a lower AUROC."""
+    generator = torch.Generator().manual_seed(3)
+    labels = (torch.rand(60, 3, generator=generator) < 0.4).float()
+    labels[:, 2] = torch.arange(60) == 0
+    logits = torch.randn(60, 3, generator=generator)
+    logits[:, 2] = 9 * labels[:, 2] - 4
+    return labels, logits
+
+
+def test_the_interval_of_several_labels_is_around_the_difference_on_all_images():
+    labels, logits = rare_labels()
+    found = judgement(Judged(logits, labels, NAMES, None, torch.zeros(60, 3)))
+    difference = multilabel_metrics(logits, labels, NAMES)["auroc"] - 0.5
+    for name in ("guessing", "zero_shot"):
+        one = found["baselines"][name]
+        assert one["difference"] == pytest.approx(difference)
+        assert one["interval"] == pytest.approx(middle_of(metric_draws(logits, labels)["auroc"], difference))
+
+
+def middle_of(draws: torch.Tensor, difference: float) -> list[float]:
+    """95 % of the draws, moved to the difference: here they are some 0.06 below it, for want of the label."""
+    assert draws.mean() < difference + 0.5 - 0.04
+    return (draws - draws.mean() + difference).quantile(torch.tensor([0.025, 0.975]).double()).tolist()
+
+
+def test_a_comparison_of_several_labels_takes_the_difference_on_all_images():
+    labels, logits = rare_labels()
+    tested, entries = _Tested(), [{"adapter": name, "shots": 4} for name in ("zero-shot", "ape") for _ in range(2)]
+    for name, of in (("zero-shot", torch.zeros(60, 3)), ("ape", logits)):
+        for seed in range(2):
+            moved = of + 0.1 * seed * torch.randn(60, 3, generator=torch.Generator().manual_seed(1))
+            tested.add(name, 4, Scores(labels, None, moved if name == "ape" else of, {}))
+    (one,) = tested.judged(entries, ("zero-shot", "guessing"))
+    fits = tested.logits["ape", 4]
+    difference = sum(multilabel_metrics(of, labels, NAMES)["auroc"] for of in fits) / 2 - 0.5
+    assert one["difference"] == pytest.approx(difference)
+    draws = sum(metric_draws(of, labels)["auroc"] for of in fits) / 2
+    assert one["interval"] == pytest.approx(middle_of(draws, difference), abs=1e-6)
 
 
 def test_the_probe_is_fitted_on_the_same_few_images_and_not_beside_itself():
