@@ -129,6 +129,12 @@ def protocol_of(recipe: Recipe) -> Protocol | None:
     return PROTOCOLS[recipe.protocol]
 
 
+def deciding_by_protocol(recipe: Recipe) -> str:
+    """The metric that the recipe's protocol says decides; "" without a protocol."""
+    protocol = protocol_of(recipe)
+    return "" if protocol is None else protocol.deciding
+
+
 def notes_on_protocol(recipe: Recipe) -> list[str]:
     """What a run says of its protocol."""
     protocol = protocol_of(recipe)

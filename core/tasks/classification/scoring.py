@@ -56,6 +56,7 @@ def score(
     further: Sequence[Metric] = (),
     probe: Adapter | None = None,
     judged: bool = True,
+    deciding: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> Scores:
     """Evaluate both on the same images.
@@ -67,6 +68,7 @@ def score(
         further: metrics of a domain's own.
         probe: a logistic regression on the features of `test`, another baseline.
         judged: whether intervals and tests are wanted.
+        deciding: the metric that a protocol says decides, or "".
         progress: called as progress(done, total) while the adapter predicts.
 
     Raises:
@@ -93,7 +95,7 @@ def score(
     if judged:
         by_probe = None if probe is None else _on_cpu(batched_logits(probe, test.without_parts()))
         sides = (_on_cpu(adapted), scores.labels, class_names, scores.groups, _on_cpu(before), by_probe)
-        metrics.update(judgement(Judged(*sides)))
+        metrics.update(judgement(Judged(*sides, deciding=deciding)))
     return scores
 
 
@@ -112,17 +114,19 @@ def score_on(
     *,
     probe: Adapter | None = None,
     judged: bool = True,
+    deciding: str = "",
 ) -> Scores:
     """Scores on rows of the prepared data, with all that the adapter needs to predict.
 
     Args:
         prepared: the data on the backbone of the fit; where the adapter changed the towers its images are encoded anew.
         test: features by the backbone of the fit.
-        probe, judged: as for `score`.
+        probe, judged, deciding: as for `score`.
     """
     moved = on_adapted(prepared, adapter)
     seen = None if moved is prepared else moved.of_ids(test.ids, parts="parts" in adapter.at_predict)
     options = {"batched": moved.batches, "further": prepared.metrics, "probe": probe, "judged": judged}
+    options["deciding"] = deciding
     if adapter.at_predict <= PLAIN:
         return score(adapter, zero_shot, test, class_names, seen, **options)
     with reporter.task(f"Predicting with {adapter.name}") as progress:

@@ -31,6 +31,7 @@ from .evaluation import write_evaluation
 from .feature_rows import prepared_of
 from .images import Encoding
 from .judgement import PROBE_FILE
+from .protocols import deciding_by_protocol
 from .predictions import Predictions, check_wishes, predictions_of
 from .resources import PLAIN, Extras, batches, check_at_prediction, further_specs, logits_of
 from .scoring import fitted_zero_shot, score_on
@@ -59,7 +60,8 @@ def evaluate_run(use: Use, domain: Domain | None, task: str, reporter: Reporter)
     chosen = _in_order_of(chosen, prepared.class_names, adapter.class_names_, str(source))
     zero_shot = fitted_zero_shot(chosen, prepared.classifier_of(adapter.class_names_))
     probe = probe_of(use.run, prepared.backbone, _device_of(prepared))
-    scores = score_on(prepared, adapter, chosen, adapter.class_names_, zero_shot, reporter, probe=probe)
+    how = {"probe": probe, "deciding": deciding_by_protocol(recipe)}
+    scores = score_on(prepared, adapter, chosen, adapter.class_names_, zero_shot, reporter, **how)
     notes = calibrated_again(use, scores)
     by_id = {item.id: item for item in prepared.data.items}
     items = [by_id[i] for i in chosen.ids]
