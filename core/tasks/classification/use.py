@@ -31,8 +31,8 @@ from .evaluation import write_evaluation
 from .feature_rows import prepared_of
 from .images import Encoding
 from .judgement import PROBE_FILE
-from .protocols import deciding_by_protocol
 from .predictions import Predictions, check_wishes, predictions_of
+from .protocols import deciding_by_protocol
 from .resources import PLAIN, Extras, batches, check_at_prediction, further_specs, logits_of
 from .scoring import fitted_zero_shot, score_on
 from .stored_run import fitted_adapter, recipe_again
