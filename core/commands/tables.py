@@ -47,36 +47,48 @@ def comparison_markdown(summary: Sequence[Mapping[str, Any]]) -> str:
 
 
 def comparison_cells(summary: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Rows of text, the header first; of several data sets with their mean, as papers print it."""
+    """Rows of text, the header first; of several data sets with their mean, as papers print it. A set that others are
+    tested with is not part of the mean."""
     method = next(iter(summary[0])) if summary else "adapter"
     backbones = any(row.get("backbone") for row in summary)
-    summary = [{**row, "data": " ".join(filter(None, (row["data"], row.get("backbone"))))} for row in summary]
-    columns = list(dict.fromkeys((row["data"], row["shots"]) for row in summary))
-    order = list(dict.fromkeys(row["data"] for row in summary))
-    columns.sort(key=lambda column: (order.index(column[0]), column[1] or 0))
+    summary = [_placed(row) for row in summary]
+    columns = list(dict.fromkeys((row["set"], row["at"]) for row in summary))
+    order = list(dict.fromkeys(row["set"] for row in summary))
+    columns.sort(key=lambda column: (order.index(column[0]), column[1][0] or 0))
     cells = {
-        (row[method], row["data"], row["shots"]): _mean_and_std(row["metric"], row["mean"], row["std"])
-        for row in summary
+        (row[method], row["set"], row["at"]): _mean_and_std(row["metric"], row["mean"], row["std"]) for row in summary
     }
-    several, same = len(order) > 1, len({k for _, k in columns}) == 1
-    names = [data if several and same else f"{data} {_shots(k)}".strip() for data, k in columns]
+    targets = [each for each in order if not any(row["set"] == each and row["is_source"] for row in summary)]
+    several, same = len(order) > 1, len({at for _, at in columns}) == 1
+    titles = {each: each if each in targets else f"{each} (source)" for each in order}
+    names = [titles[each] if several and same else f"{titles[each]} {_at(at)}".strip() for each, at in columns]
     methods: dict[str, list[float]] = {}
     for row in summary:
         methods.setdefault(row[method], []).append(row["seconds"])
-    amounts = list(dict.fromkeys(k for _, k in columns)) if several and not backbones else []
-    header = [method, *names, *(f"mean {'' if same else _shots(k)}".strip() for k in amounts), "seconds per fit"]
-    rows = [[name, *(cells.get((name, data, k), "–") for data, k in columns)] for name in methods]
+    amounts = list(dict.fromkeys(at for _, at in columns)) if len(targets) > 1 and not backbones else []
+    mean = "mean" if targets == order else "target mean"
+    header = [method, *names, *(f"{mean} {'' if same else _at(at)}".strip() for at in amounts), "seconds per fit"]
+    rows = [[name, *(cells.get((name, each, at), "–") for each, at in columns)] for name in methods]
     for row in rows:
-        row += [
-            _over_sets([each for each in summary if each[method] == row[0] and each["shots"] == k], order)
-            for k in amounts
-        ]
+        mine = [each for each in summary if each[method] == row[0] and each["set"] in targets]
+        row += [_over_sets([each for each in mine if each["at"] == at], targets) for at in amounts]
     return [header, *([*row, _seconds(methods[row[0]])] for row in rows)]
+
+
+def _placed(row: Mapping[str, Any]) -> dict[str, Any]:
+    """With the words of its data set, its place on the axis of shots, and whether others are tested with it."""
+    place = {"set": " ".join(filter(None, (row["data"], row.get("backbone")))), "at": (row["shots"], row.get("tasks"))}
+    return {**row, **place, "is_source": bool(row.get("source")) and row["source"] == row["data"]}
+
+
+def _at(at: tuple[int | None, str | None]) -> str:
+    """The place of a column: a kind of tasks, or a number of shots."""
+    return at[1] or _shots(at[0])
 
 
 def _over_sets(rows: Sequence[Mapping[str, Any]], sets: Sequence[str]) -> str:
     """The mean over data sets, where a method has a number on each."""
-    if len({row["data"] for row in rows}) < len(sets):
+    if len({row["set"] for row in rows}) < len(sets):
         return "–"
     mean = statistics.fmean(row["mean"] for row in rows)
     return _mean_and_std(rows[0]["metric"], mean, 0.0).partition(" ±")[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -138,6 +138,7 @@ class Contest(ABC):
         test_over_train: test images of a split divided by all its others.
         deciding: the metric that this data set wants, or "" for that of the task.
         baselines: methods that the others are compared with.
+        source: the data set on which its fits were made, where that is another one or others are tested too; else "".
     """
 
     data: str
@@ -146,6 +147,7 @@ class Contest(ABC):
     test_over_train: float = 0.0
     deciding: str = ""
     baselines: tuple[str, ...] = ()
+    source: str = ""
 
     def of_split(self, entry: Mapping[str, Any], split: int) -> dict[str, Any]:
         """An entry of `Task.entries` as it is run on one of several splits."""
@@ -277,6 +279,11 @@ class Task(ABC):
             ConfigError: the task has no comparison.
         """
         raise ConfigError(self._refusal("compare"))
+
+    def contests(self, recipes: Sequence[Recipe], axes: Axes, reporter: Reporter) -> Iterator[Contest]:
+        """The comparison on one data set after the other; a task whose fits are tested on several gives its own."""
+        for recipe in recipes:
+            yield self.contest(recipe, axes, reporter)
 
     def deciding_of(self, rows: Sequence[Mapping[str, Any]]) -> str:
         """The metric that a comparison with these rows is about."""

@@ -92,10 +92,13 @@ class _Set:
     entries: list[dict[str, Any]]
     backbone: str | None = None
     name: str = ""
+    source: str = ""
 
     def columns(self, several: bool) -> dict[str, Any]:
-        """What a row says of its set: the backbone where they vary, the data where there are several."""
+        """What a row says of its set: the backbone where they vary, the set fitted on where others are tested, the data
+        where there are several."""
         columns = {} if self.backbone is None else {"backbone": self.backbone}
+        columns |= {"source": self.source} if self.source else {}
         return {**columns, "data": self.name} if several else columns
 
 
@@ -165,10 +168,11 @@ def _compare(task: Task, axes: Axes, sets: list[_Set], folder: Path, resume: boo
     notes: list[str] = []
     done, several = 0, len({(each.recipe.features, each.recipe.data_path) for each in sets}) > 1
     deciding, baselines, test_over_train, paired = set(), (), {}, []
-    for place, each in enumerate(sets):
-        contest = task.contest(each.recipe, axes, reporter)
+    contests = task.contests([each.recipe for each in sets], axes, reporter)
+    for place, (each, contest) in enumerate(zip(sets, contests)):
         name = NO_NAME if each.recipe.redact else contest.data
         each.name = _name_of(name, [other.name for other in sets[:place] if other.backbone == each.backbone])
+        each.source = NO_NAME if contest.source and each.recipe.redact else contest.source
         said = [hide(note) for note in contest.notes] if each.recipe.redact else contest.notes
         notes += [note for note in said if note not in notes]
         deciding.add(contest.deciding)
@@ -230,7 +234,8 @@ def _plotted(rows: _Rows, sets: list[_Set], several: bool, metric: str, method: 
 
 def _plain(each: _Set, several: bool) -> str:
     """A set as part of a file's name."""
-    return re.sub(r"[^A-Za-z0-9._+-]+", "-", "-".join(str(value) for value in each.columns(several).values()))
+    words = [str(value) for key, value in each.columns(several).items() if key != "source"]
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", "-".join(words))
 
 
 def _on_source(recipe: Recipe, source: Mapping[str, Any]) -> Recipe:

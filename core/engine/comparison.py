@@ -42,7 +42,7 @@ class Comparison:
     def summary(self) -> list[dict[str, Any]]:
         """One dict per method, shots and data set: mean and population standard deviation of the deciding metric over
         splits, or over seeds where there is one split, and the mean seconds of a fit. `data` is "" where there is one
-        set."""
+        set; "source" is the set that was fitted on, where others are tested."""
         groups: dict[tuple[str, int, str, str], list[dict[str, Any]]] = {}
         for row in self.rows:
             if row.get(self.metric) is not None:
@@ -54,6 +54,7 @@ class Comparison:
                 "shots": shots,
                 "data": data,
                 **({"backbone": backbone} if backbone else {}),
+                **({"source": rows[0]["source"]} if rows[0].get("source") else {}),
                 "metric": self.metric,
                 "mean": statistics.fmean(row[self.metric] for row in rows),
                 "std": statistics.pstdev(_of_splits(rows, self.metric).values()),

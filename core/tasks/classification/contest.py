@@ -31,7 +31,7 @@ from .judgement import (
     largest_class,
     weights_of_answers,
 )
-from .protocols import drawing_of, notes_on_protocol, protocol_of
+from .protocols import drawing_of, notes_on_protocol, protocol_of, transfer_of
 from .repeated_splits import RepeatedSplits
 from .resources import check_needs
 from .scoring import Scores, fitted_zero_shot, score_on
@@ -77,8 +77,9 @@ class ClassificationContest(Contest):
         self._parts = any(parts_wanted(adapter) for adapter in adapters.values())
         self._drawn: tuple[tuple[int | None, int, int], Shots] | None = None
         self._first_seed: int | None = None
-        self._tested = _Tested()
-        if at_once := [name for name in adapters if adapter_class(name).transductive]:
+        self._tested = Tested()
+        at_once = [name for name in adapters if adapter_class(name).transductive]
+        if at_once and transfer_of(recipe) is None:
             who = ", ".join(at_once)
             self.notes.append(f"{who} read all test images at once, without their labels; the others see one at a time")
 
@@ -104,18 +105,20 @@ class ClassificationContest(Contest):
             if adapter is None:
                 return None
         else:
-            adapter = adapter_of(self.recipe.with_adapter(name))
-            check_needs(self.recipe.resources, adapter, prepared.backbone)
-            quiet = Reporter(quiet=True)
-            report = fit_adapter(adapter, prepared, shots, seed, quiet)
-            if self.recipe.refit:
-                adapter, _ = refitted(adapter, report, prepared, shots, seed, quiet)
+            adapter = self.fit(name, prepared, shots, seed)
         seconds = time.perf_counter() - started
         quiet = Reporter(quiet=True)
         scores = score_on(prepared, adapter, shots.test, prepared.class_names, None, quiet, judged=False)
         if self.splits == 1:
             self._tested.add(name, entry["shots"], scores)
-        return {**_as_uncalibrated(scores), "seconds": round(seconds, 3)}
+        return {**as_uncalibrated(scores), "seconds": round(seconds, 3)}
+
+    def fit(self, name: str, prepared: Prepared | PreparedFeatures, shots: Shots, seed: int) -> Adapter:
+        """One method on one draw."""
+        adapter, quiet = adapter_of(self.recipe.with_adapter(name)), Reporter(quiet=True)
+        check_needs(self.recipe.resources, adapter, prepared.backbone)
+        report = fit_adapter(adapter, prepared, shots, seed, quiet)
+        return refitted(adapter, report, prepared, shots, seed, quiet)[0] if self.recipe.refit else adapter
 
     def judged(self, entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Each method against the best baseline on the one test set, by each metric that may decide."""
@@ -155,7 +158,7 @@ class ClassificationContest(Contest):
         return self._drawn[1]
 
 
-class _Tested:
+class Tested:
     """What fits answered on one test set.
 
     Attributes:
@@ -265,7 +268,7 @@ class _Value:
         return cls(len(of), float(gains.sum()), gains=gains)
 
 
-def _as_uncalibrated(scores: Scores) -> dict[str, Any]:
+def as_uncalibrated(scores: Scores) -> dict[str, Any]:
     """Metrics under the names that they have where nothing is calibrated and no threshold is chosen."""
     raw = {"ece": "ece_uncalibrated"}
     if scores.labels is not None and scores.labels.ndim == 2:

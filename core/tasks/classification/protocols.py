@@ -16,8 +16,11 @@ from ...contracts.recipe import ALL, Recipe
 from ...data.scenarios import SCENARIOS
 from ...errors import UnknownNameError, did_you_mean
 from ...registry import adapter_class
+from .judgement import LARGEST_CLASS, PROBE
+from .transfer import NewClasses, SharedClasses, Transfer
 
 SHOTS = (1, 2, 4, 8, 16)
+BASELINES = (LARGEST_CLASS, PROBE)
 PER_SHOT = "k"
 MOST = "min(k, 4)"
 AS_PUBLISHED = ((ClassWeighted, "class_weight", NONE), (Tied, "ties", PUBLISHED))
@@ -38,6 +41,9 @@ class Protocol:
         shots: of a comparison.
         scenario: how unequal the shots are (`core/data/scenarios.py`), or None for K of each class.
         deciding: the metric of its tables.
+        baselines: methods of a comparison besides zero-shot that nobody need name.
+        transfer: how a fit is tested on further data sets; None where it is tested on images of its own.
+        afterwards: what follows a fit, for the user.
     """
 
     name: str
@@ -48,6 +54,9 @@ class Protocol:
     shots: tuple[int, ...] = SHOTS
     scenario: str | None = None
     deciding: str = "accuracy"
+    baselines: tuple[str, ...] = BASELINES
+    transfer: Transfer | None = None
+    afterwards: str = ""
 
     def val_shots(self, shots: int | None) -> int | str:
         """Validation images per class for K shots."""
@@ -64,6 +73,7 @@ class Protocol:
 
 
 _SS_TEXT = "SS-Text (arXiv 2506.17500)"
+_ON_OTHERS = "To test this fit on another set: vladapt eval RUN --data DIR"
 _ALL = (
     Protocol(
         "coop",
@@ -103,6 +113,28 @@ _ALL = (
             ),
         )
     ),
+    Protocol(
+        "cross-dataset",
+        "fitted on 16 shots per class of one set (ImageNet in papers; the first one of a comparison), drawn as coop "
+        "draws, and tested on the classes of others",
+        "CoCoOp (2203.05557), MaPLe (2210.03117), PromptSRC (2307.06948)",
+        MOST,
+        shots=(16,),
+        baselines=(),
+        transfer=NewClasses(),
+        afterwards=_ON_OTHERS,
+    ),
+    Protocol(
+        "domain-generalization",
+        "fitted on 16 shots per class of one set (ImageNet in papers; the first one of a comparison), drawn as coop "
+        "draws, and tested on its variants, among the classes that each has",
+        "CoOp (2109.01134), CoCoOp (2203.05557), MaPLe (2210.03117), PromptSRC (2307.06948)",
+        MOST,
+        shots=(16,),
+        baselines=(),
+        transfer=SharedClasses(),
+        afterwards=_ON_OTHERS,
+    ),
 )
 PROTOCOLS = {protocol.name: protocol for protocol in _ALL}
 
@@ -135,10 +167,28 @@ def deciding_by_protocol(recipe: Recipe) -> str:
     return "" if protocol is None else protocol.deciding
 
 
-def notes_on_protocol(recipe: Recipe) -> list[str]:
-    """What a run says of its protocol."""
+def baselines_of(recipe: Recipe) -> tuple[str, ...]:
+    """Methods of a comparison besides zero-shot that nobody need name."""
     protocol = protocol_of(recipe)
-    return [] if protocol is None else [protocol.note]
+    return BASELINES if protocol is None else protocol.baselines
+
+
+def transfer_of(recipe: Recipe) -> Transfer | None:
+    """How the recipe's protocol tests a fit on other data; None where it does not."""
+    protocol = protocol_of(recipe)
+    return None if protocol is None else protocol.transfer
+
+
+def notes_on_protocol(recipe: Recipe, *, of_fit: bool = False) -> list[str]:
+    """What is said of its protocol.
+
+    Args:
+        of_fit: of a run, which something may follow.
+    """
+    protocol = protocol_of(recipe)
+    if protocol is None:
+        return []
+    return [protocol.note, *([protocol.afterwards] if of_fit and protocol.afterwards else [])]
 
 
 def as_published(recipe: Recipe, names: Iterable[str]) -> Recipe:

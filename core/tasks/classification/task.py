@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -49,11 +51,13 @@ from .fitting import (
 )
 from .images import Shots
 from .judgement import LARGEST_CLASS, PROBE, PROBE_FILE
-from .protocols import as_published, drawing_of, notes_on_protocol, protocol_of
+from .protocol_contests import SourceContest, TargetContest
+from .protocols import as_published, baselines_of, drawing_of, notes_on_protocol, protocol_of, transfer_of
 from .repeated_splits import RepeatedSplits
 from .report import classification_report
 from .resources import check_resources
 from .scoring import metrics_table, predictions_table
+from .transfer import on_target
 from .trust import calibrate_scores
 from .use import Predictor, evaluate_run, predict_with_run
 from .verdict import verdict
@@ -116,7 +120,7 @@ class Classification(Task):
         prepared = self.prepared(recipe, reporter)
         recipe, said = with_published(recipe, prepared.data.published, [adapter.name])
         adapter = adapter_of(recipe) if said else adapter
-        said = [*notes_on_protocol(recipe), *said]
+        said = [*notes_on_protocol(recipe, of_fit=True), *said]
         refuse_early(recipe, adapter, prepared, self.name)
         views, parts = views_wanted(adapter, recipe, prepared), parts_wanted(adapter)
         how = {"views": views, "parts": parts, "check": adapter.check_parts}
@@ -148,7 +152,7 @@ class Classification(Task):
 
     def entries(self, recipe: Recipe, axes: Axes) -> list[dict[str, Any]]:
         """Seeds outside, then shots, so that a draw serves all methods; the baselines come first."""
-        names, shots, seeds = _names(axes), _shots(recipe, axes), _seeds(recipe, axes)
+        names, shots, seeds = _names(recipe, axes), _shots(recipe, axes), _seeds(recipe, axes)
         without = {name for name, adapter in planned(recipe, _learned(names)).items() if adapter.label_free}
         without.add(LARGEST_CLASS)
         return [
@@ -160,7 +164,7 @@ class Classification(Task):
         ]
 
     def contest(self, recipe: Recipe, axes: Axes, reporter: Reporter) -> Contest:
-        names = _learned(_names(axes))
+        names = _learned(_names(recipe, axes))
         check_named(recipe, names)
         recipe = as_published(recipe, names)
         adapters = planned(recipe, names)
@@ -176,11 +180,29 @@ class Classification(Task):
         published = recipe.protocol is not None and not axes.folds
         asked = axes.splits or (1 if published else None)
         splits = RepeatedSplits.of(prepared, recipe.split_seed, asked, axes.folds, towers)
-        contest = ClassificationContest(recipe, prepared, adapters, splits)
+        transfer = transfer_of(recipe)
+        made = ClassificationContest if transfer is None else partial(SourceContest, transfer)
+        contest = made(recipe, prepared, adapters, splits)
         contest.notes += said
         contest.probe_asked = PROBE in axes.adapters
         contest.seeds_given = bool(axes.seeds or recipe.gave("seed") or recipe.protocol)
         return contest
+
+    def contests(self, recipes: Sequence[Recipe], axes: Axes, reporter: Reporter) -> Iterator[Contest]:
+        """Under a protocol that tests on other data the first data set is fitted on, per backbone, and the others are
+        tested."""
+        if transfer_of(recipes[0]) is not None:
+            _check_targets(recipes, axes)
+        sources: dict[str, SourceContest] = {}
+        for recipe in recipes:
+            if recipe.backbone in sources:
+                target = prepared_of(on_target(recipe), reporter, copy(self.domain), self.name)
+                yield TargetContest(sources[recipe.backbone], target)
+                continue
+            contest = self.contest(recipe, axes, reporter)
+            if isinstance(contest, SourceContest):
+                sources[recipe.backbone] = contest
+            yield contest
 
     def deciding_of(self, rows: Sequence[Mapping[str, Any]]) -> str:
         """Accuracy; macro AUROC where images have several labels."""
@@ -250,13 +272,34 @@ class Classification(Task):
         )
 
 
-def _names(axes: Axes) -> list[str]:
+def _names(recipe: Recipe, axes: Axes) -> list[str]:
     """The methods, after those that they are compared with."""
     if not [name for name in axes.adapters or () if name != ZERO_SHOT]:
         raise ConfigError("--adapters: none given; give methods, comma-separated, for instance tip-adapter,ape")
     for name in axes.adapters:
         find(name, catalogue.adapters(), "adapter")
-    return list(dict.fromkeys([ZERO_SHOT, LARGEST_CLASS, PROBE, *axes.adapters]))
+    return list(dict.fromkeys([ZERO_SHOT, *baselines_of(recipe), *axes.adapters]))
+
+
+def _check_targets(recipes: Sequence[Recipe], axes: Axes) -> None:
+    """Raise the error of a comparison that is to test on other data and cannot."""
+    protocol = protocol_of(recipes[0])
+    if len({(recipe.features, recipe.data_path) for recipe in recipes}) < 2:
+        raise ConfigError(
+            f"--protocol {protocol.name}: give --data twice or more; the first set is fitted on, the others are tested"
+        )
+    for key in ("splits", "folds"):
+        if getattr(axes, key) is not None:
+            raise ConfigError(f"--{key}: --protocol {protocol.name} tests on other sets; omit it")
+    refused: dict[str, CapabilityError] = {}
+    named = [name for name in axes.adapters if name not in (ZERO_SHOT, LARGEST_CLASS)]
+    for name, adapter in planned(recipes[0], named).items():
+        try:
+            protocol.transfer.check(adapter)
+        except CapabilityError as error:
+            refused[name] = error
+    if len(refused) == len(named):
+        raise next(iter(refused.values()))
 
 
 def _learned(names: Sequence[str]) -> list[str]:
