@@ -19,8 +19,14 @@ RECALLS = frozenset({"image_to_text/r1", "text_to_image/r1"})
 """Shares, whose names do not say so."""
 
 
-def comparison_table(summary: Sequence[Mapping[str, Any]]) -> Table:
-    """Methods down, data sets and shots across, mean and standard deviation over splits, or over seeds."""
+def comparison_table(
+    summary: Sequence[Mapping[str, Any]], published: Sequence[Mapping[str, Any]] = ()
+) -> Table:
+    """Methods down, data sets and shots across, mean and standard deviation over splits, or over seeds.
+
+    Args:
+        published: as for `comparison_cells`.
+    """
     metric = summary[0]["metric"] if summary else "accuracy"
     seeds = max((row["seeds"] for row in summary), default=0)
     shots = {row["shots"] for row in summary}
@@ -31,7 +37,7 @@ def comparison_table(summary: Sequence[Mapping[str, Any]]) -> Table:
     title = f"{WORDS.get(metric, metric.replace('_', ' '))}{arrow}{unit}, mean ± std over {spread}"
     title += f", {_shots(*shots)}" if len(shots) == 1 and None not in shots else ""
     table = Table(title=title, title_justify="left")
-    header, *rows = comparison_cells(summary)
+    header, *rows = comparison_cells(summary, published)
     for name in header:
         table.add_column(name, justify="left" if name == header[0] else "right", no_wrap=name == header[0])
     for row in rows:
@@ -39,16 +45,22 @@ def comparison_table(summary: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def comparison_markdown(summary: Sequence[Mapping[str, Any]]) -> str:
+def comparison_markdown(summary: Sequence[Mapping[str, Any]], published: Sequence[Mapping[str, Any]] = ()) -> str:
     """The same table for a document."""
-    header, *rows = comparison_cells(summary)
+    header, *rows = comparison_cells(summary, published)
     ruler = ["---"] + ["---:"] * (len(header) - 1)
     return "\n".join(f"| {' | '.join(row)} |" for row in (header, ruler, *rows))
 
 
-def comparison_cells(summary: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+def comparison_cells(
+    summary: Sequence[Mapping[str, Any]], published: Sequence[Mapping[str, Any]] = ()
+) -> list[list[str]]:
     """Rows of text, the header first; of several data sets with their mean, as papers print it. A set that others are
-    tested with is not part of the mean."""
+    tested with is not part of the mean.
+
+    Args:
+        published: rows with a published accuracy (`Comparison.published`), which are shown under ours.
+    """
     method = next(iter(summary[0])) if summary else "adapter"
     backbones = any(row.get("backbone") for row in summary)
     summary = [_placed(row) for row in summary]
@@ -72,7 +84,28 @@ def comparison_cells(summary: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     for row in rows:
         mine = [each for each in summary if each[method] == row[0] and each["set"] in targets]
         row += [_over_sets([each for each in mine if each["at"] == at], targets) for at in amounts]
-    return [header, *([*row, _seconds(methods[row[0]])] for row in rows)]
+    places = [*columns, *(("mean", at) for at in amounts)]
+    known = {(row[method], row["set"], row["at"]): row for row in map(_placed, published)}
+    cells_of = [[*row, _seconds(methods[row[0]])] for row in rows]
+    return [header, *(line for row in cells_of for line in [row, *_published_rows(row[0], places, known)])]
+
+
+def _published_rows(name: str, places: Sequence[tuple], known: Mapping[tuple, Mapping[str, Any]]) -> list[list[str]]:
+    """Under a method its published numbers and how ours differ; nothing where none is known."""
+    of = [known.get((name, *place)) for place in places]
+    if not any(of):
+        return []
+    numbers = ["" if row is None else f"{100 * row['published']:.1f}" for row in of]
+    differences = ["" if row is None else _signed("accuracy", row["published_difference"]) for row in of]
+    return [["  published", *numbers, ""], ["  difference", *differences, ""]]
+
+
+def published_lines(published: Sequence[Mapping[str, Any]], method: str = "adapter") -> list[str]:
+    """Where the published numbers were read."""
+    by_source: dict[str, list[str]] = {}
+    for row in published:
+        by_source.setdefault(row["published_in"], []).append(row[method])
+    return [f"Published for {', '.join(dict.fromkeys(of))}: {source}." for source, of in by_source.items()]
 
 
 def _placed(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -285,6 +285,10 @@ class Task(ABC):
         for recipe in recipes:
             yield self.contest(recipe, axes, reporter)
 
+    def published_means(self, contests: Sequence[Contest], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Published means over these data sets: dicts of the method, "shots", "published" and "published_in"."""
+        return []
+
     def deciding_of(self, rows: Sequence[Mapping[str, Any]]) -> str:
         """The metric that a comparison with these rows is about."""
         return self.deciding

@@ -167,9 +167,10 @@ def _compare(task: Task, axes: Axes, sets: list[_Set], folder: Path, resume: boo
     refused: dict[str, str] = {}
     notes: list[str] = []
     done, several = 0, len({(each.recipe.features, each.recipe.data_path) for each in sets}) > 1
-    deciding, baselines, test_over_train, paired = set(), (), {}, []
+    deciding, baselines, test_over_train, paired, fought = set(), (), {}, [], []
     contests = task.contests([each.recipe for each in sets], axes, reporter)
     for place, (each, contest) in enumerate(zip(sets, contests)):
+        fought.append(contest)
         name = NO_NAME if each.recipe.redact else contest.data
         each.name = _name_of(name, [other.name for other in sets[:place] if other.backbone == each.backbone])
         each.source = NO_NAME if contest.source and each.recipe.redact else contest.source
@@ -199,7 +200,8 @@ def _compare(task: Task, axes: Axes, sets: list[_Set], folder: Path, resume: boo
     metric = "balanced_accuracy" if metric == "accuracy" and "balanced_accuracy" in deciding else metric
     plots = _plotted(rows, sets, several, metric, task.method) if is_main() else [folder]
     tested = (task.method, metric, baselines, test_over_train, paired)
-    return Comparison(rows.sorted(), folder / TABLE, plots[0], refused, notes, *tested)
+    means = task.published_means(fought, rows.sorted())
+    return Comparison(rows.sorted(), folder / TABLE, plots[0], refused, notes, *tested, published_means=means)
 
 
 def _on_splits(contest: Contest, entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

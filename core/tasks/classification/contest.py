@@ -32,6 +32,7 @@ from .judgement import (
     weights_of_answers,
 )
 from .protocols import drawing_of, notes_on_protocol, protocol_of, transfer_of
+from .published_results import setting_of
 from .repeated_splits import RepeatedSplits
 from .resources import check_needs
 from .scoring import Scores, fitted_zero_shot, score_on
@@ -53,6 +54,7 @@ class ClassificationContest(Contest):
 
     Attributes:
         probe_asked: whether the linear probe is one of the methods, and not a baseline of a few hundred images only.
+        setting: what its numbers are of, in the words of papers; None where no published one is comparable.
         seeds_given: whether every split has all seeds; if not, each has one of its own.
     """
 
@@ -71,6 +73,7 @@ class ClassificationContest(Contest):
         self.baselines = (ZERO_SHOT, LARGEST_CLASS, GUESSING, PROBE)
         self.protocol = protocol_of(recipe)
         self.deciding = self._deciding()
+        self.setting = setting_of(recipe, prepared)
         self.notes += notes_on_protocol(recipe)
         self.probe_asked, self.seeds_given = True, True
         self._views = {name: views_wanted(adapter, recipe, prepared) for name, adapter in adapters.items()}
@@ -111,7 +114,9 @@ class ClassificationContest(Contest):
         scores = score_on(prepared, adapter, shots.test, prepared.class_names, None, quiet, judged=False)
         if self.splits == 1:
             self._tested.add(name, entry["shots"], scores)
-        return {**as_uncalibrated(scores), "seconds": round(seconds, 3)}
+        known = None if self.setting is None else self.setting.result(name, entry["shots"])
+        published = {} if known is None else known.columns
+        return {**as_uncalibrated(scores), "seconds": round(seconds, 3), **published}
 
     def fit(self, name: str, prepared: Prepared | PreparedFeatures, shots: Shots, seed: int) -> Adapter:
         """One method on one draw."""

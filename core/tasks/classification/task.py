@@ -53,6 +53,7 @@ from .images import Shots
 from .judgement import LARGEST_CLASS, PROBE, PROBE_FILE
 from .protocol_contests import SourceContest, TargetContest
 from .protocols import as_published, baselines_of, drawing_of, notes_on_protocol, protocol_of, transfer_of
+from .published_results import ELEVEN, are_eleven, note_on_published, setting_of
 from .repeated_splits import RepeatedSplits
 from .report import classification_report
 from .resources import check_resources
@@ -204,6 +205,17 @@ class Classification(Task):
                 sources[recipe.backbone] = contest
             yield contest
 
+    def published_means(self, contests: Sequence[Contest], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Of the eleven sets of the few-shot protocol, where these are they."""
+        settings = [contest.setting for contest in contests if isinstance(contest, ClassificationContest)]
+        if not settings or None in settings or not are_eleven(each.set for each in settings):
+            return []
+        of_mean, found = replace(settings[0], set=ELEVEN), []
+        for name, shots in dict.fromkeys((row["adapter"], row["shots"]) for row in rows):
+            if (result := of_mean.result(name, shots)) is not None:
+                found.append({"adapter": name, "shots": shots, **result.columns})
+        return found
+
     def deciding_of(self, rows: Sequence[Mapping[str, Any]]) -> str:
         """Accuracy; macro AUROC where images have several labels."""
         return "auroc" if any(key.startswith("auroc/") for key in rows[0]) else self.deciding
@@ -235,7 +247,10 @@ class Classification(Task):
     def _written(self, recipe: Recipe, prepared, done: Fitted, shots: Shots, started: float) -> FitResult:
         seconds = time.monotonic() - started
         unscored = [f"The rows have no labels, so nothing is scored: {PREDICTIONS} in the run says what each is"]
-        further = [*done.notes, *done.report.notes, *(unscored if done.scores.labels is None else [])]
+        reached = done.scores.metrics["adapted"].get("accuracy") if prepared.data.kind == "labels" else None
+        published = note_on_published(setting_of(recipe, prepared), done.adapter.name, recipe.shots, reached)
+        unscored = unscored if done.scores.labels is None else []
+        further = [*done.notes, *published, *done.report.notes, *unscored]
         scenario = drawing_of(recipe, recipe.shots).get("scenario")
         notes = notes_of(prepared, recipe.shots, further, shots, scenario)
         info = info_of(recipe, prepared, done.adapter, done.report, shots, notes, seconds)
