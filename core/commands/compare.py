@@ -68,6 +68,10 @@ def compare(
     folds: Annotated[
         int | None, typer.Option(metavar="K", help="K-fold splits instead: their test sets share out the data.")
     ] = None,
+    tasks: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Tasks of each kind, under --protocol transductive; by default as published."),
+    ] = None,
     backbone: Backbone = None,
     device: Device = None,
     amp: Amp = None,
@@ -112,6 +116,7 @@ def compare(
         sources=sources,
         splits=splits,
         folds=folds,
+        tasks=tasks,
         out=out,
         resume=resume,
         reporter=reporter(),

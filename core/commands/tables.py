@@ -19,9 +19,7 @@ RECALLS = frozenset({"image_to_text/r1", "text_to_image/r1"})
 """Shares, whose names do not say so."""
 
 
-def comparison_table(
-    summary: Sequence[Mapping[str, Any]], published: Sequence[Mapping[str, Any]] = ()
-) -> Table:
+def comparison_table(summary: Sequence[Mapping[str, Any]], published: Sequence[Mapping[str, Any]] = ()) -> Table:
     """Methods down, data sets and shots across, mean and standard deviation over splits, or over seeds.
 
     Args:
@@ -32,10 +30,12 @@ def comparison_table(
     shots = {row["shots"] for row in summary}
     splits = max((row.get("splits", 1) for row in summary), default=1)
     spread = f"{splits} splits of the data" if splits > 1 else f"{seeds} seed{'s' * (seeds != 1)} on one test set"
+    counts = sorted({row["task_count"] for row in summary if row.get("tasks")})
+    spread = f"{' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} tasks" if counts else spread
     arrow = " ↑" if _in_percent(metric) or metric in WORDS else ""  # which way others go is not known here
     unit = " in %" if _in_percent(metric) else ""
     title = f"{WORDS.get(metric, metric.replace('_', ' '))}{arrow}{unit}, mean ± std over {spread}"
-    title += f", {_shots(*shots)}" if len(shots) == 1 and None not in shots else ""
+    title += f", {_shots(*shots)}" if len(shots) == 1 and None not in shots and not counts else ""
     table = Table(title=title, title_justify="left")
     header, *rows = comparison_cells(summary, published)
     for name in header:
@@ -87,7 +87,10 @@ def comparison_cells(
     places = [*columns, *(("mean", at) for at in amounts)]
     known = {(row[method], row["set"], row["at"]): row for row in map(_placed, published)}
     cells_of = [[*row, _seconds(methods[row[0]])] for row in rows]
-    return [header, *(line for row in cells_of for line in [row, *_published_rows(row[0], places, known)])]
+    lines = [header, *(line for row in cells_of for line in [row, *_published_rows(row[0], places, known)])]
+    if not any(row.get("tasks") for row in summary):
+        return lines
+    return [[*cells] for cells in zip(["tasks", *header[1:]], *lines[1:])]  # many kinds of tasks go down
 
 
 def _published_rows(name: str, places: Sequence[tuple], known: Mapping[tuple, Mapping[str, Any]]) -> list[list[str]]:

@@ -1,4 +1,5 @@
-"""Options that methods share: how unequal classes count, and which of equally good settings is taken."""
+"""Options that methods share: how unequal classes count, which of equally good settings is taken, whether shots are
+looked at."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from .features import FeatureSet
 from .options import option
 
 BALANCED, NONE = "balanced", "none"
+FEW_SHOT, ZERO_SHOT = "few-shot", "zero-shot"
 PLATEAU, PUBLISHED = "plateau", "published"
 
 
@@ -56,6 +58,17 @@ class Tied(Adapter):
     def ties_(self) -> str:
         """`ties`, or that of the published settings asked for."""
         return PUBLISHED if self.as_published else self.ties
+
+
+@dataclass(eq=False, kw_only=True)
+class FewOrZeroShot(Adapter):
+    """Base of methods that learn from shots, or else from the text alone."""
+
+    mode: str = option(FEW_SHOT, "zero-shot does not look at the support", choices=(FEW_SHOT, ZERO_SHOT))
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.label_free = self.mode == ZERO_SHOT
 
 
 @dataclass(eq=False, kw_only=True)

@@ -116,6 +116,7 @@ class Axes:
         seeds: of the draws.
         splits: how often the data are split anew.
         folds: in how many test sets the data are divided.
+        tasks: how many tasks of each kind are drawn, under a protocol that has kinds of tasks.
     """
 
     adapters: tuple[str, ...] | None = None
@@ -125,6 +126,7 @@ class Axes:
     seeds: tuple[int, ...] | None = None
     splits: int | None = None
     folds: int | None = None
+    tasks: int | None = None
 
 
 @dataclass

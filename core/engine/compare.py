@@ -41,6 +41,7 @@ def compare(
     sources: Sequence[Mapping[str, Any]] = (),
     splits: int | None = None,
     folds: int | None = None,
+    tasks: int | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     domain: Domain | None = None,
@@ -60,6 +61,7 @@ def compare(
         splits: how often the data are split anew, for the spread over test sets; by default 10 where there are fewer
             than 300 test images (3 where towers are trained), else 1. Splits that the data bring are kept.
         folds: k-fold splits instead, whose test sets share out the data.
+        tasks: how many tasks of each kind are drawn, under a protocol that has kinds of tasks; by default as published.
         out: folder for the CSV and the plot; by default `runs/<time>-compare`.
         resume: go on from the rows that a stopped comparison left in `out`.
         domain: a domain of your own that is not installed as a plug-in.
@@ -68,7 +70,7 @@ def compare(
         UnknownNameError: a method's name. DataError, ConfigError: as in `fit`.
     """
     lists = (None if given is None else tuple(given) for given in (adapters, recipes, backbones, shots, seeds))
-    axes = Axes(*lists, splits, folds)
+    axes = Axes(*lists, splits, folds, tasks)
     _check(axes)
     if resume and not out:
         raise ConfigError("--resume: give --out, the folder of the comparison that was stopped")
@@ -258,7 +260,7 @@ def _sets(task: Task, recipes: Sequence[Recipe], axes: Axes) -> list[_Set]:
 
 
 def _key(place: int, task: Task, entry: Mapping[str, Any]) -> tuple:
-    return (place, entry[task.method], entry["shots"], entry["seed"], entry.get("split", 0))
+    return (place, entry[task.method], entry["shots"], entry["seed"], entry.get("split", 0), entry.get("tasks", ""))
 
 
 def _in_order(task: Task, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -295,7 +297,7 @@ def _check(axes: Axes) -> None:
             raise ConfigError(f"{option} {listed}: give whole numbers of {least} or more, comma-separated")
     if axes.splits is not None and axes.folds is not None:
         raise ConfigError("--splits and --folds: give one of them")
-    for option, count, least in (("--splits", axes.splits, 1), ("--folds", axes.folds, 2)):
+    for option, count, least in (("--splits", axes.splits, 1), ("--folds", axes.folds, 2), ("--tasks", axes.tasks, 1)):
         if count is not None and count < least:
             raise ConfigError(f"{option} {count}: give a whole number of {least} or more")
 
@@ -304,7 +306,8 @@ def write_csv(rows: Sequence[Mapping[str, Any]], path: Path, method: str = "adap
     """One row per fit: method, shots, seed, split where there are several, accuracy, the other metrics; the data set
     last where there are several."""
     split = ["split"] if any("split" in row for row in rows) else []
-    first = [method, "shots", "seed", *split, *(["accuracy"] if any("accuracy" in row for row in rows) else [])]
+    kinds = ["tasks"] if any("tasks" in row for row in rows) else []
+    first = [method, "shots", "seed", *split, *kinds, *(["accuracy"] if any("accuracy" in row for row in rows) else [])]
     columns = list(dict.fromkeys([*first, *(key for row in rows for key in row)]))
     columns.sort(key="data".__eq__)
     text = io.StringIO(newline="")

@@ -42,11 +42,14 @@ class Comparison:
     published_means: list[dict[str, Any]] = field(default_factory=list)
 
     def summary(self) -> list[dict[str, Any]]:
-        """One dict per method, shots and data set: mean and population standard deviation of the deciding metric over
-        splits, or over seeds where there is one split, and the mean seconds of a fit. `data` is "" where there is one
-        set; "source" is the set that was fitted on, where others are tested. Where a published accuracy is comparable,
-        "published", "published_in" and "published_difference", of the mean."""
-        groups: dict[tuple[str, int, str, str], list[dict[str, Any]]] = {}
+        """One dict per method, shots and data set, or kind of tasks.
+
+        "mean" and "std" (population) of the deciding metric are over splits, over seeds where there is one split, and
+        the deviation is over tasks where there are kinds of tasks; "seconds" is the mean of a fit. `data` is "" where
+        there is one set; "source" is the set that was fitted on, where others are tested. Where a published accuracy is
+        comparable, "published", "published_in" and "published_difference", of the mean.
+        """
+        groups: dict[tuple[str, int, str, str, str], list[dict[str, Any]]] = {}
         for row in self.rows:
             if row.get(self.metric) is not None:
                 key = (row[self.method], *_place(row))
@@ -58,15 +61,16 @@ class Comparison:
                 "data": data,
                 **({"backbone": backbone} if backbone else {}),
                 **({"source": rows[0]["source"]} if rows[0].get("source") else {}),
+                **({"tasks": tasks, "task_count": rows[0]["task_count"]} if tasks else {}),
                 "metric": self.metric,
                 "mean": statistics.fmean(row[self.metric] for row in rows),
                 **self._published(rows),
-                "std": statistics.pstdev(_of_splits(rows, self.metric).values()),
+                "std": _spread(rows, self.metric),
                 "seeds": len({row["seed"] for row in rows}),
                 "splits": len({row.get("split", 0) for row in rows}),
                 "seconds": statistics.fmean(row["seconds"] for row in rows),
             }
-            for (method, shots, data, backbone), rows in groups.items()
+            for (method, shots, data, backbone, tasks), rows in groups.items()
         ]
 
     def published(self) -> list[dict[str, Any]]:
@@ -124,7 +128,14 @@ class Comparison:
 
 
 def _place(row: Mapping[str, Any]) -> tuple:
-    return row["shots"], row.get("data", ""), row.get("backbone", "")
+    return row["shots"], row.get("data", ""), row.get("backbone", ""), row.get("tasks", "")
+
+
+def _spread(rows: Sequence[Mapping[str, Any]], metric: str) -> float:
+    """Over splits or seeds; over the tasks of the one draw of tasks."""
+    if len(rows) == 1 and rows[0].get(f"{metric}_std") is not None:
+        return rows[0][f"{metric}_std"]
+    return statistics.pstdev(_of_splits(rows, metric).values())
 
 
 def _of_splits(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[int, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ from .judgement import (
     largest_class,
     weights_of_answers,
 )
-from .protocols import drawing_of, notes_on_protocol, protocol_of, transfer_of
+from .protocols import drawing_of, notes_on_protocol, protocol_of
 from .published_results import setting_of
 from .repeated_splits import RepeatedSplits
 from .resources import check_needs
@@ -56,7 +56,10 @@ class ClassificationContest(Contest):
         probe_asked: whether the linear probe is one of the methods, and not a baseline of a few hundred images only.
         setting: what its numbers are of, in the words of papers; None where no published one is comparable.
         seeds_given: whether every split has all seeds; if not, each has one of its own.
+        at_once: what transductive methods read, in words; "" where nothing need be said.
     """
+
+    at_once: ClassVar[str] = "all test images at once"
 
     def __init__(
         self,
@@ -82,9 +85,9 @@ class ClassificationContest(Contest):
         self._first_seed: int | None = None
         self._tested = Tested()
         at_once = [name for name in adapters if adapter_class(name).transductive]
-        if at_once and transfer_of(recipe) is None:
+        if at_once and self.at_once:
             who = ", ".join(at_once)
-            self.notes.append(f"{who} read all test images at once, without their labels; the others see one at a time")
+            self.notes.append(f"{who} read {self.at_once}, without their labels; the others see one at a time")
 
     def of_split(self, entry: Mapping[str, Any], split: int) -> dict[str, Any] | None:
         """All seeds on each split where seeds are given; else a seed of its own for each."""

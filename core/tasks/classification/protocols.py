@@ -11,9 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ...contracts.choices import NONE, PUBLISHED, ClassWeighted, Tied
+from ...contracts.choices import NONE, PUBLISHED, ZERO_SHOT, ClassWeighted, FewOrZeroShot, Tied
 from ...contracts.recipe import ALL, Recipe
 from ...data.scenarios import SCENARIOS
+from ...data.test_batches import TASKS, Tasks
 from ...errors import UnknownNameError, did_you_mean
 from ...registry import adapter_class
 from .judgement import LARGEST_CLASS, PROBE
@@ -25,6 +26,8 @@ PER_SHOT = "k"
 MOST = "min(k, 4)"
 AS_PUBLISHED = ((ClassWeighted, "class_weight", NONE), (Tied, "ties", PUBLISHED))
 """Base of methods, its option, and the value that papers have."""
+UNLABELLED = (*AS_PUBLISHED, (FewOrZeroShot, "mode", ZERO_SHOT))
+"""The same where nothing is labelled."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Protocol:
         baselines: methods of a comparison besides zero-shot that nobody need name.
         transfer: how a fit is tested on further data sets; None where it is tested on images of its own.
         afterwards: what follows a fit, for the user.
+        tasks: kinds of tasks whose test images, without labels, are classified together; none where there are shots.
+        shared: base of methods, its option, and the value that papers have.
     """
 
     name: str
@@ -57,6 +62,8 @@ class Protocol:
     baselines: tuple[str, ...] = BASELINES
     transfer: Transfer | None = None
     afterwards: str = ""
+    tasks: tuple[Tasks, ...] = ()
+    shared: tuple[tuple[type, str, Any], ...] = AS_PUBLISHED
 
     def val_shots(self, shots: int | None) -> int | str:
         """Validation images per class for K shots."""
@@ -135,6 +142,20 @@ _ALL = (
         transfer=SharedClasses(),
         afterwards=_ON_OTHERS,
     ),
+    Protocol(
+        "transductive",
+        "no labelled images; the test images of a task are classified together: all of them, batches of a few classes, "
+        "batches of a stream; the mean of the accuracies of batches",
+        "StatA (2501.03729); TransCLIP (2406.01837) and GTA-CLIP all images at once",
+        0,
+        seeds=(1,),
+        shots=(0,),
+        baselines=(),
+        afterwards="All test images were classified at once; vladapt compare --protocol transductive has batches and "
+        "streams too",
+        tasks=TASKS,
+        shared=UNLABELLED,
+    ),
 )
 PROTOCOLS = {protocol.name: protocol for protocol in _ALL}
 
@@ -179,6 +200,12 @@ def transfer_of(recipe: Recipe) -> Transfer | None:
     return None if protocol is None else protocol.transfer
 
 
+def tasks_of_fit(recipe: Recipe) -> str:
+    """The kind of tasks that a fit is of, under a protocol that has kinds: all test images at once; else ""."""
+    protocol = protocol_of(recipe)
+    return protocol.tasks[0].name if protocol is not None and protocol.tasks else ""
+
+
 def notes_on_protocol(recipe: Recipe, *, of_fit: bool = False) -> list[str]:
     """What is said of its protocol.
 
@@ -193,12 +220,13 @@ def notes_on_protocol(recipe: Recipe, *, of_fit: bool = False) -> list[str]:
 
 def as_published(recipe: Recipe, names: Iterable[str]) -> Recipe:
     """The recipe whose methods have the shared options of papers, where it has a protocol and nobody gave others."""
-    if recipe.protocol is None:
+    protocol = protocol_of(recipe)
+    if protocol is None:
         return recipe
     options: dict[str, Any] = dict(recipe.adapters)
     for name in names:
         shared = {}
-        for base, option, published in AS_PUBLISHED:
+        for base, option, published in protocol.shared:
             shared |= {option: published} if issubclass(adapter_class(name), base) else {}
         given = recipe.with_adapter(name).adapter_options
         taken = {key: value for key, value in shared.items() if key not in given}

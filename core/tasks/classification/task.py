@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -51,8 +50,8 @@ from .fitting import (
 )
 from .images import Shots
 from .judgement import LARGEST_CLASS, PROBE, PROBE_FILE
-from .protocol_contests import SourceContest, TargetContest
-from .protocols import as_published, baselines_of, drawing_of, notes_on_protocol, protocol_of, transfer_of
+from .protocol_contests import SourceContest, TargetContest, check_protocol, contest_kind
+from .protocols import as_published, baselines_of, drawing_of, notes_on_protocol, protocol_of, tasks_of_fit
 from .published_results import ELEVEN, are_eleven, note_on_published, setting_of
 from .repeated_splits import RepeatedSplits
 from .report import classification_report
@@ -79,7 +78,7 @@ class Classification(Task):
     at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources", "out"}) | TRUST
     at_prediction: ClassVar = frozenset({"batch_size", "workers", "resources", "top", "threshold"}) | TRUST
     row_files: ClassVar = FILE_KINDS
-    compares: ClassVar = frozenset({"adapters", "backbones", "shots", "seeds", "splits", "folds"})
+    compares: ClassVar = frozenset({"adapters", "backbones", "shots", "seeds", "splits", "folds", "tasks"})
     unused: ClassVar = {
         "plan": "adapters are fitted to classification and no mmengine config is run; give a recipe, or --domain "
         "open-vocab",
@@ -90,6 +89,8 @@ class Classification(Task):
     def filled(self, recipe: Recipe) -> Recipe:
         """The domain's adapter where none is named."""
         recipe = super().filled(recipe)
+        if (protocol := protocol_of(recipe)) is not None and not recipe.gave("shots"):
+            recipe = recipe.with_(shots=protocol.shots[-1])
         if recipe.adapter_name is None:
             name = "tip-adapter" if self.domain is None else self.domain.default_adapter
             recipe = recipe.with_(adapter={**recipe.adapter, "name": name})
@@ -101,7 +102,10 @@ class Classification(Task):
         return taken if trains_towers(recipe.adapter_name) else taken - {"generic"}
 
     def check(self, recipe: Recipe) -> None:
-        if protocol_of(recipe) is not None and (recipe.gave("val_shots") or recipe.refit):
+        protocol = protocol_of(recipe)
+        if protocol is not None and protocol.tasks and recipe.gave("shots") and recipe.shots != 0:
+            raise ConfigError(f"--protocol {protocol.name} has no labelled images; omit --shots")
+        if protocol is not None and (recipe.gave("val_shots") or recipe.refit):
             raise ConfigError(f"--protocol {recipe.protocol} says which images choose; omit --val-shots and --refit")
         if isinstance(recipe.novel, str):
             raise ConfigError(
@@ -154,6 +158,10 @@ class Classification(Task):
     def entries(self, recipe: Recipe, axes: Axes) -> list[dict[str, Any]]:
         """Seeds outside, then shots, so that a draw serves all methods; the baselines come first."""
         names, shots, seeds = _names(recipe, axes), _shots(recipe, axes), _seeds(recipe, axes)
+        protocol = protocol_of(recipe)
+        if protocol is not None and protocol.tasks:
+            of = [{"adapter": name, "shots": 0, "seed": seed} for seed in seeds for name in names]
+            return [{**each, "tasks": kind.name} for kind in protocol.tasks for each in of]
         without = {name for name, adapter in planned(recipe, _learned(names)).items() if adapter.label_free}
         without.add(LARGEST_CLASS)
         return [
@@ -181,9 +189,7 @@ class Classification(Task):
         published = recipe.protocol is not None and not axes.folds
         asked = axes.splits or (1 if published else None)
         splits = RepeatedSplits.of(prepared, recipe.split_seed, asked, axes.folds, towers)
-        transfer = transfer_of(recipe)
-        made = ClassificationContest if transfer is None else partial(SourceContest, transfer)
-        contest = made(recipe, prepared, adapters, splits)
+        contest = contest_kind(recipe, axes)(recipe, prepared, adapters, splits)
         contest.notes += said
         contest.probe_asked = PROBE in axes.adapters
         contest.seeds_given = bool(axes.seeds or recipe.gave("seed") or recipe.protocol)
@@ -192,8 +198,7 @@ class Classification(Task):
     def contests(self, recipes: Sequence[Recipe], axes: Axes, reporter: Reporter) -> Iterator[Contest]:
         """Under a protocol that tests on other data the first data set is fitted on, per backbone, and the others are
         tested."""
-        if transfer_of(recipes[0]) is not None:
-            _check_targets(recipes, axes)
+        check_protocol(recipes, axes)
         sources: dict[str, SourceContest] = {}
         for recipe in recipes:
             if recipe.backbone in sources:
@@ -248,7 +253,8 @@ class Classification(Task):
         seconds = time.monotonic() - started
         unscored = [f"The rows have no labels, so nothing is scored: {PREDICTIONS} in the run says what each is"]
         reached = done.scores.metrics["adapted"].get("accuracy") if prepared.data.kind == "labels" else None
-        published = note_on_published(setting_of(recipe, prepared), done.adapter.name, recipe.shots, reached)
+        setting = setting_of(recipe, prepared, tasks_of_fit(recipe))
+        published = note_on_published(setting, done.adapter.name, recipe.shots, reached)
         unscored = unscored if done.scores.labels is None else []
         further = [*done.notes, *published, *done.report.notes, *unscored]
         scenario = drawing_of(recipe, recipe.shots).get("scenario")
@@ -296,33 +302,14 @@ def _names(recipe: Recipe, axes: Axes) -> list[str]:
     return list(dict.fromkeys([ZERO_SHOT, *baselines_of(recipe), *axes.adapters]))
 
 
-def _check_targets(recipes: Sequence[Recipe], axes: Axes) -> None:
-    """Raise the error of a comparison that is to test on other data and cannot."""
-    protocol = protocol_of(recipes[0])
-    if len({(recipe.features, recipe.data_path) for recipe in recipes}) < 2:
-        raise ConfigError(
-            f"--protocol {protocol.name}: give --data twice or more; the first set is fitted on, the others are tested"
-        )
-    for key in ("splits", "folds"):
-        if getattr(axes, key) is not None:
-            raise ConfigError(f"--{key}: --protocol {protocol.name} tests on other sets; omit it")
-    refused: dict[str, CapabilityError] = {}
-    named = [name for name in axes.adapters if name not in (ZERO_SHOT, LARGEST_CLASS)]
-    for name, adapter in planned(recipes[0], named).items():
-        try:
-            protocol.transfer.check(adapter)
-        except CapabilityError as error:
-            refused[name] = error
-    if len(refused) == len(named):
-        raise next(iter(refused.values()))
-
-
 def _learned(names: Sequence[str]) -> list[str]:
     return [name for name in names if name != LARGEST_CLASS]
 
 
 def _shots(recipe: Recipe, axes: Axes) -> Sequence[int]:
     protocol = protocol_of(recipe)
+    if protocol is not None and protocol.tasks and any(axes.shots or ()):
+        raise ConfigError(f"--protocol {protocol.name} has no labelled images; omit --shots")
     return axes.shots or ((recipe.shots,) if recipe.gave("shots") else SHOTS if protocol is None else protocol.shots)
 
 
