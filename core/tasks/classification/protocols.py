@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...contracts.choices import NONE, PUBLISHED, ZERO_SHOT, ClassWeighted, FewOrZeroShot, Tied
+from ...contracts.domain import Domain
 from ...contracts.recipe import ALL, Recipe
 from ...data.scenarios import SCENARIOS
 from ...data.test_batches import TASKS, Tasks
@@ -47,6 +48,7 @@ class Protocol:
         baselines: methods of a comparison besides zero-shot that nobody need name.
         transfer: how a fit is tested on further data sets; None where it is tested on images of its own.
         afterwards: what follows a fit, for the user.
+        one_prompt: whether a published set with several prompts (ImageNet's seven) has the one that others take.
         tasks: kinds of tasks whose test images, without labels, are classified together; none where there are shots.
         shared: base of methods, its option, and the value that papers have.
     """
@@ -62,6 +64,7 @@ class Protocol:
     baselines: tuple[str, ...] = BASELINES
     transfer: Transfer | None = None
     afterwards: str = ""
+    one_prompt: bool = False
     tasks: tuple[Tasks, ...] = ()
     shared: tuple[tuple[type, str, Any], ...] = AS_PUBLISHED
 
@@ -87,6 +90,7 @@ _ALL = (
         "K shots per class, min(K, 4) validation images per class, test on all test images",
         "CoOp (arXiv 2109.01134) and the prompt methods after it, CLIP-Adapter, TaskRes, KgCoOp, MaPLe",
         MOST,
+        one_prompt=True,
     ),
     Protocol(
         "full-val",
@@ -100,6 +104,7 @@ _ALL = (
         "K shots per class and no validation, so the same settings everywhere",
         "CLAP (2312.12730), 2SFS (2503.11609), CLIP-LoRA (2405.18541)",
         0,
+        one_prompt=True,
     ),
     *(
         Protocol(
@@ -130,6 +135,7 @@ _ALL = (
         baselines=(),
         transfer=NewClasses(),
         afterwards=_ON_OTHERS,
+        one_prompt=True,
     ),
     Protocol(
         "domain-generalization",
@@ -141,6 +147,7 @@ _ALL = (
         baselines=(),
         transfer=SharedClasses(),
         afterwards=_ON_OTHERS,
+        one_prompt=True,
     ),
     Protocol(
         "transductive",
@@ -153,6 +160,7 @@ _ALL = (
         baselines=(),
         afterwards="All test images were classified at once; vladapt compare --protocol transductive has batches and "
         "streams too",
+        one_prompt=True,
         tasks=TASKS,
         shared=UNLABELLED,
     ),
@@ -186,6 +194,15 @@ def deciding_by_protocol(recipe: Recipe) -> str:
     """The metric that the recipe's protocol says decides; "" without a protocol."""
     protocol = protocol_of(recipe)
     return "" if protocol is None else protocol.deciding
+
+
+def templates_of(recipe: Recipe, domain: Domain, task: str) -> tuple[Any, list[str]]:
+    """The prompts given, or the one that the recipe's protocol takes, and a sentence of it; None for the domain's."""
+    protocol = protocol_of(recipe)
+    taken = protocol is not None and protocol.one_prompt and recipe.templates is None
+    if not taken or (one := domain.one_template(task)) is None:
+        return recipe.templates, []
+    return one, [f"One prompt, as papers have it under {recipe.protocol}: {one}"]
 
 
 def baselines_of(recipe: Recipe) -> tuple[str, ...]:

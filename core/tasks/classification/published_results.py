@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...backbones.published import alias_of
-from ...contracts.recipe import Recipe
+from ...contracts.recipe import AUTO, Recipe
 
 TABLE = Path(__file__).with_name("published_results.json")
 ELEVEN = "eleven"
@@ -67,10 +67,10 @@ class Setting:
 
 def setting_of(recipe: Recipe, prepared: Any, tasks: str = "") -> Setting | None:
     """What numbers of a recipe are of, in the words of papers; None where none can be the same: without a protocol, on
-    a set that was not recognised, on some of its classes, with other prompts or images of another size, or from a
-    features file, which does not say by which model it was made."""
+    a set that was not recognised, on some of its classes, with other prompts or settings than its own, with images of
+    another size, or from a features file, which does not say by which model it was made."""
     others = (recipe.classes, recipe.templates, recipe.descriptions, recipe.image_size)
-    changed = any(each is not None for each in others)
+    changed = any(each is not None for each in others) or recipe.preset != AUTO
     if recipe.protocol is None or prepared.backbone is None or prepared.data.published is None or changed:
         return None
     return Setting(recipe.backbone, recipe.protocol, prepared.data.published, tasks)

@@ -77,7 +77,8 @@ def test_what_a_recipe_changes_makes_its_numbers_others():
     prepared = SimpleNamespace(backbone=object(), data=SimpleNamespace(published="imagenet"))
     given = {"protocol": "full-val", "backbone": "openai-rn50"}
     assert setting_of(resolve(flags=given), prepared) == TIP
-    for key, value in (("classes", "base"), ("descriptions", "texts.json"), ("templates", "a {}."), ("image_size", 64)):
+    changes = {"classes": "base", "descriptions": "texts.json", "templates": "a {}.", "image_size": 64, "preset": "dtd"}
+    for key, value in changes.items():
         assert setting_of(resolve(flags={**given, key: value}), prepared) is None
     assert setting_of(resolve(flags={"backbone": "openai-rn50"}), prepared) is None
     assert setting_of(resolve(flags=given), SimpleNamespace(backbone=None, data=prepared.data)) is None
