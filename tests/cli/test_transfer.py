@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from vladapt.core.engine.compare import compare
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
@@ -172,3 +173,38 @@ def test_what_cannot_be_is_one_line(sets, protocol, names, adapters, how, error,
 def test_a_fit_that_no_other_data_could_test_is_refused(sets, vladapt):
     refused = vladapt("fit", "--features", sets["source"], "--adapter", "ape", "--protocol", "cross-dataset")
     assert refused.code != 0 and "adapter 'ape' has no scores for classes it never saw; these have:" in refused.err
+
+
+@pytest.fixture
+def photos(tmp_path) -> dict[str, Path]:
+    """Two folders of drawn photos, of other classes each."""
+    drawn, made = np.random.default_rng(0), {}
+    for name, classes in (("birds", ("crane", "heron", "swift")), ("fish", ("carp", "pike"))):
+        for label, of in enumerate(classes):
+            folder = tmp_path / name / of
+            folder.mkdir(parents=True)
+            for number in range(12):
+                pixels = (70 * label + drawn.integers(0, 120, (16, 16, 3))).clip(0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+        made[name] = tmp_path / name
+    return made
+
+
+def test_a_learned_prompt_is_tested_on_other_photos(photos, small_clip_spec, vladapt):
+    """The run and the comparison give the same answers; all photos of the other folder are tested, as none taught."""
+    how = ("--backbone", small_clip_spec, "--protocol", "cross-dataset", "--set", "adapters.coop.epochs=2")
+    of_photos = ("--data", photos["birds"], "--data", photos["fish"], "--adapters", "coop")
+    outcome = vladapt("compare", *of_photos, "--shots", "2", "--seeds", "1", *how, "--json")
+    assert outcome.code == 0, outcome.err
+    accuracy = {(row["adapter"], row["data"]): row["accuracy"] for row in outcome.json["rows"]}
+    assert set(accuracy) == {(name, data) for name in ("zero-shot", "coop") for data in ("birds", "fish")}
+    fitted = vladapt("fit", "--data", photos["birds"], "--adapter", "coop", "--shots", "2", *how, "--json")
+    assert fitted.code == 0, fitted.err
+    again = vladapt("eval", fitted.json["run"], "--data", photos["fish"], "--json")
+    assert again.code == 0, again.err
+    assert again.json["test_images"] == 24
+    assert again.json["adapted"]["accuracy"] == accuracy["coop", "fish"]
+    assert again.json["zero_shot"]["accuracy"] == accuracy["zero-shot", "fish"]
+    assert (Path(again.json["out"]) / "report.html").is_file()
+    lines = (Path(again.json["out"]) / "predictions.csv").read_text().splitlines()
+    assert len(lines) == 25 and all(line.split(",")[2] in ("carp", "pike") for line in lines[1:])
