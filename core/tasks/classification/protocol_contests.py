@@ -90,6 +90,7 @@ class SourceContest(ClassificationContest):
     def __init__(self, transfer: Transfer, recipe: Recipe, prepared, adapters: Mapping[str, Adapter], repeated):
         super().__init__(recipe, prepared, adapters, repeated)
         self.transfer, self.source, self._planned = transfer, self.data, adapters
+        self.notes = [note for note in self.notes if note not in repeated.notes]
         self._kept = TemporaryDirectory(prefix="vladapt-fits-")
         self._seconds: dict[Path, float] = {}
 

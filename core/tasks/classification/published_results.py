@@ -65,6 +65,12 @@ class Setting:
         return None if accuracy is None else PublishedResult(accuracy / 100, row["source"])
 
 
+def results_of(backbone: str) -> list[dict[str, Any]]:
+    """All rows of a backbone, named by its alias or spec."""
+    alias = alias_of(backbone)
+    return [row for row in _table()["results"] if row["backbone"] == alias]
+
+
 def setting_of(recipe: Recipe, prepared: Any, tasks: str = "") -> Setting | None:
     """What numbers of a recipe are of, in the words of papers; None where none can be the same: without a protocol, on
     a set that was not recognised, on some of its classes, with other prompts or settings than its own, with images of
