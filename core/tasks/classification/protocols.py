@@ -127,8 +127,8 @@ _ALL = (
     ),
     Protocol(
         "cross-dataset",
-        "fitted on one set (the first of a comparison; in papers ImageNet, 16 shots per class), drawn as coop draws, and "
-        "tested on the classes of others",
+        "fitted on one set (the first of a comparison; in papers ImageNet, 16 shots per class), drawn as coop draws, "
+        "and tested on the classes of others",
         "CoCoOp (2203.05557), MaPLe (2210.03117), PromptSRC (2307.06948)",
         MOST,
         shots=(16,),
@@ -139,8 +139,8 @@ _ALL = (
     ),
     Protocol(
         "domain-generalization",
-        "fitted on one set (the first of a comparison; in papers ImageNet, 16 shots per class), drawn as coop draws, and "
-        "tested on its variants, among the classes that each has",
+        "fitted on one set (the first of a comparison; in papers ImageNet, 16 shots per class), drawn as coop draws, "
+        "and tested on its variants, among the classes that each has",
         "CoOp (2109.01134), CoCoOp (2203.05557), MaPLe (2210.03117), PromptSRC (2307.06948)",
         MOST,
         shots=(16,),
