@@ -208,3 +208,15 @@ def test_a_learned_prompt_is_tested_on_other_photos(photos, small_clip_spec, vla
     assert (Path(again.json["out"]) / "report.html").is_file()
     lines = (Path(again.json["out"]) / "predictions.csv").read_text().splitlines()
     assert len(lines) == 25 and all(line.split(",")[2] in ("carp", "pike") for line in lines[1:])
+
+
+def test_a_file_of_test_rows_alone_is_evaluated(sets, vladapt):
+    """Of a run without a protocol too: nothing is drawn from it."""
+    run = vladapt("fit", "--features", sets["source"], "--adapter", "ape", "--shots", 4, "--json").json["run"]
+    arrays = dict(np.load(sets["source"]))
+    tested = arrays["split"] == "test"
+    rows = {name: arrays[name][tested] for name in ("image_features", "labels", "split")}
+    np.savez("tested.npz", **{**arrays, **rows})
+    again = vladapt("eval", run, "--features", "tested.npz", "--json")
+    assert again.code == 0, again.err
+    assert again.json["adapted"] == vladapt("eval", run, "--json").json["adapted"]
