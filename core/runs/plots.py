@@ -217,7 +217,8 @@ def _comparison(
     _dress(axes, dict(sorted(ticks.items())), metric, "mean over tasks" if kinds else words)
     if kinds:
         axes.set_xlabel("kind of tasks")
-        axes.tick_params(axis="x", rotation=30)
+        for label in axes.get_xticklabels():
+            label.set(rotation=30, horizontalalignment="right")
     _name_ends(axes, ends)
     return figure
 
