@@ -170,6 +170,13 @@ def test_what_cannot_be_is_one_line(sets, protocol, names, adapters, how, error,
         raise error(next(iter(found.refused.values())))
 
 
+def test_features_of_two_backbones_are_refused(sets):
+    for name, backbone in (("source", "one"), ("fish", "another")):
+        np.savez(sets[name], **dict(np.load(sets[name])), backbone=np.array(backbone))
+    with pytest.raises(CapabilityError, match=r"fish.npz: made by backbone another, .*source.npz by one; give"):
+        compared(sets, "cross-dataset", ("source", "fish"), ["gda"])
+
+
 def test_a_fit_that_no_other_data_could_test_is_refused(sets, vladapt):
     refused = vladapt("fit", "--features", sets["source"], "--adapter", "ape", "--protocol", "cross-dataset")
     assert refused.code != 0 and "adapter 'ape' has no scores for classes it never saw; these have:" in refused.err

@@ -130,12 +130,20 @@ class TargetContest(Contest):
     Args:
         made: the comparison on the source.
         prepared: the target; it shares the source's backbone.
+
+    Raises:
+        CapabilityError: features files of two backbones.
     """
 
     def __init__(self, made: SourceContest, prepared: Prepared | PreparedFeatures):
         super().__init__(prepared.data.name, list(prepared.notes), deciding=made.deciding, baselines=made.baselines)
         if made.prepared.backbone is not None:
             prepared = replace(prepared, backbone=made.prepared.backbone)
+        elif made.prepared.made_by and prepared.made_by and made.prepared.made_by != prepared.made_by:
+            raise CapabilityError(
+                f"{prepared.path}: made by backbone {prepared.made_by}, {made.prepared.path} by "
+                f"{made.prepared.made_by}; give features of one backbone"
+            )
         self.made, self.prepared, self.source = made, prepared, made.source
         self._tested = Tested()
 
