@@ -114,3 +114,21 @@ def test_which_means_are_published(monkeypatch):
     assert (mean["adapter"], mean["published"]) == ("ape", pytest.approx(0.6513))
     assert Classification().published_means([contest(name) for name in eleven[1:]], rows) == []
     assert ELEVEN == "eleven"
+
+
+def test_of_kinds_of_tasks_published_numbers_are_a_column(tmp_path):
+    from vladapt.core.commands.tables import comparison_cells
+
+    known = {"published": 0.6542, "published_in": "a paper"}
+    rows = [
+        {"adapter": "transclip", "shots": 0, "seed": 1, "tasks": kind, "task_count": 2, "accuracy": of, "seconds": 0.0,
+         "accuracy_std": 0.02, **more}
+        for kind, of, more in (("all", 0.66, known), ("1-4 of 64", 0.5, {}))
+    ]  # fmt: skip
+    found = Comparison(rows, tmp_path, tmp_path, {}, [])
+    cells = comparison_cells(found.summary(), found.published())
+    assert cells[:3] == [
+        ["tasks", "transclip", "  published", "  difference"],
+        ["all", "66.0 ± 2.0", "65.4", "+0.6"],
+        ["1-4 of 64", "50.0 ± 2.0", "", ""],
+    ]
