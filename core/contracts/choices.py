@@ -1,5 +1,5 @@
-"""Options that methods share: how unequal classes count, which of equally good settings is taken, how images are
-augmented."""
+"""Options that methods share: how unequal classes count, which of equally good settings is taken, whether shots are
+looked at, how images are augmented."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from .options import option
 AUTO = "auto"
 """Not given: our default, or what is published where published settings (a preset) are asked for."""
 BALANCED, NONE = "balanced", "none"
+FEW_SHOT, ZERO_SHOT = "few-shot", "zero-shot"
 PLATEAU, PUBLISHED = "plateau", "published"
 
 
@@ -69,6 +70,17 @@ class Tied(Adapter):
         super().__post_init__()
         if self.ties == AUTO:
             self.ties = PUBLISHED if self.as_published else PLATEAU
+
+
+@dataclass(eq=False, kw_only=True)
+class FewOrZeroShot(Adapter):
+    """Base of methods that learn from shots, or else from the text alone."""
+
+    mode: str = option(FEW_SHOT, "zero-shot does not look at the support", choices=(FEW_SHOT, ZERO_SHOT))
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.label_free = self.mode == ZERO_SHOT
 
 
 @dataclass(eq=False, kw_only=True)

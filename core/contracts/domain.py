@@ -216,6 +216,10 @@ class Domain(ABC):
     def templates(self, task: str) -> list[str]:
         """Prompt templates with one `{}` for the class name."""
 
+    def one_template(self, task: str) -> str | None:
+        """The one prompt that papers take for a published set instead of several; None where `templates` has it."""
+        return None
+
     def negative_templates(self, task: str) -> list[str]:
         """Templates that say a finding is absent, for sets with several labels per image."""
         return ["a photo without {}."]

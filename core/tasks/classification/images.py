@@ -28,6 +28,7 @@ from ...registry import build_metric
 from ...runtime.progress import Reporter
 from ..methods import encoding_batch_size, read_data, restrict_classes
 from .base_run import BaseRun
+from .protocols import templates_of
 from .resources import Extras, Resources, batches
 
 VAL_SHOTS = 4
@@ -397,6 +398,8 @@ def prepare(recipe: Recipe, reporter: Reporter, domain: Domain, task: str) -> Pr
     data = assign_splits(data, seed=recipe.split_seed, hashes=hashes)
     backbone = load_backbone(recipe.backbone, device=recipe.device, image_size=recipe.image_size)
     announced(backbone, reporter.info)
+    templates, said = templates_of(recipe, domain, task)
+    data = replace(data, notes=[*data.notes, *said])
     return Prepared(
         domain,
         task,
@@ -405,7 +408,7 @@ def prepare(recipe: Recipe, reporter: Reporter, domain: Domain, task: str) -> Pr
         FeatureStore(),
         reporter,
         Encoding(encoding_batch_size(recipe), recipe.workers, recipe.amp),
-        given_templates=recipe.templates,
+        given_templates=templates,
         descriptions=recipe.descriptions,
         given=recipe.resources,
         reading=recipe.reading,
