@@ -93,7 +93,7 @@ def test_new_views_without_images_are_refused_in_one_line(name):
 
 
 def test_keys_of_another_backbone_have_no_new_views():
-    with pytest.raises(CapabilityError, match="^option fresh_views: keys of another backbone have no views"):
+    with pytest.raises(CapabilityError, match=r"^option fresh_views: keys of another backbone have no views"):
         world_of(small_clip()).fit(quick("tip-adapter-f"), also=("keys",))
 
 
