@@ -18,7 +18,7 @@ from ...metrics.resampling import centred, exchange_test, mean_draws, metric_dra
 from ...registry import adapter_class
 from ...runtime.progress import Reporter
 from ..methods import adapter_of
-from .augmentation import augmentation_of, fewer_views, notes_on_augmentation
+from .augmentation import Augmentation, augmentation_of, fewer_views, notes_on_augmentation
 from .feature_rows import PreparedFeatures
 from .fitting import fit_adapter, parts_wanted, refitted
 from .images import Prepared, Shots
@@ -151,7 +151,7 @@ class ClassificationContest(Contest):
     def _draw(self, prepared: Prepared | PreparedFeatures, entry: Mapping[str, Any]) -> Shots:
         """The shots of one draw, with the views of its method. The last draw is kept, and with it one set of views per
         way of augmenting: as many as whoever wants most of them."""
-        augmentation = self._augmented[entry["adapter"]]
+        augmentation = self._augmented.get(entry.get("adapter"), Augmentation())
         key = (entry["shots"], entry["seed"], entry.get("split", 0))
         if self._drawn is None or self._drawn[0] != key:
             plain = prepared.draw(*key[:2], parts=self._parts, **drawing_of(self.recipe, key[0]))
