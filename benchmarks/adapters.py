@@ -142,7 +142,8 @@ def measure_one(name: str, vit: Path | None) -> None:
     from vladapt.core.recipes.resolve import resolve, task_of
     from vladapt.core.registry import build_adapter
     from vladapt.core.runtime.progress import Reporter
-    from vladapt.core.tasks.classification.fitting import fit_adapter, views_wanted
+    from vladapt.core.tasks.classification.augmentation import augmentation_of
+    from vladapt.core.tasks.classification.fitting import fit_adapter
     from vladapt.core.tasks.classification.scoring import fitted_zero_shot, score_on
     from vladapt.core.tasks.methods import adapter_of
 
@@ -158,9 +159,10 @@ def measure_one(name: str, vit: Path | None) -> None:
     task = task_of(recipe)
     recipe = task.settled(recipe)
     prepared, adapter = task.prepared(recipe, quiet), adapter_of(recipe)
+    augmentation = augmentation_of(adapter, recipe, prepared)
     for shots in [ANY] if adapter.label_free else SHOTS:
         for seed in SEEDS[:1] if adapter.label_free or "pixels" in adapter.needs else SEEDS:
-            drawn = prepared.draw(shots or SHOTS[0], seed, views=views_wanted(adapter, recipe, prepared))
+            drawn = prepared.draw(shots or SHOTS[0], seed, augmentation.views, augmentation.transform)
             prepared.resources.collect(adapter, drawn)  # encoded before the clock starts
             zero_shot = fitted_zero_shot(drawn.support, prepared.classifier)
             forget_peak()

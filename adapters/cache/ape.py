@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.contracts.adapter import FitReport, require
-from ...core.contracts.choices import Searched
+from ...core.contracts.choices import PooledViews, Searched
 from ...core.contracts.features import Batch
 from ...core.contracts.options import option
 from ...core.data.sampling import selection_split
@@ -36,7 +36,7 @@ SMOOTHING = 1e-6  # in the logarithm's numerator and denominator, as released
 
 
 @dataclass(eq=False, kw_only=True)
-class APE(WithPreset, Searched):
+class APE(WithPreset, Searched, PooledViews):
     """Not All Features Matter: Enhancing Few-shot CLIP with Adaptive Prior Refinement (Zhu et al., 2023,
     arXiv 2304.01195).
 
@@ -69,6 +69,7 @@ class APE(WithPreset, Searched):
         "unequal shots are averaged per class (the released code assumes equal ones); never searched on test"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
+    published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)
     state: ClassVar[tuple[str, ...]] = (
         "text", "logit_scale", "logit_bias", "channels", "keys", "values", "exponent", "beta_", "alpha_", "gamma_",
     )  # fmt: skip
@@ -89,7 +90,6 @@ class APE(WithPreset, Searched):
     search_step: tuple[int, int, int] | None = option(
         None, "points (beta, alpha, gamma) of the grid; none: the preset's, or 200,20,20", low=1, high=100_000
     )
-    views: int = option(10, "augmented views that a key averages; 0 for the plain feature", low=0, high=1000)
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self.text, self.logit_bias = zero_shot_text(classifier)

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from ...core.contracts.adapter import FitReport
-from ...core.contracts.choices import Searched
+from ...core.contracts.choices import FreshViews, Searched
 from ...core.contracts.features import Batch
 from ...core.contracts.options import option
 from ...core.data.sampling import selection_split
 from ...core.metrics.selection import val_score
+from ...core.training.epoch_views import views_of_training
 from ...core.training.small_heads import label_loss, training_features
 from ..published_sets import WithPreset
 from ._cache_model import (
@@ -37,7 +38,7 @@ CRITERIA = ("text", "image_text")
 
 
 @dataclass(eq=False, kw_only=True)
-class APET(WithPreset, Searched):
+class APET(WithPreset, Searched, FreshViews):
     """APE-T, of Not All Features Matter (Zhu et al., 2023, arXiv 2304.01195): APE's prior refinement, trained.
 
     logits = s x W'^T + alpha s/100 exp(-beta (1 - x F'^T)) (L v), with s the logit scale (100 where alphas were
@@ -49,9 +50,11 @@ class APET(WithPreset, Searched):
     As shipped the released code cannot run APE-T: it mixes up two channel counts, and reuses the channels that APE left
     on disk. Here the channels are chosen by the text alone, its default; `criterion="image_text"` chooses them as APE
     does. Epoch, beta and alpha are chosen as in tip-adapter-f: on val, else on held-out images and then a second run.
-    Where the support has views, epoch e trains on view e mod V of every image, and a key is the mean of the views.
+    Where the support has views, epoch e trains on view e mod V of every image, and a key is the mean of the views;
+    `fresh_views` trains on a new view in each epoch instead, as the released code does.
 
-    `resources={"batch_order": (epochs, N) int64}` overrides the shuffle of the run on the whole support.
+    `resources={"batch_order": (epochs, N) int64}` overrides the shuffle of the run on the whole support; "images" are
+    the `TrainingImages` of `fresh_views`.
 
     Where classes have unequal numbers of images each counts alike (`class_weight`), and of settings that score alike on
     val the middle is taken (`ties`); published are "none" and "published". With equal classes only ties differ.
@@ -72,9 +75,12 @@ class APET(WithPreset, Searched):
 
     differs: ClassVar[str] = (
         "channels by the text criterion as the paper says; as shipped the released function cannot run (two channel "
-        "counts mixed up) and reuses APE's channels from disk; the epoch is chosen on val"
+        "counts mixed up) and reuses APE's channels from disk; the epoch is chosen on val; by default 10 stored "
+        "augmented views in turn in place of new ones (`fresh_views`)"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
+    published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)
+    averages_views: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = (
         "text", "logit_scale", "logit_bias", "keys", "values", "channels", "residual", "value_scale", "beta_", "alpha_",
         "offset",
@@ -93,7 +99,6 @@ class APET(WithPreset, Searched):
         None, "upper ends (beta, alpha) of the grid; none: the preset's, or 7,7", above=0.1
     )
     search_step: tuple[int, int] = option((200, 20), "points (beta, alpha) of the grid", low=1, high=100_000)
-    views: int = option(10, "augmented views that a key averages; 0 for the plain feature", low=0, high=1000)
     lr: float | None = option(None, "learning rate of AdamW; none: the preset's, or 1e-3", above=0)
     eps: float | None = option(None, "epsilon of AdamW; none: the preset's, or 1e-3", above=0)
     weight_decay: float = option(0.1, "weight decay of AdamW", low=0)
@@ -107,12 +112,15 @@ class APET(WithPreset, Searched):
         axes = grid_axes(self, AXES, ape_setting(self.preset))
         self.beta_, self.alpha_ = (axis.fallback for axis in axes)
         selection = selection_split(support, val, seed)
-        order = resources.get("batch_order")
-        trained = train_and_choose(self, support, selection, axes, order, base=base, seed=seed)
+        given = {"base": base, "seed": seed, "seen": views_of_training(self, support, backbone, resources, seed)}
+        trained = train_and_choose(self, support, selection, axes, resources.get("batch_order"), **given)
         notes = [keys_note(support, self.views), f"{len(self.channels)} of {support.dim} channels learn"]
+        notes += [self.views_note(support)] if self.fresh else []
         return FitReport(self.name, trained.chosen, trained.words, trained.score, trained.history, notes)
 
-    def _train(self, support, *, base, seed, val=None, stop=None, order=None) -> tuple[int, list[dict[str, float]]]:
+    def _train(
+        self, support, *, base, seed, seen=None, val=None, stop=None, order=None
+    ) -> tuple[int, list[dict[str, float]]]:
         """Set channels, residual, value_scale and what they make of text, keys and values; kept epoch and history."""
         keys, values = cache_keys(support, self.views), cache_values(support, len(base), self.balanced)
         self.channels = self._choose_channels(base, keys, one_hot_values(support, len(base)))
@@ -125,7 +133,8 @@ class APET(WithPreset, Searched):
             return self._unit_logits(unit, *compose(residual, value_scale))
 
         def loss_of(epoch: int, index: Tensor) -> Tensor:
-            return criterion(logits(training_features(support, index, self.views, epoch)), support.labels[index])
+            images = training_features(support, index, seen or self.views, epoch)
+            return criterion(logits(images), support.labels[index])
 
         kept = train_keeping_best(
             [residual, value_scale],

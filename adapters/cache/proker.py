@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.contracts.adapter import FitReport, require
-from ...core.contracts.choices import Searched
+from ...core.contracts.choices import PooledViews, Searched
 from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.options import option
 from ...core.data.sampling import Selection, selection_split
@@ -30,7 +30,7 @@ MOST_ROWS, MOST_SEARCHED, NO_LIMIT = 1024, 2048, 0
 
 
 @dataclass(eq=False, kw_only=True)
-class ProKeR(WithPreset, Keyed, Searched):
+class ProKeR(WithPreset, Keyed, Searched, PooledViews):
     """ProKeR: A Kernel Perspective on Few-Shot Adaptation of Large Vision-Language Models (Bendou, Ouasfi, Gripon and
     Boukhayma, 2025, arXiv 2501.11175).
 
@@ -81,6 +81,7 @@ class ProKeR(WithPreset, Keyed, Searched):
         "is not here"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
+    published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)
     text_free: ClassVar[bool] = True
     published: ClassVar[dict[str, int]] = {"most_rows": NO_LIMIT}
     state: ClassVar[tuple[str, ...]] = (
@@ -98,9 +99,6 @@ class ProKeR(WithPreset, Keyed, Searched):
     )
     search_step: tuple[int, int] | None = option(
         None, "points (beta, lambda) of the grid; none: the preset's, or 20,10", low=1, high=100_000
-    )
-    views: int = option(
-        10, "augmented views of each image taken as rows, where there are any; 0 for the image", low=0, high=1000
     )
     most_rows: int | None = option(
         None,

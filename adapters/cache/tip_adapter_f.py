@@ -8,11 +8,13 @@ from typing import ClassVar
 from torch import Tensor
 
 from ...core.contracts.adapter import FitReport
-from ...core.contracts.choices import Searched
+from ...core.contracts.choices import FreshViews, Searched
 from ...core.contracts.features import Batch
 from ...core.contracts.options import option
 from ...core.data.sampling import selection_split
+from ...core.errors import CapabilityError
 from ...core.metrics.selection import val_score
+from ...core.training.epoch_views import views_of_training
 from ...core.training.small_heads import label_loss, training_features
 from ..published_sets import WithPreset
 from ._cache_model import (
@@ -33,7 +35,7 @@ AXES = ("beta", "alpha")
 
 
 @dataclass(eq=False, kw_only=True)
-class TipAdapterF(WithPreset, Keyed, Searched):
+class TipAdapterF(WithPreset, Keyed, Searched, FreshViews):
     """Tip-Adapter-F, of Tip-Adapter (Zhang et al., 2022, arXiv 2207.09519): the keys start as Tip-Adapter's and train.
 
     logits = s x W^T + alpha s/100 exp(-beta (1 - x F^T)) L; only F (N, D) learns and is not normalised again. AdamW,
@@ -45,10 +47,11 @@ class TipAdapterF(WithPreset, Keyed, Searched):
     per class are held out, a first run on the rest chooses epoch, beta and alpha, and a second one on all, with the
     same cosine, ends after that epoch. With fewer shots the last epoch and the default beta and alpha are used.
 
-    Where the support has views, epoch e trains on view e mod V of every image (the released code draws new
-    augmentations each epoch), and a key is the mean of the views.
+    Where the support has views, epoch e trains on view e mod V of every image, and a key is the mean of the views.
+    `fresh_views` trains on a new view in each epoch instead, as the released code does.
 
-    `resources={"batch_order": (epochs, N) int64}` overrides the shuffle of the run on the whole support.
+    `resources={"batch_order": (epochs, N) int64}` overrides the shuffle of the run on the whole support; "images" are
+    the `TrainingImages` of `fresh_views`.
 
     Where classes have unequal numbers of images each counts alike (`class_weight`), and of settings that score alike on
     val the middle is taken (`ties`); published are "none" and "published". With equal classes only ties differ.
@@ -75,10 +78,13 @@ class TipAdapterF(WithPreset, Keyed, Searched):
     """
 
     differs: ClassVar[str] = (
-        "the epoch is chosen on val; the released code chooses it, and reports, on test. Compared is the last "
-        "epoch; the fixture's values at its best test epoch document that leak and are left out"
+        "by default 10 stored augmented views in turn in place of new ones (`fresh_views`); the epoch is chosen on "
+        "val; the released code chooses it, and reports, on test. Compared is the last epoch; the fixture's values at "
+        "its best test epoch document that leak and are left out"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
+    published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)
+    averages_views: ClassVar[bool] = True
     multilabel: ClassVar[bool] = True
     text_free: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = (
@@ -93,7 +99,6 @@ class TipAdapterF(WithPreset, Keyed, Searched):
         None, "upper ends (beta, alpha) of the grid; none: the preset's, or 7,3", above=0.1
     )
     search_step: tuple[int, int] = option((200, 20), "points (beta, alpha) of the grid", low=1, high=100_000)
-    views: int = option(10, "augmented views that a key averages; 0 for the plain feature", low=0, high=1000)
     lr: float = option(1e-3, "learning rate of AdamW at the start of the cosine", above=0)
     eps: float = option(1e-4, "epsilon of AdamW", above=0)
     weight_decay: float = option(0.01, "weight decay of AdamW", low=0)
@@ -108,12 +113,16 @@ class TipAdapterF(WithPreset, Keyed, Searched):
         self.beta_, self.alpha_ = (axis.fallback for axis in axes)
         support, rows, notes = self.take_keys(resources, support)
         selection = selection_split(support, val, seed)
-        trained = train_and_choose(self, support, selection, axes, resources.get("batch_order"), rows=rows, seed=seed)
-        notes = notes or [keys_note(support, self.views)]
+        if self.keyed and self.fresh:
+            raise CapabilityError("option fresh_views: keys of another backbone have no views; omit one of the two")
+        seen = views_of_training(self, support, backbone, resources, seed)
+        given = {"rows": rows, "seed": seed, "seen": seen}
+        trained = train_and_choose(self, support, selection, axes, resources.get("batch_order"), **given)
+        notes = notes or [keys_note(support, self.views), *([self.views_note(support)] if self.fresh else [])]
         return FitReport(self.name, trained.chosen, trained.words, trained.score, trained.history, notes)
 
     def _train(
-        self, support, *, seed, rows: Rows = as_they_are, val=None, stop=None, order=None
+        self, support, *, seed, rows: Rows = as_they_are, seen=None, val=None, stop=None, order=None
     ) -> tuple[int, list[dict[str, float]]]:
         """Set keys and values; the kept epoch and the history."""
         compared = rows(support)
@@ -122,14 +131,14 @@ class TipAdapterF(WithPreset, Keyed, Searched):
         criterion = label_loss(support.multilabel, self.priors_of(support.labels, len(self.text)))
 
         def loss_of(epoch: int, index: Tensor) -> Tensor:
-            images = training_features(support, index, self.views, epoch)
+            images = training_features(support, index, seen or self.views, epoch)
             queries = images if compared is support else training_features(compared, index, self.views, epoch)
             return criterion(self._unit_logits(images, queries), support.labels[index])
 
         epochs = self.epochs or tip_setting(self.preset).epochs
         schedule = Schedule(epochs, self.batch_size, self.lr, self.eps, self.weight_decay, seed, stop)
-        seen = None if val is None else (val.unit, rows(val).unit)
-        score = None if val is None else lambda: val_score(self._unit_logits(*seen), val.labels, self.balanced)
+        of_val = None if val is None else (val.unit, rows(val).unit)
+        score = None if val is None else lambda: val_score(self._unit_logits(*of_val), val.labels, self.balanced)
         kept = train_keeping_best(
             [self.keys], loss_of, len(support), schedule, order=order, score=score, select=self.select
         )

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.contracts.adapter import FitReport, require
-from ...core.contracts.choices import Searched
+from ...core.contracts.choices import PooledViews, Searched
 from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.options import option
 from ...core.data.sampling import Selection, selection_split
@@ -36,7 +36,7 @@ STARTS = (1.0, 0.1, 0.1)  # where the published grids begin
 
 
 @dataclass(eq=False, kw_only=True)
-class TipX(Searched):
+class TipX(Searched, PooledViews):
     """SuS-X: Training-Free Name-Only Transfer of Vision-Language Models (Udandarao, Gupta and Albanie, 2022,
     arXiv 2211.16198).
 
@@ -82,6 +82,7 @@ class TipX(Searched):
         "images are compared with that range put in by hand, without it they differ"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
+    published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)
     optional: ClassVar[frozenset[str]] = frozenset({"support_folder"})
     state: ClassVar[tuple[str, ...]] = (
         "text", "logit_scale", "logit_bias", "keys", "values", "signatures", "mean_keys", "ranges",
@@ -101,7 +102,6 @@ class TipX(Searched):
     )
     temperature: float = option(0.5, "what cosines are divided by before the softmax of a signature", above=0)
     use_shots: bool = option(False, "whether the cache holds the shots as well as the images of a support folder")
-    views: int = option(10, "augmented views that a key averages; 0 for the plain feature", low=0, high=1000)
 
     def __post_init__(self):
         super().__post_init__()

@@ -15,13 +15,6 @@ REFERENCE_SCALE = 100.0
 UNIT = 1 + 1e-4
 
 
-def views_note(support: FeatureSet, views: int) -> str:
-    """What was trained on, in words, for `FitReport.notes`."""
-    if views and support.views is not None:
-        return f"trained on {min(views, support.views.shape[1])} augmented views per image"
-    return "trained on features of the images as they are, without augmented views"
-
-
 @dataclass(frozen=True)
 class Frame:
     """What turns cosines of images and text rows into logits.

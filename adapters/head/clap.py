@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.contracts.adapter import FitReport, require
-from ...core.contracts.choices import ClassWeighted
+from ...core.contracts.choices import ClassWeighted, PooledViews
 from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.options import option
 from ...core.training.batches import epoch_batches
 from ...core.training.schedules import dassl_learning_rates, dassl_sgd, held
 from ...core.training.small_heads import label_loss, train_epochs
-from ._text_rows import REFERENCE_LENGTH, Frame, frame_of, relative_scale, text_base, unit_rows, views_note
+from ._text_rows import REFERENCE_LENGTH, Frame, frame_of, relative_scale, text_base, unit_rows
 
 CONSTRAINTS = ("l2", "cosine", "none")
 MULTIPLIERS = ("zero-shot", "corrected", "constant", "balanced")
@@ -25,7 +25,7 @@ INITS = ("zero-shot", "random")
 
 
 @dataclass(eq=False, kw_only=True)
-class Clap(ClassWeighted):
+class Clap(ClassWeighted, PooledViews):
     """CLass-Adaptive linear Probe, of A Closer Look at the Few-Shot Adaptation of Large Vision-Language Models
     (Silva-Rodriguez et al., 2024, arXiv 2312.12730).
 
@@ -77,10 +77,12 @@ class Clap(ClassWeighted):
         "l2). The comparison sets the fixture's learning rates, which are not those of a whole training"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
+    published_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
     multilabel: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("prototypes", "penalties", "logit_scale", "offset", "negative")
     trained: ClassVar[tuple[str, ...]] = ("prototypes",)
 
+    views: int = 20
     constraint: str = option("l2", "distance of prototypes and text that is penalised", choices=CONSTRAINTS)
     multipliers: str = option("zero-shot", "what the penalty of each class is multiplied by", choices=MULTIPLIERS)
     adaptive: bool = option(False, "step the multipliers after each epoch, as an augmented Lagrangian does")
@@ -94,9 +96,6 @@ class Clap(ClassWeighted):
     momentum: float = option(0.9, "momentum of SGD", low=0, below=1)
     weight_decay: float = option(0.0, "weight decay of SGD", low=0)
     warmup: str | None = option("constant", "first epoch at 1e-5, linear, or none", choices=("constant", "linear"))
-    views: int = option(
-        20, "augmented views of each image to train on, where there are any; 0 for the images", low=0, high=1000
-    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -113,7 +112,7 @@ class Clap(ClassWeighted):
         self.penalties = self._penalties(frame.logits(unit, unit_rows(base)), labels)
         self.prototypes = self._first(base, relative_scale(classifier), seed)
         history = self._train(unit, labels, base, len(support), resources.get("batch_order"), seed)
-        return FitReport(self.name, history=history, notes=[views_note(support, self.views), *notes])
+        return FitReport(self.name, history=history, notes=[self.views_note(support), *notes])
 
     def _penalties(self, logits: Tensor, labels: Tensor) -> Tensor:
         """(C,) lambda before training, from zero-shot logits of the training rows."""

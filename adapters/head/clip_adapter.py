@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -12,14 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.contracts.adapter import FitReport
-from ...core.contracts.choices import Searched
+from ...core.contracts.choices import FreshViews, Searched
 from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.options import option
 from ...core.data.sampling import Selection, selection_split
 from ...core.metrics.selection import best_setting, val_score
+from ...core.training.epoch_views import views_of_training
 from ...core.training.schedules import dassl_sgd
 from ...core.training.small_heads import dassl_epochs, label_loss, published_epochs
-from ._text_rows import Frame, frame_of, views_note
+from ._text_rows import Frame, frame_of
 
 RATIO = 0.2
 RATIOS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -29,7 +31,7 @@ EPOCHS_FROM_SHOTS = ((8, 200), (2, 100), (1, 50))
 
 
 @dataclass(eq=False, kw_only=True)
-class ClipAdapter(Searched):
+class ClipAdapter(Searched, FreshViews):
     """CLIP-Adapter: Better Vision-Language Models with Feature Adapters (Gao et al., 2021, arXiv 2110.04544).
 
     f' = ratio A(f) + (1 - ratio) f with A(f) = ReLU(W2 ReLU(W1 f)), no biases, W1 (D/4, D), W2 (D, D/4); logits =
@@ -44,8 +46,9 @@ class ClipAdapter(Searched):
     A has no biases, so A(c f) = c A(f): the length of f changes neither logits nor gradients, and features without
     their norms serve as well. Unit ones are used.
 
-    Where it differs from the released code: its width is not fixed to RN50's 1024. It augments anew every epoch; here
-    epoch e takes view e modulo `views`, or the image itself where there are no views.
+    Where it differs from the released code: its width is not fixed to RN50's 1024. That augments anew in every epoch,
+    as `fresh_views` does; by default epoch e takes stored view e modulo `views`, or the image itself where there are no
+    views.
 
     Several labels per image: binary cross-entropy, each label's logit relative to its negative prompts; without them to
     the backbone's logit bias, or else to the label's mean zero-shot score over the support.
@@ -55,6 +58,7 @@ class ClipAdapter(Searched):
 
     Resources:
         batch_order: (epochs, N) int64, the order of the whole support in each epoch instead of a seeded shuffle.
+        images: `TrainingImages`, with `fresh_views`.
 
     Raises:
         ConfigError: an option out of range.
@@ -67,10 +71,11 @@ class ClipAdapter(Searched):
     """
 
     differs: ClassVar[str] = (
-        "any width (released: that of RN50 alone); augmented views are given beforehand in place of new ones every "
-        "epoch; `ratio=None` searches the ratio on val, which the released code does not do"
+        "any width (released: that of RN50 alone); by default 10 stored augmented views in turn in place of new ones "
+        "(`fresh_views`); `ratio=None` searches the ratio on val, which the released code does not do"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
+    published_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
     multilabel: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("down", "up", "ratio_", "text", "logit_scale", "offset", "negative")
     trained: ClassVar[tuple[str, ...]] = ("down", "up")
@@ -87,9 +92,6 @@ class ClipAdapter(Searched):
     momentum: float = option(0.9, "momentum of SGD", low=0, below=1)
     weight_decay: float = option(5e-4, "weight decay of SGD", low=0)
     warmup: str | None = option("constant", "first epoch at 1e-5, linear, or none", choices=("constant", "linear"))
-    views: int = option(
-        10, "augmented views of each image to train on, where there are any; 0 for the images", low=0, high=1000
-    )
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         frame = frame_of(classifier, support)
@@ -99,17 +101,18 @@ class ClipAdapter(Searched):
         selection = self._selection(support, val, epochs, seed)
         ratios = RATIOS if selection.val is not None else (RATIO if self.ratio is None else float(self.ratio),)
         order = resources.get("batch_order")
+        train = partial(self._train, views=views_of_training(self, support, backbone, resources, seed))
 
-        heads, history = self._train(selection.train, ratios, epochs, seed, None if selection.held_out else order)
+        heads, history = train(selection.train, ratios, epochs, seed, None if selection.held_out else order)
         best, score = self._best(selection, heads)
         history = history[best]
         if selection.held_out:
             first = [{**row, "refit": 0} for row in history]
-            heads, second = self._train(support, ratios[best : best + 1], epochs, seed, order)
+            heads, second = train(support, ratios[best : best + 1], epochs, seed, order)
             history, ratios, best = first + [{**row, "refit": 1} for row in second[0]], ratios[best : best + 1], 0
         self.down, self.up, self.ratio_ = heads.down[best], heads.up[best], ratios[best]
         chosen = {"ratio": self.ratio_, "epochs": epochs}
-        return FitReport(self.name, chosen, selection.words, score, history, notes=[views_note(support, self.views)])
+        return FitReport(self.name, chosen, selection.words, score, history, notes=[self.views_note(support)])
 
     def _selection(self, support: FeatureSet, val: FeatureSet | None, epochs: int, seed: int) -> Selection:
         if self.ratio is None:
@@ -117,7 +120,9 @@ class ClipAdapter(Searched):
         words = f"published settings for {support.shots} shots" if self.epochs is None else "given as options"
         return Selection(support, None, words)
 
-    def _train(self, support, ratios, epochs: int, seed: int, order) -> tuple[_Heads, list[list[dict[str, float]]]]:
+    def _train(
+        self, support, ratios, epochs: int, seed: int, order, views
+    ) -> tuple[_Heads, list[list[dict[str, float]]]]:
         """A head for each ratio, and the history of each."""
         heads = _Heads.fresh(support.dim, self.reduction, ratios, seed, support.features.device)
         optimizer = dassl_sgd([heads.down, heads.up], self.lr, self.momentum, self.weight_decay)
@@ -128,7 +133,7 @@ class ClipAdapter(Searched):
 
         training = dassl_epochs(
             optimizer, support, loss_of, epochs, seed,
-            batch_size=self.batch_size, warmup=self.warmup, views=self.views, order=order,
+            batch_size=self.batch_size, warmup=self.warmup, views=views, order=order,
         )  # fmt: skip
         rows = [[epoch.row(head=head) for head in range(len(ratios))] for epoch in training]
         history = [list(of_head) for of_head in zip(*rows)]

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.contracts.adapter import FitReport
-from ...core.contracts.choices import PUBLISHED, Searched
+from ...core.contracts.choices import PUBLISHED, PooledViews, Searched
 from ...core.contracts.features import Batch, FeatureSet, TextClassifier
 from ...core.contracts.options import option
 from ...core.data.sampling import Selection, selection_split
@@ -23,7 +23,7 @@ from ...core.training.batches import epoch_batches
 from ...core.training.schedules import dassl_learning_rates
 from ...core.training.small_heads import train_epochs
 from ._class_texts import texts_of
-from ._text_rows import has_lengths, unit_rows, views_note
+from ._text_rows import has_lengths, unit_rows
 
 RATES, DECAYS, BATCH_SIZES = (1e-3, 1e-4), (0.0, 1e-2, 1e-4), (8, 32)
 """The published grid, in the order of its loops."""
@@ -33,7 +33,7 @@ FUSED = ("cpu", "cuda")
 
 
 @dataclass(eq=False, kw_only=True)
-class CrossModal(Searched):
+class CrossModal(Searched, PooledViews):
     """Multimodality Helps Unimodality: Cross-Modal Few-Shot Learning with Multimodal Models (Lin, Yu, Kuang, Pathak and
     Ramanan, 2023, arXiv 2301.06267), the linear probe.
 
@@ -110,7 +110,7 @@ class CrossModal(Searched):
             history = [{**row, "refit": 0} for row in history] + [{**row, "refit": 1} for row in again.history]
             run = _Run(again.head, run.step, run.score)
         self.weights = self.trained_share * run.head + (1 - self.trained_share) * zero_shot  # (C, D)
-        notes = [views_note(support, self.views), *samples.note]
+        notes = [self.views_note(support), *samples.note]
         chosen = {**point, "step": run.step}
         return FitReport(self.name, chosen, selection.words, run.score, history, notes, start.numel())
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...core.contracts.adapter import FitReport
 from ...core.contracts.backbone import Backbone
-from ...core.contracts.choices import Searched
+from ...core.contracts.choices import PooledViews, Searched
 from ...core.contracts.features import Batch, FeatureSet, TextClassifier
 from ...core.contracts.options import option
 from ...core.data.sampling import Selection, selection_split
@@ -31,7 +31,7 @@ ESTIMATORS = {"shrunk": shrunk_precision, "class-mean": mean_class_precision}
 
 
 @dataclass(eq=False, kw_only=True)
-class GDA(Searched):
+class GDA(Searched, PooledViews):
     """A Hard-to-Beat Baseline for Training-free CLIP-based Adaptation (Wang et al., 2024, arXiv 2402.04087).
 
     logits of class c = s x t_c + alpha s/100 (x P mu_c - mu_c P mu_c / 2 - log C), with s the logit scale (100 where
@@ -78,6 +78,7 @@ class GDA(Searched):
         'settings; that of the released base-to-new is not, and its fixture is met with `estimator="class-mean"`'
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
+    published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)
     optional: ClassVar[frozenset[str]] = frozenset({"text_encoder"})
     can: ClassVar[frozenset[str]] = frozenset({"new_classes"})
     text_free: ClassVar[bool] = True
@@ -86,9 +87,6 @@ class GDA(Searched):
     )  # fmt: skip
 
     alpha: float | None = option(None, "weight of the Gaussian scores; none to search it", low=0)
-    views: int = option(
-        10, "augmented views of each image taken as rows, where there are any; 0 for the image", low=0, high=1000
-    )
     estimator: str = option(
         "shrunk", "of the precision; class-mean: of the released script of new classes", choices=ESTIMATORS
     )

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.contracts.adapter import FitReport
-from ...core.contracts.choices import ClassWeighted
+from ...core.contracts.choices import ClassWeighted, PooledViews
 from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.options import option
 from ...core.data.sampling import selection_split
@@ -22,7 +22,7 @@ from ...core.training.class_offsets import cross_fitted_offsets
 
 
 @dataclass(eq=False, kw_only=True)
-class LPPlusPlus(ClassWeighted):
+class LPPlusPlus(ClassWeighted, PooledViews):
     """LP++: A Surprisingly Strong Linear Probe for Few-Shot CLIP (Huang et al., 2024, arXiv 2404.02285).
 
     logits of class c = x w_c + b_c + alpha_c (x t_c), with unit features x and unit text weights t, and no temperature:
@@ -69,6 +69,7 @@ class LPPlusPlus(ClassWeighted):
         "were made with it, and so the fixtures are met with it; `accumulate=False` zeroes it"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
+    published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)
     state: ClassVar[tuple[str, ...]] = ("text", "weight", "bias", "alpha")
     trained: ClassVar[tuple[str, ...]] = ("weight", "bias", "alpha")
 

@@ -10,16 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.contracts.adapter import FitReport
-from ...core.contracts.choices import ClassWeighted
+from ...core.contracts.choices import ClassWeighted, FreshViews
 from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.options import option
 from ...core.training.batches import epoch_batches
+from ...core.training.epoch_views import EpochViews, views_of_training
 from ...core.training.schedules import by_epoch, cosine_rates
 from ...core.training.small_heads import train_epochs
 
 
 @dataclass(eq=False, kw_only=True)
-class NMTune(ClassWeighted):
+class NMTune(ClassWeighted, FreshViews):
     """Understanding and Mitigating the Label Noise in Pre-training on Downstream Tasks (Chen et al., 2024,
     arXiv 2309.17002).
 
@@ -35,18 +36,20 @@ class NMTune(ClassWeighted):
     AdamW with a cosine over all steps; the model of the last step is kept, nothing is chosen. The text tower has no
     part in it.
 
-    Where it differs from the released code: there an epoch draws two new crops of each image (scale 0.8 to 1); here
-    epoch e takes views 2e and 2e + 1, modulo their number. Without views an image stands for both, and is one row: the
-    same one twice would change no term but for the one that unbiased covariances subtract from the number of rows. An
-    image left over alone joins the batch before it. Defaults are those of the published commands, which differ from
-    those of the released argument parser. The code overwrites z by its centred rows after the singular values are
-    taken; here each term takes what it names. Only singular values are differentiated, which equal ones do not upset.
+    Where it differs from the released code: there an epoch draws two new crops of each image (scale 0.8 to 1), as with
+    `fresh_views`; by default epoch e takes stored views 2e and 2e + 1, modulo their number. Without views an image
+    stands for both, and is one row: the same one twice would change no term but for the one that unbiased covariances
+    subtract from the number of rows. An image left over alone joins the batch before it. Defaults are those of the
+    published commands, which differ from those of the released argument parser. The code overwrites z by its centred
+    rows after the singular values are taken; here each term takes what it names. Only singular values are
+    differentiated, which equal ones do not upset.
 
     Where classes have unequal numbers of images each counts alike (`class_weight`); published is "none". With equal
     classes nothing differs.
 
     Resources:
         batch_order: (epochs, N) int64, the order of images in each epoch instead of a seeded shuffle.
+        images: `TrainingImages`, with `fresh_views`.
 
     Raises:
         ConfigError: an option out of range.
@@ -62,6 +65,7 @@ class NMTune(ClassWeighted):
         "no fixture: checked against its training written out with torch's own layers, and each term by hand"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
+    published_crop: ClassVar[tuple[float, float]] = (0.8, 1.0)
     state: ClassVar[tuple[str, ...]] = ("hidden", "hidden_bias", "out", "out_bias", "head", "head_bias")
 
     ratio: int = option(4, "width of the hidden layer, in widths of the features", low=1, high=1024)
@@ -73,20 +77,20 @@ class NMTune(ClassWeighted):
     weight_decay: float = option(1e-4, "weight decay of AdamW, on all parameters", low=0)
     epochs: int = option(30, "passes over the support", low=1, high=100_000)
     batch_size: int = option(64, "images per step, which make twice as many rows", low=1, high=1_048_576)
-    views: int = option(
-        10, "augmented views to draw pairs from, where there are any; 0 for the image itself", low=0, high=1000
-    )
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         self._priors = self.priors_of(support.labels, len(classifier))
         generator = torch.Generator().manual_seed(seed)
         model = _Tuned(support.dim, self.ratio * support.dim, len(classifier), generator, support.features.device)
-        history = self._train(model, support, resources.get("batch_order"), seed)
+        views = views_of_training(self, support, backbone, resources, seed, count=2)
+        history = self._train(model, support, views, resources.get("batch_order"), seed)
         self._remember(model)
         count = sum(parameter.numel() for parameter in model.parameters.values())
         return FitReport(self.name, history=history, notes=self._notes(support), trained_parameters=count)
 
-    def _train(self, model: _Tuned, support: FeatureSet, order: Tensor | None, seed: int) -> list[dict[str, float]]:
+    def _train(
+        self, model: _Tuned, support: FeatureSet, views: int | EpochViews, order: Tensor | None, seed: int
+    ) -> list[dict[str, float]]:
         parameters = list(model.parameters.values())
         device = support.features.device
         fused = device.type in ("cpu", "cuda")
@@ -97,7 +101,7 @@ class NMTune(ClassWeighted):
             return without_single(minibatches(epoch), self.batch_size)
 
         def loss_of(epoch: int, index: Tensor) -> Tensor:
-            return self._loss(model, self._pair(support, epoch, index), support.labels[index])
+            return self._loss(model, self._pair(support, views, epoch, index), support.labels[index])
 
         steps = len(batches(0))
         rates = by_epoch(cosine_rates(self.lr, self.epochs * steps), steps)
@@ -113,11 +117,13 @@ class NMTune(ClassWeighted):
         loss = loss + self.cov_weight * off_diagonal_covariance(tuned)
         return loss - self.svd_weight * dominance(tuned, self.singular_values)
 
-    def _pair(self, support: FeatureSet, epoch: int, index: Tensor) -> list[Tensor]:
+    def _pair(self, support: FeatureSet, views: int | EpochViews, epoch: int, index: Tensor) -> list[Tensor]:
         """(B, D) features of the two views of an epoch, as the tower gives them, or of the images alone."""
-        if not self.views or support.views is None:
+        if isinstance(views, EpochViews):
+            return list(views.of(support, epoch)[index].unbind(dim=1))
+        if not views or support.views is None:
             return [support.features[index]]
-        number = min(self.views, support.views.shape[1])
+        number = min(views, support.views.shape[1])
         return [support.views[index, (2 * epoch + i) % number].float() for i in (0, 1)]
 
     def _remember(self, model: _Tuned) -> None:
@@ -136,8 +142,8 @@ class NMTune(ClassWeighted):
         return F.linear(F.linear(hidden, self.out, self.out_bias) + features, self.head, self.head_bias)
 
     def _notes(self, support: FeatureSet) -> list[str]:
-        notes = []
-        if not self.views or support.views is None:
+        notes = [self.views_note(support)] if self.fresh else []
+        if not self.fresh and (not self.views or support.views is None):
             notes.append("no augmented views: each image is both of its views")
         if not support.raw_norms:
             notes.append("the features' norms are gone: fitted on unit features, the published method takes raw ones")

@@ -9,18 +9,19 @@ import torch
 from torch import Tensor
 
 from ...core.contracts.adapter import FitReport
-from ...core.contracts.choices import ClassWeighted
+from ...core.contracts.choices import ClassWeighted, FreshViews
 from ...core.contracts.features import Batch
 from ...core.contracts.options import option
+from ...core.training.epoch_views import views_of_training
 from ...core.training.small_heads import dassl_epochs, label_loss, published_epochs
 from ..published_sets import WithPreset
-from ._text_rows import Frame, frame_of, text_base, unit_rows, views_note
+from ._text_rows import Frame, frame_of, text_base, unit_rows
 
 EPOCHS_FROM_SHOTS = ((8, 200), (1, 100))
 
 
 @dataclass(eq=False, kw_only=True)
-class Taskres(WithPreset, ClassWeighted):
+class Taskres(WithPreset, ClassWeighted, FreshViews):
     """Task Residual for Tuning Vision-Language Models (Yu et al., 2023, arXiv 2211.10277).
 
     t' = t + alpha r, logits = s x (t'/|t'|)^T. t (C, D) are the text features as the tower gives them, a mean over a
@@ -28,10 +29,10 @@ class Taskres(WithPreset, ClassWeighted):
     warm-up and cosine; the last step's is kept, nothing is chosen on val. With alpha 0 it is zero-shot on t. This is
     the paper's TaskRes on the regular base; an enhanced base is another text tower, and so another backbone.
 
-    Where it differs from the released code: float32. It augments anew every epoch; here epoch e takes view e modulo
-    `views`, or the image itself where there are no views. How far a step turns t depends on its length: where the
-    text features are unit (a features file, some towers), t is the unit classifier brought to length 10, about that of
-    CLIP's, for which the rate was published.
+    Where it differs from the released code: float32. That augments anew in every epoch, as `fresh_views` does; by
+    default epoch e takes stored view e modulo `views`, or the image itself where there are no views. How far a step
+    turns t depends on its length: where the text features are unit (a features file, some towers), t is the unit
+    classifier brought to length 10, about that of CLIP's, for which the rate was published.
 
     Several labels per image: binary cross-entropy, each label's logit relative to its negative prompts, which stay as
     they are; without them to the backbone's logit bias, or else to its mean zero-shot score over the support.
@@ -44,6 +45,7 @@ class Taskres(WithPreset, ClassWeighted):
 
     Resources:
         batch_order: (epochs, N) int64, the order of samples in each epoch instead of a seeded shuffle.
+        images: `TrainingImages`, with `fresh_views`.
 
     Raises:
         ConfigError: an option out of range.
@@ -56,10 +58,11 @@ class Taskres(WithPreset, ClassWeighted):
     """
 
     differs: ClassVar[str] = (
-        "float32; augmented views are given beforehand; where text features have no lengths (a features file) they "
-        "are made 10 long, about CLIP's"
+        "float32; by default 10 stored augmented views in turn in place of new ones (`fresh_views`); where text "
+        "features have no lengths (a features file) they are made 10 long, about CLIP's"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "views"})
+    published_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
     multilabel: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = ("base", "residual", "logit_scale", "offset", "negative")
     trained: ClassVar[tuple[str, ...]] = ("residual",)
@@ -72,9 +75,6 @@ class Taskres(WithPreset, ClassWeighted):
     )
     weight_decay: float = option(5e-4, "weight decay of Adam, added to the gradient as in Dassl", low=0)
     warmup: str | None = option("constant", "first epoch at 1e-5, linear, or none", choices=("constant", "linear"))
-    views: int = option(
-        10, "augmented views of each image to train on, where there are any; 0 for the images", low=0, high=1000
-    )
 
     @property
     def alpha_(self) -> float:
@@ -90,16 +90,17 @@ class Taskres(WithPreset, ClassWeighted):
         self.logit_scale, self.offset, self.negative = frame.logit_scale, frame.offset, frame.negative
         self.base, notes = text_base(classifier)
         epochs = self.epochs or published_epochs(support.shots, EPOCHS_FROM_SHOTS)
-        history = self._train(support, epochs, resources.get("batch_order"), seed)
+        views = views_of_training(self, support, backbone, resources, seed)
+        history = self._train(support, views, epochs, resources.get("batch_order"), seed)
         return FitReport(
             self.name,
             chosen={"alpha": self.alpha_, "epochs": epochs},
             chosen_on="options" if self.epochs else f"published settings for {support.shots} shots",
             history=history,
-            notes=[views_note(support, self.views), *notes],
+            notes=[self.views_note(support), *notes],
         )
 
-    def _train(self, support, epochs: int, order: Tensor | None, seed: int) -> list[dict[str, float]]:
+    def _train(self, support, views, epochs: int, order: Tensor | None, seed: int) -> list[dict[str, float]]:
         self.residual = torch.zeros_like(self.base).requires_grad_()
         optimizer = torch.optim.Adam([self.residual], lr=self._lr, weight_decay=self.weight_decay)
         criterion = label_loss(support.multilabel, self.priors_of(support.labels, len(self.base)))
@@ -109,7 +110,7 @@ class Taskres(WithPreset, ClassWeighted):
 
         training = dassl_epochs(
             optimizer, support, loss_of, epochs, seed,
-            batch_size=self.batch_size, warmup=self.warmup, views=self.views, order=order,
+            batch_size=self.batch_size, warmup=self.warmup, views=views, order=order,
         )  # fmt: skip
         history = [epoch.row() for epoch in training]
         self.residual = self.residual.detach()

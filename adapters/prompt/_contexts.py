@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ...core.contracts.adapter import Adapter
 from ...core.contracts.backbone import Backbone
-from ...core.contracts.features import FeatureSet
 from ...core.errors import CapabilityError, ConfigError
 from ...core.prompts.context import PromptLearner, check_words
 from ...core.registry.build import build_adapter
@@ -20,15 +19,8 @@ COST_OPTIONS = ("trim", "class_chunk", "checkpointing")
 """Options that change speed and memory alone."""
 
 
-def check_task(adapter: Adapter, support: FeatureSet) -> None:
-    """ConfigError where classes have no names to write prompts around, CapabilityError where views are lacking."""
-    check_named(adapter)
-    if adapter.views and (support.views is None or support.views.shape[1] < adapter.views):
-        held = 0 if support.views is None else support.views.shape[1]
-        raise CapabilityError(f"option views={adapter.views}: the support has {held} augmented views per image")
-
-
 def check_named(adapter: Adapter) -> None:
+    """ConfigError where classes have no names to write prompts around."""
     if not adapter.class_names_:
         raise ConfigError(
             f"{adapter.name} writes prompts around class names, and none are given; name them in the classifier"

@@ -11,18 +11,19 @@ from torch import Tensor
 
 from ...core.contracts.adapter import FitReport
 from ...core.contracts.backbone import Backbone
-from ...core.contracts.choices import ClassWeighted
+from ...core.contracts.choices import ClassWeighted, FreshViews
 from ...core.contracts.features import Batch, FeatureSet, TextClassifier
 from ...core.contracts.options import option
 from ...core.errors import CapabilityError
 from ...core.prompts.classifier import POSITIONS
 from ...core.prompts.context import PromptLearner, check_words
 from ...core.registry.build import build_adapter
+from ...core.training.epoch_views import views_of_training
 from ...core.training.schedules import dassl_sgd
 from ...core.training.small_heads import dassl_epochs, label_loss, published_epochs
 from ._contexts import (
     COST_OPTIONS,
-    check_task,
+    check_named,
     check_transfer,
     half_where_asked,
     mark_fitted,
@@ -54,7 +55,7 @@ class Step:
 
 
 @dataclass(eq=False, kw_only=True)
-class SharedContext(ClassWeighted):
+class SharedContext(ClassWeighted, FreshViews):
     """A method says how a step is scored (`_loss`) and how long it trains (`default_epochs`).
 
     `ctx_init` sets the number of context vectors; without it the context starts from N(0, 0.02^2). `trim=False` runs
@@ -64,16 +65,22 @@ class SharedContext(ClassWeighted):
     Where classes have unequal numbers of images each counts alike (`class_weight`), by log shares that are added to the
     logits in training; published is "none". With equal classes, or several labels per image, nothing differs.
 
+    By default epoch e trains on view e mod V of a stored pool of `views` augmented views of each image, or on the image
+    as it is where there is no pool (a features file). `fresh_views` encodes a new view of each image in every epoch, as
+    published.
+
     Resources:
         batch_order: (epochs, N) int64, the order of samples in each epoch instead of a seeded shuffle.
+        images: `TrainingImages`, with `fresh_views`.
         ctx: (M, W) or (C, M, W), the context to start from instead of `ctx_init` or a seeded one.
 
     Raises:
         ConfigError: an option out of range, a prompt longer than the tower's context.
-        CapabilityError: the backbone has no "prompt", or `views` more than the support has.
+        CapabilityError: the backbone has no "prompt", or `fresh_views` without images.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"features", "text_encoder"})
+    needs: ClassVar[frozenset[str]] = frozenset({"features", "views", "text_encoder"})
+    published_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
     optional: ClassVar[frozenset[str]] = frozenset({"ctx"})
     can: ClassVar[frozenset[str]] = frozenset({"new_classes"})
     backbone_needs: ClassVar[frozenset[str]] = frozenset({"prompt"})
@@ -93,7 +100,6 @@ class SharedContext(ClassWeighted):
     momentum: float = option(0.9, "momentum of SGD", low=0, below=1)
     weight_decay: float = option(5e-4, "weight decay of SGD", low=0)
     warmup: str | None = option("constant", "first epoch at 1e-5, linear, or none", choices=("constant", "linear"))
-    views: int = option(0, "augmented views of each support image to train on", low=0, high=1000)
     trim: bool = option(True, "cut prompts to the longest one, and share their beginning; changes speed only")
     class_chunk: int | None = option(
         None, "prompts through the text tower at once; changes speed and memory only", low=1, high=1_048_576
@@ -107,8 +113,6 @@ class SharedContext(ClassWeighted):
     def __post_init__(self):
         super().__post_init__()
         check_words(self.ctx_init)
-        if self.views:
-            self.needs = self.needs | {"views"}
 
     def _published_epochs(self, shots: int) -> int:
         return published_epochs(shots, self.default_epochs)
@@ -138,7 +142,7 @@ class SharedContext(ClassWeighted):
         return other
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
-        check_task(self, support)
+        check_named(self)
         device = support.features.device
         support, classifier = support.to(backbone.device), classifier.to(backbone.device)
         self._set_frame(support, classifier)
@@ -150,10 +154,11 @@ class SharedContext(ClassWeighted):
         def loss_of(unit: Tensor, labels: Tensor) -> Tensor:
             return self._loss(Step(learner, classifier, unit, labels, criterion, priors, generator))
 
+        views = views_of_training(self, support, backbone, resources, seed)
         optimizer = dassl_sgd([learner.ctx], self.lr, self.momentum, self.weight_decay)
         training = dassl_epochs(
             optimizer, support, loss_of, epochs, seed,
-            batch_size=self.batch_size, warmup=self.warmup, views=self.views, order=resources.get("batch_order"),
+            batch_size=self.batch_size, warmup=self.warmup, views=views, order=resources.get("batch_order"),
         )  # fmt: skip
         history = [epoch.row(first=0) for epoch in training]
         with torch.no_grad():
@@ -165,6 +170,7 @@ class SharedContext(ClassWeighted):
             chosen={"epochs": epochs, "n_ctx": self.ctx.shape[-2], "lr": self.lr},
             chosen_on=f"published settings for {support.shots} shots" if self.epochs is None else "options",
             history=history,
+            notes=[self.views_note(support)],
         )
 
     def _set_frame(self, support: FeatureSet, classifier: TextClassifier) -> None:

@@ -10,16 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...core.contracts.adapter import FitReport
-from ...core.contracts.choices import ClassWeighted
+from ...core.contracts.choices import ClassWeighted, FreshViews
 from ...core.contracts.features import Batch
 from ...core.contracts.options import option
 from ...core.prompts.classifier import POSITIONS
+from ...core.training.epoch_views import views_of_training
 from ...core.training.schedules import dassl_sgd
 from ...core.training.small_heads import dassl_epochs, label_loss
 from ._contexts import (
     COST_OPTIONS,
     PromptsAtPrediction,
-    check_task,
+    check_named,
     half_where_asked,
 )
 
@@ -28,7 +29,7 @@ META = ("down_weight", "down_bias", "up_weight", "up_bias")
 
 
 @dataclass(eq=False, kw_only=True)
-class Cocoop(ClassWeighted, PromptsAtPrediction):
+class Cocoop(ClassWeighted, FreshViews, PromptsAtPrediction):
     """Conditional context optimisation.
 
     Zhou et al., Conditional Prompt Learning for Vision-Language Models, 2022, arXiv 2203.05557.
@@ -41,8 +42,9 @@ class Cocoop(ClassWeighted, PromptsAtPrediction):
     images of C classes cost B * C runs of the text tower, in training and at prediction, where the backbone is still
     needed. Published: one image per step, 10 epochs, words "a photo of a", 16 shots.
 
-    Where it differs from the released code: float32 instead of float16, and no augmentation unless `views` asks for it,
-    as in `coop`. Several images per step or at prediction go through the text tower together, as many as fit.
+    Where it differs from the released code: float32 instead of float16, and by default a stored pool of augmented views
+    in place of new ones, as in `coop`. Several images per step or at prediction go through the text tower together, as
+    many as fit.
 
     `ctx_init`, `trim` and `checkpointing` are those of `coop`; the weight decay is on the network too.
 
@@ -51,11 +53,12 @@ class Cocoop(ClassWeighted, PromptsAtPrediction):
 
     Resources:
         batch_order: (epochs, N) int64, the order of samples in each epoch instead of a seeded shuffle.
+        images: `TrainingImages`, with `fresh_views`.
         ctx: (M, W), the context to start from instead of `ctx_init` or a seeded one.
 
     Raises:
         ConfigError: an option out of range, a prompt longer than the tower's context.
-        CapabilityError: the backbone has no "prompt", several labels per image, or `views` more than the support has.
+        CapabilityError: the backbone has no "prompt", several labels per image, or `fresh_views` without images.
 
     Example:
         >>> adapter = build_adapter("cocoop", epochs=1)
@@ -64,8 +67,11 @@ class Cocoop(ClassWeighted, PromptsAtPrediction):
         torch.Size([12, 3])
     """
 
-    differs: ClassVar[str] = "float32 in place of float16; augmentation by `views` alone"
-    needs: ClassVar[frozenset[str]] = frozenset({"features", "text_encoder"})
+    differs: ClassVar[str] = (
+        "float32 in place of float16; by default 10 stored augmented views in turn in place of new ones (`fresh_views`)"
+    )
+    needs: ClassVar[frozenset[str]] = frozenset({"features", "views", "text_encoder"})
+    published_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
     at_predict: ClassVar[frozenset[str]] = frozenset({"features", "text_encoder"})
     state: ClassVar[tuple[str, ...]] = ("ctx", *META, "logit_scale", "logit_bias")
     trained: ClassVar[tuple[str, ...]] = ("ctx", *META)
@@ -85,7 +91,6 @@ class Cocoop(ClassWeighted, PromptsAtPrediction):
     momentum: float = option(0.9, "momentum of SGD", low=0, below=1)
     weight_decay: float = option(5e-4, "weight decay of SGD", low=0)
     warmup: str | None = option("constant", "first epoch at 1e-5, linear, or none", choices=("constant", "linear"))
-    views: int = option(0, "augmented views of each support image to train on", low=0, high=1000)
     trim: bool = option(True, "cut prompts to the longest one; changes speed only")
     class_chunk: int | None = option(
         None, "prompts (images times classes) through the text tower at once; changes no result", low=1, high=1_048_576
@@ -93,13 +98,8 @@ class Cocoop(ClassWeighted, PromptsAtPrediction):
     checkpointing: bool = option(False, "recompute activations in the backward pass; changes speed and memory only")
     amp: str | None = option(None, "precision of the text tower in training; none: float32", choices=("bf16",))
 
-    def __post_init__(self):
-        super().__post_init__()
-        if self.views:
-            self.needs = self.needs | {"views"}
-
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
-        check_task(self, support)
+        check_named(self)
         device = support.features.device
         support = support.to(backbone.device)
         self.logit_scale, self.logit_bias = classifier.logit_scale, classifier.logit_bias
@@ -114,10 +114,11 @@ class Cocoop(ClassWeighted, PromptsAtPrediction):
             return criterion(self._scores(unit, text.float()), labels)
 
         epochs = self.epochs or EPOCHS
+        views = views_of_training(self, support, backbone, resources, seed)
         optimizer = dassl_sgd(trained, self.lr, self.momentum, self.weight_decay)
         training = dassl_epochs(
             optimizer, support, loss_of, epochs, seed,
-            batch_size=self.batch_size, warmup=self.warmup, views=self.views, order=resources.get("batch_order"),
+            batch_size=self.batch_size, warmup=self.warmup, views=views, order=resources.get("batch_order"),
         )  # fmt: skip
         history = [epoch.row(first=0) for epoch in training]
         for name, value in zip(("ctx", *META), trained):
@@ -129,6 +130,7 @@ class Cocoop(ClassWeighted, PromptsAtPrediction):
             chosen={"epochs": epochs, "n_ctx": self.ctx.shape[0], "lr": self.lr},
             chosen_on=f"published settings for {support.shots} shots" if self.epochs is None else "options",
             history=history,
+            notes=[self.views_note(support)],
         )
 
     def _logits(self, batch: Batch) -> Tensor:

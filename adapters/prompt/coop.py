@@ -20,10 +20,10 @@ class Coop(WithPreset, SharedContext):
     the last step is kept; nothing is chosen on val. Published: 200 epochs for 8 and 16 shots, 100 for 2 and 4, 50 for 1
     (and for ImageNet at any number of shots: `preset=imagenet`).
 
-    Where it differs from the released code: float32 instead of float16, and by default no augmentation, so that image
-    features are computed once and no image tower runs while training. `views=V` trains on V augmented views per image
-    instead (published: a new random crop and flip every epoch), epoch e on view e modulo V. With `csc` and `ctx_init`
-    every class starts from the words; the released code then ignores `csc`.
+    Where it differs from the released code: float32 instead of float16, and by default a stored pool of 10 augmented
+    views per image, epoch e on view e modulo 10, so that no image tower runs while training. `fresh_views` encodes a
+    new random crop and flip in every epoch, as published; `--protocol` and `--preset` take it. With `csc` and
+    `ctx_init` every class starts from the words; the released code then ignores `csc`.
 
     Several labels per image: one sigmoid per label, binary cross-entropy. A cosine times the logit scale is no
     calibrated logit, so each label's is taken relative to its negative prompts (`classifier.negative`, fixed); without
@@ -39,8 +39,8 @@ class Coop(WithPreset, SharedContext):
     """
 
     differs: ClassVar[str] = (
-        "float32 in place of float16; by default trained on stored features without augmentation (`views` brings "
-        "augmented ones); with `csc` and `ctx_init` each class starts from the words (the released code then "
+        "float32 in place of float16; by default 10 stored augmented views in turn in place of new ones "
+        "(`fresh_views`); with `csc` and `ctx_init` each class starts from the words (the released code then "
         "ignores `csc`)"
     )
     multilabel: ClassVar[bool] = True

@@ -35,6 +35,9 @@ class Pomp(SharedContext):
     classes and the batch's own alone, and memory holds nothing of the others but their token ids; for 20,000 classes
     add `checkpointing=True`.
 
+    Images are augmented by RandAugment besides the crop and flip, as published, where their domain has no milder
+    augmentation of its own.
+
     Where it differs from the released code: as `coop`. The margin is a natural logarithm as the paper's derivation
     wants; one version of the released code takes that to base 10 (`correction="log10"`). n counts the classes drawn,
     where the code counts K - 1 even if there are fewer. Classes are drawn evenly, as in the published runs; the code
@@ -54,6 +57,7 @@ class Pomp(SharedContext):
         "as coop; the margin is a natural logarithm as the paper derives it. The released version that the fixture "
         "is of takes it to base 10, and is met with `correction='log10'` (and without a margin with `None`)"
     )
+    published_randaugment: ClassVar[bool] = True
     default_epochs: ClassVar[tuple[tuple[int, int], ...]] = ((1, 20),)
 
     sampled_classes: int = option(

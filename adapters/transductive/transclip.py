@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.contracts.adapter import FitReport, require
-from ...core.contracts.choices import Tied
+from ...core.contracts.choices import ZERO_SHOT, FewOrZeroShot, Tied
 from ...core.contracts.options import option
 from ...core.data.sampling import selection_split
 from ...core.metrics.selection import best_setting
@@ -18,12 +18,11 @@ from ._mixture import Mixture, Queries, Shots, Solution, first_mixture, solve
 from ._neighbours import Links, mutual_links, nearest, support_links
 from ._together import ClassifiedTogether
 
-FEW_SHOT, ZERO_SHOT = "few-shot", "zero-shot"
 DEFAULT_GAMMA = 0.02
 
 
 @dataclass(eq=False, kw_only=True)
-class TransClip(Tied, ClassifiedTogether):
+class TransClip(FewOrZeroShot, Tied, ClassifiedTogether):
     """Boosting Vision-Language Models with Transduction (Zanella, Gerin and Ben Ayed, 2024, arXiv 2406.01837).
 
     For Q unlabelled images with unit features x, text predictions y = softmax(text logits) and temperature T, in turn:
@@ -76,7 +75,6 @@ class TransClip(Tied, ClassifiedTogether):
     )
     state: ClassVar[tuple[str, ...]] = (*ClassifiedTogether.state, "means", "variance")
 
-    mode: str = option(FEW_SHOT, "zero-shot does not look at the support", choices=(FEW_SHOT, ZERO_SHOT))
     text_weight: float | None = option(
         None, "lambda, weight of the text; none: 0.5 in few-shot mode, 1 in zero-shot mode", low=0
     )
@@ -93,7 +91,6 @@ class TransClip(Tied, ClassifiedTogether):
     def __post_init__(self):
         super().__post_init__()
         require(len(self.gammas) > 0, "gammas", self.gammas, "give one value or more")
-        self.label_free = self.mode == ZERO_SHOT
 
     def _joint(self, logits: Tensor, support, val, seed: int) -> tuple[FitReport, Tensor]:
         self.lambda_ = self._text_weight

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import Adapter, FitReport, require
+from ...core.contracts.adapter import FitReport, require
 from ...core.contracts.backbone import Backbone
-from ...core.contracts.choices import ClassWeighted
+from ...core.contracts.choices import Augmented, ClassWeighted
 from ...core.contracts.features import Batch, TextClassifier
 from ...core.contracts.images import TrainingImages, TrainingPlace
 from ...core.contracts.options import option
@@ -22,18 +22,18 @@ from ...core.prompts.classifier import build_classifier, fill
 from ...core.registry.build import build_adapter
 from ...core.training.batches import GlobalBatches
 from ...core.training.settings import TrainingSettings
-from ...core.training.sources import LabelledSource, Source
+from ...core.training.sources import LabelledSource, Remembered, Source
 from ...core.training.teacher import copy_of
 from ...core.training.tower_outputs import image_features
 from ...core.training.train import Task, Trained, train
 from ._changes import changed_tensors, digest_of, put_tensors
-from ._training import COST_OPTIONS, Remembered, identity_of, losses_of, score_on_val, settings_of, view_of
+from ._training import COST_OPTIONS, identity_of, losses_of, score_on_val, settings_of
 
 SELECT = ("last", "best_val")
 
 
 @dataclass(eq=False, kw_only=True)
-class TowerAdapter(Adapter):
+class TowerAdapter(Augmented):
     """Base of the methods that train towers. A method says what trains (`_choose`) and, where it hangs something on the
     towers, what is kept of it (`_learned`) and how that goes into another copy of the backbone (`_put`).
 
@@ -81,9 +81,6 @@ class TowerAdapter(Adapter):
     prompts_a_class: int | None = option(
         None, "how many of a class's prompts make its text, the first ones; none: all", low=1, high=100_000
     )
-    crop_scale: tuple[float, float] | None = option(
-        None, "shares of an image's area that the training crop keeps; none: the domain's", above=0, high=1
-    )
     layer_decay: float = option(1.0, "factor on the rate for each layer below the top; 1 is none", above=0, high=1)
     clip_grad: float | None = option(None, "largest norm of the gradient; none: any", above=0)
     amp: str | None = option(None, "precision of the training; none: float32", choices=("bf16", "fp16"))
@@ -101,14 +98,11 @@ class TowerAdapter(Adapter):
     # what a method says of itself
     default_loss: ClassVar[str] = "cross-entropy"
     default_epochs: ClassVar[int] = 20
-    default_crop: ClassVar[tuple[float, float] | None] = None
     end_lr: ClassVar[float] = 0.0
 
     def __post_init__(self):
         super().__post_init__()
         require(self.patience is None or self.select == "best_val", "patience", self.patience, "add select=best_val")
-        ordered = self.crop_scale is None or self.crop_scale[0] <= self.crop_scale[1]
-        require(ordered, "crop_scale", self.crop_scale, "give two shares, 0 < smallest <= largest <= 1")
         losses_of(self.loss, self.default_loss)
         self._made: Backbone | None = None
 
@@ -176,7 +170,7 @@ class TowerAdapter(Adapter):
             source=source,
             losses=losses_of(self.loss, "clip"),
             loss_options=self.loss_options or {},
-            view=view_of(view or backbone.preprocess(True), self.crop_scale, self.default_crop),
+            view=self._view(view or backbone.preprocess(True)),
             identity={"pairs": _digest([source.name(row) for row in range(len(source))])},
         )
         task = self._completed(task, backbone, None)
@@ -228,7 +222,7 @@ class TowerAdapter(Adapter):
             class_prompts=prompts,
             negative_prompts=negative,
             class_priors=self._class_priors(support.labels, len(prompts)),
-            view=view_of(images.train_transform, self.crop_scale, self.default_crop),
+            view=self._view(images.train_transform),
             identity={"classes": list(self.class_names_), "images": _digest([item.id for item in images.items])},
         )
 
@@ -271,6 +265,11 @@ class TowerAdapter(Adapter):
         self.prefix = towers.text_prefix = None if prefix is None else prefix.detach().cpu().clone()
         self._made = self._named(towers)
         return self._report(done, settings, notes)
+
+    def _view(self, transform: Callable[..., Tensor]) -> Callable[[Any, int], Tensor]:
+        """(decoded image, seed) -> augmented pixels."""
+        augment = self.training_transform(transform)
+        return lambda decoded, seed: augment(decoded, seed=seed)
 
     def _epochs(self, steps: int, shots: int) -> int:
         """How many passes, of so many steps each, where the largest class has so many images."""

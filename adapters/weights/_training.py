@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...core.backbones.preprocessing import Preprocess
 from ...core.contracts.backbone import Backbone
-from ...core.contracts.domain import Decoded, Item
-from ...core.contracts.images import CropTransform, TrainingImages
-from ...core.errors import ConfigError, DataError
+from ...core.contracts.domain import Item
+from ...core.contracts.images import TrainingImages
+from ...core.errors import DataError
 from ...core.features.extract import AMP, cores
 from ...core.metrics.selection import val_score
 from ...core.runtime.distributed import all_gather_rows, rank, world_size
@@ -47,7 +46,6 @@ SAVE_AT_LEAST = 100
 MOST_WORKERS = 8
 STEPS_WORTH_WORKERS = 10
 """Steps of an epoch above which processes that decode are worth their start, which comes with each epoch."""
-REMEMBERED_BYTES = 256 << 20
 
 
 def settings_of(method, *, epochs: int, steps: int, seed: int, device: torch.device) -> TrainingSettings:
@@ -64,26 +62,6 @@ def settings_of(method, *, epochs: int, steps: int, seed: int, device: torch.dev
         **({} if method.crop_scale is None else {"crop_scale": method.crop_scale}),
         **{**{name: getattr(method, name) for name in SETTINGS}, **method._settings_of_method(epochs)},
     )
-
-
-def view_of(
-    transform: Callable[..., Tensor], scale: tuple[float, float] | None, default_scale: tuple[float, float] | None
-) -> Callable[[Any, int], Tensor]:
-    """The training transform, its crop as asked for.
-
-    Args:
-        scale: shares of the area that the crop keeps, or None.
-        default_scale: the method's published ones, used where the transform is the backbone's and no domain's.
-
-    Raises:
-        ConfigError: `scale` is given, and the transform has no crop.
-    """
-    wanted = scale or (default_scale if isinstance(transform, Preprocess) else None)
-    if wanted is not None:
-        if not isinstance(transform, CropTransform):
-            raise ConfigError("option crop_scale: this domain's augmentation has no crop that it could change")
-        transform = transform.with_crop(wanted)
-    return lambda decoded, seed: transform(decoded, seed=seed)
 
 
 def losses_of(loss: str | None, default: str) -> dict[str, float]:
@@ -153,29 +131,6 @@ def score_by(
 def labels_of(items: Sequence[Item]) -> Tensor:
     """(N,) int64, or (N, C) float where images have several labels."""
     return torch.tensor([item.class_label() for item in items])
-
-
-class Remembered:
-    """Decodes an image once, as long as all fit into memory: a few shots are looked at thousands of times.
-
-    Args:
-        load: item -> decoded image.
-        most: bytes.
-    """
-
-    def __init__(self, load: Callable[[Item], Decoded], most: int = REMEMBERED_BYTES):
-        self.load, self.left = load, most
-        self._kept: dict[str, Decoded] = {}
-
-    def __call__(self, item: Item) -> Decoded:
-        kept = self._kept.get(item.id)
-        if kept is not None:
-            return kept.copy()  # whoever gets it may write into it
-        decoded = self.load(item)
-        if decoded.nbytes <= self.left:
-            self._kept[item.id] = decoded.copy()
-            self.left -= decoded.nbytes
-        return decoded
 
 
 def _workers(device: torch.device, steps: int) -> int:

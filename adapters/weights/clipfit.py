@@ -64,7 +64,7 @@ class Clipfit(WithPreset, ClassTowerAdapter):
         "of 32 (released: 32 or 128); a class's text is encoded once per step, not twice; the paper's penalty on "
         "changes of the norms is not in the released training, nor here"
     )
-    default_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
+    published_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
     default_epochs: ClassVar[int] = 100
     short: ClassVar[dict[str, int]] = {"food101": 10, "imagenet": 10}
     strongly_anchored: ClassVar[frozenset[str | None]] = frozenset({None, "dtd", "sun397"})

@@ -52,7 +52,7 @@ class Lora(ClassTowerAdapter):
         "depth. The comparison is of the layers; the training is checked against a loop written out"
     )
     packages: ClassVar[dict[str, str]] = {"peft": "fine-tune"}
-    default_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
+    published_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
     end_lr: ClassVar[float] = 1e-6
 
     lr: float = 2e-4

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...core.contracts.adapter import FitReport
 from ...core.contracts.backbone import Backbone
-from ...core.contracts.choices import ClassWeighted
+from ...core.contracts.choices import ClassWeighted, PooledViews
 from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.options import option
 from ...core.contracts.resources import PreProjection
@@ -30,7 +30,7 @@ BY_SHOTS: dict[str, Callable[[int], float]] = {"1/K": lambda shots: 1 / shots, "
 
 
 @dataclass(eq=False, kw_only=True)
-class Projection(ClassWeighted):
+class Projection(ClassWeighted, PooledViews):
     """ProLIP, the fine-tuned visual projection.
 
     Fahes, Vu, Bursuc, Perez, de Charette: CLIP's Visual Embedding Projector is a Few-shot Cornucopia, 2024,
@@ -78,6 +78,7 @@ class Projection(ClassWeighted):
     )
     needs: ClassVar[frozenset[str]] = frozenset({"features", "pre_projection", "views"})
     at_predict: ClassVar[frozenset[str]] = frozenset({"pre_projection"})
+    published_crop: ClassVar[tuple[float, float]] = (0.5, 1.0)
     multilabel: ClassVar[bool] = True
     backbone_needs: ClassVar[frozenset[str]] = frozenset({"hidden"})
     state: ClassVar[tuple[str, ...]] = (
@@ -86,7 +87,7 @@ class Projection(ClassWeighted):
     )
     trained: ClassVar[tuple[str, ...]] = ("change",)
 
-    views: int = option(300, "augmented views to train on, where there are any; 0 for the images", low=0, high=10_000)
+    views: int = 300
     lr: float | None = option(None, "peak learning rate; none: chosen on val, or 1e-5", above=0)
     penalty: float | Literal["1/K", "1/K^2"] | None = option(
         None, "weight of the squared change, K the shots; none: chosen on val, or 1/K", low=0

@@ -20,10 +20,10 @@ from ...core.contracts.options import option
 from ...core.errors import CapabilityError
 from ...core.training.batches import GlobalBatches
 from ...core.training.lora import load_lora_state, lora_state, merge_lora
-from ...core.training.sources import LabelledSource
+from ...core.training.sources import LabelledSource, Remembered
 from ...core.training.train import Task, Trained, train
 from ._towers import ClassTowerAdapter, TowerAdapter
-from ._training import Remembered, identity_of, losses_of, settings_of, view_of
+from ._training import identity_of, losses_of, settings_of
 from .lora import attach_lora
 
 TOWERS = ("image", "text")
@@ -71,7 +71,7 @@ class TwoStage(ClassTowerAdapter):
         "(released: refused). Base and new classes may be named together (released: never are)"
     )
     can: ClassVar[frozenset[str]] = frozenset({"new_classes"})
-    default_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
+    published_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
     end_lr: ClassVar[float] = 1e-6
     # no options: the budget is in steps, and both stages go as published
     epochs: ClassVar[None] = None
@@ -134,7 +134,7 @@ class TwoStage(ClassTowerAdapter):
             losses=losses_of(None, several),
             class_scores=head.to(self._made.device),
             class_priors=self._class_priors(support.labels, len(prompts)),
-            view=view_of(images.train_transform, self.crop_scale, self.default_crop),
+            view=self._view(images.train_transform),
             select=lambda towers: towers.model.requires_grad_(False),
             identity={"adapter": self.name, "stage": 2, "backbone": self._made.fingerprint, **identity_of(self)},
         )

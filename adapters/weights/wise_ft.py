@@ -20,6 +20,7 @@ from ...core.contracts.options import option
 from ...core.data.sampling import Selection, selection_split
 from ...core.errors import CapabilityError, ConfigError
 from ...core.metrics.selection import val_score
+from ...core.training.sources import Remembered
 from ...core.training.train import Task, Trained
 from ._changes import (
     DEFAULT_ALPHA,
@@ -33,7 +34,7 @@ from ._changes import (
 )
 from ._linear_head import LinearHead, fisher_of_head, train_head
 from ._towers import ClassTowerAdapter, TowerAdapter
-from ._training import Remembered, score_by
+from ._training import score_by
 
 LR, HEAD_LR = 3e-5, 1e-3
 WARMUP = 500
@@ -106,7 +107,7 @@ class WiseFt(ClassTowerAdapter):
     can: ClassVar[frozenset[str]] = frozenset()
     state: ClassVar[tuple[str, ...]] = ("changed", "prefix", "head", "head_bias")
     default_epochs: ClassVar[int] = 10
-    default_crop: ClassVar[tuple[float, float]] = (0.9, 1.0)
+    published_crop: ClassVar[tuple[float, float]] = (0.9, 1.0)
     # no options: the head has its own loss and its own start, and the last weights are one end
     loss: ClassVar[None] = None
     loss_options: ClassVar[None] = None

@@ -14,6 +14,7 @@ from torchvision.transforms import InterpolationMode
 
 from ..contracts.images import CropTransform
 from ..errors import ConfigError, DataError
+from .randaugment import randaugment
 
 MODES = ("shortest", "squash")
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos")
@@ -32,6 +33,7 @@ class Preprocess(CropTransform):
         interpolation: "bicubic", "bilinear", "nearest" or "lanczos" (images of 8 bits only).
         mode: "shortest" resizes the shortest side to S and crops the centre; "squash" resizes both sides to S.
         resize: what the shortest side is resized to before the crop, where it is more than S; None for S.
+        randaugment: after the random crop and flip, RandAugment on the image in 8 bits (`randaugment.py`).
         train: a random resized crop and a random flip instead, a pure function of the image and the seed.
         scale: the share of the area that the random crop keeps, (smallest, largest). The default is that of
             Tip-Adapter and APE, whose keys average such views; CoOp publishes (0.08, 1).
@@ -48,6 +50,7 @@ class Preprocess(CropTransform):
     train: bool = False
     scale: tuple[float, float] = (0.5, 1.0)
     resize: int | None = None
+    randaugment: bool = False
 
     def __post_init__(self):
         if self.image_size < 1:
@@ -75,6 +78,8 @@ class Preprocess(CropTransform):
             del stated["scale"]
         if self.resize is None:
             del stated["resize"]
+        if not self.randaugment:
+            del stated["randaugment"]
         return {"transform": "clip", **stated}
 
     def __call__(self, image: Any, seed: int | None = None) -> Tensor:
@@ -95,6 +100,9 @@ class Preprocess(CropTransform):
     def with_crop(self, scale: tuple[float, float]) -> Preprocess:
         return replace(self, scale=tuple(scale))
 
+    def with_randaugment(self) -> Preprocess:
+        return replace(self, randaugment=True)
+
     def _resized(self, picture):
         if self.mode == "squash":
             return self._resize(picture, [self.image_size, self.image_size])
@@ -106,7 +114,8 @@ class Preprocess(CropTransform):
         _, height, width = F.get_dimensions(picture)
         top, left, rows, columns = _random_box(height, width, self.scale, generator)
         picture = self._resize(F.crop(picture, top, left, rows, columns), [self.image_size, self.image_size])
-        return F.hflip(picture) if torch.rand((), generator=generator) < 0.5 else picture
+        picture = F.hflip(picture) if torch.rand((), generator=generator) < 0.5 else picture
+        return randaugment(_in_8_bits(picture), generator) if self.randaugment else picture
 
     def _resize(self, picture, size):
         return F.resize(picture, size, InterpolationMode(self.interpolation), antialias=True)
@@ -129,6 +138,12 @@ def _picture(image: Any) -> Image.Image | Tensor:
     if not np.issubdtype(array.dtype, np.floating):
         raise DataError(f"an image array of {array.dtype} is not usable; give uint8, or float in 0..1")
     return torch.from_numpy(np.ascontiguousarray(array.astype(np.float32).transpose(2, 0, 1)))  # (3, H, W)
+
+
+def _in_8_bits(picture) -> Image.Image:
+    """RGB."""
+    image = picture if isinstance(picture, Image.Image) else F.to_pil_image(picture.clamp(0, 1))
+    return image.convert("RGB")
 
 
 def _without_long_ends(picture):

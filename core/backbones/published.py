@@ -149,6 +149,12 @@ def find_published(alias: str) -> Published | None:
     return next((entry for entry in published() if entry.alias == alias.lower()), None)
 
 
+def alias_of(spec: str) -> str | None:
+    """The alias of a spec that names a published model, by its alias or as the table spells it; else None."""
+    plain = spec.replace("-quickgelu", "")
+    return next((entry.alias for entry in published() if spec.lower() == entry.alias or plain == entry.spec), None)
+
+
 def models_folder() -> Path:
     """Where models that are not on the hub are unpacked: `models` in $VLADAPT_CACHE, or in ~/.cache/vladapt."""
     return Path(os.environ.get("VLADAPT_CACHE") or Path.home() / ".cache" / "vladapt") / "models"

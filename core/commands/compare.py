@@ -68,6 +68,10 @@ def compare(
     folds: Annotated[
         int | None, typer.Option(metavar="K", help="K-fold splits instead: their test sets share out the data.")
     ] = None,
+    tasks: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Tasks of each kind, under --protocol transductive; by default as published."),
+    ] = None,
     backbone: Backbone = None,
     device: Device = None,
     amp: Amp = None,
@@ -96,7 +100,7 @@ def compare(
     Example: vladapt compare --domain medical --adapters tip-adapter,ape --shots 1,4,16 --seeds 1,2,3
     """
     from ..engine.compare import compare as engine_compare
-    from .tables import comparison_markdown, comparison_table, comparison_tests
+    from .tables import comparison_markdown, comparison_table, comparison_tests, published_lines
 
     flags = data_flags(domain, task, None, None, backbone, device, amp, batch_size, workers, classes)
     flags.update({**resource_flags(resource), **(of_domain or {}), "redact": redact})
@@ -112,18 +116,22 @@ def compare(
         sources=sources,
         splits=splits,
         folds=folds,
+        tasks=tasks,
         out=out,
         resume=resume,
         reporter=reporter(),
     )
     if as_json:
         files = {"csv": str(result.csv), "plot": str(result.plot)}
-        print_json({"rows": result.rows, "tests": result.tests(), **files, "refused": result.refused})
+        published = {"published": result.published()} if result.published() else {}
+        print_json({"rows": result.rows, "tests": result.tests(), **published, **files, "refused": result.refused})
         return
     if markdown:
-        echo(comparison_markdown(result.summary()))
+        echo(comparison_markdown(result.summary(), result.published()))
     else:
-        show_table(comparison_table(result.summary()))
+        show_table(comparison_table(result.summary(), result.published()))
+    for line in published_lines(result.published(), result.method):
+        echo(line)
     for line in comparison_tests(result.tests(), result.method):
         echo(line)
     for name, reason in result.refused.items():

@@ -197,7 +197,8 @@ def evaluate(
     debug: Debug = False,
     of_domain: Mapping[str, str] | None = None,
 ) -> None:
-    """Evaluate a run again, on its own test images or on other data of the same classes.
+    """Evaluate a run again, on its own test images or on other data of the same classes; with --protocol cross-dataset
+    it was fitted for data of other classes too.
 
     Writes report.html, metrics.json and predictions.csv; the run itself stays as it is.
 

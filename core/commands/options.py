@@ -126,8 +126,8 @@ Protocol = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Draw, choose and test as papers do: coop, full-val, k-val, fixed, standard, relaxed, realistic; methods "
-        "then as published.",
+        help="Draw, choose and test as papers do: coop, full-val, k-val, fixed, standard, relaxed, realistic, "
+        "cross-dataset, domain-generalization, transductive; methods then as published.",
     ),
 ]
 Preset = Annotated[

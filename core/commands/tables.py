@@ -19,19 +19,25 @@ RECALLS = frozenset({"image_to_text/r1", "text_to_image/r1"})
 """Shares, whose names do not say so."""
 
 
-def comparison_table(summary: Sequence[Mapping[str, Any]]) -> Table:
-    """Methods down, data sets and shots across, mean and standard deviation over splits, or over seeds."""
+def comparison_table(summary: Sequence[Mapping[str, Any]], published: Sequence[Mapping[str, Any]] = ()) -> Table:
+    """Methods down, data sets and shots across, mean and standard deviation over splits, or over seeds.
+
+    Args:
+        published: as for `comparison_cells`.
+    """
     metric = summary[0]["metric"] if summary else "accuracy"
     seeds = max((row["seeds"] for row in summary), default=0)
     shots = {row["shots"] for row in summary}
     splits = max((row.get("splits", 1) for row in summary), default=1)
     spread = f"{splits} splits of the data" if splits > 1 else f"{seeds} seed{'s' * (seeds != 1)} on one test set"
+    counts = sorted({row["task_count"] for row in summary if row.get("tasks")})
+    spread = f"{' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} tasks" if counts else spread
     arrow = " ↑" if _in_percent(metric) or metric in WORDS else ""  # which way others go is not known here
     unit = " in %" if _in_percent(metric) else ""
     title = f"{WORDS.get(metric, metric.replace('_', ' '))}{arrow}{unit}, mean ± std over {spread}"
-    title += f", {_shots(*shots)}" if len(shots) == 1 and None not in shots else ""
+    title += f", {_shots(*shots)}" if len(shots) == 1 and None not in shots and not counts else ""
     table = Table(title=title, title_justify="left")
-    header, *rows = comparison_cells(summary)
+    header, *rows = comparison_cells(summary, published)
     for name in header:
         table.add_column(name, justify="left" if name == header[0] else "right", no_wrap=name == header[0])
     for row in rows:
@@ -39,44 +45,86 @@ def comparison_table(summary: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def comparison_markdown(summary: Sequence[Mapping[str, Any]]) -> str:
+def comparison_markdown(summary: Sequence[Mapping[str, Any]], published: Sequence[Mapping[str, Any]] = ()) -> str:
     """The same table for a document."""
-    header, *rows = comparison_cells(summary)
+    header, *rows = comparison_cells(summary, published)
     ruler = ["---"] + ["---:"] * (len(header) - 1)
     return "\n".join(f"| {' | '.join(row)} |" for row in (header, ruler, *rows))
 
 
-def comparison_cells(summary: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Rows of text, the header first; of several data sets with their mean, as papers print it."""
+def comparison_cells(
+    summary: Sequence[Mapping[str, Any]], published: Sequence[Mapping[str, Any]] = ()
+) -> list[list[str]]:
+    """Rows of text, the header first; of several data sets with their mean, as papers print it. A set that others are
+    tested with is not part of the mean.
+
+    Args:
+        published: rows with a published accuracy (`Comparison.published`), which are shown under ours.
+    """
     method = next(iter(summary[0])) if summary else "adapter"
     backbones = any(row.get("backbone") for row in summary)
-    summary = [{**row, "data": " ".join(filter(None, (row["data"], row.get("backbone"))))} for row in summary]
-    columns = list(dict.fromkeys((row["data"], row["shots"]) for row in summary))
-    order = list(dict.fromkeys(row["data"] for row in summary))
-    columns.sort(key=lambda column: (order.index(column[0]), column[1] or 0))
+    summary = [_placed(row) for row in summary]
+    columns = list(dict.fromkeys((row["set"], row["at"]) for row in summary))
+    order = list(dict.fromkeys(row["set"] for row in summary))
+    columns.sort(key=lambda column: (order.index(column[0]), column[1][0] or 0))
     cells = {
-        (row[method], row["data"], row["shots"]): _mean_and_std(row["metric"], row["mean"], row["std"])
-        for row in summary
+        (row[method], row["set"], row["at"]): _mean_and_std(row["metric"], row["mean"], row["std"]) for row in summary
     }
-    several, same = len(order) > 1, len({k for _, k in columns}) == 1
-    names = [data if several and same else f"{data} {_shots(k)}".strip() for data, k in columns]
+    targets = [each for each in order if not any(row["set"] == each and row["is_source"] for row in summary)]
+    several, same = len(order) > 1, len({at for _, at in columns}) == 1
+    titles = {each: each if each in targets else f"{each} (source)" for each in order}
+    names = [titles[each] if several and same else f"{titles[each]} {_at(at)}".strip() for each, at in columns]
     methods: dict[str, list[float]] = {}
     for row in summary:
         methods.setdefault(row[method], []).append(row["seconds"])
-    amounts = list(dict.fromkeys(k for _, k in columns)) if several and not backbones else []
-    header = [method, *names, *(f"mean {'' if same else _shots(k)}".strip() for k in amounts), "seconds per fit"]
-    rows = [[name, *(cells.get((name, data, k), "–") for data, k in columns)] for name in methods]
+    amounts = list(dict.fromkeys(at for _, at in columns)) if len(targets) > 1 and not backbones else []
+    mean = "mean" if targets == order else "target mean"
+    header = [method, *names, *(f"{mean} {'' if same else _at(at)}".strip() for at in amounts), "seconds per fit"]
+    rows = [[name, *(cells.get((name, each, at), "–") for each, at in columns)] for name in methods]
     for row in rows:
-        row += [
-            _over_sets([each for each in summary if each[method] == row[0] and each["shots"] == k], order)
-            for k in amounts
-        ]
-    return [header, *([*row, _seconds(methods[row[0]])] for row in rows)]
+        mine = [each for each in summary if each[method] == row[0] and each["set"] in targets]
+        row += [_over_sets([each for each in mine if each["at"] == at], targets) for at in amounts]
+    places = [*columns, *(("mean", at) for at in amounts)]
+    known = {(row[method], row["set"], row["at"]): row for row in map(_placed, published)}
+    cells_of = [[*row, _seconds(methods[row[0]])] for row in rows]
+    lines = [header, *(line for row in cells_of for line in [row, *_published_rows(row[0], places, known)])]
+    if not any(row.get("tasks") for row in summary):
+        return lines
+    return [[*cells] for cells in zip(["tasks", *header[1:]], *lines[1:])]  # many kinds of tasks go down
+
+
+def _published_rows(name: str, places: Sequence[tuple], known: Mapping[tuple, Mapping[str, Any]]) -> list[list[str]]:
+    """Under a method its published numbers and how ours differ; nothing where none is known."""
+    of = [known.get((name, *place)) for place in places]
+    if not any(of):
+        return []
+    numbers = ["" if row is None else f"{100 * row['published']:.1f}" for row in of]
+    differences = ["" if row is None else _signed("accuracy", row["published_difference"]) for row in of]
+    return [["  published", *numbers, ""], ["  difference", *differences, ""]]
+
+
+def published_lines(published: Sequence[Mapping[str, Any]], method: str = "adapter") -> list[str]:
+    """Where the published numbers were read."""
+    by_source: dict[str, list[str]] = {}
+    for row in published:
+        by_source.setdefault(row["published_in"], []).append(row[method])
+    return [f"Published for {', '.join(dict.fromkeys(of))}: {source}." for source, of in by_source.items()]
+
+
+def _placed(row: Mapping[str, Any]) -> dict[str, Any]:
+    """With the words of its data set, its place on the axis of shots, and whether others are tested with it."""
+    place = {"set": " ".join(filter(None, (row["data"], row.get("backbone")))), "at": (row["shots"], row.get("tasks"))}
+    return {**row, **place, "is_source": bool(row.get("source")) and row["source"] == row["data"]}
+
+
+def _at(at: tuple[int | None, str | None]) -> str:
+    """The place of a column: a kind of tasks, or a number of shots."""
+    return at[1] or _shots(at[0])
 
 
 def _over_sets(rows: Sequence[Mapping[str, Any]], sets: Sequence[str]) -> str:
     """The mean over data sets, where a method has a number on each."""
-    if len({row["data"] for row in rows}) < len(sets):
+    if len({row["set"] for row in rows}) < len(sets):
         return "–"
     mean = statistics.fmean(row["mean"] for row in rows)
     return _mean_and_std(rows[0]["metric"], mean, 0.0).partition(" ±")[0]

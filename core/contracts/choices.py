@@ -1,19 +1,25 @@
-"""Options that methods share: how unequal classes count, and which of equally good settings is taken."""
+"""Options that methods share: how unequal classes count, which of equally good settings is taken, whether shots are
+looked at, how images are augmented."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
+from ..errors import ConfigError
 from ..metrics.class_balance import class_weights, log_priors
-from .adapter import Adapter
+from .adapter import Adapter, require
 from .features import FeatureSet
+from .images import CropTransform
 from .options import option
 
 AUTO = "auto"
 """Not given: our default, or what is published where published settings (a preset) are asked for."""
 BALANCED, NONE = "balanced", "none"
+FEW_SHOT, ZERO_SHOT = "few-shot", "zero-shot"
 PLATEAU, PUBLISHED = "plateau", "published"
 
 
@@ -67,5 +73,114 @@ class Tied(Adapter):
 
 
 @dataclass(eq=False, kw_only=True)
+class FewOrZeroShot(Adapter):
+    """Base of methods that learn from shots, or else from the text alone."""
+
+    mode: str = option(FEW_SHOT, "zero-shot does not look at the support", choices=(FEW_SHOT, ZERO_SHOT))
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.label_free = self.mode == ZERO_SHOT
+
+
+@dataclass(eq=False, kw_only=True)
 class Searched(Tied, ClassWeighted):
     """Base of methods that search settings on val: by balanced accuracy where classes count alike."""
+
+
+@dataclass(eq=False, kw_only=True)
+class Augmented(Adapter):
+    """Base of methods that learn from randomly cropped and flipped images.
+
+    Class attributes:
+        published_crop: shares of an image's area that the published method's random crop keeps; None where it
+            publishes none.
+        published_randaugment: whether it publishes RandAugment on top of that.
+    """
+
+    published_crop: ClassVar[tuple[float, float] | None] = None
+    published_randaugment: ClassVar[bool] = False
+
+    crop_scale: tuple[float, float] | None = option(
+        None, "shares of an image's area that random crops keep; none: as published, or milder", above=0, high=1
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        ordered = self.crop_scale is None or self.crop_scale[0] <= self.crop_scale[1]
+        require(ordered, "crop_scale", self.crop_scale, "give two shares, 0 < smallest <= largest <= 1")
+
+    def training_transform(self, transform: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """A training transform, augmenting as this method does: with the crop of `crop_scale`, or the published one
+        where no domain says what is safe for such images.
+
+        Raises:
+            ConfigError: `crop_scale` is given, and the transform has no crop.
+        """
+        changeable = isinstance(transform, CropTransform)
+        if self.crop_scale is not None and not changeable:
+            raise ConfigError("option crop_scale: this domain's augmentation has no crop that it could change")
+        free = changeable and transform.safe_crop is None
+        scale = self.crop_scale or (self.published_crop if free else None)
+        transform = transform if scale is None else transform.with_crop(scale)
+        return (transform.with_randaugment() or transform) if free and self.published_randaugment else transform
+
+
+@dataclass(eq=False, kw_only=True)
+class PooledViews(Augmented):
+    """Base of methods that learn from a stored pool of augmented views of each image (`FeatureSet.views`), or from the
+    image as it is where there are none. They have "views" in `needs`."""
+
+    views: int = option(
+        10, "augmented views of each image to learn from, where there are any; 0 for the image", low=0, high=10_000
+    )
+
+    @property
+    def pooled(self) -> int:
+        """How many stored views of each image a fit reads."""
+        return self.views
+
+    def views_note(self, support: FeatureSet) -> str:
+        """What was trained on, in words, for `FitReport.notes`."""
+        if self.views and support.views is not None:
+            return f"trained on {min(self.views, support.views.shape[1])} augmented views per image"
+        return "trained on features of the images as they are, without augmented views"
+
+
+@dataclass(eq=False, kw_only=True)
+class FreshViews(PooledViews):
+    """Base of methods that publish new views of each image in every epoch, and by default train on the stored ones in
+    turn. `EpochViews` (`core/training/epoch_views.py`) encodes new ones.
+
+    Class attributes:
+        averages_views: whether the stored ones are read besides, for the keys of a cache.
+
+    Resources:
+        images: `TrainingImages`, with `fresh_views`.
+
+    Raises:
+        CapabilityError: `fresh_views` without images or without the backbone.
+    """
+
+    averages_views: ClassVar[bool] = False
+
+    fresh_views: bool = option(False, "encode new views of each image in every epoch, as published; no: stored ones")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.fresh:
+            self.needs = self.needs | {"images"}
+
+    @property
+    def fresh(self) -> bool:
+        """Whether new views are encoded in every epoch; `views=0` asks for none of any kind."""
+        return self.fresh_views and self.views > 0
+
+    @property
+    def pooled(self) -> int:
+        return self.views if self.averages_views or not self.fresh else 0
+
+    def views_note(self, support: FeatureSet) -> str:
+        if self.fresh:
+            return "trained on a new augmented view of each image in every epoch, none of them stored"
+        return super().views_note(support)

@@ -216,6 +216,10 @@ class Domain(ABC):
     def templates(self, task: str) -> list[str]:
         """Prompt templates with one `{}` for the class name."""
 
+    def one_template(self, task: str) -> str | None:
+        """The one prompt that papers take for a published set instead of several; None where `templates` has it."""
+        return None
+
     def negative_templates(self, task: str) -> list[str]:
         """Templates that say a finding is absent, for sets with several labels per image."""
         return ["a photo without {}."]
@@ -239,7 +243,8 @@ class Domain(ABC):
         their mean.
 
         Called as transform(decoded, seed=None): what is random is a function of the seed alone. Has an attribute
-        `spec` (JSON-able), part of the feature store's key. One whose crop may be changed is a `CropTransform`.
+        `spec` (JSON-able), part of the feature store's key. One whose crop may be changed is a `CropTransform`; its
+        `safe_crop` says what such images stand, and methods that publish smaller crops take that.
         """
         return backbone.preprocess(train)
 

@@ -16,14 +16,25 @@ from .domain import Decoded, Item
 class CropTransform(ABC):
     """Base of transforms whose random crop can be changed; a method that publishes another crop asks for it."""
 
+    @property
+    def safe_crop(self) -> tuple[float, float] | None:
+        """The shares of the area that a crop may keep of such images, as their domain says; None where any will do."""
+        return None
+
     @abstractmethod
     def with_crop(self, scale: tuple[float, float]) -> CropTransform:
         """The same transform with a crop that keeps between `scale[0]` and `scale[1]` of the area."""
 
+    def with_randaugment(self) -> CropTransform | None:
+        """The same transform with RandAugment after it, for methods that publish that; None where images do not stand
+        it."""
+        return None
+
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """The images behind a support set: what an adapter with "pixels" in `needs` finds in `resources["images"]`.
+    """The images behind a support set: what an adapter with "pixels" or "images" in `needs` finds in
+    `resources["images"]`.
 
     Args:
         items: N samples, in the order of the support's rows.
@@ -35,6 +46,8 @@ class TrainingImages:
         negative: C lists of texts that say the class is absent, where images have several labels; or None.
         templates: texts with `{}` that prompts are made of, for classes to come.
         val: samples held out, for choosing an epoch.
+        workers: threads that decode where images are only encoded; None takes one per CPU core.
+        amp: None, "bf16" or "fp16": the precision in which they are encoded where no tower is trained.
     """
 
     items: Sequence[Item]
@@ -45,6 +58,8 @@ class TrainingImages:
     negative: Sequence[Sequence[str]] | None = None
     templates: Sequence[str] = ()
     val: Sequence[Item] = ()
+    workers: int | None = None
+    amp: str | None = None
 
 
 def _no_step(done: int, total: int, values: dict[str, Any]) -> None:

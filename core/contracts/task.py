@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -116,6 +116,7 @@ class Axes:
         seeds: of the draws.
         splits: how often the data are split anew.
         folds: in how many test sets the data are divided.
+        tasks: how many tasks of each kind are drawn, under a protocol that has kinds of tasks.
     """
 
     adapters: tuple[str, ...] | None = None
@@ -125,6 +126,7 @@ class Axes:
     seeds: tuple[int, ...] | None = None
     splits: int | None = None
     folds: int | None = None
+    tasks: int | None = None
 
 
 @dataclass
@@ -138,6 +140,7 @@ class Contest(ABC):
         test_over_train: test images of a split divided by all its others.
         deciding: the metric that this data set wants, or "" for that of the task.
         baselines: methods that the others are compared with.
+        source: the data set on which its fits were made, where that is another one or others are tested too; else "".
     """
 
     data: str
@@ -146,6 +149,7 @@ class Contest(ABC):
     test_over_train: float = 0.0
     deciding: str = ""
     baselines: tuple[str, ...] = ()
+    source: str = ""
 
     def of_split(self, entry: Mapping[str, Any], split: int) -> dict[str, Any]:
         """An entry of `Task.entries` as it is run on one of several splits."""
@@ -277,6 +281,15 @@ class Task(ABC):
             ConfigError: the task has no comparison.
         """
         raise ConfigError(self._refusal("compare"))
+
+    def contests(self, recipes: Sequence[Recipe], axes: Axes, reporter: Reporter) -> Iterator[Contest]:
+        """The comparison on one data set after the other; a task whose fits are tested on several gives its own."""
+        for recipe in recipes:
+            yield self.contest(recipe, axes, reporter)
+
+    def published_means(self, contests: Sequence[Contest], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Published means over these data sets: dicts of the method, "shots", "published" and "published_in"."""
+        return []
 
     def deciding_of(self, rows: Sequence[Mapping[str, Any]]) -> str:
         """The metric that a comparison with these rows is about."""

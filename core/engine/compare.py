@@ -41,6 +41,7 @@ def compare(
     sources: Sequence[Mapping[str, Any]] = (),
     splits: int | None = None,
     folds: int | None = None,
+    tasks: int | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     domain: Domain | None = None,
@@ -60,6 +61,7 @@ def compare(
         splits: how often the data are split anew, for the spread over test sets; by default 10 where there are fewer
             than 300 test images (3 where towers are trained), else 1. Splits that the data bring are kept.
         folds: k-fold splits instead, whose test sets share out the data.
+        tasks: how many tasks of each kind are drawn, under a protocol that has kinds of tasks; by default as published.
         out: folder for the CSV and the plot; by default `runs/<time>-compare`.
         resume: go on from the rows that a stopped comparison left in `out`.
         domain: a domain of your own that is not installed as a plug-in.
@@ -68,7 +70,7 @@ def compare(
         UnknownNameError: a method's name. DataError, ConfigError: as in `fit`.
     """
     lists = (None if given is None else tuple(given) for given in (adapters, recipes, backbones, shots, seeds))
-    axes = Axes(*lists, splits, folds)
+    axes = Axes(*lists, splits, folds, tasks)
     _check(axes)
     if resume and not out:
         raise ConfigError("--resume: give --out, the folder of the comparison that was stopped")
@@ -92,10 +94,13 @@ class _Set:
     entries: list[dict[str, Any]]
     backbone: str | None = None
     name: str = ""
+    source: str = ""
 
     def columns(self, several: bool) -> dict[str, Any]:
-        """What a row says of its set: the backbone where they vary, the data where there are several."""
+        """What a row says of its set: the backbone where they vary, the set fitted on where others are tested, the data
+        where there are several."""
         columns = {} if self.backbone is None else {"backbone": self.backbone}
+        columns |= {"source": self.source} if self.source else {}
         return {**columns, "data": self.name} if several else columns
 
 
@@ -164,11 +169,13 @@ def _compare(task: Task, axes: Axes, sets: list[_Set], folder: Path, resume: boo
     refused: dict[str, str] = {}
     notes: list[str] = []
     done, several = 0, len({(each.recipe.features, each.recipe.data_path) for each in sets}) > 1
-    deciding, baselines, test_over_train, paired = set(), (), {}, []
-    for place, each in enumerate(sets):
-        contest = task.contest(each.recipe, axes, reporter)
+    deciding, baselines, test_over_train, paired, fought = set(), (), {}, [], []
+    contests = task.contests([each.recipe for each in sets], axes, reporter)
+    for place, (each, contest) in enumerate(zip(sets, contests)):
+        fought.append(contest)
         name = NO_NAME if each.recipe.redact else contest.data
         each.name = _name_of(name, [other.name for other in sets[:place] if other.backbone == each.backbone])
+        each.source = NO_NAME if contest.source and each.recipe.redact else contest.source
         said = [hide(note) for note in contest.notes] if each.recipe.redact else contest.notes
         notes += [note for note in said if note not in notes]
         deciding.add(contest.deciding)
@@ -195,7 +202,8 @@ def _compare(task: Task, axes: Axes, sets: list[_Set], folder: Path, resume: boo
     metric = "balanced_accuracy" if metric == "accuracy" and "balanced_accuracy" in deciding else metric
     plots = _plotted(rows, sets, several, metric, task.method) if is_main() else [folder]
     tested = (task.method, metric, baselines, test_over_train, paired)
-    return Comparison(rows.sorted(), folder / TABLE, plots[0], refused, notes, *tested)
+    means = task.published_means(fought, rows.sorted())
+    return Comparison(rows.sorted(), folder / TABLE, plots[0], refused, notes, *tested, published_means=means)
 
 
 def _on_splits(contest: Contest, entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -230,7 +238,8 @@ def _plotted(rows: _Rows, sets: list[_Set], several: bool, metric: str, method: 
 
 def _plain(each: _Set, several: bool) -> str:
     """A set as part of a file's name."""
-    return re.sub(r"[^A-Za-z0-9._+-]+", "-", "-".join(str(value) for value in each.columns(several).values()))
+    words = [str(value) for key, value in each.columns(several).items() if key != "source"]
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", "-".join(words))
 
 
 def _on_source(recipe: Recipe, source: Mapping[str, Any]) -> Recipe:
@@ -251,7 +260,7 @@ def _sets(task: Task, recipes: Sequence[Recipe], axes: Axes) -> list[_Set]:
 
 
 def _key(place: int, task: Task, entry: Mapping[str, Any]) -> tuple:
-    return (place, entry[task.method], entry["shots"], entry["seed"], entry.get("split", 0))
+    return (place, entry[task.method], entry["shots"], entry["seed"], entry.get("split", 0), entry.get("tasks", ""))
 
 
 def _in_order(task: Task, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -288,7 +297,7 @@ def _check(axes: Axes) -> None:
             raise ConfigError(f"{option} {listed}: give whole numbers of {least} or more, comma-separated")
     if axes.splits is not None and axes.folds is not None:
         raise ConfigError("--splits and --folds: give one of them")
-    for option, count, least in (("--splits", axes.splits, 1), ("--folds", axes.folds, 2)):
+    for option, count, least in (("--splits", axes.splits, 1), ("--folds", axes.folds, 2), ("--tasks", axes.tasks, 1)):
         if count is not None and count < least:
             raise ConfigError(f"{option} {count}: give a whole number of {least} or more")
 
@@ -297,7 +306,8 @@ def write_csv(rows: Sequence[Mapping[str, Any]], path: Path, method: str = "adap
     """One row per fit: method, shots, seed, split where there are several, accuracy, the other metrics; the data set
     last where there are several."""
     split = ["split"] if any("split" in row for row in rows) else []
-    first = [method, "shots", "seed", *split, *(["accuracy"] if any("accuracy" in row for row in rows) else [])]
+    kinds = ["tasks"] if any("tasks" in row for row in rows) else []
+    first = [method, "shots", "seed", *split, *kinds, *(["accuracy"] if any("accuracy" in row for row in rows) else [])]
     columns = list(dict.fromkeys([*first, *(key for row in rows for key in row)]))
     columns.sort(key="data".__eq__)
     text = io.StringIO(newline="")

@@ -26,6 +26,7 @@ class Comparison:
         baselines: methods that the others are compared with.
         test_over_train: of each data set, test images of a split divided by all its others.
         paired: of data sets with one test set, what `Contest.judged` gives.
+        published_means: over these data sets, what `Task.published_means` gives.
     """
 
     rows: list[dict[str, Any]]
@@ -38,12 +39,17 @@ class Comparison:
     baselines: tuple[str, ...] = ()
     test_over_train: Mapping[str, float] = field(default_factory=dict)
     paired: list[dict[str, Any]] = field(default_factory=list)
+    published_means: list[dict[str, Any]] = field(default_factory=list)
 
     def summary(self) -> list[dict[str, Any]]:
-        """One dict per method, shots and data set: mean and population standard deviation of the deciding metric over
-        splits, or over seeds where there is one split, and the mean seconds of a fit. `data` is "" where there is one
-        set."""
-        groups: dict[tuple[str, int, str, str], list[dict[str, Any]]] = {}
+        """One dict per method, shots and data set, or kind of tasks.
+
+        "mean" and "std" (population) of the deciding metric are over splits, over seeds where there is one split, and
+        the deviation is over tasks where there are kinds of tasks; "seconds" is the mean of a fit. `data` is "" where
+        there is one set; "source" is the set that was fitted on, where others are tested. Where a published accuracy is
+        comparable, "published", "published_in" and "published_difference", of the mean.
+        """
+        groups: dict[tuple[str, int, str, str, str], list[dict[str, Any]]] = {}
         for row in self.rows:
             if row.get(self.metric) is not None:
                 key = (row[self.method], *_place(row))
@@ -54,15 +60,35 @@ class Comparison:
                 "shots": shots,
                 "data": data,
                 **({"backbone": backbone} if backbone else {}),
+                **({"source": rows[0]["source"]} if rows[0].get("source") else {}),
+                **({"tasks": tasks, "task_count": rows[0]["task_count"]} if tasks else {}),
                 "metric": self.metric,
                 "mean": statistics.fmean(row[self.metric] for row in rows),
-                "std": statistics.pstdev(_of_splits(rows, self.metric).values()),
+                **self._published(rows),
+                "std": _spread(rows, self.metric),
                 "seeds": len({row["seed"] for row in rows}),
                 "splits": len({row.get("split", 0) for row in rows}),
                 "seconds": statistics.fmean(row["seconds"] for row in rows),
             }
-            for (method, shots, data, backbone), rows in groups.items()
+            for (method, shots, data, backbone, tasks), rows in groups.items()
         ]
+
+    def published(self) -> list[dict[str, Any]]:
+        """The rows of `summary` with a published accuracy, and the means over data sets with one, whose "data" is
+        "mean"."""
+        summary, found = self.summary(), []
+        for each in self.published_means:
+            of = [row for row in summary if (row[self.method], row["shots"]) == (each[self.method], each["shots"])]
+            mean = statistics.fmean(row["mean"] for row in of)
+            difference = {"mean": mean, "published_difference": mean - each["published"]}
+            found.append({**each, "data": "mean", "metric": self.metric, **difference})
+        return [row for row in summary if "published" in row] + found
+
+    def _published(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        if self.metric != "accuracy" or rows[0].get("published") is None:
+            return {}
+        known = {key: rows[0][key] for key in ("published", "published_in")}
+        return {**known, "published_difference": statistics.fmean(row["accuracy"] for row in rows) - known["published"]}
 
     def tests(self) -> list[dict[str, Any]]:
         """Each method against the best baseline: one dict per method, shots and data set, with "baseline",
@@ -102,7 +128,14 @@ class Comparison:
 
 
 def _place(row: Mapping[str, Any]) -> tuple:
-    return row["shots"], row.get("data", ""), row.get("backbone", "")
+    return row["shots"], row.get("data", ""), row.get("backbone", ""), row.get("tasks", "")
+
+
+def _spread(rows: Sequence[Mapping[str, Any]], metric: str) -> float:
+    """Over splits or seeds; over the tasks of the one draw of tasks."""
+    if len(rows) == 1 and rows[0].get(f"{metric}_std") is not None:
+        return rows[0][f"{metric}_std"]
+    return statistics.pstdev(_of_splits(rows, metric).values())
 
 
 def _of_splits(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[int, float]:

@@ -135,7 +135,7 @@ def accuracy_over_shots(
     overlap, the standard deviation.
 
     Zero-shot and always the largest class, which have no shots, are dashed and dotted lines. Rows of which the metric
-    is None are left out.
+    is None are left out. Rows of kinds of tasks ("tasks") are drawn over these, in their order.
 
     Args:
         rows: one dict per fit: the method, shots (None: all there are), seed, split where there are several, and
@@ -154,10 +154,12 @@ def accuracy_over_shots(
 
     metric = metric or ("auroc" if any(key.startswith("auroc/") for row in rows for key in row) else "accuracy")
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "vladapt", "font.size": 10.5}):
-        at = _places(row["shots"] for row in rows)
+        kinds = [row["tasks"] for row in rows if row.get("tasks")]
+        at = {kind: 2.0**place for place, kind in enumerate(dict.fromkeys(kinds))}
+        at = at or _places(row["shots"] for row in rows)
         ticks = {place: "all" if count is None else str(count) for count, place in at.items()}
         splits = len({row.get("split", 0) for row in rows}) > 1
-        figure = _comparison(_series(rows, metric, method, at), ticks, metric, splits)
+        figure = _comparison(_series(rows, metric, method, at), ticks, metric, splits, kinds=bool(kinds))
         written = {}
         for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
             buffer = io.BytesIO()
@@ -179,35 +181,44 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _series(
-    rows: Sequence[dict[str, Any]], metric: str, method: str, at: dict[int | None, float]
+    rows: Sequence[dict[str, Any]], metric: str, method: str, at: dict[Any, float]
 ) -> dict[str, dict[float, list[float]]]:
     """Method -> place on the axis -> values over seeds, methods in the order of the rows. Percent for accuracies."""
     scale = 100 if metric in ("accuracy", "balanced_accuracy") else 1
     series: dict[str, dict[int, list[float]]] = {}
     for row in rows:
         if row.get(metric) is not None:
-            series.setdefault(row[method], {}).setdefault(at[row["shots"]], []).append(scale * row[metric])
+            place = at[row.get("tasks") or row["shots"]]
+            series.setdefault(row[method], {}).setdefault(place, []).append(scale * row[metric])
     return series
 
 
-def _comparison(series: dict[str, dict[float, list[float]]], ticks: dict[float, str], metric: str, splits: bool):
+def _comparison(
+    series: dict[str, dict[float, list[float]]], ticks: dict[float, str], metric: str, splits: bool, kinds: bool
+):
+    """Over shots, or over kinds of tasks, where zero-shot is a curve like others."""
     figure, axes = _figure((7.6, 4.6))
+    levels = {} if kinds else LEVELS
     spread = mean_and_deviation if splits else mean_and_error
-    learners = [name for name in series if name not in LEVELS]
+    learners = [name for name in series if name not in levels]
     ends = []
     for position, name in enumerate(learners):
         style = {"color": COLOURS[position % len(COLOURS)], "marker": MARKERS[position % len(MARKERS)]}
         offset = 2 ** (SPREAD * (position - (len(learners) - 1) / 2))  # error bars stand side by side
         ends.append((*_draw_adapter(axes, series[name], offset, style, spread), name, style["color"]))
     least = min((statistics.fmean(of) for name in learners for of in series[name].values()), default=0)
-    for name in [name for name in LEVELS if name in series]:
+    for name in [name for name in levels if name in series]:
         level = statistics.fmean(value for values in series[name].values() for value in values)
         if name == FLOOR and level < least - FAR_BELOW:
             continue  # the axis is for the methods
-        axes.axhline(level, color=GREY, linestyle=LEVELS[name], linewidth=1.2, zorder=1)
+        axes.axhline(level, color=GREY, linestyle=levels[name], linewidth=1.2, zorder=1)
         ends.append((None, level, name, "#555555"))
     words = "mean and standard deviation over splits" if splits else "mean and standard error over seeds"
-    _dress(axes, dict(sorted(ticks.items())), metric, words)
+    _dress(axes, dict(sorted(ticks.items())), metric, "mean over tasks" if kinds else words)
+    if kinds:
+        axes.set_xlabel("kind of tasks")
+        for label in axes.get_xticklabels():
+            label.set(rotation=30, horizontalalignment="right")
     _name_ends(axes, ends)
     return figure
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..contracts.adapter import Adapter, FitReport
 from ..contracts.backbone import Backbone
+from ..contracts.choices import Augmented
 from ..contracts.domain import Item
 from ..contracts.features import PRE_PROJECTION, PROJECTED, FeatureSet, TextClassifier
 from ..contracts.images import TrainingImages
@@ -150,12 +151,15 @@ class World:
         kinds |= {"support_captions"} if "support_folder" in wanted else set()
         sets = self._sets_with_parts if "parts" in wanted else self._sets
         given = {
-            "support": _with_views(sets["support"]) if "views" in wanted else sets["support"],
+            "support": _with_views(sets["support"], adapter) if "views" in wanted else sets["support"],
             "classifier": self.classifier,
             "val": sets["val"] if use_val else None,
             "unlabeled": sets["test"].without_labels() if self._looks_at_test_images(adapter) else None,
             "resources": {name: make() for name, make in self.resources.items() if name in kinds},
         }
+        if "views" in wanted and "pre_projection" in given["resources"]:
+            hidden = given["resources"]["pre_projection"]
+            given["resources"]["pre_projection"] = replace(hidden, support=_with_views(hidden.support, adapter))
         return {**copy.deepcopy(given), "backbone": self.backbone}
 
     def logits(self, adapter: Adapter, items: Sequence[Item] | None = None) -> Tensor:
@@ -246,7 +250,7 @@ class World:
 
     def _hidden(self) -> PreProjection:
         support, val = (self.encode(self.items[name], PRE_PROJECTION) for name in ("support", "val"))
-        return PreProjection(_with_views(support), val)
+        return PreProjection(support, val)
 
     def _context(self) -> Tensor:
         width = self.backbone.embed_tokens(self.backbone.tokenize(["a"])).shape[-1]
@@ -328,10 +332,12 @@ def _forget_at_fit(adapter: Adapter, watched: Watched) -> None:
     adapter._fit = fit_anew
 
 
-def _with_views(features: FeatureSet) -> FeatureSet:
-    """With views that differ a little."""
+def _with_views(features: FeatureSet, adapter: Adapter) -> FeatureSet:
+    """With views that differ a little, less where the method asks for a crop of its own."""
     noise = torch.randn(len(features), VIEWS, features.dim, generator=torch.Generator().manual_seed(0))
-    return replace(features, views=features.features[:, None] + 0.1 * features.features.std() * noise)
+    asked = adapter.crop_scale if isinstance(adapter, Augmented) else None
+    spread = 0.1 if asked is None else 0.1 * (2 - sum(asked))
+    return replace(features, views=features.features[:, None] + spread * features.features.std() * noise)
 
 
 def _mirror(dim: int) -> Tensor:

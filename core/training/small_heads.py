@@ -20,6 +20,7 @@ from ..contracts.loss import Loss
 from ..losses.binary_cross_entropy import BinaryCrossEntropy
 from ..losses.cross_entropy import CrossEntropy
 from .batches import epoch_batches
+from .epoch_views import EpochViews
 from .schedules import dassl_learning_rates, held, set_learning_rate
 
 
@@ -84,7 +85,7 @@ def dassl_epochs(
     *,
     batch_size: int,
     warmup: str | None,
-    views: int,
+    views: int | EpochViews,
     order: Tensor | None,
 ) -> Iterator[Epoch]:
     """`train_epochs` as Dassl does it: one rate per epoch, a warm-up and then a cosine from the optimiser's own rate;
@@ -144,14 +145,17 @@ def keep_best(
     return kept[0], history
 
 
-def training_features(support: FeatureSet, index: Tensor, views: int, epoch: int) -> Tensor:
+def training_features(support: FeatureSet, index: Tensor, views: int | EpochViews, epoch: int) -> Tensor:
     """(B, D) unit features that an epoch sees of the images in `index`.
 
     Args:
         index: (B,) int64.
-        views: take one of so many augmented views of each image, in turn, where the support has them; 0: the image.
+        views: take one of so many augmented views of each image, in turn, where the support has them; 0: the image;
+            `EpochViews`: new ones.
         epoch: from 0; epoch e sees view e modulo their number.
     """
+    if isinstance(views, EpochViews):
+        return F.normalize(views.of(support, epoch)[index, 0], dim=-1)
     if not views or support.views is None:
         return F.normalize(support.features[index], dim=-1)
     return F.normalize(support.views[index, epoch % min(views, support.views.shape[1])].float(), dim=-1)

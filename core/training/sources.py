@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from ..contracts.domain import Decoded, Item
 from ..errors import DataError
 
+REMEMBERED_BYTES = 256 << 20
 SUB_CAPTIONS = 3
 """Sub-captions of an image in one step, where a loss asks for several."""
 
@@ -188,3 +189,26 @@ def _numbers(fact: Any) -> tuple[float, ...]:
     """A fact of an item as numbers; none where it is something else."""
     several = fact if isinstance(fact, (list, tuple)) else (fact,)
     return tuple(map(float, several)) if all(isinstance(part, (int, float)) for part in several) else ()
+
+
+class Remembered:
+    """Decodes an image once, as long as all fit into memory: a few shots are looked at thousands of times.
+
+    Args:
+        load: item -> decoded image.
+        most: bytes.
+    """
+
+    def __init__(self, load: Callable[[Item], Decoded], most: int = REMEMBERED_BYTES):
+        self.load, self.left = load, most
+        self._kept: dict[str, Decoded] = {}
+
+    def __call__(self, item: Item) -> Decoded:
+        kept = self._kept.get(item.id)
+        if kept is not None:
+            return kept.copy()  # whoever gets it may write into it
+        decoded = self.load(item)
+        if decoded.nbytes <= self.left:
+            self._kept[item.id] = decoded.copy()
+            self.left -= decoded.nbytes
+        return decoded

@@ -19,6 +19,7 @@ from torch import Tensor
 from ...core.contracts.images import CropTransform
 
 SEED_LIMIT = 2**32
+SAFE_CROP = (0.8, 1.0)
 
 
 @dataclass
@@ -37,13 +38,17 @@ class MedicalAugment(CropTransform):
     image_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    scale: tuple[float, float] = (0.8, 1.0)
+    scale: tuple[float, float] = SAFE_CROP
     flip: float = 0.5
     rotate: float = 10.0
     jitter: float = 0.1
 
     def __post_init__(self):
         self._local = threading.local()
+
+    @property
+    def safe_crop(self) -> tuple[float, float]:
+        return SAFE_CROP
 
     @property
     def spec(self) -> dict[str, Any]:

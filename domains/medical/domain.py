@@ -21,6 +21,8 @@ from .intensity import check_window
 PROMPTS_FILE = Path(__file__).with_name("prompts.json")
 GENERAL = "general"
 ARRAY = "MedMNIST"
+SIDED = frozenset({"radiology"})
+"""Modalities whose images have a left and a right side of the body."""
 USED_BY = {
     "window": ("DICOM", "NIfTI"),
     "axis": ("NIfTI", ARRAY),
@@ -174,12 +176,14 @@ class Medical(Domain):
         return list(prompts()[self.modality]["negative"])
 
     def transforms(self, backbone, train: bool, task: str | None = None) -> Callable[[Decoded], Any]:
-        """The backbone's own preprocessing; for training a mild augmentation before its normalisation."""
+        """The backbone's own preprocessing; for training a mild augmentation before its normalisation, without flips
+        where left and right tell organs apart."""
         if not train:
             return backbone.preprocess(False)
         from .augment import MedicalAugment
 
-        return MedicalAugment(backbone.image_size, tuple(backbone.image_mean), tuple(backbone.image_std))
+        flips = {"flip": 0.0} if self.modality in SIDED else {}
+        return MedicalAugment(backbone.image_size, tuple(backbone.image_mean), tuple(backbone.image_std), **flips)
 
     def _read(self, path: Path, reading: Reading) -> DomainData:
         from ...core.data.detect import read_any

@@ -81,6 +81,9 @@ class Natural(Domain):
         """Those of the published set that was read, else "a photo of a {}."."""
         return list(TEMPLATES if self.known is None else self.known.templates)
 
+    def one_template(self, task: str | None = None) -> str | None:
+        return None if self.known is None else self.known.one
+
     def negative_templates(self, task: str | None = None) -> list[str]:
         return list(NEGATIVE)
 

@@ -26,12 +26,14 @@ class KnownSet:
         title: as papers print it.
         classes: how many it has; several numbers where copies differ.
         templates: its published prompts.
+        one: the one prompt that other papers take, where these are several.
     """
 
     name: str
     title: str
     classes: tuple[int, ...]
     templates: tuple[str, ...]
+    one: str | None = None
 
 
 def known_set(name: str) -> KnownSet:
@@ -71,7 +73,8 @@ def _by_spelling() -> dict[str, KnownSet]:
     content = json.loads(FILE.read_text(encoding="utf-8"))
     spelled = {}
     for name, facts in content.items():
-        templates = content[facts["as"]]["templates"] if "as" in facts else facts["templates"]
-        made = KnownSet(name, facts["title"], tuple(facts["classes"]), tuple(templates))
+        prompts = content[facts["as"]] if "as" in facts else facts
+        templates, one = tuple(prompts["templates"]), prompts.get("one")
+        made = KnownSet(name, facts["title"], tuple(facts["classes"]), templates, one)
         spelled.update({plain(each): made for each in (name, facts["title"], *facts["names"])})
     return spelled

@@ -58,7 +58,7 @@ def test_none_takes_neither(run_of, eurosat):
     _, run = run_of("--data", eurosat, "--adapter", "tip-adapter", "--preset", "none")
     assert run["templates"] == ["a photo of a {}."]
     assert run["adapter_options"]["preset"] is None
-    assert not any("published" in note for note in run["notes"])
+    assert not any("published set" in note or "settings published" in note for note in run["notes"])
 
 
 def test_another_set_may_be_named(run_of, eurosat):
@@ -112,3 +112,16 @@ def test_rows_of_a_features_file_take_the_settings_of_a_named_set(vladapt, rows)
 def test_a_set_that_nothing_takes_is_refused(vladapt, rows, adapter, preset, said):
     refused = vladapt("fit", "--features", rows, "--adapter", adapter, "--preset", preset)
     assert refused.code in (1, 2) and said in refused.err
+
+
+def test_a_protocol_takes_one_prompt_of_imagenet_or_all_seven(run_of, colours):
+    for protocol, prompts in (("coop", 1), ("full-val", 7)):
+        given = ("--data", colours, "--adapter", "zero-shot", "--preset", "imagenet", "--protocol", protocol)
+        _, run = run_of(*given)
+        assert len(run["templates"]) == prompts
+        said = [note for note in run["notes"] if note.startswith("One prompt, as papers have it under coop")]
+        assert len(said) == (prompts == 1) and ("a photo of a {}." in run["templates"]) == (prompts == 1)
+    _, mine = run_of(*given[:-1], "coop", "--set", "templates=art of the {}.")
+    assert mine["templates"] == ["art of the {}."]
+    _, pets = run_of(*given[:4], "--preset", "oxford_pets", "--protocol", "coop")
+    assert pets["templates"] == ["a photo of a {}, a type of pet."]

@@ -147,3 +147,29 @@ def test_one_published_set_is_not_put_upon_several(vladapt, rows):
     given = ("--features", rows, "--features", rows, "--adapters", "ape", "--preset", "dtd")
     refused = vladapt("compare", *given)
     assert refused.code != 0 and "--preset dtd: of one data set" in refused.err
+
+
+def test_a_fit_is_judged_by_the_metric_of_its_protocol(vladapt, tmp_path):
+    """Test classes of 40 and 10 images: balanced accuracy decides by itself and under relaxed, accuracy under coop."""
+    drawn, labels, splits = np.random.default_rng(0), [], []
+    for split, counts in (("train", (40, 10)), ("val", (8, 8)), ("test", (40, 10))):
+        labels += np.repeat([0, 1], counts).tolist()
+        splits += [split] * sum(counts)
+    texts = drawn.normal(size=(2, 16)).astype(np.float32)
+    images = texts[labels] + 2 * drawn.normal(size=(len(labels), 16)).astype(np.float32)
+    named = {"class_names": np.array(["crane", "heron"]), "split": np.array(splits), "labels": np.array(labels)}
+    np.savez(tmp_path / "unequal.npz", image_features=images, text_features=texts, **named)
+    for protocol, metric, why in (
+        ((), "balanced_accuracy", "for the classes of the test set are unequal (10 to 40 images)"),
+        (("--protocol", "coop"), "accuracy", "Accuracy decides, as the protocol has it"),
+        (("--protocol", "relaxed"), "balanced_accuracy", "for the classes of the test set are unequal"),
+    ):
+        given = ("--features", tmp_path / "unequal.npz", "--adapter", "ape", "--shots", 4, *protocol)
+        outcome = vladapt("fit", *given)
+        assert outcome.code == 0, outcome.err
+        said = " ".join(outcome.out.split())
+        assert why in said
+        run = Path(outcome.out.partition("Run:")[2].split()[0])
+        assert json.loads((run / "metrics.json").read_text())["deciding"] == metric
+        again = vladapt("eval", run, "--json")
+        assert again.json["deciding"] == metric

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,8 +27,9 @@ from ...metrics.selection import macro_auroc
 from ...registry import adapter_class
 from ...runtime.progress import Reporter
 from ..methods import adapter_of
+from .augmentation import Augmentation, augmentation_of, fewer_views, notes_on_augmentation
 from .feature_rows import PreparedFeatures
-from .fitting import fewer_views, fit_adapter, parts_wanted, refitted, views_wanted
+from .fitting import fit_adapter, parts_wanted, refitted
 from .images import Prepared, Shots
 from .judgement import (
     GUESSING,
@@ -41,6 +42,7 @@ from .judgement import (
     weights_of_answers,
 )
 from .protocols import drawing_of, notes_on_protocol, protocol_of
+from .published_results import setting_of
 from .repeated_splits import RepeatedSplits
 from .resources import check_needs
 from .scoring import Scores, fitted_zero_shot, score_on
@@ -62,8 +64,12 @@ class ClassificationContest(Contest):
 
     Attributes:
         probe_asked: whether the linear probe is one of the methods, and not a baseline of a few hundred images only.
+        setting: what its numbers are of, in the words of papers; None where no published one is comparable.
         seeds_given: whether every split has all seeds; if not, each has one of its own.
+        at_once: what transductive methods read, in words; "" where nothing need be said.
     """
+
+    at_once: ClassVar[str] = "all test images at once"
 
     def __init__(
         self,
@@ -80,16 +86,19 @@ class ClassificationContest(Contest):
         self.baselines = (ZERO_SHOT, LARGEST_CLASS, GUESSING, PROBE)
         self.protocol = protocol_of(recipe)
         self.deciding = self._deciding()
+        self.setting = setting_of(recipe, prepared)
         self.notes += notes_on_protocol(recipe)
         self.probe_asked, self.seeds_given = True, True
-        self._views = {name: views_wanted(adapter, recipe, prepared) for name, adapter in adapters.items()}
+        self._augmented = {name: augmentation_of(adapter, recipe, prepared) for name, adapter in adapters.items()}
+        self.notes += notes_on_augmentation(self._augmented)
         self._parts = any(parts_wanted(adapter) for adapter in adapters.values())
-        self._drawn: tuple[tuple[int | None, int, int], Shots] | None = None
+        self._drawn: tuple[tuple[int | None, int, int], dict[str, Shots]] | None = None
         self._first_seed: int | None = None
-        self._tested = _Tested()
-        if at_once := [name for name in adapters if adapter_class(name).transductive]:
+        self._tested = Tested()
+        at_once = [name for name in adapters if adapter_class(name).transductive]
+        if at_once and self.at_once:
             who = ", ".join(at_once)
-            self.notes.append(f"{who} read all test images at once, without their labels; the others see one at a time")
+            self.notes.append(f"{who} read {self.at_once}, without their labels; the others see one at a time")
 
     def of_split(self, entry: Mapping[str, Any], split: int) -> dict[str, Any] | None:
         """All seeds on each split where seeds are given; else a seed of its own for each."""
@@ -104,7 +113,7 @@ class ClassificationContest(Contest):
         name, seed, prepared = entry["adapter"], entry["seed"], self.repeated[entry.get("split", 0)]
         if name == LARGEST_CLASS:
             return self._floor(prepared, entry)
-        shots = fewer_views(self._draw(prepared, entry), self._views[name])
+        shots = self._draw(prepared, entry)
         if name == PROBE and not self.probe_asked and len(shots.support) > MOST_PROBED:
             return None
         started = time.perf_counter()
@@ -113,18 +122,22 @@ class ClassificationContest(Contest):
             if adapter is None:
                 return None
         else:
-            adapter = adapter_of(self.recipe.with_adapter(name))
-            check_needs(self.recipe.resources, adapter, prepared.backbone)
-            quiet = Reporter(quiet=True)
-            report = fit_adapter(adapter, prepared, shots, seed, quiet)
-            if self.recipe.refit:
-                adapter, _ = refitted(adapter, report, prepared, shots, seed, quiet)
+            adapter = self.fit(name, prepared, shots, seed)
         seconds = time.perf_counter() - started
         quiet = Reporter(quiet=True)
         scores = score_on(prepared, adapter, shots.test, prepared.class_names, None, quiet, judged=False)
         if self.splits == 1:
             self._tested.add(name, entry["shots"], scores)
-        return {**_as_uncalibrated(scores), "seconds": round(seconds, 3)}
+        known = None if self.setting is None else self.setting.result(name, entry["shots"])
+        published = {} if known is None else known.columns
+        return {**as_uncalibrated(scores), "seconds": round(seconds, 3), **published}
+
+    def fit(self, name: str, prepared: Prepared | PreparedFeatures, shots: Shots, seed: int) -> Adapter:
+        """One method on one draw."""
+        adapter, quiet = adapter_of(self.recipe.with_adapter(name)), Reporter(quiet=True)
+        check_needs(self.recipe.resources, adapter, prepared.backbone)
+        report = fit_adapter(adapter, prepared, shots, seed, quiet)
+        return refitted(adapter, report, prepared, shots, seed, quiet)[0] if self.recipe.refit else adapter
 
     def judged(self, entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Each method against the best baseline on the one test set, by each metric that may decide."""
@@ -156,15 +169,21 @@ class ClassificationContest(Contest):
         return chosen
 
     def _draw(self, prepared: Prepared | PreparedFeatures, entry: Mapping[str, Any]) -> Shots:
-        """The shots of one draw, with the views of whoever wants most; the last one is kept."""
+        """The shots of one draw, with the views of its method. The last draw is kept, and with it one set of views per
+        way of augmenting: as many as whoever wants most of them."""
+        augmentation = self._augmented.get(entry.get("adapter"), Augmentation())
         key = (entry["shots"], entry["seed"], entry.get("split", 0))
         if self._drawn is None or self._drawn[0] != key:
-            how = {"views": max(self._views.values()), "parts": self._parts, **drawing_of(self.recipe, key[0])}
-            self._drawn = key, prepared.draw(*key[:2], **how)
-        return self._drawn[1]
+            plain = prepared.draw(*key[:2], parts=self._parts, **drawing_of(self.recipe, key[0]))
+            self._drawn = key, {"": plain}
+        drawn, spec = self._drawn[1], augmentation.spec
+        if spec not in drawn:
+            most = max(each.views for each in self._augmented.values() if each.spec == spec)
+            drawn[spec] = prepared.augmented(drawn[""], most, augmentation.transform)
+        return fewer_views(drawn[spec], augmentation.views)
 
 
-class _Tested:
+class Tested:
     """What fits answered on one test set.
 
     Attributes:
@@ -274,7 +293,7 @@ class _Value:
         return cls(len(of), float(gains.sum()), gains=gains)
 
 
-def _as_uncalibrated(scores: Scores) -> dict[str, Any]:
+def as_uncalibrated(scores: Scores) -> dict[str, Any]:
     """Metrics under the names that they have where nothing is calibrated and no threshold is chosen."""
     raw = {"ece": "ece_uncalibrated"}
     if scores.labels is not None and scores.labels.ndim == 2:

@@ -31,6 +31,9 @@ def write_evaluation(
     items: Sequence[Item],
     scores: Scores,
     result: dict[str, Any],
+    *,
+    class_names: Sequence[str],
+    calibration: Calibration | None,
     redact: bool = False,
 ) -> None:
     """predictions.csv and, where there are labels, report.html.
@@ -40,16 +43,17 @@ def write_evaluation(
         recipe: the run's, on this data.
         items: the images, in the order of the scores.
         result: of the evaluation.
+        class_names: of the scores.
+        calibration: what confidences are made with, or None.
         redact: write numbers for names, and no pictures.
 
     Raises:
         DataError: nothing can be written there.
     """
     make_folder(folder)
-    names, skipped = run.info["class_names"], result["skipped"]
+    names, skipped = list(class_names), result["skipped"]
     hidden = Redaction.of(prepared.data, skipped) if redact else None
     ids = [item.id if hidden is None else hidden.name(item.id) for item in items]
-    calibration = Calibration.load(run.path)
     write_whole(folder / PREDICTIONS, _table(names, ids, scores, calibration))
     if scores.labels is None:
         return
@@ -58,8 +62,9 @@ def write_evaluation(
         data |= {"name": NO_NAME, "path": LEFT_OUT}
         skipped = hidden.pairs(skipped)
     notes = [note[0].upper() + note[1:].rstrip(".") + "." for note in result.get("notes", ())]
+    licence = {"licence": prepared.data.licence}
     results = ClassificationResults(
-        info={**run.info, "created": now(), "data": {**data, "licence": prepared.data.licence}, "notes": notes},
+        info={**run.info, "created": now(), "class_names": names, "data": {**data, **licence}, "notes": notes},
         class_names=names,
         labels=scores.labels,
         zero_shot_logits=scores.zero_shot_logits,

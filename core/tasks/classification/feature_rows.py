@@ -89,6 +89,7 @@ class PreparedFeatures:
         shots: int | None,
         seed: int,
         views: int = 0,
+        augment: None = None,
         parts: bool = False,
         check: Callable[[FeatureSet], None] | None = None,
         val_shots: int | str | None = None,
@@ -100,18 +101,22 @@ class PreparedFeatures:
         chosen = draw_shots(self.data.split("train"), shots, seed, num_classes=classes, scenario=scenario)
         pool = self.data.split("val")
         val = sample_shots(pool, val_images(shots, val_shots), seed, num_classes=classes) if pool else []
-        support = self._rows(chosen)
+        support = self.rows(chosen)
         if check is not None:
             check(support)
-        held = self._rows(val) if val else None
+        held = self.rows(val) if val else None
         return Shots(support, held, self.test, tuple(chosen), tuple(val), seed, searches)
+
+    def augmented(self, shots: Shots, views: int, augment: None) -> Shots:
+        """The draw as it is; see `Prepared.augmented`."""
+        return shots
 
     def with_val(self, shots: Shots) -> Shots:
         """The draw whose support has the rows of val too; see `Prepared.with_val`."""
         if shots.val is None:
             return shots
         items = (*shots.items, *shots.val_items)
-        return replace(shots, support=self._rows(items), val=None, items=items, val_items=())
+        return replace(shots, support=self.rows(items), val=None, items=items, val_items=())
 
     @cached_property
     def resources(self) -> Resources:
@@ -139,12 +144,12 @@ class PreparedFeatures:
 
     def encode_items(self, items: Sequence[Item], tap: str) -> FeatureSet:
         """Rows of some items."""
-        return self._rows(items)
+        return self.rows(items)
 
     def of_ids(self, ids: Sequence[str], parts: bool = False) -> FeatureSet:
         """Rows by their ids, in that order, with the parts that the file has."""
         by_id = {item.id: item for item in self.data.items}
-        return self._rows([by_id[i] for i in ids])
+        return self.rows([by_id[i] for i in ids])
 
     def on_further(self, path: str) -> PreparedFeatures:
         """The same rows in another file, made by another backbone.
@@ -165,13 +170,14 @@ class PreparedFeatures:
         items = self.data.split("test")
         if not items:
             raise DataError(f"{self.data.name}: no test rows; give more rows per class, or a `split` array with 'test'")
-        return self._rows(items)
+        return self.rows(items)
 
     @property
     def test_items(self) -> list[Item]:
         return self.data.split("test")
 
-    def _rows(self, items: Sequence[Item]) -> FeatureSet:
+    def rows(self, items: Sequence[Item]) -> FeatureSet:
+        """Features of some items."""
         rows = self.file.features.select([item.decode["row"] for item in items])
         return replace(rows, ids=tuple(item.id for item in items)).to(self.device)
 
@@ -179,6 +185,27 @@ class PreparedFeatures:
 def prepared_of(recipe: Recipe, reporter: Reporter, domain: Domain | None, task: str) -> Prepared | PreparedFeatures:
     """The data side of a recipe: a features file, or images and a backbone."""
     return prepare_features(recipe, reporter) if recipe.features else prepare(recipe, reporter, domain, task)
+
+
+def rows_of_split(prepared: Prepared | PreparedFeatures, split: str, everything: bool) -> FeatureSet:
+    """The rows of a split; "all" gives every row.
+
+    Args:
+        everything: whether data without a split of its own is taken whole for testing, as nothing was fitted on it.
+
+    Raises:
+        DataError: the data has no such split.
+    """
+    given = {item.split for item in prepared.data.items}
+    if split == "all" or (everything and not prepared.had_splits and split == "test"):
+        items = prepared.data.items
+    elif split in given:
+        items = prepared.data.split(split)
+    else:
+        raise DataError(f"--split {split}: {prepared.data.name} has {', '.join(sorted(given))}")
+    if prepared.backbone is None:
+        return prepared.rows(items)
+    return prepared.features(items, f"{split} images")
 
 
 def prepare_features(recipe: Recipe, reporter: Reporter) -> PreparedFeatures:

@@ -29,7 +29,7 @@ from ..methods import adapter_of, place_of_data, read_data, split_counts, trains
 from .feature_rows import PreparedFeatures, prepared_of
 from .images import Prepared, Shots
 from .judgement import PROBE, fitted_probe
-from .protocols import as_published
+from .protocols import as_published, deciding_by_protocol, transfer_of
 from .report import ClassificationResults
 from .resources import check_needs
 from .scoring import Scores, fitted_zero_shot, harmonic_mean, on_adapted, score_on
@@ -128,7 +128,8 @@ def scored(
     moved = on_adapted(prepared, adapter)
     options = as_published(recipe, [PROBE]).adapters.get(PROBE) or {} if recipe.protocol else {}
     probe = fitted_probe(adapter, shots.support, prepared.classifier, shots.val_of_fit, recipe.seed, options)
-    scores = score_on(prepared, adapter, shots.test, prepared.class_names, zero_shot, reporter, probe=probe)
+    how = {"probe": probe, "deciding": deciding_by_protocol(recipe)}
+    scores = score_on(prepared, adapter, shots.test, prepared.class_names, zero_shot, reporter, **how)
     if recipe.novel:
         scores.metrics["novel"] = _novel(recipe, prepared, adapter, scores, task)
     if moved is prepared:
@@ -143,6 +144,8 @@ def refuse_early(recipe: Recipe, adapter: Adapter, prepared: Prepared | Prepared
     """Raise what can be told before anything is encoded or fitted."""
     check_needs(recipe.resources, adapter, prepared.backbone)
     adapter.check_kind(several_labels=prepared.data.kind == "multilabel", text_encoder=prepared.backbone is not None)
+    if (transfer := transfer_of(recipe)) is not None:
+        transfer.check(adapter)
     if recipe.novel and "new_classes" not in adapter.can:
         raise CapabilityError(
             f"--novel: adapter '{adapter.name}' has no scores for classes it never saw; learn a prompt instead (coop)"
@@ -198,29 +201,6 @@ def _left_out(recipe: Recipe, prepared: Prepared | PreparedFeatures, task: str) 
 
 def _domain_of(prepared: Prepared | PreparedFeatures) -> Domain | None:
     return None if isinstance(prepared, PreparedFeatures) else prepared.domain
-
-
-def fewer_views(shots: Shots, views: int) -> Shots:
-    """The draw with the first `views` augmented views of its support, where it holds more."""
-    support = shots.support
-    if support.views is None or support.views.shape[1] == views:
-        return shots
-    return replace(shots, support=replace(support, views=support.views[:, :views] if views else None))
-
-
-def views_wanted(adapter: Adapter, recipe: Recipe, prepared: Prepared | PreparedFeatures) -> int:
-    """How many augmented views of each support image a fit has, as projected features.
-
-    Those that the adapter asks for; where neither the user nor a preset nor a protocol says how many, no more than the
-    domain found to help.
-    """
-    if "views" not in adapter.needs or "pre_projection" in adapter.needs:
-        return 0
-    asked = int(adapter.options.get("views") or 0)
-    own = recipe.with_adapter(adapter.name).adapter_options
-    given = adapter.as_published or recipe.protocol is not None or "views" in own
-    domain = _domain_of(prepared)
-    return asked if given or domain is None or domain.views is None else min(asked, domain.views)
 
 
 def parts_wanted(adapter: Adapter) -> bool:

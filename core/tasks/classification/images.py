@@ -28,6 +28,7 @@ from ...registry import build_metric
 from ...runtime.progress import Reporter
 from ..methods import encoding_batch_size, read_data, restrict_classes
 from .base_run import BaseRun
+from .protocols import templates_of
 from .resources import Extras, Resources, batches
 
 VAL_SHOTS = 4
@@ -47,7 +48,8 @@ class Counts:
 @dataclass
 class Shots:
     """One few-shot draw as features, and the samples behind the support and val, where there are images. Without
-    `searches` no setting is to be chosen, on val or on images held out of the support."""
+    `searches` no setting is to be chosen, on val or on images held out of the support. `augment` makes the support's
+    views, and pixels to train on; None is the domain's."""
 
     support: FeatureSet
     val: FeatureSet | None
@@ -56,6 +58,7 @@ class Shots:
     val_items: tuple[Item, ...] = ()
     seed: int = 0
     searches: bool = True
+    augment: Callable[..., Any] | None = None
 
     @property
     def val_of_fit(self) -> FeatureSet | None:
@@ -154,6 +157,7 @@ class Prepared:
         shots: int | None,
         seed: int,
         views: int = 0,
+        augment: Callable[..., Any] | None = None,
         parts: bool = False,
         check: Callable[[FeatureSet], None] | None = None,
         val_shots: int | str | None = None,
@@ -164,6 +168,8 @@ class Prepared:
 
         Args:
             shots: images per class to learn from; None for all there are.
+            views: augmented views of each support image.
+            augment: decoded image -> augmented pixels, by default the domain's.
             parts: whether all three sets are to have parts; where the support has none, nor have they.
             check: called with the support before more is encoded; raises if that would be in vain.
             val_shots: as for `val_images`.
@@ -175,7 +181,7 @@ class Prepared:
         pool = self.data.split("val")
         val = sample_shots(pool, val_images(shots, val_shots), seed, num_classes=classes) if pool else []
         if chosen:
-            support = self.features(chosen, "support images", views=views, seed=seed, parts=parts)
+            support = self.features(chosen, "support images", views, seed, parts=parts, augment=augment)
         else:
             support = self._no_support()
         if check is not None:
@@ -184,7 +190,16 @@ class Prepared:
         held = self.features(val, "validation images", parts=parts) if val else None
         held = held.with_parts() if parts and val else held
         test = self.test_set(parts) if parts else self.test
-        return Shots(support, held, test, _behind(support, chosen), _behind(held, val) if val else (), seed, searches)
+        behind = _behind(support, chosen), _behind(held, val) if val else ()
+        return Shots(support, held, test, *behind, seed, searches, augment)
+
+    def augmented(self, shots: Shots, views: int, augment: Callable[..., Any] | None) -> Shots:
+        """The draw with augmented views of its support."""
+        shots = replace(shots, augment=augment)
+        if not views or not shots.items:
+            return shots
+        seen = self.features(shots.items, "support images", views, shots.seed, augment=augment)
+        return replace(shots, support=replace(shots.support, views=seen.views))
 
     def with_val(self, shots: Shots) -> Shots:
         """The draw whose support has the images of val too, so that none are left to choose on."""
@@ -192,7 +207,8 @@ class Prepared:
             return shots
         views = 0 if shots.support.views is None else shots.support.views.shape[1]
         items, parts = [*shots.items, *shots.val_items], shots.support.parts is not None
-        both = self.features(items, "support and validation images", views=views, seed=shots.seed, parts=parts)
+        title = "support and validation images"
+        both = self.features(items, title, views, shots.seed, parts=parts, augment=shots.augment)
         both = both.with_parts() if parts else both
         return replace(shots, support=both, val=None, items=_behind(both, items), val_items=())
 
@@ -213,12 +229,14 @@ class Prepared:
         return TrainingImages(
             items=shots.items,
             load=self.data.load,
-            train_transform=self.domain.transforms(self.backbone, True, self.task),
+            train_transform=shots.augment or self.domain.transforms(self.backbone, True, self.task),
             eval_transform=self.domain.transforms(self.backbone, False, self.task),
             prompts=self.classifier.texts,
             negative=negative,
             templates=self.templates,
             val=shots.val_items,
+            workers=self.encoding.workers,
+            amp=self.encoding.amp,
         )
 
     @cached_property
@@ -303,8 +321,12 @@ class Prepared:
         seed: int = 0,
         tap: str = PROJECTED,
         parts: bool = False,
+        augment: Callable[..., Any] | None = None,
     ) -> FeatureSet:
-        """Features of some items, from the store where they are there."""
+        """Features of some items, from the store where they are there; views are made by `augment`, by default as the
+        domain says."""
+        if views and augment is None:
+            augment = self.domain.transforms(self.backbone, True, self.task)
         with self.reporter.task(f"Encoding {title}") as progress:
             extraction = self.store.get_or_compute(
                 self.data,
@@ -313,7 +335,7 @@ class Prepared:
                 self.domain.transforms(self.backbone, False, self.task),
                 tap=tap,
                 views=views,
-                view_transform=self.domain.transforms(self.backbone, True, self.task) if views else None,
+                view_transform=augment if views else None,
                 seed=seed,
                 batch_size=self.encoding.batch_size,
                 workers=self.encoding.workers,
@@ -376,6 +398,8 @@ def prepare(recipe: Recipe, reporter: Reporter, domain: Domain, task: str) -> Pr
     data = assign_splits(data, seed=recipe.split_seed, hashes=hashes)
     backbone = load_backbone(recipe.backbone, device=recipe.device, image_size=recipe.image_size)
     announced(backbone, reporter.info)
+    templates, said = templates_of(recipe, domain, task)
+    data = replace(data, notes=[*data.notes, *said])
     return Prepared(
         domain,
         task,
@@ -384,7 +408,7 @@ def prepare(recipe: Recipe, reporter: Reporter, domain: Domain, task: str) -> Pr
         FeatureStore(),
         reporter,
         Encoding(encoding_batch_size(recipe), recipe.workers, recipe.amp),
-        given_templates=recipe.templates,
+        given_templates=templates,
         descriptions=recipe.descriptions,
         given=recipe.resources,
         reading=recipe.reading,

@@ -54,6 +54,7 @@ class Judged:
         groups: N keys of images that belong together, or None.
         zero_shot: (N, C) logits, or None where zero-shot means nothing.
         probe: (N, C) logits of the logistic regression, or None.
+        deciding: "accuracy" or "balanced_accuracy", where a protocol says which decides; "" for `deciding_metric`.
     """
 
     adapted: Tensor
@@ -62,6 +63,7 @@ class Judged:
     groups: Sequence[str] | None = None
     zero_shot: Tensor | None = None
     probe: Tensor | None = None
+    deciding: str = ""
 
     @property
     def sides(self) -> dict[str, Tensor]:
@@ -75,7 +77,8 @@ def judgement(judged: Judged) -> dict[str, Any]:
     Returns:
         "intervals": side -> [low, high] of accuracy, or of macro AUROC with several labels;
         "metric_intervals": side -> metric -> [low, high]; "mcnemar": against zero-shot, or None;
-        "deciding": the metric that decides; "class_range": [fewest, most] test images of a class;
+        "deciding": the metric that decides, and "decided_by_protocol" where it would be another one without it;
+        "class_range": [fewest, most] test images of a class;
         "baselines": name -> its scores, and of the adapted model's gain in the deciding metric "difference", "interval"
         and "p_value"; "strongest": the best baseline; "test_groups": their number, where there are groups. With several
         labels also "gain_interval", of macro AUROC over zero-shot.
@@ -157,7 +160,7 @@ def _one_label(judged: Judged) -> dict[str, Any]:
     if groups is None:
         for side, answer in answers.items():
             between[side]["accuracy"] = list(wilson_interval(int((answer == labels).sum()), len(labels)))
-    deciding = deciding_metric(labels)
+    deciding = judged.deciding or deciding_metric(labels)
     largest = int(torch.bincount(labels).argmax())
     answers[LARGEST] = torch.full_like(labels, largest)
     draws[LARGEST] = answer_draws(answers[LARGEST], labels, classes, groups)
@@ -184,6 +187,7 @@ def _one_label(judged: Judged) -> dict[str, Any]:
         "metric_intervals": between,
         "mcnemar": test,
         "deciding": deciding,
+        **({"decided_by_protocol": True} if deciding != deciding_metric(labels) else {}),
         "class_range": list(class_range(labels)),
         "baselines": baselines,
     }

@@ -11,17 +11,24 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ...contracts.choices import NONE, PUBLISHED, ClassWeighted, Tied
+from ...contracts.choices import NONE, PUBLISHED, ZERO_SHOT, ClassWeighted, FewOrZeroShot, Tied
+from ...contracts.domain import Domain
 from ...contracts.recipe import ALL, Recipe
 from ...data.scenarios import SCENARIOS
+from ...data.test_batches import TASKS, Tasks
 from ...errors import UnknownNameError, did_you_mean
 from ...registry import adapter_class
+from .judgement import LARGEST_CLASS, PROBE
+from .transfer import NewClasses, SharedClasses, Transfer
 
 SHOTS = (1, 2, 4, 8, 16)
+BASELINES = (LARGEST_CLASS, PROBE)
 PER_SHOT = "k"
 MOST = "min(k, 4)"
 AS_PUBLISHED = ((ClassWeighted, "class_weight", NONE), (Tied, "ties", PUBLISHED))
 """Base of methods, its option, and the value that papers have."""
+UNLABELLED = (*AS_PUBLISHED, (FewOrZeroShot, "mode", ZERO_SHOT))
+"""The same where nothing is labelled."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,12 @@ class Protocol:
         shots: of a comparison.
         scenario: how unequal the shots are (`core/data/scenarios.py`), or None for K of each class.
         deciding: the metric of its tables.
+        baselines: methods of a comparison besides zero-shot that nobody need name.
+        transfer: how a fit is tested on further data sets; None where it is tested on images of its own.
+        afterwards: what follows a fit, for the user.
+        one_prompt: whether a published set with several prompts (ImageNet's seven) has the one that others take.
+        tasks: kinds of tasks whose test images, without labels, are classified together; none where there are shots.
+        shared: base of methods, its option, and the value that papers have.
     """
 
     name: str
@@ -48,6 +61,12 @@ class Protocol:
     shots: tuple[int, ...] = SHOTS
     scenario: str | None = None
     deciding: str = "accuracy"
+    baselines: tuple[str, ...] = BASELINES
+    transfer: Transfer | None = None
+    afterwards: str = ""
+    one_prompt: bool = False
+    tasks: tuple[Tasks, ...] = ()
+    shared: tuple[tuple[type, str, Any], ...] = AS_PUBLISHED
 
     def val_shots(self, shots: int | None) -> int | str:
         """Validation images per class for K shots."""
@@ -64,12 +83,14 @@ class Protocol:
 
 
 _SS_TEXT = "SS-Text (arXiv 2506.17500)"
+_ON_OTHERS = "To test this fit on another set: vladapt eval RUN --data DIR"
 _ALL = (
     Protocol(
         "coop",
         "K shots per class, min(K, 4) validation images per class, test on all test images",
         "CoOp (arXiv 2109.01134) and the prompt methods after it, CLIP-Adapter, TaskRes, KgCoOp, MaPLe",
         MOST,
+        one_prompt=True,
     ),
     Protocol(
         "full-val",
@@ -83,6 +104,7 @@ _ALL = (
         "K shots per class and no validation, so the same settings everywhere",
         "CLAP (2312.12730), 2SFS (2503.11609), CLIP-LoRA (2405.18541)",
         0,
+        one_prompt=True,
     ),
     *(
         Protocol(
@@ -102,6 +124,45 @@ _ALL = (
                 "K shots per class on average, in the shares of the training images, so that a class may have none",
             ),
         )
+    ),
+    Protocol(
+        "cross-dataset",
+        "fitted on one set (the first of a comparison; in papers ImageNet, 16 shots per class), drawn as coop draws, "
+        "and tested on the classes of others",
+        "CoCoOp (2203.05557), MaPLe (2210.03117), PromptSRC (2307.06948)",
+        MOST,
+        shots=(16,),
+        baselines=(),
+        transfer=NewClasses(),
+        afterwards=_ON_OTHERS,
+        one_prompt=True,
+    ),
+    Protocol(
+        "domain-generalization",
+        "fitted on one set (the first of a comparison; in papers ImageNet, 16 shots per class), drawn as coop draws, "
+        "and tested on its variants, among the classes that each has",
+        "CoOp (2109.01134), CoCoOp (2203.05557), MaPLe (2210.03117), PromptSRC (2307.06948)",
+        MOST,
+        shots=(16,),
+        baselines=(),
+        transfer=SharedClasses(),
+        afterwards=_ON_OTHERS,
+        one_prompt=True,
+    ),
+    Protocol(
+        "transductive",
+        "no labelled images; the test images of a task are classified together: all of them, batches of a few classes, "
+        "batches of a stream; the mean of the accuracies of batches",
+        "StatA (2501.03729); TransCLIP (2406.01837) and GTA-CLIP all images at once",
+        0,
+        seeds=(1,),
+        shots=(0,),
+        baselines=(),
+        afterwards="All test images were classified at once; vladapt compare --protocol transductive has batches and "
+        "streams too",
+        one_prompt=True,
+        tasks=TASKS,
+        shared=UNLABELLED,
     ),
 )
 PROTOCOLS = {protocol.name: protocol for protocol in _ALL}
@@ -129,20 +190,60 @@ def protocol_of(recipe: Recipe) -> Protocol | None:
     return PROTOCOLS[recipe.protocol]
 
 
-def notes_on_protocol(recipe: Recipe) -> list[str]:
-    """What a run says of its protocol."""
+def deciding_by_protocol(recipe: Recipe) -> str:
+    """The metric that the recipe's protocol says decides; "" without a protocol."""
     protocol = protocol_of(recipe)
-    return [] if protocol is None else [protocol.note]
+    return "" if protocol is None else protocol.deciding
+
+
+def templates_of(recipe: Recipe, domain: Domain, task: str) -> tuple[Any, list[str]]:
+    """The prompts given, or the one that the recipe's protocol takes, and a sentence of it; None for the domain's."""
+    protocol = protocol_of(recipe)
+    taken = protocol is not None and protocol.one_prompt and recipe.templates is None
+    if not taken or (one := domain.one_template(task)) is None:
+        return recipe.templates, []
+    return one, [f"One prompt, as papers have it under {recipe.protocol}: {one}"]
+
+
+def baselines_of(recipe: Recipe) -> tuple[str, ...]:
+    """Methods of a comparison besides zero-shot that nobody need name."""
+    protocol = protocol_of(recipe)
+    return BASELINES if protocol is None else protocol.baselines
+
+
+def transfer_of(recipe: Recipe) -> Transfer | None:
+    """How the recipe's protocol tests a fit on other data; None where it does not."""
+    protocol = protocol_of(recipe)
+    return None if protocol is None else protocol.transfer
+
+
+def tasks_of_fit(recipe: Recipe) -> str:
+    """The kind of tasks that a fit is of, under a protocol that has kinds: all test images at once; else ""."""
+    protocol = protocol_of(recipe)
+    return protocol.tasks[0].name if protocol is not None and protocol.tasks else ""
+
+
+def notes_on_protocol(recipe: Recipe, *, of_fit: bool = False) -> list[str]:
+    """What is said of its protocol.
+
+    Args:
+        of_fit: of a run, which something may follow.
+    """
+    protocol = protocol_of(recipe)
+    if protocol is None:
+        return []
+    return [protocol.note, *([protocol.afterwards] if of_fit and protocol.afterwards else [])]
 
 
 def as_published(recipe: Recipe, names: Iterable[str]) -> Recipe:
     """The recipe whose methods have the options of papers, where it has a protocol and nobody gave others."""
-    if recipe.protocol is None:
+    protocol = protocol_of(recipe)
+    if protocol is None:
         return recipe
     options: dict[str, Any] = dict(recipe.adapters)
     for name in names:
         shared = dict(adapter_class(name).published)
-        for base, option, published in AS_PUBLISHED:
+        for base, option, published in protocol.shared:
             shared |= {option: published} if issubclass(adapter_class(name), base) else {}
         given = recipe.with_adapter(name).adapter_options
         taken = {key: value for key, value in shared.items() if key not in given}

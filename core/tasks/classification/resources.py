@@ -16,6 +16,7 @@ from torch import Tensor
 from ...contracts.adapter import Adapter
 from ...contracts.adapter_file import read_adapter_file
 from ...contracts.backbone import Backbone
+from ...contracts.choices import FreshViews
 from ...contracts.domain import Decoded, Item
 from ...contracts.features import PRE_PROJECTION, PROJECTED, Batch, FeatureSet
 from ...contracts.resources import REQUIRED, Detection, Detections, FurtherBackbone, PreProjection, TextPool
@@ -104,6 +105,11 @@ def check_needs(given: Mapping[str, Any], adapter: Adapter, backbone: Backbone |
         raise CapabilityError(
             f"--resource {used[0].replace('_', '-')}: a features file has no backbone to read it with; "
             "give --data and --backbone"
+        )
+    elif isinstance(adapter, FreshViews) and adapter.fresh:
+        raise CapabilityError(
+            "option fresh_views: new views take the images themselves, which a features file does not have; "
+            "give --data and --backbone, or omit it"
         )
     elif needs:
         what = "the text tower" if needs <= {"text_encoder", "captions"} else "the images themselves"
@@ -238,7 +244,8 @@ class Resources:
     def _pre_projection(self, adapter: Adapter, shots) -> PreProjection:
         views = int(getattr(adapter, "views", 0) or 0) if "views" in adapter.needs else 0
         encode = self.prepared.features
-        support = encode(shots.items, "support images", views=views, seed=shots.seed, tap=PRE_PROJECTION)
+        how = {"seed": shots.seed, "tap": PRE_PROJECTION, "augment": shots.augment}
+        support = encode(shots.items, "support images", views=views, **how)
         val = encode(shots.val_items, "validation images", tap=PRE_PROJECTION) if shots.val_items else None
         return PreProjection(support, val)
 

@@ -56,6 +56,8 @@ def score(
     further: Sequence[Metric] = (),
     probe: Adapter | None = None,
     judged: bool = True,
+    deciding: str = "",
+    columns: Callable[[Tensor], Tensor] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Scores:
     """Evaluate both on the same images.
@@ -67,6 +69,9 @@ def score(
         further: metrics of a domain's own.
         probe: a logistic regression on the features of `test`, another baseline.
         judged: whether intervals and tests are wanted.
+        deciding: the metric that a protocol says decides, or "".
+        columns: logits of the adapter and the probe -> those of the classes of the test set, where these are some of
+            the fit's.
         progress: called as progress(done, total) while the adapter predicts.
 
     Raises:
@@ -79,7 +84,8 @@ def score(
         )
     seen = test if seen is None else seen
     rows = plain_batches(seen) if batched is None else batched(adapter, seen)
-    adapted = logits_of(adapter, rows, len(seen), progress)
+    columns = columns or (lambda logits: logits)
+    adapted = columns(logits_of(adapter, rows, len(seen), progress))
     before = None if zero_shot is None else batched_logits(zero_shot, test)
     metrics: dict[str, Any] = {
         "zero_shot": None if before is None else metrics_of(before, test, class_names, further),
@@ -91,9 +97,9 @@ def score(
         return scores
     scores.labels, scores.groups = test.labels.cpu(), _groups(test)
     if judged:
-        by_probe = None if probe is None else _on_cpu(batched_logits(probe, test.without_parts()))
+        by_probe = None if probe is None else _on_cpu(columns(batched_logits(probe, test.without_parts())))
         sides = (_on_cpu(adapted), scores.labels, class_names, scores.groups, _on_cpu(before), by_probe)
-        metrics.update(judgement(Judged(*sides)))
+        metrics.update(judgement(Judged(*sides, deciding=deciding)))
     return scores
 
 
@@ -112,17 +118,20 @@ def score_on(
     *,
     probe: Adapter | None = None,
     judged: bool = True,
+    deciding: str = "",
+    columns: Callable[[Tensor], Tensor] | None = None,
 ) -> Scores:
     """Scores on rows of the prepared data, with all that the adapter needs to predict.
 
     Args:
         prepared: the data on the backbone of the fit; where the adapter changed the towers its images are encoded anew.
         test: features by the backbone of the fit.
-        probe, judged: as for `score`.
+        probe, judged, deciding, columns: as for `score`.
     """
     moved = on_adapted(prepared, adapter)
     seen = None if moved is prepared else moved.of_ids(test.ids, parts="parts" in adapter.at_predict)
     options = {"batched": moved.batches, "further": prepared.metrics, "probe": probe, "judged": judged}
+    options |= {"deciding": deciding, "columns": columns}
     if adapter.at_predict <= PLAIN:
         return score(adapter, zero_shot, test, class_names, seen, **options)
     with reporter.task(f"Predicting with {adapter.name}") as progress:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,6 +28,7 @@ from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter
 from ...training.checkpoints import newest_step
 from ..methods import adapter_of, check_named, trains_towers, with_published
+from .augmentation import augmentation_of, notes_on_augmentation, with_fresh_views
 from .calibration_rows import calibration_of
 from .contest import ZERO_SHOT, ClassificationContest
 from .feature_rows import prepared_of
@@ -44,16 +46,18 @@ from .fitting import (
     results_of,
     scored,
     summary_of,
-    views_wanted,
     write_predictions,
 )
 from .images import Shots
 from .judgement import LARGEST_CLASS, PROBE, PROBE_FILE
-from .protocols import as_published, drawing_of, notes_on_protocol, protocol_of
+from .protocol_contests import SourceContest, TargetContest, check_protocol, contest_kind
+from .protocols import as_published, baselines_of, drawing_of, notes_on_protocol, protocol_of, tasks_of_fit
+from .published_results import ELEVEN, are_eleven, note_on_published, setting_of
 from .repeated_splits import RepeatedSplits
 from .report import classification_report
 from .resources import check_resources
 from .scoring import metrics_table, predictions_table
+from .transfer import on_target
 from .trust import calibrate_scores
 from .use import Predictor, evaluate_run, predict_with_run
 from .verdict import verdict
@@ -74,7 +78,7 @@ class Classification(Task):
     at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources", "out"}) | TRUST
     at_prediction: ClassVar = frozenset({"batch_size", "workers", "resources", "top", "threshold"}) | TRUST
     row_files: ClassVar = FILE_KINDS
-    compares: ClassVar = frozenset({"adapters", "backbones", "shots", "seeds", "splits", "folds"})
+    compares: ClassVar = frozenset({"adapters", "backbones", "shots", "seeds", "splits", "folds", "tasks"})
     unused: ClassVar = {
         "plan": "adapters are fitted to classification and no mmengine config is run; give a recipe, or --domain "
         "open-vocab",
@@ -85,6 +89,8 @@ class Classification(Task):
     def filled(self, recipe: Recipe) -> Recipe:
         """The domain's adapter where none is named."""
         recipe = super().filled(recipe)
+        if (protocol := protocol_of(recipe)) is not None and not recipe.gave("shots"):
+            recipe = recipe.with_(shots=protocol.shots[-1])
         if recipe.adapter_name is None:
             name = "auto" if self.domain is None else self.domain.default_adapter
             recipe = recipe.with_(adapter={**recipe.adapter, "name": name})
@@ -96,7 +102,10 @@ class Classification(Task):
         return taken if trains_towers(recipe.adapter_name) else taken - {"generic"}
 
     def check(self, recipe: Recipe) -> None:
-        if protocol_of(recipe) is not None and (recipe.gave("val_shots") or recipe.refit):
+        protocol = protocol_of(recipe)
+        if protocol is not None and protocol.tasks and recipe.gave("shots") and recipe.shots != 0:
+            raise ConfigError(f"--protocol {protocol.name} has no labelled images; omit --shots")
+        if protocol is not None and (recipe.gave("val_shots") or recipe.refit):
             raise ConfigError(f"--protocol {recipe.protocol} says which images choose; omit --val-shots and --refit")
         if isinstance(recipe.novel, str):
             raise ConfigError(
@@ -110,16 +119,19 @@ class Classification(Task):
         started = time.monotonic()
         check_named(recipe, [recipe.adapter_name])
         recipe = as_published(recipe, [recipe.adapter_name])
+        recipe = with_fresh_views(recipe, [recipe.adapter_name])
         adapter = adapter_of(recipe)
         check_resources(recipe.resources, [adapter])
         _check_shots(recipe.shots, adapter)
         prepared = self.prepared(recipe, reporter)
         recipe, said = with_published(recipe, prepared.data.published, [adapter.name])
         adapter = adapter_of(recipe) if said else adapter
-        said = [*notes_on_protocol(recipe), *said]
         refuse_early(recipe, adapter, prepared, self.name)
-        views, parts = views_wanted(adapter, recipe, prepared), parts_wanted(adapter)
-        how = {"views": views, "parts": parts, "check": adapter.check_parts}
+        augmentation = augmentation_of(adapter, recipe, prepared)
+        said = [*notes_on_protocol(recipe, of_fit=True), *said]
+        said += notes_on_augmentation({adapter.name: augmentation})
+        how = {"views": augmentation.views, "augment": augmentation.transform}
+        how |= {"parts": parts_wanted(adapter), "check": adapter.check_parts}
         shots = prepared.draw(recipe.shots, recipe.seed, **how, **drawing_of(recipe, recipe.shots))
         with self._checkpoints(recipe, adapter, prepared, shots, reporter) as folder:
             report = fit_adapter(adapter, prepared, shots, recipe.seed, reporter, folder, recipe.resume)
@@ -148,7 +160,11 @@ class Classification(Task):
 
     def entries(self, recipe: Recipe, axes: Axes) -> list[dict[str, Any]]:
         """Seeds outside, then shots, so that a draw serves all methods; the baselines come first."""
-        names, shots, seeds = _names(axes), _shots(recipe, axes), _seeds(recipe, axes)
+        names, shots, seeds = _names(recipe, axes), _shots(recipe, axes), _seeds(recipe, axes)
+        protocol = protocol_of(recipe)
+        if protocol is not None and protocol.tasks:
+            of = [{"adapter": name, "shots": 0, "seed": seed} for seed in seeds for name in names]
+            return [{**each, "tasks": kind.name} for kind in protocol.tasks for each in of]
         without = {name for name, adapter in planned(recipe, _learned(names)).items() if adapter.label_free}
         without.add(LARGEST_CLASS)
         return [
@@ -160,9 +176,9 @@ class Classification(Task):
         ]
 
     def contest(self, recipe: Recipe, axes: Axes, reporter: Reporter) -> Contest:
-        names = _learned(_names(axes))
+        names = _learned(_names(recipe, axes))
         check_named(recipe, names)
-        recipe = as_published(recipe, names)
+        recipe = with_fresh_views(as_published(recipe, names), names)
         adapters = planned(recipe, names)
         check_resources(recipe.resources, list(adapters.values()))
         counts = _shots(recipe, axes)
@@ -176,11 +192,37 @@ class Classification(Task):
         published = recipe.protocol is not None and not axes.folds
         asked = axes.splits or (1 if published else None)
         splits = RepeatedSplits.of(prepared, recipe.split_seed, asked, axes.folds, towers)
-        contest = ClassificationContest(recipe, prepared, adapters, splits)
+        contest = contest_kind(recipe, axes)(recipe, prepared, adapters, splits)
         contest.notes += said
         contest.probe_asked = PROBE in axes.adapters
         contest.seeds_given = bool(axes.seeds or recipe.gave("seed") or recipe.protocol)
         return contest
+
+    def contests(self, recipes: Sequence[Recipe], axes: Axes, reporter: Reporter) -> Iterator[Contest]:
+        """Under a protocol that tests on other data the first data set is fitted on, per backbone, and the others are
+        tested."""
+        check_protocol(recipes, axes)
+        sources: dict[str, SourceContest] = {}
+        for recipe in recipes:
+            if recipe.backbone in sources:
+                target = prepared_of(on_target(recipe), reporter, copy(self.domain), self.name)
+                yield TargetContest(sources[recipe.backbone], target)
+                continue
+            contest = self.contest(recipe, axes, reporter)
+            if isinstance(contest, SourceContest):
+                sources[recipe.backbone] = contest
+            yield contest
+
+    def published_means(self, contests: Sequence[Contest], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Of the eleven sets of the few-shot protocol, where these are they."""
+        settings = [contest.setting for contest in contests if isinstance(contest, ClassificationContest)]
+        if not settings or None in settings or not are_eleven(each.set for each in settings):
+            return []
+        of_mean, found = replace(settings[0], set=ELEVEN), []
+        for name, shots in dict.fromkeys((row["adapter"], row["shots"]) for row in rows):
+            if (result := of_mean.result(name, shots)) is not None:
+                found.append({"adapter": name, "shots": shots, **result.columns})
+        return found
 
     def deciding_of(self, rows: Sequence[Mapping[str, Any]]) -> str:
         """Accuracy; macro AUROC where images have several labels."""
@@ -213,7 +255,11 @@ class Classification(Task):
     def _written(self, recipe: Recipe, prepared, done: Fitted, shots: Shots, started: float) -> FitResult:
         seconds = time.monotonic() - started
         unscored = [f"The rows have no labels, so nothing is scored: {PREDICTIONS} in the run says what each is"]
-        further = [*done.notes, *done.report.notes, *(unscored if done.scores.labels is None else [])]
+        reached = done.scores.metrics["adapted"].get("accuracy") if prepared.data.kind == "labels" else None
+        setting = setting_of(recipe, prepared, tasks_of_fit(recipe))
+        published = note_on_published(setting, done.adapter.name, recipe.shots, reached)
+        unscored = unscored if done.scores.labels is None else []
+        further = [*done.notes, *published, *done.report.notes, *unscored]
         scenario = drawing_of(recipe, recipe.shots).get("scenario")
         notes = notes_of(prepared, recipe.shots, further, shots, scenario)
         info = info_of(recipe, prepared, done.adapter, done.report, shots, notes, seconds)
@@ -250,13 +296,13 @@ class Classification(Task):
         )
 
 
-def _names(axes: Axes) -> list[str]:
+def _names(recipe: Recipe, axes: Axes) -> list[str]:
     """The methods, after those that they are compared with."""
     if not [name for name in axes.adapters or () if name != ZERO_SHOT]:
         raise ConfigError("--adapters: none given; give methods, comma-separated, for instance tip-adapter,ape")
     for name in axes.adapters:
         find(name, catalogue.adapters(), "adapter")
-    return list(dict.fromkeys([ZERO_SHOT, LARGEST_CLASS, PROBE, *axes.adapters]))
+    return list(dict.fromkeys([ZERO_SHOT, *baselines_of(recipe), *axes.adapters]))
 
 
 def _learned(names: Sequence[str]) -> list[str]:
@@ -265,6 +311,8 @@ def _learned(names: Sequence[str]) -> list[str]:
 
 def _shots(recipe: Recipe, axes: Axes) -> Sequence[int]:
     protocol = protocol_of(recipe)
+    if protocol is not None and protocol.tasks and any(axes.shots or ()):
+        raise ConfigError(f"--protocol {protocol.name} has no labelled images; omit --shots")
     return axes.shots or ((recipe.shots,) if recipe.gave("shots") else SHOTS if protocol is None else protocol.shots)
 
 

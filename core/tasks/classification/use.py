@@ -28,15 +28,18 @@ from ...runtime.distributed import is_main
 from ...runtime.progress import Reporter
 from .base_run import BaseRun
 from .evaluation import write_evaluation
-from .feature_rows import prepared_of
+from .feature_rows import prepared_of, rows_of_split
 from .images import Encoding
 from .judgement import PROBE_FILE
 from .predictions import Predictions, check_wishes, predictions_of
+from .protocols import deciding_by_protocol, transfer_of
 from .resources import PLAIN, Extras, batches, check_at_prediction, further_specs, logits_of
 from .scoring import fitted_zero_shot, score_on
 from .stored_run import fitted_adapter, recipe_again
+from .transfer import on_target
 from .trust import calibrated_again
 
+OTHER_CLASSES = "confidences are not calibrated: these are other classes than those of the run"
 FEW = 8
 """Images that are encoded at once and not stored."""
 
@@ -48,6 +51,8 @@ def evaluate_run(use: Use, domain: Domain | None, task: str, reporter: Reporter)
         DataError: the data does not fit the run. CapabilityError: another backbone than that of the run.
     """
     recipe, source = recipe_again(use), use.data or use.features or ""
+    transfer = transfer_of(recipe) if source else None
+    recipe = recipe.with_(shots=0) if transfer is None else on_target(recipe)  # nothing is drawn
     prepared = prepared_of(recipe, reporter, None if recipe.features else domain, task)
     adapter = fitted_adapter(use.run, prepared.backbone).to(_device_of(prepared))
     check_at_prediction(adapter, recipe.resources, use.resources)
@@ -55,12 +60,19 @@ def evaluate_run(use: Use, domain: Domain | None, task: str, reporter: Reporter)
     if "base" in adapter.at_predict:
         prepared.base.check_is(use.run.info.get("base") or {})
     _check_same_backbone(adapter, prepared, source)
-    chosen = _split(prepared, use.split, everything=bool(source))
-    chosen = _in_order_of(chosen, prepared.class_names, adapter.class_names_, str(source))
-    zero_shot = fitted_zero_shot(chosen, prepared.classifier_of(adapter.class_names_))
+    chosen = rows_of_split(prepared, use.split, everything=bool(source))
     probe = probe_of(use.run, prepared.backbone, _device_of(prepared))
-    scores = score_on(prepared, adapter, chosen, adapter.class_names_, zero_shot, reporter, probe=probe)
-    notes = calibrated_again(use, scores)
+    if transfer is None or tuple(prepared.class_names) == tuple(adapter.class_names_):
+        scored, columns, names = adapter, None, adapter.class_names_
+        chosen = _in_order_of(chosen, prepared.class_names, names, str(source))
+    else:
+        (scored, columns), names = transfer.onto(adapter, prepared), prepared.class_names
+        probe = None if columns is None else probe
+    zero_shot = fitted_zero_shot(chosen, prepared.classifier_of(names))
+    how = {"probe": probe, "deciding": deciding_by_protocol(recipe), "columns": columns}
+    scores = score_on(prepared, scored, chosen, names, zero_shot, reporter, **how)
+    calibration = Calibration.load(use.run.path) if names is adapter.class_names_ else None
+    notes = calibrated_again(use, scores) if names is adapter.class_names_ else [OTHER_CLASSES]
     by_id = {item.id: item for item in prepared.data.items}
     items = [by_id[i] for i in chosen.ids]
     skipped = [list(pair) for pair in dict.fromkeys((str(n), why) for n, why in _left_out(prepared))]
@@ -74,7 +86,8 @@ def evaluate_run(use: Use, domain: Domain | None, task: str, reporter: Reporter)
         "skipped": skipped,
     }
     if use.out is not None and is_main():
-        write_evaluation(Path(use.out), use.run, prepared, recipe, items, scores, result, use.redact)
+        of = (Path(use.out), use.run, prepared, recipe, items, scores, result)
+        write_evaluation(*of, class_names=names, calibration=calibration, redact=use.redact)
     return result
 
 
@@ -114,20 +127,6 @@ def _check_same_backbone(adapter: Adapter, prepared, source: str) -> None:
         raise CapabilityError(
             f"--features {source}: made by backbone {made_by}, the run by {adapter.backbone_}; use that one"
         )
-
-
-def _split(prepared, split: str, everything: bool) -> FeatureSet:
-    """The rows of a split; "all", or another data set without a split of its own, gives every row."""
-    given = {item.split for item in prepared.data.items}
-    if split == "all" or (everything and not prepared.had_splits and split == "test"):
-        items = prepared.data.items
-    elif split in given:
-        items = prepared.data.split(split)
-    else:
-        raise DataError(f"--split {split}: {prepared.data.name} has {', '.join(sorted(given))}")
-    if prepared.backbone is None:
-        return prepared._rows(items)
-    return prepared.features(items, f"{split} images")
 
 
 def _in_order_of(features: FeatureSet, have, want, source: str) -> FeatureSet:

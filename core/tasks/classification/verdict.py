@@ -96,7 +96,9 @@ def verdict(metrics: Mapping[str, Any]) -> str:
 
 
 def _why(metrics: Mapping[str, Any]) -> str:
-    """Why balanced accuracy decides."""
+    """Why this metric decides, where it is not simply accuracy."""
+    if metrics.get("decided_by_protocol"):
+        return f"{MEASURES[metrics['deciding']].name} decides, as the protocol has it."
     if metrics.get("deciding") != "balanced_accuracy":
         return ""
     fewest, most = metrics["class_range"]

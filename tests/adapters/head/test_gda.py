@@ -284,7 +284,7 @@ def test_every_option_changes_the_result(make_task, option):
 
 def test_no_option_goes_untested_and_defaults_are_published():
     options = build_adapter("gda").options
-    assert set(options) == {*CHANGES, *OF_UNSEEN, "keep_rows", "class_weight", "ties"}
+    assert set(options) == {*CHANGES, *OF_UNSEEN, "keep_rows", "class_weight", "ties", "crop_scale"}
     assert (options["alpha"], options["views"], options["estimator"]) == (None, 10, "shrunk")
     assert (options["neighbors"], options["text_copies"]) == (64, 16)
 

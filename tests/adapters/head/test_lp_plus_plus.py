@@ -140,6 +140,7 @@ def test_every_option_changes_the_result(make_task, option):
 def test_no_option_goes_untested_and_defaults_are_published():
     options = build_adapter("lp-plus-plus").options
     assert options.pop("class_weight") == "balanced"
+    assert options.pop("crop_scale") is None  # tests/adapters/test_augmented.py
     assert set(options) == set(CHANGES)
     assert options == {
         "epochs": 300, "momentum": 0.9, "alpha_scale": 250.0, "alpha_every": 10, "accumulate": True, "views": 1,

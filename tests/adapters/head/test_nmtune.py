@@ -221,6 +221,7 @@ def test_every_option_changes_the_result(make_task, option):
 def test_no_option_goes_untested_and_defaults_are_published():
     options = build_adapter("nmtune").options
     assert options.pop("class_weight") == "balanced"
+    assert (options.pop("crop_scale"), options.pop("fresh_views")) == (None, False)  # tests/adapters/test_augmented.py
     assert set(options) == set(CHANGES)
     assert options == {
         "ratio": 4, "mse_weight": 1.0, "cov_weight": 0.04, "svd_weight": 0.001, "singular_values": 5, "lr": 1e-3,

@@ -210,7 +210,7 @@ def test_without_val_the_published_choice():
     assert problem.fit(penalty="1/K^2")[1].chosen["lambda"] == 0.04
     assert problem.fit(penalty="1/K")[1].chosen["lambda"] == 0.2
     published = {"views": 300, "lr": None, "penalty": None, "epochs": 300}
-    assert build_adapter("projection").options == {**published, "class_weight": "balanced"}
+    assert build_adapter("projection").options == {**published, "class_weight": "balanced", "crop_scale": None}
 
 
 # Limits and symmetries ------------------------------------------------------------------------------------------------
@@ -271,7 +271,8 @@ def test_every_option_changes_the_result(option, values):
     base = {"lr": 1e-2, "penalty": 0.1}
     found = [problem.logits(problem.fit(**{**base, option: value})[0]) for value in values]
     assert all(not torch.allclose(one, other, atol=1e-2) for one, other in pairwise(found))
-    assert {f.name for f in fields(adapter_class("projection"))} == {*base, "views", "epochs", "class_weight"}
+    shared = {"views", "class_weight", "crop_scale"}
+    assert {f.name for f in fields(adapter_class("projection"))} == {*base, *shared, "epochs"}
 
 
 def test_views_are_counted_and_fewer_are_said():

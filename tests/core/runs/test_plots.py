@@ -125,3 +125,19 @@ def test_the_largest_class_is_a_line_unless_it_lies_far_below(tmp_path):
         return accuracy_over_shots([*rows(), *floor], tmp_path / name)[1].read_text()
 
     assert ">largest-class</text>" in drawn(0.25, "near") and ">largest-class</text>" not in drawn(0.05, "far")
+
+
+def test_kinds_of_tasks_are_the_axis_where_rows_have_them(tmp_path):
+    """Zero-shot is a curve then, with a point per kind, and no dashed level."""
+    kinds = ("all", "1-4 of 64", "stream, low")
+    of_tasks = [
+        {"adapter": name, "shots": 0, "seed": 1, "tasks": kind, "accuracy": 0.5 + 0.1 * place}
+        for name in ("zero-shot", "stat-a")
+        for place, kind in enumerate(kinds)
+    ]
+    _, svg = accuracy_over_shots(of_tasks, tmp_path / "curve")
+    text = svg.read_text()
+    assert all(f">{kind}</text>" in text for kind in kinds) and ">kind of tasks</text>" in text
+    assert "labelled images per class" not in text and "stroke-dasharray" not in text
+    _, svg = accuracy_over_shots([{**row, "tasks": ""} for row in of_tasks], tmp_path / "shots")
+    assert "stroke-dasharray" in svg.read_text() and ">0</text>" in svg.read_text()

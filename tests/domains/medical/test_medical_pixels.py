@@ -97,6 +97,26 @@ def test_threads_do_not_disturb_each_other(augment, image):
     assert all(torch.equal(found, alone[i % 6]) for i, found in enumerate(together))
 
 
+def test_left_stays_left_where_it_tells_organs_apart():
+    """Bright on the left: without turns and crops worth the name, only a flip could bring that to the right."""
+    image = np.zeros((SIDE, SIDE, 3), np.uint8)
+    image[:, : SIDE // 2] = 255
+
+    def left_ones(modality):
+        augment = Medical(modality).transforms(BACKBONE, True, "classification").with_crop((1.0, 1.0))
+        views = [augment(image, seed=seed) for seed in range(40)]
+        return sum(bool(view[..., : SIDE // 2].mean() > view[..., SIDE // 2 :].mean()) for view in views)
+
+    assert left_ones("radiology") == 40
+    assert 10 < left_ones("histology") < 30
+
+
+def test_at_least_four_fifths_of_an_image_are_safe():
+    augment = Medical().transforms(BACKBONE, True, "classification")
+    assert augment.safe_crop == augment.scale == (0.8, 1.0) == augment.with_crop((0.1, 0.2)).safe_crop
+    assert augment.with_randaugment() is None
+
+
 @pytest.mark.parametrize("change", [{"scale": (0.3, 0.4)}, {"flip": 0.0}, {"rotate": 0.0}, {"jitter": 0.0}])
 def test_every_option_changes_the_pixels_and_the_spec(image, change):
     usual, changed = MedicalAugment(SIDE, MEAN, STD), MedicalAugment(SIDE, MEAN, STD, **change)

@@ -10,7 +10,7 @@ from vladapt.core.contracts.features import TextClassifier
 from vladapt.core.metrics import classification_metrics, multilabel_metrics
 from vladapt.core.metrics.resampling import metric_draws
 from vladapt.core.registry import build_adapter
-from vladapt.core.tasks.classification.contest import _Tested
+from vladapt.core.tasks.classification.contest import Tested as _Tested
 from vladapt.core.tasks.classification.judgement import Judged, above_guessing, fitted_probe, judgement
 from vladapt.core.tasks.classification.scoring import Scores, metrics_table
 from vladapt.core.tasks.classification.verdict import verdict, verdict_section, warnings_of

@@ -1,0 +1,207 @@
+"""Reruns published tables from local data sets with real weights, and prints how far ours are from what was published.
+
+    python benchmarks/published.py --sets imagenet=DIR dtd=DIR --backbone openai:RN50
+    python benchmarks/published.py --sets eurosat=DIR --backbone openai:ViT-B/16 --methods transclip --device cuda
+    python benchmarks/published.py --sets dtd=DIR --backbone open_clip:RN50-quickgelu@RN50.pt --as openai-rn50
+
+Every method is compared under the protocol of its published number, at the shots that were published and no others;
+with all eleven sets of the few-shot protocol the published means over them are met too. A comparison is a folder in
+--out; one that was stopped goes on, one that is whole is read and not run again. There lie also published.csv and
+published.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vladapt.core.backbones.published import find_published
+from vladapt.core.engine.compare import STATE, TABLE, compare
+from vladapt.core.errors import VladaptError
+from vladapt.core.recipes.resolve import resolve
+from vladapt.core.runtime.progress import Reporter
+from vladapt.core.tasks.classification.protocols import PROTOCOLS
+from vladapt.core.tasks.classification.published_results import ELEVEN, are_eleven, results_of
+
+COLUMNS = ("protocol", "set", "method", "shots", "ours", "std", "published", "difference", "source")
+ANY = "any"
+ZERO_SHOT = "zero-shot"
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """One comparison.
+
+    Args:
+        protocol, set, method: of the published numbers.
+        shots: at which there are some.
+    """
+
+    protocol: str
+    set: str
+    method: str
+    shots: tuple[int, ...]
+
+    def folder(self, out: Path) -> Path:
+        return out / self.protocol / self.set / self.method
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    given = _parsed(arguments)
+    rows = published_rows(given.alias, given.sets, given.methods, given.shots)
+    if not rows:
+        raise SystemExit(f"no published number of {given.alias} is known for these sets, methods and shots")
+    ours: dict[tuple, list[float]] = {}
+    for rerun in reruns(rows, given.sets):
+        try:
+            for key, values in accuracies(rerun, given).items():
+                ours.setdefault(key, values)
+        except VladaptError as error:
+            print(f"{rerun.protocol}, {rerun.set}, {rerun.method}: {error}", flush=True)
+        lines = differences(rows, ours, given.sets)
+        write(lines, given.out)
+    print(markdown(lines))
+
+
+def published_rows(
+    backbone: str, sets: Mapping[str, str], methods: Sequence[str] | None, shots: Sequence[int] | None
+) -> list[dict[str, Any]]:
+    """The published rows that these sets can meet, each with the shots that are asked for."""
+    means, found = are_eleven(sets), []
+    for row in results_of(backbone):
+        wanted = {k: of for k, of in row["accuracy"].items() if k == ANY or not shots or int(k) in shots}
+        here = row["set"] in sets or (means and row["set"] == ELEVEN)
+        if here and wanted and (not methods or row["method"] in methods):
+            found.append({**row, "accuracy": wanted})
+    return found
+
+
+def reruns(rows: Sequence[Mapping[str, Any]], sets: Mapping[str, str]) -> list[Rerun]:
+    """The comparisons that give all of these numbers; zero-shot is part of each."""
+    wanted: dict[tuple[str, str, str], set[int]] = {}
+    for row in rows:
+        numbers = {int(k) for k in row["accuracy"] if k != ANY}
+        for name in sets if row["set"] == ELEVEN else (row["set"],):
+            if numbers and row["method"] != ZERO_SHOT:
+                wanted.setdefault((row["protocol"], name, row["method"]), set()).update(numbers)
+    return [Rerun(*key, tuple(sorted(numbers))) for key, numbers in wanted.items()]
+
+
+def accuracies(rerun: Rerun, given: argparse.Namespace) -> dict[tuple, list[float]]:
+    """(protocol, set, method, shots) -> accuracy per seed, run or read; of zero-shot with "any" shots too."""
+    folder = rerun.folder(given.out)
+    if not (folder / TABLE).is_file() or (folder / STATE).is_file():
+        flags = {"data.path": given.sets[rerun.set], "backbone": given.backbone, "device": given.device, "seed": None}
+        recipe = resolve(flags={**flags, "domain": "natural", "protocol": rerun.protocol, "preset": rerun.set})
+        kinds = PROTOCOLS[rerun.protocol].tasks
+        compare(
+            recipe,
+            [rerun.method],
+            None if kinds else rerun.shots,
+            given.seeds,
+            tasks=1 if kinds else None,
+            out=folder,
+            resume=(folder / STATE).is_file(),
+            reporter=Reporter(),
+        )
+    values: dict[tuple, list[float]] = {}
+    for row in csv.DictReader(io.StringIO((folder / TABLE).read_text(encoding="utf-8"))):
+        if row.get("tasks", "all") == "all" and row["accuracy"]:
+            place = (rerun.protocol, rerun.set, row["adapter"])
+            for shots in (int(row["shots"]), *((ANY,) if row["adapter"] == ZERO_SHOT else ())):
+                values.setdefault((*place, shots), []).append(float(row["accuracy"]))
+    return values
+
+
+def differences(
+    rows: Sequence[Mapping[str, Any]], ours: Mapping[tuple, Sequence[float]], sets: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """One dict of `COLUMNS` per published number that was met, in percent."""
+    return [line for row in rows for line in _lines_of(row, ours, sets)]
+
+
+def _lines_of(row: Mapping[str, Any], ours: Mapping[tuple, Sequence[float]], sets) -> Iterator[dict[str, Any]]:
+    of_mean = row["set"] == ELEVEN
+    for shots, published in row["accuracy"].items():
+        at = ANY if shots == ANY else int(shots)
+        keys = [(row["protocol"], name, row["method"], at) for name in (sets if of_mean else (row["set"],))]
+        if not all(key in ours for key in keys):
+            continue
+        means = [statistics.fmean(ours[key]) for key in keys]
+        mean, std = 100 * statistics.fmean(means), None if of_mean else 100 * statistics.pstdev(ours[keys[0]])
+        place = {key: row[key] for key in ("protocol", "set", "method")}
+        numbers = {"ours": mean, "std": std, "published": published, "difference": mean - published}
+        yield {**place, "shots": shots, **numbers, "source": row["source"]}
+
+
+def write(lines: Sequence[Mapping[str, Any]], out: Path) -> None:
+    """Both files, anew after each comparison."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    (out / "published.csv").write_text(text.getvalue(), encoding="utf-8")
+    (out / "published.md").write_text(markdown(lines) + "\n", encoding="utf-8")
+
+
+def markdown(lines: Sequence[Mapping[str, Any]]) -> str:
+    """A table, numbers in percent and differences in points."""
+    header = ("protocol", "set", "method", "shots", "ours", "published", "difference", "source")
+    rows = [
+        (
+            *(str(line[key]) for key in header[:4]),
+            f"{line['ours']:.2f}" + ("" if line["std"] is None else f" ± {line['std']:.2f}"),
+            f"{line['published']:.2f}",
+            f"{line['difference']:+.2f}".replace("-", "−"),
+            line["source"],
+        )
+        for line in lines
+    ]
+    ruler = ("---", "---", "---", "---:", "---:", "---:", "---:", "---")
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ruler, *rows))
+
+
+def alias(backbone: str) -> str:
+    """ "openai:ViT-B/16" -> "openai-vit-b-16"; an alias stays as it is."""
+    return backbone.lower().replace(":", "-").replace("/", "-").replace("@", "-")
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--sets", nargs="+", required=True, metavar="NAME=DIR", help="published sets, and where they lie"
+    )
+    parser.add_argument(
+        "--backbone", required=True, help="openai:RN50, an alias, or the spec of a local file with --as"
+    )
+    parser.add_argument("--as", dest="alias", metavar="ALIAS", help="the published model that the backbone is")
+    parser.add_argument("--methods", help="comma-separated; by default all with a published number")
+    parser.add_argument("--shots", help="comma-separated; by default all that were published")
+    parser.add_argument("--seeds", help="comma-separated; by default those of the protocol")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, default=Path("runs/published"))
+    given = parser.parse_args(arguments)
+    pairs = [text.partition("=") for text in given.sets]
+    if bad := [name for name, equals, path in pairs if not equals or not Path(path).exists()]:
+        parser.error(f"--sets {bad[0]}: write NAME=DIR, with a folder that is there")
+    given.sets = {name: path for name, _, path in pairs}
+    given.backbone = (
+        given.backbone if given.alias or not find_published(alias(given.backbone)) else alias(given.backbone)
+    )
+    given.alias = given.alias or given.backbone
+    given.methods = given.methods and given.methods.split(",")
+    for key in ("shots", "seeds"):
+        text = getattr(given, key)
+        setattr(given, key, text and [int(each) for each in text.split(",")])
+    given.out.mkdir(parents=True, exist_ok=True)
+    return given
+
+
+if __name__ == "__main__":
+    main()
