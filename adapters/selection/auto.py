@@ -12,7 +12,7 @@ from torch import Tensor
 from ...core.contracts.adapter import Adapter, FitReport
 from ...core.contracts.features import Batch, FeatureSet, TextClassifier
 from ...core.contracts.options import option
-from ...core.data.sampling import MIN_SHOTS, folds
+from ...core.data.sampling import folds
 from ...core.errors import CapabilityError, ConfigError, DataError
 from ...core.metrics.class_balance import row_weights
 from ...core.metrics.resampling import units_of
@@ -42,8 +42,9 @@ LARGEST = {
 
 @dataclass(eq=False, kw_only=True)
 class Auto(Adapter):
-    """The one-standard-error rule of Classification and Regression Trees (Breiman, Friedman, Olshen and Stone, 1984,
-    section 3.4.3), over methods. Which methods, and their order, are ours.
+    """Cross-validation over methods (A survey of cross-validation procedures for model selection, Arlot and Celisse,
+    2010, arXiv 0907.4728) with the one-standard-error rule of Classification and Regression Trees (Breiman, Friedman,
+    Olshen and Stone, 1984). Which methods, and their order, are ours.
 
     Candidates are methods of seconds that learn from features alone, zero-shot and logistic regression among them. Each
     is fitted on the support, and chooses its settings as it always does. With these it is fitted again on four of five
@@ -55,7 +56,7 @@ class Auto(Adapter):
     The score is accuracy, balanced where classes have unequal numbers of images; its standard error is that over images
     or groups. With several labels it is the macro AUROC of a part, its standard error that over parts.
 
-    With fewer than 4 images per class, or where groups leave nothing to hold out, nothing can be judged: the first of
+    With fewer than 4 images per class (`min_shots`), or where groups leave nothing to hold out, nothing can be judged: the first of
     `few_shots` that can be fitted is taken. A candidate that cannot be fitted (several labels, no text), or that would
     take long (many images of many classes), is left out, which a note says.
 
@@ -79,7 +80,8 @@ class Auto(Adapter):
     _method: ClassVar[Adapter | None] = None
 
     candidates: tuple[str, ...] = option(CANDIDATES, "methods to choose from, the one to prefer first")
-    few_shots: tuple[str, ...] = option(FEW_SHOTS, "methods for fewer than 4 images per class, the one to prefer first")
+    few_shots: tuple[str, ...] = option(FEW_SHOTS, "methods for fewer than min_shots, the one to prefer first")
+    min_shots: int = option(4, "images per class, typically, from which methods are judged", low=2, high=1000)
     settings: dict[str, Any] = option(help="options of candidates, each under its name", factory=dict)
     parts: int = option(5, "into which the support is cut, each judged by a fit on the others", low=2, high=100)
     rule: str = option(
@@ -102,11 +104,11 @@ class Auto(Adapter):
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         trial = _Trial(support, classifier, val, seed, self.settings)
-        parts = folds(support, self.parts, seed) if _typical_shots(support) >= MIN_SHOTS else []
+        parts = folds(support, self.parts, seed) if _typical_shots(support) >= self.min_shots else []
         alone = len(self.candidates) == 1
         if alone or not parts:
             taken = next(trial.fits(self.candidates if alone else self.few_shots), None)
-            words = "the only candidate" if alone else f"fewer than {MIN_SHOTS} images per class to judge methods on"
+            words = "the only candidate" if alone else f"fewer than {self.min_shots} images per class to judge methods on"
             scores: dict[str, _Score] = {}
         else:
             fits = {fit.adapter.name: fit for fit in trial.fits(self.candidates)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 OPTIONS: dict[str, dict[str, Any]] = {
+    "auto": {"candidates": ("zero-shot", "nearest-mean", "ridge"), "few_shots": ("ridge",)},
     "cross-modal": {"warmup": 2, "eval_every": 5, "lr": 0.05, "weight_decay": 0.1, "batch_size": 4},
     "lp-plus-plus": {"views": 1},
     "two-stage": {"iterations": 2, "batch_size": 4, "lr": 0.02},
@@ -41,6 +42,14 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "ape-t": {
         "criterion": between("criterion", "text", "image_text", top_q=6, w=(1.0, 0.0)),
         "select": between("select", "last", "best_val", lr=2.0, epochs=10),
+    },
+    "auto": {
+        "candidates": between("candidates", ("ridge",), ("zero-shot",)),
+        "few_shots": between("few_shots", ("ridge",), ("nearest-mean",)),
+        "min_shots": between("min_shots", 2, 4),
+        "parts": between("parts", 2, 3, min_shots=2, rule="best"),
+        "rule": between("rule", "one-se", "best", min_shots=2),
+        "settings": between("settings", {}, {"ridge": {"penalty": 100.0}}),
     },
     "clap": {
         "constraint": between("constraint", "l2", "none", lr=1.0, epochs=5),
