@@ -39,7 +39,7 @@ from .options import (
     resource_flags,
     resources_of,
 )
-from .tables import echo, echo_skipped, print_json, reporter, show_table
+from .tables import echo, echo_skipped, judged_table, print_json, reporter, show_table
 
 
 def fit(
@@ -164,6 +164,8 @@ def _show(result) -> None:
         show_table(result.task.table(result.metrics))
     echo(result.task.verdict(result.metrics))
     echo(choice(result.report))
+    if result.report.judged:
+        show_table(judged_table(result.report.judged))
     for note in result.notes:
         echo(f"Note: {note}")
     echo_skipped(result.skipped)

@@ -218,6 +218,19 @@ def hits_table(hits: Sequence) -> Table:
     return table
 
 
+def judged_table(judged: Sequence[Mapping[str, Any]]) -> Table:
+    """The methods among which one was taken."""
+    from ..runs.run_sections import judged_texts
+
+    table = Table(title="Methods on parts of the support that they did not learn from")
+    for name, justify in (("method", "left"), (str(judged[0]["metric"]), "right"), ("standard error", "right")):
+        table.add_column(name, justify=justify)
+    table.add_column("")
+    for each in judged:
+        table.add_row(each["method"], *judged_texts(each), "taken" if each["taken"] else "")
+    return table
+
+
 def findings_table(findings: Sequence) -> Table:
     """The doctor's table."""
     table = Table()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CapabilityError, ConfigError
+from ..runtime.threads import threads_for
 from .features import Batch, FeatureSet, TextClassifier
 from .options import settle
 from .resources import REQUIRED
@@ -24,6 +26,8 @@ NEEDS = frozenset({
     "features", "raw_features", "parts", "views", "pre_projection", "text_encoder", "pixels", "images", "unlabeled",
     "descriptions", "captions", "boxes", "support_folder", "synonyms", "further_backbones", "ctx", "base", "keys",
 })  # fmt: skip
+OF_TOWERS = frozenset({"text_encoder", "pixels", "images"})
+"""Needs that take the towers themselves."""
 ABILITIES = frozenset({"new_classes", "pairs"})
 """What a method may be able to do: score classes that it never saw (`for_classes`), learn pairs (`fit_pairs`)."""
 
@@ -40,6 +44,7 @@ class FitReport:
         history: one dict per training epoch (epoch, loss, lr, ...); empty where nothing is trained.
         notes: sentences a user should read.
         trained_parameters: how many numbers were learned by gradient descent; 0 where nothing is trained.
+        judged: methods among which one was taken: "method", "score", "error" (its standard error), "metric", "taken".
     """
 
     adapter: str
@@ -49,6 +54,7 @@ class FitReport:
     history: list[dict[str, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     trained_parameters: int = 0
+    judged: list[dict[str, Any]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -148,16 +154,11 @@ class Adapter(ABC):
         self.class_names_ = tuple(classifier.class_names or support.class_names)
         self.backbone_ = support.backbone
         self.dim_ = support.dim
-        device = support.features.device
-        report = self._fit(
-            support,
-            classifier.to(device),
-            val=None if val is None else val.to(device),
-            unlabeled=None if unlabeled is None else unlabeled.to(device),
-            backbone=backbone,
-            resources=resources or {},
-            seed=seed,
-        )
+        device, small = support.features.device, self.needs.isdisjoint(OF_TOWERS)
+        val, unlabeled = (None if each is None else each.to(device) for each in (val, unlabeled))
+        how = {"backbone": backbone, "resources": resources or {}, "seed": seed}
+        with threads_for(support.features.numel() if small else math.inf):
+            report = self._fit(support, classifier.to(device), val=val, unlabeled=unlabeled, **how)
         self.fitted_ = True
         report.trained_parameters = report.trained_parameters or sum(getattr(self, n).numel() for n in self.trained)
         if self.transductive and unlabeled is not None and len(unlabeled) and not self.multilabel_:
@@ -268,12 +269,12 @@ class Adapter(ABC):
         return False
 
     def settled(self, report: FitReport) -> dict[str, Any]:
-        """Options by which another fit does what this one ended with: what it chose, where an option can say it.
-
-        Args:
-            report: of the fit.
-        """
+        """Options by which another fit does what this one ended with: what it chose, where an option can say it."""
         return {name: value for name, value in report.chosen.items() if name in self.options}
+
+    def repeated(self) -> dict[str, Any]:
+        """Options by which a fit on other images repeats this one, search of settings included."""
+        return self.options
 
     @property
     def options(self) -> dict[str, Any]:
@@ -384,10 +385,9 @@ class Adapter(ABC):
         self.check_kind(several_labels=self.multilabel_, text_encoder=backbone is not None)
         if labelled and support.num_classes > len(classifier):
             raise CapabilityError(f"labels name {support.num_classes} classes, the text classifier {len(classifier)}")
-        if support.dim != classifier.weights.shape[1]:
+        if support.dim != (width := classifier.weights.shape[1]):
             raise CapabilityError(
-                f"image features are {support.dim} wide, text features {classifier.weights.shape[1]}; "
-                "both must come from one backbone"
+                f"image features are {support.dim} wide, text features {width}; both must come from one backbone"
             )
         if "raw_features" in self.needs and not support.raw_norms:
             raise CapabilityError(

@@ -178,7 +178,7 @@ class Domain(ABC):
     name: ClassVar[str] = ""
     tasks: ClassVar[tuple[str | type[Task], ...]] = ("classification",)
     reading: ClassVar[type] = Reading
-    default_adapter: ClassVar[str] = "tip-adapter"
+    default_adapter: ClassVar[str] = "auto"
     views: ClassVar[int | None] = None
     metrics: ClassVar[tuple[str | type[Metric], ...]] = ()
 

@@ -13,7 +13,7 @@ from ..metrics.significance import SIGNIFICANT, p_words
 from ..runtime.files import write_whole
 from .plots import curve_picture, data_uri
 from .redaction import without_place
-from .sections import Cell, CodeSection, ListSection, Measure, TableSection, VerdictSection, plural
+from .sections import Cell, CodeSection, ListSection, Measure, TableSection, VerdictSection, is_share, plural
 
 KINDS = {
     "labels": "one label per image",
@@ -189,6 +189,23 @@ def skipped(rows: Sequence[Sequence[str]], noun: str = "file") -> TableSection |
 def use(steps: Sequence[tuple[str, str]], of: str = "images") -> CodeSection:
     """How to use a run: (sentence, commands or code, or "")."""
     return CodeSection("How to use it", steps, CAUTION.format(of))
+
+
+def methods_judged(info: Info) -> TableSection | None:
+    """The methods among which a fit took one, with how each did; None where there was no such choice."""
+    judged = (info.get("fit") or {}).get("judged")
+    if not judged:
+        return None
+    metric = str(judged[0]["metric"])
+    rows = [(each["method"], *judged_texts(each), "taken" if each["taken"] else "") for each in judged]
+    note = "On parts of the support, each judged by a fit on the others. The test images had no say."
+    return TableSection("Why this method?", ("Method", metric.capitalize(), "Standard error", ""), rows, note, sub=True)
+
+
+def judged_texts(each: Mapping[str, Any]) -> tuple[str, str]:
+    """Score and standard error of a method that was judged; shares in per cent."""
+    share = is_share(str(each["metric"]).replace(" ", "_"))
+    return tuple(f"{100 * each[key]:.1f} %" if share else f"{each[key]:.3f}" for key in ("score", "error"))
 
 
 def licences(info: Info, unknown: str = "features from a file") -> TableSection:

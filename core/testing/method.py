@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..contracts.adapter import Adapter
+from ..contracts.adapter import OF_TOWERS, Adapter
 from ..contracts.adapter_file import read_adapter_file, restore_state
 from ..contracts.backbone import Backbone
 from ..contracts.options import chosen, options_of
@@ -26,8 +26,6 @@ from .world import VIEWS, Fitted, World, world_of
 
 QUICK = {"epochs": 2, "views": VIEWS, "iterations": 20, "steps": 20, "select": "last", "n_views": 4, "n_crops": 3}
 """Options that make a method fast, where it has them."""
-OF_TOWERS = frozenset({"text_encoder", "pixels", "images"})
-"""Needs that take the towers themselves."""
 
 
 class Method:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...confidence.calibration import Calibration, kept_support
 from ...confidence.label_sets import raked
 from ...confidence.unlike import Unlike
-from ...contracts.adapter import Adapter, FitReport
+from ...contracts.adapter import OF_TOWERS, Adapter, FitReport
 from ...contracts.domain import Item
 from ...contracts.features import FeatureSet
 from ...data.sampling import folds, rank
@@ -24,8 +24,6 @@ from .resources import OF_IMAGES, logits_of
 from .scoring import on_adapted
 
 FOLDS = 5
-EXPENSIVE = frozenset({"pixels", "images", "text_encoder"})
-"""What a method needs that is not fitted again in each fold."""
 MOST_ROWS = 1000
 MOST_ROWS_OF_IMAGES = 100
 """Validation images that are scored, at most: of any method, and of one that looks at the images themselves."""
@@ -79,7 +77,7 @@ def _cross_fitted(prepared, adapter: Adapter, report, shots: Shots, seed: int, v
     logits; each fold's are brought to the scale that those of the fit itself have, on images that neither learned from.
     """
     support = shots.support
-    expensive = (adapter.needs | adapter.at_predict) & EXPENSIVE or prepared.base is not None
+    expensive = (adapter.needs | adapter.at_predict) & OF_TOWERS or prepared.base is not None
     if expensive or support.labels is None or not len(support):
         return ""
     logits, rows, parts = [], [], folds(support, FOLDS, seed)
@@ -90,7 +88,7 @@ def _cross_fitted(prepared, adapter: Adapter, report, shots: Shots, seed: int, v
         return "no images but those that taught or are tested, which fits on parts of the support could be scaled by"
     wanted = _logits(prepared, adapter, common)[0]
     for held in parts:
-        fresh = build_adapter(adapter.name, **adapter.options)
+        fresh = build_adapter(adapter.name, **adapter.repeated())
         out_of = torch.ones(len(support), dtype=torch.bool)
         out_of[held] = False
         own = support.select(held.to(support.features.device))
@@ -114,7 +112,7 @@ def _left_of_val(
     searched = set() if shots.val is None else set(shots.val.ids or ())
     pool = [item for item in prepared.data.split("val") if item.class_label() is not None]
     left = [item for item in pool if item.id not in searched]
-    if adapter.needs & EXPENSIVE and not left and report.val_score is None and not val_taught:
+    if adapter.needs & OF_TOWERS and not left and report.val_score is None and not val_taught:
         left = pool
     most = MOST_ROWS_OF_IMAGES if adapter.at_predict & OF_IMAGES else MOST_ROWS
     ids = sorted((item.id for item in left), key=lambda i: rank(seed, i))[:most]

@@ -113,6 +113,7 @@ def classification_report(results: ClassificationResults, folder: str | Path) ->
             shared.warnings(warnings),
             shared.notes(info),
             _scores(results),
+            shared.methods_judged(info),
             _novel(metrics.get("novel")),
             *shared.forgetting(metrics.get("generic")),
             *details,

@@ -92,7 +92,7 @@ class Classification(Task):
         if (protocol := protocol_of(recipe)) is not None and not recipe.gave("shots"):
             recipe = recipe.with_(shots=protocol.shots[-1])
         if recipe.adapter_name is None:
-            name = "tip-adapter" if self.domain is None else self.domain.default_adapter
+            name = "auto" if self.domain is None else self.domain.default_adapter
             recipe = recipe.with_(adapter={**recipe.adapter, "name": name})
         return recipe
 

@@ -1,5 +1,5 @@
-"""Tip-Adapter on 16 labelled images per class: nothing is trained, seconds on a CPU."""
+"""The method that does best on parts of 16 labelled images per class: a minute at most on a CPU."""
 
 domain = "natural"
-adapter = {"name": "tip-adapter"}
+adapter = {"name": "auto"}
 shots = 16

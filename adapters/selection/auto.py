@@ -1,0 +1,346 @@
+"""Auto: fast methods judged on parts of the support that they did not see, and one of them taken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ...core.contracts.adapter import Adapter, FitReport
+from ...core.contracts.features import Batch, FeatureSet, TextClassifier
+from ...core.contracts.options import option
+from ...core.data.sampling import MIN_SHOTS, folds
+from ...core.errors import CapabilityError, ConfigError, DataError
+from ...core.metrics.class_balance import row_weights
+from ...core.metrics.resampling import units_of
+from ...core.metrics.selection import macro_auroc
+from ...core.registry.build import adapter_class, build_adapter
+
+CANDIDATES = (
+    *("proker", "gda", "ridge", "zero-shot", "lp-plus-plus", "linear-probe", "ape", "nearest-mean", "tip-adapter"),
+)
+FEW_SHOTS = ("proker", "ridge")
+AUROC = "macro AUROC"
+RULES = ONE_SE, BEST = "one-se", "best"
+ENOUGH_JUDGED = 1000
+"""Images after which no further part of the support is judged."""
+LARGEST = {
+    "clap": 50_000,
+    "taskres": 60_000,
+    "proker": 80_000,
+    "lp-plus-plus": 80_000,
+    "ape": 300_000,
+    "linear-probe": 300_000,
+    "tip-adapter": 1_000_000,
+    "ridge": 5_000_000,
+}
+"""Support images times classes up to which a candidate takes some ten seconds in all, on one processor."""
+
+
+@dataclass(eq=False, kw_only=True)
+class Auto(Adapter):
+    """The one-standard-error rule of Classification and Regression Trees (Breiman, Friedman, Olshen and Stone, 1984,
+    section 3.4.3), over methods. Which methods, and their order, are ours.
+
+    Candidates are methods of seconds that learn from features alone, zero-shot and logistic regression among them. Each
+    is fitted on the support, and chooses its settings as it always does. With these it is fitted again on four of five
+    parts of the support and judged on the fifth, in turn; images of one group (patient, identity) are in one part. The
+    first of `candidates` whose score is within one standard error of the best one is taken. They stand in the order of
+    how well they do on average (docs/adapters.md), since a few dozen images cannot tell methods apart that differ by
+    less.
+
+    The score is accuracy, balanced where classes have unequal numbers of images; its standard error is that over images
+    or groups. With several labels it is the macro AUROC of a part, its standard error that over parts.
+
+    With fewer than 4 images per class, or where groups leave nothing to hold out, nothing can be judged: the first of
+    `few_shots` that can be fitted is taken. A candidate that cannot be fitted (several labels, no text), or that would
+    take long (many images of many classes), is left out, which a note says.
+
+    Raises:
+        ConfigError: a candidate needs more than features, or `settings` are of none.
+        CapabilityError: no candidate can be fitted.
+
+    Example:
+        >>> adapter = build_adapter("auto")
+        >>> report = adapter.fit(support, classifier)
+        >>> adapter.logits(test).shape
+        torch.Size([12, 3])
+    """
+
+    differs: ClassVar[str] = (
+        "ours: checked against a cross-validation written out, and by what it takes of methods that must lose"
+    )
+    multilabel: ClassVar[bool] = True
+    text_free: ClassVar[bool] = True
+    state: ClassVar[tuple[str, ...]] = ("method", "method_options", "numbers", "tensors")
+    _method: ClassVar[Adapter | None] = None
+
+    candidates: tuple[str, ...] = option(CANDIDATES, "methods to choose from, the one to prefer first")
+    few_shots: tuple[str, ...] = option(FEW_SHOTS, "methods for fewer than 4 images per class, the one to prefer first")
+    settings: dict[str, Any] = option(help="options of candidates, each under its name", factory=dict)
+    parts: int = option(5, "into which the support is cut, each judged by a fit on the others", low=2, high=100)
+    rule: str = option(
+        ONE_SE, "take the first candidate within one standard error of the best, or the best", choices=RULES
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        known = dict.fromkeys([*self.candidates, *self.few_shots])
+        for name in known:
+            _check(adapter_class(name))
+        for name, options in self.settings.items():
+            if name not in known:
+                raise ConfigError(
+                    f"option settings of adapter 'auto': {name} is no candidate; omit it or name it as one"
+                )
+            build_adapter(name, **options)
+        if not self.candidates or not self.few_shots:
+            raise ConfigError("adapter 'auto': give one of candidates and one of few_shots at least")
+
+    def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
+        trial = _Trial(support, classifier, val, seed, self.settings)
+        parts = folds(support, self.parts, seed) if _typical_shots(support) >= MIN_SHOTS else []
+        alone = len(self.candidates) == 1
+        if alone or not parts:
+            taken = next(trial.fits(self.candidates if alone else self.few_shots), None)
+            words = "the only candidate" if alone else f"fewer than {MIN_SHOTS} images per class to judge methods on"
+            scores: dict[str, _Score] = {}
+        else:
+            fits = {fit.adapter.name: fit for fit in trial.fits(self.candidates)}
+            scores = {name: trial.score(fit, parts) for name, fit in fits.items()}
+            taken = fits[_taken(scores, self.rule)] if fits else None
+            judged = sum(map(len, _enough(parts)))
+            words = f"{len(parts)}-fold cross-validation of the support, {judged} images judged"
+        if taken is None:
+            raise CapabilityError(f"adapter 'auto': no candidate can be fitted: {trial.left_out_words}")
+        self._take(taken.adapter)
+        return self._report(taken, scores, words, trial)
+
+    def _take(self, adapter: Adapter) -> None:
+        values = {name: getattr(adapter, name) for name in adapter.state}
+        self.method, self.method_options = adapter.name, adapter.options
+        self.tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+        self.numbers = {name: value for name, value in values.items() if name not in self.tensors}
+        self.multilabel_ = adapter.multilabel_
+        self._method = None
+
+    def _report(self, taken: _Fit, scores: Mapping[str, _Score], words: str, trial: _Trial) -> FitReport:
+        report, name = taken.report, taken.adapter.name
+        settings = f"; its settings on {report.chosen_on}" if report.chosen else ""
+        notes = [f"auto took {name}: {_why(name, scores, self.rule) if scores else words}"]
+        notes += [f"left out: {trial.left_out_words}"] if trial.left_out else []
+        judged = [
+            {"method": each, "score": score.mean, "error": score.error, "metric": score.metric, "taken": each == name}
+            for each, score in scores.items()
+        ]
+        return FitReport(
+            self.name,
+            {"method": name, **report.chosen},
+            words + settings,
+            report.val_score,
+            report.history,
+            [*notes, *report.notes],
+            report.trained_parameters,
+            judged,
+        )
+
+    def settled(self, report: FitReport) -> dict[str, Any]:
+        """The method that was taken, with what it chose."""
+        chosen = {name: value for name, value in report.chosen.items() if name in self.method_options}
+        settings = {self.method: {**self.method_options, **chosen}}
+        return {**self.options, "candidates": (self.method,), "settings": settings}
+
+    def repeated(self) -> dict[str, Any]:
+        """The method that was taken, whose settings are searched anew; methods are judged once."""
+        settings = {name: of for name, of in self.settings.items() if name == self.method}
+        return {**self.options, "candidates": (self.method,), "settings": settings}
+
+    def to(self, device) -> Auto:
+        self.tensors = {name: tensor.to(device) for name, tensor in self.tensors.items()}
+        self._method = None
+        return self
+
+    @property
+    def taken(self) -> Adapter:
+        """The fitted method itself.
+
+        Raises:
+            CapabilityError: not fitted. DataError: what was saved is not that of such a method.
+        """
+        if not hasattr(self, "method"):
+            raise CapabilityError("adapter 'auto' is not fitted; call fit() or load_adapter() first")
+        if self._method is None:
+            self._method = self._restored()
+        return self._method
+
+    def _restored(self) -> Adapter:
+        cls = adapter_class(self.method)
+        _check(cls)
+        method, values = build_adapter(self.method, **self.method_options), {**self.numbers, **self.tensors}
+        if missing := [name for name in cls.state if name not in {**cls.later_state, **values}]:
+            raise DataError(f"an adapter file of auto lacks {', '.join(missing)} of {self.method}; fit again")
+        for name in cls.state:
+            setattr(method, name, {**cls.later_state, **values}[name])
+        method.class_names_, method.backbone_, method.dim_ = self.class_names_, self.backbone_, self.dim_
+        method.multilabel_, method.fitted_ = self.multilabel_, True
+        return method
+
+    def _logits(self, batch: Batch) -> Tensor:
+        return self.taken.logits(batch)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A candidate, fitted on the whole support."""
+
+    adapter: Adapter
+    report: FitReport
+
+
+@dataclass(frozen=True)
+class _Score:
+    """Of a candidate, with its standard error."""
+
+    mean: float
+    error: float
+    metric: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.mean:.3f}" if self.metric == AUROC else f"{self.mean:.1%}"
+
+
+@dataclass
+class _Trial:
+    """What candidates are fitted and judged on.
+
+    Attributes:
+        left_out: candidate -> why it was not fitted.
+    """
+
+    support: FeatureSet
+    classifier: TextClassifier
+    val: FeatureSet | None
+    seed: int
+    settings: Mapping[str, Mapping[str, Any]]
+
+    def __post_init__(self):
+        self.left_out: dict[str, str] = {}
+
+    @property
+    def left_out_words(self) -> str:
+        """Reasons, each with the candidates that it keeps out."""
+        reasons = dict.fromkeys(self.left_out.values())
+        of = {reason: [name for name, why in self.left_out.items() if why == reason] for reason in reasons}
+        return "; ".join(f"{', '.join(names)} ({reason})" for reason, names in of.items())
+
+    def fits(self, names: Sequence[str]) -> Iterator[_Fit]:
+        """Those of the candidates that can be fitted, one after the other."""
+        for name in names:
+            adapter = build_adapter(name, **self.settings.get(name, {}))
+            if reason := self._hindrance(adapter):
+                self.left_out[name] = reason
+                continue
+            try:
+                yield _Fit(adapter, self._fit(adapter, self.support))
+            except CapabilityError as error:
+                self.left_out[name] = str(error).removeprefix(f"adapter '{name}' ")
+
+    def score(self, fit: _Fit, parts: Sequence[Tensor]) -> _Score:
+        """On each part of the support, by a fit with the same settings on the others."""
+        options = {**fit.adapter.options, **fit.adapter.settled(fit.report)}
+        rows, logits = _enough(parts), []
+        for held in rows:
+            rest = torch.ones(len(self.support), dtype=torch.bool)
+            rest[held] = False
+            again = build_adapter(fit.adapter.name, **options)
+            self._fit(again, self.support.select(rest.to(self.support.features.device)))
+            logits.append(again.logits(self._rows(held)))
+        if self.support.multilabel:
+            return _of_parts([macro_auroc(z.T[None], self._rows(held).labels.T) for z, held in zip(logits, rows)])
+        return _of_answers(torch.cat(logits), self._rows(torch.cat(rows)))
+
+    def _fit(self, adapter: Adapter, support: FeatureSet) -> FitReport:
+        return adapter.fit(support, self.classifier, val=self.val, seed=self.seed)
+
+    def _rows(self, held: Tensor) -> FeatureSet:
+        return self.support.select(held.to(self.support.features.device))
+
+    def _hindrance(self, adapter: Adapter) -> str:
+        """Why a candidate is not tried; "" where it is."""
+        if self.support.multilabel and not adapter.multilabel:
+            return "one label per image"
+        if not (adapter.text_free or self.classifier.has_texts):
+            return "no class texts"
+        images, classes = len(self.support), len(self.classifier)
+        if images * classes > LARGEST.get(adapter.name, images * classes):
+            return f"{images:,} images of {classes:,} classes would take long"
+        return ""
+
+
+def _check(cls: type[Adapter]) -> None:
+    """Raise the ConfigError of a method that needs more than features."""
+    further = sorted((cls.needs | cls.at_predict | cls.backbone_needs) - {"features", "views"})
+    if further or cls.transductive or issubclass(cls, Auto):
+        needed = ", ".join(further).replace("_", " ") or "more"
+        raise ConfigError(
+            f"adapter 'auto' chooses among methods that learn from features alone, and {cls.name} needs {needed}; "
+            "take it out of candidates and few_shots"
+        )
+
+
+def _typical_shots(support: FeatureSet) -> float:
+    """The median of images per class, or of positives per label, over those that have any."""
+    labels = support.labels
+    counts = (labels == 1).sum(dim=0) if support.multilabel else torch.bincount(labels)
+    counts = counts[counts > 0]
+    return float(counts.double().quantile(0.5)) if len(counts) else 0.0
+
+
+def _enough(parts: Sequence[Tensor]) -> list[Tensor]:
+    """The first parts, as many as hold enough images."""
+    taken: list[Tensor] = []
+    for part in parts:
+        if sum(map(len, taken)) >= ENOUGH_JUDGED:
+            break
+        taken.append(part)
+    return taken
+
+
+def _of_answers(logits: Tensor, rows: FeatureSet) -> _Score:
+    """Accuracy of (n, C) logits, each class counting alike, and its standard error over images or groups."""
+    right = (logits.argmax(dim=1) == rows.labels).double().cpu()
+    weights = row_weights(rows.labels.cpu())
+    metric = "accuracy" if weights is None else "balanced accuracy"
+    weights = torch.ones_like(right) if weights is None else weights
+    mean = float((right * weights).mean())
+    unit, units = units_of(rows.groups, len(right))
+    off = torch.zeros(units, dtype=torch.float64).index_add_(0, unit, weights * (right - mean))
+    error = (off.square().sum() * units / max(1, units - 1)).sqrt() / len(right)
+    return _Score(mean, float(error), metric)
+
+
+def _of_parts(aurocs: Sequence[Tensor]) -> _Score:
+    """Macro AUROC, and its standard error over parts; parts without both kinds of any label tell nothing."""
+    known = torch.cat([each for each in aurocs if each.isfinite().all()] or [torch.tensor([0.5])]).double()
+    error = float(known.std() / len(known) ** 0.5) if len(known) > 1 else 0.0
+    return _Score(float(known.mean()), error, AUROC)
+
+
+def _taken(scores: Mapping[str, _Score], rule: str) -> str:
+    """The candidate that the rule takes."""
+    best = max(scores, key=lambda name: scores[name].mean)  # of equal ones the first
+    enough = scores[best].mean - (scores[best].error if rule == ONE_SE else 0.0)
+    return next(name for name in scores if scores[name].mean >= enough)
+
+
+def _why(name: str, scores: Mapping[str, _Score], rule: str) -> str:
+    """In a sentence."""
+    best, own = max(scores, key=lambda each: scores[each].mean), scores[name]
+    if name == best:
+        return f"{own.metric} {own.text} in cross-validation, the best of {len(scores)}"
+    high = f"{best}, {scores[best].text}"
+    return f"{own.metric} {own.text} in cross-validation, within one standard error of the best ({high}), and preferred"
