@@ -13,10 +13,10 @@ from vladapt.core.contracts.images import TrainingImages
 from vladapt.core.errors import DataError
 from vladapt.core.testing.drawn_samples import draw, drawn_item
 from vladapt.core.testing.towers import plain
-from vladapt.core.training.epoch_views import ENCODED_AT_ONCE, EpochViews
+from vladapt.core.training.epoch_views import ON_CPU, EpochViews
 from vladapt.core.training.small_heads import training_features
 
-COUNT = 2 * ENCODED_AT_ONCE + 3
+COUNT = 2 * ON_CPU + 3
 
 
 def noisy(image, seed):
@@ -80,7 +80,7 @@ def test_no_more_than_a_batch_passes_the_tower_at_once(images, support, monkeypa
     encode = type(backbone).encode_image
     monkeypatch.setattr(type(backbone), "encode_image", lambda *given: sizes.append(len(given[1])) or encode(*given))
     rows = EpochViews(images, backbone, seed=1).of(support, 0)
-    assert sizes == [ENCODED_AT_ONCE, ENCODED_AT_ONCE, 3]
+    assert sizes == [ON_CPU, ON_CPU, 3]
     assert not rows.requires_grad and not rows.is_inference()
 
 
