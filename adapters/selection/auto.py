@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...core.contracts.adapter import Adapter, FitReport
 from ...core.contracts.features import Batch, FeatureSet, TextClassifier
-from ...core.contracts.options import option
+from ...core.contracts.options import as_text, option
 from ...core.data.sampling import folds
 from ...core.errors import CapabilityError, ConfigError, DataError
 from ...core.metrics.class_balance import row_weights
@@ -29,6 +29,8 @@ ENOUGH_JUDGED = 1000
 """Images after which no further part of the support is judged."""
 LARGEST = {
     "clap": 50_000,
+    "tip-adapter-f": 50_000,
+    "ape-t": 50_000,
     "taskres": 60_000,
     "proker": 80_000,
     "lp-plus-plus": 80_000,
@@ -56,9 +58,9 @@ class Auto(Adapter):
     The score is accuracy, balanced where classes have unequal numbers of images; its standard error is that over images
     or groups. With several labels it is the macro AUROC of a part, its standard error that over parts.
 
-    With fewer than 4 images per class (`min_shots`), or where groups leave nothing to hold out, nothing can be judged: the first of
-    `few_shots` that can be fitted is taken. A candidate that cannot be fitted (several labels, no text), or that would
-    take long (many images of many classes), is left out, which a note says.
+    With fewer than 4 images per class (`min_shots`), or where groups leave nothing to hold out, nothing can be judged:
+    the first of `few_shots` that can be fitted is taken. A candidate that cannot be fitted (several labels, no text),
+    or that would take long (many images of many classes), is left out, which a note says.
 
     Raises:
         ConfigError: a candidate needs more than features, or `settings` are of none.
@@ -98,6 +100,8 @@ class Auto(Adapter):
                 raise ConfigError(
                     f"option settings of adapter 'auto': {name} is no candidate; omit it or name it as one"
                 )
+            if not isinstance(options, Mapping):
+                raise ConfigError(f"option settings of adapter 'auto': {name}={as_text(options)}; give its options")
             build_adapter(name, **options)
         if not self.candidates or not self.few_shots:
             raise ConfigError("adapter 'auto': give one of candidates and one of few_shots at least")
@@ -108,7 +112,8 @@ class Auto(Adapter):
         alone = len(self.candidates) == 1
         if alone or not parts:
             taken = next(trial.fits(self.candidates if alone else self.few_shots), None)
-            words = "the only candidate" if alone else f"fewer than {self.min_shots} images per class to judge methods on"
+            words = f"fewer than {self.min_shots} images per class to judge methods on"
+            words = "the only candidate" if alone else words
             scores: dict[str, _Score] = {}
         else:
             fits = {fit.adapter.name: fit for fit in trial.fits(self.candidates)}

@@ -226,6 +226,7 @@ def folds(support: FeatureSet, count: int, seed: int) -> list[torch.Tensor]:
     member = _memberships(support)  # (N, C)
     units = _units(support.groups, len(support))
     per_unit = np.stack([(member[rows] > 0).any(axis=0) for rows in units])  # (U, C)
+    totals = member.sum(axis=0)
     units_of_class = per_unit.sum(axis=0)
     count = min(count, int(np.median(units_of_class[units_of_class > 0])))
     if count < 2:
@@ -238,9 +239,9 @@ def folds(support: FeatureSet, count: int, seed: int) -> list[torch.Tensor]:
         classes = per_unit[u]
         if (units_of_class[classes] < 2).any():
             continue
-        crowding = (held[:, classes] / member.sum(axis=0)[classes]).sum(axis=1)
+        crowding = (held[:, classes] / totals[classes]).sum(axis=1)
         fold = min(range(count), key=lambda k: (crowding[k], sizes[k], k))
-        if ((held[fold] + member[units[u]].sum(axis=0) >= member.sum(axis=0)) & classes).any():
+        if ((held[fold] + member[units[u]].sum(axis=0) >= totals) & classes).any():
             continue
         rows_of[fold] += units[u]
         held[fold] += member[units[u]].sum(axis=0)

@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from vladapt.adapters.selection import auto
+from vladapt.core.contracts import FeatureSet, TextClassifier
+from vladapt.core.contracts.adapter_file import read_adapter_file
+from vladapt.core.data.sampling import folds
+from vladapt.core.errors import CapabilityError, ConfigError, DataError
+from vladapt.core.metrics.class_balance import row_weights
+from vladapt.core.registry import build_adapter, load_adapter
+
+SOME = ("nearest-mean", "zero-shot", "ridge")
+
+
+def fitted(task, *, val=True, **options):
+    adapter = build_adapter("auto", **{"candidates": SOME, **options})
+    adapter.report = adapter.fit(task.support, task.text, val=task.val if val else None)
+    return adapter
+
+
+def out_of_fold(task, name, parts=5, seed=0):
+    """(n,) 1 where a method is right on a part that it did not see, with the settings of its fit on all; (n,) rows."""
+    whole = build_adapter(name)
+    settings = whole.settled(whole.fit(task.support, task.text, val=task.val, seed=seed))
+    right, rows = [], []
+    for held in folds(task.support, parts, seed):
+        rest = torch.tensor([i for i in range(len(task.support)) if i not in held.tolist()])
+        again = build_adapter(name, **settings)
+        again.fit(task.support.select(rest), task.text, val=task.val, seed=seed)
+        seen = task.support.select(held)
+        right.append((again.logits(seen).argmax(dim=1) == seen.labels).double())
+        rows.append(held)
+    return torch.cat(right), torch.cat(rows)
+
+
+@pytest.mark.parametrize("shots", [5, 8, [4, 9, 5, 16, 6]], ids=str)
+def test_scores_are_those_of_a_cross_validation_written_out(make_task, shots):
+    task = make_task(shots=shots, noise=1.5)
+    for row in fitted(task).report.judged:
+        right, rows = out_of_fold(task, row["method"])
+        weights = row_weights(task.support.labels[rows])
+        weights = torch.ones_like(right) if weights is None else weights
+        mean = (weights * right).mean()
+        off = weights * (right - mean)
+        error = (off.square().sum() / (len(right) - 1) / len(right)).sqrt()
+        assert row["score"] == pytest.approx(float(mean), abs=1e-12)
+        assert row["error"] == pytest.approx(float(error), abs=1e-12)
+        assert row["metric"] == ("accuracy" if isinstance(shots, int) else "balanced accuracy")
+
+
+@pytest.mark.parametrize("noise", [0.6, 1.5, 3.0])
+@pytest.mark.parametrize("order", [SOME, SOME[::-1]], ids=str)
+def test_the_first_candidate_within_one_standard_error_of_the_best_is_taken(make_task, noise, order):
+    adapter = fitted(make_task(shots=6, noise=noise), candidates=order)
+    scores = {row["method"]: row for row in adapter.report.judged}
+    assert tuple(scores) == order
+    best = max(scores.values(), key=lambda row: row["score"])
+    enough = [name for name in order if scores[name]["score"] >= best["score"] - best["error"]]
+    assert adapter.report.chosen["method"] == enough[0]
+    assert [name for name, row in scores.items() if row["taken"]] == [enough[0]]
+
+
+def test_the_best_one_is_taken_where_that_is_asked_for(make_task):
+    task = make_task(shots=6, noise=2.0)
+    first, best = fitted(task), fitted(task, rule="best")
+    highest = max(best.report.judged, key=lambda row: row["score"])
+    assert best.report.chosen["method"] == highest["method"]
+    assert first.report.chosen["method"] != best.report.chosen["method"]
+
+
+def test_a_method_that_must_lose_is_never_taken(make_task):
+    task = make_task(shots=8, noise=0.5)
+    wrong = replace(task.text, weights=task.text.weights.roll(1, dims=0))
+    task = replace(task, text=wrong)
+    assert fitted(task, candidates=("zero-shot", "ridge")).report.chosen["method"] == "ridge"
+
+
+def test_where_labels_mean_nothing_zero_shot_is_kept(make_task):
+    task = make_task(shots=8, text_noise=0.3)
+    labels = task.support.labels[torch.randperm(len(task.support), generator=torch.Generator().manual_seed(0))]
+    shuffled = replace(task, support=replace(task.support, labels=labels))
+    chosen = fitted(shuffled, val=False, candidates=("zero-shot", "ridge")).report.chosen["method"]
+    assert chosen == "zero-shot"
+
+
+def test_logits_are_those_of_the_method_that_was_taken(make_task):
+    task = make_task(shots=6)
+    adapter = fitted(task, candidates=("ridge",))
+    alone = build_adapter("ridge")
+    report = alone.fit(task.support, task.text, val=task.val)
+    torch.testing.assert_close(adapter.logits(task.test), alone.logits(task.test), rtol=0, atol=0)
+    assert adapter.report.chosen == {"method": "ridge", **report.chosen}
+    assert adapter.report.val_score == report.val_score
+
+
+@pytest.mark.parametrize("shots", [1, 3, [1, 2, 9, 3, 2]], ids=str)
+def test_few_images_judge_nothing(make_task, shots):
+    adapter = fitted(make_task(shots=shots), few_shots=("nearest-mean", "ridge"))
+    assert adapter.report.chosen["method"] == "nearest-mean"
+    assert not adapter.report.judged
+    assert "fewer than 4 images per class" in adapter.report.chosen_on
+
+
+def test_a_single_group_per_class_judges_nothing(make_task):
+    task = make_task(shots=6)
+    groups = tuple(f"patient {label}" for label in task.support.labels.tolist())
+    grouped = replace(task, support=replace(task.support, groups=groups))
+    assert fitted(grouped).report.chosen["method"] == "proker"
+
+
+def test_images_of_one_group_are_never_on_both_sides(make_task):
+    task = make_task(shots=4, noise=6.0)  # nothing to learn, but for copies
+    copies = task.support.select(torch.arange(len(task.support)).repeat_interleave(2))
+    groups = tuple(str(i // 2) for i in range(len(copies)))
+    alone = fitted(replace(task, support=copies), val=False, candidates=("ridge", "nearest-mean")).report.judged
+    grouped = fitted(
+        replace(task, support=replace(copies, groups=groups)), val=False, candidates=("ridge", "nearest-mean")
+    ).report.judged
+    assert alone[0]["score"] > grouped[0]["score"] + 0.2
+
+
+def test_several_labels_are_judged_by_auroc(make_multilabel_task):
+    task = make_multilabel_task(images=60)
+    adapter = fitted(task, candidates=("gda", "ridge", "zero-shot"))
+    assert [row["method"] for row in adapter.report.judged] == ["ridge", "zero-shot"]
+    assert {row["metric"] for row in adapter.report.judged} == {"macro AUROC"}
+    ridge, zero_shot = adapter.report.judged
+    assert ridge["score"] == 1 and ridge["error"] == 0  # sums of centres are linear
+    assert 0.5 < zero_shot["score"] < 1 and zero_shot["error"] > 0
+    assert "left out: gda (one label per image)" in adapter.report.notes
+    assert adapter.logits(task.test).shape == (len(task.test), 5)
+
+
+def test_without_texts_only_methods_that_read_none_are_tried(make_task):
+    task = make_task(shots=6)
+    texts = TextClassifier.without_texts(task.support.class_names, task.support.dim)
+    adapter = fitted(replace(task, text=texts), candidates=("zero-shot", "ape", "ridge"))
+    assert adapter.report.chosen["method"] == "ridge"
+    assert "left out: zero-shot, ape (no class texts)" in adapter.report.notes
+
+
+def test_what_would_take_long_is_left_out(make_task, monkeypatch):
+    task = make_task(shots=6)
+    monkeypatch.setitem(auto.LARGEST, "ridge", 149)
+    adapter = fitted(task)
+    assert "left out: ridge (30 images of 5 classes would take long)" in adapter.report.notes
+    assert "ridge" not in [row["method"] for row in adapter.report.judged]
+
+
+def test_no_more_parts_are_judged_than_are_enough(make_task, monkeypatch):
+    task = make_task(shots=10)
+    monkeypatch.setattr(auto, "ENOUGH_JUDGED", 15)
+    assert "20 images judged" in fitted(task).report.chosen_on  # two parts of ten
+
+
+def test_a_second_fit_does_what_the_first_ended_with(make_task):
+    task = make_task(shots=6, noise=2.0)
+    adapter = fitted(task)
+    again = build_adapter("auto", **adapter.settled(adapter.report))
+    report = again.fit(task.support, task.text, val=None)
+    assert not report.judged
+    torch.testing.assert_close(again.logits(task.test), adapter.logits(task.test))
+    fresh = build_adapter("auto", **adapter.repeated())
+    assert fresh.fit(task.support, task.text, val=task.val).chosen == adapter.report.chosen
+
+
+def test_settings_are_those_of_a_candidate(make_task):
+    task = make_task(shots=6)
+    adapter = fitted(task, candidates=("ridge",), settings={"ridge": {"penalty": 7.0}})
+    assert adapter.report.chosen["penalty"] == 7.0
+
+
+def test_the_saved_file_is_read_in_full_and_no_other_method_is_built_from_it(make_task, tmp_path):
+    task = make_task(shots=6)
+    adapter = fitted(task)
+    path = adapter.save(tmp_path / "adapter.safetensors")
+    torch.testing.assert_close(load_adapter(path).logits(task.test), adapter.logits(task.test), rtol=0, atol=0)
+    header, _ = read_adapter_file(path)
+    assert header["scalars"]["method"] == adapter.method
+    adapter.method = "transclip"
+    with pytest.raises((ConfigError, DataError), match="transclip"):
+        load_adapter(adapter.save(tmp_path / "other.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"candidates": ("lora",)}, "lora needs .*pixels"),
+        ({"candidates": ("transclip",)}, "transclip needs"),
+        ({"few_shots": ("coop",)}, "coop needs .*text encoder"),
+        ({"candidates": ("auto",)}, "auto needs more"),
+        ({"candidates": ("rigde",)}, "did you mean ridge"),
+        ({"candidates": ()}, "one of candidates"),
+        ({"settings": {"ape": {"alpha": 1}}}, "ape is no candidate"),
+        ({"settings": {"ridge": {"penalti": 1}}}, "did you mean penalty"),
+        ({"settings": {"ridge": 3}}, "give its options"),
+    ],
+)
+def test_what_it_cannot_choose_among_is_refused(options, said):
+    with pytest.raises(ConfigError, match=said):
+        build_adapter("auto", **{"candidates": SOME, **options})
+
+
+def test_no_candidate_at_all_is_one_line(make_multilabel_task):
+    with pytest.raises(CapabilityError, match=r"no candidate can be fitted: gda \(one label per image\)"):
+        fitted(make_multilabel_task(images=60), candidates=("gda",))
+
+
+def test_the_default_takes_part_in_a_thousand_classes():
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.nn.functional.normalize(torch.randn(1000, 32, generator=generator), dim=1)
+    labels = torch.arange(1000).repeat_interleave(4)
+    rows = centres[labels] + 0.05 * torch.randn(4000, 32, generator=generator)
+    names = tuple(map(str, range(1000)))
+    adapter = build_adapter("auto")
+    report = adapter.fit(FeatureSet(rows, labels, names), TextClassifier(centres, class_names=names))
+    assert {row["method"] for row in report.judged} >= {"zero-shot", "gda", "ridge"}
+    assert float((adapter.logits(FeatureSet(rows, labels, names)).argmax(dim=1) == labels).double().mean()) > 0.95
