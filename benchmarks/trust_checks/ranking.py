@@ -31,8 +31,8 @@ from vladapt.core.engine.fit import fit
 from vladapt.core.features.files import load_features
 from vladapt.core.recipes.resolve import resolve
 from vladapt.core.registry import adapter_class, build_adapter, catalogue, load_domain
+from vladapt.core.tasks.classification.batches import logits_of
 from vladapt.core.tasks.classification.feature_rows import prepared_of
-from vladapt.core.tasks.classification.resources import logits_of
 from vladapt.core.tasks.classification.scoring import on_adapted
 
 from .sets import COMMON, PUBLIC, QUIET, SCENES, present, write_features

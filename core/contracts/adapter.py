@@ -85,9 +85,9 @@ class Adapter(ABC):
         presets: names of the published sets that its option `preset` takes.
         published: options of its own -> what papers have, which a protocol takes where the user gives none.
 
-    A method implements `_fit` and `_logits`. Its options are fields made by `option` (`contracts/options.py`); what
-    several must be together is checked in a `__post_init__`. One that trains the towers has "pixels" in `needs`, finds
-    the images in `resources["images"]` (`TrainingImages`), trains a copy of the backbone and implements `adapted`.
+    A method implements `_fit` and `_logits`. Its options are fields made by `option`; what several must be together is
+    checked in a `__post_init__`. One that trains the towers has "pixels" in `needs`, finds the images in
+    `resources["images"]`, trains a copy of the backbone and implements `adapted`.
     """
 
     name: ClassVar[str] = ""
@@ -226,8 +226,7 @@ class Adapter(ABC):
         """The backbone whose features `logits` takes: the one given, unless the method changed the towers.
 
         Args:
-            backbone: that of the fit. It stays as it is; where towers were changed, the result is another backbone
-                with another fingerprint, built once and kept.
+            backbone: that of the fit, which stays as it is: changed towers are another one, built once and kept.
 
         Raises:
             CapabilityError: towers were changed, and not of this backbone.
@@ -237,7 +236,7 @@ class Adapter(ABC):
     def for_classes(
         self, backbone: Backbone | None, class_names: Sequence[str], classifier: TextClassifier | None = None
     ) -> Adapter:
-        """The fitted method on classes that it never saw, where "new_classes" is among what it `can`.
+        """The fitted method on classes that it never saw.
 
         Args:
             backbone: that of the fit, for methods that encode texts.
@@ -264,8 +263,7 @@ class Adapter(ABC):
 
     @property
     def as_published(self) -> bool:
-        """Whether the user asked for published settings (a preset), which go before defaults of ours, not before what
-        is given beside it."""
+        """Whether published settings (a preset) are asked for: they go before defaults, not before what is given."""
         return False
 
     def settled(self, report: FitReport) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from ..contracts.features import PRE_PROJECTION, PROJECTED, FeatureSet, TextClas
 from ..contracts.images import TrainingImages
 from ..contracts.resources import BasePredictions, Detection, FurtherBackbone, PreProjection, TextPool
 from ..prompts.classifier import build_classifier, fill
-from ..tasks.classification.resources import Extras, batches, logits_of
+from ..tasks.classification.batches import Extras, batches, logits_of
 from .drawn_samples import AGAINST, TEMPLATES, draw, drawn_item
 
 REPLACING = frozenset({"support_folder", "ctx", "base", "keys"})

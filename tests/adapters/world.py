@@ -13,7 +13,7 @@ from vladapt.core.contracts import TrainingImages
 from vladapt.core.contracts.features import PRE_PROJECTION, PROJECTED
 from vladapt.core.contracts.resources import Detection, FurtherBackbone, PreProjection, TextPool
 from vladapt.core.registry import adapter_class
-from vladapt.core.tasks.classification.resources import Extras, batches, logits_of
+from vladapt.core.tasks.classification.batches import Extras, batches, logits_of
 
 TEMPLATES = ("a {} square.", "a picture of {}.")
 VIEWS = 2

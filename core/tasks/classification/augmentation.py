@@ -16,8 +16,9 @@ from ...contracts.images import CropTransform
 from ...contracts.recipe import AUTO, Recipe
 from ...features.keys import transform_spec
 from ...registry import adapter_class
+from .draws import Shots
 from .feature_rows import PreparedFeatures
-from .images import Prepared, Shots
+from .images import Prepared
 
 Crop = tuple[float, float]
 

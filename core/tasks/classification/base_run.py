@@ -19,7 +19,7 @@ from ...contracts.resources import BasePredictions
 from ...errors import CapabilityError, ConfigError, DataError
 from ...registry import load_adapter
 from ...runs.folder import Run
-from .resources import logits_of
+from .batches import logits_of
 
 
 @dataclass

@@ -18,9 +18,9 @@ from ...data.sampling import folds, rank
 from ...errors import VladaptError
 from ...registry import build_adapter
 from ...runtime.progress import Reporter
+from .batches import OF_IMAGES, logits_of
+from .draws import Shots
 from .fitting import fit_adapter
-from .images import Shots
-from .resources import OF_IMAGES, logits_of
 from .scoring import on_adapted
 
 FOLDS = 5

@@ -28,9 +28,10 @@ from ...registry import adapter_class
 from ...runtime.progress import Reporter
 from ..methods import adapter_of
 from .augmentation import Augmentation, augmentation_of, fewer_views, notes_on_augmentation
+from .draws import Shots
 from .feature_rows import PreparedFeatures
 from .fitting import fit_adapter, parts_wanted, refitted
-from .images import Prepared, Shots
+from .images import Prepared
 from .judgement import (
     GUESSING,
     LARGEST_CLASS,

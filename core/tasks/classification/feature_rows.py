@@ -25,8 +25,10 @@ from ...features.files import FeatureFile, load_features
 from ...runtime.progress import Reporter
 from ..methods import class_indices
 from .base_run import BaseRun
-from .images import Counts, Prepared, Shots, prepare, val_images
-from .resources import Extras, Resources, batches
+from .batches import Extras, batches
+from .draws import Shots, val_images
+from .images import Counts, Prepared, prepare
+from .resources import Resources
 
 
 @dataclass

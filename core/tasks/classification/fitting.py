@@ -26,8 +26,9 @@ from ...runs.sections import choice, in_words
 from ...runtime.files import write_whole
 from ...runtime.progress import Reporter, training_lines
 from ..methods import adapter_of, place_of_data, read_data, split_counts, trains_towers
+from .draws import Shots
 from .feature_rows import PreparedFeatures, prepared_of
-from .images import Prepared, Shots
+from .images import Prepared
 from .judgement import PROBE, fitted_probe
 from .protocols import as_published, deciding_by_protocol, transfer_of
 from .report import ClassificationResults

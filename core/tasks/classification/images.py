@@ -15,8 +15,8 @@ from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain, DomainData, Item, Metric
 from ...contracts.features import PROJECTED, Batch, FeatureSet, TextClassifier
 from ...contracts.images import TrainingImages
-from ...contracts.recipe import ALL, AUTO, Recipe
-from ...data.sampling import NoValidation, sample_shots
+from ...contracts.recipe import AUTO, Recipe
+from ...data.sampling import sample_shots
 from ...data.scenarios import draw_shots
 from ...data.splits import assign_splits
 from ...data.verify import FileHashes, check_skipped, drop_unreadable
@@ -28,13 +28,10 @@ from ...registry import build_metric
 from ...runtime.progress import Reporter
 from ..methods import encoding_batch_size, read_data, restrict_classes
 from .base_run import BaseRun
+from .batches import Extras, batches
+from .draws import Shots, val_images
 from .protocols import templates_of
-from .resources import Extras, Resources, batches
-
-VAL_SHOTS = 4
-"""Images per class that hyper-parameters are chosen on, at most: min(K, 4), as CoOp and its successors publish."""
-MOST_SHOTS = 16
-"""The largest K that they publish; with more, all of val chooses."""
+from .resources import Resources
 
 
 @dataclass
@@ -43,27 +40,6 @@ class Counts:
 
     computed: int = 0
     cached: int = 0
-
-
-@dataclass
-class Shots:
-    """One few-shot draw as features, and the samples behind the support and val, where there are images. Without
-    `searches` no setting is to be chosen, on val or on images held out of the support. `augment` makes the support's
-    views, and pixels to train on; None is the domain's."""
-
-    support: FeatureSet
-    val: FeatureSet | None
-    test: FeatureSet
-    items: tuple[Item, ...] = ()
-    val_items: tuple[Item, ...] = ()
-    seed: int = 0
-    searches: bool = True
-    augment: Callable[..., Any] | None = None
-
-    @property
-    def val_of_fit(self) -> FeatureSet | None:
-        """What a fit chooses settings on."""
-        return self.val if self.searches else NoValidation.beside(self.support)
 
 
 @dataclass(frozen=True)
@@ -362,19 +338,6 @@ def _with_preset(data: DomainData, domain: Domain, preset: str) -> DomainData:
         return data
     note = f"Recognised as the published set {data.published}, whose prompts are taken; --preset none for others."
     return replace(data, notes=[*data.notes, note])
-
-
-def val_images(shots: int | None, val_shots: int | str | None) -> int | None:
-    """How many images per class settings are chosen on; None for all of val.
-
-    Args:
-        shots: images per class to learn from, None for all.
-        val_shots: what the user says: a number, "all", or None for the published min(K, 4) up to 16 shots, and all
-            beyond.
-    """
-    if val_shots is None:
-        return None if shots is None or shots > MOST_SHOTS else min(shots, VAL_SHOTS)
-    return None if val_shots == ALL else int(val_shots)
 
 
 def _behind(features: FeatureSet, items: Sequence[Item]) -> tuple[Item, ...]:

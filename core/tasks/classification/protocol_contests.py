@@ -22,14 +22,16 @@ from ...errors import CapabilityError, ConfigError
 from ...registry import adapter_class, load_adapter
 from ...runtime.progress import Reporter
 from ..methods import adapter_of
+from .batches import logits_of
 from .contest import ZERO_SHOT, ClassificationContest, Tested, as_uncalibrated
+from .draws import Shots
 from .feature_rows import PreparedFeatures, rows_of_split
 from .fitting import fit_adapter, planned
-from .images import Prepared, Shots
+from .images import Prepared
 from .judgement import LARGEST_CLASS
 from .protocols import Protocol, protocol_of
 from .published_results import setting_of
-from .resources import check_needs, logits_of
+from .resources import check_needs
 from .scoring import fitted_zero_shot, score_on
 from .transfer import Transfer
 

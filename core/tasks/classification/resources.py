@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ...contracts.adapter import Adapter
 from ...contracts.adapter_file import read_adapter_file
 from ...contracts.backbone import Backbone
 from ...contracts.choices import FreshViews
-from ...contracts.domain import Decoded, Item
-from ...contracts.features import PRE_PROJECTION, PROJECTED, Batch, FeatureSet
-from ...contracts.resources import REQUIRED, Detection, Detections, FurtherBackbone, PreProjection, TextPool
+from ...contracts.features import PRE_PROJECTION, FeatureSet
+from ...contracts.resources import REQUIRED, Detections, FurtherBackbone, PreProjection, TextPool
 from ...data.caption_pool import lines_of, read_caption_pool
 from ...errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean
-from ...features.extract import cores
 from ...prompts.classifier import spoken
 from ...prompts.descriptions import read_synonyms
 from ...registry import adapter_class, catalogue
@@ -34,14 +30,6 @@ TOWER_NEEDS = frozenset(
     {"text_encoder", "images", "pixels", "pre_projection", "captions", "support_folder", "boxes", "synonyms", "ctx"}
 )
 """What a features file cannot give, or has no towers for."""
-ROWS_AT_ONCE = 4096
-WITH_PARTS_AT_ONCE = 256
-IMAGES_AT_ONCE = 16
-OF_IMAGES = frozenset({"images", "pixels"})
-PLAIN = frozenset({"features", "text_encoder"})
-"""What needs nothing besides features and the attached backbone."""
-
-Encode = Callable[[Sequence[Item], str], FeatureSet]
 
 
 def check_resources(given: Mapping[str, Any], adapters: Sequence[Adapter]) -> None:
@@ -262,158 +250,3 @@ def further_specs(given: Mapping[str, Any]) -> list[str]:
     listed = given.get("further_backbones")
     parts: Iterable[str] = listed.split(",") if isinstance(listed, str) else listed or ()
     return [str(part).strip() for part in parts if str(part).strip()]
-
-
-@dataclass
-class Extras:
-    """How to get the rest.
-
-    Args:
-        items: those whose rows will be asked for.
-        load: decodes one.
-        transform: decoded image -> pixels, as the features were made.
-        encode: (items, tap) -> their features.
-        further: the same of each further backbone.
-        keys: the same of the backbone of a cache's keys, or None.
-        boxes: image id -> what a detector found, or None.
-        base: (features, class names) -> logits of the run that the method started from, or None.
-        parts: items -> their features with parts, for features that came without.
-    """
-
-    items: Sequence[Item]
-    load: Callable[[Item], Decoded] | None = None
-    transform: Callable[[Any], Tensor] | None = None
-    encode: Encode | None = None
-    further: Sequence[Encode] = ()
-    keys: Encode | None = None
-    boxes: Mapping[str, Sequence[Detection]] | None = None
-    base: Callable[[FeatureSet, Sequence[str]], Tensor] | None = None
-    parts: Callable[[Sequence[Item]], FeatureSet] | None = None
-
-    def columns(self, adapter: Adapter, features: FeatureSet) -> dict[str, Any]:
-        """What has one row per image and is made for all of them at once."""
-        wanted = adapter.at_predict - PLAIN - OF_IMAGES - {"parts"}
-        items = self._behind(features.ids) if wanted else []
-        made: dict[str, Any] = {}
-        if "pre_projection" in wanted:
-            made["pre_projection"] = _rows(self.encode(items, PRE_PROJECTION), features)
-        if "further_backbones" in wanted:
-            made["further"] = tuple(_rows(encode(items, PROJECTED), features) for encode in self.further)
-        if "keys" in wanted:
-            if self.keys is None:
-                raise CapabilityError(
-                    f"adapter '{adapter.name}' has keys of another backbone: give --resource keys=SPEC"
-                )
-            made["keys"] = _rows(self.keys(items, PROJECTED), features)
-        if "boxes" in wanted:
-            if self.boxes is None:
-                raise CapabilityError(
-                    f"adapter '{adapter.name}' needs boxes of these images too; give --resource boxes=FILE"
-                )
-            made["boxes"] = [list(self.boxes.get(item.id, ())) for item in items]
-        if "base" in wanted:
-            if self.base is None:
-                raise CapabilityError(
-                    f"adapter '{adapter.name}' started from another run and needs it; give --resource base=RUN"
-                )
-            made["base"] = self.base(features, adapter.class_names_)
-        return made
-
-    def of_parts(self, adapter: Adapter, features: FeatureSet, rows: range) -> dict[str, Any]:
-        """The parts of some rows: those that the features have, or else fetched now, so that no more are held."""
-        if "parts" not in adapter.at_predict:
-            return {}
-        some = features.select(list(rows))
-        if some.parts is None and self.parts is not None:
-            some = _same_rows(self.parts(self._behind(some.ids)), some).to(features.features.device)
-        elif some.parts is None:
-            adapter.check_parts(some)
-        some = some.with_parts()
-        return {"parts": some.parts, "parts_mask": some.parts_mask}
-
-    def of_images(self, adapter: Adapter, features: FeatureSet, rows: range) -> dict[str, Any]:
-        """The decoded images of some rows, and what is made of them."""
-        if not adapter.at_predict & OF_IMAGES:
-            return {}
-        if self.load is None:
-            raise CapabilityError(f"adapter '{adapter.name}' needs the images themselves, which are not there")
-        items = self._behind(features.ids[rows.start : rows.stop])
-        with ThreadPoolExecutor(cores()) as threads:
-            decoded = list(threads.map(self.load, items))
-        made: dict[str, Any] = {"transform": self.transform}
-        if "images" in adapter.at_predict:
-            made["images"] = decoded
-        if "pixels" in adapter.at_predict:
-            made["pixels"] = torch.stack([self.transform(image) for image in decoded]).to(features.features.device)
-        return made
-
-    def _behind(self, ids: Sequence[str]) -> list[Item]:
-        return [self._by_id[i] for i in ids]
-
-    @cached_property
-    def _by_id(self) -> dict[str, Item]:
-        return {item.id: item for item in self.items}
-
-
-def batches(adapter: Adapter, features: FeatureSet, extras: Extras) -> Iterator[Batch]:
-    """All rows, some at a time, each batch with what the adapter names in `at_predict`.
-
-    Raises:
-        CapabilityError, DataError: that cannot be obtained.
-    """
-    columns = extras.columns(adapter, features)
-    size = WITH_PARTS_AT_ONCE if "parts" in adapter.at_predict else ROWS_AT_ONCE
-    size = IMAGES_AT_ONCE if adapter.at_predict & OF_IMAGES else size
-    for start in range(0, len(features), size):
-        rows = range(start, min(start + size, len(features)))
-        yield Batch(
-            features=features.features[rows.start : rows.stop],
-            ids=None if features.ids is None else features.ids[rows.start : rows.stop],
-            **{name: _part(value, rows) for name, value in columns.items()},
-            **extras.of_parts(adapter, features, rows),
-            **extras.of_images(adapter, features, rows),
-        )
-
-
-def plain_batches(features: FeatureSet) -> Iterator[Batch]:
-    """Features alone."""
-    for start in range(0, len(features), ROWS_AT_ONCE):
-        ids = None if features.ids is None else features.ids[start : start + ROWS_AT_ONCE]
-        yield Batch(features=features.features[start : start + ROWS_AT_ONCE], ids=ids)
-
-
-@torch.no_grad()
-def logits_of(
-    adapter: Adapter, batched: Iterable[Batch], total: int, progress: Callable[[int, int], None] | None = None
-) -> Tensor:
-    """(N, C) logits of all batches.
-
-    Not under inference mode: a method may tune something on each image.
-
-    Args:
-        total: N.
-        progress: called as progress(done, total).
-    """
-    parts, done = [], 0
-    for batch in batched:
-        parts.append(adapter.logits(batch))
-        done += len(parts[-1])
-        if progress is not None:
-            progress(done, total)
-    return torch.cat(parts)
-
-
-def _rows(encoded: FeatureSet, features: FeatureSet) -> Tensor:
-    return _same_rows(encoded, features).features.to(features.features.device)
-
-
-def _same_rows(encoded: FeatureSet, features: FeatureSet) -> FeatureSet:
-    if encoded.ids != features.ids:
-        raise DataError(f"{len(features) - len(encoded)} of {len(features)} images have features of one kind only")
-    return encoded
-
-
-def _part(value: Any, rows: range) -> Any:
-    if isinstance(value, tuple):
-        return tuple(_part(inner, rows) for inner in value)
-    return value[rows.start : rows.stop]

@@ -19,8 +19,8 @@ from ...metrics.resampling import units_of
 from ...registry import build_adapter
 from ...runs.sections import Measure, plural
 from ...runtime.progress import Reporter
+from .batches import PLAIN, logits_of, plain_batches
 from .judgement import Judged, judgement
-from .resources import PLAIN, logits_of, plain_batches
 from .verdict import MEASURES, deciding_of, points
 
 COLUMNS = {"largest_class": "largest\nclass", "guessing": "guessing", "linear_probe": "linear\nprobe"}

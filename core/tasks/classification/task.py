@@ -31,6 +31,7 @@ from ..methods import adapter_of, check_named, trains_towers, with_published
 from .augmentation import augmentation_of, notes_on_augmentation, with_fresh_views
 from .calibration_rows import calibration_of
 from .contest import ZERO_SHOT, ClassificationContest
+from .draws import Shots
 from .feature_rows import prepared_of
 from .fitting import (
     PREDICTIONS,
@@ -48,7 +49,6 @@ from .fitting import (
     summary_of,
     write_predictions,
 )
-from .images import Shots
 from .judgement import LARGEST_CLASS, PROBE, PROBE_FILE
 from .protocol_contests import SourceContest, TargetContest, check_protocol, contest_kind
 from .protocols import as_published, baselines_of, drawing_of, notes_on_protocol, protocol_of, tasks_of_fit

@@ -27,13 +27,14 @@ from ...runs.folder import Run
 from ...runtime.distributed import is_main
 from ...runtime.progress import Reporter
 from .base_run import BaseRun
+from .batches import PLAIN, Extras, batches, logits_of
 from .evaluation import write_evaluation
 from .feature_rows import prepared_of, rows_of_split
 from .images import Encoding
 from .judgement import PROBE_FILE
 from .predictions import Predictions, check_wishes, predictions_of
 from .protocols import deciding_by_protocol, transfer_of
-from .resources import PLAIN, Extras, batches, check_at_prediction, further_specs, logits_of
+from .resources import check_at_prediction, further_specs
 from .scoring import fitted_zero_shot, score_on
 from .stored_run import fitted_adapter, recipe_again
 from .transfer import on_target
