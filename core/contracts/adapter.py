@@ -252,8 +252,7 @@ class Adapter(ABC):
         """Learn from image-text pairs, where "pairs" is among what it `can`.
 
         Args:
-            source: a `PairSource` of `core/training/sources.py`.
-            backbone: whose towers are trained, in a copy.
+            source: a `PairSource` of `core/training/sources.py`. backbone: whose towers are trained, in a copy.
             how: `view`, `validate`, `place`, `seed`.
 
         Raises:
