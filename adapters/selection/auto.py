@@ -349,5 +349,5 @@ def _why(name: str, scores: Mapping[str, _Score], rule: str) -> str:
     best, own = max(scores, key=lambda each: scores[each].mean), scores[name]
     if name == best:
         return f"{own.metric} {own.text} in cross-validation, the best of {len(scores)}"
-    high = f"{best}, {scores[best].text}"
-    return f"{own.metric} {own.text} in cross-validation, within one standard error of the best ({high}), and preferred"
+    near = f"within one standard error of the best ({best}, {scores[best].text}), and before it in the list"
+    return f"{own.metric} {own.text} in cross-validation, {near}"
