@@ -11,6 +11,7 @@ from vladapt.core.registry import adapter_class, catalogue
 
 BEGIN, END = "<!-- table: written by benchmarks/adapters.py page -->", "<!-- end of the table -->"
 GROUPS = {
+    "selection": "a choice among the methods of seconds",
     "cache": "a memory of the shots beside zero-shot",
     "head": "a head on the image features",
     "prompt": "words or tokens that are learned",
