@@ -146,7 +146,7 @@ def test_shots_that_are_no_number_of_images(fit, refused, colours, shots):
         ("workers", "-1"),
         ("image_size", "0"),
         ("novel", "perhaps"),
-        ("adapter.views", "-3"),
+        ("adapter.parts", "-3"),
         ("data.central", "7"),
         ("backbone", "7"),
         ("device", "7"),
