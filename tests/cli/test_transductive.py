@@ -77,6 +77,17 @@ def test_the_numbers_are_those_of_the_methods_on_each_batch(vladapt, rows):
     assert float(found["zero-shot", "stream, low"]["accuracy"]) == pytest.approx(whole, abs=1e-6)
 
 
+def test_each_seed_has_answers_of_its_own():
+    """Of methods that draw something when they answer (crops of wca) and are fitted once for all batches."""
+    from vladapt.core.tasks.classification.protocol_contests import TasksContest
+
+    contest = object.__new__(TasksContest)
+    contest.test, contest._planned, contest._answers = range(6), {}, {}
+    contest._fitted_on = lambda name, rows, seed: np.full(len(rows), seed)
+    batch = np.array([1, 3])
+    assert [contest._answers_of("wca", batch, seed).tolist() for seed in (1, 2, 1)] == [[1, 1], [2, 2], [1, 1]]
+
+
 def test_few_classes_are_another_task_than_all(vladapt, rows):
     """What the protocol is for: of all images at once the one method is better, of few classes the other."""
     found = table_of(compared(vladapt, rows, "--tasks", "8"))

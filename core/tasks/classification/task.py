@@ -30,7 +30,7 @@ from ...training.checkpoints import newest_step
 from ..methods import adapter_of, check_named, trains_towers, with_published
 from .augmentation import augmentation_of, notes_on_augmentation, with_fresh_views
 from .calibration_rows import calibration_of
-from .contest import ZERO_SHOT, ClassificationContest
+from .contest import ZERO_SHOT
 from .feature_rows import prepared_of
 from .fitting import (
     PREDICTIONS,
@@ -213,9 +213,8 @@ class Classification(Task):
                 sources[recipe.backbone] = contest
             yield contest
 
-    def published_means(self, contests: Sequence[Contest], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def published_means(self, settings: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Of the eleven sets of the few-shot protocol, where these are they."""
-        settings = [contest.setting for contest in contests if isinstance(contest, ClassificationContest)]
         if not settings or None in settings or not are_eleven(each.set for each in settings):
             return []
         of_mean, found = replace(settings[0], set=ELEVEN), []
