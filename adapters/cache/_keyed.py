@@ -18,7 +18,7 @@ from torch import Tensor
 from ...core.contracts.adapter import Adapter
 from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.resources import FurtherBackbone
-from ...core.errors import DataError
+from ...core.errors import CapabilityError, DataError
 
 Rows = Callable[[FeatureSet], FeatureSet]
 """Rows of support or val -> the same rows by the backbone of the keys, in whose space images are compared."""
@@ -52,8 +52,18 @@ class Keyed(Adapter):
         return replace(support, views=None), key_rows(other), [note]
 
     def queries(self, batch: Batch) -> Tensor:
-        """(B, D_k) unit rows that are compared with the keys."""
-        return F.normalize(batch.keys.float(), dim=-1) if self.keyed else batch.unit
+        """(B, D_k) unit rows that are compared with the keys.
+
+        Raises:
+            CapabilityError: the keys are of another backbone, whose features are not there.
+        """
+        if not self.keyed:
+            return batch.unit
+        if batch.keys is None:
+            raise CapabilityError(
+                f"adapter '{self.name}' has keys of another backbone; pass Batch(features=..., keys=...)"
+            )
+        return F.normalize(batch.keys.float(), dim=-1)
 
 
 def as_they_are(features: FeatureSet) -> FeatureSet:

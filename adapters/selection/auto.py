@@ -108,11 +108,13 @@ class Auto(Adapter):
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         trial = _Trial(support, classifier, val, seed, self.settings)
-        parts = folds(support, self.parts, seed) if _typical_shots(support) >= self.min_shots else []
+        enough = _typical_shots(support) >= self.min_shots
+        parts = folds(support, self.parts, seed) if enough else []
         alone = len(self.candidates) == 1
         if alone or not parts:
             taken = next(trial.fits(self.candidates if alone else self.few_shots), None)
             words = f"fewer than {self.min_shots} images per class to judge methods on"
+            words = "most classes are of one group (patient), so that none can be held out" if enough else words
             words = "the only candidate" if alone else words
             scores: dict[str, _Score] = {}
         else:
@@ -137,7 +139,8 @@ class Auto(Adapter):
     def _report(self, taken: _Fit, scores: Mapping[str, _Score], words: str, trial: _Trial) -> FitReport:
         report, name = taken.report, taken.adapter.name
         settings = f"; its settings on {report.chosen_on}" if report.chosen else ""
-        notes = [f"auto took {name}: {_why(name, scores, self.rule) if scores else words}"]
+        why = _why(name, scores, self.rule) if scores else words
+        notes = [f"auto took {name}: {why}"] if len(self.candidates) > 1 else []
         notes += [f"left out: {trial.left_out_words}"] if trial.left_out else []
         judged = [
             {"method": each, "score": score.mean, "error": score.error, "metric": score.metric, "taken": each == name}

@@ -151,8 +151,8 @@ def find_published(alias: str) -> Published | None:
 
 def alias_of(spec: str) -> str | None:
     """The alias of a spec that names a published model, by its alias or as the table spells it; else None."""
-    plain = spec.replace("-quickgelu", "")
-    return next((entry.alias for entry in published() if spec.lower() == entry.alias or plain == entry.spec), None)
+    spellings = (spec, spec.replace("-quickgelu", ""))  # OpenAI's weights are spelt either way
+    return next((each.alias for each in published() if spec.lower() == each.alias or each.spec in spellings), None)
 
 
 def models_folder() -> Path:

@@ -31,7 +31,9 @@ def comparison_table(summary: Sequence[Mapping[str, Any]], published: Sequence[M
     splits = max((row.get("splits", 1) for row in summary), default=1)
     spread = f"{splits} splits of the data" if splits > 1 else f"{seeds} seed{'s' * (seeds != 1)} on one test set"
     counts = sorted({row["task_count"] for row in summary if row.get("tasks")})
-    spread = f"{' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} tasks" if counts else spread
+    if counts:
+        each = f"{' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} tasks"
+        spread = f"{seeds} seeds, each with {each}" if seeds > 1 else each
     arrow = " ↑" if _in_percent(metric) or metric in WORDS else ""  # which way others go is not known here
     unit = " in %" if _in_percent(metric) else ""
     title = f"{WORDS.get(metric, metric.replace('_', ' '))}{arrow}{unit}, mean ± std over {spread}"

@@ -141,6 +141,7 @@ class Contest(ABC):
         deciding: the metric that this data set wants, or "" for that of the task.
         baselines: methods that the others are compared with.
         source: the data set on which its fits were made, where that is another one or others are tested too; else "".
+        setting: what its numbers are of, by which `Task.published_means` finds published ones; None for none.
     """
 
     data: str
@@ -150,6 +151,7 @@ class Contest(ABC):
     deciding: str = ""
     baselines: tuple[str, ...] = ()
     source: str = ""
+    setting: Any = None
 
     def of_split(self, entry: Mapping[str, Any], split: int) -> dict[str, Any]:
         """An entry of `Task.entries` as it is run on one of several splits."""
@@ -287,8 +289,12 @@ class Task(ABC):
         for recipe in recipes:
             yield self.contest(recipe, axes, reporter)
 
-    def published_means(self, contests: Sequence[Contest], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Published means over these data sets: dicts of the method, "shots", "published" and "published_in"."""
+    def published_means(self, settings: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Published means over these data sets: dicts of the method, "shots", "published" and "published_in".
+
+        Args:
+            settings: `Contest.setting` of each set.
+        """
         return []
 
     def deciding_of(self, rows: Sequence[Mapping[str, Any]]) -> str:

@@ -25,6 +25,8 @@ from .verify import FileHashes, content_key, part_text
 
 FRESH_SHARES = {"test": 0.3, "val": 0.2, "train": 0.5}
 CARVED_SHARES = {"val": 0.2, "train": 0.8}
+MADE_ANEW = "train, val and test were made anew"
+"""In the note of it, which is of no concern where the data is tested whole."""
 ALL, NO_LABEL = -1, -2  # balanced beside the labels where an image has several
 
 
@@ -54,7 +56,7 @@ def assign_splits(data: DomainData, *, seed: int, hashes: FileHashes, links: Lin
     given = sorted({item.split for item in data.items if item.split})
     if len(given) < 2:
         if given:
-            notes.append(f"The data name no split but {given[0]}: train, val and test were made anew.")
+            notes.append(f"The data name no split but {given[0]}: {MADE_ANEW}.")
         splits = share_out(data, links.near_parts, FRESH_SHARES, seed)
     else:
         splits = _repair(data, links, seed, notes)

@@ -169,10 +169,10 @@ def _compare(task: Task, axes: Axes, sets: list[_Set], folder: Path, resume: boo
     refused: dict[str, str] = {}
     notes: list[str] = []
     done, several = 0, len({(each.recipe.features, each.recipe.data_path) for each in sets}) > 1
-    deciding, baselines, test_over_train, paired, fought = set(), (), {}, [], []
+    deciding, baselines, test_over_train, paired, settings = set(), (), {}, [], []
     contests = task.contests([each.recipe for each in sets], axes, reporter)
     for place, (each, contest) in enumerate(zip(sets, contests)):
-        fought.append(contest)
+        settings.append(contest.setting)  # not the contest, which holds a backbone
         name = NO_NAME if each.recipe.redact else contest.data
         each.name = _name_of(name, [other.name for other in sets[:place] if other.backbone == each.backbone])
         each.source = NO_NAME if contest.source and each.recipe.redact else contest.source
@@ -202,7 +202,7 @@ def _compare(task: Task, axes: Axes, sets: list[_Set], folder: Path, resume: boo
     metric = "balanced_accuracy" if metric == "accuracy" and "balanced_accuracy" in deciding else metric
     plots = _plotted(rows, sets, several, metric, task.method) if is_main() else [folder]
     tested = (task.method, metric, baselines, test_over_train, paired)
-    means = task.published_means(fought, rows.sorted())
+    means = task.published_means(settings, rows.sorted())
     return Comparison(rows.sorted(), folder / TABLE, plots[0], refused, notes, *tested, published_means=means)
 
 

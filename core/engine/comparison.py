@@ -77,8 +77,11 @@ class Comparison:
         """The rows of `summary` with a published accuracy, and the means over data sets with one, whose "data" is
         "mean"."""
         summary, found = self.summary(), []
+        sets = {row["data"] for row in summary}
         for each in self.published_means:
             of = [row for row in summary if (row[self.method], row["shots"]) == (each[self.method], each["shots"])]
+            if self.metric != "accuracy" or {row["data"] for row in of} != sets:
+                continue  # refused on some of the sets: a mean of others
             mean = statistics.fmean(row["mean"] for row in of)
             difference = {"mean": mean, "published_difference": mean - each["published"]}
             found.append({**each, "data": "mean", "metric": self.metric, **difference})

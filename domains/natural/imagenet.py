@@ -117,8 +117,8 @@ def _of_variant(images: str) -> Callable[[Path], Iterator[Entry]]:
 
 
 def _of_class_folders(images: Path, root: Path, names: dict[str, str], split: str) -> Iterator[Entry]:
-    """Class folders called by WordNet ids, or, as those of ImageNetV2, by the place of one in the list of names."""
-    ids = list(names)
+    """Class folders called by WordNet ids, or, as those of ImageNetV2, by the place of one among the sorted ids."""
+    ids = sorted(names)
     inside = [inner for inner in folders(images) if WORDNET_ID.match(inner.name) or inner.name.isdecimal()]
     for inner in sorted(inside, key=lambda each: (len(each.name), each.name)):
         id_ = inner.name

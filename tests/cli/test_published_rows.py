@@ -100,19 +100,25 @@ def test_the_mean_over_the_eleven_sets_has_its_own(tmp_path):
     assert [row[header.index("mean")] for row in (ours, published, difference)] == ["62.0", "61.0", "+1.0"]
 
 
-def test_which_means_are_published(monkeypatch):
-    from vladapt.core.tasks.classification.contest import ClassificationContest
+def test_a_mean_over_some_of_the_sets_is_not_beside_that_of_all(tmp_path):
+    """A method that one set refused has no mean, so that nothing is published for it."""
+    rows = [{"adapter": name, "shots": 1, "seed": 1, "data": on, "accuracy": 0.6, "seconds": 0.0}
+            for name, on in (("ape", "dtd"), ("ape", "sun397"), ("tip-x", "dtd"))]  # fmt: skip
+    means = [{"adapter": name, "shots": 1, "published": 0.61, "published_in": "APE"} for name in ("ape", "tip-x")]
+    found = Comparison(rows, tmp_path, tmp_path, {}, [], published_means=means)
+    assert [mean["adapter"] for mean in found.published()] == ["ape"]
 
-    def contest(name):
-        made = object.__new__(ClassificationContest)
-        made.setting = published_results.Setting("openai-rn50", "full-val", name)
-        return made
+
+def test_which_means_are_published():
+    def setting(name):
+        return published_results.Setting("openai-rn50", "full-val", name)
 
     eleven = published_results._table()["eleven"]
     rows = [{"adapter": "ape", "shots": 1}, {"adapter": "gda", "shots": 1}]
-    (mean,) = Classification().published_means([contest(name) for name in eleven], rows)
+    (mean,) = Classification().published_means([setting(name) for name in eleven], rows)
     assert (mean["adapter"], mean["published"]) == ("ape", pytest.approx(0.6513))
-    assert Classification().published_means([contest(name) for name in eleven[1:]], rows) == []
+    assert Classification().published_means([setting(name) for name in eleven[1:]], rows) == []
+    assert Classification().published_means([setting(eleven[0]), None], rows) == []
     assert ELEVEN == "eleven"
 
 

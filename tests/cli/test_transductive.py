@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from vladapt import FeatureSet, TextClassifier, build_adapter
+from vladapt.core.commands.tables import comparison_table
 from vladapt.core.data.test_batches import TASKS, Stream, full_batches
+from vladapt.core.engine.comparison import Comparison
 
 CLASSES, DIM, SCALE = 12, 32, 5.0
 
@@ -77,6 +79,17 @@ def test_the_numbers_are_those_of_the_methods_on_each_batch(vladapt, rows):
     assert float(found["zero-shot", "stream, low"]["accuracy"]) == pytest.approx(whole, abs=1e-6)
 
 
+def test_each_seed_has_answers_of_its_own():
+    """Of methods that draw something when they answer (crops of wca) and are fitted once for all batches."""
+    from vladapt.core.tasks.classification.protocol_contests import TasksContest
+
+    contest = object.__new__(TasksContest)
+    contest.test, contest._planned, contest._answers = range(6), {}, {}
+    contest._fitted_on = lambda name, rows, seed: np.full(len(rows), seed)
+    batch = np.array([1, 3])
+    assert [contest._answers_of("wca", batch, seed).tolist() for seed in (1, 2, 1)] == [[1, 1], [2, 2], [1, 1]]
+
+
 def test_few_classes_are_another_task_than_all(vladapt, rows):
     """What the protocol is for: of all images at once the one method is better, of few classes the other."""
     found = table_of(compared(vladapt, rows, "--tasks", "8"))
@@ -109,6 +122,22 @@ def test_what_cannot_be_is_one_line(vladapt, rows, arguments, said):
     given = ("--features", rows, "--protocol", "transductive", "--adapters", "stat-a", *arguments)
     refused = vladapt("compare", *given)
     assert refused.code != 0 and said in refused.err
+
+
+def test_a_fit_without_a_method_says_which_need_no_labels(vladapt, rows):
+    refused = vladapt("fit", "--features", rows, "--protocol", "transductive")
+    assert refused.code != 0 and "--protocol transductive: adapter 'auto' learns from labelled images" in refused.err
+    assert "stat-a" in refused.err and "--shots" not in refused.err
+
+
+@pytest.mark.parametrize(("seeds", "over"), [((1,), "over 2 tasks"), ((1, 2), "over 2 seeds, each with 2 tasks")])
+def test_the_deviation_is_over_what_the_title_says(tmp_path, seeds, over):
+    """Over the tasks of one seed; over seeds where there are several."""
+    rows = [{"adapter": "stat-a", "shots": 0, "seed": seed, "tasks": "all", "task_count": 2, "accuracy": seed / 10,
+             "accuracy_std": 0.3, "seconds": 0.0} for seed in seeds]  # fmt: skip
+    summary = Comparison(rows, tmp_path, tmp_path, {}, []).summary()
+    assert str(comparison_table(summary).title).endswith(over)
+    assert summary[0]["std"] == pytest.approx(0.3 if len(seeds) == 1 else 0.05)
 
 
 def test_tasks_are_of_this_protocol_and_labels_of_others(vladapt, rows):

@@ -217,6 +217,32 @@ def test_a_learned_prompt_is_tested_on_other_photos(photos, small_clip_spec, vla
     assert len(lines) == 25 and all(line.split(",")[2] in ("carp", "pike") for line in lines[1:])
 
 
+def test_photos_that_are_all_for_testing_are_tested_whole(photos, small_clip_spec, vladapt):
+    """As a variant of ImageNet comes: a folder "test" and nothing else."""
+    variant = photos["birds"].parent / "variant"
+    (variant / "test").mkdir(parents=True)
+    for name in ("crane", "swift"):
+        (photos["birds"] / name).rename(variant / "test" / name)
+    source = photos["birds"].parent / "source"
+    drawn = np.random.default_rng(1)
+    for label, name in enumerate(("crane", "heron", "swift")):
+        (source / name).mkdir(parents=True)
+        for number in range(12):
+            pixels = (70 * label + drawn.integers(0, 120, (16, 16, 3))).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(source / name / f"{number}.png")
+    how = ("--backbone", small_clip_spec, "--protocol", "domain-generalization", "--shots", "2")
+    fitted = vladapt("fit", "--data", source, "--adapter", "ridge", *how, "--json")
+    assert fitted.code == 0, fitted.err
+    again = vladapt("eval", fitted.json["run"], "--data", variant, "--json")
+    assert again.json["test_images"] == 24
+    both = ("--data", source, "--data", variant, "--adapters", "ridge", "--seeds", "0")
+    outcome = vladapt("compare", *both, *how)
+    rows = list(csv.DictReader(Path(outcome.out.partition("Rows: ")[2].split()[0]).read_text().splitlines()))
+    (row,) = [row for row in rows if (row["adapter"], row["data"]) == ("ridge", "variant")]
+    assert float(row["accuracy"]) == again.json["adapted"]["accuracy"]
+    assert "Note:" in outcome.out and "made anew" not in outcome.out
+
+
 def test_a_file_of_test_rows_alone_is_evaluated(sets, vladapt):
     """Of a run without a protocol too: nothing is drawn from it."""
     run = vladapt("fit", "--features", sets["source"], "--adapter", "ape", "--shots", 4, "--json").json["run"]

@@ -65,7 +65,8 @@ class PreparedFeatures:
 
     @property
     def had_splits(self) -> bool:
-        return self.file.split is not None
+        given = set(self.file.split or ()) - {""}
+        return len(given) > 1 or given == {"test"}
 
     @property
     def notes(self) -> list[str]:

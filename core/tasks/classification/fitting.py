@@ -118,7 +118,10 @@ def refitted(
         f"{len(shots.val)} of val"
     )
     chosen = {"chosen": {**second.chosen, **report.chosen}, "chosen_on": report.chosen_on}
-    return again, replace(second, **chosen, val_score=report.val_score, history=[*report.history, *second.history])
+    chosen |= {"val_score": report.val_score, "judged": report.judged}
+    if report.judged:  # the fit that took one of several methods says why
+        second.notes = list(dict.fromkeys([*report.notes, *second.notes]))
+    return again, replace(second, **chosen, history=[*report.history, *second.history])
 
 
 def scored(

@@ -357,7 +357,7 @@ def prepare(recipe: Recipe, reporter: Reporter, domain: Domain, task: str) -> Pr
     hashes = FileHashes()
     with reporter.task("Checking images") as progress:
         data = drop_unreadable(data, hashes, workers=recipe.workers, progress=progress)
-    had_splits = any(item.split for item in data.items)
+    had_splits = len({item.split for item in data.items if item.split}) > 1  # one alone divides nothing
     data = assign_splits(data, seed=recipe.split_seed, hashes=hashes)
     backbone = load_backbone(recipe.backbone, device=recipe.device, image_size=recipe.image_size)
     announced(backbone, reporter.info)

@@ -17,6 +17,7 @@ from ...contracts.adapter import Adapter
 from ...contracts.features import FeatureSet
 from ...contracts.recipe import Recipe
 from ...contracts.task import Axes, Contest
+from ...data.splits import MADE_ANEW
 from ...data.test_batches import Tasks
 from ...errors import CapabilityError, ConfigError
 from ...registry import adapter_class, load_adapter
@@ -138,7 +139,8 @@ class TargetContest(Contest):
     """
 
     def __init__(self, made: SourceContest, prepared: Prepared | PreparedFeatures):
-        super().__init__(prepared.data.name, list(prepared.notes), deciding=made.deciding, baselines=made.baselines)
+        notes = _without_splits(prepared.notes)
+        super().__init__(prepared.data.name, notes, deciding=made.deciding, baselines=made.baselines)
         if made.prepared.backbone is not None:
             prepared = replace(prepared, backbone=made.prepared.backbone)
         elif made.prepared.made_by and prepared.made_by and made.prepared.made_by != prepared.made_by:
@@ -188,7 +190,7 @@ class TasksContest(ClassificationContest):
     def __init__(self, kinds: Sequence[Tasks], count: int | None, recipe: Recipe, prepared, adapters, repeated):
         super().__init__(recipe, prepared, adapters, repeated)
         self.kinds = {kind.name: kind for kind in kinds}
-        self.count, self.notes = count, [note for note in self.notes if note not in repeated.notes]
+        self.count, self.notes = count, [note for note in _without_splits(self.notes) if note not in repeated.notes]
         self._planned, self._answers = adapters, {}
         if count is not None:
             published = max(kind.count for kind in kinds)
@@ -237,9 +239,9 @@ class TasksContest(ClassificationContest):
         """Classes of some test images."""
         if name in self._planned and adapter_class(name).transductive:
             return self._fitted_on(name, rows, seed)
-        if name not in self._answers:
-            self._answers[name] = self._fitted_on(name, np.arange(len(self.test)), seed)
-        return self._answers[name][rows]
+        if (name, seed) not in self._answers:
+            self._answers[name, seed] = self._fitted_on(name, np.arange(len(self.test)), seed)
+        return self._answers[name, seed][rows]
 
     def _fitted_on(self, name: str, rows: np.ndarray, seed: int) -> np.ndarray:
         prepared, test = self.prepared, self.test.select(torch.from_numpy(rows))
@@ -253,3 +255,8 @@ class TasksContest(ClassificationContest):
             shots = replace(self._draw(prepared, {"shots": 0, "seed": seed}), test=test)
             fit_adapter(adapter, prepared, shots, seed, QUIET)
         return logits_of(adapter, prepared.batches(adapter, test), len(test)).argmax(dim=1).cpu().numpy()
+
+
+def _without_splits(notes: Sequence[str]) -> list[str]:
+    """Notes on data that is tested whole, of which no part is made for training."""
+    return [note for note in notes if MADE_ANEW not in note]

@@ -30,7 +30,7 @@ from ...training.checkpoints import newest_step
 from ..methods import adapter_of, check_named, trains_towers, with_published
 from .augmentation import augmentation_of, notes_on_augmentation, with_fresh_views
 from .calibration_rows import calibration_of
-from .contest import ZERO_SHOT, ClassificationContest
+from .contest import ZERO_SHOT
 from .draws import Shots
 from .feature_rows import prepared_of
 from .fitting import (
@@ -122,7 +122,7 @@ class Classification(Task):
         recipe = with_fresh_views(recipe, [recipe.adapter_name])
         adapter = adapter_of(recipe)
         check_resources(recipe.resources, [adapter])
-        _check_shots(recipe.shots, adapter)
+        _check_shots(recipe, adapter)
         prepared = self.prepared(recipe, reporter)
         recipe, said = with_published(recipe, prepared.data.published, [adapter.name])
         adapter = adapter_of(recipe) if said else adapter
@@ -213,9 +213,8 @@ class Classification(Task):
                 sources[recipe.backbone] = contest
             yield contest
 
-    def published_means(self, contests: Sequence[Contest], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def published_means(self, settings: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Of the eleven sets of the few-shot protocol, where these are they."""
-        settings = [contest.setting for contest in contests if isinstance(contest, ClassificationContest)]
         if not settings or None in settings or not are_eleven(each.set for each in settings):
             return []
         of_mean, found = replace(settings[0], set=ELEVEN), []
@@ -321,12 +320,16 @@ def _seeds(recipe: Recipe, axes: Axes) -> Sequence[int]:
     return axes.seeds or ((recipe.seed,) if recipe.gave("seed") else SEEDS if protocol is None else protocol.seeds)
 
 
-def _check_shots(shots: int | None, adapter: Adapter) -> None:
-    if shots == 0 and not adapter.label_free:
-        raise ConfigError(
-            f"--shots 0: adapter '{adapter.name}' learns from labelled images; give 1 or more, "
-            "or a method that needs none (stat-a for all images at once, zero-shot)"
-        )
+def _check_shots(recipe: Recipe, adapter: Adapter) -> None:
+    if recipe.shots != 0 or adapter.label_free:
+        return
+    given, cure = "--shots 0", "give 1 or more, or a method that needs none"
+    if recipe.protocol is not None and not recipe.gave("shots"):
+        given, cure = f"--protocol {recipe.protocol}", "there are none, so give --adapter with one that needs none"
+    raise ConfigError(
+        f"{given}: adapter '{adapter.name}' learns from labelled images; {cure} (stat-a for all images at once, "
+        "zero-shot)"
+    )
 
 
 def fit_key(recipe: Recipe, adapter: Adapter, prepared, shots: Shots) -> str:

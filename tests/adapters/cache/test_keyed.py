@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from vladapt.core.contracts import Batch, FeatureSet
 from vladapt.core.contracts.resources import FurtherBackbone
-from vladapt.core.errors import DataError
+from vladapt.core.errors import CapabilityError, DataError
 from vladapt.core.registry import build_adapter
 
 QUICK = {
@@ -83,3 +83,11 @@ def test_images_that_the_other_backbone_does_not_know_are_named(make_task, name)
     keys = FurtherBackbone("dino", turned(support).select([0, 1, 2]), None, task.text)
     with pytest.raises(DataError, match="--resource keys=dino: that backbone has no features of support "):
         build_adapter(name).fit(support, task.text, resources={"keys": keys})
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_without_the_features_of_the_keys_nothing_is_predicted(make_task, name):
+    task = make_task(shots=4)
+    adapter = fitted(name, task, 24, False)[0]
+    with pytest.raises(CapabilityError, match="keys of another backbone; pass Batch"):
+        adapter.logits(task.test)

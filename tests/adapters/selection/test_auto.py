@@ -109,7 +109,9 @@ def test_a_single_group_per_class_judges_nothing(make_task):
     task = make_task(shots=6)
     groups = tuple(f"patient {label}" for label in task.support.labels.tolist())
     grouped = replace(task, support=replace(task.support, groups=groups))
-    assert fitted(grouped).report.chosen["method"] == "proker"
+    report = fitted(grouped).report
+    assert report.chosen["method"] == "proker" and "of one group" in report.chosen_on
+    assert "fewer than" not in " ".join(report.notes)
 
 
 def test_images_of_one_group_are_never_on_both_sides(make_task):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from vladapt.core.engine.compare import STATE, TABLE, compare
 from vladapt.core.errors import CapabilityError, ConfigError
 from vladapt.core.recipes.resolve import resolve
 from vladapt.core.runtime.progress import Reporter
-from vladapt.core.tasks.classification.task import ClassificationContest
+from vladapt.core.tasks.classification.contest import ClassificationContest
 
 THIRD_PARTY = Path(__file__).parent / "third_party"
 METHODS, SHOTS, SEEDS = ["linear-probe", "ape"], [1, 2], [1, 2]
@@ -191,3 +193,26 @@ def test_rows_that_are_all_for_testing_are_not_split_again(tmp_path):
     assert result.metrics["test_images"] == 60 and result.metrics["adapted"]["accuracy"] > 0.9
     with pytest.raises(CapabilityError, match="all its rows are for testing; give --shots 0"):
         vladapt.fit(features=path, adapter="ape", shots=4)
+
+
+def test_data_sets_that_are_done_are_let_go(monkeypatch, tmp_path):
+    """Each brings a backbone, and a comparison may have eleven."""
+    from vladapt.core.tasks.classification.task import Classification
+
+    drawn, made, alive, contest = np.random.default_rng(0), [], [], Classification.contest
+    names = np.array(["a", "b"])
+    for number in range(4):
+        rows = {"image_features": drawn.normal(size=(60, 8)).astype("f4"), "labels": np.arange(60) % 2}
+        np.savez(tmp_path / f"{number}.npz", class_names=names, text_features=rows["image_features"][:2], **rows)
+
+    def watched(self, *arguments):
+        gc.collect()
+        alive.append(sum(each() is not None for each in made))
+        new = contest(self, *arguments)
+        made.append(weakref.ref(new))
+        return new
+
+    monkeypatch.setattr(Classification, "contest", watched)
+    sources = [{"features": str(tmp_path / f"{number}.npz")} for number in range(4)]
+    compare(resolve(), ["ridge"], shots=[2], seeds=[0], splits=1, sources=sources, out=tmp_path / "out")
+    assert max(alive) <= 2 and alive[-1] < 3

@@ -14,7 +14,7 @@ from vladapt.core.engine.compare import STATE, TABLE, compare
 from vladapt.core.engine.comparison import Comparison
 from vladapt.core.errors import ConfigError
 from vladapt.core.recipes.resolve import resolve
-from vladapt.core.tasks.classification.task import ClassificationContest
+from vladapt.core.tasks.classification.contest import ClassificationContest
 
 from .test_compare import features_file, stop_after, table, without_seconds
 

@@ -50,6 +50,15 @@ def test_torchvisions_folders_test_on_val(tmp_path, photo, above):
     assert notes == [imagenet.NAMED]
 
 
+def test_numbered_folders_are_places_among_the_sorted_ids(tmp_path, photo):
+    """Of ImageNetV2, in whatever order a list names the classes."""
+    (tmp_path / "classnames.txt").write_text(f"{GOLDFISH} goldfish\n{TENCH} tench\n")
+    for number in ("0", "1"):
+        photo(f"imagenetv2-matched-frequency-format-val/{number}/1.jpg")
+    _, placed, _ = read(tmp_path)
+    assert {id_.split("/")[-2]: name for id_, (name, _) in placed.items()} == {"0": "tench", "1": "goldfish"}
+
+
 def test_coops_list_goes_before_the_library(tmp_path, photo):
     (tmp_path / "classnames.txt").write_text(f"{TENCH} a fish\n{GOLDFISH} another\n")
     for split in ("train", "val"):

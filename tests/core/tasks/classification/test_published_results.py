@@ -100,4 +100,6 @@ def test_a_run_says_how_far_it_is_from_what_was_published():
 
 def test_an_alias_is_known_by_its_spec():
     assert alias_of("OpenAI-RN50") == alias_of("open_clip:RN50/openai") == "openai-rn50"
+    assert alias_of("open_clip:RN50-quickgelu/openai") == "openai-rn50"
     assert alias_of("open_clip:RN50/cc12m") is None
+    assert [alias_of(each.spec) for each in published()] == [each.alias for each in published()]
