@@ -62,6 +62,9 @@ class Auto(Adapter):
     the first of `few_shots` that can be fitted is taken. A candidate that cannot be fitted (several labels, no text),
     or that would take long (many images of many classes), is left out, which a note says.
 
+    Methods are judged on the support alone, so also under a protocol without validation images; what candidates choose
+    on such images has its defaults there.
+
     Raises:
         ConfigError: a candidate needs more than features, or `settings` are of none.
         CapabilityError: no candidate can be fitted.

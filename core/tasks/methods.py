@@ -56,7 +56,7 @@ def with_published(recipe: Recipe, published: str | None, names: Iterable[str | 
     # rows of a features file come without a domain that would know the set: the method reads its name
     taken = [name for name, sets in settled.items() if published in sets or (published and recipe.features and sets)]
     if recipe.features and published and not taken:
-        raise ConfigError(f"--preset {published}: {', '.join(settled)} publish no settings for a set; omit it")
+        raise ConfigError(f"--preset {published}: no settings for a set are published of {', '.join(settled)}; omit it")
     taken = [name for name in taken if "preset" not in recipe.with_adapter(name).adapter_options]
     if not taken:
         return recipe, []

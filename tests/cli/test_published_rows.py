@@ -62,6 +62,12 @@ def test_published_and_difference_stand_under_ours(vladapt, eurosat, as_rn50):
     }
 
 
+def test_nothing_published_is_beside_a_method_with_other_settings(vladapt, eurosat, as_rn50):
+    changed = ("--set", "adapters.tip-adapter.views=0")
+    outcome = compared(vladapt, eurosat, as_rn50, "--shots", "2", "--protocol", "full-val", "--markdown", *changed)
+    assert "| published |" not in outcome.out and "Published for" not in outcome.out
+
+
 def test_it_is_in_the_json(vladapt, eurosat, as_rn50):
     found = compared(vladapt, eurosat, as_rn50, "--shots", "2", "--protocol", "full-val", "--json").json
     (row,) = found["published"]

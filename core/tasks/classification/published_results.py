@@ -76,7 +76,8 @@ def setting_of(recipe: Recipe, prepared: Any, tasks: str = "") -> Setting | None
     a set that was not recognised, on some of its classes, with other prompts or settings than its own, with images of
     another size, or from a features file, which does not say by which model it was made."""
     others = (recipe.classes, recipe.templates, recipe.descriptions, recipe.image_size)
-    changed = any(each is not None for each in others) or recipe.preset != AUTO
+    options = [key for key in recipe.given if key.startswith(("adapter.", "adapters")) and key != "adapter.name"]
+    changed = any(each is not None for each in others) or recipe.preset != AUTO or bool(options)
     if recipe.protocol is None or prepared.backbone is None or prepared.data.published is None or changed:
         return None
     return Setting(recipe.backbone, recipe.protocol, prepared.data.published, tasks)
