@@ -102,11 +102,12 @@ def test_the_page_has_every_set_the_function_and_what_auto_promises(bench):
     written = PAGE.partition(bench.BEGIN)[2].partition(bench.END)[0]
     assert inspect.getsource(bench.scikit_learn).strip() in written
     first, *parts = written.split("### ")
-    assert [row[0] for row in table_rows(first)[1:]] == list(bench.SETS)
+    sets = [row[0] for row in table_rows(first)[1:]]
+    assert sets == list(bench.SETS)
     assert [part.split()[0] for part in parts] == ["4", "16", "The"]
     for part in parts[:2]:
         header, *rows = table_rows(part)
-        assert header[1:-2] == list(bench.SETS)
+        assert header[1:-2] == sets
         means = {row[0]: float(row[-2]) for row in rows}
         assert set(means) == {*bench.METHODS, *bench.PROBES}
         assert means["auto"] > max(means[name] for name in bench.METHODS) - 2
