@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...core.contracts.adapter import Adapter, FitReport
+from ...core.contracts.choices import published_options
 from ...core.contracts.features import Batch, FeatureSet, TextClassifier
 from ...core.contracts.options import as_text, option
 from ...core.data.sampling import folds
@@ -81,6 +82,7 @@ class Auto(Adapter):
     )
     multilabel: ClassVar[bool] = True
     text_free: ClassVar[bool] = True
+    published: ClassVar[Mapping[str, Any]] = {"as_papers": True}
     state: ClassVar[tuple[str, ...]] = ("method", "method_options", "numbers", "tensors")
     _method: ClassVar[Adapter | None] = None
 
@@ -88,6 +90,7 @@ class Auto(Adapter):
     few_shots: tuple[str, ...] = option(FEW_SHOTS, "methods for fewer than min_shots, the one to prefer first")
     min_shots: int = option(4, "images per class, typically, from which methods are judged", low=2, high=1000)
     settings: dict[str, Any] = option(help="options of candidates, each under its name", factory=dict)
+    as_papers: bool = option(False, "candidates have the options of papers where ours differ, as under a protocol")
     parts: int = option(5, "into which the support is cut, each judged by a fit on the others", low=2, high=100)
     rule: str = option(
         ONE_SE, "take the first candidate within one standard error of the best, or the best", choices=RULES
@@ -110,7 +113,7 @@ class Auto(Adapter):
             raise ConfigError("adapter 'auto': give one of candidates and one of few_shots at least")
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
-        trial = _Trial(support, classifier, val, seed, self.settings)
+        trial = _Trial(support, classifier, val, seed, self._built)
         enough = _typical_shots(support) >= self.min_shots
         parts = folds(support, self.parts, seed) if enough else []
         alone = len(self.candidates) == 1
@@ -130,6 +133,11 @@ class Auto(Adapter):
             raise CapabilityError(f"adapter 'auto': no candidate can be fitted: {trial.left_out_words}")
         self._take(taken.adapter)
         return self._report(taken, scores, words, trial)
+
+    def _built(self, name: str) -> Adapter:
+        """A candidate, not fitted."""
+        papers = published_options(adapter_class(name)) if self.as_papers else {}
+        return build_adapter(name, **{**papers, **self.settings.get(name, {})})
 
     def _take(self, adapter: Adapter) -> None:
         values = {name: getattr(adapter, name) for name in adapter.state}
@@ -183,7 +191,7 @@ class Auto(Adapter):
         Raises:
             CapabilityError: not fitted. DataError: what was saved is not that of such a method.
         """
-        if not hasattr(self, "method"):
+        if not getattr(self, "fitted_", False):
             raise CapabilityError("adapter 'auto' is not fitted; call fit() or load_adapter() first")
         if self._method is None:
             self._method = self._restored()
@@ -238,7 +246,7 @@ class _Trial:
     classifier: TextClassifier
     val: FeatureSet | None
     seed: int
-    settings: Mapping[str, Mapping[str, Any]]
+    build: Callable[[str], Adapter]
 
     def __post_init__(self):
         self.left_out: dict[str, str] = {}
@@ -253,7 +261,7 @@ class _Trial:
     def fits(self, names: Sequence[str]) -> Iterator[_Fit]:
         """Those of the candidates that can be fitted, one after the other."""
         for name in names:
-            adapter = build_adapter(name, **self.settings.get(name, {}))
+            adapter = self.build(name)
             if reason := self._hindrance(adapter):
                 self.left_out[name] = reason
                 continue

@@ -3,9 +3,9 @@ looked at, how images are augmented."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -70,6 +70,21 @@ class Tied(Adapter):
         super().__post_init__()
         if self.ties == AUTO:
             self.ties = PUBLISHED if self.as_published else PLATEAU
+
+
+AS_PUBLISHED = ((ClassWeighted, "class_weight", NONE), (Tied, "ties", PUBLISHED))
+"""Base of methods, its option, and the value that papers have."""
+
+
+def published_options(
+    cls: type[Adapter], shared: Iterable[tuple[type[Adapter], str, Any]] = AS_PUBLISHED
+) -> dict[str, Any]:
+    """The options of a method that papers have where ours differ: those that it shares with others, and its own.
+
+    Args:
+        shared: as `AS_PUBLISHED`.
+    """
+    return {**cls.published, **{option: value for base, option, value in shared if issubclass(cls, base)}}
 
 
 @dataclass(eq=False, kw_only=True)

@@ -44,6 +44,7 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "select": between("select", "last", "best_val", lr=2.0, epochs=10),
     },
     "auto": {
+        "as_papers": between("as_papers", False, True, few_shots=("tip-adapter",)),
         "candidates": between("candidates", ("ridge",), ("zero-shot",)),
         "few_shots": between("few_shots", ("ridge",), ("nearest-mean",)),
         "min_shots": between("min_shots", 2, 4),

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ...contracts.choices import NONE, PUBLISHED, ZERO_SHOT, ClassWeighted, FewOrZeroShot, Tied
+from ...contracts.choices import AS_PUBLISHED, ZERO_SHOT, FewOrZeroShot, published_options
 from ...contracts.domain import Domain
 from ...contracts.recipe import ALL, Recipe
 from ...data.scenarios import SCENARIOS
@@ -25,10 +25,8 @@ SHOTS = (1, 2, 4, 8, 16)
 BASELINES = (LARGEST_CLASS, PROBE)
 PER_SHOT = "k"
 MOST = "min(k, 4)"
-AS_PUBLISHED = ((ClassWeighted, "class_weight", NONE), (Tied, "ties", PUBLISHED))
-"""Base of methods, its option, and the value that papers have."""
 UNLABELLED = (*AS_PUBLISHED, (FewOrZeroShot, "mode", ZERO_SHOT))
-"""The same where nothing is labelled."""
+"""`AS_PUBLISHED` where nothing is labelled."""
 
 
 @dataclass(frozen=True)
@@ -242,9 +240,7 @@ def as_published(recipe: Recipe, names: Iterable[str]) -> Recipe:
         return recipe
     options: dict[str, Any] = dict(recipe.adapters)
     for name in names:
-        shared = dict(adapter_class(name).published)
-        for base, option, published in protocol.shared:
-            shared |= {option: published} if issubclass(adapter_class(name), base) else {}
+        shared = published_options(adapter_class(name), protocol.shared)
         given = recipe.with_adapter(name).adapter_options
         taken = {key: value for key, value in shared.items() if key not in given}
         options[name] = {**taken, **(options.get(name) or {})}

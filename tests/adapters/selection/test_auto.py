@@ -222,3 +222,15 @@ def test_the_default_takes_part_in_a_thousand_classes():
     report = adapter.fit(FeatureSet(rows, labels, names), TextClassifier(centres, class_names=names))
     assert {row["method"] for row in report.judged} >= {"zero-shot", "gda", "ridge"}
     assert float((adapter.logits(FeatureSet(rows, labels, names)).argmax(dim=1) == labels).double().mean()) > 0.95
+
+
+def test_candidates_have_the_options_of_papers_where_that_is_asked_for(make_task):
+    task = make_task(shots=2, noise=1.5)
+    ours, papers = fitted(task, few_shots=("proker",)), fitted(task, few_shots=("proker",), as_papers=True)
+    assert (ours.method_options["ties"], papers.method_options["ties"]) == ("plateau", "published")
+    assert (ours.method_options["class_weight"], papers.method_options["class_weight"]) == ("balanced", "none")
+    given = fitted(task, few_shots=("proker",), as_papers=True, settings={"proker": {"ties": "plateau"}})
+    assert given.method_options["ties"] == "plateau"
+    alone = build_adapter("proker", ties="published", class_weight="none", most_rows=0)
+    alone.fit(task.support, task.text, val=task.val)
+    torch.testing.assert_close(papers.logits(task.test), alone.logits(task.test))
