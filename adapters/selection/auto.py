@@ -362,6 +362,6 @@ def _why(name: str, scores: Mapping[str, _Score], rule: str) -> str:
     """In a sentence."""
     best, own = max(scores, key=lambda each: scores[each].mean), scores[name]
     if name == best:
-        return f"{own.metric} {own.text} in cross-validation, the best of {len(scores)}"
+        return f"{own.metric} {own.text} in cross-validation, and none of the {len(scores)} does better"
     near = f"within one standard error of the best ({best}, {scores[best].text}), and before it in the list"
     return f"{own.metric} {own.text} in cross-validation, {near}"

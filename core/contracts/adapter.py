@@ -157,7 +157,7 @@ class Adapter(ABC):
         device, small = support.features.device, self.needs.isdisjoint(OF_TOWERS)
         val, unlabeled = (None if each is None else each.to(device) for each in (val, unlabeled))
         how = {"backbone": backbone, "resources": resources or {}, "seed": seed}
-        with threads_for(support.features.numel() if small else math.inf):
+        with threads_for(support.features.numel() * len(classifier) if small else math.inf):
             report = self._fit(support, classifier.to(device), val=val, unlabeled=unlabeled, **how)
         self.fitted_ = True
         report.trained_parameters = report.trained_parameters or sum(getattr(self, n).numel() for n in self.trained)

@@ -7,20 +7,20 @@ from contextlib import contextmanager
 
 import torch
 
-FEW_NUMBERS = 2**22
-"""Of an array up to which threads wait for one another longer than they compute."""
+FEW = 2**28
+"""Multiplications of a matrix product up to which threads wait for one another longer than they compute."""
 
 
 @contextmanager
-def threads_for(numbers: float) -> Iterator[None]:
-    """One thread for PyTorch and BLAS where arrays are small; else as many as before.
+def threads_for(multiplications: float) -> Iterator[None]:
+    """One thread for PyTorch and BLAS where matrix products are small; else as many as before.
 
     On a machine that has other work to do, threads that wait for one another make a fit of a second take a minute.
 
     Args:
-        numbers: of the largest array.
+        multiplications: of the largest product; infinity for threads in any case.
     """
-    if numbers > FEW_NUMBERS:
+    if multiplications > FEW:
         yield
         return
     from threadpoolctl import threadpool_limits

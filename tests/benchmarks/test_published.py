@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,15 +22,8 @@ def published(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def eurosat(tmp_path) -> Path:
-    drawn = np.random.default_rng(0)
-    for label in range(10):
-        folder = tmp_path / "photos" / f"land {label}"
-        folder.mkdir(parents=True)
-        for number in range(12):
-            pixels = (25 * label + drawn.integers(0, 120, (16, 16, 3))).clip(0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / f"{number}.png")
-    return tmp_path / "photos"
+def eurosat(tmp_path, drawn_lands) -> Path:
+    return drawn_lands(tmp_path / "photos", images=12)
 
 
 def lines(folder: Path) -> list[dict[str, str]]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from vladapt.core.engine.comparison import Comparison
 from vladapt.core.tasks.classification import published_results
@@ -16,16 +14,8 @@ from vladapt.core.tasks.classification.task import Classification
 
 
 @pytest.fixture
-def eurosat(tmp_path) -> Path:
-    """A folder of that name with ten classes: what the published set is recognised by."""
-    drawn = np.random.default_rng(0)
-    for label in range(10):
-        folder = tmp_path / "eurosat" / f"land {label}"
-        folder.mkdir(parents=True)
-        for number in range(16):
-            pixels = (25 * label + drawn.integers(0, 120, (16, 16, 3))).clip(0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / f"{number}.png")
-    return tmp_path / "eurosat"
+def eurosat(tmp_path, drawn_lands) -> Path:
+    return drawn_lands(tmp_path / "eurosat", images=16)
 
 
 @pytest.fixture
