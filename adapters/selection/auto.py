@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -170,8 +170,8 @@ class Auto(Adapter):
 
     def settled(self, report: FitReport) -> dict[str, Any]:
         """The method that was taken, with what it chose."""
-        chosen = {name: value for name, value in report.chosen.items() if name in self.method_options}
-        settings = {self.method: {**self.method_options, **chosen}}
+        own = replace(report, chosen={name: value for name, value in report.chosen.items() if name != "method"})
+        settings = {self.method: {**self.method_options, **self.taken.settled(own)}}
         return {**self.options, "candidates": (self.method,), "settings": settings}
 
     def repeated(self) -> dict[str, Any]:

@@ -170,6 +170,15 @@ def test_a_second_fit_does_what_the_first_ended_with(make_task):
     assert fresh.fit(task.support, task.text, val=task.val).chosen == adapter.report.chosen
 
 
+@pytest.mark.parametrize("name", auto.CANDIDATES)
+def test_a_second_fit_has_the_settings_that_the_method_itself_ends_with(make_task, name):
+    task = make_task(shots=6, noise=1.5)
+    adapter, alone = fitted(task, candidates=(name,)), build_adapter(name)
+    report = alone.fit(task.support, task.text, val=task.val)
+    expected = {**alone.options, **alone.settled(report)}
+    assert adapter.settled(adapter.report)["settings"] == {name: expected}
+
+
 def test_settings_are_those_of_a_candidate(make_task):
     task = make_task(shots=6)
     adapter = fitted(task, candidates=("ridge",), settings={"ridge": {"penalty": 7.0}})
