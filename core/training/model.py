@@ -19,6 +19,7 @@ from ..contracts.backbone import Backbone
 from ..errors import CapabilityError
 from ..runtime.distributed import world_size
 from .grad_cache import cached_backward, surrogate
+from .kernels import not_deterministic
 from .objective import Objective
 from .samples import seed_of
 from .settings import TrainingSettings
@@ -38,6 +39,10 @@ class PairModel(BaseModel):
         objective: what is minimised; its heads are trained too.
         outputs: makes what the objective needs.
         settings: micro-batch and precision.
+
+    Attributes:
+        progress: share of the training that is done.
+        not_deterministic: sentences on what a deterministic training cannot be.
     """
 
     def __init__(self, backbone: Backbone, objective: Objective, outputs: Outputs, settings: TrainingSettings):
@@ -47,6 +52,8 @@ class PairModel(BaseModel):
         self.teacher_towers: nn.Module | None = outputs.teacher.model if outputs.teacher is not None else None
         self._held = [backbone]
         self.progress = 0.0
+        asked = settings.deterministic and backbone.device.type == "cuda"
+        self.not_deterministic = not_deterministic(backbone, outputs.wanted) if asked else []
         self.scale_bounds = scale_bounds(objective, float(backbone.logit_scale.detach()))
 
     @property
@@ -149,7 +156,7 @@ def global_step(wrapped: nn.Module, model: PairModel, data: dict[str, Any], opti
     if is_sharded(model):
         average_replicated([p for p in model.parameters() if p.requires_grad])
     norm = optim_wrapper.gradient_norm()
-    optim_wrapper.step()
+    optim_wrapper.step(values["loss"].detach().isfinite() & norm.isfinite())
     optim_wrapper.zero_grad()
     with torch.no_grad():
         model.after_step()

@@ -130,7 +130,7 @@ def train(
         folder: for checkpoints; None keeps none.
         resume: go on from the newest whole checkpoint in it.
         on_step: called after each step with (steps done, all steps, values).
-        on_message: called with sentences about resuming.
+        on_message: called with sentences about resuming, and on what cannot be deterministic.
 
     Raises:
         CapabilityError: a loss needs what backbone or data do not have.
@@ -141,6 +141,9 @@ def train(
     seed_everything(settings.seed)
     made = _Parts(backbone, task, settings)
     model, notes = made.model(), made.notes
+    for sentence in model.not_deterministic:
+        on_message(sentence)
+    notes += model.not_deterministic
     batches = GlobalBatches(len(task.source), settings.batch_size, settings.seed, settings.drop_last, settings.steps)
     samples = loader(made.samples(), batches, settings.workers, pin=backbone.device.type == "cuda")
     history, broken, best = History(), BrokenSamples(len(task.source)), {}
@@ -358,6 +361,6 @@ def _keep_best(backbone: Backbone, average, best: dict[str, Any]) -> None:
 def _identity(settings: TrainingSettings) -> dict[str, Any]:
     """The settings that make a run what it is; how it is split over memory and processes does not."""
     cost_options = ("micro_batch_size", "workers", "save_every", "keep", "compile", "checkpointing", "parallel")
-    later = {"steps": None, "drop_last": True}  # which older checkpoints do not name
+    later = {"steps": None, "drop_last": True, "deterministic": False}  # which older checkpoints do not name
     told = {name: value for name, value in settings.to_dict().items() if name not in cost_options}
     return {name: value for name, value in told.items() if name not in later or value != later[name]}
