@@ -26,6 +26,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
@@ -159,6 +160,16 @@ class EmbeddedBackbone(TwoTower):
         order = self.token_mask(tokens).sum(dim=1).argsort(stable=True)
         parts = [super(EmbeddedBackbone, self).encode_text(tokens[rows], normalize) for rows in order.split(TEXT_BATCH)]
         return torch.cat(parts)[order.argsort()]
+
+    def encode_measured(self, tokens: Tensor, lengths: np.ndarray, normalize: bool = True) -> Tensor:
+        if not len(tokens):
+            return self.encode_text(tokens, normalize)
+        tokens, order, parts = tokens.to(self.device), np.argsort(lengths, kind="stable"), []
+        for start in range(0, len(order), TEXT_BATCH):
+            rows = order[start : start + TEXT_BATCH]
+            some = tokens[torch.from_numpy(rows).to(self.device)]
+            parts.append(super().encode_measured(some, lengths[rows], normalize))
+        return torch.cat(parts)[torch.from_numpy(np.argsort(order)).to(self.device)]
 
 
 class _Towers(nn.Module):

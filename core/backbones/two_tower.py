@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -149,6 +150,12 @@ class TwoTower(Backbone):
         if "trim" in self.capabilities:
             longest = int(mask.sum(dim=1).max()) if len(mask) else 1
         return self.encode_prompt(self.embed_tokens(tokens[:, :longest]), mask[:, :longest], normalize)
+
+    def encode_measured(self, tokens: Tensor, lengths: np.ndarray, normalize: bool = True) -> Tensor:
+        if self.text_prefix is not None or "trim" not in self.capabilities:
+            return self.encode_text(tokens, normalize)
+        tokens = tokens[:, : int(lengths.max(initial=1))].to(self.device)
+        return self.encode_prompt(self.embed_tokens(tokens), self.token_mask(tokens), normalize)
 
     def _encode_prefixed(self, tokens: Tensor, normalize: bool) -> Tensor:
         embeddings, mask = self.embed_tokens(tokens), self.token_mask(tokens)

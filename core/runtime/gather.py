@@ -15,12 +15,14 @@ from ..errors import ConfigError
 from .distributed import all_gather_json
 
 
-def global_batch(out: Mapping[str, Any], shared: frozenset[str]) -> dict[str, Any]:
+def global_batch(out: Mapping[str, Any], shared: frozenset[str], agreed: set[int] | None = None) -> dict[str, Any]:
     """The outputs of all ranks, one below the other in the order of ranks.
 
     Args:
         out: this rank's outputs; tensors with a first axis hold one row per sample.
         shared: names that are the same on all ranks and stay as they are.
+        agreed: shapes that the ranks have compared already, as numbers. Where all ranks see the same sequence of
+            shapes, as in a training, each is compared once, and no step waits for that. None: compared each time.
 
     Raises:
         ConfigError: ranks hold different numbers of rows, or rows of different shapes.
@@ -28,7 +30,7 @@ def global_batch(out: Mapping[str, Any], shared: frozenset[str]) -> dict[str, An
     if not _several():
         return dict(out)
     rows = {name: value for name, value in out.items() if _has_rows(name, value, shared)}
-    _check_alike(rows)
+    _check_alike(rows, set() if agreed is None else agreed)
     return {name: gather_rows(value) if name in rows else value for name, value in out.items()}
 
 
@@ -62,10 +64,14 @@ def _has_rows(name: str, value: Any, shared: frozenset[str]) -> bool:
     return isinstance(value, Tensor) and value.ndim > 0 and name not in shared
 
 
-def _check_alike(rows: Mapping[str, Tensor]) -> None:
+def _check_alike(rows: Mapping[str, Tensor], agreed: set[int]) -> None:
     """Ranks that disagree on a shape would wait for each other for ever; one small exchange finds it out."""
     shapes = {name: list(value.shape) for name, value in sorted(rows.items())}
-    if len(set(_of_all_ranks(_digest(shapes), rows))) == 1:
+    digest = _digest(shapes)
+    if digest in agreed:
+        return
+    if len(set(_of_all_ranks(digest, rows))) == 1:
+        agreed.add(digest)
         return
     by_rank = all_gather_json(shapes)
     for rank, other in enumerate(by_rank):

@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.model import BaseModel, MMDistributedDataParallel
 from torch import Tensor, nn
@@ -140,7 +141,9 @@ def global_step(wrapped: nn.Module, model: PairModel, data: dict[str, Any], opti
     Returns:
         {"loss": ..., parts, "grad_norm": ...}, detached.
     """
-    batch = {n: v.to(model.backbone.device, non_blocking=True) for n, v in data.items() if isinstance(v, Tensor)}
+    device = model.backbone.device
+    batch = {name: value.to(device, non_blocking=True) for name, value in data.items() if isinstance(value, Tensor)}
+    batch |= {name: value for name, value in data.items() if isinstance(value, np.ndarray)}  # stays with the host
     parts = micro_batches(batch, model.settings.micro_batch_size)
     if len(parts) == 1:
         values = wrapped(batch, mode="loss")
@@ -163,7 +166,7 @@ def global_step(wrapped: nn.Module, model: PairModel, data: dict[str, Any], opti
     return {**{name: value.detach() for name, value in values.items()}, "grad_norm": norm}
 
 
-def micro_batches(batch: dict[str, Tensor], size: int | None) -> list[dict[str, Tensor]]:
+def micro_batches(batch: dict[str, Any], size: int | None) -> list[dict[str, Any]]:
     """The batch in parts of at most `size` samples."""
     count = len(next(iter(batch.values())))
     if size is None or size >= count:

@@ -40,6 +40,7 @@ class Objective(nn.Module):
             raise ConfigError(f"--loss {', '.join(losses)}: they need different teachers ({', '.join(teachers)})")
         self.teacher = next(iter(teachers), None)
         self.outputs = outputs_of(losses)
+        self._agreed: set[int] = set()  # shapes of outputs that all ranks have
 
     @property
     def needs(self) -> frozenset[str]:
@@ -54,7 +55,7 @@ class Objective(nn.Module):
                 wanted = ", ".join(in_words(need, self.outputs) for need in lacking)
                 raise CapabilityError(f"loss '{name}' needs {wanted}, which nothing gives")
         present = {name: value for name, value in out.items() if value is not None}
-        whole = global_batch(present, shared_of(self.outputs))
+        whole = global_batch(present, shared_of(self.outputs), self._agreed)
         values: dict[str, Tensor] = {}
         total = None
         for name, loss in self.losses.items():

@@ -1,4 +1,4 @@
-"""Fast kernels on a GPU, repeatable ones where they are asked for and on a CPU; the GPU's choices are made here by hand."""
+"""Fast kernels on a GPU, repeatable ones on a CPU and where they are asked for; what a GPU chooses is set by hand."""
 
 from __future__ import annotations
 
@@ -106,9 +106,9 @@ def test_it_is_told_before_the_training(fresh_clip, toy_pairs, monkeypatch):
 def test_a_kernel_that_torch_refuses_is_named():
     torch.use_deterministic_algorithms(True)
     try:
-        with pytest.raises(CapabilityError, match=r"deterministic=yes: torch has no deterministic put_; omit it"):
-            with kernels.named_kernels():
-                torch.zeros(3).put_(torch.tensor([0]), torch.ones(1))
+        refused = pytest.raises(CapabilityError, match=r"deterministic=yes: torch has no deterministic put_; omit it")
+        with refused, kernels.named_kernels():
+            torch.zeros(3).put_(torch.tensor([0]), torch.ones(1))
     finally:
         torch.use_deterministic_algorithms(False)
     with pytest.raises(RuntimeError, match="something else"), kernels.named_kernels():
