@@ -111,9 +111,7 @@ def seed_of(*numbers: int | str) -> int:
     return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:7], "big")
 
 
-def collate(
-    samples: list[dict[str, Any]], token_mask: Callable[[Tensor], Tensor] | None = None
-) -> dict[str, Any]:
+def collate(samples: list[dict[str, Any]], token_mask: Callable[[Tensor], Tensor] | None = None) -> dict[str, Any]:
     """Fields stacked, (B, ...); "broken" as one list.
 
     Args:
