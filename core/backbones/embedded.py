@@ -152,23 +152,20 @@ class EmbeddedBackbone(TwoTower):
         mask = self.token_mask(tokens)
         return self.model.alignment.text(self.model.text(tokens, mask))
 
-    def encode_text(self, texts: Sequence[str] | Tensor, normalize: bool = True) -> Tensor:
+    def encode_text(
+        self, texts: Sequence[str] | Tensor, normalize: bool = True, lengths: np.ndarray | None = None
+    ) -> Tensor:
         """As the base does, in batches of texts of like length."""
         tokens = (texts if isinstance(texts, Tensor) else self.tokenize(texts)).to(self.device)
         if not len(tokens):
             return torch.zeros(0, self.embed_dim, device=self.device)
-        order = self.token_mask(tokens).sum(dim=1).argsort(stable=True)
-        parts = [super(EmbeddedBackbone, self).encode_text(tokens[rows], normalize) for rows in order.split(TEXT_BATCH)]
-        return torch.cat(parts)[order.argsort()]
-
-    def encode_measured(self, tokens: Tensor, lengths: np.ndarray, normalize: bool = True) -> Tensor:
-        if not len(tokens):
-            return self.encode_text(tokens, normalize)
-        tokens, order, parts = tokens.to(self.device), np.argsort(lengths, kind="stable"), []
+        if lengths is None:
+            lengths = self.token_mask(tokens).sum(dim=1).cpu().numpy()
+        order, parts = np.argsort(lengths, kind="stable"), []
         for start in range(0, len(order), TEXT_BATCH):
             rows = order[start : start + TEXT_BATCH]
             some = tokens[torch.from_numpy(rows).to(self.device)]
-            parts.append(super().encode_measured(some, lengths[rows], normalize))
+            parts.append(super().encode_text(some, normalize, lengths[rows]))
         return torch.cat(parts)[torch.from_numpy(np.argsort(order)).to(self.device)]
 
 

@@ -139,7 +139,10 @@ class TwoTower(Backbone):
             )
         return self.pool_image(self.run_blocks("image", self.embed_image(pixels)), normalize)
 
-    def encode_text(self, texts: Sequence[str] | Tensor, normalize: bool = True) -> Tensor:
+    def encode_text(
+        self, texts: Sequence[str] | Tensor, normalize: bool = True, lengths: np.ndarray | None = None
+    ) -> Tensor:
+        """As the base does; lengths as in `encode_measured`."""
         self.need_texts()
         tokens = (texts if isinstance(texts, Tensor) else self.tokenize(texts)).to(self.device)
         if self.text_prefix is not None:
@@ -147,15 +150,14 @@ class TwoTower(Backbone):
         if "trim" not in self.capabilities and not self._prompted("text"):
             return normalized(self.encode_tokens(tokens), normalize)
         mask, longest = self.token_mask(tokens), tokens.shape[1]
-        if "trim" in self.capabilities:
+        if "trim" in self.capabilities and lengths is not None:
+            longest = int(lengths.max(initial=1))
+        elif "trim" in self.capabilities:
             longest = int(mask.sum(dim=1).max()) if len(mask) else 1
         return self.encode_prompt(self.embed_tokens(tokens[:, :longest]), mask[:, :longest], normalize)
 
     def encode_measured(self, tokens: Tensor, lengths: np.ndarray, normalize: bool = True) -> Tensor:
-        if self.text_prefix is not None or "trim" not in self.capabilities:
-            return self.encode_text(tokens, normalize)
-        tokens = tokens[:, : int(lengths.max(initial=1))].to(self.device)
-        return self.encode_prompt(self.embed_tokens(tokens), self.token_mask(tokens), normalize)
+        return self.encode_text(tokens, normalize, lengths)
 
     def _encode_prefixed(self, tokens: Tensor, normalize: bool) -> Tensor:
         embeddings, mask = self.embed_tokens(tokens), self.token_mask(tokens)

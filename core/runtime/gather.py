@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -14,15 +16,30 @@ from torch import Tensor
 from ..errors import ConfigError
 from .distributed import all_gather_json
 
+_agreed: ContextVar[set[int] | None] = ContextVar("agreed", default=None)
 
-def global_batch(out: Mapping[str, Any], shared: frozenset[str], agreed: set[int] | None = None) -> dict[str, Any]:
+
+@contextmanager
+def compared_once(agreed: set[int]) -> Iterator[None]:
+    """Inside, `global_batch` compares shapes that ranks have compared before no more: where all of them see the same
+    sequence of shapes, as in a training, no step then waits for that.
+
+    Args:
+        agreed: shapes that have been compared, as numbers; it grows.
+    """
+    token = _agreed.set(agreed)
+    try:
+        yield
+    finally:
+        _agreed.reset(token)
+
+
+def global_batch(out: Mapping[str, Any], shared: frozenset[str]) -> dict[str, Any]:
     """The outputs of all ranks, one below the other in the order of ranks.
 
     Args:
         out: this rank's outputs; tensors with a first axis hold one row per sample.
         shared: names that are the same on all ranks and stay as they are.
-        agreed: shapes that the ranks have compared already, as numbers. Where all ranks see the same sequence of
-            shapes, as in a training, each is compared once, and no step waits for that. None: compared each time.
 
     Raises:
         ConfigError: ranks hold different numbers of rows, or rows of different shapes.
@@ -30,7 +47,7 @@ def global_batch(out: Mapping[str, Any], shared: frozenset[str], agreed: set[int
     if not _several():
         return dict(out)
     rows = {name: value for name, value in out.items() if _has_rows(name, value, shared)}
-    _check_alike(rows, set() if agreed is None else agreed)
+    _check_alike(rows)
     return {name: gather_rows(value) if name in rows else value for name, value in out.items()}
 
 
@@ -64,14 +81,15 @@ def _has_rows(name: str, value: Any, shared: frozenset[str]) -> bool:
     return isinstance(value, Tensor) and value.ndim > 0 and name not in shared
 
 
-def _check_alike(rows: Mapping[str, Tensor], agreed: set[int]) -> None:
+def _check_alike(rows: Mapping[str, Tensor]) -> None:
     """Ranks that disagree on a shape would wait for each other for ever; one small exchange finds it out."""
     shapes = {name: list(value.shape) for name, value in sorted(rows.items())}
-    digest = _digest(shapes)
-    if digest in agreed:
+    digest, agreed = _digest(shapes), _agreed.get()
+    if agreed is not None and digest in agreed:
         return
     if len(set(_of_all_ranks(digest, rows))) == 1:
-        agreed.add(digest)
+        if agreed is not None:
+            agreed.add(digest)
         return
     by_rank = all_gather_json(shapes)
     for rank, other in enumerate(by_rank):
