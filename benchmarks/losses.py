@@ -28,7 +28,8 @@ HEAD = """# Objectives
 One file each in `core/losses/`, named on the command line by `--loss NAME` or `--loss NAME=WEIGHT`, several times to
 add them up; options by `--set loss.NAME.OPTION=VALUE`. A loss is a function of the global batch: value and gradients
 do not depend on how many processes or micro-batches the batch was cut into. What it needs is asked for by name, and
-made of the data and the towers, or refused in one line. `python benchmarks/losses.py` prints this page.
+made of the data and the towers, or refused in one line. `medclip` needs findings, which pairs do not hold: it is for a
+trainer of your own that gives them. `python benchmarks/losses.py` prints this page.
 
 | name | what | needs | paper |
 |---|---|---|---|

@@ -26,6 +26,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
@@ -151,14 +152,21 @@ class EmbeddedBackbone(TwoTower):
         mask = self.token_mask(tokens)
         return self.model.alignment.text(self.model.text(tokens, mask))
 
-    def encode_text(self, texts: Sequence[str] | Tensor, normalize: bool = True) -> Tensor:
+    def encode_text(
+        self, texts: Sequence[str] | Tensor, normalize: bool = True, lengths: np.ndarray | None = None
+    ) -> Tensor:
         """As the base does, in batches of texts of like length."""
         tokens = (texts if isinstance(texts, Tensor) else self.tokenize(texts)).to(self.device)
         if not len(tokens):
             return torch.zeros(0, self.embed_dim, device=self.device)
-        order = self.token_mask(tokens).sum(dim=1).argsort(stable=True)
-        parts = [super(EmbeddedBackbone, self).encode_text(tokens[rows], normalize) for rows in order.split(TEXT_BATCH)]
-        return torch.cat(parts)[order.argsort()]
+        if lengths is None:
+            lengths = self.token_mask(tokens).sum(dim=1).cpu().numpy()
+        order, parts = np.argsort(lengths, kind="stable"), []
+        for start in range(0, len(order), TEXT_BATCH):
+            rows = order[start : start + TEXT_BATCH]
+            some = tokens[torch.from_numpy(rows).to(self.device)]
+            parts.append(super().encode_text(some, normalize, lengths[rows]))
+        return torch.cat(parts)[torch.from_numpy(np.argsort(order)).to(self.device)]
 
 
 class _Towers(nn.Module):

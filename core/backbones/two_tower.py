@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -138,7 +139,10 @@ class TwoTower(Backbone):
             )
         return self.pool_image(self.run_blocks("image", self.embed_image(pixels)), normalize)
 
-    def encode_text(self, texts: Sequence[str] | Tensor, normalize: bool = True) -> Tensor:
+    def encode_text(
+        self, texts: Sequence[str] | Tensor, normalize: bool = True, lengths: np.ndarray | None = None
+    ) -> Tensor:
+        """As the base does; lengths as in `encode_measured`."""
         self.need_texts()
         tokens = (texts if isinstance(texts, Tensor) else self.tokenize(texts)).to(self.device)
         if self.text_prefix is not None:
@@ -146,9 +150,14 @@ class TwoTower(Backbone):
         if "trim" not in self.capabilities and not self._prompted("text"):
             return normalized(self.encode_tokens(tokens), normalize)
         mask, longest = self.token_mask(tokens), tokens.shape[1]
-        if "trim" in self.capabilities:
+        if "trim" in self.capabilities and lengths is not None:
+            longest = int(lengths.max(initial=1))
+        elif "trim" in self.capabilities:
             longest = int(mask.sum(dim=1).max()) if len(mask) else 1
         return self.encode_prompt(self.embed_tokens(tokens[:, :longest]), mask[:, :longest], normalize)
+
+    def encode_measured(self, tokens: Tensor, lengths: np.ndarray, normalize: bool = True) -> Tensor:
+        return self.encode_text(tokens, normalize, lengths)
 
     def _encode_prefixed(self, tokens: Tensor, normalize: bool) -> Tensor:
         embeddings, mask = self.embed_tokens(tokens), self.token_mask(tokens)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -111,6 +112,15 @@ class Backbone(ABC):
     @abstractmethod
     def encode_text(self, texts: Sequence[str] | Tensor, normalize: bool = True) -> Tensor:
         """Texts or (N, L) tokens -> (N, D) float32."""
+
+    def encode_measured(self, tokens: Tensor, lengths: np.ndarray, normalize: bool = True) -> Tensor:
+        """`encode_text` of tokens whose lengths the host knows, so that it need not wait for the device to cut them.
+
+        Args:
+            tokens: (N, L).
+            lengths: (N,) integers, how many of each row take part, as `token_mask` says.
+        """
+        return self.encode_text(tokens, normalize)
 
     def to(self, device) -> Backbone:
         """Move the towers; returns self."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -13,6 +15,23 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from .distributed import all_gather_json
+
+_agreed: ContextVar[set[int] | None] = ContextVar("agreed", default=None)
+
+
+@contextmanager
+def compared_once(agreed: set[int]) -> Iterator[None]:
+    """Inside, `global_batch` compares shapes that ranks have compared before no more: where all of them see the same
+    sequence of shapes, as in a training, no step then waits for that.
+
+    Args:
+        agreed: shapes that have been compared, as numbers; it grows.
+    """
+    token = _agreed.set(agreed)
+    try:
+        yield
+    finally:
+        _agreed.reset(token)
 
 
 def global_batch(out: Mapping[str, Any], shared: frozenset[str]) -> dict[str, Any]:
@@ -65,7 +84,12 @@ def _has_rows(name: str, value: Any, shared: frozenset[str]) -> bool:
 def _check_alike(rows: Mapping[str, Tensor]) -> None:
     """Ranks that disagree on a shape would wait for each other for ever; one small exchange finds it out."""
     shapes = {name: list(value.shape) for name, value in sorted(rows.items())}
-    if len(set(_of_all_ranks(_digest(shapes), rows))) == 1:
+    digest, agreed = _digest(shapes), _agreed.get()
+    if agreed is not None and digest in agreed:
+        return
+    if len(set(_of_all_ranks(digest, rows))) == 1:
+        if agreed is not None:
+            agreed.add(digest)
         return
     by_rank = all_gather_json(shapes)
     for rank, other in enumerate(by_rank):

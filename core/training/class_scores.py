@@ -42,7 +42,9 @@ class ClassScores(nn.Module):
         for row, group in enumerate(groups):
             for text in group:
                 shares[row, place[text]] += 1 / len(group)
-        self.register_buffer("tokens", backbone.tokenize(texts), persistent=False)  # (P, L)
+        tokens = backbone.tokenize(texts)
+        self.lengths = backbone.token_mask(tokens).sum(dim=1).numpy()  # (P,): known before the tokens are on the device
+        self.register_buffer("tokens", tokens, persistent=False)  # (P, L)
         self.register_buffer("shares", shares, persistent=False)  # (C or 2 C, P)
         with torch.no_grad():
             fixed = self._encoded() if text_stays(backbone) else None
@@ -68,7 +70,7 @@ class ClassScores(nn.Module):
         return scores if bias is None else scores + bias
 
     def _encoded(self) -> Tensor:
-        encoded = self._held[0].encode_text(self.tokens).float()  # (P, D) unit
+        encoded = self._held[0].encode_measured(self.tokens, self.lengths).float()  # (P, D) unit
         with torch.autocast(encoded.device.type, enabled=False):
             return F.normalize(self.shares.to(encoded.device) @ encoded, dim=-1)
 

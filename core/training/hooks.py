@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +25,58 @@ WHERE_FULL = "give another --out; once there is space, --resume goes on from the
 EXPLODED = 30.0
 """A loss this many times its mean over the first steps has run away."""
 FIRST_STEPS = 20
+READS, MOST_UNREAD = 200, 100
+"""A run on a GPU reads its losses about so often, and so many steps apart at most."""
+
+
+@dataclass(frozen=True)
+class DoneStep:
+    """A step whose values are on the device still.
+
+    Args:
+        number: from 1.
+        epoch: from 1.
+        values: scalars, by name.
+        lr: highest rate of the step.
+        rows: (B,) of its samples on this rank.
+    """
+
+    number: int
+    epoch: int
+    values: Mapping[str, torch.Tensor]
+    lr: float
+    rows: torch.Tensor
 
 
 class StepHook(Hook):
     """Before a step the model learns how far the training is; after it, history and broken samples are noted.
 
+    Values stay on the device, where the host need not wait for them, until several steps are read at once: every
+    `read_every` steps, before a checkpoint and at the end of an epoch.
+
     Args:
         history: of the run.
         broken: where unreadable samples are noted.
-        on_step: called with (steps done, all steps, values) after each.
+        on_step: called with (steps done, all steps, values) for each, once it is read.
         seed: of what towers draw, on each rank its own.
+        read_every: steps.
+        save_every: steps between checkpoints; None: an epoch.
     """
 
     priority = "VERY_HIGH"
 
-    def __init__(self, history: History, broken: BrokenSamples, on_step: Callable[[int, int, dict], None], seed: int):
+    def __init__(
+        self,
+        history: History,
+        broken: BrokenSamples,
+        on_step: Callable[[int, int, dict], None],
+        seed: int,
+        read_every: int = 1,
+        save_every: int | None = None,
+    ):
         self.history, self.broken, self.on_step, self.seed = history, broken, on_step, seed
+        self.read_every, self.save_every = read_every, save_every
+        self._unread: list[DoneStep] = []
 
     def before_train(self, runner) -> None:
         torch.manual_seed(seed_of(self.seed, rank()))  # each rank drops out units of its own; a resume sets it again
@@ -49,6 +86,7 @@ class StepHook(Hook):
             self.history.start_epoch(runner.epoch)
 
     def after_train_epoch(self, runner) -> None:
+        self._read(runner)
         self.broken.gather()
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
@@ -56,14 +94,41 @@ class StepHook(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         self.broken.note(data_batch["broken"])
-        values = {name: float(value) for name, value in outputs.items()}
-        values["lr"] = max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups)
-        watch(values, runner, data_batch)
-        self.history.add(values)
-        self.on_step(runner.iter + 1, runner.max_iters, values)
+        lr = max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups)
+        done = DoneStep(runner.iter + 1, runner.epoch + 1, outputs, lr, data_batch["index"])
+        self._unread.append(done)
+        if done.number % self.read_every == 0 or saves_after(done.number, runner, self.save_every):
+            self._read(runner)
+
+    def _read(self, runner) -> None:
+        steps, self._unread = self._unread, []
+        for step, values in zip(steps, read_together([step.values for step in steps])):
+            values["lr"] = step.lr
+            watch(values, runner, step)
+            self.history.add(values)
+            self.on_step(step.number, runner.max_iters, values)
 
 
-def watch(values: dict[str, float], runner, data_batch: dict[str, Any]) -> None:
+def steps_between_reads(device: torch.device, steps: int) -> int:
+    """So many that a run of `steps` is read about 200 times; on a CPU nobody waits for a value."""
+    return 1 if device.type == "cpu" else min(max(1, steps // READS), MOST_UNREAD)
+
+
+def saves_after(done: int, runner, save_every: int | None) -> bool:
+    """Whether there is a checkpoint after so many steps."""
+    return done % (save_every or runner.train_loop.steps_an_epoch) == 0 or done == runner.max_iters
+
+
+def read_together(rows: Sequence[Mapping[str, torch.Tensor]]) -> list[dict[str, float]]:
+    """Scalars by name, of several steps, as numbers: the host waits for the device once."""
+    scalars = [value.reshape(()) for row in rows for value in row.values()]
+    if not scalars:
+        return [{} for _ in rows]
+    numbers = iter(torch.stack([value.to(scalars[0].device) for value in scalars]).tolist())
+    return [{name: next(numbers) for name in row} for row in rows]
+
+
+def watch(values: dict[str, float], runner, step: DoneStep) -> None:
     """Stop a run whose loss or gradient is not a number, or has run away.
 
     Raises:
@@ -71,7 +136,7 @@ def watch(values: dict[str, float], runner, data_batch: dict[str, Any]) -> None:
     """
     loss, norm = values["loss"], values["grad_norm"]
     scaled = runner.optim_wrapper.scaler.is_enabled()  # an infinite gradient is then a step left out, no more
-    early = runner.message_hub.get_info("vladapt_first_losses") if runner.iter else []
+    early = runner.message_hub.get_info("vladapt_first_losses") if step.number > 1 else []
     early = list(early or [])
     if math.isfinite(loss) and (math.isfinite(norm) or scaled):
         if len(early) < FIRST_STEPS:
@@ -80,10 +145,10 @@ def watch(values: dict[str, float], runner, data_batch: dict[str, Any]) -> None:
         if abs(loss) <= EXPLODED * max(1.0, sum(early) / len(early)):
             return
     what = f"loss {loss:.4g}, gradient norm {norm:.4g}"
-    rows = data_batch["index"].tolist()
+    rows = step.rows.tolist()
     named = ", ".join(map(str, rows[:8])) + (", ..." if len(rows) > 8 else "")
     raise DataError(
-        f"training stopped at step {runner.iter + 1} (epoch {runner.epoch + 1}, {what}) on rows {named}; try a smaller "
+        f"training stopped at step {step.number} (epoch {step.epoch}, {what}) on rows {named}; try a smaller "
         f"--lr (now {values['lr']:.3g}), more warm-up, clip_grad=1, or --amp bf16 in place of fp16; checkpoints before "
         "it are kept"
     )
@@ -177,9 +242,8 @@ class ResumeHook(Hook):
             self._restore(runner)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        every = self.settings.save_every or runner.train_loop.steps_an_epoch
         done = runner.iter + 1
-        if done % every == 0 or done == runner.max_iters:
+        if saves_after(done, runner, self.settings.save_every):
             self._save(runner, done)
 
     def _save(self, runner, done: int) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.model import BaseModel, MMDistributedDataParallel
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from ..contracts.backbone import Backbone
 from ..errors import CapabilityError
 from ..runtime.distributed import world_size
 from .grad_cache import cached_backward, surrogate
+from .kernels import not_deterministic
 from .objective import Objective
 from .samples import seed_of
 from .settings import TrainingSettings
@@ -38,6 +40,10 @@ class PairModel(BaseModel):
         objective: what is minimised; its heads are trained too.
         outputs: makes what the objective needs.
         settings: micro-batch and precision.
+
+    Attributes:
+        progress: share of the training that is done.
+        not_deterministic: sentences on what a deterministic training cannot be.
     """
 
     def __init__(self, backbone: Backbone, objective: Objective, outputs: Outputs, settings: TrainingSettings):
@@ -47,6 +53,8 @@ class PairModel(BaseModel):
         self.teacher_towers: nn.Module | None = outputs.teacher.model if outputs.teacher is not None else None
         self._held = [backbone]
         self.progress = 0.0
+        asked = settings.deterministic and backbone.device.type == "cuda"
+        self.not_deterministic = not_deterministic(backbone, outputs.wanted) if asked else []
         self.scale_bounds = scale_bounds(objective, float(backbone.logit_scale.detach()))
 
     @property
@@ -133,7 +141,9 @@ def global_step(wrapped: nn.Module, model: PairModel, data: dict[str, Any], opti
     Returns:
         {"loss": ..., parts, "grad_norm": ...}, detached.
     """
-    batch = {n: v.to(model.backbone.device, non_blocking=True) for n, v in data.items() if isinstance(v, Tensor)}
+    device = model.backbone.device
+    batch = {name: value.to(device, non_blocking=True) for name, value in data.items() if isinstance(value, Tensor)}
+    batch |= {name: value for name, value in data.items() if isinstance(value, np.ndarray)}  # stays with the host
     parts = micro_batches(batch, model.settings.micro_batch_size)
     if len(parts) == 1:
         values = wrapped(batch, mode="loss")
@@ -149,14 +159,14 @@ def global_step(wrapped: nn.Module, model: PairModel, data: dict[str, Any], opti
     if is_sharded(model):
         average_replicated([p for p in model.parameters() if p.requires_grad])
     norm = optim_wrapper.gradient_norm()
-    optim_wrapper.step()
+    optim_wrapper.step(values["loss"].detach().isfinite() & norm.isfinite())
     optim_wrapper.zero_grad()
     with torch.no_grad():
         model.after_step()
     return {**{name: value.detach() for name, value in values.items()}, "grad_norm": norm}
 
 
-def micro_batches(batch: dict[str, Tensor], size: int | None) -> list[dict[str, Tensor]]:
+def micro_batches(batch: dict[str, Any], size: int | None) -> list[dict[str, Any]]:
     """The batch in parts of at most `size` samples."""
     count = len(next(iter(batch.values())))
     if size is None or size >= count:

@@ -12,7 +12,7 @@ from ..contracts.loss import Loss, in_words, shared_of
 from ..contracts.outputs import Output
 from ..errors import CapabilityError, ConfigError
 from ..registry import build_loss, loss_class
-from ..runtime.gather import global_batch
+from ..runtime.gather import compared_once, global_batch
 
 
 class Objective(nn.Module):
@@ -40,6 +40,7 @@ class Objective(nn.Module):
             raise ConfigError(f"--loss {', '.join(losses)}: they need different teachers ({', '.join(teachers)})")
         self.teacher = next(iter(teachers), None)
         self.outputs = outputs_of(losses)
+        self._agreed: set[int] = set()  # shapes of outputs that all ranks have
 
     @property
     def needs(self) -> frozenset[str]:
@@ -54,7 +55,8 @@ class Objective(nn.Module):
                 wanted = ", ".join(in_words(need, self.outputs) for need in lacking)
                 raise CapabilityError(f"loss '{name}' needs {wanted}, which nothing gives")
         present = {name: value for name, value in out.items() if value is not None}
-        whole = global_batch(present, shared_of(self.outputs))
+        with compared_once(self._agreed):
+            whole = global_batch(present, shared_of(self.outputs))
         values: dict[str, Tensor] = {}
         total = None
         for name, loss in self.losses.items():

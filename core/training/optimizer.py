@@ -10,11 +10,12 @@ from ..contracts.backbone import Backbone
 from .layers import parameter_groups
 from .schedules import dassl_learning_rates
 from .settings import TrainingSettings, warmup_steps
-from .sharding import squared_norm
+from .sharding import local_parts, squared_norm
 
 
 class StepOptimWrapper(OptimWrapper):
-    """Backward, clip and step once per global batch, with the loss scaled where fp16 asks for it.
+    """Backward, clip and step once per global batch, with the loss scaled where fp16 asks for it. A fused optimiser
+    leaves a step out on the device where the gradient is not finite, without the host looking at it.
 
     Args:
         optimizer: as mmengine's.
@@ -25,8 +26,14 @@ class StepOptimWrapper(OptimWrapper):
 
     def __init__(self, optimizer: torch.optim.Optimizer, device: str, fp16: bool, clip_norm: float | None):
         super().__init__(optimizer)
+        self.device = device
         self.scaler = torch.amp.GradScaler(device, enabled=fp16)
         self.clip_norm = clip_norm
+
+    @property
+    def fused(self) -> bool:
+        """Whether the optimiser updates all weights in one kernel, which can be told on the device to do nothing."""
+        return bool(self.optimizer.defaults["fused"])
 
     def backward(self, loss: Tensor, **kwargs) -> None:
         self.scaler.scale(loss).backward(**kwargs)
@@ -37,23 +44,37 @@ class StepOptimWrapper(OptimWrapper):
         self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         if not gradients:
-            return torch.zeros(())
+            return torch.zeros((), device=self.device)
         norm = squared_norm(gradients).sqrt()
         if self.clip_norm is not None:
-            factor = float((self.clip_norm / (norm + 1e-6)).clamp(max=1.0))
-            for gradient in gradients:
-                gradient.mul_(factor)
+            factor = (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)
+            torch._foreach_mul_(local_parts(gradients), factor)
         return norm
 
-    def step(self, **kwargs) -> None:
-        self.scaler.step(self.optimizer, **kwargs)
-        self.scaler.update()
+    def step(self, is_usable: Tensor | None = None, **kwargs) -> None:
+        """Change the weights, unless the step is not to be used.
+
+        Args:
+            is_usable: bool scalar on the device; None: it is. A scaler decides for itself.
+        """
+        if self.scaler.is_enabled() or is_usable is None:
+            self.scaler.step(self.optimizer, **kwargs)
+            self.scaler.update()
+        elif self.fused:
+            self.optimizer.found_inf = (~is_usable).float()
+            self.optimizer.step(**kwargs)
+            del self.optimizer.found_inf
+        elif bool(is_usable):
+            self.optimizer.step(**kwargs)
 
     def state_dict(self) -> dict:
         return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        self.optimizer.load_state_dict(state_dict["optimizer"])
+        state = state_dict["optimizer"]
+        kernels = {name: self.optimizer.defaults[name] for name in ("fused", "foreach")}  # of this device, not of that
+        groups = [{**group, **kernels} for group in state["param_groups"]]
+        self.optimizer.load_state_dict({**state, "param_groups": groups})
         self.scaler.load_state_dict(state_dict["scaler"])
 
 
@@ -68,14 +89,20 @@ def build_optimizer(backbone: Backbone, heads: list[nn.Module], settings: Traini
     )
     groups += _groups_of_heads(heads, settings)
     groups = [group for group in groups if group["params"]]
+    # Weights that are cut over processes cannot be updated in one list with those that are not.
+    together = None if settings.parallel == "ddp" else False
+    kernels = {"fused": True} if together is None and is_fast(backbone.device) else {"foreach": together}
     if settings.optimizer == "sgd":
-        optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=0.9)
+        optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, **kernels)
+        _start_momentum(optimizer)
     else:
-        # Weights that are cut over processes cannot be updated in one list with those that are not.
-        together = None if settings.parallel == "ddp" else False
-        options = {"betas": settings.betas, "eps": settings.eps, "foreach": together}
-        optimizer = torch.optim.AdamW(groups, lr=settings.lr, **options)
+        optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, **kernels)
     return StepOptimWrapper(optimizer, backbone.device.type, settings.amp == "fp16", settings.clip_grad)
+
+
+def is_fast(device: torch.device) -> bool:
+    """Whether a device is worth kernels that round in another order: a CPU gives the bits that it has always given."""
+    return device.type == "cuda"
 
 
 def rate_schedulers(settings: TrainingSettings, steps: int) -> list[dict]:
@@ -100,6 +127,13 @@ def epoch_rates(settings: TrainingSettings) -> list[float] | None:
         return None
     warmup = {"warmup": "constant", "warmup_epochs": int(settings.warmup), "warmup_lr": settings.warmup_lr}
     return [rate / settings.lr for rate in dassl_learning_rates(settings.lr, settings.epochs, **warmup)]
+
+
+def _start_momentum(optimizer: torch.optim.SGD) -> None:
+    """Zeros, from which the first step is the same: a fused kernel would leave them unwritten in a step left out."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group["fused"] else ():
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def _groups_of_heads(heads: list[nn.Module], settings: TrainingSettings) -> list[dict]:

@@ -13,9 +13,9 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
-from torch.utils import deterministic
 
 from ..runtime.distributed import world_size
+from .kernels import ask_for_determinism, fast_kernels, is_repeatable, named_kernels, restored_determinism
 from .model import GlobalBatchParallel, PairModel
 from .optimizer import build_optimizer, rate_schedulers
 from .settings import TrainingSettings
@@ -38,6 +38,9 @@ def run_with_hooks(
 
     Returns:
         The step it started from, above 0 after a resume.
+
+    Raises:
+        CapabilityError: the training is to be deterministic, and a kernel is not.
     """
     from mmengine.visualization import Visualizer
 
@@ -45,24 +48,29 @@ def run_with_hooks(
     optimizer = build_optimizer(model.backbone, heads, settings)
     name = f"vladapt-{time.time_ns()}"
     start = _StartStep()
+    device = model.backbone.device
+    repeatable = is_repeatable(settings, device)
     with restored_determinism(), _quiet(folder):
         runner = TowerRunner(
             model=wrapped,
             work_dir=str(folder),
             train_dataloader=samples,
-            train_cfg={"type": ResumableLoop, "max_epochs": settings.epochs},
+            train_cfg={"type": ResumableLoop, "max_epochs": settings.epochs, "fast": not repeatable},
             optim_wrapper=optimizer,
             param_scheduler=rate_schedulers(settings, steps) or None,
             default_hooks=dict.fromkeys(UNUSED_HOOKS),
             custom_hooks=[*hooks, start],
             launcher="none",  # the processes are joined and the model is wrapped already
-            randomness={"seed": settings.seed, "deterministic": True},
+            randomness={"seed": settings.seed, "deterministic": repeatable},
             log_level="ERROR",
             visualizer=Visualizer.get_instance(name),
             default_scope="mmengine",
             experiment_name=name,
         )
-        runner.train()
+        if repeatable:
+            ask_for_determinism(device, warn_only=bool(model.not_deterministic))
+        with named_kernels():
+            runner.train()
     for module in (model.towers, *heads):
         make_whole(module)
         module.eval().requires_grad_(False)
@@ -74,25 +82,6 @@ class TowerRunner(Runner):
 
     def _init_model_weights(self) -> None:
         """Nothing to initialise, and nothing to send round, which weights that are cut over processes do not allow."""
-
-
-@contextmanager
-def restored_determinism() -> Iterator[None]:
-    """mmengine asks all of torch for deterministic kernels; what comes after the training (torchmetrics' counting
-    among it, which then takes memory without bound) must not inherit that.
-
-    With deterministic kernels torch also fills all memory that it is about to write, which would only show kernels that
-    read before they write, and takes a quarter of a step's time on a CPU.
-    """
-    cudnn, enabled = torch.backends.cudnn, torch.are_deterministic_algorithms_enabled()
-    kept, filled = (cudnn.deterministic, cudnn.benchmark), deterministic.fill_uninitialized_memory
-    deterministic.fill_uninitialized_memory = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(enabled)
-        cudnn.deterministic, cudnn.benchmark = kept
-        deterministic.fill_uninitialized_memory = filled
 
 
 class _StartStep(Hook):
@@ -126,7 +115,14 @@ class ResumableLoop(EpochBasedTrainLoop):
     """Tells the batches their epoch and their first step; a resume sets `_epoch` and `_iter` before `run`.
 
     An epoch that was finished but whose end was not reached (validation, for instance) is ended first.
+
+    Args:
+        fast: whether a step may use `fast_kernels`.
     """
+
+    def __init__(self, runner: Runner, dataloader, max_epochs: int, fast: bool = False):
+        super().__init__(runner, dataloader, max_epochs)
+        self.fast = fast
 
     @property
     def steps_an_epoch(self) -> int:
@@ -149,7 +145,8 @@ class ResumableLoop(EpochBasedTrainLoop):
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
         for step, batch in enumerate(self.dataloader, start=batches.start):
-            self.run_iter(step, batch)
+            with fast_kernels(self.fast):
+                self.run_iter(step, batch)
         self.runner.call_hook("after_train_epoch")
         self._epoch += 1
 

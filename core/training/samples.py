@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -36,6 +38,7 @@ class Samples(Dataset):
         views: "light", "strong" and "local" -> (decoded image, seed) -> pixels.
         tokenize: N texts -> (N, L) int64.
         seed: with the epoch and the row it fixes every view and every drawn text.
+        token_mask: (N, L) tokens -> (N, L) bool, where texts are cut to the longest; None: nobody asks for lengths.
     """
 
     source: Source
@@ -43,6 +46,7 @@ class Samples(Dataset):
     views: dict[str, View]
     tokenize: Callable[[list[str]], Tensor]
     seed: int
+    token_mask: Callable[[Tensor], Tensor] | None = None
 
     metainfo: dict = field(default_factory=dict)
 
@@ -107,13 +111,30 @@ def seed_of(*numbers: int | str) -> int:
     return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:7], "big")
 
 
-def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Fields stacked, (B, ...); "broken" as one list."""
+def collate(samples: list[dict[str, Any]], token_mask: Callable[[Tensor], Tensor] | None = None) -> dict[str, Any]:
+    """Fields stacked, (B, ...); "broken" as one list.
+
+    Args:
+        token_mask: of `Samples`. With it there are, beside each field of tokens, the lengths of its texts, as
+            `length_field` names them: the host knows them before the tokens are on the device.
+    """
     batch: dict[str, Any] = {"broken": [pair for sample in samples for pair in sample["broken"]]}
     for name in samples[0]:
         if name != "broken":
             batch[name] = torch.stack([sample[name] for sample in samples])
+            if token_mask is not None and text_kind(name):
+                batch[length_field(name)] = lengths_of(batch[name], token_mask)
     return batch
+
+
+def length_field(name: str) -> str:
+    """Where a batch has the lengths of a field of tokens."""
+    return f"lengths of {name}"
+
+
+def lengths_of(tokens: Tensor, token_mask: Callable[[Tensor], Tensor]) -> np.ndarray:
+    """(..., L) tokens on the CPU -> (...) integers: how many of each text take part."""
+    return token_mask(tokens.flatten(0, -2)).sum(dim=1).view(tokens.shape[:-1]).numpy()
 
 
 def loader(samples: Samples, batches: GlobalBatches, workers: int, pin: bool) -> DataLoader:
@@ -122,7 +143,7 @@ def loader(samples: Samples, batches: GlobalBatches, workers: int, pin: bool) ->
         samples,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=partial(collate, token_mask=samples.token_mask),
         pin_memory=pin,
         generator=torch.Generator().manual_seed(0),
         persistent_workers=False,

@@ -28,7 +28,8 @@ class TrainingSettings:
     `warmup_lr`, then a cosine that starts after them. `epoch_average` is PromptSRC's: the weights at the ends of
     epochs, counted from 1, averaged by a Gaussian. With `unlock_after`, Chinese-CLIP's two stages, locked towers are
     trained from that epoch on. Captions are drawn as by `CaptionSampler`. Two checkpoints at least are kept, so that a
-    damaged one has one before it.
+    damaged one has one before it. On a GPU products are made in TF32, by kernels chosen by trial; with `deterministic`
+    in float32, by kernels that repeat themselves.
 
     Raises:
         ConfigError: a value that is not usable, or values that do not go together.
@@ -85,6 +86,9 @@ class TrainingSettings:
     keep: int = option(2, "how many checkpoints are kept", low=2, high=1_000_000)
     patience: int | None = option(
         None, "epochs without a better val score after which training stops early", low=1, high=1_000_000
+    )
+    deterministic: bool = option(
+        False, "on a GPU too, the same bits in every run, by slower kernels; a CPU always gives them"
     )
     workers: int = option(0, "processes that decode images; 0 decodes in the training process", low=0, high=4096)
     parallel: str = option("ddp", "how several processes train", choices=PARALLEL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +17,7 @@ from ..runtime.distributed import all_gather_rows, rank, world_size
 from .batches import GlobalBatches
 from .class_scores import ClassScores
 from .fields import field_of_column
-from .samples import Samples, collate
+from .samples import Samples, collate, length_field
 from .tower_passes import MaskedWords, image_features, image_outputs, seen_by, text_tokens
 from .uncertainty import Uncertainty
 
@@ -158,7 +159,7 @@ class Outputs(nn.Module):
     def _of_text(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         out: dict[str, Tensor] = {}
         if "text_features" in self.wanted:
-            out["text_features"] = self._text(batch["tokens"], batch)
+            out["text_features"] = self._text("tokens", batch)
         if "text_tokens" in self.wanted:
             out["text_tokens"] = text_tokens(self.backbone, batch["tokens"])
         if "text_mask" in self.wanted:
@@ -185,10 +186,12 @@ class Outputs(nn.Module):
             "text_synthetic": "tokens_synthetic",
             "text_negative": "tokens_negative",
         }
-        out = {name: self._text(batch[field], batch) for name, field in pairs.items() if name in self.wanted}
+        out = {name: self._text(field, batch) for name, field in pairs.items() if name in self.wanted}
         if "text_positives" in self.wanted:
             tokens = batch["tokens_positives"]  # (B, N, L)
-            out["text_positives"] = self.backbone.encode_text(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
+            lengths = batch.get(length_field("tokens_positives"))
+            lengths = None if lengths is None else lengths.reshape(-1)
+            out["text_positives"] = self._encoded(tokens.flatten(0, 1), lengths).unflatten(0, tokens.shape[:2])
         return out
 
     def _brought_by(self, loss: Loss, batch: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -201,9 +204,10 @@ class Outputs(nn.Module):
         return out
 
     def _of_column(self, output: Output, batch: Mapping[str, Any]) -> Tensor:
-        values = batch[field_of_column(output)]
+        field = field_of_column(output)
+        values = batch[field]
         if output.tower == "text":
-            return self._text(values, batch)
+            return self._text(field, batch)
         return image_features(self.backbone, values) if output.tower == "image" else numbers_as(output, values)
 
     def _of_teacher(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -222,13 +226,16 @@ class Outputs(nn.Module):
     def _teacher_tokens(self, batch: Mapping[str, Any]) -> Tensor:
         return batch["teacher_tokens"] if "teacher_tokens" in batch else batch["tokens"]
 
-    def _text(self, tokens: Tensor, batch: Mapping[str, Any]) -> Tensor:
-        backbone = self.backbone
+    def _text(self, field: str, batch: Mapping[str, Any]) -> Tensor:
+        backbone, tokens = self.backbone, batch[field]
         if self.text_prompt is None:
-            return backbone.encode_text(tokens)
+            return self._encoded(tokens, batch.get(length_field(field)))
         mask = backbone.token_mask(tokens)
         embeddings, mask = self.text_prompt(backbone.embed_tokens(tokens), mask, batch)
         return backbone.encode_prompt(embeddings, mask)
+
+    def _encoded(self, tokens: Tensor, lengths: np.ndarray | None) -> Tensor:
+        return self.backbone.encode_text(tokens) if lengths is None else self.backbone.encode_measured(tokens, lengths)
 
 
 def numbers_as(output: Output, numbers: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ from .hooks import (
     ResumeHook,
     StepHook,
     ValidationHook,
+    steps_between_reads,
 )
 from .layers import freeze_batch_norm, set_trainable
 from .lora import add_lora, merge_lora
@@ -129,8 +130,8 @@ def train(
     Args:
         folder: for checkpoints; None keeps none.
         resume: go on from the newest whole checkpoint in it.
-        on_step: called after each step with (steps done, all steps, values).
-        on_message: called with sentences about resuming.
+        on_step: called with (steps done, all steps, values) for each step; on a GPU for several at once.
+        on_message: called with sentences about resuming, and on what cannot be deterministic.
 
     Raises:
         CapabilityError: a loss needs what backbone or data do not have.
@@ -141,6 +142,9 @@ def train(
     seed_everything(settings.seed)
     made = _Parts(backbone, task, settings)
     model, notes = made.model(), made.notes
+    for sentence in model.not_deterministic:
+        on_message(sentence)
+    notes += model.not_deterministic
     batches = GlobalBatches(len(task.source), settings.batch_size, settings.seed, settings.drop_last, settings.steps)
     samples = loader(made.samples(), batches, settings.workers, pin=backbone.device.type == "cuda")
     history, broken, best = History(), BrokenSamples(len(task.source)), {}
@@ -150,7 +154,10 @@ def train(
     if average is not None:
         extra["average"] = (average.state_dict, average.load_state_dict)
     identity = {**_identity(settings), "losses": dict(task.losses), "samples": len(task.source), **task.identity}
-    step_hook = StepHook(history, broken, on_step, settings.seed)
+    steps = settings.epochs * len(batches)
+    steps = steps if settings.steps is None else min(steps, settings.steps)
+    read_every = steps_between_reads(backbone.device, steps)
+    step_hook = StepHook(history, broken, on_step, settings.seed, read_every, settings.save_every)
     hooks = [step_hook, BeforeEpochHook(lambda names: extract_outputs(model, made.samples(), batches, names))]
     if folder is not None:
         place = Path(folder) / FOLDER
@@ -159,8 +166,6 @@ def train(
     if task.validate is not None:
         validate = _validated(task.validate, backbone, average)
         hooks.append(ValidationHook(validate, history, settings.patience, best, lambda: _weights(backbone, average)))
-    steps = settings.epochs * len(batches)
-    steps = steps if settings.steps is None else min(steps, settings.steps)
     heads = [made.objective, made.outputs]
     with _work_folder(folder) as work:
         first_step = run_with_hooks(model, heads, samples, settings, hooks, steps, work)
@@ -246,7 +251,8 @@ class _Parts:
             views["strong"] = strong_view(backbone)
         if "pixels_local" in self.fields:
             views["local"] = local_view(backbone)
-        return Samples(task.source, self.fields, views, backbone.tokenize, self.settings.seed)
+        token_mask = backbone.token_mask if "trim" in backbone.capabilities else None
+        return Samples(task.source, self.fields, views, backbone.tokenize, self.settings.seed, token_mask)
 
     def _select(self) -> None:
         backbone, task = self.backbone, self.task
@@ -358,6 +364,6 @@ def _keep_best(backbone: Backbone, average, best: dict[str, Any]) -> None:
 def _identity(settings: TrainingSettings) -> dict[str, Any]:
     """The settings that make a run what it is; how it is split over memory and processes does not."""
     cost_options = ("micro_batch_size", "workers", "save_every", "keep", "compile", "checkpointing", "parallel")
-    later = {"steps": None, "drop_last": True}  # which older checkpoints do not name
+    later = {"steps": None, "drop_last": True, "deterministic": False}  # which older checkpoints do not name
     told = {name: value for name, value in settings.to_dict().items() if name not in cost_options}
     return {name: value for name, value in told.items() if name not in later or value != later[name]}

@@ -27,7 +27,7 @@ from torch import nn
 from ...errors import ConfigError, DataError, UnknownNameError, VladaptError, did_you_mean
 from ...runtime.distributed import rank, run_on_all, world_size
 from ...runtime.progress import Reporter, training_lines
-from ...training.runner import restored_determinism
+from ...training.kernels import restored_determinism
 from ...training.samples import seed_of
 from .kept_plan import check_plan, kept_of, needed_of, with_tuples, with_tuples_marked
 

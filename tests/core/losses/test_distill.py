@@ -51,7 +51,19 @@ def test_features_are_drawn_to_the_teachers():
         for i in range(5)
         for ours, theirs in (("image_features", "teacher.image"), ("text_features", "teacher.text"))
     )
-    agree(only("feature")(out)["loss"], by_hand, out)
+    agree(only("feature", reduction="sum")(out)["loss"], by_hand, out)
+    agree(only("feature")(out)["loss"], by_hand / 6, out)
+
+
+def test_features_are_compared_as_the_released_code_of_clip_kd_does():
+    out = outputs(1)
+    theirs = sum(
+        F.mse_loss(out[ours], out[of_teacher].detach())
+        for ours, of_teacher in (("image_features", "teacher.image"), ("text_features", "teacher.text"))
+    )
+    agree(only("feature")(out)["loss"], theirs, out)
+    with pytest.raises(ConfigError, match="reduction=max"):
+        only("feature", reduction="max")
 
 
 def test_a_teacher_of_another_width_is_met_through_a_linear_layer():
@@ -65,7 +77,8 @@ def test_a_teacher_of_another_width_is_met_through_a_linear_layer():
         ):
             mapped = layer.weight @ out[name][i] + layer.bias
             by_hand = by_hand + ((mapped / mapped.norm() - out[theirs][i].detach()) ** 2).sum() / 5
-    agree(loss(out)["loss"], by_hand, out)
+    agree(loss(out)["loss"], by_hand / 4, out)
+    agree(only("feature", {"embed_dim": 6, "teacher_dim": 4}, reduction="sum")(out)["loss"], by_hand, out)
     with pytest.raises(CapabilityError, match="width 6 with a teacher's of 4"):
         only("feature")(out)
     assert not list(only("feature", {"embed_dim": 6, "teacher_dim": 6}).parameters())
