@@ -14,7 +14,8 @@ from mmengine.hooks import Hook
 from ..errors import DataError
 from ..runtime.distributed import is_main, rank, run_on_all
 from ..runtime.files import refused
-from .checkpoints import all_random_states, newest_checkpoint, save_checkpoint, set_random_states
+from .checkpoints import agreed_checkpoint, all_random_states, save_checkpoint, set_random_states
+from .log import LogHook
 from .samples import BrokenSamples, seed_of
 from .settings import TrainingSettings
 from .sharding import cut_as, load_plain, plain, whole
@@ -127,24 +128,21 @@ class ValidationHook(Hook):
     Args:
         validate: () -> score, the higher the better; runs on all ranks.
         history: of the run.
+        log: is told the score.
         patience: epochs without a better score, or None.
         best: holds "score", "epoch" and "state" of the best epoch.
         state_of: () -> what is to be kept of the best epoch.
     """
 
-    def __init__(self, validate, history: History, patience: int | None, best: dict[str, Any], state_of):
-        self.validate, self.history, self.patience, self.best, self.state_of = (
-            validate,
-            history,
-            patience,
-            best,
-            state_of,
-        )
+    def __init__(self, validate, history: History, log: LogHook, patience: int | None, best: dict[str, Any], state_of):
+        self.validate, self.history, self.log = validate, history, log
+        self.patience, self.best, self.state_of = patience, best, state_of
 
     def after_train_epoch(self, runner) -> None:
         with whole(model_of(runner)):
             score = self.validate()
         self.history.end_epoch(val=score)
+        self.log.add_score(runner, score)
         if self.best.get("score") is None or score > self.best["score"]:
             self.best.update(score=score, epoch=runner.epoch, state=self.state_of())
         if self.patience is not None and runner.epoch - self.best["epoch"] >= self.patience:
@@ -203,7 +201,7 @@ class ResumeHook(Hook):
             raise refused(self.folder, error, WHERE_FULL) from error
 
     def _restore(self, runner) -> None:
-        state, path, notes = newest_checkpoint(self.folder)
+        state, path, notes = agreed_checkpoint(self.folder)
         for note in notes:
             self.on_message(note)
         if state is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -126,7 +126,12 @@ class ResumableLoop(EpochBasedTrainLoop):
     """Tells the batches their epoch and their first step; a resume sets `_epoch` and `_iter` before `run`.
 
     An epoch that was finished but whose end was not reached (validation, for instance) is ended first.
+
+    Attributes:
+        waited: seconds that the newest batch was waited for.
     """
+
+    waited = 0.0
 
     @property
     def steps_an_epoch(self) -> int:
@@ -148,10 +153,18 @@ class ResumableLoop(EpochBasedTrainLoop):
         batches.epoch, batches.start = self._epoch, self._iter - self._epoch * self.steps_an_epoch
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
-        for step, batch in enumerate(self.dataloader, start=batches.start):
+        for step, batch in enumerate(self._waited_for(self.dataloader), start=batches.start):
             self.run_iter(step, batch)
         self.runner.call_hook("after_train_epoch")
         self._epoch += 1
+
+    def _waited_for(self, batches: Iterable) -> Iterator:
+        """The batches; `waited` says how many seconds the newest one was waited for."""
+        started = time.perf_counter()
+        for batch in batches:
+            self.waited = time.perf_counter() - started
+            yield batch
+            started = time.perf_counter()
 
 
 def parallel(model: PairModel, settings: TrainingSettings) -> nn.Module:
