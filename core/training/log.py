@@ -1,7 +1,7 @@
 """The log of a training: a line of values every few steps, as JSON in a file and, if asked, to mmengine's visualisers.
 
-A line is one JSON object. Losses, their parts and the gradient norm are means over the steps since the line before;
-the learning rate, the logit scale and the memory are those of its own step. A value that is not finite is null.
+A line is one JSON object. Losses, their parts and the gradient norm are means over the steps since the line before, or
+since a resume; the learning rate, the logit scale and the memory are those of its own step. What is not finite is null.
 
 | key | is |
 |---|---|
@@ -120,10 +120,14 @@ class LogFile:
             step: done; 0 begins a new file.
             stage: whose steps are done again, or None where a training has no stages.
         """
-        kept = [row for row in read_log(self.path) if row["step"] <= step or row.get("stage") != stage]
-        self._last = kept[-1] if kept and step else None
-        text = "".join(_line(row) for row in kept) if step else ""
-        self._try(lambda: write_whole(self.path, text))
+
+        def keep() -> None:
+            rows = read_log(self.path) if step else []
+            kept = [row for row in rows if row["step"] <= step or row.get("stage") != stage]
+            self._last = kept[-1] if kept else None
+            write_whole(self.path, "".join(map(_line, kept)))
+
+        self._try(keep)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Append a line."""
