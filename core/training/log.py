@@ -65,11 +65,11 @@ def check_backends(names: str | Sequence[str]) -> str | Sequence[str]:
             package = BACKENDS[name][1]
             if find_spec(package) is None:
                 raise ConfigError(
-                    f"log_to={name} needs the package '{package}'; install it with: pip install {package}, or omit "
-                    f"log_to: {FILE} is written anyway"
+                    f"{name} needs the package '{package}'; install it with: pip install {package}, or omit it: "
+                    f"{FILE} is written anyway"
                 )
         elif name and name not in _registered():
-            raise UnknownNameError(f"log_to={name}: there is no such visualiser; {did_you_mean(name, BACKENDS)}")
+            raise UnknownNameError(f"there is no visualiser '{name}'; {did_you_mean(name, BACKENDS)}")
     return names
 
 

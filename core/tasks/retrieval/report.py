@@ -80,6 +80,7 @@ def training_report(
     spec = (info.get("backbone") or {}).get("spec") or "a backbone"
     name = re.sub(r"[^@:\s]*/", "", spec) if re.search(r"\.\w+$", spec) else spec  # without the folders in it
     epochs = "" if info.get("adapter") else ", the values of each epoch in history.json"
+    others = "gradient and speed" if log else "and the gradient"
     main, minor = training_curves(log or history, losses, info.get("best_epoch"))
     return Report(
         kind="Report of one training on image-text pairs",
@@ -94,7 +95,7 @@ def training_report(
             _scores(metrics),
             *shared.forgetting(metrics.get("generic")),
             CurveGridSection("How the training went", main) if main else None,
-            CurveGridSection("Parts of the losses, gradient and speed", minor, minor=True, sub=True) if minor else None,
+            CurveGridSection(f"Parts of the losses, {others}", minor, minor=True, sub=True) if minor else None,
             _searches(examples, before, after),
             _facts(info, losses),
             shared.skipped(info.get("skipped") or (), "sample"),
