@@ -94,6 +94,10 @@ class TowerAdapter(Augmented):
     )
     save_every: int | None = option(None, "steps between checkpoints; none: an epoch", low=1, high=10_000_000)
     workers: int | None = option(None, "processes that decode images; none: as many as help", low=0, high=1024)
+    log_every: int | None = option(
+        None, "steps between two lines of the log, each printed too; none: 200 lines, not printed", low=1, high=10**9
+    )
+    log_to: tuple[str, ...] = option((), "who else is told the log: tensorboard, wandb, mlflow")
 
     # what a method says of itself
     default_loss: ClassVar[str] = "cross-entropy"
@@ -258,7 +262,7 @@ class TowerAdapter(Augmented):
             validate=(lambda: on_val(towers)) if self.select == "best_val" else None,
             identity={**task.identity, "adapter": self.name, "backbone": backbone.fingerprint, **identity_of(self)},
         )
-        callbacks = {"on_step": place.on_step, "on_message": place.on_message}
+        callbacks = {"log": place.log, "on_step": place.on_step, "on_message": place.on_message}
         done = train(towers, task, settings, place.folder, resume=place.resume, **callbacks)
         self.changed = self._learned(towers, backbone)
         prefix = getattr(towers, "text_prefix", None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -15,10 +16,11 @@ from ...core.backbones.positions import tower_of
 from ...core.contracts.adapter import Adapter, FitReport
 from ...core.contracts.backbone import Backbone
 from ...core.contracts.features import FeatureSet
-from ...core.contracts.images import TrainingImages, TrainingPlace
+from ...core.contracts.images import LogPlace, TrainingImages, TrainingPlace
 from ...core.contracts.options import option
 from ...core.errors import CapabilityError
 from ...core.training.batches import GlobalBatches
+from ...core.training.log import FILE
 from ...core.training.lora import load_lora_state, lora_state, merge_lora
 from ...core.training.sources import LabelledSource, Remembered
 from ...core.training.train import Task, Trained, train
@@ -114,12 +116,13 @@ class TwoStage(ClassTowerAdapter):
         images, place = resources["images"], resources.get("place") or TrainingPlace(None)
         self._steps = first
         self._steps_an_epoch = len(GlobalBatches(len(images.items), self.batch_size, seed, drop_last=False))
-        told = {**resources, "place": _part_of(place, None, 0, total)}
+        told = {**resources, "place": _part_of(place, None, 0, total, LogPlace(_log_of(place), stage=1))}
         given = {"val": val, "unlabeled": unlabeled, "backbone": backbone, "seed": seed}
         report = super()._fit(support, classifier, resources=told, **given)
         self._steps = max(1, total - first)
         head = CosineHead(self.weights, self.negative, self.logit_scale, self.logit_bias)
-        done = self._train_classifier(head, support, images, _part_of(place, CLASSIFIER, first, total), seed)
+        log = LogPlace(_log_of(place), first, first / self._steps_an_epoch, stage=2)
+        done = self._train_classifier(head, support, images, _part_of(place, CLASSIFIER, first, total, log), seed)
         self.weights, self.negative = head.kept()
         return self._report_of_both(report, done, first, head)
 
@@ -140,7 +143,7 @@ class TwoStage(ClassTowerAdapter):
         )
         steps, epochs = self._steps_an_epoch, self._epochs(self._steps_an_epoch, support.shots)
         settings = settings_of(self, epochs=epochs, steps=steps, seed=seed, device=self._made.device)
-        callbacks = {"on_step": place.on_step, "on_message": place.on_message}
+        callbacks = {"log": place.log, "on_step": place.on_step, "on_message": place.on_message}
         return train(self._made, task, settings, place.folder, resume=place.resume, **callbacks)
 
     def _report_of_both(self, report: FitReport, done: Trained, first: int, head: CosineHead) -> FitReport:
@@ -250,7 +253,16 @@ def tuned_parameters(backbone: Backbone, tower: str, tune: str) -> list[nn.Param
     return [p for name, norm in norms if tower_of(backbone, name) == tower for p in norm.parameters()]
 
 
-def _part_of(place: TrainingPlace, inside: str | None, before: int, total: int) -> TrainingPlace:
+def _part_of(place: TrainingPlace, inside: str | None, before: int, total: int, log: LogPlace) -> TrainingPlace:
     """The place of a stage that comes after so many steps of all: its checkpoints, and progress through both."""
     folder = place.folder if inside is None or place.folder is None else place.folder / inside
-    return replace(place, folder=folder, on_step=lambda done, _, values: place.on_step(before + done, total, values))
+
+    def on_step(done: int, _: int, values: dict[str, Any]) -> None:
+        place.on_step(before + done, total, values)
+
+    return replace(place, folder=folder, on_step=on_step, log=log)
+
+
+def _log_of(place: TrainingPlace) -> Path | None:
+    """One log for both stages."""
+    return None if place.folder is None else place.folder / FILE

@@ -71,12 +71,29 @@ def _no_message(line: str) -> None:
 
 
 @dataclass(frozen=True)
+class LogPlace:
+    """Where a training writes its log, and what of a longer training came before it.
+
+    Args:
+        path: of the file (`core/training/log.py`); None writes none.
+        steps, epochs: of earlier stages, which the log counts on from.
+        stage: its number, from 1; None where a training has no stages.
+    """
+
+    path: Path | None
+    steps: int = 0
+    epochs: float = 0.0
+    stage: int | None = None
+
+
+@dataclass(frozen=True)
 class TrainingPlace:
     """Where a training keeps its checkpoints, and who hears of it: `resources["place"]`.
 
     Args:
         folder: of the checkpoints, which several processes share; None keeps none.
         resume: go on from the newest whole checkpoint there.
+        log: of the training; None: a file in the folder, if there is one.
         on_step: called after each step with (steps done, all steps, values).
         on_message: called with sentences about resuming.
     """
@@ -85,3 +102,4 @@ class TrainingPlace:
     resume: bool = False
     on_step: Callable[[int, int, dict[str, Any]], None] = _no_step
     on_message: Callable[[str], None] = _no_message
+    log: LogPlace | None = None

@@ -74,32 +74,40 @@ def _bar(console: Console, unit: str) -> Progress:
 
 
 def _plain_lines(reporter: Reporter, title: str, unit: str):
-    started = time.monotonic()
-    last = started
+    last = time.monotonic()
+    first: tuple[int, float] | None = None  # what was done before, by a run that is resumed, says nothing of the speed
 
     def progress(done: int, total: int) -> None:
-        nonlocal last
+        nonlocal last, first
         now = time.monotonic()
+        if first is None:
+            first = (done, now)
         if now - last < PLAIN_EVERY_S:
             return
         last = now
-        rate = done / max(now - started, 1e-9)
-        left = (total - done) / rate if rate else 0.0
-        reporter.info(f"{title}: {done}/{total} {unit}, {rate:,.1f} {unit}/s, {left:,.0f} s left")
+        rate = (done - first[0]) / max(now - first[1], 1e-9)
+        speed = f", {rate:,.1f} {unit}/s, {(total - done) / rate:,.0f} s left" if rate else ""
+        reporter.info(f"{title}: {done}/{total} {unit}{speed}")
 
     return progress
 
 
 @contextmanager
-def training_lines(reporter: Reporter, title: str) -> Iterator[Callable[[int, int, dict[str, float]], None]]:
-    """A context that yields `on_step(done, total, values)`: progress, and `LINES` lines with mean losses."""
+def training_lines(
+    reporter: Reporter, title: str, every: int | None = None
+) -> Iterator[Callable[[int, int, dict[str, float]], None]]:
+    """A context that yields `on_step(done, total, values)`: progress, and `LINES` lines with mean losses.
+
+    Args:
+        every: steps between lines where the training itself tells them, so that there are none of these; or None.
+    """
     with reporter.task(title, unit="steps") as progress:
         losses: list[float] = []
 
         def on_step(done: int, total: int, values: dict[str, float]) -> None:
             progress(done, total)
             losses.append(values["loss"])
-            if done * LINES // total > (done - 1) * LINES // total:
+            if every is None and done * LINES // total > (done - 1) * LINES // total:
                 mean = sum(losses) / len(losses)
                 reporter.info(f"Step {done}/{total}: loss {mean:.4f}, learning rate {values['lr']:.2e}")
                 losses.clear()

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ..errors import DataError
-from ..runtime.distributed import all_gather_json, rank
+from ..runtime.distributed import all_gather_json, is_main, rank, run_on_all, world_size
 
 FOLDER = "checkpoints"
 """Inside the place of a training."""
@@ -65,6 +65,38 @@ def newest_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, Path | None,
     if paths:
         raise DataError(f"{folder}: all {len(paths)} checkpoints are damaged; start again without --resume")
     return None, None, notes
+
+
+def agreed_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, Path | None, list[str]]:
+    """The newest whole checkpoint of rank 0, on every rank; as `newest_checkpoint`, which it is on one.
+
+    Raises:
+        DataError: on every rank, the same: rank 0's checkpoints are all damaged, or another rank's folder does not hold
+            the one that rank 0 goes on from, or holds some where rank 0's holds none.
+    """
+    if world_size() == 1:
+        return newest_checkpoint(folder)
+    found = run_on_all(lambda: newest_checkpoint(folder) if is_main() else (None, None, []))
+    _, path, notes = found
+    told = None if path is None else [path.name, _digest_file(path).read_text(encoding="utf-8").strip()]
+    choice = all_gather_json(told)[0]
+    return run_on_all(lambda: found if is_main() else (*_same_as_main(folder, choice), notes))
+
+
+def _same_as_main(folder: Path, choice: list[str] | None) -> tuple[dict[str, Any] | None, Path | None]:
+    """This rank's copy of the checkpoint that rank 0 chose: [name, sha256], or None where it starts anew."""
+    cure = "give all processes one --out that they share, or copy rank 0's folder to each machine"
+    if choice is None:
+        if kept := checkpoints(folder):
+            raise DataError(f"{folder}: rank {rank()} has {kept[-1].name} there, and rank 0 no checkpoint; {cure}")
+        return None, None
+    name, digest = choice
+    path = folder / name
+    if not path.is_file():
+        raise DataError(f"{folder}: rank {rank()} has no {name}, from which rank 0 goes on; {cure}")
+    if _sha256(path) != digest:
+        raise DataError(f"{path}: on rank {rank()} it is not the file that rank 0 goes on from; {cure}")
+    return torch.load(path, map_location="cpu", weights_only=True), path
 
 
 def checkpoints(folder: Path) -> list[Path]:

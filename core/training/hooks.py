@@ -15,7 +15,8 @@ from mmengine.hooks import Hook
 from ..errors import DataError
 from ..runtime.distributed import is_main, rank, run_on_all
 from ..runtime.files import refused
-from .checkpoints import all_random_states, newest_checkpoint, save_checkpoint, set_random_states
+from .checkpoints import agreed_checkpoint, all_random_states, save_checkpoint, set_random_states
+from .log import LogHook, read_together
 from .samples import BrokenSamples, seed_of
 from .settings import TrainingSettings
 from .sharding import cut_as, load_plain, plain, whole
@@ -25,8 +26,6 @@ WHERE_FULL = "give another --out; once there is space, --resume goes on from the
 EXPLODED = 30.0
 """A loss this many times its mean over the first steps has run away."""
 FIRST_STEPS = 20
-READS, MOST_UNREAD = 200, 100
-"""A run on a GPU reads its losses about so often, and so many steps apart at most."""
 
 
 @dataclass(frozen=True)
@@ -109,23 +108,9 @@ class StepHook(Hook):
             self.on_step(step.number, runner.max_iters, values)
 
 
-def steps_between_reads(device: torch.device, steps: int) -> int:
-    """So many that a run of `steps` is read about 200 times; on a CPU nobody waits for a value."""
-    return 1 if device.type == "cpu" else min(max(1, steps // READS), MOST_UNREAD)
-
-
 def saves_after(done: int, runner, save_every: int | None) -> bool:
     """Whether there is a checkpoint after so many steps."""
     return done % (save_every or runner.train_loop.steps_an_epoch) == 0 or done == runner.max_iters
-
-
-def read_together(rows: Sequence[Mapping[str, torch.Tensor]]) -> list[dict[str, float]]:
-    """Scalars by name, of several steps, as numbers: the host waits for the device once."""
-    scalars = [value.reshape(()) for row in rows for value in row.values()]
-    if not scalars:
-        return [{} for _ in rows]
-    numbers = iter(torch.stack([value.to(scalars[0].device) for value in scalars]).tolist())
-    return [{name: next(numbers) for name in row} for row in rows]
 
 
 def watch(values: dict[str, float], runner, step: DoneStep) -> None:
@@ -192,24 +177,21 @@ class ValidationHook(Hook):
     Args:
         validate: () -> score, the higher the better; runs on all ranks.
         history: of the run.
+        log: is told the score.
         patience: epochs without a better score, or None.
         best: holds "score", "epoch" and "state" of the best epoch.
         state_of: () -> what is to be kept of the best epoch.
     """
 
-    def __init__(self, validate, history: History, patience: int | None, best: dict[str, Any], state_of):
-        self.validate, self.history, self.patience, self.best, self.state_of = (
-            validate,
-            history,
-            patience,
-            best,
-            state_of,
-        )
+    def __init__(self, validate, history: History, log: LogHook, patience: int | None, best: dict[str, Any], state_of):
+        self.validate, self.history, self.log = validate, history, log
+        self.patience, self.best, self.state_of = patience, best, state_of
 
     def after_train_epoch(self, runner) -> None:
         with whole(model_of(runner)):
             score = self.validate()
         self.history.end_epoch(val=score)
+        self.log.add_score(runner, score)
         if self.best.get("score") is None or score > self.best["score"]:
             self.best.update(score=score, epoch=runner.epoch, state=self.state_of())
         if self.patience is not None and runner.epoch - self.best["epoch"] >= self.patience:
@@ -267,7 +249,7 @@ class ResumeHook(Hook):
             raise refused(self.folder, error, WHERE_FULL) from error
 
     def _restore(self, runner) -> None:
-        state, path, notes = newest_checkpoint(self.folder)
+        state, path, notes = agreed_checkpoint(self.folder)
         for note in notes:
             self.on_message(note)
         if state is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -118,7 +118,12 @@ class ResumableLoop(EpochBasedTrainLoop):
 
     Args:
         fast: whether a step may use `fast_kernels`.
+
+    Attributes:
+        waited: seconds that the newest batch was waited for.
     """
+
+    waited = 0.0
 
     def __init__(self, runner: Runner, dataloader, max_epochs: int, fast: bool = False):
         super().__init__(runner, dataloader, max_epochs)
@@ -144,11 +149,19 @@ class ResumableLoop(EpochBasedTrainLoop):
         batches.epoch, batches.start = self._epoch, self._iter - self._epoch * self.steps_an_epoch
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
-        for step, batch in enumerate(self.dataloader, start=batches.start):
+        for step, batch in enumerate(self._waited_for(self.dataloader), start=batches.start):
             with fast_kernels(self.fast):
                 self.run_iter(step, batch)
         self.runner.call_hook("after_train_epoch")
         self._epoch += 1
+
+    def _waited_for(self, batches: Iterable) -> Iterator:
+        """The batches; `waited` says how many seconds the newest one was waited for."""
+        started = time.perf_counter()
+        for batch in batches:
+            self.waited = time.perf_counter() - started
+            yield batch
+            started = time.perf_counter()
 
 
 def parallel(model: PairModel, settings: TrainingSettings) -> nn.Module:

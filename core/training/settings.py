@@ -7,6 +7,7 @@ from typing import Any
 
 from ..contracts.adapter import require
 from ..contracts.options import option, settle
+from .log import check_backends
 
 SCHEDULES = ("cosine", "constant", "epochs")
 PRECISIONS = ("bf16", "fp16")
@@ -91,6 +92,15 @@ class TrainingSettings:
         False, "on a GPU too, the same bits in every run, by slower kernels; a CPU always gives them"
     )
     workers: int = option(0, "processes that decode images; 0 decodes in the training process", low=0, high=4096)
+    log_every: int | None = option(
+        None,
+        "steps between two lines of the log, each printed too; by default 200 lines, not printed",
+        low=1,
+        high=10**9,
+    )
+    log_to: tuple[str, ...] = option(
+        (), "who else is told the log: tensorboard, wandb, mlflow, or a class of mmengine", parse=check_backends
+    )
     parallel: str = option("ddp", "how several processes train", choices=PARALLEL)
     seed: int = option(1, "fixes order, augmentation and initialisation", low=0, high=2**32 - 1)
 

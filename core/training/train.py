@@ -6,7 +6,7 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..backbones.load import PREFIX
 from ..contracts.backbone import Backbone
+from ..contracts.images import LogPlace
 from ..contracts.loss import in_words
 from ..errors import CapabilityError, ConfigError
 from .batches import GlobalBatches
@@ -34,9 +35,9 @@ from .hooks import (
     ResumeHook,
     StepHook,
     ValidationHook,
-    steps_between_reads,
 )
 from .layers import freeze_batch_norm, set_trainable
+from .log import FILE, LogHook, read_interval
 from .lora import add_lora, merge_lora
 from .model import PairModel, checkpoint_blocks, dims_of
 from .objective import Objective, build_objective
@@ -122,6 +123,7 @@ def train(
     folder: str | Path | None,
     *,
     resume: bool = False,
+    log: LogPlace | None = None,
     on_step: Callable[[int, int, dict[str, float]], None] = lambda done, total, values: None,
     on_message: Callable[[str], None] = lambda line: None,
 ) -> Trained:
@@ -130,8 +132,10 @@ def train(
     Args:
         folder: for checkpoints; None keeps none.
         resume: go on from the newest whole checkpoint in it.
+        log: where a line of values is written every few steps; by default a file in `folder`, if there is one.
         on_step: called with (steps done, all steps, values) for each step; on a GPU for several at once.
-        on_message: called with sentences about resuming, and on what cannot be deterministic.
+        on_message: called with sentences about resuming, on what cannot be deterministic, and with lines of the log
+            where `log_every` is given.
 
     Raises:
         CapabilityError: a loss needs what backbone or data do not have.
@@ -156,18 +160,20 @@ def train(
     identity = {**_identity(settings), "losses": dict(task.losses), "samples": len(task.source), **task.identity}
     steps = settings.epochs * len(batches)
     steps = steps if settings.steps is None else min(steps, settings.steps)
-    read_every = steps_between_reads(backbone.device, steps)
+    read_every = read_interval(backbone.device, settings.log_every, steps)
     step_hook = StepHook(history, broken, on_step, settings.seed, read_every, settings.save_every)
     hooks = [step_hook, BeforeEpochHook(lambda names: extract_outputs(model, made.samples(), batches, names))]
     if folder is not None:
         place = Path(folder) / FOLDER
         hooks.append(ResumeHook(place, settings, identity, history, extra, resume, on_message))
     hooks.extend(_rates_and_averages(settings, average))
+    log_hook = _log_hook(log, folder, task, settings, on_message)
+    hooks.append(log_hook)
     if task.validate is not None:
-        validate = _validated(task.validate, backbone, average)
-        hooks.append(ValidationHook(validate, history, settings.patience, best, lambda: _weights(backbone, average)))
+        validate, state = _validated(task.validate, backbone, average), lambda: _weights(backbone, average)
+        hooks.append(ValidationHook(validate, history, log_hook, settings.patience, best, state))
     heads = [made.objective, made.outputs]
-    with _work_folder(folder) as work:
+    with _work_folder(folder) as work, closing(log_hook):
         first_step = run_with_hooks(model, heads, samples, settings, hooks, steps, work)
     _keep_best(backbone, average, best)
     if settings.lora and task.select is None:
@@ -183,6 +189,14 @@ def train(
         samples_per_second=(steps - first_step) * batches.batch_size / max(seconds, 1e-9),
         trained_parameters=made.trained_parameters,
     )
+
+
+def _log_hook(log: LogPlace | None, folder, task: Task, settings: TrainingSettings, on_message) -> LogHook:
+    if log is None and folder is not None:
+        log = LogPlace(Path(folder) / FILE)
+    scored = task.validate is not None
+    every, backends, batch_size = settings.log_every, settings.log_to, settings.batch_size
+    return LogHook(log, every, backends, settings.to_dict(), batch_size, scored, on_message)
 
 
 def _rates_and_averages(settings: TrainingSettings, average) -> list[Hook]:
@@ -364,6 +378,7 @@ def _keep_best(backbone: Backbone, average, best: dict[str, Any]) -> None:
 def _identity(settings: TrainingSettings) -> dict[str, Any]:
     """The settings that make a run what it is; how it is split over memory and processes does not."""
     cost_options = ("micro_batch_size", "workers", "save_every", "keep", "compile", "checkpointing", "parallel")
+    cost_options += ("log_every", "log_to")
     later = {"steps": None, "drop_last": True, "deterministic": False}  # which older checkpoints do not name
     told = {name: value for name, value in settings.to_dict().items() if name not in cost_options}
     return {name: value for name, value in told.items() if name not in later or value != later[name]}

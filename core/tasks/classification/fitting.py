@@ -176,7 +176,8 @@ def _resources(
     if "pixels" not in adapter.needs:
         yield collected
         return
-    with training_lines(reporter, f"Training {adapter.name}") as on_step:
+    told = adapter.options.get("log_every")
+    with training_lines(reporter, f"Training {adapter.name}", told) as on_step:
         yield {**collected, "place": TrainingPlace(folder, bool(resume and folder), on_step, reporter.info)}
 
 

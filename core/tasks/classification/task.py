@@ -27,6 +27,7 @@ from ...runtime.distributed import is_main
 from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter
 from ...training.checkpoints import newest_step
+from ...training.log import keep_logs
 from ..methods import adapter_of, check_named, trains_towers, with_published
 from .augmentation import augmentation_of, notes_on_augmentation, with_fresh_views
 from .calibration_rows import calibration_of
@@ -141,7 +142,7 @@ class Classification(Task):
             calibration, why_not = calibration_of(prepared, adapter, report, shots, recipe.seed, recipe.refit)
             done.calibration, done.not_calibrated = calibration, why_not if calibration is None else ""
             done.notes += [*said, *calibrate_scores(calibration, done.scores, why_not)]
-            return self._written(recipe, prepared, done, shots, started) if is_main() else None
+            return self._written(recipe, prepared, done, shots, started, folder) if is_main() else None
 
     def prepared(self, recipe: Recipe, reporter: Reporter):
         """The data side of a settled recipe: what is drawn, encoded and named."""
@@ -251,7 +252,9 @@ class Classification(Task):
             reporter.info(f"--resume: {adapter.name} keeps no checkpoints, there is nothing to go on from")
         yield None
 
-    def _written(self, recipe: Recipe, prepared, done: Fitted, shots: Shots, started: float) -> FitResult:
+    def _written(
+        self, recipe: Recipe, prepared, done: Fitted, shots: Shots, started: float, folder: Path | None = None
+    ) -> FitResult:
         seconds = time.monotonic() - started
         unscored = [f"The rows have no labels, so nothing is scored: {PREDICTIONS} in the run says what each is"]
         reached = done.scores.metrics["adapted"].get("accuracy") if prepared.data.kind == "labels" else None
@@ -276,6 +279,7 @@ class Classification(Task):
                 done.probe.save(run.path / PROBE_FILE)
             if done.calibration is not None:
                 done.calibration.save(run.path)
+            keep_logs(folder, run.path)
             run.write(info, done.scores.metrics)
             run.log("\n".join(log_lines(info, done.report, done.scores.metrics)))
             if done.scores.labels is None:

@@ -142,19 +142,21 @@ class ConfigTask(Task):
         announced(backbone, reporter.info)
         plan = self.plan(recipe, data, backbone)
 
-        def finished(model: nn.Module | None, history: list[dict[str, float]]) -> FitResult | None:
+        def finished(
+            model: nn.Module | None, history: list[dict[str, float]], folder: Path | None = None
+        ) -> FitResult | None:
             """Score the model and write the run, on the first rank."""
             if not is_main():
                 return None
             scores = self._scored(model, data, backbone, reporter)
-            return written_run(self, recipe, data, backbone, plan, model, history, scores, started)
+            return written_run(self, recipe, data, backbone, plan, model, history, scores, started, folder)
 
         if plan is None:
             return run_on_all(lambda: finished(None, []))
         runs, key = Path(recipe.out or RUNS), plan_key(plan, recipe.seed)
         with kept_checkpoints(runs, key, recipe.resume, reporter, newest_checkpoint) as folder:
             model, history = train_plan(plan, folder, recipe.seed, backbone.device, reporter, recipe.resume)
-            return run_on_all(lambda: finished(model, history))
+            return run_on_all(lambda: finished(model, history, folder))
 
     def evaluate(self, use: Use, reporter: Reporter) -> dict[str, Any]:
         """Scores of a run's model; the recipe's choices are of the run's own data."""

@@ -26,6 +26,7 @@ from ...runs.folder import Run, now, versions
 from ...runs.redaction import Redaction
 from ...runs.run_sections import Report, write_report
 from ...runs.sections import CurveSection, HeadlineSection, Number, TableSection, is_share, number, plural
+from ...training.log import keep_logs
 from ..methods import place_of_data, split_counts
 from .kept_plan import kept_of
 
@@ -45,12 +46,14 @@ def written_run(
     history: list[dict[str, float]],
     scores: Evaluation,
     started: float,
+    folder: Path | None = None,
 ) -> FitResult:
     """Write the run of a trained model.
 
     Args:
         history: a row for some of the steps.
         started: `time.monotonic()` at the start of the fit.
+        folder: of the training's log.
     """
     metrics = metrics_of(scores, data)
     notes = [*data.notes, *scores.notes]
@@ -61,6 +64,7 @@ def written_run(
             redaction = Redaction.of(data)
             info, sections = redaction.info(info), redaction.sections(sections)
         save_file(_weights(model), str(run.adapter_path))
+        keep_logs(folder, run.path)
         run.write(info, metrics)
         lines = [
             f"{recipe.domain} {task.name}",

@@ -25,9 +25,10 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ...errors import ConfigError, DataError, UnknownNameError, VladaptError, did_you_mean
-from ...runtime.distributed import rank, run_on_all, world_size
+from ...runtime.distributed import is_main, rank, run_on_all, world_size
 from ...runtime.progress import Reporter, training_lines
 from ...training.kernels import restored_determinism
+from ...training.log import FILE, LogFile, read_log
 from ...training.samples import seed_of
 from .kept_plan import check_plan, kept_of, needed_of, with_tuples, with_tuples_marked
 
@@ -86,7 +87,8 @@ def train_plan(
     with restored_determinism(), quiet(), training_lines(reporter, "Training") as on_step:
         # Some kernels of a GPU have no deterministic form: they are used, and torch's warnings kept back.
         torch.use_deterministic_algorithms(True, warn_only=True)
-        recorder = _StepRecorder(on_step, seed)
+        file = LogFile(folder / FILE if is_main() else None, reporter.info)
+        recorder = _StepRecorder(on_step, seed, file)
         with named_faults():
             runner = _runner(settings, device)
         runner.register_hook(recorder, priority="BELOW_NORMAL")  # before a checkpoint of what went wrong
@@ -94,7 +96,7 @@ def train_plan(
             runner.train()
     model = _trained(runner).eval()
     model.cfg = Config(with_tuples(kept_of(plan)))
-    return model, recorder.history
+    return model, read_log(folder / FILE) if is_main() else []
 
 
 def _built_as_named(plan: Config, device: torch.device) -> nn.Module:
@@ -153,8 +155,11 @@ class _StepRecorder(Hook):
     """Tells the user of each step, keeps some for the report, stops on a loss that is not a number, and draws the
     random numbers of each step from the seed, so that a training goes on from any of them as it would have."""
 
-    def __init__(self, on_step: Callable[[int, int, dict], None], seed: int):
-        self.on_step, self.seed, self.history = on_step, seed, []
+    def __init__(self, on_step: Callable[[int, int, dict], None], seed: int, file: LogFile):
+        self.on_step, self.seed, self.file = on_step, seed, file
+
+    def before_train(self, runner) -> None:
+        self.file.start(runner.iter)  # a resume comes before it
 
     def before_train_epoch(self, runner) -> None:
         _draw_from(seed_of(self.seed, rank(), runner.epoch))
@@ -179,7 +184,7 @@ class _StepRecorder(Hook):
         self.on_step(runner.iter + 1, runner.max_iters, {"loss": loss, "lr": rate})
         every = max(1, runner.max_iters // MOST_POINTS)
         if (runner.iter + 1) % every == 0:
-            self.history.append({"step": runner.iter + 1, "loss": loss, **scalars})
+            self.file.add({"step": runner.iter + 1, "loss": loss, "lr": rate, **scalars})
 
 
 def _draw_from(seed: int) -> None:

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from ...contracts.backbone import Backbone
+from ...contracts.images import LogPlace
 from ...data.pairs.pair_set import PairSet
 from ...data.pairs.pair_splits import without_divided_copies
 from ...data.verify import FileHashes, check_skipped
 from ...errors import DataError
+from ...training.log import FILE
 from ...training.settings import TrainingSettings
 from ...training.train import Task, Trained, train
 
@@ -110,7 +112,7 @@ def train_in_stages(
         What the last stage did, with the histories of all.
     """
     stages = stages_of(settings)
-    all_epochs, before, history, trained, best = settings.epochs, 0, [], None, None
+    all_epochs, before, steps, history, trained, best = settings.epochs, 0, 0, [], None, None
     for number, stage in enumerate(stages, start=1):
         if len(stages) > 1:
             locked = f"{', '.join(stage.lock)} tower locked" if stage.lock else "all towers trained"
@@ -121,7 +123,10 @@ def train_in_stages(
             on_step(done + before * an_epoch, all_epochs * an_epoch, values)
 
         place = folder / f"stage-{number}"
-        trained = train(backbone, task, stage, place, resume=resume, on_step=on_stage_step, on_message=on_message)
+        log = LogPlace(folder / FILE, steps, before, number if len(stages) > 1 else None)
+        callbacks = {"log": log, "on_step": on_stage_step, "on_message": on_message}
+        trained = train(backbone, task, stage, place, resume=resume, **callbacks)
+        steps += trained.steps
         best = None if trained.best_epoch is None else trained.best_epoch + before
         history += [{**row, "epoch": row["epoch"] + before, "stage": number} for row in trained.history]
         before += stage.epochs

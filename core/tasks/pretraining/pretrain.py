@@ -18,9 +18,11 @@ from ...forgetting.probe import GenericProbe, generic_metrics, generic_sentence
 from ...runs.folder import now, versions
 from ...runs.redaction import without_place
 from ...runs.run_sections import write_report
-from ...runtime.distributed import is_main, run_on_all, together
+from ...runtime.distributed import all_gather_json, is_main, run_on_all, together
 from ...runtime.files import write_whole
 from ...runtime.progress import Reporter
+from ...training.log import FILE as FILE_OF_LOG
+from ...training.log import read_log
 from ...training.objective import columns_of
 from ...training.settings import TrainingSettings
 from ...training.sources import PairSource
@@ -107,7 +109,8 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
     """The same on ranks that run together already."""
     started = time.monotonic()
     folder = PretrainFolder(Path(plan.out))
-    if (done := folder.open(resume)) is not None:
+    done = run_on_all(lambda: folder.open(resume) if is_main() else None)
+    if all_gather_json(done is not None)[0]:
         return _as_it_was(folder, done) if is_main() else None
     backbone = load_backbone(plan.backbone, device=plan.device, image_size=plan.image_size)
     announced(backbone, reporter.info)
@@ -122,7 +125,8 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
     model = save_fine_tuned(backbone, folder.path)
     info = _info(plan, backbone, splits, trained, model, measures, metrics, time.monotonic() - started)
     shown = (measures.examples, before.examples, after.examples)
-    write_report(folder.path, training_report(folder.path, info, metrics, trained.history, *shown))
+    log = read_log(folder.path / FILE_OF_LOG)
+    write_report(folder.path, training_report(folder.path, info, metrics, trained.history, log, *shown))
     folder.finish(info, metrics, trained.history, _log(info, metrics))
     return _result(model, info, metrics)
 
@@ -274,7 +278,7 @@ def _as_it_was(folder: PretrainFolder, done: tuple[dict, dict]) -> PretrainResul
 
 @dataclass(frozen=True)
 class PretrainFolder:
-    """`model.safetensors`, `run.json`, `metrics.json`, `history.json`, `log.txt`, `report.html`."""
+    """`model.safetensors`, `run.json`, `metrics.json`, `history.json`, `training.jsonl`, `log.txt`, `report.html`."""
 
     path: Path
 

@@ -112,7 +112,8 @@ def train_on_pairs(
         return (metrics["image_to_text"]["r1"] + metrics["text_to_image"]["r1"]) / 2
 
     reporter.info(f"Fitting {adapter.name} on {len(source)} pairs")
-    with training_lines(reporter, f"Training {adapter.name}") as on_step:
+    told = adapter.options.get("log_every")
+    with training_lines(reporter, f"Training {adapter.name}", told) as on_step:
         report = adapter.fit_pairs(
             source,
             backbone,

@@ -42,8 +42,17 @@ MEASURES = {
 }
 ACCURACY = Measure("Accuracy", "its class, named by what is said of images of each class")
 FIRST = ("loss", "val", "lr")
-NO_CURVE = ("epoch", "stage")
-CURVE_NAMES = {"loss": "Loss", "val": "Score on val", "lr": "Learning rate", "grad_norm": "Norm of the gradient"}
+NO_CURVE = ("step", "epoch", "stage")
+CURVE_NAMES = {
+    "loss": "Loss",
+    "val": "Score on val",
+    "lr": "Learning rate",
+    "grad_norm": "Norm of the gradient",
+    "logit_scale": "Logit scale",
+    "images_per_second": "Images per second",
+    "data_wait": "Share of time waiting for data",
+    "memory_gib": "Peak memory, GiB",
+}
 SHOWN = 4
 
 
@@ -52,6 +61,7 @@ def training_report(
     info: Mapping[str, Any],
     metrics: Mapping[str, Any],
     history: Sequence[Mapping[str, float]],
+    log: Sequence[Mapping[str, float]] = (),
     examples: Any = None,
     before: Sequence[Sequence[Any]] | None = None,
     after: Sequence[Sequence[Any]] | None = None,
@@ -62,6 +72,7 @@ def training_report(
         info: as in run.json, and `model`, the path of the weights.
         metrics: of `before_and_after` and `generic_metrics`; "zero_shot", "adapted" and "generic" may be None.
         history: a row per epoch, see `training_curves`.
+        log: the lines of the training's log, which the curves are of; empty: of the epochs.
         examples: the `RetrievalExamples` that were looked at.
         before, after: what each of their queries found, from `top`.
     """
@@ -69,7 +80,8 @@ def training_report(
     spec = (info.get("backbone") or {}).get("spec") or "a backbone"
     name = re.sub(r"[^@:\s]*/", "", spec) if re.search(r"\.\w+$", spec) else spec  # without the folders in it
     epochs = "" if info.get("adapter") else ", the values of each epoch in history.json"
-    main, minor = training_curves(history, losses, info.get("best_epoch"))
+    others = "gradient and speed" if log else "and the gradient"
+    main, minor = training_curves(log or history, losses, info.get("best_epoch"))
     return Report(
         kind="Report of one training on image-text pairs",
         title=f"{name}, trained on {(info.get('data') or {}).get('name') or 'image-text pairs'}",
@@ -83,7 +95,7 @@ def training_report(
             _scores(metrics),
             *shared.forgetting(metrics.get("generic")),
             CurveGridSection("How the training went", main) if main else None,
-            CurveGridSection("Parts of the losses, and the gradient", minor, minor=True, sub=True) if minor else None,
+            CurveGridSection(f"Parts of the losses, {others}", minor, minor=True, sub=True) if minor else None,
             _searches(examples, before, after),
             _facts(info, losses),
             shared.skipped(info.get("skipped") or (), "sample"),
@@ -149,38 +161,45 @@ def warnings_of_training(
 def training_curves(
     history: Sequence[Mapping[str, float]], losses: Mapping[str, float], best_epoch: int | None
 ) -> tuple[list[CurveSection], list[CurveSection]]:
-    """The loss, the score on val, the learning rate and the losses one by one; then their parts and the gradient.
+    """The loss, the score on val, the learning rate and the losses one by one; then their parts, gradient and speed.
 
     Args:
-        history: a row per epoch: "epoch", "loss", "lr", "val", "grad_norm", and losses and their parts by name.
+        history: a row per epoch: "epoch", "loss", "lr", "val", "grad_norm", and losses and their parts by name; or the
+            lines of a log (`core/training/log.py`), whose epochs are fractions.
         losses: name -> weight. A single loss of weight 1 is the whole, and has no plot of its own.
         best_epoch: whose weights were kept, from 1; None where nothing chose.
     """
-    epochs = [int(row.get("epoch", place)) for place, row in enumerate(history, start=1)]
+    epochs = [row.get("epoch", place) for place, row in enumerate(history, start=1)]
     stages = [row.get("stage") for row in history]
-    starts = [epoch - 0.5 for epoch, old, new in zip(epochs[1:], stages, stages[1:]) if new != old]
+    pairs = zip(epochs, epochs[1:], stages, stages[1:])
+    starts = [(before + after) / 2 for before, after, old, new in pairs if new != old]
+    logged = any("step" in row for row in history)
     kept = best_epoch if best_epoch in epochs else None
     whole = next(iter(losses), None) if list(losses.values()) == [1.0] else None
     keys = [key for key in dict.fromkeys(key for row in history for key in row) if key not in (*NO_CURVE, whole)]
     rank = {key: (*FIRST, *losses).index(key) if key in FIRST or key in losses else 99 for key in keys}
     main, minor = [], []
     for key in sorted(keys, key=lambda key: (key not in FIRST, key not in losses, "." not in key, rank[key])):
-        values = [math.nan if row.get(key) is None else float(row[key]) for row in history]
+        points = [(at, row[key]) for at, row in zip(epochs, history) if key in row]  # val has few of the log's lines
+        values = [math.nan if value is None else float(value) for _, value in points]
         if not any(map(math.isfinite, values)):
             continue
         name = f"{key}, weight {losses[key]:g}" if key in losses else key.replace(".", ": ", 1).replace("_", " ")
-        name, note = CURVE_NAMES.get(key, name), _note(key, epochs, kept, bool(starts))
-        plot = CurveSection(name, {name: (epochs, values)}, "epoch", name, note, False, kept, key == "val", starts)
+        name, note = CURVE_NAMES.get(key, name), _note(key, epochs, kept, bool(starts), logged)
+        line = {name: ([at for at, _ in points], values)}
+        plot = CurveSection(name, line, "epoch", name, note, False, kept, key == "val", starts)
         (main if key in FIRST or key in losses else minor).append(plot)
     return main, minor
 
 
-def _note(key: str, epochs: Sequence[int], kept: int | None, staged: bool) -> str:
+def _note(key: str, epochs: Sequence[float], kept: int | None, staged: bool, logged: bool) -> str:
     if key == "val":
         last = " It is the last one: more epochs may help." if kept == epochs[-1] and len(epochs) > 1 else ""
         chosen = "" if kept is None else f"; the weights of epoch {kept}, the bar, were kept.{last}"
         return f"the higher the better{chosen}"
     staged_note = "; at a dotted line another stage begins" if staged else ""
+    if logged:
+        return {"loss": f"mean of the steps up to each point, on augmented images{staged_note}"}.get(key, "")
     return {"loss": f"mean of each epoch, on augmented images{staged_note}", "lr": "mean of each epoch"}.get(key, "")
 
 

@@ -24,6 +24,7 @@ from ...runtime.distributed import is_main
 from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter
 from ...training.checkpoints import newest_step
+from ...training.log import FILE, keep_logs, read_log
 from ...training.objective import parse_losses
 from ..classification.stored_run import recipe_again
 from ..methods import adapter_of, check_named, place_of_data
@@ -76,7 +77,7 @@ class Retrieval(Task):
         runs, key = Path(recipe.out or RUNS), _key(recipe, data)
         with kept_checkpoints(runs, key, recipe.resume, reporter, newest_step) as folder:
             done = fitted_retrieval(recipe, data, reporter, folder)
-            return self._written(recipe, data, done) if is_main() else None
+            return self._written(recipe, data, done, folder) if is_main() else None
 
     def evaluate(self, use: Use, reporter: Reporter) -> dict[str, Any]:
         """A run's towers and its backbone, on a split of its own pairs or of others."""
@@ -122,7 +123,7 @@ class Retrieval(Task):
     def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
         raise CapabilityError("a retrieval run names no classes")
 
-    def _written(self, recipe: Recipe, data: RetrievalData, done: FittedRetrieval) -> FitResult:
+    def _written(self, recipe: Recipe, data: RetrievalData, done: FittedRetrieval, folder: Path) -> FitResult:
         info = _info(recipe, data, done)
         redaction = Redaction((), info["skipped"]) if recipe.redact else None
         info = info if redaction is None else redaction.info(info)
@@ -131,7 +132,9 @@ class Retrieval(Task):
             model = save_fine_tuned(done.towers, run.path)
             run.write(info, done.metrics)
             run.log("\n".join([*info["notes"], info["verdict"], f"adapted: {done.metrics['adapted']}"]))
-            report = training_report(run.path, {**info, "model": str(model)}, done.metrics, done.report.history)
+            keep_logs(folder, run.path)
+            shown = (done.metrics, done.report.history, read_log(run.path / FILE))
+            report = training_report(run.path, {**info, "model": str(model)}, *shown)
             if redaction is not None:
                 report = replace(report, sections=redaction.sections(report.sections))
             write_report(run.path, report)

@@ -14,13 +14,13 @@ from vladapt import DataError
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.training import optimizer, runner
 from vladapt.core.training import train as trainings
-from vladapt.core.training.hooks import read_together, steps_between_reads
+from vladapt.core.training.log import read_interval, read_together
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.train import Task, train
 
 READS = {"item", "tolist", "cpu", "__float__", "__int__", "__bool__", "nonzero"}
 ATEN = torch.ops.aten
-SETTINGS = {"epochs": 1, "batch_size": 8, "lr": 1e-3, "warmup": 0.0, "seed": 3}
+SETTINGS = {"epochs": 1, "batch_size": 8, "lr": 1e-3, "warmup": 0.0, "seed": 3, "log_every": 4}
 PROMPTS = [[f"a {colour} area", colour] for colour in ("red", "green", "blue", "yellow")]
 SMALL = {"silc": {"out_dim": 16, "hidden_dim": 8, "bottleneck_dim": 4}}
 
@@ -100,9 +100,9 @@ def test_the_count_sees_a_read_in_the_backward_pass():
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
-    """The optimiser is fused, and losses are read every 4 steps."""
+    """The optimiser is fused, and losses are read where there is a line of the log."""
     monkeypatch.setattr(optimizer, "is_fast", lambda device: True)
-    monkeypatch.setattr(trainings, "steps_between_reads", lambda device, steps: 4)
+    monkeypatch.setattr(trainings, "read_interval", lambda device, every, steps: every)
 
 
 @pytest.fixture
@@ -141,13 +141,13 @@ def test_no_step_between_two_reads_waits(small_clip_spec, toy_pairs, as_on_a_gpu
     options = {loss: SMALL[loss]} if loss in SMALL else {}
     task = Task(toy_pairs(80), {loss: 1.0}, options, class_prompts=PROMPTS)
     train(backbone, task, TrainingSettings(**{**SETTINGS, **settings}), None)
-    assert waits == [{"tolist": 1} if step in (4, 8, 10) else {} for step in range(1, 11)]
+    assert waits == [{"tolist": 2} if step in (4, 8, 10) else {} for step in range(1, 11)]
 
 
 def test_nor_with_the_embedded_backbone(toy_pairs, as_on_a_gpu, waits):
     backbone = load_backbone("embedded", device="cpu", image_size=64)
     train(backbone, Task(toy_pairs(16), {"clip": 1.0}), TrainingSettings(**{**SETTINGS, "batch_size": 4}), None)
-    assert waits == [{}, {}, {}, {"tolist": 1}]
+    assert waits == [{}, {}, {}, {"tolist": 2}]
 
 
 def test_reading_later_changes_nothing(small_clip_spec, toy_pairs, tmp_path, monkeypatch):
@@ -162,7 +162,7 @@ def test_reading_later_changes_nothing(small_clip_spec, toy_pairs, tmp_path, mon
         return backbone.model.state_dict(), done.history, told
 
     each = run(tmp_path / "each")
-    monkeypatch.setattr(trainings, "steps_between_reads", lambda device, steps: 4)
+    monkeypatch.setattr(trainings, "read_interval", lambda device, every, steps: every)
     later = run(tmp_path / "later")
     for path in (tmp_path / "later" / "checkpoints").glob("step-00000006*"):
         path.unlink()
@@ -210,5 +210,6 @@ def test_values_are_read_together_as_they_are():
 
 
 def test_a_gpu_is_read_about_200_times_and_a_cpu_at_each_step():
-    assert [steps_between_reads(torch.device("cuda"), steps) for steps in (1, 400, 10**6)] == [1, 2, 100]
-    assert steps_between_reads(torch.device("cpu"), 10**6) == 1
+    assert [read_interval(torch.device("cuda"), None, steps) for steps in (1, 400, 10**6)] == [1, 2, 100]
+    assert read_interval(torch.device("cpu"), None, 10**6) == 1
+    assert read_interval(torch.device("cuda"), 3, 400) == 3, "as often as there are lines"

@@ -1,7 +1,8 @@
 """A training in a process of its own, for tests that kill it or run it on several ranks.
 
-Argument: a JSON object {"spec", "folder", "losses", "loss_options", "settings", "kill_at", "resume", "count"}. Rank 0
-writes the weights, the losses' state and the history to `folder`/done.pt.
+Argument: a JSON object {"spec", "folder", "losses", "loss_options", "settings", "kill_at", "resume", "count"}; in
+"folder", {rank} becomes the process's number. Rank 0 writes the weights, the losses' state and the history to
+`folder`/done.pt.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from toy_pairs import ToyPairs
 
 from vladapt.core.backbones.load import load_backbone
-from vladapt.core.runtime.distributed import is_main, run_on_all, start_from_environment, stop
+from vladapt.core.runtime.distributed import is_main, rank, run_on_all, start_from_environment, stop
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.train import Task, train
 
@@ -40,7 +41,7 @@ def main(job: dict) -> None:
         validate=validate if job.get("validate") else None,
     )
     settings = TrainingSettings(**job["settings"])
-    folder = Path(job["folder"])
+    folder = Path(job["folder"].replace("{rank}", str(rank())))
     callbacks = {"on_step": on_step, "on_message": messages.append}
     done = train(backbone, task, settings, folder, resume=job.get("resume", False), **callbacks)
     state = {

@@ -94,3 +94,28 @@ def test_one_epoch_and_hundreds_of_epochs_have_curves():
     many = [{"epoch": epoch, "loss": 1.0 / epoch} for epoch in range(1, 301)]
     (long,), _ = training_curves(many, {}, 7)
     assert "lowest 0.003333 at epoch 300" in long.alt and curve_picture(long)
+
+
+def test_curves_of_a_log_have_its_steps_and_what_they_cost():
+    speed = {"images_per_second": 90.0, "data_wait": 0.25, "memory_gib": 1.5, "logit_scale": 100.0}
+    rows = [{"step": step, "epoch": step / 4, "loss": 3.0 / step, "lr": 0.1, **speed} for step in range(1, 9)]
+    for row in (rows[3], rows[7]):
+        row["val"] = row["epoch"] / 4
+    main, minor = training_curves(rows, {"clip": 1.0}, 2)
+    loss, val, _ = main
+    assert list(loss.curves["Loss"][0]) == [step / 4 for step in range(1, 9)]
+    assert list(val.curves["Score on val"][0]) == [1.0, 2.0] and "the weights of epoch 2, the bar" in val.note
+    assert loss.note == "mean of the steps up to each point, on augmented images"
+    assert [curve.title for curve in minor] == [
+        "Images per second",
+        "Share of time waiting for data",
+        "Peak memory, GiB",
+        "Logit scale",
+    ]
+    assert "lowest 0.375 at epoch 2" in loss.alt and all(map(curve_picture, (*main, *minor)))
+
+
+def test_a_stage_of_a_log_is_marked_between_its_lines():
+    rows = [{"step": step, "epoch": step / 2, "stage": 1 + (step > 2), "loss": 1.0} for step in range(1, 5)]
+    (loss,), _ = training_curves(rows, {}, None)
+    assert loss.dividers == [1.25] and "dotted line" in loss.note

@@ -1,0 +1,47 @@
+"""Lines of progress where there is no terminal."""
+
+from __future__ import annotations
+
+import pytest
+
+from vladapt.core.runtime import progress
+from vladapt.core.runtime.progress import Reporter, training_lines
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that a test sets."""
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.fixture
+def told(monkeypatch):
+    lines = []
+    monkeypatch.setattr(Reporter, "info", lambda self, text: lines.append(text))
+    return lines
+
+
+def test_the_time_left_after_a_resume_is_that_of_the_steps_done_since(clock, told):
+    with Reporter().task("Training", unit="steps") as report:
+        for done in range(901, 932):
+            clock[0] += 2.0  # a step takes two seconds
+            report(done, 1000)
+    assert told[0] == "Training: 905/1000 steps, 0.5 steps/s, 190 s left"
+    assert told[-1] == "Training: 930/1000 steps, 0.5 steps/s, 140 s left"
+
+
+def test_before_a_second_step_there_is_no_speed(clock, told):
+    with Reporter().task("Training", unit="steps") as report:
+        clock[0] += 60
+        report(901, 1000)
+    assert told == ["Training: 901/1000 steps"]
+
+
+def test_a_training_that_tells_its_own_lines_has_no_others(clock, told):
+    for every in (None, 5):
+        with training_lines(Reporter(), "Training", every) as on_step:
+            for done in range(1, 21):
+                on_step(done, 20, {"loss": 1.0, "lr": 0.1})
+        assert len(told) == 10
