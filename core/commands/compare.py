@@ -94,7 +94,8 @@ def compare(
 ) -> None:
     """Compare methods over shots and seeds on the same data: a table, a CSV and a plot.
 
-    Options of each method: --set adapters.lora.epochs=20 --set adapters.ape.alpha=2. The CSV grows fit by fit; a
+    Options of each method: --set adapters.lora.epochs=20 --set adapters.ape.alpha=2; of all that have them: --set
+    adapter.views=0. The CSV grows fit by fit; a
     comparison that was stopped goes on with --resume.
 
     Example: vladapt compare --domain medical --adapters tip-adapter,ape --shots 1,4,16 --seeds 1,2,3

@@ -51,8 +51,8 @@ class Scaling:
     @property
     def words(self) -> str:
         """ "temperature 2.31", or the range over labels."""
-        low, high = float(self.temperature.min()), float(self.temperature.max())
-        return f"temperature {low:.3g}" if len(self.temperature) == 1 else f"temperatures {low:.3g} to {high:.3g}"
+        low, high = (f"{float(f'{end:.3g}'):g}" for end in (self.temperature.min(), self.temperature.max()))
+        return f"temperature {low}" if len(self.temperature) == 1 else f"temperatures {low} to {high}"
 
 
 def fit_scaling(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Scaling:

@@ -23,6 +23,7 @@ from ..runs.redaction import NO_NAME, hide
 from ..runtime.distributed import is_main, run_on_all, together
 from ..runtime.files import all_or_none, write_whole
 from ..runtime.progress import Reporter
+from ..tasks.methods import with_shared_options
 from .comparison import Comparison
 
 TABLE = "compare.csv"
@@ -50,8 +51,8 @@ def compare(
     """Fit every method at every number of shots and seed, on the same splits.
 
     Args:
-        recipe: the data, backbone and domain; `adapter` options apply to the adapter the recipe names, `adapters` holds
-            options of any by name.
+        recipe: the data, backbone and domain; `adapter` options apply to the adapter the recipe names or, where it
+            names none, to every method that has them; `adapters` holds options of any by name.
         adapters: names of methods; zero-shot is added, once, as the base line.
         shots: numbers of labelled images per class; by default what the task compares.
         seeds: seeds of the draws; by default 1, 2, 3.
@@ -76,6 +77,8 @@ def compare(
         raise ConfigError("--resume: give --out, the folder of the comparison that was stopped")
     if len(sources) > 1 and recipe.preset not in (AUTO, NO_PRESET):
         raise ConfigError(f"--preset {recipe.preset}: of one data set; give one --data, or leave it out")
+    if axes.adapters:
+        recipe = with_shared_options(recipe, axes.adapters)
     on = [_on_source(recipe, source) for source in sources] or [recipe]
     task = task_of(on[0], domain)
     task.check_axes(axes)

@@ -9,11 +9,12 @@ from typing import Any
 
 from ..contracts.adapter import Adapter
 from ..contracts.domain import SPLITS, Domain, DomainData
+from ..contracts.options import options_of
 from ..contracts.recipe import SAMPLE, Recipe
 from ..data.sampling import base_new, restrict
 from ..data.splits import assign_splits
 from ..data.verify import FileHashes, drop_unreadable
-from ..errors import CapabilityError, ConfigError, DataError, did_you_mean
+from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean
 from ..registry import adapter_class, build_adapter
 from ..runtime.progress import Reporter
 from ..runtime.reading import read_text
@@ -63,6 +64,30 @@ def with_published(recipe: Recipe, published: str | None, names: Iterable[str | 
     options = {name: {"preset": published, **(recipe.adapters.get(name) or {})} for name in taken}
     note = f"{', '.join(taken)}: the settings published for {published}; --preset none for the usual ones"
     return recipe.with_(adapters={**recipe.adapters, **options}), [note]
+
+
+def with_shared_options(recipe: Recipe, names: Sequence[str]) -> Recipe:
+    """The recipe whose `adapter` options, where given without a name, are those of every method that has them.
+
+    An option that is given for one method by name goes before that.
+
+    Args:
+        names: of the methods.
+
+    Raises:
+        UnknownNameError: a name, or an option that none of the methods has.
+    """
+    beside_name = {key: value for key, value in recipe.adapter.items() if key != "name"}
+    if recipe.gave("adapter.name") or not beside_name:
+        return recipe
+    has = {name: {option.name for option in options_of(adapter_class(name))} for name in names}
+    for key in beside_name:
+        if not any(key in options for options in has.values()):
+            known = set().union(*has.values())
+            raise UnknownNameError(f"--set adapter.{key}: no option of {', '.join(names)}; {did_you_mean(key, known)}")
+    shared = {name: {key: value for key, value in beside_name.items() if key in has[name]} for name in names}
+    own = {name: {**options, **(recipe.adapters.get(name) or {})} for name, options in shared.items() if options}
+    return recipe.with_(adapter={"name": recipe.adapter_name}, adapters={**recipe.adapters, **own})
 
 
 def trains_towers(name: str | None) -> bool:

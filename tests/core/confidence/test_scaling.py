@@ -5,6 +5,7 @@ import torch
 from scipy.optimize import minimize_scalar
 
 from vladapt.core.confidence import calibration_error, fit_scaling
+from vladapt.core.confidence.scaling import Scaling
 from vladapt.core.errors import DataError
 
 
@@ -89,3 +90,9 @@ def test_a_label_with_too_few_positives_is_left_as_it_is():
 def test_logits_that_are_not_finite_are_refused():
     with pytest.raises(DataError, match="finite"):
         fit_scaling(torch.tensor([[0.0, torch.nan]]), torch.tensor([0]))
+
+
+def test_a_temperature_at_its_limit_is_told_without_an_exponent():
+    one = torch.tensor([1000.0], dtype=torch.float64)
+    assert Scaling(one, torch.zeros_like(one)).words == "temperature 1000"
+    assert Scaling(torch.tensor([2.3149, 41.87]), torch.zeros(2)).words == "temperatures 2.31 to 41.9"

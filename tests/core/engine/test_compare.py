@@ -13,7 +13,7 @@ import pytest
 
 import vladapt
 from vladapt.core.engine.compare import STATE, TABLE, compare
-from vladapt.core.errors import CapabilityError, ConfigError
+from vladapt.core.errors import CapabilityError, ConfigError, UnknownNameError
 from vladapt.core.recipes.resolve import resolve
 from vladapt.core.runtime.progress import Reporter
 from vladapt.core.tasks.classification.contest import ClassificationContest
@@ -216,3 +216,19 @@ def test_data_sets_that_are_done_are_let_go(monkeypatch, tmp_path):
     sources = [{"features": str(tmp_path / f"{number}.npz")} for number in range(4)]
     compare(resolve(), ["ridge"], shots=[2], seeds=[0], splits=1, sources=sources, out=tmp_path / "out")
     assert max(alive) <= 2 and alive[-1] < 3
+
+
+def test_an_option_without_a_methods_name_is_of_every_method_that_has_it(rows):
+    def scores(**flags):
+        found = compare(of_file(rows, **flags), ["ridge", "proker", "ape"], [2], [1], splits=1).rows
+        return without_seconds(found)
+
+    shared = scores(adapter={"penalty": 5.0})
+    assert shared == scores(adapters={"ridge": {"penalty": 5.0}, "proker": {"penalty": 5.0}}) != scores()
+    mixed = scores(adapter={"penalty": 5.0}, adapters={"ridge": {"penalty": 0.1}})
+    assert mixed == scores(adapters={"ridge": {"penalty": 0.1}, "proker": {"penalty": 5.0}}) != shared
+
+
+def test_an_option_that_no_compared_method_has_is_refused(rows):
+    with pytest.raises(UnknownNameError, match=r"adapter.penalti: no option of ridge, ape; did you mean penalty"):
+        compare(of_file(rows, adapter={"penalti": 1.0}), ["ridge", "ape"], [2], [1])
