@@ -98,6 +98,7 @@ class TowerAdapter(Augmented):
         None, "steps between two lines of the log, each printed too; none: 200 lines, not printed", low=1, high=10**9
     )
     log_to: tuple[str, ...] = option((), "who else is told the log: tensorboard, wandb, mlflow")
+    deterministic: bool = option(False, "on a GPU too, the same bits in every run, by slower kernels")
 
     # what a method says of itself
     default_loss: ClassVar[str] = "cross-entropy"

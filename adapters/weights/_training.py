@@ -37,6 +37,7 @@ SETTINGS = (
     "patience",
     "log_every",
     "log_to",
+    "deterministic",
 )
 """Options that are settings of the training under the same name."""
 DASSL = {"optimizer": "sgd", "decayed": "all", "schedule": "epochs"}

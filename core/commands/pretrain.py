@@ -42,6 +42,9 @@ def pretrain(
     generic: Annotated[
         str | None, typer.Option(help="Class folders of generic images, to see what is forgotten; drawings by default.")
     ] = None,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="On a GPU too, the same bits in every run, by slower kernels.")
+    ] = False,
     sets: Sets = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where this training was stopped.")] = False,
     as_json: Json = False,
@@ -67,6 +70,7 @@ def pretrain(
         "workers": workers,
         "lock": lock,
         "lora": lora,
+        "deterministic": deterministic or None,
     }
     plan = plan_of(
         data=data,

@@ -152,6 +152,13 @@ def command(pairs, generic, spec, out, *more) -> list[str]:
     return ["pretrain", *map(str, [*places, *fixed, *more])]
 
 
+def test_deterministic_is_a_flag_and_on_a_cpu_changes_nothing(vladapt, options, tmp_path, plain_model):
+    done = vladapt("pretrain", *options, "--deterministic", "--out", "other")
+    assert done.code == 0, done.err
+    assert all(torch.equal(weights(tmp_path / "other")[name], value) for name, value in plain_model.items())
+    assert json.loads((tmp_path / "other" / "run.json").read_text())["settings"]["deterministic"] is True
+
+
 def test_micro_batches_and_workers_do_not_change_the_model(vladapt, options, tmp_path, plain_model):
     done = vladapt("pretrain", *options, "--micro-batch-size", 5, "--workers", 2, "--out", "other")
     assert done.code == 0, done.err

@@ -79,6 +79,13 @@ def test_only_so_many_images_are_kept(make_problem):
     assert calls == [items[0].id, items[1].id, items[2].id, items[2].id]
 
 
+def test_a_method_is_told_whether_its_training_is_deterministic():
+    def settings(**options):
+        return settings_of(build_adapter("full", **options), epochs=1, steps=9, seed=0, device=torch.device("cuda"))
+
+    assert settings(deterministic=True).deterministic and not settings().deterministic
+
+
 def test_processes_that_decode_are_for_long_epochs_beside_a_gpu():
     def workers(device, steps, **options):
         method = build_adapter("full", **options)
