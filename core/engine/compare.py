@@ -20,6 +20,7 @@ from ..errors import ConfigError, DataError, VladaptError
 from ..recipes.resolve import task_of, tell_default_domain
 from ..runs.plots import accuracy_over_shots
 from ..runs.redaction import NO_NAME, hide
+from ..runs.sections import plural
 from ..runtime.distributed import is_main, run_on_all, together
 from ..runtime.files import all_or_none, write_whole
 from ..runtime.progress import Reporter
@@ -169,7 +170,7 @@ class _Rows:
 def _compare(task: Task, axes: Axes, sets: list[_Set], folder: Path, resume: bool, reporter: Reporter) -> Comparison:
     rows = _Rows(folder, task.method, [], _state(task, axes, sets))
     run_on_all(lambda: rows.open(resume))
-    refused: dict[str, str] = {}
+    refused: dict[tuple, str] = {}
     notes: list[str] = []
     done, several = 0, len({(each.recipe.features, each.recipe.data_path) for each in sets}) > 1
     deciding, baselines, test_over_train, paired, settings = set(), (), {}, [], []
@@ -190,7 +191,7 @@ def _compare(task: Task, axes: Axes, sets: list[_Set], folder: Path, resume: boo
         with reporter.task(f"Comparing on {each.name}", unit="fits") as progress:
             for entry in entries:
                 key = _key(place, task, entry)
-                if key not in rows.done and (row := _scored(contest, entry, task.method, refused)) is not None:
+                if key not in rows.done and (row := _scored(contest, entry, key[:3], refused)) is not None:
                     rows.add(key, {**entry, **row, **each.columns(several)})
                 done += 1
                 progress(done, total)
@@ -206,7 +207,8 @@ def _compare(task: Task, axes: Axes, sets: list[_Set], folder: Path, resume: boo
     plots = _plotted(rows, sets, several, metric, task.method) if is_main() else [folder]
     tested = (task.method, metric, baselines, test_over_train, paired)
     means = task.published_means(settings, rows.sorted())
-    return Comparison(rows.sorted(), folder / TABLE, plots[0], refused, notes, *tested, published_means=means)
+    told = _told(refused, rows, sets)
+    return Comparison(rows.sorted(), folder / TABLE, plots[0], told, notes, *tested, published_means=means)
 
 
 def _on_splits(contest: Contest, entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -217,15 +219,33 @@ def _on_splits(contest: Contest, entries: Sequence[dict[str, Any]]) -> list[dict
     return [entry for entry in on if entry is not None]
 
 
-def _scored(contest: Contest, entry: Mapping[str, Any], method: str, refused: dict[str, str]) -> dict[str, Any] | None:
-    """A row's metrics, or None where the method refuses the data (said once)."""
-    if entry[method] in refused:
+def _scored(contest: Contest, entry: Mapping[str, Any], key: tuple, refused: dict[tuple, str]) -> dict[str, Any] | None:
+    """A row's metrics, or None where the method refuses this set at this number of shots, which is asked once.
+
+    Args:
+        key: (place of the set, method, shots).
+    """
+    if key in refused:
         return None
     try:
         return contest.score(entry)
     except VladaptError as error:
-        refused[entry[method]] = str(error)
+        refused[key] = str(error)
         return None
+
+
+def _told(refused: Mapping[tuple, str], rows: _Rows, sets: Sequence[_Set]) -> dict[str, str]:
+    """Method -> why it did not run and, where it ran elsewhere, on what it did not."""
+    reasons: dict[str, dict[str, list[str]]] = {}
+    for (place, name, shots), reason in refused.items():
+        where = [sets[place].name] if len(sets) > 1 else []
+        where += [] if shots is None else [plural(shots, "shot")]
+        reasons.setdefault(name, {}).setdefault(reason, []).append(" at ".join(where))
+    ran = {key[1] for key in rows.done}
+    return {
+        name: "; ".join(f"{reason} ({', '.join(where)})" if name in ran else reason for reason, where in why.items())
+        for name, why in reasons.items()
+    }
 
 
 def _plotted(rows: _Rows, sets: list[_Set], several: bool, metric: str, method: str) -> list[Path]:

@@ -232,3 +232,25 @@ def test_an_option_without_a_methods_name_is_of_every_method_that_has_it(rows):
 def test_an_option_that_no_compared_method_has_is_refused(rows):
     with pytest.raises(UnknownNameError, match=r"adapter.penalti: no option of ridge, ape; did you mean penalty"):
         compare(of_file(rows, adapter={"penalti": 1.0}), ["ridge", "ape"], [2], [1])
+
+
+def test_a_method_that_one_set_refuses_runs_on_the_next(rows, tmp_path, monkeypatch):
+    other = features_file(tmp_path / "other.npz")
+    original, asked = ClassificationContest.fit, []
+
+    def fit(self, name, prepared, shots, seed):
+        if name == "ape" and prepared.data.name == "other":
+            asked.append(len(shots.support))
+            raise CapabilityError("these rows are not for ape")
+        return original(self, name, prepared, shots, seed)
+
+    monkeypatch.setattr(ClassificationContest, "fit", fit)
+    sources = [{"features": other}, {"features": rows}]
+    found = compare(of_file(other), ["ape", "ridge"], [1, 2], [1, 2], sources=sources, splits=1)
+    ran = {(row["data"], row["adapter"], row["shots"]) for row in found.rows if row["adapter"] in ("ape", "ridge")}
+    assert ran == {(data, "ridge", k) for data in ("other", "rows") for k in (1, 2)} | {
+        ("rows", "ape", 1),
+        ("rows", "ape", 2),
+    }
+    assert asked == [3, 6], "once at each number of shots"
+    assert found.refused == {"ape": "these rows are not for ape (other at 1 shot, other at 2 shots)"}
