@@ -25,8 +25,8 @@ class Distill(Loss):
     """Three ways to learn from a frozen teacher, summed by weight.
 
     feature: the squared difference of unit features from the teacher's, mean over samples and over their width D, image
-    and text summed, as the released code of CLIP-KD has it, with a weight of 2000 in its runs (CLIP-KD: An Empirical
-    Study of CLIP Model Distillation, 2023, arXiv 2307.12732). `reduction="sum"` gives the squared distance, D times as
+    and text summed, with the weight of 2000 that CLIP-KD's released code has (CLIP-KD: An Empirical Study of CLIP
+    Model Distillation, 2023, arXiv 2307.12732). `reduction="sum"` gives the squared distance, D times as
     much. Where the teacher is wider or narrower, as dims["teacher_dim"] says, features go through a linear layer first,
     and to unit length again.
 
@@ -66,7 +66,7 @@ class Distill(Loss):
     needs: ClassVar[frozenset[str]] = SCORES
     teacher: ClassVar[str | None] = "frozen"
 
-    feature: float = option(1.0, "weight of the distance to the teacher's features, 0 for none", low=0, high=10_000)
+    feature: float = option(2000.0, "weight of the distance to the teacher's features, 0 for none", low=0, high=10_000)
     reduction: str = option(
         "mean", "whether the feature term is a mean or a sum over the features' width", choices=REDUCTIONS
     )

@@ -145,7 +145,7 @@ def test_what_a_user_reads(fit, colours):
     assert "Note: Generic vocabulary (130 words, 150 drawings): " in outcome.out
     files = {path.name for path in next(Path("runs").iterdir()).iterdir()}
     written = {"run.json", "metrics.json", "adapter.safetensors", CALIBRATION, "log.txt", "report.html"}
-    assert files == written | {"linear-probe.safetensors"}
+    assert files == written | {"linear-probe.safetensors", "training.jsonl"}
 
 
 def test_losses_may_be_several(fit, colours):

@@ -300,7 +300,7 @@ OF_HEAD = {
     "epochs": (1, 3), "batch_size": (4, 12), "lr": (1e-4, 1e-1), "weight_decay": (0.0, 50.0), "warmup": (0.0, 0.9),
     "clip_grad": (None, 1e-9), "alpha": (0.5, 1.0), "label_smoothing": (0.0, 0.5), "fisher": (0, 1),
 }  # fmt: skip
-SAME = {"micro_batch_size", "checkpointing", "save_every", "workers"}
+SAME = {"micro_batch_size", "checkpointing", "save_every", "workers", "log_every", "log_to", "deterministic"}
 
 
 @pytest.mark.parametrize("option", TOWER_OPTIONS)

@@ -47,7 +47,7 @@ def test_fit_tells_of_its_steps_and_of_nothing_else_on_stderr(fitted):
 
 def test_a_run_is_a_folder_with_a_report_and_no_checkpoints(place, run):
     assert {path.name for path in (place / run).iterdir()} == {
-        *("run.json", "metrics.json", "adapter.safetensors", "log.txt", "report.html")
+        *("run.json", "metrics.json", "adapter.safetensors", "log.txt", "report.html", "training.jsonl")
     }
     assert not (place / "runs" / ".resume").exists()
     info = json.loads((place / run / "run.json").read_text())
