@@ -1,5 +1,8 @@
 """Deformable convolution, plain and modulated.
 
+A sample whose place is not inside (-1, size), or is not a number, counts for nothing, and its offset has no gradient, as
+in mmcv. torchvision's operators give places at -1 a gradient from one side, and crash at places that are not numbers.
+
 Papers: "Deformable Convolutional Networks" (2017), arXiv 1703.06211; "Deformable ConvNets v2: More Deformable, Better
 Results" (2018), arXiv 1811.11168.
 """
@@ -15,6 +18,10 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from .....core.errors import DataError
 from .precision import as_compiled, widened
+
+
+AWAY = -2
+"""A row and column that no sample of an image reaches."""
 
 
 class Geometry(NamedTuple):
@@ -35,6 +42,12 @@ class Geometry(NamedTuple):
             for size, padding, extent, stride in zip(image.shape[2:], self.padding, reach, self.stride, strict=True)
         )
         return rows, columns
+
+    def places(self, image: Tensor, axis: int) -> Tensor:
+        """(kH kW, H', W'), rows (axis 0) or columns (axis 1) of the image where samples lie without offsets."""
+        laid = [torch.arange(size, device=image.device) for size in (*self.kernel, *self.output_size(image))]
+        i, at = torch.meshgrid(*laid, indexing="ij")[axis::2]
+        return (at * self.stride[axis] - self.padding[axis] + i * self.dilation[axis]).flatten(0, 1)
 
     def numbers(self) -> tuple[int, ...]:
         """As torchvision's operators take them."""
@@ -144,7 +157,7 @@ def modulated_deform_conv_backward(
 
 
 def _convolved(geometry, image, weight, offset, mask=None, bias=None) -> Tensor:
-    image, weight, offset = widened(image), widened(weight), widened(offset)
+    image, weight, offset = widened(image), widened(weight), _outside_away(geometry, image, widened(offset))
     mask_or_none = image.new_zeros(len(image), 0) if mask is None else widened(mask)
     bias = weight.new_zeros(len(weight)) if bias is None else widened(bias)
     return torch.ops.torchvision.deform_conv2d(
@@ -153,7 +166,8 @@ def _convolved(geometry, image, weight, offset, mask=None, bias=None) -> Tensor:
 
 
 def _gradients(geometry, grad_output, image, weight, offset, mask=None) -> Gradients:
-    image, weight, offset, grad_output = (widened(tensor) for tensor in (image, weight, offset, grad_output))
+    offset = _outside_away(geometry, image, widened(offset))
+    image, weight, grad_output = (widened(tensor) for tensor in (image, weight, grad_output))
     mask_or_none = image.new_zeros(len(image), 0) if mask is None else widened(mask)
     bias = weight.new_zeros(len(weight))
     return Gradients(
@@ -161,6 +175,15 @@ def _gradients(geometry, grad_output, image, weight, offset, mask=None) -> Gradi
             grad_output, image, weight, offset, mask_or_none, bias, *geometry.numbers(), mask is not None
         )
     )
+
+
+def _outside_away(geometry: Geometry, image: Tensor, offset: Tensor) -> Tensor:
+    """The offsets, those of samples that are not inside so that these lie at `AWAY`, where they have no gradient."""
+    by_sample = offset.unflatten(1, (geometry.deform_groups, -1, 2))  # (B, groups, kH kW, 2, H', W')
+    laid = torch.stack([geometry.places(image, axis) for axis in (0, 1)], dim=1)
+    places, sizes = laid + by_sample, image.new_tensor(image.shape[2:], dtype=offset.dtype)[:, None, None]
+    inside = ((places > -1) & (places < sizes)).all(dim=3, keepdim=True)
+    return torch.where(inside, by_sample, AWAY - laid).view_as(offset)
 
 
 def _fitted(geometry: Geometry, image: Tensor, offset: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -168,3 +168,57 @@ def test_attention_gradients_are_the_functions():
     leaves = [tensor.requires_grad_() for tensor in (value, locations[:, :2].clone(), weights[:, :2].clone())]
     attend = MultiScaleDeformableAttnFunction.apply
     assert torch.autograd.gradcheck(lambda v, at, w: attend(v, shapes, starts, at, w, 64), leaves)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e30])
+def test_a_sample_that_lies_nowhere_counts_for_nothing(value):
+    """torchvision's own operators end the process at NaN."""
+    x, weight, mask = normal(1, 2, 5, 5), normal(3, 2, 3, 3, seed=1), normal(1, 9, 5, 5, seed=2).sigmoid()
+    offset = 0.3 * normal(1, 18, 5, 5, seed=3)
+    far = offset.clone()
+    offset[:, 8:10, 2, 3], far[:, 8, 2, 3], far[:, 9, 2, 3] = value, 100, 0
+    for call in (lambda o: ops.deform_conv2d(x, o, weight, 1, 1), lambda o: moved(x, o, mask, weight, 1, 1)):
+        one, other = offset.clone().requires_grad_(), far.clone().requires_grad_()
+        got, expected = call(one), call(other)
+        torch.testing.assert_close(got, expected)
+        assert got.isfinite().all()
+        got.sum().backward(), expected.sum().backward()
+        torch.testing.assert_close(one.grad, other.grad)
+        assert not one.grad[:, 8:10, 2, 3].any() and one.grad.any()
+
+
+def moved(x, offset, mask, weight, stride, padding):
+    return ops.modulated_deform_conv2d(x, offset, mask, weight, None, stride, padding)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_offsets_gradient_at_the_border_is_worked_out_by_hand(dtype):
+    """A 2 x 2 kernel of ones on 3 x 3 pixels, padded by 1, offsets 0 and masks 1/2: samples in the padding lie at -1 or
+    at 3 and give their offsets no gradient; the others lie on pixels, where the gradient is the step to the next pixel.
+    The numbers that mmcv's own test of the layer holds."""
+    layer = ops.ModulatedDeformConv2dPack(1, 1, kernel_size=2, padding=1, bias=False).to(dtype)
+    torch.nn.init.ones_(layer.weight)
+    x = torch.tensor([[[[1.0, 2, 3]] * 3]], dtype=dtype, requires_grad=True)
+    out = layer(x)
+    rows = [[0.5, 1.5, 2.5, 1.5], [1.0, 3, 5, 3], [1, 3, 5, 3], [0.5, 1.5, 2.5, 1.5]]
+    torch.testing.assert_close(out, torch.tensor([[rows]], dtype=dtype))
+    out.sum().backward()
+    assert torch.equal(x.grad, torch.full_like(x, 2)) and torch.equal(
+        layer.weight.grad, torch.full((1, 1, 2, 2), 9.0).to(dtype)
+    )
+    down, right, masks = [-3, -3, -3, -3], [-1.5] * 4, [4.5] * 4
+    bias = [number for pair in zip(down, right) for number in pair] + masks
+    torch.testing.assert_close(layer.conv_offset.bias.grad, torch.tensor(bias, dtype=dtype))
+    of_first_row, of_first_column = [[-7, -4], [0, 0]], [[-9, 7.5], [-6, 5]]
+    expected = torch.tensor([of_first_row, of_first_column], dtype=dtype)
+    torch.testing.assert_close(layer.conv_offset.weight.grad[:2, 0], expected)
+
+
+def test_a_sample_at_minus_one_gives_no_gradient_in_either_version():
+    x, weight = normal(1, 1, 4, 4), torch.ones(1, 1, 1, 1)
+    offset = torch.zeros(1, 2, 4, 4)
+    offset[:, 0, 0], offset[:, 1, :, 3] = -1, 1  # the first row lies at row -1, the last column at column 4
+    for call in (ops.deform_conv2d, lambda x, o, w: moved(x, o, torch.ones(1, 1, 4, 4), w, 1, 0)):
+        leaf = offset.clone().requires_grad_()
+        call(x, leaf, weight).sum().backward()
+        assert not leaf.grad[:, :, 0].any() and not leaf.grad[..., 3].any() and leaf.grad[:, :, 1:, :3].all()
