@@ -1,7 +1,7 @@
 """Deformable convolution, plain and modulated.
 
 A sample whose place is not inside (-1, size), or is not a number, counts for nothing, and its offset has no gradient,
-as in mmcv. torchvision's operators give places at -1 a gradient from one side, and crash at places that are not numbers.
+as in mmcv. torchvision's operators give places at -1 a gradient from one side, and crash at those that are no numbers.
 
 Papers: "Deformable Convolutional Networks" (2017), arXiv 1703.06211; "Deformable ConvNets v2: More Deformable, Better
 Results" (2018), arXiv 1811.11168.
