@@ -26,8 +26,6 @@ NOT_OFFERED = (
     "convex_iou",
     "correlation_backward",
     "correlation_forward",
-    "deform_roi_pool_backward",
-    "deform_roi_pool_forward",
     "diff_iou_rotated_sort_vertices_forward",
     "dynamic_point_to_voxel_backward",
     "dynamic_point_to_voxel_forward",

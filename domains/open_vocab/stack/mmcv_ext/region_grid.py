@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 MAX_SAMPLES = 2**18
@@ -44,3 +46,48 @@ def channels_last(images: Tensor) -> Tensor:
 def in_bins(samples: Tensor, height: int, width: int) -> Tensor:
     """(R, height, width, rows columns, C) of (R, height rows, width columns, C)."""
     return samples.unflatten(2, (width, -1)).unflatten(1, (height, -1)).transpose(2, 3).flatten(3, 4)
+
+
+class Corners(NamedTuple):
+    """Along one axis, the pixels beside each coordinate, the second one's share, and whether it counts at all."""
+
+    low: Tensor
+    high: Tensor
+    share: Tensor
+    inside: Tensor
+
+
+def bins_of(regions: Tensor, size: tuple[int, int], scale: float, aligned: bool) -> tuple[Tensor, Tensor]:
+    """(R, 2) each, rows and columns: where regions start, in pixels of the features, and how large a bin is."""
+    shift = 0.5 if aligned else 0.0
+    start = regions[:, [2, 1]] * scale - shift
+    extent = regions[:, [4, 3]] * scale - shift - start
+    if not aligned:
+        extent = extent.clamp(min=1)
+    return start, extent / extent.new_tensor(size)
+
+
+def samples_in(start: Tensor, bin_size: Tensor, bins: int, grid: int) -> Tensor:
+    """(R, bins, grid) coordinates of the samples along one axis."""
+    first = start[:, None] + torch.arange(bins, device=start.device) * bin_size[:, None]  # (R, bins)
+    within = (torch.arange(grid, device=start.device) + 0.5) * bin_size[:, None] / max(grid, 1)  # (R, grid)
+    return first[:, :, None] + within[:, None, :]
+
+
+def corners(coordinate: Tensor, size: int) -> Corners:
+    inside = (coordinate >= -1) & (coordinate <= size)
+    coordinate = coordinate.clamp(0, size - 1)
+    low = coordinate.long()
+    return Corners(low, (low + 1).clamp(max=size - 1), coordinate - low, inside)
+
+
+def sampled(images: Tensor, index: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """(R, Y, X, C) bilinear samples of image `index` (R,) at rows `y` (R, Y) and columns `x` (R, X)."""
+    row, column = corners(y, images.shape[1]), corners(x, images.shape[2])
+    down, right = row.share[:, :, None, None], column.share[:, None, :, None]
+    top, bottom = (
+        pixels_of(images, index, rows, column.low) * (1 - right) + pixels_of(images, index, rows, column.high) * right
+        for rows in (row.low, row.high)
+    )
+    inside = row.inside[:, :, None, None] & column.inside[:, None, :, None]
+    return (top * (1 - down) + bottom * down) * inside

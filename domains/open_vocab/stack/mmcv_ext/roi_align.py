@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torchvision
 from torch import Tensor
 
 from .precision import as_compiled, widened
-from .region_grid import channels_last, chunks_by_grid, in_bins, pixels_of
+from .region_grid import bins_of, channels_last, chunks_by_grid, corners, in_bins, sampled, samples_in
 
 MAX_POOL, MEAN_POOL = 0, 1
 # The compiled operator's start of its search for the largest sample; a bin without samples keeps it.
 LOWEST = -10000.0
-
-
-class Corners(NamedTuple):
-    """Along one axis, the pixels beside each coordinate, the second one's share, and whether it counts at all."""
-
-    low: Tensor
-    high: Tensor
-    share: Tensor
-    inside: Tensor
 
 
 @as_compiled
@@ -57,12 +46,12 @@ def roi_align_forward(
         output.copy_(torchvision.ops.roi_align(features, regions, size, spatial_scale, sampling_ratio, aligned))
         return
     images, index = channels_last(features), regions[:, 0].long()
-    start, bins = _bins(regions, size, spatial_scale, aligned)
+    start, bins = bins_of(regions, size, spatial_scale, aligned)
     grids = bins.ceil().long().clamp(min=0) if sampling_ratio <= 0 else torch.full_like(bins, sampling_ratio).long()
     for chunk, rows, columns in chunks_by_grid(grids, input.shape[1] * size[0] * size[1]):
-        y = _samples(start[chunk, 0], bins[chunk, 0], size[0], rows)
-        x = _samples(start[chunk, 1], bins[chunk, 1], size[1], columns)
-        largest = _largest(_sampled(images, index[chunk], y.flatten(1), x.flatten(1)), y, x)
+        y = samples_in(start[chunk, 0], bins[chunk, 0], size[0], rows)
+        x = samples_in(start[chunk, 1], bins[chunk, 1], size[1], columns)
+        largest = _largest(sampled(images, index[chunk], y.flatten(1), x.flatten(1)), y, x)
         for filled, part in zip((output, argmax_y, argmax_x), largest, strict=True):
             filled[chunk] = part.permute(0, 3, 1, 2).to(filled.dtype)
 
@@ -94,42 +83,6 @@ def roi_align_backward(
     grad_input.copy_(_scattered(gradient, rois[:, 0].long(), widened(argmax_y), widened(argmax_x), grad_input.shape))
 
 
-def _bins(regions: Tensor, size: tuple[int, int], scale: float, aligned: bool) -> tuple[Tensor, Tensor]:
-    """(R, 2) each, rows and columns: where regions start, in pixels of the features, and how large a bin is."""
-    shift = 0.5 if aligned else 0.0
-    start = regions[:, [2, 1]] * scale - shift
-    extent = regions[:, [4, 3]] * scale - shift - start
-    if not aligned:
-        extent = extent.clamp(min=1)
-    return start, extent / extent.new_tensor(size)
-
-
-def _samples(start: Tensor, bin_size: Tensor, bins: int, grid: int) -> Tensor:
-    """(R, bins, grid) coordinates of the samples along one axis."""
-    first = start[:, None] + torch.arange(bins, device=start.device) * bin_size[:, None]  # (R, bins)
-    within = (torch.arange(grid, device=start.device) + 0.5) * bin_size[:, None] / max(grid, 1)  # (R, grid)
-    return first[:, :, None] + within[:, None, :]
-
-
-def _corners(coordinate: Tensor, size: int) -> Corners:
-    inside = (coordinate >= -1) & (coordinate <= size)
-    coordinate = coordinate.clamp(0, size - 1)
-    low = coordinate.long()
-    return Corners(low, (low + 1).clamp(max=size - 1), coordinate - low, inside)
-
-
-def _sampled(images: Tensor, index: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """(R, Y, X, C) bilinear samples of image `index` (R,) at rows `y` (R, Y) and columns `x` (R, X)."""
-    row, column = _corners(y, images.shape[1]), _corners(x, images.shape[2])
-    down, right = row.share[:, :, None, None], column.share[:, None, :, None]
-    top, bottom = (
-        pixels_of(images, index, rows, column.low) * (1 - right) + pixels_of(images, index, rows, column.high) * right
-        for rows in (row.low, row.high)
-    )
-    inside = row.inside[:, :, None, None] & column.inside[:, None, :, None]
-    return (top * (1 - down) + bottom * down) * inside
-
-
 def _largest(samples: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(R, height, width, C) each: the largest sample of a bin, and its row and column coordinate."""
     (_, height, rows), (_, width, columns) = y.shape, x.shape
@@ -145,7 +98,7 @@ def _largest(samples: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Ten
 
 def _scattered(gradient: Tensor, index: Tensor, y: Tensor, x: Tensor, shape: torch.Size) -> Tensor:
     """(B, C, H, W): each gradient spread over the four pixels beside its sample (y, x)."""
-    row, column = _corners(y, shape[2]), _corners(x, shape[3])
+    row, column = corners(y, shape[2]), corners(x, shape[3])
     plane = index[:, None] * shape[1] + torch.arange(shape[1], device=index.device)  # (R, C)
     taken = row.inside & column.inside & ~((y == -1) & (x == -1))
     total = gradient.new_zeros(shape).flatten()
