@@ -1,13 +1,15 @@
 """mmengine, mmdet and mmsegmentation from wheels alone: what they lack without compiled mmcv and with today's torch.
 
 What is mended, and where: mmcv's operators (`finder`, `mmcv_ext`), checkpoints (`safe_loading`), packaged configs
-(`packaged_configs`), BERT in GLIP and Grounding DINO (`language_models`).
+(`packaged_configs`), BERT in GLIP and Grounding DINO (`language_models`), what mmdet takes from packages that do not
+have it (`absent_names`).
 """
 
 from __future__ import annotations
 
 from ....core.errors import CapabilityError
 from ..doctor import CURE, faults
+from .absent_names import mend_absent_names
 from .import_hooks import offer_operators
 from .language_models import mend_language_models
 from .packaged_configs import find_packaged_configs
@@ -29,3 +31,4 @@ def install() -> None:
     allow_checkpoints()
     find_packaged_configs()
     mend_language_models()
+    mend_absent_names()

@@ -1,0 +1,74 @@
+"""Names that modules of mmdet take from other packages and that are not there: put in place where these are imported.
+
+Layers of DETR's kin and of Grounding DINO are recomputed in the backward pass by fairscale, which is no longer
+maintained and is not installed: torch does it. The metric of YouTube-VIS asks numpy for `float`, which numpy dropped.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from .import_hooks import after_import
+
+LAYERS = ("detr_layers", "deformable_detr_layers", "grounding_dino_layers")
+
+
+def mend_absent_names() -> None:
+    """Mend these modules where they are imported; what is installed is left to it."""
+    for name in LAYERS:
+        after_import(f"mmdet.models.layers.transformer.{name}", _mend_layers)
+    after_import("mmdet.evaluation.functional.ytviseval", _mend_metric)
+
+
+def recomputed(module: nn.Module, **options: Any) -> nn.Module:
+    """The module itself, which from now on holds of a training step only what goes into it.
+
+    Its class becomes a kind of its own, so that a copy of the module recomputes itself and not the one it is of.
+
+    Args:
+        options: of fairscale, on where activations are kept; of no use here.
+    """
+    module.__class__ = _recomputing(type(module))
+    return module
+
+
+def _mend_layers(module: ModuleType) -> None:
+    if module.checkpoint_wrapper is None:
+        module.checkpoint_wrapper = recomputed
+
+
+def _mend_metric(module: ModuleType) -> None:
+    if "float" not in vars(np):
+        module.np = _Numpy("numpy")
+
+
+class _Numpy(ModuleType):
+    """numpy with the name it dropped."""
+
+    float = float
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+
+@cache
+def _recomputing(kind: type[nn.Module]) -> type[nn.Module]:
+    class Recomputed(kind):
+        def forward(self, *args, **kwargs):
+            if not torch.is_grad_enabled():
+                return super().forward(*args, **kwargs)
+            return checkpoint(super().forward, *args, use_reentrant=False, **kwargs)
+
+    Recomputed.__name__, Recomputed.__qualname__, Recomputed.__module__ = (
+        kind.__name__,
+        kind.__qualname__,
+        kind.__module__,
+    )
+    return Recomputed

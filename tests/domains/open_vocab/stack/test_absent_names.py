@@ -1,0 +1,84 @@
+"""Modules of mmdet whose packages lack what they ask for."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+
+pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
+
+from mmdet.models.layers.transformer import DeformableDetrTransformerEncoder, DetrTransformerEncoder
+from torch import nn
+
+from vladapt.domains.open_vocab.stack.absent_names import recomputed
+
+LAYER = {"self_attn_cfg": {"embed_dims": 16, "num_heads": 2}, "ffn_cfg": {"embed_dims": 16, "feedforward_channels": 8}}
+
+
+def encoder(num_cp, kind=DetrTransformerEncoder):
+    torch.manual_seed(0)
+    made = kind(num_layers=3, layer_cfg=LAYER, num_cp=num_cp)
+    return made.eval()  # without dropout; layers are recomputed wherever gradients are wanted
+
+
+def test_recomputed_layers_give_the_same_and_hold_less():
+    x = torch.randn(2, 30, 16, generator=torch.Generator().manual_seed(1))
+    plain, recomputing = (outcome(encoder(num_cp), x) for num_cp in (0, 3))
+    for one, other in zip(plain[0], recomputing[0], strict=True):
+        torch.testing.assert_close(one, other)
+    assert recomputing[1] < plain[1] / 5
+    assert list(encoder(0).state_dict()) == list(encoder(3).state_dict())
+
+
+def outcome(model, x):
+    """Output and gradients, and how many numbers were held for the backward pass."""
+    sizes, leaf = [], x.clone().requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
+        out = model(leaf, torch.zeros_like(x), None)
+    out.square().sum().backward()
+    return [out.detach(), leaf.grad, *(p.grad for p in model.parameters())], sum(sizes)
+
+
+def test_the_deformable_encoder_is_built_with_recomputed_layers():
+    layers = encoder(2, DeformableDetrTransformerEncoder).layers
+    assert [type(layer).forward is type(layers[2]).forward for layer in layers] == [False, False, True]
+
+
+def test_a_copy_recomputes_itself():
+    """An averaged model is one."""
+    layer = recomputed(nn.Linear(2, 2))
+    copy = deepcopy(layer)
+    nn.init.zeros_(copy.weight), nn.init.zeros_(copy.bias)
+    x = torch.ones(1, 2, requires_grad=True)
+    assert copy(x).tolist() == [[0, 0]] and layer(x).abs().sum() > 0
+    assert type(layer).__name__ == "Linear" and isinstance(layer, nn.Linear)
+
+
+def test_the_metric_of_youtube_vis_counts():
+    """One track of one video, found in full and found in no frame."""
+    from mmdet.evaluation.functional.ytvis import YTVIS
+    from mmdet.evaluation.functional.ytviseval import YTVISeval
+    from pycocotools import mask
+
+    def masks(filled):
+        square = torch.zeros(8, 8, dtype=torch.uint8)
+        square[:4, :4] = filled
+        return mask.encode(square.numpy().copy(order="F"))
+
+    def average_precision(found):
+        truth, tracks = YTVIS(), YTVIS()
+        video = {"id": 1, "width": 8, "height": 8, "length": 2}
+        track = {"id": 1, "video_id": 1, "category_id": 1, "iscrowd": 0, "areas": [16, 16], "avg_area": 16}
+        categories = [{"id": 1, "name": "cat"}]
+        for each, extra in (
+            (truth, {"segmentations": [masks(1)] * 2}),
+            (tracks, {"segmentations": found, "score": 1.0}),
+        ):
+            each.dataset = {"videos": [video], "categories": categories, "annotations": [{**track, **extra}]}
+            each.createIndex()
+        scored = YTVISeval(truth, tracks, "segm")
+        scored.evaluate(), scored.accumulate(), scored.summarize()
+        return scored.stats[0]
+
+    assert average_precision([masks(1)] * 2) == pytest.approx(1.0)
+    assert average_precision([masks(0)] * 2) == 0
