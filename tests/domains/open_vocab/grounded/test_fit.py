@@ -19,7 +19,7 @@ model = dict(
     language_model=dict(name='{bert}'),
     backbone=dict(embed_dims=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1], with_cp=False),
     neck=dict(in_channels=[16, 32, 64]),
-    encoder=dict(num_layers=1, num_cp=0),
+    encoder=dict(num_layers=1, num_cp=1),
     decoder=dict(num_layers=1),
     test_cfg=dict(max_per_img=20))
 resize = dict(type='FixScaleResize', scale=(64, 64), keep_ratio=True)

@@ -45,7 +45,7 @@ def grounding_dino_config(bert):
     model.neck.in_channels = [16, 32, 64]
     model.language_model.name = bert
     model.update(num_queries=20)
-    model.encoder.update(num_layers=1, num_cp=0)
+    model.encoder.update(num_layers=1, num_cp=1)
     model.decoder.update(num_layers=1)
     model.test_cfg.max_per_img = 20
     return with_class_names(model)
