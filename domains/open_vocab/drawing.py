@@ -10,6 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 MASK_SHARE = 0.45
 """How much of a pixel's colour its mask is."""
+Corners = tuple[float, float, float, float]
+"""x0, y0, x1, y1 in pixels."""
 LEGIBLE = 384
 """Longer side in pixels from which on names can be read beside what they name; smaller pictures are enlarged."""
 
@@ -27,7 +29,8 @@ def draw_boxes(
     texts: Sequence[str],
     masks: Sequence[np.ndarray] | None = None,
 ) -> np.ndarray:
-    """A copy of an image with boxes, their texts above them, and masks in the boxes' colours.
+    """A copy of an image with boxes, their texts above them, and masks in the boxes' colours. A text that would cover
+    another one goes below its box, or further down.
 
     Args:
         image: (H, W, 3) uint8.
@@ -49,8 +52,9 @@ def draw_boxes(
     boxes = boxes.clip(0, [picture.width - 1, picture.height - 1] * 2)  # edges outside would not be seen
     for box, label in zip(boxes, labels, strict=True):
         pen.rectangle([float(v) for v in box], outline=colour_of(label), width=width)
-    for box, label, text in zip(boxes, labels, texts, strict=True):
-        _tag(pen, float(box[0]), float(box[1]), text, colour_of(label), font, picture.size)
+    taken: list[Corners] = []
+    for box, label, text in zip(boxes[::-1], labels[::-1], texts[::-1], strict=True):
+        taken.append(_tag(pen, box.tolist(), text, colour_of(label), font, picture.size, taken))
     return np.asarray(picture)
 
 
@@ -104,15 +108,24 @@ def _font(image: np.ndarray) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size=min(40, max(14, max(image.shape[:2]) // 28)))
 
 
-def _tag(pen: ImageDraw.ImageDraw, x: float, y: float, text: str, colour, font, size: tuple[int, int]) -> None:
-    """A line of text on its colour, above (x, y) where there is room, and inside the picture."""
+def _tag(pen: ImageDraw.ImageDraw, box: Corners, text: str, colour, font, size, taken: Sequence[Corners]) -> Corners:
+    """A line of text on its colour, inside the picture: above the box, else in it, below it, or as far down as it takes
+    to cover none of the others. Where there is no room left it stands above the box. Returns its corners."""
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     width, height = right - left + 4, bottom - top + 4
-    x = min(max(0.0, x), max(0.0, size[0] - width))
-    y = y - height if y >= height else y
-    y = min(max(0.0, y), max(0.0, size[1] - height))
-    pen.rectangle([x, y, x + width, y + height], fill=colour)
-    pen.text((x + 2 - left, y + 2 - top), text, fill=_readable_on(colour), font=font)
+    x = min(max(0.0, box[0]), max(0.0, size[0] - width))
+    lowest = max(0.0, size[1] - height)
+    above = box[1] - height if box[1] >= height else box[1]
+    places = [above, box[1], box[3], *np.arange(box[3], lowest, height), *np.arange(box[1], -1.0, -height)]
+    tags = [(x, y, x + width, y + height) for y in (min(max(0.0, float(place)), lowest) for place in places)]
+    tag = next((each for each in tags if not any(_overlap(each, other) for other in taken)), tags[0])
+    pen.rectangle(tag, fill=colour)
+    pen.text((x + 2 - left, tag[1] + 2 - top), text, fill=_readable_on(colour), font=font)
+    return tag
+
+
+def _overlap(one: Corners, other: Corners) -> bool:
+    return all(one[axis] < other[axis + 2] and other[axis] < one[axis + 2] for axis in (0, 1))
 
 
 def _readable_on(colour: tuple[int, int, int]) -> tuple[int, int, int]:

@@ -1,10 +1,11 @@
 """Pictures of what was found: where colours are, what stays as it is, how large and legible they come out."""
 
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
 
+from vladapt.domains.open_vocab import drawing
 from vladapt.domains.open_vocab.drawing import LEGIBLE, colour_of, draw_boxes, draw_classes, palette
 
 GREY = np.full((400, 500, 3), 120, np.uint8)
@@ -97,3 +98,20 @@ def test_a_palette_has_the_colours_of_its_classes_and_white_for_what_is_ignored(
     colours = np.array(palette(3)).reshape(256, 3)
     assert [tuple(colour) for colour in colours[:3].tolist()] == [colour_of(label) for label in range(3)]
     assert (colours[3:] == 255).all()
+
+
+def test_texts_do_not_cover_each_other(monkeypatch):
+    """Three names for one thing, a neighbour, one at the lower edge; the surest, which comes last, is above its box."""
+    tags, original = [], drawing._tag
+    monkeypatch.setattr(drawing, "_tag", lambda *given: tags.append(original(*given)) or tags[-1])
+    boxes = [[10, 300, 90, 399], [105, 145, 200, 250], *[[100, 150, 200, 250]] * 3]
+    draw_boxes(GREY, np.array(boxes), range(5), ["cat 0.41", "hose 0.55", "cat 0.66", "hose 0.79", "raccoon 0.97"])
+    assert len(tags) == 5 and tags[0][3] == 150 and tags[0][0] == 100
+    for one, other in combinations(tags, 2):
+        assert one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
+    assert all(x0 >= 0 and y0 >= 0 and x1 <= 500 and y1 <= 400 for x0, y0, x1, y1 in tags)
+
+
+def test_more_texts_than_there_is_room_for_are_still_drawn():
+    drawn = draw_boxes(GREY, np.array([[0, 0, 490, 390]] * 60), range(60), ["a name 0.50"] * 60)
+    assert drawn.shape == GREY.shape
