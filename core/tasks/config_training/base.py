@@ -53,6 +53,7 @@ class ConfigPredictions:
     task_rows: list[dict[str, Any]]
     skipped: list[tuple[str, str]] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def rows(self, top: int = 3) -> list[dict[str, Any]]:
         """The task's rows, each with its `id`."""
@@ -102,6 +103,10 @@ class ConfigTask(Task):
     ) -> list[Path]:
         """Write what `look` gave into a folder, as pictures and files with the suffixes in `writes`; returns them."""
         raise CapabilityError(f"--out: {self.title} writes no files of its predictions; omit --out, use --json")
+
+    def notes_on(self, model: nn.Module | None) -> list[str]:
+        """Sentences for who has asked a trained model."""
+        return []
 
     def rename(self, model: nn.Module, classes: Any) -> tuple[str, ...]:
         """Give a trained model other class names, in place; returns the names."""
@@ -197,7 +202,7 @@ class ConfigTask(Task):
         with reporter.task("Looking at images") as progress, quiet(), registered_only(), running(use.run):
             rows = self.look(model, data, backbone, progress)
         files = self.save(rows, data, names, folder) if folder else []
-        return ConfigPredictions(rows, data.skipped, files)
+        return ConfigPredictions(rows, data.skipped, files, self.notes_on(model))
 
     def entries(self, recipe: Recipe, axes: Axes) -> list[dict[str, Any]]:
         """Every recipe at every number of shots and seed."""

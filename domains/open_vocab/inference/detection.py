@@ -15,13 +15,13 @@ from ..data.items_file import to_uint8
 from ..drawing import draw_boxes
 from ..scores.detection import Detected, DetectionScores, Truth, score_detections, truth_of
 from ..scores.intervals import groups_of
-from .predictions import UNSURE, PredictedBoxes, decoded, first_of
+from .predictions import OVERLAP, UNSURE, PredictedBoxes, decoded, first_of, overlaps
 from .running import as_in_data, known_names, outcomes
 
 SHOWN = 9
 MISTAKES = 6
 MOST_CURVES = 12
-OVERLAP = 0.5
+FEW_NAMES = 2
 DECIDING = ("base_AP50", "novel_AP50", "harmonic_AP50")
 """With novel classes these come first."""
 
@@ -54,10 +54,35 @@ def evaluate_detection(model, data: DomainData, progress: Callable[[int, int], N
 
 def predict_detection(model, data: DomainData, progress: Callable[[int, int], None]) -> list[dict[str, Any]]:
     """One row per image: boxes, scores and names, the surest first; outlines where the model gives them."""
-    names = known_names(model)
+    names, apart = known_names(model), rivals(model)
     return [
-        {"id": item.id, **PredictedBoxes.of(sample).row(names)}
+        {"id": item.id, **PredictedBoxes.of(sample).without_rivals(apart).row(names)}
         for item, sample in outcomes(model, data, data.items, progress)
+    ]
+
+
+def rivals(model) -> np.ndarray:
+    """(C, C) bool: which names of a model suppress each other where both are found on one thing.
+
+    A detector that was trained on names together has learned what tells them apart, or that both may be there (a person
+    and a shirt). Of other names it only knows that each is more alike the thing than the background is.
+    """
+    names = known_names(model)
+    trained = np.array([name in model.cfg.vladapt.classes for name in names])
+    which = model.cfg.vladapt.get("suppress", "untrained")
+    apart = {"untrained": ~(trained[:, None] & trained), "all": True, "none": False}[which]
+    return np.full((len(names), len(names)), apart) & ~np.eye(len(names), dtype=bool)
+
+
+def notes_on_names(model) -> list[str]:
+    """A sentence where a model is asked for names that it was trained on too few others to tell from anything."""
+    trained = list(model.cfg.vladapt.classes)
+    if len(trained) > FEW_NAMES or not (asked := [name for name in known_names(model) if name not in trained]):
+        return []
+    few, them = " and ".join(trained), "it" if len(trained) == 1 else "them"
+    return [
+        f"trained on {few} alone, the model has learned to tell {them} from background and not from other things: "
+        f"scores of {', '.join(asked)} say little"
     ]
 
 
@@ -148,15 +173,6 @@ def _mistakes(
 def _false(truth: Truth, predicted: PredictedBoxes) -> list[int]:
     """Sure boxes that overlap no object of their class by half."""
     objects, labels = np.asarray(truth.boxes, dtype=float).reshape(-1, 4), np.asarray(truth.labels, dtype=int)
-    overlap = _overlaps(predicted.boxes, objects) >= OVERLAP  # (n, m)
+    overlap = overlaps(predicted.boxes, objects) >= OVERLAP  # (n, m)
     right = (overlap & (predicted.labels[:, None] == labels[None])).any(axis=1)
     return [int(place) for place in np.flatnonzero(~right & (predicted.scores >= UNSURE))]
-
-
-def _overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """(n, 4) and (m, 4) -> (n, m) intersection over union."""
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    shared = (high - low).clip(0).prod(axis=2)
-    areas = [(corners[:, 2:] - corners[:, :2]).prod(axis=1) for corners in (boxes, others)]
-    return shared / (areas[0][:, None] + areas[1][None] - shared).clip(1e-9)

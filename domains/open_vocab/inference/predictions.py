@@ -12,6 +12,9 @@ from pycocotools import mask as rle
 UNSURE = 0.3
 """Boxes scored below this are not drawn and not counted in a summary; files have them all."""
 
+OVERLAP = 0.5
+"""Intersection over union from which on two boxes are taken to be of one thing."""
+
 TRACE = 0.005
 """Classes with a smaller share of an image are left out of its summary."""
 
@@ -46,6 +49,20 @@ class PredictedBoxes:
             masks = np.asarray(masks.cpu() if hasattr(masks, "cpu") else masks).astype(np.uint8)
             outlines = [encoded(masks[place]) for place in order]
         return cls(boxes, scores[order], instances.labels.numpy()[order], outlines)
+
+    def without_rivals(self, apart: np.ndarray) -> PredictedBoxes:
+        """Without boxes that overlap a surer one by half and whose name is a rival of its name.
+
+        Args:
+            apart: (C, C) bool, which names are rivals.
+        """
+        near = (overlaps(self.boxes, self.boxes) >= OVERLAP) & apart[self.labels][:, self.labels]
+        kept: list[int] = []
+        for place in range(len(self.scores)):
+            if not near[place, kept].any():
+                kept.append(place)
+        outlines = None if self.outlines is None else [self.outlines[place] for place in kept]
+        return PredictedBoxes(self.boxes[kept], self.scores[kept], self.labels[kept], outlines)
 
     def row(self, class_names: Sequence[str]) -> dict[str, Any]:
         """As JSON-able lists, with a summary."""
@@ -99,6 +116,15 @@ class PredictedMap:
             "masks": masks,
             "summary": ", ".join(f"{name} {share:.0%}" for name, share in ranked if share >= TRACE),
         }
+
+
+def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(n, 4) and (m, 4) -> (n, m) intersection over union."""
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    shared = (high - low).clip(0).prod(axis=2)
+    areas = [(corners[:, 2:] - corners[:, :2]).prod(axis=1) for corners in (boxes, others)]
+    return shared / (areas[0][:, None] + areas[1][None] - shared).clip(1e-9)
 
 
 def first_of(metrics: dict[str, float], deciding: Sequence[str]) -> dict[str, float]:

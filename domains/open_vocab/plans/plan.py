@@ -77,6 +77,7 @@ def make_plan(
         "described": dict(described or {}),
         "test_pipeline": test_pipeline,
         "notes": notes,
+        **recipe.task_options,
     }
     return Config(_with_batch_norms(kept, recipe.device))
 

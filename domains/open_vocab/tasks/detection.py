@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ....core.contracts.domain import DomainData, Evaluation
+from ....core.contracts.options import option
 from ..by_names import ByNames
 from ..plans.kinds import DETECTION
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionOptions:
+    """What a detector's predictions leave out."""
+
+    suppress: str = option(
+        "untrained",
+        "which names share no thing, the surest alone is kept: those not trained together; all; none",
+        choices=("untrained", "all", "none"),
+    )
 
 
 class Detection(ByNames):
@@ -19,6 +32,7 @@ class Detection(ByNames):
     default_recipe: ClassVar = "faster-rcnn"
     configs: ClassVar = DETECTION
     writes: ClassVar = (".png", ".json")
+    options: ClassVar = DetectionOptions
 
     def score(self, model, data: DomainData, backbone, progress) -> Evaluation:
         """AP and its kin."""
@@ -31,6 +45,12 @@ class Detection(ByNames):
         from ..inference.detection import predict_detection
 
         return predict_detection(model, data, progress)
+
+    def notes_on(self, model) -> list[str]:
+        """Where it was trained on too few names to tell others."""
+        from ..inference.detection import notes_on_names
+
+        return notes_on_names(model)
 
     def save(
         self, rows: list[dict[str, Any]], data: DomainData, class_names: Sequence[str], folder: Path

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 
 from vladapt import ConfigError
-from vladapt.domains.open_vocab.inference.detection import evaluate_detection, predict_detection
+from vladapt.domains.open_vocab.inference.detection import evaluate_detection, notes_on_names, predict_detection
 
 NAMES = ("cat", "dog", "emu")
 BOX, ELSEWHERE = (2.0, 3.0, 22.0, 23.0), (30.0, 3.0, 38.0, 13.0)
@@ -129,3 +129,46 @@ def test_predictions_are_rows_in_the_models_names(data, text_model, perfect):
     assert rows[1]["labels"] == ["dog", "cat"] and rows[1]["summary"] == "1 dog (0.90)"
     model.asked_for = ("x", "y", "z")
     assert predict_detection(model, data, _silent)[1]["labels"] == ["y", "x"]
+
+
+THREE = [BOX, (2.0, 3.0, 22.0, 22.0), (3.0, 3.0, 22.0, 23.0)]
+"""Boxes on one thing."""
+
+
+@pytest.mark.parametrize(
+    ("asked", "suppress", "left"),
+    [
+        (("raccoon", "hose", "cat"), None, ["hose"]),
+        (("raccoon", "dog", "cat"), None, ["dog", "cat"]),
+        (("raccoon", "dog", "cat"), "none", ["dog", "raccoon", "cat"]),
+        (("raccoon", "dog", "cat"), "all", ["dog"]),
+    ],
+)
+def test_a_thing_has_the_surest_of_names_that_were_not_trained_together(
+    data, text_model, boxes_sample, asked, suppress, left
+):
+    """The model was trained on dogs and cats."""
+    model = text_model(lambda number: boxes_sample(THREE, [0.8, 0.9, 0.4], [0, 1, 2]), ["dog", "cat"])
+    model.asked_for = asked
+    if suppress:
+        model.cfg.vladapt.suppress = suppress
+    assert predict_detection(model, data, _silent)[0]["labels"] == left
+
+
+def test_two_of_one_name_and_things_apart_stay(data, text_model, boxes_sample):
+    model = text_model(lambda number: boxes_sample([*THREE[:2], ELSEWHERE], [0.8, 0.9, 0.4], [0, 0, 1]), ["dog"])
+    model.asked_for = ("raccoon", "hose")
+    assert predict_detection(model, data, _silent)[0]["labels"] == ["raccoon", "raccoon", "hose"]
+
+
+def test_who_asks_a_model_of_one_or_two_names_for_others_is_told(text_model, perfect):
+    model = text_model(perfect, ["raccoon"])
+    assert notes_on_names(model) == []
+    model.asked_for = ("raccoon", "hose", "cat")
+    assert notes_on_names(model) == [
+        "trained on raccoon alone, the model has learned to tell it from background and not from other things: "
+        "scores of hose, cat say little"
+    ]
+    of_three = text_model(perfect, NAMES)
+    of_three.asked_for = ("hose",)
+    assert notes_on_names(of_three) == []
