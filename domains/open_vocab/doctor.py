@@ -18,13 +18,22 @@ WHEELS = {
     "mmseg": ("mmsegmentation",),
 }
 """Module -> distributions that install it."""
+FORKS = {
+    "mmengine": "onedl-mmengine",
+    "mmcv": "onedl-mmcv",
+    "mmdet": "onedl-mmdetection",
+    "mmseg": "onedl-mmsegmentation",
+}
+"""Module -> the fork of it that is still developed, which installs the same module."""
 WANTED = {"mmengine": ">=0.10.4,<0.11", "mmcv": ">=2.0.0rc4,<2.2", "mmdet": ">=3.3,<3.4", "mmseg": ">=1.2.2,<1.3"}
 TRANSFORMERS = ">=4.57"
 
 
 def findings() -> list[Finding]:
-    """Of the stack, mmcv's operators, and the language models of GLIP and Grounding DINO."""
-    return [_stack(), *([_operators()] if find_spec("mmcv") else []), _language_models()]
+    """Of the stack, its forks where there are any, mmcv's operators, the language models of GLIP and Grounding DINO."""
+    forks = {module: name for module, name in FORKS.items() if _version(name)}
+    operators = [_operators()] if find_spec("mmcv") else []
+    return [_stack(), *([_forks(forks)] if forks else []), *operators, _language_models()]
 
 
 def faults() -> list[str]:
@@ -46,6 +55,15 @@ def _stack() -> Finding:
     there = [f"{name} {number}" for module in WANTED for name, number in _installed(module).items()]
     wrong = faults()
     return Finding("open-vocab: mm stack", not wrong, ", ".join(wrong or there), CURE if wrong else "")
+
+
+def _forks(forks: dict[str, str]) -> Finding:
+    """What is installed of them, beside what it shares a folder, and which modules are from neither."""
+    there = ", ".join(f"{name} {_version(name)}" for name in forks.values())
+    twice = [f"{forks[module]} and {name} share one folder" for module in forks for name in _installed(module)]
+    missing = [f"no {module} ({name})" for module, name in FORKS.items() if find_spec(module) is None]
+    detail = "; ".join([f"{there}: forks, untested with vladapt", *twice, *missing])
+    return Finding("open-vocab: forks", False, detail, f"pip uninstall -y {' '.join(forks.values())} && {CURE}")
 
 
 def _operators() -> Finding:

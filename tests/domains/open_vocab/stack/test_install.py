@@ -1,8 +1,10 @@
 """A stack that is missing, or of versions that do not go together, is told by `install` and by `vladapt doctor`."""
 
 import importlib.metadata
+import importlib.util
 import json
 import sys
+from importlib.util import find_spec
 
 import pytest
 from typer.testing import CliRunner
@@ -84,6 +86,18 @@ def test_the_doctor_tells_of_two_mmcvs(say_versions):
     found = doctor()["operators"]
     assert not found["ok"] and "mmcv-lite and mmcv are both installed" in found["found"]
     assert found["cure"].startswith("pip uninstall -y mmcv-lite mmcv && ")
+
+
+def test_the_doctor_knows_the_living_forks(say_versions, monkeypatch):
+    assert "forks" not in doctor()
+    say_versions(onedl_mmcv="2.3.1", onedl_mmdetection="3.4.0", mmdet=None, mmsegmentation=None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "mmseg" else find_spec(name))
+    found = doctor()["forks"]
+    assert not found["ok"] and found["found"] == (
+        "onedl-mmcv 2.3.1, onedl-mmdetection 3.4.0: forks, untested with vladapt; onedl-mmcv and mmcv-lite "
+        "share one folder; no mmseg (onedl-mmsegmentation)"
+    )
+    assert found["cure"] == "pip uninstall -y onedl-mmcv onedl-mmdetection && pip install 'vladapt[open-vocab]'"
 
 
 def test_the_doctor_tells_of_compiled_operators(tmp_path, monkeypatch):
