@@ -27,8 +27,8 @@ class Loss(nn.Module, ABC):
     A loss is a plain function of the global batch. `forward` gathers the outputs of all ranks before `compute` sees
     them, so that no loss knows of ranks: its value is that of one process with the whole batch, on every rank, and so
     are the gradients of what towers and heads hold, once they are averaged over ranks as DistributedDataParallel does
-    (`core/runtime/ranks.py` says how they come about). It computes in float32 or higher, whatever the towers' precision.
-    One that compares every row with every other is better a `RowLoss`, whose work is shared out among ranks.
+    (`core/runtime/ranks.py` says how they come about). It computes in float32 or higher, whatever the precision of the
+    towers. One that compares each row with all others is better a `RowLoss`, whose work is shared out among ranks.
 
     `compute` changes nothing but what it notes for `after_step`: queues, means and prototypes move there, once per
     step.

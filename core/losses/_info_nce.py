@@ -22,7 +22,7 @@ from ..runtime.ranks import ONE, Ranks
 ENTRIES = 1 << 22
 """Entries of one block on a CPU: 16 MiB in float32, large enough for matrix products to run at full speed."""
 GPU_SHARE = 1 / 32
-"""Share of a GPU's memory that one block takes in float32: mostly all rows of a rank at once, as few kernels as can be."""
+"""Share of a GPU's memory that one block takes in float32: mostly all rows of a rank at once, in a few kernels."""
 PRODUCTS = ("fp32", "bf16")
 KEEPS_FLOAT32 = torch.__version__ >= (2, 8)
 """Whether a product of bf16 on a GPU can give its float32 sums as they are."""

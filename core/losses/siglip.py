@@ -49,8 +49,8 @@ class Siglip(RowLoss):
         self.bias = nn.Parameter(torch.tensor(self.init_bias))
 
     def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:
-        scale, bias = out["logit_scale"], out.get("logit_bias", self.bias)
-        return {"loss": pairwise_sigmoid(out["image_features"], out["text_features"], scale, bias, ranks, self.products)}
+        image, text, bias = out["image_features"], out["text_features"], out.get("logit_bias", self.bias)
+        return {"loss": pairwise_sigmoid(image, text, out["logit_scale"], bias, ranks, self.products)}
 
 
 def pairwise_sigmoid(
