@@ -76,11 +76,11 @@ def row_losses() -> list[str]:
     return sorted(by_rows, key=lambda name: (name not in ("clip", "siglip"), name))
 
 
-def in_a_group(size: int, step: Callable[[], tuple[int, int]]) -> tuple[int, int]:
-    """What `step` counts on rank 0 of a group that exchanges nothing."""
+def counted_in_a_group(size: int, step: Callable[[], torch.Tensor]) -> tuple[int, int]:
+    """`counted` on rank 0 of a group that exchanges nothing."""
     dist.init_process_group("fake", rank=0, world_size=size, store=FakeStore())
     try:
-        return step()
+        return counted(step)
     finally:
         dist.destroy_process_group()
 
@@ -97,13 +97,13 @@ def main() -> None:
     print(f"N {given.batch_size:,}, W {ranks}, rank 0, forward and backward; launches with blocks of a CPU and a GPU")
     operations: dict[str, int] = {}
     for name in ("clip", "siglip"):
-        operations[name], launches = in_a_group(ranks, lambda: counted(open_clip_step(name, rows, ranks)))
+        operations[name], launches = counted_in_a_group(ranks, open_clip_step(name, rows, ranks))
         print(f"open_clip {name:13} {operations[name] / unit:6.2f} products {launches:6,} launches")
     ratio = 0.0
     for name in row_losses():
-        products, on_cpu = in_a_group(ranks, lambda: counted(our_step(name, rows)))
+        products, on_cpu = counted_in_a_group(ranks, our_step(name, rows))
         with mock.patch.object(_info_nce, "ENTRIES", gpu_entries):
-            _, on_gpu = in_a_group(ranks, lambda: counted(our_step(name, rows)))
+            _, on_gpu = counted_in_a_group(ranks, our_step(name, rows))
         alone = counted(our_step(name, rows))[0] * ranks**2  # one process with all rows; its n take 1 / W**2
         line = f"vladapt   {name:13} {products / unit:6.2f} products {on_cpu:6,} and {on_gpu:,} launches"
         print(f"{line}; of one process 1 / {alone / products:.2f}")
