@@ -29,6 +29,7 @@ from vladapt.core.testing.loss_steps import DIMS, example_outputs
 
 WIDTH = 16
 GOAL = 1.1
+NARROW = {"silc": {"out_dim": 64, "hidden_dim": 32, "bottleneck_dim": 16}}
 
 
 class Launches(TorchDispatchMode):
@@ -63,7 +64,7 @@ def open_clip_step(name: str, rows: int, ranks: int) -> Callable[[], torch.Tenso
 
 
 def our_step(name: str, rows: int) -> Callable[[], torch.Tensor]:
-    loss = build_loss(name, {**DIMS, "embed_dim": WIDTH})
+    loss = build_loss(name, {**DIMS, "embed_dim": WIDTH}, **NARROW.get(name, {}))
     batch = example_outputs(loss.needs, 0, loss.outputs, B=rows, D=WIDTH)
     out = {key: value.requires_grad_() if value.is_floating_point() else value for key, value in batch.items()}
     return lambda: loss(out, progress=0.5)["loss"]

@@ -261,17 +261,22 @@ def _differences(objective: Objective, ranks: list[dict[str, Any]], who: str) ->
                 continue
             parts = [half["outputs"][name] for half in both]
             together = sum(parts) if name in objective.shared else torch.cat(parts)  # each is its mean over ranks
-            rounding = 1e-6 * max(1.0, float(gradient.abs().max()))  # of sums whose terms are as large as that
-            if not torch.allclose(together, gradient, rtol=1e-5, atol=rounding):
+            if not _alike(together, gradient, 1e-6):
                 yield f"{who} has another gradient of '{name}' than the whole batch"
         for name, gradient in one["heads"].items():
             mean = sum(half["heads"][name] for half in both) / 2
-            if not torch.allclose(mean, gradient, rtol=1e-5, atol=1e-5):
+            if not _alike(mean, gradient, 1e-5):
                 yield f"{who} has another gradient of its own '{name}' than the whole batch"
     if len(ranks[0]["steps"]) == len(objective.whole["steps"]):
         for name, buffer in objective.whole["buffers"].items():
             if not all(torch.allclose(rank["buffers"][name], buffer, rtol=1e-5, atol=1e-5) for rank in ranks):
                 yield f"{who} ends with another buffer '{name}' than the whole batch"
+
+
+def _alike(gradient: Tensor, wanted: Tensor, rounding: float) -> bool:
+    """Within rounding, which is that of the largest entries: they are what sums are made of."""
+    largest = float(wanted.abs().max()) if wanted.numel() else 0.0
+    return torch.allclose(gradient, wanted, rtol=1e-5, atol=rounding * max(1.0, largest))
 
 
 def _through_layers(objective: Objective, micro: int) -> dict[str, Tensor]:
