@@ -145,7 +145,8 @@ class RowLoss(Loss):
 
     `compute_rows` is written once, for one rank or several: `out` holds this rank's n rows, `ranks` what the others
     hold. Its value must be that of the global batch, on every rank; `ranks.average` makes it of means over own rows.
-    On W ranks each then does 1 / W of the arithmetic, and holds n x N numbers where one process holds N x N.
+    On W ranks each then does 1 / W of the arithmetic, and holds n x N numbers where one process holds N x N. What all
+    ranks are to compute alike, of all rows (statistics of a batch, for instance), is given by `ranks.whole`.
 
         text = ranks.columns(out["text_features"])  # (N, D)
         logits = out["logit_scale"] * out["image_features"] @ text.T  # (n, N)
