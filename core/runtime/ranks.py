@@ -4,7 +4,8 @@ How gradients come about, here and nowhere else: every rank gives the loss of th
 differentiated is the sum of these W equal values. Each exchange has its adjoint: what is gathered gets back the sum of
 what all ranks send to a row, what is summed gets back a sum. The gradient by a rank's own rows is thus W times that of
 one process; that by a parameter (towers, heads, the logit scale) is a rank's share of W times it. Averaged over ranks,
-as DistributedDataParallel does, both are the gradient of one process.
+as DistributedDataParallel does, both are the gradient of one process. The adjoints are exchanges too: all ranks have to
+go through the backward pass, and with the same graph.
 """
 
 from __future__ import annotations
