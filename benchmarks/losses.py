@@ -8,9 +8,12 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 
 from vladapt import build_loss
+from vladapt.core.contracts.loss import RowLoss
 from vladapt.core.contracts.options import options_of
 from vladapt.core.registry import catalogue, loss_class
 
@@ -34,6 +37,37 @@ trainer of your own that gives them. `python benchmarks/losses.py` prints this p
 | name | what | needs | paper |
 |---|---|---|---|
 """
+PROCESSES = """
+## Several processes
+
+Of W processes each has n = N / W of the batch's rows. Losses over pairs are computed by rows: each process takes its
+own against the columns of all, which is 1 / W of the arithmetic of one process. (`rankclip` takes 16 / 13 of that: a
+text that ranks all images needs scores that one process has already.) What is held at once, beside features:
+
+| computed by rows | held |
+|---|---|
+| `clip`, `unicl`, the contrast of `silc` | blocks of n x N, and the N x D columns |
+| `siglip` | blocks of n x n; captions and their gradients go round from process to process, N x D is never held |
+| `matryoshka` | what the other loss holds, at each width |
+| {rest} | n x N a few times, until the backward pass |
+
+A block has at most 2^22 numbers on a CPU. On a GPU it takes at most 1/32 of the memory, which mostly is room for the
+whole n x N: one product. In one process n is N, and blocks keep `clip`, `siglip` and `unicl` from holding N x N. With
+`--set loss.clip.products=bf16` (or `loss.siglip`) pairs are multiplied in bf16 and summed up in float32.
+
+{whole}
+
+The value is that of the whole batch in each process, and so are the gradients, once they are averaged over processes as
+DistributedDataParallel and FSDP do. A loss of another package is given the rows of all processes; if it derives from
+`RowLoss` (CONTRIBUTING.md), its work is shared out too. `python benchmarks/loss_per_rank.py` counts it per process.
+"""
+WHOLE = (
+    "All others ({names}) are computed of the whole batch by each process alike. Of these `filip` holds N x N there, "
+    "`slip` 2N x 2N for its views, `declip` N x N for its neighbours, `momentum-queue` N times its queue, `dreamlip` "
+    "N x N per sub-caption where its circle loss is on; the contrast of pairs in `declip`, `dreamlip`, `protoclip` and "
+    "`slip` is in blocks."
+)
+IN_BLOCKS = {"clip", "unicl", "silc", "siglip", "matryoshka"}
 OPTIONS = """
 ## Options
 
@@ -47,10 +81,22 @@ def main() -> None:
     print(HEAD, end="")
     for name, entry in losses.items():
         print(row_of(name, entry))
+    print(processes(set(losses)), end="")
     print(OPTIONS, end="")
     for name in losses:
         for each in options_of(loss_class(name)):
             print(row(f"`{name}`", f"`{each.name}`", f"`{each.default_text}`", each.accepts, each.help))
+
+
+def processes(names: set[str]) -> str:
+    """What each of several processes computes and holds."""
+    by_rows = {name for name in names if issubclass(loss_class(name), RowLoss)}
+    rest, whole = (_listed(some) for some in (by_rows - IN_BLOCKS, names - by_rows))
+    return PROCESSES.format(rest=rest, whole=textwrap.fill(WHOLE.format(names=whole), 120, break_on_hyphens=False))
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in sorted(names))
 
 
 def row_of(name: str, entry) -> str:

@@ -10,7 +10,7 @@ __getattr__, __dir__ = lazy_exports(
         "domain": "SPLITS Decoded Domain DomainData Evaluation Finding Item Metric Reading check_items",
         "features": "PRE_PROJECTION PROJECTED Batch FeatureSet TextClassifier",
         "images": "TrainingImages TrainingPlace",
-        "loss": "Loss",
+        "loss": "Loss RowLoss",
         "options": "option",
         "recipe": "Recipe",
         "targets": "Boxes Captions Identity Label Labels Mask Target",

@@ -15,6 +15,8 @@ from .options import settle
 from .outputs import OUTPUTS, SHARED, Output
 
 if TYPE_CHECKING:
+    from ..runtime.gather import RankBatch
+    from ..runtime.ranks import Ranks
     from .backbone import Backbone
 
 
@@ -24,8 +26,9 @@ class Loss(nn.Module, ABC):
 
     A loss is a plain function of the global batch. `forward` gathers the outputs of all ranks before `compute` sees
     them, so that no loss knows of ranks: its value is that of one process with the whole batch, on every rank, and so
-    are the gradients of what towers and heads hold, once they are averaged over ranks as DistributedDataParallel does.
-    It computes in float32 or higher, whatever the towers' precision.
+    are the gradients of what towers and heads hold, once they are averaged over ranks as DistributedDataParallel does
+    (`core/runtime/ranks.py` says how they come about). It computes in float32 or higher, whatever the precision of the
+    towers. One that compares each row with all others is better a `RowLoss`, whose work is shared out among ranks.
 
     `compute` changes nothing but what it notes for `after_step`: queues, means and prototypes move there, once per
     step.
@@ -85,14 +88,18 @@ class Loss(nn.Module, ABC):
             CapabilityError: `out` lacks something in `needs`.
             ConfigError: ranks hold different numbers of samples.
         """
-        from ..runtime.gather import global_batch
+        from ..runtime.gather import rank_batch
 
         lacking = sorted(name for name in self.needs if out.get(name) is None)
         if lacking:
             wanted = ", ".join(in_words(name, self.outputs) for name in lacking)
             raise CapabilityError(f"{self.title} needs {wanted}; the model gives {sorted(out)}")
         present = {name: value for name, value in out.items() if value is not None}
-        return self.of_whole_batch(global_batch(present, shared_of(self.outputs)), progress)
+        return self.of_rank_batch(rank_batch(present, shared_of(self.outputs)), progress)
+
+    def of_rank_batch(self, batch: RankBatch, progress: float) -> dict[str, Tensor]:
+        """The same of a batch that several losses are computed of."""
+        return self.of_whole_batch(batch.whole, progress)
 
     def of_whole_batch(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
         """The same of outputs that hold the rows of all ranks already."""
@@ -131,6 +138,35 @@ class Loss(nn.Module, ABC):
         if name not in self.dims:
             raise CapabilityError(f"{self.title} needs dims['{name}'] for {used_for}; it was given {sorted(self.dims)}")
         return int(self.dims[name])
+
+
+class RowLoss(Loss):
+    """Base of losses over pairs, which every rank computes of its own rows against the columns of all ranks.
+
+    `compute_rows` is written once, for one rank or several: `out` holds this rank's n rows, `ranks` what the others
+    hold. Its value must be that of the global batch, on every rank; `ranks.average` makes it of means over own rows.
+    On W ranks each then does 1 / W of the arithmetic, and holds n x N numbers where one process holds N x N. What all
+    ranks are to compute alike, of all rows (statistics of a batch, for instance), is given by `ranks.whole`.
+
+        text = ranks.columns(out["text_features"])  # (N, D)
+        logits = out["logit_scale"] * out["image_features"] @ text.T  # (n, N)
+        right = torch.arange(len(text))[ranks.own(len(logits))]
+        return {"loss": ranks.average(F.cross_entropy(logits, right))}
+    """
+
+    def of_rank_batch(self, batch: RankBatch, progress: float) -> dict[str, Tensor]:
+        with _full_precision(batch.out):
+            rows = {name: _at_least_float32(value) for name, value in batch.out.items()}
+            return self.compute_rows(rows, batch.ranks, progress)
+
+    def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
+        from ..runtime.ranks import ONE
+
+        return self.compute_rows(out, ONE, progress)
+
+    @abstractmethod
+    def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:
+        """The loss and its parts, of the whole batch, from this rank's rows of it."""
 
 
 Extract = Callable[[list[str]], dict[str, Tensor]]

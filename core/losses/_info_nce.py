@@ -2,20 +2,36 @@
 
 With one partner a row, the loss is made of three vectors: the log-sum-exp of each row and of each column of the
 logits, and their diagonal. They are computed from blocks of rows, and so is their gradient, from the same blocks made
-anew: four matrix products in all, where the whole matrix and its transpose take six.
+anew: four matrix products in all, where the whole matrix and its transpose take six. Of several ranks each makes the
+blocks of its own rows; what a column sums up over ranks is two vectors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..contracts.options import option
+from ..runtime.ranks import ONE, Ranks
+
 ENTRIES = 1 << 22
-"""Entries of one block: 16 MiB in float32, large enough for matrix products to run at full speed."""
+"""Entries of one block on a CPU: 16 MiB in float32, large enough for matrix products to run at full speed."""
+GPU_SHARE = 1 / 32
+"""Share of a GPU's memory that one block takes in float32: mostly all rows of a rank at once, in a few kernels."""
+PRODUCTS = ("fp32", "bf16")
+KEEPS_FLOAT32 = torch.__version__ >= (2, 8)
+"""Whether a product of bf16 on a GPU can give its float32 sums as they are."""
+
+
+def products_option() -> Any:
+    """The option of a loss that says in what its products are computed."""
+    words = "what pairs are multiplied in; sums, exponentials and the sums of products are float32 in any case"
+    return option("fp32", words, choices=PRODUCTS)
 
 
 def info_nce(
@@ -25,29 +41,34 @@ def info_nce(
     targets: Tensor | None = None,
     bias: Tensor | None = None,
     label_smoothing: float = 0.0,
+    ranks: Ranks = ONE,
+    products: str = "fp32",
 ) -> Tensor:
     """Mean cross-entropy of picking the partner among all, from a to b and from b to a, halved.
 
     Args:
-        a: (N, D).
-        b: (M, D); M = N where the partners are the equal rows.
+        a: (n, D), this rank's rows.
+        b: (n, D); (M, D) where there are targets.
         scale: what the products are multiplied by, 1 / temperature.
         targets: (N, M) weights of the right answers, 0 or more, at least one above 0 in each row and column; each
-            direction brings its own rows to a sum of 1. The matrix is held then. None: row i belongs to row i.
+            direction brings its own rows to a sum of 1. The matrix is held then, by one rank. None: row i belongs to
+            row i.
         bias: added to all logits. A softmax does not see it; its gradient is 0.
         label_smoothing: without targets, share of the target spread over all N answers.
+        ranks: that hold the rows.
+        products: "fp32" or "bf16", without targets.
     """
     if targets is not None:
         logits = scale * a @ b.T  # (N, M)
         return (soft_cross_entropy(logits, targets) + soft_cross_entropy(logits.T, targets.T)) / 2
-    rows, columns, positives = log_sums(a, b, scale)  # (N,) each
+    rows, columns, positives = log_sums(a, b, scale, ranks, products)  # (n,) each
     if bias is not None:
         rows, columns, positives = rows + bias, columns + bias, positives + bias
     answer = (1 - label_smoothing) * positives.mean()
-    if label_smoothing:
-        everywhere = scale * (a.mean(dim=0) @ b.mean(dim=0))  # the mean of all N x N logits
+    if label_smoothing:  # the mean of all N x N logits
+        everywhere = scale * (ranks.average(a.mean(dim=0)) @ ranks.average(b.mean(dim=0)))
         answer = answer + label_smoothing * (everywhere if bias is None else everywhere + bias)
-    return (rows.mean() + columns.mean()) / 2 - answer
+    return ranks.average((rows.mean() + columns.mean()) / 2 - answer)
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -55,51 +76,89 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits, targets / targets.sum(dim=1, keepdim=True))
 
 
-def log_sums(a: Tensor, b: Tensor, scale: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
+def log_sums(
+    a: Tensor, b: Tensor, scale: Tensor | float, ranks: Ranks = ONE, products: str = "fp32"
+) -> tuple[Tensor, Tensor, Tensor]:
     """Log-sum-exp of the rows and of the columns of `scale * a @ b.T`, and its diagonal, in memory of O(N D).
 
     Args:
-        a: (N, D).
-        b: (N, D).
+        a: (n, D), this rank's rows.
+        b: (n, D), this rank's columns; logits are those of its rows with the columns of all ranks.
         scale: a factor; differentiable where it is a tensor.
+        ranks: that hold rows and columns.
+        products: "fp32" or "bf16".
+
+    Returns:
+        (n,) each: of this rank's rows, of its columns, and of both.
     """
-    return _LogSums.apply(a, b, torch.as_tensor(scale, dtype=a.dtype, device=a.device))
+    return _LogSums.apply(a, b, torch.as_tensor(scale, dtype=a.dtype, device=a.device), ranks, products)
 
 
 class _LogSums(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, a: Tensor, b: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx, a: Tensor, b: Tensor, scale: Tensor, ranks: Ranks, products: str):
+        b, own = ranks.gather(b), ranks.own(len(b))  # (N, D)
         rows, positives = a.new_empty(len(a)), a.new_empty(len(a))
         top, total = a.new_full((len(b),), -torch.inf), a.new_zeros(len(b))  # of the columns, so far
-        for part in row_blocks(len(a), len(b)):
-            logits = (scale * a[part]) @ b.T  # (rows of the block, N)
+        for part in row_blocks(a, b):
+            logits = product(scale * a[part], b.T, products)  # (rows of the block, N)
             rows[part] = logits.logsumexp(dim=1)
-            positives[part] = logits.diagonal(part.start)
+            positives[part] = logits.diagonal(own.start + part.start)
             higher = torch.maximum(top, logits.amax(dim=0))
             total = total * (top - higher).exp() + logits.sub_(higher).exp_().sum(dim=0)
             top = higher
+        if ranks.size > 1:
+            higher = ranks.highest(top)
+            top, total = higher, ranks.sum(total * (top - higher).exp())
         columns = top + total.log()
         ctx.save_for_backward(a, b, scale, rows, columns)
-        return rows, columns, positives
+        ctx.ranks, ctx.own, ctx.products = ranks, own, products
+        return rows, columns[own], positives
 
     @staticmethod
     @once_differentiable
     def backward(ctx, of_rows: Tensor, of_columns: Tensor, of_positives: Tensor):
         a, b, scale, rows, columns = ctx.saved_tensors
+        of_columns = ctx.ranks.gather(of_columns)  # (N,)
         by_a, by_b, by_scale = torch.empty_like(a), torch.zeros_like(b), torch.zeros_like(scale)
-        for part in row_blocks(len(a), len(b)):
-            logits = (scale * a[part]) @ b.T
+        for part in row_blocks(a, b):
+            logits = product(scale * a[part], b.T, ctx.products)
             gradient = (logits - rows[part, None]).exp_().mul_(of_rows[part, None])
             gradient.addcmul_(logits.sub_(columns).exp_(), of_columns)
-            gradient.diagonal(part.start).add_(of_positives[part])
-            by_a[part] = gradient @ b
-            by_b.addmm_(gradient.T, a[part])
+            gradient.diagonal(ctx.own.start + part.start).add_(of_positives[part])
+            by_a[part] = product(gradient, b, ctx.products)
+            add_product(by_b, gradient.T, a[part], ctx.products)
             by_scale += (by_a[part] * a[part]).sum()
-        return by_a.mul_(scale), by_b.mul_(scale), by_scale
+        return by_a.mul_(scale), ctx.ranks.scatter_sum(by_b.mul_(scale)), by_scale, None, None
 
 
-def row_blocks(rows: int, columns: int) -> Iterator[slice]:
-    """Slices of 0..rows, each of which makes a block of about `ENTRIES` entries with all columns."""
-    height = max(1, ENTRIES // max(1, columns))
-    for start in range(0, rows, height):
-        yield slice(start, min(start + height, rows))
+def row_blocks(a: Tensor, b: Tensor) -> Iterator[slice]:
+    """Slices of the rows of a, each of which makes a block with all rows of b that the device takes at once."""
+    height = max(1, _entries_on(a.device) // max(1, len(b)))
+    for start in range(0, len(a), height):
+        yield slice(start, min(start + height, len(a)))
+
+
+def _entries_on(device: torch.device) -> int:
+    if device.type != "cuda":
+        return ENTRIES
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return max(ENTRIES, int(GPU_SHARE * memory) // torch.float32.itemsize)
+
+
+def product(a: Tensor, b: Tensor, products: str) -> Tensor:
+    """a @ b, summed up in float32 at least, whatever its factors are rounded to."""
+    if products == "fp32":
+        return a @ b
+    a, b = a.bfloat16(), b.bfloat16()
+    if not a.is_cuda:
+        return a.float() @ b.float()
+    return torch.mm(a, b, out_dtype=torch.float32) if KEEPS_FLOAT32 else (a @ b).float()
+
+
+def add_product(total: Tensor, a: Tensor, b: Tensor, products: str) -> None:
+    """Adds a @ b in place."""
+    if products == "fp32":
+        torch.addmm(total, a, b, out=total)
+    else:
+        total += product(a, b, products)

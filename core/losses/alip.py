@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..contracts.loss import Loss
+from ..contracts.loss import RowLoss
 from ..contracts.options import option
+from ..runtime.ranks import ONE, Ranks
+from ._columns import cross_entropies
 
 ROUNDING = 1e-6  # two equal texts are not below a mean of 1, whatever the last digit of their cosine
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class Alip(Loss):
+class Alip(RowLoss):
     """ALIP: Adaptive Language-Image Pre-training with Synthetic Caption (Yang et al., 2023, arXiv 2308.08428).
 
     CLIP's loss of the image with its raw text, and again with a synthetic caption, each sample weighted. The language
@@ -54,24 +55,25 @@ class Alip(Loss):
         self.register_buffer("means", torch.full((3,), self.init_mean))
         self._seen: Tensor | None = None
 
-    def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
+    def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:
         image, raw, caption = out["image_features"], out["text_features"], out["text_synthetic"]
         with torch.no_grad():
-            sample, of_raw, of_caption = self._weights(image, raw, caption)
+            sample, of_raw, of_caption = self._weights(image, raw, caption, ranks)
         parts = {
-            "raw": weighted_contrast(image, raw, out["logit_scale"], sample * of_raw),
-            "caption": weighted_contrast(image, caption, out["logit_scale"], sample * of_caption),
+            "raw": weighted_contrast(image, raw, out["logit_scale"], sample * of_raw, ranks),
+            "caption": weighted_contrast(image, caption, out["logit_scale"], sample * of_caption, ranks),
         }
-        return {"loss": parts["raw"] + parts["caption"], **parts, "sample_weight": sample.mean()}
+        return {"loss": parts["raw"] + parts["caption"], **parts, "sample_weight": ranks.average(sample.mean())}
 
-    def _weights(self, image: Tensor, raw: Tensor, caption: Tensor) -> Tensor:
-        """(3, B): of the samples, of the pairs with the raw text, of those with the caption."""
+    def _weights(self, image: Tensor, raw: Tensor, caption: Tensor, ranks: Ranks = ONE) -> Tensor:
+        """(3, n): of the samples, of the pairs with the raw text, of those with the caption."""
         alike = torch.stack([(raw * caption).sum(dim=1), (image * raw).sum(dim=1), (image * caption).sum(dim=1)])
-        self._seen = self.ema * self.means + (1 - self.ema) * alike.mean(dim=1).to(self.means.dtype)
-        above = alike - self._seen[:, None]  # (3, B)
+        mean = ranks.average(alike.mean(dim=1))
+        self._seen = self.ema * self.means + (1 - self.ema) * mean.to(self.means.dtype)
+        above = alike - self._seen[:, None]  # (3, n)
         below = (above[0] < -ROUNDING) & (self.gamma_s > 0)  # where W_s < 1
         sample = (self.gamma_s * above[0]).exp().clamp(max=1)
-        pairs = torch.where(below, (self.gamma_p * above[1:]).exp(), 1.0)  # (2, B)
+        pairs = torch.where(below, (self.gamma_p * above[1:]).exp(), 1.0)  # (2, n)
         return torch.cat([sample[None], pairs])
 
     @torch.no_grad()
@@ -81,9 +83,8 @@ class Alip(Loss):
             self.means.copy_(self._seen)
 
 
-def weighted_contrast(image: Tensor, text: Tensor, scale: Tensor, weights: Tensor) -> Tensor:
-    """CLIP's loss of (B, D) pairs, the share of each multiplied by its weight (B,)."""
-    logits = scale * image @ text.T  # (B, B)
-    positives = torch.arange(len(logits), device=logits.device)
-    each = F.cross_entropy(logits, positives, reduction="none") + F.cross_entropy(logits.T, positives, reduction="none")
-    return (weights * each / 2).mean()
+def weighted_contrast(image: Tensor, text: Tensor, scale: Tensor, weights: Tensor, ranks: Ranks = ONE) -> Tensor:
+    """CLIP's loss of (n, D) pairs of each rank, the share of each multiplied by its weight (n,)."""
+    logits = scale * image @ ranks.columns(text).T  # (n, N)
+    of_images, of_texts = cross_entropies(logits, ranks, reduction="none")
+    return ranks.average((weights * (of_images + of_texts) / 2).mean())

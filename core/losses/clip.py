@@ -8,17 +8,19 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ..contracts.loss import Loss
+from ..contracts.loss import RowLoss
 from ..contracts.options import option
-from ._info_nce import info_nce
+from ..runtime.ranks import Ranks
+from ._info_nce import info_nce, products_option
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class Clip(Loss):
+class Clip(RowLoss):
     """Each image picks its caption among the batch's, each caption its image: the mean of both cross-entropies.
 
     Learning Transferable Visual Models From Natural Language Supervision, 2021, arXiv 2103.00020. The N x N matrix of
-    logits is made in blocks, so that memory grows with N alone; value and gradient are those of the whole matrix.
+    logits is made in blocks, so that memory grows with N alone; value and gradient are those of the whole matrix. Of W
+    ranks each makes the blocks of its own images.
     `logit_bias` is added where the model has one; a softmax does not see it.
 
     Example:
@@ -38,13 +40,16 @@ class Clip(Loss):
     label_smoothing: float = option(
         0.0, "share of the target spread over the batch (0 in CLIP, 0.1 in Long-CLIP)", low=0, below=1
     )
+    products: str = products_option()
 
-    def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
+    def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:
         loss = info_nce(
             out["image_features"],
             out["text_features"],
             out["logit_scale"],
             bias=out.get("logit_bias"),
             label_smoothing=self.label_smoothing,
+            ranks=ranks,
+            products=self.products,
         )
         return {"loss": loss}

@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..contracts.loss import Loss
+from ..contracts.loss import RowLoss
 from ..contracts.options import option
 from ..errors import CapabilityError, ConfigError
+from ..runtime.ranks import Ranks
+from ._columns import is_own_pair, own_pairs, soft_cross_entropy_down
 
 FEATURES = frozenset({"image_features", "text_features", "teacher.image", "teacher.text"})
 SCORES = FEATURES | {"logit_scale", "teacher.logit_scale"}
@@ -21,7 +23,7 @@ TINY = 1e-12  # keeps the shares of an entropy of nothing finite
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class Distill(Loss):
+class Distill(RowLoss):
     """Three ways to learn from a frozen teacher, summed by weight.
 
     feature: the squared difference of unit features from the teacher's, mean over samples and over their width D, image
@@ -88,14 +90,14 @@ class Distill(Loss):
             width = self.dim("embed_dim", "its maps to the teacher's width")
             self.image_map, self.text_map = (_UnitLinear(width, teacher_width) for _ in range(2))
 
-    def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
+    def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:
         terms = {"feature": self._feature, "similarity": _similarity, "dynamic": self._dynamic}
         given = {name: value.detach() if name.startswith("teacher.") else value for name, value in out.items()}
-        parts = {name: terms[name](given) for name in self.weights}
+        parts = {name: terms[name](given, ranks) for name in self.weights}
         return {"loss": sum(self.weights[name] * part for name, part in parts.items()), **parts}
 
-    def _feature(self, out: Mapping[str, Any]) -> Tensor:
-        image = self.image_map(out["image_features"])  # (B, D')
+    def _feature(self, out: Mapping[str, Any], ranks: Ranks) -> Tensor:
+        image = self.image_map(out["image_features"])  # (n, D')
         text = self.text_map(out["text_features"])
         widths = image.shape[-1], out["teacher.image"].shape[-1]
         if widths[0] != widths[1]:
@@ -104,22 +106,23 @@ class Distill(Loss):
                 "give dims['teacher_dim'], or feature=0"
             )
         pairs = ((image, out["teacher.image"]), (text, out["teacher.text"]))
-        return sum(_distance(student, teacher, self.reduction) for student, teacher in pairs)
+        return ranks.average(sum(_distance(student, teacher, self.reduction) for student, teacher in pairs))
 
-    def _dynamic(self, out: Mapping[str, Any]) -> Tensor:
-        student, teacher = _scores(out), _teacher_scores(out)  # (B, B)
-        is_pair = torch.eye(len(teacher), dtype=torch.bool, device=teacher.device)
-        hardest = teacher.masked_fill(is_pair, -torch.inf).topk(min(self.negatives, len(teacher) - 1), dim=1).indices
-        chosen = torch.cat([torch.arange(len(teacher), device=teacher.device)[:, None], hardest], dim=1)
-        student, teacher = student.gather(1, chosen), teacher.gather(1, chosen)  # (B, 1 + negatives)
+    def _dynamic(self, out: Mapping[str, Any], ranks: Ranks) -> Tensor:
+        student, teacher = _scores(out, ranks), _teacher_scores(out, ranks)  # (n, N)
+        others = teacher.masked_fill(is_own_pair(teacher, ranks), -torch.inf)
+        hardest = others.topk(min(self.negatives, teacher.shape[1] - 1), dim=1).indices
+        chosen = torch.cat([own_pairs(teacher, ranks)[:, None], hardest], dim=1)
+        student, teacher = student.gather(1, chosen), teacher.gather(1, chosen)  # (n, 1 + negatives)
         logs = teacher.log_softmax(dim=1)
-        entropy = -(logs.exp() * logs).sum(dim=1) + TINY  # (B,)
+        entropy = ranks.columns(-(logs.exp() * logs).sum(dim=1) + TINY)  # (N,)
         share = entropy / entropy.sum()
-        imitation = ((student - teacher) ** 2).mean(dim=1) @ ((1 - share) ** 2).softmax(dim=0)
+        led, own = ((1 - share) ** 2).softmax(dim=0), ranks.own(len(teacher))
+        imitation = ranks.total(((student - teacher) ** 2).mean(dim=1) @ led[own])
         is_positive = torch.zeros_like(student)
         is_positive[:, 0] = 1
-        supervision = F.binary_cross_entropy_with_logits(student, is_positive, reduction="none").mean(dim=1) @ share
-        return self.alpha * imitation + (1 - self.alpha) * supervision
+        missed = F.binary_cross_entropy_with_logits(student, is_positive, reduction="none").mean(dim=1)
+        return self.alpha * imitation + (1 - self.alpha) * ranks.total(missed @ share[own])
 
 
 class _UnitLinear(nn.Linear):
@@ -133,16 +136,15 @@ def _distance(student: Tensor, teacher: Tensor, reduction: str) -> Tensor:
     return squares.mean() if reduction == "mean" else squares.sum(dim=-1).mean()
 
 
-def _similarity(out: Mapping[str, Any]) -> Tensor:
-    student, teacher = _scores(out), _teacher_scores(out)  # (B, B)
+def _similarity(out: Mapping[str, Any], ranks: Ranks) -> Tensor:
+    student, teacher = _scores(out, ranks), _teacher_scores(out, ranks)  # (n, N)
     to_text = F.cross_entropy(student, teacher.softmax(dim=1))
-    to_image = F.cross_entropy(student.T, teacher.T.softmax(dim=1))
-    return (to_text + to_image) / 2
+    return ranks.average((to_text + soft_cross_entropy_down(student, teacher, ranks)) / 2)
 
 
-def _scores(out: Mapping[str, Any]) -> Tensor:
-    return out["logit_scale"] * out["image_features"] @ out["text_features"].T
+def _scores(out: Mapping[str, Any], ranks: Ranks) -> Tensor:
+    return out["logit_scale"] * out["image_features"] @ ranks.columns(out["text_features"]).T
 
 
-def _teacher_scores(out: Mapping[str, Any]) -> Tensor:
-    return out["teacher.logit_scale"] * out["teacher.image"] @ out["teacher.text"].T
+def _teacher_scores(out: Mapping[str, Any], ranks: Ranks) -> Tensor:
+    return out["teacher.logit_scale"] * out["teacher.image"] @ ranks.columns(out["teacher.text"]).T

@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..backbones.stretching import KeptPositions, stretch_context
-from ..contracts.loss import Loss
+from ..contracts.loss import RowLoss
 from ..contracts.options import option
+from ..runtime.ranks import ONE, Ranks
+from ._columns import cross_entropies
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class LongClip(Loss):
+class LongClip(RowLoss):
     """Long-CLIP: Unlocking the Long-Text Capability of CLIP (Zhang et al., 2024, arXiv 2403.15378).
 
     The image is matched with its long caption; and what the first principal components of the batch's image features
@@ -70,18 +71,17 @@ class LongClip(Loss):
             stretch_context(backbone, self.keep, self.factor)
         self._kept = KeptPositions(backbone, self.keep)
 
-    def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
+    def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:
         image, scale = out["image_features"], out["logit_scale"]
-        long = self._smoothed_contrast(image, out["text_features"], scale)
-        primary = primary_components(image, self.components)
-        short = self._smoothed_contrast(primary, out["text_short"], scale)
+        long = self._smoothed_contrast(image, out["text_features"], scale, ranks)
+        primary = primary_components(image, self.components, ranks)
+        short = self._smoothed_contrast(primary, out["text_short"], scale, ranks)
         return {"loss": long + self.short_weight * short, "long": long, "short": short}
 
-    def _smoothed_contrast(self, image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
-        logits = scale * image @ text.T  # (B, B)
-        positives = torch.arange(len(logits), device=logits.device)
-        to_text = F.cross_entropy(logits, positives, label_smoothing=self.label_smoothing)
-        return (to_text + F.cross_entropy(logits.T, positives, label_smoothing=self.label_smoothing)) / 2
+    def _smoothed_contrast(self, image: Tensor, text: Tensor, scale: Tensor, ranks: Ranks) -> Tensor:
+        logits = scale * image @ ranks.columns(text).T  # (n, N)
+        to_text, to_image = cross_entropies(logits, ranks, label_smoothing=self.label_smoothing)
+        return ranks.average((to_text + to_image) / 2)
 
     def after_step(self, model: nn.Module | None) -> None:
         """The first positions stay where they are."""
@@ -89,8 +89,8 @@ class LongClip(Loss):
             self._kept.restore()
 
 
-def primary_components(features: Tensor, count: int) -> Tensor:
-    """Features (N, D) as their `count` first principal components about the mean of the batch give them back, (N, D).
+def primary_components(features: Tensor, count: int, ranks: Ranks = ONE) -> Tensor:
+    """Features (n, D) as the `count` first principal components of all ranks' N, about their mean, give them back.
 
     With at most `count` components in all, as in a batch of up to count + 1 rows, they come back as they are.
 
@@ -99,35 +99,38 @@ def primary_components(features: Tensor, count: int) -> Tensor:
     infinite, do no harm. Where a kept and a dropped one are equal the projection is not defined, and counts as fixed.
     """
     rows, width = features.shape
-    if count >= min(rows - 1, width):
+    if count >= min(ranks.size * rows - 1, width):
         return features
-    mean = features.mean(dim=0)
-    return mean + _Projected.apply(features - mean, count)
+    mean = ranks.average(features.mean(dim=0))
+    return mean + _Projected.apply(features - mean, count, ranks)
 
 
 class _Projected(torch.autograd.Function):
-    """Y = X P, with P the projection onto the first eigenvectors of X^T X, found in float64: it squares X."""
+    """Y = X P, with P the projection onto the first eigenvectors of X^T X, found in float64: it squares X.
+
+    X has the rows of all ranks, of which each projects its own.
+    """
 
     @staticmethod
-    def forward(ctx, centred: Tensor, count: int) -> Tensor:
+    def forward(ctx, centred: Tensor, count: int, ranks: Ranks) -> Tensor:
         exact = centred.double()
-        sizes, vectors = torch.linalg.eigh(exact.T @ exact)  # (D,) ascending, (D, D)
+        sizes, vectors = torch.linalg.eigh(ranks.sum(exact.T @ exact))  # (D,) ascending, (D, D)
         sizes, vectors = sizes.flip(0), vectors.flip(1)
-        ctx.count = count
+        ctx.count, ctx.ranks = count, ranks
         ctx.save_for_backward(centred, vectors, sizes)
         return (exact @ vectors[:, :count] @ vectors[:, :count].T).to(centred.dtype)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
         given, vectors, sizes = ctx.saved_tensors
         centred, exact = given.double(), gradient.double()
         kept, dropped = vectors[:, : ctx.count], vectors[:, ctx.count :]  # (D, K), (D, R)
-        on_kept, on_dropped = centred @ kept, centred @ dropped  # (N, K), (N, R)
-        mixed = on_kept.T @ (exact @ dropped) + (exact @ kept).T @ on_dropped  # (K, R)
+        on_kept, on_dropped = centred @ kept, centred @ dropped  # (n, K), (n, R)
+        mixed = ctx.ranks.sum(on_kept.T @ (exact @ dropped) + (exact @ kept).T @ on_dropped)  # (K, R)
         mixed = mixed * _inverse_gaps(sizes, ctx.count)
-        turned = on_kept @ mixed @ dropped.T + on_dropped @ mixed.T @ kept.T  # (N, D)
-        return (exact @ kept @ kept.T + turned).to(gradient.dtype), None
+        turned = on_kept @ mixed @ dropped.T + on_dropped @ mixed.T @ kept.T  # (n, D)
+        return (exact @ kept @ kept.T + turned).to(gradient.dtype), None, None
 
 
 def _inverse_gaps(sizes: Tensor, count: int) -> Tensor:

@@ -10,23 +10,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..contracts.adapter import require
-from ..contracts.loss import Extract, Loss
+from ..contracts.loss import Extract, Loss, RowLoss, shared_of
 from ..contracts.options import option
 from ..contracts.outputs import OUTPUTS
 from ..errors import ConfigError
+from ..runtime.gather import RankBatch
+from ..runtime.ranks import Ranks
 
 NARROWEST = 8
 TOWER_ATTRIBUTES = ("prepare", "n_prefix", "frozen_towers", "logit_scale_bounds")
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class Matryoshka(Loss):
+class Matryoshka(RowLoss):
     """Matryoshka Representation Learning (Kusupati et al., 2022, arXiv 2205.13147); for pairs of images and texts:
     jina-clip-v2 (2024, arXiv 2412.08802).
 
     Outputs in the shared space are cut to their first numbers, brought to length 1 again, and given to another loss;
     so at each width, each with its own loss (heads and queues too). What a frozen teacher gives is left whole.
-    What the other loss does to towers is done once, by that of the greatest width.
+    What the other loss does to towers is done once, by that of the greatest width. Ranks share out the work where the
+    other loss has it so.
 
     The paper halves the width until little is left: 2048 to 8, 768 to 12. It sums over widths, all with weight 1; here
     their mean is the default, so that the weight beside other losses keeps its meaning. The halves of embed_dim end at
@@ -90,10 +93,12 @@ class Matryoshka(Loss):
         for name in (*TOWER_ATTRIBUTES, *of_prefix, *of_teacher):
             setattr(self, name, getattr(widest, name))
 
-    def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
+    def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:
+        shared = shared_of(self.outputs)
+        batches = {width: RankBatch(self._cut(out, width), shared, ranks) for width in self.widths}
         parts = {
-            f"width_{width}": self.inner[str(width)].compute(self._cut(out, width), progress)["loss"]
-            for width in self.widths
+            f"width_{width}": self.inner[str(width)].of_rank_batch(batch, progress)["loss"]
+            for width, batch in batches.items()
         }
         return {"loss": sum(weight * part for weight, part in zip(self.weights, parts.values())), **parts}
 

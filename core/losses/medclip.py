@@ -9,12 +9,14 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..contracts.loss import Loss
+from ..contracts.loss import RowLoss
 from ..contracts.options import option
+from ..runtime.ranks import Ranks
+from ._columns import soft_cross_entropy_down
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class Medclip(Loss):
+class Medclip(RowLoss):
     """An image matches a text as far as their findings agree, whether or not they come from one study.
 
     MedCLIP: Contrastive Learning from Unpaired Medical Images and Text, 2022, arXiv 2210.10163. Findings are 1 where
@@ -47,25 +49,24 @@ class Medclip(Loss):
         if self.augmented_text:
             self.needs = self.needs | {"text_view2"}
 
-    def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
-        agreement = self._agreement(out)  # (B, B)
+    def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:
+        agreement = self._agreement(out, ranks)  # (n, N)
         parts = {
-            part: soft_match(out["logit_scale"] * out["image_features"] @ out[text].T, agreement)
+            part: soft_match(out["logit_scale"] * out["image_features"] @ ranks.columns(out[text]).T, agreement, ranks)
             for part, text in (("text", "text_features"), ("augmented_text", "text_view2"))
             if text in out
         }
         return {"loss": sum(parts.values()) / len(parts), **parts}
 
-    def _agreement(self, out: Mapping[str, Any]) -> Tensor:
+    def _agreement(self, out: Mapping[str, Any], ranks: Ranks) -> Tensor:
         of_images, of_texts = out["image_findings"].to(out["image_features"]), out["text_findings"]
         of_texts = of_texts.to(of_images)
         if self.cosine:
             of_images, of_texts = F.normalize(of_images, dim=1), F.normalize(of_texts, dim=1)
-        return of_images @ of_texts.T
+        return of_images @ ranks.columns(of_texts).T
 
 
-def soft_match(logits: Tensor, agreement: Tensor) -> Tensor:
-    """Mean over both directions of the cross-entropy of (N, M) logits with the softmax of (N, M) agreements."""
+def soft_match(logits: Tensor, agreement: Tensor, ranks: Ranks) -> Tensor:
+    """Mean over both directions of the cross-entropy of (n, N) logits with the softmax of (n, N) agreements."""
     to_text = F.cross_entropy(logits, agreement.softmax(dim=1))
-    to_image = F.cross_entropy(logits.T, agreement.T.softmax(dim=1))
-    return (to_text + to_image) / 2
+    return ranks.average((to_text + soft_cross_entropy_down(logits, agreement, ranks)) / 2)

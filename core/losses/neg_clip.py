@@ -10,11 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..contracts.loss import Loss
+from ..contracts.loss import RowLoss
+from ..runtime.ranks import ONE, Ranks
+from ._columns import argmax_down, cross_entropy_down, own_pairs
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class NegClip(Loss):
+class NegClip(RowLoss):
     """When and Why Vision-Language Models Behave like Bags-of-Words, and What to Do About It?
     (Yuksekgonul et al., 2022, arXiv 2210.01936).
 
@@ -35,31 +37,34 @@ class NegClip(Loss):
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "text_negative", "logit_scale"})
     logit_scale_bounds: ClassVar[tuple[float, float]] = (1.0, 100.0)
 
-    def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
+    def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:
+        texts, negatives = ranks.columns(out["text_features"]), ranks.columns(out["text_negative"])
         loss, accuracy = contrast_with_hard_negatives(
-            out["image_features"], out["text_features"], out["text_negative"], out["logit_scale"]
+            out["image_features"], texts, negatives, out["logit_scale"], ranks
         )
         return {"loss": loss, "accuracy": accuracy}
 
 
 def contrast_with_hard_negatives(
-    image: Tensor, text: Tensor, negative_text: Tensor, scale: Tensor
+    image: Tensor, text: Tensor, negative_text: Tensor, scale: Tensor, ranks: Ranks = ONE
 ) -> tuple[Tensor, Tensor]:
     """NegCLIP's loss: images choose among captions and hard negatives, captions among images.
 
     Args:
-        image: (B, D) unit rows.
-        text: (B, D) unit rows, the captions.
-        negative_text: (B, D) unit rows, a hard negative of each caption.
+        image: (n, D) unit rows, of this rank.
+        text: (N, D) unit rows, the captions of all ranks.
+        negative_text: (N, D) unit rows, a hard negative of each caption.
         scale: what cosines are multiplied by.
+        ranks: that hold the rows.
 
     Returns:
         The loss, and the share of right choices, averaged over both directions, without gradient.
     """
-    scaled = scale * image @ text.T  # (B, B)
-    hard = scale * image @ negative_text.T  # (B, B)
-    of_images = torch.cat([scaled, hard], dim=1)  # (B, 2B)
-    right = torch.arange(len(image), device=image.device)
-    loss = (F.cross_entropy(of_images, right) + F.cross_entropy(scaled.T, right)) / 2
-    hits = [(scores.argmax(dim=1) == right).float().mean() for scores in (of_images.detach(), scaled.detach().T)]
-    return loss, (hits[0] + hits[1]) / 2
+    scaled = scale * image @ text.T  # (n, N)
+    hard = scale * image @ negative_text.T  # (n, N)
+    of_images = torch.cat([scaled, hard], dim=1)  # (n, 2 N)
+    right = own_pairs(scaled, ranks)
+    loss = (F.cross_entropy(of_images, right) + cross_entropy_down(scaled, ranks)) / 2
+    chosen = (of_images.detach().argmax(dim=1), argmax_down(scaled.detach(), ranks))
+    hits = [(choice == right).float().mean() for choice in chosen]
+    return ranks.average(loss), ranks.average((hits[0] + hits[1]) / 2)

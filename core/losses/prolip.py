@@ -11,14 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..contracts.loss import Loss
+from ..contracts.loss import RowLoss
 from ..contracts.options import option
+from ..runtime.ranks import ONE, Ranks
 
 MASKED = ("image_masked", "image_masked_log_variance", "text_masked", "text_masked_log_variance")
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class Prolip(Loss):
+class Prolip(RowLoss):
     """Probabilistic Language-Image Pre-Training (Chun et al., 2024, arXiv 2410.18857).
 
     Every input is a Gaussian with a mean of length 1 and one variance a dimension. Pairs are classified by a sigmoid of
@@ -80,22 +81,23 @@ class Prolip(Loss):
         if self.masked:
             self.needs = self.needs | frozenset(MASKED)
 
-    def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
+    def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:
         image = out["image_features"], out["image_log_variance"]
         text = out["text_features"], out["text_log_variance"]
-        logits = pairwise_logits(*image, *text, out["logit_scale"], out.get("logit_bias", self.bias))
-        parts = {"ppcl": _sigmoid_loss(logits)}
+        logits = pairwise_logits(*image, *text, out["logit_scale"], out.get("logit_bias", self.bias), ranks)
+        parts = {"ppcl": ranks.average(_sigmoid_loss(logits, ranks.own(len(logits)).start))}
         weights = {"ppcl": self.ppcl_lambda}
         if self.inclusion_alpha:
-            parts["inclusion"], weights["inclusion"] = self._inclusion(*image, *text), self.inclusion_alpha
+            parts["inclusion"] = ranks.average(self._inclusion(*image, *text))
+            weights["inclusion"] = self.inclusion_alpha
         if self.inclusion_alpha_occ:
             for tower, whole in (("image", image), ("text", text)):
                 if f"{tower}_masked" in out:
                     hidden = out[f"{tower}_masked"], out[f"{tower}_masked_log_variance"]
-                    parts[f"{tower}_masked_inclusion"] = self._inclusion(*self._first(*whole, *hidden))
+                    parts[f"{tower}_masked_inclusion"] = self._inclusion_of_first(ranks, *whole, *hidden)
                     weights[f"{tower}_masked_inclusion"] = self.inclusion_alpha_occ
         if self.vib_beta:
-            parts["vib"] = self._divergence(*image) + self._divergence(*text)
+            parts["vib"] = ranks.average(self._divergence(*image) + self._divergence(*text))
             weights["vib"] = self.vib_beta
         return {"loss": sum(weights[name] * part for name, part in parts.items()), **parts}
 
@@ -107,18 +109,30 @@ class Prolip(Loss):
         width = log_variance if self.exact_gaussians else log_variance / 2
         return 0.5 * (mean.square() + width.exp() - width - 1).mean()
 
-    def _first(self, *rows: Tensor) -> list[Tensor]:
-        """The samples that are compared with their masked views."""
-        count = max(1, min(int(self.masked_share * len(rows[0])), len(rows[-1])))
-        return [tensor[:count] for tensor in rows]
+    def _inclusion_of_first(self, ranks: Ranks, *rows: Tensor) -> Tensor:
+        """That of the samples of the whole batch that are compared with their masked views, its first ones."""
+        of_all = [ranks.size * len(rows[0]), ranks.size * len(rows[-1])]
+        count = max(1, min(int(self.masked_share * of_all[0]), of_all[1]))
+        here = min(max(count - ranks.own(len(rows[0])).start, 0), len(rows[0]))  # of this rank's rows
+        inclusion = self._inclusion(*(tensor[: max(here, 1)] for tensor in rows))
+        return ranks.total(inclusion * (here / count))
 
 
 def pairwise_logits(
-    mean_1: Tensor, log_variance_1: Tensor, mean_2: Tensor, log_variance_2: Tensor, scale: Tensor, bias: Tensor
+    mean_1: Tensor,
+    log_variance_1: Tensor,
+    mean_2: Tensor,
+    log_variance_2: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    ranks: Ranks = ONE,
 ) -> Tensor:
-    """(N, M) of (N, D) and (M, D) Gaussians: scale (mu . mu' - (sum of both variances) / 2) + bias."""
-    variances = log_variance_1.exp().sum(dim=1)[:, None] + log_variance_2.exp().sum(dim=1)  # (N, M)
-    return scale * (mean_1 @ mean_2.T - variances / 2) + bias
+    """(n, M) of (n, D) Gaussians of this rank and (M, D) of all: scale (mu . mu' - (sum of both variances) / 2) + bias.
+
+    The second ones are given as each rank holds them.
+    """
+    variances = log_variance_1.exp().sum(dim=1)[:, None] + ranks.columns(log_variance_2.exp().sum(dim=1))  # (n, M)
+    return scale * (mean_1 @ ranks.columns(mean_2).T - variances / 2) + bias
 
 
 def inclusion_loss(
@@ -152,7 +166,12 @@ def inclusion_test(
     return -sigma * (2 * log_variance_1 + log_variance_2) - log_sum / 2 - apart
 
 
-def _sigmoid_loss(logits: Tensor) -> Tensor:
+def _sigmoid_loss(logits: Tensor, first: int) -> Tensor:
     """Each pair by itself, right on the diagonal and wrong elsewhere; a sum over the second axis, a mean over the first
-    one (Sigmoid Loss for Language Image Pre-Training, 2023, arXiv 2303.15343)."""
-    return (F.softplus(logits).sum() - logits.diagonal().sum()) / len(logits)
+    one (Sigmoid Loss for Language Image Pre-Training, 2023, arXiv 2303.15343).
+
+    Args:
+        logits: (n, N).
+        first: the column that belongs to the first row.
+    """
+    return (F.softplus(logits).sum() - logits.diagonal(first).sum()) / len(logits)

@@ -10,15 +10,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..contracts.loss import Loss
+from ..contracts.loss import RowLoss
 from ..contracts.options import option
+from ..runtime.ranks import Ranks
 from ._info_nce import info_nce
 
 STEEPNESS, HIGHEST_WEIGHT = 3.0, 2.0
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class Rankclip(Loss):
+class Rankclip(RowLoss):
     """RankCLIP: Ranking-Consistent Language-Image Pretraining (Zhang et al., 2024, arXiv 2404.09387).
 
     CLIP's loss, and two consistency terms that grow with time: each image should rank the texts as its text ranks the
@@ -58,22 +59,29 @@ class Rankclip(Loss):
     per_sample: bool = option(True, "divide both terms by the batch size too")
     eps: float = option(1e-10, "added to each sum of exponentials; 0 leaves the plain likelihood", low=0, high=1)
 
-    def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
+    def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:
         image, text, scale = out["image_features"], out["text_features"], out["logit_scale"]
-        parts = {"clip": info_nce(image, text, scale), "weight": image.new_tensor(ranking_weight(progress))}
+        weight = image.new_tensor(ranking_weight(progress))
+        parts = {"clip": info_nce(image, text, scale, ranks=ranks), "weight": weight}
         loss = parts["clip"]
         if self.lambda_cross:
-            scores = scale * image @ text.T  # (B, B)
-            parts["cross_modal"] = self._consistency(scores, scores.T)
+            parts["cross_modal"] = self._consistency(*_cross_scores(image, text, scale, ranks), ranks)
             loss = loss + parts["weight"] * self.lambda_cross * parts["cross_modal"]
         if self.lambda_in:
-            parts["in_modal"] = self._consistency(scale * image @ image.T, scale * text @ text.T)
+            scores = [scale * rows @ ranks.columns(rows).T for rows in (image, text)]  # (n, N)
+            parts["in_modal"] = self._consistency(*scores, ranks)
             loss = loss + parts["weight"] * self.lambda_in * parts["in_modal"]
         return {"loss": loss, **parts}
 
-    def _consistency(self, one: Tensor, other: Tensor) -> Tensor:
-        both = list_mle(one, other, self.eps) + list_mle(other, one, self.eps)
-        return both / self.divisor / (len(one) if self.per_sample else 1)
+    def _consistency(self, one: Tensor, other: Tensor, ranks: Ranks) -> Tensor:
+        both = ranks.average(list_mle(one, other, self.eps) + list_mle(other, one, self.eps))
+        return both / self.divisor / (one.shape[1] if self.per_sample else 1)
+
+
+def _cross_scores(image: Tensor, text: Tensor, scale: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
+    """(n, N) of this rank's images with all texts, and of its texts with all images, each to be ranked whole."""
+    of_images = scale * image @ ranks.columns(text).T
+    return of_images, of_images.T if ranks.size == 1 else scale * text @ ranks.columns(image).T
 
 
 def ranking_weight(progress: float) -> float:

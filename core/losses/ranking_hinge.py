@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
-from ..contracts.loss import Loss
+from ..contracts.loss import RowLoss
 from ..contracts.options import option
+from ..runtime.ranks import Ranks
+from ._columns import amax_down, is_own_pair, mean_of_sums_down
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class RankingHinge(Loss):
+class RankingHinge(RowLoss):
     """A pair's cosine is to lie a margin above those of its image with other captions, and of its caption with others.
 
     Deep Learning Applied to Image and Text Matching, 2016, arXiv 1601.03478, trains on the sum over all others;
@@ -37,14 +38,19 @@ class RankingHinge(Loss):
     margin: float = option(0.2, "how far a pair is to lie above others (0.2 in VSE++)", above=0, high=100)
     hardest: bool = option(False, "count only the hardest other of each image and caption, not their sum")
 
-    def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
-        cosines = out["image_features"] @ out["text_features"].T  # (B, B)
-        to_text, to_image = self._violations(cosines), self._violations(cosines.T)
-        return {"loss": to_text + to_image, "image_to_text": to_text, "text_to_image": to_image}
+    def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:
+        cosines = out["image_features"] @ ranks.columns(out["text_features"]).T  # (n, N)
+        own, itself = ranks.own(len(cosines)), is_own_pair(cosines, ranks)
+        positives = cosines.diagonal(own.start)  # (n,)
+        of_rows = self._violations(cosines, positives, itself)
+        of_columns = self._violations(cosines.T, ranks.columns(positives), itself.T).T
+        if self.hardest:
+            to_text, to_image = of_rows.amax(dim=1).mean(), amax_down(of_columns, ranks)[own].mean()
+        else:
+            to_text, to_image = of_rows.sum(dim=1).mean(), mean_of_sums_down(of_columns, ranks)
+        parts = {"image_to_text": ranks.average(to_text), "text_to_image": ranks.average(to_image)}
+        return {"loss": parts["image_to_text"] + parts["text_to_image"], **parts}
 
-    def _violations(self, cosines: Tensor) -> Tensor:
-        """Mean over rows of how far others come too near to the row's own."""
-        positives = cosines.diagonal()[:, None]
-        itself = torch.eye(len(cosines), dtype=torch.bool, device=cosines.device)
-        violations = (self.margin + cosines - positives).clamp(min=0).masked_fill(itself, 0.0)
-        return (violations.amax(dim=1) if self.hardest else violations.sum(dim=1)).mean()
+    def _violations(self, cosines: Tensor, positives: Tensor, itself: Tensor) -> Tensor:
+        """How far others come too near to the pair of their row."""
+        return (self.margin + cosines - positives[:, None]).clamp(min=0).masked_fill(itself, 0.0)

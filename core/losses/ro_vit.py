@@ -11,13 +11,14 @@ from torch import Tensor
 
 from ..contracts.adapter import require
 from ..contracts.backbone import Backbone
-from ..contracts.loss import Loss
+from ..contracts.loss import RowLoss
 from ..contracts.options import option
+from ..runtime.ranks import Ranks
 from ._cropped_positions import CroppedPositions
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class RoVit(Loss):
+class RoVit(RowLoss):
     """Region-Aware Pretraining for Open-Vocabulary Object Detection with Vision Transformers (Kim et al., 2023,
     arXiv 2305.07011).
 
@@ -80,11 +81,12 @@ class RoVit(Loss):
         crop = CroppedPositions(positions, self.fine_grid, self.crop_scale, self.crop_aspect)
         self._hook = positions.patches.register_forward_hook(crop)
 
-    def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
-        logits = out["logit_scale"] * out["image_features"] @ out["text_features"].T  # (B, B)
-        positive = self._focal(logits.diagonal()).mean()
+    def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:
+        logits = out["logit_scale"] * out["image_features"] @ ranks.columns(out["text_features"]).T  # (n, N)
+        first = ranks.own(len(logits)).start  # the column that belongs to the first row
+        positive = ranks.average(self._focal(logits.diagonal(first)).mean())
         every = self._focal(-logits)  # as if none belonged together
-        negative = (every.sum() - every.diagonal().sum()) / len(logits)
+        negative = ranks.average((every.sum() - every.diagonal(first).sum()) / len(logits))
         loss = 2 * self.alpha * positive + 2 * (1 - self.alpha) * negative
         return {"loss": loss, "positive": positive, "negative": negative}
 

@@ -9,12 +9,14 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..contracts.loss import Loss
+from ..contracts.loss import RowLoss
 from ..contracts.options import option
+from ..runtime.ranks import Ranks
+from ._columns import log_softmax_down, mean_of_sums_down
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class Sdm(Loss):
+class Sdm(RowLoss):
     """The softmax of a sample's cosines with the batch is to be spread over the samples of the same identity alone.
 
     Cross-Modal Implicit Relation Reasoning and Aligning for Text-to-Image Person Retrieval (IRRA), 2023,
@@ -48,25 +50,27 @@ class Sdm(Loss):
         if self.image_ids:
             self.needs = self.needs | {"image_ids"}
 
-    def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
+    def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:
         images, texts = (F.normalize(out[name], dim=1) for name in ("image_features", "text_features"))
-        logits = self.logit_scale * images @ texts.T  # (B, B)
-        targets = matching(out["labels"], out.get("image_ids"), self.factor).to(logits)
-        log_targets = (targets / targets.sum(dim=0) + self.epsilon).log()
-        to_text, to_image = divergence(logits, log_targets), divergence(logits.T, log_targets)
-        return {"loss": to_text + to_image, "image_to_text": to_text, "text_to_image": to_image}
+        logits = self.logit_scale * images @ ranks.columns(texts).T  # (n, N)
+        targets = self._matching(out, ranks).to(logits)
+        sums = ranks.total(targets.sum(dim=0))  # (N,)
+        to_text = self._divergence(logits.log_softmax(dim=1), targets / sums).sum(dim=1).mean()
+        # Each text's targets over images: the matching is symmetric, and it is the images' sums that divide it.
+        targets = targets / sums[ranks.own(len(targets)), None]
+        to_image = mean_of_sums_down(self._divergence(log_softmax_down(logits, ranks), targets), ranks)
+        parts = {"image_to_text": ranks.average(to_text), "text_to_image": ranks.average(to_image)}
+        return {"loss": parts["image_to_text"] + parts["text_to_image"], **parts}
 
+    def _matching(self, out: Mapping[str, Any], ranks: Ranks) -> Tensor:
+        """(n, N): 1 where the identity is the same, but `factor` where the image is another one."""
+        labels, image_ids = out["labels"], out.get("image_ids")
+        same = (labels[:, None] == ranks.columns(labels)).float()
+        if image_ids is None:
+            return same
+        same_image = (image_ids[:, None] == ranks.columns(image_ids)).float()
+        return self.factor * same + (1 - self.factor) * same_image
 
-def matching(labels: Tensor, image_ids: Tensor | None, factor: float) -> Tensor:
-    """(B, B): 1 where the identity is the same, but `factor` where the image is another one."""
-    same = (labels[:, None] == labels).float()
-    if image_ids is None:
-        return same
-    same_image = (image_ids[:, None] == image_ids).float()
-    return factor * same + (1 - factor) * same_image
-
-
-def divergence(logits: Tensor, log_targets: Tensor) -> Tensor:
-    """Mean over rows of KL(softmax(logits) || targets)."""
-    log_found = logits.log_softmax(dim=1)
-    return (log_found.exp() * (log_found - log_targets)).sum(dim=1).mean()
+    def _divergence(self, log_found: Tensor, targets: Tensor) -> Tensor:
+        """What each entry adds to KL(found || targets)."""
+        return log_found.exp() * (log_found - (targets + self.epsilon).log())

@@ -11,17 +11,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ..contracts.loss import Loss
+from ..contracts.loss import RowLoss
 from ..contracts.options import option
-from ._info_nce import row_blocks
+from ..runtime.ranks import ONE, Ranks
+from ._info_nce import add_product, product, products_option, row_blocks
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class Siglip(Loss):
+class Siglip(RowLoss):
     """Each pair of an image and a caption is a yes-or-no question of its own: do they belong together?
 
     Sigmoid Loss for Language Image Pre-Training, 2023, arXiv 2303.15343. Summed over all pairs, divided by the images.
-    The N x N matrix of logits is made in blocks, so that memory grows with N alone.
+    The N x N matrix of logits is made in blocks, so that memory grows with N alone. Of W ranks each keeps its images,
+    while the captions of all go round from rank to rank, with their gradients so far.
 
     The bias is the model's `logit_bias` where it has one; else one that this loss owns and trains. A start of -10 keeps
     the many pairs that do not belong together from drowning the rest.
@@ -40,51 +42,64 @@ class Siglip(Loss):
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "logit_scale"})
 
     init_bias: float = option(-10.0, "where the loss's own bias starts", low=-1000, high=1000)
+    products: str = products_option()
 
     def __post_init__(self):
         super().__post_init__()
         self.bias = nn.Parameter(torch.tensor(self.init_bias))
 
-    def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
-        bias = out.get("logit_bias", self.bias)
-        return {"loss": pairwise_sigmoid(out["image_features"], out["text_features"], out["logit_scale"], bias)}
+    def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:
+        image, text, bias = out["image_features"], out["text_features"], out.get("logit_bias", self.bias)
+        return {"loss": pairwise_sigmoid(image, text, out["logit_scale"], bias, ranks, self.products)}
 
 
-def pairwise_sigmoid(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """-sum_ij log sigmoid(z_ij (scale a_i . b_j + bias)) / N with z = 1 for i = j, else -1, in memory of O(N D).
+def pairwise_sigmoid(
+    a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, ranks: Ranks = ONE, products: str = "fp32"
+) -> Tensor:
+    """-sum_ij log sigmoid(z_ij (scale a_i . b_j + bias)) / N with z = 1 for i = j, else -1, in memory of O(n D).
 
     Args:
-        a: (N, D).
-        b: (N, D).
+        a: (n, D), this rank's rows of N.
+        b: (n, D).
         scale: scalar.
         bias: scalar.
+        ranks: that hold the rows.
+        products: "fp32" or "bf16".
     """
     scale, bias = scale.to(a), bias.to(a)
     if torch.is_grad_enabled() and any(given.requires_grad for given in (a, b, scale, bias)):
-        return _PairwiseSigmoid.apply(a, b, scale, bias)
+        return ranks.average(_PairwiseSigmoid.apply(a, b, scale, bias, ranks, products))
     total = a.new_zeros(())
-    for part in row_blocks(len(a), len(b)):
-        total += _of_block(_logits(a[part], b, scale, bias), part)
-    return total / len(a)
+    for step in range(ranks.size):
+        for part in row_blocks(a, b):
+            total += _of_block(_logits(a[part], b, scale, bias, products), part if step == 0 else None)
+        if step + 1 < ranks.size:
+            (b,) = ranks.pass_on(b)
+    return ranks.average(total / len(a))
 
 
 class _PairwiseSigmoid(torch.autograd.Function):
-    """A logit's gradient needs no other logit, so that value and gradient come from one walk over the blocks."""
+    """Sum over pairs of this rank's rows, over n. A logit's gradient needs no other logit, so that value and gradient
+    come from one walk over the blocks."""
 
     @staticmethod
-    def forward(ctx, a: Tensor, b: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx, a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, ranks: Ranks, products: str) -> Tensor:
         total, by_scale, by_bias = (torch.zeros_like(scale) for _ in range(3))
-        by_a, by_b = torch.empty_like(a), torch.zeros_like(b)
-        for part in row_blocks(len(a), len(b)):
-            logits = _logits(a[part], b, scale, bias)
-            total += _of_block(logits, part)
-            missed = -torch.sigmoid(-logits.diagonal(part.start))
-            gradient = logits.sigmoid_()
-            gradient.diagonal(part.start).copy_(missed)
-            by_a[part] = gradient @ b
-            by_b.addmm_(gradient.T, a[part])
+        by_a, by_b = torch.zeros_like(a), torch.zeros_like(b)
+        for step in range(ranks.size):  # with the columns of the rank `step` after this one
+            for part in row_blocks(a, b):
+                logits = _logits(a[part], b, scale, bias, products)
+                total += _of_block(logits, part if step == 0 else None)
+                gradient = _of_logits(logits, part if step == 0 else None)
+                add_product(by_a[part], gradient, b, products)
+                add_product(by_b, gradient.T, a[part], products)
+                by_bias += gradient.sum()
+            if step + 1 < ranks.size:
+                b, by_b = ranks.pass_on(b, by_b)
+        if ranks.size > 1:
+            (by_b,) = ranks.pass_on(by_b)  # home
+        for part in row_blocks(a, b):
             by_scale += (by_a[part] * a[part]).sum()
-            by_bias += gradient.sum()
         each = 1 / len(a)
         ctx.save_for_backward(by_a.mul_(scale * each), by_b.mul_(scale * each), by_scale * each, by_bias * each)
         return total * each
@@ -92,13 +107,28 @@ class _PairwiseSigmoid(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, of_loss: Tensor):
-        return tuple(of_loss * gradient for gradient in ctx.saved_tensors)
+        return *(of_loss * gradient for gradient in ctx.saved_tensors), None, None
 
 
-def _logits(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    return ((scale * a) @ b.T).add_(bias)  # (rows of the block, N)
+def _logits(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, products: str) -> Tensor:
+    return product(scale * a, b.T, products).add_(bias)  # (rows of the block, n)
 
 
-def _of_block(logits: Tensor, part: slice) -> Tensor:
-    """Sum of softplus(-z l): softplus(l) everywhere, less l where z is 1."""
-    return -F.logsigmoid(-logits).sum() - logits.diagonal(part.start).sum()
+def _of_block(logits: Tensor, pairs: slice | None) -> Tensor:
+    """Sum of softplus(-z l): softplus(l) everywhere, less l where z is 1.
+
+    Args:
+        pairs: the rows' places among the columns that they belong to; None where they belong to none.
+    """
+    everywhere = -F.logsigmoid(-logits).sum()
+    return everywhere if pairs is None else everywhere - logits.diagonal(pairs.start).sum()
+
+
+def _of_logits(logits: Tensor, pairs: slice | None) -> Tensor:
+    """The gradient of `_of_block`, in place of the logits."""
+    if pairs is None:
+        return logits.sigmoid_()
+    missed = -torch.sigmoid(-logits.diagonal(pairs.start))
+    gradient = logits.sigmoid_()
+    gradient.diagonal(pairs.start).copy_(missed)
+    return gradient

@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..contracts.loss import Loss
+from ..contracts.loss import RowLoss
 from ..contracts.options import option
 from ..errors import ConfigError
+from ..runtime.ranks import Ranks
 from ._info_nce import info_nce
 
 PAIRS = frozenset({"image_features", "text_features", "logit_scale"})
@@ -22,7 +23,7 @@ CROPS = frozenset({"hidden_local", "teacher.image_hidden"})
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class Silc(Loss):
+class Silc(RowLoss):
     """SILC: Improving Vision Language Pretraining with Self-Distillation (Naeem et al., 2023, arXiv 2310.13355).
 
     CLIP's loss, plus DINO's from local to global views (2021, arXiv 2104.14294): a head maps features to scores of K
@@ -87,22 +88,22 @@ class Silc(Loss):
             self.teacher_head = deepcopy(self.head).requires_grad_(False)
             self.register_buffer("centre", torch.zeros(self.out_dim))
 
-    def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
+    def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:
         terms = {"contrastive": self._contrastive, "distill": self._distill}
         self._progress = progress
-        parts = {name: term(out) for name, term in terms.items() if self.weights[name]}
+        parts = {name: term(out, ranks) for name, term in terms.items() if self.weights[name]}
         return {"loss": sum(self.weights[name] * part for name, part in parts.items()), **parts}
 
-    def _contrastive(self, out: Mapping[str, Any]) -> Tensor:
-        return info_nce(out["image_features"], out["text_features"], out["logit_scale"])
+    def _contrastive(self, out: Mapping[str, Any], ranks: Ranks) -> Tensor:
+        return info_nce(out["image_features"], out["text_features"], out["logit_scale"], ranks=ranks)
 
-    def _distill(self, out: Mapping[str, Any]) -> Tensor:
+    def _distill(self, out: Mapping[str, Any], ranks: Ranks) -> Tensor:
         with torch.no_grad():
-            scores = self.teacher_head(out["teacher.image_hidden"])  # (B, K)
+            scores = self.teacher_head(out["teacher.image_hidden"])  # (n, K)
             targets = ((scores - self.centre) / self.teacher_temperature).softmax(dim=-1)
-            self._seen = scores.mean(dim=0)
-        student = F.log_softmax(self.head(out["hidden_local"]) / self.student_temperature, dim=-1)  # (B, V, K)
-        return -torch.einsum("bk,bvk->bv", targets, student).mean()
+            self._seen = ranks.average(scores.mean(dim=0))
+        student = F.log_softmax(self.head(out["hidden_local"]) / self.student_temperature, dim=-1)  # (n, V, K)
+        return ranks.average(-torch.einsum("bk,bvk->bv", targets, student).mean())
 
     def teacher_momentum(self, progress: float) -> float:
         """Share of itself that the teacher keeps in the step at this share of the training."""

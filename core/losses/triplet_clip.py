@@ -8,12 +8,13 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ..contracts.loss import Loss
+from ..contracts.loss import RowLoss
+from ..runtime.ranks import Ranks
 from .neg_clip import contrast_with_hard_negatives
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class TripletClip(Loss):
+class TripletClip(RowLoss):
     """TripletCLIP: Improving Compositional Reasoning of CLIP via Synthetic Vision-Language Negatives
     (Patel et al., 2024, arXiv 2411.02545).
 
@@ -37,10 +38,11 @@ class TripletClip(Loss):
     )
     logit_scale_bounds: ClassVar[tuple[float, float]] = (1.0, 100.0)
 
-    def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
-        text, negative_text, scale = out["text_features"], out["text_negative"], out["logit_scale"]
-        positives, hits = contrast_with_hard_negatives(out["image_features"], text, negative_text, scale)
-        negatives, negative_hits = contrast_with_hard_negatives(out["image_negative"], negative_text, text, scale)
+    def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:
+        text, negative = ranks.columns(out["text_features"]), ranks.columns(out["text_negative"])  # (N, D)
+        scale = out["logit_scale"]
+        positives, hits = contrast_with_hard_negatives(out["image_features"], text, negative, scale, ranks)
+        negatives, negative_hits = contrast_with_hard_negatives(out["image_negative"], negative, text, scale, ranks)
         return {
             "loss": positives + negatives,
             "positives": positives,

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from ..backbones.positions import insert_after_start
 from ..contracts.adapter import require
-from ..contracts.loss import Loss
+from ..contracts.loss import RowLoss
 from ..contracts.options import option
+from ..runtime.ranks import Ranks
 from ._info_nce import log_sums
 
 SOURCES = ("caption", "label")
@@ -20,7 +21,7 @@ SOURCES = ("caption", "label")
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class Unicl(Loss):
+class Unicl(RowLoss):
     """Images and texts of one label are all positives of each other; a pair without a label has itself alone.
 
     Unified Contrastive Learning in Image-Text-Label Space, 2022, arXiv 2204.03610: the target of a row is spread evenly
@@ -61,13 +62,14 @@ class Unicl(Loss):
             self.prefixes = nn.Parameter(torch.empty(len(SOURCES), count, self.dim("text_width", "its prefixes")))
             nn.init.normal_(self.prefixes, std=0.02)  # as word embeddings start
 
-    def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:
+    def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:
         images, texts, scale = out["image_features"], out["text_features"], out["logit_scale"]
-        rows, columns, _ = log_sums(images, texts, scale)  # (B,)
+        rows, columns, _ = log_sums(images, texts, scale, ranks)  # (n,)
         # The mean logit of an image with its positives is its logit with their mean, and as many texts share a label
         # as images do: averaged over the batch, both directions have one answer.
-        answer = scale * (images * means_of_groups(texts, groups_of(out["labels"]))).sum(dim=1).mean()
-        return {"loss": (rows.mean() + columns.mean()) / 2 - answer}
+        means = means_of_groups(ranks.columns(texts), groups_of(ranks.columns(out["labels"])))  # (N, D)
+        answer = scale * (images * means[ranks.own(len(images))]).sum(dim=1).mean()
+        return {"loss": ranks.average((rows.mean() + columns.mean()) / 2 - answer)}
 
     def text_prompt(self, embeddings: Tensor, mask: Tensor, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """Word embeddings with the prefix of each text's source after the start token, and their mask.

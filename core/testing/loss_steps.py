@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
@@ -26,6 +27,7 @@ DIMS = {
 }
 """Widths that fit the example outputs."""
 PROGRESS = 0.5
+_BUILDING = threading.Lock()  # ranks may be threads, which have one random state
 
 Batch = dict[str, Tensor]
 
@@ -113,7 +115,7 @@ def steps_of(cls: type[Loss], job: Mapping[str, Any], rank: int, world: int) -> 
     Returns:
         {"steps": [{"loss", "outputs": gradients by name, "heads": likewise of its own}], "buffers"}.
     """
-    with torch.random.fork_rng(devices=()):
+    with _BUILDING, torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         loss = cls(dims={**DIMS, **job.get("dims", {})}, **job["options"])
     if job.get("state"):

@@ -6,7 +6,6 @@ import copy
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
-from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +14,12 @@ from torch import Tensor, nn
 from ..contracts.loss import Loss
 from ..contracts.outputs import OUTPUTS
 from ..errors import CapabilityError
-from ..runtime import gather
 from ..training.grad_cache import cached_backward, surrogate
 from .contract import Check, checks_of, names_its_origin, refusal, violations
 from .loss_steps import PROGRESS, SIZES, Batch, Objective, after_step, steps_elsewhere, steps_of
 from .options import OPTION_RULES, Options
 from .processes import place_of, workers
+from .thread_ranks import as_ranks
 
 HALF = (torch.bfloat16, torch.float16)
 TEACHERS = (None, "ema", "frozen")
@@ -156,9 +155,10 @@ def the_order_of_the_batch_means_nothing(objective: Objective) -> Iterator[str]:
 
 
 def halves_of_two_ranks_give_the_whole(objective: Objective) -> Iterator[str]:
-    """Two ranks with half of the rows each, whose rows are gathered by hand, give what one process gives: the value,
-    and each rank the gradients of its own rows."""
-    ranks = [_as_rank(objective, rank) for rank in range(2)]
+    """Two ranks with half of the rows each, as two threads, give what one process gives: the value, and each rank the
+    gradients of its own rows."""
+    job = {**objective.job, "batches": objective.batches[:1]}
+    ranks = as_ranks(2, lambda rank: steps_of(objective.cls, job, rank, 2))
     yield from _differences(objective, ranks, "half of the rows, with those of another rank,")
 
 
@@ -248,33 +248,6 @@ class _Watched(Mapping):
         return len(self.content)
 
 
-def _as_rank(objective: Objective, rank: int) -> dict[str, Any]:
-    """The first step of one of two ranks in this process: `gather` finds the other's rows, without a gradient, and
-    gives back the gradient of its own times the number of ranks, as ranks do."""
-    whole = objective.batches[0]
-
-    def gathered(out: Mapping[str, Tensor], shared: frozenset[str]) -> dict[str, Tensor]:
-        return {n: v if n in shared else _Joined.apply(v, whole[n].to(v.dtype), rank) for n, v in out.items()}
-
-    with mock.patch.object(gather, "global_batch", gathered):
-        return steps_of(objective.cls, {**objective.job, "batches": [whole]}, rank, 2)
-
-
-class _Joined(torch.autograd.Function):
-    """A rank's rows among those of all; see `runtime.gather.gather_rows`."""
-
-    @staticmethod
-    def forward(ctx, rows: Tensor, whole: Tensor, rank: int) -> Tensor:
-        ctx.count, ctx.rank = len(rows), rank
-        start = rank * len(rows)
-        return torch.cat([whole[:start], rows, whole[start + len(rows) :]])
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):
-        start = ctx.rank * ctx.count
-        return gradient[start : start + ctx.count] * 2, None, None
-
-
 def _differences(objective: Objective, ranks: list[dict[str, Any]], who: str) -> Iterator[str]:
     """Where two ranks do not give what one process gives."""
     for step, both in enumerate(zip(*(rank["steps"] for rank in ranks))):
@@ -287,17 +260,23 @@ def _differences(objective: Objective, ranks: list[dict[str, Any]], who: str) ->
                 yield f"{who} has no gradient of '{name}'"
                 continue
             parts = [half["outputs"][name] for half in both]
-            together = parts[0] * 2 if name in objective.shared else torch.cat(parts)
-            if not torch.allclose(together, gradient, rtol=1e-5, atol=1e-6):
+            together = sum(parts) if name in objective.shared else torch.cat(parts)  # each is its mean over ranks
+            if not _alike(together, gradient, 1e-6):
                 yield f"{who} has another gradient of '{name}' than the whole batch"
         for name, gradient in one["heads"].items():
             mean = sum(half["heads"][name] for half in both) / 2
-            if not torch.allclose(mean, gradient, rtol=1e-5, atol=1e-5):
+            if not _alike(mean, gradient, 1e-5):
                 yield f"{who} has another gradient of its own '{name}' than the whole batch"
     if len(ranks[0]["steps"]) == len(objective.whole["steps"]):
         for name, buffer in objective.whole["buffers"].items():
             if not all(torch.allclose(rank["buffers"][name], buffer, rtol=1e-5, atol=1e-5) for rank in ranks):
                 yield f"{who} ends with another buffer '{name}' than the whole batch"
+
+
+def _alike(gradient: Tensor, wanted: Tensor, rounding: float) -> bool:
+    """Within rounding, which is that of the largest entries: they are what sums are made of."""
+    largest = float(wanted.abs().max()) if wanted.numel() else 0.0
+    return torch.allclose(gradient, wanted, rtol=1e-5, atol=rounding * max(1.0, largest))
 
 
 def _through_layers(objective: Objective, micro: int) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from ..contracts.loss import Loss, in_words, shared_of
 from ..contracts.outputs import Output
 from ..errors import CapabilityError, ConfigError
 from ..registry import build_loss, loss_class
-from ..runtime.gather import compared_once, global_batch
+from ..runtime.gather import compared_once, rank_batch
 
 
 class Objective(nn.Module):
@@ -56,11 +56,11 @@ class Objective(nn.Module):
                 raise CapabilityError(f"loss '{name}' needs {wanted}, which nothing gives")
         present = {name: value for name, value in out.items() if value is not None}
         with compared_once(self._agreed):
-            whole = global_batch(present, shared_of(self.outputs))
+            batch = rank_batch(present, shared_of(self.outputs))
         values: dict[str, Tensor] = {}
         total = None
         for name, loss in self.losses.items():
-            parts = loss.of_whole_batch(whole, progress)
+            parts = loss.of_rank_batch(batch, progress)
             weighted = self.weights[name] * parts["loss"]
             total = weighted if total is None else total + weighted
             values[name] = parts["loss"].detach()

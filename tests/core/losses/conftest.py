@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for rank_jobs, which other processes import too
 
 from vladapt.core.registry import loss_class
 from vladapt.core.testing.loss_steps import DIMS, example_outputs, steps_elsewhere

@@ -1,6 +1,7 @@
 """InfoNCE as losses share it: exact however large the blocks are, and flat in memory."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +9,9 @@ import torch.nn.functional as F
 from forked import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from vladapt import build_loss
 from vladapt.core.losses import _info_nce
 from vladapt.core.losses._info_nce import info_nce, log_sums, soft_cross_entropy
 
@@ -84,6 +87,41 @@ def test_a_bias_changes_nothing_and_learns_nothing():
         loss = info_nce(a, b, 7.0, bias=bias, label_smoothing=smoothing)
         torch.testing.assert_close(loss, info_nce(a, b, 7.0, label_smoothing=smoothing))
         assert abs(torch.autograd.grad(loss, bias)[0]) < 1e-12
+
+
+def test_a_gpu_takes_a_32nd_of_its_memory_as_a_block(monkeypatch):
+    """So that a rank's 4,096 rows of 32,768 are one product on a card of 24 GiB."""
+    memory = SimpleNamespace(total_memory=24 * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: memory)
+    assert _info_nce._entries_on(torch.device("cuda")) == 24 * 2**30 // 32 // 4 >= 4096 * 32768
+    memory.total_memory = 2**20
+    assert (
+        _info_nce._entries_on(torch.device("cuda")) == _info_nce.ENTRIES == _info_nce._entries_on(torch.device("cpu"))
+    )
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_what_fits_a_block_takes_as_many_kernels_whatever_its_size(name, example_out, monkeypatch):
+    def launches(count):
+        loss, counted = build_loss(name), Launches()
+        out = {key: value.requires_grad_() for key, value in example_out(loss.needs, B=count).items()}
+        with counted:
+            loss(out)["loss"].backward()
+        return counted.count
+
+    assert launches(16) == launches(256) < 100
+    monkeypatch.setattr(_info_nce, "ENTRIES", 16 * 256)
+    assert launches(256) > 5 * launches(16)
+
+
+class Launches(TorchDispatchMode):
+    """Counts the operations that torch dispatches."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.count += 1
+        return operation(*args, **(kwargs or {}))
 
 
 MEASURE = """

@@ -10,7 +10,8 @@ import pytest
 import torch
 from broken_losses import BROKEN, NoLoss, Whole
 
-from vladapt import Loss, Output
+from vladapt import Loss, Output, RowLoss
+from vladapt.core.runtime.ranks import ONE
 from vladapt.core.testing.contract import violations
 from vladapt.testing import ContractError, check_loss, loss_checks
 
@@ -84,3 +85,48 @@ def test_an_example_takes_the_place_of_random_outputs():
 
     assert check_loss(OfShares, example=shares) == []
     assert any("shares are needed" in line for line in check_loss(OfShares, raises=False))
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class Rows(RowLoss):
+    """Images that pick their texts: a baseline."""
+
+    name: ClassVar = "rows"
+    needs: ClassVar = frozenset({"image_features", "text_features", "logit_scale"})
+
+    def compute_rows(self, out, ranks, progress):
+        return self.of_columns(out, ranks.columns(out["text_features"]), ranks)
+
+    def of_columns(self, out, texts, ranks):
+        logits = out["logit_scale"] * out["image_features"] @ texts.T
+        right = torch.arange(logits.shape[1])[ranks.own(len(logits))]
+        return {"loss": ranks.average(torch.nn.functional.cross_entropy(logits, right))}
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class OfOneRank(Rows):
+    """Forgets what the other ranks have: a baseline."""
+
+    def compute_rows(self, out, ranks, progress):
+        return super().compute_rows(out, ONE, progress)
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class Deaf(Rows):
+    """Sends its texts, and takes back no gradient of the other ranks: a baseline."""
+
+    def compute_rows(self, out, ranks, progress):
+        texts, own = out["text_features"], ranks.own(len(out["text_features"]))
+        columns = ranks.columns(texts.detach())
+        return self.of_columns(out, torch.cat([columns[: own.start], texts, columns[own.stop :]]), ranks)
+
+
+def test_a_loss_by_rows_passes_in_two_processes_too():
+    assert check_loss(Rows, processes=True) == []
+
+
+def test_a_loss_by_rows_that_looks_at_its_rank_alone_is_said():
+    lines = check_loss(OfOneRank, raises=False)
+    assert lines and all("half of the rows, with those of another rank," in line for line in lines)
+    (line,) = check_loss(Deaf, raises=False)
+    assert line.endswith("with those of another rank, has another gradient of 'text_features' than the whole batch")

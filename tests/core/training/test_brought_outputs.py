@@ -236,12 +236,13 @@ def test_labelled_images_may_bring_numbers_too(package, fresh_clip):
 
 def test_one_value_for_the_batch_is_not_gathered(package, monkeypatch):
     from vladapt.core.runtime import gather
+    from vladapt.core.runtime.gather import RankBatch
     from vladapt.core.training import objective
 
     rival, shared = build_loss("rival"), []
     assert shared_of(rival.outputs) == SHARED | {"temperature"}
     for module in (gather, objective):
-        monkeypatch.setattr(module, "global_batch", lambda out, names: shared.append(names) or dict(out))
+        monkeypatch.setattr(module, "rank_batch", lambda out, names: shared.append(names) or RankBatch(out, names))
     for loss in (rival, Objective({"rival": rival})):
         loss({"traits": torch.ones(2), "temperature": torch.tensor(0.5)})
     assert [names - SHARED for names in shared] == [{"temperature"}] * 2

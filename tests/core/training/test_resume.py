@@ -126,6 +126,19 @@ def test_two_processes_train_as_one(job, tmp_path, parallel, micro):
     assert_same(one, two, tolerance=1e-6)
 
 
+@pytest.mark.parametrize(("parallel", "micro"), [("ddp", None), ("ddp", 3), ("fsdp", 3)])
+def test_losses_by_rows_train_on_two_processes_as_on_one(job, tmp_path, parallel, micro):
+    """Each rank has its share of the gradients of logit scale and bias, which are averaged with those of the towers."""
+    settings = {**ON_TWO, "micro_batch_size": micro, "parallel": parallel, "epochs": 1}
+    job = {**job, "losses": {"siglip": 1.0, "clip": 0.5}, "loss_options": {}}
+    one = run({**job, "folder": str(tmp_path / "one"), "settings": {**settings, "micro_batch_size": None}})
+    two = run({**job, "folder": str(tmp_path / "two"), "settings": settings}, ranks=2)
+    assert_same(one, two, tolerance=1e-6)
+    assert one["losses"]["losses.siglip.bias"] != -10
+    for row, other in zip(one["history"], two["history"], strict=True):
+        assert other["loss"] == pytest.approx(row["loss"], rel=1e-5)
+
+
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_two_processes_resume_as_they_were(job, tmp_path, parallel):
     settings = {**ON_TWO, "parallel": parallel}
