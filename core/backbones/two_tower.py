@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..contracts.adapter_file import not_finite
 from ..contracts.backbone import Backbone, Block, normalized
@@ -315,11 +314,10 @@ class TwoTower(Backbone):
     def _text(self) -> TextTower:
         return self._opened()[1]
 
-    def checkpoint_blocks(self) -> None:
-        """In training, hold of each block only what goes into it, and run it again in the backward pass."""
+    def wrap_blocks(self, wrap: Callable[[Block], Block]) -> None:
         for tower in self._opened():
             if tower is not None:
-                tower.blocks = [_recomputed(block, self.model) for block in tower.blocks]
+                tower.blocks = [wrap(block) for block in tower.blocks]
 
     @property
     def vocab_size(self) -> int:
@@ -335,15 +333,6 @@ class TwoTower(Backbone):
 
     def _prompted(self, tower: str) -> bool:
         return self.prompts is not None and getattr(self.prompts, tower) is not None
-
-
-def _recomputed(block: Block, model: nn.Module) -> Block:
-    def forward(x: Tensor, **kwargs) -> Tensor:
-        if not (model.training and torch.is_grad_enabled()):
-            return block(x, **kwargs)
-        return checkpoint(block, x, use_reentrant=False, **kwargs)
-
-    return replace(block, forward=forward)
 
 
 def _hooked(index: int, block: Block, insert, attention) -> Callable[..., Tensor]:

@@ -112,6 +112,11 @@ class Loss(nn.Module, ABC):
     def after_step(self, model: nn.Module | None) -> None:
         """Once after each optimiser step."""
 
+    def held_parameters(self) -> list[nn.Parameter]:
+        """Those of its own or of the towers, after `prepare`, that it or the backbone reaches at any time: by a view,
+        in `after_step`, by a hook on the gradient. Training by FSDP leaves them whole on each process."""
+        return list(self.parameters()) if self.n_prefix else []
+
     def further_outputs(self, batch: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
         """What it brings in `outputs` without a column, one row per sample, from the `fields` named there. A frozen
         teacher that it holds for this is a submodule in eval mode; its `train` has to leave it so.

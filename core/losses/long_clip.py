@@ -83,6 +83,9 @@ class LongClip(Loss):
         to_text = F.cross_entropy(logits, positives, label_smoothing=self.label_smoothing)
         return (to_text + F.cross_entropy(logits.T, positives, label_smoothing=self.label_smoothing)) / 2
 
+    def held_parameters(self) -> list[nn.Parameter]:
+        return [] if self._kept is None else [self._kept.table]
+
     def after_step(self, model: nn.Module | None) -> None:
         """The first positions stay where they are."""
         if self._kept is not None:

@@ -109,6 +109,9 @@ class Matryoshka(Loss):
         first = value[..., :width]
         return F.normalize(first, dim=-1) if known.kind == "unit" else first
 
+    def held_parameters(self) -> list[nn.Parameter]:
+        return [parameter for loss in self.inner.values() for parameter in loss.held_parameters()]
+
     def after_step(self, model: nn.Module | None) -> None:
         for loss in self.inner.values():
             loss.after_step(model)

@@ -17,10 +17,11 @@ from ..runtime.distributed import is_main, rank, run_on_all
 from ..runtime.files import refused
 from .checkpoints import agreed_checkpoint, all_random_states, save_checkpoint, set_random_states
 from .log import LogHook, read_together
+from .model import inner_model
 from .samples import BrokenSamples, seed_of
 from .settings import TrainingSettings
-from .sharding import cut_as, load_plain, plain, whole
-from .teacher import follow
+from .sharding import load_plain, plain, whole
+from .teacher import follow, weights_of
 
 WHERE_FULL = "give another --out; once there is space, --resume goes on from the last checkpoint"
 EXPLODED = 30.0
@@ -159,16 +160,16 @@ class AverageHook(Hook):
     """A moving average of the towers' weights.
 
     Args:
-        average: a copy of the towers.
+        average: weights by name, a copy of the towers'.
         keep: share of itself it keeps in a step.
     """
 
-    def __init__(self, average: torch.nn.Module, keep: float):
+    def __init__(self, average: Mapping[str, torch.Tensor], keep: float):
         self.average, self.keep = average, keep
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         done = runner.iter + 1
-        follow(self.average, model_of(runner).towers, min(self.keep, (1 + done) / (10 + done)))
+        follow(self.average, weights_of(model_of(runner).towers), min(self.keep, (1 + done) / (10 + done)))
 
 
 class ValidationHook(Hook):
@@ -188,8 +189,7 @@ class ValidationHook(Hook):
         self.patience, self.best, self.state_of = patience, best, state_of
 
     def after_train_epoch(self, runner) -> None:
-        with whole(model_of(runner)):
-            score = self.validate()
+        score = self.validate()
         self.history.end_epoch(val=score)
         self.log.add_score(runner, score)
         if self.best.get("score") is None or score > self.best["score"]:
@@ -238,7 +238,7 @@ class ResumeHook(Hook):
             "random": json.dumps(all_random_states()),
             "history": json.dumps(self.history.state()),
             "first_losses": list(runner.message_hub.get_info("vladapt_first_losses") or []),
-            "extra": {name: read() for name, (read, _) in self.extra.items()},
+            "extra": plain({name: read() for name, (read, _) in self.extra.items()}),
         }
         run_on_all(lambda: self._write(done, state) if is_main() else None)
 
@@ -255,11 +255,8 @@ class ResumeHook(Hook):
         if state is None:
             return
         self._check_identity(json.loads(state["identity"]), path)
-        load_plain(model_of(runner), state["model"])
-        wrapper = runner.optim_wrapper
-        parameters = [p for group in wrapper.optimizer.param_groups for p in group["params"]]
-        optimizer = cut_as(state["optimizer"]["optimizer"], parameters)
-        wrapper.load_state_dict({**state["optimizer"], "optimizer": optimizer})
+        load_plain(weights_of(model_of(runner)), state["model"])
+        runner.optim_wrapper.load_state_dict(state["optimizer"])
         for scheduler, saved in zip(runner.param_schedulers or [], state["schedulers"]):
             scheduler.load_state_dict(saved)
         for name, (_, write) in self.extra.items():
@@ -284,7 +281,7 @@ class ResumeHook(Hook):
 
 def model_of(runner):
     """The model inside whatever wraps it."""
-    return getattr(runner.model, "module", runner.model)
+    return inner_model(runner.model)
 
 
 class EpochRateHook(Hook):
@@ -314,15 +311,16 @@ class EpochAverageHook(Hook):
     arXiv 2307.06948, section 3.2.2. In between, the average holds that of the epochs so far.
 
     Args:
-        average: a copy of the towers.
+        average: weights by name, a copy of the towers'.
         gaussian: mean and deviation, in epochs.
     """
 
-    def __init__(self, average: torch.nn.Module, gaussian: tuple[float, float]):
+    def __init__(self, average: Mapping[str, torch.Tensor], gaussian: tuple[float, float]):
         self.average, self.gaussian = average, gaussian
 
     def after_train_epoch(self, runner) -> None:
-        follow(self.average, model_of(runner).towers, 1 - newest_share(runner.epoch + 1, *self.gaussian))
+        share = newest_share(runner.epoch + 1, *self.gaussian)
+        follow(self.average, weights_of(model_of(runner).towers), 1 - share)
 
 
 def newest_share(epochs: int, mean: float, deviation: float) -> float:

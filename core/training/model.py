@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -25,11 +25,10 @@ from .objective import Objective
 from .samples import seed_of
 from .settings import TrainingSettings
 from .sharding import average_replicated, is_sharded
-from .teacher import follow
+from .teacher import follow, weights_of
 from .tower_outputs import Outputs
 
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
-BLOCK_LISTS = re.compile(r"(resblocks|blocks|layers|layer\d*)$")
 
 
 class PairModel(BaseModel):
@@ -60,6 +59,11 @@ class PairModel(BaseModel):
     @property
     def backbone(self) -> Backbone:
         return self._held[0]
+
+    @property
+    def backbones(self) -> list[Backbone]:
+        """Those whose towers run: the one that is trained, and its teacher."""
+        return self._held if self.outputs.teacher is None else [*self._held, self.outputs.teacher]
 
     def init_weights(self) -> None:
         """Nothing: the weights are the backbone's."""
@@ -96,7 +100,7 @@ class PairModel(BaseModel):
             keeps = [
                 loss.teacher_momentum(self.progress) for loss in self.objective.losses.values() if loss.teacher == "ema"
             ]
-            follow(self.teacher_towers, self.towers, keeps[0])
+            follow(weights_of(self.teacher_towers), weights_of(self.towers), keeps[0])
 
     def _loss(self, made: Mapping[str, Any], classes: Tensor | None = None) -> dict[str, Tensor]:
         with _alike_on_all_ranks(self.settings.seed, self.progress):
@@ -116,6 +120,11 @@ def _alike_on_all_ranks(seed: int, progress: float) -> Iterator[None]:
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
         torch.manual_seed(seed_of(seed, progress))
         yield
+
+
+def inner_model(wrapped: nn.Module) -> PairModel:
+    """The model inside whatever wraps it."""
+    return getattr(wrapped, "module", wrapped)
 
 
 class GlobalBatchParallel(MMDistributedDataParallel):
@@ -206,24 +215,19 @@ def checkpoint_blocks(backbone: Backbone) -> int:
     Raises:
         CapabilityError: the towers have no lists of blocks.
     """
-    blocks = [
-        block
-        for name, module in backbone.model.named_modules()
-        if isinstance(module, (nn.ModuleList, nn.Sequential)) and BLOCK_LISTS.search(name)
-        for block in module
-    ]
+    blocks = backbone.block_modules()
     if not blocks:
         raise CapabilityError(
             f"backbone '{backbone.spec}' has no list of blocks to checkpoint; leave checkpointing off"
         )
     for block in blocks:
         block.forward = partial(_recomputed, block, block.forward)
-    backbone.checkpoint_blocks()
+    backbone.wrap_blocks(lambda block: replace(block, forward=partial(_recomputed, backbone.model, block.forward)))
     return len(blocks)
 
 
-def _recomputed(block: nn.Module, forward, *args, **kwargs):
-    if not block.training:
+def _recomputed(module: nn.Module, forward, *args, **kwargs):
+    if not (module.training and torch.is_grad_enabled()):
         return forward(*args, **kwargs)
     return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 

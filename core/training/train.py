@@ -7,7 +7,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,12 +41,12 @@ from .lora import add_lora, merge_lora
 from .model import PairModel, checkpoint_blocks, dims_of
 from .objective import Objective, build_objective
 from .optimizer import epoch_rates
-from .runner import run_with_hooks
+from .runner import parallel, run_with_hooks
 from .samples import BrokenSamples, Samples, loader
 from .settings import TrainingSettings
-from .sharding import plain
+from .sharding import load_plain, plain, whole
 from .sources import Source
-from .teacher import copy_of, swapped
+from .teacher import copied_weights, copy_of, swapped
 from .tower_outputs import Outputs, extract_outputs
 from .views import View, light_view, local_view, strong_view
 
@@ -153,10 +152,11 @@ def train(
     samples = loader(made.samples(), batches, settings.workers, pin=backbone.device.type == "cuda")
     history, broken, best = History(), BrokenSamples(len(task.source)), {}
     averaged = settings.ema is not None or settings.epoch_average is not None
-    average = deepcopy(backbone.model).requires_grad_(False).eval() if averaged else None
+    wrapped = parallel(model, settings)
+    average = copied_weights(backbone.model) if averaged else None
     extra = {"best": (lambda: dict(best), best.update)}
     if average is not None:
-        extra["average"] = (average.state_dict, average.load_state_dict)
+        extra["average"] = (lambda: average, lambda saved: load_plain(average, saved))
     identity = {**_identity(settings), "losses": dict(task.losses), "samples": len(task.source), **task.identity}
     steps = settings.epochs * len(batches)
     steps = steps if settings.steps is None else min(steps, settings.steps)
@@ -170,11 +170,11 @@ def train(
     log_hook = _log_hook(log, folder, task, settings, on_message)
     hooks.append(log_hook)
     if task.validate is not None:
-        validate, state = _validated(task.validate, backbone, average), lambda: _weights(backbone, average)
+        validate, state = _validated(task.validate, model, average), lambda: _weights(backbone, average)
         hooks.append(ValidationHook(validate, history, log_hook, settings.patience, best, state))
     heads = [made.objective, made.outputs]
     with _work_folder(folder) as work, closing(log_hook):
-        first_step = run_with_hooks(model, heads, samples, settings, hooks, steps, work)
+        first_step = run_with_hooks(wrapped, heads, samples, settings, hooks, steps, work)
     _keep_best(backbone, average, best)
     if settings.lora and task.select is None:
         merge_lora(backbone)
@@ -343,23 +343,23 @@ class _Parts:
                 self.notes.append(f"Loss '{name}' is experimental: {loss.experimental}")
 
 
-def _validated(validate: Callable[[], float], backbone: Backbone, average) -> Callable[[], float]:
+def _validated(validate: Callable[[], float], model: PairModel, average) -> Callable[[], float]:
     """Validation in eval mode, of the averaged weights where there are any; random states stay as they were."""
 
     def score() -> float:
-        training = backbone.model.training
-        backbone.model.eval()
-        with torch.random.fork_rng(), swapped(backbone.model, average):
+        training = model.towers.training
+        model.towers.eval()
+        with torch.random.fork_rng(), swapped(model.towers, average), whole(model):
             value = validate()
-        backbone.model.train(training)
+        model.towers.train(training)
         return value
 
     return score
 
 
 def _weights(backbone: Backbone, average) -> dict[str, Tensor]:
-    kept = backbone.model if average is None else average
-    state = {name: value.detach().cpu().clone() for name, value in plain(kept.state_dict()).items()}
+    kept = backbone.model.state_dict() if average is None else average
+    state = {name: value.detach().cpu().clone() for name, value in plain(kept).items()}
     prefix = getattr(backbone, "text_prefix", None)
     return state if prefix is None else {**state, PREFIX: prefix.detach().cpu().clone()}
 
@@ -372,7 +372,7 @@ def _keep_best(backbone: Backbone, average, best: dict[str, Any]) -> None:
             backbone.text_prefix = state.pop(PREFIX)
         backbone.model.load_state_dict(state)
     elif average is not None:
-        backbone.model.load_state_dict(average.state_dict())
+        backbone.model.load_state_dict(plain(average))
 
 
 def _identity(settings: TrainingSettings) -> dict[str, Any]:

@@ -1,0 +1,96 @@
+"""Trainings in one of several processes, each with the weights on every process and sharded over them.
+
+Argument: a JSON object {"spec", "jobs": [{"losses", "loss_options", "settings", "teacher", "validate"}]}. Rank 0
+prints, as JSON, for each job what `difference` gives, or the error.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+
+import torch
+from toy_pairs import ToyPairs
+
+from vladapt.core.backbones.load import load_backbone
+from vladapt.core.runtime.distributed import is_main, run_on_all, start_from_environment, stop
+from vladapt.core.training import sharding
+from vladapt.core.training import train as trainings
+from vladapt.core.training.settings import TrainingSettings
+from vladapt.core.training.train import Task, train
+
+SETTINGS = {"epochs": 1, "steps": 2, "batch_size": 8, "lr": 1e-2, "optimizer": "sgd", "warmup": 0, "seed": 3}
+PROMPTS = [[f"a {colour} area"] for colour in ("red", "green", "blue", "yellow")]
+
+
+def main(job: dict) -> None:
+    start_from_environment()
+    found = []
+    for one in job["jobs"]:
+        try:
+            found.append(difference(job["spec"], one))
+        except Exception:
+            found.append(traceback.format_exc())
+            if is_main():
+                print(json.dumps(found))
+            raise
+    if is_main():
+        print(json.dumps(found))
+    run_on_all(lambda: None)
+    stop()
+
+
+def difference(spec: str, job: dict) -> dict:
+    """Largest differences between the two trainings, of weights after them and of losses, how far the weights moved,
+    and how many units were sharded."""
+    before = load_backbone(spec, device="cpu").model.state_dict()
+    kept, kept_history, _ = trained(spec, job, "ddp")
+    sharded, history, units = trained(spec, job, "fsdp")
+    assert kept.keys() == sharded.keys()
+    return {
+        "weights": max(float((kept[name] - sharded[name]).abs().max()) for name in kept),
+        "loss": abs(kept_history[-1]["loss"] - history[-1]["loss"]),
+        "moved": max(
+            float((before[name] - value).abs().max()) for name, value in kept.items() if _same(name, value, before)
+        ),
+        "units": units,
+    }
+
+
+def trained(spec: str, job: dict, parallel: str) -> tuple[dict, list, int]:
+    backbone, units = load_backbone(spec, device="cpu"), []
+    teacher = load_backbone(spec, device="cpu") if job.get("teacher") else None
+    if teacher is not None:
+        with torch.no_grad():
+            for parameter in teacher.model.parameters():
+                parameter *= 1.02
+    original = trainings.parallel
+
+    def watched(model, settings):
+        wrapped = original(model, settings)
+        units.append(sum(map(sharding.is_sharded, wrapped.modules())))
+        return wrapped
+
+    trainings.parallel = watched
+    options = {} if "validate" not in job else {"validate": lambda: float(backbone.encode_text(["red"])[0, 0])}
+    task = Task(
+        ToyPairs(16), job["losses"], job.get("loss_options", {}), class_prompts=PROMPTS, teacher=teacher, **options
+    )
+    try:
+        settings = TrainingSettings(**{**SETTINGS, **job.get("settings", {}), "parallel": parallel})
+        done = train(backbone, task, settings, None)
+    finally:
+        trainings.parallel = original
+    features = backbone.encode_text(["a red area", "a blue area on the left"])
+    assert features.isfinite().all() and not any(map(sharding.is_sharded, backbone.model.modules()))
+    state = {**backbone.model.state_dict(), **{f"losses.{n}": v for n, v in done.objective.state_dict().items()}}
+    return {name: value.float() for name, value in state.items()}, done.history, units[0]
+
+
+def _same(name: str, value: torch.Tensor, before: dict) -> bool:
+    return name in before and before[name].shape == value.shape
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

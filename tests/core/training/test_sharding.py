@@ -1,0 +1,64 @@
+"""Weights that are sharded over two processes are trained as those that each process holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from forked import run_ranks
+from test_every_loss_trains import NAMES, NARROW, NOT_OF_PAIRS
+
+UNITS = 1 + 2 + 1
+"""The root, two blocks of the image tower and one of the text tower."""
+
+
+def differences(spec: str, jobs: list[dict], ranks: int = 2) -> list:
+    script = Path(__file__).with_name("sharded_process.py")
+    done = run_ranks([script, json.dumps({"spec": spec, "jobs": jobs})], ranks)
+    assert done[0].stdout, done[0].stderr[-3000:]
+    return json.loads(done[0].stdout)
+
+
+def test_every_loss(small_clip_spec):
+    names = [name for name in NAMES if name not in NOT_OF_PAIRS]
+    jobs = [{"losses": {name: 1.0}, "loss_options": {name: NARROW.get(name, {})}, "teacher": True} for name in names]
+    for name, found in zip(names, differences(small_clip_spec, jobs), strict=True):
+        assert isinstance(found, dict), f"{name}: {found}"
+        assert found["units"] >= UNITS, name
+        assert found["moved"] > 1e-5, name
+        assert found["weights"] < 2e-6, (name, found)
+        assert found["loss"] < 1e-5, (name, found)
+
+
+SETTINGS = [
+    {"checkpointing": True},
+    {"checkpointing": True, "micro_batch_size": 2},
+    {"ema": 0.5, "steps": 4, "epochs": 2},
+    {"epoch_average": (1.0, 1.0), "steps": None, "epochs": 2},
+    {"lora": 2, "checkpointing": True},
+    {"train_last": 1},
+    {"lock": "image"},
+    {"optimizer": "adamw", "eps": 1e-3, "clip_grad": 0.1, "layer_decay": 0.5},
+]
+
+
+def test_every_setting(small_clip_spec):
+    jobs = [{"losses": {"clip": 1.0, "silc": 0.5}, "loss_options": NARROW, "settings": one} for one in SETTINGS]
+    jobs = [{**job, "loss_options": {"silc": NARROW["silc"]}, "validate": True} for job in jobs]
+    for settings, found in zip(SETTINGS, differences(small_clip_spec, jobs), strict=True):
+        assert isinstance(found, dict), f"{settings}: {found}"
+        assert found["moved"] > 1e-5 and found["units"] >= UNITS, (settings, found)
+        assert found["weights"] < 1e-5 and found["loss"] < 1e-5, (settings, found)
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_half_precision(small_clip_spec, amp):
+    """Blocks that are gathered in bf16 give what autocast makes of whole weights."""
+    settings = {"amp": amp, "checkpointing": True, "epochs": 6, "steps": 12, "lr": 1e-3}
+    job = {"losses": {"clip": 1.0}, "settings": settings, "validate": True}
+    (found,) = differences(small_clip_spec, [job])
+    assert isinstance(found, dict), found
+    assert found["units"] == UNITS
+    assert found["moved"] > 1e-4
+    assert found["weights"] < 0.02 * found["moved"], found
