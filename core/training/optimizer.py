@@ -116,7 +116,8 @@ class StepOptimWrapper(OptimWrapper):
         state, groups, count = {}, [], 0
         for group in self.optimizer.param_groups:
             numbers = [number[parameter] for parameter in group["params"]]
-            groups.append({**options[numbers[0]], **kernels, "params": list(range(count, count + len(numbers)))})
+            told = {name: tuple(v) if isinstance(v, list) else v for name, v in options[numbers[0]].items()}
+            groups.append({**told, **kernels, "params": list(range(count, count + len(numbers)))})
             state |= {count + i: states[n] for i, n in enumerate(numbers) if states[n]}
             count += len(numbers)
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})

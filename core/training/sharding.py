@@ -204,7 +204,7 @@ def plain(value: Any) -> Any:
         return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(inner) for inner in value]
-    return value.full_tensor() if _is_cut(value) else value
+    return value.to(value.device_mesh.device_type).full_tensor() if _is_cut(value) else value
 
 
 def load_plain(weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
@@ -217,7 +217,7 @@ def load_plain(weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> No
 def shards_like(parameter: Tensor, value: Any) -> Any:
     """A whole tensor of the parameter's shape, sharded as the parameter is; anything else as it is."""
     same = isinstance(value, Tensor) and value.shape == parameter.shape
-    return _cut_like(parameter, value) if same and _is_cut(parameter) else value
+    return _cut_like(parameter, value) if same and _is_cut(parameter) and not _is_cut(value) else value
 
 
 def _sum_of_squares(tensors: list[Tensor], like: list[Tensor]) -> Tensor:

@@ -6,7 +6,7 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,6 @@ from .hooks import (
     EpochAverageHook,
     EpochRateHook,
     History,
-    ResumeHook,
     StepHook,
     ValidationHook,
 )
@@ -41,9 +40,11 @@ from .lora import add_lora, merge_lora
 from .model import PairModel, checkpoint_blocks, dims_of
 from .objective import Objective, build_objective
 from .optimizer import epoch_rates
+from .resume import ResumeHook
 from .runner import parallel, run_with_hooks
 from .samples import BrokenSamples, Samples, loader
 from .settings import TrainingSettings
+from .sharded_checkpoints import on_host
 from .sharding import load_plain, plain, whole
 from .sources import Source
 from .teacher import copied_weights, copy_of, swapped
@@ -163,9 +164,10 @@ def train(
     read_every = read_interval(backbone.device, settings.log_every, steps)
     step_hook = StepHook(history, broken, on_step, settings.seed, read_every, settings.save_every)
     hooks = [step_hook, BeforeEpochHook(lambda names: extract_outputs(model, made.samples(), batches, names))]
+    checkpoints = None
     if folder is not None:
-        place = Path(folder) / FOLDER
-        hooks.append(ResumeHook(place, settings, identity, history, extra, resume, on_message))
+        checkpoints = ResumeHook(Path(folder) / FOLDER, settings, identity, history, extra, resume, on_message)
+        hooks.append(checkpoints)
     hooks.extend(_rates_and_averages(settings, average))
     log_hook = _log_hook(log, folder, task, settings, on_message)
     hooks.append(log_hook)
@@ -173,7 +175,11 @@ def train(
         validate, state = _validated(task.validate, model, average), lambda: _weights(backbone, average)
         hooks.append(ValidationHook(validate, history, log_hook, settings.patience, best, state))
     heads = [made.objective, made.outputs]
-    with _work_folder(folder) as work, closing(log_hook):
+    with (
+        _work_folder(folder) as work,
+        closing(log_hook),
+        nullcontext() if checkpoints is None else closing(checkpoints),
+    ):
         first_step = run_with_hooks(wrapped, heads, samples, settings, hooks, steps, work)
     _keep_best(backbone, average, best)
     if settings.lora and task.select is None:
@@ -359,15 +365,15 @@ def _validated(validate: Callable[[], float], model: PairModel, average) -> Call
 
 def _weights(backbone: Backbone, average) -> dict[str, Tensor]:
     kept = backbone.model.state_dict() if average is None else average
-    state = {name: value.detach().cpu().clone() for name, value in plain(kept).items()}
+    state = {name: on_host(value) for name, value in kept.items()}
     prefix = getattr(backbone, "text_prefix", None)
-    return state if prefix is None else {**state, PREFIX: prefix.detach().cpu().clone()}
+    return state if prefix is None else {**state, PREFIX: on_host(prefix)}
 
 
 def _keep_best(backbone: Backbone, average, best: dict[str, Any]) -> None:
     """The weights that stay: of the best epoch on val, else the average, else the last."""
     if best.get("state") is not None:
-        state = dict(best["state"])
+        state = plain(best["state"])
         if PREFIX in state:
             backbone.text_prefix = state.pop(PREFIX)
         backbone.model.load_state_dict(state)
