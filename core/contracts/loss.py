@@ -43,6 +43,7 @@ class Loss(nn.Module, ABC):
         teacher: None; "ema", the mean of the student over time, where `teacher.*` outputs are asked for; or "frozen".
         frozen_towers: towers ("image", "text") that the loss wants frozen.
         n_prefix: learned vectors that it puts before the words of a text.
+        graph_changes: whether some steps reach other parameters than the first one does, of its heads or the towers.
         logit_scale_bounds: lowest and highest exponentiated logit scale, as published; None leaves it free.
         differs: where it differs, on purpose, from the authors' released code; docs/parity.md tells it.
         experimental: what in this loss is ours, where the paper's equation could not be had; "" otherwise.
@@ -58,6 +59,7 @@ class Loss(nn.Module, ABC):
     teacher: ClassVar[str | None] = None
     frozen_towers: ClassVar[frozenset[str]] = frozenset()
     n_prefix: ClassVar[int] = 0
+    graph_changes: ClassVar[bool] = False
     logit_scale_bounds: ClassVar[tuple[float, float] | None] = None
     experimental: ClassVar[str] = ""
     differs: ClassVar[str] = ""

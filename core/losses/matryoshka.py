@@ -16,7 +16,7 @@ from ..contracts.outputs import OUTPUTS
 from ..errors import ConfigError
 
 NARROWEST = 8
-TOWER_ATTRIBUTES = ("prepare", "n_prefix", "frozen_towers", "logit_scale_bounds")
+TOWER_ATTRIBUTES = ("prepare", "graph_changes", "n_prefix", "frozen_towers", "logit_scale_bounds")
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

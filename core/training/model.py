@@ -28,6 +28,8 @@ from .sharding import average_replicated, is_sharded
 from .teacher import follow, weights_of
 from .tower_outputs import Outputs
 
+CHANGED_GRAPH = ("training graph has changed", "finished reduction in the prior iteration")
+"""What DistributedDataParallel says of a static graph that is none."""
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -64,6 +66,15 @@ class PairModel(BaseModel):
     def backbones(self) -> list[Backbone]:
         """Those whose towers run: the one that is trained, and its teacher."""
         return self._held if self.outputs.teacher is None else [*self._held, self.outputs.teacher]
+
+    @property
+    def has_static_graph(self) -> bool:
+        """Whether each backward pass reaches the same parameters: not with micro-batches, where heads and towers have
+        passes of their own, nor with losses that say so."""
+        micro, rows = self.settings.micro_batch_size, self.settings.batch_size // world_size()
+        return (micro is None or micro >= rows) and not any(
+            loss.graph_changes for loss in self.objective.losses.values()
+        )
 
     def init_weights(self) -> None:
         """Nothing: the weights are the backbone's."""
@@ -133,15 +144,25 @@ class GlobalBatchParallel(MMDistributedDataParallel):
     def __init__(self, module: PairModel):
         devices = [torch.cuda.current_device()] if module.backbone.device.type == "cuda" else None
         # Buffers are alike on all ranks, made from the same global batch: sending them round would be waste. A head
-        # that this step's outputs do not reach would be waited for, were unused parameters not looked for.
+        # that a step does not reach would be waited for, were unused parameters not looked for: once for all where each
+        # step reaches the same ones, else in each.
+        graph = {"static_graph": True} if module.has_static_graph else {"find_unused_parameters": True}
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore", FutureWarning
             )  # torch renames `broadcast_buffers`; older ones know no other
-            super().__init__(module, device_ids=devices, broadcast_buffers=False, find_unused_parameters=True)
+            super().__init__(module, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True, **graph)
 
     def train_step(self, data: dict[str, Any], optim_wrapper) -> dict[str, Tensor]:
-        return global_step(self, self.module, data, optim_wrapper)
+        try:
+            return global_step(self, self.module, data, optim_wrapper)
+        except RuntimeError as error:
+            if not any(part in str(error) for part in CHANGED_GRAPH):
+                raise
+            raise CapabilityError(
+                f"loss {', '.join(self.module.objective.losses)}: its steps do not all reach the same weights; set "
+                "graph_changes = True in the class of the loss that does so"
+            ) from error
 
 
 def global_step(wrapped: nn.Module, model: PairModel, data: dict[str, Any], optim_wrapper) -> dict[str, Tensor]:

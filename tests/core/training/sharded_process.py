@@ -1,7 +1,7 @@
 """Trainings in one of several processes, each with the weights on every process and sharded over them.
 
-Argument: a JSON object {"spec", "jobs": [{"losses", "loss_options", "settings", "teacher", "validate"}]}. Rank 0
-prints, as JSON, for each job what `difference` gives, or the error.
+Argument: a JSON object {"spec", "jobs": [{"losses", "loss_options", "settings", "teacher", "validate",
+"static"}]}. Rank 0 prints, as JSON, for each job what `difference` gives, or the error.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import torch
 from toy_pairs import ToyPairs
 
 from vladapt.core.backbones.load import load_backbone
+from vladapt.core.losses.protoclip import Protoclip
 from vladapt.core.runtime.distributed import is_main, run_on_all, start_from_environment, stop
 from vladapt.core.training import sharding
 from vladapt.core.training import train as trainings
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.train import Task, train
 
-SETTINGS = {"epochs": 1, "steps": 2, "batch_size": 8, "lr": 1e-2, "optimizer": "sgd", "warmup": 0, "seed": 3}
+SETTINGS = {"epochs": 3, "steps": 5, "batch_size": 8, "lr": 1e-2, "optimizer": "sgd", "warmup": 0, "seed": 3}
 PROMPTS = [[f"a {colour} area"] for colour in ("red", "green", "blue", "yellow")]
 
 
@@ -32,9 +33,6 @@ def main(job: dict) -> None:
             found.append(difference(job["spec"], one))
         except Exception:
             found.append(traceback.format_exc())
-            if is_main():
-                print(json.dumps(found))
-            raise
     if is_main():
         print(json.dumps(found))
     run_on_all(lambda: None)
@@ -43,9 +41,9 @@ def main(job: dict) -> None:
 
 def difference(spec: str, job: dict) -> dict:
     """Largest differences between the two trainings, of weights after them and of losses, how far the weights moved,
-    and how many units were sharded."""
+    how many units were sharded, and whether the graph of whole weights was taken for static."""
     before = load_backbone(spec, device="cpu").model.state_dict()
-    kept, kept_history, _ = trained(spec, job, "ddp")
+    kept, kept_history, static = trained(spec, job, "ddp")
     sharded, history, units = trained(spec, job, "fsdp")
     assert kept.keys() == sharded.keys()
     return {
@@ -55,11 +53,12 @@ def difference(spec: str, job: dict) -> dict:
             float((before[name] - value).abs().max()) for name, value in kept.items() if _same(name, value, before)
         ),
         "units": units,
+        "static": static,
     }
 
 
 def trained(spec: str, job: dict, parallel: str) -> tuple[dict, list, int]:
-    backbone, units = load_backbone(spec, device="cpu"), []
+    backbone, facts = load_backbone(spec, device="cpu"), []
     teacher = load_backbone(spec, device="cpu") if job.get("teacher") else None
     if teacher is not None:
         with torch.no_grad():
@@ -69,10 +68,12 @@ def trained(spec: str, job: dict, parallel: str) -> tuple[dict, list, int]:
 
     def watched(model, settings):
         wrapped = original(model, settings)
-        units.append(sum(map(sharding.is_sharded, wrapped.modules())))
+        units = sum(map(sharding.is_sharded, wrapped.modules()))
+        facts.append(wrapped.static_graph if parallel == "ddp" else units)
         return wrapped
 
     trainings.parallel = watched
+    Protoclip.graph_changes = not job.get("static", False)
     options = {} if "validate" not in job else {"validate": lambda: float(backbone.encode_text(["red"])[0, 0])}
     task = Task(
         ToyPairs(16), job["losses"], job.get("loss_options", {}), class_prompts=PROMPTS, teacher=teacher, **options
@@ -85,7 +86,7 @@ def trained(spec: str, job: dict, parallel: str) -> tuple[dict, list, int]:
     features = backbone.encode_text(["a red area", "a blue area on the left"])
     assert features.isfinite().all() and not any(map(sharding.is_sharded, backbone.model.modules()))
     state = {**backbone.model.state_dict(), **{f"losses.{n}": v for n, v in done.objective.state_dict().items()}}
-    return {name: value.float() for name, value in state.items()}, done.history, units[0]
+    return {name: value.float() for name, value in state.items()}, done.history, facts[0]
 
 
 def _same(name: str, value: torch.Tensor, before: dict) -> bool:

@@ -31,6 +31,22 @@ def test_every_loss(small_clip_spec):
         assert found["loss"] < 1e-5, (name, found)
 
 
+def test_a_loss_whose_graph_changes_is_trained_if_it_says_so(small_clip_spec):
+    """ProtoCLIP's heads have no gradient in its warm-up episodes."""
+    options = {"protoclip": {**NARROW["protoclip"], "warmup_episodes": 1}}
+    job = {"losses": {"protoclip": 1.0}, "loss_options": options}
+    told, untold = differences(small_clip_spec, [job, {**job, "static": True}])
+    assert isinstance(told, dict) and told["weights"] < 2e-6, told
+    assert "CapabilityError: loss protoclip: its steps do not all reach the same weights; set graph_changes" in untold
+
+
+@pytest.mark.parametrize("micro", [None, 2, 4])
+def test_the_graph_is_static_without_micro_batches(small_clip_spec, micro):
+    job = {"losses": {"clip": 1.0}, "settings": {"micro_batch_size": micro, "steps": 1}}
+    (found,) = differences(small_clip_spec, [job])
+    assert found["static"] == (micro != 2), "4 rows per process are one part of 4"
+
+
 SETTINGS = [
     {"checkpointing": True},
     {"checkpointing": True, "micro_batch_size": 2},
