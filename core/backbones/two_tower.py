@@ -139,7 +139,7 @@ class TwoTower(Backbone):
         return self.pool_image(self.run_blocks("image", self.embed_image(pixels)), normalize)
 
     def encode_text(
-        self, texts: Sequence[str] | Tensor, normalize: bool = True, lengths: np.ndarray | None = None
+        self, texts: Sequence[str] | Tensor, normalize: bool = True, lengths: np.ndarray | int | None = None
     ) -> Tensor:
         """As the base does; lengths as in `encode_measured`."""
         self.need_texts()
@@ -150,12 +150,12 @@ class TwoTower(Backbone):
             return normalized(self.encode_tokens(tokens), normalize)
         mask, longest = self.token_mask(tokens), tokens.shape[1]
         if "trim" in self.capabilities and lengths is not None:
-            longest = int(lengths.max(initial=1))
+            longest = lengths if isinstance(lengths, int) else int(lengths.max(initial=1))
         elif "trim" in self.capabilities:
             longest = int(mask.sum(dim=1).max()) if len(mask) else 1
         return self.encode_prompt(self.embed_tokens(tokens[:, :longest]), mask[:, :longest], normalize)
 
-    def encode_measured(self, tokens: Tensor, lengths: np.ndarray, normalize: bool = True) -> Tensor:
+    def encode_measured(self, tokens: Tensor, lengths: np.ndarray | int, normalize: bool = True) -> Tensor:
         return self.encode_text(tokens, normalize, lengths)
 
     def _encode_prefixed(self, tokens: Tensor, normalize: bool) -> Tensor:

@@ -117,12 +117,12 @@ class Backbone(ABC):
     def encode_text(self, texts: Sequence[str] | Tensor, normalize: bool = True) -> Tensor:
         """Texts or (N, L) tokens -> (N, D) float32."""
 
-    def encode_measured(self, tokens: Tensor, lengths: np.ndarray, normalize: bool = True) -> Tensor:
+    def encode_measured(self, tokens: Tensor, lengths: np.ndarray | int, normalize: bool = True) -> Tensor:
         """`encode_text` of tokens whose lengths the host knows, so that it need not wait for the device to cut them.
 
         Args:
             tokens: (N, L).
-            lengths: (N,) integers, how many of each row take part, as `token_mask` says.
+            lengths: (N,) integers, how many of each row take part, as `token_mask` says; or the largest of them.
         """
         return self.encode_text(tokens, normalize)
 

@@ -261,7 +261,7 @@ class _Parts:
         if self.settings.checkpointing:
             checkpoint_blocks(self.backbone)
         if self.settings.compile:
-            self.outputs.per_sample = torch.compile(self.outputs.per_sample)
+            self.outputs.compile_per_sample()
         return PairModel(self.backbone, self.objective, self.outputs, self.settings)
 
     def samples(self) -> Samples:
