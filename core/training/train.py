@@ -34,6 +34,7 @@ from .hooks import (
     StepHook,
     ValidationHook,
 )
+from .kernels import channels_last, contiguous, suits_channels_last
 from .layers import freeze_batch_norm, set_trainable
 from .log import FILE, LogHook, read_interval
 from .lora import add_lora, merge_lora
@@ -153,6 +154,7 @@ def train(
     samples = loader(made.samples(), batches, settings.workers, pin=backbone.device.type == "cuda")
     history, broken, best = History(), BrokenSamples(len(task.source)), {}
     averaged = settings.ema is not None or settings.epoch_average is not None
+    turned = channels_last(backbone) if suits_channels_last(backbone, settings) else []
     wrapped = parallel(model, settings)
     average = copied_weights(backbone.model) if averaged else None
     extra = {"best": (lambda: dict(best), best.update)}
@@ -181,6 +183,7 @@ def train(
         nullcontext() if checkpoints is None else closing(checkpoints),
     ):
         first_step = run_with_hooks(wrapped, heads, samples, settings, hooks, steps, work)
+    contiguous(turned)
     _keep_best(backbone, average, best)
     if settings.lora and task.select is None:
         merge_lora(backbone)
