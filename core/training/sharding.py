@@ -22,7 +22,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone, Block
+from ..errors import CapabilityError
 from ..runtime.distributed import world_size
+
+LEAST_TORCH = "2.7"
 
 
 def shard(model: nn.Module, backbones: list[Backbone], whole: set[nn.Parameter], amp: str | None) -> nn.Module:
@@ -33,7 +36,15 @@ def shard(model: nn.Module, backbones: list[Backbone], whole: set[nn.Parameter],
         backbones: whose towers are in the model, and whose blocks become units; all on one kind of device.
         whole: further parameters that stay whole on each process; `average_replicated` is theirs.
         amp: "bf16" gathers blocks in bf16; fp16 is left to autocast, whose small gradients a scaler looks after.
+
+    Raises:
+        CapabilityError: this torch cannot leave parameters whole.
     """
+    if torch.__version__ < LEAST_TORCH:
+        raise CapabilityError(
+            f"parallel=fsdp needs torch {LEAST_TORCH} or later, this is {torch.__version__}; update torch, or use "
+            "parallel=ddp"
+        )
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 

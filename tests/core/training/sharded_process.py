@@ -1,7 +1,7 @@
 """Trainings in one of several processes, each with the weights on every process and sharded over them.
 
-Argument: a JSON object {"spec", "jobs": [{"losses", "loss_options", "settings", "teacher", "validate",
-"static"}]}. Rank 0 prints, as JSON, for each job what `difference` gives, or the error.
+Argument: a JSON object {"spec", "jobs": [{"losses", "loss_options", "settings", "teacher", "validate", "static",
+"fused"}]}. Rank 0 prints, as JSON, for each job what `difference` gives, or the error.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from toy_pairs import ToyPairs
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.losses.protoclip import Protoclip
 from vladapt.core.runtime.distributed import is_main, run_on_all, start_from_environment, stop
-from vladapt.core.training import sharding
+from vladapt.core.training import optimizer, sharding
 from vladapt.core.training import train as trainings
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.train import Task, train
@@ -73,6 +73,7 @@ def trained(spec: str, job: dict, parallel: str) -> tuple[dict, list, int]:
         return wrapped
 
     trainings.parallel = watched
+    optimizer.is_fast = lambda device: job.get("fused", False)
     Protoclip.graph_changes = not job.get("static", False)
     options = {} if "validate" not in job else {"validate": lambda: float(backbone.encode_text(["red"])[0, 0])}
     task = Task(

@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 from forked import run_ranks
 from test_every_loss_trains import NAMES, NARROW, NOT_OF_PAIRS
+from torch.torch_version import TorchVersion
+
+from vladapt import CapabilityError
+from vladapt.core.training import sharding
 
 UNITS = 1 + 2 + 1
 """The root, two blocks of the image tower and one of the text tower."""
@@ -38,6 +42,23 @@ def test_a_loss_whose_graph_changes_is_trained_if_it_says_so(small_clip_spec):
     told, untold = differences(small_clip_spec, [job, {**job, "static": True}])
     assert isinstance(told, dict) and told["weights"] < 2e-6, told
     assert "CapabilityError: loss protoclip: its steps do not all reach the same weights; set graph_changes" in untold
+
+
+@pytest.mark.parametrize("amp", [None, "fp16"])
+def test_a_fused_optimiser_updates_shards(small_clip_spec, amp):
+    """As on a GPU, where it is told on the device to leave a step out."""
+    settings = {"optimizer": "adamw", "eps": 1e-3, "clip_grad": 1.0, "amp": amp, "epochs": 6, "steps": 12, "lr": 1e-3}
+    job = {"losses": {"clip": 1.0}, "settings": settings, "fused": True}
+    (found,) = differences(small_clip_spec, [job])
+    assert isinstance(found, dict), found
+    assert found["moved"] > 1e-4
+    assert found["weights"] < (1e-5 if amp is None else 0.02 * found["moved"]), found
+
+
+def test_a_torch_that_cannot_is_refused_in_one_line(fresh_clip, monkeypatch):
+    monkeypatch.setattr(sharding.torch, "__version__", TorchVersion("2.6.0"))
+    with pytest.raises(CapabilityError, match=r"parallel=fsdp needs torch 2.7 or later, this is 2.6.0; update torch"):
+        sharding.shard(fresh_clip.model, [fresh_clip], set(), None)
 
 
 @pytest.mark.parametrize("micro", [None, 2, 4])
