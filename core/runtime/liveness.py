@@ -1,9 +1,9 @@
-"""A process that dies ends the others that work with it, within a minute and with one line.
+"""A process that dies, or fails alone in a training, ends the others that work with it, within a minute, with one line.
 
 The others may wait for it in an exchange that never comes back: nccl waits for its timeout, which has to be long, since
 the slowest process may still be decoding. So each process keeps a connection open to rank 0, over which nothing is sent
-until someone leaves: the system closes it when a process dies, however, and notices by itself when a machine is gone. A
-process that is busy or stopped loses nothing.
+until someone leaves or fails: the system closes it when a process dies, however, and notices by itself when a machine
+is gone. A process that is busy or stopped loses nothing.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import selectors
 import socket
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from ..errors import VladaptError
 
 GRACE_S = 15.0
 """How long a process that has lost another has to end by itself, with what it was doing."""
@@ -25,7 +27,7 @@ WAIT_S = 3.0
 CONNECT_S = 20.0
 KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
 """Seconds, seconds and times, after which the system gives up a machine that does not answer."""
-BYE = b"bye\n"
+BYE, FAILED = b"bye\n", b"failed "
 OF_PROCESSES = ("connection closed by peer", "gloo", "connection reset by peer", "nccl", "broken pipe")
 """What errors of an exchange with a dead process say."""
 
@@ -41,7 +43,9 @@ class Links:
     def __init__(self, rank: int, connections: dict[int, socket.socket]):
         self.rank, self.connections = rank, connections
         self.lost: int | None = None
+        self.failure: str | None = None
         self.known, self._left, self._told = threading.Event(), threading.Event(), threading.Lock()
+        self._fails_too = threading.Event()
         threading.Thread(target=self._watch, daemon=True).start()
 
     @property
@@ -58,15 +62,24 @@ class Links:
             with suppress(OSError):
                 connection.sendall(BYE)
 
+    def begin(self) -> None:
+        """A training begins, in which processes may fail alone."""
+        self.failure = None
+        self._fails_too.clear()
+
+    def fail(self, line: str) -> None:
+        """Tell the others, who may wait for this process where none can tell them, that it has failed."""
+        self._fails_too.set()
+        self._pass_on(FAILED + json.dumps(line).encode() + b"\n", but=self.rank)
+
     def tell(self) -> None:
         """Print the one line, on the lowest rank that lives, once."""
         if self.rank == (1 if self.lost == 0 else 0) and self._told.acquire(blocking=False):
-            print(
-                f"vladapt: rank {self.lost} has died (killed, out of memory, or its machine is gone), so all processes "
-                "end; the same command with --resume goes on from the last checkpoint",
-                file=sys.stderr,
-                flush=True,
+            died = (
+                f"rank {self.lost} has died (killed, out of memory, or its machine is gone), so all processes end; the "
+                "same command with --resume goes on from the last checkpoint"
             )
+            print(f"vladapt: {self.failure or died}", file=sys.stderr, flush=True)
 
     def _watch(self) -> None:
         with selectors.DefaultSelector() as selector:
@@ -75,20 +88,36 @@ class Links:
             while selector.get_map():
                 for key, _ in selector.select():
                     news = _received(key.fileobj)
-                    selector.unregister(key.fileobj)
                     if self._left.is_set():
                         return
-                    if not news.startswith(BYE):
+                    if news.startswith(FAILED):
+                        self._hear_of_a_failure(news, key.data)
+                        continue
+                    selector.unregister(key.fileobj)
+                    if not news.startswith(BYE) and self.failure is None:
                         return self._lose(int(news) if news else key.data)
+
+    def _hear_of_a_failure(self, news: bytes, rank: int) -> None:
+        self.failure = json.loads(news.removeprefix(FAILED))
+        self._pass_on(news, but=rank)
+        self.known.set()
+        threading.Thread(target=self._end_unless_it_does, args=(self._fails_too,), daemon=True).start()
 
     def _lose(self, rank: int) -> None:
         self.lost = rank
-        for other, connection in self.connections.items():
-            if other != rank and self.rank == 0:
-                with suppress(OSError):
-                    connection.sendall(f"{rank}\n".encode())
+        self._pass_on(f"{rank}\n".encode(), but=rank)
         self.known.set()
-        if self._left.wait(GRACE_S):
+        self._end_unless_it_does(self._left)
+
+    def _pass_on(self, news: bytes, but: int) -> None:
+        """From rank 0 to all others, from another to rank 0."""
+        for other, connection in self.connections.items():
+            if other != but and (self.rank == 0 or but == self.rank):
+                with suppress(OSError):
+                    connection.sendall(news)
+
+    def _end_unless_it_does(self, ends: threading.Event) -> None:
+        if ends.wait(GRACE_S) or self._left.is_set():
             return
         self.tell()
         os._exit(1)  # the main thread waits where no signal of Python's reaches it
@@ -122,14 +151,30 @@ def leave() -> None:
         links.leave()
 
 
+@contextmanager
+def failing_alone() -> Iterator[None]:
+    """Inside, an error of this process alone is told to the others, who wait for it in steps that it does not do."""
+    for links in _LINKS:
+        links.begin()
+    try:
+        yield
+    except Exception as error:
+        if _LINKS and not getattr(error, "known_to_all_ranks", False) and not is_of_a_death(error):
+            line = " ".join(str(error).split())
+            ours = isinstance(error, VladaptError)
+            _LINKS[0].fail(line if ours else f"rank {_LINKS[0].rank} failed: {type(error).__name__}: {line}")
+            error.known_to_all_ranks = True
+        raise
+
+
 def is_of_a_death(error: BaseException | None = None) -> bool:
-    """Whether a process has died, of which an error may be what this one hears first."""
+    """Whether a process has died or failed alone, of which an error may be what this one hears first."""
     if not _LINKS:
         return False
-    links = _LINKS[0]
-    if not links.left and any(part in str(error).lower() for part in OF_PROCESSES):
+    links, in_exchange = _LINKS[0], any(part in str(error).lower() for part in OF_PROCESSES)
+    if not links.left and in_exchange:
         links.known.wait(WAIT_S)
-    return links.lost is not None
+    return links.lost is not None or (in_exchange and links.failure is not None)
 
 
 def told_of_a_death(error: BaseException) -> bool:

@@ -15,6 +15,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 
 from ..runtime.distributed import world_size
+from ..runtime.liveness import failing_alone
 from .kernels import ask_for_determinism, fast_kernels, is_repeatable, named_kernels, restored_determinism
 from .model import GlobalBatchParallel, PairModel, inner_model
 from .optimizer import build_optimizer, rate_schedulers
@@ -72,7 +73,7 @@ def run_with_hooks(
         )
         if repeatable:
             ask_for_determinism(device, warn_only=bool(model.not_deterministic))
-        with named_kernels():
+        with failing_alone(), named_kernels():
             runner.train()
     make_whole(model, model.backbones)
     for module in (model.towers, *heads):

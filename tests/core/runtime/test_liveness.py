@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from forked import Group
@@ -80,3 +82,43 @@ def test_a_stopped_process_is_not_taken_for_dead():
         group.processes[1].send_signal(signal.SIGCONT)
         done = group.finished()
     assert [(each.returncode, each.stdout) for each in done] == [(0, "done\n")] * 2
+
+
+FAILS = """
+import json, sys
+sys.path[:0] = json.loads(sys.argv[1])
+import time
+import sharded_process
+from vladapt.core.errors import fail
+from vladapt.core.runtime import liveness
+from vladapt.core.runtime.distributed import rank, run_on_all, start_from_environment, stop
+from vladapt.core.training import model
+liveness.GRACE_S = 3.0
+start_from_environment()
+steps, clamp = [], model.clamp_logit_scale
+def failing(*arguments):
+    steps.append(1)
+    if len(steps) == 3 and rank() in json.loads(sys.argv[3]):
+        raise RuntimeError("out of memory")
+    return clamp(*arguments)
+model.clamp_logit_scale = failing
+try:
+    run_on_all(lambda: sharded_process.trained(sys.argv[2], {"losses": {"clip": 1.0}}, "ddp"))
+except Exception as error:
+    if not liveness.told_of_a_death(error):
+        fail(str(error), 1, error, [])
+    stop()
+    sys.exit(1)
+"""
+
+
+@pytest.mark.parametrize("failing", [[1], [0], [0, 1]], ids=str)
+def test_an_error_of_one_process_in_a_step_ends_all_with_its_line(small_clip_spec, failing):
+    paths = [str(Path(__file__).parents[1] / "training"), str(Path(__file__).parents[2])]
+    with Group(["-c", FAILS, json.dumps(paths), small_clip_spec, json.dumps(failing)], 2) as group:
+        started = time.monotonic()
+        done = group.finished()
+    assert time.monotonic() - started < 60
+    assert [each.returncode for each in done] == [1, 1]
+    line = "out of memory" if 0 in failing else "rank 1 failed: RuntimeError: out of memory"
+    assert [each.stderr for each in done] == [f"vladapt: {line}\n", ""]
