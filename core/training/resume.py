@@ -104,7 +104,7 @@ class ResumeHook(Hook):
         wrapper, names = runner.optim_wrapper, _names(runner)
         tensors = {f"model/{name}": value for name, value in model_of(runner).state_dict().items()}
         for name, state in zip(names, wrapper.states(), strict=True):
-            tensors |= {f"optimizer/{name}/{key}": value for key, value in state.items()}
+            tensors |= {f"optimizer/{name}/{key}": value for key, value in state.items() if isinstance(value, Tensor)}
         told = {name: _without_tensors(value, name, tensors) for name, value in extra.items()}
         optimizer = {"options": dict(zip(names, wrapper.options())), "scaler": wrapper.scaler.state_dict()}
         facts = {**facts, "optimizer": optimizer, "extra": told}

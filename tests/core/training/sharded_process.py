@@ -11,6 +11,7 @@ import sys
 import traceback
 
 import torch
+from torch.distributed.tensor import DTensor
 from toy_pairs import ToyPairs
 
 from vladapt.core.backbones.load import load_backbone
@@ -58,6 +59,7 @@ def difference(spec: str, job: dict) -> dict:
 
 
 def trained(spec: str, job: dict, parallel: str) -> tuple[dict, list, int]:
+    gathered: list[int] = []
     backbone, facts = load_backbone(spec, device="cpu"), []
     teacher = load_backbone(spec, device="cpu") if job.get("teacher") else None
     if teacher is not None:
@@ -70,6 +72,9 @@ def trained(spec: str, job: dict, parallel: str) -> tuple[dict, list, int]:
         wrapped = original(model, settings)
         units = sum(map(sharding.is_sharded, wrapped.modules()))
         facts.append(wrapped.static_graph if parallel == "ddp" else units)
+        blocks = [block for each in model.backbones for block in each.block_modules() if sharding.is_sharded(block)]
+        for block in blocks:
+            block.register_forward_pre_hook(lambda *_: gathered.append(sum(map(is_gathered, blocks))))
         return wrapped
 
     trainings.parallel = watched
@@ -87,7 +92,13 @@ def trained(spec: str, job: dict, parallel: str) -> tuple[dict, list, int]:
     features = backbone.encode_text(["a red area", "a blue area on the left"])
     assert features.isfinite().all() and not any(map(sharding.is_sharded, backbone.model.modules()))
     state = {**backbone.model.state_dict(), **{f"losses.{n}": v for n, v in done.objective.state_dict().items()}}
+    outside_steps = facts[0] - 1  # all of them, where the set is gone through or val is measured
+    assert set(gathered) - {outside_steps} == ({1} if parallel == "fsdp" else set()), "whole for its own pass"
     return {name: value.float() for name, value in state.items()}, done.history, facts[0]
+
+
+def is_gathered(block: torch.nn.Module) -> bool:
+    return not any(isinstance(parameter, DTensor) for parameter in block.parameters())
 
 
 def _same(name: str, value: torch.Tensor, before: dict) -> bool:
