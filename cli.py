@@ -23,8 +23,10 @@ from .core.commands import compare, embed, fit, inspect, pretrain, search
 from .core.commands.options import with_domain_options, with_optional_values
 from .core.errors import INTERRUPTED, ConfigError, VladaptError, fail, interrupted, usage
 from .core.registry.catalogue import PACKAGE, Entry, commands
+from .core.runtime.liveness import told_of_a_death
 from .core.runtime.stopping import Stops, stops_like_ctrl_c
 
+FAILED = 1
 FULL = (errno.ENOSPC, errno.EDQUOT)
 COMMAND_GROUPS = (fit, compare, pretrain, embed, search, inspect)
 """In the order of `vladapt --help`."""
@@ -89,11 +91,13 @@ def _exit_code(arguments: list[str], stops: Stops) -> int:
         if code == INTERRUPTED:
             code = interrupted()
     except VladaptError as error:
+        if told_of_a_death(error.__cause__ or error):
+            return FAILED
         if stops.explain(error.__cause__ or error):
             return interrupted()
         code = fail(str(error), error.exit_code, error, arguments)
-    except (typer.Abort, KeyboardInterrupt):
-        code = interrupted()
+    except (typer.Abort, KeyboardInterrupt) as error:
+        code = FAILED if told_of_a_death(error) else interrupted()
     except OSError as error:
         if stops.arrived:
             return interrupted()
@@ -103,6 +107,8 @@ def _exit_code(arguments: list[str], stops: Stops) -> int:
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error of the parser, whichever click typer carries
             return fail(usage(error, arguments), 2, error, arguments)
+        if told_of_a_death(error):
+            return FAILED
         if stops.explain(error):
             return interrupted()
         text = str(error).strip().splitlines()

@@ -153,9 +153,11 @@ class EmbeddedBackbone(TwoTower):
         return self.model.alignment.text(self.model.text(tokens, mask))
 
     def encode_text(
-        self, texts: Sequence[str] | Tensor, normalize: bool = True, lengths: np.ndarray | None = None
+        self, texts: Sequence[str] | Tensor, normalize: bool = True, lengths: np.ndarray | int | None = None
     ) -> Tensor:
-        """As the base does, in batches of texts of like length."""
+        """As the base does, in batches of texts of like length where each one's is known."""
+        if isinstance(lengths, int):
+            return super().encode_text(texts, normalize, lengths)
         tokens = (texts if isinstance(texts, Tensor) else self.tokenize(texts)).to(self.device)
         if not len(tokens):
             return torch.zeros(0, self.embed_dim, device=self.device)

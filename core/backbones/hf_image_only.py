@@ -98,6 +98,7 @@ def _dino_block(layer: nn.Module, mix=attend) -> Block:
         scale_1=layer.layer_scale1,
         scale_2=layer.layer_scale2,
         mix=mix,
+        module=layer,
     )
 
 

@@ -23,6 +23,7 @@ def layer_block(layer: nn.Module) -> Block:
         ln_2=layer.layer_norm2,
         mlp=layer.mlp,
         num_heads=attention.num_heads,
+        module=layer,
     )
 
 
@@ -36,6 +37,7 @@ def bert_block(layer: nn.Module) -> Block:
         ln_2=layer.output.LayerNorm,
         mlp=nn.Sequential(layer.intermediate, layer.output.dense),
         num_heads=attention.num_attention_heads,
+        module=layer,
     )
 
 

@@ -117,6 +117,7 @@ def _timm_block(block: nn.Module) -> Block:
         num_heads=block.attn.num_heads,
         scale_1=block.ls1,
         scale_2=block.ls2,
+        module=block,
     )
 
 
@@ -163,9 +164,10 @@ class TimmRotaryTower(_TimmHead, ImageTower):
             ln_2=block.norm2,
             mlp=block.mlp,
             num_heads=attention.num_heads,
-            scale_1=partial(_scaled, block.gamma_1),
-            scale_2=partial(_scaled, block.gamma_2),
+            scale_1=partial(_scaled, block, "gamma_1"),
+            scale_2=partial(_scaled, block, "gamma_2"),
             mix=partial(self._turned, attention),
+            module=block,
         )
 
     def _turned(self, attention: nn.Module, qkv: Tensor, num_heads: int, mask=None, causal: bool = False) -> Tensor:
@@ -197,7 +199,8 @@ def _rotary_qkv(attention: nn.Module, x: Tensor) -> Tensor:
     return F.linear(x, attention.qkv.weight, torch.cat([attention.q_bias, attention.k_bias, attention.v_bias]))
 
 
-def _scaled(scale: Tensor | None, x: Tensor) -> Tensor:
+def _scaled(block: nn.Module, name: str, x: Tensor) -> Tensor:
+    scale = getattr(block, name)  # as it is now: training may put another parameter in its place
     return x if scale is None else scale * x
 
 

@@ -27,6 +27,7 @@ def transformer_block(block: nn.Module) -> Block:
         num_heads=block.attn.num_heads,
         scale_1=block.ls_1,
         scale_2=block.ls_2,
+        module=block,
     )
 
 

@@ -237,7 +237,7 @@ class MiniLM(nn.Module):
     def blocks(self) -> list[Block]:
         """The layers in BERT's order: `x = ln_1(x + attention(x))`, then `ln_2(x + mlp(x))`."""
         return [
-            post_norm_block(ln_1=m.ln_1, qkv=m.qkv, out=m.out, ln_2=m.ln_2, mlp=m.mlp, num_heads=_HEADS)
+            post_norm_block(ln_1=m.ln_1, qkv=m.qkv, out=m.out, ln_2=m.ln_2, mlp=m.mlp, num_heads=_HEADS, module=m)
             for m in self.layers
         ]
 

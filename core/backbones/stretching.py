@@ -111,7 +111,7 @@ class KeptPositions:
 
     def __init__(self, backbone: Backbone, keep: int):
         self.holder, self.name, self.keep = *position_table(backbone), keep
-        table = self._table()
+        table = self.table
         self.rows = table.detach()[:keep].clone()
         trainable = table.requires_grad
         table.requires_grad_(True).register_hook(self._without_kept)  # frozen ones take no hook
@@ -120,9 +120,11 @@ class KeptPositions:
     def restore(self) -> None:
         """Back to where they were; after an optimiser's step."""
         with torch.no_grad():
-            self._table()[: self.keep].copy_(self.rows)
+            self.table[: self.keep].copy_(self.rows)
 
-    def _table(self) -> nn.Parameter:
+    @property
+    def table(self) -> nn.Parameter:
+        """(L, W)."""
         return getattr(self.holder, self.name)
 
     def _without_kept(self, gradient: Tensor) -> Tensor:

@@ -184,6 +184,7 @@ def pre_norm_block(
     scale_1: Callable[[Tensor], Tensor] = _unscaled,
     scale_2: Callable[[Tensor], Tensor] = _unscaled,
     mix: Callable[..., Tensor] = attend,
+    module: nn.Module | None = None,
 ) -> Block:
     """A block that normalises what goes into attention and MLP (ViT, GPT). `scale_1`, `scale_2` are layer scales, `mix`
     is attention over stacked queries, keys and values, where it is more than `attend`."""
@@ -194,7 +195,8 @@ def pre_norm_block(
         x = x + scale_1(mixed)
         return x + scale_2(mlp(ln_2(x)))
 
-    return Block(ln_1=ln_1, qkv=qkv, out=out, ln_2=ln_2, mlp=mlp, num_heads=num_heads, forward=forward)
+    parts = {"ln_1": ln_1, "qkv": qkv, "out": out, "ln_2": ln_2, "mlp": mlp}
+    return Block(**parts, num_heads=num_heads, forward=forward, module=module)
 
 
 def post_norm_block(
@@ -205,6 +207,7 @@ def post_norm_block(
     ln_2: nn.Module,
     mlp: Callable[[Tensor], Tensor],
     num_heads: int,
+    module: nn.Module | None = None,
 ) -> Block:
     """A block that normalises the sums (BERT). A replaced attention is given x as the block is."""
 
@@ -213,4 +216,5 @@ def post_norm_block(
         x = ln_1(x + mixed)
         return ln_2(x + mlp(x))
 
-    return Block(ln_1=ln_1, qkv=qkv, out=out, ln_2=ln_2, mlp=mlp, num_heads=num_heads, forward=forward)
+    parts = {"ln_1": ln_1, "qkv": qkv, "out": out, "ln_2": ln_2, "mlp": mlp}
+    return Block(**parts, num_heads=num_heads, forward=forward, module=module)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..contracts.adapter_file import not_finite
 from ..contracts.backbone import Backbone, Block, normalized
@@ -140,7 +139,7 @@ class TwoTower(Backbone):
         return self.pool_image(self.run_blocks("image", self.embed_image(pixels)), normalize)
 
     def encode_text(
-        self, texts: Sequence[str] | Tensor, normalize: bool = True, lengths: np.ndarray | None = None
+        self, texts: Sequence[str] | Tensor, normalize: bool = True, lengths: np.ndarray | int | None = None
     ) -> Tensor:
         """As the base does; lengths as in `encode_measured`."""
         self.need_texts()
@@ -151,12 +150,12 @@ class TwoTower(Backbone):
             return normalized(self.encode_tokens(tokens), normalize)
         mask, longest = self.token_mask(tokens), tokens.shape[1]
         if "trim" in self.capabilities and lengths is not None:
-            longest = int(lengths.max(initial=1))
+            longest = lengths if isinstance(lengths, int) else int(lengths.max(initial=1))
         elif "trim" in self.capabilities:
             longest = int(mask.sum(dim=1).max()) if len(mask) else 1
         return self.encode_prompt(self.embed_tokens(tokens[:, :longest]), mask[:, :longest], normalize)
 
-    def encode_measured(self, tokens: Tensor, lengths: np.ndarray, normalize: bool = True) -> Tensor:
+    def encode_measured(self, tokens: Tensor, lengths: np.ndarray | int, normalize: bool = True) -> Tensor:
         return self.encode_text(tokens, normalize, lengths)
 
     def _encode_prefixed(self, tokens: Tensor, normalize: bool) -> Tensor:
@@ -315,11 +314,10 @@ class TwoTower(Backbone):
     def _text(self) -> TextTower:
         return self._opened()[1]
 
-    def checkpoint_blocks(self) -> None:
-        """In training, hold of each block only what goes into it, and run it again in the backward pass."""
+    def wrap_blocks(self, wrap: Callable[[Block], Block]) -> None:
         for tower in self._opened():
             if tower is not None:
-                tower.blocks = [_recomputed(block, self.model) for block in tower.blocks]
+                tower.blocks = [wrap(block) for block in tower.blocks]
 
     @property
     def vocab_size(self) -> int:
@@ -335,15 +333,6 @@ class TwoTower(Backbone):
 
     def _prompted(self, tower: str) -> bool:
         return self.prompts is not None and getattr(self.prompts, tower) is not None
-
-
-def _recomputed(block: Block, model: nn.Module) -> Block:
-    def forward(x: Tensor, **kwargs) -> Tensor:
-        if not (model.training and torch.is_grad_enabled()):
-            return block(x, **kwargs)
-        return checkpoint(block, x, use_reentrant=False, **kwargs)
-
-    return replace(block, forward=forward)
 
 
 def _hooked(index: int, block: Block, insert, attention) -> Callable[..., Tensor]:

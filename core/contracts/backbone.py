@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ CAPABILITIES = {
     "hidden": "image features before the projection",
     "feature_maps": "maps of several depths",
 }
+BLOCK_LISTS = re.compile(r"(resblocks|blocks|layers|layer\d*)$")
 OF_TEXTS = frozenset({"prompt", "trim", "text_blocks"})
 """Those of a text tower."""
 
@@ -32,7 +34,8 @@ OF_TEXTS = frozenset({"prompt", "trim", "text_blocks"})
 class Block:
     """One transformer block under uniform names; `forward` runs it whole.
 
-    `qkv(x)` gives the stacked (.., 3 * W) projections whether the tower keeps them in one matrix or three.
+    `qkv(x)` gives the stacked (.., 3 * W) projections whether the tower keeps them in one matrix or three. `module` is
+    the child of the model that holds all of its weights.
     """
 
     ln_1: nn.Module
@@ -42,6 +45,7 @@ class Block:
     mlp: nn.Module
     num_heads: int
     forward: Callable[..., Tensor]
+    module: nn.Module | None = None
 
     def __call__(self, x: Tensor, **kwargs) -> Tensor:
         return self.forward(x, **kwargs)
@@ -113,12 +117,12 @@ class Backbone(ABC):
     def encode_text(self, texts: Sequence[str] | Tensor, normalize: bool = True) -> Tensor:
         """Texts or (N, L) tokens -> (N, D) float32."""
 
-    def encode_measured(self, tokens: Tensor, lengths: np.ndarray, normalize: bool = True) -> Tensor:
+    def encode_measured(self, tokens: Tensor, lengths: np.ndarray | int, normalize: bool = True) -> Tensor:
         """`encode_text` of tokens whose lengths the host knows, so that it need not wait for the device to cut them.
 
         Args:
             tokens: (N, L).
-            lengths: (N,) integers, how many of each row take part, as `token_mask` says.
+            lengths: (N,) integers, how many of each row take part, as `token_mask` says; or the largest of them.
         """
         return self.encode_text(tokens, normalize)
 
@@ -210,8 +214,20 @@ class Backbone(ABC):
         """From what its family builds it again; None where it cannot be saved."""
         return None
 
-    def checkpoint_blocks(self) -> None:
-        """In training, run blocks that are not modules of the model again in the backward pass."""
+    def block_modules(self) -> list[nn.Module]:
+        """The model's blocks in both towers, each run as a whole: what is recomputed or sharded one at a time.
+
+        By default the members of the model's lists named blocks, resblocks, layers, layer, layer1, ...
+        """
+        return [
+            block
+            for name, module in self.model.named_modules()
+            if isinstance(module, (nn.ModuleList, nn.Sequential)) and BLOCK_LISTS.search(name)
+            for block in module
+        ]
+
+    def wrap_blocks(self, wrap: Callable[[Block], Block]) -> None:
+        """Let every pass over `blocks` run what `wrap` makes of each."""
 
     def image_tokens(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """(B, 3, S, S) -> (B, P, D) in the shared space, and the grid (h, w) with h * w = P."""

@@ -46,6 +46,7 @@ class Loss(nn.Module, ABC):
         teacher: None; "ema", the mean of the student over time, where `teacher.*` outputs are asked for; or "frozen".
         frozen_towers: towers ("image", "text") that the loss wants frozen.
         n_prefix: learned vectors that it puts before the words of a text.
+        graph_changes: whether some steps reach other parameters than the first one does, of its heads or the towers.
         logit_scale_bounds: lowest and highest exponentiated logit scale, as published; None leaves it free.
         differs: where it differs, on purpose, from the authors' released code; docs/parity.md tells it.
         experimental: what in this loss is ours, where the paper's equation could not be had; "" otherwise.
@@ -61,6 +62,7 @@ class Loss(nn.Module, ABC):
     teacher: ClassVar[str | None] = None
     frozen_towers: ClassVar[frozenset[str]] = frozenset()
     n_prefix: ClassVar[int] = 0
+    graph_changes: ClassVar[bool] = False
     logit_scale_bounds: ClassVar[tuple[float, float] | None] = None
     experimental: ClassVar[str] = ""
     differs: ClassVar[str] = ""
@@ -118,6 +120,11 @@ class Loss(nn.Module, ABC):
 
     def after_step(self, model: nn.Module | None) -> None:
         """Once after each optimiser step."""
+
+    def held_parameters(self) -> list[nn.Parameter]:
+        """Those of its own or of the towers, after `prepare`, that it or the backbone reaches at any time: by a view,
+        in `after_step`, by a hook on the gradient. Training by FSDP leaves them whole on each process."""
+        return list(self.parameters()) if self.n_prefix else []
 
     def further_outputs(self, batch: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
         """What it brings in `outputs` without a column, one row per sample, from the `fields` named there. A frozen

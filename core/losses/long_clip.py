@@ -83,6 +83,9 @@ class LongClip(RowLoss):
         to_text, to_image = cross_entropies(logits, ranks, label_smoothing=self.label_smoothing)
         return ranks.average((to_text + to_image) / 2)
 
+    def held_parameters(self) -> list[nn.Parameter]:
+        return [] if self._kept is None else [self._kept.table]
+
     def after_step(self, model: nn.Module | None) -> None:
         """The first positions stay where they are."""
         if self._kept is not None:

@@ -18,7 +18,7 @@ from ..runtime.gather import RankBatch
 from ..runtime.ranks import Ranks
 
 NARROWEST = 8
-TOWER_ATTRIBUTES = ("prepare", "n_prefix", "frozen_towers", "logit_scale_bounds")
+TOWER_ATTRIBUTES = ("prepare", "graph_changes", "n_prefix", "frozen_towers", "logit_scale_bounds")
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -113,6 +113,9 @@ class Matryoshka(RowLoss):
             return value
         first = value[..., :width]
         return F.normalize(first, dim=-1) if known.kind == "unit" else first
+
+    def held_parameters(self) -> list[nn.Parameter]:
+        return [parameter for loss in self.inner.values() for parameter in loss.held_parameters()]
 
     def after_step(self, model: nn.Module | None) -> None:
         for loss in self.inner.values():

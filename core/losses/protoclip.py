@@ -101,6 +101,7 @@ class Protoclip(Loss):
         "epochs with a locked image tower are left out"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "logit_scale", "index"})
+    graph_changes: ClassVar[bool] = True  # after the warm-up episodes
     logit_scale_bounds: ClassVar[tuple[float, float]] = (1.0, HIGHEST_SCALE)
 
     clip_weight: float = option(1.0, "weight of CLIP's loss", low=0, high=10_000)

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .. import errors
+from . import liveness
 
 T = TypeVar("T")
 
@@ -55,13 +56,15 @@ def start_from_environment() -> bool:
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=TIMEOUT)
+    liveness.watch(rank(), world_size(), lambda told: all_gather_json(told)[0])
     atexit.register(stop)  # a process that ends inside the group may abort, and its exit code would be lost
     return True
 
 
 def stop() -> None:
     """Leave the group, if in one."""
-    if dist.is_available() and dist.is_initialized():
+    liveness.leave()
+    if dist.is_available() and dist.is_initialized() and not liveness.is_of_a_death():
         # A rank was seen twice, in some hundreds of runs, to abort at its end ("terminate called without an active
         # exception"): the suspicion is that a thread of the group still let go of tensors of its last step.
         time.sleep(SETTLE_S)
@@ -80,7 +83,7 @@ def run_on_all(step: Callable[[], T]) -> T:
     try:
         result = step()
     except Exception as error:
-        if not getattr(error, "known_to_all_ranks", False):
+        if not getattr(error, "known_to_all_ranks", False) and not liveness.is_of_a_death(error):
             _announce(error)
         raise
     _exchange(0, 0)

@@ -30,7 +30,7 @@ PARTIAL = ".partial-"
 PLACE = ".resume"
 MARKER = ".at-work"
 """In a folder whose process has not ended."""
-CHECKPOINTS = ("*.pt", "*.pth")
+CHECKPOINTS = ("*.pt", "*.pth", "step-*/index.json")
 KEPT_DAYS = 7
 """How long checkpoints of a killed training wait for a `--resume` while others end well beside them."""
 

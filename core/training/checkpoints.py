@@ -1,14 +1,15 @@
 """Checkpoints that survive a power cut: written whole or not at all, proven by their digest, the one before kept.
 
-One file per checkpoint, of tensors and plain values, read with torch's `weights_only`; beside it its sha256.
+One file per checkpoint, of tensors and plain values, read with torch's `weights_only`; beside it its sha256. Where
+weights are sharded over processes, a folder per checkpoint (`sharded_checkpoints.py`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import re
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ import torch
 
 from ..errors import DataError
 from ..runtime.distributed import all_gather_json, is_main, rank, run_on_all, world_size
+from .sharded_checkpoints import damage, read_index, sha256
 
 FOLDER = "checkpoints"
 """Inside the place of a training."""
-NAME = re.compile(r"step-(\d+)\.pt")
+SUFFIX = ".pt"
+NAME = re.compile(r"step-(\d+)(\.pt)?")
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
@@ -39,85 +42,104 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:08d}.pt"
     _write(path, lambda handle: torch.save(state, handle))
-    digest = _sha256(path)
+    digest = sha256(path)
     _write(_digest_file(path), lambda handle: handle.write(digest.encode()))
-    for old in checkpoints(folder)[:-keep]:
-        _digest_file(old).unlink(missing_ok=True)
-        old.unlink(missing_ok=True)
+    keep_newest(folder, keep)
     return path
 
 
-def newest_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, Path | None, list[str]]:
-    """The newest checkpoint that is whole.
+def newest_checkpoint(folder: Path) -> tuple[Any, Path | None, list[str]]:
+    """The newest checkpoint that is whole, on all processes the same: rank 0's.
 
     Returns:
-        (state, its file, sentences about damaged ones that were passed over); (None, None, ...) where there is none.
+        (its state, its place, sentences about damaged ones that were passed over); (None, None, ...) where there is
+        none. The state of sharded weights is what `read_index` gives.
 
     Raises:
-        DataError: there are checkpoints, and all are damaged.
+        DataError: on every rank, the same: all of rank 0's checkpoints are damaged, or another rank's folder does not
+            hold the one that rank 0 goes on from, or holds some where rank 0's holds none.
     """
-    paths, notes = checkpoints(folder), []
-    for path in reversed(paths):
-        reason = _damage(path)
+    names = all_gather_json([path.name for path in checkpoints(folder)])[0]
+    notes = []
+    for path in (folder / name for name in reversed(names)):
+        reason = _damage_on_any(path)
         if reason is None:
-            return torch.load(path, map_location="cpu", weights_only=True), path, notes
+            return run_on_all(lambda path=path: _read_as_main(path)), path, notes
         notes.append(f"{path}: damaged ({reason}), the checkpoint before it is used")
-    if paths:
-        raise DataError(f"{folder}: all {len(paths)} checkpoints are damaged; start again without --resume")
+    run_on_all(lambda: _check_none(folder, names))
     return None, None, notes
 
 
-def agreed_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, Path | None, list[str]]:
-    """The newest whole checkpoint of rank 0, on every rank; as `newest_checkpoint`, which it is on one.
-
-    Raises:
-        DataError: on every rank, the same: rank 0's checkpoints are all damaged, or another rank's folder does not hold
-            the one that rank 0 goes on from, or holds some where rank 0's holds none.
-    """
-    if world_size() == 1:
-        return newest_checkpoint(folder)
-    found = run_on_all(lambda: newest_checkpoint(folder) if is_main() else (None, None, []))
-    _, path, notes = found
-    told = None if path is None else [path.name, _digest_file(path).read_text(encoding="utf-8").strip()]
-    choice = all_gather_json(told)[0]
-    return run_on_all(lambda: found if is_main() else (*_same_as_main(folder, choice), notes))
+def _damage_on_any(path: Path) -> str | None:
+    """What is wrong with a checkpoint of rank 0. A file is looked at by rank 0; the files of a folder, which all ranks
+    see, by each in turn."""
+    if path.suffix == SUFFIX:
+        reasons = all_gather_json(run_on_all(lambda: _damage(path) if is_main() else None))
+    else:
+        run_on_all(lambda: _check_there(path))
+        reasons = all_gather_json(run_on_all(lambda: damage(path, world_size(), rank())))
+    return next(filter(None, reasons), None)
 
 
-def _same_as_main(folder: Path, choice: list[str] | None) -> tuple[dict[str, Any] | None, Path | None]:
-    """This rank's copy of the checkpoint that rank 0 chose: [name, sha256], or None where it starts anew."""
-    cure = "give all processes one --out that they share, or copy rank 0's folder to each machine"
-    if choice is None:
-        if kept := checkpoints(folder):
-            raise DataError(f"{folder}: rank {rank()} has {kept[-1].name} there, and rank 0 no checkpoint; {cure}")
-        return None, None
-    name, digest = choice
-    path = folder / name
-    if not path.is_file():
-        raise DataError(f"{folder}: rank {rank()} has no {name}, from which rank 0 goes on; {cure}")
-    if _sha256(path) != digest:
-        raise DataError(f"{path}: on rank {rank()} it is not the file that rank 0 goes on from; {cure}")
-    return torch.load(path, map_location="cpu", weights_only=True), path
+CURE = "give all processes one --out that they share, or copy rank 0's folder to each machine"
+
+
+def _check_there(path: Path) -> None:
+    if not path.exists():
+        raise DataError(f"{path.parent}: rank {rank()} has no {path.name}, from which rank 0 goes on; {CURE}")
+
+
+def _check_none(folder: Path, of_main: list[str]) -> None:
+    """Raise DataError unless there is no checkpoint anywhere."""
+    kept = checkpoints(folder)
+    if of_main and is_main():
+        raise DataError(f"{folder}: all {len(kept)} checkpoints are damaged; start again without --resume")
+    if kept and not of_main:
+        raise DataError(f"{folder}: rank {rank()} has {kept[-1].name} there, and rank 0 no checkpoint; {CURE}")
+
+
+def _read_as_main(path: Path) -> Any:
+    """The state of a whole checkpoint; run on all ranks."""
+    _check_there(path)
+    if path.suffix != SUFFIX:
+        return read_index(path)
+    digest = all_gather_json(_digest_file(path).read_text(encoding="utf-8").strip() if is_main() else None)[0]
+    if not is_main() and sha256(path) != digest:
+        raise DataError(f"{path}: on rank {rank()} it is not the file that rank 0 goes on from; {CURE}")
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Files of checkpoints, the oldest first."""
-    return sorted(path for path in folder.glob("step-*.pt") if NAME.fullmatch(path.name))
+    """Checkpoints, files or folders, the oldest first."""
+    return sorted((path for path in folder.glob("step-*") if NAME.fullmatch(path.name)), key=lambda path: _step(path))
+
+
+def keep_newest(folder: Path, keep: int) -> None:
+    """Remove all but the newest checkpoints."""
+    for old in checkpoints(folder)[:-keep]:
+        if old.is_dir():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            _digest_file(old).unlink(missing_ok=True)
+            old.unlink(missing_ok=True)
 
 
 def newest_step(folder: Path) -> str:
     """ "step 12" where that is the newest checkpoint of a training whose place is `folder`, "" without any."""
     kept = checkpoints(folder / FOLDER)
-    return f"step {int(kept[-1].stem.partition('-')[2])}" if kept else ""
+    return f"step {_step(kept[-1])}" if kept else ""
+
+
+def _step(path: Path) -> int:
+    return int(NAME.fullmatch(path.name).group(1))
 
 
 def _damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint, or None."""
+    """What is wrong with a checkpoint in one file, or None."""
     digest = _digest_file(path)
     if not digest.is_file():
         return "its digest is missing"
-    return (
-        None if digest.read_text(encoding="utf-8").strip() == _sha256(path) else "its content is not what was written"
-    )
+    return None if digest.read_text(encoding="utf-8").strip() == sha256(path) else "its content is not what was written"
 
 
 def _write(path: Path, write) -> None:
@@ -152,19 +174,6 @@ class _NotingErrors:
 
     def __getattr__(self, name: str):
         return getattr(self.handle, name)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _slow(handle)
-
-
-def _slow(handle) -> str:
-    """For Python 3.10."""
-    digest = hashlib.sha256()
-    while block := handle.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def _digest_file(path: Path) -> Path:

@@ -44,6 +44,7 @@ class ClassScores(nn.Module):
                 shares[row, place[text]] += 1 / len(group)
         tokens = backbone.tokenize(texts)
         self.lengths = backbone.token_mask(tokens).sum(dim=1).numpy()  # (P,): known before the tokens are on the device
+        self.longest = int(self.lengths.max(initial=1))
         self.register_buffer("tokens", tokens, persistent=False)  # (P, L)
         self.register_buffer("shares", shares, persistent=False)  # (C or 2 C, P)
         with torch.no_grad():
@@ -70,7 +71,8 @@ class ClassScores(nn.Module):
         return scores if bias is None else scores + bias
 
     def _encoded(self) -> Tensor:
-        encoded = self._held[0].encode_measured(self.tokens, self.lengths).float()  # (P, D) unit
+        lengths = self.longest if torch.compiler.is_compiling() else self.lengths  # an array would break the graph
+        encoded = self._held[0].encode_measured(self.tokens, lengths).float()  # (P, D) unit
         with torch.autocast(encoded.device.type, enabled=False):
             return F.normalize(self.shares.to(encoded.device) @ encoded, dim=-1)
 

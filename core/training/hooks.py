@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.hooks import Hook
 
 from ..errors import DataError
-from ..runtime.distributed import is_main, rank, run_on_all
-from ..runtime.files import refused
-from .checkpoints import agreed_checkpoint, all_random_states, save_checkpoint, set_random_states
+from ..runtime.distributed import rank
 from .log import LogHook, read_together
+from .model import inner_model
 from .samples import BrokenSamples, seed_of
-from .settings import TrainingSettings
-from .sharding import cut_as, load_plain, plain, whole
-from .teacher import follow
+from .sharding import whole
+from .teacher import follow, weights_of
 
-WHERE_FULL = "give another --out; once there is space, --resume goes on from the last checkpoint"
 EXPLODED = 30.0
 """A loss this many times its mean over the first steps has run away."""
 FIRST_STEPS = 20
@@ -159,16 +154,16 @@ class AverageHook(Hook):
     """A moving average of the towers' weights.
 
     Args:
-        average: a copy of the towers.
+        average: weights by name, a copy of the towers'.
         keep: share of itself it keeps in a step.
     """
 
-    def __init__(self, average: torch.nn.Module, keep: float):
+    def __init__(self, average: Mapping[str, torch.Tensor], keep: float):
         self.average, self.keep = average, keep
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         done = runner.iter + 1
-        follow(self.average, model_of(runner).towers, min(self.keep, (1 + done) / (10 + done)))
+        follow(self.average, weights_of(model_of(runner).towers), min(self.keep, (1 + done) / (10 + done)))
 
 
 class ValidationHook(Hook):
@@ -188,8 +183,7 @@ class ValidationHook(Hook):
         self.patience, self.best, self.state_of = patience, best, state_of
 
     def after_train_epoch(self, runner) -> None:
-        with whole(model_of(runner)):
-            score = self.validate()
+        score = self.validate()
         self.history.end_epoch(val=score)
         self.log.add_score(runner, score)
         if self.best.get("score") is None or score > self.best["score"]:
@@ -198,93 +192,9 @@ class ValidationHook(Hook):
             runner.train_loop.stop_training = True
 
 
-class ResumeHook(Hook):
-    """Saves all a run is made of, and starts from there again: weights, optimiser, schedule, queues, random states.
-
-    Args:
-        folder: of the checkpoints.
-        settings: how often, how many.
-        identity: what must be the same for a checkpoint to be of this run.
-        history: of the run.
-        extra: name -> (read, write) of further states.
-        resume: whether to look for a checkpoint.
-        on_message: called with what was found.
-    """
-
-    priority = "LOWEST"
-
-    def __init__(
-        self, folder: Path, settings: TrainingSettings, identity: dict, history, extra, resume: bool, on_message
-    ):
-        self.folder, self.settings, self.identity = folder, settings, identity
-        self.history, self.extra, self.resume, self.on_message = history, extra, resume, on_message
-
-    def before_train(self, runner) -> None:
-        if self.resume:
-            self._restore(runner)
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        done = runner.iter + 1
-        if saves_after(done, runner, self.settings.save_every):
-            self._save(runner, done)
-
-    def _save(self, runner, done: int) -> None:
-        state = {
-            "step": done,
-            "identity": json.dumps(self.identity, sort_keys=True),
-            "model": plain(model_of(runner).state_dict()),
-            "optimizer": plain(runner.optim_wrapper.state_dict()),
-            "schedulers": [scheduler.state_dict() for scheduler in runner.param_schedulers or []],
-            "random": json.dumps(all_random_states()),
-            "history": json.dumps(self.history.state()),
-            "first_losses": list(runner.message_hub.get_info("vladapt_first_losses") or []),
-            "extra": {name: read() for name, (read, _) in self.extra.items()},
-        }
-        run_on_all(lambda: self._write(done, state) if is_main() else None)
-
-    def _write(self, done: int, state: dict) -> None:
-        try:
-            save_checkpoint(self.folder, done, state, self.settings.keep)
-        except OSError as error:
-            raise refused(self.folder, error, WHERE_FULL) from error
-
-    def _restore(self, runner) -> None:
-        state, path, notes = agreed_checkpoint(self.folder)
-        for note in notes:
-            self.on_message(note)
-        if state is None:
-            return
-        self._check_identity(json.loads(state["identity"]), path)
-        load_plain(model_of(runner), state["model"])
-        wrapper = runner.optim_wrapper
-        parameters = [p for group in wrapper.optimizer.param_groups for p in group["params"]]
-        optimizer = cut_as(state["optimizer"]["optimizer"], parameters)
-        wrapper.load_state_dict({**state["optimizer"], "optimizer": optimizer})
-        for scheduler, saved in zip(runner.param_schedulers or [], state["schedulers"]):
-            scheduler.load_state_dict(saved)
-        for name, (_, write) in self.extra.items():
-            write(state["extra"][name])
-        self.history.restore(json.loads(state["history"]))
-        runner.message_hub.update_info("vladapt_first_losses", state["first_losses"])
-        loop = runner.train_loop
-        loop._iter = state["step"]
-        # The end of an epoch comes after its last checkpoint, so it is gone through again.
-        loop._epoch = max(0, (state["step"] - 1)) // loop.steps_an_epoch
-        set_random_states(json.loads(state["random"]))
-        self.on_message(f"Resumed at step {state['step']} of {runner.max_iters} from {path}")
-
-    def _check_identity(self, saved: dict, path: Path) -> None:
-        for name in sorted(set(saved) | set(self.identity)):
-            if saved.get(name) != self.identity.get(name):
-                raise DataError(
-                    f"{path}: is of a run with {name}={saved.get(name)}, this one has {self.identity.get(name)}; "
-                    "give the same, or start without --resume in another --out"
-                )
-
-
 def model_of(runner):
     """The model inside whatever wraps it."""
-    return getattr(runner.model, "module", runner.model)
+    return inner_model(runner.model)
 
 
 class EpochRateHook(Hook):
@@ -314,15 +224,16 @@ class EpochAverageHook(Hook):
     arXiv 2307.06948, section 3.2.2. In between, the average holds that of the epochs so far.
 
     Args:
-        average: a copy of the towers.
+        average: weights by name, a copy of the towers'.
         gaussian: mean and deviation, in epochs.
     """
 
-    def __init__(self, average: torch.nn.Module, gaussian: tuple[float, float]):
+    def __init__(self, average: Mapping[str, torch.Tensor], gaussian: tuple[float, float]):
         self.average, self.gaussian = average, gaussian
 
     def after_train_epoch(self, runner) -> None:
-        follow(self.average, model_of(runner).towers, 1 - newest_share(runner.epoch + 1, *self.gaussian))
+        share = newest_share(runner.epoch + 1, *self.gaussian)
+        follow(self.average, weights_of(model_of(runner).towers), 1 - share)
 
 
 def newest_share(epochs: int, mean: float, deviation: float) -> float:

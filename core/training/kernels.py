@@ -8,12 +8,13 @@ from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import deterministic
 
 from ..contracts.backbone import Backbone
 from ..errors import CapabilityError
+from ..runtime.distributed import world_size
 from .settings import TrainingSettings
 from .views import local_size
 
@@ -114,6 +115,31 @@ def restored_determinism() -> Iterator[None]:
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
         cudnn.deterministic, cudnn.benchmark = kept
         deterministic.fill_uninitialized_memory = filled
+
+
+def suits_channels_last(backbone: Backbone, settings: TrainingSettings) -> bool:
+    """Whether convolutions are a tower's main work, on a GPU. FSDP shards weights in their usual order only."""
+    usual = settings.parallel == "fsdp" and world_size() > 1
+    return backbone.device.type == "cuda" and "image_blocks" not in backbone.capabilities and not usual
+
+
+def channels_last(backbone: Backbone) -> list[nn.Parameter]:
+    """Let the weights of convolutions lie as the fast kernels of a GPU want them: channels last. What a convolution
+    with such weights gives lies so too, so that pixels need no turning.
+
+    Returns:
+        Those that lay otherwise; `contiguous` turns them back.
+    """
+    turned = [p for p in backbone.model.parameters() if p.ndim == 4 and p.is_contiguous()]
+    for parameter in turned:
+        parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return turned
+
+
+def contiguous(parameters: list[nn.Parameter]) -> None:
+    """Let parameters lie in their usual order, as files of weights want them."""
+    for parameter in parameters:
+        parameter.data = parameter.data.contiguous()
 
 
 def _image_passes(backbone: Backbone, needs: Iterable[str]) -> dict[str, Callable[[], Tensor]]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -25,11 +25,12 @@ from .objective import Objective
 from .samples import seed_of
 from .settings import TrainingSettings
 from .sharding import average_replicated, is_sharded
-from .teacher import follow
+from .teacher import follow, weights_of
 from .tower_outputs import Outputs
 
+CHANGED_GRAPH = ("training graph has changed", "finished reduction in the prior iteration")
+"""What DistributedDataParallel says of a static graph that is none."""
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
-BLOCK_LISTS = re.compile(r"(resblocks|blocks|layers|layer\d*)$")
 
 
 class PairModel(BaseModel):
@@ -60,6 +61,20 @@ class PairModel(BaseModel):
     @property
     def backbone(self) -> Backbone:
         return self._held[0]
+
+    @property
+    def backbones(self) -> list[Backbone]:
+        """Those whose towers run: the one that is trained, and its teacher."""
+        return self._held if self.outputs.teacher is None else [*self._held, self.outputs.teacher]
+
+    @property
+    def has_static_graph(self) -> bool:
+        """Whether each backward pass reaches the same parameters: not with micro-batches, where heads and towers have
+        passes of their own, nor with losses that say so."""
+        micro, rows = self.settings.micro_batch_size, self.settings.batch_size // world_size()
+        return (micro is None or micro >= rows) and not any(
+            loss.graph_changes for loss in self.objective.losses.values()
+        )
 
     def init_weights(self) -> None:
         """Nothing: the weights are the backbone's."""
@@ -96,7 +111,7 @@ class PairModel(BaseModel):
             keeps = [
                 loss.teacher_momentum(self.progress) for loss in self.objective.losses.values() if loss.teacher == "ema"
             ]
-            follow(self.teacher_towers, self.towers, keeps[0])
+            follow(weights_of(self.teacher_towers), weights_of(self.towers), keeps[0])
 
     def _loss(self, made: Mapping[str, Any], classes: Tensor | None = None) -> dict[str, Tensor]:
         with _alike_on_all_ranks(self.settings.seed, self.progress):
@@ -118,21 +133,36 @@ def _alike_on_all_ranks(seed: int, progress: float) -> Iterator[None]:
         yield
 
 
+def inner_model(wrapped: nn.Module) -> PairModel:
+    """The model inside whatever wraps it."""
+    return getattr(wrapped, "module", wrapped)
+
+
 class GlobalBatchParallel(MMDistributedDataParallel):
     """The same step on several processes. Losses see the batch of all of them, so gradients only need averaging."""
 
     def __init__(self, module: PairModel):
         devices = [torch.cuda.current_device()] if module.backbone.device.type == "cuda" else None
         # Buffers are alike on all ranks, made from the same global batch: sending them round would be waste. A head
-        # that this step's outputs do not reach would be waited for, were unused parameters not looked for.
+        # that a step does not reach would be waited for, were unused parameters not looked for: once for all where each
+        # step reaches the same ones, else in each.
+        graph = {"static_graph": True} if module.has_static_graph else {"find_unused_parameters": True}
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore", FutureWarning
             )  # torch renames `broadcast_buffers`; older ones know no other
-            super().__init__(module, device_ids=devices, broadcast_buffers=False, find_unused_parameters=True)
+            super().__init__(module, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True, **graph)
 
     def train_step(self, data: dict[str, Any], optim_wrapper) -> dict[str, Tensor]:
-        return global_step(self, self.module, data, optim_wrapper)
+        try:
+            return global_step(self, self.module, data, optim_wrapper)
+        except RuntimeError as error:
+            if not any(part in str(error) for part in CHANGED_GRAPH):
+                raise
+            raise CapabilityError(
+                f"loss {', '.join(self.module.objective.losses)}: its steps do not all reach the same weights; set "
+                "graph_changes = True in the class of the loss that does so"
+            ) from error
 
 
 def global_step(wrapped: nn.Module, model: PairModel, data: dict[str, Any], optim_wrapper) -> dict[str, Tensor]:
@@ -206,24 +236,19 @@ def checkpoint_blocks(backbone: Backbone) -> int:
     Raises:
         CapabilityError: the towers have no lists of blocks.
     """
-    blocks = [
-        block
-        for name, module in backbone.model.named_modules()
-        if isinstance(module, (nn.ModuleList, nn.Sequential)) and BLOCK_LISTS.search(name)
-        for block in module
-    ]
+    blocks = backbone.block_modules()
     if not blocks:
         raise CapabilityError(
             f"backbone '{backbone.spec}' has no list of blocks to checkpoint; leave checkpointing off"
         )
     for block in blocks:
         block.forward = partial(_recomputed, block, block.forward)
-    backbone.checkpoint_blocks()
+    backbone.wrap_blocks(lambda block: replace(block, forward=partial(_recomputed, backbone.model, block.forward)))
     return len(blocks)
 
 
-def _recomputed(block: nn.Module, forward, *args, **kwargs):
-    if not block.training:
+def _recomputed(module: nn.Module, forward, *args, **kwargs):
+    if not (module.training and torch.is_grad_enabled()):
         return forward(*args, **kwargs)
     return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
+from torch.distributed import ReduceOp
 
 from ..contracts.backbone import Backbone
+from ..errors import DataError
 from .layers import parameter_groups
 from .schedules import dassl_learning_rates
 from .settings import TrainingSettings, warmup_steps
-from .sharding import local_parts, squared_norm
+from .sharding import local_parts, of_all_shards, sharded_and_not, shards_like, squared_norm
+
+KERNELS = ("fused", "foreach")
 
 
 class StepOptimWrapper(OptimWrapper):
@@ -19,15 +25,23 @@ class StepOptimWrapper(OptimWrapper):
 
     Args:
         optimizer: as mmengine's.
+        parameters: all that it updates, in an order that does not depend on the number of processes.
         device: type of device the gradients lie on.
         fp16: scale the loss, so that small gradients do not vanish; steps with infinite ones are left out.
         clip_norm: largest norm, or None.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, device: str, fp16: bool, clip_norm: float | None):
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        parameters: list[nn.Parameter],
+        device: str,
+        fp16: bool,
+        clip_norm: float | None,
+    ):
         super().__init__(optimizer)
-        self.device = device
-        self.scaler = torch.amp.GradScaler(device, enabled=fp16)
+        self.parameters, self.device = parameters, device
+        self.scaler = _ShardedScaler(device, enabled=fp16)
         self.clip_norm = clip_norm
 
     @property
@@ -71,11 +85,53 @@ class StepOptimWrapper(OptimWrapper):
         return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        state = state_dict["optimizer"]
-        kernels = {name: self.optimizer.defaults[name] for name in ("fused", "foreach")}  # of this device, not of that
-        groups = [{**group, **kernels} for group in state["param_groups"]]
-        self.optimizer.load_state_dict({**state, "param_groups": groups})
-        self.scaler.load_state_dict(state_dict["scaler"])
+        """What `state_dict` gave where no weight was sharded."""
+        saved = state_dict["optimizer"]
+        options = {i: group for group in saved["param_groups"] for i in group["params"]}
+        if len(options) != len(self.parameters):
+            raise DataError(f"its optimiser is of {len(options)} weights, this one's of {len(self.parameters)}")
+        states = [
+            {name: shards_like(parameter, value) for name, value in saved["state"].get(i, {}).items()}
+            for i, parameter in enumerate(self.parameters)
+        ]
+        self.load(states, [options[i] for i in range(len(states))], state_dict["scaler"])
+
+    def states(self) -> list[dict[str, Tensor]]:
+        """What the optimiser remembers of each parameter, in their order: tensors like it, and scalars."""
+        return [self.optimizer.state.get(parameter, {}) for parameter in self.parameters]
+
+    def options(self) -> list[dict[str, Any]]:
+        """Rate, decay and the like of each parameter, JSON-able."""
+        told = {
+            parameter: {name: value for name, value in group.items() if name not in ("params", *KERNELS)}
+            for group in self.optimizer.param_groups
+            for parameter in group["params"]
+        }
+        return [told[parameter] for parameter in self.parameters]
+
+    def load(self, states: list[dict[str, Tensor]], options: list[dict[str, Any]], scaler: dict) -> None:
+        """What `states`, `options` and the scaler's `state_dict` gave; tensors sharded as their parameters are."""
+        number = {parameter: i for i, parameter in enumerate(self.parameters)}
+        kernels = {name: self.optimizer.defaults[name] for name in KERNELS}  # of this device, not of that
+        state, groups, count = {}, [], 0
+        for group in self.optimizer.param_groups:
+            numbers = [number[parameter] for parameter in group["params"]]
+            told = {name: tuple(v) if isinstance(v, list) else v for name, v in options[numbers[0]].items()}
+            groups.append({**told, **kernels, "params": list(range(count, count + len(numbers)))})
+            state |= {count + i: states[n] for i, n in enumerate(numbers) if states[n]}
+            count += len(numbers)
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.scaler.load_state_dict(scaler)
+
+
+class _ShardedScaler(torch.amp.GradScaler):
+    """A scaler of gradients of which some may be sharded over processes: all leave the same steps out."""
+
+    def _unscale_grads_(self, optimizer, inv_scale: Tensor, found_inf: Tensor, allow_fp16: bool) -> dict:
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        infinite = found_inf.clone()
+        torch._amp_foreach_non_finite_check_and_unscale_(local_parts(gradients), infinite, inv_scale)
+        return {infinite.device: of_all_shards(gradients, infinite, ReduceOp.MAX)}
 
 
 def build_optimizer(backbone: Backbone, heads: list[nn.Module], settings: TrainingSettings) -> StepOptimWrapper:
@@ -88,16 +144,16 @@ def build_optimizer(backbone: Backbone, heads: list[nn.Module], settings: Traini
         decay_all=settings.decayed == "all",
     )
     groups += _groups_of_heads(heads, settings)
-    groups = [group for group in groups if group["params"]]
-    # Weights that are cut over processes cannot be updated in one list with those that are not.
-    together = None if settings.parallel == "ddp" else False
-    kernels = {"fused": True} if together is None and is_fast(backbone.device) else {"foreach": together}
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    # Weights that are sharded over processes cannot be updated in one list with those that are not.
+    groups = [{**group, "params": some} for group in groups for some in sharded_and_not(group["params"]) if some]
+    kernels = {"fused": True} if is_fast(backbone.device) else {"foreach": None}
     if settings.optimizer == "sgd":
         optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, **kernels)
         _start_momentum(optimizer)
     else:
         optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, **kernels)
-    return StepOptimWrapper(optimizer, backbone.device.type, settings.amp == "fp16", settings.clip_grad)
+    return StepOptimWrapper(optimizer, parameters, backbone.device.type, settings.amp == "fp16", settings.clip_grad)
 
 
 def is_fast(device: torch.device) -> bool:

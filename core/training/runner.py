@@ -15,8 +15,9 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 
 from ..runtime.distributed import world_size
+from ..runtime.liveness import failing_alone
 from .kernels import ask_for_determinism, fast_kernels, is_repeatable, named_kernels, restored_determinism
-from .model import GlobalBatchParallel, PairModel
+from .model import GlobalBatchParallel, PairModel, inner_model
 from .optimizer import build_optimizer, rate_schedulers
 from .settings import TrainingSettings
 from .sharding import make_whole, shard
@@ -26,7 +27,7 @@ UNUSED_HOOKS = ("runtime_info", "timer", "sampler_seed", "logger", "checkpoint")
 
 
 def run_with_hooks(
-    model: PairModel,
+    wrapped: nn.Module,
     heads: list[nn.Module],
     samples: torch.utils.data.DataLoader,
     settings: TrainingSettings,
@@ -34,7 +35,10 @@ def run_with_hooks(
     steps: int,
     folder: Path,
 ) -> int:
-    """Train; afterwards all modules are in eval mode and the towers frozen.
+    """Train; afterwards all modules are in eval mode, whole on each process, and the towers frozen.
+
+    Args:
+        wrapped: what `parallel` gives.
 
     Returns:
         The step it started from, above 0 after a resume.
@@ -44,7 +48,7 @@ def run_with_hooks(
     """
     from mmengine.visualization import Visualizer
 
-    wrapped = parallel(model, settings)
+    model = inner_model(wrapped)
     optimizer = build_optimizer(model.backbone, heads, settings)
     name = f"vladapt-{time.time_ns()}"
     start = _StartStep()
@@ -69,10 +73,10 @@ def run_with_hooks(
         )
         if repeatable:
             ask_for_determinism(device, warn_only=bool(model.not_deterministic))
-        with named_kernels():
+        with failing_alone(), named_kernels():
             runner.train()
+    make_whole(model, model.backbones)
     for module in (model.towers, *heads):
-        make_whole(module)
         module.eval().requires_grad_(False)
     return start.step
 
@@ -168,4 +172,7 @@ def parallel(model: PairModel, settings: TrainingSettings) -> nn.Module:
     """The model as it is where one process trains, else wrapped."""
     if world_size() == 1:
         return model
-    return shard(model, model.backbone.device) if settings.parallel == "fsdp" else GlobalBatchParallel(model)
+    if settings.parallel == "ddp":
+        return GlobalBatchParallel(model)
+    held = {parameter for loss in model.objective.losses.values() for parameter in loss.held_parameters()}
+    return shard(model, model.backbones, held, settings.amp)

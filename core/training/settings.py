@@ -116,10 +116,6 @@ class TrainingSettings:
         self._check_averages()
 
     def _check_averages(self) -> None:
-        for name in ("ema", "epoch_average"):
-            value = getattr(self, name)
-            whole = self.parallel == "ddp" or value is None
-            require(whole, name, value, "weights that fsdp cuts over processes are not averaged; use ddp")
         if self.epoch_average is None:
             return
         pair = list(self.epoch_average)

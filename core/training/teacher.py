@@ -1,15 +1,16 @@
-"""Teachers: a copy of the towers that follows them slowly, or towers that stay."""
+"""Teachers and averages: weights that follow the towers slowly, or towers that stay."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..contracts.backbone import Backbone
+from .sharding import local_parts
 
 
 def copy_of(backbone: Backbone) -> Backbone:
@@ -19,25 +20,36 @@ def copy_of(backbone: Backbone) -> Backbone:
     return copied
 
 
+def weights_of(towers: nn.Module) -> dict[str, Tensor]:
+    """All weights and buffers, as they are and not copied; of sharded towers what is sharded."""
+    return towers.state_dict(keep_vars=True)
+
+
+def copied_weights(towers: nn.Module) -> dict[str, Tensor]:
+    """As `weights_of`, copied and without gradients: each process has the same shards of them as of the towers."""
+    return {name: value.detach().clone() for name, value in towers.state_dict().items()}
+
+
 @torch.no_grad()
-def follow(teacher: nn.Module, student: nn.Module, keep: float) -> None:
-    """teacher = keep * teacher + (1 - keep) * student, of all weights; counts and tables are copied."""
-    weights, followed = teacher.state_dict(keep_vars=True), student.state_dict(keep_vars=True)
-    moving = [name for name, value in weights.items() if value.is_floating_point()]
-    torch._foreach_lerp_([weights[name].data for name in moving], [followed[name].data for name in moving], 1 - keep)
-    for name in weights.keys() - set(moving):
-        weights[name].data.copy_(followed[name].data)
+def follow(followers: Mapping[str, Tensor], leaders: Mapping[str, Tensor], keep: float) -> None:
+    """follower = keep * follower + (1 - keep) * leader, of all weights; counts and tables are copied. Of sharded
+    weights each process moves its own shards."""
+    moving = [name for name, value in followers.items() if value.is_floating_point()]
+    ours, theirs = (local_parts([weights[name].data for name in moving]) for weights in (followers, leaders))
+    torch._foreach_lerp_(ours, theirs, 1 - keep)
+    for name in followers.keys() - set(moving):
+        followers[name].data.copy_(leaders[name].data)
 
 
 @contextmanager
-def swapped(towers: nn.Module, other: nn.Module | None) -> Iterator[None]:
-    """Inside, the towers have the other's weights; None changes nothing."""
-    if other is None:
+def swapped(towers: nn.Module, weights: Mapping[str, Tensor] | None) -> Iterator[None]:
+    """Inside, the towers have these weights; None changes nothing."""
+    if weights is None:
         yield
         return
-    weights = {name: value.detach().clone() for name, value in towers.state_dict().items()}
-    towers.load_state_dict(other.state_dict())
+    kept = copied_weights(towers)
+    towers.load_state_dict(weights)
     try:
         yield
     finally:
-        towers.load_state_dict(weights)
+        towers.load_state_dict(kept)

@@ -133,6 +133,12 @@ class Outputs(nn.Module):
             out.update(self._brought_by(loss, batch))
         return out
 
+    def compile_per_sample(self, **options: Any) -> None:
+        """Compile the towers' passes by torch.compile. How long texts are the host tells first, as a number: reading an
+        array would break the graph."""
+        compiled = torch.compile(self.per_sample, **options)
+        self.per_sample = lambda batch, classes=None: compiled(_with_longest(batch), classes)
+
     def shared(self, classes: Tensor | None = None) -> dict[str, Tensor]:
         """Outputs that are the same for all samples; `classes` as in `per_sample`."""
         backbone, teacher = self.backbone, self.teacher
@@ -190,7 +196,7 @@ class Outputs(nn.Module):
         if "text_positives" in self.wanted:
             tokens = batch["tokens_positives"]  # (B, N, L)
             lengths = batch.get(length_field("tokens_positives"))
-            lengths = None if lengths is None else lengths.reshape(-1)
+            lengths = lengths.reshape(-1) if isinstance(lengths, np.ndarray) else lengths
             out["text_positives"] = self._encoded(tokens.flatten(0, 1), lengths).unflatten(0, tokens.shape[:2])
         return out
 
@@ -234,8 +240,13 @@ class Outputs(nn.Module):
         embeddings, mask = self.text_prompt(backbone.embed_tokens(tokens), mask, batch)
         return backbone.encode_prompt(embeddings, mask)
 
-    def _encoded(self, tokens: Tensor, lengths: np.ndarray | None) -> Tensor:
+    def _encoded(self, tokens: Tensor, lengths: np.ndarray | int | None) -> Tensor:
         return self.backbone.encode_text(tokens) if lengths is None else self.backbone.encode_measured(tokens, lengths)
+
+
+def _with_longest(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """A batch with the longest length, a number, in the place of all lengths."""
+    return {name: int(v.max(initial=1)) if isinstance(v, np.ndarray) else v for name, v in batch.items()}
 
 
 def numbers_as(output: Output, numbers: Tensor) -> Tensor:

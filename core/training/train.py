@@ -6,8 +6,7 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from copy import deepcopy
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,22 +31,24 @@ from .hooks import (
     EpochAverageHook,
     EpochRateHook,
     History,
-    ResumeHook,
     StepHook,
     ValidationHook,
 )
+from .kernels import channels_last, contiguous, suits_channels_last
 from .layers import freeze_batch_norm, set_trainable
 from .log import FILE, LogHook, read_interval
 from .lora import add_lora, merge_lora
 from .model import PairModel, checkpoint_blocks, dims_of
 from .objective import Objective, build_objective
 from .optimizer import epoch_rates
-from .runner import run_with_hooks
+from .resume import ResumeHook
+from .runner import parallel, run_with_hooks
 from .samples import BrokenSamples, Samples, loader
 from .settings import TrainingSettings
-from .sharding import plain
+from .sharded_checkpoints import on_host
+from .sharding import load_plain, plain, whole
 from .sources import Source
-from .teacher import copy_of, swapped
+from .teacher import copied_weights, copy_of, swapped
 from .tower_outputs import Outputs, extract_outputs
 from .views import View, light_view, local_view, strong_view
 
@@ -153,28 +154,36 @@ def train(
     samples = loader(made.samples(), batches, settings.workers, pin=backbone.device.type == "cuda")
     history, broken, best = History(), BrokenSamples(len(task.source)), {}
     averaged = settings.ema is not None or settings.epoch_average is not None
-    average = deepcopy(backbone.model).requires_grad_(False).eval() if averaged else None
+    turned = channels_last(backbone) if suits_channels_last(backbone, settings) else []
+    wrapped = parallel(model, settings)
+    average = copied_weights(backbone.model) if averaged else None
     extra = {"best": (lambda: dict(best), best.update)}
     if average is not None:
-        extra["average"] = (average.state_dict, average.load_state_dict)
+        extra["average"] = (lambda: average, lambda saved: load_plain(average, saved))
     identity = {**_identity(settings), "losses": dict(task.losses), "samples": len(task.source), **task.identity}
     steps = settings.epochs * len(batches)
     steps = steps if settings.steps is None else min(steps, settings.steps)
     read_every = read_interval(backbone.device, settings.log_every, steps)
     step_hook = StepHook(history, broken, on_step, settings.seed, read_every, settings.save_every)
     hooks = [step_hook, BeforeEpochHook(lambda names: extract_outputs(model, made.samples(), batches, names))]
+    checkpoints = None
     if folder is not None:
-        place = Path(folder) / FOLDER
-        hooks.append(ResumeHook(place, settings, identity, history, extra, resume, on_message))
+        checkpoints = ResumeHook(Path(folder) / FOLDER, settings, identity, history, extra, resume, on_message)
+        hooks.append(checkpoints)
     hooks.extend(_rates_and_averages(settings, average))
     log_hook = _log_hook(log, folder, task, settings, on_message)
     hooks.append(log_hook)
     if task.validate is not None:
-        validate, state = _validated(task.validate, backbone, average), lambda: _weights(backbone, average)
+        validate, state = _validated(task.validate, model, average), lambda: _weights(backbone, average)
         hooks.append(ValidationHook(validate, history, log_hook, settings.patience, best, state))
     heads = [made.objective, made.outputs]
-    with _work_folder(folder) as work, closing(log_hook):
-        first_step = run_with_hooks(model, heads, samples, settings, hooks, steps, work)
+    with (
+        _work_folder(folder) as work,
+        closing(log_hook),
+        nullcontext() if checkpoints is None else closing(checkpoints),
+    ):
+        first_step = run_with_hooks(wrapped, heads, samples, settings, hooks, steps, work)
+    contiguous(turned)
     _keep_best(backbone, average, best)
     if settings.lora and task.select is None:
         merge_lora(backbone)
@@ -255,7 +264,7 @@ class _Parts:
         if self.settings.checkpointing:
             checkpoint_blocks(self.backbone)
         if self.settings.compile:
-            self.outputs.per_sample = torch.compile(self.outputs.per_sample)
+            self.outputs.compile_per_sample()
         return PairModel(self.backbone, self.objective, self.outputs, self.settings)
 
     def samples(self) -> Samples:
@@ -343,36 +352,36 @@ class _Parts:
                 self.notes.append(f"Loss '{name}' is experimental: {loss.experimental}")
 
 
-def _validated(validate: Callable[[], float], backbone: Backbone, average) -> Callable[[], float]:
+def _validated(validate: Callable[[], float], model: PairModel, average) -> Callable[[], float]:
     """Validation in eval mode, of the averaged weights where there are any; random states stay as they were."""
 
     def score() -> float:
-        training = backbone.model.training
-        backbone.model.eval()
-        with torch.random.fork_rng(), swapped(backbone.model, average):
+        training = model.towers.training
+        model.towers.eval()
+        with torch.random.fork_rng(), swapped(model.towers, average), whole(model):
             value = validate()
-        backbone.model.train(training)
+        model.towers.train(training)
         return value
 
     return score
 
 
 def _weights(backbone: Backbone, average) -> dict[str, Tensor]:
-    kept = backbone.model if average is None else average
-    state = {name: value.detach().cpu().clone() for name, value in plain(kept.state_dict()).items()}
+    kept = backbone.model.state_dict() if average is None else average
+    state = {name: on_host(value) for name, value in kept.items()}
     prefix = getattr(backbone, "text_prefix", None)
-    return state if prefix is None else {**state, PREFIX: prefix.detach().cpu().clone()}
+    return state if prefix is None else {**state, PREFIX: on_host(prefix)}
 
 
 def _keep_best(backbone: Backbone, average, best: dict[str, Any]) -> None:
     """The weights that stay: of the best epoch on val, else the average, else the last."""
     if best.get("state") is not None:
-        state = dict(best["state"])
+        state = plain(best["state"])
         if PREFIX in state:
             backbone.text_prefix = state.pop(PREFIX)
         backbone.model.load_state_dict(state)
     elif average is not None:
-        backbone.model.load_state_dict(average.state_dict())
+        backbone.model.load_state_dict(plain(average))
 
 
 def _identity(settings: TrainingSettings) -> dict[str, Any]:

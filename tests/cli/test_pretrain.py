@@ -19,16 +19,16 @@ COLOURS = {"red": (220, 40, 40), "green": (40, 190, 60), "blue": (50, 70, 220), 
 PLACES = ("left", "right", "top")
 KILLED = """
 import os, signal, sys
-from vladapt.core.training import hooks
+from vladapt.core.training import resume
 
-save = hooks.ResumeHook.after_train_iter
+save = resume.ResumeHook.after_train_iter
 
 def save_and_die(self, runner, *rest, **named):
     save(self, runner, *rest, **named)
     if runner.iter + 1 == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 
-hooks.ResumeHook.after_train_iter = save_and_die
+resume.ResumeHook.after_train_iter = save_and_die
 from vladapt.cli import main
 main(sys.argv[1:])
 """

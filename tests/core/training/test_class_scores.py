@@ -78,9 +78,9 @@ def test_frames_of_clips_are_averaged(small_clip):
 def test_no_folder_keeps_no_checkpoint(fresh_clip, toy_pairs, tmp_path, monkeypatch):
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    from vladapt.core.training import hooks
+    from vladapt.core.training import resume
 
-    monkeypatch.setattr(hooks, "save_checkpoint", lambda *a: pytest.fail("a checkpoint was written"))
+    monkeypatch.setattr(resume, "save_checkpoint", lambda *a: pytest.fail("a checkpoint was written"))
     done = train(fresh_clip, Task(toy_pairs(), {"clip": 1.0}), TrainingSettings(epochs=1, batch_size=8), None)
     assert done.steps == 3 and not list((tmp_path / "temporary").iterdir())
 

@@ -114,7 +114,6 @@ def test_far_from_the_mean_the_average_follows_the_nearest_epoch():
         {"epoch_average": (3.0, 0.0)},
         {"epoch_average": (float("nan"), 1.0)},
         {"epoch_average": (3.0, 1.0), "ema": 0.5},
-        {"epoch_average": (3.0, 1.0), "parallel": "fsdp"},
     ],
     ids=str,
 )

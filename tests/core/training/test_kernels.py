@@ -8,6 +8,7 @@ import torch
 from vladapt import CapabilityError
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.training import kernels, optimizer, runner
+from vladapt.core.training import train as trainings
 from vladapt.core.training.layers import set_trainable
 from vladapt.core.training.optimizer import build_optimizer
 from vladapt.core.training.settings import TrainingSettings
@@ -174,3 +175,36 @@ def test_the_gradient_is_clipped_as_torch_clips_it(fresh_clip):
     assert torch.allclose(norm, torch.nn.utils.clip_grad_norm_(expected, 0.5, foreach=True), rtol=1e-4)
     for parameter, other in zip(fresh_clip.model.parameters(), expected):
         assert torch.allclose(parameter.grad, other.grad, rtol=1e-4, atol=1e-9)
+
+
+def test_convolutions_lie_channels_last_while_they_are_trained(open_clip_resnet, toy_pairs, tmp_path, monkeypatch):
+    seen = []
+
+    def trained(suits):
+        monkeypatch.setattr(trainings, "suits_channels_last", lambda backbone, settings: suits)
+        backbone = load_backbone(open_clip_resnet, device="cpu")
+        weight = backbone.model.visual.layer1[0].conv2.weight
+
+        def note(*_):
+            seen.append(weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous())
+
+        settings = TrainingSettings(epochs=1, batch_size=8, lr=1e-3, optimizer="sgd", warmup=0.0)
+        train(backbone, Task(toy_pairs(16), {"clip": 1.0}), settings, tmp_path / str(suits), on_step=note)
+        assert all(p.is_contiguous() for p in backbone.model.parameters())
+        return backbone.model.state_dict()
+
+    usual, turned = trained(False), trained(True)
+    assert seen == [False, False, True, True]
+    assert all(torch.allclose(value, turned[name], atol=1e-5) for name, value in usual.items())
+
+
+def test_channels_last_is_for_convolutional_towers_on_a_gpu(fresh_clip, open_clip_resnet, monkeypatch):
+    resnet = load_backbone(open_clip_resnet, device="cpu")
+    assert not kernels.suits_channels_last(resnet, TrainingSettings())
+    for backbone in (resnet, fresh_clip):
+        monkeypatch.setattr(backbone, "device", torch.device("cuda"))
+    assert kernels.suits_channels_last(resnet, TrainingSettings())
+    assert not kernels.suits_channels_last(fresh_clip, TrainingSettings())
+    assert kernels.suits_channels_last(resnet, TrainingSettings(parallel="fsdp"))
+    monkeypatch.setattr(kernels, "world_size", lambda: 2)
+    assert not kernels.suits_channels_last(resnet, TrainingSettings(parallel="fsdp"))

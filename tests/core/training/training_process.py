@@ -1,16 +1,19 @@
 """A training in a process of its own, for tests that kill it or run it on several ranks.
 
-Argument: a JSON object {"spec", "folder", "losses", "loss_options", "settings", "kill_at", "resume", "count"}; in
-"folder", {rank} becomes the process's number. Rank 0 writes the weights, the losses' state and the history to
-`folder`/done.pt.
+Argument: a JSON object {"spec", "folder", "losses", "loss_options", "settings", "kill_at", "resume", "count",
+"shards"}; in "folder", {rank} becomes the process's number. "shards" is what happens where shards are written: "full"
+that the disk of rank 1 is full from the third on, "slow" that each waits for the training's next step. Rank 0 writes
+the weights, the losses' state and the history to `folder`/done.pt.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 
 import torch
@@ -18,6 +21,7 @@ from toy_pairs import ToyPairs
 
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.runtime.distributed import is_main, rank, run_on_all, start_from_environment, stop
+from vladapt.core.training import sharded_checkpoints
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.train import Task, train
 
@@ -27,7 +31,11 @@ def main(job: dict) -> None:
     backbone = load_backbone(job["spec"], device="cpu")
     messages = []
 
+    stepped = threading.Event()
+    WRITES[job.get("shards")](stepped, messages)
+
     def on_step(done: int, total: int, values: dict) -> None:
+        stepped.set()
         if done == job.get("kill_at"):
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -41,6 +49,7 @@ def main(job: dict) -> None:
         validate=validate if job.get("validate") else None,
     )
     settings = TrainingSettings(**job["settings"])
+    sharded_checkpoints.PATIENCE_S = 2.0
     folder = Path(job["folder"].replace("{rank}", str(rank())))
     callbacks = {"on_step": on_step, "on_message": messages.append}
     done = train(backbone, task, settings, folder, resume=job.get("resume", False), **callbacks)
@@ -52,6 +61,33 @@ def main(job: dict) -> None:
     }
     run_on_all(lambda: torch.save(state, folder / "done.pt") if is_main() else None)  # none leaves before the others
     stop()
+
+
+def full_from_the_third(stepped: threading.Event, messages: list) -> None:
+    original, written = sharded_checkpoints.write_safetensors, []
+
+    def write(path: Path, tensors: dict) -> str:
+        written.append(path)
+        if rank() == 1 and len(written) > 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return original(path, tensors)
+
+    sharded_checkpoints.write_safetensors = write
+
+
+def after_the_next_step(stepped: threading.Event, messages: list) -> None:
+    original = sharded_checkpoints.write_safetensors
+
+    def write(path: Path, tensors: dict) -> str:
+        stepped.clear()
+        if not path.parent.name.endswith("9.partial"):  # after the last step there is none
+            messages.append(f"{path.parent.name}: {stepped.wait(20)}")
+        return original(path, tensors)
+
+    sharded_checkpoints.write_safetensors = write
+
+
+WRITES = {None: lambda *_: None, "full": full_from_the_third, "slow": after_the_next_step}
 
 
 if __name__ == "__main__":
