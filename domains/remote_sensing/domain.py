@@ -1,0 +1,149 @@
+"""The remote-sensing domain: scenes from above, classified."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ...core.contracts import domain
+from ...core.contracts.domain import NO_PRESET, Decoded, Domain, DomainData
+from ...core.contracts.options import option
+from ...core.data.files import Format
+from ...core.data.images import IMAGE
+from .scene_sets import SceneSet, scene_set, with_words
+
+PROMPTS_FILE = Path(__file__).with_name("prompts.json")
+CORPORA: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
+    "clip": ((0.481, 0.458, 0.408), (0.269, 0.261, 0.276)),
+    "rs5m": ((0.406, 0.423, 0.390), (0.188, 0.175, 0.185)),
+    "pub11": ((0.445, 0.469, 0.441), (0.208, 0.193, 0.213)),
+    "rs3": ((0.350, 0.356, 0.316), (0.158, 0.147, 0.143)),
+    "geometa": ((0.320, 0.322, 0.285), (0.179, 0.168, 0.166)),
+}
+"""Corpus -> mean and standard deviation of red, green and blue, as "RS5M and GeoRSCLIP" publishes them (2023, arXiv
+2306.11300)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading(domain.Reading):
+    """Options of `RemoteSensing.read`, given as `data.NAME` in a recipe."""
+
+    corpus: str | None = option(
+        None, "normalise by the mean and deviation of a corpus; by default by the tower's own", choices=CORPORA
+    )
+
+    @property
+    def formats(self) -> tuple[Format, ...]:
+        """Images, as these options say."""
+        return (replace(IMAGE, max_pixels=self.max_pixels),)
+
+
+class RemoteSensing(Domain):
+    """Pictures from above.
+
+    A published scene set is recognised by the names of its classes: they are said in words, and methods take the
+    settings that they publish for it.
+    """
+
+    name = "remote-sensing"
+    tasks = ("classification",)
+    reading = Reading
+
+    def __init__(self):
+        self.known: SceneSet | None = None
+        self.corpus: str | None = None
+
+    def read(self, path: str | Path, task: str | None = None, **options: Any) -> DomainData:
+        """A labelled set of whatever kind lies at `path`.
+
+        Class folders and tables (csv, tsv, jsonl) of images, COCO and VOC boxes. Names of class folders become words.
+        Lists of a published split beside the class folders are taken (`split_lists.py`).
+
+        Args:
+            path: file or folder.
+            task: "classification".
+            options: fields of `Reading`.
+
+        Raises:
+            DataError: nothing there that can be read.
+            UnknownNameError: no option of that name.
+            ConfigError: a value that is not usable, or an option that does not apply.
+        """
+        from ...core.data.detect import read_any
+        from .split_lists import with_split_lists
+
+        self.check_task(task)
+        reading, path = self.reading_of(options), Path(path)
+        shared = {field.name: getattr(reading, field.name) for field in fields(domain.Reading)}
+        data = with_split_lists(read_any(path, reading.formats, **shared), path)
+        data, self.known = with_words(data)
+        self.corpus = reading.corpus
+        return data
+
+    def read_images(self, paths: Sequence[str | Path], **options: Any) -> DomainData:
+        """Unlabelled images, normalised as those of the fit.
+
+        Args:
+            paths: files and folders.
+            options: as for `read`; what concerns labels is not used.
+
+        Raises:
+            DataError: a path does not exist, or nothing there can be read.
+        """
+        from ...core.data.unlabelled import read_unlabelled
+
+        reading = self.reading_of(options)
+        self.corpus = reading.corpus
+        return read_unlabelled(paths, reading.formats)
+
+    def sample(self, task: str | None = None) -> DomainData:
+        """360 scenes of 12 kinds, drawn on demand; no download."""
+        from .drawn_scenes import drawn_scenes
+
+        self.check_task(task)
+        self.known = None
+        return drawn_scenes()
+
+    def templates(self, task: str | None = None) -> list[str]:
+        """The 105 of "RS5M and GeoRSCLIP", 2023, arXiv 2306.11300; their features are averaged."""
+        kinds, forms = prompts()["kinds"], prompts()["forms"]
+        return [_with_article(form.replace("[kind]", kind)) for kind in kinds for form in forms]
+
+    def one_template(self, task: str | None = None) -> str | None:
+        """CoOp's of EuroSAT, else that of "Enhancing Remote Sensing Vision-Language Models for Zero-Shot Scene
+        Classification", 2024, arXiv 2409.00698."""
+        return prompts()["one"] if self.known is None or self.known.one is None else self.known.one
+
+    def negative_templates(self, task: str | None = None) -> list[str]:
+        return list(prompts()["negative"])
+
+    def use_preset(self, name: str) -> str | None:
+        """A scene set in any usual spelling ("UC-Merced", "eurosat"), or "none"."""
+        self.known = None if name == NO_PRESET else scene_set(name)
+        return None if self.known is None else self.known.name
+
+    def transforms(self, backbone, train: bool, task: str | None = None) -> Callable[[Decoded], Any]:
+        """The backbone's own preprocessing, or its sizes with the mean and deviation of a corpus; for training the
+        symmetries, scales, haze and light of pictures from above."""
+        from .augment import SceneAugment
+
+        usual = backbone.preprocess(False)
+        mean, std = CORPORA[self.corpus] if self.corpus else (backbone.image_mean, backbone.image_std)
+        if train:
+            return SceneAugment(backbone.image_size, tuple(mean), tuple(std))
+        return replace(usual, mean=mean, std=std) if self.corpus else usual
+
+
+@lru_cache(maxsize=1)
+def prompts() -> dict[str, Any]:
+    """ "kinds" of images, "forms" of templates with [kind] and {}, the "one" of papers, "negative" ones."""
+    return json.loads(PROMPTS_FILE.read_text(encoding="utf-8"))
+
+
+def _with_article(template: str) -> str:
+    """ "a aerial" is "an aerial"."""
+    return "an" + template[1:] if template.startswith("a aerial") else template
