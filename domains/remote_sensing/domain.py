@@ -1,4 +1,4 @@
-"""The remote-sensing domain: scenes from above, classified."""
+"""The remote-sensing domain: scenes and rasters from above, classified."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from ...core.contracts.domain import NO_PRESET, Decoded, Domain, DomainData
 from ...core.contracts.options import option
 from ...core.data.files import Format
 from ...core.data.images import IMAGE
+from .bands import check_bands, sensors
+from .pictures import check_stretch, is_raster, raster_format, with_stretch
+from .rasters import DRIVERS
 from .scene_sets import SceneSet, scene_set, with_words
 
 PROMPTS_FILE = Path(__file__).with_name("prompts.json")
@@ -28,18 +31,47 @@ CORPORA: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]
 2306.11300)."""
 
 
+USED_BY_RASTERS = ("bands", "sensor", "stretch")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reading(domain.Reading):
     """Options of `RemoteSensing.read`, given as `data.NAME` in a recipe."""
 
+    bands: str | None = option(
+        None,
+        "rasters: numbers from 1 (4,3,2), names, a composite (false-color), an index (ndvi)",
+        parse=check_bands,
+    )
+    sensor: str | None = option(
+        None, "rasters: what took them, which says how bands are called and scaled", choices=sensors()
+    )
+    stretch: str | tuple[float, ...] = option(
+        "auto",
+        "rasters of over 8 bits: auto for percentiles of a sample, image for those of each, or low,high",
+        parse=check_stretch,
+    )
     corpus: str | None = option(
         None, "normalise by the mean and deviation of a corpus; by default by the tower's own", choices=CORPORA
     )
 
     @property
     def formats(self) -> tuple[Format, ...]:
-        """Images, as these options say."""
-        return (replace(IMAGE, max_pixels=self.max_pixels),)
+        """Rasters and images, as these options say."""
+        rasters = raster_format(self.bands, self.sensor, self.stretch, self.max_pixels)
+        return rasters, replace(IMAGE, max_pixels=self.max_pixels)
+
+    def notes_on_unused(self, data: DomainData) -> list[str]:
+        """One sentence for each option that was given and changed nothing, since there is no raster in the data."""
+        if any(is_raster(item.source) for item in data.items):
+            return []
+        given = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+        rasters = " ".join(DRIVERS)
+        return [
+            f"Option {name} has no effect here: it is for rasters ({rasters})."
+            for name in given
+            if name in USED_BY_RASTERS
+        ]
 
 
 class RemoteSensing(Domain):
@@ -60,8 +92,8 @@ class RemoteSensing(Domain):
     def read(self, path: str | Path, task: str | None = None, **options: Any) -> DomainData:
         """A labelled set of whatever kind lies at `path`.
 
-        Class folders and tables (csv, tsv, jsonl) of images, COCO and VOC boxes. Names of class folders become words.
-        Lists of a published split beside the class folders are taken (`split_lists.py`).
+        Class folders and tables (csv, tsv, jsonl) of images and rasters, COCO and VOC boxes. Names of class folders
+        become words. Lists of a published split beside the class folders are taken (`split_lists.py`).
 
         Args:
             path: file or folder.
@@ -82,7 +114,8 @@ class RemoteSensing(Domain):
         data = with_split_lists(read_any(path, reading.formats, **shared), path)
         data, self.known = with_words(data)
         self.corpus = reading.corpus
-        return data
+        data.notes = [*data.notes, *reading.notes_on_unused(data)]
+        return with_stretch(data, reading.stretch)
 
     def read_images(self, paths: Sequence[str | Path], **options: Any) -> DomainData:
         """Unlabelled images, normalised as those of the fit.
@@ -129,13 +162,14 @@ class RemoteSensing(Domain):
     def transforms(self, backbone, train: bool, task: str | None = None) -> Callable[[Decoded], Any]:
         """The backbone's own preprocessing, or its sizes with the mean and deviation of a corpus; for training the
         symmetries, scales, haze and light of pictures from above."""
-        from .augment import SceneAugment
+        from .transforms import EachPicture, OtherCorpus, SceneAugment
 
-        usual = backbone.preprocess(False)
-        mean, std = CORPORA[self.corpus] if self.corpus else (backbone.image_mean, backbone.image_std)
+        own = tuple(backbone.image_mean), tuple(backbone.image_std)
+        wanted = CORPORA[self.corpus] if self.corpus else own
         if train:
-            return SceneAugment(backbone.image_size, tuple(mean), tuple(std))
-        return replace(usual, mean=mean, std=std) if self.corpus else usual
+            return EachPicture(SceneAugment(backbone.image_size, *wanted))
+        usual = backbone.preprocess(False)
+        return EachPicture(OtherCorpus(usual, own, wanted) if self.corpus else usual)
 
 
 @lru_cache(maxsize=1)

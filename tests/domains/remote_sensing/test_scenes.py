@@ -16,9 +16,9 @@ from vladapt.core.errors import ConfigError, DataError, UnknownNameError
 from vladapt.core.registry import load_domain
 from vladapt.core.testing.towers import plain as small_towers
 from vladapt.domains.remote_sensing import RemoteSensing
-from vladapt.domains.remote_sensing.augment import SceneAugment
 from vladapt.domains.remote_sensing.domain import CORPORA
 from vladapt.domains.remote_sensing.scene_sets import scene_sets, spoken_name
+from vladapt.domains.remote_sensing.transforms import SceneAugment
 
 SHARED = Path(__file__).resolve().parents[4] / "shared"
 
@@ -194,7 +194,6 @@ def test_augmentation_takes_any_number_of_bands_and_follows_the_seed(bands, kind
 
 def test_all_eight_symmetries_occur_and_nothing_else_where_all_else_is_off():
     image = np.random.default_rng(0).random((16, 16, 5)).astype(np.float32)
-    augment = SceneAugment(16, (0.0,) * 5, (1.0,) * 5, scale=(1.0, 1.0), haze=0.0, gain=0.0, drop=0.0)
     turned = {np.rot90(side, k).tobytes() for side in (image, image[:, ::-1]) for k in range(4)}
     plain = SceneAugment(16, (0.0,) * 5, (1.0,) * 5, scale=(1.0, 1.0), haze=0.0, gain=0.0, drop=0.0)
     seen = {plain(image, seed=s).permute(1, 2, 0).contiguous().numpy().tobytes() for s in range(80)}
@@ -231,6 +230,6 @@ def test_a_corpus_replaces_the_towers_normalisation(folders):
     torch.testing.assert_close(seen[:, 0, 0], wanted)
     assert domain.transforms(towers, True).spec["mean"] == list(mean)
     domain.read_images([root], corpus="rs3")
-    assert tuple(domain.transforms(towers, False).spec["mean"]) == CORPORA["rs3"][0]
+    assert tuple(domain.transforms(towers, False).spec["to"][0]) == CORPORA["rs3"][0]
     with pytest.raises(ConfigError, match="corpus"):
         domain.read(root, "classification", corpus="imagenet")

@@ -1,4 +1,6 @@
-"""Training augmentation of pictures from above, by albumentations: for any number of bands, a function of the seed.
+"""From pictures from above to pixels: the tower's own preprocessing by another corpus, and augmentation for training.
+
+The augmentation is by albumentations, for any number of bands, a function of the seed.
 
 There is no upright from above: all eight symmetries of the square are equally likely. A crop changes the scale. Haze
 lightens and flattens all bands alike, as air does; each band's gain moves by itself, as light and sensors do; now and
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -16,10 +19,61 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...core.contracts.domain import Decoded
 from ...core.contracts.images import CropTransform
 
 SEED_LIMIT = 2**32
 SAFE_CROP = (0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class OtherCorpus:
+    """A picklable callable: what a transform gives, by another mean and deviation.
+
+    Args:
+        transform: decoded image -> pixels (3, S, S), normalised.
+        old, new: (mean, deviation) of red, green and blue.
+    """
+
+    transform: Callable[[Decoded], Tensor]
+    old: tuple[Sequence[float], Sequence[float]]
+    new: tuple[Sequence[float], Sequence[float]]
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What it does, JSON-able: part of the feature store's key."""
+        return {"transform": "other-corpus", "of": self.transform.spec, "to": [list(side) for side in self.new]}
+
+    def __call__(self, image: Decoded, seed: int | None = None) -> Tensor:
+        old_mean, old_std, mean, std = (torch.tensor(side).view(3, 1, 1) for side in (*self.old, *self.new))
+        return (self.transform(image) * old_std + old_mean - mean) / std  # (3, S, S)
+
+
+@dataclass(frozen=True)
+class EachPicture(CropTransform):
+    """A picklable callable: a transform of one picture for samples that may have several, (T, H, W, 3).
+
+    All pictures of a sample are cut and turned alike, since each gets the same seed.
+    """
+
+    transform: Callable[..., Tensor]
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        return self.transform.spec
+
+    @property
+    def safe_crop(self) -> tuple[float, float] | None:
+        return self.transform.safe_crop if isinstance(self.transform, CropTransform) else None
+
+    def __call__(self, image: Decoded, seed: int | None = None) -> Tensor:
+        """(3, S, S) of a picture (H, W, 3), (T, 3, S, S) of T pictures."""
+        if image.ndim < 4:
+            return self.transform(image, seed=seed)
+        return torch.stack([self.transform(picture, seed=seed) for picture in image])
+
+    def with_crop(self, scale: tuple[float, float]) -> EachPicture:
+        return replace(self, transform=self.transform.with_crop(scale))
 
 
 @dataclass
