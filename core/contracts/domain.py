@@ -140,6 +140,8 @@ class DomainData:
         published: name of the set in the literature ("oxford_pets"), by which methods know the settings they publish.
         reading: options of the reader that were computed on these data and hold for new images too (the range that
             pixels are stretched from): a run keeps them as if they had been given.
+        blocks: what the groups are where they are places whose neighbours look alike ("blocks of 2.2 km"): a report
+            shows what a random split would have scored; "" for other groups, or none.
     """
 
     items: list[Item]
@@ -155,6 +157,7 @@ class DomainData:
     thumbnails: Thumbnails | None = field(default=None, repr=False)
     published: str | None = None
     reading: dict[str, Any] = field(default_factory=dict)
+    blocks: str = ""
 
     @property
     def total(self) -> int:

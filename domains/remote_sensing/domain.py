@@ -14,10 +14,13 @@ from ...core.contracts.domain import NO_PRESET, Decoded, Domain, DomainData
 from ...core.contracts.options import option
 from ...core.data.files import Format
 from ...core.data.images import IMAGE
+from ...core.errors import DataError
 from .bands import check_bands, sensors
 from .pictures import check_stretch, is_raster, raster_format, with_stretch
+from .places import with_blocks
 from .rasters import DRIVERS
 from .scene_sets import SceneSet, scene_set, with_words
+from .windows import Cutting, cut_unlabelled, read_windows
 
 PROMPTS_FILE = Path(__file__).with_name("prompts.json")
 CORPORA: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
@@ -31,7 +34,8 @@ CORPORA: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]
 2306.11300)."""
 
 
-USED_BY_RASTERS = ("bands", "sensor", "stretch")
+USED_BY_RASTERS = ("bands", "sensor", "stretch", "block_size")
+USED_BY_WINDOWS = ("window_size", "overlap", "min_share")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +55,15 @@ class Reading(domain.Reading):
         "rasters of over 8 bits: auto for percentiles of a sample, image for those of each, or low,high",
         parse=check_stretch,
     )
+    labels: str | None = option(
+        None, "label layer (.gpkg, .geojson, .shp, or a raster) that says the classes of windows of rasters"
+    )
+    window_size: int = option(224, "large rasters: side of a window in pixels", low=8, high=8192)
+    overlap: float = option(0.25, "large rasters: share of a window that the next covers too", low=0, below=1)
+    min_share: float = option(0.5, "large rasters: share of a window that its class must cover", above=0, high=1)
+    block_size: float | None = option(
+        None, "splits by place: side of a block in metres; by default ten windows, 0 for random splits", low=0
+    )
     corpus: str | None = option(
         None, "normalise by the mean and deviation of a corpus; by default by the tower's own", choices=CORPORA
     )
@@ -61,17 +74,20 @@ class Reading(domain.Reading):
         rasters = raster_format(self.bands, self.sensor, self.stretch, self.max_pixels)
         return rasters, replace(IMAGE, max_pixels=self.max_pixels)
 
+    @property
+    def cutting(self) -> Cutting:
+        """How large rasters are cut into windows."""
+        return Cutting(self.window_size, self.overlap, self.min_share, self.block_size)
+
     def notes_on_unused(self, data: DomainData) -> list[str]:
-        """One sentence for each option that was given and changed nothing, since there is no raster in the data."""
-        if any(is_raster(item.source) for item in data.items):
-            return []
+        """One sentence for each option that was given and changed nothing: no raster, or none that is cut."""
+        rasters = any(is_raster(item.source) for item in data.items)
+        kinds = {
+            **({} if rasters else dict.fromkeys(USED_BY_RASTERS, f"rasters ({' '.join(DRIVERS)})")),
+            **({} if self.labels else dict.fromkeys(USED_BY_WINDOWS, "rasters with --labels")),
+        }
         given = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
-        rasters = " ".join(DRIVERS)
-        return [
-            f"Option {name} has no effect here: it is for rasters ({rasters})."
-            for name in given
-            if name in USED_BY_RASTERS
-        ]
+        return [f"Option {name} has no effect here: it is for {kinds[name]}." for name in given if name in kinds]
 
 
 class RemoteSensing(Domain):
@@ -93,7 +109,10 @@ class RemoteSensing(Domain):
         """A labelled set of whatever kind lies at `path`.
 
         Class folders and tables (csv, tsv, jsonl) of images and rasters, COCO and VOC boxes. Names of class folders
-        become words. Lists of a published split beside the class folders are taken (`split_lists.py`).
+        become words. Lists of a published split beside the class folders are taken (`split_lists.py`); without one,
+        rasters that say where they lie are split by place (`places.py`).
+
+        With `labels`, a raster or a folder of rasters is cut into windows, whose classes that layer says.
 
         Args:
             path: file or folder.
@@ -105,20 +124,15 @@ class RemoteSensing(Domain):
             UnknownNameError: no option of that name.
             ConfigError: a value that is not usable, or an option that does not apply.
         """
-        from ...core.data.detect import read_any
-        from .split_lists import with_split_lists
-
         self.check_task(task)
         reading, path = self.reading_of(options), Path(path)
-        shared = {field.name: getattr(reading, field.name) for field in fields(domain.Reading)}
-        data = with_split_lists(read_any(path, reading.formats, **shared), path)
-        data, self.known = with_words(data)
+        data, self.known = with_words(_windows(path, reading) if reading.labels else _pictures(path, reading))
         self.corpus = reading.corpus
         data.notes = [*data.notes, *reading.notes_on_unused(data)]
         return with_stretch(data, reading.stretch)
 
     def read_images(self, paths: Sequence[str | Path], **options: Any) -> DomainData:
-        """Unlabelled images, normalised as those of the fit.
+        """Unlabelled images, normalised as those of the fit; large rasters cut into windows where those were.
 
         Args:
             paths: files and folders.
@@ -131,7 +145,8 @@ class RemoteSensing(Domain):
 
         reading = self.reading_of(options)
         self.corpus = reading.corpus
-        return read_unlabelled(paths, reading.formats)
+        data = read_unlabelled(paths, reading.formats)
+        return data.with_items(cut_unlabelled(data.items, reading.cutting)) if reading.labels else data
 
     def sample(self, task: str | None = None) -> DomainData:
         """360 scenes of 12 kinds, drawn on demand; no download."""
@@ -170,6 +185,26 @@ class RemoteSensing(Domain):
             return EachPicture(SceneAugment(backbone.image_size, *wanted))
         usual = backbone.preprocess(False)
         return EachPicture(OtherCorpus(usual, own, wanted) if self.corpus else usual)
+
+
+def _pictures(path: Path, reading: Reading) -> DomainData:
+    """Files that are a picture each."""
+    from ...core.data.detect import read_any
+    from .split_lists import with_split_lists
+
+    if path.is_file() and is_raster(path):
+        raise DataError(f"{path}: a raster alone has no classes; give --labels, a layer that says what is where")
+    shared = {field.name: getattr(reading, field.name) for field in fields(domain.Reading)}
+    return with_blocks(with_split_lists(read_any(path, reading.formats, **shared), path), reading.block_size)
+
+
+def _windows(path: Path, reading: Reading) -> DomainData:
+    """Windows of rasters. The layer's path is that of the working directory, or of the folder of the data."""
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder; give a raster, or a folder of rasters")
+    layer = Path(reading.labels)
+    beside = (path if path.is_dir() else path.parent) / layer
+    return read_windows(path, layer if layer.exists() or not beside.exists() else beside, reading, reading.cutting)
 
 
 @lru_cache(maxsize=1)

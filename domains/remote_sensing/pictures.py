@@ -14,7 +14,7 @@ from ...core.contracts.domain import MAX_PIXELS, Decoded, DomainData, Item
 from ...core.data.files import Format
 from ...core.errors import ConfigError, DataError
 from .bands import Channel, pictures_of
-from .rasters import DRIVERS, header_of, open_raster
+from .rasters import DRIVERS, header_of, kept_raster, open_raster
 from .stacks import PRODUCT_FILES, files_of, stands_for_its_raster
 
 PERCENTILES = (2.0, 98.0)
@@ -89,7 +89,8 @@ def channel_values(
     """
     path, window = Path(path), decode.get("window")
     files = [path.parent / name for name in decode["files"]] if "files" in decode else [path]
-    with open_raster(files, decode.get("sensor")) as raster:
+    opened = open_raster if window is None else kept_raster
+    with opened(files, decode.get("sensor")) as raster:
         header = raster.header
         pictures = pictures_of(decode.get("bands"), header.names, str(path), header.alpha)
         channels = [channel for picture in pictures for channel in picture]

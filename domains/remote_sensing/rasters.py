@@ -7,8 +7,10 @@ beside them (.aux.xml, .ovr, .msk, world files): these can name addresses, and G
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -34,6 +36,7 @@ DRIVERS = {
 INSTALL = 'rasters need rasterio: pip install "vladapt[remote-sensing]"'
 NO_NETWORK = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    "GDAL_CACHEMAX": 256,
     "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": ".none",
     "GDAL_HTTP_PROXY": "127.0.0.1:9",
     "GDAL_HTTP_MAX_RETRY": "0",
@@ -42,7 +45,7 @@ NO_NETWORK = {
     "GDAL_VRT_ENABLE_RAWRASTERBAND": "NO",
     "PROJ_NETWORK": "OFF",
 }
-"""Options of GDAL under which nothing is fetched, nor side files opened."""
+"""Options of GDAL under which nothing is fetched, nor side files opened; and it holds 256 MB of blocks at most."""
 MOST_FILES = 64
 """Bands of a place in files of their own."""
 COLOURS = frozenset({"red", "green", "blue", "nir"})
@@ -86,6 +89,12 @@ class Header:
     scaling: Scaling
     alpha: bool = False
 
+    @property
+    def pixel(self) -> tuple[float, float]:
+        """Height and width of a pixel in units of the coordinates."""
+        a, b, _, d, e, _ = self.transform
+        return math.hypot(b, e), math.hypot(a, d)
+
 
 def header_of(files: Sequence[Path], sensor: str | None = None) -> Header:
     """The header of a raster; read once as long as its files stay the same.
@@ -97,18 +106,7 @@ def header_of(files: Sequence[Path], sensor: str | None = None) -> Header:
     Raises:
         DataError: it cannot be read. CapabilityError: rasterio is not installed.
     """
-    stamps = []
-    for file in files:
-        check_regular(file)
-        status = os.stat(file)
-        stamps.append((str(file), status.st_size, status.st_mtime_ns))
-    return _header(tuple(stamps), sensor)
-
-
-@lru_cache(maxsize=50_000)
-def _header(stamps: tuple[tuple[str, int, int], ...], sensor: str | None) -> Header:
-    with open_raster([Path(file) for file, *_ in stamps], sensor) as raster:
-        return raster.header
+    return _header(_stamps(files), sensor)
 
 
 @contextmanager
@@ -118,16 +116,27 @@ def open_raster(files: Sequence[Path], sensor: str | None = None) -> Iterator[Op
     Raises:
         DataError: it cannot be read, here or while it is used. CapabilityError: rasterio is not installed.
     """
-    rasterio = _rasterio()
-    if len(files) > MOST_FILES:
-        raise DataError(f"{files[0]}: {len(files)} bands in files of their own; {MOST_FILES} at most")
-    try:
-        with rasterio.Env(**NO_NETWORK), ExitStack() as stack:
-            opened = [stack.enter_context(_opened(rasterio, file)) for file in files]
-            yield OpenRaster(list(files), _on_one_grid(opened, files, stack), sensor)
-    except (rasterio.errors.RasterioError, rasterio.errors.CRSError) as error:
-        cause = shortened(" ".join(str(error.__cause__ or error).split()), 160)
-        raise DataError(f"{files[0]}: ends early or is damaged ({cause}); get it again") from None
+    with _safely(files), ExitStack() as stack:
+        yield _opened_on_one_grid(files, sensor, stack)
+
+
+@contextmanager
+def kept_raster(files: Sequence[Path], sensor: str | None = None) -> Iterator[OpenRaster]:
+    """As `open_raster`, of which several parts are read one after the other: it stays open, and so do the blocks that
+    GDAL holds of it, until this thread reads another."""
+    key = (os.getpid(), _stamps(files), sensor)
+    with _safely(files):
+        if KEPT.__dict__.get("key") != key:
+            KEPT.__dict__.pop("stack", ExitStack()).close()
+            KEPT.__dict__.clear()
+            with ExitStack() as stack:
+                raster = _opened_on_one_grid(files, sensor, stack)
+                KEPT.raster, KEPT.stack, KEPT.key = raster, stack.pop_all(), key
+        yield KEPT.raster
+
+
+KEPT = threading.local()
+"""The raster that each thread holds open."""
 
 
 class OpenRaster:
@@ -254,6 +263,42 @@ class OpenRaster:
         return Scaling((scale,) * len(kinds), (offset,) * len(kinds))
 
 
+def _stamps(files: Sequence[Path]) -> tuple[tuple[str, int, int], ...]:
+    """Name, size and time of each file."""
+    stamps = []
+    for file in files:
+        check_regular(file)
+        status = os.stat(file)
+        stamps.append((str(file), status.st_size, status.st_mtime_ns))
+    return tuple(stamps)
+
+
+@lru_cache(maxsize=50_000)
+def _header(stamps: tuple[tuple[str, int, int], ...], sensor: str | None) -> Header:
+    with open_raster([Path(file) for file, *_ in stamps], sensor) as raster:
+        return raster.header
+
+
+@contextmanager
+def _safely(files: Sequence[Path]) -> Iterator[None]:
+    """GDAL without a network; its errors in one line."""
+    rasterio = _rasterio()
+    try:
+        with rasterio.Env(**NO_NETWORK):
+            yield
+    except (rasterio.errors.RasterioError, rasterio.errors.CRSError) as error:
+        cause = shortened(" ".join(str(error.__cause__ or error).split()), 160)
+        raise DataError(f"{files[0]}: ends early or is damaged ({cause}); get it again") from None
+
+
+def _opened_on_one_grid(files: Sequence[Path], sensor: str | None, stack: ExitStack) -> OpenRaster:
+    if len(files) > MOST_FILES:
+        raise DataError(f"{files[0]}: {len(files)} bands in files of their own; {MOST_FILES} at most")
+    opened = [stack.enter_context(_opened(file)) for file in files]
+    return OpenRaster(list(files), _on_one_grid(opened, files, stack), sensor)
+
+
+@lru_cache(maxsize=1)
 def _rasterio():
     try:
         import rasterio
@@ -266,7 +311,7 @@ def _rasterio():
     return rasterio
 
 
-def _opened(rasterio, file: Path):
+def _opened(file: Path):
     driver = DRIVERS.get(file.suffix.lower())
     if driver is None:
         raise DataError(f"{file}: no raster of a known kind; known: {' '.join(DRIVERS)}")
@@ -274,7 +319,7 @@ def _opened(rasterio, file: Path):
         raise DataError(f"{file}: empty file (0 bytes); replace it or leave it out")
     if driver == "VRT":
         check_vrt(file)
-    return rasterio.open(file.absolute(), driver=driver)
+    return _rasterio().open(file.absolute(), driver=driver)
 
 
 def _on_one_grid(opened: list[Any], files: Sequence[Path], stack: ExitStack) -> list[Any]:

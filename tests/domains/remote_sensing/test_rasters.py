@@ -347,7 +347,7 @@ def test_class_folders_of_products_and_of_stacks_are_read(safe_folder, write_ras
         safe_folder(f"set/town/S2A_{i}.SAFE")
         for k, band in enumerate(("B02", "B03", "B04")):
             write_raster(f"set/field/place{i}_{band}.tif", numbers(1, 32, 32, seed=7 * i + k))
-    data = RemoteSensing().read(tmp_path / "set", "classification")
+    data = RemoteSensing().read(tmp_path / "set", "classification", block_size=0)
     assert [item.id for item in data.items] == [
         "field/place0_B02.tif",
         "field/place1_B02.tif",
