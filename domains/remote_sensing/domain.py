@@ -98,7 +98,7 @@ class RemoteSensing(Domain):
     """
 
     name = "remote-sensing"
-    tasks = ("classification",)
+    tasks = ("classification", "retrieval")
     reading = Reading
 
     def __init__(self):
@@ -112,11 +112,13 @@ class RemoteSensing(Domain):
         become words. Lists of a published split beside the class folders are taken (`split_lists.py`); without one,
         rasters that say where they lie are split by place (`places.py`).
 
+        For retrieval, captioned images (`captions.py`).
+
         With `labels`, a raster or a folder of rasters is cut into windows, whose classes that layer says.
 
         Args:
             path: file or folder.
-            task: "classification".
+            task: "classification" or "retrieval".
             options: fields of `Reading`.
 
         Raises:
@@ -124,8 +126,13 @@ class RemoteSensing(Domain):
             UnknownNameError: no option of that name.
             ConfigError: a value that is not usable, or an option that does not apply.
         """
-        self.check_task(task)
+        task = self.check_task(task)
         reading, path = self.reading_of(options), Path(path)
+        if task == "retrieval":
+            from .captions import read_captions
+
+            self.known, self.corpus = None, reading.corpus
+            return read_captions(path, reading.formats, reading.root, reading.max_pixels)
         data, self.known = with_words(_windows(path, reading) if reading.labels else _pictures(path, reading))
         self.corpus = reading.corpus
         data.notes = [*data.notes, *reading.notes_on_unused(data)]
@@ -149,12 +156,11 @@ class RemoteSensing(Domain):
         return data.with_items(cut_unlabelled(data.items, reading.cutting)) if reading.labels else data
 
     def sample(self, task: str | None = None) -> DomainData:
-        """360 scenes of 12 kinds, drawn on demand; no download."""
-        from .drawn_scenes import drawn_scenes
+        """360 scenes of 12 kinds, or 132 captioned ones, drawn on demand; no download."""
+        from .drawn_scenes import drawn_pairs, drawn_scenes
 
-        self.check_task(task)
         self.known = None
-        return drawn_scenes()
+        return drawn_pairs() if self.check_task(task) == "retrieval" else drawn_scenes()
 
     def templates(self, task: str | None = None) -> list[str]:
         """The 105 of "RS5M and GeoRSCLIP", 2023, arXiv 2306.11300; their features are averaged."""

@@ -14,13 +14,19 @@ from pathlib import Path
 import numpy as np
 
 from ...core.contracts.domain import DomainData, Item
-from ...core.contracts.targets import Label
+from ...core.contracts.targets import Captions, Label
 
 DRAWING = "1"
 """Part of each picture's identity, so of its stored features: whoever changes what is drawn gives another text."""
 SIDE = 96
 FINER = 2
 IMAGES_PER_SPLIT = {"train": 16, "val": 4, "test": 10}
+PAIR_SPLITS = ("train", "test", "train", "train", "val", "train", "train")
+CAPTIONS = (
+    "{0} in the west and {1} in the east",
+    "a satellite image of {0} beside {1}",
+    "{1} lies to the right of {0}",
+)
 NOTE = (
     "Drawn data: the sample's scenes are drawn by vladapt itself, not seen from space; its numbers show that the "
     "pipeline works, nothing about remote sensing."
@@ -43,9 +49,35 @@ def drawn_scenes() -> DomainData:
     )
 
 
+def drawn_pairs() -> DomainData:
+    """132 scenes of two kinds of land each, with three captions; the same on every machine."""
+    kinds, items = list(KINDS), []
+    for west, of_west in enumerate(kinds):
+        for east, of_east in enumerate(kinds):
+            if west != east:
+                split = PAIR_SPLITS[(west * len(kinds) + east) % len(PAIR_SPLITS)]
+                decode = {"kind": west, "east": east, "number": 100 + east}
+                decode["digest"] = hashlib.sha256(f"{DRAWING} {of_west} {of_east}".encode()).hexdigest()
+                texts = Captions(tuple(text.format(of_west, of_east) for text in CAPTIONS))
+                name = f"{of_west} and {of_east}".replace(" ", "-")
+                items.append(Item(name, Path(__file__), decode, texts, split=split))
+    return DomainData(
+        items=items,
+        class_names=(),
+        load=render_item,
+        kind="captions",
+        name="drawn-scenes",
+        notes=[NOTE],
+        licence="Apache-2.0 (made by vladapt)",
+    )
+
+
 def render_item(item: Item) -> np.ndarray:
-    """(96, 96, 3) uint8."""
-    return render(int(item.decode["kind"]), int(item.decode["number"]))
+    """(96, 96, 3) uint8; of two kinds, the second in the eastern half."""
+    shown = render(int(item.decode["kind"]), int(item.decode["number"]))
+    if "east" in item.decode:
+        shown[:, SIDE // 2 :] = render(int(item.decode["east"]), int(item.decode["number"]))[:, SIDE // 2 :]
+    return shown
 
 
 def render(kind: int, number: int) -> np.ndarray:
