@@ -16,7 +16,7 @@ from ...core.data.files import stays_inside
 from ...core.data.manifests import LABEL_COLUMNS
 from ...core.errors import CapabilityError, DataError, did_you_mean, shortened
 from ...core.runtime.reading import check_regular, read_start
-from .rasters import DRIVERS, INSTALL, NO_NETWORK, Header, header_of, open_raster
+from .rasters import DRIVERS, INSTALL, NO_NETWORK, Header, header_of, moved, on_grid_of, open_raster
 from .scene_sets import plain
 
 STARTS = {
@@ -63,10 +63,10 @@ class Shapes:
             raise DataError(f"{which}: has no CRS, and what it is laid over has one; add its CRS")
         if header.transform is None:
             raise DataError(f"{raster}: lies nowhere, it has no transform; a label layer needs one")
-        moved = self.geometries
+        geometries = self.geometries
         if self.crs and self.crs != header.crs:
-            moved = shapely.transform(moved, lambda xy: _moved(xy, self.crs, header.crs))
-        return moved
+            geometries = shapely.transform(geometries, lambda xy: _moved(xy, self.crs, header.crs, self.path))
+        return geometries
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _class_raster(path: Path, class_names: Sequence[str] | None) -> ClassRaster:
     with open_raster([path]) as raster:
         if np.dtype(raster.header.kinds[0]).kind not in "iu" or len(raster.header.kinds) != 1:
             raise DataError(f"{path}: a raster of classes has one band of whole numbers")
-        raster.check_size(raster.header.width * raster.header.height)
+        raster.check_size((raster.header.height, raster.header.width), None)
         stored, there = raster.read([0])
     values = np.unique(stored[0][there]).astype(int)
     if not 1 <= len(values) <= MOST_CLASSES:
@@ -149,7 +149,7 @@ def _shapes(path: Path, column: str | None, class_names: Sequence[str] | None) -
     if unknown := sorted(set(texts[usable]) - set(names)):
         raise DataError(f"{path}: class '{shortened(unknown[0])}' is not in the class list; correct class_names")
     classes = np.array([index[text] for text in texts[usable]], dtype=np.int64)
-    notes = [f"Classes are column '{named}' of {path.name}."]
+    notes = [f"Classes are column '{named}' of the label layer."]
     if left := int((~usable).sum()):
         notes.append(f"Shapes without a geometry or a class, left out: {left}.")
     kept = geometries[usable]
@@ -209,11 +209,8 @@ def _text(value: Any) -> str:
     return str(int(value)) if whole else str(value).strip()
 
 
-def _moved(xy: np.ndarray, source: str, target: str) -> np.ndarray:
-    from rasterio.warp import transform
-
-    x, y = transform(source, target, xy[:, 0].tolist(), xy[:, 1].tolist())
-    return np.column_stack([x, y])
+def _moved(xy: np.ndarray, source: str, target: str, path: Path) -> np.ndarray:
+    return np.column_stack(moved(xy[:, 0], xy[:, 1], source, target, path))
 
 
 def _on_grid(source, target: Header, path: Path, raster: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -224,14 +221,6 @@ def _on_grid(source, target: Header, path: Path, raster: Path) -> tuple[np.ndarr
             raise DataError(f"{path}: has another size than {raster.name}, and no CRS says where it lies; add one")
         values, there = source.read([0])
         return values[0], there
-    from rasterio.transform import Affine
-    from rasterio.warp import Resampling, reproject
-
     values, there = source.read([0])
-    placed = np.zeros((target.height, target.width), np.float32)
-    seen = np.zeros(placed.shape, np.uint8)
-    grids = {"src_transform": Affine(*own.transform), "src_crs": own.crs}
-    grids |= {"dst_transform": Affine(*target.transform), "dst_crs": target.crs, "resampling": Resampling.nearest}
-    reproject(values[0], placed, **grids)
-    reproject(there.astype(np.uint8), seen, **grids)
-    return placed, seen > 0
+    placed = on_grid_of(values[0], own, target, path)
+    return placed, on_grid_of(there.astype(np.uint8), own, target, path) > 0

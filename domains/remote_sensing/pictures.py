@@ -96,7 +96,7 @@ def channel_values(
         channels = [channel for picture in pictures for channel in picture]
         height, width = (header.height, header.width) if window is None else (window[3], window[2])
         size = _size(height, width, most_side)
-        raster.check_size(int(np.prod(size or (height, width))), int(decode.get("max_pixels", MAX_PIXELS)))
+        raster.check_size((height, width), size, int(decode.get("max_pixels", MAX_PIXELS)))
         needed = sorted({band for channel in channels for band in channel.bands})
         values, valid = raster.read(needed, window, size)
     if not valid.any():

@@ -15,7 +15,7 @@ import numpy as np
 
 from ...core.contracts.domain import DomainData, Item
 from ...core.errors import DataError
-from .rasters import Header, header_of
+from .rasters import Header, header_of, moved
 
 WGS84 = "EPSG:4326"
 AXIS, FLATTENING = 6_378_137.0, 1 / 298.257223563
@@ -80,11 +80,9 @@ def to_degrees(crs: str, x: Sequence[float], y: Sequence[float]) -> tuple[np.nda
     Raises:
         DataError: they are none on earth.
     """
-    from rasterio.warp import transform
-
-    longitude, latitude = map(np.asarray, transform(crs, WGS84, list(x), list(y)))
-    if not (np.isfinite(longitude).all() and np.isfinite(latitude).all() and (abs(latitude) <= 90).all()):
-        raise DataError("coordinates outside of what their CRS describes; correct the CRS or the transform")
+    longitude, latitude = moved(x, y, crs, WGS84, "a raster")
+    if not (abs(latitude) <= 90).all():
+        raise DataError("a raster has latitudes beyond the poles; correct its CRS or transform")
     return longitude, latitude
 
 

@@ -46,6 +46,7 @@ NO_NETWORK = {
     "PROJ_NETWORK": "OFF",
 }
 """Options of GDAL under which nothing is fetched, nor side files opened; and it holds 256 MB of blocks at most."""
+MOST_BANDS = 2000
 MOST_FILES = 64
 """Bands of a place in files of their own."""
 COLOURS = frozenset({"red", "green", "blue", "nir"})
@@ -144,8 +145,12 @@ class OpenRaster:
 
     def __init__(self, files: list[Path], opened: list[Any], sensor: str | None):
         self.files, self._opened = files, opened
+        if sum(each.count for each in opened) > MOST_BANDS:
+            raise DataError(f"{files[0]}: has more than {MOST_BANDS:,} bands; choose some of them, or get it again")
+        colours = [[colour.name for colour in each.colorinterp] for each in opened]
         every = [(each, i) for each in opened for i in each.indexes]
-        solid = [(each, i) for each, i in every if each.colorinterp[i - 1].name != "alpha"]
+        self._colours = dict(zip(every, (name for names in colours for name in names)))
+        solid = [band for band in every if self._colours[band] != "alpha"]
         if not solid:
             raise DataError(f"{files[0]}: has no band but transparency; give another file")
         # four bands are easily written with the fourth marked as transparency: a sensor that is named knows better
@@ -188,10 +193,19 @@ class OpenRaster:
         stacked = np.stack(values)
         return np.where(np.isfinite(stacked), stacked, 0), valid & np.isfinite(stacked).all(axis=0)
 
-    def check_size(self, pixels: int, limit: int = MAX_PIXELS) -> None:
-        """Refuse what would take too much memory: so many pixels, or the blocks that the file is stored in."""
-        blocks = max(rows * columns for each in self._opened for rows, columns in each.block_shapes)
-        if max(pixels, blocks) > limit:
+    def check_size(self, shape: tuple[int, int], size: tuple[int, int] | None, limit: int = MAX_PIXELS) -> None:
+        """Refuse what would take too much memory or time.
+
+        Args:
+            shape: (height, width) that is read.
+            size: what it is brought to, or None.
+            limit: most pixels that are decoded, where overviews do not spare it, and of a block of the file.
+        """
+        shrink = 1.0 if size is None else shape[0] / size[0]
+        factors = [each.overviews(1) for each in self._opened]
+        spared = min((max((f for f in of if f <= shrink), default=1) for of in factors), default=1)
+        blocks = max(rows * columns for each in self._opened for rows, columns in each.block_shapes[:1])
+        if max(shape[0] * shape[1] // spared**2, blocks) > limit:
             what = f"a raster of {self.header.width} x {self.header.height} pixels"
             raise LimitError(f"{self.files[0]}: {too_large(what, limit)}")
 
@@ -220,7 +234,7 @@ class OpenRaster:
 
     def _read_header(self) -> Header:
         first = self._opened[0]
-        kinds = tuple(str(each.dtypes[i - 1]) for each, i in self._bands)
+        kinds = tuple(map(str, self._of_bands("dtypes")))
         crs = "" if first.crs is None else first.crs.to_wkt()
         placed = crs or not first.transform.is_identity
         return Header(
@@ -232,8 +246,13 @@ class OpenRaster:
             tuple(first.transform)[:6] if placed else None,
             _time(first, self.files[0]),
             self._scaling(kinds),
-            alpha=not self._mistaken and any(each.name == "alpha" for d in self._opened for each in d.colorinterp),
+            alpha=not self._mistaken and "alpha" in self._colours.values(),
         )
+
+    def _of_bands(self, what: str) -> list[Any]:
+        """A list that rasterio has of all bands of a file, as long as `_bands`."""
+        listed = {id(each): getattr(each, what) for each in self._opened}
+        return [listed[id(each)][i - 1] for each, i in self._bands]
 
     def _own_names(self) -> list[str]:
         """What files call their bands; else the sensor's codes in its order."""
@@ -242,18 +261,18 @@ class OpenRaster:
         if len(self._opened) > 1:
             return [band_of(file) or "" for file in self.files]
         order = None if self._sensor is None else self._sensor.order_of(len(self._bands))
-        named = [each.descriptions[i - 1] or "" for each, i in self._bands]
+        named = [(name or "").strip() for name in self._of_bands("descriptions")]
         if any(named):
-            return [name.strip() for name in named]
+            return named
         if order is not None:
             return list(order)
-        colours = [each.colorinterp[i - 1].name for each, i in self._bands]
+        colours = [self._colours[band] for band in self._bands]
         return [colour if colour in COLOURS else "" for colour in colours]
 
     def _scaling(self, kinds: Sequence[str]) -> Scaling:
         from .stacks import safe_scaling
 
-        tagged = [(each.scales[i - 1], each.offsets[i - 1]) for each, i in self._bands]
+        tagged = list(zip(self._of_bands("scales"), self._of_bands("offsets")))
         if any(pair != (1.0, 0.0) for pair in tagged):
             return Scaling(*map(tuple, zip(*tagged)))
         if (of_product := safe_scaling(self.files)) is not None:
@@ -261,6 +280,60 @@ class OpenRaster:
         plain = self._sensor is None or any(np.dtype(kind).kind not in "iu" for kind in kinds) or "uint8" in kinds
         scale, offset = (1.0, 0.0) if plain else (self._sensor.scale, self._sensor.offset + _since_baseline(self.files))
         return Scaling((scale,) * len(kinds), (offset,) * len(kinds))
+
+
+def moved(
+    x: Sequence[float], y: Sequence[float], source: str, target: str, place: object
+) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates of one CRS in another.
+
+    Args:
+        place: what they are of, for messages.
+
+    Raises:
+        DataError: they are none on earth.
+    """
+    rasterio = _rasterio()
+    from rasterio.warp import transform
+
+    try:
+        with rasterio.Env(**NO_NETWORK):
+            moved_x, moved_y = map(np.asarray, transform(source, target, list(x), list(y)))
+    except _gdal_errors():
+        moved_x = moved_y = np.array([np.nan])
+    if not (np.isfinite(moved_x).all() and np.isfinite(moved_y).all()):
+        raise DataError(f"{place}: has coordinates outside of what its CRS describes; correct the CRS or the transform")
+    return moved_x, moved_y
+
+
+def on_grid_of(values: np.ndarray, source: Header, target: Header, place: object) -> np.ndarray:
+    """A band (H, W) of one raster on the grid of another, by the nearest pixel; 0 where it does not reach.
+
+    Raises:
+        DataError: one grid cannot be brought to the other.
+    """
+    rasterio = _rasterio()
+    from rasterio.transform import Affine
+    from rasterio.warp import Resampling, reproject
+
+    placed = np.zeros((target.height, target.width), values.dtype)
+    grids = {"src_transform": Affine(*source.transform), "src_crs": source.crs}
+    grids |= {"dst_transform": Affine(*target.transform), "dst_crs": target.crs, "resampling": Resampling.nearest}
+    try:
+        with rasterio.Env(**NO_NETWORK):
+            reproject(values, placed, **grids)
+    except _gdal_errors() as error:
+        cause = shortened(" ".join(str(error).split()), 160)
+        raise DataError(f"{place}: cannot be laid over the raster ({cause}); correct its CRS or transform") from None
+    return placed
+
+
+def _gdal_errors() -> tuple[type[Exception], ...]:
+    """What rasterio raises; errors of GDAL and PROJ pass through it under a base of their own."""
+    from rasterio._err import CPLE_BaseError
+    from rasterio.errors import CRSError, RasterioError
+
+    return RasterioError, CRSError, CPLE_BaseError
 
 
 def _stamps(files: Sequence[Path]) -> tuple[tuple[str, int, int], ...]:
@@ -286,7 +359,7 @@ def _safely(files: Sequence[Path]) -> Iterator[None]:
     try:
         with rasterio.Env(**NO_NETWORK):
             yield
-    except (rasterio.errors.RasterioError, rasterio.errors.CRSError) as error:
+    except _gdal_errors() as error:
         cause = shortened(" ".join(str(error.__cause__ or error).split()), 160)
         raise DataError(f"{files[0]}: ends early or is damaged ({cause}); get it again") from None
 

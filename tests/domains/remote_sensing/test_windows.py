@@ -337,7 +337,7 @@ def test_scenes_that_say_where_they_lie_are_split_by_place(write_raster, tmp_pat
     for item in divided(data, tmp_path).items:
         sides.setdefault(item.group, set()).add(item.split)
     assert all(len(each) == 1 for each in sides.values())
-    check_domain(RemoteSensing(), data=tmp_path / "scenes")
+    check_domain(RemoteSensing(), task="classification", data=tmp_path / "scenes")
 
 
 def test_scenes_of_one_block_are_refused_unless_random_splits_are_wanted(write_raster, tmp_path):
@@ -358,5 +358,5 @@ def test_a_published_split_wins_over_places(write_raster, tmp_path):
 
 
 def test_windows_keep_the_contract(field):
-    check_domain(RemoteSensing(), data=field[0], reading={"labels": str(field[1]), **HOW})
+    check_domain(RemoteSensing(), task="classification", data=field[0], reading={"labels": str(field[1]), **HOW})
     assert json.dumps(read(*field).items[0].decode)
