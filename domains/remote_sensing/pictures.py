@@ -15,7 +15,7 @@ from ...core.data.files import Format
 from ...core.errors import ConfigError, DataError
 from .bands import Channel, pictures_of
 from .rasters import DRIVERS, header_of, kept_raster, open_raster
-from .stacks import PRODUCT_FILES, files_of, stands_for_its_raster
+from .stacks import PRODUCT_FILES, files_of, of_folder, stands_for_its_raster
 
 PERCENTILES = (2.0, 98.0)
 IMAGE, AUTO = "image", "auto"
@@ -40,7 +40,14 @@ def raster_format(bands: str | None, sensor: str | None, stretch: str | Sequence
     def expand(path: Path) -> list[dict[str, Any]]:
         return [{**_files(path), **options}] if stands_for_its_raster(path) else []
 
-    return Format("raster", (*DRIVERS, *PRODUCT_FILES), load=decode_raster, expand=expand, max_pixels=max_pixels)
+    return Format(
+        "raster",
+        (*DRIVERS, *PRODUCT_FILES),
+        load=decode_raster,
+        expand=expand,
+        of_folder=of_folder,
+        max_pixels=max_pixels,
+    )
 
 
 def decode_raster(path: str | Path, decode: dict[str, Any]) -> Decoded:

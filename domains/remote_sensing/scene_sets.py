@@ -42,17 +42,19 @@ class SceneSet:
 
     def words(self, class_names: Sequence[str]) -> tuple[str, ...] | None:
         """What is said of classes that are those of the set, each once, or None."""
-        said = tuple(self.classes.get(plain(name), "") for name in class_names)
-        return said if len(said) == self.count == len(set(said) - {""}) else None
+        words = tuple(self.classes.get(plain(name), "") for name in class_names)
+        return words if len(words) == self.count == len(set(words) - {""}) else None
 
 
 def with_words(data: DomainData) -> tuple[DomainData, SceneSet | None]:
     """The data with words for names of classes, and the published set whose classes they are."""
     for each in scene_sets().values():
-        if (said := each.words(data.class_names)) is not None:
-            return replace(data, class_names=said, published=each.name), each
-    said = tuple(spoken_name(name) for name in data.class_names)
-    return (replace(data, class_names=said) if len(set(said)) == len(said) else data), None
+        if (words := each.words(data.class_names)) is not None:
+            return replace(data, class_names=words, published=each.name), each
+    if any(" " in name for name in data.class_names):  # words already
+        return data, None
+    words = tuple(spoken_name(name) for name in data.class_names)
+    return (replace(data, class_names=words) if len(set(words)) == len(words) else data), None
 
 
 def spoken_name(name: str) -> str:

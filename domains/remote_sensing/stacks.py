@@ -56,9 +56,13 @@ def stands_for_its_raster(path: Path) -> bool:
     return files_of(path)[0] == path
 
 
-def product_file(folder: Path) -> Path | None:
-    """The file of a .SAFE folder that stands for the product."""
-    return _product_file(folder) if folder.suffix.lower() == ".safe" else None
+def of_folder(folder: Path) -> Path | None:
+    """The file that stands for a folder which is one raster: a .SAFE product, or the bands of one place alone, as
+    BigEarthNet has them."""
+    if folder.suffix.lower() == ".safe":
+        return _product_file(folder)
+    stacks = _stacks(folder)
+    return stacks[0][0] if len(stacks) == 1 else None
 
 
 def safe_scaling(files: Sequence[Path]) -> tuple[tuple[float, ...], tuple[float, ...]] | None:

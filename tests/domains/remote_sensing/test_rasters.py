@@ -360,6 +360,19 @@ def test_class_folders_of_products_and_of_stacks_are_read(safe_folder, write_ras
     assert len(new.items) == 2
 
 
+def test_a_table_may_name_folders_of_bands_as_bigearthnet_has_them(write_raster, tmp_path):
+    for n, patch in enumerate(("S2A_MSIL2A_20170613T101031_0_45", "S2B_MSIL2A_20170709T094029_1_2")):
+        for k, (band, side) in enumerate((("B02", 24), ("B03", 24), ("B04", 24), ("B11", 12))):
+            place = f"set/{patch}/{patch}_{band}.tif"
+            write_raster(place, numbers(1, side, side, seed=9 * n + k), metres=240.0 / side, left=5e5 + 9e4 * n)
+    rows = ["S2A_MSIL2A_20170613T101031_0_45,Pastures|Mixed forest", "S2B_MSIL2A_20170709T094029_1_2,Sea and ocean"]
+    (tmp_path / "set" / "labels.csv").write_text("\n".join(["path,labels", *rows]) + "\n")
+    data = RemoteSensing().read(tmp_path / "set" / "labels.csv", "classification", bands="swir16,green,blue")
+    assert data.kind == "multilabel" and data.class_names == ("Mixed forest", "Pastures", "Sea and ocean")
+    assert [item.class_label() for item in data.items] == [(1, 1, 0), (0, 0, 1)]
+    assert all(data.load(item).shape == (24, 24, 3) and len(item.decode["files"]) == 4 for item in data.items)
+
+
 # sets -----------------------------------------------------------------------------------------------------------------
 
 
