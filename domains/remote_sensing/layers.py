@@ -16,7 +16,7 @@ from ...core.data.files import stays_inside
 from ...core.data.manifests import LABEL_COLUMNS
 from ...core.errors import CapabilityError, DataError, did_you_mean, shortened
 from ...core.runtime.reading import check_regular, read_start
-from .rasters import DRIVERS, INSTALL, NO_NETWORK, Header, header_of, moved, on_grid_of, open_raster
+from .rasters import DRIVERS, INSTALL, NO_NETWORK, Header, OpenRaster, header_of, moved, open_raster
 from .scene_sets import plain
 
 STARTS = {
@@ -29,6 +29,7 @@ STARTS = {
 CLASS_COLUMNS = (*LABEL_COLUMNS, "type", "crop", "landuse", "landcover", "code", "value")
 MOST_SHAPES = 5_000_000
 MOST_CLASSES = 1000
+PIXELS_AT_ONCE = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -83,21 +84,31 @@ class ClassRaster:
     names: tuple[str, ...]
     notes: list[str] = field(default_factory=list)
 
-    def on(self, raster: Path, files: Sequence[Path]) -> np.ndarray:
-        """(H, W) int16 class indices on the grid of a raster, -1 where there is none.
+    def counts(self, raster: Path, files: Sequence[Path], boxes: Sequence[tuple[int, int, int, int]]) -> np.ndarray:
+        """(N, C) shares of each window of a raster that each class covers; the layer is read window by window.
+
+        Args:
+            raster: what it is called in messages.
+            files: of it.
+            boxes: N times (left, top, width, height) in its pixels.
 
         Raises:
             DataError: it lies elsewhere on earth, or has no CRS and another size.
         """
-        target = header_of(files)
-        with open_raster([self.path]) as source:
-            stored, there = _on_grid(source, target, self.path, raster)
-        index = np.full(stored.shape, -1, np.int16)
-        for number, value in enumerate(self.values):
-            index[(stored == value) & there] = number
-        if (index < 0).all():
+        own, target = header_of([self.path]), header_of(files)
+        same = (own.height, own.width, own.transform) == (target.height, target.width, target.transform)
+        if bool(own.crs) != bool(target.crs) or (not own.crs and not same):
+            raise DataError(f"{self.path}: has another size than {raster.name}, and no CRS says where it lies; add one")
+        covered = np.zeros((len(boxes), len(self.names)))
+        values = np.array(self.values)
+        with open_raster([self.path], grid=target if own.crs and not same else None) as layer:
+            for number, box in enumerate(boxes):
+                stored, there = layer.read([0], box)
+                places = np.searchsorted(values, stored[0][there].astype(np.int64))
+                covered[number] = np.bincount(places, minlength=len(values) + 1)[: len(values)] / there.size
+        if not covered.any():
             raise DataError(f"{self.path}: lies elsewhere on earth than {raster.name}, or says nothing there")
-        return index
+        return covered
 
 
 def read_layer(path: Path, column: str | None, class_names: Sequence[str] | None) -> Shapes | ClassRaster:
@@ -123,9 +134,7 @@ def _class_raster(path: Path, class_names: Sequence[str] | None) -> ClassRaster:
     with open_raster([path]) as raster:
         if np.dtype(raster.header.kinds[0]).kind not in "iu" or len(raster.header.kinds) != 1:
             raise DataError(f"{path}: a raster of classes has one band of whole numbers")
-        raster.check_size((raster.header.height, raster.header.width), None)
-        stored, there = raster.read([0])
-    values = np.unique(stored[0][there]).astype(int)
+        values = _values_of(raster)
     if not 1 <= len(values) <= MOST_CLASSES:
         raise DataError(f"{path}: has {len(values)} different values; a raster of classes has 1 to {MOST_CLASSES}")
     names = tuple(class_names or (f"class {value}" for value in values))
@@ -133,6 +142,18 @@ def _class_raster(path: Path, class_names: Sequence[str] | None) -> ClassRaster:
         listed = shortened(", ".join(map(str, values)))
         raise DataError(f"{path}: has the values {listed}, and class_names names {len(names)}; name each in order")
     return ClassRaster(path, tuple(values.tolist()), names)
+
+
+def _values_of(raster: OpenRaster) -> np.ndarray:
+    """All values of the first band, read some rows at a time."""
+    header, values = raster.header, np.zeros(0, np.int64)
+    rows = max(1, PIXELS_AT_ONCE // header.width)
+    for top in range(0, header.height, rows):
+        stored, there = raster.read([0], (0, top, header.width, min(rows, header.height - top)))
+        values = np.union1d(values, stored[0][there].astype(np.int64))
+        if len(values) > MOST_CLASSES:
+            break
+    return values
 
 
 def _shapes(path: Path, column: str | None, class_names: Sequence[str] | None) -> Shapes:
@@ -211,16 +232,3 @@ def _text(value: Any) -> str:
 
 def _moved(xy: np.ndarray, source: str, target: str, path: Path) -> np.ndarray:
     return np.column_stack(moved(xy[:, 0], xy[:, 1], source, target, path))
-
-
-def _on_grid(source, target: Header, path: Path, raster: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The only band of an open raster on another's grid: values (H, W), and where there are any."""
-    own = source.header
-    if not own.crs or not target.crs:
-        if (own.height, own.width) != (target.height, target.width) or bool(own.crs) != bool(target.crs):
-            raise DataError(f"{path}: has another size than {raster.name}, and no CRS says where it lies; add one")
-        values, there = source.read([0])
-        return values[0], there
-    values, there = source.read([0])
-    placed = on_grid_of(values[0], own, target, path)
-    return placed, on_grid_of(there.astype(np.uint8), own, target, path) > 0

@@ -111,14 +111,17 @@ def header_of(files: Sequence[Path], sensor: str | None = None) -> Header:
 
 
 @contextmanager
-def open_raster(files: Sequence[Path], sensor: str | None = None) -> Iterator[OpenRaster]:
+def open_raster(files: Sequence[Path], sensor: str | None = None, grid: Header | None = None) -> Iterator[OpenRaster]:
     """An open raster of one or several files; see `header_of`.
+
+    Args:
+        grid: of another raster, which this one is brought to, by the nearest pixel.
 
     Raises:
         DataError: it cannot be read, here or while it is used. CapabilityError: rasterio is not installed.
     """
     with _safely(files), ExitStack() as stack:
-        yield _opened_on_one_grid(files, sensor, stack)
+        yield _opened_on_one_grid(files, sensor, stack, grid)
 
 
 @contextmanager
@@ -306,28 +309,6 @@ def moved(
     return moved_x, moved_y
 
 
-def on_grid_of(values: np.ndarray, source: Header, target: Header, place: object) -> np.ndarray:
-    """A band (H, W) of one raster on the grid of another, by the nearest pixel; 0 where it does not reach.
-
-    Raises:
-        DataError: one grid cannot be brought to the other.
-    """
-    rasterio = _rasterio()
-    from rasterio.transform import Affine
-    from rasterio.warp import Resampling, reproject
-
-    placed = np.zeros((target.height, target.width), values.dtype)
-    grids = {"src_transform": Affine(*source.transform), "src_crs": source.crs}
-    grids |= {"dst_transform": Affine(*target.transform), "dst_crs": target.crs, "resampling": Resampling.nearest}
-    try:
-        with rasterio.Env(**NO_NETWORK):
-            reproject(values, placed, **grids)
-    except _gdal_errors() as error:
-        cause = shortened(" ".join(str(error).split()), 160)
-        raise DataError(f"{place}: cannot be laid over the raster ({cause}); correct its CRS or transform") from None
-    return placed
-
-
 def _gdal_errors() -> tuple[type[Exception], ...]:
     """What rasterio raises; errors of GDAL and PROJ pass through it under a base of their own."""
     from rasterio._err import CPLE_BaseError
@@ -364,10 +345,14 @@ def _safely(files: Sequence[Path]) -> Iterator[None]:
         raise DataError(f"{files[0]}: ends early or is damaged ({cause}); get it again") from None
 
 
-def _opened_on_one_grid(files: Sequence[Path], sensor: str | None, stack: ExitStack) -> OpenRaster:
+def _opened_on_one_grid(
+    files: Sequence[Path], sensor: str | None, stack: ExitStack, grid: Header | None = None
+) -> OpenRaster:
     if len(files) > MOST_FILES:
         raise DataError(f"{files[0]}: {len(files)} bands in files of their own; {MOST_FILES} at most")
     opened = [stack.enter_context(_opened(file)) for file in files]
+    if grid is not None:
+        opened = [stack.enter_context(_on_grid(each, grid)) for each in opened]
     return OpenRaster(list(files), _on_one_grid(opened, files, stack), sensor)
 
 
@@ -393,6 +378,16 @@ def _opened(file: Path):
     if driver == "VRT":
         check_vrt(file)
     return _rasterio().open(file.absolute(), driver=driver)
+
+
+def _on_grid(dataset, grid: Header):
+    """A dataset seen on another grid; what it does not reach is masked."""
+    from rasterio.enums import Resampling
+    from rasterio.transform import Affine
+    from rasterio.vrt import WarpedVRT
+
+    place = {"crs": grid.crs, "transform": Affine(*grid.transform), "width": grid.width, "height": grid.height}
+    return WarpedVRT(dataset, resampling=Resampling.nearest, add_alpha=dataset.nodata is None, **place)
 
 
 def _on_one_grid(opened: list[Any], files: Sequence[Path], stack: ExitStack) -> list[Any]:

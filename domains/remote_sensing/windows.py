@@ -197,9 +197,9 @@ def _cut(item: Item, header: Header, layer: Shapes | ClassRaster, cutting: Cutti
     """The windows of a raster: on a grid inside each block, or around points."""
     lines = _lines(header, block) if cutting.block != 0 else ([0, header.height], [0, header.width])
     if isinstance(layer, ClassRaster):
-        index = layer.on(item.source, files_of_item(item))
         boxes, blocks = _grid(lines, cutting, header)
-        return _Cut(item, boxes, blocks, _labels_of_raster(index, boxes, len(layer.names), cutting.share))
+        covered = layer.counts(item.source, files_of_item(item), boxes)
+        return _Cut(item, boxes, blocks, _largest(covered, cutting.share))
     shapes = layer.on(header, item.source)
     import shapely
 
@@ -303,7 +303,12 @@ def _labels_of_areas(
     covered = np.zeros((len(boxes), count))
     np.add.at(covered, (pairs[1], classes[pairs[0]]), area)
     covered /= shapely.area(windows)[:, None]
-    return np.where(covered.max(axis=1) >= cutting.share, covered.argmax(axis=1), -1)
+    return _largest(covered, cutting.share)
+
+
+def _largest(covered: np.ndarray, share: float) -> np.ndarray:
+    """Of (N, C) shares of windows the class with the largest, -1 where that is less than `share`."""
+    return np.where(covered.max(axis=1, initial=0) >= share, covered.argmax(axis=1), -1)
 
 
 def _outline(box: Box, header: Header) -> np.ndarray:
@@ -311,16 +316,6 @@ def _outline(box: Box, header: Header) -> np.ndarray:
     a, b, c, d, e, f = header.transform
     corners = ((left, top), (left + wide, top), (left + wide, top + high), (left, top + high))
     return np.array([(a * x + b * y + c, d * x + e * y + f) for x, y in corners])
-
-
-def _labels_of_raster(index: np.ndarray, boxes: Sequence[Box], count: int, share: float) -> np.ndarray:
-    labels = np.full(len(boxes), -1, np.int64)
-    for number, (left, top, wide, high) in enumerate(boxes):
-        inside = index[top : top + high, left : left + wide]
-        counts = np.bincount(inside[inside >= 0].ravel(), minlength=count)
-        if counts.max(initial=0) >= share * inside.size:
-            labels[number] = counts.argmax()
-    return labels
 
 
 def _items(cuts: Sequence[_Cut], grouped: bool) -> Iterator[Item]:
