@@ -62,10 +62,11 @@ def add_random_split(
         "blocks": prepared.data.blocks,
     }
     measure, by_place, at_random = against_random_split(metrics)
+    gap = at_random - by_place
+    why = ", which is what neighbours give away" if gap > 0 else ", which is no better here"
     return [
         f"split by place ({prepared.data.blocks}): {measure.name.lower()} {measure.text(by_place)}; a random split of "
-        f"the same images gives {measure.text(at_random)} ({points(measure, at_random - by_place)}), which is what "
-        "neighbours give away"
+        f"the same images gives {measure.text(at_random)} ({points(measure, gap)}){why}"
     ]
 
 
