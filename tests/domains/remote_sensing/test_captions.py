@@ -14,7 +14,7 @@ from PIL import Image
 from vladapt.core.errors import DataError
 from vladapt.domains.remote_sensing import RemoteSensing
 
-TEXTS = {"b.tif": ["two planes", "planes on an apron"], "a.jpg": ["许多绿色的树", "a forest"], "c.jpg": ["a river"]}
+TEXTS = {"b.png": ["two planes", "planes on an apron"], "a.jpg": ["许多绿色的树", "a forest"], "c.jpg": ["a river"]}
 
 
 def read(path, **options):
