@@ -16,9 +16,9 @@ from ...core.data.files import Format
 from ...core.data.images import IMAGE
 from ...core.errors import DataError
 from .bands import check_bands, sensors
+from .gdal import DRIVERS
 from .pictures import check_stretch, is_raster, raster_format, with_stretch
 from .places import with_blocks
-from .rasters import DRIVERS
 from .scene_sets import SceneSet, scene_set, with_words
 from .windows import Cutting, cut_unlabelled, read_windows
 

@@ -16,7 +16,8 @@ from ...core.data.files import stays_inside
 from ...core.data.manifests import LABEL_COLUMNS
 from ...core.errors import CapabilityError, DataError, did_you_mean, shortened
 from ...core.runtime.reading import check_regular, read_start
-from .rasters import DRIVERS, INSTALL, NO_NETWORK, Header, OpenRaster, header_of, moved, open_raster
+from .gdal import DRIVERS, INSTALL, NO_NETWORK, moved
+from .rasters import Header, OpenRaster, header_of, open_raster
 from .scene_sets import plain
 
 STARTS = {

@@ -14,7 +14,8 @@ from ...core.contracts.domain import MAX_PIXELS, Decoded, DomainData, Item
 from ...core.data.files import Format
 from ...core.errors import ConfigError, DataError
 from .bands import Channel, pictures_of
-from .rasters import DRIVERS, header_of, kept_raster, open_raster
+from .gdal import DRIVERS
+from .rasters import header_of, kept_raster, open_raster
 from .stacks import PRODUCT_FILES, files_of, of_folder, stands_for_its_raster
 
 PERCENTILES = (2.0, 98.0)

@@ -15,7 +15,8 @@ import numpy as np
 
 from ...core.contracts.domain import DomainData, Item
 from ...core.errors import DataError
-from .rasters import Header, header_of, moved
+from .gdal import moved
+from .rasters import Header, header_of
 
 WGS84 = "EPSG:4326"
 AXIS, FLATTENING = 6_378_137.0, 1 / 298.257223563

@@ -1,17 +1,11 @@
-"""Rasters by rasterio: what a file says of itself, and its values, of a part or at a smaller size.
-
-Only GeoTIFF, COG, JPEG 2000 and checked VRT files are opened (`vrt.py`), without the files that GDAL would look for
-beside them (.aux.xml, .ovr, .msk, world files): these can name addresses, and GDAL would ask there.
-"""
+"""Rasters: what a file says of itself, and its values, of a part or at a smaller size."""
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import re
 import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,29 +17,11 @@ import numpy as np
 
 from ...core.contracts.domain import MAX_PIXELS
 from ...core.data.images import too_large
-from ...core.errors import CapabilityError, DataError, LimitError, shortened
+from ...core.errors import DataError, LimitError
 from ...core.runtime.reading import check_regular
 from .bands import Sensor, common_names, sensors
-from .vrt import check_vrt
+from .gdal import opened, safely
 
-DRIVERS = {
-    **dict.fromkeys((".tif", ".tiff"), "GTiff"),
-    **dict.fromkeys((".jp2", ".j2k"), "JP2OpenJPEG"),
-    ".vrt": "VRT",
-}
-INSTALL = 'rasters need rasterio: pip install "vladapt[remote-sensing]"'
-NO_NETWORK = {
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
-    "GDAL_CACHEMAX": 256,
-    "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": ".none",
-    "GDAL_HTTP_PROXY": "127.0.0.1:9",
-    "GDAL_HTTP_MAX_RETRY": "0",
-    "GDAL_HTTP_CONNECTTIMEOUT": "1",
-    "GDAL_VRT_ENABLE_PYTHON": "NO",
-    "GDAL_VRT_ENABLE_RAWRASTERBAND": "NO",
-    "PROJ_NETWORK": "OFF",
-}
-"""Options of GDAL under which nothing is fetched, nor side files opened; and it holds 256 MB of blocks at most."""
 MOST_BANDS = 2000
 MOST_FILES = 64
 """Bands of a place in files of their own."""
@@ -120,7 +96,7 @@ def open_raster(files: Sequence[Path], sensor: str | None = None, grid: Header |
     Raises:
         DataError: it cannot be read, here or while it is used. CapabilityError: rasterio is not installed.
     """
-    with _safely(files), ExitStack() as stack:
+    with safely(files), ExitStack() as stack:
         yield _opened_on_one_grid(files, sensor, stack, grid)
 
 
@@ -129,7 +105,7 @@ def kept_raster(files: Sequence[Path], sensor: str | None = None) -> Iterator[Op
     """As `open_raster`, of which several parts are read one after the other: it stays open, and so do the blocks that
     GDAL holds of it, until this thread reads another."""
     key = (os.getpid(), _stamps(files), sensor)
-    with _safely(files):
+    with safely(files):
         if KEPT.__dict__.get("key") != key:
             KEPT.__dict__.pop("stack", ExitStack()).close()
             KEPT.__dict__.clear()
@@ -146,12 +122,12 @@ KEPT = threading.local()
 class OpenRaster:
     """Bands of one place on one grid. `header` says what they are."""
 
-    def __init__(self, files: list[Path], opened: list[Any], sensor: str | None):
-        self.files, self._opened = files, opened
-        if sum(each.count for each in opened) > MOST_BANDS:
+    def __init__(self, files: list[Path], datasets: list[Any], sensor: str | None):
+        self.files, self._datasets = files, datasets
+        if sum(each.count for each in datasets) > MOST_BANDS:
             raise DataError(f"{files[0]}: has more than {MOST_BANDS:,} bands; choose some of them, or get it again")
-        colours = [[colour.name for colour in each.colorinterp] for each in opened]
-        every = [(each, i) for each in opened for i in each.indexes]
+        colours = [[colour.name for colour in each.colorinterp] for each in datasets]
+        every = [(each, i) for each in datasets for i in each.indexes]
         self._colours = dict(zip(every, (name for names in colours for name in names)))
         solid = [band for band in every if self._colours[band] != "alpha"]
         if not solid:
@@ -205,9 +181,9 @@ class OpenRaster:
             limit: most pixels that are decoded, where overviews do not spare it, and of a block of the file.
         """
         shrink = 1.0 if size is None else shape[0] / size[0]
-        factors = [each.overviews(1) for each in self._opened]
+        factors = [each.overviews(1) for each in self._datasets]
         spared = min((max((f for f in of if f <= shrink), default=1) for of in factors), default=1)
-        blocks = max(rows * columns for each in self._opened for rows, columns in each.block_shapes[:1])
+        blocks = max(rows * columns for each in self._datasets for rows, columns in each.block_shapes[:1])
         if max(shape[0] * shape[1] // spared**2, blocks) > limit:
             what = f"a raster of {self.header.width} x {self.header.height} pixels"
             raise LimitError(f"{self.files[0]}: {too_large(what, limit)}")
@@ -236,7 +212,7 @@ class OpenRaster:
         return (raw.astype(np.float64) * scale + offset).astype(np.float32)
 
     def _read_header(self) -> Header:
-        first = self._opened[0]
+        first = self._datasets[0]
         kinds = tuple(map(str, self._of_bands("dtypes")))
         crs = "" if first.crs is None else first.crs.to_wkt()
         placed = crs or not first.transform.is_identity
@@ -254,14 +230,14 @@ class OpenRaster:
 
     def _of_bands(self, what: str) -> list[Any]:
         """A list that rasterio has of all bands of a file, as long as `_bands`."""
-        listed = {id(each): getattr(each, what) for each in self._opened}
+        listed = {id(each): getattr(each, what) for each in self._datasets}
         return [listed[id(each)][i - 1] for each, i in self._bands]
 
     def _own_names(self) -> list[str]:
         """What files call their bands; else the sensor's codes in its order."""
         from .stacks import band_of
 
-        if len(self._opened) > 1:
+        if len(self._datasets) > 1:
             return [band_of(file) or "" for file in self.files]
         order = None if self._sensor is None else self._sensor.order_of(len(self._bands))
         named = [(name or "").strip() for name in self._of_bands("descriptions")]
@@ -285,38 +261,6 @@ class OpenRaster:
         return Scaling((scale,) * len(kinds), (offset,) * len(kinds))
 
 
-def moved(
-    x: Sequence[float], y: Sequence[float], source: str, target: str, place: object
-) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates of one CRS in another.
-
-    Args:
-        place: what they are of, for messages.
-
-    Raises:
-        DataError: they are none on earth.
-    """
-    rasterio = _rasterio()
-    from rasterio.warp import transform
-
-    try:
-        with rasterio.Env(**NO_NETWORK):
-            moved_x, moved_y = map(np.asarray, transform(source, target, list(x), list(y)))
-    except _gdal_errors():
-        moved_x = moved_y = np.array([np.nan])
-    if not (np.isfinite(moved_x).all() and np.isfinite(moved_y).all()):
-        raise DataError(f"{place}: has coordinates outside of what its CRS describes; correct the CRS or the transform")
-    return moved_x, moved_y
-
-
-def _gdal_errors() -> tuple[type[Exception], ...]:
-    """What rasterio raises; errors of GDAL and PROJ pass through it under a base of their own."""
-    from rasterio._err import CPLE_BaseError
-    from rasterio.errors import CRSError, RasterioError
-
-    return RasterioError, CRSError, CPLE_BaseError
-
-
 def _stamps(files: Sequence[Path]) -> tuple[tuple[str, int, int], ...]:
     """Name, size and time of each file."""
     stamps = []
@@ -333,51 +277,15 @@ def _header(stamps: tuple[tuple[str, int, int], ...], sensor: str | None) -> Hea
         return raster.header
 
 
-@contextmanager
-def _safely(files: Sequence[Path]) -> Iterator[None]:
-    """GDAL without a network; its errors in one line."""
-    rasterio = _rasterio()
-    try:
-        with rasterio.Env(**NO_NETWORK):
-            yield
-    except _gdal_errors() as error:
-        cause = shortened(" ".join(str(error.__cause__ or error).split()), 160)
-        raise DataError(f"{files[0]}: ends early or is damaged ({cause}); get it again") from None
-
-
 def _opened_on_one_grid(
     files: Sequence[Path], sensor: str | None, stack: ExitStack, grid: Header | None = None
 ) -> OpenRaster:
     if len(files) > MOST_FILES:
         raise DataError(f"{files[0]}: {len(files)} bands in files of their own; {MOST_FILES} at most")
-    opened = [stack.enter_context(_opened(file)) for file in files]
+    datasets = [stack.enter_context(opened(file)) for file in files]
     if grid is not None:
-        opened = [stack.enter_context(_on_grid(each, grid)) for each in opened]
-    return OpenRaster(list(files), _on_one_grid(opened, files, stack), sensor)
-
-
-@lru_cache(maxsize=1)
-def _rasterio():
-    try:
-        import rasterio
-        import rasterio.errors
-        import rasterio.vrt
-    except ImportError as error:
-        raise CapabilityError(INSTALL) from error
-    logging.getLogger("rasterio").addHandler(logging.NullHandler())
-    warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)
-    return rasterio
-
-
-def _opened(file: Path):
-    driver = DRIVERS.get(file.suffix.lower())
-    if driver is None:
-        raise DataError(f"{file}: no raster of a known kind; known: {' '.join(DRIVERS)}")
-    if check_regular(file) == 0:
-        raise DataError(f"{file}: empty file (0 bytes); replace it or leave it out")
-    if driver == "VRT":
-        check_vrt(file)
-    return _rasterio().open(file.absolute(), driver=driver)
+        datasets = [stack.enter_context(_on_grid(each, grid)) for each in datasets]
+    return OpenRaster(list(files), _on_one_grid(datasets, files, stack), sensor)
 
 
 def _on_grid(dataset, grid: Header):
@@ -390,17 +298,17 @@ def _on_grid(dataset, grid: Header):
     return WarpedVRT(dataset, resampling=Resampling.nearest, add_alpha=dataset.nodata is None, **place)
 
 
-def _on_one_grid(opened: list[Any], files: Sequence[Path], stack: ExitStack) -> list[Any]:
+def _on_one_grid(datasets: list[Any], files: Sequence[Path], stack: ExitStack) -> list[Any]:
     """All on the grid of the finest."""
-    if len(opened) == 1:
-        return opened
+    if len(datasets) == 1:
+        return datasets
     from rasterio.enums import Resampling
     from rasterio.vrt import WarpedVRT
 
-    finest = max(opened, key=lambda each: (each.width * each.height, -opened.index(each)))
+    finest = max(datasets, key=lambda each: (each.width * each.height, -datasets.index(each)))
     grid = {"crs": finest.crs, "transform": finest.transform, "width": finest.width, "height": finest.height}
     placed = []
-    for each, file in zip(opened, files):
+    for each, file in zip(datasets, files):
         if (each.crs, each.shape) == (finest.crs, finest.shape) and each.transform.almost_equals(finest.transform):
             placed.append(each)
             continue

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 from ...core.errors import DataError
 from ...core.runtime.reading import check_regular, read_start
-from .rasters import DRIVERS
+from .gdal import DRIVERS
 
 BAND = re.compile(
     r"^(?P<place>.*?)[_\-. ]*(?P<band>(?:SR_|TOA_|ST_)?B(?:0?[1-9]|1[0-2]|8A)|VV|VH|HH|HV"
