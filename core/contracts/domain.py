@@ -62,6 +62,8 @@ class Item:
         target: what is known of it besides its pixels; None for one without annotation.
         group: patient, identity, video or volume: never on both sides of a split.
         split: "train", "val", "test" or "" where the data does not say.
+        apart: whether it may be split from other parts of its file, as windows of a raster may: only its group says
+            what belongs together. By default all parts of a file stay on one side.
     """
 
     id: str
@@ -70,6 +72,7 @@ class Item:
     target: Target | None = None
     group: str | None = None
     split: str = ""
+    apart: bool = False
 
     def with_(self, **changes) -> Item:
         return replace(self, **changes)
@@ -135,6 +138,10 @@ class DomainData:
         frequency: of each class "r", "c" or "f" (rare, common, frequent), where the data say (LVIS).
         thumbnails: small pictures of the images, by which near copies are told; None until images were decoded.
         published: name of the set in the literature ("oxford_pets"), by which methods know the settings they publish.
+        reading: options of the reader that were computed on these data and hold for new images too (the range that
+            pixels are stretched from): a run keeps them as if they had been given.
+        blocks: what the groups are where they are places whose neighbours look alike ("blocks of 2.2 km"): a report
+            shows what a random split would have scored; "" for other groups, or none.
     """
 
     items: list[Item]
@@ -149,6 +156,8 @@ class DomainData:
     frequency: tuple[str, ...] | None = None
     thumbnails: Thumbnails | None = field(default=None, repr=False)
     published: str | None = None
+    reading: dict[str, Any] = field(default_factory=dict)
+    blocks: str = ""
 
     @property
     def total(self) -> int:

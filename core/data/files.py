@@ -133,13 +133,14 @@ def leads_up(path: Path) -> bool:
     return path.is_symlink() and stays_inside(path.parent, path)
 
 
-def locate(name: str, roots: Sequence[Path], listed_in: str) -> Path | None:
+def locate(name: str, roots: Sequence[Path], listed_in: str, formats: Sequence[Format] = ()) -> Path | None:
     """The file that a list names, below the first of `roots` that has it, or None.
 
     Args:
         name: relative path, or an absolute one inside a root.
         roots: folders to look in.
         listed_in: "labels.csv line 3", for the message.
+        formats: a folder that is one sample of one of them is named by the file that stands for it.
 
     Raises:
         DataError: the path leaves the folders.
@@ -150,6 +151,10 @@ def locate(name: str, roots: Sequence[Path], listed_in: str) -> Path | None:
         for root, path in candidates:
             if stays_inside(path, root) and path.is_file():
                 return path
+            if stays_inside(path, root) and path.is_dir():
+                standing = (file for fmt in formats if (file := fmt.of_folder(path)) is not None)
+                if (file := next(standing, None)) is not None:
+                    return file
         leaves = any(not any(stays_inside(path, root) for root in roots) for _, path in candidates)
     except (OSError, ValueError, RuntimeError) as error:
         raise DataError(f"{listed_in}: '{shortened(name)}' is not a usable path; correct it") from error
@@ -210,6 +215,8 @@ class Format:
         group: (file, its name within the set) -> what must not straddle splits (a hashed patient id, a volume), or
             None. What stands above the set's folder must not count: the same set elsewhere is split the same.
         recognise: tells a file without a known suffix by its first bytes.
+        of_folder: folder -> the file that stands for it where the whole folder is one sample (bands of one place), or
+            None.
         max_pixels: what `load` finds as "max_pixels" in `decode`, where it is not the usual `MAX_PIXELS`.
     """
 
@@ -219,6 +226,7 @@ class Format:
     expand: Callable[[Path], list[dict[str, Any]]] = _one_sample
     group: Callable[[Path, str], str | None] = _no_group
     recognise: Callable[[Path], bool] = lambda path: False
+    of_folder: Callable[[Path], Path | None] = lambda folder: None
     max_pixels: int = MAX_PIXELS
 
     def matches(self, path: Path) -> bool:

@@ -185,7 +185,7 @@ def _read_rows(
         name = row.text(columns.image)
         if not name:
             raise DataError(f"{row.place}: no image in column '{columns.image}'; fill it in or remove the line")
-        file = locate(name, roots, row.place)
+        file = locate(name, roots, row.place, formats)
         fields = {"target": _captioned(target, row.values.get(columns.caption)), **_split(row, columns), "group": group}
         if target is None:
             unlabelled += 1

@@ -232,7 +232,8 @@ def link_items(items: Sequence[Item], hashes: FileHashes) -> Links:
     by_key: dict[Hashable, list[int]] = defaultdict(list)
     by_content: dict[Hashable, list[int]] = defaultdict(list)
     for position, (item, source) in enumerate(zip(items, sources, strict=True)):
-        by_key["source", source].append(position)
+        if not item.apart:
+            by_key["source", source].append(position)
         by_content[source, part_text(item)].append(position)
         if item.group is not None:
             by_key["group", item.group].append(position)

@@ -15,8 +15,8 @@ from typing import Any
 from ..contracts.domain import DomainData
 
 FILE_NAME = re.compile(
-    r"""[^\s'"()\[\],:;]*\.(?:png|jpe?g|jp2|bmp|gif|webp|tiff?|dcm|dicom|nii(?:\.gz)?|npz|npy|mha|nrrd|svs|mp4|avi|mov|mkv"""
-    r"""|csv|tsv|jsonl?|txt|xml|tar|zip)\b(?:\#\d+)?""",
+    r"""[^\s'"()\[\],:;]*\.(?:png|jpe?g|jp2|j2k|bmp|gif|webp|tiff?|dcm|dicom|nii(?:\.gz)?|npz|npy|mha|nrrd|svs|mp4|avi|mov|mkv"""
+    r"""|csv|tsv|jsonl?|txt|xml|tar|zip|vrt|gpkg|geojson|shp)\b(?:\#\d+)?""",
     re.IGNORECASE,
 )
 LEFT_OUT, NO_NAME = "[left out]", "redacted data"
@@ -77,7 +77,7 @@ class Redaction:
     def info(self, info: Mapping[str, Any]) -> dict[str, Any]:
         """What run.json holds."""
         recipe, data = dict(info.get("recipe") or {}), dict(info.get("data") or {})
-        recipe["data"] = {**(recipe.get("data") or {}), "path": LEFT_OUT}
+        recipe["data"] = {**_mapped(recipe.get("data") or {}, hide), "path": LEFT_OUT}
         recipe["features"] = recipe.get("features") and LEFT_OUT
         recipe["generic"] = recipe.get("generic") and LEFT_OUT
         recipe["resources"] = dict.fromkeys(recipe.get("resources") or {}, LEFT_OUT)

@@ -34,7 +34,7 @@ class DomainTrial:
     """A domain to check, and the sets that it gives.
 
     Args:
-        domain, data, reading: as for `domain_checks`.
+        domain, data, reading, task: as for `domain_checks`.
 
     Raises:
         ContractError: the class cannot be made without arguments.
@@ -45,9 +45,12 @@ class DomainTrial:
         domain: Domain | type[Domain],
         data: str | Path | None = None,
         reading: Mapping[str, Any] | None = None,
+        task: str | None = None,
     ):
         self.domain = domain if isinstance(domain, Domain) else _made(domain)
         self.path, self.reading = None if data is None else Path(data), dict(reading or {})
+        self.task = task or self.domain.task_names[0]
+        self._of_set = self.domain.task_names if task is None else (task,)
 
     @property
     def title(self) -> str:
@@ -81,7 +84,7 @@ class DomainTrial:
         several, sets = len(self.domain.task_names) > 1, []
         for task in self.domain.task_names:
             readers = [("its sample", lambda task=task: self.domain.sample(task))]
-            if self.path is not None:
+            if self.path is not None and task in self._of_set:
                 readers.append((f"the set '{self.path.name}'", lambda task=task: self.read(self.path, task)))
             for words, read in readers:
                 words = f"{words} of {task}" if several else words

@@ -48,7 +48,11 @@ def check_domain(domain: Domain | type[Domain], *, raises: bool = True, **how: A
 
 
 def domain_checks(
-    domain: Domain | type[Domain], *, data: str | Path | None = None, reading: Mapping[str, Any] | None = None
+    domain: Domain | type[Domain],
+    *,
+    data: str | Path | None = None,
+    reading: Mapping[str, Any] | None = None,
+    task: str | None = None,
 ) -> Iterator[Check]:
     """The same rule by rule: (name, call), for `pytest.mark.parametrize` and its like. A call raises `ContractError`.
 
@@ -56,8 +60,9 @@ def domain_checks(
         domain: a domain, or a class that is made without arguments.
         data: a small set of a kind that it reads, labelled; some rules need files that can be copied and damaged.
         reading: options of its reader for that set.
+        task: that the set is of; by default it is read for each of the domain's tasks.
     """
-    trial = DomainTrial(domain, data, reading)
+    trial = DomainTrial(domain, data, reading, task)
     yield from checks_of(Options(trial.domain.reading, trial.title), OPTION_RULES)
     rules = [
         it_says_what_it_is,
@@ -205,7 +210,7 @@ def an_unreadable_file_is_left_out(trial: DomainTrial) -> Iterator[str]:
     copied = trial.folder / "damaged" / trial.path.name
     copied.parent.mkdir(exist_ok=True)
     shutil.copytree(trial.path, copied) if trial.path.is_dir() else shutil.copy(trial.path, copied)
-    task = trial.domain.task_names[0]
+    task = trial.task
     sources = {item.source for item in trial.read(copied, task).items}
     file = min((source for source in sources if source.resolve().is_relative_to(copied.resolve())), default=None)
     if file is None:
@@ -228,7 +233,7 @@ def an_unreadable_file_is_left_out(trial: DomainTrial) -> Iterator[str]:
 
 def new_images_are_read_without_labels(trial: DomainTrial) -> Iterator[str]:
     """`read_images` of files of the set: items with other ids, which decode and have no target."""
-    task = trial.domain.task_names[0]
+    task = trial.task
     files = sorted({item.source for item in trial.read(trial.path, task).items})[:FEW]
     data = trial.domain.read_images(files, **trial.reading)
     if data is None:

@@ -22,7 +22,7 @@ def test_options_of_a_reader_are_flags_under_the_domains_name(vladapt):
     assert "--reduce-zero-label" in shown and "Options of open-vocab" in shown
 
 
-@pytest.mark.parametrize("name", ["medical", "open-vocab"])
+@pytest.mark.parametrize("name", ["medical", "open-vocab", "remote-sensing"])
 def test_what_is_declared_is_what_the_reader_takes(name):
     declared = {each.name: each.help[name] for each in declared_options() if name in each.help}
     assert declared == {each.name: each.help for each in options_of(package.load_domain(name).reading)}

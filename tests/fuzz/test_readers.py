@@ -19,6 +19,7 @@ from pathlib import Path
 import mutations
 import pytest
 import valid_photos
+import valid_rasters
 import valid_sets
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -174,6 +175,40 @@ def _photos(file: Path) -> DomainData:
     return Natural().read(_root(file) / "data")
 
 
+def _from_above(file: Path, **options) -> DomainData:
+    from vladapt.domains.remote_sensing import RemoteSensing
+
+    return RemoteSensing().read(_root(file) / "data", block_size=0, **options)
+
+
+def _rasters(file: Path) -> DomainData:
+    pytest.importorskip("rasterio")
+    return _from_above(file, bands="1")
+
+
+def _rasters_made(folder: Path) -> list[Path]:
+    pytest.importorskip("rasterio")
+    return valid_rasters.rasters(folder)
+
+
+def _layers_made(folder: Path) -> list[Path]:
+    pytest.importorskip("pyogrio")
+    return valid_rasters.layers(folder)
+
+
+def _windows(file: Path) -> DomainData:
+    from vladapt.domains.remote_sensing import RemoteSensing
+
+    how = {"labels": str(file), "window_size": 16, "block_size": 320.0}
+    return RemoteSensing().read(_root(file) / "field.tif", **how)
+
+
+def _captioned(file: Path) -> DomainData:
+    from vladapt.domains.remote_sensing import RemoteSensing
+
+    return RemoteSensing().read(file, "retrieval")
+
+
 def _arrow(file: Path) -> DomainData:
     pytest.importorskip("pyarrow")
     return _photos(file)
@@ -222,6 +257,10 @@ READERS = {
     "flowers": Reader(valid_photos.flowers, _photos, examples=6),
     "imagenet": Reader(valid_photos.imagenet, _photos),
     "datasets": Reader(valid_photos.arrow, _arrow, examples=60),
+    "rasters": Reader(_rasters_made, _rasters, examples=60),
+    "label layers": Reader(_layers_made, _windows, examples=60),
+    "captions of pictures from above": Reader(valid_rasters.captions, _captioned),
+    "published split": Reader(valid_rasters.split_lists, _from_above),
     "published list": Reader(valid_photos.image_list, _listed),
     "items file": Reader(_items_file, _items, examples=50),
 }

@@ -281,7 +281,7 @@ def info_of(recipe: Recipe, prepared, adapter, report, shots, notes, seconds) ->
         "stored_images": prepared.counts.cached,
         "seconds": round(seconds, 3),
         "versions": versions(),
-        "recipe": recipe.to_dict(),
+        "recipe": recipe.with_(data={**recipe.data, **prepared.data.reading}).to_dict(),
     }
 
 

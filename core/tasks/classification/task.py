@@ -54,6 +54,7 @@ from .judgement import LARGEST_CLASS, PROBE, PROBE_FILE
 from .protocol_contests import SourceContest, TargetContest, check_protocol, contest_kind
 from .protocols import as_published, baselines_of, drawing_of, notes_on_protocol, protocol_of, tasks_of_fit
 from .published_results import ELEVEN, are_eleven, note_on_published, setting_of
+from .random_split import add_random_split
 from .repeated_splits import RepeatedSplits
 from .report import classification_report
 from .resources import check_resources
@@ -142,6 +143,10 @@ class Classification(Task):
             calibration, why_not = calibration_of(prepared, adapter, report, shots, recipe.seed, recipe.refit)
             done.calibration, done.not_calibrated = calibration, why_not if calibration is None else ""
             done.notes += [*said, *calibrate_scores(calibration, done.scores, why_not)]
+            of_draw = {**how, **drawing_of(recipe, recipe.shots)}
+            done.notes += add_random_split(
+                recipe, prepared, adapter, report, shots, of_draw, done.scores.metrics, reporter
+            )
             return self._written(recipe, prepared, done, shots, started, folder) if is_main() else None
 
     def prepared(self, recipe: Recipe, reporter: Reporter):

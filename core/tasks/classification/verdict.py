@@ -28,6 +28,8 @@ MEASURES = {
         "Calibration error, raw", "the same of confidences that are not calibrated", "number", falls=True
     ),
 }
+RANDOM_SPLIT = "random_split"
+"""Key of what the same method reaches on a random split, where the data are split by place."""
 FEW_OF_CLASS = 30
 LISTED = 6
 
@@ -130,6 +132,12 @@ def _test(metrics: Mapping[str, Any], key: str) -> str:
     if deciding == "accuracy" and not groups:
         return f"McNemar’s exact test, {p_words(p)}"
     return f"permutation test{by_group}, {p_words(p)}"
+
+
+def against_random_split(metrics: Mapping[str, Any]) -> tuple[Measure, float, float]:
+    """The score that decides, split by place and split at random, of a fit that has both."""
+    key = deciding_of(metrics)
+    return MEASURES[key], metrics["adapted"][key], metrics[RANDOM_SPLIT][key]
 
 
 def points(measure: Measure, difference: float, unit: bool = True) -> str:

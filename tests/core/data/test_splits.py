@@ -263,3 +263,18 @@ def test_several_labels_are_tested_each_and_in_proportion():
         test = sum(i.target.values[label] == 1 for i in data.split("test"))
         assert test >= 1 and abs(test - 0.3 * total) <= max(1.5, 0.1 * total)
     assert abs(len(data.split("test")) - 120) <= 12 and abs(len(data.split("val")) - 80) <= 12
+
+
+def test_parts_of_a_file_that_stand_apart_are_divided_by_their_groups_alone():
+    """Windows of a raster: the blocks that they lie in stay whole."""
+    windows = [
+        Item(f"w{n}", Path("raster.tif"), {"digest": "one", "window": n}, Label(n % 2), f"block {n // 4}", apart=True)
+        for n in range(40)
+    ]
+    data = made(windows)
+    sides = defaultdict(set)
+    for each in data.items:
+        sides[each.group].add(each.split)
+    assert {"train", "test"} <= {each.split for each in data.items} and all(len(one) == 1 for one in sides.values())
+    with pytest.raises(DataError, match="nothing can be tested"):
+        made([each.with_(apart=False) for each in windows])

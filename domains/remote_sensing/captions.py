@@ -1,0 +1,160 @@
+"""Captioned images from above: the tables of RSITMD, RSICD and RS5M, Karpathy's JSON, WebDataset shards.
+
+Tables have a name of an image and one caption per row, in UTF-8 or, as RSICD's, in GB18030; rows of one image belong
+together wherever they stand. All other kinds are read as everywhere (`core/data/pairs`), RS5M's shards with
+`img_content`, `img_name` and `caption` among them.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ...core.contracts.domain import Decoded, DomainData, Item
+from ...core.contracts.targets import Captions
+from ...core.data.class_folders import CONTAINERS
+from ...core.data.files import Format, ItemCollector, folders, licence_of, loader, locate, shown
+from ...core.errors import DataError, shortened
+from ...core.runtime.reading import MOST_BYTES, check_regular, read_start
+from .scene_sets import plain
+
+ENCODINGS = ("utf-8-sig", "gb18030")
+IMAGE_COLUMNS = ("filename", "image", "imagename", "imgname", "image_id", "path", "file", "filepath")
+CAPTION_COLUMNS = ("title", "caption", "captions", "text", "sentence", "raw")
+SPLIT_COLUMNS = ("split", "set")
+
+
+def read_captions(path: Path, formats: tuple[Format, ...], root: str | None, max_pixels: int) -> DomainData:
+    """Captioned images of whatever kind lies at `path`.
+
+    Args:
+        path: a table, a JSON of Karpathy's or COCO's shape, a tar shard, several by braces, or a folder of them.
+        formats: what counts as an image beside a table.
+        root: folder of the images; by default the file's own, and folders called images in it.
+        max_pixels: most pixels of an image that is decoded.
+
+    Raises:
+        DataError: nothing there that can be read, or captions without images.
+    """
+    if path.is_file() and path.suffix.lower() in (".csv", ".tsv"):
+        return _of_table(path, formats, root)
+    return _of_pairs(path, root, max_pixels)
+
+
+def _of_table(path: Path, formats: tuple[Format, ...], root: str | None) -> DomainData:
+    captions, splits, note = _captions_by_image(path)
+    roots = [Path(root)] if root is not None else [path.parent, *_image_folders(path.parent)]
+    collector = ItemCollector()
+    for name, texts in captions.items():
+        if (file := locate(name, roots, str(path))) is None:
+            collector.skip(name, f"no such file below {roots[0]}")
+        else:
+            fields = {"target": Captions(tuple(dict.fromkeys(texts))), "split": splits.get(name, "")}
+            collector.add_file(file, name, formats, **fields)
+    if not collector.items:
+        name, reason = collector.skipped[0]
+        raise DataError(
+            f"{path}: captions without images: none of its {len(captions)} can be read ({name}: {reason}); name their "
+            "folder by --set data.root=FOLDER"
+        )
+    return DomainData(
+        collector.items,
+        (),
+        loader(formats),
+        kind="captions",
+        name=path.stem,
+        skipped=collector.skipped,
+        notes=[note] if note else [],
+        licence=licence_of(path.parent),
+    )
+
+
+def _captions_by_image(path: Path) -> tuple[dict[str, list[str]], dict[str, str], str]:
+    """Image -> captions, in order of first mention; image -> split; what is said of the encoding."""
+    text, encoding = _decoded(path)
+    reader = csv.reader(io.StringIO(text), delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+    try:
+        header, *rows = [row for row in reader if any(cell.strip() for cell in row)] or [[]]
+    except csv.Error as error:
+        raise DataError(f"{path}: not a table ({error}); close its quotes") from None
+    image, caption = _column(header, IMAGE_COLUMNS), _column(header, CAPTION_COLUMNS)
+    if image is None or caption is None:
+        what = "image" if image is None else "caption"
+        listed = shortened(", ".join(header)) or "nothing"
+        raise DataError(f"{path}: no column of the {what} (filename, title, ...); it has: {listed}")
+    split, captions, splits = _column(header, SPLIT_COLUMNS), {}, {}
+    for row in rows:
+        if len(row) <= max(image, caption):
+            raise DataError(f"{path}: a row of {len(row)} cells, {len(header)} columns; quote cells that hold commas")
+        if row[image].strip() and row[caption].strip():
+            captions.setdefault(row[image].strip(), []).append(row[caption].strip())
+            if split is not None and len(row) > split and row[split].strip() in ("train", "val", "test"):
+                splits[row[image].strip()] = row[split].strip()
+    if not captions:
+        raise DataError(f"{path}: no row has an image and a caption; give one of each per row")
+    return captions, splits, "" if encoding == ENCODINGS[0] else "The table is in GB18030, not UTF-8."
+
+
+def _decoded(path: Path) -> tuple[str, str]:
+    if check_regular(path) > MOST_BYTES:
+        raise DataError(f"{path}: a table of more than {MOST_BYTES >> 30} GB; divide it")
+    content = read_start(path, MOST_BYTES)
+    for encoding in ENCODINGS:
+        try:
+            return content.decode(encoding).replace("\0", ""), encoding
+        except UnicodeDecodeError:
+            continue
+    raise DataError(f"{path}: is neither UTF-8 nor GB18030 text; save the file as UTF-8")
+
+
+def _column(header: list[str], names: tuple[str, ...]) -> int | None:
+    by_name = {plain(cell): place for place, cell in reversed(list(enumerate(header)))}
+    return next((by_name[plain(name)] for name in names if plain(name) in by_name), None)
+
+
+def _image_folders(folder: Path) -> list[Path]:
+    """Folders beside a table whose names say that images lie in them ("images", "RSICD_images")."""
+    return [inner for inner in folders(folder) if any(part in inner.name.lower() for part in CONTAINERS)]
+
+
+def _of_pairs(path: Path, root: str | None, max_pixels: int) -> DomainData:
+    from ...core.data.pairs.pair_set import StoredImages
+    from ...core.data.pairs.reading import read_pairs
+
+    options = {"root": root} if root is not None else {}
+    pairs = read_pairs(str(path), val=0.0, test=0.0, max_pixels=max_pixels, **options)
+    base, divided = (path if path.is_dir() else path.parent), len(pairs.splits) > 1
+    items = [_item(pair, base, divided) for pair in pairs]
+    return DomainData(
+        items,
+        (),
+        _loader(StoredImages(max_pixels)),
+        kind="captions",
+        name=pairs.name,
+        skipped=list(pairs.skipped),
+        notes=list(pairs.notes) if divided else [],
+        licence=pairs.licence,
+    )
+
+
+def _item(pair: Any, base: Path, divided: bool) -> Item:
+    source, in_tar = Path(pair.source), pair.offset is not None
+    return Item(
+        pair.id if in_tar else shown(source, base),
+        source,
+        {"offset": pair.offset, "size": pair.size} if in_tar else {},
+        Captions(pair.captions),
+        group=pair.group,
+        split=pair.split if divided else "",
+        apart=in_tar,
+    )
+
+
+def _loader(images: Any) -> Callable[[Item], Decoded]:
+    def load(item: Item) -> Decoded:
+        return images.decode(str(item.source), item.decode.get("offset"), item.decode.get("size"))
+
+    return load

@@ -1,0 +1,224 @@
+"""The remote-sensing domain: scenes and rasters from above, classified."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ...core.contracts import domain
+from ...core.contracts.domain import NO_PRESET, Decoded, Domain, DomainData
+from ...core.contracts.options import option
+from ...core.data.files import Format
+from ...core.data.images import IMAGE
+from ...core.errors import DataError
+from .bands import check_bands, sensors
+from .gdal import DRIVERS
+from .pictures import check_stretch, is_raster, raster_format, with_stretch
+from .places import with_blocks
+from .scene_sets import SceneSet, scene_set, with_words
+from .windows import Cutting, cut_unlabelled, read_windows
+
+PROMPTS_FILE = Path(__file__).with_name("prompts.json")
+CORPORA: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
+    "clip": ((0.481, 0.458, 0.408), (0.269, 0.261, 0.276)),
+    "rs5m": ((0.406, 0.423, 0.390), (0.188, 0.175, 0.185)),
+    "pub11": ((0.445, 0.469, 0.441), (0.208, 0.193, 0.213)),
+    "rs3": ((0.350, 0.356, 0.316), (0.158, 0.147, 0.143)),
+    "geometa": ((0.320, 0.322, 0.285), (0.179, 0.168, 0.166)),
+}
+"""Corpus -> mean and standard deviation of red, green and blue, as "RS5M and GeoRSCLIP" publishes them (2023, arXiv
+2306.11300)."""
+
+
+USED_BY_RASTERS = ("bands", "sensor", "stretch", "block_size")
+USED_BY_WINDOWS = ("window_size", "overlap", "min_share")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading(domain.Reading):
+    """Options of `RemoteSensing.read`, given as `data.NAME` in a recipe."""
+
+    bands: str | None = option(
+        None,
+        "rasters: numbers from 1 (4,3,2), names, a composite (false-color), an index (ndvi)",
+        parse=check_bands,
+    )
+    sensor: str | None = option(
+        None, "rasters: what took them, which says how bands are called and scaled", choices=sensors()
+    )
+    stretch: str | tuple[float, ...] = option(
+        "auto",
+        "rasters of over 8 bits: auto for percentiles of a sample, image for those of each, or low,high",
+        parse=check_stretch,
+    )
+    labels: str | None = option(
+        None, "label layer (.gpkg, .geojson, .shp, or a raster) that says the classes of windows of rasters"
+    )
+    window_size: int = option(224, "large rasters: side of a window in pixels", low=8, high=8192)
+    overlap: float = option(0.25, "large rasters: share of a window that the next covers too", low=0, below=1)
+    min_share: float = option(0.5, "large rasters: share of a window that its class must cover", above=0, high=1)
+    block_size: float | None = option(
+        None, "splits by place: side of a block in metres; by default ten windows, 0 for random splits", low=0
+    )
+    corpus: str | None = option(
+        None, "normalise by the mean and deviation of a corpus; by default by the tower's own", choices=CORPORA
+    )
+
+    @property
+    def formats(self) -> tuple[Format, ...]:
+        """Rasters and images, as these options say."""
+        rasters = raster_format(self.bands, self.sensor, self.stretch, self.max_pixels)
+        return rasters, replace(IMAGE, max_pixels=self.max_pixels)
+
+    @property
+    def cutting(self) -> Cutting:
+        """How large rasters are cut into windows."""
+        return Cutting(self.window_size, self.overlap, self.min_share, self.block_size)
+
+    def notes_on_unused(self, data: DomainData) -> list[str]:
+        """One sentence for each option that was given and changed nothing: no raster, or none that is cut."""
+        rasters = any(is_raster(item.source) for item in data.items)
+        kinds = {
+            **({} if rasters else dict.fromkeys(USED_BY_RASTERS, f"rasters ({' '.join(DRIVERS)})")),
+            **({} if self.labels else dict.fromkeys(USED_BY_WINDOWS, "rasters with --labels")),
+        }
+        given = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+        return [f"Option {name} has no effect here: it is for {kinds[name]}." for name in given if name in kinds]
+
+
+class RemoteSensing(Domain):
+    """Pictures from above.
+
+    A published scene set is recognised by the names of its classes: they are said in words, and methods take the
+    settings that they publish for it.
+    """
+
+    name = "remote-sensing"
+    tasks = ("classification", "retrieval")
+    reading = Reading
+
+    def __init__(self):
+        self.known: SceneSet | None = None
+        self.corpus: str | None = None
+
+    def read(self, path: str | Path, task: str | None = None, **options: Any) -> DomainData:
+        """A labelled set of whatever kind lies at `path`.
+
+        Class folders and tables (csv, tsv, jsonl) of images and rasters, COCO and VOC boxes. Names of class folders
+        become words. Lists of a published split beside the class folders are taken (`split_lists.py`); without one,
+        rasters that say where they lie are split by place (`places.py`).
+
+        For retrieval, captioned images (`captions.py`).
+
+        With `labels`, a raster or a folder of rasters is cut into windows, whose classes that layer says.
+
+        Args:
+            path: file or folder.
+            task: "classification" or "retrieval".
+            options: fields of `Reading`.
+
+        Raises:
+            DataError: nothing there that can be read.
+            UnknownNameError: no option of that name.
+            ConfigError: a value that is not usable, or an option that does not apply.
+        """
+        task = self.check_task(task)
+        reading, path = self.reading_of(options), Path(path)
+        if task == "retrieval":
+            from .captions import read_captions
+
+            self.known, self.corpus = None, reading.corpus
+            return read_captions(path, reading.formats, reading.root, reading.max_pixels)
+        data, self.known = with_words(_windows(path, reading) if reading.labels else _pictures(path, reading))
+        self.corpus = reading.corpus
+        data.notes = [*data.notes, *reading.notes_on_unused(data)]
+        return with_stretch(data, reading.stretch)
+
+    def read_images(self, paths: Sequence[str | Path], **options: Any) -> DomainData:
+        """Unlabelled images, normalised as those of the fit; large rasters cut into windows where those were.
+
+        Args:
+            paths: files and folders.
+            options: as for `read`; what concerns labels is not used.
+
+        Raises:
+            DataError: a path does not exist, or nothing there can be read.
+        """
+        from ...core.data.unlabelled import read_unlabelled
+
+        reading = self.reading_of(options)
+        self.corpus = reading.corpus
+        data = read_unlabelled(paths, reading.formats)
+        return data.with_items(cut_unlabelled(data.items, reading.cutting)) if reading.labels else data
+
+    def sample(self, task: str | None = None) -> DomainData:
+        """360 scenes of 12 kinds, or 132 captioned ones, drawn on demand; no download."""
+        from .drawn_scenes import drawn_pairs, drawn_scenes
+
+        self.known = None
+        return drawn_pairs() if self.check_task(task) == "retrieval" else drawn_scenes()
+
+    def templates(self, task: str | None = None) -> list[str]:
+        """The 105 of "RS5M and GeoRSCLIP", 2023, arXiv 2306.11300; their features are averaged."""
+        kinds, forms = prompts()["kinds"], prompts()["forms"]
+        return [_with_article(form.replace("[kind]", kind)) for kind in kinds for form in forms]
+
+    def one_template(self, task: str | None = None) -> str | None:
+        """CoOp's of EuroSAT, else that of "Enhancing Remote Sensing Vision-Language Models for Zero-Shot Scene
+        Classification", 2024, arXiv 2409.00698."""
+        return prompts()["one"] if self.known is None or self.known.one is None else self.known.one
+
+    def negative_templates(self, task: str | None = None) -> list[str]:
+        return list(prompts()["negative"])
+
+    def use_preset(self, name: str) -> str | None:
+        """A scene set in any usual spelling ("UC-Merced", "eurosat"), or "none"."""
+        self.known = None if name == NO_PRESET else scene_set(name)
+        return None if self.known is None else self.known.name
+
+    def transforms(self, backbone, train: bool, task: str | None = None) -> Callable[[Decoded], Any]:
+        """The backbone's own preprocessing, or its sizes with the mean and deviation of a corpus; for training the
+        symmetries, scales, haze and light of pictures from above."""
+        from .transforms import EachPicture, OtherCorpus, SceneAugment
+
+        own = tuple(backbone.image_mean), tuple(backbone.image_std)
+        wanted = CORPORA[self.corpus] if self.corpus else own
+        if train:
+            return EachPicture(SceneAugment(backbone.image_size, *wanted))
+        usual = backbone.preprocess(False)
+        return EachPicture(OtherCorpus(usual, own, wanted) if self.corpus else usual)
+
+
+def _pictures(path: Path, reading: Reading) -> DomainData:
+    """Files that are a picture each."""
+    from ...core.data.detect import read_any
+    from .split_lists import with_split_lists
+
+    if path.is_file() and is_raster(path):
+        raise DataError(f"{path}: a raster alone has no classes; give --labels, a layer that says what is where")
+    shared = {field.name: getattr(reading, field.name) for field in fields(domain.Reading)}
+    return with_blocks(with_split_lists(read_any(path, reading.formats, **shared), path), reading.block_size)
+
+
+def _windows(path: Path, reading: Reading) -> DomainData:
+    """Windows of rasters. The layer's path is that of the working directory, or of the folder of the data."""
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder; give a raster, or a folder of rasters")
+    layer = Path(reading.labels)
+    beside = (path if path.is_dir() else path.parent) / layer
+    return read_windows(path, layer if layer.exists() or not beside.exists() else beside, reading, reading.cutting)
+
+
+@lru_cache(maxsize=1)
+def prompts() -> dict[str, Any]:
+    """ "kinds" of images, "forms" of templates with [kind] and {}, the "one" of papers, "negative" ones."""
+    return json.loads(PROMPTS_FILE.read_text(encoding="utf-8"))
+
+
+def _with_article(template: str) -> str:
+    """ "a aerial" is "an aerial"."""
+    return "an" + template[1:] if template.startswith("a aerial") else template

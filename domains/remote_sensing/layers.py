@@ -1,0 +1,235 @@
+"""Label layers: what is where, as polygons, boxes and points (GeoPackage, GeoJSON, Shapefile), or a raster of classes.
+
+Coordinates are brought to those of the raster that is labelled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...core.data.files import stays_inside
+from ...core.data.manifests import LABEL_COLUMNS
+from ...core.errors import CapabilityError, DataError, did_you_mean, shortened
+from ...core.runtime.reading import check_regular, read_start
+from .gdal import DRIVERS, INSTALL, NO_NETWORK, moved
+from .rasters import Header, OpenRaster, header_of, open_raster
+from .scene_sets import plain
+
+STARTS = {
+    ".gpkg": (b"SQLite format 3\0",),
+    ".shp": (b"\0\0'\n",),
+    ".geojson": (b"{",),
+    ".json": (b"{",),
+}
+"""Kind of file -> how it begins: GDAL decides by content, and other content could name files and addresses."""
+CLASS_COLUMNS = (*LABEL_COLUMNS, "type", "crop", "landuse", "landcover", "code", "value")
+MOST_SHAPES = 5_000_000
+MOST_CLASSES = 1000
+PIXELS_AT_ONCE = 16 << 20
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """A layer of shapes.
+
+    Args:
+        geometries: N shapely geometries, in `crs`.
+        classes: of each, an index into `names`.
+        names: of the classes.
+        crs: as text, "" for none.
+        notes: sentences for the user.
+    """
+
+    path: Path
+    geometries: np.ndarray
+    classes: np.ndarray
+    names: tuple[str, ...]
+    crs: str
+    notes: list[str] = field(default_factory=list)
+
+    def on(self, header: Header, raster: Path) -> np.ndarray:
+        """The geometries in the coordinates of a raster.
+
+        Raises:
+            DataError: one of both has no CRS, or the layer lies elsewhere on earth.
+        """
+        import shapely
+
+        if bool(self.crs) != bool(header.crs):
+            which = self.path if not self.crs else raster
+            raise DataError(f"{which}: has no CRS, and what it is laid over has one; add its CRS")
+        if header.transform is None:
+            raise DataError(f"{raster}: lies nowhere, it has no transform; a label layer needs one")
+        geometries = self.geometries
+        if self.crs and self.crs != header.crs:
+            geometries = shapely.transform(geometries, lambda xy: _moved(xy, self.crs, header.crs, self.path))
+        return geometries
+
+
+@dataclass(frozen=True)
+class ClassRaster:
+    """A raster whose pixels are classes.
+
+    Args:
+        values: the stored values that are classes, in order.
+        names: of the classes.
+    """
+
+    path: Path
+    values: tuple[int, ...]
+    names: tuple[str, ...]
+    notes: list[str] = field(default_factory=list)
+
+    def counts(self, raster: Path, files: Sequence[Path], boxes: Sequence[tuple[int, int, int, int]]) -> np.ndarray:
+        """(N, C) shares of each window of a raster that each class covers; the layer is read window by window.
+
+        Args:
+            raster: what it is called in messages.
+            files: of it.
+            boxes: N times (left, top, width, height) in its pixels.
+
+        Raises:
+            DataError: it lies elsewhere on earth, or has no CRS and another size.
+        """
+        own, target = header_of([self.path]), header_of(files)
+        same = (own.height, own.width, own.transform) == (target.height, target.width, target.transform)
+        if bool(own.crs) != bool(target.crs) or (not own.crs and not same):
+            raise DataError(f"{self.path}: has another size than {raster.name}, and no CRS says where it lies; add one")
+        covered = np.zeros((len(boxes), len(self.names)))
+        values = np.array(self.values)
+        with open_raster([self.path], grid=target if own.crs and not same else None) as layer:
+            for number, box in enumerate(boxes):
+                stored, there = layer.read([0], box)
+                places = np.searchsorted(values, stored[0][there].astype(np.int64))
+                covered[number] = np.bincount(places, minlength=len(values) + 1)[: len(values)] / there.size
+        if not covered.any():
+            raise DataError(f"{self.path}: lies elsewhere on earth than {raster.name}, or says nothing there")
+        return covered
+
+
+def read_layer(path: Path, column: str | None, class_names: Sequence[str] | None) -> Shapes | ClassRaster:
+    """A label layer of whatever kind.
+
+    Args:
+        path: .gpkg, .geojson, .json or .shp; or a raster of classes.
+        column: the attribute that names the class; by default found by the usual names.
+        class_names: of shapes, the classes in order; of a raster, names of its values in order.
+
+    Raises:
+        DataError: it cannot be read, has no such column, or names no class. CapabilityError: a package is missing.
+    """
+    if path.suffix.lower() in DRIVERS:
+        return _class_raster(path, class_names)
+    if path.suffix.lower() not in STARTS:
+        known = " ".join([*STARTS, *DRIVERS])
+        raise DataError(f"{path}: no label layer of a known kind; known: {known}")
+    return _shapes(path, column, class_names)
+
+
+def _class_raster(path: Path, class_names: Sequence[str] | None) -> ClassRaster:
+    with open_raster([path]) as raster:
+        if np.dtype(raster.header.kinds[0]).kind not in "iu" or len(raster.header.kinds) != 1:
+            raise DataError(f"{path}: a raster of classes has one band of whole numbers")
+        values = _values_of(raster)
+    if not 1 <= len(values) <= MOST_CLASSES:
+        raise DataError(f"{path}: has {len(values)} different values; a raster of classes has 1 to {MOST_CLASSES}")
+    names = tuple(class_names or (f"class {value}" for value in values))
+    if len(names) != len(values):
+        listed = shortened(", ".join(map(str, values)))
+        raise DataError(f"{path}: has the values {listed}, and class_names names {len(names)}; name each in order")
+    return ClassRaster(path, tuple(values.tolist()), names)
+
+
+def _values_of(raster: OpenRaster) -> np.ndarray:
+    """All values of the first band, read some rows at a time."""
+    header, values = raster.header, np.zeros(0, np.int64)
+    rows = max(1, PIXELS_AT_ONCE // header.width)
+    for top in range(0, header.height, rows):
+        stored, there = raster.read([0], (0, top, header.width, min(rows, header.height - top)))
+        values = np.union1d(values, stored[0][there].astype(np.int64))
+        if len(values) > MOST_CLASSES:
+            break
+    return values
+
+
+def _shapes(path: Path, column: str | None, class_names: Sequence[str] | None) -> Shapes:
+    shapely, meta, wkb, columns = _read(path)
+    geometries = shapely.from_wkb(wkb, on_invalid="ignore")
+    usable = ~(shapely.is_missing(geometries) | shapely.is_empty(geometries))
+    if not usable.any():
+        raise DataError(f"{path}: holds no shape; give a layer of points, polygons or boxes")
+    named = _class_column(path, columns, column)
+    texts = np.array([_text(value) for value in columns[named]], dtype=object)
+    usable &= texts != ""
+    names = tuple(class_names or sorted(set(texts[usable])))
+    index = {name: i for i, name in enumerate(names)}
+    if unknown := sorted(set(texts[usable]) - set(names)):
+        raise DataError(f"{path}: class '{shortened(unknown[0])}' is not in the class list; correct class_names")
+    classes = np.array([index[text] for text in texts[usable]], dtype=np.int64)
+    notes = [f"Classes are column '{named}' of the label layer."]
+    if left := int((~usable).sum()):
+        notes.append(f"Shapes without a geometry or a class, left out: {left}.")
+    kept = geometries[usable]
+    broken = ~shapely.is_valid(kept)
+    kept = np.where(broken, shapely.make_valid(kept), kept) if broken.any() else kept
+    return Shapes(path, kept, classes, names, meta["crs"] or "", notes)
+
+
+def _read(path: Path) -> tuple[Any, dict[str, Any], np.ndarray, dict[str, np.ndarray]]:
+    try:
+        import pyogrio
+        import shapely
+    except ImportError as error:
+        raise CapabilityError(INSTALL.replace("rasters need rasterio", "label layers need pyogrio")) from error
+    check_regular(path)
+    kind = path.suffix.lower()
+    if not read_start(path, 64).removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n").startswith(STARTS[kind]):
+        raise DataError(f"{path}: not what its name says; give a GeoPackage, GeoJSON or Shapefile")
+    siblings = [path.with_suffix(suffix) for suffix in (".dbf", ".shx", ".prj", ".cpg")] if kind == ".shp" else []
+    if any(file.exists() and not stays_inside(file, path.parent) for file in siblings):
+        raise DataError(f"{path}: a part of it is a link that leaves its folder; copy the file there")
+    # a Shapefile is several files, which must be seen; those of the others are not needed
+    options = {name: value for name, value in NO_NETWORK.items() if name != "GDAL_DISABLE_READDIR_ON_OPEN"}
+    try:
+        pyogrio.set_gdal_config_options(options)
+        layers = pyogrio.list_layers(path)
+        if len(layers) == 0:
+            raise DataError(f"{path}: holds no layer; give a layer of points, polygons or boxes")
+        meta, _, geometry, values = pyogrio.raw.read(path, layer=layers[0][0], max_features=MOST_SHAPES)
+    except DataError:
+        raise
+    except Exception as error:  # pyogrio's errors have no common base
+        raise DataError(f"{path}: damaged label layer ({shortened(' '.join(str(error).split()), 160)})") from None
+    if geometry is None:
+        raise DataError(f"{path}: holds a table without shapes; give a layer of points, polygons or boxes")
+    return shapely, meta, geometry, dict(zip(map(str, meta["fields"]), values))
+
+
+def _class_column(path: Path, columns: dict[str, np.ndarray], asked: str | None) -> str:
+    if asked is not None:
+        if asked not in columns:
+            raise DataError(f"{path}: has no column '{shortened(asked)}'; {did_you_mean(asked, columns)}")
+        return asked
+    by_name = {plain(name): name for name in columns}
+    usual = [by_name[plain(name)] for name in CLASS_COLUMNS if plain(name) in by_name]
+    texts = [name for name, values in columns.items() if values.dtype == object]
+    if usual or len(texts) == 1:
+        return (usual or texts)[0]
+    listed = ", ".join(columns) or "none"
+    raise DataError(f"{path}: nothing says which column names the class; name it by --label-column (columns: {listed})")
+
+
+def _text(value: Any) -> str:
+    if value is None or value != value:  # NaN differs from itself
+        return ""
+    whole = isinstance(value, (float, np.floating)) and float(value).is_integer()
+    return str(int(value)) if whole else str(value).strip()
+
+
+def _moved(xy: np.ndarray, source: str, target: str, path: Path) -> np.ndarray:
+    return np.column_stack(moved(xy[:, 0], xy[:, 1], source, target, path))

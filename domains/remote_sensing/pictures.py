@@ -1,0 +1,246 @@
+"""From a raster's bands to what a tower looks at: chosen, computed, stretched to 0..1."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...core.contracts.domain import MAX_PIXELS, Decoded, DomainData, Item
+from ...core.data.files import Format
+from ...core.errors import ConfigError, DataError
+from .bands import Channel, pictures_of
+from .gdal import DRIVERS
+from .rasters import header_of, kept_raster, open_raster
+from .stacks import PRODUCT_FILES, files_of, of_folder, stands_for_its_raster
+
+PERCENTILES = (2.0, 98.0)
+IMAGE, AUTO = "image", "auto"
+STRETCHES = (AUTO, IMAGE)
+MOST_SIDE = 2048
+"""Pixels of the shortest side of a raster that is looked at as a whole: a larger one is read at that size."""
+SAMPLED, SAMPLED_SIDE = 64, 256
+"""Rasters, and pixels of their longest side, that a stretch is computed on."""
+
+
+def raster_format(bands: str | None, sensor: str | None, stretch: str | Sequence[float], max_pixels: int) -> Format:
+    """Rasters as the options say.
+
+    Args:
+        bands, sensor: as for `channel_values`.
+        stretch: "auto", "image", or ranges: low and high for all channels, or of each one after the other.
+        max_pixels: most pixels that are decoded.
+    """
+    options = {"bands": bands, "sensor": sensor, "stretch": stretch if isinstance(stretch, str) else list(stretch)}
+    options = {name: value for name, value in options.items() if value not in (None, AUTO)}
+
+    def expand(path: Path) -> list[dict[str, Any]]:
+        return [{**_files(path), **options}] if stands_for_its_raster(path) else []
+
+    return Format(
+        "raster",
+        (*DRIVERS, *PRODUCT_FILES),
+        load=decode_raster,
+        expand=expand,
+        of_folder=of_folder,
+        max_pixels=max_pixels,
+    )
+
+
+def decode_raster(path: str | Path, decode: dict[str, Any]) -> Decoded:
+    """The picture or pictures of a raster; what has no value is black.
+
+    Args:
+        path: a raster; the first of several files, or the metadata of a Sentinel-2 product.
+        decode: "files" (the other bands' files, relative to the folder), "bands", "sensor", "stretch", "window" (left,
+            top, width, height) and "max_pixels", all optional.
+
+    Returns:
+        (H, W, 3), uint8 as they are where the bands are of 8 bits, else float32 in 0..1; (T, H, W, 3) of T pictures.
+
+    Raises:
+        DataError: it cannot be read, has no such band, or no value at all.
+    """
+    values, valid, pictures, eight_bits = channel_values(path, decode)
+    if eight_bits:
+        shown = np.where(valid, values, 0).astype(np.uint8)
+    else:
+        channels = [channel for picture in pictures for channel in picture]
+        shown = _stretched(values, valid, channels, decode.get("stretch", IMAGE), path)
+    made, start = [], 0
+    for picture in pictures:
+        of_picture = shown[start : start + len(picture)]
+        start += len(picture)
+        made.append(np.ascontiguousarray(np.broadcast_to(of_picture, (3, *shown.shape[1:])).transpose(1, 2, 0)))
+    return made[0] if len(made) == 1 else np.stack(made)
+
+
+def channel_values(
+    path: str | Path, decode: dict[str, Any], most_side: int | None = None
+) -> tuple[np.ndarray, np.ndarray, list[list[Channel]], bool]:
+    """Values of the channels of all pictures, before any stretch.
+
+    Args:
+        path, decode: as of `decode_raster`.
+        most_side: longest side to read it at.
+
+    Returns:
+        (C, h, w) float32; (h, w) bool, where there are values; the channels of each picture; whether all are bands
+        of 8 bits.
+
+    Raises:
+        DataError: as `decode_raster`.
+    """
+    path, window = Path(path), decode.get("window")
+    files = [path.parent / name for name in decode["files"]] if "files" in decode else [path]
+    opened = open_raster if window is None else kept_raster
+    with opened(files, decode.get("sensor")) as raster:
+        header = raster.header
+        pictures = pictures_of(decode.get("bands"), header.names, str(path), header.alpha)
+        channels = [channel for picture in pictures for channel in picture]
+        height, width = (header.height, header.width) if window is None else (window[3], window[2])
+        size = _size(height, width, most_side)
+        raster.check_size((height, width), size, int(decode.get("max_pixels", MAX_PIXELS)))
+        needed = sorted({band for channel in channels for band in channel.bands})
+        values, valid = raster.read(needed, window, size)
+    if not valid.any():
+        raise DataError(f"{path}: {'no pixel of it' if window is None else 'no pixel of the window'} has a value")
+    of_band = dict(zip(needed, values))
+    eight_bits = all(c.kind == "band" and header.kinds[c.bands[0]] == "uint8" for c in channels)
+    plain = all((s, o) == (1.0, 0.0) for s, o in zip(header.scaling.scales, header.scaling.offsets))
+    return np.stack([_channel(c, of_band) for c in channels]), valid, pictures, eight_bits and plain
+
+
+def with_stretch(data: DomainData, stretch: str | Sequence[float]) -> DomainData:
+    """The set whose rasters of more than 8 bits are all stretched from the same ranges, which a run keeps.
+
+    Args:
+        data: its items' rasters have no ranges yet.
+        stretch: as for `raster_format`; only "auto" computes ranges, percentiles of a sample without test images.
+
+    Raises:
+        DataError: rasters of different numbers of channels.
+    """
+    if stretch != AUTO:
+        return data
+    deep = [item for item in data.items if is_raster(item.source) and _is_deep(item)]
+    ranges = _ranges_of([item for item in deep if item.split != "test"] or deep)
+    if ranges is None:
+        return data
+    there = {item.id for item in deep}
+    items = [i.with_(decode={**i.decode, "stretch": list(ranges)}) if i.id in there else i for i in data.items]
+    pairs = ", ".join(f"{low:g} to {high:g}" for low, high in zip(ranges[::2], ranges[1::2]))
+    low, high = PERCENTILES
+    note = f"Channels are stretched from {pairs} (percentiles {low:g} and {high:g} of a sample), at prediction too."
+    kept = {**data.reading, "stretch": ranges}
+    return replace(data, items=items, notes=[*data.notes, note], reading=kept)
+
+
+def is_raster(path: Path) -> bool:
+    """Whether a file is read by rasterio."""
+    return path.name.lower().endswith((*DRIVERS, *PRODUCT_FILES))
+
+
+def _ranges_of(items: Sequence[Item]) -> tuple[float, ...] | None:
+    """Low and high of each channel, one after the other; None where nothing can be read."""
+    places = sorted({round(place) for place in np.linspace(0, len(items) - 1, SAMPLED)}) if items else []
+    pools: list[list[np.ndarray]] = []
+    kinds: list[str] = []
+    for item in (items[place] for place in places):
+        try:
+            values, valid, pictures, _ = channel_values(item.source, item.decode, SAMPLED_SIDE)
+        except DataError:
+            continue  # what cannot be read is listed where all images are checked
+        if not pools:
+            pools, kinds = [[] for _ in values], [c.kind for picture in pictures for c in picture]
+        if len(values) != len(pools):
+            raise DataError(
+                f"{item.source}: gives {len(values)} channels, others {len(pools)}; say which bands by --bands"
+            )
+        for pool, channel in zip(pools, values):
+            pool.append(channel[valid])
+    ranges = [_range(np.concatenate(pool), kind) for pool, kind in zip(pools, kinds)]
+    return tuple(round(float(value), 6) for pair in ranges for value in pair) or None
+
+
+def _is_deep(item: Item) -> bool:
+    """Whether a raster has other than 8 bits, as its header says; a file that cannot be read is told later."""
+    names = item.decode.get("files")
+    files = [item.source.parent / name for name in names] if names else [item.source]
+    try:
+        return any(kind != "uint8" for kind in header_of(files, item.decode.get("sensor")).kinds)
+    except DataError:
+        return False
+
+
+def check_stretch(value: Any) -> Any:
+    """ "auto", "image", or numbers in pairs.
+
+    Raises:
+        ConfigError: none of these.
+    """
+    if isinstance(value, str) and value.strip().lower() in STRETCHES:
+        return value.strip().lower()
+    try:
+        numbers = value.split(",") if isinstance(value, str) else value
+        numbers = tuple(float(number) for number in numbers)
+        pairs = list(zip(numbers[::2], numbers[1::2]))
+    except (TypeError, ValueError):
+        pairs, numbers = [], ()
+    if not pairs or len(numbers) % 2 or not all(np.isfinite(pair).all() and pair[0] < pair[1] for pair in pairs):
+        raise ConfigError("give auto, image, or lowest and highest value: 0,3000, or a pair for each channel")
+    return numbers
+
+
+def _files(path: Path) -> dict[str, Any]:
+    """What `decode` says of a raster in several files."""
+    files = files_of(path)
+    if files == [path]:
+        return {}
+    from ...core.data.verify import FileHashes
+
+    hashes = FileHashes()
+    digest = hashlib.sha256("".join(hashes.sha256(file) for file in files).encode()).hexdigest()
+    return {"files": [file.relative_to(path.parent).as_posix() for file in files], "digest": digest}
+
+
+def _size(height: int, width: int, most_side: int | None) -> tuple[int, int] | None:
+    """(height, width) to read at, None for as it is."""
+    shrink = max(height, width) / most_side if most_side else min(height, width) / MOST_SIDE
+    return None if shrink <= 1 else (max(1, round(height / shrink)), max(1, round(width / shrink)))
+
+
+def _channel(channel: Channel, of_band: dict[int, np.ndarray]) -> np.ndarray:
+    if channel.kind == "band":
+        return of_band[channel.bands[0]]
+    one, other = (of_band[band] for band in channel.bands)
+    if channel.kind == "difference":
+        return one - other
+    total = one + other
+    return np.where(total == 0, 0, (one - other) / np.where(total == 0, 1, total)).astype(np.float32)
+
+
+def _stretched(values: np.ndarray, valid: np.ndarray, channels: Sequence[Channel], stretch: Any, path) -> np.ndarray:
+    """(C, h, w) float32 in 0..1."""
+    if isinstance(stretch, str):
+        ranges = [_range(each[valid], c.kind) for each, c in zip(values, channels)]
+    else:
+        ranges = list(zip(stretch[::2], stretch[1::2]))
+        ranges = ranges * len(channels) if len(ranges) == 1 else ranges
+    if len(ranges) != len(channels):
+        raise DataError(f"{path}: {len(channels)} channels, and a stretch for {len(ranges)}; correct --stretch")
+    low, high = (np.array(side, np.float32)[:, None, None] for side in zip(*ranges))
+    unit = np.clip((values - low) / np.maximum(high - low, np.float32(1e-12)), 0, 1)
+    return np.where(valid, unit, 0).astype(np.float32)
+
+
+def _range(values: np.ndarray, kind: str) -> tuple[float, float]:
+    """Lowest and highest value of a channel that are told apart; an index has its own."""
+    if kind == "index":
+        return -1.0, 1.0
+    low, high = np.percentile(values, PERCENTILES)
+    return float(low), float(high if high > low else low + 1)

@@ -1,0 +1,332 @@
+"""Large rasters as windows: cut lazily, on a grid inside blocks of land, labelled by a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...core.contracts.domain import DomainData, Item, check_items
+from ...core.contracts.targets import Label
+from ...core.data.files import ItemCollector, licence_of, loader, shown, walk
+from ...core.errors import DataError
+from .layers import ClassRaster, Shapes, read_layer
+from .pictures import is_raster
+from .places import WINDOWS_PER_BLOCK, files_of_item, metres, metres_per_pixel
+from .rasters import Header, header_of
+
+MOST_WINDOWS = 2_000_000
+Box = tuple[int, int, int, int]
+"""(left, top, width, height) in pixels."""
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """How rasters are cut.
+
+    Args:
+        size: side of a window in pixels.
+        overlap: share of a window that the next one covers too.
+        share: of a window that one class must cover, for the window to have its label.
+        block: side of a block in metres; None for ten windows, 0 for no blocks.
+    """
+
+    size: int = 224
+    overlap: float = 0.25
+    share: float = 0.5
+    block: float | None = None
+
+    @property
+    def stride(self) -> int:
+        return max(1, round(self.size * (1 - self.overlap)))
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """(height, width) in pixels of a block of each raster, and "blocks of 2.24 km", or "" for none."""
+
+    sides: list[tuple[int, int]]
+    words: str
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A raster, its windows, the block of each, and the label of each or -1."""
+
+    item: Item
+    boxes: list[Box]
+    blocks: list[str]
+    labels: np.ndarray
+
+
+def read_windows(path: Path, layer_path: Path, reading: Any, cutting: Cutting) -> DomainData:
+    """Windows of a raster, or of all rasters of a folder, that a label layer says the class of.
+
+    Args:
+        path: a raster, or a folder of rasters.
+        layer_path: the layer; one inside the folder is no raster to be labelled.
+        reading: options of the reader: formats, the class column and names.
+        cutting: how rasters are cut.
+
+    Raises:
+        DataError: a file cannot be read, the layer lies elsewhere, the area is smaller than two blocks, or no window
+            has a class.
+    """
+    layer = read_layer(layer_path, reading.label_column, reading.class_names)
+    collector = _rasters(path, layer_path, reading)
+    headers = [header_of(files_of_item(item), item.decode.get("sensor")) for item in collector.items]
+    blocks = _blocks(path, headers, cutting)
+    of_each = zip(collector.items, headers, blocks.sides, strict=True)
+    cuts = [_cut(item, header, layer, cutting, sides) for item, header, sides in of_each]
+    items, unlabelled = list(_items(cuts, bool(blocks.words))), sum(int((cut.labels < 0).sum()) for cut in cuts)
+    if not items:
+        raise DataError(f"{layer_path}: covers no window of {path.name} by {cutting.share:.0%}; does it lie elsewhere?")
+    notes = list(layer.notes)
+    if blocks.words:
+        notes.append(f"Splits are by place: {blocks.words}, each on one side (--block-size).")
+    if unlabelled:
+        notes.append(f"Windows that no class covers by {cutting.share:.0%}, left out: {unlabelled}.")
+    data = DomainData(
+        items,
+        layer.names,
+        loader(reading.formats),
+        name=path.resolve().stem,
+        skipped=collector.skipped,
+        notes=notes,
+        licence=licence_of(path if path.is_dir() else path.parent),
+        blocks=blocks.words,
+    )
+    return check_items(data, path)
+
+
+def cut_unlabelled(items: Sequence[Item], cutting: Cutting) -> list[Item]:
+    """New rasters that are larger than a window, as windows on one grid over all of each."""
+    cut = []
+    for item in items:
+        header = header_of(files_of_item(item), item.decode.get("sensor")) if is_raster(item.source) else None
+        if header is None or max(header.height, header.width) <= cutting.size:
+            cut.append(item)
+            continue
+        for box in boxes_of(header.height, header.width, cutting):
+            cut.append(_window(item, box))
+    return cut
+
+
+def boxes_of(height: int, width: int, cutting: Cutting, left: int = 0, top: int = 0) -> list[Box]:
+    """Windows that cover an area row by row; the last of each row and column are moved inside."""
+    high, wide = min(cutting.size, height), min(cutting.size, width)
+    return [
+        (left + x, top + y, wide, high)
+        for y in starts(height, high, cutting.stride)
+        for x in starts(width, wide, cutting.stride)
+    ]
+
+
+def starts(length: int, size: int, stride: int) -> list[int]:
+    """Where windows begin: every `stride`, and one that ends where the length ends."""
+    return [*range(0, length - size, stride), length - size]
+
+
+def _rasters(path: Path, layer_path: Path, reading: Any) -> ItemCollector:
+    collector, root = ItemCollector(), path if path.is_dir() else path.parent
+    files = walk(path, root, collector) if path.is_dir() else [path]
+    for file in files:
+        if is_raster(file) and file.resolve() != layer_path.resolve():
+            collector.add_file(file, shown(file, root), reading.formats)
+    if not collector.items:
+        why = f" ({collector.skipped[0][0]}: {collector.skipped[0][1]})" if collector.skipped else ""
+        raise DataError(f"{path}: no raster in it to lay {layer_path.name} over{why}")
+    return collector
+
+
+def _blocks(path: Path, headers: Sequence[Header], cutting: Cutting) -> _Blocks:
+    """How the land under some rasters is divided.
+
+    Raises:
+        DataError: rasters of several CRSs, a block smaller than a window, or less land than two blocks.
+    """
+    if cutting.block == 0:
+        return _Blocks([(header.height, header.width) for header in headers], "")
+    ten = WINDOWS_PER_BLOCK * cutting.size
+    if not all(header.crs and header.transform for header in headers):
+        if cutting.block is not None:
+            raise DataError(f"{path}: has no CRS, so --block-size cannot be in metres; omit it for ten windows")
+        blocks = _Blocks([(ten, ten)] * len(headers), f"blocks of {ten} pixels, since there is no CRS")
+    else:
+        blocks = _blocks_on_earth(path, headers, cutting, ten)
+    land = sum(header.height * header.width / (high * wide) for header, (high, wide) in zip(headers, blocks.sides))
+    if land < 2:
+        raise DataError(
+            f"{path}: smaller than two {blocks.words}, so that nothing tests it; give a smaller --block-size or "
+            "--window-size, or --block-size 0 for random splits"
+        )
+    return blocks
+
+
+def _blocks_on_earth(path: Path, headers: Sequence[Header], cutting: Cutting, ten: int) -> _Blocks:
+    if len({header.crs for header in headers}) > 1:
+        raise DataError(
+            f"{path}: its rasters have several CRSs, so that blocks of land do not fit; bring them to one, or give "
+            "--block-size 0 for random splits"
+        )
+    scales = [metres_per_pixel(header) for header in headers]
+    size = cutting.block or ten * float(np.median(scales))
+    across, along = scales[0]
+    # the same in coordinates for all rasters, and whole pixels of the coarsest, so that their lines meet
+    wide = _whole(size / across * abs(headers[0].pixel[1]), [header.pixel[1] for header in headers])
+    high = _whole(size / along * abs(headers[0].pixel[0]), [header.pixel[0] for header in headers])
+    sides = [(max(1, round(high / h.pixel[0])), max(1, round(wide / h.pixel[1]))) for h in headers]
+    if min(map(min, sides)) < cutting.size:
+        raise DataError(
+            f"{path}: a block of {metres(size)} is smaller than a window of "
+            f"{metres(cutting.size * np.median(scales))}; give a larger --block-size"
+        )
+    return _Blocks(sides, f"blocks of {metres(size)}")
+
+
+def _whole(length: float, steps: Sequence[float]) -> float:
+    """A length rounded to a multiple of the largest step."""
+    return max(1, round(length / max(steps))) * max(steps)
+
+
+def _cut(item: Item, header: Header, layer: Shapes | ClassRaster, cutting: Cutting, block: tuple[int, int]) -> _Cut:
+    """The windows of a raster: on a grid inside each block, or around points."""
+    lines = _lines(header, block) if cutting.block != 0 else ([0, header.height], [0, header.width])
+    if isinstance(layer, ClassRaster):
+        boxes, blocks = _grid(lines, cutting, header)
+        covered = layer.counts(item.source, files_of_item(item), boxes)
+        return _Cut(item, boxes, blocks, _largest(covered, cutting.share))
+    shapes = layer.on(header, item.source)
+    import shapely
+
+    points = shapely.get_dimensions(shapes) == 0
+    boxes, blocks, labels = _around_points(shapes[points], layer.classes[points], header, lines, cutting)
+    if not points.all():
+        grid, of_grid = _grid(lines, cutting, header)
+        boxes, blocks = [*boxes, *grid], [*blocks, *of_grid]
+        of_areas = _labels_of_areas(shapes[~points], layer.classes[~points], grid, header, len(layer.names), cutting)
+        labels = np.concatenate([labels, of_areas])
+    return _Cut(item, boxes, blocks, labels)
+
+
+def _lines(header: Header, block: tuple[int, int]) -> tuple[list[int], list[int]]:
+    """Rows and columns where blocks begin and the raster ends. Rasters of one CRS and grid share their lines."""
+    high, wide = block
+    a, b, c, d, e, f = header.transform or (1, 0, 0, 0, 1, 0)
+    upright = b == d == 0
+    down, right = (round(f / e) % high, round(c / a) % wide) if upright and header.crs else (0, 0)
+    rows = [0, *range(high - down if down else high, header.height, high), header.height]
+    columns = [0, *range(wide - right if right else wide, header.width, wide), header.width]
+    return rows, columns
+
+
+def _grid(lines: tuple[list[int], list[int]], cutting: Cutting, header: Header) -> tuple[list[Box], list[str]]:
+    """Windows on a grid inside each block; slivers of blocks narrower than a window have none."""
+    rows, columns = lines
+    least = min(cutting.size, header.height), min(cutting.size, header.width)
+    boxes: list[Box] = []
+    blocks: list[str] = []
+    for top, bottom in pairwise(rows):
+        for left, right in pairwise(columns):
+            if bottom - top >= least[0] and right - left >= least[1]:
+                inside = boxes_of(bottom - top, right - left, cutting, left, top)
+                boxes += inside
+                blocks += [_block_name(header, left, top)] * len(inside)
+        if len(boxes) > MOST_WINDOWS:
+            raise DataError(f"more than {MOST_WINDOWS:,} windows; give a larger --window-size or a smaller --overlap")
+    return boxes, blocks
+
+
+def _block_name(header: Header, left: int, top: int) -> str:
+    """Of the block that begins at a pixel: the same in all rasters that share it."""
+    if header.transform is None or not header.crs:
+        return f"block {top} {left}"
+    a, b, c, d, e, f = header.transform
+    return f"block {a * left + b * top + c:.6g} {d * left + e * top + f:.6g}"
+
+
+def _around_points(
+    points: np.ndarray, classes: np.ndarray, header: Header, lines: tuple[list[int], list[int]], cutting: Cutting
+) -> tuple[list[Box], list[str], np.ndarray]:
+    """A window around each point, moved inside its block."""
+    if not len(points):
+        return [], [], np.zeros(0, np.int64)
+    import shapely
+
+    xy = shapely.get_coordinates(shapely.centroid(points))
+    column, row = _pixels(xy, header)
+    inside = (column >= 0) & (row >= 0) & (column < header.width) & (row < header.height)
+    boxes: list[Box] = []
+    blocks: list[str] = []
+    labels: list[int] = []
+    for x, y, label in zip(column[inside], row[inside], classes[inside]):
+        top, high = _moved_inside(y, lines[0], cutting.size)
+        left, wide = _moved_inside(x, lines[1], cutting.size)
+        boxes.append((left, top, wide, high))
+        blocks.append(_block_name(header, _begin(x, lines[1]), _begin(y, lines[0])))
+        labels.append(int(label))
+    return boxes, blocks, np.array(labels, np.int64)
+
+
+def _begin(at: float, lines: Sequence[int]) -> int:
+    return next(low for low, high in pairwise(lines) if low <= at < high)
+
+
+def _moved_inside(at: float, lines: Sequence[int], size: int) -> tuple[int, int]:
+    """Begin and length of a window around a place, inside its block as far as that is as large as a window."""
+    low, high = next((low, high) for low, high in pairwise(lines) if low <= at < high)
+    length = min(size, high - low)
+    return int(min(max(round(at - length / 2), low), high - length)), length
+
+
+def _pixels(xy: np.ndarray, header: Header) -> tuple[np.ndarray, np.ndarray]:
+    """Columns and rows of coordinates."""
+    a, b, c, d, e, f = header.transform
+    inverse = np.linalg.inv(np.array([[a, b], [d, e]]))
+    column, row = inverse @ (xy - (c, f)).T
+    return column, row
+
+
+def _labels_of_areas(
+    shapes: np.ndarray, classes: np.ndarray, boxes: Sequence[Box], header: Header, count: int, cutting: Cutting
+) -> np.ndarray:
+    """Of each window the class that covers most of it, -1 where that is too little."""
+    import shapely
+
+    windows = shapely.polygons([_outline(box, header) for box in boxes])
+    pairs = shapely.STRtree(windows).query(shapes, predicate="intersects")  # (2, P): shape, window
+    area = shapely.area(shapely.intersection(shapes[pairs[0]], windows[pairs[1]]))
+    covered = np.zeros((len(boxes), count))
+    np.add.at(covered, (pairs[1], classes[pairs[0]]), area)
+    covered /= shapely.area(windows)[:, None]
+    return _largest(covered, cutting.share)
+
+
+def _largest(covered: np.ndarray, share: float) -> np.ndarray:
+    """Of (N, C) shares of windows the class with the largest, -1 where that is less than `share`."""
+    return np.where(covered.max(axis=1, initial=0) >= share, covered.argmax(axis=1), -1)
+
+
+def _outline(box: Box, header: Header) -> np.ndarray:
+    left, top, wide, high = box
+    a, b, c, d, e, f = header.transform
+    corners = ((left, top), (left + wide, top), (left + wide, top + high), (left, top + high))
+    return np.array([(a * x + b * y + c, d * x + e * y + f) for x, y in corners])
+
+
+def _items(cuts: Sequence[_Cut], grouped: bool) -> Iterator[Item]:
+    for cut in cuts:
+        for box, name, label in zip(cut.boxes, cut.blocks, cut.labels):
+            if label >= 0:
+                block = name if grouped else None
+                yield _window(cut.item, box).with_(target=Label(int(label)), group=block)
+
+
+def _window(item: Item, box: Box) -> Item:
+    left, top, wide, high = box
+    id_ = f"{item.id}#{top}_{left}"
+    return item.with_(id=id_, decode={**item.decode, "window": [left, top, wide, high]}, apart=True)

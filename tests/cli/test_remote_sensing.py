@@ -1,0 +1,148 @@
+"""Remote sensing by the command line: what a run keeps of its rasters, and what a random split would have said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+rasterio = pytest.importorskip("rasterio", reason="extra remote-sensing is not installed")
+pyogrio = pytest.importorskip("pyogrio", reason="extra remote-sensing is not installed")
+shapely = pytest.importorskip("shapely", reason="extra remote-sensing is not installed")
+
+
+def put(file: Path, values: np.ndarray, left: float = 5e5) -> Path:
+    from rasterio.transform import from_origin
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    shape = {"count": len(values), "height": values.shape[1], "width": values.shape[2], "dtype": values.dtype}
+    with rasterio.open(
+        file, "w", "GTiff", crs="EPSG:32633", transform=from_origin(left, 5e6, 10, 10), **shape
+    ) as raster:
+        raster.write(values)
+    return file
+
+
+@pytest.fixture
+def fit(vladapt, small_clip_spec):
+    def call(*arguments):
+        how = ("--domain", "remote-sensing", "--backbone", small_clip_spec, "--adapter", "tip-adapter", "--shots", 2)
+        return vladapt("fit", *how, "--set", "adapter.views=0", *arguments)
+
+    return call
+
+
+@pytest.fixture
+def deep_scenes(tmp_path) -> Path:
+    """Ten scenes of two classes in 16 bits, each 20 km from the next."""
+    drawn = np.random.default_rng(0)
+    for label, name in enumerate(("SeaLake", "Forest")):
+        for n in range(5):
+            values = drawn.integers(1000, 1500, (4, 24, 24)) + 3000 * label
+            put(tmp_path / "scenes" / name / f"{name}_{n}.tif", values.astype(np.uint16), 5e5 + 2e4 * (2 * n + label))
+    return tmp_path / "scenes"
+
+
+def test_a_run_keeps_the_bands_and_the_stretch_of_its_rasters(fit, vladapt, deep_scenes):
+    made = fit("--data", deep_scenes, "--bands", "3,2,1", "--json")
+    assert made.code == 0, made.err
+    info = json.loads((Path(made.json["run"]) / "run.json").read_text())
+    kept = info["recipe"]["data"]
+    assert kept["bands"] == "3,2,1" and len(kept["stretch"]) == 6 and kept["stretch"][0] < kept["stretch"][1]
+    assert info["class_names"] == ["forest", "sea lake"]
+    dark = deep_scenes / "SeaLake" / "SeaLake_0.tif"
+    answers = vladapt("predict", made.json["run"], dark, "--json")
+    assert answers.code == 0, answers.err
+    again = vladapt("eval", made.json["run"], "--json")
+    assert again.code == 0 and again.json["adapted"] == made.json["adapted"]
+
+
+def test_other_rasters_are_stretched_as_those_of_the_fit(fit, vladapt, deep_scenes, tmp_path):
+    """A dark scene alone would be as bright as a bright one, were it stretched by its own values."""
+    run = fit("--data", deep_scenes, "--bands", "1", "--json").json["run"]
+    values = np.random.default_rng(9).integers(1000, 1500, (4, 24, 24)).astype(np.uint16)
+    dark, bright = put(tmp_path / "dark.tif", values), put(tmp_path / "bright.tif", values + np.uint16(3000))
+    named = {}
+    for file in (dark, bright):
+        out = vladapt("predict", run, file, "--json").json
+        named[file.stem] = json.dumps(out)
+    assert '"label": "sea lake"' in named["dark"] and '"label": "forest"' in named["bright"]
+
+
+@pytest.fixture
+def field(tmp_path):
+    """Stripes of two crops, 960 m square, and their polygons."""
+    drawn = np.random.default_rng(0)
+    crops = np.arange(96) // 16 % 2
+    values = drawn.integers(0, 120, (3, 96, 96)) + 120 * crops[None, None]
+    raster = put(tmp_path / "field.tif", values.astype(np.uint8))
+    stripes = [shapely.box(5e5 + 160 * n, 5e6 - 960, 5e5 + 160 * n + 160, 5e6) for n in range(6)]
+    labels = np.array([("wheat", "maize")[n % 2] for n in range(6)], dtype=object)
+    pyogrio.raw.write(
+        tmp_path / "crops.gpkg",
+        shapely.to_wkb(np.array(stripes)),
+        field_data=[labels],
+        fields=["crop"],
+        geometry_type="Polygon",
+        crs="EPSG:32633",
+    )
+    return raster, tmp_path / "crops.gpkg"
+
+
+WINDOWS = ("--window-size", 16, "--overlap", 0, "--block-size", 320)
+
+
+def test_windows_of_a_raster_are_learned_and_a_random_split_is_shown_beside(fit, vladapt, field):
+    raster, layer = field
+    made = fit("--data", raster, "--labels", layer, *WINDOWS, "--json")
+    assert made.code == 0, made.err
+    run = Path(made.json["run"])
+    metrics, info = json.loads((run / "metrics.json").read_text()), json.loads((run / "run.json").read_text())
+    beside = metrics["random_split"]
+    assert beside["blocks"] == "blocks of 320 m" and 0 <= beside["accuracy"] <= 1 and beside["test_images"] >= 2
+    assert any("Split by place (blocks of 320 m)" in note and "a random split" in note for note in info["notes"])
+    assert "Split by place, and at random" in (run / "report.html").read_text()
+    rows = vladapt("predict", run, raster, "--json")
+    assert rows.code == 0 and rows.out.count("field.tif#") >= 36
+
+
+def test_without_blocks_there_is_nothing_beside(fit, field):
+    raster, layer = field
+    made = fit("--data", raster, "--labels", layer, *WINDOWS[:-1], 0, "--json")
+    assert made.code == 0, made.err
+    run = Path(made.json["run"])
+    assert "random_split" not in json.loads((run / "metrics.json").read_text())
+    assert "Split by place" not in (run / "report.html").read_text()
+
+
+def test_a_redacted_run_does_not_tell_the_label_layer(fit, field):
+    raster, layer = field
+    made = fit("--data", raster, "--labels", layer, *WINDOWS, "--redact", "--json")
+    assert made.code == 0, made.err
+    assert "crops.gpkg" not in (Path(made.json["run"]) / "run.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--bands", "9"), "has no band 9, it has 4"),
+        (("--bands", "1,2"), "2 channels in '1,2'"),
+        (("--sensor", "sentinel"), "did you mean sentinel-2"),
+        (("--stretch", "5,1"), "lowest and highest value"),
+        (("--corpus", "imagenet"), "corpus"),
+        (("--block-size", "500000"), "less than two blocks of 500 km"),
+    ],
+)
+def test_wrong_options_are_one_line(fit, deep_scenes, arguments, words):
+    outcome = fit("--data", deep_scenes, *arguments)
+    assert outcome.code in (1, 2) and words in outcome.error
+
+
+def test_captions_are_retrieved(vladapt, small_clip_spec):
+    how = ("--domain", "remote-sensing", "--task", "retrieval", "--backbone", small_clip_spec)
+    made = vladapt("fit", *how, "--adapter", "lit", "--epochs", 1, "--json")
+    assert made.code == 0, made.err
+    info = json.loads((Path(made.json["run"]) / "run.json").read_text())
+    assert info["domain"] == "remote-sensing" and info["data"]["images"] == 132 and info["data"]["texts"] == 3 * 20

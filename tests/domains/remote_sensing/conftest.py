@@ -1,0 +1,36 @@
+"""Small rasters made on the spot."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def write_raster(tmp_path):
+    """write_raster("a.tif", values (B, H, W), crs="EPSG:32633", metres=10, left=500000, top=5000000, **profile): a
+    GeoTIFF below the test's folder; `names`, `scales`, `offsets` and `tags` of its bands too."""
+    rasterio = pytest.importorskip("rasterio", reason="extra remote-sensing is not installed")
+    from rasterio.transform import from_origin
+
+    def write(name, values, crs="EPSG:32633", metres=10.0, left=500_000.0, top=5_000_000.0, **profile):
+        values = np.asarray(values)
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        names, tags = profile.pop("names", ()), profile.pop("tags", {})
+        scales, offsets = profile.pop("scales", None), profile.pop("offsets", None)
+        shape = {"count": len(values), "height": values.shape[1], "width": values.shape[2], "dtype": values.dtype}
+        place = {} if crs is None else {"crs": crs, "transform": from_origin(left, top, metres, metres)}
+        profile.setdefault("driver", "GTiff")
+        with rasterio.open(file, "w", **shape, **place, **profile) as raster:
+            raster.write(values)
+            for i, called in enumerate(names, start=1):
+                raster.set_band_description(i, called)
+            if scales is not None:
+                raster.scales = scales
+            if offsets is not None:
+                raster.offsets = offsets
+            raster.update_tags(**tags)
+        return file
+
+    return write
