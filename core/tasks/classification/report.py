@@ -36,21 +36,17 @@ from .judgement import GUESSING, LARGEST, LINEAR, ZERO_SHOT
 from .trust import calibrated_words, trust_section
 from .verdict import (
     MEASURES,
-    RANDOM_SPLIT,
-    against_random_split,
     baseline_name,
     column_name,
     commonest,
     deciding_of,
-    points,
+    random_split_section,
     verdict_section,
     warnings_of,
 )
 
-MANY_CLASSES = 100
-SHOWN_OF_MANY = 20
-WIDEST_MATRIX = 25
-MOST_COUNTED = 40
+MANY_CLASSES, SHOWN_OF_MANY = 100, 20
+WIDEST_MATRIX, MOST_COUNTED = 25, 40
 PAIRS = 20
 MISTAKES = 12
 PROMPTS = 4
@@ -116,7 +112,7 @@ def classification_report(results: ClassificationResults, folder: str | Path) ->
             shared.warnings(warnings),
             shared.notes(info),
             _scores(results),
-            _random_split(metrics),
+            random_split_section(metrics),
             shared.methods_judged(info),
             _novel(metrics.get("novel")),
             *shared.forgetting(metrics.get("generic")),
@@ -238,24 +234,6 @@ def _novel(novel: dict[str, Any] | None) -> TableSection | None:
     rows = [(name, scores["accuracy"], scores["harmonic_mean"]) for name, scores in sides if scores]
     header = ("Model", "Accuracy on them", "Harmonic mean with the trained classes")
     return TableSection("Classes it was not trained on", header, rows, sub=True) if rows else None
-
-
-def _random_split(metrics: dict[str, Any]) -> TableSection | None:
-    """Both splits in the report."""
-    if RANDOM_SPLIT not in metrics:
-        return None
-    measure, by_place, at_random = against_random_split(metrics)
-    beside = metrics[RANDOM_SPLIT]
-    rows = [
-        (f"By place: {beside['blocks']}, each on one side", metrics["test_images"], Cell(measure.text(by_place))),
-        ("At random: neighbours on both sides", beside["test_images"], Cell(measure.text(at_random))),
-        ("Difference", None, Cell(points(measure, at_random - by_place))),
-    ]
-    note = (
-        "The same method, learning from as many images per class. Neighbouring places look alike, so a random split "
-        "tests on what was all but seen: it says how well the map is filled in, not how well another place is read."
-    )
-    return TableSection("Split by place, and at random", ("Split", "Test images", measure.name), rows, note, sub=True)
 
 
 def _per_class(results: ClassificationResults) -> TableSection:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...metrics.significance import SIGNIFICANT, p_words, wilson_interval
 from ...runs.run_sections import few_groups, small_test_set
-from ...runs.sections import Measure, VerdictSection, plural
+from ...runs.sections import Cell, Measure, TableSection, VerdictSection, plural
 from .judgement import GUESSING, LARGEST, LINEAR, ZERO_SHOT, above_guessing
 
 MEASURES = {
@@ -138,6 +138,24 @@ def against_random_split(metrics: Mapping[str, Any]) -> tuple[Measure, float, fl
     """The score that decides, split by place and split at random, of a fit that has both."""
     key = deciding_of(metrics)
     return MEASURES[key], metrics["adapted"][key], metrics[RANDOM_SPLIT][key]
+
+
+def random_split_section(metrics: dict[str, Any]) -> TableSection | None:
+    """The score by place and that at random, for the report; None where the data are not split by place."""
+    if RANDOM_SPLIT not in metrics:
+        return None
+    measure, by_place, at_random = against_random_split(metrics)
+    beside = metrics[RANDOM_SPLIT]
+    rows = [
+        (f"By place: {beside['blocks']}, each on one side", metrics["test_images"], Cell(measure.text(by_place))),
+        ("At random: neighbours on both sides", beside["test_images"], Cell(measure.text(at_random))),
+        ("Difference", None, Cell(points(measure, at_random - by_place))),
+    ]
+    note = (
+        "The same method, learning from as many images per class. Neighbouring places look alike, so a random split "
+        "tests on what was all but seen: it says how well the map is filled in, not how well another place is read."
+    )
+    return TableSection("Split by place, and at random", ("Split", "Test images", measure.name), rows, note, sub=True)
 
 
 def points(measure: Measure, difference: float, unit: bool = True) -> str:
