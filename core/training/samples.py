@@ -5,17 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from ..errors import DataError
 from ..runtime.distributed import all_gather_json
-from .batches import GlobalBatches
 from .fields import column_of, text_kind
 from .sources import Source
 from .views import View
@@ -56,9 +54,12 @@ class Samples(Dataset):
     def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
         """The sample of (epoch, row). A row that cannot be read is replaced by one after it, and named in "broken"."""
         epoch, row = place
+        return self.first_readable(epoch, ((row + attempt) % len(self) for attempt in range(min(TRIES, len(self)))))
+
+    def first_readable(self, epoch: int, rows: Iterable[int]) -> dict[str, Any]:
+        """The sample of the first of some rows that can be read; those before it are named in "broken"."""
         broken: list[tuple[str, str]] = []
-        for attempt in range(min(TRIES, len(self))):
-            tried = (row + attempt) % len(self)
+        for tried in rows:
             try:
                 return {**self._fields(epoch, tried), "index": torch.tensor(tried), "broken": broken}
             except DataError as error:
@@ -135,20 +136,6 @@ def length_field(name: str) -> str:
 def lengths_of(tokens: Tensor, token_mask: Callable[[Tensor], Tensor]) -> np.ndarray:
     """(..., L) tokens on the CPU -> (...) integers: how many of each text take part."""
     return token_mask(tokens.flatten(0, -2)).sum(dim=1).view(tokens.shape[:-1]).numpy()
-
-
-def loader(samples: Samples, batches: GlobalBatches, workers: int, pin: bool) -> DataLoader:
-    """Batches in their order. Its own generator keeps torch's where it is, however often an epoch is started."""
-    return DataLoader(
-        samples,
-        batch_sampler=batches,
-        num_workers=workers,
-        collate_fn=partial(collate, token_mask=samples.token_mask),
-        pin_memory=pin,
-        generator=torch.Generator().manual_seed(0),
-        persistent_workers=False,
-        multiprocessing_context="fork" if workers else None,
-    )
 
 
 @dataclass

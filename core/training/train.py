@@ -22,7 +22,7 @@ from ..contracts.backbone import Backbone
 from ..contracts.images import LogPlace
 from ..contracts.loss import in_words
 from ..errors import CapabilityError, ConfigError
-from .batches import GlobalBatches
+from .batches import GlobalBatches, StreamBatches
 from .checkpoints import FOLDER
 from .class_scores import ClassScores
 from .fields import fields_of
@@ -37,16 +37,17 @@ from .hooks import (
     ValidationHook,
 )
 from .layers import freeze_batch_norm, set_trainable
+from .loading import BatchLoader, planned_batches, refuse_whole_passes, worker_count
 from .log import FILE, LogHook, read_interval
 from .lora import add_lora, merge_lora
 from .model import PairModel, checkpoint_blocks, dims_of
 from .objective import Objective, build_objective
 from .optimizer import epoch_rates
 from .runner import run_with_hooks
-from .samples import BrokenSamples, Samples, loader
+from .samples import LOCAL_CROPS, BrokenSamples, Samples
 from .settings import TrainingSettings
 from .sharding import plain
-from .sources import Source
+from .sources import Source, StreamedSource
 from .teacher import copy_of, swapped
 from .tower_outputs import Outputs, extract_outputs
 from .views import View, light_view, local_view, strong_view
@@ -149,20 +150,24 @@ def train(
     for sentence in model.not_deterministic:
         on_message(sentence)
     notes += model.not_deterministic
-    batches = GlobalBatches(len(task.source), settings.batch_size, settings.seed, settings.drop_last, settings.steps)
-    samples = loader(made.samples(), batches, settings.workers, pin=backbone.device.type == "cuda")
+    workers = worker_count(settings.workers, backbone.device, isinstance(task.source, StreamedSource))
+    batches = planned_batches(task.source, settings, workers, on_message)
+    on_gpu = backbone.device.type == "cuda"
+    samples = BatchLoader(made.samples(), batches, workers, on_gpu, made.sample_bytes)
     history, broken, best = History(), BrokenSamples(len(task.source)), {}
     averaged = settings.ema is not None or settings.epoch_average is not None
     average = deepcopy(backbone.model).requires_grad_(False).eval() if averaged else None
     extra = {"best": (lambda: dict(best), best.update)}
     if average is not None:
         extra["average"] = (average.state_dict, average.load_state_dict)
+    if isinstance(batches, StreamBatches):
+        extra["streams"] = (lambda: batches.streams, batches.set_streams)
     identity = {**_identity(settings), "losses": dict(task.losses), "samples": len(task.source), **task.identity}
     steps = settings.epochs * len(batches)
     steps = steps if settings.steps is None else min(steps, settings.steps)
     read_every = read_interval(backbone.device, settings.log_every, steps)
     step_hook = StepHook(history, broken, on_step, settings.seed, read_every, settings.save_every)
-    hooks = [step_hook, BeforeEpochHook(lambda names: extract_outputs(model, made.samples(), batches, names))]
+    hooks = [step_hook, BeforeEpochHook(_extract(model, made, batches))]
     if folder is not None:
         place = Path(folder) / FOLDER
         hooks.append(ResumeHook(place, settings, identity, history, extra, resume, on_message))
@@ -189,6 +194,12 @@ def train(
         samples_per_second=(steps - first_step) * batches.batch_size / max(seconds, 1e-9),
         trained_parameters=made.trained_parameters,
     )
+
+
+def _extract(model: PairModel, made: _Parts, batches: GlobalBatches | StreamBatches) -> Callable[[list[str]], dict]:
+    if isinstance(made.task.source, StreamedSource):
+        return refuse_whole_passes(made.task.source, " + ".join(made.objective.losses))
+    return lambda names: extract_outputs(model, made.samples(), batches, names)
 
 
 def _log_hook(log: LogPlace | None, folder, task: Task, settings: TrainingSettings, on_message) -> LogHook:
@@ -267,6 +278,12 @@ class _Parts:
             views["local"] = local_view(backbone)
         token_mask = backbone.token_mask if "trim" in backbone.capabilities else None
         return Samples(task.source, self.fields, views, backbone.tokenize, self.settings.seed, token_mask)
+
+    @property
+    def sample_bytes(self) -> int:
+        """Of a sample's pixels, about: each view is an image of the towers' size in float32."""
+        views = sum(LOCAL_CROPS if name == "pixels_local" else name.startswith("pixels") for name in self.fields)
+        return 4 * 3 * self.backbone.image_size**2 * max(1, views)
 
     def _select(self) -> None:
         backbone, task = self.backbone, self.task
