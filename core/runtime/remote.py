@@ -183,7 +183,8 @@ class _RemoteFile(io.RawIOBase):
                 return action()
             except (DataError, ConfigError):
                 raise
-            except Exception as error:
+            except Exception as raised:
+                error = _reason(raised)
                 if isinstance(error, FileNotFoundError):
                     raise MissingFile(f"{shown(self.name)}: no such file or bucket; {MISSING}") from error
                 if refusal := _refusal(self.name, error):
@@ -201,6 +202,13 @@ def _options(scheme: str) -> dict[str, Any]:
 
     # A shard is read as slowly as its images are decoded: no limit on the whole, one on silence.
     return {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=SILENCE_S)}}
+
+
+def _reason(error: Exception) -> Exception:
+    """What is behind an error: over HTTP fsspec finds no file wherever it gets none."""
+    cause = error.__cause__
+    over_http = isinstance(error, FileNotFoundError) and type(cause).__module__.startswith("aiohttp")
+    return cause if over_http and getattr(cause, "status", None) not in (404, 410) else error
 
 
 def _pass_over(file: Any, count: int) -> None:
