@@ -1,8 +1,8 @@
 """A training in a process of its own, for tests that kill it or run it on several ranks.
 
-Argument: a JSON object {"spec", "folder", "losses", "loss_options", "settings", "kill_at", "resume", "count"}; in
-"folder", {rank} becomes the process's number. Rank 0 writes the weights, the losses' state and the history to
-`folder`/done.pt.
+Argument: a JSON object {"spec", "folder", "losses", "loss_options", "settings", "kill_at", "resume", "count", "shards"};
+in "folder", {rank} becomes the process's number, and "shards" are paths with counts, read in a row. Rank 0 writes the
+weights, the losses' state and the history to `folder`/done.pt.
 """
 
 from __future__ import annotations
@@ -13,13 +13,23 @@ import signal
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from toy_pairs import ToyPairs
 
 from vladapt.core.backbones.load import load_backbone
+from vladapt.core.data.pairs.captions import CaptionSampler
+from vladapt.core.data.pairs.shard_set import ShardPairs
 from vladapt.core.runtime.distributed import is_main, rank, run_on_all, start_from_environment, stop
 from vladapt.core.training.settings import TrainingSettings
+from vladapt.core.training.sources import StreamedSource
 from vladapt.core.training.train import Task, train
+
+
+def streamed(counts: dict[str, int], **options) -> StreamedSource:
+    firsts = np.zeros(len(counts), np.int64)
+    pairs = ShardPairs(tuple(counts), firsts, np.array(list(counts.values())), max_pixels=10_000, **options)
+    return StreamedSource(pairs, CaptionSampler("first"))
 
 
 def main(job: dict) -> None:
@@ -35,7 +45,7 @@ def main(job: dict) -> None:
         return float(backbone.encode_text(["a red area"])[0, 0])
 
     task = Task(
-        ToyPairs(job.get("count", 24)),
+        streamed(**job["shards"]) if "shards" in job else ToyPairs(job.get("count", 24)),
         job["losses"],
         job.get("loss_options", {}),
         validate=validate if job.get("validate") else None,
