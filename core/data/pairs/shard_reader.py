@@ -14,10 +14,12 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
+from PIL import Image
+
 from ...contracts.domain import MAX_PIXELS, Decoded
 from ...errors import ConfigError, DataError, printable, shortened
 from ...runtime.remote import check_plain, open_stream, shown
-from ..images import decode_bytes
+from ..images import decode_picture
 from .pair_set import Pair
 from .record_fields import BrokenRow
 from .shard_index import IMAGE_EXTENSIONS, LONGEST_TEXT, TEXT_EXTENSIONS, SampleTexts, texts_of_sample
@@ -231,8 +233,8 @@ class ShardBlock:
         """The name of a sample, whether or not it can be read."""
         return self.samples[row].name
 
-    def load_image(self, row: int) -> Decoded:
-        """Its pixels, (H, W, 3).
+    def load_image(self, row: int) -> Image.Image | Decoded:
+        """Its pixels, as `decode_picture` has them.
 
         Raises:
             DataError: it was lost, has no image, or it cannot be decoded.
@@ -242,7 +244,7 @@ class ShardBlock:
             raise DataError(sample.lost)
         if not sample.image:
             raise DataError(f"{sample.name}: no image")
-        return decode_bytes(sample.image, sample.name, {"max_pixels": self.max_pixels})
+        return decode_picture(sample.image, sample.name, self.max_pixels)
 
     def numbers(self, row: int, column: str) -> Sequence[float]:
         """What a further column holds, NaN where the sample has none.

@@ -49,7 +49,7 @@ def samples_of(source):
 
 
 def mean_red(decoded, seed):
-    return torch.tensor([float(decoded[0, 0, 0]), seed % 1000])
+    return torch.tensor([float(np.asarray(decoded)[0, 0, 0]), seed % 1000])
 
 
 def lengths(texts):

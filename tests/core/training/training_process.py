@@ -1,8 +1,8 @@
 """A training in a process of its own, for tests that kill it or run it on several ranks.
 
-Argument: a JSON object {"spec", "folder", "losses", "loss_options", "settings", "kill_at", "resume", "count", "shards"};
-in "folder", {rank} becomes the process's number, and "shards" are paths with counts, read in a row. Rank 0 writes the
-weights, the losses' state and the history to `folder`/done.pt.
+Argument: a JSON object {"spec", "folder", "losses", "loss_options", "settings", "kill_at", "resume", "count",
+"shards"}; in "folder", {rank} becomes the process's number, and "shards" are paths with counts, read in a row. Rank 0
+writes the weights, the losses' state and the history to `folder`/done.pt.
 """
 
 from __future__ import annotations
