@@ -147,7 +147,7 @@ def start(backbone, folder: Path, runs: int, shards: int) -> None:
         os.link(first, folder / f"{number:05d}.tar")
     (folder / "sizes.json").write_text(json.dumps({f"{number:05d}.tar": 10_000 for number in range(shards)}))
     loaders = {"webdataset": theirs(backbone, folder), "vladapt": ours(backbone, folder, folder / "cache")}
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before = _mebibytes()
     seconds, memory = {name: [] for name in loaders}, {name: [] for name in loaders}
     for run in range(runs):
         for name in list(loaders)[:: 1 if run % 2 else -1]:
@@ -158,9 +158,10 @@ def start(backbone, folder: Path, runs: int, shards: int) -> None:
             memory[name].append(_mebibytes())
             del batches
             gc.collect()
-    print(f"{shards * 10_000:,} samples in {shards:,} shards, {WORKERS} workers; {before:.0f} MiB before")
+    print(f"{shards * 10_000:,} samples in {shards:,} shards, {WORKERS} workers; {before:.0f} MiB without data")
     for name in loaders:
-        print(f"{name:10s} first batch after {median(seconds[name]):5.2f} s, {max(memory[name]):5.0f} MiB in all")
+        more = max(memory[name]) - before
+        print(f"{name:10s} first batch after {median(seconds[name]):5.2f} s, {more:5.0f} MiB more")
     print(f"ratio      {median(seconds['vladapt']) / median(seconds['webdataset']):5.2f}")
 
 

@@ -76,7 +76,8 @@ def filesystem(name: str) -> tuple[Any, str]:
 
 
 def read_small(name: str) -> bytes | None:
-    """The whole content of a file; None where there is none.
+    """The whole content of a file; None where there is none, or none may be seen: object stores refuse what is missing
+    to those who may not list.
 
     Raises:
         DataError: it cannot be read. ConfigError: see `filesystem`.
@@ -87,7 +88,7 @@ def read_small(name: str) -> bytes | None:
     try:
         with closing(open_stream(name)) as stream:
             return stream.read()
-    except MissingFile:
+    except (MissingFile, RefusedFile):
         return None
 
 
@@ -110,15 +111,19 @@ class MissingFile(DataError):
     """There is no such file."""
 
 
+class RefusedFile(DataError):
+    """The credentials do not allow to read it, or there are none."""
+
+
 def open_stream(name: str) -> BinaryIO:
     """A file from its beginning on, for reading once through.
 
     A connection that breaks is opened again at the same byte, up to `TRIES` times in a row.
 
     Raises:
-        MissingFile: there is no such file.
-        DataError: it cannot be opened, or, while it is read, not be read any further: wrong credentials, a host that
-            does not answer. ConfigError: see `filesystem`.
+        MissingFile: there is no such file. RefusedFile: the credentials are not those.
+        DataError: it cannot be opened, or, while it is read, not be read any further: a host that does not answer.
+        ConfigError: see `filesystem`.
     """
     if not is_url(name):
         if not Path(name).exists():
@@ -188,7 +193,7 @@ class _RemoteFile(io.RawIOBase):
                 if isinstance(error, FileNotFoundError):
                     raise MissingFile(f"{shown(self.name)}: no such file or bucket; {MISSING}") from error
                 if refusal := _refusal(self.name, error):
-                    raise DataError(refusal) from error
+                    raise RefusedFile(refusal) from error
                 if tried == TRIES:
                     raise DataError(_given_up(self.name, error, TRIES)) from error
                 time.sleep(FIRST_WAIT_S * 2 ** (tried - 1))

@@ -23,6 +23,8 @@ LOCAL_CROPS = 8
 DRAWS = 1024
 """Numbers drawn for a sample, where patches or words of it are hidden: a tower of more patches uses them again."""
 MAX_BROKEN_SHARE = 0.05
+MOST_NAMED = 10_000
+"""Unreadable samples of a process that are named: of a set without end there may be as many."""
 TRIES = 50
 
 
@@ -143,15 +145,21 @@ class BrokenSamples:
     """What could not be read while training: counted once each, and too many stop the run.
 
     Attributes:
-        reasons: name -> reason.
+        reasons: name -> reason, of the first `MOST_NAMED`.
+        further: how many more there were in this epoch.
     """
 
     total: int
     reasons: dict[str, str] = field(default_factory=dict)
+    further: int = 0
 
     def note(self, pairs: Iterable[tuple[str, str]]) -> None:
         """Those of this process."""
-        self.reasons.update(pairs)
+        for name, reason in pairs:
+            if name in self.reasons or len(self.reasons) < MOST_NAMED:
+                self.reasons[name] = reason
+            else:
+                self.further += 1
 
     def gather(self) -> None:
         """Those of all processes; to be called on all of them.
@@ -159,10 +167,12 @@ class BrokenSamples:
         Raises:
             DataError: more than 5 % of the training set.
         """
+        further, self.further = sum(all_gather_json(self.further)), 0
         for reasons in all_gather_json(self.reasons):
             self.reasons.update(reasons)
-        if len(self.reasons) > MAX_BROKEN_SHARE * self.total:
+        count = len(self.reasons) + further
+        if count > MAX_BROKEN_SHARE * self.total:
             name, reason = next(iter(sorted(self.reasons.items())))
             raise DataError(
-                f"{len(self.reasons)} of {self.total} training samples cannot be read, more than 5 %; {name}: {reason}"
+                f"{count} of {self.total} training samples cannot be read, more than 5 %; {name}: {reason}"
             )

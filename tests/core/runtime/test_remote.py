@@ -12,7 +12,16 @@ import pytest
 
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.core.runtime import remote
-from vladapt.core.runtime.remote import MissingFile, is_url, matching, open_stream, read_small, shown, without_secrets
+from vladapt.core.runtime.remote import (
+    MissingFile,
+    RefusedFile,
+    is_url,
+    matching,
+    open_stream,
+    read_small,
+    shown,
+    without_secrets,
+)
 
 CONTENT = bytes(range(256)) * 20_000  # 5 MB
 
@@ -99,10 +108,11 @@ def test_a_missing_file_and_a_refused_one_are_not_tried_again(server):
     address, state = server
     with pytest.raises(MissingFile, match=r"/none.bin: no such file or bucket; restore it"):
         open_stream(f"{address}/none.bin")
-    with pytest.raises(DataError, match=r"/secret.bin: access is refused .*; check the credentials") as caught:
+    with pytest.raises(RefusedFile, match=r"/secret.bin: access is refused .*; check the credentials") as caught:
         open_stream(f"{address}/secret.bin?token=hush")
     assert len(state["asked"]) == 2 and "hush" not in str(caught.value)
-    assert read_small(f"{address}/none.json") is None and read_small(f"{address}/file.bin") == CONTENT
+    assert read_small(f"{address}/none.json") is None is read_small(f"{address}/secret.json")
+    assert read_small(f"{address}/file.bin") == CONTENT
 
 
 def test_a_host_that_does_not_answer_is_named_without_its_password(monkeypatch):

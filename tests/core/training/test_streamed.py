@@ -16,9 +16,10 @@ from training_process import streamed
 from vladapt import CapabilityError, ConfigError, DataError
 from vladapt.core.training import batches as batches_module
 from vladapt.core.training import loading
+from vladapt.core.training import samples as samples_module
 from vladapt.core.training.batches import GlobalBatches, StreamBatches, streams_for
 from vladapt.core.training.loading import BatchLoader, worker_count
-from vladapt.core.training.samples import Samples
+from vladapt.core.training.samples import BrokenSamples, Samples
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.train import Task, train
 
@@ -165,6 +166,17 @@ def test_samples_that_cannot_be_read_are_named_and_others_come_in_their_place(mo
     named = dict(batch["broken"])
     assert set(named) == {"s.tar:0007", "s.tar:sample 40"}
     assert "ends before its sample 40" in named["s.tar:sample 40"]
+
+
+def test_unreadable_samples_beyond_many_are_counted_and_not_named(monkeypatch):
+    monkeypatch.setattr(samples_module, "MOST_NAMED", 3)
+    broken = BrokenSamples(total=100)
+    broken.note((f"s.tar:{i}", "lost") for i in [0, 1, 2, 3, 1, 4])
+    assert sorted(broken.reasons) == ["s.tar:0", "s.tar:1", "s.tar:2"] and broken.further == 2
+    broken.gather()
+    broken.note((f"s.tar:{i}", "lost") for i in range(6))
+    with pytest.raises(DataError, match=r"6 of 100 training samples cannot be read, more than 5 %; s.tar:0: lost"):
+        broken.gather()
 
 
 def test_streams_that_do_not_share_a_batch_are_refused(monkeypatch):

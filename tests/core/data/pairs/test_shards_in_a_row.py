@@ -6,6 +6,7 @@ import tarfile
 
 import numpy as np
 import pytest
+from forked import run_ranks
 from tar_shards import png, shard, simple
 
 from vladapt.core.data.pairs.shard_list import counted, reads_in_a_row, shards_at
@@ -314,3 +315,30 @@ def test_a_header_that_leads_back_is_no_loop_without_end(tmp_path, size):
     path.write_bytes(raw)
     found = list(ShardReader([str(path)]).read(Run(0, 0, 4)))
     assert len(found) == 4 and found[3].lost
+
+
+def test_ranks_that_see_different_shards_end_with_one_line(five, tmp_path):
+    code = f"""
+from vladapt.core.data.pairs.shard_list import counted, shards_at
+from vladapt.core.runtime.distributed import rank, together
+from pathlib import Path
+together(lambda: counted(shards_at("{five}")[: 5 - rank()], Path("{tmp_path}")))
+"""
+    for done in run_ranks(["-c", code]):
+        assert done.returncode == 1
+        line = "--data: rank 1 (4) sees other shards than rank 0 (5); give all processes the same files"
+        assert line in done.stderr.splitlines()[-1]
+
+
+def test_ranks_share_the_counting(five, tmp_path):
+    code = f"""
+from vladapt.core.data.pairs import shard_list
+from vladapt.core.runtime.distributed import together
+from pathlib import Path
+seen, count = [], shard_list.count_samples
+shard_list.count_samples = lambda shard: seen.append(shard[-9:-4]) or count(shard)
+counts = together(lambda: shard_list.counted(shard_list.shards_at("{five}"), Path("{tmp_path}")))
+print(seen, counts.tolist())
+"""
+    told = [done.stdout.strip() for done in run_ranks(["-c", code])]
+    assert told == ["['00000', '00002', '00004'] [8, 8, 8, 8, 8]", "['00001', '00003'] [8, 8, 8, 8, 8]"]
