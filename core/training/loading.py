@@ -234,7 +234,8 @@ def _assembled(pieces: Iterator[tuple[int, dict[str, Any]]], share: int, pin: bo
         if not batch:
             batch = {name: _room(value, share, pin) for name, value in piece.items()}
         for name, value in piece.items():
-            batch[name][place : place + count] = value
+            # By numpy, whose copy starts no threads: torch's of this thread would be in the way of the towers'.
+            np.asarray(batch[name])[place : place + count] = value
         done += count
     return {**batch, "broken": broken}
 

@@ -121,6 +121,28 @@ def test_pieces_of_an_indexed_set_make_the_batches_of_a_whole(monkeypatch, toy_p
     assert all(torch.equal(one, other) for one, other in zip(made(0), made(2), strict=True))
 
 
+def test_lengths_of_texts_stay_with_the_host_however_a_batch_was_made(monkeypatch, toy_pairs):
+    monkeypatch.setattr(loading, "PIECE", 3)
+
+    def batch(workers):
+        def tokens(texts):
+            return torch.tensor([[1] * len(text.split()) + [0] * (9 - len(text.split())) for text in texts])
+
+        samples = Samples(toy_pairs(24), frozenset({"tokens"}), {}, tokens, 3, token_mask=lambda tokens: tokens > 0)
+        return next(iter(BatchLoader(samples, GlobalBatches(24, 8, seed=1), workers, pin=False)))
+
+    for made in (batch(0), batch(2)):
+        assert isinstance(made["lengths of tokens"], np.ndarray)
+        assert made["lengths of tokens"].tolist() == made["tokens"].sum(dim=1).tolist() == [6] * 8
+
+
+@pytest.mark.parametrize(("sample_bytes", "ready"), [(1, 4), (2 << 20, 4), (8 << 20, 2), (100 << 20, 1)])
+def test_workers_hold_pieces_of_a_bounded_size_ready(toy_pairs, sample_bytes, ready):
+    samples = Samples(toy_pairs(24), frozenset({"pixels"}), {"light": mean_red}, lengths, seed=3)
+    batches = BatchLoader(samples, GlobalBatches(24, 8, seed=1), 2, pin=False, sample_bytes=sample_bytes)
+    assert batches._pieces().prefetch_factor == ready
+
+
 def test_a_large_batch_is_not_made_ahead(monkeypatch, toy_pairs):
     started = []
     thread = loading.threading.Thread
