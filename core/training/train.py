@@ -22,7 +22,7 @@ from ..contracts.backbone import Backbone
 from ..contracts.images import LogPlace
 from ..contracts.loss import in_words
 from ..errors import CapabilityError, ConfigError
-from .batches import GlobalBatches, StreamBatches
+from .batches import StreamBatches
 from .checkpoints import FOLDER
 from .class_scores import ClassScores
 from .fields import fields_of
@@ -152,8 +152,7 @@ def train(
     notes += model.not_deterministic
     workers = worker_count(settings.workers, backbone.device, isinstance(task.source, StreamedSource))
     batches = planned_batches(task.source, settings, workers, on_message)
-    on_gpu = backbone.device.type == "cuda"
-    samples = BatchLoader(made.samples(), batches, workers, on_gpu, made.sample_bytes)
+    samples = BatchLoader(made.samples(), batches, workers, backbone.device.type == "cuda", made.sample_bytes)
     history, broken, best = History(), BrokenSamples(len(task.source)), {}
     averaged = settings.ema is not None or settings.epoch_average is not None
     average = deepcopy(backbone.model).requires_grad_(False).eval() if averaged else None
@@ -196,8 +195,8 @@ def train(
     )
 
 
-def _extract(model: PairModel, made: _Parts, batches: GlobalBatches | StreamBatches) -> Callable[[list[str]], dict]:
-    if isinstance(made.task.source, StreamedSource):
+def _extract(model: PairModel, made: _Parts, batches) -> Callable[[list[str]], dict[str, Tensor]]:
+    if isinstance(batches, StreamBatches):
         return refuse_whole_passes(made.task.source, " + ".join(made.objective.losses))
     return lambda names: extract_outputs(model, made.samples(), batches, names)
 
