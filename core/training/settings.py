@@ -93,8 +93,7 @@ class TrainingSettings:
     )
     workers: int | None = option(
         None,
-        "processes that decode images, for each training process; 0 decodes in it; by default one per core, up to 16, "
-        "for a GPU and for shards read in a row, else 0",
+        "processes that decode images; by default one per core for a GPU or shards in a row, else 0",
         low=0,
         high=4096,
     )
