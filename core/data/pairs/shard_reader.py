@@ -10,7 +10,7 @@ import itertools
 import math
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -125,7 +125,7 @@ def samples_of(shard: str, first: int = 0) -> Iterator[ShardSample]:
 
 
 def count_samples(shard: str) -> int:
-    """How many samples a shard holds, by its headers.
+    """How many samples a shard holds, by its headers; of one that is cut short, those that begin before its end.
 
     Raises:
         DataError: it cannot be read.
@@ -133,8 +133,13 @@ def count_samples(shard: str) -> int:
     library = _library()
     with closing(open_stream(shard)) as stream:
         check_plain(shard, stream)
-        keys = (library.base_plus_ext(member.name)[0] for member in _headers(stream, shown(shard)))
-        return sum(1 for _ in itertools.groupby(key for key in keys if key is not None))
+        count, newest = 0, None
+        with suppress(tarfile.TarError):  # the reader says which samples are lost
+            for member in _headers(stream, shown(shard)):
+                key = library.base_plus_ext(member.name)[0]
+                if key is not None:
+                    count, newest = count + (key != newest), key
+        return count
 
 
 def _members(stream: BinaryIO, name: str, first: int, parts: Callable) -> Iterator[dict[str, Any]]:

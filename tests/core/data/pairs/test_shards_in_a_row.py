@@ -121,6 +121,7 @@ def test_links_and_sparse_files_and_ways_out_are_not_read(tmp_path):
 def test_a_shard_that_is_cut_short_gives_lost_samples_in_place_of_the_rest(tmp_path):
     path = shard(tmp_path / "s.tar", simple(10))
     path.write_bytes(path.read_bytes()[:7000])
+    assert 0 < count_samples(str(path)) < 10
     found = list(ShardReader([str(path)]).read(Run(0, 0, 10)))
     assert len(found) == 10 and not found[0].lost and found[9].lost
     with pytest.raises(DataError, match=r"s.tar: cut short or damaged .* what follows is lost; replace the file"):
