@@ -173,6 +173,4 @@ class BrokenSamples:
         count = len(self.reasons) + further
         if count > MAX_BROKEN_SHARE * self.total:
             name, reason = next(iter(sorted(self.reasons.items())))
-            raise DataError(
-                f"{count} of {self.total} training samples cannot be read, more than 5 %; {name}: {reason}"
-            )
+            raise DataError(f"{count} of {self.total} training samples cannot be read, more than 5 %; {name}: {reason}")
