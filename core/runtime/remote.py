@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import re
 import time
-from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -241,8 +240,3 @@ def _given_up(name: str, error: Exception, tries: int) -> str:
 
 def _said(error: Exception) -> str:
     return shortened(without_secrets(" ".join(f"{type(error).__name__}: {error}".split())), 200)
-
-
-def common_folder(names: Sequence[str]) -> str:
-    """What comes before the last "/" of the first name."""
-    return names[0].rpartition("/")[0]
