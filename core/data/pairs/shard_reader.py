@@ -273,4 +273,3 @@ class ShardBlock:
         if self._newest is None or self._newest[0] != row:  # several are asked of one sample in turn
             self._newest = row, self.samples[row].texts(self.columns)
         return self._newest[1]
-
