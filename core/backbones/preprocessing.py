@@ -94,8 +94,10 @@ class Preprocess(CropTransform):
         picture = _picture(image)
         resized = self._augmented(picture, seed) if self.train else self._resized(picture)
         if isinstance(resized, Image.Image):
-            resized = F.to_tensor(resized.convert("RGB"))
-        return F.normalize(resized.clamp(0, 1), self.mean, self.std)
+            resized = F.to_tensor(resized if resized.mode == "RGB" else resized.convert("RGB"))  # within 0..1
+        else:
+            resized = resized.clamp(0, 1)
+        return F.normalize(resized, self.mean, self.std, inplace=True)
 
     def with_crop(self, scale: tuple[float, float]) -> Preprocess:
         return replace(self, scale=tuple(scale))

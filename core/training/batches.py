@@ -53,12 +53,118 @@ class GlobalBatches(Sampler):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = epoch_order(self.size, self.epoch, self.seed)
-        stop = len(self) if self.steps is None else min(len(self), self.steps - self.epoch * len(self))
-        for step in range(self.start, stop):
-            full = (step + 1) * self.batch_size <= self.size
-            share = (self.batch_size if full else self.rest) // world_size()
+        for step in self.planned():
+            share = self.share(step)
             first = step * self.batch_size + rank() * share
             yield [(self.epoch, row) for row in order[first : first + share].tolist()]
+
+    def planned(self) -> range:
+        """The steps of the next pass."""
+        return steps_of(self)
+
+    def share(self, step: int) -> int:
+        """Samples of a step on each rank."""
+        return (self.batch_size if (step + 1) * self.batch_size <= self.size else self.rest) // world_size()
+
+
+class StreamBatches:
+    """The same for samples that come in streams: how many of each stream a step takes.
+
+    The batch of a step is made of equal parts of all streams, which ranks share. So it is the same on any number of
+    ranks and workers that the streams can be shared by.
+
+    Args:
+        size, batch_size, drop_last, steps: as of `GlobalBatches`.
+        streams: how many there are; a multiple of the ranks.
+
+    Attributes:
+        epoch, start: as of `GlobalBatches`.
+
+    Raises:
+        ConfigError: the batch or the streams cannot be cut into equal parts, or there are fewer samples than streams.
+    """
+
+    def __init__(self, size: int, batch_size: int, streams: int, drop_last: bool = True, steps: int | None = None):
+        self.size, self.wanted, self.drop_last, self.steps = size, batch_size, drop_last, steps
+        self.epoch = self.start = 0
+        self.set_streams(streams)
+
+    def set_streams(self, streams: int) -> None:
+        """Read by another number of streams, as a run did that is resumed."""
+        ranks = world_size()
+        if streams % ranks:
+            raise ConfigError(
+                f"{streams} streams read this set, which {ranks} processes cannot share equally; give a number of "
+                f"processes that divides {streams}"
+            )
+        if self.wanted % streams:
+            raise ConfigError(
+                f"--batch-size {self.wanted} is not a multiple of the {streams} streams that read this set; it counts "
+                "all processes together"
+            )
+        if self.size < streams:
+            raise ConfigError(f"{self.size} training samples for {streams} streams; give more data or fewer processes")
+        self.streams = streams
+        self.batch_size = min(self.wanted, self.size // streams * streams)
+        self.rest = 0 if self.drop_last else self.size % self.batch_size // streams * streams
+
+    def __len__(self) -> int:
+        """Steps of an epoch."""
+        return self.size // self.batch_size + bool(self.rest)
+
+    @property
+    def left_out(self) -> int:
+        """Samples of each epoch that are not seen in it: what does not fill a batch, others each time."""
+        return self.size - self.size // self.batch_size * self.batch_size - self.rest
+
+    def planned(self) -> range:
+        """The steps of the next pass."""
+        return steps_of(self)
+
+    def part(self, step: int) -> int:
+        """Samples of a step in each stream."""
+        return (self.batch_size if (step + 1) * self.batch_size <= self.size else self.rest) // self.streams
+
+    def share(self, step: int) -> int:
+        """Samples of a step on each rank."""
+        return self.part(step) * self.streams // world_size()
+
+    def mine(self) -> range:
+        """The streams of this rank."""
+        each = self.streams // world_size()
+        return range(rank() * each, (rank() + 1) * each)
+
+    def stretch(self, stream: int) -> tuple[int, int, int]:
+        """Of a stream: where in the epoch's samples it begins and ends, and how many of them are done."""
+        length = (self.size - self.left_out) // self.streams
+        return stream * length, (stream + 1) * length, self.start * (self.batch_size // self.streams)
+
+
+def steps_of(batches: GlobalBatches | StreamBatches) -> range:
+    """The steps of the next pass: those of its epoch after the first that are left out, until all are done."""
+    all_steps = len(batches)
+    stop = all_steps if batches.steps is None else min(all_steps, batches.steps - batches.epoch * all_steps)
+    return range(batches.start, max(batches.start, stop))
+
+
+def streams_for(batch_size: int, workers: int, most: int) -> int:
+    """How many streams should read a set: one for each worker of each rank, as far as they share a batch equally.
+
+    Args:
+        batch_size: of all ranks together.
+        workers: of each rank.
+        most: samples of the set.
+
+    Raises:
+        ConfigError: the batch is not a multiple of the ranks.
+    """
+    ranks = world_size()
+    if batch_size % ranks:
+        raise ConfigError(
+            f"--batch-size {batch_size} is not a multiple of the {ranks} processes; it counts all of them together"
+        )
+    each = [n for n in range(1, max(1, workers) + 1) if batch_size % (ranks * n) == 0 and ranks * n <= most]
+    return ranks * max(each, default=1)
 
 
 def epoch_order(size: int, epoch: int, seed: int, order: Tensor | None = None) -> Tensor:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from ..errors import DataError
 from ..runtime.distributed import all_gather_json
-from .batches import GlobalBatches
 from .fields import column_of, text_kind
 from .sources import Source
 from .views import View
@@ -25,6 +23,8 @@ LOCAL_CROPS = 8
 DRAWS = 1024
 """Numbers drawn for a sample, where patches or words of it are hidden: a tower of more patches uses them again."""
 MAX_BROKEN_SHARE = 0.05
+MOST_NAMED = 10_000
+"""Unreadable samples of a process that are named: of a set without end there may be as many."""
 TRIES = 50
 
 
@@ -56,9 +56,12 @@ class Samples(Dataset):
     def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
         """The sample of (epoch, row). A row that cannot be read is replaced by one after it, and named in "broken"."""
         epoch, row = place
+        return self.first_readable(epoch, ((row + attempt) % len(self) for attempt in range(min(TRIES, len(self)))))
+
+    def first_readable(self, epoch: int, rows: Iterable[int]) -> dict[str, Any]:
+        """The sample of the first of some rows that can be read; those before it are named in "broken"."""
         broken: list[tuple[str, str]] = []
-        for attempt in range(min(TRIES, len(self))):
-            tried = (row + attempt) % len(self)
+        for tried in rows:
             try:
                 return {**self._fields(epoch, tried), "index": torch.tensor(tried), "broken": broken}
             except DataError as error:
@@ -137,34 +140,26 @@ def lengths_of(tokens: Tensor, token_mask: Callable[[Tensor], Tensor]) -> np.nda
     return token_mask(tokens.flatten(0, -2)).sum(dim=1).view(tokens.shape[:-1]).numpy()
 
 
-def loader(samples: Samples, batches: GlobalBatches, workers: int, pin: bool) -> DataLoader:
-    """Batches in their order. Its own generator keeps torch's where it is, however often an epoch is started."""
-    return DataLoader(
-        samples,
-        batch_sampler=batches,
-        num_workers=workers,
-        collate_fn=partial(collate, token_mask=samples.token_mask),
-        pin_memory=pin,
-        generator=torch.Generator().manual_seed(0),
-        persistent_workers=False,
-        multiprocessing_context="fork" if workers else None,
-    )
-
-
 @dataclass
 class BrokenSamples:
     """What could not be read while training: counted once each, and too many stop the run.
 
     Attributes:
-        reasons: name -> reason.
+        reasons: name -> reason, of the first `MOST_NAMED`.
+        further: how many more there were in this epoch.
     """
 
     total: int
     reasons: dict[str, str] = field(default_factory=dict)
+    further: int = 0
 
     def note(self, pairs: Iterable[tuple[str, str]]) -> None:
         """Those of this process."""
-        self.reasons.update(pairs)
+        for name, reason in pairs:
+            if name in self.reasons or len(self.reasons) < MOST_NAMED:
+                self.reasons[name] = reason
+            else:
+                self.further += 1
 
     def gather(self) -> None:
         """Those of all processes; to be called on all of them.
@@ -172,10 +167,10 @@ class BrokenSamples:
         Raises:
             DataError: more than 5 % of the training set.
         """
+        further, self.further = sum(all_gather_json(self.further)), 0
         for reasons in all_gather_json(self.reasons):
             self.reasons.update(reasons)
-        if len(self.reasons) > MAX_BROKEN_SHARE * self.total:
+        count = len(self.reasons) + further
+        if count > MAX_BROKEN_SHARE * self.total:
             name, reason = next(iter(sorted(self.reasons.items())))
-            raise DataError(
-                f"{len(self.reasons)} of {self.total} training samples cannot be read, more than 5 %; {name}: {reason}"
-            )
+            raise DataError(f"{count} of {self.total} training samples cannot be read, more than 5 %; {name}: {reason}")

@@ -91,7 +91,12 @@ class TrainingSettings:
     deterministic: bool = option(
         False, "on a GPU too, the same bits in every run, by slower kernels; a CPU always gives them"
     )
-    workers: int = option(0, "processes that decode images; 0 decodes in the training process", low=0, high=4096)
+    workers: int | None = option(
+        None,
+        "processes that decode images; by default one per core for a GPU or shards in a row, else 0",
+        low=0,
+        high=4096,
+    )
     log_every: int | None = option(
         None,
         "steps between two lines of the log, each printed too; by default 200 lines, not printed",

@@ -82,7 +82,7 @@ class PairSource:
         return len(self.pairs)
 
     def name(self, row: int) -> str:
-        return self.pairs[row].id
+        return self.pairs.id(row)
 
     def image(self, row: int) -> Decoded:
         return self.pairs.load_image(row)
@@ -114,6 +114,21 @@ class PairSource:
 
     def column_image(self, column: str, row: int) -> Decoded:
         return self.pairs.load_column_image(row, column)
+
+
+@dataclass
+class StreamedSource(PairSource):
+    """Image-text pairs that are read in a row: `pairs` says what there is and in which order; a sample is asked for
+    only of a part that is in memory.
+
+    Args:
+        pairs: a ShardPairs.
+        choose: a CaptionSampler.
+    """
+
+    def part(self, samples: Mapping[int, Any]) -> PairSource:
+        """Row -> sample as a source of its own."""
+        return PairSource(self.pairs.block_of(samples), self.choose)
 
 
 @dataclass

@@ -98,6 +98,21 @@ def _pairs(file: Path) -> object:
     return pairs
 
 
+def _in_a_row(file: Path) -> None:
+    from vladapt.core.data.pairs.shard_order import Run
+    from vladapt.core.data.pairs.shard_set import HeldOut, read_shard_set
+
+    train, _, _ = read_shard_set(str(file), HeldOut(1, 0), seed=0, cache=file.parent / "cache", max_pixels=10**6)
+    samples = dict(enumerate(train.reader().read(Run(0, int(train.firsts[0]), int(train.counts[0])))))
+    block = train.block_of(samples)
+    for row in range(min(DECODED, len(block))):
+        with _ours():
+            block.load_image(row)
+        with _ours():
+            block[row].captions[0].encode()
+        block.id(row).encode()
+
+
 def _pairs_in_folder(file: Path) -> object:
     return _pairs(_root(file))
 
@@ -241,6 +256,7 @@ READERS = {
     "karpathy": Reader(valid_sets.karpathy, _pairs),
     "person search": Reader(valid_sets.person_search, _pairs),
     "shards": Reader(valid_sets.shards, _pairs, examples=50),
+    "shards in a row": Reader(valid_sets.shards, _in_a_row, examples=50),
     "texts beside images": Reader(valid_sets.texts_beside, _pairs_in_folder),
     "captions": Reader(valid_sets.captions, _captions),
     "detections": Reader(valid_sets.detections, _detections),

@@ -15,6 +15,7 @@ from ...contracts.domain import MAX_PIXELS, SPLITS
 from ...contracts.options import option, options_from, settle, whole_number
 from ...errors import ConfigError, DataError
 from ...runtime.reading import check_regular, read_json
+from ...runtime.remote import is_url, shown
 from ..files import visible
 from ..group_columns import AUTO
 from ..verify import FileHashes
@@ -29,6 +30,7 @@ from .coco_captions import (
 from .pair_set import SPLIT_CODES, PairSet, StoredImages
 from .pair_splits import assign_pair_splits
 from .sample import sample_pairs
+from .shard_list import ORDERS
 from .shards import BRACES, expanded, read_shards, shards_in
 from .table_pairs import read_table_pairs
 from .text_beside import holds_texts_beside, read_texts_beside
@@ -45,6 +47,8 @@ JSON_NAMES = (
     *("ICFG*.json", "caption_all.json"),
 )
 SAMPLE = "sample"
+IN_A_ROW = frozenset({"val_samples", "test_samples", "val_shards", "test_shards", "block", "streams"})
+"""Options of shards that are read in a row alone."""
 READER = "the reader of pairs"
 """What options belong to, in messages."""
 
@@ -64,6 +68,20 @@ class Reading:
     seed: int = option(0, "seed of the division into splits, where the data has none", low=0, high=2**32 - 1)
     val: float = option(0.1, "share of the images held out to validate, where the data has no splits", low=0, below=1)
     test: float = option(0.1, "share of the images held out to test, where the data has no splits", low=0, below=1)
+
+    order: str = option(
+        "auto", "tar shards: global reads them by an index, shards in a row; auto by size and place", choices=ORDERS
+    )
+    val_samples: int = option(2000, "shards in a row: how many samples validate", low=0, high=10**7)
+    test_samples: int = option(2000, "shards in a row: how many samples test", low=0, high=10**7)
+    val_shards: str | None = option(None, "shards in a row: those that validate, by name: val-*.tar, {000..001}.tar")
+    test_shards: str | None = option(None, "shards in a row: those that test, by name")
+    block: int = option(
+        1000, "shards in a row: samples that each worker holds undecoded, and shuffles", low=1, high=10**7
+    )
+    streams: int | None = option(
+        None, "shards in a row: how many all processes read at once; by default one per worker", low=1, high=65_536
+    )
 
     max_pixels: int = option(
         MAX_PIXELS,
@@ -108,6 +126,10 @@ def read_pairs(
         ConfigError: a value that is not usable, or an option that does not apply to the kind of data found.
     """
     reading = options_from(Reading, options, READER)
+    if unused := sorted(set(options) & IN_A_ROW):
+        raise ConfigError(f"option {unused[0]} is for shards that are read in a row; omit it, or add order=shards")
+    if is_url(str(path)):
+        raise DataError(f"{shown(str(path))}: URLs are read by `vladapt pretrain` alone; give a path on a disk")
     source = _source(str(path), hashes)
     named = ("image_column", "caption_column", "group_column", "root", "rewrites")
     values = {name: getattr(reading, name) for name in named}

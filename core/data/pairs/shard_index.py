@@ -135,7 +135,8 @@ def _columns(shard: str, samples: dict[str, _Sample], tar: TarFile, further: Map
     offsets, sizes, splits = array("q"), array("q"), bytearray()
     for key, sample in samples.items():
         try:
-            record = _texts_of(sample, f"{shard}:{key}", further)
+            size = None if sample.image is None else sample.image[1]
+            record = texts_of_sample(size, sample.contents, f"{shard}:{key}", further)
             for name, values in record.numbers.items():
                 if not numbers[name].fits(values):
                     raise BrokenRow(f"{name} has {len(values)} numbers, samples before it {numbers[name].width}")
@@ -167,7 +168,17 @@ def _columns(shard: str, samples: dict[str, _Sample], tar: TarFile, further: Map
 
 
 @dataclass(frozen=True)
-class _Texts:
+class SampleTexts:
+    """What is said about an image in a shard.
+
+    Args:
+        captions: one or more.
+        texts: further texts by field, or by further column.
+        numbers: further column -> its numbers.
+        label: name of its class, or "".
+        split: "train", "val", "test" or "".
+    """
+
     captions: list[str]
     texts: dict[str, list[str]]
     numbers: dict[str, tuple[float, ...]]
@@ -175,27 +186,36 @@ class _Texts:
     split: str
 
 
-def _texts_of(sample: _Sample, place: str, further: Mapping[str, str]) -> _Texts:
+def texts_of_sample(
+    image_size: int | None, contents: Mapping[str, bytes], place: str, further: Mapping[str, str]
+) -> SampleTexts:
     """What a sample's texts say: `.txt` first, then what its `.json` adds.
+
+    Args:
+        image_size: bytes of its image, or None.
+        contents: extension -> bytes of the member.
+        place: for messages.
+        further: keys of the `.json` that are kept in addition to the usual ones -> what they hold.
 
     Raises:
         BrokenRow: it has no image, no caption, or a text that cannot be read.
+        DataError: it names an unknown split.
     """
-    if sample.image is None:
+    if image_size is None:
         raise BrokenRow("no image")
-    if sample.image[1] == 0:
+    if image_size == 0:
         raise BrokenRow("empty image (0 bytes)")
-    captions = [text for name in TEXT_EXTENSIONS if (text := cleaned(_decoded(sample, name)))]
-    texts, numbers, split, label = {}, {}, "", cleaned(_decoded(sample, "cls"))
-    if "json" in sample.contents:
-        record = _record(_decoded(sample, "json"))
+    captions = [text for name in TEXT_EXTENSIONS if (text := cleaned(_decoded(contents, name)))]
+    texts, numbers, split, label = {}, {}, "", cleaned(_decoded(contents, "cls"))
+    if "json" in contents:
+        record = _record(_decoded(contents, "json"))
         columns = Columns(record, further=further)
         captions += [text for text in columns.texts(record, "caption") if text not in captions]
         texts, numbers = columns.further_texts(record), columns.further_numbers(record)
         label, split = label or columns.word(record, "label"), columns.split(record, place)
     if not captions:
         raise BrokenRow("no caption (.txt, or .json with a caption)")
-    return _Texts(captions, texts, numbers, label, split)
+    return SampleTexts(captions, texts, numbers, label, split)
 
 
 def _text_columns(further: Mapping[str, str]) -> tuple[str, ...]:
@@ -206,9 +226,9 @@ def _number_columns(further: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(name for name, kind in further.items() if kind == "numbers")
 
 
-def _decoded(sample: _Sample, name: str) -> str:
+def _decoded(contents: Mapping[str, bytes], name: str) -> str:
     try:
-        return sample.contents.get(name, b"").decode("utf-8-sig")
+        return contents.get(name, b"").decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BrokenRow(f"its .{name} is not UTF-8 text") from error
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -90,20 +90,29 @@ def shards_in(folder: Path) -> list[Path]:
 
 
 def expanded(pattern: str) -> list[Path]:
-    """The files that a name with braces stands for: `shard-{000..012}.tar`, `{train,val}.tar`.
+    """The files that a name with braces stands for.
 
     Raises:
         DataError: braces that mean nothing, or one of the files is missing.
+    """
+    paths = [Path(name) for name in brace_names(pattern)]
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise DataError(f"{pattern}: {len(missing)} of {len(paths)} files are missing, the first is {missing[0]}")
+    return paths
+
+
+def brace_names(pattern: str) -> list[str]:
+    """The names that one with braces stands for: `shard-{000..012}.tar`, `{train,val}.tar`.
+
+    Raises:
+        DataError: braces that mean nothing, or more names than any set has.
     """
     pieces = BRACES.split(pattern)  # text and the insides of braces in turn
     choices = [[piece] if place % 2 == 0 else _choices(piece, pattern) for place, piece in enumerate(pieces)]
     if np.prod([float(len(choice)) for choice in choices]) > MOST_SHARDS:
         raise DataError(f"{pattern}: stands for more than {MOST_SHARDS:,} files; correct the numbers")
-    paths = [Path("".join(parts)) for parts in itertools.product(*choices)]
-    missing = [path for path in paths if not path.is_file()]
-    if missing:
-        raise DataError(f"{pattern}: {len(missing)} of {len(paths)} files are missing, the first is {missing[0]}")
-    return paths
+    return ["".join(parts) for parts in itertools.product(*choices)]
 
 
 def _choices(inside: str, pattern: str) -> Sequence[str]:
@@ -141,9 +150,12 @@ def _splits(paths: Sequence[Path], base: Path, indices: Sequence[ShardIndex]) ->
 
 
 def _split_of(path: Path, base: Path) -> str:
-    words: Iterator[str] = itertools.chain(
-        [path.parent.name] if path.parent != base else [], re.split(r"[-_.]", path.stem)
-    )
+    return split_in_name(path.stem, path.parent.name if path.parent != base else "")
+
+
+def split_in_name(stem: str, folder: str = "") -> str:
+    """The split that the name of a shard's folder, or of the shard, tells; "" where neither does."""
+    words = [*([folder] if folder else []), *re.split(r"[-_.]", stem)]
     return next((SPLIT_FOLDERS[word.lower()] for word in words if word.lower() in SPLIT_FOLDERS), "")
 
 

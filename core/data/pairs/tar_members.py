@@ -82,7 +82,7 @@ class TarFile:
         self.skipped.append((f"{self.path.name}:{shortened(name, LONGEST_NAME)}", reason))
 
     def _plain(self, info: tarfile.TarInfo) -> Member | None:
-        reason = _why_not(info)
+        reason = why_left_out(info)
         if reason:
             self.skip(info.name, reason)
             return None
@@ -97,7 +97,8 @@ def _end_missing(file: BinaryIO, offset: int) -> str:
     return "" if file.read(BLOCK) == bytes(BLOCK) else f"no header and no end mark at byte {offset}"
 
 
-def _why_not(info: tarfile.TarInfo) -> str:
+def why_left_out(info: tarfile.TarInfo) -> str:
+    """Why a member is not read, "" where it may be."""
     parts = info.name.replace("\\", "/").split("/")
     if parts[0] == "" or ".." in parts or DRIVE.match(info.name):
         return "a path that leaves the folder, not read"

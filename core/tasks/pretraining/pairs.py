@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,18 @@ import numpy as np
 
 from ...contracts.backbone import Backbone
 from ...contracts.images import LogPlace
+from ...data.pairs.captions import CaptionSampler
 from ...data.pairs.pair_set import PairSet
 from ...data.pairs.pair_splits import without_divided_copies
+from ...data.pairs.reading import IN_A_ROW, Reading, read_pairs
+from ...data.pairs.shard_list import check_alike, reads_in_a_row
+from ...data.pairs.shard_set import HeldOut, ShardPairs, read_shard_set
 from ...data.verify import FileHashes, check_skipped
-from ...errors import DataError
+from ...errors import ConfigError, DataError
+from ...runtime.remote import shown
 from ...training.log import FILE
 from ...training.settings import TrainingSettings
+from ...training.sources import PairSource, StreamedSource
 from ...training.train import Task, Trained, train
 
 
@@ -25,24 +31,38 @@ class PairSplits:
     """Pairs to train on, and those held out.
 
     Args:
-        whole: all pairs that were read.
+        name: of the set.
+        licence: of the data, where known.
         train: to train on.
         val: to choose the epoch on; None where there is none.
         test: to report on; None where there is none.
+        order: a sentence on the order in which `train` is read; "" where the training says it.
+        images, texts: of all that was read; texts None where they were not counted.
+        skipped: (file or line, reason) of everything left out while reading.
+        notes: sentences for the user.
     """
 
-    whole: PairSet
-    train: PairSet
+    name: str
+    licence: str
+    train: PairSet | ShardPairs
     val: PairSet | None
     test: PairSet | None
+    order: str
+    images: int
+    texts: int | None = None
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
-    def skipped(self) -> list[tuple[str, str]]:
-        return list(self.whole.skipped)
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must share."""
+        if isinstance(self.train, ShardPairs):
+            return {"pairs": self.name, "shards": self.train.digest}
+        return {"pairs": self.name, "first": self.train[0].id}
 
-    @property
-    def notes(self) -> list[str]:
-        return list(self.whole.notes)
+    def source(self, choose: CaptionSampler) -> PairSource:
+        """To train from."""
+        return (StreamedSource if isinstance(self.train, ShardPairs) else PairSource)(self.train, choose)
 
     def val_part(self, most: int) -> PairSet:
         """Val, or so many of its pairs spread evenly."""
@@ -54,39 +74,84 @@ class PairSplits:
         """For run.json and the report."""
         parts = {"train": self.train, "val": self.val, "test": self.test}
         return {
-            "name": self.whole.name,
-            "path": path,
-            "licence": self.whole.licence,
-            "images": len(self.whole),
-            "texts": int(self.whole.columns.captions.counts[self.whole.rows].sum()),
+            "name": self.name,
+            "path": shown(path),
+            "licence": self.licence,
+            "images": self.images,
+            **({} if self.texts is None else {"texts": self.texts}),
             "splits": {name: len(part) for name, part in parts.items() if part is not None},
         }
 
 
 def read_pair_splits(
-    path: str, seed: int, options: Mapping[str, Any], columns: Mapping[str, str] | None = None
+    path: str,
+    seed: int,
+    options: Mapping[str, Any],
+    columns: Mapping[str, str] | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> PairSplits:
-    """Read pairs and split them by image, unless the data says how; copies of test images are in test alone.
+    """Read pairs and split them by image, unless the data says how; copies of test images are in test alone. Of shards
+    in object storage, and of many, only as much is read as is held out.
 
     Args:
-        path: a file or folder, or "sample".
+        path: a file, folder or URL, or "sample".
         seed: of the split.
-        options: for `read_pairs`.
+        options: fields of `Reading`.
         columns: that losses ask for, see `read_pairs`.
+        say: told what takes a while.
 
     Raises:
-        DataError: nothing usable there, more than 5 % of it broken, or no pairs to train on.
+        DataError: nothing usable there, more than 5 % of it broken, no pairs to train on, or ranks see different data.
     """
-    from ...data.pairs.reading import read_pairs
+    options = {"seed": seed, **options}
+    if reads_in_a_row(path, Reading(**options).order):
+        return _read_in_a_row(path, options, columns, say)
+    return _read_by_index(path, options, columns)
 
+
+def _read_by_index(path: str, options: Mapping[str, Any], columns: Mapping[str, str] | None) -> PairSplits:
     hashes = FileHashes()
-    whole = read_pairs(path, hashes=hashes, columns=columns, **{"seed": seed, **options})
+    whole = read_pairs(path, hashes=hashes, columns=columns, **options)
     check_skipped(whole.skipped, whole.total)
     whole = without_divided_copies(whole, hashes)
     train = whole.split("train")
     if len(train) < 2:
         raise DataError(f"--data {path}: {len(train)} pairs to train on; give more, or mark more rows as train")
-    return PairSplits(whole, train, _some(whole.split("val")), _some(whole.split("test")))
+    check_alike([len(train), train.id(0), train.id(len(train) - 1)], "pairs to train on")
+    return PairSplits(
+        whole.name,
+        whole.licence,
+        train,
+        _some(whole.split("val")),
+        _some(whole.split("test")),
+        order=f"Order: global. Each epoch shuffles all {len(train):,} pairs to train on",
+        images=len(whole),
+        texts=int(whole.columns.captions.counts[whole.rows].sum()),
+        skipped=list(whole.skipped),
+        notes=list(whole.notes),
+    )
+
+
+def _read_in_a_row(
+    path: str, options: Mapping[str, Any], columns: Mapping[str, str] | None, say: Callable[[str], None]
+) -> PairSplits:
+    for name in set(options) - IN_A_ROW - {"seed", "order", "max_pixels"}:
+        cure = f"; give {name}_samples or {name}_shards" if name in ("val", "test") else "; omit it"
+        raise ConfigError(f"option {name} does not apply to shards that are read in a row{cure}")
+    reading = Reading(**options)
+    train, val, test = read_shard_set(
+        path,
+        HeldOut(reading.val_samples, reading.test_samples, reading.val_shards, reading.test_shards),
+        seed=reading.seed,
+        cache=FileHashes().path.parent,
+        columns=columns,
+        say=say,
+        max_pixels=reading.max_pixels,
+        block=reading.block,
+        streams=reading.streams,
+    )
+    images = len(train) + sum(len(part) for part in (val, test) if part is not None)
+    return PairSplits(train.name, train.licence, train, val, test, "", images, notes=list(train.notes))
 
 
 def _some(pairs: PairSet) -> PairSet | None:

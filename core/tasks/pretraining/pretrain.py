@@ -25,7 +25,6 @@ from ...training.log import FILE as FILE_OF_LOG
 from ...training.log import read_log
 from ...training.objective import columns_of
 from ...training.settings import TrainingSettings
-from ...training.sources import PairSource
 from ...training.train import Task, Trained
 from ..retrieval.report import training_report
 from ..retrieval.scoring import RetrievalScores, before_and_after, evaluate_retrieval
@@ -43,7 +42,7 @@ class PretrainPlan:
     """What to train on what.
 
     Args:
-        data: a file or folder of pairs, or "sample".
+        data: a file, folder or URL of pairs, or "sample".
         out: folder for the model, its report and its checkpoints.
         losses: name -> weight.
         loss_options: name -> keyword arguments.
@@ -114,7 +113,10 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
         return _as_it_was(folder, done) if is_main() else None
     backbone = load_backbone(plan.backbone, device=plan.device, image_size=plan.image_size)
     announced(backbone, reporter.info)
-    splits = read_pair_splits(plan.data, plan.settings.seed, plan.data_options, columns_of(plan.losses))
+    asked = plan.settings.seed, plan.data_options, columns_of(plan.losses)
+    splits = read_pair_splits(plan.data, *asked, reporter.info)
+    if splits.order:
+        reporter.info(splits.order)
     measures = _Measures(plan, backbone, splits, reporter)
     before = measures.take("before")
     trained = _train(plan, backbone, splits, measures, folder, resume, reporter)
@@ -133,7 +135,7 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
 
 def _train(plan, backbone: Backbone, splits: PairSplits, measures, folder, resume: bool, reporter) -> Trained:
     settings = plan.settings
-    source = PairSource(splits.train, CaptionSampler(mode=settings.captions, seed=settings.seed))
+    source = splits.source(CaptionSampler(mode=settings.captions, seed=settings.seed))
     teacher = None
     if plan.teacher is not None:
         teacher = load_backbone(plan.teacher, device=plan.device)
@@ -143,7 +145,7 @@ def _train(plan, backbone: Backbone, splits: PairSplits, measures, folder, resum
         loss_options=plan.loss_options,
         teacher=teacher,
         validate=measures.validate if splits.val is not None else None,
-        identity={"backbone": backbone.fingerprint, "pairs": splits.train.name, "first": splits.train[0].id},
+        identity={"backbone": backbone.fingerprint, **splits.identity},
     )
     with reporter.task("Training", unit="steps") as progress:
         lines = _EpochLines(reporter, progress, settings)

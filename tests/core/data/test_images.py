@@ -1,5 +1,6 @@
 """Every oddity of image files: read rightly, or refused in one line."""
 
+import io
 import os
 import struct
 import subprocess
@@ -396,3 +397,20 @@ def test_threads_that_open_large_images_print_no_warning(tmp_path, monkeypatch):
             with pytest.raises(DataError):
                 future.result()
     assert not caught
+
+
+@pytest.mark.parametrize("kind", ["RGB", "L", "RGBA", "turned"])
+def test_a_picture_has_the_pixels_of_the_array(kind):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (6, 9, 3), dtype=np.uint8))
+    image = image if kind == "turned" else image.convert(kind)
+    if kind == "RGBA":
+        image.putalpha(100)
+    tags = Image.Exif()
+    tags[0x0112] = 6 if kind == "turned" else 1
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", exif=tags)
+    picture = images.decode_picture(buffer.getvalue(), "a.png")
+    assert isinstance(picture, Image.Image) == (kind == "RGB")
+    assert np.array_equal(np.asarray(picture), images.decode_bytes(buffer.getvalue(), "a.png"))
+    with pytest.raises(DataError, match="the limit is 10"):
+        images.decode_picture(buffer.getvalue(), "a.png", max_pixels=10)

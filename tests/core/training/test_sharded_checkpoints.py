@@ -111,7 +111,7 @@ def test_each_process_writes_its_part_and_nothing_is_a_pickle(on):
 
 def test_the_training_goes_on_while_a_checkpoint_is_written(job, on, tmp_path):
     folder = tmp_path / "slow"
-    done = run({**job, "folder": str(folder), "shards": "slow"}, 2)
+    done = run({**job, "folder": str(folder), "disk": "slow"}, 2)
     assert [line for line in done["said"] if "partial" in line] == [
         *(".step-00000003.partial: True", ".step-00000006.partial: True")
     ]
@@ -121,7 +121,7 @@ def test_the_training_goes_on_while_a_checkpoint_is_written(job, on, tmp_path):
 
 def test_a_full_disk_on_one_process_ends_all_with_one_line_and_loses_nothing(job, on, tmp_path):
     place = {**job, "folder": str(tmp_path)}
-    codes, lines = ends({**place, "shards": "full"}, 2)
+    codes, lines = ends({**place, "disk": "full"}, 2)
     assert codes == [1, 1] and lines[0] == lines[1]
     assert "cannot be written there (No space left on device); free some space or give another --out" in lines[0]
     assert [path.name for path in checkpoints(tmp_path / "checkpoints")] == ["step-00000003", "step-00000006"]

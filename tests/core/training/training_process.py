@@ -1,9 +1,10 @@
 """A training in a process of its own, for tests that kill it or run it on several ranks.
 
 Argument: a JSON object {"spec", "folder", "losses", "loss_options", "settings", "kill_at", "resume", "count",
-"shards"}; in "folder", {rank} becomes the process's number. "shards" is what happens where shards are written: "full"
-that the disk of rank 1 is full from the third on, "slow" that each waits for the training's next step. Rank 0 writes
-the weights, the losses' state and the history to `folder`/done.pt.
+"shards", "disk"}; in "folder", {rank} becomes the process's number. "shards" are paths with counts, read in a row.
+"disk" is what happens where checkpoints are sharded: "full" that the disk of rank 1 is full from the third on, "slow"
+that each waits for the training's next step. Rank 0 writes the weights, the losses' state and the history to
+`folder`/done.pt.
 """
 
 from __future__ import annotations
@@ -16,14 +17,24 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import torch
 from toy_pairs import ToyPairs
 
 from vladapt.core.backbones.load import load_backbone
+from vladapt.core.data.pairs.captions import CaptionSampler
+from vladapt.core.data.pairs.shard_set import ShardPairs
 from vladapt.core.runtime.distributed import is_main, rank, run_on_all, start_from_environment, stop
 from vladapt.core.training import sharded_checkpoints
 from vladapt.core.training.settings import TrainingSettings
+from vladapt.core.training.sources import StreamedSource
 from vladapt.core.training.train import Task, train
+
+
+def streamed(counts: dict[str, int], **options) -> StreamedSource:
+    firsts = np.zeros(len(counts), np.int64)
+    pairs = ShardPairs(tuple(counts), firsts, np.array(list(counts.values())), max_pixels=10_000, **options)
+    return StreamedSource(pairs, CaptionSampler("first"))
 
 
 def main(job: dict) -> None:
@@ -32,7 +43,7 @@ def main(job: dict) -> None:
     messages = []
 
     stepped = threading.Event()
-    WRITES[job.get("shards")](stepped, messages)
+    WRITES[job.get("disk")](stepped, messages)
 
     def on_step(done: int, total: int, values: dict) -> None:
         stepped.set()
@@ -43,7 +54,7 @@ def main(job: dict) -> None:
         return float(backbone.encode_text(["a red area"])[0, 0])
 
     task = Task(
-        ToyPairs(job.get("count", 24)),
+        streamed(**job["shards"]) if "shards" in job else ToyPairs(job.get("count", 24)),
         job["losses"],
         job.get("loss_options", {}),
         validate=validate if job.get("validate") else None,

@@ -1,6 +1,5 @@
 """WebDataset shards: samples read where they lie, a kept index, and nothing trusted that a tar file says."""
 
-import io
 import json
 import pickle
 import tarfile
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from tar_shards import png, shard, simple
 
 from vladapt.core.data.images import decode_bytes
 from vladapt.core.data.pairs import shard_index as shard_index_module
@@ -18,34 +17,6 @@ from vladapt.core.data.pairs.pair_splits import assign_pair_splits
 from vladapt.core.data.pairs.reading import read_pairs
 from vladapt.core.data.verify import FileHashes
 from vladapt.core.errors import ConfigError, DataError
-
-
-def png(value=0):
-    buffer = io.BytesIO()
-    Image.new("RGB", (4, 4), (value, 0, 0)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def shard(path, members, **options):
-    """A tar file of {name: bytes or text}, or of TarInfo."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w", **options) as archive:
-        for name, content in members.items():
-            if isinstance(content, tarfile.TarInfo):
-                archive.addfile(content)
-                continue
-            content = content.encode() if isinstance(content, str) else content
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return path
-
-
-def simple(count, start=0):
-    members = {}
-    for number in range(start, start + count):
-        members |= {f"{number:04d}.png": png(number), f"{number:04d}.txt": f"picture {number}"}
-    return members
 
 
 def captions(pairs):

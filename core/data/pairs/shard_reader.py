@@ -1,0 +1,275 @@
+"""Samples of WebDataset shards read in a row, by the webdataset library, from a disk or through fsspec.
+
+That library decodes nothing here, since its decoders unpickle: what comes out are the bytes of images and texts, and
+other members are passed over unread.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+from PIL import Image
+
+from ...contracts.domain import MAX_PIXELS, Decoded
+from ...errors import ConfigError, DataError, printable, shortened
+from ...runtime.remote import check_plain, open_stream, shown
+from ..images import decode_picture
+from .pair_set import Pair
+from .record_fields import BrokenRow
+from .shard_index import IMAGE_EXTENSIONS, LONGEST_TEXT, TEXT_EXTENSIONS, SampleTexts, texts_of_sample
+from .shard_order import Run
+from .tar_members import why_left_out
+
+TEXTS = frozenset({*TEXT_EXTENSIONS, "json", "cls"})
+"""Extensions of the texts that are read."""
+
+
+@dataclass(frozen=True)
+class ShardSample:
+    """The members of a sample, as bytes by extension.
+
+    Args:
+        name: "SHARD:KEY", printable.
+        members: extension in lower case -> content.
+        lost: why there are none, where there should be some.
+    """
+
+    name: str
+    members: Mapping[str, bytes] = field(default_factory=dict)
+    lost: str = ""
+
+    @property
+    def image(self) -> bytes | None:
+        """The encoded image; of several the first."""
+        return next((content for name, content in self.members.items() if name in IMAGE_EXTENSIONS), None)
+
+    def texts(self, columns: Mapping[str, str]) -> SampleTexts:
+        """What its texts say.
+
+        Args:
+            columns: keys of the `.json` that are kept in addition to the usual ones -> what they hold.
+
+        Raises:
+            DataError: it was lost, lacks an image or a caption, or a text cannot be read.
+        """
+        if self.lost:
+            raise DataError(self.lost)
+        image = self.image
+        contents = {name: content for name, content in self.members.items() if name not in IMAGE_EXTENSIONS}
+        try:
+            return texts_of_sample(None if image is None else len(image), contents, self.name, columns)
+        except BrokenRow as error:
+            raise DataError(f"{self.name}: {error}") from error
+
+
+class ShardReader:
+    """Reads runs of samples; one shard is open at a time, and stays open between runs that follow each other.
+
+    Args:
+        shards: paths and URLs.
+    """
+
+    def __init__(self, shards: Sequence[str]):
+        self.shards = shards
+        self._shard, self._place = -1, 0
+        self._samples: Iterator[ShardSample] = iter(())
+
+    def read(self, run: Run) -> Iterator[ShardSample]:
+        """The samples of a run, exactly so many: in place of those that a shard lacks come lost ones.
+
+        Raises:
+            DataError: the shard is missing, packed, or cannot be reached. ConfigError: a package is not installed.
+        """
+        if run.shard != self._shard or run.first < self._place:
+            self._shard, self._place = run.shard, run.first
+            self._samples = samples_of(self.shards[run.shard], run.first)
+        name = shown(self.shards[run.shard]).rpartition("/")[2]
+        for number in range(self._place, run.first + run.count):
+            sample = next(self._samples, None)
+            if sample is None:
+                sample = ShardSample(f"{name}:sample {number}", lost=f"{name}: ends before its sample {number}")
+            if number >= run.first:
+                yield sample
+            self._place = number + 1
+
+
+def samples_of(shard: str, first: int = 0) -> Iterator[ShardSample]:
+    """The samples of a shard from the `first` on; after a place where it is damaged or cut off, lost ones without end.
+
+    Raises:
+        DataError: see `open_stream`. ConfigError: webdataset is not installed.
+    """
+    library = _library()
+    name = shown(shard)
+    short = printable(name.rpartition("/")[2])
+    with closing(open_stream(shard)) as stream:
+        check_plain(shard, stream)
+        files = _members(stream, name, first, library.base_plus_ext)
+        try:
+            # Of two members of one name the first counts.
+            for members in library.group_by_keys(files, handler=lambda error: True):
+                key = printable(members.pop("__key__"))
+                members.pop("__url__")
+                yield ShardSample(f"{short}:{key}", members)
+            return
+        except tarfile.TarError as error:
+            reason = f"{name}: cut short or damaged ({error}), and what follows is lost; replace the file"
+    for number in itertools.count():
+        yield ShardSample(f"{short}:lost {number}", lost=reason)
+
+
+def count_samples(shard: str) -> int:
+    """How many samples a shard holds, by its headers; of one that is cut short, those that begin before its end.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    library = _library()
+    with closing(open_stream(shard)) as stream:
+        check_plain(shard, stream)
+        count, newest = 0, None
+        with suppress(tarfile.TarError):  # the reader says which samples are lost
+            for member in _headers(stream, shown(shard)):
+                key = library.base_plus_ext(member.name)[0]
+                if key is not None:
+                    count, newest = count + (key != newest), key
+        return count
+
+
+def _members(stream: BinaryIO, name: str, first: int, parts: Callable) -> Iterator[dict[str, Any]]:
+    """Members as webdataset groups them, whose own reader would unfold a sparse file of any size in memory."""
+    number, newest = -1, None
+    archive = _opened(stream, name)
+    for info in _headers(stream, name, archive):
+        key, extension = parts(info.name)
+        if key is None:
+            continue
+        number, newest = number + (key != newest), key
+        if number < first:
+            continue
+        kind = extension.lower()
+        if kind in IMAGE_EXTENSIONS or (kind in TEXTS and info.size <= LONGEST_TEXT):
+            yield {"fname": info.name, "data": archive.extractfile(info).read(), "__url__": name}
+        else:  # counts, though nothing of it is read
+            yield {"fname": f"{key}.", "data": b"", "__url__": name}
+
+
+def _opened(stream: BinaryIO, name: str) -> tarfile.TarFile:
+    try:
+        return tarfile.open(fileobj=stream, mode="r:" if stream.seekable() else "r|")
+    except tarfile.TarError as error:
+        raise DataError(f"{name}: not a tar file; replace it") from error
+
+
+def _headers(stream: BinaryIO, name: str, archive: tarfile.TarFile | None = None) -> Iterator[tarfile.TarInfo]:
+    """Those of plain files that are not hidden.
+
+    Raises:
+        tarfile.TarError: it is cut off, or a header is damaged. DataError: it is not a tar file.
+    """
+    archive = archive or _opened(stream, name)
+    before = -1
+    while True:
+        try:
+            info = archive.next()
+        except (DataError, ConfigError, tarfile.TarError):
+            raise
+        except Exception as error:  # of a hostile header; a long chain of them is a RecursionError
+            raise tarfile.ReadError(shortened(error, 120)) from error
+        if info is None:
+            return
+        archive.members = []  # it would keep every header
+        if archive.offset <= before:  # sizes below 0 lead back
+            raise tarfile.ReadError("a header leads back")
+        before = archive.offset
+        if not why_left_out(info) and not info.isdir() and not info.name.rpartition("/")[2].startswith("."):
+            yield info
+
+
+def _library():
+    try:
+        from webdataset import tariterators
+    except ImportError as error:
+        raise ConfigError(
+            "reading shards in a row needs webdataset, which is not installed; pip install 'vladapt[shards]'"
+        ) from error
+    return tariterators
+
+
+class ShardBlock:
+    """Samples in memory as a set of pairs, by row: what `PairSource` asks of a `PairSet`.
+
+    Args:
+        samples: row -> sample.
+        fields: of the whole set.
+        further_columns: of the whole set.
+        widths: further column of numbers -> how many a sample has.
+        columns: keys of the `.json` that are kept in addition to the usual ones -> what they hold.
+        max_pixels: a larger image is refused.
+    """
+
+    def __init__(
+        self,
+        samples: Mapping[int, ShardSample],
+        fields: frozenset[str],
+        further_columns: Mapping[str, str],
+        widths: Mapping[str, int],
+        columns: Mapping[str, str],
+        max_pixels: int = MAX_PIXELS,
+    ):
+        self.samples, self.fields, self.further_columns = samples, fields, further_columns
+        self.widths, self.columns, self.max_pixels = widths, columns, max_pixels
+        self._newest: tuple[int, SampleTexts] | None = None
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, row: int) -> Pair:
+        texts = self._texts(row)
+        return Pair(self.id(row), "", None, None, tuple(texts.captions), texts=texts.texts, image=row)
+
+    def id(self, row: int) -> str:
+        """The name of a sample, whether or not it can be read."""
+        return self.samples[row].name
+
+    def load_image(self, row: int) -> Image.Image | Decoded:
+        """Its pixels, as `decode_picture` has them.
+
+        Raises:
+            DataError: it was lost, has no image, or it cannot be decoded.
+        """
+        sample = self.samples[row]
+        if sample.lost:
+            raise DataError(sample.lost)
+        if not sample.image:
+            raise DataError(f"{sample.name}: no image")
+        return decode_picture(sample.image, sample.name, self.max_pixels)
+
+    def numbers(self, row: int, column: str) -> Sequence[float]:
+        """What a further column holds, NaN where the sample has none.
+
+        Raises:
+            DataError: it has another number of them.
+        """
+        width = self.widths[column]
+        numbers = self._texts(row).numbers.get(column) or (math.nan,) * width
+        if len(numbers) != width:
+            raise DataError(f"{self.id(row)}: {column} has {len(numbers)} numbers, samples before it {width}")
+        return numbers
+
+    def load_negative_image(self, row: int) -> Decoded:
+        raise AssertionError("shards have no negative images, and do not say they have")
+
+    def load_column_image(self, row: int, column: str) -> Decoded:
+        raise AssertionError("shards have no columns of images, and do not say they have")
+
+    def _texts(self, row: int) -> SampleTexts:
+        if self._newest is None or self._newest[0] != row:  # several are asked of one sample in turn
+            self._newest = row, self.samples[row].texts(self.columns)
+        return self._newest[1]
