@@ -42,8 +42,8 @@ SETTINGS = (
 """Options that are settings of the training under the same name."""
 DASSL = {"optimizer": "sgd", "decayed": "all", "schedule": "epochs"}
 """How prompt learners train: SGD with momentum 0.9 on all that trains, one rate per epoch. `warmup` counts epochs."""
-COST_OPTIONS = ("micro_batch_size", "checkpointing", "save_every", "workers", "log_every", "log_to")
-"""Options that change speed and memory alone, or what is told."""
+COST_OPTIONS = ("micro_batch_size", "checkpointing", "save_every", "workers", "log_every", "log_to", "deterministic")
+"""Options that change speed, memory, what is told and, on a GPU, last digits."""
 SAVE_AT_LEAST = 100
 """Steps between checkpoints at least, where `save_every` does not say: an epoch of a few shots has a step or two."""
 MOST_WORKERS = 8

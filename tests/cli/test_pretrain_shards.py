@@ -18,16 +18,16 @@ from tar_shards import png, shard
 SPLIT = ["--set", "data.val_samples=8", "--set", "data.test_samples=8", "--set", "data.streams=4"]
 KILLED = """
 import os, signal, sys
-from vladapt.core.training import hooks
+from vladapt.core.training import resume
 
-save = hooks.ResumeHook.after_train_iter
+save = resume.ResumeHook.after_train_iter
 
 def save_and_die(self, runner, *rest, **named):
     save(self, runner, *rest, **named)
     if runner.iter + 1 == 5:
         os.kill(os.getpid(), signal.SIGKILL)
 
-hooks.ResumeHook.after_train_iter = save_and_die
+resume.ResumeHook.after_train_iter = save_and_die
 from vladapt.cli import main
 main(sys.argv[1:])
 """

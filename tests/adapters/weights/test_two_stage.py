@@ -14,7 +14,7 @@ from vladapt import Batch, CapabilityError, build_adapter, build_classifier, loa
 from vladapt.core.backbones.positions import tower_of
 from vladapt.core.contracts import TrainingPlace
 from vladapt.core.losses.cross_entropy import CrossEntropy
-from vladapt.core.training import samples as samples_file
+from vladapt.core.training import loading
 from vladapt.core.training.checkpoints import checkpoints
 
 QUICK = {"iterations": 2, "batch_size": 5, "lr": 2e-2}
@@ -50,13 +50,13 @@ def test_the_first_stage_may_train_biases_or_attention(make_problem, small_clip,
 
 def test_the_budget_goes_by_shots_and_by_steps(make_problem, monkeypatch):
     """Of 10 steps per shot and 3 shots 18 and 12; images that fill no batch are seen in each epoch, too."""
-    told, seen, original = [], [], samples_file.collate
+    told, seen, original = [], [], loading.collate
 
     def collate(samples, **how):
         seen.append([int(sample["index"]) for sample in samples])
         return original(samples, **how)
 
-    monkeypatch.setattr(samples_file, "collate", collate)
+    monkeypatch.setattr(loading, "collate", collate)
     adapter = build_adapter("two-stage", **{**QUICK, "iterations": 10})
     place = TrainingPlace(None, on_step=lambda done, total, values: told.append((done, total)))
     report = make_problem(shots=[3, 1, 3]).fit(adapter, place=place)
