@@ -14,6 +14,7 @@ from vladapt.core.commands import options
 from vladapt.core.commands.options import declared_options
 from vladapt.core.contracts.options import options_of
 from vladapt.core.registry import adapter_class, catalogue, loss_class
+from vladapt.core.registry.build import task_class
 
 
 def test_options_of_a_reader_are_flags_under_the_domains_name(vladapt):
@@ -24,8 +25,11 @@ def test_options_of_a_reader_are_flags_under_the_domains_name(vladapt):
 
 @pytest.mark.parametrize("name", ["medical", "open-vocab", "remote-sensing"])
 def test_what_is_declared_is_what_the_reader_takes(name):
+    """And what the domain's tasks have as options of their own."""
     declared = {each.name: each.help[name] for each in declared_options() if name in each.help}
-    assert declared == {each.name: each.help for each in options_of(package.load_domain(name).reading)}
+    domain = package.load_domain(name)
+    owners = [domain.reading, *(task_class(task).options for task in domain.task_names)]
+    assert declared == {each.name: each.help for owner in owners if owner is not None for each in options_of(owner)}
 
 
 def test_a_domain_under_construction_takes_no_command_away(tmp_path, monkeypatch):

@@ -162,6 +162,10 @@ class DomainPairs:
     def __len__(self) -> int:
         return len(self.items)
 
+    def id(self, row: int) -> str:
+        """Of an item."""
+        return self.items[row].id
+
     def __getitem__(self, row: int) -> Pair:
         item = self.items[row]
         return DomainPair(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ....core.contracts.domain import DomainData, Evaluation
-from ....core.contracts.options import option
+from ....core.contracts.options import option, settle
 from ..by_names import ByNames
 from ..plans.kinds import DETECTION
 
@@ -22,6 +22,9 @@ class DetectionOptions:
         "which names share no thing, the surest alone is kept: those not trained together; all; none",
         choices=("untrained", "all", "none"),
     )
+
+    def __post_init__(self):
+        settle(self, "the task detection")
 
 
 class Detection(ByNames):

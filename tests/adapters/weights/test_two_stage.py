@@ -52,9 +52,9 @@ def test_the_budget_goes_by_shots_and_by_steps(make_problem, monkeypatch):
     """Of 10 steps per shot and 3 shots 18 and 12; images that fill no batch are seen in each epoch, too."""
     told, seen, original = [], [], loading.collate
 
-    def collate(samples, **how):
+    def collate(samples, *how):
         seen.append([int(sample["index"]) for sample in samples])
-        return original(samples, **how)
+        return original(samples, *how)
 
     monkeypatch.setattr(loading, "collate", collate)
     adapter = build_adapter("two-stage", **{**QUICK, "iterations": 10})

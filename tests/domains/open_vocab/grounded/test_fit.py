@@ -63,4 +63,4 @@ def test_mmdet_s_own_config_is_fitted_and_asked_for_other_names(data, small_bert
     assert 0 <= fitted["adapted"]["AP50"] <= 1
     found = vladapt("predict", tmp_path / "run", tmp_path / "0.png", "--classes", "red circle, square")
     labels = found["predictions"][0]["labels"]
-    assert len(labels) == 20 and set(labels) <= {"red circle", "square"}
+    assert 0 < len(labels) <= 20 and set(labels) <= {"red circle", "square"}
