@@ -22,7 +22,7 @@ from vladapt.core.training import train as trainings
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.train import Task, train
 
-SETTINGS = {"epochs": 3, "steps": 5, "batch_size": 8, "lr": 1e-2, "optimizer": "sgd", "warmup": 0, "seed": 3}
+SETTINGS = {"epochs": 2, "steps": 3, "batch_size": 8, "lr": 1e-2, "optimizer": "sgd", "warmup": 0, "seed": 3}
 PROMPTS = [[f"a {colour} area"] for colour in ("red", "green", "blue", "yellow")]
 
 
