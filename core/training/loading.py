@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from ..errors import CapabilityError
+from ..features.extract import cores
 from ..runtime.distributed import run_on_all, world_size
 from .batches import GlobalBatches, StreamBatches, streams_for
 from .samples import TRIES, Samples, collate
@@ -42,9 +43,8 @@ def worker_count(workers: int | None, device: torch.device, streamed: bool) -> i
         return workers
     if device.type == "cpu" and not streamed:
         return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(MOST_WORKERS, cores // beside))
+    return max(1, min(MOST_WORKERS, cores() // beside))
 
 
 def planned_batches(

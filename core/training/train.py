@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -115,14 +116,9 @@ def train(
     turned = channels_last(backbone) if suits_channels_last(backbone, settings) else []
     wrapped = parallel(model, settings)
     average = copied_weights(backbone.model) if averaged else None
-    extra = {"best": (lambda: dict(best), best.update)}
-    if average is not None:
-        extra["average"] = (lambda: average, lambda saved: load_plain(average, saved))
-    if isinstance(batches, StreamBatches):
-        extra["streams"] = (lambda: batches.streams, batches.set_streams)
+    extra = _further_states(best, average, batches)
     identity = {**_identity(settings), "losses": dict(task.losses), "samples": len(task.source), **task.identity}
-    steps = settings.epochs * len(batches)
-    steps = steps if settings.steps is None else min(steps, settings.steps)
+    steps = min(settings.epochs * len(batches), settings.steps or sys.maxsize)
     read_every = read_interval(backbone.device, settings.log_every, steps)
     step_hook = StepHook(history, broken, on_step, settings.seed, read_every, settings.save_every)
     hooks = [step_hook, BeforeEpochHook(_extract(model, made, batches))]
@@ -158,6 +154,16 @@ def train(
         samples_per_second=(steps - first_step) * batches.batch_size / max(seconds, 1e-9),
         trained_parameters=made.trained_parameters,
     )
+
+
+def _further_states(best: dict[str, Any], average, batches) -> dict[str, tuple[Callable[[], Any], Callable]]:
+    """Name -> how it is read for a checkpoint, and put back from one."""
+    states = {"best": (lambda: dict(best), best.update)}
+    if average is not None:
+        states["average"] = (lambda: average, lambda saved: load_plain(average, saved))
+    if isinstance(batches, StreamBatches):
+        states["streams"] = (lambda: batches.streams, batches.set_streams)
+    return states
 
 
 def _extract(model: PairModel, made: Parts, batches) -> Callable[[list[str]], dict[str, Tensor]]:
