@@ -9,11 +9,9 @@ then one band is missing.
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,8 +19,8 @@ from torch import Tensor
 
 from ...core.contracts.domain import Decoded
 from ...core.contracts.images import CropTransform
+from ...core.data.augmentation import SeededAugment
 
-SEED_LIMIT = 2**32
 SAFE_CROP = (0.5, 1.0)
 
 
@@ -77,7 +75,7 @@ class EachPicture(CropTransform):
 
 
 @dataclass
-class SceneAugment(CropTransform):
+class SceneAugment(SeededAugment):
     """A picklable callable: decoded image -> pixels (B, S, S) float32, augmented.
 
     Args:
@@ -89,59 +87,23 @@ class SceneAugment(CropTransform):
         drop: probability that one band of several is missing.
     """
 
-    image_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    name: ClassVar[str] = "scene-augment"
+    safe: ClassVar[tuple[float, float]] = SAFE_CROP
+
     scale: tuple[float, float] = SAFE_CROP
     haze: float = 0.3
     gain: float = 0.1
     drop: float = 0.1
 
-    def __post_init__(self):
-        self._local = threading.local()
+    def picture(self, image: np.ndarray) -> np.ndarray:
+        return _with_bands(image, len(self.mean))
 
-    @property
-    def safe_crop(self) -> tuple[float, float]:
-        return SAFE_CROP
-
-    @property
-    def spec(self) -> dict[str, Any]:
-        """What it does, JSON-able: part of the feature store's key."""
-        stated = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-        return {"transform": "scene-augment", **stated}
-
-    def __call__(self, image: np.ndarray, seed: int | None = None) -> Tensor:
-        """(B, S, S) float32 of an image (H, W) or (H, W, B), uint8 or float in 0..1.
-
-        Args:
-            seed: fixes what is drawn; None draws anew each time.
-        """
-        picture = _with_bands(image, len(self.mean))
-        pipeline = self._pipeline(shrinks=min(picture.shape[:2]) > self.image_size)
-        pipeline.set_random_seed(int(torch.randint(SEED_LIMIT, ())) if seed is None else int(seed) % SEED_LIMIT)
-        pixels = pipeline(image=picture)["image"]  # (S, S, B)
-        unit = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).clamp(0, 1)  # (B, S, S)
-        return (unit - torch.tensor(self.mean).view(-1, 1, 1)) / torch.tensor(self.std).view(-1, 1, 1)
-
-    def with_crop(self, scale: tuple[float, float]) -> SceneAugment:
-        return replace(self, scale=tuple(scale))
-
-    def _pipeline(self, shrinks: bool):
-        """One pipeline per thread: its random state is its own."""
-        built = self._local.__dict__.setdefault("built", {})
-        if shrinks not in built:
-            built[shrinks] = self._build(shrinks)
-        return built[shrinks]
-
-    def _build(self, shrinks: bool):
-        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # read at import: it would ask a server for its version
+    def steps(self, resample: int) -> list:
         import albumentations as A
-        import cv2
 
         from .haze import Haze
 
         size = (self.image_size, self.image_size)
-        resample = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC  # area has no aliasing, but blocks where it enlarges
         gains = (1 - self.gain, 1 + self.gain)
         steps = [
             A.RandomResizedCrop(size, scale=self.scale, ratio=(0.8, 1.25), interpolation=resample, p=1.0),
@@ -152,14 +114,7 @@ class SceneAugment(CropTransform):
         ]
         if len(self.mean) > 1:
             steps.append(A.ChannelDropout(channel_drop_range=(1, 1), fill=0, p=self.drop))
-        return A.Compose(steps)
-
-    def __getstate__(self):
-        return {key: value for key, value in self.__dict__.items() if key != "_local"}
-
-    def __setstate__(self, state):
-        self.__dict__.update(state)
-        self._local = threading.local()
+        return steps
 
 
 def _with_bands(image: np.ndarray, bands: int) -> np.ndarray:
