@@ -46,14 +46,14 @@ text that ranks all images needs scores that one process has already.) What is h
 
 | computed by rows | held |
 |---|---|
-| `clip`, `unicl`, the contrast of `silc` | blocks of n x N, and the N x D columns |
+| `alip`, `clip`, `long-clip`, `unicl`, the contrast of `silc` | blocks of n x N, and the N x D columns |
 | `siglip` | blocks of n x n; captions and their gradients go round from process to process, N x D is never held |
 | `matryoshka` | what the other loss holds, at each width |
 | {rest} | n x N a few times, until the backward pass |
 
 A block has at most 2^22 numbers on a CPU. On a GPU it takes at most 1/32 of the memory, which mostly is room for the
-whole n x N: one product. In one process n is N, and blocks keep `clip`, `siglip` and `unicl` from holding N x N. With
-`--set loss.clip.products=bf16` (or `loss.siglip`) pairs are multiplied in bf16 and summed up in float32.
+whole n x N: one product. In one process n is N, and blocks keep these losses from holding N x N. With
+`--set loss.clip.products=bf16`, and so for each of them, pairs are multiplied in bf16 and summed up in float32.
 
 {whole}
 
@@ -67,7 +67,7 @@ WHOLE = (
     "N x N per sub-caption where its circle loss is on; the contrast of pairs in `declip`, `dreamlip`, `protoclip` and "
     "`slip` is in blocks."
 )
-IN_BLOCKS = {"clip", "unicl", "silc", "siglip", "matryoshka"}
+IN_BLOCKS = {"alip", "clip", "long-clip", "unicl", "silc", "siglip", "matryoshka"}
 OPTIONS = """
 ## Options
 

@@ -26,30 +26,15 @@ def is_own_pair(scores: Tensor, ranks: Ranks) -> Tensor:
     return own_pairs(scores, ranks)[:, None] == torch.arange(scores.shape[1], device=scores.device)
 
 
-def cross_entropies(
-    scores: Tensor, ranks: Ranks, reduction: str = "mean", label_smoothing: float = 0.0
-) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of picking the partner, of this rank's rows and of its columns.
+def cross_entropy_down(scores: Tensor, ranks: Ranks) -> Tensor:
+    """Cross-entropy of picking the partner of each of this rank's columns; averaged over ranks, its mean.
 
     Args:
         scores: (n, N).
-        reduction: "mean", or "none" for (n,) each.
-        label_smoothing: share of the target spread over all N answers; with "mean" alone.
     """
-    options = {"reduction": reduction, "label_smoothing": label_smoothing}
-    return F.cross_entropy(scores, own_pairs(scores, ranks), **options), cross_entropy_down(scores, ranks, **options)
-
-
-def cross_entropy_down(scores: Tensor, ranks: Ranks, reduction: str = "mean", label_smoothing: float = 0.0) -> Tensor:
-    """That of the columns; see `cross_entropies`."""
     if ranks.size == 1:
-        options = {"reduction": reduction, "label_smoothing": label_smoothing}
-        return F.cross_entropy(scores.T, own_pairs(scores, ranks), **options)
-    logs = log_softmax_down(scores, ranks)
-    each = -logs.diagonal(ranks.own(len(scores)).start)  # (n,)
-    if reduction == "none":
-        return each
-    return (1 - label_smoothing) * each.mean() - (label_smoothing * logs.mean() if label_smoothing else 0.0)
+        return F.cross_entropy(scores.T, own_pairs(scores, ranks))
+    return -log_softmax_down(scores, ranks).diagonal(ranks.own(len(scores)).start).mean()
 
 
 def soft_cross_entropy_down(scores: Tensor, target_scores: Tensor, ranks: Ranks) -> Tensor:

@@ -9,29 +9,19 @@ blocks of its own rows; what a column sums up over ranks is two vectors.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..contracts.options import option
 from ..runtime.ranks import ONE, Ranks
+from ._products import add_product, product
 
 ENTRIES = 1 << 22
 """Entries of one block on a CPU: 16 MiB in float32, large enough for matrix products to run at full speed."""
 GPU_SHARE = 1 / 32
 """Share of a GPU's memory that one block takes in float32: mostly all rows of a rank at once, in a few kernels."""
-PRODUCTS = ("fp32", "bf16")
-KEEPS_FLOAT32 = torch.__version__ >= (2, 8)
-"""Whether a product of bf16 on a GPU can give its float32 sums as they are."""
-
-
-def products_option() -> Any:
-    """The option of a loss that says in what its products are computed."""
-    words = "what pairs are multiplied in; sums, exponentials and the sums of products are float32 in any case"
-    return option("fp32", words, choices=PRODUCTS)
 
 
 def info_nce(
@@ -144,21 +134,3 @@ def _entries_on(device: torch.device) -> int:
         return ENTRIES
     memory = torch.cuda.get_device_properties(device).total_memory
     return max(ENTRIES, int(GPU_SHARE * memory) // torch.float32.itemsize)
-
-
-def product(a: Tensor, b: Tensor, products: str) -> Tensor:
-    """a @ b, summed up in float32 at least, whatever its factors are rounded to."""
-    if products == "fp32":
-        return a @ b
-    a, b = a.bfloat16(), b.bfloat16()
-    if not a.is_cuda:
-        return a.float() @ b.float()
-    return torch.mm(a, b, out_dtype=torch.float32) if KEEPS_FLOAT32 else (a @ b).float()
-
-
-def add_product(total: Tensor, a: Tensor, b: Tensor, products: str) -> None:
-    """Adds a @ b in place."""
-    if products == "fp32":
-        torch.addmm(total, a, b, out=total)
-    else:
-        total += product(a, b, products)

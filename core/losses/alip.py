@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ..contracts.loss import RowLoss
 from ..contracts.options import option
 from ..runtime.ranks import ONE, Ranks
-from ._columns import cross_entropies
+from ._info_nce import log_sums
+from ._products import products_option
 
 ROUNDING = 1e-6  # two equal texts are not below a mean of 1, whatever the last digit of their cosine
 
@@ -49,6 +50,7 @@ class Alip(RowLoss):
     gamma_s: float = option(2.0, "sharpness of the language gate, 0 for none", low=0, high=10_000)
     gamma_p: float = option(2.0, "sharpness of the description gate, 0 for none", low=0, high=10_000)
     init_mean: float = option(1.0, "where the running means start", low=-100, high=100)
+    products: str = products_option()
 
     def __post_init__(self):
         super().__post_init__()
@@ -59,9 +61,10 @@ class Alip(RowLoss):
         image, raw, caption = out["image_features"], out["text_features"], out["text_synthetic"]
         with torch.no_grad():
             sample, of_raw, of_caption = self._weights(image, raw, caption, ranks)
+        scale, how = out["logit_scale"], (ranks, self.products)
         parts = {
-            "raw": weighted_contrast(image, raw, out["logit_scale"], sample * of_raw, ranks),
-            "caption": weighted_contrast(image, caption, out["logit_scale"], sample * of_caption, ranks),
+            "raw": weighted_contrast(image, raw, scale, sample * of_raw, *how),
+            "caption": weighted_contrast(image, caption, scale, sample * of_caption, *how),
         }
         return {"loss": parts["raw"] + parts["caption"], **parts, "sample_weight": ranks.average(sample.mean())}
 
@@ -83,8 +86,9 @@ class Alip(RowLoss):
             self.means.copy_(self._seen)
 
 
-def weighted_contrast(image: Tensor, text: Tensor, scale: Tensor, weights: Tensor, ranks: Ranks = ONE) -> Tensor:
+def weighted_contrast(
+    image: Tensor, text: Tensor, scale: Tensor, weights: Tensor, ranks: Ranks = ONE, products: str = "fp32"
+) -> Tensor:
     """CLIP's loss of (n, D) pairs of each rank, the share of each multiplied by its weight (n,)."""
-    logits = scale * image @ ranks.columns(text).T  # (n, N)
-    of_images, of_texts = cross_entropies(logits, ranks, reduction="none")
-    return ranks.average((weights * (of_images + of_texts) / 2).mean())
+    of_images, of_texts, positives = log_sums(image, text, scale, ranks, products)
+    return ranks.average((weights * ((of_images + of_texts) / 2 - positives)).mean())

@@ -11,7 +11,8 @@ from torch import Tensor
 from ..contracts.loss import RowLoss
 from ..contracts.options import option
 from ..runtime.ranks import Ranks
-from ._info_nce import info_nce, products_option
+from ._info_nce import info_nce
+from ._products import products_option
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

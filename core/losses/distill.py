@@ -15,6 +15,7 @@ from ..contracts.options import option
 from ..errors import CapabilityError, ConfigError
 from ..runtime.ranks import Ranks
 from ._columns import is_own_pair, own_pairs, soft_cross_entropy_down
+from ._products import products_option, with_all
 
 FEATURES = frozenset({"image_features", "text_features", "teacher.image", "teacher.text"})
 SCORES = FEATURES | {"logit_scale", "teacher.logit_scale"}
@@ -76,6 +77,7 @@ class Distill(RowLoss):
     dynamic: float = option(0.0, "weight of the dynamic term, 0 for none", low=0, high=10_000)
     negatives: int = option(7, "hardest texts of an image, in the dynamic term", low=1, high=1_000_000)
     alpha: float = option(0.2, "share of the teacher in the dynamic term; the labels have the rest", low=0, high=1)
+    products: str = products_option()
 
     def __post_init__(self):
         super().__post_init__()
@@ -91,7 +93,7 @@ class Distill(RowLoss):
             self.image_map, self.text_map = (_UnitLinear(width, teacher_width) for _ in range(2))
 
     def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:
-        terms = {"feature": self._feature, "similarity": _similarity, "dynamic": self._dynamic}
+        terms = {"feature": self._feature, "similarity": self._similarity, "dynamic": self._dynamic}
         given = {name: value.detach() if name.startswith("teacher.") else value for name, value in out.items()}
         parts = {name: terms[name](given, ranks) for name in self.weights}
         return {"loss": sum(self.weights[name] * part for name, part in parts.items()), **parts}
@@ -108,8 +110,13 @@ class Distill(RowLoss):
         pairs = ((image, out["teacher.image"]), (text, out["teacher.text"]))
         return ranks.average(sum(_distance(student, teacher, self.reduction) for student, teacher in pairs))
 
+    def _similarity(self, out: Mapping[str, Any], ranks: Ranks) -> Tensor:
+        student, teacher = self._scores(out, ranks)  # (n, N)
+        to_text = F.cross_entropy(student, teacher.softmax(dim=1))
+        return ranks.average((to_text + soft_cross_entropy_down(student, teacher, ranks)) / 2)
+
     def _dynamic(self, out: Mapping[str, Any], ranks: Ranks) -> Tensor:
-        student, teacher = _scores(out, ranks), _teacher_scores(out, ranks)  # (n, N)
+        student, teacher = self._scores(out, ranks)  # (n, N)
         others = teacher.masked_fill(is_own_pair(teacher, ranks), -torch.inf)
         hardest = others.topk(min(self.negatives, teacher.shape[1] - 1), dim=1).indices
         chosen = torch.cat([own_pairs(teacher, ranks)[:, None], hardest], dim=1)
@@ -124,6 +131,12 @@ class Distill(RowLoss):
         missed = F.binary_cross_entropy_with_logits(student, is_positive, reduction="none").mean(dim=1)
         return self.alpha * imitation + (1 - self.alpha) * ranks.total(missed @ share[own])
 
+    def _scores(self, out: Mapping[str, Any], ranks: Ranks) -> tuple[Tensor, Tensor]:
+        """(n, N) of the student and of the teacher."""
+        student = with_all(out["logit_scale"] * out["image_features"], out["text_features"], ranks, self.products)
+        scaled = out["teacher.logit_scale"] * out["teacher.image"]
+        return student, with_all(scaled, out["teacher.text"], ranks, self.products)
+
 
 class _UnitLinear(nn.Linear):
     def forward(self, features: Tensor) -> Tensor:
@@ -134,17 +147,3 @@ def _distance(student: Tensor, teacher: Tensor, reduction: str) -> Tensor:
     """Mean over (B, D) rows of their squared differences, of which a row has the mean or the sum."""
     squares = (student - teacher).square()
     return squares.mean() if reduction == "mean" else squares.sum(dim=-1).mean()
-
-
-def _similarity(out: Mapping[str, Any], ranks: Ranks) -> Tensor:
-    student, teacher = _scores(out, ranks), _teacher_scores(out, ranks)  # (n, N)
-    to_text = F.cross_entropy(student, teacher.softmax(dim=1))
-    return ranks.average((to_text + soft_cross_entropy_down(student, teacher, ranks)) / 2)
-
-
-def _scores(out: Mapping[str, Any], ranks: Ranks) -> Tensor:
-    return out["logit_scale"] * out["image_features"] @ ranks.columns(out["text_features"]).T
-
-
-def _teacher_scores(out: Mapping[str, Any], ranks: Ranks) -> Tensor:
-    return out["teacher.logit_scale"] * out["teacher.image"] @ ranks.columns(out["teacher.text"]).T

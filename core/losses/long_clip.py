@@ -14,7 +14,8 @@ from ..backbones.stretching import KeptPositions, stretch_context
 from ..contracts.loss import RowLoss
 from ..contracts.options import option
 from ..runtime.ranks import ONE, Ranks
-from ._columns import cross_entropies
+from ._info_nce import info_nce
+from ._products import products_option
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -55,6 +56,7 @@ class LongClip(RowLoss):
     stretch_up_to: int = option(
         77, "longest context that is stretched; a longer one was stretched before", low=0, high=1_000_000
     )
+    products: str = products_option()
 
     def __post_init__(self):
         super().__post_init__()
@@ -79,9 +81,8 @@ class LongClip(RowLoss):
         return {"loss": long + self.short_weight * short, "long": long, "short": short}
 
     def _smoothed_contrast(self, image: Tensor, text: Tensor, scale: Tensor, ranks: Ranks) -> Tensor:
-        logits = scale * image @ ranks.columns(text).T  # (n, N)
-        to_text, to_image = cross_entropies(logits, ranks, label_smoothing=self.label_smoothing)
-        return ranks.average((to_text + to_image) / 2)
+        smoothing = self.label_smoothing
+        return info_nce(image, text, scale, label_smoothing=smoothing, ranks=ranks, products=self.products)
 
     def held_parameters(self) -> list[nn.Parameter]:
         return [] if self._kept is None else [self._kept.table]

@@ -13,6 +13,7 @@ from ..contracts.loss import RowLoss
 from ..contracts.options import option
 from ..runtime.ranks import Ranks
 from ._columns import soft_cross_entropy_down
+from ._products import products_option, with_all
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -43,6 +44,7 @@ class Medclip(RowLoss):
         False, "findings agree by their cosine, as the paper writes, not by their dot product, as released"
     )
     augmented_text: bool = option(False, "ask for `text_view2`, which is used wherever it is given")
+    products: str = products_option()
 
     def __post_init__(self):
         super().__post_init__()
@@ -51,8 +53,9 @@ class Medclip(RowLoss):
 
     def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:
         agreement = self._agreement(out, ranks)  # (n, N)
+        images = out["logit_scale"] * out["image_features"]
         parts = {
-            part: soft_match(out["logit_scale"] * out["image_features"] @ ranks.columns(out[text]).T, agreement, ranks)
+            part: soft_match(with_all(images, out[text], ranks, self.products), agreement, ranks)
             for part, text in (("text", "text_features"), ("augmented_text", "text_view2"))
             if text in out
         }

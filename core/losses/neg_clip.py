@@ -13,6 +13,7 @@ from torch import Tensor
 from ..contracts.loss import RowLoss
 from ..runtime.ranks import ONE, Ranks
 from ._columns import argmax_down, cross_entropy_down, own_pairs
+from ._products import multiplied, products_option
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -37,16 +38,18 @@ class NegClip(RowLoss):
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "text_negative", "logit_scale"})
     logit_scale_bounds: ClassVar[tuple[float, float]] = (1.0, 100.0)
 
+    products: str = products_option()
+
     def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:
         texts, negatives = ranks.columns(out["text_features"]), ranks.columns(out["text_negative"])
         loss, accuracy = contrast_with_hard_negatives(
-            out["image_features"], texts, negatives, out["logit_scale"], ranks
+            out["image_features"], texts, negatives, out["logit_scale"], ranks, self.products
         )
         return {"loss": loss, "accuracy": accuracy}
 
 
 def contrast_with_hard_negatives(
-    image: Tensor, text: Tensor, negative_text: Tensor, scale: Tensor, ranks: Ranks = ONE
+    image: Tensor, text: Tensor, negative_text: Tensor, scale: Tensor, ranks: Ranks = ONE, products: str = "fp32"
 ) -> tuple[Tensor, Tensor]:
     """NegCLIP's loss: images choose among captions and hard negatives, captions among images.
 
@@ -56,12 +59,13 @@ def contrast_with_hard_negatives(
         negative_text: (N, D) unit rows, a hard negative of each caption.
         scale: what cosines are multiplied by.
         ranks: that hold the rows.
+        products: "fp32" or "bf16".
 
     Returns:
         The loss, and the share of right choices, averaged over both directions, without gradient.
     """
-    scaled = scale * image @ text.T  # (n, N)
-    hard = scale * image @ negative_text.T  # (n, N)
+    scaled = multiplied(scale * image, text, products)  # (n, N)
+    hard = multiplied(scale * image, negative_text, products)  # (n, N)
     of_images = torch.cat([scaled, hard], dim=1)  # (n, 2 N)
     right = own_pairs(scaled, ranks)
     loss = (F.cross_entropy(of_images, right) + cross_entropy_down(scaled, ranks)) / 2

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..contracts.loss import RowLoss
 from ..contracts.options import option
 from ..runtime.ranks import ONE, Ranks
+from ._products import products_option, with_all
 
 MASKED = ("image_masked", "image_masked_log_variance", "text_masked", "text_masked_log_variance")
 
@@ -74,6 +75,7 @@ class Prolip(RowLoss):
     )
     exact_gaussians: bool = option(False, "log sigma and log variance stand where the formulas have them")
     init_bias: float = option(-10.0, "where an own bias starts", low=-1000, high=1000)
+    products: str = products_option()
 
     def __post_init__(self):
         super().__post_init__()
@@ -84,7 +86,8 @@ class Prolip(RowLoss):
     def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:
         image = out["image_features"], out["image_log_variance"]
         text = out["text_features"], out["text_log_variance"]
-        logits = pairwise_logits(*image, *text, out["logit_scale"], out.get("logit_bias", self.bias), ranks)
+        bias = out.get("logit_bias", self.bias)
+        logits = pairwise_logits(*image, *text, out["logit_scale"], bias, ranks, self.products)
         parts = {"ppcl": ranks.average(_sigmoid_loss(logits, ranks.own(len(logits)).start))}
         weights = {"ppcl": self.ppcl_lambda}
         if self.inclusion_alpha:
@@ -126,13 +129,14 @@ def pairwise_logits(
     scale: Tensor,
     bias: Tensor,
     ranks: Ranks = ONE,
+    products: str = "fp32",
 ) -> Tensor:
     """(n, M) of (n, D) Gaussians of this rank and (M, D) of all: scale (mu . mu' - (sum of both variances) / 2) + bias.
 
     The second ones are given as each rank holds them.
     """
     variances = log_variance_1.exp().sum(dim=1)[:, None] + ranks.columns(log_variance_2.exp().sum(dim=1))  # (n, M)
-    return scale * (mean_1 @ ranks.columns(mean_2).T - variances / 2) + bias
+    return scale * (with_all(mean_1, mean_2, ranks, products) - variances / 2) + bias
 
 
 def inclusion_loss(

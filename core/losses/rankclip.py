@@ -14,6 +14,7 @@ from ..contracts.loss import RowLoss
 from ..contracts.options import option
 from ..runtime.ranks import Ranks
 from ._info_nce import info_nce
+from ._products import products_option, with_all
 
 STEEPNESS, HIGHEST_WEIGHT = 3.0, 2.0
 
@@ -58,17 +59,18 @@ class Rankclip(RowLoss):
     divisor: float = option(32.0, "divides both terms", above=0, high=1_000_000)
     per_sample: bool = option(True, "divide both terms by the batch size too")
     eps: float = option(1e-10, "added to each sum of exponentials; 0 leaves the plain likelihood", low=0, high=1)
+    products: str = products_option()
 
     def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:
         image, text, scale = out["image_features"], out["text_features"], out["logit_scale"]
         weight = image.new_tensor(ranking_weight(progress))
-        parts = {"clip": info_nce(image, text, scale, ranks=ranks), "weight": weight}
+        parts = {"clip": info_nce(image, text, scale, ranks=ranks, products=self.products), "weight": weight}
         loss = parts["clip"]
         if self.lambda_cross:
-            parts["cross_modal"] = self._consistency(*_cross_scores(image, text, scale, ranks), ranks)
+            parts["cross_modal"] = self._consistency(*self._cross_scores(image, text, scale, ranks), ranks)
             loss = loss + parts["weight"] * self.lambda_cross * parts["cross_modal"]
         if self.lambda_in:
-            scores = [scale * rows @ ranks.columns(rows).T for rows in (image, text)]  # (n, N)
+            scores = [with_all(scale * rows, rows, ranks, self.products) for rows in (image, text)]  # (n, N)
             parts["in_modal"] = self._consistency(*scores, ranks)
             loss = loss + parts["weight"] * self.lambda_in * parts["in_modal"]
         return {"loss": loss, **parts}
@@ -77,11 +79,10 @@ class Rankclip(RowLoss):
         both = ranks.average(list_mle(one, other, self.eps) + list_mle(other, one, self.eps))
         return both / self.divisor / (one.shape[1] if self.per_sample else 1)
 
-
-def _cross_scores(image: Tensor, text: Tensor, scale: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
-    """(n, N) of this rank's images with all texts, and of its texts with all images, each to be ranked whole."""
-    of_images = scale * image @ ranks.columns(text).T
-    return of_images, of_images.T if ranks.size == 1 else scale * text @ ranks.columns(image).T
+    def _cross_scores(self, image: Tensor, text: Tensor, scale: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
+        """(n, N) of this rank's images with all texts, and of its texts with all images, each to be ranked whole."""
+        of_images = with_all(scale * image, text, ranks, self.products)
+        return of_images, of_images.T if ranks.size == 1 else with_all(scale * text, image, ranks, self.products)
 
 
 def ranking_weight(progress: float) -> float:

@@ -12,6 +12,7 @@ from ..contracts.loss import RowLoss
 from ..contracts.options import option
 from ..runtime.ranks import Ranks
 from ._columns import amax_down, is_own_pair, mean_of_sums_down
+from ._products import products_option, with_all
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -37,9 +38,10 @@ class RankingHinge(RowLoss):
 
     margin: float = option(0.2, "how far a pair is to lie above others (0.2 in VSE++)", above=0, high=100)
     hardest: bool = option(False, "count only the hardest other of each image and caption, not their sum")
+    products: str = products_option()
 
     def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:
-        cosines = out["image_features"] @ ranks.columns(out["text_features"]).T  # (n, N)
+        cosines = with_all(out["image_features"], out["text_features"], ranks, self.products)  # (n, N)
         own, itself = ranks.own(len(cosines)), is_own_pair(cosines, ranks)
         positives = cosines.diagonal(own.start)  # (n,)
         of_rows = self._violations(cosines, positives, itself)

@@ -15,6 +15,7 @@ from ..contracts.loss import RowLoss
 from ..contracts.options import option
 from ..runtime.ranks import Ranks
 from ._cropped_positions import CroppedPositions
+from ._products import products_option, with_all
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -57,6 +58,7 @@ class RoVit(RowLoss):
     crop_aspect: tuple[float, float] = option(
         (0.5, 2.0), "lowest and highest width over height of a region", above=0, high=1000
     )
+    products: str = products_option()
 
     def __post_init__(self):
         super().__post_init__()
@@ -82,7 +84,7 @@ class RoVit(RowLoss):
         self._hook = positions.patches.register_forward_hook(crop)
 
     def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:
-        logits = out["logit_scale"] * out["image_features"] @ ranks.columns(out["text_features"]).T  # (n, N)
+        logits = with_all(out["logit_scale"] * out["image_features"], out["text_features"], ranks, self.products)
         first = ranks.own(len(logits)).start  # the column that belongs to the first row
         positive = ranks.average(self._focal(logits.diagonal(first)).mean())
         every = self._focal(-logits)  # as if none belonged together

@@ -13,6 +13,7 @@ from ..contracts.loss import RowLoss
 from ..contracts.options import option
 from ..runtime.ranks import Ranks
 from ._columns import log_softmax_down, mean_of_sums_down
+from ._products import products_option, with_all
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -44,6 +45,7 @@ class Sdm(RowLoss):
         0.3, "weight of the same person in another image, where `image_ids` are given", low=0, high=1
     )
     image_ids: bool = option(False, "ask for `image_ids`, which are used wherever they are given")
+    products: str = products_option()
 
     def __post_init__(self):
         super().__post_init__()
@@ -52,7 +54,7 @@ class Sdm(RowLoss):
 
     def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:
         images, texts = (F.normalize(out[name], dim=1) for name in ("image_features", "text_features"))
-        logits = self.logit_scale * images @ ranks.columns(texts).T  # (n, N)
+        logits = with_all(self.logit_scale * images, texts, ranks, self.products)  # (n, N)
         targets = self._matching(out, ranks).to(logits)
         sums = ranks.total(targets.sum(dim=0))  # (N,)
         to_text = self._divergence(logits.log_softmax(dim=1), targets / sums).sum(dim=1).mean()

@@ -14,7 +14,8 @@ from torch.autograd.function import once_differentiable
 from ..contracts.loss import RowLoss
 from ..contracts.options import option
 from ..runtime.ranks import ONE, Ranks
-from ._info_nce import add_product, product, products_option, row_blocks
+from ._info_nce import row_blocks
+from ._products import add_product, product, products_option
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

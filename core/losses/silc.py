@@ -17,6 +17,7 @@ from ..contracts.options import option
 from ..errors import ConfigError
 from ..runtime.ranks import Ranks
 from ._info_nce import info_nce
+from ._products import products_option
 
 PAIRS = frozenset({"image_features", "text_features", "logit_scale"})
 CROPS = frozenset({"hidden_local", "teacher.image_hidden"})
@@ -72,6 +73,7 @@ class Silc(RowLoss):
     out_dim: int = option(65536, "prototypes", low=1, high=1_000_000)
     hidden_dim: int = option(2048, "width of the head's hidden layers", low=1, high=65_536)
     bottleneck_dim: int = option(256, "width of the head's last layer but one", low=1, high=65_536)
+    products: str = products_option()
 
     def __post_init__(self):
         super().__post_init__()
@@ -95,7 +97,8 @@ class Silc(RowLoss):
         return {"loss": sum(self.weights[name] * part for name, part in parts.items()), **parts}
 
     def _contrastive(self, out: Mapping[str, Any], ranks: Ranks) -> Tensor:
-        return info_nce(out["image_features"], out["text_features"], out["logit_scale"], ranks=ranks)
+        pairs = out["image_features"], out["text_features"], out["logit_scale"]
+        return info_nce(*pairs, ranks=ranks, products=self.products)
 
     def _distill(self, out: Mapping[str, Any], ranks: Ranks) -> Tensor:
         with torch.no_grad():

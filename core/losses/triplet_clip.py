@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..contracts.loss import RowLoss
 from ..runtime.ranks import Ranks
+from ._products import products_option
 from .neg_clip import contrast_with_hard_negatives
 
 
@@ -38,11 +39,13 @@ class TripletClip(RowLoss):
     )
     logit_scale_bounds: ClassVar[tuple[float, float]] = (1.0, 100.0)
 
+    products: str = products_option()
+
     def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:
         text, negative = ranks.columns(out["text_features"]), ranks.columns(out["text_negative"])  # (N, D)
-        scale = out["logit_scale"]
-        positives, hits = contrast_with_hard_negatives(out["image_features"], text, negative, scale, ranks)
-        negatives, negative_hits = contrast_with_hard_negatives(out["image_negative"], negative, text, scale, ranks)
+        how = out["logit_scale"], ranks, self.products
+        positives, hits = contrast_with_hard_negatives(out["image_features"], text, negative, *how)
+        negatives, negative_hits = contrast_with_hard_negatives(out["image_negative"], negative, text, *how)
         return {
             "loss": positives + negatives,
             "positives": positives,

@@ -15,6 +15,7 @@ from ..contracts.loss import RowLoss
 from ..contracts.options import option
 from ..runtime.ranks import Ranks
 from ._info_nce import log_sums
+from ._products import products_option
 
 SOURCES = ("caption", "label")
 """Where a text comes from: written for the image, or a template filled with the name of its class."""
@@ -53,6 +54,7 @@ class Unicl(RowLoss):
     logit_scale_bounds: ClassVar[tuple[float, float] | None] = (1.0, 100.0)
 
     n_prefix: int = option(0, "learned vectors put before the words, 0 for none", low=0, high=65_536)
+    products: str = products_option()
 
     def __post_init__(self):
         super().__post_init__()
@@ -64,7 +66,7 @@ class Unicl(RowLoss):
 
     def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:
         images, texts, scale = out["image_features"], out["text_features"], out["logit_scale"]
-        rows, columns, _ = log_sums(images, texts, scale, ranks)  # (n,)
+        rows, columns, _ = log_sums(images, texts, scale, ranks, self.products)  # (n,)
         # The mean logit of an image with its positives is its logit with their mean, and as many texts share a label
         # as images do: averaged over the batch, both directions have one answer.
         means = means_of_groups(ranks.columns(texts), groups_of(ranks.columns(out["labels"])))  # (N, D)
