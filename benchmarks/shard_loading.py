@@ -46,20 +46,27 @@ SMALL = {
 }
 
 
+def drawn_jpeg(seed: int, size: tuple[int, int]) -> bytes:
+    """A drawn photograph: smooth colours with some noise, about as many bytes as those of COCO at 640 x 480."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 255, (12, 16, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC), np.int16)
+    pixels = np.clip(smooth + rng.integers(-14, 14, smooth.shape), 0, 255).astype(np.uint8)
+    encoded = io.BytesIO()
+    Image.fromarray(pixels).save(encoded, "JPEG", quality=85)
+    return encoded.getvalue()
+
+
 def write_shards(folder: Path, shards: int, each: int, size: tuple[int, int]) -> list[str]:
-    """Drawn photographs: smooth colours with some noise, about as many bytes as those of COCO at 640 x 480."""
-    rng, paths = np.random.default_rng(0), []
+    """Tars of drawn photographs and captions."""
+    paths = []
     for shard in range(shards):
         paths.append(str(folder / f"{shard:05d}.tar"))
         with tarfile.open(paths[-1], "w") as archive:
             for i in range(each):
-                coarse = Image.fromarray(rng.integers(0, 255, (12, 16, 3), dtype=np.uint8))
-                smooth = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC), np.int16)
-                pixels = np.clip(smooth + rng.integers(-14, 14, smooth.shape), 0, 255).astype(np.uint8)
-                encoded = io.BytesIO()
-                Image.fromarray(pixels).save(encoded, "JPEG", quality=85)
+                encoded = drawn_jpeg(shard * each + i, size)
                 text = f"a photo of thing number {i} of shard {shard} among others".encode()
-                for extension, content in (("jpg", encoded.getvalue()), ("txt", text)):
+                for extension, content in (("jpg", encoded), ("txt", text)):
                     info = tarfile.TarInfo(f"{shard:05d}{i:05d}.{extension}")
                     info.size = len(content)
                     archive.addfile(info, io.BytesIO(content))
