@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from ..backbones.load import load_backbone
 from ..contracts.domain import Domain, DomainData
 from ..contracts.features import FeatureSet, TextClassifier
 from ..contracts.recipe import Recipe
@@ -25,6 +24,7 @@ from ..runtime.distributed import is_main, together
 from ..runtime.files import all_or_none, place_of, remove_stale_partials, replacing
 from ..runtime.progress import Reporter
 from ..tasks.classification.images import Encoding, Prepared, prepare
+from ..tasks.methods import backbone_of
 
 SUFFIXES = (".safetensors", ".npz")
 OF_IMAGES = frozenset({"domain", "task", "data", "backbone", "image_size", "device", "amp", "batch_size", "workers"})
@@ -95,7 +95,7 @@ def _embed(
 
 def _unlabelled(recipe: Recipe, domain: Domain, task: str, images, reporter: Reporter) -> Prepared:
     data: DomainData = readable(images_of(domain, images, recipe.reading))
-    backbone = load_backbone(recipe.backbone, device=recipe.device, image_size=recipe.image_size)
+    backbone = backbone_of(recipe, domain)
     encoding = Encoding(recipe.batch_size, recipe.workers, recipe.amp)
     return Prepared(domain, task, data, backbone, FeatureStore(), reporter, encoding)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...backbones.load import announced, load_backbone
+from ...backbones.load import announced
 from ...contracts.adapter import Adapter, FitReport
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain
@@ -27,7 +27,7 @@ from ...forgetting.probe import forgetting
 from ...runtime.progress import Reporter, training_lines
 from ...training.objective import columns_of, parse_losses
 from ...training.sources import PairSource
-from ..methods import adapter_of, adapter_options, read_data
+from ..methods import adapter_of, adapter_options, backbone_of, read_data
 from .scoring import RetrievalScores, before_and_after, evaluate_retrieval, pairs_of
 
 TASK = "retrieval"
@@ -161,11 +161,15 @@ class FittedRetrieval:
 
 
 def fitted_retrieval(
-    recipe: Recipe, data: RetrievalData, reporter: Reporter, folder: Path | None = None
+    recipe: Recipe,
+    data: RetrievalData,
+    reporter: Reporter,
+    folder: Path | None = None,
+    domain: Domain | None = None,
 ) -> FittedRetrieval:
     """Score, train, score again."""
     started = time.monotonic()
-    backbone = load_backbone(recipe.backbone, device=recipe.device, image_size=recipe.image_size)
+    backbone = backbone_of(recipe, domain)
     announced(backbone, reporter.info)
     before = scored(backbone, data, "test", recipe, reporter)
     adapter, report, towers = train_on_pairs(recipe, data, backbone, recipe.seed, reporter, folder)
@@ -173,7 +177,7 @@ def fitted_retrieval(
     how = {"generic": recipe.generic, "workers": recipe.workers, "amp": recipe.amp}
     numbers, sentence = forgetting(backbone, towers, reporter, **how)
     metrics = {**before_and_after(before, after), **numbers}
-    notes = [*data.notes, *report.notes, sentence]
+    notes = [*data.notes, *backbone.notes_on_channels(), *report.notes, sentence]
     seconds = time.monotonic() - started
     return FittedRetrieval(adapter, report, backbone, towers, before, after, metrics, notes, seconds)
 
