@@ -32,7 +32,7 @@ def read_captions(path: Path, formats: tuple[Format, ...], root: str | None, max
 
     Args:
         path: a table, a JSON of Karpathy's or COCO's shape, a tar shard, several by braces, or a folder of them.
-        formats: what counts as an image beside a table.
+        formats: what counts as an image beside a table; those of rasters are read so wherever they are named.
         root: folder of the images; by default the file's own, and folders called images in it.
         max_pixels: most pixels of an image that is decoded.
 
@@ -41,7 +41,7 @@ def read_captions(path: Path, formats: tuple[Format, ...], root: str | None, max
     """
     if path.is_file() and path.suffix.lower() in (".csv", ".tsv"):
         return _of_table(path, formats, root)
-    return _of_pairs(path, root, max_pixels)
+    return _of_pairs(path, formats, root, max_pixels)
 
 
 def _of_table(path: Path, formats: tuple[Format, ...], root: str | None) -> DomainData:
@@ -120,18 +120,19 @@ def _image_folders(folder: Path) -> list[Path]:
     return [inner for inner in folders(folder) if any(part in inner.name.lower() for part in CONTAINERS)]
 
 
-def _of_pairs(path: Path, root: str | None, max_pixels: int) -> DomainData:
+def _of_pairs(path: Path, formats: tuple[Format, ...], root: str | None, max_pixels: int) -> DomainData:
     from ...core.data.pairs.pair_set import StoredImages
     from ...core.data.pairs.reading import read_pairs
 
     options = {"root": root} if root is not None else {}
     pairs = read_pairs(str(path), val=0.0, test=0.0, max_pixels=max_pixels, **options)
     base, divided = (path if path.is_dir() else path.parent), len(pairs.splits) > 1
-    items = [_item(pair, base, divided) for pair in pairs]
+    rasters = formats[0]
+    items = [_item(pair, base, divided, rasters) for pair in pairs]
     return DomainData(
         items,
         (),
-        _loader(StoredImages(max_pixels)),
+        _loader(StoredImages(max_pixels), rasters),
         kind="captions",
         name=pairs.name,
         skipped=list(pairs.skipped),
@@ -140,12 +141,15 @@ def _of_pairs(path: Path, root: str | None, max_pixels: int) -> DomainData:
     )
 
 
-def _item(pair: Any, base: Path, divided: bool) -> Item:
+def _item(pair: Any, base: Path, divided: bool, rasters: Format) -> Item:
     source, in_tar = Path(pair.source), pair.offset is not None
+    decode = {"offset": pair.offset, "size": pair.size} if in_tar else {}
+    if not in_tar and rasters.matches(source):
+        decode = next(iter(rasters.expand(source)), {})
     return Item(
         pair.id if in_tar else shown(source, base),
         source,
-        {"offset": pair.offset, "size": pair.size} if in_tar else {},
+        decode,
         Captions(pair.captions),
         group=pair.group,
         split=pair.split if divided else "",
@@ -153,8 +157,12 @@ def _item(pair: Any, base: Path, divided: bool) -> Item:
     )
 
 
-def _loader(images: Any) -> Callable[[Item], Decoded]:
+def _loader(images: Any, rasters: Format) -> Callable[[Item], Decoded]:
+    of_rasters = loader([rasters])
+
     def load(item: Item) -> Decoded:
+        if "offset" not in item.decode and rasters.matches(item.source):
+            return of_rasters(item)
         return images.decode(str(item.source), item.decode.get("offset"), item.decode.get("size"))
 
     return load

@@ -142,7 +142,9 @@ class RemoteSensing(Domain):
             from .captions import read_captions
 
             self.known, self.corpus = None, reading.corpus
-            return read_captions(path, reading.formats, reading.root, reading.max_pixels)
+            data = read_captions(path, reading.formats, reading.root, reading.max_pixels)
+            data.notes = [*data.notes, *reading.notes_on_unused(data)]
+            return with_stretch(data, reading.stretch)
         data, self.known = with_words(_windows(path, reading) if reading.labels else _pictures(path, reading))
         self.corpus = reading.corpus
         data.notes = [*data.notes, *reading.notes_on_unused(data)]

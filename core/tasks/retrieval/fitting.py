@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ class RetrievalData:
         name, licence: of the set.
         transform: (backbone, train) -> the transform.
         skipped, notes: of the reading.
+        reading: options of the reader that were computed on these data and hold for new images too.
     """
 
     pairs: Any
@@ -51,6 +52,7 @@ class RetrievalData:
     transform: Callable[[Backbone, bool], Callable]
     skipped: list[tuple[str, str]]
     notes: list[str]
+    reading: dict[str, Any] = field(default_factory=dict)
 
     def part(self, split: str) -> Any:
         """The pairs of a split; "all" is every one.
@@ -84,7 +86,8 @@ def read_retrieval(recipe: Recipe, domain: Domain | None) -> RetrievalData:
     def transform(backbone: Backbone, train: bool) -> Callable:
         return domain.transforms(backbone, train, TASK)
 
-    return RetrievalData(pairs_of(data), data.name, data.licence, transform, list(data.skipped), list(data.notes))
+    said = list(data.skipped), list(data.notes)
+    return RetrievalData(pairs_of(data), data.name, data.licence, transform, *said, dict(data.reading))
 
 
 def _columns_of(recipe: Recipe) -> dict[str, str]:

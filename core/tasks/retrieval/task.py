@@ -231,7 +231,7 @@ def _info(recipe: Recipe, data: RetrievalData, done: FittedRetrieval) -> dict[st
         "digests": kept_digests(_taught_by(data), digests_of_images),
         "seconds": round(done.seconds, 3),
         "versions": versions(),
-        "recipe": recipe.to_dict(),
+        "recipe": recipe.with_(data={**recipe.data, **data.reading}).to_dict(),
     }
 
 
