@@ -72,6 +72,10 @@ class Reading(domain.Reading):
         None, "normalise by the mean and deviation of a corpus; by default by the tower's own", choices=CORPORA
     )
 
+    language: str | None = option(
+        None, "captions: those of this language alone, where a table has a column language; by default all"
+    )
+
     @property
     def formats(self) -> tuple[Format, ...]:
         """Rasters and images, as these options say."""
@@ -142,7 +146,8 @@ class RemoteSensing(Domain):
             from .captions import read_captions
 
             self.known, self.corpus = None, reading.corpus
-            data = read_captions(path, reading.formats, reading.root, reading.max_pixels)
+            how = {"language": reading.language, "class_names": reading.class_names}
+            data = read_captions(path, reading.formats, reading.root, reading.max_pixels, **how)
             data.notes = [*data.notes, *reading.notes_on_unused(data)]
             return with_stretch(data, reading.stretch)
         data, self.known = with_words(_windows(path, reading) if reading.labels else _pictures(path, reading))
