@@ -96,7 +96,12 @@ def test_two_bands_of_unknown_meaning_are_asked_for(write_raster):
 
 
 @pytest.mark.parametrize(
-    ("bands", "words"), [("4,3", "2 channels in '4,3'"), ("1,2,3,4+1", "4 channels in '1,2,3,4'; each of"), ("0", "counted from 1")]
+    ("bands", "words"),
+    [
+        ("4,3", "2 channels in '4,3'"),
+        ("1,2,3,4+1", "4 channels in '1,2,3,4'; each of"),
+        ("0", "counted from 1"),
+    ],
 )
 def test_a_choice_that_makes_no_picture_is_refused(bands, words):
     with pytest.raises(ConfigError, match=words):
