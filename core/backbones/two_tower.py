@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..contracts.adapter_file import not_finite
 from ..contracts.backbone import Backbone, Block, normalized
+from ..contracts.domain import TRAINED, ZERO
 from ..errors import CapabilityError, ConfigError, DataError
 from .channels import ChannelPreprocess, input_layer, widen, widened
 from .checkpoints import fingerprint, unsized
@@ -122,8 +123,9 @@ class TwoTower(Backbone):
     def widen(self, channels: InputChannels) -> None:
         if self._model is not None:
             raise CapabilityError(f"backbone '{self.spec}' is built already; load it again to widen it")
-        self.channels = channels
-        self.fingerprint = fingerprint(self.family, [len(channels), channels.start], self.fingerprint, {})
+        start = ZERO if channels.start == TRAINED else channels.start  # of another tower's weights
+        self.channels = replace(channels, start=start)
+        self.fingerprint = fingerprint(self.family, [len(channels), start], self.fingerprint, {})
 
     def input_layer(self) -> nn.Module | None:
         return None if self.channels is None else input_layer(self.model, self.spec, len(self.channels))[1]

@@ -136,15 +136,14 @@ def read_data(recipe: Recipe, domain: Domain, task: str) -> DomainData:
     return domain.read(path, task, **recipe.reading)
 
 
-def backbone_of(recipe: Recipe, domain: Domain | None, spec: str | None = None, device: str | None = None) -> Backbone:
-    """The recipe's backbone, or another for its images, for as many channels as they have.
+def backbone_of(recipe: Recipe, domain: Domain | None, device: str | None = None) -> Backbone:
+    """The recipe's backbone, for as many channels as its images have.
 
     Raises:
         As `load_backbone`.
     """
     channels = None if domain is None else domain.channels(recipe.reading)
-    size = recipe.image_size if spec is None else None
-    return load_backbone(spec or recipe.backbone, device or recipe.device, size, channels)
+    return load_backbone(recipe.backbone, device or recipe.device, recipe.image_size, channels)
 
 
 def place_of_data(recipe: Recipe) -> str:
