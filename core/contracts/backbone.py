@@ -160,7 +160,7 @@ class Backbone(ABC):
         }
         return [
             f"The image tower sees {first} as red, green and blue; {further} started {started[self.channels.start]}. "
-            "They are normalised by the mean of its three means and of its three deviations."
+            "The further ones are normalised by the mean of its three means, and of its three deviations."
         ]
 
     def check_channels(self, method: str, trains: bool) -> None:
