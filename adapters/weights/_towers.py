@@ -256,7 +256,7 @@ class TowerAdapter(Augmented):
                 )
             notes.extend(self._choose(model))
             layer = model.input_layer()
-            model.check_channels(self.name, layer is None or layer.weight.requires_grad)
+            model.check_channels(f"adapter '{self.name}'", layer is None or layer.weight.requires_grad)
 
         task = replace(
             task,

@@ -328,7 +328,7 @@ class Adapter(ABC):
         """Raise the CapabilityError that names towers with what the method needs, unless these have it."""
         if not self.text_free:
             backbone.need_texts(f"adapter '{self.name}'")
-        backbone.check_channels(self.name, "channels" in self.can)
+        backbone.check_channels(f"adapter '{self.name}'", "channels" in self.can)
         for capability in sorted(self.backbone_needs):
             backbone.need(capability)
 

@@ -142,7 +142,7 @@ class Backbone(ABC):
         Raises:
             CapabilityError: it takes three channels and no others.
         """
-        raise CapabilityError(f"backbone '{self.spec}' takes pictures of three channels; {channels.advice}")
+        raise CapabilityError(f"backbone '{self.spec}' takes pictures of three channels; give {channels.advice}")
 
     def input_layer(self) -> nn.Module | None:
         """The layer that takes the channels of an image, where it was widened; None where it was not."""
@@ -163,11 +163,11 @@ class Backbone(ABC):
             "The further ones are normalised by the mean of its three means, and of its three deviations."
         ]
 
-    def check_channels(self, method: str, trains: bool) -> None:
-        """Refuse a method that would learn nothing from the further channels.
+    def check_channels(self, who: str, trains: bool = False) -> None:
+        """Refuse whatever would see nothing of the further channels.
 
         Args:
-            method: its name.
+            who: "adapter 'ape'", for the message.
             trains: whether it trains the layer that takes them.
 
         Raises:
@@ -176,8 +176,8 @@ class Backbone(ABC):
         if self.channels is None or self.channels.start != ZERO or trains:
             return
         raise CapabilityError(
-            f"adapter '{method}' learns nothing from {self.channels.further}: channels beyond the third start at zero, "
-            f"and it does not train the layer that takes them; use lora or full, or {self.channels.advice}"
+            f"{who} sees nothing of {self.channels.further}: channels beyond the third start at zero, and it does not "
+            f"train the layer that takes them; fit lora or full, or give {self.channels.advice}"
         )
 
     # prompts ----------------------------------------------------------------------------------------------------

@@ -133,12 +133,12 @@ class InputChannels:
         start: "zero", the further channels change nothing until they are trained; "mean", they start with the mean of
             the weights for red, green and blue, and all channels are scaled by 3 / number of channels; "trained", in
             a file of weights that were trained on these channels.
-        advice: what else a user can do where a method does not train them, for messages.
+        advice: what a user can give where nothing trains them, for messages.
     """
 
     names: tuple[str, ...]
     start: str = ZERO
-    advice: str = "give three channels"
+    advice: str = "three channels"
 
     def __len__(self) -> int:
         return len(self.names)

@@ -80,6 +80,7 @@ def _embed(
         prepared = _unlabelled(recipe, domain, task.name, images, reporter)
     else:
         prepared = prepare(recipe, reporter, domain, task.name)
+    prepared.backbone.check_channels("`vladapt embed`")
     features = prepared.features(prepared.data.items, "images", parts=parts)
     if parts and features.parts is None:
         raise CapabilityError("--parts: no sample here has parts (frames, slices, windows); omit --parts")

@@ -98,6 +98,7 @@ def _index(recipe: Recipe, out: Path, images: list, texts, kind: str, domain, re
     started = time.monotonic()
     reader = ImageReader.of(recipe, domain) if images else ImageReader()
     backbone = load_backbone(recipe.backbone, recipe.device, recipe.image_size, reader.channels)
+    backbone.check_channels("`vladapt index`")
     made = Indexed(out, IMAGES if images else TEXTS, kind, backbone.embed_dim)
     builder = IndexBuilder(out, dims=backbone.embed_dim, kind=kind) if is_main() else None
     try:

@@ -78,18 +78,22 @@ def sensors() -> dict[str, Sensor]:
     return {**_sensors(), **{name: _sensors()[as_] for name, as_ in ALIKE.items()}}
 
 
-def check_bands(text: str) -> str:
-    """A choice of bands as `pictures_of` takes it, as far as can be told without a raster.
+def check_bands(text: str | int | Sequence[str | int]) -> str:
+    """A choice of bands as `pictures_of` takes it, as far as can be told without a raster; numbers may be a list.
 
     Raises:
         ConfigError: no channel or two in a picture, more than three in one of several, or a band 0.
     """
+    text = ",".join(map(str, text)) if isinstance(text, Sequence) and not isinstance(text, str) else str(text)
     pictures = _split(text)
     for picture in pictures:
         count = len(_spread(picture))
         if count in (0, 2) or (count > COLOURS and len(pictures) > 1):
             cure = "give one, three or more" if count <= COLOURS else "each of several pictures has one or three"
             raise ConfigError(f"{count} channels in '{','.join(picture)}'; {cure}")
+        names = _spread(picture)
+        if count > COLOURS and (twice := [name for place, name in enumerate(names) if name in names[:place]]):
+            raise ConfigError(f"band {twice[0]} is named twice in '{','.join(picture)}'; name each once")
         for name in picture:
             if name.lstrip("-").isdigit() and int(name) < 1:
                 raise ConfigError(f"there is no band {name}; bands are counted from 1")
@@ -154,7 +158,11 @@ def _spread(picture: Sequence[str]) -> list[str]:
 
 
 def _meaning(name: str, sensor: str | None) -> str:
-    """The common name of a band of that name or code."""
+    """The common name of a band of that name, code, or number where all files of the sensor have it there."""
+    if sensor and name.isdigit():
+        place = int(name) - 1
+        there = {order[place].lower() for order in sensors()[sensor].orders if place < len(order)}
+        name = there.pop() if len(there) == 1 else name
     known = [sensors()[sensor]] if sensor else list(_sensors().values())
     codes = [{code.lower(): common for code, common in each.bands.items()} for each in known]
     means = {of_sensor[name] for of_sensor in codes if name in of_sensor}

@@ -18,7 +18,7 @@ from ...core.contracts.targets import Captions
 from ...core.data.class_folders import CONTAINERS
 from ...core.data.coco import find_coco_files, is_coco
 from ...core.data.files import Format, ItemCollector, folders, licence_of, loader, locate, shown
-from ...core.data.pairs.reading import JSON_NAMES, read_pairs
+from ...core.data.pairs.reading import JSON_NAMES, TABLES, read_pairs
 from ...core.errors import ConfigError, DataError, shortened
 from ...core.runtime.reading import MOST_BYTES, check_regular, read_json, read_start
 from .box_captions import MASKS, read_captions_of_boxes
@@ -28,6 +28,8 @@ ENCODINGS = ("utf-8-sig", "gb18030")
 IMAGE_COLUMNS = ("filename", "image", "imagename", "imgname", "image_id", "path", "file", "filepath")
 CAPTION_COLUMNS = ("title", "caption", "captions", "text", "sentence", "raw")
 LANGUAGE_COLUMNS = ("language", "lang", "locale")
+LISTS = (*TABLES, ".tar")
+"""Ends of files that hold captions, or name their images."""
 SPLIT_COLUMNS = ("split", "set")
 
 
@@ -65,7 +67,7 @@ def read_captions(
 def _has_boxes(path: Path) -> bool:
     """Whether it is a COCO file of boxes without captions, a folder with one, or one of images and masks."""
     if path.is_dir():
-        captions = any(next(path.glob(name), None) for name in JSON_NAMES)
+        captions = any(next(path.glob(name), None) for name in (*JSON_NAMES, *(f"*{suffix}" for suffix in LISTS)))
         return not captions and ((path / MASKS).is_dir() or bool(find_coco_files(path)))
     if path.suffix.lower() != ".json":
         return False

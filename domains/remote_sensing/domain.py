@@ -99,6 +99,8 @@ class Reading(domain.Reading):
         kinds = {
             **({} if rasters else dict.fromkeys(USED_BY_RASTERS, f"rasters ({' '.join(DRIVERS)})")),
             **({} if self.labels else dict.fromkeys(USED_BY_WINDOWS, "rasters with --labels")),
+            **({"band_start": "four or more bands"} if rasters and self.channels is None else {}),
+            **({} if data.kind == "captions" else {"language": "tables of captions"}),
         }
         given = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
         return [f"Option {name} has no effect here: it is for {kinds[name]}." for name in given if name in kinds]

@@ -134,7 +134,7 @@ def test_a_trained_tower_comes_back_with_its_channels(spec_of, name, tmp_path):
     torch.testing.assert_close(features(again, image), features(wide, image), atol=1e-5, rtol=1e-5)
     assert again.channels == InputChannels(FIVE.names, TRAINED)
     assert torch.equal(again.input_layer().weight, layer.weight)
-    again.check_channels("tip-adapter", trains=False)  # they are trained: any method sees them
+    again.check_channels("adapter 'tip-adapter'")  # they are trained: any method sees them
     own_name, _ = input_layer(wide.model, wide.spec, 5)
     assert load_file(path)[f"{own_name}.weight"].shape[1] == 3, "other libraries find the tower that they know"
     assert load_backbone(str(path), "cpu", channels=FIVE).channels == again.channels

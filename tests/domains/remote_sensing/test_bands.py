@@ -101,11 +101,17 @@ def test_two_bands_of_unknown_meaning_are_asked_for(write_raster):
         ("4,3", "2 channels in '4,3'"),
         ("1,2,3,4+1", "4 channels in '1,2,3,4'; each of"),
         ("0", "counted from 1"),
+        ("1,2,3,2", "band 2 is named twice in '1,2,3,2'; name each once"),
     ],
 )
 def test_a_choice_that_makes_no_picture_is_refused(bands, words):
     with pytest.raises(ConfigError, match=words):
         check_bands(bands)
+
+
+@pytest.mark.parametrize("given", ["4, 3,2", (4, 3, 2), [4, "3", 2]])
+def test_numbers_may_be_a_list_as_options_by_set_are(given):
+    assert check_bands(given) == "4,3,2" and check_bands(4) == "4"
 
 
 def test_a_sensor_with_other_bands_is_refused(write_raster):

@@ -9,6 +9,8 @@ import torch
 import vladapt
 from vladapt import CapabilityError
 from vladapt.core.backbones.load import load_backbone
+from vladapt.core.engine.embed import embed
+from vladapt.core.recipes.resolve import resolve
 from vladapt.core.testing.domain_trial import DomainTrial, ReadSet
 from vladapt.core.testing.samples import images_decode, pixels_are_inputs
 from vladapt.domains.remote_sensing.bands import further_channels
@@ -45,6 +47,8 @@ def fields(tmp_path_factory):
         ("B02,B03,B04,B08", None, ("b04", "b03", "b02", "b08")),
         ("b2,b3,b4,b5,b6", "landsat-8", ("b4", "b3", "b2", "b5", "b6")),
         ("4,3,2,8", None, ("4", "3", "2", "8")),
+        ("1,2,3,4,8", "eurosat", ("4", "3", "2", "1", "8")),
+        ("1,2,3,4", "sentinel-2", ("1", "2", "3", "4")),
         ("vv,vh,vv-vh,nir", None, ("vv", "vh", "vv-vh", "nir")),
         ("nir,red,green", None, None),
         ("true-color+false-color", None, None),
@@ -122,14 +126,27 @@ def test_a_band_that_tells_the_classes_apart_is_learned_and_known_at_prediction(
 @pytest.mark.parametrize(
     ("adapter", "words"),
     [
-        ({"name": "tip-adapter"}, "'tip-adapter' learns nothing from nir: .* use lora or full, or --bands of three"),
-        ({"name": "full", "last": 1, "epochs": 1, "batch_size": 4}, "'full' learns nothing from nir"),
-        ({"name": "lit", "epochs": 1, "batch_size": 4}, "'lit' learns nothing from nir"),
+        ({"name": "tip-adapter"}, "'tip-adapter' sees nothing of nir: .* fit lora or full, or give --bands of three"),
+        ({"name": "full", "last": 1, "epochs": 1, "batch_size": 4}, "'full' sees nothing of nir"),
+        ({"name": "lit", "epochs": 1, "batch_size": 4}, "'lit' sees nothing of nir"),
     ],
 )
 def test_a_method_that_does_not_train_the_first_layer_is_refused(fit, adapter, words):
     with pytest.raises(CapabilityError, match=words):
         fit(adapter)
+
+
+def test_features_alone_are_refused_where_they_would_lack_the_bands(fields, small_clip_spec, tmp_path):
+    flags = {"domain": "remote-sensing", "backbone": small_clip_spec, "data.path": str(fields)}
+    recipe = resolve(flags=flags, sets=["data.bands=1,2,3,4"])
+    with pytest.raises(CapabilityError, match="`vladapt embed` sees nothing of 4"):
+        embed(recipe, tmp_path / "features.safetensors")
+
+
+def test_a_start_of_bands_that_are_not_there_is_said_to_do_nothing(fields):
+    data = RemoteSensing().read(fields, "classification", bands="1,2,3", band_start="mean", language="en")
+    assert "Option band_start has no effect here: it is for four or more bands." in data.notes
+    assert "Option language has no effect here: it is for tables of captions." in data.notes
 
 
 def test_from_the_mean_of_the_weights_frozen_towers_see_all_bands(fit):
