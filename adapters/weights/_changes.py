@@ -39,13 +39,13 @@ def changed_tensors(trained: Backbone, base: Backbone) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def put_tensors(backbone: Backbone, tensors: Mapping[str, Tensor]) -> None:
-    """Overwrite parameters and buffers of the model, in place.
+def put_tensors(backbone: Backbone, tensors: Mapping[str, Tensor], module: nn.Module | None = None) -> None:
+    """Overwrite parameters and buffers of the model, or of one of its modules, in place.
 
     Raises:
         DataError: the model has no tensor of that name and shape; nothing is then changed.
     """
-    current = backbone.model.state_dict(keep_vars=True)
+    current = (module or backbone.model).state_dict(keep_vars=True)
     for name, value in tensors.items():
         if name not in current or current[name].shape != value.shape:
             raise DataError(

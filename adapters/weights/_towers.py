@@ -255,6 +255,8 @@ class TowerAdapter(Augmented):
                     f"option loss='{self.loss}': only `vladapt pretrain` keeps a text tower it stretches"
                 )
             notes.extend(self._choose(model))
+            layer = model.input_layer()
+            model.check_channels(f"adapter '{self.name}'", layer is None or layer.weight.requires_grad)
 
         task = replace(
             task,

@@ -8,7 +8,7 @@ from typing import ClassVar
 from ...core.contracts.backbone import Backbone
 from ...core.contracts.options import option
 from ...core.training.layers import set_trainable
-from ._towers import ClassTowerAdapter
+from ._towers import ClassTowerAdapter, TowerAdapter
 
 
 @dataclass(eq=False, kw_only=True)
@@ -43,6 +43,8 @@ class Full(ClassTowerAdapter):
         "no fixture: checked on which tensors change, and its contrastive loss, FLYP's, against a batch written "
         "out. Batch and warm-up are for few images (released: 512, 500 steps)"
     )
+
+    can: ClassVar[frozenset[str]] = TowerAdapter.can | {"channels"}
 
     last: int | None = option(None, "train only this many last layers of each tower; none: all", low=1, high=1000)
 

@@ -41,6 +41,7 @@ class Lit(TowerAdapter):
         "no fixture: checked that the locked tower stays bit for bit while the other and the logit scale change. "
         "The text tower can read beforehand (paper: from scratch), at the settings of `full`"
     )
+    can: ClassVar[frozenset[str]] = TowerAdapter.can | {"channels"}
     default_loss: ClassVar[str] = "clip"
 
     lock: str = option("image", "the tower that stays; text is the mirror image", choices=TOWERS)

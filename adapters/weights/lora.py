@@ -12,10 +12,13 @@ from ...core.contracts.adapter import require
 from ...core.contracts.backbone import Backbone
 from ...core.contracts.options import option
 from ...core.training.lora import PARAMS, SHARES, TOPS, add_lora, load_lora_state, lora_state, merge_lora
-from ._towers import ClassTowerAdapter
+from ._changes import put_tensors
+from ._towers import ClassTowerAdapter, TowerAdapter
 
 ITERATIONS = 500
 """Published: so many steps per shot."""
+INPUT = "input."
+"""Of the layer that takes the channels of an image, where there are more than three."""
 TOWERS = {"both": ("image", "text"), "image": ("image",), "text": ("text",)}
 
 
@@ -32,7 +35,8 @@ class Lora(ClassTowerAdapter):
 
     Where it differs from the released code: float32 unless `amp` says otherwise (published: fp16), steps rounded up to
     whole epochs, blocks counted by each tower's own depth, and the domain's augmentation where it has one. A tower
-    without attention (a CNN) stays as it is, and the report says so.
+    without attention (a CNN) stays as it is, and the report says so. In a tower that was widened to more than three
+    channels the layer that takes them is trained too, as a whole.
 
     `iterations` counts where `epochs` is None: published are 500 per shot, the images of the largest class. On pairs
     there are 20 epochs.
@@ -51,6 +55,7 @@ class Lora(ClassTowerAdapter):
         "float32 unless `amp` says otherwise; steps rounded up to whole epochs; blocks counted by each tower's own "
         "depth. The comparison is of the layers; the training is checked against a loop written out"
     )
+    can: ClassVar[frozenset[str]] = TowerAdapter.can | {"channels"}
     packages: ClassVar[dict[str, str]] = {"peft": "fine-tune"}
     published_crop: ClassVar[tuple[float, float]] = (0.08, 1.0)
     end_lr: ClassVar[float] = 1e-6
@@ -75,17 +80,25 @@ class Lora(ClassTowerAdapter):
         return self.epochs or -(-self.iterations * shots // steps)
 
     def _choose(self, backbone: Backbone) -> list[str]:
-        return self._attach(backbone, self.dropout)
+        notes, layer = self._attach(backbone, self.dropout), backbone.input_layer()
+        if layer is None:
+            return notes
+        layer.requires_grad_(True)
+        return [*notes, f"the layer that takes the {len(backbone.channels)} channels of an image was trained, too"]
 
     def _learned(self, trained: Backbone, base: Backbone) -> dict[str, Tensor]:
-        matrices = lora_state(trained)
+        matrices, layer = lora_state(trained), trained.input_layer()
         merge_lora(trained)
-        return matrices
+        whole = {} if layer is None else layer.state_dict(prefix=INPUT)
+        return {**matrices, **{name: value.detach().cpu().clone() for name, value in whole.items()}}
 
     def _put(self, backbone: Backbone) -> None:
+        whole = {name.removeprefix(INPUT): value for name, value in self.changed.items() if name.startswith(INPUT)}
         self._attach(backbone, dropout=0.0)
-        load_lora_state(backbone, self.changed)
+        load_lora_state(backbone, {name: value for name, value in self.changed.items() if not name.startswith(INPUT)})
         merge_lora(backbone)
+        if whole:
+            put_tensors(backbone, whole, backbone.input_layer())
 
     def _attach(self, backbone: Backbone, dropout: float) -> list[str]:
         options = {"r": self.r, "alpha": self.alpha, "params": self.params, "positions": self.positions}

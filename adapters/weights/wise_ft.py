@@ -104,7 +104,7 @@ class WiseFt(ClassTowerAdapter):
         "bias where there is one. The fixture is of the linear version, its training loop restated on features; the "
         "tower version is checked against a loop written out"
     )
-    can: ClassVar[frozenset[str]] = frozenset()
+    can: ClassVar[frozenset[str]] = frozenset({"channels"})
     state: ClassVar[tuple[str, ...]] = ("changed", "prefix", "head", "head_bias")
     default_epochs: ClassVar[int] = 10
     published_crop: ClassVar[tuple[float, float]] = (0.9, 1.0)

@@ -15,9 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..contracts.backbone import Backbone
+from ..contracts.domain import InputChannels
 from ..contracts.families import FAMILIES
 from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean
 from ..runtime.files import replacing
+from .channels import channels_of, divided, facts, input_layer
 from .hub import NOT_CACHED
 from .prompted import CHILD, TowerPrompts
 from .published import Published, find_published, licence_line, published
@@ -26,7 +28,10 @@ ALL_ALIASES = "and the aliases of `vladapt list backbones`"
 
 
 def load_backbone(
-    spec: str = "embedded", device: str | torch.device = "auto", image_size: int | None = None
+    spec: str = "embedded",
+    device: str | torch.device = "auto",
+    image_size: int | None = None,
+    channels: InputChannels | None = None,
 ) -> Backbone:
     """The backbone that `spec` names, its towers not yet built.
 
@@ -35,12 +40,13 @@ def load_backbone(
             open_clip or transformers publish it, or of a `model.safetensors` that a training wrote.
         device: "auto" is the GPU where there is one, else the CPU; or any torch device.
         image_size: side of the square the image tower takes, where it is to differ from the model's own.
+        channels: of the images, where they have more than three: the image tower is widened for them.
 
     Raises:
         UnknownNameError: no family, architecture or tag has that name; the message has the nearest ones.
         ConfigError: the spec, the device or the size is not usable.
         DataError: a file is missing or damaged, or a remote model cannot be reached.
-        CapabilityError: the family's library is not installed.
+        CapabilityError: the family's library is not installed, or the tower takes other channels.
     """
     spec = str(spec)
     if image_size is not None and image_size < 1:
@@ -53,12 +59,12 @@ def load_backbone(
     target = _device(device)
     try:
         if trained:
-            return build_fine_tuned(spec, target, image_size)
+            return _widened(build_fine_tuned(spec, target, image_size), channels)
         module = importlib.import_module(f".{family}", __package__)
         backbone = module.build(rest, spec=spec, device=target, image_size=image_size)
         if entry is not None:
             backbone.licence = entry.licence
-        return backbone
+        return _widened(backbone, channels)
     except DataError as error:
         if entry is None or NOT_CACHED not in str(error):
             raise
@@ -73,6 +79,20 @@ def load_backbone(
             f"backbone '{spec}' needs the package '{error.name}'; "
             f"install it with: pip install 'vladapt[{FAMILIES.get(family, {}).get('extra', 'all')}]'"
         ) from None
+
+
+def _widened(backbone: Backbone, channels: InputChannels | None) -> Backbone:
+    """The backbone for images of these channels; one that was trained on others is refused."""
+    if channels is None or (backbone.channels is not None and len(backbone.channels) == len(channels)):
+        return backbone
+    if backbone.channels is not None:
+        has = ", ".join(backbone.channels.names)
+        raise CapabilityError(
+            f"--backbone {backbone.spec}: takes {len(backbone.channels)} channels ({has}), the images have "
+            f"{len(channels)} ({', '.join(channels.names)}); give images of the same channels"
+        )
+    backbone.widen(channels)
+    return backbone
 
 
 def announced(backbone: Backbone, tell: Callable[[str], None]) -> Backbone:
@@ -130,8 +150,9 @@ FILE = "model.safetensors"
 FORMAT = 1
 PREFIX = "vladapt.text_prefix"
 PROMPTS = "vladapt.prompts."
-"""In the file only where the training gave texts a prefix, or the towers tokens; other libraries have no place for
-either."""
+FURTHER = "vladapt.further_channels"
+"""In the file only where the training gave texts a prefix, the towers tokens, or the images further channels; other
+libraries have no place for these."""
 
 
 def save_fine_tuned(backbone: Backbone, folder: str | Path) -> Path:
@@ -153,11 +174,15 @@ def save_fine_tuned(backbone: Backbone, folder: str | Path) -> Path:
         "trained_from": {"spec": backbone.spec, "fingerprint": backbone.fingerprint},
         "licence": backbone.licence,
         "description": backbone.description,
+        **({} if backbone.channels is None else {"channels": facts(backbone.channels)}),
     }
     state = {
         name.replace(f"{CHILD}.", PROMPTS, 1) if name.startswith(f"{CHILD}.") else name: value
         for name, value in backbone.model.state_dict().items()
     }
+    if backbone.channels is not None:
+        layer, _ = input_layer(backbone.model, backbone.spec, len(backbone.channels))
+        state = divided(state, layer, FURTHER)
     state = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     if getattr(backbone, "text_prefix", None) is not None:
         state[PREFIX] = backbone.text_prefix.detach().cpu().contiguous().clone()
@@ -199,12 +224,14 @@ def build_fine_tuned(spec: str, device: torch.device, image_size: int | None) ->
     module = import_module(f".{header['family']}", __package__)
     try:
         backbone = module.rebuild(header["description"], path, spec=spec, device=device, image_size=image_size)
+        backbone.channels = channels_of(header["channels"]) if "channels" in header else None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"--backbone {path}: its header is damaged ({error}); train it again, or copy it") from error
     with safe_open(str(path), framework="pt") as f:
         names = set(f.keys())
         backbone.text_prefix = f.get_tensor(PREFIX) if PREFIX in names else None
         tokens = {name.removeprefix(PROMPTS): f.get_tensor(name) for name in names if name.startswith(PROMPTS)}
+        backbone.further = f.get_tensor(FURTHER) if FURTHER in names else None
     backbone.prompts = TowerPrompts.of(tokens) if tokens else None
     return backbone
 

@@ -15,13 +15,16 @@ from torch import Tensor, nn
 
 from ..contracts.adapter_file import not_finite
 from ..contracts.backbone import Backbone, Block, normalized
+from ..contracts.domain import TRAINED, ZERO
 from ..errors import CapabilityError, ConfigError, DataError
-from .checkpoints import unsized
+from .channels import ChannelPreprocess, input_layer, widen, widened
+from .checkpoints import fingerprint, unsized
 from .positions import ProjectionMatrix, insert_after_start
 from .preprocessing import Preprocess
 from .tower_steps import ImageTower, TextTower, run
 
 if TYPE_CHECKING:
+    from ..contracts.domain import InputChannels
     from .prompted import TowerPrompts
 
 
@@ -36,6 +39,7 @@ class TwoTower(Backbone):
             through `encode_prompt` go without.
         prompts: learned tokens inside the towers (`attach_prompts`), a child of `model`, or None. Every pass goes with
             them.
+        further: (W, C - 3, k, k) trained weights of channels beyond the third, or None.
     """
 
     transform: Preprocess
@@ -46,6 +50,7 @@ class TwoTower(Backbone):
         self._tokenizer: Callable[[list[str]], Tensor] | None = None
         self.text_prefix: Tensor | None = None
         self.prompts: TowerPrompts | None = None
+        self.further: Tensor | None = None
 
     def __getstate__(self):
         # Towers hold closures over the modules; a copy must make its own over its own modules.
@@ -82,6 +87,8 @@ class TwoTower(Backbone):
             # built while a caller infers must still serve one that trains.
             with torch.random.fork_rng(devices=[]), torch.inference_mode(False), unsized():
                 model = self.build_model()
+                if self.channels is not None:
+                    widen(model, self.spec, self.channels, self.further)
                 if self.prompts is not None:
                     model.prompts = self.prompts
                 _check_numbers(model, self.spec)
@@ -89,12 +96,12 @@ class TwoTower(Backbone):
         return self._model
 
     @property
-    def image_mean(self) -> tuple[float, float, float]:
-        return self.transform.mean
+    def image_mean(self) -> tuple[float, ...]:
+        return widened(self.transform.mean, self.channels)
 
     @property
-    def image_std(self) -> tuple[float, float, float]:
-        return self.transform.std
+    def image_std(self) -> tuple[float, ...]:
+        return widened(self.transform.std, self.channels)
 
     @property
     def image_size(self) -> int:
@@ -109,8 +116,19 @@ class TwoTower(Backbone):
         bias = getattr(self.model, "logit_bias", None)
         return None if bias is None else bias.reshape(())
 
-    def preprocess(self, train: bool = False) -> Preprocess:
-        return replace(self.transform, train=train)
+    def preprocess(self, train: bool = False) -> Preprocess | ChannelPreprocess:
+        transform = replace(self.transform, train=train)
+        return transform if self.channels is None else ChannelPreprocess(transform, len(self.channels))
+
+    def widen(self, channels: InputChannels) -> None:
+        if self._model is not None:
+            raise CapabilityError(f"backbone '{self.spec}' is built already; load it again to widen it")
+        start = ZERO if channels.start == TRAINED else channels.start  # of another tower's weights
+        self.channels = replace(channels, start=start)
+        self.fingerprint = fingerprint(self.family, [len(channels), start], self.fingerprint, {})
+
+    def input_layer(self) -> nn.Module | None:
+        return None if self.channels is None else input_layer(self.model, self.spec, len(self.channels))[1]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TwoTower:
         """With its own towers; the tokenizer, which nothing changes and whose tables are large, is shared."""

@@ -28,8 +28,8 @@ NEEDS = frozenset({
 })  # fmt: skip
 OF_TOWERS = frozenset({"text_encoder", "pixels", "images"})
 """Needs that take the towers themselves."""
-ABILITIES = frozenset({"new_classes", "pairs"})
-"""What a method may be able to do: score classes that it never saw (`for_classes`), learn pairs (`fit_pairs`)."""
+ABILITIES = frozenset({"new_classes", "pairs", "channels"})
+"""Score classes that it never saw (`for_classes`), learn pairs (`fit_pairs`), train the layer that takes channels."""
 
 
 @dataclass
@@ -320,15 +320,15 @@ class Adapter(ABC):
             CapabilityError: they have none.
         """
         if "parts" in self.needs and features.parts is None and len(features):
-            raise CapabilityError(
-                f"adapter '{self.name}' needs the parts of each sample (frames, slices, windows); these are single "
-                "images: give clips or volumes, or a features file with image_parts"
-            )
+            lacking = "needs the parts of each sample (frames, slices, windows); these are single images"
+            cure = "give clips or volumes, or a features file with image_parts"
+            raise CapabilityError(f"adapter '{self.name}' {lacking}: {cure}")
 
     def check_towers(self, backbone: Backbone) -> None:
         """Raise the CapabilityError that names towers with what the method needs, unless these have it."""
         if not self.text_free:
             backbone.need_texts(f"adapter '{self.name}'")
+        backbone.check_channels(f"adapter '{self.name}'", "channels" in self.can)
         for capability in sorted(self.backbone_needs):
             backbone.need(capability)
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import CapabilityError
+from .domain import MEAN, TRAINED, ZERO, InputChannels
 from .families import families_with
 
 CAPABILITIES = {
@@ -60,6 +61,8 @@ class Backbone(ABC):
     Attributes:
         has_text: whether there is a text tower; without one `context_length` is 0 and texts are refused.
         notes: sentences a user should read, which go into a run's notes.
+        channels: what images have beyond red, green and blue (`widen`); None for pictures of three channels. C of them
+            are in all pixels (B, 3, S, S) below, and in `image_mean` and `image_std`.
     """
 
     family: ClassVar[str] = ""
@@ -67,14 +70,15 @@ class Backbone(ABC):
     spec: str
     embed_dim: int
     image_size: int
-    image_mean: tuple[float, float, float]
-    image_std: tuple[float, float, float]
+    image_mean: tuple[float, ...]
+    image_std: tuple[float, ...]
     context_length: int
     fingerprint: str
     capabilities: frozenset[str]
     licence: str = "unknown"
     has_text: bool = True
     notes: Sequence[str] = ()
+    channels: InputChannels | None = None
     device: torch.device
 
     # whole ------------------------------------------------------------------------------------------------------
@@ -131,6 +135,50 @@ class Backbone(ABC):
         self.device = torch.device(device)
         self.model.to(self.device)
         return self
+
+    def widen(self, channels: InputChannels) -> None:
+        """Let the image tower take images of these channels, in place, before the model is built.
+
+        Raises:
+            CapabilityError: it takes three channels and no others.
+        """
+        raise CapabilityError(f"backbone '{self.spec}' takes pictures of three channels; give {channels.advice}")
+
+    def input_layer(self) -> nn.Module | None:
+        """The layer that takes the channels of an image, where it was widened; None where it was not."""
+        return None
+
+    def notes_on_channels(self) -> list[str]:
+        """What a user should know of an image tower that was widened."""
+        if self.channels is None:
+            return []
+        first, further = ", ".join(self.channels.names[:3]), self.channels.further
+        started = {
+            ZERO: "at zero, so that at the start features are those of the first three",
+            TRAINED: "in the training that made its weights",
+            MEAN: "with the mean of its weights for these, and all were scaled by 3 / channels",
+        }
+        return [
+            f"The image tower sees {first} as red, green and blue; {further} started {started[self.channels.start]}. "
+            "The further ones are normalised by the mean of its three means, and of its three deviations."
+        ]
+
+    def check_channels(self, who: str, trains: bool = False) -> None:
+        """Refuse whatever would see nothing of the further channels.
+
+        Args:
+            who: "adapter 'ape'", for the message.
+            trains: whether it trains the layer that takes them.
+
+        Raises:
+            CapabilityError: there are some, they start at zero, and it does not.
+        """
+        if self.channels is None or self.channels.start != ZERO or trains:
+            return
+        raise CapabilityError(
+            f"{who} sees nothing of {self.channels.further}: channels beyond the third start at zero, and it does not "
+            f"train the layer that takes them; fit lora or full, or give {self.channels.advice}"
+        )
 
     # prompts ----------------------------------------------------------------------------------------------------
 

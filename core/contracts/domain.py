@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "val", "test")
 NO_PRESET = "none"
+ZERO, MEAN, TRAINED = "zero", "mean", "trained"
+STARTS = (ZERO, MEAN)
+"""How channels beyond the third start in a tower that was trained on three."""
 MAX_PIXELS = 200_000_000
 """Pixels of an image, and voxels of a volume, that are decoded where nobody says otherwise."""
 
@@ -117,7 +120,33 @@ class Evaluation:
 
 
 Decoded = np.ndarray
-"""A decoded image: (H, W, 3) uint8, or (H, W, 3) float32 in 0..1 where the source is deeper than 8 bits."""
+"""A decoded image: (H, W, 3), uint8 or float32 in 0..1 where the source is deeper than 8 bits; (H, W, C) where the
+domain has `channels`."""
+
+
+@dataclass(frozen=True)
+class InputChannels:
+    """Four or more channels of an image, for towers that were trained on red, green and blue.
+
+    Args:
+        names: of the channels in their order; the first three are what the tower sees as red, green and blue.
+        start: "zero", the further channels change nothing until they are trained; "mean", they start with the mean of
+            the weights for red, green and blue, and all channels are scaled by 3 / number of channels; "trained", in
+            a file of weights that were trained on these channels.
+        advice: what a user can give where nothing trains them, for messages.
+    """
+
+    names: tuple[str, ...]
+    start: str = ZERO
+    advice: str = "three channels"
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def further(self) -> str:
+        """Names of the channels after the first three."""
+        return ", ".join(self.names[3:])
 
 
 @dataclass
@@ -211,6 +240,11 @@ class Domain(ABC):
             ConfigError: a value that is not usable.
         """
         return options_from(self.reading, options, f"domain '{self.name}'")
+
+    def channels(self, options: Mapping[str, Any]) -> InputChannels | None:
+        """What images read with these options of `reading` have beyond red, green and blue, which towers are then
+        widened for; None for pictures of three channels."""
+        return None
 
     def read_images(self, paths: Sequence[str | Path], **options) -> DomainData | None:
         """Unlabelled images for `predict`, `embed`: files, or folders searched for files. None: they are plain image

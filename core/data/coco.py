@@ -32,7 +32,14 @@ def read_coco_crops(path: str | Path, formats: Sequence[Format] = (IMAGE,), min_
     Raises:
         DataError: no such file, it is malformed, a path leaves the folder, or fewer than two classes have boxes.
     """
-    path = Path(path)
+    images, class_names, notes = coco_images(Path(path))
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    return crops_of(images, class_names, folder, formats, min_side, notes)
+
+
+def coco_images(path: Path) -> tuple[list[BoxedImage], list[str], list[str]]:
+    """Images that have boxes, the names of the classes, and sentences for the user; path and errors as for
+    `read_coco_crops`, but that any number of classes will do."""
     files = find_coco_files(path) if path.is_dir() else [path]
     if not files:
         raise DataError(f"{path}: no COCO file in it; name it instances*.json")
@@ -50,8 +57,7 @@ def read_coco_crops(path: str | Path, formats: Sequence[Format] = (IMAGE,), min_
         images += more
         crowd += dropped
     class_names = list(dict.fromkeys(names[number] for number in sorted(names, key=by_kind_of_id)))
-    notes = [f"Crowd boxes, left out: {crowd}."] if crowd else []
-    return crops_of(images, class_names, folder, formats, min_side, notes)
+    return images, class_names, [f"Crowd boxes, left out: {crowd}."] if crowd else []
 
 
 def find_coco_files(folder: Path) -> list[Path]:

@@ -50,12 +50,14 @@ def thumbnail(pixels: Decoded, size: tuple[int, int] | None = None) -> np.ndarra
     """The thumbnail of an image as stored, (1160,) uint8: grey, colour, height and width; None where it has no pixels.
 
     Args:
-        pixels: (H, W, 3) uint8, or float32 in 0..1; of (T, H, W, 3) the middle frame is taken.
+        pixels: (H, W, 3) uint8, or float32 in 0..1; of (T, H, W, 3) the middle frame is taken, of more channels the
+            first three.
         size: height and width of the image, where the pixels are of a reduced version.
     """
     frame = pixels[len(pixels) // 2] if pixels.ndim == 4 and len(pixels) else pixels
-    if frame.ndim != 3 or frame.shape[-1] != 3 or not frame.size:
+    if frame.ndim != 3 or frame.shape[-1] < 3 or not frame.size:
         return None
+    frame = frame[..., :3]
     if frame.dtype != np.uint8:
         frame = np.rint(np.clip(np.nan_to_num(frame), 0, 1) * 255).astype(np.uint8)
     image = Image.fromarray(np.ascontiguousarray(frame))

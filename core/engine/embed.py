@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from ..backbones.load import load_backbone
 from ..contracts.domain import Domain, DomainData
 from ..contracts.features import FeatureSet, TextClassifier
 from ..contracts.recipe import Recipe
@@ -25,6 +24,7 @@ from ..runtime.distributed import is_main, together
 from ..runtime.files import all_or_none, place_of, remove_stale_partials, replacing
 from ..runtime.progress import Reporter
 from ..tasks.classification.images import Encoding, Prepared, prepare
+from ..tasks.methods import backbone_of
 
 SUFFIXES = (".safetensors", ".npz")
 OF_IMAGES = frozenset({"domain", "task", "data", "backbone", "image_size", "device", "amp", "batch_size", "workers"})
@@ -80,6 +80,7 @@ def _embed(
         prepared = _unlabelled(recipe, domain, task.name, images, reporter)
     else:
         prepared = prepare(recipe, reporter, domain, task.name)
+    prepared.backbone.check_channels("`vladapt embed`")
     features = prepared.features(prepared.data.items, "images", parts=parts)
     if parts and features.parts is None:
         raise CapabilityError("--parts: no sample here has parts (frames, slices, windows); omit --parts")
@@ -95,7 +96,7 @@ def _embed(
 
 def _unlabelled(recipe: Recipe, domain: Domain, task: str, images, reporter: Reporter) -> Prepared:
     data: DomainData = readable(images_of(domain, images, recipe.reading))
-    backbone = load_backbone(recipe.backbone, device=recipe.device, image_size=recipe.image_size)
+    backbone = backbone_of(recipe, domain)
     encoding = Encoding(recipe.batch_size, recipe.workers, recipe.amp)
     return Prepared(domain, task, data, backbone, FeatureStore(), reporter, encoding)
 

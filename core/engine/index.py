@@ -96,12 +96,13 @@ def index(
 
 def _index(recipe: Recipe, out: Path, images: list, texts, kind: str, domain, reporter: Reporter) -> Indexed:
     started = time.monotonic()
-    backbone = load_backbone(recipe.backbone, device=recipe.device, image_size=recipe.image_size)
+    reader = ImageReader.of(recipe, domain) if images else ImageReader()
+    backbone = load_backbone(recipe.backbone, recipe.device, recipe.image_size, reader.channels)
+    backbone.check_channels("`vladapt index`")
     made = Indexed(out, IMAGES if images else TEXTS, kind, backbone.embed_dim)
     builder = IndexBuilder(out, dims=backbone.embed_dim, kind=kind) if is_main() else None
     try:
         if images:
-            reader = ImageReader.of(recipe, domain)
             how: dict[str, Any] = reader.facts(backbone)
             _add_images(builder, reader, images, backbone, recipe, made, reporter)
         else:

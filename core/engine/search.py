@@ -82,9 +82,9 @@ def search(
     _check(text, image, weight, top, html)
     opened = RetrievalIndex.open(index)
     made_by = opened.info["backbone"]
-    tower = load_backbone(backbone or made_by["spec"], device=device, image_size=made_by.get("image_size"))
-    opened.check_backbone(tower)
     reader = ImageReader.again(opened.info.get("reading") or {}, opened.path, domain, reading)
+    tower = load_backbone(backbone or made_by["spec"], device, made_by.get("image_size"), reader.channels)
+    opened.check_backbone(tower)
     _check_transform(opened, reader, tower)
     picture = None if image is None else reader.one(image)[1]
     query = mixed(

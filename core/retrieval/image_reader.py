@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.backbone import Backbone
-from ..contracts.domain import Decoded, Domain, DomainData, Item
+from ..contracts.domain import Decoded, Domain, DomainData, InputChannels, Item
 from ..contracts.recipe import SAMPLE, Recipe
 from ..contracts.targets import Captions
 from ..data.pairs.pair_set import StoredImages
@@ -67,6 +67,11 @@ class ImageReader:
                 f"{path}: made with domain '{facts['domain']}', which is not installed here; install its package"
             ) from error
         return cls(domain, facts.get("task") or "", {**(facts.get("options") or {}), **(options or {})})
+
+    @property
+    def channels(self) -> InputChannels | None:
+        """Of the images, where they have more than three."""
+        return None if self.domain is None else self.domain.channels(self.options)
 
     def facts(self, backbone: Backbone) -> dict[str, Any]:
         """For index.json: all that decides about an image's pixels."""

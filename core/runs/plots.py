@@ -41,7 +41,8 @@ def data_uri(image: np.ndarray, side: int = 168) -> str:
     """A decoded image as a small JPEG in a data: address.
 
     Args:
-        image: (H, W, 3) uint8, or float in 0..1; of a clip (T, H, W, 3) the middle frame is shown.
+        image: (H, W, 3) uint8, or float in 0..1; of a clip (T, H, W, 3) the middle frame is shown, of more channels the
+            first three.
         side: the longer side in pixels; smaller images keep their size.
     """
     from PIL import Image
@@ -49,6 +50,7 @@ def data_uri(image: np.ndarray, side: int = 168) -> str:
     image = np.asarray(image)
     if image.ndim == 4:
         image = image[len(image) // 2]
+    image = image[..., :3] if image.ndim == 3 else image
     if image.dtype != np.uint8:
         image = (np.clip(np.nan_to_num(image), 0, 1) * 255).round().astype(np.uint8)
     picture = Image.fromarray(np.ascontiguousarray(image))

@@ -7,7 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ..backbones.load import load_backbone
 from ..contracts.adapter import Adapter
+from ..contracts.backbone import Backbone
 from ..contracts.domain import SPLITS, Domain, DomainData
 from ..contracts.options import options_of
 from ..contracts.recipe import SAMPLE, Recipe
@@ -132,6 +134,16 @@ def read_data(recipe: Recipe, domain: Domain, task: str) -> DomainData:
     if not Path(path).exists():
         raise DataError(f"--data {path}: no such file or folder; give the path of a data set, or 'sample'")
     return domain.read(path, task, **recipe.reading)
+
+
+def backbone_of(recipe: Recipe, domain: Domain | None, device: str | None = None) -> Backbone:
+    """The recipe's backbone, for as many channels as its images have.
+
+    Raises:
+        As `load_backbone`.
+    """
+    channels = None if domain is None else domain.channels(recipe.reading)
+    return load_backbone(recipe.backbone, device or recipe.device, recipe.image_size, channels)
 
 
 def place_of_data(recipe: Recipe) -> str:

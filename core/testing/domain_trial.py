@@ -57,6 +57,12 @@ class DomainTrial:
         return f"domain '{self.domain.name or type(self.domain).__name__}'"
 
     @property
+    def channels(self) -> int:
+        """How many channels an image read as asked for has."""
+        channels = self.domain.channels(self.reading)
+        return 3 if channels is None else len(channels)
+
+    @property
     def sets(self) -> list[ReadSet]:
         """Its sample, and the set at the path, for each of its tasks.
 

@@ -245,7 +245,7 @@ def new_images_are_read_without_labels(trial: DomainTrial) -> Iterator[str]:
     for item in data.items[:FEW]:
         if item.target is not None:
             yield f"read_images() gives item '{item.id}' a target; nothing is known of new images"
-        if fault := image_fault(data.load(item)):
+        if fault := image_fault(data.load(item), trial.channels):
             yield f"item '{item.id}' of read_images() decodes to {fault}"
 
 

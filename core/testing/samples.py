@@ -21,7 +21,7 @@ from ..data.splits import assign_splits
 from ..data.verify import FileHashes, one_line, part_text
 from ..errors import CapabilityError, DataError
 from .domain_trial import DomainTrial, ReadSet
-from .towers import plain
+from .towers import PlainTowers, plain
 
 FEW = 6
 """Samples of a set that are decoded."""
@@ -97,7 +97,7 @@ def images_decode(trial: DomainTrial) -> Iterator[str]:
     for each in _of_whole_items(trial):
         for item in _some(each.data.items):
             image = each.data.load(item)
-            if fault := image_fault(image):
+            if fault := image_fault(image, trial.channels):
                 yield f"{each.words}: item '{item.id}' decodes to {fault}"
             elif not np.array_equal(image, each.data.load(item)):
                 yield f"{each.words}: item '{item.id}' decodes to another image the second time"
@@ -125,9 +125,12 @@ def masks_decode(trial: DomainTrial) -> Iterator[str]:
 
 
 def pixels_are_inputs(trial: DomainTrial) -> Iterator[str]:
-    """`transforms` gives (3, S, S), or one of them per part, by the seed alone, and its `spec` says what it does."""
-    towers = plain()
+    """`transforms` gives (3, S, S), or one of them per part, by the seed alone, and its `spec` says what it does. Of an
+    image of more channels it gives as many."""
     for each in _of_whole_items(trial):
+        towers = plain()
+        if any(each.data.load(item).shape[-1] == trial.channels != 3 for item in each.data.items[:1]):
+            towers = PlainTowers(channels=trial.channels)
         transform, augment = (trial.domain.transforms(towers, train, each.task) for train in (False, True))
         for one, words in ((transform, "for predictions"), (augment, "for training")):
             try:
@@ -182,12 +185,13 @@ SAMPLE_RULES = (
 )
 
 
-def image_fault(image: Any) -> str:
-    """What is wrong with a decoded image, or ""."""
+def image_fault(image: Any, channels: int = 3) -> str:
+    """What is wrong with a decoded image, or ""; `channels` are those that its domain says it may have."""
     if not isinstance(image, np.ndarray):
         return f"a {type(image).__name__}; give a numpy array"
-    if image.ndim not in (3, 4) or image.shape[-1] != 3 or 0 in image.shape:
-        return f"an array {image.shape}; give (H, W, 3), or (T, H, W, 3) of a clip"
+    if image.ndim not in (3, 4) or image.shape[-1] not in (3, channels) or 0 in image.shape:
+        more = "" if channels == 3 else f", or (H, W, {channels})"
+        return f"an array {image.shape}; give (H, W, 3){more}, or (T, H, W, 3) of a clip"
     if image.dtype not in (np.uint8, np.float32):
         return f"{image.dtype}; give uint8, or float32 in 0..1"
     if image.dtype == np.float32 and not (np.isfinite(image).all() and image.min() >= 0 and image.max() <= 1):
@@ -275,7 +279,8 @@ def _pixel_faults(image: np.ndarray, transform: Callable[[np.ndarray], Tensor], 
     pixels = transform(image)
     if not np.array_equal(image, before):
         yield f"{who}: the transform changes the decoded image; work on a copy"
-    wanted = (3, side, side) if image.ndim == 3 else (len(image), 3, side, side)
+    channels = image.shape[-1]
+    wanted = (channels, side, side) if image.ndim == 3 else (len(image), channels, side, side)
     if not isinstance(pixels, Tensor) or tuple(pixels.shape) != wanted or not pixels.is_floating_point():
         shown = f"{pixels.dtype} {tuple(pixels.shape)}" if isinstance(pixels, Tensor) else type(pixels).__name__
         yield f"{who} becomes {shown} of an image {image.shape}; give float {wanted} where image_size is {side}"

@@ -32,18 +32,19 @@ class PlainTowers(Backbone):
 
     Args:
         width: D.
+        channels: of an image.
     """
 
-    def __init__(self, width: int = 24):
+    def __init__(self, width: int = 24, channels: int = 3):
         self.spec = f"{PLAIN}:{width}"
         self.fingerprint = f"{PLAIN}-{width}"
         self.embed_dim, self.image_size, self.context_length = width, SIDE, LETTERS
-        self.image_mean, self.image_std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+        self.image_mean, self.image_std = (0.5,) * channels, (0.5,) * channels
         self.capabilities = frozenset({"hidden"})
         self.licence = "Apache-2.0"
         self.device = torch.device("cpu")
         generator = torch.Generator().manual_seed(width)
-        shapes = {"hidden": (HIDDEN, 3 * SIDE * SIDE), "image": (width, HIDDEN), "text": (width, LETTERS)}
+        shapes = {"hidden": (HIDDEN, channels * SIDE * SIDE), "image": (width, HIDDEN), "text": (width, LETTERS)}
         weights = {name: torch.randn(shape, generator=generator) / shape[1] ** 0.5 for name, shape in shapes.items()}
         self._model = nn.ParameterDict({n: nn.Parameter(w, requires_grad=False) for n, w in weights.items()}).eval()
 
@@ -76,7 +77,7 @@ class PlainTowers(Backbone):
 
 
 class PlainPixels:
-    """Decoded image -> pixels (3, 8, 8), every n-th one; for training mirrored or not, as the seed says."""
+    """Decoded image -> pixels (C, 8, 8), every n-th one; for training mirrored or not, as the seed says."""
 
     def __init__(self, train: bool):
         self.train = train
@@ -86,7 +87,7 @@ class PlainPixels:
         pixels = np.asarray(image)
         pixels = pixels / 255 if pixels.dtype == np.uint8 else pixels
         rows, columns = (np.linspace(0, length - 1, SIDE).round().astype(int) for length in pixels.shape[:2])
-        small = torch.tensor(pixels[rows][:, columns], dtype=torch.float32).permute(2, 0, 1)  # (3, S, S)
+        small = torch.tensor(pixels[rows][:, columns], dtype=torch.float32).permute(2, 0, 1)  # (C, S, S)
         mirrored = self.train and seed is not None and np.random.default_rng(seed).random() < 0.5
         return ((small - 0.5) / 0.5).flip(2) if mirrored else (small - 0.5) / 0.5
 

@@ -144,11 +144,11 @@ def contiguous(parameters: list[nn.Parameter]) -> None:
 
 def _image_passes(backbone: Backbone, needs: Iterable[str]) -> dict[str, Callable[[], Tensor]]:
     """What is seen -> a pass of one image of that size."""
-    side = backbone.image_size
-    passes = {f"images of {side} pixels": lambda: backbone.encode_image(torch.zeros(1, 3, side, side))}
+    side, channels = backbone.image_size, len(backbone.image_mean)
+    passes = {f"images of {side} pixels": lambda: backbone.encode_image(torch.zeros(1, channels, side, side))}
     if "hidden_local" in needs:
         crop = local_size(backbone)
-        passes[f"local crops of {crop} pixels"] = lambda: backbone.hidden(torch.zeros(1, 3, crop, crop))
+        passes[f"local crops of {crop} pixels"] = lambda: backbone.hidden(torch.zeros(1, channels, crop, crop))
     return passes
 
 

@@ -270,7 +270,7 @@ def dims_of(
         dims["num_classes"] = len(classes)
     if "hidden" in backbone.capabilities:
         side = backbone.image_size
-        dims["image_width"] = backbone.hidden(torch.zeros(1, 3, side, side)).shape[-1]
+        dims["image_width"] = backbone.hidden(torch.zeros(1, len(backbone.image_mean), side, side)).shape[-1]
     if "prompt" in backbone.capabilities:
         words = backbone.embed_tokens(backbone.tokenize(["a"]))
         dims["text_width"] = words.shape[-1]
@@ -279,5 +279,5 @@ def dims_of(
         dims["teacher_dim"] = teacher.embed_dim
         if "hidden" in teacher.capabilities:
             side = teacher.image_size
-            dims["teacher_width"] = teacher.hidden(torch.zeros(1, 3, side, side)).shape[-1]
+            dims["teacher_width"] = teacher.hidden(torch.zeros(1, len(teacher.image_mean), side, side)).shape[-1]
     return dims

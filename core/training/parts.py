@@ -113,7 +113,7 @@ class Parts:
     def sample_bytes(self) -> int:
         """Of a sample's pixels, about: each view is an image of the towers' size in float32."""
         views = sum(LOCAL_CROPS if name == "pixels_local" else name.startswith("pixels") for name in self.fields)
-        return 4 * 3 * self.backbone.image_size**2 * max(1, views)
+        return 4 * len(self.backbone.image_mean) * self.backbone.image_size**2 * max(1, views)
 
     def _select(self) -> None:
         backbone, task = self.backbone, self.task

@@ -26,7 +26,8 @@ class Uncertainty(nn.Module):
         super().__init__()
         self._held = [backbone]
         with torch.no_grad():
-            image_width = backbone.embed_image(torch.zeros(1, 3, backbone.image_size, backbone.image_size)).shape[-1]
+            side = backbone.image_size
+            image_width = backbone.embed_image(torch.zeros(1, len(backbone.image_mean), side, side)).shape[-1]
             text_width = backbone.embed_tokens(backbone.tokenize(["a"])).shape[-1]
         self.image_token = nn.Parameter(0.02 * torch.randn(image_width))
         self.text_token = nn.Parameter(0.02 * torch.randn(text_width))

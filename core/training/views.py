@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from ..contracts.backbone import Backbone
+from ..errors import CapabilityError
 
 STRONG_SCALE = (0.08, 1.0)
 LOCAL_SCALE = (0.05, 0.4)
@@ -33,6 +34,11 @@ def light_view(backbone: Backbone, scale: tuple[float, float]) -> View:
 
 def strong_view(backbone: Backbone) -> View:
     """SimCLR's: a small crop, a flip, jittered colours, grey at times, blur at times."""
+    if backbone.channels is not None:
+        raise CapabilityError(
+            f"strong views jitter the colours of pictures, and these have {len(backbone.channels)} channels; choose "
+            "another loss (clip, silc)"
+        )
     size = backbone.image_size
     jitter = v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8)
     blur = v2.RandomApply([v2.GaussianBlur(max(3, size // 10 // 2 * 2 + 1), sigma=(0.1, 2.0))], p=0.5)
@@ -57,7 +63,7 @@ def patch_size(backbone: Backbone) -> int:
     """Side of a patch of the image tower, in pixels."""
     with torch.no_grad():
         side = backbone.image_size
-        _, (rows, _) = backbone.image_tokens(torch.zeros(1, 3, side, side))
+        _, (rows, _) = backbone.image_tokens(torch.zeros(1, len(backbone.image_mean), side, side))
     return side // rows
 
 

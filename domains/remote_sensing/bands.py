@@ -1,8 +1,9 @@
 """Which bands of a raster make a picture: by number, by name, as a composite or an index; and what sensors call them.
 
 `--bands` takes numbers from 1 ("4,3,2"), names ("red,green,blue", "B04"), composites ("false-color") and indices
-("ndvi"), comma-separated: one of them gives a grey picture, three a coloured one. Several pictures of one place are
-joined by "+" ("true-color+false-color"): each is encoded by itself.
+("ndvi"), comma-separated: one of them gives a grey picture, three a coloured one, four or more are channels that a
+tower is widened for. Several pictures of one place, of one or three channels each, are joined by "+"
+("true-color+false-color"): each is encoded by itself.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ COMPOSITES: dict[str, tuple[str, str, str]] = {
     "swir": ("swir22", "nir", "red"),
     "sar": ("vv", "vh", "vv-vh"),
 }
+COLOURS = 3
+"""Channels of a picture that towers take as they are."""
 INDICES: dict[str, tuple[str, str]] = {
     "ndvi": ("nir", "red"),
     "ndwi": ("green", "nir"),
@@ -75,22 +78,45 @@ def sensors() -> dict[str, Sensor]:
     return {**_sensors(), **{name: _sensors()[as_] for name, as_ in ALIKE.items()}}
 
 
-def check_bands(text: str) -> str:
-    """A choice of bands as `pictures_of` takes it, as far as can be told without a raster.
+def check_bands(text: str | int | Sequence[str | int]) -> str:
+    """A choice of bands as `pictures_of` takes it, as far as can be told without a raster; numbers may be a list.
 
     Raises:
-        ConfigError: another number of channels than one or three in a picture, or a band 0.
+        ConfigError: no channel or two in a picture, more than three in one of several, or a band 0.
     """
-    for picture in _split(text):
-        count = sum(len(COMPOSITES.get(name, (name,))) for name in picture)
-        if count not in (1, 3):
-            raise ConfigError(
-                f"{count} channels in '{','.join(picture)}'; a picture has one or three; join several pictures by +"
-            )
+    text = ",".join(map(str, text)) if isinstance(text, Sequence) and not isinstance(text, str) else str(text)
+    pictures = _split(text)
+    for picture in pictures:
+        count = len(_spread(picture))
+        if count in (0, 2) or (count > COLOURS and len(pictures) > 1):
+            cure = "give one, three or more" if count <= COLOURS else "each of several pictures has one or three"
+            raise ConfigError(f"{count} channels in '{','.join(picture)}'; {cure}")
+        names = _spread(picture)
+        if count > COLOURS and (twice := [name for place, name in enumerate(names) if name in names[:place]]):
+            raise ConfigError(f"band {twice[0]} is named twice in '{','.join(picture)}'; name each once")
         for name in picture:
             if name.lstrip("-").isdigit() and int(name) < 1:
                 raise ConfigError(f"there is no band {name}; bands are counted from 1")
-    return "+".join(",".join(picture) for picture in _split(text))
+    return "+".join(",".join(picture) for picture in pictures)
+
+
+def further_channels(text: str | None, sensor: str | None) -> tuple[str, ...] | None:
+    """Names of the channels of a picture that has more than three, in the order in which they are read: red, green and
+    blue first where all three are named, then the others as they were given. None for pictures of up to three.
+
+    Args:
+        text: as `check_bands` gives it.
+        sensor: name of one; without it a code means what all sensors that know it mean by it.
+    """
+    pictures = _split(text or "")
+    names = _spread(pictures[0])
+    if len(pictures) > 1 or len(names) <= COLOURS:
+        return None
+    called = {_meaning(name, sensor): name for name in reversed(names)}
+    colours = [called.get(colour) for colour in COMPOSITES["true-color"]]
+    if None in colours:
+        return tuple(names)
+    return (*colours, *[name for name in names if name not in colours])
 
 
 def pictures_of(
@@ -124,6 +150,23 @@ def common_names(names: Sequence[str], sensor: Sensor | None) -> list[tuple[str,
     """All that each band is called by: its name, and what the sensor's code of it means."""
     codes = {} if sensor is None else {code.lower(): common for code, common in sensor.bands.items()}
     return [tuple(dict.fromkeys(n for n in (name, codes.get(name.lower())) if n)) for name in names]
+
+
+def _spread(picture: Sequence[str]) -> list[str]:
+    """Names of the channels, those of composites among them."""
+    return [part for name in picture for part in COMPOSITES.get(name, (name,))]
+
+
+def _meaning(name: str, sensor: str | None) -> str:
+    """The common name of a band of that name, code, or number where all files of the sensor have it there."""
+    if sensor and name.isdigit():
+        place = int(name) - 1
+        there = {order[place].lower() for order in sensors()[sensor].orders if place < len(order)}
+        name = there.pop() if len(there) == 1 else name
+    known = [sensors()[sensor]] if sensor else list(_sensors().values())
+    codes = [{code.lower(): common for code, common in each.bands.items()} for each in known]
+    means = {of_sensor[name] for of_sensor in codes if name in of_sensor}
+    return means.pop() if len(means) == 1 else name
 
 
 def _split(text: str) -> list[list[str]]:

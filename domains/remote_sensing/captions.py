@@ -9,30 +9,46 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...core.contracts.domain import Decoded, DomainData, Item
 from ...core.contracts.targets import Captions
 from ...core.data.class_folders import CONTAINERS
+from ...core.data.coco import find_coco_files, is_coco
 from ...core.data.files import Format, ItemCollector, folders, licence_of, loader, locate, shown
-from ...core.errors import DataError, shortened
-from ...core.runtime.reading import MOST_BYTES, check_regular, read_start
+from ...core.data.pairs.reading import JSON_NAMES, TABLES, read_pairs
+from ...core.errors import ConfigError, DataError, shortened
+from ...core.runtime.reading import MOST_BYTES, check_regular, read_json, read_start
+from .box_captions import MASKS, read_captions_of_boxes
 from .scene_sets import plain
 
 ENCODINGS = ("utf-8-sig", "gb18030")
 IMAGE_COLUMNS = ("filename", "image", "imagename", "imgname", "image_id", "path", "file", "filepath")
 CAPTION_COLUMNS = ("title", "caption", "captions", "text", "sentence", "raw")
+LANGUAGE_COLUMNS = ("language", "lang", "locale")
+LISTS = (*TABLES, ".tar")
+"""Ends of files that hold captions, or name their images."""
 SPLIT_COLUMNS = ("split", "set")
 
 
-def read_captions(path: Path, formats: tuple[Format, ...], root: str | None, max_pixels: int) -> DomainData:
+def read_captions(
+    path: Path,
+    formats: tuple[Format, ...],
+    root: str | None,
+    max_pixels: int,
+    language: str | None = None,
+    class_names: Sequence[str] | None = None,
+) -> DomainData:
     """Captioned images of whatever kind lies at `path`.
 
     Args:
-        path: a table, a JSON of Karpathy's or COCO's shape, a tar shard, several by braces, or a folder of them.
-        formats: what counts as an image beside a table.
+        path: a table, a JSON of Karpathy's or COCO's shape, a tar shard, several by braces, or a folder of them; or
+            boxes of COCO or a folder of images and masks, whose captions are made (`box_captions.py`).
+        formats: what counts as an image beside a table; those of rasters are read so wherever they are named.
+        language: captions of this language alone, of a table that has a column for it.
+        class_names: of the values of masks.
         root: folder of the images; by default the file's own, and folders called images in it.
         max_pixels: most pixels of an image that is decoded.
 
@@ -40,12 +56,27 @@ def read_captions(path: Path, formats: tuple[Format, ...], root: str | None, max
         DataError: nothing there that can be read, or captions without images.
     """
     if path.is_file() and path.suffix.lower() in (".csv", ".tsv"):
-        return _of_table(path, formats, root)
-    return _of_pairs(path, root, max_pixels)
+        return _of_table(path, formats, root, language)
+    if language is not None:
+        raise ConfigError(f"--language {language}: {path.name} is no table with a column language; omit it")
+    if _has_boxes(path):
+        return read_captions_of_boxes(path, formats, class_names)
+    return _of_pairs(path, formats, root, max_pixels)
 
 
-def _of_table(path: Path, formats: tuple[Format, ...], root: str | None) -> DomainData:
-    captions, splits, note = _captions_by_image(path)
+def _has_boxes(path: Path) -> bool:
+    """Whether it is a COCO file of boxes without captions, a folder with one, or one of images and masks."""
+    if path.is_dir():
+        captions = any(next(path.glob(name), None) for name in (*JSON_NAMES, *(f"*{suffix}" for suffix in LISTS)))
+        return not captions and ((path / MASKS).is_dir() or bool(find_coco_files(path)))
+    if path.suffix.lower() != ".json":
+        return False
+    content = read_json(path)
+    return is_coco(content) and all("bbox" in some and "caption" not in some for some in content["annotations"][:1])
+
+
+def _of_table(path: Path, formats: tuple[Format, ...], root: str | None, language: str | None) -> DomainData:
+    captions, splits, note = _captions_by_image(path, language)
     roots = [Path(root)] if root is not None else [path.parent, *_image_folders(path.parent)]
     collector = ItemCollector()
     for name, texts in captions.items():
@@ -72,7 +103,7 @@ def _of_table(path: Path, formats: tuple[Format, ...], root: str | None) -> Doma
     )
 
 
-def _captions_by_image(path: Path) -> tuple[dict[str, list[str]], dict[str, str], str]:
+def _captions_by_image(path: Path, language: str | None) -> tuple[dict[str, list[str]], dict[str, str], str]:
     """Image -> captions, in order of first mention; image -> split; what is said of the encoding."""
     text, encoding = _decoded(path)
     reader = csv.reader(io.StringIO(text), delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
@@ -85,14 +116,23 @@ def _captions_by_image(path: Path) -> tuple[dict[str, list[str]], dict[str, str]
         what = "image" if image is None else "caption"
         listed = shortened(", ".join(header)) or "nothing"
         raise DataError(f"{path}: no column of the {what} (filename, title, ...); it has: {listed}")
-    split, captions, splits = _column(header, SPLIT_COLUMNS), {}, {}
+    split, spoken, captions, splits = _column(header, SPLIT_COLUMNS), _column(header, LANGUAGE_COLUMNS), {}, {}
+    if language is not None and spoken is None:
+        raise ConfigError(f"--language {language}: {path} has no column language; omit it")
+    languages: dict[str, None] = {}
     for row in rows:
-        if len(row) <= max(image, caption):
+        if len(row) <= max(image, caption, spoken or 0):
             raise DataError(f"{path}: a row of {len(row)} cells, {len(header)} columns; quote cells that hold commas")
+        if spoken is not None:
+            languages[row[spoken].strip().lower()] = None
+        if language is not None and row[spoken].strip().lower() != language.lower():
+            continue
         if row[image].strip() and row[caption].strip():
             captions.setdefault(row[image].strip(), []).append(row[caption].strip())
             if split is not None and len(row) > split and row[split].strip() in ("train", "val", "test"):
                 splits[row[image].strip()] = row[split].strip()
+    if not captions and language is not None:
+        raise ConfigError(f"--language {language}: {path} has no such captions; it has: {', '.join(languages)}")
     if not captions:
         raise DataError(f"{path}: no row has an image and a caption; give one of each per row")
     return captions, splits, "" if encoding == ENCODINGS[0] else "The table is in GB18030, not UTF-8."
@@ -120,18 +160,18 @@ def _image_folders(folder: Path) -> list[Path]:
     return [inner for inner in folders(folder) if any(part in inner.name.lower() for part in CONTAINERS)]
 
 
-def _of_pairs(path: Path, root: str | None, max_pixels: int) -> DomainData:
+def _of_pairs(path: Path, formats: tuple[Format, ...], root: str | None, max_pixels: int) -> DomainData:
     from ...core.data.pairs.pair_set import StoredImages
-    from ...core.data.pairs.reading import read_pairs
 
     options = {"root": root} if root is not None else {}
     pairs = read_pairs(str(path), val=0.0, test=0.0, max_pixels=max_pixels, **options)
     base, divided = (path if path.is_dir() else path.parent), len(pairs.splits) > 1
-    items = [_item(pair, base, divided) for pair in pairs]
+    rasters = formats[0]
+    items = [_item(pair, base, divided, rasters) for pair in pairs]
     return DomainData(
         items,
         (),
-        _loader(StoredImages(max_pixels)),
+        _loader(StoredImages(max_pixels), rasters),
         kind="captions",
         name=pairs.name,
         skipped=list(pairs.skipped),
@@ -140,12 +180,15 @@ def _of_pairs(path: Path, root: str | None, max_pixels: int) -> DomainData:
     )
 
 
-def _item(pair: Any, base: Path, divided: bool) -> Item:
+def _item(pair: Any, base: Path, divided: bool, rasters: Format) -> Item:
     source, in_tar = Path(pair.source), pair.offset is not None
+    decode = {"offset": pair.offset, "size": pair.size} if in_tar else {}
+    if not in_tar and rasters.matches(source):
+        decode = next(iter(rasters.expand(source)), {})
     return Item(
         pair.id if in_tar else shown(source, base),
         source,
-        {"offset": pair.offset, "size": pair.size} if in_tar else {},
+        decode,
         Captions(pair.captions),
         group=pair.group,
         split=pair.split if divided else "",
@@ -153,8 +196,12 @@ def _item(pair: Any, base: Path, divided: bool) -> Item:
     )
 
 
-def _loader(images: Any) -> Callable[[Item], Decoded]:
+def _loader(images: Any, rasters: Format) -> Callable[[Item], Decoded]:
+    of_rasters = loader([rasters])
+
     def load(item: Item) -> Decoded:
+        if "offset" not in item.decode and rasters.matches(item.source):
+            return of_rasters(item)
         return images.decode(str(item.source), item.decode.get("offset"), item.decode.get("size"))
 
     return load

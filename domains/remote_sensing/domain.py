@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ...core.contracts import domain
-from ...core.contracts.domain import NO_PRESET, Decoded, Domain, DomainData
+from ...core.contracts.domain import NO_PRESET, STARTS, ZERO, Decoded, Domain, DomainData, InputChannels
 from ...core.contracts.options import option
 from ...core.data.files import Format
 from ...core.data.images import IMAGE
 from ...core.errors import DataError
-from .bands import check_bands, sensors
+from .bands import check_bands, further_channels, sensors
 from .gdal import DRIVERS
 from .pictures import check_stretch, is_raster, raster_format, with_stretch
 from .places import with_blocks
@@ -34,7 +34,8 @@ CORPORA: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]
 2306.11300)."""
 
 
-USED_BY_RASTERS = ("bands", "sensor", "stretch", "block_size")
+USED_BY_RASTERS = ("bands", "band_start", "sensor", "stretch", "block_size")
+CHANNELS_ADVICE = "--bands of three, or --band-start mean"
 USED_BY_WINDOWS = ("window_size", "overlap", "min_share")
 
 
@@ -46,6 +47,9 @@ class Reading(domain.Reading):
         None,
         "rasters: numbers from 1 (4,3,2), names, a composite (false-color), an index (ndvi)",
         parse=check_bands,
+    )
+    band_start: str = option(
+        ZERO, "four or more bands: weights of those after red, green, blue at first; mean: of these", choices=STARTS
     )
     sensor: str | None = option(
         None, "rasters: what took them, which says how bands are called and scaled", choices=sensors()
@@ -68,11 +72,21 @@ class Reading(domain.Reading):
         None, "normalise by the mean and deviation of a corpus; by default by the tower's own", choices=CORPORA
     )
 
+    language: str | None = option(
+        None, "captions: those of this language alone, where a table has a column language; by default all"
+    )
+
     @property
     def formats(self) -> tuple[Format, ...]:
         """Rasters and images, as these options say."""
         rasters = raster_format(self.bands, self.sensor, self.stretch, self.max_pixels)
         return rasters, replace(IMAGE, max_pixels=self.max_pixels)
+
+    @property
+    def channels(self) -> InputChannels | None:
+        """Those of a picture that has more than three."""
+        names = further_channels(self.bands, self.sensor)
+        return None if names is None else InputChannels(names, self.band_start, CHANNELS_ADVICE)
 
     @property
     def cutting(self) -> Cutting:
@@ -85,6 +99,8 @@ class Reading(domain.Reading):
         kinds = {
             **({} if rasters else dict.fromkeys(USED_BY_RASTERS, f"rasters ({' '.join(DRIVERS)})")),
             **({} if self.labels else dict.fromkeys(USED_BY_WINDOWS, "rasters with --labels")),
+            **({"band_start": "four or more bands"} if rasters and self.channels is None else {}),
+            **({} if data.kind == "captions" else {"language": "tables of captions"}),
         }
         given = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
         return [f"Option {name} has no effect here: it is for {kinds[name]}." for name in given if name in kinds]
@@ -132,11 +148,18 @@ class RemoteSensing(Domain):
             from .captions import read_captions
 
             self.known, self.corpus = None, reading.corpus
-            return read_captions(path, reading.formats, reading.root, reading.max_pixels)
+            how = {"language": reading.language, "class_names": reading.class_names}
+            data = read_captions(path, reading.formats, reading.root, reading.max_pixels, **how)
+            data.notes = [*data.notes, *reading.notes_on_unused(data)]
+            return with_stretch(data, reading.stretch)
         data, self.known = with_words(_windows(path, reading) if reading.labels else _pictures(path, reading))
         self.corpus = reading.corpus
         data.notes = [*data.notes, *reading.notes_on_unused(data)]
         return with_stretch(data, reading.stretch)
+
+    def channels(self, options: Mapping[str, Any]) -> InputChannels | None:
+        """Those of `--bands`, where they are more than three."""
+        return self.reading_of(options).channels
 
     def read_images(self, paths: Sequence[str | Path], **options: Any) -> DomainData:
         """Unlabelled images, normalised as those of the fit; large rasters cut into windows where those were.
@@ -183,10 +206,13 @@ class RemoteSensing(Domain):
     def transforms(self, backbone, train: bool, task: str | None = None) -> Callable[[Decoded], Any]:
         """The backbone's own preprocessing, or its sizes with the mean and deviation of a corpus; for training the
         symmetries, scales, haze and light of pictures from above."""
+        from ...core.backbones.channels import widened
         from .transforms import EachPicture, OtherCorpus, SceneAugment
 
         own = tuple(backbone.image_mean), tuple(backbone.image_std)
-        wanted = CORPORA[self.corpus] if self.corpus else own
+        wanted = own
+        if self.corpus:
+            wanted = tuple(widened(side, backbone.channels) for side in CORPORA[self.corpus])
         if train:
             return EachPicture(SceneAugment(backbone.image_size, *wanted))
         usual = backbone.preprocess(False)

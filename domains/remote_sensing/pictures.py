@@ -13,7 +13,7 @@ import numpy as np
 from ...core.contracts.domain import MAX_PIXELS, Decoded, DomainData, Item
 from ...core.data.files import Format
 from ...core.errors import ConfigError, DataError
-from .bands import Channel, pictures_of
+from .bands import COLOURS, Channel, further_channels, pictures_of
 from .gdal import DRIVERS
 from .rasters import header_of, kept_raster, open_raster
 from .stacks import PRODUCT_FILES, files_of, of_folder, stands_for_its_raster
@@ -35,6 +35,8 @@ def raster_format(bands: str | None, sensor: str | None, stretch: str | Sequence
         stretch: "auto", "image", or ranges: low and high for all channels, or of each one after the other.
         max_pixels: most pixels that are decoded.
     """
+    channels = further_channels(bands, sensor)
+    bands = bands if channels is None else ",".join(channels)
     options = {"bands": bands, "sensor": sensor, "stretch": stretch if isinstance(stretch, str) else list(stretch)}
     options = {name: value for name, value in options.items() if value not in (None, AUTO)}
 
@@ -60,7 +62,8 @@ def decode_raster(path: str | Path, decode: dict[str, Any]) -> Decoded:
             top, width, height) and "max_pixels", all optional.
 
     Returns:
-        (H, W, 3), uint8 as they are where the bands are of 8 bits, else float32 in 0..1; (T, H, W, 3) of T pictures.
+        (H, W, 3), uint8 as they are where the bands are of 8 bits, else float32 in 0..1; (T, H, W, 3) of T pictures;
+        (H, W, C) of a picture of C > 3 channels.
 
     Raises:
         DataError: it cannot be read, has no such band, or no value at all.
@@ -75,7 +78,9 @@ def decode_raster(path: str | Path, decode: dict[str, Any]) -> Decoded:
     for picture in pictures:
         of_picture = shown[start : start + len(picture)]
         start += len(picture)
-        made.append(np.ascontiguousarray(np.broadcast_to(of_picture, (3, *shown.shape[1:])).transpose(1, 2, 0)))
+        if len(picture) == 1:
+            of_picture = np.broadcast_to(of_picture, (COLOURS, *shown.shape[1:]))
+        made.append(np.ascontiguousarray(of_picture.transpose(1, 2, 0)))
     return made[0] if len(made) == 1 else np.stack(made)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from ...core.contracts.domain import Decoded
 from ...core.contracts.images import CropTransform
 from ...core.data.augmentation import SeededAugment
+from .bands import COLOURS
 
 SAFE_CROP = (0.5, 1.0)
 
@@ -29,8 +30,8 @@ class OtherCorpus:
     """A picklable callable: what a transform gives, by another mean and deviation.
 
     Args:
-        transform: decoded image -> pixels (3, S, S), normalised.
-        old, new: (mean, deviation) of red, green and blue.
+        transform: decoded image -> pixels (C, S, S), normalised.
+        old, new: (mean, deviation) of each channel.
     """
 
     transform: Callable[[Decoded], Tensor]
@@ -43,8 +44,8 @@ class OtherCorpus:
         return {"transform": "other-corpus", "of": self.transform.spec, "to": [list(side) for side in self.new]}
 
     def __call__(self, image: Decoded, seed: int | None = None) -> Tensor:
-        old_mean, old_std, mean, std = (torch.tensor(side).view(3, 1, 1) for side in (*self.old, *self.new))
-        return (self.transform(image) * old_std + old_mean - mean) / std  # (3, S, S)
+        old_mean, old_std, mean, std = (torch.tensor(side).view(-1, 1, 1) for side in (*self.old, *self.new))
+        return (self.transform(image) * old_std + old_mean - mean) / std  # (C, S, S)
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class SceneAugment(SeededAugment):
     drop: float = 0.1
 
     def picture(self, image: np.ndarray) -> np.ndarray:
-        return _with_bands(image, len(self.mean))
+        return _with_bands(image, self.mean)
 
     def steps(self, resample: int) -> list:
         import albumentations as A
@@ -117,9 +118,13 @@ class SceneAugment(SeededAugment):
         return steps
 
 
-def _with_bands(image: np.ndarray, bands: int) -> np.ndarray:
-    """(H, W, B) float32 in 0..1; a single band is repeated."""
+def _with_bands(image: np.ndarray, mean: Sequence[float]) -> np.ndarray:
+    """(H, W, B) float32 in 0..1; a single band is repeated, bands that a picture lacks are their mean."""
     array = np.asarray(image)
     array = array.astype(np.float32) / 255 if array.dtype == np.uint8 else array.astype(np.float32)
     array = array[:, :, None] if array.ndim == 2 else array
-    return np.ascontiguousarray(np.repeat(array, bands, axis=2) if array.shape[2] == 1 < bands else array)
+    bands = len(mean)
+    if array.shape[2] == 1 < bands:
+        array = np.repeat(array, min(bands, COLOURS), axis=2)
+    further = np.broadcast_to(np.float32(mean[array.shape[2] :]), (*array.shape[:2], bands - array.shape[2]))
+    return np.ascontiguousarray(np.concatenate([array, further], axis=2))

@@ -26,7 +26,7 @@ from ...prompts.classifier import build_classifier, fill
 from ...prompts.descriptions import read_descriptions
 from ...registry import build_metric
 from ...runtime.progress import Reporter
-from ..methods import encoding_batch_size, read_data, restrict_classes
+from ..methods import backbone_of, encoding_batch_size, read_data, restrict_classes
 from .base_run import BaseRun
 from .batches import Extras, batches
 from .draws import Shots, val_images
@@ -95,7 +95,7 @@ class Prepared:
 
     @property
     def notes(self) -> list[str]:
-        return [*self.data.notes, *getattr(self.backbone, "notes", [])]
+        return [*self.data.notes, *self.backbone.notes, *self.backbone.notes_on_channels()]
 
     @cached_property
     def metrics(self) -> list[Metric]:
@@ -259,7 +259,7 @@ class Prepared:
 
     def on_further(self, spec: str) -> Prepared:
         """The same data on another backbone, whose features are stored as well."""
-        backbone = load_backbone(spec, device=str(self.backbone.device))
+        backbone = load_backbone(spec, str(self.backbone.device), channels=self.backbone.channels)
         return replace(self, backbone=announced(backbone, self.reporter.info))
 
     def on(self, backbone: Backbone) -> Prepared:
@@ -359,7 +359,7 @@ def prepare(recipe: Recipe, reporter: Reporter, domain: Domain, task: str) -> Pr
         data = drop_unreadable(data, hashes, workers=recipe.workers, progress=progress)
     had_splits = len({item.split for item in data.items if item.split}) > 1  # one alone divides nothing
     data = assign_splits(data, seed=recipe.split_seed, hashes=hashes)
-    backbone = load_backbone(recipe.backbone, device=recipe.device, image_size=recipe.image_size)
+    backbone = backbone_of(recipe, domain)
     announced(backbone, reporter.info)
     templates, said = templates_of(recipe, domain, task)
     data = replace(data, notes=[*data.notes, *said])

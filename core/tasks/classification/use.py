@@ -26,6 +26,7 @@ from ...runs.evaluations import digests_of, in_the_fit
 from ...runs.folder import Run
 from ...runtime.distributed import is_main
 from ...runtime.progress import Reporter
+from ..methods import backbone_of
 from .base_run import BaseRun
 from .batches import PLAIN, Extras, batches, logits_of
 from .evaluation import write_evaluation
@@ -185,7 +186,7 @@ class Predictor:
                 f"{use.run.path}: made from a features file, so there is no backbone to encode images with"
             )
         recipe = recipe_again(use)
-        backbone = load_backbone(info["backbone"]["spec"], device=use.device, image_size=recipe.image_size)
+        backbone = backbone_of(recipe.with_(backbone=info["backbone"]["spec"]), domain, device=use.device)
         adapter = fitted_adapter(use.run, backbone).to(backbone.device)
         check_at_prediction(adapter, recipe.resources, use.resources)
         check_wishes(use, adapter.multilabel_)
@@ -271,11 +272,14 @@ class _Source:
             load=self.data.load,
             transform=self.domain.transforms(self.backbone, False, self.task),
             encode=self._encoder(towers),
-            further=[self._encoder(load_backbone(spec, device=str(self.backbone.device))) for spec in specs],
-            keys=None if keys is None else self._encoder(load_backbone(keys, device=str(self.backbone.device))),
+            further=[self._encoder(self._further(spec)) for spec in specs],
+            keys=None if keys is None else self._encoder(self._further(keys)),
             boxes=read_detections(boxes, [item.id for item in items]) if boxes else None,
             base=None if self.base is None else self._of_base,
         )
+
+    def _further(self, spec: str) -> Backbone:
+        return load_backbone(spec, str(self.backbone.device), channels=self.backbone.channels)
 
     def _of_base(self, features: FeatureSet, class_names: Sequence[str]) -> torch.Tensor:
         """(N, C) logits of the run that the adapter started from, of the same images."""

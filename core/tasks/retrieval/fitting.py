@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...backbones.load import announced, load_backbone
+from ...backbones.load import announced
 from ...contracts.adapter import Adapter, FitReport
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain
@@ -27,7 +27,7 @@ from ...forgetting.probe import forgetting
 from ...runtime.progress import Reporter, training_lines
 from ...training.objective import columns_of, parse_losses
 from ...training.sources import PairSource
-from ..methods import adapter_of, adapter_options, read_data
+from ..methods import adapter_of, adapter_options, backbone_of, read_data
 from .scoring import RetrievalScores, before_and_after, evaluate_retrieval, pairs_of
 
 TASK = "retrieval"
@@ -43,6 +43,7 @@ class RetrievalData:
         name, licence: of the set.
         transform: (backbone, train) -> the transform.
         skipped, notes: of the reading.
+        reading: options of the reader that were computed on these data and hold for new images too.
     """
 
     pairs: Any
@@ -51,6 +52,7 @@ class RetrievalData:
     transform: Callable[[Backbone, bool], Callable]
     skipped: list[tuple[str, str]]
     notes: list[str]
+    reading: dict[str, Any] = field(default_factory=dict)
 
     def part(self, split: str) -> Any:
         """The pairs of a split; "all" is every one.
@@ -84,7 +86,8 @@ def read_retrieval(recipe: Recipe, domain: Domain | None) -> RetrievalData:
     def transform(backbone: Backbone, train: bool) -> Callable:
         return domain.transforms(backbone, train, TASK)
 
-    return RetrievalData(pairs_of(data), data.name, data.licence, transform, list(data.skipped), list(data.notes))
+    said = list(data.skipped), list(data.notes)
+    return RetrievalData(pairs_of(data), data.name, data.licence, transform, *said, dict(data.reading))
 
 
 def _columns_of(recipe: Recipe) -> dict[str, str]:
@@ -161,11 +164,15 @@ class FittedRetrieval:
 
 
 def fitted_retrieval(
-    recipe: Recipe, data: RetrievalData, reporter: Reporter, folder: Path | None = None
+    recipe: Recipe,
+    data: RetrievalData,
+    reporter: Reporter,
+    folder: Path | None = None,
+    domain: Domain | None = None,
 ) -> FittedRetrieval:
     """Score, train, score again."""
     started = time.monotonic()
-    backbone = load_backbone(recipe.backbone, device=recipe.device, image_size=recipe.image_size)
+    backbone = backbone_of(recipe, domain)
     announced(backbone, reporter.info)
     before = scored(backbone, data, "test", recipe, reporter)
     adapter, report, towers = train_on_pairs(recipe, data, backbone, recipe.seed, reporter, folder)
@@ -173,7 +180,7 @@ def fitted_retrieval(
     how = {"generic": recipe.generic, "workers": recipe.workers, "amp": recipe.amp}
     numbers, sentence = forgetting(backbone, towers, reporter, **how)
     metrics = {**before_and_after(before, after), **numbers}
-    notes = [*data.notes, *report.notes, sentence]
+    notes = [*data.notes, *backbone.notes_on_channels(), *report.notes, sentence]
     seconds = time.monotonic() - started
     return FittedRetrieval(adapter, report, backbone, towers, before, after, metrics, notes, seconds)
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ...backbones.load import load_backbone, save_fine_tuned
+from ...backbones.load import save_fine_tuned
 from ...contracts.backbone import Backbone
 from ...contracts.recipe import Recipe
 from ...contracts.task import Axes, Contest, FitResult, Task, Use
@@ -27,7 +27,7 @@ from ...training.checkpoints import newest_step
 from ...training.log import FILE, keep_logs, read_log
 from ...training.objective import parse_losses
 from ..classification.stored_run import recipe_again
-from ..methods import adapter_of, check_named, place_of_data
+from ..methods import adapter_of, backbone_of, check_named, place_of_data
 from .fitting import (
     ZERO_SHOT,
     FittedRetrieval,
@@ -76,14 +76,14 @@ class Retrieval(Task):
         data = read_retrieval(recipe, self.domain)
         runs, key = Path(recipe.out or RUNS), _key(recipe, data)
         with kept_checkpoints(runs, key, recipe.resume, reporter, newest_step) as folder:
-            done = fitted_retrieval(recipe, data, reporter, folder)
+            done = fitted_retrieval(recipe, data, reporter, folder, self.domain)
             return self._written(recipe, data, done, folder) if is_main() else None
 
     def evaluate(self, use: Use, reporter: Reporter) -> dict[str, Any]:
         """A run's towers and its backbone, on a split of its own pairs or of others."""
         recipe = recipe_again(use)
         data = read_retrieval(recipe, self.domain)
-        backbone = _backbone(recipe)
+        backbone = backbone_of(recipe, self.domain)
         towers = load_adapter(use.run.adapter_path, backbone).adapted(backbone)
         before, after = (scored(each, data, use.split, recipe, reporter) for each in (backbone, towers))
         result = {
@@ -112,7 +112,7 @@ class Retrieval(Task):
     def contest(self, recipe: Recipe, axes: Axes, reporter: Reporter) -> Contest:
         names = _names(axes)
         check_named(recipe, names)
-        return RetrievalContest(recipe, read_retrieval(recipe, self.domain), _backbone(recipe))
+        return RetrievalContest(recipe, read_retrieval(recipe, self.domain), backbone_of(recipe, self.domain))
 
     def table(self, metrics: Mapping[str, Any]):
         return retrieval_table(metrics)
@@ -200,10 +200,6 @@ def _check_learns_pairs(name: str) -> None:
         raise CapabilityError(f"adapter '{name}' cannot learn from pairs; for --task retrieval give full, lora or lit")
 
 
-def _backbone(recipe: Recipe) -> Backbone:
-    return load_backbone(recipe.backbone, device=recipe.device, image_size=recipe.image_size)
-
-
 def _info(recipe: Recipe, data: RetrievalData, done: FittedRetrieval) -> dict[str, Any]:
     parts = {split: len(data.pairs.split(split)) for split in ("train", "val", "test")}
     facts = {name: getattr(done.backbone, name) for name in ("spec", "fingerprint", "licence", "image_size")}
@@ -235,7 +231,7 @@ def _info(recipe: Recipe, data: RetrievalData, done: FittedRetrieval) -> dict[st
         "digests": kept_digests(_taught_by(data), digests_of_images),
         "seconds": round(done.seconds, 3),
         "versions": versions(),
-        "recipe": recipe.to_dict(),
+        "recipe": recipe.with_(data={**recipe.data, **data.reading}).to_dict(),
     }
 
 

@@ -1,9 +1,19 @@
-"""Small rasters made on the spot."""
+"""Small rasters made on the spot, and the values that are read of them."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+
+
+def numbers(*shape, kind=np.uint16, high=4000, seed=0):
+    return np.random.default_rng(seed).integers(1, high, shape).astype(kind)
+
+
+def values(file, **decode):
+    from vladapt.domains.remote_sensing.pictures import channel_values
+
+    return channel_values(file, decode)[0]
 
 
 @pytest.fixture

@@ -141,3 +141,51 @@ def test_the_sample_has_three_captions_for_each_scene():
     assert len(data.items) == 132 and {item.split for item in data.items} == {"train", "val", "test"}
     assert all(len(item.captions()) == 3 for item in data.items)
     assert len({text for item in data.items for text in item.captions()}) == 3 * 132
+
+
+@pytest.fixture
+def captioned_rasters(write_raster, tmp_path):
+    """12 rasters of 16 bits in four bands and a JSON of Karpathy's that names them."""
+    draw, listed = np.random.default_rng(0), []
+    for i in range(12):
+        split = ("train", "train", "test")[i % 3]
+        stored = draw.integers(300 * i, 300 * i + 900, (4, 12, 12)).astype(np.uint16)
+        file = write_raster(f"images/{i}.tif", stored, left=5e5 + 9000 * i)
+        sentences = [{"raw": f"field number {i}"}, {"raw": f"brightness {i}"}]
+        listed.append({"filename": file.name, "split": split, "sentences": sentences})
+    file = tmp_path / "dataset_fields.json"
+    file.write_text(json.dumps({"images": listed, "dataset": "fields"}))
+    return file
+
+
+@pytest.mark.parametrize("as_table", [False, True])
+def test_captioned_rasters_are_read_by_bands_and_one_stretch(captioned_rasters, as_table):
+    file = captioned_rasters
+    if as_table:
+        file = write_table(file.parent, rows=[(f"{i}.tif", f"field {i}") for i in range(12)])
+    data = read(file, bands="3,2,1")
+    ranges = data.reading["stretch"]
+    assert len(ranges) == 6 and all(item.decode["stretch"] == list(ranges) for item in data.items)
+    first = next(item for item in data.items if item.source.name == "0.tif")
+    import rasterio
+
+    with rasterio.open(first.source) as raster:
+        stored = raster.read([3, 2, 1]).astype(float)
+    low, high = (np.reshape(side, (3, 1, 1)) for side in (ranges[::2], ranges[1::2]))
+    shown = np.clip((stored - low) / (high - low), 0, 1).transpose(1, 2, 0)
+    np.testing.assert_allclose(data.load(first), shown, atol=1e-6)
+
+
+def test_a_retrieval_run_keeps_the_stretch_of_its_rasters(captioned_rasters, small_clip_spec, tmp_path):
+    import vladapt
+
+    data = {"path": str(captioned_rasters), "bands": "red,green,blue,nir", "sensor": "naip"}
+    adapter = {"name": "lora", "epochs": 1, "batch_size": 4}
+    how = {"task": "retrieval", "backbone": small_clip_spec, "device": "cpu", "workers": 1}
+    done = vladapt.fit(domain="remote-sensing", data=data, adapter=adapter, out=str(tmp_path / "run"), **how)
+    kept = json.loads((done.run / "run.json").read_text())["recipe"]["data"]["stretch"]
+    computed = read(captioned_rasters, bands="red,green,blue,nir", sensor="naip").reading["stretch"]
+    assert kept == list(computed) and len(kept) == 8
+    again = vladapt.evaluate(done.run)
+    assert again["adapted"] == done.metrics["adapted"]
+    assert vladapt.load_backbone(str(done.run / "model.safetensors"), "cpu").channels.names[3] == "nir"

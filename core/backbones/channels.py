@@ -1,0 +1,156 @@
+"""Image towers of red, green and blue widened to more channels: bands of a sensor, stains, modalities.
+
+The first convolution takes each further channel by weights of its own. They start at zero: whatever is in the further
+channels, features at the start are those of the tower that was trained on three. Or they start with the mean of the
+three, all scaled by 3 / channels, so that a grey picture that is alike in all channels has the features it had; timm
+repeats the three in turn with the same scale ("timm", 2019, github.com/huggingface/pytorch-image-models,
+`adapt_input_conv`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from ..contracts.domain import MEAN, TRAINED, InputChannels
+from ..contracts.images import CropTransform
+from ..errors import CapabilityError, DataError
+from .positions import ROOTS
+from .preprocessing import Preprocess
+
+RGB = 3
+SEED_LIMIT = 2**31
+
+
+@dataclass(frozen=True)
+class ChannelPreprocess(CropTransform):
+    """A picklable callable: image of C channels -> pixels (C, S, S) float32.
+
+    Three channels at a time go through the transform of the tower that was trained on three, with the same crop and
+    flip, so that the first three are exactly what that makes of them. Further channels have the mean of its three
+    means, and of its three deviations.
+
+    Args:
+        transform: of three channels.
+        count: C.
+    """
+
+    transform: Preprocess
+    count: int
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What it does, JSON-able: part of the feature store's key."""
+        return {"transform": "channels", "of": self.transform.spec, "count": self.count}
+
+    def __call__(self, image: Any, seed: int | None = None) -> Tensor:
+        """(C, S, S) float32 of an array (H, W, C), uint8 or float in 0..1.
+
+        Of a picture of one or three channels the further ones are zero, which is their mean.
+
+        Raises:
+            DataError: an array of another shape or kind.
+        """
+        seed = int(torch.randint(SEED_LIMIT, ())) if seed is None and self.transform.train else seed
+        array = None if isinstance(image, Image.Image) else np.asarray(image)
+        if array is None or array.ndim == 2 or array.shape[-1] in (1, RGB):
+            first = self.transform(image, seed=seed)
+            return torch.cat([first, first.new_zeros(self.count - RGB, *first.shape[1:])])
+        if array.ndim != 3 or array.shape[-1] != self.count:
+            raise DataError(f"an image array of shape {array.shape} is not usable; give (H, W, {self.count})")
+        groups = [array[..., start : start + RGB] for start in range(0, self.count, RGB)]
+        made = [self._normalised(group, seed, first=not index) for index, group in enumerate(groups)]
+        return torch.cat(made)  # (C, S, S)
+
+    def with_crop(self, scale: tuple[float, float]) -> ChannelPreprocess:
+        return ChannelPreprocess(self.transform.with_crop(scale), self.count)
+
+    def _normalised(self, group: np.ndarray, seed: int | None, first: bool) -> Tensor:
+        """(c, S, S) of up to three channels."""
+        missing = RGB - group.shape[-1]
+        padded = np.pad(group, ((0, 0), (0, 0), (0, missing))) if missing else group
+        pixels = self.transform(np.ascontiguousarray(padded), seed=seed)
+        if first:
+            return pixels
+        mean, std = (torch.tensor(side).view(-1, 1, 1) for side in (self.transform.mean, self.transform.std))
+        return ((pixels * std + mean - mean.mean()) / std.mean())[: group.shape[-1]]
+
+
+def widened(values: Sequence[float], channels: InputChannels | None) -> tuple[float, ...]:
+    """Means or deviations of red, green and blue -> of all channels."""
+    values = tuple(values)
+    further = 0 if channels is None else len(channels) - RGB
+    return (*values, *[sum(values) / RGB] * further)
+
+
+def input_layer(model: nn.Module, spec: str, count: int = RGB) -> tuple[str, nn.Conv2d]:
+    """The one convolution of an image tower that takes so many channels, and its name.
+
+    Raises:
+        CapabilityError: there is none, or there are several.
+    """
+    found = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d) and module.in_channels == count and name.partition(".")[0] in ROOTS["image"]
+    ]
+    if len(found) != 1:
+        has = "no convolution" if not found else f"{len(found)} convolutions"
+        raise CapabilityError(
+            f"backbone '{spec}' has {has} where the channels of an image come in, so it cannot take more than three; "
+            "use a vision transformer or ResNet of CLIP's kind, or give three channels"
+        )
+    return found[0]
+
+
+@torch.no_grad()
+def widen(model: nn.Module, spec: str, channels: InputChannels, further: Tensor | None = None) -> None:
+    """Let a model take images of `channels`, in place.
+
+    Args:
+        further: (W, C - 3, k, k) trained weights of the further channels; by default they start as `channels` says.
+
+    Raises:
+        CapabilityError: as `input_layer`. DataError: weights of another shape.
+    """
+    name, layer = input_layer(model, spec)
+    rgb, count = layer.weight, len(channels)
+    shape = (rgb.shape[0], count - RGB, *rgb.shape[2:])
+    if further is not None and tuple(further.shape) != shape:
+        has = f"further channels of shape {tuple(further.shape)}"
+        raise DataError(f"backbone '{spec}': {has} where {shape} are needed; copy it again")
+    if further is None and channels.start == MEAN:
+        rgb = rgb * (RGB / count)
+        further = rgb.mean(dim=1, keepdim=True).expand(shape)
+    further = rgb.new_zeros(shape) if further is None else further.to(rgb)
+    layer.weight = nn.Parameter(torch.cat([rgb, further], dim=1), requires_grad=layer.weight.requires_grad)
+    layer.in_channels = count
+    parent = model.get_submodule(name.rpartition(".")[0])
+    if getattr(parent, "num_channels", None) == RGB:  # by which transformers checks its inputs
+        parent.num_channels = count
+
+
+# In a file the layer keeps its first three channels under the library's own name, so that other readers find the tower
+# they know; the further ones stand beside it, with what `facts` says in the header.
+
+
+def divided(state: Mapping[str, Tensor], layer: str, name: str) -> dict[str, Tensor]:
+    """A state dict whose `layer` has three channels; the further ones are under `name`."""
+    weight = state[f"{layer}.weight"]
+    return {**state, f"{layer}.weight": weight[:, :RGB], name: weight[:, RGB:]}
+
+
+def facts(channels: InputChannels) -> dict[str, Any]:
+    """JSON-able."""
+    return {**asdict(channels), "names": list(channels.names)}
+
+
+def channels_of(facts: Mapping[str, Any]) -> InputChannels:
+    """Those that `facts` gave, trained since; KeyError or TypeError where they are damaged."""
+    return InputChannels(tuple(str(name) for name in facts["names"]), TRAINED, str(facts["advice"]))
