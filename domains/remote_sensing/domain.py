@@ -17,6 +17,8 @@ from ...core.data.images import IMAGE
 from ...core.errors import DataError
 from .bands import check_bands, sensors
 from .gdal import DRIVERS
+from .localization.heat import check_sides
+from .localization.pictures import window_items
 from .pictures import check_stretch, is_raster, raster_format, with_stretch
 from .places import with_blocks
 from .scene_sets import SceneSet, scene_set, with_words
@@ -61,6 +63,9 @@ class Reading(domain.Reading):
     window_size: int = option(224, "large rasters: side of a window in pixels", low=8, high=8192)
     overlap: float = option(0.25, "large rasters: share of a window that the next covers too", low=0, below=1)
     min_share: float = option(0.5, "large rasters: share of a window that its class must cover", above=0, high=1)
+    window_sides: tuple[int, ...] | None = option(
+        None, "new rasters as windows of several sides, for an index that localize asks: 256,512,768", parse=check_sides
+    )
     block_size: float | None = option(
         None, "splits by place: side of a block in metres; by default ten windows, 0 for random splits", low=0
     )
@@ -85,6 +90,7 @@ class Reading(domain.Reading):
         kinds = {
             **({} if rasters else dict.fromkeys(USED_BY_RASTERS, f"rasters ({' '.join(DRIVERS)})")),
             **({} if self.labels else dict.fromkeys(USED_BY_WINDOWS, "rasters with --labels")),
+            "window_sides": "new rasters, as vladapt index reads them",
         }
         given = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
         return [f"Option {name} has no effect here: it is for {kinds[name]}." for name in given if name in kinds]
@@ -153,6 +159,9 @@ class RemoteSensing(Domain):
         reading = self.reading_of(options)
         self.corpus = reading.corpus
         data = read_unlabelled(paths, reading.formats)
+        if reading.window_sides:
+            data = with_stretch(data, reading.stretch)
+            return data.with_items([w for item in data.items for w in window_items(item, reading.window_sides)])
         return data.with_items(cut_unlabelled(data.items, reading.cutting)) if reading.labels else data
 
     def sample(self, task: str | None = None) -> DomainData:
