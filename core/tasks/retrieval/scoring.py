@@ -123,10 +123,10 @@ def before_and_after(before: RetrievalScores | None, after: RetrievalScores) -> 
         {"zero_shot": {"image_to_text/r1": ..., "text_to_image/map": ..., "mean_recall": ...} or None, "adapted": {...},
         "test_images": N, "test_texts": M, "intervals": {"adapted": {direction: [low, high]}, ...}, "mcnemar":
         {direction: {"gained", "lost", "p_value"}} or None, "metric_intervals": {"adapted": {"text_to_image/r5": [low,
-        high], ...}, ...}}; where images have classes also "accuracy" on both sides and "accuracy_mcnemar"; where images belong to groups
-        "test_groups", their number. McNemar's test pairs the queries whose first result is right; where several are
-        captions of one image, or of images of one group, a permutation test exchanges them together, and "exchanged" is
-        "images" or "groups".
+        high], ...}, ...}}; where images have classes also "accuracy" on both sides and "accuracy_mcnemar"; where images
+        belong to groups "test_groups", their number. McNemar's test pairs the queries whose first result is right;
+        where several are captions of one image, or of images of one group, a permutation test exchanges them together,
+        and "exchanged" is "images" or "groups".
 
     Raises:
         DataError: the two are of different images or texts.
