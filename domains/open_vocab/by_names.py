@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 from mmengine import Config
@@ -17,6 +18,7 @@ from .data.novel import hold_out, split_novel
 from .plans.kinds import ConfigKind
 from .vocabulary import described_classes
 
+RECIPES = Path(__file__).with_name("recipes")
 UPSAMPLER, BICUBIC = "upsampler", "bicubic"
 """An option of a model that names a file of weights, and its value where there is none."""
 
@@ -87,7 +89,7 @@ class ByNames(ConfigTask):
         `--resource` name."""
         if "type" in (recipe.plan.get("model") or {}):
             return _with_resources(recipe.plan, recipe.resources)
-        packaged = Config.fromfile(str(self.domain.recipes[self.default_recipe]))
+        packaged = Config.fromfile(str(RECIPES / f"{self.default_recipe.replace('-', '_')}.py"))
         packaged.merge_from_dict(dict(recipe.plan))
         return _with_resources(packaged.to_dict(), recipe.resources)
 
