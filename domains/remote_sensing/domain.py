@@ -250,13 +250,14 @@ class RemoteSensing(Domain):
         if reading.labels:
             data = read_objects(path, _layer(path, reading), reading, reading.cutting, task)
         elif is_dota(path):
-            data = cut_objects(with_blocks(read_dota(path, reading.formats), reading.block_size), reading.cutting)
+            data = with_blocks(read_dota(path, reading.formats), reading.block_size)
         else:
             known = {name: getattr(reading, name) for name in ("class_names", "max_pixels")}
             masks = {"background": reading.background} if task == SEGMENTATION else {}
             data = other.read(path, task, **known, **masks)
-            if data.kind == "boxes":
-                data = cut_objects(with_blocks(data, reading.block_size), reading.cutting)
+            data = with_blocks(data, reading.block_size)
+        if not reading.labels:
+            data = cut_objects(data, reading.cutting)
         data = data.with_items([_told(item) for item in data.items])
         data = with_stretch(data, reading.stretch)
         if task == SEGMENTATION and data.kind == "boxes":

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...core.contracts.domain import WHOLE, DomainData, Item
-from ...core.contracts.targets import Boxes
+from ...core.contracts.targets import Boxes, Mask
 from ...core.data.files import licence_of, loader
 from ...core.errors import DataError
 from .layers import ClassRaster, Shapes, read_layer
@@ -76,19 +76,33 @@ def read_objects(path: Path, layer_path: Path, reading: Any, cutting: Cutting, t
 
 
 def cut_objects(data: DomainData, cutting: Cutting) -> DomainData:
-    """A set of boxes whose pictures that are larger than a window are cut into windows."""
+    """A set of boxes, or of masks drawn from outlines, whose pictures that are larger than a window are cut into
+    windows. Masks in files stay as they are."""
     items: list[Item] = []
     cut = 0
     for item in data.items:
-        width, height = item.target.size
-        if max(width, height) <= cutting.size:
+        drawn = item.target.outlines if isinstance(item.target, Mask) else item.target
+        if drawn is None or max(drawn.size) <= cutting.size:
             items.append(item)
             continue
         cut += 1
-        for box in boxes_of(height, width, cutting):
-            items.append(_part(item, box).with_(target=_in_window(item.target, box, cutting.share)))
+        width, height = drawn.size
+        items += [
+            _part(item, box).with_(target=_cut(item.target, box, cutting)) for box in boxes_of(height, width, cutting)
+        ]
     note = f"Pictures larger than {cutting.size} pixels, cut into windows (--window-size): {cut}."
     return replace(data, items=items, notes=[*data.notes, note]) if cut else data
+
+
+def _cut(target: Boxes | Mask, box: Box, cutting: Cutting) -> Boxes | Mask:
+    """Part of a mask is no less what it is, however small; a box of which little is seen is ignored."""
+    if isinstance(target, Boxes):
+        return in_window(target, box, cutting.share)
+    outlines = in_window(target.outlines, box, 0.0)
+    rest = {label for label, shown in enumerate(target.labels or ()) if shown and label not in target.outlines.labels}
+    shown = rest | set(outlines.labels)
+    labels = None if target.labels is None else tuple(float(k in shown) for k in range(len(target.labels)))
+    return replace(target, outlines=outlines, labels=labels, size=outlines.size)
 
 
 def cut_new(items: Sequence[Item], cutting: Cutting) -> list[Item]:
@@ -115,7 +129,7 @@ def _part(item: Item, box: Box) -> Item:
     return item.with_(id=f"{item.id}#{top}_{left}", decode=decode, group=item.group or item.id, apart=True)
 
 
-def _in_window(target: Boxes, box: Box, share: float) -> Boxes:
+def in_window(target: Boxes, box: Box, share: float) -> Boxes:
     """What of the objects lies in a window, in its pixels."""
     left, top, width, height = box
     corners = np.array(target.boxes, np.float64).reshape(-1, 4) - (left, top, left, top)
