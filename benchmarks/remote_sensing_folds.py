@@ -1,6 +1,6 @@
 """Trees and roads from above, tested on land that was not trained on, beside random folds of the same tiles.
 
-    python benchmarks/remote_sensing_folds.py [neon_trees] [spacenet_road_tiles] [--epochs N] [--recipe NAME]
+    python benchmarks/remote_sensing_folds.py [neon_trees] [spacenet_road_tiles] [--steps N] [--recipe NAME]
 
 `neon_trees` leaves one source image out at a time, as the names of its tiles say; `spacenet_road_tiles`, tiles of one
 scene called tile_ROW_COL, leaves contiguous blocks of rows out. VLADAPT_DATA names the folder of the data sets. Runs
@@ -10,6 +10,7 @@ are kept in runs/.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import random
 import re
@@ -27,6 +28,7 @@ from vladapt.domains.remote_sensing import RemoteSensing
 DATA = Path(os.environ.get("VLADAPT_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 TILE = re.compile(r"_\d+_\d+$")
 ROWS_PER_BLOCK = 2
+BATCH = 2
 SEED = 1
 TASKS = {"neon_trees": ("detection", "AP50"), "spacenet_road_tiles": ("segmentation", "mIoU")}
 
@@ -34,7 +36,7 @@ TASKS = {"neon_trees": ("detection", "AP50"), "spacenet_road_tiles": ("segmentat
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help=f"sets: {', '.join(TASKS)}; all by default")
-    parser.add_argument("--epochs", type=int, help="of each training; by default the recipe's")
+    parser.add_argument("--steps", type=int, help="of each training, whole epochs; by default the recipe's")
     parser.add_argument("--recipe", help="packaged recipe; by default the task's")
     arguments = parser.parse_args()
     for name in arguments.names or TASKS:
@@ -80,7 +82,10 @@ def trained(data: DomainData, tested: Sequence[Item], task: str, metric: str, ar
     fold = data.with_items(list(split(data.items, out)))
     with tempfile.TemporaryDirectory() as folder:
         file = write_items(Path(folder) / "fold.json", fold)
-        flags = {"domain": "remote-sensing", "task": task, "data.path": str(file), "adapter.epochs": arguments.epochs}
+        per_epoch = math.ceil(len(fold.split("train")) / BATCH)
+        epochs = math.ceil(arguments.steps / per_epoch) if arguments.steps else None
+        flags = {"domain": "remote-sensing", "task": task, "data.path": str(file)}
+        flags |= {"adapter.epochs": epochs, "batch_size": BATCH}
         flags = {key: value for key, value in flags.items() if value is not None}
         result = vladapt.fit(resolve(recipe=arguments.recipe, flags=flags))
     counted = sum((result.metrics.get("objects") or {}).values())
