@@ -1,6 +1,6 @@
 """Trees and roads from above, tested on land that was not trained on, beside random folds of the same tiles.
 
-    python benchmarks/remote_sensing_folds.py [neon_trees] [spacenet_road_tiles] [--steps N] [--recipe NAME]
+    python benchmarks/remote_sensing_folds.py [neon_trees] [spacenet_road_tiles] [--steps N] [--lr RATE] [--recipe NAME]
 
 `neon_trees` leaves one source image out at a time, as the names of its tiles say; `spacenet_road_tiles`, tiles of one
 scene called tile_ROW_COL, leaves contiguous blocks of rows out. VLADAPT_DATA names the folder of the data sets. Runs
@@ -37,6 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help=f"sets: {', '.join(TASKS)}; all by default")
     parser.add_argument("--steps", type=int, help="of each training, whole epochs; by default the recipe's")
+    parser.add_argument("--lr", type=float, help="learning rate; by default the recipe's")
     parser.add_argument("--recipe", help="packaged recipe; by default the task's")
     arguments = parser.parse_args()
     for name in arguments.names or TASKS:
@@ -85,7 +86,7 @@ def trained(data: DomainData, tested: Sequence[Item], task: str, metric: str, ar
         per_epoch = math.ceil(len(fold.split("train")) / BATCH)
         epochs = math.ceil(arguments.steps / per_epoch) if arguments.steps else None
         flags = {"domain": "remote-sensing", "task": task, "data.path": str(file)}
-        flags |= {"adapter.epochs": epochs, "batch_size": BATCH}
+        flags |= {"adapter.epochs": epochs, "adapter.lr": arguments.lr, "batch_size": BATCH}
         flags = {key: value for key, value in flags.items() if value is not None}
         result = vladapt.fit(resolve(recipe=arguments.recipe, flags=flags))
     counted = sum((result.metrics.get("objects") or {}).values())

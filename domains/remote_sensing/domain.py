@@ -19,7 +19,7 @@ from ...core.registry import load_domain
 from .bands import check_bands, sensors
 from .dota import is_dota, read_dota
 from .gdal import DRIVERS
-from .localization.heat import check_sides
+from .localization.heat import LEAST_SIDE, MOST_SIDE, check_sides
 from .localization.pictures import window_items
 from .objects import DETECTION, SEGMENTATION, cut_new, cut_objects, read_objects
 from .pictures import check_stretch, decode_raster, is_raster, raster_format, with_stretch
@@ -78,7 +78,11 @@ class Reading(domain.Reading):
     cut: bool = option(False, "new rasters larger than a window are cut; segmentation and detection do so anyway")
     background: bool = option(True, "masks: pixels that no label covers are a class, the first one, and not ignored")
     window_sides: tuple[int, ...] | None = option(
-        None, "new rasters as windows of several sides, for an index that localize asks: 256,512,768", parse=check_sides
+        None,
+        "new rasters as windows of several sides, for an index that localize asks: 256,512,768",
+        low=LEAST_SIDE,
+        high=MOST_SIDE,
+        parse=check_sides,
     )
     block_size: float | None = option(
         None, "splits by place: side of a block in metres; by default ten windows, 0 for random splits", low=0

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 import vladapt.domains.open_vocab  # noqa: F401
 from vladapt.core.errors import ConfigError, DataError
+from vladapt.domains.open_vocab.by_names import _with_resources
 from vladapt.domains.open_vocab.modules.segmentors.attention_heads import until_last
 from vladapt.domains.open_vocab.modules.segmentors.queries import Queries
 from vladapt.domains.open_vocab.modules.segmentors.segearth_ov import segmentor
@@ -148,3 +149,13 @@ def test_the_longer_side_is_brought_to_its_length(build):
     model = build("SegEarthOV", long_side=64)
     assert model.resized(torch.zeros(3, 40, 80)).shape == (3, 32, 64)
     assert build("SegEarthOV", short_side=20).resized(torch.zeros(3, 40, 80)).shape == (3, 20, 40)
+
+
+def test_the_upsampler_is_a_resource_of_configs_that_have_a_place_for_it():
+    config = {"model": {"type": "vladapt.SegEarthOV", "upsampler": "bicubic"}, "default_scope": "mmseg"}
+    taken = _with_resources(config, {"upsampler": "weights.ckpt"})
+    assert taken["model"]["upsampler"] == "weights.ckpt" and config["model"]["upsampler"] == "bicubic"
+    assert _with_resources(config, {}) is config
+    for wrong, named in ((config, "captions"), ({"model": {"type": "vladapt.SCLIP"}}, "upsampler")):
+        with pytest.raises(ConfigError, match=f"--resource {named}=file: the config's model takes none"):
+            _with_resources(wrong, {named: "file"})
