@@ -14,7 +14,7 @@ from ...core.contracts.domain import NO_PRESET, READ_BY, Decoded, Domain, Domain
 from ...core.contracts.options import option
 from ...core.data.files import Format
 from ...core.data.images import IMAGE
-from ...core.errors import DataError
+from ...core.errors import ConfigError, DataError
 from ...core.registry import load_domain
 from .bands import check_bands, sensors
 from .dota import is_dota, read_dota
@@ -43,6 +43,8 @@ DENSE = (DETECTION, SEGMENTATION)
 """Tasks of the domain open-vocab, on windows of rasters."""
 OPEN_VOCAB = "open-vocab"
 WINDOW, DENSE_WINDOW = 224, 512
+UNUSED_BY_DENSE = ("corpus", "root", "group_column", "min_side", "window_sides")
+"""Options of the reader that change nothing for them."""
 USED_BY_RASTERS = ("bands", "sensor", "stretch", "block_size")
 USED_BY_WINDOWS = ("window_size", "overlap", "min_share")
 
@@ -110,6 +112,7 @@ class Reading(domain.Reading):
             **({} if rasters else dict.fromkeys(USED_BY_RASTERS, f"rasters ({' '.join(DRIVERS)})")),
             **({} if self.labels else dict.fromkeys(USED_BY_WINDOWS, "rasters with --labels")),
             "window_sides": "new rasters, as vladapt index reads them",
+            **dict.fromkeys(("cut", "background"), "segmentation and detection"),
         }
         given = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
         return [f"Option {name} has no effect here: it is for {kinds[name]}." for name in given if name in kinds]
@@ -160,7 +163,7 @@ class RemoteSensing(Domain):
             self.known, self.corpus = None, reading.corpus
             return read_captions(path, reading.formats, reading.root, reading.max_pixels)
         if task in DENSE:
-            self.known, self.corpus = None, reading.corpus
+            self.known = self.corpus = None
             return self._with_objects(path, replace(reading, cut=True), task)
         data, self.known = with_words(_windows(path, reading) if reading.labels else _pictures(path, reading))
         self.corpus = reading.corpus
@@ -250,6 +253,10 @@ class RemoteSensing(Domain):
 
     def _with_objects(self, path: Path, reading: Reading, task: str) -> DomainData:
         """Windows with boxes or masks."""
+        unused = (*UNUSED_BY_DENSE, *(() if task == SEGMENTATION else ("background",)))
+        for name in unused:
+            if getattr(reading, name) != getattr(Reading(), name):
+                raise ConfigError(f"--set data.{name}: {task} reads its data without it; omit it")
         other = load_domain(OPEN_VOCAB)
         if reading.labels:
             data = read_objects(path, _layer(path, reading), reading, reading.cutting, task)

@@ -82,7 +82,7 @@ def cut_objects(data: DomainData, cutting: Cutting) -> DomainData:
     cut = 0
     for item in data.items:
         drawn = item.target.outlines if isinstance(item.target, Mask) else item.target
-        if drawn is None or max(drawn.size) <= cutting.size:
+        if drawn is None or drawn.size is None or max(drawn.size) <= cutting.size:
             items.append(item)
             continue
         cut += 1

@@ -175,7 +175,7 @@ def check_sides(value: str | Sequence[int]) -> tuple[int, ...]:
     except (TypeError, ValueError):
         sides = ()
     if not sides or not all(LEAST_SIDE <= side <= MOST_SIDE for side in sides):
-        raise ConfigError(f"give sides from {LEAST_SIDE} to {MOST_SIDE} pixels, for instance 256,512,768")
+        raise ConfigError(f"sides of windows: give {LEAST_SIDE} to {MOST_SIDE} pixels, for instance 256,512,768")
     return sides
 
 

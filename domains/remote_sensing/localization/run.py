@@ -24,7 +24,7 @@ from ....core.runtime.progress import Reporter
 from ..domain import RemoteSensing
 from ..pictures import with_stretch
 from .annotation import Annotated, read_annotation
-from .heat import MEDIAN, SIDES, HeatMap, check_median
+from .heat import MEDIAN, SIDES, HeatMap, check_median, check_sides
 from .pictures import MAP_FILES, box_of, check_map_file, picture_size, whole_picture, window_items, write_map
 from .scores import LocalizationScores, localization_scores
 
@@ -122,6 +122,8 @@ def localize(
     if text is not None and not text.strip():
         raise ConfigError("--text is empty; write what to look for")
     check_median(median)
+    if sides is not None:
+        check_sides(sides)
     wanted = None if annotation is None else _sentences(Path(annotation), source, text)
     several = wanted is not None and out.suffix.lower() not in MAP_FILES
     if wanted is not None and len(wanted) > 1 and not several:

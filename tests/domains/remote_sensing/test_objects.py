@@ -11,7 +11,7 @@ from PIL import Image
 
 from vladapt.core.contracts.domain import READ_BY, WHOLE, DomainData, Item
 from vladapt.core.contracts.targets import Boxes
-from vladapt.core.errors import DataError
+from vladapt.core.errors import ConfigError, DataError
 from vladapt.domains.remote_sensing import RemoteSensing
 from vladapt.domains.remote_sensing.objects import cut_objects, in_window
 from vladapt.domains.remote_sensing.places import place_of
@@ -115,6 +115,12 @@ def test_a_raster_of_classes_becomes_masks_and_no_boxes(yard, write_raster, tmp_
     assert (seen == np.select([classes[0] == 3, classes[0] == 7], [0, 1], 255)).all()
     with pytest.raises(DataError, match="has no boxes"):
         RemoteSensing().read(yard[0], "detection", labels=str(layer), **HOW)
+
+
+@pytest.mark.parametrize(("option", "value"), [("corpus", "rs5m"), ("min_side", 4.0), ("background", False)])
+def test_options_that_change_nothing_are_refused(yard, option, value):
+    with pytest.raises(ConfigError, match=f"data.{option}: detection reads its data without it"):
+        RemoteSensing().read(yard[0], "detection", labels=str(yard[1]), **HOW, **{option: value})
 
 
 def test_points_and_a_layer_elsewhere_are_refused(yard, tmp_path):
