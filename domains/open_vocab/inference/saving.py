@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
 
-from ....core.contracts.domain import DomainData
+from ....core.contracts.domain import DomainData, Item
+from ....core.errors import DataError
 from ....core.runtime.files import replacing, write_whole
 from ..data.items_file import to_uint8
 from ..data.masks import MOST_CLASSES
@@ -35,8 +36,9 @@ def save_boxes(rows: list[dict[str, Any]], data: DomainData, class_names: Sequen
     by_id = whole_pictures(data)
     files, images, annotations = [], [], []
     for number, (row, name) in enumerate(zip(rows, file_names([row["id"] for row in rows])), start=1):
-        pixels = to_uint8(data.load(by_id[row["id"]]))
-        files.append(_saved(_picture_of_boxes(pixels, row, class_names), folder / PICTURES / f"{name}.png"))
+        pixels = _seen(data, by_id[row["id"]], row)
+        if pixels is not None:
+            files.append(_saved(_picture_of_boxes(pixels, row, class_names), folder / PICTURES / f"{name}.png"))
         height, width = row.get("size") or pixels.shape[:2]
         images.append({"id": number, "file_name": row["id"], "width": width, "height": height})
         annotations += [_annotation(number, row, place, class_names) for place in range(len(row["boxes"]))]
@@ -60,12 +62,13 @@ def save_maps(rows: list[dict[str, Any]], data: DomainData, class_names: Sequenc
     deep, nothing = (np.uint8, 255) if len(class_names) <= MOST_CLASSES else (np.uint16, 65535)
     files = []
     for row, name in zip(rows, file_names([row["id"] for row in rows])):
-        pixels = to_uint8(data.load(by_id[row["id"]]))
+        pixels = _seen(data, by_id[row["id"]], row)
         classes = np.full(row.get("size") or pixels.shape[:2], nothing, dtype=deep)
         for named, outline in row["masks"].items():
             classes[decoded(outline)] = place[named]
-        seen = _small(classes, pixels.shape[:2])
-        files.append(_saved(draw_classes(pixels, seen, class_names), folder / PICTURES / f"{name}.png"))
+        if pixels is not None:
+            seen = _small(classes, pixels.shape[:2])
+            files.append(_saved(draw_classes(pixels, seen, class_names), folder / PICTURES / f"{name}.png"))
         files.append(_saved_mask(classes, len(class_names), folder / MASKS / f"{name}.png"))
     write_whole(folder / CLASSES, json.dumps(list(class_names), ensure_ascii=False, indent=1))
     return [*files, folder / CLASSES]
@@ -99,6 +102,16 @@ def _picture_of_boxes(pixels: np.ndarray, row: dict[str, Any], class_names: Sequ
     if "size" in row:  # the picture may be a smaller copy
         boxes = boxes * np.tile([pixels.shape[1] / row["size"][1], pixels.shape[0] / row["size"][0]], 2)
     return draw_boxes(pixels, boxes, [place[row["labels"][i]] for i in sure], texts, masks)
+
+
+def _seen(data: DomainData, item: Item, row: dict[str, Any]) -> np.ndarray | None:
+    """(H, W, 3) uint8 of a picture; None of one that was seen by windows and is too large to be shown as a whole."""
+    try:
+        return to_uint8(data.load(item))
+    except DataError:
+        if "size" not in row:
+            raise
+        return None
 
 
 def _small(classes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 
 import vladapt.domains.open_vocab  # noqa: F401
-from vladapt.core.contracts.domain import WHOLE, Item
+from vladapt.core.contracts.domain import WHOLE, DomainData, Item
+from vladapt.core.errors import DataError
 from vladapt.domains.open_vocab.inference.joined import (
     JoinedMap,
     falling,
@@ -22,6 +23,7 @@ from vladapt.domains.open_vocab.inference.joined import (
     window_of,
 )
 from vladapt.domains.open_vocab.inference.predictions import PredictedBoxes, decoded, encoded
+from vladapt.domains.open_vocab.inference.saving import save_boxes, save_maps
 
 NONE = np.zeros((2, 2), bool)
 
@@ -118,3 +120,17 @@ def test_windows_are_told_from_pictures_that_are_whole():
 
     pictures = whole_pictures(Data)
     assert pictures["a"].decode == {} and pictures["b"] == plain
+
+
+def test_a_picture_too_large_to_be_shown_is_saved_without_one(tmp_path):
+    def load(item):
+        raise DataError("too large")
+
+    items = [Item(f"a#0_{left}", Path("a"), {"box": [left, 0, left + 8, 8], WHOLE: [8, 12]}) for left in (0, 4)]
+    data = DomainData(items, (), load)
+    mask = np.zeros((8, 12), np.uint8)
+    mask[2:5, 3:9] = 1
+    maps = save_maps([{"id": "a", "size": [8, 12], "masks": {"roof": encoded(mask)}}], data, ("pond", "roof"), tmp_path)
+    assert [file.name for file in maps] == ["a.png", "classes.json"] and maps[0].parent.name == "masks"
+    row = {"id": "a", "size": [8, 12], "boxes": [[1, 2, 3, 4]], "scores": [0.9], "labels": ["roof"]}
+    assert [file.name for file in save_boxes([row], data, ("pond", "roof"), tmp_path)] == ["predictions.json"]
