@@ -22,6 +22,7 @@ from parity_checks import (
     confidence,
     crops,
     detectors,
+    from_above,
     head,
     losses,
     prompt,
@@ -36,7 +37,12 @@ from vladapt.core.registry import adapter_class, catalogue, loss_class
 
 METHODS = (head, cache, prompt, towers, transductive, crops, confidence)
 OBJECTIVES = (losses, caption_losses)
-OPEN_VOCABULARY = (detectors, segmentors)
+ROOMS = {
+    "Methods": METHODS,
+    "Objectives": OBJECTIVES,
+    "Open vocabulary": (detectors, segmentors),
+    "Retrieval": (from_above,),
+}
 ELSEWHERE = {
     "metrics_retrieval": "in the tests of `core/metrics`",
     "metrics_reid": "in the tests of `core/metrics`",
@@ -66,7 +72,7 @@ def main() -> None:
         parser.error(f"there is no folder {folder}; give that of the reference outputs with --parity")
     fixtures, rows = Fixtures(folder), []
     print(TOP)
-    for title, files in (("Methods", METHODS), ("Objectives", OBJECTIVES), ("Open vocabulary", OPEN_VOCABULARY)):
+    for title, files in ROOMS.items():
         found = [row for file in files for comparison in file.GROUPS for row in comparison.rows(fixtures)]
         rows += found
         print(f"\n## {title}\n\n{table(found)}\n\n### Where ours differs from the released code, on purpose\n")

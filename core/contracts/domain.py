@@ -26,6 +26,11 @@ NO_PRESET = "none"
 ZERO, MEAN, TRAINED = "zero", "mean", "trained"
 STARTS = (ZERO, MEAN)
 """How channels beyond the third start in a tower that was trained on three."""
+READ_BY = "read_by"
+"""In `Item.decode`: the domain whose `decode` decodes it, for tasks that keep items in files."""
+WHOLE = "whole"
+"""In `Item.decode` of a window ("window", or "box") of a new picture: the picture's [height, width]. What is found in
+the windows of a picture, whose ids begin with its id and "#", is joined."""
 MAX_PIXELS = 200_000_000
 """Pixels of an image, and voxels of a volume, that are decoded where nobody says otherwise."""
 
@@ -250,6 +255,28 @@ class Domain(ABC):
         """Unlabelled images for `predict`, `embed`: files, or folders searched for files. None: they are plain image
         files, which need no reader of the domain's own (`core/data/unlabelled.py` reads them)."""
         return None
+
+    def decode(self, path: str | Path, decode: Mapping[str, Any]) -> Decoded:
+        """What an item with `READ_BY` shows, (H, W, 3): its file, and `Item.decode` without that key. By default an
+        image file.
+
+        Raises:
+            DataError: it cannot be decoded.
+        """
+        from ..data.images import decode_image
+
+        return decode_image(path, dict(decode))
+
+    def further_files(
+        self, rows: Sequence[Mapping[str, Any]], data: DomainData, class_names: Sequence[str], folder: Path
+    ) -> list[Path]:
+        """Write what a task found in new images (rows with `id`, and `boxes` or `masks`) in forms of the domain's own,
+        maps for instance, into a folder beside the task's files; returns them.
+
+        Raises:
+            DataError: nothing can be written there.
+        """
+        return []
 
     @abstractmethod
     def sample(self, task: str) -> DomainData:

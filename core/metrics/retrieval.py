@@ -12,6 +12,7 @@ Negatives" (Faghri et al. 2017, arXiv 1707.05612): an image counts by its best c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -107,6 +108,17 @@ def retrieval_metrics(
     """
     ranked = image_text_rankings(image_features, text_features, image_of_text, one_per_image=one_per_image)
     return {direction: ranking.metrics() for direction, ranking in ranked.items()}
+
+
+def mean_recall(metrics: Mapping[str, Mapping[str, float]]) -> float:
+    """The mean of R@1, R@5 and R@10 of both directions, in 0..1, by which methods are ranked in "Exploring a
+    Fine-Grained Multiscale Method for Cross-Modal Remote Sensing Image Retrieval" (Yuan et al. 2022, arXiv 2204.09868).
+
+    Args:
+        metrics: of `retrieval_metrics`.
+    """
+    recalls = [metrics[side][f"r{k}"] for side in (IMAGE_TO_TEXT, TEXT_TO_IMAGE) for k in RECALL_AT]
+    return sum(recalls) / len(recalls)
 
 
 def retrieval_metrics_by_label(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 from mmengine import Config
@@ -17,6 +18,10 @@ from .data.novel import hold_out, split_novel
 from .plans.kinds import ConfigKind
 from .vocabulary import described_classes
 
+RECIPES = Path(__file__).with_name("recipes")
+UPSAMPLER, BICUBIC = "upsampler", "bicubic"
+"""An option of a model that names a file of weights, and its value where there is none."""
+
 
 class ByNames(ConfigTask):
     """A task whose classes are texts.
@@ -24,7 +29,7 @@ class ByNames(ConfigTask):
     A task sets `default_recipe`, the packaged config that is trained where none is given, and `configs`, their kind.
     """
 
-    takes: ClassVar = (ConfigTask.takes | {"templates"}) - {"image_size"}
+    takes: ClassVar = (ConfigTask.takes | {"templates", "resources"}) - {"image_size"}
     unused: ClassVar = {
         "descriptions": "give descriptions with the names, --classes FILE.json",
         "image_size": "images are resized by the config's pipelines; change those",
@@ -65,7 +70,12 @@ class ByNames(ConfigTask):
 
         described = {} if recipe.classes in (None, "all") else described_classes(recipe.classes)
         described = described if any(described.values()) else None
-        return make_plan(self._config(recipe), self.configs, recipe, data, described)
+        plan = make_plan(self._config(recipe), self.configs, recipe, data, described)
+        if plan.model.get(UPSAMPLER) == BICUBIC:
+            plan.vladapt.notes.append(
+                "No weights of the upsampler are given (--resource upsampler=FILE): features are upsampled bicubically."
+            )
+        return plan
 
     def rename(self, model, classes: Any) -> tuple[str, ...]:
         """Other names for a model with texts as classes."""
@@ -75,9 +85,23 @@ class ByNames(ConfigTask):
         return ask_for(model, with_background(model, classes))
 
     def _config(self, recipe: Recipe) -> Mapping[str, Any]:
-        """The user's config, or the packaged one for the task, with the parts of it that `--set plan...` names."""
+        """The user's config, or the packaged one for the task, with the parts of it that `--set plan...` and
+        `--resource` name."""
         if "type" in (recipe.plan.get("model") or {}):
-            return recipe.plan
-        packaged = Config.fromfile(str(self.domain.recipes[self.default_recipe]))
+            return _with_resources(recipe.plan, recipe.resources)
+        packaged = Config.fromfile(str(RECIPES / f"{self.default_recipe.replace('-', '_')}.py"))
         packaged.merge_from_dict(dict(recipe.plan))
-        return packaged.to_dict()
+        return _with_resources(packaged.to_dict(), recipe.resources)
+
+
+def _with_resources(config: Mapping[str, Any], resources: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config with files of weights that its model has a place for.
+
+    Raises:
+        ConfigError: it has no such place.
+    """
+    places = {name: str(path) for name, path in resources.items() if path is not None}
+    for name, path in places.items():
+        if name != UPSAMPLER or name not in config["model"]:
+            raise ConfigError(f"--resource {name.replace('_', '-')}={path}: the config's model takes none; omit it")
+    return {**config, "model": {**config["model"], **places}} if places else config

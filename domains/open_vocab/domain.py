@@ -72,6 +72,19 @@ class OpenVocab(Domain):
         read = getattr(data, name)(path, formats=formats, **{key: reading[key] for key in taken or reading})
         return read if limit == MAX_PIXELS else read.with_items([_with_limit(item, limit) for item in read.items])
 
+    def as_masks(self, data: DomainData, background: bool = True) -> DomainData:
+        """A set of boxes with outlines, of any domain, as one of masks that are drawn when they are asked for.
+
+        Args:
+            background: whether pixels outside all outlines are a class, or ignored.
+
+        Raises:
+            DataError: no outline, or more classes than masks can hold.
+        """
+        from .data import outlines_as_masks
+
+        return outlines_as_masks(data, background)
+
     def sample(self, task: str) -> DomainData:
         """Drawn shapes of 16 kinds, every colour with every shape; no download."""
         from .shapes import shapes_folder

@@ -1,4 +1,4 @@
-"""The remote-sensing domain: scenes and rasters from above, classified."""
+"""The remote-sensing domain: scenes and rasters from above: classified, found by words, outlined."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from ...core.contracts import domain
-from ...core.contracts.domain import NO_PRESET, STARTS, ZERO, Decoded, Domain, DomainData, InputChannels
+from ...core.contracts.domain import NO_PRESET, READ_BY, STARTS, ZERO, Decoded, Domain, DomainData, InputChannels, Item
 from ...core.contracts.options import option
 from ...core.data.files import Format
 from ...core.data.images import IMAGE
-from ...core.errors import DataError
+from ...core.errors import ConfigError, DataError
+from ...core.registry import load_domain
 from .bands import check_bands, further_channels, sensors
+from .dota import is_dota, read_dota
 from .gdal import DRIVERS
-from .pictures import check_stretch, is_raster, raster_format, with_stretch
+from .localization.heat import LEAST_SIDE, MOST_SIDE, check_sides
+from .localization.pictures import window_items
+from .objects import DETECTION, SEGMENTATION, cut_new, cut_objects, read_objects
+from .pictures import check_stretch, decode_raster, is_raster, raster_format, with_stretch
 from .places import with_blocks
 from .scene_sets import SceneSet, scene_set, with_words
 from .windows import Cutting, cut_unlabelled, read_windows
@@ -34,6 +39,12 @@ CORPORA: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]
 2306.11300)."""
 
 
+DENSE = (DETECTION, SEGMENTATION)
+"""Tasks of the domain open-vocab, on windows of rasters."""
+OPEN_VOCAB = "open-vocab"
+WINDOW, DENSE_WINDOW = 224, 512
+UNUSED_BY_DENSE = ("corpus", "root", "group_column", "min_side", "window_sides", "language", "band_start")
+"""Options of the reader that change nothing for them."""
 USED_BY_RASTERS = ("bands", "band_start", "sensor", "stretch", "block_size")
 CHANNELS_ADVICE = "--bands of three, or --band-start mean"
 USED_BY_WINDOWS = ("window_size", "overlap", "min_share")
@@ -62,9 +73,23 @@ class Reading(domain.Reading):
     labels: str | None = option(
         None, "label layer (.gpkg, .geojson, .shp, or a raster) that says the classes of windows of rasters"
     )
-    window_size: int = option(224, "large rasters: side of a window in pixels", low=8, high=8192)
+    window_size: int | None = option(
+        None,
+        "large rasters: side of a window in pixels; by default 224, of segmentation and detection 512",
+        low=8,
+        high=8192,
+    )
     overlap: float = option(0.25, "large rasters: share of a window that the next covers too", low=0, below=1)
     min_share: float = option(0.5, "large rasters: share of a window that its class must cover", above=0, high=1)
+    cut: bool = option(False, "new rasters larger than a window are cut; segmentation and detection do so anyway")
+    background: bool = option(True, "masks: pixels that no label covers are a class, the first one, and not ignored")
+    window_sides: tuple[int, ...] | None = option(
+        None,
+        "new rasters as windows of several sides, for an index that localize asks: 256,512,768",
+        low=LEAST_SIDE,
+        high=MOST_SIDE,
+        parse=check_sides,
+    )
     block_size: float | None = option(
         None, "splits by place: side of a block in metres; by default ten windows, 0 for random splits", low=0
     )
@@ -91,7 +116,8 @@ class Reading(domain.Reading):
     @property
     def cutting(self) -> Cutting:
         """How large rasters are cut into windows."""
-        return Cutting(self.window_size, self.overlap, self.min_share, self.block_size)
+        size = self.window_size or (DENSE_WINDOW if self.cut else WINDOW)
+        return Cutting(size, self.overlap, self.min_share, self.block_size)
 
     def notes_on_unused(self, data: DomainData) -> list[str]:
         """One sentence for each option that was given and changed nothing: no raster, or none that is cut."""
@@ -101,6 +127,8 @@ class Reading(domain.Reading):
             **({} if self.labels else dict.fromkeys(USED_BY_WINDOWS, "rasters with --labels")),
             **({"band_start": "four or more bands"} if rasters and self.channels is None else {}),
             **({} if data.kind == "captions" else {"language": "tables of captions"}),
+            "window_sides": "new rasters, as vladapt index reads them",
+            **dict.fromkeys(("cut", "background"), "segmentation and detection"),
         }
         given = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
         return [f"Option {name} has no effect here: it is for {kinds[name]}." for name in given if name in kinds]
@@ -114,7 +142,7 @@ class RemoteSensing(Domain):
     """
 
     name = "remote-sensing"
-    tasks = ("classification", "retrieval")
+    tasks = ("classification", "retrieval", *DENSE)
     reading = Reading
 
     def __init__(self):
@@ -130,11 +158,12 @@ class RemoteSensing(Domain):
 
         For retrieval, captioned images (`captions.py`).
 
-        With `labels`, a raster or a folder of rasters is cut into windows, whose classes that layer says.
+        With `labels`, a raster or a folder of rasters is cut into windows, whose classes, boxes or masks that layer
+        says. Boxes and masks are also read of DOTA's folders, and of all that the domain open-vocab reads.
 
         Args:
             path: file or folder.
-            task: "classification" or "retrieval".
+            task: "classification", "retrieval", "detection" or "segmentation".
             options: fields of `Reading`.
 
         Raises:
@@ -152,6 +181,9 @@ class RemoteSensing(Domain):
             data = read_captions(path, reading.formats, reading.root, reading.max_pixels, **how)
             data.notes = [*data.notes, *reading.notes_on_unused(data)]
             return with_stretch(data, reading.stretch)
+        if task in DENSE:
+            self.known = self.corpus = None
+            return self._with_objects(path, replace(reading, cut=True), task)
         data, self.known = with_words(_windows(path, reading) if reading.labels else _pictures(path, reading))
         self.corpus = reading.corpus
         data.notes = [*data.notes, *reading.notes_on_unused(data)]
@@ -176,14 +208,40 @@ class RemoteSensing(Domain):
         reading = self.reading_of(options)
         self.corpus = reading.corpus
         data = read_unlabelled(paths, reading.formats)
+        if reading.window_sides:
+            data = with_stretch(data, reading.stretch)
+            return data.with_items([w for item in data.items for w in window_items(item, reading.window_sides)])
+        if reading.cut:
+            return data.with_items([_told(item) for item in cut_new(data.items, reading.cutting)])
         return data.with_items(cut_unlabelled(data.items, reading.cutting)) if reading.labels else data
 
     def sample(self, task: str | None = None) -> DomainData:
         """360 scenes of 12 kinds, or 132 captioned ones, drawn on demand; no download."""
         from .drawn_scenes import drawn_pairs, drawn_scenes
 
+        if self.check_task(task) in DENSE:
+            return load_domain(OPEN_VOCAB).sample(task)
         self.known = None
         return drawn_pairs() if self.check_task(task) == "retrieval" else drawn_scenes()
+
+    def decode(self, path: str | Path, decode: Mapping[str, Any]) -> Decoded:
+        """One picture of a raster, or an image file.
+
+        Raises:
+            DataError: it cannot be decoded, or is several pictures of each place.
+        """
+        if not is_raster(Path(path)):
+            return super().decode(path, decode)
+        pixels = decode_raster(path, dict(decode))
+        if pixels.ndim != 3:
+            raise DataError(f"{path}: --bands makes several pictures of a place; give one composite")
+        return pixels
+
+    def further_files(self, rows, data: DomainData, class_names: Sequence[str], folder: Path) -> list[Path]:
+        """What was found in rasters, in their coordinates: `found.gpkg` of boxes, `maps/NAME.tif` of masks."""
+        from .found import write_found
+
+        return write_found(rows, data, class_names, folder)
 
     def templates(self, task: str | None = None) -> list[str]:
         """The 105 of "RS5M and GeoRSCLIP", 2023, arXiv 2306.11300; their features are averaged."""
@@ -218,6 +276,37 @@ class RemoteSensing(Domain):
         usual = backbone.preprocess(False)
         return EachPicture(OtherCorpus(usual, own, wanted) if self.corpus else usual)
 
+    def _with_objects(self, path: Path, reading: Reading, task: str) -> DomainData:
+        """Windows with boxes or masks."""
+        unused = (*UNUSED_BY_DENSE, *(() if task == SEGMENTATION else ("background",)))
+        for name in unused:
+            if getattr(reading, name) != getattr(Reading(), name):
+                raise ConfigError(f"--set data.{name}: {task} reads its data without it; omit it")
+        if reading.channels is not None:
+            raise ConfigError(f"--bands {reading.bands}: {task} sees pictures of three channels; give three bands")
+        other = load_domain(OPEN_VOCAB)
+        if reading.labels:
+            data = read_objects(path, _layer(path, reading), reading, reading.cutting, task)
+        elif is_dota(path):
+            data = with_blocks(read_dota(path, reading.formats), reading.block_size)
+        else:
+            known = {name: getattr(reading, name) for name in ("class_names", "max_pixels")}
+            masks = {"background": reading.background} if task == SEGMENTATION else {}
+            data = other.read(path, task, **known, **masks)
+            data = with_blocks(data, reading.block_size)
+        if not reading.labels:
+            data = cut_objects(data, reading.cutting)
+        data = data.with_items([_told(item) for item in data.items])
+        data = with_stretch(data, reading.stretch)
+        if task == SEGMENTATION and data.kind == "boxes":
+            data = other.as_masks(data, reading.background)
+        return replace(data, reading={**data.reading, "cut": True, "window_size": reading.cutting.size})
+
+
+def _told(item: Item) -> Item:
+    """A raster that says who decodes it."""
+    return item.with_(decode={**item.decode, READ_BY: RemoteSensing.name}) if is_raster(item.source) else item
+
 
 def _pictures(path: Path, reading: Reading) -> DomainData:
     """Files that are a picture each."""
@@ -234,9 +323,13 @@ def _windows(path: Path, reading: Reading) -> DomainData:
     """Windows of rasters. The layer's path is that of the working directory, or of the folder of the data."""
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; give a raster, or a folder of rasters")
+    return read_windows(path, _layer(path, reading), reading, reading.cutting)
+
+
+def _layer(path: Path, reading: Reading) -> Path:
     layer = Path(reading.labels)
     beside = (path if path.is_dir() else path.parent) / layer
-    return read_windows(path, layer if layer.exists() or not beside.exists() else beside, reading, reading.cutting)
+    return layer if layer.exists() or not beside.exists() else beside
 
 
 @lru_cache(maxsize=1)

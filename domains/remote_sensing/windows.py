@@ -77,7 +77,7 @@ def read_windows(path: Path, layer_path: Path, reading: Any, cutting: Cutting) -
             has a class.
     """
     layer = read_layer(layer_path, reading.label_column, reading.class_names)
-    collector = _rasters(path, layer_path, reading)
+    collector = rasters_of(path, layer_path, reading)
     headers = [header_of(files_of_item(item), item.decode.get("sensor")) for item in collector.items]
     blocks = _blocks(path, headers, cutting)
     of_each = zip(collector.items, headers, blocks.sides, strict=True)
@@ -112,7 +112,7 @@ def cut_unlabelled(items: Sequence[Item], cutting: Cutting) -> list[Item]:
             cut.append(item)
             continue
         for box in boxes_of(header.height, header.width, cutting):
-            cut.append(_window(item, box))
+            cut.append(window_of(item, box))
     return cut
 
 
@@ -131,7 +131,27 @@ def starts(length: int, size: int, stride: int) -> list[int]:
     return [*range(0, length - size, stride), length - size]
 
 
-def _rasters(path: Path, layer_path: Path, reading: Any) -> ItemCollector:
+def grids_of(path: Path, headers: Sequence[Header], cutting: Cutting) -> tuple[list[tuple[list[Box], list[str]]], str]:
+    """Windows on a grid inside each block of land, and the block of each, for several rasters; what blocks are, "" for
+    none.
+
+    Raises:
+        DataError: as for `read_windows`.
+    """
+    blocks = _blocks(path, headers, cutting)
+    grids = []
+    for header, sides in zip(headers, blocks.sides):
+        lines = _lines(header, sides) if cutting.block != 0 else ([0, header.height], [0, header.width])
+        grids.append(_grid(lines, cutting, header))
+    return grids, blocks.words
+
+
+def rasters_of(path: Path, layer_path: Path, reading: Any) -> ItemCollector:
+    """A raster, or those of a folder, but for the layer.
+
+    Raises:
+        DataError: there is none.
+    """
     collector, root = ItemCollector(), path if path.is_dir() else path.parent
     files = walk(path, root, collector) if path.is_dir() else [path]
     for file in files:
@@ -323,10 +343,11 @@ def _items(cuts: Sequence[_Cut], grouped: bool) -> Iterator[Item]:
         for box, name, label in zip(cut.boxes, cut.blocks, cut.labels):
             if label >= 0:
                 block = name if grouped else None
-                yield _window(cut.item, box).with_(target=Label(int(label)), group=block)
+                yield window_of(cut.item, box).with_(target=Label(int(label)), group=block)
 
 
-def _window(item: Item, box: Box) -> Item:
+def window_of(item: Item, box: Box) -> Item:
+    """The part of a raster, in pixels, as an item."""
     left, top, wide, high = box
     id_ = f"{item.id}#{top}_{left}"
     return item.with_(id=id_, decode={**item.decode, "window": [left, top, wide, high]}, apart=True)

@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 
 import mutations
+import numpy as np
 import pytest
 import valid_photos
 import valid_rasters
@@ -224,6 +225,21 @@ def _captioned(file: Path) -> DomainData:
     return RemoteSensing().read(file, "retrieval")
 
 
+def _oriented(file: Path) -> DomainData:
+    pytest.importorskip("mmdet")
+    return _from_above(file, task="detection")
+
+
+def _regions(file: Path) -> None:
+    """An annotation of semantic localisation, and its scores."""
+    from vladapt.domains.remote_sensing.localization.annotation import read_annotation
+    from vladapt.domains.remote_sensing.localization.scores import localization_scores
+
+    for entry in read_annotation(file):
+        with _ours():
+            localization_scores(np.full((16, 20), 200, np.uint8), entry.regions)
+
+
 def _arrow(file: Path) -> DomainData:
     pytest.importorskip("pyarrow")
     return _photos(file)
@@ -276,6 +292,8 @@ READERS = {
     "rasters": Reader(_rasters_made, _rasters, examples=60),
     "label layers": Reader(_layers_made, _windows, examples=60),
     "captions of pictures from above": Reader(valid_rasters.captions, _captioned),
+    "oriented boxes": Reader(valid_rasters.dota, _oriented),
+    "regions of sentences": Reader(valid_rasters.regions, _regions),
     "published split": Reader(valid_rasters.split_lists, _from_above),
     "published list": Reader(valid_photos.image_list, _listed),
     "items file": Reader(_items_file, _items, examples=50),

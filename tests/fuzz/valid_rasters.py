@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from valid_sets import four_images, put_text
+from valid_sets import four_images, put_image, put_json, put_text
 
 VRT = """<VRTDataset rasterXSize="20" rasterYSize="16"><VRTRasterBand dataType="UInt16" band="1"><SimpleSource>
 <SourceFilename relativeToVRT="1">{name}</SourceFilename><SourceBand>1</SourceBand>
@@ -62,8 +62,6 @@ def captions(folder: Path) -> list[Path]:
 
 def split_lists(folder: Path) -> list[Path]:
     """Class folders with a published split beside them."""
-    from valid_sets import put_image
-
     for n in range(8):
         put_image(folder / "data" / "ab"[n % 2] / f"{n}.png", n)
     train = put_text(folder / "data" / "x-train.txt", *(f"{n}.png" for n in range(4)))
@@ -84,3 +82,20 @@ def _raster(path: Path, seed: int, count: int, kind: str, side: int = 0, values=
     with rasterio.open(path, "w", driver="GTiff", dtype=values.dtype, **shape, **place, **how) as raster:
         raster.write(values)
     return path
+
+
+def dota(folder: Path) -> list[Path]:
+    """Oriented boxes; what is mutated are the labels."""
+    files = []
+    for n in range(2):
+        put_image(folder / "data" / "images" / f"P{n}.png", n)
+        lines = ("imagesource:GoogleEarth", "gsd:0.1", "2 2 9 3 8 9 1 8 small-vehicle 0", "3 3 7 3 7 7 3 7 ship 1")
+        files.append(put_text(folder / "data" / "labelTxt" / f"P{n}.txt", *lines))
+    return files
+
+
+def regions(folder: Path) -> list[Path]:
+    """anno.json of semantic localisation."""
+    points = [[[1, 1], [9, 1], [9, 9]], [[4.5, 4], [12, 4], [12, 12], [4, 12]]]
+    entries = [{"jpg_name": f"{n}.jpg", "caption": "a harbour", "points": points[: n + 1]} for n in range(2)]
+    return [put_json(folder / "anno.json", entries)]

@@ -154,7 +154,8 @@ class ConfigTask(Task):
             if not is_main():
                 return None
             scores = self._scored(model, data, backbone, reporter)
-            return written_run(self, recipe, data, backbone, plan, model, history, scores, started, folder)
+            kept = recipe.with_(data={**recipe.data, **data.reading})
+            return written_run(self, kept, data, backbone, plan, model, history, scores, started, folder)
 
         if plan is None:
             return run_on_all(lambda: finished(None, []))
@@ -202,6 +203,7 @@ class ConfigTask(Task):
         with reporter.task("Looking at images") as progress, quiet(), registered_only(), running(use.run):
             rows = self.look(model, data, backbone, progress)
         files = self.save(rows, data, names, folder) if folder else []
+        files += self.domain.further_files(rows, data, names, folder) if folder else []
         return ConfigPredictions(rows, data.skipped, files, self.notes_on(model))
 
     def entries(self, recipe: Recipe, axes: Axes) -> list[dict[str, Any]]:

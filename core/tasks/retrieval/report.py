@@ -40,6 +40,7 @@ MEASURES = {
     "mean_rank": Measure("Mean rank", "where it comes; 1 is best", "rank", falls=True),
     "map": Measure("Mean average precision", "all right ones early; 100% is best"),
 }
+MEAN_RECALL = Measure("Mean recall", "of R@1, R@5 and R@10 of both")
 ACCURACY = Measure("Accuracy", "its class, named by what is said of images of each class")
 FIRST = ("loss", "val", "lr")
 NO_CURVE = ("step", "epoch", "stage")
@@ -265,6 +266,8 @@ def _scores(metrics: Mapping[str, Any]) -> TableSection | None:
             title,
             *shared.score_rows(measures, before, after, {f"{side}/r1": _intervals(metrics, side), **between}),
         ]
+    if "mean_recall" in after:
+        rows += ["Both directions", *shared.score_rows({"mean_recall": MEAN_RECALL}, before, after, {})]
     if "accuracy" in after:
         intervals = {"accuracy": _intervals(metrics, "accuracy")}
         rows += ["The class of an image", *shared.score_rows({"accuracy": ACCURACY}, before, after, intervals)]

@@ -17,7 +17,7 @@ from ...data.verify import FileHashes
 from ...errors import DataError
 from ...features.store import FeatureStore
 from ...metrics.resampling import exchange_test, units_of
-from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE, Ranking, image_text_rankings, named_rightly
+from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE, Ranking, image_text_rankings, mean_recall, named_rightly
 from ...metrics.significance import mcnemar, share_interval
 from ...runs.evaluations import DIGITS, image_digest
 from ...runtime.progress import Reporter
@@ -32,7 +32,7 @@ class RetrievalScores:
 
     Attributes:
         metrics: {"image_to_text": {"r1", "r5", "r10", "median_rank", "mean_rank", "map"}, "text_to_image": {...},
-            "images": N, "texts": M, "intervals": {"image_to_text": [low, high] of r1, "text_to_image": ...},
+            "mean_recall": of the six, "images": N, "texts": M, "intervals": {"image_to_text": [low, high] of r1, ...},
             "metric_intervals": {"image_to_text": {"r1": [low, high], ...}, ...}}; where all images have a class also
             "accuracy" of naming it by the captions, with its interval.
         units: direction -> (Q,) the image that each query is of, or its group: captions of one image, and images of
@@ -97,8 +97,10 @@ def evaluate_retrieval(
     image_of = {IMAGE_TO_TEXT: torch.arange(len(features.images)), TEXT_TO_IMAGE: features.image_of_text.cpu()}
     units = {direction: unit[image_of[direction]][ranking.query.cpu()] for direction, ranking in rankings.items()}
     between = {direction: ranking.intervals(units[direction]) for direction, ranking in rankings.items()}
+    of_each = {direction: ranking.metrics() for direction, ranking in rankings.items()}
     metrics = {
-        **{direction: ranking.metrics() for direction, ranking in rankings.items()},
+        **of_each,
+        "mean_recall": mean_recall(of_each),
         "images": len(features.images),
         "texts": len(features.texts),
         "intervals": {direction: of["r1"] for direction, of in between.items()},
@@ -118,13 +120,13 @@ def before_and_after(before: RetrievalScores | None, after: RetrievalScores) -> 
     """Both scores in the shape of metrics.json.
 
     Returns:
-        {"zero_shot": {"image_to_text/r1": ..., "text_to_image/map": ...} or None, "adapted": {...}, "test_images": N,
-        "test_texts": M, "intervals": {"adapted": {direction: [low, high]}, ...}, "mcnemar": {direction: {"gained",
-        "lost", "p_value"}} or None, "metric_intervals": {"adapted": {"text_to_image/r5": [low, high], ...}, ...}};
-        where images have classes also "accuracy" on both sides and "accuracy_mcnemar"; where images belong to groups
-        "test_groups", their number. McNemar's test pairs the queries whose first result is right; where several are
-        captions of one image, or of images of one group, a permutation test exchanges them together, and "exchanged" is
-        "images" or "groups".
+        {"zero_shot": {"image_to_text/r1": ..., "text_to_image/map": ..., "mean_recall": ...} or None, "adapted": {...},
+        "test_images": N, "test_texts": M, "intervals": {"adapted": {direction: [low, high]}, ...}, "mcnemar":
+        {direction: {"gained", "lost", "p_value"}} or None, "metric_intervals": {"adapted": {"text_to_image/r5": [low,
+        high], ...}, ...}}; where images have classes also "accuracy" on both sides and "accuracy_mcnemar"; where images
+        belong to groups "test_groups", their number. McNemar's test pairs the queries whose first result is right;
+        where several are captions of one image, or of images of one group, a permutation test exchanges them together,
+        and "exchanged" is "images" or "groups".
 
     Raises:
         DataError: the two are of different images or texts.
@@ -263,7 +265,7 @@ def _part(pairs: Pairs, split: str | None) -> Pairs:
 
 def _flat(metrics: dict[str, Any]) -> dict[str, float]:
     flat = {f"{side}/{name}": value for side in DIRECTIONS for name, value in metrics[side].items()}
-    return flat | ({"accuracy": metrics["accuracy"]} if "accuracy" in metrics else {})
+    return flat | {name: metrics[name] for name in ("mean_recall", "accuracy") if name in metrics}
 
 
 def _flat_intervals(scores: RetrievalScores) -> dict[str, list[float]]:

@@ -22,6 +22,7 @@ SHOWN = {
     "mean_rank": "mean rank ↓",
     "map": "mAP ↑",
 }
+MEAN_RECALL = "mean recall, both ways ↑"
 ACCURACY = "class, named by captions ↑"
 RANKS = ("median_rank", "mean_rank")
 
@@ -47,6 +48,11 @@ def retrieval_table(metrics: Mapping[str, Any]) -> Table:
                 "change": "" if old is None else _change(name, new - old),
             }
             rows[f"{WORDS[side]}: {shown}"] = cells if before else {"adapted": cells["adapted"]}
+    if "mean_recall" in after:
+        old, new = (before or {}).get("mean_recall"), after["mean_recall"]
+        cells = {"zero-shot": _number("", old), "adapted": _number("", new)}
+        change = "" if old is None else _change("", new - old)
+        rows[MEAN_RECALL] = {**cells, "change": change} if before else {"adapted": cells["adapted"]}
     if "accuracy" in after:
         rows[ACCURACY] = _accuracy_row(before, after, metrics["intervals"])
     return _table(metrics["test_images"], metrics["test_texts"], rows, metrics.get("test_groups"))
@@ -102,13 +108,16 @@ def _accuracy_row(before, after: Mapping[str, float], intervals: Mapping[str, An
 
 
 def _one_column(metrics: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    return {
+    rows = {
         f"{WORDS[side]}: {shown}": {
             "score": _number(name, metrics[side][name]) + _interval(metrics["metric_intervals"][side].get(name))
         }
         for side in DIRECTIONS
         for name, shown in SHOWN.items()
     }
+    if "mean_recall" in metrics:
+        rows[MEAN_RECALL] = {"score": _number("", metrics["mean_recall"])}
+    return rows
 
 
 def _table(images: int, texts: int, rows: Mapping[str, Mapping[str, str]], groups: int | None = None) -> Table:

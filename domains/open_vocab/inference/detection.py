@@ -15,6 +15,7 @@ from ..data.items_file import to_uint8
 from ..drawing import draw_boxes
 from ..scores.detection import Detected, DetectionScores, Truth, score_detections, truth_of
 from ..scores.intervals import groups_of
+from .joined import join_boxes, pictures_of, window_of
 from .predictions import OVERLAP, UNSURE, PredictedBoxes, decoded, first_of, overlaps
 from .running import as_in_data, known_names, outcomes
 
@@ -53,12 +54,18 @@ def evaluate_detection(model, data: DomainData, progress: Callable[[int, int], N
 
 
 def predict_detection(model, data: DomainData, progress: Callable[[int, int], None]) -> list[dict[str, Any]]:
-    """One row per image: boxes, scores and names, the surest first; outlines where the model gives them."""
+    """One row per image: boxes, scores and names, the surest first; outlines where the model gives them. Windows of a
+    picture are joined, and the row has its size."""
     names, apart = known_names(model), rivals(model)
-    return [
-        {"id": item.id, **PredictedBoxes.of(sample).without_rivals(apart).row(names)}
-        for item, sample in outcomes(model, data, data.items, progress)
-    ]
+    rows = []
+    for name, size, samples in pictures_of(outcomes(model, data, data.items, progress)):
+        found = [(item, PredictedBoxes.of(sample).without_rivals(apart)) for item, sample in samples]
+        if size is None:
+            rows.append({"id": name, **found[0][1].row(names)})
+            continue
+        joined = join_boxes([(window_of(item), boxes) for item, boxes in found], size, apart)
+        rows.append({"id": name, "size": list(size), **joined.row(names)})
+    return rows
 
 
 def rivals(model) -> np.ndarray:

@@ -95,7 +95,7 @@ class PredictedMap:
     """A class for each pixel of the image as it is stored.
 
     Args:
-        classes: (H, W) int class indices.
+        classes: (H, W) int class indices; -1 where nothing was looked at.
     """
 
     classes: np.ndarray
@@ -107,7 +107,7 @@ class PredictedMap:
 
     def row(self, class_names: Sequence[str]) -> dict[str, Any]:
         """As JSON-able values: the classes that are there with their share, and a COCO RLE of each."""
-        there = [int(label) for label in np.unique(self.classes)]
+        there = [int(label) for label in np.unique(self.classes) if label >= 0]
         shares = {class_names[label]: float((self.classes == label).mean()) for label in there}
         masks = {class_names[label]: encoded((self.classes == label).astype(np.uint8)) for label in there}
         ranked = sorted(shares.items(), key=lambda pair: -pair[1])

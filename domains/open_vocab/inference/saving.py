@@ -12,11 +12,13 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
 
-from ....core.contracts.domain import DomainData
+from ....core.contracts.domain import DomainData, Item
+from ....core.errors import DataError
 from ....core.runtime.files import replacing, write_whole
 from ..data.items_file import to_uint8
 from ..data.masks import MOST_CLASSES
 from ..drawing import draw_boxes, draw_classes, palette
+from .joined import whole_pictures
 from .predictions import UNSURE, decoded
 
 COCO_FILE = "predictions.json"
@@ -31,12 +33,14 @@ def save_boxes(rows: list[dict[str, Any]], data: DomainData, class_names: Sequen
     Returns:
         The files.
     """
-    by_id = {item.id: item for item in data.items}
+    by_id = whole_pictures(data)
     files, images, annotations = [], [], []
     for number, (row, name) in enumerate(zip(rows, file_names([row["id"] for row in rows])), start=1):
-        pixels = to_uint8(data.load(by_id[row["id"]]))
-        files.append(_saved(_picture_of_boxes(pixels, row, class_names), folder / PICTURES / f"{name}.png"))
-        images.append({"id": number, "file_name": row["id"], "width": pixels.shape[1], "height": pixels.shape[0]})
+        pixels = _seen(data, by_id[row["id"]], row)
+        if pixels is not None:
+            files.append(_saved(_picture_of_boxes(pixels, row, class_names), folder / PICTURES / f"{name}.png"))
+        height, width = row.get("size") or pixels.shape[:2]
+        images.append({"id": number, "file_name": row["id"], "width": width, "height": height})
         annotations += [_annotation(number, row, place, class_names) for place in range(len(row["boxes"]))]
     for number, annotation in enumerate(annotations, start=1):
         annotation["id"] = number
@@ -53,16 +57,18 @@ def save_maps(rows: list[dict[str, Any]], data: DomainData, class_names: Sequenc
     Returns:
         The files.
     """
-    by_id = {item.id: item for item in data.items}
+    by_id = whole_pictures(data)
     place = {name: index for index, name in enumerate(class_names)}
     deep, nothing = (np.uint8, 255) if len(class_names) <= MOST_CLASSES else (np.uint16, 65535)
     files = []
     for row, name in zip(rows, file_names([row["id"] for row in rows])):
-        pixels = to_uint8(data.load(by_id[row["id"]]))
-        classes = np.full(pixels.shape[:2], nothing, dtype=deep)
+        pixels = _seen(data, by_id[row["id"]], row)
+        classes = np.full(row.get("size") or pixels.shape[:2], nothing, dtype=deep)
         for named, outline in row["masks"].items():
             classes[decoded(outline)] = place[named]
-        files.append(_saved(draw_classes(pixels, classes, class_names), folder / PICTURES / f"{name}.png"))
+        if pixels is not None:
+            seen = _small(classes, pixels.shape[:2])
+            files.append(_saved(draw_classes(pixels, seen, class_names), folder / PICTURES / f"{name}.png"))
         files.append(_saved_mask(classes, len(class_names), folder / MASKS / f"{name}.png"))
     write_whole(folder / CLASSES, json.dumps(list(class_names), ensure_ascii=False, indent=1))
     return [*files, folder / CLASSES]
@@ -91,9 +97,29 @@ def _picture_of_boxes(pixels: np.ndarray, row: dict[str, Any], class_names: Sequ
     place = {name: index for index, name in enumerate(class_names)}
     sure = [i for i, score in enumerate(row["scores"]) if score >= UNSURE][::-1]  # the surest on top
     texts = [f"{row['labels'][i]} {row['scores'][i]:.2f}" for i in sure]
-    masks = [decoded(row["masks"][i]) for i in sure] if "masks" in row else None
+    masks = [_small(decoded(row["masks"][i]), pixels.shape[:2]) for i in sure] if "masks" in row else None
     boxes = np.array([row["boxes"][i] for i in sure]).reshape(-1, 4)
+    if "size" in row:  # the picture may be a smaller copy
+        boxes = boxes * np.tile([pixels.shape[1] / row["size"][1], pixels.shape[0] / row["size"][0]], 2)
     return draw_boxes(pixels, boxes, [place[row["labels"][i]] for i in sure], texts, masks)
+
+
+def _seen(data: DomainData, item: Item, row: dict[str, Any]) -> np.ndarray | None:
+    """(H, W, 3) uint8 of a picture; None of one that was seen by windows and is too large to be shown as a whole."""
+    try:
+        return to_uint8(data.load(item))
+    except DataError:
+        if "size" not in row:
+            raise
+        return None
+
+
+def _small(classes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """(H, W) at the size of a smaller copy of the picture, by the nearest pixel."""
+    if classes.shape == tuple(shape):
+        return classes
+    rows, columns = (np.arange(n) * side // n for n, side in zip(shape, classes.shape))
+    return classes[rows][:, columns]
 
 
 def _annotation(image: int, row: dict[str, Any], place: int, class_names: Sequence[str]) -> dict[str, Any]:

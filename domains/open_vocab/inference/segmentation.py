@@ -14,6 +14,7 @@ from ..data.masks import IGNORED
 from ..drawing import draw_classes
 from ..scores.intervals import groups_of, image_counts, mean_iou_intervals
 from ..scores.segmentation import SegmentationScores, confusion, score_segmentation
+from .joined import JoinedMap, pictures_of, window_of
 from .predictions import PredictedMap, first_of
 from .running import as_in_data, known_names, outcomes
 
@@ -51,12 +52,20 @@ def evaluate_segmentation(model, data: DomainData, progress: Callable[[int, int]
 
 
 def predict_segmentation(model, data: DomainData, progress: Callable[[int, int], None]) -> list[dict[str, Any]]:
-    """One row per image: which classes, with what share of it, and a mask of each."""
-    names = known_names(model)
-    return [
-        {"id": item.id, **PredictedMap.of(sample).row(names)}
-        for item, sample in outcomes(model, data, data.items, progress)
-    ]
+    """One row per image: which classes, with what share of it, and a mask of each. Windows of a picture are joined, and
+    the row has its size."""
+    names, rows = known_names(model), []
+    choose = getattr(model, "choose", lambda scores: scores.argmax(dim=0, keepdim=True))
+    for name, size, samples in pictures_of(outcomes(model, data, data.items, progress)):
+        if size is None:
+            found = PredictedMap.of(next(samples)[1])
+        else:
+            joined = JoinedMap(size, choose)
+            for item, sample in samples:
+                joined.add(window_of(item), sample.seg_logits.data)
+            found = PredictedMap(joined.finished())
+        rows.append({"id": name, **({} if size is None else {"size": list(size)}), **found.row(names)})
+    return rows
 
 
 def _per_class(scored: SegmentationScores, novel: Sequence[str]) -> TableSection:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -224,6 +225,9 @@ def test_the_table_shows_both_the_change_and_the_interval(scores):
         low, high = metrics["metric_intervals"]["adapted"][f"image_to_text/{key}"]
         assert rows[f"image to text: {name} ↑"].count(f"({100 * low:.0f}–{100 * high:.0f}%)") == 2
     assert "6 images, 24 texts" in text and len(rows) == 12
+    recalls = [scores.metrics[side][key] for side in ("image_to_text", "text_to_image") for key in ("r1", "r5", "r10")]
+    assert scores.metrics["mean_recall"] == metrics["adapted"]["mean_recall"] == pytest.approx(sum(recalls) / 6)
+    assert f"mean recall, both ways ↑  {sum(recalls) / 6:.1%}" in re.sub(r"  +", "  ", text)
 
 
 def test_without_scores_before_there_is_one_column(scores):

@@ -12,10 +12,11 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 from mmdet.datasets.transforms import Resize
 
-from .....core.contracts.domain import Item
+from .....core.contracts.domain import READ_BY, Item
 from .....core.contracts.targets import Boxes, Mask
 from .....core.data.images import decode_image
 from .....core.errors import ConfigError, DataError
+from .....core.registry import load_domain
 from .....registry import TRANSFORMS
 from ...data.items_file import to_uint8
 from ...data.masks import MOST_CLASSES, MaskReader
@@ -26,7 +27,8 @@ CHANNELS = ("bgr", "rgb")
 
 @TRANSFORMS.register_module()
 class LoadItemImage(BaseTransform):
-    """Decode `img_path` as everywhere in vladapt: upright, transparency on white, 16 bits scaled to 8.
+    """Decode `img_path` as everywhere in vladapt: upright, transparency on white, 16 bits scaled to 8; what a domain
+    decodes itself (`READ_BY` in `decode`), as that does.
 
     mmcv's LoadImageFromFile differs in each of these. Sets img (H, W, 3), img_shape and ori_shape (H, W).
 
@@ -44,7 +46,10 @@ class LoadItemImage(BaseTransform):
         self.channels, self.to_float32 = channels, to_float32
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        pixels = decode_image(results["img_path"], dict(results.get("decode") or {}))
+        decode = dict(results.get("decode") or {})
+        domain = decode.pop(READ_BY, None)
+        read = decode_image if domain is None else load_domain(domain).decode
+        pixels = read(results["img_path"], decode)
         if self.to_float32:
             pixels = pixels.astype(np.float32) * (1 if pixels.dtype == np.uint8 else 255)
         else:

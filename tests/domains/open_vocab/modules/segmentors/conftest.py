@@ -59,6 +59,8 @@ def build(deep_clip):
         chosen = {"backbone": deep_clip, "crop": 0 if method == "MaskCLIP" else 32, **small, **options}
         if method == "ProxyCLIP":
             chosen.setdefault("proxy", deep_clip)
+        if method == "SegEarthOV":
+            chosen.setdefault("long_side", None)
         return MODELS.build({"type": f"vladapt.{method}", **chosen})
 
     return made

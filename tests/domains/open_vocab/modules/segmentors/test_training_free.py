@@ -10,7 +10,7 @@ import vladapt.domains.open_vocab  # noqa: F401
 from vladapt.core.errors import CapabilityError, ConfigError
 from vladapt.domains.open_vocab.text_embeddings import set_classes
 
-METHODS = ["MaskCLIP", "SCLIP", "ProxyCLIP", "CLIPer"]
+METHODS = ["MaskCLIP", "SCLIP", "ProxyCLIP", "CLIPer", "SegEarthOV"]
 
 
 def picture(height=40, width=56, seed=0):
@@ -131,6 +131,9 @@ def test_every_common_option_changes_a_result(build, option):
         ("ProxyCLIP", {"gamma": 9.0}),
         ("ProxyCLIP", {"proxy_layer": 0}),
         ("ProxyCLIP", {"proxy_layer": "tokens"}),
+        ("SegEarthOV", {"upsampler": "none"}),
+        ("SegEarthOV", {"global_weight": 0.0}),
+        ("SegEarthOV", {"long_side": 48}),
     ],
 )
 def test_every_option_of_a_method_changes_a_result(build, method, option):

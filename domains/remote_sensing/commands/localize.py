@@ -1,0 +1,92 @@
+"""Show where in a picture from above a sentence is true: semantic localisation, with its scores."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ....core.commands.options import Backbone, BatchSize, Debug, Device, Json, Workers, numbers
+from ....core.commands.tables import echo, print_json, reporter, show_table
+
+
+def localize(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="RASTER|INDEX", help="A raster, an image, or an index of windows; or a folder of them."),
+    ],
+    out: Annotated[str, typer.Option(metavar="PLACE", help="The map, .tif or .png; a folder where there are several.")],
+    text: Annotated[str | None, typer.Option(help="What to look for, in words.")] = None,
+    annotation: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="anno.json: jpg_name, caption and points of the regions; scores the maps."),
+    ] = None,
+    sides: Annotated[
+        str | None, typer.Option(metavar="N,N", help="Sides of the windows in pixels; by default 256,512,768.")
+    ] = None,
+    median: Annotated[int, typer.Option(metavar="N", help="Side of the median filter in pixels; 1 for none.")] = 251,
+    even_odd: Annotated[
+        bool, typer.Option("--even-odd", help="Score overlapping regions with a hole, as the released code does.")
+    ] = False,
+    bands: Annotated[str | None, typer.Option(help="Bands of rasters, as of a fit.")] = None,
+    sensor: Annotated[str | None, typer.Option(help="What took the rasters, as of a fit.")] = None,
+    stretch: Annotated[str | None, typer.Option(help="Stretch of rasters of over 8 bits, as of a fit.")] = None,
+    backbone: Backbone = None,
+    device: Device = None,
+    batch_size: BatchSize = None,
+    workers: Workers = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a map of where in a raster a sentence is true.
+
+    Example: vladapt localize scene.tif --text "a harbour with boats" --out harbour.tif
+    """
+    from ..localization.run import localize as run
+    from ..localization.scores import mean_scores
+
+    reading = {"bands": bands, "sensor": sensor, "stretch": stretch}
+    result = run(
+        source,
+        out,
+        text=text,
+        annotation=annotation,
+        sides=numbers("--sides", sides),
+        median=median,
+        even_odd=even_odd,
+        backbone=backbone,
+        device=device or "auto",
+        batch_size=batch_size,
+        workers=workers,
+        reading={name: value for name, value in reading.items() if value is not None},
+        reporter=reporter(),
+    )
+    scored = [each.scores for each in result.found if each.scores is not None]
+    if as_json:
+        rows, skipped = [each.row() for each in result.found], [list(pair) for pair in result.skipped]
+        print_json({"maps": rows, "mean": mean_scores(scored) if scored else None, "skipped": skipped})
+        return
+    if scored:
+        show_table(_table(result.found))
+    if result.skipped:
+        echo(f"Windows left out: {len(result.skipped)}, the first: {result.skipped[0][1]}")
+    written = result.found[0].map if len(result.found) == 1 else f"{len(result.found)} maps in {out}"
+    echo(f"Written: {written}")
+
+
+def _table(found):
+    """Scores of each sentence and their mean."""
+    from rich.table import Table
+
+    from ..localization.scores import mean_scores
+
+    table = Table(caption="a map that is the same everywhere has Rsu 0.507", caption_justify="left")
+    for name in ("picture", "sentence", "Rsu ↑", "Ras ↓", "Rda ↑", "Rmi ↑"):
+        table.add_column(name, overflow="fold", justify="right" if name[0] == "R" else "left")
+    for each in found:
+        table.add_row(each.image.name, each.text, *(f"{value:.4f}" for value in each.scores.metrics().values()))
+    if len(found) > 1:
+        mean = mean_scores([each.scores for each in found])
+        table.add_section()
+        table.add_row("mean", "", *(f"{value:.4f}" for value in mean.values()))
+    return table

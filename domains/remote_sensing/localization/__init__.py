@@ -1,0 +1,1 @@
+"""Semantic localisation: where in a picture from above a sentence is true."""

@@ -1,0 +1,272 @@
+"""Windows of rasters with boxes or masks, from a label layer or a set of annotated pictures.
+
+A box of which less than the least share lies in a window is neither an example there nor a mistake to find. A raster of
+classes, and areas, become masks; what the layer does not cover is the background where that is a class, else ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...core.contracts.domain import WHOLE, DomainData, Item
+from ...core.contracts.targets import Boxes, Mask
+from ...core.data.files import licence_of, loader
+from ...core.errors import DataError
+from .layers import ClassRaster, Shapes, read_layer
+from .localization.pictures import picture_size
+from .pictures import is_raster
+from .places import files_of_item
+from .rasters import Header, header_of, open_raster
+from .windows import Box, Cutting, boxes_of, grids_of, rasters_of, window_of
+
+DETECTION, SEGMENTATION = "detection", "segmentation"
+
+
+def read_objects(path: Path, layer_path: Path, reading: Any, cutting: Cutting, task: str) -> DomainData:
+    """Windows of a raster, or of all rasters of a folder, with the objects that a layer has in them, as boxes with
+    outlines.
+
+    Args:
+        path: a raster, or a folder of rasters.
+        layer_path: areas; for masks also a raster of classes.
+        reading: options of the reader: formats, the class column and names.
+        cutting: how rasters are cut.
+        task: "detection" or "segmentation".
+
+    Raises:
+        DataError: a file cannot be read, the layer lies elsewhere, has points or, for boxes, is a raster.
+    """
+    layer = read_layer(layer_path, reading.label_column, reading.class_names)
+    if task == DETECTION and isinstance(layer, ClassRaster):
+        raise DataError(f"{layer_path}: a raster of classes has no boxes; give areas, or --task segmentation")
+    collector = rasters_of(path, layer_path, reading)
+    headers = [header_of(files_of_item(item), item.decode.get("sensor")) for item in collector.items]
+    grids, words = grids_of(path, headers, cutting)
+    items: list[Item] = []
+    left_out = 0
+    for item, header, (boxes, blocks) in zip(collector.items, headers, grids):
+        objects = _of_raster if isinstance(layer, ClassRaster) else _of_areas
+        for box, block, target in zip(boxes, blocks, objects(layer, item, header, boxes, cutting, task)):
+            left_out += target is None
+            if target is not None:
+                items.append(window_of(item, box).with_(target=target, group=block if words else None))
+    if not any(item.target.boxes for item in items):
+        raise DataError(f"{layer_path}: covers no window of {path.name}; does it lie elsewhere?")
+    notes = list(layer.notes)
+    if words:
+        notes.append(f"Splits are by place: {words}, each on one side (--block-size).")
+    if left_out:
+        notes.append(f"Windows that the label layer does not reach, left out: {left_out}.")
+    return DomainData(
+        items,
+        layer.names,
+        loader(reading.formats),
+        kind="boxes",
+        name=path.resolve().stem,
+        skipped=collector.skipped,
+        notes=notes,
+        licence=licence_of(path if path.is_dir() else path.parent),
+        blocks=words,
+    )
+
+
+def cut_objects(data: DomainData, cutting: Cutting) -> DomainData:
+    """A set of boxes, or of masks drawn from outlines, whose pictures that are larger than a window are cut into
+    windows. Masks in files stay as they are."""
+    items: list[Item] = []
+    cut = 0
+    for item in data.items:
+        drawn = item.target.outlines if isinstance(item.target, Mask) else item.target
+        if drawn is None or drawn.size is None or max(drawn.size) <= cutting.size:
+            items.append(item)
+            continue
+        cut += 1
+        width, height = drawn.size
+        items += [
+            _part(item, box).with_(target=_cut(item.target, box, cutting)) for box in boxes_of(height, width, cutting)
+        ]
+    note = f"Pictures larger than {cutting.size} pixels, cut into windows (--window-size): {cut}."
+    return replace(data, items=items, notes=[*data.notes, note]) if cut else data
+
+
+def _cut(target: Boxes | Mask, box: Box, cutting: Cutting) -> Boxes | Mask:
+    """Part of a mask is no less what it is, however small; a box of which little is seen is ignored."""
+    if isinstance(target, Boxes):
+        return in_window(target, box, cutting.share)
+    outlines = in_window(target.outlines, box, 0.0)
+    rest = {label for label, shown in enumerate(target.labels or ()) if shown and label not in target.outlines.labels}
+    shown = rest | set(outlines.labels)
+    labels = None if target.labels is None else tuple(float(k in shown) for k in range(len(target.labels)))
+    return replace(target, outlines=outlines, labels=labels, size=outlines.size)
+
+
+def cut_new(items: Sequence[Item], cutting: Cutting) -> list[Item]:
+    """New pictures that are larger than a window, as windows on one grid over each that say how large the whole is."""
+    cut: list[Item] = []
+    for item in items:
+        try:
+            height, width = picture_size(item)
+        except DataError:
+            height = width = 0  # what cannot be read is told where it is decoded
+        if max(height, width) <= cutting.size:
+            cut.append(item)
+            continue
+        whole = item.with_(decode={**item.decode, WHOLE: [height, width]})
+        cut += [_part(whole, box) for box in boxes_of(height, width, cutting)]
+    return cut
+
+
+def _part(item: Item, box: Box) -> Item:
+    if is_raster(item.source):
+        return window_of(item, box)
+    left, top, width, height = box
+    decode = {**item.decode, "box": [left, top, left + width, top + height]}
+    return item.with_(id=f"{item.id}#{top}_{left}", decode=decode, group=item.group or item.id, apart=True)
+
+
+def in_window(target: Boxes, box: Box, share: float) -> Boxes:
+    """What of the objects lies in a window, in its pixels."""
+    left, top, width, height = box
+    corners = np.array(target.boxes, np.float64).reshape(-1, 4) - (left, top, left, top)
+    inside = corners.clip(0, (width, height, width, height))
+    whole = np.prod(corners[:, 2:] - corners[:, :2], axis=1)
+    seen = np.prod(inside[:, 2:] - inside[:, :2], axis=1)
+    kept = np.flatnonzero(seen > 0)
+    left_out = np.array(target.ignored or [False] * len(seen)) | (seen < share * whole)
+    ignored = [bool(left_out[k]) for k in kept]
+    segments = [_moved(target.segments[k] if target.segments else None, box) for k in kept]
+    return Boxes(
+        boxes=tuple(tuple(map(float, inside[k])) for k in kept),
+        labels=tuple(target.labels[k] for k in kept),
+        segments=tuple(segments) if any(segments) else None,
+        ignored=tuple(ignored) if any(ignored) else None,
+        size=(width, height),
+        facts=target.facts,
+    )
+
+
+def _moved(segment: Any, box: Box) -> Any:
+    """Polygons in the pixels of a window, cut at its edge; an encoding is drawn and cut."""
+    if not segment:
+        return None
+    left, top, width, height = box
+    if isinstance(segment, dict):
+        from pycocotools import mask
+
+        known = segment if isinstance(segment["counts"], (str, bytes)) else mask.frPyObjects(segment, *segment["size"])
+        return encoded(mask.decode(known)[top : top + height, left : left + width])
+    import shapely
+
+    areas = [shapely.make_valid(shapely.Polygon(np.reshape(each, (-1, 2)) - (left, top))) for each in segment]
+    return _polygons(shapely.intersection(shapely.union_all(areas), shapely.box(0, 0, width, height)))
+
+
+def _of_areas(
+    layer: Shapes, item: Item, header: Header, boxes: Sequence[Box], cutting: Cutting, task: str
+) -> Iterator[Boxes | None]:
+    """The areas in each window; None of one outside all that the layer covers."""
+    import shapely
+
+    shapes = layer.on(header, item.source)
+    if (shapely.get_dimensions(shapes) < 2).any():
+        raise DataError(f"{layer.path}: has points or lines, which have no extent; give areas")
+    a, b, c, d, e, f = header.transform
+    inverse = np.linalg.inv(np.array([[a, b], [d, e]]))
+    shapes = shapely.transform(shapes, lambda xy: (xy - (c, f)) @ inverse.T)  # in pixels of the raster
+    reach = shapely.box(*shapely.total_bounds(shapes))
+    tree, areas = shapely.STRtree(shapes), shapely.area(shapes)
+    for left, top, width, height in boxes:
+        window = shapely.box(left, top, left + width, top + height)
+        if not shapely.intersects(window, reach):
+            yield None
+            continue
+        near = np.sort(tree.query(window, predicate="intersects"))
+        parts = shapely.intersection(shapes[near], window)
+        seen = shapely.area(parts)
+        near, parts, seen = near[seen > 0], parts[seen > 0], seen[seen > 0]
+        labels = layer.classes[near]
+        if task == SEGMENTATION:
+            yield _encoded_areas(parts, areas[near], labels, (left, top, width, height))
+            continue
+        ignored = seen < cutting.share * areas[near]
+        parts = shapely.transform(parts, lambda xy, corner=(left, top): xy - corner)
+        yield Boxes(
+            boxes=tuple(tuple(map(float, bounds)) for bounds in shapely.bounds(parts)),
+            labels=tuple(map(int, labels)),
+            segments=tuple(_polygons(part) for part in parts) if len(parts) else None,
+            ignored=tuple(map(bool, ignored)) if ignored.any() else None,
+            size=(width, height),
+        )
+
+
+def _encoded_areas(parts: np.ndarray, areas: np.ndarray, labels: np.ndarray, box: Box) -> Boxes:
+    """Areas drawn, the largest first; holes stay open."""
+    from rasterio.features import rasterize
+    from rasterio.transform import Affine
+
+    left, top, width, height = box
+    order = np.argsort(-areas, kind="stable")
+    pairs = [(parts[k], int(labels[k]) + 1) for k in order]
+    empty = np.zeros((height, width), np.int32)
+    shift = Affine.translation(left, top)
+    drawn = rasterize(pairs, out_shape=empty.shape, transform=shift, dtype="int32") if pairs else empty
+    return _of_classes(drawn - 1)
+
+
+def _of_raster(
+    layer: ClassRaster, item: Item, header: Header, boxes: Sequence[Box], cutting: Cutting, task: str
+) -> Iterator[Boxes | None]:
+    """The classes in each window; None of one where the layer says nothing."""
+    values = np.array(layer.values)
+    own = header_of([layer.path])
+    same = (own.height, own.width, own.transform) == (header.height, header.width, header.transform)
+    if bool(own.crs) != bool(header.crs) or (not own.crs and not same):
+        raise DataError(f"{layer.path}: has another size than {item.source.name}, and no CRS says where it lies")
+    with open_raster([layer.path], grid=header if own.crs and not same else None) as raster:
+        for box in boxes:
+            stored, there = raster.read([0], box)
+            place = np.searchsorted(values, stored[0].astype(np.int64)).clip(max=len(values) - 1)
+            known = there & (values[place] == stored[0])
+            yield _of_classes(np.where(known, place, -1)) if known.any() else None
+
+
+def _of_classes(classes: np.ndarray) -> Boxes:
+    """A map (H, W) of classes, -1 for none, as one encoded outline per class."""
+    height, width = classes.shape
+    labels = [int(label) for label in np.unique(classes) if label >= 0]
+    masks = [classes == label for label in labels]
+    return Boxes(
+        boxes=tuple(_bounds(mask) for mask in masks),
+        labels=tuple(labels),
+        segments=tuple(encoded(mask) for mask in masks) if masks else None,
+        size=(width, height),
+    )
+
+
+def _bounds(mask: np.ndarray) -> tuple[float, float, float, float]:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+
+
+def encoded(mask: np.ndarray) -> dict[str, Any] | None:
+    """The COCO encoding of an (H, W) mask; None of an empty one."""
+    from pycocotools import mask as codec
+
+    if not mask.any():
+        return None
+    made = codec.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": list(made["size"]), "counts": made["counts"].decode("ascii")}
+
+
+def _polygons(shape: Any) -> list[list[float]] | None:
+    """The outer rings of an area, as COCO lists them."""
+    import shapely
+
+    parts = [part for part in shapely.get_parts(shape) if shapely.get_dimensions(part) == 2]
+    rings = [shapely.get_coordinates(shapely.get_exterior_ring(part))[:-1] for part in parts]
+    return [[float(value) for value in ring.ravel()] for ring in rings] or None
