@@ -1,0 +1,139 @@
+"""Drawn images with annotations, as the pipelines of mmdet and mmsegmentation would hand them to each kind of model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from mmdet.models import SemiBaseDetector
+from mmdet.models.mot import BaseMOTModel
+from mmdet.models.reid import BaseReID
+from mmdet.structures import DetDataSample, ReIDDataSample, TrackDataSample
+from mmdet.structures.mask import BitmapMasks
+from mmengine.config import Config
+from mmengine.model import BaseModel
+from mmengine.structures import InstanceData, PixelData
+from mmseg.models import BaseSegmentor
+from mmseg.structures import SegDataSample
+from torch import Tensor
+
+from .reduced import least, parts, side_of
+
+BOXES = torch.tensor([[0.1, 0.15, 0.55, 0.7], [0.4, 0.3, 0.95, 0.9], [0.6, 0.05, 0.9, 0.3]])
+"""(3, 4), in shares of an image."""
+WORDS = ("cat", "dog", "bird")
+IMAGES, FRAMES, PROPOSALS = 2, 2, 24
+PERSON = (256, 128)
+"""Height and width of a picture of one person."""
+
+Batch = dict[str, Any]
+
+
+def batches(model: BaseModel, config: Config) -> tuple[Batch, Batch]:
+    """(a batch to train on, one to be asked of), as `data_preprocessor` takes them."""
+    if isinstance(model, BaseSegmentor):
+        return _of_two(_segmentation, config)
+    if isinstance(model, BaseReID):
+        return _of_two(_person, config)
+    train, test = _of_two(_detection, config)
+    if isinstance(model, SemiBaseDetector):
+        branches = ("sup", "unsup_teacher", "unsup_student")
+        return {key: dict.fromkeys(branches, values) for key, values in train.items()}, test
+    if isinstance(model, BaseMOTModel):
+        clip = _video(config)
+        return (clip if _learns_from_videos(config) else train), clip
+    return train, test
+
+
+def _of_two(draw: Callable[[Config, int], tuple[Tensor, Any]], config: Config) -> tuple[Batch, Batch]:
+    drawn = [draw(config, index) for index in range(IMAGES)]
+    train, test = (
+        {"inputs": [image for image, _ in some], "data_samples": [sample for _, sample in some]}
+        for some in (drawn, drawn[:1])
+    )
+    return train, {**test, "data_samples": [sample.clone() for sample in test["data_samples"]]}
+
+
+def _learns_from_videos(config: Config) -> bool:
+    """Whether its training set gives clips: ByteTrack's detector, for one, learns from single images."""
+    return any(part.get("type") == "PackTrackInputs" for part in parts(config.get("train_dataloader", {})))
+
+
+def _detection(config: Config, index: int) -> tuple[Tensor, DetDataSample]:
+    """Boxes, masks, proposals, a map of classes and the names asked for: each model takes what it wants."""
+    side = side_of(config)
+    sample = DetDataSample(metainfo=_about(index, side))
+    names = least(config, "num_classes", len(WORDS))
+    sample.gt_instances = _instances(len(WORDS) if "language_model" in config.model else names, side)
+    sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64))
+    generator = torch.Generator().manual_seed(index)
+    moved = BOXES.repeat(PROPOSALS // len(BOXES), 1) + 0.02 * torch.randn(PROPOSALS, 4, generator=generator)
+    scores = torch.rand(PROPOSALS, generator=generator)
+    sample.proposals = InstanceData(bboxes=side * moved.clamp(0, 1), scores=scores)
+    stuff = least(config, "num_stuff_classes", min(names, 4))
+    if stuff:
+        rescaled = [part["scale_factor"] for part in parts(config.to_dict()) if part.get("type") == "SegRescale"]
+        squares = _squares(round(side * (rescaled or [1])[0]), stuff)
+        sample.gt_sem_seg = PixelData(sem_seg=squares + least(config, "num_things_classes", 0))
+    if "language_model" in config.model:
+        sample.set_metainfo({"text": " . ".join(WORDS), "custom_entities": True})
+    return _picture(index, side, side), sample
+
+
+def _segmentation(config: Config, index: int) -> tuple[Tensor, SegDataSample]:
+    side = side_of(config)
+    sample = SegDataSample(metainfo=_about(index, side))
+    names = max(2, least(config, "num_classes", 2))
+    sample.gt_sem_seg = PixelData(data=_squares(side, names))
+    sample.gt_edge_map = PixelData(data=_squares(side, 2))
+    sample.gt_depth_map = PixelData(data=1 + _squares(side, 4).float())
+    return _picture(index, side, side), sample
+
+
+def _person(config: Config, index: int) -> tuple[Tensor, ReIDDataSample]:
+    """Two views each of `IMAGES` persons: triplets want both."""
+    sample = ReIDDataSample(metainfo={"img_shape": PERSON, "ori_shape": PERSON}).set_gt_label([index, index])
+    return torch.stack([_picture(2 * index + view, *PERSON) for view in range(2)]), sample
+
+
+def _video(config: Config) -> Batch:
+    """One clip of the same instances."""
+    drawn = [_detection(config, frame) for frame in range(FRAMES)]
+    for frame, (_, sample) in enumerate(drawn):
+        sample.set_metainfo({"frame_id": frame, "ori_video_length": FRAMES, "video_id": 0, "video_length": FRAMES})
+    clip = TrackDataSample(metainfo={"key_frames_inds": [0], "ref_frames_inds": list(range(1, FRAMES))})
+    clip.video_data_samples = [sample for _, sample in drawn]
+    return {"inputs": [torch.stack([image for image, _ in drawn])], "data_samples": [clip]}
+
+
+def _about(index: int, side: int) -> dict[str, Any]:
+    """What a pipeline says of an image."""
+    named = {"img_id": index, "img_path": f"{index}.png", "flip": False, "flip_direction": None}
+    shapes = dict.fromkeys(("img_shape", "ori_shape", "pad_shape", "batch_input_shape"), (side, side))
+    placed = {"scale_factor": (1.0, 1.0), "border": (0, side, 0, side), "homography_matrix": np.eye(3, dtype="float32")}
+    return {**named, **shapes, **placed}
+
+
+def _instances(names: int, side: int) -> InstanceData:
+    """Three ellipses in their boxes, with labels below `names` and identities."""
+    left, top, right, bottom = (side * BOXES[:, :, None, None]).unbind(1)
+    across = (2 * torch.arange(side) - left - right) / (right - left)
+    down = (2 * torch.arange(side)[:, None] - top - bottom) / (bottom - top)
+    ellipses = (across.square() + down.square() <= 1).numpy().astype(np.uint8)  # (3, side, side)
+    identities = torch.arange(len(BOXES))
+    masks = BitmapMasks(ellipses, side, side)
+    return InstanceData(bboxes=side * BOXES, labels=identities % names, masks=masks, instances_ids=identities)
+
+
+def _squares(side: int, classes: int) -> Tensor:
+    """(1, side, side) int64: a pattern of 4 x 4 squares of the first classes."""
+    square = torch.arange(side) * 4 // side
+    return ((square[:, None] + square) % classes)[None]
+
+
+def _picture(seed: int, height: int, width: int) -> Tensor:
+    """(3, height, width) uint8: smooth noise."""
+    coarse = 255 * torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")[0].byte()
