@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ def batches(model: BaseModel, config: Config) -> tuple[Batch, Batch]:
     if isinstance(model, BaseSegmentor):
         return _of_two(_segmentation, config)
     if isinstance(model, BaseReID):
-        return _of_two(_person, config)
+        return _persons(range(2 * IMAGES)), _persons([0])
     train, test = _of_two(_detection, config)
     if isinstance(model, SemiBaseDetector):
         branches = ("sup", "unsup_teacher", "unsup_student")
@@ -92,10 +92,11 @@ def _segmentation(config: Config, index: int) -> tuple[Tensor, SegDataSample]:
     return _picture(index, side, side), sample
 
 
-def _person(config: Config, index: int) -> tuple[Tensor, ReIDDataSample]:
-    """Two views each of `IMAGES` persons: triplets want both."""
-    sample = ReIDDataSample(metainfo={"img_shape": PERSON, "ori_shape": PERSON}).set_gt_label([index, index])
-    return torch.stack([_picture(2 * index + view, *PERSON) for view in range(2)]), sample
+def _persons(views: Sequence[int]) -> Batch:
+    """One sample of pictures, each two of a person: triplets want both."""
+    sample = ReIDDataSample(metainfo={"img_shape": PERSON, "ori_shape": PERSON})
+    sample.set_gt_label([view // 2 for view in views])
+    return {"inputs": [torch.stack([_picture(view, *PERSON) for view in views])], "data_samples": [sample]}
 
 
 def _video(config: Config) -> Batch:

@@ -50,19 +50,22 @@ def chosen_folders(patterns: Sequence[str]) -> list[str]:
 
 
 def by_size(folder: str) -> list[Path]:
-    """The configs of a folder, the one that names the smallest model first; of equals the shortest name."""
+    """The configs of a folder, the one that names the smallest model first; of equals the shortest name.
+
+    Those of a pretraining come last: what GLIP was pretrained by has no loss of boxes, and can only be asked.
+    """
     package, name = folder.split("/")
     return in_order_of_size((configs_folder(package) / name).glob("*.py"))
 
 
 def in_order_of_size(files: Iterable[Path]) -> list[Path]:
-    return sorted(files, key=lambda file: (_size(file.stem), len(file.stem), file.stem))
+    return sorted(files, key=lambda file: (*_order(file.stem), len(file.stem), file.stem))
 
 
-def _size(stem: str) -> int:
+def _order(stem: str) -> tuple[bool, int]:
     words = re.split(r"[-_]", stem.lower())
     told = [rank for rank, names in enumerate(SIZES) for name in names.split() if name in words]
-    return min(told, default=UNTOLD)
+    return "pretrain" in words, min(told, default=UNTOLD)
 
 
 def _is_of(folder: str, pattern: str) -> bool:

@@ -10,6 +10,7 @@ from mmengine.config import Config, ConfigDict
 SIDE = 128
 """Height and width of the images in pixels, where a model does not ask for others."""
 WEIGHTS = ("pretrained", "checkpoint", "teacher_ckpt", "load_from", "class_embed_path")
+QUERIES = sum((SIDE // stride) ** 2 for stride in (8, 16, 32, 64))
 REGIONS = {"num": 64, "nms_pre": 200, "max_per_img": 50}
 """The most regions that are sampled, suppressed and kept per image, by the options of mmdet that say how many."""
 PADDING = ("SegDataPreProcessor", "BatchFixedSizePad")
@@ -28,6 +29,8 @@ def reduce_config(config: Config, language_model: str) -> None:
         for key in WEIGHTS:
             if isinstance(part.get(key), str):
                 part[key] = None
+        if part.get("pretrained") is True:  # of timm
+            part["pretrained"] = False
         if is_pretrained(part.get("init_cfg")):
             part["init_cfg"] = None
         if "lang_model_name" in part:
@@ -44,7 +47,11 @@ def reduce_config(config: Config, language_model: str) -> None:
 
 
 def side_of(config: Config) -> int:
-    """Height and width of the images: `SIDE`, or what the anchors of an SSD are laid out for."""
+    """Height and width of the images: `SIDE`, or what the anchors of an SSD are laid out for; twice as much where more
+    queries are chosen among the pixels of features than the smaller image has.
+    """
+    if any(part.get("num_queries", 0) > QUERIES for part in parts(config.model)):
+        return 2 * SIDE
     return least(config, "input_size", SIDE)
 
 

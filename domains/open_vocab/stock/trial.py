@@ -45,8 +45,9 @@ def try_config(file: Path, language_model: str) -> tuple[int, str]:
     model.init_weights()
     train, test = batches(model, config)
     remark = _step(model, config, train)
+    model.eval()
     with torch.no_grad():
-        answers = model.eval().test_step(test)
+        answers = model.test_step(test)
     if not answers:
         raise ValueError("no answer")
     return sum(parameter.numel() for parameter in model.parameters()), remark
@@ -54,11 +55,14 @@ def try_config(file: Path, language_model: str) -> tuple[int, str]:
 
 def _step(model: BaseModel, config: Config, batch: dict) -> str:
     """A step of the config's own optimiser, in full precision; "" or why there is none."""
+    if "optim_wrapper" not in config:
+        return UNTRAINED
     wrapper = {**config.optim_wrapper, "type": "OptimWrapper", "accumulative_counts": 1}
     wrapper.pop("loss_scale", None), wrapper.pop("dtype", None)
     optimizer = build_optim_wrapper(model, wrapper)
+    model.train()
     try:
-        losses = model.train().train_step(batch, optimizer)
+        losses = model.train_step(batch, optimizer)
     except NotImplementedError as error:
         if "train" in str(error):
             return UNTRAINED

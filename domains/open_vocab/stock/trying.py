@@ -9,13 +9,14 @@ from tempfile import TemporaryDirectory
 
 import torch
 from mmengine.config import Config
+from safetensors.torch import save_file
 
 from .choice import by_size
 from .limited import Limits, run_limited
 from .outcomes import FAILS, NOTHING, Outcome, in_few_words, outcome_of
 from .trial import try_config
 
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".")
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "?", ",")
 
 
 def tried(folders: Sequence[str], limits: Limits) -> Iterator[Outcome]:
@@ -41,7 +42,9 @@ def _make_language_model(folder: Path) -> None:
     (folder / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
     BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
     sizes = {"hidden_size": 768, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-    BertModel(BertConfig(vocab_size=len(words), **sizes)).save_pretrained(folder)
+    config = BertConfig(vocab_size=len(words), **sizes)
+    config.save_pretrained(folder)
+    save_file(BertModel(config).state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def _outcome(folder: str, language_model: str, limits: Limits) -> Outcome:

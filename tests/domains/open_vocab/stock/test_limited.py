@@ -7,9 +7,10 @@ import sys
 import pytest
 
 pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="these limits are those of Linux")
 
 from vladapt.domains.open_vocab.stock.limited import Limits, run_limited
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="these limits are those of Linux")
 
 SMALL = Limits(memory_gib=0.1, cpu_s=1)
 

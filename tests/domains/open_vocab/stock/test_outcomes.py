@@ -20,7 +20,7 @@ OUTCOMES = [outcome_of(folder, "x_r50.py", ending) for folder, ending in ENDINGS
     "error",
     [
         "ModuleNotFoundError: No module named 'mmpretrain'",
-        "ImportError: Failed to import custom modules from {'imports': ['mmpretrain.models'], 'allow_failed_imports': False}",
+        "ImportError: Failed to import custom modules from {'imports': ['mmpretrain.models'], 'allow': False}",
         'RuntimeError: Please run "pip install openmim" and run "mim install mmpretrain" to install mmpretrain first.',
         "KeyError: 'mmpretrain.TIMMBackbone is not in the mmdet::model registry.'",
         "RuntimeError: mmpretrain is not installed, please install it by: pip install mmpretrain",
