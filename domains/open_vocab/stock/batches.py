@@ -12,7 +12,7 @@ from mmdet.models.mot import BaseMOTModel
 from mmdet.models.reid import BaseReID
 from mmdet.structures import DetDataSample, ReIDDataSample, TrackDataSample
 from mmdet.structures.mask import BitmapMasks
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.model import BaseModel
 from mmengine.structures import InstanceData, PixelData
 from mmseg.models import BaseSegmentor
@@ -43,7 +43,7 @@ def batches(model: BaseModel, config: Config) -> tuple[Batch, Batch]:
         return {key: dict.fromkeys(branches, values) for key, values in train.items()}, test
     if isinstance(model, BaseMOTModel):
         clip = _video(config)
-        return (clip if _learns_from_videos(config) else train), clip
+        return (train if _packs_images(config) else clip), clip
     return train, test
 
 
@@ -56,29 +56,34 @@ def _of_two(draw: Callable[[Config, int], tuple[Tensor, Any]], config: Config) -
     return train, {**test, "data_samples": [sample.clone() for sample in test["data_samples"]]}
 
 
-def _learns_from_videos(config: Config) -> bool:
-    """Whether its training set gives clips: ByteTrack's detector, for one, learns from single images."""
-    return any(part.get("type") == "PackTrackInputs" for part in parts(config.get("train_dataloader", {})))
+def _packs_images(config: Config) -> bool:
+    """Whether its training set gives single images: ByteTrack's detector, for one, learns from them."""
+    return any(part.get("type") == "PackDetInputs" for part in _reading(config))
+
+
+def _reading(config: Config) -> list[ConfigDict]:
+    """Its training set and transforms, each part of them."""
+    return [part for key in ("train_pipeline", "train_dataloader") for part in parts(config.get(key, {}))]
 
 
 def _detection(config: Config, index: int) -> tuple[Tensor, DetDataSample]:
-    """Boxes, masks, proposals, a map of classes and the names asked for: each model takes what it wants."""
+    """Boxes, a map of classes and the names asked for; masks and proposals where its pipeline loads some."""
     side = side_of(config)
     sample = DetDataSample(metainfo=_about(index, side))
     names = least(config, "num_classes", len(WORDS))
-    sample.gt_instances = _instances(len(WORDS) if "language_model" in config.model else names, side)
+    sample.gt_instances = _instances(names, side)
+    if _reads_masks(config):
+        sample.gt_instances.masks = _masks(side)
     sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64))
-    generator = torch.Generator().manual_seed(index)
-    moved = BOXES.repeat(PROPOSALS // len(BOXES), 1) + 0.02 * torch.randn(PROPOSALS, 4, generator=generator)
-    scores = torch.rand(PROPOSALS, generator=generator)
-    sample.proposals = InstanceData(bboxes=side * moved.clamp(0, 1), scores=scores)
+    if any(part.get("type") == "LoadProposals" for part in _reading(config)):
+        sample.proposals = _proposals(index, side)
     stuff = least(config, "num_stuff_classes", min(names, 4))
     if stuff:
         rescaled = [part["scale_factor"] for part in parts(config.to_dict()) if part.get("type") == "SegRescale"]
         squares = _squares(round(side * (rescaled or [1])[0]), stuff)
         sample.gt_sem_seg = PixelData(sem_seg=squares + least(config, "num_things_classes", 0))
     if "language_model" in config.model:
-        sample.set_metainfo({"text": " . ".join(WORDS), "custom_entities": True})
+        sample.set_metainfo({"text": " . ".join(WORDS[:names]), "custom_entities": True})
     return _picture(index, side, side), sample
 
 
@@ -118,14 +123,28 @@ def _about(index: int, side: int) -> dict[str, Any]:
 
 
 def _instances(names: int, side: int) -> InstanceData:
-    """Three ellipses in their boxes, with labels below `names` and identities."""
+    """Three boxes, with labels below `names` and identities."""
+    identities = torch.arange(len(BOXES))
+    return InstanceData(bboxes=side * BOXES, labels=identities % names, instances_ids=identities)
+
+
+def _proposals(seed: int, side: int) -> InstanceData:
+    generator = torch.Generator().manual_seed(seed)
+    moved = BOXES.repeat(PROPOSALS // len(BOXES), 1) + 0.02 * torch.randn(PROPOSALS, 4, generator=generator)
+    return InstanceData(bboxes=side * moved.clamp(0, 1), scores=torch.rand(PROPOSALS, generator=generator))
+
+
+def _reads_masks(config: Config) -> bool:
+    read = _reading(config)
+    return any(part.get("with_mask") or part.get("type") == "LoadPanopticAnnotations" for part in read)
+
+
+def _masks(side: int) -> BitmapMasks:
+    """Of three ellipses in the boxes."""
     left, top, right, bottom = (side * BOXES[:, :, None, None]).unbind(1)
     across = (2 * torch.arange(side) - left - right) / (right - left)
     down = (2 * torch.arange(side)[:, None] - top - bottom) / (bottom - top)
-    ellipses = (across.square() + down.square() <= 1).numpy().astype(np.uint8)  # (3, side, side)
-    identities = torch.arange(len(BOXES))
-    masks = BitmapMasks(ellipses, side, side)
-    return InstanceData(bboxes=side * BOXES, labels=identities % names, masks=masks, instances_ids=identities)
+    return BitmapMasks((across.square() + down.square() <= 1).numpy().astype(np.uint8), side, side)
 
 
 def _squares(side: int, classes: int) -> Tensor:

@@ -32,7 +32,7 @@ smallest is built, trained for one step by its own optimiser, and asked once. Sm
 size of the backbone, and of equals the shortest name; configs of a pretraining come last. Changed are: weights
 (random, nothing is downloaded), images (two drawn ones of 128 x 128 pixels, or as large as an SSD's anchors or the
 queries of a two-stage DETR want; windows and padding likewise), regions per image (64 sampled, 200 before
-suppression, 50 kept), precision (32 bits), synchronised norms (plain ones, in one process) and BERT (a small random
+suppression, 100 kept), precision (32 bits), synchronised norms (plain ones, in one process) and BERT (a small random
 one). Not tried are data sets and their pipelines. Each config runs in a process of its own, with at most 10 GiB of
 memory and 120 s of CPU time; one that needs more is too large. The seconds are of a busy machine.
 
@@ -82,7 +82,7 @@ def in_few_words(error: str) -> str:
     for pattern in LACKS:
         if lacking := re.search(pattern, error):
             return f"needs the package {lacking[1]}: pip install {lacking[1]}"
-    return shortened(error, MOST)
+    return shortened(re.sub(r"[^\s'\"]*/\.mim/", "", error), MOST)
 
 
 def read_outcomes(file: Path) -> dict[str, Outcome]:

@@ -7,18 +7,24 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
+from ..plans.plan import SYNCED_NORMS
+
 SIDE = 128
 """Height and width of the images in pixels, where a model does not ask for others."""
 WEIGHTS = ("pretrained", "checkpoint", "teacher_ckpt", "load_from", "class_embed_path")
 QUERIES = sum((SIDE // stride) ** 2 for stride in (8, 16, 32, 64))
-REGIONS = {"num": 64, "nms_pre": 200, "max_per_img": 50}
+OF_ONE_SIZE = ("BEiT", "MAE")
+"""Backbones with a position for each pair of patches."""
+MIXTURES = ("PAAHead", "LADHead")
+REGIONS = {"num": 64, "nms_pre": 200, "max_per_img": 100}
 """The most regions that are sampled, suppressed and kept per image, by the options of mmdet that say how many."""
 PADDING = ("SegDataPreProcessor", "BatchFixedSizePad")
 """What makes images of a batch as large as it says."""
 
 
 def reduce_config(config: Config, language_model: str) -> None:
-    """Take the weights out, make windows and padding as large as the images, and bound the number of regions.
+    """Take the weights out, make windows and padding as large as the images, bound the number of regions, and make
+    norms that are shared over processes plain ones.
 
     Args:
         config: changed in place.
@@ -40,6 +46,10 @@ def reduce_config(config: Config, language_model: str) -> None:
                 part[key] = min(part[key], most)
         if part.get("mode") == "slide":
             part.update(crop_size=(side, side), stride=(side, side))
+        if part.get("type") in SYNCED_NORMS:
+            part["type"] = "BN"
+        if part.get("type") in OF_ONE_SIZE:
+            part["img_size"] = (side, side)
         if part.get("type") in PADDING and part.get("size"):
             part["size"] = (side, side)
     if "language_model" in config.model:
@@ -48,9 +58,9 @@ def reduce_config(config: Config, language_model: str) -> None:
 
 def side_of(config: Config) -> int:
     """Height and width of the images: `SIDE`, or what the anchors of an SSD are laid out for; twice as much where more
-    queries are chosen among the pixels of features than the smaller image has.
+    queries are chosen among the pixels of features than the smaller image has, or mixtures are fitted to samples.
     """
-    if any(part.get("num_queries", 0) > QUERIES for part in parts(config.model)):
+    if any(part.get("num_queries", 0) > QUERIES or part.get("type") in MIXTURES for part in parts(config.model)):
         return 2 * SIDE
     return least(config, "input_size", SIDE)
 
@@ -67,7 +77,7 @@ def parts(tree: Any) -> Iterator[ConfigDict]:
 
 def is_pretrained(init_cfg: Any) -> bool:
     each = init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]
-    return any(isinstance(one, dict) and one.get("type") == "Pretrained" for one in each)
+    return any(isinstance(one, dict) and (one.get("type") == "Pretrained" or "checkpoint" in one) for one in each)
 
 
 def least(config: Config, key: str, otherwise: int) -> int:

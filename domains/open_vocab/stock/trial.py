@@ -35,9 +35,7 @@ def try_config(file: Path, language_model: str) -> tuple[int, str]:
     progress = MessageHub.get_instance("stock")  # a Runner says where it is, and some losses ask
     for name, value in {"iter": 0, "max_iters": 1, "epoch": 0, "max_epochs": 1}.items():
         progress.update_info(name, value)
-    os.chdir(
-        next(folder for folder in file.parents if folder.name == "configs").parent
-    )  # some name configs/... as a file
+    os.chdir(_beside_configs(file))
     config = Config.fromfile(file)
     reduce_config(config, language_model)
     init_default_scope(config.get("default_scope", "mmdet"))
@@ -51,6 +49,11 @@ def try_config(file: Path, language_model: str) -> tuple[int, str]:
     if not answers:
         raise ValueError("no answer")
     return sum(parameter.numel() for parameter in model.parameters()), remark
+
+
+def _beside_configs(file: Path) -> Path:
+    """The folder from which mmdet's repository runs: distillation names its teacher `configs/...`."""
+    return next(folder for folder in file.parents if folder.name == "configs").parent
 
 
 def _step(model: BaseModel, config: Config, batch: dict) -> str:

@@ -26,11 +26,28 @@ def tried(folders: Sequence[str], limits: Limits) -> Iterator[Outcome]:
         folders: of `choice.folders()`.
         limits: of each config.
     """
-    torch.set_num_threads(1)  # threads do not survive in the copies of this process
-    with TemporaryDirectory() as folder:
-        _make_language_model(Path(folder))
-        for name in folders:
-            yield _outcome(name, folder, limits)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # others do not survive in the copies of this process
+    try:
+        with TemporaryDirectory() as folder:
+            for name in folders:
+                yield _outcome(name, Path(folder), limits)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _outcome(folder: str, language_model: Path, limits: Limits) -> Outcome:
+    for file in by_size(folder):
+        try:
+            model = Config.fromfile(file, import_custom_modules=False).get("model")
+        except Exception as error:  # whatever the code of a config raises
+            return Outcome(folder, file.name, FAILS, in_few_words(f"{type(error).__name__}: {error}"))
+        if model is None:
+            continue
+        if "language_model" in model and not any(language_model.iterdir()):
+            _make_language_model(language_model)
+        return outcome_of(folder, file.name, run_limited(try_config, file, str(language_model), limits=limits))
+    return Outcome(folder, "", NOTHING)
 
 
 def _make_language_model(folder: Path) -> None:
@@ -45,14 +62,3 @@ def _make_language_model(folder: Path) -> None:
     config = BertConfig(vocab_size=len(words), **sizes)
     config.save_pretrained(folder)
     save_file(BertModel(config).state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def _outcome(folder: str, language_model: str, limits: Limits) -> Outcome:
-    for file in by_size(folder):
-        try:
-            has_model = "model" in Config.fromfile(file, import_custom_modules=False)
-        except Exception as error:  # whatever the code of a config raises
-            return Outcome(folder, file.name, FAILS, in_few_words(f"{type(error).__name__}: {error}"))
-        if has_model:
-            return outcome_of(folder, file.name, run_limited(try_config, file, language_model, limits=limits))
-    return Outcome(folder, "", NOTHING)

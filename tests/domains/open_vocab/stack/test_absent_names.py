@@ -87,6 +87,21 @@ def test_the_metric_of_youtube_vis_counts():
     assert average_precision([masks(0)] * 2) == 0
 
 
+def test_cascade_rpn_is_built_from_its_own_config():
+    from mmdet.registry import MODELS
+    from mmengine.config import Config
+
+    from vladapt.domains.open_vocab.stack.packaged_configs import packaged_config
+
+    config = Config.fromfile(packaged_config("mmdet::cascade_rpn/cascade-rpn_r50-caffe_fpn_1x_coco.py")).model
+    assert "num_classes" not in config.rpn_head and "sampling" in config.rpn_head.stages[0]
+    head = MODELS.build({**config.rpn_head, "train_cfg": config.train_cfg.rpn, "test_cfg": config.test_cfg.rpn})
+    assert [(stage.num_classes, type(stage.sampler).__name__) for stage in head.stages] == [
+        (1, "PseudoSampler"),
+        (1, "RandomSampler"),
+    ]
+
+
 def test_the_head_of_an_ssd_predicts():
     from mmdet.models.dense_heads import SSDHead
     from mmengine.config import ConfigDict

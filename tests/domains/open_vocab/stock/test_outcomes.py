@@ -32,6 +32,8 @@ def test_a_missing_package_is_named_with_its_cure(error):
 
 def test_other_reasons_are_cut():
     assert in_few_words("ValueError: short") == "ValueError: short"
+    missing = in_few_words("FileNotFoundError: file '/a/site-packages/mmdet/.mim/configs/x.py' does not exist")
+    assert missing == "FileNotFoundError: file 'configs/x.py' does not exist"
     assert len(in_few_words("ValueError: " + "long " * 99)) <= 100
 
 
