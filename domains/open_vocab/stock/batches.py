@@ -94,7 +94,8 @@ def _segmentation(config: Config, index: int) -> tuple[Tensor, SegDataSample]:
     sample.gt_sem_seg = PixelData(data=_squares(side, names))
     sample.gt_edge_map = PixelData(data=_squares(side, 2))
     sample.gt_depth_map = PixelData(data=1 + _squares(side, 4).float())
-    return _picture(index, side, side), sample
+    means = config.model.get("data_preprocessor", {}).get("mean") or [0] * 3  # two images beside each other have six
+    return _picture(index, side, side, len(means)), sample
 
 
 def _persons(views: Sequence[int]) -> Batch:
@@ -153,7 +154,7 @@ def _squares(side: int, classes: int) -> Tensor:
     return ((square[:, None] + square) % classes)[None]
 
 
-def _picture(seed: int, height: int, width: int) -> Tensor:
-    """(3, height, width) uint8: smooth noise."""
-    coarse = 255 * torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+def _picture(seed: int, height: int, width: int, channels: int = 3) -> Tensor:
+    """(channels, height, width) uint8: smooth noise."""
+    coarse = 255 * torch.rand(1, channels, 16, 16, generator=torch.Generator().manual_seed(seed))
     return torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")[0].byte()

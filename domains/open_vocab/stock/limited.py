@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -39,7 +40,7 @@ class Ending:
     Args:
         value: of the function.
         error: "Type: text" of what it raised, or the signal that ended it.
-        over: the limit that it reached: "10 GB", "120 s" or "".
+        over: the limit that it reached: "10 GiB", "120 s" or "".
         cpu_s: seconds of CPU time.
         memory_gib: the most that was resident, 0 where it was ended.
     """
@@ -55,7 +56,7 @@ def run_limited(function: Callable[..., Any], *args: Any, limits: Limits) -> End
     """Call it in a copy of this process, whose output is thrown away; imports made here cost it nothing.
 
     Args:
-        function: what it returns can be pickled.
+        function: what it returns can be written as JSON, and comes back as that is read.
 
     Raises:
         CapabilityError: the system has no such limits.
@@ -79,16 +80,16 @@ def run_limited(function: Callable[..., Any], *args: Any, limits: Limits) -> End
     process.join()
     ending = {"cpu_s": round(_cpu_of_children() - before, 1), **told}
     if late or process.exitcode == -getattr(signal, "SIGXCPU", 0):
-        return Ending(over=f"{limits.cpu_s} s", **ending)
-    if not told:
-        return Ending(error=f"ended by {_signal(process.exitcode)}", **ending)
+        ending = {**ending, "value": None, "error": "", "over": f"{limits.cpu_s} s"}
+    elif not told:
+        ending["error"] = f"ended by {_signal(process.exitcode)}"
     return Ending(**ending)
 
 
 def _received(pipe: Connection) -> dict[str, Any]:
     """What the process says at its end; nothing, if it was ended."""
     try:
-        return pipe.recv()
+        return json.loads(pipe.recv_bytes())
     except EOFError:
         return {}
 
@@ -103,13 +104,13 @@ def _in_process(pipe: Connection, limits: Limits, function: Callable[..., Any], 
     try:
         told = {"value": function(*args)}
     except MemoryError:
-        told = {"over": f"{limits.memory_gib:g} GB"}
+        told = {"over": f"{limits.memory_gib:g} GiB"}
     except Exception as error:
         text = " ".join(str(error).split())
         is_memory = any(words in text for words in NO_MEMORY)
-        told = {"over": f"{limits.memory_gib:g} GB"} if is_memory else {"error": f"{type(error).__name__}: {text}"}
+        told = {"over": f"{limits.memory_gib:g} GiB"} if is_memory else {"error": f"{type(error).__name__}: {text}"}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    pipe.send({**told, "memory_gib": round(peak / GIB, 1)})
+    pipe.send_bytes(json.dumps({**told, "memory_gib": round(peak / GIB, 1)}).encode())
 
 
 def _cpu_of_children() -> float:

@@ -15,7 +15,8 @@ WEIGHTS = ("pretrained", "checkpoint", "teacher_ckpt", "load_from", "class_embed
 QUERIES = sum((SIDE // stride) ** 2 for stride in (8, 16, 32, 64))
 OF_ONE_SIZE = ("BEiT", "MAE")
 """Backbones with a position for each pair of patches."""
-MIXTURES = ("PAAHead", "LADHead")
+LARGER = {"PAAHead": 256, "LADHead": 256, "LRASPPHead": 512}
+"""Heads -> the side they need: two fit mixtures to the losses of many boxes, one pools 49 x 49 pixels of features."""
 REGIONS = {"num": 64, "nms_pre": 200, "max_per_img": 100}
 """The most regions that are sampled, suppressed and kept per image, by the options of mmdet that say how many."""
 PADDING = ("SegDataPreProcessor", "BatchFixedSizePad")
@@ -57,12 +58,13 @@ def reduce_config(config: Config, language_model: str) -> None:
 
 
 def side_of(config: Config) -> int:
-    """Height and width of the images: `SIDE`, or what the anchors of an SSD are laid out for; twice as much where more
-    queries are chosen among the pixels of features than the smaller image has, or mixtures are fitted to samples.
+    """Height and width of the images: `SIDE`, or what the anchors of an SSD are laid out for; more where a head needs
+    it, or where more queries are chosen among the pixels of features than the smaller image has.
     """
-    if any(part.get("num_queries", 0) > QUERIES or part.get("type") in MIXTURES for part in parts(config.model)):
-        return 2 * SIDE
-    return least(config, "input_size", SIDE)
+    sides = [LARGER[part["type"]] for part in parts(config.model) if part.get("type") in LARGER]
+    if any(part.get("num_queries", 0) > QUERIES for part in parts(config.model)):
+        sides.append(2 * SIDE)
+    return max(sides, default=least(config, "input_size", SIDE))
 
 
 def parts(tree: Any) -> Iterator[ConfigDict]:

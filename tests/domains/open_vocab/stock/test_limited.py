@@ -35,7 +35,7 @@ def test_an_error_is_told_in_one_line():
 
 
 @pytest.mark.parametrize(
-    ("function", "args", "over"), [(bytearray, (1 << 30,), "0.1 GB"), (endless, (), "1 s")], ids=["memory", "time"]
+    ("function", "args", "over"), [(bytearray, (1 << 30,), "0.1 GiB"), (endless, (), "1 s")], ids=["memory", "time"]
 )
 def test_the_limit_that_was_reached_is_told(function, args, over):
     ending = run_limited(function, *args, limits=SMALL)
@@ -45,7 +45,7 @@ def test_the_limit_that_was_reached_is_told(function, args, over):
 def test_torchs_own_lack_of_memory_is_one():
     import torch
 
-    assert run_limited(torch.zeros, 1 << 30, limits=SMALL).over == "0.1 GB"
+    assert run_limited(torch.zeros, 1 << 30, limits=SMALL).over == "0.1 GiB"
 
 
 def test_the_signal_that_ended_it_is_told():

@@ -11,7 +11,7 @@ from vladapt.domains.open_vocab.stock.outcomes import as_line, in_few_words, out
 ENDINGS = {
     "mmdet/a": Ending(value=(41_500_000, ""), cpu_s=4.2, memory_gib=1.1),
     "mmdet/b": Ending(error="ModuleNotFoundError: No module named 'ldm.util'", cpu_s=1, memory_gib=0.9),
-    "mmseg/c": Ending(over="10 GB", cpu_s=9),
+    "mmseg/c": Ending(over="10 GiB", cpu_s=9),
 }
 OUTCOMES = [outcome_of(folder, "x_r50.py", ending) for folder, ending in ENDINGS.items()]
 
@@ -58,5 +58,5 @@ def test_the_page_has_a_row_per_folder():
     assert rows == [
         "| mmdet/a | x_r50 | 41.5 | 4 | 1.1 | works |",
         "| mmdet/b | x_r50 |  | 1 | 0.9 | fails: needs the package ldm: pip install ldm |",
-        "| mmseg/c | x_r50 |  | 9 |  | too large: over 10 GB |",
+        "| mmseg/c | x_r50 |  | 9 |  | too large: over 10 GiB |",
     ]
