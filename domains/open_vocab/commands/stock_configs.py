@@ -19,11 +19,17 @@ def stock_configs(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[FOLDER]...", help="Such as mmseg, mmdet/dino or fcn; all if none.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="A file that gets a line of JSON per folder as it is tried.")] = None,
-    resume: Annotated[bool, typer.Option(help="Go on with the file of --out: try only what is not in it.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A file that gets a line of JSON per folder as it is tried.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the file of --out: try only what is not in it.")
+    ] = False,
     memory: Annotated[float, typer.Option(min=0.5, help="Memory in GiB that each config may take.")] = 10.0,
     seconds: Annotated[int, typer.Option(min=1, help="Seconds of CPU time that each config may take.")] = 120,
-    markdown: Annotated[bool, typer.Option(help="Print the page of the documentation on stdout.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the page of the documentation on stdout.")
+    ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:

@@ -79,7 +79,7 @@ def _mend_cascade_rpn(module: ModuleType) -> None:
 
 
 def _leave_out_multimodal(module: ModuleType) -> None:
-    if SpecifierSet(">=5").contains(version("transformers"), prereleases=True):
+    if module.WITH_MULTIMODAL and SpecifierSet(">=5").contains(version("transformers"), prereleases=True):
         module.WITH_MULTIMODAL = False
 
 

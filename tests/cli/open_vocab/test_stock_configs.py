@@ -8,6 +8,8 @@ import pytest
 pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 
+from vladapt.domains.open_vocab.stock.limited import Ending
+
 FOLDER = "mmseg/fastscnn"
 
 
@@ -29,6 +31,18 @@ def test_a_folder_is_tried_and_what_was_found_is_kept(vladapt, tmp_path):
     again = vladapt("check", "stock-configs", FOLDER, "--out", "tried.jsonl", "--resume", "--markdown")
     assert again.err == "" and "**0 of 1 folders work (0.0 %).**" in again.out
     assert "fails: it was long ago |" in again.out.strip().splitlines()[-1]
+
+
+def test_the_limits_are_those_that_are_given(vladapt, monkeypatch):
+    """What they do to a process is tested beside it."""
+
+    def at_its_limits(function, *args, limits):
+        return Ending(over=f"{limits.memory_gib} GiB and {limits.cpu_s} s")
+
+    monkeypatch.setattr("vladapt.domains.open_vocab.stock.trying.run_limited", at_its_limits)
+    ended = vladapt("check", "stock-configs", FOLDER, "--memory", 2.5, "--seconds", 7)
+    assert ended.out == "0 of 0 folders work; 1 too large\n"
+    assert ended.err.strip().endswith("too large: over 2.5 GiB and 7 s")
 
 
 @pytest.mark.parametrize(
