@@ -41,8 +41,7 @@ machine.
 
 | folder | config | parameters, M | CPU, s | memory, GiB | outcome |
 | --- | --- | ---: | ---: | ---: | --- |
-{rows}
-"""
+{rows}"""
 
 
 @dataclass(frozen=True)
