@@ -2,7 +2,7 @@
 
 What is mended, and where: mmcv's operators (`finder`, `mmcv_ext`), checkpoints (`safe_loading`), packaged configs
 (`packaged_configs`), BERT in GLIP and Grounding DINO (`language_models`), what mmdet takes from packages that do not
-have it (`absent_names`).
+have it (`absent_names`), or that are not installed (`track_matching`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from .import_hooks import offer_operators
 from .language_models import mend_language_models
 from .packaged_configs import find_packaged_configs
 from .safe_loading import allow_checkpoints
+from .track_matching import mend_track_matching
 
 PACKAGES = ("mmcv", "mmdet", "mmseg")
 
@@ -32,3 +33,4 @@ def install() -> None:
     find_packaged_configs()
     mend_language_models()
     mend_absent_names()
+    mend_track_matching()

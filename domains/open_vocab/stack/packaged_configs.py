@@ -29,7 +29,7 @@ def packaged_config(name: str) -> Path:
     spec = find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.origin:
         raise ConfigError(f"config '{name}': the package '{package}' is not installed")
-    folder = (Path(spec.origin).parent / ".mim" / "configs").resolve()
+    folder = configs_folder(package).resolve()
     file = (folder / inner).resolve()
     if not folder.is_dir():
         raise ConfigError(f"config '{name}': the installed {package} brings no configs; give the path of a file")
@@ -39,6 +39,15 @@ def packaged_config(name: str) -> Path:
         there = [known.relative_to(folder).as_posix() for known in folder.glob("*/**/*.py")]
         raise ConfigError(f"config '{name}': {package} has no such config; {_nearest(inner, there)}")
     return file
+
+
+def configs_folder(package: str) -> Path:
+    """Where an installed package keeps its configs.
+
+    Raises:
+        PackageNotFoundError: it is not installed.
+    """
+    return Path(installed_path(package)) / ".mim" / "configs"
 
 
 def is_installed(package: str) -> bool:

@@ -26,10 +26,14 @@ from .not_offered import NOT_OFFERED, refusing
 from .precision import get_compiler_version, get_compiling_cuda_version
 from .psamask import psamask_backward, psamask_forward
 from .roi_align import roi_align_backward, roi_align_forward
+from .roi_align_rotated import roi_align_rotated_backward, roi_align_rotated_forward
 from .roi_pool import roi_pool_backward, roi_pool_forward
+from .rotated_boxes import box_iou_quadri, box_iou_rotated, nms_quadri, nms_rotated
 
 OFFERED: tuple[Callable, ...] = (
     bbox_overlaps,
+    box_iou_quadri,
+    box_iou_rotated,
     carafe_backward,
     carafe_forward,
     carafe_naive_backward,
@@ -49,10 +53,14 @@ OFFERED: tuple[Callable, ...] = (
     ms_deform_attn_forward,
     nms,
     nms_match,
+    nms_quadri,
+    nms_rotated,
     psamask_backward,
     psamask_forward,
     roi_align_backward,
     roi_align_forward,
+    roi_align_rotated_backward,
+    roi_align_rotated_forward,
     roi_pool_backward,
     roi_pool_forward,
     sigmoid_focal_loss_backward,

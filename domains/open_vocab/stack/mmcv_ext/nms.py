@@ -35,11 +35,11 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     """
     dtype = torch.promote_types(widened(boxes).dtype, widened(scores).dtype)
     boxes, scores = boxes.to(dtype), scores.to(dtype)
-    threshold = _in_float32(iou_threshold)
-    order = _by_falling_score(scores)
+    threshold = in_float32(iou_threshold)
+    order = by_falling_score(scores)
     if offset == 0:
         return order[torchvision.ops.nms(boxes[order], scores[order], threshold)]
-    return order[_survivors(boxes[order], threshold, offset, operator.gt)]
+    return order[_survivors(boxes[order], offset, threshold, operator.gt)]
 
 
 @as_compiled
@@ -51,9 +51,9 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
         iou_threshold: a box is dropped if its IoU with a kept one is at least this.
     """
     dets = widened(dets)
-    order = _by_falling_score(dets[:, 4])
-    boxes, threshold = dets[order, :4], _in_float32(iou_threshold)
-    survives = _survivors(boxes, threshold, 0, operator.ge)
+    order = by_falling_score(dets[:, 4])
+    boxes, threshold = dets[order, :4], in_float32(iou_threshold)
+    survives = _survivors(boxes, 0, threshold, operator.ge)
     kept, dropped = survives.nonzero()[:, 0], (~survives).nonzero()[:, 0]
     drops = (box_iou(boxes[kept], boxes[dropped], 0) >= threshold) & (kept[:, None] < dropped)
     groups = [[index] for index in order[kept].tolist()]
@@ -63,12 +63,12 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
     return groups
 
 
-def _in_float32(threshold: float) -> float:
+def in_float32(threshold: float) -> float:
     """What the compiled operators compare with: 0.3 is more than 0.3 there, and an IoU of exactly that stays."""
     return float(np.float32(threshold))
 
 
-def _by_falling_score(scores: Tensor) -> Tensor:
+def by_falling_score(scores: Tensor) -> Tensor:
     """The order that decides which of tied boxes survive: not a stable one, as the compiled operators ask for none.
 
     torchvision sorts stably, so that boxes given to it in this order stay in it.
@@ -76,12 +76,31 @@ def _by_falling_score(scores: Tensor) -> Tensor:
     return scores.sort(descending=True).indices
 
 
-def _survivors(boxes: Tensor, threshold: float, offset: int, exceeds: Callable) -> Tensor:
-    """(N,) bool: which boxes, ordered by falling score, no earlier survivor overlaps too much; a block at a time."""
-    alive = torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
-    for start in range(0, len(boxes), BLOCK):
-        end = min(start + BLOCK, len(boxes))
-        drops = exceeds(box_iou(boxes[start:end], boxes[start:], offset), threshold)  # (block, N - start)
+def _survivors(boxes: Tensor, offset: int, threshold: float, exceeds: Callable) -> Tensor:
+    def overlaps(rows: slice, columns: slice) -> Tensor:
+        return box_iou(boxes[rows], boxes[columns], offset)
+
+    return survivors(len(boxes), overlaps, threshold, exceeds, boxes.device)
+
+
+def survivors(
+    count: int,
+    overlaps: Callable[[slice, slice], Tensor],
+    threshold: float,
+    exceeds: Callable,
+    device: torch.device,
+) -> Tensor:
+    """(N,) bool: which boxes, ordered by falling score, no earlier survivor overlaps too much; a block at a time.
+
+    Args:
+        count: N.
+        overlaps: (rows, columns) -> IoU of these boxes with those.
+        exceeds: of an overlap and the threshold, whether it is too much.
+    """
+    alive = torch.ones(count, dtype=torch.bool, device=device)
+    for start in range(0, count, BLOCK):
+        end = min(start + BLOCK, count)
+        drops = exceeds(overlaps(slice(start, end), slice(start, count)), threshold)  # (block, N - start)
         alive[start:end] = kept = _greedy(alive[start:end], drops[:, : end - start].triu(1))
         alive[end:] &= ~drops[kept, end - start :].any(dim=0)
     return alive

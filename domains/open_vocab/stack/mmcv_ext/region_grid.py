@@ -91,3 +91,34 @@ def sampled(images: Tensor, index: Tensor, y: Tensor, x: Tensor) -> Tensor:
     )
     inside = row.inside[:, :, None, None] & column.inside[:, None, :, None]
     return (top * (1 - down) + bottom * down) * inside
+
+
+class Around:
+    """The four pixels around samples in rows `y` (N, Y) and columns `x` (N, X) of images of (B, H, W, C)."""
+
+    def __init__(self, shape: torch.Size, index: Tensor, y: Tensor, x: Tensor):
+        self.shape, self.index, self.y, self.x = shape, index, y, x
+        self.row, self.column = corners(y, shape[1]), corners(x, shape[2])
+        self.inside = (self.row.inside[:, :, None] & self.column.inside[:, None, :])[..., None]  # (N, Y, X, 1)
+
+    def spread(self, gradient: Tensor, total: Tensor) -> None:
+        """Add (N, 1, 1, C) gradients of the samples to those of the pixels, by their shares."""
+        flat = total.flatten(0, 2)
+        for rows, down in ((self.row.low, 1 - self.row.share), (self.row.high, self.row.share)):
+            for columns, right in ((self.column.low, 1 - self.column.share), (self.column.high, self.column.share)):
+                share = down[:, :, None, None] * right[:, None, :, None] * self.inside
+                pixels = (self.index[:, None, None] * self.shape[1] + rows[:, :, None]) * self.shape[2]
+                pixels = (pixels + columns[:, None, :]).flatten()
+                flat.index_add_(0, pixels, (gradient * share).flatten(0, 2))
+
+    def slopes(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, Y, X, C) each: how much a sample grows per pixel to the right, and down."""
+        (top_left, top_right), (bottom_left, bottom_right) = (
+            [pixels_of(images, self.index, rows, columns) for columns in (self.column.low, self.column.high)]
+            for rows in (self.row.low, self.row.high)
+        )
+        down, up = (self.y - self.row.low)[:, :, None, None], (self.row.high - self.y)[:, :, None, None]
+        right, left = (self.x - self.column.low)[:, None, :, None], (self.column.high - self.x)[:, None, :, None]
+        to_right = (bottom_right - bottom_left) * down + (top_right - top_left) * up
+        to_bottom = (bottom_right - top_right) * right + (bottom_left - top_left) * left
+        return to_right * self.inside, to_bottom * self.inside

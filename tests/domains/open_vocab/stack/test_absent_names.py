@@ -1,6 +1,9 @@
-"""Modules of mmdet whose packages lack what they ask for."""
+"""Modules of mm packages whose packages lack what they ask for."""
 
+import importlib
+import sys
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
@@ -82,3 +85,50 @@ def test_the_metric_of_youtube_vis_counts():
 
     assert average_precision([masks(1)] * 2) == pytest.approx(1.0)
     assert average_precision([masks(0)] * 2) == 0
+
+
+def test_cascade_rpn_is_built_from_its_own_config():
+    from mmdet.registry import MODELS
+    from mmengine.config import Config
+
+    from vladapt.domains.open_vocab.stack.packaged_configs import packaged_config
+
+    config = Config.fromfile(packaged_config("mmdet::cascade_rpn/cascade-rpn_r50-caffe_fpn_1x_coco.py")).model
+    assert "num_classes" not in config.rpn_head and "sampling" in config.rpn_head.stages[0]
+    head = MODELS.build({**config.rpn_head, "train_cfg": config.train_cfg.rpn, "test_cfg": config.test_cfg.rpn})
+    assert [(stage.num_classes, type(stage.sampler).__name__) for stage in head.stages] == [
+        (1, "PseudoSampler"),
+        (1, "RandomSampler"),
+    ]
+
+
+def test_the_head_of_an_ssd_predicts():
+    from mmdet.models.dense_heads import SSDHead
+    from mmengine.config import ConfigDict
+
+    anchors = {"strides": [32], "min_sizes": [30], "max_sizes": [60], "ratios": [[2]], "scale_major": False}
+    nms = ConfigDict(nms_pre=5, score_thr=0.0, nms={"type": "nms", "iou_threshold": 0.5}, max_per_img=3)
+    head = SSDHead(
+        num_classes=2, in_channels=[4], anchor_generator={"type": "SSDAnchorGenerator", **anchors}, test_cfg=nms
+    )
+    features = torch.randn(1, 4, 2, 2, generator=torch.Generator().manual_seed(0))
+    about = {"img_shape": (64, 64), "scale_factor": (1.0, 1.0)}
+    found = head.predict_by_feat(*head((features,)), batch_img_metas=[about])[0]
+    assert 0 < len(found.bboxes) == len(found.labels) <= 3
+
+
+@pytest.mark.parametrize(("number", "multimodal"), [("5.0.0", False), ("5.24.0", False), ("4.57.1", True)])
+def test_mmpretrain_leaves_out_what_wants_another_transformers(monkeypatch, tmp_path, number, multimodal):
+    package = tmp_path / "mmpretrain" / "utils"
+    package.mkdir(parents=True)
+    (package / "dependency.py").write_text("WITH_MULTIMODAL = True\n")
+    for folder in (package, package.parent):
+        (folder / "__init__.py").touch()
+    for name in [name for name in sys.modules if name.split(".")[0] == "mmpretrain"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("vladapt.domains.open_vocab.stack.absent_names.version", lambda name: number)
+    module = importlib.import_module("mmpretrain.utils.dependency")
+    for name in ("mmpretrain", "mmpretrain.utils", "mmpretrain.utils.dependency"):
+        sys.modules.pop(name)
+    assert Path(module.__file__).is_relative_to(tmp_path) and module.WITH_MULTIMODAL is multimodal
