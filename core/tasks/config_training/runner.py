@@ -66,13 +66,20 @@ def build_model(kept: dict[str, Any], device: torch.device) -> nn.Module:
 
 
 def train_plan(
-    plan: Config, folder: Path, seed: int, device: torch.device, reporter: Reporter, resume: bool = False
+    plan: Config,
+    folder: Path,
+    seed: int,
+    device: torch.device,
+    reporter: Reporter,
+    resume: bool = False,
+    change: Callable[[nn.Module], None] | None = None,
 ) -> tuple[nn.Module, list[dict[str, float]]]:
     """Run a plan; without `train_cfg` its model is built and nothing is trained.
 
     Args:
         folder: of checkpoints and mmengine's own log.
         resume: go on from the newest checkpoint in it.
+        change: of the model, in place, before it has an optimizer and its first weights; which of them train, say.
 
     Returns:
         The model in eval mode, and a row each of some of the steps: "step", "loss" and its parts.
@@ -90,7 +97,7 @@ def train_plan(
         file = LogFile(folder / FILE if is_main() else None, reporter.info)
         recorder = _StepRecorder(on_step, seed, file)
         with named_faults():
-            runner = _runner(settings, device)
+            runner = _runner(settings, device, change)
         runner.register_hook(recorder, priority="BELOW_NORMAL")  # before a checkpoint of what went wrong
         with named_faults():
             runner.train()
@@ -132,9 +139,12 @@ class _PlanRunner(Runner):
     """A Runner on a device of our choice."""
 
     device: torch.device
+    changes: tuple[Callable[[nn.Module], None], ...]
 
     def wrap_model(self, model_wrapper_cfg, model):
         device = type(self).device
+        for change in type(self).changes:
+            change(model)
         if not self.distributed:
             return model.to(device)
         if model_wrapper_cfg is not None or is_model_wrapper(model):
@@ -227,9 +237,9 @@ def _set_checkpoints(settings: Config) -> None:
     settings.default_hooks = {**hooks, "checkpoint": hook}
 
 
-def _runner(settings: Config, device: torch.device) -> Runner:
+def _runner(settings: Config, device: torch.device, change: Callable[[nn.Module], None] | None) -> Runner:
     _check_optimizer(settings)
-    kind = type("PlanRunner", (_PlanRunner,), {"device": device})
+    kind = type("PlanRunner", (_PlanRunner,), {"device": device, "changes": (change,) if change else ()})
     return kind.from_cfg(settings)
 
 

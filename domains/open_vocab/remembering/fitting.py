@@ -1,0 +1,176 @@
+"""The steps of a fit that goes on from a start: its options checked, its data and its model before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine import Config
+from torch import nn
+
+from ....core.contracts.domain import Domain, DomainData, Item
+from ....core.contracts.recipe import Recipe
+from ....core.data.unlabelled import decodable, images_of, readable
+from ....core.errors import ConfigError, DataError
+from ....core.runtime.progress import Reporter
+from ....core.tasks.config_training.runner import quiet, train_plan
+from ..data.boxes import annotated_boxes
+from ..data.remembered import spelled_as_in, without_boxes
+from ..vocabulary import described_classes
+from .boxes import found_boxes, with_found
+from .low_rank import add_low_rank, merge_low_rank
+from .memory import Memory
+from .start import Start, check_known, detector_before, on_start, start_at
+
+KEPT = ("suppress", "remember", "lora_rank")
+"""Options that a run's plan has: its predictions or the weights in its checkpoints depend on them."""
+OF_REMEMBERING = ("remember_images", "wise_alpha")
+FOUND = "remembered/"
+"""Before the ids of images to remember by."""
+
+
+def with_names(recipe: Recipe) -> Recipe:
+    """The recipe with the names to remember as a list.
+
+    Raises:
+        ConfigError: no name, or one twice. DataError: a file that cannot be read.
+    """
+    given = recipe.task_options.get("remember")
+    if given is None:
+        return recipe
+    try:
+        names = list(described_classes(given))
+    except (ConfigError, DataError) as error:
+        raise type(error)(str(error).replace("--classes", "--remember")) from None
+    return recipe.with_(task_options={**recipe.task_options, "remember": names})
+
+
+def started(config: Mapping[str, Any], recipe: Recipe) -> Mapping[str, Any]:
+    """The config, with the model and the weights of the start where one is given."""
+    place = recipe.task_options.get("start")
+    return on_start(config, start_at(place), recipe) if place else config
+
+
+def check_options(recipe: Recipe, config: Mapping[str, Any]) -> None:
+    """Refuse what cannot be remembered, before any data are read.
+
+    Args:
+        config: without the start.
+
+    Raises:
+        ConfigError, DataError, CapabilityError: one line.
+    """
+    options = recipe.task_options
+    if not options.get("remember"):
+        for name in OF_REMEMBERING:
+            if options.get(name) is not None:
+                raise ConfigError(
+                    f"--{name.replace('_', '-')}: counts with --remember alone; give --remember NAMES too"
+                )
+    config = started(config, recipe)
+    for name in ("remember", "lora_rank"):
+        if options.get(name) and not config.get("load_from"):
+            raise ConfigError(
+                f"--{name.replace('_', '-')}: the training starts from a detector that has learned nothing yet; give "
+                "one to go on from, --start RUN"
+            )
+    if options.get("remember"):
+        check_known(options["remember"], _start(recipe, config), config["model"])
+        if options.get("remember_images") and not Path(options["remember_images"]).exists():
+            raise DataError(f"--remember-images {options['remember_images']}: no such folder; give one with images")
+
+
+def with_boxes_before(
+    recipe: Recipe,
+    config: Mapping[str, Any],
+    domain: Domain,
+    data: DomainData,
+    device: torch.device,
+    reporter: Reporter,
+) -> DomainData:
+    """The set with what the detector before finds of the names to remember that train has no boxes of, in its training
+    images and in those to remember by.
+
+    Args:
+        config: with the start.
+    """
+    names = spelled_as_in(data, recipe.task_options.get("remember") or ())
+    if not names:
+        return data
+    before, score = _before(recipe, config, names, device), recipe.task_options["remember_score"]
+    missing, given = without_boxes(data, "train", names), recipe.task_options.get("remember_images")
+    more = _further_images(given, recipe, domain) if given else []
+    train = data.split("train") if missing else []
+    with reporter.task("Looking for what is to be remembered") as progress, quiet():
+        of_train = found_boxes(before, data, train, missing, progress)
+        found = chain(of_train, found_boxes(before, data, more, names, progress))
+        taught = {item.id: with_found(item, boxes, score) for item, boxes in found}
+    items = [taught.get(item.id, item) if item.split == "train" else item for item in data.items]
+    items += [taught[item.id] for item in more]
+    return replace(data, items=items, notes=[*data.notes, *_notes(data, items, len(more))])
+
+
+def kept_options(recipe: Recipe) -> dict[str, Any]:
+    """Options of the recipe that its plan is to have, those that say something."""
+    return {name: value for name in KEPT if (value := recipe.task_options.get(name)) is not None}
+
+
+def trained_and_kept(
+    plan: Config,
+    folder: Path,
+    recipe: Recipe,
+    config: Mapping[str, Any],
+    data: DomainData,
+    device: torch.device,
+    reporter: Reporter,
+) -> tuple[nn.Module, list[dict[str, float]]]:
+    """Run a plan, as `train_plan` does, as matrices of low rank where a rank is given; where names are to be remembered
+    the model's weights are those between the start's and the trained ones, and its `memory` is of the detector before.
+
+    Args:
+        config: with the start.
+        data: the chosen one, with the names to remember among its classes.
+    """
+    options = recipe.task_options
+    change = partial(add_low_rank, rank=options["lora_rank"]) if options.get("lora_rank") else None
+    model, history = train_plan(plan, folder, recipe.seed, device, reporter, recipe.resume, change)
+    if change is not None:
+        merge_low_rank(model)
+    names = spelled_as_in(data, options.get("remember") or ())
+    if names:
+        memory = Memory(_before(recipe, config, names, device), names, options["remember_score"])
+        with reporter.task("Choosing between before and after", unit="weights") as progress, quiet():
+            memory.mix(model, data, options.get("wise_alpha"), progress)
+        model.memory = memory
+    return model, history
+
+
+def _start(recipe: Recipe, config: Mapping[str, Any]) -> Start:
+    place = recipe.task_options.get("start")
+    return start_at(place) if place else start_at(config["load_from"], "load_from")
+
+
+def _before(recipe: Recipe, config: Mapping[str, Any], names: Sequence[str], device: torch.device) -> nn.Module:
+    described = {} if recipe.classes in (None, "all") else described_classes(recipe.classes)
+    described = {name: texts for name, texts in described.items() if texts}
+    return detector_before(_start(recipe, config), config, names, described, device)
+
+
+def _further_images(given: str, recipe: Recipe, domain: Domain) -> list[Item]:
+    images = readable(decodable(images_of(domain, [given], recipe.reading)))
+    return [item.with_(id=f"{FOUND}{item.id}", split="train") for item in images.items]
+
+
+def _notes(data: DomainData, items: Sequence[Item], further: int) -> list[str]:
+    before = sum(len(annotated_boxes(item).labels) for item in data.split("train"))
+    after = sum(len(annotated_boxes(item).labels) for item in items if item.split == "train")
+    given = f", {further} of them given to remember by" if further else ""
+    images = sum(item.split == "train" for item in items)
+    return [
+        f"Boxes of the detector before, learned beside those annotated: {after - before} in {images} images{given}."
+    ]
