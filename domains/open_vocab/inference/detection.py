@@ -16,6 +16,7 @@ from ..data.remembered import spelled_as_in
 from ..drawing import draw_boxes
 from ..remembering.memory import Memory, old_and_new
 from ..scores.detection import Detected, DetectionScores, Truth, score_detections, truth_of
+from ..scores.fixed import MOST_PER_CLASS, fixed_average_precision
 from ..scores.intervals import groups_of
 from .predictions import OVERLAP, UNSURE, PredictedBoxes, decoded, first_of, overlaps
 from .running import as_in_data, known_names, outcomes
@@ -32,7 +33,7 @@ def evaluate_detection(
     model, data: DomainData, progress: Callable[[int, int], None], memory: Memory | None = None
 ) -> Evaluation:
     """AP and its kin on the test split, per class, on base and novel classes, on old and new ones; of boxes, and of
-    outlines where both the model and the data have them.
+    outlines where both the model and the data have them; on data that say how frequent classes are LVIS's fixed AP.
 
     Args:
         memory: of the detector before, after a training that was to remember.
@@ -45,7 +46,8 @@ def evaluate_detection(
     groups, number = groups_of(items)
     scored = _scored(truths, predicted, data, novel, groups, outlines=False)
     old = spelled_as_in(data, model.cfg.vladapt.get("remember") or ())
-    metrics, masks = {**scored.metrics, **old_and_new(scored.per_class, old)}, None
+    of_lvis = _fixed(model, truths, predicted, data) if data.frequency is not None else {}
+    metrics, masks = {**scored.metrics, **of_lvis, **old_and_new(scored.per_class, old)}, None
     intervals = dict(scored.intervals)
     if any(annotated_boxes(item).segments for item in items) and all(boxes.outlines is not None for boxes in predicted):
         masks = _scored(truths, predicted, data, novel, groups, outlines=True)
@@ -107,6 +109,12 @@ def _scored(
     boxes = [Detected(one.boxes, one.scores, one.labels, one.outlines if outlines else None) for one in predicted]
     options = {"novel": novel, "frequency": data.frequency, "outlines": outlines}
     return score_detections(truths, boxes, data.class_names, **options, intervals=True, groups=groups)
+
+
+def _fixed(model, truths: Sequence[Truth], predicted: list[PredictedBoxes], data: DomainData) -> dict[str, float]:
+    boxes = [Detected(one.boxes, one.scores, one.labels) for one in predicted]
+    most = model.cfg.vladapt.get("dets_per_class", MOST_PER_CLASS)
+    return fixed_average_precision(truths, boxes, data.class_names, frequency=data.frequency, most=most)
 
 
 def _sized(truth: Truth, data: DomainData, item: Item) -> Truth:

@@ -27,8 +27,8 @@ from .low_rank import add_low_rank, merge_low_rank
 from .memory import Memory
 from .start import Start, check_known, detector_before, on_start, start_at
 
-KEPT = ("suppress", "remember", "lora_rank")
-"""Options that a run's plan has: its predictions or the weights in its checkpoints depend on them."""
+KEPT = ("suppress", "dets_per_class", "remember", "lora_rank")
+"""Options that a run's plan has: what it predicts, its scores, or the weights in its checkpoints depend on them."""
 OF_REMEMBERING = ("remember_images", "wise_alpha")
 FOUND = "remembered/"
 """Before the ids of images to remember by."""

@@ -18,12 +18,15 @@ from ..plans.kinds import DETECTION
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionOptions:
-    """What a detector goes on from and remembers, and what its predictions leave out."""
+    """What a detector goes on from and remembers, and what of its predictions counts."""
 
     suppress: str = option(
         "untrained",
         "which names share no thing, the surest alone is kept: those not trained together; all; none",
         choices=("untrained", "all", "none"),
+    )
+    dets_per_class: int = option(
+        10_000, "LVIS: so many detections per class, in all test images, count in fixed AP", low=1, high=10**9
     )
     start: str | None = option(None, "run, or checkpoint of the config's model, that the training goes on from")
     remember: Any = option(None, "names, or a file of names, that the start knows and is not to forget")
