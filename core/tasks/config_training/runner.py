@@ -8,10 +8,12 @@ import logging
 import math
 import random
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from copy import deepcopy
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,8 @@ SPEED = ("num_workers", "persistent_workers", "prefetch_factor", "pin_memory")
 OF_CONFIGS = (TypeError, AssertionError, ValueError, FileNotFoundError)
 """What parts of mmdet and mmseg raise where their options do not fit."""
 IN_WORKER = re.compile(r"Caught \w+ in DataLoader worker process")
+MISFIT = "The model and loaded state dict"
+"""So mmengine begins to tell of weights that do not fit."""
 NOT_REGISTERED = re.compile(r"['\"]?([\w.]+)['\"]? is not in the ([\w:.\- ]+?) registry")
 
 
@@ -155,6 +159,17 @@ class _PlanRunner(Runner):
             broadcast_buffers=False,
             find_unused_parameters=self.cfg.find_unused_parameters,
         )
+
+
+    def load_checkpoint(self, *args: Any, **options: Any):
+        """What mmengine prints of it would stand on stdout, where results are; of weights that do not fit it goes to
+        stderr."""
+        with redirect_stdout(StringIO()) as told:
+            checkpoint = super().load_checkpoint(*args, **options)
+        _, misfit, faults = told.getvalue().partition(MISFIT)
+        if misfit and is_main():
+            print(f"{MISFIT}{faults}".strip(), file=sys.stderr)
+        return checkpoint
 
 
 def _index(device: torch.device) -> int:

@@ -27,8 +27,8 @@ from .low_rank import add_low_rank, merge_low_rank
 from .memory import Memory
 from .start import Start, check_known, detector_before, on_start, start_at
 
-KEPT = ("suppress", "dets_per_class", "remember", "lora_rank")
-"""Options that a run's plan has: what it predicts, its scores, or the weights in its checkpoints depend on them."""
+OF_TRAINING = ("start", "remember_images", "remember_score", "wise_alpha")
+OPTIONAL = ("remember", "lora_rank")
 OF_REMEMBERING = ("remember_images", "wise_alpha")
 FOUND = "remembered/"
 """Before the ids of images to remember by."""
@@ -115,9 +115,15 @@ def with_boxes_before(
     return replace(data, items=items, notes=[*data.notes, *_notes(data, items, len(more))])
 
 
-def kept_options(recipe: Recipe) -> dict[str, Any]:
-    """Options of the recipe that its plan is to have, those that say something."""
-    return {name: value for name in KEPT if (value := recipe.task_options.get(name)) is not None}
+def without_options_of_training(plan: Config) -> Config:
+    """The plan without options that say nothing, and without those that a run need not know: nothing that it predicts,
+    scores or has in its checkpoints depends on them."""
+    plan.vladapt = {
+        name: value
+        for name, value in plan.vladapt.items()
+        if name not in OF_TRAINING and not (value is None and name in OPTIONAL)
+    }
+    return plan
 
 
 def trained_and_kept(

@@ -81,9 +81,9 @@ class Detection(ByNames):
 
     def plan(self, recipe: Recipe, data: DomainData, backbone) -> Config:
         """Without options that only the training itself is to know."""
-        from ..remembering.fitting import kept_options
+        from ..remembering.fitting import without_options_of_training
 
-        return super().plan(recipe.with_(task_options=kept_options(recipe)), data, backbone)
+        return without_options_of_training(super().plan(recipe, data, backbone))
 
     def train(self, plan: Config, folder: Path, recipe: Recipe, data: DomainData, device, reporter):
         """As low-rank matrices where they are asked for; what is to be remembered is kept afterwards."""
