@@ -20,7 +20,7 @@ from ....core.errors import ConfigError, DataError
 from ....core.runtime.progress import Reporter
 from ....core.tasks.config_training.runner import quiet, train_plan
 from ..data.boxes import annotated_boxes
-from ..data.remembered import spelled_as_in, without_boxes
+from ..data.remembered import alike, spelled_as_in, without_boxes
 from ..vocabulary import described_classes
 from .boxes import found_boxes, with_found
 from .low_rank import add_low_rank, merge_low_rank
@@ -81,6 +81,7 @@ def check_options(recipe: Recipe, config: Mapping[str, Any]) -> None:
             )
     if options.get("remember"):
         check_known(options["remember"], _start(recipe, config), config["model"])
+        _check_novel(recipe.novel, options["remember"])
         if options.get("remember_images") and not Path(options["remember_images"]).exists():
             raise DataError(f"--remember-images {options['remember_images']}: no such folder; give one with images")
 
@@ -154,6 +155,15 @@ def trained_and_kept(
             memory.mix(model, data, options.get("wise_alpha"), progress)
         model.memory = memory
     return model, history
+
+
+def _check_novel(novel: Any, names: Sequence[str]) -> None:
+    """A name that is held out of training cannot be remembered by it."""
+    if novel == "coco":
+        raise ConfigError("--novel coco leaves classes out that are to be remembered; name the novel ones, or omit it")
+    held_out = {alike(name) for name in str(novel or "").split(",")}
+    if both := [name for name in names if alike(name) in held_out]:
+        raise ConfigError(f"--novel and --remember both name '{both[0]}'; take it out of one of them")
 
 
 def _start(recipe: Recipe, config: Mapping[str, Any]) -> Start:

@@ -96,9 +96,11 @@ def test_what_counts_as_found_before_is_an_option(fit, start):
 
 def test_images_to_remember_by_are_learned_from(place, fit, start, squares):
     more = squares("unlabelled", train=3, val=0, test=0) / "images"
-    run = fit("--start", start, "--remember", OLD, "--remember-images", more, "--remember-score", 0.1, epochs=1).json
-    notes = json.loads((place / run["run"] / "run.json").read_text())["notes"]
-    assert any("in 19 images, 3 of them given to remember by" in note for note in notes)
+    options = ("--remember-images", more, "--remember-score", 0.1, "--wise-alpha", 1, "--redact")
+    run = fit("--start", start, "--remember", OLD, *options, epochs=1).json["run"]
+    text = (place / run / "run.json").read_text()
+    assert any("in 19 images, 3 of them given to remember by" in note for note in json.loads(text)["notes"])
+    assert "unlabelled" not in text and start not in text  # redacted
 
 
 def test_low_rank_matrices_train_in_place_of_the_weights(place, fit, start):
@@ -138,6 +140,8 @@ def test_a_start_alone_is_plain_fine_tuning(fit, start):
         (("--start", "nowhere"), "--start nowhere: no run folder and no checkpoint"),
         (("--start", "RUN", "--wise-alpha", 0.5), "--wise-alpha: counts with --remember alone"),
         (("--start", "RUN", "--remember", OLD, "--remember-images", "gone"), "--remember-images gone: no such folder"),
+        (("--start", "RUN", "--remember", OLD, "--novel", "red square"), "both name 'red square'"),
+        (("--start", "RUN", "--remember", OLD, "--novel", "coco"), "--novel coco leaves classes out"),
         (("--start", "RUN", "--remember", "a, a"), "--remember: 'a' and 'a' are the same class"),
         (("--start", "RUN", "--backbone", "embedded"), "--backbone embedded: with --start the model is the run's own"),
     ],
