@@ -1,9 +1,10 @@
 """Boxes of the detector before, learned beside those that are annotated.
 
 Continual Detection Transformer for Incremental Object Detection (CL-DETR), 2023, arXiv 2304.03110: what the old model
-is surest of in the new images is taught as if it were annotated, unless it overlaps what is. Without it every object of
-an old name that nobody annotated is taught as background (Incremental Learning of Object Detectors without Catastrophic
-Forgetting, 2017, arXiv 1708.06977). Ours is that what counts as sure is a score, an option, and not a number of boxes.
+is surest of in the new images is taught as if it were annotated, unless it overlaps by 0.7 or more what is. Without it
+every object of an old name that nobody annotated is taught as background (Incremental Learning of Object Detectors
+without Catastrophic Forgetting, 2017, arXiv 1708.06977). Ours is that sure means a score, an option; the released code
+takes the five surest boxes of each image.
 """
 
 from __future__ import annotations

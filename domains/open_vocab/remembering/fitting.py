@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -28,10 +28,14 @@ from .memory import Memory
 from .start import Start, check_known, detector_before, on_start, start_at
 
 OF_TRAINING = ("start", "remember_images", "remember_score", "wise_alpha")
+"""A plan has none of them."""
 OPTIONAL = ("remember", "lora_rank")
-OF_REMEMBERING = ("remember_images", "wise_alpha")
-FOUND = "remembered/"
-"""Before the ids of images to remember by."""
+"""They need a start, and a plan has them where they are given."""
+OF_REMEMBERING = ("remember_images", "remember_score", "wise_alpha")
+SURE = 0.5
+"""From which score on what is found is a box to learn from, where nothing else is given."""
+TO_REMEMBER_BY = "remembered/"
+"""Before the ids of images that are given for it."""
 
 
 def with_names(recipe: Recipe) -> Recipe:
@@ -56,11 +60,11 @@ def started(config: Mapping[str, Any], recipe: Recipe) -> Mapping[str, Any]:
     return on_start(config, start_at(place), recipe) if place else config
 
 
-def check_options(recipe: Recipe, config: Mapping[str, Any]) -> None:
+def check_options(recipe: Recipe, config_of: Callable[[Recipe], Mapping[str, Any]]) -> None:
     """Refuse what cannot be remembered, before any data are read.
 
     Args:
-        config: without the start.
+        config_of: gives the recipe's config, without the start.
 
     Raises:
         ConfigError, DataError, CapabilityError: one line.
@@ -72,8 +76,10 @@ def check_options(recipe: Recipe, config: Mapping[str, Any]) -> None:
                 raise ConfigError(
                     f"--{name.replace('_', '-')}: counts with --remember alone; give --remember NAMES too"
                 )
-    config = started(config, recipe)
-    for name in ("remember", "lora_rank"):
+    if not any(options.get(name) for name in ("start", *OPTIONAL)):
+        return
+    config = started(config_of(recipe), recipe)
+    for name in OPTIONAL:
         if options.get(name) and not config.get("load_from"):
             raise ConfigError(
                 f"--{name.replace('_', '-')}: the training starts from a detector that has learned nothing yet; give "
@@ -103,10 +109,12 @@ def with_boxes_before(
     names = spelled_as_in(data, recipe.task_options.get("remember") or ())
     if not names:
         return data
-    before, score = _before(recipe, config, names, device), recipe.task_options["remember_score"]
     missing, given = without_boxes(data, "train", names), recipe.task_options.get("remember_images")
     more = _further_images(given, recipe, domain) if given else []
     train = data.split("train") if missing else []
+    if not train and not more:
+        return data
+    before, score = _before(recipe, config, names, device), _sure(recipe)
     with reporter.task("Looking for what is to be remembered") as progress, quiet():
         of_train = found_boxes(before, data, train, missing, progress)
         found = chain(of_train, found_boxes(before, data, more, names, progress))
@@ -150,7 +158,7 @@ def trained_and_kept(
         merge_low_rank(model)
     names = spelled_as_in(data, options.get("remember") or ())
     if names:
-        memory = Memory(_before(recipe, config, names, device), names, options["remember_score"])
+        memory = Memory(_before(recipe, config, names, device), names, _sure(recipe))
         with reporter.task("Choosing between before and after", unit="weights") as progress, quiet():
             memory.mix(model, data, options.get("wise_alpha"), progress)
         model.memory = memory
@@ -166,6 +174,11 @@ def _check_novel(novel: Any, names: Sequence[str]) -> None:
         raise ConfigError(f"--novel and --remember both name '{both[0]}'; take it out of one of them")
 
 
+def _sure(recipe: Recipe) -> float:
+    given = recipe.task_options.get("remember_score")
+    return SURE if given is None else given
+
+
 def _start(recipe: Recipe, config: Mapping[str, Any]) -> Start:
     place = recipe.task_options.get("start")
     return start_at(place) if place else start_at(config["load_from"], "load_from")
@@ -179,7 +192,7 @@ def _before(recipe: Recipe, config: Mapping[str, Any], names: Sequence[str], dev
 
 def _further_images(given: str, recipe: Recipe, domain: Domain) -> list[Item]:
     images = readable(decodable(images_of(domain, [given], recipe.reading)))
-    return [item.with_(id=f"{FOUND}{item.id}", split="train") for item in images.items]
+    return [item.with_(id=f"{TO_REMEMBER_BY}{item.id}", split="train") for item in images.items]
 
 
 def _notes(data: DomainData, items: Sequence[Item], further: int) -> list[str]:

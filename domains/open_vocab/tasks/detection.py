@@ -26,12 +26,14 @@ class DetectionOptions:
         choices=("untrained", "all", "none"),
     )
     dets_per_class: int = option(
-        10_000, "LVIS: so many detections per class, in all test images, count in fixed AP", low=1, high=10**9
+        10_000, "LVIS: so many detections per class, in all test images, count in fixed AP", low=1, high=10**6
     )
     start: str | None = option(None, "run, or checkpoint of the config's model, that the training goes on from")
     remember: Any = option(None, "names, or a file of names, that the start knows and is not to forget")
     remember_images: str | None = option(None, "folder of images without the new classes, to remember by")
-    remember_score: float = option(0.5, "from which score on what the start finds is learned as a box", low=0, high=1)
+    remember_score: float | None = option(
+        None, "from which score on what the start finds is learned as a box; 0.5 by default", low=0, high=1
+    )
     wise_alpha: float | None = option(
         None, "share of the trained weights in those that are kept; chosen on val by default", low=0, high=1
     )
@@ -64,7 +66,7 @@ class Detection(ByNames):
         super().check(recipe)
         from ..remembering.fitting import check_options
 
-        check_options(recipe, super()._config(recipe))
+        check_options(recipe, super()._config)
 
     def wanted(self, recipe: Recipe, data: DomainData) -> DomainData:
         """And those to remember."""

@@ -80,6 +80,14 @@ def test_the_training_begins_with_the_weights_of_the_start(place, fit, start):
         torch.testing.assert_close(after[name], first[name], rtol=0, atol=1e-6)
 
 
+def test_old_names_that_are_annotated_are_learned_as_they_are(place, fit, start):
+    run = fit("--start", start, "--remember", "red square", "--wise-alpha", 1, classes=f"{NEW}, {OLD}", epochs=1).json
+    info = json.loads((place / run["run"] / "run.json").read_text())
+    assert not any("the detector before" in note or "not learned from" in note for note in info["notes"])
+    assert info["class_names"] == ["blue square", "red square", "green square"]
+    assert {"remembered_AP", "remembered_AP_before", "new_AP"} <= set(run["adapted"])
+
+
 def test_what_counts_as_found_before_is_an_option(fit, start):
     def boxes(score):
         notes = fit("--start", start, "--remember", OLD, "--remember-score", score, "--wise-alpha", 1, epochs=1)
@@ -138,6 +146,7 @@ def test_a_start_alone_is_plain_fine_tuning(fit, start):
         (("--remember", OLD), "give one to go on from, --start RUN"),
         (("--lora-rank", 2), "--lora-rank: the training starts from a detector that has learned nothing yet"),
         (("--start", "nowhere"), "--start nowhere: no run folder and no checkpoint"),
+        (("--start", "RUN", "--remember-score", 0.5), "--remember-score: counts with --remember alone"),
         (("--start", "RUN", "--wise-alpha", 0.5), "--wise-alpha: counts with --remember alone"),
         (("--start", "RUN", "--remember", OLD, "--remember-images", "gone"), "--remember-images gone: no such folder"),
         (("--start", "RUN", "--remember", OLD, "--novel", "red square"), "both name 'red square'"),
