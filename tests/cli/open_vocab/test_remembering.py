@@ -21,7 +21,7 @@ def data(squares):
 def start(command, tiny, data):
     """The run of a detector that knows two of the three."""
     shared = ("--config", tiny("detection"), "--data", data)
-    return command("fit", *shared, "--classes", OLD, "--epochs", 10, "--json").json["run"]
+    return command("fit", *shared, "--classes", OLD, "--epochs", 8, "--json").json["run"]
 
 
 @pytest.fixture(scope="module")
