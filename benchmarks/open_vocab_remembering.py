@@ -81,7 +81,7 @@ def _row(name: str, case: Case, recipe: str, start: str, seed: int) -> str:
     told = kept.metrics["adapted"]
     before, after = told["remembered_AP_before"], told["remembered_AP"]
     weights = next(note for note in kept.notes if note.startswith("Weights are")).split()[2]
-    numbers = (f"{before:.3f}", f"{old:.3f}", f"{after:.3f}", f"{after / before:.0%}")
+    numbers = (f"{before:.3f}", f"{old:.3f}", f"{after:.3f}", f"{after / before:.1%}")
     return _line((name, seed, *numbers, f"{new:.3f}", f"{told['new_AP']:.3f}", weights))
 
 

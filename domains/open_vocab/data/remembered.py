@@ -34,7 +34,7 @@ def with_remembered(data: DomainData, learned: Sequence[str], remembered: Sequen
     items = [_showing(item, shown) if item.split == "train" else item for item in data.items]
     hidden = sum(len(annotated_boxes(old).labels) for old in data.split("train"))
     hidden -= sum(len(annotated_boxes(new).labels) for new in items if new.split == "train")
-    notes = [f"Boxes of {', '.join(there)} in train, not learned from: {hidden}."] if hidden else []
+    notes = [f"Boxes of names to remember in train, not learned from: {hidden}."] if hidden else []
     names = (*data.class_names, *absent)
     return replace(data, items=items, class_names=names, frequency=often, notes=[*data.notes, *notes])
 

@@ -37,7 +37,7 @@ def test_old_names_that_the_set_has_are_hidden_in_train_and_stay_to_be_tested(da
         "test0": (1, 0),
         "test1": (1,),
     }
-    assert both.notes == ["Boxes of garden_hose in train, not learned from: 2."]
+    assert both.notes == ["Boxes of names to remember in train, not learned from: 2."]
 
 
 def test_old_names_that_are_to_be_learned_keep_their_boxes(data):
