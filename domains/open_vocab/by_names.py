@@ -70,9 +70,13 @@ class ByNames(ConfigTask):
         """The packaged config, or the user's own, with this data, these classes and these flags."""
         from .plans.plan import make_plan
 
-        described = {} if recipe.classes in (None, "all") else described_classes(recipe.classes)
+        described = self.described(recipe)
         described = described if any(described.values()) else None
         return make_plan(self._config(recipe), self.configs, recipe, data, described)
+
+    def described(self, recipe: Recipe) -> dict[str, Any]:
+        """What is said of each class that a recipe names; {} for one of which nothing is."""
+        return {} if recipe.classes in (None, "all") else described_classes(recipe.classes)
 
     def rename(self, model, classes: Any) -> tuple[str, ...]:
         """Other names for a model with texts as classes."""

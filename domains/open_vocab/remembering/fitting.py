@@ -18,6 +18,7 @@ from ....core.contracts.recipe import Recipe
 from ....core.data.unlabelled import decodable, images_of, readable
 from ....core.errors import ConfigError, DataError
 from ....core.runtime.progress import Reporter
+from ....core.tasks.config_training.kept_plan import with_tuples
 from ....core.tasks.config_training.runner import quiet, train_plan
 from ..data.boxes import annotated_boxes
 from ..data.remembered import alike, spelled_as_in, without_boxes
@@ -58,6 +59,16 @@ def started(config: Mapping[str, Any], recipe: Recipe) -> Mapping[str, Any]:
     """The config, with the model and the weights of the start where one is given."""
     place = recipe.task_options.get("start")
     return on_start(config, start_at(place), recipe) if place else config
+
+
+def described_before(recipe: Recipe) -> dict[str, Any]:
+    """What a run that is started from was told of the names to remember: by these texts it knows them."""
+    place = recipe.task_options.get("start")
+    run = start_at(place).run if place else None
+    told = {} if run is None else with_tuples(run.info["plan"])["vladapt"].get("described") or {}
+    wanted = {alike(name): name for name in recipe.task_options.get("remember") or ()}
+    known = {name: texts for name, texts in told.items() if alike(name) in wanted}
+    return {**known, **{wanted[alike(name)]: texts for name, texts in known.items()}}  # however the data spell them
 
 
 def check_options(recipe: Recipe, config_of: Callable[[Recipe], Mapping[str, Any]]) -> None:

@@ -87,6 +87,12 @@ class Detection(ByNames):
 
         return without_options_of_training(super().plan(recipe, data, backbone))
 
+    def described(self, recipe: Recipe) -> dict[str, Any]:
+        """And what the start was told of those to remember."""
+        from ..remembering.fitting import described_before
+
+        return {**described_before(recipe), **super().described(recipe)}
+
     def train(self, plan: Config, folder: Path, recipe: Recipe, data: DomainData, device, reporter):
         """As low-rank matrices where they are asked for; what is to be remembered is kept afterwards."""
         from ..remembering.fitting import trained_and_kept

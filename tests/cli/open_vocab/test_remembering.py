@@ -133,6 +133,18 @@ def test_a_checkpoint_of_the_configs_model_is_a_start_too(place, fit, start, tmp
     assert told["remembered_AP"] == pytest.approx(told["remembered_AP_before"], abs=0.02)
 
 
+def test_old_names_are_asked_for_by_the_texts_that_the_start_was_told(place, command, tiny, data, fit, tmp_path):
+    file = tmp_path / "told.json"
+    file.write_text(json.dumps({"red square": {"synonyms": ["crimson box"]}, "green square": {}}))
+    shared = ("--config", tiny("detection"), "--data", data, "--epochs", 1)
+    start = command("fit", *shared, "--classes", file, "--json").json["run"]
+    run = fit("--start", start, "--remember", "red_square", "--wise-alpha", 1, epochs=1).json["run"]
+    plan = json.loads((place / run / "run.json").read_text())["plan"]
+    told = {"synonyms": ["crimson box"], "descriptions": []}
+    assert plan["vladapt"]["described"]["red square"] == plan["vladapt"]["described"]["red_square"] == told
+    assert plan["model"]["bbox_head"]["classifier"]["classes"]["red square"]["synonyms"] == ["crimson box"]
+
+
 def test_a_start_alone_is_plain_fine_tuning(fit, start):
     gone_on = fit("--start", start, epochs=1).json["adapted"]
     assert np.isfinite(gone_on["AP"]) and "remembered_AP" not in gone_on
