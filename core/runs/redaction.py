@@ -82,6 +82,7 @@ class Redaction:
         recipe["generic"] = recipe.get("generic") and LEFT_OUT
         recipe["resources"] = dict.fromkeys(recipe.get("resources") or {}, LEFT_OUT)
         recipe["plan"] = _without_data(recipe.get("plan") or {})
+        recipe["task_options"] = _mapped(recipe.get("task_options") or {}, _without_place)
         splits = {split: [self.name(each) for each in ids] for split, ids in (info.get("splits") or {}).items()}
         return {
             **info,
@@ -120,6 +121,11 @@ def redacted_result(result: Mapping[str, Any]) -> dict[str, Any]:
 def _without_data(plan: Mapping[str, Any]) -> dict[str, Any]:
     """A config without the data sets that it names."""
     return {key: value for key, value in plan.items() if not key.endswith(("_dataloader", "_dataset", "_evaluator"))}
+
+
+def _without_place(value: str) -> str:
+    """An option of a task, unless it says where something lies."""
+    return LEFT_OUT if Path(value).exists() else value
 
 
 def _mapped(value: Any, change) -> Any:

@@ -51,12 +51,19 @@ class ByNames(ConfigTask):
         return of_config if of_config and not recipe.gave("backbone") else recipe.backbone
 
     def choose(self, recipe: Recipe, data: DomainData) -> DomainData:
-        """The classes that are asked for, without novel ones in training, and so many shots of each."""
-        if recipe.classes not in (None, "all"):
-            data = choose_classes(data, list(described_classes(recipe.classes)))
+        """The classes that are wanted, without novel ones in training, and so many shots of each."""
+        data = self.wanted(recipe, data)
         if recipe.novel:
             data = hold_out(data, split_novel(data.class_names, recipe.novel, data.frequency))
         return draw_shots(data, recipe.shots, recipe.seed)
+
+    def wanted(self, recipe: Recipe, data: DomainData) -> DomainData:
+        """The set with the classes that a recipe asks for."""
+        return choose_classes(data, self.asked_for(recipe, data))
+
+    def asked_for(self, recipe: Recipe, data: DomainData) -> list[str]:
+        """Names of classes, all of the data's where none are given."""
+        return list(data.class_names if recipe.classes in (None, "all") else described_classes(recipe.classes))
 
     def read_config(self, recipe: Recipe) -> DomainData | None:
         """The data sets of the user's own config."""
@@ -68,7 +75,7 @@ class ByNames(ConfigTask):
         """The packaged config, or the user's own, with this data, these classes and these flags."""
         from .plans.plan import make_plan
 
-        described = {} if recipe.classes in (None, "all") else described_classes(recipe.classes)
+        described = self.described(recipe)
         described = described if any(described.values()) else None
         plan = make_plan(self._config(recipe), self.configs, recipe, data, described)
         if plan.model.get(UPSAMPLER) == BICUBIC:
@@ -76,6 +83,10 @@ class ByNames(ConfigTask):
                 "No weights of the upsampler are given (--resource upsampler=FILE): features are upsampled bicubically."
             )
         return plan
+
+    def described(self, recipe: Recipe) -> dict[str, Any]:
+        """What is said of each class that a recipe names; {} for one of which nothing is."""
+        return {} if recipe.classes in (None, "all") else described_classes(recipe.classes)
 
     def rename(self, model, classes: Any) -> tuple[str, ...]:
         """Other names for a model with texts as classes."""

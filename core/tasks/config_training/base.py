@@ -6,7 +6,7 @@ import tempfile
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,8 +34,8 @@ from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter
 from ..classification.stored_run import recipe_again
 from ..methods import read_data, readable_samples, split_samples
-from .kept_plan import check_kept
-from .registered import OF_DATA, check_parts, check_scope, registered_only, running
+from .kept_plan import check_run
+from .registered import registered_only, running
 from .runner import build_model, newest_checkpoint, plan_key, quiet, train_plan
 
 Progress = Callable[[int, int], None]
@@ -124,6 +124,16 @@ class ConfigTask(Task):
         """The data that the recipe's config names, where no data set is given; None: it names none."""
         return None
 
+    def taught(self, recipe: Recipe, data: DomainData, device: torch.device, reporter: Reporter) -> DomainData:
+        """What a training sees of the chosen data, where that is not what is annotated."""
+        return data
+
+    def train(
+        self, plan: Config, folder: Path, recipe: Recipe, data: DomainData, device: torch.device, reporter: Reporter
+    ) -> tuple[nn.Module, list[dict[str, float]]]:
+        """Run a plan on the chosen data, as `train_plan` does."""
+        return train_plan(plan, folder, recipe.seed, device, reporter, recipe.resume)
+
     # the commands -----------------------------------------------------------------------------------------------------
 
     def check(self, recipe: Recipe) -> None:
@@ -145,7 +155,8 @@ class ConfigTask(Task):
         data = self.choose(recipe, split_samples(self._read(recipe), reporter, recipe.workers, recipe.split_seed))
         backbone = load_backbone(self.backbone_spec(recipe), device=recipe.device, image_size=recipe.image_size)
         announced(backbone, reporter.info)
-        plan = self.plan(recipe, data, backbone)
+        lesson = self.taught(recipe, data, backbone.device, reporter)
+        plan, data = self.plan(recipe, lesson, backbone), replace(data, notes=lesson.notes)
 
         def finished(
             model: nn.Module | None, history: list[dict[str, float]], folder: Path | None = None
@@ -161,7 +172,7 @@ class ConfigTask(Task):
             return run_on_all(lambda: finished(None, []))
         runs, key = Path(recipe.out or RUNS), plan_key(plan, recipe.seed)
         with kept_checkpoints(runs, key, recipe.resume, reporter, newest_checkpoint) as folder:
-            model, history = train_plan(plan, folder, recipe.seed, backbone.device, reporter, recipe.resume)
+            model, history = self.train(plan, folder, recipe, data, backbone.device, reporter)
             return run_on_all(lambda: finished(model, history, folder))
 
     def evaluate(self, use: Use, reporter: Reporter) -> dict[str, Any]:
@@ -303,10 +314,11 @@ class ConfigContest(Contest):
         data = task.choose(recipe, self.samples)
         spec = task.backbone_spec(recipe)
         backbone = load_backbone(spec, device=recipe.device, image_size=recipe.image_size)
-        plan, model = task.plan(recipe, data, backbone), None
+        lesson = task.taught(recipe, data, backbone.device, quietly)
+        plan, model = task.plan(recipe, lesson, backbone), None
         if plan is not None:
             with tempfile.TemporaryDirectory(prefix="vladapt-") as folder:
-                model, _ = train_plan(plan, Path(folder), recipe.seed, backbone.device, quietly)
+                model, _ = task.train(plan, Path(folder), recipe, data, backbone.device, quietly)
         seconds = time.perf_counter() - started
         scores = task._scored(model, data, backbone, quietly)
         row = {"recipe": name or "default", "backbone": spec, **scores.metrics, "seconds": round(seconds, 3)}
@@ -339,26 +351,6 @@ def load_model(run: Run, device: torch.device) -> nn.Module | None:
     return model.to(device).eval()
 
 
-def check_run(run: Run) -> None:
-    """Refuse a run that names anything but registered types for its model, its transforms or its data.
-
-    Raises:
-        DataError: one line with the file and the key.
-    """
-    where = str(run.path / "run.json")
-    if run.info.get("plan") is not None:
-        check_kept(run.info["plan"], where)
-    plan = run.info["recipe"].get("plan") or {}
-    if not isinstance(plan, Mapping):
-        raise DataError(f"{where}: recipe.plan is damaged; fit again")
-    check_scope(plan.get("default_scope") or "vladapt", f"{where}: recipe.plan.default_scope")
-    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
-        loader = plan.get(name)
-        if isinstance(loader, Mapping):
-            dataset = _without_pipelines(loader.get("dataset") or {})
-            check_parts(dataset, f"{where}: recipe.plan.{name}.dataset", OF_DATA)
-
-
 def _load_weights(model: nn.Module, path: Path) -> None:
     """Raise DataError unless the file has all of the model's tensors, of its shapes and kinds, and they are numbers."""
     try:
@@ -377,13 +369,6 @@ def _load_weights(model: nn.Module, path: Path) -> None:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = " ".join(lines[1:2] or lines[:1])[:200].rstrip(".")
         raise DataError(f"{path}: does not fit the run's model ({reason}); fit again") from error
-
-
-def _without_pipelines(value: Any) -> Any:
-    """Data sets are read without their transforms."""
-    if isinstance(value, Mapping):
-        return {key: _without_pipelines(inner) for key, inner in value.items() if key != "pipeline"}
-    return [_without_pipelines(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def summaries_table(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine import Config
 
 from ...errors import ConfigError, DataError
-from .registered import OF_MODELS, OF_PIPELINES, check_parts, check_scope, registered_name, shown, without_sources
+from ...runs.folder import Run
+from .registered import (
+    OF_DATA,
+    OF_MODELS,
+    OF_PIPELINES,
+    check_parts,
+    check_scope,
+    registered_name,
+    shown,
+    without_sources,
+)
 
 KEPT = ("default_scope", "vladapt")
 """Beside the model, what of a plan its model needs after the training."""
@@ -74,6 +85,26 @@ def _name_in_registry(name: str, registries) -> str:
     return registered
 
 
+def check_run(run: Run) -> None:
+    """Refuse a run that names anything but registered types for its model, its transforms or its data.
+
+    Raises:
+        DataError: one line with the file and the key.
+    """
+    where = str(run.path / "run.json")
+    if run.info.get("plan") is not None:
+        check_kept(run.info["plan"], where)
+    plan = run.info["recipe"].get("plan") or {}
+    if not isinstance(plan, Mapping):
+        raise DataError(f"{where}: recipe.plan is damaged; fit again")
+    check_scope(plan.get("default_scope") or "vladapt", f"{where}: recipe.plan.default_scope")
+    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        loader = plan.get(name)
+        if isinstance(loader, Mapping):
+            dataset = _without_pipelines(loader.get("dataset") or {})
+            check_parts(dataset, f"{where}: recipe.plan.{name}.dataset", OF_DATA)
+
+
 def check_kept(kept: Any, where: str, *, known: bool = True) -> None:
     """Refuse what `kept_of` did not make, or what was changed since to build anything but registered types.
 
@@ -99,6 +130,13 @@ def check_kept(kept: Any, where: str, *, known: bool = True) -> None:
     for key, kind in OURS.items():
         if isinstance(ours, dict) and not all(isinstance(each, kind) for each in _listed(ours.get(key, ()))):
             raise DataError(f"{where}: plan.vladapt.{key} is damaged; fit again")
+
+
+def _without_pipelines(value: Any) -> Any:
+    """Data sets are read without their transforms."""
+    if isinstance(value, Mapping):
+        return {key: _without_pipelines(inner) for key, inner in value.items() if key != "pipeline"}
+    return [_without_pipelines(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def _listed(value: Any) -> Any:

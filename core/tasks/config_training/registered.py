@@ -55,7 +55,9 @@ TEACHER = "teacher_config"
 LOCAL = {"backend": "local"}
 REFERENCES = "references"
 """A file that ReCo writes where it is not there."""
-TEXTS = frozenset({"classes", "templates", "concepts", "described", "background_words", "context", "novel", "notes"})
+TEXTS = frozenset(
+    {"classes", "templates", "concepts", "described", "background_words", "context", "novel", "notes", "remember"}
+)
 """Options whose words are any that a user may write."""
 FILES_WITH_CODE = re.compile(r"(?i)\.(pkl|pickle|pth|pt|npy|npz|bin|ckpt|joblib|py|pyc|pyd|so|dll|ya?ml|zip|tar)$")
 CLASS_FILES = (".txt", ".json")

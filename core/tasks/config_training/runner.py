@@ -8,10 +8,12 @@ import logging
 import math
 import random
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from copy import deepcopy
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,8 @@ SPEED = ("num_workers", "persistent_workers", "prefetch_factor", "pin_memory")
 OF_CONFIGS = (TypeError, AssertionError, ValueError, FileNotFoundError)
 """What parts of mmdet and mmseg raise where their options do not fit."""
 IN_WORKER = re.compile(r"Caught \w+ in DataLoader worker process")
+MISFIT = "The model and loaded state dict"
+"""So mmengine begins to tell of weights that do not fit."""
 NOT_REGISTERED = re.compile(r"['\"]?([\w.]+)['\"]? is not in the ([\w:.\- ]+?) registry")
 
 
@@ -66,13 +70,20 @@ def build_model(kept: dict[str, Any], device: torch.device) -> nn.Module:
 
 
 def train_plan(
-    plan: Config, folder: Path, seed: int, device: torch.device, reporter: Reporter, resume: bool = False
+    plan: Config,
+    folder: Path,
+    seed: int,
+    device: torch.device,
+    reporter: Reporter,
+    resume: bool = False,
+    change: Callable[[nn.Module], None] | None = None,
 ) -> tuple[nn.Module, list[dict[str, float]]]:
     """Run a plan; without `train_cfg` its model is built and nothing is trained.
 
     Args:
         folder: of checkpoints and mmengine's own log.
         resume: go on from the newest checkpoint in it.
+        change: of the model, in place, before it has an optimizer and its first weights; which of them train, say.
 
     Returns:
         The model in eval mode, and a row each of some of the steps: "step", "loss" and its parts.
@@ -90,7 +101,7 @@ def train_plan(
         file = LogFile(folder / FILE if is_main() else None, reporter.info)
         recorder = _StepRecorder(on_step, seed, file)
         with named_faults():
-            runner = _runner(settings, device)
+            runner = _runner(settings, device, change)
         runner.register_hook(recorder, priority="BELOW_NORMAL")  # before a checkpoint of what went wrong
         with named_faults():
             runner.train()
@@ -132,9 +143,12 @@ class _PlanRunner(Runner):
     """A Runner on a device of our choice."""
 
     device: torch.device
+    changes: tuple[Callable[[nn.Module], None], ...]
 
     def wrap_model(self, model_wrapper_cfg, model):
         device = type(self).device
+        for change in type(self).changes:
+            change(model)
         if not self.distributed:
             return model.to(device)
         if model_wrapper_cfg is not None or is_model_wrapper(model):
@@ -145,6 +159,17 @@ class _PlanRunner(Runner):
             broadcast_buffers=False,
             find_unused_parameters=self.cfg.find_unused_parameters,
         )
+
+
+    def load_checkpoint(self, *args: Any, **options: Any):
+        """What mmengine prints of it would stand on stdout, where results are; of weights that do not fit it goes to
+        stderr."""
+        with redirect_stdout(StringIO()) as told:
+            checkpoint = super().load_checkpoint(*args, **options)
+        _, misfit, faults = told.getvalue().partition(MISFIT)
+        if misfit and is_main():
+            print(f"{MISFIT}{faults}".strip(), file=sys.stderr)
+        return checkpoint
 
 
 def _index(device: torch.device) -> int:
@@ -227,9 +252,9 @@ def _set_checkpoints(settings: Config) -> None:
     settings.default_hooks = {**hooks, "checkpoint": hook}
 
 
-def _runner(settings: Config, device: torch.device) -> Runner:
+def _runner(settings: Config, device: torch.device, change: Callable[[nn.Module], None] | None) -> Runner:
     _check_optimizer(settings)
-    kind = type("PlanRunner", (_PlanRunner,), {"device": device})
+    kind = type("PlanRunner", (_PlanRunner,), {"device": device, "changes": (change,) if change else ()})
     return kind.from_cfg(settings)
 
 

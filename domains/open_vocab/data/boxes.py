@@ -61,7 +61,7 @@ class ListedImage:
         boxes: annotated objects.
         split: "train", "val", "test" or "".
         size: (width, height) as the annotation says, or None.
-        absent: names of classes that were looked for and are not there.
+        absent: names of classes that were looked for and are not there; None where all classes were looked for.
         partial: names of classes of which not every box is drawn.
         relative: whether corners and outlines are shares of width and height.
     """
@@ -72,7 +72,7 @@ class ListedImage:
     boxes: tuple[Box, ...]
     split: str = ""
     size: tuple[int, int] | None = None
-    absent: tuple[str, ...] = ()
+    absent: tuple[str, ...] | None = None
     partial: tuple[str, ...] = ()
     relative: bool = False
 
@@ -187,8 +187,8 @@ class _Reading:
         kept = [made for box in image.boxes if (made := self._usable(box, size, image.relative)) is not None]
         facts = {
             key: sorted(self.index[name] for name in names if name in self.index)
-            for key, names in (("absent", image.absent), ("partial", image.partial))
-            if names
+            for key, names in (("absent", image.absent), ("partial", image.partial or None))
+            if names is not None
         }
         ignored = tuple(box.ignored for box in kept)
         self.counts[IGNORED] += sum(ignored)

@@ -1,6 +1,7 @@
 """COCO and LVIS JSON, read whole: boxes, outlines, crowds, and what LVIS says of classes and images.
 
-Microsoft COCO (2014, arXiv 1405.0312); LVIS (2019, arXiv 1908.03195).
+Microsoft COCO (2014, arXiv 1405.0312); LVIS (2019, arXiv 1908.03195). Roboflow100-VL (2025, arXiv 2505.20612) has
+COCO files in the folders train, valid and test, and a class 0 that names the set and groups the others.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ UNLISTED_IMAGE = "Annotations of an image id that the file does not list, left o
 REPEATED = "Annotations that the file holds twice, left out once"
 SAME_ID = "Different annotations with the same id, all kept"
 SAME_NAME = "Class ids with the name of another, taken as one class"
+GROUPING = "Classes that name a group of others and have no box, left out"
 
 
 def find_coco_annotations(folder: Path) -> list[Path]:
@@ -107,7 +109,7 @@ def _classes(
     files: list[Path], contents: list[dict[str, Any]], counts: Counter
 ) -> tuple[dict[str, str], dict[Path, dict[Hashable, str]]]:
     """Class name -> frequency ("" where it is not told) in the order of ids, and the names by id of each file."""
-    by_id: dict[Hashable, tuple[str, str]] = {}
+    by_id: dict[Hashable, dict[str, str]] = defaultdict(dict)
     per_file: dict[Path, dict[Hashable, str]] = {}
     for file, content in zip(files, contents, strict=True):
         try:
@@ -116,14 +118,35 @@ def _classes(
         except (AttributeError, KeyError, TypeError, RecursionError) as error:
             raise DataError(f"{file}: a category lacks its id or name ({shortened(error)}); correct it") from error
         per_file[file] = {number: name for number, (name, _) in categories.items()}
-        by_id.update(categories)
-    ordered = sorted(by_id, key=by_kind_of_id)
+        for number, (name, frequency) in categories.items():
+            by_id[number].setdefault(name, frequency)
+    pairs = [pair for number in sorted(by_id, key=by_kind_of_id) for pair in by_id[number].items()]
+    grouping = _grouping(contents, [per_file[file] for file in files])
     names: dict[str, str] = {}
-    for number in ordered:
-        name, frequency = by_id[number]
-        names.setdefault(name, frequency)
-    counts[SAME_NAME] += len(ordered) - len(names)
+    for name, frequency in pairs:
+        if name not in grouping:
+            names.setdefault(name, frequency)
+    counts[GROUPING] += len(grouping)
+    counts[SAME_NAME] += len(pairs) - len(names) - len(grouping)
     return names, per_file
+
+
+def _grouping(contents: list[dict[str, Any]], names: list[dict[Hashable, str]]) -> set[str]:
+    """Names of categories that are the supercategory of others and have no annotation in any file.
+
+    Args:
+        names: of each content its categories' names by id.
+    """
+    groups: set[str] = set()
+    used: set[str] = set()
+    for content, by_id in zip(contents, names, strict=True):
+        parents = [(entry.get("supercategory"), by_id[entry["id"]]) for entry in content["categories"]]
+        groups |= {parent for parent, name in parents if isinstance(parent, str) and parent != name}
+        for annotation in content["annotations"]:
+            number = annotation.get("category_id") if isinstance(annotation, dict) else None
+            if isinstance(number, Hashable) and number in by_id:
+                used.add(by_id[number])
+    return groups.intersection(name for by_id in names for name in by_id.values()) - used
 
 
 def _named_and_counted(category: dict[str, Any]) -> tuple[str, str]:
@@ -150,7 +173,7 @@ def _images(
             boxes=tuple(boxes[number]),
             split=split,
             size=_listed_size(image),
-            absent=_named(image.get("neg_category_ids"), labels),
+            absent=_named(image["neg_category_ids"], labels) if "neg_category_ids" in image else None,
             partial=_named(image.get("not_exhaustive_category_ids"), labels),
         )
         for number, image in images.items()

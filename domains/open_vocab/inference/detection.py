@@ -12,8 +12,11 @@ from ....core.contracts.domain import DomainData, Evaluation, Item
 from ....core.runs.sections import CurveSection, PictureSection, TableSection
 from ..data.boxes import annotated_boxes
 from ..data.items_file import to_uint8
+from ..data.remembered import spelled_as_in
 from ..drawing import draw_boxes
+from ..remembering.memory import Memory, old_and_new
 from ..scores.detection import Detected, DetectionScores, Truth, score_detections, truth_of
+from ..scores.fixed import MOST_PER_CLASS, fixed_average_precision
 from ..scores.intervals import groups_of
 from .joined import join_boxes, pictures_of, window_of
 from .predictions import OVERLAP, UNSURE, PredictedBoxes, decoded, first_of, overlaps
@@ -27,9 +30,15 @@ DECIDING = ("base_AP50", "novel_AP50", "harmonic_AP50")
 """With novel classes these come first."""
 
 
-def evaluate_detection(model, data: DomainData, progress: Callable[[int, int], None]) -> Evaluation:
-    """AP and its kin on the test split, per class, on base and novel classes; of boxes, and of outlines where both the
-    model and the data have them."""
+def evaluate_detection(
+    model, data: DomainData, progress: Callable[[int, int], None], memory: Memory | None = None
+) -> Evaluation:
+    """AP and its kin on the test split, per class, on base and novel classes, on old and new ones; of boxes, and of
+    outlines where both the model and the data have them; on data that say how frequent classes are LVIS's fixed AP.
+
+    Args:
+        memory: of the detector before, after a training that was to remember.
+    """
     items = data.split("test")
     numbers = as_in_data(model, data.class_names)
     novel = [name for name in model.cfg.vladapt.novel if name in data.class_names]
@@ -37,7 +46,10 @@ def evaluate_detection(model, data: DomainData, progress: Callable[[int, int], N
     truths = [_sized(truth_of(item), data, item) for item in items]
     groups, number = groups_of(items)
     scored = _scored(truths, predicted, data, novel, groups, outlines=False)
-    metrics, masks, intervals = dict(scored.metrics), None, dict(scored.intervals)
+    old = spelled_as_in(data, model.cfg.vladapt.get("remember") or ())
+    of_lvis = _fixed(model, truths, predicted, data) if data.frequency is not None else {}
+    metrics, masks = {**scored.metrics, **of_lvis, **old_and_new(scored.per_class, old)}, None
+    intervals = dict(scored.intervals)
     if any(annotated_boxes(item).segments for item in items) and all(boxes.outlines is not None for boxes in predicted):
         masks = _scored(truths, predicted, data, novel, groups, outlines=True)
         intervals |= {f"mask_{name}": bounds for name, bounds in masks.intervals.items()}
@@ -50,7 +62,8 @@ def evaluate_detection(model, data: DomainData, progress: Callable[[int, int], N
     ]
     objects = {name: of["objects"] for name, of in scored.per_class.items()}
     notes = list(model.cfg.vladapt.get("notes") or [])
-    return Evaluation(first_of(metrics, DECIDING), sections, notes, intervals, number, objects)
+    evaluation = Evaluation(first_of(metrics, DECIDING), sections, notes, intervals, number, objects)
+    return evaluation if memory is None else memory.told(evaluation, scored.per_class, data, predicted)
 
 
 def predict_detection(model, data: DomainData, progress: Callable[[int, int], None]) -> list[dict[str, Any]]:
@@ -103,6 +116,12 @@ def _scored(
     boxes = [Detected(one.boxes, one.scores, one.labels, one.outlines if outlines else None) for one in predicted]
     options = {"novel": novel, "frequency": data.frequency, "outlines": outlines}
     return score_detections(truths, boxes, data.class_names, **options, intervals=True, groups=groups)
+
+
+def _fixed(model, truths: Sequence[Truth], predicted: list[PredictedBoxes], data: DomainData) -> dict[str, float]:
+    boxes = [Detected(one.boxes, one.scores, one.labels) for one in predicted]
+    most = model.cfg.vladapt.get("dets_per_class", MOST_PER_CLASS)
+    return fixed_average_precision(truths, boxes, data.class_names, frequency=data.frequency, most=most)
 
 
 def _sized(truth: Truth, data: DomainData, item: Item) -> Truth:

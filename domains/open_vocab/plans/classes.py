@@ -36,7 +36,7 @@ def with_classes(
         Notes on what was replaced.
     """
     notes = []
-    given = {name: described[name] for name in names} if described else list(names)
+    given = {name: described.get(name, {}) for name in names} if described else list(names)
     model.update(with_class_names(model))
     for node in nodes(model):
         if _has_texts(node):

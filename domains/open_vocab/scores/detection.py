@@ -132,11 +132,11 @@ def score_detections(
         ConfigError: lists of different length, a label without a name, or no size where outlines are compared.
         CapabilityError: pycocotools is not installed.
     """
-    _check(truths, detected, class_names)
-    evaluation = _evaluate(truths, detected, len(class_names), outlines, most)
+    check_labels(truths, detected, class_names)
+    evaluation = evaluated(truths, detected, len(class_names), outlines, most)
     precision = evaluation.eval["precision"][:, :, :, :, -1]  # (T, R, K, A)
     recall = evaluation.eval["recall"][:, :, :, -1]  # (T, K, A)
-    of_class = _mean(precision[..., 0], (0, 1))  # (K,)
+    of_class = class_precisions(evaluation)  # (K,)
     at_50, at_75 = _mean(precision[0, ..., 0], 0), _mean(precision[5, ..., 0], 0)
     metrics = {
         "AP": _nan_mean(of_class),
@@ -160,7 +160,8 @@ def score_detections(
     )
 
 
-def _check(truths: Sequence[Truth], detected: Sequence[Detected], class_names: Sequence[str]) -> None:
+def check_labels(truths: Sequence[Truth], detected: Sequence[Detected], class_names: Sequence[str]) -> None:
+    """Raise the ConfigError of lists of different length, or of a label without a name."""
     if len(truths) != len(detected):
         raise ConfigError(f"found objects of {len(detected)} images, there are {len(truths)}; give one entry per image")
     for what, entries in (("annotation", truths), ("detector", detected)):
@@ -193,8 +194,12 @@ def _base_and_novel(
     return metrics
 
 
-def _evaluate(truths: Sequence[Truth], detected: Sequence[Detected], num_classes: int, outlines: bool, most: int):
-    """pycocotools' evaluation, accumulated, without what it prints."""
+def evaluated(truths: Sequence[Truth], detected: Sequence[Detected], num_classes: int, outlines: bool, most: int):
+    """pycocotools' evaluation, accumulated, without what it prints.
+
+    Raises:
+        CapabilityError: pycocotools is not installed.
+    """
     try:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
@@ -227,6 +232,11 @@ def _evaluate(truths: Sequence[Truth], detected: Sequence[Detected], num_classes
         evaluation.evaluate()
         evaluation.accumulate()
     return evaluation
+
+
+def class_precisions(evaluation) -> np.ndarray:
+    """(K,) AP of each class over all overlaps, of objects of any size; NaN without an object."""
+    return _mean(evaluation.eval["precision"][:, :, :, 0, -1], (0, 1))
 
 
 def _image(number: int, truth: Truth) -> dict[str, Any]:

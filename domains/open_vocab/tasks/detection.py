@@ -7,20 +7,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mmengine import Config
+
 from ....core.contracts.domain import DomainData, Evaluation
 from ....core.contracts.options import option, settle
+from ....core.contracts.recipe import Recipe
 from ..by_names import ByNames
 from ..plans.kinds import DETECTION
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionOptions:
-    """What a detector's predictions leave out."""
+    """What a detector goes on from and remembers, and what of its predictions counts."""
 
     suppress: str = option(
         "untrained",
         "which names share no thing, the surest alone is kept: those not trained together; all; none",
         choices=("untrained", "all", "none"),
+    )
+    dets_per_class: int = option(
+        10_000, "LVIS: so many detections per class, in all test images, count in fixed AP", low=1, high=10**6
+    )
+    start: str | None = option(None, "run, or checkpoint of the config's model, that the training goes on from")
+    remember: Any = option(None, "names, or a file of names, that the start knows and is not to forget")
+    remember_images: str | None = option(None, "folder of images without the new classes, to remember by")
+    remember_score: float | None = option(
+        None, "from which score on what the start finds is learned as a box; 0.5 by default", low=0, high=1
+    )
+    wise_alpha: float | None = option(
+        None, "share of the trained weights in those that are kept; chosen on val by default", low=0, high=1
+    )
+    lora_rank: int | None = option(
+        None, "rank of matrices that train in place of the start's weights", low=1, high=4096
     )
 
     def __post_init__(self):
@@ -37,11 +55,61 @@ class Detection(ByNames):
     writes: ClassVar = (".png", ".json")
     options: ClassVar = DetectionOptions
 
+    def filled(self, recipe: Recipe) -> Recipe:
+        """With the names to remember in place of a file of them."""
+        from ..remembering.fitting import with_names
+
+        return with_names(super().filled(recipe))
+
+    def check(self, recipe: Recipe) -> None:
+        """And that there is a start that knows what is to be remembered."""
+        super().check(recipe)
+        from ..remembering.fitting import check_options
+
+        check_options(recipe, super()._config)
+
+    def wanted(self, recipe: Recipe, data: DomainData) -> DomainData:
+        """And those to remember."""
+        from ..data.remembered import with_remembered
+
+        names = recipe.task_options.get("remember")
+        return with_remembered(data, self.asked_for(recipe, data), names) if names else super().wanted(recipe, data)
+
+    def taught(self, recipe: Recipe, data: DomainData, device, reporter) -> DomainData:
+        """With what the detector before finds of the names to remember."""
+        from ..remembering.fitting import with_boxes_before
+
+        return with_boxes_before(recipe, self._config(recipe), self.domain, data, device, reporter)
+
+    def plan(self, recipe: Recipe, data: DomainData, backbone) -> Config:
+        """Without options that only the training itself is to know."""
+        from ..remembering.fitting import without_options_of_training
+
+        return without_options_of_training(super().plan(recipe, data, backbone))
+
+    def described(self, recipe: Recipe) -> dict[str, Any]:
+        """And what the start was told of those to remember."""
+        from ..remembering.fitting import described_before
+
+        return {**described_before(recipe), **super().described(recipe)}
+
+    def train(self, plan: Config, folder: Path, recipe: Recipe, data: DomainData, device, reporter):
+        """As low-rank matrices where they are asked for; what is to be remembered is kept afterwards."""
+        from ..remembering.fitting import trained_and_kept
+
+        return trained_and_kept(plan, folder, recipe, self._config(recipe), data, device, reporter)
+
+    def _config(self, recipe: Recipe):
+        """And on the model of the start."""
+        from ..remembering.fitting import started
+
+        return started(super()._config(recipe), recipe)
+
     def score(self, model, data: DomainData, backbone, progress) -> Evaluation:
         """AP and its kin."""
         from ..inference.detection import evaluate_detection
 
-        return evaluate_detection(model, data, progress)
+        return evaluate_detection(model, data, progress, getattr(model, "memory", None))
 
     def look(self, model, data: DomainData, backbone, progress) -> list[dict[str, Any]]:
         """Boxes of each image."""

@@ -205,6 +205,17 @@ def test_a_training_that_began_with_weights_resumes_from_its_own(tmp_path, monke
     assert_equal(whole.state_dict(), trained(tmp_path / "new", resume=True, **begun)[0].state_dict())
 
 
+def test_what_mmengine_prints_of_weights_leaves_stdout_alone(tmp_path, capsys):
+    start = {name: torch.zeros_like(value) for name, value in build(toy_plan()).state_dict().items()}
+    torch.save(start, tmp_path / "start.pth")
+    trained(tmp_path / "fits", load_from=str(tmp_path / "start.pth"))
+    assert capsys.readouterr() == ("", "")
+    torch.save({**start, "elsewhere.weight": torch.zeros(2)}, tmp_path / "start.pth")
+    trained(tmp_path / "misfits", load_from=str(tmp_path / "start.pth"))
+    told = capsys.readouterr()
+    assert told.out == "" and "unexpected key in source state_dict: elsewhere.weight" in told.err
+
+
 def build(plan):
     return build_model(kept_of(plan), CPU)
 

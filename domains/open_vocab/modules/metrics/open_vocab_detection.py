@@ -16,6 +16,7 @@ from ...data.masks import IGNORED
 from ...data.novel import split_novel
 from ...data.outlines import encode
 from ...scores.detection import MOST_BOXES, Detected, DetectionScores, Truth, score_detections, truth_of
+from ...scores.fixed import MOST_PER_CLASS, fixed_average_precision
 from ...scores.segmentation import SegmentationScores, confusion, score_segmentation
 
 METRICS_OF = ("bbox", "segm")
@@ -34,6 +35,7 @@ class OpenVocabDetectionMetric(BaseMetric):
         items_json: a file of items with the images of the loop, instead of `instances`.
         frequency: of each class "r", "c" or "f"; that of `items_json` by default.
         most: boxes per image that count (LVIS 300).
+        per_class: boxes per class, in all images, that count in LVIS's fixed AP, which is told where `frequency` is.
         collect_device: of mmengine.
         prefix: before the names of metrics.
 
@@ -51,6 +53,7 @@ class OpenVocabDetectionMetric(BaseMetric):
         items_json: str | None = None,
         frequency: Sequence[str] | None = None,
         most: int = MOST_BOXES,
+        per_class: int = MOST_PER_CLASS,
         collect_device: str = "cpu",
         prefix: str | None = None,
     ):
@@ -58,6 +61,7 @@ class OpenVocabDetectionMetric(BaseMetric):
         if metric not in METRICS_OF:
             raise ConfigError(f"OpenVocabDetectionMetric: metric '{metric}'; give one of {', '.join(METRICS_OF)}")
         self.metric, self.novel, self.most, self.frequency = metric, novel, most, frequency
+        self.per_class = per_class
         self.truths: dict[str, Truth] | None = None
         if items_json is not None:
             data = read_items(items_json)
@@ -84,7 +88,10 @@ class OpenVocabDetectionMetric(BaseMetric):
             outlines=self.metric == "segm",
             most=self.most,
         )
-        return dict(self.scores.metrics)
+        if self.frequency is None:
+            return dict(self.scores.metrics)
+        options = {"frequency": self.frequency, "outlines": self.metric == "segm", "most": self.per_class}
+        return {**self.scores.metrics, **fixed_average_precision(truths, detected, names, **options)}
 
     def _truth(self, sample: dict[str, Any]) -> Truth:
         if self.truths is not None:

@@ -7,6 +7,7 @@ import pytest
 from vladapt import DataError
 from vladapt.domains.open_vocab.data import read_detection
 from vladapt.domains.open_vocab.data.outlines import draw
+from vladapt.domains.open_vocab.scores import truth_of
 
 SQUARE = [4.0, 5.0, 14.0, 5.0, 14.0, 15.0, 4.0, 15.0]
 
@@ -60,6 +61,16 @@ def test_lvis_tells_frequencies_what_is_absent_and_what_is_partial(tmp_path, wri
     assert data.frequency == ("f", "r", "c") and data.items[0].target.facts == {"absent": [2], "partial": [0]}
     assert data.items[0].split == "val" and data.items[0].target.segments == ([SQUARE],)
     assert read_detection(tmp_path, class_names=["emu", "cat"]).items[0].target.facts == {"absent": [0], "partial": [1]}
+
+
+def test_an_lvis_image_that_was_searched_for_nothing_else_says_so(write_coco):
+    folder = write_coco([(1, 1, [4, 5, 10, 10])])
+    content = json.loads((folder / "instances.json").read_text())
+    content["images"][0]["neg_category_ids"] = []
+    (folder / "instances.json").write_text(json.dumps(content))
+    items = read_detection(folder).items
+    assert items[0].target.facts == {"absent": []} and truth_of(items[0]).absent == []
+    assert items[1].target.facts is None and truth_of(items[1]).absent is None
 
 
 def test_voc_marks_difficult_objects_and_reads_image_sets(tmp_path, write_image):

@@ -131,6 +131,16 @@ def test_predictions_are_rows_in_the_models_names(data, text_model, perfect):
     assert predict_detection(model, data, _silent)[1]["labels"] == ["y", "x"]
 
 
+def test_lvis_form_has_fixed_ap_by_frequency_and_an_option_says_how_many_count(data, answering, perfect):
+    lvis = replace(data, frequency=("r", "c", "f"))
+    told = evaluate_detection(answering(perfect, NAMES), lvis, _silent).metrics
+    assert [told[f"fixed_AP{part}"] for part in ("", "_rare", "_common", "_frequent")] == pytest.approx([1] * 4)
+    few = answering(perfect, NAMES)
+    few.cfg.vladapt.dets_per_class = 2  # of four cats: half of them are found
+    assert evaluate_detection(few, lvis, _silent).metrics["fixed_AP_rare"] == pytest.approx(51 / 101)
+    assert "fixed_AP" not in evaluate_detection(answering(perfect, NAMES), data, _silent).metrics
+
+
 THREE = [BOX, (2.0, 3.0, 22.0, 22.0), (3.0, 3.0, 22.0, 23.0)]
 """Boxes on one thing."""
 
