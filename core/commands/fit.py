@@ -255,8 +255,8 @@ def predict(
         list[str] | None,
         typer.Option(
             metavar="PLACE",
-            help="A file of the predictions (.csv, .jsonl, .html), or else a folder for pictures and files of what was "
-            "found (detection, segmentation). Repeatable.",
+            help="A file of the predictions (.csv, .jsonl, .html), a file of the domain's own such as a map (its page "
+            "says which), or else a folder for pictures and files of what was found. Repeatable.",
         ),
     ] = None,
     top: Annotated[
@@ -281,9 +281,11 @@ def predict(
 
     Example: vladapt predict runs/20260101-120000-medical-ape-1a2b new_scans/
     """
+    from ..contracts.own_files import OwnFiles
     from ..engine.fit import predict as engine_predict
     from ..engine.fit import task_of_run
     from ..runs.folder import Run
+    from .tables import own_table
 
     predicted = engine_predict(
         run,
@@ -309,7 +311,10 @@ def predict(
         said = {"notes": notes} if notes else {}
         print_json({"run": run, "predictions": predicted.rows(), "skipped": skipped, **said, **written})
         return
-    show_table(task_of_run(Run.open(run)).predictions_table(predicted.rows()))
+    if isinstance(predicted, OwnFiles):
+        show_table(own_table(predicted))
+    else:
+        show_table(task_of_run(Run.open(run)).predictions_table(predicted.rows()))
     for note in notes:
         echo(f"Note: {note[0].upper()}{note[1:]}")
     echo_skipped(predicted.skipped)

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..data.thumbnails import Thumbnails
-    from .task import Task
+    from ..runtime.progress import Reporter
+    from .own_files import OwnFiles, Scorer
+    from .task import Task, Use
 
 SPLITS = ("train", "val", "test")
 NO_PRESET = "none"
@@ -182,6 +184,8 @@ class Domain(ABC):
             user nor a preset says how many: what was measured to help on such images. None for the method's number.
         metrics: names of metrics of its own (`contracts/metric.py`) that a classification reports besides the usual
             ones, or their classes.
+        own_files: task -> suffixes of files of the domain's own that `predict --out` writes, by `write_own`; a folder
+            that `--out` names is then its too.
     """
 
     name: ClassVar[str] = ""
@@ -190,6 +194,7 @@ class Domain(ABC):
     default_adapter: ClassVar[str] = "auto"
     views: ClassVar[int | None] = None
     metrics: ClassVar[tuple[str | type[Metric], ...]] = ()
+    own_files: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     @abstractmethod
     def read(self, path: str | Path, task: str, **options) -> DomainData:
@@ -216,6 +221,28 @@ class Domain(ABC):
         """Unlabelled images for `predict`, `embed`: files, or folders searched for files. None: they are plain image
         files, which need no reader of the domain's own (`core/data/unlabelled.py` reads them)."""
         return None
+
+    def writes_own(self, use: Use, task: str, reading: Mapping[str, Any]) -> bool:
+        """Whether `write_own` answers a `predict`: it asks for a file or folder of the domain's own.
+
+        Args:
+            reading: options of the reader: those of the run, and those given now.
+        """
+        own = self.own_files.get(task, ())
+        return bool(own) and (use.out is not None or any(file.suffix.lower() in own for file in use.files))
+
+    def write_own(
+        self, use: Use, task: str, reading: Mapping[str, Any], scorer: Callable[[], Scorer], reporter: Reporter
+    ) -> OwnFiles:
+        """Write what a `predict` asks for, where `writes_own`: all of `use.files` and `use.out`, whole or not at all.
+
+        Args:
+            scorer: loads the run's model, to be called when all else was found to be right.
+
+        Raises:
+            ConfigError, DataError: an option, or an image, that no such file can be made of.
+        """
+        raise NotImplementedError(f"domain '{self.name}' names files of its own and does not write them")
 
     @abstractmethod
     def sample(self, task: str) -> DomainData:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...core.contracts import domain
 from ...core.contracts.domain import NO_PRESET, Decoded, Domain, DomainData
 from ...core.contracts.options import option
 from ...core.data.files import Format
 from ...core.data.images import IMAGE
-from ...core.errors import DataError
+from ...core.data.unlabelled import read_unlabelled
+from ...core.errors import ConfigError, DataError
 from .bands import check_bands, sensors
 from .gdal import DRIVERS
 from .pictures import check_stretch, is_raster, raster_format, with_stretch
@@ -22,6 +23,13 @@ from .places import with_blocks
 from .scene_sets import SceneSet, scene_set, with_words
 from .windows import Cutting, cut_unlabelled, read_windows
 
+if TYPE_CHECKING:
+    from ...core.contracts.own_files import OwnFiles, Scorer
+    from ...core.contracts.task import Use
+    from ...core.runtime.progress import Reporter
+
+MAP_FILES = (".tif", ".gpkg", ".geojson")
+"""A page, .html, is a map too where `RemoteSensing.writes_own` says so."""
 PROMPTS_FILE = Path(__file__).with_name("prompts.json")
 CORPORA: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
     "clip": ((0.481, 0.458, 0.408), (0.269, 0.261, 0.276)),
@@ -100,6 +108,7 @@ class RemoteSensing(Domain):
     name = "remote-sensing"
     tasks = ("classification", "retrieval")
     reading = Reading
+    own_files: ClassVar = {"classification": MAP_FILES}
 
     def __init__(self):
         self.known: SceneSet | None = None
@@ -148,12 +157,36 @@ class RemoteSensing(Domain):
         Raises:
             DataError: a path does not exist, or nothing there can be read.
         """
-        from ...core.data.unlabelled import read_unlabelled
-
         reading = self.reading_of(options)
         self.corpus = reading.corpus
         data = read_unlabelled(paths, reading.formats)
         return data.with_items(cut_unlabelled(data.items, reading.cutting)) if reading.labels else data
+
+    def writes_own(self, use: Use, task: str, reading: Mapping[str, Any]) -> bool:
+        """A map of whole rasters: a file that is one, a folder, or a page where the run was fitted on windows."""
+        from .maps.mapping import is_map
+
+        return task in self.own_files and is_map(use, self.reading_of(reading), use.reading or {})
+
+    def write_own(
+        self, use: Use, task: str, reading: Mapping[str, Any], scorer: Callable[[], Scorer], reporter: Reporter
+    ) -> OwnFiles:
+        """Maps of rasters (`maps/mapping.py`). A layer given now, by `labels`, is what they are compared with."""
+        from .maps.mapping import MapOptions, write_maps
+
+        options, given = self.reading_of(reading), use.reading or {}
+        if options.labels is None and "window_size" not in given and "window_size" not in reading:
+            raise ConfigError(
+                f"{use.run.path}: was fitted on whole pictures; give --window-size, the side in pixels of the windows "
+                "that a map is made of, as large as those pictures are"
+            )
+        self.corpus = options.corpus
+        rasters = read_unlabelled(use.images, options.formats)
+        layer = given.get("labels")
+        how = {"column": given.get("label_column"), "names": options.class_names}
+        seed = int(use.run.info["recipe"].get("seed") or 0)
+        cut = MapOptions(options.cutting, None if layer is None else Path(layer), **how, seed=seed)
+        return write_maps(use, rasters, cut, scorer, reporter)
 
     def sample(self, task: str | None = None) -> DomainData:
         """360 scenes of 12 kinds, or 132 captioned ones, drawn on demand; no download."""

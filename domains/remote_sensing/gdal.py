@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ...core.errors import CapabilityError, DataError, shortened
+from ...core.runtime.files import refused
 from ...core.runtime.reading import check_regular
 from .vrt import check_vrt
 
@@ -89,6 +90,31 @@ def moved(
     if not (np.isfinite(moved_x).all() and np.isfinite(moved_y).all()):
         raise DataError(f"{place}: has coordinates outside of what its CRS describes; correct the CRS or the transform")
     return moved_x, moved_y
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """GDAL for files that are written into a folder; its errors as a DataError of one line.
+
+    Raises:
+        DataError: nothing can be written there.
+    """
+    rasterio = _rasterio()
+    try:
+        with rasterio.Env(**NO_NETWORK):
+            yield
+    except (*_gdal_errors(), OSError) as error:
+        raise refused(folder, error.__cause__ or error) from None
+
+
+def linear_unit(crs: str) -> float | None:
+    """Metres of a unit of a projected CRS; None for a geographic one."""
+    rasterio = _rasterio()
+    try:
+        parsed = rasterio.crs.CRS.from_wkt(crs)
+        return None if parsed.is_geographic else float(parsed.linear_units_factor[1])
+    except _gdal_errors():
+        return 1.0
 
 
 @lru_cache(maxsize=1)
