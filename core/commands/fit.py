@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -323,8 +324,9 @@ def predict(
 
 
 def _places(files: list, out: list[str]) -> str:
-    """Files of rows by name, and how many there are in a folder."""
-    named = [str(file) for file in files if str(file) in out]
+    """Files by name, and how many there are in a folder."""
+    given = {Path(place) for place in out}
+    named = [str(file) for file in files if not given & set(file.parents)]
     folders = [place for place in out if place not in named]
     others = len(files) - len(named)
     return ", ".join([*named, *(f"{others} file{'s' * (others != 1)} in {folder}" for folder in folders)])

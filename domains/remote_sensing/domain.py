@@ -166,16 +166,16 @@ class RemoteSensing(Domain):
         """A map of whole rasters: a file that is one, a folder, or a page where the run was fitted on windows."""
         from .maps.mapping import is_map
 
-        return task in self.own_files and is_map(use, self.reading_of(reading), use.reading or {})
+        return task in self.own_files and is_map(use)
 
     def write_own(
         self, use: Use, task: str, reading: Mapping[str, Any], scorer: Callable[[], Scorer], reporter: Reporter
     ) -> OwnFiles:
         """Maps of rasters (`maps/mapping.py`). A layer given now, by `labels`, is what they are compared with."""
-        from .maps.mapping import MapOptions, write_maps
+        from .maps.mapping import MapOptions, fitted_on_windows, write_maps
 
         options, given = self.reading_of(reading), use.reading or {}
-        if options.labels is None and "window_size" not in given and "window_size" not in reading:
+        if not fitted_on_windows(use) and "window_size" not in given:
             raise ConfigError(
                 f"{use.run.path}: was fitted on whole pictures; give --window-size, the side in pixels of the windows "
                 "that a map is made of, as large as those pictures are"

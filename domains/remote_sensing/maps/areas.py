@@ -20,8 +20,8 @@ MOST_DISTORTION = 0.01
 class Ground:
     """Areas on the ground under a raster.
 
-    Planar where the CRS is projected and keeps areas within 1 % at the raster's centre (UTM and most national grids do);
-    else of the ellipsoid, as for a geographic CRS and Web Mercator; in pixels without a CRS.
+    Planar where the CRS is projected and keeps areas within 1 % at the raster's centre, as UTM and most national grids
+    do; else of the ellipsoid, as for a geographic CRS and Web Mercator; in pixels without a CRS.
 
     Args:
         header: of the raster.

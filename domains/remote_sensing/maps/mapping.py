@@ -3,21 +3,21 @@ end."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ....core.contracts.domain import DomainData, Item
 from ....core.contracts.own_files import OwnFiles, Scorer
 from ....core.contracts.task import Use
 from ....core.errors import ConfigError, DataError
-from ....core.runtime.files import refused, write_whole
+from ....core.runtime.files import refused, replacing, write_whole
 from ....core.runtime.progress import Reporter
 from ..gdal import DRIVERS
 from ..pictures import is_raster
@@ -30,7 +30,7 @@ from .page import Layer, hex_colours, layer_of, write_page
 from .rasters import write_rasters
 from .reference import Reference, assess
 from .regions import regions_of, write_regions
-from .scores import Windows, score_windows
+from .scores import UnmappableError, Windows, score_windows
 from .summary import as_json, columns_of, facts_of, matrix_of, rows_as_text, with_half
 from .work import key_of, work_folders
 
@@ -130,7 +130,14 @@ def write_maps(
     with work_folders(places, [key_of(plan.windows, model) for plan in plans], reporter) as folders:
         for plan, folder in zip(plans, folders):
             plan.work = folder
-            facts, layer = _made(plan, model, options, reporter)
+            try:
+                facts, layer = _made(plan, model, options, reporter)
+            except UnmappableError as error:
+                written.skipped.append((plan.name, str(error)))
+                plan.targets.clear()
+                if len(plans) == 1 or not any(plan.targets for plan in plans):
+                    raise
+                continue
             written.facts += facts
             if layer is not None:
                 pages.setdefault(plan.targets[PAGE], []).append(layer)
@@ -142,21 +149,18 @@ def write_maps(
     return written
 
 
-def is_map(use: Use, reading: Any, given: Mapping[str, Any]) -> bool:
-    """Whether a `predict` asks for a map: a folder, a file that nothing else has, or a page of whole rasters.
-
-    Args:
-        reading: options of the reader; given: those of them that were given.
-    """
+def is_map(use: Use) -> bool:
+    """Whether a `predict` asks for a map: a folder, a file that nothing else has, or, of a run that was fitted on
+    windows, a page of rasters."""
     suffixes = {file.suffix.lower() for file in use.files}
     if use.out is not None or suffixes & set(SUFFIXES):
         return True
-    whole = all(_is_one_raster(Path(image)) for image in use.images)
-    return PAGE in suffixes and whole and (reading.labels is not None or "window_size" in given)
+    return PAGE in suffixes and fitted_on_windows(use) and all(is_raster(Path(image)) for image in use.images)
 
 
-def _is_one_raster(path: Path) -> bool:
-    return path.is_dir() or is_raster(path)
+def fitted_on_windows(use: Use) -> bool:
+    """Whether a run learned windows of rasters, so that it says how large they are."""
+    return use.run.info["recipe"]["data"].get("labels") is not None
 
 
 def _rasters_of(data: DomainData) -> tuple[list[Item], list[tuple[str, str]]]:
@@ -218,9 +222,13 @@ def _check_places(use: Use, plans: Sequence[Planned], several: bool) -> None:
     single = [file for file in use.files if file.suffix.lower() in SUFFIXES]
     if several and single:
         raise ConfigError(f"--out {single[0]}: one file, and {len(plans)} rasters are given; give a folder")
-    for target in {target for plan in plans for target in plan.targets.values()} | set(use.files):
+    suffixes = [file.suffix.lower() for file in use.files]
+    for file, suffix in zip(use.files, suffixes):
+        if suffixes.count(suffix) > 1:
+            raise ConfigError(f"--out {file}: {suffixes.count(suffix)} files of that kind; give one of each")
+    for target in [*use.files, *(target for plan in plans for target in plan.targets.values())]:
         if target.exists() or target.is_symlink():
-            raise ConfigError(f"--out {target}: is there already, and a map replaces nothing; remove it, or give another")
+            raise ConfigError(f"{target}: exists, and a map replaces no file; remove it or give another --out")
 
 
 def _place(plan: Planned, use: Use) -> Path:
@@ -244,9 +252,6 @@ def _made(
     with reporter.task(f"Mapping {plan.name}", unit="windows") as progress:
         scored = score_windows(windows, model, plan.work, progress)
     plan.skipped += scored.skipped
-    if np.isnan(scored.scores).all():
-        why = scored.skipped[0][1] if scored.skipped else "no pixel of it has a value"
-        raise DataError(f"{windows.item.source}: nothing to map, {why}")
     tags = {"SOFTWARE": "vladapt", "CLASSES": json.dumps(list(names), ensure_ascii=False)}
     with reporter.task(f"Writing {plan.name}", unit="rows") as progress:
         tally = write_rasters(scored, names, plan.made(MAP), plan.made(SCORES), tags, progress)
@@ -273,6 +278,16 @@ def _made(
     return facts, layer
 
 
+def _move(made: Path, target: Path) -> None:
+    try:
+        os.replace(made, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise refused(target.parent, error) from error
+        with replacing(target) as partial:  # on another disk
+            shutil.copyfile(made, partial)
+
+
 def _put_in_place(plans: Sequence[Planned], use: Use, written: OwnFiles) -> None:
     """Move all that was made; what was moved is taken away again where one cannot be."""
     moves = {target: plan.made(part) for plan in plans for part, target in plan.targets.items()}
@@ -284,10 +299,7 @@ def _put_in_place(plans: Sequence[Planned], use: Use, written: OwnFiles) -> None
     done: list[Path] = []
     try:
         for target, made in moves.items():
-            try:
-                os.replace(made, target)
-            except OSError as error:
-                raise refused(target.parent, error) from error
+            _move(made, target)
             done.append(target)
     except BaseException:
         for target in done:

@@ -121,7 +121,7 @@ def colours(count: int) -> list[tuple[int, int, int, int]]:
     name = "tab10" if count <= 10 else "tab20" if count <= NAMED_COLOURS else "hsv"
     shades = matplotlib.colormaps[name]
     picked = shades(np.arange(count) if count <= NAMED_COLOURS else np.linspace(0, 0.95, count))
-    return [(*(int(round(255 * value)) for value in shade[:3]), 255) for shade in picked]
+    return [(*(round(255 * value) for value in shade[:3]), 255) for shade in picked]
 
 
 def _strips(scored: WindowScores) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:

@@ -15,7 +15,6 @@ from ..layers import ClassRaster, Shapes, read_layer
 from ..rasters import Header, header_of, open_raster
 from ..scene_sets import plain, spoken_name
 from .accuracy import MapAccuracy, map_accuracy
-from .areas import Ground
 from .rasters import NOTHING, ROWS_AT_ONCE, Tally, strips_of
 
 PER_CLASS = 1000
@@ -236,7 +235,7 @@ def _check_overlap(layer: ClassRaster, header: Header, raster: Path) -> None:
     placed = own.crs and header.crs and own.transform and header.transform
     if not placed:
         if (own.height, own.width, own.transform) != (header.height, header.width, header.transform):
-            raise DataError(f"{layer.path}: has another size than {raster.name}, and no CRS says where it lies; add one")
+            raise DataError(f"{layer.path}: has another size than {raster.name}, and one of them no CRS; add it")
         return
     xy = np.array(_corners(own))
     try:

@@ -28,6 +28,10 @@ SCORED = "rows-"
 """How files of scored windows begin."""
 
 
+class UnmappableError(DataError):
+    """A raster that no map can be made of: it ends early, is damaged, or has no value anywhere."""
+
+
 @dataclass(frozen=True)
 class Windows:
     """The windows of a raster.
@@ -92,9 +96,7 @@ class WindowScores:
             yield top, _unpacked(packed, (bottom - top, self.windows.header.width))
 
 
-def score_windows(
-    windows: Windows, scorer: Scorer, folder: Path, progress: Callable[[int, int], None]
-) -> WindowScores:
+def score_windows(windows: Windows, scorer: Scorer, folder: Path, progress: Callable[[int, int], None]) -> WindowScores:
     """Score what was not scored before.
 
     Args:
@@ -104,7 +106,7 @@ def score_windows(
         progress: called as progress(done, total) windows.
 
     Raises:
-        DataError: the raster ends early, or nothing can be written.
+        UnmappableError: the raster ends early or has no value. DataError: nothing can be written.
     """
     tops, lefts, _ = windows.places
     whole = WindowScores(windows, np.zeros((len(tops), len(lefts), len(scorer.class_names)), np.float32), folder)
@@ -116,7 +118,10 @@ def score_windows(
     with open_raster(files, windows.item.decode.get("sensor")) as raster, ThreadPoolExecutor(1) as ahead:
         reading = [ahead.submit(_Strip, windows, raster, chunk) for chunk in todo[:1]]
         for number, chunk in enumerate(todo):
-            strip = reading.pop().result()
+            try:
+                strip = reading.pop().result()
+            except DataError as error:
+                raise UnmappableError(str(error)) from error
             reading += [ahead.submit(_Strip, windows, raster, chunk) for chunk in todo[number + 1 : number + 2]]
             whole.scores[chunk.start : chunk.stop], skipped = strip.scored(scorer)
             whole.skipped += skipped
@@ -124,6 +129,9 @@ def score_windows(
             write_whole(_file(folder, chunk), save(content))
             done += len(chunk) * len(lefts)
             progress(done, total)
+    if np.isnan(whole.scores).all():
+        why = whole.skipped[0][1] if whole.skipped else "no pixel of it has a value"
+        raise UnmappableError(f"{windows.item.source}: nothing to map, {why}")
     return whole
 
 

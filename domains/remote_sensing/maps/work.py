@@ -37,6 +37,7 @@ def work_folders(places: Sequence[Path], keys: Sequence[str], reporter: Reporter
         try:
             for folder in folders:
                 claims.callback(_claimed(folder).close)
+                _remove_half_made(folder)
                 _remove_old(folder)
             yield folders
         except BaseException:
@@ -68,16 +69,20 @@ def _claimed(folder: Path):
 
 
 def _kept(folders: Sequence[Path]) -> list[Path]:
-    """Remove folders in which nothing was scored, and half-made maps in the others, which are given back."""
+    """Remove folders in which nothing was scored, and half-made files in the others, which are given back."""
     kept = [folder for folder in folders if any(folder.glob(f"{SCORED}*"))]
     for folder in folders:
-        if folder not in kept:
+        if folder in kept:
+            _remove_half_made(folder)
+        else:
             shutil.rmtree(folder, ignore_errors=True)
-            continue
-        for file in folder.iterdir():
-            if not file.name.startswith((SCORED, MARKER)):
-                file.unlink(missing_ok=True)
     return kept
+
+
+def _remove_half_made(folder: Path) -> None:
+    for file in folder.iterdir():
+        if not file.name.startswith((SCORED, MARKER)):
+            file.unlink(missing_ok=True)
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:
