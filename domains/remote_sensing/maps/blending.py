@@ -13,14 +13,14 @@ LEAST_WEIGHT = 1e-6
 
 
 class RowBlender:
-    """Weighted means of windows' scores over a raster of `width` columns.
+    """Weighted means of windows' scores over `width` columns of a raster.
 
     Windows come from north to south; rows that no later window reaches are handed out and forgotten, so that memory is
-    that of one row of windows.
+    that of one row of windows, as far as `width` goes.
 
     Args:
         scores: how many scores a pixel has.
-        width: of the raster, in pixels.
+        width: in pixels.
     """
 
     def __init__(self, scores: int, width: int):
@@ -86,26 +86,35 @@ def window_weights(size: tuple[int, int], stride: int, margin: int = 0) -> np.nd
 
 
 def blended(
-    scores: np.ndarray, tops: Sequence[int], lefts: Sequence[int], weights: np.ndarray, shape: tuple[int, int]
+    scores: np.ndarray,
+    tops: Sequence[int],
+    lefts: Sequence[int],
+    weights: np.ndarray,
+    height: int,
+    columns: tuple[int, int],
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Scores of pixels from one score per class and window.
+    """Scores of pixels from one score per class and window, of some columns of a raster.
 
     Args:
         scores: (rows, columns, C) float32 of a grid of windows; NaN for a window without any.
         tops, lefts: where its rows and columns of windows begin.
         weights: (h, w) of a window.
-        shape: (height, width) of the raster.
+        height: of the raster.
+        columns: the first, and one after the last.
 
     Yields:
-        First row, (C, rows, width) scores and (rows, width) bool where there are any: strips from north to south.
+        First row, (C, rows, columns) scores and (rows, columns) bool where there are any: strips from north to south.
     """
-    blender = RowBlender(scores.shape[2], shape[1])
+    first, end = columns
+    blender = RowBlender(scores.shape[2], end - first)
+    near = [(number, left) for number, left in enumerate(lefts) if left < end and left + weights.shape[1] > first]
     for row, top in enumerate(tops):
-        for left, of_window in zip(lefts, scores[row]):
-            if np.isfinite(of_window).all():
-                blender.add(top, left, of_window[:, None, None], weights)
-        first = blender.top
-        yield first, *blender.take(tops[row + 1] if row + 1 < len(tops) else shape[0])
+        for number, left in near:
+            if np.isfinite(scores[row, number]).all():
+                shown = slice(max(first - left, 0), end - left)
+                blender.add(top, max(left, first) - first, scores[row, number][:, None, None], weights[:, shown])
+        begin = blender.top
+        yield begin, *blender.take(tops[row + 1] if row + 1 < len(tops) else height)
 
 
 def grid(height: int, width: int, size: int, stride: int) -> tuple[list[int], list[int], tuple[int, int]]:

@@ -133,7 +133,7 @@ def write_maps(
             try:
                 facts, layer = _made(plan, model, options, reporter)
             except UnmappableError as error:
-                written.skipped.append((plan.name, str(error)))
+                written.skipped.append((plan.windows.item.id, str(error)))
                 plan.targets.clear()
                 if len(plans) == 1 or not any(plan.targets for plan in plans):
                     raise
@@ -253,7 +253,7 @@ def _made(
         scored = score_windows(windows, model, plan.work, progress)
     plan.skipped += scored.skipped
     tags = {"SOFTWARE": "vladapt", "CLASSES": json.dumps(list(names), ensure_ascii=False)}
-    with reporter.task(f"Writing {plan.name}", unit="rows") as progress:
+    with reporter.task(f"Writing {plan.name}", unit="pixels") as progress:
         tally = write_rasters(scored, names, plan.made(MAP), plan.made(SCORES), tags, progress)
     if {PACKAGE, GEOJSON} & set(plan.targets):
         regions = regions_of(plan.made(MAP), plan.made(SCORES), plan.ground)

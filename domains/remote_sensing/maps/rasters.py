@@ -23,7 +23,7 @@ NOTHING = 0
 NO_SCORE = 255
 MOST_CLASSES = 255
 BLOCK = 512
-ROWS_AT_ONCE = 256
+STRIP_PIXELS, COLUMNS_AT_ONCE = 1_000_000, 4096
 NAMED_COLOURS = 20
 
 
@@ -62,7 +62,7 @@ def write_rasters(
         class_names: C names, 255 at most.
         classes_file, scores_file: what is written.
         facts: tags of both files.
-        progress: called as progress(rows done, all rows).
+        progress: called as progress(pixels done, all pixels).
 
     Raises:
         ConfigError: more classes. DataError: no space left, or another refusal.
@@ -71,7 +71,7 @@ def write_rasters(
         raise ConfigError(f"a map has {MOST_CLASSES} classes at most, this run has {len(class_names)}")
     header, folder = scored.windows.header, classes_file.parent
     plain = [folder / f"plain-{file.name}" for file in (classes_file, scores_file)]
-    ground, counted = Ground.of(header), _Counting(len(class_names))
+    ground, counted, written = Ground.of(header), _Counting(len(class_names)), 0
     with writing(folder):
         with ExitStack() as stack:
             classes, scores = (
@@ -83,14 +83,16 @@ def write_rasters(
             scores.set_band_description(1, "score of the class in per cent")
             for each in (classes, scores):
                 each.update_tags(**facts)
-            for top, of_class, of_score in _strips(scored):
-                place = ((top, top + len(of_class)), (0, header.width))
+            for top, left, of_class, of_score in _blocks(scored):
+                rows, columns = of_class.shape
+                place = ((top, top + rows), (left, left + columns))
                 classes.write(of_class, 1, window=place)
                 scores.write(of_score, 1, window=place)
-                counted.add(of_class, of_score, ground.of_pixels(np.arange(top, top + len(of_class))))
-                progress(top + len(of_class), header.height)
-        for file, written, resampling in zip(plain, (classes_file, scores_file), ("MODE", "AVERAGE")):
-            _cloud_optimised(file, written, resampling)
+                counted.add(of_class, of_score, ground.of_pixels(np.arange(top, top + rows)))
+                written += of_class.size
+                progress(written, header.height * header.width)
+        for file, made, resampling in zip(plain, (classes_file, scores_file), ("MODE", "AVERAGE")):
+            _cloud_optimised(file, made, resampling)
             file.unlink()
     _check_whole(classes_file, counted.pixels)
     return counted.tally()
@@ -107,11 +109,35 @@ def strips_of(files: Sequence[Path]) -> Iterator[tuple[int, list[np.ndarray]]]:
     with ExitStack() as stack:
         with writing(files[0].parent):
             maps = [stack.enter_context(rasterio.open(file, driver="GTiff")) for file in files]
-        for top in range(0, maps[0].height, ROWS_AT_ONCE):
-            place = ((top, min(top + ROWS_AT_ONCE, maps[0].height)), (0, maps[0].width))
+        rows = strip_rows(maps[0].width)
+        for top in range(0, maps[0].height, rows):
+            place = ((top, min(top + rows, maps[0].height)), (0, maps[0].width))
             with writing(files[0].parent):
                 bands = [each.read(1, window=place) for each in maps]
             yield top, bands
+
+
+def strip_rows(width: int) -> int:
+    """Rows of the strips that a map is read in."""
+    return max(1, STRIP_PIXELS // width)
+
+
+def corners_of(transform: Sequence[float], size: tuple[int, int]) -> np.ndarray:
+    """(4, 2) coordinates around (height, width) pixels."""
+    a, b, c, d, e, f = transform[:6]
+    height, width = size
+    pixels = ((0, 0), (width, 0), (width, height), (0, height))
+    return np.array([(a * u + b * v + c, d * u + e * v + f) for u, v in pixels])
+
+
+def strip_place(transform: Sequence[float], top: int, size: tuple[int, int]):
+    """The transform of a strip of a raster that begins with a row, and its outline as a shapely polygon."""
+    import shapely
+    from rasterio.transform import Affine
+
+    a, b, c, d, e, f = transform[:6]
+    here = Affine(a, b, b * top + c, d, e, e * top + f)
+    return here, shapely.Polygon(corners_of(here, size))
 
 
 def colours(count: int) -> list[tuple[int, int, int, int]]:
@@ -124,19 +150,20 @@ def colours(count: int) -> list[tuple[int, int, int, int]]:
     return [(*(round(255 * value) for value in shade[:3]), 255) for shade in picked]
 
 
-def _strips(scored: WindowScores) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """First row, classes (rows, width) uint8 and scores in per cent (rows, width) uint8."""
-    windows, valid = scored.windows, scored.valid()
+def _blocks(scored: WindowScores) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
+    """First row and column, classes (rows, columns) uint8 and scores in per cent (rows, columns) uint8; some columns
+    at a time, each from north to south."""
+    windows = scored.windows
     tops, lefts, size = windows.places
+    height, width = windows.shape
     weights = window_weights(size, windows.stride)
-    first, there = 0, np.zeros((0, windows.header.width), bool)
-    for top, probabilities, seen in blended(scored.scores, tops, lefts, weights, windows.shape):
-        while top + seen.shape[0] > first + len(there):
-            first, there = next(valid)
-        seen &= there[top - first : top - first + len(seen)]
-        of_class = probabilities.argmax(axis=0).astype(np.uint8) + 1
-        of_score = np.rint(100 * probabilities.max(axis=0)).astype(np.uint8)
-        yield top, np.where(seen, of_class, NOTHING).astype(np.uint8), np.where(seen, of_score, NO_SCORE)
+    for left in range(0, width, COLUMNS_AT_ONCE):
+        columns = left, min(left + COLUMNS_AT_ONCE, width)
+        for top, probabilities, seen in blended(scored.scores, tops, lefts, weights, height, columns):
+            seen &= scored.valid((top, top + len(seen)), columns)
+            of_class = probabilities.argmax(axis=0).astype(np.uint8) + 1
+            of_score = np.rint(100 * probabilities.max(axis=0)).astype(np.uint8)
+            yield top, left, np.where(seen, of_class, NOTHING).astype(np.uint8), np.where(seen, of_score, NO_SCORE)
 
 
 class _Counting:

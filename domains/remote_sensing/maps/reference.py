@@ -15,7 +15,7 @@ from ..layers import ClassRaster, Shapes, read_layer
 from ..rasters import Header, header_of, open_raster
 from ..scene_sets import plain, spoken_name
 from .accuracy import MapAccuracy, map_accuracy
-from .rasters import NOTHING, ROWS_AT_ONCE, Tally, strips_of
+from .rasters import NOTHING, Tally, corners_of, strip_place, strip_rows, strips_of
 
 PER_CLASS = 1000
 """Pixels that are drawn from each class of the map, where the reference covers areas."""
@@ -83,7 +83,8 @@ class Reference:
         import shapely
 
         shapes, numbers = layer.on(header, raster), classes[layer.classes]
-        inside = shapely.intersects(shapes, shapely.Polygon(_corners(header)))
+        outline = shapely.Polygon(corners_of(header.transform, (header.height, header.width)))
+        inside = shapely.intersects(shapes, outline)
         if not inside.any():
             raise DataError(f"{layer.path}: {ELSEWHERE} {raster.name}; give a reference of that place")
         shapes, numbers = shapes[inside], numbers[inside]
@@ -95,23 +96,22 @@ class Reference:
         areas = (shapes[~points], numbers[~points])
         return cls(layer, header, raster, classes, (at[there], numbers[points][there]), areas)
 
-    def strips(self, height: int) -> Iterator[np.ndarray]:
-        """(rows, width) int64 true class of each pixel, from 0, -1 where nothing says, `height` rows at a time."""
+    def strips(self) -> Iterator[np.ndarray]:
+        """(rows, width) int64 true class of each pixel, from 0, -1 where nothing says, in strips as of `strips_of`."""
+        height = strip_rows(self.header.width)
         tops = range(0, self.header.height, height)
         if isinstance(self.layer, ClassRaster):
             yield from self._of_raster(tops, height)
             return
         import shapely
         from rasterio.features import rasterize
-        from rasterio.transform import Affine
 
         shapes, numbers = self.shapes
         tree = shapely.STRtree(shapes)
         for top in tops:
             rows = min(height, self.header.height - top)
-            here = Affine(*self.header.transform) * Affine.translation(0, top)
-            corners = [here * each for each in ((0, 0), (self.header.width, 0), (self.header.width, rows), (0, rows))]
-            found = np.sort(tree.query(shapely.Polygon(corners)))
+            here, outline = strip_place(self.header.transform, top, (rows, self.header.width))
+            found = np.sort(tree.query(outline))
             truth = np.zeros((rows, self.header.width), np.int32)
             if len(found):
                 pairs = zip(shapes[found], numbers[found] + 1)
@@ -191,8 +191,7 @@ def _drawn(reference: Reference, classes_file: Path, seed: int) -> Sample:
     rng = np.random.default_rng(seed)
     drawn: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # class of the map -> random numbers, true classes
     covered = 0
-    truths = reference.strips(ROWS_AT_ONCE)
-    for (_, (of_class,)), truth in zip(strips_of([classes_file]), truths, strict=True):
+    for (_, (of_class,)), truth in zip(strips_of([classes_file]), reference.strips(), strict=True):
         known = (truth >= 0) & (of_class != NOTHING)
         covered += int(known.sum())
         said, right = of_class[known], truth[known]
@@ -237,17 +236,11 @@ def _check_overlap(layer: ClassRaster, header: Header, raster: Path) -> None:
         if (own.height, own.width, own.transform) != (header.height, header.width, header.transform):
             raise DataError(f"{layer.path}: has another size than {raster.name}, and one of them no CRS; add it")
         return
-    xy = np.array(_corners(own))
+    xy = corners_of(own.transform, (own.height, own.width))
     try:
         xy = np.column_stack(moved(xy[:, 0], xy[:, 1], own.crs, header.crs, layer.path))
     except DataError:
         xy = np.full((4, 2), np.inf)
-    there = np.array(_corners(header))
+    there = corners_of(header.transform, (header.height, header.width))
     if (xy.min(axis=0) >= there.max(axis=0)).any() or (xy.max(axis=0) <= there.min(axis=0)).any():
         raise DataError(f"{layer.path}: {ELSEWHERE} {raster.name}; give a reference of that place")
-
-
-def _corners(header: Header) -> list[tuple[float, float]]:
-    a, b, c, d, e, f = header.transform
-    height, width = header.height, header.width
-    return [(a * u + b * v + c, d * u + e * v + f) for u, v in ((0, 0), (width, 0), (width, height), (0, height))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from ....core.errors import CapabilityError
+from ....core.runtime.files import refused
 from ..gdal import INSTALL, NO_NETWORK, writing
 from .areas import Ground
-from .rasters import NO_SCORE, NOTHING, strips_of
+from .rasters import NO_SCORE, NOTHING, strip_place, strips_of
 
 LAYER = "regions"
 
@@ -77,7 +79,8 @@ def write_regions(regions: Regions, class_names: Sequence[str], ground: Ground, 
         "area_m2" if ground.in_metres else "pixels": np.round(regions.areas, 2),
     }
     try:
-        with writing(file.parent):
+        with writing(file.parent), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "'crs' was not provided")  # said already, where there is none
             pyogrio.raw.write(
                 file,
                 shapely.to_wkb(regions.shapes),
@@ -90,8 +93,6 @@ def write_regions(regions: Regions, class_names: Sequence[str], ground: Ground, 
                 layer_options={"RFC7946": "YES"} if json else {},
             )
     except pyogrio.errors.DataSourceError as error:
-        from ....core.runtime.files import refused
-
         raise refused(file.parent, error) from None
 
 
@@ -99,15 +100,12 @@ def _mean_scores(shapes: np.ndarray, scores_file: Path, transform) -> np.ndarray
     """(N,) mean of the scores of each region's pixels, strip by strip."""
     import shapely
     from rasterio.features import rasterize
-    from rasterio.transform import Affine
 
     sums, counts = np.zeros(len(shapes) + 1), np.zeros(len(shapes) + 1)
     tree = shapely.STRtree(shapes)
     for top, (of_score,) in strips_of([scores_file]):
-        here = transform * Affine.translation(0, top)
-        height, width = of_score.shape
-        corners = [here * corner for corner in ((0, 0), (width, 0), (width, height), (0, height))]
-        found = tree.query(shapely.Polygon(corners))
+        here, outline = strip_place(transform, top, of_score.shape)
+        found = tree.query(outline)
         if len(found):
             burnt = rasterize(
                 zip(shapes[found], found + 1), out_shape=of_score.shape, transform=here, dtype="int32"

@@ -1,13 +1,12 @@
-"""Scores of all windows of a raster, some rows of windows at a time; what is done stays done when the process is
-killed."""
+"""Scores of all windows of a raster, some windows at a time; what is done stays done when the process is killed."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +22,10 @@ from ..places import files_of_item
 from ..rasters import Header, OpenRaster, header_of, open_raster
 from .blending import grid
 
-PIXELS_AT_ONCE = 2_000_000
-SCORED = "rows-"
+PIXELS_AT_ONCE = 4_000_000
+SCORED = "windows-"
 """How files of scored windows begin."""
+MASKS_HELD = 8
 
 
 class UnmappableError(DataError):
@@ -60,40 +60,107 @@ class Windows:
         return self.header.height, self.header.width
 
     @cached_property
-    def chunks(self) -> list[range]:
-        """Rows of windows that are scored at once: as many as some million pixels have, one at least."""
-        tops, _, _ = self.places
-        rows = max(1, PIXELS_AT_ONCE // (self.header.width * self.stride))
-        return [range(first, min(first + rows, len(tops))) for first in range(0, len(tops), rows)]
+    def pieces(self) -> list[Piece]:
+        """Windows that are read and scored at once, as many as some million pixels have, row by row of pieces: memory
+        does not grow with the raster."""
+        tops, lefts, (high, wide) = self.places
+        side = max(1, int(PIXELS_AT_ONCE**0.5) // self.stride)
+        columns = _cut(len(lefts), side, lefts, self.header.width)
+        return [
+            Piece(rows, in_rows, of_columns, in_columns, (in_rows[0], tops[rows[-1]] + high, in_columns[0], right))
+            for rows, in_rows in _cut(len(tops), side, tops, self.header.height)
+            for of_columns, in_columns in columns
+            for right in [lefts[of_columns[-1]] + wide]
+        ]
 
-    def rows_of(self, chunk: range) -> tuple[int, int]:
-        """The first of the raster's rows that the next windows do not begin with, and the one after the last."""
-        tops, _, _ = self.places
-        return tops[chunk.start], tops[chunk.stop] if chunk.stop < len(tops) else self.header.height
+
+@dataclass(frozen=True)
+class Piece:
+    """Some windows of a raster.
+
+    Args:
+        rows, columns: which of the grid of windows.
+        own_rows, own_columns: (first, one after the last) of the raster's pixels that it stands for, each in one piece.
+        box: (top, bottom, left, right) pixels that its windows cover.
+    """
+
+    rows: range
+    own_rows: tuple[int, int]
+    columns: range
+    own_columns: tuple[int, int]
+    box: tuple[int, int, int, int]
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        return f"{SCORED}{self.rows.start}-{self.columns.start}.safetensors"
+
+    @property
+    def where(self) -> tuple[slice, slice]:
+        """Its part of the grid of windows."""
+        return slice(self.rows.start, self.rows.stop), slice(self.columns.start, self.columns.stop)
 
 
-@dataclass
+def _cut(count: int, side: int, begins: list[int], end: int) -> list[tuple[range, tuple[int, int]]]:
+    """Ranges of so many windows along one side of a raster, and the pixels that each stands for."""
+    parts = [range(first, min(first + side, count)) for first in range(0, count, side)]
+    return [(part, (begins[part.start], begins[part.stop] if part.stop < count else end)) for part in parts]
+
+
 class WindowScores:
     """Scores of all windows of a raster, and where the raster has values.
 
-    Args:
+    Attributes:
         windows: of the raster.
         scores: (rows, columns, C) float32; NaN for a window without a value, or that could not be scored.
-        folder: that holds where values are.
         skipped: (id, reason) of windows that could not be scored.
     """
 
-    windows: Windows
-    scores: np.ndarray
-    folder: Path
-    skipped: list[tuple[str, str]] = field(default_factory=list)
+    def __init__(self, windows: Windows, classes: int, folder: Path):
+        tops, lefts, _ = windows.places
+        self.windows, self.folder = windows, folder
+        self.scores = np.zeros((len(tops), len(lefts), classes), np.float32)
+        self.skipped: list[tuple[str, str]] = []
+        self._mask = lru_cache(MASKS_HELD)(self._unpacked)
 
-    def valid(self) -> Iterator[tuple[int, np.ndarray]]:
-        """First row and (rows, width) bool, from north to south: where the raster has values."""
-        for chunk in self.windows.chunks:
-            top, bottom = self.windows.rows_of(chunk)
-            packed = _read(_file(self.folder, chunk))["valid"]
-            yield top, _unpacked(packed, (bottom - top, self.windows.header.width))
+    def valid(self, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
+        """(rows, columns) bool of a part of the raster, first and one after the last: where it has values."""
+        whole = np.zeros((rows[1] - rows[0], columns[1] - columns[0]), bool)
+        for piece in self.windows.pieces:
+            (top, bottom), (left, right) = _common(piece.own_rows, rows), _common(piece.own_columns, columns)
+            if top < bottom and left < right:
+                of_piece = self._mask(piece)[
+                    _from(piece.own_rows[0], top, bottom), _from(piece.own_columns[0], left, right)
+                ]
+                whole[_from(rows[0], top, bottom), _from(columns[0], left, right)] = of_piece
+        return whole
+
+    def take(self, piece: Piece) -> bool:
+        """Take over what an earlier process did of a piece, if it did."""
+        try:
+            scores = _read(self.folder / piece.name)["scores"]
+        except (DataError, KeyError):
+            return False
+        if scores.shape != self.scores[piece.where].shape:
+            return False
+        self.scores[piece.where] = scores
+        return True
+
+    def _unpacked(self, piece: Piece) -> np.ndarray:
+        shape = piece.own_rows[1] - piece.own_rows[0], piece.own_columns[1] - piece.own_columns[0]
+        packed = _read(self.folder / piece.name)["valid"]
+        if not len(packed):
+            return np.ones(shape, bool)
+        bits = np.frombuffer(zlib.decompress(packed.tobytes()), np.uint8)
+        return np.unpackbits(bits, count=shape[0] * shape[1]).reshape(shape).astype(bool)
+
+
+def _common(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
+    return max(one[0], other[0]), min(one[1], other[1])
+
+
+def _from(begin: int, first: int, end: int) -> slice:
+    return slice(first - begin, end - begin)
 
 
 def score_windows(windows: Windows, scorer: Scorer, folder: Path, progress: Callable[[int, int], None]) -> WindowScores:
@@ -108,26 +175,26 @@ def score_windows(windows: Windows, scorer: Scorer, folder: Path, progress: Call
     Raises:
         UnmappableError: the raster ends early or has no value. DataError: nothing can be written.
     """
-    tops, lefts, _ = windows.places
-    whole = WindowScores(windows, np.zeros((len(tops), len(lefts), len(scorer.class_names)), np.float32), folder)
-    todo = [chunk for chunk in windows.chunks if not _taken(whole, chunk)]
-    total = len(tops) * len(lefts)
-    done = total - len(lefts) * sum(map(len, todo))
+    whole = WindowScores(windows, len(scorer.class_names), folder)
+    todo = [piece for piece in windows.pieces if not whole.take(piece)]
+    total = whole.scores.shape[0] * whole.scores.shape[1]
+    done = total - sum(len(piece.rows) * len(piece.columns) for piece in todo)
     progress(done, total)
     files = files_of_item(windows.item)
     with open_raster(files, windows.item.decode.get("sensor")) as raster, ThreadPoolExecutor(1) as ahead:
-        reading = [ahead.submit(_Strip, windows, raster, chunk) for chunk in todo[:1]]
-        for number, chunk in enumerate(todo):
+        reading = [ahead.submit(_Pixels, windows, raster, piece) for piece in todo[:1]]
+        for number, piece in enumerate(todo):
             try:
-                strip = reading.pop().result()
+                pixels = reading.pop().result()
             except DataError as error:
                 raise UnmappableError(str(error)) from error
-            reading += [ahead.submit(_Strip, windows, raster, chunk) for chunk in todo[number + 1 : number + 2]]
-            whole.scores[chunk.start : chunk.stop], skipped = strip.scored(scorer)
+            reading += [ahead.submit(_Pixels, windows, raster, next_) for next_ in todo[number + 1 : number + 2]]
+            whole.scores[piece.where], skipped = pixels.scored(scorer)
             whole.skipped += skipped
-            content = {"scores": whole.scores[chunk.start : chunk.stop], "valid": strip.packed()}
-            write_whole(_file(folder, chunk), save(content))
-            done += len(chunk) * len(lefts)
+            write_whole(
+                folder / piece.name, save({"scores": whole.scores[piece.where].copy(), "valid": pixels.packed()})
+            )
+            done += len(piece.rows) * len(piece.columns)
             progress(done, total)
     if np.isnan(whole.scores).all():
         why = whole.skipped[0][1] if whole.skipped else "no pixel of it has a value"
@@ -135,30 +202,30 @@ def score_windows(windows: Windows, scorer: Scorer, folder: Path, progress: Call
     return whole
 
 
-class _Strip:
-    """The pixels of some rows of windows."""
+class _Pixels:
+    """The pixels of a piece."""
 
-    def __init__(self, windows: Windows, raster: OpenRaster, chunk: range):
-        self.windows, self.chunk = windows, chunk
-        tops, _, (high, _) = windows.places
-        self.top, bottom = tops[chunk.start], tops[chunk.stop - 1] + high
-        decode, width = windows.item.decode, windows.header.width
-        raster.check_size((bottom - self.top, width), None, int(decode.get("max_pixels", MAX_PIXELS)))
-        window = (0, self.top, width, bottom - self.top)
+    def __init__(self, windows: Windows, raster: OpenRaster, piece: Piece):
+        self.windows, self.piece = windows, piece
+        top, bottom, left, right = piece.box
+        decode = windows.item.decode
+        raster.check_size((bottom - top, right - left), None, int(decode.get("max_pixels", MAX_PIXELS)))
+        window = (left, top, right - left, bottom - top)
         self.values, self.there, *self.how = read_channels(raster, windows.item.source, decode, window)
 
     def scored(self, scorer: Scorer) -> tuple[np.ndarray, list[tuple[str, str]]]:
         """(rows, columns, C) float32 of the windows, and what could not be scored."""
         tops, lefts, (high, wide) = self.windows.places
         item, boxes = self.windows.item, {}
-        for row, window_row in enumerate(self.chunk):
-            for column, left in enumerate(lefts):
-                box = (left, tops[window_row], wide, high)
+        for row, top in enumerate(tops[each] for each in self.piece.rows):
+            for column, left in enumerate(lefts[each] for each in self.piece.columns):
+                box = (left, top, wide, high)
                 if self._part(self.there, box).any():
-                    boxes[f"{item.id}#{box[1]}_{left}"] = (row, column, box)
+                    boxes[f"{item.id}#{top}_{left}"] = (row, column, box)
         # a digest in place of the file's hash: nothing of these is stored
         items = [Item(id_, item.source, {"digest": id_, "window": list(box)}) for id_, (*_, box) in boxes.items()]
-        scores = np.full((len(self.chunk), len(lefts), len(scorer.class_names)), np.nan, np.float32)
+        shape = len(self.piece.rows), len(self.piece.columns), len(scorer.class_names)
+        scores = np.full(shape, np.nan, np.float32)
         if not items:
             return scores, []
         ids, probabilities, skipped = scorer.score(DomainData(items, scorer.class_names, self._picture))
@@ -167,15 +234,14 @@ class _Strip:
         return scores, skipped
 
     def packed(self) -> np.ndarray:
-        """Where the rows that are this strip's own have values, as bytes; none where they have everywhere."""
-        top, bottom = self.windows.rows_of(self.chunk)
-        own = self.there[top - self.top : bottom - self.top]
-        text = b"" if own.all() else zlib.compress(np.packbits(own).tobytes(), 1)
-        return np.frombuffer(text, np.uint8)
+        """Where the pixels that the piece stands for have values, as bytes; none where they have everywhere."""
+        top, _, left, _ = self.piece.box
+        own = self.there[_from(top, *self.piece.own_rows), _from(left, *self.piece.own_columns)]
+        return np.frombuffer(b"" if own.all() else zlib.compress(np.packbits(own).tobytes(), 1), np.uint8)
 
-    def _part(self, of: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
+    def _part(self, of: np.ndarray, box: Sequence[int]) -> np.ndarray:
         left, top, wide, high = box
-        return of[..., top - self.top : top - self.top + high, left : left + wide]
+        return of[..., _from(self.piece.box[0], top, top + high), _from(self.piece.box[2], left, left + wide)]
 
     def _picture(self, item: Item) -> Decoded:
         values, there = (self._part(each, item.decode["window"]) for each in (self.values, self.there))
@@ -183,31 +249,8 @@ class _Strip:
         return picture_of(values, there, *self.how, stretch, item.source)
 
 
-def _taken(whole: WindowScores, chunk: range) -> bool:
-    """Take over what an earlier process did of a chunk, if it did."""
-    try:
-        scores = _read(_file(whole.folder, chunk))["scores"]
-    except (DataError, KeyError):
-        return False
-    if scores.shape != whole.scores[chunk.start : chunk.stop].shape:
-        return False
-    whole.scores[chunk.start : chunk.stop] = scores
-    return True
-
-
-def _file(folder: Path, chunk: range) -> Path:
-    return folder / f"{SCORED}{chunk.start:07d}.safetensors"
-
-
 def _read(file: Path) -> dict[str, np.ndarray]:
     try:
         return load(file.read_bytes())
     except (OSError, SafetensorError) as error:
         raise DataError(f"{file}: cannot be read ({error}); run the same command again") from error
-
-
-def _unpacked(packed: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    if not len(packed):
-        return np.ones(shape, bool)
-    bits = np.frombuffer(zlib.decompress(packed.tobytes()), np.uint8)
-    return np.unpackbits(bits, count=shape[0] * shape[1]).reshape(shape).astype(bool)

@@ -36,6 +36,12 @@ class Colours(Scorer):
 
 
 @pytest.fixture
+def colours():
+    """The class of the model."""
+    return Colours
+
+
+@pytest.fixture
 def make_maps(tmp_path):
     """make_maps([raster], ["map.tif"], window=16, overlap=0.25, scorer=Colours(), **options): the `OwnFiles`. A place
     without a suffix is the folder."""
