@@ -64,7 +64,7 @@ class Reading(domain.Reading):
         parse=check_stretch,
     )
     labels: str | None = option(
-        None, "label layer (.gpkg, .geojson, .shp, or a raster) that says the classes of windows of rasters"
+        None, "label layer (.gpkg, .geojson, .shp, raster): classes of windows; at prediction a map's reference"
     )
     window_size: int = option(224, "large rasters: side of a window in pixels", low=8, high=8192)
     overlap: float = option(0.25, "large rasters: share of a window that the next covers too", low=0, below=1)

@@ -6,7 +6,10 @@ beside them (.aux.xml, .ovr, .msk, world files): these can name addresses, and G
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +29,7 @@ DRIVERS = {
     ".vrt": "VRT",
 }
 INSTALL = 'rasters need rasterio: pip install "vladapt[remote-sensing]"'
+LITTLE_SPACE = 1 << 20
 NO_NETWORK = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
     "GDAL_CACHEMAX": 256,
@@ -104,7 +108,10 @@ def writing(folder: Path) -> Iterator[None]:
         with rasterio.Env(**NO_NETWORK):
             yield
     except (*_gdal_errors(), OSError) as error:
-        raise refused(folder, error.__cause__ or error) from None
+        cause = error.__cause__ or error
+        if shutil.disk_usage(folder).free < LITTLE_SPACE:  # GDAL says what it could not do, seldom why
+            cause = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise refused(folder, cause) from None
 
 
 def linear_unit(crs: str) -> float | None:
