@@ -2,8 +2,9 @@
 
 Fields of 2,500 pixels are drawn as by `raster_windows.py`; a run is fitted on another such raster. `map` is the whole
 command: "mapping" reads and scores the windows, "writing" blends them into two cloud-optimised GeoTIFFs, and what
-remains of all makes the regions and compares the map with the fields. `terratorch` reads the raster into memory, as `tiled_inference` wants it by default, and passes chips
-of the same size and stride through the same tower and classifier, in batches of the same size.
+remains of all makes the regions and compares the map with the fields. `terratorch` reads the raster into memory, as
+`tiled_inference` wants it by default, and passes chips of the same size and stride through the same tower and
+classifier, in batches of the same size.
 
     python benchmarks/raster_maps.py fit                     learn.tif, learn.gpkg and the folder runs
     python benchmarks/raster_maps.py draw f5000 5000
