@@ -18,6 +18,7 @@ from ...core.data.unlabelled import read_unlabelled
 from ...core.errors import ConfigError, DataError
 from .bands import check_bands, sensors
 from .gdal import DRIVERS
+from .maps import MAP_FILES
 from .pictures import check_stretch, is_raster, raster_format, with_stretch
 from .places import with_blocks
 from .scene_sets import SceneSet, scene_set, with_words
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from ...core.contracts.task import Use
     from ...core.runtime.progress import Reporter
 
-MAP_FILES = (".tif", ".gpkg", ".geojson")
-"""A page, .html, is a map too where `RemoteSensing.writes_own` says so."""
 PROMPTS_FILE = Path(__file__).with_name("prompts.json")
 CORPORA: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
     "clip": ((0.481, 0.458, 0.408), (0.269, 0.261, 0.276)),

@@ -25,18 +25,17 @@ from ..places import files_of_item
 from ..rasters import header_of
 from ..stacks import PRODUCT_FILES
 from ..windows import Cutting
+from . import MAP_FILES
 from .areas import Ground
 from .page import Layer, hex_colours, layer_of, write_page
 from .rasters import write_rasters
-from .reference import Reference, assess
+from .reference import ElsewhereError, Reference, assess
 from .regions import regions_of, write_regions
 from .scores import UnmappableError, Windows, score_windows
 from .summary import as_json, columns_of, facts_of, matrix_of, rows_as_text, with_half
 from .work import key_of, work_folders
 
 MAP, SCORES, PACKAGE, GEOJSON, ACCURACY, PAGE = ".tif", "_scores.tif", ".gpkg", ".geojson", "_accuracy.json", ".html"
-SUFFIXES = (MAP, PACKAGE, GEOJSON)
-"""Of files that are maps whatever the run; `PAGE` is one where the run was fitted on windows."""
 FACTS = (".csv", ".jsonl")
 """Of files of rows that go with a map."""
 OF_ROWS = ("top", "threshold", "coverage", "set_method", "max_error")
@@ -112,14 +111,7 @@ def write_maps(
     for plan in plans:
         _note_on_place(plan)
         if options.reference is not None:
-            plan.reference = Reference.open(
-                options.reference,
-                plan.windows.header,
-                plan.windows.item.source,
-                class_names,
-                options.column,
-                options.names,
-            )
+            _lay_over(plan, options, class_names, alone=len(plans) == 1)
     model = scorer()
     if model.multilabel:
         raise ConfigError(f"{use.run.path}: several labels may hold of one window, and a map has one per pixel")
@@ -153,7 +145,7 @@ def is_map(use: Use) -> bool:
     """Whether a `predict` asks for a map: a folder, a file that nothing else has, or, of a run that was fitted on
     windows, a page of rasters."""
     suffixes = {file.suffix.lower() for file in use.files}
-    if use.out is not None or suffixes & set(SUFFIXES):
+    if use.out is not None or suffixes & set(MAP_FILES):
         return True
     return PAGE in suffixes and fitted_on_windows(use) and all(is_raster(Path(image)) for image in use.images)
 
@@ -216,17 +208,20 @@ def _planned(item: Item, name: str, use: Use, options: MapOptions) -> Planned:
 
 def _check_places(use: Use, plans: Sequence[Planned], several: bool) -> None:
     """Raise the ConfigError of what cannot be written before anything is computed."""
-    if use.out is not None and Path(use.out).suffix and not Path(use.out).is_dir():
-        known = ", ".join((*SUFFIXES, PAGE, *FACTS))
+    if use.out is not None and Path(use.out).suffix[1:].isalpha() and not Path(use.out).is_dir():
+        known = ", ".join((*MAP_FILES, PAGE, *FACTS))
         raise ConfigError(f"--out {use.out}: no kind of file that a map is written as; give {known}, or a folder")
-    single = [file for file in use.files if file.suffix.lower() in SUFFIXES]
+    single = [file for file in use.files if file.suffix.lower() in MAP_FILES]
     if several and single:
         raise ConfigError(f"--out {single[0]}: one file, and {len(plans)} rasters are given; give a folder")
     suffixes = [file.suffix.lower() for file in use.files]
     for file, suffix in zip(use.files, suffixes):
         if suffixes.count(suffix) > 1:
             raise ConfigError(f"--out {file}: {suffixes.count(suffix)} files of that kind; give one of each")
-    for target in [*use.files, *(target for plan in plans for target in plan.targets.values())]:
+    targets = [target for plan in plans for target in plan.targets.values() if target not in use.files]
+    if twice := [target for target in targets if targets.count(target) > 1]:
+        raise ConfigError(f"{twice[0]}: would be written twice, of rasters with such names; rename one of them")
+    for target in [*use.files, *targets]:
         if target.exists() or target.is_symlink():
             raise ConfigError(f"{target}: exists, and a map replaces no file; remove it or give another --out")
 
@@ -242,6 +237,17 @@ def _note_on_place(plan: Planned) -> None:
     if not header.crs:
         plan.notes.append(f"{plan.windows.item.source.name} has no CRS: the map has none either, and no GeoJSON")
     plan.notes.append(plan.ground.words)
+
+
+def _lay_over(plan: Planned, options: MapOptions, class_names: Sequence[str], alone: bool) -> None:
+    """Lay the reference over a raster; of several rasters it need not reach all."""
+    windows, how = plan.windows, (options.column, options.names)
+    try:
+        plan.reference = Reference.open(options.reference, windows.header, windows.item.source, class_names, *how)
+    except ElsewhereError as error:
+        if alone:
+            raise
+        plan.notes.append(str(error))
 
 
 def _made(
@@ -263,9 +269,12 @@ def _made(
     accuracy = None
     if plan.reference is not None:
         accuracy, notes = assess(plan.reference, plan.made(MAP), names, tally, options.seed)
-        plan.notes += [f"accuracy by area {with_half(accuracy.overall.value, accuracy.overall.half_width)}", *notes]
+        plan.notes += notes
+    if accuracy is not None:
+        plan.notes.append(f"accuracy by area {with_half(accuracy.overall.value, accuracy.overall.half_width)}")
         write_whole(plan.made(ACCURACY), json.dumps(as_json(accuracy), indent=2, ensure_ascii=False) + "\n")
-    facts = facts_of(plan.name, names, tally, plan.ground.in_metres, accuracy)
+    assessed = options.reference is not None
+    facts = facts_of(plan.name, names, tally, plan.ground.in_metres, assessed, accuracy)
     if PAGE not in plan.targets:
         return facts, None
     shades = hex_colours(len(names))
@@ -290,8 +299,8 @@ def _move(made: Path, target: Path) -> None:
 
 def _put_in_place(plans: Sequence[Planned], use: Use, written: OwnFiles) -> None:
     """Move all that was made; what was moved is taken away again where one cannot be."""
-    moves = {target: plan.made(part) for plan in plans for part, target in plan.targets.items()}
-    moves = {target: made for target, made in moves.items() if made.exists()}
+    of_plans = [(target, plan.made(part)) for plan in plans for part, target in plan.targets.items()]
+    moves = {target: made for target, made in of_plans if made.exists()}
     for file in use.files:
         if file.suffix.lower() in FACTS:
             moves[file] = plans[0].work / f"facts{file.suffix.lower()}"

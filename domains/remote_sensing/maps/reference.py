@@ -22,6 +22,10 @@ PER_CLASS = 1000
 ELSEWHERE = "lies elsewhere on earth than"
 
 
+class ElsewhereError(DataError):
+    """A reference that lies elsewhere on earth than a raster."""
+
+
 @dataclass(frozen=True)
 class Reference:
     """A label layer over a raster.
@@ -61,7 +65,8 @@ class Reference:
             names: of the values of a raster of classes, in order, as the run's reader was told them.
 
         Raises:
-            DataError: it cannot be read, names a class that the map does not have, or lies elsewhere on earth.
+            ElsewhereError: it lies elsewhere on earth. DataError: it cannot be read, or names a class that the map does
+                not have.
         """
         layer = read_layer(path, column, None)
         if isinstance(layer, ClassRaster):
@@ -86,7 +91,7 @@ class Reference:
         outline = shapely.Polygon(corners_of(header.transform, (header.height, header.width)))
         inside = shapely.intersects(shapes, outline)
         if not inside.any():
-            raise DataError(f"{layer.path}: {ELSEWHERE} {raster.name}; give a reference of that place")
+            raise ElsewhereError(f"{layer.path}: {ELSEWHERE} {raster.name}; give a reference of that place")
         shapes, numbers = shapes[inside], numbers[inside]
         points = shapely.get_dimensions(shapes) == 0
         xy = shapely.get_coordinates(shapely.centroid(shapes[points]))
@@ -149,7 +154,7 @@ class Sample:
 
 def assess(
     reference: Reference, classes_file: Path, class_names: Sequence[str], tally: Tally, seed: int
-) -> tuple[MapAccuracy, list[str]]:
+) -> tuple[MapAccuracy | None, list[str]]:
     """Accuracy and areas of a map by a reference, and sentences on how the sample was drawn.
 
     Points of the reference are the sample, where it has some. Of areas, `PER_CLASS` pixels of each class of the map
@@ -158,12 +163,12 @@ def assess(
     Args:
         seed: of the draw.
 
-    Raises:
-        DataError: the reference says nothing where the map has a class.
+    Returns:
+        None where the reference says nothing of any pixel that has a class.
     """
     sample = _at_points(reference, classes_file) if len(reference.points[1]) else _drawn(reference, classes_file, seed)
     if not len(sample.of_map):
-        raise DataError(f"{reference.layer.path}: {ELSEWHERE} {reference.raster.name}, or says nothing there")
+        return None, [f"{reference.layer.path.name} says nothing where {reference.raster.name} has a value"]
     made = map_accuracy(class_names, sample.matrix(len(class_names)), tally.areas)
     if made.unsampled:
         named = ", ".join(made.unsampled)
@@ -243,4 +248,4 @@ def _check_overlap(layer: ClassRaster, header: Header, raster: Path) -> None:
         xy = np.full((4, 2), np.inf)
     there = corners_of(header.transform, (header.height, header.width))
     if (xy.min(axis=0) >= there.max(axis=0)).any() or (xy.max(axis=0) <= there.min(axis=0)).any():
-        raise DataError(f"{layer.path}: {ELSEWHERE} {raster.name}; give a reference of that place")
+        raise ElsewhereError(f"{layer.path}: {ELSEWHERE} {raster.name}; give a reference of that place")

@@ -15,13 +15,19 @@ from ....core.contracts.own_files import OwnFiles
 from .accuracy import Estimate, MapAccuracy
 from .rasters import Tally
 
+ESTIMATES = ("users_accuracy", "producers_accuracy", "estimated_share")
 METHOD = "Olofsson et al. 2014, doi 10.1016/j.rse.2014.02.015; rows of the matrix are the map's classes"
 
 
 def facts_of(
-    raster: str, names: Sequence[str], tally: Tally, in_metres: bool, accuracy: MapAccuracy | None
+    raster: str, names: Sequence[str], tally: Tally, in_metres: bool, assessed: bool, accuracy: MapAccuracy | None
 ) -> list[dict[str, Any]]:
-    """A dict per class; with an accuracy its estimates too, None where they cannot be told."""
+    """A dict per class.
+
+    Args:
+        assessed: whether there is a reference: facts then have what it estimates, None where that cannot be told.
+        accuracy: by the reference; None where it says nothing of this map.
+    """
     total = tally.areas.sum()
     facts = []
     for index, name in enumerate(names):
@@ -33,10 +39,11 @@ def facts_of(
             "share": float(tally.areas[index] / total),
             "score": _number(tally.scores[index]),
         }
-        if accuracy is not None:
-            for key, estimate in _of_classes(accuracy).items():
-                fact[key] = _number(estimate.value[index])
-                fact[f"{key}_half_width"] = _number(estimate.half_width[index])
+        of_classes = {} if accuracy is None else _of_classes(accuracy)
+        for key in ESTIMATES if assessed else ():
+            estimate = of_classes.get(key)
+            fact[key] = None if estimate is None else _number(estimate.value[index])
+            fact[f"{key}_half_width"] = None if estimate is None else _number(estimate.half_width[index])
         facts.append(fact)
     return facts
 
@@ -110,11 +117,7 @@ def rows_as_text(written: OwnFiles, suffix: str) -> str:
 
 
 def _of_classes(accuracy: MapAccuracy) -> dict[str, Estimate]:
-    return {
-        "users_accuracy": accuracy.users,
-        "producers_accuracy": accuracy.producers,
-        "estimated_share": accuracy.shares,
-    }
+    return dict(zip(ESTIMATES, (accuracy.users, accuracy.producers, accuracy.shares)))
 
 
 def _number(value: float) -> float | None:

@@ -227,6 +227,16 @@ def test_each_raster_of_a_folder_gets_its_maps_in_its_own_coordinates(make_maps,
     assert "no pixel of it has a value" in left_out["empty.tif"] and "ends early" in left_out["short.tif"]
 
 
+def test_several_rasters_share_a_page_and_names_that_meet_are_refused(make_maps, write_raster, patches, tmp_path):
+    files = [write_raster(f"in/{name}.tif", patches(20, 20)) for name in ("a", "b", "a_scores")]
+    made = make_maps(files[:2], ["both.html", "facts.csv"])
+    text = (tmp_path / "both.html").read_text(encoding="utf-8")
+    assert text.count('class="classes"') == 2 and text.index("<h2>a</h2>") < text.index("<h2>b</h2>")
+    assert {file.name for file in made.files} == {"both.html", "facts.csv"} and len(made.facts) == 6
+    with pytest.raises(ConfigError, match=r"a_scores\.tif: would be written twice"):
+        make_maps(files, ["maps"])
+
+
 @pytest.mark.parametrize(
     ("out", "words"),
     [

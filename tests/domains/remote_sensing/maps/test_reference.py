@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from vladapt.core.errors import DataError
 from vladapt.domains.remote_sensing.maps import reference
 from vladapt.domains.remote_sensing.maps.accuracy import map_accuracy
+from vladapt.domains.remote_sensing.rasters import header_of
 
 rasterio = pytest.importorskip("rasterio", reason="extra remote-sensing is not installed")
 pyogrio = pytest.importorskip("pyogrio", reason="extra remote-sensing is not installed")
@@ -97,15 +99,13 @@ def test_pixels_are_drawn_where_the_reference_covers_areas(make_maps, land, writ
 
 def test_a_draw_is_uniform_over_the_pixels_of_a_class(make_maps, land, write_layer, tmp_path, monkeypatch):
     monkeypatch.setattr(reference, "PER_CLASS", 100)
-    layer = write_layer(
-        "truth.gpkg", [shapely.box(*at(0, 48), *at(60, 24)), shapely.box(*at(0, 24), *at(60, 0))], NAMES[:2]
-    )
-    draws = []
-    for seed in range(6):
-        make_maps([land], [f"{seed}.tif"], window=4, overlap=0.0, reference=layer, seed=seed)
-        draws.append(json.loads((tmp_path / f"{seed}_accuracy.json").read_text())["error_matrix"])
-    assert len({json.dumps(draw) for draw in draws}) == 6
-    share = np.array(draws)[:, :, 0].sum() / np.array(draws).sum()
+    halves = [shapely.box(*at(0, 48), *at(60, 24)), shapely.box(*at(0, 24), *at(60, 0))]
+    made = make_maps([land], ["map.tif"], window=4, overlap=0.0)
+    tally = SimpleNamespace(areas=np.array([fact["area_m2"] for fact in made.facts]))
+    laid = reference.Reference.open(write_layer("truth.gpkg", halves, NAMES[:2]), header_of([land]), land, NAMES)
+    draws = [reference.assess(laid, tmp_path / "map.tif", NAMES, tally, seed)[0].matrix for seed in range(6)]
+    assert len({draw.tobytes() for draw in draws}) == 6
+    share = sum(draw[:, 0].sum() for draw in draws) / 1800
     assert share == pytest.approx(0.5, abs=3 * 0.5 / np.sqrt(1800))
 
 
@@ -136,6 +136,27 @@ def test_a_reference_that_does_not_fit_is_one_line_before_anything_is_scored(
     ):
         with pytest.raises(DataError, match=words):
             make_maps([land], ["map.tif"], reference=layer)
+
+
+def test_of_several_rasters_a_reference_need_not_reach_all(make_maps, land, write_layer, write_raster, tmp_path):
+    other = write_raster("other.tif", np.full((3, 20, 20), 9, np.uint8), left=900_000.0)
+    layer = write_layer("truth.gpkg", [stripe(0, 20), stripe(20, 40), stripe(40, 60)], NAMES)
+    made = make_maps([land, other], ["maps", "facts.csv"], window=4, overlap=0.0, reference=layer)
+    assert (tmp_path / "maps" / "land_accuracy.json").is_file()
+    assert not (tmp_path / "maps" / "other_accuracy.json").exists()
+    assert [fact["users_accuracy"] for fact in made.facts] == [1, 1, 1, None, None, None]
+    assert any(note.startswith("other: ") and "lies elsewhere on earth" in note for note in made.notes)
+    with pytest.raises(DataError, match="lies elsewhere"):
+        make_maps([other], ["other_map.tif"], reference=layer)
+
+
+def test_a_reference_of_what_has_no_value_gives_no_accuracy(make_maps, write_layer, write_raster, tmp_path):
+    values = np.full((3, 48, 60), 200, np.uint8)
+    values[:, :, :30] = 0
+    half = write_raster("half.tif", values, nodata=0)
+    made = make_maps([half], ["map.tif"], reference=write_layer("truth.gpkg", [stripe(0, 20)], ["red"]))
+    assert any("truth.gpkg says nothing where half.tif has a value" in note for note in made.notes)
+    assert not (tmp_path / "map_accuracy.json").exists() and made.facts[0]["users_accuracy"] is None
 
 
 def test_a_class_that_the_reference_does_not_reach_is_told(make_maps, land, write_layer, tmp_path):
