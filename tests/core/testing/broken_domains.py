@@ -102,13 +102,19 @@ class NoMetric(Whole):
     metrics = (Label,)
 
 
-@breaks(
-    "has own_files of the task 'mapping', which is none of its own",
-    "names '.csv' in own_files; give suffixes in lower case, other than .csv, .jsonl, .html",
-    "names files of its own and has no write_own",
-)
+@breaks("has own_files of the task 'mapping', which is none of its own")
+class FilesOfAnotherTask(Whole):
+    own_files: ClassVar = {"mapping": (".map",)}
+
+
+@breaks("names '.csv' in own_files; give suffixes in lower case, other than .csv, .jsonl, .html")
+class FilesOfRows(Whole):
+    own_files: ClassVar = {"classification": (".map", ".csv")}
+
+
+@breaks("names files of its own and has no write_own")
 class UnwrittenFiles(Whole):
-    own_files: ClassVar = {"classification": (".map", ".csv"), "mapping": (".map",)}
+    own_files: ClassVar = {"classification": (".map",)}
 
 
 class Kappa(Metric):
