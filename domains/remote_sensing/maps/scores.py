@@ -22,7 +22,8 @@ from ..places import files_of_item
 from ..rasters import Header, OpenRaster, header_of, open_raster
 from .blending import grid
 
-PIXELS_AT_ONCE = 4_000_000
+PIXELS_AT_ONCE, WINDOWS_ASIDE = 4_000_000, 16
+"""Of a piece: its pixels at most, and windows along a side, so that a process that is killed loses little."""
 SCORED = "windows-"
 """How files of scored windows begin."""
 MASKS_HELD = 8
@@ -61,10 +62,9 @@ class Windows:
 
     @cached_property
     def pieces(self) -> list[Piece]:
-        """Windows that are read and scored at once, as many as some million pixels have, row by row of pieces: memory
-        does not grow with the raster."""
+        """Windows that are read and scored at once, row by row of pieces: memory does not grow with the raster."""
         tops, lefts, (high, wide) = self.places
-        side = max(1, int(PIXELS_AT_ONCE**0.5) // self.stride)
+        side = max(1, min(int(PIXELS_AT_ONCE**0.5) // self.stride, WINDOWS_ASIDE))
         columns = _cut(len(lefts), side, lefts, self.header.width)
         return [
             Piece(rows, in_rows, of_columns, in_columns, (in_rows[0], tops[rows[-1]] + high, in_columns[0], right))
