@@ -198,7 +198,7 @@ def _planned(item: Item, name: str, use: Use, options: MapOptions) -> Planned:
     for file in use.files:
         suffix = file.suffix.lower()
         if suffix == MAP:
-            targets |= {part: file.with_name(f"{file.stem}{part}") for part in every if part != MAP}
+            targets |= {part: file.with_name(f"{file.stem}{part}") for part in every}
         if suffix == GEOJSON and not windows.header.crs:
             raise ConfigError(f"--out {file}: {item.source} has no CRS, and GeoJSON is in WGS 84; give a .gpkg")
         if suffix not in FACTS:
