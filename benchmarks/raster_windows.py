@@ -20,27 +20,32 @@ from scipy.ndimage import gaussian_filter
 CROPS = ("wheat", "maize", "fallow", "rape")
 BANDS = ("blue", "green", "red", "nir")
 VALUES = np.array([[900, 700, 600, 2500], [1100, 900, 700, 3200], [1400, 1200, 1000, 2200], [800, 900, 500, 2800]])
-FIELD, LEFT, TOP, METRES = 100, 500_000, 5_000_000, 10
+FIELD, ROWS, LEFT, TOP, METRES = 100, 100, 500_000, 5_000_000, 10
 
 
-def draw(name: str, side: int, seed: int = 0) -> None:
-    """Write NAME.tif, some rows at a time, and NAME.gpkg."""
+def draw(name: str, side: int, seed: int = 0, field: int = FIELD, contrast: float = 350) -> None:
+    """Write NAME.tif, some rows at a time, and NAME.gpkg.
+
+    Args:
+        side: of the raster, and `field` of a field, in pixels.
+        contrast: how much the light changes.
+    """
     rng = np.random.default_rng(seed)
-    count = side // FIELD
+    count = side // field
     crops = rng.integers(0, len(CROPS), (count, count))
     light = [gaussian_filter(rng.normal(size=(side // 10, side // 10)), 20) for _ in BANDS]
     light = np.stack([each / each.std() for each in light])  # (4, side / 10, side / 10), smooth
-    shape = {"count": len(BANDS), "height": count * FIELD, "width": count * FIELD, "dtype": "uint16"}
+    shape = {"count": len(BANDS), "height": count * field, "width": count * field, "dtype": "uint16"}
     place = {"crs": "EPSG:32633", "transform": from_origin(LEFT, TOP, METRES, METRES)}
     with rasterio.open(f"{name}.tif", "w", driver="GTiff", tiled=True, compress="deflate", **shape, **place) as raster:
-        for row in range(count):
-            strip = np.kron(crops[row : row + 1], np.ones((FIELD, FIELD), int))  # (100, side)
-            of_strip = light[:, row * FIELD // 10 : (row + 1) * FIELD // 10, : count * FIELD // 10]
-            values = VALUES[strip].transpose(2, 0, 1) + 350 * of_strip.repeat(10, axis=1).repeat(10, axis=2)
+        for top in range(0, count * field, ROWS):
+            strip = crops[top // field].repeat(field)[None].repeat(ROWS, axis=0)  # (100, side)
+            of_strip = light[:, top // 10 : (top + ROWS) // 10, : count * field // 10]
+            values = VALUES[strip].transpose(2, 0, 1) + contrast * of_strip.repeat(10, axis=1).repeat(10, axis=2)
             values = np.clip(values + 80 * rng.normal(size=values.shape), 1, 65535).astype(np.uint16)
-            raster.write(values, window=((row * FIELD, (row + 1) * FIELD), (0, count * FIELD)))
+            raster.write(values, window=((top, top + ROWS), (0, count * field)))
         raster.descriptions = BANDS
-    metres = FIELD * METRES
+    metres = field * METRES
     corners = [(LEFT + column * metres, TOP - (row + 1) * metres) for row in range(count) for column in range(count)]
     pyogrio.raw.write(
         f"{name}.gpkg",

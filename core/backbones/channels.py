@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..contracts.domain import MEAN, TRAINED, InputChannels
+from ..contracts.channels import MEAN, TRAINED, InputChannels
 from ..contracts.images import CropTransform
 from ..errors import CapabilityError, DataError
 from .positions import ROOTS

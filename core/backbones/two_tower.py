@@ -24,7 +24,7 @@ from .preprocessing import Preprocess
 from .tower_steps import ImageTower, TextTower, run
 
 if TYPE_CHECKING:
-    from ..contracts.domain import InputChannels
+    from ..contracts.channels import InputChannels
     from .prompted import TowerPrompts
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -255,8 +256,8 @@ def predict(
         list[str] | None,
         typer.Option(
             metavar="PLACE",
-            help="A file of the predictions (.csv, .jsonl, .html), or else a folder for pictures and files of what was "
-            "found (detection, segmentation). Repeatable.",
+            help="A file of the predictions (.csv, .jsonl, .html), a file of the domain's own such as a map (its page "
+            "says which), or else a folder for pictures and files of what was found. Repeatable.",
         ),
     ] = None,
     top: Annotated[
@@ -281,9 +282,11 @@ def predict(
 
     Example: vladapt predict runs/20260101-120000-medical-ape-1a2b new_scans/
     """
+    from ..contracts.own_files import OwnFiles
     from ..engine.fit import predict as engine_predict
     from ..engine.fit import task_of_run
     from ..runs.folder import Run
+    from .tables import own_table
 
     predicted = engine_predict(
         run,
@@ -309,7 +312,10 @@ def predict(
         said = {"notes": notes} if notes else {}
         print_json({"run": run, "predictions": predicted.rows(), "skipped": skipped, **said, **written})
         return
-    show_table(task_of_run(Run.open(run)).predictions_table(predicted.rows()))
+    if isinstance(predicted, OwnFiles):
+        show_table(own_table(predicted))
+    else:
+        show_table(task_of_run(Run.open(run)).predictions_table(predicted.rows()))
     for note in notes:
         echo(f"Note: {note[0].upper()}{note[1:]}")
     echo_skipped(predicted.skipped)
@@ -318,8 +324,9 @@ def predict(
 
 
 def _places(files: list, out: list[str]) -> str:
-    """Files of rows by name, and how many there are in a folder."""
-    named = [str(file) for file in files if str(file) in out]
+    """Files by name, and how many there are in a folder."""
+    given = {Path(place) for place in out}
+    named = [str(file) for file in files if not given & set(file.parents)]
     folders = [place for place in out if place not in named]
     others = len(files) - len(named)
     return ", ".join([*named, *(f"{others} file{'s' * (others != 1)} in {folder}" for folder in folders)])

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.table import Table
 
 from ..contracts.families import FAMILIES
 from ..errors import is_main_rank, printable
+
+if TYPE_CHECKING:
+    from ..contracts.own_files import OwnFiles
 
 WORDS = {"auroc": "macro AUROC"}
 """Metrics that are not written as they are called."""
@@ -305,3 +308,13 @@ def _model_facts(row: Mapping[str, Any]) -> str:
 
 def _model_place(row: Mapping[str, Any]) -> str:
     return "in the local cache" if row["cached"] else f"not in the local cache: {row['fetch']}"
+
+
+def own_table(written: OwnFiles) -> Table:
+    """What a domain's own files tell of; numbers to the right."""
+    table = Table()
+    for title, form in written.columns.items():
+        table.add_column(title, justify="left" if form.endswith("}") and ":" not in form else "right", overflow="fold")
+    for cells in written.cells():
+        table.add_row(*cells)
+    return table

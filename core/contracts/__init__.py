@@ -7,7 +7,8 @@ __getattr__, __dir__ = lazy_exports(
     {
         "adapter": "NEEDS Adapter FitReport require",
         "backbone": "CAPABILITIES Backbone Block normalized",
-        "domain": "SPLITS Decoded Domain DomainData Evaluation Finding InputChannels Item Metric Reading check_items",
+        "channels": "InputChannels",
+        "domain": "SPLITS Decoded Domain DomainData Evaluation Finding Item Metric Reading check_items",
         "features": "PRE_PROJECTION PROJECTED Batch FeatureSet TextClassifier",
         "images": "TrainingImages TrainingPlace",
         "loss": "Loss RowLoss",

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import CapabilityError
-from .domain import MEAN, TRAINED, ZERO, InputChannels
+from .channels import MEAN, TRAINED, ZERO, InputChannels
 from .families import families_with
 
 CAPABILITIES = {

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..data.thumbnails import Thumbnails
-    from .task import Task
+    from ..runtime.progress import Reporter
+    from .channels import InputChannels
+    from .own_files import OwnFiles, Scorer
+    from .task import Task, Use
 
 SPLITS = ("train", "val", "test")
 NO_PRESET = "none"
-ZERO, MEAN, TRAINED = "zero", "mean", "trained"
-STARTS = (ZERO, MEAN)
-"""How channels beyond the third start in a tower that was trained on three."""
 READ_BY = "read_by"
 """In `Item.decode`: the domain whose `decode` decodes it, for tasks that keep items in files."""
 WHOLE = "whole"
@@ -129,31 +129,6 @@ Decoded = np.ndarray
 domain has `channels`."""
 
 
-@dataclass(frozen=True)
-class InputChannels:
-    """Four or more channels of an image, for towers that were trained on red, green and blue.
-
-    Args:
-        names: of the channels in their order; the first three are what the tower sees as red, green and blue.
-        start: "zero", the further channels change nothing until they are trained; "mean", they start with the mean of
-            the weights for red, green and blue, and all channels are scaled by 3 / number of channels; "trained", in
-            a file of weights that were trained on these channels.
-        advice: what a user can give where nothing trains them, for messages.
-    """
-
-    names: tuple[str, ...]
-    start: str = ZERO
-    advice: str = "three channels"
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    @property
-    def further(self) -> str:
-        """Names of the channels after the first three."""
-        return ", ".join(self.names[3:])
-
-
 @dataclass
 class DomainData:
     """A data set as read: items, names, and how to decode one.
@@ -216,6 +191,8 @@ class Domain(ABC):
             user nor a preset says how many: what was measured to help on such images. None for the method's number.
         metrics: names of metrics of its own (`contracts/metric.py`) that a classification reports besides the usual
             ones, or their classes.
+        own_files: task -> suffixes of files of the domain's own that `predict --out` writes, by `write_own`; a folder
+            that `--out` names is then its too.
     """
 
     name: ClassVar[str] = ""
@@ -224,6 +201,7 @@ class Domain(ABC):
     default_adapter: ClassVar[str] = "auto"
     views: ClassVar[int | None] = None
     metrics: ClassVar[tuple[str | type[Metric], ...]] = ()
+    own_files: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     @abstractmethod
     def read(self, path: str | Path, task: str, **options) -> DomainData:
@@ -277,6 +255,28 @@ class Domain(ABC):
             DataError: nothing can be written there.
         """
         return []
+
+    def writes_own(self, use: Use, task: str, reading: Mapping[str, Any]) -> bool:
+        """Whether `write_own` answers a `predict`: it asks for a file or folder of the domain's own.
+
+        Args:
+            reading: options of the reader: those of the run, and those given now.
+        """
+        own = self.own_files.get(task, ())
+        return bool(own) and (use.out is not None or any(file.suffix.lower() in own for file in use.files))
+
+    def write_own(
+        self, use: Use, task: str, reading: Mapping[str, Any], scorer: Callable[[], Scorer], reporter: Reporter
+    ) -> OwnFiles:
+        """Write what a `predict` asks for, where `writes_own`: all of `use.files` and `use.out`, whole or not at all.
+
+        Args:
+            scorer: loads the run's model, to be called when all else was found to be right.
+
+        Raises:
+            ConfigError, DataError: an option, or an image, that no such file can be made of.
+        """
+        raise NotImplementedError(f"domain '{self.name}' names files of its own and does not write them")
 
     @abstractmethod
     def sample(self, task: str) -> DomainData:

@@ -72,7 +72,7 @@ class Use:
         resources: name -> path, in place of the run's own.
         classes: other class names.
         out: a folder for files of what was predicted.
-        files: files to write rows into; the suffix (`FILE_KINDS`) says how.
+        files: files to write rows into, as the suffix says (`FILE_KINDS`), or files of the domain's own.
         top: classes per image in rows.
         threshold: probability from which on an image has a label, where it may have several.
         coverage: share of images whose set of classes is to hold the right one; with several labels, share of an
@@ -328,16 +328,22 @@ class Task(ABC):
 
     # ------------------------------------------------------------------------------------------------------------------
 
+    @property
+    def own_files(self) -> tuple[str, ...]:
+        """Suffixes of files that the domain writes of this task's predictions."""
+        return () if self.domain is None else tuple(self.domain.own_files.get(self.name, ()))
+
     def check_use(self, use: Use, command: str) -> None:
         """Raise the ConfigError of what is given to a command that this task does not take there."""
         taken = self.at_evaluation if command == "evaluate" else self.at_prediction
+        taken = taken | {"out"} if self.own_files else taken
         for key in USED:
             value = getattr(use, key)
             if value is not None and value != {} and key not in taken:
                 flag = "--resource" if key == "resources" else f"--{key.replace('_', '-')}"
                 raise ConfigError(f"{flag}: {self._why_unused(key)}")
         for file in use.files:
-            if file.suffix.lower() not in self.row_files:
+            if file.suffix.lower() not in (*self.row_files, *self.own_files):
                 kinds = " or ".join(self.row_files)
                 raise ConfigError(f"--out {file}: {self.title} writes its rows as {kinds}; give such a file")
 

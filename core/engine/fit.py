@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.domain import SPLITS, Domain
+from ..contracts.own_files import OwnFiles
 from ..contracts.recipe import Recipe
 from ..contracts.task import FILE_KINDS, FitResult, Task, Use
 from ..errors import CapabilityError, ConfigError, UnknownNameError, did_you_mean
@@ -154,8 +155,8 @@ def predict(
         workers: decoding threads.
         resources: name -> path of what the adapter needs of these images ("boxes"), in place of the run's own.
         classes: other class names, for runs of detection and segmentation by names.
-        out: places to write to: files of rows (.csv, .jsonl, .html), and a folder for pictures and files, for tasks
-            that write them.
+        out: places to write to: files of rows (.csv, .jsonl, .html), files of the domain's own (`Domain.own_files`),
+            and a folder for pictures and files, for tasks that write them.
         top: classes per image in rows; by default 3.
         threshold: probability from which on an image has a label; by default the best of each label on the rows that
             calibrated the run.
@@ -165,14 +166,17 @@ def predict(
         reading: options of the domain's reader, in place of the run's own.
 
     Returns:
-        An object with `rows()`, one JSON-able dict per image, `skipped` and `files`.
+        An object with `rows()`, one JSON-able dict per image, `skipped` and `files`; `OwnFiles` where the domain wrote
+        files of its own.
 
     Raises:
         DataError: the run or all images cannot be read. CapabilityError: the run was made from a features file.
     """
-    folder, files = places_of(out)
+    opened = Run.open(run)
+    task = task_of_run(opened, domain)
+    folder, files = places_of(out, task.own_files)
     use = Use(
-        Run.open(run),
+        opened,
         images=tuple(images),
         device=device,
         batch_size=batch_size,
@@ -188,10 +192,9 @@ def predict(
         max_error=max_error,
         reading=reading,
     )
-    task = task_of_run(use.run, domain)
     task.check_use(use, "predict")
     predicted = task.predict(use, reporter or Reporter(quiet=True))
-    for file in files:
+    for file in () if isinstance(predicted, OwnFiles) else files:
         task.write_rows(predicted, file)
     return predicted
 
@@ -214,18 +217,24 @@ def load_run(run: str | Path, *, device: str = "auto", domain: Domain | None = N
     return task_of_run(use.run, domain).predictor(use)
 
 
-def places_of(out: str | Path | Sequence[str | Path] | None) -> tuple[Path | None, tuple[Path, ...]]:
-    """A folder, and files of rows, which have one of the suffixes `FILE_KINDS`.
+def places_of(
+    out: str | Path | Sequence[str | Path] | None, own: Sequence[str] = ()
+) -> tuple[Path | None, tuple[Path, ...]]:
+    """A folder, and files, which have one of the suffixes `FILE_KINDS` or of a domain's own.
+
+    Args:
+        own: suffixes of files that the domain writes.
 
     Raises:
         ConfigError: several folders, or a file in a folder that is not there.
     """
+    kinds_of_files = (*FILE_KINDS, *own)
     listed = [] if out is None else [out] if isinstance(out, (str, Path)) else list(out)
     places = list(dict.fromkeys(Path(place) for place in listed))
-    files = tuple(place for place in places if place.suffix.lower() in FILE_KINDS and not place.is_dir())
+    files = tuple(place for place in places if place.suffix.lower() in kinds_of_files and not place.is_dir())
     folders = [place for place in places if place not in files]
     if len(folders) > 1:
-        kinds = ", ".join(FILE_KINDS)
+        kinds = ", ".join(kinds_of_files)
         raise ConfigError(f"--out {folders[1]}: a second folder; give one, and files that end in {kinds}")
     for file in files:
         if not file.parent.is_dir():

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.backbone import Backbone
-from ..contracts.domain import Decoded, Domain, DomainData, InputChannels, Item
+from ..contracts.channels import InputChannels
+from ..contracts.domain import Decoded, Domain, DomainData, Item
 from ..contracts.recipe import SAMPLE, Recipe
 from ..contracts.targets import Captions
 from ..data.pairs.pair_set import StoredImages

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from ..contracts.adapter import Adapter
 from ..contracts.domain import Domain, Metric
 from ..contracts.options import as_text, options_of
-from ..contracts.task import Task
+from ..contracts.task import FILE_KINDS, Task
 from ..data.verify import one_line
 from ..errors import ConfigError, DataError, UnknownNameError, VladaptError, did_you_mean
 from ..metrics.classification import classification_metrics
@@ -69,6 +70,7 @@ def domain_checks(
         its_name_is_its_own,
         what_it_names_exists,
         its_metrics_are_numbers,
+        its_own_files_are_of_its_tasks,
         its_templates_hold_the_class_name,
         its_recipes_resolve,
         what_is_not_there_is_refused,
@@ -115,6 +117,18 @@ def what_it_names_exists(trial: DomainTrial) -> Iterator[str]:
                     yield f"names {each.__name__} as a {kind}, which is no {base.__name__}"
             elif each not in installed:
                 yield f"names the {kind} '{each}', which is not installed; {did_you_mean(each, installed)}"
+
+
+def its_own_files_are_of_its_tasks(trial: DomainTrial) -> Iterator[str]:
+    """Suffixes in lower case that no file of rows has, and the means to write them."""
+    domain = trial.domain
+    for task, suffixes in domain.own_files.items():
+        if task not in domain.task_names:
+            yield f"has own_files of the task '{task}', which is none of its own"
+        if wrong := [each for each in suffixes if not re.fullmatch(r"\.[a-z0-9]+", each) or each in FILE_KINDS]:
+            yield f"names '{wrong[0]}' in own_files; give suffixes in lower case, other than {', '.join(FILE_KINDS)}"
+    if domain.own_files and type(domain).write_own is Domain.write_own:
+        yield "names files of its own and has no write_own"
 
 
 def its_metrics_are_numbers(trial: DomainTrial) -> Iterator[str]:

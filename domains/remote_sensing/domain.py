@@ -7,13 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...core.contracts import domain
-from ...core.contracts.domain import NO_PRESET, READ_BY, STARTS, ZERO, Decoded, Domain, DomainData, InputChannels, Item
+from ...core.contracts.channels import STARTS, ZERO, InputChannels
+from ...core.contracts.domain import NO_PRESET, READ_BY, Decoded, Domain, DomainData, Item
 from ...core.contracts.options import option
 from ...core.data.files import Format
 from ...core.data.images import IMAGE
+from ...core.data.unlabelled import read_unlabelled
 from ...core.errors import ConfigError, DataError
 from ...core.registry import load_domain
 from .bands import check_bands, further_channels, sensors
@@ -21,11 +23,17 @@ from .dota import is_dota, read_dota
 from .gdal import DRIVERS
 from .localization.heat import LEAST_SIDE, MOST_SIDE, check_sides
 from .localization.pictures import window_items
+from .maps import MAP_FILES
 from .objects import DETECTION, SEGMENTATION, cut_new, cut_objects, read_objects
 from .pictures import check_stretch, decode_raster, is_raster, raster_format, with_stretch
 from .places import with_blocks
 from .scene_sets import SceneSet, scene_set, with_words
 from .windows import Cutting, cut_unlabelled, read_windows
+
+if TYPE_CHECKING:
+    from ...core.contracts.own_files import OwnFiles, Scorer
+    from ...core.contracts.task import Use
+    from ...core.runtime.progress import Reporter
 
 PROMPTS_FILE = Path(__file__).with_name("prompts.json")
 CORPORA: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
@@ -71,7 +79,7 @@ class Reading(domain.Reading):
         parse=check_stretch,
     )
     labels: str | None = option(
-        None, "label layer (.gpkg, .geojson, .shp, or a raster) that says the classes of windows of rasters"
+        None, "label layer (.gpkg, .geojson, .shp, raster): classes of windows; at prediction a map's reference"
     )
     window_size: int | None = option(
         None,
@@ -144,6 +152,7 @@ class RemoteSensing(Domain):
     name = "remote-sensing"
     tasks = ("classification", "retrieval", *DENSE)
     reading = Reading
+    own_files: ClassVar = {"classification": MAP_FILES}
 
     def __init__(self):
         self.known: SceneSet | None = None
@@ -203,8 +212,6 @@ class RemoteSensing(Domain):
         Raises:
             DataError: a path does not exist, or nothing there can be read.
         """
-        from ...core.data.unlabelled import read_unlabelled
-
         reading = self.reading_of(options)
         self.corpus = reading.corpus
         data = read_unlabelled(paths, reading.formats)
@@ -214,6 +221,32 @@ class RemoteSensing(Domain):
         if reading.cut:
             return data.with_items([_told(item) for item in cut_new(data.items, reading.cutting)])
         return data.with_items(cut_unlabelled(data.items, reading.cutting)) if reading.labels else data
+
+    def writes_own(self, use: Use, task: str, reading: Mapping[str, Any]) -> bool:
+        """A map of whole rasters: a file that is one, a folder, or a page where the run was fitted on windows."""
+        from .maps.mapping import is_map
+
+        return task in self.own_files and is_map(use)
+
+    def write_own(
+        self, use: Use, task: str, reading: Mapping[str, Any], scorer: Callable[[], Scorer], reporter: Reporter
+    ) -> OwnFiles:
+        """Maps of rasters (`maps/mapping.py`). A layer given now, by `labels`, is what they are compared with."""
+        from .maps.mapping import MapOptions, fitted_on_windows, write_maps
+
+        options, given = self.reading_of(reading), use.reading or {}
+        if not fitted_on_windows(use) and "window_size" not in given:
+            raise ConfigError(
+                f"{use.run.path}: was fitted on whole pictures; give --window-size, the side in pixels of the windows "
+                "that a map is made of, as large as those pictures are"
+            )
+        self.corpus = options.corpus
+        rasters = read_unlabelled(use.images, options.formats)
+        layer = given.get("labels")
+        how = {"column": given.get("label_column"), "names": options.class_names}
+        seed = int(use.run.info["recipe"].get("seed") or 0)
+        cut = MapOptions(options.cutting, None if layer is None else Path(layer), **how, seed=seed)
+        return write_maps(use, rasters, cut, scorer, reporter)
 
     def sample(self, task: str | None = None) -> DomainData:
         """360 scenes of 12 kinds, or 132 captioned ones, drawn on demand; no download."""

@@ -6,7 +6,10 @@ beside them (.aux.xml, .ovr, .msk, world files): these can name addresses, and G
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from ...core.errors import CapabilityError, DataError, shortened
+from ...core.runtime.files import refused
 from ...core.runtime.reading import check_regular
 from .vrt import check_vrt
 
@@ -25,6 +29,7 @@ DRIVERS = {
     ".vrt": "VRT",
 }
 INSTALL = 'rasters need rasterio: pip install "vladapt[remote-sensing]"'
+LITTLE_SPACE = 1 << 20
 NO_NETWORK = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
     "GDAL_CACHEMAX": 256,
@@ -89,6 +94,34 @@ def moved(
     if not (np.isfinite(moved_x).all() and np.isfinite(moved_y).all()):
         raise DataError(f"{place}: has coordinates outside of what its CRS describes; correct the CRS or the transform")
     return moved_x, moved_y
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """GDAL for files that are written into a folder; its errors as a DataError of one line.
+
+    Raises:
+        DataError: nothing can be written there.
+    """
+    rasterio = _rasterio()
+    try:
+        with rasterio.Env(**NO_NETWORK):
+            yield
+    except (*_gdal_errors(), OSError) as error:
+        cause = error.__cause__ or error
+        if shutil.disk_usage(folder).free < LITTLE_SPACE:  # GDAL says what it could not do, seldom why
+            cause = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise refused(folder, cause) from None
+
+
+def linear_unit(crs: str) -> float | None:
+    """Metres of a unit of a projected CRS; None for a geographic one."""
+    rasterio = _rasterio()
+    try:
+        parsed = rasterio.crs.CRS.from_wkt(crs)
+        return None if parsed.is_geographic else float(parsed.linear_units_factor[1])
+    except _gdal_errors():
+        return 1.0
 
 
 @lru_cache(maxsize=1)

@@ -15,7 +15,7 @@ from ...core.data.files import Format
 from ...core.errors import ConfigError, DataError
 from .bands import COLOURS, Channel, further_channels, pictures_of
 from .gdal import DRIVERS
-from .rasters import header_of, kept_raster, open_raster
+from .rasters import OpenRaster, header_of, kept_raster, open_raster
 from .stacks import PRODUCT_FILES, files_of, of_folder, stands_for_its_raster
 
 PERCENTILES = (2.0, 98.0)
@@ -68,12 +68,30 @@ def decode_raster(path: str | Path, decode: dict[str, Any]) -> Decoded:
     Raises:
         DataError: it cannot be read, has no such band, or no value at all.
     """
-    values, valid, pictures, eight_bits = channel_values(path, decode)
+    return picture_of(*channel_values(path, decode), decode.get("stretch", IMAGE), path)
+
+
+def picture_of(
+    values: np.ndarray,
+    valid: np.ndarray,
+    pictures: Sequence[Sequence[Channel]],
+    eight_bits: bool,
+    stretch: str | Sequence[float],
+    path: str | Path,
+) -> Decoded:
+    """What `decode_raster` makes of the values that `channel_values` gives.
+
+    Args:
+        stretch: "image", or ranges.
+
+    Raises:
+        DataError: ranges of another number of channels.
+    """
     if eight_bits:
         shown = np.where(valid, values, 0).astype(np.uint8)
     else:
         channels = [channel for picture in pictures for channel in picture]
-        shown = _stretched(values, valid, channels, decode.get("stretch", IMAGE), path)
+        shown = _stretched(values, valid, channels, stretch, path)
     made, start = [], 0
     for picture in pictures:
         of_picture = shown[start : start + len(picture)]
@@ -104,16 +122,33 @@ def channel_values(
     files = [path.parent / name for name in decode["files"]] if "files" in decode else [path]
     opened = open_raster if window is None else kept_raster
     with opened(files, decode.get("sensor")) as raster:
-        header = raster.header
-        pictures = pictures_of(decode.get("bands"), header.names, str(path), header.alpha)
-        channels = [channel for picture in pictures for channel in picture]
-        height, width = (header.height, header.width) if window is None else (window[3], window[2])
+        height, width = (raster.header.height, raster.header.width) if window is None else (window[3], window[2])
         size = _size(height, width, most_side)
         raster.check_size((height, width), size, int(decode.get("max_pixels", MAX_PIXELS)))
-        needed = sorted({band for channel in channels for band in channel.bands})
-        values, valid = raster.read(needed, window, size)
+        values, valid, pictures, eight_bits = read_channels(raster, path, decode, window, size)
     if not valid.any():
         raise DataError(f"{path}: {'no pixel of it' if window is None else 'no pixel of the window'} has a value")
+    return values, valid, pictures, eight_bits
+
+
+def read_channels(
+    raster: OpenRaster,
+    path: str | Path,
+    decode: dict[str, Any],
+    window: Sequence[int] | None = None,
+    size: tuple[int, int] | None = None,
+) -> tuple[np.ndarray, np.ndarray, list[list[Channel]], bool]:
+    """As `channel_values`, of a part of an open raster, which may have no value at all.
+
+    Args:
+        window: (left, top, width, height); None for all of it.
+        size: (height, width) to bring it to.
+    """
+    header = raster.header
+    pictures = pictures_of(decode.get("bands"), header.names, str(path), header.alpha)
+    channels = [channel for picture in pictures for channel in picture]
+    needed = sorted({band for channel in channels for band in channel.bands})
+    values, valid = raster.read(needed, window, size)
     of_band = dict(zip(needed, values))
     eight_bits = all(c.kind == "band" and header.kinds[c.bands[0]] == "uint8" for c in channels)
     plain = all((s, o) == (1.0, 0.0) for s, o in zip(header.scaling.scales, header.scaling.offsets))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 rasterio = pytest.importorskip("rasterio", reason="extra remote-sensing is not installed")
 pyogrio = pytest.importorskip("pyogrio", reason="extra remote-sensing is not installed")
@@ -146,3 +147,60 @@ def test_captions_are_retrieved(vladapt, small_clip_spec):
     assert made.code == 0, made.err
     info = json.loads((Path(made.json["run"]) / "run.json").read_text())
     assert info["domain"] == "remote-sensing" and info["data"]["images"] == 132 and info["data"]["texts"] == 3 * 20
+
+
+# maps -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run_on_windows(fit, field):
+    made = fit("--data", field[0], "--labels", field[1], *WINDOWS, "--json")
+    assert made.code == 0, made.err
+    return made.json["run"]
+
+
+def test_a_map_says_of_pixels_what_rows_say_of_windows(run_on_windows, vladapt, field, tmp_path):
+    raster, layer = field
+    out = ("--out", tmp_path / "map.tif", "--out", tmp_path / "map.html", "--labels", layer)
+    shown = vladapt("predict", run_on_windows, raster, *out)
+    assert shown.code == 0, shown.err
+    assert "maize" in shown.out and "user's" in shown.out and "Accuracy by area" in shown.out
+    for name in ("map.tif", "map_scores.tif", "map.gpkg", "map.geojson", "map_accuracy.json", "map.html"):
+        assert (tmp_path / name).is_file() and name in shown.out.replace("\n", "")
+    rows = vladapt("predict", run_on_windows, raster, "--json").json["predictions"]
+    with rasterio.open(tmp_path / "map.tif") as of_class, rasterio.open(tmp_path / "map_scores.tif") as of_score:
+        names = {number: of_class.tags(1)[f"CLASS_{number}"] for number in (1, 2)}
+        for row in rows:
+            top, left = map(int, row["id"].rpartition("#")[2].split("_"))
+            window = rasterio.windows.Window(left, top, 16, 16)
+            assert {names[number] for number in np.unique(of_class.read(1, window=window))} == {row["label"]}
+            assert abs(of_score.read(1, window=window) - 100.0 * row["confidence"]).max() <= 0.51
+    again = vladapt("predict", run_on_windows, raster, *out)
+    assert again.code == 2 and "map.tif: exists" in again.error
+
+
+def test_a_page_is_a_map_of_rasters_and_what_no_map_answers_is_one_line(run_on_windows, vladapt, field, tmp_path):
+    assert vladapt("predict", run_on_windows, field[0], "--out", tmp_path / "map.html").code == 0
+    assert "Transparency of the classes" in (tmp_path / "map.html").read_text()
+    picture = tmp_path / "photo.png"
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(picture)
+    assert vladapt("predict", run_on_windows, picture, "--out", tmp_path / "rows.html").code == 0
+    assert "Image by image" in (tmp_path / "rows.html").read_text()
+    before = sorted(tmp_path.iterdir())
+    for arguments, words in (
+        (("--out", tmp_path / "map.png"), "no kind of file that a map is written as"),
+        (("--out", tmp_path / "map.tif", "--coverage", "0.9"), "--coverage: concerns rows of images"),
+        (("--out", tmp_path / "map.tif", "--labels", tmp_path / "absent.gpkg"), "absent.gpkg"),
+    ):
+        outcome = vladapt("predict", run_on_windows, field[0], *arguments)
+        assert outcome.code in (1, 2) and words in outcome.error and sorted(tmp_path.iterdir()) == before
+
+
+def test_a_run_of_whole_pictures_maps_where_the_windows_are_said(fit, vladapt, deep_scenes, field, tmp_path):
+    run = fit("--data", deep_scenes, "--bands", "3,2,1", "--json").json["run"]
+    untold = vladapt("predict", run, field[0], "--out", tmp_path / "map.tif")
+    assert untold.code == 2 and "give --window-size" in untold.error and not (tmp_path / "map.tif").exists()
+    told = vladapt("predict", run, field[0], "--out", tmp_path / "maps", "--window-size", 24, "--json")
+    assert told.code == 0, told.err
+    assert {fact["class"] for fact in told.json["predictions"]} == {"forest", "sea lake"}
+    assert len(told.json["files"]) == 5 and sum(fact["pixels"] for fact in told.json["predictions"]) == 96 * 96

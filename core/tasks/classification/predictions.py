@@ -175,13 +175,9 @@ def predictions_of(
     Raises:
         DataError: the calibration is of other classes.
     """
-    if calibration is None:
-        raw = logits.detach().double().cpu()
-        made = Predictions(class_names, ids, raw.sigmoid() if multilabel else raw.softmax(dim=1), multilabel, skipped)
-    else:
-        if calibration.class_names != tuple(class_names) or calibration.multilabel != multilabel:
-            raise DataError(f"{use.run.path}: its calibration is of other classes; copy the whole run folder again")
-        made = Predictions(class_names, ids, calibration.probabilities(logits), multilabel, skipped)
+    probabilities = probabilities_of(use, calibration, class_names, logits, multilabel)
+    made = Predictions(class_names, ids, probabilities, multilabel, skipped)
+    if calibration is not None:
         made.thresholds = calibration.thresholds
         if calibration.unlike is not None and calibration.unlike.support.shape[1] == features.shape[1]:
             made.unlike = calibration.unlike.flags(features)
@@ -197,6 +193,22 @@ def predictions_of(
             f"{'it' if count == 1 else 'them'} means little (one in 20 ordinary images is flagged as well)"
         )
     return made
+
+
+def probabilities_of(
+    use: Use, calibration: Calibration | None, class_names: tuple[str, ...], logits: Tensor, multilabel: bool
+) -> Tensor:
+    """(N, C) float64 probabilities of (N, C) logits on the CPU, calibrated where the run is.
+
+    Raises:
+        DataError: the calibration is of other classes.
+    """
+    if calibration is None:
+        raw = logits.detach().double().cpu()
+        return raw.sigmoid() if multilabel else raw.softmax(dim=1)
+    if calibration.class_names != tuple(class_names) or calibration.multilabel != multilabel:
+        raise DataError(f"{use.run.path}: its calibration is of other classes; copy the whole run folder again")
+    return calibration.probabilities(logits)
 
 
 def _with_sets(made: Predictions, use: Use, calibration: Calibration | None) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -59,9 +60,10 @@ from .repeated_splits import RepeatedSplits
 from .report import classification_report
 from .resources import check_resources
 from .scoring import metrics_table, predictions_table
+from .stored_run import recipe_again
 from .transfer import on_target
 from .trust import calibrate_scores
-from .use import Predictor, evaluate_run, predict_with_run
+from .use import Predictor, RunScorer, evaluate_run, predict_with_run
 from .verdict import verdict
 
 OF_IMAGES = frozenset({"data", "backbone", "image_size", "amp", "batch_size", "templates", "descriptions"})
@@ -159,6 +161,9 @@ class Classification(Task):
         return evaluate_run(use, self.domain, self.name, reporter)
 
     def predict(self, use: Use, reporter: Reporter):
+        if self.own_files and self.domain.writes_own(use, self.name, reading := recipe_again(use).reading):
+            load = partial(RunScorer.of_use, use, self.domain, self.name)
+            return self.domain.write_own(use, self.name, reading, load, reporter)
         return predict_with_run(use, self.domain, self.name, reporter)
 
     def predictor(self, use: Use) -> Predictor:

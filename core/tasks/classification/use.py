@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +17,7 @@ from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain, DomainData, Item
 from ...contracts.features import PROJECTED, FeatureSet
+from ...contracts.own_files import Scorer
 from ...contracts.recipe import Recipe
 from ...contracts.task import Use
 from ...data.unlabelled import images_of, readable
@@ -33,7 +36,7 @@ from .evaluation import write_evaluation
 from .feature_rows import prepared_of, rows_of_split
 from .images import Encoding
 from .judgement import PROBE_FILE
-from .predictions import Predictions, check_wishes, predictions_of
+from .predictions import Predictions, check_wishes, predictions_of, probabilities_of
 from .protocols import deciding_by_protocol, transfer_of
 from .resources import check_at_prediction, further_specs
 from .scoring import fitted_zero_shot, score_on
@@ -227,9 +230,59 @@ class Predictor:
         )
 
 
+class RunScorer(Scorer):
+    """A run that scores images some at a time, for files that its domain makes of them (`Domain.write_own`)."""
+
+    def __init__(self, predictor: Predictor, use: Use):
+        self.predictor, self.use = predictor, use
+        self.class_names, self.multilabel = predictor.adapter.class_names_, predictor.adapter.multilabel_
+        self.fingerprint = _fingerprint(predictor)
+        self._store = FeatureStore(keep=False)
+        self._encoding = Encoding(use.batch_size, use.workers, predictor.recipe.amp)
+
+    @classmethod
+    def of_use(cls, use: Use, domain: Domain, task: str) -> RunScorer:
+        """Load all that a run needs to predict; as `Predictor.of_use`."""
+        return cls(Predictor.of_use(use, domain, task), use)
+
+    def score(self, data: DomainData) -> tuple[list[str], torch.Tensor, list[tuple[str, str]]]:
+        of, reporter = self.predictor, Reporter(quiet=True)
+        how = (self._encoding, of.recipe.resources, reporter, of.base, self._store)
+        source = _Source(of.domain, of.task, data, of.backbone, *how)
+        try:
+            logits, features, skipped = source.logits(of.adapter)
+        except NoneReadable as error:
+            return [], torch.zeros(0, len(self.class_names)), error.skipped
+        probabilities = probabilities_of(self.use, of.calibration, self.class_names, logits, self.multilabel)
+        return list(features.ids), probabilities, skipped
+
+
+def _fingerprint(predictor: Predictor) -> str:
+    """Of a run's files and of how its images are encoded."""
+    run, recipe = predictor.run, predictor.recipe
+    digest = hashlib.sha256()
+    for file in sorted(run.path.glob("*.safetensors")):
+        digest.update(file.read_bytes())
+    parts = [run.info, predictor.backbone.fingerprint, recipe.amp, recipe.resources]
+    digest.update(json.dumps(parts, sort_keys=True, default=str).encode())
+    return digest.hexdigest()
+
+
+class NoneReadable(DataError):
+    """None of some images could be read; `skipped` says why not, (id, reason) of each."""
+
+    def __init__(self, skipped: Sequence[tuple[str, str]]):
+        self.skipped = list(skipped)
+        super().__init__(f"no readable image among what was given; {skipped[0][0]}: {skipped[0][1]}")
+
+
 @dataclass
 class _Source:
-    """Images to predict, and how to look at them."""
+    """Images to predict, and how to look at them.
+
+    Args:
+        store: of features; by default the usual one.
+    """
 
     domain: Domain
     task: str
@@ -239,6 +292,7 @@ class _Source:
     given: Mapping[str, Any]
     reporter: Reporter
     base: BaseRun | None = None
+    store: FeatureStore | None = None
 
     def logits(self, adapter: Adapter) -> tuple[torch.Tensor, FeatureSet, list[tuple[str, str]]]:
         """(N, C) logits, the features that they are of, and what could not be read.
@@ -251,8 +305,7 @@ class _Source:
             kept, parts = towers is self.backbone, "parts" in adapter.at_predict
             extraction = self._encoded(self.data.items, towers, PROJECTED, progress, keep=kept, parts=parts)
         if not len(extraction.features):
-            name, why = extraction.skipped[0]
-            raise DataError(f"no readable image among what was given; {name}: {why}")
+            raise NoneReadable(extraction.skipped)
         features = extraction.features.with_parts() if parts else extraction.features
         features = features.to(self.backbone.device)
         rows = batches(adapter, features, self._extras(adapter, towers, extraction.items))
@@ -296,7 +349,7 @@ class _Source:
         self, items, backbone: Backbone, tap: str, progress=None, keep: bool = True, parts: bool = False
     ) -> Extraction:
         few = None if parts or len(items) > FEW else self._encoded_at_once(list(items), backbone, tap)
-        return few or FeatureStore(keep=keep).get_or_compute(
+        return few or (self.store or FeatureStore(keep=keep)).get_or_compute(
             self.data,
             list(items),
             backbone,

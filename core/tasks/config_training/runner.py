@@ -160,7 +160,6 @@ class _PlanRunner(Runner):
             find_unused_parameters=self.cfg.find_unused_parameters,
         )
 
-
     def load_checkpoint(self, *args: Any, **options: Any):
         """What mmengine prints of it would stand on stdout, where results are; of weights that do not fit it goes to
         stderr."""

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import vladapt
+from vladapt.core.contracts.domain import DomainData
+from vladapt.core.contracts.own_files import OwnFiles
+from vladapt.core.data.unlabelled import read_unlabelled
 from vladapt.core.errors import ConfigError
 from vladapt.testing import domain_checks
 
@@ -44,6 +50,48 @@ def test_labels_and_clips_are_learned_by_an_adapter(small_clip_spec, domain):
     run = json.loads((result.run / "run.json").read_text())
     assert run["domain"] == domain and run["class_names"] == ["red", "green", "blue"]
     assert (result.run / "report.html").is_file() and (result.run / "adapter.safetensors").is_file()
+
+
+class WithSums(type(vladapt.load_domain("natural"))):
+    """Writes one file of all images, by the scores of halves of each."""
+
+    name = "natural"
+    own_files: ClassVar = {"classification": (".sum",)}
+
+    def write_own(self, use, task, reading, scorer, reporter):
+        model, data = scorer(), read_unlabelled(use.images)
+        halves = [item.with_(id=f"{item.id} {side}", decode={"digest": side}) for item in data.items for side in "lr"]
+
+        def half(item):
+            whole = data.load(item.with_(decode={}))
+            middle = whole.shape[1] // 2
+            return whole[:, :middle] if item.id.endswith("l") else whole[:, middle:]
+
+        ids, probabilities, skipped = model.score(DomainData(halves, model.class_names, half))
+        use.files[0].write_text(json.dumps({"ids": ids, "probabilities": probabilities.tolist()}))
+        facts = [{"class": name, "sum": None} for name in model.class_names]
+        return OwnFiles(facts, {"class": "{class}", "sum": "{sum:.1f}"}, list(use.files), skipped)
+
+
+def test_a_domain_writes_files_of_its_own_from_scores_of_parts(small_clip_spec, tmp_path):
+    for number in range(24):
+        shade = (200, 20, 20) if number % 2 else (20, 20, 200)
+        file = tmp_path / "set" / ("blue", "red")[number % 2] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(number).integers(0, 40, (16, 16, 3))
+        Image.fromarray((noise + shade).astype(np.uint8)).save(file)
+    result = fit(small_clip_spec, WithSums(), data={"path": "set"}, adapter="linear-probe", shots=4)
+    both = np.concatenate([np.full((16, 16, 3), shade, np.uint8) for shade in ((210, 30, 30), (30, 30, 210))], axis=1)
+    Image.fromarray(both).save("both.png")
+    written = vladapt.predict(result.run, ["both.png"], domain=WithSums(), out="all.sum", device="cpu")
+    said = json.loads(Path("all.sum").read_text())
+    assert said["ids"] == ["both.png l", "both.png r"] and written.files == [Path("all.sum")]
+    assert np.argmax(said["probabilities"], axis=1).tolist() == [1, 0]
+    assert written.rows() == written.facts and written.cells() == [["blue", ""], ["red", ""]]
+    rows = vladapt.predict(result.run, ["both.png"], domain=WithSums(), out="rows.csv").rows()
+    assert [row["id"] for row in rows] == ["both.png"] and Path("rows.csv").is_file()
+    with pytest.raises(ConfigError, match="give a file of its predictions"):
+        vladapt.predict(result.run, ["both.png"], out="all.sum", domain=vladapt.load_domain("natural"))
 
 
 def test_groups_of_clips_never_straddle_splits(small_clip_spec):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -99,6 +100,21 @@ class NoSuchMetric(Whole):
 @breaks("names Label as a metric, which is no Metric", "its metrics are numbers: TypeError: ...")
 class NoMetric(Whole):
     metrics = (Label,)
+
+
+@breaks("has own_files of the task 'mapping', which is none of its own")
+class FilesOfAnotherTask(Whole):
+    own_files: ClassVar = {"mapping": (".map",)}
+
+
+@breaks("names '.csv' in own_files; give suffixes in lower case, other than .csv, .jsonl, .html")
+class FilesOfRows(Whole):
+    own_files: ClassVar = {"classification": (".map", ".csv")}
+
+
+@breaks("names files of its own and has no write_own")
+class UnwrittenFiles(Whole):
+    own_files: ClassVar = {"classification": (".map",)}
 
 
 class Kappa(Metric):
