@@ -12,12 +12,10 @@ pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
-from mmengine.config import Config, ConfigDict
-from mmengine.registry import init_default_scope
+from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 
 from vladapt.core.errors import ConfigError
-from vladapt.domains.open_vocab.stack.packaged_configs import packaged_config
 from vladapt.domains.open_vocab.text_embeddings import set_classes
 
 SIDE = 64
@@ -315,27 +313,6 @@ def share_right(model, names: list[str]) -> float:
         for found, true in zip(predict(model, data), data["data_samples"], strict=True):
             right.append(found.labels[found.scores.argmax()] == true.gt_instances.labels[0])
     return torch.stack(right).float().mean().item()
-
-
-def test_two_parts_make_a_config_of_rtmdet_one_of_names(small_clip_spec):
-    init_default_scope("mmdet")
-    settings = Config.fromfile(str(packaged_config("mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py")))["model"]
-    settings["backbone"]["init_cfg"] = None
-    loss = {"_delete_": True, "type": "vladapt.RegionTextContrastiveLoss", "use_sigmoid": True}
-    merged = Config({"model": settings})
-    merged.merge_from_dict(
-        {
-            "model.type": "vladapt.YOLOWorld",
-            "model.texts": {"backbone": small_clip_spec, "classes": NAMES},
-            "model.neck.type": "vladapt.RepVLPAN",
-            "model.bbox_head.type": "vladapt.YOLOWorldHead",
-            "model.bbox_head.loss_cls": loss,
-        }
-    )
-    model = build(merged["model"])
-    assert model.bbox_head.num_classes == 5
-    assert model.neck.image_pooling is not None
-    assert raw(model.eval())[0].shape == (2, 5, 8, 8)
 
 
 @pytest.mark.parametrize(
