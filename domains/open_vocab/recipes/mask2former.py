@@ -24,7 +24,16 @@ feed_forward = dict(
 )
 
 model = dict(
-    neck=None,
+    neck=dict(
+        _delete_=True,
+        type="mmdet.ChannelMapper",
+        in_channels=[24, 40, 112, 320],
+        out_channels=channels,
+        kernel_size=1,
+        norm_cfg=dict(type="GN", num_groups=32),
+        act_cfg=None,
+        num_outs=4,
+    ),
     decode_head=dict(
         _delete_=True,
         type="vladapt.TextMask2FormerDecodeHead",
@@ -35,7 +44,7 @@ model = dict(
             background="learned",
             background_class="background",
         ),
-        in_channels=[24, 40, 112, 320],
+        in_channels=[channels] * 4,
         strides=[4, 8, 16, 32],
         feat_channels=channels,
         out_channels=channels,
