@@ -68,8 +68,10 @@ ROWS = {
     "shapes_boxes": Row("detection", None, {"novel": NOVEL}),
     "shapes_masks": Row("segmentation", None, {"novel": NOVEL}),
     "shapes_yolo_world": Row("detection", None, {"recipe": "open-vocab/yolo-world", "novel": NOVEL}),
-    "shapes_mask2former": Row("segmentation", None, {"recipe": "open-vocab/mask2former", "novel": NOVEL}),
-    "shapes_panoptic": Row("detection", None, {"recipe": "open-vocab/mask2former-panoptic", "novel": NOVEL}),
+    "shapes_mask2former": Row("segmentation", None, {"recipe": "open-vocab/mask2former", "novel": NOVEL, "epochs": 8}),
+    "shapes_panoptic": Row(
+        "detection", None, {"recipe": "open-vocab/mask2former-panoptic", "novel": NOVEL, "epochs": 8}
+    ),
     "coco_val128_masks": Row("segmentation", "detection_seg/coco_val128", {"recipe": "open-vocab/maskclip"}),
     "coco_val128_boxes": Row("detection", "detection_seg/coco_val128", {"recipe": "open-vocab/regionclip"}),
 }
@@ -120,8 +122,8 @@ def _in_folds(row: Row) -> tuple[str, str, str]:
 
 
 def _fitted(row: Row, data: str):
-    options = {key: value for key, value in row.options.items() if key != "recipe"}
-    recipe = row.options.get("recipe")
+    options = {"adapter.epochs" if key == "epochs" else key: value for key, value in row.options.items()}
+    recipe = options.pop("recipe", None)
     if recipe is None:
         return vladapt.fit(domain="open-vocab", task=row.task, data=data, **options)
     from vladapt.core.recipes.resolve import resolve

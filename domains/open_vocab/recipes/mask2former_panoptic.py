@@ -50,6 +50,8 @@ model = dict(
         classifier=dict(backbone=backbone, classes=classes, templates="photo"),
         in_channels=[channels] * 4,
         strides=[4, 8, 16, 32],
+        named_by="pixels",  # FC-CLIP: "both", with 2 hidden layers, which few names are soon known by heart by
+        class_layers=0,
         feat_channels=channels,
         out_channels=channels,
         num_queries=queries,

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from mmdet.models.dense_heads import RTMDetSepBNHead
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ......core.contracts.adapter import require
 from ......core.errors import ConfigError
@@ -32,6 +33,9 @@ class TextContrast(nn.Module):
         norm: of a region's embedding: "l2", its length is 1, as in the paper; "bn", a batch norm, as the authors'
             second release has it. Texts are always of length 1.
         norm_cfg: of the batch norm.
+
+    Raises:
+        ConfigError: norm "bn" with another norm in `norm_cfg`.
     """
 
     folded: tuple[Tensor, Tensor] | None = None
@@ -39,16 +43,20 @@ class TextContrast(nn.Module):
     def __init__(self, text_channels: int, norm: str, norm_cfg: Mapping[str, Any]):
         super().__init__()
         self.norm = build_norm_layer(dict(norm_cfg), text_channels)[1] if norm == "bn" else None
+        batched = self.norm is None or isinstance(self.norm, _BatchNorm)
+        require(batched, "norm_cfg", dict(norm_cfg), "norm='bn' is a batch norm; give a type of these, or norm='l2'")
         self.log_scale = nn.Parameter(torch.tensor(FIRST_LOG_SCALE[norm]))
         self.shift = nn.Parameter(torch.tensor(math.log(PRIOR / (1 - PRIOR))))
 
     def forward(self, regions: Tensor, texts: Tensor) -> Tensor:
-        """(B, D, H, W) and texts (B or 1, C, D) -> logits (B, C, H, W)."""
-        regions = F.normalize(regions, dim=1) if self.norm is None else self.norm(regions)
-        if self.folded is not None:
-            return F.conv2d(regions, *self.folded)
-        alike = torch.einsum("bdhw,bcd->bchw", regions, F.normalize(texts, dim=-1))
-        return self.log_scale.exp() * alike + self.shift
+        """(B, D, H, W) and texts (B or 1, C, D) -> logits (B, C, H, W), in float32."""
+        with torch.autocast(regions.device.type, enabled=False):
+            regions, texts = regions.float(), texts.float()
+            regions = F.normalize(regions, dim=1) if self.norm is None else self.norm(regions)
+            if self.folded is not None:
+                return F.conv2d(regions, *self.folded)
+            alike = torch.einsum("bdhw,bcd->bchw", regions, F.normalize(texts, dim=-1))
+            return self.log_scale.exp() * alike + self.shift
 
     def weights(self, texts: Tensor) -> tuple[Tensor, Tensor]:
         """Texts (C, D) -> weight (C, D) and bias (C,) of the same for embeddings before a batch norm in evaluation, or

@@ -138,6 +138,8 @@ def test_layers_that_do_not_fit_are_refused():
         ImagePoolingAttention([3], 8, num_heads=7)
     with pytest.raises(ConfigError, match=r"embed_channels.*one for each of 2 levels"):
         RepVLPAN([4, 8], 6, 5, embed_channels=[4])
+    with pytest.raises(ConfigError, match="norm='bn' is a batch norm"):
+        TextContrast(6, "bn", {"type": "GN", "num_groups": 2})
 
 
 @pytest.mark.parametrize("norm", ["l2", "bn"])
@@ -164,6 +166,13 @@ def test_a_contrast_starts_at_the_published_scale_and_the_prior(norm, scale):
     assert contrast.shift.sigmoid().item() == pytest.approx(0.01)
     contrast(torch.randn(2, 6, 3, 4), torch.randn(1, 5, 6)).sum().backward()
     assert all(parameter.grad is not None for parameter in contrast.parameters())
+
+
+def test_a_contrast_is_made_in_full_precision():
+    contrast, regions, texts = TextContrast(24, "l2", BN), torch.randn(1, 24, 3, 4), torch.randn(1, 5, 24)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = contrast(regions, texts)
+    torch.testing.assert_close(found, contrast(regions, texts))
 
 
 def test_the_loss_is_the_cross_entropy_of_similarities_and_assignments():
