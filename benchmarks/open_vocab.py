@@ -67,7 +67,7 @@ ROWS = {
     "spacenet_road_tiles": Row("segmentation", "remote_sensing/spacenet_road_tiles", folds=True),
     "shapes_boxes": Row("detection", None, {"novel": NOVEL}),
     "shapes_masks": Row("segmentation", None, {"novel": NOVEL}),
-    "shapes_yolo_world": Row("detection", None, {"recipe": "open-vocab/yolo-world", "novel": NOVEL}),
+    "shapes_yolo_world": Row("detection", None, {"recipe": "open-vocab/yolo-world", "novel": NOVEL, "epochs": 8}),
     "shapes_mask2former": Row("segmentation", None, {"recipe": "open-vocab/mask2former", "novel": NOVEL, "epochs": 8}),
     "shapes_panoptic": Row(
         "detection", None, {"recipe": "open-vocab/mask2former-panoptic", "novel": NOVEL, "epochs": 8}

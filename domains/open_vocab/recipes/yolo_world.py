@@ -38,7 +38,7 @@ model = dict(
     ),
     bbox_head=dict(
         type="vladapt.YOLOWorldHead",
-        norm="bn",
+        norm="l2",
         in_channels=channels,
         feat_channels=channels,
         stacked_convs=2,

@@ -189,13 +189,13 @@ class TextMask2FormerHead(TextQueries, Mask2FormerHead):
     def take_classes(self, vocabulary: Vocabulary) -> None:
         """Count the things and the stuff among the classes."""
         names = vocabulary.names
-        self.num_stuff_classes = sum(name in self.stuff for name in names)
-        self.num_things_classes = len(names) - self.num_stuff_classes
-        if misplaced := [name for name in names[: self.num_things_classes] if name in self.stuff]:
+        things = len(names) - sum(name in self.stuff for name in names)
+        if misplaced := [name for name in names[:things] if name in self.stuff]:
             raise ConfigError(
                 f"{type(self).__name__}: '{misplaced[0]}' is stuff and stands before things; name all stuff "
                 f"({', '.join(self.stuff)}) after the last thing"
             )
+        self.num_things_classes, self.num_stuff_classes = things, len(names) - things
         super().take_classes(vocabulary)
 
 
@@ -225,13 +225,13 @@ class TextMask2Former(Mask2Former, NamedClasses):
         Raises:
             ConfigError: stuff before things, or more names than mmdet's maps of segments can hold.
         """
-        self.panoptic_head.take_classes(vocabulary)
         count, fusion = len(vocabulary), self.panoptic_fusion_head
         if fusion.test_cfg.get("panoptic_on", True) and count >= INSTANCE_OFFSET:
             raise ConfigError(
                 f"{count} names: mmdet's panoptic maps hold {INSTANCE_OFFSET - 1}; ask for fewer, or set "
                 "test_cfg.panoptic_on=False for instances alone"
             )
+        self.panoptic_head.take_classes(vocabulary)
         fusion.test_cfg.max_per_image = min(self.most_instances, self.panoptic_head.num_queries * count)
         for part in (self, self.panoptic_fusion_head):
             part.num_things_classes = self.panoptic_head.num_things_classes

@@ -313,6 +313,8 @@ def test_stuff_is_one_region_and_things_are_told_apart(config):
     assert (fusion.num_things_classes, fusion.num_stuff_classes) == (4, 0)
     with pytest.raises(ConfigError, match="'lake' is stuff and stands before things"):
         set_classes(model, "lake, cat")
+    assert (fusion.num_things_classes, model.panoptic_head.num_things_classes) == (4, 4)
+    assert model.panoptic_head.classifier.text.names == ("cat", "tree", "dog", "hen")
 
 
 def test_more_names_than_a_panoptic_map_holds_are_refused(config):
