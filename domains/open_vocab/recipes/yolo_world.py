@@ -1,8 +1,8 @@
 """YOLO-World on RTMDet: one stage whose neck and head know the names, which become weights for prediction.
 
-YOLO-World (arXiv 2401.17270) on RTMDet (arXiv 2212.07784), without image pooling and with batch norms before the texts
-as its authors' second release, so that a vocabulary is folded into 1 x 1 convolutions altogether. As the paper has it:
-`--set plan.model.neck.image_pooling=True --set plan.model.bbox_head.norm=l2`. Made narrower for small data and a CPU.
+YOLO-World (arXiv 2401.17270) on RTMDet (arXiv 2212.07784), made narrower for small data and a CPU. Without the paper's
+image pooling, so that all names are folded: `--set plan.model.neck.image_pooling=True` has it. With the L2 norms of the
+paper; `--set plan.model.bbox_head.norm=bn` has the batch norms of its authors' second release.
 """
 
 _base_ = "./faster_rcnn.py"

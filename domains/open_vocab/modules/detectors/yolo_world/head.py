@@ -21,6 +21,7 @@ from ....vocabulary import NamedClasses, Vocabulary
 NORMS = ("l2", "bn")
 TEMPERATURE = 0.07
 FIRST_LOG_SCALE = {"l2": math.log(1 / TEMPERATURE), "bn": -1.0}
+EPSILON = 1e-12
 PRIOR = 0.01
 """Of RTMDet's and RetinaNet's heads: what a sigmoid says at first where region and text are orthogonal."""
 
@@ -38,8 +39,6 @@ class TextContrast(nn.Module):
         ConfigError: norm "bn" with another norm in `norm_cfg`.
     """
 
-    folded: tuple[Tensor, Tensor] | None = None
-
     def __init__(self, text_channels: int, norm: str, norm_cfg: Mapping[str, Any]):
         super().__init__()
         self.norm = build_norm_layer(dict(norm_cfg), text_channels)[1] if norm == "bn" else None
@@ -53,14 +52,12 @@ class TextContrast(nn.Module):
         with torch.autocast(regions.device.type, enabled=False):
             regions, texts = regions.float(), texts.float()
             regions = F.normalize(regions, dim=1) if self.norm is None else self.norm(regions)
-            if self.folded is not None:
-                return F.conv2d(regions, *self.folded)
             alike = torch.einsum("bdhw,bcd->bchw", regions, F.normalize(texts, dim=-1))
             return self.log_scale.exp() * alike + self.shift
 
     def weights(self, texts: Tensor) -> tuple[Tensor, Tensor]:
         """Texts (C, D) -> weight (C, D) and bias (C,) of the same for embeddings before a batch norm in evaluation, or
-        after an L2 norm."""
+        divided by their length."""
         weight = self.log_scale.exp() * F.normalize(texts, dim=-1)
         bias = self.shift.expand(len(texts))
         if self.norm is None:
@@ -71,17 +68,39 @@ class TextContrast(nn.Module):
 
 
 class RegionEmbedding(nn.Conv2d):
-    """A convolution whose output can be mapped on by weights that are multiplied into its own (`fold`)."""
+    """A convolution into the space of the texts, which can be multiplied with what it is compared with (`fold`): its
+    output, much wider than its input, is then never computed."""
 
     folded: tuple[Tensor, Tensor] | None = None
+    length: tuple[Tensor, Tensor] | None = None
+    shift: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, F, H, W) -> (B, D, H, W), or (B, C, H, W) where it is folded."""
-        return super().forward(x) if self.folded is None else self._conv_forward(x, *self.folded)
+        if self.folded is None:
+            return super().forward(x)
+        alike = self._conv_forward(x, *self.folded)
+        if self.length is None:
+            return alike
+        return alike / self._conv_forward(x, *self.length).norm(dim=1, keepdim=True).clamp(min=EPSILON) + self.shift
 
-    def fold(self, weight: Tensor, bias: Tensor) -> None:
-        """weight (C, D) and bias (C,), applied to the output from now on."""
-        self.folded = torch.einsum("cd,dfhw->cfhw", weight, self.weight), weight @ self.bias + bias
+    def fold(self, weight: Tensor, bias: Tensor, unit: bool) -> None:
+        """From now on weight (C, D) @ output + bias (C,); with `unit`, of the output divided by its length.
+
+        The length of an embedding is that of R x, where QR is the convolution's own matrix: as many rows as x has.
+        """
+        inner = weight @ self.bias
+        self.folded = torch.einsum("cd,dfhw->cfhw", weight, self.weight), inner if unit else inner + bias
+        if not unit:
+            return
+        whole = torch.cat([self.weight.flatten(1), self.bias[:, None]], dim=1)  # (D, F * k * k + 1)
+        rows = torch.linalg.qr(whole.double(), mode="r").R.to(whole.dtype)
+        self.length = rows[:, :-1].unflatten(1, self.weight.shape[1:]).contiguous(), rows[:, -1].contiguous()
+        self.shift = bias[:, None, None]
+
+    def unfold(self) -> None:
+        """As before `fold`."""
+        self.folded = self.length = self.shift = None
 
 
 @MODELS.register_module()
@@ -164,18 +183,14 @@ class YOLOWorldHead(RTMDetSepBNHead, NamedClasses):
 
     @torch.no_grad()
     def fold(self, texts: Tensor) -> None:
-        """What texts (C, D) say becomes weights; after a batch norm the embedding's own are multiplied into them."""
+        """What texts (C, D) say is multiplied into the embeddings' weights."""
         for embedding, contrast in zip(self.rtm_cls, self.contrasts, strict=True):
-            weight, bias = contrast.weights(texts)
-            if contrast.norm is None:
-                contrast.folded = weight[..., None, None], bias
-            else:
-                embedding.fold(weight, bias)
+            embedding.fold(*contrast.weights(texts), unit=contrast.norm is None)
 
     def unfold(self) -> None:
         """As before `fold`."""
-        for part in (*self.rtm_cls, *self.contrasts):
-            part.folded = None
+        for embedding in self.rtm_cls:
+            embedding.unfold()
 
     def _count(self, classes: int) -> None:
         self.num_classes = self.cls_out_channels = classes
