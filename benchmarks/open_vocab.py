@@ -67,6 +67,11 @@ ROWS = {
     "spacenet_road_tiles": Row("segmentation", "remote_sensing/spacenet_road_tiles", folds=True),
     "shapes_boxes": Row("detection", None, {"novel": NOVEL}),
     "shapes_masks": Row("segmentation", None, {"novel": NOVEL}),
+    "shapes_yolo_world": Row("detection", None, {"recipe": "open-vocab/yolo-world", "novel": NOVEL, "epochs": 8}),
+    "shapes_mask2former": Row("segmentation", None, {"recipe": "open-vocab/mask2former", "novel": NOVEL, "epochs": 8}),
+    "shapes_panoptic": Row(
+        "detection", None, {"recipe": "open-vocab/mask2former-panoptic", "novel": NOVEL, "epochs": 8}
+    ),
     "coco_val128_masks": Row("segmentation", "detection_seg/coco_val128", {"recipe": "open-vocab/maskclip"}),
     "coco_val128_boxes": Row("detection", "detection_seg/coco_val128", {"recipe": "open-vocab/regionclip"}),
 }
@@ -117,8 +122,8 @@ def _in_folds(row: Row) -> tuple[str, str, str]:
 
 
 def _fitted(row: Row, data: str):
-    options = {key: value for key, value in row.options.items() if key != "recipe"}
-    recipe = row.options.get("recipe")
+    options = {"adapter.epochs" if key == "epochs" else key: value for key, value in row.options.items()}
+    recipe = options.pop("recipe", None)
     if recipe is None:
         return vladapt.fit(domain="open-vocab", task=row.task, data=data, **options)
     from vladapt.core.recipes.resolve import resolve
@@ -172,6 +177,9 @@ def _boxes(scores: dict[str, float]) -> str:
     said = f"AP {scores['AP']:.3f}, AP50 {scores['AP50']:.3f}"
     if "novel_AP50" not in scores:
         return said
+    if "novel_PQ" in scores:
+        base, novel, mean = (scores[key] for key in ("base_PQ", "novel_PQ", "harmonic_PQ"))
+        said = f"{said}, PQ {scores['PQ']:.3f}; base PQ {base:.3f}, novel PQ {novel:.3f}, harmonic mean {mean:.3f}"
     base, novel, mean = (scores[key] for key in ("base_AP50", "novel_AP50", "harmonic_AP50"))
     return f"{said}; base AP50 {base:.3f}, novel AP50 {novel:.3f}, harmonic mean {mean:.3f}"
 
@@ -186,9 +194,9 @@ def _masks(scores: dict[str, float]) -> str:
 
 def _beside_boxes(row: Row) -> str:
     """What a detector that finds every box and draws its name at random would have, about: one in so many classes."""
-    if "recipe" in row.options:
-        return "nothing is trained"
-    return "every box, its name drawn: AP50 0.063" if row.path is None else ""
+    if row.path is None:
+        return "every box, its name drawn: AP50 0.063"
+    return "nothing is trained" if "recipe" in row.options else ""
 
 
 def _quoted(value: Any) -> str:

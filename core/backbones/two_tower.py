@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..contracts.adapter_file import not_finite
 from ..contracts.backbone import Backbone, Block, normalized
-from ..contracts.domain import TRAINED, ZERO
+from ..contracts.channels import TRAINED, ZERO
 from ..errors import CapabilityError, ConfigError, DataError
 from .channels import ChannelPreprocess, input_layer, widen, widened
 from .checkpoints import fingerprint, unsized

@@ -24,7 +24,7 @@ from vladapt.core.registry.catalogue import recipes
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "open-vocab.md").read_text(encoding="utf-8")
-PYTHON, BEFORE, AFTER, ASK, TOWER, UPERNET = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+PYTHON, BEFORE, AFTER, YOLO, ASK, TOWER, UPERNET = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 TOOLS = Path(find_spec("mmdet").origin).parent / ".mim" / "tools"
 SMALL = """
 head = model['roi_head']['bbox_head']
@@ -181,6 +181,25 @@ def test_the_config_on_a_clip_tower(yard, small_clip_spec):
     model = MODELS.build({**config.model, "type": "mmdet.FasterRCNN"})
     found = trained_and_asked(model, boxed(InstanceData), "cat, dog, lake", "loss_cls")
     assert set(found.pred_instances.labels.tolist()) <= {0, 1, 2}
+
+
+def test_yolo_world_of_rtmdet(tmp_path, small_clip_spec):
+    from mmengine import Config
+    from mmengine.model import revert_sync_batchnorm
+    from mmengine.structures import InstanceData
+
+    from vladapt.domains.open_vocab.text_embeddings import set_classes
+    from vladapt.registry import MODELS
+
+    (tmp_path / "yolo.py").write_text(YOLO.replace("embedded", small_clip_spec))
+    model = revert_sync_batchnorm(MODELS.build(Config.fromfile(str(tmp_path / "yolo.py")).model))
+    inputs = boxed(InstanceData)
+    losses = model.train()(**model.data_preprocessor(inputs, True), mode="loss")
+    sum(sum(levels) for levels in losses.values()).backward()
+    assert all(torch.isfinite(level) for levels in losses.values() for level in levels)
+    set_classes(model, "cat, dog, lake")
+    found = model.eval().test_step(inputs)[0].pred_instances
+    assert set(found.labels.tolist()) <= {0, 1, 2}
 
 
 def test_upernet_of_mmseg(tmp_path, small_clip_spec):

@@ -18,6 +18,7 @@ from ..remembering.memory import Memory, old_and_new
 from ..scores.detection import Detected, DetectionScores, Truth, score_detections, truth_of
 from ..scores.fixed import MOST_PER_CLASS, fixed_average_precision
 from ..scores.intervals import groups_of
+from ..scores.panoptic import PanopticCounts
 from .joined import join_boxes, pictures_of, window_of
 from .predictions import OVERLAP, UNSURE, PredictedBoxes, decoded, first_of, overlaps
 from .running import as_in_data, known_names, outcomes
@@ -34,7 +35,8 @@ def evaluate_detection(
     model, data: DomainData, progress: Callable[[int, int], None], memory: Memory | None = None
 ) -> Evaluation:
     """AP and its kin on the test split, per class, on base and novel classes, on old and new ones; of boxes, and of
-    outlines where both the model and the data have them; on data that say how frequent classes are LVIS's fixed AP.
+    outlines where both the model and the data have them, with panoptic quality where the model gives each pixel to one
+    object; on data that say how frequent classes are LVIS's fixed AP.
 
     Args:
         memory: of the detector before, after a training that was to remember.
@@ -42,18 +44,26 @@ def evaluate_detection(
     items = data.split("test")
     numbers = as_in_data(model, data.class_names)
     novel = [name for name in model.cfg.vladapt.novel if name in data.class_names]
-    predicted = [_numbered(PredictedBoxes.of(sample), numbers) for _, sample in outcomes(model, data, items, progress)]
     truths = [_sized(truth_of(item), data, item) for item in items]
+    outlined = any(annotated_boxes(item).segments for item in items)
+    predicted, segments = [], None
+    for truth, (_, sample) in zip(truths, outcomes(model, data, items, progress), strict=True):
+        predicted.append(_numbered(PredictedBoxes.of(sample), numbers))
+        if outlined and "pred_panoptic_seg" in sample:
+            segments = segments or PanopticCounts(data.class_names)
+            segments.add_sample(truth, sample.pred_panoptic_seg.sem_seg[0].cpu().numpy(), numbers)
     groups, number = groups_of(items)
     scored = _scored(truths, predicted, data, novel, groups, outlines=False)
     old = spelled_as_in(data, model.cfg.vladapt.get("remember") or ())
     of_lvis = _fixed(model, truths, predicted, data) if data.frequency is not None else {}
     metrics, masks = {**scored.metrics, **of_lvis, **old_and_new(scored.per_class, old)}, None
     intervals = dict(scored.intervals)
-    if any(annotated_boxes(item).segments for item in items) and all(boxes.outlines is not None for boxes in predicted):
+    if outlined and all(boxes.outlines is not None for boxes in predicted):
         masks = _scored(truths, predicted, data, novel, groups, outlines=True)
         intervals |= {f"mask_{name}": bounds for name, bounds in masks.intervals.items()}
         metrics |= {f"mask_{name}": value for name, value in masks.metrics.items()}
+    if segments is not None:
+        metrics |= segments.scores(novel).metrics
     sections = [
         _per_class(scored, masks, novel),
         _curves(scored),
