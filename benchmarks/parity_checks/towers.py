@@ -282,6 +282,9 @@ class _ProjectionAlone:
     def need_texts(self, method: str = "") -> None:
         """Texts are given."""
 
+    def check_channels(self, method: str, trains: bool) -> None:
+        """It sees no images."""
+
     def image_projection(self):
         return SimpleNamespace(weight=self.weight, bias=None)
 

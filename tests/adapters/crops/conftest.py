@@ -26,6 +26,9 @@ class ColourTowers:
     def need_texts(self, method=""):
         """It has texts."""
 
+    def check_channels(self, method, trains):
+        """It sees three."""
+
     def preprocess(self, train=False):
         def mean_colour(image):
             array = np.asarray(image, dtype=np.float32)

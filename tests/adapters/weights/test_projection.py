@@ -43,6 +43,9 @@ class Linear:
     def need_texts(self, method=""):
         """Texts are given."""
 
+    def check_channels(self, method, trains):
+        """It sees three."""
+
     def image_projection(self):
         return SimpleNamespace(weight=self.weight, bias=self.bias)
 
@@ -346,7 +349,13 @@ def test_what_is_missing_is_said():
     with pytest.raises(DataError, match="its val has 2 rows"):
         short = {"pre_projection": PreProjection(problem.hidden, problem.val_hidden.select([0, 1]))}
         adapter.fit(problem.support, problem.text, val=problem.val, backbone=problem.backbone, resources=short)
-    other = SimpleNamespace(spec="other", fingerprint="", need=lambda capability: None, need_texts=lambda method: None)
+    other = SimpleNamespace(
+        spec="other",
+        fingerprint="",
+        need=lambda capability: None,
+        need_texts=lambda method: None,
+        check_channels=lambda method, trains: None,
+    )
     other.image_projection = lambda: Backbone.image_projection(other)  # of one that does not bring its own
     with pytest.raises(CapabilityError, match="'other' does not say how it projects"):
         adapter.fit(problem.support, problem.text, backbone=other, resources=given)
