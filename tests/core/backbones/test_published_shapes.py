@@ -13,6 +13,7 @@ import torch.nn.functional as F
 import transformers
 from safetensors.torch import save_file
 
+from vladapt.core.backbones.hub import cached_file
 from vladapt.core.backbones.load import load_backbone, save_fine_tuned
 from vladapt.core.backbones.prompted import PromptTokens, attach_prompts, width_of
 from vladapt.core.backbones.split_attention import merge_attention, split_attention
@@ -24,16 +25,9 @@ SPECIAL = {"pad": 0, "unknown": 1, "start": 2, "end": 3}
 ROBERTA_SPECIAL = {"pad": 1, "unknown": 3, "start": 0, "end": 2}
 OWN_TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
 OWN_IMAGE = {"image_size": 32, "layers": 2, "width": 32, "patch_size": 8, "head_width": 16}
-SIGLIP_TEXT = {
-    **OWN_TEXT,
-    "vocab_size": 40,
-    "hf_tokenizer_name": "someone/siglip",
-    "tokenizer_kwargs": {"clean": "canonicalize"},
-    "no_causal_mask": True,
-    "proj_bias": True,
-    "pool_type": "last",
-    "norm_kwargs": {"eps": 1e-6},
-}
+SIGLIP_TEXT = {**OWN_TEXT, "vocab_size": 40, "no_causal_mask": True, "proj_bias": True, "pool_type": "last"}
+SIGLIP_TEXT |= {"hf_tokenizer_name": "someone/siglip", "tokenizer_kwargs": {"clean": "canonicalize"}}
+SIGLIP_TEXT |= {"norm_kwargs": {"eps": 1e-6}}
 BERT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 40}
 
 
@@ -379,20 +373,14 @@ def test_trained_towers_load_again_where_there_is_no_hub(tower, tmp_path, name, 
         backbone.model.logit_scale.add_(0.5)
     texts = backbone.encode_text(TEXTS)
     path = save_fine_tuned(backbone, tmp_path / "trained")
-    for file in published_tokenizer(backbone):
+    name = backbone.source.config["text_cfg"]["hf_tokenizer_name"]
+    for file in (cached_file(name, [file]) for file in ("tokenizer.json", "tokenizer_config.json")):
         (tmp_path / "trained" / file.name).write_bytes(file.read_bytes())
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "nowhere"))
     again = load_backbone(str(path), "cpu")
     torch.testing.assert_close(again.encode_text(TEXTS), texts, **CLOSE)
     assert torch.equal(again.logit_scale, backbone.logit_scale)
     assert again.capabilities == backbone.capabilities
-
-
-def published_tokenizer(backbone):
-    from vladapt.core.backbones.hub import cached_file
-
-    name = backbone.source.config["text_cfg"]["hf_tokenizer_name"]
-    return [cached_file(name, [file]) for file in ("tokenizer.json", "tokenizer_config.json")]
 
 
 def test_a_text_tower_without_its_configuration_says_where_it_comes_from(published, hub):
