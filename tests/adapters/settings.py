@@ -8,10 +8,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "auto": {"candidates": ("zero-shot", "nearest-mean", "ridge"), "few_shots": ("ridge",)},
     "cross-modal": {"warmup": 2, "eval_every": 5, "lr": 0.05, "weight_decay": 0.1, "batch_size": 4},
     "lp-plus-plus": {"views": 1},
+    "tpt": {"steps": 2},
     "two-stage": {"iterations": 2, "batch_size": 4, "lr": 0.02},
 }
-"""Where a training of 20 steps is all warm-up, 20 steps per shot are slow, or two augmented views, which make others
-fast, are refused."""
+"""Where a training of 20 steps is all warm-up, 20 steps per shot or per test image are slow, or two augmented views,
+which make others fast, are refused."""
 
 
 def between(option: str, one: Any, other: Any, **settings: Any) -> tuple[dict[str, Any], dict[str, Any]]:
