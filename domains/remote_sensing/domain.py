@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ...core import registry
 from ...core.contracts import domain
 from ...core.contracts.channels import STARTS, ZERO, InputChannels
 from ...core.contracts.domain import NO_PRESET, READ_BY, Decoded, Domain, DomainData, Item
@@ -17,7 +18,6 @@ from ...core.data.files import Format
 from ...core.data.images import IMAGE
 from ...core.data.unlabelled import read_unlabelled
 from ...core.errors import ConfigError, DataError
-from ...core.registry import load_domain
 from .bands import check_bands, further_channels, sensors
 from .dota import is_dota, read_dota
 from .gdal import DRIVERS
@@ -150,7 +150,7 @@ class RemoteSensing(Domain):
     """
 
     name = "remote-sensing"
-    tasks = ("classification", "retrieval", *DENSE)
+    tasks = ("classification", "retrieval", "detection", "segmentation")
     reading = Reading
     own_files: ClassVar = {"classification": MAP_FILES}
 
@@ -253,7 +253,7 @@ class RemoteSensing(Domain):
         from .drawn_scenes import drawn_pairs, drawn_scenes
 
         if self.check_task(task) in DENSE:
-            return load_domain(OPEN_VOCAB).sample(task)
+            return registry.load_domain(OPEN_VOCAB).sample(task)
         self.known = None
         return drawn_pairs() if self.check_task(task) == "retrieval" else drawn_scenes()
 
@@ -317,7 +317,7 @@ class RemoteSensing(Domain):
                 raise ConfigError(f"--set data.{name}: {task} reads its data without it; omit it")
         if reading.channels is not None:
             raise ConfigError(f"--bands {reading.bands}: {task} sees pictures of three channels; give three bands")
-        other = load_domain(OPEN_VOCAB)
+        other = registry.load_domain(OPEN_VOCAB)
         if reading.labels:
             data = read_objects(path, _layer(path, reading), reading, reading.cutting, task)
         elif is_dota(path):

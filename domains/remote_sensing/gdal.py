@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 
 from ...core.errors import CapabilityError, DataError, shortened
-from ...core.runtime.files import refused
 from ...core.runtime.reading import check_regular
 from .vrt import check_vrt
 
@@ -111,6 +110,8 @@ def writing(folder: Path) -> Iterator[None]:
         cause = error.__cause__ or error
         if shutil.disk_usage(folder).free < LITTLE_SPACE:  # GDAL says what it could not do, seldom why
             cause = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        from ...core.runtime.files import refused  # which loads torch
+
         raise refused(folder, cause) from None
 
 

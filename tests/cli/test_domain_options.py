@@ -10,8 +10,7 @@ import typer
 
 import vladapt as package
 from vladapt import cli
-from vladapt.core.commands import options
-from vladapt.core.commands.options import declared_options
+from vladapt.core.commands import declared
 from vladapt.core.contracts.options import options_of
 from vladapt.core.registry import adapter_class, catalogue, loss_class
 from vladapt.core.registry.build import task_class
@@ -26,10 +25,10 @@ def test_options_of_a_reader_are_flags_under_the_domains_name(vladapt):
 @pytest.mark.parametrize("name", ["medical", "open-vocab", "remote-sensing"])
 def test_what_is_declared_is_what_the_reader_takes(name):
     """And what the domain's tasks have as options of their own."""
-    declared = {each.name: each.help[name] for each in declared_options() if name in each.help}
+    found = {each.name: each.help[name] for each in declared.declared_options() if name in each.help}
     domain = package.load_domain(name)
     owners = [domain.reading, *(task_class(task).options for task in domain.task_names)]
-    assert declared == {each.name: each.help for owner in owners if owner is not None for each in options_of(owner)}
+    assert found == {each.name: each.help for owner in owners if owner is not None for each in options_of(owner)}
 
 
 def test_a_domain_under_construction_takes_no_command_away(tmp_path, monkeypatch):
@@ -38,11 +37,11 @@ def test_a_domain_under_construction_takes_no_command_away(tmp_path, monkeypatch
         folder = tmp_path / "domains" / name
         folder.mkdir(parents=True)
         (folder / "domain.py").write_text(text)
-    contract = tmp_path.joinpath(*options.SHARED)
+    contract = tmp_path.joinpath(*declared.SHARED)
     contract.parent.mkdir(parents=True)
     contract.write_text("")
-    monkeypatch.setattr(options, "PACKAGE_ROOT", tmp_path)
-    assert list(options._read_options()) == [("sound", "reading", "zoom", "how near")]
+    monkeypatch.setattr(declared, "PACKAGE_ROOT", tmp_path)
+    assert list(declared._read_options()) == [("sound", "reading", "zoom", "how near")]
 
 
 def test_a_flag_of_a_domain_reaches_its_reader(fit, colours):

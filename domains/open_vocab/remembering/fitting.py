@@ -48,6 +48,7 @@ def with_names(recipe: Recipe) -> Recipe:
     given = recipe.task_options.get("remember")
     if given is None:
         return recipe
+    given = given[0] if isinstance(given, (list, tuple)) and len(given) == 1 else given  # one name, or a file
     try:
         names = list(described_classes(given))
     except (ConfigError, DataError) as error:

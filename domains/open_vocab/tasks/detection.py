@@ -29,7 +29,9 @@ class DetectionOptions:
         10_000, "LVIS: so many detections per class, in all test images, count in fixed AP", low=1, high=10**6
     )
     start: str | None = option(None, "run, or checkpoint of the config's model, that the training goes on from")
-    remember: Any = option(None, "names, or a file of names, that the start knows and is not to forget")
+    remember: tuple[str, ...] | None = option(
+        None, "names, or a file of names, that the start knows and is not to forget"
+    )
     remember_images: str | None = option(None, "folder of images without the new classes, to remember by")
     remember_score: float | None = option(
         None, "from which score on what the start finds is learned as a box; 0.5 by default", low=0, high=1

@@ -12,7 +12,6 @@ from PIL import Image
 
 from ....core.contracts.domain import Item
 from ....core.errors import DataError
-from ....core.runtime.files import replacing
 from ..gdal import safely
 from ..pictures import is_raster
 from ..places import files_of_item
@@ -73,6 +72,8 @@ def write_map(heat: HeatMap, item: Item, text: str, out: Path) -> None:
     Raises:
         DataError: nothing can be written there.
     """
+    from ....core.runtime.files import replacing
+
     with replacing(out) as partial:
         if out.suffix.lower() in GEOTIFF:
             _write_geotiff(heat, item, text, partial)

@@ -124,7 +124,8 @@ def test_thumbnails_of_every_kind_of_pixels():
     assert plain.dtype == np.uint8 and np.abs(deep.astype(int) - plain).max() <= 1
     clip = np.stack([np.zeros_like(pixels), pixels, np.zeros_like(pixels)])
     assert np.array_equal(thumbnail(clip), plain)
-    assert thumbnail(np.zeros((4, 4, 7), np.float32)) is None and thumbnail(np.zeros((0, 4, 3), np.uint8)) is None
+    assert np.array_equal(thumbnail(np.concatenate([pixels, pixels[..., :2]], axis=2)), plain)
+    assert thumbnail(np.zeros((4, 4, 2), np.float32)) is None and thumbnail(np.zeros((0, 4, 3), np.uint8)) is None
 
 
 def test_a_reduced_image_has_the_thumbnail_of_the_whole(tmp_path):

@@ -15,6 +15,8 @@ MAX_PAIRS = 2**16
 LEAST_AREA = 1e-14
 SLACK = 1e-9
 """Share of a length by which a point may miss a line and yet be on it. Coordinates are in 64 bits."""
+ROUNDING = 4 * torch.finfo(torch.float32).eps
+"""Share of the largest coordinate by which corners that were rounded to 32 bits may miss a side that they lie on."""
 
 
 @as_compiled
@@ -133,6 +135,7 @@ def _intersections(first: Tensor, second: Tensor, rows: Tensor, columns: Tensor)
 
 def _common_points(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """(P, 24, 2) and which of them are there, (P, 24): where sides cross, and corners of one that the other holds."""
+    rounded = ROUNDING * torch.cat([first, second], dim=1).abs().amax(dim=(1, 2))  # (P,)
     middle = torch.cat([first, second], dim=1).mean(dim=1, keepdim=True)
     first, second = first - middle, second - middle
     side, other_side = (box.roll(-1, dims=1) - box for box in (first, second))  # (P, 4, 2)
@@ -143,19 +146,22 @@ def _common_points(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     crosses = (slope.abs() > LEAST_AREA) & _within(along) & _within(other_along)
     crossings = first[:, :, None] + side[:, :, None] * along[..., None].where(crosses[..., None], 0.0)
     points = torch.cat([crossings.flatten(1, 2), first, second], dim=1)
-    return points, torch.cat([crosses.flatten(1), _holds(second, first), _holds(first, second)], dim=1)
+    held = _holds(second, first, rounded), _holds(first, second, rounded)
+    return points, torch.cat([crosses.flatten(1), *held], dim=1)
 
 
-def _holds(box: Tensor, points: Tensor) -> Tensor:
-    """(P, 4): whether points (P, 4, 2), seen along the sides at the first corner of a box (P, 4, 2), are within it."""
+def _holds(box: Tensor, points: Tensor, rounded: Tensor) -> Tensor:
+    """(P, 4): whether points (P, 4, 2), seen along the sides at the first corner of a box (P, 4, 2), are within it, or
+    beside it by no more than their rounding (P,)."""
     to_point = points - box[:, :1]
     sides = torch.stack([box[:, 1], box[:, 3]], dim=1) - box[:, :1]  # (P, 2, 2)
-    shares = torch.einsum("pkc,psc->pks", to_point, sides) / sides.square().sum(dim=2).clamp(min=LEAST_AREA)[:, None]
-    return _within(shares).all(dim=2)
+    squares = sides.square().sum(dim=2).clamp(min=LEAST_AREA)[:, None]  # (P, 1, 2)
+    shares = torch.einsum("pkc,psc->pks", to_point, sides) / squares
+    return _within(shares, SLACK + rounded[:, None, None] / squares.sqrt()).all(dim=2)
 
 
-def _within(share: Tensor) -> Tensor:
-    return (share >= -SLACK) & (share <= 1 + SLACK)
+def _within(share: Tensor, slack: Tensor | float = SLACK) -> Tensor:
+    return (share >= -slack) & (share <= 1 + slack)
 
 
 def _convex_area(points: Tensor, there: Tensor) -> Tensor:

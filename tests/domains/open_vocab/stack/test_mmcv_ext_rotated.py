@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
@@ -34,6 +34,7 @@ def quadrilaterals(boxes):
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(rotated, min_size=1, max_size=4), st.lists(rotated, min_size=1, max_size=4))
+@example([(0.0, 0.0, 1.0, 0.5, 1.0)], [(0.0, 0.0, 0.5, 0.5, 1.0)])  # sides on one line, but for rounding
 def test_overlaps_are_those_of_shapely(first, second):
     shapely = pytest.importorskip("shapely")
     from shapely.affinity import rotate
