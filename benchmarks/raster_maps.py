@@ -26,7 +26,7 @@ from raster_windows import draw
 
 from vladapt.core.runtime.progress import Reporter
 
-FIELD, CONTRAST, WINDOW, OVERLAP, BATCH, SIDE = 2_500, 60.0, 200, 0.25, 32, 96
+FIELD, CONTRAST, WINDOW, OVERLAP, BATCH, SIDE = 2_500, 60.0, 150, 0.25, 32, 96
 BANDS = "false-color"
 
 
@@ -38,7 +38,7 @@ def fit() -> None:
     data = {"path": "learn.tif", "labels": "learn.gpkg", "bands": BANDS, "window_size": WINDOW, "overlap": 0.0}
     data["block_size"] = 0.0
     made = vladapt.fit(
-        domain="remote-sensing", data=data, adapter="linear-probe", shots=60, image_size=SIDE, out="runs", seed=1
+        domain="remote-sensing", data=data, adapter="linear-probe", shots=100, image_size=SIDE, out="runs", seed=1
     )
     print(made.run, made.metrics["adapted"]["accuracy"])
 
