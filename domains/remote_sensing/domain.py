@@ -246,7 +246,14 @@ class RemoteSensing(Domain):
         how = {"column": given.get("label_column"), "names": options.class_names}
         seed = int(use.run.info["recipe"].get("seed") or 0)
         cut = MapOptions(options.cutting, None if layer is None else Path(layer), **how, seed=seed)
-        return write_maps(use, rasters, cut, scorer, reporter)
+        written = write_maps(use, rasters, cut, scorer, reporter)
+        learned = (use.run.info["recipe"].get("data") or {}).get("labels")
+        if layer is not None and learned and Path(layer).name == Path(learned).name:
+            written.notes.append(
+                f"the run learned from a layer called {Path(layer).name} too: where that is this one, the accuracy "
+                "flatters the map; the run's report has that of windows it did not learn from"
+            )
+        return written
 
     def sample(self, task: str | None = None) -> DomainData:
         """360 scenes of 12 kinds, or 132 captioned ones, drawn on demand; no download."""

@@ -30,6 +30,7 @@ from vladapt.cli import main
 main(sys.argv[2:])
 """
 OPTIONS = {
+    "full": ["--lr", "2e-3"],
     "lora": ["--lr", "2e-2"],
     "lit": ["--lr", "2e-3"],
 }
@@ -102,7 +103,7 @@ def test_a_stopped_fit_says_where_its_checkpoints_are(arguments, process, tmp_pa
     assert done.stderr.strip().splitlines()[-1].startswith("vladapt: training stopped at step")
 
 
-@pytest.mark.parametrize("name", ["lora", "lit"])
+@pytest.mark.parametrize("name", OPTIONS)
 def test_two_processes_train_as_one(arguments, process, tmp_path, environment, name):
     arguments = [*arguments, "--adapter", name, "--lr", "1e-4", "--json"]
     arguments += ["--set", "adapter.dropout=0"] if name == "lora" else []

@@ -99,10 +99,11 @@ def test_a_stopped_comparison_keeps_its_rows(vladapt, colours, small_clip_spec, 
     assert 2 <= kept == len(table.read_text().splitlines()) - 1
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_to_all_processes_of_a_training_is_one_line_and_its_checkpoints_stay(
-    colours, small_clip_spec, tmp_path, environment
+    colours, small_clip_spec, tmp_path, environment, number
 ):
-    """As a closing terminal sends it: to those that load samples, too."""
+    """As a scheduler or a closing terminal sends it: to those that load samples, too."""
     splits = {5: "val", 11: "test"}
     rows = [f"{f},{f.parent.name} {f.stem},{splits.get(int(f.stem), 'train')}" for f in colours.rglob("*.png")]
     (tmp_path / "pairs.csv").write_text("\n".join(["image,caption,split", *rows]))
@@ -111,7 +112,7 @@ def test_a_signal_to_all_processes_of_a_training_is_one_line_and_its_checkpoints
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, env=environment, cwd=tmp_path, start_new_session=True, **pipes)
     wait_for(lambda: list(tmp_path.rglob("step-*.pt")), process)
-    os.killpg(process.pid, signal.SIGHUP)
+    os.killpg(process.pid, number)
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1 and out == "", err
     assert [line for line in err.splitlines() if line.startswith("vladapt: ")] == [STOPPED], err

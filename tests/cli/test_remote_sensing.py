@@ -165,6 +165,7 @@ def test_a_map_says_of_pixels_what_rows_say_of_windows(run_on_windows, vladapt, 
     shown = vladapt("predict", run_on_windows, raster, *out)
     assert shown.code == 0, shown.err
     assert "maize" in shown.out and "user's" in shown.out and "Accuracy by area" in shown.out
+    assert "the accuracy flatters the map" in " ".join(shown.out.split())
     for name in ("map.tif", "map_scores.tif", "map.gpkg", "map.geojson", "map_accuracy.json", "map.html"):
         assert (tmp_path / name).is_file() and name in shown.out.replace("\n", "")
     rows = vladapt("predict", run_on_windows, raster, "--json").json["predictions"]
@@ -180,7 +181,8 @@ def test_a_map_says_of_pixels_what_rows_say_of_windows(run_on_windows, vladapt, 
 
 
 def test_a_page_is_a_map_of_rasters_and_what_no_map_answers_is_one_line(run_on_windows, vladapt, field, tmp_path):
-    assert vladapt("predict", run_on_windows, field[0], "--out", tmp_path / "map.html").code == 0
+    page = vladapt("predict", run_on_windows, field[0], "--out", tmp_path / "map.html")
+    assert page.code == 0 and "flatters" not in page.out
     assert "Transparency of the classes" in (tmp_path / "map.html").read_text()
     picture = tmp_path / "photo.png"
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(picture)

@@ -18,8 +18,8 @@ UNITS = 1 + 2 + 1
 
 
 KINDS = {
-    *("cross-entropy", "declip", "distill", "dreamlip", "filip", "long-clip", "m-flag", "momentum-queue"),
-    *("prolip", "protoclip", "ro-vit", "slip"),
+    *("cross-entropy", "declip", "distill", "dreamlip", "filip", "long-clip", "m-flag", "matryoshka"),
+    *("momentum-queue", "prolip", "protoclip", "ro-vit", "slip"),
 }
 
 

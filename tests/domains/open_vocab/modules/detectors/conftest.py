@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+
+from vladapt.core.testing.thread_ranks import as_ranks
 
 COLOURS = {"red": (230, 30, 30), "green": (30, 200, 30), "blue": (30, 60, 230)}
 NAMES = tuple(f"{colour} shape" for colour in COLOURS)
@@ -148,3 +151,23 @@ def accuracy(packed):
         return float((found == truth).float().mean())
 
     return measure
+
+
+@pytest.fixture
+def alike_on_two_ranks(packed):
+    """`check(model, losses)`: where each of two ranks has half of the images, the mean of their gradients is that of
+    one process with all."""
+
+    def check(model, losses) -> None:
+        def gradients(batch: dict) -> dict[str, torch.Tensor]:
+            own = copy.deepcopy(model)
+            sum(losses(own, batch).values()).backward()
+            return {name: p.grad for name, p in own.named_parameters() if p.grad is not None}
+
+        one, ranks = gradients(packed(0, 4)), as_ranks(2, lambda rank: gradients(packed(2 * rank, 2)))
+        assert one
+        for name, gradient in one.items():
+            mean = (ranks[0][name] + ranks[1][name]) / 2
+            torch.testing.assert_close(mean, gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max() + 1))
+
+    return check

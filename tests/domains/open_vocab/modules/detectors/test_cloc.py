@@ -11,7 +11,6 @@ from mmengine.runner import load_checkpoint
 from torchvision.ops import generalized_box_iou
 
 from vladapt.core.errors import ConfigError, DataError
-from vladapt.core.testing.thread_ranks import as_ranks
 from vladapt.domains.open_vocab.modules.detectors.cloc_prompter import BoxHead, Prompter, cell_centres, fourier
 from vladapt.domains.open_vocab.text_embeddings import set_classes
 from vladapt.registry import MODELS
@@ -204,20 +203,8 @@ def test_the_terms_are_contrast_grounding_and_clips(build, packed, tower):
     torch.testing.assert_close(found["loss_grounding"], 5 * l1 + 2 * giou, rtol=1e-4, atol=1e-4)
 
 
-def test_two_ranks_learn_from_the_captions_of_both(build, packed):
-    """Each has half of the images; the mean of their gradients is that of one process with all."""
-    model = build(region_weight=0, grounding_weight=0)
-
-    def gradients(batch: dict) -> dict[str, torch.Tensor]:
-        own = copy.deepcopy(model)
-        sum(losses(own, batch).values()).backward()
-        return {name: p.grad for name, p in own.named_parameters() if p.grad is not None}
-
-    one, ranks = gradients(packed(0, 4)), as_ranks(2, lambda rank: gradients(packed(2 * rank, 2)))
-    assert one
-    for name, gradient in one.items():
-        mean = (ranks[0][name] + ranks[1][name]) / 2
-        torch.testing.assert_close(mean, gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max() + 1))
+def test_two_ranks_learn_from_the_captions_of_both(build, alike_on_two_ranks):
+    alike_on_two_ranks(build(region_weight=0, grounding_weight=0), losses)
 
 
 def test_each_option_of_training_counts(build, packed):
