@@ -1,4 +1,4 @@
-"""TransCLIP and StatA."""
+"""TransCLIP, StatA and ZLaP."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from .fixtures import Check, Fixtures, Reference, UnreadableFixture, stated_in
 
 PUBLISHED = build_adapter("transclip")
 """For what the fixture does not say: the temperature of the likelihood, and how many images a first mean is made of."""
+SETUPS = {"transductive": "transductive", "inductive": "inductive", "sparse": "sparse-inductive"}
+"""What zlap's fixture calls a setup -> the option."""
 
 
 @compares("transclip", "transclip")
@@ -175,3 +177,26 @@ def _rows_of(ref: Reference, name: str, given: dict, count: int) -> Tensor:
 
 
 GROUPS = (zero_shot, few_shot_as_released, anchored)
+
+
+@compares("zlap", "zlap")
+def propagated(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    """Each setting on the graph of the test rows, and on that of the support rows for images outside it."""
+    test, unlabelled = f.test_set, f.support(ref).without_labels()
+    for _, name in ref.keys(r"(\w+)_transductive"):
+        given = ref.setting(name)
+        options = {
+            "n_neighbors": given["k"],
+            "gamma": given["gamma"],
+            "alpha": given["alpha"],
+            "scale_similarities": given["scale_sim"],
+            "iterations": ref.setting("cg")["maxiter"],
+        }
+        graphs = {"transductive": test.without_labels(), "inductive": unlabelled, "sparse": unlabelled}
+        for kind, images in graphs.items():
+            adapter = build_adapter("zlap", setup=SETUPS[kind], **options)
+            adapter.fit(None, f.text, unlabeled=images)
+            scores = adapter.logits(test)
+            yield ref.check(scores.exp(), f"{name}_{kind}", f"{name}, {kind}, scores")
+            right = 100 * (scores.argmax(dim=1) == test.labels).double().mean()
+            yield ref.check(right[None], f"{name}_{kind}_acc", f"{name}, {kind}, accuracy")
