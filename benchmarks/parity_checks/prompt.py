@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from vladapt import Adapter, Backbone, FeatureSet, FitReport, TextClassifier, build_adapter, build_classifier
 from vladapt.adapters.prompt.cocoop import META, conditional_contexts
 from vladapt.adapters.prompt.pomp import local_logits
-from vladapt.adapters.prompt.tpt import confident_views, mean_entropy
+from vladapt.adapters.testtime.tpt import confident_views, mean_entropy
 from vladapt.core.prompts.context import PromptLearner
 from vladapt.core.training.schedules import dassl_learning_rates
 

@@ -25,6 +25,7 @@ OF_SEARCH = {
     "search_scale": between("search_scale", (7.0, 3.0), (30.0, 30.0)),
     "search_step": between("search_step", (200, 20), (2, 2), search_scale=(30.0, 30.0)),
 }
+OF_NEGATIVES = {"entropy_bounds": (0.0, 1.0), "mask_bounds": (0.0, 1.0)}
 STARTING = {"ctx_init": between("ctx_init", None, "a photo of a")}
 LENGTH = {"n_ctx": between("n_ctx", 2, 3, ctx_init=None)}
 
@@ -107,6 +108,15 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     },
     "stat-a": {"inner_iterations": between("inner_iterations", 1, 2, iterations=1)},
     "taskres": {"weight_decay": between("weight_decay", 0.0, 1.0, lr=10.0)},
+    "tda": {
+        "negative_alpha": between("negative_alpha", 0.1, 10.0, **OF_NEGATIVES),
+        "negative_beta": between("negative_beta", 0.1, 10.0, **OF_NEGATIVES),
+        "mask_bounds": between("mask_bounds", (0.0, 1.0), (0.0, 0.01), entropy_bounds=(0.0, 1.0), negative_alpha=10.0),
+        "entropy_bounds": between(
+            "entropy_bounds", (0.0, 1.0), (0.9, 1.0), mask_bounds=(0.0, 1.0), negative_alpha=10.0
+        ),
+        "negative_slots": between("negative_slots", 0, 3, **OF_NEGATIVES),
+    },
     "tip-adapter": OF_SEARCH,
     "tip-adapter-f": {
         **OF_SEARCH,
@@ -123,6 +133,11 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "two-stage": {"r": between("r", 1, 2, tune="lora")},
     "vpt": of_training("cross-entropy", "clip", lr=0.01, epochs=6),
     "wca": {"templates": between("templates", ("a photo of a {}.",), ("a {} here.",))},
+    "zero": {
+        "augmix": between("augmix", False, True, temperature=0.01, selection=1.0),
+        "crop_scale": between("crop_scale", (0.9, 1.0), (0.01, 0.02), temperature=0.01, selection=1.0),
+        "selection": between("selection", 0.3, 1.0, temperature=0.01),
+    },
     "wise-ft": {"clip_grad": between("clip_grad", None, 1e-4)},
 }
 """Of options that change no result by themselves: two settings that differ in one alone."""

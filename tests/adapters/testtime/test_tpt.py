@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from parity_checks.prompt import tpt_selection, tpt_tuning
 
-from vladapt.adapters.prompt._views import random_views
-from vladapt.adapters.prompt.tpt import mean_entropy
+from vladapt.adapters.testtime._views import random_views
+from vladapt.adapters.testtime.tpt import mean_entropy
 from vladapt.core.contracts import Batch, FeatureSet, TextClassifier
 from vladapt.core.errors import CapabilityError, ConfigError
 from vladapt.core.prompts.context import PromptLearner

@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from itertools import islice
+from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.contracts.adapter import FitReport, require
+from ...core.contracts.adapter import FitReport
 from ...core.contracts.features import Batch
 from ...core.contracts.options import option
-from ...core.errors import CapabilityError, ConfigError
+from ...core.errors import ConfigError
 from ...core.prompts.classifier import POSITIONS
 from ...core.prompts.context import PromptLearner
-from ._contexts import (
-    COST_OPTIONS,
-    PromptsAtPrediction,
-    check_named,
-    half_where_asked,
-)
-from ._views import random_views
+from ..prompt._contexts import COST_OPTIONS, PromptsAtPrediction, check_named, half_where_asked
+from ._bags import SeenInViews
 
 
 @dataclass(eq=False, kw_only=True)
-class Tpt(PromptsAtPrediction):
+class Tpt(PromptsAtPrediction, SeenInViews):
     """Test-time prompt tuning.
 
     Shu et al., Test-Time Prompt Tuning for Zero-Shot Generalization in Vision-Language Models, 2022, arXiv 2209.07511.
@@ -78,15 +73,10 @@ class Tpt(PromptsAtPrediction):
     n_ctx: int = option(4, "context vectors, where no words are given", low=1, high=1024)
     class_token_position: str = option("end", "where the class name stands", choices=POSITIONS)
     ctx_init: str | None = option("a photo of a", "words to start from; none: random")
-    n_views: int = option(64, "views of a test image, itself included", low=2, high=1000)
     selection: float = option(0.1, "share of the views that are kept, the most confident ones", above=0, high=1)
     steps: int = option(1, "steps on each image; the views are chosen before the first", low=1, high=1000)
     lr: float = option(5e-3, "learning rate of AdamW", above=0)
     weight_decay: float = option(1e-2, "weight decay of AdamW", low=0)
-    crop_scale: tuple[float, float] = option(
-        (0.08, 1.0), "smallest and largest share of the image's area that a crop keeps", above=0, high=1
-    )
-    augmix: bool = option(False, "mix each crop with slightly altered ones (AugMix)")
     images_at_once: int = option(
         1, "images tuned side by side, each with its own context; changes no result", low=1, high=1_048_576
     )
@@ -96,11 +86,6 @@ class Tpt(PromptsAtPrediction):
     )
     checkpointing: bool = option(False, "recompute activations in the backward pass; changes speed and memory only")
     amp: str | None = option(None, "precision of both towers; none: float32", choices=("bf16",))
-
-    def __post_init__(self):
-        super().__post_init__()
-        smallest, largest = self.crop_scale
-        require(smallest <= largest, "crop_scale", self.crop_scale, "give two shares, 0 < smallest <= largest <= 1")
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         check_named(self)
@@ -115,38 +100,15 @@ class Tpt(PromptsAtPrediction):
         return FitReport(self.name, notes=["nothing is learned from the support: each test image tunes a context"])
 
     def _logits(self, batch: Batch) -> Tensor:
-        if batch.images is None:
-            raise CapabilityError("adapter 'tpt' tunes on views of each test image; pass Batch(images=...), decoded")
-        if batch.features is not None and len(batch.images) != len(batch.features):
-            raise CapabilityError(f"{len(batch.images)} images for {len(batch.features)} rows of features")
-        towers = self.towers
-        known = None if batch.features is None else batch.unit.to(towers.device)  # (B, D), of view 0
+        bags = self._bags(batch)
         parts = []
-        for start in range(0, len(batch.images), self.images_at_once):
-            rows = range(start, min(start + self.images_at_once, len(batch.images)))
-            views = [self._view_features(batch.images[i], batch, None if known is None else known[i]) for i in rows]
-            parts.append(self.tuned_logits(torch.stack(views)))
-        device = self.ctx.device if batch.features is None else batch.features.device
-        return torch.cat(parts).to(device)
+        while some := list(islice(bags, self.images_at_once)):
+            parts.append(self.tuned_logits(torch.stack(some)))
+        return torch.cat(parts).to(self.ctx.device if batch.features is None else batch.features.device)
 
-    def _view_features(self, image: Any, batch: Batch, known: Tensor | None) -> Tensor:
-        """(V, D) unit features: the image as it is always looked at, then crops."""
-        towers = self.towers
-        transform = batch.transform or towers.preprocess()
-        pixels = random_views(
-            image,
-            self.n_views - 1,
-            towers.image_size,
-            transform,
-            scale=self.crop_scale,
-            augmix=self.augmix,
-            seed=self.seed,
-        )
-        if known is None:
-            pixels = torch.cat([transform(np.asarray(image))[None], pixels])
-        with torch.no_grad(), half_where_asked(self, towers.device):
-            features = towers.encode_image(pixels.to(towers.device)).float()
-        return features if known is None else torch.cat([known[None], features])
+    def _encoded(self, pixels: Tensor) -> Tensor:
+        with half_where_asked(self, pixels.device):
+            return super()._encoded(pixels)
 
     def tuned_logits(self, views: Tensor) -> Tensor:
         """(I, C) logits of images, each with a context tuned on its own views.

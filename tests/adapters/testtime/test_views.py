@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vladapt.adapters.prompt._views import OPERATIONS, random_boxes, random_views
+from vladapt.adapters.testtime._views import OPERATIONS, random_boxes, random_views
 from vladapt.core.backbones.preprocessing import Preprocess
 from vladapt.core.errors import CapabilityError
 

@@ -1,0 +1,96 @@
+"""What methods share that take test images one after the other, and learn from each before the next."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...core.contracts.adapter import FitReport
+from ...core.contracts.features import Batch
+from ...core.contracts.options import option
+from ..transductive._together import AnsweredTogether
+
+
+@dataclass(eq=False, kw_only=True)
+class Streamed(AnsweredTogether):
+    """Base of the methods whose test images come as a stream: each is answered by what those before it left behind.
+
+    The fit takes the unlabelled images one after the other, in an order drawn by the seed or as they are given. Each of
+    them keeps the answer that it got when its turn came; copies of one image share the mean of theirs. Any other image
+    is answered as if it came next, and leaves nothing behind, so that no answer depends on the batch; `stream` lets
+    images come next in earnest.
+
+    A set with views of each image (N, V, D) gives a bag of views, the image itself first; else the image is the only
+    one of its bag.
+
+    A method implements `_start` and `_next`, and names in `memory` the tensors that `_next` changes.
+    """
+
+    label_free: ClassVar[bool] = True
+    state: ClassVar[tuple[str, ...]] = (*AnsweredTogether.state, "text", "logit_scale", "logit_bias", "seen", "length")
+    memory: ClassVar[tuple[str, ...]] = ()
+
+    shuffle: bool = option(True, "the seed draws the order of the images; no: they come as they are given")
+
+    def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
+        self.text, self.logit_scale = classifier.weights, classifier.logit_scale
+        self.logit_bias = classifier.logit_bias or 0.0
+        self.seen, self.length = 0, len(unlabeled)
+        self._start(support)
+        order = torch.arange(self.length)
+        if self.shuffle:
+            order = torch.randperm(self.length, generator=torch.Generator().manual_seed(seed))
+        unit = unlabeled.unit
+        bags = unit[:, None] if unlabeled.views is None else F.normalize(unlabeled.views, dim=-1)  # (N, V, D)
+        answers = unit.new_empty(len(unit), len(self.text))
+        for row in order.tolist():
+            answers[row] = self._answered(bags[row])
+        moved = int((answers.argmax(dim=1) != classifier.logits(unit).argmax(dim=1)).sum())
+        self._remember(unit, answers)
+        how = "in an order drawn by the seed" if self.shuffle else "as they were given"
+        note = f"{self.length} unlabelled images, one after the other {how}; {moved} left the class their texts gave"
+        return FitReport(self.name, notes=[note])
+
+    def stream(self, batch: Batch | Tensor) -> Tensor:
+        """(B, C) logits of images that come next, one after the other; each changes what later ones find."""
+        return torch.stack([self._answered(row[None]) for row in Batch.of(batch).unit])
+
+    def _answered(self, bag: Tensor) -> Tensor:
+        self.seen += 1
+        return self._next(bag)
+
+    def _outside(self, unit: Tensor, base: Tensor | None) -> Tensor:
+        return torch.stack([self._as_if_next(row[None]) for row in unit])
+
+    def _as_if_next(self, bag: Tensor) -> Tensor:
+        """(C,) what the image would be answered, with everything as it was before."""
+        seen, before = self.seen, {name: getattr(self, name) for name in self.memory}
+        for name, value in before.items():
+            setattr(self, name, value.clone())
+        try:
+            return self._answered(bag)
+        finally:
+            self.seen = seen
+            for name, value in before.items():
+                setattr(self, name, value)
+
+    @abstractmethod
+    def _start(self, support) -> None:
+        """Set the tensors that `memory` names as they are before the first image."""
+
+    @abstractmethod
+    def _next(self, bag: Tensor) -> Tensor:
+        """(C,) logits of the image that comes next; changes the tensors that `memory` names.
+
+        Args:
+            bag: (V, D) unit rows, the image itself first.
+        """
+
+    def _scores(self, rows: Tensor) -> Tensor:
+        """(V, C) what the texts say of rows (V, D)."""
+        return self.logit_scale * rows @ self.text.T + self.logit_bias
