@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.contracts.adapter import FitReport
-from ...core.contracts.features import Batch
+from ...core.contracts.features import Batch, FeatureSet
 from ...core.contracts.options import option
 from ..transductive._together import AnsweredTogether
 
@@ -32,6 +32,7 @@ class Streamed(AnsweredTogether):
     """
 
     label_free: ClassVar[bool] = True
+    can: ClassVar[frozenset[str]] = frozenset({"streams"})
     state: ClassVar[tuple[str, ...]] = (*AnsweredTogether.state, "text", "logit_scale", "logit_bias", "seen", "length")
     memory: ClassVar[tuple[str, ...]] = ()
 
@@ -56,9 +57,8 @@ class Streamed(AnsweredTogether):
         note = f"{self.length} unlabelled images, one after the other {how}; {moved} left the class their texts gave"
         return FitReport(self.name, notes=[note])
 
-    def stream(self, batch: Batch | Tensor) -> Tensor:
-        """(B, C) logits of images that come next, one after the other; each changes what later ones find."""
-        return torch.stack([self._answered(row[None]) for row in Batch.of(batch).unit])
+    def stream(self, batch: Batch | FeatureSet | Tensor) -> Tensor:
+        return torch.stack([self._answered(row[None]) for row in self._checked(batch).unit])
 
     def _answered(self, bag: Tensor) -> Tensor:
         self.seen += 1

@@ -274,6 +274,10 @@ def predict(
     coverage: Coverage = None,
     set_method: SetMethod = None,
     max_error: MaxError = None,
+    stream: Annotated[
+        bool,
+        typer.Option("--stream", help="The images come one after the other; the run keeps what it learns of each."),
+    ] = False,
     as_json: Json = False,
     debug: Debug = False,
     of_domain: Mapping[str, str] | None = None,
@@ -303,6 +307,7 @@ def predict(
         coverage=coverage,
         set_method=set_method,
         max_error=max_error,
+        stream=stream,
         reporter=reporter(),
     )
     files, notes = predicted.files, getattr(predicted, "notes", [])

@@ -28,8 +28,9 @@ NEEDS = frozenset({
 })  # fmt: skip
 OF_TOWERS = frozenset({"text_encoder", "pixels", "images"})
 """Needs that take the towers themselves."""
-ABILITIES = frozenset({"new_classes", "pairs", "channels"})
-"""Score classes that it never saw (`for_classes`), learn pairs (`fit_pairs`), train the layer that takes channels."""
+ABILITIES = frozenset({"new_classes", "pairs", "channels", "streams"})
+"""Score classes that it never saw (`for_classes`), learn pairs (`fit_pairs`), train the layer that takes channels,
+learn from the images that it is asked about (`stream`)."""
 
 
 @dataclass
@@ -174,21 +175,7 @@ class Adapter(ABC):
         Raises:
             CapabilityError: not fitted, or features of another width than those of the fit.
         """
-        if not getattr(self, "fitted_", False):
-            raise CapabilityError(f"adapter '{self.name}' is not fitted; call fit() or load_adapter() first")
-        batch = Batch.of(batch)
-        for given in (batch.features, batch.parts):
-            if given is not None and given.shape[-1] != self.dim_:
-                raise CapabilityError(
-                    f"adapter '{self.name}' was fitted on features of width {self.dim_}, "
-                    f"these have {given.shape[-1]}; use the backbone of the fit"
-                )
-        if "parts" in self.at_predict and batch.parts is None:
-            raise CapabilityError(
-                f"adapter '{self.name}' needs the parts of each sample (frames, slices, windows) to predict; "
-                "pass Batch(parts=..., parts_mask=...) or a FeatureSet with parts"
-            )
-        return self._logits(batch)
+        return self._logits(self._checked(batch))
 
     def predict(self, batch: Batch | FeatureSet | Tensor) -> Tensor:
         """(B,) class indices, or (B, C) probabilities of each label where an image may have several."""
@@ -209,9 +196,8 @@ class Adapter(ABC):
         """
         backbone = getattr(self, "_attached", None)
         if backbone is None:
-            raise CapabilityError(
-                f"adapter '{self.name}' runs the backbone at prediction; give it one: load_adapter(path, backbone)"
-            )
+            cure = "give it one: load_adapter(path, backbone)"
+            raise CapabilityError(f"adapter '{self.name}' runs the backbone at prediction; {cure}")
         return backbone
 
     @abstractmethod
@@ -260,6 +246,15 @@ class Adapter(ABC):
         """
         raise CapabilityError(f"adapter '{self.name}' cannot learn from pairs; give full, lora or lit")
 
+    def stream(self, batch: Batch | FeatureSet | Tensor) -> Tensor:
+        """(B, C) logits of images that come one after the other, where "streams" is among what it `can`: what each of
+        them changes, later ones find, and `save` keeps.
+
+        Raises:
+            CapabilityError: it judges each image alone.
+        """
+        raise CapabilityError(f"adapter '{self.name}' learns nothing from the images it is asked about; omit --stream")
+
     @property
     def as_published(self) -> bool:
         """Whether published settings (a preset) are asked for: they go before defaults, not before what is given."""
@@ -303,15 +298,11 @@ class Adapter(ABC):
             CapabilityError: the method takes one label per image, or needs a text tower.
         """
         if several_labels and not self.multilabel:
-            raise CapabilityError(
-                f"adapter '{self.name}' takes one label per image, these have several; "
-                "choose a method that takes several, for instance linear-probe"
-            )
+            cure = "choose a method that takes several, for instance linear-probe"
+            raise CapabilityError(f"adapter '{self.name}' takes one label per image, these have several; {cure}")
         if "text_encoder" in self.needs and not text_encoder:
-            raise CapabilityError(
-                f"adapter '{self.name}' trains through the text tower, which a features file does not have; "
-                "give --data and --backbone"
-            )
+            lacking = "trains through the text tower, which a features file does not have"
+            raise CapabilityError(f"adapter '{self.name}' {lacking}; give --data and --backbone")
 
     def check_parts(self, features: FeatureSet) -> None:
         """Refuse samples without parts, where the method needs parts.
@@ -332,6 +323,21 @@ class Adapter(ABC):
         for capability in sorted(self.backbone_needs):
             backbone.need(capability)
 
+    def _checked(self, batch: Batch | FeatureSet | Tensor) -> Batch:
+        """The batch, if a fitted adapter can answer it."""
+        if not getattr(self, "fitted_", False):
+            raise CapabilityError(f"adapter '{self.name}' is not fitted; call fit() or load_adapter() first")
+        batch = Batch.of(batch)
+        for given in (batch.features, batch.parts):
+            if given is not None and given.shape[-1] != self.dim_:
+                widths = f"was fitted on features of width {self.dim_}, these have {given.shape[-1]}"
+                raise CapabilityError(f"adapter '{self.name}' {widths}; use the backbone of the fit")
+        if "parts" in self.at_predict and batch.parts is None:
+            needed = "needs the parts of each sample (frames, slices, windows) to predict"
+            cure = "pass Batch(parts=..., parts_mask=...) or a FeatureSet with parts"
+            raise CapabilityError(f"adapter '{self.name}' {needed}; {cure}")
+        return batch
+
     def _absent_classes(self, classifier: TextClassifier, unlabeled: FeatureSet, base) -> list[str]:
         """A warning, if the predictions to start from speak of few of the classes."""
         from ..metrics.presence import ENOUGH, presence
@@ -341,10 +347,8 @@ class Adapter(ABC):
         told = presence(classifier.logits(unit) if base is None else base.logits[some])
         if not told.few:
             return []
-        seen = (
-            f"only about {told.present} of the {told.classes} classes seem to be present among the "
-            f"{len(unlabeled)} unlabelled images, or the others are rare"
-        )
+        seen = f"only about {told.present} of the {told.classes} classes seem to be present among the "
+        seen += f"{len(unlabeled)} unlabelled images, or the others are rare"
         if self.stands_absent_classes:
             return [f"{seen}; '{self.name}' is made for that, and more images of each class help it most"]
         cure = "use stat-a, or give more images of all classes at once"
@@ -360,12 +364,9 @@ class Adapter(ABC):
     def _check_images(self, support: FeatureSet, resources: dict[str, Any]) -> None:
         if "pixels" not in self.needs:
             return
-        images = resources.get("images")
-        if images is None:
-            raise CapabilityError(
-                f"adapter '{self.name}' trains on the images themselves; "
-                "pass resources={'images': TrainingImages(...)}"
-            )
+        if (images := resources.get("images")) is None:
+            cure = "pass resources={'images': TrainingImages(...)}"
+            raise CapabilityError(f"adapter '{self.name}' trains on the images themselves; {cure}")
         if len(images.items) != len(support):
             raise CapabilityError(f"{len(images.items)} training images for {len(support)} rows of the support")
 
@@ -383,13 +384,11 @@ class Adapter(ABC):
         if labelled and support.num_classes > len(classifier):
             raise CapabilityError(f"labels name {support.num_classes} classes, the text classifier {len(classifier)}")
         if support.dim != (width := classifier.weights.shape[1]):
-            raise CapabilityError(
-                f"image features are {support.dim} wide, text features {width}; both must come from one backbone"
-            )
+            widths = f"image features are {support.dim} wide, text features {width}"
+            raise CapabilityError(f"{widths}; both must come from one backbone")
         if "raw_features" in self.needs and not support.raw_norms:
-            raise CapabilityError(
-                f"adapter '{self.name}' needs features before normalisation; this file's norms are gone"
-            )
+            lacking = "needs features before normalisation; this file's norms are gone"
+            raise CapabilityError(f"adapter '{self.name}' {lacking}")
         if "unlabeled" in self.needs and unlabeled is None:
             raise CapabilityError(f"adapter '{self.name}' needs unlabelled images; pass unlabeled=")
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ALWAYS = frozenset({"domain", "task", "out", "device", "seed", "split_seed", "workers"})
 """Recipe keys that every task takes."""
 TRUST = frozenset({"coverage", "set_method", "max_error"})
-USED = ("data", "features", "batch_size", "workers", "resources", "classes", "out", "top", "threshold")
+USED = ("data", "features", "batch_size", "workers", "resources", "classes", "out", "top", "threshold", "stream")
 USED += tuple(sorted(TRUST))
 """Fields of `Use` that only some tasks take."""
 FILE_KINDS = (".csv", ".jsonl", ".html")
@@ -81,6 +81,7 @@ class Use:
         max_error: share of the answers given that may be wrong; others are left open.
         reading: options of the domain's reader, in place of the run's own.
         redact: leave names of files, and pictures, out of what is written.
+        stream: whether the images come one after the other, and the run learns from each; see `Adapter.stream`.
     """
 
     run: Run
@@ -102,6 +103,7 @@ class Use:
     max_error: float | None = None
     reading: Mapping[str, Any] | None = None
     redact: bool = False
+    stream: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -142,6 +142,7 @@ def predict(
     set_method: str | None = None,
     max_error: float | None = None,
     reading: Mapping[str, Any] | None = None,
+    stream: bool = False,
     reporter: Reporter | None = None,
 ):
     """What a run says of files, or of all files of folders.
@@ -164,6 +165,7 @@ def predict(
         set_method: how sets are made, "lac", "aps" or "raps".
         max_error: share of the answers given that may be wrong; the others are left open.
         reading: options of the domain's reader, in place of the run's own.
+        stream: the images come one after the other, as files are sorted, and the run keeps what it learned from them.
 
     Returns:
         An object with `rows()`, one JSON-able dict per image, `skipped` and `files`; `OwnFiles` where the domain wrote
@@ -191,6 +193,7 @@ def predict(
         set_method=set_method,
         max_error=max_error,
         reading=reading,
+        stream=stream or None,
     )
     task.check_use(use, "predict")
     predicted = task.predict(use, reporter or Reporter(quiet=True))

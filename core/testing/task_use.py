@@ -30,6 +30,7 @@ GIVEN = {
     "resources": {"boxes": "boxes.json"},
     "classes": "a,b",
     "out": "out",
+    "stream": True,
 }
 """Fields of `Use`, as a user may give them."""
 SAID = ("run", "split", "adapted")

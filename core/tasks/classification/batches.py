@@ -148,7 +148,11 @@ def plain_batches(features: FeatureSet) -> Iterator[Batch]:
 
 @torch.no_grad()
 def logits_of(
-    adapter: Adapter, batched: Iterable[Batch], total: int, progress: Callable[[int, int], None] | None = None
+    adapter: Adapter,
+    batched: Iterable[Batch],
+    total: int,
+    progress: Callable[[int, int], None] | None = None,
+    stream: bool = False,
 ) -> Tensor:
     """(N, C) logits of all batches.
 
@@ -157,10 +161,12 @@ def logits_of(
     Args:
         total: N.
         progress: called as progress(done, total).
+        stream: the adapter learns from each image before it answers the next.
     """
+    ask = adapter.stream if stream else adapter.logits
     parts, done = [], 0
     for batch in batched:
-        parts.append(adapter.logits(batch))
+        parts.append(ask(batch))
         done += len(parts[-1])
         if progress is not None:
             progress(done, total)

@@ -52,6 +52,7 @@ from .fitting import (
     write_predictions,
 )
 from .judgement import LARGEST_CLASS, PROBE, PROBE_FILE
+from .predictor import Predictor, RunScorer
 from .protocol_contests import SourceContest, TargetContest, check_protocol, contest_kind
 from .protocols import as_published, baselines_of, drawing_of, notes_on_protocol, protocol_of, tasks_of_fit
 from .published_results import ELEVEN, are_eleven, note_on_published, setting_of
@@ -63,7 +64,7 @@ from .scoring import metrics_table, predictions_table
 from .stored_run import recipe_again
 from .transfer import on_target
 from .trust import calibrate_scores
-from .use import Predictor, RunScorer, evaluate_run, predict_with_run
+from .use import evaluate_run, predict_with_run
 from .verdict import verdict
 
 OF_IMAGES = frozenset({"data", "backbone", "image_size", "amp", "batch_size", "templates", "descriptions"})
@@ -80,7 +81,7 @@ class Classification(Task):
     ) | {"redact", "preset", "protocol"}
     defaults: ClassVar = {"shots": 16}
     at_evaluation: ClassVar = frozenset({"data", "features", "workers", "resources", "out"}) | TRUST
-    at_prediction: ClassVar = frozenset({"batch_size", "workers", "resources", "top", "threshold"}) | TRUST
+    at_prediction: ClassVar = frozenset({"batch_size", "workers", "resources", "top", "threshold", "stream"}) | TRUST
     row_files: ClassVar = FILE_KINDS
     compares: ClassVar = frozenset({"adapters", "backbones", "shots", "seeds", "splits", "folds", "tasks"})
     unused: ClassVar = {

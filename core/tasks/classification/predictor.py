@@ -1,0 +1,278 @@
+"""A classification run that is asked of new images: its model, loaded once, and how images are looked at for it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...backbones.load import load_backbone
+from ...confidence.calibration import Calibration
+from ...contracts.adapter import Adapter
+from ...contracts.backbone import Backbone
+from ...contracts.domain import Domain, DomainData, Item
+from ...contracts.features import PROJECTED, FeatureSet
+from ...contracts.own_files import Scorer
+from ...contracts.recipe import Recipe
+from ...contracts.task import Use
+from ...data.unlabelled import images_of, readable
+from ...errors import CapabilityError, DataError
+from ...features.extract import encoder, one_line
+from ...features.store import Extraction, FeatureStore
+from ...runs.folder import Run
+from ...runtime.progress import Reporter
+from ..methods import backbone_of
+from .base_run import BaseRun
+from .batches import PLAIN, Extras, batches, logits_of
+from .images import Encoding
+from .predictions import Predictions, check_wishes, predictions_of, probabilities_of
+from .resources import check_at_prediction, further_specs
+from .stored_run import fitted_adapter, recipe_again
+
+FEW = 8
+"""Images that are encoded at once and not stored."""
+
+
+@dataclass
+class Predictor:
+    """A run that keeps its model between calls; `vladapt.load_run` makes one.
+
+        predictor = vladapt.load_run("runs/20260101-120000-medical-ape-1a2b")
+        predictor.predict(["scan.png"]).rows()
+
+    Attributes:
+        run: its folder.
+        domain, task: that read the images.
+        recipe: the run's own.
+        backbone, adapter: the model.
+        calibration: what confidences are made with, or None.
+    """
+
+    run: Run
+    domain: Domain
+    task: str
+    recipe: Recipe
+    backbone: Backbone
+    adapter: Adapter
+    calibration: Calibration | None
+    base: BaseRun | None = None
+
+    @classmethod
+    def of_use(cls, use: Use, domain: Domain, task: str) -> Predictor:
+        """Load all that a run needs to predict.
+
+        Raises:
+            DataError: the run is damaged. CapabilityError: it was made from a features file.
+        """
+        info = use.run.info
+        if info["backbone"] is None:
+            raise CapabilityError(
+                f"{use.run.path}: made from a features file, so there is no backbone to encode images with"
+            )
+        recipe = recipe_again(use)
+        backbone = backbone_of(recipe.with_(backbone=info["backbone"]["spec"]), domain, device=use.device)
+        adapter = fitted_adapter(use.run, backbone).to(backbone.device)
+        check_at_prediction(adapter, recipe.resources, use.resources)
+        check_wishes(use, adapter.multilabel_)
+        base = None
+        if "base" in adapter.at_predict:
+            base = BaseRun.open(recipe.resources["base"], backbone, backbone.device)
+            base.check_is(info.get("base") or {})
+        calibration = Calibration.load(use.run.path)
+        return cls(use.run, domain, task, recipe, backbone, adapter, calibration, base)
+
+    def check_streams(self) -> None:
+        """Raise the CapabilityError of a method that learns nothing from the images it is asked about."""
+        if "streams" not in self.adapter.can:
+            self.adapter.stream(torch.zeros(0))
+
+    def predict(self, images: str | Path | Sequence[str | Path], **wishes: Any) -> Predictions:
+        """Classes of images.
+
+        Args:
+            images: a file or folder, or several.
+            wishes: `top`, `threshold`, `coverage`, `set_method`, `max_error`, `batch_size`, `workers`, as
+                `vladapt.predict` takes them.
+
+        Raises:
+            DataError: nothing could be read. ConfigError: a wish that the run cannot answer.
+        """
+        paths = [images] if isinstance(images, (str, Path)) else list(images)
+        use = Use(self.run, images=tuple(paths), **wishes)
+        check_wishes(use, self.adapter.multilabel_)
+        return self.predict_use(use, Reporter(quiet=True))
+
+    def predict_use(self, use: Use, reporter: Reporter) -> Predictions:
+        """Classes of the images of a `Use`."""
+        data = readable(images_of(self.domain, use.images, self.recipe.reading))
+        encoding = Encoding(use.batch_size, use.workers, self.recipe.amp)
+        given = self.recipe.resources
+        source = _Source(self.domain, self.task, data, self.backbone, encoding, given, reporter, self.base)
+        logits, features, skipped = source.logits(self.adapter, stream=bool(use.stream))
+        several, names = self.adapter.multilabel_, self.adapter.class_names_
+        skipped = [*data.skipped, *skipped]
+        return predictions_of(
+            use, self.calibration, names, list(features.ids), logits, features.features, several, skipped
+        )
+
+
+class RunScorer(Scorer):
+    """A run that scores images some at a time, for files that its domain makes of them (`Domain.write_own`)."""
+
+    def __init__(self, predictor: Predictor, use: Use):
+        self.predictor, self.use = predictor, use
+        self.class_names, self.multilabel = predictor.adapter.class_names_, predictor.adapter.multilabel_
+        self.fingerprint = _fingerprint(predictor)
+        self._store = FeatureStore(keep=False)
+        self._encoding = Encoding(use.batch_size, use.workers, predictor.recipe.amp)
+
+    @classmethod
+    def of_use(cls, use: Use, domain: Domain, task: str) -> RunScorer:
+        """Load all that a run needs to predict; as `Predictor.of_use`."""
+        return cls(Predictor.of_use(use, domain, task), use)
+
+    def score(self, data: DomainData) -> tuple[list[str], torch.Tensor, list[tuple[str, str]]]:
+        of, reporter = self.predictor, Reporter(quiet=True)
+        how = (self._encoding, of.recipe.resources, reporter, of.base, self._store)
+        source = _Source(of.domain, of.task, data, of.backbone, *how)
+        try:
+            logits, features, skipped = source.logits(of.adapter)
+        except NoneReadable as error:
+            return [], torch.zeros(0, len(self.class_names)), error.skipped
+        probabilities = probabilities_of(self.use, of.calibration, self.class_names, logits, self.multilabel)
+        return list(features.ids), probabilities, skipped
+
+
+def _fingerprint(predictor: Predictor) -> str:
+    """Of a run's files and of how its images are encoded."""
+    run, recipe = predictor.run, predictor.recipe
+    digest = hashlib.sha256()
+    for file in sorted(run.path.glob("*.safetensors")):
+        digest.update(file.read_bytes())
+    parts = [run.info, predictor.backbone.fingerprint, recipe.amp, recipe.resources]
+    digest.update(json.dumps(parts, sort_keys=True, default=str).encode())
+    return digest.hexdigest()
+
+
+class NoneReadable(DataError):
+    """None of some images could be read; `skipped` says why not, (id, reason) of each."""
+
+    def __init__(self, skipped: Sequence[tuple[str, str]]):
+        self.skipped = list(skipped)
+        super().__init__(f"no readable image among what was given; {skipped[0][0]}: {skipped[0][1]}")
+
+
+@dataclass
+class _Source:
+    """Images to predict, and how to look at them.
+
+    Args:
+        store: of features; by default the usual one.
+    """
+
+    domain: Domain
+    task: str
+    data: DomainData
+    backbone: Backbone
+    encoding: Encoding
+    given: Mapping[str, Any]
+    reporter: Reporter
+    base: BaseRun | None = None
+    store: FeatureStore | None = None
+
+    def logits(self, adapter: Adapter, stream: bool = False) -> tuple[torch.Tensor, FeatureSet, list[tuple[str, str]]]:
+        """(N, C) logits, the features that they are of, and what could not be read.
+
+        Args:
+            stream: the adapter learns from each image before it answers the next.
+
+        Raises:
+            DataError: nothing could be read.
+        """
+        towers = adapter.adapted(self.backbone)
+        with self.reporter.task("Encoding images") as progress:
+            kept, parts = towers is self.backbone, "parts" in adapter.at_predict
+            extraction = self._encoded(self.data.items, towers, PROJECTED, progress, keep=kept, parts=parts)
+        if not len(extraction.features):
+            raise NoneReadable(extraction.skipped)
+        features = extraction.features.with_parts() if parts else extraction.features
+        features = features.to(self.backbone.device)
+        rows = batches(adapter, features, self._extras(adapter, towers, extraction.items))
+        if adapter.at_predict <= PLAIN:
+            return logits_of(adapter, rows, len(features), stream=stream), features, list(extraction.skipped)
+        with self.reporter.task(f"Predicting with {adapter.name}") as progress:
+            return logits_of(adapter, rows, len(features), progress, stream), features, list(extraction.skipped)
+
+    def _extras(self, adapter: Adapter, towers: Backbone, items: Sequence[Item]) -> Extras:
+        from ...data.detections import read_detections
+
+        boxes = self.given.get("boxes") if "boxes" in adapter.at_predict else None
+        specs = further_specs(self.given) if "further_backbones" in adapter.at_predict else []
+        keys = self.given.get("keys") if "keys" in adapter.at_predict else None
+        return Extras(
+            items=items,
+            load=self.data.load,
+            transform=self.domain.transforms(self.backbone, False, self.task),
+            encode=self._encoder(towers),
+            further=[self._encoder(self._further(spec)) for spec in specs],
+            keys=None if keys is None else self._encoder(self._further(keys)),
+            boxes=read_detections(boxes, [item.id for item in items]) if boxes else None,
+            base=None if self.base is None else self._of_base,
+        )
+
+    def _further(self, spec: str) -> Backbone:
+        return load_backbone(spec, str(self.backbone.device), channels=self.backbone.channels)
+
+    def _of_base(self, features: FeatureSet, class_names: Sequence[str]) -> torch.Tensor:
+        """(N, C) logits of the run that the adapter started from, of the same images."""
+        source = replace(self, given=self.base.recipe.resources, base=None)
+        logits, seen, _ = source.logits(self.base.adapter)
+        if seen.ids != features.ids:
+            raise DataError(f"--resource base={self.base.path}: its towers give no finite features for some images")
+        return self.base.in_order(logits, class_names)
+
+    def _encoder(self, backbone: Backbone):
+        return lambda items, tap: self._encoded(items, backbone, tap).features
+
+    def _encoded(
+        self, items, backbone: Backbone, tap: str, progress=None, keep: bool = True, parts: bool = False
+    ) -> Extraction:
+        few = None if parts or len(items) > FEW else self._encoded_at_once(list(items), backbone, tap)
+        return few or (self.store or FeatureStore(keep=keep)).get_or_compute(
+            self.data,
+            list(items),
+            backbone,
+            self.domain.transforms(backbone, False, self.task),
+            tap=tap,
+            batch_size=self.encoding.batch_size,
+            workers=self.encoding.workers,
+            amp=self.encoding.amp,
+            progress=progress,
+            parts=parts,
+        )
+
+    def _encoded_at_once(self, items: list[Item], backbone: Backbone, tap: str) -> Extraction | None:
+        """Few images, through the tower in one batch: to look them up would cost more. None if samples have parts."""
+        transform = self.domain.transforms(backbone, False, self.task)
+        pixels, kept, skipped = [], [], []
+        for item in items:
+            try:
+                pixels.append(transform(self.data.load(item)))
+                kept.append(item)
+            except Exception as error:  # a decoder of any library may raise anything on a damaged file
+                skipped.append((item.id, one_line(error)))
+        if any(each.ndim != 3 for each in pixels):
+            return None
+        encode = encoder(backbone, tap, self.encoding.amp)
+        rows = encode(torch.stack(pixels)).cpu() if pixels else torch.zeros(0, backbone.embed_dim)
+        finite = rows.isfinite().all(dim=1)
+        skipped += [(i.id, "the backbone gives NaN or infinity for it") for i, good in zip(kept, finite) if not good]
+        kept = [item for item, good in zip(kept, finite) if good]
+        ids = tuple(item.id for item in kept)
+        features = FeatureSet(rows[finite].clone(), tap=tap, ids=ids, backbone=backbone.fingerprint)
+        return Extraction(features, kept, skipped, len(kept))
