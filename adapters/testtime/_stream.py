@@ -39,9 +39,8 @@ class Streamed(AnsweredTogether):
     shuffle: bool = option(True, "the seed draws the order of the images; no: they come as they are given")
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
-        self.text, self.logit_scale = classifier.weights, classifier.logit_scale
-        self.logit_bias = classifier.logit_bias or 0.0
-        self.seen, self.length = 0, len(unlabeled)
+        self._begin(classifier)
+        self.length = len(unlabeled)
         self._start(support)
         order = torch.arange(self.length)
         if self.shuffle:
@@ -56,6 +55,11 @@ class Streamed(AnsweredTogether):
         how = "in an order drawn by the seed" if self.shuffle else "as they were given"
         note = f"{self.length} unlabelled images, one after the other {how}; {moved} left the class their texts gave"
         return FitReport(self.name, notes=[note])
+
+    def _begin(self, classifier) -> None:
+        """Set what the texts say."""
+        self.text, self.logit_scale = classifier.weights, classifier.logit_scale
+        self.logit_bias, self.seen = classifier.logit_bias or 0.0, 0
 
     def stream(self, batch: Batch | FeatureSet | Tensor) -> Tensor:
         return torch.stack([self._answered(row[None]) for row in self._checked(batch).unit])

@@ -1,4 +1,4 @@
-"""TDA, MTA and ZERO."""
+"""TDA, DMN, MTA and ZERO."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from vladapt import FeatureSet, build_adapter
-from vladapt.adapters.testtime._memory import entropy_of
+from vladapt.adapters.testtime._memory import EMPTY, entropy_of
 
 from .comparison import compares
 from .fixtures import Check, Fixtures, Reference
@@ -81,3 +81,46 @@ def zero(ref: Reference, f: Fixtures) -> Iterator[Check]:
         votes = torch.stack([adapter.scored(bag) for bag in ref["views"]])
         yield ref.check(votes, f"zero_g{number}_votes", f"gamma {share}, votes")
         yield ref.check(votes.argmax(dim=1), f"zero_g{number}_pred", f"gamma {share}, predictions")
+
+
+@compares("dmn", "dmn")
+def dmn(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    """The two memories without shots, with shots, and with the fixture's residuals."""
+    text = replace(f.text, logit_scale=ref.setting("logit_scale"))
+    few = f.part("support").select(_first_of_each_class(f.part("support").labels, ref.setting("shots")))
+    repeats = ref["views"][:, 1:].repeat(1, ref.setting("n_views"), 1)[:, : ref.setting("n_views") - 1]
+    bags = torch.cat([ref["views"][:, :1], repeats], dim=1)  # (N, V, D)
+    for _, name in ref.keys(r"(\w+)_dynamic"):
+        adapter = build_adapter("dmn", slots=ref.setting("memory_size"), beta=ref.setting("beta"), views=0, train=False)
+        images = FeatureSet(bags[:, 0], views=bags)
+        adapter.fit(None if name == "zs" else few, text, unlabeled=images)
+        if name == "fs_bias":
+            for residual, theirs in _RESIDUALS.items():
+                setattr(adapter, f"{residual}_residual", ref[f"{name}_{theirs}"])
+        adapter._start(few)
+        text_p, dynamic, static = torch.stack([adapter._answers(bag) for bag in bags], dim=1)
+        yield ref.check(text_p, f"{name}_text", f"{name}, text")
+        yield ref.check(dynamic, f"{name}_dynamic", f"{name}, dynamic memory")
+        if name != "zs":
+            yield ref.check(static, f"{name}_static", f"{name}, static memory")
+        filled = adapter.entropy < EMPTY
+        yield ref.check(filled.sum(dim=1), f"{name}_count", f"{name}, images kept")
+        wanted = ref[f"{name}_entropy"]
+        theirs = wanted.masked_fill(torch.arange(wanted.shape[1]) >= ref[f"{name}_count"].reshape(-1, 1), EMPTY)
+        ours = torch.zeros_like(wanted).scatter(1, theirs.argsort(dim=1), adapter.entropy.masked_fill(~filled, 0))
+        yield ref.check(ours, f"{name}_entropy", f"{name}, entropies")
+
+
+def _first_of_each_class(labels: torch.Tensor, count: int) -> torch.Tensor:
+    """Indices of the first so many rows of each class."""
+    return torch.cat([(labels == label).nonzero().flatten()[:count] for label in labels.unique()])
+
+
+_RESIDUALS = {
+    "query": "global_bias",
+    "key": "global_bias_key",
+    "value": "global_bias_value",
+    "output": "global_ffn_bias",
+    "words": "text_bias",
+}
+"""Our names of the residuals -> the fixture's."""

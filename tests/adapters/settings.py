@@ -7,6 +7,7 @@ from typing import Any
 OPTIONS: dict[str, dict[str, Any]] = {
     "auto": {"candidates": ("zero-shot", "nearest-mean", "ridge"), "few_shots": ("ridge",)},
     "cross-modal": {"warmup": 2, "eval_every": 5, "lr": 0.05, "weight_decay": 0.1, "batch_size": 4},
+    "dmn": {"lr": 0.05, "epochs": 1},
     "lp-plus-plus": {"views": 1},
     "tpt": {"steps": 2},
     "two-stage": {"iterations": 2, "batch_size": 4, "lr": 0.02},
@@ -68,6 +69,7 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "cocoop": LENGTH,
     "coop": STARTING,
     "cross-modal": {"ties": between("ties", "plateau", "published", weight_decay=None)},
+    "dmn": {"ties": between("ties", "plateau", "published", train=False)},
     "full": {
         **of_training("cross-entropy", "clip", lr=0.1, epochs=5),
         "clip_grad": between("clip_grad", None, 1e-4),

@@ -9,7 +9,7 @@ from vladapt.core.contracts import FeatureSet
 from vladapt.core.errors import CapabilityError
 from vladapt.core.registry import build_adapter, load_adapter
 
-STREAMS = ("onzeta", "tda")
+STREAMS = ("dmn", "onzeta", "tda")
 HARD = {"noise": 1.6, "dim": 24}
 
 
