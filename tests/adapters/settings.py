@@ -69,7 +69,10 @@ COUNTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "cocoop": LENGTH,
     "coop": STARTING,
     "cross-modal": {"ties": between("ties", "plateau", "published", weight_decay=None)},
-    "dmn": {"ties": between("ties", "plateau", "published", train=False)},
+    "dmn": {
+        "ties": between("ties", "plateau", "published", train=False),
+        "weight_decay": between("weight_decay", 0.0, 1.0, lr=0.5, epochs=3),
+    },
     "full": {
         **of_training("cross-entropy", "clip", lr=0.1, epochs=5),
         "clip_grad": between("clip_grad", None, 1e-4),
