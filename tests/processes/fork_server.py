@@ -32,6 +32,7 @@ def main(control: socket.socket) -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported; `vladapt` sets it before that
     for name in (*LIBRARIES, *OURS):
         _imported(name)
+    sys.modules["vladapt.cli"].build_app([])  # reads what options there are
     gc.collect()
     gc.freeze()  # else each child's first collection would copy all pages
     request = _Server(control).serve()
