@@ -36,7 +36,7 @@ GROUP = "GROUP"
 
 
 def build_app(arguments: list[str]) -> typer.Typer:
-    """The app.
+    """The app; where `arguments` begin with a command of ours, with that one alone, since it is all that is asked for.
 
     Args:
         arguments: of the command line: a domain of another package that they name brings options of its own.
@@ -48,10 +48,14 @@ def build_app(arguments: list[str]) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_version)
-    for group in COMMAND_GROUPS:
-        for name, command in group.COMMANDS.items():
-            app.command(name)(with_domain_options(command, arguments))
-    add_commands_of_domains(app, arguments)
+    ours = {name: command for group in COMMAND_GROUPS for name, command in group.COMMANDS.items()}
+    called = ours.keys() & set(arguments[:1])
+    if not called or ours.keys() & commands().keys():
+        called = ours.keys()
+    for name in (name for name in ours if name in called):
+        app.command(name)(with_domain_options(ours[name], arguments))
+    if called == ours.keys():
+        add_commands_of_domains(app, arguments)
     return app
 
 
@@ -169,5 +173,9 @@ def _group_and_title(entry: Entry) -> tuple[str, str]:
     return (groups[0] if groups else ""), (text.splitlines() or [""])[0]
 
 
-app = build_app([])
-"""For callers that name no domain of another package."""
+def __getattr__(name: str) -> typer.Typer:
+    """`app`, of all commands, for callers that name no domain of another package."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = build_app([])
+    return globals()[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import os
 import sys
@@ -142,10 +143,20 @@ def agrees(request, references):
     return hold
 
 
+@pytest.fixture(scope="session")
+def _caches(tmp_path_factory):
+    """Names of folders that are not there yet."""
+    place = tmp_path_factory.mktemp("caches")
+    return (place / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    """No test reads or writes the user's feature store."""
-    monkeypatch.setenv("VLADAPT_CACHE", str(tmp_path / "vladapt-cache"))
+def _own_cache(request, monkeypatch, _caches):
+    """No test reads or writes the user's feature store. Of a test that asks for no `tmp_path` none is made: it costs
+    more than most of them."""
+    asked = "tmp_path" in request.fixturenames
+    folder = request.getfixturevalue("tmp_path") / "vladapt-cache" if asked else next(_caches)
+    monkeypatch.setenv("VLADAPT_CACHE", str(folder))
 
 
 @pytest.fixture(scope="session")

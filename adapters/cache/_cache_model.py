@@ -26,6 +26,7 @@ CHUNK_ELEMENTS = 2**24  # of a (rows, N) block of affinities: 64 MiB
 REFERENCE_SCALE = 100.0  # published alphas assume CLIP's logit scale
 BEYOND = (2, 4, 8, 16, 32)  # times the end of the grid of alpha
 BUDGET = 48 * 2**20  # bytes of working memory of the search
+BLOCK = 2**16  # elements of a block of it: its arrays stay in the processor's cache
 
 
 def cache_keys(support: FeatureSet, views: int) -> Tensor:
@@ -314,6 +315,7 @@ def _sweep_accuracy(sums: _ClassSums, queries, labels, zero_shot, betas, alphas,
     """(B, A, G) accuracies. Rows are independent, so each block of them is swept whole and counts are added."""
     counted = torch.long if weights is None else torch.double
     right = torch.zeros(len(betas), len(alphas), sums.num_gammas, dtype=counted, device=queries.device)
+    several = torch.tensor(alphas, dtype=zero_shot.dtype, device=queries.device)[:, None, None]  # (A, 1, 1)
     for rows in torch.arange(len(queries), device=queries.device).split(sums.rows_within(BUDGET)):
         rival = zero_shot[rows].T.contiguous()  # (C, V)
         truth = labels[rows][None]  # (1, V)
@@ -324,17 +326,20 @@ def _sweep_accuracy(sums: _ClassSums, queries, labels, zero_shot, betas, alphas,
         for b, beta in enumerate(betas):
             cache = sums.at(affinity, beta, buffer)  # (C, G, V)
             true_cache = cache.gather(0, truth[None].expand(1, *cache.shape[1:]))[0]  # (G, V)
-            for a, alpha in enumerate(alphas):
-                each = _right(rival, true_zero_shot, cache, true_cache, alpha, truth)  # (G, V)
-                right[b, a] += each.sum(dim=-1) if weights is None else each.double() @ weights[rows]
+            start = 0
+            for some in several.split(max(1, BLOCK // cache.numel())):
+                each = _right(rival, true_zero_shot, cache, true_cache, some, truth)  # (A', G, V)
+                counts = each.sum(dim=-1) if weights is None else each.double() @ weights[rows]  # (A', G)
+                right[b, start : start + len(some)] += counts
+                start += len(some)
     return right.cpu().numpy() / len(queries)
 
 
-def _right(rival, true_zero_shot, cache, true_cache, alpha, truth) -> Tensor:
-    """(G, V) whether the first largest logit of each row is the true class."""
-    logits = torch.add(rival, cache, alpha=alpha)  # (C, G, V)
+def _right(rival, true_zero_shot, cache, true_cache, alphas: Tensor, truth) -> Tensor:
+    """(A, G, V) whether the first largest logit of each row is the true class, at each of the (A, 1, 1) alphas."""
+    logits = torch.addcmul(rival[:, None], cache[:, None], alphas)  # (C, A, G, V)
     best = logits.amax(dim=0)
-    mine = torch.add(true_zero_shot, true_cache, alpha=alpha)
+    mine = torch.addcmul(true_zero_shot, true_cache, alphas)
     right, tied = mine > best, mine == best
     if tied.any():
         right[tied] = truth.expand_as(best)[tied] < logits[:, tied].argmax(dim=0)

@@ -16,9 +16,8 @@ from torch import Tensor
 from ...core.contracts.choices import PUBLISHED
 from ...core.metrics.class_balance import row_weights
 from ...core.metrics.selection import best_setting
-from ._cache_model import BUDGET, _ClassSums
+from ._cache_model import BLOCK, BUDGET, _ClassSums
 
-BLOCK = 2**16  # (class, row) elements of a block: its arrays stay in the processor's cache
 TINY = 1e-20  # a smaller slope counts as none, so that no reciprocal overflows
 
 

@@ -232,6 +232,7 @@ def a_note_says_what_is_experimental(method: Method) -> Iterator[str]:
 def every_option_counts(method: Method) -> Iterator[str]:
     """Some value of it changes a result, alone, on classes with unequal numbers of images, or in the settings of
     `counts`; those in `cost_options` change none."""
+    results = _Results(method)
     for option in options_of(method.cls):
         name = option.name
         if name in method.claims.cost_options:
@@ -240,12 +241,12 @@ def every_option_counts(method: Method) -> Iterator[str]:
             one, other = method.counts[name]
             if {key for key in {**one, **other} if one.get(key, _ABSENT) != other.get(key, _ABSENT)} - {name}:
                 yield f"option '{name}': the two settings of counts differ in more than it"
-            elif not _differ(method, one, other):
+            elif not results.differ(one, other):
                 yield f"option '{name}' changes no result, in the settings of counts either"
             continue
         tried = alternatives(option, method.options.get(name, option.default))
         unequal = world_of(method.backbone, len(UNEQUAL), UNEQUAL)
-        if not any(_changes(method, {name: value}, world) for world in (method.world, unequal) for value in tried):
+        if not any(results.change({name: value}, world) for world in (method.world, unequal) for value in tried):
             words = f"; tried {' and '.join(map(as_text, tried))}" if tried else ""
             yield f"option '{name}' changes no result{words}; name it in cost_options, or give settings in counts"
 
@@ -319,24 +320,36 @@ def _logits_without(method: Method, name: str) -> Tensor | None:
     return method.world.logits_of(adapter, seen, extras, without={"further_backbones": "further"}.get(name, name))
 
 
-def _changes(method: Method, options: Mapping[str, Any], world: World) -> bool:
-    try:
-        return _differ(method, {}, options, world)
-    except (ConfigError, CapabilityError):
-        return False
+class _Results:
+    """What a method gives with some options: the same are fitted once, which most options are compared with."""
 
+    def __init__(self, method: Method):
+        self.method = method
+        self._fits: dict[tuple[World, str], tuple[Adapter, Tensor]] = {}
 
-def _differ(method: Method, one: Mapping[str, Any], other: Mapping[str, Any], world: World | None = None) -> bool:
-    """Whether options change the logits of a few test images or, of a method that can, those of new classes."""
-    world = world or method.world
-    fits = [_fitted(method, options, world) for options in (one, other)]
-    images = world.items["test"][:FEW]
-    if not _alike(*(world.logits(adapter, images) for adapter in fits)):
-        return True
-    if "new_classes" not in method.claims.can:
-        return False
-    moved = [_of_new_classes(method, adapter) for adapter in fits]
-    return any(logits is None for logits in moved) or not _alike(*moved)
+    def change(self, options: Mapping[str, Any], world: World) -> bool:
+        """Whether options change a result, as `differ`; those that are refused do not."""
+        try:
+            return self.differ({}, options, world)
+        except (ConfigError, CapabilityError):
+            return False
+
+    def differ(self, one: Mapping[str, Any], other: Mapping[str, Any], world: World | None = None) -> bool:
+        """Whether options change the logits of a few test images or, of a method that can, those of new classes."""
+        fits = [self._of(options, world or self.method.world) for options in (one, other)]
+        if not _alike(*(logits for _, logits in fits)):
+            return True
+        if "new_classes" not in self.method.claims.can:
+            return False
+        moved = [_of_new_classes(self.method, adapter) for adapter, _ in fits]
+        return any(logits is None for logits in moved) or not _alike(*moved)
+
+    def _of(self, options: Mapping[str, Any], world: World) -> tuple[Adapter, Tensor]:
+        place = world, repr(sorted(options.items()))
+        if place not in self._fits:
+            adapter = _fitted(self.method, options, world)
+            self._fits[place] = adapter, world.logits(adapter, world.items["test"][:FEW])
+        return self._fits[place]
 
 
 def _fitted(method: Method, options: Mapping[str, Any], world: World | None = None) -> Adapter:

@@ -128,8 +128,9 @@ class World:
             Whatever the fit raises.
         """
         seed, change = given.pop("seed", 1), given.pop("change", {})
-        inputs = {**self.inputs(adapter, **given), **change}
-        before = {name: copy.deepcopy(value) for name, value in inputs.items() if name != "backbone"}
+        inputs = {**self._inputs(adapter, **given), **change}
+        before = {name: value for name, value in inputs.items() if name != "backbone"}
+        inputs |= copy.deepcopy(before)
         inputs["resources"] = watched = Watched(inputs["resources"])
         _forget_at_fit(adapter, watched)
         try:
@@ -146,6 +147,11 @@ class World:
         Args:
             also: which of `REPLACING` it is given too.
         """
+        given = self._inputs(adapter, use_val=use_val, also=also)
+        return {**copy.deepcopy({name: given[name] for name in given if name != "backbone"}), "backbone": self.backbone}
+
+    def _inputs(self, adapter: Adapter, *, use_val: bool = True, also: Collection[str] = ()) -> dict[str, Any]:
+        """The same, not copied."""
         wanted = (adapter.needs | adapter.optional) - (REPLACING - adapter.needs - set(also))
         kinds = {"templates"} | wanted | ({"images"} if "pixels" in wanted else set())
         kinds |= {"support_captions"} if "support_folder" in wanted else set()
@@ -160,7 +166,7 @@ class World:
         if "views" in wanted and "pre_projection" in given["resources"]:
             hidden = given["resources"]["pre_projection"]
             given["resources"]["pre_projection"] = replace(hidden, support=_with_views(hidden.support, adapter))
-        return {**copy.deepcopy(given), "backbone": self.backbone}
+        return {**given, "backbone": self.backbone}
 
     def logits(self, adapter: Adapter, items: Sequence[Item] | None = None) -> Tensor:
         """(N, C) of the test images, or of some, as the engine asks for them."""

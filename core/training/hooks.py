@@ -14,7 +14,7 @@ from ..errors import DataError
 from ..runtime.distributed import rank
 from .log import LogHook, read_together
 from .model import inner_model
-from .samples import BrokenSamples, seed_of
+from .samples import BrokenSamples, seed_of, seed_torch
 from .sharding import whole
 from .teacher import follow, weights_of
 
@@ -73,7 +73,7 @@ class StepHook(Hook):
         self._unread: list[DoneStep] = []
 
     def before_train(self, runner) -> None:
-        torch.manual_seed(seed_of(self.seed, rank()))  # each rank drops out units of its own; a resume sets it again
+        seed_torch(seed_of(self.seed, rank()))  # each rank drops out units of its own; a resume sets it again
 
     def before_train_epoch(self, runner) -> None:
         if runner.train_loop.fresh_epoch:

@@ -22,7 +22,7 @@ from ..runtime.distributed import world_size
 from .grad_cache import cached_backward, surrogate
 from .kernels import not_deterministic
 from .objective import Objective
-from .samples import seed_of
+from .samples import seed_of, seed_torch
 from .settings import TrainingSettings
 from .sharding import average_replicated, is_sharded
 from .teacher import follow, weights_of
@@ -129,7 +129,7 @@ class PairModel(BaseModel):
 def _alike_on_all_ranks(seed: int, progress: float) -> Iterator[None]:
     """What a loss draws is drawn alike on every rank, each of which computes it of the whole batch."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
-        torch.manual_seed(seed_of(seed, progress))
+        seed_torch(seed_of(seed, progress))
         yield
 
 

@@ -67,7 +67,7 @@ def run_with_hooks(
             launcher="none",  # the processes are joined and the model is wrapped already
             randomness={"seed": settings.seed, "deterministic": repeatable},
             log_level="ERROR",
-            visualizer=Visualizer.get_instance(name),
+            visualizer=Visualizer.get_instance("vladapt"),  # one for all: it holds a figure
             default_scope="mmengine",
             experiment_name=name,
         )
@@ -82,7 +82,13 @@ def run_with_hooks(
 
 
 class TowerRunner(Runner):
-    """A Runner that takes the weights as they are: they come from a backbone, alike on all processes."""
+    """A Runner that takes model and weights as they are: on their device, alike on all processes, wrapped already."""
+
+    def wrap_model(self, model_wrapper_cfg, model: nn.Module) -> nn.Module:
+        return model
+
+    def _log_env(self, env_cfg) -> None:
+        """Nothing: it would start a compiler to ask for its version, for a line that the level keeps back."""
 
     def _init_model_weights(self) -> None:
         """Nothing to initialise, and nothing to send round, which weights that are cut over processes do not allow."""

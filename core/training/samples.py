@@ -114,6 +114,15 @@ def seed_of(*numbers: int | str) -> int:
     return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:7], "big")
 
 
+def seed_torch(seed: int) -> None:
+    """torch's own generators, as `torch.manual_seed`; without a GPU that of the CPU alone, since for each kind of GPU
+    that there is not `torch.manual_seed` would note the whole call stack, in every step."""
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
+
+
 def collate(samples: list[dict[str, Any]], token_mask: Callable[[Tensor], Tensor] | None = None) -> dict[str, Any]:
     """Fields stacked, (B, ...); "broken" as one list.
 

@@ -41,7 +41,7 @@ from .optimizer import epoch_rates
 from .parts import Parts, Task
 from .resume import ResumeHook
 from .runner import parallel, run_with_hooks
-from .samples import BrokenSamples
+from .samples import BrokenSamples, seed_torch
 from .settings import TrainingSettings
 from .sharded_checkpoints import on_host
 from .sharding import load_plain, plain, whole
@@ -206,7 +206,7 @@ def seed_everything(seed: int) -> None:
     """The same start on every process, for all that draws before the first step."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    seed_torch(seed)
 
 
 def _validated(validate: Callable[[], float], model: PairModel, average) -> Callable[[], float]:

@@ -75,7 +75,7 @@ def _augmented(backbone: Backbone, size: int, scale: tuple[float, float], more: 
     def view(decoded: Any, seed: int) -> Tensor:
         pixels = as_tensor(decoded)
         with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's own generator
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             return normalise(steps(pixels).clamp(0, 1))
 
     return view

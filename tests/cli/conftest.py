@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -84,14 +87,17 @@ def class_folders(tmp_path, picture):
     """class_folders("red", "green", each=12, name="data") -> a folder of class folders."""
 
     def make(*colours: str, each: int = 12, name: str = "data") -> Path:
-        for colour in colours or COLOURS:
-            folder = tmp_path / name / colour
-            folder.mkdir(parents=True)
-            for i in range(each):
-                Image.fromarray(picture(colour, i)).save(folder / f"{i:02d}.png")
-        return tmp_path / name
+        return draw_folders(tmp_path / name, colours or COLOURS, each, picture)
 
     return make
+
+
+def draw_folders(folder: Path, colours, each: int, picture) -> Path:
+    for colour in colours:
+        (folder / colour).mkdir(parents=True)
+        for i in range(each):
+            Image.fromarray(picture(colour, i)).save(folder / colour / f"{i:02d}.png")
+    return folder
 
 
 @pytest.fixture
@@ -100,12 +106,31 @@ def colours(class_folders) -> Path:
     return class_folders()
 
 
+@pytest.fixture(scope="session")
+def fitted_once(tmp_path_factory, small_clip_spec, picture) -> tuple[Path, Path]:
+    """A run of tip-adapter on the colours, and their folder; `run` copies it."""
+    from vladapt.cli import main
+
+    place = tmp_path_factory.mktemp("fitted-once")
+    data = draw_folders(place / "data", COLOURS, 12, picture)
+    where = ("--domain", "medical", "--backbone", small_clip_spec, "--data", data, "--out", place / "runs")
+    how = ("--adapter", "tip-adapter", "--set", "adapter.views=0", "--shots", 2, "--json")
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as out, pytest.raises(SystemExit) as ended:
+        patch.setenv("VLADAPT_CACHE", str(place / "cache"))
+        main(list(map(str, ("fit", *where, *how))))
+    assert not ended.value.code
+    return Path(json.loads(out.getvalue())["run"]), data
+
+
 @pytest.fixture
-def run(fit, colours) -> Path:
-    """A run of tip-adapter on the colours."""
-    outcome = fit("--data", colours, "--adapter", "tip-adapter", "--set", "adapter.views=0", "--json")
-    assert outcome.code == 0, outcome.err
-    return Path(outcome.json["run"]).resolve()
+def run(fitted_once, vladapt, colours, tmp_path) -> Path:
+    """A run of tip-adapter on the colours, to do with as one likes."""
+    made, data = fitted_once
+    copied = Path(shutil.copytree(made, tmp_path / "runs" / made.name))
+    text = (copied / "run.json").read_text()
+    assert str(data) in text
+    (copied / "run.json").write_text(text.replace(str(data), str(colours)))
+    return copied.resolve()
 
 
 def files_below(folder: Path) -> set[str]:

@@ -25,18 +25,40 @@ import threading
 import types
 
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy.stats", "torchmetrics", "mmengine.runner", "open_clip", "peft")
-OURS = ("vladapt.cli", "vladapt.core.training.train", "vladapt.core.features.store")
+LIBRARIES += ("torch._dynamo", "torch.distributed.fsdp", "sklearn.linear_model", "matplotlib.backends.backend_agg")
+LIBRARIES += ("pydantic.main", "pydantic.json_schema")
+OURS = ("vladapt.cli", "vladapt.core.training.train", "vladapt.core.features.store", "vladapt.core.engine.fit")
+OURS += ("vladapt.core.backbones.open_clip", "vladapt.core.tasks.classification.task", "vladapt.core.forgetting.probe")
+OURS += ("vladapt.core.runs.run_sections", "vladapt.core.losses.clip", "vladapt.adapters.head.linear_probe")
+OURS += ("vladapt.adapters.cache.tip_adapter", "vladapt.adapters.weights.lit")
+OURS += ("vladapt.domains.natural", "vladapt.domains.medical")
 
 
 def main(control: socket.socket) -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported; `vladapt` sets it before that
     for name in (*LIBRARIES, *OURS):
         _imported(name)
+    _prepare()
     gc.collect()
     gc.freeze()  # else each child's first collection would copy all pages
     request = _Server(control).serve()
     if request is not None:
         _become(request)
+
+
+def _prepare() -> None:
+    """What each process makes once, and always the same: the options of commands, templates, drawings, a tokenizer."""
+    importlib.import_module("PIL.Image").init()
+    ours = sys.modules
+    ours["vladapt.cli"].build_app([])
+    environment = ours["vladapt.core.runs.run_sections"]._template().environment
+    for name in environment.list_templates(extensions=["j2"]):
+        environment.get_template(name)
+    probe = ours["vladapt.core.forgetting.probe"].GenericProbe.drawn()
+    for item in probe.data.items:
+        probe.data.load(item)
+    if "open_clip" in ours:
+        ours["vladapt.core.backbones.open_clip"]._simple_tokenizer(77, "{}")
 
 
 def _imported(name: str) -> None:

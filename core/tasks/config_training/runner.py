@@ -31,7 +31,7 @@ from ...runtime.distributed import is_main, rank, run_on_all, world_size
 from ...runtime.progress import Reporter, training_lines
 from ...training.kernels import restored_determinism
 from ...training.log import FILE, LogFile, read_log
-from ...training.samples import seed_of
+from ...training.samples import seed_of, seed_torch
 from .kept_plan import check_plan, kept_of, needed_of, with_tuples, with_tuples_marked
 
 MOST_POINTS = 500
@@ -145,6 +145,9 @@ class _PlanRunner(Runner):
     device: torch.device
     changes: tuple[Callable[[nn.Module], None], ...]
 
+    def _log_env(self, env_cfg) -> None:
+        """Nothing: it would start a compiler to ask for its version, for a line that the level keeps back."""
+
     def wrap_model(self, model_wrapper_cfg, model):
         device = type(self).device
         for change in type(self).changes:
@@ -214,7 +217,7 @@ class _StepRecorder(Hook):
 def _draw_from(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    seed_torch(seed)
 
 
 def _settings(plan: Config, folder: Path, seed: int, resume: bool) -> Config:
