@@ -27,9 +27,9 @@ EPSILON = 1e-8
 class FrozenTowerClassifier:
     """Regions named by a tower that is neither trained nor saved with the model: one for all models of a process.
 
-    FC-CLIP's tower is a ConvNeXt, whose last map is averaged under each mask and then goes through the tower's own head;
-    so does every tower here that averages its last map. Of a vision transformer, and of CLIP's ResNets, the values of
-    the last attention are averaged (MaskCLIP, 2021, arXiv 2112.01071).
+    FC-CLIP's tower is a ConvNeXt, whose last map is averaged under each mask and then goes through the tower's head; so
+    does every tower here that averages its last map. Of a vision transformer, and of CLIP's ResNets, the values of the
+    last attention are averaged (MaskCLIP, 2021, arXiv 2112.01071).
 
     Args:
         backbone: spec of the backbone, whose texts the classes are.
