@@ -41,7 +41,7 @@ ROOMS = {
     "Methods": METHODS,
     "Objectives": OBJECTIVES,
     "Open vocabulary": (detectors, segmentors),
-    "Retrieval": (from_above,),
+    "Pictures from above": (from_above,),
 }
 ELSEWHERE = {
     "metrics_retrieval": "in the tests of `core/metrics`",

@@ -1,8 +1,8 @@
-"""Pictures from above: the map and the scores of semantic localisation, and retrieval with several captions."""
+"""Pictures from above: semantic localisation, retrieval with several captions, and windows blended into a map."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from vladapt.core.metrics.retrieval import mean_recall, retrieval_metrics
 from vladapt.domains.remote_sensing.localization.heat import HeatMap, mean_cells, windows_of
 from vladapt.domains.remote_sensing.localization.scores import localization_scores, region_mask
+from vladapt.domains.remote_sensing.maps.blending import RowBlender, grid, window_weights
 
 from .comparison import compares
 from .fixtures import Check, Fixtures, Reference
@@ -18,6 +19,8 @@ from .fixtures import Check, Fixtures, Reference
 DEVIATIONS = {
     "localize": "windows and maps are not stored as JPEG in between; a side larger than the picture is left out; where "
     "regions overlap their union counts, and not, by the even-odd rule, a hole, which `even_odd=True` leaves",
+    "mapping": "windows are used up to their edges and nothing is padded, where the released code cuts a margin off "
+    "each window and pads the picture by reflection, or not; its margins and padding are repeated for these rows",
     "retrieval": "of equal scores the wrong ones come first; a gallery of fewer than k items has R@k of 100 %, where "
     "the released code fails",
 }
@@ -73,4 +76,47 @@ def georsclip_retrieval(ref: Reference, f: Fixtures) -> Iterator[Check]:
     yield ref.check(round(100 * mean_recall(moved), 2), "mean-recall", "mean recall in their order of images")
 
 
-GROUPS = (selo_map, selo_metrics, georsclip_retrieval)
+@compares("mapping", "rs_tiling")
+def rs_tiling(ref: Reference, f: Fixtures) -> Iterator[Check]:
+    size, stride, margin = (int(ref.setting(name)) for name in ("crop", "stride", "delta"))
+    image, side = ref["image"][0], (size, size)
+    yield ref.check(window_weights(side, stride, margin), "terratorch.mask", "weights of a window")
+    tops, lefts, _ = grid(*(length + 2 * margin for length in image.shape[1:]), size, stride)
+    kept = [(top + margin, top + size - margin, left + margin, left + size - margin) for top in tops for left in lefts]
+    place = {tuple(window): number for number, window in enumerate(ref["terratorch.windows"].tolist())}
+    yield ref.check(sorted(kept, key=lambda window: place.get(window, 0)), "terratorch.windows")
+    padded = F.pad(image[None], (margin,) * 4, mode="reflect")[0]
+    for how in ("blend", "mean"):
+        weights = {
+            off: window_weights(side, stride, off) if how == "blend" else np.ones((size - 2 * off,) * 2, np.float32)
+            for off in (0, margin)
+        }
+        ours = _tiled(padded, size, stride, weights, lambda *border: margin)
+        yield ref.check(ours[None, :, margin:-margin, margin:-margin], f"terratorch.reflect.{how}")
+        ours = _tiled(image, size, stride, weights, lambda *border: 0 if any(border) else margin)
+        yield ref.check(ours[None], f"terratorch.nopad.{how}")
+
+
+def _tiled(
+    image: torch.Tensor, size: int, stride: int, weights: dict[int, np.ndarray], cut: Callable[..., int]
+) -> np.ndarray:
+    """(2, H, W) of (C, H, W): the fixture's model on windows, blended by rows.
+
+    Args:
+        weights: pixels that are cut off a window's prediction -> weights of what is left.
+        cut: whether it is in the first row or column, the last row, or column -> pixels that are cut off.
+    """
+    tops, lefts, _ = grid(*image.shape[1:], size, stride)
+    blender, strips = RowBlender(2, image.shape[2]), []
+    ramp = torch.linspace(-1, 1, size)
+    for row, top in enumerate(tops):
+        for column, left in enumerate(lefts):
+            off = cut(row == 0, column == 0, top == tops[-1], left == lefts[-1])
+            chip = image[:, top : top + size, left : left + size]
+            scores = torch.stack([chip.sum(dim=0) * (1 + 0.2 * ramp[:, None]), chip[0] - ramp]).numpy()
+            blender.add(top + off, left + off, scores[:, off : size - off, off : size - off], weights[off])
+        strips.append(blender.take(tops[row + 1] if row + 1 < len(tops) else image.shape[1])[0])
+    return np.concatenate(strips, axis=1)
+
+
+GROUPS = (selo_map, selo_metrics, georsclip_retrieval, rs_tiling)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -218,6 +218,7 @@ class Format:
         of_folder: folder -> the file that stands for it where the whole folder is one sample (bands of one place), or
             None.
         max_pixels: what `load` finds as "max_pixels" in `decode`, where it is not the usual `MAX_PIXELS`.
+        size: (file, decode) -> (width, height) of what `load` gives, by its header; None where only `load` tells.
     """
 
     name: str
@@ -228,11 +229,27 @@ class Format:
     recognise: Callable[[Path], bool] = lambda path: False
     of_folder: Callable[[Path], Path | None] = lambda folder: None
     max_pixels: int = MAX_PIXELS
+    size: Callable[[Path, dict[str, Any]], tuple[int, int]] | None = None
 
     def matches(self, path: Path) -> bool:
         # names that are dotted numbers (DICOM UIDs, "1.2.840.5") have no suffix but a last part
         bare = not path.suffix or path.suffix[1:].isdigit()
         return path.name.lower().endswith(self.suffixes) or (bare and self.recognise(path))
+
+    def limited(self, decode: Mapping[str, Any]) -> dict[str, Any]:
+        """`decode` with how many pixels are decoded at most, where that is not the usual number."""
+        return {**({} if self.max_pixels == MAX_PIXELS else {"max_pixels": self.max_pixels}), **decode}
+
+    def size_of(self, path: Path, decode: Mapping[str, Any]) -> tuple[int, int]:
+        """(width, height) of what `load` gives.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        if self.size is not None:
+            return self.size(path, self.limited(decode))
+        height, width = self.load(path, self.limited(decode)).shape[-3:-1]
+        return width, height
 
 
 def format_of(path: Path, formats: Sequence[Format]) -> Format | None:
@@ -248,8 +265,7 @@ def loader(formats: Sequence[Format]) -> Callable[[Any], Decoded]:
         if fmt is None:
             known = " ".join(s for f in formats for s in f.suffixes)
             raise DataError(f"{item.source}: no reader for this kind of file; known: {known}")
-        limit = {} if fmt.max_pixels == MAX_PIXELS else {"max_pixels": fmt.max_pixels}
-        return fmt.load(Path(item.source), {**limit, **item.decode})
+        return fmt.load(Path(item.source), fmt.limited(item.decode))
 
     return load
 

@@ -356,4 +356,8 @@ def _cut(pixels: Decoded, box: list[float], name: str | Path) -> Decoded:
     return np.ascontiguousarray(pixels[y0:y1, x0:x1])
 
 
-IMAGE = Format(name="image", suffixes=IMAGE_SUFFIXES, load=decode_image)
+def _header_size(path: Path, decode: dict[str, Any]) -> tuple[int, int]:
+    return upright_size(path, int(decode.get("max_pixels", MAX_PIXELS)))
+
+
+IMAGE = Format(name="image", suffixes=IMAGE_SUFFIXES, load=decode_image, size=_header_size)

@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from mmengine import Config
 
 from ...core.contracts.domain import DomainData
+from ...core.contracts.options import option, settle
 from ...core.contracts.recipe import Recipe
 from ...core.errors import ConfigError
 from ...core.tasks.config_training.base import ConfigTask
 from .data.classes import choose_classes
 from .data.few_shot import draw_shots
-from .data.novel import hold_out, split_novel
+from .data.novel import DROP, KEEP, hold_out, split_novel
 from .plans.kinds import ConfigKind
 from .vocabulary import described_classes
 
 RECIPES = Path(__file__).with_name("recipes")
 UPSAMPLER, BICUBIC = "upsampler", "bicubic"
 """An option of a model that names a file of weights, and its value where there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NovelOptions:
+    """How novel classes are held out."""
+
+    novel_images: str = option(
+        KEEP,
+        "with --novel, images for training that show such a class: keep, as background there; drop",
+        choices=(KEEP, DROP),
+    )
+
+    def __post_init__(self):
+        settle(self, "this task")
 
 
 class ByNames(ConfigTask):
@@ -35,6 +51,7 @@ class ByNames(ConfigTask):
         "image_size": "images are resized by the config's pipelines; change those",
     }
     can: ClassVar = frozenset({"predict", "save", "rename"})
+    options: ClassVar = NovelOptions
     default_recipe: ClassVar[str]
     configs: ClassVar[ConfigKind]
 
@@ -42,6 +59,8 @@ class ByNames(ConfigTask):
         super().check(recipe)
         if recipe.novel is True:
             raise ConfigError('--novel: name what is tested and not trained, --novel "a,b", or give coco or lvis')
+        if recipe.task_options.get("novel_images", KEEP) != KEEP and not recipe.novel:
+            raise ConfigError('--set novel_images=drop: no class is novel; name some, --novel "a,b", or omit it')
 
     def backbone_spec(self, recipe: Recipe) -> str:
         """The one that is given, else the config's own."""
@@ -54,7 +73,8 @@ class ByNames(ConfigTask):
         """The classes that are wanted, without novel ones in training, and so many shots of each."""
         data = self.wanted(recipe, data)
         if recipe.novel:
-            data = hold_out(data, split_novel(data.class_names, recipe.novel, data.frequency))
+            parts = split_novel(data.class_names, recipe.novel, data.frequency)
+            data = hold_out(data, parts, images=recipe.task_options.get("novel_images", KEEP))
         return draw_shots(data, recipe.shots, recipe.seed)
 
     def wanted(self, recipe: Recipe, data: DomainData) -> DomainData:

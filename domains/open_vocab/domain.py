@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...core.contracts.domain import MAX_PIXELS, Domain, DomainData, Item
 from ...core.contracts.options import option, settle, whole_number
-from ...core.data.files import with_max_pixels
+from ...core.data.files import Format, with_max_pixels
 from ...core.data.images import IMAGE
 from ...core.errors import ConfigError
 from .vocabulary import named_templates
@@ -46,12 +47,15 @@ class OpenVocab(Domain):
     tasks = tuple(READERS)
     reading = Reading
 
-    def read(self, path: str | Path, task: str, **options: Any) -> DomainData:
+    def read(
+        self, path: str | Path, task: str, *, formats: Sequence[Format] = (IMAGE,), **options: Any
+    ) -> DomainData:
         """A set with boxes or masks.
 
         Args:
             path: file or folder, see `data.detection.read_detection` and `data.segmentation.read_segmentation`.
             task: "detection" or "segmentation".
+            formats: what counts as an image; another domain gives its own.
             options: fields of `Reading`.
 
         Raises:
@@ -68,7 +72,7 @@ class OpenVocab(Domain):
                 raise ConfigError(
                     f"--set data.{option_name}: {task} reads its data without it; omit it, or give another --task"
                 )
-        formats = with_max_pixels((IMAGE,), limit)
+        formats = with_max_pixels(formats, limit)
         read = getattr(data, name)(path, formats=formats, **{key: reading[key] for key in taken or reading})
         return read if limit == MAX_PIXELS else read.with_items([_with_limit(item, limit) for item in read.items])
 

@@ -332,7 +332,7 @@ class RemoteSensing(Domain):
         else:
             known = {name: getattr(reading, name) for name in ("class_names", "max_pixels")}
             masks = {"background": reading.background} if task == SEGMENTATION else {}
-            data = other.read(path, task, **known, **masks)
+            data = other.read(path, task, formats=reading.formats, **known, **masks)
             data = with_blocks(data, reading.block_size)
         if not reading.labels:
             data = cut_objects(data, reading.cutting)

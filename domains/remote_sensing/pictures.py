@@ -50,6 +50,7 @@ def raster_format(bands: str | None, sensor: str | None, stretch: str | Sequence
         expand=expand,
         of_folder=of_folder,
         max_pixels=max_pixels,
+        size=_whole_size,
     )
 
 
@@ -178,6 +179,13 @@ def with_stretch(data: DomainData, stretch: str | Sequence[float]) -> DomainData
     note = f"Channels are stretched from {pairs} (percentiles {low:g} and {high:g} of a sample), at prediction too."
     kept = {**data.reading, "stretch": ranges}
     return replace(data, items=items, notes=[*data.notes, note], reading=kept)
+
+
+def _whole_size(path: Path, decode: dict[str, Any]) -> tuple[int, int]:
+    """(width, height), which may be more than can be decoded at once."""
+    files = [path.parent / name for name in decode["files"]] if "files" in decode else [path]
+    header = header_of(files, decode.get("sensor"))
+    return header.width, header.height
 
 
 def is_raster(path: Path) -> bool:

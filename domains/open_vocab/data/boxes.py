@@ -15,7 +15,7 @@ from typing import Any
 from ....core.contracts.domain import DomainData, Item
 from ....core.contracts.targets import Boxes
 from ....core.data.files import Format, format_of, licence_of, loader, locate, shown
-from ....core.data.images import IMAGE, upright_size
+from ....core.data.images import IMAGE
 from ....core.data.verify import VERIFY_ALL_UP_TO
 from ....core.errors import DataError
 from .outlines import corners_of, valid_outline
@@ -140,7 +140,7 @@ class _Reading:
         self.index = {name: position for position, name in enumerate(box_set.class_names)}
         self.trust_sizes = len(box_set.images) > VERIFY_ALL_UP_TO
         self.skipped: list[tuple[str, str]] = []
-        self.by_place: dict[tuple[Path, str], tuple[ListedImage, tuple[int, int]]] = {}
+        self.by_place: dict[tuple[Path, str], tuple[ListedImage, tuple[int, int], dict[str, Any]]] = {}
 
     def add(self, image: ListedImage) -> None:
         path = locate(image.name, image.roots, str(image.listed_in))
@@ -150,35 +150,34 @@ class _Reading:
         known = self.by_place.get((path, image.split))
         if known is not None:
             self.counts[JOINED] += 1
-            self.by_place[path, image.split] = (replace(known[0], boxes=_joined(known[0].boxes, image.boxes)), known[1])
+            joined = replace(known[0], boxes=_joined(known[0].boxes, image.boxes))
+            self.by_place[path, image.split] = (joined, *known[1:])
             return
-        size = self._size(path, image)
-        if size is not None:
-            self.by_place[path, image.split] = (image, size)
+        fmt = format_of(path, self.formats)
+        if fmt is None:
+            self.skipped.append((shown(path, self.folder), "no reader for this kind of file"))
+            return
+        try:
+            decode = next(iter(fmt.expand(path)), {})
+            self.by_place[path, image.split] = (image, self._size(path, image, fmt, decode), decode)
+        except DataError as error:
+            self.skipped.append((shown(path, self.folder), str(error)))
 
     def items(self) -> list[Item]:
         used: Counter = Counter()
         items = []
-        for (path, _), (image, size) in self.by_place.items():
+        for (path, _), (image, size, decode) in self.by_place.items():
             name = shown(path, self.folder)
             used[name] += 1
             id_ = name if used[name] == 1 else f"{name}#{used[name]}"
-            items.append(self._item(id_, path, image, size))
+            items.append(self._item(id_, path, image, size).with_(decode=decode))
         return items
 
-    def _size(self, path: Path, image: ListedImage) -> tuple[int, int] | None:
-        """(width, height), or None for a file that is not an image, which is listed."""
-        fmt = format_of(path, self.formats)
-        if fmt is None:
-            self.skipped.append((shown(path, self.folder), "no reader for this kind of file"))
-            return None
+    def _size(self, path: Path, image: ListedImage, fmt: Format, decode: dict[str, Any]) -> tuple[int, int]:
+        """(width, height) of the file."""
         if self.trust_sizes and image.size is not None and image.size[0] * image.size[1] <= fmt.max_pixels:
             return image.size
-        try:
-            size = upright_size(path, fmt.max_pixels)
-        except DataError as error:
-            self.skipped.append((shown(path, self.folder), str(error)))
-            return None
+        size = fmt.size_of(path, decode)
         if image.size not in (None, size):
             self.counts[OTHER_SIZE] += 1
         return size

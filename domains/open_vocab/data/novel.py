@@ -2,7 +2,8 @@
 
 OV-COCO: 48 base and 17 novel classes of COCO, 15 left out (Zero-Shot Object Detection, 2018, arXiv 1804.04340, taken up
 by Open-Vocabulary Object Detection Using Captions, 2020, arXiv 2011.10678). OV-LVIS: the rare classes are novel (ViLD,
-2021, arXiv 2104.13921).
+2021, arXiv 2104.13921). Images of train that show a novel class are kept there, without saying so; zero-shot panoptic
+segmentation leaves them out (Generalizable Semantic Vision Query Generation, 2024, arXiv 2402.13697).
 """
 
 from __future__ import annotations
@@ -10,12 +11,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from ....core.contracts.domain import DomainData, Item
 from ....core.errors import ConfigError, DataError, did_you_mean
 from ....core.prompts.classifier import spoken
 from .boxes import annotated_boxes
 from .classes import choose_classes, class_positions
-from .masks import annotated_mask, choosable
+from .masks import IGNORED, annotated_mask, choosable
+
+KEEP, DROP = "keep", "drop"
+"""What becomes of images for training that show a novel class."""
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -78,7 +84,7 @@ def split_novel(
     return _checked([name for name in class_names if name not in chosen], [n for n in class_names if n in chosen])
 
 
-def hold_out(data: DomainData, split: NovelSplit, *, keep_empty: bool = False) -> DomainData:
+def hold_out(data: DomainData, split: NovelSplit, *, keep_empty: bool = False, images: str = KEEP) -> DomainData:
     """The set for a base/novel experiment: train and val know the base classes alone, test keeps all that are tested.
 
     An annotation of a novel class is nowhere seen in training: its box is gone, its pixels are ignored ones. An image
@@ -88,13 +94,18 @@ def hold_out(data: DomainData, split: NovelSplit, *, keep_empty: bool = False) -
         data: with splits.
         split: of its classes.
         keep_empty: keep images without a base object as background.
+        images: "keep", or "drop" those of train and val that show a novel class: there it is taught as background, and
+            models that outline few regions, each an object or none (Mask2Former), learn to leave it out.
     """
     data = choose_classes(data, split.tested(data.class_names))
     base = {position for position, name in enumerate(data.class_names) if name in split.base}
-    items, gone = [], 0
+    items, gone, dropped = [], 0, 0
     for item in data.items:
         if item.split == "test":
             items.append(item)
+            continue
+        if images == DROP and not _labels_in(item, data) <= base:
+            dropped += 1
             continue
         seen = _base_only(item, base, data.kind)
         empty = _is_empty(seen, data.kind) and not _is_empty(item, data.kind)
@@ -107,9 +118,11 @@ def hold_out(data: DomainData, split: NovelSplit, *, keep_empty: bool = False) -
         f"Base classes, trained on: {len(split.base)}; novel classes, only tested: {len(split.novel)}.",
         *([f"Classes that are in neither, left out: {len(split.left_out)}."] if split.left_out else []),
         *([f"Images of train and val with novel objects only, left out: {gone}."] if gone else []),
+        *([f"Images of train and val that show a novel class, left out (novel_images): {dropped}."] if dropped else []),
     ]
     if not any(item.split == "train" for item in items):
-        raise DataError(f"{data.name}: no training image has a base class; name fewer novel classes")
+        cure = ", or leave out --set novel_images=drop" if dropped else ""
+        raise DataError(f"{data.name}: no training image has a base class; name fewer novel classes{cure}")
     reader = None if data.load_mask is None else choosable(data.load_mask)
     return replace(data, items=items, notes=notes, load_mask=reader)
 
@@ -120,6 +133,16 @@ def _base_only(item: Item, base: set[int], kind: str) -> Item:
     mask = annotated_mask(item)
     labels = mask.labels and tuple(value if place in base else 0.0 for place, value in enumerate(mask.labels))
     return item.with_(target=replace(mask, labels=labels, only=tuple(sorted(base))))
+
+
+def _labels_in(item: Item, data: DomainData) -> set[int]:
+    """Positions of the classes that an item shows."""
+    if data.kind != "masks":
+        return set(annotated_boxes(item).labels)
+    labels = annotated_mask(item).labels
+    if labels is None:
+        return set(np.unique(data.load_mask(item)).tolist()) - {IGNORED}
+    return {position for position, shown in enumerate(labels) if shown}
 
 
 def _is_empty(item: Item, kind: str) -> bool:

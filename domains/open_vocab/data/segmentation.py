@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ....core.contracts.domain import DomainData, Item
 from ....core.contracts.targets import Mask
-from ....core.data.files import Format, ItemCollector, licence_of, loader, shown, visible
-from ....core.data.images import IMAGE, decode_values, upright_size
+from ....core.data.files import Format, ItemCollector, format_of, licence_of, loader, shown, visible
+from ....core.data.images import IMAGE, decode_values
 from ....core.errors import DataError
 from .boxes import annotated_boxes, boxes_of
 from .classes import choose_classes
@@ -119,6 +120,7 @@ class _Seen:
     stored: np.ndarray | None
     size: tuple[int, int] | None = None
     reason: str = ""
+    decode: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _from_masks(
@@ -133,7 +135,7 @@ def _from_masks(
     table = beside[0] if beside is not None else masks.table
     colours_only = table is not None and bool(table.colours) and not table.values
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        seen = list(pool.map(lambda pair: _look(pair, colours_only, formats[0].max_pixels), masks.pairs))
+        seen = list(pool.map(lambda pair: _look(pair, colours_only, formats), masks.pairs))
     usable = []
     for pair, what in zip(masks.pairs, seen, strict=True):
         if what.reason:
@@ -175,9 +177,11 @@ def _from_masks(
     )
 
 
-def _look(pair: Pair, colours: bool, max_pixels: int) -> _Seen:
+def _look(pair: Pair, colours: bool, formats: Sequence[Format]) -> _Seen:
+    fmt = format_of(pair.image, formats)
     try:
-        size, stored = upright_size(pair.image, max_pixels), decode_values(pair.mask, colours, max_pixels)
+        decode = next(iter(fmt.expand(pair.image)), {})
+        size, stored = fmt.size_of(pair.image, decode), decode_values(pair.mask, colours, fmt.max_pixels)
     except DataError as error:
         return _Seen(None, reason=str(error))
     height, width = stored.shape[:2]
@@ -187,8 +191,8 @@ def _look(pair: Pair, colours: bool, max_pixels: int) -> _Seen:
             reason=f"its mask {pair.mask.name} is {width} x {height}, the image {size[0]} x {size[1]}; make them equal",
         )
     if stored.ndim == 2:
-        return _Seen(np.unique(stored), size)
-    return _Seen(np.unique(stored.reshape(-1, 3), axis=0), size)
+        return _Seen(np.unique(stored), size, decode=decode)
+    return _Seen(np.unique(stored.reshape(-1, 3), axis=0), size, decode=decode)
 
 
 def _coloured(folder: Path, table: MaskTable | None) -> MaskTable:
@@ -251,7 +255,8 @@ def _item(pair: Pair, what: _Seen, table: MaskTable, folder: Path, in_colour: bo
     shows = set(known.values())
     labels = tuple(float(position in shows) for position in range(len(table.names)))
     target = Mask(pair.mask, labels=labels, size=what.size)
-    return Item(id=shown(pair.image, folder), source=pair.image, target=target, split=pair.split)
+    id_, decode = shown(pair.image, folder), dict(what.decode)
+    return Item(id=id_, source=pair.image, decode=decode, target=target, split=pair.split)
 
 
 def _check_count(where: object, names: Sequence[str]) -> None:

@@ -5,104 +5,43 @@ narrower for small data and a CPU. As published: 256 channels, 6 layers of the e
 queries, 12,544 points, a rate of 1e-4.
 """
 
-_base_ = "./fpn.py"
+_base_ = ["./fpn.py", "./parts/mask2former.py"]
 
-backbone = "embedded"
-classes = ["a class", "another class"]
-epochs = 40
-channels, heads, queries = 64, 4, 20
+epochs = {{_base_.query_epochs}}
 vladapt = dict(least_steps=1200)
 
-position = dict(num_feats=channels // 2, normalize=True)
-attention = dict(embed_dims=channels, num_heads=heads, dropout=0.0, batch_first=True)
-feed_forward = dict(
-    embed_dims=channels,
-    feedforward_channels=4 * channels,
-    num_fcs=2,
-    ffn_drop=0.0,
-    act_cfg=dict(type="ReLU", inplace=True),
-)
-
 model = dict(
-    neck=dict(
-        _delete_=True,
-        type="mmdet.ChannelMapper",
-        in_channels=[24, 40, 112, 320],
-        out_channels=channels,
-        kernel_size=1,
-        norm_cfg=dict(type="GN", num_groups=32),
-        act_cfg=None,
-        num_outs=4,
-    ),
+    type="vladapt.TextMask2FormerSegmentor",
+    neck={{_base_.query_neck}},
     decode_head=dict(
         _delete_=True,
         type="vladapt.TextMask2FormerDecodeHead",
         classifier=dict(
-            backbone=backbone,
-            classes=classes,
+            backbone={{_base_.backbone}},
+            classes={{_base_.classes}},
             templates="photo",
             background="learned",
             background_class="background",
         ),
-        in_channels=[channels] * 4,
+        in_channels=[{{_base_.channels}}] * 4,
         strides=[4, 8, 16, 32],
         named_by="pixels",  # FC-CLIP: "both", with 2 hidden layers, which few names are soon known by heart by
         class_layers=0,
-        feat_channels=channels,
-        out_channels=channels,
-        num_queries=queries,
+        frozen_tower=None,  # FC-CLIP: dict(), for a tower that was trained with texts; `embedded` was not
+        feat_channels={{_base_.channels}},
+        out_channels={{_base_.channels}},
+        num_queries={{_base_.queries}},
         num_transformer_feat_level=3,
-        pixel_decoder=dict(
-            type="mmdet.MSDeformAttnPixelDecoder",
-            num_outs=3,
-            norm_cfg=dict(type="GN", num_groups=32),
-            act_cfg=dict(type="ReLU"),
-            encoder=dict(
-                num_layers=2,
-                layer_cfg=dict(
-                    self_attn_cfg=dict(**attention, num_levels=3, num_points=4),
-                    ffn_cfg=feed_forward,
-                ),
-            ),
-            positional_encoding=position,
-        ),
-        positional_encoding=position,
-        transformer_decoder=dict(
-            return_intermediate=True,
-            num_layers=3,
-            layer_cfg=dict(self_attn_cfg=attention, cross_attn_cfg=attention, ffn_cfg=feed_forward),
-        ),
-        loss_cls=dict(type="mmdet.CrossEntropyLoss", use_sigmoid=False, loss_weight=2.0, reduction="mean"),
-        loss_mask=dict(type="mmdet.CrossEntropyLoss", use_sigmoid=True, loss_weight=5.0, reduction="mean"),
-        loss_dice=dict(
-            type="mmdet.DiceLoss",
-            use_sigmoid=True,
-            activate=True,
-            reduction="mean",
-            naive_dice=True,
-            eps=1.0,
-            loss_weight=5.0,
-        ),
-        train_cfg=dict(
-            num_points=1024,
-            oversample_ratio=3.0,
-            importance_sample_ratio=0.75,
-            assigner=dict(
-                type="mmdet.HungarianAssigner",
-                match_costs=[
-                    dict(type="mmdet.ClassificationCost", weight=2.0),
-                    dict(type="mmdet.CrossEntropyLossCost", weight=5.0, use_sigmoid=True),
-                    dict(type="mmdet.DiceCost", weight=5.0, pred_act=True, eps=1.0),
-                ],
-            ),
-            sampler=dict(type="mmdet.MaskPseudoSampler"),
-        ),
+        pixel_decoder={{_base_.pixel_decoder}},
+        positional_encoding={{_base_.position}},
+        transformer_decoder={{_base_.query_decoder}},
+        loss_cls={{_base_.loss_cls}},
+        loss_mask={{_base_.loss_mask}},
+        loss_dice={{_base_.loss_dice}},
+        train_cfg={{_base_.query_training}},
     ),
 )
 
-train_cfg = dict(max_epochs=epochs)
+train_cfg = dict(max_epochs={{_base_.query_epochs}})
 optim_wrapper = dict(optimizer=dict(lr=5e-4), clip_grad=dict(max_norm=0.01))
-param_scheduler = [
-    dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type="PolyLR", power=0.9, eta_min=1e-6, begin=0, end=epochs, by_epoch=True, convert_to_iter_based=True),
-]
+param_scheduler = {{_base_.query_schedule}}

@@ -12,12 +12,12 @@ from mmengine import Config
 from ....core.contracts.domain import DomainData, Evaluation
 from ....core.contracts.options import option, settle
 from ....core.contracts.recipe import Recipe
-from ..by_names import ByNames
+from ..by_names import ByNames, NovelOptions
 from ..plans.kinds import DETECTION
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectionOptions:
+class DetectionOptions(NovelOptions):
     """What a detector goes on from and remembers, and what of its predictions counts."""
 
     suppress: str = option(

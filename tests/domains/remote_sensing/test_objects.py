@@ -159,26 +159,57 @@ def test_a_picture_of_several_composites_is_refused_by_those_who_train_on_one(ya
         RemoteSensing().decode(yard[0], {"bands": "1,2,3+2,3,4", "stretch": "image"})
 
 
+def coco_of(folder, name, width, height, boxes):
+    """A COCO file of one picture with boxes (x, y, width, height) of ships."""
+    annotations = [
+        {"id": k, "image_id": 1, "category_id": 1, "bbox": box, "segmentation": [_ring(*box)], "iscrowd": 0, "area": 1}
+        for k, box in enumerate(boxes, start=1)
+    ]
+    images = [{"id": 1, "file_name": name, "width": width, "height": height}]
+    coco = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "ship"}]}
+    (folder / "instances.json").write_text(json.dumps(coco))
+
+
+@pytest.mark.parametrize("bands, shown", [(None, [0, 1, 2]), ("4,2,1", [3, 1, 0])])
+def test_boxes_lie_on_rasters_of_many_bands_of_16_bits(yard, tmp_path, bands, shown):
+    coco_of(tmp_path, "yard.tif", 48, 40, [[2, 4, 8, 4], [30, 20, 10, 10]])
+    how = {"window_size": 24, "overlap": 0.25, "block_size": 0, "stretch": (0.0, 4000.0), "bands": bands}
+    data = RemoteSensing().read(tmp_path / "instances.json", "detection", **how)
+    assert not data.skipped and sum(len(item.target.boxes) for item in data.items) >= 2
+    stored = numbers_of(yard[0])
+    for item in data.items:
+        left, top, width, height = item.decode["window"]
+        seen = stored[shown, top : top + height, left : left + width].transpose(1, 2, 0) / 4000
+        np.testing.assert_allclose(data.load(item), seen, atol=1e-6)
+        decode = {key: value for key, value in item.decode.items() if key != READ_BY}
+        np.testing.assert_array_equal(RemoteSensing().decode(item.source, decode), data.load(item))
+
+
+def test_masks_lie_on_rasters_of_many_bands_of_16_bits(yard, tmp_path):
+    (tmp_path / "set" / "images").mkdir(parents=True)
+    (tmp_path / "set" / "masks").mkdir()
+    yard[0].rename(tmp_path / "set" / "images" / "yard.tif")
+    mask = np.zeros((40, 48), np.uint8)
+    mask[10:20] = 1
+    Image.fromarray(mask).save(tmp_path / "set" / "masks" / "yard.png")
+    data = RemoteSensing().read(tmp_path / "set", "segmentation", bands="4,2,1", stretch=(0.0, 4000.0), block_size=0)
+    stored = numbers_of(tmp_path / "set" / "images" / "yard.tif")
+    np.testing.assert_allclose(data.load(data.items[0]), stored[[3, 1, 0]].transpose(1, 2, 0) / 4000, atol=1e-6)
+    np.testing.assert_array_equal(data.load_mask(data.items[0]), mask)
+
+
+def numbers_of(file):
+    """(B, H, W), as stored."""
+    import rasterio
+
+    with rasterio.open(file) as raster:
+        return raster.read()
+
+
 def test_pictures_of_a_set_are_cut_with_their_boxes(tmp_path):
     Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / "a.png")
     boxes = [[2, 3, 10, 8], [30, 20, 20, 10]]
-    coco = {
-        "images": [{"id": 1, "file_name": "a.png", "width": 60, "height": 40}],
-        "annotations": [
-            {
-                "id": k,
-                "image_id": 1,
-                "category_id": 1,
-                "bbox": box,
-                "segmentation": [_ring(*box)],
-                "iscrowd": 0,
-                "area": 1,
-            }
-            for k, box in enumerate(boxes, start=1)
-        ],
-        "categories": [{"id": 1, "name": "ship"}],
-    }
-    (tmp_path / "instances.json").write_text(json.dumps(coco))
+    coco_of(tmp_path, "a.png", 60, 40, boxes)
     whole = RemoteSensing().read(tmp_path, "detection")
     assert [item.target.boxes for item in whole.items] == [((2, 3, 12, 11), (30, 20, 50, 30))]
     data = RemoteSensing().read(tmp_path, "detection", window_size=32, overlap=0.5)

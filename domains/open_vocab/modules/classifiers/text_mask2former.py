@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -14,6 +15,7 @@ from mmdet.models.dense_heads import Mask2FormerHead
 from mmdet.models.detectors import Mask2Former
 from mmengine.config import ConfigDict
 from mmseg.models.decode_heads import Mask2FormerHead as Mask2FormerDecodeHead
+from mmseg.models.segmentors import EncoderDecoder
 from torch import Tensor, nn
 
 from .....core.contracts.adapter import require
@@ -21,6 +23,7 @@ from .....core.errors import ConfigError
 from .....registry import MODELS
 from ...vocabulary import NamedClasses, Vocabulary
 from .cosine import CosineTextClassifier, count_classes
+from .frozen_tower import FrozenTowerClassifier, raw_images, together
 
 NAMED_BY = ("both", "queries", "pixels")
 TEMPERATURE = 0.07
@@ -73,8 +76,8 @@ class TextQueries(NamedClasses):
     "Convolutions Die Hard: Open-Vocabulary Segmentation with Single Frozen Convolutional CLIP" (FC-CLIP), 2023, arXiv
     2308.02487: its classifier of the trained decoder. A query and the pixel embeddings pooled under its mask are added,
     go through three layers, and are compared with texts and a learned "no object" (as in ODISE, 2023, arXiv
-    2303.04803) at a learned temperature that starts at 0.07. FC-CLIP's second classifier, the frozen tower's own, is
-    not part of it.
+    2303.04803) at a learned temperature that starts at 0.07. FC-CLIP's second classifier, of the frozen tower, is
+    `frozen_tower`.
 
     Args:
         classifier: options of `CosineTextClassifier`: `backbone` and `classes` at least. Where masks have a class
@@ -83,6 +86,8 @@ class TextQueries(NamedClasses):
             "pixels", the pooled embeddings alone, which says least of the classes that were trained.
         class_layers: how many hidden layers are before the projection; published 2. None memorise few names less.
         no_object_weight: of queries that outline nothing, in the classification loss.
+        frozen_tower: options of `FrozenTowerClassifier`, which has a say where the model predicts, published dict();
+            None leaves it out, as for a tower that was never shown an image with its text.
         num_things_classes, num_stuff_classes, num_classes: what a base config says of them counts for nothing here:
             classes are counted. So do `loss_cls.class_weight`.
         options: of the head.
@@ -103,6 +108,7 @@ class TextQueries(NamedClasses):
         named_by: str = "both",
         class_layers: int = 2,
         no_object_weight: float = NO_OBJECT_WEIGHT,
+        frozen_tower: Mapping[str, Any] | None = None,
         num_things_classes: int | None = None,
         num_stuff_classes: int | None = None,
         **options: Any,
@@ -134,7 +140,34 @@ class TextQueries(NamedClasses):
         self.classifier = QueryClassifier(
             feat_channels, **{"temperature": TEMPERATURE, "learn_temperature": True, **classifier}
         )
+        self.trained = frozenset(self.classifier.text.names)
+        self.frozen_tower, self._images = None, None
+        if frozen_tower is not None:
+            self.frozen_tower = FrozenTowerClassifier(classifier["backbone"], **frozen_tower)
         self.take_classes(self.classifier.text.vocabulary)
+
+    @contextmanager
+    def seeing(self, inputs: Tensor, preprocessor: nn.Module) -> Iterator[None]:
+        """Within it, the frozen tower has its say of what is outlined in (B, 3, H, W) that a preprocessor made."""
+        self._images = None if self.frozen_tower is None else raw_images(inputs, preprocessor)
+        try:
+            yield
+        finally:
+            self._images = None
+
+    def forward(self, x: Sequence[Tensor], batch_data_samples: Sequence[Any]) -> tuple[list[Tensor], list[Tensor]]:
+        """After each layer of the decoder: logits (B, Q, C + 1) and mask logits (B, Q, H, W)."""
+        classes, masks = super().forward(x, batch_data_samples)
+        if self._images is not None:
+            classes[-1] = self._with_tower(classes[-1], masks[-1])
+        return classes, masks
+
+    def _with_tower(self, logits: Tensor, masks: Tensor) -> Tensor:
+        text, tower, device = self.classifier.text, self.frozen_tower, logits.device
+        said, covered = tower.logits(self._images, masks, text())
+        trained = torch.tensor([name in self.trained for name in text.names], device=device)
+        named = torch.tensor([name != self.classifier.background_class for name in text.names], device=device)
+        return together(logits, said, trained, covered, named, tower.alpha, tower.beta)
 
     def take_classes(self, vocabulary: Vocabulary) -> None:
         """Count the classes that the classifier now has, and weigh them."""
@@ -167,6 +200,16 @@ class TextMask2FormerDecodeHead(TextQueries, Mask2FormerDecodeHead):
         """Count the classes, also as mmseg's segmentors do."""
         super().take_classes(vocabulary)
         self.out_channels = self.num_classes
+
+
+@MODELS.register_module()
+class TextMask2FormerSegmentor(EncoderDecoder):
+    """mmseg's EncoderDecoder with a `TextMask2FormerDecodeHead` whose frozen tower sees the images; else as mmseg's."""
+
+    def encode_decode(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
+        """(B, 3, H, W) -> (B, C, H, W) scores of the classes."""
+        with self.decode_head.seeing(inputs, self.data_preprocessor):
+            return super().encode_decode(inputs, batch_img_metas)
 
 
 @MODELS.register_module()
@@ -218,6 +261,11 @@ class TextMask2Former(Mask2Former, NamedClasses):
             )
         self.most_instances = self.panoptic_fusion_head.test_cfg.get("max_per_image", MOST_INSTANCES)
         self.take_classes(self.panoptic_head.classifier.text.vocabulary)
+
+    def predict(self, batch_inputs: Tensor, *args: Any, **options: Any):
+        """As mmdet's; the frozen tower sees the images."""
+        with self.panoptic_head.seeing(batch_inputs, self.data_preprocessor):
+            return super().predict(batch_inputs, *args, **options)
 
     def take_classes(self, vocabulary: Vocabulary) -> None:
         """Count the classes here and where masks are fused.

@@ -92,6 +92,27 @@ def test_training_knows_base_objects_alone_and_the_test_keeps_all():
     assert [item.id for item in kept.items] == ["s1", "s2", "s3", "s4", "s5"]
 
 
+def test_images_that_show_a_novel_class_leave_training_where_that_is_asked_for():
+    data = scenes(scene(1, (0, 2)), scene(2, (1,)), scene(3, ()), scene(4, (2, 1), "test"), scene(5, (2, 0), "val"))
+    held = hold_out(data, split_novel(data.class_names, "emu"), images="drop")
+    assert [item.id for item in held.items] == ["s2", "s3", "s4"]
+    assert "that show a novel class, left out (novel_images): 2" in " ".join(held.notes)
+    with pytest.raises(DataError, match="novel_images=drop"):
+        hold_out(data.with_items(data.items[:1]), split_novel(data.class_names, "emu"), images="drop")
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_so_do_masks_whose_labels_are_told_or_not(told):
+    shown = {"a": (1.0, 0.0), "b": (1.0, 1.0), "c": (0.0, 1.0)}
+    items = [
+        Item(f"m{n}", __file__, {"index": n}, Mask(labels=shown[n] if told else None), split="train") for n in shown
+    ]
+    data = DomainData(items, ("sky", "sea"), lambda item: np.zeros((1, 3, 3), np.uint8), kind="masks")
+    data.load_mask = lambda item: np.array([[*np.flatnonzero(shown[item.decode["index"]]), 255]], np.uint8)
+    held = hold_out(data, split_novel(data.class_names, "sea"), images="drop")
+    assert [item.id for item in held.items] == ["ma"]
+
+
 def test_novel_pixels_are_ignored_in_training_and_counted_in_the_test(write_masks):
     folder = write_masks({"a": np.array([[0, 1]], np.uint8), "b": np.array([[0, 1]], np.uint8)})
     (folder / "classes.txt").write_text("sky\nsea\n")

@@ -343,3 +343,29 @@ def test_a_head_without_texts_is_refused(config):
     settings["panoptic_head"].update(type="mmdet.Mask2FormerHead", num_things_classes=3, num_stuff_classes=0)
     with pytest.raises(ConfigError, match=r"type='vladapt\.TextMask2FormerHead'"):
         build(settings)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_frozen_tower_has_its_say_in_predictions_alone(config, kind):
+    """Names that were trained by `alpha`, others by `beta`; "no object" as the head says."""
+    weights = {"alpha": 0.0, "beta": 1.0, "short_side": 32}
+    settings = config(kind, head={"frozen_tower": weights})
+    if kind == "semantic":
+        settings["type"] = "vladapt.TextMask2FormerSegmentor"
+    model, plain = build(settings), build(config(kind))
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    model.load_state_dict(plain.state_dict())
+    torch.testing.assert_close(losses(model, batch(kind)), losses(plain, batch(kind)))
+    seen = {}
+    for each, key in ((model, "with"), (plain, "without")):
+        head_of(each).register_forward_hook(lambda m, x, out, key=key: seen.update({key: out[0][-1].softmax(-1)}))
+    predict(model, batch(kind)), predict(plain, batch(kind))
+    torch.testing.assert_close(seen["with"], seen["without"])  # all names were trained
+    for each in (model, plain):
+        set_classes(each, "cat, sea, cow")
+    predict(model, batch(kind)), predict(plain, batch(kind))
+    torch.testing.assert_close(seen["with"][..., 3], seen["without"][..., 3])
+    assert (seen["with"] - seen["without"]).abs().max() > 1e-2
+    head = head_of(model)
+    assert [name in head.trained for name in head.classifier.text.names] == [True, False, False]
+    assert head._images is None
