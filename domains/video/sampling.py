@@ -15,7 +15,6 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
-import torch
 
 LOOP, LAST = "loop", "last"
 Positions = np.ndarray
@@ -115,6 +114,8 @@ def slowfast_views(
     Args:
         to_the_end: the last view ends with the video; by default it begins one step before that.
     """
+    import torch
+
     size = max(1.0, rate * frames / target_fps * fps)
     free = max(n - size, 0)
     if not to_the_end:
