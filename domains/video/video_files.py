@@ -120,17 +120,37 @@ def read_frames(
 ) -> Decoded:
     """Some frames of a video.
 
+    Args:
+        positions: T of them, in any order, each as often as it is wanted.
+
+    Returns:
+        (T, H, W, 3) uint8.
+
+    Raises:
+        DataError: as `frames_at`.
+    """
+    pixels = dict(frames_at(path, positions, short_side=short_side, max_pixels=max_pixels, threads=threads))
+    return np.stack([pixels[int(position)] for position in positions])
+
+
+def frames_at(
+    path: str | Path,
+    positions: Sequence[int],
+    *,
+    short_side: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    threads: int = 1,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(position, frame) of some frames, one after the other: (H, W, 3) uint8, each once, in rising order.
+
     A frame that the decoder does not show is replaced by the next that it shows.
 
     Args:
         path: the file.
-        positions: T of them, in any order, each as often as it is wanted.
+        positions: which.
         short_side: larger frames are reduced until their shorter side has so many pixels.
         max_pixels: larger frames are refused.
         threads: of the decoder; 0 as many as it likes.
-
-    Returns:
-        (T, H, W, 3) uint8.
 
     Raises:
         DataError: as `index_of`; or a frame is damaged, or there is none at a position.
@@ -141,12 +161,10 @@ def read_frames(
     if not len(wanted) or wanted[0] < 0 or wanted[-1] >= len(index):
         raise DataError(f"{path}: has frames 0 to {len(index) - 1}; ask for one of these at least, and for no other")
     with opened_video(path, threads) as (container, stream):
-        pixels, size = {}, None
+        size = None
         for position, frame in _shown(container, stream, index, wanted.tolist()):
-            if size is None:
-                size = _size(frame, stream, short_side)
-            pixels[position] = _upright(frame, size)
-    return np.stack([pixels[int(position)] for position in positions])
+            size = size or _size(frame, stream, short_side)
+            yield position, _upright(frame, size)
 
 
 @contextmanager
@@ -220,7 +238,7 @@ def _shown(container: Any, stream: Any, index: VideoIndex, wanted: Sequence[int]
         if index.seekable and (key or back):
             container.seek(int(index.pts[index.keys[key]]), stream=stream)
         given, first, frame = 0, True, None
-        for count, frame in enumerate(container.decode(stream)):
+        for count, frame in enumerate(_decoded(container, stream, index, waiting)):
             place = count
             if index.seekable and frame.pts is not None:
                 place = int(np.searchsorted(index.pts, frame.pts))
@@ -240,6 +258,15 @@ def _shown(container: Any, stream: Any, index: VideoIndex, wanted: Sequence[int]
             while waiting and frame is not None:  # packets at the end that show nothing
                 yield waiting.popleft(), frame
         back = 0 if given else 2 * back + 1
+
+
+def _decoded(container: Any, stream: Any, index: VideoIndex, waiting: deque[int]) -> Iterator[Any]:
+    """Frames from where the file stands on; before the next one wanted, none that no other refers to."""
+    decoder = stream.codec_context
+    for packet in container.demux(stream):
+        if index.seekable and packet.pts is not None and waiting:
+            decoder.skip_frame = "NONREF" if packet.pts < index.pts[waiting[0]] else "DEFAULT"
+        yield from packet.decode()
 
 
 def _size(frame: Any, stream: Any, short_side: int | None) -> tuple[int, int]:
