@@ -17,7 +17,7 @@ from typing import Any
 from ...core.errors import ConfigError, DataError, shortened
 from ...core.runtime.reading import read_json, read_text
 from .annotations import Annotation, seconds, split_in, split_named
-from .video_files import VIDEO_SUFFIXES
+from .clips import VIDEO_SUFFIXES
 
 UCF_LIST = re.compile(r"^(train|test)list0?(\d)\.txt$", re.IGNORECASE)
 HMDB_LIST = re.compile(r"^(.+)_test_split(\d)\.txt$", re.IGNORECASE)

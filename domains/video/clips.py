@@ -14,8 +14,11 @@ from ...core.contracts.domain import MAX_PIXELS, Decoded
 from ...core.data.files import Format
 from ...core.errors import ConfigError, DataError
 from . import sampling as rules
-from .video_files import VIDEO_SUFFIXES, index_of, read_frames
 
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".wmv", ".flv"),
+    *(".3gp", ".ogv", ".gif"),
+)
 RULES = ("uniform", "segment-random", "segment-middles", "first-to-last", "fps", "dense", "slowfast")
 BY_CHANCE = "segment-random"
 OF_CLIPS = ("uniform", "dense", "slowfast")
@@ -112,6 +115,8 @@ def load_clip(path: str | Path, decode: Mapping[str, Any]) -> Decoded:
     Raises:
         DataError: as `read_frames`; or the times lie outside the video.
     """
+    from .video_files import index_of, read_frames
+
     path, decode = Path(path), dict(decode)
     limit = int(decode.get("max_pixels", MAX_PIXELS))
 

@@ -12,7 +12,6 @@ from ...core.contracts import domain
 from ...core.contracts.domain import Decoded, Domain, DomainData
 from ...core.contracts.options import option
 from ...core.data.files import Format
-from ...core.data.unlabelled import read_unlabelled
 from .caption_sets import PARTITIONS
 from .clip_tables import TARGETS
 from .clips import RULES, SHORT_SIDE, Sampling, video_format
@@ -88,12 +87,14 @@ class Video(Domain):
         return self._named(read_clips(Path(path), self.reading_of(options), captions))
 
     def read_images(self, paths: Sequence[str | Path], **options: Any) -> DomainData:
-        """Clips without labels: video files, and folders of them.
+        """Clips without labels: video files, folders of frames, and folders of these.
 
         Raises:
             DataError: a path does not exist, or nothing there can be read.
         """
-        return read_unlabelled(paths, self.reading_of(options).formats)
+        from .finding import read_new_clips
+
+        return read_new_clips(paths, self.reading_of(options))
 
     def sample(self, task: str | None = None) -> DomainData:
         """240 clips of 8 motions, drawn on demand; no download."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,9 @@ from ...core.contracts.domain import DomainData, check_items
 from ...core.contracts.targets import Label
 from ...core.data.class_folders import find_layout
 from ...core.data.detect import read_any
-from ...core.data.files import Format, ItemCollector, folders, licence_of, loader, shown, visible
+from ...core.data.files import Format, ItemCollector, folders, licence_of, loader, shown, visible, walk
 from ...core.data.tables import read_table
+from ...core.data.unlabelled import read_unlabelled
 from ...core.errors import DataError, printable
 from ...core.runtime.reading import read_json, read_text
 from . import action_sets, caption_sets
@@ -81,6 +82,41 @@ def read_clips(path: Path, reading: Reading, captions: bool) -> DomainData:
     if captions:
         raise DataError(f"{path}: no list of captions in it; give a table with a clip and a caption per row")
     return _of_folders(path, reading)
+
+
+def read_new_clips(paths: Sequence[str | Path], reading: Reading) -> DomainData:
+    """Clips without labels: videos, folders of frames, and folders of these at any depth.
+
+    Raises:
+        DataError: a path does not exist, is an image alone, or nothing there can be read.
+    """
+    videos, frames = reading.formats
+    plain, clips = [], ItemCollector()
+    for path in map(Path, paths):
+        if path.is_file() and not videos.matches(path) and frames.matches(path):
+            raise DataError(f"{path}: an image, not a clip; give the folder of its frames")
+        found = list(_frame_folders_below(path, frames)) if path.is_dir() else []
+        for folder in found:
+            clips.add_file(frames.of_folder(folder), printable(folder.as_posix()), [frames])
+        if not found or _has_videos(path, videos):
+            plain.append(path)
+    data = read_unlabelled(plain, [videos]) if plain else None
+    items = [*(data.items if data else []), *clips.items]
+    skipped = [*(data.skipped if data else []), *clips.skipped]
+    return DomainData(items, (), loader(reading.formats), kind="clips", name="clips", skipped=skipped)
+
+
+def _frame_folders_below(path: Path, frames: Format) -> Iterator[Path]:
+    """The folders that hold frames: this one, or those below it."""
+    if frames.of_folder(path) is not None:
+        yield path
+        return
+    for inner in folders(path):
+        yield from _frame_folders_below(inner, frames)
+
+
+def _has_videos(path: Path, videos: Format) -> bool:
+    return any(videos.matches(file) for file in walk(path, path, ItemCollector()))
 
 
 def _of_lists(lists: Sequence[Path], path: Path, reading: Reading, captions: bool) -> DomainData:

@@ -23,10 +23,6 @@ from ...core.data.verify import remember_by_file
 from ...core.errors import DataError, LimitError, shortened
 from ...core.runtime.reading import check_regular
 
-VIDEO_SUFFIXES = (
-    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".wmv", ".flv"),
-    *(".3gp", ".ogv", ".gif"),
-)
 CONTAINERS = "mov,mp4,matroska,webm,avi,mpeg,mpegts,asf,flv,ogg,gif,ivf,h264,hevc,mjpeg,m4v,mpegvideo,dv"
 """FFmpeg's names of what is read; those that open further files are not among them."""
 CLAIMING = ("mov", "mp4", "matroska", "webm", "avi", "asf", "flv")

@@ -108,6 +108,18 @@ def test_images_alone_are_no_clips(frames, tmp_path):
         read(tmp_path / "set")
 
 
+def test_new_clips_are_videos_and_folders_of_frames(frames, clips, tmp_path):
+    frames("new/a", 3), frames("new/deep/b", 4), clips("new/c.mp4", "new/deep/d.mp4")
+    data = Video().read_images([tmp_path / "new"], frames=2)
+    assert sorted(item.id.rpartition("new/")[2] for item in data.items) == ["a", "c.mp4", "deep/b", "deep/d.mp4"]
+    assert all(data.load(item).shape[0] == 2 for item in data.items)
+    assert len(Video().read_images([tmp_path / "new/a"]).items) == 1
+    with pytest.raises(DataError, match="an image, not a clip; give the folder of its frames"):
+        Video().read_images([tmp_path / "new/a/img_1.jpg"])
+    with pytest.raises(DataError, match="no such file or folder"):
+        Video().read_images([tmp_path / "nothing"])
+
+
 # lists ----------------------------------------------------------------------------------------------------------------
 
 
