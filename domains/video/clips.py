@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ from ...core.contracts.domain import MAX_PIXELS, Decoded
 from ...core.data.files import Format
 from ...core.errors import ConfigError, DataError
 from . import sampling as rules
+from .frame_cache import kept_frames
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".wmv", ".flv"),
     *(".3gp", ".ogv", ".gif"),
 )
 RULES = ("uniform", "segment-random", "segment-middles", "first-to-last", "fps", "dense", "slowfast")
-BY_CHANCE = "segment-random"
+BY_CHANCE, MIRROR = "segment-random", "mirror"
 OF_CLIPS = ("uniform", "dense", "slowfast")
 """Rules that give several clips of a video."""
 CUT_FROM = re.compile(r"^(v_.+_g\d+)_c\d+")
@@ -102,12 +104,13 @@ class Clip(np.ndarray):
         self.redrawn = getattr(other, "redrawn", None)
 
 
-def load_clip(path: str | Path, decode: Mapping[str, Any]) -> Decoded:
+def load_clip(path: str | Path, decode: Mapping[str, Any], keep: bool = False) -> Decoded:
     """The frames of a clip.
 
     Args:
         path: the video.
         decode: of `Sampling.as_decode`; "start" and "end", seconds of a stretch; "max_pixels".
+        keep: keep them in the cache, and take them from there.
 
     Returns:
         (T, H, W, 3) uint8, a `Clip`.
@@ -120,13 +123,25 @@ def load_clip(path: str | Path, decode: Mapping[str, Any]) -> Decoded:
     path, decode = Path(path), dict(decode)
     limit = int(decode.get("max_pixels", MAX_PIXELS))
 
-    def draw(seed: int | None = None) -> np.ndarray:
+    def decoded(seed: int | None) -> np.ndarray:
         index = index_of(path, limit)
         positions = chosen_frames(path, index.times, index.duration, decode, seed)
         return read_frames(path, positions, short_side=Sampling.of(decode).short_side, max_pixels=limit)
 
-    clip = draw().view(Clip)
-    clip.redrawn = draw if decode.get("rule") == BY_CHANCE else None
+    def draw(seed: int | None) -> np.ndarray:
+        return kept_frames(path, decode, seed, partial(decoded, seed)) if keep else decoded(seed)
+
+    return clip_of(draw, decode)
+
+
+def clip_of(draw: Callable[[int | None], np.ndarray], decode: Mapping[str, Any]) -> Clip:
+    """A clip of frames that are drawn by the seed, or are always the same (None); mirrored where `decode` says so."""
+
+    def drawn(seed: int | None) -> np.ndarray:
+        return draw(seed)[:, :, ::-1] if decode.get(MIRROR) else draw(seed)
+
+    clip = drawn(None).view(Clip)
+    clip.redrawn = drawn if decode.get("rule") == BY_CHANCE else None
     return clip
 
 
@@ -171,13 +186,20 @@ def stretch_of(
     return first, max(after, first + 1)
 
 
-def video_format(sampling: Sampling, max_pixels: int = MAX_PIXELS, suffixes: Sequence[str] = VIDEO_SUFFIXES) -> Format:
-    """Video files, each one clip."""
+def video_format(sampling: Sampling, max_pixels: int = MAX_PIXELS, keep: bool = False) -> Format:
+    """Video files, each one clip.
+
+    Args:
+        sampling: which of its frames.
+        max_pixels: larger frames are refused.
+        keep: decoded frames are kept in the cache.
+    """
 
     def expand(path: Path) -> list[dict[str, Any]]:
         return [sampling.as_decode()]
 
-    return Format("video", tuple(suffixes), load=load_clip, expand=expand, group=_source, max_pixels=max_pixels)
+    load = partial(load_clip, keep=True) if keep else load_clip
+    return Format("video", VIDEO_SUFFIXES, load=load, expand=expand, group=_source, max_pixels=max_pixels)
 
 
 def _source(path: Path, name: str) -> str | None:

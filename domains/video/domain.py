@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,9 @@ from ...core.data.files import Format
 from .caption_sets import PARTITIONS
 from .clip_tables import TARGETS
 from .clips import RULES, SHORT_SIDE, Sampling, video_format
+from .directions import hold_a_direction, with_mirrored
 from .frame_folders import frame_folders
 
-DIRECTIONS = re.compile(r"\b(left|right|(anti|counter)?-?clockwise)(wards?)?\b", re.IGNORECASE)
-"""Words of class names that a mirror makes wrong."""
 TEMPLATES = (
     *("a video of {}.", "a video of a person {}.", "a clip of {}.", "a person {}."),
     *("footage of someone {}.", "a video that shows {}.", "an example of {}.", "{}."),
@@ -35,6 +33,8 @@ class Reading(domain.Reading):
     fps: float = option(1.0, "sampling fps: frames per second", above=0, high=1000)
     clips: int = option(1, "sampling uniform, dense and slowfast: clips of a video, frames of each", low=1, high=1000)
     short_side: int = option(SHORT_SIDE, "larger frames are reduced to this shorter side", low=16, high=8192)
+    mirror_labels: bool = option(False, "training clips mirrored too, left and right of their classes exchanged")
+    keep_frames: bool = option(False, "decoded frames are kept in the cache: for training, which reads them many times")
     frame_rate: float = option(25.0, "folders of frames: frames per second", above=0, high=100_000)
     frame_pattern: str | None = option(None, "folders of frames: names of the frames, img_*.jpg; by default all images")
     fold: int = option(1, "UCF101, HMDB51: which of the published splits", low=1, high=99)
@@ -55,7 +55,7 @@ class Reading(domain.Reading):
     def formats(self) -> tuple[Format, ...]:
         """What counts as a clip."""
         frames = frame_folders(self.how, self.frame_rate, self.frame_pattern, self.max_pixels)
-        return video_format(self.how, self.max_pixels), frames
+        return video_format(self.how, self.max_pixels, self.keep_frames), frames
 
 
 class Video(Domain):
@@ -83,8 +83,12 @@ class Video(Domain):
         """
         from .finding import read_clips
 
-        captions = self.check_task(task) == "retrieval"
-        return self._named(read_clips(Path(path), self.reading_of(options), captions))
+        captions, reading = self.check_task(task) == "retrieval", self.reading_of(options)
+        data = self._named(read_clips(Path(path), reading, captions))
+        if not reading.mirror_labels:
+            return data
+        self.mirrored = False
+        return with_mirrored(data)
 
     def read_images(self, paths: Sequence[str | Path], **options: Any) -> DomainData:
         """Clips without labels: video files, folders of frames, and folders of these.
@@ -121,5 +125,5 @@ class Video(Domain):
     def _named(self, data: DomainData) -> DomainData:
         """Takes in whether a mirror makes the names wrong."""
         texts = {*data.class_names, *(text for item in data.items for text in item.captions())}
-        self.mirrored = not any(DIRECTIONS.search(text.replace("_", " ")) for text in texts)
+        self.mirrored = not hold_a_direction(texts)
         return data

@@ -11,6 +11,7 @@ import torch
 
 import vladapt
 from vladapt.core.backbones.preprocessing import Preprocess
+from vladapt.core.errors import DataError
 from vladapt.domains.video import Video
 from vladapt.domains.video.doctor import DoctorOptions, examined, findings
 from vladapt.domains.video.drawn_clips import MOTIONS, PAIRS, draw_clip, drawn_clips, drawn_pairs
@@ -115,6 +116,27 @@ def test_no_clip_is_mirrored_where_names_hold_a_direction(set_of_clips, clips):
     domain.read(clips(*(f"plain/{c}/{n}.mp4" for c in ("run", "sit") for n in range(2))) / "plain", "classification")
     assert 5 < mirrored(domain) < 25
     assert not torch.equal(*(domain.transforms(Towers(), train, "")(left[:2] // 2, seed=1) for train in (True, False)))
+
+
+def test_mirror_images_have_the_label_of_what_they_show(clips, write, numbers_in):
+    names = ("push left to right", "push right to left", "lift", "turn clockwise", "move left")
+    root = clips(*(f"{n}.mp4" for n in range(6)))
+    rows = [f"{n}.mp4,{names[n % 5]},{'test' if n == 5 else 'train'}" for n in range(6)]
+    path = write("all.csv", "clip,label,split\n" + "\n".join(rows) + "\n")
+    data = Video().read(path, "classification", mirror_labels=True, frames=2)
+    mirrored = {item.id: data.class_names[item.target.index] for item in data.items if "mirrored" in item.id}
+    assert mirrored == {
+        "0.mp4 mirrored": "push right to left",
+        "1.mp4 mirrored": "push left to right",
+        "2.mp4 mirrored": "lift",
+    }, "a turn and a lone direction have no class for their mirror image, the test set stays as it is"
+    plain, other = (next(i for i in data.items if i.id == id_) for id_ in ("0.mp4", "0.mp4 mirrored"))
+    assert (
+        np.array_equal(data.load(plain)[:, :, ::-1], data.load(other)) and (plain.split, other.split) == ("train",) * 2
+    )
+    write("all.csv", "clip,label\n0.mp4,a\n1.mp4,b\n")
+    with pytest.raises(DataError, match="--mirror-labels wants clips of one label each"):
+        Video().read(root / "all.csv", "classification", mirror_labels=True)
 
 
 def test_frames_drawn_by_chance_are_others_for_each_seed(make_video, numbers_in, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from vladapt.core.errors import DataError, LimitError
 from vladapt.domains.video import video_files
-from vladapt.domains.video.clips import load_clip
+from vladapt.domains.video.clips import Sampling, load_clip, video_format
 from vladapt.domains.video.video_files import index_of, opened_video, read_frames
 
 av = pytest.importorskip("av", reason="extra video is not installed")
@@ -159,3 +159,22 @@ def test_frames_of_segments_are_drawn_anew_by_the_seed(mp4, numbers_in):
     assert drawn[0] == numbers_in(clip.redrawn(0)) and len({tuple(one) for one in drawn}) > 1
     assert all(10 * k <= one[k] < 10 * (k + 1) for one in drawn for k in range(4))
     assert load_clip(mp4, {"rule": "uniform", "frames": 4}).redrawn is None
+
+
+def test_decoded_frames_are_kept_and_no_damaged_copy_is_taken(make_video, numbers_in, tmp_path, monkeypatch):
+    monkeypatch.setenv("VLADAPT_CACHE", str(tmp_path / "cache"))
+    path, decoded = make_video(tmp_path / "a.mp4", 20), []
+    real = video_files.read_frames
+    monkeypatch.setattr(video_files, "read_frames", lambda *a, **k: decoded.append(a) or real(*a, **k))
+    how = {"rule": "segment-random", "frames": 4}
+    load = video_format(Sampling("segment-random", 4), keep=True).load
+    first = load(path, how)
+    assert numbers_in(load(path, how)) == numbers_in(first) == [2, 7, 12, 17] and len(decoded) == 1
+    assert numbers_in(first.redrawn(5)) == numbers_in(load(path, how).redrawn(5)) and len(decoded) == 2
+    (kept,) = [file for file in (tmp_path / "cache").rglob("*.npy") if np.array_equal(np.load(file), first)]
+    kept.write_bytes(kept.read_bytes()[:-40])
+    assert numbers_in(load(path, how)) == [2, 7, 12, 17] and len(decoded) == 3
+    make_video(path, 40)
+    assert numbers_in(load(path, how)) == [5, 15, 25, 35]
+    load_clip(path, how), load_clip(path, how)
+    assert len(decoded) == 6, "nothing is kept unless it is asked for"
