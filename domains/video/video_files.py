@@ -8,6 +8,7 @@ and addresses are none. The index of a two-hour file is a number per frame; its 
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ GUESSING = ("mpeg",)
 LEAST_SHARE = 0.95
 """Of the frames, or the time, that a header claims: with fewer the file is cut short."""
 KEPT_INDEXES = 64
+UNTIMED = np.iinfo(np.int64).min
 USUAL_RATE = 25.0
 CURE = "replace it or leave it out"
 
@@ -87,20 +89,19 @@ def index_of(path: Path, max_pixels: int = MAX_PIXELS) -> VideoIndex:
         width, height = stream.codec_context.width, stream.codec_context.height
         if width * height > max_pixels:
             raise LimitError(f"{path}: {too_large(f'frames of {width} x {height} pixels', max_pixels)}")
-        pts, keys, end = _packets(container, stream)
-        shown = len(pts)
+        values, keys, end = _packets(container, stream)
+        shown = len(values)
         _check_length(path, container, stream, shown, end)
         codec, base, kind = stream.codec_context.name, stream.time_base, container.format.name
         rate = float(stream.average_rate or stream.guessed_rate or USUAL_RATE)
     if not shown:
         raise DataError(f"{path}: holds no frame; {CURE}")
-    values = np.array([-1 if value is None else value for value in pts], dtype=np.int64)
-    seekable = kind not in GUESSING and None not in pts and len(np.unique(values)) == shown
+    seekable = kind not in GUESSING and UNTIMED not in values and len(np.unique(values)) == shown
     if not seekable:
         every = np.arange(shown)
         return VideoIndex(every, np.zeros(1, np.int64), every / rate, width, height, codec, seekable=False)
     order = np.argsort(values, kind="stable")
-    marked = np.flatnonzero(np.array(keys)[order])
+    marked = np.flatnonzero(keys[order])
     marked = marked if len(marked) and marked[0] == 0 else np.concatenate([[0], marked])
     values = values[order]
     return VideoIndex(values, marked, (values - values[0]) * float(base), width, height, codec)
@@ -201,18 +202,18 @@ def _video_stream(path: Path, container: Any) -> Any:
     return streams[0]
 
 
-def _packets(container: Any, stream: Any) -> tuple[list[int | None], list[bool], float]:
-    """Of each frame shown, in the order stored: pts, and whether decoding may begin there; and where all streams end,
-    in seconds."""
-    pts, keys, end = [], [], 0.0
+def _packets(container: Any, stream: Any) -> tuple[np.ndarray, np.ndarray, float]:
+    """Of each frame shown, in the order stored: pts, `UNTIMED` without one, and whether decoding may begin there; and
+    where all streams end, in seconds."""
+    pts, keys, end = array("q"), bytearray(), 0.0
     for packet in container.demux():
         if packet.size and packet.dts is not None:
             end = max(end, float((packet.dts + (packet.duration or 0)) * packet.time_base))
         if packet.stream_index != stream.index or not packet.size or packet.is_discard:
             continue
-        pts.append(packet.pts)
+        pts.append(UNTIMED if packet.pts is None else packet.pts)
         keys.append(packet.is_keyframe)
-    return pts, keys, end
+    return np.array(pts, dtype=np.int64), np.array(keys, dtype=bool), end
 
 
 def _check_length(path: Path, container: Any, stream: Any, shown: int, end: float) -> None:
