@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,25 @@ class Reading(domain.Reading):
         frames = frame_folders(self.how, self.frame_rate, self.frame_pattern, self.max_pixels)
         return video_format(self.how, self.max_pixels, self.keep_frames), frames
 
+    def notes_on_unused(self, data: DomainData) -> list[str]:
+        """One sentence for each option that was given and changed nothing."""
+        folders = any("rate" in item.decode for item in data.items)
+        videos = any("rate" not in item.decode for item in data.items)
+        narrated = any("verb" in (item.target.numbers() if item.target else ()) for item in data.items)
+        kinds = {
+            "min_side": "boxes",
+            **({} if self.sampling in ("dense", "slowfast") else {"interval": "the sampling dense and slowfast"}),
+            **({} if self.sampling == "fps" else {"fps": "the sampling fps"}),
+            **({} if folders else dict.fromkeys(("frame_rate", "frame_pattern"), "folders of frames")),
+            **({} if videos else {"keep_frames": "videos"}),
+            **({} if data.published in ("ucf101", "hmdb51") else {"fold": "UCF101 and HMDB51"}),
+            **({} if data.published == "msr-vtt" else {"partition": "MSR-VTT"}),
+            **({} if data.published in ("didemo", "activitynet-captions") else {"moments": "DiDeMo and ActivityNet"}),
+            **({} if narrated and data.kind == "clips" else {"target": "tables with verbs and nouns by number"}),
+        }
+        given = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+        return [f"Option {name} has no effect here: it is for {kinds[name]}." for name in given if name in kinds]
+
 
 class Video(Domain):
     """Clips. Each frame is encoded and stored by itself, as a part of its clip: methods see them, or their mean."""
@@ -85,6 +104,7 @@ class Video(Domain):
 
         captions, reading = self.check_task(task) == "retrieval", self.reading_of(options)
         data = self._named(read_clips(Path(path), reading, captions))
+        data.notes = [*data.notes, *reading.notes_on_unused(data)]
         if not reading.mirror_labels:
             return data
         self.mirrored = False

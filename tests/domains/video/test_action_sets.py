@@ -324,3 +324,20 @@ def test_what_cannot_be_read_is_said(tmp_path, write):
         read(tmp_path, frame=3)
     with pytest.raises(ConfigError, match="clips=3"):
         read(tmp_path, clips=3, sampling="first-to-last")
+
+
+def test_options_that_change_nothing_are_named(clips, write):
+    clips("a.mp4", "b.mp4")
+    path = write("all.csv", "clip,label\na.mp4,run\nb.mp4,sit\n")
+    given = {
+        "fps": 2.0,
+        "interval": 3,
+        "frame_rate": 5.0,
+        "fold": 2,
+        "partition": "9k",
+        "target": "verb",
+        "moments": True,
+    }
+    notes = read(path, **given).notes
+    assert len(notes) == len(given) and all(any(f"Option {name} has" in note for note in notes) for name in given)
+    assert read(path, sampling="fps", fps=2.0, keep_frames=True).notes == []
