@@ -13,7 +13,7 @@ from ...core.contracts.options import option
 from ...core.data.files import Format
 from .caption_sets import PARTITIONS
 from .clip_tables import TARGETS
-from .clips import RULES, SHORT_SIDE, Sampling, video_format
+from .clips import CROPS, RULES, SHORT_SIDE, Sampling, video_format
 from .directions import hold_a_direction, with_mirrored
 from .frame_folders import frame_folders
 
@@ -29,9 +29,12 @@ class Reading(domain.Reading):
 
     frames: int = option(8, "frames of a clip that are decoded, of each where there are several", low=1, high=4096)
     sampling: str = option("uniform", "which frames, by the rule of that name", choices=RULES)
-    interval: int = option(8, "sampling dense and slowfast: frames from one to the next", low=1, high=10_000)
+    interval: int = option(8, "sampling stretches and slowfast: frames from one to the next", low=1, high=10_000)
     fps: float = option(1.0, "sampling fps: frames per second", above=0, high=1000)
-    clips: int = option(1, "sampling uniform, dense and slowfast: clips of a video, frames of each", low=1, high=1000)
+    clips: int = option(1, "sampling uniform, stretches, dense, slowfast: clips of a video", low=1, high=1000)
+    crops: int = option(
+        1, "crops of each frame: 1 for the middle, 3 along the longer side, 10 corners and mirrors", choices=CROPS
+    )
     short_side: int = option(SHORT_SIDE, "larger frames are reduced to this shorter side", low=16, high=8192)
     mirror_labels: bool = option(False, "training clips mirrored too, left and right of their classes exchanged")
     keep_frames: bool = option(False, "decoded frames are kept in the cache: for training, which reads them many times")
@@ -62,9 +65,14 @@ class Reading(domain.Reading):
         folders = any("rate" in item.decode for item in data.items)
         videos = any("rate" not in item.decode for item in data.items)
         narrated = any("verb" in (item.target.numbers() if item.target else ()) for item in data.items)
+        used = RULES[self.sampling].options
         kinds = {
             "min_side": "boxes",
-            **({} if self.sampling in ("dense", "slowfast") else {"interval": "the sampling dense and slowfast"}),
+            **(
+                {}
+                if "interval" in RULES[self.sampling].options
+                else {"interval": "the sampling stretches and slowfast"}
+            ),
             **({} if self.sampling == "fps" else {"fps": "the sampling fps"}),
             **({} if folders else dict.fromkeys(("frame_rate", "frame_pattern"), "folders of frames")),
             **({} if videos else {"keep_frames": "videos"}),
@@ -85,7 +93,7 @@ class Video(Domain):
     reading = Reading
 
     def __init__(self):
-        self.mirrored = True
+        self.mirrored, self.crops = True, 1
 
     def read(self, path: str | Path, task: str | None = None, **options: Any) -> DomainData:
         """A labelled set of whatever kind lies at `path`.
@@ -103,7 +111,7 @@ class Video(Domain):
         from .finding import read_clips
 
         captions, reading = self.check_task(task) == "retrieval", self.reading_of(options)
-        data = self._named(read_clips(Path(path), reading, captions))
+        data, self.crops = self._named(read_clips(Path(path), reading, captions)), reading.crops
         data.notes = [*data.notes, *reading.notes_on_unused(data)]
         if not reading.mirror_labels:
             return data
@@ -118,12 +126,15 @@ class Video(Domain):
         """
         from .finding import read_new_clips
 
-        return read_new_clips(paths, self.reading_of(options))
+        reading = self.reading_of(options)
+        self.crops = reading.crops
+        return read_new_clips(paths, reading)
 
     def sample(self, task: str | None = None) -> DomainData:
         """240 clips of 8 motions, drawn on demand; no download."""
         from .drawn_clips import drawn_clips, drawn_pairs
 
+        self.crops = 1
         return self._named(drawn_pairs() if self.check_task(task) == "retrieval" else drawn_clips())
 
     def templates(self, task: str | None = None) -> list[str]:
@@ -136,7 +147,7 @@ class Video(Domain):
         from .transforms import ClipAugment, EachFrame
 
         if not train:
-            return EachFrame(backbone.preprocess(False))
+            return EachFrame(backbone.preprocess(False), self.crops)
         flip = {} if self.mirrored else {"flip": 0.0}
         return EachFrame(
             ClipAugment(backbone.image_size, tuple(backbone.image_mean), tuple(backbone.image_std), **flip)

@@ -322,7 +322,7 @@ def test_what_cannot_be_read_is_said(tmp_path, write):
             read(path)
     with pytest.raises(UnknownNameError, match="frames"):
         read(tmp_path, frame=3)
-    with pytest.raises(ConfigError, match="clips=3"):
+    with pytest.raises(ConfigError, match="--clips 3"):
         read(tmp_path, clips=3, sampling="first-to-last")
 
 

@@ -101,6 +101,22 @@ def test_one_crop_one_flip_and_one_change_of_colour_are_drawn_for_a_clip():
     assert torch.equal(augment(still, seed=3), augment(still, seed=3))
 
 
+def test_crops_of_all_frames_follow_one_another_and_are_parts(clips):
+    domain, wide = Video(), np.zeros((2, 16, 40, 3), np.uint8)
+    wide[:, :, :13], wide[:, :, 27:] = 100, 200
+    folder = clips(*(f"set/{c}/{n}.mp4" for c in ("run", "sit") for n in range(2))) / "set"
+    pixels = {}
+    for crops in (1, 3, 10):
+        domain.read(folder, "classification", crops=crops)
+        transform = domain.transforms(Towers(), False, "classification")
+        pixels[crops] = transform(wide)
+        assert pixels[crops].shape == (2 * crops, 3, 16, 16)
+        assert (transform.spec == Towers().preprocess(False).spec) == (crops == 1)
+    left, right, middle = pixels[3][::2].mean(dim=(1, 2, 3)).tolist()
+    assert 0.25 < left < 0.4 < 0.55 < right and middle == pytest.approx(float(pixels[1][0].mean()))
+    assert torch.allclose(pixels[10][2], pixels[10][0].flip(-1)), "each crop, then its mirror image"
+
+
 def test_no_clip_is_mirrored_where_names_hold_a_direction(set_of_clips, clips):
     domain = Video()
     domain.read(set_of_clips, "classification")
