@@ -68,11 +68,7 @@ class Reading(domain.Reading):
         used = RULES[self.sampling].options
         kinds = {
             "min_side": "boxes",
-            **(
-                {}
-                if "interval" in RULES[self.sampling].options
-                else {"interval": "the sampling stretches and slowfast"}
-            ),
+            **({} if "interval" in used else {"interval": "the sampling stretches and slowfast"}),
             **({} if self.sampling == "fps" else {"fps": "the sampling fps"}),
             **({} if folders else dict.fromkeys(("frame_rate", "frame_pattern"), "folders of frames")),
             **({} if videos else {"keep_frames": "videos"}),

@@ -101,12 +101,17 @@ def test_what_is_no_video_is_one_line(tmp_path):
         frame.sample_rate, frame.pts = 44100, 0
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
+    with av.open(str(tmp_path / "frameless.mkv"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        container.start_encoding()
     (tmp_path / "empty.mp4").write_bytes(b"")
     (tmp_path / "text.mp4").write_text("no video")
     (tmp_path / "list.mp4").write_text("#EXTM3U\n#EXTINF:4,\nsound.mp4\n#EXT-X-ENDLIST\n")
     for name, words in {
         "sound.mp4": "has no video stream, only audio",
         "empty.mp4": "empty file",
+        "frameless.mkv": "holds no frame",
         "text.mp4": "not a video, or damaged",
         "list.mp4": "not a video, or damaged",
         "none.mp4": "cannot be read",
