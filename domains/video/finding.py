@@ -12,7 +12,7 @@ from ...core.contracts.domain import DomainData, check_items
 from ...core.contracts.targets import Label
 from ...core.data.class_folders import find_layout
 from ...core.data.detect import read_any
-from ...core.data.files import Format, ItemCollector, folders, licence_of, loader, shown, visible, walk
+from ...core.data.files import Format, ItemCollector, folders, licence_of, loader, shown, stays_inside, visible, walk
 from ...core.data.tables import read_table
 from ...core.data.unlabelled import read_unlabelled
 from ...core.errors import DataError, printable
@@ -20,7 +20,7 @@ from ...core.runtime.reading import read_json, read_text
 from . import action_sets, caption_sets
 from .annotations import Annotation, as_words, data_of, split_in
 from .clip_files import ClipFiles
-from .clip_tables import table_annotations
+from .clip_tables import CLIPS, LABELS, VERB_ID, table_annotations
 
 if TYPE_CHECKING:
     from .domain import Reading
@@ -77,7 +77,8 @@ def read_clips(path: Path, reading: Reading, captions: bool) -> DomainData:
         raise DataError(f"{path}: no such file or folder; give {WHAT_IS_READ}")
     if path.is_file():
         return _of_lists([path], path, reading, captions)
-    if lists := _lists_in(path):
+    in_folders = not captions and any(find_layout(path, [fmt]) is not None for fmt in reading.formats)
+    if lists := _lists_in(path, in_folders and reading.label_column is None):
         return _of_lists(lists, path, reading, captions)
     if captions:
         raise DataError(f"{path}: no list of captions in it; give a table with a clip and a caption per row")
@@ -147,9 +148,13 @@ def _beside(folder: Path) -> list[Path]:
     return [folder.parent] if folder.name in LIST_FOLDERS[1:] else []
 
 
-def _lists_in(folder: Path) -> list[Path]:
+def _lists_in(folder: Path, in_folders: bool) -> list[Path]:
     """The lists that say what the set in a folder is: those of one published form, else the only table, or those of the
-    splits."""
+    splits.
+
+    Args:
+        in_folders: whether there are class folders too; only a table that says the classes itself then counts.
+    """
     for inner in (folder / name for name in LIST_FOLDERS):
         if not inner.is_dir():
             continue
@@ -162,14 +167,31 @@ def _lists_in(folder: Path) -> list[Path]:
             return [inner / MSVD_CAPTIONS]
         whole = [file for file in files if file.name.lower() == "msrvtt_data.json"]
         plain = [file for file in files if file.stem.lower() in PLAIN and file.suffix != ".txt"]
+        plain = [file for file in plain if not in_folders or _says_classes(file)]
         divided = [file for file in files if split_in(file.stem) and not file.stem.lower().startswith("readme")]
+        divided = [file for file in divided if not in_folders or file.suffix == ".txt" or _says_classes(file)]
         tables = [file for file in files if file.suffix != ".txt" and not _is_class_list(file)]
         if len(plain) > 1:
-            raise DataError(f"{folder}: holds {', '.join(file.name for file in plain)}; give one of them")
-        for chosen in (whole, plain, divided, tables if len(tables) == 1 else []):
+            raise DataError(f"{folder}: holds {_some([file.name for file in plain])}; give one of them")
+        for chosen in (whole, plain, divided, [] if in_folders else tables):
+            if len(chosen) > 1 and chosen is tables:
+                raise DataError(f"{folder}: holds {_some([file.name for file in tables])}; give one of them")
             if chosen:
                 return chosen
     return []
+
+
+def _says_classes(file: Path) -> bool:
+    """Whether a table has clips and their classes; one that cannot be read counts, and its reader says why."""
+    try:
+        table = read_table(file)
+    except DataError:
+        return True
+    return table.column_of(CLIPS) is not None and table.column_of([*LABELS, *VERB_ID]) is not None
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
 
 
 def _is_class_list(file: Path) -> bool:
@@ -313,6 +335,9 @@ def _of_frame_folders(path: Path, layout: Any, reading: Reading, frames: Format)
     for split, folder in layout.parts:
         for category in folders(folder):
             for clip in folders(category):
+                if not stays_inside(clip, path):
+                    collector.skip(shown(clip, path), "a linked folder outside the data folder; copy it there")
+                    continue
                 if (first := frames.of_folder(clip)) is None:
                     collector.skip(shown(clip, path), "a folder without frames")
                     continue

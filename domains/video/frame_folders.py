@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ...core.contracts.domain import MAX_PIXELS, Decoded
-from ...core.data.files import Format, visible
+from ...core.data.files import Format, stays_inside, visible
 from ...core.data.images import IMAGE_SUFFIXES, decode_image
 from ...core.errors import DataError
 from .clips import Sampling, chosen_frames, clip_of
@@ -93,10 +93,15 @@ def _changed(folder: Path) -> int:
 
 @lru_cache(maxsize=4096)
 def _frames(folder: Path, pattern: str | None, changed: int) -> tuple[str, ...]:
-    """Names of the frames in a folder, by the numbers in them."""
+    """Names of the frames in a folder, by the numbers in them; links that lead out of what holds it are none."""
     if not folder.is_dir():
         return ()
-    names = [entry.name for entry in visible(folder) if entry.name.lower().endswith(FRAME_SUFFIXES)]
+    names = [
+        entry.name
+        for entry in visible(folder)
+        if entry.name.lower().endswith(FRAME_SUFFIXES)
+        and (not entry.is_symlink() or stays_inside(Path(entry.path), folder.parent))
+    ]
     if pattern is not None:
         names = [name for name in names if fnmatch(name, pattern)]
     return tuple(sorted(names, key=_by_numbers))

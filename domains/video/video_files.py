@@ -185,7 +185,7 @@ def opened_video(path: str | Path, threads: int = 1) -> Iterator[tuple[Any, Any]
             stream.codec_context.thread_count = threads
             yield container, stream
     except av.error.EOFError:
-        raise DataError(f"{path}: holds no frame; {CURE}") from None
+        raise DataError(f"{path}: holds no frame, or is cut short; {CURE}") from None
     except av.error.FFmpegError as error:
         reason = shortened(" ".join(str(error.strerror or error).split()), 120)
         raise DataError(f"{path}: not a video, or damaged ({reason}); {CURE}") from error

@@ -44,6 +44,17 @@ def test_class_folders_of_videos(clips):
     )
 
 
+def test_tables_beside_class_folders_may_say_who_is_seen_or_something_else(clips, write):
+    folder = clips(*(f"set/{c}/{n}.mp4" for c in ("run", "sit") for n in range(4))) / "set"
+    write("set/results.csv", "epoch,loss\n1,0.5\n")
+    write("set/train_log.csv", "day,weather\n1,sun\n")
+    assert len(read(folder).items) == 8 and not any(item.group for item in read(folder).items)
+    names = [f"{c}/{n}.mp4" for c in ("run", "sit") for n in range(4)]
+    write("set/metadata.csv", "file,person\n" + "".join(f"{name},p{name[4]}\n" for name in names))
+    groups = {item.id: item.group for item in read(folder).items}
+    assert groups["run/1.mp4"] == groups["sit/1.mp4"] != groups["run/2.mp4"]
+
+
 def test_clips_cut_from_one_video_belong_together(clips):
     folder = (
         clips(*(f"set/run/v_Run_g0{g}_c0{c}.mp4" for g in (1, 2) for c in (1, 2)), "set/sit/v_Sit_g01_c01.mp4") / "set"
@@ -100,6 +111,15 @@ def test_videos_beside_folders_of_frames_are_refused(frames, clips, tmp_path):
     frames("set/run/a"), frames("set/sit/b"), clips("set/run/c.mp4", "set/sit/d.mp4")
     with pytest.raises(DataError, match="holds videos and folders of frames; keep one kind"):
         read(tmp_path / "set")
+
+
+def test_links_that_lead_out_are_not_followed(frames, tmp_path):
+    frames("outside/secret", 3, start=50), frames("set/run/a", 3), frames("set/sit/b", 3)
+    (tmp_path / "set/run/a/img_9.jpg").symlink_to(tmp_path / "outside/secret/img_1.jpg")
+    (tmp_path / "set/sit/c").symlink_to(tmp_path / "outside/secret")
+    data = read(tmp_path / "set", sampling="first-to-last")
+    assert [item.id for item in data.items] == ["run/a", "sit/b"] and data.skipped[0][0] == "sit/c"
+    assert greys(data.load(data.items[0])) == [0, 1, 2]
 
 
 def test_images_alone_are_no_clips(frames, tmp_path):
@@ -312,6 +332,9 @@ def test_bad_tables_are_one_line(clips, write):
 
 
 def test_what_cannot_be_read_is_said(tmp_path, write):
+    write("two/a.csv", "clip,label\n"), write("two/b.csv", "clip,label\n")
+    with pytest.raises(DataError, match=r"holds a.csv, b.csv; give one of them"):
+        read(tmp_path / "two")
     for path, words in {
         tmp_path / "none": "no such file or folder; give class folders of videos",
         write("empty/readme.md", "nothing").parent: "no image in it",
