@@ -185,3 +185,12 @@ def test_the_doctor_says_how_fast_a_video_is_decoded(make_video, tmp_path, monke
     assert "56 x 32, mpeg4, 30 frames, 1.2 s, 25.00 frames/s" in found[0].found
     assert "1 thread" in found[1].what and "frames/s one after the other" in found[1].found
     assert examined(DoctorOptions()) == []
+
+
+def test_the_command_line_asks_the_doctor_of_a_video(tmp_path, capsys):
+    from vladapt.cli import main
+
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor", "--video", str(tmp_path / "none.mp4")])
+    assert ended.value.code == 1 and f"{tmp_path / 'none.mp4'}: cannot be read" in capsys.readouterr().err
