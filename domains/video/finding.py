@@ -15,7 +15,7 @@ from ...core.data.detect import read_any
 from ...core.data.files import Format, ItemCollector, folders, licence_of, loader, shown, stays_inside, visible, walk
 from ...core.data.tables import read_table
 from ...core.data.unlabelled import read_unlabelled
-from ...core.errors import DataError, printable
+from ...core.errors import DataError, printable, shortened
 from ...core.runtime.reading import read_json, read_text
 from . import action_sets, caption_sets
 from .annotations import Annotation, as_words, data_of, split_in
@@ -207,7 +207,7 @@ def _read_list(path: Path, reading: Reading, captions: bool) -> Listed:
         content = read_json(path)
         for fits, read in _JSON_FORMS:
             if fits(content):
-                return read(path, content, reading)
+                return _of_form(read, path, content, reading)
     elif suffix not in TABLES:
         raise DataError(f"{path}: not a known kind of list; give {WHAT_IS_READ}")
     elif caption_sets.is_lsmdc(path):
@@ -215,6 +215,16 @@ def _read_list(path: Path, reading: Reading, captions: bool) -> Listed:
     elif suffix == ".csv" and _is_headless(path, reading):
         return Listed(action_sets.listed_annotations(path, reading.class_names))
     return _of_table(path, reading)
+
+
+def _of_form(read: Callable[[Path, Any, Any], Listed], path: Path, content: Any, reading: Reading) -> Listed:
+    try:
+        return read(path, content, reading)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        reason = shortened(f"{type(error).__name__}: {error}", 80)
+        raise DataError(
+            f"{path}: some entry is not of the form that the first one has ({reason}); correct it"
+        ) from None
 
 
 def _of_table(path: Path, reading: Reading) -> Listed:

@@ -184,6 +184,8 @@ def opened_video(path: str | Path, threads: int = 1) -> Iterator[tuple[Any, Any]
             stream.codec_context.thread_type = "AUTO"
             stream.codec_context.thread_count = threads
             yield container, stream
+    except IndexError:  # of PyAV, where a damaged file has more streams than it began with
+        raise DataError(f"{path}: not a video, or damaged (its streams change); {CURE}") from None
     except av.error.EOFError:
         raise DataError(f"{path}: holds no frame, or is cut short; {CURE}") from None
     except av.error.FFmpegError as error:

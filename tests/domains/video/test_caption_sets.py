@@ -148,3 +148,18 @@ def test_captions_without_clips_and_other_faults_are_one_line(clips, write, tmp_
     with pytest.raises(DataError, match="'x' has 1 cells; give clip, four times, sentence"):
         good = "F_1\t00.01.02.000\t00.01.04.000\t00.01.02.000\t00.01.04.000\tText.\n"
         read(write("set/lsmdc.csv", good + "x\n"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    {
+        "MSRVTT_data.json": {"videos": [{"video_id": "a", "split": "train"}, "b"], "sentences": []},
+        "activitynet.json": {"a": {"timestamps": [[0, 1]], "sentences": ["x"]}, "b": True},
+        "vatex.json": [{"videoID": "a", "enCap": ["x"]}, {"videoID": "b", "enCap": 5}],
+        "didemo.json": [{"video": "a", "description": "x", "times": [[]]}],
+        "something.json": [{"id": "a", "label": "x"}, None],
+    }.items(),
+)
+def test_an_entry_of_another_form_is_one_line(write, name, content):
+    with pytest.raises(DataError, match=f"{name}: some entry is not of the form that the first one has"):
+        read(write(name, content))
