@@ -1,0 +1,62 @@
+"""The person domain: the same person in other cameras, found by a picture, a sentence or what is worn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ...core.contracts.domain import Decoded, Domain, DomainData
+from . import reading
+from .readers import FORMATS
+from .transforms import PedestrianTransform, height_and_width
+
+SAMPLE = {"identities": 24, "images_per_identity": 6, "cameras": 3, "seed": 0}
+TEMPLATES = ("a photo of a person with {}.",)
+NEGATIVE = ("a photo of a person without {}.",)
+
+
+class Person(Domain):
+    """Pictures of people, cut out, a person each."""
+
+    name = "person"
+    tasks: ClassVar = ("re-identification",)
+    reading = reading.Reading
+
+    def read(self, path: str | Path, task: str | None = None, **options: Any) -> DomainData:
+        """The pictures of people at `path`, whatever kind of set lies there (`readers/`).
+
+        Their targets are `Pedestrian`s, and no identity is in two splits.
+
+        Args:
+            path: file or folder.
+            task: one of `tasks`.
+            options: fields of `Reading`.
+
+        Raises:
+            DataError: nothing there that the task can be read from, or an identity in two splits.
+            UnknownNameError: no option of that name.
+            ConfigError: a value that is not usable, or an option that does not apply.
+        """
+        task = self.check_task(task)
+        return reading.read_set(Path(path), task, self.reading_of(options), FORMATS)
+
+    def sample(self, task: str | None = None) -> DomainData:
+        """Drawn pedestrians, of whom no photograph was needed; no download."""
+        from .drawn_pedestrians import drawn_pedestrians
+
+        self.check_task(task)
+        return drawn_pedestrians(**SAMPLE)
+
+    def templates(self, task: str | None = None) -> list[str]:
+        """What an attribute is asked by ("a backpack", "short hair")."""
+        return list(TEMPLATES)
+
+    def negative_templates(self, task: str | None = None) -> list[str]:
+        return list(NEGATIVE)
+
+    def transforms(self, backbone, train: bool, task: str | None = None) -> Callable[[Decoded], Any]:
+        """The whole picture, resized to what the tower takes, upright or square; for training flipped, padded, cropped
+        and erased as published (`transforms.py`)."""
+        size = height_and_width(backbone.image_size)
+        return PedestrianTransform(size, tuple(backbone.image_mean), tuple(backbone.image_std), train=train)
