@@ -26,6 +26,7 @@ from parity_checks import (
     head,
     losses,
     prompt,
+    re_identification,
     segmentors,
     towers,
     transductive,
@@ -42,6 +43,7 @@ ROOMS = {
     "Objectives": OBJECTIVES,
     "Open vocabulary": (detectors, segmentors),
     "Retrieval": (from_above,),
+    "People": (re_identification,),
 }
 ELSEWHERE = {
     "metrics_retrieval": "in the tests of `core/metrics`",
