@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ....core.contracts.adapter import require
 from ....core.contracts.backbone import Backbone
@@ -36,7 +36,8 @@ class Plip(RowLoss):
 
     * `identity` (identity-based vision-language contrast): CLIP's loss, where all samples of a person are right.
     * `attributes` (image-guided attribute prediction): words of the caption are hidden, 15 % as in BERT (2018, arXiv
-      1810.04805); what the text tower makes of the rest looks at the patches of the image and names them.
+      1810.04805); what the text tower makes of the rest looks at the patches of the image, and is compared with the
+      embeddings of all words.
     * `colours` (text-guided image colourisation): the image tower sees the picture in grey; its patches look at the
       words of the caption and tell the colours, as mean squared error of the differences to grey, in tenths.
 
@@ -95,7 +96,9 @@ class Plip(RowLoss):
             size = self.reader_width, self.reader_heads
         if self.attributes:
             self.masked = MaskedWords(backbone).to(backbone.device)
-            self.words = GuidedReader(text, image, *size, backbone.vocab_size).to(backbone.device)
+            self.words = GuidedReader(text, image, *size, text).to(backbone.device)
+            self.word_norm = nn.LayerNorm(text).to(backbone.device)
+            self.word_bias = nn.Parameter(torch.zeros(backbone.vocab_size, device=backbone.device))
         if self.colours:
             if backbone.channels is not None:
                 raise CapabilityError(
@@ -131,7 +134,9 @@ class Plip(RowLoss):
         labels = made["masked_labels"].to(made["masked_tokens"].device)
         patches, _ = backbone.image_tokens(batch["pixels"])
         asked = labels >= 0  # (B, L)
-        logits = self.words(made["masked_tokens"], patches)[asked].float()  # (M, vocabulary)
+        said = self.word_norm(self.words(made["masked_tokens"], patches)[asked])  # (M, text width)
+        known = backbone.embed_tokens(torch.arange(len(self.word_bias), device=said.device)[None])[0]
+        logits = (said @ known.to(said).T + self.word_bias).float()  # (M, vocabulary)
         each = torch.zeros(labels.shape, device=labels.device).masked_scatter(
             asked, F.cross_entropy(logits, labels[asked], reduction="none")
         )

@@ -45,11 +45,10 @@ class Rde(Loss):
 
     Example:
         >>> import torch, vladapt
-        >>> whole, tokens = torch.eye(4), torch.randn(4, 3, 4)
+        >>> one, three, rows = torch.eye(4), torch.randn(4, 3, 4), torch.arange(4)
+        >>> out = {"whole_image": one, "whole_text": one, "patches": three, "words": three, "word_counts": rows}
         >>> loss = vladapt.build_loss("rde", {"embed_dim": 4, "num_samples": 9}, selection_dim=6)
-        >>> out = {"whole_image": whole, "whole_text": whole, "patches": tokens, "words": tokens}
-        >>> out |= {"word_counts": torch.full((4,), 3), "labels": torch.arange(4), "index": torch.arange(4)}
-        >>> sorted(loss(out))
+        >>> sorted(loss({**out, "labels": rows, "index": rows}))
         ['clean', 'global', 'loss', 'selection']
     """
 
